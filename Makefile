@@ -1,0 +1,86 @@
+# All commands run from .venv, which `make setup` creates and every other target brings up to date.
+# Variables:
+#   PYTHON=/path/to/python3.11       the Python that .venv is made from (3.11 or newer)
+#   TORCH_INDEX=https://download.pytorch.org/whl/cpu
+#                                    take torch's small CPU build from there; without it, Linux gets the CUDA build
+#   WORKERS=4                        test processes (default: one per core, at most 4)
+#   TESTS="tests/data -k mnist"      what `make test` runs (default: everything)
+#   TAILCUT_DATA=/data               folders with real data sets, separated by ":"
+
+PYTHON ?= $(shell for candidate in python3.11 python3 python3.12 python3.13; do \
+	$$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$candidate && break; done)
+TORCH_INDEX ?=
+WORKERS ?= auto
+TESTS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-done
+INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt \
+	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+CODE := src tests bench conftest.py
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup demo test check format format-check lint types contracts duplicates bench docs build clean
+
+help:  ## list the commands
+	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/' | expand -t 22
+	@echo
+	@sed -n '/^# Variables:/,/^$$/s/^# \{0,1\}//p' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## create .venv with Tailcut (editable), all its extras and the development tools
+
+# hatchling first: the project is then built with the pinned version, and pip needs no second, isolated environment.
+$(STAMP): pyproject.toml constraints.txt
+	@echo "Setting up $(VENV) (a few minutes the first time) ..."
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+		"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+			echo "Tailcut needs Python 3.11 or newer, found: '$(PYTHON)'." \
+				"Install one and name it: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }; \
+		"$(PYTHON)" -m venv $(VENV); }
+	@$(INSTALL) hatchling editables
+	@$(INSTALL) --no-build-isolation --editable '.[all,dev]'
+	@touch $@
+
+demo: setup  ## train, pack, load and run a small network, in a few minutes and without a network connection
+	@$(BIN)/python demo.py
+
+test: setup  ## run all tests (real data too, where TAILCUT_DATA points to it)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile $(TESTS)
+
+# The tests come last, so that the last line is their summary.
+check: format-check lint types contracts duplicates test  ## everything that must hold before a commit
+
+format: setup  ## rewrite the code in the project's format
+	@$(BIN)/ruff format $(CODE)
+	@$(BIN)/ruff check --fix-only --exit-zero $(CODE)
+
+format-check: setup
+	@$(BIN)/ruff format --check $(CODE)
+
+lint: setup  ## ruff's rules
+	@$(BIN)/ruff check $(CODE)
+
+types: setup  ## mypy, strict
+	@$(BIN)/mypy
+
+contracts: setup  ## import-linter: imports point downward only
+	@$(BIN)/lint-imports --no-logo
+
+duplicates: setup  ## pylint's search for blocks of code that stand twice
+	@$(BIN)/pylint $$(find src -name '*.py')
+
+bench: setup  ## print the benchmark tables
+	@$(BIN)/python -m bench
+
+docs: setup  ## write the API reference to build/docs
+	@$(BIN)/pdoc --docformat google --output-directory build/docs tailcut
+	@echo "Open build/docs/index.html"
+
+build: setup  ## build the source distribution and the wheel into dist
+	@$(BIN)/python -m build --no-isolation --outdir dist
+
+clean:  ## remove what the other commands made, except .venv
+	@rm -rf build dist demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +

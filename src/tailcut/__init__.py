@@ -1,0 +1,30 @@
+"""Tailcut: neural networks in the frequency domain."""
+
+from tailcut import models as models
+from tailcut import weights as weights
+from tailcut.errors import TailcutError as TailcutError
+from tailcut.format import inspect as inspect
+from tailcut.format import load as load
+from tailcut.format import save as save
+from tailcut.structure import create_model as create_model
+from tailcut.structure import model_names as model_names
+from tailcut.structure import register_model as register_model
+from tailcut.weights import TailTruncation as TailTruncation
+from tailcut.weights import regularize as regularize
+from tailcut.weights import to_dense as to_dense
+
+__version__ = "0.1.0"
+__all__ = [
+    "TailTruncation",
+    "TailcutError",
+    "create_model",
+    "inspect",
+    "load",
+    "model_names",
+    "models",
+    "register_model",
+    "regularize",
+    "save",
+    "to_dense",
+    "weights",
+]

@@ -1,0 +1,68 @@
+"""The errors Tailcut raises: one class per cause, all of them `TailcutError`."""
+
+
+class TailcutError(Exception):
+    """Base of all errors that Tailcut raises on purpose."""
+
+
+class ArgumentError(TailcutError, ValueError):
+    """An argument does not fit: the message says what was expected and what came."""
+
+
+class StructureError(TailcutError):
+    """A model does not match its recorded structure, or an edit cannot be applied to it."""
+
+
+class MissingExtraError(TailcutError, ImportError):
+    """A feature needs a package that is not installed; the message names the extra to install."""
+
+    def __init__(self, feature: str, package: str, extra: str) -> None:
+        super().__init__(f"{feature} needs the package {package!r}: pip install 'tailcut[{extra}]'")
+
+
+class FormatError(TailcutError, ValueError):
+    """Base of all errors about the content of a file."""
+
+
+class NotTailcutFileError(FormatError):
+    """The file does not begin with the magic bytes of a .tailcut file."""
+
+
+class UnsupportedVersionError(FormatError):
+    """The file was written by a newer version of the format."""
+
+
+class TruncatedFileError(FormatError):
+    """The file ends before its content does."""
+
+
+class ChecksumError(FormatError):
+    """The bytes of the file do not match its checksum."""
+
+
+class CorruptFileError(FormatError):
+    """The checksum holds, but the content breaks a rule of the format."""
+
+
+class LimitError(FormatError):
+    """The file asks for more than the caps allow."""
+
+
+class ModelMismatchError(FormatError):
+    """The tensors of the model do not match those the file was written from."""
+
+
+class DataNotFoundError(TailcutError, FileNotFoundError):
+    """A data set lies under none of the data roots; the message says what to put where."""
+
+
+class DataError(TailcutError, ValueError):
+    """A data file is damaged or not of the expected form."""
+
+
+class RecipeError(TailcutError, ValueError):
+    """A recipe is not valid; the message names the key."""
+
+
+class TrainingError(TailcutError):
+    """A training cannot go on (for example: the loss is no longer a number)."""

@@ -1,0 +1,52 @@
+"""Reports: typed objects that are printed as text and given as JSON from one definition."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+class Report:
+    """Base of all report dataclasses: `to_dict` and `to_json` follow the fields, `str` is for people."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain Python values, in the order of their definition."""
+        if not dataclasses.is_dataclass(self):
+            raise TypeError(f"{type(self).__name__} must be a dataclass")
+        return {field.name: plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+    def to_json(self) -> str:
+        """The fields as one JSON object on one line."""
+        return json.dumps(self.to_dict(), allow_nan=False)
+
+
+def plain(value: Any) -> Any:
+    """`value` with reports, tuples and paths turned into what JSON can hold."""
+    if isinstance(value, Report):
+        return value.to_dict()
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, align: str | None = None) -> str:
+    """Rows of cells as aligned text columns under a header and a rule.
+
+    Args:
+        header: one title per column.
+        rows: the cells; each is shown with `str`.
+        align: one character per column, `<` left or `>` right; numbers are usually right. Left when None.
+    """
+    cells = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    align = align or "<" * len(header)
+    lines = [
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, align, widths, strict=True)).rstrip()
+        for row in cells
+    ]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])

@@ -1,0 +1,36 @@
+"""Fixtures shared by all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def _find_root(part: str) -> Path:
+    """The data root among those of TAILCUT_DATA that holds `part`; skip without it, fail in CI."""
+    roots = [Path(root) for root in os.environ.get("TAILCUT_DATA", "").split(os.pathsep) if root]
+    for root in roots:
+        if (root / part).exists():
+            return root
+    reason = f"needs real data: set TAILCUT_DATA to a folder that holds {part}/"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def mnist_root() -> Path:
+    """A data root that holds mnist/."""
+    return _find_root("mnist")
+
+
+@pytest.fixture(scope="session")
+def carvana_root() -> Path:
+    """A data root that holds carvana/."""
+    return _find_root("carvana")
+
+
+@pytest.fixture(scope="session")
+def cifar10_root() -> Path:
+    """A data root that holds cifar-10-batches-bin/."""
+    return _find_root("cifar-10-batches-bin")
