@@ -1,0 +1,148 @@
+"""Network families by name: a file that names one can rebuild it from a few typed arguments."""
+
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from torch import nn
+
+from tailcut.errors import ArgumentError
+from tailcut.structure.record import Base, Record, set_record
+from tailcut.structure.wire import Value
+
+Shape = tuple[int, ...]
+MAX_INTEGER_ARGUMENT = 1 << 24
+
+Built = TypeVar("Built", bound=Callable[..., nn.Module])
+
+_families: dict[str, "ModelFamily"] = {}
+
+
+@dataclass(frozen=True)
+class ModelFamily:
+    """A registered network: its name, its class and its typed arguments.
+
+    Attributes:
+        name: the name that `create_model` and files use.
+        build: the `nn.Module` subclass (or function that returns a module), called with keywords only.
+        defaults: every argument and its default, in the order of the signature. The order is part of the
+            file format: arguments may be appended, never moved or removed.
+    """
+
+    name: str
+    build: Callable[..., nn.Module]
+    defaults: Mapping[str, Value]
+    types: Mapping[str, Any]
+    shape: Shape | Callable[..., Shape]
+
+    def example_shape(self, **arguments: Value) -> Shape:
+        """Shape of an example input (batch first) for these arguments."""
+        if callable(self.shape):
+            return self.shape(**{**self.defaults, **arguments})
+        return self.shape
+
+    def check(self, arguments: Mapping[str, Value]) -> None:
+        """Raise `ArgumentError` unless every argument is known and of its declared type."""
+        for key, value in arguments.items():
+            if key not in self.defaults:
+                known = ", ".join(self.defaults) or "none"
+                raise ArgumentError(f"model {self.name!r} has no argument {key!r}; its arguments: {known}")
+            if not _fits(value, self.types[key]):
+                raise ArgumentError(
+                    f"model {self.name!r}: argument {key!r} must be {_type_name(self.types[key])}, got {value!r}"
+                )
+
+
+def register_model(name: str, *, example_shape: Shape | Callable[..., Shape]) -> Callable[[Built], Built]:
+    """Class decorator: make an `nn.Module` known by name, so that files can rebuild it.
+
+    The `__init__` takes keyword-only arguments with defaults, each annotated as `bool`, `int`, `float`,
+    `str` or `tuple[...]` of these.
+
+    Args:
+        name: lower-case name, unique.
+        example_shape: shape of an example input, batch first, or a function of the arguments.
+
+    Raises:
+        ArgumentError: the name is taken, or the signature does not fit.
+    """
+
+    def register(build: Built) -> Built:
+        if name in _families:
+            raise ArgumentError(f"a model named {name!r} is registered already; choose another name")
+        defaults, hints = _signature(name, build)
+        _families[name] = ModelFamily(name, build, defaults, hints, example_shape)
+        return build
+
+    return register
+
+
+def create_model(name: str, **arguments: Value) -> nn.Module:
+    """Build a registered network; its name and arguments are recorded on it, for `save`.
+
+    Args:
+        name: one of `model_names()`.
+        arguments: typed arguments of the family; those left out keep their defaults.
+
+    Returns:
+        A new network with freshly initialised parameters.
+
+    Raises:
+        ArgumentError: unknown name, unknown argument, or a value of the wrong type.
+    """
+    chosen = family(name)
+    arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
+    chosen.check(arguments)
+    model = chosen.build(**arguments)
+    changed = {
+        key: arguments[key] for key in chosen.defaults if key in arguments and arguments[key] != chosen.defaults[key]
+    }
+    set_record(model, Record(Base(name, changed), []))
+    return model
+
+
+def family(name: str) -> ModelFamily:
+    """The registered family of that name; `ArgumentError` lists the known ones."""
+    if name not in _families:
+        raise ArgumentError(f"unknown model {name!r}; registered: {', '.join(model_names())}")
+    return _families[name]
+
+
+def model_names() -> list[str]:
+    """Names of all registered networks, sorted."""
+    return sorted(_families)
+
+
+def _signature(name: str, build: Callable[..., nn.Module]) -> tuple[dict[str, Value], dict[str, Any]]:
+    function: Any = vars(build).get("__init__") if isinstance(build, type) else build
+    hints = typing.get_type_hints(function) if function is not None else {}
+    defaults: dict[str, Value] = {}
+    for parameter in inspect.signature(build).parameters.values():
+        fits = parameter.kind is inspect.Parameter.KEYWORD_ONLY and parameter.default is not inspect.Parameter.empty
+        if not fits or parameter.name not in hints:
+            raise ArgumentError(
+                f"model {name!r}: argument {parameter.name!r} must be keyword-only, annotated, with a default"
+            )
+        defaults[parameter.name] = parameter.default
+    return defaults, {key: hints[key] for key in defaults}
+
+
+def _fits(value: object, hint: Any) -> bool:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(item, typing.get_args(hint)[0]) for item in value)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_INTEGER_ARGUMENT
+    if hint is float:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return is_number and math.isfinite(typing.cast(float, value))
+    return isinstance(hint, type) and type(value) is hint
+
+
+def _type_name(hint: Any) -> str:
+    return getattr(hint, "__name__", str(hint)) if not typing.get_args(hint) else str(hint)

@@ -1,0 +1,114 @@
+"""From a low-frequency corner to the whole tensor and back, at the cost of the corner.
+
+A truncated tensor is its first n coefficients in order. They lie in a small box at the origin, the
+corner; each axis of the corner is expanded by a truncated basis, so the dense coefficient tensor is never
+built. Which way each axis takes is decided by sizes alone.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from tailcut.transform.dct import (
+    FFT_MIN_SIZE,
+    dct_basis,
+    expand_axis,
+    expand_axis_by_fft,
+    project_axis,
+    project_axis_by_fft,
+)
+
+# Neighbouring axes whose sizes multiply to at most this many are transformed by one (Kronecker) matrix:
+# a 3 x 3 kernel is one product with a 9 x 9 matrix instead of two with strided 3 x 3 ones.
+MAX_JOINED_SIZE = 64
+# One fibre by FFT costs about this many multiply-adds of a matrix product per value and power of two
+# (two CPU cores, float32; see bench/transform.py).
+FFT_COST = 24
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the expansion: axes `first` to `last` - 1 of the corner become their full sizes.
+
+    Attributes:
+        first: the first axis.
+        last: one behind the last axis.
+        kept: corner sizes of these axes.
+        sizes: full sizes of these axes.
+        by_fft: by a full-length FFT (one axis only) instead of a matrix.
+    """
+
+    first: int
+    last: int
+    kept: tuple[int, ...]
+    sizes: tuple[int, ...]
+    by_fft: bool
+
+    def basis(self, dtype: torch.dtype) -> torch.Tensor:
+        """The matrix of this stage on the CPU, (product of kept, product of sizes)."""
+        matrix = torch.ones(1, 1, dtype=torch.float64)
+        for kept, size in zip(self.kept, self.sizes, strict=True):
+            matrix = torch.kron(matrix, dct_basis(size, kept, dtype=torch.float64))
+        return matrix.to(dtype)
+
+    def expand(self, x: torch.Tensor, basis: torch.Tensor | None) -> torch.Tensor:
+        """Take the step: `x` has the corner's sizes along the axes of the stage, the result the full ones."""
+        if basis is None:
+            return expand_axis_by_fft(x, self.first, self.sizes[0])
+        joined = expand_axis(x.flatten(self.first, self.last - 1), self.first, basis)
+        return joined.reshape(*joined.shape[: self.first], *self.sizes, *joined.shape[self.first + 1 :])
+
+    def project(self, x: torch.Tensor, basis: torch.Tensor | None) -> torch.Tensor:
+        """The transpose of `expand`."""
+        if basis is None:
+            return project_axis_by_fft(x, self.first, self.kept[0])
+        joined = project_axis(x.flatten(self.first, self.last - 1), self.first, basis)
+        return joined.reshape(*joined.shape[: self.first], *self.kept, *joined.shape[self.first + 1 :])
+
+
+def plan_stages(corner: Sequence[int], shape: Sequence[int], axes: Sequence[int]) -> tuple[Stage, ...]:
+    """The steps from a corner to the full tensor, in the order that costs the fewest multiply-adds.
+
+    Args:
+        corner: sizes of the corner, one per axis of the tensor (full along axes not transformed).
+        shape: full sizes.
+        axes: the transformed axes, sorted.
+
+    Returns:
+        The stages in the order to expand; to project, walk them backwards.
+    """
+    groups: list[list[int]] = []
+    for axis in axes:
+        if shape[axis] == 1:
+            continue
+        joins = groups and groups[-1][-1] == axis - 1
+        if joins and math.prod(shape[member] for member in groups[-1]) * shape[axis] <= MAX_JOINED_SIZE:
+            groups[-1].append(axis)
+        else:
+            groups.append([axis])
+    stages = [_stage(group, corner, shape) for group in groups]
+    if len(stages) > 5:
+        return tuple(sorted(stages, key=lambda stage: math.prod(stage.sizes) / math.prod(stage.kept)))
+    return min(itertools.permutations(stages), key=lambda order: _cost(order, corner))
+
+
+def _stage(group: list[int], corner: Sequence[int], shape: Sequence[int]) -> Stage:
+    kept = tuple(corner[axis] for axis in group)
+    sizes = tuple(shape[axis] for axis in group)
+    alone = len(group) == 1 and sizes[0] >= FFT_MIN_SIZE
+    by_fft = alone and kept[0] > FFT_COST * math.log2(sizes[0])
+    return Stage(group[0], group[-1] + 1, kept, sizes, by_fft)
+
+
+def _cost(order: Sequence[Stage], corner: Sequence[int]) -> float:
+    """Multiply-adds of expanding in this order, FFTs by their equivalent."""
+    volume = float(math.prod(corner))
+    total = 0.0
+    for stage in order:
+        kept, size = math.prod(stage.kept), math.prod(stage.sizes)
+        volume *= size / kept
+        total += volume * (FFT_COST * math.log2(size) if stage.by_fft else kept)
+    return total
