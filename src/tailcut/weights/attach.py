@@ -1,0 +1,133 @@
+"""Putting truncations on modules, taking them off, and the hooks that keep state dicts free of tails."""
+
+from typing import Any, NoReturn
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from tailcut.errors import StructureError
+from tailcut.weights.layers import Candidate, find_layer
+from tailcut.weights.truncation import Truncation
+
+
+def attach(candidate: Candidate, truncation: Truncation, *, blank: bool = False) -> None:
+    """Make the parameter a vector of coefficients (changes the modules that own it).
+
+    The `nn.Parameter` object stays the same, so that an optimiser that holds it goes on; tied parameters share
+    one vector and one truncation.
+
+    Args:
+        candidate: the parameter and its owners.
+        truncation: its parametrisation.
+        blank: leave the coefficients zero (they will be filled in) instead of transforming the weight.
+    """
+    truncation.attaching = "blank" if blank else "project"
+    for module, attribute in candidate.owners:
+        parametrize.register_parametrization(module, attribute, truncation, unsafe=True)
+        holder = _holder(module, attribute)
+        holder.register_state_dict_post_hook(_trim_to_kept)
+        holder.register_load_state_dict_pre_hook(_adopt_length)
+        type(module).__getstate__ = _refuse_pickle  # type: ignore[method-assign]
+        truncation.attaching = "adopt"
+    truncation.attaching = "project"
+
+
+def detach(module: nn.Module, attribute: str, weight: nn.Parameter) -> None:
+    """Replace the parametrisation of one attribute by a plain parameter (changes the module)."""
+    # Copies of a module share the class that torch made for its properties: change a class of our own.
+    kind = type(module)
+    module.__class__ = type(kind.__name__, kind.__bases__, dict(kind.__dict__))
+    delattr(type(module), attribute)
+    lists = module.parametrizations
+    if not isinstance(lists, nn.ModuleDict):
+        raise StructureError(f"{kind.__name__}.parametrizations is no ModuleDict; the module was changed by hand")
+    del lists[attribute]
+    module.register_parameter(attribute, weight)
+    if len(lists) == 0:
+        del module._modules["parametrizations"]
+        module.__class__ = kind.__bases__[0]
+
+
+def hold_during_forward(model: nn.Module) -> None:
+    """Have layers that read weights several times compute them once per forward (changes the model's hooks)."""
+    for module in model.modules():
+        layer = find_layer(module)
+        if layer is not None and layer.once_per_forward and _truncations(module):
+            module.register_forward_pre_hook(_hold_weights)
+            module.register_forward_hook(_release_weights, always_call=True)
+
+
+def drop_hooks(model: nn.Module) -> None:
+    """Remove the hooks of `hold_during_forward` (changes the model's hooks)."""
+    for module in model.modules():
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            for number in [key for key, hook in hooks.items() if hook in (_hold_weights, _release_weights)]:
+                del hooks[number]
+                module._forward_hooks_always_called.pop(number, None)
+
+
+def set_length(holder: parametrize.ParametrizationList, truncation: Truncation, length: int) -> None:
+    """Give the vector `length` entries: the first ones are kept, new ones are zero (changes both)."""
+    vector = holder.original
+    if not isinstance(vector, nn.Parameter):
+        raise StructureError("the vector of a regularised parameter was replaced by something else")
+    with torch.no_grad():
+        resized = vector.new_zeros(length)
+        shared = min(length, vector.shape[0])
+        resized[:shared] = vector[:shared]
+        vector.grad = None
+        vector.data = resized
+    truncation.resize(length)
+
+
+def _holder(module: nn.Module, attribute: str) -> parametrize.ParametrizationList:
+    lists = module.parametrizations
+    holder = lists[attribute] if isinstance(lists, nn.ModuleDict) else None
+    if not isinstance(holder, parametrize.ParametrizationList):
+        raise StructureError(f"{type(module).__name__}.{attribute} is not parametrised")
+    return holder
+
+
+def _truncations(module: nn.Module) -> list[tuple[Truncation, torch.Tensor]]:
+    lists = [part for part in module.modules() if isinstance(part, parametrize.ParametrizationList)]
+    return [(part[0], part.original) for part in lists if isinstance(part[0], Truncation)]
+
+
+def _hold_weights(module: nn.Module, args: Any) -> None:
+    for truncation, vector in _truncations(module):
+        truncation.held = truncation(vector)
+
+
+def _release_weights(module: nn.Module, args: Any, output: Any) -> None:
+    for truncation, _ in _truncations(module):
+        truncation.held = None
+
+
+def _trim_to_kept(holder: nn.Module, state: dict[str, Any], prefix: str, local_metadata: Any) -> None:
+    truncation = holder[0]  # type: ignore[index]
+    key = f"{prefix}original"
+    if truncation.num_kept < truncation.length and key in state:
+        # A copy: a slice would be saved together with the storage that holds the tail.
+        state[key] = state[key][: truncation.num_kept].clone()
+
+
+def _adopt_length(holder: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+    """Give the vector the length that the checkpoint has; what cannot fit is left to torch's own message."""
+    truncation = holder[0]  # type: ignore[index]
+    vector = state.get(f"{prefix}original")
+    if vector is None or vector.ndim != 1 or not 1 <= vector.shape[0] <= _numel(truncation):
+        return
+    if vector.shape[0] != truncation.length or truncation.num_kept != truncation.length:
+        set_length(holder, truncation, vector.shape[0])  # type: ignore[arg-type]
+
+
+def _numel(truncation: Truncation) -> int:
+    return torch.Size(truncation.shape).numel()
+
+
+def _refuse_pickle(module: nn.Module) -> NoReturn:
+    raise StructureError(
+        f"a regularised {type(module).__name__} cannot be pickled: use tailcut.save(model, 'NAME.tailcut'), or "
+        "torch.save(model.state_dict(), ...) for a checkpoint, or pickle tailcut.to_dense(model)"
+    )

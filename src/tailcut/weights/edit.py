@@ -1,0 +1,270 @@
+"""The edit that files restore: which tensors are kept as coefficients, along which axes, and how many."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import nn
+
+from tailcut.errors import ArgumentError, CorruptFileError, LimitError, StructureError
+from tailcut.structure import Coefficients, Edit, Reader, StoredTensor, Writer, register_edit
+from tailcut.transform.order import check_order_weights, normalize_axes
+from tailcut.weights.access import truncated_tensors
+from tailcut.weights.attach import attach, hold_during_forward
+from tailcut.weights.layers import candidates
+from tailcut.weights.settings import count_kept
+from tailcut.weights.truncation import Truncation
+
+MAX_TENSORS = 1 << 16
+MAX_AXES = 16
+_EQUAL, _RATIO, _LISTED = 0, 1, 2
+
+
+@register_edit
+@dataclass(frozen=True)
+class RegularizeEdit(Edit):
+    """Weights kept as truncated DCT coefficients."""
+
+    number = 1
+    kind = "regularize"
+
+    tensors: tuple[StoredTensor, ...]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Self:
+        """The edit that describes the regularised tensors of `model`. Does not change the model."""
+        return cls(
+            tuple(
+                StoredTensor(tensor.name, tensor.shape, tensor.axes, tensor.truncation.order_weights, tensor.num_kept)
+                for tensor in truncated_tensors(model)
+            )
+        )
+
+    def current(self, model: nn.Module) -> Self:
+        """The edit with the counts that `model` keeps now."""
+        return self.of(model)
+
+    def check(self, model: nn.Module) -> None:
+        """Raise `StructureError` unless `model` has these tensors in these shapes, as plain parameters."""
+        found = {candidate.names[0]: candidate for candidate in candidates(model)}
+        for tensor in self.tensors:
+            candidate = found.get(tensor.name)
+            if candidate is None:
+                raise StructureError(f"the model has no parameter {tensor.name!r} to regularise")
+            if candidate.obstacle is not None:
+                raise StructureError(f"{tensor.name} cannot be regularised: {candidate.obstacle}")
+            if tuple(candidate.parameter.shape) != tensor.shape:
+                raise StructureError(
+                    f"{tensor.name}: the model has shape {tuple(candidate.parameter.shape)}, recorded is {tensor.shape}"
+                )
+
+    def apply(self, model: nn.Module) -> None:
+        """Make the tensors vectors of zeros, to be filled in. Changes the model."""
+        found = {candidate.names[0]: candidate for candidate in candidates(model)}
+        with torch.inference_mode(False), torch.no_grad():
+            for tensor in self.tensors:
+                parameter = found[tensor.name].parameter
+                truncation = Truncation(
+                    tensor.shape,
+                    tensor.num_kept,
+                    axes=tensor.axes,
+                    order_weights=tensor.order_weights,
+                    device=parameter.device,
+                    dtype=parameter.dtype,
+                )
+                attach(found[tensor.name], truncation, blank=True)
+        hold_during_forward(model)
+
+    def coefficients(self, model: nn.Module) -> list[Coefficients]:
+        """The regularised tensors of `model`, in the order of this edit."""
+        found = {tensor.name: tensor for tensor in truncated_tensors(model)}
+        missing = [tensor.name for tensor in self.tensors if tensor.name not in found]
+        if missing:
+            raise StructureError(f"{missing[0]} is no longer regularised, though the model's record says so")
+        return [
+            Coefficients(
+                tensor.name,
+                tensor.shape,
+                tensor.axes,
+                tensor.truncation.order_weights,
+                tensor.num_kept,
+                tensor.vector,
+                tensor.coefficients().detach(),
+            )
+            for tensor in (found[entry.name] for entry in self.tensors)
+        ]
+
+    def stored_tensors(self) -> list[StoredTensor]:
+        """Names, shapes, axes, order weights and counts."""
+        return list(self.tensors)
+
+    def encode(self, writer: Writer, model: nn.Module | None) -> None:
+        """Selection, settings, counts; see `format/SPEC.md`."""
+        if model is None:
+            _write_names(writer, self.tensors)
+        else:
+            _write_selection(writer, self.tensors, [candidate.names[0] for candidate in candidates(model)])
+        _write_settings(writer, self.tensors)
+        _write_counts(writer, self.tensors)
+
+    @classmethod
+    def decode(cls, reader: Reader, model: nn.Module | None) -> Self:
+        """Read what `encode` wrote; every number is checked against the tensor's shape."""
+        if model is None:
+            named = _read_names(reader)
+        else:
+            known = [(found.names[0], tuple(found.parameter.shape)) for found in candidates(model)]
+            named = _read_selection(reader, known)
+        settings = _read_settings(reader, [shape for _, shape in named])
+        counts = _read_counts(reader, [shape for _, shape in named], [axes for axes, _ in settings])
+        return cls(
+            tuple(
+                StoredTensor(name, shape, axes, weights, num_kept)
+                for (name, shape), (axes, weights), num_kept in zip(named, settings, counts, strict=True)
+            )
+        )
+
+
+def _write_names(writer: Writer, tensors: Sequence[StoredTensor]) -> None:
+    writer.uint(len(tensors))
+    for tensor in tensors:
+        writer.text(tensor.name)
+        write_shape(writer, tensor.shape)
+
+
+def _read_names(reader: Reader) -> list[tuple[str, tuple[int, ...]]]:
+    count = reader.uint(at_most=MAX_TENSORS, of="the number of regularised tensors")
+    named = [(reader.text(), read_shape(reader)) for _ in range(count)]
+    if len({name for name, _ in named}) < len(named):
+        raise CorruptFileError("a regularised tensor is named twice")
+    return named
+
+
+def write_shape(writer: Writer, shape: Sequence[int]) -> None:
+    """Append a shape: the number of axes, then the sizes."""
+    writer.uint(len(shape))
+    for size in shape:
+        writer.uint(size)
+
+
+def read_shape(reader: Reader) -> tuple[int, ...]:
+    """Read what `write_shape` wrote."""
+    num_axes = reader.uint(at_most=MAX_AXES, of="the number of axes")
+    return tuple(reader.uint(of="the size of an axis") for _ in range(num_axes))
+
+
+def _write_selection(writer: Writer, tensors: Sequence[StoredTensor], names: Sequence[str]) -> None:
+    chosen = {tensor.name for tensor in tensors}
+    unknown = chosen.difference(names)
+    if unknown:
+        raise StructureError(f"the recorded base has no parameter {sorted(unknown)[0]!r}")
+    bits = sum(1 << place for place, name in enumerate(names) if name in chosen)
+    writer.raw(bits.to_bytes((len(names) + 7) // 8, "little"))
+
+
+def _read_selection(reader: Reader, known: Sequence[tuple[str, tuple[int, ...]]]) -> list[tuple[str, tuple[int, ...]]]:
+    bits = int.from_bytes(reader.raw((len(known) + 7) // 8), "little")
+    if bits >> len(known):
+        raise CorruptFileError(f"a tensor behind the last of {len(known)} parameters is selected")
+    return [entry for place, entry in enumerate(known) if bits >> place & 1]
+
+
+def _setting(tensor: StoredTensor) -> tuple[tuple[int, ...] | None, tuple[int, ...]]:
+    """Axes (None for all) and order weights (empty for ones) as written."""
+    all_axes = tensor.axes == tuple(range(len(tensor.shape)))
+    ones = all(weight == 1 for weight in tensor.order_weights)
+    return (None if all_axes else tensor.axes), (() if ones else tensor.order_weights)
+
+
+def _write_settings(writer: Writer, tensors: Sequence[StoredTensor]) -> None:
+    distinct = list(dict.fromkeys(_setting(tensor) for tensor in tensors))
+    writer.uint(len(distinct))
+    for axes, weights in distinct:
+        writer.uint(0 if axes is None else 1 + sum(1 << axis for axis in axes))
+        writer.uint(len(weights))
+        for weight in weights:
+            writer.uint(weight)
+    if len(distinct) > 1:
+        for tensor in tensors:
+            writer.uint(distinct.index(_setting(tensor)))
+
+
+def _read_settings(reader: Reader, shapes: Sequence[tuple[int, ...]]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    count = reader.uint(at_most=max(1, len(shapes)), of="the number of settings")
+    distinct = []
+    for _ in range(count):
+        mask = reader.uint(at_most=1 << MAX_AXES, of="a set of axes")
+        num_weights = reader.uint(at_most=MAX_AXES, of="the number of order weights")
+        distinct.append((mask, [reader.uint() for _ in range(num_weights)]))
+    places = [0] * len(shapes)
+    if count > 1:
+        places = [reader.uint(at_most=count - 1, of="the number of a setting") for _ in shapes]
+    if shapes and count == 0:
+        raise CorruptFileError("regularised tensors without settings")
+    return [_fit(*distinct[place], shape) for place, shape in zip(places, shapes, strict=True)]
+
+
+def _fit(mask: int, weights: list[int], shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    axes = None if mask == 0 else [axis for axis in range(MAX_AXES) if mask - 1 >> axis & 1]
+    try:
+        chosen = normalize_axes(axes, len(shape))
+        return chosen, check_order_weights(weights or None, len(chosen))
+    except ArgumentError as error:
+        raise CorruptFileError(f"axes or order weights do not fit a tensor of shape {shape}: {error}") from error
+
+
+def _write_counts(writer: Writer, tensors: Sequence[StoredTensor]) -> None:
+    largest = max((tensor.num_kept for tensor in tensors), default=0)
+    if all(tensor.num_kept == min(largest, math.prod(tensor.shape)) for tensor in tensors):
+        writer.byte(_EQUAL)
+        writer.uint(largest)
+        return
+    ratio = _common_ratio(tensors)
+    if ratio is not None:
+        writer.byte(_RATIO)
+        writer.float64(ratio)
+        return
+    writer.byte(_LISTED)
+    for tensor in tensors:
+        writer.uint(tensor.num_kept)
+
+
+def _common_ratio(tensors: Sequence[StoredTensor]) -> float | None:
+    """A keep ratio that gives every tensor just its count, if there is one."""
+    low = max((tensor.num_kept - 0.5) / math.prod(tensor.shape) for tensor in tensors)
+    high = min((tensor.num_kept + 0.5) / math.prod(tensor.shape) for tensor in tensors)
+    ratio = min(1.0, (low + high) / 2)
+    if not 0 < ratio <= 1:
+        return None
+    fits = all(
+        count_kept(tensor.shape, tensor.axes, keep_ratio=ratio, num_kept=None) == tensor.num_kept for tensor in tensors
+    )
+    return ratio if fits else None
+
+
+def _read_counts(reader: Reader, shapes: Sequence[tuple[int, ...]], axes: Sequence[tuple[int, ...]]) -> list[int]:
+    mode = reader.byte()
+    totals = [math.prod(shape) for shape in shapes]
+    if any(total == 0 for total in totals):
+        raise CorruptFileError("a regularised tensor is empty")
+    if mode == _EQUAL:
+        largest = reader.uint(of="the number of coefficients")
+        counts = [min(largest, total) for total in totals]
+    elif mode == _RATIO:
+        ratio = reader.float64()
+        if not 0 < ratio <= 1:
+            raise CorruptFileError(f"the keep ratio is {ratio}, not above 0 and at most 1")
+        counts = [
+            count_kept(shape, chosen, keep_ratio=ratio, num_kept=None)
+            for shape, chosen in zip(shapes, axes, strict=True)
+        ]
+    elif mode == _LISTED:
+        counts = [reader.uint(of="the number of coefficients") for _ in totals]
+    else:
+        raise CorruptFileError(f"unknown way {mode} to give the counts")
+    for count, total in zip(counts, totals, strict=True):
+        if not 1 <= count <= total:
+            raise LimitError(f"{count} coefficients of a tensor that has {total}")
+    return counts

@@ -1,0 +1,128 @@
+"""The layer table: which parameters of which layers are regularised, and what their axes mean.
+
+A new layer type is one new row.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils import parametrize
+
+_OUT_IN = ("output", "input")
+_IN_OUT = ("input", "output")
+_KERNEL = ("kernel", "kernel", "kernel")
+_ATTENTION: dict[str, tuple[str, ...]] = {
+    "in_proj_weight": _OUT_IN,
+    "q_proj_weight": _OUT_IN,
+    "k_proj_weight": _OUT_IN,
+    "v_proj_weight": _OUT_IN,
+}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One row: a layer type, the roles of its weights' axes, and its biases.
+
+    Attributes:
+        type: the module class (subclasses count).
+        weights: parameter name -> role of each axis: "output", "input" or "kernel".
+        biases: parameter names that are regularised on request only.
+        once_per_forward: the forward reads its weights more than once, or reads those of a child: they are
+            computed once before it and dropped after it.
+    """
+
+    type: type[nn.Module]
+    weights: dict[str, tuple[str, ...]]
+    biases: tuple[str, ...] = ("bias",)
+    once_per_forward: bool = False
+
+
+LAYERS = (
+    Layer(nn.Linear, {"weight": _OUT_IN}),
+    Layer(nn.Bilinear, {"weight": ("output", "input", "input")}),
+    Layer(nn.Conv1d, {"weight": _OUT_IN + _KERNEL[:1]}),
+    Layer(nn.Conv2d, {"weight": _OUT_IN + _KERNEL[:2]}),
+    Layer(nn.Conv3d, {"weight": _OUT_IN + _KERNEL}),
+    Layer(nn.ConvTranspose1d, {"weight": _IN_OUT + _KERNEL[:1]}),
+    Layer(nn.ConvTranspose2d, {"weight": _IN_OUT + _KERNEL[:2]}),
+    Layer(nn.ConvTranspose3d, {"weight": _IN_OUT + _KERNEL}),
+    Layer(nn.Embedding, {"weight": ("input", "output")}, biases=()),
+    Layer(nn.EmbeddingBag, {"weight": ("input", "output")}, biases=()),
+    Layer(nn.MultiheadAttention, _ATTENTION, biases=("in_proj_bias", "bias_k", "bias_v"), once_per_forward=True),
+)
+
+NORMALIZATIONS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One parameter of a network, as seen by `regularize`.
+
+    Attributes:
+        names: its name, and further names if it is tied.
+        owners: the modules that hold it and its attribute name there, one per name.
+        parameter: the tensor.
+        is_weight: the layer table counts it as a weight.
+        obstacle: why it cannot be regularised, None if it can.
+    """
+
+    names: tuple[str, ...]
+    owners: tuple[tuple[nn.Module, str], ...]
+    parameter: nn.Parameter
+    is_weight: bool
+    is_normalization: bool
+    obstacle: str | None
+
+
+def find_layer(module: nn.Module) -> Layer | None:
+    """The row of the table that fits `module`, None if there is none."""
+    return next((layer for layer in LAYERS if isinstance(module, layer.type)), None)
+
+
+def candidates(model: nn.Module) -> list[Candidate]:
+    """All parameters of `model` in their order, tied ones once."""
+    found: dict[int, list[tuple[str, nn.Module, str, nn.Parameter]]] = {}
+    for path, module in model.named_modules():
+        for attribute, parameter in module._parameters.items():
+            if parameter is not None:
+                name = f"{path}.{attribute}" if path else attribute
+                found.setdefault(id(parameter), []).append((name, module, attribute, parameter))
+    return [_candidate(places) for places in found.values()]
+
+
+def _candidate(places: list[tuple[str, nn.Module, str, nn.Parameter]]) -> Candidate:
+    owners = tuple((module, attribute) for _, module, attribute, _ in places)
+    parameter = places[0][3]
+    return Candidate(
+        names=tuple(name for name, *_ in places),
+        owners=owners,
+        parameter=parameter,
+        is_weight=any(_is_weight(module, attribute) for module, attribute in owners),
+        is_normalization=any(isinstance(module, NORMALIZATIONS) for module, _ in owners),
+        obstacle=next(_obstacles(owners, parameter), None),
+    )
+
+
+def _is_weight(module: nn.Module, attribute: str) -> bool:
+    layer = find_layer(module)
+    return layer is not None and attribute in layer.weights
+
+
+def _obstacles(owners: tuple[tuple[nn.Module, str], ...], parameter: nn.Parameter) -> Iterator[str]:
+    if isinstance(parameter, UninitializedParameter):
+        yield "not initialised yet: run one forward first"
+        return
+    if not parameter.dtype.is_floating_point:
+        yield f"not floating point ({parameter.dtype})"
+    if parameter.numel() == 0:
+        yield "empty"
+    for module, _ in owners:
+        if isinstance(module, nn.RNNBase):
+            yield "recurrent layers keep a list of their own of the weights"
+        if isinstance(module, parametrize.ParametrizationList):
+            yield "parametrised by something else already"
+        if isinstance(module, (nn.ParameterList, nn.ParameterDict)):
+            yield "lies in a ParameterList or ParameterDict, which cannot be parametrised"

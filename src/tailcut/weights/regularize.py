@@ -1,0 +1,277 @@
+"""`regularize`: a network's weights become truncated DCT coefficients, in place; `to_dense` is the way back."""
+
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import UninitializedParameter
+
+from tailcut.errors import ArgumentError, StructureError
+from tailcut.printing import Report, table
+from tailcut.structure import Record, add_edit, record_of, set_record
+from tailcut.weights.access import truncated_tensors
+from tailcut.weights.attach import attach, detach, drop_hooks, hold_during_forward
+from tailcut.weights.edit import RegularizeEdit
+from tailcut.weights.layers import Candidate, candidates
+from tailcut.weights.settings import Setting, TensorPlan, check_patterns, matches, plan_tensors
+from tailcut.weights.truncation import Truncation
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RegularizedTensor(Report):
+    """One tensor that became coefficients."""
+
+    name: str
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+    order_weights: tuple[int, ...]
+    num_parameters: int
+    num_kept: int
+
+
+@dataclass(frozen=True)
+class LeftTensor(Report):
+    """One parameter that was left as it was, and why."""
+
+    name: str
+    shape: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class RegularizationReport(Report):
+    """What became coefficients, what was left and why."""
+
+    num_parameters: int
+    num_kept: int
+    tensors: tuple[RegularizedTensor, ...]
+    left: tuple[LeftTensor, ...]
+
+    def __str__(self) -> str:
+        rows = [
+            (tensor.name, _sizes(tensor.shape), f"{tensor.num_parameters:,}", f"{tensor.num_kept:,}")
+            for tensor in self.tensors
+        ]
+        rows.append(("in all", "", f"{self.num_parameters:,}", f"{self.num_kept:,}"))
+        text = table(("regularised", "shape", "numbers", "kept"), rows, align="<<>>")
+        if self.left:
+            left = [(tensor.name, _sizes(tensor.shape), tensor.reason) for tensor in self.left]
+            text += "\n\n" + table(("left as it is", "shape", "why"), left)
+        return text
+
+
+def regularize(
+    model: nn.Module,
+    *,
+    keep_ratio: float | None = None,
+    num_kept: int | Mapping[str, int] | None = None,
+    axes: str | Sequence[int] = "all",
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] = (),
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    min_kept: int = 1,
+    order_weights: Sequence[int] | None = None,
+    precision: str = "float32",
+) -> RegularizationReport:
+    """Keep the weights of `model` as the first coefficients of their DCT. Changes the model.
+
+    Each chosen parameter W becomes a vector of n coefficients in the canonical order, and W is computed from
+    it in every forward (Frequency Regularization, equation 2; orthonormal here). At keep_ratio 1 the outputs
+    change by rounding only. Parameters stay the same objects, so an optimiser made before goes on; tied weights
+    share one vector; frozen parameters stay frozen.
+
+    Args:
+        model: any network; weights of the layers in `tailcut.weights.layers.LAYERS` are chosen by default.
+        keep_ratio: part of each tensor's coefficients to keep, above 0, at most 1. 1 if nothing is given.
+        num_kept: instead of a ratio: how many coefficients of each tensor, or a dict by name (then only those
+            named are regularised, unless `include` says otherwise).
+        axes: "all", or the axes to transform; the others are kept whole.
+        include: shell-style patterns on names ("features.*.weight", "*.bias"); all layers' weights when None.
+        exclude: patterns of names to leave as they are.
+        overrides: pattern -> settings of its own (keep_ratio or num_kept, axes, order_weights, min_kept,
+            precision).
+        min_kept: the fewest coefficients a ratio leaves of a tensor.
+        order_weights: one integer per transformed axis: coefficients are ordered by the weighted sum of
+            their index. Ones when None. Tensors with fewer axes use the first ones.
+        precision: "float32"; or "float16" or "bfloat16": the forward rounds the float32 coefficients to it
+            (straight-through).
+
+    Returns:
+        A report that prints as a table: each regularised tensor, and each one left with the reason.
+
+    Raises:
+        ArgumentError: a setting is out of range or a pattern matches nothing; the model is unchanged.
+        StructureError: the model is regularised already.
+
+    >>> import torch
+    >>> print(regularize(torch.nn.Linear(20, 10), keep_ratio=0.1))
+    regularised  shape    numbers  kept
+    -----------  -------  -------  ----
+    weight       10 x 20      200    20
+    in all                    200    20
+    <BLANKLINE>
+    left as it is  shape  why
+    -------------  -----  -------------------------------------
+    bias           10     not a layer weight; name it in include
+    """
+    if truncated_tensors(model):
+        raise StructureError(
+            "the model is regularised already; cut it further with TailTruncation, or start from to_dense(model)"
+        )
+    counts = dict(num_kept) if isinstance(num_kept, Mapping) else None
+    whole = keep_ratio is None and num_kept is None
+    setting = Setting(
+        keep_ratio=1.0 if whole else keep_ratio,
+        num_kept=None if isinstance(num_kept, Mapping) else num_kept,
+        axes=axes,
+        order_weights=order_weights,
+        min_kept=min_kept,
+        precision=precision,
+    )
+    chosen, left = _choose(candidates(model), _patterns(include), _patterns(exclude) or (), counts)
+    plans = plan_tensors(chosen, setting, counts, overrides or {})
+    with torch.inference_mode(False), torch.no_grad():
+        for plan in plans:
+            attach(plan.candidate, _truncation(plan))
+    hold_during_forward(model)
+    _spare_constants_from_ddp(model)
+    add_edit(model, RegularizeEdit.of(model))
+    report = _report(plans, left)
+    _log.info("regularised %d tensors: %d of %d numbers kept", len(plans), report.num_kept, report.num_parameters)
+    return report
+
+
+def to_dense(model: nn.Module) -> nn.Module:
+    """A copy of `model` with plain weights and plain state_dict keys; the model is not changed.
+
+    Args:
+        model: a regularised network (a plain one is just copied).
+
+    Returns:
+        The dense network: same class, device, type, mode and outputs, nothing of Tailcut in it.
+    """
+    dense = copy.deepcopy(model)
+    modules = dict(dense.named_modules(remove_duplicate=False))
+    with torch.no_grad():
+        for tensor in truncated_tensors(dense):
+            frozen = not tensor.vector.requires_grad
+            weight = nn.Parameter(tensor.truncation(tensor.vector).detach().clone(), requires_grad=not frozen)
+            for name in (tensor.name, *tensor.aliases):
+                path, _, attribute = name.rpartition(".")
+                detach(modules[path], attribute, weight)
+    drop_hooks(dense)
+    record = record_of(model)
+    kept = [edit for edit in record.edits if not isinstance(edit, RegularizeEdit)]
+    if record.base is not None or kept:
+        set_record(dense, Record(record.base, kept))
+    return dense
+
+
+def _choose(
+    found: Sequence[Candidate],
+    include: Sequence[str] | None,
+    exclude: Sequence[str],
+    counts: Mapping[str, int] | None,
+) -> tuple[list[Candidate], list[LeftTensor]]:
+    names = [name for candidate in found for name in candidate.names]
+    if counts is not None:
+        check_patterns("num_kept", [name for name in counts if name not in names], names)
+        include = list(counts) if include is None else include
+    check_patterns("include", include or (), names)
+    check_patterns("exclude", exclude, names)
+    chosen, left = [], []
+    for candidate in found:
+        reason = _reason_to_leave(candidate, include, exclude, counts)
+        if reason is None:
+            chosen.append(candidate)
+        else:
+            left.append(LeftTensor(candidate.names[0], tuple(_shape(candidate)), reason))
+    if not chosen:
+        why = "; ".join(f"{tensor.name}: {tensor.reason}" for tensor in left[:3]) or "it has no parameters"
+        raise ArgumentError(f"nothing to regularise in {len(found)} parameters ({why})")
+    return chosen, left
+
+
+def _reason_to_leave(
+    candidate: Candidate,
+    include: Sequence[str] | None,
+    exclude: Sequence[str],
+    counts: Mapping[str, int] | None,
+) -> str | None:
+    named = include is not None and any(name in include for name in candidate.names)
+    if matches(candidate.names, exclude):
+        return "excluded"
+    if include is None and not candidate.is_weight:
+        return "normalisation" if candidate.is_normalization else "not a layer weight; name it in include"
+    if include is not None and not matches(candidate.names, include):
+        return "not included"
+    if candidate.is_normalization and not named:
+        return "normalisation; include it by its full name"
+    if counts is not None and not any(name in counts for name in candidate.names):
+        return "no count given"
+    return candidate.obstacle
+
+
+def _truncation(plan: TensorPlan) -> Truncation:
+    parameter = plan.candidate.parameter
+    return Truncation(
+        plan.shape,
+        plan.num_kept,
+        axes=plan.axes,
+        order_weights=plan.order_weights,
+        precision=plan.precision,
+        device=parameter.device,
+        dtype=parameter.dtype,
+    )
+
+
+def _spare_constants_from_ddp(model: nn.Module) -> None:
+    """DDP sends all buffers from the first process to the others in every forward: spare it the constants."""
+    constants = [
+        f"{path}.{name}"
+        for path, module in model.named_modules()
+        if isinstance(module, Truncation)
+        for name in module._buffers
+        if name != "kept"
+    ]
+    known = getattr(model, "_ddp_params_and_buffers_to_ignore", [])
+    model.__dict__["_ddp_params_and_buffers_to_ignore"] = [*known, *constants]
+
+
+def _report(plans: Sequence[TensorPlan], left: Sequence[LeftTensor]) -> RegularizationReport:
+    tensors = tuple(
+        RegularizedTensor(
+            plan.candidate.names[0],
+            plan.shape,
+            plan.axes,
+            plan.order_weights,
+            torch.Size(plan.shape).numel(),
+            plan.num_kept,
+        )
+        for plan in plans
+    )
+    return RegularizationReport(
+        sum(tensor.num_parameters for tensor in tensors),
+        sum(tensor.num_kept for tensor in tensors),
+        tensors,
+        tuple(left),
+    )
+
+
+def _patterns(patterns: str | Sequence[str] | None) -> Sequence[str] | None:
+    return [patterns] if isinstance(patterns, str) else patterns
+
+
+def _shape(candidate: Candidate) -> Sequence[int]:
+    uninitialised = isinstance(candidate.parameter, UninitializedParameter)
+    return () if uninitialised else candidate.parameter.shape
+
+
+def _sizes(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))

@@ -1,0 +1,267 @@
+"""Dynamic tail-truncation (section III.B of the paper): the tail is cut a little at every step."""
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from tailcut.errors import ArgumentError, StructureError
+from tailcut.weights.access import TruncatedTensor, truncated_tensors
+from tailcut.weights.attach import set_length
+from tailcut.weights.settings import count_kept, round_half_up
+
+SPACINGS = ("paper", "geometric")
+
+
+class TailTruncation:
+    """Cuts the tails of a regularised network's tensors step by step, each from its count to its target.
+
+    With spacing "paper" the kept part beta follows the paper's equation, per tensor:
+    beta_n = beta_(n-1) - rate (beta_(n-1) - epsilon), where epsilon is the target; it comes close to the target
+    and `finish` goes the rest of the way. With `num_steps` the rate is chosen so that the last step reaches
+    the target. With spacing "geometric" the count is divided by the same factor in each of `num_steps` steps.
+
+    `step` masks: vectors keep their length, so optimisers, DDP, compiled graphs and moving averages go on;
+    masked coefficients and their entries in the optimiser's state are set to zero. `compact` shortens the
+    vectors; call it where nothing else holds on to their length.
+
+    Args:
+        model: a regularised network.
+        num_kept: the target: coefficients per tensor, or a dict by name (tensors not named stay as they are).
+        keep_ratio: the target as a ratio per tensor, instead.
+        rate: the paper's gamma, above 0 and at most 1; not used when `num_steps` is given.
+        num_steps: after how many steps the target is reached.
+        spacing: "paper" or "geometric" (needs `num_steps`).
+        optimizer: the optimiser that trains the vectors, whose state is cut along.
+
+    Raises:
+        ArgumentError: a setting is out of range, or a target is above what the tensor keeps now.
+        StructureError: the model is not regularised.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        num_kept: int | Mapping[str, int] | None = None,
+        keep_ratio: float | None = None,
+        rate: float = 0.01,
+        num_steps: int | None = None,
+        spacing: str = "paper",
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> None:
+        self._tensors = truncated_tensors(model)
+        self._optimizer = optimizer
+        self._spacing = spacing
+        self._num_steps = num_steps
+        self._check(rate)
+        self.starts = self.num_kept
+        self.targets = self._resolve_targets(num_kept, keep_ratio)
+        self._rate = rate if num_steps is None else self._rate_for(num_steps)
+        self._steps_done = 0
+
+    @property
+    def num_kept(self) -> dict[str, int]:
+        """How many coefficients each tensor keeps now, by name."""
+        return {tensor.name: tensor.num_kept for tensor in self._tensors}
+
+    @property
+    def finished(self) -> bool:
+        """Whether every tensor is at its target."""
+        return self.num_kept == self.targets
+
+    def step(self) -> dict[str, int]:
+        """Cut once (changes the model and the optimiser's state). Returns the counts by name."""
+        self._steps_done += 1
+        self._cut_to({name: self._count_after(name, self._steps_done) for name in self.targets})
+        return self.num_kept
+
+    def finish(self) -> dict[str, int]:
+        """Cut to exactly the targets and shorten the vectors (changes both). Returns the counts by name."""
+        self._cut_to(self.targets)
+        self.compact()
+        return self.num_kept
+
+    def compact(self) -> None:
+        """Shorten vectors and optimiser state to what is kept (changes both; lengths of parameters change)."""
+        for tensor in self._tensors:
+            self._set_length(tensor, tensor.num_kept)
+
+    def compact_when_worthwhile(self, *, factor: float = 2.0) -> bool:
+        """Shorten the vectors if one of them is at least `factor` times as long as what it keeps.
+
+        Returns:
+            Whether anything was shortened. The answer depends on the counts alone, so that a resumed training
+            compacts at the same places as an uninterrupted one.
+        """
+        worthwhile = any(tensor.truncation.length >= factor * tensor.num_kept for tensor in self._tensors)
+        if worthwhile:
+            self.compact()
+        return worthwhile
+
+    def state_dict(self) -> dict[str, Any]:
+        """Steps done, counts and vector lengths: plain values."""
+        return {
+            "steps_done": self._steps_done,
+            "starts": dict(self.starts),
+            "num_kept": self.num_kept,
+            "lengths": {tensor.name: tensor.truncation.length for tensor in self._tensors},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state` (changes the model): vectors get their lengths back, masked tails are zero.
+
+        Load the model's state before and the optimiser's after (`load_optimizer_state_dict`).
+
+        Raises:
+            StructureError: the state is of other tensors.
+        """
+        if set(state["lengths"]) != set(self.targets):
+            raise StructureError(
+                f"the schedule's state is of {sorted(state['lengths'])}, the model has {sorted(self.targets)}"
+            )
+        self._steps_done = int(state["steps_done"])
+        self.starts = {name: int(count) for name, count in state["starts"].items()}
+        if self._num_steps is not None:
+            self._rate = self._rate_for(self._num_steps)
+        for tensor in self._tensors:
+            self._set_length(tensor, int(state["lengths"][tensor.name]))
+            if state["num_kept"][tensor.name] < tensor.truncation.length:
+                tensor.truncation.cut(int(state["num_kept"][tensor.name]))
+
+    def optimizer_state_dict(self) -> dict[str, Any]:
+        """The optimiser's state_dict without the tails: what belongs to masked coefficients is left out."""
+        return self._resized_optimizer_state(self._require_optimizer().state_dict(), to_lengths=False)
+
+    def load_optimizer_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load what `optimizer_state_dict` gave (changes the optimiser); masked entries become zero."""
+        self._require_optimizer().load_state_dict(self._resized_optimizer_state(state, to_lengths=True))
+
+    def _check(self, rate: float) -> None:
+        if not self._tensors:
+            raise StructureError("the model is not regularised: call tailcut.regularize(model) first")
+        if self._spacing not in SPACINGS:
+            raise ArgumentError(f"spacing must be one of {', '.join(SPACINGS)}, got {self._spacing!r}")
+        if self._spacing == "geometric" and self._num_steps is None:
+            raise ArgumentError('spacing "geometric" needs num_steps')
+        if self._num_steps is not None and self._num_steps < 1:
+            raise ArgumentError(f"num_steps must be at least 1, got {self._num_steps}")
+        if not 0 < rate <= 1:
+            raise ArgumentError(f"rate must be above 0 and at most 1, got {rate}")
+
+    def _resolve_targets(self, num_kept: int | Mapping[str, int] | None, keep_ratio: float | None) -> dict[str, int]:
+        by_name = dict(num_kept) if isinstance(num_kept, Mapping) else None
+        unknown = set(by_name or ()).difference(self.starts)
+        if unknown:
+            raise ArgumentError(f"num_kept names {sorted(unknown)[0]!r}; regularised are {', '.join(self.starts)}")
+        targets = {}
+        for tensor in self._tensors:
+            if by_name is not None and tensor.name not in by_name:
+                targets[tensor.name] = tensor.num_kept
+                continue
+            count = by_name[tensor.name] if by_name is not None else num_kept
+            target = count_kept(
+                tensor.shape,
+                tensor.axes,
+                keep_ratio=keep_ratio,
+                num_kept=count if isinstance(count, int) else None,
+                name=tensor.name,
+            )
+            if target > tensor.num_kept and (by_name is not None or keep_ratio is not None):
+                raise ArgumentError(
+                    f"{tensor.name} keeps {tensor.num_kept} coefficients, fewer than the target {target}; start higher"
+                )
+            targets[tensor.name] = min(target, tensor.num_kept)
+        return targets
+
+    def _rate_for(self, num_steps: int) -> float:
+        """The rate that leaves every tensor less than half a coefficient above its target after all steps."""
+        farthest = max(self.starts[name] - target for name, target in self.targets.items())
+        if farthest == 0:
+            return 1.0
+        remaining: float = (0.49 / farthest) ** (1 / num_steps)
+        return 1 - remaining
+
+    def _count_after(self, name: str, steps: int) -> int:
+        start, target = self.starts[name], self.targets[name]
+        if self._spacing == "geometric" and self._num_steps is not None:
+            part = min(1.0, steps / self._num_steps)
+            count = round_half_up(target * (start / target) ** (1 - part))
+        else:
+            # The paper's recurrence, solved: the distance to the target shrinks by 1 - rate in each step.
+            count = round_half_up(target + (start - target) * (1 - self._rate) ** steps)
+        return max(target, min(start, count))
+
+    def _cut_to(self, counts: Mapping[str, int]) -> None:
+        with torch.no_grad():
+            for tensor in self._tensors:
+                count = min(counts[tensor.name], tensor.num_kept)
+                if count == tensor.truncation.length:
+                    continue
+                tensor.truncation.cut(count)
+                for content in (tensor.vector, tensor.vector.grad, *self._state_tensors(tensor)):
+                    if content is not None:
+                        content[count:] = 0
+
+    def _set_length(self, tensor: TruncatedTensor, length: int) -> None:
+        if length == tensor.truncation.length:
+            if tensor.num_kept < length:
+                return
+            tensor.truncation.masked = False
+            return
+        old = tensor.truncation.length
+        state = self._optimizer.state.get(tensor.vector, {}) if self._optimizer is not None else {}
+        set_length(tensor.holder, tensor.truncation, length)
+        tensor.truncation.masked = False
+        for key, value in state.items():
+            if _belongs_to_vector(value, old):
+                state[key] = _resized(value, length)
+
+    def _state_tensors(self, tensor: TruncatedTensor) -> list[torch.Tensor]:
+        if self._optimizer is None:
+            return []
+        state = self._optimizer.state.get(tensor.vector, {})
+        return [value for value in state.values() if _belongs_to_vector(value, tensor.truncation.length)]
+
+    def _require_optimizer(self) -> torch.optim.Optimizer:
+        if self._optimizer is None:
+            raise ArgumentError("this schedule has no optimiser: give it one as TailTruncation(..., optimizer=...)")
+        return self._optimizer
+
+    def _resized_optimizer_state(self, state: Mapping[str, Any], *, to_lengths: bool) -> dict[str, Any]:
+        by_parameter = {id(tensor.vector): tensor for tensor in self._tensors}
+        parameters = [entry for group in self._require_optimizer().param_groups for entry in group["params"]]
+        resized = dict(state["state"])
+        for number, parameter in enumerate(parameters):
+            tensor = by_parameter.get(id(parameter))
+            if tensor is None or number not in resized:
+                continue
+            short, full = tensor.num_kept, tensor.truncation.length
+            old, new = (short, full) if to_lengths else (full, short)
+            # Copies throughout: torch's optimisers take over the tensors they are given.
+            resized[number] = {
+                key: _resized(value, new) if _belongs_to_vector(value, old) else copy.deepcopy(value)
+                for key, value in resized[number].items()
+            }
+        return {**state, "state": resized}
+
+
+def _belongs_to_vector(value: object, length: int) -> bool:
+    return isinstance(value, torch.Tensor) and value.ndim == 1 and value.shape[0] == length
+
+
+def _resized(value: torch.Tensor, length: int) -> torch.Tensor:
+    resized = value.new_zeros(length)
+    shared = min(length, value.shape[0])
+    resized[:shared] = value[:shared]
+    return resized
+
+
+def steps_to_reach(start: int, target: int, rate: float) -> int:
+    """After how many steps of the paper's schedule a tensor of `start` coefficients rounds to `target`."""
+    if start <= target:
+        return 0
+    return math.ceil(math.log(0.5 / (start - target)) / math.log(1 - rate)) if rate < 1 else 1

@@ -1,0 +1,151 @@
+"""From the arguments of `regularize` to one setting per tensor: patterns, overrides, counts."""
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+from tailcut.errors import ArgumentError
+from tailcut.transform.order import check_order_weights, normalize_axes
+from tailcut.weights.layers import Candidate
+from tailcut.weights.truncation import PRECISIONS
+
+OVERRIDE_KEYS = ("keep_ratio", "num_kept", "axes", "order_weights", "min_kept", "precision")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a user asked for, for one tensor or for all."""
+
+    keep_ratio: float | None = None
+    num_kept: int | None = None
+    axes: str | Sequence[int] = "all"
+    order_weights: Sequence[int] | None = None
+    min_kept: int = 1
+    precision: str = "float32"
+
+
+@dataclass(frozen=True)
+class TensorPlan:
+    """What one tensor gets: resolved axes, weights and count."""
+
+    candidate: Candidate
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+    order_weights: tuple[int, ...]
+    num_kept: int
+    precision: str
+
+
+def count_kept(
+    shape: Sequence[int],
+    axes: Sequence[int],
+    *,
+    keep_ratio: float | None,
+    num_kept: int | None,
+    min_kept: int = 1,
+    name: str = "tensor",
+) -> int:
+    """The number of coefficients to keep of one tensor.
+
+    A count is taken as it is, but never more than the tensor has. A ratio is rounded to the nearest number of
+    whole frequencies (one coefficient each, if all axes are transformed), at least `min_kept`.
+
+    Raises:
+        ArgumentError: not exactly one of ratio and count, or one out of range.
+    """
+    total = math.prod(shape)
+    if (keep_ratio is None) == (num_kept is None):
+        raise ArgumentError(f"{name}: give either keep_ratio or num_kept")
+    if num_kept is not None:
+        if isinstance(num_kept, bool) or not isinstance(num_kept, int) or num_kept < 1:
+            raise ArgumentError(f"{name}: num_kept must be a positive integer, got {num_kept!r}")
+        return min(num_kept, total)
+    if not isinstance(keep_ratio, (int, float)) or not 0 < keep_ratio <= 1:
+        raise ArgumentError(f"{name}: keep_ratio must be above 0 and at most 1, got {keep_ratio!r}")
+    group = math.prod(size for axis, size in enumerate(shape) if axis not in axes)
+    return min(total, max(min_kept, group * max(1, round_half_up(keep_ratio * (total // group)))))
+
+
+def round_half_up(value: float) -> int:
+    """The nearest integer, halves up."""
+    return math.floor(value + 0.5)
+
+
+def plan_tensors(
+    chosen: Sequence[Candidate],
+    setting: Setting,
+    counts: Mapping[str, int] | None,
+    overrides: Mapping[str, Any],
+) -> list[TensorPlan]:
+    """One plan per chosen tensor; later overrides win. Raises `ArgumentError` that names the tensor."""
+    for pattern, override in overrides.items():
+        _check_override(pattern, override, chosen)
+    return [_plan_one(candidate, setting, counts, overrides) for candidate in chosen]
+
+
+def _plan_one(
+    candidate: Candidate, setting: Setting, counts: Mapping[str, int] | None, overrides: Mapping[str, Any]
+) -> TensorPlan:
+    if counts is not None:
+        named = next((counts[name] for name in candidate.names if name in counts), None)
+        setting = replace(setting, num_kept=named, keep_ratio=None)
+    for pattern, override in overrides.items():
+        if matches(candidate.names, [pattern]):
+            if "keep_ratio" in override or "num_kept" in override:
+                setting = replace(setting, keep_ratio=None, num_kept=None)
+            setting = replace(setting, **override)
+    name, shape = candidate.names[0], tuple(candidate.parameter.shape)
+    if setting.precision not in PRECISIONS:
+        raise ArgumentError(f"{name}: precision must be one of {', '.join(PRECISIONS)}, got {setting.precision!r}")
+    try:
+        axes = normalize_axes(None if setting.axes == "all" else _as_axes(setting.axes), len(shape))
+        weights = check_order_weights(_fitting_weights(setting.order_weights, len(axes)), len(axes))
+    except ArgumentError as error:
+        raise ArgumentError(f"{name} of shape {shape}: {error}") from error
+    num_kept = count_kept(
+        shape,
+        axes,
+        keep_ratio=setting.keep_ratio,
+        num_kept=setting.num_kept,
+        min_kept=setting.min_kept,
+        name=name,
+    )
+    return TensorPlan(candidate, shape, axes, weights, num_kept, setting.precision)
+
+
+def _as_axes(axes: str | Sequence[int]) -> Sequence[int]:
+    if isinstance(axes, str) or not all(isinstance(axis, int) for axis in axes):
+        raise ArgumentError(f'axes must be "all" or a list of integers, got {axes!r}')
+    return axes
+
+
+def _fitting_weights(weights: Sequence[int] | None, num_axes: int) -> Sequence[int] | None:
+    """Weights for the axes of this tensor: those given for 4-D kernels serve matrices by their first two."""
+    if weights is not None and len(weights) > num_axes:
+        return list(weights)[:num_axes]
+    return weights
+
+
+def matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
+    """Whether any of the names matches any of the shell-style patterns."""
+    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+
+def check_patterns(what: str, patterns: Sequence[str], names: Sequence[str]) -> None:
+    """Raise `ArgumentError` for a pattern that matches no name: a slip of the pen would go unseen else."""
+    for pattern in patterns:
+        if not matches(names, [pattern]):
+            near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3) or list(names[:3])
+            raise ArgumentError(f"{what}: {pattern!r} matches no parameter; for example there are {', '.join(near)}")
+
+
+def _check_override(pattern: str, override: Mapping[str, Any], chosen: Sequence[Candidate]) -> None:
+    unknown = [key for key in override if key not in OVERRIDE_KEYS]
+    if unknown:
+        raise ArgumentError(f"overrides[{pattern!r}]: unknown key {unknown[0]!r}; known: {', '.join(OVERRIDE_KEYS)}")
+    if "keep_ratio" in override and "num_kept" in override:
+        raise ArgumentError(f"overrides[{pattern!r}]: give either keep_ratio or num_kept")
+    check_patterns("overrides", [pattern], [name for candidate in chosen for name in candidate.names])
