@@ -1,0 +1,11 @@
+"""The .tailcut file: a network as data, a few kilobytes, safe to load. SPEC.md describes every byte."""
+
+from tailcut.format.inspect import InspectReport as InspectReport
+from tailcut.format.inspect import inspect as inspect
+from tailcut.format.load import load as load
+from tailcut.format.save import SaveReport as SaveReport
+from tailcut.format.save import pack as pack
+from tailcut.format.save import save as save
+from tailcut.format.zoo import resolve as resolve
+from tailcut.format.zoo import zoo_folder as zoo_folder
+from tailcut.format.zoo import zoo_names as zoo_names

@@ -1,0 +1,63 @@
+"""The codecs by their numbers, and the choice among them."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from tailcut.errors import CorruptFileError
+
+from .codec import Codec
+from .deflate import Deflate
+from .range_coder import RangeCoder
+from .raw import Raw
+
+CODECS: Mapping[int, Codec] = MappingProxyType({codec.number: codec for codec in (Raw(), Deflate(), RangeCoder())})
+"""Every codec by its number in the file, in ascending order. Numbers are never reused; 3 to 7 are free."""
+
+
+def best(content: bytes, item_bytes: int) -> tuple[int, bytes]:
+    r"""The shortest payload of `content` that any codec gives.
+
+    Args:
+        content: the numbers, little-endian, one after another.
+        item_bytes: bytes of one number: 1, 2, 4 or 8.
+
+    Returns:
+        The number of the codec and its payload. Of equally short ones the codec with the lowest number, so
+        raw when nothing is shorter.
+
+    Raises:
+        ArgumentError: `item_bytes` is none of 1, 2, 4, 8, or `content` is not a whole number of items.
+
+    Example:
+        >>> best(bytes(1000), 2)[0]
+        1
+        >>> best(b"\x01\x02", 2)
+        (0, b'\x01\x02')
+    """
+    payloads = {number: codec.encode(content, item_bytes) for number, codec in CODECS.items()}
+    applicable = [(len(payload), number, payload) for number, payload in payloads.items() if payload is not None]
+    _, number, payload = min(applicable)
+    return number, payload
+
+
+def decode(number: int, payload: bytes, num_bytes: int, item_bytes: int) -> bytes:
+    """The content that `payload` stands for, by the codec of that number.
+
+    Args:
+        number: the number of the codec, from the file.
+        payload: what the codec's `encode` gave.
+        num_bytes: the length of the content; check it against the caps first, this much memory is taken.
+        item_bytes: bytes of one number: 1, 2, 4 or 8.
+
+    Returns:
+        The content, exactly `num_bytes` bytes.
+
+    Raises:
+        ArgumentError: `item_bytes` is none of 1, 2, 4, 8.
+        CorruptFileError: no codec has this number, or `payload` does not decode to `num_bytes` bytes.
+    """
+    codec = CODECS.get(number)
+    if codec is None:
+        known = ", ".join(f"{codec.number} ({codec.name})" for codec in CODECS.values())
+        raise CorruptFileError(f"unknown codec {number}: expected one of {known}; the file is damaged")
+    return codec.decode(payload, num_bytes, item_bytes)

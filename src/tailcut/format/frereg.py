@@ -1,0 +1,120 @@
+"""Reading the files of other projects: the networks published with Frequency Regularization ("frereg").
+
+The authors' `unet_fr.tar.xz` holds a torch file `unet_fr.pt`: a dict of sparse float32 tensors, the orthonormal
+DCT coefficients of each weight, in the order of the network's layers, most of them zero.
+"""
+
+import io
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tailcut.errors import ArgumentError, CorruptFileError, LimitError, ModelMismatchError
+from tailcut.structure import create_model
+from tailcut.structure.wire import Value
+from tailcut.transform import l1_rank
+from tailcut.weights import regularize, truncated_tensors
+
+MAX_MEMBER_BYTES = 1 << 30
+# What the published networks are, as arguments of the registered families.
+PUBLISHED_ARGUMENTS: Mapping[str, Mapping[str, Value]] = {
+    "unet": {"bias": False, "affine": False, "running_stats": False},
+}
+
+
+def convert(path: str | Path, *, model: str, arguments: Mapping[str, Value] | None = None) -> nn.Module:
+    """Rebuild a network published with Frequency Regularization, for `save`.
+
+    Args:
+        path: the authors' `.tar.xz`, or the bare `.pt` in it (read with weights_only, never unpickled).
+        model: the registered family it belongs to, for example "unet".
+        arguments: of the family; those of the published network when None.
+
+    Returns:
+        The network in evaluation mode, each weight regularised to the coefficients that the file keeps.
+
+    Raises:
+        CorruptFileError: the file is no archive or torch file, or holds other things than tensors.
+        ModelMismatchError: number or shapes of the tensors are not those of the family's weights, or kept
+            coefficients are no low-frequency corner.
+        FileNotFoundError: there is no such file.
+    """
+    tensors = _read_tensors(Path(path))
+    chosen = PUBLISHED_ARGUMENTS.get(model, {}) if arguments is None else arguments
+    network = create_model(model, **chosen)
+    names = [name for name, parameter in network.named_parameters() if parameter.ndim > 1]
+    if len(names) != len(tensors):
+        raise ModelMismatchError(f"{path} holds {len(tensors)} tensors, {model!r} has {len(names)} weights")
+    parameters = dict(network.named_parameters())
+    counts, vectors = {}, {}
+    for name, (key, tensor) in zip(names, tensors.items(), strict=True):
+        if tuple(tensor.shape) != tuple(parameters[name].shape):
+            found = tuple(parameters[name].shape)
+            raise ModelMismatchError(f"{path}: {key} has shape {tuple(tensor.shape)}, {name} of {model!r} {found}")
+        vectors[name] = _first_coefficients(key, tensor)
+        counts[name] = len(vectors[name])
+    regularize(network, num_kept=counts)
+    with torch.no_grad():
+        for entry in truncated_tensors(network):
+            entry.vector.copy_(vectors[entry.name])
+    return network.eval()
+
+
+def _first_coefficients(key: str, tensor: torch.Tensor) -> torch.Tensor:
+    """The coefficients from the first to the last non-zero one, in canonical order."""
+    sparse = tensor.to_sparse_coo().coalesce() if tensor.layout == torch.strided else tensor.coalesce()
+    index, values = sparse.indices(), sparse.values()
+    nonzero = values != 0
+    index, values = index[:, nonzero], values[nonzero]
+    if values.numel() == 0:
+        return torch.zeros(1)
+    # Ranks are needed inside the smallest corner that holds the coefficients only.
+    last = int(index.sum(0).max())
+    corner = [min(size, last + 1) for size in tensor.shape]
+    ranks = l1_rank(corner)[tuple(index)]
+    vector = torch.zeros(int(ranks.max()) + 1)
+    vector[ranks] = values.float()
+    if len(vector) > 2 * len(values) + 64:
+        raise ModelMismatchError(f"{key}: its {len(values)} coefficients are no low-frequency corner")
+    return vector
+
+
+def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+    content = path.read_bytes()
+    if tarfile.is_tarfile(path):
+        content = _only_torch_member(path)
+    try:
+        loaded: Any = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CorruptFileError(
+            f"{path} is neither a .tar.xz with a torch file in it nor a torch file: {error}"
+        ) from error
+    if isinstance(loaded, (list, tuple)):
+        loaded = {f"tensor {place}": value for place, value in enumerate(loaded)}
+    if (
+        not isinstance(loaded, dict)
+        or not loaded
+        or not all(isinstance(value, torch.Tensor) for value in loaded.values())
+    ):
+        raise CorruptFileError(f"{path} does not hold a dict or list of tensors")
+    return {str(key): value for key, value in loaded.items()}
+
+
+def _only_torch_member(path: Path) -> bytes:
+    try:
+        with tarfile.open(path) as archive:
+            members = [member for member in archive if member.isfile() and member.name.endswith((".pt", ".pth"))]
+            if len(members) != 1:
+                raise ArgumentError(f"{path} holds {len(members)} torch files (.pt), expected one")
+            if members[0].size > MAX_MEMBER_BYTES:
+                raise LimitError(f"{path}: {members[0].name} has {members[0].size} bytes, at most {MAX_MEMBER_BYTES}")
+            file = archive.extractfile(members[0])
+            return file.read(MAX_MEMBER_BYTES) if file is not None else b""
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise CorruptFileError(f"{path} is no readable archive: {error}") from error

@@ -1,0 +1,195 @@
+"""`inspect`: what a `.tailcut` file holds, tensor by tensor, without loading it."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tailcut.errors import FormatError
+from tailcut.format.container import VERSION, Contents, Stream, check_total, decode
+from tailcut.format.load import (
+    MAX_PARAMETERS,
+    bare_network,
+    check_tensors,
+    decode_edits,
+    named_base,
+    read_file,
+)
+from tailcut.format.numbers import number_type, type_name
+from tailcut.format.save import compression_ratio
+from tailcut.format.tensors import network_tensors
+from tailcut.printing import Report, table
+
+
+@dataclass(frozen=True)
+class StoredTensor(Report):
+    """A tensor stored as coefficients. `bytes` is its part of the payload, in proportion where it is compressed."""
+
+    name: str
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+    order_weights: tuple[int, ...]
+    num_kept: int
+    codec: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class StoredOtherTensor(Report):
+    """A tensor stored as it is: a bias, a running mean, a plain weight. `kind` is "parameter" or "buffer"."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: str
+    codec: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class InspectReport(Report):
+    """What a file holds.
+
+    Attributes:
+        version: of the format.
+        model: registered name, None for a user's own class.
+        file_bytes: size of the file.
+        num_parameters: numbers in the parameters of the dense network.
+        num_kept: coefficients in the file.
+        compression_ratio: float32 bits of the tensors stored as coefficients over bits of these; None if
+            there are none.
+        tensors: those stored as coefficients.
+        other_tensors: all others.
+        arguments: of the registered model, where they differ from the defaults.
+        metadata: the user's JSON.
+    """
+
+    version: int
+    model: str | None
+    file_bytes: int
+    num_parameters: int
+    num_kept: int
+    compression_ratio: float | None
+    tensors: tuple[StoredTensor, ...]
+    other_tensors: tuple[StoredOtherTensor, ...]
+    arguments: dict[str, Any]
+    metadata: dict[str, Any]
+
+    def __str__(self) -> str:
+        arguments = ", ".join(f"{key}={value}" for key, value in self.arguments.items())
+        head = [
+            f"format version   {self.version}",
+            f"model            {self.model or 'a class of its own'}" + (f" ({arguments})" if arguments else ""),
+            f"file             {self.file_bytes:,} bytes",
+            f"parameters       {self.num_parameters:,}",
+            f"kept             {self.num_kept:,} coefficients",
+        ]
+        if self.compression_ratio is not None:
+            head.append(f"compression      {self.compression_ratio:,.1f} : 1 (coefficients against float32 weights)")
+        if self.metadata:
+            head.append(f"metadata         {self.metadata}")
+        parts = ["\n".join(head)]
+        if self.tensors:
+            rows = [
+                (
+                    entry.name,
+                    _sizes(entry.shape),
+                    ",".join(map(str, entry.axes)),
+                    ",".join(map(str, entry.order_weights)),
+                    f"{entry.num_kept:,}",
+                    entry.codec,
+                    f"{entry.bytes:,}",
+                )
+                for entry in self.tensors
+            ]
+            header = ("coefficients of", "shape", "axes", "order", "kept", "codec", "bytes")
+            parts.append(table(header, rows, align="<<<<><>"))
+        if self.other_tensors:
+            others = [
+                (entry.name, _sizes(entry.shape), entry.kind, entry.codec, f"{entry.bytes:,}")
+                for entry in self.other_tensors
+            ]
+            parts.append(table(("other tensors", "shape", "kind", "codec", "bytes"), others, align="<<<<>"))
+        return "\n\n".join(parts)
+
+
+def inspect(path: str | Path, *, max_parameters: int = MAX_PARAMETERS) -> InspectReport:
+    """What a `.tailcut` file holds, tensor by tensor; it is checked whole, but no network is built.
+
+    Args:
+        path: the file, or "zoo:NAME".
+        max_parameters: the most numbers that the dense network may have.
+
+    Raises:
+        FormatError: in one of its kinds: the file is damaged, hostile, too new or too large.
+        FileNotFoundError: there is no such file.
+    """
+    content = read_file(path)
+    try:
+        return _inspect(decode(content), len(content), max_parameters)
+    except FormatError as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+def _inspect(contents: Contents, file_bytes: int, max_parameters: int) -> InspectReport:
+    if contents.base is not None:
+        model, edits = bare_network(contents, max_parameters)
+        tensors = network_tensors(model, edits)
+        check_tensors(contents, tensors, max_parameters)
+        others = [(other.name, other.shape, other.is_parameter) for other in tensors.others]
+    else:
+        edits = decode_edits(contents, None)
+        others = [(other.name, other.shape, other.is_parameter) for other in contents.others]
+    kept = [entry for edit in edits for entry in edit.stored_tensors()]
+    check_total([*(entry.shape for entry in kept), *(shape for _, shape, _ in others)], max_parameters)
+    num_dense = sum(math.prod(shape) for _, shape, *_ in kept)
+    num_kept = sum(count for *_, count in kept)
+    dtype = torch.float32 if contents.coefficients is None else number_type(contents.coefficients.type_number)
+    sizes = _shares(contents.coefficients, [count for *_, count in kept])
+    return InspectReport(
+        version=VERSION,
+        model=None if contents.base is None else contents.base.name,
+        file_bytes=file_bytes,
+        num_parameters=num_dense + sum(math.prod(shape) for _, shape, parameter in others if parameter),
+        num_kept=num_kept,
+        compression_ratio=compression_ratio(num_dense, num_kept, 8 * dtype.itemsize),
+        tensors=tuple(StoredTensor(*entry, type_name(dtype), size) for entry, size in zip(kept, sizes, strict=True)),
+        other_tensors=_others(contents, others),
+        arguments={} if contents.base is None else _arguments(contents),
+        metadata=contents.metadata,
+    )
+
+
+def _others(contents: Contents, others: Sequence[tuple[str, tuple[int, ...], bool]]) -> tuple[StoredOtherTensor, ...]:
+    sizes = [0] * len(others)
+    for stream in contents.other_streams:
+        members = [place for place, number in enumerate(contents.other_types) if number == stream.type_number]
+        shares = _shares(stream, [math.prod(others[place][1]) for place in members])
+        for place, share in zip(members, shares, strict=True):
+            sizes[place] = share
+    return tuple(
+        StoredOtherTensor(name, shape, "parameter" if parameter else "buffer", type_name(number_type(number)), size)
+        for (name, shape, parameter), number, size in zip(others, contents.other_types, sizes, strict=True)
+    )
+
+
+def _shares(stream: Stream | None, counts: Sequence[int]) -> list[int]:
+    """The bytes of a payload split in the ratio of `counts`, so that they add up."""
+    if stream is None or sum(counts) == 0:
+        return [0] * len(counts)
+    total, ends, place = len(stream.payload), [0], 0
+    for count in counts:
+        place += count
+        ends.append(total * place // sum(counts))
+    return [end - start for start, end in itertools.pairwise(ends)]
+
+
+def _arguments(contents: Contents) -> dict[str, Any]:
+    return dict(named_base(contents.base).arguments) if contents.base is not None else {}
+
+
+def _sizes(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape)) or "scalar"

@@ -1,0 +1,81 @@
+"""How numbers lie in a payload: little-endian arrays of the types below, bit for bit."""
+
+import torch
+
+from tailcut.errors import ArgumentError, CorruptFileError
+
+# Number in the file -> type. Only ever append.
+NUMBER_TYPES: dict[int, torch.dtype] = {
+    0: torch.float32,
+    1: torch.float16,
+    2: torch.bfloat16,
+    3: torch.float64,
+    4: torch.int64,
+    5: torch.int32,
+    6: torch.int16,
+    7: torch.int8,
+    8: torch.uint8,
+    9: torch.bool,
+}
+_NUMBERS = {dtype: number for number, dtype in NUMBER_TYPES.items()}
+FLOAT_CODECS = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float64": torch.float64,
+}
+
+
+def type_number(dtype: torch.dtype, *, name: str) -> int:
+    """The number of a type in files; `ArgumentError` if tensors of it cannot be stored."""
+    if dtype not in _NUMBERS:
+        raise ArgumentError(f"{name}: tensors of type {dtype} cannot be stored; convert it to one of {_known()}")
+    return _NUMBERS[dtype]
+
+
+def number_type(number: int) -> torch.dtype:
+    """The type of that number; `CorruptFileError` if there is none."""
+    if number not in NUMBER_TYPES:
+        raise CorruptFileError(f"unknown number type {number}")
+    return NUMBER_TYPES[number]
+
+
+def float_type(codec: str) -> torch.dtype:
+    """The type a codec name stands for; `ArgumentError` lists the known names."""
+    if codec not in FLOAT_CODECS:
+        raise ArgumentError(f"codec must be one of {', '.join(FLOAT_CODECS)}, got {codec!r}")
+    return FLOAT_CODECS[codec]
+
+
+def type_name(dtype: torch.dtype) -> str:
+    """`torch.float16` -> "float16"."""
+    return str(dtype).removeprefix("torch.")
+
+
+def to_bytes(values: torch.Tensor, dtype: torch.dtype, *, name: str) -> bytes:
+    """The numbers of `values` as little-endian bytes of type `dtype`, in row-major order.
+
+    Raises:
+        ArgumentError: a finite number would become infinite, or the tensor is sparse or quantised.
+    """
+    if values.layout != torch.strided or values.is_quantized:
+        raise ArgumentError(f"{name}: sparse and quantised tensors cannot be stored; make it dense first")
+    converted = values.detach().to(device="cpu", dtype=dtype).contiguous()
+    if dtype.is_floating_point and bool((torch.isinf(converted) & torch.isfinite(values.cpu())).any()):
+        largest = float(values.abs().max())
+        raise ArgumentError(f"{name}: {largest:.3g} does not fit into {type_name(dtype)}; use bfloat16 or float32")
+    return converted.reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def from_bytes(content: bytes, dtype: torch.dtype) -> torch.Tensor:
+    """The reverse of `to_bytes`: a 1-D tensor on the CPU."""
+    if not content:
+        return torch.empty(0, dtype=dtype)
+    raw = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    if dtype == torch.bool and bool((raw > 1).any()):
+        raise CorruptFileError("a bool is neither 0 nor 1")
+    return raw.view(dtype)
+
+
+def _known() -> str:
+    return ", ".join(type_name(dtype) for dtype in NUMBER_TYPES.values())

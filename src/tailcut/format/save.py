@@ -1,0 +1,200 @@
+"""`save`: a network becomes a `.tailcut` file."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tailcut.errors import StructureError, TailcutError
+from tailcut.files import write_atomically
+from tailcut.format import codecs
+from tailcut.format.container import Contents, StoredBase, StoredOther, Stream, encode
+from tailcut.format.numbers import float_type, to_bytes, type_number
+from tailcut.format.tensors import NetworkTensors, OtherTensor, network_tensors
+from tailcut.printing import Report
+from tailcut.structure import Base, Edit, Record, Writer, create_model, family, record_of
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SaveReport(Report):
+    """What was written.
+
+    Attributes:
+        path: the file.
+        file_bytes: its size.
+        num_parameters: numbers in the parameters of the dense network.
+        num_kept: coefficients in the file.
+        compression_ratio: bits of the regularised tensors in float32 over bits of their coefficients; None
+            without such tensors.
+    """
+
+    path: str
+    file_bytes: int
+    num_parameters: int
+    num_kept: int
+    compression_ratio: float | None
+
+    def __str__(self) -> str:
+        ratio = "" if self.compression_ratio is None else f", compression ratio {self.compression_ratio:,.1f}"
+        return (
+            f"{self.path}: {self.file_bytes:,} bytes, {self.num_kept:,} coefficients of "
+            f"{self.num_parameters:,} parameters{ratio}"
+        )
+
+
+def save(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    codec: str = "float32",
+    other_codec: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    registered: bool = True,
+) -> SaveReport:
+    """Write `model` to a `.tailcut` file, whole or not at all. Does not change the model.
+
+    Args:
+        model: a network from `create_model` or of a user's own class, regularised or not.
+        path: the file; one of that name is replaced.
+        codec: type of the coefficients: "float32", "float16", "bfloat16" (or "float64").
+        other_codec: type of all other floating-point tensors (biases, batch norm); their own when None.
+        metadata: anything JSON can hold, at most 64 KiB.
+        registered: write the registered name, so that `load(path)` rebuilds the network. False writes it as a
+            class of your own, for `load(path, into=...)`.
+
+    Returns:
+        Sizes and counts.
+
+    Raises:
+        ArgumentError: a codec is unknown, a number does not fit into it, or the folder does not exist.
+        StructureError: the model is no longer what its record says.
+    """
+    content, tensors = pack(model, codec=codec, other_codec=other_codec, metadata=metadata, registered=registered)
+    write_atomically(path, content)
+    bits = 8 * float_type(codec).itemsize
+    num_kept = sum(entry.num_kept for entry in tensors.coefficients)
+    report = SaveReport(
+        str(path),
+        len(content),
+        tensors.num_parameters(),
+        num_kept,
+        compression_ratio(tensors.dense_of_kept(), num_kept, bits),
+    )
+    _log.info("saved %s", report)
+    return report
+
+
+def pack(
+    model: nn.Module,
+    *,
+    codec: str,
+    other_codec: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    registered: bool = True,
+) -> tuple[bytes, NetworkTensors]:
+    """The bytes of the file and the tensors in it; see `save`."""
+    coefficient_type = float_type(codec)
+    other_type = None if other_codec is None else float_type(other_codec)
+    record = record_of(model)
+    if not registered:
+        record = Record(None, record.edits)
+    edits = [edit.current(model) for edit in record.edits]
+    tensors = network_tensors(model, edits)
+    encoded = _encode_edits(record.base, edits, tensors)
+    stored = [type_number(_stored_type(other, other_type), name=other.name) for other in tensors.others]
+    contents = Contents(
+        base=None if record.base is None else _stored_base(record.base),
+        digest=tensors.digest(),
+        metadata=dict(metadata or {}),
+        edits=tuple(encoded),
+        others=() if record.base is not None else _stored_others(tensors.others),
+        coefficients=_coefficient_stream(tensors, coefficient_type) if tensors.coefficients else None,
+        other_types=tuple(stored),
+        other_streams=tuple(_other_streams(tensors.others, stored, other_type)),
+    )
+    return encode(contents), tensors
+
+
+def compression_ratio(num_dense: int, num_kept: int, bits: int) -> float | None:
+    """The inverse of the paper's compression rate: float32 bits of the dense tensors over bits kept."""
+    return None if num_kept == 0 else round(num_dense * 32 / (num_kept * bits), 4)
+
+
+def _stored_base(base: Base) -> StoredBase:
+    places = list(family(base.name).defaults)
+    return StoredBase(base.name, tuple((places.index(key), value) for key, value in base.arguments.items()))
+
+
+def _encode_edits(base: Base | None, edits: Sequence[Edit], tensors: NetworkTensors) -> list[tuple[int, bytes]]:
+    """The edits as bytes; with a base they are made again on a bare copy of it, which must give the same tensors."""
+    with torch.device("meta"):
+        rebuilt = None if base is None else create_model(base.name, **base.arguments)
+    encoded = []
+    for edit in edits:
+        writer = Writer()
+        try:
+            if rebuilt is not None:
+                edit.check(rebuilt)
+            edit.encode(writer, rebuilt)
+            if rebuilt is not None:
+                edit.apply(rebuilt)
+        except TailcutError as error:
+            raise StructureError(_changed(base, str(error))) from error
+        encoded.append((edit.number, writer.getvalue()))
+    if rebuilt is not None:
+        expected = network_tensors(rebuilt, list(edits))
+        if expected.digest() != tensors.digest():
+            raise StructureError(_changed(base, _first_difference(expected, tensors)))
+    return encoded
+
+
+def _changed(base: Base | None, why: str) -> str:
+    if base is None:
+        return f"an edit cannot be written: {why}"
+    return (
+        f"the model is no longer the registered {base.name!r} with its recorded edits ({why}); "
+        "save it as a class of your own with registered=False, and load it with into="
+    )
+
+
+def _first_difference(expected: NetworkTensors, found: NetworkTensors) -> str:
+    wanted, there = expected.shapes(), found.shapes()
+    for name, shape in wanted.items():
+        if name not in there:
+            return f"{name} is missing"
+        if there[name] != shape:
+            return f"{name} has shape {there[name]} instead of {shape}"
+    surplus = [name for name in there if name not in wanted]
+    return f"{surplus[0]} is new" if surplus else "its tensors are in another order"
+
+
+def _coefficient_stream(tensors: NetworkTensors, dtype: torch.dtype) -> Stream:
+    content = b"".join(to_bytes(entry.values, dtype, name=entry.name) for entry in tensors.coefficients)
+    codec_number, payload = codecs.best(content, dtype.itemsize)
+    return Stream(type_number(dtype, name="coefficients"), codec_number, payload)
+
+
+def _stored_type(other: OtherTensor, other_type: torch.dtype | None) -> torch.dtype:
+    is_float = other.tensor.dtype.is_floating_point
+    return other_type if is_float and other_type is not None else other.tensor.dtype
+
+
+def _other_streams(others: Sequence[OtherTensor], types: Sequence[int], other_type: torch.dtype | None) -> list[Stream]:
+    streams = []
+    for number in dict.fromkeys(types):
+        members = [other for other, stored in zip(others, types, strict=True) if stored == number]
+        dtype = _stored_type(members[0], other_type)
+        content = b"".join(to_bytes(other.tensor, dtype, name=other.name) for other in members)
+        codec_number, payload = codecs.best(content, dtype.itemsize)
+        streams.append(Stream(number, codec_number, payload))
+    return streams
+
+
+def _stored_others(others: Sequence[OtherTensor]) -> tuple[StoredOther, ...]:
+    return tuple(StoredOther(other.name, other.shape, other.is_parameter) for other in others)

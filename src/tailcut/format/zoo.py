@@ -1,0 +1,38 @@
+"""The zoo: packed networks that ship in the package, named "zoo:NAME" wherever a file is read."""
+
+from importlib import resources
+from pathlib import Path
+
+from tailcut.errors import ArgumentError
+
+PREFIX = "zoo:"
+SUFFIX = ".tailcut"
+
+
+def zoo_folder() -> Path:
+    """The folder of the package that holds the zoo."""
+    return Path(str(resources.files("tailcut.format"))) / "zoo"
+
+
+def zoo_names() -> list[str]:
+    """Names of the networks that ship in the package, sorted."""
+    return sorted(file.name.removesuffix(SUFFIX) for file in zoo_folder().glob(f"*{SUFFIX}"))
+
+
+def resolve(path: str | Path) -> Path:
+    """The file that `path` names: itself, or the zoo's for "zoo:NAME".
+
+    Raises:
+        ArgumentError: the zoo has no network of that name.
+        FileNotFoundError: there is no such file.
+    """
+    text = str(path)
+    if text.startswith(PREFIX):
+        name = text.removeprefix(PREFIX)
+        if name not in zoo_names():
+            raise ArgumentError(f"the zoo has no {name!r}; it has {', '.join(zoo_names()) or 'nothing yet'}")
+        return zoo_folder() / f"{name}{SUFFIX}"
+    found = Path(path)
+    if not found.is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+    return found
