@@ -1,0 +1,213 @@
+"""What a data set is: pictures as float tensors in 0..1 with a class or a mask each."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from tailcut.errors import ArgumentError, DataError
+
+Task = Literal["classification", "segmentation"]
+Indices = Sequence[int] | range | Tensor
+
+
+class Dataset(ABC, torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+    """Pictures with targets, in a fixed order; a `torch.utils.data.DataLoader` takes it as it is.
+
+    Attributes:
+        name: the registered name, `mnist`.
+        split: the part of the data set, `test`.
+        task: `classification` (a target is a class) or `segmentation` (a target is a mask).
+        num_classes: how many classes there are; 2 for masks of foreground and background.
+        class_names: one name per class.
+        picture_shape: (channels, height, width) of a picture; where pictures differ, that of the first.
+    """
+
+    name: str
+    split: str
+    task: Task
+    num_classes: int
+    class_names: tuple[str, ...]
+    picture_shape: tuple[int, int, int]
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """The number of pictures."""
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """One picture and its target.
+
+        Returns:
+            The picture, float32 (channels, height, width) in 0..1 (pixels / 255), and its target: an int64
+            class, shape (), or an int64 mask of 0 and 1, shape (height, width).
+
+        Raises:
+            IndexError: there is no such picture.
+        """
+
+    def batch(self, indices: Indices) -> tuple[Tensor, Tensor]:
+        """Several pictures and their targets, stacked along a new first axis.
+
+        Args:
+            indices: positions in the data set, at least one.
+
+        Returns:
+            Pictures (batch, channels, height, width) and targets (batch,) or (batch, height, width).
+
+        Raises:
+            ArgumentError: there are no indices, or they are not integers.
+            IndexError: there is no such picture.
+            DataError: the pictures differ in size.
+        """
+        positions = _as_positions(indices).tolist()
+        pictures, targets = zip(*(self[position] for position in positions), strict=True)
+        if len({picture.shape for picture in pictures}) > 1:
+            sizes = sorted({tuple(picture.shape[1:]) for picture in pictures})
+            raise DataError(
+                f"{self.name}, split {self.split}: the pictures of a batch must have one size, "
+                f"these have (height, width) {', '.join(map(str, sizes))}; use batches of one picture"
+            )
+        return torch.stack(pictures), torch.stack(targets)
+
+    def part(self, start: int, stop: int) -> "Dataset":
+        """The pictures from `start` up to `stop` (not included), as a data set.
+
+        It shares this one's storage. Its split is named like a Python slice: `train[0:55000]`.
+
+        Raises:
+            ArgumentError: not 0 <= start < stop <= len(self).
+        """
+        return DatasetPart(self, start, stop)
+
+    def _check_part(self, start: int, stop: int) -> None:
+        if not 0 <= start < stop <= len(self):
+            raise ArgumentError(
+                f"{self.name}, split {self.split}: a part needs 0 <= start < stop <= {len(self)}, "
+                f"got start={start}, stop={stop}"
+            )
+
+
+class InMemoryDataset(Dataset):
+    """A classification data set that lies in memory as bytes; batches are made without a loop.
+
+    Args:
+        name: the registered name.
+        split: the part of the data set.
+        pictures: uint8 (pictures, channels, height, width).
+        labels: int64 (pictures,), each in 0..len(class_names) - 1.
+        class_names: one name per class.
+
+    Raises:
+        DataError: shapes, types or labels do not fit together.
+    """
+
+    def __init__(
+        self, name: str, split: str, pictures: Tensor, labels: Tensor, class_names: Sequence[str]
+    ) -> None:
+        _check_tensors(f"{name}, split {split}", pictures, labels, len(class_names))
+        self.name = name
+        self.split = split
+        self.task = "classification"
+        self.num_classes = len(class_names)
+        self.class_names = tuple(class_names)
+        self.pictures = pictures
+        self.labels = labels
+        channels, height, width = pictures.shape[1:]
+        self.picture_shape = (channels, height, width)
+
+    def __len__(self) -> int:
+        """The number of pictures."""
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """See `Dataset.__getitem__`."""
+        return self.pictures[index].float() / 255, self.labels[index]
+
+    def batch(self, indices: Indices) -> tuple[Tensor, Tensor]:
+        """See `Dataset.batch`."""
+        positions = _as_positions(indices).to(self.labels.device)
+        return self.pictures[positions].float() / 255, self.labels[positions]
+
+    def part(self, start: int, stop: int) -> "InMemoryDataset":
+        """See `Dataset.part`."""
+        self._check_part(start, stop)
+        split = f"{self.split}[{start}:{stop}]"
+        return InMemoryDataset(
+            self.name, split, self.pictures[start:stop], self.labels[start:stop], self.class_names
+        )
+
+
+class DatasetPart(Dataset):
+    """A contiguous part of any data set; see `Dataset.part`."""
+
+    def __init__(self, dataset: Dataset, start: int, stop: int) -> None:
+        dataset._check_part(start, stop)
+        self.name = dataset.name
+        self.split = f"{dataset.split}[{start}:{stop}]"
+        self.task = dataset.task
+        self.num_classes = dataset.num_classes
+        self.class_names = dataset.class_names
+        self.picture_shape = dataset.picture_shape
+        self._dataset = dataset
+        self._positions = range(start, stop)
+
+    def __len__(self) -> int:
+        """The number of pictures."""
+        return len(self._positions)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """See `Dataset.__getitem__`."""
+        return self._dataset[self._positions[index]]
+
+
+def split_off(dataset: Dataset, num_last: int) -> tuple[Dataset, Dataset]:
+    """Hold out the last pictures of a data set, for validation.
+
+    Args:
+        dataset: any data set; it is not changed.
+        num_last: how many pictures go to the second part, 1 to len(dataset) - 1.
+
+    Returns:
+        The first len(dataset) - num_last pictures, and the last num_last; both share the storage.
+
+    Raises:
+        ArgumentError: `num_last` does not leave at least one picture on each side.
+    """
+    if not 1 <= num_last < len(dataset):
+        raise ArgumentError(
+            f"num_last must be 1 to {len(dataset) - 1} for {dataset.name}, split {dataset.split} "
+            f"({len(dataset)} pictures), got {num_last}"
+        )
+    border = len(dataset) - num_last
+    return dataset.part(0, border), dataset.part(border, len(dataset))
+
+
+def _as_positions(indices: Indices) -> Tensor:
+    positions = indices if isinstance(indices, Tensor) else torch.tensor(list(indices))
+    if positions.ndim != 1 or positions.numel() == 0:
+        raise ArgumentError(f"a batch needs a list of at least one index, got shape {tuple(positions.shape)}")
+    if positions.dtype == torch.bool or positions.is_floating_point():
+        raise ArgumentError(f"the indices of a batch must be integers, got {positions.dtype}")
+    return positions.long()
+
+
+def _check_tensors(where: str, pictures: Tensor, labels: Tensor, num_classes: int) -> None:
+    if pictures.ndim != 4 or pictures.dtype != torch.uint8:
+        raise DataError(
+            f"{where}: pictures must be uint8 (pictures, channels, height, width), "
+            f"got {pictures.dtype} {tuple(pictures.shape)}"
+        )
+    if labels.ndim != 1 or labels.dtype != torch.int64:
+        raise DataError(
+            f"{where}: labels must be int64 (pictures,), got {labels.dtype} {tuple(labels.shape)}"
+        )
+    if len(pictures) != len(labels):
+        raise DataError(f"{where}: {len(pictures)} pictures but {len(labels)} labels")
+    if len(labels) == 0:
+        raise DataError(f"{where}: there are no pictures")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise DataError(f"{where}: labels must be 0 to {num_classes - 1}, found {low} to {high}")

@@ -1,0 +1,175 @@
+"""Data roots: the folders under which data sets lie, and the user cache that downloads fill."""
+
+import os
+import tarfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from tailcut.errors import DataNotFoundError
+from tailcut.files import atomic_write
+
+ENVIRONMENT_VARIABLE = "TAILCUT_DATA"
+
+Roots = str | Path | Sequence[str | Path] | None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files of one data set, relative to a data root.
+
+    Attributes:
+        title: what is looked for, as a person would say it (`MNIST, split test`).
+        files: the files or folders that must all lie under one root.
+        advice: one sentence that says where the data come from.
+        download: fills a root with `files` from the network; None where nothing can be downloaded. It may
+            raise OSError or ValueError (what pooch raises).
+    """
+
+    title: str
+    files: tuple[str, ...]
+    advice: str
+    download: Callable[[Path], None] | None = None
+
+
+def data_roots(roots: Roots = None) -> list[Path]:
+    """The data roots in the order they are tried.
+
+    Args:
+        roots: one root or several; they come first.
+
+    Returns:
+        The given roots, then those of the environment variable TAILCUT_DATA (several, separated like PATH),
+        then the user cache.
+    """
+    given = [roots] if isinstance(roots, (str, Path)) else list(roots or ())
+    named = [root for root in os.environ.get(ENVIRONMENT_VARIABLE, "").split(os.pathsep) if root]
+    return [Path(root).expanduser() for root in (*given, *named)] + [cache_root()]
+
+
+def cache_root() -> Path:
+    """The user cache: the folder that downloads fill and that is tried last."""
+    import pooch  # here, since it takes a tenth of a second to import
+
+    return Path(pooch.os_cache("tailcut"))
+
+
+def find(layout: Layout, *, roots: Roots = None, download: bool = False) -> Path:
+    """The first data root that holds all files of a layout.
+
+    Args:
+        layout: the files to look for.
+        roots: data roots to try before those of TAILCUT_DATA and the user cache.
+        download: fetch the files into the user cache when no root holds them, if the layout has a download.
+
+    Returns:
+        The root: `root / file` exists for each file of the layout.
+
+    Raises:
+        DataNotFoundError: no root holds all the files, and they were not to be downloaded or that failed.
+    """
+    tried = data_roots(roots)
+    for root in tried:
+        if not _missing(layout, root):
+            return root
+    failure = None
+    if download and layout.download is not None:
+        cache = tried[-1]
+        try:
+            layout.download(cache)
+        except (OSError, ValueError, tarfile.TarError) as error:
+            failure = error
+        else:
+            return cache
+    raise DataNotFoundError(_message(layout, tried, download, failure)) from failure
+
+
+def fetch(url: str, folder: Path, known_hash: str) -> Path:
+    """Download one file, or keep the one that is there with the right hash.
+
+    The download is announced by the logger of pooch, which writes to stderr.
+
+    Args:
+        url: where the file is; its last part is the name under which it is stored.
+        folder: the folder to store it in; made if need be.
+        known_hash: `md5:...` or `sha256:...`, which the content must have.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        OSError: the download or the writing failed.
+        ValueError: the content does not have the hash.
+    """
+    import pooch
+
+    name = url.rsplit("/", 1)[-1]
+    return Path(pooch.retrieve(url, known_hash=known_hash, fname=name, path=folder))
+
+
+def unpack_members(archive: Path, folder: Path, members: Sequence[str]) -> None:
+    """Write some regular files of a tar archive under a folder, each whole or not at all.
+
+    Args:
+        archive: the tar archive, compressed or not.
+        folder: where the files shall lie.
+        members: their paths, the same inside the archive and under the folder.
+
+    Raises:
+        ValueError: a member is missing or is no regular file.
+        tarfile.TarError: the archive is damaged.
+        OSError: reading or writing failed.
+    """
+    with tarfile.open(archive) as tar:
+        for member in members:
+            try:
+                source = tar.extractfile(member)
+            except KeyError:
+                source = None
+            if source is None:
+                raise ValueError(f"{archive} holds no file {member}")
+            target = folder / PurePosixPath(member)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with source, atomic_write(target) as file:
+                while chunk := source.read(1 << 20):
+                    file.write(chunk)
+
+
+def _missing(layout: Layout, root: Path) -> list[str]:
+    try:
+        return [file for file in layout.files if not (root / file).exists()]
+    except OSError:  # a root that may not be read, or whose name no file can have
+        return list(layout.files)
+
+
+def _message(layout: Layout, tried: Sequence[Path], download: bool, failure: Exception | None) -> str:
+    lines = [f"{layout.title}: no data root holds all of"]
+    lines += [f"  {file}" for file in layout.files]
+    lines += ["Data roots tried:"]
+    lines += [f"  {root} ({_state(layout, root)})" for root in tried[:-1]]
+    lines += [f"  {tried[-1]} (user cache; {_state(layout, tried[-1])})"]
+    if failure is not None:
+        lines += [f"The download to the user cache failed: {type(failure).__name__}: {failure}"]
+    elif layout.download is not None and not download:
+        lines += [
+            "They can be downloaded to the user cache, but that was not allowed (download=True allows it)."
+        ]
+    lines += [
+        layout.advice,
+        "Put the files under a data root, or name the root that has them: --data-root DIR (may be given "
+        f"more than once), or the environment variable {ENVIRONMENT_VARIABLE} (several roots, separated by "
+        f"{os.pathsep!r}).",
+    ]
+    return "\n".join(lines)
+
+
+def _state(layout: Layout, root: Path) -> str:
+    try:
+        if not root.is_dir():
+            return "no such folder"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    missing = _missing(layout, root)
+    if len(missing) == len(layout.files):
+        return "has none of them"
+    return f"lacks {', '.join(missing)}"

@@ -1,0 +1,49 @@
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from tailcut.data.digits import open_digits
+from tailcut.errors import MissingExtraError
+
+
+def test_counts_and_histograms() -> None:
+    train, test = open_digits("train"), open_digits("test")
+    assert (len(train), len(test)) == (1442, 355)
+    whole = np.bincount(load_digits().target)
+    assert torch.bincount(test.labels).tolist() == [count // 5 for count in whole]
+    assert (torch.bincount(train.labels) + torch.bincount(test.labels)).tolist() == whole.tolist()
+    assert (test.name, test.split, test.picture_shape, test.num_classes) == (
+        "digits",
+        "test",
+        (1, 28, 28),
+        10,
+    )
+
+
+def test_pixels_are_those_of_pillow() -> None:
+    source = load_digits()
+    fives = np.flatnonzero(source.target == 5)
+    test = open_digits("test")
+    ours = test.pictures[test.labels == 5][1, 0].numpy()  # the second test digit is the tenth of its class
+    small = Image.fromarray(source.images[fives[9]].astype(np.float32) * 255 / 16)
+    expected = np.asarray(small.resize((28, 28), Image.Resampling.BILINEAR))
+    assert np.abs(ours - expected).max() <= 0.51
+    assert ours.max() > 200
+
+
+def test_splits_are_disjoint_and_the_same_each_time() -> None:
+    train, test = open_digits("train"), open_digits("test")
+    seen = {picture.numpy().tobytes() for picture in train.pictures}
+    shared = sum(picture.numpy().tobytes() in seen for picture in test.pictures)
+    assert shared == 0
+    assert torch.equal(train.pictures, open_digits("train").pictures)
+
+
+def test_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'tailcut\[train\]'"):
+        open_digits("test")

@@ -1,0 +1,256 @@
+import io
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from tailcut.data.pictures import picture_size, read_mask, read_picture, write_mask
+from tailcut.errors import ArgumentError, DataError
+
+GENERATOR = np.random.default_rng(0)
+COLOURS = GENERATOR.integers(0, 256, (6, 9, 3), dtype=np.uint8)
+GREY = GENERATOR.integers(0, 256, (6, 9), dtype=np.uint8)
+ORIENTATION = 0x0112
+
+
+def save(path: Path, pixels: np.ndarray, **options: Any) -> Path:
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def as_tensor(pixels: np.ndarray) -> torch.Tensor:
+    """The oracle: (height, width, channels) bytes as (1, channels, height, width) / 255."""
+    planes = pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1).astype(np.float32) / 255
+    return torch.from_numpy(planes)[None]
+
+
+def luma(pixels: np.ndarray) -> np.ndarray:
+    return np.asarray(pixels @ np.array([0.299, 0.587, 0.114]))
+
+
+def test_rgb(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.png", COLOURS)
+    assert torch.equal(read_picture(path, channels=3), as_tensor(COLOURS))
+    grey = read_picture(str(path), channels=1)
+    assert grey.shape == (1, 1, 6, 9)
+    assert grey.is_contiguous()
+    np.testing.assert_allclose(grey[0, 0] * 255, luma(COLOURS), atol=0.51)
+
+
+def test_grey(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.png", GREY)
+    assert torch.equal(read_picture(path, channels=1), as_tensor(GREY))
+    assert torch.equal(read_picture(path, channels=3), as_tensor(GREY).expand(1, 3, 6, 9))
+
+
+def test_jpeg(tmp_path: Path) -> None:
+    smooth = np.broadcast_to(np.linspace(0, 255, 32).astype(np.uint8)[:, None, None], (32, 32, 3))
+    path = save(tmp_path / "x.jpg", np.ascontiguousarray(smooth), quality=95)
+    assert (read_picture(path, channels=3) - as_tensor(smooth)).abs().max() < 0.03
+
+
+def test_cmyk_jpeg(tmp_path: Path) -> None:
+    Image.new("RGB", (16, 8), (255, 0, 0)).convert("CMYK").save(tmp_path / "x.jpg", quality=95)
+    picture = read_picture(tmp_path / "x.jpg", channels=3)
+    torch.testing.assert_close(picture.mean(dim=(0, 2, 3)), torch.tensor([1.0, 0, 0]), atol=0.05, rtol=0)
+
+
+def test_transparency_is_laid_on_white(tmp_path: Path) -> None:
+    alpha = GENERATOR.integers(0, 256, (6, 9, 1), dtype=np.uint8)
+    path = save(tmp_path / "x.png", np.concatenate([COLOURS, alpha], axis=2))
+    share = alpha / 255
+    expected = COLOURS * share + 255 * (1 - share)
+    np.testing.assert_allclose(read_picture(path, channels=3)[0].permute(1, 2, 0) * 255, expected, atol=1.01)
+    np.testing.assert_allclose(read_picture(path, channels=1)[0, 0] * 255, luma(expected), atol=1.6)
+
+
+def test_grey_with_alpha(tmp_path: Path) -> None:
+    pixels = np.stack([GREY, np.zeros_like(GREY)], axis=2)
+    assert torch.equal(read_picture(save(tmp_path / "x.png", pixels), channels=1), torch.ones(1, 1, 6, 9))
+
+
+def test_palette_and_its_transparent_colour(tmp_path: Path) -> None:
+    image = Image.new("P", (4, 2), 1)
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putpixel((3, 1), 0)
+    image.save(tmp_path / "opaque.png")
+    image.save(tmp_path / "transparent.png", transparency=0)
+    opaque = read_picture(tmp_path / "opaque.png", channels=3) * 255
+    transparent = read_picture(tmp_path / "transparent.png", channels=3) * 255
+    assert opaque[0, :, 0, 0].round().tolist() == transparent[0, :, 0, 0].round().tolist() == [200, 100, 50]
+    assert opaque[0, :, 1, 3].round().tolist() == [10, 20, 30]
+    assert transparent[0, :, 1, 3].tolist() == [255, 255, 255]
+
+
+def test_sixteen_bits_are_kept(tmp_path: Path) -> None:
+    pixels = GENERATOR.integers(0, 65536, (6, 9), dtype=np.uint16)
+    path = save(tmp_path / "x.png", pixels)
+    expected = torch.from_numpy(pixels.astype(np.float32) / 65535)
+    torch.testing.assert_close(read_picture(path, channels=1)[0, 0], expected)
+    torch.testing.assert_close(read_picture(path, channels=3)[0], expected.expand(3, 6, 9))
+
+
+def test_one_bit(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.png", GREY > 127)
+    assert torch.equal(read_picture(path, channels=1)[0, 0], torch.from_numpy(GREY > 127).float())
+
+
+@pytest.mark.parametrize(
+    ("orientation", "upright"),
+    [(1, lambda x: x), (2, np.fliplr), (3, lambda x: np.rot90(x, 2)), (6, lambda x: np.rot90(x, -1))],
+)
+def test_orientation_is_honoured(tmp_path: Path, orientation: int, upright: object) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    path = save(tmp_path / "x.png", COLOURS, exif=exif)
+    expected = upright(COLOURS).copy()  # type: ignore[operator]
+    assert torch.equal(read_picture(path, channels=3), as_tensor(expected))
+    assert picture_size(path) == expected.shape[:2]
+
+
+def test_resize_is_that_of_pillow(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.png", COLOURS)
+    for height, width in ((3, 4), (12, 20), (3, 20), (6, 9)):
+        picture = read_picture(path, channels=3, size=(height, width))
+        expected = Image.fromarray(COLOURS).resize((width, height), Image.Resampling.BILINEAR)
+        np.testing.assert_allclose(picture[0].permute(1, 2, 0) * 255, np.asarray(expected), atol=1.01)
+
+
+@pytest.mark.parametrize("channels", [0, 2, 4])
+def test_wrong_channels(tmp_path: Path, channels: int) -> None:
+    with pytest.raises(ArgumentError, match=rf"1 \(grey\) or 3 \(RGB\), got {channels}"):
+        read_picture(save(tmp_path / "x.png", GREY), channels=channels)
+
+
+@pytest.mark.parametrize("size", [(0, 4), (4, -1), (4,), (4, 4, 4)])
+def test_wrong_size(tmp_path: Path, size: tuple[int, int]) -> None:
+    with pytest.raises(ArgumentError, match="positive"):
+        read_picture(save(tmp_path / "x.png", GREY), channels=1, size=size)
+
+
+def test_files_that_are_no_pictures(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere\.png: No such file"):
+        read_picture(tmp_path / "nowhere.png", channels=1)
+    with pytest.raises(DataError, match="Is a directory"):
+        read_picture(tmp_path, channels=1)
+    (tmp_path / "x.png").write_bytes(b"hello")
+    with pytest.raises(DataError, match="no PNG or JPEG picture"):
+        read_picture(tmp_path / "x.png", channels=1)
+    save(tmp_path / "y.png", GREY, format="BMP")
+    with pytest.raises(DataError, match="no PNG or JPEG picture"):
+        read_picture(tmp_path / "y.png", channels=1)
+
+
+@pytest.mark.parametrize(("name", "num_spare"), [("x.png", 4), ("x.jpg", 0)])
+def test_truncated_files(tmp_path: Path, name: str, num_spare: int) -> None:
+    """Every truncation is an error, but for the four constant bytes of checksum that end a PNG."""
+    path = save(tmp_path / name, COLOURS)
+    whole = path.read_bytes()
+    for length in range(len(whole) - num_spare):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DataError, match=str(path)):
+            read_picture(path, channels=3)
+
+
+def test_png_without_pixels(tmp_path: Path) -> None:
+    content = save(tmp_path / "x.png", GREY).read_bytes()
+    (tmp_path / "x.png").write_bytes(content[:33] + content[-12:])  # the header and the end
+    with pytest.raises(DataError, match=r"x\.png"):
+        read_picture(tmp_path / "x.png", channels=1)
+
+
+def test_claimed_size_beyond_reason(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.png", GREY)
+    content = bytearray(path.read_bytes())
+    content[16:24] = b"\x00\x0f\x00\x00" * 2  # the width and height of the PNG's header
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="decompression bomb"):
+        read_picture(path, channels=1)
+
+
+def encoded(image: Image.Image, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, **options)
+    return file.getvalue()
+
+
+EXIF = Image.Exif()
+EXIF[ORIENTATION] = 6
+WHOLE = [
+    encoded(Image.fromarray(COLOURS), format="PNG", exif=EXIF),
+    encoded(Image.fromarray(COLOURS), format="JPEG", exif=EXIF),
+]
+
+
+@given(
+    st.sampled_from(WHOLE),
+    st.lists(st.tuples(st.integers(0), st.integers(0, 255)), max_size=4),
+    st.integers(0),
+)
+def test_damaged_files_raise_only_data_error(
+    tmp_path_factory: pytest.TempPathFactory, whole: bytes, changes: list[tuple[int, int]], cut: int
+) -> None:
+    content = bytearray(whole)
+    for position, value in changes:
+        content[position % len(content)] = value
+    path = tmp_path_factory.getbasetemp() / "damaged"
+    path.write_bytes(content[: len(content) - cut % 40])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of damaged EXIF data
+        try:
+            picture = read_picture(path, channels=3)
+        except DataError:
+            return
+    assert picture.min() >= 0
+    assert picture.max() <= 1
+
+
+@given(st.integers(1, 20), st.integers(1, 20), st.integers(0, 2**32 - 1))
+def test_mask_round_trip(
+    tmp_path_factory: pytest.TempPathFactory, height: int, width: int, seed: int
+) -> None:
+    mask = torch.randint(0, 2, (height, width), generator=torch.Generator().manual_seed(seed))
+    path = tmp_path_factory.getbasetemp() / "mask.png"
+    write_mask(path, mask)
+    assert torch.equal(read_mask(path), mask)
+    write_mask(path, mask.bool())
+    assert torch.equal(read_mask(path), mask)
+
+
+def test_mask_file_is_black_and_white_png(tmp_path: Path) -> None:
+    write_mask(tmp_path / "x.png", torch.tensor([[0, 1, 3], [0, 0, 1]]))
+    with Image.open(tmp_path / "x.png") as image:
+        assert (image.format, image.mode) == ("PNG", "1")
+        assert np.asarray(image.convert("L")).tolist() == [[0, 255, 255], [0, 0, 255]]
+    assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
+
+
+@pytest.mark.parametrize(
+    "mask", [torch.zeros(2, 2), torch.zeros(1, 2, 2, dtype=torch.int64), torch.zeros(0, 2).bool()]
+)
+def test_write_mask_refuses_what_is_no_mask(tmp_path: Path, mask: torch.Tensor) -> None:
+    with pytest.raises(ArgumentError, match="bool or integer"):
+        write_mask(tmp_path / "x.png", mask)
+    assert not list(tmp_path.iterdir())
+
+
+def test_write_mask_to_a_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="does not exist"):
+        write_mask(tmp_path / "nowhere" / "x.png", torch.ones(2, 2, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("foreground", [1, 128, 255])
+def test_any_value_above_zero_is_foreground(tmp_path: Path, foreground: int) -> None:
+    pixels = (GREY > 127).astype(np.uint8) * foreground
+    expected = torch.from_numpy(GREY > 127).long()
+    assert torch.equal(read_mask(save(tmp_path / "grey.png", pixels)), expected)
+    if foreground > 1:
+        assert torch.equal(read_mask(save(tmp_path / "rgb.png", pixels[:, :, None].repeat(3, 2))), expected)
