@@ -1,0 +1,83 @@
+"""The command line: one verb per file; each parses, calls and prints.
+
+Results go to standard output (one JSON object with --json), everything else to standard error. Exit codes: 0,
+1 for a job that failed, 2 for bad usage.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+from tailcut.cli import convert, evaluate, inspect, models, pack, predict, train, unpack
+from tailcut.cli.output import is_first_process, messages_on_stderr
+from tailcut.cli.parser import Parser, UsageError
+from tailcut.errors import ArgumentError, RecipeError, TailcutError
+from tailcut.runs import tailcut_version
+
+VERBS = (train, pack, inspect, evaluate, predict, convert, unpack, models)
+
+OK, FAILED, BAD_USAGE = 0, 1, 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the words after `tailcut`; those of this process when None.
+
+    Returns:
+        The exit code: 0, 1 for a job that failed, 2 for bad usage.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    as_json = "--json" in words
+    try:
+        arguments = _parser().parse_args(words)
+    except UsageError as error:
+        print(error.usage, end="", file=sys.stderr)
+        return _fail(error.prog, error, BAD_USAGE, as_json=as_json)
+    except SystemExit as stop:  # argparse ends so after --help and --version
+        return int(stop.code or 0)
+    prog = f"tailcut {arguments.verb}"
+    try:
+        with messages_on_stderr():
+            report = arguments.run(arguments)
+        if report is not None:
+            print(report.to_json() if arguments.json else report)
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except KeyboardInterrupt:
+        return _fail(prog, KeyboardInterrupt("interrupted"), FAILED, as_json=as_json)
+    except (ArgumentError, RecipeError) as error:
+        return _fail(prog, error, BAD_USAGE, as_json=as_json)
+    except (TailcutError, OSError) as error:
+        return _fail(prog, error, FAILED, as_json=as_json)
+    return OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="tailcut",
+        description="Neural networks in the frequency domain: train, pack, load and run truncated networks.",
+        epilog="Each verb has its own help: tailcut VERB --help",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"tailcut {tailcut_version()}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb in VERBS:
+        verb.add_parser(verbs)
+    return parser
+
+
+def _fail(prog: str, error: BaseException, code: int, *, as_json: bool) -> int:
+    """Say on standard error, with --json on standard output too, what went wrong. Returns the exit code."""
+    if not is_first_process():
+        return code
+    message = str(error) or type(error).__name__
+    print(f"{prog}: error: {message}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"error": {"type": type(error).__name__, "message": message}}))
+    return code

@@ -1,0 +1,58 @@
+"""`tailcut pack`: from a run, a checkpoint or plain weights to a .tailcut file."""
+
+import argparse
+
+from tailcut.cli.parser import Verbs, add_codecs, add_verb, settings
+from tailcut.printing import Report
+
+
+def add_parser(verbs: Verbs) -> None:
+    """Add the verb."""
+    parser = add_verb(
+        verbs,
+        "pack",
+        summary="pack a run, a checkpoint or plain weights into a file",
+        description="Pack a run folder's newest checkpoint, one checkpoint file of a run, or the state_dict "
+        "of a registered model (a .pt or .safetensors file, with --model) into a .tailcut file.",
+        example="  tailcut pack runs/a -o a.tailcut --codec float16\n"
+        "  tailcut pack weights.pt --model lenet5 --set-argument bias=false --keep-ratio 0.05 "
+        "-o lenet5.tailcut",
+        run=run,
+    )
+    parser.add_argument("source", metavar="RUN|CHECKPOINT", help="a run folder, a checkpoint, or plain weights")
+    parser.add_argument("-o", "--out", required=True, metavar="FILE", help="the .tailcut file to write")
+    add_codecs(parser)
+    parser.add_argument("--model", metavar="NAME", help="the registered model that plain weights belong to")
+    parser.add_argument(
+        "--set-argument",
+        action="append",
+        metavar="KEY=VALUE",
+        dest="model_arguments",
+        help="an argument of that model; may be given more than once",
+    )
+    amount = parser.add_mutually_exclusive_group()
+    amount.add_argument(
+        "--keep-ratio",
+        type=float,
+        metavar="R",
+        help="part of each tensor of plain weights to keep (default: all)",
+    )
+    amount.add_argument(
+        "--num-kept", type=int, metavar="N", help="coefficients of each tensor of plain weights to keep"
+    )
+
+
+def run(arguments: argparse.Namespace) -> Report:
+    """Pack."""
+    from tailcut.training.packing import pack
+
+    return pack(
+        arguments.source,
+        arguments.out,
+        codec=arguments.codec,
+        other_codec=arguments.other_codec,
+        model=arguments.model,
+        arguments=settings(arguments.model_arguments),
+        keep_ratio=arguments.keep_ratio,
+        num_kept=arguments.num_kept,
+    )

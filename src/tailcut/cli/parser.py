@@ -1,0 +1,109 @@
+"""What the verbs' parsers share: errors that can be caught, and options that several verbs have."""
+
+import argparse
+from typing import Any, NoReturn, TypeAlias
+
+Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"
+
+CODECS = ("float32", "float16", "bfloat16")
+
+
+class UsageError(Exception):
+    """The words of a command do not fit its parser.
+
+    Attributes:
+        prog: the command, `tailcut pack`.
+        usage: its usage line.
+    """
+
+    def __init__(self, prog: str, usage: str, message: str) -> None:
+        super().__init__(message)
+        self.prog = prog
+        self.usage = usage
+
+
+class Parser(argparse.ArgumentParser):
+    """An `ArgumentParser` that raises `UsageError` instead of ending the process."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `UsageError`."""
+        raise UsageError(self.prog, self.format_usage(), message)
+
+
+def add_verb(verbs: Verbs, name: str, *, summary: str, description: str, example: str, run: Any) -> Parser:
+    """Add the parser of one verb, with its example and the option --json.
+
+    Args:
+        verbs: where verbs are added.
+        name: the verb.
+        summary: one line for the list of verbs.
+        description: what it does.
+        example: shown at the end of its help.
+        run: called with the parsed arguments; returns a report or None.
+    """
+    parser = verbs.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog=f"example:\n{example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON object on standard output, all else on standard error",
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_data_roots(parser: Parser) -> None:
+    """Add --data-root and --download."""
+    parser.add_argument(
+        "--data-root",
+        action="append",
+        metavar="DIR",
+        help="a folder that holds data sets (mnist/, carvana/, ...), tried before those of TAILCUT_DATA and "
+        "the user cache; may be given more than once",
+    )
+    parser.add_argument(
+        "--download",
+        action="store_true",
+        help="fetch MNIST or CIFAR-10 into the user cache, hash-checked, if they lie nowhere",
+    )
+
+
+def add_device(parser: Parser) -> None:
+    """Add --device."""
+    parser.add_argument("--device", default="auto", metavar="NAME", help="auto (default), cpu, cuda, cuda:1, ...")
+
+
+def add_codecs(parser: Parser, *, default: str | None = None) -> None:
+    """Add --codec and --other-codec."""
+    parser.add_argument("--codec", choices=CODECS, default=default, help="number type of the coefficients")
+    parser.add_argument(
+        "--other-codec", choices=CODECS, default=default, help="number type of all else (biases, batch norm)"
+    )
+
+
+def settings(words: list[str] | None) -> dict[str, Any]:
+    """`KEY=VALUE` words as a dict; values are TOML (5, true, [64, 128], "text"), else text.
+
+    Raises:
+        ArgumentError: a word has no `=` or no key.
+    """
+    import tomllib
+
+    from tailcut.errors import ArgumentError
+
+    values: dict[str, Any] = {}
+    for word in words or ():
+        key, equals, text = word.partition("=")
+        if not equals or not key.strip():
+            raise ArgumentError(f"expected KEY=VALUE, got {word!r}; for example bias=false")
+        try:
+            values[key.strip()] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            values[key.strip()] = text
+    return values

@@ -1,0 +1,38 @@
+"""`tailcut predict`: masks as pictures, classes as a table."""
+
+import argparse
+
+from tailcut.cli.parser import Verbs, add_device, add_verb
+from tailcut.printing import Report
+
+
+def add_parser(verbs: Verbs) -> None:
+    """Add the verb."""
+    parser = add_verb(
+        verbs,
+        "predict",
+        summary="run a file on pictures",
+        description="Run a .tailcut file on pictures. Masks are written as PNG in the size of their picture, "
+        "classes are printed as a table (and written to DIR/predictions.json).",
+        example="  tailcut predict zoo:lenet5-776 digit.png\n  tailcut predict unet.tailcut car1.jpg car2.jpg -o masks",
+        run=run,
+    )
+    parser.add_argument("file", metavar="FILE", help="a .tailcut file or zoo:NAME")
+    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="PNG or JPEG files")
+    parser.add_argument("-o", "--out", metavar="DIR", help="folder for the results; masks need it")
+    parser.add_argument("--invert", action="store_true", help="dark on light: take 1 - pixels (MNIST is light on dark)")
+    add_device(parser)
+
+
+def run(arguments: argparse.Namespace) -> Report:
+    """Predict."""
+    from tailcut.training.prediction import predict_file
+
+    return predict_file(
+        arguments.file,
+        arguments.pictures,
+        arguments.out,
+        device=arguments.device,
+        invert=arguments.invert,
+        progress=True,
+    )

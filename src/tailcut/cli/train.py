@@ -1,0 +1,70 @@
+"""`tailcut train`: from a recipe to a run folder with a packed network."""
+
+import argparse
+import shlex
+
+from tailcut.cli.parser import Verbs, add_data_roots, add_verb
+from tailcut.printing import Report
+
+
+def add_parser(verbs: Verbs) -> None:
+    """Add the verb."""
+    parser = add_verb(
+        verbs,
+        "train",
+        summary="train a recipe's network, pack it and evaluate the packed file",
+        description="Train a recipe's network, pack it and evaluate the packed file on the test split. All "
+        "goes into "
+        "a run folder. With --resume a run that was stopped at any moment goes on, to the same "
+        "result.",
+        example="  tailcut train lenet5-776 --out runs/lenet5-776 --data-root ~/data\n"
+        "  tailcut train my.toml --out runs/a --set optimizer.lr=0.01 --set training.epochs=5",
+        run=run,
+    )
+    parser.add_argument("recipe", metavar="RECIPE", help="a TOML file, or the name of a recipe that comes with Tailcut")
+    parser.add_argument("--out", required=True, metavar="RUN", help="the run folder")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in that folder")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="change a value of the recipe (optimizer.lr=0.01) or remove it (distillation=); may be given more than "
+        "once",
+    )
+    add_data_roots(parser)
+    parser.add_argument("--accelerator", default="auto", help="auto (default), cpu, cuda, ... (Lightning Fabric)")
+    parser.add_argument("--devices", type=int, default=1, metavar="N", help="devices per machine")
+    parser.add_argument("--num-nodes", type=int, default=1, metavar="N", help="machines")
+    parser.add_argument("--strategy", default="auto", metavar="S", help="auto (default), ddp, ... (Lightning Fabric)")
+
+
+def run(arguments: argparse.Namespace) -> Report | None:
+    """Train; only the first process reports."""
+    from tailcut.training.loop import train
+    from tailcut.training.machines import Machines, is_first_process
+    from tailcut.training.recipe_files import load_recipe
+
+    result = train(
+        load_recipe(arguments.recipe, arguments.overrides),
+        arguments.out,
+        resume=arguments.resume,
+        roots=arguments.data_root,
+        machines=Machines(arguments.accelerator, arguments.devices, arguments.num_nodes, arguments.strategy),
+        download=arguments.download,
+        progress=True,
+        command=_command(arguments),
+    )
+    return result if is_first_process() else None
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """The command that gives this result again: without the places of this machine."""
+    words = ["tailcut", "train", arguments.recipe, "--out", arguments.out]
+    for override in arguments.overrides:
+        words += ["--set", override]
+    for option in ("devices", "num_nodes"):
+        if getattr(arguments, option) != 1:
+            words += [f"--{option.replace('_', '-')}", str(getattr(arguments, option))]
+    return shlex.join(words)

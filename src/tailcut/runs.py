@@ -1,0 +1,221 @@
+"""The run folder: what `train` leaves behind, by name.
+
+RUN/
+  recipe.toml             the recipe as resolved: overrides applied, defaults written out
+  metrics.jsonl           one JSON object per finished epoch
+  checkpoints/last.pt     the state after the last finished epoch
+  checkpoints/previous.pt the state one epoch earlier
+  model.tailcut           the packed network
+  result.json             the figures of the packed network and how it was trained
+  curves.png              loss, metric and kept coefficients over the epochs
+  log.txt                 the log
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tailcut.errors import ArgumentError, DataError
+from tailcut.files import write_atomically
+from tailcut.printing import Report, table
+
+
+@dataclass
+class Result(Report):
+    """The result of one training, as `result.json` holds it.
+
+    Attributes:
+        name: the recipe's name.
+        command: the command line that trained it.
+        recipe: the recipe as resolved.
+        seed: the seed of everything random.
+        epochs: how many epochs were trained.
+        device: kind of device, `cpu`.
+        num_devices: devices on all machines together.
+        num_threads: threads of torch on one device.
+        seconds: time of all epochs together, validation included.
+        versions: version of each package that matters.
+        split_sizes: pictures per split (`train`, `validation`, `test`).
+        metrics: figures of the packed file on the whole test split, 0 to 1.
+        validation: figures on the held-out pictures after the last epoch, 0 to 1; empty without hold-out.
+        num_kept: coefficients that the file keeps.
+        num_parameters: numbers that the dense network has.
+        num_other: numbers of the file that are no coefficients (biases, batch norm).
+        file_bytes: size of the packed file.
+        paper: the paper's figures for the same row and where they stand; empty if there are none.
+    """
+
+    name: str
+    command: str
+    recipe: dict[str, Any]
+    seed: int
+    epochs: int
+    device: str
+    num_devices: int
+    num_threads: int
+    seconds: float
+    versions: dict[str, str]
+    split_sizes: dict[str, int]
+    metrics: dict[str, float]
+    validation: dict[str, float]
+    num_kept: int
+    num_parameters: int
+    num_other: int
+    file_bytes: int
+    paper: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """The figures, beside the paper's, as a table for people."""
+        rows = [(f"test {name}", f"{100 * value:.2f} %", self._in_paper(name)) for name, value in self.metrics.items()]
+        rows += [(f"validation {name}", f"{100 * value:.2f} %", "") for name, value in self.validation.items()]
+        rows += [
+            ("kept coefficients", f"{self.num_kept:,}", ""),
+            ("other numbers", f"{self.num_other:,}", ""),
+            ("dense parameters", f"{self.num_parameters:,}", ""),
+            ("file", f"{self.file_bytes:,} bytes", ""),
+            ("time", f"{self.seconds:,.0f} s, {self.epochs} epochs", ""),
+        ]
+        return table([self.name, "here", "paper"], rows, align="<>>")
+
+    def _in_paper(self, metric: str) -> str:
+        value = self.paper.get("metrics", {}).get(metric)
+        return "" if value is None else f"{100 * value:.2f} %"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder. Only the names: the files may or may not exist yet."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The recipe as resolved."""
+        return self.path / "recipe.toml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object per finished epoch."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """The state after the last finished epoch."""
+        return self.checkpoints / "last.pt"
+
+    @property
+    def previous_checkpoint(self) -> Path:
+        """The state one epoch before the last."""
+        return self.checkpoints / "previous.pt"
+
+    @property
+    def model(self) -> Path:
+        """The packed network."""
+        return self.path / "model.tailcut"
+
+    @property
+    def result(self) -> Path:
+        """The figures of the packed network."""
+        return self.path / "result.json"
+
+    @property
+    def curves(self) -> Path:
+        """The plot of the training."""
+        return self.path / "curves.png"
+
+    @property
+    def log(self) -> Path:
+        """The log."""
+        return self.path / "log.txt"
+
+    @classmethod
+    def create(cls, path: str | Path, *, resume: bool = False) -> "Run":
+        """Make the folder (and its parents) for a new run, or take up one that exists.
+
+        Args:
+            path: the folder.
+            resume: a folder that holds a run already is taken as it is.
+
+        Raises:
+            ArgumentError: the path is a file, or holds a run and `resume` is False.
+        """
+        run = cls(Path(path))
+        if run.path.exists() and not run.path.is_dir():
+            raise ArgumentError(f"{run.path} is a file; a run needs a folder of its own")
+        if run.exists() and not resume:
+            raise ArgumentError(f"{run.path} holds a run already; continue it with --resume, or choose another folder")
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
+        return run
+
+    def exists(self) -> bool:
+        """Whether the folder holds a run (its recipe was written)."""
+        return self.recipe.is_file()
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl`; empty if there are none yet.
+
+        Raises:
+            DataError: a line is no JSON object.
+        """
+        if not self.metrics.is_file():
+            return []
+        lines = self.metrics.read_text(encoding="utf-8").splitlines()
+        return [_object(line, f"{self.metrics}, line {number}") for number, line in enumerate(lines, start=1)]
+
+    def read_result(self) -> Result:
+        """The result of a finished run.
+
+        Raises:
+            DataError: the run is not finished, or the file is damaged.
+        """
+        return read_result(self.result)
+
+    def write_result(self, result: Result) -> None:
+        """Write `result.json`, whole or not at all."""
+        content = json.dumps(result.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
+        write_atomically(self.result, content + "\n")
+
+
+def read_result(path: str | Path) -> Result:
+    """Read a `result.json`, of a run or kept elsewhere.
+
+    Raises:
+        DataError: there is no such file, it is no JSON object, or keys are missing or unknown.
+    """
+    try:
+        content = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the result {path}: {error}; has the run finished?") from error
+    values = _object(content, str(path))
+    known = {item.name for item in dataclasses.fields(Result)}
+    missing, unknown = sorted(known - values.keys() - {"paper"}), sorted(values.keys() - known)
+    if missing or unknown:
+        problems = [
+            f"{what} {', '.join(keys)}" for what, keys in (("lacks", missing), ("has the unknown", unknown)) if keys
+        ]
+        raise DataError(f"{path} is no result of a run: it {' and '.join(problems)}")
+    return Result(**values)
+
+
+def tailcut_version() -> str:
+    """The version of this Tailcut, as `tailcut.__version__` has it."""
+    return str(sys.modules[__name__.partition(".")[0]].__version__)
+
+
+def _object(text: str, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where} is no JSON: {error}") from error
+    if not isinstance(value, Mapping):
+        raise DataError(f"{where}: expected a JSON object, found {type(value).__name__}")
+    return dict(value)

@@ -1,0 +1,27 @@
+"""Training under frequency regularisation, evaluation and prediction.
+
+Chenqiu Zhao, Guanfang Dong, Shupei Zhang, Zijie Tan and Anup Basu, "Frequency Regularization: Reducing
+Information Redundancy in Convolutional Neural Networks", IEEE Access 11, 2023, doi
+10.1109/ACCESS.2023.3320642.
+
+| where in the paper            | function                                                                   |
+|-------------------------------|----------------------------------------------------------------------------|
+| section III.B, beta_n         | `loop.train` steps a `tailcut.weights.TailTruncation` (`schedule` section)
+| | section IV.A, Table 1         | the recipes in `recipes/frequency-regularization/`
+| | section IV.C, Dice            | `metrics.dice`
+|
+
+Known deviations: the paper cuts once per epoch with gamma = 0.01 until an end it does not state; a recipe may
+also cut every few iterations and reach its target at a stated fraction of the run. The paper
+does not say on what its settings were chosen; here figures to choose by come from pictures held out of the
+training split, and the test split serves the final figure, of the packed file. A recipe without hold-out shows
+the test split after each epoch, labels it so, and chooses nothing by it.
+
+Evaluation and prediction need no extra; recipes and the loop need `tailcut[train]`.
+"""
+
+from tailcut.training.evaluation import EvaluateReport as EvaluateReport
+from tailcut.training.evaluation import evaluate as evaluate
+from tailcut.training.evaluation import evaluate_file as evaluate_file
+from tailcut.training.prediction import PredictReport as PredictReport
+from tailcut.training.prediction import predict as predict

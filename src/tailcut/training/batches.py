@@ -1,0 +1,114 @@
+"""Training batches: their order and their augmentation are pure functions of the seed and the position in the
+run.
+
+So a run that was killed continues with the very batches it would have had, and any number of processes sees
+together what one process sees.
+"""
+
+import hashlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from tailcut.data import Dataset
+from tailcut.training.recipe import AugmentationSection
+
+
+def generator(*key: int) -> torch.Generator:
+    """A random number generator that depends on nothing but the key, on the CPU.
+
+    Args:
+        key: integers such as seed, epoch and step; generators of different keys are independent.
+    """
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def batches(
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    augmentation: AugmentationSection,
+    rank: int = 0,
+    num_processes: int = 1,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The augmented batches of one epoch, of one process; an incomplete last batch is left out.
+
+    Args:
+        dataset: the training pictures.
+        batch_size: pictures per step, of all processes together.
+        seed: the run's seed.
+        epoch: number of the epoch.
+        augmentation: what is changed at random.
+        rank: number of this process, which takes every `num_processes`-th picture of each batch.
+        num_processes: how many processes share a batch.
+
+    Yields:
+        Pictures (batch_size / num_processes, channels, height, width) and targets.
+    """
+    order = torch.randperm(len(dataset), generator=generator(seed, epoch))
+    for step in range(len(dataset) // batch_size):
+        mine = order[step * batch_size : (step + 1) * batch_size][rank::num_processes]
+        pictures, targets = dataset.batch(mine)
+        noise = generator(seed, epoch, step)
+        places = torch.arange(batch_size)[rank::num_processes]
+        yield augment(pictures, targets, augmentation, noise, batch_size, places)
+
+
+def augment(
+    pictures: Tensor,
+    targets: Tensor,
+    augmentation: AugmentationSection,
+    noise: torch.Generator,
+    batch_size: int,
+    places: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Pictures and masks changed at random; classes stay.
+
+    Args:
+        pictures: (n, channels, height, width).
+        targets: classes (n,) or masks (n, height, width).
+        augmentation: what to do.
+        noise: gives the random numbers of the whole batch.
+        batch_size: pictures in the whole batch.
+        places: int64 (n,), the places of these pictures in the whole batch.
+
+    Returns:
+        Pictures and targets of the same shapes.
+    """
+    has_masks = targets.ndim == 3
+    if augmentation.shift:
+        reach = augmentation.shift
+        moves = torch.randint(-reach, reach + 1, (batch_size, 2), generator=noise)[places]
+        pictures = shift(pictures, moves)
+        targets = shift(targets[:, None], moves)[:, 0] if has_masks else targets
+    if augmentation.flip:
+        flipped = (torch.rand(batch_size, generator=noise) < 0.5)[places]
+        pictures = torch.where(flipped[:, None, None, None], pictures.flip(3), pictures)
+        targets = torch.where(flipped[:, None, None], targets.flip(2), targets) if has_masks else targets
+    return pictures, targets
+
+
+def shift(pictures: Tensor, moves: Tensor) -> Tensor:
+    """Each picture moved by its own number of pixels; zeros move in.
+
+    Args:
+        pictures: (n, channels, height, width).
+        moves: int64 (n, 2), pixels down and to the right.
+
+    Returns:
+        (n, channels, height, width).
+    """
+    num, channels, height, width = pictures.shape
+    rows = torch.arange(height) - moves[:, :1]  # (n, height): the row that comes from there
+    columns = torch.arange(width) - moves[:, 1:]
+    inside_rows = (rows >= 0) & (rows < height)
+    inside_columns = (columns >= 0) & (columns < width)
+    index = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
+    index = index.view(num, 1, height * width).expand(-1, channels, -1)
+    moved = pictures.reshape(num, channels, height * width).gather(2, index).view(pictures.shape)
+    inside = inside_rows[:, None, :, None] & inside_columns[:, None, None, :]
+    return torch.where(inside, moved, torch.zeros_like(moved))

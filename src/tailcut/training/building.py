@@ -1,0 +1,180 @@
+"""From a recipe to the network, the optimiser, the cutting of tails and the learning rate."""
+
+import math
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from tailcut.data import Dataset
+from tailcut.errors import ArgumentError, RecipeError, StructureError, TailcutError
+from tailcut.format import load
+from tailcut.runs import Run
+from tailcut.structure import create_model
+from tailcut.training.recipe import LrScheduleSection, OptimizerSection, Recipe
+from tailcut.weights import TailTruncation, regularize, to_dense, truncated_tensors
+
+ONE_CYCLE_START = 1 / 25
+PAPER_RATE = 0.01
+
+
+def build_model(recipe: Recipe) -> nn.Module:
+    """Make the recipe's network, with fresh parameters and regularised if the recipe says so.
+
+    Random numbers come from torch's global generator.
+
+    Raises:
+        RecipeError: unknown model, wrong arguments, or a regularisation that does not fit the network.
+    """
+    try:
+        model = create_model(recipe.model.name, **recipe.model.arguments)
+    except (ArgumentError, TypeError) as error:
+        raise RecipeError(f"model: {error}") from error
+    section = recipe.regularization
+    if section is None:
+        return model
+    try:
+        regularize(
+            model,
+            keep_ratio=section.keep_ratio,
+            num_kept=section.num_kept,
+            axes=section.axes,
+            order_weights=section.order_weights,
+            include=section.include,
+            exclude=section.exclude,
+            overrides={
+                pattern: override.model_dump(exclude_none=True) for pattern, override in section.overrides.items()
+            },
+        )
+    except ArgumentError as error:
+        raise RecipeError(f"regularization: {error}") from error
+    _initialize(model, section.initialization)
+    return model
+
+
+def _initialize(model: nn.Module, initialization: str) -> None:
+    """Give the coefficients the variance that the recipe wants (changes the module).
+
+    The transform is orthonormal: white noise of N coefficients has the same variance in the tensor, and the first
+    n of them hold n / N of its energy.
+    """
+    with torch.no_grad():
+        for tensor in truncated_tensors(model):
+            enlarged = math.sqrt(math.prod(tensor.shape) / tensor.num_kept)
+            if initialization == "rescaled":
+                tensor.vector.mul_(enlarged)
+            elif initialization == "he" and len(tensor.shape) == 1:
+                tensor.vector.zero_()  # a bias
+            elif initialization == "he":
+                num_inputs = math.prod(tensor.shape[1:])
+                tensor.vector.normal_(std=enlarged * math.sqrt(2 / num_inputs))
+
+
+def build_optimizer(section: OptimizerSection, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser over all trainable parameters of `model`, which is not changed."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if section.name == "sgd":
+        return torch.optim.SGD(parameters, lr=section.lr, momentum=section.momentum, weight_decay=section.weight_decay)
+    kind = torch.optim.AdamW if section.name == "adamw" else torch.optim.Adam
+    return kind(parameters, lr=section.lr, betas=section.betas, weight_decay=section.weight_decay)
+
+
+def build_schedule(
+    recipe: Recipe, model: nn.Module, optimizer: torch.optim.Optimizer | None = None, steps_per_epoch: int = 1
+) -> TailTruncation | None:
+    """The cutting of tails of `model`; None without a `schedule` section.
+
+    Args:
+        recipe: the recipe.
+        model: its regularised network.
+        optimizer: the optimiser whose state is cut along; None to go straight to the target.
+        steps_per_epoch: optimiser steps per epoch.
+
+    Raises:
+        RecipeError: the target does not fit the network.
+    """
+    section = recipe.schedule
+    if section is None:
+        return None
+    num_cuts = None
+    if section.fraction is not None:
+        per_cut = steps_per_epoch if section.every == "epoch" else section.every
+        all_cuts = recipe.training.epochs * steps_per_epoch / per_cut
+        num_cuts = max(1, round(section.fraction * all_cuts))
+    try:
+        return TailTruncation(
+            model,
+            num_kept=section.num_kept,
+            keep_ratio=section.keep_ratio,
+            spacing=section.spacing,
+            rate=PAPER_RATE if section.rate is None else section.rate,
+            num_steps=num_cuts,
+            optimizer=optimizer,
+        )
+    except (ArgumentError, StructureError) as error:
+        raise RecipeError(f"schedule: {error}") from error
+
+
+def lr_factor(section: LrScheduleSection, progress: float) -> float:
+    """The learning rate as a part of `optimizer.lr`.
+
+    Args:
+        section: the form of the curve.
+        progress: the part of the run that is over, 0 to 1.
+    """
+    if section.name == "constant":
+        return 1.0
+    if section.name == "multistep":
+        return section.factor ** sum(progress >= milestone for milestone in section.milestones)
+    if progress < section.warmup:
+        rise = (1 - math.cos(math.pi * progress / section.warmup)) / 2
+        start = ONE_CYCLE_START if section.name == "one_cycle" else 0.0
+        return start + (1 - start) * rise
+    return (1 + math.cos(math.pi * (progress - section.warmup) / (1 - section.warmup))) / 2
+
+
+def check_data(recipe: Recipe, train: Dataset, num_processes: int) -> int:
+    """Check that the batches fit the data and the processes.
+
+    Returns:
+        The number of steps per epoch.
+
+    Raises:
+        RecipeError: not one full batch, or a batch that cannot be shared evenly.
+    """
+    size = recipe.data.batch_size
+    if size > len(train):
+        raise RecipeError(f"data.batch_size: must be at most {len(train)}, the training pictures, got {size}")
+    if size % num_processes:
+        raise RecipeError(
+            f"data.batch_size: must be a multiple of the {num_processes} processes that share each batch, got {size}"
+        )
+    masks = train.task == "segmentation"
+    if masks != (recipe.training.loss == "dice_bce") and not masks:
+        raise RecipeError(f"training.loss: {recipe.training.loss} is for masks; {recipe.data.name} has classes")
+    return len(train) // size
+
+
+def set_precision(model: nn.Module, codec: str) -> None:
+    """Have the forward round coefficients to `codec`, straight-through (changes the module)."""
+    for tensor in truncated_tensors(model):
+        tensor.truncation.precision = codec
+
+
+def load_teacher(recipe: Recipe, device: torch.device) -> nn.Module | None:
+    """The dense teacher of the `distillation` section on a device, without gradients; None without the
+    section.
+
+    Raises:
+        RecipeError: the teacher cannot be loaded.
+    """
+    if recipe.distillation is None:
+        return None
+    source: str | Path = recipe.distillation.teacher
+    if Path(source).is_dir():
+        source = Run(Path(source)).model
+    try:
+        teacher = to_dense(load(source, device=str(device)))
+    except (TailcutError, OSError) as error:
+        raise RecipeError(f"distillation.teacher: {error}") from error
+    return teacher.eval().requires_grad_(False)

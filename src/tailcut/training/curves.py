@@ -1,0 +1,59 @@
+"""The plot of a run: loss, metric and kept coefficients over the epochs."""
+
+import io
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tailcut.errors import MissingExtraError
+from tailcut.files import write_atomically
+
+logger = logging.getLogger("tailcut.training")
+
+
+def draw_curves(lines: Sequence[dict[str, Any]], path: Path, *, title: str) -> None:
+    """Draw the lines of a `metrics.jsonl` as a PNG of three panels.
+
+    Args:
+        lines: one per epoch, as `Run.read_metrics` gives them; at least one.
+        path: the picture to write.
+        title: stands above it.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("the plot of a run", "matplotlib", "plots") from error
+    epochs = [line["epoch"] for line in lines]
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    loss, metric, kept = figure.subplots(1, 3)
+    loss.plot(epochs, [line["loss"] for line in lines], color="tab:blue")
+    loss.set(title="training loss", xlabel="epoch", yscale="log")
+    measured = [line for line in lines if line["metrics"]]
+    for name in measured[0]["metrics"] if measured else ():
+        values = [100 * line["metrics"][name] for line in measured]
+        metric.plot([line["epoch"] for line in measured], values, color="tab:green", label=name)
+        metric.set(title=f"{measured[0]['split']} {name}", xlabel="epoch", ylabel="%")
+    kept.plot(epochs, [line["num_kept"] for line in lines], color="tab:orange")
+    kept.set(title="kept coefficients", xlabel="epoch", yscale="log")
+    for panel in (loss, metric, kept):
+        panel.grid(visible=True, alpha=0.3)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=110)
+    write_atomically(path, content.getvalue())
+
+
+def try_to_draw_curves(lines: Sequence[dict[str, Any]], path: Path, *, title: str) -> None:
+    """`draw_curves` if there is anything to draw; without matplotlib a message says how to get the plot."""
+    if not lines:
+        return
+    try:
+        draw_curves(lines, path, title=title)
+    except MissingExtraError as error:
+        logger.warning("%s was not drawn: %s", path.name, error)

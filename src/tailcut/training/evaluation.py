@@ -1,0 +1,193 @@
+"""Evaluation: the figures of a network on a data set, and of a file as a report."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from tailcut.data import Dataset, Roots, open_dataset
+from tailcut.errors import ArgumentError
+from tailcut.format import load
+from tailcut.printing import Report, table
+from tailcut.training.metrics import METRICS, StreamingMean
+from tailcut.training.progress import live_progress
+from tailcut.weights import to_dense
+
+CLASSIFICATION_BATCH = 500
+PROGRESS_INTERVAL = 10.0  # seconds
+
+logger = logging.getLogger("tailcut.training")
+
+
+@dataclass
+class EvaluateReport(Report):
+    """The figures of one network on one split of a data set.
+
+    Attributes:
+        model: the file (or `zoo:NAME`), as it was given.
+        data: name of the data set.
+        split: name of the split.
+        num_samples: how many pictures it has.
+        metrics: `accuracy` or `dice`, 0 to 1.
+        seconds: time of the evaluation.
+    """
+
+    model: str
+    data: str
+    split: str
+    num_samples: int
+    metrics: dict[str, float]
+    seconds: float
+
+    def __str__(self) -> str:
+        """One row for people."""
+        figures = [(name, f"{100 * value:.2f} %") for name, value in self.metrics.items()]
+        header = ["model", "data", "split", "pictures", *(name for name, _ in figures), "seconds"]
+        row = [self.model, self.data, self.split, f"{self.num_samples:,}", *(text for _, text in figures)]
+        return table(header, [[*row, f"{self.seconds:.1f}"]], align="<<<" + ">" * (len(figures) + 2))
+
+
+def evaluate_file(
+    file: str | Path,
+    data: str,
+    split: str | None = None,
+    *,
+    roots: Roots = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    download: bool = False,
+    progress: bool = False,
+) -> EvaluateReport:
+    """Evaluate a .tailcut file on a data set.
+
+    Args:
+        file: a .tailcut file of a registered model, or `zoo:NAME`.
+        data: name of a data set.
+        split: one of its splits; its test split when None.
+        roots: data roots to try first.
+        batch_size: see `evaluate`.
+        device: see `choose_device`.
+        download: fetch the data set if it lies nowhere.
+        progress: show on standard error how far it is.
+
+    Raises:
+        FormatError: the file cannot be loaded.
+        ArgumentError: unknown data set or split, or the network does not fit the pictures.
+        DataNotFoundError: the data set lies nowhere.
+    """
+    place = choose_device(device)
+    model = load(file, device=str(place))
+    dataset = open_dataset(data, split, roots=roots, download=download)
+    if uses_batch_statistics(model):
+        logger.info("batch norm of this network uses the statistics of each batch: one picture at a time")
+    start = time.perf_counter()
+    metrics = evaluate(model, dataset, batch_size=batch_size, device=place, progress=progress)
+    seconds = time.perf_counter() - start
+    return EvaluateReport(str(file), dataset.name, dataset.split, len(dataset), metrics, seconds)
+
+
+def evaluate(
+    model: nn.Module,
+    dataset: Dataset,
+    *,
+    batch_size: int | None = None,
+    device: torch.device | str = "cpu",
+    rank: int = 0,
+    num_processes: int = 1,
+    add_up: Callable[[Tensor], Tensor] | None = None,
+    progress: bool = False,
+) -> dict[str, float]:
+    """The metrics of a network on a data set. The model is not changed: a dense copy of it is evaluated.
+
+    Args:
+        model: any network, regularised or not; its pictures and outputs must fit the data set.
+        dataset: pictures and targets.
+        batch_size: pictures per forward; 500 for classes and 1 for masks when None. Always 1 for a network
+            whose batch norm uses the statistics of the batch in evaluation too.
+        device: where to run.
+        rank: number of this process, which takes every `num_processes`-th batch.
+        num_processes: how many processes share the evaluation.
+        add_up: adds a tensor over all processes; needed if there are several.
+        progress: show on standard error how far it is.
+
+    Returns:
+        `{"accuracy": 0..1}` for classes, `{"dice": 0..1}` (mean over pictures) for masks.
+
+    Raises:
+        ArgumentError: the network does not fit the pictures or the targets.
+    """
+    dense = to_dense(model).to(device).eval()
+    if batch_size is None:
+        batch_size = CLASSIFICATION_BATCH if dataset.task == "classification" else 1
+    if batch_size < 1:
+        raise ArgumentError(f"batch_size must be at least 1, got {batch_size}")
+    if uses_batch_statistics(dense):
+        batch_size = 1
+    name, figure = METRICS[dataset.task]
+    mean = StreamingMean()
+    starts = range(0, len(dataset), batch_size)
+    with live_progress(progress, "pictures", len(dataset), interval=PROGRESS_INTERVAL) as bar:
+        for start in starts[rank::num_processes]:
+            stop = min(start + batch_size, len(dataset))
+            pictures, targets = dataset.batch(range(start, stop))
+            outputs = run_forward(dense, pictures.to(device))
+            _check_outputs(outputs, dataset)
+            mean.update(figure(outputs, targets.to(device)))
+            bar.show(stop)
+    if add_up is not None:
+        mean.state = add_up(mean.state)
+    return {name: mean.value()}
+
+
+def run_forward(model: nn.Module, pictures: Tensor) -> Tensor:
+    """The model's outputs for a batch, without gradients; the model is not changed.
+
+    Raises:
+        ArgumentError: the model cannot take pictures of this shape, or gives no tensor.
+    """
+    try:
+        with torch.inference_mode():
+            outputs = model(pictures)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ArgumentError(f"the network cannot take pictures of shape {tuple(pictures.shape)}: {reason}") from error
+    if not isinstance(outputs, Tensor):
+        raise ArgumentError(f"expected a tensor from the network, got {type(outputs).__name__}")
+    return outputs
+
+
+def uses_batch_statistics(model: nn.Module) -> bool:
+    """Whether an answer of `model` in evaluation depends on the other pictures of the batch (not changed)."""
+    return any(isinstance(module, _BatchNorm) and module.running_mean is None for module in model.modules())
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name: `auto` (CUDA if there is any, else the CPU) or a name that torch knows.
+
+    Raises:
+        ArgumentError: there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ArgumentError(f"there is no device {name!r} here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def _check_outputs(outputs: Tensor, dataset: Dataset) -> None:
+    num_axes = 2 if dataset.task == "classification" else 4
+    channels = (dataset.num_classes,) if dataset.task == "classification" else (1, 2)
+    if outputs.ndim != num_axes or outputs.shape[1] not in channels:
+        wanted = "(batch, classes)" if dataset.task == "classification" else "(batch, 1 or 2, height, width)"
+        raise ArgumentError(
+            f"{dataset.name} has {dataset.num_classes} classes for {dataset.task}, which needs outputs "
+            f"{wanted}; the network gives {tuple(outputs.shape)}"
+        )

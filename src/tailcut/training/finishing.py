@@ -1,0 +1,56 @@
+"""The record of a finished run: figures of the packed file, and what made them."""
+
+import platform
+
+import torch
+from torch import nn
+
+from tailcut.runs import Result, Run, tailcut_version
+from tailcut.training.recipe import Recipe
+from tailcut.weights import kept_counts, to_dense, truncated_tensors
+
+
+def make_result(
+    recipe: Recipe,
+    run: Run,
+    packed: nn.Module,
+    *,
+    command: str,
+    device: str,
+    num_devices: int,
+    seconds: float,
+    split_sizes: dict[str, int],
+    metrics: dict[str, float],
+    validation: dict[str, float],
+) -> Result:
+    """The result of a run whose packed file was loaded as `packed` (not changed); see `Result`."""
+    vectors = {id(tensor.vector) for tensor in truncated_tensors(packed)}
+    return Result(
+        name=recipe.name,
+        command=command,
+        recipe=recipe.model_dump(mode="json", exclude_none=True),
+        seed=recipe.training.seed,
+        epochs=recipe.training.epochs,
+        device=device,
+        num_devices=num_devices,
+        num_threads=torch.get_num_threads(),
+        seconds=round(seconds, 3),
+        versions={
+            "python": platform.python_version(),
+            "tailcut": tailcut_version(),
+            "torch": torch.__version__,
+        },
+        split_sizes={name: size for name, size in split_sizes.items() if size},
+        metrics=metrics,
+        validation=validation,
+        num_kept=sum(kept_counts(packed).values()),
+        num_parameters=sum(parameter.numel() for parameter in to_dense(packed).parameters()),
+        num_other=sum(value.numel() for value in packed.parameters() if id(value) not in vectors),
+        file_bytes=run.model.stat().st_size,
+        paper={} if recipe.paper is None else recipe.paper.model_dump(mode="json", exclude_none=True),
+    )
+
+
+def num_kept(model: nn.Module) -> int:
+    """The coefficients that `model` keeps; of one that is not regularised, all its parameters (not changed)."""
+    return sum(kept_counts(model).values()) or sum(value.numel() for value in model.parameters())

@@ -1,0 +1,124 @@
+"""What there is: registered architectures, and the trained networks of the zoo with their figures."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tailcut.format import inspect, resolve, zoo_names
+from tailcut.printing import Report, table
+from tailcut.runs import read_result
+from tailcut.structure import create_model, family, model_names
+
+
+@dataclass
+class Architecture(Report):
+    """A registered network with its default arguments.
+
+    Attributes:
+        name: for `create_model` and files.
+        arguments: name -> default.
+        example_shape: of an input, batch first.
+        num_parameters: of the network with its defaults.
+    """
+
+    name: str
+    arguments: dict[str, Any]
+    example_shape: tuple[int, ...]
+    num_parameters: int
+
+
+@dataclass
+class ZooEntry(Report):
+    """A trained network that ships in the package.
+
+    Attributes:
+        name: it is read as `zoo:NAME`.
+        model: its registered architecture.
+        arguments: of the architecture, where they differ from the defaults.
+        file_bytes: size of its file.
+        num_kept: coefficients in the file.
+        num_parameters: of the dense network.
+        data: the data set it was trained on, None if no result was committed for it.
+        metrics: figures on the whole test split, 0 to 1.
+        paper: the figures of the paper's row.
+    """
+
+    name: str
+    model: str | None
+    arguments: dict[str, Any]
+    file_bytes: int
+    num_kept: int
+    num_parameters: int
+    data: str | None
+    metrics: dict[str, float]
+    paper: dict[str, Any]
+
+
+@dataclass
+class ModelsReport(Report):
+    """Architectures and trained networks, each sorted by name."""
+
+    models: list[Architecture]
+    zoo: list[ZooEntry]
+
+    def __str__(self) -> str:
+        """Two tables."""
+        architectures = [
+            (
+                entry.name,
+                " x ".join(map(str, entry.example_shape)),
+                f"{entry.num_parameters:,}",
+                ", ".join(f"{key}={value}" for key, value in entry.arguments.items()),
+            )
+            for entry in self.models
+        ]
+        trained = [
+            (
+                f"zoo:{entry.name}",
+                entry.data or "",
+                ", ".join(f"{key} {100 * value:.2f} %" for key, value in entry.metrics.items()),
+                f"{entry.num_kept:,}",
+                f"{entry.num_parameters:,}",
+                f"{entry.file_bytes:,}",
+            )
+            for entry in self.zoo
+        ]
+        header = ["architecture", "example input", "parameters", "arguments and defaults"]
+        text = table(header, architectures, align="<<><")
+        if not trained:
+            return text
+        header = ["trained network", "data", "test", "kept", "parameters", "bytes"]
+        return f"{text}\n\n{table(header, trained, align='<<<>>>')}"
+
+
+def list_models() -> ModelsReport:
+    """All registered architectures (those of the user's own code too, once imported) and the whole zoo."""
+    return ModelsReport(
+        models=[_architecture(name) for name in model_names()], zoo=[_zoo_entry(name) for name in zoo_names()]
+    )
+
+
+def _architecture(name: str) -> Architecture:
+    chosen = family(name)
+    with torch.device("meta"):
+        model = create_model(name)
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Architecture(name, dict(chosen.defaults), chosen.example_shape(), num_parameters)
+
+
+def _zoo_entry(name: str) -> ZooEntry:
+    stored = inspect(f"zoo:{name}")
+    committed = resolve(f"zoo:{name}").with_suffix(".json")
+    result = read_result(committed) if committed.is_file() else None
+    return ZooEntry(
+        name=name,
+        model=stored.model,
+        arguments=stored.arguments,
+        file_bytes=stored.file_bytes,
+        num_kept=stored.num_kept,
+        num_parameters=stored.num_parameters,
+        data=None if result is None else result.recipe["data"]["name"],
+        metrics={} if result is None else result.metrics,
+        paper={} if result is None else result.paper,
+    )

@@ -1,0 +1,390 @@
+"""The training loop: read `train`, then `_Session` from top to bottom.
+
+One loop for every recipe, on Lightning Fabric, so that it runs on one CPU or on many machines. Shapes:
+pictures (batch, channels, height, width), targets (batch,) or (batch, height, width), outputs (batch,
+classes, ...).
+"""
+
+import json
+import logging
+import math
+import time
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from tailcut.data import Dataset, Roots, open_dataset, split_off
+from tailcut.errors import MissingExtraError, TrainingError
+from tailcut.files import write_atomically
+from tailcut.format import load, save
+from tailcut.runs import Result, Run
+from tailcut.training.averaging import MovingAverage
+from tailcut.training.batches import batches, generator
+from tailcut.training.building import (
+    build_model,
+    build_optimizer,
+    build_schedule,
+    check_data,
+    load_teacher,
+    lr_factor,
+    set_precision,
+)
+from tailcut.training.checkpoints import (
+    newest_checkpoint,
+    random_state,
+    remove_unfinished,
+    say_resumed,
+    set_random_state,
+    write_checkpoint,
+)
+from tailcut.training.curves import try_to_draw_curves
+from tailcut.training.evaluation import evaluate
+from tailcut.training.finishing import make_result, num_kept
+from tailcut.training.interruption import Interruption, interrupted, listen_for_interruption, not_a_number
+from tailcut.training.losses import total_loss
+from tailcut.training.machines import Machines as Machines
+from tailcut.training.machines import is_first_process, make_fabric
+from tailcut.training.progress import Progress, epoch_line, live_progress, log_to_file
+from tailcut.training.recipe import Recipe
+from tailcut.training.recipe_files import check_same, to_toml
+
+try:
+    from lightning_fabric import Fabric
+except ImportError as error:
+    raise MissingExtraError("training", "lightning-fabric", "train") from error
+
+LINE_INTERVAL = 60.0  # seconds between two lines of progress where there is no terminal
+LOSS_MEMORY = 0.98  # of the smoothed loss that the live bar shows
+
+logger = logging.getLogger("tailcut.training")
+
+
+def train(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    roots: Roots = None,
+    machines: Machines | None = None,
+    download: bool = False,
+    progress: bool = False,
+    command: str = "",
+) -> Result:
+    """Train a recipe's network, pack it, and evaluate the packed file on the test split.
+
+    With the same recipe, the same number of threads and one CPU the outcome is always the same, bit by bit,
+    also if the run was killed at any moment and resumed.
+
+    Args:
+        recipe: what to train.
+        out: the run folder.
+        resume: go on from the newest checkpoint of that folder; begin if it has none.
+        roots: data roots to try first.
+        machines: where to run; one device when None.
+        download: fetch the data set if it lies nowhere.
+        progress: show a live bar on standard error, if that is a terminal.
+        command: the command line, for the record.
+
+    Returns:
+        The result, as it stands in `result.json`. On several processes each gets it.
+
+    Raises:
+        RecipeError: the recipe does not fit the network, the data, or the run that it shall resume.
+        ArgumentError: the folder holds a run and `resume` is False, or there are no such machines.
+        TrainingError: the loss is no longer a number, or somebody pressed Ctrl-C; the run can be resumed.
+        DataNotFoundError: the data set lies nowhere.
+    """
+    run = Run(Path(out))
+    fabric = make_fabric(recipe, machines or Machines())
+    if is_first_process():
+        Run.create(out, resume=resume)
+        check_same(recipe, run.recipe)
+        remove_unfinished(run)
+    work = partial(_run_session, recipe=recipe, run=run, roots=roots, download=download, progress=progress)
+    result: Result = fabric.launch(partial(work, command=command))
+    return result
+
+
+def _run_session(
+    fabric: Fabric, *, recipe: Recipe, run: Run, roots: Roots, download: bool, progress: bool, command: str
+) -> Result:
+    """What each process does."""
+    with log_to_file(run) if fabric.is_global_zero else nullcontext():
+        session = _Session(recipe, run, fabric, roots=roots, download=download)
+        if fabric.is_global_zero:
+            write_atomically(run.recipe, to_toml(recipe))
+        session.train_epochs(progress=progress)
+        return session.finish(command)
+
+
+class _Session:
+    """One process of a training: its parts, and what has happened so far.
+
+    `model` is the network itself; `module` is the same network, wrapped by Fabric for the forward pass.
+    """
+
+    def __init__(self, recipe: Recipe, run: Run, fabric: Fabric, *, roots: Roots, download: bool) -> None:
+        self.recipe, self.run, self.fabric = recipe, run, fabric
+        data, seed = recipe.data, recipe.training.seed
+        self.train_data: Dataset = open_dataset(data.name, data.train_split, roots=roots, download=download)
+        self.test_data: Dataset = open_dataset(data.name, data.test_split, roots=roots, download=download)
+        self.held_out: Dataset | None = None
+        if data.holdout:
+            self.train_data, self.held_out = split_off(self.train_data, data.holdout)
+        self.num_steps = check_data(recipe, self.train_data, fabric.world_size)
+
+        torch.manual_seed(generator(seed).initial_seed())
+        self.model = build_model(recipe).to(fabric.device)
+        self.teacher = load_teacher(recipe, fabric.device)
+        self.optimizer = build_optimizer(recipe.optimizer, self.model)
+        self.schedule = build_schedule(recipe, self.model, self.optimizer, self.num_steps)
+        decay = recipe.optimizer.ema_decay
+        self.memory_format = torch.channels_last if recipe.training.channels_last else torch.contiguous_format
+        self.average = None if decay is None else MovingAverage(self.model, decay)
+        self.epoch = 0
+        self.lines: list[dict[str, Any]] = []
+        torch.manual_seed(generator(seed, fabric.global_rank, 1).initial_seed())
+        self._restore()
+        self.module, self.stepper = fabric.setup(self.model, self.optimizer)
+
+    def train_epochs(self, *, progress: bool) -> None:
+        """Train what is left of the epochs; after each of them validate and write a checkpoint."""
+        num_epochs = self.recipe.training.epochs
+        with (
+            listen_for_interruption() as interruption,
+            live_progress(progress, "steps", num_epochs * self.num_steps, interval=LINE_INTERVAL) as bar,
+        ):
+            while self.epoch < num_epochs:
+                start = time.perf_counter()
+                loss = self._train_epoch(bar, interruption)
+                if self.schedule is not None and self.fabric.world_size == 1:
+                    self.schedule.compact_when_worthwhile()
+                self.epoch += 1
+                split, metrics = self._validate()
+                line = {
+                    "epoch": self.epoch,
+                    "loss": loss,
+                    "split": split,
+                    "metrics": metrics,
+                    "lr": self.optimizer.param_groups[0]["lr"],
+                    "num_kept": num_kept(self.model),
+                    "seconds": round(time.perf_counter() - start, 3),
+                }
+                self.lines.append(line)
+                self._save()
+                if self.fabric.is_global_zero:
+                    logger.info(epoch_line(line, num_epochs))
+
+    def _train_epoch(self, bar: Progress, interruption: Interruption) -> float:
+        """Train one epoch. Returns its mean loss."""
+        recipe, epoch = self.recipe, self.epoch
+        first_step, all_steps = epoch * self.num_steps, recipe.training.epochs * self.num_steps
+        self._round_if_due()
+        self.module.train()
+        total, smooth = 0.0, math.nan
+        work = batches(
+            self.train_data,
+            batch_size=recipe.data.batch_size,
+            seed=recipe.training.seed,
+            epoch=epoch,
+            augmentation=recipe.data.augmentation,
+            rank=self.fabric.global_rank,
+            num_processes=self.fabric.world_size,
+        )
+        for step, (pictures, targets) in enumerate(work):
+            now = first_step + step
+            lr = recipe.optimizer.lr * lr_factor(recipe.optimizer.lr_schedule, now / all_steps)
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            pictures = pictures.to(self.fabric.device, memory_format=self.memory_format)
+            loss = self._step(pictures, targets.to(self.fabric.device))
+            self._cut_if_due(now + 1)
+            if self.average is not None:
+                self.average.update()
+
+            value, stop = self._agree(loss, interruption.wanted)
+            if not math.isfinite(value):
+                raise TrainingError(not_a_number(value, epoch, step, lr))
+            if stop:
+                raise TrainingError(interrupted(self.run, epoch, step))
+            total += value
+            smooth = value if math.isnan(smooth) else LOSS_MEMORY * smooth + (1 - LOSS_MEMORY) * value
+            bar.show(now + 1, f"epoch {epoch + 1}  loss {smooth:.4f}")
+        return total / self.num_steps
+
+    def _step(self, pictures: Tensor, targets: Tensor) -> Tensor:
+        """Forward, backward, and one step of the optimiser. Returns the loss, a scalar."""
+        recipe = self.recipe
+        outputs = self.module(pictures)
+        teacher_outputs = None
+        if self.teacher is not None:
+            with torch.no_grad():
+                teacher_outputs = self.teacher(pictures)
+        loss = total_loss(outputs, targets, recipe.training, recipe.distillation, teacher_outputs)
+        self.stepper.zero_grad()
+        self.fabric.backward(loss)
+        if recipe.optimizer.clip_norm is not None:
+            self.fabric.clip_gradients(
+                self.module, self.stepper, max_norm=recipe.optimizer.clip_norm, error_if_nonfinite=False
+            )
+        self.stepper.step()
+        return loss.detach()
+
+    def _round_if_due(self) -> None:
+        """From here on round the coefficients in the forward (changes the model), if the recipe says so."""
+        begin = self.recipe.training.round_from
+        if begin is not None and self.epoch >= begin * self.recipe.training.epochs:
+            set_precision(self.model, self.recipe.pack.codec)
+
+    def _cut_if_due(self, steps_done: int) -> None:
+        """Cut the tails (changes the model) if the recipe has a cut after this many steps of the run."""
+        if self.schedule is None or self.recipe.schedule is None:
+            return
+        every = self.recipe.schedule.every
+        if steps_done % (self.num_steps if every == "epoch" else every) == 0:
+            self.schedule.step()
+
+    def _agree(self, loss: Tensor, stop: bool) -> tuple[float, bool]:
+        """The mean loss of all processes, and whether any wants to stop: all then do the same."""
+        if self.fabric.world_size == 1:
+            return loss.item(), stop
+        both = torch.stack([loss, torch.tensor(float(stop), device=loss.device)])
+        mean = self.fabric.all_reduce(both, reduce_op="mean")
+        return mean[0].item(), mean[1].item() > 0
+
+    def _validate(self) -> tuple[str, dict[str, float]]:
+        """Metrics on the held-out pictures, on the test split if none are held out; the split's name first.
+
+        Without hold-out nothing is chosen by these figures: the last epoch is packed whatever they are.
+        """
+        if self.epoch % self.recipe.training.validate_every and self.epoch != self.recipe.training.epochs:
+            return "", {}
+        self._share_buffers()
+        with self.average.lent() if self.average is not None else nullcontext():
+            metrics = self._evaluate(self.model, self.held_out or self.test_data)
+        return ("test" if self.held_out is None else "validation"), metrics
+
+    def _evaluate(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:
+        fabric = self.fabric
+        return evaluate(
+            model,
+            dataset,
+            device=fabric.device,
+            rank=fabric.global_rank,
+            num_processes=fabric.world_size,
+            add_up=self._add_up if fabric.world_size > 1 else None,
+        )
+
+    def _add_up(self, state: Tensor) -> Tensor:
+        total = self.fabric.all_reduce(state.to(self.fabric.device), reduce_op="sum")
+        return cast(Tensor, total).cpu()
+
+    def _gather(self, value: Tensor) -> Tensor:
+        """The values of all processes, one row each."""
+        rows = value.new_zeros(self.fabric.world_size, *value.shape)
+        rows[self.fabric.global_rank] = value
+        return self._add_up(rows)
+
+    def _share_buffers(self) -> None:
+        """Give all processes the running statistics of the first one (changes the model)."""
+        if self.fabric.world_size > 1:
+            saved = self.model.state_dict(keep_vars=True)
+            for name, buffer in self.model.named_buffers():
+                if name in saved:
+                    buffer.copy_(self.fabric.broadcast(buffer))
+
+    def _save(self) -> None:
+        """Write a checkpoint and the metrics, on the first process."""
+        states = {name: self._gather(value) for name, value in random_state().items()}
+        if self.fabric.is_global_zero:
+            schedule = self.schedule
+            state = {
+                "recipe": to_toml(self.recipe),
+                "epoch": self.epoch,
+                "lines": self.lines,
+                "num_threads": torch.get_num_threads(),
+                "model": dict(self.model.state_dict()),
+                "optimizer": (schedule.optimizer_state_dict() if schedule else self.optimizer.state_dict()),
+                "schedule": schedule.state_dict() if schedule else None,
+                "average": self.average.state_dict() if self.average else None,
+                "scaler": self.fabric.strategy.precision.state_dict(),
+                "random": states,
+            }
+            write_checkpoint(self.run, state)
+            self._write_lines()
+        self.fabric.barrier()
+
+    def _write_lines(self) -> None:
+        write_atomically(self.run.metrics, "".join(json.dumps(line) + "\n" for line in self.lines))
+
+    def _restore(self) -> None:
+        """Go on from the newest checkpoint, if there is one (changes the model and everything else)."""
+        found = newest_checkpoint(self.run)
+        if found is None:
+            return
+        path, state = found
+        self.model.load_state_dict(state["model"])
+        if self.schedule is not None:
+            self.schedule.load_state_dict(state["schedule"])
+            self.schedule.load_optimizer_state_dict(state["optimizer"])
+        else:
+            self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.fabric.strategy.precision.load_state_dict(state["scaler"])
+        self.epoch, self.lines = state["epoch"], state["lines"]
+        if self.fabric.global_rank < len(state["random"]["torch"]):
+            set_random_state({name: value[self.fabric.global_rank] for name, value in state["random"].items()})
+        if self.fabric.is_global_zero:
+            self._write_lines()
+            say_resumed(path, state)
+
+    def finish(self, command: str) -> Result:
+        """Cut to the targets, pack, and evaluate the packed file (changes the model). Returns the result."""
+        fabric, run, recipe = self.fabric, self.run, self.recipe
+        self._round_if_due()
+        if self.average is not None:
+            self.average.give()
+        self._share_buffers()
+        if self.schedule is not None:
+            before = num_kept(self.model)
+            self.schedule.finish()
+            if num_kept(self.model) < before:
+                logger.warning(
+                    "the last cut, from %d to %d coefficients, came after the last epoch; a higher "
+                    "schedule.rate, more epochs or schedule.fraction bring it earlier",
+                    before,
+                    num_kept(self.model),
+                )
+        if fabric.is_global_zero:
+            save(self.model, run.model, codec=recipe.pack.codec, other_codec=recipe.pack.other_codec)
+        fabric.barrier()
+        packed = load(run.model)
+        metrics = self._evaluate(packed, self.test_data)
+        validation = {} if self.held_out is None else self._evaluate(packed, self.held_out)
+        sizes = {
+            "train": len(self.train_data),
+            "validation": len(self.held_out or ()),
+            "test": len(self.test_data),
+        }
+        result = make_result(
+            recipe,
+            run,
+            packed,
+            command=command,
+            device=fabric.device.type,
+            num_devices=fabric.world_size,
+            seconds=sum(line["seconds"] for line in self.lines),
+            split_sizes=sizes,
+            metrics=metrics,
+            validation=validation,
+        )
+        if fabric.is_global_zero:
+            run.write_result(result)
+            try_to_draw_curves(self.lines, run.curves, title=recipe.name)
+        fabric.barrier()
+        return result

@@ -1,0 +1,86 @@
+"""Losses: cross entropy, soft Dice for masks, and what a teacher adds."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import (
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    kl_div,
+    log_softmax,
+    sigmoid,
+    softmax,
+)
+
+from tailcut.training.recipe import DistillationSection, TrainingSection
+
+
+def label_loss(outputs: Tensor, targets: Tensor, section: TrainingSection) -> Tensor:
+    """The loss against the labels, as the recipe's `training` section defines it.
+
+    Args:
+        outputs: (batch, classes) or (batch, classes, height, width).
+        targets: int64 (batch,) or (batch, height, width).
+        section: names the loss and its label smoothing.
+
+    Returns:
+        A scalar.
+    """
+    outputs = outputs.float()
+    if outputs.ndim == 4 and outputs.shape[1] == 1:  # one output per pixel: the logit of foreground
+        entropy = binary_cross_entropy_with_logits(outputs[:, 0], targets.float())
+    else:
+        entropy = cross_entropy(outputs, targets, label_smoothing=section.label_smoothing)
+    return entropy + soft_dice_loss(outputs, targets) if section.loss == "dice_bce" else entropy
+
+
+def soft_dice_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    """1 - Dice's coefficient of the probabilities of foreground, mean over pictures.
+
+    Args:
+        outputs: (batch, 1 or 2, height, width), logits.
+        targets: int64 (batch, height, width) of 0 and 1.
+
+    Returns:
+        A scalar in 0..1.
+    """
+    probability = sigmoid(outputs[:, 0]) if outputs.shape[1] == 1 else softmax(outputs, dim=1)[:, 1]
+    actual = targets.to(probability.dtype)
+    common = (probability * actual).sum(dim=(1, 2))
+    both = probability.sum(dim=(1, 2)) + actual.sum(dim=(1, 2))
+    return 1 - ((2 * common + 1) / (both + 1)).mean()  # + 1: defined for two empty masks
+
+
+def distillation_loss(outputs: Tensor, teacher_outputs: Tensor, section: DistillationSection) -> Tensor:
+    """The Kullback-Leibler divergence from the teacher's softened probabilities, times the squared
+    temperature.
+
+    Hinton et al., "Distilling the Knowledge in a Neural Network" (2015), section 2: the square keeps the size
+    of the gradients independent of the temperature.
+
+    Args:
+        outputs: (batch, classes, ...), logits.
+        teacher_outputs: the same shape.
+        section: gives the temperature.
+
+    Returns:
+        A scalar: the mean over pictures (and pixels).
+    """
+    temperature = section.temperature
+    student = log_softmax(outputs.float() / temperature, dim=1)
+    teacher = log_softmax(teacher_outputs.float() / temperature, dim=1)
+    divergence = kl_div(student, teacher, reduction="none", log_target=True).sum(dim=1).mean()
+    return divergence * temperature**2
+
+
+def total_loss(
+    outputs: Tensor,
+    targets: Tensor,
+    section: TrainingSection,
+    distillation: DistillationSection | None = None,
+    teacher_outputs: Tensor | None = None,
+) -> Tensor:
+    """The loss of a step: against the labels, and against a teacher where there is one. A scalar."""
+    loss = label_loss(outputs, targets, section)
+    if distillation is None or teacher_outputs is None:
+        return loss
+    return torch.lerp(loss, distillation_loss(outputs, teacher_outputs, distillation), distillation.weight)

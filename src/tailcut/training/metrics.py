@@ -1,0 +1,106 @@
+"""Metrics: one figure per picture, and their exact mean over any number of batches and processes."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from tailcut.errors import ArgumentError
+
+PerPicture = Callable[[Tensor, Tensor], Tensor]
+
+
+def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """1 for each picture whose largest output is its class, else 0; their mean is the top-1 accuracy.
+
+    Args:
+        outputs: (batch, classes).
+        targets: int64 (batch,).
+
+    Returns:
+        float64 (batch,).
+
+    Raises:
+        ArgumentError: the shapes do not fit.
+    """
+    if outputs.ndim != 2 or targets.shape != outputs.shape[:1]:
+        raise ArgumentError(
+            f"accuracy needs outputs (batch, classes) and targets (batch,), got {tuple(outputs.shape)} "
+            f"and {tuple(targets.shape)}"
+        )
+    return (outputs.argmax(dim=1) == targets).double()
+
+
+def dice(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Dice's coefficient 2 |A and B| / (|A| + |B|) of each picture's mask; 1 where both masks are empty.
+
+    Args:
+        outputs: (batch, 2, height, width), foreground where the second output is larger; or (batch, 1,
+            height, width), foreground where it is above 0.
+        targets: (batch, height, width) of 0 and 1.
+
+    Returns:
+        float64 (batch,).
+
+    Raises:
+        ArgumentError: the shapes do not fit.
+    """
+    predicted = foreground(outputs)
+    if targets.shape != predicted.shape:
+        raise ArgumentError(
+            f"Dice needs masks {tuple(predicted.shape)} for outputs {tuple(outputs.shape)}, got {tuple(targets.shape)}"
+        )
+    actual = targets > 0
+    common = (predicted & actual).sum(dim=(1, 2)).double()
+    both = predicted.sum(dim=(1, 2)).double() + actual.sum(dim=(1, 2)).double()
+    return torch.where(both == 0, 1.0, 2 * common / both.clamp(min=1))
+
+
+def foreground(outputs: Tensor) -> Tensor:
+    """The masks that a network's outputs mean.
+
+    Args:
+        outputs: (batch, 1 or 2, height, width); see `dice`.
+
+    Returns:
+        bool (batch, height, width).
+
+    Raises:
+        ArgumentError: the outputs have another shape.
+    """
+    if outputs.ndim != 4 or outputs.shape[1] not in (1, 2):
+        raise ArgumentError(f"a mask needs outputs (batch, 1 or 2, height, width), got {tuple(outputs.shape)}")
+    return outputs[:, 0] > 0 if outputs.shape[1] == 1 else outputs.argmax(dim=1) > 0
+
+
+METRICS: dict[str, tuple[str, PerPicture]] = {
+    "classification": ("accuracy", accuracy),
+    "segmentation": ("dice", dice),
+}
+
+
+class StreamingMean:
+    """The mean of figures that come batch by batch.
+
+    Attributes:
+        state: float64 (2,), the sum of all figures and how many there were. Sums of 0 and 1 are exact, so an
+            accuracy does not depend on the size of batches; states of several processes may be added.
+    """
+
+    def __init__(self) -> None:
+        self.state = torch.zeros(2, dtype=torch.float64)
+
+    def update(self, figures: Tensor) -> None:
+        """Add the figures of a batch, (batch,)."""
+        batch = torch.stack([figures.double().sum().cpu(), torch.tensor(float(len(figures)), dtype=torch.float64)])
+        self.state += batch
+
+    def value(self) -> float:
+        """The mean of all figures so far.
+
+        Raises:
+            ArgumentError: there were none.
+        """
+        if self.state[1] == 0:
+            raise ArgumentError("the mean of no figures is not defined; update with at least one picture")
+        return float(self.state[0] / self.state[1])

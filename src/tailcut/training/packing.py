@@ -1,0 +1,187 @@
+"""From runs, checkpoints and plain weights to .tailcut files, and from these to dense weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from tailcut.errors import ArgumentError, DataError
+from tailcut.files import write_atomically
+from tailcut.format import SaveReport, load, save
+from tailcut.printing import Report
+from tailcut.runs import Run
+from tailcut.structure import create_model
+from tailcut.training.checkpoints import is_checkpoint, newest_checkpoint, read_checkpoint, read_torch_file
+from tailcut.weights import regularize, to_dense
+
+VECTOR_PREFIX, VECTOR_SUFFIX = "parametrizations.", ".original"
+
+
+@dataclass
+class UnpackReport(Report):
+    """What `unpack` wrote.
+
+    Attributes:
+        file: the .tailcut file, as it was given.
+        out: the safetensors file.
+        num_tensors: how many tensors it holds.
+        num_parameters: how many numbers.
+        file_bytes: its size.
+    """
+
+    file: str
+    out: str
+    num_tensors: int
+    num_parameters: int
+    file_bytes: int
+
+    def __str__(self) -> str:
+        """One line for people."""
+        return (
+            f"{self.out}: {self.num_tensors} tensors, {self.num_parameters:,} numbers, {self.file_bytes:,} "
+            f"bytes, from {self.file}"
+        )
+
+
+def pack(
+    source: str | Path,
+    out: str | Path,
+    *,
+    codec: str | None = None,
+    other_codec: str | None = None,
+    model: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    keep_ratio: float | None = None,
+    num_kept: int | None = None,
+) -> SaveReport:
+    """Pack a run, a checkpoint or plain weights.
+
+    Args:
+        source: a run folder (its newest checkpoint is packed), a checkpoint of a run, or a state_dict of a
+            registered model (`.safetensors`, or a file of `torch.save`; it is read without running code).
+        out: the .tailcut file to write.
+        codec: number type of the coefficients; the recipe's, for plain weights float32, when None.
+        other_codec: number type of everything else, likewise.
+        model: name of the registered model, for plain weights.
+        arguments: its arguments.
+        keep_ratio: part of each tensor of plain weights to keep; all when None.
+        num_kept: instead of a ratio: coefficients of each tensor of plain weights to keep.
+
+    Raises:
+        ArgumentError: the arguments do not fit the source.
+        DataError: the source cannot be read.
+    """
+    path = Path(source)
+    content = _read_source(path)
+    if is_checkpoint(content):
+        if model is not None or arguments or keep_ratio is not None or num_kept is not None:
+            raise ArgumentError(
+                f"{path} is a run's: its recipe tells the model and what is kept; leave out --model, "
+                "--set-argument, --keep-ratio and --num-kept"
+            )
+        network, recipe_codecs = _from_checkpoint(content)
+    else:
+        if model is None:
+            raise ArgumentError(f"{path} holds plain weights: name the registered model they belong to with --model")
+        network = _from_weights(path, _state_dict(path, content), model, arguments or {}, keep_ratio, num_kept)
+        recipe_codecs = ("float32", "float32")
+    return save(network, out, codec=codec or recipe_codecs[0], other_codec=other_codec or recipe_codecs[1])
+
+
+def unpack(file: str | Path, out: str | Path) -> UnpackReport:
+    """Write the dense weights of a .tailcut file as safetensors, whole or not at all.
+
+    Args:
+        file: a .tailcut file of a registered model, or `zoo:NAME`.
+        out: the file to write.
+
+    Raises:
+        FormatError: the file cannot be loaded.
+        ArgumentError: `out` cannot be written.
+    """
+    state = to_dense(load(file)).state_dict()
+    tensors = {name: value.detach().clone().contiguous() for name, value in state.items()}
+    content = safetensors.torch.save(tensors)
+    write_atomically(out, content)
+    num_parameters = sum(value.numel() for value in tensors.values())
+    return UnpackReport(str(file), str(out), len(tensors), num_parameters, len(content))
+
+
+def _read_source(path: Path) -> Any:
+    if path.is_dir():
+        found = newest_checkpoint(Run(path))
+        if found is None:
+            raise DataError(f"{path} is no run folder, or its training has not finished an epoch yet")
+        return found[1]
+    if path.suffix == ".safetensors":
+        try:
+            return safetensors.torch.load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise DataError(f"cannot read {path}: {error}") from error
+    content = read_torch_file(path)
+    return read_checkpoint(path) if is_checkpoint(content) else content
+
+
+def _from_checkpoint(state: Mapping[str, Any]) -> tuple[nn.Module, tuple[str, str]]:
+    """The network of a checkpoint as it would be packed now, and the codecs of its recipe."""
+    from tailcut.training.averaging import MovingAverage  # here: plain weights need no extra
+    from tailcut.training.building import build_model, build_schedule
+    from tailcut.training.recipe_files import parse_recipe
+
+    recipe = parse_recipe(state["recipe"], source="the recipe of the checkpoint")
+    network = build_model(recipe)
+    network.load_state_dict(state["model"])
+    if recipe.optimizer.ema_decay is not None:
+        average = MovingAverage(network, recipe.optimizer.ema_decay)
+        average.load_state_dict(state["average"])
+        average.give()
+    schedule = build_schedule(recipe, network)
+    if schedule is not None and state["epoch"] == recipe.training.epochs:
+        schedule.finish()
+    return network, (recipe.pack.codec, recipe.pack.other_codec)
+
+
+def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:
+    """The tensors by name, out of the wrappings that are usual."""
+    if isinstance(content, Mapping):
+        for key in ("state_dict", "model"):
+            if isinstance(content.get(key), Mapping):
+                content = content[key]
+                break
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise DataError(f"{path} holds no state_dict (tensors by name)")
+    return {str(name).removeprefix("module."): value for name, value in content.items()}
+
+
+def _from_weights(
+    path: Path,
+    state: Mapping[str, Tensor],
+    model: str,
+    arguments: Mapping[str, Any],
+    keep_ratio: float | None,
+    num_kept: int | None,
+) -> nn.Module:
+    network = create_model(model, **arguments)
+    vectors = {_plain_name(name): len(value) for name, value in state.items() if _plain_name(name)}
+    if vectors:  # the state_dict of a regularised network, transformed along all axes
+        regularize(network, num_kept=vectors)
+    try:
+        network.load_state_dict(dict(state))
+    except RuntimeError as error:
+        lines = " ".join(line.strip() for line in str(error).splitlines()[1:])
+        raise ArgumentError(
+            f"the weights of {path} do not fit model {model!r} with {dict(arguments)}: {lines}"
+        ) from error
+    if not vectors:
+        regularize(network, keep_ratio=keep_ratio, num_kept=num_kept)
+    return network
+
+
+def _plain_name(name: str) -> str:
+    """`conv.weight` of `conv.parametrizations.weight.original`; empty for any other name."""
+    before, prefix, rest = name.rpartition(VECTOR_PREFIX)
+    return f"{before}{rest.removesuffix(VECTOR_SUFFIX)}" if prefix and rest.endswith(VECTOR_SUFFIX) else ""

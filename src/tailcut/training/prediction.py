@@ -1,0 +1,190 @@
+"""Prediction: masks as pictures, classes as a table."""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from tailcut.data import read_picture, write_mask
+from tailcut.data.pictures import picture_size
+from tailcut.errors import ArgumentError
+from tailcut.files import write_atomically
+from tailcut.format import load
+from tailcut.printing import Report, table
+from tailcut.structure import base_of, family
+from tailcut.training.evaluation import PROGRESS_INTERVAL, choose_device, run_forward
+from tailcut.training.metrics import foreground
+from tailcut.training.progress import live_progress
+from tailcut.weights import to_dense
+
+NUM_BEST = 3
+TABLE_FILE = "predictions.json"
+
+
+@dataclass
+class PredictReport(Report):
+    """What a network says about some pictures.
+
+    Attributes:
+        model: the file (or `zoo:NAME`), as it was given.
+        task: `classification` or `segmentation`.
+        predictions: one dict per picture. For classes: `picture`, `class` (its number), `probability` and
+            `best` (the three likeliest classes with their probabilities). For masks: `picture`, `mask` (the
+            file) and `foreground_ratio`.
+        seconds: time of it all.
+    """
+
+    model: str
+    task: str
+    predictions: list[dict[str, Any]]
+    seconds: float
+
+    def __str__(self) -> str:
+        """One row per picture."""
+        if self.task == "segmentation":
+            rows = [
+                (item["picture"], item["mask"], f"{100 * item['foreground_ratio']:.1f} %") for item in self.predictions
+            ]
+            return table(["picture", "mask", "foreground"], rows, align="<<>")
+        rows = [(item["picture"], item["class"], f"{100 * item['probability']:.1f} %") for item in self.predictions]
+        return table(["picture", "class", "probability"], rows, align="<>>")
+
+
+def predict(
+    model: nn.Module,
+    pictures: Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    invert: bool = False,
+    name: str = "",
+    progress: bool = False,
+) -> PredictReport:
+    """Run a network on picture files. The model is not changed.
+
+    A network with fully connected layers gets the pictures resized to its example shape; any other gets them
+    in their own size, enlarged to its example shape where they are smaller. Masks have the size of their
+    picture.
+
+    Args:
+        model: a network of a registered family (its example shape tells channels and size).
+        pictures: PNG or JPEG files.
+        out: folder for the masks (PNG, foreground white, named like the picture) or for the classes
+            (`predictions.json`); made if needed. Masks need it.
+        device: where to run.
+        invert: take 1 - pixels: for dark digits on light paper, where the network learned light on dark.
+        name: what the report calls the model.
+        progress: show on standard error how far it is.
+
+    Raises:
+        ArgumentError: the network is of no registered family, or masks without `out`, or two pictures whose
+            masks would have one name.
+        DataError: a picture cannot be read.
+    """
+    start = time.perf_counter()
+    shape = _example_shape(model)
+    dense = to_dense(model).to(device).eval()
+    resized = any(isinstance(module, nn.Linear) for module in dense.modules())
+    paths, folder = [Path(picture) for picture in pictures], _prepare(out)
+    masks: dict[Path, Path] | None = None
+    predictions = []
+    with live_progress(progress, "pictures", len(paths), interval=PROGRESS_INTERVAL) as bar:
+        for number, path in enumerate(paths, start=1):
+            picture = _read(path, shape, resized=resized, invert=invert)
+            outputs = run_forward(dense, picture.to(device)).cpu().float()
+            if outputs.ndim == 2:
+                predictions.append(_class(path, outputs[0]))
+            else:
+                masks = masks or _mask_paths(paths, folder)
+                predictions.append(_mask(path, outputs, masks[path]))
+            bar.show(number)
+    task = "classification" if masks is None else "segmentation"
+    report = PredictReport(name, task, predictions, time.perf_counter() - start)
+    if folder is not None and masks is None:
+        write_atomically(folder / TABLE_FILE, report.to_json() + "\n")
+    return report
+
+
+def predict_file(
+    file: str | Path,
+    pictures: Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    device: str = "auto",
+    invert: bool = False,
+    progress: bool = False,
+) -> PredictReport:
+    """Load a .tailcut file (or `zoo:NAME`) of a registered model and `predict` with it."""
+    place = choose_device(device)
+    model = load(file, device=str(place))
+    return predict(model, pictures, out, device=place, invert=invert, name=str(file), progress=progress)
+
+
+def _prepare(out: str | Path | None) -> Path | None:
+    if out is None:
+        return None
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise ArgumentError(f"{folder} is a file; predictions need a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _example_shape(model: nn.Module) -> tuple[int, ...]:
+    base = base_of(model)
+    if base is None:
+        raise ArgumentError(
+            "predict needs a network of a registered family, which tells the channels and the size of its "
+            "pictures; load a network of your own class in Python and call it there"
+        )
+    shape = family(base.name).example_shape(**base.arguments)
+    if len(shape) != 4:
+        raise ArgumentError(f"predict needs a network that takes pictures; {base.name} takes {shape}")
+    return shape
+
+
+def _read(path: Path, shape: tuple[int, ...], *, resized: bool, invert: bool) -> Tensor:
+    """The picture as the network takes it: (1, channels, height, width)."""
+    _, channels, *example = shape
+    least_height, least_width = example
+    height, width = example if resized else picture_size(path)
+    size = (max(height, least_height), max(width, least_width))
+    picture = read_picture(path, channels=channels, size=size)
+    return 1 - picture if invert else picture
+
+
+def _class(path: Path, outputs: Tensor) -> dict[str, Any]:
+    probabilities = outputs.softmax(dim=0)
+    values, classes = probabilities.topk(min(NUM_BEST, len(probabilities)))
+    best = [
+        {"class": number, "probability": value} for number, value in zip(classes.tolist(), values.tolist(), strict=True)
+    ]
+    return {"picture": str(path), **best[0], "best": best}
+
+
+def _mask(path: Path, outputs: Tensor, mask_path: Path) -> dict[str, Any]:
+    size = picture_size(path)
+    if tuple(outputs.shape[2:]) != size:
+        outputs = interpolate(outputs, size=size, mode="bilinear")
+    mask = foreground(outputs)[0]
+    write_mask(mask_path, mask)
+    return {"picture": str(path), "mask": str(mask_path), "foreground_ratio": float(mask.double().mean())}
+
+
+def _mask_paths(pictures: Sequence[Path], folder: Path | None) -> dict[Path, Path]:
+    if folder is None:
+        raise ArgumentError("this network makes masks; name a folder for them (-o DIR)")
+    twice = [stem for stem, count in Counter(path.stem for path in set(pictures)).items() if count > 1]
+    if twice:
+        raise ArgumentError(f"several pictures are named {twice[0]}: their masks would have one name; run them apart")
+    masks = {path: folder / f"{path.stem}.png" for path in pictures}
+    for path, mask in masks.items():
+        if mask.exists() and mask.samefile(path):
+            raise ArgumentError(f"the mask of {path} would replace it; choose another folder")
+    return masks

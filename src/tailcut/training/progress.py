@@ -1,0 +1,95 @@
+"""What a person sees of a training: a live bar in a terminal, a line per epoch everywhere."""
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+from tailcut.runs import Run
+
+logger = logging.getLogger("tailcut.training")
+
+
+class Progress:
+    """A live bar in a terminal; elsewhere a line every now and then.
+
+    Args:
+        what: what is counted, for example `pictures`.
+        total: how many there are.
+        bar: the `rich` bar; None where there is no terminal.
+        interval: seconds between two lines; none are written when None.
+    """
+
+    def __init__(self, what: str, total: int, *, bar: Any = None, interval: float | None = None) -> None:
+        self._what, self._total, self._interval = what, total, interval
+        self._bar, self._last = bar, time.monotonic()
+        self._task = None if bar is None else bar.add_task(what, total=total, note="")
+
+    def show(self, done: int, note: str = "") -> None:
+        """`done` of the total are done; `note` says how it goes."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, note=note)
+        elif self._interval is not None and time.monotonic() - self._last > self._interval:
+            self._last = time.monotonic()
+            logger.info("%d of %d %s  %s", done, self._total, self._what, note)
+
+
+@contextmanager
+def live_progress(wanted: bool, what: str, total: int, *, interval: float | None = None) -> Iterator[Progress]:
+    """Progress on standard error while the block runs, if that is wanted.
+
+    Args:
+        wanted: show it.
+        what: what is counted.
+        total: how many there are.
+        interval: seconds between two lines where there is no terminal; none when None.
+    """
+    if not wanted or not sys.stderr.isatty() or find_spec("rich") is None:
+        yield Progress(what, total, interval=interval if wanted else None)
+        return
+    import rich.progress
+    from rich.console import Console
+
+    columns = (
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TextColumn("{task.fields[note]}"),
+        rich.progress.TimeElapsedColumn(),
+        rich.progress.TimeRemainingColumn(),
+    )
+    with rich.progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        yield Progress(what, total, bar=bar)
+
+
+@contextmanager
+def log_to_file(run: Run) -> Iterator[None]:
+    """Within the block, what Tailcut logs goes to the run's `log.txt` too, as does an error that ends it."""
+    handler = logging.FileHandler(run.log, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    root = logging.getLogger("tailcut")
+    before = root.level
+    root.addHandler(handler)
+    if root.getEffectiveLevel() > logging.INFO:
+        root.setLevel(logging.INFO)
+    try:
+        yield
+    except Exception as error:
+        handler.handle(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, "%s", (error,), None))
+        raise
+    finally:
+        root.setLevel(before)
+        root.removeHandler(handler)
+        handler.close()
+
+
+def epoch_line(line: dict[str, Any], num_epochs: int) -> str:
+    """One line of `metrics.jsonl` for people."""
+    parts = [f"epoch {line['epoch']}/{num_epochs}", f"loss {line['loss']:.4f}"]
+    if line.get("split"):
+        parts += [f"{line['split']} {name} {100 * value:.2f} %" for name, value in line["metrics"].items()]
+    parts += [f"lr {line['lr']:.2e}", f"kept {line['num_kept']:,}", f"{line['seconds']:.1f} s"]
+    return "  ".join(parts)

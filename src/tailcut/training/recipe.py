@@ -1,0 +1,281 @@
+"""Recipes: what is trained, on what and how, as typed models with errors that name the key."""
+
+from typing import Annotated, Any, Literal, Self
+
+from tailcut.errors import MissingExtraError
+
+try:
+    from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+except ImportError as error:
+    raise MissingExtraError("reading a recipe", "pydantic", "train") from error
+
+Codec = Literal["float32", "float16", "bfloat16"]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+KeepRatio = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+Axes = Literal["all"] | tuple[int, ...]
+
+
+def _flat_names(value: Any) -> Any:
+    """TOML reads an unquoted `conv1.weight = 5` as nested tables; tensor names are dotted strings."""
+    if not isinstance(value, dict):
+        return value
+    flat: dict[str, Any] = {}
+    for name, item in value.items():
+        inner = _flat_names(item)
+        flat |= {f"{name}.{rest}": leaf for rest, leaf in inner.items()} if isinstance(inner, dict) else {name: inner}
+    return flat
+
+
+Counts = Annotated[Positive | dict[str, Positive], BeforeValidator(_flat_names)]
+
+
+class Section(BaseModel):
+    """Base of all sections: values cannot be changed, unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ModelSection(Section):
+    """The network: a registered name and its arguments."""
+
+    name: str
+    arguments: dict[str, Any] = {}
+
+
+class AugmentationSection(Section):
+    """Random changes of training pictures.
+
+    Attributes:
+        shift: up to so many pixels in each direction, zeros move in.
+        flip: mirror every second picture, left to right.
+    """
+
+    shift: Annotated[int, Field(ge=0)] = 0
+    flip: bool = False
+
+
+class DataSection(Section):
+    """The pictures.
+
+    Attributes:
+        name: a data set that `open_dataset` knows.
+        train_split: the split to train on.
+        test_split: the split for the final figure.
+        holdout: so many of the last training pictures are held out for validation.
+        batch_size: pictures per step, on all devices together; an incomplete last batch is left out.
+        augmentation: random changes of the training pictures.
+    """
+
+    name: str
+    train_split: str = "train"
+    test_split: str = "test"
+    holdout: Annotated[int, Field(ge=0)] = 0
+    batch_size: Positive = 256
+    augmentation: AugmentationSection = AugmentationSection()
+
+
+class OverrideSection(Section):
+    """Other settings for the tensors whose name fits a pattern; see `tailcut.regularize`."""
+
+    keep_ratio: KeepRatio | None = None
+    num_kept: Positive | None = None
+    axes: Axes | None = None
+    order_weights: tuple[Positive, ...] | None = None
+
+
+class RegularizationSection(Section):
+    """Which tensors become coefficients, and how many at the start; see `tailcut.regularize`.
+
+    Attributes:
+        keep_ratio: part of each tensor kept at the start.
+        num_kept: coefficients kept at the start: one number for each tensor, or a table by tensor name.
+        axes: the transformed axes.
+        order_weights: weight of each axis in the order of coefficients.
+        include: name patterns of the tensors; all that can be when left out.
+        exclude: name patterns of tensors left alone.
+        overrides: settings per name pattern.
+        initialization: `model` (transform the model's own initial weights, which loses the energy of the tail);
+            `rescaled` (the same, enlarged so that the truncated weights have the variance of the dense ones);
+            `he` (random coefficients such that the truncated weights have He's variance, 2 / inputs; biases
+            start at zero).
+    """
+
+    keep_ratio: KeepRatio | None = None
+    num_kept: Counts | None = None
+    axes: Axes = "all"
+    order_weights: tuple[Positive, ...] | None = None
+    include: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] = ()
+    overrides: dict[str, OverrideSection] = {}
+    initialization: Literal["model", "rescaled", "he"] = "model"
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:
+        if self.keep_ratio is not None and self.num_kept is not None:
+            raise ValueError("give keep_ratio or num_kept, not both")
+        return self
+
+
+class ScheduleSection(Section):
+    """The cutting of tails; see `tailcut.TailTruncation`.
+
+    Attributes:
+        num_kept: coefficients kept at the end: one number for each tensor, or a table by tensor name.
+        keep_ratio: the same as a part of each tensor.
+        spacing: `paper` (beta_n = beta_(n-1) - rate (beta_(n-1) - epsilon)) or `geometric`.
+        rate: the paper's gamma per cut; the rest is cut at the end of the run.
+        fraction: reach the target after this fraction of the run instead.
+        every: cut once per `epoch`, or once per so many iterations.
+    """
+
+    num_kept: Counts | None = None
+    keep_ratio: KeepRatio | None = None
+    spacing: Literal["paper", "geometric"] = "paper"
+    rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    every: Literal["epoch"] | Positive = "epoch"
+
+    @model_validator(mode="after")
+    def _one_target_one_speed(self) -> Self:
+        if (self.num_kept is None) == (self.keep_ratio is None):
+            raise ValueError("give exactly one target: num_kept or keep_ratio")
+        if (self.rate is None) == (self.fraction is None):
+            raise ValueError("give exactly one of rate (the paper's gamma per cut) and fraction (of the run)")
+        if self.spacing == "geometric" and self.fraction is None:
+            raise ValueError("spacing 'geometric' needs fraction (of the run after which the target is reached)")
+        return self
+
+
+class LrScheduleSection(Section):
+    """The learning rate over the run, as a factor of `optimizer.lr`.
+
+    Attributes:
+        name: `constant`; `cosine` (falls from 1 to 0); `one_cycle` (rises from 1/25 to 1, then falls as
+            cosine); `multistep` (times `factor` at each milestone).
+        warmup: fraction of the run over which the rate rises; of `cosine` and `one_cycle`.
+        milestones: fractions of the run, of `multistep`.
+        factor: of `multistep`.
+    """
+
+    name: Literal["constant", "cosine", "one_cycle", "multistep"] = "constant"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    milestones: tuple[Fraction, ...] = ()
+    factor: Annotated[float, Field(gt=0)] = 0.1
+
+
+class OptimizerSection(Section):
+    """The optimiser.
+
+    Attributes:
+        name: `adam`, `adamw` or `sgd`.
+        lr: the (highest) learning rate.
+        betas: of `adam` and `adamw`.
+        momentum: of `sgd`.
+        weight_decay: as the optimiser defines it.
+        clip_norm: the largest norm of all gradients together; no clipping when left out.
+        ema_decay: decay per step of the moving average of parameters that is evaluated and packed; none when
+            left out.
+        lr_schedule: the learning rate over the run.
+    """
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: Annotated[float, Field(gt=0)]
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    lr_schedule: LrScheduleSection = LrScheduleSection()
+
+
+class TrainingSection(Section):
+    """The run.
+
+    Attributes:
+        epochs: passes over the training pictures.
+        seed: of everything random.
+        precision: `fp32`, or mixed precision `bf16` or `fp16`; the transform itself always runs in float32.
+        channels_last: train on pictures in channels-last memory order, often faster for convolutions.
+        loss: `cross_entropy`, or `dice_bce` (soft Dice plus cross entropy) for masks.
+        label_smoothing: of the cross entropy.
+        round_from: fraction of the run after which the forward pass uses coefficients rounded to `pack.codec`
+            (straight-through: gradients reach the float32 masters); never when left out.
+        validate_every: epochs between two validations.
+    """
+
+    epochs: Positive
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    channels_last: bool = False
+    loss: Literal["cross_entropy", "dice_bce"] = "cross_entropy"
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    round_from: Fraction | None = None
+    validate_every: Positive = 1
+
+
+class DistillationSection(Section):
+    """A teacher whose outputs the network learns beside the labels.
+
+    Attributes:
+        teacher: `zoo:NAME`, a .tailcut file, or a finished run folder.
+        temperature: both outputs are divided by it before the softmax.
+        weight: of the teacher's part of the loss; the labels' part has 1 - weight.
+    """
+
+    teacher: str
+    temperature: Annotated[float, Field(gt=0)] = 4.0
+    weight: Fraction = 0.7
+
+
+class PackSection(Section):
+    """How the result is packed.
+
+    Attributes:
+        codec: number type of the coefficients.
+        other_codec: number type of everything else (biases, batch norm).
+    """
+
+    codec: Codec = "float32"
+    other_codec: Codec = "float32"
+
+
+class PaperSection(Section):
+    """The figures of the paper's row that the recipe stands for.
+
+    Attributes:
+        source: where they stand.
+        metrics: by name, 0 to 1.
+        num_kept: coefficients.
+    """
+
+    source: str
+    metrics: dict[str, Fraction] = {}
+    num_kept: Positive | None = None
+
+
+class Recipe(Section):
+    """A whole recipe; a section that is None is not used."""
+
+    name: str
+    description: str = ""
+    model: ModelSection
+    data: DataSection
+    regularization: RegularizationSection | None = None
+    schedule: ScheduleSection | None = None
+    optimizer: OptimizerSection
+    training: TrainingSection
+    distillation: DistillationSection | None = None
+    pack: PackSection = PackSection()
+    paper: PaperSection | None = None
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Self:
+        if self.schedule is not None and self.regularization is None:
+            raise ValueError("a [schedule] needs a [regularization] section (it may be empty)")
+        if self.training.round_from is not None:
+            if self.regularization is None:
+                raise ValueError("training.round_from needs a [regularization] section")
+            if self.pack.codec == "float32":
+                raise ValueError("training.round_from rounds to pack.codec; choose float16 or bfloat16 there")
+        return self

@@ -1,0 +1,209 @@
+"""Recipes as TOML: found by name, read, overridden from the command line, and written as resolved."""
+
+import difflib
+import importlib.resources
+import json
+import tomllib
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from tailcut.errors import RecipeError
+from tailcut.training.recipe import Recipe
+
+SUFFIX = ".toml"
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe.
+
+    Args:
+        name_or_path: see `find_recipe`.
+        overrides: `KEY=VALUE` each, the key dotted (`optimizer.lr`), the value as TOML; a value that is no TOML
+            is taken as text, an empty one removes the key or section (`distillation=`).
+
+    Raises:
+        RecipeError: not found, no TOML, or a key is unknown, missing or has a wrong value.
+    """
+    path = find_recipe(name_or_path)
+    try:
+        content = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"cannot read the recipe {path}: {error}") from error
+    return parse_recipe(content, source=str(path), overrides=overrides)
+
+
+def parse_recipe(content: str, *, source: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Check the text of a recipe. `source` is its name in errors. Raises as `load_recipe`."""
+    try:
+        values = tomllib.loads(content)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{source}: this is no TOML: {error}") from error
+    for override in overrides:
+        _override(values, override)
+    if "name" not in values:
+        values = {"name": Path(source).stem, **values}
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        problems = [_problem(item) for item in error.errors(include_url=False)]
+        lines = problems[0] if len(problems) == 1 else "".join(f"\n  {problem}" for problem in problems)
+        raise RecipeError(f"{source}: {lines}") from error
+
+
+def find_recipe(name_or_path: str | Path) -> Path:
+    """The file of a recipe.
+
+    Args:
+        name_or_path: a path; or the name of a recipe that comes with Tailcut, with or without its folder
+            (`frequency-regularization/lenet5-776`, `lenet5-776`).
+
+    Raises:
+        RecipeError: there is no such file and no such name, or the name is not unique.
+    """
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    wanted = str(name_or_path).removesuffix(SUFFIX)
+    known = shipped_recipes()
+    found = [name for name in known if wanted in (name, name.rpartition("/")[2])]
+    if len(found) == 1:
+        return known[found[0]]
+    if found:
+        raise RecipeError(f"the recipe name {wanted!r} is not unique: {', '.join(found)}; give one of these")
+    near = difflib.get_close_matches(wanted, [*known, *(name.rpartition("/")[2] for name in known)], n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise RecipeError(
+        f"there is no file {path} and no recipe of that name; {hint}recipes that come with Tailcut: "
+        f"{', '.join(known) or 'none'}"
+    )
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with Tailcut: name with folder -> file, sorted by name."""
+    package = Path(str(importlib.resources.files("tailcut")))
+    for folder in (package / "recipes", package.parents[1] / "recipes"):  # installed; source checkout
+        if folder.is_dir():
+            files = sorted(folder.rglob(f"*{SUFFIX}"))
+            return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
+    return {}
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The recipe as TOML with all defaults written out; `parse_recipe` gives an equal one back."""
+    return "\n".join(_toml_lines(recipe.model_dump(mode="json", exclude_none=True), "")) + "\n"
+
+
+def differences(one: Recipe, other: Recipe) -> list[str]:
+    """What differs between two recipes, one line per key: `optimizer.lr: 0.01 and 0.02`."""
+    left, right = _leaves(one.model_dump(mode="json")), _leaves(other.model_dump(mode="json"))
+    keys = [*left, *(key for key in right if key not in left)]
+    return [
+        f"{key}: {left.get(key, 'nothing')} and {right.get(key, 'nothing')}"
+        for key in keys
+        if left.get(key) != right.get(key)
+    ]
+
+
+def check_same(recipe: Recipe, path: Path) -> None:
+    """Raise `RecipeError` if `path` holds another recipe than this one: a run goes on as it began."""
+    if path.is_file():
+        changed = differences(parse_recipe(path.read_text(encoding="utf-8"), source=str(path)), recipe)
+        if changed:
+            raise RecipeError(
+                f"the run was begun with another recipe ({path}); it can only go on with the same. "
+                f"Different, there and here: {'; '.join(changed)}"
+            )
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise RecipeError(f"--set {override}: expected KEY=VALUE, for example optimizer.lr=0.01")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    table = values
+    for part in parts[:-1]:
+        inner = table.setdefault(part, {})
+        if not isinstance(inner, dict):
+            inner = table[part] = {}  # a table by tensor name takes the place of one number for all
+        table = inner
+    if text.strip():
+        table[parts[-1]] = value
+    else:
+        table.pop(parts[-1], None)
+
+
+def _problem(error: ErrorDetails) -> str:
+    key = ".".join(str(part) for part in error["loc"] if not _is_union_branch(str(part)))
+    given = error["input"]
+    if error["type"] == "missing":
+        return f"{key}: is missing"
+    if error["type"] == "extra_forbidden":
+        known = _keys_beside(error["loc"])
+        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+        return f"{key}: is no key of a recipe; {hint}"
+    message = error["msg"].removeprefix("Value error, ")
+    message = message.removeprefix("Input should be ")
+    message = message.replace("a valid integer", "an integer").replace("a valid ", "a ")
+    if error["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    return f"{key}: must be {message}, got {given!r}"
+
+
+def _is_union_branch(part: str) -> bool:
+    """Whether pydantic added this part to tell the types of a union apart: it is no key of the recipe."""
+    return part in ("int", "str", "constrained-int") or "[" in part
+
+
+def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
+    model: Any = Recipe
+    for part in location[:-1]:
+        fields: Mapping[str, Any] = getattr(model, "model_fields", {})
+        model = _section_class(fields[str(part)].annotation) if str(part) in fields else model
+    return list(model.model_fields)
+
+
+def _section_class(annotation: Any) -> Any:
+    options = [annotation, *(typing.get_args(annotation))]
+    options += [inner for option in options for inner in typing.get_args(option)]
+    sections = [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
+    return sections[0] if sections else annotation
+
+
+def _toml_lines(values: Mapping[str, Any], prefix: str) -> list[str]:
+    tables = {key: item for key, item in values.items() if isinstance(item, dict)}
+    lines = [f"{_toml_key(key)} = {_toml_value(item)}" for key, item in values.items() if key not in tables]
+    for key, item in tables.items():
+        name = f"{prefix}{_toml_key(key)}"
+        lines += ["", f"[{name}]", *_toml_lines(item, f"{name}.")]
+    return lines
+
+
+def _toml_key(key: str) -> str:
+    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else _toml_value(key)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(_toml_value(item) for item in value)}]"
+    if isinstance(value, float):
+        return repr(value) if "." in repr(value) or "e" in repr(value) else f"{value!r}.0"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # JSON text and numbers are TOML
+
+
+def _leaves(values: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(values, dict) or not values:
+        return {prefix: values}
+    leaves: dict[str, Any] = {}
+    for key, item in values.items():
+        leaves |= _leaves(item, f"{prefix}.{key}" if prefix else key)
+    return leaves

@@ -1,0 +1,55 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tailcut.format import load
+from tailcut.structure import create_model
+from tailcut.weights import kept_counts, truncated_tensors
+
+Tailcut = Callable[..., Any]
+
+
+def published_file(folder: Path) -> Path:
+    """A file like the published one, for a small UNet: sparse coefficients, a few in each weight."""
+    model = create_model("unet", widths=(2, 4), bias=False, affine=False, running_stats=False)
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        coefficients = torch.zeros(parameter.shape)
+        coefficients[(0,) * parameter.ndim] = 1.5
+        tensors[name] = coefficients.to_sparse()
+    torch.save(tensors, folder / "small.pt")
+    return folder / "small.pt"
+
+
+def test_a_published_file_is_converted(tailcut: Tailcut, tmp_path: Path) -> None:
+    words = ["--from", "frereg", "--model", "unet", "--codec", "float16", "-o", tmp_path / "unet.tailcut"]
+    arguments = ["widths=[2, 4]", "bias=false", "affine=false", "running_stats=false"]
+    for argument in arguments:
+        words += ["--set-argument", argument]
+    outcome = tailcut("convert", published_file(tmp_path), *words, "--json")
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["file_bytes"] == (tmp_path / "unet.tailcut").stat().st_size
+    model = load(tmp_path / "unet.tailcut")
+    assert set(kept_counts(model).values()) == {1}
+    assert truncated_tensors(model)[0].coefficients().item() == 1.5
+
+
+def test_a_file_that_does_not_fit_fails(tailcut: Tailcut, tmp_path: Path) -> None:
+    outcome = tailcut(
+        "convert", published_file(tmp_path), "--from", "frereg", "--model", "unet", "-o", tmp_path / "a.tailcut"
+    )
+    assert outcome.code == 1
+    assert not (tmp_path / "a.tailcut").exists()
+    assert outcome.err.startswith("tailcut convert: error: ")
+
+
+def test_the_published_network_takes_at_most_1600_bytes(tailcut: Tailcut, carvana_root: Path, tmp_path: Path) -> None:
+    source = carvana_root / "carvana" / "published" / "unet_fr.tar.xz"
+    out = tmp_path / "unet.tailcut"
+    words = ["--from", "frereg", "--model", "unet", "-o", out, "--codec", "float16", "--json"]
+    outcome = tailcut("convert", source, *words)
+    assert outcome.code == 0
+    assert outcome.json["num_kept"] == 759
+    assert out.stat().st_size <= 1600

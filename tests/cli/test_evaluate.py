@@ -1,0 +1,49 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Tailcut = Callable[..., Any]
+
+
+def test_json_has_exactly_the_promised_keys(tailcut: Tailcut, packed: Path) -> None:
+    outcome = tailcut("evaluate", packed, "--data", "digits", "--split", "train", "--json")
+    assert outcome.code == 0
+    assert list(outcome.json) == ["model", "data", "split", "num_samples", "metrics", "seconds"]
+    assert outcome.json["model"] == str(packed)
+    assert outcome.json["data"] == "digits"
+    assert outcome.json["split"] == "train"
+    assert outcome.json["num_samples"] == 1442
+    assert 0 <= outcome.json["metrics"]["accuracy"] <= 1
+
+
+def test_a_row_is_shown(tailcut: Tailcut, packed: Path) -> None:
+    outcome = tailcut("evaluate", packed, "--data", "digits", "--device", "cpu", "--batch-size", "50")
+    assert outcome.code == 0
+    assert outcome.out.splitlines()[0].split() == ["model", "data", "split", "pictures", "accuracy", "seconds"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--data", "nothing"], 2, "unknown data set 'nothing'"),
+        (["--data", "digits", "--split", "third"], 2, "no split 'third'"),
+        (["--data", "digits", "--device", "toaster"], 2, "no device 'toaster'"),
+        (["--data", "carvana", "--split", "published", "--data-root", "nowhere"], 1, "carvana/published"),
+    ],
+)
+def test_failures_say_what_is_wrong(
+    words: list[str], code: int, message: str, tailcut: Tailcut, packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TAILCUT_DATA", raising=False)
+    outcome = tailcut("evaluate", packed, *words)
+    assert outcome.code == code
+    assert message in outcome.err
+
+
+def test_data_roots_are_tried_in_their_order(tailcut: Tailcut, packed: Path, mnist_root: Path, tmp_path: Path) -> None:
+    words = ["--data", "mnist", "--data-root", tmp_path, "--data-root", mnist_root, "--json"]
+    outcome = tailcut("evaluate", packed, *words)
+    assert outcome.code == 0
+    assert outcome.json["num_samples"] == 10000

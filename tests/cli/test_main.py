@@ -1,0 +1,136 @@
+import io
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tailcut as package
+from tailcut.cli import VERBS, main
+from tailcut.errors import ArgumentError, TailcutError
+
+Tailcut = Callable[..., Any]
+
+NAMES = [verb.__name__.rpartition(".")[2] for verb in VERBS]
+
+
+def test_the_verbs_are_those_promised(tailcut: Tailcut) -> None:
+    assert NAMES == ["train", "pack", "inspect", "evaluate", "predict", "convert", "unpack", "models"]
+    shown = tailcut("--help")
+    assert shown.code == 0
+    for name in NAMES:
+        assert f"    {name} " in shown.out
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_verb_has_help_with_an_example_and_json(name: str, tailcut: Tailcut) -> None:
+    shown = tailcut(name, "--help")
+    assert shown.code == 0
+    assert f"example:\n  tailcut {name}" in shown.out
+    assert "--json" in shown.out
+
+
+def test_the_version_is_shown(tailcut: Tailcut) -> None:
+    shown = tailcut("--version")
+    assert (shown.code, shown.out) == (0, f"tailcut {package.__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "required: VERB"),
+        (["fly"], "invalid choice: 'fly'"),
+        (["inspect"], "required: FILE"),
+        (["inspect", "a", "--colour"], "unrecognized arguments: --colour"),
+        (["pack", "a", "-o", "b", "--codec", "float8"], "invalid choice: 'float8'"),
+        (["convert", "a", "--from", "zip", "--model", "unet", "-o", "b"], "invalid choice: 'zip'"),
+        (["train", "lenet5-776"], "required: --out"),
+        (["evaluate", "a", "--data", "mnist", "--batch-size", "many"], "invalid int value: 'many'"),
+    ],
+)
+def test_bad_usage_ends_with_2_and_the_usage_line(words: list[str], message: str, tailcut: Tailcut) -> None:
+    outcome = tailcut(*words)
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert outcome.err.startswith("usage: tailcut")
+    assert ": error: " in outcome.err
+    assert message in outcome.err
+
+
+def test_bad_usage_is_told_as_json_too(tailcut: Tailcut) -> None:
+    outcome = tailcut("inspect", "--json")
+    assert outcome.code == 2
+    assert outcome.json["error"]["type"] == "UsageError"
+    assert "FILE" in outcome.json["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (TailcutError("no luck"), 1),
+        (ArgumentError("no luck"), 2),
+        (FileNotFoundError("no luck"), 1),
+        (KeyboardInterrupt("interrupted"), 1),
+    ],
+)
+def test_a_failure_is_one_line_without_traceback(
+    error: BaseException, code: int, tailcut: Tailcut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise error
+
+    monkeypatch.setattr("tailcut.training.listing.list_models", fail)
+    message = "interrupted" if isinstance(error, KeyboardInterrupt) else "no luck"
+    outcome = tailcut("models")
+    assert (outcome.code, outcome.out, outcome.err) == (code, "", f"tailcut models: error: {message}\n")
+    outcome = tailcut("models", "--json")
+    assert outcome.code == code
+    assert outcome.json == {"error": {"type": type(error).__name__, "message": message}}
+    assert outcome.err == f"tailcut models: error: {message}\n"
+
+
+def test_a_defect_of_ours_keeps_its_traceback(tailcut: Tailcut, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("tailcut.training.listing.list_models", fail)
+    with pytest.raises(ZeroDivisionError):
+        tailcut("models")
+
+
+def test_messages_go_to_standard_error_and_leave_no_handler(tailcut: Tailcut, packed: Path) -> None:
+    before = list(logging.getLogger("tailcut").handlers)
+    outcome = tailcut("pack", "nowhere.pt", "-o", packed)
+    assert outcome.code == 1
+    assert outcome.out == ""
+    assert logging.getLogger("tailcut").handlers == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs pipes as POSIX has them")
+def test_a_reader_that_goes_away_is_no_traceback() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "tailcut.cli", "models"],
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == ""
+
+
+def test_words_default_to_those_of_the_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["tailcut", "--version"])
+    assert main() == 0
+    assert capsys.readouterr().out.startswith("tailcut ")
+    assert isinstance(sys.stdout, io.TextIOBase)

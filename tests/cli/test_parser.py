@@ -1,0 +1,53 @@
+import argparse
+
+import pytest
+
+from tailcut.cli.parser import Parser, UsageError, add_codecs, add_data_roots, add_device, add_verb, settings
+from tailcut.errors import ArgumentError
+
+
+def test_settings_are_toml_else_text() -> None:
+    words = ["bias=false", "widths=[64, 128]", "rate=0.5", "name=plain text", 'quoted="5"', " num = 3"]
+    assert settings(words) == {
+        "bias": False,
+        "widths": [64, 128],
+        "rate": 0.5,
+        "name": "plain text",
+        "quoted": "5",
+        "num": 3,
+    }
+    assert settings(None) == {}
+
+
+@pytest.mark.parametrize("word", ["bias", "=false", " =1"])
+def test_settings_need_a_key_and_a_value(word: str) -> None:
+    with pytest.raises(ArgumentError, match="expected KEY=VALUE"):
+        settings([word])
+
+
+def test_errors_are_raised_and_carry_the_usage() -> None:
+    parser = Parser(prog="tailcut fly")
+    with pytest.raises(UsageError, match="unrecognized arguments: --far") as caught:
+        parser.parse_args(["--far"])
+    assert caught.value.prog == "tailcut fly"
+    assert caught.value.usage.startswith("usage: tailcut fly")
+
+
+def test_a_verb_has_its_shared_options() -> None:
+    parser = Parser(prog="tailcut")
+    verbs = parser.add_subparsers(dest="verb")
+
+    def run(arguments: argparse.Namespace) -> None: ...
+
+    verb = add_verb(verbs, "fly", summary="s", description="d", example="  tailcut fly", run=run)
+    add_data_roots(verb)
+    add_device(verb)
+    add_codecs(verb)
+    words = ["fly", "--json", "--data-root", "a", "--data-root", "b", "--device", "cpu", "--codec", "float16"]
+    arguments = parser.parse_args(words)
+    assert arguments.json is True
+    assert arguments.data_root == ["a", "b"]
+    assert (arguments.device, arguments.codec, arguments.other_codec) == ("cpu", "float16", None)
+    assert arguments.run is run
+    with pytest.raises(UsageError):  # no abbreviations: they would change meaning when options are added
+        parser.parse_args(["fly", "--dev", "cpu"])

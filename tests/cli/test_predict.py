@@ -1,0 +1,38 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tailcut.format import save
+from tailcut.structure import create_model
+
+Tailcut = Callable[..., Any]
+
+
+def test_classes_are_a_table_and_json(tailcut: Tailcut, packed: Path, picture: Path, tmp_path: Path) -> None:
+    outcome = tailcut("predict", packed, picture)
+    assert outcome.code == 0
+    assert outcome.out.splitlines()[0].split() == ["picture", "class", "probability"]
+    outcome = tailcut("predict", packed, picture, "-o", tmp_path / "out", "--json", "--invert")
+    assert outcome.json["task"] == "classification"
+    assert outcome.json["predictions"][0]["picture"] == str(picture)
+    assert (tmp_path / "out" / "predictions.json").is_file()
+
+
+def test_masks_are_pictures(tailcut: Tailcut, picture: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save(create_model("unet", widths=(2, 4)), tmp_path / "unet.tailcut")
+    outcome = tailcut("predict", tmp_path / "unet.tailcut", picture, "-o", tmp_path / "masks", "--json")
+    assert outcome.code == 0
+    assert outcome.json["predictions"][0]["mask"] == str(tmp_path / "masks" / "digit.png")
+    assert (tmp_path / "masks" / "digit.png").is_file()
+    outcome = tailcut("predict", tmp_path / "unet.tailcut", picture)
+    assert outcome.code == 2
+    assert "-o DIR" in outcome.err
+
+
+def test_a_missing_picture_fails(tailcut: Tailcut, packed: Path, tmp_path: Path) -> None:
+    outcome = tailcut("predict", packed, tmp_path / "none.png")
+    assert outcome.code == 1
+    assert "none.png" in outcome.err

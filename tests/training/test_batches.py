@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from tailcut.data import InMemoryDataset
+from tailcut.training.batches import augment, batches, generator, shift
+from tailcut.training.recipe import AugmentationSection
+
+NOTHING = AugmentationSection()
+EVERYTHING = AugmentationSection(shift=3, flip=True)
+
+
+def numbered(num: int) -> InMemoryDataset:
+    """A data set whose pictures tell their number."""
+    pictures = torch.arange(num, dtype=torch.uint8)[:, None, None, None].expand(num, 1, 6, 5).contiguous()
+    return InMemoryDataset("numbered", "train", pictures, torch.arange(num), [str(i) for i in range(num)])
+
+
+def numbers(dataset: InMemoryDataset, **settings: int) -> list[list[int]]:
+    work = batches(dataset, augmentation=NOTHING, **{"batch_size": 4, "seed": 1, "epoch": 0, **settings})
+    return [targets.tolist() for _, targets in work]
+
+
+def test_an_epoch_has_each_picture_at_most_once_in_full_batches() -> None:
+    got = numbers(numbered(18))
+    assert [len(batch) for batch in got] == [4, 4, 4, 4]
+    assert len({number for batch in got for number in batch}) == 16
+
+
+def test_pictures_go_with_their_targets() -> None:
+    for pictures, targets in batches(numbered(18), batch_size=4, seed=1, epoch=0, augmentation=NOTHING):
+        assert (pictures[:, 0, 0, 0] * 255).round().long().tolist() == targets.tolist()
+
+
+def test_the_order_depends_on_seed_and_epoch_alone() -> None:
+    data = numbered(18)
+    assert numbers(data) == numbers(data)
+    torch.manual_seed(5)
+    assert numbers(data) == numbers(data)
+    assert numbers(data) != numbers(data, epoch=1)
+    assert numbers(data) != numbers(data, seed=2)
+    assert numbers(data, seed=1, epoch=2) != numbers(data, seed=2, epoch=1)
+
+
+@pytest.mark.parametrize("num_processes", [2, 4])
+def test_processes_share_what_one_process_sees(num_processes: int) -> None:
+    data = numbered(18)
+    settings = {"batch_size": 4, "seed": 1, "epoch": 3, "augmentation": EVERYTHING}
+    whole = list(batches(data, **settings))  # type: ignore[arg-type]
+    parts = [
+        list(batches(data, rank=rank, num_processes=num_processes, **settings))  # type: ignore[arg-type]
+        for rank in range(num_processes)
+    ]
+    for step, (pictures, targets) in enumerate(whole):
+        for rank in range(num_processes):
+            assert torch.equal(parts[rank][step][0], pictures[rank::num_processes])
+            assert torch.equal(parts[rank][step][1], targets[rank::num_processes])
+
+
+def test_generators_of_different_keys_differ() -> None:
+    draws = {tuple(torch.randint(0, 1000, (4,), generator=generator(*key)).tolist()) for key in [(1,), (1, 2), (12,)]}
+    assert len(draws) == 3
+
+
+@given(st.integers(-7, 7), st.integers(-7, 7))
+def test_a_shift_agrees_with_scipy(down: int, right: int) -> None:
+    picture = torch.rand(1, 2, 6, 5, generator=torch.Generator().manual_seed(0))
+    moved = shift(picture, torch.tensor([[down, right]]))
+    expected = ndimage.shift(picture[0].numpy(), (0, down, right), order=0, mode="constant", cval=0.0)
+    np.testing.assert_array_equal(moved[0].numpy(), expected)
+
+
+def test_a_mask_is_changed_like_its_picture() -> None:
+    masks = torch.randint(0, 2, (8, 6, 5), generator=torch.Generator().manual_seed(0))
+    pictures, targets = augment(masks[:, None].float(), masks, EVERYTHING, generator(1), 8, torch.arange(8))
+    assert torch.equal(pictures[:, 0].long(), targets)
+    assert not torch.equal(targets, masks)
+    assert targets.dtype == torch.int64
+
+
+def test_a_flip_mirrors_about_half_of_the_pictures() -> None:
+    picture = torch.arange(5.0).expand(400, 1, 1, 5)
+    flipped, _ = augment(
+        picture,
+        torch.zeros(400, dtype=torch.int64),
+        AugmentationSection(flip=True),
+        generator(0),
+        400,
+        torch.arange(400),
+    )
+    first = flipped[:, 0, 0, 0]
+    assert set(first.tolist()) == {0.0, 4.0}
+    assert 150 < (first == 4).sum() < 250
+
+
+def test_no_augmentation_changes_nothing() -> None:
+    pictures, targets = torch.rand(4, 1, 6, 5), torch.arange(4)
+    same = augment(pictures, targets, NOTHING, generator(0), 4, torch.arange(4))
+    assert torch.equal(same[0], pictures)
+    assert torch.equal(same[1], targets)

@@ -1,0 +1,184 @@
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tailcut.data import Dataset, InMemoryDataset, open_dataset
+from tailcut.errors import ArgumentError, DataNotFoundError
+from tailcut.format import save
+from tailcut.structure import create_model
+from tailcut.training.evaluation import (
+    EvaluateReport,
+    choose_device,
+    evaluate,
+    evaluate_file,
+    run_forward,
+    uses_batch_statistics,
+)
+from tailcut.weights import regularize
+
+
+class Masks(Dataset):
+    """Pictures whose mask is where they are bright; of two sizes."""
+
+    name, split, task, num_classes, class_names, picture_shape = (
+        "masks",
+        "test",
+        "segmentation",
+        2,
+        ("a", "b"),
+        (3, 32, 32),
+    )
+
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        size = 32 if index % 2 else 48
+        picture = torch.rand(3, size, size, generator=torch.Generator().manual_seed(index))
+        return picture, (picture[0] > 0.5).long()
+
+
+class Threshold(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :1] - 0.5
+
+
+def test_a_perfect_network_has_dice_one_and_a_reversed_one_zero() -> None:
+    class Reversed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return 0.5 - x[:, :1]
+
+    assert evaluate(Threshold(), Masks()) == {"dice": 1.0}
+    assert evaluate(Reversed(), Masks()) == {"dice": 0.0}
+
+
+def test_accuracy_agrees_with_a_plain_loop() -> None:
+    torch.manual_seed(0)
+    model = create_model("lenet300")
+    digits = open_dataset("digits", "test")
+    expected = sum(int(model(digits[index][0][None]).argmax()) == int(digits[index][1]) for index in range(len(digits)))
+    for batch_size in (None, 7, 1000):
+        assert evaluate(model, digits, batch_size=batch_size) == {"accuracy": expected / len(digits)}
+
+
+def test_the_model_is_not_changed() -> None:
+    model = create_model("lenet300")
+    regularize(model, num_kept=50)
+    model.train()
+    evaluate(model, open_dataset("digits", "test"))
+    assert model.training
+    assert any("parametrizations" in name for name, _ in model.named_parameters())
+
+
+def test_processes_share_the_work_and_add_up() -> None:
+    torch.manual_seed(0)
+    model, digits = create_model("lenet300"), open_dataset("digits", "test")
+    states = []
+
+    def remember(state: Tensor) -> Tensor:
+        states.append(state)
+        return state
+
+    for rank in range(3):
+        evaluate(model, digits, batch_size=10, rank=rank, num_processes=3, add_up=remember)
+    total = torch.stack(states).sum(dim=0)
+    assert total[1] == len(digits)
+    assert float(total[0] / total[1]) == evaluate(model, digits)["accuracy"]
+
+
+class BatchStatistics(nn.Module):
+    """Notes the sizes of its batches, in a list that its copies share."""
+
+    def __init__(self, sizes: list[int], *, running_stats: bool) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1, affine=False, track_running_stats=running_stats)
+        self.note = sizes.append
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.note(len(x))
+        normal: Tensor = self.norm(x)
+        return normal.flatten(1)[:, :10]
+
+
+@pytest.mark.parametrize("running_stats", [False, True])
+def test_networks_with_batch_statistics_see_one_picture_at_a_time(running_stats: bool) -> None:
+    sizes: list[int] = []
+    model = BatchStatistics(sizes, running_stats=running_stats)
+    assert uses_batch_statistics(model) is not running_stats
+    metrics = evaluate(model, open_dataset("digits", "test").part(0, 12), batch_size=5)
+    assert metrics.keys() == {"accuracy"}
+    assert sizes == ([5, 5, 2] if running_stats else [1] * 12)
+
+
+def test_what_does_not_fit_is_told() -> None:
+    digits = open_dataset("digits", "test")
+    with pytest.raises(ArgumentError, match=r"cannot take pictures of shape \(500, 3, 8, 8\)|shape"):
+        evaluate(create_model("unet", widths=(2, 4)), digits)
+    wide = InMemoryDataset("wide", "test", torch.zeros(2, 1, 40, 40, dtype=torch.uint8), torch.zeros(2).long(), ["a"])
+    with pytest.raises(ArgumentError, match=r"cannot take pictures of shape \(2, 1, 40, 40\)"):
+        evaluate(create_model("lenet300"), wide)
+    with pytest.raises(ArgumentError, match=r"10 classes for classification.*gives \(355, 784\)"):
+        evaluate(nn.Flatten(), digits)
+    with pytest.raises(ArgumentError, match=r"segmentation, which needs outputs \(batch, 1 or 2"):
+        evaluate(nn.Identity(), Masks())
+    with pytest.raises(ArgumentError, match="batch_size must be at least 1"):
+        evaluate(create_model("lenet300"), digits, batch_size=0)
+
+
+def test_a_network_must_give_a_tensor() -> None:
+    class Pair(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x, x
+
+    with pytest.raises(ArgumentError, match="expected a tensor from the network, got tuple"):
+        run_forward(Pair(), torch.zeros(1))
+
+
+def test_a_file_is_reported_with_exactly_these_keys(tmp_path: Path) -> None:
+    model = create_model("lenet300", bias=False)
+    save(model, tmp_path / "a.tailcut")
+    report = evaluate_file(tmp_path / "a.tailcut", "digits", device="cpu")
+    values = json.loads(report.to_json())
+    assert list(values) == ["model", "data", "split", "num_samples", "metrics", "seconds"]
+    assert values["model"] == str(tmp_path / "a.tailcut")
+    assert values["data"] == "digits"
+    assert values["split"] == "test"
+    assert values["num_samples"] == 355
+    assert list(values["metrics"]) == ["accuracy"]
+    assert values["seconds"] > 0
+
+
+def test_batch_statistics_of_a_file_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save(create_model("unet", widths=(2, 4), running_stats=False), tmp_path / "unet.tailcut")
+    with caplog.at_level(logging.INFO), pytest.raises(DataNotFoundError):
+        evaluate_file(tmp_path / "unet.tailcut", "carvana", "nowhere", roots=tmp_path)
+    with caplog.at_level(logging.INFO), pytest.raises(ArgumentError):
+        evaluate_file(tmp_path / "unet.tailcut", "digits")
+    assert "one picture at a time" in caplog.text
+
+
+def test_a_report_shows_percent() -> None:
+    report = EvaluateReport("a.tailcut", "mnist", "test", 10000, {"accuracy": 0.98261}, 1.25)
+    assert str(report).splitlines()[-1].split() == ["a.tailcut", "mnist", "test", "10,000", "98.26", "%", "1.2"]
+
+
+def test_devices_are_chosen_by_name() -> None:
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device("auto").type in ("cpu", "cuda")
+    for name in ("toaster", "cuda:99"):
+        with pytest.raises(ArgumentError, match=f"no device '{name}'"):
+            choose_device(name)
+
+
+@pytest.mark.slow
+def test_the_published_network_has_its_dice(carvana_root: Path, tmp_path: Path) -> None:
+    """The first two of the eight published pictures: 0.9788 and 0.9793."""
+    from tailcut.format import frereg
+
+    model = frereg.convert(carvana_root / "carvana" / "published" / "unet_fr.tar.xz", model="unet")
+    pictures = open_dataset("carvana", "published", roots=carvana_root)
+    assert evaluate(model, pictures.part(0, 1))["dice"] == pytest.approx(0.9788, abs=5e-5)

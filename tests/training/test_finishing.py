@@ -1,0 +1,48 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tailcut.format import load, save
+from tailcut.runs import Run
+from tailcut.structure import create_model
+from tailcut.training.building import build_model
+from tailcut.training.finishing import make_result, num_kept
+from tailcut.training.recipe import Recipe
+
+MakeRecipe = Callable[..., Recipe]
+
+
+def test_counts_and_bytes_are_those_of_the_file(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run")
+    recipe = make_recipe("regularization.num_kept=100", "schedule=", "model.arguments.bias=true")
+    save(build_model(recipe), run.model, codec="float16")
+    result = make_result(
+        recipe,
+        run,
+        load(run.model),
+        command="tailcut train small",
+        device="cpu",
+        num_devices=1,
+        seconds=1.23456,
+        split_sizes={"train": 10, "validation": 0, "test": 5},
+        metrics={"accuracy": 0.5},
+        validation={},
+    )
+    assert (result.num_kept, result.num_parameters, result.num_other) == (300, 266_610, 410)
+    assert result.file_bytes == run.model.stat().st_size
+    assert result.seconds == 1.235
+    assert result.split_sizes == {"train": 10, "test": 5}
+    assert result.versions["torch"] == torch.__version__
+    assert result.recipe["model"]["arguments"] == {"convolutional": True, "bias": True}
+    assert result.paper == {}
+    run.write_result(result)
+    assert run.read_result() == result
+
+
+@pytest.mark.parametrize(("override", "kept"), [("", 12000 - 3000), ("regularization=", 266_610)])
+def test_kept_numbers_of_a_plain_network_are_all(override: str, kept: int, make_recipe: MakeRecipe) -> None:
+    overrides = [override, "schedule="] if override else []
+    assert num_kept(build_model(make_recipe(*overrides))) == kept
+    assert num_kept(create_model("lenet300", bias=False)) == 266_200

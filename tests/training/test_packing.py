@@ -1,0 +1,127 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from tailcut.errors import ArgumentError, DataError
+from tailcut.format import inspect, load, save
+from tailcut.runs import Run
+from tailcut.structure import create_model
+from tailcut.training.loop import train
+from tailcut.training.packing import pack, unpack
+from tailcut.training.recipe import Recipe
+from tailcut.weights import kept_counts, regularize, to_dense
+
+MakeRecipe = Callable[..., Recipe]
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.mark.parametrize("overrides", [(), ("optimizer.ema_decay=0.9", "schedule={ num_kept = 400, rate = 0.1 }")])
+def test_the_checkpoint_of_a_finished_run_gives_the_run_s_file(
+    overrides: tuple[str, ...], make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    train(make_recipe("training.epochs=2", *overrides), tmp_path / "run")
+    run = Run(tmp_path / "run")
+    for source in (run.path, run.last_checkpoint):
+        report = pack(source, tmp_path / "again.tailcut")
+        assert (tmp_path / "again.tailcut").read_bytes() == run.model.read_bytes()
+        assert report.num_kept == 1200
+    pack(run.path, tmp_path / "exact.tailcut", codec="float32")
+    assert {entry.codec for entry in inspect(tmp_path / "exact.tailcut").tensors} == {"float32"}
+
+
+def test_a_checkpoint_in_the_middle_is_packed_as_it_stands(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    train(make_recipe("training.epochs=2"), tmp_path / "run")
+    run = Run(tmp_path / "run")
+    report = pack(run.previous_checkpoint, tmp_path / "a.tailcut")
+    assert report.num_kept == run.read_metrics()[0]["num_kept"]
+
+
+def test_plain_weights_need_their_model(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    model = create_model("lenet300", bias=False)
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(ArgumentError, match="--model"):
+        pack(tmp_path / "weights.pt", tmp_path / "a.tailcut")
+    with pytest.raises(ArgumentError, match=r"do not fit model 'lenet300'.*bias"):
+        pack(tmp_path / "weights.pt", tmp_path / "a.tailcut", model="lenet300")
+    pack(tmp_path / "weights.pt", tmp_path / "a.tailcut", model="lenet300", arguments={"bias": False})
+    inputs = torch.rand(3, 1, 28, 28)
+    torch.testing.assert_close(load(tmp_path / "a.tailcut")(inputs), model(inputs), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("wrap", [lambda state: {"state_dict": state, "epoch": 3}, lambda state: {"model": state}])
+def test_usual_wrappings_are_taken_off(wrap: Callable[[Any], Any], tmp_path: Path) -> None:
+    model = create_model("lenet300", bias=False)
+    state = {f"module.{name}": value for name, value in model.state_dict().items()}
+    torch.save(wrap(state), tmp_path / "weights.pt")
+    report = pack(
+        tmp_path / "weights.pt", tmp_path / "a.tailcut", model="lenet300", arguments={"bias": False}, num_kept=9
+    )
+    assert report.num_kept == 27
+
+
+def test_safetensors_are_read(tmp_path: Path) -> None:
+    model = create_model("lenet300", bias=False)
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    report = pack(
+        tmp_path / "weights.safetensors",
+        tmp_path / "a.tailcut",
+        model="lenet300",
+        arguments={"bias": False},
+        keep_ratio=0.01,
+    )
+    assert report.num_kept == 2352 + 300 + 10
+
+
+def test_the_state_dict_of_a_regularised_network_is_packed_with_its_counts(tmp_path: Path) -> None:
+    model = create_model("lenet300")
+    regularize(model, num_kept={"fc1.weight": 50, "fc2.weight": 20})
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    pack(tmp_path / "weights.pt", tmp_path / "a.tailcut", model="lenet300")
+    again = load(tmp_path / "a.tailcut")
+    assert kept_counts(again) == {"fc1.weight": 50, "fc2.weight": 20}
+    inputs = torch.rand(3, 1, 28, 28)
+    assert torch.equal(again(inputs), model(inputs))
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.pt", b"nonsense"), ("a.safetensors", b"nonsense"), ("a.pt", b"")])
+def test_damaged_files_are_told(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"cannot read .*{name}"):
+        pack(tmp_path / name, tmp_path / "a.tailcut", model="lenet300")
+
+
+def test_other_contents_are_told(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(DataError, match="holds no state_dict"):
+        pack(tmp_path / "list.pt", tmp_path / "a.tailcut", model="lenet300")
+    with pytest.raises(DataError, match="no run folder"):
+        pack(tmp_path, tmp_path / "a.tailcut")
+    train(make_recipe("training.epochs=1"), tmp_path / "run")
+    with pytest.raises(ArgumentError, match="leave out --model"):
+        pack(tmp_path / "run", tmp_path / "a.tailcut", model="lenet300")
+
+
+def test_unpacked_weights_are_those_of_the_dense_network(tmp_path: Path) -> None:
+    model = create_model("lenet5")
+    regularize(model, num_kept=50)
+    save(model, tmp_path / "a.tailcut")
+    report = unpack(tmp_path / "a.tailcut", tmp_path / "dense.safetensors")
+    tensors = safetensors.torch.load_file(tmp_path / "dense.safetensors")
+    plain = create_model("lenet5")
+    plain.load_state_dict(tensors)
+    inputs = torch.rand(2, 1, 28, 28)
+    assert torch.equal(plain(inputs), to_dense(model)(inputs))
+    assert json.loads(report.to_json()) == {
+        "file": str(tmp_path / "a.tailcut"),
+        "out": str(tmp_path / "dense.safetensors"),
+        "num_tensors": 8,
+        "num_parameters": 431_080,
+        "file_bytes": (tmp_path / "dense.safetensors").stat().st_size,
+    }
+    assert "431,080 numbers" in str(report)

@@ -1,0 +1,161 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tailcut.errors import RecipeError
+from tailcut.training.recipe import Recipe
+from tailcut.training.recipe_files import (
+    check_same,
+    differences,
+    find_recipe,
+    load_recipe,
+    parse_recipe,
+    shipped_recipes,
+    to_toml,
+)
+
+TABLE_1 = ["lenet300-ref", "lenet300-4238", "lenet300-2816", "lenet5-ref", "lenet5-7668", "lenet5-776"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("schedule.fraction=-1", "schedule.fraction: must be greater than 0, got -1"),
+        ("optimizer.lr=fast", "optimizer.lr: must be a number, unable to parse string as a number, got 'fast'"),
+        ("optimizer.name=adm", "optimizer.name: must be 'adam', 'adamw' or 'sgd', got 'adm'"),
+        ("optimizer.learning_rate=1", "optimizer.learning_rate: is no key of a recipe; known here: name, lr"),
+        (
+            "optimizer.lr_schedule.warm_up=1",
+            "optimizer.lr_schedule.warm_up: is no key of a recipe; did you mean 'warmup'?",
+        ),
+        ("optimiser.lr=1", "optimiser: is no key of a recipe; did you mean 'optimizer'?"),
+        ("data.augmentation.shft=1", "data.augmentation.shft: is no key of a recipe; did you mean 'shift'?"),
+        ("schedule.num_kept=0", "schedule.num_kept: must be greater than 0, got 0"),
+        ("schedule.num_kept.fc1.weight=0", "schedule.num_kept.fc1.weight: must be greater than 0, got 0"),
+        ("schedule.every=often", "schedule.every: must be 'epoch', got 'often'"),
+        ("optimizer.lr=", "optimizer.lr: is missing"),
+        ("regularization=", "a [schedule] needs a [regularization] section"),
+        ("schedule.keep_ratio=0.5", "schedule: give exactly one target: num_kept or keep_ratio"),
+        ("optimizer.lr=nan", "optimizer.lr: must be a finite number, got nan"),
+    ],
+)
+def test_an_error_names_the_file_and_the_key(override: str, message: str, recipe_text: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(recipe_text, source="my.toml", overrides=[override])
+    assert str(caught.value).startswith("my.toml: ")
+    assert message in str(caught.value)
+
+
+def test_all_errors_are_told_at_once(recipe_text: str) -> None:
+    with pytest.raises(RecipeError, match=r"my.toml: \n  optimizer\.lr: .*\n  training\.epochs: "):
+        parse_recipe(recipe_text, source="my.toml", overrides=["optimizer.lr=-1", "training.epochs=0"])
+
+
+def test_broken_toml_is_told_with_its_line() -> None:
+    with pytest.raises(RecipeError, match=r"my.toml: this is no TOML: .*line 2"):
+        parse_recipe("name = 'a'\nmodel = = 1", source="my.toml")
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("training.epochs=7", 7),
+        ("training.epochs = 7", 7),
+        ("training={ epochs = 7 }", 7),
+    ],
+)
+def test_an_override_replaces_a_value(override: str, value: int, recipe_text: str) -> None:
+    assert parse_recipe(recipe_text, source="x", overrides=[override]).training.epochs == value
+
+
+def test_an_override_may_be_text_or_a_table_by_tensor_name(recipe_text: str) -> None:
+    overrides = ["optimizer.name=sgd", "schedule.num_kept.fc1.weight=5", "distillation.teacher=zoo:lenet5-776"]
+    recipe = parse_recipe(recipe_text, source="x", overrides=overrides)
+    assert recipe.optimizer.name == "sgd"
+    assert recipe.schedule is not None
+    assert recipe.schedule.num_kept == {"fc1.weight": 5}
+    assert recipe.distillation is not None
+    assert recipe.distillation.teacher == "zoo:lenet5-776"
+
+
+def test_an_empty_override_removes_a_section(recipe_text: str) -> None:
+    assert parse_recipe(recipe_text, source="x", overrides=["schedule="]).schedule is None
+
+
+@pytest.mark.parametrize("override", ["lr", "=1", "optimizer.=1", ".lr=1"])
+def test_an_override_without_key_or_value_is_refused(override: str, recipe_text: str) -> None:
+    with pytest.raises(RecipeError, match="expected KEY=VALUE"):
+        parse_recipe(recipe_text, source="x", overrides=[override])
+
+
+def test_a_recipe_without_name_is_named_after_its_file(tmp_path: Path, recipe_text: str) -> None:
+    (tmp_path / "mine.toml").write_text(recipe_text.replace('name = "small"', "", 1))
+    assert load_recipe(tmp_path / "mine.toml").name == "mine"
+
+
+def test_the_recipes_of_table_1_and_of_the_demo_are_found_by_name() -> None:
+    for name in TABLE_1:
+        assert find_recipe(name) == find_recipe(f"frequency-regularization/{name}")
+        assert find_recipe(f"{name}.toml") == find_recipe(name)
+    assert load_recipe("demo/digits").data.name == "digits"
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_shipped_recipe_is_valid_and_named_like_its_file(name: str) -> None:
+    assert load_recipe(name).name == name.rpartition("/")[2]
+
+
+def test_a_path_wins_over_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("lenet5-776").write_text("")
+    assert find_recipe("lenet5-776") == Path("lenet5-776")
+
+
+def test_an_unknown_name_gets_a_hint() -> None:
+    with pytest.raises(RecipeError, match="did you mean 'lenet5-776'"):
+        find_recipe("lenet5-767")
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_a_recipe_survives_its_resolved_form(name: str) -> None:
+    recipe = load_recipe(name)
+    assert parse_recipe(to_toml(recipe), source="recipe.toml") == recipe
+
+
+@given(
+    text=st.text(st.characters(codec="utf-8")),
+    lr=st.floats(min_value=1e-300, max_value=1e300),
+    names=st.dictionaries(st.text(st.characters(codec="utf-8", exclude_characters="."), min_size=1), st.integers(1)),
+)
+def test_any_text_and_number_survives_toml(text: str, lr: float, names: dict[str, int]) -> None:
+    recipe = Recipe.model_validate(
+        {
+            "name": text,
+            "model": {"name": "lenet5", "arguments": {"bias": True, "widths": [1, 2], "factor": 1.0}},
+            "data": {"name": "mnist"},
+            "optimizer": {"lr": lr},
+            "training": {"epochs": 1},
+            "regularization": {"num_kept": names or 1},
+        }
+    )
+    assert parse_recipe(to_toml(recipe), source="x") == recipe
+
+
+def test_differences_name_the_keys(recipe_text: str) -> None:
+    one = parse_recipe(recipe_text, source="x")
+    other = parse_recipe(recipe_text, source="x", overrides=["optimizer.lr=0.5", "schedule="])
+    assert differences(one, one) == []
+    assert "optimizer.lr: 0.02 and 0.5" in differences(one, other)
+    assert "schedule.num_kept: 400 and nothing" in differences(one, other)
+
+
+def test_a_run_keeps_its_recipe(tmp_path: Path, recipe_text: str) -> None:
+    recipe = parse_recipe(recipe_text, source="x")
+    check_same(recipe, tmp_path / "recipe.toml")  # none there yet
+    (tmp_path / "recipe.toml").write_text(to_toml(recipe))
+    check_same(recipe, tmp_path / "recipe.toml")
+    other = parse_recipe(recipe_text, source="x", overrides=["training.seed=9"])
+    with pytest.raises(RecipeError, match=r"training\.seed: 3 and 9"):
+        check_same(other, tmp_path / "recipe.toml")
