@@ -1,0 +1,356 @@
+"""Writes the generated parts of README.md and of the pages in docs/, from the project's own records.
+
+    python -m docs.build_tables            rewrite the pages
+    python -m docs.build_tables --check    exit with 1 if a page is not what it would be
+
+A generated part stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->`. The records are docs/results/ (what
+`tailcut train`, `tailcut evaluate --json` and the benchmarks wrote) and the package itself, for the list of its names.
+"""
+
+import argparse
+import importlib
+import inspect
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any
+
+import tailcut
+from tailcut.runs import Result, read_result
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLE1 = Path("docs/results/frequency-regularization")
+UNET = Path("docs/results/published-unet")
+BENCH = Path("docs/results/bench-main.json")
+NETWORKS = {"lenet300": "LeNet-300-100", "lenet5": "LeNet-5"}
+BITS = {"float32": 32, "float16": 16}
+PACKAGES = ("weights", "format", "structure", "transform", "data", "training", "runs", "errors")
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """A row of Table 1 (IEEE Access 2023) that the authors' method or its reference network has.
+
+    `num_kept` is None for the reference; the kept numbers of the others are float16. `smaller` is the factor as
+    printed.
+    """
+
+    network: str
+    name: str
+    accuracy: float
+    num_parameters: int
+    num_kept: int | None = None
+    smaller: int = 1
+
+
+@dataclass(frozen=True)
+class PeerRow:
+    """A row of another method: what its authors or Table 1 say, as text."""
+
+    network: str
+    method: str
+    accuracy: str
+    kept: str
+    file_bytes: str = ""
+    smaller: str = ""
+
+
+PAPER = (
+    PaperRow("lenet300", "LeNet300-ref", 0.9815, 266_200),
+    PaperRow("lenet300", "LeNet300-v1", 0.9711, 266_200, 4238, 114),
+    PaperRow("lenet300", "LeNet300-v2", 0.9569, 266_200, 2816, 188),
+    PaperRow("lenet5", "LeNet5-ref", 0.9878, 430_500),
+    PaperRow("lenet5", "LeNet5-v1", 0.9835, 430_500, 7668, 112),
+    PaperRow("lenet5", "LeNet5-v2", 0.9752, 430_500, 776, 1110),
+)
+TFC = "[TensorFlow Compression](https://www.tensorflow.org/tutorials/optimization/compression) (its tutorial)"
+PEERS = (
+    PeerRow("lenet300", "DeepCompress", "98.42 %", "21K, 6 to 8 bits", smaller="40"),
+    PeerRow("lenet300", "DynSurgery", "98.01 %", "4.8K", smaller="56"),
+    PeerRow("lenet300", TFC, "98.1 %", "", "8.56 KB", "124"),
+    PeerRow("lenet5", "DeepCompress", "99.26 %", "34K, 6 to 8 bits", smaller="39"),
+    PeerRow("lenet5", "DynSurgery", "99.09 %", "4.0K", smaller="108"),
+    PeerRow("lenet5", "BA-FDNP", "99.08 %", "2.8K", smaller="150"),
+    PeerRow("lenet5", TFC, "99.0 %", "", "2.84 KB", "606"),
+)
+
+
+def main() -> int:
+    """Rewrite the pages, or with --check only say which ones would change. Returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if a page is out of date")
+    check = parser.parse_args().check
+    stale = {page: text for page, text in build(ROOT).items() if page.read_text(encoding="utf-8") != text}
+    for page, text in stale.items():
+        print(f"{page.relative_to(ROOT)} {'is out of date' if check else 'rewritten'}")
+        if not check:
+            page.write_text(text, encoding="utf-8")
+    return int(check and bool(stale))
+
+
+def build(root: Path) -> dict[Path, str]:
+    """The pages that have generated parts, and the text that each should have."""
+    results = read_results(root / TABLE1)
+    parts: dict[str, dict[str, Callable[[], str]]] = {
+        "README.md": {"table1": lambda: summary_table(results)},
+        "docs/results.md": {
+            "table1": lambda: table1(results),
+            "runs": lambda: runs_table(results),
+            "unet": lambda: unet_table(root / UNET),
+        },
+        "docs/benchmarks.md": {"bench": lambda: bench_tables(root / BENCH)},
+        "docs/reference/index.md": {"public": public_names, "packages": package_names},
+    }
+    pages = {}
+    for name, blocks in parts.items():
+        text = (root / name).read_text(encoding="utf-8")
+        for block, write in blocks.items():
+            text = replace_block(text, block, write())
+        pages[root / name] = text
+    return pages
+
+
+def replace_block(text: str, name: str, content: str) -> str:
+    """`text` with `content` between the marks of the block; `ValueError` unless it has them just once."""
+    pattern = re.compile(rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)", re.DOTALL)
+    changed, count = pattern.subn(lambda found: f"{found[1]}\n{content}\n\n{found[2]}", text)
+    if count != 1:
+        raise ValueError(f"expected <!-- {name}:begin --> and <!-- {name}:end --> once, found them {count} times")
+    return changed
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
+    """A table in Markdown; `align` has one `<` or `>` per column."""
+    rule = ["---:" if side == ">" else "---" for side in align]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
+
+
+def read_results(folder: Path) -> list[Result]:
+    """The results of all runs in a folder, sorted by name of the file."""
+    return [read_result(path) for path in sorted(folder.glob("*.json"))]
+
+
+def of_row(results: Sequence[Result], row: PaperRow) -> list[Result]:
+    """Our runs of the network and the count of a row of the paper, the most accurate first."""
+    found = [result for result in results if network_of(result) == row.network and kept(result) == row.num_kept]
+    return sorted(found, key=lambda result: -result.metrics["accuracy"])
+
+
+def network_of(result: Result) -> str:
+    """The registered network that a run trained."""
+    return str(result.recipe["model"]["name"])
+
+
+def kept(result: Result) -> int | None:
+    """How many coefficients the packed network keeps; None for a dense one."""
+    return result.num_kept or None
+
+
+def summary_table(results: Sequence[Result]) -> str:
+    """For the README: one line per row of the paper, and the runs beyond them."""
+    rows = []
+    for row in PAPER:
+        ours = next(iter(of_row(results, row)), None)
+        rows.append(
+            [
+                NETWORKS[row.network],
+                f"{row.num_parameters:,} weights" if row.num_kept is None else f"{row.num_kept:,} coefficients",
+                percent(row.accuracy),
+                "not run" if ours is None else f"**{percent(ours.metrics['accuracy'])}**",
+                "" if ours is None else f"{ours.file_bytes:,}",
+            ]
+        )
+    header = ["network", "kept", "paper", "Tailcut", "bytes of the file"]
+    return markdown_table(header, rows, "<>>>>")
+
+
+def table1(results: Sequence[Result]) -> str:
+    """The paper's Table 1 with our rows beside the paper's, and the peers'."""
+    rows: list[list[str]] = []
+    for network, title in NETWORKS.items():
+        rows.append([f"**{title}**", "", "", "", ""])
+        for row in (row for row in PAPER if row.network == network):
+            rows.append(paper_cells(row))
+            rows += [our_cells(result) for result in of_row(results, row)] or [["Tailcut", "not run", "", "", ""]]
+        rows += [our_cells(result) for result in beyond_the_paper(results, network)]
+        rows += [
+            [peer.method, peer.accuracy, peer.kept, peer.file_bytes, peer.smaller and f"{peer.smaller} x"]
+            for peer in PEERS
+            if peer.network == network
+        ]
+    return markdown_table(["method", "test accuracy", "numbers kept", "bytes", "smaller by"], rows, "<>>>>")
+
+
+def beyond_the_paper(results: Sequence[Result], network: str) -> list[Result]:
+    """Our runs of a network whose count is in no row of the paper, the largest count first."""
+    counts = {row.num_kept for row in PAPER if row.network == network}
+    found = [result for result in results if network_of(result) == network and kept(result) not in counts]
+    return sorted(found, key=lambda result: -result.num_kept)
+
+
+def paper_cells(row: PaperRow) -> list[str]:
+    """A row of the paper; the bytes are those of the numbers alone."""
+    count, codec = (row.num_parameters, "float32") if row.num_kept is None else (row.num_kept, "float16")
+    num_bytes = count * BITS[codec] // 8
+    return [
+        f"the paper's {row.name}",
+        percent(row.accuracy),
+        f"{count:,} {codec}",
+        f"{num_bytes:,} and shapes",
+        f"{row.smaller:,} x",
+    ]
+
+
+def our_cells(result: Result) -> list[str]:
+    """A run of ours; the bytes are those of the whole file, the last column compares them with float32 weights."""
+    codec = result.recipe["pack"]["codec" if result.num_kept else "other_codec"]
+    count = result.num_kept or result.num_parameters
+    others = f" + {result.num_other:,}" if result.num_kept and result.num_other else ""
+    smaller = 4 * result.num_parameters / result.file_bytes
+    accuracy = percent(result.metrics["accuracy"])
+    return [
+        f"**Tailcut** `{result.name}`",
+        f"**{accuracy}**",
+        f"{count:,}{others} {codec}",
+        f"{result.file_bytes:,}",
+        f"{smaller:,.0f} x",
+    ]
+
+
+def runs_table(results: Sequence[Result]) -> str:
+    """How each of our rows was trained."""
+    rows = [
+        [
+            f"`{result.name}`",
+            f"{result.epochs}",
+            f"{result.seed}",
+            f"{result.num_devices} x {result.device}, {counted(result.num_threads, 'thread')}",
+            duration(result.seconds),
+            ", ".join(percent(value) for value in result.validation.values()) or "none held out",
+            percent(result.metrics["accuracy"]),
+            result.versions.get("torch", ""),
+            f"`{result.command}`",
+        ]
+        for result in sorted(results, key=lambda result: result.name)
+    ]
+    if not rows:
+        return "No run is committed yet."
+    header = ["recipe", "epochs", "seed", "device", "time", "validation", "test", "torch", "command"]
+    return markdown_table(header, rows, "<>><>>><<")
+
+
+def unet_table(folder: Path) -> str:
+    """The published UNet as converted: bytes by `tailcut inspect --json`, Dice by `tailcut evaluate --json`."""
+    rows = []
+    for codec in ("float32", "float16"):
+        inspected, evaluated = (folder / f"{verb}-{codec}.json" for verb in ("inspect", "evaluate"))
+        if not (inspected.is_file() and evaluated.is_file()):
+            rows.append([codec, "not run", "", "", ""])
+            continue
+        stored = json.loads(inspected.read_text(encoding="utf-8"))
+        measured = json.loads(evaluated.read_text(encoding="utf-8"))
+        rows.append(
+            [
+                codec,
+                f"{measured['metrics']['dice']:.6f}",
+                f"{stored['num_kept']:,} of {stored['num_parameters']:,}",
+                f"{stored['file_bytes']:,}",
+                f"{measured['num_samples']}",
+            ]
+        )
+    return markdown_table(["codec", "mean Dice", "coefficients", "bytes of the file", "pictures"], rows, "<>>>>")
+
+
+def bench_tables(path: Path) -> str:
+    """The benchmarks that were run, one table each."""
+    if not path.is_file():
+        return "No benchmark run is committed yet."
+    record = json.loads(path.read_text(encoding="utf-8"))
+    machine = record["machine"]
+    note = f" ({machine['note']})" if machine["note"] else ""
+    parts = [
+        f"{machine['processor']}{note}, {counted(machine['num_threads'], 'thread')}, torch {machine['torch_version']}, "
+        f"Python {machine['python_version']}; sizes: {record['scale']}. Measured limits: a copy reads and writes "
+        f"{machine['copy_rate'] / 1e9:.1f} GB/s, a float32 matrix product makes {machine['product_rate'] / 1e9:.1f} "
+        "GFLOP/s."
+    ]
+    for topic, tables in record["topics"].items():
+        parts.append(f"## {topic.capitalize()}")
+        parts += [_bench_table(table) for table in tables]
+    return "\n\n".join(parts)
+
+
+def _bench_table(table: Mapping[str, Any]) -> str:
+    rows = table["rows"]
+    header = list(rows[0])
+    align = "".join("<" if any(isinstance(row[key], str) for row in rows) else ">" for key in header)
+    cells = [[figure(row[key]) for key in header] for row in rows]
+    return "\n\n".join([f"### {table['title']}", markdown_table(header, cells, align), *table["notes"]])
+
+
+def figure(value: str | float | None) -> str:
+    """A value of a benchmark: whole numbers whole, others with three digits that count."""
+    if value is None or isinstance(value, str):
+        return value or "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def public_names() -> str:
+    """Every name of `tailcut.__all__`."""
+    return markdown_table(["name", "what it is"], list(_entries(tailcut, "tailcut", tailcut.__all__)), "<<")
+
+
+def package_names() -> str:
+    """The public names of each package below."""
+    parts = []
+    for name in PACKAGES:
+        module = importlib.import_module(f"tailcut.{name}")
+        table = markdown_table(["name", "what it is"], list(_entries(module, module.__name__, exported(module))), "<<")
+        parts.append(f"### tailcut.{name}\n\n{first_line(module)}\n\n{table}")
+    return "\n\n".join(parts)
+
+
+def exported(module: ModuleType) -> list[str]:
+    """The functions and classes that a module defines, or hands on as `from .x import X as X`."""
+    source = inspect.getsource(module)
+    names = re.findall(r"^from tailcut\.\S+ import (\w+) as \1$", source, re.MULTILINE)
+    names += re.findall(r"^(?:class|def) ([A-Za-z]\w*)", source, re.MULTILINE)
+    return sorted(name for name in names if isinstance(getattr(module, name), (type, FunctionType)))
+
+
+def _entries(module: ModuleType, prefix: str, names: Sequence[str]) -> Iterator[list[str]]:
+    for name in names:
+        thing = getattr(module, name)
+        source = Path(str(inspect.getsourcefile(thing))).resolve().relative_to(ROOT)
+        yield [f"[`{prefix}.{name}`](../../{source.as_posix()})", first_line(thing)]
+
+
+def first_line(thing: object) -> str:
+    """The first sentence of a docstring, on one line."""
+    paragraph = (inspect.getdoc(thing) or "").partition("\n\n")[0]
+    return " ".join(paragraph.split()).replace("|", "\\|")
+
+
+def percent(value: float) -> str:
+    """0.9752 as `97.52 %`."""
+    return f"{100 * value:.2f} %"
+
+
+def counted(number: int, what: str) -> str:
+    """`1 thread`, `2 threads`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""The committed records are those of the files and recipes that ship: a row of a table is never of something else."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from docs import build_tables
+from tailcut.format import frereg, inspect, resolve, save, zoo_names
+from tailcut.runs import read_result
+from tailcut.training.recipe_files import load_recipe, shipped_recipes
+
+ROOT = Path(__file__).resolve().parents[2]
+RECORDS = sorted((ROOT / build_tables.TABLE1).glob("*.json"))
+IN_THE_ZOO = [path for path in RECORDS if path.stem in zoo_names()]
+
+
+def name_of(path: Path) -> str:
+    return path.stem
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=name_of)
+def test_record_is_named_like_its_recipe(path: Path) -> None:
+    result = read_result(path)
+    assert result.name == path.stem
+    assert f"frequency-regularization/{path.stem}" in shipped_recipes()
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=name_of)
+def test_record_is_of_the_whole_test_split(path: Path) -> None:
+    assert read_result(path).split_sizes["test"] == 10_000
+
+
+@pytest.mark.parametrize("path", IN_THE_ZOO, ids=name_of)
+def test_record_is_of_the_file_in_the_zoo(path: Path) -> None:
+    result, stored = read_result(path), inspect(f"zoo:{path.stem}")
+    assert (result.file_bytes, result.num_kept, result.num_parameters) == (
+        stored.file_bytes,
+        stored.num_kept,
+        stored.num_parameters,
+    )
+    beside = resolve(f"zoo:{path.stem}").with_suffix(".json")
+    assert not beside.is_file() or read_result(beside) == result
+
+
+@pytest.mark.parametrize("codec", ["float32", "float16"])
+def test_record_of_the_published_unet(codec: str, carvana_root: Path, tmp_path: Path) -> None:
+    model = frereg.convert(carvana_root / "carvana" / "published" / "unet_fr.tar.xz", model="unet")
+    save(model, tmp_path / "unet.tailcut", codec=codec)
+    recorded = json.loads((ROOT / build_tables.UNET / f"inspect-{codec}.json").read_text(encoding="utf-8"))
+    assert json.loads(inspect(tmp_path / "unet.tailcut").to_json()) == recorded
+
+
+def test_rows_of_the_paper_are_those_of_the_recipes() -> None:
+    """The figures of Table 1 stand in the recipes and in the table; they must agree."""
+    by_name = {row.name: row for row in build_tables.PAPER}
+    recipes = [load_recipe(path) for name, path in shipped_recipes().items() if name.startswith("frequency-reg")]
+    papers = [recipe.paper for recipe in recipes if recipe.paper is not None]
+    assert len(papers) >= len(by_name)
+    for paper in papers:
+        row = by_name[paper.source.rpartition(" ")[2]]
+        assert (paper.metrics, paper.num_kept) == ({"accuracy": row.accuracy}, row.num_kept)
