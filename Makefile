@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
-CODE := src tests bench conftest.py
+CODE := src tests conftest.py $(wildcard demo.py bench/*.py)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -63,7 +63,7 @@ lint: setup  ## ruff's rules
 	@$(BIN)/ruff check $(CODE)
 
 types: setup  ## mypy, strict
-	@$(BIN)/mypy
+	@$(BIN)/mypy $(CODE)
 
 contracts: setup  ## import-linter: imports point downward only
 	@$(BIN)/lint-imports --no-logo
@@ -75,7 +75,8 @@ bench: setup  ## print the benchmark tables
 	@$(BIN)/python -m bench
 
 docs: setup  ## write the API reference to build/docs
-	@$(BIN)/pdoc --docformat google --output-directory build/docs tailcut
+	@$(BIN)/pdoc --docformat google --output-directory build/docs \
+		tailcut $(foreach package,cli data execution format models runs errors structure training transform weights,tailcut.$(package))
 	@echo "Open build/docs/index.html"
 
 build: setup  ## build the source distribution and the wheel into dist

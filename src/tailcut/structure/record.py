@@ -135,8 +135,14 @@ def record_of(model: nn.Module) -> Record:
 
 
 def set_record(model: nn.Module, record: Record) -> None:
-    """Write `record` on `model` (changes the module's record only). A deepcopy of the model keeps its own copy."""
-    model.__dict__[_ATTRIBUTE] = record
+    """Write `record` on `model` (changes the module's record only). A deepcopy of the model keeps its own copy.
+
+    An empty record is not written: such a module is as if Tailcut had never seen it.
+    """
+    if record.base is None and not record.edits:
+        model.__dict__.pop(_ATTRIBUTE, None)
+    else:
+        model.__dict__[_ATTRIBUTE] = record
 
 
 def add_edit(model: nn.Module, edit: Edit) -> None:

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -12,10 +13,12 @@ from torch import nn
 
 from tailcut.errors import ArgumentError
 from tailcut.structure.record import Base, Record, set_record
-from tailcut.structure.wire import Value
+from tailcut.structure.wire import MAX_LIST_DEPTH, MAX_LIST_LENGTH, Value
 
 Shape = tuple[int, ...]
 MAX_INTEGER_ARGUMENT = 1 << 24
+MAX_NAME_LENGTH = 64
+_NAME = re.compile(rf"[a-z0-9][a-z0-9._-]{{0,{MAX_NAME_LENGTH - 1}}}")
 
 Built = TypeVar("Built", bound=Callable[..., nn.Module])
 
@@ -68,10 +71,14 @@ def register_model(name: str, *, example_shape: Shape | Callable[..., Shape]) ->
         example_shape: shape of an example input, batch first, or a function of the arguments.
 
     Raises:
-        ArgumentError: the name is taken, or the signature does not fit.
+        ArgumentError: the name is taken or not in lower case, or the signature does not fit.
     """
 
     def register(build: Built) -> Built:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ArgumentError(
+                f"expected a model name of lower-case letters, digits and ._- (at most {MAX_NAME_LENGTH}), got {name!r}"
+            )
         if name in _families:
             raise ArgumentError(f"a model named {name!r} is registered already; choose another name")
         defaults, hints = _signature(name, build)
@@ -81,7 +88,7 @@ def register_model(name: str, *, example_shape: Shape | Callable[..., Shape]) ->
     return register
 
 
-def create_model(name: str, **arguments: Value) -> nn.Module:
+def create_model(name: str, /, **arguments: Value) -> nn.Module:
     """Build a registered network; its name and arguments are recorded on it, for `save`.
 
     Args:
@@ -98,6 +105,8 @@ def create_model(name: str, **arguments: Value) -> nn.Module:
     arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
     chosen.check(arguments)
     model = chosen.build(**arguments)
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(f"model {name!r}: what is registered returned {type(model).__name__}, not a module")
     changed = {
         key: arguments[key] for key in chosen.defaults if key in arguments and arguments[key] != chosen.defaults[key]
     }
@@ -118,8 +127,11 @@ def model_names() -> list[str]:
 
 
 def _signature(name: str, build: Callable[..., nn.Module]) -> tuple[dict[str, Value], dict[str, Any]]:
-    function: Any = vars(build).get("__init__") if isinstance(build, type) else build
-    hints = typing.get_type_hints(function) if function is not None else {}
+    function: Any = build.__init__ if isinstance(build, type) else build  # type: ignore[misc]
+    try:
+        hints = typing.get_type_hints(function)
+    except NameError as error:
+        raise ArgumentError(f"model {name!r}: an annotation cannot be read: {error}") from error
     defaults: dict[str, Value] = {}
     for parameter in inspect.signature(build).parameters.values():
         fits = parameter.kind is inspect.Parameter.KEYWORD_ONLY and parameter.default is not inspect.Parameter.empty
@@ -127,15 +139,38 @@ def _signature(name: str, build: Callable[..., nn.Module]) -> tuple[dict[str, Va
             raise ArgumentError(
                 f"model {name!r}: argument {parameter.name!r} must be keyword-only, annotated, with a default"
             )
+        hint = hints[parameter.name]
+        if not _is_supported(hint):
+            raise ArgumentError(
+                f"model {name!r}: argument {parameter.name!r} must be a bool, int, float, str or tuple[..., ...] of "
+                f"these, it is declared {_type_name(hint)}"
+            )
+        if not _fits(parameter.default, hint):
+            raise ArgumentError(
+                f"model {name!r}: the default of {parameter.name!r} must be {_type_name(hint)}, "
+                f"it is {parameter.default!r}"
+            )
         defaults[parameter.name] = parameter.default
     return defaults, {key: hints[key] for key in defaults}
+
+
+def _is_supported(hint: Any, *, depth: int = 0) -> bool:
+    """Whether values of this type can stand in a file."""
+    options = typing.get_args(hint)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return all(_is_supported(option, depth=depth) for option in options)
+    if typing.get_origin(hint) is tuple:
+        any_length = len(options) == 2 and options[1] is Ellipsis
+        return any_length and depth < MAX_LIST_DEPTH and _is_supported(options[0], depth=depth + 1)
+    return hint in (bool, int, float, str)
 
 
 def _fits(value: object, hint: Any) -> bool:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return any(_fits(value, option) for option in typing.get_args(hint))
     if typing.get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(_fits(item, typing.get_args(hint)[0]) for item in value)
+        is_short = isinstance(value, tuple) and len(value) <= MAX_LIST_LENGTH
+        return is_short and all(_fits(item, typing.get_args(hint)[0]) for item in typing.cast(Shape, value))
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_INTEGER_ARGUMENT
     if hint is float:

@@ -1,13 +1,19 @@
 """The byte primitives of files and edits: unsigned variable-length integers, strings, small typed values."""
 
+import re
 import struct
+from collections.abc import Sequence
 
 from tailcut.errors import ArgumentError, CorruptFileError, LimitError, TruncatedFileError
 
 type_tags = {"false": 0, "true": 1, "int": 2, "negative": 3, "float": 4, "str": 5, "list": 6}
 MAX_TEXT_BYTES = 4096
 MAX_LIST_LENGTH = 256
+MAX_LIST_DEPTH = 2
+MAX_AXES = 16
 _MAX_VARINT_BYTES = 9
+# Texts are printed: C0, DEL and C1 could command the terminal of whoever inspects a file.
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 Value = bool | int | float | str | tuple["Value", ...]
 
@@ -41,14 +47,27 @@ class Writer:
 
     def text(self, value: str) -> None:
         """Append a string: its length in bytes, then UTF-8."""
-        encoded = value.encode()
+        try:
+            encoded = value.encode()
+        except UnicodeEncodeError as error:
+            raise ArgumentError(f"expected a text that UTF-8 can hold, got {value!r}") from error
         if len(encoded) > MAX_TEXT_BYTES:
             raise ArgumentError(f"expected a text of at most {MAX_TEXT_BYTES} bytes, got {len(encoded)}")
+        if _has_control_character(value):
+            raise ArgumentError(f"expected a text without control characters, got {value!r}")
         self.uint(len(encoded))
         self._parts += encoded
 
-    def value(self, value: Value) -> None:
-        """Append a typed value: a tag byte, then its content."""
+    def shape(self, shape: Sequence[int]) -> None:
+        """Append a shape: the number of axes, then the sizes."""
+        if len(shape) > MAX_AXES:
+            raise ArgumentError(f"expected a tensor of at most {MAX_AXES} axes, got {len(shape)}")
+        self.uint(len(shape))
+        for size in shape:
+            self.uint(size)
+
+    def value(self, value: Value, *, depth: int = 0) -> None:
+        """Append a typed value: a tag byte, then its content. Lists nest at most twice."""
         if isinstance(value, bool):
             self.byte(type_tags["true"] if value else type_tags["false"])
         elif isinstance(value, int):
@@ -61,10 +80,15 @@ class Writer:
             self.byte(type_tags["str"])
             self.text(value)
         else:
+            if len(value) > MAX_LIST_LENGTH or depth >= MAX_LIST_DEPTH:
+                raise ArgumentError(
+                    f"expected lists of at most {MAX_LIST_LENGTH} items, nested at most {MAX_LIST_DEPTH} deep, "
+                    f"got {len(value)} items at depth {depth + 1}"
+                )
             self.byte(type_tags["list"])
             self.uint(len(value))
             for item in value:
-                self.value(item)
+                self.value(item, depth=depth + 1)
 
     def getvalue(self) -> bytes:
         """All bytes appended so far."""
@@ -96,7 +120,10 @@ class Reader:
 
     def byte(self) -> int:
         """The next byte."""
-        return self.raw(1)[0]
+        if self._position >= len(self._content):
+            self.raw(1)
+        self._position += 1
+        return self._content[self._position - 1]
 
     def uint(self, *, at_most: int | None = None, of: str = "a number") -> int:
         """The next unsigned integer; `LimitError` above `at_most`, `CorruptFileError` if not in shortest form."""
@@ -123,9 +150,17 @@ class Reader:
         """The next string."""
         length = self.uint(at_most=MAX_TEXT_BYTES, of="the length of a text")
         try:
-            return self.raw(length).decode()
+            text = self.raw(length).decode()
         except UnicodeDecodeError as error:
             raise CorruptFileError(f"{self._what}: a text is not valid UTF-8") from error
+        if _has_control_character(text):
+            raise CorruptFileError(f"{self._what}: a text holds a control character: {text!r}")
+        return text
+
+    def shape(self) -> tuple[int, ...]:
+        """The next shape; its sizes are not checked against anything."""
+        num_axes = self.uint(at_most=MAX_AXES, of="the number of axes")
+        return tuple(self.uint(of="the size of an axis") for _ in range(num_axes))
 
     def value(self, *, depth: int = 0) -> Value:
         """The next typed value; lists nest at most twice."""
@@ -135,12 +170,15 @@ class Reader:
         if tag == type_tags["int"]:
             return self.uint()
         if tag == type_tags["negative"]:
-            return -self.uint()
+            magnitude = self.uint()
+            if magnitude == 0:
+                raise CorruptFileError(f"{self._what}: a negative zero")
+            return -magnitude
         if tag == type_tags["float"]:
             return self.float64()
         if tag == type_tags["str"]:
             return self.text()
-        if tag == type_tags["list"] and depth < 2:
+        if tag == type_tags["list"] and depth < MAX_LIST_DEPTH:
             length = self.uint(at_most=MAX_LIST_LENGTH, of="the length of a list")
             return tuple(self.value(depth=depth + 1) for _ in range(length))
         raise CorruptFileError(f"{self._what}: unknown type tag {tag} of a value")
@@ -149,3 +187,7 @@ class Reader:
         """Check that nothing is left."""
         if self.remaining:
             raise CorruptFileError(f"{self._what}: {self.remaining} bytes are left after the last item")
+
+
+def _has_control_character(text: str) -> bool:
+    return _CONTROL_CHARACTER.search(text) is not None

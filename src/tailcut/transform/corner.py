@@ -14,6 +14,7 @@ import torch
 
 from tailcut.transform.dct import (
     FFT_MIN_SIZE,
+    NARROW_COLUMNS,
     dct_basis,
     expand_axis,
     expand_axis_by_fft,
@@ -23,10 +24,15 @@ from tailcut.transform.dct import (
 
 # Neighbouring axes whose sizes multiply to at most this many are transformed by one (Kronecker) matrix:
 # a 3 x 3 kernel is one product with a 9 x 9 matrix instead of two with strided 3 x 3 ones.
+# Up to about 100 one matrix is the faster way (bench/sweeps.py).
 MAX_JOINED_SIZE = 64
-# One fibre by FFT costs about this many multiply-adds of a matrix product per value and power of two
-# (two CPU cores, float32; see bench/transform.py).
-FFT_COST = 24
+# A number that an FFT writes costs as much as this many multiply-adds of a matrix product, per power of two
+# in its length (float32 on CPU cores with AVX-512; bench/sweeps.py). Along the last axis it is a little less,
+# along the others, which are copied, a little more.
+FFT_COST = 20
+# Writing a number, and copying it to where a product or an FFT can take it, in the same unit.
+WRITE_COST = 10
+COPY_COST = 40
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class Stage:
 
     def basis(self, dtype: torch.dtype) -> torch.Tensor:
         """The matrix of this stage on the CPU, (product of kept, product of sizes)."""
-        matrix = torch.ones(1, 1, dtype=torch.float64)
+        matrix = torch.ones(1, 1, dtype=torch.float64, device="cpu")
         for kept, size in zip(self.kept, self.sizes, strict=True):
             matrix = torch.kron(matrix, dct_basis(size, kept, dtype=torch.float64))
         return matrix.to(dtype)
@@ -70,7 +76,7 @@ class Stage:
 
 
 def plan_stages(corner: Sequence[int], shape: Sequence[int], axes: Sequence[int]) -> tuple[Stage, ...]:
-    """The steps from a corner to the full tensor, in the order that costs the fewest multiply-adds.
+    """The steps from a corner to the full tensor, in the order that costs least.
 
     Args:
         corner: sizes of the corner, one per axis of the tensor (full along axes not transformed).
@@ -104,11 +110,17 @@ def _stage(group: list[int], corner: Sequence[int], shape: Sequence[int]) -> Sta
 
 
 def _cost(order: Sequence[Stage], corner: Sequence[int]) -> float:
-    """Multiply-adds of expanding in this order, FFTs by their equivalent."""
-    volume = float(math.prod(corner))
+    """Time of expanding in this order, in multiply-adds of a matrix product."""
+    sizes = list(corner)
     total = 0.0
     for stage in order:
-        kept, size = math.prod(stage.kept), math.prod(stage.sizes)
-        volume *= size / kept
-        total += volume * (FFT_COST * math.log2(size) if stage.by_fft else kept)
+        before, after = math.prod(sizes[: stage.first]), math.prod(sizes[stage.last :])
+        num_read = math.prod(sizes)
+        sizes[stage.first : stage.last] = stage.sizes
+        num_written = math.prod(sizes)
+        size = math.prod(stage.sizes)
+        work = FFT_COST * math.log2(size) if stage.by_fft else math.prod(stage.kept)
+        total += num_written * (work + WRITE_COST)
+        is_copied = after > 1 if stage.by_fft else before > 1 and 1 < after < NARROW_COLUMNS
+        total += COPY_COST * (num_read + num_written) if is_copied else 0
     return total

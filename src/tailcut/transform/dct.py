@@ -1,11 +1,12 @@
 """Orthonormal DCT-II and DCT-III along any axes, and truncated bases (a corner gives the whole tensor).
 
 Every function is differentiable and keeps the type of its input; float16 and bfloat16 are computed in
-float32. `dct` is SciPy's `dctn(norm="ortho")`, `idct` its `idctn(norm="ortho")`.
+float32, also under autocast. `dct` is SciPy's `dctn(norm="ortho")`, `idct` its `idctn(norm="ortho")`.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 
 import numpy as np
@@ -16,6 +17,14 @@ from tailcut.transform.order import normalize_axes
 
 # From this axis length on a full transform by FFT beats one matrix product (two CPU cores, float32).
 FFT_MIN_SIZE = 256
+# An FFT takes this many numbers at a time, so that what it writes in between stays in the cache (CPU only).
+FFT_BLOCK = 1 << 18
+# A batch of products whose right sides have fewer columns than this is far slower than one wide product, even
+# with the copies that this takes; products with a matrix of less than NARROW_SIZE rows or columns are not.
+NARROW_COLUMNS = 32
+NARROW_SIZE = 16
+# Bases of at most this many numbers are kept for the next call (0.5 MB each, and there are at most 64).
+MAX_CACHED_SIZE = 1 << 16
 
 
 def dct_basis(
@@ -43,11 +52,12 @@ def dct_basis(
     num_kept = size if num_kept is None else num_kept
     if size < 1 or not 1 <= num_kept <= size:
         raise ArgumentError(f"expected 1 to {size} cosines of an axis of length >= 1, got {num_kept} of {size}")
-    basis = torch.from_numpy(_basis(size, num_kept))
+    # A compiler traces the computation itself, and would warn of the cache.
+    is_cached = size * num_kept <= MAX_CACHED_SIZE and not torch.compiler.is_compiling()
+    basis = torch.from_numpy((_cached_basis if is_cached else _basis)(size, num_kept))
     return basis.to(device=device, dtype=dtype, copy=True)
 
 
-@lru_cache(maxsize=64)
 def _basis(size: int, num_kept: int) -> np.ndarray:
     # (2 y + 1) x is reduced modulo the period 4 size as an integer: no argument of the cosine is ever large.
     phase = np.outer(np.arange(num_kept), 2 * np.arange(size) + 1) % (4 * size)
@@ -56,13 +66,16 @@ def _basis(size: int, num_kept: int) -> np.ndarray:
     return basis
 
 
+_cached_basis = lru_cache(maxsize=64)(_basis)
+
+
 def dct(x: torch.Tensor, axes: Sequence[int] | None = None) -> torch.Tensor:
     """Orthonormal DCT-II of `x` along `axes` (all when None). Same shape and type as `x`.
 
     Raises:
         ArgumentError: `x` is not floating point, or an axis is out of range.
     """
-    return _along_axes(x, axes, _dct_last_by_fft, inverse=False)
+    return _along_axes(x, axes, inverse=False)
 
 
 def idct(x: torch.Tensor, axes: Sequence[int] | None = None) -> torch.Tensor:
@@ -71,7 +84,15 @@ def idct(x: torch.Tensor, axes: Sequence[int] | None = None) -> torch.Tensor:
     Raises:
         ArgumentError: `x` is not floating point, or an axis is out of range.
     """
-    return _along_axes(x, axes, _idct_last_by_fft, inverse=True)
+    return _along_axes(x, axes, inverse=True)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """A context in which matrix products on `device` keep their type: autocast would round them to 16 bits."""
+    kind = device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
 
 
 def expand_axis(x: torch.Tensor, axis: int, basis: torch.Tensor) -> torch.Tensor:
@@ -92,14 +113,12 @@ def project_axis(x: torch.Tensor, axis: int, basis: torch.Tensor) -> torch.Tenso
 
 def expand_axis_by_fft(x: torch.Tensor, axis: int, size: int) -> torch.Tensor:
     """As `expand_axis` with a full-length transform: the tail is padded with zeros, then `idct` by FFT."""
-    moved = x.movedim(axis, -1)
-    padded = torch.nn.functional.pad(moved, (0, size - moved.shape[-1]))
-    return _idct_last_by_fft(padded).movedim(-1, axis)
+    return _from_rows(_idct_rows(_to_rows(x, axis), size), axis, x.shape)
 
 
 def project_axis_by_fft(x: torch.Tensor, axis: int, num_kept: int) -> torch.Tensor:
     """As `project_axis` with a full-length transform, of which the first `num_kept` entries are taken."""
-    return _dct_last_by_fft(x.movedim(axis, -1))[..., :num_kept].movedim(-1, axis)
+    return _from_rows(_dct_rows(_to_rows(x, axis), num_kept), axis, x.shape)
 
 
 def _apply_matrix(x: torch.Tensor, axis: int, matrix: torch.Tensor) -> torch.Tensor:
@@ -110,29 +129,29 @@ def _apply_matrix(x: torch.Tensor, axis: int, matrix: torch.Tensor) -> torch.Ten
         return (x.reshape(before, x.shape[axis]) @ matrix.T).reshape(shape)
     if before == 1:
         return (matrix @ x.reshape(x.shape[axis], after)).reshape(shape)
-    return torch.matmul(matrix, x.reshape(before, x.shape[axis], after)).reshape(shape)
+    batch = x.reshape(before, x.shape[axis], after)
+    if after >= NARROW_COLUMNS or min(matrix.shape) < NARROW_SIZE:
+        return torch.matmul(matrix, batch).reshape(shape)
+    wide = matrix @ batch.transpose(0, 1).reshape(x.shape[axis], before * after)
+    return wide.reshape(matrix.shape[0], before, after).transpose(0, 1).contiguous().reshape(shape)
 
 
-def _along_axes(
-    x: torch.Tensor,
-    axes: Sequence[int] | None,
-    by_fft: Callable[[torch.Tensor], torch.Tensor],
-    *,
-    inverse: bool,
-) -> torch.Tensor:
+def _along_axes(x: torch.Tensor, axes: Sequence[int] | None, *, inverse: bool) -> torch.Tensor:
     if not x.dtype.is_floating_point:
         raise ArgumentError(f"expected a floating-point tensor to transform, got {x.dtype}; use .float()")
     chosen = normalize_axes(axes, x.ndim)
     if x.numel() == 0:
         return x.clone()
     work = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
-    for axis in chosen:
-        size = work.shape[axis]
-        if size >= FFT_MIN_SIZE:
-            work = by_fft(work.movedim(axis, -1)).movedim(-1, axis)
-        elif size > 1:
-            basis = dct_basis(size, dtype=work.dtype, device=work.device)
-            work = _apply_matrix(work, axis, basis.T if inverse else basis)
+    with without_autocast(x.device):
+        for axis in chosen:
+            size = work.shape[axis]
+            if size >= FFT_MIN_SIZE:
+                by_fft = expand_axis_by_fft if inverse else project_axis_by_fft
+                work = by_fft(work, axis, size)
+            elif size > 1:
+                basis = dct_basis(size, dtype=work.dtype, device=work.device)
+                work = _apply_matrix(work, axis, basis.T if inverse else basis)
     work = work.to(x.dtype)
     return work.clone() if work is x else work
 
@@ -146,28 +165,65 @@ def _rotation(size: int, x: torch.Tensor) -> torch.Tensor:
     return torch.polar(scale, -angle).to(device=x.device, dtype=kind)
 
 
-def _dct_last_by_fft(x: torch.Tensor) -> torch.Tensor:
-    """DCT-II along the last axis through one real FFT of the same length (Makhoul 1980)."""
-    size = x.shape[-1]
-    folded = torch.cat([x[..., ::2], x[..., 1::2].flip(-1)], dim=-1)
-    spectrum = torch.fft.rfft(folded) * _rotation(size, x)
-    # Entry k gives coefficient k by its real part and coefficient size - k by its negative imaginary part.
-    upper = -spectrum.imag[..., 1 : (size + 1) // 2].flip(-1)
-    return torch.cat([spectrum.real, upper], dim=-1)
+def _folding(size: int, device: torch.device) -> torch.Tensor:
+    """The even positions, then the odd ones backwards: 0, 2, 4, ..., 5, 3, 1."""
+    positions = torch.arange(size, device=device)
+    return torch.cat([positions[::2], positions[1::2].flip(0)])
 
 
-def _idct_last_by_fft(x: torch.Tensor) -> torch.Tensor:
-    """DCT-III along the last axis: the steps of `_dct_last_by_fft` backwards."""
+def _to_rows(x: torch.Tensor, axis: int) -> torch.Tensor:
+    """All fibres of `x` along `axis` as rows of a matrix, side by side in memory."""
+    before, size, after = math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :])
+    if after == 1:
+        return x.reshape(before, size)
+    if before == 1:
+        return x.reshape(size, after).t().contiguous()
+    return x.reshape(before, size, after).transpose(1, 2).reshape(before * after, size)
+
+
+def _from_rows(rows: torch.Tensor, axis: int, shape: Sequence[int]) -> torch.Tensor:
+    """The way back: a tensor of `shape`, but as long along `axis` as the rows are."""
+    before, size, after = math.prod(shape[:axis]), rows.shape[-1], math.prod(shape[axis + 1 :])
+    whole = (*shape[:axis], size, *shape[axis + 1 :])
+    if before == 1:
+        return rows.t().contiguous().reshape(whole)
+    return rows.reshape(before, after, size).transpose(1, 2).contiguous().reshape(whole)
+
+
+def _dct_rows(x: torch.Tensor, num_kept: int) -> torch.Tensor:
+    """The first coefficients of each row's DCT-II, by one real FFT of its length (Makhoul 1980)."""
     size = x.shape[-1]
-    real = x[..., : size // 2 + 1]
-    mirrored = torch.nn.functional.pad(x.flip(-1), (1, 0))[..., : size // 2 + 1]
-    rotation = _rotation(size, x)
-    scale = rotation.abs()
-    spectrum = torch.complex(real, -mirrored) * (rotation.conj() / (scale * scale))
-    folded = torch.fft.irfft(spectrum, n=size)
-    half = (size + 1) // 2
-    even, odd = folded[..., :half], folded[..., half:].flip(-1)
-    if size % 2:
-        odd = torch.nn.functional.pad(odd, (0, 1))
-    woven = torch.stack([even, odd], dim=-1).flatten(-2)
-    return woven[..., :size]
+    rotation, folding = _rotation(size, x), _folding(size, x.device)
+
+    def transform(rows: torch.Tensor) -> torch.Tensor:
+        spectrum = torch.fft.rfft(rows.index_select(-1, folding)) * rotation
+        # Entry k gives coefficient k by its real part and coefficient size - k by its negative imaginary part.
+        upper = -spectrum.imag[:, 1 : (size + 1) // 2].flip(-1)
+        return torch.cat([spectrum.real, upper], dim=-1)[:, :num_kept]
+
+    return _in_blocks(transform, x, size)
+
+
+def _idct_rows(x: torch.Tensor, size: int) -> torch.Tensor:
+    """The DCT-III to length `size` of each row, which may lack its tail: the steps of `_dct_rows` backwards."""
+    tail, half = size - x.shape[-1], size // 2 + 1
+    rotation, unfolding = _rotation(size, x), _folding(size, x.device).argsort()
+    rotation = rotation / rotation.abs().square()
+
+    def transform(rows: torch.Tensor) -> torch.Tensor:
+        whole = torch.nn.functional.pad(rows, (0, tail)) if tail else rows
+        mirrored = torch.nn.functional.pad(whole[:, size - half + 1 :].flip(-1), (1, 0))
+        spectrum = torch.complex(whole[:, :half], -mirrored) * rotation.conj()
+        folded: torch.Tensor = torch.fft.irfft(spectrum, n=size)
+        return folded.index_select(-1, unfolding)
+
+    return _in_blocks(transform, x, size)
+
+
+def _in_blocks(transform: Callable[[torch.Tensor], torch.Tensor], rows: torch.Tensor, size: int) -> torch.Tensor:
+    """Apply `transform` to a block of rows at a time. `size` is the length of the rows in between."""
+    height = max(1, FFT_BLOCK // size)
+    # A compiled graph would hold every block on its own.
+    if len(rows) <= height or rows.device.type != "cpu" or torch.compiler.is_compiling():
+        return transform(rows)
+    return torch.cat([transform(block) for block in rows.split(height)])

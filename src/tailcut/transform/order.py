@@ -1,7 +1,8 @@
 """The canonical order of coefficients: which index is the i-th (L1 norm first, ties lexicographic)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -9,17 +10,20 @@ import torch
 from tailcut.errors import ArgumentError
 
 MAX_ORDER_WEIGHT = 64
+MAX_POSITIONS = (1 << 63) - 1
 
 
 def normalize_axes(axes: Sequence[int] | None, num_axes: int) -> tuple[int, ...]:
     """`axes` as sorted non-negative numbers; None means all axes.
 
     Raises:
-        ArgumentError: an axis is out of range or named twice.
+        ArgumentError: this is no list of integers, or an axis is out of range or named twice.
     """
     if axes is None:
         return tuple(range(num_axes))
-    chosen = [axis + num_axes if axis < 0 else axis for axis in axes]
+    if not _are_integers(axes):
+        raise ArgumentError(f"expected a list of integers as axes, got {axes!r}")
+    chosen = [int(axis) + num_axes if axis < 0 else int(axis) for axis in axes]
     if any(not 0 <= axis < num_axes for axis in chosen) or len(set(chosen)) != len(chosen):
         raise ArgumentError(f"expected different axes of a tensor with {num_axes} axes, got {tuple(axes)}")
     return tuple(sorted(chosen))
@@ -33,13 +37,20 @@ def check_order_weights(weights: Sequence[int] | None, num_axes: int) -> tuple[i
     """
     if weights is None:
         return (1,) * num_axes
-    fits = all(isinstance(weight, int) and 1 <= weight <= MAX_ORDER_WEIGHT for weight in weights)
-    if len(weights) != num_axes or not fits:
+    fits = _are_integers(weights) and all(1 <= weight <= MAX_ORDER_WEIGHT for weight in weights)
+    if not fits or len(weights) != num_axes:
         raise ArgumentError(
             f"expected order weights of {num_axes} integers from 1 to {MAX_ORDER_WEIGHT}, one per transformed "
-            f"axis, got {tuple(weights)}"
+            f"axis, got {weights!r}"
         )
-    return tuple(weights)
+    return tuple(int(weight) for weight in weights)
+
+
+def _are_integers(values: object) -> bool:
+    """Whether this is a list (or the like) of integers; NumPy's count, bools do not."""
+    return isinstance(values, Iterable) and all(
+        isinstance(value, Integral) and not isinstance(value, bool) for value in values
+    )
 
 
 def l1_order_index(
@@ -69,6 +80,8 @@ def l1_order_index(
     """
     axes = normalize_axes(axes, len(shape))
     weights = check_order_weights(weights, len(axes))
+    if any(size < 0 for size in shape):
+        raise ArgumentError(f"expected a shape of non-negative sizes, got {tuple(shape)}")
     total = math.prod(shape)
     num = total if num is None else num
     if not 0 <= num <= total:
@@ -79,10 +92,11 @@ def l1_order_index(
     if num == 0:
         return index
     frequencies = _first_frequencies([shape[axis] for axis in axes], weights, -(-num // group))
-    index[:, list(axes)] = np.repeat(frequencies, group, axis=0)[:num]
+    places = np.arange(num)
+    index[:, list(axes)] = frequencies[places // group]
     if whole:
-        inner = np.indices([shape[axis] for axis in whole]).reshape(len(whole), group).T
-        index[:, whole] = np.tile(inner, (len(frequencies), 1))[:num]
+        inner = np.unravel_index(places % group, [shape[axis] for axis in whole])
+        index[:, whole] = np.stack(inner, axis=1)
     return index
 
 
@@ -127,7 +141,7 @@ def l1_rank(
     """
     order = l1_order(shape, axes=axes, weights=weights)
     rank = torch.empty_like(order)
-    rank[order] = torch.arange(order.numel())
+    rank[order] = torch.arange(order.numel(), device=order.device)
     return rank.reshape(tuple(shape))
 
 
@@ -135,6 +149,8 @@ def flat_positions(index: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """Row-major positions, shape (n,), of multi-indices, shape (n, len(shape))."""
     if not shape:
         return np.zeros(len(index), dtype=np.int64)
+    if math.prod(shape) > MAX_POSITIONS:
+        raise ArgumentError(f"a tensor of shape {tuple(shape)} has more than 2^63 - 1 positions")
     flat: np.ndarray = np.ravel_multi_index(tuple(index.T), tuple(shape)).astype(np.int64)
     return flat
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from tailcut.errors import ArgumentError
+from tailcut.errors import ArgumentError, StructureError
 from tailcut.transform.dct import dct_basis
 from tailcut.weights.truncation import Truncation
 
@@ -113,4 +113,10 @@ def _walk(model: nn.Module) -> Iterator[tuple[str, Truncation, parametrize.Param
             continue
         for attribute, holder in lists.items():
             if isinstance(holder, parametrize.ParametrizationList) and isinstance(holder[0], Truncation):
-                yield (f"{path}.{attribute}" if path else attribute), holder[0], holder
+                name = f"{path}.{attribute}" if path else attribute
+                if len(holder) > 1:
+                    raise StructureError(
+                        f"{name} has a second parametrisation ({type(holder[1]).__name__}) on top of its "
+                        "coefficients; put it on before regularize, or leave it out"
+                    )
+                yield name, holder[0], holder

@@ -8,7 +8,10 @@ from torch.nn.utils import parametrize
 
 from tailcut.errors import StructureError
 from tailcut.weights.layers import Candidate, find_layer
-from tailcut.weights.truncation import Truncation
+from tailcut.weights.truncation import Truncation, compute_type
+
+# The order of a module's parameters before the first of them became coefficients, for the way back.
+_ORDER = "_tailcut_parameter_order"
 
 
 def attach(candidate: Candidate, truncation: Truncation, *, blank: bool = False) -> None:
@@ -22,12 +25,16 @@ def attach(candidate: Candidate, truncation: Truncation, *, blank: bool = False)
         truncation: its parametrisation.
         blank: leave the coefficients zero (they will be filled in) instead of transforming the weight.
     """
+    candidate.parameter.grad = None  # it has the shape of the weight
+    _forget_graphs(candidate.parameter)
     truncation.attaching = "blank" if blank else "project"
     for module, attribute in candidate.owners:
+        module.__dict__.setdefault(_ORDER, tuple(module._parameters))
         parametrize.register_parametrization(module, attribute, truncation, unsafe=True)
         holder = _holder(module, attribute)
         holder.register_state_dict_post_hook(_trim_to_kept)
         holder.register_load_state_dict_pre_hook(_adopt_length)
+        holder.register_load_state_dict_post_hook(_follow_vector)
         type(module).__getstate__ = _refuse_pickle  # type: ignore[method-assign]
         truncation.attaching = "adopt"
     truncation.attaching = "project"
@@ -35,6 +42,8 @@ def attach(candidate: Candidate, truncation: Truncation, *, blank: bool = False)
 
 def detach(module: nn.Module, attribute: str, weight: nn.Parameter) -> None:
     """Replace the parametrisation of one attribute by a plain parameter (changes the module)."""
+    if not parametrize.is_parametrized(module, attribute):
+        return  # the module stands in the network twice
     # Copies of a module share the class that torch made for its properties: change a class of our own.
     kind = type(module)
     module.__class__ = type(kind.__name__, kind.__bases__, dict(kind.__dict__))
@@ -44,7 +53,12 @@ def detach(module: nn.Module, attribute: str, weight: nn.Parameter) -> None:
         raise StructureError(f"{kind.__name__}.parametrizations is no ModuleDict; the module was changed by hand")
     del lists[attribute]
     module.register_parameter(attribute, weight)
+    order = module.__dict__.get(_ORDER, ())
+    module._parameters = {name: module._parameters[name] for name in order if name in module._parameters} | (
+        module._parameters
+    )
     if len(lists) == 0:
+        module.__dict__.pop(_ORDER, None)
         del module._modules["parametrizations"]
         module.__class__ = kind.__bases__[0]
 
@@ -72,13 +86,26 @@ def set_length(holder: parametrize.ParametrizationList, truncation: Truncation, 
     vector = holder.original
     if not isinstance(vector, nn.Parameter):
         raise StructureError("the vector of a regularised parameter was replaced by something else")
-    with torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad():
         resized = vector.new_zeros(length)
         shared = min(length, vector.shape[0])
         resized[:shared] = vector[:shared]
         vector.grad = None
+        _forget_graphs(vector)
         vector.data = resized
     truncation.resize(length)
+
+
+def _forget_graphs(parameter: nn.Parameter) -> None:
+    """Let the next backward see a new shape, though an old loss may still be referred to somewhere.
+
+    As long as a graph lives, torch reuses its gradient accumulator for the parameter, which expects gradients
+    of the old shape. Only a change of type makes torch part with it.
+    """
+    data = parameter.data
+    other = torch.float32 if data.dtype == torch.float64 else torch.float64
+    parameter.data = torch.empty(0, dtype=other, device=data.device)
+    parameter.data = data
 
 
 def _holder(module: nn.Module, attribute: str) -> parametrize.ParametrizationList:
@@ -95,13 +122,16 @@ def _truncations(module: nn.Module) -> list[tuple[Truncation, torch.Tensor]]:
 
 
 def _hold_weights(module: nn.Module, args: Any) -> None:
+    if torch.compiler.is_exporting():
+        return  # an exported program has no place for what is held, and finds common products itself
     for truncation, vector in _truncations(module):
         truncation.held = truncation(vector)
 
 
 def _release_weights(module: nn.Module, args: Any, output: Any) -> None:
     for truncation, _ in _truncations(module):
-        truncation.held = None
+        if truncation.held is not None:
+            truncation.held = None
 
 
 def _trim_to_kept(holder: nn.Module, state: dict[str, Any], prefix: str, local_metadata: Any) -> None:
@@ -120,6 +150,14 @@ def _adopt_length(holder: nn.Module, state: dict[str, Any], prefix: str, *rest: 
         return
     if vector.shape[0] != truncation.length or truncation.num_kept != truncation.length:
         set_length(holder, truncation, vector.shape[0])  # type: ignore[arg-type]
+
+
+def _follow_vector(holder: nn.Module, incompatible_keys: Any) -> None:
+    """Loading with assign=True may have put the vector on another device or made it another type."""
+    truncation, vector = holder[0], holder.original  # type: ignore[index]
+    dtype = compute_type(vector.dtype)  # type: ignore[arg-type]
+    if vector.device != truncation.positions.device or dtype != truncation.basis_type:
+        truncation.resize(truncation.length, device=vector.device, dtype=dtype)
 
 
 def _numel(truncation: Truncation) -> int:

@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from tailcut.errors import ArgumentError
+from tailcut.errors import ArgumentError, StructureError
 from tailcut.transform import dct, l1_order
+from tailcut.weights.access import truncated_tensors
 from tailcut.weights.layers import Candidate, candidates
-from tailcut.weights.settings import matches
+from tailcut.weights.settings import as_patterns, check_patterns, check_positive, matches
 
 RULES = ("equal", "proportional", "energy")
 
@@ -41,18 +42,18 @@ def budget(
         `total`.
 
     Raises:
-        ArgumentError: an unknown rule, or a total that the tensors cannot hold or that leaves less than
-            `min_kept` for some.
+        ArgumentError: an unknown rule, a pattern that matches nothing, or a total that the tensors cannot hold
+            or that leaves less than `min_kept` for some.
+        StructureError: the model is regularised already.
     """
-    patterns = [include] if isinstance(include, str) else include
-    excluded = [exclude] if isinstance(exclude, str) else exclude
-    chosen = [
-        candidate
-        for candidate in candidates(model)
-        if candidate.obstacle is None
-        and (candidate.is_weight if patterns is None else matches(candidate.names, patterns))
-        and not matches(candidate.names, excluded)
-    ]
+    if truncated_tensors(model):
+        raise StructureError("the model is regularised already; split the budget over to_dense(model)")
+    if rule not in RULES:
+        raise ArgumentError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
+    check_positive("total", total)
+    check_positive("min_kept", min_kept)
+    included = None if include is None else as_patterns("include", include)
+    chosen = _choose(model, included, as_patterns("exclude", exclude))
     sizes = [candidate.parameter.numel() for candidate in chosen]
     least = [min(min_kept, size) for size in sizes]
     if not sum(least) <= total <= sum(sizes) or not chosen:
@@ -64,9 +65,28 @@ def budget(
         "proportional": lambda: _fill([float(size) for size in sizes], sizes, least, total),
         "energy": lambda: _by_energy(chosen, least, total),
     }
-    if rule not in rules:
-        raise ArgumentError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
     return {candidate.names[0]: count for candidate, count in zip(chosen, rules[rule](), strict=True)}
+
+
+def _choose(model: nn.Module, included: Sequence[str] | None, excluded: Sequence[str]) -> list[Candidate]:
+    found = candidates(model)
+    names = [name for candidate in found for name in candidate.names]
+    check_patterns("include", included or (), names)
+    check_patterns("exclude", excluded, names)
+    return [
+        candidate
+        for candidate in found
+        if candidate.obstacle is None and _is_included(candidate, included) and not matches(candidate.names, excluded)
+    ]
+
+
+def _is_included(candidate: Candidate, included: Sequence[str] | None) -> bool:
+    """As in `regularize`: normalisation only by its full name."""
+    if included is None:
+        return candidate.is_weight
+    if candidate.is_normalization:
+        return any(name in included for name in candidate.names)
+    return matches(candidate.names, included)
 
 
 def _fill(shares: Sequence[float], sizes: Sequence[int], least: Sequence[int], total: int) -> list[int]:

@@ -1,6 +1,5 @@
 """The edit that files restore: which tensors are kept as coefficients, along which axes, and how many."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -8,18 +7,19 @@ from typing import Self
 import torch
 from torch import nn
 
-from tailcut.errors import ArgumentError, CorruptFileError, LimitError, StructureError
+from tailcut.errors import ArgumentError, CorruptFileError, StructureError
 from tailcut.structure import Coefficients, Edit, Reader, StoredTensor, Writer, register_edit
+from tailcut.structure.wire import MAX_AXES
 from tailcut.transform.order import check_order_weights, normalize_axes
-from tailcut.weights.access import truncated_tensors
+from tailcut.weights.access import TruncatedTensor, truncated_tensors
 from tailcut.weights.attach import attach, hold_during_forward
+from tailcut.weights.counts import read_counts, write_counts
 from tailcut.weights.layers import candidates
-from tailcut.weights.settings import count_kept
 from tailcut.weights.truncation import Truncation
 
-MAX_TENSORS = 1 << 16
-MAX_AXES = 16
-_EQUAL, _RATIO, _LISTED = 0, 1, 2
+MAX_TENSORS = 1 << 14
+_Setting = tuple[tuple[int, ...] | None, tuple[int, ...]]
+_DEFAULT_SETTING: _Setting = (None, ())
 
 
 @register_edit
@@ -48,6 +48,8 @@ class RegularizeEdit(Edit):
 
     def check(self, model: nn.Module) -> None:
         """Raise `StructureError` unless `model` has these tensors in these shapes, as plain parameters."""
+        if truncated_tensors(model):
+            raise StructureError("the model is regularised already")
         found = {candidate.names[0]: candidate for candidate in candidates(model)}
         for tensor in self.tensors:
             candidate = found.get(tensor.name)
@@ -83,18 +85,7 @@ class RegularizeEdit(Edit):
         missing = [tensor.name for tensor in self.tensors if tensor.name not in found]
         if missing:
             raise StructureError(f"{missing[0]} is no longer regularised, though the model's record says so")
-        return [
-            Coefficients(
-                tensor.name,
-                tensor.shape,
-                tensor.axes,
-                tensor.truncation.order_weights,
-                tensor.num_kept,
-                tensor.vector,
-                tensor.coefficients().detach(),
-            )
-            for tensor in (found[entry.name] for entry in self.tensors)
-        ]
+        return [_coefficients(found[entry.name]) for entry in self.tensors]
 
     def stored_tensors(self) -> list[StoredTensor]:
         """Names, shapes, axes, order weights and counts."""
@@ -107,7 +98,7 @@ class RegularizeEdit(Edit):
         else:
             _write_selection(writer, self.tensors, [candidate.names[0] for candidate in candidates(model)])
         _write_settings(writer, self.tensors)
-        _write_counts(writer, self.tensors)
+        write_counts(writer, self.tensors)
 
     @classmethod
     def decode(cls, reader: Reader, model: nn.Module | None) -> Self:
@@ -118,7 +109,7 @@ class RegularizeEdit(Edit):
             known = [(found.names[0], tuple(found.parameter.shape)) for found in candidates(model)]
             named = _read_selection(reader, known)
         settings = _read_settings(reader, [shape for _, shape in named])
-        counts = _read_counts(reader, [shape for _, shape in named], [axes for axes, _ in settings])
+        counts = read_counts(reader, [shape for _, shape in named], [axes for axes, _ in settings])
         return cls(
             tuple(
                 StoredTensor(name, shape, axes, weights, num_kept)
@@ -127,32 +118,33 @@ class RegularizeEdit(Edit):
         )
 
 
+def _coefficients(tensor: TruncatedTensor) -> Coefficients:
+    vector = tensor.vector
+    return Coefficients(
+        tensor.name,
+        tensor.shape,
+        tensor.axes,
+        tensor.truncation.order_weights,
+        tensor.num_kept,
+        vector,
+        # Arithmetic on the meta device would import half of torch's compiler.
+        vector.detach()[: tensor.num_kept] if vector.is_meta else tensor.coefficients().detach(),
+    )
+
+
 def _write_names(writer: Writer, tensors: Sequence[StoredTensor]) -> None:
     writer.uint(len(tensors))
     for tensor in tensors:
         writer.text(tensor.name)
-        write_shape(writer, tensor.shape)
+        writer.shape(tensor.shape)
 
 
 def _read_names(reader: Reader) -> list[tuple[str, tuple[int, ...]]]:
     count = reader.uint(at_most=MAX_TENSORS, of="the number of regularised tensors")
-    named = [(reader.text(), read_shape(reader)) for _ in range(count)]
+    named = [(reader.text(), reader.shape()) for _ in range(count)]
     if len({name for name, _ in named}) < len(named):
         raise CorruptFileError("a regularised tensor is named twice")
     return named
-
-
-def write_shape(writer: Writer, shape: Sequence[int]) -> None:
-    """Append a shape: the number of axes, then the sizes."""
-    writer.uint(len(shape))
-    for size in shape:
-        writer.uint(size)
-
-
-def read_shape(reader: Reader) -> tuple[int, ...]:
-    """Read what `write_shape` wrote."""
-    num_axes = reader.uint(at_most=MAX_AXES, of="the number of axes")
-    return tuple(reader.uint(of="the size of an axis") for _ in range(num_axes))
 
 
 def _write_selection(writer: Writer, tensors: Sequence[StoredTensor], names: Sequence[str]) -> None:
@@ -171,100 +163,63 @@ def _read_selection(reader: Reader, known: Sequence[tuple[str, tuple[int, ...]]]
     return [entry for place, entry in enumerate(known) if bits >> place & 1]
 
 
-def _setting(tensor: StoredTensor) -> tuple[tuple[int, ...] | None, tuple[int, ...]]:
+def _setting(tensor: StoredTensor) -> _Setting:
     """Axes (None for all) and order weights (empty for ones) as written."""
     all_axes = tensor.axes == tuple(range(len(tensor.shape)))
     ones = all(weight == 1 for weight in tensor.order_weights)
     return (None if all_axes else tensor.axes), (() if ones else tensor.order_weights)
 
 
+def _fits(setting: _Setting, tensor: StoredTensor) -> bool:
+    """Whether a tensor may be written with this setting: it takes the first of the order weights."""
+    axes, weights = setting
+    same_axes = (tuple(range(len(tensor.shape))) if axes is None else axes) == tensor.axes
+    num_axes = len(tensor.axes)
+    return same_axes and (weights[:num_axes] if weights else (1,) * num_axes) == tensor.order_weights
+
+
+def _settings(tensors: Sequence[StoredTensor]) -> list[_Setting]:
+    """The fewest settings found that fit all tensors: longer order weights serve shorter ones."""
+    chosen: list[_Setting] = []
+    for setting in sorted(dict.fromkeys(map(_setting, tensors)), key=lambda setting: -len(setting[1])):
+        rest = [tensor for tensor in tensors if not any(_fits(known, tensor) for known in chosen)]
+        if any(_fits(setting, tensor) for tensor in rest):
+            chosen.append(setting)
+    return chosen
+
+
 def _write_settings(writer: Writer, tensors: Sequence[StoredTensor]) -> None:
-    distinct = list(dict.fromkeys(_setting(tensor) for tensor in tensors))
-    writer.uint(len(distinct))
-    for axes, weights in distinct:
+    settings = _settings(tensors)
+    if settings == [_DEFAULT_SETTING]:
+        settings = []
+    writer.uint(len(settings))
+    for axes, weights in settings:
         writer.uint(0 if axes is None else 1 + sum(1 << axis for axis in axes))
         writer.uint(len(weights))
         for weight in weights:
             writer.uint(weight)
-    if len(distinct) > 1:
+    if len(settings) > 1:
         for tensor in tensors:
-            writer.uint(distinct.index(_setting(tensor)))
+            writer.uint(next(place for place, setting in enumerate(settings) if _fits(setting, tensor)))
 
 
 def _read_settings(reader: Reader, shapes: Sequence[tuple[int, ...]]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    count = reader.uint(at_most=max(1, len(shapes)), of="the number of settings")
-    distinct = []
+    count = reader.uint(at_most=len(shapes), of="the number of settings")
+    settings: list[tuple[int, list[int]]] = [] if count else [(0, [])]
     for _ in range(count):
         mask = reader.uint(at_most=1 << MAX_AXES, of="a set of axes")
         num_weights = reader.uint(at_most=MAX_AXES, of="the number of order weights")
-        distinct.append((mask, [reader.uint() for _ in range(num_weights)]))
+        settings.append((mask, [reader.uint(of="an order weight") for _ in range(num_weights)]))
     places = [0] * len(shapes)
     if count > 1:
         places = [reader.uint(at_most=count - 1, of="the number of a setting") for _ in shapes]
-    if shapes and count == 0:
-        raise CorruptFileError("regularised tensors without settings")
-    return [_fit(*distinct[place], shape) for place, shape in zip(places, shapes, strict=True)]
+    return [_fit(*settings[place], shape) for place, shape in zip(places, shapes, strict=True)]
 
 
 def _fit(mask: int, weights: list[int], shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     axes = None if mask == 0 else [axis for axis in range(MAX_AXES) if mask - 1 >> axis & 1]
     try:
         chosen = normalize_axes(axes, len(shape))
-        return chosen, check_order_weights(weights or None, len(chosen))
+        return chosen, check_order_weights(weights[: len(chosen)] if weights else None, len(chosen))
     except ArgumentError as error:
         raise CorruptFileError(f"axes or order weights do not fit a tensor of shape {shape}: {error}") from error
-
-
-def _write_counts(writer: Writer, tensors: Sequence[StoredTensor]) -> None:
-    largest = max((tensor.num_kept for tensor in tensors), default=0)
-    if all(tensor.num_kept == min(largest, math.prod(tensor.shape)) for tensor in tensors):
-        writer.byte(_EQUAL)
-        writer.uint(largest)
-        return
-    ratio = _common_ratio(tensors)
-    if ratio is not None:
-        writer.byte(_RATIO)
-        writer.float64(ratio)
-        return
-    writer.byte(_LISTED)
-    for tensor in tensors:
-        writer.uint(tensor.num_kept)
-
-
-def _common_ratio(tensors: Sequence[StoredTensor]) -> float | None:
-    """A keep ratio that gives every tensor just its count, if there is one."""
-    low = max((tensor.num_kept - 0.5) / math.prod(tensor.shape) for tensor in tensors)
-    high = min((tensor.num_kept + 0.5) / math.prod(tensor.shape) for tensor in tensors)
-    ratio = min(1.0, (low + high) / 2)
-    if not 0 < ratio <= 1:
-        return None
-    fits = all(
-        count_kept(tensor.shape, tensor.axes, keep_ratio=ratio, num_kept=None) == tensor.num_kept for tensor in tensors
-    )
-    return ratio if fits else None
-
-
-def _read_counts(reader: Reader, shapes: Sequence[tuple[int, ...]], axes: Sequence[tuple[int, ...]]) -> list[int]:
-    mode = reader.byte()
-    totals = [math.prod(shape) for shape in shapes]
-    if any(total == 0 for total in totals):
-        raise CorruptFileError("a regularised tensor is empty")
-    if mode == _EQUAL:
-        largest = reader.uint(of="the number of coefficients")
-        counts = [min(largest, total) for total in totals]
-    elif mode == _RATIO:
-        ratio = reader.float64()
-        if not 0 < ratio <= 1:
-            raise CorruptFileError(f"the keep ratio is {ratio}, not above 0 and at most 1")
-        counts = [
-            count_kept(shape, chosen, keep_ratio=ratio, num_kept=None)
-            for shape, chosen in zip(shapes, axes, strict=True)
-        ]
-    elif mode == _LISTED:
-        counts = [reader.uint(of="the number of coefficients") for _ in totals]
-    else:
-        raise CorruptFileError(f"unknown way {mode} to give the counts")
-    for count, total in zip(counts, totals, strict=True):
-        if not 1 <= count <= total:
-            raise LimitError(f"{count} coefficients of a tensor that has {total}")
-    return counts

@@ -119,9 +119,13 @@ def _obstacles(owners: tuple[tuple[nn.Module, str], ...], parameter: nn.Paramete
         yield f"not floating point ({parameter.dtype})"
     if parameter.numel() == 0:
         yield "empty"
+    if parameter.is_inference():
+        yield "made under torch.inference_mode, so it cannot be changed"
     for module, _ in owners:
         if isinstance(module, nn.RNNBase):
             yield "recurrent layers keep a list of their own of the weights"
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.sparse:
+            yield "its gradients are sparse (sparse=True), which coefficients cannot use"
         if isinstance(module, parametrize.ParametrizationList):
             yield "parametrised by something else already"
         if isinstance(module, (nn.ParameterList, nn.ParameterDict)):

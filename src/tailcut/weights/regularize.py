@@ -17,10 +17,12 @@ from tailcut.weights.access import truncated_tensors
 from tailcut.weights.attach import attach, detach, drop_hooks, hold_during_forward
 from tailcut.weights.edit import RegularizeEdit
 from tailcut.weights.layers import Candidate, candidates
-from tailcut.weights.settings import Setting, TensorPlan, check_patterns, matches, plan_tensors
+from tailcut.weights.settings import Setting, TensorPlan, as_patterns, check_patterns, matches, plan_tensors
 from tailcut.weights.truncation import Truncation
 
 _log = logging.getLogger(__name__)
+_EXCLUDED, _NOT_INCLUDED = "excluded", "not included"
+_DDP_IGNORED = "_ddp_params_and_buffers_to_ignore"
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ def regularize(
 
     Each chosen parameter W becomes a vector of n coefficients in the canonical order, and W is computed from
     it in every forward (Frequency Regularization, equation 2; orthonormal here). At keep_ratio 1 the outputs
-    change by rounding only. Parameters stay the same objects, so an optimiser made before goes on; tied weights
+    change by rounding only. Parameters stay the same objects, so an optimiser made before (and that has
+    no state yet, which would have the weights' shapes) goes on; tied weights
     share one vector; frozen parameters stay frozen.
 
     Args:
@@ -117,13 +120,15 @@ def regularize(
     in all                    200    20
     <BLANKLINE>
     left as it is  shape  why
-    -------------  -----  -------------------------------------
+    -------------  -----  --------------------------------------
     bias           10     not a layer weight; name it in include
     """
     if truncated_tensors(model):
         raise StructureError(
             "the model is regularised already; cut it further with TailTruncation, or start from to_dense(model)"
         )
+    if keep_ratio is not None and num_kept is not None:
+        raise ArgumentError("give either keep_ratio or num_kept")
     counts = dict(num_kept) if isinstance(num_kept, Mapping) else None
     whole = keep_ratio is None and num_kept is None
     setting = Setting(
@@ -134,7 +139,8 @@ def regularize(
         min_kept=min_kept,
         precision=precision,
     )
-    chosen, left = _choose(candidates(model), _patterns(include), _patterns(exclude) or (), counts)
+    included = None if include is None else as_patterns("include", include)
+    chosen, left = _choose(candidates(model), included, as_patterns("exclude", exclude), counts)
     plans = plan_tensors(chosen, setting, counts, overrides or {})
     with torch.inference_mode(False), torch.no_grad():
         for plan in plans:
@@ -156,9 +162,9 @@ def to_dense(model: nn.Module) -> nn.Module:
     Returns:
         The dense network: same class, device, type, mode and outputs, nothing of Tailcut in it.
     """
-    dense = copy.deepcopy(model)
-    modules = dict(dense.named_modules(remove_duplicate=False))
-    with torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad():
+        dense = copy.deepcopy(model)
+        modules = dict(dense.named_modules(remove_duplicate=False))
         for tensor in truncated_tensors(dense):
             frozen = not tensor.vector.requires_grad
             weight = nn.Parameter(tensor.truncation(tensor.vector).detach().clone(), requires_grad=not frozen)
@@ -166,10 +172,9 @@ def to_dense(model: nn.Module) -> nn.Module:
                 path, _, attribute = name.rpartition(".")
                 detach(modules[path], attribute, weight)
     drop_hooks(dense)
-    record = record_of(model)
-    kept = [edit for edit in record.edits if not isinstance(edit, RegularizeEdit)]
-    if record.base is not None or kept:
-        set_record(dense, Record(record.base, kept))
+    _forget_constants(dense)
+    record = record_of(dense)
+    set_record(dense, Record(record.base, [edit for edit in record.edits if not isinstance(edit, RegularizeEdit)]))
     return dense
 
 
@@ -193,7 +198,8 @@ def _choose(
         else:
             left.append(LeftTensor(candidate.names[0], tuple(_shape(candidate)), reason))
     if not chosen:
-        why = "; ".join(f"{tensor.name}: {tensor.reason}" for tensor in left[:3]) or "it has no parameters"
+        told = sorted(left, key=lambda tensor: tensor.reason in (_EXCLUDED, _NOT_INCLUDED))[:3]
+        why = "; ".join(f"{tensor.name}: {tensor.reason}" for tensor in told) or "it has no parameters"
         raise ArgumentError(f"nothing to regularise in {len(found)} parameters ({why})")
     return chosen, left
 
@@ -206,11 +212,13 @@ def _reason_to_leave(
 ) -> str | None:
     named = include is not None and any(name in include for name in candidate.names)
     if matches(candidate.names, exclude):
-        return "excluded"
+        return _EXCLUDED
     if include is None and not candidate.is_weight:
-        return "normalisation" if candidate.is_normalization else "not a layer weight; name it in include"
+        if candidate.is_normalization:
+            return "normalisation"
+        return candidate.obstacle or "not a layer weight; name it in include"
     if include is not None and not matches(candidate.names, include):
-        return "not included"
+        return _NOT_INCLUDED
     if candidate.is_normalization and not named:
         return "normalisation; include it by its full name"
     if counts is not None and not any(name in counts for name in candidate.names):
@@ -238,10 +246,14 @@ def _spare_constants_from_ddp(model: nn.Module) -> None:
         for path, module in model.named_modules()
         if isinstance(module, Truncation)
         for name in module._buffers
-        if name != "kept"
     ]
-    known = getattr(model, "_ddp_params_and_buffers_to_ignore", [])
-    model.__dict__["_ddp_params_and_buffers_to_ignore"] = [*known, *constants]
+    model.__dict__[_DDP_IGNORED] = [*model.__dict__.get(_DDP_IGNORED, []), *constants]
+
+
+def _forget_constants(dense: nn.Module) -> None:
+    names = [name for name in dense.__dict__.pop(_DDP_IGNORED, []) if "parametrizations" not in name.split(".")]
+    if names:
+        dense.__dict__[_DDP_IGNORED] = names
 
 
 def _report(plans: Sequence[TensorPlan], left: Sequence[LeftTensor]) -> RegularizationReport:
@@ -262,10 +274,6 @@ def _report(plans: Sequence[TensorPlan], left: Sequence[LeftTensor]) -> Regulari
         tensors,
         tuple(left),
     )
-
-
-def _patterns(patterns: str | Sequence[str] | None) -> Sequence[str] | None:
-    return [patterns] if isinstance(patterns, str) else patterns
 
 
 def _shape(candidate: Candidate) -> Sequence[int]:

@@ -11,7 +11,7 @@ from torch import nn
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.weights.access import TruncatedTensor, truncated_tensors
 from tailcut.weights.attach import set_length
-from tailcut.weights.settings import count_kept, round_half_up
+from tailcut.weights.settings import check_positive, count_kept, round_half_up
 
 SPACINGS = ("paper", "geometric")
 
@@ -147,12 +147,14 @@ class TailTruncation:
             raise ArgumentError(f"spacing must be one of {', '.join(SPACINGS)}, got {self._spacing!r}")
         if self._spacing == "geometric" and self._num_steps is None:
             raise ArgumentError('spacing "geometric" needs num_steps')
-        if self._num_steps is not None and self._num_steps < 1:
-            raise ArgumentError(f"num_steps must be at least 1, got {self._num_steps}")
-        if not 0 < rate <= 1:
-            raise ArgumentError(f"rate must be above 0 and at most 1, got {rate}")
+        if self._num_steps is not None:
+            check_positive("num_steps", self._num_steps)
+        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate <= 1:
+            raise ArgumentError(f"rate must be above 0 and at most 1, got {rate!r}")
 
     def _resolve_targets(self, num_kept: int | Mapping[str, int] | None, keep_ratio: float | None) -> dict[str, int]:
+        if (num_kept is None) == (keep_ratio is None):
+            raise ArgumentError("give the target as either num_kept or keep_ratio")
         by_name = dict(num_kept) if isinstance(num_kept, Mapping) else None
         unknown = set(by_name or ()).difference(self.starts)
         if unknown:
@@ -162,12 +164,12 @@ class TailTruncation:
             if by_name is not None and tensor.name not in by_name:
                 targets[tensor.name] = tensor.num_kept
                 continue
-            count = by_name[tensor.name] if by_name is not None else num_kept
+            count: Any = by_name[tensor.name] if by_name is not None else num_kept
             target = count_kept(
                 tensor.shape,
                 tensor.axes,
                 keep_ratio=keep_ratio,
-                num_kept=count if isinstance(count, int) else None,
+                num_kept=count,
                 name=tensor.name,
             )
             if target > tensor.num_kept and (by_name is not None or keep_ratio is not None):
@@ -191,8 +193,7 @@ class TailTruncation:
             part = min(1.0, steps / self._num_steps)
             count = round_half_up(target * (start / target) ** (1 - part))
         else:
-            # The paper's recurrence, solved: the distance to the target shrinks by 1 - rate in each step.
-            count = round_half_up(target + (start - target) * (1 - self._rate) ** steps)
+            count = _paper_count(start, target, self._rate, steps)
         return max(target, min(start, count))
 
     def _cut_to(self, counts: Mapping[str, int]) -> None:
@@ -208,14 +209,10 @@ class TailTruncation:
 
     def _set_length(self, tensor: TruncatedTensor, length: int) -> None:
         if length == tensor.truncation.length:
-            if tensor.num_kept < length:
-                return
-            tensor.truncation.masked = False
             return
         old = tensor.truncation.length
         state = self._optimizer.state.get(tensor.vector, {}) if self._optimizer is not None else {}
         set_length(tensor.holder, tensor.truncation, length)
-        tensor.truncation.masked = False
         for key, value in state.items():
             if _belongs_to_vector(value, old):
                 state[key] = _resized(value, length)
@@ -234,16 +231,16 @@ class TailTruncation:
     def _resized_optimizer_state(self, state: Mapping[str, Any], *, to_lengths: bool) -> dict[str, Any]:
         by_parameter = {id(tensor.vector): tensor for tensor in self._tensors}
         parameters = [entry for group in self._require_optimizer().param_groups for entry in group["params"]]
-        resized = dict(state["state"])
+        # Copies throughout: torch's optimisers take over the tensors they are given.
+        resized = copy.deepcopy(dict(state["state"]))
         for number, parameter in enumerate(parameters):
             tensor = by_parameter.get(id(parameter))
             if tensor is None or number not in resized:
                 continue
             short, full = tensor.num_kept, tensor.truncation.length
             old, new = (short, full) if to_lengths else (full, short)
-            # Copies throughout: torch's optimisers take over the tensors they are given.
             resized[number] = {
-                key: _resized(value, new) if _belongs_to_vector(value, old) else copy.deepcopy(value)
+                key: _resized(value, new) if _belongs_to_vector(value, old) else value
                 for key, value in resized[number].items()
             }
         return {**state, "state": resized}
@@ -254,14 +251,25 @@ def _belongs_to_vector(value: object, length: int) -> bool:
 
 
 def _resized(value: torch.Tensor, length: int) -> torch.Tensor:
-    resized = value.new_zeros(length)
-    shared = min(length, value.shape[0])
-    resized[:shared] = value[:shared]
-    return resized
+    with torch.inference_mode(False):
+        resized = value.new_zeros(length)
+        shared = min(length, value.shape[0])
+        resized[:shared] = value[:shared]
+        return resized
 
 
 def steps_to_reach(start: int, target: int, rate: float) -> int:
     """After how many steps of the paper's schedule a tensor of `start` coefficients rounds to `target`."""
     if start <= target:
         return 0
-    return math.ceil(math.log(0.5 / (start - target)) / math.log(1 - rate)) if rate < 1 else 1
+    if rate >= 1:
+        return 1
+    steps = max(0, math.floor(math.log(0.5 / (start - target)) / math.log1p(-rate)) - 1)
+    while _paper_count(start, target, rate, steps) > target:
+        steps += 1
+    return steps
+
+
+def _paper_count(start: int, target: int, rate: float, steps: int) -> int:
+    """The paper's recurrence, solved: the distance to the target shrinks by 1 - rate in each step."""
+    return round_half_up(target + (start - target) * (1 - rate) ** steps)

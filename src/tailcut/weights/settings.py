@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -60,13 +60,19 @@ def count_kept(
     if (keep_ratio is None) == (num_kept is None):
         raise ArgumentError(f"{name}: give either keep_ratio or num_kept")
     if num_kept is not None:
-        if isinstance(num_kept, bool) or not isinstance(num_kept, int) or num_kept < 1:
-            raise ArgumentError(f"{name}: num_kept must be a positive integer, got {num_kept!r}")
+        check_positive(f"{name}: num_kept", num_kept)
         return min(num_kept, total)
-    if not isinstance(keep_ratio, (int, float)) or not 0 < keep_ratio <= 1:
+    check_positive(f"{name}: min_kept", min_kept)
+    if isinstance(keep_ratio, bool) or not isinstance(keep_ratio, (int, float)) or not 0 < keep_ratio <= 1:
         raise ArgumentError(f"{name}: keep_ratio must be above 0 and at most 1, got {keep_ratio!r}")
     group = math.prod(size for axis, size in enumerate(shape) if axis not in axes)
     return min(total, max(min_kept, group * max(1, round_half_up(keep_ratio * (total // group)))))
+
+
+def check_positive(what: str, value: object) -> None:
+    """Raise `ArgumentError` unless `value` is an integer above 0."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ArgumentError(f"{what} must be a positive integer, got {value!r}")
 
 
 def round_half_up(value: float) -> int:
@@ -81,6 +87,8 @@ def plan_tensors(
     overrides: Mapping[str, Any],
 ) -> list[TensorPlan]:
     """One plan per chosen tensor; later overrides win. Raises `ArgumentError` that names the tensor."""
+    if not isinstance(overrides, Mapping):
+        raise ArgumentError(f"overrides must be a dict of dicts by pattern, got {overrides!r}")
     for pattern, override in overrides.items():
         _check_override(pattern, override, chosen)
     return [_plan_one(candidate, setting, counts, overrides) for candidate in chosen]
@@ -117,14 +125,14 @@ def _plan_one(
 
 
 def _as_axes(axes: str | Sequence[int]) -> Sequence[int]:
-    if isinstance(axes, str) or not all(isinstance(axis, int) for axis in axes):
+    if isinstance(axes, str):
         raise ArgumentError(f'axes must be "all" or a list of integers, got {axes!r}')
     return axes
 
 
 def _fitting_weights(weights: Sequence[int] | None, num_axes: int) -> Sequence[int] | None:
     """Weights for the axes of this tensor: those given for 4-D kernels serve matrices by their first two."""
-    if weights is not None and len(weights) > num_axes:
+    if isinstance(weights, Sequence) and len(weights) > num_axes:
         return list(weights)[:num_axes]
     return weights
 
@@ -132,6 +140,14 @@ def _fitting_weights(weights: Sequence[int] | None, num_axes: int) -> Sequence[i
 def matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
     """Whether any of the names matches any of the shell-style patterns."""
     return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+
+def as_patterns(what: str, patterns: str | Sequence[str]) -> Sequence[str]:
+    """One pattern or several, as a list of them. Raises `ArgumentError` for anything but texts."""
+    listed = [patterns] if isinstance(patterns, str) else patterns
+    if not isinstance(listed, Iterable) or not all(isinstance(pattern, str) for pattern in listed):
+        raise ArgumentError(f"{what} must be a pattern of names or a list of patterns, got {patterns!r}")
+    return list(listed)
 
 
 def check_patterns(what: str, patterns: Sequence[str], names: Sequence[str]) -> None:
@@ -143,6 +159,8 @@ def check_patterns(what: str, patterns: Sequence[str], names: Sequence[str]) -> 
 
 
 def _check_override(pattern: str, override: Mapping[str, Any], chosen: Sequence[Candidate]) -> None:
+    if not isinstance(pattern, str) or not isinstance(override, Mapping):
+        raise ArgumentError(f"overrides must be a dict of dicts by pattern, got {pattern!r}: {override!r}")
     unknown = [key for key in override if key not in OVERRIDE_KEYS]
     if unknown:
         raise ArgumentError(f"overrides[{pattern!r}]: unknown key {unknown[0]!r}; known: {', '.join(OVERRIDE_KEYS)}")

@@ -11,6 +11,7 @@ from torch import nn
 
 from tailcut.errors import ArgumentError
 from tailcut.transform.corner import Stage, plan_stages
+from tailcut.transform.dct import without_autocast
 from tailcut.transform.order import flat_positions, l1_order_index
 
 PRECISIONS = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -21,8 +22,9 @@ class Truncation(nn.Module):
 
     For `torch.nn.utils.parametrize`. In plain words: the forward places the vector into the low-frequency
     corner and expands each axis by a truncated cosine basis; the right inverse projects a tensor on the same
-    cosines. Positions and bases are constants: non-persistent buffers, made again where a move would lose them
-    (meta devices, `to_empty`), and always float32 (float64 for float64 vectors).
+    cosines. Positions and bases are constants, made again where a move would lose them (meta devices,
+    `to_empty`), and the bases always float32 (float64 for float64 vectors). Bases are non-persistent buffers;
+    positions are a plain attribute, since those who average buffers would round them to wrong ones.
 
     Coefficients beyond `num_kept` count as zero without the vector changing its length, so that optimisers,
     DDP, compiled graphs and moving averages never see a parameter of another shape; `resize` shortens it.
@@ -34,14 +36,16 @@ class Truncation(nn.Module):
         corner_shape: sizes of the corner that holds the vector.
         basis_type: type the transform is computed in: float32, or float64 for float64 vectors.
         precision: "float32", or the type the forward rounds coefficients to (straight-through).
-        masked: whether the forward masks the tail; fixed while a graph runs.
+        positions: place of each coefficient in the flattened corner, int64, shape (length,).
+        dropped: buffer, shape (length,): 0 for a coefficient that counts, positive for one that is masked. Not
+            a number, and not bool: averages of buffers then drop what the model has dropped.
         held: the weight while one forward of a layer that reads it several times runs, else None.
         attaching: what the right inverse does when it is registered: "project" the weight, leave the vector
             "blank" for a file to fill, or "adopt" the vector of a tied parameter.
     """
 
     positions: torch.Tensor
-    kept: torch.Tensor
+    dropped: torch.Tensor
     basis_type: torch.dtype
 
     def __init__(
@@ -62,12 +66,11 @@ class Truncation(nn.Module):
         self.axes = tuple(axes)
         self.order_weights = tuple(order_weights)
         self.precision = precision
-        self.masked = False
         self.stages: tuple[Stage, ...] = ()
         self.corner_shape: tuple[int, ...] = ()
         self.held: torch.Tensor | None = None
         self.attaching = "project"
-        self.resize(length, device=torch.device(device), dtype=_compute_type(dtype))
+        self.resize(length, device=torch.device(device), dtype=compute_type(dtype))
 
     @property
     def length(self) -> int:
@@ -77,16 +80,16 @@ class Truncation(nn.Module):
     @property
     def num_kept(self) -> int:
         """How many coefficients count; the rest of the vector is masked."""
-        if not self.masked or self.kept.is_meta:
+        if self.dropped.is_meta:
             return self.length
-        return int(self.kept)
+        return int(torch.searchsorted(self.dropped, 0.0, right=True))  # zeros first: no need to read them all
 
     def cut(self, num_kept: int) -> None:
         """Mask all but the first `num_kept` coefficients (changes this module; the vector stays as it is)."""
         if not 1 <= num_kept <= self.length:
             raise ArgumentError(f"expected 1 to {self.length} coefficients to keep, got {num_kept}")
-        self.masked = True
-        self.kept.fill_(num_kept)
+        self.dropped[:num_kept] = 0
+        self.dropped[num_kept:] = 1
 
     def resize(self, length: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
         """Make the constants for vectors of `length` entries, none of them masked (changes this module)."""
@@ -107,9 +110,9 @@ class Truncation(nn.Module):
         device = positions.device
         for name in [name for name in self._buffers if name.startswith("basis_")]:
             del self._buffers[name]
-        self.corner_shape, self.stages = corner, stages
-        self.register_buffer("positions", positions, persistent=False)
-        self.register_buffer("kept", torch.full((), len(positions), device=device), persistent=False)
+        self.corner_shape, self.stages, self.positions = corner, stages, positions
+        dropped = torch.zeros(len(positions), dtype=torch.bfloat16, device=device)
+        self.register_buffer("dropped", dropped, persistent=False)
         for number, stage in enumerate(stages):
             basis = None if stage.by_fft else stage.basis(self.basis_type).to(device)
             self.register_buffer(f"basis_{number}", basis, persistent=False)
@@ -120,31 +123,27 @@ class Truncation(nn.Module):
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         # Conversions must not round the bases, and `to_empty` must not leave them undefined: what `fn` would
         # make of a constant tells only the device and the type to go to.
-        constants = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
         probe = fn(torch.empty(0, dtype=self.basis_type, device=self.positions.device))
-        dtype = _compute_type(probe.dtype)
+        dtype = compute_type(probe.dtype)
         if probe.device == self.positions.device and dtype == self.basis_type:
             return self
         if self.positions.is_meta or dtype != self.basis_type:
             num_kept = self.num_kept
             self.resize(self.length, device=probe.device, dtype=dtype)
-            if num_kept < self.length:
-                self.kept.fill_(num_kept)
+            self.cut(num_kept)
         else:
-            for name, buffer in constants.items():
-                self._buffers[name] = buffer.to(probe.device)
+            self.positions = self.positions.to(probe.device)
+            for name, buffer in self._buffers.items():
+                self._buffers[name] = None if buffer is None else buffer.to(probe.device)
         return self
 
     def coefficients(self, vector: torch.Tensor) -> torch.Tensor:
         """The vector as it counts: rounded to the precision (straight-through), the tail masked. (length,)."""
-        values = vector.to(_compute_type(vector.dtype))
+        values = vector.to(compute_type(vector.dtype))
         rounded_to = PRECISIONS[self.precision]
         if rounded_to is not None:
             values = values + (values.detach().to(rounded_to).to(values.dtype) - values.detach())
-        if self.masked:
-            places = torch.arange(self.length, device=vector.device)
-            values = torch.where(places < self.kept, values, torch.zeros_like(values))
-        return values
+        return values.masked_fill(self.dropped > 0, 0.0)
 
     def corner(self, vector: torch.Tensor) -> torch.Tensor:
         """The low-frequency corner that holds the coefficients; zeros between. Shape `corner_shape`."""
@@ -156,18 +155,13 @@ class Truncation(nn.Module):
         """The dense tensor, shape `shape`, of a vector, shape (length,). Not reduced under autocast."""
         if self.held is not None:
             return self.held
-        if torch.is_autocast_enabled(vector.device.type):
-            with torch.autocast(vector.device.type, enabled=False):
-                return self._expand(vector)
-        return self._expand(vector)
-
-    def _expand(self, vector: torch.Tensor) -> torch.Tensor:
         if vector.is_meta:
             return vector.new_empty(self.shape)
-        x = self.corner(vector)
-        for stage, basis in zip(self.stages, self._bases(), strict=True):
-            x = stage.expand(x, basis)
-        return x.to(vector.dtype)
+        with without_autocast(vector.device):
+            x = self.corner(vector)
+            for stage, basis in zip(self.stages, self._bases(), strict=True):
+                x = stage.expand(x, None if basis is None else basis.to(x.dtype))
+            return x.to(vector.dtype)
 
     def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
         """The first coefficients of a dense tensor: shape `shape` to shape (length,)."""
@@ -175,9 +169,10 @@ class Truncation(nn.Module):
             return weight.detach()
         if weight.is_meta or self.attaching == "blank":
             return weight.new_zeros(self.length)
-        x = weight.to(_compute_type(weight.dtype))
-        for stage, basis in zip(reversed(self.stages), reversed(self._bases()), strict=True):
-            x = stage.project(x, basis)
+        x = weight.to(compute_type(weight.dtype))
+        with without_autocast(weight.device):
+            for stage, basis in zip(reversed(self.stages), reversed(self._bases()), strict=True):
+                x = stage.project(x, basis)
         corner = x[tuple(slice(size) for size in self.corner_shape)]
         return corner.reshape(-1)[self.positions].to(weight.dtype)
 
@@ -186,17 +181,18 @@ class Truncation(nn.Module):
         return f"shape={self.shape}, axes={self.axes}, num_kept={self.num_kept}"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Truncation":
-        # Constants are never written to, so copies share them; only the count may change.
+        # Constants keep their values, so copies share them; only what is dropped may change.
         copied = self.__new__(type(self))
         memo[id(self)] = copied
         own = {name: copy(value) for name, value in self.__dict__.items() if isinstance(value, (dict, set))}
         copied.__dict__ = {**self.__dict__, **own, "held": None}
-        copied.kept = self.kept.clone()
+        with torch.inference_mode(False):
+            copied.dropped = self.dropped.clone()
         return copied
 
 
-def _compute_type(dtype: torch.dtype) -> torch.dtype:
-    """float64 for float64, float32 for all others."""
+def compute_type(dtype: torch.dtype) -> torch.dtype:
+    """The type the transform is computed in: float64 for float64 vectors, float32 for all others."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 

@@ -1,0 +1,102 @@
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from tailcut.errors import ArgumentError
+from tailcut.files import atomic_write, write_atomically
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_content_appears_whole(tmp_path: Path) -> None:
+    path = tmp_path / "net.tailcut"
+    with atomic_write(path) as file:
+        file.write(b"one ")
+        assert not path.exists()
+        file.write(b"two")
+    assert path.read_bytes() == b"one two"
+    assert names_in(tmp_path) == ["net.tailcut"]
+
+
+def test_an_existing_file_is_replaced_at_the_end_only(tmp_path: Path) -> None:
+    path = tmp_path / "net.tailcut"
+    path.write_bytes(b"old")
+    with atomic_write(str(path)) as file:
+        file.write(b"new and longer")
+        file.flush()
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new and longer"
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("exists", [True, False])
+def test_an_error_leaves_what_was_there(tmp_path: Path, error: type[BaseException], exists: bool) -> None:
+    path = tmp_path / "net.tailcut"
+    if exists:
+        path.write_bytes(b"old")
+
+    def write() -> None:
+        with atomic_write(path) as file:
+            file.write(b"half")
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert names_in(tmp_path) == (["net.tailcut"] if exists else [])
+    assert not exists or path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_permissions_follow_the_umask(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        write_atomically(tmp_path / "a", b"")
+        assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o666 & ~mask
+        assert os.umask(mask) == mask
+    finally:
+        os.umask(before)
+
+
+def test_texts_are_written_as_utf8(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "a", "Füße\n")
+    assert (tmp_path / "a").read_bytes() == "Füße\n".encode()
+
+
+def test_a_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"it is a folder; give a file name"):
+        write_atomically(tmp_path, b"")
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"the folder .*nowhere does not exist; create it first"):
+        write_atomically(tmp_path / "nowhere" / "a", b"")
+    assert names_in(tmp_path) == []
+
+
+def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"")
+    with pytest.raises(ArgumentError, match="does not exist; create it first"):
+        write_atomically(tmp_path / "a" / "b", b"")
+
+
+def test_a_name_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_atomically("a", b"x")
+    assert (tmp_path / "a").read_bytes() == b"x"
+
+
+def test_writers_at_the_same_time_leave_one_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    contents = [bytes([number]) * 5000 for number in range(8)]
+    threads = [threading.Thread(target=write_atomically, args=(path, content)) for content in contents]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert path.read_bytes() in contents
+    assert names_in(tmp_path) == ["a"]

@@ -1,0 +1,184 @@
+"""Rules of the house that no linter of the field checks: sizes, names, mirrored tests, files at the root."""
+
+import ast
+import re
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import tailcut
+
+REPOSITORY = Path(__file__).parent.parent
+SOURCE = REPOSITORY / "src" / "tailcut"
+MODULES = sorted(SOURCE.rglob("*.py"))
+RECIPES = sorted((REPOSITORY / "recipes").rglob("*.toml"))
+
+MAX_MODULE_LINES = 400
+MAX_FUNCTION_LINES = 50
+
+# Modules without a test file of their own, and the reason.
+WITHOUT_TEST_FILE = {
+    "errors.py": "exception classes; each is tested where it is raised",
+}
+
+Rule = Callable[[Path, str, ast.Module], Iterator[str]]
+
+
+def short_module(path: Path, text: str, tree: ast.Module) -> Iterator[str]:
+    lines = text.count("\n")
+    if lines >= MAX_MODULE_LINES:
+        yield f"{lines} lines; a module has fewer than {MAX_MODULE_LINES}"
+
+
+def _num_lines(node: ast.stmt) -> int:
+    return (node.end_lineno or node.lineno) - node.lineno + 1
+
+
+def short_functions(path: Path, text: str, tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            # A full docstring does not make a function hard to read, so its lines are not counted.
+            documentation = node.body[0] if ast.get_docstring(node, clean=False) is not None else None
+            lines = _num_lines(node) - (_num_lines(documentation) if documentation else 0)
+            if lines >= MAX_FUNCTION_LINES:
+                yield f"{node.name} has {lines} lines; a function has fewer than {MAX_FUNCTION_LINES}"
+
+
+def no_room_for_everything(path: Path, text: str, tree: ast.Module) -> Iterator[str]:
+    if path.stem in {"utils", "util", "helpers", "helper", "misc", "common"}:
+        yield "a module is named after what it holds"
+
+
+def no_assert(path: Path, text: str, tree: ast.Module) -> Iterator[str]:
+    yield from (f"assert in line {node.lineno}" for node in ast.walk(tree) if isinstance(node, ast.Assert))
+
+
+def no_bare_except(path: Path, text: str, tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ExceptHandler) and node.type is None:
+            yield f"bare except in line {node.lineno}"
+
+
+def no_pickle(path: Path, text: str, tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            origin = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+            if {"pickle", "dill", "cloudpickle", "marshal", "shelve"} & {
+                origin,
+                *(a.name for a in node.names),
+            }:
+                yield f"pickle or its like in line {node.lineno}"
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+            keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            if keywords.get("weights_only") != "True":
+                yield f"torch.load without weights_only=True in line {node.lineno}"
+
+
+def nothing_left_to_do(path: Path, text: str, tree: ast.Module) -> Iterator[str]:
+    for number, line in enumerate(text.splitlines(), start=1):
+        if re.search(r"\b(TODO|FIXME|XXX)\b", line):
+            yield f"unfinished business in line {number}"
+
+
+RULES: list[Rule] = [
+    short_module,
+    short_functions,
+    no_room_for_everything,
+    no_assert,
+    no_bare_except,
+    no_pickle,
+    nothing_left_to_do,
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_source_keeps_the_rule(rule: Rule) -> None:
+    found = []
+    for path in MODULES:
+        text = path.read_text(encoding="utf-8")
+        found += [f"{path.relative_to(SOURCE)}: {what}" for what in rule(path, text, ast.parse(text))]
+    assert found == []
+
+
+LONG_FUNCTION = "def f():\n" + "    x = 1\n" * (MAX_FUNCTION_LINES - 1)
+
+
+@pytest.mark.parametrize(
+    ("rule", "name", "text"),
+    [
+        (short_module, "a.py", "x = 1\n" * MAX_MODULE_LINES),
+        (short_functions, "a.py", LONG_FUNCTION),
+        (no_room_for_everything, "utils.py", ""),
+        (no_assert, "a.py", "assert x"),
+        (no_bare_except, "a.py", "try:\n    f()\nexcept:\n    pass"),
+        (no_pickle, "a.py", "import pickle"),
+        (no_pickle, "a.py", "from pickle import loads"),
+        (no_pickle, "a.py", "torch.load(path)"),
+        (no_pickle, "a.py", "torch.load(path, weights_only=False)"),
+        (nothing_left_to_do, "a.py", "x = 1  # TO" + "DO: y"),
+    ],
+)
+def test_rule_finds_a_breach(rule: Rule, name: str, text: str) -> None:
+    assert len(list(rule(Path(name), text, ast.parse(text)))) == 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        (short_module, "x = 1\n" * (MAX_MODULE_LINES - 1)),
+        (short_functions, LONG_FUNCTION.removesuffix("    x = 1\n")),
+        (short_functions, LONG_FUNCTION.replace("    x = 1\n", '    """One\n\n    Two."""\n', 1)),
+        (no_pickle, "torch.load(path, weights_only=True)"),
+        (no_bare_except, "try:\n    f()\nexcept OSError:\n    pass"),
+    ],
+)
+def test_rule_lets_the_limit_pass(rule: Rule, text: str) -> None:
+    assert list(rule(Path("a.py"), text, ast.parse(text))) == []
+
+
+def _test_file(module: Path) -> Path:
+    return REPOSITORY / "tests" / module.relative_to(SOURCE).with_name(f"test_{module.name}")
+
+
+def test_every_module_has_its_test_file() -> None:
+    modules = [path for path in MODULES if not path.name.startswith("__")]
+    missing = {path.relative_to(SOURCE).as_posix() for path in modules if not _test_file(path).is_file()}
+    assert missing == set(WITHOUT_TEST_FILE)
+
+
+def test_recipes_are_toml() -> None:
+    assert RECIPES, "recipes/ holds no recipe"
+    for path in RECIPES:
+        assert tomllib.loads(path.read_text(encoding="utf-8")), f"{path} is empty"
+
+
+def test_changelog_has_an_unreleased_section() -> None:
+    text = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
+    section = re.search(r"^## Unreleased\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert section is not None
+    assert section[1].lstrip().startswith("- ")
+
+
+def _project() -> dict[str, object]:
+    project: dict[str, object] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return project
+
+
+def test_version_is_the_same_everywhere() -> None:
+    citation = (REPOSITORY / "CITATION.cff").read_text(encoding="utf-8")
+    assert tailcut.__version__ == _project()["version"]
+    assert re.findall(r"^version: (\S+)$", citation, re.MULTILINE) == [_project()["version"]]
+
+
+def test_constraints_pin_every_dependency() -> None:
+    project = _project()
+    extras = project["optional-dependencies"]
+    assert isinstance(extras, dict)
+    assert isinstance(project["dependencies"], list)
+    wanted = [*project["dependencies"], *(requirement for extra in extras.values() for requirement in extra)]
+    names = {re.split(r"[\[<>=!~; ]", requirement)[0].lower() for requirement in wanted} - {"tailcut"}
+    pins = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {line.split("==")[0].lower() for line in pins if "==" in line}
+    assert names - pinned == set()

@@ -1,0 +1,93 @@
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tailcut.printing import Report, plain, table
+
+
+@dataclass(frozen=True)
+class Inner(Report):
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Outer(Report):
+    zeta: float
+    alpha: Path
+    inner: Inner
+    many: tuple[Inner, ...] = ()
+    by_name: dict[str, Any] = field(default_factory=dict)
+    nothing: None = None
+
+
+OUTER = Outer(
+    0.5,
+    Path("runs") / "a",
+    Inner("conv.weight", (3, 4)),
+    (Inner("a", ()), Inner("b", (1,))),
+    {"first": Inner("c", (2,)), "second": [Path("x"), {"third": (True, None)}]},
+)
+EXPECTED = {
+    "zeta": 0.5,
+    "alpha": "runs/a",
+    "inner": {"name": "conv.weight", "shape": [3, 4]},
+    "many": [{"name": "a", "shape": []}, {"name": "b", "shape": [1]}],
+    "by_name": {"first": {"name": "c", "shape": [2]}, "second": ["x", {"third": [True, None]}]},
+    "nothing": None,
+}
+
+
+def test_a_report_as_plain_values_in_the_order_of_its_fields() -> None:
+    assert OUTER.to_dict() == EXPECTED
+    assert list(OUTER.to_dict()) == list(EXPECTED)
+
+
+def test_a_report_as_json_on_one_line() -> None:
+    text = OUTER.to_json()
+    assert "\n" not in text
+    assert json.loads(text) == EXPECTED
+
+
+def test_json_holds_no_numbers_that_json_has_not() -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        Outer(float("nan"), Path("a"), Inner("a", ())).to_json()
+
+
+def test_a_report_must_be_a_dataclass() -> None:
+    class Bare(Report):
+        pass
+
+    with pytest.raises(TypeError, match="Bare must be a dataclass"):
+        Bare().to_dict()
+
+
+def test_plain_leaves_plain_values() -> None:
+    for value in (1, 1.5, "a", None, True):
+        assert plain(value) is value
+    assert plain({1: (2,)}) == {"1": [2]}
+
+
+def test_table_aligns_its_columns() -> None:
+    assert table(("name", "bytes"), [("a", 12), ("longer", 3456)], align="<>").splitlines() == [
+        "name    bytes",
+        "------  -----",
+        "a          12",
+        "longer   3456",
+    ]
+
+
+def test_table_is_left_aligned_without_trailing_blanks() -> None:
+    assert table(("a", "b"), [("long", ""), ("", "x")]).splitlines() == ["a     b", "----  -", "long", "      x"]
+
+
+def test_table_without_rows() -> None:
+    assert table(("one", "two"), []) == "one  two\n---  ---"
+
+
+def test_table_refuses_rows_of_another_width() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        table(("a", "b"), [(1, 2, 3)])

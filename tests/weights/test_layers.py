@@ -1,0 +1,287 @@
+import copy
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tailcut.errors import ArgumentError
+from tailcut.weights import kept_counts, regularize, to_dense, truncated_tensors
+from tailcut.weights.layers import LAYERS, candidates, find_layer
+
+Truncate = Callable[..., Tensor]
+NUM_KEPT = 19
+
+
+def numbers(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+INDICES = torch.tensor([[0, 3, 3], [8, 1, 5]])
+CASES: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...]]] = {
+    "linear": (lambda: nn.Linear(9, 7), (numbers(2, 3, 9),)),
+    "linear without bias": (lambda: nn.Linear(9, 7, bias=False), (numbers(2, 9),)),
+    "linear to one": (lambda: nn.Linear(30, 1), (numbers(2, 30),)),
+    "bilinear": (lambda: nn.Bilinear(4, 5, 3), (numbers(2, 4), numbers(2, 5))),
+    "conv1d": (lambda: nn.Conv1d(4, 6, 5, padding=2), (numbers(2, 4, 11),)),
+    "conv1d circular": (lambda: nn.Conv1d(4, 6, 5, padding=2, padding_mode="circular"), (numbers(2, 4, 11),)),
+    "conv2d": (lambda: nn.Conv2d(3, 6, (3, 2), stride=2), (numbers(2, 3, 9, 8),)),
+    "conv2d 1 x 1": (lambda: nn.Conv2d(8, 6, 1, bias=False), (numbers(2, 8, 3, 3),)),
+    "conv2d dilated": (lambda: nn.Conv2d(3, 6, 3, dilation=2, padding="same"), (numbers(2, 3, 9, 8),)),
+    "conv2d grouped": (lambda: nn.Conv2d(6, 8, 3, groups=2), (numbers(2, 6, 5, 5),)),
+    "conv2d depthwise": (lambda: nn.Conv2d(6, 12, 3, groups=6), (numbers(2, 6, 5, 5),)),
+    "conv2d reflected": (lambda: nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), (numbers(2, 3, 5, 5),)),
+    "conv3d": (lambda: nn.Conv3d(2, 3, (1, 3, 2)), (numbers(2, 2, 3, 5, 4),)),
+    "transposed conv1d": (lambda: nn.ConvTranspose1d(4, 3, 4, stride=2), (numbers(2, 4, 5),)),
+    "transposed conv2d": (lambda: nn.ConvTranspose2d(6, 4, 2, stride=2), (numbers(2, 6, 3, 4),)),
+    "transposed conv2d grouped": (
+        lambda: nn.ConvTranspose2d(6, 4, 3, stride=2, output_padding=1, groups=2, dilation=2),
+        (numbers(2, 6, 3, 4),),
+    ),
+    "transposed conv3d": (lambda: nn.ConvTranspose3d(3, 2, 2), (numbers(1, 3, 3, 2, 2),)),
+    "embedding": (lambda: nn.Embedding(9, 5), (INDICES,)),
+    "embedding with padding": (lambda: nn.Embedding(9, 5, padding_idx=3), (INDICES,)),
+    "embedding of bounded norm": (lambda: nn.Embedding(9, 5, max_norm=1.0), (INDICES,)),
+    "bag of embeddings": (lambda: nn.EmbeddingBag(9, 5), (INDICES,)),
+    "attention": (
+        lambda: nn.MultiheadAttention(6, 2, batch_first=True),
+        (numbers(2, 4, 6), numbers(2, 3, 6), numbers(2, 3, 6)),
+    ),
+    "attention with other widths": (
+        lambda: nn.MultiheadAttention(6, 3, kdim=5, vdim=4, add_bias_kv=True, batch_first=True),
+        (numbers(2, 4, 6), numbers(2, 3, 5), numbers(2, 3, 4)),
+    ),
+    "attention of a sequence to itself": (
+        lambda: nn.MultiheadAttention(6, 2, bias=False),
+        (numbers(4, 2, 6),) * 3,
+    ),
+    "lazy, after its first forward": (lambda: _warm(nn.LazyConv2d(4, 3), numbers(1, 3, 5, 5)), (numbers(2, 3, 5, 5),)),
+    "a subclass": (lambda: type("Own", (nn.Linear,), {})(9, 7), (numbers(2, 9),)),
+}
+WITHOUT_BIAS = [name for name in CASES if "embedding" in name] + [
+    "linear without bias",
+    "conv2d 1 x 1",
+    "attention of a sequence to itself",
+]
+
+
+def _warm(layer: nn.Module, x: Tensor) -> nn.Module:
+    layer(x)
+    return layer
+
+
+def output(layer: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+    result: Any = layer(*inputs)
+    return cast(Tensor, result[0] if isinstance(result, tuple) else result)
+
+
+def regularised_names(layer: nn.Module) -> set[str]:
+    return {tensor.name for tensor in truncated_tensors(layer)}
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    torch.manual_seed(0)
+    make, inputs = CASES[request.param]
+    layer = make()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return layer, inputs
+
+
+def test_every_row_is_tried() -> None:
+    kinds = {type(make()) for make, _ in CASES.values()}
+    assert {layer.type for layer in LAYERS} <= kinds
+
+
+def test_layer_with_truncated_weights(case: tuple[nn.Module, tuple[Tensor, ...]], truncate: Truncate) -> None:
+    """Output and gradients are those of the plain layer with SciPy's truncated weights."""
+    layer, inputs = case
+    plain = copy.deepcopy(layer)
+    with torch.no_grad():
+        for name, parameter in plain.named_parameters():
+            if name.rpartition(".")[2].endswith("weight"):
+                parameter.copy_(truncate(parameter, NUM_KEPT))
+    report = regularize(layer, num_kept=NUM_KEPT)
+    weights = {name for name, _ in plain.named_parameters() if name.endswith("weight")}
+    assert {tensor.name for tensor in report.tensors} == regularised_names(layer) == weights
+    result, expected = output(layer, inputs), output(plain, inputs)
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
+    result.square().sum().backward()
+    expected.square().sum().backward()
+    for name, parameter in plain.named_parameters():
+        if name not in weights:
+            torch.testing.assert_close(layer.get_parameter(name).grad, parameter.grad, rtol=1e-3, atol=1e-4)
+    # By the chain rule the vector's gradient is the first coefficients of the weight's.
+    for tensor in truncated_tensors(layer):
+        gradient = plain.get_parameter(tensor.name).grad
+        assert gradient is not None
+        expected_gradient = tensor.truncation.right_inverse(gradient)
+        torch.testing.assert_close(tensor.vector.grad, expected_gradient, rtol=1e-3, atol=1e-4)
+
+
+def test_layer_with_all_coefficients_is_unchanged(case: tuple[nn.Module, tuple[Tensor, ...]]) -> None:
+    layer, inputs = case
+    plain = copy.deepcopy(layer)
+    regularize(layer)
+    torch.testing.assert_close(output(layer, inputs), output(plain, inputs), rtol=1e-4, atol=1e-5)
+    dense = to_dense(layer)
+    assert type(dense) is type(plain)
+    assert list(dense.state_dict()) == list(plain.state_dict())
+    torch.testing.assert_close(output(dense, inputs), output(layer, inputs), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", [name for name in CASES if name not in WITHOUT_BIAS], indirect=True)
+def test_biases_on_request(case: tuple[nn.Module, tuple[Tensor, ...]], truncate: Truncate) -> None:
+    layer, inputs = case
+    biases = [name for name, _ in layer.named_parameters() if "bias" in name]
+    assert biases
+    plain = copy.deepcopy(layer)
+    with torch.no_grad():
+        for name in biases:
+            plain.get_parameter(name).copy_(truncate(plain.get_parameter(name), 2))
+    regularize(layer, num_kept=2, include=["bias*", "*_bias", "*.bias"] if len(biases) > 3 else biases)
+    assert regularised_names(layer) == set(biases)
+    torch.testing.assert_close(output(layer, inputs), output(plain, inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_roles_fit_the_weights() -> None:
+    for make, _ in CASES.values():
+        layer = make()
+        row = find_layer(layer)
+        assert row is not None
+        for attribute, roles in row.weights.items():
+            weight = getattr(layer, attribute)
+            if weight is not None:
+                assert weight.ndim == len(roles)
+                assert set(roles) <= {"output", "input", "kernel"}
+        assert all(hasattr(layer, attribute) for attribute in row.biases)
+
+
+def test_axes_have_the_sizes_of_their_roles() -> None:
+    sizes: dict[str, list[int]] = {}
+    for make, _ in CASES.values():
+        layer: Any = make()
+        row = find_layer(layer)
+        if row is None or getattr(layer, "groups", 2) != 1:
+            continue
+        for role, size in zip(row.weights["weight"], layer.weight.shape, strict=True):
+            sizes.setdefault(role, []).append(size)
+            if role != "kernel":
+                assert size == (layer.in_channels if role == "input" else layer.out_channels)
+    assert len(sizes["kernel"]) > 10
+
+
+def test_no_row_for_other_layers() -> None:
+    for layer in (nn.ReLU(), nn.BatchNorm2d(3), nn.LSTM(3, 3), nn.PReLU(), nn.Sequential(nn.Linear(2, 2))):
+        assert find_layer(layer) is None
+
+
+class Everything(nn.Module):
+    """One parameter of each kind that needs an answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 4)
+        self.tied = nn.Linear(3, 4, bias=False)
+        self.tied.weight = self.linear.weight
+        self.again = self.linear
+        self.norm = nn.BatchNorm1d(4)
+        self.layer_norm = nn.LayerNorm(4)
+        self.lstm = nn.LSTM(4, 3)
+        self.cell = nn.GRUCell(3, 4)
+        self.lazy = nn.LazyLinear(3)
+        self.list = nn.ParameterList([torch.zeros(3)])
+        self.dict = nn.ParameterDict({"a": torch.zeros(2)})
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.empty = nn.Parameter(torch.zeros(0, 3))
+        self.integers = nn.Parameter(torch.zeros(3, dtype=torch.int64), requires_grad=False)
+        self.complex = nn.Parameter(torch.zeros(3, dtype=torch.complex64))
+        self.activation = nn.PReLU()
+        self.sparse = nn.Embedding(5, 3, sparse=True)
+        self.weight_norm = nn.utils.parametrizations.weight_norm(nn.Linear(3, 2, bias=False))
+        self.register_parameter("nothing", None)
+
+
+WEIGHT, BY_NAME = "weight", "by name"
+EXPECTED = {
+    "scale": BY_NAME,
+    "empty": "empty",
+    "integers": r"not floating point \(torch.int64\)",
+    "complex": r"not floating point \(torch.complex64\)",
+    "linear.weight": WEIGHT,
+    "linear.bias": BY_NAME,
+    "norm.weight": BY_NAME,
+    "norm.bias": BY_NAME,
+    "layer_norm.weight": BY_NAME,
+    "layer_norm.bias": BY_NAME,
+    "lstm.weight_ih_l0": "recurrent layers keep a list of their own of the weights",
+    "lstm.weight_hh_l0": "recurrent",
+    "lstm.bias_ih_l0": "recurrent",
+    "lstm.bias_hh_l0": "recurrent",
+    "cell.weight_ih": BY_NAME,
+    "cell.weight_hh": BY_NAME,
+    "cell.bias_ih": BY_NAME,
+    "cell.bias_hh": BY_NAME,
+    "lazy.weight": "not initialised yet: run one forward first",
+    "lazy.bias": "not initialised yet",
+    "list.0": "lies in a ParameterList or ParameterDict, which cannot be parametrised",
+    "dict.a": "lies in a ParameterList or ParameterDict",
+    "activation.weight": BY_NAME,
+    "sparse.weight": "its gradients are sparse",
+    "weight_norm.parametrizations.weight.original0": "parametrised by something else already",
+    "weight_norm.parametrizations.weight.original1": "parametrised by something else already",
+}
+
+
+def test_candidates_are_all_parameters_in_their_order() -> None:
+    model = Everything()
+    found = candidates(model)
+    assert [candidate.names[0] for candidate in found] == list(EXPECTED)
+    assert [candidate.names[0] for candidate in found] == [name for name, _ in model.named_parameters()]
+    by_name = {candidate.names[0]: candidate for candidate in found}
+    assert by_name["linear.weight"].names == ("linear.weight", "tied.weight")
+    assert by_name["linear.weight"].owners == ((model.linear, "weight"), (model.tied, "weight"))
+    for name, expected in EXPECTED.items():
+        candidate = by_name[name]
+        assert candidate.parameter is model.get_parameter(name)
+        assert candidate.is_normalization == ("norm." in name and not name.startswith("weight_norm"))
+        if expected in (WEIGHT, BY_NAME):
+            assert candidate.obstacle is None
+            assert candidate.is_weight == (expected == WEIGHT)
+
+
+@pytest.mark.parametrize("name", [name for name, reason in EXPECTED.items() if reason not in (WEIGHT, BY_NAME)])
+def test_obstacles_are_named_even_on_request(name: str) -> None:
+    model = Everything()
+    with pytest.raises(ArgumentError, match=rf"nothing to regularise .*{name}: {EXPECTED[name]}"):
+        regularize(model, include=name)
+    report = regularize(model, num_kept=2)
+    assert "linear.weight" in kept_counts(model)
+    assert {left.name for left in report.left} == set(EXPECTED) - {"linear.weight"}
+
+
+@pytest.mark.parametrize("name", [name for name, reason in EXPECTED.items() if reason == BY_NAME])
+def test_everything_else_can_be_chosen_by_name(name: str, truncate: Truncate) -> None:
+    model = Everything()
+    expected = truncate(model.get_parameter(name), 2)
+    regularize(model, num_kept=2, include=name)
+    module = model.get_submodule(name.rpartition(".")[0])
+    torch.testing.assert_close(getattr(module, name.rpartition(".")[2]), expected)
+
+
+def test_a_parameter_made_in_inference_mode_is_an_obstacle() -> None:
+    with torch.inference_mode():
+        made = nn.Linear(3, 4)
+    with pytest.raises(ArgumentError, match=r"weight: made under torch\.inference_mode"):
+        regularize(made)
+
+
+def test_a_tie_to_an_obstacle_is_an_obstacle() -> None:
+    lstm = nn.LSTM(3, 3)
+    linear = nn.Linear(3, 12, bias=False)
+    linear.weight = lstm.get_parameter("weight_ih_l0")
+    report = regularize(nn.ModuleList([linear, lstm, nn.Linear(2, 2)]))
+    assert {left.name: left.reason for left in report.left}["0.weight"].startswith("recurrent layers")
