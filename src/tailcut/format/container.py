@@ -1,16 +1,18 @@
 """The bytes of a `.tailcut` file, version 1: SPEC.md in this folder describes every one of them."""
 
+import itertools
 import json
 import math
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tailcut.errors import (
     ArgumentError,
     ChecksumError,
     CorruptFileError,
+    FormatError,
     LimitError,
     NotTailcutFileError,
     TruncatedFileError,
@@ -23,14 +25,16 @@ from tailcut.structure.wire import Value
 
 MAGIC = b"\x89TCT"
 VERSION = 1
+MAX_HEADER_BYTES = 1 << 20
 MAX_METADATA_BYTES = 1 << 16
 MAX_ARGUMENTS = 64
 MAX_EDITS = 16
-MAX_OTHERS = 1 << 16
-MAX_EDIT_BYTES = 1 << 22
-MAX_AXES = 16
-_HEAD_BYTES = len(MAGIC) + 1 + 4
-_OWN_CLASS, _REGISTERED = 0, 1
+MAX_TENSORS = 1 << 14
+HEAD_BYTES = len(MAGIC) + 1 + 4
+_DIGEST_BYTES = 4
+# The most bytes of a file that are not its numbers: head, digest, header and its two sizes.
+MAX_FRAME_BYTES = HEAD_BYTES + _DIGEST_BYTES + MAX_HEADER_BYTES + 8
+_OWN_CLASS = ""
 
 
 @dataclass(frozen=True)
@@ -99,30 +103,18 @@ def encode(contents: Contents) -> bytes:
     """The bytes of a file.
 
     Raises:
-        ArgumentError: the metadata is no JSON object or larger than the cap.
+        ArgumentError: the contents pass a cap of the format, or the metadata is no JSON object.
     """
-    writer = Writer()
-    writer.raw(contents.digest)
-    _write_base(writer, contents.base)
-    _write_metadata(writer, contents.metadata)
-    writer.uint(len(contents.edits))
-    for number, content in contents.edits:
-        writer.uint(number)
-        writer.uint(len(content))
-        writer.raw(content)
-    if contents.base is None:
-        _write_others(writer, contents.others)
-    _write_types(writer, contents.other_types)
-    streams = ([] if contents.coefficients is None else [contents.coefficients]) + list(contents.other_streams)
-    writer.byte(contents.coefficients is not None)
-    for stream in streams:
-        writer.byte(stream.type_number << 4 | stream.codec_number)
-    # The last payload ends where the file ends; only those before it need a length.
-    for stream in streams[:-1]:
-        writer.uint(len(stream.payload))
-    for stream in streams:
-        writer.raw(stream.payload)
-    body = writer.getvalue()
+    header = _encode_header(contents)
+    try:
+        # What is written can be read: the reader's rules are the writer's too.
+        _decode_header(Reader(header, what="header"), contents.digest)
+        if len(header) > MAX_HEADER_BYTES:
+            raise LimitError(f"the header has {len(header)} bytes, at most {MAX_HEADER_BYTES} are allowed")
+    except FormatError as error:
+        raise ArgumentError(f"the network does not fit into a .tailcut file: {error}") from error
+    body = contents.digest + min(_plain(header), _deflated(header), key=len)
+    body += b"".join(stream.payload for stream in _streams(contents))
     return MAGIC + bytes([VERSION]) + zlib.crc32(body).to_bytes(4, "little") + body
 
 
@@ -132,31 +124,32 @@ def decode(content: bytes) -> Contents:
     Raises:
         FormatError: in one of its kinds; see `tailcut.errors`.
     """
-    _check_head(content)
-    reader = Reader(content[_HEAD_BYTES:])
-    digest = reader.raw(4)
-    base = _read_base(reader)
-    metadata = _read_metadata(reader)
-    count = reader.uint(at_most=MAX_EDITS, of="the number of edits")
-    edits = tuple((reader.uint(of="the kind of an edit"), _read_edit(reader)) for _ in range(count))
-    others = _read_others(reader) if base is None else ()
-    types = _read_types(reader)
-    if base is None and len(types) != len(others):
-        raise CorruptFileError(f"{len(types)} number types for {len(others)} other tensors")
-    has_coefficients = reader.byte()
-    if has_coefficients > 1:
-        raise CorruptFileError("the mark of the coefficients is neither 0 nor 1")
-    streams = _read_streams(reader, has_coefficients + len(dict.fromkeys(types)))
-    reader.end()
-    other_streams = tuple(streams[has_coefficients:])
-    if [stream.type_number for stream in other_streams] != list(dict.fromkeys(types)):
-        raise CorruptFileError("the types of the streams are not those of the tensors")
-    return Contents(
-        base, digest, metadata, edits, others, streams[0] if has_coefficients else None, types, other_streams
+    check_magic(content)
+    if len(content) < HEAD_BYTES + _DIGEST_BYTES:
+        raise TruncatedFileError(f"the file ends after {len(content)} bytes, in its head")
+    reader = Reader(content[HEAD_BYTES:])
+    stored = int.from_bytes(content[HEAD_BYTES - 4 : HEAD_BYTES], "little")
+    if zlib.crc32(memoryview(content)[HEAD_BYTES:]) != stored:
+        raise ChecksumError("the checksum does not match: the file is damaged or cut short; get a fresh copy")
+    digest = reader.raw(_DIGEST_BYTES)
+    contents, lengths = _decode_header(Reader(_read_header(reader), what="header"), digest)
+    # The last payload ends where the file ends; only those before it have a length.
+    payloads = [reader.raw(length) for length in lengths]
+    payloads.append(reader.raw(reader.remaining))
+    kinds = list(_streams(contents))
+    if not kinds and payloads[-1]:
+        raise CorruptFileError(f"{len(payloads[-1])} bytes follow the header of a file without numbers")
+    filled = [replace(stream, payload=payload) for stream, payload in zip(kinds, payloads, strict=False)]
+    has_coefficients = contents.coefficients is not None
+    return replace(
+        contents,
+        coefficients=filled[0] if has_coefficients else None,
+        other_streams=tuple(filled[has_coefficients:]),
     )
 
 
-def _check_head(content: bytes) -> None:
+def check_magic(content: bytes) -> None:
+    """Raise unless `content`, the first bytes of a file, are those of a file that this version reads."""
     if content[: len(MAGIC)] != MAGIC[: len(content)] or not content:
         raise NotTailcutFileError("not a .tailcut file: it does not begin with the magic bytes 89 54 43 54")
     if len(content) > len(MAGIC) and content[len(MAGIC)] != VERSION:
@@ -164,44 +157,108 @@ def _check_head(content: bytes) -> None:
             f"the file has format version {content[len(MAGIC)]}, this Tailcut reads version {VERSION}; "
             "update tailcut (pip install -U tailcut)"
         )
-    if len(content) < _HEAD_BYTES + 4:
-        raise TruncatedFileError(f"the file ends after {len(content)} bytes, in its head")
-    stored = int.from_bytes(content[_HEAD_BYTES - 4 : _HEAD_BYTES], "little")
-    if zlib.crc32(content[_HEAD_BYTES:]) != stored:
-        raise ChecksumError("the checksum does not match: the file is damaged or cut short; get a fresh copy")
+
+
+def _plain(header: bytes) -> bytes:
+    writer = Writer()
+    writer.uint(len(header) << 1)
+    return writer.getvalue() + header
+
+
+def _deflated(header: bytes) -> bytes:
+    packed = codecs.DEFLATE.encode(header, 1)
+    writer = Writer()
+    writer.uint(len(packed) << 1 | 1)
+    writer.uint(len(header))
+    return writer.getvalue() + packed
+
+
+def _read_header(reader: Reader) -> bytes:
+    """The bytes of the header, expanded if they are packed: names of hundreds of tensors pack well."""
+    mark = reader.uint(at_most=MAX_HEADER_BYTES << 1 | 1, of="the size of the header")
+    if not mark & 1:
+        return reader.raw(mark >> 1)
+    num_bytes = reader.uint(at_most=MAX_HEADER_BYTES, of="the size of the header")
+    return codecs.DEFLATE.decode(reader.raw(mark >> 1), num_bytes, 1)
+
+
+def _streams(contents: Contents) -> Iterator[Stream]:
+    if contents.coefficients is not None:
+        yield contents.coefficients
+    yield from contents.other_streams
+
+
+def _encode_header(contents: Contents) -> bytes:
+    writer = Writer()
+    _write_base(writer, contents.base)
+    _write_metadata(writer, contents.metadata)
+    writer.uint(len(contents.edits))
+    for number, content in contents.edits:
+        writer.uint(number)
+        writer.uint(len(content))
+        writer.raw(content)
+    if contents.base is None:
+        _write_others(writer, contents.others)
+    _write_types(writer, contents.other_types, contents.coefficients is not None)
+    streams = list(_streams(contents))
+    for stream in streams:
+        writer.byte(stream.type_number << 4 | stream.codec_number)
+    for stream in streams[:-1]:
+        writer.uint(len(stream.payload))
+    return writer.getvalue()
+
+
+def _decode_header(reader: Reader, digest: bytes) -> tuple[Contents, list[int]]:
+    """The contents with empty payloads, and the lengths of all payloads but the last."""
+    base = _read_base(reader)
+    metadata = _read_metadata(reader)
+    count = reader.uint(at_most=MAX_EDITS, of="the number of edits")
+    edits = tuple((reader.uint(of="the kind of an edit"), _read_edit(reader)) for _ in range(count))
+    others = _read_others(reader) if base is None else ()
+    has_coefficients, types = _read_types(reader)
+    if base is None and len(types) != len(others):
+        raise CorruptFileError(f"{len(types)} number types for {len(others)} other tensors")
+    expected = list(dict.fromkeys(types))
+    streams = [_read_stream(reader) for _ in range(has_coefficients + len(expected))]
+    if [stream.type_number for stream in streams[has_coefficients:]] != expected:
+        raise CorruptFileError("the types of the streams are not those of the tensors")
+    lengths = [reader.uint(of="the length of a payload") for _ in streams[:-1]]
+    reader.end()
+    coefficients = streams[0] if has_coefficients else None
+    other_streams = tuple(streams[has_coefficients:])
+    return Contents(base, digest, metadata, edits, others, coefficients, types, other_streams), lengths
+
+
+def _read_stream(reader: Reader) -> Stream:
+    kind = reader.byte()
+    number_type(kind >> 4)
+    return Stream(kind >> 4, kind & 15, b"")
 
 
 def _write_base(writer: Writer, base: StoredBase | None) -> None:
-    if base is None:
-        writer.byte(_OWN_CLASS)
-        return
-    writer.byte(_REGISTERED)
-    writer.text(base.name)
-    writer.uint(len(base.arguments))
-    for place, value in base.arguments:
-        writer.uint(place)
-        writer.value(value)
+    writer.text(base.name if base is not None else _OWN_CLASS)
+    if base is not None:
+        writer.uint(len(base.arguments))
+        for place, value in base.arguments:
+            writer.uint(place)
+            writer.value(value)
 
 
 def _read_base(reader: Reader) -> StoredBase | None:
-    kind = reader.byte()
-    if kind == _OWN_CLASS:
-        return None
-    if kind != _REGISTERED:
-        raise CorruptFileError(f"unknown kind of base {kind}")
     name = reader.text()
+    if name == _OWN_CLASS:
+        return None
     count = reader.uint(at_most=MAX_ARGUMENTS, of="the number of arguments")
-    arguments = tuple(
-        (reader.uint(at_most=MAX_ARGUMENTS, of="the place of an argument"), reader.value()) for _ in range(count)
-    )
-    if len({place for place, _ in arguments}) < count:
-        raise CorruptFileError("an argument is given twice")
+    arguments = tuple((reader.uint(of="the place of an argument"), reader.value()) for _ in range(count))
+    places = [place for place, _ in arguments]
+    if any(later <= earlier for earlier, later in itertools.pairwise(places)):
+        raise CorruptFileError("the arguments are not in ascending order")
     return StoredBase(name, arguments)
 
 
 def _write_metadata(writer: Writer, metadata: dict[str, Any]) -> None:
     try:
-        encoded = json.dumps(metadata, separators=(",", ":"), allow_nan=False).encode() if metadata else b""
+        encoded = _json_bytes(metadata) if metadata else b""
     except (TypeError, ValueError, RecursionError) as error:
         raise ArgumentError(f"metadata must be what JSON can hold: {error}") from error
     if len(encoded) > MAX_METADATA_BYTES:
@@ -216,6 +273,8 @@ def _read_metadata(reader: Reader) -> dict[str, Any]:
         return {}
     try:
         metadata = json.loads(encoded.decode())
+        # Python reads NaN, infinities and halves of surrogate pairs, which JSON cannot hold: try to write it.
+        _json_bytes(metadata)
     except (ValueError, RecursionError) as error:
         raise CorruptFileError(f"the metadata is no valid JSON: {type(error).__name__}") from error
     if not isinstance(metadata, dict):
@@ -223,8 +282,12 @@ def _read_metadata(reader: Reader) -> dict[str, Any]:
     return metadata
 
 
+def _json_bytes(metadata: object) -> bytes:
+    return json.dumps(metadata, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
+
+
 def _read_edit(reader: Reader) -> bytes:
-    return reader.raw(reader.uint(at_most=MAX_EDIT_BYTES, of="the size of an edit"))
+    return reader.raw(reader.uint(of="the size of an edit"))
 
 
 def _write_others(writer: Writer, others: Sequence[StoredOther]) -> None:
@@ -232,69 +295,54 @@ def _write_others(writer: Writer, others: Sequence[StoredOther]) -> None:
     for other in others:
         writer.byte(other.is_parameter)
         writer.text(other.name)
-        writer.uint(len(other.shape))
-        for size in other.shape:
-            writer.uint(size)
+        writer.shape(other.shape)
 
 
 def _read_others(reader: Reader) -> tuple[StoredOther, ...]:
-    count = reader.uint(at_most=MAX_OTHERS, of="the number of other tensors")
+    count = reader.uint(at_most=MAX_TENSORS, of="the number of other tensors")
     others = []
     for _ in range(count):
         is_parameter = reader.byte()
         if is_parameter > 1:
             raise CorruptFileError("the kind of a tensor is neither 0 nor 1")
-        name = reader.text()
-        num_axes = reader.uint(at_most=MAX_AXES, of="the number of axes")
-        shape = tuple(reader.uint(of="the size of an axis") for _ in range(num_axes))
-        others.append(StoredOther(name, shape, bool(is_parameter)))
+        others.append(StoredOther(reader.text(), reader.shape(), bool(is_parameter)))
     if len({other.name for other in others}) < count:
         raise CorruptFileError("a tensor is named twice")
     return tuple(others)
 
 
-def _write_types(writer: Writer, types: Sequence[int]) -> None:
-    """Runs of equal types: (how many, type)."""
-    runs: list[list[int]] = []
-    for number in types:
-        if runs and runs[-1][1] == number:
-            runs[-1][0] += 1
-        else:
-            runs.append([1, number])
-    writer.uint(len(runs))
-    for length, number in runs:
+def _write_types(writer: Writer, types: Sequence[int], has_coefficients: bool) -> None:
+    """The number types of the other tensors in runs (how many, type), and whether there are coefficients."""
+    runs = [(number, len(list(members))) for number, members in itertools.groupby(types)]
+    writer.uint(len(runs) << 1 | has_coefficients)
+    for number, length in runs:
         writer.uint(length)
         writer.byte(number)
 
 
-def _read_types(reader: Reader) -> tuple[int, ...]:
+def _read_types(reader: Reader) -> tuple[bool, tuple[int, ...]]:
     types: list[int] = []
-    for _ in range(reader.uint(at_most=MAX_OTHERS, of="the number of runs of types")):
-        length = reader.uint(at_most=MAX_OTHERS - len(types), of="the length of a run of types")
+    mark = reader.uint(at_most=MAX_TENSORS << 1 | 1, of="the number of runs of types")
+    for _ in range(mark >> 1):
+        length = reader.uint(at_most=MAX_TENSORS - len(types), of="the length of a run of types")
         number = reader.byte()
         number_type(number)
         if length == 0 or (types and types[-1] == number):
-            raise CorruptFileError("a run of number types is empty or not joined")
+            raise CorruptFileError("a run of number types is empty or not joined with the one before")
         types += [number] * length
-    return tuple(types)
+    return bool(mark & 1), tuple(types)
 
 
-def _read_streams(reader: Reader, count: int) -> list[Stream]:
-    kinds = [reader.byte() for _ in range(count)]
-    for kind in kinds:
-        number_type(kind >> 4)
-    lengths = [reader.uint(at_most=reader.remaining, of="the length of a payload") for _ in kinds[:-1]]
-    if sum(lengths) > reader.remaining:
-        raise LimitError(f"payloads of {sum(lengths)} bytes are claimed, {reader.remaining} are there")
-    lengths.append(reader.remaining - sum(lengths))
-    return [Stream(kind >> 4, kind & 15, reader.raw(length)) for kind, length in zip(kinds, lengths, strict=False)]
-
-
-def check_total(shapes: Sequence[tuple[int, ...]], max_parameters: int) -> None:
+def check_total(shapes: Iterable[tuple[int, ...]], max_parameters: int) -> None:
     """Raise `LimitError` if tensors of these shapes hold more than `max_parameters` numbers together."""
     total = sum(math.prod(shape) for shape in shapes)
     if total > max_parameters:
-        raise LimitError(
-            f"the network has {total} numbers, at most {max_parameters} are allowed; "
-            "if you trust the file, raise the cap with max_parameters="
-        )
+        raise too_many_numbers(total, max_parameters)
+
+
+def too_many_numbers(total: int, max_parameters: int) -> LimitError:
+    """The error for a network that is larger than the user allows."""
+    return LimitError(
+        f"the network has {total} numbers or more, at most {max_parameters} are allowed; "
+        "if you trust the file, raise the cap with max_parameters="
+    )

@@ -5,7 +5,9 @@ DCT coefficients of each weight, in the order of the network's layers, most of t
 """
 
 import io
+import lzma
 import tarfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from tailcut.structure.wire import Value
 from tailcut.transform import l1_rank
 from tailcut.weights import regularize, truncated_tensors
 
-MAX_MEMBER_BYTES = 1 << 30
+MAX_ARCHIVE_BYTES = 1 << 30
 # What the published networks are, as arguments of the registered families.
 PUBLISHED_ARGUMENTS: Mapping[str, Mapping[str, Value]] = {
     "unet": {"bias": False, "affine": False, "running_stats": False},
@@ -66,7 +68,7 @@ def convert(path: str | Path, *, model: str, arguments: Mapping[str, Value] | No
 
 def _first_coefficients(key: str, tensor: torch.Tensor) -> torch.Tensor:
     """The coefficients from the first to the last non-zero one, in canonical order."""
-    sparse = tensor.to_sparse_coo().coalesce() if tensor.layout == torch.strided else tensor.coalesce()
+    sparse = (tensor if tensor.layout == torch.sparse_coo else tensor.to_dense().to_sparse_coo()).coalesce()
     index, values = sparse.indices(), sparse.values()
     nonzero = values != 0
     index, values = index[:, nonzero], values[nonzero]
@@ -90,31 +92,39 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     if tarfile.is_tarfile(path):
         content = _only_torch_member(path)
     try:
-        loaded: Any = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        with torch.sparse.check_sparse_tensor_invariants():
+            loaded: Any = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:
+        # The text of torch's error advises to load without weights_only, which would run what the file says.
         raise CorruptFileError(
-            f"{path} is neither a .tar.xz with a torch file in it nor a torch file: {error}"
+            f"{path} is neither a .tar.xz with a torch file in it nor a torch file, or it holds other things than "
+            f"tensors ({type(error).__name__})"
         ) from error
     if isinstance(loaded, (list, tuple)):
         loaded = {f"tensor {place}": value for place, value in enumerate(loaded)}
-    if (
-        not isinstance(loaded, dict)
-        or not loaded
-        or not all(isinstance(value, torch.Tensor) for value in loaded.values())
-    ):
-        raise CorruptFileError(f"{path} does not hold a dict or list of tensors")
+    if not isinstance(loaded, dict) or not loaded or not all(map(_is_real_tensor, loaded.values())):
+        raise CorruptFileError(f"{path} does not hold a dict or list of floating-point tensors")
     return {str(key): value for key, value in loaded.items()}
+
+
+def _is_real_tensor(value: object) -> bool:
+    return isinstance(value, torch.Tensor) and value.dtype.is_floating_point
 
 
 def _only_torch_member(path: Path) -> bytes:
     try:
         with tarfile.open(path) as archive:
-            members = [member for member in archive if member.isfile() and member.name.endswith((".pt", ".pth"))]
+            members, total = [], 0
+            for member in archive:
+                # Checked one by one: to reach the next member, all of this one is decompressed.
+                total += member.size
+                if total > MAX_ARCHIVE_BYTES:
+                    raise LimitError(f"{path} expands to more than {MAX_ARCHIVE_BYTES} bytes")
+                if member.isfile() and member.name.endswith((".pt", ".pth")):
+                    members.append(member)
             if len(members) != 1:
                 raise ArgumentError(f"{path} holds {len(members)} torch files (.pt), expected one")
-            if members[0].size > MAX_MEMBER_BYTES:
-                raise LimitError(f"{path}: {members[0].name} has {members[0].size} bytes, at most {MAX_MEMBER_BYTES}")
             file = archive.extractfile(members[0])
-            return file.read(MAX_MEMBER_BYTES) if file is not None else b""
-    except (tarfile.TarError, EOFError, OSError) as error:
+            return file.read() if file is not None else b""
+    except (tarfile.TarError, EOFError, OSError, lzma.LZMAError, zlib.error) as error:
         raise CorruptFileError(f"{path} is no readable archive: {error}") from error

@@ -9,19 +9,22 @@ from typing import Any
 
 import torch
 
-from tailcut.errors import FormatError
+from tailcut import structure
+from tailcut.errors import CorruptFileError, FormatError
+from tailcut.format.building import named_base
 from tailcut.format.container import VERSION, Contents, Stream, check_total, decode
 from tailcut.format.load import (
     MAX_PARAMETERS,
+    apply_edits,
     bare_network,
     check_tensors,
     decode_edits,
-    named_base,
+    decode_values,
     read_file,
 )
 from tailcut.format.numbers import number_type, type_name
 from tailcut.format.save import compression_ratio
-from tailcut.format.tensors import network_tensors
+from tailcut.format.tensors import list_digest, network_tensors
 from tailcut.printing import Report, table
 
 
@@ -117,7 +120,7 @@ class InspectReport(Report):
 
 
 def inspect(path: str | Path, *, max_parameters: int = MAX_PARAMETERS) -> InspectReport:
-    """What a `.tailcut` file holds, tensor by tensor; it is checked whole, but no network is built.
+    """What a `.tailcut` file holds, tensor by tensor. It is checked whole, but the dense network takes no memory.
 
     Args:
         path: the file, or "zoo:NAME".
@@ -127,7 +130,7 @@ def inspect(path: str | Path, *, max_parameters: int = MAX_PARAMETERS) -> Inspec
         FormatError: in one of its kinds: the file is damaged, hostile, too new or too large.
         FileNotFoundError: there is no such file.
     """
-    content = read_file(path)
+    content = read_file(path, max_parameters)
     try:
         return _inspect(decode(content), len(content), max_parameters)
     except FormatError as error:
@@ -135,8 +138,10 @@ def inspect(path: str | Path, *, max_parameters: int = MAX_PARAMETERS) -> Inspec
 
 
 def _inspect(contents: Contents, file_bytes: int, max_parameters: int) -> InspectReport:
+    others: list[tuple[str, tuple[int, ...], bool]]
     if contents.base is not None:
-        model, edits = bare_network(contents, max_parameters)
+        model = bare_network(contents, max_parameters)
+        edits = apply_edits(contents, model)
         tensors = network_tensors(model, edits)
         check_tensors(contents, tensors, max_parameters)
         others = [(other.name, other.shape, other.is_parameter) for other in tensors.others]
@@ -144,23 +149,36 @@ def _inspect(contents: Contents, file_bytes: int, max_parameters: int) -> Inspec
         edits = decode_edits(contents, None)
         others = [(other.name, other.shape, other.is_parameter) for other in contents.others]
     kept = [entry for edit in edits for entry in edit.stored_tensors()]
-    check_total([*(entry.shape for entry in kept), *(shape for _, shape, _ in others)], max_parameters)
-    num_dense = sum(math.prod(shape) for _, shape, *_ in kept)
-    num_kept = sum(count for *_, count in kept)
+    if contents.base is None:
+        check_total([*(entry.shape for entry in kept), *(shape for _, shape, _ in others)], max_parameters)
+        _check_own_list(contents, kept, others)
+    decode_values(contents, [entry.num_kept for entry in kept], [shape for _, shape, _ in others])
+    num_dense = sum(math.prod(entry.shape) for entry in kept)
+    num_kept = sum(entry.num_kept for entry in kept)
     dtype = torch.float32 if contents.coefficients is None else number_type(contents.coefficients.type_number)
-    sizes = _shares(contents.coefficients, [count for *_, count in kept])
+    sizes = _shares(contents.coefficients, [entry.num_kept for entry in kept])
     return InspectReport(
         version=VERSION,
         model=None if contents.base is None else contents.base.name,
         file_bytes=file_bytes,
-        num_parameters=num_dense + sum(math.prod(shape) for _, shape, parameter in others if parameter),
+        num_parameters=num_dense + sum(math.prod(shape) for _, shape, is_parameter in others if is_parameter),
         num_kept=num_kept,
         compression_ratio=compression_ratio(num_dense, num_kept, 8 * dtype.itemsize),
         tensors=tuple(StoredTensor(*entry, type_name(dtype), size) for entry, size in zip(kept, sizes, strict=True)),
         other_tensors=_others(contents, others),
-        arguments={} if contents.base is None else _arguments(contents),
+        arguments={} if contents.base is None else dict(named_base(contents.base).arguments),
         metadata=contents.metadata,
     )
+
+
+def _check_own_list(
+    contents: Contents, kept: Sequence[structure.StoredTensor], others: Sequence[tuple[str, tuple[int, ...], bool]]
+) -> None:
+    names = [entry.name for entry in kept] + [name for name, *_ in others]
+    if len(set(names)) < len(names):
+        raise CorruptFileError("a tensor is stored twice, as coefficients and as it is")
+    if list_digest(kept, others) != contents.digest:
+        raise CorruptFileError("the digest is not that of the tensors which the file lists")
 
 
 def _others(contents: Contents, others: Sequence[tuple[str, tuple[int, ...], bool]]) -> tuple[StoredOtherTensor, ...]:
@@ -178,17 +196,11 @@ def _others(contents: Contents, others: Sequence[tuple[str, tuple[int, ...], boo
 
 def _shares(stream: Stream | None, counts: Sequence[int]) -> list[int]:
     """The bytes of a payload split in the ratio of `counts`, so that they add up."""
-    if stream is None or sum(counts) == 0:
+    total = sum(counts)
+    if stream is None or total == 0:
         return [0] * len(counts)
-    total, ends, place = len(stream.payload), [0], 0
-    for count in counts:
-        place += count
-        ends.append(total * place // sum(counts))
+    ends = [len(stream.payload) * place // total for place in itertools.accumulate(counts, initial=0)]
     return [end - start for start, end in itertools.pairwise(ends)]
-
-
-def _arguments(contents: Contents) -> dict[str, Any]:
-    return dict(named_base(contents.base).arguments) if contents.base is not None else {}
 
 
 def _sizes(shape: Sequence[int]) -> str:

@@ -1,6 +1,7 @@
 """`load`: a `.tailcut` file becomes a network again, with everything checked before memory is taken."""
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,27 +15,17 @@ from tailcut.errors import (
     LimitError,
     ModelMismatchError,
     StructureError,
-    TailcutError,
+    TruncatedFileError,
+    UnsupportedVersionError,
 )
-from tailcut.format.container import Contents, StoredBase, check_total, decode
-from tailcut.format.numbers import from_bytes, number_type
+from tailcut.format.building import build_for_real, build_on_meta, materialize, needs_real_tensors
+from tailcut.format.container import HEAD_BYTES, MAX_FRAME_BYTES, Contents, check_magic, check_total, decode
+from tailcut.format.numbers import LARGEST_NUMBER_BYTES, from_bytes, number_type
 from tailcut.format.tensors import NetworkTensors, meta_copy, network_tensors
 from tailcut.format.zoo import resolve
-from tailcut.structure import (
-    Base,
-    Edit,
-    Reader,
-    Record,
-    create_model,
-    edit_kind,
-    family,
-    model_names,
-    set_record,
-)
-from tailcut.structure.wire import Value
+from tailcut.structure import Edit, Reader, Record, edit_kind, record_of, set_record
 
 MAX_PARAMETERS = 1 << 30
-MAX_FILE_BYTES = 1 << 34
 
 
 def load(
@@ -58,40 +49,52 @@ def load(
 
     Raises:
         FormatError: in one of its kinds: the file is damaged, hostile, too new, too large, or of another model.
-        ArgumentError: the file needs `into`.
+        ArgumentError: the file needs `into`, or `into` is no fresh network with memory.
         FileNotFoundError: there is no such file.
     """
-    contents = decode(read_file(path))
+    content = read_file(path, max_parameters)
     try:
+        contents = decode(content)
         if into is None:
             return _load_registered(contents, torch.device(device), max_parameters)
         return _load_into(contents, into, max_parameters)
-    except FormatError as error:
+    except (FormatError, ArgumentError) as error:
         raise type(error)(f"{path}: {error}") from error
 
 
-def read_file(path: str | Path) -> bytes:
-    """The bytes of the file `path` or "zoo:NAME"; `LimitError` if it is larger than any network may be."""
+def read_file(path: str | Path, max_parameters: int) -> bytes:
+    """The bytes of the file `path` or "zoo:NAME".
+
+    Raises:
+        FormatError: it is no file of ours, or larger than one with `max_parameters` numbers can be.
+        FileNotFoundError: there is no such file.
+    """
     resolved = resolve(path)
-    size = resolved.stat().st_size
-    if size > MAX_FILE_BYTES:
-        raise LimitError(f"{path} has {size} bytes, at most {MAX_FILE_BYTES} are allowed")
-    return resolved.read_bytes()
+    with resolved.open("rb") as file:
+        # A large file of another kind is not read to its end.
+        try:
+            check_magic(file.read(HEAD_BYTES))
+        except FormatError as error:
+            raise type(error)(f"{path}: {error}") from error
+        size, most = os.fstat(file.fileno()).st_size, MAX_FRAME_BYTES + LARGEST_NUMBER_BYTES * max_parameters
+        if size > most:
+            raise LimitError(f"{path} has {size} bytes, at most {most} are allowed for {max_parameters} numbers")
+        file.seek(0)
+        return file.read()
 
 
-def bare_network(contents: Contents, max_parameters: int) -> tuple[nn.Module, list[Edit]]:
-    """The registered network of a file with its edits, without memory for its tensors."""
+def bare_network(contents: Contents, max_parameters: int) -> nn.Module:
+    """The registered network of a file before its edits, without memory for its tensors."""
     if contents.base is None:
         raise ArgumentError("the file holds a network of a user's own class: load(path, into=YourClass())")
-    model = _build_base(contents.base)
-    check_total([tuple(tensor.shape) for tensor in model.state_dict().values()], max_parameters)
-    edits = _apply_edits(contents, model)
-    return model, edits
+    model = build_on_meta(contents.base, max_parameters)
+    check_total((tuple(tensor.shape) for tensor in model.state_dict().values()), max_parameters)
+    return model
 
 
 def check_tensors(contents: Contents, tensors: NetworkTensors, max_parameters: int) -> None:
     """Compare what the file says with the tensors of the network it shall fill. Takes no memory."""
-    check_total(list(tensors.shapes().values()), max_parameters)
+    check_total(tensors.shapes().values(), max_parameters)
     if contents.base is None:
         _compare_names(contents, tensors)
     if tensors.digest() != contents.digest:
@@ -101,8 +104,41 @@ def check_tensors(contents: Contents, tensors: NetworkTensors, max_parameters: i
         )
     if len(contents.other_types) != len(tensors.others):
         raise CorruptFileError(f"{len(contents.other_types)} tensors in the file, {len(tensors.others)} in the network")
-    if bool(tensors.coefficients) != (contents.coefficients is not None):
+    for other, number in zip(tensors.others, contents.other_types, strict=True):
+        stored, own = number_type(number), other.tensor.dtype
+        if stored != own and not (stored.is_floating_point and own.is_floating_point):
+            raise ModelMismatchError(f"{other.name} is of type {own} in the network, of type {stored} in the file")
+
+
+def decode_values(
+    contents: Contents, counts: Sequence[int], shapes: Sequence[tuple[int, ...]]
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """The numbers of a file: one vector per tensor kept as coefficients, and the other tensors.
+
+    Args:
+        contents: of the file.
+        counts: how many coefficients each tensor has.
+        shapes: of the other tensors; their total was checked before.
+    """
+    if (contents.coefficients is not None) != bool(counts):
         raise CorruptFileError("coefficients without regularised tensors, or the other way round")
+    vectors: list[torch.Tensor] = []
+    if contents.coefficients is not None:
+        dtype = number_type(contents.coefficients.type_number)
+        if not dtype.is_floating_point:
+            raise CorruptFileError(f"coefficients of type {dtype} are no real numbers")
+        numbers = from_bytes(contents.coefficients.decode(sum(counts)), dtype)
+        if not bool(torch.isfinite(numbers).all()):
+            raise CorruptFileError("a coefficient is not finite")
+        vectors = list(numbers.split(list(counts)))
+    others: dict[int, torch.Tensor] = {}
+    for stream in contents.other_streams:
+        members = [place for place, number in enumerate(contents.other_types) if number == stream.type_number]
+        sizes = [math.prod(shapes[place]) for place in members]
+        numbers = from_bytes(stream.decode(sum(sizes)), number_type(stream.type_number))
+        for place, part in zip(members, numbers.split(sizes), strict=True):
+            others[place] = part.reshape(shapes[place])
+    return vectors, [others[place] for place in range(len(shapes))]
 
 
 def decode_edits(contents: Contents, model: nn.Module | None) -> list[Edit]:
@@ -110,68 +146,8 @@ def decode_edits(contents: Contents, model: nn.Module | None) -> list[Edit]:
     return [_decode_edit(number, content, model) for number, content in contents.edits]
 
 
-def _load_registered(contents: Contents, device: torch.device, max_parameters: int) -> nn.Module:
-    model, edits = bare_network(contents, max_parameters)
-    tensors = network_tensors(model, edits)
-    check_tensors(contents, tensors, max_parameters)
-    values = _decode_values(contents, tensors)
-    base = named_base(contents.base) if contents.base is not None else None
-    if base is not None and _has_constants(model):
-        # Buffers that files do not hold must be computed: build the network for real.
-        with torch.random.fork_rng(devices=[]):
-            model = create_model(base.name, **base.arguments).to(device)
-        for edit in edits:
-            edit.apply(model)
-    else:
-        model = model.to_empty(device=device)
-    set_record(model, Record(base, edits))
-    _fill(network_tensors(model, edits), values)
-    return model.eval()
-
-
-def _load_into(contents: Contents, into: nn.Module, max_parameters: int) -> nn.Module:
-    trial = meta_copy(into)
-    edits = _apply_edits(contents, trial)
-    tensors = network_tensors(trial, edits)
-    check_tensors(contents, tensors, max_parameters)
-    values = _decode_values(contents, tensors)
-    for edit in edits:
-        edit.apply(into)
-    set_record(into, Record(None if contents.base is None else named_base(contents.base), edits))
-    _fill(network_tensors(into, edits), values)
-    return into.eval()
-
-
-def _build_base(base: StoredBase) -> nn.Module:
-    named = named_base(base)
-    try:
-        with torch.device("meta"):
-            return create_model(named.name, **named.arguments)
-    except (TailcutError, RuntimeError, ValueError, TypeError, OverflowError) as error:
-        raise CorruptFileError(f"the model {base.name!r} cannot be built with the stored arguments: {error}") from error
-
-
-def named_base(base: StoredBase) -> Base:
-    """The base with its arguments by name; `ModelMismatchError` if it is not known here."""
-    if base.name not in model_names():
-        raise ModelMismatchError(
-            f"the file names the model {base.name!r}, which is not registered here (registered: "
-            f"{', '.join(model_names())}); import the module that registers it, or load into= a network"
-        )
-    names = list(family(base.name).defaults)
-    arguments: dict[str, Value] = {}
-    for place, value in base.arguments:
-        if place >= len(names):
-            raise ModelMismatchError(
-                f"the file gives argument number {place} of model {base.name!r}, which has {len(names)} here; "
-                "it was written by a newer version of the model"
-            )
-        arguments[names[place]] = value
-    return Base(base.name, arguments)
-
-
-def _apply_edits(contents: Contents, model: nn.Module) -> list[Edit]:
-    """Decode, check and apply the edits to a network without memory."""
+def apply_edits(contents: Contents, model: nn.Module) -> list[Edit]:
+    """Decode, check and apply the edits of a file. Changes the model, which shall be on the meta device."""
     context = None if contents.base is None else model
     edits = []
     for number, content in contents.edits:
@@ -179,16 +155,74 @@ def _apply_edits(contents: Contents, model: nn.Module) -> list[Edit]:
         try:
             edit.check(model)
             edit.apply(model)
-        except StructureError as error:
+        except (ArgumentError, StructureError) as error:
             raise ModelMismatchError(f"an edit of the file does not fit the network: {error}") from error
         edits.append(edit)
     return edits
 
 
+def _load_registered(contents: Contents, device: torch.device, max_parameters: int) -> nn.Module:
+    model = bare_network(contents, max_parameters)
+    base = record_of(model).base
+    has_constants = needs_real_tensors(model)
+    edits = apply_edits(contents, model)
+    tensors = network_tensors(model, edits)
+    check_tensors(contents, tensors, max_parameters)
+    values = _values_for(contents, tensors)
+    if base is not None and has_constants:
+        model = build_for_real(base).to(device)
+        for edit in edits:
+            edit.apply(model)
+    else:
+        model = materialize(model, device)
+    return _filled(model, Record(base, edits), values, tensors.digest())
+
+
+def _load_into(contents: Contents, into: nn.Module, max_parameters: int) -> nn.Module:
+    record = record_of(into)
+    if record.edits:
+        raise ArgumentError("into= must be a fresh network: this one is edited already; give to_dense(network)")
+    if any(tensor.is_meta for tensor in (*into.parameters(), *into.buffers())):
+        raise ArgumentError("into= lies on the meta device: call into.to_empty(device=...) before")
+    trial = meta_copy(into)
+    try:
+        edits = apply_edits(contents, trial)
+    except (CorruptFileError, TruncatedFileError) as error:
+        if contents.base is None:
+            raise
+        # The edits of a registered network leave out what its parameters tell.
+        raise ModelMismatchError(f"the file holds a {contents.base.name!r}, which into= is not: {error}") from error
+    tensors = network_tensors(trial, edits)
+    check_tensors(contents, tensors, max_parameters)
+    values = _values_for(contents, tensors)
+    for edit in edits:
+        edit.apply(into)
+    return _filled(into, Record(record.base, edits), values, tensors.digest())
+
+
+def _values_for(contents: Contents, tensors: NetworkTensors) -> list[torch.Tensor]:
+    counts = [entry.num_kept for entry in tensors.coefficients]
+    vectors, others = decode_values(contents, counts, [other.shape for other in tensors.others])
+    return vectors + others
+
+
+def _filled(model: nn.Module, record: Record, values: Sequence[torch.Tensor], digest: bytes) -> nn.Module:
+    """Write the record and the numbers on the finished network."""
+    tensors = network_tensors(model, record.edits)
+    if tensors.digest() != digest:
+        raise ModelMismatchError("the network has other tensors on its device than on the meta device")
+    set_record(model, record)
+    targets = [entry.parameter for entry in tensors.coefficients] + [other.tensor for other in tensors.others]
+    with torch.no_grad():
+        for target, value in zip(targets, values, strict=True):
+            target.data.copy_(value)
+    return model.eval()
+
+
 def _decode_edit(number: int, content: bytes, model: nn.Module | None) -> Edit:
     kind = edit_kind(number)
     if kind is None:
-        raise CorruptFileError(f"unknown kind of edit {number}; the file may need a newer version of tailcut")
+        raise UnsupportedVersionError(f"unknown kind of edit {number}; the file may need a newer version of tailcut")
     reader = Reader(content, what=f"edit {kind.kind!r}")
     edit = kind.decode(reader, model)
     reader.end()
@@ -206,38 +240,3 @@ def _compare_names(contents: Contents, tensors: NetworkTensors) -> None:
     for name in there:
         if name not in stored:
             raise ModelMismatchError(f"the network has a tensor {name!r}, which the file does not hold")
-
-
-def _decode_values(contents: Contents, tensors: NetworkTensors) -> list[torch.Tensor]:
-    """The numbers of all tensors, in their order: coefficients first. Sizes were checked before."""
-    values: list[torch.Tensor] = []
-    if contents.coefficients is not None:
-        counts = [entry.num_kept for entry in tensors.coefficients]
-        dtype = number_type(contents.coefficients.type_number)
-        if not dtype.is_floating_point:
-            raise CorruptFileError(f"coefficients of type {dtype} are no real numbers")
-        values += from_bytes(contents.coefficients.decode(sum(counts)), dtype).split(counts)
-    others: list[torch.Tensor | None] = [None] * len(tensors.others)
-    for stream in contents.other_streams:
-        members = [place for place, number in enumerate(contents.other_types) if number == stream.type_number]
-        counts = [math.prod(tensors.others[place].shape) for place in members]
-        numbers = from_bytes(stream.decode(sum(counts)), number_type(stream.type_number))
-        for place, part in zip(members, numbers.split(counts), strict=True):
-            others[place] = part.reshape(tensors.others[place].shape)
-    return values + [value for value in others if value is not None]
-
-
-def _fill(tensors: NetworkTensors, values: Sequence[torch.Tensor]) -> None:
-    targets = [entry.parameter for entry in tensors.coefficients] + [other.tensor for other in tensors.others]
-    with torch.no_grad():
-        for target, value in zip(targets, values, strict=True):
-            target.data.copy_(value)
-
-
-def _has_constants(model: nn.Module) -> bool:
-    """Whether some module computes buffers that are not in its state_dict (those of edits make themselves)."""
-    return any(
-        name in module._non_persistent_buffers_set and not hasattr(module, "order_weights")
-        for module in model.modules()
-        for name in module._buffers
-    )

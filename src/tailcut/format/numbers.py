@@ -1,8 +1,10 @@
 """How numbers lie in a payload: little-endian arrays of the types below, bit for bit."""
 
+import sys
+
 import torch
 
-from tailcut.errors import ArgumentError, CorruptFileError
+from tailcut.errors import ArgumentError, CorruptFileError, UnsupportedVersionError
 
 # Number in the file -> type. Only ever append.
 NUMBER_TYPES: dict[int, torch.dtype] = {
@@ -17,6 +19,7 @@ NUMBER_TYPES: dict[int, torch.dtype] = {
     8: torch.uint8,
     9: torch.bool,
 }
+LARGEST_NUMBER_BYTES = 8
 _NUMBERS = {dtype: number for number, dtype in NUMBER_TYPES.items()}
 FLOAT_CODECS = {
     "float32": torch.float32,
@@ -34,9 +37,9 @@ def type_number(dtype: torch.dtype, *, name: str) -> int:
 
 
 def number_type(number: int) -> torch.dtype:
-    """The type of that number; `CorruptFileError` if there is none."""
+    """The type of that number; `UnsupportedVersionError` if there is none here."""
     if number not in NUMBER_TYPES:
-        raise CorruptFileError(f"unknown number type {number}")
+        raise UnsupportedVersionError(f"unknown number type {number}; the file may need a newer version of tailcut")
     return NUMBER_TYPES[number]
 
 
@@ -56,15 +59,19 @@ def to_bytes(values: torch.Tensor, dtype: torch.dtype, *, name: str) -> bytes:
     """The numbers of `values` as little-endian bytes of type `dtype`, in row-major order.
 
     Raises:
-        ArgumentError: a finite number would become infinite, or the tensor is sparse or quantised.
+        ArgumentError: a finite number would become infinite, or the tensor is sparse or has no numbers (meta
+            device).
     """
-    if values.layout != torch.strided or values.is_quantized:
-        raise ArgumentError(f"{name}: sparse and quantised tensors cannot be stored; make it dense first")
-    converted = values.detach().to(device="cpu", dtype=dtype).contiguous()
-    if dtype.is_floating_point and bool((torch.isinf(converted) & torch.isfinite(values.cpu())).any()):
-        largest = float(values.abs().max())
+    if values.layout != torch.strided:
+        raise ArgumentError(f"{name}: sparse tensors cannot be stored; make it dense first")
+    if values.is_meta:
+        raise ArgumentError(f"{name}: it lies on the meta device and has no numbers; load or initialise it first")
+    values = values.detach().cpu()
+    converted = values.to(dtype).contiguous()
+    if dtype.is_floating_point and bool((torch.isinf(converted) & torch.isfinite(values)).any()):
+        largest = float(values[torch.isfinite(values)].abs().max())
         raise ArgumentError(f"{name}: {largest:.3g} does not fit into {type_name(dtype)}; use bfloat16 or float32")
-    return converted.reshape(-1).view(torch.uint8).numpy().tobytes()
+    return _little_endian(converted.reshape(-1).view(torch.uint8), dtype).numpy().tobytes()
 
 
 def from_bytes(content: bytes, dtype: torch.dtype) -> torch.Tensor:
@@ -74,7 +81,14 @@ def from_bytes(content: bytes, dtype: torch.dtype) -> torch.Tensor:
     raw = torch.frombuffer(bytearray(content), dtype=torch.uint8)
     if dtype == torch.bool and bool((raw > 1).any()):
         raise CorruptFileError("a bool is neither 0 nor 1")
-    return raw.view(dtype)
+    return _little_endian(raw, dtype).view(dtype)
+
+
+def _little_endian(raw: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Bytes of numbers from this machine's order to that of files, or back."""
+    if sys.byteorder == "little" or dtype.itemsize == 1:
+        return raw
+    return raw.reshape(-1, dtype.itemsize).flip(1).reshape(-1)
 
 
 def _known() -> str:

@@ -9,14 +9,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from tailcut.errors import StructureError, TailcutError
+from tailcut.errors import ArgumentError, StructureError, TailcutError
 from tailcut.files import write_atomically
 from tailcut.format import codecs
 from tailcut.format.container import Contents, StoredBase, StoredOther, Stream, encode
 from tailcut.format.numbers import float_type, to_bytes, type_number
 from tailcut.format.tensors import NetworkTensors, OtherTensor, network_tensors
+from tailcut.format.verification import check_same_network
 from tailcut.printing import Report
-from tailcut.structure import Base, Edit, Record, Writer, create_model, family, record_of
+from tailcut.structure import Base, Edit, Reader, Record, Writer, create_model, family, record_of
+from tailcut.weights import truncated_tensors
 
 _log = logging.getLogger(__name__)
 
@@ -72,7 +74,8 @@ def save(
         Sizes and counts.
 
     Raises:
-        ArgumentError: a codec is unknown, a number does not fit into it, or the folder does not exist.
+        ArgumentError: a codec is unknown, a number does not fit into it, coefficients are not finite, the model
+            keeps state that is not a tensor, the metadata is no JSON object, or the folder does not exist.
         StructureError: the model is no longer what its record says.
     """
     content, tensors = pack(model, codec=codec, other_codec=other_codec, metadata=metadata, registered=registered)
@@ -101,12 +104,13 @@ def pack(
     """The bytes of the file and the tensors in it; see `save`."""
     coefficient_type = float_type(codec)
     other_type = None if other_codec is None else float_type(other_codec)
-    record = record_of(model)
-    if not registered:
-        record = Record(None, record.edits)
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise ArgumentError(f"metadata must be a dict, got {type(metadata).__name__}")
+    record = record_of(model) if registered else Record(None, record_of(model).edits)
     edits = [edit.current(model) for edit in record.edits]
     tensors = network_tensors(model, edits)
-    encoded = _encode_edits(record.base, edits, tensors)
+    _check_covered(model, tensors)
+    encoded = _encode_edits(model, record.base, edits, tensors)
     stored = [type_number(_stored_type(other, other_type), name=other.name) for other in tensors.others]
     contents = Contents(
         base=None if record.base is None else _stored_base(record.base),
@@ -131,26 +135,40 @@ def _stored_base(base: Base) -> StoredBase:
     return StoredBase(base.name, tuple((places.index(key), value) for key, value in base.arguments.items()))
 
 
-def _encode_edits(base: Base | None, edits: Sequence[Edit], tensors: NetworkTensors) -> list[tuple[int, bytes]]:
-    """The edits as bytes; with a base they are made again on a bare copy of it, which must give the same tensors."""
+def _check_covered(model: nn.Module, tensors: NetworkTensors) -> None:
+    """A part of the model, or what it wraps, may have been regularised: then the record is not on the model."""
+    known = {id(entry.parameter) for entry in tensors.coefficients}
+    lost = next((tensor.name for tensor in truncated_tensors(model) if id(tensor.vector) not in known), None)
+    if lost is not None:
+        raise StructureError(
+            f"{lost} is regularised, but not by a call on this model: save the network that regularize was called "
+            "on (of a wrapper its .module), or regularise the whole one, with include= for the part"
+        )
+
+
+def _encode_edits(
+    model: nn.Module, base: Base | None, edits: Sequence[Edit], tensors: NetworkTensors
+) -> list[tuple[int, bytes]]:
+    """The edits as bytes; with a base they are made again on a bare copy of it, which must be the same network."""
     with torch.device("meta"):
         rebuilt = None if base is None else create_model(base.name, **base.arguments)
     encoded = []
-    for edit in edits:
-        writer = Writer()
-        try:
+    try:
+        for edit in edits:
+            writer = Writer()
             if rebuilt is not None:
                 edit.check(rebuilt)
             edit.encode(writer, rebuilt)
+            content = writer.getvalue()
+            if type(edit).decode(Reader(content), rebuilt) != edit:
+                raise StructureError(f"the edit {edit.kind!r} does not survive its encoding")
             if rebuilt is not None:
                 edit.apply(rebuilt)
-        except TailcutError as error:
-            raise StructureError(_changed(base, str(error))) from error
-        encoded.append((edit.number, writer.getvalue()))
-    if rebuilt is not None:
-        expected = network_tensors(rebuilt, list(edits))
-        if expected.digest() != tensors.digest():
-            raise StructureError(_changed(base, _first_difference(expected, tensors)))
+            encoded.append((edit.number, content))
+        if rebuilt is not None:
+            check_same_network(rebuilt, network_tensors(rebuilt, list(edits)), model, tensors)
+    except TailcutError as error:
+        raise StructureError(_changed(base, str(error))) from error
     return encoded
 
 
@@ -163,18 +181,12 @@ def _changed(base: Base | None, why: str) -> str:
     )
 
 
-def _first_difference(expected: NetworkTensors, found: NetworkTensors) -> str:
-    wanted, there = expected.shapes(), found.shapes()
-    for name, shape in wanted.items():
-        if name not in there:
-            return f"{name} is missing"
-        if there[name] != shape:
-            return f"{name} has shape {there[name]} instead of {shape}"
-    surplus = [name for name in there if name not in wanted]
-    return f"{surplus[0]} is new" if surplus else "its tensors are in another order"
-
-
 def _coefficient_stream(tensors: NetworkTensors, dtype: torch.dtype) -> Stream:
+    for entry in tensors.coefficients:
+        if not entry.values.is_meta and not bool(torch.isfinite(entry.values).all()):
+            raise ArgumentError(
+                f"{entry.name} has coefficients that are not finite; one of them spoils the whole tensor"
+            )
     content = b"".join(to_bytes(entry.values, dtype, name=entry.name) for entry in tensors.coefficients)
     codec_number, payload = codecs.best(content, dtype.itemsize)
     return Stream(type_number(dtype, name="coefficients"), codec_number, payload)

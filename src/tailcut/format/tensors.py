@@ -3,13 +3,17 @@
 import copy
 import hashlib
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from tailcut.errors import ArgumentError
-from tailcut.structure import Coefficients, Edit
+from tailcut.structure import Coefficients, Edit, StoredTensor
+
+DIGEST_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -34,13 +38,8 @@ class NetworkTensors:
     others: list[OtherTensor]
 
     def digest(self) -> bytes:
-        """4 bytes that change when a name, a shape, an axis or an order weight does; see SPEC.md."""
-        lines = [
-            f"{entry.name} {_ints(entry.shape)} {_ints(entry.axes)} {_ints(entry.order_weights)}\n"
-            for entry in self.coefficients
-        ]
-        lines += [f"{other.name} {_ints(other.shape)} {'pb'[not other.is_parameter]}\n" for other in self.others]
-        return hashlib.blake2b("".join(lines).encode(), digest_size=4).digest()
+        """The digest of the canonical list, see `list_digest`."""
+        return list_digest(self.coefficients, ((other.name, other.shape, other.is_parameter) for other in self.others))
 
     def num_parameters(self) -> int:
         """How many numbers the dense network's parameters have."""
@@ -56,38 +55,67 @@ class NetworkTensors:
         return sum(math.prod(entry.shape) for entry in self.coefficients)
 
 
+def list_digest(
+    kept: Iterable[Coefficients | StoredTensor], others: Iterable[tuple[str, tuple[int, ...], bool]]
+) -> bytes:
+    """4 bytes that change when a name, a shape, an axis or an order weight does; SPEC.md gives the exact text.
+
+    Args:
+        kept: the tensors stored as coefficients.
+        others: name, shape and whether it is a parameter, of all others.
+    """
+    lines = [f"{entry.name} {_ints(entry.shape)} {_ints(entry.axes)} {_ints(entry.order_weights)}\n" for entry in kept]
+    lines += [f"{name} {_ints(shape)} {'p' if is_parameter else 'b'}\n" for name, shape, is_parameter in others]
+    return hashlib.blake2b("".join(lines).encode(), digest_size=DIGEST_BYTES).digest()
+
+
 def network_tensors(model: nn.Module, edits: list[Edit]) -> NetworkTensors:
     """List the tensors of `model`. Does not change it.
 
     Raises:
-        ArgumentError: a module keeps state that is not a tensor.
+        ArgumentError: a module keeps state that is neither a parameter nor a buffer, or is not initialised.
         StructureError: an edit's tensors are no longer there.
     """
     coefficients = [entry for edit in edits for entry in edit.coefficients(model)]
     seen = {id(entry.parameter) for entry in coefficients}
-    # A state_dict holds trimmed copies of masked vectors: parameters are known by name.
-    identity = {name: id(tensor) for name, tensor in model.named_parameters(remove_duplicate=False)}
+    tensors: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    tensors |= dict(model.named_buffers(remove_duplicate=False))
     others = []
-    for name, value in model.state_dict(keep_vars=True).items():
-        if not isinstance(value, torch.Tensor):
-            raise ArgumentError(f"{name}: only tensors can be stored, found {type(value).__name__}")
+    for name in model.state_dict(keep_vars=True):
+        # Only tensors that the model holds itself can be filled in again: a state_dict may have more.
+        if name not in tensors:
+            raise ArgumentError(
+                f"{name}: the state_dict holds it, but it is neither a parameter nor a buffer of that name "
+                "(an extra state, or a renaming hook); make it a buffer"
+            )
+        tensor = tensors[name]
+        if is_lazy(tensor):
+            raise ArgumentError(f"{name} is not initialised yet: run one forward first")
         # Tied tensors appear under several names and are stored once.
-        if identity.get(name, id(value)) not in seen:
-            seen.add(id(value))
-            others.append(OtherTensor(name, value, isinstance(value, nn.Parameter)))
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            others.append(OtherTensor(name, tensor, isinstance(tensor, nn.Parameter)))
     return NetworkTensors(coefficients, others)
 
 
 def meta_copy(model: nn.Module) -> nn.Module:
-    """A copy of `model` whose tensors have shapes but no memory; the model is not changed."""
+    """A copy of `model` whose tensors have shapes but no memory; the model is not changed.
+
+    Raises:
+        ArgumentError: a module of it cannot be copied, or is not initialised.
+    """
     memo: dict[int, object] = {}
-    for parameter in model.parameters():
-        placeholder = torch.empty_like(parameter, device="meta")
-        memo[id(parameter)] = nn.Parameter(placeholder, requires_grad=parameter.requires_grad)
-    for buffer in model.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    return copy.deepcopy(model, memo)
+    for tensor in (*model.parameters(), *model.buffers()):
+        if is_lazy(tensor):
+            raise ArgumentError("the network is not initialised yet: run one forward first")
+        bare = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+        is_parameter = isinstance(tensor, nn.Parameter)
+        memo[id(tensor)] = nn.Parameter(bare, requires_grad=tensor.requires_grad) if is_parameter else bare
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise ArgumentError(f"the network cannot be copied, so the file cannot be tried on it: {error}") from error
 
 
-def _ints(values: tuple[int, ...]) -> str:
+def _ints(values: Iterable[int]) -> str:
     return ",".join(map(str, values))

@@ -63,6 +63,8 @@ class ModelFamily:
 def register_model(name: str, *, example_shape: Shape | Callable[..., Shape]) -> Callable[[Built], Built]:
     """Class decorator: make an `nn.Module` known by name, so that files can rebuild it.
 
+    The order and the defaults of the arguments are part of the file format: append, never move or change them.
+
     The `__init__` takes keyword-only arguments with defaults, each annotated as `bool`, `int`, `float`,
     `str` or `tuple[...]` of these.
 

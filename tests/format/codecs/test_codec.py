@@ -32,9 +32,7 @@ def gaussian(count: int, form: str, seed: int = 0) -> bytes:
 
 
 # Few byte values, so that runs, repeats and skewed probabilities occur, beside bytes of any kind.
-contents = st.one_of(
-    st.binary(max_size=200), st.lists(st.sampled_from([0, 1, 127, 128, 255]), max_size=300).map(bytes)
-)
+contents = st.one_of(st.binary(max_size=200), st.lists(st.sampled_from([0, 1, 127, 128, 255]), max_size=300).map(bytes))
 
 
 @every_codec
@@ -77,9 +75,7 @@ def test_encode_may_only_decline_by_size(codec: Codec) -> None:
 
 
 @every_codec
-@pytest.mark.parametrize(
-    ("content", "item_bytes"), [(b"abc", 2), (b"abcde", 4), (b"", 3), (b"", 0), (b"ab", -1)]
-)
+@pytest.mark.parametrize(("content", "item_bytes"), [(b"abc", 2), (b"abcde", 4), (b"", 3), (b"", 0), (b"ab", -1)])
 def test_encode_refuses_partial_items(codec: Codec, content: bytes, item_bytes: int) -> None:
     with pytest.raises(ArgumentError):
         codec.encode(content, item_bytes)
@@ -206,8 +202,5 @@ def test_stored_payloads_decode_for_ever(path: Path) -> None:
 
 
 def test_every_codec_and_item_size_has_stored_payloads() -> None:
-    stored = {
-        (golden["codec"], golden["item_bytes"])
-        for golden in (json.loads(path.read_text()) for path in GOLDEN)
-    }
+    stored = {(golden["codec"], golden["item_bytes"]) for golden in (json.loads(path.read_text()) for path in GOLDEN)}
     assert stored == {(number, item_bytes) for number in CODECS for item_bytes in ITEM_BYTES}

@@ -60,9 +60,7 @@ def test_inflate_undoes_zlib(content: bytes, level: int, strategy: int, flush: i
 def test_inflate_undoes_zlib_on_long_contents() -> None:
     source = random.Random(0)
     words = [source.randbytes(source.randrange(1, 400)) for _ in range(60)]
-    far = b"".join(
-        source.choice(words) for _ in range(400)
-    )  # matches of all lengths and distances up to 32 KiB
+    far = b"".join(source.choice(words) for _ in range(400))  # matches of all lengths and distances up to 32 KiB
     for content in (
         far,
         source.randbytes(70_000),
@@ -98,9 +96,7 @@ def block(kind: int) -> Bits:
     return Bits().number(1, 1).number(kind, 2)
 
 
-def dynamic(
-    lengths: dict[int, int], num_symbols: int = 257, num_distances: int = 1, num_lengths: int = 19
-) -> Bits:
+def dynamic(lengths: dict[int, int], num_symbols: int = 257, num_distances: int = 1, num_lengths: int = 19) -> Bits:
     """The head of a dynamic block, with these lengths of the code length code."""
     bits = block(2).number(num_symbols - 257, 5).number(num_distances - 1, 5).number(num_lengths - 4, 4)
     for symbol in CODE_LENGTH_ORDER[:num_lengths]:
@@ -130,26 +126,41 @@ GOOD = {
 }
 
 BAD = {
-    "empty": Bits(),
-    "reserved block type": block(3),
-    "stored, no complement": block(0).number(0, 5).number(1, 16).number(1, 16).number(0, 8),
-    "stored, cut": block(0).number(0, 5).number(3, 16).number(0xFFFC, 16).number(0, 16),
-    "fixed, no end": block(1).code("10010001"),
-    "length symbol 286": block(1).code("10010001").code("11000110").code("00000").code("0000000"),
-    "distance symbol 30": block(1).code("10010001").code("0000001").code("11110").code("0000000"),
-    "distance before the start": block(1).code("10010001").code("0000001").code("00001").code("0000000"),
-    "287 symbols": dynamic(ONE_AND_ZEROS, num_symbols=287),
-    "31 distances": dynamic(ONE_AND_ZEROS, num_distances=31),
-    "too many code length words": dynamic({1: 1, 2: 1, 18: 1}),
-    "incomplete code length code": dynamic({1: 2, 18: 2}),
-    "single code length word": dynamic({1: 1}),
-    "no code length words": dynamic({}).number(0, 300),
-    "repeat comes first": dynamic({16: 1, 1: 1}).code("1").number(0, 2),
-    "repeat goes on too far": zeros(dynamic(ONE_AND_ZEROS), 250).code("1").number(127, 7),
-    "no end of block": zeros(dynamic(ONE_AND_ZEROS).code("0").code("0"), 254).code("1").number(0, 7),
-    "too many symbol words": dynamic(ONE_AND_ZEROS).code("0" * 258),
-    "incomplete symbol code": zeros(dynamic({2: 1, 18: 1}), 256).code("00"),
-    "the unused word": zeros(dynamic(ONE_AND_ZEROS), 256).code("00").code("1" * 30),
+    "empty": (Bits(), "ends before its final block"),
+    "reserved block type": (block(3), "block type 3"),
+    "stored, no complement": (
+        block(0).number(0, 5).number(1, 16).number(1, 16).number(0, 8),
+        "contradicts its complement",
+    ),
+    "stored, cut": (block(0).number(0, 5).number(3, 16).number(0xFFFC, 16).number(0, 16), "ends within a stored block"),
+    "fixed, no end": (block(1).code("10010001"), "ends before its final block"),
+    "length symbol 286": (
+        block(1).code("10010001").code("11000110").code("00000").code("0000000"),
+        "a length symbol above",
+    ),
+    "distance symbol 30": (
+        block(1).code("10010001").code("0000001").code("11110").code("0000000"),
+        "a distance symbol above",
+    ),
+    "distance before the start": (
+        block(1).code("10010001").code("0000001").code("00001").code("0000000"),
+        "before the start",
+    ),
+    "287 symbols": (dynamic(ONE_AND_ZEROS, num_symbols=287), "too many symbols"),
+    "31 distances": (dynamic(ONE_AND_ZEROS, num_distances=31), "too many symbols"),
+    "too many code length words": (dynamic({1: 1, 2: 1, 18: 1}), "too many code words"),
+    "incomplete code length code": (dynamic({1: 2, 18: 2}), "an incomplete code"),
+    "single code length word": (dynamic({1: 1}), "an incomplete code"),
+    "no code length words": (dynamic({}).number(0, 300), "an incomplete code|no symbol"),
+    "repeat comes first": (dynamic({16: 1, 1: 1}).code("1").number(0, 2), "comes first"),
+    "repeat goes on too far": (zeros(dynamic(ONE_AND_ZEROS), 250).code("1").number(127, 7), "goes on too far"),
+    "no end of block": (
+        zeros(dynamic(ONE_AND_ZEROS, num_symbols=267).code("00"), 266),
+        "the end of the block has no code word",
+    ),
+    "too many symbol words": (dynamic(ONE_AND_ZEROS).code("0" * 258), "too many code words"),
+    "incomplete symbol code": (zeros(dynamic({2: 1, 18: 1}), 256).code("00"), "an incomplete code"),
+    "the unused word": (zeros(dynamic(ONE_AND_ZEROS), 256).code("00").code("1" * 30), "stands for no symbol"),
 }
 
 
@@ -162,11 +173,13 @@ def test_streams_made_by_hand(name: str) -> None:
 
 @pytest.mark.parametrize("name", BAD)
 def test_malformed_streams_are_refused_as_by_zlib(name: str) -> None:
-    payload = BAD[name].payload()
+    bits, reason = BAD[name]
     for num_bytes in (0, 1, 4, 300):
-        assert by_zlib(payload, num_bytes) is None
+        assert by_zlib(bits.payload(), num_bytes) is None
         with pytest.raises(CorruptFileError, match=r"^deflate payload: .*; the file is damaged"):
-            inflate(payload, num_bytes)
+            inflate(bits.payload(), num_bytes)
+    with pytest.raises(CorruptFileError, match=reason):
+        inflate(bits.payload(), 300)
 
 
 def test_another_size_and_what_follows_are_refused() -> None:

@@ -60,11 +60,7 @@ def exact_payload(content: bytes, item_bytes: int) -> bytes:
 
 @pytest.mark.parametrize("item_bytes", [1, 2, 4, 8])
 @settings(max_examples=40, deadline=None)
-@given(
-    content=st.one_of(
-        st.binary(min_size=8, max_size=64), st.binary(min_size=8, max_size=8).map(lambda x: x * 9)
-    )
-)
+@given(content=st.one_of(st.binary(min_size=8, max_size=64), st.binary(min_size=8, max_size=8).map(lambda x: x * 9)))
 def test_payload_is_that_of_exact_arithmetic(item_bytes: int, content: bytes) -> None:
     content = content[: len(content) // item_bytes * item_bytes]
     assert RangeCoder().encode(content, item_bytes) == exact_payload(content, item_bytes)

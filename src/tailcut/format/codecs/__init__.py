@@ -6,5 +6,6 @@ The laws that every codec keeps are stated in `Codec`; the bytes of each are spe
 
 from .codec import Codec as Codec
 from .registry import CODECS as CODECS
+from .registry import DEFLATE as DEFLATE
 from .registry import best as best
 from .registry import decode as decode

@@ -3,14 +3,17 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from tailcut.errors import CorruptFileError
+from tailcut.errors import UnsupportedVersionError
 
 from .codec import Codec
 from .deflate import Deflate
 from .range_coder import RangeCoder
 from .raw import Raw
 
-CODECS: Mapping[int, Codec] = MappingProxyType({codec.number: codec for codec in (Raw(), Deflate(), RangeCoder())})
+DEFLATE = Deflate()
+"""The codec that packs the header of a file, too."""
+
+CODECS: Mapping[int, Codec] = MappingProxyType({codec.number: codec for codec in (Raw(), DEFLATE, RangeCoder())})
 """Every codec by its number in the file, in ascending order. Numbers are never reused; 3 to 7 are free."""
 
 
@@ -54,10 +57,13 @@ def decode(number: int, payload: bytes, num_bytes: int, item_bytes: int) -> byte
 
     Raises:
         ArgumentError: `item_bytes` is none of 1, 2, 4, 8.
-        CorruptFileError: no codec has this number, or `payload` does not decode to `num_bytes` bytes.
+        UnsupportedVersionError: no codec has this number here.
+        CorruptFileError: `payload` does not decode to `num_bytes` bytes.
     """
     codec = CODECS.get(number)
     if codec is None:
         known = ", ".join(f"{codec.number} ({codec.name})" for codec in CODECS.values())
-        raise CorruptFileError(f"unknown codec {number}: expected one of {known}; the file is damaged")
+        raise UnsupportedVersionError(
+            f"unknown codec {number}, known are {known}; the file may need a newer version of tailcut"
+        )
     return codec.decode(payload, num_bytes, item_bytes)

@@ -1,0 +1,133 @@
+"""Building the registered network that a file names: without memory first, for real when all is checked."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.parameter import is_lazy
+
+from tailcut.errors import CorruptFileError, LimitError, ModelMismatchError
+from tailcut.format.container import MAX_TENSORS, StoredBase, too_many_numbers
+from tailcut.structure import Base, create_model, family, model_names
+from tailcut.structure.wire import Value
+
+
+def named_base(base: StoredBase) -> Base:
+    """The base with its arguments by name; `ModelMismatchError` if it is not known here."""
+    if base.name not in model_names():
+        raise ModelMismatchError(
+            f"the file names the model {base.name!r}, which is not registered here (registered: "
+            f"{', '.join(model_names())}); import the module that registers it, or load into= a network"
+        )
+    names = list(family(base.name).defaults)
+    arguments: dict[str, Value] = {}
+    for place, value in base.arguments:
+        if place >= len(names):
+            raise ModelMismatchError(
+                f"the file gives argument number {place} of model {base.name!r}, which has {len(names)} here; "
+                "it was written by a newer version of the model"
+            )
+        arguments[names[place]] = value
+    return Base(base.name, arguments)
+
+
+def build_on_meta(base: StoredBase, max_parameters: int) -> nn.Module:
+    """The network without memory for its tensors.
+
+    Raises:
+        LimitError: it has more than `max_parameters` numbers; it is not built to the end.
+        ModelMismatchError: the name or an argument is not known here.
+        CorruptFileError: it cannot be built with these arguments.
+    """
+    named = named_base(base)
+    try:
+        with torch.device("meta"), _capped(max_parameters):
+            return create_model(named.name, **named.arguments)
+    except LimitError:
+        raise
+    except Exception as error:
+        # Whatever a family raises on arguments that nobody but a file would give it.
+        raise CorruptFileError(f"the model {base.name!r} cannot be built with the stored arguments: {error}") from error
+
+
+def build_for_real(base: Base) -> nn.Module:
+    """The network with freshly initialised tensors. The global random state stays as it is."""
+    with torch.random.fork_rng(devices=[]):
+        return create_model(base.name, **base.arguments)
+
+
+def needs_real_tensors(model: nn.Module) -> bool:
+    """Whether a network on the meta device holds tensors that a file does not: constants that it computes itself."""
+    tensors = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    tensors |= {name for name, _ in model.named_buffers(remove_duplicate=False)}
+    if tensors - set(model.state_dict(keep_vars=True)):
+        return True
+    own = (value for module in model.modules() for key, value in vars(module).items() if key not in _TORCH_ATTRIBUTES)
+    return any(map(_holds_tensor, own))
+
+
+def materialize(model: nn.Module, device: torch.device) -> nn.Module:
+    """Give the tensors of a network on the meta device memory, not yet filled (changes the model).
+
+    Unlike `Module.to_empty` it keeps tied tensors tied.
+    """
+    fresh: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def empty(tensor: torch.Tensor) -> torch.Tensor:
+        if not tensor.is_meta:
+            return tensor
+        if id(tensor) not in fresh:
+            # The old tensor is kept, so that its id is not given to another one.
+            fresh[id(tensor)] = tensor, torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+        return fresh[id(tensor)][1]
+
+    parameters: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                made = parameters.get(id(parameter))
+                made = nn.Parameter(empty(parameter), parameter.requires_grad) if made is None else made
+                parameters[id(parameter)] = module._parameters[name] = made
+    model._apply(empty)
+    return model
+
+
+_TORCH_ATTRIBUTES = frozenset(vars(nn.Module()))
+
+
+def _holds_tensor(value: object) -> bool:
+    if isinstance(value, (list, tuple, set)):
+        return any(map(_holds_tensor, value))
+    if isinstance(value, dict):
+        return any(map(_holds_tensor, value.values()))
+    return isinstance(value, torch.Tensor)
+
+
+@contextmanager
+def _capped(max_parameters: int) -> Iterator[None]:
+    """Stop a construction as soon as it has passed the caps: arguments of a file may ask for any depth."""
+    thread = threading.get_ident()
+    counted: dict[int, nn.Parameter] = {}
+    total = 0
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal total
+        if threading.get_ident() != thread or parameter is None or id(parameter) in counted:
+            return
+        if is_lazy(parameter):
+            raise CorruptFileError(f"parameter {name!r} has no shape before a first forward")
+        counted[id(parameter)] = parameter
+        total += parameter.numel()
+        if total > max_parameters:
+            raise too_many_numbers(total, max_parameters)
+        if len(counted) > MAX_TENSORS:
+            raise LimitError(f"the network has more than {MAX_TENSORS} tensors")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()

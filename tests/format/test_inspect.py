@@ -1,0 +1,106 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tests.format.networks import OwnNet, randomize, regularized
+from torch import nn
+
+import tailcut
+from tailcut.errors import ArgumentError, ChecksumError
+from tailcut.format import InspectReport
+
+
+def inspected(model: nn.Module, folder: Path, **settings: object) -> InspectReport:
+    tailcut.save(model, folder / "a.tailcut", **settings)  # type: ignore[arg-type]
+    return tailcut.inspect(folder / "a.tailcut")
+
+
+def test_a_registered_network(tmp_path: Path) -> None:
+    model = regularized("lenet5", arguments={"num_classes": 7}, num_kept={"conv1.weight": 30, "fc1.weight": 200})
+    report = inspected(model, tmp_path, codec="float16", metadata={"epoch": 3})
+    assert (report.version, report.model, report.arguments) == (1, "lenet5", {"num_classes": 7})
+    assert report.file_bytes == (tmp_path / "a.tailcut").stat().st_size
+    assert report.metadata == {"epoch": 3}
+    assert report.num_parameters == sum(p.numel() for p in tailcut.create_model("lenet5", num_classes=7).parameters())
+    assert report.num_kept == 230
+    assert report.compression_ratio == pytest.approx((500 + 400_000) * 32 / (230 * 16), rel=1e-4)
+    assert [(t.name, t.shape, t.axes, t.order_weights, t.num_kept, t.codec) for t in report.tensors] == [
+        ("conv1.weight", (20, 1, 5, 5), (0, 1, 2, 3), (1, 1, 1, 1), 30, "float16"),
+        ("fc1.weight", (500, 800), (0, 1), (1, 1), 200, "float16"),
+    ]
+    assert [t.name for t in report.other_tensors][:3] == ["conv1.bias", "conv2.weight", "conv2.bias"]
+    assert {t.codec for t in report.other_tensors} == {"float32"}
+
+
+def test_a_class_of_ones_own(tmp_path: Path) -> None:
+    model = randomize(OwnNet(), 1)
+    tailcut.regularize(model, num_kept=5, include=["conv.weight"], axes=(0, 2), order_weights=(3, 1))
+    report = inspected(model, tmp_path)
+    assert report.model is None
+    assert report.arguments == {}
+    (kept,) = report.tensors
+    assert (kept.name, kept.shape, kept.axes, kept.order_weights, kept.num_kept) == (
+        "conv.weight",
+        (4, 6, 5),
+        (0, 2),
+        (3, 1),
+        5,
+    )
+    others = {t.name: (t.shape, t.kind, t.codec) for t in report.other_tensors}
+    assert others["constants.mask"] == ((2, 3), "buffer", "bool")
+    assert others["constants.nothing"] == ((0, 4), "buffer", "float32")
+    assert others["norm.num_batches_tracked"] == ((), "buffer", "int64")
+    assert others["first.weight"] == ((6, 4), "parameter", "float32")
+    assert report.num_parameters == sum(parameter.numel() for parameter in OwnNet().parameters())
+
+
+def test_bytes_add_up_to_the_payloads(tmp_path: Path) -> None:
+    report = inspected(randomize(nn.Sequential(nn.Linear(40, 30), nn.BatchNorm1d(30)), 1), tmp_path)
+    streams = report.file_bytes - sum(entry.bytes for entry in report.other_tensors)
+    assert 0 < streams < 150
+    assert all(entry.bytes <= 8 * torch.Size(entry.shape).numel() for entry in report.other_tensors)
+
+
+def test_json_has_the_promised_keys(tmp_path: Path) -> None:
+    report = inspected(regularized("lenet300", num_kept=9), tmp_path)
+    plain = json.loads(report.to_json())
+    promised = ["version", "model", "file_bytes", "num_parameters", "num_kept", "compression_ratio", "tensors"]
+    assert list(plain)[:8] == [*promised, "other_tensors"]
+    assert list(plain["tensors"][0]) == ["name", "shape", "axes", "order_weights", "num_kept", "codec", "bytes"]
+
+
+def test_text_is_a_table(tmp_path: Path) -> None:
+    text = str(inspected(regularized("lenet300", num_kept=9), tmp_path, metadata={"by": "me"}))
+    assert "format version   1" in text
+    assert "lenet300" in text
+    assert "27 coefficients" in text
+    assert "300 x 784" in text
+    assert "'by': 'me'" in text
+    own = str(inspected(nn.BatchNorm1d(2), tmp_path))
+    assert "a class of its own" in own
+    assert "scalar" in own
+    assert "compression" not in own
+
+
+def test_a_network_without_tensors(tmp_path: Path) -> None:
+    report = inspected(nn.Sequential(nn.ReLU()), tmp_path)
+    assert (report.num_parameters, report.num_kept, report.compression_ratio) == (0, 0, None)
+    assert report.file_bytes < 30
+    assert tailcut.load(tmp_path / "a.tailcut", into=nn.Sequential(nn.ReLU()))
+
+
+def test_no_name_that_commands_a_terminal_is_printed(tmp_path: Path) -> None:
+    report = inspected(nn.Linear(2, 2), tmp_path, metadata={"a": "\x1b[2J", "\u202e": 1})
+    assert report.metadata["a"] == "\x1b[2J"
+    assert "\x1b" not in str(report)
+
+
+def test_errors_name_the_file(tmp_path: Path) -> None:
+    inspected(nn.Linear(2, 2), tmp_path)
+    path = tmp_path / "a.tailcut"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ChecksumError, match=r"a\.tailcut: the checksum does not match"):
+        tailcut.inspect(path)
+    with pytest.raises(ArgumentError, match="the zoo has no 'nothing'"):
+        tailcut.inspect("zoo:nothing")

@@ -1,0 +1,382 @@
+import copy
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.format.networks import BARE_UNET, OwnNet, randomize, registered, regularized, same_bits
+from torch import nn
+
+import tailcut
+from tailcut.errors import ArgumentError, LimitError, ModelMismatchError, NotTailcutFileError
+from tailcut.format import pack
+from tailcut.structure import base_of, record_of
+
+
+@pytest.fixture(scope="session")
+def large_unet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a UNet with 31 million parameters and 759 coefficients."""
+    path = tmp_path_factory.mktemp("unet") / "unet.tailcut"
+    tailcut.save(regularized("unet", arguments=dict(BARE_UNET), num_kept=33), path, codec="float16")
+    return path
+
+
+def own_file(folder: Path, **settings: Any) -> Path:
+    model = randomize(OwnNet(), 1)
+    tailcut.regularize(model, **(settings or {"num_kept": 5}))
+    tailcut.save(model, folder / "own.tailcut")
+    return folder / "own.tailcut"
+
+
+def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {key: value.clone() for key, value in model.state_dict().items()}
+
+
+def assert_untouched(model: nn.Module, before: dict[str, torch.Tensor]) -> None:
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(same_bits(after[key], before[key]) for key in before)
+    assert record_of(model).edits == []
+
+
+MEASURE = """
+import resource, sys, tracemalloc
+import tailcut
+
+tailcut.load(sys.argv[2])
+tracemalloc.start()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+tailcut.load(sys.argv[1])
+print(tracemalloc.get_traced_memory()[1])
+print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+print("sympy" in sys.modules)
+"""
+
+
+def test_the_dense_network_is_never_built(large_unet: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small.tailcut"
+    tailcut.save(regularized("unet", arguments={"widths": (2, 3)}, num_kept=3), small)
+    command = [sys.executable, "-c", MEASURE, str(large_unet), str(small)]
+    traced, resident, compiler = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    assert int(traced) < 4_000_000
+    assert int(resident) < 16_000_000  # the weights take 124 MB
+    # Arithmetic on the meta device would import SymPy and half of torch's compiler: a second or two.
+    assert compiler == "False"
+
+
+def test_the_random_state_stays(large_unet: Path, tmp_path: Path) -> None:
+    paths = [large_unet, own_file(tmp_path)]
+    for path, into in zip(paths, [None, OwnNet()], strict=True):
+        state = torch.random.get_rng_state()
+        tailcut.load(path, into=into)
+        assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_it_comes_in_evaluation_mode_and_trains_on(tmp_path: Path) -> None:
+    path = tmp_path / "a.tailcut"
+    tailcut.save(regularized("lenet300", num_kept=20).train(), path)
+    model = tailcut.load(path)
+    assert not model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    model.train()
+    model(torch.rand(2, 1, 28, 28)).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    schedule = tailcut.TailTruncation(model, num_kept=5, num_steps=1, spacing="geometric")
+    schedule.step()
+    schedule.finish()
+    assert tailcut.save(model, path).num_kept == 15
+
+
+class WithConstants(nn.Module):
+    """Computes constants that a file does not hold: a buffer, a plain attribute, one in a list."""
+
+    def __init__(self, *, width: int = 4) -> None:
+        super().__init__()
+        self.fc = nn.Linear(width, width)
+        self.register_buffer("ramp", torch.arange(float(width)), persistent=False)
+        self.scale = torch.full((1,), 3.0)
+        self.shifts = [{"first": torch.ones(width)}]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shifted: torch.Tensor = self.fc(x) * self.scale + self.ramp + self.shifts[0]["first"]
+        return shifted
+
+
+@pytest.mark.parametrize("kept", [None, 3])
+@pytest.mark.parametrize("constants", [("ramp", "scale", "shifts"), ("ramp",), ("scale",), ("shifts",)])
+def test_constants_that_files_do_not_hold_are_computed(
+    constants: tuple[str, ...], kept: int | None, tmp_path: Path
+) -> None:
+    class Some(WithConstants):
+        def __init__(self, *, width: int = 4) -> None:
+            super().__init__(width=width)
+            if "ramp" not in constants:
+                self.register_buffer("ramp", torch.zeros(()), persistent=True)
+            if "scale" not in constants:
+                self.scale = 1.0  # type: ignore[assignment]
+            if "shifts" not in constants:
+                self.shifts = [{"first": 2.0}]  # type: ignore[dict-item]
+
+    with registered("some-constants", Some):
+        model = tailcut.create_model("some-constants", width=5).eval()
+        if kept is not None:
+            tailcut.regularize(model, num_kept=kept)
+        tailcut.save(model, tmp_path / "a.tailcut")
+        state = torch.random.get_rng_state()
+        again = tailcut.load(tmp_path / "a.tailcut")
+        assert torch.equal(torch.random.get_rng_state(), state)
+        x = torch.rand(3, 5)
+        assert torch.equal(again(x), model(x))
+        assert tailcut.load(tmp_path / "a.tailcut", into=Some(width=5))(x).equal(model(x))
+
+
+class Tied(nn.Module):
+    def __init__(self, *, width: int = 4) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(width, width), nn.Linear(width, width)
+        self.second.weight = self.first.weight
+        self.second.bias = self.first.bias
+        self.register_buffer("ones", torch.ones(2))
+        self.inner = nn.Module()
+        self.inner.register_buffer("ones", self.get_buffer("ones"))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.second(self.first(x))
+        return y
+
+
+@pytest.mark.parametrize("kept", [None, 9])
+def test_tied_tensors_stay_tied(kept: int | None, tmp_path: Path) -> None:
+    with registered("tied", Tied):
+        model = tailcut.create_model("tied")
+        if kept is not None:
+            tailcut.regularize(model, num_kept=kept)
+        tailcut.save(model, tmp_path / "a.tailcut")
+        again = tailcut.load(tmp_path / "a.tailcut")
+        assert len(tailcut.inspect(tmp_path / "a.tailcut").other_tensors) == (3 if kept is None else 2)
+    assert torch.equal(again(torch.eye(4)), model(torch.eye(4)))
+    assert len(list(again.parameters())) == len(list(model.parameters())) == 2
+    assert again.get_buffer("ones") is again.get_buffer("inner.ones")
+
+
+class Frozen(nn.Linear):
+    def __init__(self, *, width: int = 3) -> None:
+        super().__init__(width, width)
+        self.bias.requires_grad_(False)
+
+
+def test_frozen_parameters_stay_frozen(tmp_path: Path) -> None:
+    with registered("frozen", Frozen):
+        tailcut.save(tailcut.create_model("frozen"), tmp_path / "a.tailcut")
+        again = tailcut.load(tmp_path / "a.tailcut")
+    assert [parameter.requires_grad for parameter in again.parameters()] == [True, False]
+
+
+def test_into_fills_the_users_network(tmp_path: Path) -> None:
+    path = own_file(tmp_path)
+    model = OwnNet()
+    weight = model.embedding.weight
+    assert tailcut.load(path, into=model) is model
+    assert dict(model.embedding.named_parameters())["parametrizations.weight.original"] is weight
+    assert base_of(model) is None
+    assert not model.training
+
+
+def test_into_takes_a_registered_file_of_a_name_unknown_here(tmp_path: Path) -> None:
+    with registered("elsewhere", Tied):
+        model = tailcut.create_model("elsewhere")
+        tailcut.regularize(model, num_kept=3)
+        tailcut.save(model, tmp_path / "a.tailcut")
+    with pytest.raises(ModelMismatchError, match=r"a\.tailcut: the file names the model 'elsewhere'.*not registered"):
+        tailcut.load(tmp_path / "a.tailcut")
+    again = tailcut.load(tmp_path / "a.tailcut", into=Tied())
+    assert torch.equal(again(torch.eye(4)), model(torch.eye(4)))
+    assert base_of(again) is None
+    tailcut.save(again, tmp_path / "b.tailcut")
+    assert tailcut.inspect(tmp_path / "b.tailcut").model is None
+
+
+def test_into_of_a_registered_network_stays_registered(tmp_path: Path) -> None:
+    model = regularized("lenet300", num_kept=7)
+    tailcut.save(model, tmp_path / "a.tailcut")
+    again = tailcut.load(tmp_path / "a.tailcut", into=tailcut.create_model("lenet300"))
+    base = base_of(again)
+    assert base is not None
+    assert base.name == "lenet300"
+    assert pack(again, codec="float32")[0] == (tmp_path / "a.tailcut").read_bytes()
+
+
+class Wider(OwnNet):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 7)
+
+
+class Renamed(OwnNet):
+    def __init__(self) -> None:
+        super().__init__()
+        self.second = self.first
+        del self.first
+
+
+class Less(OwnNet):
+    def __init__(self) -> None:
+        super().__init__()
+        del self.norm
+
+
+class More(OwnNet):
+    def __init__(self) -> None:
+        super().__init__()
+        self.extra = nn.Linear(2, 2)
+
+
+class Unfrozen(OwnNet):
+    """A buffer became a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        limits = self.constants.get_buffer("limits")
+        del self.constants.limits
+        self.constants.limits = nn.Parameter(limits)
+
+
+class OtherKind(OwnNet):
+    """A table of integers of another type."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.constants.table = self.constants.get_buffer("table").int()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (Wider, r"first\.weight: the model has shape \(7, 4\), recorded is \(6, 4\)"),
+        (Renamed, r"no parameter 'first\.weight' to regularise"),
+        (Less, r"a tensor 'norm\.weight', which the network does not have"),
+        (More, r"a tensor 'extra\.weight', which the file does not hold"),
+        (Unfrozen, "names, shapes or axes"),
+        (OtherKind, r"constants\.table is of type torch\.int32 in the network, of type torch\.int16 in the file"),
+    ],
+)
+def test_into_a_network_that_does_not_fit_leaves_it_alone(kind: type[nn.Module], message: str, tmp_path: Path) -> None:
+    path = own_file(tmp_path)
+    model = kind().train()
+    before = state_of(model)
+    with pytest.raises(ModelMismatchError, match=message) as caught:
+        tailcut.load(path, into=model)
+    assert str(caught.value).startswith(str(path))
+    assert_untouched(model, before)
+    assert model.training
+
+
+def test_into_another_network_than_the_registered_one(tmp_path: Path) -> None:
+    tailcut.save(regularized("lenet300", num_kept=7), tmp_path / "a.tailcut")
+    for model in (nn.Linear(3, 3), tailcut.create_model("lenet5"), OwnNet()):
+        before = state_of(model)
+        with pytest.raises(ModelMismatchError):
+            tailcut.load(tmp_path / "a.tailcut", into=model)
+        assert_untouched(model, before)
+
+
+def test_into_must_be_fresh_and_real(tmp_path: Path) -> None:
+    path = own_file(tmp_path)
+    model = OwnNet()
+    tailcut.regularize(model, num_kept=5)
+    with pytest.raises(ArgumentError, match="fresh network"):
+        tailcut.load(path, into=model)
+    with torch.device("meta"):
+        bare = OwnNet()
+    with pytest.raises(ArgumentError, match="meta device"):
+        tailcut.load(path, into=bare)
+    with pytest.raises(ArgumentError, match="not initialised yet"):
+        tailcut.load(path, into=nn.LazyLinear(3))
+
+    class Locked(OwnNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lock = threading.Lock()
+
+    with pytest.raises(ArgumentError, match="cannot be copied"):
+        tailcut.load(path, into=Locked())
+
+
+def test_into_keeps_type_and_frozen_parameters(tmp_path: Path) -> None:
+    path = own_file(tmp_path)
+    model = OwnNet().double()
+    model.first.weight.requires_grad_(False)
+    tailcut.load(path, into=model)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float64}
+    assert not dict(model.first.named_parameters())["parametrizations.weight.original"].requires_grad
+
+
+def test_a_loaded_network_can_be_copied(tmp_path: Path) -> None:
+    tailcut.save(regularized("lenet300", num_kept=7), tmp_path / "a.tailcut")
+    model = tailcut.load(tmp_path / "a.tailcut")
+    x = torch.rand(1, 1, 28, 28)
+    assert torch.equal(copy.deepcopy(model)(x), model(x))
+
+
+def test_max_parameters_is_the_size_of_the_dense_network(tmp_path: Path) -> None:
+    tailcut.save(regularized("lenet300", num_kept=7), tmp_path / "a.tailcut")
+    own = own_file(tmp_path)
+    size = sum(tensor.numel() for tensor in OwnNet().state_dict().values()) - OwnNet().head.weight.numel()
+    tailcut.load(tmp_path / "a.tailcut", max_parameters=266_610)
+    tailcut.load(own, into=OwnNet(), max_parameters=size)
+    tailcut.inspect(own, max_parameters=size)
+    with pytest.raises(
+        LimitError, match=r"at most 266609 are allowed; if you trust the file, raise .* max_parameters="
+    ):
+        tailcut.load(tmp_path / "a.tailcut", max_parameters=266_609)
+    with pytest.raises(LimitError, match="max_parameters="):
+        tailcut.inspect(tmp_path / "a.tailcut", max_parameters=266_609)
+    with pytest.raises(LimitError, match="max_parameters="):
+        tailcut.load(own, into=OwnNet(), max_parameters=size - 1)
+    with pytest.raises(LimitError, match="max_parameters="):
+        tailcut.inspect(own, max_parameters=size - 1)
+
+
+def test_a_file_larger_than_its_network_can_be_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.tailcut"
+    with path.open("wb") as file:
+        file.write(b"\x89TCT\x01")
+        file.truncate(1 << 40)
+    for call in (tailcut.load, tailcut.inspect):
+        with pytest.raises(LimitError, match=r"a\.tailcut has 1099511627776 bytes, at most \d+ are allowed"):
+            call(path)
+
+
+def test_a_large_file_of_another_kind_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.tailcut"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(NotTailcutFileError, match=r"a\.tailcut: not a \.tailcut file"):
+        tailcut.load(path)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    for call in (tailcut.load, tailcut.inspect):
+        with pytest.raises(FileNotFoundError, match=r"no such file: .*nowhere"):
+            call(tmp_path / "nowhere.tailcut")
+        with pytest.raises(FileNotFoundError, match="no such file"):
+            call(tmp_path)
+
+
+def test_device(tmp_path: Path) -> None:
+    tailcut.save(regularized("lenet300", num_kept=7), tmp_path / "a.tailcut")
+    model = tailcut.load(tmp_path / "a.tailcut", device="meta")
+    assert {tensor.device.type for tensor in model.state_dict().values()} == {"meta"}
+    if torch.cuda.is_available():
+        on_cuda = tailcut.load(tmp_path / "a.tailcut", device="cuda")
+        assert {tensor.device.type for tensor in (*on_cuda.parameters(), *on_cuda.buffers())} == {"cuda"}
+        x = torch.rand(1, 1, 28, 28)
+        torch.testing.assert_close(on_cuda(x.cuda()).cpu(), tailcut.load(tmp_path / "a.tailcut")(x))
+
+
+def test_strings_and_paths(tmp_path: Path) -> None:
+    tailcut.save(nn.Linear(2, 2), str(tmp_path / "a.tailcut"))
+    assert tailcut.load(str(tmp_path / "a.tailcut"), into=nn.Linear(2, 2))

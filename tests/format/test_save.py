@@ -1,0 +1,401 @@
+import logging
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.format.networks import BARE_UNET, OwnNet, randomize, registered, regularized, vectors
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+import tailcut
+from tailcut.errors import ArgumentError, StructureError, TailcutError
+from tailcut.format import codecs, pack
+from tailcut.format.container import decode
+from tailcut.weights import TailTruncation, budget, truncated_tensors
+
+FAMILIES: list[tuple[str, dict[str, Any]]] = [
+    ("lenet300", {"bias": False}),
+    ("lenet5", {"bias": False}),
+    ("unet", dict(BARE_UNET)),
+]
+# Coefficients in all of the paper's rows, and of networks in between.
+TOTALS = {"lenet300": (4238, 2816), "lenet5": (7668, 776), "unet": (310_964, 31_096, 2936, 759)}
+
+
+def overhead(model: nn.Module, codec: str = "float16") -> tuple[int, int]:
+    """Bytes of the file that are not payload, and what they may be at most."""
+    content, tensors = pack(model, codec=codec)
+    streams = decode(content)
+    assert streams.other_streams == ()
+    assert streams.coefficients is not None
+    return len(content) - len(streams.coefficients.payload), 48 + len(tensors.coefficients)
+
+
+@pytest.mark.parametrize(("name", "arguments"), FAMILIES, ids=lambda value: str(value)[:8])
+@pytest.mark.parametrize("chosen", [{"num_kept": 33}, {"num_kept": 5000}, {"keep_ratio": 0.01}, {"keep_ratio": 1e-4}])
+def test_a_rule_costs_few_bytes(name: str, arguments: dict[str, Any], chosen: dict[str, Any]) -> None:
+    bytes_used, allowed = overhead(regularized(name, arguments=arguments, **chosen))
+    assert bytes_used <= allowed
+
+
+@pytest.mark.parametrize(("name", "total"), [(name, total) for name, rows in TOTALS.items() for total in rows])
+@pytest.mark.parametrize("rule", ["equal", "proportional"])
+def test_the_rows_of_the_paper_cost_few_bytes(name: str, total: int, rule: str) -> None:
+    model = tailcut.create_model(name, **dict(FAMILIES)[name])
+    tailcut.regularize(model, num_kept=budget(model, total, rule=rule))
+    bytes_used, allowed = overhead(model)
+    assert bytes_used <= allowed
+
+
+@pytest.mark.parametrize("largest", [127, 1000])
+@pytest.mark.parametrize(("name", "arguments"), FAMILIES, ids=lambda value: str(value)[:8])
+def test_counts_without_a_rule_cost_few_bytes(name: str, arguments: dict[str, Any], largest: int) -> None:
+    source = random.Random(largest)
+    model = tailcut.create_model(name, **arguments)
+    counts = {key: source.randint(1, min(largest, p.numel())) for key, p in model.named_parameters()}
+    tailcut.regularize(model, num_kept=counts)
+    bytes_used, allowed = overhead(model)
+    assert bytes_used <= allowed
+
+
+def test_order_weights_of_kernels_cost_few_bytes() -> None:
+    arguments = {"bias": False, "convolutional": True, "conv_relu": True}
+    model = regularized("lenet5", arguments=arguments, num_kept=194, order_weights=(1, 1, 3, 3))
+    bytes_used, allowed = overhead(model)
+    assert bytes_used <= allowed
+
+
+def test_names_of_ones_own_class_are_packed() -> None:
+    model = nn.Sequential(*(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)) for _ in range(100)))
+    content, tensors = pack(model, codec="float32")
+    names = sum(len(other.name) for other in tensors.others)
+    payloads = sum(len(stream.payload) for stream in decode(content).other_streams)
+    assert len(content) - payloads < names / 3
+
+
+def test_report_says_what_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "lenet.tailcut"
+    report = tailcut.save(regularized("lenet300", num_kept=100), path, codec="float16")
+    assert report.file_bytes == path.stat().st_size
+    assert (report.path, report.num_kept, report.num_parameters) == (str(path), 300, 266_610)
+    assert report.compression_ratio == pytest.approx(266_200 * 32 / (300 * 16), rel=1e-4)
+    assert "300 coefficients of 266,610 parameters" in str(report)
+    plain = tailcut.save(tailcut.create_model("unet", widths=(1, 2)), path)
+    assert (plain.num_kept, plain.compression_ratio) == (0, None)
+
+
+def test_it_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="tailcut"):
+        tailcut.save(nn.Linear(2, 2), tmp_path / "a.tailcut")
+    assert "a.tailcut" in caplog.text
+
+
+def test_the_model_is_not_changed(tmp_path: Path) -> None:
+    model = regularized("lenet5", num_kept=20).train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    state = torch.random.get_rng_state()
+    tailcut.save(model, tmp_path / "a.tailcut", codec="float16")
+    assert model.training
+    assert torch.equal(torch.random.get_rng_state(), state)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key])
+
+
+def test_masked_tails_are_not_written(tmp_path: Path) -> None:
+    model = regularized("lenet300", num_kept=500)
+    schedule = TailTruncation(model, num_kept=20, num_steps=4, spacing="geometric")
+    schedule.step()
+    kept = {entry.name: entry.num_kept for entry in truncated_tensors(model)}
+    assert 20 < kept["fc1.weight"] < 500
+    tailcut.save(model, tmp_path / "a.tailcut")
+    again = tailcut.load(tmp_path / "a.tailcut")
+    for name, vector in vectors(again).items():
+        assert len(vector) == kept[name]
+        assert torch.equal(vector, vectors(model)[name])
+
+
+def test_rounded_coefficients_are_written_as_the_forward_uses_them(tmp_path: Path) -> None:
+    model = regularized("lenet300", num_kept=30, precision="float16").eval()
+    tailcut.save(model, tmp_path / "a.tailcut", codec="float16")
+    x = torch.rand(2, 1, 28, 28)
+    assert torch.equal(tailcut.load(tmp_path / "a.tailcut")(x), model(x))
+
+
+def test_registered_false_writes_a_class_of_ones_own(tmp_path: Path) -> None:
+    model = regularized("lenet300", num_kept=30)
+    path = tmp_path / "a.tailcut"
+    tailcut.save(model, path, registered=False)
+    assert tailcut.inspect(path).model is None
+    with pytest.raises(ArgumentError, match=r"a\.tailcut: .*load\(path, into="):
+        tailcut.load(path)
+    again = tailcut.load(path, into=tailcut.create_model("lenet300"))
+    assert torch.equal(vectors(again)["fc1.weight"], vectors(model)["fc1.weight"])
+
+
+def _rename(model: Any) -> None:
+    model.fc4 = model.fc3
+    del model.fc3
+
+
+def _make_bias_a_buffer(model: Any) -> None:
+    del model.fc3.bias
+    model.fc3.register_buffer("bias", torch.zeros(10))
+
+
+CHANGES: dict[str, tuple[Callable[[Any], object], str]] = {
+    "replaced": (lambda m: setattr(m, "fc3", nn.Linear(100, 11)), r"fc3\.weight has shape \(11, 100\) instead of"),
+    "renamed": (_rename, r"fc3\.weight is missing"),
+    "parameter": (lambda m: m.register_parameter("scale", nn.Parameter(torch.ones(1))), "scale is new"),
+    "buffer": (lambda m: m.register_buffer("count", torch.zeros(1)), "count is new"),
+    "layer": (lambda m: setattr(m, "drop", nn.Dropout()), "module drop is new"),
+    "removed": (lambda m: setattr(m, "fc3", nn.Sequential()), r"fc3\.weight is missing"),
+    "of another kind": (_make_bias_a_buffer, "another kind"),
+}
+
+
+@pytest.mark.parametrize("regular", [False, True], ids=["plain", "regularised"])
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_a_changed_registered_model_is_refused(change: str, regular: bool, tmp_path: Path) -> None:
+    model = tailcut.create_model("lenet300")
+    if regular:
+        tailcut.regularize(model, num_kept=20, include=["fc1.weight", "fc2.weight"])
+    edit, message = CHANGES[change]
+    edit(model)
+    path = tmp_path / "a.tailcut"
+    with pytest.raises(StructureError, match=message) as caught:
+        tailcut.save(model, path)
+    assert "no longer the registered 'lenet300'" in str(caught.value)
+    assert not path.exists()
+    tailcut.save(model, path, registered=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: setattr(m.inc.double_conv[0], "stride", (2, 2)), r"stride=\(2, 2\) instead of \(1, 1\)"),
+        (lambda m: m.inc.double_conv.__setitem__(2, nn.GELU()), "is a GELU instead of a ReLU"),
+        (lambda m: setattr(m.inc.double_conv[1], "eps", 0.5), "eps=0.5"),
+    ],
+)
+def test_layers_of_the_same_shapes_are_compared(change: Any, message: str) -> None:
+    model = tailcut.create_model("unet", widths=(2, 3))
+    tailcut.regularize(model, num_kept=2)
+    change(model)
+    with pytest.raises(StructureError, match=message):
+        pack(model, codec="float32")
+
+
+def test_settings_of_training_may_change() -> None:
+    model = tailcut.create_model("unet", widths=(2, 3))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.01
+    model.requires_grad_(False)
+    assert pack(model, codec="float32")[0]
+
+
+def test_a_regularised_part_or_wrapper_is_refused(tmp_path: Path) -> None:
+    part = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    tailcut.regularize(part[0], num_kept=3)
+    with pytest.raises(StructureError, match=r"0\.weight is regularised, but not by a call on this model"):
+        tailcut.save(part, tmp_path / "a.tailcut")
+    inner = regularized("lenet300", num_kept=3)
+    averaged = AveragedModel(inner)
+    with pytest.raises(StructureError, match=r"of a wrapper its \.module"):
+        tailcut.save(averaged, tmp_path / "a.tailcut")
+    assert tailcut.save(averaged.module, tmp_path / "a.tailcut").num_kept == 9
+
+
+def test_a_failing_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.tailcut"
+    tailcut.save(nn.Linear(2, 2), path)
+    before = path.read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="no space left"):
+        tailcut.save(nn.Linear(3, 3), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failing_save_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.tailcut"
+    tailcut.save(nn.Linear(2, 2), path)
+    before = path.read_bytes()
+    with pytest.raises(ArgumentError):
+        tailcut.save(nn.Linear(3, 3), path, codec="float8")
+    assert path.read_bytes() == before
+    with pytest.raises(ArgumentError, match="folder"):
+        tailcut.save(nn.Linear(3, 3), tmp_path / "nowhere" / "a.tailcut")
+
+
+def test_numbers_that_do_not_fit_are_refused() -> None:
+    model = regularized("lenet300", num_kept=5)
+    vector = truncated_tensors(model)[1].vector
+    vector.data[2] = 70_000
+    with pytest.raises(ArgumentError, match=r"fc2\.weight: 7e\+04 does not fit into float16; use bfloat16 or float32"):
+        pack(model, codec="float16")
+    assert pack(model, codec="bfloat16")[0]
+    assert pack(model, codec="float32")[0]
+    for value in (float("nan"), float("inf"), float("-inf")):
+        vector.data[2] = value
+        with pytest.raises(ArgumentError, match=r"fc2\.weight has coefficients that are not finite"):
+            pack(model, codec="float32")
+
+
+def test_other_tensors_may_be_infinite_but_must_fit() -> None:
+    model = nn.Linear(2, 2)
+    model.bias.data[0] = float("inf")
+    assert pack(model, codec="float32", other_codec="float16")[0]
+    model.bias.data[1] = -1e6
+    with pytest.raises(ArgumentError, match=r"bias: 1e\+06 does not fit into float16"):
+        pack(model, codec="float32", other_codec="float16")
+
+
+class Extra(nn.Linear):
+    """Keeps a state of its own."""
+
+    def __init__(self, state: object) -> None:
+        super().__init__(2, 2)
+        self.state = state
+
+    def get_extra_state(self) -> object:
+        return self.state
+
+    def set_extra_state(self, state: object) -> None:
+        self.state = state
+
+
+def _sparse() -> nn.Module:
+    model = nn.Module()
+    model.register_buffer("kept", torch.eye(3).to_sparse())
+    return model
+
+
+def _holding(value: torch.Tensor) -> nn.Module:
+    model = nn.Module()
+    model.register_buffer("kept", value)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Extra({"step": 3}), "_extra_state: .* neither a parameter nor a buffer"),
+        (lambda: Extra(torch.ones(2)), "_extra_state: .* neither a parameter nor a buffer"),
+        (_sparse, "kept: sparse tensors cannot be stored; make it dense first"),
+        (lambda: _holding(torch.zeros(2, dtype=torch.complex64)), "kept: tensors of type torch.complex64"),
+        (lambda: _holding(torch.zeros(2, device="meta")), "kept: it lies on the meta device"),
+        (lambda: nn.LazyLinear(3), "weight is not initialised yet: run one forward first"),
+        (lambda: _holding(torch.zeros((1,) * 17)), "at most 16 axes, got 17"),
+    ],
+)
+def test_what_cannot_be_stored_is_named(make: Any, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        pack(make(), codec="float32")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_quantised_tensors_are_refused() -> None:
+    model = nn.Module()
+    model.register_buffer("kept", torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8))
+    with pytest.raises(ArgumentError, match=r"kept: tensors of type torch\.qint8 cannot be stored"):
+        pack(model, codec="float32")
+
+
+def test_meta_coefficients_are_refused() -> None:
+    with torch.device("meta"):
+        model = tailcut.create_model("lenet300")
+        tailcut.regularize(model, num_kept=3)
+    with pytest.raises(ArgumentError, match="meta device"):
+        pack(model, codec="float32")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"a": float("nan")}, "metadata must be what JSON can hold"),
+        ({"a": {1, 2}}, "metadata must be what JSON can hold"),
+        ({"a": "\ud800"}, "metadata must be what JSON can hold"),
+        ({"a": "x" * 70_000}, "70008 bytes as JSON, at most 65536"),
+        (["a"], "metadata must be a dict, got list"),
+        ("text", "metadata must be a dict, got str"),
+    ],
+)
+def test_metadata_that_json_cannot_hold_is_refused(metadata: Any, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        pack(nn.Linear(2, 2), codec="float32", metadata=metadata)
+
+
+def test_deep_metadata_is_refused() -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(20_000):
+        deep = {"a": deep}
+    with pytest.raises(ArgumentError, match="metadata"):
+        pack(nn.Linear(2, 2), codec="float32", metadata=deep)
+
+
+def test_metadata_comes_back(tmp_path: Path) -> None:
+    metadata = {"accuracy": 0.9876, "labels": ["null", "eins", "zwei"], "größe": None, "nested": {"x": [1, [2, []]]}}
+    tailcut.save(nn.Linear(2, 2), tmp_path / "a.tailcut", metadata=metadata)
+    assert tailcut.inspect(tmp_path / "a.tailcut").metadata == metadata
+
+
+def test_what_passes_a_cap_is_refused_when_written() -> None:
+    with pytest.raises(ArgumentError, match=r"does not fit into a \.tailcut file: .* 16385, at most 16384"):
+        pack(nn.ParameterList([nn.Parameter(torch.zeros(())) for _ in range(16_385)]), codec="float32")
+    with pytest.raises(ArgumentError, match=r"header has \d+ bytes, at most 1048576"):
+        pack(nn.ParameterDict({f"{n:04}" + "x" * 4000: torch.zeros(()) for n in range(270)}), codec="float32")
+    with pytest.raises(ArgumentError, match="at most 4096 bytes, got 5000"):
+        pack(nn.ParameterDict({"x" * 5000: torch.zeros(())}), codec="float32")
+    with pytest.raises(ArgumentError, match="without control characters"):
+        pack(nn.ParameterDict({"a\nb": torch.zeros(())}), codec="float32")
+
+
+class ManyArguments(nn.Linear):
+    def __init__(self, *, shape: tuple[int, ...] = (), label: str = "") -> None:
+        super().__init__(2, 2)
+
+
+def test_arguments_that_no_file_can_hold_are_refused() -> None:
+    with registered("many-arguments", ManyArguments):
+        assert pack(tailcut.create_model("many-arguments", shape=(1,) * 256), codec="float32")[0]
+        with pytest.raises(ArgumentError):
+            pack(tailcut.create_model("many-arguments", shape=(1,) * 257), codec="float32")
+        with pytest.raises(ArgumentError):
+            pack(tailcut.create_model("many-arguments", label="\x1b[2J"), codec="float32")
+
+
+def test_unknown_codecs_are_refused_by_name() -> None:
+    for arguments in ({"codec": "float8"}, {"codec": "float32", "other_codec": "int8"}):
+        with pytest.raises(ArgumentError, match="codec must be one of float32, float16, bfloat16, float64, got"):
+            pack(nn.Linear(2, 2), **arguments)  # type: ignore[arg-type]
+
+
+def test_other_codec_rounds_floating_point_tensors_only(tmp_path: Path) -> None:
+    model = randomize(OwnNet(), 1)
+    tailcut.save(model, tmp_path / "a.tailcut", other_codec="bfloat16")
+    codec = {entry.name: entry.codec for entry in tailcut.inspect(tmp_path / "a.tailcut").other_tensors}
+    assert {codec["conv.weight"], codec["norm.running_mean"], codec["constants.limits"]} == {"bfloat16"}
+    assert codec["constants.steps"] == codec["norm.num_batches_tracked"] == "int64"
+    assert codec["constants.mask"] == "bool"
+
+
+def test_streams_take_the_shortest_codec() -> None:
+    content, tensors = pack(regularized("lenet300", num_kept=500), codec="float16")
+    stream = decode(content).coefficients
+    assert stream is not None
+    raw = b"".join(entry.values.half().numpy().tobytes() for entry in tensors.coefficients)
+    assert stream.payload == codecs.best(raw, 2)[1]
+    assert len(stream.payload) < len(raw)
+
+
+def test_every_error_is_ours() -> None:
+    with pytest.raises(TailcutError):
+        tailcut.save(regularized("lenet300", num_kept=2), "/")
