@@ -3,6 +3,7 @@
 from tailcut import models as models
 from tailcut import weights as weights
 from tailcut.errors import TailcutError as TailcutError
+from tailcut.execution import fuse as fuse
 from tailcut.format import inspect as inspect
 from tailcut.format import load as load
 from tailcut.format import save as save
@@ -18,6 +19,7 @@ __all__ = [
     "TailTruncation",
     "TailcutError",
     "create_model",
+    "fuse",
     "inspect",
     "load",
     "model_names",

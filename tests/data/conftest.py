@@ -57,9 +57,7 @@ IdxBytes = Callable[..., bytes]
 def idx_bytes() -> IdxBytes:
     """A function that gives the idx form of a uint8 array, by default with a true header."""
 
-    def encode(
-        values: np.ndarray, *, shape: tuple[int, ...] | None = None, magic: bytes | None = None
-    ) -> bytes:
+    def encode(values: np.ndarray, *, shape: tuple[int, ...] | None = None, magic: bytes | None = None) -> bytes:
         shape = values.shape if shape is None else shape
         header = bytes((0, 0, 8, len(shape))) if magic is None else magic
         return header + struct.pack(f">{len(shape)}I", *shape) + values.tobytes()

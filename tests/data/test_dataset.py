@@ -63,9 +63,7 @@ def test_batch_equals_items(indices: list[int]) -> None:
     assert torch.equal(targets, again[1])
 
 
-@pytest.mark.parametrize(
-    "dataset", [make_in_memory(5), Ramps(), Ramps().part(0, 5)], ids=["memory", "lazy", "part"]
-)
+@pytest.mark.parametrize("dataset", [make_in_memory(5), Ramps(), Ramps().part(0, 5)], ids=["memory", "lazy", "part"])
 def test_out_of_range_raises_index_error(dataset: Dataset) -> None:
     for index in (5, -6):
         with pytest.raises(IndexError):

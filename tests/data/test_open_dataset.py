@@ -27,9 +27,7 @@ def test_split_is_passed_on(small_mnist: Path) -> None:
 
 
 def test_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(
-        ArgumentError, match="unknown data set 'mnits'; known are carvana, cifar10, digits, mnist"
-    ):
+    with pytest.raises(ArgumentError, match="unknown data set 'mnits'; known are carvana, cifar10, digits, mnist"):
         open_dataset("mnits")
 
 

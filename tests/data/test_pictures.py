@@ -214,9 +214,7 @@ def test_damaged_files_raise_only_data_error(
 
 
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(0, 2**32 - 1))
-def test_mask_round_trip(
-    tmp_path_factory: pytest.TempPathFactory, height: int, width: int, seed: int
-) -> None:
+def test_mask_round_trip(tmp_path_factory: pytest.TempPathFactory, height: int, width: int, seed: int) -> None:
     mask = torch.randint(0, 2, (height, width), generator=torch.Generator().manual_seed(seed))
     path = tmp_path_factory.getbasetemp() / "mask.png"
     write_mask(path, mask)
@@ -233,9 +231,7 @@ def test_mask_file_is_black_and_white_png(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
 
 
-@pytest.mark.parametrize(
-    "mask", [torch.zeros(2, 2), torch.zeros(1, 2, 2, dtype=torch.int64), torch.zeros(0, 2).bool()]
-)
+@pytest.mark.parametrize("mask", [torch.zeros(2, 2), torch.zeros(1, 2, 2, dtype=torch.int64), torch.zeros(0, 2).bool()])
 def test_write_mask_refuses_what_is_no_mask(tmp_path: Path, mask: torch.Tensor) -> None:
     with pytest.raises(ArgumentError, match="bool or integer"):
         write_mask(tmp_path / "x.png", mask)

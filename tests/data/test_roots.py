@@ -62,9 +62,7 @@ def test_cache_is_searched_last(cache: Path, tmp_path: Path) -> None:
     assert find(LAYOUT, roots=tmp_path) == cache
 
 
-def test_message_names_files_roots_and_cure(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_message_names_files_roots_and_cure(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     half = fill(tmp_path / "half", "things/b.bin")
     (tmp_path / "empty").mkdir()
     monkeypatch.setenv("TAILCUT_DATA", str(tmp_path / "empty"))
@@ -109,9 +107,7 @@ def test_downloads_only_when_allowed(cache: Path) -> None:
     assert calls == [cache], "the second call finds the files"
 
 
-@pytest.mark.parametrize(
-    "failure", [OSError("no network"), ValueError("wrong hash"), tarfile.ReadError("bad")]
-)
+@pytest.mark.parametrize("failure", [OSError("no network"), ValueError("wrong hash"), tarfile.ReadError("bad")])
 def test_failed_download_is_named(cache: Path, failure: Exception) -> None:
     def download(root: Path) -> None:
         raise failure

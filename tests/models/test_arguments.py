@@ -10,7 +10,5 @@ def test_counts_within_the_bounds_pass() -> None:
 
 @pytest.mark.parametrize("count", [0, -1, 65_537, 2**62, 1.0, "3", None, True])
 def test_other_counts_are_named(count: object) -> None:
-    with pytest.raises(
-        ArgumentError, match=f"net: second must be an integer from 1 to 65,536, got {count!r}"
-    ):
+    with pytest.raises(ArgumentError, match=f"net: second must be an integer from 1 to 65,536, got {count!r}"):
         check_channels("net", first=1, second=count)  # type: ignore[arg-type]

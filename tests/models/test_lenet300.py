@@ -55,9 +55,7 @@ def test_registered() -> None:
     base = base_of(model)
     assert base is not None
     assert (base.name, dict(base.arguments)) == ("lenet300", {"bias": False, "convolutional": True})
-    assert list(family("lenet300").defaults) == ["bias", "num_classes", "convolutional"], (
-        "the order is stored"
-    )
+    assert list(family("lenet300").defaults) == ["bias", "num_classes", "convolutional"], "the order is stored"
     example = torch.zeros(family("lenet300").example_shape())
     assert model(example).shape == (1, 10)
 

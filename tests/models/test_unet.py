@@ -44,9 +44,7 @@ def test_running_stats_are_buffers() -> None:
 @pytest.mark.parametrize("bilinear", [False, True])
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (63, 34), (50, 97)])
 @pytest.mark.parametrize("widths", [(2, 3, 4, 5, 6), (4, 4, 4, 4, 4), (8, 2, 5, 1, 7), (1, 1, 1, 1, 2)])
-def test_output_has_the_size_of_the_input(
-    bilinear: bool, size: tuple[int, int], widths: tuple[int, ...]
-) -> None:
+def test_output_has_the_size_of_the_input(bilinear: bool, size: tuple[int, int], widths: tuple[int, ...]) -> None:
     model = UNet(in_channels=2, num_classes=5, widths=widths, bilinear=bilinear)
     assert model(torch.rand(2, 2, *size)).shape == (2, 5, *size)
     assert model.eval()(torch.rand(1, 2, *size)).shape == (1, 5, *size)
@@ -71,9 +69,7 @@ def test_forward_of_the_smallest_network_by_hand() -> None:
     def double_conv(x: Tensor, name: str) -> Tensor:
         for conv, norm in (("0", "1"), ("3", "4")):
             x = f.conv2d(x, numbers[f"{name}.{conv}.weight"], numbers[f"{name}.{conv}.bias"], padding=1)
-            x = (x - x.mean((0, 2, 3), keepdim=True)) / (
-                x.var((0, 2, 3), correction=0, keepdim=True) + 1e-5
-            ).sqrt()
+            x = (x - x.mean((0, 2, 3), keepdim=True)) / (x.var((0, 2, 3), correction=0, keepdim=True) + 1e-5).sqrt()
             x = x * numbers[f"{name}.{norm}.weight"].view(1, -1, 1, 1) + numbers[f"{name}.{norm}.bias"].view(
                 1, -1, 1, 1
             )
@@ -83,9 +79,7 @@ def test_forward_of_the_smallest_network_by_hand() -> None:
     with torch.no_grad():
         for name, parameter in numbers.items():
             if name.endswith(("1.weight", "4.weight", "1.bias", "4.bias")):
-                parameter.add_(
-                    torch.rand_like(parameter)
-                )  # else batch norm's scale and shift would be 1 and 0
+                parameter.add_(torch.rand_like(parameter))  # else batch norm's scale and shift would be 1 and 0
     picture = torch.rand(2, 1, 7, 5, dtype=torch.float64)
     skip = double_conv(picture, "inc.double_conv")
     deep = double_conv(f.max_pool2d(skip, 2), "down1.maxpool_conv.1.double_conv")
@@ -95,9 +89,7 @@ def test_forward_of_the_smallest_network_by_hand() -> None:
     joined = double_conv(torch.cat([skip, padded], dim=1), "up1.conv.double_conv")
     expected = f.conv2d(joined, numbers["outc.conv.weight"], numbers["outc.conv.bias"])
     torch.testing.assert_close(model(picture), expected)
-    torch.testing.assert_close(
-        model.eval()(picture), expected, msg="no running statistics: evaluation is the same"
-    )
+    torch.testing.assert_close(model.eval()(picture), expected, msg="no running statistics: evaluation is the same")
 
 
 def test_gradients_reach_every_parameter() -> None:

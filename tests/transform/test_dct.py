@@ -253,6 +253,29 @@ def test_truncated_axis_both_ways(axis: int, num_kept: int) -> None:
         torch.testing.assert_close(project_axis_by_fft(whole, axis, num_kept), x, rtol=0, atol=1e-12)
 
 
+@BOTH
+@pytest.mark.parametrize("block", [1, 2 * (FFT_MIN_SIZE + 1), 7 * (FFT_MIN_SIZE + 1) + 3])
+def test_blocks_of_rows_make_no_difference(
+    ours: Transform, reference: Callable[..., np.ndarray], block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FFT_BLOCK", block)
+    x = noise(3, FFT_MIN_SIZE + 1, 5).requires_grad_()
+    result = ours(x, [1])
+    expected = reference(x.detach().numpy(), axes=[1], norm="ortho")
+    np.testing.assert_allclose(result.detach().numpy(), expected, rtol=0, atol=1e-12)
+    (gradient,) = torch.autograd.grad(result.square().sum(), x)
+    torch.testing.assert_close(gradient, 2 * x.detach(), rtol=0, atol=1e-12)
+
+
+@BOTH
+@pytest.mark.parametrize("shape", [(7, 100, 3), (2, 90, 2), (5, 40, 33), (3, 4, 2), (1, 64, 2), (6, 64, 1)])
+def test_middle_axes_of_every_width(
+    ours: Transform, reference: Callable[..., np.ndarray], shape: tuple[int, ...]
+) -> None:
+    x = noise(*shape)
+    np.testing.assert_allclose(ours(x, [1]).numpy(), reference(x.numpy(), axes=[1], norm="ortho"), rtol=0, atol=1e-12)
+
+
 def test_without_autocast() -> None:
     x = torch.ones(2, 2)
     with torch.autocast("cpu", dtype=torch.bfloat16):

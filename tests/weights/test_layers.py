@@ -199,6 +199,7 @@ class Everything(nn.Module):
         self.empty = nn.Parameter(torch.zeros(0, 3))
         self.integers = nn.Parameter(torch.zeros(3, dtype=torch.int64), requires_grad=False)
         self.complex = nn.Parameter(torch.zeros(3, dtype=torch.complex64))
+        self.not_dense = nn.Parameter(torch.eye(3).to_sparse())
         self.activation = nn.PReLU()
         self.sparse = nn.Embedding(5, 3, sparse=True)
         self.weight_norm = nn.utils.parametrizations.weight_norm(nn.Linear(3, 2, bias=False))
@@ -211,6 +212,7 @@ EXPECTED = {
     "empty": "empty",
     "integers": r"not floating point \(torch.int64\)",
     "complex": r"not floating point \(torch.complex64\)",
+    "not_dense": r"not a dense tensor \(torch.sparse_coo\)",
     "linear.weight": WEIGHT,
     "linear.bias": BY_NAME,
     "norm.weight": BY_NAME,
@@ -277,6 +279,14 @@ def test_a_parameter_made_in_inference_mode_is_an_obstacle() -> None:
         made = nn.Linear(3, 4)
     with pytest.raises(ArgumentError, match=r"weight: made under torch\.inference_mode"):
         regularize(made)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+def test_a_scripted_module_is_an_obstacle() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), torch.jit.script(nn.Linear(4, 3)))
+    report = regularize(model, include="*")
+    assert [tensor.name for tensor in report.tensors] == ["0.weight", "0.bias"]
+    assert [left.reason for left in report.left] == ["scripted modules cannot be changed"] * 2
 
 
 def test_a_tie_to_an_obstacle_is_an_obstacle() -> None:

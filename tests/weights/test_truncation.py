@@ -265,9 +265,9 @@ def test_inference_mode_leaves_nothing_behind() -> None:
     with torch.inference_mode():
         module = truncation((6, 5), 17)
         module.cut(10)
-        copied = copy.deepcopy(module)
-        copied.resize(12)
-    for each in (module, copied):
+        copied, resized = copy.deepcopy(module), copy.deepcopy(module)
+        resized.resize(12)
+    for each in (module, copied, resized):
         each.cut(5)
         each(noise(each.length).requires_grad_()).sum().backward()
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from tailcut.cli.parser import Verbs, add_data_roots, add_device, add_verb
+from tailcut.cli.parser import Verbs, add_data_roots, add_dense, add_device, add_verb
 from tailcut.printing import Report
 
 
@@ -23,6 +23,7 @@ def add_parser(verbs: Verbs) -> None:
     add_data_roots(parser)
     parser.add_argument("--batch-size", type=int, metavar="N", help="pictures per forward pass")
     add_device(parser)
+    add_dense(parser)
 
 
 def run(arguments: argparse.Namespace) -> Report:
@@ -37,5 +38,6 @@ def run(arguments: argparse.Namespace) -> Report:
         batch_size=arguments.batch_size,
         device=arguments.device,
         download=arguments.download,
+        dense=arguments.dense,
         progress=True,
     )

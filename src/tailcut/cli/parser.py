@@ -79,6 +79,13 @@ def add_device(parser: Parser) -> None:
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto (default), cpu, cuda, cuda:1, ...")
 
 
+def add_dense(parser: Parser) -> None:
+    """Add --dense."""
+    parser.add_argument(
+        "--dense", action="store_true", help="build the dense weights and run with them, instead of fused; to compare"
+    )
+
+
 def add_codecs(parser: Parser, *, default: str | None = None) -> None:
     """Add --codec and --other-codec."""
     parser.add_argument("--codec", choices=CODECS, default=default, help="number type of the coefficients")

@@ -2,7 +2,7 @@
 
 import argparse
 
-from tailcut.cli.parser import Verbs, add_device, add_verb
+from tailcut.cli.parser import Verbs, add_dense, add_device, add_verb
 from tailcut.printing import Report
 
 
@@ -22,6 +22,7 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("-o", "--out", metavar="DIR", help="folder for the results; masks need it")
     parser.add_argument("--invert", action="store_true", help="dark on light: take 1 - pixels (MNIST is light on dark)")
     add_device(parser)
+    add_dense(parser)
 
 
 def run(arguments: argparse.Namespace) -> Report:
@@ -34,5 +35,6 @@ def run(arguments: argparse.Namespace) -> Report:
         arguments.out,
         device=arguments.device,
         invert=arguments.invert,
+        dense=arguments.dense,
         progress=True,
     )

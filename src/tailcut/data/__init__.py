@@ -47,9 +47,7 @@ def dataset_names() -> list[str]:
     return sorted(_KINDS)
 
 
-def open_dataset(
-    name: str, split: str | None = None, *, roots: Roots = None, download: bool = False
-) -> Dataset:
+def open_dataset(name: str, split: str | None = None, *, roots: Roots = None, download: bool = False) -> Dataset:
     """Open a data set by its name.
 
     Args:

@@ -104,9 +104,7 @@ class InMemoryDataset(Dataset):
         DataError: shapes, types or labels do not fit together.
     """
 
-    def __init__(
-        self, name: str, split: str, pictures: Tensor, labels: Tensor, class_names: Sequence[str]
-    ) -> None:
+    def __init__(self, name: str, split: str, pictures: Tensor, labels: Tensor, class_names: Sequence[str]) -> None:
         _check_tensors(f"{name}, split {split}", pictures, labels, len(class_names))
         self.name = name
         self.split = split
@@ -135,9 +133,7 @@ class InMemoryDataset(Dataset):
         """See `Dataset.part`."""
         self._check_part(start, stop)
         split = f"{self.split}[{start}:{stop}]"
-        return InMemoryDataset(
-            self.name, split, self.pictures[start:stop], self.labels[start:stop], self.class_names
-        )
+        return InMemoryDataset(self.name, split, self.pictures[start:stop], self.labels[start:stop], self.class_names)
 
 
 class DatasetPart(Dataset):
@@ -201,9 +197,7 @@ def _check_tensors(where: str, pictures: Tensor, labels: Tensor, num_classes: in
             f"got {pictures.dtype} {tuple(pictures.shape)}"
         )
     if labels.ndim != 1 or labels.dtype != torch.int64:
-        raise DataError(
-            f"{where}: labels must be int64 (pictures,), got {labels.dtype} {tuple(labels.shape)}"
-        )
+        raise DataError(f"{where}: labels must be int64 (pictures,), got {labels.dtype} {tuple(labels.shape)}")
     if len(pictures) != len(labels):
         raise DataError(f"{where}: {len(pictures)} pictures but {len(labels)} labels")
     if len(labels) == 0:

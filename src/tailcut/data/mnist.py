@@ -55,9 +55,7 @@ def open_mnist(split: str, *, roots: Roots = None, download: bool = False) -> In
     pictures = read_idx(root / names[0], item_shape=(SIDE, SIDE))
     labels = read_idx(root / names[1], item_shape=())
     if len(pictures) != len(labels):
-        raise DataError(
-            f"{root / names[0]} holds {len(pictures)} pictures, but {root / names[1]} {len(labels)} labels"
-        )
+        raise DataError(f"{root / names[0]} holds {len(pictures)} pictures, but {root / names[1]} {len(labels)} labels")
     return InMemoryDataset("mnist", split, pictures[:, None], labels.long(), CLASS_NAMES)
 
 

@@ -88,9 +88,7 @@ def write_mask(path: str | Path, mask: Tensor) -> None:
         ArgumentError: the mask is not a picture of two axes, or the folder of `path` does not exist.
     """
     if mask.ndim != 2 or 0 in mask.shape or mask.is_floating_point():
-        raise ArgumentError(
-            f"a mask must be bool or integer (height, width), got {mask.dtype} {tuple(mask.shape)}"
-        )
+        raise ArgumentError(f"a mask must be bool or integer (height, width), got {mask.dtype} {tuple(mask.shape)}")
     pixels = (mask > 0).cpu().numpy().astype(np.uint8) * 255
     with atomic_write(path) as file:
         Image.fromarray(pixels).convert("1", dither=Image.Dither.NONE).save(file, format="PNG", optimize=True)

@@ -151,9 +151,7 @@ def _message(layout: Layout, tried: Sequence[Path], download: bool, failure: Exc
     if failure is not None:
         lines += [f"The download to the user cache failed: {type(failure).__name__}: {failure}"]
     elif layout.download is not None and not download:
-        lines += [
-            "They can be downloaded to the user cache, but that was not allowed (download=True allows it)."
-        ]
+        lines += ["They can be downloaded to the user cache, but that was not allowed (download=True allows it)."]
     lines += [
         layout.advice,
         "Put the files under a data root, or name the root that has them: --data-root DIR (may be given "

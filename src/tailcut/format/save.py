@@ -17,7 +17,7 @@ from tailcut.format.numbers import float_type, to_bytes, type_number
 from tailcut.format.tensors import NetworkTensors, OtherTensor, network_tensors
 from tailcut.format.verification import check_same_network
 from tailcut.printing import Report
-from tailcut.structure import Base, Edit, Reader, Record, Writer, create_model, family, record_of
+from tailcut.structure import Base, Edit, NetworkView, Reader, Record, Writer, create_model, family, record_of
 from tailcut.weights import truncated_tensors
 
 _log = logging.getLogger(__name__)
@@ -102,6 +102,8 @@ def pack(
     registered: bool = True,
 ) -> tuple[bytes, NetworkTensors]:
     """The bytes of the file and the tensors in it; see `save`."""
+    if isinstance(model, NetworkView):
+        model = model.source
     coefficient_type = float_type(codec)
     other_type = None if other_codec is None else float_type(other_codec)
     if metadata is not None and not isinstance(metadata, Mapping):

@@ -3,6 +3,7 @@
 from tailcut.structure.record import Base as Base
 from tailcut.structure.record import Coefficients as Coefficients
 from tailcut.structure.record import Edit as Edit
+from tailcut.structure.record import NetworkView as NetworkView
 from tailcut.structure.record import Record as Record
 from tailcut.structure.record import StoredTensor as StoredTensor
 from tailcut.structure.record import add_edit as add_edit

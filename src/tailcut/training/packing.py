@@ -1,11 +1,13 @@
 """From runs, checkpoints and plain weights to .tailcut files, and from these to dense weights."""
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -27,7 +29,7 @@ class UnpackReport(Report):
 
     Attributes:
         file: the .tailcut file, as it was given.
-        out: the safetensors file.
+        out: the file that was written.
         num_tensors: how many tensors it holds.
         num_parameters: how many numbers.
         file_bytes: its size.
@@ -92,12 +94,13 @@ def pack(
     return save(network, out, codec=codec or recipe_codecs[0], other_codec=other_codec or recipe_codecs[1])
 
 
-def unpack(file: str | Path, out: str | Path) -> UnpackReport:
-    """Write the dense weights of a .tailcut file as safetensors, whole or not at all.
+def unpack(file: str | Path, out: str | Path, *, to: Literal["safetensors", "torch"] = "safetensors") -> UnpackReport:
+    """Write the dense weights of a .tailcut file as safetensors or as a state_dict of torch, whole or not at all.
 
     Args:
         file: a .tailcut file of a registered model, or `zoo:NAME`.
         out: the file to write.
+        to: "safetensors", or "torch" for a file of `torch.save` (tensors by name, nothing else).
 
     Raises:
         FormatError: the file cannot be loaded.
@@ -105,7 +108,12 @@ def unpack(file: str | Path, out: str | Path) -> UnpackReport:
     """
     state = to_dense(load(file)).state_dict()
     tensors = {name: value.detach().clone().contiguous() for name, value in state.items()}
-    content = safetensors.torch.save(tensors)
+    if to == "torch":
+        buffer = io.BytesIO()
+        torch.save(tensors, buffer)
+        content = buffer.getvalue()
+    else:
+        content = safetensors.torch.save(tensors)
     write_atomically(out, content)
     num_parameters = sum(value.numel() for value in tensors.values())
     return UnpackReport(str(file), str(out), len(tensors), num_parameters, len(content))

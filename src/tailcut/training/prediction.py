@@ -18,10 +18,9 @@ from tailcut.files import write_atomically
 from tailcut.format import load
 from tailcut.printing import Report, table
 from tailcut.structure import base_of, family
-from tailcut.training.evaluation import PROGRESS_INTERVAL, choose_device, run_forward
+from tailcut.training.evaluation import PROGRESS_INTERVAL, choose_device, run_forward, runnable
 from tailcut.training.metrics import foreground
 from tailcut.training.progress import live_progress
-from tailcut.weights import to_dense
 
 NUM_BEST = 3
 TABLE_FILE = "predictions.json"
@@ -63,6 +62,7 @@ def predict(
     *,
     device: torch.device | str = "cpu",
     invert: bool = False,
+    dense: bool = False,
     name: str = "",
     progress: bool = False,
 ) -> PredictReport:
@@ -79,6 +79,7 @@ def predict(
             (`predictions.json`); made if needed. Masks need it.
         device: where to run.
         invert: take 1 - pixels: for dark digits on light paper, where the network learned light on dark.
+        dense: run with dense weights instead of fused; see `evaluation.runnable`.
         name: what the report calls the model.
         progress: show on standard error how far it is.
 
@@ -89,15 +90,15 @@ def predict(
     """
     start = time.perf_counter()
     shape = _example_shape(model)
-    dense = to_dense(model).to(device).eval()
-    resized = any(isinstance(module, nn.Linear) for module in dense.modules())
+    network = runnable(model, device, dense=dense)
+    resized = any(isinstance(module, nn.Linear) for module in network.modules())
     paths, folder = [Path(picture) for picture in pictures], _prepare(out)
     masks: dict[Path, Path] | None = None
     predictions = []
     with live_progress(progress, "pictures", len(paths), interval=PROGRESS_INTERVAL) as bar:
         for number, path in enumerate(paths, start=1):
             picture = _read(path, shape, resized=resized, invert=invert)
-            outputs = run_forward(dense, picture.to(device)).cpu().float()
+            outputs = run_forward(network, picture.to(device)).cpu().float()
             if outputs.ndim == 2:
                 predictions.append(_class(path, outputs[0]))
             else:
@@ -118,12 +119,13 @@ def predict_file(
     *,
     device: str = "auto",
     invert: bool = False,
+    dense: bool = False,
     progress: bool = False,
 ) -> PredictReport:
     """Load a .tailcut file (or `zoo:NAME`) of a registered model and `predict` with it."""
     place = choose_device(device)
     model = load(file, device=str(place))
-    return predict(model, pictures, out, device=place, invert=invert, name=str(file), progress=progress)
+    return predict(model, pictures, out, device=place, invert=invert, dense=dense, name=str(file), progress=progress)
 
 
 def _prepare(out: str | Path | None) -> Path | None:

@@ -26,7 +26,6 @@ def attach(candidate: Candidate, truncation: Truncation, *, blank: bool = False)
         blank: leave the coefficients zero (they will be filled in) instead of transforming the weight.
     """
     candidate.parameter.grad = None  # it has the shape of the weight
-    _forget_graphs(candidate.parameter)
     truncation.attaching = "blank" if blank else "project"
     for module, attribute in candidate.owners:
         module.__dict__.setdefault(_ORDER, tuple(module._parameters))
@@ -91,21 +90,10 @@ def set_length(holder: parametrize.ParametrizationList, truncation: Truncation, 
         shared = min(length, vector.shape[0])
         resized[:shared] = vector[:shared]
         vector.grad = None
-        _forget_graphs(vector)
-        vector.data = resized
+        # Not `vector.data = resized`: as long as an old loss is referred to somewhere, the next backward would
+        # meet its gradient accumulator, which expects gradients of the old shape. `set_` parts with it.
+        vector.set_(resized)  # type: ignore[call-overload]
     truncation.resize(length)
-
-
-def _forget_graphs(parameter: nn.Parameter) -> None:
-    """Let the next backward see a new shape, though an old loss may still be referred to somewhere.
-
-    As long as a graph lives, torch reuses its gradient accumulator for the parameter, which expects gradients
-    of the old shape. Only a change of type makes torch part with it.
-    """
-    data = parameter.data
-    other = torch.float32 if data.dtype == torch.float64 else torch.float64
-    parameter.data = torch.empty(0, dtype=other, device=data.device)
-    parameter.data = data
 
 
 def _holder(module: nn.Module, attribute: str) -> parametrize.ParametrizationList:

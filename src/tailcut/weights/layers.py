@@ -6,6 +6,7 @@ A new layer type is one new row.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import UninitializedParameter
@@ -117,6 +118,8 @@ def _obstacles(owners: tuple[tuple[nn.Module, str], ...], parameter: nn.Paramete
         return
     if not parameter.dtype.is_floating_point:
         yield f"not floating point ({parameter.dtype})"
+    if parameter.layout != torch.strided:
+        yield f"not a dense tensor ({parameter.layout})"
     if parameter.numel() == 0:
         yield "empty"
     if parameter.is_inference():
@@ -128,5 +131,7 @@ def _obstacles(owners: tuple[tuple[nn.Module, str], ...], parameter: nn.Paramete
             yield "its gradients are sparse (sparse=True), which coefficients cannot use"
         if isinstance(module, parametrize.ParametrizationList):
             yield "parametrised by something else already"
+        if isinstance(module, torch.jit.ScriptModule):
+            yield "scripted modules cannot be changed"
         if isinstance(module, (nn.ParameterList, nn.ParameterDict)):
             yield "lies in a ParameterList or ParameterDict, which cannot be parametrised"

@@ -155,7 +155,10 @@ class TailTruncation:
     def _resolve_targets(self, num_kept: int | Mapping[str, int] | None, keep_ratio: float | None) -> dict[str, int]:
         if (num_kept is None) == (keep_ratio is None):
             raise ArgumentError("give the target as either num_kept or keep_ratio")
-        by_name = dict(num_kept) if isinstance(num_kept, Mapping) else None
+        names = {alias: tensor.name for tensor in self._tensors for alias in (tensor.name, *tensor.aliases)}
+        by_name = None
+        if isinstance(num_kept, Mapping):
+            by_name = {names.get(name, name): count for name, count in num_kept.items()}
         unknown = set(by_name or ()).difference(self.starts)
         if unknown:
             raise ArgumentError(f"num_kept names {sorted(unknown)[0]!r}; regularised are {', '.join(self.starts)}")

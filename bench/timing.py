@@ -1,0 +1,88 @@
+"""Timing: candidates run in turn, A B A B ..., so that a busy machine disturbs all of them alike.
+
+Two clocks: wall time, and processor time, which leaves out most of what other programs do to a measurement but means
+something on one thread only.
+"""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from bench.scale import Scale
+
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "processor": time.process_time}
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What one candidate took.
+
+    Attributes:
+        median_s: median of all repetitions in seconds.
+        best_s: the shortest repetition.
+        num_repetitions: how many there were.
+    """
+
+    median_s: float
+    best_s: float
+    num_repetitions: int
+
+
+def compare(candidates: Mapping[str, Callable[[], object]], scale: Scale, *, share: float = 1.0) -> dict[str, Timing]:
+    """Time `candidates` against each other, each once without counting, then in rounds.
+
+    Args:
+        candidates: name -> what to run; what it returns is dropped before the next one starts.
+        scale: the most rounds, and the seconds after which no new one begins; there are at least 3 (or the most).
+        share: of those seconds.
+
+    Returns:
+        name -> its timing, in the order given.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for run in candidates.values():
+        run()
+    with _no_garbage_collection():
+        start = time.perf_counter()
+        for repetition in range(scale.max_repetitions):
+            if repetition >= 3 and time.perf_counter() - start > share * scale.budget_s:
+                break
+            for name, run in candidates.items():
+                seconds[name].append(_time_once(run, CLOCKS[scale.clock]))
+    return {name: Timing(statistics.median(runs), min(runs), len(runs)) for name, runs in seconds.items()}
+
+
+@contextmanager
+def num_threads(number: int) -> Iterator[None]:
+    """Run the block with torch on `number` threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _time_once(run: Callable[[], object], clock: Callable[[], float]) -> float:
+    start = clock()
+    result = run()
+    elapsed = clock() - start
+    del result
+    return elapsed
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    gc.collect()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -1,0 +1,225 @@
+"""What a wide map is made of: an expression that gives its channels at a pixel from a few numbers there.
+
+Every node gives `channels` values at each position of one grid, (batch, *spatial). Sources are stored with the
+channels first, (channels, batch, *spatial), so that any range of positions is one matrix with positions as columns.
+All nodes but `Resampled` work position by position; `Resampled` stands only at the top of an expression.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+OnSource = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Expression:
+    """A node. `channels`: how many values it gives at a position."""
+
+    channels: int
+
+
+@dataclass(frozen=True, eq=False)
+class Affine(Expression):
+    """matrix @ source + shift.
+
+    Attributes:
+        source: (num_narrow, batch, *spatial).
+        matrix: (channels, num_narrow).
+        shift: (channels,), or None for zero.
+    """
+
+    source: Tensor
+    matrix: Tensor
+    shift: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Given(Expression):
+    """A map that lies in memory: source (channels, batch, *spatial)."""
+
+    source: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled(Expression):
+    """child * scale + shift, both (channels,)."""
+
+    child: Expression
+    scale: Tensor
+    shift: Tensor
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function of one or more numbers, done element by element.
+
+    Attributes:
+        name: its name in torch.
+        call: of tensors of one shape; returns a new one of that shape.
+        in_place: the same for one tensor that may be overwritten, None if there is no such function.
+        increasing: it never decreases where its argument grows, so that it may change places with a maximum.
+        operations: arithmetic operations per element, roughly.
+        bounds: it is min(max(x, bounds[0]), bounds[1]), if not None.
+    """
+
+    name: str
+    call: Callable[..., Tensor]
+    in_place: Callable[[Tensor], Tensor] | None = None
+    increasing: bool = False
+    operations: int = 1
+    bounds: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Pointwise(Expression):
+    """function(*children); the children have the same channels and grid."""
+
+    function: Function
+    children: tuple[Expression, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Resampled(Expression):
+    """operation(child): linear, the same for every channel, from one grid to another (padding, mean, zoom).
+
+    Such an operation may change places with any matrix over the channels.
+
+    Attributes:
+        operation: (batch, channels, *spatial of the child) to (batch, channels, *own spatial).
+        grid: (batch, *own spatial).
+    """
+
+    operation: OnSource
+    child: Expression
+    grid: tuple[int, ...]
+
+
+def children(node: Expression) -> tuple[Expression, ...]:
+    """The nodes right below."""
+    if isinstance(node, Pointwise):
+        return node.children
+    if isinstance(node, (Scaled, Resampled)):
+        return (node.child,)
+    return ()
+
+
+def nodes(roots: Sequence[Expression]) -> list[Expression]:
+    """All nodes of the expressions, each once, children before parents."""
+    found: dict[int, Expression] = {}
+
+    def visit(node: Expression) -> None:
+        if id(node) in found:
+            return
+        for child in children(node):
+            visit(child)
+        found[id(node)] = node
+
+    for root in roots:
+        visit(root)
+    return list(found.values())
+
+
+def sources(roots: Sequence[Expression]) -> list[Tensor]:
+    """The tensors over positions that the expressions read, each once."""
+    read = [node.source for node in nodes(roots) if isinstance(node, (Affine, Given))]
+    return list({id(source): source for source in read}.values())
+
+
+def parameters(roots: Sequence[Expression]) -> list[Tensor]:
+    """The tensors over channels that the expressions read, each once."""
+    read: list[Tensor | None] = []
+    for node in nodes(roots):
+        if isinstance(node, Affine):
+            read += [node.matrix, node.shift]
+        elif isinstance(node, Scaled):
+            read += [node.scale, node.shift]
+    return list({id(tensor): tensor for tensor in read if tensor is not None}.values())
+
+
+def map_sources(root: Expression, function: OnSource, known: dict[Any, Any] | None = None) -> Expression:
+    """The expression over another grid: each source replaced by function(source), once per source."""
+    known = {} if known is None else known
+    if id(root) not in known:
+        known[id(root)] = _map_one(root, function, known)
+    mapped: Expression = known[id(root)]
+    return mapped
+
+
+def _map_one(node: Expression, function: OnSource, known: dict[Any, Any]) -> Expression:
+    if isinstance(node, (Affine, Given)):
+        place = "source", id(node.source)
+        if place not in known:
+            known[place] = function(node.source)
+        source: Tensor = known[place]
+        if isinstance(node, Given):
+            return Given(node.channels, source)
+        return Affine(node.channels, source, node.matrix, node.shift)
+    if isinstance(node, Scaled):
+        return Scaled(node.channels, map_sources(node.child, function, known), node.scale, node.shift)
+    if isinstance(node, Pointwise):
+        mapped = tuple(map_sources(child, function, known) for child in node.children)
+        return Pointwise(node.channels, node.function, mapped)
+    raise TypeError(f"{type(node).__name__} has a grid of its own")
+
+
+def grid_of(root: Expression) -> tuple[int, ...]:
+    """(batch, *spatial) that the expression lives on."""
+    return root.grid if isinstance(root, Resampled) else tuple(sources([root])[0].shape[1:])
+
+
+def resample(root: Expression, operation: OnSource) -> Expression:
+    """The operation done on the expression, at its sources where that is the same."""
+    if isinstance(root, Resampled):
+        before = root.operation
+        return resample(root.child, lambda x: operation(before(x)))
+    if isinstance(root, (Given, Affine)) and getattr(root, "shift", None) is None:
+        return map_sources(root, lambda source: operation(source.transpose(0, 1)).transpose(0, 1).contiguous())
+    after = operation(torch.empty(grid_of(root), device="meta").unsqueeze(1)).squeeze(1)
+    return Resampled(root.channels, operation, root, tuple(after.shape))
+
+
+def is_pointwise(root: Expression) -> bool:
+    """Whether every node works position by position."""
+    return not isinstance(root, Resampled)
+
+
+def take_channels(root: Expression, channels: slice) -> Expression | None:
+    """The expression of some of the channels; None where that cannot be told cheaply."""
+    if isinstance(root, Affine):
+        shift = None if root.shift is None else root.shift[channels]
+        matrix = root.matrix[channels]
+        return Affine(matrix.shape[0], root.source, matrix, shift)
+    if isinstance(root, Given):
+        source = root.source[channels]
+        return Given(source.shape[0], source)
+    if isinstance(root, Pointwise) and len(root.children) == 1:
+        child = take_channels(root.children[0], channels)
+        if child is not None:
+            return Pointwise(child.channels, root.function, (child,))
+    return None
+
+
+def add_affine(first: Affine, second: Affine) -> Affine:
+    """The sum of two: their sources stacked."""
+    source = torch.cat([first.source, second.source])
+    matrix = torch.cat([first.matrix, second.matrix], dim=1)
+    shifts = [shift for shift in (first.shift, second.shift) if shift is not None]
+    shift = None if not shifts else shifts[0] if len(shifts) == 1 else shifts[0] + shifts[1]
+    return Affine(first.channels, source, matrix, shift)
+
+
+def flops(root: Expression) -> int:
+    """Multiplications and additions of the expression at one position."""
+    total = 0
+    for node in nodes([root]):
+        if isinstance(node, Affine):
+            total += 2 * node.channels * node.matrix.shape[1]
+        elif isinstance(node, Scaled):
+            total += 2 * node.channels
+        elif isinstance(node, Pointwise):
+            total += node.function.operations * node.channels * len(node.children)
+    return total

@@ -1,0 +1,117 @@
+"""The three factors of a truncated layer: cosines of the input, a small core, cosines of the output."""
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from tailcut.execution.run import Run
+from tailcut.transform.dct import expand_axis
+from tailcut.weights import TruncatedTensor
+from tailcut.weights.layers import find_layer
+
+
+@dataclass(frozen=True)
+class Factors:
+    """weight[out, in, kernel] = sum of outward[out, o] core[o, i, kernel] inward[i, in].
+
+    Attributes:
+        core: (num_out, num_in, *kernel); for transposed convolutions too.
+        inward: (num_in, in channels of a group), None where that axis is whole.
+        outward: (out channels, num_out), None where that axis is whole.
+    """
+
+    core: Tensor
+    inward: Tensor | None
+    outward: Tensor | None
+
+
+Kept = TypeVar("Kept", Factors, Tensor)
+
+
+class TruncatedWeight:
+    """The weight of one regularised layer, as factors or dense, computed again only when it changed."""
+
+    def __init__(self, tensor: TruncatedTensor, module: nn.Module) -> None:
+        layer = find_layer(module)
+        roles = layer.weights.get("weight", ()) if layer is not None else ()
+        self.tensor = tensor
+        self.swapped = roles[:1] == ("input",)
+        self._kept: tuple[object, Factors | Tensor] | None = None
+
+    @property
+    def num_in(self) -> int:
+        """Cosines along the input axis; its size where it is whole."""
+        return self.tensor.truncation.corner_shape[0 if self.swapped else 1]
+
+    @property
+    def num_out(self) -> int:
+        """Cosines along the output axis; its size where it is whole."""
+        return self.tensor.truncation.corner_shape[1 if self.swapped else 0]
+
+    def factors(self, run: Run) -> Factors:
+        """The factors, differentiable where gradients are on."""
+        found = self._up_to_date(Factors, run)
+        return self._keep(self._factors(), run) if found is None else found
+
+    def dense(self, run: Run) -> Tensor:
+        """The dense weight, differentiable where gradients are on."""
+        found = self._up_to_date(Tensor, run)
+        if found is not None:
+            return found
+        weight: Tensor = self.tensor.truncation(self.tensor.vector)
+        return self._keep(weight, run)
+
+    def _factors(self) -> Factors:
+        corner = self.tensor.corner()
+        bases = list(self.tensor.bases())
+        for axis in range(2, corner.ndim):
+            basis = bases[axis]
+            if basis is not None:
+                corner = expand_axis(corner, axis, basis)
+        if self.swapped:
+            corner = corner.transpose(0, 1)
+            bases[:2] = bases[1], bases[0]
+        dtype = self.tensor.vector.dtype
+        outward = None if bases[0] is None else bases[0].T.contiguous().to(dtype)
+        inward = None if bases[1] is None else bases[1].to(dtype)
+        return Factors(corner.contiguous().to(dtype), inward, outward)
+
+    def state(self) -> tuple[object, ...] | None:
+        """What changes whenever a coefficient does; None where that cannot be told. Made to be fast."""
+        vector = self.tensor.holder._parameters["original"]
+        truncation = self.tensor.truncation
+        dropped = truncation._buffers["dropped"]
+        if vector is None or dropped is None or vector.is_inference() or dropped.is_inference():
+            return None  # tensors made in inference mode do not count their changes
+        return id(vector), vector._version, vector.data_ptr(), vector.dtype, id(truncation.positions), dropped._version
+
+    def _is_differentiated(self) -> bool:
+        return torch.is_grad_enabled() and self.tensor.vector.requires_grad
+
+    def _up_to_date(self, kind: type[Kept], run: Run) -> Kept | None:
+        if self._is_differentiated():
+            value = run.memo.get((id(self), kind))
+            return value if isinstance(value, kind) else None
+        if self._kept is None or not isinstance(self._kept[1], kind) or self._kept[0] is None:
+            return None
+        return self._kept[1] if self._kept[0] == self.state() else None
+
+    def _keep(self, value: Kept, run: Run) -> Kept:
+        if self._is_differentiated():
+            run.memo[id(self), Factors if isinstance(value, Factors) else Tensor] = value
+        else:
+            self._kept = self.state(), value
+        return value
+
+
+def block_diagonal(matrix: Tensor, groups: int) -> Tensor:
+    """The matrix once per group along the diagonal."""
+    return matrix if groups == 1 else torch.block_diag(*([matrix] * groups))
+
+
+def grouped_outward(outward: Tensor | None, num_channels: int, groups: int, like: Tensor) -> Tensor:
+    """(out channels, groups * num_out): each group's channels are made of that group's narrow ones."""
+    whole = torch.eye(num_channels, dtype=like.dtype, device=like.device) if outward is None else outward
+    return whole if groups == 1 else torch.block_diag(*whole.split(num_channels // groups))

@@ -1,0 +1,200 @@
+"""Sizes of one call of a layer, and its convolution on other numbers of channels."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from tailcut.execution import compiled
+from tailcut.execution.run import current_run
+
+_CONVOLUTIONS: tuple[Any, ...] = (functional.conv1d, functional.conv2d, functional.conv3d)
+_TRANSPOSED: tuple[Any, ...] = (
+    functional.conv_transpose1d,
+    functional.conv_transpose2d,
+    functional.conv_transpose3d,
+)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """One call of a linear layer or a convolution.
+
+    Attributes:
+        in_channels: of the input.
+        out_channels: of the output.
+        groups: of the convolution, 1 for linear layers.
+        channel_axis: where the channels are, in input and output.
+        positions: batch times the input's positions.
+        out_positions: the same of the output.
+        taps: products of the convolution per pair of channels.
+        kernel_size: positions of the kernel.
+        kernel: their numbers per spatial axis; empty for linear layers.
+        stride: per spatial axis; empty for linear layers.
+        padding: zeros before and after, per spatial axis.
+        dilation: per spatial axis.
+        padding_mode: as in `torch.nn.Conv2d`.
+        output_padding: of a transposed convolution, else None.
+        is_transposed: whether it is a transposed convolution.
+    """
+
+    in_channels: int
+    out_channels: int
+    groups: int
+    channel_axis: int
+    positions: int
+    out_positions: int
+    taps: int
+    kernel_size: int
+    kernel: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    padding: tuple[tuple[int, int], ...] = ()
+    dilation: tuple[int, ...] = ()
+    padding_mode: str = "zeros"
+    output_padding: tuple[int, ...] = ()
+    is_transposed: bool = False
+
+    @property
+    def is_one_position(self) -> bool:
+        """Whether each output position reads one input position and nothing is padded."""
+        return self.kernel_size == 1 and not self.is_transposed and not any(map(any, self.padding))
+
+    def convolve(self, source: Tensor, core: Tensor, bias: Tensor | None) -> Tensor:
+        """The same convolution on (channels, batch, *spatial), with a core (out, in, *kernel)."""
+        if not self.stride:
+            flat = core.flatten(1) @ source.flatten(1)
+            flat = flat if bias is None else flat + bias[:, None]
+            return flat.reshape(core.shape[0], *source.shape[1:])
+        if self.is_transposed:
+            return self._transposed(source, core, bias)
+        done = self._by_loops(source, core) if bias is None else None
+        if done is not None:
+            return done
+        x = source.transpose(0, 1)
+        before = [pad[0] for pad in self.padding]
+        if self.padding_mode != "zeros" or any(one != two for one, two in self.padding):
+            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+            x = functional.pad(x, [number for pad in reversed(self.padding) for number in pad], mode=mode)
+            before = [0] * len(before)
+        x = _channels_last(x)
+        result: Tensor = _CONVOLUTIONS[len(self.stride) - 1](
+            x, core, bias, self.stride, before, self.dilation, self.groups
+        )
+        return result.transpose(0, 1).contiguous()
+
+    def _transposed(self, source: Tensor, core: Tensor, bias: Tensor | None) -> Tensor:
+        if self.kernel == self.stride and not any(map(any, self.padding)) and not any(self.output_padding):
+            return self._side_by_side(source, core, bias)
+        # Here the core is (out, in, ...) with the input whole; torch wants (in, out / groups, ...).
+        result: Tensor = _TRANSPOSED[len(self.stride) - 1](
+            source.transpose(0, 1),
+            core.transpose(0, 1),
+            bias,
+            self.stride,
+            [pad[0] for pad in self.padding],
+            self.output_padding,
+            self.groups,
+            self.dilation,
+        )
+        return result.transpose(0, 1).contiguous()
+
+    def _side_by_side(self, source: Tensor, core: Tensor, bias: Tensor | None) -> Tensor:
+        """A transposed convolution whose kernels do not overlap: one product, then the pixels woven together."""
+        num_out, num_in = core.shape[:2]
+        matrix = core.movedim(1, -1).reshape(-1, num_in)
+        flat = matrix @ source.flatten(1)
+        if bias is not None:
+            flat = flat + bias.repeat_interleave(self.kernel_size)[:, None]
+        batch, *sizes = source.shape[1:]
+        num = len(sizes)
+        woven = [axis for n in range(num) for axis in (num + 2 + n, n + 1)]
+        split = flat.reshape(num_out, *self.kernel, batch, *sizes)
+        # From (out, *kernel, batch, *sizes) to (out, batch, size, kernel, size, kernel, ...).
+        order = [0, num + 1, *woven]
+        return split.permute(order).reshape(
+            num_out, batch, *(size * step for size, step in zip(sizes, self.kernel, strict=True))
+        )
+
+    def _by_loops(self, source: Tensor, core: Tensor) -> Tensor | None:
+        fits = len(self.stride) == 2 and self.groups == 1 and self.padding_mode == "zeros"
+        if not fits or any(step != 1 for step in self.stride) or any(one != two for one, two in self.padding):
+            return None
+        wants = torch.is_grad_enabled() and (source.requires_grad or core.requires_grad)
+        work = 2.0 * self.taps * core.shape[0] * core.shape[1]
+        if current_run().engine_for(work, source, with_gradients=wants) != "compiled":
+            return None
+        return compiled.correlate(source, core.detach(), [pad[0] for pad in self.padding], self.dilation)
+
+
+def geometry_of(layer: nn.Module, shape: Sequence[int], args: tuple[Any, ...]) -> Geometry | None:
+    """Sizes of the call layer(x, *args), x of that shape; None for inputs without a batch or of odd ranks."""
+    if isinstance(layer, nn.Linear):
+        if len(shape) < 2 or 0 in shape:
+            return None
+        positions = math.prod(shape[:-1])
+        return Geometry(layer.in_features, layer.out_features, 1, len(shape) - 1, positions, positions, positions, 1)
+    if not isinstance(layer, _ConvNd) or len(shape) != len(layer.kernel_size) + 2 or 0 in shape:
+        return None
+    padding = _padding(layer)
+    output_padding: tuple[int, ...] = ()
+    if isinstance(layer, _ConvTransposeNd):
+        if layer.groups > 1:
+            return None
+        if args and args[0] is not None:
+            return None
+        output_padding = tuple(layer.output_padding)
+    outs = _out_sizes(layer, shape[2:], padding)
+    if min(outs) < 1:
+        return None
+    positions, out_positions = shape[0] * math.prod(shape[2:]), shape[0] * math.prod(outs)
+    kernel = math.prod(layer.kernel_size)
+    is_transposed = isinstance(layer, _ConvTransposeNd)
+    return Geometry(
+        layer.in_channels,
+        layer.out_channels,
+        layer.groups,
+        1,
+        positions,
+        out_positions,
+        kernel * (positions if is_transposed else out_positions),
+        kernel,
+        tuple(layer.kernel_size),
+        tuple(layer.stride),
+        padding,
+        tuple(layer.dilation),
+        layer.padding_mode,
+        output_padding,
+        is_transposed,
+    )
+
+
+def _padding(layer: _ConvNd) -> tuple[tuple[int, int], ...]:
+    """Zeros before and after, per axis."""
+    if isinstance(layer.padding, str) or not isinstance(layer, _ConvTransposeNd):
+        flat = list(layer._reversed_padding_repeated_twice)
+        return tuple((flat[2 * axis], flat[2 * axis + 1]) for axis in reversed(range(len(flat) // 2)))
+    return tuple((pad, pad) for pad in layer.padding if isinstance(pad, int))
+
+
+def _out_sizes(layer: _ConvNd, sizes: Sequence[int], padding: Sequence[tuple[int, int]]) -> list[int]:
+    outs = []
+    for axis, size in enumerate(sizes):
+        reach = layer.dilation[axis] * (layer.kernel_size[axis] - 1)
+        pads, stride = sum(padding[axis]), layer.stride[axis]
+        if isinstance(layer, _ConvTransposeNd):
+            outs.append((size - 1) * stride - pads + reach + layer.output_padding[axis] + 1)
+        else:
+            outs.append((size + pads - reach - 1) // stride + 1)
+    return outs
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """Convolutions of a few channels are several times faster so on the CPU."""
+    if x.ndim == 4 and x.device.type == "cpu":
+        return x.contiguous(memory_format=torch.channels_last)
+    return x.contiguous()

@@ -1,0 +1,293 @@
+"""Regularised layers in a fused network: each call takes the cheapest way that the cost model sees."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from tailcut.execution.expression import Affine, flops, is_pointwise, map_sources
+from tailcut.execution.factors import Factors, TruncatedWeight, block_diagonal, grouped_outward
+from tailcut.execution.geometry import Geometry, geometry_of
+from tailcut.execution.narrow import NarrowMap, project_wide, shape_of
+from tailcut.execution.run import Run, current_run
+from tailcut.weights import TruncatedTensor
+
+NUMBER_BYTES = 4
+
+
+class DenseTwin:
+    """A module like a regularised one, whose regularised parameters are dense tensors of its own.
+
+    Attributes:
+        module: an instance of the class the original had before, sharing all its other state.
+        name: the original's name in the network.
+    """
+
+    def __init__(self, source: nn.Module, name: str, tensors: dict[str, TruncatedTensor]) -> None:
+        kind: Any = type(source).__bases__[0]
+        self.module: nn.Module = kind.__new__(kind)
+        children = {key: child for key, child in source._modules.items() if key != "parametrizations"}
+        self.module.__dict__ = {**source.__dict__, "_modules": children}
+        self.name = name
+        self._weights = {key: TruncatedWeight(tensor, source) for key, tensor in tensors.items()}
+
+    def state(self) -> list[object] | None:
+        """What changes whenever the dense tensors would; None where that cannot be told. Made to be fast."""
+        states = [weight.state() for weight in self._weights.values()]
+        return None if None in states else list(states)
+
+    def refresh(self, run: Run) -> None:
+        """Put the dense tensors, as the coefficients are now, where the module's forward looks for them."""
+        for attribute, weight in self._weights.items():
+            self.module.__dict__[attribute] = weight.dense(run)
+
+
+class Way(NamedTuple):
+    """How one call of a layer is done.
+
+    Attributes:
+        project: the input is projected on its cosines first; else it is taken whole.
+        narrow: the output stays narrow; else it is made whole at once.
+        seconds: what the cost model says.
+        macs: multiplications.
+        moved_bytes: bytes of maps and weights.
+    """
+
+    project: bool
+    narrow: bool
+    seconds: float
+    macs: float
+    moved_bytes: float
+
+
+class StandIn(nn.Module):
+    """What stands for a regularised layer in a fused network; it reads the layer's present state."""
+
+    # The layer is not registered as a child: it belongs to the network that is shared.
+    source: Any
+
+    def __init__(self, source: nn.Module, name: str, tensor: TruncatedTensor, twin: DenseTwin) -> None:
+        super().__init__()
+        hooks = {key: value for key, value in source.__dict__.items() if key.endswith(("_hooks", "_with_kwargs"))}
+        self.__dict__.update(hooks, source=source)
+        self.twin = twin
+        self.name = name
+        self.weights = TruncatedWeight(tensor, source)
+
+    @property
+    def weight(self) -> Tensor:
+        """The dense weight, for code that reads it from outside."""
+        return self.weights.dense(current_run())
+
+    def __getattr__(self, name: str) -> Any:
+        """Sizes, settings and bias are those of the layer."""
+        return getattr(self.__dict__["source"], name)
+
+
+class NarrowLayer(StandIn):
+    """A regularised linear layer or convolution: cosines of the input, a small core, cosines of the output."""
+
+    def forward(self, x: Tensor, *args: Any) -> Tensor:
+        """As the original's: from an ordinary tensor or a narrow map, to one or the other."""
+        run = current_run()
+        if isinstance(x, NarrowMap) and x.channel_axis != (x.ndim - 1 if isinstance(self.source, nn.Linear) else 1):
+            x = x.wide("its channels lie on another axis")
+        geometry = geometry_of(self.source, tuple(shape_of(x)), args)
+        ways = [] if geometry is None else possible_ways(geometry, self.weights, x, run)
+        best = choose(ways, run)
+        if geometry is None or best is None or not (best.project or best.narrow):
+            return self._dense(x, args, run, best)
+        return self._narrow(x, geometry, best, ways[0], run)
+
+    def _dense(self, x: Tensor, args: tuple[Any, ...], run: Run, way: Way | None) -> Tensor:
+        reason = run.way_reason if run.way == "dense" else "the cost model prefers it"
+        record = run.record(self.name, "dense", reason if way is not None else "this use of it has no narrow way")
+        if way is not None:
+            record.count(way.macs, way.moved_bytes, way.macs, way.moved_bytes)
+        wide = x.wide(f"{self.name} is dense") if isinstance(x, NarrowMap) else x
+        self.twin.refresh(run)
+        result: Tensor = self.twin.module.forward(wide, *args)
+        return result
+
+    def _narrow(self, x: Tensor, geometry: Geometry, way: Way, dense: Way, run: Run) -> Tensor:
+        factors = self.weights.factors(run)
+        from_map = isinstance(x, NarrowMap) and x._wide is None
+        is_fused = from_map == way.project
+        reason = "a wide map is read from memory" if not is_fused else "no wide map is written"
+        record = run.record(self.name, "fused" if is_fused else "factored", reason)
+        record.count(way.macs, way.moved_bytes, dense.macs, dense.moved_bytes)
+        result = self._folded(x, geometry, factors, way)
+        if result is None:
+            y = self._projected(x, geometry, factors, way)
+            result = self._core(y, geometry, factors, way)
+        if not way.narrow:
+            return _to_batch_first(result, geometry)
+        outward = grouped_outward(factors.outward, geometry.out_channels, geometry.groups, factors.core)
+        part = Affine(geometry.out_channels, result, outward, self.bias)
+        return NarrowMap([part], geometry.channel_axis, [self.name])
+
+    def _folded(self, x: Tensor, geometry: Geometry, factors: Factors, way: Way) -> Tensor | None:
+        """For kernels of one position: core and input cosines are one matrix, which the tiles apply."""
+        if not geometry.is_one_position or geometry.groups > 1 or not way.project or factors.inward is None:
+            return None
+        core = factors.core.flatten(1)
+        if not way.narrow and factors.outward is not None:
+            core = factors.outward @ core
+        if core.shape[0] > core.shape[1]:
+            return None
+        result = project_any(_strided(x, geometry), core @ factors.inward, geometry)
+        return result if way.narrow or self.bias is None else result + _along(self.bias, result)
+
+    def _projected(self, x: Tensor, geometry: Geometry, factors: Factors, way: Way) -> Tensor:
+        """(channels, batch, *spatial) of what the core works on."""
+        if way.project and factors.inward is not None:
+            return project_any(x, block_diagonal(factors.inward, geometry.groups), geometry)
+        wide = x.wide(f"{self.name} takes its input whole") if isinstance(x, NarrowMap) else x
+        return wide.movedim(geometry.channel_axis, 0)
+
+    def _core(self, y: Tensor, geometry: Geometry, factors: Factors, way: Way) -> Tensor:
+        """The small convolution; (channels, batch, *spatial) to (channels, batch, *spatial)."""
+        core = factors.core
+        if not way.project and factors.inward is not None:
+            core = torch.tensordot(core, factors.inward, dims=([1], [0])).movedim(-1, 1)
+        if way.narrow:
+            core = core.repeat(geometry.groups, *([1] * (core.ndim - 1)))
+        elif factors.outward is not None:
+            core = torch.tensordot(factors.outward, core, dims=([1], [0]))
+        return geometry.convolve(y, core, None if way.narrow else self.bias)
+
+
+def project_any(x: Tensor, matrix: Tensor, geometry: Geometry) -> Tensor:
+    """Matrix @ x over the channels of an ordinary tensor or of a narrow map."""
+    if isinstance(x, NarrowMap):
+        return x.project(matrix)
+    return project_wide(x, matrix, geometry.channel_axis)
+
+
+def _strided(x: Tensor, geometry: Geometry) -> Tensor:
+    """Only the positions that a kernel of one position with strides reads."""
+    if all(step == 1 for step in geometry.stride):
+        return x
+    index = (slice(None), slice(None), *(slice(None, None, step) for step in geometry.stride))
+    if not isinstance(x, NarrowMap):
+        return x[index]
+    if x._wide is not None or not all(map(is_pointwise, x.parts)):
+        return x.wide("strides over a resampled map")[index]
+    known: dict[Any, Any] = {}
+    return x.like([map_sources(part, lambda source: source[index].contiguous(), known) for part in x.parts])
+
+
+def _along(bias: Tensor, channels_first: Tensor) -> Tensor:
+    return bias.reshape(-1, *([1] * (channels_first.ndim - 1)))
+
+
+def _to_batch_first(result: Tensor, geometry: Geometry) -> Tensor:
+    return result.movedim(0, geometry.channel_axis).contiguous()
+
+
+def possible_ways(geometry: Geometry, weights: TruncatedWeight, x: Tensor, run: Run) -> list[Way]:
+    """The ways that exist for this call, the dense one first."""
+    ways = [_way(geometry, weights, x, run, project=False, narrow=False)]
+    if run.way == "dense":
+        return ways
+    axes = weights.tensor.axes
+    input_axis, output_axis = (0, 1) if weights.swapped else (1, 0)
+    can_project = input_axis in axes and geometry.groups * weights.num_in < geometry.in_channels
+    can_narrow = output_axis in axes and geometry.groups * weights.num_out < geometry.out_channels
+    projects = [False, True] if can_project else [False]
+    narrows = [False, True] if can_narrow else [False]
+    for project in projects:
+        for narrow in narrows:
+            if project or narrow:
+                ways.append(_way(geometry, weights, x, run, project=project, narrow=narrow))
+    return ways
+
+
+def choose(ways: list[Way], run: Run) -> Way | None:
+    """The cheapest way; with way "narrow" the cheapest one that is not dense, if there is one."""
+    if run.way == "narrow" and len(ways) > 1:
+        ways = ways[1:]
+    return min(ways, key=lambda way: way.seconds, default=None)
+
+
+def _way(geometry: Geometry, weights: TruncatedWeight, x: Tensor, run: Run, *, project: bool, narrow: bool) -> Way:
+    costs, groups = run.costs, geometry.groups
+    channels = geometry.in_channels
+    positions, out_positions = geometry.positions, geometry.out_positions
+    read = NUMBER_BYTES * positions * channels
+    inner = groups * weights.num_in if project else channels
+    outer = groups * weights.num_out if narrow else geometry.out_channels
+    is_map = isinstance(x, NarrowMap) and x._wide is None
+    making = sum(flops(part) for part in x.parts) * positions if isinstance(x, NarrowMap) and is_map else 0.0
+    seconds, macs, moved = 0.0, making / 2, 0.0
+    if is_map:
+        seconds += costs.tiles(making)
+        if not project:
+            seconds += costs.move(2 * read)
+            moved += 2 * read
+    else:
+        moved += read
+    if project and geometry.is_one_position and groups == 1 and outer <= inner:
+        # Core and cosines of the input are one matrix.
+        seconds, macs, moved = seconds * out_positions / positions, macs * out_positions / positions, moved
+        rows, positions, core_inner = outer, out_positions, 0
+    else:
+        rows, core_inner = inner, inner
+    if project:
+        work = 2.0 * positions * rows * channels / groups
+        macs += work / 2
+        seconds += costs.tiles(work) if is_map else costs.product(work, read, rows)
+        moved += 2 * NUMBER_BYTES * positions * rows
+    core = 2.0 * geometry.taps * core_inner * outer / groups
+    written = NUMBER_BYTES * out_positions * outer
+    weight_bytes = NUMBER_BYTES * geometry.kernel_size * core_inner * outer / groups
+    macs += core / 2
+    moved += written + weight_bytes
+    if core > 0:
+        bytes_of_core = written + weight_bytes + NUMBER_BYTES * positions * core_inner
+        seconds += costs.product(core, bytes_of_core, min(core_inner, outer) // groups)
+    if narrow:  # sooner or later somebody makes the wide map of it, in tiles
+        seconds += costs.tiles(2.0 * out_positions * outer * geometry.out_channels / groups)
+    else:  # sooner or later somebody reads it and writes it again
+        seconds += costs.move(2 * written)
+    if project or narrow:
+        seconds += costs.overhead()
+    return Way(project, narrow, seconds, macs, moved)
+
+
+class NarrowEmbedding(StandIn):
+    """A regularised embedding: the cosines at the index, times the core; expanded when somebody needs it whole."""
+
+    def forward(self, index: Tensor) -> Tensor:
+        """(...) of integers to (..., channels)."""
+        run = current_run()
+        source = self.source
+        special = source.max_norm is not None or source.padding_idx is not None
+        size: int = source.embedding_dim
+        if run.way == "dense" or special or index.ndim != 2 or self.weights.num_out >= size:
+            run.record(self.name, "dense", "the cost model prefers it" if not special else "it has special rows")
+            self.twin.refresh(run)
+            result: Tensor = self.twin.module.forward(index)
+            return result
+        factors = self.weights.factors(run)
+        run.record(self.name, "fused", "rows are made from cosines at the index")
+        picked = index.flatten()
+        narrow = factors.core[:, picked] if factors.inward is None else factors.core @ factors.inward[:, picked]
+        outward = factors.outward
+        if outward is None:
+            return narrow.T.reshape(*index.shape, size)
+        part = Affine(size, narrow.reshape(-1, *index.shape), outward, None)
+        return NarrowMap([part], index.ndim, [self.name])
+
+
+def narrow_layer(source: nn.Module, name: str, tensor: TruncatedTensor, twin: DenseTwin) -> nn.Module | None:
+    """The narrow way of a layer; None for kinds that have none, and for subclasses with a forward of their own."""
+    kind = type(source).__bases__[0]
+    if kind is nn.Embedding and isinstance(source, nn.Embedding):
+        if source.sparse or source.scale_grad_by_freq:
+            return None
+        return NarrowEmbedding(source, name, tensor, twin)
+    if kind is nn.Linear or (kind.__module__ == nn.Conv2d.__module__ and isinstance(source, _ConvNd)):
+        return NarrowLayer(source, name, tensor, twin)
+    return None

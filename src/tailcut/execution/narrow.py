@@ -1,0 +1,218 @@
+"""NarrowMap: a wide map that passes for a tensor but is not written to memory until somebody needs it whole."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from tailcut.execution.expression import Affine, Expression, Given, flops, grid_of, sources
+from tailcut.execution.run import Run, current_run
+from tailcut.execution.tiles import project, write
+
+Handler = Callable[..., Any]
+# By the name of torch's function or method; a handler gives NotImplemented for what it cannot do narrowly.
+HANDLERS: dict[str, Handler] = {}
+# These ask for nothing but shape and type, which the tensor itself knows.
+_FACTS = frozenset(
+    {
+        "shape",
+        "ndim",
+        "dtype",
+        "device",
+        "layout",
+        "is_cuda",
+        "is_cpu",
+        "is_meta",
+        "is_sparse",
+        "is_quantized",
+        "is_nested",
+        "is_mkldnn",
+        "is_mps",
+        "is_xpu",
+        "requires_grad",
+        "is_leaf",
+        "grad_fn",
+        "grad",
+        "_backward_hooks",
+        "dim",
+        "size",
+        "numel",
+        "nelement",
+        "ndimension",
+        "is_floating_point",
+        "is_complex",
+        "is_contiguous",
+        "element_size",
+        "get_device",
+        "__len__",
+        "__hash__",
+        "names",
+    }
+)
+
+
+class NarrowMap(torch.Tensor):
+    """A map (batch, channels, *grid) or (batch, *grid, channels) given by expressions over narrow sources.
+
+    Every function of torch may be called with it. Those in `HANDLERS` keep it narrow; for all others the wide map
+    is written first (once), and the layers that made it are told so in the record.
+
+    Attributes:
+        parts: expressions whose channels, one below the other, are the map's.
+        channel_axis: which axis the channels are.
+        makers: names of the layers that it comes from.
+    """
+
+    parts: tuple[Expression, ...]
+    channel_axis: int
+    makers: tuple[str, ...]
+    _wide: Tensor | None
+
+    @staticmethod
+    def __new__(cls, parts: Sequence[Expression], channel_axis: int, makers: Sequence[str]) -> "NarrowMap":
+        """A tensor of that shape without storage."""
+        channels = sum(part.channels for part in parts)
+        grid = list(grid_of(parts[0]))
+        like = sources(parts)[0]
+        grid.insert(channel_axis, channels)
+        made: NarrowMap = torch.Tensor._make_wrapper_subclass(cls, grid, dtype=like.dtype, device=like.device)
+        made.parts = tuple(parts)
+        made.channel_axis = channel_axis
+        made.makers = tuple(dict.fromkeys(makers))
+        made._wide = None
+        return made
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Torch's hook: keep narrow what can be, write the map for the rest."""
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", str(func))
+        if name == "__get__":
+            name = getattr(getattr(func, "__self__", None), "__name__", name)
+        with torch._C.DisableTorchFunctionSubclass():
+            if name in _FACTS:
+                return func(*args, **kwargs)
+            handler = HANDLERS.get(name)
+            if handler is not None:
+                result = handler(*args, **kwargs)
+                if result is not NotImplemented:
+                    return result
+            return _on_wide(func, name, args, kwargs)
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """What reaches torch past `__torch_function__` gets the wide map."""
+        return _on_wide(func, str(func), args, kwargs or {})
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        return f"NarrowMap(shape={tuple(shape_of(self))}, from {', '.join(self.makers)})"
+
+    def wide(self, reason: str) -> Tensor:
+        """The map as an ordinary tensor; written at the first call, with `reason` in the record."""
+        if self._wide is None:
+            run = current_run()
+            run.note(self.makers, reason, num_bytes(self))
+            maps = [write(part, engine=_engine(run, self.parts, part.channels)) for part in self.parts]
+            stacked = maps[0] if len(maps) == 1 else torch.cat(maps)
+            self._wide = stacked.movedim(0, self.channel_axis).contiguous()
+        return self._wide
+
+    def project(self, matrix: Tensor) -> Tensor:
+        """Matrix @ map over the channels: (num_out, channels) to (num_out, batch, *spatial), by tiles."""
+        if self._wide is not None:
+            return project_wide(self._wide, matrix, self.channel_axis)
+        return project(self.parts, matrix, engine=_engine(current_run(), self.parts, matrix.shape[0]))
+
+    def settle(self, reason: str) -> None:
+        """Write the parts to memory where each use would otherwise make them again."""
+        run = current_run()
+        run.note(self.makers, reason, num_bytes(self))
+        written = [write(part, engine=_engine(run, self.parts, part.channels)) for part in self.parts]
+        self.parts = tuple(Given(source.shape[0], source) for source in written)
+
+    def become(self, other: "NarrowMap") -> "NarrowMap":
+        """Take the other's content, as functions that work in place do."""
+        self.parts, self.makers, self._wide = other.parts, other.makers, other._wide
+        return self
+
+    def like(self, parts: Sequence[Expression]) -> "NarrowMap":
+        """A map of these parts, with the same makers and the same axis of channels."""
+        return NarrowMap(parts, self.channel_axis, self.makers)
+
+
+def handles(*names: str) -> Callable[[Handler], Handler]:
+    """Decorator: the handler of these functions of torch."""
+
+    def register(handler: Handler) -> Handler:
+        for name in names:
+            HANDLERS[name] = handler
+        return handler
+
+    return register
+
+
+def shape_of(tensor: Tensor) -> torch.Size:
+    """The shape, without asking the map's handlers."""
+    with torch._C.DisableTorchFunctionSubclass():
+        return tensor.shape
+
+
+def num_bytes(tensor: Tensor) -> int:
+    """What the whole map takes in memory."""
+    with torch._C.DisableTorchFunctionSubclass():
+        return tensor.numel() * tensor.element_size()
+
+
+def project_wide(wide: Tensor, matrix: Tensor, channel_axis: int) -> Tensor:
+    """Matrix @ an ordinary tensor over its axis of channels: (num_out, the other axes in order)."""
+    if channel_axis == wide.ndim - 1:
+        return (matrix @ wide.flatten(0, -2).T).reshape(matrix.shape[0], *wide.shape[:-1])
+    flat = torch.matmul(matrix, wide.flatten(2))
+    return flat.transpose(0, 1).reshape(matrix.shape[0], wide.shape[0], *wide.shape[2:])
+
+
+def as_tensor(value: Any, reason: str) -> Any:
+    """Ordinary tensors for all narrow maps in a structure of lists, tuples and dicts."""
+    return pytree.tree_map(lambda item: item.wide(reason) if isinstance(item, NarrowMap) else item, value)
+
+
+def _on_wide(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    reason = f"{name} needs the whole map"
+    result = func(*as_tensor(args, reason), **as_tensor(kwargs, reason))
+    changed = args[0] if args and isinstance(args[0], NarrowMap) else None
+    if changed is not None and _works_in_place(name, kwargs):
+        wide = changed.wide(reason)
+        stacked = wide.movedim(changed.channel_axis, 0).contiguous()
+        changed.parts = (Given(stacked.shape[0], stacked),)
+        changed._wide = wide
+        return changed if result is not None else None
+    return result
+
+
+def _works_in_place(name: str, kwargs: dict[str, Any]) -> bool:
+    stem = name.strip("_")
+    in_place_operator = name.startswith("__i") and stem not in ("index", "invert", "int", "iter")
+    single = name.endswith("_") and not name.endswith("__")
+    return bool(kwargs.get("inplace")) or single or in_place_operator or stem == "setitem"
+
+
+def _engine(run: Run, parts: Sequence[Expression], num_out: int) -> str:
+    read = sources(parts)
+    positions = read[0].shape[1:].numel()
+    work = positions * sum(flops(part) + 2 * num_out * part.channels for part in parts if not isinstance(part, Affine))
+    wants = torch.is_grad_enabled() and any(source.requires_grad for source in read)
+    return run.engine_for(work, read[0], with_gradients=wants)

@@ -1,0 +1,303 @@
+"""`fuse`: a view of a network that runs its truncated layers without their dense weights."""
+
+import copy
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.utils import _pytree as pytree
+
+from tailcut.errors import ArgumentError, StructureError
+from tailcut.execution import normalization as normalization
+from tailcut.execution import operations as operations
+from tailcut.execution.cost import Costs
+from tailcut.execution.layers import DenseTwin, narrow_layer
+from tailcut.execution.narrow import as_tensor
+from tailcut.execution.report import FuseReport, report_of
+from tailcut.execution.run import LayerRecord, Run, running
+from tailcut.structure import NetworkView, base_of, family
+from tailcut.weights import TruncatedTensor, truncated_tensors
+from tailcut.weights.truncation import Truncation
+
+ENGINES = ("auto", "torch", "compiled")
+# The example is timed only where the dense network's largest map is below this.
+TIMING_CAP_BYTES = 1 << 30
+TIMING_REPEATS = 3
+
+
+class FusedNetwork(NetworkView):
+    """A network's truncated layers run without their dense weights; everything else runs as it is.
+
+    Made by `fuse`. It shares all parameters and buffers with `source`, whose mode (training or evaluation), device
+    and type it follows; so an optimiser of the one trains the other.
+
+    Attributes:
+        source: the network itself, unchanged.
+        engine: "auto", "torch" or "compiled"; see `fuse`.
+        way: "auto"; "narrow" takes no layer densely that can run narrowly, whatever it costs, "dense" takes all so.
+    """
+
+    def __init__(self, source: nn.Module, *, engine: str = "auto") -> None:
+        super().__init__()
+        if engine not in ENGINES:
+            raise ArgumentError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
+        self.source = source
+        self.engine = engine
+        self.way = "auto"
+        self.training = source.training
+        self._layer_names: list[str] = []
+        self._twins: list[DenseTwin] = []
+        self._always_dense: list[DenseTwin] = []
+        narrow, dense = self._replacements()
+        # Not registered: the programs are made of parts of `source`, which is registered.
+        self.__dict__["_narrow_program"] = _View(source, narrow)
+        self.__dict__["_dense_program"] = _View(source, dense)
+        self._dense_signatures: set[object] = set()
+        self._fresh: list[object] | None = None
+        self._records: list[LayerRecord] = []
+        self._shapes: tuple[tuple[int, ...], ...] | None = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What `source(*args, **kwargs)` gives, up to rounding."""
+        signature = _signature(args, kwargs)
+        if self.way == "auto" and signature in self._dense_signatures:
+            return self._run_dense(args, kwargs)
+        self._fresh = None
+        run = self._new_run(args, kwargs)
+        with running(run):
+            for twin in self._always_dense:
+                run.record(twin.name, "dense", "this kind of layer has no narrow way")
+                twin.refresh(run)
+            result = as_tensor(self.__dict__["_narrow_program"](*args, **kwargs), "it is an output of the network")
+        self._records = list(run.records.values())
+        self._shapes = tuple(tuple(tensor.shape) for tensor in _tensors(args, kwargs))
+        if self.way == "auto" and run.records and all(record.way == "dense" for record in self._records):
+            self._dense_signatures.add(signature)
+        return result
+
+    def report(self) -> FuseReport:
+        """What each regularised layer did in the latest forward (right after `fuse`: that of the example).
+
+        Raises:
+            ArgumentError: there was none yet.
+        """
+        if self._shapes is None:
+            raise ArgumentError("nothing to report yet: give fuse an example_input, or run the network once")
+        return report_of(self._records, self._shapes, self._layer_names)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "FusedNetwork":
+        copied = FusedNetwork(copy.deepcopy(self.source, memo), engine=self.engine)
+        copied._records, copied._shapes = copy.deepcopy(self._records, memo), self._shapes
+        return copied
+
+    def _run_dense(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if torch.is_grad_enabled() or self._fresh is None or self._fresh != self._state():
+            run = Run(self.engine, "dense", Costs.of("cpu", with_gradients=False))
+            for twin in self._twins:
+                twin.refresh(run)
+            self._fresh = None if torch.is_grad_enabled() else self._state()
+        return self.__dict__["_dense_program"](*args, **kwargs)
+
+    def _state(self) -> list[object] | None:
+        """What changes whenever a coefficient does; None where that cannot be told."""
+        state: list[object] = []
+        for twin in self._twins:
+            own = twin.state()
+            if own is None:
+                return None
+            state += own
+        return state
+
+    def _new_run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run:
+        tensors = _tensors(args, kwargs)
+        device = tensors[0].device.type if tensors else "cpu"
+        wants = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.source.parameters())
+        costs = Costs.of(device, with_gradients=wants)
+        if torch.is_autocast_enabled(device):
+            return Run(self.engine, "dense", costs, "autocast is on: its types are for dense layers")
+        return Run(self.engine, self.way, costs, "asked for")
+
+    def _replacements(self) -> tuple[dict[int, nn.Module], dict[int, nn.Module]]:
+        """What stands for the regularised modules: in the narrow program, and in the dense one."""
+        narrow: dict[int, nn.Module] = {}
+        dense: dict[int, nn.Module] = {}
+        known = {id(tensor.truncation): tensor for tensor in truncated_tensors(self.source)}
+        for name, module in self.source.named_modules():
+            tensors = _regularised(module, known)
+            if not tensors:
+                continue
+            twin = DenseTwin(module, name, tensors)
+            self._twins.append(twin)
+            self._layer_names.append(name)
+            dense[id(module)] = twin.module
+            layer = narrow_layer(module, name, tensors["weight"], twin) if "weight" in tensors else None
+            if layer is None:
+                self._always_dense.append(twin)
+            narrow[id(module)] = twin.module if layer is None else layer
+        return narrow, dense
+
+    def prefer_dense(self, *args: Any, **kwargs: Any) -> None:
+        """Run inputs of these shapes densely from now on (in the present mode of gradients)."""
+        self._dense_signatures.add(_signature(args, kwargs))
+        for record in self._records:
+            record.way, record.reasons = "dense", ["timed: dense weights were faster"]
+
+
+class _View:
+    """A network in which some modules are replaced; all others share their state with the original."""
+
+    def __init__(self, source: nn.Module, replacements: dict[int, nn.Module]) -> None:
+        self._replacements = replacements
+        self._pairs: list[tuple[nn.Module, nn.Module]] = []
+        self._known: dict[int, nn.Module] = {}
+        self._root = self._view(source)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        for original, view in self._pairs:
+            modules = view._modules
+            view.__dict__.update(original.__dict__)
+            view.__dict__["_modules"] = modules
+        return self._root(*args, **kwargs)
+
+    def _view(self, module: nn.Module) -> nn.Module:
+        if id(module) not in self._known:
+            self._known[id(module)] = self._replacements.get(id(module)) or self._copied(module)
+            replaced = self._known[id(module)]
+            if id(module) in self._replacements:
+                self._known[id(replaced)] = replaced
+                for key, child in list(replaced._modules.items()):
+                    replaced._modules[key] = None if child is None else self._view(child)
+                if type(replaced) is type(module).__bases__[0]:
+                    self._pairs.append((module, replaced))
+        return self._known[id(module)]
+
+    def _copied(self, module: nn.Module) -> nn.Module:
+        if not any(id(part) in self._replacements for part in module.modules()):
+            return module
+        view = module.__class__.__new__(module.__class__)
+        view.__dict__ = dict(module.__dict__)
+        view._modules = {key: None if child is None else self._view(child) for key, child in module._modules.items()}
+        self._pairs.append((module, view))
+        return view
+
+
+def fuse(
+    model: nn.Module,
+    example_input: Any = None,
+    *,
+    engine: str = "auto",
+    check_by_timing: bool = False,
+) -> FusedNetwork:
+    """A view of `model` that runs its truncated layers without their dense weights; the model is not changed.
+
+    A truncated weight is exactly low-rank: the layer projects its input channels on a few cosines, runs a tiny core
+    and expands the result by a few cosines. Between two such layers the wide map is a function of a few numbers per
+    pixel (batch norm, activations, pooling, sums, concatenations included), so it is made tile by tile, used and
+    dropped. What cannot run so runs densely, layer by layer, and `report` names it with the reason.
+
+    Which way a layer takes follows from the sizes of the call and of its corner alone. Batch statistics,
+    running statistics, gradients to the coefficients: all as with `model` itself, up to rounding. Under autocast all
+    layers run densely. Second derivatives of fused layers are not available.
+
+    Args:
+        model: any network; regularised by `tailcut.regularize` where there is something to gain.
+        example_input: a tensor, or a tuple of arguments, for the first report (and the timing). None: registered
+            networks know their example; for others `report` tells of the latest forward.
+        engine: "torch": tiles of PyTorch's own products. "compiled": loops compiled by numba (extra `fast`) for
+            what they know, on the CPU and without gradients. "auto": compiled loops once a process has done so
+            much work in tiles that the compiler pays, if numba is installed.
+        check_by_timing: time the example both ways, and run inputs of its shape densely if that is faster.
+
+    Returns:
+        The fused network. It shares parameters, buffers and mode with `model`.
+
+    Raises:
+        ArgumentError: an unknown engine, or `check_by_timing` without an example.
+    """
+    fused = FusedNetwork(model, engine=engine)
+    example = _example(model, example_input)
+    if example is not None:
+        _try_out(fused, lambda: fused(*example))
+        if check_by_timing:
+            _check_by_timing(fused, example)
+    elif check_by_timing:
+        raise ArgumentError("check_by_timing needs an example_input: this network is not a registered one")
+    return fused
+
+
+def _regularised(module: nn.Module, known: dict[int, TruncatedTensor]) -> dict[str, TruncatedTensor]:
+    """The regularised parameters of the module itself, by attribute."""
+    if not parametrize.is_parametrized(module):
+        return {}
+    lists = module.parametrizations
+    if not isinstance(lists, nn.ModuleDict):
+        raise StructureError(f"{type(module).__name__}.parametrizations was changed by hand")
+    found = {}
+    for attribute, holder in lists.items():
+        first = holder[0] if isinstance(holder, parametrize.ParametrizationList) else None
+        if isinstance(first, Truncation):
+            found[attribute] = known[id(first)]
+    return found
+
+
+def _example(model: nn.Module, example_input: Any) -> tuple[Any, ...] | None:
+    if isinstance(example_input, Tensor):
+        return (example_input,)
+    if example_input is not None:
+        if not isinstance(example_input, (tuple, list)):
+            kind = type(example_input).__name__
+            raise ArgumentError(f"example_input must be a tensor or a tuple of the forward's arguments, got {kind}")
+        return tuple(example_input)
+    base = base_of(model)
+    parameter = next(model.parameters(), None)
+    if base is None or parameter is None or parameter.is_meta:
+        return None
+    shape = family(base.name).example_shape(**base.arguments)
+    return (torch.zeros(shape, dtype=parameter.dtype, device=parameter.device),)
+
+
+def _try_out(fused: FusedNetwork, call: Callable[[], Any]) -> None:
+    """Run once without a trace: no gradients, buffers and random numbers as before."""
+    buffers = [(buffer, buffer.clone()) for buffer in fused.source.buffers()]
+    devices = list({buffer.device for buffer, _ in buffers if buffer.is_cuda})
+    with torch.no_grad(), torch.random.fork_rng(devices):
+        try:
+            call()
+        finally:
+            for buffer, before in buffers:
+                buffer.copy_(before)
+
+
+def _check_by_timing(fused: FusedNetwork, example: tuple[Any, ...]) -> None:
+    largest = max((layer.dense_bytes for layer in fused.report().layers), default=0)
+    if largest > TIMING_CAP_BYTES:
+        return
+    records, shapes = fused._records, fused._shapes
+
+    def timed(call: Callable[[], Any]) -> float:
+        times = []
+        for _ in range(TIMING_REPEATS):
+            start = time.perf_counter()
+            _try_out(fused, call)
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    narrow, dense = timed(lambda: fused(*example)), timed(lambda: fused._run_dense(example, {}))
+    fused._records, fused._shapes = records, shapes
+    if dense < narrow:
+        with torch.no_grad():
+            fused.prefer_dense(*example)
+
+
+def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+
+
+def _signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
+    if not kwargs and len(args) == 1 and isinstance(args[0], Tensor):
+        return args[0].shape, args[0].device, torch.is_grad_enabled()
+    shapes = tuple((tensor.shape, tensor.device) for tensor in _tensors(args, kwargs))
+    return shapes, torch.is_grad_enabled()

@@ -1,0 +1,188 @@
+"""Normalisation of narrow maps: statistics of the wide map follow from mean and covariance of the narrow one.
+
+For y = A z + b over some positions: mean(y) = A mean(z) + b, var(y) = diag(A cov(z) A^T). Narrow values are centred
+before they are multiplied: E[x^2] - E[x]^2 would lose half the digits.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tailcut.execution import compiled
+from tailcut.execution.expression import Affine, Expression, is_pointwise
+from tailcut.execution.narrow import NarrowMap, handles, shape_of
+from tailcut.execution.operations import scale_parts
+from tailcut.execution.run import current_run
+
+# Positions at a time; sums of chunks are added in float64.
+CHUNK = 1 << 14
+
+
+@handles("batch_norm")
+def batch_norm(
+    input: Any,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    """Folded into the parts. Statistics of the batch need affine parts; else the map is written."""
+    if not isinstance(input, NarrowMap) or not all(map(is_pointwise, input.parts)):
+        return NotImplemented
+    if not training:
+        if running_mean is None or running_var is None:
+            return NotImplemented
+        mean, var = running_mean, running_var
+    else:
+        affine = [part for part in input.parts if isinstance(part, Affine)]
+        if len(affine) < len(input.parts) or input.channel_axis != 1:
+            return NotImplemented
+        count = shape_of(input).numel() // shape_of(input)[1]
+        if count <= 1:
+            return NotImplemented
+        moments = [_batch_moments(part) for part in affine]
+        mean = torch.cat([entry[0] for entry in moments])
+        var = torch.cat([entry[1] for entry in moments])
+        if running_mean is not None and running_var is not None:
+            unbiased = var.detach() * (count / (count - 1))
+            current_run().pending.append(_running_update(running_mean, running_var, mean.detach(), unbiased, momentum))
+    scale = torch.rsqrt(var + eps)
+    if weight is not None:
+        scale = scale * weight
+    shift = -mean * scale if bias is None else bias - mean * scale
+    return input.like(scale_parts(input.parts, scale.to(input.dtype), shift.to(input.dtype)))
+
+
+def _running_update(
+    running_mean: Tensor, running_var: Tensor, mean: Tensor, var: Tensor, momentum: float
+) -> Callable[[], None]:
+    def update() -> None:
+        with torch.no_grad():
+            running_mean.mul_(1 - momentum).add_(mean.to(running_mean.dtype), alpha=momentum)
+            running_var.mul_(1 - momentum).add_(var.to(running_var.dtype), alpha=momentum)
+
+    return update
+
+
+def _batch_moments(part: Affine) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each channel, (channels,)."""
+    mean, covariance = source_moments(part.source.flatten(1))
+    wide_mean = part.matrix @ mean
+    if part.shift is not None:
+        wide_mean = wide_mean + part.shift
+    return wide_mean, variance(part.matrix, covariance)
+
+
+def variance(matrix: Tensor, covariance: Tensor) -> Tensor:
+    """diag(matrix @ covariance @ matrix.T), never below zero."""
+    return ((matrix @ covariance) * matrix).sum(-1).clamp_min(0)
+
+
+def source_moments(source: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (k,) and biased covariance (k, k) over the positions of (k, positions), in the source's type."""
+    if torch.is_grad_enabled() and source.requires_grad:
+        mean = source.mean(1)
+        centred = source - mean[:, None]
+        return mean, centred @ centred.T / source.shape[1]
+    engine = current_run().engine_for(2 * source.shape[0] * source.numel(), source, with_gradients=False)
+    found = compiled.moments(source) if engine == "compiled" else None
+    mean, covariance = _chunked_moments(source) if found is None else found
+    return mean.to(source.dtype), covariance.to(source.dtype)
+
+
+def _chunked_moments(source: Tensor) -> tuple[Tensor, Tensor]:
+    positions = source.shape[1]
+    mean = source.mean(1, dtype=torch.float64)
+    covariance = torch.zeros(source.shape[0], source.shape[0], dtype=torch.float64, device=source.device)
+    for start in range(0, positions, CHUNK):
+        centred = source[:, start : start + CHUNK] - mean[:, None].to(source.dtype)
+        covariance += centred @ centred.T
+    return mean, covariance / positions
+
+
+@handles("layer_norm")
+def layer_norm(
+    input: Any,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Any:
+    """Over the channels at each position: (A z + b - mean) r is affine in (z r, r)."""
+    last = input.ndim - 1
+    fits = isinstance(input, NarrowMap) and input.channel_axis == last and len(normalized_shape) == 1
+    part = input.parts[0] if fits and len(input.parts) == 1 else None
+    if not isinstance(part, Affine) or part.matrix.shape[1] + 1 >= part.channels:
+        return NotImplemented
+    source, extended = _with_one(part)
+    extended = extended - extended.mean(0)
+    flat = source.flatten(1)
+    spread = (extended.T @ extended) / part.channels
+    variances = ((spread @ flat) * flat).sum(0).clamp_min(0)
+    scaled = flat * torch.rsqrt(variances + eps)
+    if weight is not None:
+        extended = extended * weight[:, None]
+    return input.like([Affine(part.channels, scaled.reshape(source.shape), extended, bias)])
+
+
+def _with_one(part: Affine) -> tuple[Tensor, Tensor]:
+    """Source and matrix with the shift as the matrix's last column, over a source that is constant one."""
+    if part.shift is None:
+        return part.source, part.matrix
+    one = part.source.new_ones(1, *part.source.shape[1:])
+    return torch.cat([part.source, one]), torch.cat([part.matrix, part.shift[:, None]], dim=1)
+
+
+@handles("group_norm")
+def group_norm(
+    input: Any, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Any:
+    """Per image and group: each group becomes a part of its own, over sources scaled per image."""
+    part = input.parts[0] if isinstance(input, NarrowMap) and len(input.parts) == 1 else None
+    if not isinstance(part, Affine) or input.channel_axis != 1 or input.ndim < 3:
+        return NotImplemented
+    if 2 * num_groups * (part.matrix.shape[1] + 2) > part.channels or part.channels % num_groups:
+        return NotImplemented
+    source, extended = _with_one(part)
+    flat = source.flatten(2)  # (k, batch, positions)
+    mean = flat.mean(2)  # (k, batch)
+    centred = flat - mean[:, :, None]
+    covariance = torch.einsum("ibp,jbp->bij", centred, centred) / flat.shape[2]
+    parts: list[Expression] = []
+    size = part.channels // num_groups
+    for start in range(0, part.channels, size):
+        own = extended[start : start + size]
+        parts.append(_one_group(source, own, mean, covariance, eps))
+    result = input.like(parts)
+    if weight is None and bias is None:
+        return result
+    ones, zeros = extended.new_ones(part.channels), extended.new_zeros(part.channels)
+    return input.like(scale_parts(parts, ones if weight is None else weight, zeros if bias is None else bias))
+
+
+def _one_group(source: Tensor, matrix: Tensor, mean: Tensor, covariance: Tensor, eps: float) -> Affine:
+    """(A z - mean) r, with the mean and r = 1 / deviation of each image: affine in (z r, mean r)."""
+    means = matrix @ mean  # (size, batch)
+    middle = means.mean(0)
+    within = ((matrix @ covariance) * matrix).sum(-1).mean(-1)  # (batch,)
+    variances = within + (means - middle).square().mean(0)
+    inverse = torch.rsqrt(variances.clamp_min(0) + eps)
+    shape = (1, -1, *([1] * (source.ndim - 2)))
+    offset = (-middle * inverse).reshape(shape).expand(1, *source.shape[1:])
+    scaled = torch.cat([source * inverse.reshape(shape), offset])
+    return Affine(matrix.shape[0], scaled, torch.cat([matrix, torch.ones_like(matrix[:, :1])], dim=1), None)
+
+
+@handles("instance_norm")
+def instance_norm(input: Any, *args: Any, **kwargs: Any) -> Any:
+    """A group per channel gains nothing from narrow sources, but with one image it is batch norm."""
+    names = ("running_mean", "running_var", "weight", "bias", "use_input_stats", "momentum", "eps")
+    given = dict(zip(names, args, strict=False)) | kwargs
+    if not given.get("use_input_stats", True) or shape_of(input)[0] != 1 or given.get("running_mean") is not None:
+        return NotImplemented
+    return batch_norm(input, None, None, given.get("weight"), given.get("bias"), True, 0.0, given.get("eps", 1e-5))

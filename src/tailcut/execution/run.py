@@ -1,0 +1,121 @@
+"""One forward of a fused network: its settings, what is computed once in it, and the record of what was done."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from tailcut.execution import compiled
+from tailcut.execution.cost import Costs
+
+
+@dataclass
+class LayerRecord:
+    """What happened to one regularised layer in one forward.
+
+    Attributes:
+        name: the layer's name.
+        way: "dense", "factored" or "fused".
+        reasons: why, in words.
+        macs: multiplications done for it.
+        dense_macs: multiplications of the dense layer.
+        moved_bytes: bytes of maps and weights read or written for it, roughly.
+        dense_bytes: the same for the dense layer.
+    """
+
+    name: str
+    way: str
+    reasons: list[str]
+    macs: float = 0
+    dense_macs: float = 0
+    moved_bytes: float = 0
+    dense_bytes: float = 0
+
+    def count(self, macs: float, moved_bytes: float, dense_macs: float, dense_bytes: float) -> None:
+        """Add one call."""
+        self.macs += macs
+        self.moved_bytes += moved_bytes
+        self.dense_macs += dense_macs
+        self.dense_bytes += dense_bytes
+
+
+@dataclass
+class Run:
+    """The state of one forward.
+
+    Attributes:
+        engine: "auto", "torch" or "compiled".
+        way: "auto" (the cost model chooses); "dense", or "narrow" where a layer can, for all layers alike.
+        way_reason: why it is "dense".
+        costs: the cost model's view of the device and of gradients.
+        records: by layer, in order of execution.
+        memo: values computed once per forward (dense weights that need a gradient).
+        pending: updates of running statistics, made when the forward has succeeded.
+    """
+
+    engine: str
+    way: str
+    costs: Costs
+    way_reason: str = ""
+    records: dict[str, LayerRecord] = field(default_factory=dict)
+    memo: dict[Any, Any] = field(default_factory=dict)
+    pending: list[Callable[[], None]] = field(default_factory=list)
+
+    def record(self, name: str, way: str, reason: str) -> LayerRecord:
+        """The record of a layer, made or continued (a layer may run several times)."""
+        found = self.records.get(name)
+        if found is None:
+            found = self.records[name] = LayerRecord(name, way, [reason])
+        elif reason not in found.reasons:
+            found.way = way
+            found.reasons.append(reason)
+        return found
+
+    def note(self, names: tuple[str, ...], reason: str, num_bytes: int = 0) -> None:
+        """Say of the layers that made a map why it was written to memory. A layer so read is not fused."""
+        for name in names:
+            found = self.records.get(name)
+            if found is not None:
+                found.moved_bytes += num_bytes
+                if reason not in found.reasons:
+                    found.reasons.append(reason)
+                if found.way == "fused":
+                    found.way = "factored"
+
+    def engine_for(self, flops: float, like: Tensor, *, with_gradients: bool) -> str:
+        """The engine for so much work in tiles: compiled loops never where a gradient is wanted."""
+        if self.engine == "torch" or with_gradients or not compiled.fits(like):
+            return "torch"
+        if self.engine == "compiled":
+            return "compiled" if compiled.is_installed() else "torch"
+        return "compiled" if compiled.is_worth_while(flops) else "torch"
+
+
+_current: ContextVar[Run | None] = ContextVar("tailcut_run", default=None)
+
+
+def current_run() -> Run:
+    """The forward that is under way.
+
+    Raises:
+        RuntimeError: there is none: a part of a fused network was called on its own.
+    """
+    run = _current.get()
+    if run is None:
+        raise RuntimeError("a part of a fused network was called outside its forward; call the fused network")
+    return run
+
+
+@contextmanager
+def running(run: Run) -> Iterator[Run]:
+    """Make `run` the current one; at the end, if nothing failed, make its pending updates."""
+    token = _current.set(run)
+    try:
+        yield run
+    finally:
+        _current.reset(token)
+    for update in run.pending:
+        update()

@@ -1,0 +1,63 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import safetensors.torch
+import torch
+
+from tailcut.errors import MissingExtraError
+from tailcut.format import load
+from tailcut.weights import to_dense
+
+Tailcut = Callable[..., Any]
+
+
+def test_onnx_runs_and_gives_the_same(tailcut: Tailcut, packed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "small.onnx"
+    outcome = tailcut("export", packed, "--to", "onnx", "-o", out, "--json")
+    assert outcome.code == 0
+    assert outcome.err == ""
+    assert outcome.json["file_bytes"] == out.stat().st_size < 20_000
+    assert outcome.json["inputs"] == {"x": ["batch", 1, 28, 28]}
+    assert [tensor["num_kept"] for tensor in outcome.json["tensors"]] == [50, 50, 50]
+    x = torch.rand(2, 1, 28, 28)
+    with torch.no_grad():
+        expected = load(packed)(x).numpy()
+    found = onnxruntime.InferenceSession(out).run(None, {"x": x.numpy()})[0]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("target", ["safetensors", "torch"])
+def test_dense_weights_are_written(target: str, tailcut: Tailcut, packed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "dense"
+    outcome = tailcut("export", packed, "--to", target, "-o", out, "--json")
+    assert outcome.code == 0
+    assert outcome.json["num_parameters"] == 266_200
+    assert outcome.json["file_bytes"] == out.stat().st_size
+    state = torch.load(out, weights_only=True) if target == "torch" else safetensors.torch.load_file(out)
+    expected = to_dense(load(packed)).state_dict()
+    assert list(state) == list(expected)
+    assert all(torch.equal(state[name], value) for name, value in expected.items())
+
+
+def test_bad_usage(tailcut: Tailcut, packed: Path, tmp_path: Path) -> None:
+    assert tailcut("export", packed, "-o", tmp_path / "a").code == 2
+    assert tailcut("export", packed, "--to", "caffe", "-o", tmp_path / "a").code == 2
+    outcome = tailcut("export", packed, "--to", "torch", "-o", tmp_path / "nowhere" / "a.pt")
+    assert outcome.code == 2
+    assert "nowhere" in outcome.err
+
+
+def test_a_missing_extra_is_a_failed_job(
+    tailcut: Tailcut, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*args: object) -> None:
+        raise MissingExtraError("export_onnx", "onnx", "onnx")
+
+    monkeypatch.setattr("tailcut.execution.export.export_onnx", missing)
+    outcome = tailcut("export", packed, "--to", "onnx", "-o", tmp_path / "a.onnx", "--json")
+    assert outcome.code == 1
+    assert outcome.json["error"]["type"] == "MissingExtraError"

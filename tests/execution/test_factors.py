@@ -1,0 +1,77 @@
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import tailcut
+from tailcut.execution.cost import Costs
+from tailcut.execution.factors import TruncatedWeight, block_diagonal, grouped_outward
+from tailcut.execution.run import Run
+from tailcut.weights import truncation_of
+
+LAYERS = [
+    nn.Linear(9, 7),
+    nn.Conv1d(6, 8, 3),
+    nn.Conv2d(6, 8, (3, 2)),
+    nn.ConvTranspose2d(6, 8, 3),
+    nn.Conv3d(4, 5, 2),
+    nn.Embedding(11, 6),
+]
+
+
+def new_run() -> Run:
+    return Run("torch", "narrow", Costs.of("cpu", with_gradients=False))
+
+
+def weight_of(layer: nn.Module, **settings: object) -> TruncatedWeight:
+    tailcut.regularize(layer, **settings)  # type: ignore[arg-type]
+    return TruncatedWeight(truncation_of(layer, "weight"), layer)
+
+
+@pytest.mark.parametrize("axes", ["all", (0,), (1,)])
+@pytest.mark.parametrize("number", range(len(LAYERS)))
+def test_the_factors_multiply_to_the_weight(number: int, axes: object) -> None:
+    layer = copy.deepcopy(LAYERS[number]).double()
+    weight = weight_of(layer, keep_ratio=0.4, axes=axes)
+    factors = weight.factors(new_run())
+    product = factors.core
+    if factors.inward is not None:
+        product = torch.tensordot(product, factors.inward, dims=([1], [0])).movedim(-1, 1)
+    if factors.outward is not None:
+        product = torch.tensordot(factors.outward, product, dims=([1], [0]))
+    dense: Any = layer.weight
+    if weight.swapped:
+        dense = dense.transpose(0, 1)
+    torch.testing.assert_close(product, dense)
+
+
+def test_factors_are_kept_until_the_coefficients_change() -> None:
+    layer = nn.Linear(9, 7)
+    weight = weight_of(layer, num_kept=6)
+    with torch.no_grad():
+        first = weight.factors(new_run())
+        assert weight.factors(new_run()) is first
+        weight.tensor.vector.add_(1)
+        second = weight.factors(new_run())
+    assert second is not first
+    assert not torch.equal(second.core, first.core)
+
+
+def test_with_gradients_they_are_computed_once_per_forward() -> None:
+    weight, run = weight_of(nn.Linear(9, 7), num_kept=6), new_run()
+    factors = weight.factors(run)
+    assert weight.factors(run) is factors
+    assert weight.factors(new_run()) is not factors
+    assert factors.core.requires_grad
+
+
+def test_groups_stand_along_the_diagonal() -> None:
+    matrix = torch.arange(6.0).reshape(2, 3)
+    assert block_diagonal(matrix, 2).shape == (4, 6)
+    outward = torch.arange(8.0).reshape(4, 2)
+    grouped = grouped_outward(outward, 4, 2, matrix)
+    assert torch.equal(grouped[:2, :2], outward[:2])
+    assert torch.equal(grouped[2:, 2:], outward[2:])
+    assert torch.equal(grouped_outward(None, 3, 1, matrix), torch.eye(3))

@@ -1,0 +1,74 @@
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tailcut.execution.geometry import geometry_of
+from tailcut.execution.run import Run
+
+CONVOLUTIONS: list[tuple[Any, tuple[int, ...]]] = [
+    (nn.Conv1d(4, 6, 3, stride=2, padding=1), (2, 4, 11)),
+    (nn.Conv2d(4, 6, (3, 5), stride=(1, 2), padding=(0, 3), dilation=(2, 1)), (2, 4, 9, 12)),
+    (nn.Conv2d(4, 6, (3, 5), padding="same", dilation=(1, 2)), (2, 4, 9, 8)),
+    (nn.Conv2d(4, 6, 3, padding="valid"), (2, 4, 9, 8)),
+    (nn.Conv2d(4, 6, 3, padding=2, padding_mode="reflect"), (2, 4, 9, 8)),
+    (nn.Conv2d(4, 6, 3, padding=1, padding_mode="circular"), (2, 4, 9, 8)),
+    (nn.Conv2d(4, 6, 3, padding=1, groups=2), (2, 4, 9, 8)),
+    (nn.Conv3d(4, 6, 2, padding=1), (2, 4, 3, 4, 5)),
+    (nn.ConvTranspose1d(4, 6, 3, stride=2, padding=1, output_padding=1), (2, 4, 7)),
+    (nn.ConvTranspose2d(4, 6, 2, stride=2), (2, 4, 5, 6)),
+    (nn.ConvTranspose2d(4, 6, (2, 3), stride=(2, 3)), (2, 4, 5, 6)),
+    (nn.ConvTranspose2d(4, 6, 3, stride=2, dilation=2), (2, 4, 5, 6)),
+    (nn.ConvTranspose3d(4, 6, 2, stride=2), (1, 4, 3, 2, 2)),
+]
+
+
+@pytest.mark.usefixtures("run")
+@pytest.mark.parametrize(("layer", "shape"), CONVOLUTIONS)
+def test_the_same_convolution_with_channels_first(layer: Any, shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape)
+    with torch.no_grad():
+        expected = layer(x)
+        geometry = geometry_of(layer, shape, ())
+        assert geometry is not None
+        core = layer.weight.transpose(0, 1) if geometry.is_transposed else layer.weight
+        found = geometry.convolve(x.transpose(0, 1), core, layer.bias).transpose(0, 1)
+    torch.testing.assert_close(found, expected)
+    assert geometry.out_positions == expected.numel() // 6
+    assert geometry.positions == x.numel() // 4
+
+
+def test_loops_do_the_same(run: Run) -> None:
+    pytest.importorskip("numba")
+    layer, x = nn.Conv2d(3, 4, 3, padding=1, bias=False), torch.randn(2, 3, 40, 50)
+    geometry = geometry_of(layer, x.shape, ())
+    assert geometry is not None
+    run.engine = "compiled"
+    with torch.no_grad():
+        torch.testing.assert_close(geometry.convolve(x.transpose(0, 1), layer.weight, None).transpose(0, 1), layer(x))
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv2d(4, 6, 3), (4, 9, 9)),
+        (nn.Conv2d(4, 6, 3), (2, 4, 2, 9)),
+        (nn.Conv2d(4, 6, 3), (0, 4, 9, 9)),
+        (nn.Linear(4, 6), (4,)),
+        (nn.ConvTranspose2d(4, 6, 2, groups=2), (1, 4, 9, 9)),
+        (nn.Bilinear(2, 2, 2), (3, 2)),
+    ],
+)
+def test_calls_without_a_narrow_way(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    assert geometry_of(layer, shape, ()) is None
+
+
+def test_an_output_size_is_left_to_torch() -> None:
+    assert geometry_of(nn.ConvTranspose2d(4, 6, 2, stride=2), (1, 4, 5, 5), ([11, 11],)) is None
+
+
+def test_linear_layers_have_one_position_per_row() -> None:
+    geometry = geometry_of(nn.Linear(4, 6), (2, 3, 4), ())
+    assert geometry is not None
+    assert (geometry.positions, geometry.channel_axis, geometry.is_one_position) == (6, 2, True)

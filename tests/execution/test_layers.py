@@ -1,0 +1,169 @@
+import copy
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import tailcut
+from tailcut.execution import fuse
+from tailcut.weights.truncation import Truncation
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    return float(((found - expected).abs().max() / expected.abs().max().clamp_min(1e-6)).detach())
+
+
+def check(model: nn.Module, x: Tensor, *, tolerance: float = 1e-10) -> Any:
+    """Fused and dense agree, in values and in the gradients to input and parameters. Returns the report."""
+    dense = copy.deepcopy(model)
+    fused = fuse(model)
+    fused.way = "narrow"
+    one, two = x.clone().requires_grad_(), x.clone().requires_grad_()
+    found, expected = fused(one), dense(two)
+    assert relative(found, expected) < tolerance
+    weight = torch.randn_like(expected)
+    (found * weight).sum().backward()
+    (expected * weight).sum().backward()
+    assert one.grad is not None
+    assert two.grad is not None
+    assert relative(one.grad, two.grad) < 1e-8
+    for mine, theirs in zip(model.parameters(), dense.parameters(), strict=True):
+        assert mine.grad is not None
+        assert theirs.grad is not None
+        assert float((mine.grad - theirs.grad).abs().max()) < 1e-8 * (1 + float(theirs.grad.abs().max()))
+    return fused.report()
+
+
+ACTIVATIONS = (nn.ReLU(), nn.GELU(), nn.Identity())
+
+
+@settings(max_examples=40)
+@given(data=st.data())
+def test_two_convolutions(data: st.DataObject) -> None:
+    torch.manual_seed(data.draw(st.integers(0, 100)))
+    kernel, padding = data.draw(st.integers(1, 3)), data.draw(st.integers(0, 2))
+    stride, dilation = data.draw(st.integers(1, 2)), data.draw(st.integers(1, 2))
+    groups, bias = data.draw(st.sampled_from([1, 2])), data.draw(st.booleans())
+    mode: Any = data.draw(st.sampled_from(["zeros", "reflect", "replicate"]))
+    axes: Any = data.draw(st.sampled_from(["all", (0,), (1,), (0, 1)]))
+    model = nn.Sequential(
+        nn.Conv2d(4, 12, 3, padding=1, bias=bias),
+        data.draw(st.sampled_from([nn.BatchNorm2d(12), nn.Identity(), nn.GroupNorm(1, 12)])),
+        data.draw(st.sampled_from(ACTIVATIONS)),
+        nn.Conv2d(12, 8, kernel, stride, padding, dilation, groups, bias, mode),
+    ).double()
+    tailcut.regularize(model, keep_ratio=data.draw(st.sampled_from([0.001, 0.02, 0.2, 1.0])), axes=axes)
+    check(model, torch.randn(2, 4, 7, 6).double())
+
+
+@settings(max_examples=15)
+@given(data=st.data())
+def test_transposed_convolutions(data: st.DataObject) -> None:
+    kernel, stride = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3))
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 1),
+        nn.ReLU(),
+        nn.ConvTranspose2d(8, 10, kernel, stride, padding=data.draw(st.integers(0, kernel - 1))),
+        nn.ZeroPad2d((1, 0, 2, 1)),
+        nn.Conv2d(10, 9, 3, padding=1),
+    ).double()
+    tailcut.regularize(model, num_kept=data.draw(st.integers(1, 40)))
+    check(model, torch.randn(2, 3, 5, 4).double())
+
+
+@pytest.mark.parametrize("num_kept", [1, 10, 1000])
+def test_one_and_three_dimensions_and_linear_layers(num_kept: int) -> None:
+    for model, shape in (
+        (nn.Sequential(nn.Conv1d(3, 9, 3), nn.BatchNorm1d(9), nn.ReLU(), nn.Conv1d(9, 7, 2)), (2, 3, 12)),
+        (nn.Sequential(nn.Conv3d(2, 9, 2), nn.ReLU(), nn.Conv3d(9, 7, 2, padding=1)), (2, 2, 4, 5, 4)),
+        (nn.Sequential(nn.Linear(6, 20), nn.BatchNorm1d(20), nn.ReLU(), nn.Linear(20, 5)), (7, 6)),
+        (nn.Sequential(nn.Linear(6, 20), nn.LayerNorm(20), nn.GELU(), nn.Linear(20, 5)), (3, 4, 6)),
+        (nn.Linear(6, 20), (3, 6)),
+    ):
+        model.double()
+        tailcut.regularize(model, num_kept=num_kept)
+        check(model, torch.randn(shape).double())
+
+
+def test_depthwise_layers_are_dense_and_say_so() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 12, 1), nn.ReLU6(), nn.Conv2d(12, 12, 3, groups=12), nn.Conv2d(12, 6, 1))
+    model.double()
+    tailcut.regularize(model, num_kept=8)
+    report = check(model, torch.randn(1, 3, 6, 6).double())
+    assert {layer.name: layer.way for layer in report.layers}["2"] == "dense"
+
+
+class Lookup(nn.Module):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        self.table = nn.Embedding(30, 16, **settings)
+        self.out = nn.Linear(16, 4)
+
+    def forward(self, index: Tensor) -> Tensor:
+        y: Tensor = self.out(torch.relu(self.table(index)))
+        return y
+
+
+@pytest.mark.parametrize("settings", [{}, {"padding_idx": 3}])
+def test_embeddings(settings: dict[str, Any]) -> None:
+    model = Lookup(**settings).double()
+    tailcut.regularize(model, num_kept=20)
+    dense, fused = copy.deepcopy(model), fuse(model)
+    fused.way = "narrow"
+    index = torch.randint(0, 30, (5, 7))
+    found, expected = fused(index), dense(index)
+    torch.testing.assert_close(found, expected)
+    found.square().sum().backward()
+    expected.square().sum().backward()
+    for mine, theirs in zip(model.parameters(), dense.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad)
+    assert fused.report().layers[0].way == ("dense" if settings else "fused")
+
+
+def test_attention_and_biases_run_densely() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+            self.out = nn.Linear(16, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.out(self.attention(x, x, x)[0])
+            return y
+
+    model = Net().double()
+    tailcut.regularize(model, num_kept=12, include=["*weight", "out.bias"])
+    report = check(model, torch.randn(2, 5, 16).double())
+    reasons = {layer.name: layer.reason for layer in report.layers}
+    assert reasons["attention"] == "this kind of layer has no narrow way"
+
+
+def test_a_forward_of_ones_own_is_kept() -> None:
+    class Doubled(nn.Conv2d):
+        def forward(self, input: Tensor) -> Tensor:
+            return 2 * super().forward(input)
+
+    model = nn.Sequential(Doubled(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)).double()
+    tailcut.regularize(model, num_kept=9)
+    report = check(model, torch.randn(1, 3, 6, 6).double())
+    assert {layer.name: layer.way for layer in report.layers}["0"] == "dense"
+
+
+def test_no_dense_weight_is_built_for_narrow_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tailcut.create_model("unet", widths=(16, 32, 48)).eval()
+    tailcut.regularize(model, num_kept=20)
+    fused = fuse(model)
+    fused.way = "narrow"
+
+    def refuse(*args: object) -> Tensor:
+        raise RuntimeError("a dense weight was built")
+
+    monkeypatch.setattr(Truncation, "forward", refuse)
+    with torch.no_grad():
+        fused(torch.rand(1, 3, 40, 33))
+    assert {layer.way for layer in fused.report().layers} == {"fused"}
+    with pytest.raises(RuntimeError, match="a dense weight was built"):
+        model(torch.rand(1, 3, 40, 33))

@@ -1,0 +1,95 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tailcut.execution.expression import Affine
+from tailcut.execution.narrow import NarrowMap, as_tensor, project_wide
+from tailcut.execution.run import Run
+
+
+def narrow(*, channel_axis: int = 1) -> NarrowMap:
+    source, matrix, shift = torch.randn(2, 3, 4, 5), torch.randn(6, 2), torch.randn(6)
+    return NarrowMap([Affine(6, source, matrix, shift)], channel_axis, ["conv"])
+
+
+def wide_of(tensor: Tensor) -> Tensor:
+    result = as_tensor(tensor, "a test reads it")
+    assert type(result) is Tensor
+    return result
+
+
+@pytest.mark.usefixtures("run")
+def test_it_passes_for_a_tensor() -> None:
+    x = narrow()
+    assert isinstance(x, Tensor)
+    assert x.shape == (3, 6, 4, 5)
+    assert x.ndim == x.dim() == 4
+    assert (x.size(1), x.numel(), x.dtype, x.device.type) == (6, 360, torch.float32, "cpu")
+    assert not x.is_cuda
+    assert x._wide is None
+    assert narrow(channel_axis=3).shape == (3, 4, 5, 6)
+
+
+def test_unknown_functions_get_the_whole_map(run: Run) -> None:
+    x = narrow()
+    run.record("conv", "fused", "no wide map is written")
+    total = torch.sort(x, dim=2).values
+    assert type(total) is Tensor
+    assert torch.equal(total, wide_of(x).sort(dim=2).values)
+    assert run.records["conv"].way == "factored"
+    assert run.records["conv"].reasons[-1] == "sort needs the whole map"
+
+
+@pytest.mark.usefixtures("run")
+def test_functions_in_place_change_the_map_itself() -> None:
+    x = narrow()
+    expected = wide_of(x).clone()
+    y = x
+    y[:, 0] = 7.0
+    y.floor_()
+    expected[:, 0] = 7.0
+    assert torch.equal(wide_of(x), expected.floor_())
+    z = torch.relu(x)
+    assert torch.equal(wide_of(z), expected.relu())
+
+
+@pytest.mark.usefixtures("run")
+def test_relu_in_place_is_seen_by_all_readers() -> None:
+    x = narrow()
+    expected = wide_of(narrow_copy(x)).relu()
+    nn.ReLU(inplace=True)(x)
+    torch.testing.assert_close(wide_of(x), expected)
+
+
+def narrow_copy(x: NarrowMap) -> NarrowMap:
+    return x.like(x.parts)
+
+
+@pytest.mark.usefixtures("run")
+def test_operators_of_python_work() -> None:
+    x = narrow()
+    torch.testing.assert_close(wide_of(1 - narrow_copy(x) / 2), 1 - wide_of(x) / 2)
+    assert len(x) == 3
+    assert "from conv" in repr(x)
+
+
+def test_projection_of_ordinary_tensors() -> None:
+    matrix = torch.randn(2, 6)
+    images, rows = torch.randn(3, 6, 4, 5), torch.randn(3, 4, 6)
+    torch.testing.assert_close(project_wide(images, matrix, 1), torch.einsum("oc,bchw->obhw", matrix, images))
+    torch.testing.assert_close(project_wide(rows, matrix, 2), torch.einsum("oc,btc->obt", matrix, rows))
+
+
+@pytest.mark.usefixtures("run")
+def test_projection_is_the_same_before_and_after_writing() -> None:
+    x, matrix = narrow(), torch.randn(2, 6)
+    before = x.project(matrix)
+    x.wide("a test reads it")
+    torch.testing.assert_close(x.project(matrix), before)
+
+
+def test_settling_keeps_the_values(run: Run) -> None:
+    x = narrow()
+    expected = wide_of(narrow_copy(x))
+    x.settle("too long a chain")
+    torch.testing.assert_close(wide_of(x), expected)

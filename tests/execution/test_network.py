@@ -1,0 +1,295 @@
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.execution.networks import VGG, AlexNet, DenseNet, GoogLeNet, MobileNetV2, ResNet, ViT
+from torch import Tensor, nn
+
+import tailcut
+from tailcut.data import open_dataset
+from tailcut.errors import ArgumentError
+from tailcut.execution import FusedNetwork, fuse
+from tailcut.format.frereg import convert
+
+
+def unet(**arguments: Any) -> nn.Module:
+    return tailcut.create_model("unet", widths=(8, 16, 32), **arguments)
+
+
+# name -> (how to make it, shape of an input, the ways its layers take when all are narrow that can be)
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], set[str]]] = {
+    "alexnet": (AlexNet, AlexNet.example, {"fused", "factored"}),
+    "vgg": (VGG, VGG.example, {"fused", "factored"}),
+    "resnet18": (ResNet, ResNet.example, {"fused", "factored"}),
+    "resnet50": (lambda: ResNet((8, 12, 16, 24), bottleneck=True), ResNet.example, {"fused", "factored"}),
+    "resnet with a pooling stem": (lambda: ResNet(image_net_stem=True), ResNet.example, {"fused", "factored"}),
+    "mobilenet": (MobileNetV2, MobileNetV2.example, {"fused", "factored", "dense"}),
+    "googlenet": (GoogLeNet, GoogLeNet.example, {"fused", "factored"}),
+    "densenet": (DenseNet, DenseNet.example, {"fused", "factored"}),
+    "vit": (ViT, ViT.example, {"factored"}),
+    "vit of torch's layers": (lambda: ViT(torch_layers=True), ViT.example, {"factored", "dense"}),
+    "unet": (unet, (2, 3, 21, 19), {"fused", "factored", "dense"}),
+    "bilinear unet": (lambda: unet(bilinear=True), (2, 3, 21, 19), {"fused", "factored", "dense"}),
+    "unet of batch statistics": (
+        lambda: unet(bias=False, affine=False, running_stats=False),
+        (1, 3, 9, 9),
+        {"fused", "factored", "dense"},
+    ),
+}
+
+
+def made(name: str, num_kept: int) -> tuple[nn.Module, Tensor]:
+    model = NETWORKS[name][0]().double()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif isinstance(module, nn.MultiheadAttention):
+            module.dropout = 0.0
+        elif isinstance(module, nn.BatchNorm2d) and module.affine and module.track_running_stats:
+            nn.init.uniform_(module.weight, 0.5, 2)
+            nn.init.normal_(module.bias)
+            module.reset_running_stats()
+    tailcut.regularize(model, num_kept=num_kept)
+    return model, torch.randn(NETWORKS[name][1], dtype=torch.float64)
+
+
+def narrowly(model: nn.Module) -> FusedNetwork:
+    fused = fuse(model)
+    fused.way = "narrow"
+    return fused
+
+
+def error(found: Tensor, expected: Tensor) -> float:
+    return float(((found - expected).abs().max() / expected.abs().max()).detach())
+
+
+@pytest.mark.parametrize("num_kept", [1, 30])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_evaluation(name: str, num_kept: int) -> None:
+    model, x = made(name, num_kept)
+    with torch.no_grad():
+        model.train()(x)  # running statistics other than 0 and 1
+    fused = narrowly(model.eval())
+    with torch.no_grad():
+        assert error(fused(x), model(x)) < 1e-10
+    report = fused.report()
+    ways = {layer.way for layer in report.layers}
+    assert ways <= NETWORKS[name][2]
+    assert ("fused" in ways) == ("fused" in NETWORKS[name][2])
+    assert all(layer.reason for layer in report.layers)
+    assert report.not_run == ()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_training(name: str) -> None:
+    model, x = made(name, 30)
+    dense, fused = copy.deepcopy(model).train(), narrowly(model.train())
+    expected, found = dense(x), fused(x)
+    assert error(found, expected) < 1e-10
+    weight = torch.randn_like(expected)
+    (expected * weight).sum().backward()
+    (found * weight).sum().backward()
+    for mine, theirs in zip(model.parameters(), dense.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-7, atol=1e-9)
+    for one, two in zip(model.buffers(), dense.buffers(), strict=True):
+        torch.testing.assert_close(one, two)
+
+
+@pytest.mark.parametrize("keep_ratio", [0.001, 0.3, 1.0])
+def test_the_cost_model_keeps_the_answer(keep_ratio: float) -> None:
+    model = ResNet()
+    tailcut.regularize(model, keep_ratio=keep_ratio)
+    x, fused = torch.randn(2, 3, 32, 32), fuse(model.eval())
+    with torch.no_grad():
+        assert error(fused(x), model.double()(x.double()).float()) < 1e-4
+        model.float()
+        for _ in range(2):
+            torch.testing.assert_close(fused(x), model(x), rtol=1e-4, atol=1e-4)
+    if keep_ratio == 1:
+        assert {layer.way for layer in fused.report().layers} == {"dense"}
+
+
+def test_nothing_about_the_model_changes() -> None:
+    model = ResNet()
+    tailcut.regularize(model, num_kept=20)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    modules = [(name, type(module), module.training) for name, module in model.named_modules()]
+    fused = fuse(model, torch.randn(2, 3, 32, 32))
+    assert fused.source is model
+    assert [(name, type(module), module.training) for name, module in model.named_modules()] == modules
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key])
+    assert set(map(id, fused.parameters())) == set(map(id, model.parameters()))
+
+
+def test_coefficients_mode_and_type_are_shared() -> None:
+    model = unet().eval()
+    tailcut.regularize(model, num_kept=20)
+    fused, x = narrowly(model), torch.rand(1, 3, 16, 17)
+    with torch.no_grad():
+        first = fused(x)
+        for parameter in model.parameters():
+            parameter.mul_(1.3)
+        assert error(fused(x), model(x)) < 1e-4
+        assert error(fused(x), first) > 1e-2
+        fused.train()
+        assert model.training
+        assert error(fused(x), model(x)) < 1e-4
+        fused.eval().double()
+        assert fused(x.double()).dtype == torch.float64
+        assert error(fused(x.double()), model(x.double())) < 1e-10
+
+
+def test_dense_networks_see_changed_coefficients_too() -> None:
+    model = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
+    tailcut.regularize(model, keep_ratio=1)
+    fused, x = fuse(model), torch.randn(2, 5)
+    for _ in range(3):
+        with torch.no_grad():
+            torch.testing.assert_close(fused(x), model(x))
+            for parameter in model.parameters():
+                parameter.add_(0.1)
+    fused(x).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_copies_are_independent() -> None:
+    model = unet().eval()
+    tailcut.regularize(model, num_kept=20)
+    fused, x = narrowly(model), torch.rand(1, 3, 16, 16)
+    with torch.no_grad():
+        before = fused(x)
+        copied = copy.deepcopy(fused)
+        for parameter in copied.parameters():
+            parameter.zero_()
+        torch.testing.assert_close(fused(x), before)
+        assert error(copied(x), before) > 0.1
+
+
+def test_shorter_vectors_are_followed() -> None:
+    model = unet().eval()
+    tailcut.regularize(model, keep_ratio=0.2)
+    fused, x = narrowly(model), torch.rand(1, 3, 16, 16)
+    schedule = tailcut.TailTruncation(model, num_kept=20, num_steps=2)
+    with torch.no_grad():
+        schedule.step()
+        assert error(fused(x), model(x)) < 1e-4
+        schedule.finish()
+        schedule.compact()
+        assert error(fused(x), model(x)) < 1e-4
+
+
+def test_what_python_does_in_a_forward_is_done() -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 12, 3)
+            self.second = nn.Conv2d(12, 12, 1)
+
+        def forward(self, x: Tensor, *, times: int) -> dict[str, Tensor]:
+            x = self.first(x)
+            if x.shape[2] > 4 and x.mean() < 1e9:
+                for _ in range(times):
+                    x = torch.relu(self.second(x))
+            return {"out": x, "half": x[:, ::2]}
+
+    model = Branching()
+    tailcut.regularize(model, num_kept=8)
+    fused, x = narrowly(model), torch.randn(1, 3, 9, 9)
+    found, expected = fused(x, times=3), model(x, times=3)
+    for key, value in expected.items():
+        assert type(found[key]) is Tensor
+        torch.testing.assert_close(found[key], value)
+
+
+def test_hooks_of_the_user_see_the_map() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
+    tailcut.regularize(model, num_kept=8)
+    seen: list[Tensor] = []
+    model[0].register_forward_hook(lambda module, args, output: seen.append(output + 0))
+    narrowly(model)(torch.randn(1, 3, 8, 8))
+    assert [tuple(tensor.shape) for tensor in seen] == [(1, 8, 6, 6)]
+
+
+def test_autocast_runs_densely() -> None:
+    model = unet().eval()
+    tailcut.regularize(model, num_kept=20)
+    fused, x = fuse(model), torch.rand(1, 3, 32, 32)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(fused(x), model(x), rtol=0.1, atol=0.1)
+    assert {layer.way for layer in fused.report().layers} == {"dense"}
+
+
+def test_reports_need_a_forward() -> None:
+    fused = fuse(VGG())
+    with pytest.raises(ArgumentError, match="example_input"):
+        fused.report()
+    with pytest.raises(ArgumentError, match="tensor or a tuple"):
+        fuse(VGG(), "picture")
+    with pytest.raises(ArgumentError, match="engine must be"):
+        fuse(VGG(), engine="fast")
+    with pytest.raises(ArgumentError, match="needs an example_input"):
+        fuse(VGG(), check_by_timing=True)
+
+
+def test_timing_prefers_the_faster_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3))
+    tailcut.regularize(model, num_kept=4)
+    clock = iter([0.0, 9.0, 9.0, 18.0, 18.0, 27.0, 30.0, 31.0, 31.0, 32.0, 32.0, 33.0])
+    monkeypatch.setattr("tailcut.execution.network.time.perf_counter", lambda: next(clock))
+    x = torch.randn(1, 3, 64, 64)
+    fused = fuse(model, x, check_by_timing=True)
+    assert {layer.reason for layer in fused.report().layers} == {"timed: dense weights were faster"}
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["torch", "compiled"])
+def test_published_pictures(carvana_root: Path, engine: str) -> None:
+    if engine == "compiled":
+        pytest.importorskip("numba")
+    model = convert(carvana_root / "carvana" / "published" / "unet_fr.tar.xz", model="unet")
+    fused = fuse(model, engine=engine)
+    pictures = open_dataset("carvana", "published", roots=str(carvana_root))
+    picture = pictures[0][0][None, :, ::3, ::3].contiguous()
+    with torch.no_grad():
+        exact = copy.deepcopy(model).double()(picture.double())
+        found = fused(picture)
+    assert error(found.double(), exact) < 1e-4
+    margin = (exact[:, 0] - exact[:, 1]).abs() > 2e-4 * exact.abs().max()
+    assert torch.equal(found.argmax(1)[margin], exact.argmax(1)[margin])
+
+
+@pytest.mark.slow
+def test_memory_follows_the_narrow_maps() -> None:
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not status.exists():
+        pytest.skip("needs Linux to tell the peak of memory")
+
+    def kilobytes(key: str) -> int:
+        return int(status.read_text(encoding="ascii").split(f"{key}:")[1].split()[0])
+
+    model = tailcut.create_model("unet", bias=False, affine=False, running_stats=False).eval()
+    tailcut.regularize(model, num_kept=33)
+    fused, x = fuse(model, engine="torch"), torch.rand(1, 3, 800, 1000)
+    with torch.no_grad():
+        fused(x)
+        try:
+            reset.write_text("5", encoding="ascii")
+        except OSError:
+            pytest.skip("needs Linux to reset the peak of memory")
+        before = kilobytes("VmRSS")
+        fused(x)
+    # 4 GiB for 6,000 x 4,000 pixels are 178 bytes a pixel, the picture (12) and the program itself included.
+    assert 1024 * (kilobytes("VmHWM") - before) < 155 * 800 * 1000
+
+
+def test_saving_a_fused_network_saves_its_source(tmp_path: Path) -> None:
+    model = tailcut.create_model("lenet5", bias=False)
+    tailcut.regularize(model, num_kept=60)
+    tailcut.save(model, tmp_path / "source.tailcut")
+    tailcut.save(fuse(model), tmp_path / "fused.tailcut")
+    assert (tmp_path / "fused.tailcut").read_bytes() == (tmp_path / "source.tailcut").read_bytes()

@@ -1,0 +1,55 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tailcut.errors import ArgumentError, StructureError
+from tailcut.execution.onnx_trace import trace
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+class Coupled(nn.Module):
+    """Its input must have 12 values in each picture; the tracer does not see that either size alone is fixed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(12, 2)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        sums: Tensor = self.fc(x.flatten(1)) + y.mean(1, keepdim=True)
+        return sums
+
+
+class Branching(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1 if x.sum() > 0 else x
+
+
+def sizes(model: nn.Module, *shapes: tuple[int, ...], dynamic: bool = True) -> list[list[bool]]:
+    """Which sizes of the inputs are open."""
+    program = trace(model, [torch.ones(shape) for shape in shapes], opset=18, dynamic=dynamic)
+    assert program.opset_imports[""] == 18
+    shapes = [[str(getattr(size, "value", size)) for size in value.shape or ()] for value in program.graph.inputs]
+    return [[not size.isdigit() for size in shape] for shape in shapes]
+
+
+def test_open_sizes_are_those_that_the_network_takes() -> None:
+    assert sizes(Coupled(), (2, 3, 4), (2, 5)) == [[True, False, False], [True, True]]
+
+
+def test_a_batch_of_one_is_open_all_the_same() -> None:
+    assert sizes(nn.Conv1d(3, 2, 2), (1, 3, 7)) == [[True, False, True]]
+
+
+def test_no_size_is_open_when_not_wanted() -> None:
+    assert sizes(Coupled(), (1, 3, 4), (1, 5), dynamic=False) == [[False] * 3, [False] * 2]
+
+
+def test_an_example_that_does_not_fit_is_told_with_its_shape() -> None:
+    with pytest.raises(ArgumentError, match=r"example of shape \(2, 5\): RuntimeError: mat1 and mat2"):
+        trace(nn.Linear(3, 2), [torch.ones(2, 5)], opset=18, dynamic=True)
+
+
+def test_a_network_that_cannot_be_traced_is_told_with_the_reason() -> None:
+    with pytest.raises(StructureError, match=r"Branching cannot be exported: .*torch.export must be able to trace"):
+        trace(Branching(), [torch.ones(2, 5)], opset=18, dynamic=True)
