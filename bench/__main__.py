@@ -1,4 +1,4 @@
-"""The benchmarks' command line: `python -m bench [transform|sweeps|training|files|all]`."""
+"""The benchmarks' command line: `python -m bench [transform|sweeps|training|files|execution|all]`."""
 
 import argparse
 import dataclasses
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from bench import files, sweeps, training, transform
+from bench import execution, files, sweeps, training, transform
 from bench.machine import Machine, measure_machine
 from bench.scale import FULL, QUICK, TINY, Scale
 from bench.tables import Table
@@ -22,6 +22,7 @@ TOPICS: dict[str, Callable[[Scale, Machine], list[Table]]] = {
     "sweeps": sweeps.run,
     "training": training.run,
     "files": files.run,
+    "execution": execution.run,
 }
 SCALES = {"full": FULL, "quick": QUICK, "tiny": TINY}
 
