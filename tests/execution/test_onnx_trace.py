@@ -29,8 +29,8 @@ def sizes(model: nn.Module, *shapes: tuple[int, ...], dynamic: bool = True) -> l
     """Which sizes of the inputs are open."""
     program = trace(model, [torch.ones(shape) for shape in shapes], opset=18, dynamic=dynamic)
     assert program.opset_imports[""] == 18
-    shapes = [[str(getattr(size, "value", size)) for size in value.shape or ()] for value in program.graph.inputs]
-    return [[not size.isdigit() for size in shape] for shape in shapes]
+    named = [[str(getattr(size, "value", size)) for size in value.shape or ()] for value in program.graph.inputs]
+    return [[not size.isdigit() for size in shape] for shape in named]
 
 
 def test_open_sizes_are_those_that_the_network_takes() -> None:
