@@ -1,5 +1,6 @@
 """The record of a finished run: figures of the packed file, and what made them."""
 
+import math
 import platform
 
 import torch
@@ -7,7 +8,7 @@ from torch import nn
 
 from tailcut.runs import Result, Run, tailcut_version
 from tailcut.training.recipe import Recipe
-from tailcut.weights import kept_counts, to_dense, truncated_tensors
+from tailcut.weights import kept_counts, truncated_tensors
 
 
 def make_result(
@@ -24,7 +25,9 @@ def make_result(
     validation: dict[str, float],
 ) -> Result:
     """The result of a run whose packed file was loaded as `packed` (not changed); see `Result`."""
-    vectors = {id(tensor.vector) for tensor in truncated_tensors(packed)}
+    tensors = truncated_tensors(packed)
+    vectors = {id(tensor.vector) for tensor in tensors}
+    num_other = sum(value.numel() for value in packed.parameters() if id(value) not in vectors)
     return Result(
         name=recipe.name,
         command=command,
@@ -44,8 +47,8 @@ def make_result(
         metrics=metrics,
         validation=validation,
         num_kept=sum(kept_counts(packed).values()),
-        num_parameters=sum(parameter.numel() for parameter in to_dense(packed).parameters()),
-        num_other=sum(value.numel() for value in packed.parameters() if id(value) not in vectors),
+        num_parameters=num_other + sum(math.prod(tensor.shape) for tensor in tensors),
+        num_other=num_other,
         file_bytes=run.model.stat().st_size,
         paper={} if recipe.paper is None else recipe.paper.model_dump(mode="json", exclude_none=True),
     )
