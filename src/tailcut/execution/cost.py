@@ -1,9 +1,12 @@
 """The cost model: seconds that a way would take, from sizes alone, so that every machine decides alike.
 
-The constants describe two common cores (or a current GPU). Only their ratios matter: how much slower a product with
-a few rows is than one between square matrices, and what a byte costs.
+Only the ratios of the constants matter: how much slower a convolution of a few channels is than one of many, what a
+number made in a tile costs beside its products, what a byte costs, and what a narrow layer's calls from Python cost.
+Those of the CPU were fitted to one thread's times of these parts on a current server core; more threads divide all
+of them nearly alike.
 """
 
+import math
 from dataclasses import dataclass
 
 
@@ -13,30 +16,43 @@ class Device:
 
     Attributes:
         dense: operations per second of a dense convolution or product of large matrices.
-        tile: of the products of a few rows that tiles are made of.
-        core: of the convolutions of a few channels.
-        memory: bytes per second to and from memory.
+        per_output: the same at most, for each output channel.
+        per_root_input: the same at most, times the square root of the number of input channels.
+        tile: operations per second of the products that tiles are made of.
+        elements: numbers per second that a tile makes, activates and drops, besides their products.
+        memory: bytes per second of maps, to and from memory.
         call: seconds that one call from Python takes.
     """
 
     dense: float
+    per_output: float
+    per_root_input: float
     tile: float
-    core: float
+    elements: float
     memory: float
     call: float
 
 
 DEVICES = {
-    "cpu": Device(dense=250e9, tile=40e9, core=20e9, memory=15e9, call=8e-6),
-    "cuda": Device(dense=30e12, tile=8e12, core=4e12, memory=2e12, call=8e-6),
+    "cpu": Device(dense=100e9, per_output=3.1e9, per_root_input=25e9, tile=75e9, elements=2.2e9, memory=6e9, call=8e-6),
+    "cuda": Device(
+        dense=30e12, per_output=0.9e12, per_root_input=7.5e12, tile=8e12, elements=1e12, memory=2e12, call=8e-6
+    ),
 }
-# A product reaches the dense speed at this many channels on both sides.
-FULL_SPEED_CHANNELS = 32
-# Calls from Python that a narrow layer makes beyond those of a dense one.
-EXTRA_CALLS = 24
-# The backward pass makes each tile again and then takes two products per product; a dense layer takes two.
-BACKWARD_TILES = 3.0
-BACKWARD_DENSE = 2.0
+# Calls from Python that a narrow layer makes, with what follows it, beyond those of a dense one.
+EXTRA_CALLS = 45
+# The backward pass in units of the forward pass. Tiles are made again, and each product has two gradients.
+BACKWARD_TILES = 4.5
+BACKWARD_DENSE = 2.3
+BACKWARD_CALLS = 2.5
+# Channels that a convolution takes at once.
+VECTOR = 8
+# The estimates are right to about a quarter, and a wrong choice of a narrow way costs more than a missed one.
+MARGIN = 0.8
+# Passes over a weight to build it from its coefficients, and to bring its gradient back.
+PASSES_PER_WEIGHT = 4
+# The same where a fast transform makes it, as for large corners.
+PASSES_OF_FFT = 25
 
 
 @dataclass(frozen=True)
@@ -51,29 +67,55 @@ class Costs:
         """The estimates for a torch device type; unknown ones count as "cuda"."""
         return cls(DEVICES.get(device_type, DEVICES["cuda"]), with_gradients)
 
-    def product(self, flops: float, num_bytes: float, narrowest: int) -> float:
+    def product(self, flops: float, num_bytes: float, num_in: int, num_out: int) -> float:
         """Seconds of a convolution or matrix product.
 
         Args:
             flops: operations.
             num_bytes: bytes of operands and result.
-            narrowest: the smaller one of its numbers of input and output channels.
+            num_in: input channels that one output channel sees.
+            num_out: output channels that one input channel reaches.
         """
-        speed = max(self.device.core, self.device.dense * min(1.0, narrowest / FULL_SPEED_CHANNELS))
-        seconds = max(flops / speed, num_bytes / self.device.memory) + self.device.call
-        return seconds * (1 + BACKWARD_DENSE) if self.with_gradients else seconds
+        device = self.device
+        flops *= _padded(num_in) / num_in * _padded(num_out) / num_out
+        speed = min(device.dense, device.per_output * num_out, device.per_root_input * math.sqrt(num_in))
+        seconds = max(flops / speed, num_bytes / device.memory) + device.call
+        return self._with_backward(seconds, BACKWARD_DENSE)
 
-    def tiles(self, flops: float) -> float:
-        """Seconds of so many operations in tiles."""
-        return self._with_backward(flops / self.device.tile)
+    def tiles(self, flops: float, elements: float) -> float:
+        """Seconds of so many operations in tiles, which make and drop so many numbers."""
+        return self._with_backward(flops / self.device.tile + elements / self.device.elements, BACKWARD_TILES)
 
     def move(self, num_bytes: float) -> float:
         """Seconds to read or write so many bytes."""
-        return self._with_backward(num_bytes / self.device.memory)
+        return self._with_backward(num_bytes / self.device.memory, BACKWARD_DENSE)
+
+    def rebuild(self, flops: float, num_bytes: float, *, is_whole: bool) -> float:
+        """Seconds to make a weight or a part of it anew; without gradients it is made once and kept.
+
+        Args:
+            flops: operations, by products.
+            num_bytes: bytes of what is made.
+            is_whole: it is the whole weight, for which there are fast transforms too.
+        """
+        if not self.with_gradients:
+            return 0.0
+        one_pass = num_bytes / self.device.memory
+        products = (1 + BACKWARD_DENSE) * flops / self.device.dense
+        return PASSES_PER_WEIGHT * one_pass + (min(products, PASSES_OF_FFT * one_pass) if is_whole else products)
 
     def overhead(self) -> float:
         """Seconds of the extra calls of a narrow layer."""
-        return self._with_backward(EXTRA_CALLS * self.device.call)
+        return self._with_backward(EXTRA_CALLS * self.device.call, BACKWARD_CALLS)
 
-    def _with_backward(self, seconds: float) -> float:
-        return seconds * (1 + BACKWARD_TILES) if self.with_gradients else seconds
+    def is_clearly_less(self, seconds: float, than: float) -> bool:
+        """Whether a narrow way is the better one beyond the errors of these estimates."""
+        return seconds < MARGIN * than
+
+    def _with_backward(self, seconds: float, backward: float) -> float:
+        return seconds * (1 + backward) if self.with_gradients else seconds
+
+
+def _padded(channels: int) -> int:
+    """Convolutions work on vectors of channels; a few alone have kernels of their own."""
+    return channels if channels < VECTOR else math.ceil(channels / VECTOR) * VECTOR

@@ -1,5 +1,6 @@
 """The three factors of a truncated layer: cosines of the input, a small core, cosines of the output."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -39,6 +40,7 @@ class TruncatedWeight:
         self.tensor = tensor
         self.swapped = roles[:1] == ("input",)
         self._kept: tuple[object, Factors | Tensor] | None = None
+        self._derived: dict[str, tuple[Factors, Tensor]] = {}
 
     @property
     def num_in(self) -> int:
@@ -54,6 +56,21 @@ class TruncatedWeight:
         """The factors, differentiable where gradients are on."""
         found = self._up_to_date(Factors, run)
         return self._keep(self._factors(), run) if found is None else found
+
+    def derived(self, key: str, factors: Factors, make: Callable[[Factors], Tensor]) -> Tensor:
+        """make(factors); where no gradient is wanted it is kept as long as the factors are the same.
+
+        Args:
+            key: what is made.
+            factors: those of `factors` in this forward.
+            make: the function.
+        """
+        if self._is_differentiated():
+            return make(factors)
+        kept = self._derived.get(key)
+        if kept is None or kept[0] is not factors:
+            kept = self._derived[key] = factors, make(factors)
+        return kept[1]
 
     def dense(self, run: Run) -> Tensor:
         """The dense weight, differentiable where gradients are on."""

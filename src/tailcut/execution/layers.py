@@ -131,12 +131,11 @@ class NarrowLayer(StandIn):
         """For kernels of one position: core and input cosines are one matrix, which the tiles apply."""
         if not geometry.is_one_position or geometry.groups > 1 or not way.project or factors.inward is None:
             return None
-        core = factors.core.flatten(1)
-        if not way.narrow and factors.outward is not None:
-            core = factors.outward @ core
-        if core.shape[0] > core.shape[1]:
+        rows = factors.core.shape[0] if way.narrow or factors.outward is None else factors.outward.shape[0]
+        if rows > factors.core.shape[1]:
             return None
-        result = project_any(_strided(x, geometry), core @ factors.inward, geometry)
+        matrix = self.weights.derived("folded", factors, lambda found: _folded_matrix(found, narrow=way.narrow))
+        result = project_any(_strided(x, geometry), matrix, geometry)
         return result if way.narrow or self.bias is None else result + _along(self.bias, result)
 
     def _projected(self, x: Tensor, geometry: Geometry, factors: Factors, way: Way) -> Tensor:
@@ -148,14 +147,28 @@ class NarrowLayer(StandIn):
 
     def _core(self, y: Tensor, geometry: Geometry, factors: Factors, way: Way) -> Tensor:
         """The small convolution; (channels, batch, *spatial) to (channels, batch, *spatial)."""
-        core = factors.core
-        if not way.project and factors.inward is not None:
-            core = torch.tensordot(core, factors.inward, dims=([1], [0])).movedim(-1, 1)
+        key = f"core, input {'narrow' if way.project else 'wide'}, output {'narrow' if way.narrow else 'wide'}"
+        core = self.weights.derived(key, factors, lambda found: _core_of(found, way))
         if way.narrow:
             core = core.repeat(geometry.groups, *([1] * (core.ndim - 1)))
-        elif factors.outward is not None:
-            core = torch.tensordot(factors.outward, core, dims=([1], [0]))
         return geometry.convolve(y, core, None if way.narrow else self.bias)
+
+
+def _folded_matrix(factors: Factors, *, narrow: bool) -> Tensor:
+    """Of a kernel of one position: core and cosines of the input, and of the output unless it stays narrow."""
+    core = factors.core.flatten(1)
+    core = core if factors.inward is None else core @ factors.inward
+    return core if narrow or factors.outward is None else factors.outward @ core
+
+
+def _core_of(factors: Factors, way: Way) -> Tensor:
+    """The core with the cosines of those sides that are taken whole: (out, in, *kernel)."""
+    core = factors.core
+    if not way.project and factors.inward is not None:
+        core = torch.tensordot(core, factors.inward, dims=([1], [0])).movedim(-1, 1)
+    if not way.narrow and factors.outward is not None:
+        core = torch.tensordot(factors.outward, core, dims=([1], [0]))
+    return core
 
 
 def project_any(x: Tensor, matrix: Tensor, geometry: Geometry) -> Tensor:
@@ -205,10 +218,13 @@ def possible_ways(geometry: Geometry, weights: TruncatedWeight, x: Tensor, run: 
 
 
 def choose(ways: list[Way], run: Run) -> Way | None:
-    """The cheapest way; with way "narrow" the cheapest one that is not dense, if there is one."""
+    """The cheapest way, the dense one unless another is clearly cheaper; with way "narrow" the cheapest other one."""
     if run.way == "narrow" and len(ways) > 1:
         ways = ways[1:]
-    return min(ways, key=lambda way: way.seconds, default=None)
+    best = min(ways, key=lambda way: way.seconds, default=None)
+    if best is None or run.way == "narrow" or run.costs.is_clearly_less(best.seconds, ways[0].seconds):
+        return best
+    return ways[0]
 
 
 def _way(geometry: Geometry, weights: TruncatedWeight, x: Tensor, run: Run, *, project: bool, narrow: bool) -> Way:
@@ -222,7 +238,7 @@ def _way(geometry: Geometry, weights: TruncatedWeight, x: Tensor, run: Run, *, p
     making = sum(flops(part) for part in x.parts) * positions if isinstance(x, NarrowMap) and is_map else 0.0
     seconds, macs, moved = 0.0, making / 2, 0.0
     if is_map:
-        seconds += costs.tiles(making)
+        seconds += costs.tiles(making, positions * channels)
         if not project:
             seconds += costs.move(2 * read)
             moved += 2 * read
@@ -232,12 +248,14 @@ def _way(geometry: Geometry, weights: TruncatedWeight, x: Tensor, run: Run, *, p
         # Core and cosines of the input are one matrix.
         seconds, macs, moved = seconds * out_positions / positions, macs * out_positions / positions, moved
         rows, positions, core_inner = outer, out_positions, 0
+        seconds += costs.rebuild(2.0 * inner * outer * channels, NUMBER_BYTES * outer * channels, is_whole=False)
     else:
         rows, core_inner = inner, inner
     if project:
         work = 2.0 * positions * rows * channels / groups
         macs += work / 2
-        seconds += costs.tiles(work) if is_map else costs.product(work, read, rows)
+        seconds += costs.tiles(work, 0) if is_map else costs.product(work, read, channels // groups, rows // groups)
+        seconds += costs.move(NUMBER_BYTES * rows * channels / groups)
         moved += 2 * NUMBER_BYTES * positions * rows
     core = 2.0 * geometry.taps * core_inner * outer / groups
     written = NUMBER_BYTES * out_positions * outer
@@ -246,14 +264,30 @@ def _way(geometry: Geometry, weights: TruncatedWeight, x: Tensor, run: Run, *, p
     moved += written + weight_bytes
     if core > 0:
         bytes_of_core = written + weight_bytes + NUMBER_BYTES * positions * core_inner
-        seconds += costs.product(core, bytes_of_core, min(core_inner, outer) // groups)
+        if project or narrow:  # its operands are turned from channels first to what a convolution wants, and back
+            seconds += costs.move(bytes_of_core - weight_bytes)
+        seconds += costs.product(core, bytes_of_core, core_inner // groups, outer // groups)
+        if not (project and narrow):
+            products = _rebuilding(geometry, weights, project=project, narrow=narrow)
+            seconds += costs.rebuild(products, weight_bytes, is_whole=not (project or narrow))
     if narrow:  # sooner or later somebody makes the wide map of it, in tiles
-        seconds += costs.tiles(2.0 * out_positions * outer * geometry.out_channels / groups)
+        wide = out_positions * geometry.out_channels
+        seconds += costs.tiles(2.0 * outer * wide / groups, wide)
+        seconds += costs.move(NUMBER_BYTES * outer * geometry.out_channels / groups)
     else:  # sooner or later somebody reads it and writes it again
         seconds += costs.move(2 * written)
     if project or narrow:
         seconds += costs.overhead()
     return Way(project, narrow, seconds, macs, moved)
+
+
+def _rebuilding(geometry: Geometry, weights: TruncatedWeight, *, project: bool, narrow: bool) -> float:
+    """Operations to put the cosines of one side, or of both, into the core."""
+    num_in, num_out = weights.num_in, weights.num_out
+    of_input = 2.0 * geometry.kernel_size * num_in * num_out * (geometry.in_channels // geometry.groups)
+    of_output = 2.0 * geometry.kernel_size * num_out * geometry.out_channels
+    of_output *= num_in if project else geometry.in_channels // geometry.groups
+    return (0.0 if project else of_input) + (0.0 if narrow else of_output)
 
 
 class NarrowEmbedding(StandIn):

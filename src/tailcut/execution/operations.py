@@ -25,6 +25,7 @@ from tailcut.execution.expression import (
     grid_of,
     is_pointwise,
     map_sources,
+    nodes,
     resample,
 )
 from tailcut.execution.narrow import HANDLERS, NarrowMap, handles, shape_of
@@ -230,7 +231,8 @@ def _settle_if_dear(narrow: NarrowMap) -> None:
     costs = current_run().costs
     work = sum(flops(part) for part in narrow.parts)
     channels = shape_of(narrow)[narrow.channel_axis]
-    is_dear = work / costs.device.tile > 2 * (2 * 4 * channels) / costs.device.memory
+    made = sum(node.channels for node in nodes(narrow.parts))
+    is_dear = work / costs.device.tile + made / costs.device.elements > 2 * (2 * 4 * channels) / costs.device.memory
     if is_dear and len(narrow.parts) == 1 and not isinstance(narrow.parts[0], (Affine, Given)):
         narrow.settle("a long chain of additions is written once")
 
