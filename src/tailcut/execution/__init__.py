@@ -15,4 +15,5 @@ The way of a forward, one module each:
 
 from tailcut.execution.network import FusedNetwork as FusedNetwork
 from tailcut.execution.network import fuse as fuse
+from tailcut.execution.network import pays_in_training as pays_in_training
 from tailcut.execution.report import FuseReport as FuseReport

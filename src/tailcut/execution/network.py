@@ -228,6 +228,21 @@ def fuse(
     return fused
 
 
+def pays_in_training(model: nn.Module, *example: Any) -> bool:
+    """Whether the cost model runs any layer narrowly in a training step on inputs of these shapes.
+
+    The model is not changed, neither its buffers nor the state of random numbers.
+    """
+    fused = FusedNetwork(model, engine="torch")
+
+    def forward() -> None:
+        with torch.enable_grad():
+            fused(*example)
+
+    _try_out(fused, forward)
+    return any(layer.way != "dense" for layer in fused.report().layers)
+
+
 def _regularised(module: nn.Module, known: dict[int, TruncatedTensor]) -> dict[str, TruncatedTensor]:
     """The regularised parameters of the module itself, by attribute."""
     if not parametrize.is_parametrized(module):

@@ -133,6 +133,14 @@ def lr_factor(section: LrScheduleSection, progress: float) -> float:
     return (1 + math.cos(math.pi * (progress - section.warmup) / (1 - section.warmup))) / 2
 
 
+def set_lr(optimizer: torch.optim.Optimizer, section: OptimizerSection, progress: float) -> float:
+    """Give the optimiser the learning rate of this moment (see `lr_factor`), which is returned."""
+    lr = section.lr * lr_factor(section.lr_schedule, progress)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    return lr
+
+
 def check_data(recipe: Recipe, train: Dataset, num_processes: int) -> int:
     """Check that the batches fit the data and the processes.
 

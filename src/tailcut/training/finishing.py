@@ -1,5 +1,6 @@
 """The record of a finished run: figures of the packed file, and what made them."""
 
+import logging
 import math
 import platform
 
@@ -9,6 +10,8 @@ from torch import nn
 from tailcut.runs import Result, Run, tailcut_version
 from tailcut.training.recipe import Recipe
 from tailcut.weights import kept_counts, truncated_tensors
+
+logger = logging.getLogger("tailcut.training")
 
 
 def make_result(
@@ -57,3 +60,14 @@ def make_result(
 def num_kept(model: nn.Module) -> int:
     """The coefficients that `model` keeps; of one that is not regularised, all its parameters (not changed)."""
     return sum(kept_counts(model).values()) or sum(value.numel() for value in model.parameters())
+
+
+def warn_of_late_cut(before: int, after: int) -> None:
+    """Say that coefficients were cut after the last epoch, when no training could make up for them."""
+    if after < before:
+        logger.warning(
+            "the last cut, from %d to %d coefficients, came after the last epoch; a higher schedule.rate, more "
+            "epochs or schedule.fraction bring it earlier",
+            before,
+            after,
+        )

@@ -22,6 +22,7 @@ from tailcut.errors import MissingExtraError, TrainingError
 from tailcut.files import write_atomically
 from tailcut.format import load, save
 from tailcut.runs import Result, Run
+from tailcut.training.acceleration import DENSE, Execution, choose_execution, example_batch, trained_as
 from tailcut.training.averaging import MovingAverage
 from tailcut.training.batches import batches, generator
 from tailcut.training.building import (
@@ -30,7 +31,7 @@ from tailcut.training.building import (
     build_schedule,
     check_data,
     load_teacher,
-    lr_factor,
+    set_lr,
     set_precision,
 )
 from tailcut.training.checkpoints import (
@@ -43,7 +44,7 @@ from tailcut.training.checkpoints import (
 )
 from tailcut.training.curves import try_to_draw_curves
 from tailcut.training.evaluation import evaluate
-from tailcut.training.finishing import make_result, num_kept
+from tailcut.training.finishing import make_result, num_kept, warn_of_late_cut
 from tailcut.training.interruption import Interruption, interrupted, listen_for_interruption, not_a_number
 from tailcut.training.losses import total_loss
 from tailcut.training.machines import Machines as Machines
@@ -148,8 +149,18 @@ class _Session:
         self.epoch = 0
         self.lines: list[dict[str, Any]] = []
         torch.manual_seed(generator(seed, fabric.global_rank, 1).initial_seed())
+        self.execution: Execution | None = None
         self._restore()
-        self.module, self.stepper = fabric.setup(self.model, self.optimizer)
+        self.module = self._wrapped()
+        self.stepper: Any = fabric.setup_optimizers(self.optimizer)
+
+    def _wrapped(self) -> nn.Module:
+        """The network in the form in which it trains, for this engine. What was decided before stays so."""
+        if self.execution is None:
+            fabric, shape = self.fabric, self.train_data.picture_shape
+            pictures = example_batch(self.recipe, shape, fabric.world_size, fabric.device)
+            self.execution = choose_execution(self.recipe, self.model, pictures)
+        return self.fabric.setup_module(trained_as(self.execution, self.model), move_to_device=False)
 
     def train_epochs(self, *, progress: bool) -> None:
         """Train what is left of the epochs; after each of them validate and write a checkpoint."""
@@ -161,8 +172,11 @@ class _Session:
             while self.epoch < num_epochs:
                 start = time.perf_counter()
                 loss = self._train_epoch(bar, interruption)
-                if self.schedule is not None and self.fabric.world_size == 1:
-                    self.schedule.compact_when_worthwhile()
+                execution = self.execution
+                schedule = self.schedule if self.fabric.world_size == 1 else None
+                if schedule is not None and schedule.compact_when_worthwhile():
+                    self.execution = None
+                    self.module = self._wrapped()
                 self.epoch += 1
                 split, metrics = self._validate()
                 line = {
@@ -172,6 +186,7 @@ class _Session:
                     "metrics": metrics,
                     "lr": self.optimizer.param_groups[0]["lr"],
                     "num_kept": num_kept(self.model),
+                    "execution": execution,
                     "seconds": round(time.perf_counter() - start, 3),
                 }
                 self.lines.append(line)
@@ -197,9 +212,7 @@ class _Session:
         )
         for step, (pictures, targets) in enumerate(work):
             now = first_step + step
-            lr = recipe.optimizer.lr * lr_factor(recipe.optimizer.lr_schedule, now / all_steps)
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr
+            lr = set_lr(self.optimizer, recipe.optimizer, now / all_steps)
             pictures = pictures.to(self.fabric.device, memory_format=self.memory_format)
             loss = self._step(pictures, targets.to(self.fabric.device))
             self._cut_if_due(now + 1)
@@ -305,6 +318,7 @@ class _Session:
             state = {
                 "recipe": to_toml(self.recipe),
                 "epoch": self.epoch,
+                "execution": self.execution,
                 "lines": self.lines,
                 "num_threads": torch.get_num_threads(),
                 "model": dict(self.model.state_dict()),
@@ -337,6 +351,7 @@ class _Session:
             self.average.load_state_dict(state["average"])
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
         self.epoch, self.lines = state["epoch"], state["lines"]
+        self.execution = state.get("execution", DENSE)  # there was only this once
         if self.fabric.global_rank < len(state["random"]["torch"]):
             set_random_state({name: value[self.fabric.global_rank] for name, value in state["random"].items()})
         if self.fabric.is_global_zero:
@@ -353,13 +368,7 @@ class _Session:
         if self.schedule is not None:
             before = num_kept(self.model)
             self.schedule.finish()
-            if num_kept(self.model) < before:
-                logger.warning(
-                    "the last cut, from %d to %d coefficients, came after the last epoch; a higher "
-                    "schedule.rate, more epochs or schedule.fraction bring it earlier",
-                    before,
-                    num_kept(self.model),
-                )
+            warn_of_late_cut(before, num_kept(self.model))
         if fabric.is_global_zero:
             save(self.model, run.model, codec=recipe.pack.codec, other_codec=recipe.pack.other_codec)
         fabric.barrier()

@@ -196,6 +196,8 @@ class TrainingSection(Section):
         epochs: passes over the training pictures.
         seed: of everything random.
         precision: `fp32`, or mixed precision `bf16` or `fp16`; the transform itself always runs in float32.
+        execution: `fused` trains without dense weights (see `tailcut.fuse`), `dense` builds them in each step; `auto`
+            decides by a cost model, at the start and wherever vectors are shortened.
         channels_last: train on pictures in channels-last memory order, often faster for convolutions.
         loss: `cross_entropy`, or `dice_bce` (soft Dice plus cross entropy) for masks.
         label_smoothing: of the cross entropy.
@@ -207,6 +209,7 @@ class TrainingSection(Section):
     epochs: Positive
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    execution: Literal["auto", "dense", "fused"] = "auto"
     channels_last: bool = False
     loss: Literal["cross_entropy", "dice_bce"] = "cross_entropy"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -226,6 +229,22 @@ class DistillationSection(Section):
     teacher: str
     temperature: Annotated[float, Field(gt=0)] = 4.0
     weight: Fraction = 0.7
+
+
+class DetectionSection(Section):
+    """What the training of a detector has of its own; a recipe with this section trains `faster_rcnn` or `mask_rcnn`.
+
+    Attributes:
+        backbone: the classification network that the backbone starts from: a .tailcut file, `zoo:NAME` or a finished
+            run folder; random weights when left out.
+        flip: probability that a training picture is mirrored, left to right.
+        statistics_pictures: training pictures of which the channels' mean and spread are measured; with a `backbone`
+            its own are taken.
+    """
+
+    backbone: str | None = None
+    flip: Fraction = 0.5
+    statistics_pictures: Positive = 1000
 
 
 class PackSection(Section):
@@ -266,6 +285,7 @@ class Recipe(Section):
     optimizer: OptimizerSection
     training: TrainingSection
     distillation: DistillationSection | None = None
+    detection: DetectionSection | None = None
     pack: PackSection = PackSection()
     paper: PaperSection | None = None
 
@@ -273,6 +293,11 @@ class Recipe(Section):
     def _sections_fit(self) -> Self:
         if self.schedule is not None and self.regularization is None:
             raise ValueError("a [schedule] needs a [regularization] section (it may be empty)")
+        if self.training.execution == "fused":
+            if self.regularization is None:
+                raise ValueError("training.execution 'fused' needs a [regularization] section")
+            if self.training.precision != "fp32":
+                raise ValueError("training.execution 'fused' needs training.precision 'fp32'")
         if self.training.round_from is not None:
             if self.regularization is None:
                 raise ValueError("training.round_from needs a [regularization] section")
