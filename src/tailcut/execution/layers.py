@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from tailcut.execution.cost import Costs
 from tailcut.execution.expression import Affine, flops, is_pointwise, map_sources
 from tailcut.execution.factors import Factors, TruncatedWeight, block_diagonal, grouped_outward
 from tailcut.execution.geometry import Geometry, geometry_of
@@ -229,56 +230,95 @@ def choose(ways: list[Way], run: Run) -> Way | None:
 
 def _way(geometry: Geometry, weights: TruncatedWeight, x: Tensor, run: Run, *, project: bool, narrow: bool) -> Way:
     costs, groups = run.costs, geometry.groups
-    channels = geometry.in_channels
-    positions, out_positions = geometry.positions, geometry.out_positions
-    read = NUMBER_BYTES * positions * channels
-    inner = groups * weights.num_in if project else channels
+    inner = groups * weights.num_in if project else geometry.in_channels
     outer = groups * weights.num_out if narrow else geometry.out_channels
-    is_map = isinstance(x, NarrowMap) and x._wide is None
-    making = sum(flops(part) for part in x.parts) * positions if isinstance(x, NarrowMap) and is_map else 0.0
-    seconds, macs, moved = 0.0, making / 2, 0.0
-    if is_map:
-        seconds += costs.tiles(making, positions * channels)
-        if not project:
-            seconds += costs.move(2 * read)
-            moved += 2 * read
-    else:
-        moved += read
+    positions, written = geometry.positions, NUMBER_BYTES * geometry.out_positions * outer
+    total = _reading(geometry, x, costs, project=project)
     if project and geometry.is_one_position and groups == 1 and outer <= inner:
-        # Core and cosines of the input are one matrix.
-        seconds, macs, moved = seconds * out_positions / positions, macs * out_positions / positions, moved
-        rows, positions, core_inner = outer, out_positions, 0
-        seconds += costs.rebuild(2.0 * inner * outer * channels, NUMBER_BYTES * outer * channels, is_whole=False)
+        # Core and cosines of the input are one matrix, for those positions alone that are read.
+        part = geometry.out_positions / positions
+        total = Work(total.seconds * part, total.macs * part, total.moved_bytes + written)
+        made = NUMBER_BYTES * outer * geometry.in_channels
+        rebuilding = costs.rebuild(2.0 * inner * outer * geometry.in_channels, made, is_whole=False)
+        total = total.plus(Work(rebuilding, 0, 0))
+        rows, positions, core_inner = outer, geometry.out_positions, 0
     else:
         rows, core_inner = inner, inner
     if project:
-        work = 2.0 * positions * rows * channels / groups
-        macs += work / 2
-        seconds += costs.tiles(work, 0) if is_map else costs.product(work, read, channels // groups, rows // groups)
-        seconds += costs.move(NUMBER_BYTES * rows * channels / groups)
-        moved += 2 * NUMBER_BYTES * positions * rows
-    core = 2.0 * geometry.taps * core_inner * outer / groups
-    written = NUMBER_BYTES * out_positions * outer
-    weight_bytes = NUMBER_BYTES * geometry.kernel_size * core_inner * outer / groups
-    macs += core / 2
-    moved += written + weight_bytes
-    if core > 0:
-        bytes_of_core = written + weight_bytes + NUMBER_BYTES * positions * core_inner
-        if project or narrow:  # its operands are turned from channels first to what a convolution wants, and back
-            seconds += costs.move(bytes_of_core - weight_bytes)
-        seconds += costs.product(core, bytes_of_core, core_inner // groups, outer // groups)
-        if not (project and narrow):
-            products = _rebuilding(geometry, weights, project=project, narrow=narrow)
-            seconds += costs.rebuild(products, weight_bytes, is_whole=not (project or narrow))
+        total = total.plus(_projecting(geometry, x, costs, positions, rows))
+    if core_inner > 0:
+        sides = {"project": project, "narrow": narrow}
+        total = total.plus(_convolving(geometry, weights, costs, core_inner, outer, **sides))
+    seconds = total.seconds
     if narrow:  # sooner or later somebody makes the wide map of it, in tiles
-        wide = out_positions * geometry.out_channels
+        wide = geometry.out_positions * geometry.out_channels
         seconds += costs.tiles(2.0 * outer * wide / groups, wide)
         seconds += costs.move(NUMBER_BYTES * outer * geometry.out_channels / groups)
     else:  # sooner or later somebody reads it and writes it again
         seconds += costs.move(2 * written)
     if project or narrow:
         seconds += costs.overhead()
-    return Way(project, narrow, seconds, macs, moved)
+    return Way(project, narrow, seconds, total.macs, total.moved_bytes)
+
+
+class Work(NamedTuple):
+    """A part of a call: what the cost model says of it, its multiplications, and bytes of maps and weights."""
+
+    seconds: float
+    macs: float
+    moved_bytes: float
+
+    def plus(self, other: "Work") -> "Work":
+        """Both parts."""
+        return Work(self.seconds + other.seconds, self.macs + other.macs, self.moved_bytes + other.moved_bytes)
+
+
+def _reading(geometry: Geometry, x: Tensor, costs: Costs, *, project: bool) -> Work:
+    """A narrow map is made in tiles, and written and read again unless it is projected; a wide one is read."""
+    read = NUMBER_BYTES * geometry.positions * geometry.in_channels
+    if not isinstance(x, NarrowMap) or x._wide is not None:
+        return Work(0, 0, read)
+    making = sum(flops(part) for part in x.parts) * geometry.positions
+    seconds = costs.tiles(making, geometry.positions * geometry.in_channels)
+    return Work(seconds, making / 2, 0) if project else Work(seconds + costs.move(2 * read), making / 2, 2 * read)
+
+
+def _projecting(geometry: Geometry, x: Tensor, costs: Costs, positions: int, rows: int) -> Work:
+    """A matrix of so many rows times the input at so many positions."""
+    channels, groups = geometry.in_channels, geometry.groups
+    products = 2.0 * positions * rows * channels / groups
+    if isinstance(x, NarrowMap) and x._wide is None:
+        seconds = costs.tiles(products, 0)
+    else:
+        read = NUMBER_BYTES * geometry.positions * channels
+        seconds = costs.product(products, read, channels // groups, rows // groups)
+    seconds += costs.move(NUMBER_BYTES * rows * channels / groups)
+    return Work(seconds, products / 2, 2 * NUMBER_BYTES * positions * rows)
+
+
+def _convolving(
+    geometry: Geometry,
+    weights: TruncatedWeight,
+    costs: Costs,
+    inner: int,
+    outer: int,
+    *,
+    project: bool,
+    narrow: bool,
+) -> Work:
+    """The convolution from `inner` to `outer` channels."""
+    groups = geometry.groups
+    products = 2.0 * geometry.taps * inner * outer / groups
+    written = NUMBER_BYTES * geometry.out_positions * outer
+    weight_bytes = NUMBER_BYTES * geometry.kernel_size * inner * outer / groups
+    maps = written + NUMBER_BYTES * geometry.positions * inner
+    seconds = costs.product(products, maps + weight_bytes, inner // groups, outer // groups)
+    if project or narrow:  # its operands are turned from channels first to what a convolution wants, and back
+        seconds += costs.move(maps)
+    if not (project and narrow):
+        making = _rebuilding(geometry, weights, project=project, narrow=narrow)
+        seconds += costs.rebuild(making, weight_bytes, is_whole=not (project or narrow))
+    return Work(seconds, products / 2, written + weight_bytes)
 
 
 def _rebuilding(geometry: Geometry, weights: TruncatedWeight, *, project: bool, narrow: bool) -> float:

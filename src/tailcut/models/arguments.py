@@ -5,8 +5,16 @@ from tailcut.errors import ArgumentError
 MAX_CHANNELS = 1 << 16  # keeps the product of any two, times a kernel, far below 2**63
 
 
-def check_channels(model: str, **counts: int) -> None:
-    """Raise `ArgumentError` unless each count is an integer from 1 to 65,536."""
+def check_channels(model: str, *, at_least: int = 1, **counts: int) -> None:
+    """Raise `ArgumentError` unless each count is an integer from `at_least` to 65,536."""
     for name, count in counts.items():
-        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_CHANNELS:
-            raise ArgumentError(f"{model}: {name} must be an integer from 1 to {MAX_CHANNELS:,}, got {count!r}")
+        if isinstance(count, bool) or not isinstance(count, int) or not at_least <= count <= MAX_CHANNELS:
+            raise ArgumentError(
+                f"{model}: {name} must be an integer from {at_least} to {MAX_CHANNELS:,}, got {count!r}"
+            )
+
+
+def check_dropout(model: str, dropout: float) -> None:
+    """Raise `ArgumentError` unless `dropout` is a number from 0 up to 1, not included."""
+    if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+        raise ArgumentError(f"{model}: dropout must be a number from 0 up to 1, not included, got {dropout!r}")

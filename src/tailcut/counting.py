@@ -1,0 +1,208 @@
+"""How many parameters a network has, and how many multiply-accumulate operations (MACs) one run of it takes."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tailcut.errors import ArgumentError, TailcutError
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class MacCount:
+    """Multiply-accumulate operations of one run.
+
+    Attributes:
+        total: of the whole network.
+        layers: of each module that multiplies by itself, by its name ("" is the network), in the order in which
+            they first did; modules without are left out. They add up to `total`.
+    """
+
+    total: int
+    layers: dict[str, int]
+
+
+def count_parameters(model: nn.Module) -> int:
+    """The numbers that training changes, tied ones once; `model` is not changed.
+
+    A tensor that is computed from others by a parametrisation (a truncated weight, for one) counts as what it is
+    computed to: with the size that the layer sees.
+    """
+    sizes: dict[tuple[int, ...], int] = {}  # by the identities of what is trained
+    inside = _inside_parametrizations(model)
+    with torch.no_grad(), _evaluating(model):
+        for module in model.modules():
+            if module in inside:
+                continue
+            for parameter in module.parameters(recurse=False):
+                sizes[(id(parameter),)] = parameter.numel()
+            for name, holder in _parametrizations(module):
+                originals = tuple(map(id, holder.parameters(recurse=False)))
+                if originals and originals not in sizes:
+                    sizes[originals] = getattr(module, name).numel()
+    return sum(sizes.values())
+
+
+def count_macs(model: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> MacCount:
+    """MACs of one run of `model`, which is not changed; give a batch of one input for MACs per input.
+
+    Counted as they are executed: convolutions, transposed convolutions, linear layers, all matrix products
+    (`@`, `bmm`, `einsum`, ..., those of recurrent layers, except cuDNN's) and both products of attention. Adding
+    a bias, batch norm, pooling and everything that goes element by element is not counted. That is half of what
+    `torch.utils.flop_counter` gives, which counts a multiplication and an addition as two. Zeros that padding
+    adds count as inputs.
+
+    Computing parametrised weights is not counted: a truncated network counts as the dense network that it stands
+    for (`execution.fuse` reports what the narrow layers save).
+
+    The network runs once, without gradients and in evaluation mode, so that no running statistics move. One
+    on the meta device runs there, in no time.
+
+    Args:
+        model: any network.
+        example_input: its input, or a tuple of its inputs. Only their shapes matter if the network is on the meta
+            device.
+
+    Raises:
+        ArgumentError: `example_input` is something else, or the network does not take it.
+    """
+    inputs = (example_input,) if isinstance(example_input, Tensor) else example_input
+    if not isinstance(inputs, tuple) or not all(isinstance(tensor, Tensor) for tensor in inputs):
+        raise ArgumentError(f"example_input must be a tensor or a tuple of tensors, got {type(example_input).__name__}")
+    if any(parameter.is_meta for parameter in model.parameters()):
+        inputs = tuple(tensor.to("meta") for tensor in inputs)
+    counter = _Counter()
+    try:
+        with torch.no_grad(), _evaluating(model), _followed(model, counter), counter:
+            model(*inputs)
+    except TailcutError:
+        raise
+    except (RuntimeError, TypeError, ValueError) as error:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
+        raise ArgumentError(f"{type(model).__name__} does not run on an input of shape {shapes}: {error}") from error
+    return MacCount(sum(counter.counts.values()), counter.counts)
+
+
+class _Counter(TorchDispatchMode):
+    """Adds up the MACs of torch's operations under the name of the module that is running."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.counts: dict[str, int] = {}
+        self.running: list[str | None] = [""]  # names of the modules on the way; None: not to be counted
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        formula = _FORMULAS.get(func.overloadpacket)
+        if formula is None:
+            with self:  # an operation made of others is taken apart, so that these are seen
+                parts = func.decompose(*args, **(kwargs or {}))
+            return func(*args, **(kwargs or {})) if parts is NotImplemented else parts
+        result = func(*args, **(kwargs or {}))
+        name = self.running[-1]
+        if name is not None:
+            self.counts[name] = self.counts.get(name, 0) + formula(result, *args)
+        return result
+
+
+def _convolution(result: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> int:
+    _, _, _, _, is_transposed, *_ = rest
+    kernel = weight.shape[1:].numel()  # what one number of the output, or of the transposed one's input, meets
+    return (x if is_transposed else result).numel() * kernel
+
+
+def _product(_: Tensor, a: Tensor, b: Tensor, *__: Any) -> int:
+    """Of a matrix, or of each of a batch, with another one or with a vector."""
+    return a.numel() * (b.shape[-1] if b.ndim > 1 else 1)
+
+
+def _added_product(result: Tensor, _: Tensor, a: Tensor, b: Tensor, *__: Any) -> int:
+    return _product(result, a, b)
+
+
+def _attention(_: object, queries: Tensor, keys: Tensor, values: Tensor, *__: Any) -> int:
+    """(..., tokens, size) each: every query meets every key, and every weight of the two a value."""
+    per_pair = queries.shape[-1] + values.shape[-1]
+    return queries.shape[:-1].numel() * keys.shape[-2] * per_pair
+
+
+def _lstm(_: object, x: Tensor, input_weight: Tensor, hidden_weight: Tensor, *__: Any) -> int:
+    """(steps, batch, size): every step of every sequence meets both weights."""
+    return x.shape[:2].numel() * (input_weight.numel() + hidden_weight.numel())
+
+
+_FORMULAS: dict[Any, Callable[..., int]] = {
+    aten.convolution: _convolution,
+    aten.mkldnn_rnn_layer: _lstm,
+    **dict.fromkeys((aten.mm, aten.bmm, aten.mv, aten.dot, aten.vdot), _product),
+    **dict.fromkeys((aten.addmm, aten.baddbmm, aten.addmv, aten.addbmm), _added_product),
+    **dict.fromkeys(
+        (
+            aten._scaled_dot_product_flash_attention,
+            aten._scaled_dot_product_flash_attention_for_cpu,
+            aten._scaled_dot_product_efficient_attention,
+            aten._scaled_dot_product_cudnn_attention,
+            aten._scaled_dot_product_fused_attention_overrideable,
+        ),
+        _attention,
+    ),
+}
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """All modules in evaluation mode, and attention out of its fast path, which hides what it multiplies."""
+    training = [(module, module.training) for module in model.modules()]
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        for module, _ in training:
+            module.training = False
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        for module, mode in training:
+            module.training = mode
+
+
+@contextmanager
+def _followed(model: nn.Module, counter: _Counter) -> Iterator[None]:
+    """Tell the counter which module runs."""
+    inside = _inside_parametrizations(model)
+    handles = []
+    try:
+        for name, module in model.named_modules():
+            own = None if module in inside else name
+
+            def enter(module: nn.Module, args: Any, own: str | None = own) -> None:
+                counter.running.append(own)
+
+            def leave(module: nn.Module, args: Any, output: Any) -> None:
+                counter.running.pop()
+
+            handles.append(module.register_forward_pre_hook(enter, prepend=True))
+            handles.append(module.register_forward_hook(leave))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _parametrizations(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """What computes parameters of the module, by their names."""
+    if parametrize.is_parametrized(module) and isinstance(module.parametrizations, nn.ModuleDict):
+        yield from module.parametrizations.items()
+
+
+def _inside_parametrizations(model: nn.Module) -> set[nn.Module]:
+    """The modules that compute weights."""
+    holders = [module for module in model.modules() if isinstance(module, parametrize.ParametrizationList)]
+    return {module for holder in holders for module in holder.modules()}

@@ -1,0 +1,70 @@
+"""MobileNet for 32 x 32 pictures: Howard et al., "MobileNets" (2017)."""
+
+from torch import Tensor, nn
+
+from tailcut.models.arguments import check_channels
+from tailcut.structure import register_model
+
+# Channels (in units of the stem's 32) and stride of each block.
+BLOCKS = ((2, 1), (4, 2), (4, 1), (8, 2), (8, 1), (16, 2), *(((16, 1),) * 5), (32, 2), (32, 1))
+
+
+@register_model("mobilenetv1_cifar", example_shape=(1, 3, 32, 32))
+class MobileNetV1CIFAR(nn.Module):
+    """MobileNet with a stem of stride 1: 3,217,226 parameters, 46.35 M MACs at 32 x 32.
+
+    A 3 x 3 convolution, thirteen blocks of a depthwise 3 x 3 and a 1 x 1 convolution, each convolution with batch
+    norm and ReLU, and a linear layer. The names of the tensors are those of kuangliu/pytorch-cifar.
+
+    Input: (batch, 3, height, width). Output: (batch, num_classes), logits. The last maps have 1/16 of the size.
+
+    Args:
+        num_classes: how many classes there are.
+        width: channels of the stem; all others follow.
+
+    Raises:
+        ArgumentError: a count is not from 1 to 65,536.
+    """
+
+    def __init__(self, *, num_classes: int = 10, width: int = 32) -> None:
+        super().__init__()
+        check_channels("mobilenetv1_cifar", num_classes=num_classes, width=width)
+        self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU()
+        blocks = []
+        channels = width
+        for multiple, stride in BLOCKS:
+            blocks.append(SeparableConv(channels, multiple * width, stride))
+            channels = multiple * width
+        self.layers = nn.Sequential(*blocks)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.linear = nn.Linear(channels, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (batch, num_classes) of pictures (batch, 3, height, width)."""
+        x = self.layers(self.relu(self.bn1(self.conv1(x))))
+        logits: Tensor = self.linear(self.avgpool(x).flatten(1))
+        return logits
+
+
+class SeparableConv(nn.Module):
+    """Depthwise 3 x 3, then 1 x 1: (batch, in_channels, h, w) to (batch, out_channels, h/stride, w/stride)."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, in_channels, 3, stride, padding=1, groups=in_channels, bias=False)
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.relu1 = nn.ReLU()
+        self.conv2 = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.relu2 = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps of the next block."""
+        x = self.relu1(self.bn1(self.conv1(x)))
+        y: Tensor = self.relu2(self.bn2(self.conv2(x)))
+        return y

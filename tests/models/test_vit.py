@@ -1,0 +1,87 @@
+from typing import Any
+
+import pytest
+import torch
+from tests.models.by_hand import ByHand, on_meta, picture
+from torch import Tensor
+from torch.nn import functional as f
+
+from tailcut.counting import count_macs, count_parameters
+from tailcut.errors import ArgumentError
+from tailcut.models import VisionTransformer
+
+
+def test_counts_of_frequency_regularization() -> None:
+    """Table 2's ViT-ref: 9,500,672."""
+    model = on_meta(VisionTransformer)
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters() if parameter.ndim > 1}
+    assert sizes.pop("class_token") + sizes.pop("position") == 33_792
+    assert sum(sizes.values()) == 9_466_880 == 9_500_672 - 33_792
+    norms = sum(parameter.numel() for name, parameter in model.named_parameters() if "norm" in name)
+    assert norms == 13_312
+    assert count_parameters(model) == 9_500_672 + 9_738 + norms
+
+
+def test_macs_by_hand() -> None:
+    per_block = 65 * (4 * 512 * 512 + 2 * 512 * 512) + 2 * 65 * 65 * 512
+    expected = 64 * 48 * 512 + 6 * per_block + 512 * 10
+    counted = count_macs(on_meta(VisionTransformer), torch.empty(1, 3, 32, 32))
+    assert counted.total == expected
+    assert counted.layers["blocks.3.attention"] == 2 * 65 * 65 * 512
+
+
+def attention(by: ByHand, x: Tensor, name: str, num_heads: int) -> Tensor:
+    """The oracle: a loop over heads and a softmax."""
+    width = x.shape[2]
+    size = width // num_heads
+    queries, keys, values = by.linear(x, f"{name}.qkv").split(width, dim=2)
+    mixed = []
+    for head in range(num_heads):
+        part = slice(head * size, (head + 1) * size)
+        scores = queries[:, :, part] @ keys[:, :, part].transpose(1, 2) / size**0.5
+        mixed.append(scores.softmax(-1) @ values[:, :, part])
+    return by.linear(torch.cat(mixed, 2), f"{name}.projection")
+
+
+def test_forward() -> None:
+    torch.manual_seed(0)
+    model = VisionTransformer(
+        image_size=12, patch_size=3, width=10, depth=2, num_heads=5, mlp_width=7, num_classes=4, dropout=0.3
+    )
+    by, x = ByHand(model), picture(2, 3, 12, 12)
+    weight = by.numbers["patch_embedding.weight"].flatten(1)
+    rows = x.unfold(2, 3, 3).unfold(3, 3, 3).permute(0, 2, 3, 1, 4, 5).reshape(2, 16, 27)  # patches, row by row
+    patches = rows @ weight.T + by.numbers["patch_embedding.bias"]
+    tokens = torch.cat([by.numbers["class_token"].expand(2, -1, -1), patches], 1) + by.numbers["position"]
+    for block in ("blocks.0", "blocks.1"):
+        tokens = tokens + attention(by, by.layer_norm(tokens, f"{block}.norm1"), f"{block}.attention", 5)
+        hidden = f.gelu(by.linear(by.layer_norm(tokens, f"{block}.norm2"), f"{block}.mlp.0"))
+        tokens = tokens + by.linear(hidden, f"{block}.mlp.3")
+    expected = by.linear(by.layer_norm(tokens, "norm")[:, 0], "head")
+    torch.testing.assert_close(model(x), expected)
+    assert not torch.equal(model.train()(x), model(x)), "dropout is drawn in training"
+
+
+def test_class_token_and_position_are_trained() -> None:
+    torch.manual_seed(0)
+    model = VisionTransformer(width=8, num_heads=2, depth=1, mlp_width=4)
+    model(torch.rand(2, 3, 32, 32)).square().sum().backward()
+    for parameter in (model.class_token, model.position):
+        assert parameter.grad is not None
+        assert parameter.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_classes": 0}, "num_classes must be"),
+        ({"depth": 0}, "depth must be"),
+        ({"image_size": 30}, "image_size must be a multiple of patch_size, got image_size=30, patch_size=4"),
+        ({"num_heads": 7}, "width must be a multiple of num_heads, got width=512, num_heads=7"),
+        ({"patch_size": 0}, "patch_size must be"),
+        ({"dropout": -1}, "dropout must be"),
+    ],
+)
+def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ArgumentError, match=f"vit: {message}"):
+        VisionTransformer(**arguments)
