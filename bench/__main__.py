@@ -1,4 +1,4 @@
-"""The benchmarks' command line: `python -m bench [transform|sweeps|training|files|execution|all]`."""
+"""The benchmarks' command line: `python -m bench [transform|sweeps|training|files|execution|inputs|channels|all]`."""
 
 import argparse
 import dataclasses
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from bench import execution, files, sweeps, training, transform
+from bench import channels, execution, files, inputs, sweeps, training, transform
 from bench.machine import Machine, measure_machine
 from bench.scale import FULL, QUICK, TINY, Scale
 from bench.tables import Table
@@ -23,6 +23,8 @@ TOPICS: dict[str, Callable[[Scale, Machine], list[Table]]] = {
     "training": training.run,
     "files": files.run,
     "execution": execution.run,
+    "inputs": inputs.run,
+    "channels": channels.run,
 }
 SCALES = {"full": FULL, "quick": QUICK, "tiny": TINY}
 

@@ -3,7 +3,7 @@
 import copy
 import ctypes
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ Candidates = Mapping[str, Callable[[], object]]
 def run(scale: Scale, machine: Machine) -> list[Table]:
     """The UNet, a block over corner sizes and widths, and a training step."""
     torch.manual_seed(0)
-    return [_unet(scale, machine), _sweep(scale), _training(scale, machine)]
+    return [_unet(scale, machine), _sweep(scale, machine), _training(scale, machine)]
 
 
 def _unet(scale: Scale, machine: Machine) -> Table:
@@ -77,7 +77,7 @@ def _unet(scale: Scale, machine: Machine) -> Table:
     return Table(table.title, table.columns, table.rows, [*table.notes, note])
 
 
-def _sweep(scale: Scale) -> Table:
+def _sweep(scale: Scale, machine: Machine) -> Table:
     """3 x 3 convolution, batch norm, ReLU, 3 x 3 convolution: cost follows the corner, not the width."""
     rows: list[Row] = []
     size = max(16, scale.picture_size // 2)
@@ -92,30 +92,68 @@ def _sweep(scale: Scale) -> Table:
             regularize(block, num_kept=num_kept)
             x = torch.rand(1, width, size, size)
             dense, fused = to_dense(block), fuse(block, x, engine="torch")
+            corner = truncation_of(block, "0.weight").truncation.corner_shape
+            candidates = {
+                "fused": _call(fused, x),
+                "dense": _call(dense, x),
+                "naive": _call(naively_factored(block), x),
+                "tensorly-torch": _call(tucker_factored(dense, corner), x),
+            }
             with torch.no_grad():
-                found = compare({"fused": _call(fused, x), "dense": _call(dense, x)}, scale, share=0.05)
-            ways = ", ".join(sorted({layer.way for layer in fused.report().layers}))
+                found = compare(candidates, scale, share=0.05)
+            layers = fused.report().layers
+            limit = max(
+                2 * sum(layer.macs for layer in layers) / machine.product_rate,
+                sum(layer.moved_bytes for layer in layers) / machine.copy_rate,
+            )
             rows.append(
                 {
                     "width": width,
                     "kept": num_kept,
-                    "corner": " x ".join(map(str, truncation_of(block, "0.weight").truncation.corner_shape)),
-                    "ways": ways,
-                    "fused ms": 1e3 * found["fused"].median_s,
-                    "dense ms": 1e3 * found["dense"].median_s,
+                    "corner": " x ".join(map(str, corner)),
+                    "ways": ", ".join(sorted({layer.way for layer in layers})),
+                    **{f"{name} ms": 1e3 * timing.median_s for name, timing in found.items()},
+                    "limit ms": 1e3 * limit,
                     "times faster": found["dense"].median_s / found["fused"].median_s,
                 }
             )
+    timed = ("fused ms", "dense ms", "naive ms", "tensorly-torch ms", "limit ms")
     columns = {
         "width": "d",
         "kept": "d",
         "corner": "",
         "ways": "",
-        "fused ms": ".2f",
-        "dense ms": ".2f",
+        **dict.fromkeys(timed, ".2f"),
         "times faster": ".2f",
     }
-    return Table(f"Two convolutions of one width on {size} x {size} pixels, plain tiles", columns, rows)
+    notes = [
+        "naive: three convolutions for one, wide maps in memory. tensorly-torch: its FactorizedConv (Tucker) of the "
+        "same ranks. limit: the fused way's products or its bytes at this machine's rates."
+    ]
+    return Table(f"Two convolutions of one width on {size} x {size} pixels, plain tiles", columns, rows, notes)
+
+
+def tucker_factored(dense: nn.Module, ranks: Sequence[int]) -> nn.Module:
+    """A copy of a network whose convolutions are tensorly-torch's, in Tucker form of these ranks."""
+    import tltorch
+
+    result = copy.deepcopy(dense)
+    for name, layer in list(result.named_modules()):
+        if isinstance(layer, nn.Conv2d):
+            parent, _, child = name.rpartition(".")
+            factored = tltorch.FactorizedConv(
+                layer.in_channels,
+                layer.out_channels,
+                layer.kernel_size,
+                order=2,
+                padding=layer.padding[0],
+                bias=False,
+                rank=tuple(ranks),
+                factorization="tucker",
+                implementation="factorized",
+            )
+            setattr(result.get_submodule(parent), child, factored)
+    return result
 
 
 def _training(scale: Scale, machine: Machine) -> Table:
@@ -135,12 +173,19 @@ def _training(scale: Scale, machine: Machine) -> Table:
         return call
 
     candidates = {"fused": step(fused), "dense weights": step(plain), "weights by truncated bases": step(network)}
-    return _table(
+    table = _table(
         f"A training step of ResNet18, widths {widths}, batch {batch}, {RESNET_KEPT} coefficients a tensor",
         candidates,
         ("dense weights",),
         scale,
     )
+    macs = {name: sum(getattr(layer, name) for layer in fused.report().layers) for name in ("macs", "dense_macs")}
+    limits = {name: 1e3 * 6 * value / machine.product_rate for name, value in macs.items()}  # forward and two gradients
+    note = (
+        f"At this machine's matrix product, forward and gradients take {limits['macs']:.0f} ms fused and "
+        f"{limits['dense_macs']:.0f} ms dense; fused, wide maps are made a second time in the backward pass."
+    )
+    return Table(table.title, table.columns, table.rows, [*table.notes, note])
 
 
 def _table(title: str, candidates: Candidates, reference: tuple[str, ...], scale: Scale) -> Table:

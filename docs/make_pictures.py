@@ -13,13 +13,20 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from PIL import Image, PngImagePlugin
+from sklearn.datasets import load_sample_image
 
 import tailcut
 from docs import build_tables
+from tailcut.channels.pictures import show_maps
 from tailcut.data import open_dataset
+from tailcut.inputs import BlockDCT, describe_picture
+from tailcut.inputs.drawing import show_channels
 from tailcut.transform import dct, dct_basis, idct, l1_order, l1_rank
+from tailcut.transform.block import block_dct
+from tailcut.transform.color import rgb_to_ycbcr
 
 FOLDER = build_tables.ROOT / "docs" / "pictures"
 POINTS_KEY = "points"
@@ -36,6 +43,8 @@ def main() -> None:
         "corner-3d": corner_3d,
         "corner-4d": corner_4d,
         "schedule": schedule,
+        "frequency-inputs": frequency_inputs,
+        "channel-scores": channel_scores,
     }
     for name, draw in pictures.items():
         write(draw(), FOLDER / f"{name}.png")
@@ -203,6 +212,51 @@ def schedule() -> Figure:
     panels[1].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     panels[1].yaxis.set_minor_formatter(NullFormatter())
     panels[0].legend(fontsize=9)
+    return figure
+
+
+def frequency_inputs() -> Figure:
+    """A photo on its way to 24 frequency channels, and what they hold of it."""
+    side, at = 384, (160, 176)
+    photo = load_sample_image("flower.jpg")[20 : 20 + side, 110 : 110 + side]
+    picture = torch.from_numpy(photo.copy()).permute(2, 0, 1)
+    transform = BlockDCT(24)
+    channels = transform(picture)
+    luma, blue, red = rgb_to_ycbcr(picture.double())
+    block = luma[at[0] : at[0] + 8, at[1] : at[1] + 8]
+    figure = new_figure(8.6, 2.4)
+    rows = ("rgb y cb pixels y-channels cb-channels rebuilt", "rgb y cr coefficients y-channels cr-channels rebuilt")
+    panels = figure.subplot_mosaic([[*row.split()] for row in rows], width_ratios=[2, 2, 1, 1, 2, 1, 2])
+    panels["rgb"].imshow(photo)
+    panels["rgb"].set_title(f"RGB\n3 x {side} x {side}", fontsize=8)
+    for name, plane in (("y", luma), ("cb", blue), ("cr", red)):
+        step = 1 if name == "y" else 2
+        panels[name].imshow(plane[::step, ::step].numpy(), cmap="gray", vmin=0, vmax=255)
+        panels[name].set_title({"y": "YCbCr, not rounded\n", "cb": "Cb", "cr": "Cr"}[name], fontsize=8)
+    panels["y"].add_patch(Rectangle((at[1] - 4, at[0] - 4), 16, 16, fill=False, edgecolor="red", linewidth=1.2))
+    panels["pixels"].imshow(block.numpy(), cmap="gray", vmin=0, vmax=255)
+    panels["pixels"].set_title("a block", fontsize=8)
+    sizes = block_dct(block - 128)[0, 0].abs().clamp(min=0.1).log10()
+    panels["coefficients"].imshow(sizes.numpy(), cmap=SIZE_MAP)
+    panels["coefficients"].set_title("its DCT", fontsize=8)
+    parts = channels.split([len(part) for part in transform.selection.components().values()])
+    for name, part, indices in zip(("y", "cb", "cr"), parts, transform.selection.components().values(), strict=True):
+        show_channels(panels[f"{name}-channels"], part, indices)
+        panels[f"{name}-channels"].set(xlabel="", ylabel="")
+        title = f"24 channels, {part.shape[1]} x {part.shape[2]}\n" if name == "y" else f"{len(part)} of {name.title()}"
+        panels[f"{name}-channels"].set_title(title, fontsize=8)
+    panels["rebuilt"].imshow(transform.inverse(channels).clamp(0, 1).permute(1, 2, 0).numpy())
+    report = describe_picture(picture, transform)
+    panels["rebuilt"].set_title(f"what they hold:\n{report.psnr_db:.0f} dB", fontsize=8)
+    for panel in panels.values():
+        panel.set(xticks=[], yticks=[])
+    return figure
+
+
+def channel_scores() -> Figure:
+    """Maps of our LeNet-5 with high and low scores, of a handwritten digit."""
+    digit, _ = open_dataset("digits", "test").batch([4])
+    figure: Figure = show_maps(tailcut.load("zoo:lenet5-ref"), digit, "conv1")
     return figure
 
 

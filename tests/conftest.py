@@ -34,3 +34,9 @@ def carvana_root() -> Path:
 def cifar10_root() -> Path:
     """A data root that holds cifar-10-batches-bin/."""
     return _find_root("cifar-10-batches-bin")
+
+
+@pytest.fixture(scope="session")
+def coco_root() -> Path:
+    """A data root that holds coco/."""
+    return _find_root("coco")

@@ -43,7 +43,8 @@ EXTRA_MODULES = [
     "torchvision",
 ]
 
-VERBS = ["train", "pack", "inspect", "evaluate", "predict", "convert", "unpack", "models"]
+VERBS = ["train", "pack", "inspect", "evaluate", "predict", "convert", "unpack", "export", "models"]
+VERBS += ["dct", "select", "score", "prune", "attack", "explain"]
 
 ROUND_TRIP = """
 import sys

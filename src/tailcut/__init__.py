@@ -1,9 +1,13 @@
 """Tailcut: neural networks in the frequency domain."""
 
+from tailcut import channels as channels
+from tailcut import inputs as inputs
 from tailcut import models as models
 from tailcut import weights as weights
+from tailcut.channels import prune as prune
 from tailcut.errors import TailcutError as TailcutError
 from tailcut.execution import fuse as fuse
+from tailcut.execution.export import export_onnx as export_onnx
 from tailcut.format import inspect as inspect
 from tailcut.format import load as load
 from tailcut.format import save as save
@@ -18,12 +22,16 @@ __version__ = "0.1.0"
 __all__ = [
     "TailTruncation",
     "TailcutError",
+    "channels",
     "create_model",
+    "export_onnx",
     "fuse",
+    "inputs",
     "inspect",
     "load",
     "model_names",
     "models",
+    "prune",
     "register_model",
     "regularize",
     "save",

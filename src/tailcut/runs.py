@@ -118,6 +118,11 @@ class Run:
         return self.checkpoints / "previous.pt"
 
     @property
+    def start(self) -> Path:
+        """The network that the training started from, if it was not a fresh one."""
+        return self.path / "start.tailcut"
+
+    @property
     def model(self) -> Path:
         """The packed network."""
         return self.path / "model.tailcut"

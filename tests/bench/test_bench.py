@@ -16,13 +16,17 @@ from bench.tables import Table
 from bench.timing import CLOCKS, compare, num_threads
 from bench.transform import KEPT, check_agreement, make_weights
 
-TABLES_PER_TOPIC = {"transform": 2, "sweeps": 3, "training": 2, "files": 3, "execution": 3}
+from bench import inputs
+
+TABLES_PER_TOPIC = {"transform": 2, "sweeps": 3, "training": 2, "files": 3, "execution": 3, "inputs": 1, "channels": 2}
 RATIOS = {
     "transform": "torch-dct / tailcut",
     "sweeps": "FFT / basis",
     "training": "step / plain",
     "files": "bytes / tailcut",
     "execution": "times faster",
+    "inputs": "/ published",
+    "channels": "loops / tailcut",
 }
 
 
@@ -120,6 +124,14 @@ def test_a_wrong_answer_has_no_speed() -> None:
     weights.padded[0].add_(1)
     with pytest.raises(AssertionError):
         check_agreement(weights)
+
+
+def test_other_channels_have_no_speed() -> None:
+    channels = torch.zeros(24, 2, 2)
+    inputs.check_agreement(channels, channels + 0.5)
+    for other in (channels + 2, channels[:23], channels + float("nan")):
+        with pytest.raises(AssertionError, match="differ from the published pipeline's"):
+            inputs.check_agreement(channels, other)
 
 
 def test_missing_values_are_dashes() -> None:

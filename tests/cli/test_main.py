@@ -19,7 +19,8 @@ NAMES = [verb.__name__.rpartition(".")[2] for verb in VERBS]
 
 
 def test_the_verbs_are_those_promised(tailcut: Tailcut) -> None:
-    assert NAMES == ["train", "pack", "inspect", "evaluate", "predict", "convert", "unpack", "export", "models"]
+    of_files = ["train", "pack", "inspect", "evaluate", "predict", "convert", "unpack", "export"]
+    assert NAMES == [*of_files, "dct", "select", "score", "prune", "attack", "explain", "models"]
     shown = tailcut("--help")
     assert shown.code == 0
     for name in NAMES:

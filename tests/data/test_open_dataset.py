@@ -7,7 +7,7 @@ from tailcut.errors import ArgumentError, DataNotFoundError
 
 
 def test_names() -> None:
-    assert dataset_names() == ["carvana", "cifar10", "digits", "mnist"]
+    assert dataset_names() == ["carvana", "cifar10", "coco", "digits", "imagenet", "imagenette", "mnist"]
 
 
 def test_default_split(cache: Path, small_mnist: Path) -> None:
@@ -27,7 +27,7 @@ def test_split_is_passed_on(small_mnist: Path) -> None:
 
 
 def test_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(ArgumentError, match="unknown data set 'mnits'; known are carvana, cifar10, digits, mnist"):
+    with pytest.raises(ArgumentError, match="unknown data set 'mnits'; known are carvana, cifar10, coco, digits, imag"):
         open_dataset("mnits")
 
 
@@ -49,3 +49,19 @@ def test_two_roots_of_the_environment(
 def test_download_is_off_unless_asked_for(cache: Path) -> None:
     with pytest.raises(DataNotFoundError, match="that was not allowed"):
         open_dataset("mnist")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("digits@112", "the pictures of digits have one size: ask for 'digits', not for 'digits@112'"),
+        ("imagenette@", "comes the side of the pictures in pixels, as in imagenette@112; got 'imagenette@'"),
+        ("imagenette@-1", "comes the side"),
+        ("imagenette@²", "comes the side"),
+        ("imagenette@" + "9" * 5000, "comes the side"),
+        ("imagenets@112", "unknown data set 'imagenets@112'"),
+    ],
+)
+def test_sizes_that_cannot_be(name: str, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        open_dataset(name)

@@ -13,17 +13,25 @@ import pytest
 from pydantic import BaseModel
 
 from tailcut import errors
+from tailcut.channels.prune_report import LeftChannels, PrunedLayer, PruneReport
+from tailcut.channels.scores import ScoredLayer
 from tailcut.cli import VERBS
 from tailcut.cli.parser import Parser
 from tailcut.format import InspectReport, SaveReport
 from tailcut.format.inspect import StoredOtherTensor, StoredTensor
+from tailcut.inputs import FrequencyReport
 from tailcut.printing import Report
 from tailcut.runs import Result
 from tailcut.training import EvaluateReport, PredictReport
+from tailcut.training.attacks import AttackCurve, AttackReport
+from tailcut.training.explaining import ExplainReport, Explanation
 from tailcut.training.listing import Architecture, ModelsReport, ZooEntry
 from tailcut.training.packing import UnpackReport
 from tailcut.training.recipe import OverrideSection, Recipe
 from tailcut.training.recipe_files import find_recipe, parse_recipe, shipped_recipes
+from tailcut.training.scoring import ScoreReport
+from tailcut.training.selecting import SelectReport
+from tailcut.training.slimming import PruneFileReport
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -36,6 +44,12 @@ REPORTS: dict[str, tuple[type[Report], ...]] = {
     "evaluate": (EvaluateReport,),
     "predict": (PredictReport,),
     "unpack": (UnpackReport,),
+    "dct": (FrequencyReport,),
+    "select": (SelectReport,),
+    "score": (ScoreReport, ScoredLayer),
+    "prune": (PruneFileReport, PruneReport, PrunedLayer, LeftChannels),
+    "attack": (AttackReport, AttackCurve),
+    "explain": (ExplainReport, Explanation),
     "models": (ModelsReport, Architecture, ZooEntry),
 }
 

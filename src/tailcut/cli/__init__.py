@@ -10,13 +10,45 @@ import os
 import sys
 from collections.abc import Sequence
 
-from tailcut.cli import convert, evaluate, export, inspect, models, pack, predict, train, unpack
+from tailcut.cli import (
+    attack,
+    convert,
+    dct,
+    evaluate,
+    explain,
+    export,
+    inspect,
+    models,
+    pack,
+    predict,
+    prune,
+    score,
+    select,
+    train,
+    unpack,
+)
 from tailcut.cli.output import is_first_process, messages_on_stderr
 from tailcut.cli.parser import Parser, UsageError
 from tailcut.errors import ArgumentError, RecipeError, TailcutError
 from tailcut.runs import tailcut_version
 
-VERBS = (train, pack, inspect, evaluate, predict, convert, unpack, export, models)
+VERBS = (
+    train,
+    pack,
+    inspect,
+    evaluate,
+    predict,
+    convert,
+    unpack,
+    export,
+    dct,
+    select,
+    score,
+    prune,
+    attack,
+    explain,
+    models,
+)
 
 OK, FAILED, BAD_USAGE = 0, 1, 2
 

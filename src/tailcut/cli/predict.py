@@ -1,8 +1,9 @@
-"""`tailcut predict`: masks as pictures, classes as a table."""
+"""`tailcut predict`: masks and objects as pictures, classes as a table."""
 
 import argparse
 
 from tailcut.cli.parser import Verbs, add_dense, add_device, add_verb
+from tailcut.errors import ArgumentError
 from tailcut.printing import Report
 
 
@@ -13,13 +14,16 @@ def add_parser(verbs: Verbs) -> None:
         "predict",
         summary="run a file on pictures",
         description="Run a .tailcut file on pictures. Masks are written as PNG in the size of their picture, "
-        "classes are printed as a table (and written to DIR/predictions.json).",
+        "classes are printed as a table (and written to DIR/predictions.json), objects too, and drawn on the pictures.",
         example="  tailcut predict zoo:lenet5-776 digit.png\n  tailcut predict unet.tailcut car1.jpg car2.jpg -o masks",
         run=run,
     )
     parser.add_argument("file", metavar="FILE", help="a .tailcut file or zoo:NAME")
     parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="PNG or JPEG files")
     parser.add_argument("-o", "--out", metavar="DIR", help="folder for the results; masks need it")
+    parser.add_argument(
+        "--least-score", type=float, metavar="P", help="objects: leave out what is less sure than this, 0 to 1 (0.5)"
+    )
     parser.add_argument("--invert", action="store_true", help="dark on light: take 1 - pixels (MNIST is light on dark)")
     add_device(parser)
     add_dense(parser)
@@ -27,8 +31,22 @@ def add_parser(verbs: Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> Report:
     """Predict."""
+    from tailcut.training.detection_prediction import LEAST_SCORE, holds_detector, predict_objects_file
     from tailcut.training.prediction import predict_file
 
+    if holds_detector(arguments.file):
+        if arguments.invert:
+            raise ArgumentError("--invert is for digits; a detector takes photos as they are")
+        return predict_objects_file(
+            arguments.file,
+            arguments.pictures,
+            arguments.out,
+            least_score=LEAST_SCORE if arguments.least_score is None else arguments.least_score,
+            device=arguments.device,
+            progress=True,
+        )
+    if arguments.least_score is not None:
+        raise ArgumentError("--least-score is for detectors; this network finds no objects")
     return predict_file(
         arguments.file,
         arguments.pictures,

@@ -42,12 +42,15 @@ def add_parser(verbs: Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> Report | None:
     """Train; only the first process reports."""
+    from tailcut.training.detection import train_detector
     from tailcut.training.loop import train
     from tailcut.training.machines import Machines, is_first_process
     from tailcut.training.recipe_files import load_recipe
 
-    result = train(
-        load_recipe(arguments.recipe, arguments.overrides),
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    work = train if recipe.detection is None else train_detector
+    result = work(
+        recipe,
         arguments.out,
         resume=arguments.resume,
         roots=arguments.data_root,

@@ -3,11 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tailcut.data import cifar10, digits, mnist
+from tailcut.data import cifar10, digits, imagefolder, mnist
 from tailcut.data.carvana import open_carvana
+from tailcut.data.coco import CocoDataset as CocoDataset
+from tailcut.data.coco import Objects as Objects
+from tailcut.data.coco import open_coco
 from tailcut.data.dataset import Dataset as Dataset
 from tailcut.data.dataset import InMemoryDataset as InMemoryDataset
 from tailcut.data.dataset import split_off as split_off
+from tailcut.data.imagefolder import FolderDataset as FolderDataset
+from tailcut.data.imagefolder import open_imagenet, open_imagenette
 from tailcut.data.pictures import picture_size as picture_size
 from tailcut.data.pictures import read_mask as read_mask
 from tailcut.data.pictures import read_picture as read_picture
@@ -17,13 +22,20 @@ from tailcut.data.roots import data_roots as data_roots
 from tailcut.errors import ArgumentError
 
 
+MAX_SIZE_DIGITS = 6
+
+
 @dataclass(frozen=True)
 class _Kind:
-    """One known data set: how to open a split, which there are (None: any folder), which is the default."""
+    """One known data set: how to open a split, which there are (None: any folder), which is the default.
+
+    `open_sized` opens it with pictures of a wanted side in pixels, where it can (`NAME@SIDE`).
+    """
 
     open: Callable[[str, Roots, bool], Dataset]
     splits: tuple[str, ...] | None
     default_split: str
+    open_sized: Callable[[str, Roots, int], Dataset] | None = None
 
 
 _KINDS = {
@@ -33,7 +45,20 @@ _KINDS = {
         cifar10.SPLITS,
         "test",
     ),
+    "coco": _Kind(lambda split, roots, download: open_coco(split, roots=roots), None, "val2017"),
     "digits": _Kind(lambda split, roots, download: digits.open_digits(split), digits.SPLITS, "test"),
+    "imagenet": _Kind(
+        lambda split, roots, download: open_imagenet(split, roots=roots),
+        imagefolder.SPLITS,
+        "val",
+        lambda split, roots, size: open_imagenet(split, size=size, roots=roots),
+    ),
+    "imagenette": _Kind(
+        lambda split, roots, download: open_imagenette(split, roots=roots),
+        imagefolder.SPLITS,
+        "val",
+        lambda split, roots, size: open_imagenette(split, size=size, roots=roots),
+    ),
     "mnist": _Kind(
         lambda split, roots, download: mnist.open_mnist(split, roots=roots, download=download),
         mnist.SPLITS,
@@ -51,9 +76,10 @@ def open_dataset(name: str, split: str | None = None, *, roots: Roots = None, do
     """Open a data set by its name.
 
     Args:
-        name: one of `dataset_names()`.
-        split: the part to open; None is `test`, for carvana `val`. The splits of carvana are the folders
-            that lie in `carvana/`.
+        name: one of `dataset_names()`; for imagenette also `imagenette@SIDE`, which resizes the pictures to
+            SIDE x SIDE pixels.
+        split: the part to open; None is `test`, for carvana and imagenette `val`, for coco `val2017`. The splits
+            of carvana and coco are the folders that lie in `carvana/` and `coco/`.
         roots: data roots to try before those of TAILCUT_DATA and the user cache.
         download: fetch MNIST or CIFAR-10 into the user cache, with their hashes checked, where no root has
             them.
@@ -67,10 +93,17 @@ def open_dataset(name: str, split: str | None = None, *, roots: Roots = None, do
         DataError: a file is damaged or does not match the others.
         MissingExtraError: `digits` without scikit-learn.
     """
-    if name not in _KINDS:
+    kind_name, has_size, size = name.partition("@")
+    if kind_name not in _KINDS:
         raise ArgumentError(f"unknown data set {name!r}; known are {', '.join(dataset_names())}")
-    kind = _KINDS[name]
+    kind = _KINDS[kind_name]
     split = kind.default_split if split is None else split
     if kind.splits is not None and split not in kind.splits:
         raise ArgumentError(f"{name} has no split {split!r}; it has {', '.join(kind.splits)}")
-    return kind.open(split, roots, download)
+    if not has_size:
+        return kind.open(split, roots, download)
+    if kind.open_sized is None:
+        raise ArgumentError(f"the pictures of {kind_name} have one size: ask for {kind_name!r}, not for {name!r}")
+    if not (size.isascii() and size.isdecimal() and len(size) <= MAX_SIZE_DIGITS):
+        raise ArgumentError(f"after @ comes the side of the pictures in pixels, as in {kind_name}@112; got {name!r}")
+    return kind.open_sized(split, roots, int(size))

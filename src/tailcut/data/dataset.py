@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tailcut.errors import ArgumentError, DataError
 
-Task = Literal["classification", "segmentation"]
+Task = Literal["classification", "segmentation", "detection"]
 Indices = Sequence[int] | range | Tensor
 
 
@@ -19,7 +19,8 @@ class Dataset(ABC, torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     Attributes:
         name: the registered name, `mnist`.
         split: the part of the data set, `test`.
-        task: `classification` (a target is a class) or `segmentation` (a target is a mask).
+        task: `classification` (a target is a class), `segmentation` (a target is a mask) or `detection` (a target
+            is a table of objects, see `CocoDataset`).
         num_classes: how many classes there are; 2 for masks of foreground and background.
         class_names: one name per class.
         picture_shape: (channels, height, width) of a picture; where pictures differ, that of the first.

@@ -54,7 +54,7 @@ def is_worth_while(flops: float) -> bool:
 
 def fits(tensor: Tensor) -> bool:
     """Whether the loops take tensors like this one: on the CPU, float32 or float64, no gradient wanted."""
-    return tensor.device.type == "cpu" and tensor.dtype in _TYPES and not tensor.is_inference()
+    return tensor.device.type == "cpu" and tensor.dtype in _TYPES
 
 
 def run(terms: Sequence[tuple[Expression, Tensor | None]], num_out: int, num_positions: int) -> Tensor | None:

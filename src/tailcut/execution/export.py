@@ -16,7 +16,7 @@ from tailcut.errors import ArgumentError, MissingExtraError
 from tailcut.execution.network import FusedNetwork
 from tailcut.files import write_atomically
 from tailcut.printing import Report, table
-from tailcut.structure import base_of, family
+from tailcut.structure import example_shape
 from tailcut.weights import TruncatedTensor, to_dense, truncated_tensors
 
 if TYPE_CHECKING:
@@ -158,13 +158,12 @@ def _check_opset(opset: int) -> None:
 
 def _example(model: nn.Module, example_input: Any) -> tuple[Tensor, ...]:
     if example_input is None:
-        base = base_of(model)
-        if base is None:
+        shape = example_shape(model)
+        if shape is None:
             raise ArgumentError(
                 "export_onnx needs example_input for a network that is not registered: a tensor (or a tuple of "
                 "tensors) of a shape that the network takes, batch first"
             )
-        shape = family(base.name).example_shape(**base.arguments)
         like = next(model.parameters(), torch.empty(0))
         return (torch.ones(shape, dtype=like.dtype, device=like.device),)
     example = tuple(example_input) if isinstance(example_input, (tuple, list)) else (example_input,)

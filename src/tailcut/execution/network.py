@@ -18,7 +18,7 @@ from tailcut.execution.layers import DenseTwin, narrow_layer
 from tailcut.execution.narrow import as_tensor
 from tailcut.execution.report import FuseReport, report_of
 from tailcut.execution.run import LayerRecord, Run, running
-from tailcut.structure import NetworkView, base_of, family
+from tailcut.structure import NetworkView, example_shape
 from tailcut.weights import TruncatedTensor, truncated_tensors
 from tailcut.weights.truncation import Truncation
 
@@ -266,11 +266,10 @@ def _example(model: nn.Module, example_input: Any) -> tuple[Any, ...] | None:
             kind = type(example_input).__name__
             raise ArgumentError(f"example_input must be a tensor or a tuple of the forward's arguments, got {kind}")
         return tuple(example_input)
-    base = base_of(model)
+    shape = example_shape(model)
     parameter = next(model.parameters(), None)
-    if base is None or parameter is None or parameter.is_meta:
+    if shape is None or parameter is None or parameter.is_meta:
         return None
-    shape = family(base.name).example_shape(**base.arguments)
     return (torch.zeros(shape, dtype=parameter.dtype, device=parameter.device),)
 
 

@@ -103,6 +103,10 @@ class Edit(ABC):
         """The same without a network: what the edit alone tells of them. None by default."""
         return []
 
+    def example_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of an example input (batch first) after this edit, from that before it. The same by default."""
+        return shape
+
 
 @dataclass
 class Record:

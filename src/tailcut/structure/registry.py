@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from tailcut.errors import ArgumentError
-from tailcut.structure.record import Base, Record, set_record
+from tailcut.structure.record import Base, Record, record_of, set_record
 from tailcut.structure.wire import MAX_LIST_DEPTH, MAX_LIST_LENGTH, Value
 
 Shape = tuple[int, ...]
@@ -121,6 +121,17 @@ def family(name: str) -> ModelFamily:
     if name not in _families:
         raise ArgumentError(f"unknown model {name!r}; registered: {', '.join(model_names())}")
     return _families[name]
+
+
+def example_shape(model: nn.Module) -> Shape | None:
+    """Shape of an example input (batch first) of a registered network with its edits; None for a user's own class."""
+    record = record_of(model)
+    if record.base is None:
+        return None
+    shape = family(record.base.name).example_shape(**record.base.arguments)
+    for edit in record.edits:
+        shape = edit.example_shape(shape)
+    return shape
 
 
 def model_names() -> list[str]:

@@ -6,30 +6,30 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tailcut.data import Dataset
+from tailcut.data import Dataset, Roots
 from tailcut.errors import ArgumentError, RecipeError, StructureError, TailcutError
 from tailcut.format import load
 from tailcut.runs import Run
-from tailcut.structure import create_model
 from tailcut.training.recipe import LrScheduleSection, OptimizerSection, Recipe
+from tailcut.training.starting import fresh_network, parent
 from tailcut.weights import TailTruncation, regularize, to_dense, truncated_tensors
 
 ONE_CYCLE_START = 1 / 25
 PAPER_RATE = 0.01
 
 
-def build_model(recipe: Recipe) -> nn.Module:
-    """Make the recipe's network, with fresh parameters and regularised if the recipe says so.
+def build_model(recipe: Recipe, start: nn.Module | None = None) -> nn.Module:
+    """Make the recipe's network, regularised if the recipe says so.
 
-    Random numbers come from torch's global generator.
+    Args:
+        recipe: the recipe.
+        start: the network to regularise (it is changed); None makes one with fresh parameters, whose random numbers
+            come from torch's global generator.
 
     Raises:
         RecipeError: unknown model, wrong arguments, or a regularisation that does not fit the network.
     """
-    try:
-        model = create_model(recipe.model.name, **recipe.model.arguments)
-    except (ArgumentError, TypeError) as error:
-        raise RecipeError(f"model: {error}") from error
+    model = fresh_network(recipe) if start is None else start
     section = recipe.regularization
     if section is None:
         return model
@@ -169,9 +169,9 @@ def set_precision(model: nn.Module, codec: str) -> None:
         tensor.truncation.precision = codec
 
 
-def load_teacher(recipe: Recipe, device: torch.device) -> nn.Module | None:
+def load_teacher(recipe: Recipe, device: torch.device, *, roots: Roots = None) -> nn.Module | None:
     """The dense teacher of the `distillation` section on a device, without gradients; None without the
-    section.
+    section. `roots` are those of the recipe's data.
 
     Raises:
         RecipeError: the teacher cannot be loaded.
@@ -179,6 +179,8 @@ def load_teacher(recipe: Recipe, device: torch.device) -> nn.Module | None:
     if recipe.distillation is None:
         return None
     source: str | Path = recipe.distillation.teacher
+    if source == "start":
+        return to_dense(parent(recipe, roots=roots)).to(device).eval().requires_grad_(False)
     if Path(source).is_dir():
         source = Run(Path(source)).model
     try:

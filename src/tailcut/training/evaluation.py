@@ -18,6 +18,7 @@ from tailcut.format import load
 from tailcut.printing import Report, table
 from tailcut.training.metrics import METRICS, StreamingMean
 from tailcut.training.progress import live_progress
+from tailcut.training.reading import reader_of
 from tailcut.weights import to_dense, truncated_tensors
 
 CLASSIFICATION_BATCH = 500
@@ -134,6 +135,7 @@ def evaluate(
         raise ArgumentError(f"batch_size must be at least 1, got {batch_size}")
     if uses_batch_statistics(network):
         batch_size = 1
+    read = reader_of(network)
     name, figure = METRICS[dataset.task]
     mean = StreamingMean()
     starts = range(0, len(dataset), batch_size)
@@ -141,7 +143,7 @@ def evaluate(
         for start in starts[rank::num_processes]:
             stop = min(start + batch_size, len(dataset))
             pictures, targets = dataset.batch(range(start, stop))
-            outputs = run_forward(network, pictures.to(device))
+            outputs = run_forward(network, read(pictures.to(device)))
             _check_outputs(outputs, dataset)
             mean.update(figure(outputs, targets.to(device)))
             bar.show(stop)

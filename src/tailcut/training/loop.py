@@ -12,7 +12,7 @@ import time
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,9 +49,12 @@ from tailcut.training.interruption import Interruption, interrupted, listen_for_
 from tailcut.training.losses import total_loss
 from tailcut.training.machines import Machines as Machines
 from tailcut.training.machines import is_first_process, make_fabric
+from tailcut.training.processes import Processes
 from tailcut.training.progress import Progress, epoch_line, live_progress, log_to_file
+from tailcut.training.reading import gate_penalty, reader_of
 from tailcut.training.recipe import Recipe
 from tailcut.training.recipe_files import check_same, to_toml
+from tailcut.training.starting import load_start, make_start, needs_start
 
 try:
     from lightning_fabric import Fabric
@@ -122,7 +125,7 @@ def _run_session(
         return session.finish(command)
 
 
-class _Session:
+class _Session(Processes):
     """One process of a training: its parts, and what has happened so far.
 
     `model` is the network itself; `module` is the same network, wrapped by Fabric for the forward pass.
@@ -139,8 +142,9 @@ class _Session:
         self.num_steps = check_data(recipe, self.train_data, fabric.world_size)
 
         torch.manual_seed(generator(seed).initial_seed())
-        self.model = build_model(recipe).to(fabric.device)
-        self.teacher = load_teacher(recipe, fabric.device)
+        self.model = build_model(recipe, self._start(roots)).to(fabric.device)
+        self.read = reader_of(self.model)
+        self.teacher = load_teacher(recipe, fabric.device, roots=roots)
         self.optimizer = build_optimizer(recipe.optimizer, self.model)
         self.schedule = build_schedule(recipe, self.model, self.optimizer, self.num_steps)
         decay = recipe.optimizer.ema_decay
@@ -154,12 +158,21 @@ class _Session:
         self.module = self._wrapped()
         self.stepper: Any = fabric.setup_optimizers(self.optimizer)
 
+    def _start(self, roots: Roots) -> nn.Module | None:
+        """The network that the recipe starts from, None for a fresh one. The first process makes it, all load it."""
+        if not needs_start(self.recipe):
+            return None
+        if self.fabric.is_global_zero:
+            make_start(self.recipe, self.run, self.train_data, roots=roots)
+        self.fabric.barrier()
+        return load_start(self.run)
+
     def _wrapped(self) -> nn.Module:
         """The network in the form in which it trains, for this engine. What was decided before stays so."""
         if self.execution is None:
             fabric, shape = self.fabric, self.train_data.picture_shape
             pictures = example_batch(self.recipe, shape, fabric.world_size, fabric.device)
-            self.execution = choose_execution(self.recipe, self.model, pictures)
+            self.execution = choose_execution(self.recipe, self.model, self.read(pictures))
         return self.fabric.setup_module(trained_as(self.execution, self.model), move_to_device=False)
 
     def train_epochs(self, *, progress: bool) -> None:
@@ -232,12 +245,14 @@ class _Session:
     def _step(self, pictures: Tensor, targets: Tensor) -> Tensor:
         """Forward, backward, and one step of the optimiser. Returns the loss, a scalar."""
         recipe = self.recipe
-        outputs = self.module(pictures)
+        outputs = self.module(self.read(pictures))
         teacher_outputs = None
         if self.teacher is not None:
             with torch.no_grad():
-                teacher_outputs = self.teacher(pictures)
+                teacher_outputs = self.teacher(reader_of(self.teacher)(pictures))
         loss = total_loss(outputs, targets, recipe.training, recipe.distillation, teacher_outputs)
+        penalty = None if recipe.inputs is None else gate_penalty(self.model, recipe.inputs.gate_strength)
+        loss = loss if penalty is None else loss + penalty
         self.stepper.zero_grad()
         self.fabric.backward(loss)
         if recipe.optimizer.clip_norm is not None:
@@ -261,14 +276,6 @@ class _Session:
         if steps_done % (self.num_steps if every == "epoch" else every) == 0:
             self.schedule.step()
 
-    def _agree(self, loss: Tensor, stop: bool) -> tuple[float, bool]:
-        """The mean loss of all processes, and whether any wants to stop: all then do the same."""
-        if self.fabric.world_size == 1:
-            return loss.item(), stop
-        both = torch.stack([loss, torch.tensor(float(stop), device=loss.device)])
-        mean = self.fabric.all_reduce(both, reduce_op="mean")
-        return mean[0].item(), mean[1].item() > 0
-
     def _validate(self) -> tuple[str, dict[str, float]]:
         """Metrics on the held-out pictures, on the test split if none are held out; the split's name first.
 
@@ -291,24 +298,6 @@ class _Session:
             num_processes=fabric.world_size,
             add_up=self._add_up if fabric.world_size > 1 else None,
         )
-
-    def _add_up(self, state: Tensor) -> Tensor:
-        total = self.fabric.all_reduce(state.to(self.fabric.device), reduce_op="sum")
-        return cast(Tensor, total).cpu()
-
-    def _gather(self, value: Tensor) -> Tensor:
-        """The values of all processes, one row each."""
-        rows = value.new_zeros(self.fabric.world_size, *value.shape)
-        rows[self.fabric.global_rank] = value
-        return self._add_up(rows)
-
-    def _share_buffers(self) -> None:
-        """Give all processes the running statistics of the first one (changes the model)."""
-        if self.fabric.world_size > 1:
-            saved = self.model.state_dict(keep_vars=True)
-            for name, buffer in self.model.named_buffers():
-                if name in saved:
-                    buffer.copy_(self.fabric.broadcast(buffer))
 
     def _save(self) -> None:
         """Write a checkpoint and the metrics, on the first process."""

@@ -17,10 +17,10 @@ from tailcut.errors import ArgumentError
 from tailcut.files import write_atomically
 from tailcut.format import load
 from tailcut.printing import Report, table
-from tailcut.structure import base_of, family
 from tailcut.training.evaluation import PROGRESS_INTERVAL, choose_device, run_forward, runnable
 from tailcut.training.metrics import foreground
 from tailcut.training.progress import live_progress
+from tailcut.training.reading import picture_shape, reader_of
 
 NUM_BEST = 3
 TABLE_FILE = "predictions.json"
@@ -89,8 +89,9 @@ def predict(
         DataError: a picture cannot be read.
     """
     start = time.perf_counter()
-    shape = _example_shape(model)
+    shape = _picture_shape(model)
     network = runnable(model, device, dense=dense)
+    read = reader_of(network)
     resized = any(isinstance(module, nn.Linear) for module in network.modules())
     paths, folder = [Path(picture) for picture in pictures], _prepare(out)
     masks: dict[Path, Path] | None = None
@@ -98,7 +99,7 @@ def predict(
     with live_progress(progress, "pictures", len(paths), interval=PROGRESS_INTERVAL) as bar:
         for number, path in enumerate(paths, start=1):
             picture = _read(path, shape, resized=resized, invert=invert)
-            outputs = run_forward(network, picture.to(device)).cpu().float()
+            outputs = run_forward(network, read(picture.to(device))).cpu().float()
             if outputs.ndim == 2:
                 predictions.append(_class(path, outputs[0]))
             else:
@@ -138,22 +139,19 @@ def _prepare(out: str | Path | None) -> Path | None:
     return folder
 
 
-def _example_shape(model: nn.Module) -> tuple[int, ...]:
-    base = base_of(model)
-    if base is None:
+def _picture_shape(model: nn.Module) -> tuple[int, int, int]:
+    shape = picture_shape(model)
+    if shape is None:
         raise ArgumentError(
             "predict needs a network of a registered family, which tells the channels and the size of its "
             "pictures; load a network of your own class in Python and call it there"
         )
-    shape = family(base.name).example_shape(**base.arguments)
-    if len(shape) != 4:
-        raise ArgumentError(f"predict needs a network that takes pictures; {base.name} takes {shape}")
     return shape
 
 
-def _read(path: Path, shape: tuple[int, ...], *, resized: bool, invert: bool) -> Tensor:
+def _read(path: Path, shape: tuple[int, int, int], *, resized: bool, invert: bool) -> Tensor:
     """The picture as the network takes it: (1, channels, height, width)."""
-    _, channels, *example = shape
+    channels, *example = shape
     least_height, least_width = example
     height, width = example if resized else picture_size(path)
     size = (max(height, least_height), max(width, least_width))

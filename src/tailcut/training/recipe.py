@@ -117,6 +117,82 @@ class RegularizationSection(Section):
         return self
 
 
+class StartSection(Section):
+    """The trained network to start from, in place of fresh parameters.
+
+    Attributes:
+        file: a .tailcut file, `zoo:NAME`, a finished run folder, or a torch checkpoint whose weights fit `model`;
+            `data:PATH` is looked for under the data roots.
+    """
+
+    file: str
+
+
+class PruningSection(Section):
+    """Channels removed before the training; see `tailcut.prune` and `tailcut.channels.score`.
+
+    Attributes:
+        rates: part of the channels to remove: one number, a list, a table by layer, or `paper` or `extended`.
+        macs_ratio: instead: prune until at most this part of the MACs is left.
+        params_ratio: instead: the same for parameters.
+        method: `spectral` (the paper's) or a baseline: `l1`, `l2`, `fpgm`, `apoz`, `bn_scale`, `hrank`, `random`.
+        num_batches: batches of training pictures to score on.
+        batch_size: pictures in each.
+        block_size: side of the blocks, `whole`, or `variant`.
+        gaussian_sigma: of the Gaussian filter in pixels, `off` for none, or `variant`.
+        spatial_weight: lambda, the weight of the spatial part.
+        components: parts of the score that count.
+        variant: `paper` or `published`.
+        min_channels: fewest channels left in a layer.
+        round_to: channels are kept in multiples of this.
+    """
+
+    rates: float | Literal["paper", "extended"] | tuple[float, ...] | dict[str, float] | None = None
+    macs_ratio: KeepRatio | None = None
+    params_ratio: KeepRatio | None = None
+    method: str = "spectral"
+    num_batches: Positive = 5
+    batch_size: Positive = 128
+    block_size: Positive | Literal["whole", "variant"] = "variant"
+    gaussian_sigma: float | Literal["off", "variant"] = "variant"
+    spatial_weight: Annotated[float, Field(ge=0)] = 0.03
+    components: tuple[Literal["spectral", "dist", "spatial"], ...] = ("spectral", "dist", "spatial")
+    variant: Literal["paper", "published"] = "paper"
+    min_channels: Positive = 1
+    round_to: Positive = 1
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        if sum(value is not None for value in (self.rates, self.macs_ratio, self.params_ratio)) != 1:
+            raise ValueError("give exactly one of rates, macs_ratio and params_ratio")
+        return self
+
+
+class InputsSection(Section):
+    """The network reads frequency channels instead of pixels; see `tailcut.inputs.replace_stem`.
+
+    Attributes:
+        channels: how many, or a list of their numbers, or the JSON file of a selection.
+        chroma: `two_scale` (the paper's) or `full`.
+        strides: `paper` or `published`.
+        first: the first module that is kept; known networks know it.
+        gate: put a gate before the network, which learns the channels that matter.
+        gate_temperature: of the gate's choice.
+        gate_strength: the weight of the gate's mean in the loss (the paper's lambda).
+        statistics_pictures: training pictures to measure the mean and spread of the channels on; 0 leaves plain
+            coefficients.
+    """
+
+    channels: Positive | tuple[int, ...] | str = 64
+    chroma: Literal["two_scale", "full"] = "two_scale"
+    strides: Literal["paper", "published"] = "paper"
+    first: str | None = None
+    gate: bool = False
+    gate_temperature: Annotated[float, Field(gt=0)] = 1.0
+    gate_strength: Annotated[float, Field(ge=0)] = 0.1
+    statistics_pictures: Annotated[int, Field(ge=0)] = 1000
+
+
 class ScheduleSection(Section):
     """The cutting of tails; see `tailcut.TailTruncation`.
 
@@ -221,7 +297,8 @@ class DistillationSection(Section):
     """A teacher whose outputs the network learns beside the labels.
 
     Attributes:
-        teacher: `zoo:NAME`, a .tailcut file, or a finished run folder.
+        teacher: `zoo:NAME`, a .tailcut file, a finished run folder, or `start`: the network of the `start` section
+            as it was before anything was removed.
         temperature: both outputs are divided by it before the softmax.
         weight: of the teacher's part of the loss; the labels' part has 1 - weight.
     """
@@ -280,6 +357,9 @@ class Recipe(Section):
     description: str = ""
     model: ModelSection
     data: DataSection
+    start: StartSection | None = None
+    inputs: InputsSection | None = None
+    pruning: PruningSection | None = None
     regularization: RegularizationSection | None = None
     schedule: ScheduleSection | None = None
     optimizer: OptimizerSection
@@ -293,6 +373,8 @@ class Recipe(Section):
     def _sections_fit(self) -> Self:
         if self.schedule is not None and self.regularization is None:
             raise ValueError("a [schedule] needs a [regularization] section (it may be empty)")
+        if self.distillation is not None and self.distillation.teacher == "start" and self.start is None:
+            raise ValueError("distillation.teacher 'start' needs a [start] section")
         if self.training.execution == "fused":
             if self.regularization is None:
                 raise ValueError("training.execution 'fused' needs a [regularization] section")

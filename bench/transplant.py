@@ -1,0 +1,111 @@
+"""What a trained RGB network keeps when its stem is fitted to frequency channels: `python -m bench.transplant`.
+
+Needs CIFAR-10 and the trained networks of pytorch_resnet_cifar10 (`weights/NAME-cifar10.th`) under the data roots
+(TAILCUT_DATA). Not timed: the figures are accuracies.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from bench.tables import Row, Table
+from tailcut.data import Dataset, data_roots, open_dataset
+from tailcut.errors import DataNotFoundError
+from tailcut.files import write_atomically
+from tailcut.format.checkpoints import load_checkpoint
+from tailcut.inputs import BlockDCT, transplant_stem
+from tailcut.structure import create_model
+
+# (pictures enlarged by, channels): numbers that the network reads are channels x (4 x enlarged)^2, of RGB 3,072.
+SETTINGS = ((2, 24), (2, 64), (1, 192), (1, 64))
+RGB_NUMBERS = 3072
+BATCH = 250
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print the table, write JSON if asked to."""
+    parser = argparse.ArgumentParser(prog="python -m bench.transplant", description=__doc__)
+    parser.add_argument("--models", nargs="+", default=["resnet20", "resnet56"], help="default: resnet20 resnet56")
+    parser.add_argument("--fit", type=int, default=500, metavar="N", help="training pictures to fit to (default: 500)")
+    parser.add_argument("--test", type=int, metavar="N", help="test pictures (default: all)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
+    options = parser.parse_args(arguments)
+    train, test = open_dataset("cifar10", "train"), open_dataset("cifar10", "test")
+    count = len(test) if options.test is None else options.test
+    rows = [row for name in options.models for row in measure(name, train, test, options.fit, count)]
+    columns = {"network": "", "input": "", "numbers": ",d", "accuracy": ".2%", "kept": ".3f"}
+    notes = [f"{count:,} test pictures; stems fitted to {options.fit:,} training pictures without their labels."]
+    table = Table("Trained RGB networks that read frequency channels, without training", columns, rows, notes)
+    print(table)
+    if options.json is not None:
+        write_atomically(options.json, json.dumps(table.to_dict(), indent=1) + "\n")
+    return 0
+
+
+def measure(name: str, train: Dataset, test: Dataset, num_fit: int, num_test: int) -> Iterator[Row]:
+    """The network as it was trained, then with a transplanted stem in each setting."""
+    network = trained(name)
+    before = accuracy(network, lambda pictures: pictures, test, num_test)
+    yield {"network": name, "input": "RGB", "numbers": RGB_NUMBERS, "accuracy": before, "kept": 1.0}
+    for enlarged, channels in SETTINGS:
+        network, transform = trained(name), BlockDCT(channels)
+        resize = enlarger(enlarged)
+        transform.fit(resize(pictures) for pictures in batches(train, num_fit))
+        transplant_stem(network, transform, batches(train, num_fit), resize=resize)
+        found = accuracy(network, reader(transform, resize), test, num_test)
+        yield {
+            "network": name,
+            "input": f"{channels} channels of pictures enlarged {enlarged} times"
+            if enlarged > 1
+            else f"{channels} channels",
+            "numbers": channels * (4 * enlarged) ** 2,
+            "accuracy": found,
+            "kept": found / before,
+        }
+
+
+def trained(name: str) -> nn.Module:
+    """The trained network, for pictures in 0..1."""
+    network = create_model(name, normalize=True)
+    places = [root / "weights" / f"{name}-cifar10.th" for root in data_roots()]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise DataNotFoundError(f"no trained {name}: tried {', '.join(map(str, places))}")
+    load_checkpoint(found, network)
+    return network.eval()
+
+
+def reader(transform: nn.Module, resize: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Pictures, enlarged, as channels."""
+    return lambda pictures: transform(resize(pictures))
+
+
+def enlarger(times: int) -> Callable[[Tensor], Tensor]:
+    """Enlarges pictures bilinearly."""
+    return lambda pictures: interpolate(pictures, scale_factor=times, mode="bilinear") if times > 1 else pictures
+
+
+def batches(dataset: Dataset, count: int) -> Iterator[Tensor]:
+    """The first pictures of a data set."""
+    for start in range(0, count, BATCH):
+        yield dataset.batch(range(start, min(start + BATCH, count)))[0]
+
+
+def accuracy(network: nn.Module, read: Callable[[Tensor], Tensor], dataset: Dataset, count: int) -> float:
+    """The part of the first `count` pictures that the network names rightly."""
+    right = 0
+    with torch.no_grad():
+        for start in range(0, count, BATCH):
+            pictures, labels = dataset.batch(range(start, min(start + BATCH, count)))
+            right += int((network(read(pictures)).argmax(1) == labels).sum())
+    return right / count
+
+
+if __name__ == "__main__":
+    sys.exit(main())

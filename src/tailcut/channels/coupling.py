@@ -1,0 +1,136 @@
+"""Which channels belong together: every channel has a number, and numbers are coupled when one cannot go alone.
+
+Beside each tensor of a traced forward lies a tensor of *labels* of the same shape: for each entry the number of the
+channel that it comes from, `FIXED` for none. Labels of maps are the same along most axes; these axes have stride 0, so
+that labels take no memory to speak of.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+FIXED = 0
+
+
+class Coupling:
+    """Channels' numbers, and which of them are coupled (a disjoint-set forest), locked, or rest on an assumption.
+
+    Attributes:
+        locks: number -> why the channel must stay.
+        assumptions: number -> what was taken for granted about the network's code, to be tried out.
+    """
+
+    def __init__(self) -> None:
+        self._parents = np.zeros(1, dtype=np.int64)
+        self.locks: dict[int, str] = {}
+        self.assumptions: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        """How many numbers there are, `FIXED` included."""
+        return len(self._parents)
+
+    def new(self, count: int) -> Tensor:
+        """Numbers of `count` new channels, shape (count,)."""
+        first = len(self._parents)
+        numbers = np.arange(first, first + count, dtype=np.int64)
+        self._parents = np.concatenate([self._parents, numbers])
+        return torch.from_numpy(numbers.copy())
+
+    def roots(self, labels: Tensor) -> Tensor:
+        """For each label the number that stands for all channels coupled with it. Shape as `labels`."""
+        found = self._parents[labels.numpy()]
+        while True:
+            higher = self._parents[found]
+            if np.array_equal(higher, found):
+                return torch.from_numpy(np.asarray(found))
+            found = higher
+
+    def tidy(self, labels: Tensor) -> Tensor:
+        """The roots of labels, with stride 0 along every axis along which they are the same."""
+        bare = self.roots(_bare(labels))
+        for axis in range(bare.ndim):
+            if bare.shape[axis] > 1:
+                first = bare.narrow(axis, 0, 1)
+                if bool((bare == first).all()):
+                    bare = first
+        return bare.expand(labels.shape)
+
+    def varied(self, labels: Tensor) -> tuple[int, ...]:
+        """The axes along which labels differ."""
+        return tuple(axis for axis, size in enumerate(_bare(self.tidy(labels)).shape) if size > 1)
+
+    def couple(self, a: Tensor, b: Tensor, reason: str) -> Tensor:
+        """Couple two tensors of labels of one shape, entry by entry; channels that meet `FIXED` are locked.
+
+        Args:
+            a: labels.
+            b: labels.
+            reason: why a channel that meets a fixed entry must stay.
+
+        Returns:
+            Labels of what came of both: the channel at each entry, `FIXED` only where both are.
+        """
+        a, b = torch.broadcast_tensors(a, b)
+        same = [not (one or other) for one, other in zip(a.stride(), b.stride(), strict=True)]
+        index = tuple(slice(0, 1) if both else slice(None) for both in same)
+        first, second = self.roots(a[index]), self.roots(b[index])
+        pairs = torch.stack([first.flatten(), second.flatten()])
+        for one, other in torch.unique(pairs, dim=1).T.tolist():
+            if one == FIXED or other == FIXED:
+                self.lock([one, other], reason)
+            else:
+                self._join(one, other)
+        return self.tidy(torch.where(first == FIXED, second, first).expand(a.shape))
+
+    def couple_along(self, labels: Tensor, axes: Iterable[int], reason: str) -> Tensor:
+        """Couple all labels that differ along some axes only. Returns them tidied: the same along these axes."""
+        for axis in axes:
+            labels = self.tidy(labels)
+            if labels.shape[axis] > 1:
+                self.couple(labels.narrow(axis, 1, labels.shape[axis] - 1), labels.narrow(axis, 0, 1), reason)
+        return self.tidy(labels)
+
+    def lock(self, labels: Tensor | Iterable[int], reason: str) -> None:
+        """These channels must stay. The first reason that is given for a channel counts."""
+        for number in _numbers(labels):
+            self.locks.setdefault(number, reason)
+
+    def assume(self, labels: Tensor, what: str) -> None:
+        """Note that cutting these channels takes something for granted."""
+        for number in _numbers(labels):
+            self.assumptions.setdefault(number, what)
+
+    def _join(self, one: int, other: int) -> None:
+        first, second = sorted((self._find(one), self._find(other)))
+        self._parents[second] = first
+
+    def _find(self, number: int) -> int:
+        while self._parents[number] != number:
+            self._parents[number] = number = int(self._parents[self._parents[number]])
+        return number
+
+
+def fixed(shape: Iterable[int]) -> Tensor:
+    """Labels of a tensor that no channel can be taken out of."""
+    return torch.zeros((), dtype=torch.int64).expand(tuple(shape))
+
+
+def along(vector: Tensor, axis: int, shape: Iterable[int]) -> Tensor:
+    """Labels of a tensor of `shape` whose channels lie along `axis` with the numbers `vector`."""
+    shape = tuple(shape)
+    view = [1] * len(shape)
+    view[axis] = len(vector)
+    return vector.view(view).expand(shape)
+
+
+def _bare(labels: Tensor) -> Tensor:
+    """One entry along each axis of stride 0."""
+    index = tuple(slice(0, 1) if stride == 0 else slice(None) for stride in labels.stride())
+    return labels[index]
+
+
+def _numbers(labels: Tensor | Iterable[int]) -> list[int]:
+    numbers = torch.unique(_bare(labels)).tolist() if isinstance(labels, Tensor) else set(labels)
+    return [number for number in numbers if number != FIXED]

@@ -1,0 +1,94 @@
+"""Trying a cut: the narrowed network must run forward and backward and give what it gave before, in shape."""
+
+import torch
+from torch import nn
+
+from tailcut.channels.groups import ChannelGraph, PruningGroup
+from tailcut.channels.removal import apply_cut, plan_cut
+from tailcut.channels.tracing import Inputs, Trace, run, undisturbed
+from tailcut.errors import ArgumentError, StructureError
+
+
+def complaint(model: nn.Module, inputs: Inputs, before: Trace, *, backward: bool = True) -> str | None:
+    """What is wrong with a network after a cut, None if it runs. The model is not changed.
+
+    Args:
+        model: the network, cut.
+        inputs: what its forward takes.
+        before: the trace before the cut.
+        backward: look at the gradients too.
+    """
+    try:
+        with undisturbed(model), torch.set_grad_enabled(backward):
+            outputs = run(model, inputs)
+            shapes = [tuple(output.shape) for output in outputs]
+            if shapes != before.outputs:
+                return f"its outputs have shapes {shapes} instead of {before.outputs}"
+            scalars = [output.real.sum() for output in outputs if output.requires_grad]
+            parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+            if backward and scalars and parameters:
+                torch.autograd.grad(scalars, parameters, allow_unused=True)
+            if before.needed_training:
+                model.train()
+                run(model, tuple(torch.cat([x, x]) if x.ndim else x for x in inputs))
+    except (ArgumentError, RuntimeError) as error:
+        return str(error)
+    return None
+
+
+def lock_rigid_groups(model: nn.Module, inputs: Inputs, graph: ChannelGraph) -> None:
+    """Try out what was assumed: where the network's code fixes a width, the group is locked (changes the graph).
+
+    One channel of each group in question is taken out for a forward, then the network is put back.
+    """
+    for name in list(graph.groups):
+        group = graph.groups[name]
+        what = _assumption(graph, group)
+        if what is None or len(group.units) < 2 or not group.free:
+            continue
+        why = _try_one(model, inputs, graph, group)
+        if why is not None:
+            graph.lock(group.units, f"{what}, and its code fixes how many: {why}")
+
+
+def culprits(model: nn.Module, inputs: Inputs, graph: ChannelGraph, removed: set[int]) -> list[str]:
+    """The groups whose channels cannot go, each tried alone; all that lose some if none fails alone."""
+    losing = [group for group in graph.groups.values() if removed & set(group.units)]
+    failing = []
+    for group in losing:
+        own = removed & set(group.units)
+        if _outcome(model, inputs, graph, own | _beside(graph, own)) is not None:
+            failing.append(group.name)
+    return failing or [group.name for group in losing]
+
+
+def _assumption(graph: ChannelGraph, group: PruningGroup) -> str | None:
+    numbers = sorted(graph.coupling.assumptions)
+    roots = graph.coupling.roots(torch.tensor(numbers, dtype=torch.int64)).tolist()
+    own = set(group.units)
+    found = (graph.coupling.assumptions[number] for number, root in zip(numbers, roots, strict=True) if root in own)
+    return next(found, None)
+
+
+def _try_one(model: nn.Module, inputs: Inputs, graph: ChannelGraph, group: PruningGroup) -> str | None:
+    unit = group.free[-1]
+    return _outcome(model, inputs, graph, {unit} | _beside(graph, {unit}))
+
+
+def _beside(graph: ChannelGraph, units: set[int]) -> set[int]:
+    """The channels that must go with these, all the way up."""
+    found: set[int] = set()
+    for follower in reversed(graph.followers):
+        found |= {leader for unit, leader in follower.beside.items() if unit in units | found}
+    return found
+
+
+def _outcome(model: nn.Module, inputs: Inputs, graph: ChannelGraph, removed: set[int]) -> str | None:
+    try:
+        undo = apply_cut(model, plan_cut(graph, removed))
+    except StructureError as error:
+        return str(error)
+    try:
+        return complaint(model, inputs, graph.trace, backward=False)
+    finally:
+        undo()

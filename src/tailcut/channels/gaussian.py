@@ -1,0 +1,56 @@
+"""The Gaussian filter of equation 4 as a matrix, so that smoothing joins the transform in one product."""
+
+import numpy as np
+
+from tailcut.errors import ArgumentError
+
+# As SciPy's gaussian_filter: the kernel ends after this many sigma.
+TRUNCATE = 4.0
+MAX_SIGMA = 1000.0
+
+
+def gaussian_kernel(sigma: float) -> np.ndarray:
+    """The samples of equation 4 along one axis, cut off and scaled to sum 1.
+
+    Args:
+        sigma: standard deviation in pixels, above 0, at most 1,000.
+
+    Returns:
+        float64 (2 radius + 1,), radius = int(4 sigma + 0.5): the kernel of `scipy.ndimage.gaussian_filter`.
+
+    Raises:
+        ArgumentError: sigma is out of range.
+    """
+    if not 0 < sigma <= MAX_SIGMA:
+        raise ArgumentError(
+            f"gaussian_sigma must be above 0 and at most {MAX_SIGMA:g}, or None for no filter; got {sigma}"
+        )
+    radius = int(TRUNCATE * sigma + 0.5)
+    distance = np.arange(-radius, radius + 1)
+    with np.errstate(under="ignore"):
+        kernel = np.exp(-0.5 * (distance / sigma) ** 2)
+    normalized: np.ndarray = kernel / kernel.sum()
+    return normalized
+
+
+def gaussian_matrix(size: int, sigma: float) -> np.ndarray:
+    """The matrix that filters an axis: `matrix @ signal` is `scipy.ndimage.gaussian_filter1d(signal, sigma)`.
+
+    Beyond its ends the signal goes on mirrored, with the pixel at the end repeated (SciPy's mode `reflect`, its
+    default), as often as the kernel is longer than the axis.
+
+    Args:
+        size: length of the axis, at least 1.
+        sigma: see `gaussian_kernel`.
+
+    Returns:
+        float64 (size, size); each row sums to 1.
+    """
+    kernel = gaussian_kernel(sigma)
+    radius = len(kernel) // 2
+    pixels = np.arange(size)
+    reached = (pixels[:, None] + np.arange(-radius, radius + 1)) % (2 * size)
+    reached = np.where(reached < size, reached, 2 * size - 1 - reached)
+    matrix = np.zeros((size, size))
+    np.add.at(matrix, (pixels[:, None], reached), np.broadcast_to(kernel, reached.shape))
+    return matrix

@@ -1,0 +1,276 @@
+"""The layers that pruning narrows: their sizes by attribute, and the shapes that their tensors have for these sizes."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+Sizes = Mapping[str, int]
+Shape = tuple[int, ...]
+
+
+class LayerKind(ABC):
+    """One row of the table.
+
+    Attributes:
+        number: stands for the kind in files; never changed.
+        types: the classes; a subclass counts as long as it keeps their forward.
+        attributes: the sizes that pruning may change, in the order of the file.
+    """
+
+    number: ClassVar[int]
+    types: ClassVar[tuple[type[nn.Module], ...]]
+    attributes: ClassVar[tuple[str, ...]]
+
+    def fits(self, module: nn.Module) -> bool:
+        """Whether `module` is such a layer."""
+        return any(
+            isinstance(module, kind) and getattr(type(module), "forward", None) in _forwards(kind)
+            for kind in self.types
+        )
+
+    def sizes(self, module: nn.Module) -> dict[str, int]:
+        """The sizes of a layer as it is."""
+        return {name: int(getattr(module, name)) for name in self.attributes}
+
+    def set_sizes(self, module: nn.Module, sizes: Sizes) -> None:
+        """Write the sizes on the layer (changes its attributes, not its tensors)."""
+        for name in self.attributes:
+            setattr(module, name, sizes[name])
+
+    def narrowed(self, module: nn.Module, num_inner: int, num_outer: int) -> dict[str, int]:
+        """The sizes for so many input and output channels."""
+        return dict.fromkeys(self.attributes, num_outer)
+
+    @abstractmethod
+    def shapes(self, module: nn.Module, sizes: Sizes) -> dict[str, Shape]:
+        """Attribute -> shape of each tensor that the layer may have, for these sizes."""
+
+    def complaint(self, module: nn.Module, sizes: Sizes) -> str | None:
+        """Why a layer cannot take these sizes, None if it can: they only ever shrink."""
+        own = self.sizes(module)
+        for name in self.attributes:
+            if not 1 <= sizes[name] <= own[name]:
+                return f"{name} must be from 1 to {own[name]}, it is {sizes[name]}"
+        return None
+
+
+class Convolution(LayerKind):
+    """Convolutions, transposed ones too."""
+
+    number = 1
+    types = (_ConvNd,)
+    attributes = ("in_channels", "out_channels", "groups")
+
+    def fits(self, module: nn.Module) -> bool:
+        """Whether it is one whose forward is torch's."""
+        return isinstance(module, _ConvNd) and type(module).forward in _CONVOLUTION_FORWARDS
+
+    def narrowed(self, module: nn.Module, num_inner: int, num_outer: int) -> dict[str, int]:
+        """Depthwise ones have as many groups as channels, others keep theirs."""
+        own = self.sizes(module)
+        groups = num_inner if own["groups"] == own["in_channels"] > 1 else own["groups"]
+        return {"in_channels": num_inner, "out_channels": num_outer, "groups": groups}
+
+    def shapes(self, module: nn.Module, sizes: Sizes) -> dict[str, Shape]:
+        """Weight (out, in / groups, kernel...), of a transposed one (in, out / groups, kernel...), and bias."""
+        inner, outer = sizes["in_channels"], sizes["out_channels"]
+        pair = (outer, inner // sizes["groups"])
+        if isinstance(module, _ConvTransposeNd):
+            pair = (inner, outer // sizes["groups"])
+        return {"weight": (*pair, *module.kernel_size), "bias": (outer,)}  # type: ignore[misc]
+
+    def complaint(self, module: nn.Module, sizes: Sizes) -> str | None:
+        """The groups divide the channels."""
+        groups = sizes["groups"]
+        why = super().complaint(module, sizes)
+        if why is None and (sizes["in_channels"] % groups or sizes["out_channels"] % groups):
+            why = f"{groups} groups do not divide {sizes['in_channels']} and {sizes['out_channels']} channels"
+        if why is None:
+            own = self.shapes(module, self.sizes(module))["weight"]
+            made = self.shapes(module, sizes)["weight"]
+            if any(size > there for size, there in zip(made, own, strict=True)):
+                why = f"the weight would grow from {own} to {made}"
+        return why
+
+
+class Dense(LayerKind):
+    """Linear layers."""
+
+    number = 2
+    types = (nn.Linear,)
+    attributes = ("in_features", "out_features")
+
+    def narrowed(self, module: nn.Module, num_inner: int, num_outer: int) -> dict[str, int]:
+        """One size each."""
+        return {"in_features": num_inner, "out_features": num_outer}
+
+    def shapes(self, module: nn.Module, sizes: Sizes) -> dict[str, Shape]:
+        """Weight (out, in) and bias."""
+        return {"weight": (sizes["out_features"], sizes["in_features"]), "bias": (sizes["out_features"],)}
+
+
+class ChannelNorm(LayerKind):
+    """Batch norm and instance norm: each channel by itself."""
+
+    number = 3
+    types = (_NormBase,)
+    attributes = ("num_features",)
+
+    def fits(self, module: nn.Module) -> bool:
+        """Whether it is one whose forward is torch's."""
+        return isinstance(module, _NormBase) and type(module).forward.__module__.startswith("torch.nn.modules.")
+
+    def shapes(self, module: nn.Module, sizes: Sizes) -> dict[str, Shape]:
+        """Scale, shift and running statistics."""
+        shape = (sizes["num_features"],)
+        return dict.fromkeys(("weight", "bias", "running_mean", "running_var"), shape)
+
+
+class FeatureNorm(LayerKind):
+    """Layer norm and RMS norm over the last axis."""
+
+    number = 4
+    types = (nn.LayerNorm, nn.RMSNorm)
+    attributes = ("normalized_shape",)
+
+    def fits(self, module: nn.Module) -> bool:
+        """Whether it normalises one axis."""
+        return super().fits(module) and len(module.normalized_shape) == 1  # type: ignore[arg-type]
+
+    def sizes(self, module: nn.Module) -> dict[str, int]:
+        """The one size."""
+        return {"normalized_shape": int(module.normalized_shape[0])}  # type: ignore[index]
+
+    def set_sizes(self, module: nn.Module, sizes: Sizes) -> None:
+        """A tuple of the one size."""
+        module.normalized_shape = (sizes["normalized_shape"],)  # type: ignore[assignment]
+
+    def shapes(self, module: nn.Module, sizes: Sizes) -> dict[str, Shape]:
+        """Scale and shift."""
+        return dict.fromkeys(("weight", "bias"), (sizes["normalized_shape"],))
+
+
+class GroupedNorm(LayerKind):
+    """Group norm."""
+
+    number = 5
+    types = (nn.GroupNorm,)
+    attributes = ("num_groups", "num_channels")
+
+    def narrowed(self, module: nn.Module, num_inner: int, num_outer: int) -> dict[str, int]:
+        """Groups of one channel are as many as the channels, others stay as many."""
+        own = self.sizes(module)
+        groups = num_outer if own["num_groups"] == own["num_channels"] else own["num_groups"]
+        return {"num_groups": groups, "num_channels": num_outer}
+
+    def shapes(self, module: nn.Module, sizes: Sizes) -> dict[str, Shape]:
+        """Scale and shift."""
+        return dict.fromkeys(("weight", "bias"), (sizes["num_channels"],))
+
+    def complaint(self, module: nn.Module, sizes: Sizes) -> str | None:
+        """The groups divide the channels."""
+        why = super().complaint(module, sizes)
+        if why is None and sizes["num_channels"] % sizes["num_groups"]:
+            why = f"{sizes['num_groups']} groups do not divide {sizes['num_channels']} channels"
+        return why
+
+
+class ChannelSlope(LayerKind):
+    """PReLU."""
+
+    number = 6
+    types = (nn.PReLU,)
+    attributes = ("num_parameters",)
+
+    def shapes(self, module: nn.Module, sizes: Sizes) -> dict[str, Shape]:
+        """The slopes."""
+        return {"weight": (sizes["num_parameters"],)}
+
+
+class Table(LayerKind):
+    """Embeddings."""
+
+    number = 7
+    types = (nn.Embedding,)
+    attributes = ("embedding_dim",)
+
+    def shapes(self, module: nn.Module, sizes: Sizes) -> dict[str, Shape]:
+        """(entries, channels)."""
+        return {"weight": (int(module.num_embeddings), sizes["embedding_dim"])}  # type: ignore[arg-type]
+
+
+class PaddedShortcut(LayerKind):
+    """A shortcut that puts channels of zeros before and after those of its input (ResNet's option A).
+
+    Any module without tensors that has integer attributes `pad_before` and `pad_after` and gives
+    pad_before + channels + pad_after channels along axis 1.
+    """
+
+    number = 8
+    types = ()
+    attributes = ("pad_before", "pad_after")
+
+    def fits(self, module: nn.Module) -> bool:
+        """Whether it has both attributes, and neither tensors nor children."""
+        has_both = all(type(getattr(module, name, None)) is int for name in self.attributes)
+        return has_both and not any((module._parameters, module._buffers, module._modules))
+
+    def narrowed(self, module: nn.Module, num_inner: int, num_outer: int) -> dict[str, int]:
+        """As they are: what is padded follows from the channels on both sides, see removal.py."""
+        return self.sizes(module)
+
+    def shapes(self, module: nn.Module, sizes: Sizes) -> dict[str, Shape]:
+        """It has none."""
+        return {}
+
+    def complaint(self, module: nn.Module, sizes: Sizes) -> str | None:
+        """None that the module itself can tell: a shortcut from fewer channels pads more; the edit bounds it."""
+        return None
+
+
+KINDS: tuple[LayerKind, ...] = (
+    Convolution(),
+    Dense(),
+    ChannelNorm(),
+    FeatureNorm(),
+    GroupedNorm(),
+    ChannelSlope(),
+    Table(),
+    PaddedShortcut(),
+)
+KIND_BY_NUMBER: dict[int, LayerKind] = {kind.number: kind for kind in KINDS}
+
+# Layers that mix their channels in ways that pruning leaves alone, and why.
+WHOLE_LAYERS: tuple[tuple[type[nn.Module], str], ...] = (
+    (nn.MultiheadAttention, "attention heads share the width of nn.MultiheadAttention, which is kept whole"),
+    (nn.RNNBase, "recurrent layers are kept whole"),
+    (nn.RNNCellBase, "recurrent layers are kept whole"),
+    (nn.Bilinear, "bilinear layers are kept whole"),
+    (nn.EmbeddingBag, "bags of embeddings are kept whole"),
+    (nn.LayerNorm, "layer norm over several axes"),
+    (nn.RMSNorm, "RMS norm over several axes"),
+)
+
+
+def layer_kind(module: nn.Module) -> LayerKind | None:
+    """The row that fits `module`, None if there is none."""
+    return next((kind for kind in KINDS if kind.fits(module)), None)
+
+
+def whole_layer(module: nn.Module) -> str | None:
+    """Why pruning leaves this layer whole; None if it may narrow it, or knows nothing of it."""
+    return next((reason for kind, reason in WHOLE_LAYERS if isinstance(module, kind)), None)
+
+
+def _forwards(kind: type[nn.Module]) -> set[object]:
+    return {kind.forward}
+
+
+_CONVOLUTION_FORWARDS = {
+    kind.forward
+    for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+}

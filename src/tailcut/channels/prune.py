@@ -1,0 +1,249 @@
+"""`prune`: the channels that matter least are cut out of a network, and what could not be cut is told."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from tailcut.channels.dry_run import complaint, culprits, lock_rigid_groups
+from tailcut.channels.edit import record_cut
+from tailcut.channels.global_ranking import Costs, select_by_budget
+from tailcut.channels.groups import ChannelGraph, find_groups, units_of
+from tailcut.channels.prune_report import LeftChannels, PrunedLayer, PruneReport
+from tailcut.channels.rates import PAPER_RATES, named_rates
+from tailcut.channels.removal import apply_cut, plan_cut
+from tailcut.channels.running import unwrapped
+from tailcut.channels.selection import (
+    Limits,
+    Rate,
+    check_scores,
+    importance_of,
+    rates_for_dict,
+    rates_for_list,
+    select_by_rates,
+)
+from tailcut.counting import count_macs, count_parameters
+from tailcut.errors import ArgumentError, StructureError
+from tailcut.structure import base_of, record_of
+
+Rates = float | str | Sequence[float] | Mapping[str, float]
+
+_log = logging.getLogger(__name__)
+
+
+def prune(
+    model: nn.Module,
+    example_input: Tensor | tuple[Tensor, ...],
+    scores: Mapping[str, Tensor],
+    rates: Rates | None = None,
+    *,
+    macs_ratio: float | None = None,
+    params_ratio: float | None = None,
+    ignore: str | Sequence[str] = (),
+    min_channels: int = 1,
+    round_to: int = 1,
+    max_rate: float = 1.0,
+) -> PruneReport:
+    """Remove the channels with the lowest scores from a network. Changes the module.
+
+    Channels that can only go together go together: those that are added, gated, tied, or taken one by one by a
+    depthwise convolution; of grouped convolutions the same channels of each group. Such channels are found by one
+    forward of the network as it is. What cannot be followed or cut stays, and the report says why. At the end the
+    narrower network must run forward and backward; if it does not, everything is put back, bit for bit.
+
+    Narrowed parameters are new `nn.Parameter` objects: make the optimiser afterwards. Tied ones stay tied, frozen
+    ones frozen. The cut is recorded on the model, so that `save` and `load` restore it.
+
+    Of channels that go together the importance is the mean over their layers, after the scores of each layer were
+    divided by their mean. A list or dict names layers: then the named layer's own scores decide.
+
+    Args:
+        model: any network; prune first, regularise afterwards.
+        example_input: its input, or a tuple of its inputs; a batch of one makes the report's MACs those of one input.
+        scores: layer name -> importance of each output channel, as `channels.score` gives them.
+        rates: part of the channels to remove of each layer, from 0 up to 1, not included. One number for all layers
+            that have scores; a dict by layer; a list, one rate for each pruning group in order or, for a network of
+            the paper, for each entry of the paper's list; "paper" or "extended", a list of `tailcut.channels.rates`.
+        macs_ratio: instead of rates: prune by one ranking of all channels until at most this part of the MACs is left.
+        params_ratio: the same for parameters.
+        ignore: shell-style patterns on names of layers, or of modules that hold layers, that keep their channels.
+        min_channels: the fewest channels that a layer keeps.
+        round_to: layers that lose channels keep a multiple of this many.
+        max_rate: the largest part of a layer's channels that goes.
+
+    Returns:
+        A report that prints as tables: each layer before and after, MACs, parameters, what was left and why.
+
+    Raises:
+        ArgumentError: an argument is out of range, scores or rates do not fit the layers, nothing can be pruned, or
+            the network does not run on the input. The model is unchanged.
+        StructureError: the model is regularised, or does not run once it is pruned; the message names the groups.
+            The model is unchanged.
+
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
+    >>> print(prune(net, torch.randn(1, 3, 8, 8), {"0": torch.arange(8.0)}, rates=0.25))
+    layer  goes with  channels  kept
+    -----  ---------  --------  ----
+    0                        8     6
+    2                        4     4
+    <BLANKLINE>
+                before  after
+    ----------  ------  -----  -------
+    MACs        12,384  9,288  -25.0 %
+    parameters     516    388  -24.8 %
+    <BLANKLINE>
+    not pruned  channels  why
+    ----------  --------  --------------------
+    2                  4  the network's output
+    """
+    inputs = _check_network(model, example_input)
+    if sum(given is not None for given in (rates, macs_ratio, params_ratio)) != 1:
+        raise ArgumentError("give one of rates, macs_ratio and params_ratio")
+    amount = _Amount(rates, macs_ratio, params_ratio, Limits(min_channels, round_to, max_rate))
+    patterns = (ignore,) if isinstance(ignore, str) else tuple(ignore)
+    # In inference mode torch does not show all operations, and new parameters could not be trained.
+    with torch.inference_mode(False):
+        return _prune(model, tuple(x.detach().clone() for x in inputs), scores, amount, patterns)
+
+
+@dataclass(frozen=True)
+class _Amount:
+    """How much shall go."""
+
+    rates: Rates | None
+    macs_ratio: float | None
+    params_ratio: float | None
+    limits: Limits
+
+
+def _prune(
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    scores: Mapping[str, Tensor],
+    amount: _Amount,
+    ignore: tuple[str, ...],
+) -> PruneReport:
+    macs, parameters = count_macs(model, inputs).total, count_parameters(model)
+    graph = find_groups(model, inputs, ignore)
+    lock_rigid_groups(model, inputs, graph)
+    vectors = check_scores(scores, model, graph)
+    _check_something_free(graph, vectors)
+    if amount.rates is not None:
+        by_group = _rates_by_group(model, graph, amount.rates, vectors)
+        removed = select_by_rates(graph, by_group, vectors, amount.limits)
+    else:
+        costs = Costs(model, graph, macs=macs, parameters=parameters)
+        removed = _select_by_ratio(graph, vectors, amount, costs)
+    layers, left = _rows(graph, removed, vectors)
+    _cut(model, inputs, graph, removed)
+    report = PruneReport(macs, count_macs(model, inputs).total, parameters, count_parameters(model), layers, left)
+    percent = 100 * report.macs_ratio, 100 * report.parameters_ratio
+    _log.info("pruned to %.1f %% of the MACs, %.1f %% of the parameters", *percent)
+    return report
+
+
+def _check_network(model: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if unwrapped(model) is not model:
+        raise ArgumentError(
+            f"{type(model).__name__} is a wrapper: prune the network itself (its .module, .source or ._orig_mod)"
+        )
+    tensors = [*model.parameters(), *model.buffers()]
+    if any(is_lazy(x) for x in tensors):
+        raise ArgumentError("the network is not initialised yet: run one forward first")
+    if any(x.is_meta for x in tensors):
+        raise ArgumentError("the network lies on the meta device, where it has no weights to keep")
+    if any(edit.coefficients(model) for edit in record_of(model).edits):
+        raise StructureError(
+            "the model is regularised: its weights are coefficients, which have no channels; prune first, then "
+            "regularise (or prune tailcut.to_dense(model))"
+        )
+    inputs = (example_input,) if isinstance(example_input, Tensor) else example_input
+    if not isinstance(inputs, tuple) or not inputs or not all(isinstance(x, Tensor) for x in inputs):
+        raise ArgumentError(f"example_input must be a tensor or a tuple of tensors, got {type(example_input).__name__}")
+    return inputs
+
+
+def _check_something_free(graph: ChannelGraph, scores: Mapping[str, Tensor]) -> None:
+    if any(group.free and importance_of(graph, group, scores) for group in graph.groups.values()):
+        return
+    reasons = {reason for group in graph.groups.values() for reason in group.locked.values()}
+    unscored = [name for name, group in graph.groups.items() if group.free]
+    if unscored:
+        reasons.add(f"the scores name none of the layers that can be pruned, {', '.join(unscored[:3])}, ...")
+    raise ArgumentError(f"nothing can be pruned: {'; '.join(sorted(reasons)) or 'no layer has channels of its own'}")
+
+
+def _rates_by_group(
+    model: nn.Module, graph: ChannelGraph, rates: Rates, scores: Mapping[str, Tensor]
+) -> dict[str, Rate]:
+    if isinstance(rates, Mapping):
+        return rates_for_dict(graph, model, rates)
+    base = base_of(model)
+    name = None if base is None else base.name
+    listed = named_rates(rates, name) if isinstance(rates, str) else rates
+    if isinstance(listed, Sequence):
+        known = None if name is None else PAPER_RATES.get(name)
+        if known is not None:
+            return rates_for_list(graph, known.layers, listed, round_up=known.round_up)
+        return rates_for_list(graph, [(group.name,) for group in graph.groups.values() if group.free], listed)
+    groups = graph.groups.values()
+    return {group.name: Rate(listed) for group in groups if group.free and importance_of(graph, group, scores)}
+
+
+def _select_by_ratio(graph: ChannelGraph, scores: Mapping[str, Tensor], amount: _Amount, costs: Costs) -> set[int]:
+    name, of, target = (
+        ("macs_ratio", "macs", amount.macs_ratio)
+        if amount.macs_ratio is not None
+        else ("params_ratio", "parameters", amount.params_ratio)
+    )
+    if isinstance(target, bool) or not isinstance(target, (int, float)) or not 0 < target <= 1:
+        raise ArgumentError(f"{name} must be above 0 and at most 1, got {target!r}")
+    return select_by_budget(graph, scores, amount.limits, lambda removed: costs.ratio(of, removed), float(target))
+
+
+def _cut(model: nn.Module, inputs: tuple[Tensor, ...], graph: ChannelGraph, removed: set[int]) -> None:
+    cut = plan_cut(graph, removed)
+    if not cut.kept:
+        return
+    undo = apply_cut(model, cut)
+    try:
+        why = complaint(model, inputs, graph.trace)
+    except BaseException:
+        undo()
+        raise
+    if why is not None:
+        undo()
+        names = ", ".join(culprits(model, inputs, graph, removed))
+        raise StructureError(
+            f"pruned, the network no longer runs ({why}); it was put back as it was. The group of {names} cannot be "
+            "cut: its code probably fixes its width; name these layers in ignore"
+        )
+    record_cut(model, cut)
+
+
+def _rows(
+    graph: ChannelGraph, removed: set[int], scores: Mapping[str, Tensor]
+) -> tuple[tuple[PrunedLayer, ...], tuple[LeftChannels, ...]]:
+    layers, left = [], []
+    for name, layer in graph.trace.layers.items():
+        group = graph.group_of(name)
+        if group is None or layer.outer is None:
+            if layer.why is not None:
+                left.append(LeftChannels(name, 0 if layer.outer is None else len(layer.outer), layer.why))
+            continue
+        units = units_of(graph.coupling, layer.outer)
+        gone = tuple(place for place, unit in enumerate(units) if unit in removed)
+        layers.append(PrunedLayer(name, group.name, len(units), len(units) - len(gone), gone))
+        for reason in dict.fromkeys(group.locked[unit] for unit in units if unit in group.locked):
+            count = sum(group.locked.get(unit) == reason for unit in units)
+            left.append(LeftChannels(name, count, reason))
+        if group.free and not any(member in scores for member in group.layers):
+            left.append(LeftChannels(name, len(units), "no scores were given for it"))
+    left += [LeftChannels(name, 0, "it did not run, so nothing is known of its channels") for name in graph.trace.idle]
+    return tuple(layers), tuple(left)

@@ -1,0 +1,91 @@
+"""What `prune` did, and what it could not."""
+
+from dataclasses import dataclass
+
+from tailcut.printing import Report, table
+
+
+@dataclass(frozen=True)
+class PrunedLayer(Report):
+    """A layer and its output channels.
+
+    Attributes:
+        name: of the layer.
+        group: the first layer of its pruning group; layers of one group lose the same channels.
+        before: how many it had.
+        after: how many it has.
+        removed: those that went, by their old numbers.
+    """
+
+    name: str
+    group: str
+    before: int
+    after: int
+    removed: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LeftChannels(Report):
+    """Channels that could not be pruned.
+
+    Attributes:
+        name: of the layer.
+        channels: how many of its channels.
+        reason: why.
+    """
+
+    name: str
+    channels: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class PruneReport(Report):
+    """A pruning, layer by layer.
+
+    Attributes:
+        macs_before: multiply-accumulate operations of one run on the example input.
+        macs_after: the same of the pruned network.
+        parameters_before: numbers in the parameters.
+        parameters_after: the same of the pruned network.
+        layers: the layers with output channels of their own, in the order in which they run.
+        left: what could not be pruned.
+    """
+
+    macs_before: int
+    macs_after: int
+    parameters_before: int
+    parameters_after: int
+    layers: tuple[PrunedLayer, ...]
+    left: tuple[LeftChannels, ...]
+
+    @property
+    def macs_ratio(self) -> float:
+        """The part of the MACs that is left."""
+        return self.macs_after / max(1, self.macs_before)
+
+    @property
+    def parameters_ratio(self) -> float:
+        """The part of the parameters that is left."""
+        return self.parameters_after / max(1, self.parameters_before)
+
+    def __str__(self) -> str:
+        rows = [
+            (layer.name, "" if layer.group == layer.name else layer.group, layer.before, layer.after)
+            for layer in self.layers
+        ]
+        text = table(("layer", "goes with", "channels", "kept"), rows, align="<<>>")
+        totals = [
+            ("MACs", f"{self.macs_before:,}", f"{self.macs_after:,}", f"{100 * (self.macs_ratio - 1):+.1f} %"),
+            (
+                "parameters",
+                f"{self.parameters_before:,}",
+                f"{self.parameters_after:,}",
+                f"{100 * (self.parameters_ratio - 1):+.1f} %",
+            ),
+        ]
+        text += "\n\n" + table(("", "before", "after", ""), totals, align="<>>>")
+        if self.left:
+            left = [(part.name, part.channels, part.reason) for part in self.left]
+            text += "\n\n" + table(("not pruned", "channels", "why"), left, align="<><")
+        return text

@@ -1,0 +1,96 @@
+"""How a network runs while its feature maps are looked at: itself, in evaluation mode, operation by operation."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tailcut.channels.maps import as_maps, channel_axis, follow_maps
+from tailcut.errors import ArgumentError
+from tailcut.structure import NetworkView
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network itself: out of DistributedDataParallel, DataParallel, torch.compile and a fused view. Not changed."""
+    while True:
+        if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+            model = model.module
+        elif isinstance(model, NetworkView):
+            model = model.source
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model
+
+
+@contextmanager
+def running(model: nn.Module) -> Iterator[None]:
+    """Within the block the model is in evaluation mode and runs as it was written, even where it was given to
+    torch.compile; afterwards each module is in the mode it was in.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with _eager(model):
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def layer_maps(model: nn.Module, inputs: Tensor, layer: str) -> Tensor:
+    """The feature maps of one layer, as `score` sees them. The model is not changed.
+
+    Args:
+        model: a network.
+        inputs: one batch.
+        layer: name of a convolution or a linear layer.
+
+    Returns:
+        (batch, channels, height, width).
+
+    Raises:
+        ArgumentError: there is no such layer, or it gave no map.
+    """
+    network = unwrapped(model)
+    module = dict(network.named_modules()).get(layer)
+    if module is None:
+        raise ArgumentError(f"there is no layer {layer!r}; the network's layers are those of its named_modules()")
+    found: list[Tensor] = []
+
+    def take(names: tuple[str, ...], output: Tensor) -> None:
+        # A copy: what comes after may work in place.
+        found.append(as_maps(output, channel_axis(module)).clone())
+
+    with torch.no_grad(), running(network), follow_maps({layer: module}, take):
+        network(inputs)
+    if not found:
+        raise ArgumentError(f"layer {layer} gave no feature map: it did not run, or gives no tensor")
+    return found[0]
+
+
+def inputs_of(loader: Iterable[Any], num_batches: int | None, model: nn.Module) -> Iterator[Tensor]:
+    """The inputs of the first batches, on the model's device."""
+    tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
+    device = torch.device("cpu") if tensor is None else tensor.device
+    for number, batch in enumerate(itertools.islice(loader, num_batches)):
+        inputs = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+        if not isinstance(inputs, Tensor) or inputs.ndim == 0:
+            raise ArgumentError(
+                "the loader must yield tensors of inputs, or tuples or lists that begin with one; "
+                f"batch {number} is {type(batch).__name__} with {type(inputs).__name__}"
+            )
+        if len(inputs) > 0:
+            yield inputs.to(device)
+
+
+def _eager(model: nn.Module) -> AbstractContextManager[object]:
+    """A context in which parts of the model that torch.compile was given run as they were written: maps are seen."""
+    is_compiled = any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules())
+    if is_compiled or any(hasattr(module, "_orig_mod") for module in model.modules()):
+        stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+        return stance
+    return nullcontext()

@@ -1,0 +1,236 @@
+"""Selection: from scores and rates to the channels that go."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tailcut.channels.groups import ChannelGraph, PruningGroup, units_of
+from tailcut.errors import ArgumentError
+
+Importance = dict[int, float]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What every selection keeps to.
+
+    Attributes:
+        min_channels: the fewest channels that a layer keeps.
+        round_to: layers that lose channels keep a multiple of this many.
+        max_rate: the largest part of a group that goes.
+    """
+
+    min_channels: int = 1
+    round_to: int = 1
+    max_rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("min_channels", "round_to"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ArgumentError(f"{name} must be an integer of at least 1, got {value!r}")
+        if not (isinstance(self.max_rate, (int, float)) and 0 < self.max_rate <= 1):
+            raise ArgumentError(f"max_rate must be above 0 and at most 1, got {self.max_rate!r}")
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How much of a group goes.
+
+    Attributes:
+        value: part of its units, from 0 up to 1, not included.
+        layer: the layer whose own scores decide, None for the mean over all layers of the group.
+        round_up: round what is kept up to whole units, not down.
+    """
+
+    value: float
+    layer: str | None = None
+    round_up: bool = False
+
+
+def check_scores(scores: Mapping[str, Tensor], model: nn.Module, graph: ChannelGraph) -> dict[str, Tensor]:
+    """The scores as float64 vectors on the CPU.
+
+    Raises:
+        ArgumentError: they are no mapping of layer names to vectors of finite numbers, a layer is not known, or a
+            vector has not one number per channel.
+    """
+    if not isinstance(scores, Mapping):
+        raise ArgumentError(f"scores must map names of layers to vectors, got {type(scores).__name__}")
+    modules = dict(model.named_modules())
+    checked = {}
+    for name, values in scores.items():
+        if name not in modules:
+            raise ArgumentError(f"scores name a layer {name!r}, which {type(model).__name__} does not have")
+        try:
+            vector = torch.as_tensor(values).detach().to("cpu", torch.float64)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ArgumentError(f"the scores of {name} must be a vector of numbers: {error}") from error
+        layer = graph.trace.layers.get(name)
+        width = None if layer is None or layer.outer is None else len(layer.outer)
+        if vector.ndim != 1 or (width is not None and len(vector) != width):
+            expected = "one number per channel" if width is None else f"{width} numbers, one per channel"
+            raise ArgumentError(f"the scores of {name} must be {expected}; they have shape {tuple(vector.shape)}")
+        if not bool(torch.isfinite(vector).all()):
+            raise ArgumentError(f"the scores of {name} hold NaN or infinity: score again")
+        checked[name] = vector
+    return checked
+
+
+def importance_of(
+    graph: ChannelGraph, group: PruningGroup, scores: Mapping[str, Tensor], layer: str | None = None
+) -> Importance | None:
+    """The importance of each unit of a group, None without scores of any of its layers.
+
+    Each layer's scores are divided by their mean, so that layers weigh the same. A unit gets the mean over the
+    channels that it has in a layer, then the mean over the layers that have it.
+
+    Args:
+        graph: of the network.
+        group: one of its groups.
+        scores: as `check_scores` gives them.
+        layer: the one layer whose scores count, if it has any and the unit is in it.
+    """
+    by_layer = {name: _unit_means(graph, name, scores[name]) for name in group.layers if name in scores}
+    if not by_layer:
+        return None
+    own = by_layer.get(layer, {}) if layer is not None else {}
+    found = {}
+    for unit in group.units:
+        values = [means[unit] for means in by_layer.values() if unit in means]
+        found[unit] = own.get(unit, sum(values) / len(values) if values else 0.0)
+    return found
+
+
+def select_by_rates(
+    graph: ChannelGraph, rates: Mapping[str, Rate], scores: Mapping[str, Tensor], limits: Limits
+) -> set[int]:
+    """The units that go, by a rate for each group named.
+
+    Raises:
+        ArgumentError: a rate is no number from 0 up to 1, or a group to be cut has no scores.
+    """
+    removed: set[int] = set()
+    for name, group in graph.groups.items():  # leaders come before their followers
+        rate = rates.get(name)
+        if rate is None:
+            continue
+        if not (isinstance(rate.value, (int, float)) and math.isfinite(rate.value) and 0 <= rate.value < 1):
+            hint = ": it would lose all its channels" if rate.value == 1 else ""
+            raise ArgumentError(f"the rate of {rate.layer or name} must be from 0 up to 1, got {rate.value}{hint}")
+        importance = importance_of(graph, group, scores, rate.layer)
+        if importance is None:
+            if rate.value > 0:
+                raise ArgumentError(f"{name} shall be pruned, but the scores name none of {', '.join(group.layers)}")
+            continue
+        lowest = sorted(candidates(graph, group, removed), key=importance.__getitem__)
+        removed |= take(graph, group, lowest, limits, rate)
+    return removed
+
+
+def num_kept(count: int, rate: Rate) -> int:
+    """How many of `count` units stay at a rate: never 0."""
+    exact = round(count * (1 - rate.value), 9)  # 20 * (1 - 0.3) is 14, not 13.999...
+    return max(1, math.ceil(exact) if rate.round_up else math.floor(exact))
+
+
+def candidates(graph: ChannelGraph, group: PruningGroup, removed: set[int]) -> list[int]:
+    """The units of a group that may go, given what goes of the groups before it."""
+    bound = [follower.beside for follower in graph.followers if follower.group == group.name]
+    return [unit for unit in group.free if all(beside.get(unit) in removed for beside in bound if unit in beside)]
+
+
+def take(
+    graph: ChannelGraph, group: PruningGroup, lowest: Sequence[int], limits: Limits, rate: Rate | None = None
+) -> set[int]:
+    """The first of the units `lowest` that may go of a group: as many as the limits, and a rate, allow.
+
+    No layer of the group gets narrower than the rate says, and each that gets narrower keeps a multiple of `round_to`.
+    """
+    widths = graph.widths(group)
+    whole = [sum(counts.values()) for counts in widths]
+    least = [_least(counts, limits, rate) for counts in widths]
+    left = list(whole)
+    taken: list[int] = []
+    fitting = 0  # so many of those taken leave a multiple in every layer
+    for unit in lowest:
+        after = [rest - counts.get(unit, 0) for rest, counts in zip(left, widths, strict=True)]
+        if any(rest < bound for rest, bound in zip(after, least, strict=True)):
+            continue
+        left = after
+        taken.append(unit)
+        if all(rest == full or rest % limits.round_to == 0 for rest, full in zip(left, whole, strict=True)):
+            fitting = len(taken)
+    return set(taken[:fitting])
+
+
+def _least(counts: Mapping[int, int], limits: Limits, rate: Rate | None) -> int:
+    """The fewest channels that a layer keeps, given how many of them each unit has."""
+    width, units = sum(counts.values()), len(counts)
+    by_rate = max(num_kept(units, chosen) for chosen in (Rate(limits.max_rate), rate) if chosen is not None)
+    return max(min(limits.min_channels, width), by_rate * (width // max(1, units)))
+
+
+def rates_for_list(
+    graph: ChannelGraph, layers: Sequence[Sequence[str]], rates: Sequence[float], *, round_up: bool = False
+) -> dict[str, Rate]:
+    """Rates by group, from one for each entry of `layers`; of two entries for one group the later one counts.
+
+    Raises:
+        ArgumentError: the lengths differ.
+    """
+    if len(rates) != len(layers):
+        names = ", ".join("+".join(entry) for entry in layers)
+        raise ArgumentError(f"expected {len(layers)} rates, one for each of {names}; got {len(rates)}")
+    chosen: dict[str, Rate] = {}
+    for entry, rate in zip(layers, rates, strict=True):
+        for name in entry:
+            group = graph.group_of(name)
+            if group is None:
+                raise ArgumentError(f"a rate is given for {name!r}, which is no layer with channels of its own")
+            chosen[group.name] = Rate(rate, name, round_up)
+    return chosen
+
+
+def rates_for_dict(graph: ChannelGraph, model: nn.Module, rates: Mapping[str, float]) -> dict[str, Rate]:
+    """Rates by group, from a dict by layer.
+
+    Raises:
+        ArgumentError: a layer is not there, or cannot be pruned, or two layers of one group differ.
+    """
+    modules = dict(model.named_modules())
+    chosen: dict[str, Rate] = {}
+    for name, rate in rates.items():
+        group = graph.group_of(name)
+        if group is None:
+            found = f"a {type(modules[name]).__name__}" if name in modules else "nothing"
+            raise ArgumentError(
+                f"a rate is given for {name!r}: expected a layer with channels of its own, found {found}"
+            )
+        if rate and not group.free:
+            raise ArgumentError(f"a rate is given for {name}, which cannot be pruned: {why_locked(group)}")
+        known = chosen.get(group.name)
+        if known is not None and known.value != rate:
+            raise ArgumentError(
+                f"{known.layer} and {name} lose the same channels, but have the rates {known.value} and {rate}"
+            )
+        chosen.setdefault(group.name, Rate(rate, name))
+    return chosen
+
+
+def why_locked(group: PruningGroup) -> str:
+    """The reasons why units of a group stay."""
+    return "; ".join(dict.fromkeys(group.locked.values()))
+
+
+def _unit_means(graph: ChannelGraph, layer: str, scores: Tensor) -> Importance:
+    outer = graph.layer(layer).outer
+    units = [] if outer is None else units_of(graph.coupling, outer)
+    scale = float(scores.abs().mean())
+    sums: dict[int, list[float]] = {}
+    for unit, value in zip(units, scores.tolist(), strict=True):
+        sums.setdefault(unit, []).append(value / scale if scale > 0 else 0.0)
+    return {unit: sum(values) / len(values) for unit, values in sums.items()}

@@ -1,0 +1,296 @@
+"""Tracing: one forward of the network as it is, with the labels of channels carried along beside every tensor.
+
+Layers of `layer_kinds` are taken as a whole (their rules are in layer_rules.py); everything between them is seen as
+torch's operations (operations.py). Nothing is compiled or rewritten: any Python in the forward is fine.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from tailcut.channels.coupling import Coupling, fixed
+from tailcut.channels.layer_kinds import layer_kind, whole_layer
+from tailcut.channels.layer_rules import Alignment, TracedLayer, pass_layer
+from tailcut.channels.operations import Call, bind_arguments, labels_of_results
+from tailcut.channels.running import running
+from tailcut.errors import ArgumentError, TailcutError
+
+Inputs = tuple[Tensor, ...]
+MAX_FREE_NUMBERS = 1 << 22  # entries of a parameter outside of layers that are followed one by one
+
+
+@dataclass
+class Trace:
+    """What one forward told.
+
+    Attributes:
+        coupling: the channels' numbers.
+        layers: the layers that ran, by name, in the order in which they first did.
+        alignments: the shortcuts that pad channels, by name.
+        free: name -> labels of the parameters and buffers outside of layers that met channels.
+        idle: layers with channels that did not run.
+        outputs: what the network gave: shapes of its tensors.
+        needed_training: some layers ran in training mode only.
+    """
+
+    coupling: Coupling = field(default_factory=Coupling)
+    layers: dict[str, TracedLayer] = field(default_factory=dict)
+    alignments: dict[str, Alignment] = field(default_factory=dict)
+    free: dict[str, Tensor] = field(default_factory=dict)
+    idle: list[str] = field(default_factory=list)
+    outputs: list[tuple[int, ...]] = field(default_factory=list)
+    needed_training: bool = False
+
+
+def trace(model: nn.Module, inputs: Inputs) -> Trace:
+    """Follow the channels of `model` through a forward. The model is not changed.
+
+    Layers that do not run in evaluation mode (auxiliary classifiers) are looked for in a second forward in training
+    mode, whose changes of buffers are undone.
+
+    Raises:
+        ArgumentError: the network does not run on the inputs.
+    """
+    found = Trace()
+    with undisturbed(model):
+        found.outputs = [tuple(tensor.shape) for tensor in _follow(model, inputs, found)]
+        if _idle(model, found):
+            # Batch norm in training needs more than one value per channel.
+            twice = tuple(torch.cat([x, x]) if x.ndim else x for x in inputs)
+            positions = {name: layer.positions for name, layer in found.layers.items()}
+            model.train()
+            try:
+                _follow(model, twice, found)
+            except ArgumentError:
+                pass  # it has no training mode for such inputs: the layers stay idle
+            finally:
+                model.eval()
+            for name, layer in found.layers.items():
+                layer.positions = positions.get(name, 0)
+            found.needed_training = len(found.layers) > len(positions)
+    found.idle = _idle(model, found)
+    _couple_tied(model, found)
+    return found
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Within the block the model is in evaluation mode; afterwards its modes, buffers and random state are as before.
+
+    Attention is kept out of its fast path, which hides the layers it is made of.
+    """
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    devices = sorted({x.device.index for x in model.parameters() if x.is_cuda})
+    with running(model), torch.random.fork_rng(devices):
+        try:
+            torch.backends.mha.set_fastpath_enabled(False)
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast_path)
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    if not torch.equal(buffer, before):
+                        buffer.copy_(before)
+
+
+def run(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+    """The tensors that one forward gives.
+
+    Raises:
+        ArgumentError: it fails, whatever the network raises.
+    """
+    try:
+        outputs = model(*inputs)
+    except TailcutError:
+        raise
+    except Exception as error:
+        shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+        raise ArgumentError(f"{type(model).__name__} does not run on an input of shape {shapes}: {error}") from error
+    return [x for x in pytree.tree_leaves(outputs) if isinstance(x, Tensor)]
+
+
+def _follow(model: nn.Module, inputs: Inputs, found: Trace) -> list[Tensor]:
+    tracer = _Tracer(model, found)
+    with torch.no_grad(), tracer.hooked(model), tracer:
+        outputs = run(model, inputs)
+    for output in outputs:
+        found.coupling.lock(tracer.labels(output), "the network's output")
+    return outputs
+
+
+class _Tracer(TorchDispatchMode):
+    """Carries labels from operation to operation; operations within a layer are not looked at."""
+
+    def __init__(self, model: nn.Module, found: Trace) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found = found
+        self.coupling = found.coupling
+        self.running: list[str] = []
+        self._in_layers = 0
+        self._labels: Any = WeakTensorKeyDictionary()
+        self._free = _free_tensors(model)
+        self._owners = _owners(model)
+
+    def labels(self, x: Tensor) -> Tensor:
+        """The labels of a tensor; a free parameter gets them when it is first met."""
+        known: Tensor | None = self._labels.get(x)
+        if known is not None:
+            return known
+        name = self._free.get(id(x))
+        if name is None or x.numel() > MAX_FREE_NUMBERS:
+            return fixed(x.shape)
+        if name not in self.found.free:
+            self.found.free[name] = self.coupling.new(x.numel()).view(x.shape)
+        return self.found.free[name]
+
+    def set_labels(self, x: Tensor, labels: Tensor) -> None:
+        """Write the labels of a tensor."""
+        self._labels[x] = labels
+
+    def place(self) -> str:
+        """Where in the network, for messages."""
+        return f"in {self.running[-1]}" if self.running and self.running[-1] else "in the network's forward"
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if self._in_layers:
+            return result
+        inputs = [x for x in pytree.tree_leaves((args, kwargs or {})) if isinstance(x, Tensor)]
+        for x in inputs:
+            if id(x) in self._owners:
+                self._owners[id(x)].append(self.place())
+        if any(x in self._labels or id(x) in self._free for x in inputs):
+            results = [x for x in pytree.tree_leaves(result) if isinstance(x, Tensor)]
+            arguments = bind_arguments(func, args, kwargs or {})
+            call = Call(self.coupling, func, arguments, inputs, results, self.labels, self.place())
+            for x, labels in zip(results, labels_of_results(call), strict=True):
+                self.set_labels(x, labels)
+        return result
+
+    @contextmanager
+    def hooked(self, model: nn.Module) -> Iterator[None]:
+        """Follow which module runs; take known layers as a whole."""
+        handles = []
+        try:
+            for name, module in model.named_modules():
+                is_layer = layer_kind(module) is not None or whole_layer(module) is not None
+                enter, leave = self._hooks(name, is_layer)
+                handles.append(module.register_forward_pre_hook(enter, prepend=True))
+                handles.append(module.register_forward_hook(leave, with_kwargs=True))
+            yield
+            self._lock_weights_used_elsewhere()
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _hooks(self, name: str, is_layer: bool) -> tuple[Any, Any]:
+        def enter(module: nn.Module, args: Any) -> None:
+            self.running.append(name)
+            self._in_layers += is_layer
+
+        def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            self.running.pop()
+            self._in_layers -= is_layer
+            if is_layer and not self._in_layers:
+                self._pass(name, module, args, kwargs, output)
+
+        return enter, leave
+
+    def _pass(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        inputs = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        outputs = [x for x in pytree.tree_leaves(output) if isinstance(x, Tensor)]
+        why = whole_layer(module) if layer_kind(module) is None else None
+        if parametrize.is_parametrized(module):
+            why = f"its weight is parametrised ({_parametrization(module)}); prune first, parametrise afterwards"
+        elif not _holds_weights(module):
+            why = "its weight is computed by a hook (weight_norm, spectral_norm?); remove it first"
+        if why is None and len(inputs) == len(outputs) == 1:
+            labels = pass_layer(self.found, name, module, inputs[0], self.labels(inputs[0]), outputs[0])
+            self.set_labels(outputs[0], labels)
+            return
+        for x in inputs:
+            self.coupling.lock(self.labels(x), f"goes into {name}: {why or 'it has several inputs or outputs'}")
+        for x in outputs:
+            self.set_labels(x, fixed(x.shape))
+        self.found.layers.setdefault(name, TracedLayer(name, module, why=why or "it has several inputs or outputs"))
+
+    def _lock_weights_used_elsewhere(self) -> None:
+        owned = {id(x): layer for layer in self.found.layers.values() for x in layer.module.parameters(recurse=False)}
+        for key, places in self._owners.items():
+            if places and key in owned:
+                for labels in owned[key].labels():
+                    self.coupling.lock(labels, f"the weight of {owned[key].name} is used outside of it, {places[0]}")
+
+
+def _free_tensors(model: nn.Module) -> dict[int, str]:
+    """Parameters and buffers outside of layers, by identity."""
+    layers = _layers(model)
+    return {
+        id(x): f"{path}.{name}" if path else name
+        for path, module in model.named_modules()
+        if module not in layers
+        for name, x in (*module._parameters.items(), *module._buffers.items())
+        if x is not None and x.numel() > 1
+    }
+
+
+def _owners(model: nn.Module) -> dict[int, list[str]]:
+    """For each parameter of a layer the places outside of it where it is used; none so far."""
+    return {id(x): [] for module in _layers(model) for x in module.parameters(recurse=False)}
+
+
+def _layers(model: nn.Module) -> set[nn.Module]:
+    found = {module for module in model.modules() if layer_kind(module) is not None or whole_layer(module) is not None}
+    return found | {part for module in found for part in module.modules()}
+
+
+def _idle(model: nn.Module, found: Trace) -> list[str]:
+    ran = {layer.module for layer in found.layers.values()}
+    inside = {part for module in ran for part in module.modules()}
+    return [
+        name
+        for name, module in model.named_modules()
+        if layer_kind(module) is not None and module not in inside and any(True for _ in module.parameters())
+    ]
+
+
+def _holds_weights(module: nn.Module) -> bool:
+    """Whether a weight is a parameter of its module, not an attribute that some hook writes."""
+    return not any(isinstance(vars(module).get(name), Tensor) for name in ("weight", "bias"))
+
+
+def _parametrization(module: nn.Module) -> str:
+    lists = module.parametrizations
+    parts = [part for holder in lists.children() for part in holder.children()]  # type: ignore[union-attr]
+    return ", ".join(sorted({type(part).__name__ for part in parts}))
+
+
+def _couple_tied(model: nn.Module, found: Trace) -> None:
+    """A parameter of several layers is cut in all of them or in none."""
+    coupling, reason = found.coupling, "its weight is tied to one that is kept whole"
+    seen: dict[int, dict[int, Tensor]] = {}
+    for name, module in model.named_modules():
+        for attribute, x in module.named_parameters(recurse=False):
+            layer = found.layers.get(name)
+            axes = layer.axes.get(attribute, {}) if layer is not None else {}
+            if id(x) not in seen:
+                seen[id(x)] = axes
+                continue
+            first = seen[id(x)]
+            for axis in {*first, *axes}:
+                here, there = axes.get(axis), first.get(axis)
+                if here is not None and there is not None:
+                    coupling.couple(here, there, reason)
+                else:
+                    coupling.lock(here if here is not None else there, reason)  # type: ignore[arg-type]

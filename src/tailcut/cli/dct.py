@@ -1,0 +1,66 @@
+"""`tailcut dct`: a picture as frequency channels, and what a selection of them keeps."""
+
+import argparse
+import re
+from typing import TYPE_CHECKING
+
+from tailcut.cli.parser import Verbs, add_verb
+from tailcut.printing import Report
+
+if TYPE_CHECKING:
+    from tailcut.inputs import Selection
+
+
+def add_parser(verbs: Verbs) -> None:
+    """Add the verb."""
+    parser = add_verb(
+        verbs,
+        "dct",
+        summary="show a picture as frequency channels",
+        description="Show what a network with frequency-domain inputs sees of a picture: its channels (channels.png), "
+        "the energy of each frequency with the kept ones framed (energy.png), and the picture rebuilt from the kept "
+        "channels (reconstruction.png). Prints sizes, kept energy and the error of the rebuilt picture. Needs the "
+        "extra plots.",
+        example="  tailcut dct photo.jpg -o photo-dct\n"
+        "  tailcut dct photo.jpg -o photo-dct --channels selection.json --chroma full",
+        run=run,
+    )
+    parser.add_argument("picture", metavar="PICTURE", help="a PNG or JPEG file")
+    parser.add_argument("-o", "--out", required=True, metavar="DIR", help="folder for the pictures")
+    parser.add_argument(
+        "--channels",
+        default="24",
+        metavar="WHICH",
+        help="6, 12, 24 (default), 32, 48, 64 or 192 as in the paper; channel numbers of 0 to 191 with commas "
+        "(0,1,8,64; one alone: 0,); or a selection's JSON file",
+    )
+    parser.add_argument(
+        "--chroma",
+        choices=("two_scale", "full"),
+        default="two_scale",
+        help="two_scale (default): chroma smoothed as by the published pipeline; full: plain 4:4:4",
+    )
+
+
+def run(arguments: argparse.Namespace) -> Report:
+    """Draw and measure."""
+    from tailcut.data import read_picture
+    from tailcut.inputs import BlockDCT, draw_picture
+
+    transform = BlockDCT(selection_of(arguments.channels), chroma=arguments.chroma)
+    picture = read_picture(arguments.picture, channels=3)[0]
+    return draw_picture(picture, transform, arguments.out, name=arguments.picture)
+
+
+def selection_of(text: str) -> "Selection":
+    """The selection that a word of the command line stands for.
+
+    Raises:
+        ArgumentError: there is no such selection.
+        DataError: the file cannot be read or holds no selection.
+    """
+    from tailcut.inputs import Selection
+
+    if re.fullmatch(r"\d{1,3}(,\d{1,3})*,?", text, re.ASCII) is None:
+        return Selection.load(text)
+    return Selection.of([int(number) for number in text.split(",") if number] if "," in text else int(text))

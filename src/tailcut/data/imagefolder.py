@@ -1,0 +1,167 @@
+"""Pictures in one folder per class, and Imagenette, ten classes of ImageNet, in that form."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from tailcut.data.dataset import Dataset
+from tailcut.data.pictures import read_picture
+from tailcut.data.roots import Layout, Roots, find
+from tailcut.errors import ArgumentError, DataError
+
+NAME = "imagenette"
+FOLDER = "imagenette224"
+SPLITS = ("train", "val")
+SUFFIXES = (".jpg", ".jpeg", ".png")
+CLASS_NAMES = {
+    "n01440764": "tench",
+    "n02102040": "English springer",
+    "n02979186": "cassette player",
+    "n03000684": "chain saw",
+    "n03028079": "church",
+    "n03394916": "French horn",
+    "n03417042": "garbage truck",
+    "n03425413": "gas pump",
+    "n03445777": "golf ball",
+    "n03888257": "parachute",
+}
+MAX_SIDE = 4096
+# Decoded pictures are kept in memory, as bytes, up to so many together; the others are read each time.
+MAX_KEPT_BYTES = 1 << 30
+
+
+class FolderDataset(Dataset):
+    """The pictures of `FOLDER/CLASS/*`, one class per folder, in the order of their paths.
+
+    A picture is decoded when it is first asked for, and its bytes stay in memory: as large as they are stored or, if
+    that is smaller, as they are wanted.
+
+    Args:
+        folder: holds a folder for each class.
+        name: the registered name.
+        size: side in pixels to which every picture is resized, whatever its shape (bilinear with antialiasing, rounded
+            to whole grey levels); None leaves them as they are.
+        class_names: names of the folders' classes; a folder that is not in it is called as it is.
+
+    Attributes:
+        files: the paths, in order.
+
+    Raises:
+        ArgumentError: `size` is not 1 to 4096.
+        DataError: there are no class folders, or one of them holds no pictures.
+    """
+
+    def __init__(
+        self, folder: Path, *, name: str, size: int | None = None, class_names: Mapping[str, str] | None = None
+    ) -> None:
+        if size is not None and not 1 <= size <= MAX_SIDE:
+            raise ArgumentError(f"the size of pictures must be 1 to {MAX_SIDE}, got {size}")
+        self.name = name if size is None else f"{name}@{size}"
+        self.split = folder.name
+        self.task = "classification"
+        classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        if not classes:
+            raise DataError(f"{folder} holds no folders; there must be one for each class")
+        self.class_names = tuple((class_names or {}).get(path.name, path.name) for path in classes)
+        self.num_classes = len(classes)
+        per_class = [_pictures_of(path) for path in classes]
+        self.files = [path for files in per_class for path in files]
+        self._labels = torch.tensor([label for label, files in enumerate(per_class) for _ in files])
+        self._size = size
+        self._kept: dict[int, Tensor] = {}
+        self._num_kept_bytes = 0
+        height, width = self[0][0].shape[1:]
+        self.picture_shape = (3, height, width)
+
+    def __len__(self) -> int:
+        """The number of pictures."""
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """See `Dataset.__getitem__`.
+
+        Raises:
+            IndexError: there is no such picture.
+            DataError: the file is damaged.
+        """
+        pixels = self._resized(self._decoded(range(len(self))[index]))
+        return pixels.float() / 255, self._labels[index]
+
+    def _decoded(self, index: int) -> Tensor:
+        """The bytes of a picture, uint8 (3, height, width), of its own size or of the wanted one."""
+        if index in self._kept:
+            return self._kept[index]
+        pixels = (read_picture(self.files[index], channels=3)[0] * 255).round().to(torch.uint8)
+        resized = self._resized(pixels)
+        smaller = resized if resized.numel() < pixels.numel() else pixels
+        if self._num_kept_bytes + smaller.numel() <= MAX_KEPT_BYTES:
+            self._kept[index] = smaller
+            self._num_kept_bytes += smaller.numel()
+        return smaller
+
+    def _resized(self, pixels: Tensor) -> Tensor:
+        if self._size is None or pixels.shape[1:] == (self._size, self._size):
+            return pixels
+        resized: Tensor = interpolate(pixels[None], (self._size, self._size), mode="bilinear", antialias=True)[0]
+        return resized
+
+
+def open_imagenette(split: str, *, size: int | None = None, roots: Roots = None) -> FolderDataset:
+    """Imagenette from `imagenette224/{train,val}/WNID/*.JPEG` under a data root: photos of 224 x 224 pixels.
+
+    Args:
+        split: `train` or `val`.
+        size: side in pixels to resize to; None leaves 224.
+        roots: data roots to try first; see `data_roots`.
+
+    Returns:
+        Pictures of shape (3, size, size), RGB, and classes 0..9 in the order of their WordNet numbers.
+
+    Raises:
+        ArgumentError: `size` is not 1 to 4096.
+        DataNotFoundError: no data root holds the split.
+        DataError: the folder holds no pictures, or the first is damaged.
+    """
+    layout = Layout(
+        title=f"Imagenette, split {split}",
+        files=(f"{FOLDER}/{split}",),
+        advice="The photos are those of https://github.com/fastai/imagenette, squashed to 224 x 224 pixels.",
+    )
+    folder = find(layout, roots=roots) / FOLDER / split
+    return FolderDataset(folder, name=NAME, size=size, class_names=CLASS_NAMES)
+
+
+def open_imagenet(split: str, *, size: int = 224, roots: Roots = None) -> FolderDataset:
+    """ImageNet from `imagenet/{train,val}/WNID/*` under a data root, every picture squashed to size x size pixels.
+
+    Args:
+        split: `train` or `val`.
+        size: side in pixels.
+        roots: data roots to try first; see `data_roots`.
+
+    Returns:
+        Pictures of shape (3, size, size), RGB, and classes 0..999 in the order of their WordNet numbers.
+
+    Raises:
+        ArgumentError: `size` is not 1 to 4096.
+        DataNotFoundError: no data root holds the split.
+        DataError: the folder holds no pictures, or the first is damaged.
+    """
+    layout = Layout(
+        title=f"ImageNet, split {split}",
+        files=(f"imagenet/{split}",),
+        advice="ImageNet is at https://image-net.org; sort its photos into one folder per WordNet number.",
+    )
+    return FolderDataset(find(layout, roots=roots) / "imagenet" / split, name="imagenet", size=size)
+
+
+def _pictures_of(folder: Path) -> list[Path]:
+    files = sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    )
+    if not files:
+        raise DataError(f"{folder} holds no pictures ({', '.join(SUFFIXES)})")
+    return files

@@ -1,0 +1,100 @@
+"""Weights from other people's checkpoints: files of `torch.save` or safetensors, read as data, by name."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from tailcut.errors import DataError, ModelMismatchError
+
+# Where training scripts put the tensors beside the epoch and the optimiser's state.
+NESTED_KEYS = ("state_dict", "model")
+# What DataParallel and torch.compile put before every name.
+PREFIXES = ("module.", "_orig_mod.")
+MAX_NAMED = 5
+# Counters that checkpoints from before torch 0.4.1 do not have; only batch norm without a momentum reads them.
+_COUNTER = "num_batches_tracked"
+
+
+def load_checkpoint(path: str | Path, model: nn.Module) -> None:
+    """Fill `model` with the weights of a checkpoint (changes the module). On an error it is left as it was.
+
+    Args:
+        path: a file of `torch.save` (read with weights_only: no code in it is run) or `.safetensors`: tensors by
+            name, or these under the key `state_dict` or `model`. `module.` and `_orig_mod.` before all names are
+            taken off. Names and shapes must be those of the model's state_dict; batch norm's counters may be missing.
+        model: the network. Its types and device stay.
+
+    Raises:
+        DataError: the file cannot be read, or holds something else.
+        ModelMismatchError: names or shapes differ; the message lists which.
+        FileNotFoundError: there is no such file.
+    """
+    tensors = read_tensors(path)
+    own: dict[str, Tensor] = model.state_dict(keep_vars=True)
+    missing = [name for name in own if name not in tensors and not name.endswith(_COUNTER)]
+    unexpected = [name for name in tensors if name not in own]
+    wrong = [
+        f"{name} has shape {tuple(value.shape)} in the file, {tuple(own[name].shape)} in the model"
+        for name, value in tensors.items()
+        if name in own and value.shape != own[name].shape
+    ]
+    problems = [
+        f"{what}: {_first(names)}"
+        for what, names in (("missing in the file", missing), ("unknown to the model", unexpected), ("wrong", wrong))
+        if names
+    ]
+    if problems:
+        raise ModelMismatchError(f"{path} does not fit {type(model).__name__}: {'; '.join(problems)}")
+    with torch.no_grad():
+        for name, value in tensors.items():
+            own[name].copy_(value)
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name, on the CPU; see `load_checkpoint`."""
+    content = _read(Path(path))
+    while isinstance(content, Mapping):
+        key = next((key for key in NESTED_KEYS if isinstance(content.get(key), Mapping)), None)
+        if key is None:
+            break
+        content = content[key]
+    if not isinstance(content, Mapping) or not content:
+        raise DataError(f"{path} holds no tensors by name, but {_described(content)}")
+    strange = next((name for name, value in content.items() if not isinstance(value, Tensor)), None)
+    if strange is not None:
+        raise DataError(f"{path} is no checkpoint of weights: {strange!r} is {_described(content[strange])}")
+    tensors = {str(name): value.detach() for name, value in content.items()}
+    for prefix in PREFIXES:
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    return tensors
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    if path.suffix == ".safetensors":
+        try:
+            return safetensors.torch.load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise DataError(f"cannot read {path}: {error}") from error
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # Whatever torch's readers raise on bytes that they did not write.
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"cannot read {path}: {reason}") from error
+
+
+def _first(names: Sequence[str]) -> str:
+    more = f", and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(names[:MAX_NAMED]) + more
+
+
+def _described(value: object) -> str:
+    return "an empty dict" if isinstance(value, Mapping) and not value else f"a {type(value).__name__}"

@@ -1,0 +1,341 @@
+"""Folders of JPEG files as what a network takes, made in the workers of a `torch.utils.data.DataLoader`."""
+
+import functools
+import io
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate
+from torch.utils.data import DataLoader
+
+from tailcut.errors import ArgumentError, DataError, MissingExtraError
+from tailcut.inputs.augmentation import (
+    FLIPPED_COLUMNS,
+    FLIPPED_ROWS,
+    TRANSPOSED,
+    crop,
+    double_size,
+    flip_horizontal,
+    halve_size,
+)
+from tailcut.inputs.block_dct import BlockDCT
+from tailcut.inputs.coefficients import JpegCoefficients
+from tailcut.inputs.compiled import CompiledTransform, is_installed
+from tailcut.inputs.jpeg import read_jpeg
+from tailcut.inputs.jpeg_markers import read_outline
+from tailcut.transform.block import BLOCK_SIZE
+
+Source = Literal["pixels", "coefficients"]
+Decoder = Literal["simplejpeg", "pillow"]
+Decode = Callable[[bytes, tuple[int, int], int], np.ndarray]
+Region = tuple[int, int, int, int]  # top, left, height, width
+
+SUFFIXES = (".jpg", ".jpeg")
+# The published evaluation resizes the short side to 512 and cuts 448 out of its middle.
+CENTRAL_RATIO = 448 / 512
+# Random parts of a picture to train on: of its area, and their width over their height.
+AREA_RATIOS, ASPECT_RATIOS, MAX_TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10
+# Decoders make a picture smaller by these in no more time; by numbers between them in more.
+DECODER_DIVISORS = (1, 2, 4, 8)
+# Parts of stored coefficients begin and end here: a block of half-size chroma.
+UNIT = 2 * BLOCK_SIZE
+
+
+class JpegFolder(torch.utils.data.Dataset[tuple[Tensor, int]]):
+    """JPEG files, one folder per class, as normalised frequency channels or as RGB pictures.
+
+    From "pixels" a file is decoded, turned upright, a part of it is resized to `size` (bilinear with antialiasing) and
+    transformed. Where a file is at least twice as large as needed, the decoder makes it smaller by 2, 4 or 8 at once.
+    The part is the middle, of the form of `size` and 7/8 of what fits (the published evaluation: 448 of 512).
+
+    Channels are made by compiled loops (`CompiledTransform`) if numba is installed (extra `jpeg`) and `size` has
+    multiples of 8, by `transform` itself otherwise: the same numbers but for rounding, in more time.
+
+    From "coefficients" nothing is decoded: the middle is cut out at a block, as much as 1, 2, 4 ... times `size` (the
+    largest that fits), and halved as often; a picture smaller than `size` is doubled. So between half of a picture and
+    all of it is shown along its shorter side.
+
+    To train, `augment` takes random parts instead, and flips every second one: from pixels parts of 8 % to 100 % of
+    the area with an aspect of 3/4 to 4/3; from coefficients parts of `size`. Random numbers are torch's: they follow
+    `torch.manual_seed`, or the generator of the `DataLoader` in its workers.
+
+    Args:
+        root: a folder with a folder of files (.jpg, .jpeg) for each class.
+        transform: makes the channels; it is used on the CPU. None gives RGB pictures.
+        size: (height, width) of the pictures that are transformed, or one number for both; multiples of 16 for
+            coefficients.
+        source: "pixels" or "coefficients".
+        decoder: "simplejpeg" (extra `jpeg`), or "pillow", which takes about 1.2 times as long.
+        approximate: decode with simplejpeg's fastest inverse DCT and upsampling; saves a sixth, costs a grey level.
+        augment: take random parts and flip.
+        dtype: type of the channels.
+
+    Attributes:
+        files: the paths, in order: folder by folder, by name.
+        labels: the class of each.
+        class_names: the folders' names, sorted.
+
+    Raises:
+        ArgumentError: an argument is none of these.
+        DataError: there are no class folders, or one without files.
+        MissingExtraError: simplejpeg, or numba for coefficients, is not installed.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        transform: BlockDCT | None,
+        *,
+        size: int | tuple[int, int] = 448,
+        source: Source = "pixels",
+        decoder: Decoder = "simplejpeg",
+        approximate: bool = False,
+        augment: bool = False,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        for value, name, known in ((source, "source", Source), (decoder, "decoder", Decoder)):
+            if value not in get_args(known):
+                raise ArgumentError(f"{name} must be {' or '.join(map(repr, get_args(known)))}, got {value!r}")
+        self.size = (size, size) if isinstance(size, int) else size
+        unit = UNIT if source == "coefficients" else 1
+        if len(self.size) != 2 or any(side < unit or side % unit for side in self.size):
+            raise ArgumentError(f"size must be (height, width), positive multiples of {unit}, got {size}")
+        if source == "coefficients" and transform is None:
+            raise ArgumentError("coefficients need a transform; pictures come from source='pixels'")
+        if not dtype.is_floating_point:
+            raise ArgumentError(f"dtype must be floating point, got {dtype}")
+        self.files, self.labels, self.class_names = _files_of(Path(root))
+        self.transform, self.source, self.augment, self.dtype = transform, source, augment, dtype
+        is_whole = all(side % BLOCK_SIZE == 0 for side in self.size)
+        self._compiled = CompiledTransform(transform) if transform is not None and is_whole and is_installed() else None
+        self._decode: Decode = _decode_with_pillow
+        if source == "coefficients" and not is_installed():
+            raise MissingExtraError("reading the coefficients of JPEG files", "numba", "jpeg")
+        if source == "pixels" and decoder == "simplejpeg":
+            self._decode = _simplejpeg_decoder(approximate)
+
+    def __len__(self) -> int:
+        """The number of files."""
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """One picture and its class.
+
+        Returns:
+            Channels (n, ceil(height / 8), ceil(width / 8)) of `dtype`, or without a transform uint8
+            (3, height, width).
+
+        Raises:
+            IndexError: there is no such file.
+            DataError: the file is damaged, or is no JPEG of a kind that can be read; the message names it.
+        """
+        path = self.files[index]
+        try:
+            data = path.read_bytes()
+            item = self._from_coefficients(data) if self.source == "coefficients" else self._from_pixels(data)
+        except OSError as error:
+            raise DataError(f"cannot read the picture {path}: {error.strerror or error}") from error
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+        return item, self.labels[index]
+
+    @property
+    def item_shape(self) -> tuple[int, int, int]:
+        """Shape of what stands for a picture."""
+        if self.transform is None:
+            return (3, *self.size)
+        height, width = (math.ceil(side / BLOCK_SIZE) for side in self.size)
+        return (self.transform.num_channels, height, width)
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes per picture that go to the device."""
+        return math.prod(self.item_shape) * (1 if self.transform is None else self.dtype.itemsize)
+
+    @torch.no_grad()
+    def _from_pixels(self, data: bytes) -> Tensor:
+        stored, orientation = read_outline(data)
+        height, width = reversed(stored) if orientation in TRANSPOSED else stored
+        region = _random_region(height, width) if self.augment else _central_region(height, width, self.size)
+        # The smallest decoded picture whose region is still as large as wanted.
+        spare = min(side / wanted for side, wanted in zip(region[2:], self.size, strict=True))
+        divisor = max(number for number in DECODER_DIVISORS if number <= max(spare, 1))
+        decoded = torch.from_numpy(self._decode(data, stored, divisor))
+        pixels = turned_upright(decoded.permute(2, 0, 1), orientation)
+        top, left, rows, columns = _scaled(region, pixels.shape[1] / height, pixels.shape[2] / width)
+        part = pixels[None, :, top : top + rows, left : left + columns]
+        if part.shape[2:] != self.size:
+            part = interpolate(part, self.size, mode="bilinear", antialias=True)
+        picture = part[0].flip(-1) if self.augment and _is_heads() else part[0]
+        if self.transform is None:
+            return picture.contiguous()
+        channels = self.transform(picture) if self._compiled is None else self._compiled.from_pixels(picture)
+        return channels.to(self.dtype)
+
+    @torch.no_grad()
+    def _from_coefficients(self, data: bytes) -> Tensor:
+        picture = read_jpeg(data)
+        scale = min(side / wanted for side, wanted in zip(picture.size, self.size, strict=True))
+        num_halvings = math.floor(math.log2(scale))  # or doublings, below 0
+        # What is not shown is not resized.
+        picture = self._part(picture, 2.0**num_halvings)
+        for _ in range(num_halvings):
+            picture = halve_size(picture)
+        for _ in range(-num_halvings):
+            picture = double_size(picture)
+        if num_halvings < 0:
+            picture = self._part(picture, 1)
+        if self.augment and _is_heads():
+            picture = flip_horizontal(picture)
+        if self._compiled is None:
+            raise ArgumentError("coefficients need a transform")
+        return self._compiled.from_coefficients(picture).to(self.dtype)
+
+    def _part(self, picture: JpegCoefficients, factor: float) -> JpegCoefficients:
+        """The middle, or a random part: `factor` times `size`, or the next whole blocks, as far as the picture goes."""
+        sides = [
+            min(side, math.ceil(factor * wanted / UNIT) * UNIT)
+            for side, wanted in zip(picture.size, self.size, strict=True)
+        ]
+        starts = []
+        for whole, side in zip(picture.size, sides, strict=True):
+            num_steps = (whole - side) // UNIT
+            starts.append(UNIT * (_random_integer(num_steps + 1) if self.augment else num_steps // 2))
+        return crop(picture, starts[0], starts[1], sides[0], sides[1])
+
+
+def loader(
+    dataset: JpegFolder,
+    batch_size: int,
+    *,
+    shuffle: bool = False,
+    num_workers: int = 0,
+    drop_last: bool = False,
+    pin_memory: bool = False,
+    seed: int | None = None,
+) -> DataLoader[tuple[Tensor, int]]:
+    """Batches of a folder: (batch, n, blocks_h, blocks_w) and int64 classes (batch,).
+
+    Args:
+        dataset: the folder.
+        batch_size: pictures in a batch.
+        shuffle: another order in each epoch.
+        num_workers: processes that read; 0 reads in this one. They live until the loader is dropped.
+        drop_last: leave out an incomplete last batch.
+        pin_memory: put batches where a GPU copies them from faster.
+        seed: of the order and of `augment` in workers; torch's global generator when None.
+    """
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    return DataLoader(
+        dataset,
+        batch_size,
+        shuffle=shuffle,
+        num_workers=num_workers,
+        drop_last=drop_last,
+        pin_memory=pin_memory,
+        persistent_workers=num_workers > 0,
+        generator=generator,
+    )
+
+
+def turned_upright(pixels: Tensor, orientation: int) -> Tensor:
+    """A picture (..., height, width) as its EXIF orientation, 1 to 8, wants it."""
+    turned = pixels.transpose(-2, -1) if orientation in TRANSPOSED else pixels
+    axes = [axis for axis, orientations in ((-1, FLIPPED_COLUMNS), (-2, FLIPPED_ROWS)) if orientation in orientations]
+    return turned.flip(axes) if axes else turned
+
+
+def _simplejpeg_decoder(approximate: bool) -> Decode:
+    try:
+        from simplejpeg import decode_jpeg
+    except ImportError as error:
+        raise MissingExtraError("decoding by simplejpeg", "simplejpeg", "jpeg") from error
+    return functools.partial(_decode_with_simplejpeg, decode_jpeg, approximate)
+
+
+def _decode_with_simplejpeg(
+    decode_jpeg: Any, approximate: bool, data: bytes, size: tuple[int, int], divisor: int
+) -> np.ndarray:
+    """Decode a file of (height, width) pixels, made smaller by 1, 2, 4 or 8: uint8 (height, width, 3), rounded up."""
+    try:
+        pixels: np.ndarray = decode_jpeg(
+            data,
+            fastdct=approximate,
+            fastupsample=approximate,
+            min_height=math.ceil(size[0] / divisor),
+            min_width=math.ceil(size[1] / divisor),
+            min_factor=divisor,
+        )
+    except ValueError as error:
+        raise DataError(f"cannot be decoded: {error}") from error
+    return pixels
+
+
+def _decode_with_pillow(data: bytes, size: tuple[int, int], divisor: int) -> np.ndarray:
+    """As `_decode_with_simplejpeg`."""
+    try:
+        with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+            # Pillow takes the largest divisor that leaves at least so many pixels.
+            image.draft(None, (max(1, size[1] // divisor), max(1, size[0] // divisor)))
+            return np.array(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"cannot be decoded: {error}") from error
+
+
+def _central_region(height: int, width: int, size: tuple[int, int]) -> Region:
+    """The middle of a picture, of the form of `size`, CENTRAL_RATIO of the largest such part."""
+    scale = CENTRAL_RATIO * min(height / size[0], width / size[1])
+    rows, columns = (max(1, round(scale * side)) for side in size)
+    return (height - rows) // 2, (width - columns) // 2, rows, columns
+
+
+def _random_region(height: int, width: int) -> Region:
+    """A part of random area and aspect; the whole picture if none of ten fits in."""
+    for _ in range(MAX_TRIES):
+        area = height * width * float(torch.empty(()).uniform_(*AREA_RATIOS))
+        aspect = math.exp(float(torch.empty(()).uniform_(*map(math.log, ASPECT_RATIOS))))
+        rows, columns = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+        if 0 < rows <= height and 0 < columns <= width:
+            return _random_integer(height - rows + 1), _random_integer(width - columns + 1), rows, columns
+    return 0, 0, height, width
+
+
+def _scaled(region: Region, vertical: float, horizontal: float) -> Region:
+    """The region in a picture that a decoder made smaller; at least one pixel."""
+    top, left, height, width = region
+    first_row, first_column = int(top * vertical), int(left * horizontal)
+    rows, columns = max(1, int(height * vertical)), max(1, int(width * horizontal))
+    return first_row, first_column, rows, columns
+
+
+def _random_integer(stop: int) -> int:
+    return int(torch.randint(stop, ()))
+
+
+def _is_heads() -> bool:
+    return bool(_random_integer(2))
+
+
+def _files_of(root: Path) -> tuple[list[Path], list[int], tuple[str, ...]]:
+    """Paths, classes and names of classes."""
+    try:
+        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"cannot read the folder {root}: {error.strerror or error}") from error
+    files: list[Path] = []
+    labels: list[int] = []
+    for label, folder in enumerate(folders):
+        own = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
+        if not own:
+            raise DataError(f"{folder} holds no JPEG files ({', '.join(SUFFIXES)})")
+        files += own
+        labels += [label] * len(own)
+    if not files:
+        raise DataError(f"{root} holds no folders; there must be one for each class")
+    return files, labels, tuple(folder.name for folder in folders)

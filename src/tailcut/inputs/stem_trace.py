@@ -1,0 +1,145 @@
+"""Which modules run before a given one: watched in one forward of a copy, by hooks."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tailcut.errors import ArgumentError, StructureError
+
+
+@dataclass
+class Trace:
+    """One forward of a network.
+
+    Attributes:
+        starts: module -> number of the event at which each of its calls began.
+        ends: the same for their ends.
+        inputs: module -> shape of its input in its first call, if that was one tensor.
+        outputs: module -> shape of its output in its first call, if that was a tensor.
+    """
+
+    starts: dict[str, list[int]] = field(default_factory=dict)
+    ends: dict[str, list[int]] = field(default_factory=dict)
+    inputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    outputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def keeps_shape(self, name: str) -> bool:
+        """Whether the module gave a tensor of the shape that it got."""
+        return name in self.inputs and name in self.outputs and self.inputs[name] == self.outputs[name]
+
+
+def trial_copy(model: nn.Module) -> nn.Module:
+    """A copy of `model` in evaluation mode to try changes on; the model is not changed.
+
+    Raises:
+        ArgumentError: it cannot be copied.
+    """
+    try:
+        return copy.deepcopy(model).eval()
+    except Exception as error:
+        raise ArgumentError(f"the network cannot be copied, so a change of it cannot be tried: {error}") from error
+
+
+def run(model: nn.Module, x: Tensor, *, what: str) -> Trace:
+    """Run `model`, in its mode, and watch its modules; the model is not changed.
+
+    Args:
+        model: a copy that nobody else uses.
+        x: its input.
+        what: what the message of an error says of the input.
+
+    Raises:
+        StructureError: the forward fails.
+    """
+    trace = Trace()
+    with torch.no_grad(), _watched(model, trace):
+        try:
+            model(x)
+        except StructureError:
+            raise
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise StructureError(
+                f"{what} of shape {tuple(x.shape)} does not run through the network: {reason}"
+            ) from error
+    return trace
+
+
+def modules_before(model: nn.Module, trace: Trace, boundary: str, *, inclusive: bool) -> list[str]:
+    """The modules that run before `boundary` starts, or until it ends; whole ones where possible, in order of calls.
+
+    Args:
+        model: the network that was run.
+        trace: its forward.
+        boundary: a module that ran.
+        inclusive: take the boundary itself too.
+
+    Raises:
+        StructureError: one of them runs again later.
+    """
+    names = {id(module): name for name, module in model.named_modules()}
+    limit = trace.ends[boundary][0] if inclusive else trace.starts[boundary][0]
+    found: list[str] = [boundary] if inclusive else []
+    above = ""
+    for part in boundary.split("."):
+        chain = f"{above}.{part}" if above else part
+        for child in model.get_submodule(above).children():
+            name = names[id(child)]
+            if name != chain:
+                found += _early(child, name, names, trace, limit)
+        above = chain
+    return sorted(dict.fromkeys(found), key=lambda name: trace.starts[name][0])
+
+
+def _early(module: nn.Module, name: str, names: dict[int, str], trace: Trace, limit: int) -> Iterator[str]:
+    """`module` if it ran before the limit; if it never runs itself (a list of modules), those in it that did."""
+    if name not in trace.starts:
+        for child in module.children():
+            yield from _early(child, names[id(child)], names, trace, limit)
+    elif trace.starts[name][0] < limit:
+        late = [end for end in trace.ends[name] if end > limit]
+        if late:
+            raise StructureError(
+                f"{name} runs in the stem and again later, so it cannot be replaced; give the stem a module of its own"
+            )
+        yield name
+
+
+@contextmanager
+def _watched(model: nn.Module, trace: Trace) -> Iterator[None]:
+    count = 0
+
+    def note(times: dict[str, list[int]], name: str) -> None:
+        nonlocal count
+        count += 1
+        times.setdefault(name, []).append(count)
+
+    def before(name: str) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            note(trace.starts, name)
+            if len(trace.starts[name]) == 1 and len(inputs) == 1 and isinstance(inputs[0], Tensor):
+                trace.inputs[name] = tuple(inputs[0].shape)
+
+        return hook
+
+    def after(name: str) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            note(trace.ends, name)
+            if len(trace.ends[name]) == 1 and isinstance(output, Tensor):
+                trace.outputs[name] = tuple(output.shape)
+
+        return hook
+
+    handles = []
+    for name, module in model.named_modules():
+        handles += [module.register_forward_pre_hook(before(name)), module.register_forward_hook(after(name))]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,194 @@
+"""The figures of detectors: COCO's average precision of boxes and masks, counted by pycocotools."""
+
+import contextlib
+import io
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tailcut.data import CocoDataset, Roots, open_dataset
+from tailcut.errors import ArgumentError, DataError, MissingExtraError
+from tailcut.format import load
+from tailcut.inputs.detection import Detector
+from tailcut.training.evaluation import PROGRESS_INTERVAL, EvaluateReport, choose_device
+from tailcut.training.progress import live_progress
+from tailcut.weights import to_dense
+
+# What COCOeval.summarize gives first: averaged over overlaps of 0.50 to 0.95, at 0.50, at 0.75, and by object size.
+FIGURES = ("AP", "AP50", "AP75", "APS", "APM", "APL")
+MASK_THRESHOLD = 0.5
+
+Finding = dict[str, Any]
+Kind = Literal["bbox", "segm"]
+
+
+def evaluate_detector_file(
+    file: str | Path,
+    data: str,
+    split: str | None = None,
+    *,
+    roots: Roots = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    download: bool = False,
+    progress: bool = False,
+) -> EvaluateReport:
+    """Evaluate a .tailcut file of a detector on a data set of objects; see `evaluation.evaluate_file`.
+
+    Raises:
+        ArgumentError: the file holds no detector, the data set has no objects, or `batch_size` is not 1 or None.
+    """
+    place = choose_device(device)
+    model = load(file, device=str(place))
+    dataset = open_dataset(data, split, roots=roots, download=download)
+    if not isinstance(model, Detector):
+        raise ArgumentError(f"{data} has boxes of objects, which only a detector finds; {file} holds none")
+    if not isinstance(dataset, CocoDataset):
+        raise ArgumentError(
+            f"{file} holds a detector, which is measured on objects, for example on coco; not on {data}"
+        )
+    if batch_size not in (None, 1):
+        raise ArgumentError(f"a detector is measured one picture at a time; batch_size must be 1, got {batch_size}")
+    start = time.perf_counter()
+    metrics = evaluate_detector(model, dataset, device=place, progress=progress)
+    seconds = time.perf_counter() - start
+    return EvaluateReport(str(file), dataset.name, dataset.split, len(dataset), metrics, seconds)
+
+
+def evaluate_detector(
+    model: nn.Module,
+    dataset: CocoDataset,
+    *,
+    device: torch.device | str = "cpu",
+    rank: int = 0,
+    num_processes: int = 1,
+    add_up: Callable[[Tensor], Tensor] | None = None,
+    progress: bool = False,
+) -> dict[str, float]:
+    """COCO's average precision of a detector. The model is not changed: a copy of it is evaluated.
+
+    Args:
+        model: a `Detector`, regularised or not.
+        dataset: pictures and objects.
+        device: where to run.
+        rank: number of this process, which takes every `num_processes`-th picture.
+        num_processes: how many processes share the evaluation.
+        add_up: adds a tensor over all processes; needed if there are several.
+        progress: show on standard error how far it is.
+
+    Returns:
+        `box_AP`, `box_AP50`, `box_AP75`, `box_APS`, `box_APM`, `box_APL`, 0 to 1, and for Mask R-CNN the same of masks
+        (`mask_AP`, ...). Figures of a size of which there are no objects are left out.
+
+    Raises:
+        ArgumentError: the model is no detector.
+        DataError: the data set has no objects.
+        MissingExtraError: pycocotools is not installed.
+    """
+    network = to_dense(model).to(device).eval()
+    if not isinstance(network, Detector):
+        raise ArgumentError(f"expected a detector, got {type(model).__name__}")
+    findings: list[Finding] = []
+    with live_progress(progress, "pictures", len(dataset), interval=PROGRESS_INTERVAL) as bar, torch.inference_mode():
+        for index in range(rank, len(dataset), num_processes):
+            (found,) = network([dataset.picture(index).to(device)])
+            findings += as_findings(found, dataset.image_id(index))
+            bar.show(index + 1)
+    if add_up is not None:
+        findings = _of_all_processes(findings, rank, num_processes, add_up)
+    metrics = {f"box_{name}": value for name, value in average_precision(dataset, findings, "bbox").items()}
+    if network.has_masks:
+        metrics |= {f"mask_{name}": value for name, value in average_precision(dataset, findings, "segm").items()}
+    return metrics
+
+
+def as_findings(found: Mapping[str, Tensor], image_id: int) -> list[Finding]:
+    """What a detector found in one picture, in COCO's format for results.
+
+    Args:
+        found: its boxes, labels, scores and, if any, masks, in pixels of the picture.
+        image_id: the number of the picture.
+    """
+    boxes = found["boxes"].float().cpu()
+    corners = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()
+    labels, scores = found["labels"].tolist(), found["scores"].float().tolist()
+    findings: list[Finding] = [
+        {"image_id": image_id, "category_id": label, "score": score, "bbox": box}
+        for label, score, box in zip(labels, scores, corners, strict=True)
+    ]
+    if "masks" in found:
+        run_lengths = _pycocotools("mask")
+        for finding, mask in zip(findings, (found["masks"] > MASK_THRESHOLD).cpu().numpy(), strict=True):
+            encoded = run_lengths.encode(np.asfortranarray(mask.astype(np.uint8)))
+            finding["segmentation"] = {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")}
+    return findings
+
+
+def average_precision(dataset: CocoDataset, findings: Sequence[Finding], kind: Kind) -> dict[str, float]:
+    """COCO's six figures, 0 to 1, without those of which the data set has no objects.
+
+    Args:
+        dataset: pictures and objects; crowds count neither for nor against a finding.
+        findings: see `as_findings`.
+        kind: "bbox" compares boxes, "segm" masks; the size of a finding is that of what is compared.
+
+    Raises:
+        DataError: the data set has no objects.
+    """
+    truth = dataset.ground_truth(masks=kind == "segm")
+    entries = [{**finding, "id": number, "iscrowd": 0} for number, finding in enumerate(findings, start=1)]
+    for entry in entries:
+        if kind == "segm":  # one by one: a list of more than 255 overflows in pycocotools
+            entry["area"] = float(_pycocotools("mask").area(entry["segmentation"]))
+        else:
+            entry["area"] = entry["bbox"][2] * entry["bbox"][3]
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells how it goes
+        # A copy: pycocotools writes into annotations.
+        known = _indexed({**truth, "annotations": [dict(item) for item in truth["annotations"]]})
+        evaluation = _pycocotools("cocoeval").COCOeval(known, _indexed({**truth, "annotations": entries}), kind)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    figures = dict(zip(FIGURES, map(float, evaluation.stats), strict=False))
+    figures = {name: value for name, value in figures.items() if value >= 0}
+    if not figures:
+        raise DataError(f"{dataset.name}, split {dataset.split}, has no objects to measure a detector by")
+    return figures
+
+
+def _indexed(content: dict[str, Any]) -> Any:
+    """The content as pycocotools' own class."""
+    coco = _pycocotools("coco").COCO()
+    coco.dataset = content
+    coco.createIndex()
+    return coco
+
+
+def _pycocotools(name: str) -> Any:
+    """A module of pycocotools."""
+    try:
+        from pycocotools import coco, cocoeval, mask
+    except ImportError as error:
+        raise MissingExtraError("COCO's average precision", "pycocotools", "detection") from error
+    return {"coco": coco, "cocoeval": cocoeval, "mask": mask}[name]
+
+
+def _of_all_processes(
+    findings: list[Finding], rank: int, num_processes: int, add_up: Callable[[Tensor], Tensor]
+) -> list[Finding]:
+    """The findings of all processes, the same list on each: every one adds its text to a table of bytes."""
+    text = torch.frombuffer(bytearray(json.dumps(findings).encode()), dtype=torch.uint8)
+    lengths = torch.zeros(num_processes, dtype=torch.int64)
+    lengths[rank] = len(text)
+    lengths = add_up(lengths)
+    table = torch.zeros(num_processes, int(lengths.max()), dtype=torch.int32)
+    table[rank, : len(text)] = text.int()
+    rows = add_up(table).to(torch.uint8).numpy()
+    parts = [json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths.tolist(), strict=True)]
+    return [finding for part in parts for finding in part]

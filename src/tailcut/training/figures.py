@@ -1,0 +1,35 @@
+"""Figures of matplotlib as PNG files, drawn without a display."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+from tailcut.errors import MissingExtraError
+from tailcut.files import write_atomically
+
+
+def new_figure(what: str, size: tuple[float, float]) -> Any:
+    """An empty `matplotlib.figure.Figure`.
+
+    Args:
+        what: what shall be drawn, for the error.
+        size: width and height in inches, at 110 pixels each.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError(what, "matplotlib", "plots") from error
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def write_figure(figure: Any, path: str | Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=110)
+    write_atomically(path, content.getvalue())

@@ -1,0 +1,46 @@
+"""How a network reads pictures: as they are, or through the transform of its frequency-domain stem."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from tailcut.inputs import FrequencyGate, transform_of
+from tailcut.structure import NetworkView, example_shape
+from tailcut.transform.block import BLOCK_SIZE
+
+COLOURS = 3
+Reader = Callable[[Tensor], Tensor]
+
+
+def reader_of(model: nn.Module) -> Reader:
+    """What turns a batch of pictures, (batch, channels, height, width) in 0..1, into the input of `model`.
+
+    The transform that a network with a replaced stem keeps; for all others the pictures are the input. The model is
+    not changed.
+    """
+    transform = transform_of(model.source if isinstance(model, NetworkView) else model)
+    return _unchanged if transform is None else transform
+
+
+def picture_shape(model: nn.Module) -> tuple[int, int, int] | None:
+    """(channels, height, width) of the pictures that a registered network reads, through its transform if it has one.
+
+    None for a user's own class, and for a network that takes no pictures. The model is not changed.
+    """
+    shape = example_shape(model)
+    if shape is None or len(shape) != 4:
+        return None
+    _, channels, height, width = shape
+    if transform_of(model) is None:
+        return channels, height, width
+    return COLOURS, BLOCK_SIZE * height, BLOCK_SIZE * width
+
+
+def gate_penalty(model: nn.Module, strength: float) -> Tensor | None:
+    """What the gates of `model` add to the loss of the last batch; None without gates."""
+    penalties = [module.penalty(strength) for module in model.modules() if isinstance(module, FrequencyGate)]
+    return sum(penalties[1:], penalties[0]) if penalties else None
+
+
+def _unchanged(pictures: Tensor) -> Tensor:
+    return pictures

@@ -1,0 +1,158 @@
+"""The network that a training starts from: made or loaded, given another stem, pruned. Made once per run."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tailcut.channels import prune, score
+from tailcut.data import Dataset, Roots, data_roots
+from tailcut.errors import ArgumentError, RecipeError, StructureError, TailcutError
+from tailcut.format import load, save
+from tailcut.inputs import BlockDCT, Selection, replace_stem
+from tailcut.runs import Run
+from tailcut.structure import base_of, create_model
+from tailcut.training.opening import open_network
+from tailcut.training.reading import reader_of
+from tailcut.training.recipe import InputsSection, PruningSection, Recipe
+from tailcut.training.scoring import random_batches
+
+STATISTICS_BATCH = 50
+DATA_PREFIX = "data:"
+
+logger = logging.getLogger("tailcut.training")
+
+
+def needs_start(recipe: Recipe) -> bool:
+    """Whether the network is more than a fresh one of the recipe's model."""
+    return recipe.start is not None or recipe.inputs is not None or recipe.pruning is not None
+
+
+def make_start(recipe: Recipe, run: Run, dataset: Dataset, *, roots: Roots = None) -> None:
+    """Write the network to start from into the run's folder, unless it is there.
+
+    So a resumed training, and all processes of one training, start from the same numbers.
+
+    Args:
+        recipe: its `model`, `start`, `inputs` and `pruning` sections.
+        run: the run.
+        dataset: the training pictures, for statistics and scores.
+        roots: data roots for `data:PATH`.
+
+    Raises:
+        RecipeError: a section does not fit the network, or its file cannot be loaded.
+    """
+    if run.start.is_file():
+        return
+    model = fresh_network(recipe) if recipe.start is None else parent(recipe, roots=roots)
+    model.train()
+    if recipe.inputs is not None:
+        _replace_stem(model, recipe.inputs, dataset, recipe.training.seed)
+    if recipe.pruning is not None:
+        _prune(model, recipe.pruning, dataset, recipe.training.seed)
+    save(model, run.start)
+
+
+def load_start(run: Run) -> nn.Module:
+    """The network that `make_start` wrote, with gradients, in training mode."""
+    return load(run.start).requires_grad_().train()
+
+
+def fresh_network(recipe: Recipe) -> nn.Module:
+    """The recipe's model with fresh parameters, of torch's global generator.
+
+    Raises:
+        RecipeError: unknown model or wrong arguments.
+    """
+    try:
+        return create_model(recipe.model.name, **recipe.model.arguments)
+    except (ArgumentError, TypeError) as error:
+        raise RecipeError(f"model: {error}") from error
+
+
+def parent(recipe: Recipe, *, roots: Roots = None) -> nn.Module:
+    """The network of the `start` section, as its file has it.
+
+    Raises:
+        RecipeError: it cannot be loaded, or is of another model than the recipe's.
+    """
+    if recipe.start is None:
+        raise RecipeError("start: there is no such section")
+    source = _find(recipe.start.file, roots)
+    name = recipe.model.name
+    try:
+        if source.suffix == ".tailcut" or recipe.start.file.startswith("zoo:"):
+            model = load(recipe.start.file if recipe.start.file.startswith("zoo:") else source)
+        else:
+            model = open_network(source, model=name, arguments=recipe.model.arguments)
+    except (TailcutError, OSError) as error:
+        raise RecipeError(f"start.file: {error}") from error
+    base = base_of(model)
+    if base is None or base.name != name:
+        raise RecipeError(f"start.file: holds the model {base and base.name!r}, the recipe's is {name!r}")
+    return model.requires_grad_()
+
+
+def _find(file: str, roots: Roots) -> Path:
+    if not file.startswith(DATA_PREFIX):
+        path = Path(file)
+        return Run(path).model if path.is_dir() else path
+    name = file.removeprefix(DATA_PREFIX)
+    places = [root / name for root in data_roots(roots)]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise RecipeError(f"start.file: {name} lies under no data root; tried {', '.join(map(str, places))}")
+    return found
+
+
+def _selection(channels: int | tuple[int, ...] | str) -> Selection:
+    return Selection.load(channels) if isinstance(channels, str) else Selection.of(channels)
+
+
+def _replace_stem(model: nn.Module, section: InputsSection, dataset: Dataset, seed: int) -> None:
+    try:
+        transform = BlockDCT(_selection(section.channels), chroma=section.chroma)
+        if section.statistics_pictures:
+            count = min(section.statistics_pictures, len(dataset))
+            batches = -(-count // STATISTICS_BATCH)
+            transform.fit(random_batches(dataset, STATISTICS_BATCH, batches, seed))
+            logger.info("measured the mean and spread of the channels on %d pictures", batches * STATISTICS_BATCH)
+        size = dataset.picture_shape[1:]
+        gate = section.gate_temperature if section.gate else False
+        replace_stem(model, transform, first=section.first, strides=section.strides, gate=gate, picture_size=size)
+    except (TailcutError, OSError) as error:
+        raise RecipeError(f"inputs: {error}") from error
+
+
+def _prune(model: nn.Module, section: PruningSection, dataset: Dataset, seed: int) -> None:
+    sigma = section.gaussian_sigma
+    settings: dict[str, Any] = {
+        "method": section.method,
+        "num_batches": section.num_batches,
+        "variant": section.variant,
+        "block_size": section.block_size,
+        "gaussian_sigma": None if sigma == "off" else sigma,
+        "spatial_weight": section.spatial_weight,
+        "components": section.components,
+    }
+    rates = list(section.rates) if isinstance(section.rates, tuple) else section.rates
+    try:
+        reader = reader_of(model)
+        pictures = map(reader, random_batches(dataset, section.batch_size, section.num_batches, seed))
+        scores = score(model, pictures, seed=seed, **settings)
+        example = reader(torch.zeros(1, *dataset.picture_shape))
+        report = prune(
+            model,
+            example,
+            dict(scores),
+            rates,
+            macs_ratio=section.macs_ratio,
+            params_ratio=section.params_ratio,
+            min_channels=section.min_channels,
+            round_to=section.round_to,
+        )
+    except (ArgumentError, StructureError) as error:
+        raise RecipeError(f"pruning: {error}") from error
+    logger.info("%s", report)

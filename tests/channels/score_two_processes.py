@@ -1,0 +1,44 @@
+"""One of two processes that score a network together: python score_two_processes.py RANK FOLDER.
+
+Process 0 has three batches, process 1 has one; each leaves the scores in FOLDER/RANK.json. Then process 1 has none, and
+the scores are left in FOLDER/RANK-alone.json.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from tailcut.channels import score
+
+
+def network() -> nn.Module:
+    """The same in both processes."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.Tanh()]
+    return nn.Sequential(*layers).double()
+
+
+def batches() -> list[Tensor]:
+    """All batches; process 1 has the last."""
+    noise = torch.Generator().manual_seed(1)
+    return [torch.rand(size, 3, 9, 9, generator=noise, dtype=torch.float64) for size in (4, 2, 3, 5)]
+
+
+def score_together(rank: int, folder: Path) -> None:
+    """What one process does."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    try:
+        own = batches()[:3] if rank == 0 else batches()[3:]
+        model = DistributedDataParallel(network())
+        score(model, own).save(folder / f"{rank}.json")
+        score(model, own if rank == 0 else []).save(folder / f"{rank}-alone.json")
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    score_together(int(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,116 @@
+"""`train`, `evaluate` and `predict` with detectors."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tests.torchvision_operators  # noqa: F401
+import torch
+from tests.small_coco import TINY, write_coco
+
+from tailcut.data import picture_size
+from tailcut.format import save
+from tailcut.inputs.detection import faster_rcnn
+from tailcut.training import loop
+
+Tailcut = Callable[..., Any]
+
+RECIPE = f"""
+[model]
+name = "faster_rcnn"
+arguments = {json.dumps({**TINY, "score_threshold": 0.0}).replace('": ', '" = ')}
+
+[data]
+name = "coco"
+train_split = "train2017"
+test_split = "val2017"
+batch_size = 2
+
+[optimizer]
+lr = 0.003
+
+[training]
+epochs = 1
+
+[detection]
+"""
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_coco(tmp_path / "data", "train2017", "val2017")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    save(faster_rcnn(**{**TINY, "score_threshold": 0.0}), tmp_path / "small.tailcut")
+    return tmp_path / "small.tailcut"
+
+
+def test_a_detector_from_recipe_to_drawing(
+    tailcut: Tailcut, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "try_to_draw_curves", lambda *args, **settings: None)
+    (tmp_path / "small.toml").write_text(RECIPE)
+    run = tmp_path / "run"
+    outcome = tailcut(
+        "train", tmp_path / "small.toml", "--out", run, "--data-root", root, "--accelerator", "cpu", "--json"
+    )
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["name"] == "small"
+    trained = outcome.json["metrics"]
+    assert {"box_AP", "box_AP50"} <= set(trained)
+
+    file = run / "model.tailcut"
+    outcome = tailcut("evaluate", file, "--data", "coco", "--data-root", root, "--device", "cpu", "--json")
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["metrics"] == pytest.approx(trained)
+
+    picture = root / "coco" / "val2017" / "1.png"
+    outcome = tailcut("predict", file, picture, "-o", tmp_path / "out", "--least-score", 0, "--device", "cpu", "--json")
+    assert outcome.code == 0, outcome.err
+    (prediction,) = outcome.json["predictions"]
+    assert prediction["objects"]
+    assert picture_size(prediction["drawing"]) == picture_size(picture)
+    outcome = tailcut("predict", file, picture, "--least-score", 0, "--device", "cpu")
+    assert outcome.out.splitlines()[0].split()[:3] == ["picture", "object", "probability"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["predict", "FILE", "PICTURE", "--invert"], "--invert is for digits"),
+        (["predict", "FILE", "PICTURE", "--least-score", "7"], "the least score must be 0 to 1, got 7"),
+        (["predict", "zoo:lenet5-776", "PICTURE", "--least-score", "0.5"], "--least-score is for detectors"),
+        (["evaluate", "FILE", "--data", "digits"], "holds a detector, which is measured on objects"),
+        (["evaluate", "FILE", "--data", "coco", "--batch-size", "4"], "batch_size must be 1, got 4"),
+        (["evaluate", "zoo:lenet5-776", "--data", "coco"], "which only a detector finds"),
+    ],
+)
+def test_bad_usage(words: list[str], message: str, tailcut: Tailcut, file: Path, root: Path) -> None:
+    names = {"FILE": str(file), "PICTURE": str(root / "coco" / "val2017" / "1.png")}
+    roots = ["--data-root", str(root)] if words[0] == "evaluate" else []
+    outcome = tailcut(*(names.get(word, word) for word in words), *roots, "--device", "cpu")
+    assert outcome.code == 2, outcome.err
+    assert message in outcome.err
+
+
+def test_a_recipe_without_the_section_is_trained_by_the_usual_loop(
+    tailcut: Tailcut, root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "small.toml").write_text(RECIPE.replace("[detection]", ""))
+    words = ("train", tmp_path / "small.toml", "--out", tmp_path / "run", "--data-root", root, "--accelerator", "cpu")
+    outcome = tailcut(*words)
+    assert outcome.code == 1
+    assert "only a detector (faster_rcnn, mask_rcnn) can be trained on them" in outcome.err

@@ -1,0 +1,178 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tailcut.counting import count_macs
+from tailcut.data.dataset import InMemoryDataset
+from tailcut.errors import RecipeError
+from tailcut.format import load, save
+from tailcut.inputs import FrequencyGate, transform_of
+from tailcut.runs import Run
+from tailcut.structure import create_model
+from tailcut.training.building import load_teacher
+from tailcut.training.evaluation import evaluate
+from tailcut.training.loop import train
+from tailcut.training.recipe import Recipe
+from tailcut.training.recipe_files import parse_recipe
+from tailcut.training.starting import fresh_network, load_start, make_start, needs_start, parent
+
+MakeRecipe = Callable[..., Recipe]
+
+RESNET = """
+name = "slim"
+[model]
+name = "resnet20"
+arguments = { width = 8 }
+[data]
+name = "cifar10"
+[optimizer]
+lr = 0.01
+[training]
+epochs = 1
+"""
+
+
+@pytest.fixture
+def colours() -> InMemoryDataset:
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.randint(0, 256, (24, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    return InMemoryDataset("colours", "train", pictures, torch.arange(24) % 10, [str(number) for number in range(10)])
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run.create(tmp_path / "run")
+
+
+def recipe_of(text: str, *overrides: str) -> Recipe:
+    return parse_recipe(RESNET + text, source="slim.toml", overrides=overrides)
+
+
+def started(recipe: Recipe, run: Run, dataset: InMemoryDataset) -> nn.Module:
+    torch.manual_seed(0)
+    make_start(recipe, run, dataset)
+    return load_start(run)
+
+
+def test_plain_recipes_start_from_fresh_parameters(make_recipe: MakeRecipe) -> None:
+    assert not needs_start(make_recipe())
+    assert needs_start(recipe_of("[pruning]\nrates = 0.3"))
+
+
+def test_channels_are_removed_to_the_budget(run: Run, colours: InMemoryDataset) -> None:
+    recipe = recipe_of("[pruning]\nmacs_ratio = 0.5\nnum_batches = 1\nbatch_size = 8")
+    slim = started(recipe, run, colours)
+    example = torch.zeros(1, 3, 32, 32)
+    ratio = count_macs(slim, example).total / count_macs(fresh_network(recipe), example).total
+    assert 0.4 < ratio <= 0.5
+    assert slim.training
+    assert all(value.requires_grad for value in slim.parameters())
+
+
+def test_a_start_is_made_once(run: Run, colours: InMemoryDataset) -> None:
+    recipe = recipe_of('[pruning]\nrates = 0.3\nmethod = "l1"')
+    started(recipe, run, colours)
+    before = run.start.read_bytes()
+    torch.manual_seed(1)
+    make_start(recipe, run, colours)
+    assert run.start.read_bytes() == before
+
+
+def test_the_stem_gives_way_to_measured_channels(run: Run, colours: InMemoryDataset) -> None:
+    text = '[inputs]\nchannels = 6\nfirst = "layer1"\ngate = true\nstatistics_pictures = 24'
+    model = started(recipe_of(text), run, colours)
+    transform = transform_of(model)
+    assert transform is not None
+    seen = transform(colours.batch(range(24))[0])
+    assert seen.mean((0, 2, 3)).abs().max() < 1e-4
+    assert (seen.std((0, 2, 3), correction=0) - 1).abs().max() < 1e-3
+    assert any(isinstance(module, FrequencyGate) for module in model.modules())
+
+
+def test_pruning_goes_on_from_a_trained_file(run: Run, colours: InMemoryDataset, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    trained = create_model("resnet20", width=8)
+    save(trained, tmp_path / "trained.tailcut")
+    recipe = recipe_of(f'[start]\nfile = "{tmp_path}/trained.tailcut"\n[pruning]\nrates = 0.25\nmethod = "l2"')
+    slim = started(recipe, run, colours)
+    kept = {tuple(row.flatten().tolist()) for row in trained.get_parameter("layer3.0.conv2.weight")}
+    assert slim.get_parameter("layer3.0.conv2.weight").shape[0] < len(kept)
+    assert torch.equal(parent(recipe).get_parameter("linear.bias"), trained.get_parameter("linear.bias"))
+
+
+def test_a_checkpoint_is_found_under_a_data_root(run: Run, colours: InMemoryDataset, tmp_path: Path) -> None:
+    trained = create_model("resnet20", width=8)
+    state = {f"module.{name}": value for name, value in trained.state_dict().items()}
+    (tmp_path / "weights").mkdir()
+    torch.save({"state_dict": state}, tmp_path / "weights" / "net.th")
+    recipe = recipe_of('[start]\nfile = "data:weights/net.th"')
+    make_start(recipe, run, colours, roots=tmp_path)
+    assert torch.equal(load(run.start).get_parameter("conv1.weight"), trained.get_parameter("conv1.weight"))
+
+
+def test_the_parent_can_be_the_teacher(tmp_path: Path) -> None:
+    trained = create_model("resnet20", width=8)
+    save(trained, tmp_path / "trained.tailcut")
+    text = f'[start]\nfile = "{tmp_path}/trained.tailcut"\n[distillation]\nteacher = "start"'
+    teacher = load_teacher(recipe_of(text), torch.device("cpu"))
+    assert teacher is not None
+    x = torch.rand(2, 3, 32, 32)
+    assert torch.allclose(teacher(x), trained.eval()(x))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[start]\nfile = "data:nowhere.th"', "lies under no data root"),
+        ('[start]\nfile = "nowhere.tailcut"', "start.file"),
+        ("[pruning]\nrates = [0.1, 0.2]", "pruning"),
+        ('[inputs]\nfirst = "layer9"', "inputs.*layer9"),
+        ("[inputs]\nchannels = 7", "inputs.*7"),
+    ],
+)
+def test_what_does_not_fit_is_said_with_its_section(
+    text: str, message: str, run: Run, colours: InMemoryDataset
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        make_start(recipe_of(text), run, colours)
+    assert not run.start.exists()
+
+
+def test_a_file_of_another_model_is_refused(run: Run, colours: InMemoryDataset, tmp_path: Path) -> None:
+    save(create_model("lenet300"), tmp_path / "other.tailcut")
+    with pytest.raises(RecipeError, match=r"lenet300.*resnet20"):
+        make_start(recipe_of(f'[start]\nfile = "{tmp_path}/other.tailcut"'), run, colours)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[pruning]\nrates = 0.3\nmacs_ratio = 0.5", "exactly one"),
+        ("[pruning]", "exactly one"),
+        ('[distillation]\nteacher = "start"', "needs a \\[start\\]"),
+    ],
+)
+def test_sections_that_contradict_themselves_are_refused(text: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        recipe_of(text)
+
+
+def test_pruned_regularised_trained_and_packed(make_recipe: MakeRecipe, recipe_text: str, tmp_path: Path) -> None:
+    text = recipe_text.replace('name = "lenet300"\narguments = { convolutional = true }', 'name = "lenet5"')
+    text = text.replace("num_kept = 4000", "keep_ratio = 0.5").replace("num_kept = 400\n", "keep_ratio = 0.2\n")
+    recipe = parse_recipe(f'{text}\n[pruning]\nrates = 0.4\nmethod = "l1"\n', source="small.toml", overrides=())
+    result = train(recipe, tmp_path / "run")
+    packed = load(tmp_path / "run" / "model.tailcut")
+    assert packed.get_submodule("conv2").out_channels == 30  # type: ignore[comparison-overlap]
+    assert result.metrics["accuracy"] > 0.6
+
+
+def test_a_network_of_channels_trains_resumes_and_evaluates_from_its_file(run: Run, colours: InMemoryDataset) -> None:
+    text = '[inputs]\nchannels = 12\nfirst = "layer1"\nchroma = "full"\nstatistics_pictures = 24'
+    model = started(recipe_of(text), run, colours)
+    again = load(run.start)
+    figures = [evaluate(network, colours, batch_size=8) for network in (model.eval(), again)]
+    assert figures[0] == figures[1]
