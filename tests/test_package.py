@@ -44,7 +44,7 @@ EXTRA_MODULES = [
 ]
 
 VERBS = ["train", "pack", "inspect", "evaluate", "predict", "convert", "unpack", "export", "models"]
-VERBS += ["dct", "select", "score", "prune", "attack", "explain"]
+VERBS += ["dct", "select", "score", "prune", "attack", "explain", "reproduce"]
 
 ROUND_TRIP = """
 import sys

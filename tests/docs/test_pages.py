@@ -21,6 +21,7 @@ from tailcut.format import InspectReport, SaveReport
 from tailcut.format.inspect import StoredOtherTensor, StoredTensor
 from tailcut.inputs import FrequencyReport
 from tailcut.printing import Report
+from tailcut.reports import ReproducedRow, ReproduceReport
 from tailcut.runs import Result
 from tailcut.training import EvaluateReport, PredictReport
 from tailcut.training.attacks import AttackCurve, AttackReport
@@ -39,6 +40,7 @@ COMMAND_LINE = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
 RECIPES = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
 REPORTS: dict[str, tuple[type[Report], ...]] = {
     "train": (Result,),
+    "reproduce": (ReproduceReport, ReproducedRow),
     "pack": (SaveReport,),
     "inspect": (InspectReport, StoredTensor, StoredOtherTensor),
     "evaluate": (EvaluateReport,),

@@ -236,14 +236,19 @@ def test_a_strong_penalty_closes_the_gate() -> None:
     assert model.gate.probabilities.mean() < 0.5  # 0.88 at the start
 
 
+def frozen_names(model: nn.Module) -> set[str]:
+    return {name for name, value in model.named_parameters() if not value.requires_grad}
+
+
 def test_frozen_stages_are_not_trained() -> None:
     free = dict(make().named_parameters())
     partly = make(frozen_stages=2)
-    frozen = {name for name, value in partly.named_parameters() if not value.requires_grad}
-    assert frozen == {name for name in free if name.startswith(("backbone.body.layer1.", "backbone.body.layer2."))}
+    assert frozen_names(partly) == {
+        name for name in free if name.startswith(("backbone.body.layer1.", "backbone.body.layer2."))
+    }
+    assert not any("conv1.mix" in name for name in frozen_names(make(gate=True, frozen_stages=4)))
     whole = make(reads="rgb", frozen_stages=1)
-    names = {name.split(".")[2] for name, value in whole.named_parameters() if not value.requires_grad}
-    assert names == {"conv1", "bn1", "layer1"}
+    assert {name.split(".")[2] for name in frozen_names(whole)} == {"conv1", "bn1", "layer1"}
 
 
 def trained_backbone(**settings: Any) -> nn.Module:
@@ -287,6 +292,14 @@ def test_a_gate_may_be_new_or_left_behind() -> None:
         (lambda: trained_backbone(channels=32), "the backbone reads the 32 channels .* the detector the 24 channels"),
         (lambda: tailcut.create_model("resnet18", width=8), "the backbone reads RGB, the detector the 24 channels"),
         (lambda: replace_stem(tailcut.create_model("resnet18", width=16), 24), "has no tensor .* of shape"),
+        (
+            lambda: trained_backbone(channels=BlockDCT(24, chroma="full")),
+            "the backbone reads .* with full chroma, the detector .* with two_scale chroma: both must read the same",
+        ),
+        (
+            lambda: trained_backbone(channels=24, strides="published"),
+            r"layer2.0.conv1 has stride \(1, 1\) in the backbone, \(2, 2\) in the detector",
+        ),
         (
             lambda: replace_stem(tailcut.create_model("resnet34", width=8), 24),
             "has a tensor 'layer1.2.conv1.weight', for which the detector has no place",

@@ -12,7 +12,7 @@ from tests.small_coco import SCENES, TINY, write_coco
 from torch import nn
 
 import tailcut
-from tailcut.data import open_dataset
+from tailcut.data import open_dataset, picture_size
 from tailcut.errors import RecipeError, TrainingError
 from tailcut.inputs.detection import Detector
 from tailcut.inputs.stem import replace_stem
@@ -23,6 +23,7 @@ from tailcut.training.batches import batches as batches_of_an_epoch
 from tailcut.training.checkpoints import read_checkpoint
 from tailcut.training.detection import train_detector
 from tailcut.training.detection_evaluation import evaluate_detector
+from tailcut.training.detection_prediction import predict_objects_file
 from tailcut.training.recipe import Recipe
 from tailcut.training.recipe_files import load_recipe, parse_recipe, shipped_recipes
 
@@ -141,6 +142,25 @@ def test_it_learns(tmp_path: Path) -> None:
     assert result.metrics["box_AP50"] > 0.5
 
 
+def test_real_pictures_from_training_to_drawing(coco_root: Path, tmp_path: Path) -> None:
+    source, folder = coco_root / "coco", tmp_path / "coco"
+    content = json.loads((source / "annotations" / "instances_train2017.json").read_text())
+    content["images"] = content["images"][:5]
+    numbers = {image["id"] for image in content["images"]}
+    content["annotations"] = [item for item in content["annotations"] if item["image_id"] in numbers]
+    (folder / "annotations").mkdir(parents=True)
+    for split in ("train2017", "val2017"):
+        (folder / split).symlink_to(source / "train2017")
+        (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    recipe = small_recipe("training.epochs=1", "data.batch_size=1", "model.arguments.num_classes=91")
+    result = train_detector(recipe, tmp_path / "run", roots=tmp_path)
+    assert result.split_sizes == {"train": 5, "test": 5}
+    assert {"box_AP", "box_APL", "mask_AP", "mask_APL"} <= set(result.metrics)
+    photo = folder / "val2017" / content["images"][0]["file_name"]
+    report = predict_objects_file(tmp_path / "run" / "model.tailcut", [photo], tmp_path / "out", device="cpu")
+    assert picture_size(report.predictions[0]["drawing"]) == picture_size(photo)
+
+
 def save_backbone(path: Path, channels: int) -> nn.Module:
     torch.manual_seed(5)
     network = replace_stem(tailcut.create_model("resnet18", width=8, num_classes=10), channels)
@@ -191,6 +211,7 @@ def test_a_regularised_detector(root: Path, tmp_path: Path) -> None:
         (["model.arguments.norm=frozen"], "frozen batch norm is of use behind a trained backbone only"),
         (["model.arguments.num_classes=3"], "num_classes: must be at least 4, the highest category number .* got 3"),
         (["model={ name = 'lenet5' }"], "model.name: lenet5 is no detector; known are faster_rcnn, mask_rcnn"),
+        (["model.name=mask_rnn"], "model: unknown model 'mask_rnn'; registered: .*mask_rcnn"),
         (["model.arguments.chanels=24"], "model: .* has no argument 'chanels'"),
         (["model.arguments.channels=25"], "model: there is no published selection of 25 channels"),
         (["detection.backbone=gone.tailcut"], "detection.backbone: .*gone.tailcut"),

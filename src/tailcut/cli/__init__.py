@@ -22,6 +22,7 @@ from tailcut.cli import (
     pack,
     predict,
     prune,
+    reproduce,
     score,
     select,
     train,
@@ -47,6 +48,7 @@ VERBS = (
     prune,
     attack,
     explain,
+    reproduce,
     models,
 )
 

@@ -12,8 +12,8 @@ def add_parser(verbs: Verbs) -> None:
         verbs,
         "evaluate",
         summary="measure a file on a data set",
-        description="Measure a .tailcut file on a data set: accuracy for classes, mean Dice per picture for masks, COCO's "
-        "average precision for objects.",
+        description="Measure a .tailcut file on a data set: accuracy for classes, mean Dice per picture for masks, "
+        "COCO's average precision for objects.",
         example="  tailcut evaluate zoo:lenet5-776 --data mnist --data-root ~/data\n"
         "  tailcut evaluate unet.tailcut --data carvana --split published --json",
         run=run,

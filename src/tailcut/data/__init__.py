@@ -21,7 +21,6 @@ from tailcut.data.roots import Roots as Roots
 from tailcut.data.roots import data_roots as data_roots
 from tailcut.errors import ArgumentError
 
-
 MAX_SIZE_DIGITS = 6
 
 

@@ -27,7 +27,8 @@ Known deviations:
   `FrequencyGate`.
 
 Beyond the paper: `read_jpeg` and `BlockDCT.from_coefficients` take the coefficients that a JPEG file stores;
-`augmentation` changes them without decoding. `transplant_stem` fits the new first layer to the old stem's features;
+`augmentation` changes them without decoding,
+and `JpegFolder` loads channels in workers. `transplant_stem` fits the new first layer to the old stem's features;
 `convert_patch_embedding` turns that of a vision transformer exactly.
 """
 
@@ -46,6 +47,8 @@ from tailcut.inputs.gate import GateActivity as GateActivity
 from tailcut.inputs.heat_maps import draw_heat_maps as draw_heat_maps
 from tailcut.inputs.jpeg import JpegCoefficients as JpegCoefficients
 from tailcut.inputs.jpeg import read_jpeg as read_jpeg
+from tailcut.inputs.loading import JpegFolder as JpegFolder
+from tailcut.inputs.loading import loader as loader
 from tailcut.inputs.patch_embedding import convert_patch_embedding as convert_patch_embedding
 from tailcut.inputs.selection import Selection as Selection
 from tailcut.inputs.selection import square as square

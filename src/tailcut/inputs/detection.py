@@ -51,7 +51,8 @@ class Detector(nn.Module):
         reads: "dct", or "rgb" for the usual network, to compare with.
         norm: batch norm of the backbone: "frozen" at what the backbone was trained with; or "batch", to train from
             scratch.
-        frozen_stages: so many stages of the backbone are not trained, the stem (and a gate) counting to the first.
+        frozen_stages: the weights of so many stages of the backbone are not trained, the stem counting to the first;
+            a gate always is.
         gate: choose channels for each picture by a `FrequencyGate`; it needs batches of two pictures or more.
         gate_strength: what the mean probability of its channels counts in the loss (the paper's lambda).
         score_threshold: what is less likely than this is not reported.
@@ -196,7 +197,7 @@ class Detector(nn.Module):
         """
         theirs, own = network.state_dict(), self.body.state_dict()
         dct, their_dct = self.transform.dct, transform_of(network)
-        if (None if dct is None else dct.selection) != (None if their_dct is None else their_dct.selection):
+        if _channels_text(dct) != _channels_text(their_dct):
             raise ArgumentError(
                 f"the backbone reads {_channels_text(their_dct)}, the detector {_channels_text(dct)}: both must read "
                 "the same"
@@ -212,6 +213,7 @@ class Detector(nn.Module):
         spare = [name for name in theirs if name.startswith(stages) and name not in known]
         if spare:
             raise ArgumentError(f"the backbone has a tensor {spare[0]!r}, for which the detector has no place")
+        _check_strides(self.body, network)
         self.body.load_state_dict({name: theirs[name] for name in names}, strict=False)
         if dct is not None and their_dct is not None:
             dct.load_state_dict(their_dct.state_dict())
@@ -311,10 +313,10 @@ def _gate_prefixes(network: nn.Module) -> tuple[str, ...]:
 
 
 def _freeze_stages(body: nn.Module, num_stages: int) -> None:
-    """No training for the first stages of a backbone and what comes before them (changes the module)."""
-    stages = [f"layer{number}" for number in range(num_stages + 1, NUM_STAGES + 1)]
+    """No training for the first stages of a backbone and the stem before them (changes the module)."""
+    free = [f"layer{number}" for number in range(num_stages + 1, NUM_STAGES + 1)]
     for name, child in body.named_children():
-        if num_stages and name not in stages:
+        if num_stages and name not in free and not isinstance(child, FrequencyGate):
             child.requires_grad_(False)
 
 
@@ -333,4 +335,15 @@ def _check_boxes(target: Mapping[str, Tensor], where: str) -> int:
 
 
 def _channels_text(dct: Any) -> str:
-    return "RGB" if dct is None else f"the {dct.num_channels} channels {dct.selection.indices}"
+    if dct is None:
+        return "RGB"
+    return f"the {dct.num_channels} channels {dct.selection.indices} with {dct.chroma} chroma"
+
+
+def _check_strides(body: nn.Module, network: nn.Module) -> None:
+    """Raise `ArgumentError` if a convolution has another stride in the two, which no tensor tells."""
+    others = dict(network.named_modules())
+    for name, module in body.named_modules():
+        other = others.get(name)
+        if isinstance(module, nn.Conv2d) and isinstance(other, nn.Conv2d) and module.stride != other.stride:
+            raise ArgumentError(f"{name} has stride {other.stride} in the backbone, {module.stride} in the detector")

@@ -71,8 +71,9 @@ class JpegFolder(torch.utils.data.Dataset[tuple[Tensor, int]]):
         size: (height, width) of the pictures that are transformed, or one number for both; multiples of 16 for
             coefficients.
         source: "pixels" or "coefficients".
-        decoder: "simplejpeg" (extra `jpeg`), or "pillow", which takes about 1.2 times as long.
-        approximate: decode with simplejpeg's fastest inverse DCT and upsampling; saves a sixth, costs a grey level.
+        decoder: "simplejpeg" (extra `jpeg`), or "pillow", which needs no extra and is somewhat slower.
+        approximate: decode with simplejpeg's fastest inverse DCT and upsampling: about 5 % less time, and a grey
+            level or two of difference.
         augment: take random parts and flip.
         dtype: type of the channels.
 

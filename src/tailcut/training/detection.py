@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.data import CocoDataset, Dataset, Roots
-from tailcut.errors import MissingExtraError, RecipeError, TailcutError
+from tailcut.errors import ArgumentError, MissingExtraError, RecipeError, TailcutError
 from tailcut.files import write_atomically
 from tailcut.format import load
 from tailcut.inputs.detection import Detector
@@ -81,7 +81,10 @@ def check_recipe(recipe: Recipe) -> DetectionSection:
     section, training = recipe.detection, recipe.training
     if section is None:
         raise RecipeError("detection: a recipe for a detector needs a [detection] section (it may be empty)")
-    build = family(recipe.model.name).build
+    try:
+        build = family(recipe.model.name).build
+    except ArgumentError as error:
+        raise RecipeError(f"model: {error}") from error
     if not (isinstance(build, type) and issubclass(build, Detector)):
         raise RecipeError(f"model.name: {recipe.model.name} is no detector; known are faster_rcnn, mask_rcnn")
     useless = {

@@ -187,8 +187,8 @@ def _of_all_processes(
     lengths = torch.zeros(num_processes, dtype=torch.int64)
     lengths[rank] = len(text)
     lengths = add_up(lengths)
-    table = torch.zeros(num_processes, int(lengths.max()), dtype=torch.int32)
-    table[rank, : len(text)] = text.int()
-    rows = add_up(table).to(torch.uint8).numpy()
+    table = torch.zeros(num_processes, int(lengths.max()), dtype=torch.uint8)
+    table[rank, : len(text)] = text
+    rows = add_up(table).numpy()
     parts = [json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths.tolist(), strict=True)]
     return [finding for part in parts for finding in part]

@@ -343,11 +343,13 @@ class PaperSection(Section):
         source: where they stand.
         metrics: by name, 0 to 1.
         num_kept: coefficients.
+        why_not: why our figures cannot be compared with them; empty if they can.
     """
 
     source: str
     metrics: dict[str, Fraction] = {}
     num_kept: Positive | None = None
+    why_not: str = ""
 
 
 class Recipe(Section):

@@ -1,0 +1,88 @@
+"""`tailcut reproduce`: a paper's table, trained here."""
+
+import argparse
+import logging
+import shlex
+import sys
+from pathlib import Path
+
+from tailcut.cli.parser import Verbs, add_data_roots, add_verb
+from tailcut.errors import DataNotFoundError
+from tailcut.files import write_atomically
+from tailcut.printing import Report
+from tailcut.reports import Wanted, find_results, make_table
+
+logger = logging.getLogger("tailcut.cli")
+
+
+def add_parser(verbs: Verbs) -> None:
+    """Add the verb."""
+    parser = add_verb(
+        verbs,
+        "reproduce",
+        summary="train the rows of a paper's table and show them beside the paper's",
+        description="Train the rows of a paper's table that have no result yet, resume those that are begun, and show "
+        "the table: the paper's figures beside ours. Rows whose data lies nowhere say 'not run'.",
+        example="  tailcut reproduce table1 --show\n  tailcut reproduce cfdp --only resnet56 --runs runs",
+        run=run,
+    )
+    parser.add_argument("table", metavar="TABLE", help="table1 to table5, lfd or cfdp")
+    parser.add_argument("--show", action="store_true", help="train nothing, only show")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="the run folders (default: runs)"
+    )
+    parser.add_argument("--only", action="append", metavar="NAME", help="this row only; may be given more than once")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table as Markdown as well")
+    add_data_roots(parser)
+
+
+def run(arguments: argparse.Namespace) -> Report:
+    """Train what is missing, then show."""
+    wanted = _wanted(arguments.only)
+    report = make_table(arguments.table, wanted, find_results(arguments.runs))
+    if not arguments.show:
+        for name in dict.fromkeys(row.name for row in report.rows if row.ours is None):
+            _train(next(entry for entry in wanted if entry.name == name), arguments)
+        report = make_table(arguments.table, wanted, find_results(arguments.runs))
+    if arguments.markdown is not None:
+        write_atomically(arguments.markdown, report.to_markdown())
+    return report
+
+
+def _wanted(only: list[str] | None) -> list[Wanted]:
+    from tailcut.errors import ArgumentError
+    from tailcut.training.recipe_files import load_recipe, shipped_recipes
+
+    found = []
+    for name in shipped_recipes():
+        recipe = load_recipe(name)
+        paper = recipe.paper
+        facts = () if paper is None else (paper.source, paper.metrics, paper.num_kept, paper.why_not)
+        found.append(Wanted(name, recipe.name, *facts))
+    unknown = set(only or ()) - {entry.name for entry in found}
+    if unknown:
+        raise ArgumentError(f"--only: there is no recipe {sorted(unknown)[0]!r}")
+    return [entry for entry in found if only is None or entry.name in only]
+
+
+def _train(entry: Wanted, arguments: argparse.Namespace) -> None:
+    from tailcut.training.recipe_files import load_recipe
+
+    recipe = load_recipe(entry.recipe)
+    if recipe.detection is None:
+        from tailcut.training.loop import train as work
+    else:
+        from tailcut.training.detection import train_detector as work
+    logger.info("%s: training", entry.name)
+    try:
+        work(
+            recipe,
+            arguments.runs / entry.name,
+            resume=True,
+            roots=arguments.data_root,
+            download=arguments.download,
+            progress=True,
+            command=shlex.join(["tailcut", *sys.argv[1:]]),
+        )
+    except DataNotFoundError as error:
+        logger.warning("%s: not run: %s", entry.name, str(error).splitlines()[0])

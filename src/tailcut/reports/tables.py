@@ -1,0 +1,229 @@
+"""A paper's table: one row per recipe, the paper's figures beside those of finished runs."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tailcut.errors import ArgumentError, DataError
+from tailcut.format.zoo import zoo_folder
+from tailcut.printing import Report, table
+from tailcut.runs import Result, Run, read_result
+
+TABLES = ("table1", "table2", "table3", "table4", "table5", "lfd", "cfdp")
+_FOLDERS = {"frequency-inputs": "lfd", "frequency-pruning": "cfdp"}
+_LOWER_IS_BETTER = ("fid", "seconds")
+SECONDS_PER_HOUR = 3600
+FLOAT32_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a recipe says of its row.
+
+    Attributes:
+        recipe: its name with folder, `frequency-regularization/lenet5-776`.
+        name: its name alone.
+        source: where the paper's figures stand; empty if the paper has no such row.
+        metrics: the paper's figures, 0 to 1.
+        num_kept: the paper's number of coefficients.
+        why_not: why ours and the paper's cannot be compared; empty if they can.
+    """
+
+    recipe: str
+    name: str
+    source: str = ""
+    metrics: Mapping[str, float] | None = None
+    num_kept: int | None = None
+    why_not: str = ""
+
+
+@dataclass(frozen=True)
+class ReproducedRow(Report):
+    """One figure of one run, or of a row that was not run (then `ours` and what follows it are None).
+
+    Attributes:
+        name: the recipe's name.
+        metric: what is measured.
+        paper: the paper's figure, None if it has none.
+        ours: that of the packed file on the whole test set.
+        comparable: whether the two are figures of the same data and the same measure.
+        why_not: why they are not.
+        lower_is_better: for this metric.
+        num_kept: coefficients of the packed file; None for networks without.
+        file_bytes: its size.
+        compression_ratio: float32 bytes of the dense network over those of the file.
+        epochs: trained.
+        seed: of everything random.
+        device: it was trained on.
+        hours: of training.
+    """
+
+    name: str
+    metric: str
+    paper: float | None
+    ours: float | None
+    comparable: bool
+    why_not: str | None
+    lower_is_better: bool
+    num_kept: int | None
+    file_bytes: int | None
+    compression_ratio: float | None
+    epochs: int | None
+    seed: int | None
+    device: str | None
+    hours: float | None
+
+
+@dataclass(frozen=True)
+class ReproduceReport(Report):
+    """A paper's table beside ours.
+
+    Attributes:
+        table: its name.
+        rows: one per recipe, metric and run.
+    """
+
+    table: str
+    rows: tuple[ReproducedRow, ...]
+
+    def __str__(self) -> str:
+        """Aligned columns; a row that was not run says so."""
+        header, align = list(_COLUMNS), "<<" + ">" * (len(_COLUMNS) - 2)
+        lines = [table(header, [_cells(row) for row in self.rows], align=align)]
+        notes = {row.name: row.why_not for row in self.rows if row.why_not}
+        lines += [f"{name}: not to be compared: {why}" for name, why in notes.items()]
+        return "\n".join([lines[0], "", *lines[1:]]) if len(lines) > 1 else lines[0]
+
+    def to_markdown(self) -> str:
+        """The same as a Markdown table."""
+        rule = ["---", "---", *["---:"] * (len(_COLUMNS) - 2)]
+        rows = [list(_COLUMNS), rule, *(_cells(row) for row in self.rows)]
+        return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+_COLUMNS = ("recipe", "metric", "paper", "ours", "difference", "kept", "bytes", "smaller by", "epochs", "seed", "hours")
+
+
+def table_of(recipe: str, source: str) -> str | None:
+    """The table that a recipe is a row of; None if it is of none.
+
+    Args:
+        recipe: its name with folder.
+        source: of its `paper` section, for example "IEEE Access 2023, Table 1, LeNet5-v1".
+    """
+    folder = recipe.partition("/")[0]
+    if folder in _FOLDERS:
+        return _FOLDERS[folder]
+    found = re.search(r"\bTable (\d)\b", source)
+    return f"table{found[1]}" if found and folder == "frequency-regularization" else None
+
+
+def find_results(runs: str | Path) -> dict[str, list[Result]]:
+    """The results by recipe name: of finished runs under a folder; of recipes without any, those in the package.
+
+    Args:
+        runs: a folder that holds run folders; it need not exist.
+
+    Raises:
+        DataError: a result is damaged.
+    """
+    found: dict[str, list[Result]] = {}
+    folder = Path(runs)
+    if folder.is_dir():
+        for path in sorted(folder.iterdir()):
+            if Run(path).result.is_file():
+                result = Run(path).read_result()
+                found.setdefault(result.name, []).append(result)
+    elif folder.exists():
+        raise ArgumentError(f"{folder} is a file; expected a folder of run folders")
+    for path in sorted(zoo_folder().glob("*.json")):
+        result = read_result(path)
+        if result.name not in found:
+            found[result.name] = [result]
+    return found
+
+
+def make_table(name: str, wanted: Sequence[Wanted], results: Mapping[str, Sequence[Result]]) -> ReproduceReport:
+    """The table of that name.
+
+    Args:
+        name: one of `TABLES`.
+        wanted: the recipes that come with Tailcut; those of other tables are left out.
+        results: see `find_results`.
+
+    Raises:
+        ArgumentError: there is no such table, or no recipe of it.
+        DataError: a result has no figures.
+    """
+    if name not in TABLES:
+        raise ArgumentError(f"unknown table {name!r}; there are {', '.join(TABLES)}")
+    mine = [entry for entry in wanted if table_of(entry.recipe, entry.source) == name]
+    if not mine:
+        raise ArgumentError(f"no recipe is a row of {name} yet; there are {', '.join(tables_with_rows(wanted))}")
+    return ReproduceReport(name, tuple(row for entry in mine for row in _rows(entry, results.get(entry.name, ()))))
+
+
+def tables_with_rows(wanted: Sequence[Wanted]) -> list[str]:
+    """The tables that have a recipe, in their order."""
+    there = {table_of(entry.recipe, entry.source) for entry in wanted}
+    return [name for name in TABLES if name in there]
+
+
+def _rows(wanted: Wanted, results: Sequence[Result]) -> list[ReproducedRow]:
+    figures = dict(wanted.metrics or {})
+    if not results:
+        return [_row(wanted, metric, figures.get(metric), None) for metric in figures or ("accuracy",)]
+    rows = []
+    for result in results:
+        if not result.metrics:
+            raise DataError(f"the result of {result.name} has no metrics")
+        rows += [_row(wanted, metric, figures.get(metric), result) for metric in result.metrics]
+    return rows
+
+
+def _row(wanted: Wanted, metric: str, paper: float | None, result: Result | None) -> ReproducedRow:
+    lower = metric.startswith(_LOWER_IS_BETTER)
+    why_not = wanted.why_not or ("" if paper is not None else "the paper has no such row")
+    if result is None:
+        nothing = (None,) * 7
+        return ReproducedRow(wanted.name, metric, paper, None, not why_not, why_not or None, lower, *nothing)
+    dense_bytes = FLOAT32_BYTES * result.num_parameters
+    return ReproducedRow(
+        wanted.name,
+        metric,
+        paper,
+        result.metrics[metric],
+        not why_not,
+        why_not or None,
+        lower,
+        result.num_kept or None,
+        result.file_bytes,
+        round(dense_bytes / result.file_bytes, 2),
+        result.epochs,
+        result.seed,
+        result.device,
+        round(result.seconds / SECONDS_PER_HOUR, 4),
+    )
+
+
+def _cells(row: ReproducedRow) -> list[str]:
+    def figure(value: float | None) -> str:
+        return "" if value is None else f"{100 * value:.2f} %"
+
+    if row.ours is None:
+        return [row.name, row.metric, figure(row.paper), "not run", *[""] * (len(_COLUMNS) - 4)]
+    difference = "" if row.paper is None or not row.comparable else f"{100 * (row.ours - row.paper):+.2f}"
+    return [
+        row.name,
+        row.metric,
+        figure(row.paper),
+        figure(row.ours),
+        difference,
+        "" if row.num_kept is None else f"{row.num_kept:,}",
+        f"{row.file_bytes:,}",
+        f"{row.compression_ratio:,.0f} x",
+        f"{row.epochs}",
+        f"{row.seed}",
+        f"{row.hours:.2f}",
+    ]
