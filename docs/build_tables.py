@@ -26,6 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 TABLE1 = Path("docs/results/frequency-regularization")
 UNET = Path("docs/results/published-unet")
 BENCH = Path("docs/results/bench-main.json")
+BENCH_OF = {topic: Path(f"docs/results/bench-{topic}.json") for topic in ("execution", "inputs", "channels")}
+TRANSPLANT = Path("docs/results/frequency-inputs/transplant.json")
 NETWORKS = {"lenet300": "LeNet-300-100", "lenet5": "LeNet-5"}
 BITS = {"float32": 32, "float16": 16}
 PACKAGES = ("weights", "format", "structure", "transform", "data", "training", "runs", "errors")
@@ -103,6 +105,12 @@ def build(root: Path) -> dict[Path, str]:
             "unet": lambda: unet_table(root / UNET),
         },
         "docs/benchmarks.md": {"bench": lambda: bench_tables(root / BENCH)},
+        "docs/run-fast.md": {"bench": lambda: bench_tables(root / BENCH_OF["execution"], headings=False)},
+        "docs/frequency-inputs.md": {
+            "bench": lambda: bench_tables(root / BENCH_OF["inputs"], headings=False),
+            "transplant": lambda: bench_rows(root / TRANSPLANT),
+        },
+        "docs/channel-pruning.md": {"bench": lambda: bench_tables(root / BENCH_OF["channels"], headings=False)},
         "docs/reference/index.md": {"public": public_names, "packages": package_names},
     }
     pages = {}
@@ -265,8 +273,8 @@ def unet_table(folder: Path) -> str:
     return markdown_table(["codec", "mean Dice", "coefficients", "bytes of the file", "pictures"], rows, "<>>>>")
 
 
-def bench_tables(path: Path) -> str:
-    """The benchmarks that were run, one table each."""
+def bench_tables(path: Path, *, headings: bool = True) -> str:
+    """The benchmarks that were run, one table each; with a heading for each topic, if wanted."""
     if not path.is_file():
         return "No benchmark run is committed yet."
     record = json.loads(path.read_text(encoding="utf-8"))
@@ -279,9 +287,14 @@ def bench_tables(path: Path) -> str:
         "GFLOP/s."
     ]
     for topic, tables in record["topics"].items():
-        parts.append(f"## {topic.capitalize()}")
+        parts += [f"## {topic.capitalize()}"] if headings else []
         parts += [_bench_table(table) for table in tables]
     return "\n\n".join(parts)
+
+
+def bench_rows(path: Path) -> str:
+    """A measurement without times: its table and notes."""
+    return _bench_table(json.loads(path.read_text(encoding="utf-8")))
 
 
 def _bench_table(table: Mapping[str, Any]) -> str:

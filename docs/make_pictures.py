@@ -45,6 +45,7 @@ def main() -> None:
         "schedule": schedule,
         "frequency-inputs": frequency_inputs,
         "channel-scores": channel_scores,
+        "run-fast": run_fast,
     }
     for name, draw in pictures.items():
         write(draw(), FOLDER / f"{name}.png")
@@ -250,6 +251,41 @@ def frequency_inputs() -> Figure:
     panels["rebuilt"].set_title(f"what they hold:\n{report.psnr_db:.0f} dB", fontsize=8)
     for panel in panels.values():
         panel.set(xticks=[], yticks=[])
+    return figure
+
+
+def run_fast() -> Figure:
+    """Between two truncated layers: the wide map in memory, and made tile by tile."""
+    figure = new_figure(11, 3.4)
+    panel = figure.subplots()
+    rows = [
+        (2.2, "dense", ((0.0, 8.0, "64 channels\nof every pixel"), (5.0, 8.0, "written to memory,\nread again"))),
+        (
+            0.6,
+            "fused",
+            ((0.0, 0.8, "4 numbers\nof every pixel"), (5.0, 8.0, "64 channels of one tile:\nmade, used, dropped")),
+        ),
+    ]
+    for y, name, maps in rows:
+        panel.text(-1.4, y, name, ha="right", va="center", fontsize=12, weight="bold")
+        for x, width, label in (*maps, (10, maps[0][1], maps[0][2])):
+            in_tile = name == "fused" and width > 1
+            color, edge = (CUT_COLOR, "tab:blue") if in_tile else ("tab:blue", "tab:blue")
+            box = Rectangle(
+                (x - width / 10, y - 0.35), width / 5, 0.7, facecolor=color, edgecolor=edge, ls="--" if in_tile else "-"
+            )
+            panel.add_patch(box)
+            panel.text(x, y - 0.45, label, ha="center", va="top", fontsize=8)
+        steps = (
+            ("3 x 3 convolution", "batch norm, ReLU")
+            if name == "dense"
+            else ("expand by cosines,\nbatch norm, ReLU", "project on cosines,\n3 x 3 of 4 channels")
+        )
+        for x, text in zip((2.5, 7.5), steps, strict=True):
+            panel.annotate("", (x + 0.8, y), (x - 0.8, y), arrowprops={"arrowstyle": "->"})
+            panel.text(x, y + 0.1, text, ha="center", va="bottom", fontsize=8)
+    panel.set(xlim=(-3, 12), ylim=(-0.4, 2.9))
+    panel.set_axis_off()
     return figure
 
 

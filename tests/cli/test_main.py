@@ -1,6 +1,7 @@
 import io
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable

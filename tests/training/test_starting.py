@@ -166,7 +166,7 @@ def test_pruned_regularised_trained_and_packed(make_recipe: MakeRecipe, recipe_t
     recipe = parse_recipe(f'{text}\n[pruning]\nrates = 0.4\nmethod = "l1"\n', source="small.toml", overrides=())
     result = train(recipe, tmp_path / "run")
     packed = load(tmp_path / "run" / "model.tailcut")
-    assert packed.get_submodule("conv2").out_channels == 30  # type: ignore[comparison-overlap]
+    assert packed.get_submodule("conv2").out_channels == 30
     assert result.metrics["accuracy"] > 0.6
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.nn.parameter import is_lazy
 
-from tailcut.errors import CorruptFileError, LimitError, ModelMismatchError
+from tailcut.errors import CorruptFileError, LimitError, MissingExtraError, ModelMismatchError
 from tailcut.format.container import MAX_TENSORS, StoredBase, too_many_numbers
 from tailcut.structure import Base, create_model, family, model_names
 from tailcut.structure.wire import Value
@@ -46,7 +46,7 @@ def build_on_meta(base: StoredBase, max_parameters: int) -> nn.Module:
     try:
         with torch.device("meta"), _capped(max_parameters):
             return create_model(named.name, **named.arguments)
-    except LimitError:
+    except (LimitError, MissingExtraError):
         raise
     except Exception as error:
         # Whatever a family raises on arguments that nobody but a file would give it.

@@ -33,6 +33,7 @@ and `JpegFolder` loads channels in workers. `transplant_stem` fits the new first
 """
 
 from tailcut.inputs import augmentation as augmentation
+from tailcut.inputs import detection as detection
 from tailcut.inputs.block_dct import BlockDCT as BlockDCT
 from tailcut.inputs.drawing import draw_channels as draw_channels
 from tailcut.inputs.drawing import draw_frequency_map as draw_frequency_map

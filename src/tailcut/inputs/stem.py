@@ -142,7 +142,7 @@ def replace_stem(
     if entry is not None:
         gates = (module for module in model.modules() if isinstance(module, FrequencyGate))
         next(gates).reset_parameters()
-    _log.info("replaced the stem (%s) by %d channels", ", ".join(edit.removed), transform.num_channels)
+    _log.debug("replaced the stem (%s) by %d channels", ", ".join(edit.removed), transform.num_channels)
     return model
 
 

@@ -28,7 +28,7 @@ from tailcut.training.checkpoints import remove_unfinished
 from tailcut.training.detection_data import Example, PictureNumbers, is_mirrored, training_example
 from tailcut.training.detection_evaluation import evaluate_detector
 from tailcut.training.interruption import Interruption
-from tailcut.training.loop import _Session
+from tailcut.training.loop import Session
 from tailcut.training.machines import Machines, is_first_process, make_fabric
 from tailcut.training.progress import Progress, log_to_file
 from tailcut.training.recipe import AugmentationSection, DetectionSection, Recipe
@@ -131,7 +131,7 @@ def _work(
         return session.finish(command)
 
 
-class _DetectionSession(_Session):
+class _DetectionSession(Session):
     """One process of a training. The loop counts pictures by number; `_step` reads them."""
 
     def __init__(self, recipe: Recipe, run: Run, fabric: Fabric, *, roots: Roots, download: bool) -> None:

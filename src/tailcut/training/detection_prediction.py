@@ -20,7 +20,7 @@ from tailcut.inputs.detection import Detector
 from tailcut.printing import table
 from tailcut.training.detection_drawing import draw_objects, write_picture
 from tailcut.training.evaluation import PROGRESS_INTERVAL, choose_device
-from tailcut.training.prediction import TABLE_FILE, PredictReport, _prepare
+from tailcut.training.prediction import TABLE_FILE, PredictReport, prepare_folder
 from tailcut.training.progress import live_progress
 from tailcut.weights import to_dense
 
@@ -109,7 +109,7 @@ def predict_objects(
     names = _names(network.num_classes) if class_names is None else list(class_names)
     if len(names) < network.num_classes:
         raise ArgumentError(f"the detector has {network.num_classes} classes, but there are {len(names)} names")
-    paths, folder = [Path(picture) for picture in pictures], _prepare(out)
+    paths, folder = [Path(picture) for picture in pictures], prepare_folder(out)
     drawings = {} if folder is None else _drawing_paths(paths, folder)
     predictions = []
     with live_progress(progress, "pictures", len(paths), interval=PROGRESS_INTERVAL) as bar, torch.inference_mode():

@@ -136,6 +136,8 @@ def evaluate(
     if uses_batch_statistics(network):
         batch_size = 1
     read = reader_of(network)
+    if dataset.task not in METRICS:
+        raise ArgumentError(f"{dataset.name} has boxes of objects: evaluate_detector measures detectors on it")
     name, figure = METRICS[dataset.task]
     mean = StreamingMean()
     starts = range(0, len(dataset), batch_size)

@@ -53,7 +53,7 @@ def make_result(
         num_parameters=num_other + sum(math.prod(tensor.shape) for tensor in tensors),
         num_other=num_other,
         file_bytes=run.model.stat().st_size,
-        paper={} if recipe.paper is None else recipe.paper.model_dump(mode="json", exclude_none=True),
+        paper={} if recipe.paper is None else recipe.paper.model_dump(mode="json", exclude_defaults=True),
     )
 
 

@@ -1,10 +1,12 @@
 """What there is: registered architectures, and the trained networks of the zoo with their figures."""
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from tailcut.errors import MissingExtraError
 from tailcut.format import inspect, resolve, zoo_names
 from tailcut.printing import Report, table
 from tailcut.runs import read_result
@@ -19,13 +21,13 @@ class Architecture(Report):
         name: for `create_model` and files.
         arguments: name -> default.
         example_shape: of an input, batch first.
-        num_parameters: of the network with its defaults.
+        num_parameters: of the network with its defaults; None if a package is missing that building it needs.
     """
 
     name: str
     arguments: dict[str, Any]
     example_shape: tuple[int, ...]
-    num_parameters: int
+    num_parameters: int | None
 
 
 @dataclass
@@ -68,7 +70,7 @@ class ModelsReport(Report):
             (
                 entry.name,
                 " x ".join(map(str, entry.example_shape)),
-                f"{entry.num_parameters:,}",
+                "?" if entry.num_parameters is None else f"{entry.num_parameters:,}",
                 ", ".join(f"{key}={value}" for key, value in entry.arguments.items()),
             )
             for entry in self.models
@@ -101,9 +103,9 @@ def list_models() -> ModelsReport:
 
 def _architecture(name: str) -> Architecture:
     chosen = family(name)
-    with torch.device("meta"):
-        model = create_model(name)
-    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    num_parameters: int | None = None
+    with contextlib.suppress(MissingExtraError), torch.device("meta"):
+        num_parameters = sum(parameter.numel() for parameter in create_model(name).parameters())
     return Architecture(name, dict(chosen.defaults), chosen.example_shape(), num_parameters)
 
 

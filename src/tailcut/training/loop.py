@@ -1,4 +1,4 @@
-"""The training loop: read `train`, then `_Session` from top to bottom.
+"""The training loop: read `train`, then `Session` from top to bottom.
 
 One loop for every recipe, on Lightning Fabric, so that it runs on one CPU or on many machines. Shapes:
 pictures (batch, channels, height, width), targets (batch,) or (batch, height, width), outputs (batch,
@@ -118,14 +118,14 @@ def _run_session(
 ) -> Result:
     """What each process does."""
     with log_to_file(run) if fabric.is_global_zero else nullcontext():
-        session = _Session(recipe, run, fabric, roots=roots, download=download)
+        session = Session(recipe, run, fabric, roots=roots, download=download)
         if fabric.is_global_zero:
             write_atomically(run.recipe, to_toml(recipe))
         session.train_epochs(progress=progress)
         return session.finish(command)
 
 
-class _Session(Processes):
+class Session(Processes):
     """One process of a training: its parts, and what has happened so far.
 
     `model` is the network itself; `module` is the same network, wrapped by Fabric for the forward pass.

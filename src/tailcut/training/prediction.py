@@ -93,7 +93,7 @@ def predict(
     network = runnable(model, device, dense=dense)
     read = reader_of(network)
     resized = any(isinstance(module, nn.Linear) for module in network.modules())
-    paths, folder = [Path(picture) for picture in pictures], _prepare(out)
+    paths, folder = [Path(picture) for picture in pictures], prepare_folder(out)
     masks: dict[Path, Path] | None = None
     predictions = []
     with live_progress(progress, "pictures", len(paths), interval=PROGRESS_INTERVAL) as bar:
@@ -129,7 +129,8 @@ def predict_file(
     return predict(model, pictures, out, device=place, invert=invert, dense=dense, name=str(file), progress=progress)
 
 
-def _prepare(out: str | Path | None) -> Path | None:
+def prepare_folder(out: str | Path | None) -> Path | None:
+    """The folder for predictions, made if needed; None without one. `ArgumentError` if it is a file."""
     if out is None:
         return None
     folder = Path(out)
