@@ -49,6 +49,8 @@ BACKWARD_CALLS = 2.5
 VECTOR = 8
 # The estimates are right to about a quarter, and a wrong choice of a narrow way costs more than a missed one.
 MARGIN = 0.8
+# How much dearer than writing it the making of a map may be while gradients are kept.
+PATIENCE_WITH_GRADIENTS = 3.5
 # Passes over a weight to build it from its coefficients, and to bring its gradient back.
 PASSES_PER_WEIGHT = 4
 # The same where a fast transform makes it, as for large corners.
@@ -107,6 +109,20 @@ class Costs:
     def overhead(self) -> float:
         """Seconds of the extra calls of a narrow layer."""
         return self._with_backward(EXTRA_CALLS * self.device.call, BACKWARD_CALLS)
+
+    def is_dear(self, flops: float, elements: float, num_bytes: float) -> bool:
+        """Whether a map that is used twice is better written than made twice.
+
+        Written, it is written once and read twice. With gradients it then stays in memory until the backward pass, so
+        making it again may cost several times as much.
+
+        Args:
+            flops: operations to make it, in tiles.
+            elements: numbers that tiles make on the way.
+            num_bytes: what it takes in memory.
+        """
+        patience = PATIENCE_WITH_GRADIENTS if self.with_gradients else 1.0
+        return self.tiles(flops, elements) > patience * self.move(3 * num_bytes)
 
     def is_clearly_less(self, seconds: float, than: float) -> bool:
         """Whether a narrow way is the better one beyond the errors of these estimates."""

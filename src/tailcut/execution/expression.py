@@ -110,17 +110,18 @@ def children(node: Expression) -> tuple[Expression, ...]:
 def nodes(roots: Sequence[Expression]) -> list[Expression]:
     """All nodes of the expressions, each once, children before parents."""
     found: dict[int, Expression] = {}
-
-    def visit(node: Expression) -> None:
-        if id(node) in found:
-            return
-        for child in children(node):
-            visit(child)
-        found[id(node)] = node
-
     for root in roots:
-        visit(root)
+        _collect(root, found)
     return list(found.values())
+
+
+def _collect(node: Expression, found: dict[int, Expression]) -> None:
+    # Not a function within `nodes`: one that calls itself is a cycle, which would keep all tensors until Python's
+    # garbage collection finds it.
+    if id(node) not in found:
+        for child in children(node):
+            _collect(child, found)
+        found[id(node)] = node
 
 
 def sources(roots: Sequence[Expression]) -> list[Tensor]:

@@ -187,6 +187,8 @@ def project_wide(wide: Tensor, matrix: Tensor, channel_axis: int) -> Tensor:
 
 def as_tensor(value: Any, reason: str) -> Any:
     """Ordinary tensors for all narrow maps in a structure of lists, tuples and dicts."""
+    if isinstance(value, Tensor):
+        return value.wide(reason) if isinstance(value, NarrowMap) else value
     return pytree.tree_map(lambda item: item.wide(reason) if isinstance(item, NarrowMap) else item, value)
 
 

@@ -307,6 +307,8 @@ def _check_by_timing(fused: FusedNetwork, example: tuple[Any, ...]) -> None:
 
 
 def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    if not kwargs and all(isinstance(value, Tensor) for value in args):
+        return list(args)
     return [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
 
 

@@ -32,6 +32,7 @@ from tailcut.execution.narrow import HANDLERS, NarrowMap, handles, shape_of
 from tailcut.execution.run import current_run
 
 _INFINITY = math.inf
+NUMBER_BYTES = 4
 _FUNCTIONS = (
     Function("relu", torch.relu, torch.relu_, True, 1, (0.0, _INFINITY)),
     Function("relu6", functional.relu6, lambda x: x.clamp_(0, 6), True, 1, (0.0, 6.0)),
@@ -227,12 +228,12 @@ def scale_parts(parts: Sequence[Expression], scale: Tensor, shift: Tensor) -> li
 
 
 def _settle_if_dear(narrow: NarrowMap) -> None:
-    """Write a map that would cost more to make again, twice, than to write and read."""
+    """Write a map that would cost more to make a second time than to write once and read twice."""
     costs = current_run().costs
     work = sum(flops(part) for part in narrow.parts)
     channels = shape_of(narrow)[narrow.channel_axis]
     made = sum(node.channels for node in nodes(narrow.parts))
-    is_dear = work / costs.device.tile + made / costs.device.elements > 2 * (2 * 4 * channels) / costs.device.memory
+    is_dear = costs.is_dear(work, made, NUMBER_BYTES * channels)
     if is_dear and len(narrow.parts) == 1 and not isinstance(narrow.parts[0], (Affine, Given)):
         narrow.settle("a long chain of additions is written once")
 

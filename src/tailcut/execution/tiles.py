@@ -30,6 +30,9 @@ from tailcut.execution.expression import (
 TILE_BYTES = 1 << 20
 DEVICE_TILE_BYTES = 1 << 26
 MIN_TILE = 256
+# An odd number of cache lines (16 numbers of 4 bytes): rows whose distance is a power of two share a few places of a cache.
+LINE = 16
+ALIASED_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,8 @@ class _Plan:
         widest = max(node.channels for node in nodes([term.expression for term in self.terms]))
         like = tensors[0]
         size = TILE_BYTES if like.device.type == "cpu" else DEVICE_TILE_BYTES
-        length = max(MIN_TILE, size // (widest * like.element_size()) // 64 * 64)
+        length = max(MIN_TILE, size // (widest * like.element_size())) // LINE * LINE
+        length -= LINE * (length // LINE % 2 == 0)
         for start in range(0, like.shape[1], length):
             yield slice(start, min(start + length, like.shape[1]))
 
@@ -152,7 +156,7 @@ class _Plan:
 
     def at(self, tensors: Sequence[Tensor], positions: slice) -> list[Tensor]:
         """The tensors of one tile."""
-        return [tensor[:, positions] if n < self.num_sources else tensor for n, tensor in enumerate(tensors)]
+        return [_columns(tensor, positions) if n < self.num_sources else tensor for n, tensor in enumerate(tensors)]
 
     def forward(self, tensors: Sequence[Tensor]) -> Tensor:
         """The whole sum, (num_out, positions), without a graph."""
@@ -161,6 +165,13 @@ class _Plan:
             for positions in self.ranges(tensors):
                 self.tile(self.at(tensors, positions), result[:, positions])
         return result
+
+
+def _columns(tensor: Tensor, positions: slice) -> Tensor:
+    """Some columns; copied where rows lie a power of two apart, so that they would share few places of a cache."""
+    part = tensor[:, positions]
+    is_aliased = part.stride(0) * part.element_size() % ALIASED_BYTES == 0 and part.shape[0] > 1
+    return part.contiguous() if is_aliased and tensor.device.type == "cpu" else part
 
 
 class _Tiles(torch.autograd.Function):
@@ -187,7 +198,7 @@ class _Tiles(torch.autograd.Function):
                 leaves[n].requires_grad_()
             with torch.enable_grad():
                 value = plan.tile(leaves)
-            parts = torch.autograd.grad(value, [leaves[n] for n in wanted], gradient[:, positions])
+            parts = torch.autograd.grad(value, [leaves[n] for n in wanted], _columns(gradient, positions))
             for n, part in zip(wanted, parts, strict=True):
                 total = sums[n]
                 if total is not None:
