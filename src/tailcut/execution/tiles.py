@@ -30,7 +30,7 @@ from tailcut.execution.expression import (
 TILE_BYTES = 1 << 20
 DEVICE_TILE_BYTES = 1 << 26
 MIN_TILE = 256
-# An odd number of cache lines (16 numbers of 4 bytes): rows whose distance is a power of two share a few places of a cache.
+# Tiles are an odd number of cache lines long: rows a power of two apart would share a few places of a cache.
 LINE = 16
 ALIASED_BYTES = 4096
 
