@@ -231,9 +231,8 @@ def _settle_if_dear(narrow: NarrowMap) -> None:
     """Write a map that would cost more to make a second time than to write once and read twice."""
     costs = current_run().costs
     work = sum(flops(part) for part in narrow.parts)
-    channels = shape_of(narrow)[narrow.channel_axis]
     made = sum(node.channels for node in nodes(narrow.parts))
-    is_dear = costs.is_dear(work, made, NUMBER_BYTES * channels)
+    is_dear = costs.is_dear(work, made, NUMBER_BYTES * shape_of(narrow)[narrow.channel_axis])
     if is_dear and len(narrow.parts) == 1 and not isinstance(narrow.parts[0], (Affine, Given)):
         narrow.settle("a long chain of additions is written once")
 
