@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from bench.tables import Row, Table
-from tailcut.data import Dataset, data_roots, open_dataset
-from tailcut.errors import DataNotFoundError
+from tailcut.data import Dataset, find_file, open_dataset
 from tailcut.files import write_atomically
 from tailcut.format.checkpoints import load_checkpoint
 from tailcut.inputs import BlockDCT, transplant_stem
@@ -73,11 +72,7 @@ def measure(name: str, train: Dataset, test: Dataset, num_fit: int, num_test: in
 def trained(name: str) -> nn.Module:
     """The trained network, for pictures in 0..1."""
     network = create_model(name, normalize=True)
-    places = [root / "weights" / f"{name}-cifar10.th" for root in data_roots()]
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
-        raise DataNotFoundError(f"no trained {name}: tried {', '.join(map(str, places))}")
-    load_checkpoint(found, network)
+    load_checkpoint(find_file(f"weights/{name}-cifar10.th"), network)
     return network.eval()
 
 

@@ -6,7 +6,7 @@ import pytest
 
 import tailcut
 from tailcut.errors import ArgumentError, DataError
-from tailcut.runs import Result, Run, read_result, tailcut_version
+from tailcut.runs import Result, Run, packed_network, read_result, tailcut_version
 
 RESULT = Result(
     name="lenet5-776",
@@ -116,3 +116,9 @@ def test_an_unfinished_run_has_no_result(tmp_path: Path) -> None:
 
 def test_the_version_is_the_package_s() -> None:
     assert tailcut_version() == tailcut.__version__
+
+
+def test_a_run_folder_stands_for_its_packed_network(tmp_path: Path) -> None:
+    assert packed_network(tmp_path) == tmp_path / "model.tailcut"
+    assert packed_network(tmp_path / "other.tailcut") == tmp_path / "other.tailcut"
+    assert packed_network("zoo:lenet5-776") == "zoo:lenet5-776"

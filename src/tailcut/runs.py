@@ -190,6 +190,11 @@ class Run:
         write_atomically(self.result, content + "\n")
 
 
+def packed_network(source: str | Path) -> str | Path:
+    """The packed network of a run folder; any other source (a file, `zoo:NAME`) as it is."""
+    return Run(Path(source)).model if Path(source).is_dir() else source
+
+
 def read_result(path: str | Path) -> Result:
     """Read a `result.json`, of a run or kept elsewhere.
 

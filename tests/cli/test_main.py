@@ -37,6 +37,11 @@ def test_each_verb_has_help_with_an_example_and_json(name: str, tailcut: Tailcut
     assert "--json" in shown.out
 
 
+def test_the_module_runs_as_the_command_does() -> None:
+    done = subprocess.run([sys.executable, "-m", "tailcut", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith(package.__version__)
+
+
 def test_the_version_is_shown(tailcut: Tailcut) -> None:
     shown = tailcut("--version")
     assert (shown.code, shown.out) == (0, f"tailcut {package.__version__}\n")
@@ -51,7 +56,7 @@ def test_the_version_is_shown(tailcut: Tailcut) -> None:
         (["inspect", "a", "--colour"], "unrecognized arguments: --colour"),
         (["pack", "a", "-o", "b", "--codec", "float8"], "invalid choice: 'float8'"),
         (["convert", "a", "--from", "zip", "--model", "unet", "-o", "b"], "invalid choice: 'zip'"),
-        (["train", "lenet5-776"], "required: --out"),
+        (["train", "lenet5-776"], "required: -o/--out"),
         (["evaluate", "a", "--data", "mnist", "--batch-size", "many"], "invalid int value: 'many'"),
     ],
 )

@@ -8,7 +8,7 @@ import pooch
 import pytest
 
 from tailcut.data import roots
-from tailcut.data.roots import Layout, data_roots, fetch, find, unpack_members
+from tailcut.data.roots import Layout, data_roots, fetch, find, find_file, unpack_members
 from tailcut.errors import DataNotFoundError
 
 LAYOUT = Layout(title="Things, split test", files=("things/a.bin", "things/b.bin"), advice="Ask the maker.")
@@ -160,3 +160,11 @@ def test_unpack_members_of_a_damaged_archive(tmp_path: Path) -> None:
     (tmp_path / "x.tar.gz").write_bytes(b"nothing of the kind")
     with pytest.raises(tarfile.TarError):
         unpack_members(tmp_path / "x.tar.gz", tmp_path, ["folder/one"])
+
+
+def test_a_single_file_is_found_under_the_roots(tmp_path: Path) -> None:
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "net.th").write_bytes(b"1")
+    assert find_file("weights/net.th", roots=tmp_path) == tmp_path / "weights" / "net.th"
+    with pytest.raises(DataNotFoundError, match=r"(?s)other\.th.*lies under no data root"):
+        find_file("other.th", roots=tmp_path)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from tailcut.cli.parser import Verbs, add_data_roots, add_verb
-from tailcut.errors import DataNotFoundError
+from tailcut.errors import ArgumentError, DataNotFoundError
 from tailcut.files import write_atomically
 from tailcut.printing import Report
 from tailcut.reports import Wanted, find_results, make_table
@@ -50,7 +50,6 @@ def run(arguments: argparse.Namespace) -> Report:
 
 
 def _wanted(only: list[str] | None) -> list[Wanted]:
-    from tailcut.errors import ArgumentError
     from tailcut.training.recipe_files import load_recipe, shipped_recipes
 
     found = []
@@ -66,16 +65,13 @@ def _wanted(only: list[str] | None) -> list[Wanted]:
 
 
 def _train(entry: Wanted, arguments: argparse.Namespace) -> None:
+    from tailcut.training.detection import trainer_of
     from tailcut.training.recipe_files import load_recipe
 
     recipe = load_recipe(entry.recipe)
-    if recipe.detection is None:
-        from tailcut.training.loop import train as work
-    else:
-        from tailcut.training.detection import train_detector as work
     logger.info("%s: training", entry.name)
     try:
-        work(
+        trainer_of(recipe)(
             recipe,
             arguments.runs / entry.name,
             resume=True,

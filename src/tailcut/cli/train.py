@@ -22,7 +22,7 @@ def add_parser(verbs: Verbs) -> None:
         run=run,
     )
     parser.add_argument("recipe", metavar="RECIPE", help="a TOML file, or the name of a recipe that comes with Tailcut")
-    parser.add_argument("--out", required=True, metavar="RUN", help="the run folder")
+    parser.add_argument("-o", "--out", required=True, metavar="RUN", help="the run folder")
     parser.add_argument("--resume", action="store_true", help="go on with the run in that folder")
     parser.add_argument(
         "--set",
@@ -42,14 +42,12 @@ def add_parser(verbs: Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> Report | None:
     """Train; only the first process reports."""
-    from tailcut.training.detection import train_detector
-    from tailcut.training.loop import train
+    from tailcut.training.detection import trainer_of
     from tailcut.training.machines import Machines, is_first_process
     from tailcut.training.recipe_files import load_recipe
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
-    work = train if recipe.detection is None else train_detector
-    result = work(
+    result = trainer_of(recipe)(
         recipe,
         arguments.out,
         resume=arguments.resume,

@@ -19,6 +19,7 @@ from tailcut.data.pictures import read_picture as read_picture
 from tailcut.data.pictures import write_mask as write_mask
 from tailcut.data.roots import Roots as Roots
 from tailcut.data.roots import data_roots as data_roots
+from tailcut.data.roots import find_file as find_file
 from tailcut.errors import ArgumentError
 
 MAX_SIZE_DIGITS = 6

@@ -54,6 +54,15 @@ def cache_root() -> Path:
     return Path(pooch.os_cache("tailcut"))
 
 
+def find_file(name: str, *, roots: Roots = None) -> Path:
+    """The first file of this name, a path relative to a data root, that a data root holds.
+
+    Raises:
+        DataNotFoundError: none does.
+    """
+    return find(Layout(name, (name,), "It lies under no data root, and Tailcut does not fetch it."), roots=roots) / name
+
+
 def find(layout: Layout, *, roots: Roots = None, download: bool = False) -> Path:
     """The first data root that holds all files of a layout.
 

@@ -39,6 +39,8 @@ DEVICES = {
         dense=30e12, per_output=0.9e12, per_root_input=7.5e12, tile=8e12, elements=1e12, memory=2e12, call=8e-6
     ),
 }
+# Of a number in a map or a weight, as the estimates count them.
+NUMBER_BYTES = 4
 # Calls from Python that a narrow layer makes, with what follows it, beyond those of a dense one.
 EXTRA_CALLS = 45
 # The backward pass in units of the forward pass. Tiles are made again, and each product has two gradients.

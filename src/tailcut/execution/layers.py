@@ -6,15 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from tailcut.execution.cost import Costs
+from tailcut.execution.cost import NUMBER_BYTES, Costs
 from tailcut.execution.expression import Affine, flops, is_pointwise, map_sources
 from tailcut.execution.factors import Factors, TruncatedWeight, block_diagonal, grouped_outward
 from tailcut.execution.geometry import Geometry, geometry_of
 from tailcut.execution.narrow import NarrowMap, project_wide, shape_of
 from tailcut.execution.run import Run, current_run
 from tailcut.weights import TruncatedTensor
-
-NUMBER_BYTES = 4
 
 
 class DenseTwin:

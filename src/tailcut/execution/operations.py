@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tailcut.execution.cost import NUMBER_BYTES
 from tailcut.execution.expression import (
     Affine,
     Expression,
@@ -32,7 +33,6 @@ from tailcut.execution.narrow import HANDLERS, NarrowMap, handles, shape_of
 from tailcut.execution.run import current_run
 
 _INFINITY = math.inf
-NUMBER_BYTES = 4
 _FUNCTIONS = (
     Function("relu", torch.relu, torch.relu_, True, 1, (0.0, _INFINITY)),
     Function("relu6", functional.relu6, lambda x: x.clamp_(0, 6), True, 1, (0.0, 6.0)),

@@ -1,7 +1,6 @@
 """From a recipe to the network, the optimiser, the cutting of tails and the learning rate."""
 
 import math
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -9,7 +8,7 @@ from torch import nn
 from tailcut.data import Dataset, Roots
 from tailcut.errors import ArgumentError, RecipeError, StructureError, TailcutError
 from tailcut.format import load
-from tailcut.runs import Run
+from tailcut.runs import packed_network
 from tailcut.training.recipe import LrScheduleSection, OptimizerSection, Recipe
 from tailcut.training.starting import fresh_network, parent
 from tailcut.weights import TailTruncation, regularize, to_dense, truncated_tensors
@@ -178,13 +177,10 @@ def load_teacher(recipe: Recipe, device: torch.device, *, roots: Roots = None) -
     """
     if recipe.distillation is None:
         return None
-    source: str | Path = recipe.distillation.teacher
-    if source == "start":
+    if recipe.distillation.teacher == "start":
         return to_dense(parent(recipe, roots=roots)).to(device).eval().requires_grad_(False)
-    if Path(source).is_dir():
-        source = Run(Path(source)).model
     try:
-        teacher = to_dense(load(source, device=str(device)))
+        teacher = to_dense(load(packed_network(recipe.distillation.teacher), device=str(device)))
     except (TailcutError, OSError) as error:
         raise RecipeError(f"distillation.teacher: {error}") from error
     return teacher.eval().requires_grad_(False)

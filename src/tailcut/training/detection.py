@@ -7,8 +7,7 @@ gradients clipped at norm 35, batch norm frozen.
 
 import logging
 from collections import Counter
-from contextlib import nullcontext
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -17,22 +16,21 @@ from torch import Tensor, nn
 
 from tailcut.data import CocoDataset, Dataset, Roots
 from tailcut.errors import ArgumentError, MissingExtraError, RecipeError, TailcutError
-from tailcut.files import write_atomically
 from tailcut.format import load
 from tailcut.inputs.detection import Detector
-from tailcut.runs import Result, Run
+from tailcut.runs import Result, Run, packed_network
 from tailcut.structure import family
+from tailcut.training import loop
 from tailcut.training.averaging import MovingAverage
 from tailcut.training.batches import generator
-from tailcut.training.checkpoints import remove_unfinished
 from tailcut.training.detection_data import Example, PictureNumbers, is_mirrored, training_example
 from tailcut.training.detection_evaluation import evaluate_detector
 from tailcut.training.interruption import Interruption
+from tailcut.training.launching import run_sessions
 from tailcut.training.loop import Session
-from tailcut.training.machines import Machines, is_first_process, make_fabric
-from tailcut.training.progress import Progress, log_to_file
+from tailcut.training.machines import Machines
+from tailcut.training.progress import Progress
 from tailcut.training.recipe import AugmentationSection, DetectionSection, Recipe
-from tailcut.training.recipe_files import check_same, to_toml
 from tailcut.weights import to_dense
 
 try:
@@ -60,16 +58,13 @@ def train_detector(
     resumed ends as one that was not. The metrics are those of `evaluate_detector`.
     """
     check_recipe(recipe)
-    run = Run(Path(out))
-    fabric = make_fabric(recipe, machines or Machines())
-    if is_first_process():
-        Run.create(out, resume=resume)
-        check_same(recipe, run.recipe)
-        remove_unfinished(run)
-    result: Result = fabric.launch(
-        partial(_work, recipe=recipe, run=run, roots=roots, download=download, progress=progress, command=command)
-    )
-    return result
+    settings = {"roots": roots, "download": download, "progress": progress, "command": command}
+    return run_sessions(_DetectionSession, recipe, out, resume=resume, machines=machines, **settings)
+
+
+def trainer_of(recipe: Recipe) -> Callable[..., Result]:
+    """The function that trains a recipe: `train_detector` for one with a `detection` section, else `loop.train`."""
+    return loop.train if recipe.detection is None else train_detector
 
 
 def check_recipe(recipe: Recipe) -> DetectionSection:
@@ -119,18 +114,6 @@ def check_recipe(recipe: Recipe) -> DetectionSection:
     return section
 
 
-def _work(
-    fabric: Fabric, *, recipe: Recipe, run: Run, roots: Roots, download: bool, progress: bool, command: str
-) -> Result:
-    """What each process does."""
-    with log_to_file(run) if fabric.is_global_zero else nullcontext():
-        session = _DetectionSession(recipe, run, fabric, roots=roots, download=download)
-        if fabric.is_global_zero:
-            write_atomically(run.recipe, to_toml(recipe))
-        session.train_epochs(progress=progress)
-        return session.finish(command)
-
-
 class _DetectionSession(Session):
     """One process of a training. The loop counts pictures by number; `_step` reads them."""
 
@@ -165,8 +148,7 @@ class _DetectionSession(Session):
         """Take the backbone's weights over, or else measure the channels (changes the model)."""
         recipe, section = self.recipe, self.section
         if section.backbone is not None:
-            source: str | Path = section.backbone
-            source = Run(Path(source)).model if Path(source).is_dir() else source
+            source = packed_network(section.backbone)
             try:
                 self.detector.load_backbone(to_dense(load(source, device=str(self.fabric.device))))
             except (TailcutError, OSError) as error:

@@ -16,9 +16,8 @@ from tailcut.data import CocoDataset, Roots, open_dataset
 from tailcut.errors import ArgumentError, DataError, MissingExtraError
 from tailcut.format import load
 from tailcut.inputs.detection import Detector
-from tailcut.training.evaluation import PROGRESS_INTERVAL, EvaluateReport, choose_device
+from tailcut.training.evaluation import PROGRESS_INTERVAL, EvaluateReport, choose_device, runnable
 from tailcut.training.progress import live_progress
-from tailcut.weights import to_dense
 
 # What COCOeval.summarize gives first: averaged over overlaps of 0.50 to 0.95, at 0.50, at 0.75, and by object size.
 FIGURES = ("AP", "AP50", "AP75", "APS", "APM", "APL")
@@ -91,7 +90,7 @@ def evaluate_detector(
         DataError: the data set has no objects.
         MissingExtraError: pycocotools is not installed.
     """
-    network = to_dense(model).to(device).eval()
+    network = runnable(model, device, dense=True)
     if not isinstance(network, Detector):
         raise ArgumentError(f"expected a detector, got {type(model).__name__}")
     findings: list[Finding] = []

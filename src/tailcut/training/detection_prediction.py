@@ -19,10 +19,9 @@ from tailcut.format.load import MAX_PARAMETERS, read_file
 from tailcut.inputs.detection import Detector
 from tailcut.printing import table
 from tailcut.training.detection_drawing import draw_objects, write_picture
-from tailcut.training.evaluation import PROGRESS_INTERVAL, choose_device
+from tailcut.training.evaluation import PROGRESS_INTERVAL, choose_device, runnable
 from tailcut.training.prediction import TABLE_FILE, PredictReport, prepare_folder
 from tailcut.training.progress import live_progress
-from tailcut.weights import to_dense
 
 FAMILIES = ("faster_rcnn", "mask_rcnn")
 LEAST_SCORE = 0.5
@@ -101,7 +100,7 @@ def predict_objects(
         DataError: a picture cannot be read.
     """
     start = time.perf_counter()
-    network = to_dense(model).to(device).eval()
+    network = runnable(model, device, dense=True)
     if not isinstance(network, Detector):
         raise ArgumentError(f"expected a detector, got {type(model).__name__}")
     if not 0 <= least_score <= 1:

@@ -10,7 +10,6 @@ import logging
 import math
 import time
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,6 @@ from tailcut.training.building import (
 from tailcut.training.checkpoints import (
     newest_checkpoint,
     random_state,
-    remove_unfinished,
     say_resumed,
     set_random_state,
     write_checkpoint,
@@ -46,14 +44,14 @@ from tailcut.training.curves import try_to_draw_curves
 from tailcut.training.evaluation import evaluate
 from tailcut.training.finishing import make_result, num_kept, warn_of_late_cut
 from tailcut.training.interruption import Interruption, interrupted, listen_for_interruption, not_a_number
+from tailcut.training.launching import run_sessions
 from tailcut.training.losses import total_loss
 from tailcut.training.machines import Machines as Machines
-from tailcut.training.machines import is_first_process, make_fabric
 from tailcut.training.processes import Processes
-from tailcut.training.progress import Progress, epoch_line, live_progress, log_to_file
+from tailcut.training.progress import Progress, epoch_line, live_progress
 from tailcut.training.reading import gate_penalty, reader_of
 from tailcut.training.recipe import Recipe
-from tailcut.training.recipe_files import check_same, to_toml
+from tailcut.training.recipe_files import to_toml
 from tailcut.training.starting import load_start, make_start, needs_start
 
 try:
@@ -102,27 +100,8 @@ def train(
         TrainingError: the loss is no longer a number, or somebody pressed Ctrl-C; the run can be resumed.
         DataNotFoundError: the data set lies nowhere.
     """
-    run = Run(Path(out))
-    fabric = make_fabric(recipe, machines or Machines())
-    if is_first_process():
-        Run.create(out, resume=resume)
-        check_same(recipe, run.recipe)
-        remove_unfinished(run)
-    work = partial(_run_session, recipe=recipe, run=run, roots=roots, download=download, progress=progress)
-    result: Result = fabric.launch(partial(work, command=command))
-    return result
-
-
-def _run_session(
-    fabric: Fabric, *, recipe: Recipe, run: Run, roots: Roots, download: bool, progress: bool, command: str
-) -> Result:
-    """What each process does."""
-    with log_to_file(run) if fabric.is_global_zero else nullcontext():
-        session = Session(recipe, run, fabric, roots=roots, download=download)
-        if fabric.is_global_zero:
-            write_atomically(run.recipe, to_toml(recipe))
-        session.train_epochs(progress=progress)
-        return session.finish(command)
+    settings = {"roots": roots, "download": download, "progress": progress, "command": command}
+    return run_sessions(Session, recipe, out, resume=resume, machines=machines, **settings)
 
 
 class Session(Processes):
@@ -145,6 +124,7 @@ class Session(Processes):
         self.model = build_model(recipe, self._start(roots)).to(fabric.device)
         self.read = reader_of(self.model)
         self.teacher = load_teacher(recipe, fabric.device, roots=roots)
+        self.read_for_teacher = None if self.teacher is None else reader_of(self.teacher)
         self.optimizer = build_optimizer(recipe.optimizer, self.model)
         self.schedule = build_schedule(recipe, self.model, self.optimizer, self.num_steps)
         decay = recipe.optimizer.ema_decay
@@ -246,13 +226,10 @@ class Session(Processes):
         """Forward, backward, and one step of the optimiser. Returns the loss, a scalar."""
         recipe = self.recipe
         outputs = self.module(self.read(pictures))
-        teacher_outputs = None
-        if self.teacher is not None:
-            with torch.no_grad():
-                teacher_outputs = self.teacher(reader_of(self.teacher)(pictures))
-        loss = total_loss(outputs, targets, recipe.training, recipe.distillation, teacher_outputs)
-        penalty = None if recipe.inputs is None else gate_penalty(self.model, recipe.inputs.gate_strength)
-        loss = loss if penalty is None else loss + penalty
+        loss = total_loss(outputs, targets, recipe.training, recipe.distillation, self._teacher_outputs(pictures))
+        if recipe.inputs is not None and recipe.inputs.gate:
+            penalty = gate_penalty(self.model, recipe.inputs.gate_strength)
+            loss = loss if penalty is None else loss + penalty
         self.stepper.zero_grad()
         self.fabric.backward(loss)
         if recipe.optimizer.clip_norm is not None:
@@ -261,6 +238,14 @@ class Session(Processes):
             )
         self.stepper.step()
         return loss.detach()
+
+    def _teacher_outputs(self, pictures: Tensor) -> Tensor | None:
+        if self.teacher is None or self.read_for_teacher is None:
+            return None
+        # Fabric sets the precision of the network that it wraps alone.
+        with torch.no_grad(), self.fabric.autocast():
+            outputs: Tensor = self.teacher(self.read_for_teacher(pictures))
+        return outputs
 
     def _round_if_due(self) -> None:
         """From here on round the coefficients in the forward (changes the model), if the recipe says so."""

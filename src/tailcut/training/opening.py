@@ -36,9 +36,7 @@ def open_network(
         DataError: the checkpoint cannot be read.
         FileNotFoundError: there is no such file.
     """
-    with resolve(source).open("rb") as file:
-        is_tailcut_file = file.read(len(MAGIC)) == MAGIC
-    if is_tailcut_file:
+    if is_tailcut_file(source):
         if model is not None or arguments:
             raise ArgumentError(f"{source} tells its model itself: leave out --model and --set-argument")
         return load(source, device=device)
@@ -47,3 +45,14 @@ def open_network(
     network = create_model(model, **(arguments or {}))
     load_checkpoint(source, network)
     return network.to(device).eval()
+
+
+def is_tailcut_file(source: str | Path) -> bool:
+    """Whether a file begins as .tailcut files do; `zoo:NAME` does.
+
+    Raises:
+        ArgumentError: the zoo has no such network.
+        FileNotFoundError: there is no such file.
+    """
+    with resolve(source).open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC

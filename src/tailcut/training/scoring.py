@@ -14,13 +14,12 @@ from tailcut.channels.scores import ScoredLayer, layer_table
 from tailcut.data import Dataset, Roots, open_dataset
 from tailcut.errors import ArgumentError
 from tailcut.printing import Report
-from tailcut.training.evaluation import choose_device
+from tailcut.training.evaluation import PROGRESS_INTERVAL, choose_device
 from tailcut.training.opening import open_network
 from tailcut.training.progress import Progress, live_progress
 
 BATCH_SIZE = 128  # the paper's
 SPLIT = "train"
-PROGRESS_INTERVAL = 10.0  # seconds
 
 
 @dataclass

@@ -14,7 +14,7 @@ from tailcut.inputs.gate import FrequencyGate
 from tailcut.inputs.heat_maps import draw_heat_maps
 from tailcut.inputs.stem_edit import transform_of
 from tailcut.printing import Report
-from tailcut.runs import Run
+from tailcut.runs import Run, packed_network
 from tailcut.training.evaluation import PROGRESS_INTERVAL, choose_device
 from tailcut.training.progress import live_progress
 
@@ -127,12 +127,10 @@ def select_channels(
 
 def _packed(source: str | Path) -> str | Path:
     """The file itself, or the packed network of a run folder."""
-    if not Path(source).is_dir():
-        return source
-    run = Run(Path(source))
-    if not run.model.is_file():
-        raise ArgumentError(f"{source} holds no {run.model.name}: finish the run, or pack it with tailcut pack")
-    return run.model
+    packed = packed_network(source)
+    if Path(source).is_dir() and not Path(packed).is_file():
+        raise ArgumentError(f"{source} holds no {Path(packed).name}: finish the run, or pack it with tailcut pack")
+    return packed
 
 
 def _data_of(source: str | Path) -> str:

@@ -17,10 +17,10 @@ from tailcut.errors import ArgumentError
 from tailcut.format import save
 from tailcut.printing import Report
 from tailcut.structure import example_shape
-from tailcut.training.evaluation import choose_device
+from tailcut.training.evaluation import PROGRESS_INTERVAL, choose_device
 from tailcut.training.opening import open_network
 from tailcut.training.progress import live_progress
-from tailcut.training.scoring import BATCH_SIZE, PROGRESS_INTERVAL, SPLIT, random_batches
+from tailcut.training.scoring import BATCH_SIZE, SPLIT, random_batches
 
 
 @dataclass

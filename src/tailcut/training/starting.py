@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from tailcut.channels import prune, score
-from tailcut.data import Dataset, Roots, data_roots
+from tailcut.data import Dataset, Roots, find_file
 from tailcut.errors import ArgumentError, RecipeError, StructureError, TailcutError
 from tailcut.format import load, save
 from tailcut.inputs import BlockDCT, Selection, replace_stem
-from tailcut.runs import Run
+from tailcut.runs import Run, packed_network
 from tailcut.structure import base_of, create_model
-from tailcut.training.opening import open_network
+from tailcut.training.opening import is_tailcut_file, open_network
 from tailcut.training.reading import reader_of
 from tailcut.training.recipe import InputsSection, PruningSection, Recipe
 from tailcut.training.scoring import random_batches
@@ -80,11 +80,11 @@ def parent(recipe: Recipe, *, roots: Roots = None) -> nn.Module:
     """
     if recipe.start is None:
         raise RecipeError("start: there is no such section")
-    source = _find(recipe.start.file, roots)
     name = recipe.model.name
     try:
-        if source.suffix == ".tailcut" or recipe.start.file.startswith("zoo:"):
-            model = load(recipe.start.file if recipe.start.file.startswith("zoo:") else source)
+        source = _find(recipe.start.file, roots)
+        if is_tailcut_file(source):
+            model = load(source)
         else:
             model = open_network(source, model=name, arguments=recipe.model.arguments)
     except (TailcutError, OSError) as error:
@@ -95,16 +95,10 @@ def parent(recipe: Recipe, *, roots: Roots = None) -> nn.Module:
     return model.requires_grad_()
 
 
-def _find(file: str, roots: Roots) -> Path:
+def _find(file: str, roots: Roots) -> str | Path:
     if not file.startswith(DATA_PREFIX):
-        path = Path(file)
-        return Run(path).model if path.is_dir() else path
-    name = file.removeprefix(DATA_PREFIX)
-    places = [root / name for root in data_roots(roots)]
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
-        raise RecipeError(f"start.file: {name} lies under no data root; tried {', '.join(map(str, places))}")
-    return found
+        return packed_network(file)
+    return find_file(file.removeprefix(DATA_PREFIX), roots=roots)
 
 
 def _selection(channels: int | tuple[int, ...] | str) -> Selection:

@@ -1,0 +1,67 @@
+"""Starting a training: its folder, its engine, and one session in each process."""
+
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from tailcut.data import Roots
+from tailcut.errors import MissingExtraError
+from tailcut.files import write_atomically
+from tailcut.runs import Result, Run
+from tailcut.training.checkpoints import remove_unfinished
+from tailcut.training.machines import Machines, is_first_process, make_fabric
+from tailcut.training.progress import log_to_file
+from tailcut.training.recipe import Recipe
+from tailcut.training.recipe_files import check_same, to_toml
+
+try:
+    from lightning_fabric import Fabric
+except ImportError as error:
+    raise MissingExtraError("training", "lightning-fabric", "train") from error
+
+
+class Session(Protocol):
+    """One process of a training."""
+
+    def __init__(self, recipe: Recipe, run: Run, fabric: Fabric, *, roots: Roots, download: bool) -> None: ...
+
+    def train_epochs(self, *, progress: bool) -> None:
+        """Train what is left of the epochs."""
+
+    def finish(self, command: str) -> Result:
+        """Pack and evaluate."""
+
+
+def run_sessions(
+    kind: type[Session], recipe: Recipe, out: str | Path, *, resume: bool, machines: Machines | None, **settings: Any
+) -> Result:
+    """Run one session of this kind in each process; arguments, result and errors are those of `loop.train`."""
+    run = Run(Path(out))
+    fabric = make_fabric(recipe, machines or Machines())
+    if is_first_process():
+        Run.create(out, resume=resume)
+        check_same(recipe, run.recipe)
+        remove_unfinished(run)
+    result: Result = fabric.launch(partial(_run_session, kind=kind, recipe=recipe, run=run, **settings))
+    return result
+
+
+def _run_session(
+    fabric: Fabric,
+    *,
+    kind: type[Session],
+    recipe: Recipe,
+    run: Run,
+    roots: Roots,
+    download: bool,
+    progress: bool,
+    command: str,
+) -> Result:
+    """What each process does."""
+    with log_to_file(run) if fabric.is_global_zero else nullcontext():
+        session = kind(recipe, run, fabric, roots=roots, download=download)
+        if fabric.is_global_zero:
+            write_atomically(run.recipe, to_toml(recipe))
+        session.train_epochs(progress=progress)
+        return session.finish(command)
