@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import parametrize
 
+from bench.large_picture import large_picture_table
 from bench.machine import Machine
 from bench.scale import Scale
 from bench.tables import Row, Table
@@ -38,9 +39,9 @@ Candidates = Mapping[str, Callable[[], object]]
 
 
 def run(scale: Scale, machine: Machine) -> list[Table]:
-    """The UNet, a block over corner sizes and widths, and a training step."""
+    """The UNet, a very large picture, a block over corner sizes and widths, and a training step."""
     torch.manual_seed(0)
-    return [_unet(scale, machine), _sweep(scale, machine), _training(scale, machine)]
+    return [_unet(scale, machine), large_picture_table(scale), _sweep(scale, machine), _training(scale, machine)]
 
 
 def _unet(scale: Scale, machine: Machine) -> Table:
@@ -162,7 +163,7 @@ def _training(scale: Scale, machine: Machine) -> Table:
     network = resnet18(widths)
     regularize(network, num_kept=RESNET_KEPT)
     plain = to_dense(network)
-    fused = fuse(network)
+    fused = {title: fuse(network, engine=engine) for title, engine in FUSED.items() if _has(engine)}
     x, target = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
 
     def step(model: nn.Module) -> Callable[[], object]:
@@ -172,14 +173,16 @@ def _training(scale: Scale, machine: Machine) -> Table:
 
         return call
 
-    candidates = {"fused": step(fused), "dense weights": step(plain), "weights by truncated bases": step(network)}
+    candidates = {title: step(view) for title, view in fused.items()}
+    candidates |= {"dense weights": step(plain), "weights by truncated bases": step(network)}
     table = _table(
         f"A training step of ResNet18, widths {widths}, batch {batch}, {RESNET_KEPT} coefficients a tensor",
         candidates,
         ("dense weights",),
         scale,
     )
-    macs = {name: sum(getattr(layer, name) for layer in fused.report().layers) for name in ("macs", "dense_macs")}
+    layers = next(iter(fused.values())).report().layers
+    macs = {name: sum(getattr(layer, name) for layer in layers) for name in ("macs", "dense_macs")}
     limits = {name: 1e3 * 6 * value / machine.product_rate for name, value in macs.items()}  # forward and two gradients
     note = (
         f"At this machine's matrix product, forward and gradients take {limits['macs']:.0f} ms fused and "

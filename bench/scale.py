@@ -1,5 +1,6 @@
 """How large and how long the benchmarks are: in full, quick, or tiny (for the tests)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tailcut.structure.wire import Value
@@ -21,6 +22,9 @@ class Scale:
         limit_size: side of the matrices whose product measures the machine.
         limit_bytes: size of the copy that measures the machine.
         kernel_sizes: sides of the kernels in the sweep over kernels.
+        photos: pictures of Table 5, by the way in which the network runs.
+        photo_size: their height and width.
+        large_picture: width and height of the picture that measures memory.
         clock: "wall" or "processor", see `bench.timing`.
     """
 
@@ -35,6 +39,9 @@ class Scale:
     limit_size: int
     limit_bytes: int
     kernel_sizes: tuple[int, ...]
+    photos: Mapping[str, int]
+    photo_size: tuple[int, int] = (640, 959)
+    large_picture: tuple[int, int] = (1500, 1000)
     clock: str = "wall"
 
     def unet_arguments(self) -> dict[str, Value]:
@@ -54,6 +61,8 @@ FULL = Scale(
     limit_size=2048,
     limit_bytes=1 << 28,
     kernel_sizes=(2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 16),
+    photos={"fused": 32, "dense": 6},
+    large_picture=(6000, 4000),
 )
 QUICK = Scale(
     max_repetitions=5,
@@ -67,6 +76,7 @@ QUICK = Scale(
     limit_size=1024,
     limit_bytes=1 << 26,
     kernel_sizes=(3, 5, 8, 11),
+    photos={"fused": 4, "dense": 2},
 )
 TINY = Scale(
     max_repetitions=2,
@@ -80,4 +90,7 @@ TINY = Scale(
     limit_size=64,
     limit_bytes=1 << 16,
     kernel_sizes=(3,),
+    photos={"fused": 2},
+    photo_size=(32, 48),
+    large_picture=(96, 64),
 )

@@ -8,16 +8,18 @@ import torch
 
 from tailcut.errors import RecipeError, TrainingError
 from tailcut.execution import FusedNetwork
+from tailcut.execution.compiled import is_installed
 from tailcut.runs import Run
 from tailcut.structure import create_model
-from tailcut.training import loop
-from tailcut.training.acceleration import choose_execution, example_batch, trained_as
+from tailcut.training import acceleration, loop
+from tailcut.training.acceleration import COMPILED, FUSED, choose_execution, example_batch, trained_as
 from tailcut.training.loop import train
 from tailcut.training.losses import total_loss
 from tailcut.training.recipe import Recipe
 from tailcut.weights import regularize
 
 MakeRecipe = Callable[..., Recipe]
+FUSED_HERE = COMPILED if is_installed() else FUSED
 
 
 def test_small_layers_train_densely_and_wide_ones_with_small_corners_fused(make_recipe: MakeRecipe) -> None:
@@ -25,7 +27,7 @@ def test_small_layers_train_densely_and_wide_ones_with_small_corners_fused(make_
     model = create_model("unet", widths=(64, 128), bias=False)
     pictures = torch.zeros(2, 3, 64, 64)
     regularize(model, num_kept=33)
-    assert choose_execution(recipe, model, pictures) == "fused"
+    assert choose_execution(recipe, model, pictures) == FUSED_HERE
     assert choose_execution(recipe, model, pictures[:, :, :4, :4]) == "dense"
 
 
@@ -45,7 +47,7 @@ def test_the_question_changes_nothing(make_recipe: MakeRecipe) -> None:
 def test_the_recipe_has_the_last_word(make_recipe: MakeRecipe) -> None:
     model = create_model("lenet300")
     pictures = torch.zeros(4, 1, 28, 28)
-    assert choose_execution(make_recipe("training.execution=fused"), model, pictures) == "fused"
+    assert choose_execution(make_recipe("training.execution=fused"), model, pictures) == FUSED_HERE
     regularize(model, num_kept=5)
     assert choose_execution(make_recipe("training.execution=dense"), model, pictures) == "dense"
 
@@ -72,6 +74,17 @@ def test_what_trains_shares_its_parameters(make_recipe: MakeRecipe) -> None:
     assert trained_as("dense", model) is model
 
 
+def test_compiled_loops_are_for_cpus_with_numba(make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = create_model("lenet300")
+    regularize(model, num_kept=5)
+    recipe = make_recipe("training.execution=fused")
+    assert choose_execution(recipe, model, torch.zeros(4, 1, 28, 28, device="meta")) == FUSED
+    monkeypatch.setattr(acceleration, "is_installed", lambda: False)
+    assert choose_execution(recipe, model, torch.zeros(4, 1, 28, 28)) == FUSED
+    with pytest.raises(TrainingError, match=r"install tailcut\[fast\]"):
+        trained_as(COMPILED, model)
+
+
 def test_a_batch_is_shared_by_the_processes(make_recipe: MakeRecipe) -> None:
     batch = example_batch(make_recipe("data.batch_size=64"), (1, 28, 28), 2, torch.device("cpu"))
     assert batch.shape == (32, 1, 28, 28)
@@ -83,7 +96,7 @@ def test_a_fused_training_follows_the_dense_one(make_recipe: MakeRecipe, tmp_pat
         for way in ("dense", "fused")
     }
     lines = {way: Run(tmp_path / way).metrics.read_text() for way in results}
-    assert '"execution": "fused"' in lines["fused"]
+    assert f'"execution": "{FUSED_HERE}"' in lines["fused"]
     assert '"execution": "dense"' in lines["dense"]
     assert results["fused"].metrics["accuracy"] == pytest.approx(results["dense"].metrics["accuracy"], abs=0.1)
 

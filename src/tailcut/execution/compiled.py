@@ -1,8 +1,9 @@
 """Compiled loops over tiles: what numba (extra `fast`) makes of the commonest expressions, on the CPU.
 
 The loops know sums of clamp(max over phases of (matrix @ z + shift)): convolution, batch norm, ReLU or ReLU6, and a
-max pool over windows that do not overlap. All else is left to the tiles of `tiles.py`. The loops are general in all
-sizes, compiled once per type and kept on disk; they hold no lock of Python's, so that threads share the positions.
+max pool over windows that do not overlap. Residual sums, maps in memory and gradients are for `programs.py`; all
+else is left to the tiles of `tiles.py`. The loops are general in all sizes, compiled once per type and kept on disk;
+they hold no lock of Python's, so that threads share the positions.
 """
 
 import functools
@@ -53,7 +54,7 @@ def is_worth_while(flops: float) -> bool:
 
 
 def fits(tensor: Tensor) -> bool:
-    """Whether the loops take tensors like this one: on the CPU, float32 or float64, no gradient wanted."""
+    """Whether the loops take tensors like this one: on the CPU, float32 or float64."""
     return tensor.device.type == "cpu" and tensor.dtype in _TYPES
 
 
@@ -74,14 +75,14 @@ def run(terms: Sequence[tuple[Expression, Tensor | None]], num_out: int, num_pos
         arguments = (
             source,
             len(form.phases),
-            _padded(form.matrix, 0).numpy(),
-            _padded(shift, 0).numpy(),
+            padded(form.matrix, 0).numpy(),
+            padded(shift, 0).numpy(),
             source.dtype.type(form.low),
             source.dtype.type(form.high),
-            _padded(matrix, 1).numpy(),
+            padded(matrix, 1).numpy(),
             result.numpy(),
         )
-        _in_threads(kernel, arguments, num_positions, STRIP)
+        in_threads(kernel, arguments, num_positions, STRIP)
     return result
 
 
@@ -113,7 +114,7 @@ def correlate(source: Tensor, core: Tensor, padding: Sequence[int], dilation: Se
         *(int(step) for step in dilation),
         result.numpy(),
     )
-    _in_threads(_loops().correlate_rows, arguments, source.shape[1] * sizes[0], 1)
+    in_threads(_loops().correlate_rows, arguments, source.shape[1] * sizes[0], 1)
     return result
 
 
@@ -123,16 +124,16 @@ def moments(source: Tensor) -> tuple[Tensor, Tensor] | None:
         return None
     num, positions = source.shape
     kernel = _loops().strip_moments
-    pieces = _pieces(positions, STRIP)
-    means = torch.empty(len(pieces), num, dtype=torch.float64)
-    products = torch.empty(len(pieces), num, num, dtype=torch.float64)
+    ranges = pieces(positions, STRIP)
+    means = torch.empty(len(ranges), num, dtype=torch.float64)
+    products = torch.empty(len(ranges), num, num, dtype=torch.float64)
     array = source.contiguous().numpy()
 
     def one(number: int) -> None:
-        kernel(array, means.numpy()[number], products.numpy()[number], *pieces[number])
+        kernel(array, means.numpy()[number], products.numpy()[number], *ranges[number])
 
-    list(_pool().map(one, range(len(pieces))))
-    counts = torch.tensor([float(end - begin) for begin, end in pieces], dtype=torch.float64)
+    list(_pool().map(one, range(len(ranges))))
+    counts = torch.tensor([float(end - begin) for begin, end in ranges], dtype=torch.float64)
     mean = (means * counts[:, None]).sum(0) / positions
     apart = means - mean
     scatter = products.sum(0) + (apart * counts[:, None]).T @ apart
@@ -156,8 +157,8 @@ def clamped_form(expression: Expression) -> Clamped | None:
     return Clamped(tuple(node.source for node in affine), first.matrix, first.shift, low, high)
 
 
-def _padded(tensor: Tensor, axis: int) -> Tensor:
-    """The channels made up to a whole number of blocks with zeros: a zero column of the projection adds nothing."""
+def padded(tensor: Tensor, axis: int) -> Tensor:
+    """The channels made up to a whole number of blocks with zeros: a zero column of a projection adds nothing."""
     missing = -tensor.shape[axis] % BLOCK
     shape = list(tensor.shape)
     shape[axis] = missing
@@ -179,12 +180,13 @@ def _pool() -> ThreadPoolExecutor:
     return _pool_of(os.getpid(), torch.get_num_threads())
 
 
-def _pieces(total: int, unit: int) -> list[tuple[int, int]]:
-    """Ranges for the threads: two for each, of whole units."""
+def pieces(total: int, unit: int) -> list[tuple[int, int]]:
+    """Ranges of positions for the threads: two for each, of whole units."""
     num = 2 * torch.get_num_threads()
     length = max(unit, -(-total // num // unit) * unit)
     return [(begin, min(begin + length, total)) for begin in range(0, total, length)]
 
 
-def _in_threads(kernel: Callable[..., None], arguments: tuple[Any, ...], total: int, unit: int) -> None:
-    list(_pool().map(lambda piece: kernel(*arguments, *piece), _pieces(total, unit)))
+def in_threads(kernel: Callable[..., None], arguments: tuple[Any, ...], total: int, unit: int) -> None:
+    """Call kernel(*arguments, begin, end) for all ranges of `pieces(total, unit)`."""
+    list(_pool().map(lambda piece: kernel(*arguments, *piece), pieces(total, unit)))

@@ -18,14 +18,14 @@ Loop = TypeVar("Loop", bound=Callable[..., None])
 _numba: Any = importlib.import_module("numba")
 
 
-def _compiled(loop: Loop) -> Loop:
+def compile_loop(loop: Loop) -> Loop:
     """Compile at the first call; sums may be reordered, but NaN and infinity are kept."""
     options = {"nogil": True, "cache": True, "fastmath": {"contract", "reassoc"}}
     compiled: Loop = _numba.njit(**options)(loop)
     return compiled
 
 
-@_compiled
+@compile_loop
 def project_strips(
     source: Array,
     num_phases: int,
@@ -74,7 +74,7 @@ def project_strips(
         result[:, start : start + n] += total[:, :n]
 
 
-@_compiled
+@compile_loop
 def _expand(
     z: Array,
     first: int,
@@ -123,7 +123,7 @@ def _expand(
             wide[at, p] = high if x > high else x
 
 
-@_compiled
+@compile_loop
 def _accumulate(wide: Array, projection: Array, c: int, total: Array, n: int) -> None:
     """Add columns c ... c + 3 of the projection times the first four rows of `wide` to `total`."""
     for j in range(projection.shape[0]):
@@ -132,7 +132,7 @@ def _accumulate(wide: Array, projection: Array, c: int, total: Array, n: int) ->
             total[j, p] += q0 * wide[0, p] + q1 * wide[1, p] + (q2 * wide[2, p] + q3 * wide[3, p])
 
 
-@_compiled
+@compile_loop
 def correlate_rows(
     source: Array, core: Array, pad_h: int, pad_w: int, step_h: int, step_w: int, result: Array, begin: int, end: int
 ) -> None:
@@ -171,7 +171,7 @@ def correlate_rows(
         result[:, image, y, :] = total
 
 
-@_compiled
+@compile_loop
 def _correlate_row(row: Array, taps: Array, step: int, total: Array) -> None:
     """Add one row of the source under one row of the kernel to `total`."""
     num = taps.shape[0]
@@ -191,7 +191,7 @@ def _correlate_row(row: Array, taps: Array, step: int, total: Array) -> None:
             total[x] += tap0 * row0[x] + tap1 * row1[x] + tap2 * row2[x]
 
 
-@_compiled
+@compile_loop
 def strip_moments(source: Array, mean: Array, scatter: Array, begin: int, end: int) -> None:
     """Mean and sum of products about it, of positions begin ... end - 1, strip by strip and merged in float64.
 

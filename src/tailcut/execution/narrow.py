@@ -217,4 +217,4 @@ def _engine(run: Run, parts: Sequence[Expression], num_out: int) -> str:
     positions = read[0].shape[1:].numel()
     work = positions * sum(flops(part) + 2 * num_out * part.channels for part in parts if not isinstance(part, Affine))
     wants = torch.is_grad_enabled() and any(source.requires_grad for source in read)
-    return run.engine_for(work, read[0], with_gradients=wants)
+    return run.engine_for(work, read[0], with_gradients=wants, differentiable=True)

@@ -207,7 +207,7 @@ def fuse(
         example_input: a tensor, or a tuple of arguments, for the first report (and the timing). None: registered
             networks know their example; for others `report` tells of the latest forward.
         engine: "torch": tiles of PyTorch's own products. "compiled": loops compiled by numba (extra `fast`) for
-            what they know, on the CPU and without gradients. "auto": compiled loops once a process has done so
+            what they know, on the CPU, with gradients too. "auto": compiled loops once a process has done so
             much work in tiles that the compiler pays, if numba is installed.
         check_by_timing: time the example both ways, and run inputs of its shape densely if that is faster.
 

@@ -85,9 +85,16 @@ class Run:
                 if found.way == "fused":
                     found.way = "factored"
 
-    def engine_for(self, flops: float, like: Tensor, *, with_gradients: bool) -> str:
-        """The engine for so much work in tiles: compiled loops never where a gradient is wanted."""
-        if self.engine == "torch" or with_gradients or not compiled.fits(like):
+    def engine_for(self, flops: float, like: Tensor, *, with_gradients: bool, differentiable: bool = False) -> str:
+        """The engine for so much work in tiles.
+
+        Args:
+            flops: of the work.
+            like: one of the tensors it reads.
+            with_gradients: a gradient is wanted.
+            differentiable: the compiled loops for this work have a backward pass.
+        """
+        if self.engine == "torch" or (with_gradients and not differentiable) or not compiled.fits(like):
             return "torch"
         if self.engine == "compiled":
             return "compiled" if compiled.is_installed() else "torch"

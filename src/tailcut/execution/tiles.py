@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tailcut.execution import compiled
+from tailcut.execution import compiled, programs
 from tailcut.execution.expression import (
     Affine,
     Expression,
@@ -25,6 +25,7 @@ from tailcut.execution.expression import (
     parameters,
     sources,
 )
+from tailcut.execution.programs import Program
 
 # A tile of the widest map takes this many bytes: two or three of them fit a core's second-level cache.
 TILE_BYTES = 1 << 20
@@ -49,7 +50,7 @@ def project(parts: Sequence[Expression], matrix: Tensor, *, engine: str = "torch
     Args:
         parts: expressions over one grid, `Resampled` ones too; their channels add up to the matrix's columns.
         matrix: (num_out, channels).
-        engine: "torch", or "compiled" to use compiled loops for what they know (never for gradients).
+        engine: "torch", or "compiled" to use compiled loops for what they know.
 
     Returns:
         (num_out, batch, *spatial).
@@ -105,7 +106,8 @@ def _run(terms: Sequence[Term], num_out: int, engine: str) -> Tensor:
     grid = over_positions[0].shape[1:]
     tensors = [*(source.flatten(1) for source in over_positions), *over_channels]
     originals = [*over_positions, *over_channels]
-    plan = _Plan(tuple(terms), num_out, tuple(id(tensor) for tensor in originals), len(over_positions))
+    known = _programs(terms, tensors[0]) if engine == "compiled" else None
+    plan = _Plan(tuple(terms), num_out, tuple(id(tensor) for tensor in originals), len(over_positions), known)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         result: Tensor = _Tiles.apply(plan, *tensors)  # type: ignore[no-untyped-call]
         return result.reshape(num_out, *grid)
@@ -116,14 +118,27 @@ def _run(terms: Sequence[Term], num_out: int, engine: str) -> Tensor:
     return plan.forward(tensors).reshape(num_out, *grid)
 
 
+def _programs(terms: Sequence[Term], like: Tensor) -> tuple[Program, ...] | None:
+    """The terms as programs for the compiled loops; None if they do not know all, or there is too little to do."""
+    if like.shape[1] < compiled.MIN_POSITIONS or not compiled.fits(like):
+        return None
+    found = [programs.program_of(term.expression) for term in terms]
+    known = tuple(program for program in found if program is not None)
+    return known if len(known) == len(terms) else None
+
+
 @dataclass(frozen=True)
 class _Plan:
-    """A sum of terms over tensors that are known by their identity: first those over positions."""
+    """A sum of terms over tensors that are known by their identity: first those over positions.
+
+    `programs`: the terms for the compiled loops, None where tiles are to do it.
+    """
 
     terms: tuple[Term, ...]
     num_out: int
     names: tuple[int, ...]
     num_sources: int
+    programs: tuple[Program, ...] | None = None
 
     def ranges(self, tensors: Sequence[Tensor]) -> Iterator[slice]:
         """The tiles, as ranges of positions."""
@@ -160,11 +175,29 @@ class _Plan:
 
     def forward(self, tensors: Sequence[Tensor]) -> Tensor:
         """The whole sum, (num_out, positions), without a graph."""
+        if self.programs is not None:
+            values = dict(zip(self.names, tensors, strict=True))
+            shape = self.num_out, tensors[0].shape[1]
+            writes = self.terms[0].matrix is None
+            result = tensors[0].new_empty(shape) if writes else tensors[0].new_zeros(shape)
+            for term, program in zip(self.terms, self.programs, strict=True):
+                programs.add_forward(program, term.matrix, values, result)
+            return result
         result = tensors[0].new_empty(self.num_out, tensors[0].shape[1])
         with torch.no_grad():
             for positions in self.ranges(tensors):
                 self.tile(self.at(tensors, positions), result[:, positions])
         return result
+
+    def backward(self, tensors: Sequence[Tensor], gradient: Tensor) -> list[Tensor | None]:
+        """The gradients of the sum, by compiled loops."""
+        values = dict(zip(self.names, tensors, strict=True))
+        sums: dict[int, Tensor] = {}
+        for term, program in zip(self.terms, self.programs or (), strict=True):
+            for tensor, part in programs.backward(program, term.matrix, values, gradient):
+                name = id(tensor)
+                sums[name] = sums[name] + part if name in sums else part
+        return [sums.get(name) for name in self.names]
 
 
 def _columns(tensor: Tensor, positions: slice) -> Tensor:
@@ -188,6 +221,8 @@ class _Tiles(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         plan: _Plan = ctx.plan
         tensors: tuple[Tensor, ...] = ctx.saved_tensors
+        if plan.programs is not None:
+            return None, *plan.backward(tensors, gradient)
         wanted = [n for n, needed in enumerate(ctx.needs_input_grad[1:]) if needed]
         sums: list[Tensor | None] = [None] * len(tensors)
         for n in wanted:

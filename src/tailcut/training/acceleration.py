@@ -3,19 +3,23 @@
 import torch
 from torch import Tensor, nn
 
+from tailcut.errors import TrainingError
 from tailcut.execution import FusedNetwork, pays_in_training
+from tailcut.execution.compiled import is_installed
 from tailcut.training.recipe import Recipe
 from tailcut.weights import truncated_tensors
 
 Execution = str
-DENSE, FUSED = "dense", "fused"
+DENSE, FUSED, COMPILED = "dense", "fused", "compiled"
 
 
 def choose_execution(recipe: Recipe, model: nn.Module, pictures: Tensor) -> Execution:
-    """How the network trains from here on: "dense" (its weights are rebuilt in each step) or "fused".
+    """How the network trains from here on.
 
-    The answer depends on the recipe, on the corners as they are and on the shape of the batch alone; the model is not
-    changed. It may be asked for again only where vectors are shortened.
+    "dense": its weights are rebuilt in each step. "fused": through `tailcut.fuse`. "compiled": the same, with numba's
+    loops, on a CPU where numba is installed. Beside that the answer depends on the recipe, on the corners as they are
+    and on the shape of the batch alone. The model is not changed. It may be asked for again only where vectors are
+    shortened.
 
     Args:
         recipe: its `training.execution` decides, if it is not "auto".
@@ -23,20 +27,32 @@ def choose_execution(recipe: Recipe, model: nn.Module, pictures: Tensor) -> Exec
         pictures: a batch like those of the training, on that device.
     """
     wanted = recipe.training.execution
+    fused = COMPILED if pictures.device.type == "cpu" and is_installed() else FUSED
     if wanted != "auto":
-        return wanted
+        return fused if wanted == FUSED else wanted
     if recipe.training.precision != "fp32" or not truncated_tensors(model):
         return DENSE
     mode = model.training
     try:
-        return FUSED if pays_in_training(model.train(), pictures) else DENSE
+        return fused if pays_in_training(model.train(), pictures) else DENSE
     finally:
         model.train(mode)
 
 
 def trained_as(execution: Execution, model: nn.Module) -> nn.Module:
-    """The module whose forward pass trains `model` in this way; it shares all parameters with it."""
-    return FusedNetwork(model, engine="torch") if execution == FUSED else model
+    """The module whose forward pass trains `model` in this way; it shares all parameters with it.
+
+    Raises:
+        TrainingError: the way is "compiled", as a checkpoint may say, and numba is not installed.
+    """
+    if execution == DENSE:
+        return model
+    if execution == COMPILED and not is_installed():
+        raise TrainingError(
+            "this training began with compiled loops, and other loops would end in other digits: install "
+            "tailcut[fast], or begin anew"
+        )
+    return FusedNetwork(model, engine="compiled" if execution == COMPILED else "torch")
 
 
 def example_batch(recipe: Recipe, picture_shape: tuple[int, ...], num_processes: int, device: torch.device) -> Tensor:

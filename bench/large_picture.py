@@ -1,0 +1,72 @@
+"""One very large picture through the fused UNet: seconds, and the memory of the whole process at its peak.
+
+    python -m bench.large_picture 6000 4000          one JSON object
+
+It is measured in a process of its own, so that nothing else counts.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from bench.scale import Scale
+from bench.tables import Table
+from tailcut.execution import fuse
+from tailcut.structure import create_model
+from tailcut.weights import regularize
+
+UNET_KEPT = 33
+# A map of the UNet at full size: 64 channels of float32.
+FULL_SIZE_CHANNELS, NUMBER_BYTES = 64, 4
+
+
+def large_picture_table(scale: Scale) -> Table:
+    """The picture of this scale, measured in another process."""
+    width, height = scale.large_picture
+    command = [sys.executable, "-m", "bench.large_picture", str(width), str(height)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
+    measured = json.loads(done.stdout)
+    single_map = width * height * FULL_SIZE_CHANNELS * NUMBER_BYTES
+    return Table(
+        f"One picture of {width:,} x {height:,} through the fused UNet, {UNET_KEPT} coefficients a layer",
+        {"picture": "", "s": ".1f", "peak GiB": ".2f", "one dense map GiB": ".2f"},
+        [
+            {
+                "picture": f"{width:,} x {height:,}",
+                "s": measured["seconds"],
+                "peak GiB": measured["peak_bytes"] / 2**30,
+                "one dense map GiB": single_map / 2**30,
+            }
+        ],
+        ["peak: of the whole process, Python and torch included. The dense network has several maps of full size."],
+    )
+
+
+def main() -> int:
+    """Measure, and print one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("width", type=int)
+    parser.add_argument("height", type=int)
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    network = create_model("unet", bias=False, affine=False, running_stats=False).eval()
+    regularize(network, num_kept=UNET_KEPT)
+    fused = fuse(network)
+    picture = torch.rand(1, 3, arguments.height, arguments.width)
+    start = time.perf_counter()
+    with torch.inference_mode():
+        fused(picture)
+    seconds = time.perf_counter() - start
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts KiB
+    print(json.dumps({"seconds": seconds, "peak_bytes": peak}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
