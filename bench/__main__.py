@@ -1,4 +1,4 @@
-"""The benchmarks' command line: `python -m bench [transform|sweeps|training|files|execution|inputs|channels|all]`."""
+"""The benchmarks' command line: `python -m bench [TOPIC]`, all topics if none is named."""
 
 import argparse
 import dataclasses
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from bench import channels, execution, files, inputs, sweeps, training, transform
+from bench import channels, execution, files, inputs, sweeps, table5, training, transform
 from bench.machine import Machine, measure_machine
 from bench.scale import FULL, QUICK, TINY, Scale
 from bench.tables import Table
@@ -25,6 +25,7 @@ TOPICS: dict[str, Callable[[Scale, Machine], list[Table]]] = {
     "execution": execution.run,
     "inputs": inputs.run,
     "channels": channels.run,
+    "table5": table5.run,
 }
 SCALES = {"full": FULL, "quick": QUICK, "tiny": TINY}
 

@@ -15,19 +15,29 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
+from docs.markdown import counted, duration, markdown_table, percent
+from docs.recipe_tables import recipe_table
+
 import tailcut
+from tailcut.cli.reproduce import wanted_rows
+from tailcut.reports import make_table
 from tailcut.runs import Result, read_result
+from tailcut.training.experiments import load_experiment, shipped_experiments, trials_of
+from tailcut.training.experiments_sweep import find_results, make_report
 
 ROOT = Path(__file__).resolve().parent.parent
-TABLE1 = Path("docs/results/frequency-regularization")
+RESULTS = Path("docs/results")
+TABLE1 = RESULTS / "frequency-regularization"
 UNET = Path("docs/results/published-unet")
 BENCH = Path("docs/results/bench-main.json")
-BENCH_OF = {topic: Path(f"docs/results/bench-{topic}.json") for topic in ("execution", "inputs", "channels")}
-TRANSPLANT = Path("docs/results/frequency-inputs/transplant.json")
+BENCH_OF = {topic: Path(f"docs/results/bench-{topic}.json") for topic in ("execution", "inputs", "channels", "table5")}
+EXPERIMENTS = Path("docs/results/experiments")
+TRANSPLANT = Path("docs/results/bench-transplant.json")
 NETWORKS = {"lenet300": "LeNet-300-100", "lenet5": "LeNet-5"}
 BITS = {"float32": 32, "float16": 16}
 PACKAGES = ("weights", "format", "structure", "transform", "data", "training", "runs", "errors")
@@ -103,14 +113,23 @@ def build(root: Path) -> dict[Path, str]:
             "table1": lambda: table1(results),
             "runs": lambda: runs_table(results),
             "unet": lambda: unet_table(root / UNET),
+            **{name: partial(paper_table, name, root) for name in ("table2", "table3", "table4")},
         },
-        "docs/benchmarks.md": {"bench": lambda: bench_tables(root / BENCH)},
+        "docs/benchmarks.md": {
+            "bench": lambda: bench_tables(root / BENCH),
+            "table5": lambda: bench_tables(root / BENCH_OF["table5"], headings=False),
+        },
         "docs/run-fast.md": {"bench": lambda: bench_tables(root / BENCH_OF["execution"], headings=False)},
         "docs/frequency-inputs.md": {
+            "runs": lambda: recipe_table(root / RESULTS, "frequency-inputs"),
             "bench": lambda: bench_tables(root / BENCH_OF["inputs"], headings=False),
             "transplant": lambda: bench_rows(root / TRANSPLANT),
         },
-        "docs/channel-pruning.md": {"bench": lambda: bench_tables(root / BENCH_OF["channels"], headings=False)},
+        "docs/channel-pruning.md": {
+            "runs": lambda: recipe_table(root / RESULTS, "frequency-pruning"),
+            "bench": lambda: bench_tables(root / BENCH_OF["channels"], headings=False),
+        },
+        "docs/experiments.md": {"experiments": lambda: experiment_tables(root / EXPERIMENTS)},
         "docs/reference/index.md": {"public": public_names, "packages": package_names},
     }
     pages = {}
@@ -131,15 +150,17 @@ def replace_block(text: str, name: str, content: str) -> str:
     return changed
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
-    """A table in Markdown; `align` has one `<` or `>` per column."""
-    rule = ["---:" if side == ">" else "---" for side in align]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
-
-
 def read_results(folder: Path) -> list[Result]:
     """The results of all runs in a folder, sorted by name of the file."""
     return [read_result(path) for path in sorted(folder.glob("*.json"))]
+
+
+def paper_table(name: str, root: Path) -> str:
+    """A paper's table beside the records of this project."""
+    records: dict[str, list[Result]] = {}
+    for result in read_results(root / TABLE1):
+        records.setdefault(result.name, []).append(result)
+    return make_table(name, wanted_rows(), records).to_markdown().rstrip()
 
 
 def of_row(results: Sequence[Result], row: PaperRow) -> list[Result]:
@@ -273,6 +294,19 @@ def unet_table(folder: Path) -> str:
     return markdown_table(["codec", "mean Dice", "coefficients", "bytes of the file", "pictures"], rows, "<>>>>")
 
 
+def experiment_tables(folder: Path) -> str:
+    """Each experiment that ships: its question, what it compares, and its table from FOLDER/NAME/*.json."""
+    parts = []
+    for name in shipped_experiments():
+        experiment, records = load_experiment(name), folder / name
+        trials = trials_of(experiment, folder)  # no runs lie there: only records count
+        report = make_report(experiment, trials, find_results(trials, records if records.is_dir() else None))
+        source = f" The paper's figures: {experiment.paper_source}." if experiment.paper_source else ""
+        text = f"{experiment.description.strip()}{source}"
+        parts += [f"## {name}", f"**{experiment.question}** {text}", report.to_markdown().strip()]
+    return "\n\n".join(parts)
+
+
 def bench_tables(path: Path, *, headings: bool = True) -> str:
     """The benchmarks that were run, one table each; with a heading for each topic, if wanted."""
     if not path.is_file():
@@ -346,23 +380,6 @@ def first_line(thing: object) -> str:
     """The first sentence of a docstring, on one line."""
     paragraph = (inspect.getdoc(thing) or "").partition("\n\n")[0]
     return " ".join(paragraph.split()).replace("|", "\\|")
-
-
-def percent(value: float) -> str:
-    """0.9752 as `97.52 %`."""
-    return f"{100 * value:.2f} %"
-
-
-def counted(number: int, what: str) -> str:
-    """`1 thread`, `2 threads`."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 if __name__ == "__main__":

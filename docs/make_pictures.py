@@ -24,9 +24,12 @@ from tailcut.channels.pictures import show_maps
 from tailcut.data import open_dataset
 from tailcut.inputs import BlockDCT, describe_picture
 from tailcut.inputs.drawing import show_channels
+from tailcut.reports.corners import axis_names, folded_corner, show_corner
+from tailcut.reports.spectrum import axis_energies, axis_roles, show_energies
 from tailcut.transform import dct, dct_basis, idct, l1_order, l1_rank
 from tailcut.transform.block import block_dct
 from tailcut.transform.color import rgb_to_ycbcr
+from tailcut.weights import truncated_tensors
 
 FOLDER = build_tables.ROOT / "docs" / "pictures"
 POINTS_KEY = "points"
@@ -46,6 +49,7 @@ def main() -> None:
         "frequency-inputs": frequency_inputs,
         "channel-scores": channel_scores,
         "run-fast": run_fast,
+        "report": report,
     }
     for name, draw in pictures.items():
         write(draw(), FOLDER / f"{name}.png")
@@ -293,6 +297,27 @@ def channel_scores() -> Figure:
     """Maps of our LeNet-5 with high and low scores, of a handwritten digit."""
     digit, _ = open_dataset("digits", "test").batch([4])
     figure: Figure = show_maps(tailcut.load("zoo:lenet5-ref"), digit, "conv1")
+    return figure
+
+
+def report() -> Figure:
+    """Parts of the report on our smallest LeNet-5: its kept corners, and the spectra of its weights."""
+    model = tailcut.load("zoo:lenet5-776")
+    tensors, energies, roles = truncated_tensors(model), dict(axis_energies(model)), axis_roles(model)
+    figure = new_figure(11, 4.6)
+    corners, spectra = figure.subfigures(2, len(tensors), height_ratios=[1.15, 1], squeeze=False)
+    for corner, spectrum, tensor in zip(corners, spectra, tensors, strict=True):
+        corner.suptitle(f"{tensor.name}: {tensor.num_kept} of {np.prod(tensor.shape):,}", fontsize=9)
+        show_corner(corner, folded_corner(tensor)[0], axis_names(tensor, roles[tensor.name]))
+        show_energies(spectrum, energies[tensor.name], roles[tensor.name])
+        for part in (*corner.axes, *spectrum.axes):
+            part.tick_params(labelsize=7)
+            part.xaxis.label.set_size(8)
+            part.yaxis.label.set_size(8)
+        lines = spectrum.axes[0].lines
+        for number, line in enumerate(lines):  # those of a page take its colours
+            line.set_color(f"C{number}")
+        spectrum.axes[0].legend(fontsize=7)
     return figure
 
 

@@ -44,7 +44,7 @@ EXTRA_MODULES = [
 ]
 
 VERBS = ["train", "pack", "inspect", "evaluate", "predict", "convert", "unpack", "export", "models"]
-VERBS += ["dct", "select", "score", "prune", "attack", "explain", "reproduce"]
+VERBS += ["dct", "select", "score", "prune", "attack", "explain", "reproduce", "sweep", "report", "compare"]
 
 ROUND_TRIP = """
 import sys
@@ -142,11 +142,14 @@ def test_wheel_holds_the_package_data(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     source = REPOSITORY / "src"
     package = {path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()}
-    recipes = {f"tailcut/{path.relative_to(REPOSITORY)}" for path in (REPOSITORY / "recipes").rglob("*.toml")}
+    data = [path for folder in ("recipes", "experiments") for path in (REPOSITORY / folder).rglob("*.toml")]
+    recipes = {f"tailcut/{path.relative_to(REPOSITORY)}" for path in data}
     wanted = {name for name in package if "__pycache__" not in name and not name.endswith(".pyc")} | recipes
     assert {"tailcut/py.typed", "tailcut/format/SPEC.md"} <= wanted
     assert any(name.endswith(".tailcut") for name in wanted)
     assert recipes
+    results = REPOSITORY / "docs" / "results"
+    wanted |= {f"tailcut/results/{path.relative_to(results)}" for path in results.glob("frequency-*/*.json")}
     assert wanted - names == set()
 
 
@@ -199,6 +202,18 @@ def test_models_with_no_extra(environment: Path, tmp_path: Path) -> None:
     text = json.dumps(json.loads(output))
     assert '"lenet5"' in text
     assert "lenet5-776" in text
+
+
+def test_records_are_found_where_the_package_is_installed(environment: Path, tmp_path: Path) -> None:
+    program = """
+from tailcut.reports import find_results, records_folder
+print(records_folder())
+print(sorted(result.name for results in find_results("nowhere").values() for result in results))
+"""
+    folder, names = _run([environment / "bin" / "python", "-c", program], tmp_path).splitlines()
+    assert Path(folder).is_relative_to(environment)
+    records = (REPOSITORY / "docs" / "results").glob("frequency-*/*.json")
+    assert names == str(sorted(json.loads(path.read_text())["name"] for path in records))
 
 
 def test_zoo_loads_with_no_extra(environment: Path, tmp_path: Path) -> None:

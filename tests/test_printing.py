@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tailcut.printing import Report, plain, table
+from tailcut.printing import Report, figure_text, is_fraction, plain, table
 
 
 @dataclass(frozen=True)
@@ -91,3 +91,18 @@ def test_table_without_rows() -> None:
 def test_table_refuses_rows_of_another_width() -> None:
     with pytest.raises(ValueError, match="zip"):
         table(("a", "b"), [(1, 2, 3)])
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "text"),
+    [
+        ("accuracy", 0.98261, "98.26 %"),
+        ("box_AP", 0.4, "40.00 %"),
+        ("fid", 93.957, "93.96"),
+        ("elbo", -1098.3764, "-1,098.38"),
+        ("seconds", 79.0, "79.00"),
+    ],
+)
+def test_fractions_are_percent_and_other_metrics_plain(metric: str, value: float, text: str) -> None:
+    assert figure_text(metric, value) == text
+    assert is_fraction(metric) is text.endswith("%")

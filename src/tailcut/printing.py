@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+_PLAIN_METRICS = ("fid", "elbo", "seconds")
+
 
 class Report:
     """Base of all report dataclasses: `to_dict` and `to_json` follow the fields, `str` is for people."""
@@ -32,6 +34,30 @@ def plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return value
+
+
+def is_fraction(metric: str) -> bool:
+    """Whether a metric of this name is 0 to 1 (`accuracy`, `dice`) and not a distance, a logarithm or a time."""
+    return not metric.startswith(_PLAIN_METRICS)
+
+
+def figure_text(metric: str, value: float) -> str:
+    """The value of a metric for people: percent, or the number itself where it is no fraction.
+
+    >>> figure_text("accuracy", 0.98261), figure_text("fid", 93.957)
+    ('98.26 %', '93.96')
+    """
+    return f"{100 * value:.2f} %" if is_fraction(metric) else f"{value:,.2f}"
+
+
+def spread_text(metric: str, mean: float, spread: float) -> str:
+    """Mean and spread of a metric for people.
+
+    >>> spread_text("accuracy", 0.9826, 0.0012), spread_text("fid", 93.957, 1.5)
+    ('98.26 ± 0.12 %', '93.96 ± 1.50')
+    """
+    scale, unit = (100, " %") if is_fraction(metric) else (1, "")
+    return f"{scale * mean:,.2f} ± {scale * spread:.2f}{unit}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, align: str | None = None) -> str:

@@ -6,6 +6,7 @@ RUN/
   checkpoints/last.pt     the state after the last finished epoch
   checkpoints/previous.pt the state one epoch earlier
   model.tailcut           the packed network
+  discriminator.tailcut   the packed discriminator, of a GAN only
   result.json             the figures of the packed network and how it was trained
   curves.png              loss, metric and kept coefficients over the epochs
   log.txt                 the log
@@ -21,7 +22,7 @@ from typing import Any
 
 from tailcut.errors import ArgumentError, DataError
 from tailcut.files import write_atomically
-from tailcut.printing import Report, table
+from tailcut.printing import Report, figure_text, table
 
 
 @dataclass
@@ -40,8 +41,8 @@ class Result(Report):
         seconds: time of all epochs together, validation included.
         versions: version of each package that matters.
         split_sizes: pictures per split (`train`, `validation`, `test`).
-        metrics: figures of the packed file on the whole test split, 0 to 1.
-        validation: figures on the held-out pictures after the last epoch, 0 to 1; empty without hold-out.
+        metrics: figures of the packed file on the whole test split, 0 to 1; distances (`fid`) as they are.
+        validation: the same on the held-out pictures after the last epoch; empty without hold-out.
         num_kept: coefficients that the file keeps.
         num_parameters: numbers that the dense network has.
         num_other: numbers of the file that are no coefficients (biases, batch norm).
@@ -70,8 +71,10 @@ class Result(Report):
 
     def __str__(self) -> str:
         """The figures, beside the paper's, as a table for people."""
-        rows = [(f"test {name}", f"{100 * value:.2f} %", self._in_paper(name)) for name, value in self.metrics.items()]
-        rows += [(f"validation {name}", f"{100 * value:.2f} %", "") for name, value in self.validation.items()]
+        rows = [
+            (f"test {name}", figure_text(name, value), self._in_paper(name)) for name, value in self.metrics.items()
+        ]
+        rows += [(f"validation {name}", figure_text(name, value), "") for name, value in self.validation.items()]
         rows += [
             ("kept coefficients", f"{self.num_kept:,}", ""),
             ("other numbers", f"{self.num_other:,}", ""),
@@ -83,7 +86,7 @@ class Result(Report):
 
     def _in_paper(self, metric: str) -> str:
         value = self.paper.get("metrics", {}).get(metric)
-        return "" if value is None else f"{100 * value:.2f} %"
+        return "" if value is None else figure_text(metric, value)
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,11 @@ class Run:
     def model(self) -> Path:
         """The packed network."""
         return self.path / "model.tailcut"
+
+    @property
+    def discriminator(self) -> Path:
+        """The packed discriminator, of a GAN only."""
+        return self.path / "discriminator.tailcut"
 
     @property
     def result(self) -> Path:

@@ -4,6 +4,9 @@ from typing import Any
 
 import pytest
 
+from tailcut.format import save
+from tailcut.structure import create_model
+
 Tailcut = Callable[..., Any]
 
 
@@ -30,6 +33,9 @@ def test_a_row_is_shown(tailcut: Tailcut, packed: Path) -> None:
         (["--data", "nothing"], 2, "unknown data set 'nothing'"),
         (["--data", "digits", "--split", "third"], 2, "no split 'third'"),
         (["--data", "digits", "--device", "toaster"], 2, "no device 'toaster'"),
+        (["--data", "digits", "--accelerator", "toaster"], 2, "cannot run on"),
+        (["--data", "digits", "--devices", "0"], 2, "devices and num_nodes must be at least 1"),
+        (["--data", "digits", "--devices", "2", "--device", "cpu"], 2, "one device is named (cpu)"),
         (["--data", "carvana", "--split", "published", "--data-root", "nowhere"], 1, "carvana/published"),
     ],
 )
@@ -47,3 +53,16 @@ def test_data_roots_are_tried_in_their_order(tailcut: Tailcut, packed: Path, mni
     outcome = tailcut("evaluate", packed, *words)
     assert outcome.code == 0
     assert outcome.json["num_samples"] == 10000
+
+
+def test_a_network_that_makes_pictures_gets_a_distance(tailcut: Tailcut, packed: Path, tmp_path: Path) -> None:
+    save(create_model("vae", hidden=8), tmp_path / "vae.tailcut")
+    words = ("evaluate", tmp_path / "vae.tailcut", "--data", "digits", "--num-samples", "20", "--device", "cpu")
+    outcome = tailcut(*words, "--json")
+    assert outcome.code == 0
+    assert outcome.json["metrics"].keys() == {"fid", "elbo"}
+    assert (outcome.json["num_generated"], outcome.json["features"]) == (20, "zoo:lenet5-ref")
+    assert "fid: 20 made pictures" in tailcut(*words).out
+    outcome = tailcut("evaluate", packed, "--data", "digits", "--num-samples", "20")
+    assert outcome.code == 2
+    assert "this network makes none" in outcome.err

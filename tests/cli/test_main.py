@@ -21,7 +21,7 @@ NAMES = [verb.__name__.rpartition(".")[2] for verb in VERBS]
 
 def test_the_verbs_are_those_promised(tailcut: Tailcut) -> None:
     of_files = ["train", "pack", "inspect", "evaluate", "predict", "convert", "unpack", "export"]
-    new = ["dct", "select", "score", "prune", "attack", "explain", "reproduce", "models"]
+    new = ["dct", "select", "score", "prune", "attack", "explain", "reproduce", "sweep", "report", "compare", "models"]
     assert of_files + new == NAMES
     shown = tailcut("--help")
     assert shown.code == 0

@@ -36,3 +36,25 @@ def test_a_missing_picture_fails(tailcut: Tailcut, packed: Path, tmp_path: Path)
     outcome = tailcut("predict", packed, tmp_path / "none.png")
     assert outcome.code == 1
     assert "none.png" in outcome.err
+
+
+def test_a_network_that_makes_pictures_needs_none(tailcut: Tailcut, picture: Path, tmp_path: Path) -> None:
+    save(create_model("vae", hidden=8), tmp_path / "vae.tailcut")
+    outcome = tailcut("predict", tmp_path / "vae.tailcut", "-o", tmp_path / "out", "--num-samples", 9, "--json")
+    assert outcome.code == 0
+    assert outcome.json["picture"] == str(tmp_path / "out" / "samples.png")
+    assert (outcome.json["num_samples"], outcome.json["seed"]) == (9, 0)
+    first = (tmp_path / "out" / "samples.png").read_bytes()
+    tailcut("predict", tmp_path / "vae.tailcut", "-o", tmp_path / "out", "--num-samples", 9, "--seed", 1)
+    assert (tmp_path / "out" / "samples.png").read_bytes() != first
+    for words, message in (((), "-o DIR"), ((picture, "-o", tmp_path), "leave out PICTURE")):
+        outcome = tailcut("predict", tmp_path / "vae.tailcut", *words)
+        assert outcome.code == 2
+        assert message in outcome.err
+
+
+def test_other_networks_need_pictures_and_take_no_seed(tailcut: Tailcut, packed: Path, picture: Path) -> None:
+    for words, message in (((), "name at least one picture"), ((picture, "--seed", 1), "this network makes none")):
+        outcome = tailcut("predict", packed, *words)
+        assert outcome.code == 2
+        assert message in outcome.err

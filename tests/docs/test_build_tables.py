@@ -123,8 +123,3 @@ def test_benchmarks(tmp_path: Path) -> None:
     assert "| x | 0.123 | 1,500 |" in text
     assert "| y | - | 2 |" in text
     assert text.endswith("A note.")
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(5, "5 s"), (600, "10 min"), (9000, "2.5 h")])
-def test_duration(seconds: float, text: str) -> None:
-    assert build_tables.duration(seconds) == text

@@ -21,11 +21,16 @@ from tailcut.format import InspectReport, SaveReport
 from tailcut.format.inspect import StoredOtherTensor, StoredTensor
 from tailcut.inputs import FrequencyReport
 from tailcut.printing import Report
-from tailcut.reports import ReproducedRow, ReproduceReport
+from tailcut.reports import ReproducedRow, ReproduceReport, SeedMean
+from tailcut.reports.comparison import ComparedNetwork, ComparedOutputs, ComparedTensor, ComparisonReport
+from tailcut.reports.page import LeftOut, PageReport
+from tailcut.reports.speed import Speed
 from tailcut.runs import Result
 from tailcut.training import EvaluateReport, PredictReport
 from tailcut.training.attacks import AttackCurve, AttackReport
 from tailcut.training.explaining import ExplainReport, Explanation
+from tailcut.training.generation import GenerationReport
+from tailcut.training.generation_prediction import SampleReport
 from tailcut.training.listing import Architecture, ModelsReport, ZooEntry
 from tailcut.training.packing import UnpackReport
 from tailcut.training.recipe import OverrideSection, Recipe
@@ -40,11 +45,13 @@ COMMAND_LINE = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
 RECIPES = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
 REPORTS: dict[str, tuple[type[Report], ...]] = {
     "train": (Result,),
-    "reproduce": (ReproduceReport, ReproducedRow),
+    "report": (PageReport, Speed, LeftOut),
+    "compare": (ComparisonReport, ComparedNetwork, ComparedTensor, ComparedOutputs),
+    "reproduce": (ReproduceReport, ReproducedRow, SeedMean),
     "pack": (SaveReport,),
     "inspect": (InspectReport, StoredTensor, StoredOtherTensor),
-    "evaluate": (EvaluateReport,),
-    "predict": (PredictReport,),
+    "evaluate": (EvaluateReport, GenerationReport),
+    "predict": (PredictReport, SampleReport),
     "unpack": (UnpackReport,),
     "dct": (FrequencyReport,),
     "select": (SelectReport,),

@@ -43,4 +43,4 @@ def test_stored_networks_run(path: Path) -> None:
 
 def test_the_files_show_every_kind_of_edit() -> None:
     kinds = {edit.kind for path in GOLDEN for edit in record_of(tailcut.load(path)).edits}
-    assert kinds == {"regularize", "replace_stem", "prune"}
+    assert kinds == {"regularize", "replace_stem", "prune", "ycbcr"}

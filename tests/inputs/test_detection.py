@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import tailcut
 from tailcut.errors import ArgumentError, DataError, MissingExtraError
-from tailcut.inputs import BlockDCT, Selection
+from tailcut.inputs import BlockDCT, Selection, use_ycbcr
 from tailcut.inputs.detection import Detector, MaskRCNN, faster_rcnn, mask_rcnn
 from tailcut.inputs.stem import replace_stem
 
@@ -291,6 +291,10 @@ def test_a_gate_may_be_new_or_left_behind() -> None:
     [
         (lambda: trained_backbone(channels=32), "the backbone reads the 32 channels .* the detector the 24 channels"),
         (lambda: tailcut.create_model("resnet18", width=8), "the backbone reads RGB, the detector the 24 channels"),
+        (
+            lambda: use_ycbcr(tailcut.create_model("resnet18", width=8)),
+            "the backbone reads YCbCr pixels, the detector the 24 channels",
+        ),
         (lambda: replace_stem(tailcut.create_model("resnet18", width=16), 24), "has no tensor .* of shape"),
         (
             lambda: trained_backbone(channels=BlockDCT(24, chroma="full")),

@@ -1,28 +1,25 @@
 import dataclasses
 import json
-from pathlib import Path
+from collections.abc import Mapping
 
 import pytest
 
-from tailcut.errors import ArgumentError, DataError
+from tailcut.errors import ArgumentError
 from tailcut.format.zoo import zoo_folder
-from tailcut.reports import Wanted, find_results, make_table, table_of
-from tailcut.runs import Result, Run, read_result
+from tailcut.reports import Wanted, make_table, table_of
+from tailcut.runs import Result, read_result
 
 PAPER = Wanted(
     "frequency-regularization/lenet5-776", "lenet5-776", "IEEE Access 2023, Table 1, v2", {"accuracy": 0.9752}, 776
 )
+KEYS = {"name", "metric", "paper", "ours", "comparable", "why_not", "lower_is_better", "num_kept", "file_bytes"}
+KEYS |= {"epochs", "seed", "device", "hours"}
 OTHER = Wanted("frequency-pruning/slim", "slim")
 
 
 @pytest.fixture
 def result() -> Result:
     return read_result(zoo_folder() / "lenet5-776.json")
-
-
-def put(folder: Path, name: str, result: Result) -> None:
-    run = Run.create(folder / name)
-    run.write_result(result)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +47,7 @@ def test_a_row_without_a_run_says_so() -> None:
 def test_figures_are_those_of_the_result(result: Result) -> None:
     report = make_table("table1", [PAPER], {"lenet5-776": [result]})
     (row,) = json.loads(report.to_json())["rows"]
+    assert set(row) >= KEYS
     assert row["ours"] == result.metrics["accuracy"]
     assert (row["num_kept"], row["file_bytes"], row["seed"], row["device"]) == (776, result.file_bytes, 0, "cpu")
     assert row["compression_ratio"] == pytest.approx(4 * result.num_parameters / result.file_bytes, abs=0.01)
@@ -60,17 +58,36 @@ def test_figures_are_those_of_the_result(result: Result) -> None:
     assert difference in report.to_markdown()
 
 
-def test_each_run_has_a_row(result: Result, tmp_path: Path) -> None:
-    for seed in (0, 1):
-        put(tmp_path, f"seed{seed}", dataclasses.replace(result, seed=seed))
-    rows = make_table("table1", [PAPER], find_results(tmp_path)).rows
-    assert [row.seed for row in rows] == [0, 1]
+def seeds(result: Result, accuracies: Mapping[int, float]) -> list[Result]:
+    return [dataclasses.replace(result, seed=seed, metrics={"accuracy": value}) for seed, value in accuracies.items()]
 
 
-def test_runs_come_before_the_package(result: Result, tmp_path: Path) -> None:
-    assert find_results(tmp_path / "nowhere")["lenet5-776"] == [result]
-    put(tmp_path, "mine", dataclasses.replace(result, metrics={"accuracy": 0.5}))
-    assert [found.metrics for found in find_results(tmp_path)["lenet5-776"]] == [{"accuracy": 0.5}]
+def test_each_run_has_a_row_and_all_have_a_mean(result: Result) -> None:
+    report = make_table("table1", [PAPER], {"lenet5-776": seeds(result, {0: 0.97, 1: 0.99, 2: 0.98})})
+    assert [row.seed for row in report.rows] == [0, 1, 2]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in report.to_markdown().splitlines()]
+    assert [line[0] for line in lines[2:]] == [*["lenet5-776"] * 3, "mean of 3 seeds"]
+    assert lines[-1][:5] == ["mean of 3 seeds", "accuracy", "97.52 %", "98.00 ± 1.00 %", "+0.48"]
+    assert set(lines[-1][5:]) == {""}
+    assert " ".join(str(report).splitlines()[-1].split()) == "mean of 3 seeds accuracy 97.52 % 98.00 ± 1.00 % +0.48"
+
+
+def test_means_stand_behind_their_own_rows(result: Result) -> None:
+    other = dataclasses.replace(PAPER, recipe="frequency-regularization/b", name="b")
+    runs = seeds(result, {0: 0.9, 1: 0.8})
+    both = {"lenet5-776": runs, "b": [dataclasses.replace(run, name="b") for run in runs[:1]]}
+    report = make_table("table1", [PAPER, other], both)
+    names = [line.split("|")[1].strip() for line in report.to_markdown().splitlines()[2:]]
+    assert names == ["lenet5-776", "lenet5-776", "mean of 2 seeds", "b"]
+
+
+def test_json_has_a_row_for_each_run_and_the_means_beside(result: Result) -> None:
+    report = json.loads(make_table("table1", [PAPER], {"lenet5-776": seeds(result, {0: 0.97, 1: 0.99})}).to_json())
+    assert set(report["rows"][0]) >= KEYS
+    assert [row["ours"] for row in report["rows"]] == [0.97, 0.99]
+    (mean,) = report["means"]
+    assert (mean["name"], mean["metric"], mean["seeds"]) == ("lenet5-776", "accuracy", [0, 1])
+    assert mean["mean"] == pytest.approx(0.98)
 
 
 def test_a_row_that_cannot_be_compared_says_why(result: Result) -> None:
@@ -90,16 +107,3 @@ def test_rows_beyond_the_paper_have_nothing_to_compare_with(result: Result) -> N
 def test_a_table_without_rows_is_refused(name: str) -> None:
     with pytest.raises(ArgumentError, match="table1"):
         make_table(name, [PAPER], {})
-
-
-def test_a_damaged_result_is_named(tmp_path: Path) -> None:
-    run = Run.create(tmp_path / "bad")
-    run.result.write_text("{")
-    with pytest.raises(DataError, match=r"bad.*result.json"):
-        find_results(tmp_path)
-
-
-def test_a_file_in_place_of_the_runs_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "runs").write_text("")
-    with pytest.raises(ArgumentError, match="folder of run folders"):
-        find_results(tmp_path / "runs")

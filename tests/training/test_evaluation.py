@@ -1,9 +1,14 @@
 import json
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from tailcut.data import Dataset, InMemoryDataset, open_dataset
@@ -18,6 +23,7 @@ from tailcut.training.evaluation import (
     run_forward,
     uses_batch_statistics,
 )
+from tailcut.training.machines import Machines
 from tailcut.weights import regularize
 
 
@@ -88,6 +94,62 @@ def test_processes_share_the_work_and_add_up() -> None:
     total = torch.stack(states).sum(dim=0)
     assert total[1] == len(digits)
     assert float(total[0] / total[1]) == evaluate(model, digits)["accuracy"]
+
+
+def test_machines_and_one_device_exclude_each_other(tmp_path: Path) -> None:
+    save(create_model("lenet300"), tmp_path / "a.tailcut")
+    with pytest.raises(ArgumentError, match=r"one device is named \(cpu\).*give either"):
+        evaluate_file(tmp_path / "a.tailcut", "digits", device="cpu", machines=Machines("cpu"))
+    with pytest.raises(ArgumentError, match="devices and num_nodes must be at least 1"):
+        evaluate_file(tmp_path / "a.tailcut", "digits", machines=Machines("cpu", devices=0))
+
+
+def test_an_engine_of_one_process_gives_the_same_report(tmp_path: Path) -> None:
+    save(create_model("lenet300"), tmp_path / "a.tailcut")
+    alone = evaluate_file(tmp_path / "a.tailcut", "digits", device="cpu")
+    assert evaluate_file(tmp_path / "a.tailcut", "digits", machines=Machines("cpu")).metrics == alone.metrics
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_measures(tmp_path: Path) -> None:
+    """Over gloo, on an odd number of pictures of different difficulty: a mean of two means would be another figure."""
+    write_photos(tmp_path / "carvana" / "test", num_pictures=5)
+    torch.manual_seed(0)
+    model = create_model("unet", widths=(4, 8), bias=False, affine=False, running_stats=False)
+    regularize(model, num_kept=20)
+    save(model, tmp_path / "unet.tailcut")
+    one = evaluate_file(tmp_path / "unet.tailcut", "carvana", "test", roots=tmp_path, device="cpu")
+    halves = [evaluate(model, open_dataset("carvana", "test", roots=tmp_path).part(*ends)) for ends in ((0, 2), (2, 5))]
+    assert halves[0]["dice"] != halves[1]["dice"]
+
+    words = ["--data", "carvana", "--split", "test", "--data-root", str(tmp_path), "--json"]
+    words += ["--accelerator", "cpu", "--devices", "2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "tailcut", "evaluate", str(tmp_path / "unet.tailcut"), *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "with 2 processes" in done.stderr
+    two = json.loads(done.stdout)  # of the first process alone
+    assert two["num_samples"] == one.num_samples == 5
+    assert two["metrics"] == pytest.approx(one.metrics, abs=1e-12)
+
+
+def write_photos(folder: Path, *, num_pictures: int) -> None:
+    """Noise with a bright rectangle, and the rectangle as a mask."""
+    draw = np.random.default_rng(0)
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True)
+    for number in range(num_pictures):
+        mask = np.zeros((32, 48), dtype=np.uint8)
+        mask[4 : 8 + 4 * number, 5 : 12 + 7 * number] = 255
+        picture = (mask[:, :, None] // 2 + draw.integers(0, 100, (32, 48, 3))).astype(np.uint8)
+        Image.fromarray(mask).save(folder / "masks" / f"{number}.png")
+        Image.fromarray(picture).save(folder / "images" / f"{number}.png")
 
 
 class BatchStatistics(nn.Module):

@@ -270,6 +270,15 @@ def test_a_reference_recipe_trains_without_regularization(recipe_text: str, tmp_
     assert Run(tmp_path / "run").read_metrics()[0]["num_kept"] == 266_610
 
 
+def test_without_epochs_the_network_is_cut_packed_and_evaluated(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe = make_recipe("training.epochs=0", "optimizer.ema_decay=0.9", "training.round_from=0.5")
+    result = train(recipe, tmp_path / "run")
+    assert (result.epochs, result.seconds, result.num_kept) == (0, 0, 1200)
+    assert result.metrics == evaluate(load(tmp_path / "run" / "model.tailcut"), open_dataset("digits", "test"))
+    assert Run(tmp_path / "run").read_metrics() == []
+    assert train(recipe, tmp_path / "run", resume=True) == result
+
+
 def test_without_holdout_the_test_split_is_shown_and_said(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     result = train(make_recipe("training.epochs=3", "data.holdout=0", "training.validate_every=2"), tmp_path / "run")
     assert [line["split"] for line in Run(tmp_path / "run").read_metrics()] == ["", "test", "test"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tailcut.training.processes import Processes
+from tailcut.training.processes import Processes, add_up
 
 
 class Together:
@@ -33,6 +33,14 @@ def process(other: Any, model: nn.Module | None = None) -> Processes:
 def test_the_loss_is_the_mean_and_one_wish_to_stop_is_enough() -> None:
     assert process([3.0, 0.0])._agree(torch.tensor(1.0), False) == (2.0, False)
     assert process([3.0, 1.0])._agree(torch.tensor(1.0), False) == (2.0, True)
+
+
+def test_sums_keep_their_type() -> None:
+    total = add_up(
+        cast(Any, Together(torch.tensor([0.25, 3.0], dtype=torch.float64))), torch.ones(2, dtype=torch.float64)
+    )
+    assert total.dtype == torch.float64
+    assert total.tolist() == [1.25, 4.0]
 
 
 def test_values_are_gathered_in_rows() -> None:

@@ -72,3 +72,9 @@ def test_a_line_tells_an_epoch() -> None:
         "epoch 3/30  loss 0.1235  validation accuracy 98.76 %  lr 1.00e-02  kept 7,668  3.2 s"
     )
     assert "accuracy" not in epoch_line({**line, "split": "", "metrics": {}}, 30)
+
+
+def test_a_distance_is_no_percentage() -> None:
+    metrics = {"fid": 407.363, "elbo": -108.376}
+    line = {"epoch": 1, "loss": 110.0, "split": "test", "metrics": metrics, "lr": 0.1, "num_kept": 5, "seconds": 1.0}
+    assert "test fid 407.36  test elbo -108.38  lr" in epoch_line(line, 3)

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from tailcut.training.recipe import Recipe, RegularizationSection, ScheduleSection
+from tailcut.training.recipe import PaperSection, Recipe, RegularizationSection, ScheduleSection
 
 SMALLEST: dict[str, Any] = {
     "name": "a",
@@ -64,3 +64,17 @@ def test_a_regularization_has_one_start() -> None:
 def test_sections_must_fit_one_another(extra: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Recipe.model_validate({**SMALLEST, **extra})
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ({"accuracy": 98.0}, "accuracy must be 0 to 1, got 98"),
+        ({"dice": -0.1}, "dice must be 0 to 1"),
+        ({"fid": "a"}, "fid"),
+    ],
+)
+def test_a_paper_has_fractions_and_distances(metrics: dict[str, Any], message: str) -> None:
+    assert PaperSection(source="Table 4", metrics={"fid": 244.0, "accuracy": 0.5}).metrics["fid"] == 244
+    with pytest.raises(ValidationError, match=message):
+        PaperSection(source="Table 4", metrics=metrics)

@@ -50,7 +50,7 @@ def test_an_error_names_the_file_and_the_key(override: str, message: str, recipe
 
 def test_all_errors_are_told_at_once(recipe_text: str) -> None:
     with pytest.raises(RecipeError, match=r"my.toml: \n  optimizer\.lr: .*\n  training\.epochs: "):
-        parse_recipe(recipe_text, source="my.toml", overrides=["optimizer.lr=-1", "training.epochs=0"])
+        parse_recipe(recipe_text, source="my.toml", overrides=["optimizer.lr=-1", "training.epochs=-1"])
 
 
 def test_broken_toml_is_told_with_its_line() -> None:

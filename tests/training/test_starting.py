@@ -3,20 +3,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from tailcut.counting import count_macs
 from tailcut.data.dataset import InMemoryDataset
 from tailcut.errors import RecipeError
 from tailcut.format import load, save
-from tailcut.inputs import FrequencyGate, transform_of
+from tailcut.inputs import FrequencyGate, YCbCrPixels, transform_of
+from tailcut.inputs.input_transform import input_transform_of
 from tailcut.runs import Run
 from tailcut.structure import create_model
 from tailcut.training.building import load_teacher
 from tailcut.training.evaluation import evaluate
 from tailcut.training.loop import train
+from tailcut.training.prediction import predict_file
 from tailcut.training.recipe import Recipe
-from tailcut.training.recipe_files import parse_recipe
+from tailcut.training.recipe_files import parse_recipe, to_toml
 from tailcut.training.starting import fresh_network, load_start, make_start, needs_start, parent
 
 MakeRecipe = Callable[..., Recipe]
@@ -92,6 +95,28 @@ def test_the_stem_gives_way_to_measured_channels(run: Run, colours: InMemoryData
     assert any(isinstance(module, FrequencyGate) for module in model.modules())
 
 
+def test_pixels_of_other_colours_are_measured_packed_and_predicted(
+    run: Run, colours: InMemoryDataset, tmp_path: Path
+) -> None:
+    recipe = recipe_of('[inputs]\npixels = "ycbcr"\nstatistics_pictures = 24')
+    assert parse_recipe(to_toml(recipe), source="again") == recipe
+    model = started(recipe, run, colours).eval()
+    transform = input_transform_of(model)
+    assert isinstance(transform, YCbCrPixels)
+    pictures = colours.batch(range(24))[0]
+    assert (transform(pictures).mean((0, 2, 3)).abs() < 1e-4).all()
+    save(model, tmp_path / "model.tailcut")
+    pixels = (255 * pictures[0]).round().to(torch.uint8).permute(1, 2, 0)
+    Image.fromarray(pixels.numpy()).save(tmp_path / "picture.png")
+    (found,) = predict_file(tmp_path / "model.tailcut", [tmp_path / "picture.png"], device="cpu").predictions
+    with torch.no_grad():
+        probabilities = model(transform(pictures[:1])).softmax(1)[0]
+    assert (found["class"], found["probability"]) == (
+        int(probabilities.argmax()),
+        pytest.approx(float(probabilities.max())),
+    )
+
+
 def test_pruning_goes_on_from_a_trained_file(run: Run, colours: InMemoryDataset, tmp_path: Path) -> None:
     torch.manual_seed(3)
     trained = create_model("resnet20", width=8)
@@ -141,6 +166,12 @@ def test_what_does_not_fit_is_said_with_its_section(
     assert not run.start.exists()
 
 
+def test_a_network_of_grey_pictures_has_no_other_colours(run: Run, colours: InMemoryDataset) -> None:
+    recipe = recipe_of('[inputs]\npixels = "ycbcr"', "model.name=lenet5", "model.arguments=")
+    with pytest.raises(RecipeError, match="inputs: lenet5 does not read pictures of three channels"):
+        make_start(recipe, run, colours)
+
+
 def test_a_file_of_another_model_is_refused(run: Run, colours: InMemoryDataset, tmp_path: Path) -> None:
     save(create_model("lenet300"), tmp_path / "other.tailcut")
     with pytest.raises(RecipeError, match=r"lenet300.*resnet20"):
@@ -153,6 +184,8 @@ def test_a_file_of_another_model_is_refused(run: Run, colours: InMemoryDataset, 
         ("[pruning]\nrates = 0.3\nmacs_ratio = 0.5", "exactly one"),
         ("[pruning]", "exactly one"),
         ('[distillation]\nteacher = "start"', "needs a \\[start\\]"),
+        ('[inputs]\npixels = "ycbcr"\nchannels = 24\ngate = true', "leave out either pixels or channels, gate"),
+        ('[inputs]\npixels = "rgb"', "inputs.pixels: must be 'ycbcr', got 'rgb'"),
     ],
 )
 def test_sections_that_contradict_themselves_are_refused(text: str, message: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from tailcut.cli import (
     attack,
+    compare,
     convert,
     dct,
     evaluate,
@@ -22,9 +23,11 @@ from tailcut.cli import (
     pack,
     predict,
     prune,
+    report,
     reproduce,
     score,
     select,
+    sweep,
     train,
     unpack,
 )
@@ -49,6 +52,9 @@ VERBS = (
     attack,
     explain,
     reproduce,
+    sweep,
+    report,
+    compare,
     models,
 )
 

@@ -1,8 +1,10 @@
 """`tailcut evaluate`: the figures of a file on a data set."""
 
 import argparse
+from typing import Any
 
-from tailcut.cli.parser import Verbs, add_data_roots, add_dense, add_device, add_verb
+from tailcut.cli.parser import Verbs, add_data_roots, add_dense, add_device, add_machines, add_verb, machines_of
+from tailcut.errors import ArgumentError
 from tailcut.printing import Report
 
 
@@ -13,9 +15,11 @@ def add_parser(verbs: Verbs) -> None:
         "evaluate",
         summary="measure a file on a data set",
         description="Measure a .tailcut file on a data set: accuracy for classes, mean Dice per picture for masks, "
-        "COCO's average precision for objects.",
+        "COCO's average precision for objects, the Fréchet distance of pictures that the file makes. Several devices "
+        "or machines share the pictures.",
         example="  tailcut evaluate zoo:lenet5-776 --data mnist --data-root ~/data\n"
-        "  tailcut evaluate unet.tailcut --data carvana --split published --json",
+        "  tailcut evaluate unet.tailcut --data carvana --split published --json\n"
+        "  tailcut evaluate unet.tailcut --data carvana --devices 4",
         run=run,
     )
     parser.add_argument("file", metavar="FILE", help="a .tailcut file or zoo:NAME")
@@ -23,34 +27,47 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("--split", metavar="NAME", help="the part of the data set; its test split if not given")
     add_data_roots(parser)
     parser.add_argument("--batch-size", type=int, metavar="N", help="pictures per forward pass")
+    parser.add_argument(
+        "--num-samples", type=int, metavar="N", help="networks that make pictures: how many are made (10,000)"
+    )
     add_device(parser)
+    add_machines(parser)
     add_dense(parser)
 
 
-def run(arguments: argparse.Namespace) -> Report:
-    """Evaluate."""
+def run(arguments: argparse.Namespace) -> Report | None:
+    """Evaluate; only the first process reports."""
     from tailcut.training.detection_evaluation import evaluate_detector_file
     from tailcut.training.detection_prediction import holds_detector
     from tailcut.training.evaluation import evaluate_file
+    from tailcut.training.generation import NUM_SAMPLES, evaluate_generator_file, holds_generator
 
-    if arguments.data == "coco" or holds_detector(arguments.file):
-        return evaluate_detector_file(
-            arguments.file,
-            arguments.data,
-            arguments.split,
-            roots=arguments.data_root,
-            batch_size=arguments.batch_size,
-            device=arguments.device,
-            progress=True,
-        )
-    return evaluate_file(
-        arguments.file,
-        arguments.data,
-        arguments.split,
-        roots=arguments.data_root,
-        batch_size=arguments.batch_size,
-        device=arguments.device,
-        download=arguments.download,
-        dense=arguments.dense,
-        progress=True,
-    )
+    # One process does without the engine of several, which is an extra.
+    words = (arguments.accelerator, arguments.devices, arguments.num_nodes, arguments.strategy)
+    machines = None if words == ("auto", 1, 1, "auto") else machines_of(arguments)
+    what = (arguments.file, arguments.data, arguments.split)
+    settings: dict[str, Any] = {
+        "roots": arguments.data_root,
+        "batch_size": arguments.batch_size,
+        "device": arguments.device,
+        "machines": machines,
+        "progress": True,
+    }
+    report: Report
+    if holds_generator(arguments.file):
+        num_samples = NUM_SAMPLES if arguments.num_samples is None else arguments.num_samples
+        settings |= {"download": arguments.download, "dense": arguments.dense}
+        report = evaluate_generator_file(*what, num_samples=num_samples, **settings)
+    elif arguments.num_samples is not None:
+        raise ArgumentError("--num-samples is for networks that make pictures; this network makes none")
+    elif arguments.data == "coco" or holds_detector(arguments.file):
+        report = evaluate_detector_file(*what, **settings)
+    else:
+        report = evaluate_file(*what, download=arguments.download, dense=arguments.dense, **settings)
+    return report if machines is None or _is_first_process() else None
+
+
+def _is_first_process() -> bool:
+    from tailcut.training.machines import is_first_process
+
+    return is_first_process()

@@ -1,7 +1,10 @@
 """What the verbs' parsers share: errors that can be caught, and options that several verbs have."""
 
 import argparse
-from typing import Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+
+if TYPE_CHECKING:
+    from tailcut.training.machines import Machines
 
 Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"
 
@@ -77,6 +80,21 @@ def add_data_roots(parser: Parser) -> None:
 def add_device(parser: Parser) -> None:
     """Add --device."""
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto (default), cpu, cuda, cuda:1, ...")
+
+
+def add_machines(parser: Parser) -> None:
+    """Add --accelerator, --devices, --num-nodes and --strategy."""
+    parser.add_argument("--accelerator", default="auto", help="auto (default), cpu, cuda, ... (Lightning Fabric)")
+    parser.add_argument("--devices", type=int, default=1, metavar="N", help="devices per machine")
+    parser.add_argument("--num-nodes", type=int, default=1, metavar="N", help="machines")
+    parser.add_argument("--strategy", default="auto", metavar="S", help="auto (default), ddp, ... (Lightning Fabric)")
+
+
+def machines_of(arguments: argparse.Namespace) -> "Machines":
+    """The machines that these options name."""
+    from tailcut.training.machines import Machines
+
+    return Machines(arguments.accelerator, arguments.devices, arguments.num_nodes, arguments.strategy)
 
 
 def add_dense(parser: Parser) -> None:

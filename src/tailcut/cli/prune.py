@@ -2,8 +2,8 @@
 
 import argparse
 
-from tailcut.cli.networks import add_network
-from tailcut.cli.parser import CODECS, Verbs, add_data_roots, add_device, add_verb, settings
+from tailcut.cli.networks import add_network, add_pictures
+from tailcut.cli.parser import CODECS, Verbs, add_device, add_verb, settings
 from tailcut.printing import Report
 
 
@@ -34,12 +34,7 @@ def add_parser(verbs: Verbs) -> None:
     amount.add_argument("--params-ratio", type=float, metavar="R", help="the same for parameters")
     parser.add_argument("--scores", metavar="SCORES", help="the JSON file of tailcut score; scored now if not given")
     parser.add_argument("--method", default="spectral", metavar="NAME", help="how to score now (default: spectral)")
-    parser.add_argument("--data", metavar="NAME", help="the data set to score on; l1, l2, fpgm and random need none")
-    parser.add_argument("--split", default="train", metavar="NAME", help="the part of it (default: train)")
-    add_data_roots(parser)
-    parser.add_argument("--num-batches", type=int, default=5, metavar="N", help="batches to score on (default: 5)")
-    parser.add_argument("--batch-size", type=int, default=128, metavar="N", help="pictures in each (default: 128)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="chooses the pictures")
+    add_pictures(parser)
     parser.add_argument(
         "--ignore", action="append", default=[], metavar="PATTERN", help="layers that keep their channels, 'layer3.*'"
     )

@@ -10,7 +10,7 @@ from tailcut.cli.parser import Verbs, add_data_roots, add_verb
 from tailcut.errors import ArgumentError, DataNotFoundError
 from tailcut.files import write_atomically
 from tailcut.printing import Report
-from tailcut.reports import Wanted, find_results, make_table
+from tailcut.reports import ReproduceReport, Wanted, find_results, make_table
 
 logger = logging.getLogger("tailcut.cli")
 
@@ -22,7 +22,8 @@ def add_parser(verbs: Verbs) -> None:
         "reproduce",
         summary="train the rows of a paper's table and show them beside the paper's",
         description="Train the rows of a paper's table that have no result yet, resume those that are begun, and show "
-        "the table: the paper's figures beside ours. Rows whose data lies nowhere say 'not run'.",
+        "the table: the paper's figures beside ours. Rows that have no run of yours show those that come with Tailcut; "
+        "rows whose data lies nowhere say 'not run'.",
         example="  tailcut reproduce table1 --show\n  tailcut reproduce cfdp --only resnet56 --runs runs",
         run=run,
     )
@@ -31,6 +32,9 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument(
         "--runs", type=Path, default=Path("runs"), metavar="DIR", help="the run folders (default: runs)"
     )
+    parser.add_argument(
+        "--no-records", action="store_true", help="leave out the results that come with Tailcut: train and show yours"
+    )
     parser.add_argument("--only", action="append", metavar="NAME", help="this row only; may be given more than once")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table as Markdown as well")
     add_data_roots(parser)
@@ -38,18 +42,23 @@ def add_parser(verbs: Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> Report:
     """Train what is missing, then show."""
-    wanted = _wanted(arguments.only)
-    report = make_table(arguments.table, wanted, find_results(arguments.runs))
+    wanted = wanted_rows(arguments.only)
+    report = _table(wanted, arguments)
     if not arguments.show:
         for name in dict.fromkeys(row.name for row in report.rows if row.ours is None):
             _train(next(entry for entry in wanted if entry.name == name), arguments)
-        report = make_table(arguments.table, wanted, find_results(arguments.runs))
+        report = _table(wanted, arguments)
     if arguments.markdown is not None:
         write_atomically(arguments.markdown, report.to_markdown())
     return report
 
 
-def _wanted(only: list[str] | None) -> list[Wanted]:
+def _table(wanted: list[Wanted], arguments: argparse.Namespace) -> ReproduceReport:
+    return make_table(arguments.table, wanted, find_results(arguments.runs, records=not arguments.no_records))
+
+
+def wanted_rows(only: list[str] | None = None) -> list[Wanted]:
+    """What the recipes that come with Tailcut say of their rows; with `only` of those names."""
     from tailcut.training.recipe_files import load_recipe, shipped_recipes
 
     found = []
@@ -65,8 +74,8 @@ def _wanted(only: list[str] | None) -> list[Wanted]:
 
 
 def _train(entry: Wanted, arguments: argparse.Namespace) -> None:
-    from tailcut.training.detection import trainer_of
     from tailcut.training.recipe_files import load_recipe
+    from tailcut.training.trainers import trainer_of
 
     recipe = load_recipe(entry.recipe)
     logger.info("%s: training", entry.name)

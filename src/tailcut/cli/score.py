@@ -2,8 +2,8 @@
 
 import argparse
 
-from tailcut.cli.networks import add_network
-from tailcut.cli.parser import Verbs, add_data_roots, add_device, add_verb, settings
+from tailcut.cli.networks import add_network, add_pictures
+from tailcut.cli.parser import Verbs, add_device, add_verb, settings
 from tailcut.printing import Report
 
 METHODS = ("spectral", "l1", "l2", "fpgm", "apoz", "bn_scale", "hrank", "random")
@@ -29,12 +29,7 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="the JSON file to write")
     parser.add_argument("--plot", metavar="PICTURE", help="draw the sorted scores of up to 12 layers as a PNG")
     parser.add_argument("--method", choices=METHODS, default="spectral", help="the score (default: spectral)")
-    parser.add_argument("--data", metavar="NAME", help="the data set to run on; not needed for l1, l2, fpgm and random")
-    parser.add_argument("--split", default="train", metavar="NAME", help="the part of it (default: train)")
-    add_data_roots(parser)
-    parser.add_argument("--num-batches", type=int, default=5, metavar="N", help="batches to run on (default: 5)")
-    parser.add_argument("--batch-size", type=int, default=128, metavar="N", help="pictures in each (default: 128)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="chooses the pictures")
+    add_pictures(parser)
     parser.add_argument(
         "--variant", choices=("paper", "published"), default="paper", help="the formulas of the paper or of its code"
     )

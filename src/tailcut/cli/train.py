@@ -3,7 +3,7 @@
 import argparse
 import shlex
 
-from tailcut.cli.parser import Verbs, add_data_roots, add_verb
+from tailcut.cli.parser import Verbs, add_data_roots, add_machines, add_verb, machines_of
 from tailcut.printing import Report
 
 
@@ -34,17 +34,14 @@ def add_parser(verbs: Verbs) -> None:
         "once",
     )
     add_data_roots(parser)
-    parser.add_argument("--accelerator", default="auto", help="auto (default), cpu, cuda, ... (Lightning Fabric)")
-    parser.add_argument("--devices", type=int, default=1, metavar="N", help="devices per machine")
-    parser.add_argument("--num-nodes", type=int, default=1, metavar="N", help="machines")
-    parser.add_argument("--strategy", default="auto", metavar="S", help="auto (default), ddp, ... (Lightning Fabric)")
+    add_machines(parser)
 
 
 def run(arguments: argparse.Namespace) -> Report | None:
     """Train; only the first process reports."""
-    from tailcut.training.detection import trainer_of
-    from tailcut.training.machines import Machines, is_first_process
+    from tailcut.training.machines import is_first_process
     from tailcut.training.recipe_files import load_recipe
+    from tailcut.training.trainers import trainer_of
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     result = trainer_of(recipe)(
@@ -52,7 +49,7 @@ def run(arguments: argparse.Namespace) -> Report | None:
         arguments.out,
         resume=arguments.resume,
         roots=arguments.data_root,
-        machines=Machines(arguments.accelerator, arguments.devices, arguments.num_nodes, arguments.strategy),
+        machines=machines_of(arguments),
         download=arguments.download,
         progress=True,
         command=_command(arguments),

@@ -125,12 +125,8 @@ def open_imagenette(split: str, *, size: int | None = None, roots: Roots = None)
         DataNotFoundError: no data root holds the split.
         DataError: the folder holds no pictures, or the first is damaged.
     """
-    layout = Layout(
-        title=f"Imagenette, split {split}",
-        files=(f"{FOLDER}/{split}",),
-        advice="The photos are those of https://github.com/fastai/imagenette, squashed to 224 x 224 pixels.",
-    )
-    folder = find(layout, roots=roots) / FOLDER / split
+    advice = "The photos are those of https://github.com/fastai/imagenette, squashed to 224 x 224 pixels."
+    folder = _find(FOLDER, split, "Imagenette", advice, roots)
     return FolderDataset(folder, name=NAME, size=size, class_names=CLASS_NAMES)
 
 
@@ -150,12 +146,14 @@ def open_imagenet(split: str, *, size: int = 224, roots: Roots = None) -> Folder
         DataNotFoundError: no data root holds the split.
         DataError: the folder holds no pictures, or the first is damaged.
     """
-    layout = Layout(
-        title=f"ImageNet, split {split}",
-        files=(f"imagenet/{split}",),
-        advice="ImageNet is at https://image-net.org; sort its photos into one folder per WordNet number.",
-    )
-    return FolderDataset(find(layout, roots=roots) / "imagenet" / split, name="imagenet", size=size)
+    advice = "ImageNet is at https://image-net.org; sort its photos into one folder per WordNet number."
+    return FolderDataset(_find("imagenet", split, "ImageNet", advice, roots), name="imagenet", size=size)
+
+
+def _find(folder: str, split: str, title: str, advice: str, roots: Roots) -> Path:
+    """The folder of a split under a data root."""
+    layout = Layout(title=f"{title}, split {split}", files=(f"{folder}/{split}",), advice=advice)
+    return find(layout, roots=roots) / folder / split
 
 
 def _pictures_of(folder: Path) -> list[Path]:

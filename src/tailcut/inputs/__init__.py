@@ -30,6 +30,7 @@ Beyond the paper: `read_jpeg` and `BlockDCT.from_coefficients` take the coeffici
 `augmentation` changes them without decoding,
 and `JpegFolder` loads channels in workers. `transplant_stem` fits the new first layer to the old stem's features;
 `convert_patch_embedding` turns that of a vision transformer exactly.
+`use_ycbcr` is a baseline: the colours of JPEG files without the DCT.
 """
 
 from tailcut.inputs import augmentation as augmentation
@@ -61,3 +62,5 @@ from tailcut.inputs.stem import replace_stem as replace_stem
 from tailcut.inputs.stem_edit import transform_of as transform_of
 from tailcut.inputs.transplant import TransplantReport as TransplantReport
 from tailcut.inputs.transplant import transplant_stem as transplant_stem
+from tailcut.inputs.ycbcr import YCbCrPixels as YCbCrPixels
+from tailcut.inputs.ycbcr import use_ycbcr as use_ycbcr

@@ -23,13 +23,13 @@ from torch import Tensor
 
 from tailcut.errors import ArgumentError
 from tailcut.inputs.coefficients import JpegCoefficients, Sampling, num_blocks
+from tailcut.inputs.input_transform import LEVEL_SHIFT
 from tailcut.inputs.resampling import Method, downsample_blocks, recut_blocks, upsample_blocks
 from tailcut.transform.block import BLOCK_SIZE
 from tailcut.transform.dct import dct_basis
 
 Edges = Literal["recut", "trim", "error"]
 
-LEVEL_SHIFT = 128.0
 _TRANSPOSED_SAMPLING: dict[Sampling, Sampling] = {"4:2:2": "4:4:0", "4:4:0": "4:2:2"}
 _ROWS, _COLUMNS = 0, 1
 

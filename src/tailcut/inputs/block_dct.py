@@ -1,19 +1,19 @@
 """Pictures as frequency channels: colour conversion, block DCT, selection and normalisation in one module."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal, Self, get_args
+from collections.abc import Callable, Sequence
+from typing import Literal, Self, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
-from tailcut.errors import ArgumentError, DataError
+from tailcut.errors import ArgumentError
 from tailcut.inputs.chroma import smoothed_filters, unsmooth
 from tailcut.inputs.coefficients import JpegCoefficients
+from tailcut.inputs.input_transform import LEVEL_SHIFT, InputTransform, check_pictures, compute_type
 from tailcut.inputs.patterns import COMPONENTS, NUM_CHANNELS, NUM_FREQUENCIES
 from tailcut.inputs.resampling import upsampled_channels
 from tailcut.inputs.selection import Selection
-from tailcut.inputs.statistics import ChannelStatistics
 from tailcut.transform.block import BLOCK_SIZE, block_filters, block_idct, from_channels
 from tailcut.transform.color import RGB_TO_YCBCR, ycbcr_to_rgb
 from tailcut.transform.dct import without_autocast
@@ -21,14 +21,8 @@ from tailcut.transform.dct import without_autocast
 Chroma = Literal["two_scale", "full"]
 Padding = Literal["edge", "error"]
 
-# JPEG subtracts 128 from each sample. In chroma this is the centre of the colour conversion; in luma it takes
-# 8 x 128 from the first coefficient of each block and leaves all others alone.
-LEVEL_SHIFT = 128.0
-# A channel that varies less than this (in grey levels times 8) is constant but for rounding; its spread counts as 1.
-MIN_STD = 1e-3
 
-
-class BlockDCT(nn.Module):
+class BlockDCT(InputTransform):
     """RGB pictures to selected, normalised frequency channels at 1/8 of the resolution (the paper's figure 2).
 
     RGB is converted to YCbCr (JFIF, full range, not rounded), level-shifted by 128 as in JPEG files, cut into blocks
@@ -56,8 +50,6 @@ class BlockDCT(nn.Module):
         ArgumentError: an argument is none of these.
     """
 
-    mean: Tensor
-    std: Tensor
     filters: Tensor
 
     def __init__(
@@ -67,22 +59,16 @@ class BlockDCT(nn.Module):
         chroma: Chroma = "two_scale",
         padding: Padding = "edge",
     ) -> None:
-        super().__init__()
+        chosen = Selection.of(channels)
+        super().__init__(chosen.num_channels)
         for value, name, known in ((chroma, "chroma", Chroma), (padding, "padding", Padding)):
             if value not in get_args(known):
                 raise ArgumentError(f"{name} must be {' or '.join(map(repr, get_args(known)))}, got {value!r}")
-        self.selection = Selection.of(channels)
+        self.selection = chosen
         self.chroma = chroma
         self.padding = padding
-        self.register_buffer("mean", torch.zeros(self.num_channels))
-        self.register_buffer("std", torch.ones(self.num_channels))
         self.register_buffer("filters", None, persistent=False)
         self._make_filters()
-
-    @property
-    def num_channels(self) -> int:
-        """How many channels come out."""
-        return self.selection.num_channels
 
     def forward(self, pictures: Tensor) -> Tensor:
         """The normalised channels of RGB pictures.
@@ -143,7 +129,7 @@ class BlockDCT(nn.Module):
                 f"expected floating-point channels (..., {self.num_channels}, blocks_h, blocks_w), "
                 f"got {channels.dtype} {tuple(channels.shape)}"
             )
-        dtype = _compute_type(channels.dtype)
+        dtype = compute_type(channels.dtype)
         mean, std = self.mean.to(dtype), self.std.to(dtype)
         coefficients = channels.to(dtype) * std[:, None, None] + mean[:, None, None]
         lead, grid = coefficients.shape[:-3], coefficients.shape[-2:]
@@ -160,41 +146,7 @@ class BlockDCT(nn.Module):
             raise ArgumentError(f"expected a size of at most {tuple(pictures.shape[-2:])}, got {size}")
         return pictures[..., : size[0], : size[1]]
 
-    @torch.no_grad()
-    def fit(self, loader: Iterable[Any]) -> Self:
-        """Set `mean` and `std` to those of each channel over all pixels of all pictures (changes this module).
-
-        One pass, batch by batch, in float64. A channel that never varies gets std 1.
-
-        Args:
-            loader: yields what `forward` takes, or what `from_coefficients` takes, or tuples and lists that begin
-                with it, as a `DataLoader` does.
-
-        Returns:
-            This module.
-
-        Raises:
-            ArgumentError: the loader yields something else.
-            DataError: it yields nothing, or pictures with numbers that are not finite.
-        """
-        statistics = self.statistics(loader)
-        if statistics.count == 0:
-            raise DataError("cannot fit the statistics of no pictures: the loader is empty")
-        std = statistics.std
-        self.mean.copy_(statistics.mean)
-        self.std.copy_(torch.where(std < MIN_STD, 1.0, std))
-        return self
-
-    @torch.no_grad()
-    def statistics(self, loader: Iterable[Any]) -> ChannelStatistics:
-        """Mean and spread of each selected channel without normalisation; arguments and errors as for `fit`."""
-        statistics = ChannelStatistics(self.num_channels)
-        for item in loader:
-            for pictures in _pictures_of(item):
-                statistics.update(self.coefficients(pictures))
-        return statistics
-
-    def coefficients(self, pictures: Tensor | JpegCoefficients) -> Tensor:
+    def unnormalized(self, pictures: Tensor | JpegCoefficients) -> Tensor:
         """The selected channels without normalisation, whatever `mean` and `std` are.
 
         Args:
@@ -208,7 +160,7 @@ class BlockDCT(nn.Module):
         """
         if isinstance(pictures, JpegCoefficients):
             return self._stored_channels(pictures)
-        zero = torch.zeros_like(self.mean, dtype=_compute_type(self.mean.dtype))
+        zero = torch.zeros_like(self.mean, dtype=compute_type(self.mean.dtype))
         return self._channels(pictures.to(self.mean.device), zero, zero + 1)
 
     def extra_repr(self) -> str:
@@ -218,14 +170,10 @@ class BlockDCT(nn.Module):
 
     def _channels(self, pictures: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         """`forward` with other statistics."""
-        is_integer = pictures.dtype == torch.uint8
-        if not is_integer and not pictures.dtype.is_floating_point:
-            raise ArgumentError(f"expected pictures of uint8 (0 to 255) or floats (0 to 1), got {pictures.dtype}")
-        if pictures.ndim < 3 or pictures.shape[-3] != 3 or 0 in pictures.shape[-2:]:
-            raise ArgumentError(f"expected RGB pictures (..., 3, height, width), got shape {tuple(pictures.shape)}")
+        is_integer = check_pictures(pictures)
         self._check_size(*pictures.shape[-2:])
         out = mean.dtype if is_integer else pictures.dtype
-        dtype = _compute_type(out)
+        dtype = compute_type(out)
         filters = self.filters if self.filters.dtype == dtype else self._new_filters(dtype, self.filters.device)
         # All that follows the convolution is linear too, so that it goes into the filters.
         mean, std = mean.to(dtype), std.to(dtype)
@@ -259,7 +207,10 @@ class BlockDCT(nn.Module):
         return torch.cat(parts)
 
     def _level_shift(self, like: Tensor) -> Tensor:
-        """What the level shift takes from each channel: of all cosines only luma's constant one has a sum."""
+        """What the level shift takes from each channel: of all cosines only luma's constant one has a sum.
+
+        In luma it takes 8 x 128 from the first coefficient of each block and leaves all others alone.
+        """
         shift = torch.zeros_like(like)
         if 0 in self.selection.luma:
             shift[0] = BLOCK_SIZE * LEVEL_SHIFT
@@ -298,27 +249,10 @@ class BlockDCT(nn.Module):
     def _make_filters(self) -> None:
         # A buffer made in inference mode could not be used in a training.
         with torch.inference_mode(False):
-            self.filters = self._new_filters(_compute_type(self.mean.dtype), self.mean.device)
+            self.filters = self._new_filters(compute_type(self.mean.dtype), self.mean.device)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # A conversion would round the filters, and `to_empty` leave them undefined: they are made again.
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._make_filters()
         return self
-
-
-def _compute_type(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def _pictures_of(item: Any) -> Iterator[Tensor | JpegCoefficients]:
-    """The pictures of one item of a loader: itself, or what it begins with, one batch or a list of pictures."""
-    first = item[0] if isinstance(item, (tuple, list)) and item else item
-    pictures = first if isinstance(first, (tuple, list)) else [first]
-    for picture in pictures:
-        if not isinstance(picture, (Tensor, JpegCoefficients)):
-            raise ArgumentError(
-                f"expected a loader of pictures as tensors, or of tuples that begin with them, got "
-                f"{type(picture).__name__} in an item of type {type(item).__name__}"
-            )
-        yield picture

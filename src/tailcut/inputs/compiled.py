@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from tailcut.errors import ArgumentError, MissingExtraError
-from tailcut.inputs.block_dct import LEVEL_SHIFT, BlockDCT
+from tailcut.inputs.block_dct import BlockDCT
 from tailcut.inputs.chroma import CENTRE, NEIGHBOUR
 from tailcut.inputs.coefficients import JpegCoefficients
+from tailcut.inputs.input_transform import LEVEL_SHIFT
 from tailcut.inputs.resampling import window_matrices
 from tailcut.transform.block import BLOCK_SIZE
 from tailcut.transform.color import RGB_TO_YCBCR

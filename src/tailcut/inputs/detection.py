@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.errors import ArgumentError, MissingExtraError
+from tailcut.inputs.block_dct import BlockDCT
 from tailcut.inputs.detector_inputs import DetectorInputs, Target, read_pixels
 from tailcut.inputs.gate import FrequencyGate
+from tailcut.inputs.input_transform import InputTransform, input_transform_of
 from tailcut.inputs.selection import Selection
 from tailcut.inputs.stem import replace_stem
 from tailcut.inputs.stem_edit import transform_of
@@ -196,7 +198,7 @@ class Detector(nn.Module):
             ArgumentError: it is another network, or on other channels.
         """
         theirs, own = network.state_dict(), self.body.state_dict()
-        dct, their_dct = self.transform.dct, transform_of(network)
+        dct, their_dct = self.transform.dct, input_transform_of(network)
         if _channels_text(dct) != _channels_text(their_dct):
             raise ArgumentError(
                 f"the backbone reads {_channels_text(their_dct)}, the detector {_channels_text(dct)}: both must read "
@@ -334,9 +336,9 @@ def _check_boxes(target: Mapping[str, Tensor], where: str) -> int:
     return len(boxes)
 
 
-def _channels_text(dct: Any) -> str:
-    if dct is None:
-        return "RGB"
+def _channels_text(dct: InputTransform | None) -> str:
+    if not isinstance(dct, BlockDCT):
+        return "RGB" if dct is None else "YCbCr pixels"
     return f"the {dct.num_channels} channels {dct.selection.indices} with {dct.chroma} chroma"
 
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.inputs import rebuilding
-from tailcut.inputs.block_dct import LEVEL_SHIFT, BlockDCT
+from tailcut.inputs.block_dct import BlockDCT
+from tailcut.inputs.input_transform import LEVEL_SHIFT
 from tailcut.inputs.stem import check_unedited, example_of, make, submodule
 from tailcut.inputs.stem_edit import LayerEntry, ReplaceStemEdit, Setting
 from tailcut.inputs.stem_trace import modules_before, run, trial_copy

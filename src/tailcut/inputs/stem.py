@@ -12,13 +12,14 @@ from tailcut.errors import ArgumentError, StructureError
 from tailcut.inputs import rebuilding
 from tailcut.inputs.block_dct import BlockDCT
 from tailcut.inputs.gate import FrequencyGate, check_temperature
+from tailcut.inputs.input_transform import InputTransform, input_transform_of
 from tailcut.inputs.selection import Selection
 from tailcut.inputs.stem_edit import MAX_MAP_SIZE, GateEntry, ReplaceStemEdit, transform_of
 from tailcut.inputs.stem_trace import trial_copy
 from tailcut.inputs.stem_trial import found, noise
 from tailcut.inputs.strides import first_kept_module, is_known, stride_settings
 from tailcut.printing import Report, table
-from tailcut.structure import add_edit, base_of, family, record_of
+from tailcut.structure import Edit, add_edit, base_of, family, record_of
 from tailcut.transform.block import BLOCK_SIZE
 
 _log = logging.getLogger(__name__)
@@ -195,11 +196,11 @@ def example_of(model: nn.Module) -> Tensor:
     return noise(shape, rebuilding.like_model(model))
 
 
-def make(model: nn.Module, edit: ReplaceStemEdit, transform: BlockDCT) -> None:
+def make(model: nn.Module, edit: Edit, transform: InputTransform) -> None:
     """Check, apply and record `edit` and take over the statistics of `transform`. Changes the model."""
     edit.check(model)
     edit.apply(model)
-    own = transform_of(model)
+    own = input_transform_of(model)
     if own is not None and not own.mean.is_meta:
         own.to(transform.mean.dtype).load_state_dict(transform.state_dict())
     add_edit(model, edit)
@@ -213,12 +214,18 @@ def submodule(model: nn.Module, name: str, argument: str) -> nn.Module:
     return module
 
 
-def _map_size(size: int | tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Height and width of a picture and of its channels."""
+def picture_sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a picture; `ArgumentError` unless they are 1 to `MAX_SIZE`."""
     sides = (size, size) if isinstance(size, int) else tuple(size)
     if len(sides) != 2 or any(type(side) is not int or not 1 <= side <= MAX_SIZE for side in sides):
         raise ArgumentError(f"expected the side of a picture, or (height, width), of 1 to {MAX_SIZE}; got {size!r}")
     height, width = sides
+    return height, width
+
+
+def _map_size(size: int | tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Height and width of a picture and of its channels."""
+    height, width = picture_sides(size)
     return (height, width), (-(-height // BLOCK_SIZE), -(-width // BLOCK_SIZE))
 
 

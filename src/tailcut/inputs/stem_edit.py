@@ -12,11 +12,11 @@ from tailcut.errors import CorruptFileError, LimitError, StructureError
 from tailcut.inputs import rebuilding
 from tailcut.inputs.block_dct import BlockDCT, Chroma, Padding
 from tailcut.inputs.gate import FrequencyGate
+from tailcut.inputs.input_transform import TRANSFORM, input_transform_of
 from tailcut.inputs.patterns import NUM_CHANNELS
 from tailcut.inputs.selection import Selection
 from tailcut.structure import Edit, Reader, Writer, register_edit
 
-TRANSFORM = "input_transform"
 SELECTION_BYTES = NUM_CHANNELS // 8
 MAX_MODULES = 1 << 12
 MAX_WIDTH = 1 << 16
@@ -133,8 +133,8 @@ class ReplaceStemEdit(Edit):
     def check(self, model: nn.Module) -> None:
         """Raise `StructureError` unless the modules are there and can be changed so. The model is not changed."""
         modules = dict(model.named_modules())
-        if transform_of(model) is not None:
-            raise StructureError("the model's stem is replaced already; start from a fresh network")
+        if input_transform_of(model) is not None:
+            raise StructureError("the model's input is replaced already; start from a fresh network")
         parametrized = next((name for name, module in modules.items() if parametrize.is_parametrized(module)), None)
         if parametrized is not None:
             raise StructureError(

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.inputs import rebuilding
+from tailcut.inputs.input_transform import TRANSFORM
 from tailcut.inputs.stem_edit import (
     MAX_MAP_SIZE,
     SWITCHES,
-    TRANSFORM,
     Projection,
     ReplaceStemEdit,
     Resized,

@@ -1,8 +1,13 @@
-"""Tables of results: what the papers print beside what was measured here. Reads run folders, never trains."""
+"""Tables of results: what the papers print beside what was measured here. Reads results, never trains."""
 
+from tailcut.reports.records import find_results as find_results
+from tailcut.reports.records import read_records as read_records
+from tailcut.reports.records import records_folder as records_folder
+from tailcut.reports.seeds import SeedMean as SeedMean
+from tailcut.reports.seeds import same_training as same_training
+from tailcut.reports.seeds import seed_means as seed_means
 from tailcut.reports.tables import ReproducedRow as ReproducedRow
 from tailcut.reports.tables import ReproduceReport as ReproduceReport
 from tailcut.reports.tables import Wanted as Wanted
-from tailcut.reports.tables import find_results as find_results
 from tailcut.reports.tables import make_table as make_table
 from tailcut.reports.tables import table_of as table_of

@@ -1,14 +1,14 @@
 """A paper's table: one row per recipe, the paper's figures beside those of finished runs."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import groupby
 
 from tailcut.errors import ArgumentError, DataError
-from tailcut.format.zoo import zoo_folder
-from tailcut.printing import Report, table
-from tailcut.runs import Result, Run, read_result
+from tailcut.printing import Report, figure_text, is_fraction, spread_text, table
+from tailcut.reports.seeds import SeedMean, seed_means
+from tailcut.runs import Result
 
 TABLES = ("table1", "table2", "table3", "table4", "table5", "lfd", "cfdp")
 _FOLDERS = {"frequency-inputs": "lfd", "frequency-pruning": "cfdp"}
@@ -82,15 +82,17 @@ class ReproduceReport(Report):
     Attributes:
         table: its name.
         rows: one per recipe, metric and run.
+        means: of recipes that were run with several seeds.
     """
 
     table: str
     rows: tuple[ReproducedRow, ...]
+    means: tuple[SeedMean, ...] = ()
 
     def __str__(self) -> str:
-        """Aligned columns; a row that was not run says so."""
+        """Aligned columns; a row that was not run says so, and below those of several seeds stands their mean."""
         header, align = list(_COLUMNS), "<<" + ">" * (len(_COLUMNS) - 2)
-        lines = [table(header, [_cells(row) for row in self.rows], align=align)]
+        lines = [table(header, list(self._lines()), align=align)]
         notes = {row.name: row.why_not for row in self.rows if row.why_not}
         lines += [f"{name}: not to be compared: {why}" for name, why in notes.items()]
         return "\n".join([lines[0], "", *lines[1:]]) if len(lines) > 1 else lines[0]
@@ -98,8 +100,17 @@ class ReproduceReport(Report):
     def to_markdown(self) -> str:
         """The same as a Markdown table."""
         rule = ["---", "---", *["---:"] * (len(_COLUMNS) - 2)]
-        rows = [list(_COLUMNS), rule, *(_cells(row) for row in self.rows)]
+        rows = [list(_COLUMNS), rule, *self._lines()]
         return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+    def _lines(self) -> Iterator[list[str]]:
+        """The cells of all rows, and of the means behind the rows of their recipe."""
+        for name, rows in groupby(self.rows, key=lambda row: row.name):
+            of_metric = {}
+            for row in rows:
+                of_metric[row.metric] = row
+                yield _cells(row)
+            yield from (_mean_cells(mean, of_metric[mean.metric]) for mean in self.means if mean.name == name)
 
 
 _COLUMNS = ("recipe", "metric", "paper", "ours", "difference", "kept", "bytes", "smaller by", "epochs", "seed", "hours")
@@ -119,31 +130,6 @@ def table_of(recipe: str, source: str) -> str | None:
     return f"table{found[1]}" if found and folder == "frequency-regularization" else None
 
 
-def find_results(runs: str | Path) -> dict[str, list[Result]]:
-    """The results by recipe name: of finished runs under a folder; of recipes without any, those in the package.
-
-    Args:
-        runs: a folder that holds run folders; it need not exist.
-
-    Raises:
-        DataError: a result is damaged.
-    """
-    found: dict[str, list[Result]] = {}
-    folder = Path(runs)
-    if folder.is_dir():
-        for path in sorted(folder.iterdir()):
-            if Run(path).result.is_file():
-                result = Run(path).read_result()
-                found.setdefault(result.name, []).append(result)
-    elif folder.exists():
-        raise ArgumentError(f"{folder} is a file; expected a folder of run folders")
-    for path in sorted(zoo_folder().glob("*.json")):
-        result = read_result(path)
-        if result.name not in found:
-            found[result.name] = [result]
-    return found
-
-
 def make_table(name: str, wanted: Sequence[Wanted], results: Mapping[str, Sequence[Result]]) -> ReproduceReport:
     """The table of that name.
 
@@ -161,7 +147,9 @@ def make_table(name: str, wanted: Sequence[Wanted], results: Mapping[str, Sequen
     mine = [entry for entry in wanted if table_of(entry.recipe, entry.source) == name]
     if not mine:
         raise ArgumentError(f"no recipe is a row of {name} yet; there are {', '.join(tables_with_rows(wanted))}")
-    return ReproduceReport(name, tuple(row for entry in mine for row in _rows(entry, results.get(entry.name, ()))))
+    found = [(entry, results.get(entry.name, ())) for entry in mine]
+    rows = tuple(row for entry, runs in found for row in _rows(entry, runs))
+    return ReproduceReport(name, rows, tuple(mean for _, runs in found for mean in seed_means(runs)))
 
 
 def tables_with_rows(wanted: Sequence[Wanted]) -> list[str]:
@@ -208,18 +196,14 @@ def _row(wanted: Wanted, metric: str, paper: float | None, result: Result | None
 
 
 def _cells(row: ReproducedRow) -> list[str]:
-    def figure(value: float | None) -> str:
-        return "" if value is None else f"{100 * value:.2f} %"
-
     if row.ours is None:
-        return [row.name, row.metric, figure(row.paper), "not run", *[""] * (len(_COLUMNS) - 4)]
-    difference = "" if row.paper is None or not row.comparable else f"{100 * (row.ours - row.paper):+.2f}"
+        return [row.name, row.metric, _figure(row.metric, row.paper), "not run", *[""] * (len(_COLUMNS) - 4)]
     return [
         row.name,
         row.metric,
-        figure(row.paper),
-        figure(row.ours),
-        difference,
+        _figure(row.metric, row.paper),
+        figure_text(row.metric, row.ours),
+        _difference(row.ours, row),
         "" if row.num_kept is None else f"{row.num_kept:,}",
         f"{row.file_bytes:,}",
         f"{row.compression_ratio:,.0f} x",
@@ -227,3 +211,27 @@ def _cells(row: ReproducedRow) -> list[str]:
         f"{row.seed}",
         f"{row.hours:.2f}",
     ]
+
+
+def _mean_cells(mean: SeedMean, row: ReproducedRow) -> list[str]:
+    """A mean below the rows of its runs, of which `row` is the last."""
+    ours = spread_text(mean.metric, mean.mean, mean.spread)
+    what = f"mean of {len(mean.seeds)} seeds"
+    return [
+        what,
+        mean.metric,
+        _figure(row.metric, row.paper),
+        ours,
+        _difference(mean.mean, row),
+        *[""] * (len(_COLUMNS) - 5),
+    ]
+
+
+def _figure(metric: str, value: float | None) -> str:
+    return "" if value is None else figure_text(metric, value)
+
+
+def _difference(ours: float, row: ReproducedRow) -> str:
+    if row.paper is None or not row.comparable:
+        return ""
+    return f"{(100 if is_fraction(row.metric) else 1) * (ours - row.paper):+.2f}"

@@ -9,12 +9,14 @@ Information Redundancy in Convolutional Neural Networks", IEEE Access 11, 2023, 
 | section III.B, beta_n  | `loop.train` steps a `TailTruncation` (the `schedule` section)    |
 | section IV.A, Table 1  | the recipes in `recipes/frequency-regularization/`                |
 | section IV.C, Dice     | `metrics.dice`                                                    |
+| section IV.D, Table 4  | `losses.negative_elbo`, `gan.train_gan`, `fid.frechet_distance`   |
 
 Known deviations: the paper cuts once per epoch with gamma = 0.01 until an end it does not state; a recipe may
 also cut every few iterations and reach its target at a stated fraction of the run. The paper
 does not say on what its settings were chosen; here figures to choose by come from pictures held out of the
 training split, and the test split serves the final figure, of the packed file. A recipe without hold-out shows
-the test split after each epoch, labels it so, and chooses nothing by it.
+the test split after each epoch, labels it so, and chooses nothing by it. The Fréchet distance of Table 4 is by the
+features of our LeNet-5 for MNIST in place of Inception's: only ratios of rows can be compared.
 
 Evaluation and prediction need no extra; recipes and the loop need `tailcut[train]`.
 """
@@ -22,5 +24,7 @@ Evaluation and prediction need no extra; recipes and the loop need `tailcut[trai
 from tailcut.training.evaluation import EvaluateReport as EvaluateReport
 from tailcut.training.evaluation import evaluate as evaluate
 from tailcut.training.evaluation import evaluate_file as evaluate_file
+from tailcut.training.generation import evaluate_generator as evaluate_generator
+from tailcut.training.generation_prediction import sample as sample
 from tailcut.training.prediction import PredictReport as PredictReport
 from tailcut.training.prediction import predict as predict

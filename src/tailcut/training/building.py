@@ -9,16 +9,18 @@ from tailcut.data import Dataset, Roots
 from tailcut.errors import ArgumentError, RecipeError, StructureError, TailcutError
 from tailcut.format import load
 from tailcut.runs import packed_network
+from tailcut.training.generation_building import build_gan
 from tailcut.training.recipe import LrScheduleSection, OptimizerSection, Recipe
+from tailcut.training.regularizing import regularized
 from tailcut.training.starting import fresh_network, parent
-from tailcut.weights import TailTruncation, regularize, to_dense, truncated_tensors
+from tailcut.weights import TailTruncation, to_dense, truncated_tensors
 
 ONE_CYCLE_START = 1 / 25
 PAPER_RATE = 0.01
 
 
 def build_model(recipe: Recipe, start: nn.Module | None = None) -> nn.Module:
-    """Make the recipe's network, regularised if the recipe says so.
+    """Make the recipe's network, regularised if the recipe says so; for the loss `gan` both networks.
 
     Args:
         recipe: the recipe.
@@ -28,45 +30,10 @@ def build_model(recipe: Recipe, start: nn.Module | None = None) -> nn.Module:
     Raises:
         RecipeError: unknown model, wrong arguments, or a regularisation that does not fit the network.
     """
+    if recipe.training.loss == "gan":
+        return build_gan(recipe)
     model = fresh_network(recipe) if start is None else start
-    section = recipe.regularization
-    if section is None:
-        return model
-    try:
-        regularize(
-            model,
-            keep_ratio=section.keep_ratio,
-            num_kept=section.num_kept,
-            axes=section.axes,
-            order_weights=section.order_weights,
-            include=section.include,
-            exclude=section.exclude,
-            overrides={
-                pattern: override.model_dump(exclude_none=True) for pattern, override in section.overrides.items()
-            },
-        )
-    except ArgumentError as error:
-        raise RecipeError(f"regularization: {error}") from error
-    _initialize(model, section.initialization)
-    return model
-
-
-def _initialize(model: nn.Module, initialization: str) -> None:
-    """Give the coefficients the variance that the recipe wants (changes the module).
-
-    The transform is orthonormal: white noise of N coefficients has the same variance in the tensor, and the first
-    n of them hold n / N of its energy.
-    """
-    with torch.no_grad():
-        for tensor in truncated_tensors(model):
-            enlarged = math.sqrt(math.prod(tensor.shape) / tensor.num_kept)
-            if initialization == "rescaled":
-                tensor.vector.mul_(enlarged)
-            elif initialization == "he" and len(tensor.shape) == 1:
-                tensor.vector.zero_()  # a bias
-            elif initialization == "he":
-                num_inputs = math.prod(tensor.shape[1:])
-                tensor.vector.normal_(std=enlarged * math.sqrt(2 / num_inputs))
+    return regularized(model, recipe.regularization)
 
 
 def build_optimizer(section: OptimizerSection, model: nn.Module) -> torch.optim.Optimizer:

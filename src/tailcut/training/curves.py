@@ -8,6 +8,7 @@ from typing import Any
 
 from tailcut.errors import MissingExtraError
 from tailcut.files import write_atomically
+from tailcut.printing import is_fraction
 
 logger = logging.getLogger("tailcut.training")
 
@@ -37,9 +38,10 @@ def draw_curves(lines: Sequence[dict[str, Any]], path: Path, *, title: str) -> N
     loss.set(title="training loss", xlabel="epoch", yscale="log")
     measured = [line for line in lines if line["metrics"]]
     for name in measured[0]["metrics"] if measured else ():
-        values = [100 * line["metrics"][name] for line in measured]
+        factor, unit = (100, "%") if is_fraction(name) else (1, "")
+        values = [factor * line["metrics"][name] for line in measured]
         metric.plot([line["epoch"] for line in measured], values, color="tab:green", label=name)
-        metric.set(title=f"{measured[0]['split']} {name}", xlabel="epoch", ylabel="%")
+        metric.set(title=f"{measured[0]['split']} {name}", xlabel="epoch", ylabel=unit)
     kept.plot(epochs, [line["num_kept"] for line in lines], color="tab:orange")
     kept.set(title="kept coefficients", xlabel="epoch", yscale="log")
     for panel in (loss, metric, kept):

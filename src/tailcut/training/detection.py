@@ -7,7 +7,6 @@ gradients clipped at norm 35, batch norm frozen.
 
 import logging
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -20,7 +19,6 @@ from tailcut.format import load
 from tailcut.inputs.detection import Detector
 from tailcut.runs import Result, Run, packed_network
 from tailcut.structure import family
-from tailcut.training import loop
 from tailcut.training.averaging import MovingAverage
 from tailcut.training.batches import generator
 from tailcut.training.detection_data import Example, PictureNumbers, is_mirrored, training_example
@@ -31,6 +29,7 @@ from tailcut.training.loop import Session
 from tailcut.training.machines import Machines
 from tailcut.training.progress import Progress
 from tailcut.training.recipe import AugmentationSection, DetectionSection, Recipe
+from tailcut.training.recipe_values import check_unused
 from tailcut.weights import to_dense
 
 try:
@@ -60,11 +59,6 @@ def train_detector(
     check_recipe(recipe)
     settings = {"roots": roots, "download": download, "progress": progress, "command": command}
     return run_sessions(_DetectionSession, recipe, out, resume=resume, machines=machines, **settings)
-
-
-def trainer_of(recipe: Recipe) -> Callable[..., Result]:
-    """The function that trains a recipe: `train_detector` for one with a `detection` section, else `loop.train`."""
-    return loop.train if recipe.detection is None else train_detector
 
 
 def check_recipe(recipe: Recipe) -> DetectionSection:
@@ -97,9 +91,7 @@ def check_recipe(recipe: Recipe) -> DetectionSection:
         "inputs": "; model.arguments says what it reads",
         "data.augmentation": "; its pictures are mirrored by detection.flip",
     }
-    for key, is_used in useless.items():
-        if is_used:
-            raise RecipeError(f"{key}: has no meaning for a detector, leave it out{instead.get(key, '')}")
+    check_unused(useless, of="a detector", instead=instead)
     if recipe.regularization is not None and training.execution != "dense":
         raise RecipeError("training.execution: a regularised detector trains with dense weights; choose 'dense'")
     if section.backbone is None:

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -16,8 +16,11 @@ from tailcut.data import CocoDataset, Roots, open_dataset
 from tailcut.errors import ArgumentError, DataError, MissingExtraError
 from tailcut.format import load
 from tailcut.inputs.detection import Detector
-from tailcut.training.evaluation import PROGRESS_INTERVAL, EvaluateReport, choose_device, runnable
+from tailcut.training.evaluation import PROGRESS_INTERVAL, EvaluateReport, Share, in_processes, runnable
 from tailcut.training.progress import live_progress
+
+if TYPE_CHECKING:
+    from tailcut.training.machines import Machines
 
 # What COCOeval.summarize gives first: averaged over overlaps of 0.50 to 0.95, at 0.50, at 0.75, and by object size.
 FIGURES = ("AP", "AP50", "AP75", "APS", "APM", "APL")
@@ -35,6 +38,7 @@ def evaluate_detector_file(
     roots: Roots = None,
     batch_size: int | None = None,
     device: str = "auto",
+    machines: "Machines | None" = None,
     download: bool = False,
     progress: bool = False,
 ) -> EvaluateReport:
@@ -43,21 +47,24 @@ def evaluate_detector_file(
     Raises:
         ArgumentError: the file holds no detector, the data set has no objects, or `batch_size` is not 1 or None.
     """
-    place = choose_device(device)
-    model = load(file, device=str(place))
-    dataset = open_dataset(data, split, roots=roots, download=download)
-    if not isinstance(model, Detector):
-        raise ArgumentError(f"{data} has boxes of objects, which only a detector finds; {file} holds none")
-    if not isinstance(dataset, CocoDataset):
-        raise ArgumentError(
-            f"{file} holds a detector, which is measured on objects, for example on coco; not on {data}"
-        )
     if batch_size not in (None, 1):
         raise ArgumentError(f"a detector is measured one picture at a time; batch_size must be 1, got {batch_size}")
-    start = time.perf_counter()
-    metrics = evaluate_detector(model, dataset, device=place, progress=progress)
-    seconds = time.perf_counter() - start
-    return EvaluateReport(str(file), dataset.name, dataset.split, len(dataset), metrics, seconds)
+
+    def measure(share: Share) -> EvaluateReport:
+        model = load(file, device=str(share.device))
+        dataset = open_dataset(data, split, roots=roots, download=download)
+        if not isinstance(model, Detector):
+            raise ArgumentError(f"{data} has boxes of objects, which only a detector finds; {file} holds none")
+        if not isinstance(dataset, CocoDataset):
+            raise ArgumentError(
+                f"{file} holds a detector, which is measured on objects, for example on coco; not on {data}"
+            )
+        start = time.perf_counter()
+        metrics = evaluate_detector(model, dataset, progress=progress and share.rank == 0, **vars(share))
+        seconds = time.perf_counter() - start
+        return EvaluateReport(str(file), dataset.name, dataset.split, len(dataset), metrics, seconds)
+
+    return in_processes(measure, device, machines)
 
 
 def evaluate_detector(

@@ -5,7 +5,9 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,16 +17,40 @@ from tailcut.data import Dataset, Roots, open_dataset
 from tailcut.errors import ArgumentError
 from tailcut.execution import fuse
 from tailcut.format import load
-from tailcut.printing import Report, table
+from tailcut.printing import Report, figure_text, table
 from tailcut.training.metrics import METRICS, StreamingMean
 from tailcut.training.progress import live_progress
 from tailcut.training.reading import reader_of
 from tailcut.weights import to_dense, truncated_tensors
 
+if TYPE_CHECKING:  # they need an extra, which one process does without
+    from lightning_fabric import Fabric
+
+    from tailcut.training.machines import Machines
+
+Found = TypeVar("Found")
+
 CLASSIFICATION_BATCH = 500
 PROGRESS_INTERVAL = 10.0  # seconds
 
 logger = logging.getLogger("tailcut.training")
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of one process in an evaluation.
+
+    Attributes:
+        device: where it computes.
+        rank: its number among the processes.
+        num_processes: how many share the evaluation.
+        add_up: adds a tensor over all of them; None for one process.
+    """
+
+    device: torch.device
+    rank: int = 0
+    num_processes: int = 1
+    add_up: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass
@@ -49,7 +75,7 @@ class EvaluateReport(Report):
 
     def __str__(self) -> str:
         """One row for people."""
-        figures = [(name, f"{100 * value:.2f} %") for name, value in self.metrics.items()]
+        figures = [(name, figure_text(name, value)) for name, value in self.metrics.items()]
         header = ["model", "data", "split", "pictures", *(name for name, _ in figures), "seconds"]
         row = [self.model, self.data, self.split, f"{self.num_samples:,}", *(text for _, text in figures)]
         return table(header, [[*row, f"{self.seconds:.1f}"]], align="<<<" + ">" * (len(figures) + 2))
@@ -63,11 +89,12 @@ def evaluate_file(
     roots: Roots = None,
     batch_size: int | None = None,
     device: str = "auto",
+    machines: "Machines | None" = None,
     download: bool = False,
     dense: bool = False,
     progress: bool = False,
 ) -> EvaluateReport:
-    """Evaluate a .tailcut file on a data set.
+    """Evaluate a .tailcut file on a data set, by one process or by several that share the pictures.
 
     Args:
         file: a .tailcut file of a registered model, or `zoo:NAME`.
@@ -75,25 +102,66 @@ def evaluate_file(
         split: one of its splits; its test split when None.
         roots: data roots to try first.
         batch_size: see `evaluate`.
-        device: see `choose_device`.
+        device: of one process; see `choose_device`.
+        machines: instead of `device`: the devices of several processes, each of which returns the same report.
         download: fetch the data set if it lies nowhere.
         dense: see `runnable`.
         progress: show on standard error how far it is.
 
     Raises:
         FormatError: the file cannot be loaded.
-        ArgumentError: unknown data set or split, or the network does not fit the pictures.
+        ArgumentError: unknown data set or split, the network does not fit the pictures, or there are no such devices.
         DataNotFoundError: the data set lies nowhere.
     """
-    place = choose_device(device)
-    model = load(file, device=str(place))
-    dataset = open_dataset(data, split, roots=roots, download=download)
-    if uses_batch_statistics(model):
-        logger.info("batch norm of this network uses the statistics of each batch: one picture at a time")
-    start = time.perf_counter()
-    metrics = evaluate(model, dataset, batch_size=batch_size, device=place, dense=dense, progress=progress)
-    seconds = time.perf_counter() - start
-    return EvaluateReport(str(file), dataset.name, dataset.split, len(dataset), metrics, seconds)
+
+    def measure(share: Share) -> EvaluateReport:
+        model = load(file, device=str(share.device))
+        dataset = open_dataset(data, split, roots=roots, download=download)
+        if uses_batch_statistics(model) and share.rank == 0:
+            logger.info("batch norm of this network uses the statistics of each batch: one picture at a time")
+        start = time.perf_counter()
+        metrics = evaluate(
+            model,
+            dataset,
+            batch_size=batch_size,
+            dense=dense,
+            progress=progress and share.rank == 0,
+            **vars(share),
+        )
+        seconds = time.perf_counter() - start
+        return EvaluateReport(str(file), dataset.name, dataset.split, len(dataset), metrics, seconds)
+
+    return in_processes(measure, device, machines)
+
+
+def in_processes(work: Callable[[Share], Found], device: str, machines: "Machines | None") -> Found:
+    """What `work` returns for the share of this process: all of it on one device, or a part of it on each of several.
+
+    Args:
+        work: called once in each process.
+        device: of one process; see `choose_device`.
+        machines: instead of `device`: those of several processes, which are started if they are not there yet.
+
+    Raises:
+        ArgumentError: both are given, or there are no such devices.
+    """
+    if machines is None:
+        return work(Share(choose_device(device)))
+    from tailcut.training.machines import make_fabric
+    from tailcut.training.processes import add_up
+
+    if device != "auto":
+        raise ArgumentError(
+            f"one device is named ({device}), and several are counted (devices, num_nodes, strategy, accelerator): "
+            "give either"
+        )
+
+    def launched(fabric: "Fabric") -> Found:
+        total = partial(add_up, fabric) if fabric.world_size > 1 else None
+        return work(Share(fabric.device, fabric.global_rank, fabric.world_size, total))
+
+    found: Found = make_fabric(machines).launch(launched)
+    return found
 
 
 def evaluate(

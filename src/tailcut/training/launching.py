@@ -38,7 +38,7 @@ def run_sessions(
 ) -> Result:
     """Run one session of this kind in each process; arguments, result and errors are those of `loop.train`."""
     run = Run(Path(out))
-    fabric = make_fabric(recipe, machines or Machines())
+    fabric = make_fabric(machines or Machines(), recipe.training.precision)
     if is_first_process():
         Run.create(out, resume=resume)
         check_same(recipe, run.recipe)

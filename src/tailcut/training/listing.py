@@ -8,7 +8,7 @@ import torch
 
 from tailcut.errors import MissingExtraError
 from tailcut.format import inspect, resolve, zoo_names
-from tailcut.printing import Report, table
+from tailcut.printing import Report, figure_text, table
 from tailcut.runs import read_result
 from tailcut.structure import create_model, family, model_names
 
@@ -42,7 +42,7 @@ class ZooEntry(Report):
         num_kept: coefficients in the file.
         num_parameters: of the dense network.
         data: the data set it was trained on, None if no result was committed for it.
-        metrics: figures on the whole test split, 0 to 1.
+        metrics: figures on the whole test split, 0 to 1; distances (`fid`) as they are.
         paper: the figures of the paper's row.
     """
 
@@ -79,7 +79,7 @@ class ModelsReport(Report):
             (
                 f"zoo:{entry.name}",
                 entry.data or "",
-                ", ".join(f"{key} {100 * value:.2f} %" for key, value in entry.metrics.items()),
+                ", ".join(f"{key} {figure_text(key, value)}" for key, value in entry.metrics.items()),
                 f"{entry.num_kept:,}",
                 f"{entry.num_parameters:,}",
                 f"{entry.file_bytes:,}",

@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +44,18 @@ from tailcut.training.checkpoints import (
 from tailcut.training.curves import try_to_draw_curves
 from tailcut.training.evaluation import evaluate
 from tailcut.training.finishing import make_result, num_kept, warn_of_late_cut
+from tailcut.training.generation import evaluate_generator
+from tailcut.training.generation_building import check_generative
 from tailcut.training.interruption import Interruption, interrupted, listen_for_interruption, not_a_number
 from tailcut.training.launching import run_sessions
-from tailcut.training.losses import total_loss
+from tailcut.training.losses import negative_elbo, total_loss
 from tailcut.training.machines import Machines as Machines
 from tailcut.training.processes import Processes
 from tailcut.training.progress import Progress, epoch_line, live_progress
 from tailcut.training.reading import gate_penalty, reader_of
 from tailcut.training.recipe import Recipe
 from tailcut.training.recipe_files import to_toml
+from tailcut.training.recipe_generation import GENERATIVE, GenerationSection
 from tailcut.training.starting import load_start, make_start, needs_start
 
 try:
@@ -121,7 +125,8 @@ class Session(Processes):
         self.num_steps = check_data(recipe, self.train_data, fabric.world_size)
 
         torch.manual_seed(generator(seed).initial_seed())
-        self.model = build_model(recipe, self._start(roots)).to(fabric.device)
+        self.model = self._build(roots).to(fabric.device)
+        check_generative(recipe, self.model, self.train_data)
         self.read = reader_of(self.model)
         self.teacher = load_teacher(recipe, fabric.device, roots=roots)
         self.read_for_teacher = None if self.teacher is None else reader_of(self.teacher)
@@ -137,6 +142,10 @@ class Session(Processes):
         self._restore()
         self.module = self._wrapped()
         self.stepper: Any = fabric.setup_optimizers(self.optimizer)
+
+    def _build(self, roots: Roots) -> nn.Module:
+        """The network that is trained, with the numbers that it begins with."""
+        return build_model(self.recipe, self._start(roots))
 
     def _start(self, roots: Roots) -> nn.Module | None:
         """The network that the recipe starts from, None for a fresh one. The first process makes it, all load it."""
@@ -226,7 +235,10 @@ class Session(Processes):
         """Forward, backward, and one step of the optimiser. Returns the loss, a scalar."""
         recipe = self.recipe
         outputs = self.module(self.read(pictures))
-        loss = total_loss(outputs, targets, recipe.training, recipe.distillation, self._teacher_outputs(pictures))
+        if recipe.training.loss == "vae":
+            loss = negative_elbo(outputs, pictures).mean()
+        else:
+            loss = total_loss(outputs, targets, recipe.training, recipe.distillation, self._teacher_outputs(pictures))
         if recipe.inputs is not None and recipe.inputs.gate:
             penalty = gate_penalty(self.model, recipe.inputs.gate_strength)
             loss = loss if penalty is None else loss + penalty
@@ -274,8 +286,10 @@ class Session(Processes):
         return ("test" if self.held_out is None else "validation"), metrics
 
     def _evaluate(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:
-        fabric = self.fabric
-        return evaluate(
+        fabric, section = self.fabric, self.recipe.generation or GenerationSection()
+        generates = self.recipe.training.loss in GENERATIVE
+        measure = partial(evaluate_generator, num_samples=section.num_samples) if generates else evaluate
+        return measure(
             model,
             dataset,
             device=fabric.device,
@@ -344,7 +358,7 @@ class Session(Processes):
             self.schedule.finish()
             warn_of_late_cut(before, num_kept(self.model))
         if fabric.is_global_zero:
-            save(self.model, run.model, codec=recipe.pack.codec, other_codec=recipe.pack.other_codec)
+            self._pack()
         fabric.barrier()
         packed = load(run.model)
         metrics = self._evaluate(packed, self.test_data)
@@ -371,3 +385,8 @@ class Session(Processes):
             try_to_draw_curves(self.lines, run.curves, title=recipe.name)
         fabric.barrier()
         return result
+
+    def _pack(self) -> None:
+        """Write the packed network, on the first process."""
+        pack = self.recipe.pack
+        save(self.model, self.run.model, codec=pack.codec, other_codec=pack.other_codec)

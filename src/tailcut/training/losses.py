@@ -1,4 +1,6 @@
-"""Losses: cross entropy, soft Dice for masks, and what a teacher adds."""
+"""Losses: cross entropy, soft Dice for masks, what a teacher adds, and those of networks that make pictures."""
+
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,10 +13,11 @@ from torch.nn.functional import (
     softmax,
 )
 
-from tailcut.training.recipe import DistillationSection, TrainingSection
+if TYPE_CHECKING:  # they need an extra, which evaluation does without
+    from tailcut.training.recipe import DistillationSection, TrainingSection
 
 
-def label_loss(outputs: Tensor, targets: Tensor, section: TrainingSection) -> Tensor:
+def label_loss(outputs: Tensor, targets: Tensor, section: "TrainingSection") -> Tensor:
     """The loss against the labels, as the recipe's `training` section defines it.
 
     Args:
@@ -50,7 +53,7 @@ def soft_dice_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     return 1 - ((2 * common + 1) / (both + 1)).mean()  # + 1: defined for two empty masks
 
 
-def distillation_loss(outputs: Tensor, teacher_outputs: Tensor, section: DistillationSection) -> Tensor:
+def distillation_loss(outputs: Tensor, teacher_outputs: Tensor, section: "DistillationSection") -> Tensor:
     """The Kullback-Leibler divergence from the teacher's softened probabilities, times the squared
     temperature.
 
@@ -72,11 +75,46 @@ def distillation_loss(outputs: Tensor, teacher_outputs: Tensor, section: Distill
     return divergence * temperature**2
 
 
+def negative_elbo(outputs: tuple[Tensor, Tensor, Tensor], pictures: Tensor) -> Tensor:
+    """The bound that a variational autoencoder minimises: reconstruction error plus divergence of the code.
+
+    Kingma and Welling, "Auto-Encoding Variational Bayes" (2014), equation 10, with one drawn code per picture: the
+    binary cross entropy of all pixels, plus the Kullback-Leibler divergence of the code's normal distribution from the
+    standard one.
+
+    Args:
+        outputs: logits of the pixels (batch, channels, height, width), and mean and logarithm of the variance of the
+            code, (batch, latent_size) each.
+        pictures: (batch, channels, height, width), pixels in 0..1.
+
+    Returns:
+        (batch,), in nats.
+    """
+    logits, mean, log_variance = (output.float() for output in outputs)
+    errors = binary_cross_entropy_with_logits(logits, pictures, reduction="none").flatten(1).sum(dim=1)
+    divergence = (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1) / 2
+    return errors + divergence
+
+
+def adversarial_loss(logits: Tensor, *, real: bool) -> Tensor:
+    """The cross entropy of a discriminator's answers with what they should be. A scalar, the mean over pictures.
+
+    The discriminator learns by `real` as it is; the generator by real=True for what it made (Goodfellow et al.,
+    "Generative Adversarial Nets" (2014), section 3: the gradient that does not vanish).
+
+    Args:
+        logits: (batch, 1), positive for real.
+        real: what the pictures shall be taken for.
+    """
+    logits = logits.float()
+    return binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(real)))
+
+
 def total_loss(
     outputs: Tensor,
     targets: Tensor,
-    section: TrainingSection,
-    distillation: DistillationSection | None = None,
+    section: "TrainingSection",
+    distillation: "DistillationSection | None" = None,
     teacher_outputs: Tensor | None = None,
 ) -> Tensor:
     """The loss of a step: against the labels, and against a teacher where there is one. A scalar."""

@@ -1,17 +1,16 @@
-"""Where a training runs: devices and processes, through Lightning Fabric."""
+"""Where a training or an evaluation runs: devices and processes, through Lightning Fabric."""
 
 import os
 from dataclasses import dataclass
 from typing import Literal
 
 from tailcut.errors import ArgumentError, MissingExtraError
-from tailcut.training.recipe import Recipe
 
 try:
     from lightning_fabric import Fabric
     from lightning_fabric.utilities.rank_zero import rank_zero_only
 except ImportError as error:
-    raise MissingExtraError("training", "lightning-fabric", "train") from error
+    raise MissingExtraError("training and work on several devices", "lightning-fabric", "train") from error
 
 PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "fp32": "32-true",
@@ -20,9 +19,12 @@ PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
 }
 
 
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
 @dataclass(frozen=True)
 class Machines:
-    """Where a training runs; the words are those of Lightning Fabric.
+    """Where a training or an evaluation runs; the words are those of Lightning Fabric.
 
     Attributes:
         accelerator: `auto` (a GPU if there is one), `cpu`, `cuda`, ...
@@ -37,8 +39,12 @@ class Machines:
     strategy: str = "auto"
 
 
-def make_fabric(recipe: Recipe, machines: Machines) -> Fabric:
-    """The engine for a recipe on these machines, not yet launched.
+def make_fabric(machines: Machines, precision: Precision = "fp32") -> Fabric:
+    """The engine on these machines, not yet launched.
+
+    Args:
+        machines: where to run.
+        precision: that of a recipe's `training` section.
 
     Raises:
         ArgumentError: there are no such machines here.
@@ -53,10 +59,10 @@ def make_fabric(recipe: Recipe, machines: Machines) -> Fabric:
             devices=machines.devices,
             num_nodes=machines.num_nodes,
             strategy=machines.strategy,
-            precision=PRECISIONS[recipe.training.precision],
+            precision=PRECISIONS[precision],
         )
     except (ValueError, RuntimeError, TypeError, ImportError) as error:  # what Fabric raises for what is not there
-        raise ArgumentError(f"cannot train on {machines}: {str(error).splitlines()[0]}") from error
+        raise ArgumentError(f"cannot run on {machines}: {str(error).splitlines()[0]}") from error
 
 
 def is_first_process() -> bool:

@@ -138,6 +138,7 @@ def _from_checkpoint(state: Mapping[str, Any]) -> tuple[nn.Module, tuple[str, st
     """The network of a checkpoint as it would be packed now, and the codecs of its recipe."""
     from tailcut.training.averaging import MovingAverage  # here: plain weights need no extra
     from tailcut.training.building import build_model, build_schedule
+    from tailcut.training.generation_building import GanNetworks
     from tailcut.training.recipe_files import parse_recipe
 
     recipe = parse_recipe(state["recipe"], source="the recipe of the checkpoint")
@@ -150,6 +151,8 @@ def _from_checkpoint(state: Mapping[str, Any]) -> tuple[nn.Module, tuple[str, st
     schedule = build_schedule(recipe, network)
     if schedule is not None and state["epoch"] == recipe.training.epochs:
         schedule.finish()
+    if isinstance(network, GanNetworks):
+        network = network.generator
     return network, (recipe.pack.codec, recipe.pack.other_codec)
 
 

@@ -1,4 +1,4 @@
-"""What the processes of one training tell each other."""
+"""What the processes of one training or one evaluation tell each other."""
 
 from typing import cast
 
@@ -11,6 +11,11 @@ try:
     from lightning_fabric import Fabric
 except ImportError as error:
     raise MissingExtraError("training", "lightning-fabric", "train") from error
+
+
+def add_up(fabric: Fabric, state: Tensor) -> Tensor:
+    """The sum of a tensor over all processes, on the CPU: the same numbers on each, of the tensor's type."""
+    return cast(Tensor, fabric.all_reduce(state.to(fabric.device), reduce_op="sum")).cpu()
 
 
 class Processes:
@@ -33,8 +38,7 @@ class Processes:
         return mean[0].item(), mean[1].item() > 0
 
     def _add_up(self, state: Tensor) -> Tensor:
-        total = self.fabric.all_reduce(state.to(self.fabric.device), reduce_op="sum")
-        return cast(Tensor, total).cpu()
+        return add_up(self.fabric, state)
 
     def _gather(self, value: Tensor) -> Tensor:
         """The values of all processes, one row each."""

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
+from tailcut.printing import figure_text
 from tailcut.runs import Run
 
 logger = logging.getLogger("tailcut.training")
@@ -90,6 +91,6 @@ def epoch_line(line: dict[str, Any], num_epochs: int) -> str:
     """One line of `metrics.jsonl` for people."""
     parts = [f"epoch {line['epoch']}/{num_epochs}", f"loss {line['loss']:.4f}"]
     if line.get("split"):
-        parts += [f"{line['split']} {name} {100 * value:.2f} %" for name, value in line["metrics"].items()]
+        parts += [f"{line['split']} {name} {figure_text(name, value)}" for name, value in line["metrics"].items()]
     parts += [f"lr {line['lr']:.2e}", f"kept {line['num_kept']:,}", f"{line['seconds']:.1f} s"]
     return "  ".join(parts)

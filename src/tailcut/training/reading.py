@@ -5,6 +5,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from tailcut.inputs import FrequencyGate, transform_of
+from tailcut.inputs.input_transform import input_transform_of
 from tailcut.structure import NetworkView, example_shape
 from tailcut.transform.block import BLOCK_SIZE
 
@@ -15,10 +16,10 @@ Reader = Callable[[Tensor], Tensor]
 def reader_of(model: nn.Module) -> Reader:
     """What turns a batch of pictures, (batch, channels, height, width) in 0..1, into the input of `model`.
 
-    The transform that a network with a replaced stem keeps; for all others the pictures are the input. The model is
-    not changed.
+    The transform that a network keeps if it reads frequency channels or YCbCr; for all others the pictures are the
+    input. The model is not changed.
     """
-    transform = transform_of(model.source if isinstance(model, NetworkView) else model)
+    transform = input_transform_of(model.source if isinstance(model, NetworkView) else model)
     return _unchanged if transform is None else transform
 
 

@@ -1,46 +1,18 @@
 """Recipes: what is trained, on what and how, as typed models with errors that name the key."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from tailcut.errors import MissingExtraError
+from tailcut.printing import is_fraction
+from tailcut.training.recipe_generation import GenerationSection, check_generation
+from tailcut.training.recipe_values import Axes, Codec, Counts, KeepRatio, ModelSection, Positive
+from tailcut.training.recipe_values import Fraction as Fraction
+from tailcut.training.recipe_values import Section as Section
 
 try:
-    from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+    from pydantic import Field, field_validator, model_validator
 except ImportError as error:
     raise MissingExtraError("reading a recipe", "pydantic", "train") from error
-
-Codec = Literal["float32", "float16", "bfloat16"]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-KeepRatio = Annotated[float, Field(gt=0, le=1)]
-Positive = Annotated[int, Field(gt=0)]
-Axes = Literal["all"] | tuple[int, ...]
-
-
-def _flat_names(value: Any) -> Any:
-    """TOML reads an unquoted `conv1.weight = 5` as nested tables; tensor names are dotted strings."""
-    if not isinstance(value, dict):
-        return value
-    flat: dict[str, Any] = {}
-    for name, item in value.items():
-        inner = _flat_names(item)
-        flat |= {f"{name}.{rest}": leaf for rest, leaf in inner.items()} if isinstance(inner, dict) else {name: inner}
-    return flat
-
-
-Counts = Annotated[Positive | dict[str, Positive], BeforeValidator(_flat_names)]
-
-
-class Section(BaseModel):
-    """Base of all sections: values cannot be changed, unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class ModelSection(Section):
-    """The network: a registered name and its arguments."""
-
-    name: str
-    arguments: dict[str, Any] = {}
 
 
 class AugmentationSection(Section):
@@ -107,7 +79,7 @@ class RegularizationSection(Section):
     order_weights: tuple[Positive, ...] | None = None
     include: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
-    overrides: dict[str, OverrideSection] = {}
+    overrides: dict[str, OverrideSection] = Field(default={})
     initialization: Literal["model", "rescaled", "he"] = "model"
 
     @model_validator(mode="after")
@@ -172,6 +144,8 @@ class InputsSection(Section):
     """The network reads frequency channels instead of pixels; see `tailcut.inputs.replace_stem`.
 
     Attributes:
+        pixels: `ycbcr`: pixels all the same, in these colours (see `tailcut.inputs.use_ycbcr`); then of the other keys
+            only `statistics_pictures` is left.
         channels: how many, or a list of their numbers, or the JSON file of a selection.
         chroma: `two_scale` (the paper's) or `full`.
         strides: `paper` or `published`.
@@ -183,6 +157,7 @@ class InputsSection(Section):
             coefficients.
     """
 
+    pixels: Literal["ycbcr"] | None = None
     channels: Positive | tuple[int, ...] | str = 64
     chroma: Literal["two_scale", "full"] = "two_scale"
     strides: Literal["paper", "published"] = "paper"
@@ -191,6 +166,15 @@ class InputsSection(Section):
     gate_temperature: Annotated[float, Field(gt=0)] = 1.0
     gate_strength: Annotated[float, Field(ge=0)] = 0.1
     statistics_pictures: Annotated[int, Field(ge=0)] = 1000
+
+    @model_validator(mode="after")
+    def _pixels_or_channels(self) -> Self:
+        fields = type(self).model_fields
+        both = [key for key in fields if key not in ("pixels", "statistics_pictures")]
+        changed = [key for key in both if getattr(self, key) != fields[key].default]
+        if self.pixels is not None and changed:
+            raise ValueError(f"pixels are no frequency channels: leave out either pixels or {', '.join(changed)}")
+        return self
 
 
 class ScheduleSection(Section):
@@ -269,25 +253,27 @@ class TrainingSection(Section):
     """The run.
 
     Attributes:
-        epochs: passes over the training pictures.
+        epochs: passes over the training pictures; with 0 the network is packed and evaluated as it starts, pruned and
+            cut if the recipe says so.
         seed: of everything random.
         precision: `fp32`, or mixed precision `bf16` or `fp16`; the transform itself always runs in float32.
         execution: `fused` trains without dense weights (see `tailcut.fuse`), `dense` builds them in each step; `auto`
             decides by a cost model, at the start and wherever vectors are shortened.
         channels_last: train on pictures in channels-last memory order, often faster for convolutions.
-        loss: `cross_entropy`, or `dice_bce` (soft Dice plus cross entropy) for masks.
+        loss: `cross_entropy`; `dice_bce` (soft Dice plus cross entropy) for masks; `vae` and `gan` for networks that
+            make pictures.
         label_smoothing: of the cross entropy.
         round_from: fraction of the run after which the forward pass uses coefficients rounded to `pack.codec`
             (straight-through: gradients reach the float32 masters); never when left out.
         validate_every: epochs between two validations.
     """
 
-    epochs: Positive
+    epochs: Annotated[int, Field(ge=0)]
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     execution: Literal["auto", "dense", "fused"] = "auto"
     channels_last: bool = False
-    loss: Literal["cross_entropy", "dice_bce"] = "cross_entropy"
+    loss: Literal["cross_entropy", "dice_bce", "vae", "gan"] = "cross_entropy"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     round_from: Fraction | None = None
     validate_every: Positive = 1
@@ -341,15 +327,23 @@ class PaperSection(Section):
 
     Attributes:
         source: where they stand.
-        metrics: by name, 0 to 1.
+        metrics: by name, 0 to 1; distances (`fid`) as they are.
         num_kept: coefficients.
         why_not: why our figures cannot be compared with them; empty if they can.
     """
 
     source: str
-    metrics: dict[str, Fraction] = {}
+    metrics: dict[str, float] = Field(default={})
     num_kept: Positive | None = None
     why_not: str = ""
+
+    @field_validator("metrics")
+    @classmethod
+    def _in_range(cls, metrics: dict[str, float]) -> dict[str, float]:
+        for name, value in metrics.items():
+            if is_fraction(name) and not 0 <= value <= 1:
+                raise ValueError(f"{name} must be 0 to 1, got {value}")
+        return metrics
 
 
 class Recipe(Section):
@@ -368,6 +362,7 @@ class Recipe(Section):
     training: TrainingSection
     distillation: DistillationSection | None = None
     detection: DetectionSection | None = None
+    generation: GenerationSection | None = None
     pack: PackSection = PackSection()
     paper: PaperSection | None = None
 
@@ -387,4 +382,5 @@ class Recipe(Section):
                 raise ValueError("training.round_from needs a [regularization] section")
             if self.pack.codec == "float32":
                 raise ValueError("training.round_from rounds to pack.codec; choose float16 or bfloat16 there")
+        check_generation(self.generation, self.training.loss)
         return self

@@ -11,7 +11,7 @@ from tailcut.channels import prune, score
 from tailcut.data import Dataset, Roots, find_file
 from tailcut.errors import ArgumentError, RecipeError, StructureError, TailcutError
 from tailcut.format import load, save
-from tailcut.inputs import BlockDCT, Selection, replace_stem
+from tailcut.inputs import BlockDCT, Selection, YCbCrPixels, replace_stem, use_ycbcr
 from tailcut.runs import Run, packed_network
 from tailcut.structure import base_of, create_model
 from tailcut.training.opening import is_tailcut_file, open_network
@@ -49,7 +49,7 @@ def make_start(recipe: Recipe, run: Run, dataset: Dataset, *, roots: Roots = Non
     model = fresh_network(recipe) if recipe.start is None else parent(recipe, roots=roots)
     model.train()
     if recipe.inputs is not None:
-        _replace_stem(model, recipe.inputs, dataset, recipe.training.seed)
+        _replace_input(model, recipe.inputs, dataset, recipe.training.seed)
     if recipe.pruning is not None:
         _prune(model, recipe.pruning, dataset, recipe.training.seed)
     save(model, run.start)
@@ -105,15 +105,20 @@ def _selection(channels: int | tuple[int, ...] | str) -> Selection:
     return Selection.load(channels) if isinstance(channels, str) else Selection.of(channels)
 
 
-def _replace_stem(model: nn.Module, section: InputsSection, dataset: Dataset, seed: int) -> None:
+def _replace_input(model: nn.Module, section: InputsSection, dataset: Dataset, seed: int) -> None:
     try:
-        transform = BlockDCT(_selection(section.channels), chroma=section.chroma)
+        transform = (
+            BlockDCT(_selection(section.channels), chroma=section.chroma) if section.pixels is None else YCbCrPixels()
+        )
         if section.statistics_pictures:
             count = min(section.statistics_pictures, len(dataset))
             batches = -(-count // STATISTICS_BATCH)
             transform.fit(random_batches(dataset, STATISTICS_BATCH, batches, seed))
             logger.info("measured the mean and spread of the channels on %d pictures", batches * STATISTICS_BATCH)
         size = dataset.picture_shape[1:]
+        if isinstance(transform, YCbCrPixels):
+            use_ycbcr(model, transform, picture_size=size)
+            return
         gate = section.gate_temperature if section.gate else False
         replace_stem(model, transform, first=section.first, strides=section.strides, gate=gate, picture_size=size)
     except (TailcutError, OSError) as error:

@@ -1,0 +1,133 @@
+"""A table of all recipes of a folder: what came of their trainings, one line for all seeds."""
+
+import functools
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from docs.markdown import counted, duration, markdown_table, percent
+from torch import nn
+
+from tailcut.counting import count_macs, count_parameters
+from tailcut.inputs import BlockDCT, Selection, replace_stem, use_ycbcr
+from tailcut.reports import read_records, same_training
+from tailcut.runs import Result
+from tailcut.structure import create_model, example_shape
+from tailcut.training.recipe import InputsSection, Recipe
+from tailcut.training.recipe_files import load_recipe, shipped_recipes
+
+ACCURACY = "accuracy"
+SIDES = {"cifar10": 32, "imagenet": 224, "imagenette": 224}  # of pictures, in pixels, where a recipe does not say it
+HEADER = (
+    "recipe",
+    "description",
+    "epochs",
+    "seeds",
+    "test accuracy",
+    "paper",
+    "parameters",
+    "MACs",
+    "device",
+    "time",
+    "command",
+)
+ALIGN = "<<>>>>>><><"
+
+
+def recipe_table(records: Path, folder: str) -> str:
+    """One line per recipe of `folder` that comes with Tailcut, with the mean over its seeds.
+
+    Args:
+        records: the folder of the records, see `tailcut.reports.records_folder`.
+        folder: a folder of recipes, "frequency-inputs".
+    """
+    results = read_records(records)
+    rows = []
+    for name in shipped_recipes():
+        if name.startswith(f"{folder}/"):
+            recipe = load_recipe(name)
+            groups = same_training([result for result in results if result.name == recipe.name])
+            rows += [cells(recipe, group) for group in groups or [[]]]
+    return markdown_table(HEADER, rows, ALIGN)
+
+
+def cells(recipe: Recipe, runs: Sequence[Result]) -> list[str]:
+    """The line of runs that differ in their seeds only; of none, one that says so."""
+    metric = metric_of(recipe)
+    paper = recipe.paper.metrics.get(metric) if recipe.paper is not None and not recipe.paper.why_not else None
+    # What was trained may differ from the recipe as it stands now (`--set`, or the recipe was changed since).
+    trained = Recipe.model_validate(runs[0].recipe) if runs else recipe
+    dense = dense_size(trained.model_dump_json())
+    parameters = "" if dense is None or recipe.pruning is not None else f"{dense[0]:,}"
+    macs = "" if dense is None else macs_text(trained, dense[1])
+    head = [f"`{recipe.name}`", recipe.description]
+    figures = ["" if paper is None else labelled(metric, percent(paper))]
+    if not runs:
+        return [*head, "", "", "not run", *figures, parameters, macs, "", "", ""]
+    first = runs[0]
+    values = [result.metrics[metric] for result in runs]
+    spread = "" if len(runs) == 1 else f" ± {100 * statistics.stdev(values):.2f}"
+    return [
+        *head,
+        f"{first.epochs}",
+        ", ".join(f"{result.seed}" for result in runs),
+        labelled(metric, f"{100 * statistics.fmean(values):.2f}{spread} %"),
+        *figures,
+        f"{first.num_parameters:,}",
+        macs,
+        f"{first.num_devices} x {first.device}, {counted(first.num_threads, 'thread')}",
+        duration(statistics.fmean(result.seconds for result in runs)),
+        f"`{first.command}`",
+    ]
+
+
+def metric_of(recipe: Recipe) -> str:
+    """The figure of a line: the first that the paper has for it, accuracy if it has none."""
+    return next(iter(recipe.paper.metrics), ACCURACY) if recipe.paper is not None else ACCURACY
+
+
+def labelled(metric: str, text: str) -> str:
+    """The figure, with its name where it is no accuracy."""
+    return text if metric == ACCURACY else f"{metric} {text}"
+
+
+def macs_text(recipe: Recipe, macs: int) -> str:
+    """MACs for one picture; of a network that is pruned, what the recipe alone tells of them."""
+    if recipe.pruning is None:
+        return f"{macs / 1e6:,.0f} M"
+    if recipe.pruning.macs_ratio is not None:
+        return f"at most {recipe.pruning.macs_ratio * macs / 1e6:,.0f} M of {macs / 1e6:,.0f} M"
+    return f"{macs / 1e6:,.0f} M before pruning"
+
+
+@functools.cache
+def dense_size(recipe_json: str) -> tuple[int, int] | None:
+    """Parameters and MACs for one picture, before pruning; None for detectors, whose inputs have no one size.
+
+    Takes the recipe as JSON, so that each is counted once. Counted on the meta device: neither memory nor time.
+    """
+    recipe = Recipe.model_validate_json(recipe_json)
+    if recipe.detection is not None:
+        return None
+    with torch.device("meta"):
+        model = create_model(recipe.model.name, **recipe.model.arguments)
+    kind, _, size = recipe.data.name.partition("@")
+    side = int(size) if size else SIDES[kind]
+    shape = (1, 3, side, side) if recipe.inputs is None else _read_channels(model, recipe.inputs, side)
+    if shape is None:
+        return None
+    return count_parameters(model), count_macs(model, torch.empty(shape, device="meta")).total
+
+
+def _read_channels(model: nn.Module, section: InputsSection, side: int) -> tuple[int, ...] | None:
+    """Give the network (changed) the input of its recipe; the shape of that for pictures of `side` pixels."""
+    if section.pixels is not None:
+        use_ycbcr(model, picture_size=side)
+    else:
+        channels = section.channels
+        selection = Selection.load(channels) if isinstance(channels, str) else Selection.of(channels)
+        transform = BlockDCT(selection, chroma=section.chroma)
+        first, strides, gate = section.first, section.strides, section.gate
+        replace_stem(model, transform, first=first, strides=strides, gate=gate, picture_size=side)
+    return example_shape(model)

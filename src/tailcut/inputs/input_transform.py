@@ -1,0 +1,114 @@
+"""What networks read in the place of RGB pixels: the base of the transforms, which measures and keeps statistics."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from tailcut.errors import ArgumentError, DataError
+from tailcut.inputs.coefficients import JpegCoefficients
+from tailcut.inputs.statistics import ChannelStatistics
+
+TRANSFORM = "input_transform"  # the child of a network that its transform is
+# JPEG subtracts 128 from each sample. In chroma this is the centre of the colour conversion.
+LEVEL_SHIFT = 128.0
+# A channel that varies less than this (in grey levels times 8) is constant but for rounding; its spread counts as 1.
+MIN_STD = 1e-3
+
+
+class InputTransform(nn.Module, ABC):
+    """RGB pictures to normalised channels. Abstract: `forward` and `unnormalized` say to which.
+
+    Attributes:
+        mean: buffer (n,), subtracted from each channel; 0 until `fit`.
+        std: buffer (n,), each channel is divided by it; 1 until `fit`.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, num_channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(num_channels))
+        self.register_buffer("std", torch.ones(num_channels))
+
+    @property
+    def num_channels(self) -> int:
+        """How many channels come out."""
+        return len(self.mean)
+
+    @abstractmethod
+    def unnormalized(self, pictures: Tensor | JpegCoefficients) -> Tensor:
+        """The channels without normalisation, whatever `mean` and `std` are, of pictures on any device."""
+
+    @torch.no_grad()
+    def fit(self, loader: Iterable[Any]) -> Self:
+        """Set `mean` and `std` to those of each channel over all pixels of all pictures (changes this module).
+
+        One pass, batch by batch, in float64. A channel that never varies gets std 1.
+
+        Args:
+            loader: yields what `unnormalized` takes, or tuples and lists that begin with it, as a `DataLoader` does.
+
+        Returns:
+            This module.
+
+        Raises:
+            ArgumentError: the loader yields something else.
+            DataError: it yields nothing, or pictures with numbers that are not finite.
+        """
+        statistics = self.statistics(loader)
+        if statistics.count == 0:
+            raise DataError("cannot fit the statistics of no pictures: the loader is empty")
+        std = statistics.std
+        self.mean.copy_(statistics.mean)
+        self.std.copy_(torch.where(std < MIN_STD, 1.0, std))
+        return self
+
+    @torch.no_grad()
+    def statistics(self, loader: Iterable[Any]) -> ChannelStatistics:
+        """Mean and spread of each channel without normalisation; arguments and errors as for `fit`."""
+        statistics = ChannelStatistics(self.num_channels)
+        for item in loader:
+            for pictures in _pictures_of(item):
+                statistics.update(self.unnormalized(pictures))
+        return statistics
+
+
+def input_transform_of(model: nn.Module) -> InputTransform | None:
+    """The transform that makes what `model` reads, None if it reads RGB pixels. The model is not changed."""
+    return next((module for module in model.modules() if isinstance(module, InputTransform)), None)
+
+
+def check_pictures(pictures: Tensor) -> bool:
+    """Whether RGB pictures are uint8, 0 to 255, and not floats, 0 to 1.
+
+    Raises:
+        ArgumentError: another type, or not of shape (..., 3, height, width), or empty.
+    """
+    is_integer = pictures.dtype == torch.uint8
+    if not is_integer and not pictures.dtype.is_floating_point:
+        raise ArgumentError(f"expected pictures of uint8 (0 to 255) or floats (0 to 1), got {pictures.dtype}")
+    if pictures.ndim < 3 or pictures.shape[-3] != 3 or 0 in pictures.shape[-2:]:
+        raise ArgumentError(f"expected RGB pictures (..., 3, height, width), got shape {tuple(pictures.shape)}")
+    return is_integer
+
+
+def compute_type(dtype: torch.dtype) -> torch.dtype:
+    """float64 for float64, else float32: float16 and bfloat16 would round the transform."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _pictures_of(item: Any) -> Iterator[Tensor | JpegCoefficients]:
+    """The pictures of one item of a loader: itself, or what it begins with, one batch or a list of pictures."""
+    first = item[0] if isinstance(item, (tuple, list)) and item else item
+    pictures = first if isinstance(first, (tuple, list)) else [first]
+    for picture in pictures:
+        if not isinstance(picture, (Tensor, JpegCoefficients)):
+            raise ArgumentError(
+                f"expected a loader of pictures as tensors, or of tuples that begin with them, got "
+                f"{type(picture).__name__} in an item of type {type(item).__name__}"
+            )
+        yield picture

@@ -1,0 +1,283 @@
+"""Two networks side by side: what their files hold, and how far their weights and outputs are apart."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tailcut.errors import ArgumentError
+from tailcut.format import InspectReport
+from tailcut.format.inspect import StoredOtherTensor, StoredTensor
+from tailcut.printing import Report, table
+from tailcut.reports.networks import ReportedNetwork, edit_names, example_input, open_network, output_tensors
+from tailcut.runs import packed_network
+from tailcut.weights import to_dense
+from tailcut.weights.truncation import Truncation
+
+Sizes = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ComparedNetwork(Report):
+    """One of the two networks.
+
+    Attributes:
+        source: as it was given.
+        model: registered name, None for a user's own class.
+        arguments: of the model, where they differ from the defaults.
+        edits: the kinds of edits that the file records.
+        num_parameters: numbers in the parameters of the dense network.
+        num_kept: coefficients in the file.
+        file_bytes: size of the file.
+        codecs: number types of the file: of coefficients, then those of all else.
+    """
+
+    source: str
+    model: str | None
+    arguments: dict[str, Any]
+    edits: tuple[str, ...]
+    num_parameters: int
+    num_kept: int
+    file_bytes: int
+    codecs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ComparedTensor(Report):
+    """One tensor; pairs are of the first and the second network, None where it has no such tensor.
+
+    Attributes:
+        name: of the tensor.
+        shape: of the dense tensor.
+        corner: the smallest box that holds the kept coefficients; None where it is not truncated.
+        num_kept: coefficients; None where it is not truncated.
+        bytes: its share of the file.
+        largest_difference: largest |first - second| of the dense tensors; None if they cannot be compared.
+        relative_difference: the same over the largest |first|; None too where that is 0.
+    """
+
+    name: str
+    shape: tuple[Sizes | None, Sizes | None]
+    corner: tuple[Sizes | None, Sizes | None]
+    num_kept: tuple[int | None, int | None]
+    bytes: tuple[int | None, int | None]
+    largest_difference: float | None
+    relative_difference: float | None
+
+
+@dataclass(frozen=True)
+class ComparedOutputs(Report):
+    """The outputs of both networks for one random input: its shape, and differences as in `ComparedTensor`."""
+
+    input_shape: Sizes
+    largest_difference: float
+    relative_difference: float | None
+
+
+@dataclass(frozen=True)
+class ComparisonReport(Report):
+    """Two networks side by side.
+
+    Attributes:
+        networks: the two.
+        same_structure: whether all dense tensors have the same names and shapes.
+        tensors: all tensors of both, in the order of the first.
+        outputs: for the same input; None if they cannot be compared.
+        why_not: what could not be compared, and why.
+    """
+
+    networks: tuple[ComparedNetwork, ComparedNetwork]
+    same_structure: bool
+    tensors: tuple[ComparedTensor, ...]
+    outputs: ComparedOutputs | None
+    why_not: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """A table of the networks, one of their tensors, and what the outputs say."""
+        parts = [_facts(self.networks)]
+        structure = "the same" if self.same_structure else "different: only tensors of one name and shape are compared"
+        header = ("tensor", "shape", "corner", "kept", "bytes", "largest difference", "relative")
+        parts.append(
+            f"structure: {structure}\n\n" + table(header, [_cells(item) for item in self.tensors], align="<<<>>>>")
+        )
+        if self.outputs is not None:
+            parts.append(
+                f"outputs for a random input of {_sizes(self.outputs.input_shape)}: largest difference "
+                f"{_number(self.outputs.largest_difference)}, relative {_number(self.outputs.relative_difference)}"
+            )
+        parts += list(self.why_not)
+        return "\n\n".join(parts)
+
+
+def compare(first: str | Path, second: str | Path) -> ComparisonReport:
+    """Compare two networks: what their files hold, their dense weights, and their outputs for one random input.
+
+    Args:
+        first: a run folder, a .tailcut file or `zoo:NAME`.
+        second: likewise.
+
+    Raises:
+        ArgumentError: a run has no packed network yet, or the zoo has no such network.
+        FormatError: a file cannot be loaded.
+        FileNotFoundError: there is no such file.
+    """
+    pair = open_network(first, str(first)), open_network(second, str(second))
+    stored = _stored(pair[0]), _stored(pair[1])
+    shapes = _shapes(stored[0]), _shapes(stored[1])
+    dense: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] = ({}, {})
+    why_not = [f"{item.source}: {item.missing['model']}" for item in pair if item.model is None]
+    if not why_not:
+        dense = _dense(pair[0]), _dense(pair[1])
+    outputs, reason = (None, "") if why_not else _compare_outputs(*pair)
+    return ComparisonReport(
+        networks=(_network(pair[0], stored[0]), _network(pair[1], stored[1])),
+        same_structure=shapes[0] == shapes[1],
+        tensors=tuple(_tensor(name, stored, shapes, dense) for name in {**shapes[0], **shapes[1]}),
+        outputs=outputs,
+        why_not=(*why_not, *([f"outputs are not compared: {reason}"] if reason else [])),
+    )
+
+
+def _stored(network: ReportedNetwork) -> InspectReport:
+    if network.stored is None:
+        raise ArgumentError(f"{network.source} cannot be compared: {network.missing['stored']}")
+    return network.stored
+
+
+def _shapes(stored: InspectReport) -> dict[str, Sizes]:
+    return {tensor.name: tensor.shape for tensor in _all_tensors(stored)}
+
+
+def _all_tensors(stored: InspectReport) -> list[StoredTensor | StoredOtherTensor]:
+    return [*stored.tensors, *stored.other_tensors]
+
+
+def _dense(network: ReportedNetwork) -> dict[str, Tensor]:
+    if network.model is None:
+        return {}
+    return {name: value.double() for name, value in to_dense(network.model).state_dict().items()}
+
+
+def _network(network: ReportedNetwork, stored: InspectReport) -> ComparedNetwork:
+    codecs = dict.fromkeys(tensor.codec for tensor in _all_tensors(stored))
+    return ComparedNetwork(
+        source=network.source,
+        model=stored.model,
+        arguments=stored.arguments,
+        edits=tuple(edit_names(packed_network(network.source))),
+        num_parameters=stored.num_parameters,
+        num_kept=stored.num_kept,
+        file_bytes=stored.file_bytes,
+        codecs=tuple(codecs),
+    )
+
+
+def _tensor(
+    name: str,
+    stored: tuple[InspectReport, InspectReport],
+    shapes: tuple[dict[str, Sizes], dict[str, Sizes]],
+    dense: tuple[Mapping[str, Tensor], Mapping[str, Tensor]],
+) -> ComparedTensor:
+    kept = [{tensor.name: tensor for tensor in report.tensors} for report in stored]
+    sizes = [{tensor.name: tensor.bytes for tensor in _all_tensors(report)} for report in stored]
+    counts = [None if name not in tensors else tensors[name].num_kept for tensors in kept]
+    corners = [None if name not in tensors else _corner(tensors[name]) for tensors in kept]
+    can = all(name in values for values in dense) and shapes[0].get(name) == shapes[1].get(name)
+    return ComparedTensor(
+        name=name,
+        shape=(shapes[0].get(name), shapes[1].get(name)),
+        corner=(corners[0], corners[1]),
+        num_kept=(counts[0], counts[1]),
+        bytes=(sizes[0].get(name), sizes[1].get(name)),
+        **(_differences([dense[0][name]], [dense[1][name]]) if can else _NONE),
+    )
+
+
+def _corner(tensor: StoredTensor) -> Sizes:
+    weights, axes = tensor.order_weights, tensor.axes
+    return Truncation(tensor.shape, tensor.num_kept, axes=axes, order_weights=weights).corner_shape
+
+
+_NONE: dict[str, Any] = {"largest_difference": None, "relative_difference": None}
+
+
+def _differences(first: Sequence[Tensor], second: Sequence[Tensor]) -> dict[str, Any]:
+    """Largest absolute and relative difference of tensors that fit one another; no numbers differ by 0."""
+    pairs = [(one.double(), other.double()) for one, other in zip(first, second, strict=True) if one.numel()]
+    largest = max((float((one - other).abs().max()) for one, other in pairs), default=0.0)
+    scale = max((float(one.abs().max()) for one, _ in pairs), default=0.0)
+    if not math.isfinite(largest):
+        return _NONE
+    return {"largest_difference": largest, "relative_difference": largest / scale if scale else None}
+
+
+def _compare_outputs(first: ReportedNetwork, second: ReportedNetwork) -> tuple[ComparedOutputs | None, str]:
+    """What both say of one random input; or None and why not."""
+    results: list[list[Tensor]] = []
+    shapes: list[Sizes] = []
+    for network in (first, second):
+        example = None if network.model is None else example_input(network.model)
+        if network.model is None or example is None:
+            return None, f"{network.source} does not tell the shape of its input"
+        shapes.append(tuple(example.shape))
+        try:
+            with torch.inference_mode():
+                results.append(output_tensors(to_dense(network.model).eval()(example)))
+        except (RuntimeError, TypeError, ValueError) as error:
+            return None, f"{network.source} does not take its example input: {str(error).splitlines()[0]}"
+    if shapes[0] != shapes[1]:
+        return None, f"the networks take different inputs, {_sizes(shapes[0])} and {_sizes(shapes[1])}"
+    own = [[tuple(tensor.shape) for tensor in tensors] for tensors in results]
+    if own[0] != own[1]:
+        return None, f"the outputs have different shapes, {own[0]} and {own[1]}"
+    found = _differences(*results)
+    if found["largest_difference"] is None:
+        return None, "an output is not finite"
+    return ComparedOutputs(shapes[0], **found), ""
+
+
+def _facts(networks: tuple[ComparedNetwork, ComparedNetwork]) -> str:
+    def row(title: str, values: Sequence[str]) -> tuple[str, ...]:
+        return (title, *values)
+
+    settings = [", ".join(f"{key}={value}" for key, value in item.arguments.items()) for item in networks]
+    rows = [
+        row("model", [item.model or "a class of its own" for item in networks]),
+        row("arguments", [text or "the defaults" for text in settings]),
+        row("edits", [", ".join(item.edits) or "none" for item in networks]),
+        row("parameters", [f"{item.num_parameters:,}" for item in networks]),
+        row("coefficients", [f"{item.num_kept:,}" for item in networks]),
+        row("file, bytes", [f"{item.file_bytes:,}" for item in networks]),
+        row("codecs", [", ".join(item.codecs) for item in networks]),
+    ]
+    return table(["", networks[0].source, networks[1].source], rows)
+
+
+def _cells(tensor: ComparedTensor) -> list[str]:
+    return [
+        tensor.name,
+        _both(["" if shape is None else _sizes(shape) for shape in tensor.shape]),
+        _both(["" if corner is None else _sizes(corner) for corner in tensor.corner]),
+        _both(["" if count is None else f"{count:,}" for count in tensor.num_kept]),
+        _both(["" if size is None else f"{size:,}" for size in tensor.bytes]),
+        _number(tensor.largest_difference),
+        _number(tensor.relative_difference),
+    ]
+
+
+def _both(texts: Sequence[str]) -> str:
+    """One text where both are the same; `-` where one has nothing to say."""
+    first, second = (text or "-" for text in texts)
+    return first if first == second else f"{first} | {second}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
+def _sizes(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape)) or "scalar"

@@ -1,0 +1,168 @@
+"""The networks of a report: what a run folder, a file or the zoo tells of each, and why it tells no more."""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from tailcut.errors import ArgumentError, DataError, MissingExtraError
+from tailcut.format import InspectReport, inspect, load, resolve
+from tailcut.format.container import decode
+from tailcut.format.load import MAX_PARAMETERS, read_file
+from tailcut.format.zoo import PREFIX
+from tailcut.runs import Result, Run, packed_network, read_result
+from tailcut.structure import edit_kind, example_shape
+
+
+@dataclass(frozen=True)
+class ReportedNetwork:
+    """A network of a report.
+
+    Attributes:
+        name: what the report calls it.
+        source: the run folder, the file or `zoo:NAME`, as it was given.
+        result: how it was trained and what it reached; None if nothing tells.
+        recipe: its recipe, {} if nothing tells.
+        lines: one per epoch, as `Run.read_metrics` gives them; empty if there are none.
+        stored: what its file holds; None without a file.
+        model: the network; None if it cannot be built.
+        missing: reasons, for `lines`, `stored` and `model` where they are missing.
+    """
+
+    name: str
+    source: str
+    result: Result | None
+    recipe: Mapping[str, Any]
+    lines: Sequence[dict[str, Any]]
+    stored: InspectReport | None
+    model: nn.Module | None
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+    def recipe_section(self, name: str) -> Mapping[str, Any]:
+        """A section of the recipe; {} where it has none."""
+        section = self.recipe.get(name)
+        return section if isinstance(section, Mapping) else {}
+
+
+def open_networks(sources: Sequence[str | Path]) -> list[ReportedNetwork]:
+    """The networks of a report, each under a name of its own.
+
+    Args:
+        sources: run folders, .tailcut files or `zoo:NAME`, in the order of the report.
+
+    Raises:
+        ArgumentError: one is given twice, or the zoo has no such network.
+        DataError: a folder holds no run, or a file of it is damaged.
+        FormatError: a .tailcut file cannot be loaded.
+        FileNotFoundError: there is no such file.
+    """
+    texts = [str(source) for source in sources]
+    for text in texts:
+        if texts.count(text) > 1:
+            raise ArgumentError(f"{text} is given twice")
+    short = [_short_name(text) for text in texts]
+    names = [text if short.count(name) > 1 else name for text, name in zip(texts, short, strict=True)]
+    return [open_network(text, name) for text, name in zip(texts, names, strict=True)]
+
+
+def open_network(source: str | Path, name: str) -> ReportedNetwork:
+    """One network of a report, under this name; see `open_networks`."""
+    text = str(source)
+    if Path(text).is_dir():
+        return _open_run(Run(Path(text)), text, name)
+    beside = resolve(text).with_suffix(".json")
+    is_of_zoo = text.startswith(PREFIX)
+    result = read_result(beside) if is_of_zoo and beside.is_file() else None
+    kind = "a network of the zoo comes" if is_of_zoo else "a .tailcut file comes"
+    missing = {"lines": f"{kind} without the figures of its epochs; give the run folder to see them"}
+    return _complete(text, name, result, {} if result is None else result.recipe, [], missing)
+
+
+def edit_names(source: str | Path) -> list[str]:
+    """The kinds of edits that a .tailcut file records, in their order: `regularize`, `prune`, ...
+
+    Raises as `tailcut.inspect`.
+    """
+    kinds = [edit_kind(number) for number, _ in decode(read_file(source, MAX_PARAMETERS)).edits]
+    return ["unknown" if kind is None else kind.kind for kind in kinds]
+
+
+def example_input(model: nn.Module, num: int = 1) -> Tensor | None:
+    """Random inputs of the example's shape, the same in every call; None for a user's own class.
+
+    Args:
+        model: a network; not changed.
+        num: how many.
+
+    Returns:
+        (num, ...): standard normal numbers for vectors (the codes of generators), else numbers of 0 to 1 (pixels).
+    """
+    shape = example_shape(model)
+    if shape is None:
+        return None
+    draw = torch.rand if len(shape) > 2 else torch.randn
+    # Several inputs begin with the same ones as fewer do: the numbers are drawn one after another.
+    return draw(num, *shape[1:], generator=torch.Generator().manual_seed(0))
+
+
+def output_tensors(outputs: Any) -> list[Tensor]:
+    """The tensors among a network's outputs, in their order."""
+    return [item for item in pytree.tree_leaves(outputs) if isinstance(item, Tensor)]
+
+
+def _short_name(text: str) -> str:
+    if text.startswith(PREFIX):
+        return text
+    path = Path(text)
+    return path.resolve().name if path.is_dir() else path.stem
+
+
+def _open_run(run: Run, text: str, name: str) -> ReportedNetwork:
+    if not run.exists():
+        raise DataError(
+            f"{run.path} holds no run: it has no recipe.toml; give a run folder, a .tailcut file or zoo:NAME"
+        )
+    lines = run.read_metrics()
+    result = run.read_result() if run.result.is_file() else None
+    missing = {} if lines else {"lines": "no epoch of it is finished yet"}
+    recipe = _read_recipe(run) if result is None else result.recipe
+    if run.model.is_file():
+        return _complete(text, name, result, recipe, lines, missing)
+    reason = f"the run is not finished ({len(lines)} epochs so far): there is no packed network yet"
+    return ReportedNetwork(
+        name, text, result, recipe, lines, None, None, {**missing, "stored": reason, "model": reason}
+    )
+
+
+def _read_recipe(run: Run) -> dict[str, Any]:
+    try:
+        return tomllib.loads(run.recipe.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read the recipe {run.recipe}: {error}") from error
+
+
+def _complete(
+    text: str,
+    name: str,
+    result: Result | None,
+    recipe: Mapping[str, Any],
+    lines: Sequence[dict[str, Any]],
+    missing: dict[str, str],
+) -> ReportedNetwork:
+    """With what the .tailcut file holds."""
+    file = packed_network(text)
+    stored = inspect(file)
+    model = None
+    if stored.model is None:
+        missing["model"] = "the file holds a network of a user's own class, which cannot be built from the file alone"
+    else:
+        try:
+            model = load(file)
+        except MissingExtraError as error:
+            missing["model"] = str(error)
+    return ReportedNetwork(name, text, result, recipe, lines, stored, model, missing)

@@ -1,0 +1,107 @@
+"""The page of a report: one HTML file that needs nothing else."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tailcut.errors import ArgumentError
+from tailcut.files import atomic_write
+from tailcut.format import resolve
+from tailcut.printing import Report
+from tailcut.reports.corners import corners_section
+from tailcut.reports.curves import curves_section
+from tailcut.reports.elements import Section, element, write_page
+from tailcut.reports.networks import ReportedNetwork
+from tailcut.reports.samples import Shown, samples_section
+from tailcut.reports.sizes import sizes_section
+from tailcut.reports.spectrum import spectrum_section
+from tailcut.reports.speed import Speed, speed_section
+from tailcut.reports.summary import summary_section
+from tailcut.runs import packed_network, tailcut_version
+
+
+@dataclass(frozen=True)
+class LeftOut(Report):
+    """A network that a part of the page lacks: the title of the part, the network's name, the reason."""
+
+    section: str
+    network: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class PageReport(Report):
+    """A page that was written.
+
+    Attributes:
+        out: the file.
+        page_bytes: its size.
+        networks: the names under which it shows them.
+        speeds: the times that it shows.
+        left: what it could not show, and why; the page says so too.
+    """
+
+    out: Path
+    page_bytes: int
+    networks: tuple[str, ...]
+    speeds: tuple[Speed, ...]
+    left: tuple[LeftOut, ...]
+
+    def __str__(self) -> str:
+        """What was written, and what is not in it."""
+        lines = [f"{self.out}: {', '.join(self.networks)}; {self.page_bytes:,} bytes"]
+        return "\n".join([*lines, *(f"{item.section}: without {item.network}: {item.reason}" for item in self.left)])
+
+
+def write_report(
+    networks: Sequence[ReportedNetwork], samples: Mapping[str, Shown], out: str | Path, *, command: str = ""
+) -> PageReport:
+    """Write the page, whole or not at all.
+
+    Args:
+        networks: see `open_networks`; not changed.
+        samples: see `samples_section`.
+        out: the HTML file.
+        command: the command line that made it.
+
+    Raises:
+        ArgumentError: the folder of `out` does not exist, or `out` is a file of one of the networks.
+        MissingExtraError: matplotlib is not installed.
+    """
+    check_out(out, [network.source for network in networks])
+    sections, speeds = _sections(networks, samples)
+    title = f"Tailcut: {', '.join(network.name for network in networks)}"
+    made = f"Made by Tailcut {tailcut_version()}" + (f" with: {command}" if command else "")
+    content = write_page(title, [element("p", made)], sections).encode()
+    with atomic_write(out) as file:
+        file.write(content)
+    left = tuple(LeftOut(section.title, name, reason) for section in sections for name, reason in section.left.items())
+    return PageReport(Path(out), len(content), tuple(network.name for network in networks), tuple(speeds), left)
+
+
+def check_out(out: str | Path, sources: Sequence[str]) -> None:
+    """Raise `ArgumentError` if `out` cannot be written, or would replace what is reported on."""
+    path = Path(out)
+    if path.is_dir() or not path.parent.is_dir():
+        raise ArgumentError(f"cannot write {path}: expected a file name in a folder that exists")
+    if not path.exists():
+        return
+    for source in sources:
+        file = Path(packed_network(source))
+        if file.is_file() and resolve(file).samefile(path):
+            raise ArgumentError(f"cannot write {path}: it is the network itself; choose another file")
+
+
+def _sections(networks: Sequence[ReportedNetwork], samples: Mapping[str, Shown]) -> tuple[list[Section], list[Speed]]:
+    # Times first: what is drawn later leaves the memory's caches full of other things.
+    speed, speeds = speed_section(networks)
+    sections = [
+        summary_section(networks),
+        curves_section(networks),
+        samples_section(networks, samples),
+        corners_section(networks),
+        spectrum_section(networks),
+        sizes_section(networks),
+        speed,
+    ]
+    return sections, speeds

@@ -1,0 +1,244 @@
+"""Networks that make pictures: what they make, and how far it is from a data set.
+
+A variational autoencoder (`vae`) makes pictures with its decoder, a GAN with its generator (`dcgan_generator`). Both
+turn codes of normal random numbers into pictures.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+
+from tailcut.data import Dataset, Roots, open_dataset
+from tailcut.errors import ArgumentError
+from tailcut.format import load
+from tailcut.format.container import decode
+from tailcut.format.load import MAX_PARAMETERS, read_file
+from tailcut.models import VAE, DCGANGenerator
+from tailcut.structure import NetworkView, family
+from tailcut.training.evaluation import PROGRESS_INTERVAL, EvaluateReport, Share, in_processes, runnable
+from tailcut.training.fid import (
+    CHANNELS,
+    FEATURE_NETWORK,
+    FeatureNetwork,
+    FeatureStatistics,
+    frechet_distance,
+    resized,
+)
+from tailcut.training.losses import negative_elbo
+from tailcut.training.metrics import StreamingMean
+from tailcut.training.progress import live_progress
+from tailcut.weights import to_dense
+
+if TYPE_CHECKING:  # it needs an extra, which one process does without
+    from tailcut.training.machines import Machines
+
+NUM_SAMPLES = 10_000
+BATCH_SIZE = 250
+GENERATORS = (VAE, DCGANGenerator)
+
+
+@dataclass
+class GenerationReport(EvaluateReport):
+    """The figures of a network that makes pictures; `metrics` are those of `evaluate_generator`.
+
+    Attributes:
+        num_generated: how many pictures it made.
+        seed: of their codes.
+        features: the network whose features the Fréchet distance compares.
+    """
+
+    num_generated: int
+    seed: int
+    features: str
+
+    def __str__(self) -> str:
+        """One row for people, and what the distance is between."""
+        return (
+            f"{super().__str__()}\n\nfid: {self.num_generated:,} made pictures (seed {self.seed}) against the "
+            f"{self.num_samples:,} real ones, by the features of {self.features}"
+        )
+
+
+class Sampler:
+    """What a network makes of codes. The model is not changed: a copy of it runs, in evaluation mode.
+
+    Args:
+        model: a `VAE` or a `DCGANGenerator`, regularised or not.
+        device: where to run.
+        dense: see `runnable`; a VAE runs with dense weights always.
+
+    Attributes:
+        code_size: how many random numbers a picture is made of.
+        vae: the whole network that runs, if it is a VAE.
+
+    Raises:
+        ArgumentError: another kind of network.
+    """
+
+    vae: VAE | None = None
+
+    def __init__(self, model: nn.Module, device: torch.device | str = "cpu", *, dense: bool = False) -> None:
+        source = model.source if isinstance(model, NetworkView) else model
+        self._device = device
+        self._decode: Callable[[Tensor], Tensor]
+        if isinstance(source, VAE):
+            self.vae = vae = cast(VAE, to_dense(source).to(device).eval())
+            self.code_size = vae.mean.out_features
+            self._decode = lambda codes: vae.decode(codes).sigmoid()
+        elif isinstance(source, DCGANGenerator):
+            network = runnable(source, device, dense=dense)
+            self.code_size = cast(nn.ConvTranspose2d, source.main[0]).in_channels
+            self._decode = lambda codes: (network(codes) + 1) / 2
+        else:
+            raise ArgumentError(f"{type(source).__name__} makes no pictures; vae and dcgan_generator do")
+
+    def __call__(self, codes: Tensor) -> Tensor:
+        """Pictures (batch, channels, height, width) in 0..1 of codes (batch, code_size), on the sampler's device."""
+        with torch.inference_mode():
+            return self._decode(codes.to(self._device))
+
+
+def draw_codes(sampler: Sampler, num_samples: int, seed: int) -> Tensor:
+    """Standard normal numbers (num_samples, code_size), on the CPU; the same for the same seed.
+
+    Raises:
+        ArgumentError: there are no samples, or the seed is negative.
+    """
+    if num_samples < 1 or seed < 0:
+        raise ArgumentError(f"num_samples must be at least 1 and seed at least 0, got {num_samples} and {seed}")
+    return torch.randn(num_samples, sampler.code_size, generator=torch.Generator().manual_seed(seed))
+
+
+def evaluate_generator(
+    model: nn.Module,
+    dataset: Dataset,
+    *,
+    num_samples: int = NUM_SAMPLES,
+    seed: int = 0,
+    batch_size: int | None = None,
+    device: torch.device | str = "cpu",
+    rank: int = 0,
+    num_processes: int = 1,
+    add_up: Callable[[Tensor], Tensor] | None = None,
+    dense: bool = False,
+    progress: bool = False,
+) -> dict[str, float]:
+    """The figures of a network that makes pictures. The model is not changed: a copy of it is evaluated.
+
+    Real pictures are brought to the size of the made ones first: all that the network could have learned from.
+
+    Args:
+        model: a `VAE` or a `DCGANGenerator`, regularised or not.
+        dataset: the real pictures, of one channel.
+        num_samples: how many pictures are made.
+        seed: of their codes.
+        batch_size: pictures per forward; 250 when None.
+        device: where to run.
+        rank: number of this process, which takes every `num_processes`-th batch.
+        num_processes: how many processes share the evaluation.
+        add_up: adds a tensor over all processes; needed if there are several.
+        dense: see `Sampler`.
+        progress: show on standard error how far it is.
+
+    Returns:
+        `{"fid": ...}`, the Fréchet distance (at least 0) of made and real pictures by the features of
+        `fid.FEATURE_NETWORK`; of a VAE also `elbo`, the mean bound on the logarithm of a real picture's likelihood in
+        nats (at most 0; see `losses.negative_elbo`). Both do not depend on batches and processes, up to rounding.
+
+    Raises:
+        ArgumentError: the model makes no pictures, or they do not fit the data set's.
+    """
+    sampler = Sampler(model, device, dense=dense)
+    size = BATCH_SIZE if batch_size is None else batch_size
+    if size < 1 or num_samples < 2:
+        raise ArgumentError(f"batch_size must be at least 1 and num_samples at least 2, got {size} and {num_samples}")
+    codes = draw_codes(sampler, num_samples, seed)
+    noise = draw_codes(sampler, len(dataset), seed + 1)
+    shape = _check_pictures(sampler, dataset)
+    features = FeatureNetwork().to(device)
+    made, real, elbo = FeatureStatistics(), FeatureStatistics(), StreamingMean()
+    with live_progress(progress, "pictures", num_samples + len(dataset), interval=PROGRESS_INTERVAL) as bar:
+        for start in range(0, num_samples, size)[rank::num_processes]:
+            made.update(features(sampler(codes[start : start + size])))
+            bar.show(min(start + size, num_samples))
+        for start in range(0, len(dataset), size)[rank::num_processes]:
+            stop = min(start + size, len(dataset))
+            pictures = resized(dataset.batch(range(start, stop))[0].to(device), shape)
+            real.update(features(pictures))
+            if sampler.vae is not None:
+                elbo.update(-_with_drawn_code(sampler.vae, pictures, noise[start:stop]))
+            bar.show(num_samples + stop)
+    for state in (made, real, elbo):
+        state.state = state.state if add_up is None else add_up(state.state)
+    distance = frechet_distance(*made.moments(), *real.moments())
+    return {"fid": distance} | ({} if sampler.vae is None else {"elbo": elbo.value()})
+
+
+def evaluate_generator_file(
+    file: str | Path,
+    data: str,
+    split: str | None = None,
+    *,
+    num_samples: int = NUM_SAMPLES,
+    seed: int = 0,
+    roots: Roots = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    machines: "Machines | None" = None,
+    download: bool = False,
+    dense: bool = False,
+    progress: bool = False,
+) -> GenerationReport:
+    """Evaluate the .tailcut file of a network that makes pictures; see `evaluate_generator` and `evaluate_file`."""
+
+    def measure(share: Share) -> GenerationReport:
+        model = load(file, device=str(share.device))
+        dataset = open_dataset(data, split, roots=roots, download=download)
+        begin = time.perf_counter()
+        metrics = evaluate_generator(
+            model,
+            dataset,
+            num_samples=num_samples,
+            seed=seed,
+            batch_size=batch_size,
+            dense=dense,
+            progress=progress and share.rank == 0,
+            **vars(share),
+        )
+        seconds = time.perf_counter() - begin
+        facts = (str(file), dataset.name, dataset.split, len(dataset), metrics, seconds)
+        return GenerationReport(*facts, num_samples, seed, FEATURE_NETWORK)
+
+    return in_processes(measure, device, machines)
+
+
+def holds_generator(file: str | Path) -> bool:
+    """Whether a .tailcut file (or `zoo:NAME`) names a network that makes pictures. Raises what `load` raises."""
+    base = decode(read_file(file, MAX_PARAMETERS)).base
+    build = None if base is None else family(base.name).build
+    return isinstance(build, type) and issubclass(build, GENERATORS)
+
+
+def _with_drawn_code(vae: VAE, pictures: Tensor, noise: Tensor) -> Tensor:
+    """`negative_elbo` of each picture (batch,), with the codes that this noise (batch, code_size) gives."""
+    with torch.inference_mode():
+        mean, log_variance = vae.encode(pictures)
+        code = mean + torch.exp(log_variance / 2) * noise.to(mean.device)
+        return negative_elbo((vae.decode(code), mean, log_variance), pictures)
+
+
+def _check_pictures(sampler: Sampler, dataset: Dataset) -> tuple[int, int]:
+    """Height and width of what is made; `ArgumentError` if features cannot be taken of it and of the data set."""
+    _, made, height, width = sampler(torch.zeros(1, sampler.code_size)).shape
+    real = dataset.picture_shape[0]
+    if (made, real) != (CHANNELS, CHANNELS):
+        raise ArgumentError(
+            f"the Fréchet distance is measured by the features of {FEATURE_NETWORK}, which reads pictures of "
+            f"{CHANNELS} channel; the network makes pictures of {made}, {dataset.name} has {real}"
+        )
+    return height, width

@@ -1,0 +1,60 @@
+"""What all sections of a recipe share: their base class and the types of their values."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from tailcut.errors import MissingExtraError, RecipeError
+
+try:
+    from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+except ImportError as error:
+    raise MissingExtraError("reading a recipe", "pydantic", "train") from error
+
+Codec = Literal["float32", "float16", "bfloat16"]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+KeepRatio = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+Axes = Literal["all"] | tuple[int, ...]
+
+
+def _flat_names(value: Any) -> Any:
+    """TOML reads an unquoted `conv1.weight = 5` as nested tables; tensor names are dotted strings."""
+    if not isinstance(value, dict):
+        return value
+    flat: dict[str, Any] = {}
+    for name, item in value.items():
+        inner = _flat_names(item)
+        flat |= {f"{name}.{rest}": leaf for rest, leaf in inner.items()} if isinstance(inner, dict) else {name: inner}
+    return flat
+
+
+Counts = Annotated[Positive | dict[str, Positive], BeforeValidator(_flat_names)]
+
+
+class Section(BaseModel):
+    """Base of all sections: values cannot be changed, unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ModelSection(Section):
+    """The network: a registered name and its arguments."""
+
+    name: str
+    arguments: dict[str, Any] = {}
+
+
+def check_unused(useless: Mapping[str, bool], *, of: str, instead: Mapping[str, str] | None = None) -> None:
+    """Refuse keys that would have no effect.
+
+    Args:
+        useless: for each key whether the recipe uses it.
+        of: what they have no meaning for.
+        instead: what to do in place of a key.
+
+    Raises:
+        RecipeError: names the first key that is used.
+    """
+    for key, is_used in useless.items():
+        if is_used:
+            raise RecipeError(f"{key}: has no meaning for {of}, leave it out{(instead or {}).get(key, '')}")

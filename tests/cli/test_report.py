@@ -1,0 +1,106 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tailcut.format import save
+from tailcut.structure import create_model
+from tailcut.weights import regularize
+
+Tailcut = Callable[..., Any]
+
+
+def test_a_page_is_written_with_samples(tailcut: Tailcut, tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    words = ["report", "zoo:lenet300-2816", "-o", out, "--data", "digits", "--samples", "4", "--json"]
+    shown = tailcut(*words)
+    assert shown.code == 0, shown.err
+    assert shown.json["out"] == str(out)
+    assert shown.json["page_bytes"] == out.stat().st_size
+    assert shown.json["networks"] == ["zoo:lenet300-2816"]
+    assert [item["section"] for item in shown.json["left"]] == ["Training curves"]
+    (speed,) = shown.json["speeds"]
+    assert speed["input_shape"] == [1, 1, 28, 28]
+    content = out.read_text()
+    assert content.count("<img ") == 4
+    assert "digits, split test" in content
+
+
+def test_generators_draw_from_the_same_codes(tailcut: Tailcut, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = create_model("dcgan_generator", width=2)
+    save(model, tmp_path / "reference.tailcut")
+    regularize(model, keep_ratio=0.9)
+    save(model, tmp_path / "truncated.tailcut")
+    shown = tailcut("report", tmp_path / "reference.tailcut", tmp_path / "truncated.tailcut", "-o", tmp_path / "a.html")
+    assert shown.code == 0, shown.err
+    content = (tmp_path / "a.html").read_text()
+    assert content.count("<img ") == 2
+    assert "12 pictures that reference generated" in content
+    assert f'width="{12 * 64}"' in content
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--samples", "0"], "none were asked for"),
+        (["--data", "coco"], "the data set was not found"),
+        ([], "nothing tells its data set: name one with --data"),
+    ],
+)
+def test_without_samples_the_page_says_why(
+    words: list[str], reason: str, packed: Path, tailcut: Tailcut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TAILCUT_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    shown = tailcut("report", packed, "-o", tmp_path / "a.html", *words)
+    assert shown.code == 0, shown.err
+    assert f"Samples: without small: {reason}" in shown.out
+    assert reason in (tmp_path / "a.html").read_text()
+
+
+def test_pictures_that_do_not_fit_are_named(tailcut: Tailcut, tmp_path: Path) -> None:
+    save(create_model("dcgan_discriminator", width=2), tmp_path / "a.tailcut")
+    shown = tailcut("report", tmp_path / "a.tailcut", "-o", tmp_path / "a.html", "--data", "digits")
+    assert shown.code == 0, shown.err
+    assert "Samples: without a: the network cannot take pictures of shape (1, 1, 28, 28)" in shown.out
+
+
+def test_an_own_class_has_the_sections_of_its_file(tailcut: Tailcut, tmp_path: Path) -> None:
+    save(nn.Linear(4, 4), tmp_path / "own.tailcut")
+    shown = tailcut("report", tmp_path / "own.tailcut", "-o", tmp_path / "a.html", "--json")
+    assert shown.code == 0, shown.err
+    left = {item["section"] for item in shown.json["left"]}
+    assert left == {
+        "Results",
+        "Training curves",
+        "Samples",
+        "Kept corners",
+        "Spectrum of the weights",
+        "Speed, fused against dense",
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["zoo:nothing", "-o", "a.html"], 2, "the zoo has no"),
+        (["zoo:lenet5-776", "-o", "nowhere/a.html"], 2, "cannot write"),
+        (["zoo:lenet5-776", "-o", "a.html", "--samples", "-1"], 2, "--samples must be at least 0"),
+        (["zoo:lenet5-776", "-o", "a.html", "--data", "stars"], 2, "unknown data set"),
+        (["nowhere", "-o", "a.html"], 1, "no such file"),
+        ([".", "-o", "a.html"], 1, "holds no run"),
+        (["-o", "a.html"], 2, "required: RUN"),
+    ],
+)
+def test_bad_usage_leaves_no_page(
+    words: list[str], code: int, message: str, tailcut: Tailcut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shown = tailcut("report", *words)
+    assert shown.code == code
+    assert message in shown.err
+    assert list(tmp_path.iterdir()) == []

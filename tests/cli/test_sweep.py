@@ -1,0 +1,74 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Tailcut = Callable[..., Any]
+
+EXPERIMENT = """
+question = "Which rate?"
+recipe = "demo/digits"
+
+[set]
+"training.epochs" = 1
+"data.batch_size" = 256
+
+[[variant]]
+name = "slow"
+set = { "optimizer.lr" = 0.001 }
+
+[[variant]]
+name = "fast"
+"""
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Path:
+    (tmp_path / "rates.toml").write_text(EXPERIMENT)
+    return tmp_path / "rates.toml"
+
+
+def test_what_is_missing_is_trained_and_shown(tailcut: Tailcut, experiment: Path, tmp_path: Path) -> None:
+    words = ["sweep", experiment, "--runs", tmp_path / "runs", "--accelerator", "cpu"]
+    shown = tailcut(*words, "--show")
+    assert shown.code == 0, shown.err
+    assert shown.out.count("not run") == 2
+    assert not (tmp_path / "runs").exists()
+
+    shown = tailcut(*words, "--only", "fast", "--json")
+    assert shown.code == 0, shown.err
+    (row,) = shown.json["rows"]
+    assert (row["variant"], row["seeds"], row["spread"], row["epochs"]) == ("fast", [0], None, 1)
+    assert [path.name for path in (tmp_path / "runs" / "rates").iterdir()] == ["fast-0"]
+    assert "1 of 1 to train: variant fast, seed 0" in shown.err
+
+    shown = tailcut(*words, "--markdown", tmp_path / "table.md")
+    assert shown.code == 0
+    assert "1 of 1 to train: variant slow, seed 0" in shown.err
+    assert shown.out.startswith("Which rate?")
+    table = (tmp_path / "table.md").read_text()
+    assert table.startswith("| variant | metric | ours |")
+    assert "not run" not in table
+
+
+def test_every_row_of_an_experiment_of_ours_is_shown(tailcut: Tailcut, tmp_path: Path) -> None:
+    shown = tailcut("sweep", "cfdp-block-size", "--show", "--runs", tmp_path, "--json")
+    report = shown.json
+    assert (report["experiment"], report["num_seeds"]) == ("cfdp-block-size", 3)
+    papers = {row["variant"]: row["paper"] for row in report["rows"] if not row["variant"].endswith("-untuned")}
+    assert papers == {"1": 0.9368, "2": 0.9363, "4": 0.9410, "8": 0.9353, "whole": None}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["no-such-thing"], "no experiment of that name"),
+        (["cfdp-block-size", "--only", "3"], "cfdp-block-size has no variant '3'"),
+        (["cfdp-block-size", "--records", "nowhere"], "there is no folder nowhere"),
+    ],
+)
+def test_bad_usage(words: list[str], message: str, tailcut: Tailcut, tmp_path: Path) -> None:
+    shown = tailcut("sweep", *words, "--show", "--runs", tmp_path)
+    assert shown.code == 2
+    assert message in shown.err

@@ -1,0 +1,177 @@
+"""Every recipe that comes with Tailcut takes a step of its training, and cuts to the paper's number of coefficients.
+
+The pictures are drawn: few, and where the network allows it smaller than the real ones. Networks keep their widths, but
+for detectors.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tests.torchvision_operators  # noqa: F401
+import torch
+from tests.small_coco import TINY, write_coco
+from torch import Tensor
+
+from tailcut.data import Dataset, InMemoryDataset, open_dataset
+from tailcut.format.codecs import deflate
+from tailcut.structure import create_model
+from tailcut.training import loop
+from tailcut.training.batches import batches
+from tailcut.training.building import build_model, build_schedule
+from tailcut.training.machines import Machines
+from tailcut.training.recipe import Recipe
+from tailcut.training.recipe_files import load_recipe, shipped_recipes
+from tailcut.training.starting import DATA_PREFIX
+from tailcut.training.trainers import trainer_of
+
+NUM_PICTURES = 4
+LARGEST_SIDE = 112
+SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32), "carvana": (3, 64, 96)}
+NUM_CLASSES = {"imagenet": 1000}
+# Detectors at full width take a minute a step on a CPU. With random weights the backbone must learn.
+DETECTORS = {
+    f"model.arguments.{key}": f"{TINY[key]}" for key in TINY if key not in ("backbone", "channels", "num_classes")
+}
+DETECTORS |= {"model.arguments.frozen_stages": "", "detection.backbone": ""}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Drawn(Dataset):
+    """Noise with masks."""
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        self.name, self.split, self.task = "carvana", "drawn", "segmentation"
+        self.num_classes, self.class_names, self.picture_shape = 2, ("background", "car"), shape
+
+    def __len__(self) -> int:
+        return NUM_PICTURES
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        picture = torch.rand(self.picture_shape, generator=torch.Generator().manual_seed(index))
+        return picture, (picture[0] > 0.5).long()
+
+
+def drawn_dataset(name: str, split: str, **settings: Any) -> Dataset:
+    """Stands for `open_dataset`, with pictures of the same kind; digits and the small COCO are opened."""
+    if name in ("digits", "coco"):
+        return open_dataset(name, split, **settings)
+    kind, _, side = name.partition("@")
+    if kind == "carvana":
+        return Drawn(SHAPES[kind])
+    square = min(int(side or LARGEST_SIDE), LARGEST_SIDE)
+    shape = SHAPES.get(kind, (3, square, square))
+    noise = torch.Generator().manual_seed(0)
+    pictures = torch.randint(0, 256, (NUM_PICTURES, *shape), generator=noise, dtype=torch.uint8)
+    classes = [f"{number}" for number in range(NUM_CLASSES.get(kind, 10))]
+    return InMemoryDataset(name, split, pictures, torch.arange(NUM_PICTURES), classes)
+
+
+class OneStepDone(Exception):
+    """The first step went well; no more are wanted."""
+
+
+def one_batch(*args: Any, **settings: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    yield next(batches(*args, **settings))
+    raise OneStepDone
+
+
+def small(name: str) -> Recipe:
+    """The recipe for a few pictures."""
+    recipe = load_recipe(name)
+    changes = {"data.batch_size": "2", "data.holdout": "0"}
+    if recipe.inputs is not None:
+        changes["inputs.statistics_pictures"] = f"{NUM_PICTURES}"
+    if recipe.pruning is not None:
+        changes |= {"pruning.num_batches": "1", "pruning.batch_size": f"{NUM_PICTURES}"}
+    if recipe.detection is not None:
+        changes |= DETECTORS
+    return load_recipe(name, [f"{key}={value}" for key, value in changes.items()])
+
+
+def write_start(recipe: Recipe, root: Path) -> None:
+    """The checkpoint that the recipe starts from, untrained, under a data root."""
+    assert recipe.start is not None
+    assert recipe.start.file.startswith(DATA_PREFIX)
+    path = root / recipe.start.file.removeprefix(DATA_PREFIX)
+    path.parent.mkdir(parents=True)
+    torch.save({"state_dict": create_model(recipe.model.name, **recipe.model.arguments).state_dict()}, path)
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_a_step_of_the_training_is_taken(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = small(name)
+    if recipe.start is not None:
+        write_start(recipe, tmp_path)
+    if recipe.data.name == "coco":
+        write_coco(tmp_path, recipe.data.train_split, recipe.data.test_split)
+    monkeypatch.setattr(loop, "open_dataset", drawn_dataset)
+    monkeypatch.setattr(loop, "batches", one_batch)
+    monkeypatch.setattr(deflate, "LEVEL", 1)  # of the network to start from, which is as dense as it is large
+    with pytest.raises(OneStepDone):  # the loop itself refuses a loss that is no number
+        trainer_of(recipe)(recipe, tmp_path / "run", roots=tmp_path, machines=Machines("cpu"))
+
+
+TRUNCATED = [name for name in shipped_recipes() if load_recipe(name).schedule is not None]
+ROWS = {
+    "alexnet": {570365, 57364, 1408},
+    "vgg16": {200578, 20302, 2048},
+    "resnet18": {111901, 12058, 2688},
+    "vit": {928478, 157848},
+    "unet": {310964, 31096, 2936, 759},
+}
+
+
+def final_counts(name: str) -> dict[str, int]:
+    """What the schedule of a recipe leaves of each tensor; no weight takes memory."""
+    recipe = load_recipe(name)
+    with torch.device("meta"):
+        model = build_model(recipe)
+    schedule = build_schedule(recipe, model, None, steps_per_epoch=100)
+    assert schedule is not None
+    return schedule.targets
+
+
+@pytest.mark.parametrize("name", TRUNCATED)
+def test_what_is_left_is_the_papers_number(name: str) -> None:
+    paper = load_recipe(name).paper
+    if paper is None:
+        pytest.skip("this recipe stands for no row of a paper")
+    assert sum(final_counts(name).values()) == paper.num_kept
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("alexnet-1408", {176}),
+        ("resnet18-2688", {128}),
+        ("unet-759-float16", {33}),
+        ("unet-2936", {128, 120}),
+        ("vgg16-2048", {120, 121}),
+    ],
+)
+def test_the_smallest_networks_share_equally(name: str, counts: set[int]) -> None:
+    assert set(final_counts(name).values()) == counts
+
+
+@pytest.mark.parametrize("family", ROWS)
+def test_each_row_of_tables_2_and_3_has_a_recipe(family: str) -> None:
+    recipes = [load_recipe(name) for name in shipped_recipes() if name.startswith(f"frequency-regularization/{family}")]
+    papers = [recipe.paper for recipe in recipes if recipe.paper is not None]
+    assert {paper.num_kept for paper in papers if paper.num_kept is not None} == ROWS[family]
+    assert sum(recipe.name.endswith("-ref") for recipe in recipes) == 1
+
+
+@pytest.mark.parametrize("name", [name for name in TRUNCATED if name.endswith("-float16")])
+def test_float16_rows_keep_normalisation_in_float32(name: str) -> None:
+    recipe = load_recipe(name)
+    assert (recipe.pack.codec, recipe.pack.other_codec) == ("float16", "float32")
+    assert recipe.training.round_from is not None

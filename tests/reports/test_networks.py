@@ -1,0 +1,134 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tailcut.errors import ArgumentError, ChecksumError, DataError
+from tailcut.format import resolve, save
+from tailcut.reports.networks import (
+    ReportedNetwork,
+    edit_names,
+    example_input,
+    open_network,
+    open_networks,
+    output_tensors,
+)
+from tailcut.runs import Run
+from tailcut.structure import create_model
+from tailcut.weights import kept_counts, regularize
+
+
+def test_a_run_tells_everything(run_folder: Path, networks: list[ReportedNetwork]) -> None:
+    network = networks[0]
+    assert network.name == run_folder.name
+    assert network.result == Run(run_folder).read_result()
+    assert network.recipe["name"] == "tiny <b>run</b> & more"
+    assert network.recipe_section("data")["name"] == "digits"
+    assert network.recipe_section("pruning") == network.recipe_section("name") == {}
+    assert [line["epoch"] for line in network.lines] == [1, 2, 3]
+    assert network.stored is not None
+    assert network.stored.file_bytes == (run_folder / "model.tailcut").stat().st_size
+    assert network.model is not None
+    assert kept_counts(network.model) == {"fc1.weight": 200, "fc2.weight": 200, "fc3.weight": 200}
+    assert network.missing == {}
+
+
+def test_the_zoo_tells_figures_but_no_epochs(networks: list[ReportedNetwork]) -> None:
+    network = networks[1]
+    assert network.name == "zoo:lenet5-776"
+    assert network.result is not None
+    assert network.result.num_kept == 776
+    assert network.lines == []
+    assert "run folder" in network.missing["lines"]
+
+
+def test_a_file_alone_tells_no_training(tmp_path: Path) -> None:
+    copied = tmp_path / "mine.tailcut"
+    copied.write_bytes(resolve("zoo:lenet5-776").read_bytes())
+    (tmp_path / "mine.json").write_text("not a result of a run")
+    (network,) = open_networks([copied])
+    assert (network.name, network.result, network.recipe) == ("mine", None, {})
+    assert network.model is not None
+
+
+def test_an_unfinished_run_has_its_recipe_and_epochs(run_folder: Path, tmp_path: Path) -> None:
+    for name in ("recipe.toml", "metrics.jsonl"):
+        (tmp_path / name).write_bytes((run_folder / name).read_bytes())
+    (network,) = open_networks([tmp_path])
+    assert network.recipe["model"]["name"] == "lenet300"
+    assert len(network.lines) == 3
+    assert (network.stored, network.model, network.result) == (None, None, None)
+    assert network.missing["model"] == "the run is not finished (3 epochs so far): there is no packed network yet"
+
+
+def test_a_network_of_a_users_own_class_is_not_built(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(8, 8))
+    regularize(model, num_kept=5)
+    save(model, tmp_path / "own.tailcut")
+    (network,) = open_networks([tmp_path / "own.tailcut"])
+    assert network.model is None
+    assert network.stored is not None
+    assert network.stored.num_kept == 5
+    assert "own class" in network.missing["model"]
+
+
+def test_names_are_short_where_that_is_enough(run_folder: Path, tmp_path: Path) -> None:
+    files = [tmp_path / folder / "model.tailcut" for folder in ("a", "b")]
+    for file in files:
+        file.parent.mkdir()
+        file.write_bytes(resolve("zoo:lenet5-776").read_bytes())
+    names = [network.name for network in open_networks([*files, "zoo:lenet5-776"])]
+    assert names == [*map(str, files), "zoo:lenet5-776"]
+    assert open_network(files[0], "mine").name == "mine"
+
+
+def test_what_holds_no_network_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"holds no run.*recipe.toml"):
+        open_networks([tmp_path])
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        open_networks([tmp_path / "nowhere"])
+    with pytest.raises(ArgumentError, match="the zoo has no"):
+        open_networks(["zoo:nothing"])
+    with pytest.raises(ArgumentError, match="given twice"):
+        open_networks(["zoo:lenet5-776", "zoo:lenet5-776"])
+
+
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    content = bytearray(resolve("zoo:lenet5-776").read_bytes())
+    content[-9] ^= 1
+    (tmp_path / "damaged.tailcut").write_bytes(content)
+    with pytest.raises(ChecksumError, match="damaged"):
+        open_networks([tmp_path / "damaged.tailcut"])
+
+
+def test_a_damaged_recipe_of_an_unfinished_run_is_named(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text("name =")
+    with pytest.raises(DataError, match=r"recipe\.toml"):
+        open_networks([tmp_path])
+
+
+def test_edits_are_named_in_order() -> None:
+    assert edit_names("zoo:lenet5-776") == ["regularize"]
+    assert edit_names("zoo:lenet5-ref") == []
+    golden = Path(__file__).parents[1] / "format" / "golden" / "edits" / "pruned-regularized.tailcut"
+    assert edit_names(golden) == ["prune", "regularize"]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "is_pixels"), [("lenet5", (1, 28, 28), True), ("dcgan_generator", (100,), False)]
+)
+def test_example_inputs_are_the_same_in_every_call(name: str, shape: tuple[int, ...], is_pixels: bool) -> None:
+    model = create_model(name)
+    first, again = example_input(model, 2), example_input(model, 2)
+    assert first is not None
+    assert again is not None
+    assert first.shape == (2, *shape)
+    assert torch.equal(first, again)
+    assert (bool((first >= 0).all()) and bool((first <= 1).all())) == is_pixels
+    assert example_input(nn.Linear(2, 2)) is None
+
+
+def test_tensors_of_outputs_are_found_in_their_order() -> None:
+    one, two = torch.zeros(1), torch.ones(1)
+    assert output_tensors((one, {"a": [two], "b": 3})) == [one, two]
