@@ -25,6 +25,7 @@ from docs.recipe_tables import recipe_table
 
 import tailcut
 from tailcut.cli.reproduce import wanted_rows
+from tailcut.printing import figure_text
 from tailcut.reports import make_table
 from tailcut.runs import Result, read_result
 from tailcut.training.experiments import load_experiment, shipped_experiments, trials_of
@@ -259,8 +260,8 @@ def runs_table(results: Sequence[Result]) -> str:
             f"{result.seed}",
             f"{result.num_devices} x {result.device}, {counted(result.num_threads, 'thread')}",
             duration(result.seconds),
-            ", ".join(percent(value) for value in result.validation.values()) or "none held out",
-            percent(result.metrics["accuracy"]),
+            metrics_text(result.validation) or "none held out",
+            metrics_text(result.metrics),
             result.versions.get("torch", ""),
             f"`{result.command}`",
         ]
@@ -270,6 +271,14 @@ def runs_table(results: Sequence[Result]) -> str:
         return "No run is committed yet."
     header = ["recipe", "epochs", "seed", "device", "time", "validation", "test", "torch", "command"]
     return markdown_table(header, rows, "<>><>>><<")
+
+
+def metrics_text(metrics: Mapping[str, float]) -> str:
+    """Figures side by side; those that are no accuracy with their names."""
+    return ", ".join(
+        figure_text(name, value) if name == "accuracy" else f"{name} {figure_text(name, value)}"
+        for name, value in metrics.items()
+    )
 
 
 def unet_table(folder: Path) -> str:

@@ -332,7 +332,7 @@ def result_points() -> list[list[Any]]:
     points += [
         ["Tailcut", build_tables.network_of(result), result.file_bytes, result.metrics["accuracy"]]
         for result in build_tables.read_results(build_tables.ROOT / build_tables.TABLE1)
-        if result.num_kept
+        if result.num_kept and build_tables.network_of(result) in build_tables.NETWORKS
     ]
     return points
 

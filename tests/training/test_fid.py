@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -95,3 +97,30 @@ def test_other_digits_are_nearer_than_noise() -> None:
     first, rest = moments_of(network(pictures[:900])), moments_of(network(pictures[900:]))
     noise = moments_of(network(shuffled.view_as(pictures)))
     assert 20 * frechet_distance(*first, *rest) < frechet_distance(*first, *noise)
+
+
+def test_the_scale_on_the_page_is_measured(mnist_root: Path) -> None:
+    network = FeatureNetwork()
+
+    def moments(pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        statistics = FeatureStatistics()
+        with torch.no_grad():
+            for batch in pictures.split(500):
+                statistics.update(network(batch))
+        return statistics.moments()
+
+    train, every = (
+        torch.stack([dataset[number][0] for number in range(10_000)])
+        for dataset in (open_dataset("mnist", split, roots=mnist_root) for split in ("train", "test"))
+    )
+    real = moments(every)
+    noise = torch.rand(every.shape, generator=torch.Generator().manual_seed(0))
+    page = (Path(__file__).parents[2] / "docs" / "generation.md").read_text(encoding="utf-8").replace("\n", " ")
+    for what, value in {
+        "have a distance of {:.0f} to the test digits": frechet_distance(*moments(train), *real),
+        "first half of the test digits {:.0f} to the second": frechet_distance(
+            *moments(every[:5000]), *moments(every[5000:])
+        ),
+        "uniform noise {:,.0f}": frechet_distance(*moments(noise), *real),
+    }.items():
+        assert what.format(value) in page

@@ -205,11 +205,11 @@ def _cells(row: ReproducedRow) -> list[str]:
         figure_text(row.metric, row.ours),
         _difference(row.ours, row),
         "" if row.num_kept is None else f"{row.num_kept:,}",
-        f"{row.file_bytes:,}",
-        f"{row.compression_ratio:,.0f} x",
-        f"{row.epochs}",
-        f"{row.seed}",
-        f"{row.hours:.2f}",
+        "" if row.file_bytes is None else f"{row.file_bytes:,}",
+        "" if row.compression_ratio is None else f"{row.compression_ratio:,.0f} x",
+        "" if row.epochs is None else f"{row.epochs}",
+        "" if row.seed is None else f"{row.seed}",
+        "" if row.hours is None else f"{row.hours:.2f}",
     ]
 
 
