@@ -20,11 +20,11 @@ from bench.machine import Machine
 from bench.scale import Scale
 from bench.tables import Row, Table
 from tailcut.format import save
+from tailcut.reports.table5 import PAPER_SECONDS
 from tailcut.structure import create_model
 from tailcut.weights import regularize
 
 PAPER_PICTURES = 508
-PAPER_SECONDS = {1: 79.0, 2: 52.0, 3: 39.0, 4: 38.0}  # by number of GPUs
 WARM_PICTURES = 2
 PROCESSES = (1, 2)
 OPTIONS = {"fused": (), "dense": ("--dense",)}

@@ -1,12 +1,6 @@
 """Pieces of Markdown that the generated parts of the pages are made of."""
 
-from collections.abc import Sequence
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
-    """A table in Markdown; `align` has one `<` or `>` per column."""
-    rule = ["---:" if side == ">" else "---" for side in align]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
+from tailcut.printing import markdown_table as markdown_table
 
 
 def percent(value: float) -> str:

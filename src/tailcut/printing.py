@@ -60,6 +60,18 @@ def spread_text(metric: str, mean: float, spread: float) -> str:
     return f"{scale * mean:,.2f} ± {scale * spread:.2f}{unit}"
 
 
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
+    """A table in Markdown; `align` has one `<` or `>` per column.
+
+    >>> print(markdown_table(["name", "kept"], [["fc", "33"]], "<>"))
+    | name | kept |
+    | --- | ---: |
+    | fc | 33 |
+    """
+    rule = ["---:" if side == ">" else "---" for side in align]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, align: str | None = None) -> str:
     """Rows of cells as aligned text columns under a header and a rule.
 

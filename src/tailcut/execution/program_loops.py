@@ -7,9 +7,9 @@ four channels at a time; nothing as wide as the map is written unless it is aske
 import numpy as np
 
 from tailcut.execution.loops import BLOCK, STRIP, Array, compile_loop
+from tailcut.execution.programs import ADD, AFFINE, CLAMP, GIVEN, SCALED
 
 Arrays = tuple[Array, ...]
-AFFINE, GIVEN, SCALED, CLAMP, ADD, MAXIMUM = range(6)
 
 
 @compile_loop

@@ -17,7 +17,7 @@ from torch import Tensor
 from tailcut.execution.compiled import STRIP, in_threads, padded, pieces
 from tailcut.execution.expression import Affine, Expression, Given, Pointwise, Scaled, nodes
 
-AFFINE, GIVEN, SCALED, CLAMP, ADD, MAXIMUM = range(6)  # as in program_loops.py, which needs numba to be imported
+AFFINE, GIVEN, SCALED, CLAMP, ADD, MAXIMUM = range(6)
 MAX_GIVEN = 2
 Array = np.ndarray[Any, Any]
 Values = Mapping[int, Tensor]

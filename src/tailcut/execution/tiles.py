@@ -106,15 +106,16 @@ def _run(terms: Sequence[Term], num_out: int, engine: str) -> Tensor:
     grid = over_positions[0].shape[1:]
     tensors = [*(source.flatten(1) for source in over_positions), *over_channels]
     originals = [*over_positions, *over_channels]
-    known = _programs(terms, tensors[0]) if engine == "compiled" else None
-    plan = _Plan(tuple(terms), num_out, tuple(id(tensor) for tensor in originals), len(over_positions), known)
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        result: Tensor = _Tiles.apply(plan, *tensors)  # type: ignore[no-untyped-call]
-        return result.reshape(num_out, *grid)
-    if engine == "compiled":
+    wants = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    if engine == "compiled" and not wants:
         done = compiled.run([(term.expression, term.matrix) for term in terms], num_out, tensors[0].shape[1])
         if done is not None:
             return done.reshape(num_out, *grid)
+    known = _programs(terms, tensors[0]) if engine == "compiled" else None
+    plan = _Plan(tuple(terms), num_out, tuple(id(tensor) for tensor in originals), len(over_positions), known)
+    if wants:
+        result: Tensor = _Tiles.apply(plan, *tensors)  # type: ignore[no-untyped-call]
+        return result.reshape(num_out, *grid)
     return plan.forward(tensors).reshape(num_out, *grid)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from tailcut.errors import ArgumentError, DataError
-from tailcut.printing import Report, figure_text, is_fraction, spread_text, table
+from tailcut.printing import Report, figure_text, is_fraction, markdown_table, spread_text, table
 from tailcut.reports.seeds import SeedMean, seed_means
 from tailcut.runs import Result
 
@@ -91,17 +91,14 @@ class ReproduceReport(Report):
 
     def __str__(self) -> str:
         """Aligned columns; a row that was not run says so, and below those of several seeds stands their mean."""
-        header, align = list(_COLUMNS), "<<" + ">" * (len(_COLUMNS) - 2)
-        lines = [table(header, list(self._lines()), align=align)]
+        lines = [table(_COLUMNS, list(self._lines()), align=_ALIGN)]
         notes = {row.name: row.why_not for row in self.rows if row.why_not}
         lines += [f"{name}: not to be compared: {why}" for name, why in notes.items()]
         return "\n".join([lines[0], "", *lines[1:]]) if len(lines) > 1 else lines[0]
 
     def to_markdown(self) -> str:
         """The same as a Markdown table."""
-        rule = ["---", "---", *["---:"] * (len(_COLUMNS) - 2)]
-        rows = [list(_COLUMNS), rule, *self._lines()]
-        return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+        return markdown_table(_COLUMNS, list(self._lines()), _ALIGN) + "\n"
 
     def _lines(self) -> Iterator[list[str]]:
         """The cells of all rows, and of the means behind the rows of their recipe."""
@@ -114,6 +111,7 @@ class ReproduceReport(Report):
 
 
 _COLUMNS = ("recipe", "metric", "paper", "ours", "difference", "kept", "bytes", "smaller by", "epochs", "seed", "hours")
+_ALIGN = "<<" + ">" * (len(_COLUMNS) - 2)
 
 
 def table_of(recipe: str, source: str) -> str | None:

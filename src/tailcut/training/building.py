@@ -145,9 +145,10 @@ def load_teacher(recipe: Recipe, device: torch.device, *, roots: Roots = None) -
     if recipe.distillation is None:
         return None
     if recipe.distillation.teacher == "start":
-        return to_dense(parent(recipe, roots=roots)).to(device).eval().requires_grad_(False)
-    try:
-        teacher = to_dense(load(packed_network(recipe.distillation.teacher), device=str(device)))
-    except (TailcutError, OSError) as error:
-        raise RecipeError(f"distillation.teacher: {error}") from error
-    return teacher.eval().requires_grad_(False)
+        teacher = parent(recipe, roots=roots)
+    else:
+        try:
+            teacher = load(packed_network(recipe.distillation.teacher))
+        except (TailcutError, OSError) as error:
+            raise RecipeError(f"distillation.teacher: {error}") from error
+    return to_dense(teacher).to(device).eval().requires_grad_(False)

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tailcut.errors import ArgumentError, DataNotFoundError, TrainingError
-from tailcut.printing import Report, figure_text, spread_text, table
+from tailcut.printing import Report, figure_text, markdown_table, spread_text, table
 from tailcut.runs import Result, read_result
 from tailcut.training.experiments import Experiment, Trial, Variant
 from tailcut.training.recipe import Recipe
@@ -86,8 +86,7 @@ class SweepReport(Report):
     def to_markdown(self) -> str:
         """The table as Markdown."""
         header, *rows = self._cells()
-        rule = ["---", "---", *["---:"] * (len(header) - 2)]
-        return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows)) + "\n"
+        return markdown_table(header, rows, "<<" + ">" * (len(header) - 2)) + "\n"
 
     def _cells(self) -> list[list[str]]:
         """Header and rows; the paper's column only where it has figures."""
