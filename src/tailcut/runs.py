@@ -24,6 +24,8 @@ from tailcut.errors import ArgumentError, DataError
 from tailcut.files import write_atomically
 from tailcut.printing import Report, figure_text, table
 
+RUN_PREFIX = "run:"  # what a run beside this one is called in a recipe
+
 
 @dataclass
 class Result(Report):
@@ -198,9 +200,31 @@ class Run:
         write_atomically(self.result, content + "\n")
 
 
-def packed_network(source: str | Path) -> str | Path:
-    """The packed network of a run folder; any other source (a file, `zoo:NAME`) as it is."""
+def packed_network(source: str | Path, *, beside: Run | None = None) -> str | Path:
+    """The packed network of a run folder; any other source (a file, `zoo:NAME`) as it is.
+
+    Args:
+        source: where it is; `run:NAME` is the run folder NAME that lies beside another run.
+        beside: that other run.
+
+    Raises:
+        ArgumentError: `run:NAME` without a run that it may lie beside, or there is no finished run.
+    """
+    if str(source).startswith(RUN_PREFIX):
+        return _network_beside(str(source).removeprefix(RUN_PREFIX), beside)
     return Run(Path(source)).model if Path(source).is_dir() else source
+
+
+def _network_beside(name: str, beside: Run | None) -> Path:
+    if beside is None:
+        raise ArgumentError(f"{RUN_PREFIX}{name} means a run folder beside that of a training; there is none here")
+    network = Run(beside.path.parent / name).model
+    if not network.is_file():
+        raise ArgumentError(
+            f"{RUN_PREFIX}{name} needs the finished run {network.parent}, which holds no {network.name}; "
+            f"train it first, for example with tailcut train {name} --out {network.parent}"
+        )
+    return network
 
 
 def read_result(path: str | Path) -> Result:

@@ -75,6 +75,25 @@ def test_what_is_missing_is_trained_and_what_has_no_data_says_so(
     assert "CIFAR-10 lies nowhere" in shown.err
 
 
+def test_a_row_waits_for_the_one_it_starts_from(
+    tailcut: Tailcut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tailcut.training import loop
+
+    trained = []
+    record = json.loads((zoo_folder() / "lenet5-776.json").read_text())
+
+    def train(recipe: Any, out: Path, **settings: Any) -> None:
+        trained.append(recipe.name)
+        out.mkdir(parents=True)
+        (out / "result.json").write_text(json.dumps(record | {"name": recipe.name}))
+
+    monkeypatch.setattr(loop, "train", train)
+    words = ("reproduce", "cfdp", "--only", "vgg16-bn", "--no-records", "--runs", str(tmp_path))
+    assert tailcut(*words).code == 0
+    assert trained == ["vgg16-bn-scratch", "vgg16-bn"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"), [(["table9"], "unknown table"), (["cfdp", "--only", "nothing"], "no recipe 'nothing'")]
 )

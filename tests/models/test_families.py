@@ -196,10 +196,20 @@ def test_exportable_with_any_batch_size(name: str) -> None:
     torch.testing.assert_close(outputs, expected)
 
 
+def test_normalisation_is_that_of_torchvisions_checkpoints() -> None:
+    plain = create_model("resnet18", **SMALL_RESNET).eval()
+    normalising = create_model("resnet18", **SMALL_RESNET, normalize=True).eval()
+    normalising.load_state_dict(plain.state_dict())
+    pictures = torch.rand(2, 3, 32, 32)
+    mean, spread = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    torch.testing.assert_close(normalising(pictures), plain((pictures - mean[:, None, None]) / spread[:, None, None]))
+    assert "normalize" not in dict(plain.named_modules())  # whose order files rely on
+
+
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        ("resnet18 resnet34 resnet50 resnet101", "num_classes width small_input"),
+        ("resnet18 resnet34 resnet50 resnet101", "num_classes width small_input normalize"),
         ("resnet20 resnet56 resnet110", "num_classes width normalize"),
         ("vgg16 vgg16_bn", "num_classes width hidden dropout"),
         ("vgg16_bn_cifar", "num_classes width hidden bias"),

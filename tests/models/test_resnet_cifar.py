@@ -11,7 +11,8 @@ from tailcut.counting import count_macs, count_parameters
 from tailcut.data import open_dataset
 from tailcut.errors import ArgumentError
 from tailcut.models import resnet20, resnet56, resnet110
-from tailcut.models.resnet_cifar import Normalize, PadShortcut
+from tailcut.models.normalize import Normalize
+from tailcut.models.resnet_cifar import PadShortcut
 
 
 def checkpoint(root: Path, name: str) -> dict[str, Tensor]:

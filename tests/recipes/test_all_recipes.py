@@ -15,7 +15,9 @@ from tests.small_coco import TINY, write_coco
 from torch import Tensor
 
 from tailcut.data import Dataset, InMemoryDataset, open_dataset
+from tailcut.format import save
 from tailcut.format.codecs import deflate
+from tailcut.runs import RUN_PREFIX, Run
 from tailcut.structure import create_model
 from tailcut.training import loop
 from tailcut.training.batches import batches
@@ -98,24 +100,30 @@ def small(name: str) -> Recipe:
 
 
 def write_start(recipe: Recipe, root: Path) -> None:
-    """The checkpoint that the recipe starts from, untrained, under a data root."""
+    """The network that the recipe starts from, untrained: a checkpoint under a data root, or a run under it."""
     assert recipe.start is not None
+    network = create_model(recipe.model.name, **recipe.model.arguments)
+    if recipe.start.file.startswith(RUN_PREFIX):
+        folder = root / recipe.start.file.removeprefix(RUN_PREFIX)
+        folder.mkdir()
+        save(network, Run(folder).model)
+        return
     assert recipe.start.file.startswith(DATA_PREFIX)
     path = root / recipe.start.file.removeprefix(DATA_PREFIX)
     path.parent.mkdir(parents=True)
-    torch.save({"state_dict": create_model(recipe.model.name, **recipe.model.arguments).state_dict()}, path)
+    torch.save({"state_dict": network.state_dict()}, path)
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_a_step_of_the_training_is_taken(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = small(name)
+    monkeypatch.setattr(deflate, "LEVEL", 1)  # of the network to start from, which is as dense as it is large
     if recipe.start is not None:
         write_start(recipe, tmp_path)
     if recipe.data.name == "coco":
         write_coco(tmp_path, recipe.data.train_split, recipe.data.test_split)
     monkeypatch.setattr(loop, "open_dataset", drawn_dataset)
     monkeypatch.setattr(loop, "batches", one_batch)
-    monkeypatch.setattr(deflate, "LEVEL", 1)  # of the network to start from, which is as dense as it is large
     with pytest.raises(OneStepDone):  # the loop itself refuses a loss that is no number
         trainer_of(recipe)(recipe, tmp_path / "run", roots=tmp_path, machines=Machines("cpu"))
 

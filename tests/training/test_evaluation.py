@@ -71,6 +71,17 @@ def test_accuracy_agrees_with_a_plain_loop() -> None:
         assert evaluate(model, digits, batch_size=batch_size) == {"accuracy": expected / len(digits)}
 
 
+def test_many_classes_have_two_figures() -> None:
+    torch.manual_seed(0)
+    model = create_model("lenet300", num_classes=120)
+    pictures = torch.randint(0, 256, (240, 1, 28, 28), dtype=torch.uint8)
+    dataset = InMemoryDataset("many", "test", pictures, torch.arange(240) % 120, [f"{number}" for number in range(120)])
+    inputs, classes = dataset.batch(range(240))
+    places = (model(inputs).argsort(dim=1, descending=True) == classes[:, None]).int().argmax(dim=1)
+    expected = {"accuracy": (places == 0).double().mean().item(), "top5_accuracy": (places < 5).double().mean().item()}
+    assert evaluate(model, dataset, batch_size=7) == expected
+
+
 def test_the_model_is_not_changed() -> None:
     model = create_model("lenet300")
     regularize(model, num_kept=50)

@@ -2,10 +2,26 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, f1_score, top_k_accuracy_score
 
 from tailcut.errors import ArgumentError
-from tailcut.training.metrics import StreamingMean, accuracy, dice, foreground
+from tailcut.training.metrics import StreamingMean, accuracy, dice, foreground, metrics_for, top5_accuracy
+
+
+def test_top5_accuracy_agrees_with_scikit_learn() -> None:
+    generator = torch.Generator().manual_seed(0)
+    outputs, actual = torch.randn(200, 12, generator=generator), torch.arange(200) % 12
+    expected = top_k_accuracy_score(actual, outputs, k=5, labels=range(12))
+    assert 0.2 < expected < 0.8
+    assert top5_accuracy(outputs, actual).mean().item() == pytest.approx(expected, abs=1e-12)
+    with pytest.raises(ArgumentError, match=r"5 classes or more.*\(200, 4\)"):
+        top5_accuracy(outputs[:, :4], actual)
+
+
+def test_many_classes_have_a_second_figure() -> None:
+    assert list(metrics_for("classification", 10)) == ["accuracy"]
+    assert list(metrics_for("classification", 1000)) == ["accuracy", "top5_accuracy"]
+    assert list(metrics_for("segmentation", 1000)) == ["dice"]
 
 
 def masks_as_outputs(masks: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,7 @@ from tailcut.training.loop import train
 from tailcut.training.prediction import predict_file
 from tailcut.training.recipe import Recipe
 from tailcut.training.recipe_files import parse_recipe, to_toml
-from tailcut.training.starting import fresh_network, load_start, make_start, needs_start, parent
+from tailcut.training.starting import fresh_network, load_start, make_start, needed_runs, needs_start, parent
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -136,6 +136,21 @@ def test_a_checkpoint_is_found_under_a_data_root(run: Run, colours: InMemoryData
     recipe = recipe_of('[start]\nfile = "data:weights/net.th"')
     make_start(recipe, run, colours, roots=tmp_path)
     assert torch.equal(load(run.start).get_parameter("conv1.weight"), trained.get_parameter("conv1.weight"))
+
+
+def test_a_run_beside_this_one_is_the_parent(run: Run, colours: InMemoryDataset) -> None:
+    trained = create_model("resnet20", width=8)
+    recipe = recipe_of('[start]\nfile = "run:before"\n[distillation]\nteacher = "run:before"')
+    assert needed_runs(recipe) == ["before"]
+    with pytest.raises(RecipeError, match=r"start.file: run:before needs the finished run .*before, .*train it first"):
+        make_start(recipe, run, colours)
+    (run.path.parent / "before").mkdir()
+    save(trained, run.path.parent / "before" / "model.tailcut")
+    make_start(recipe, run, colours)
+    assert torch.equal(load(run.start).get_parameter("conv1.weight"), trained.get_parameter("conv1.weight"))
+    assert load_teacher(recipe, torch.device("cpu"), beside=run) is not None
+    with pytest.raises(RecipeError, match=r"distillation.teacher: run:before means a run folder beside"):
+        load_teacher(recipe, torch.device("cpu"))
 
 
 def test_the_parent_can_be_the_teacher(tmp_path: Path) -> None:

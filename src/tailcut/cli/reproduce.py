@@ -11,6 +11,7 @@ from tailcut.errors import ArgumentError, DataNotFoundError
 from tailcut.files import write_atomically
 from tailcut.printing import Report
 from tailcut.reports import ReproduceReport, Wanted, find_results, make_table, table5
+from tailcut.runs import Run
 
 logger = logging.getLogger("tailcut.cli")
 
@@ -46,7 +47,7 @@ def run(arguments: argparse.Namespace) -> Report:
     report = _table(wanted, arguments)
     if not arguments.show and arguments.table != "table5":
         for name in dict.fromkeys(row.name for row in report.rows if row.ours is None):
-            _train(next(entry for entry in wanted if entry.name == name), arguments)
+            _train(next(entry.recipe for entry in wanted if entry.name == name), arguments)
         report = _table(wanted, arguments)
     if arguments.markdown is not None:
         write_atomically(arguments.markdown, report.to_markdown())
@@ -75,16 +76,26 @@ def wanted_rows(only: list[str] | None = None) -> list[Wanted]:
     return [entry for entry in found if only is None or entry.name in only]
 
 
-def _train(entry: Wanted, arguments: argparse.Namespace) -> None:
+def _train(name: str, arguments: argparse.Namespace) -> None:
+    """Train the recipe of this name, after those whose networks it starts from."""
     from tailcut.training.recipe_files import load_recipe
+    from tailcut.training.starting import needed_runs
     from tailcut.training.trainers import trainer_of
 
-    recipe = load_recipe(entry.recipe)
-    logger.info("%s: training", entry.name)
+    recipe = load_recipe(name)
+    run = Run(arguments.runs / recipe.name)
+    if run.result.is_file():
+        return
     try:
+        for needed in needed_runs(recipe):
+            _train(needed, arguments)
+            if not Run(arguments.runs / needed).result.is_file():
+                logger.warning("%s: not run: it starts from %s", recipe.name, needed)
+                return
+        logger.info("%s: training", recipe.name)
         trainer_of(recipe)(
             recipe,
-            arguments.runs / entry.name,
+            run.path,
             resume=True,
             roots=arguments.data_root,
             download=arguments.download,
@@ -92,4 +103,4 @@ def _train(entry: Wanted, arguments: argparse.Namespace) -> None:
             command=shlex.join(["tailcut", *sys.argv[1:]]),
         )
     except DataNotFoundError as error:
-        logger.warning("%s: not run: %s", entry.name, str(error).splitlines()[0])
+        logger.warning("%s: not run: %s", recipe.name, str(error).splitlines()[0])

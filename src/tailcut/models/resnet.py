@@ -7,6 +7,7 @@ there, a bottleneck block takes its stride in the 3 x 3 convolution ("v1.5") and
 from torch import Tensor, nn
 
 from tailcut.models.arguments import check_channels
+from tailcut.models.normalize import Normalize
 from tailcut.structure import register_model
 
 DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
@@ -19,25 +20,29 @@ def _example_shape(*, small_input: bool, **_: object) -> tuple[int, ...]:
 class ResNet(nn.Module):
     """The network of all `resnet` families: a stem, four stages of residual blocks, one linear layer.
 
-    Input: (batch, 3, height, width). Output: (batch, num_classes), logits. The maps have width, 2 width,
-    4 width and 8 width channels (four times as many with bottleneck blocks) at 1/4, 1/8, 1/16 and 1/32 of the
-    size; with `small_input` at 1, 1/2, 1/4 and 1/8.
+    Input: (batch, 3, height, width), pixels in 0..1 where `normalize` is. Output: (batch, num_classes), logits. The
+    maps have width, 2 width, 4 width and 8 width channels (four times as many with bottleneck blocks) at 1/4, 1/8,
+    1/16 and 1/32 of the size; with `small_input` at 1, 1/2, 1/4 and 1/8.
 
     Args:
         name: the family, one of `DEPTHS`.
         num_classes: how many classes there are.
         width: channels of the first stage.
         small_input: the stem for pictures of about 32 x 32: a 3 x 3 convolution of stride 1, no pooling.
+        normalize: take off ImageNet's mean and divide by its spread first (`Normalize`), so that torchvision's
+            checkpoints, trained on inputs normalised in that way, take pixels in 0..1.
 
     Raises:
         ArgumentError: a count is not from 1 to 65,536.
     """
 
-    def __init__(self, name: str, num_classes: int, width: int, small_input: bool) -> None:
+    def __init__(self, name: str, num_classes: int, width: int, small_input: bool, normalize: bool) -> None:
         super().__init__()
         check_channels(name, num_classes=num_classes, width=width)
         block: type[BasicBlock | Bottleneck] = BasicBlock if name in ("resnet18", "resnet34") else Bottleneck
         kernel, stride = (3, 1) if small_input else (7, 2)
+        # No module where there is nothing to do: files know modules by their places.
+        self.normalize = Normalize() if normalize else None
         self.conv1 = nn.Conv2d(3, width, kernel, stride, padding=kernel // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU()
@@ -55,6 +60,7 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (batch, num_classes) of pictures (batch, 3, height, width)."""
+        x = x if self.normalize is None else self.normalize(x)
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         logits: Tensor = self.fc(self.avgpool(x).flatten(1))
@@ -129,28 +135,30 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
 
 
 @register_model("resnet18", example_shape=_example_shape)
-def resnet18(*, num_classes: int = 1000, width: int = 64, small_input: bool = False) -> ResNet:
+def resnet18(*, num_classes: int = 1000, width: int = 64, small_input: bool = False, normalize: bool = False) -> ResNet:
     """ResNet-18: 11,689,512 parameters, 1.81 G MACs at 224 x 224.
 
     With `small_input=True, num_classes=10` it is the network of CIFAR-10 results: 11,173,962 parameters, of
     them 11,164,352 weights. (The 11,162,624 of Frequency Regularization's Table 2 leave out the stem's 1,728.)
     """
-    return ResNet("resnet18", num_classes, width, small_input)
+    return ResNet("resnet18", num_classes, width, small_input, normalize)
 
 
 @register_model("resnet34", example_shape=_example_shape)
-def resnet34(*, num_classes: int = 1000, width: int = 64, small_input: bool = False) -> ResNet:
+def resnet34(*, num_classes: int = 1000, width: int = 64, small_input: bool = False, normalize: bool = False) -> ResNet:
     """ResNet-34: 21,797,672 parameters, 3.66 G MACs at 224 x 224."""
-    return ResNet("resnet34", num_classes, width, small_input)
+    return ResNet("resnet34", num_classes, width, small_input, normalize)
 
 
 @register_model("resnet50", example_shape=_example_shape)
-def resnet50(*, num_classes: int = 1000, width: int = 64, small_input: bool = False) -> ResNet:
+def resnet50(*, num_classes: int = 1000, width: int = 64, small_input: bool = False, normalize: bool = False) -> ResNet:
     """ResNet-50: 25,557,032 parameters, 4.09 G MACs at 224 x 224; 25.50 M of them are not batch norm's."""
-    return ResNet("resnet50", num_classes, width, small_input)
+    return ResNet("resnet50", num_classes, width, small_input, normalize)
 
 
 @register_model("resnet101", example_shape=_example_shape)
-def resnet101(*, num_classes: int = 1000, width: int = 64, small_input: bool = False) -> ResNet:
+def resnet101(
+    *, num_classes: int = 1000, width: int = 64, small_input: bool = False, normalize: bool = False
+) -> ResNet:
     """ResNet-101: 44,549,160 parameters, 7.80 G MACs at 224 x 224."""
-    return ResNet("resnet101", num_classes, width, small_input)
+    return ResNet("resnet101", num_classes, width, small_input, normalize)

@@ -5,19 +5,15 @@ The names and the order of the tensors are those of the common PyTorch implement
 (akamaster/pytorch_resnet_cifar10), so that its checkpoints fit once `module.` is taken off their keys.
 """
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from tailcut.models.arguments import check_channels
+from tailcut.models.normalize import Normalize
 from tailcut.structure import register_model
 
 BLOCKS_PER_STAGE = {"resnet20": 3, "resnet56": 9, "resnet110": 18}
 EXAMPLE_SHAPE = (1, 3, 32, 32)
-
-# What the pictures of ImageNet have per channel; the published checkpoints were trained on inputs normalised so.
-MEAN = (0.485, 0.456, 0.406)
-STANDARD_DEVIATION = (0.229, 0.224, 0.225)
 
 
 class ResNetCIFAR(nn.Module):
@@ -31,8 +27,8 @@ class ResNetCIFAR(nn.Module):
         name: the family, one of `BLOCKS_PER_STAGE`.
         num_classes: how many classes there are.
         width: channels of the first stage.
-        normalize: subtract `MEAN` and divide by `STANDARD_DEVIATION` first, so that a network trained on inputs
-            normalised in that way takes pixels in 0..1.
+        normalize: take off ImageNet's mean and divide by its spread first (`Normalize`), so that a network trained
+            on inputs normalised in that way takes pixels in 0..1.
 
     Raises:
         ArgumentError: a count is not from 1 to 65,536.
@@ -113,18 +109,6 @@ class PadShortcut(nn.Module):
     def extra_repr(self) -> str:
         """The attributes, for printing."""
         return f"stride={self.stride}, pad_before={self.pad_before}, pad_after={self.pad_after}"
-
-
-class Normalize(nn.Module):
-    """(x - `MEAN`) / `STANDARD_DEVIATION` for each of three channels. Shape (batch, 3, height, width) unchanged.
-
-    The numbers are plain constants and no buffers: nothing is stored, and nothing is lost on the meta device.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The normalised picture."""
-        planes = [(x[:, i] - MEAN[i]) / STANDARD_DEVIATION[i] for i in range(len(MEAN))]
-        return torch.stack(planes, dim=1)
 
 
 def _stage(num_blocks: int, in_channels: int, channels: int, stride: int) -> nn.Sequential:

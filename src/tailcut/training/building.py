@@ -8,7 +8,7 @@ from torch import nn
 from tailcut.data import Dataset, Roots
 from tailcut.errors import ArgumentError, RecipeError, StructureError, TailcutError
 from tailcut.format import load
-from tailcut.runs import packed_network
+from tailcut.runs import Run, packed_network
 from tailcut.training.generation_building import build_gan
 from tailcut.training.recipe import LrScheduleSection, OptimizerSection, Recipe
 from tailcut.training.regularizing import regularized
@@ -135,9 +135,16 @@ def set_precision(model: nn.Module, codec: str) -> None:
         tensor.truncation.precision = codec
 
 
-def load_teacher(recipe: Recipe, device: torch.device, *, roots: Roots = None) -> nn.Module | None:
-    """The dense teacher of the `distillation` section on a device, without gradients; None without the
-    section. `roots` are those of the recipe's data.
+def load_teacher(
+    recipe: Recipe, device: torch.device, *, roots: Roots = None, beside: Run | None = None
+) -> nn.Module | None:
+    """The dense teacher of the `distillation` section on a device, without gradients; None without the section.
+
+    Args:
+        recipe: the recipe.
+        device: where the teacher shall be.
+        roots: data roots, for the network of the `start` section.
+        beside: the run that `run:NAME` lies beside.
 
     Raises:
         RecipeError: the teacher cannot be loaded.
@@ -145,10 +152,10 @@ def load_teacher(recipe: Recipe, device: torch.device, *, roots: Roots = None) -
     if recipe.distillation is None:
         return None
     if recipe.distillation.teacher == "start":
-        teacher = parent(recipe, roots=roots)
+        teacher = parent(recipe, roots=roots, beside=beside)
     else:
         try:
-            teacher = load(packed_network(recipe.distillation.teacher))
+            teacher = load(packed_network(recipe.distillation.teacher, beside=beside))
         except (TailcutError, OSError) as error:
             raise RecipeError(f"distillation.teacher: {error}") from error
     return to_dense(teacher).to(device).eval().requires_grad_(False)

@@ -140,8 +140,8 @@ class _DetectionSession(Session):
         """Take the backbone's weights over, or else measure the channels (changes the model)."""
         recipe, section = self.recipe, self.section
         if section.backbone is not None:
-            source = packed_network(section.backbone)
             try:
+                source = packed_network(section.backbone, beside=self.run)
                 self.detector.load_backbone(to_dense(load(source, device=str(self.fabric.device))))
             except (TailcutError, OSError) as error:
                 raise RecipeError(f"detection.backbone: {error}") from error

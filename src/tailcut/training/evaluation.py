@@ -18,7 +18,7 @@ from tailcut.errors import ArgumentError
 from tailcut.execution import fuse
 from tailcut.format import load
 from tailcut.printing import Report, figure_text, table
-from tailcut.training.metrics import METRICS, StreamingMean
+from tailcut.training.metrics import METRICS, StreamingMean, metrics_for
 from tailcut.training.progress import live_progress
 from tailcut.training.reading import reader_of
 from tailcut.weights import to_dense, truncated_tensors
@@ -62,7 +62,7 @@ class EvaluateReport(Report):
         data: name of the data set.
         split: name of the split.
         num_samples: how many pictures it has.
-        metrics: `accuracy` or `dice`, 0 to 1.
+        metrics: `accuracy` (from 100 classes on `top5_accuracy` too) or `dice`, 0 to 1.
         seconds: time of the evaluation.
     """
 
@@ -191,7 +191,8 @@ def evaluate(
         progress: show on standard error how far it is.
 
     Returns:
-        `{"accuracy": 0..1}` for classes, `{"dice": 0..1}` (mean over pictures) for masks.
+        `{"accuracy": 0..1}` for classes, from 100 classes on `top5_accuracy` too; `{"dice": 0..1}` (mean over
+        pictures) for masks.
 
     Raises:
         ArgumentError: the network does not fit the pictures or the targets.
@@ -206,8 +207,8 @@ def evaluate(
     read = reader_of(network)
     if dataset.task not in METRICS:
         raise ArgumentError(f"{dataset.name} has boxes of objects: evaluate_detector measures detectors on it")
-    name, figure = METRICS[dataset.task]
-    mean = StreamingMean()
+    figures = metrics_for(dataset.task, dataset.num_classes)
+    means = {name: StreamingMean() for name in figures}
     starts = range(0, len(dataset), batch_size)
     with live_progress(progress, "pictures", len(dataset), interval=PROGRESS_INTERVAL) as bar:
         for start in starts[rank::num_processes]:
@@ -215,11 +216,13 @@ def evaluate(
             pictures, targets = dataset.batch(range(start, stop))
             outputs = run_forward(network, read(pictures.to(device)))
             _check_outputs(outputs, dataset)
-            mean.update(figure(outputs, targets.to(device)))
+            for name, figure in figures.items():
+                means[name].update(figure(outputs, targets.to(device)))
             bar.show(stop)
     if add_up is not None:
-        mean.state = add_up(mean.state)
-    return {name: mean.value()}
+        for mean in means.values():
+            mean.state = add_up(mean.state)
+    return {name: mean.value() for name, mean in means.items()}
 
 
 def runnable(model: nn.Module, device: torch.device | str, *, dense: bool = False) -> nn.Module:

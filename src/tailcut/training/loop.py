@@ -128,7 +128,7 @@ class Session(Processes):
         self.model = self._build(roots).to(fabric.device)
         check_generative(recipe, self.model, self.train_data)
         self.read = reader_of(self.model)
-        self.teacher = load_teacher(recipe, fabric.device, roots=roots)
+        self.teacher = load_teacher(recipe, fabric.device, roots=roots, beside=run)
         self.read_for_teacher = None if self.teacher is None else reader_of(self.teacher)
         self.optimizer = build_optimizer(recipe.optimizer, self.model)
         self.schedule = build_schedule(recipe, self.model, self.optimizer, self.num_steps)

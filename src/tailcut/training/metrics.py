@@ -31,6 +31,27 @@ def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs.argmax(dim=1) == targets).double()
 
 
+def top5_accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """1 for each picture whose class is among its five largest outputs, else 0; ImageNet's second figure.
+
+    Args:
+        outputs: (batch, classes), at least 5 classes.
+        targets: int64 (batch,).
+
+    Returns:
+        float64 (batch,).
+
+    Raises:
+        ArgumentError: the shapes do not fit.
+    """
+    if outputs.ndim != 2 or outputs.shape[1] < 5 or targets.shape != outputs.shape[:1]:
+        raise ArgumentError(
+            f"top-5 accuracy needs outputs (batch, 5 classes or more) and targets (batch,), got "
+            f"{tuple(outputs.shape)} and {tuple(targets.shape)}"
+        )
+    return (outputs.topk(5, dim=1).indices == targets[:, None]).any(dim=1).double()
+
+
 def dice(outputs: Tensor, targets: Tensor) -> Tensor:
     """Dice's coefficient 2 |A and B| / (|A| + |B|) of each picture's mask; 1 where both masks are empty.
 
@@ -77,6 +98,20 @@ METRICS: dict[str, tuple[str, PerPicture]] = {
     "classification": ("accuracy", accuracy),
     "segmentation": ("dice", dice),
 }
+MANY_CLASSES = 100
+
+
+def metrics_for(task: str, num_classes: int) -> dict[str, PerPicture]:
+    """The metrics of a task, the chief one first; from 100 classes on the top-5 accuracy is one of them.
+
+    Args:
+        task: a key of `METRICS`.
+        num_classes: of the data set.
+    """
+    name, figure = METRICS[task]
+    if task == "classification" and num_classes >= MANY_CLASSES:
+        return {name: figure, "top5_accuracy": top5_accuracy}
+    return {name: figure}
 
 
 class StreamingMean:

@@ -94,7 +94,8 @@ class StartSection(Section):
 
     Attributes:
         file: a .tailcut file, `zoo:NAME`, a finished run folder, or a torch checkpoint whose weights fit `model`;
-            `data:PATH` is looked for under the data roots.
+            `run:NAME` is the run folder of that name beside this run's; `data:PATH` is looked for under the data
+            roots.
     """
 
     file: str
@@ -283,8 +284,8 @@ class DistillationSection(Section):
     """A teacher whose outputs the network learns beside the labels.
 
     Attributes:
-        teacher: `zoo:NAME`, a .tailcut file, a finished run folder, or `start`: the network of the `start` section
-            as it was before anything was removed.
+        teacher: `zoo:NAME`, a .tailcut file, a finished run folder, `run:NAME` (the run folder of that name beside
+            this run's), or `start`: the network of the `start` section as it was before anything was removed.
         temperature: both outputs are divided by it before the softmax.
         weight: of the teacher's part of the loss; the labels' part has 1 - weight.
     """
@@ -298,8 +299,8 @@ class DetectionSection(Section):
     """What the training of a detector has of its own; a recipe with this section trains `faster_rcnn` or `mask_rcnn`.
 
     Attributes:
-        backbone: the classification network that the backbone starts from: a .tailcut file, `zoo:NAME` or a finished
-            run folder; random weights when left out.
+        backbone: the classification network that the backbone starts from: a .tailcut file, `zoo:NAME`, a finished
+            run folder or `run:NAME` beside this run's; random weights when left out.
         flip: probability that a training picture is mirrored, left to right.
         statistics_pictures: training pictures of which the channels' mean and spread are measured; with a `backbone`
             its own are taken.

@@ -12,7 +12,7 @@ from tailcut.data import Dataset, Roots, find_file
 from tailcut.errors import ArgumentError, RecipeError, StructureError, TailcutError
 from tailcut.format import load, save
 from tailcut.inputs import BlockDCT, Selection, YCbCrPixels, replace_stem, use_ycbcr
-from tailcut.runs import Run, packed_network
+from tailcut.runs import RUN_PREFIX, Run, packed_network
 from tailcut.structure import base_of, create_model
 from tailcut.training.opening import is_tailcut_file, open_network
 from tailcut.training.reading import reader_of
@@ -28,6 +28,17 @@ logger = logging.getLogger("tailcut.training")
 def needs_start(recipe: Recipe) -> bool:
     """Whether the network is more than a fresh one of the recipe's model."""
     return recipe.start is not None or recipe.inputs is not None or recipe.pruning is not None
+
+
+def needed_runs(recipe: Recipe) -> list[str]:
+    """The names of the runs that must be finished beside a run of this recipe (`run:NAME` in it)."""
+    places = [
+        recipe.start.file if recipe.start is not None else None,
+        recipe.distillation.teacher if recipe.distillation is not None else None,
+        recipe.detection.backbone if recipe.detection is not None else None,
+    ]
+    named = [place.removeprefix(RUN_PREFIX) for place in places if place is not None and place.startswith(RUN_PREFIX)]
+    return list(dict.fromkeys(named))
 
 
 def make_start(recipe: Recipe, run: Run, dataset: Dataset, *, roots: Roots = None) -> None:
@@ -46,7 +57,7 @@ def make_start(recipe: Recipe, run: Run, dataset: Dataset, *, roots: Roots = Non
     """
     if run.start.is_file():
         return
-    model = fresh_network(recipe) if recipe.start is None else parent(recipe, roots=roots)
+    model = fresh_network(recipe) if recipe.start is None else parent(recipe, roots=roots, beside=run)
     model.train()
     if recipe.inputs is not None:
         _replace_input(model, recipe.inputs, dataset, recipe.training.seed)
@@ -72,8 +83,13 @@ def fresh_network(recipe: Recipe) -> nn.Module:
         raise RecipeError(f"model: {error}") from error
 
 
-def parent(recipe: Recipe, *, roots: Roots = None) -> nn.Module:
+def parent(recipe: Recipe, *, roots: Roots = None, beside: Run | None = None) -> nn.Module:
     """The network of the `start` section, as its file has it.
+
+    Args:
+        recipe: its `start` section.
+        roots: data roots for `data:PATH`.
+        beside: the run that `run:NAME` lies beside.
 
     Raises:
         RecipeError: it cannot be loaded, or is of another model than the recipe's.
@@ -82,7 +98,7 @@ def parent(recipe: Recipe, *, roots: Roots = None) -> nn.Module:
         raise RecipeError("start: there is no such section")
     name = recipe.model.name
     try:
-        source = _find(recipe.start.file, roots)
+        source = _find(recipe.start.file, roots, beside)
         if is_tailcut_file(source):
             model = load(source)
         else:
@@ -95,9 +111,9 @@ def parent(recipe: Recipe, *, roots: Roots = None) -> nn.Module:
     return model.requires_grad_()
 
 
-def _find(file: str, roots: Roots) -> str | Path:
+def _find(file: str, roots: Roots, beside: Run | None) -> str | Path:
     if not file.startswith(DATA_PREFIX):
-        return packed_network(file)
+        return packed_network(file, beside=beside)
     return find_file(file.removeprefix(DATA_PREFIX), roots=roots)
 
 
