@@ -67,22 +67,18 @@ def test_what_the_loops_do_not_know_is_left_to_others() -> None:
     assert compiled.run([(wide(4, 2, 600), None)], 4, 600) is None
 
 
-@pytest.mark.parametrize(("kernel", "padding", "dilation"), [(3, 1, 1), (1, 0, 1), (5, 2, 1), (2, 0, 1), (4, 3, 2)])
-def test_convolution(kernel: int, padding: int, dilation: int) -> None:
-    source, core = torch.randn(3, 2, 27, 31).double(), torch.randn(4, 3, kernel, kernel).double()
-    found = compiled.correlate(source, core, (padding, padding), (dilation, dilation))
-    expected = torch.conv2d(source.transpose(0, 1), core, padding=padding, dilation=dilation).transpose(0, 1)
-    assert found is not None
-    torch.testing.assert_close(found, expected)
+def test_small_maps_and_wide_corners_are_left_to_tiles() -> None:
+    assert compiled.pays(1 << 19, 16)
+    assert not compiled.pays((1 << 19) - 1, 1)
+    assert not compiled.pays(1 << 30, 17)
 
 
-def test_moments_keep_their_digits_far_from_zero() -> None:
-    source = torch.randn(3, 5000) + 1000
-    found = compiled.moments(source)
-    assert found is not None
-    exact = source.double()
-    torch.testing.assert_close(found[0], exact.mean(1), rtol=1e-6, atol=0)
-    torch.testing.assert_close(found[1], torch.cov(exact, correction=0), rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("flops", [1.0, 1e3, 1e9])
+@pytest.mark.parametrize("positions", [1, 511, 512, 5000])
+def test_pieces_cover_all_positions_once(positions: int, flops: float) -> None:
+    ranges = compiled.pieces(positions, flops)
+    assert [number for begin, end in ranges for number in range(begin, end)] == list(range(positions))
+    assert len(ranges) <= max(1, min(2 * torch.get_num_threads(), positions * flops / compiled.FLOPS_PER_PIECE))
 
 
 def test_patience(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from tailcut.execution.geometry import geometry_of
-from tailcut.execution.run import Run
 
 CONVOLUTIONS: list[tuple[Any, tuple[int, ...]]] = [
     (nn.Conv1d(4, 6, 3, stride=2, padding=1), (2, 4, 11)),
@@ -37,16 +36,6 @@ def test_the_same_convolution_with_channels_first(layer: Any, shape: tuple[int, 
     torch.testing.assert_close(found, expected)
     assert geometry.out_positions == expected.numel() // 6
     assert geometry.positions == x.numel() // 4
-
-
-def test_loops_do_the_same(run: Run) -> None:
-    pytest.importorskip("numba")
-    layer, x = nn.Conv2d(3, 4, 3, padding=1, bias=False), torch.randn(2, 3, 40, 50)
-    geometry = geometry_of(layer, x.shape, ())
-    assert geometry is not None
-    run.engine = "compiled"
-    with torch.no_grad():
-        torch.testing.assert_close(geometry.convolve(x.transpose(0, 1), layer.weight, None).transpose(0, 1), layer(x))
 
 
 @pytest.mark.parametrize(

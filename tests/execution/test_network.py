@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import tailcut
 from tailcut.data import open_dataset
 from tailcut.errors import ArgumentError
-from tailcut.execution import FusedNetwork, fuse
+from tailcut.execution import FusedNetwork, compiled, fuse, programs
 from tailcut.execution.narrow import NarrowMap
 from tailcut.format.frereg import convert
 
@@ -98,6 +98,35 @@ def test_training(name: str) -> None:
         torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-7, atol=1e-9)
     for one, two in zip(model.buffers(), dense.buffers(), strict=True):
         torch.testing.assert_close(one, two)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", ["vgg", "resnet18", "mobilenet", "unet"])
+def test_compiled_loops_do_the_same(name: str, training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("numba")
+    calls = []
+    in_threads = compiled.in_threads
+
+    def counted(*arguments: Any) -> None:
+        calls.append(arguments)
+        in_threads(*arguments)
+
+    for module in (compiled, programs):
+        monkeypatch.setattr(module, "in_threads", counted)
+    monkeypatch.setattr(compiled, "MIN_ELEMENTS", 0)
+    monkeypatch.setattr(compiled, "MAX_NARROW", 1000)
+    monkeypatch.setattr(compiled, "MIN_POSITIONS", 1)
+    model, x = made(name, 30)
+    dense, fused = copy.deepcopy(model).train(training), narrowly(model.train(training))
+    fused.engine = "compiled"
+    expected, found = dense(x), fused(x)
+    assert error(found, expected) < 1e-10
+    weight = torch.randn_like(expected)
+    (expected * weight).sum().backward()
+    (found * weight).sum().backward()
+    for mine, theirs in zip(model.parameters(), dense.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-7, atol=1e-9)
+    assert calls
 
 
 @pytest.mark.parametrize("keep_ratio", [0.001, 0.3, 1.0])

@@ -42,8 +42,9 @@ def test_a_written_map_makes_its_maker_factored() -> None:
     assert record.reasons == ["no wide map is written", "sum needs the whole map"]
 
 
-def test_the_compiler_is_asked_for_gradients_where_its_loops_have_them() -> None:
+def test_the_compiler_is_asked_where_its_loops_pay() -> None:
     run = Run("compiled", "auto", COSTS)
-    assert run.engine_for(1e12, torch.zeros(1), with_gradients=True) == "torch"
-    assert run.engine_for(1e12, torch.zeros(1), with_gradients=True, differentiable=True) == "compiled"
-    assert run.engine_for(1e12, torch.zeros(1, dtype=torch.float16), with_gradients=False) == "torch"
+    assert run.engine_for(1e12, torch.zeros(1), elements=1 << 20, narrow=4) == "compiled"
+    assert run.engine_for(1e12, torch.zeros(1), elements=1 << 20, narrow=64) == "torch"
+    assert run.engine_for(1e12, torch.zeros(1), elements=1 << 10, narrow=4) == "torch"
+    assert run.engine_for(1e12, torch.zeros(1, dtype=torch.float16), elements=1 << 20, narrow=4) == "torch"

@@ -24,6 +24,11 @@ from tailcut.execution.expression import Affine, Expression, Pointwise
 PATIENCE_FLOPS = 5e9
 # Below this many positions a call's own overhead is larger than the gain.
 MIN_POSITIONS = 512
+# So many numbers must be made, each of few, before the loops beat PyTorch's products (measured on a server core).
+MIN_ELEMENTS = 1 << 19
+MAX_NARROW = 16
+# Work below this is not worth another thread.
+FLOPS_PER_PIECE = 4e6
 STRIP, BLOCK = 512, 4  # as in loops.py, which needs numba to be imported
 _TYPES = (torch.float32, torch.float64)
 
@@ -51,6 +56,16 @@ def is_worth_while(flops: float) -> bool:
     worth = _done_flops >= PATIENCE_FLOPS
     _done_flops += flops
     return worth and is_installed()
+
+
+def pays(elements: int, narrow: int) -> bool:
+    """Whether the loops are the faster way by sizes alone.
+
+    Args:
+        elements: numbers of the wide map, made and dropped.
+        narrow: the most numbers per position that it is made of, or projected to.
+    """
+    return elements >= MIN_ELEMENTS and narrow <= MAX_NARROW
 
 
 def fits(tensor: Tensor) -> bool:
@@ -82,62 +97,9 @@ def run(terms: Sequence[tuple[Expression, Tensor | None]], num_out: int, num_pos
             padded(matrix, 1).numpy(),
             result.numpy(),
         )
-        in_threads(kernel, arguments, num_positions, STRIP)
+        flops = 2 * form.matrix.shape[0] * (source.shape[0] + num_out)
+        in_threads(kernel, arguments, pieces(num_positions, flops))
     return result
-
-
-def correlate(source: Tensor, core: Tensor, padding: Sequence[int], dilation: Sequence[int]) -> Tensor | None:
-    """A convolution with stride 1 of a few channels; None where the loops do not fit.
-
-    Args:
-        source: (num_in, batch, height, width).
-        core: (num_out, num_in, kernel height, kernel width).
-        padding: zeros on both sides, per axis.
-        dilation: per axis.
-
-    Returns:
-        (num_out, batch, height, width) of the result.
-    """
-    if source.ndim != 4 or source[0].numel() < MIN_POSITIONS or not (fits(source) and fits(core)):
-        return None
-    sizes = [
-        size + 2 * pad - step * (kernel - 1)
-        for size, pad, step, kernel in zip(source.shape[2:], padding, dilation, core.shape[2:], strict=True)
-    ]
-    if min(sizes) < 1 or core.shape[0] * core.shape[1] > 1024:
-        return None
-    result = torch.empty(core.shape[0], source.shape[1], *sizes, dtype=source.dtype)
-    arguments = (
-        source.contiguous().numpy(),
-        core.contiguous().numpy(),
-        *(int(pad) for pad in padding),
-        *(int(step) for step in dilation),
-        result.numpy(),
-    )
-    in_threads(_loops().correlate_rows, arguments, source.shape[1] * sizes[0], 1)
-    return result
-
-
-def moments(source: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Mean (k,) and covariance (k, k) of (k, positions), in float64; None where the loops do not fit."""
-    if source.shape[1] < MIN_POSITIONS or not fits(source):
-        return None
-    num, positions = source.shape
-    kernel = _loops().strip_moments
-    ranges = pieces(positions, STRIP)
-    means = torch.empty(len(ranges), num, dtype=torch.float64)
-    products = torch.empty(len(ranges), num, num, dtype=torch.float64)
-    array = source.contiguous().numpy()
-
-    def one(number: int) -> None:
-        kernel(array, means.numpy()[number], products.numpy()[number], *ranges[number])
-
-    list(_pool().map(one, range(len(ranges))))
-    counts = torch.tensor([float(end - begin) for begin, end in ranges], dtype=torch.float64)
-    mean = (means * counts[:, None]).sum(0) / positions
-    apart = means - mean
-    scatter = products.sum(0) + (apart * counts[:, None]).T @ apart
-    return mean, scatter / positions
 
 
 def clamped_form(expression: Expression) -> Clamped | None:
@@ -180,13 +142,16 @@ def _pool() -> ThreadPoolExecutor:
     return _pool_of(os.getpid(), torch.get_num_threads())
 
 
-def pieces(total: int, unit: int) -> list[tuple[int, int]]:
-    """Ranges of positions for the threads: two for each, of whole units."""
-    num = 2 * torch.get_num_threads()
-    length = max(unit, -(-total // num // unit) * unit)
-    return [(begin, min(begin + length, total)) for begin in range(0, total, length)]
+def pieces(num_positions: int, flops_per_position: float) -> list[tuple[int, int]]:
+    """Ranges of positions for the threads: of whole strips, two for each thread, but none too small for one."""
+    num = min(2 * torch.get_num_threads(), max(1, int(num_positions * flops_per_position / FLOPS_PER_PIECE)))
+    length = max(STRIP, -(-num_positions // num // STRIP) * STRIP)
+    return [(begin, min(begin + length, num_positions)) for begin in range(0, num_positions, length)]
 
 
-def in_threads(kernel: Callable[..., None], arguments: tuple[Any, ...], total: int, unit: int) -> None:
-    """Call kernel(*arguments, begin, end) for all ranges of `pieces(total, unit)`."""
-    list(_pool().map(lambda piece: kernel(*arguments, *piece), pieces(total, unit)))
+def in_threads(kernel: Callable[..., None], arguments: tuple[Any, ...], ranges: Sequence[tuple[int, int]]) -> None:
+    """Call kernel(*arguments, begin, end) for all ranges, each in a thread if there are several."""
+    if len(ranges) == 1:
+        kernel(*arguments, *ranges[0])
+    else:
+        list(_pool().map(lambda piece: kernel(*arguments, *piece), ranges))

@@ -10,9 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from tailcut.execution import compiled
-from tailcut.execution.run import current_run
-
 _CONVOLUTIONS: tuple[Any, ...] = (functional.conv1d, functional.conv2d, functional.conv3d)
 _TRANSPOSED: tuple[Any, ...] = (
     functional.conv_transpose1d,
@@ -72,9 +69,6 @@ class Geometry:
             return flat.reshape(core.shape[0], *source.shape[1:])
         if self.is_transposed:
             return self._transposed(source, core, bias)
-        done = self._by_loops(source, core) if bias is None else None
-        if done is not None:
-            return done
         x = source.transpose(0, 1)
         before = [pad[0] for pad in self.padding]
         if self.padding_mode != "zeros" or any(one != two for one, two in self.padding):
@@ -119,16 +113,6 @@ class Geometry:
         return split.permute(order).reshape(
             num_out, batch, *(size * step for size, step in zip(sizes, self.kernel, strict=True))
         )
-
-    def _by_loops(self, source: Tensor, core: Tensor) -> Tensor | None:
-        fits = len(self.stride) == 2 and self.groups == 1 and self.padding_mode == "zeros"
-        if not fits or any(step != 1 for step in self.stride) or any(one != two for one, two in self.padding):
-            return None
-        wants = torch.is_grad_enabled() and (source.requires_grad or core.requires_grad)
-        work = 2.0 * self.taps * core.shape[0] * core.shape[1]
-        if current_run().engine_for(work, source, with_gradients=wants) != "compiled":
-            return None
-        return compiled.correlate(source, core.detach(), [pad[0] for pad in self.padding], self.dilation)
 
 
 def geometry_of(layer: nn.Module, shape: Sequence[int], args: tuple[Any, ...]) -> Geometry | None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from tailcut.execution.expression import Affine, Expression, Given, flops, grid_of, sources
+from tailcut.execution.expression import Affine, Expression, Given, flops, grid_of, nodes, sources
 from tailcut.execution.run import Run, current_run
 from tailcut.execution.tiles import project, write
 
@@ -126,7 +126,7 @@ class NarrowMap(torch.Tensor):
         if self._wide is None:
             run = current_run()
             run.note(self.makers, reason, num_bytes(self))
-            maps = [write(part, engine=_engine(run, self.parts, part.channels)) for part in self.parts]
+            maps = [write(part, engine=_engine(run, self.parts, 0)) for part in self.parts]
             stacked = maps[0] if len(maps) == 1 else torch.cat(maps)
             self._wide = stacked.movedim(0, self.channel_axis).contiguous()
         return self._wide
@@ -141,7 +141,7 @@ class NarrowMap(torch.Tensor):
         """Write the parts to memory where each use would otherwise make them again."""
         run = current_run()
         run.note(self.makers, reason, num_bytes(self))
-        written = [write(part, engine=_engine(run, self.parts, part.channels)) for part in self.parts]
+        written = [write(part, engine=_engine(run, self.parts, 0)) for part in self.parts]
         self.parts = tuple(Given(source.shape[0], source) for source in written)
 
     def become(self, other: "NarrowMap") -> "NarrowMap":
@@ -215,6 +215,8 @@ def _works_in_place(name: str, kwargs: dict[str, Any]) -> bool:
 def _engine(run: Run, parts: Sequence[Expression], num_out: int) -> str:
     read = sources(parts)
     positions = read[0].shape[1:].numel()
-    work = positions * sum(flops(part) + 2 * num_out * part.channels for part in parts if not isinstance(part, Affine))
-    wants = torch.is_grad_enabled() and any(source.requires_grad for source in read)
-    return run.engine_for(work, read[0], with_gradients=wants, differentiable=True)
+    made = [part for part in parts if not isinstance(part, Affine)]
+    work = positions * sum(flops(part) + 2 * num_out * part.channels for part in made)
+    elements = positions * sum(part.channels for part in made)
+    narrow = max([num_out, *(node.source.shape[0] for node in nodes(made) if isinstance(node, Affine))])
+    return run.engine_for(work, read[0], elements=elements, narrow=narrow)

@@ -207,8 +207,8 @@ def fuse(
         example_input: a tensor, or a tuple of arguments, for the first report (and the timing). None: registered
             networks know their example; for others `report` tells of the latest forward.
         engine: "torch": tiles of PyTorch's own products. "compiled": loops compiled by numba (extra `fast`) for
-            what they know, on the CPU, with gradients too. "auto": compiled loops once a process has done so
-            much work in tiles that the compiler pays, if numba is installed.
+            what they know, on the CPU, with gradients too, where sizes say that they are faster. "auto": compiled
+            loops once a process has done so much work in tiles that the compiler pays, if numba is installed.
         check_by_timing: time the example both ways, and run inputs of its shape densely if that is faster.
 
     Returns:

@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tailcut.execution import compiled
 from tailcut.execution.expression import Affine, Expression, is_pointwise
 from tailcut.execution.narrow import NarrowMap, handles, shape_of
 from tailcut.execution.operations import scale_parts
 from tailcut.execution.run import current_run
 
-# Positions at a time; sums of chunks are added in float64.
-CHUNK = 1 << 14
+# Numbers at a time, which stay in the second-level cache; chunks are merged in float64.
+CHUNK_NUMBERS = 1 << 18
+DEVICE_CHUNK_NUMBERS = 1 << 24
+MIN_CHUNK = 1 << 10  # positions
 
 
 @handles("batch_norm")
@@ -89,20 +90,25 @@ def source_moments(source: Tensor) -> tuple[Tensor, Tensor]:
         mean = source.mean(1)
         centred = source - mean[:, None]
         return mean, centred @ centred.T / source.shape[1]
-    engine = current_run().engine_for(2 * source.shape[0] * source.numel(), source, with_gradients=False)
-    found = compiled.moments(source) if engine == "compiled" else None
-    mean, covariance = _chunked_moments(source) if found is None else found
+    mean, covariance = _chunked_moments(source)
     return mean.to(source.dtype), covariance.to(source.dtype)
 
 
 def _chunked_moments(source: Tensor) -> tuple[Tensor, Tensor]:
-    positions = source.shape[1]
-    mean = source.mean(1, dtype=torch.float64)
-    covariance = torch.zeros(source.shape[0], source.shape[0], dtype=torch.float64, device=source.device)
-    for start in range(0, positions, CHUNK):
-        centred = source[:, start : start + CHUNK] - mean[:, None].to(source.dtype)
-        covariance += centred @ centred.T
-    return mean, covariance / positions
+    """Mean and covariance in float64; each chunk is centred on its own mean (Chan, Golub, LeVeque, 1979)."""
+    k, positions = source.shape
+    mean = torch.zeros(k, dtype=torch.float64, device=source.device)
+    scatter = torch.zeros(k, k, dtype=torch.float64, device=source.device)
+    length = max(MIN_CHUNK, (CHUNK_NUMBERS if source.device.type == "cpu" else DEVICE_CHUNK_NUMBERS) // k)
+    for start in range(0, positions, length):
+        chunk = source[:, start : start + length]
+        middle = chunk.mean(1)
+        centred = chunk - middle[:, None]
+        apart, own = middle.double() - mean, chunk.shape[1]
+        scatter += centred @ centred.T
+        scatter += torch.outer(apart, apart) * (start * own / (start + own))
+        mean += apart * (own / (start + own))
+    return mean, scatter / positions
 
 
 @handles("layer_norm")

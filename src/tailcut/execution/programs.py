@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tailcut.execution.compiled import STRIP, in_threads, padded, pieces
+from tailcut.execution.compiled import in_threads, padded, pieces
 from tailcut.execution.expression import Affine, Expression, Given, Pointwise, Scaled, nodes
 
 AFFINE, GIVEN, SCALED, CLAMP, ADD, MAXIMUM = range(6)
@@ -142,7 +142,7 @@ def add_forward(program: Program, matrix: Tensor | None, values: Values, result:
         matrix is None,
         result.numpy(),
     )
-    in_threads(_loops().forward_strips, arguments, result.shape[1], STRIP)
+    in_threads(_loops().forward_strips, arguments, _pieces(program, sources, result))
 
 
 def backward(
@@ -157,7 +157,8 @@ def backward(
         gradient: (num_out, positions), of the loss for the product, or for the program itself.
     """
     sources, parameters = _sources(program, values), _parameters(program, matrix, values)
-    numbers = {begin: number for number, (begin, _) in enumerate(pieces(gradient.shape[1], STRIP))}
+    ranges = _pieces(program, sources, gradient)
+    numbers = {begin: number for number, (begin, _) in enumerate(ranges)}
     of_sources = tuple(np.empty_like(array) for array in sources)
     sums = [np.zeros((len(numbers), *array.shape)) for array in parameters]
     bounds, incoming = program.bounds.astype(sources[0].dtype), _array(gradient)
@@ -167,7 +168,7 @@ def backward(
         own = tuple(part[numbers[begin]] for part in sums)
         kernel(program.code, bounds, sources, parameters, matrix is None, incoming, of_sources, own, begin, end)
 
-    in_threads(work, (), gradient.shape[1], STRIP)
+    in_threads(work, (), ranges)
     of_z, *of_given = (torch.from_numpy(array) for array in of_sources)
     totals = [torch.from_numpy(part.sum(0)).to(gradient.dtype) for part in sums]
     yield from _split(program.narrow, of_z, 0)
@@ -178,6 +179,11 @@ def backward(
             yield factor, totals[1][: program.channels, column]
     if matrix is not None:
         yield matrix, totals[2][:, : program.channels]
+
+
+def _pieces(program: Program, sources: tuple[Array, ...], result: Tensor) -> list[tuple[int, int]]:
+    num_out, num_positions = result.shape
+    return pieces(num_positions, 2 * program.channels * (sources[0].shape[0] + num_out))
 
 
 def _split(tensors: Sequence[Tensor], joined: Tensor, axis: int) -> Iterator[tuple[Tensor, Tensor]]:

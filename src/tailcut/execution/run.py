@@ -85,16 +85,16 @@ class Run:
                 if found.way == "fused":
                     found.way = "factored"
 
-    def engine_for(self, flops: float, like: Tensor, *, with_gradients: bool, differentiable: bool = False) -> str:
+    def engine_for(self, flops: float, like: Tensor, *, elements: int, narrow: int) -> str:
         """The engine for so much work in tiles.
 
         Args:
             flops: of the work.
             like: one of the tensors it reads.
-            with_gradients: a gradient is wanted.
-            differentiable: the compiled loops for this work have a backward pass.
+            elements: numbers of the wide map.
+            narrow: the most numbers per position that it is made of, or projected to.
         """
-        if self.engine == "torch" or (with_gradients and not differentiable) or not compiled.fits(like):
+        if self.engine == "torch" or not compiled.fits(like) or not compiled.pays(elements, narrow):
             return "torch"
         if self.engine == "compiled":
             return "compiled" if compiled.is_installed() else "torch"
