@@ -39,6 +39,8 @@ class TruncatedWeight:
         roles = layer.weights.get("weight", ()) if layer is not None else ()
         self.tensor = tensor
         self.swapped = roles[:1] == ("input",)
+        self._parameters, self._truncation = tensor.holder._parameters, tensor.truncation
+        self._buffers = tensor.truncation._buffers
         self._kept: tuple[object, Factors | Tensor] | None = None
         self._derived: dict[str, tuple[Factors, Tensor]] = {}
 
@@ -97,12 +99,11 @@ class TruncatedWeight:
 
     def state(self) -> tuple[object, ...] | None:
         """What changes whenever a coefficient does; None where that cannot be told. Made to be fast."""
-        vector = self.tensor.holder._parameters["original"]
-        truncation = self.tensor.truncation
-        dropped = truncation._buffers["dropped"]
+        vector, dropped = self._parameters["original"], self._buffers["dropped"]
         if vector is None or dropped is None or vector.is_inference() or dropped.is_inference():
             return None  # tensors made in inference mode do not count their changes
-        return id(vector), vector._version, vector.data_ptr(), vector.dtype, id(truncation.positions), dropped._version
+        positions = id(self._truncation.positions)
+        return id(vector), vector._version, vector.data_ptr(), vector.dtype, positions, dropped._version
 
     def _is_differentiated(self) -> bool:
         return torch.is_grad_enabled() and self.tensor.vector.requires_grad

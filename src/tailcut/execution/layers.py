@@ -1,5 +1,6 @@
 """Regularised layers in a fused network: each call takes the cheapest way that the cost model sees."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -31,10 +32,9 @@ class DenseTwin:
         self.name = name
         self._weights = {key: TruncatedWeight(tensor, source) for key, tensor in tensors.items()}
 
-    def state(self) -> list[object] | None:
-        """What changes whenever the dense tensors would; None where that cannot be told. Made to be fast."""
-        states = [weight.state() for weight in self._weights.values()]
-        return None if None in states else list(states)
+    def states(self) -> list[Callable[[], object]]:
+        """Functions that tell what changes whenever the dense tensors would; see `TruncatedWeight.state`."""
+        return [weight.state for weight in self._weights.values()]
 
     def refresh(self, run: Run) -> None:
         """Put the dense tensors, as the coefficients are now, where the module's forward looks for them."""

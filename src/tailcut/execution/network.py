@@ -55,6 +55,7 @@ class FusedNetwork(NetworkView):
         # Not registered: the programs are made of parts of `source`, which is registered.
         self.__dict__["_narrow_program"] = _View(source, narrow)
         self.__dict__["_dense_program"] = _View(source, dense)
+        self._states = [state for twin in self._twins for state in twin.states()]
         self._dense_signatures: set[object] = set()
         self._fresh: list[object] | None = None
         self._records: list[LayerRecord] = []
@@ -103,13 +104,8 @@ class FusedNetwork(NetworkView):
 
     def _state(self) -> list[object] | None:
         """What changes whenever a coefficient does; None where that cannot be told."""
-        state: list[object] = []
-        for twin in self._twins:
-            own = twin.state()
-            if own is None:
-                return None
-            state += own
-        return state
+        found = [state() for state in self._states]
+        return None if None in found else found
 
     def _new_run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run:
         tensors = _tensors(args, kwargs)
@@ -154,12 +150,12 @@ class _View:
         self._pairs: list[tuple[nn.Module, nn.Module]] = []
         self._known: dict[int, nn.Module] = {}
         self._root = self._view(source)
+        self._shared = [(view.__dict__, original.__dict__, view._modules) for original, view in self._pairs]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        for original, view in self._pairs:
-            modules = view._modules
-            view.__dict__.update(original.__dict__)
-            view.__dict__["_modules"] = modules
+        for mine, theirs, modules in self._shared:
+            mine.update(theirs)
+            mine["_modules"] = modules
         return self._root(*args, **kwargs)
 
     def _view(self, module: nn.Module) -> nn.Module:
