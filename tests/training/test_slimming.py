@@ -3,12 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tailcut.channels import Scores, score
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.format import load, save
+from tailcut.inputs import replace_stem
 from tailcut.structure import create_model, record_of
 from tailcut.training.scoring import score_file
 from tailcut.training.slimming import prune_file
@@ -20,6 +23,15 @@ def file(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     save(create_model("lenet5", conv_relu=True), tmp_path / "a.tailcut")
     return tmp_path / "a.tailcut"
+
+
+def write_pictures(root: Path, number: int) -> None:
+    """Noise, as training pictures of Imagenette under a data root."""
+    folder = root / "imagenette224" / "train" / "n01440764"
+    folder.mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 256, (number, 64, 64, 3), dtype=np.uint8)
+    for place, pixels in enumerate(noise):
+        Image.fromarray(pixels).save(folder / f"{place}.png")
 
 
 def test_scored_now_and_scored_before_are_the_same(file: Path, tmp_path: Path) -> None:
@@ -52,6 +64,45 @@ def test_weights_alone_need_no_data(file: Path, tmp_path: Path) -> None:
     again = prune_file(out, tmp_path / "slimmer.tailcut", method="l1", rates=0.2, device="cpu")
     assert len(record_of(load(tmp_path / "slimmer.tailcut")).edits) == 1
     assert again.pruning.macs_before == report.pruning.macs_after
+
+
+def test_batch_norm_is_measured_again(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = create_model("resnet18", width=4, num_classes=10)
+    save(model, tmp_path / "a.tailcut")
+    settings: dict[str, Any] = {"rates": 0.5, "num_batches": 2, "batch_size": 4, "device": "cpu"}
+    write_pictures(tmp_path, 8)
+    plain = prune_file(tmp_path / "a.tailcut", tmp_path / "b.tailcut", "imagenette@32", roots=tmp_path, **settings)
+    again = prune_file(
+        tmp_path / "a.tailcut", tmp_path / "c.tailcut", "imagenette@32", roots=tmp_path, recalibrate=True, **settings
+    )
+    assert (plain.recalibrated_on, again.recalibrated_on) == (0, 8)
+    assert str(again).endswith("; batch norm measured again on 8 pictures")
+    before, after = load(tmp_path / "b.tailcut"), load(tmp_path / "c.tailcut")
+    assert torch.equal(before.get_parameter("conv1.weight"), after.get_parameter("conv1.weight"))
+    assert not torch.allclose(before.get_buffer("bn1.running_mean"), after.get_buffer("bn1.running_mean"))
+
+
+def test_a_network_on_frequency_channels_reads_pictures(tmp_path: Path) -> None:
+    """Scored, pruned and measured again through its own transform."""
+    torch.manual_seed(0)
+    model = create_model("resnet18", width=4, num_classes=10)
+    replace_stem(model, channels=6)
+    save(model, tmp_path / "a.tailcut")
+    write_pictures(tmp_path, 8)
+    settings: dict[str, Any] = {"roots": tmp_path, "num_batches": 1, "batch_size": 4, "device": "cpu"}
+    score_file(tmp_path / "a.tailcut", tmp_path / "s.json", "imagenette@64", **settings)
+    report = prune_file(
+        tmp_path / "a.tailcut", tmp_path / "b.tailcut", "imagenette@64", recalibrate=True, rates=0.5, **settings
+    )
+    assert report.recalibrated_on == 4
+    assert report.pruning.parameters_after < report.pruning.parameters_before
+    assert load(tmp_path / "b.tailcut")(torch.rand(1, 6, 8, 8)).shape == (1, 10)
+
+
+def test_measuring_again_needs_pictures(file: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="name a data set with --data"):
+        prune_file(file, tmp_path / "slim.tailcut", method="l1", rates=0.5, recalibrate=True)
 
 
 def test_a_checkpoint_with_a_model(tmp_path: Path) -> None:

@@ -30,5 +30,6 @@ from tailcut.channels.pictures import draw_scores as draw_scores
 from tailcut.channels.prune import prune as prune
 from tailcut.channels.prune_report import PruneReport as PruneReport
 from tailcut.channels.rates import PAPER_RATES as PAPER_RATES
+from tailcut.channels.recalibration import recalibrate as recalibrate
 from tailcut.channels.score import score as score
 from tailcut.channels.scores import Scores as Scores

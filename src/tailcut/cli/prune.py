@@ -43,6 +43,9 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument(
         "--max-rate", type=float, default=1.0, metavar="R", help="the largest part of a layer that goes"
     )
+    parser.add_argument(
+        "--recalibrate", action="store_true", help="measure the statistics of batch norm again after the cut, on --data"
+    )
     parser.add_argument("--codec", choices=CODECS, help="number type of the file; the network's own if not given")
     add_device(parser)
 
@@ -75,6 +78,7 @@ def run(arguments: argparse.Namespace) -> Report:
         num_batches=arguments.num_batches,
         batch_size=arguments.batch_size,
         seed=arguments.seed,
+        recalibrate=arguments.recalibrate,
         codec=arguments.codec,
         device=arguments.device,
         progress=True,

@@ -118,6 +118,7 @@ class PruningSection(Section):
         variant: `paper` or `published`.
         min_channels: fewest channels left in a layer.
         round_to: channels are kept in multiples of this.
+        recalibrate: measure the statistics of batch norm again after the cut, on as many pictures.
     """
 
     rates: float | Literal["paper", "extended"] | tuple[float, ...] | dict[str, float] | None = None
@@ -133,6 +134,7 @@ class PruningSection(Section):
     variant: Literal["paper", "published"] = "paper"
     min_channels: Positive = 1
     round_to: Positive = 1
+    recalibrate: bool = False
 
     @model_validator(mode="after")
     def _one_budget(self) -> Self:

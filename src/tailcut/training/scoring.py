@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tailcut.channels import Scores, draw_scores, score
 from tailcut.channels.score import NUM_BATCHES, SPECTRAL, needs_loader
@@ -17,6 +17,7 @@ from tailcut.printing import Report
 from tailcut.training.evaluation import PROGRESS_INTERVAL, choose_device
 from tailcut.training.opening import open_network
 from tailcut.training.progress import Progress, live_progress
+from tailcut.training.reading import reader_of
 
 BATCH_SIZE = 128  # the paper's
 SPLIT = "train"
@@ -104,7 +105,7 @@ def score_file(
     if data is not None and needs_loader(method):
         dataset = open_dataset(data, split, roots=roots, download=download)
     with live_progress(progress, "pictures", num_batches * batch_size, interval=PROGRESS_INTERVAL) as bar:
-        loader = None if dataset is None else random_batches(dataset, batch_size, num_batches, seed, bar)
+        loader = None if dataset is None else network_inputs(network, dataset, batch_size, num_batches, seed, bar)
         scores = score(network, loader, seed=seed, **settings)
     return _write(scores, source, dataset, out, plot)
 
@@ -131,6 +132,22 @@ def random_batches(
         if bar is not None:
             bar.show(number * batch_size)
         yield dataset.batch(indices)[0]
+
+
+def network_inputs(
+    network: nn.Module,
+    dataset: Dataset,
+    batch_size: int,
+    num_batches: int,
+    seed: int,
+    bar: Progress | None = None,
+) -> Iterator[Tensor]:
+    """The same pictures as the network reads them: through its transform, if it has one; see `random_batches`."""
+    read = reader_of(network)
+    parameter = next(network.parameters(), None)
+    device = torch.device("cpu") if parameter is None else parameter.device
+    for pictures in random_batches(dataset, batch_size, num_batches, seed, bar):
+        yield read(pictures.to(device))
 
 
 def _write(

@@ -1,14 +1,15 @@
 """From a file to a slimmer one: score the channels of its network, prune it, save it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tailcut.channels import Scores, score
+from tailcut.channels import recalibrate as measure_again
 from tailcut.channels.prune import prune
 from tailcut.channels.prune_report import PruneReport
 from tailcut.channels.score import NUM_BATCHES, SPECTRAL, needs_loader
@@ -19,8 +20,8 @@ from tailcut.printing import Report
 from tailcut.structure import example_shape
 from tailcut.training.evaluation import PROGRESS_INTERVAL, choose_device
 from tailcut.training.opening import open_network
-from tailcut.training.progress import live_progress
-from tailcut.training.scoring import BATCH_SIZE, SPLIT, random_batches
+from tailcut.training.progress import Progress, live_progress
+from tailcut.training.scoring import BATCH_SIZE, SPLIT, network_inputs
 
 
 @dataclass
@@ -33,6 +34,7 @@ class PruneFileReport(Report):
         file_bytes: its size.
         method: how channels were scored.
         num_images: on how many pictures.
+        recalibrated_on: on how many pictures the statistics of batch norm were measured again.
         pruning: what was removed, and what could not be.
     """
 
@@ -41,12 +43,14 @@ class PruneFileReport(Report):
     file_bytes: int
     method: str
     num_images: int
+    recalibrated_on: int
     pruning: PruneReport
 
     def __str__(self) -> str:
         """The pruning, then one line on the file."""
         on = f", on {self.num_images:,} pictures" if self.num_images else ""
-        return f"{self.pruning}\n\n{self.out}: {self.file_bytes:,} bytes; scores by {self.method}{on}"
+        again = f"; batch norm measured again on {self.recalibrated_on:,} pictures" if self.recalibrated_on else ""
+        return f"{self.pruning}\n\n{self.out}: {self.file_bytes:,} bytes; scores by {self.method}{on}{again}"
 
 
 def prune_file(
@@ -64,6 +68,7 @@ def prune_file(
     num_batches: int = NUM_BATCHES,
     batch_size: int = BATCH_SIZE,
     seed: int = 0,
+    recalibrate: bool = False,
     codec: str | None = None,
     device: str = "auto",
     progress: bool = False,
@@ -85,6 +90,7 @@ def prune_file(
         num_batches: how many batches to score on.
         batch_size: pictures in each.
         seed: chooses the pictures.
+        recalibrate: measure the statistics of batch norm again after the cut, on as many pictures of `data`.
         codec: number type of the file; the network's own when None.
         device: see `choose_device`.
         progress: show on standard error how far it is.
@@ -97,20 +103,29 @@ def prune_file(
     place = choose_device(device)
     network = open_network(source, model=model, arguments=arguments, device=place)
     example = torch.zeros(_example_shape(network, source), device=place)
+    looks = scores is None and needs_loader(method)
+    if looks and data is None:
+        raise ArgumentError(f"the method {method} looks at feature maps: name a data set with --data, or --scores")
+    if recalibrate and data is None:
+        raise ArgumentError("statistics of batch norm are measured on pictures: name a data set with --data")
+    dataset = open_dataset(data, split, roots=roots, download=download) if data and (looks or recalibrate) else None
+
+    def pictures(bar: Progress | None = None) -> Iterator[Tensor] | None:
+        return None if dataset is None else network_inputs(network, dataset, batch_size, num_batches, seed, bar)
+
     if scores is not None:
         found = Scores.load(scores)
     else:
-        if needs_loader(method) and data is None:
-            raise ArgumentError(f"the method {method} looks at feature maps: name a data set with --data, or --scores")
-        dataset = None
-        if data is not None and needs_loader(method):
-            dataset = open_dataset(data, split, roots=roots, download=download)
         with live_progress(progress, "pictures", num_batches * batch_size, interval=PROGRESS_INTERVAL) as bar:
-            loader = None if dataset is None else random_batches(dataset, batch_size, num_batches, seed, bar)
+            loader = pictures(bar) if looks else None
             found = score(network, loader, method=method, num_batches=num_batches, seed=seed)  # type: ignore[arg-type]
     pruning = prune(network, example, found, **settings)
+    again = pictures() if recalibrate else None
+    measured_on = 0 if again is None else measure_again(network, again, num_batches)
     written = save(network, out, codec=codec or "float32", other_codec=codec)
-    return PruneFileReport(str(source), str(out), written.file_bytes, found.method, found.num_images, pruning)
+    return PruneFileReport(
+        str(source), str(out), written.file_bytes, found.method, found.num_images, measured_on, pruning
+    )
 
 
 def _example_shape(network: nn.Module, source: str | Path) -> tuple[int, ...]:

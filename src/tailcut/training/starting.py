@@ -1,13 +1,14 @@
 """The network that a training starts from: made or loaded, given another stem, pruned. Made once per run."""
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from tailcut.channels import prune, score
+from tailcut.channels import prune, recalibrate, score
 from tailcut.data import Dataset, Roots, find_file
 from tailcut.errors import ArgumentError, RecipeError, StructureError, TailcutError
 from tailcut.format import load, save
@@ -17,7 +18,7 @@ from tailcut.structure import base_of, create_model
 from tailcut.training.opening import is_tailcut_file, open_network
 from tailcut.training.reading import reader_of
 from tailcut.training.recipe import InputsSection, PruningSection, Recipe
-from tailcut.training.scoring import random_batches
+from tailcut.training.scoring import network_inputs, random_batches
 
 STATISTICS_BATCH = 50
 DATA_PREFIX = "data:"
@@ -154,10 +155,9 @@ def _prune(model: nn.Module, section: PruningSection, dataset: Dataset, seed: in
     }
     rates = list(section.rates) if isinstance(section.rates, tuple) else section.rates
     try:
-        reader = reader_of(model)
-        pictures = map(reader, random_batches(dataset, section.batch_size, section.num_batches, seed))
-        scores = score(model, pictures, seed=seed, **settings)
-        example = reader(torch.zeros(1, *dataset.picture_shape))
+        pictures = partial(network_inputs, model, dataset, section.batch_size, section.num_batches, seed)
+        scores = score(model, pictures(), seed=seed, **settings)
+        example = reader_of(model)(torch.zeros(1, *dataset.picture_shape))
         report = prune(
             model,
             example,
@@ -168,6 +168,8 @@ def _prune(model: nn.Module, section: PruningSection, dataset: Dataset, seed: in
             min_channels=section.min_channels,
             round_to=section.round_to,
         )
+        if section.recalibrate:
+            recalibrate(model, pictures(), section.num_batches)
     except (ArgumentError, StructureError) as error:
         raise RecipeError(f"pruning: {error}") from error
     logger.info("%s", report)

@@ -1,0 +1,81 @@
+"""Statistics of batch norm, measured again."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tailcut.channels import recalibrate
+from tailcut.errors import ArgumentError
+
+
+@pytest.fixture
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Conv2d(4, 2, 3))
+
+
+def batches(number: int = 3) -> list[torch.Tensor]:
+    return list(torch.randn(number, 5, 3, 8, 8, generator=torch.Generator().manual_seed(1)))
+
+
+def norm_of(network: nn.Sequential) -> Any:
+    return network[1]
+
+
+def unchanged(network: nn.Module, before: dict[str, Any]) -> bool:
+    after = network.state_dict()
+    return after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_statistics_are_the_mean_over_batches(network: nn.Sequential) -> None:
+    before = copy.deepcopy(network.state_dict())
+    network.train()[2].eval()
+    assert recalibrate(network, [(x, None) for x in batches()], num_batches=2) == 10
+    maps = [network[0](x).detach().double().numpy() for x in batches()[:2]]
+    norm = norm_of(network)
+    np.testing.assert_allclose(norm.running_mean, np.mean([x.mean((0, 2, 3)) for x in maps], axis=0), rtol=1e-5)
+    spread = [x.transpose(1, 0, 2, 3).reshape(4, -1).var(axis=1, ddof=1) for x in maps]
+    np.testing.assert_allclose(norm.running_var, np.mean(spread, axis=0), rtol=1e-5)
+    assert [module.training for module in network] == [True, True, False, True, True]
+    assert norm.momentum == 0.1
+    assert all(torch.equal(x, before[name]) for name, x in network.named_parameters())
+
+
+def test_dropout_is_off_while_measuring() -> None:
+    network = nn.Sequential(nn.Dropout(0.9), nn.BatchNorm1d(3)).train()
+    x = torch.ones(50, 3)
+    recalibrate(network, [x])
+    assert torch.equal(norm_of(network).running_mean, torch.ones(3))
+
+
+def test_networks_without_statistics_are_left() -> None:
+    assert recalibrate(nn.Sequential(nn.Linear(3, 3)), []) == 0
+    assert recalibrate(nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False)), [torch.ones(2, 3)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("loader", "message"),
+    [
+        ([], "gave no batch"),
+        ([torch.full((2, 3, 8, 8), float("nan"))], "not finite"),
+        (["text"], "must yield tensors"),
+    ],
+)
+def test_bad_batches_leave_the_network_as_it_was(loader: list[Any], message: str, network: nn.Sequential) -> None:
+    recalibrate(network, batches())
+    before = copy.deepcopy(network.state_dict())
+    with pytest.raises(ArgumentError, match=message):
+        recalibrate(network, loader)
+    assert unchanged(network, before)
+    assert norm_of(network).momentum == 0.1
+
+
+def test_a_forward_that_fails_leaves_the_network_as_it_was(network: nn.Sequential) -> None:
+    before = copy.deepcopy(network.state_dict())
+    with pytest.raises(RuntimeError):
+        recalibrate(network, [batches()[0], torch.randn(2, 5, 8, 8)])
+    assert unchanged(network, before)
