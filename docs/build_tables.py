@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
+from docs.comparisons import comparison
 from docs.markdown import counted, duration, markdown_table, percent
 from docs.recipe_tables import recipe_table
 
@@ -39,6 +40,14 @@ BENCH = Path("docs/results/bench-main.json")
 BENCH_OF = {topic: Path(f"docs/results/bench-{topic}.json") for topic in ("execution", "inputs", "channels", "table5")}
 EXPERIMENTS = Path("docs/results/experiments")
 TRANSPLANT = Path("docs/results/bench-transplant.json")
+# The paper's claim, frequency channels against pixels at equal MACs; and how much the colours alone explain.
+CLAIMS = (
+    ("imagenette-resnet18-dct24", "imagenette-resnet18-rgb112"),
+    ("imagenette-resnet18-dct64", "imagenette-resnet18-rgb112"),
+    ("imagenette-resnet18-ycbcr112", "imagenette-resnet18-rgb112"),
+    ("imagenette-mobilenetv2-dct24", "imagenette-mobilenetv2-rgb112"),
+    ("imagenette-mobilenetv2-dct12", "imagenette-mobilenetv2-rgb112"),
+)
 NETWORKS = {"lenet300": "LeNet-300-100", "lenet5": "LeNet-5"}
 BITS = {"float32": 32, "float16": 16}
 PACKAGES = ("weights", "format", "structure", "transform", "data", "training", "runs", "errors")
@@ -122,6 +131,7 @@ def build(root: Path) -> dict[Path, str]:
         },
         "docs/run-fast.md": {"bench": lambda: bench_tables(root / BENCH_OF["execution"], headings=False)},
         "docs/frequency-inputs.md": {
+            "answers": lambda: answers(root / RESULTS),
             "runs": lambda: recipe_table(root / RESULTS, "frequency-inputs"),
             "bench": lambda: bench_tables(root / BENCH_OF["inputs"], headings=False),
             "transplant": lambda: bench_rows(root / TRANSPLANT),
@@ -154,6 +164,11 @@ def replace_block(text: str, name: str, content: str) -> str:
 def read_results(folder: Path) -> list[Result]:
     """The results of all runs in a folder, sorted by name of the file."""
     return [read_result(path) for path in sorted(folder.glob("*.json"))]
+
+
+def answers(records: Path) -> str:
+    """What the trainings on Imagenette say of the claims of "Learning in the Frequency Domain"."""
+    return "\n".join(f"- {comparison(records, name, other)}" for name, other in CLAIMS)
 
 
 def paper_table(name: str, root: Path) -> str:

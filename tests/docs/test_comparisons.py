@@ -1,0 +1,48 @@
+"""One recipe against another, from records made here."""
+
+from pathlib import Path
+
+import pytest
+from docs.comparisons import comparison
+from tests.docs.test_recipe_tables import record
+
+RGB, DCT = "imagenette-resnet18-rgb112", "imagenette-resnet18-dct24"
+
+
+def write(folder: Path, name: str, values: list[float]) -> None:
+    for seed, value in enumerate(values):
+        record(folder, f"frequency-inputs/{name}", seed, {"accuracy": value})
+
+
+def test_without_records_nothing_is_claimed(tmp_path: Path) -> None:
+    write(tmp_path, RGB, [0.7])
+    assert comparison(tmp_path, DCT, RGB) == f"`{DCT}` against `{RGB}`: not run."
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "ending"),
+    [
+        (
+            [0.70, 0.71, 0.72],
+            [0.69, 0.70, 0.71],
+            f"`{DCT}` (71.00 ± 1.00 %, 3 seeds) is 1.00 points more accurate than `{RGB}` (70.00 ± 1.00 %, 3 seeds); "
+            "the difference's standard error is 0.82 points, so that may be chance.",
+        ),
+        (
+            [0.60, 0.61],
+            [0.70, 0.71],
+            f"`{DCT}` (60.50 ± 0.71 %, 2 seeds) is 10.00 points less accurate than `{RGB}` (70.50 ± 0.71 %, 2 seeds); "
+            "the difference's standard error is 0.71 points, so that is more than chance.",
+        ),
+        (
+            [0.7],
+            [0.6],
+            f"`{DCT}` (70.00 %, 1 seed) is 10.00 points more accurate than `{RGB}` (60.00 %, 1 seed); "
+            "one seed cannot tell whether that is chance.",
+        ),
+    ],
+)
+def test_what_the_seeds_say(ours: list[float], theirs: list[float], ending: str, tmp_path: Path) -> None:
+    write(tmp_path, DCT, ours)
+    write(tmp_path, RGB, theirs)
+    assert comparison(tmp_path, DCT, RGB) == ending
