@@ -69,6 +69,17 @@ def error(found: Tensor, expected: Tensor) -> float:
     return float(((found - expected).abs().max() / expected.abs().max()).detach())
 
 
+def check_step(dense: nn.Module, fused: FusedNetwork, x: Tensor) -> None:
+    """The same outputs, and the same gradients of each parameter."""
+    expected, found = dense(x), fused(x)
+    assert error(found, expected) < 1e-10
+    weight = torch.randn_like(expected)
+    (expected * weight).sum().backward()
+    (found * weight).sum().backward()
+    for mine, theirs in zip(fused.source.parameters(), dense.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-7, atol=1e-9)
+
+
 @pytest.mark.parametrize("num_kept", [1, 30])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_evaluation(name: str, num_kept: int) -> None:
@@ -90,13 +101,7 @@ def test_evaluation(name: str, num_kept: int) -> None:
 def test_training(name: str) -> None:
     model, x = made(name, 30)
     dense, fused = copy.deepcopy(model).train(), narrowly(model.train())
-    expected, found = dense(x), fused(x)
-    assert error(found, expected) < 1e-10
-    weight = torch.randn_like(expected)
-    (expected * weight).sum().backward()
-    (found * weight).sum().backward()
-    for mine, theirs in zip(model.parameters(), dense.parameters(), strict=True):
-        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-7, atol=1e-9)
+    check_step(dense, fused, x)
     for one, two in zip(model.buffers(), dense.buffers(), strict=True):
         torch.testing.assert_close(one, two)
 
@@ -120,13 +125,7 @@ def test_compiled_loops_do_the_same(name: str, training: bool, monkeypatch: pyte
     model, x = made(name, 30)
     dense, fused = copy.deepcopy(model).train(training), narrowly(model.train(training))
     fused.engine = "compiled"
-    expected, found = dense(x), fused(x)
-    assert error(found, expected) < 1e-10
-    weight = torch.randn_like(expected)
-    (expected * weight).sum().backward()
-    (found * weight).sum().backward()
-    for mine, theirs in zip(model.parameters(), dense.parameters(), strict=True):
-        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-7, atol=1e-9)
+    check_step(dense, fused, x)
     assert calls
 
 
