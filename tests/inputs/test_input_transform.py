@@ -37,6 +37,18 @@ def test_fit_measures_over_all_pictures() -> None:
     assert transform.statistics(batches).count == len(values)
 
 
+def test_the_spread_of_the_pictures_means_is_another() -> None:
+    """What the published constants are: the pixels of a picture differ much more than the means of pictures."""
+    pictures = torch.rand(6, 3, 8, 8, dtype=torch.float64)
+    transform = Halves().double().fit(pictures.split(4), over="pictures")
+    means = pictures[:, 0].mean(dim=(1, 2))
+    torch.testing.assert_close(transform.mean[0], means.mean())
+    torch.testing.assert_close(transform.std[0], means.std(correction=0))
+    assert transform.std[0] < 0.2 * Halves().double().fit([pictures]).std[0]
+    with pytest.raises(ArgumentError, match="over must be one of pixels, pictures, got 'planes'"):
+        transform.fit([pictures], over="planes")
+
+
 def test_nothing_to_fit() -> None:
     with pytest.raises(DataError, match="loader is empty"):
         Halves().fit([])

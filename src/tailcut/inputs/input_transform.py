@@ -17,6 +17,8 @@ LEVEL_SHIFT = 128.0
 # A channel that varies less than this (in grey levels times 8) is constant but for rounding; its spread counts as 1.
 MIN_STD = 1e-3
 
+SPREADS = ("pixels", "pictures")
+
 
 class InputTransform(nn.Module, ABC):
     """RGB pictures to normalised channels. Abstract: `forward` and `unnormalized` say to which.
@@ -44,22 +46,24 @@ class InputTransform(nn.Module, ABC):
         """The channels without normalisation, whatever `mean` and `std` are, of pictures on any device."""
 
     @torch.no_grad()
-    def fit(self, loader: Iterable[Any]) -> Self:
+    def fit(self, loader: Iterable[Any], *, over: str = "pixels") -> Self:
         """Set `mean` and `std` to those of each channel over all pixels of all pictures (changes this module).
 
         One pass, batch by batch, in float64. A channel that never varies gets std 1.
 
         Args:
             loader: yields what `unnormalized` takes, or tuples and lists that begin with it, as a `DataLoader` does.
+            over: "pixels"; or "pictures" for the spread of the pictures' means, which is what the published constants
+                are. It is many times smaller for all but the lowest frequencies, so those channels stay large.
 
         Returns:
             This module.
 
         Raises:
-            ArgumentError: the loader yields something else.
+            ArgumentError: the loader yields something else, or `over` is neither.
             DataError: it yields nothing, or pictures with numbers that are not finite.
         """
-        statistics = self.statistics(loader)
+        statistics = self.statistics(loader, over=over)
         if statistics.count == 0:
             raise DataError("cannot fit the statistics of no pictures: the loader is empty")
         std = statistics.std
@@ -68,12 +72,15 @@ class InputTransform(nn.Module, ABC):
         return self
 
     @torch.no_grad()
-    def statistics(self, loader: Iterable[Any]) -> ChannelStatistics:
+    def statistics(self, loader: Iterable[Any], *, over: str = "pixels") -> ChannelStatistics:
         """Mean and spread of each channel without normalisation; arguments and errors as for `fit`."""
+        if over not in SPREADS:
+            raise ArgumentError(f"over must be one of {', '.join(SPREADS)}, got {over!r}")
         statistics = ChannelStatistics(self.num_channels)
         for item in loader:
             for pictures in _pictures_of(item):
-                statistics.update(self.unnormalized(pictures))
+                maps = self.unnormalized(pictures)
+                statistics.update(maps if over == "pixels" else maps.mean(dim=(-2, -1), keepdim=True))
         return statistics
 
 

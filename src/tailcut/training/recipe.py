@@ -148,7 +148,7 @@ class InputsSection(Section):
 
     Attributes:
         pixels: `ycbcr`: pixels all the same, in these colours (see `tailcut.inputs.use_ycbcr`); then of the other keys
-            only `statistics_pictures` is left.
+            only those of statistics are left.
         channels: how many, or a list of their numbers, or the JSON file of a selection.
         chroma: `two_scale` (the paper's) or `full`.
         strides: `paper` or `published`.
@@ -158,6 +158,7 @@ class InputsSection(Section):
         gate_strength: the weight of the gate's mean in the loss (the paper's lambda).
         statistics_pictures: training pictures to measure the mean and spread of the channels on; 0 leaves plain
             coefficients.
+        statistics: of all `pixels`; or the spread of the `pictures`' means, as the published constants.
     """
 
     pixels: Literal["ycbcr"] | None = None
@@ -169,11 +170,12 @@ class InputsSection(Section):
     gate_temperature: Annotated[float, Field(gt=0)] = 1.0
     gate_strength: Annotated[float, Field(ge=0)] = 0.1
     statistics_pictures: Annotated[int, Field(ge=0)] = 1000
+    statistics: Literal["pixels", "pictures"] = "pixels"
 
     @model_validator(mode="after")
     def _pixels_or_channels(self) -> Self:
         fields = type(self).model_fields
-        both = [key for key in fields if key not in ("pixels", "statistics_pictures")]
+        both = [key for key in fields if key not in ("pixels", "statistics_pictures", "statistics")]
         changed = [key for key in both if getattr(self, key) != fields[key].default]
         if self.pixels is not None and changed:
             raise ValueError(f"pixels are no frequency channels: leave out either pixels or {', '.join(changed)}")

@@ -130,7 +130,7 @@ def _replace_input(model: nn.Module, section: InputsSection, dataset: Dataset, s
         if section.statistics_pictures:
             count = min(section.statistics_pictures, len(dataset))
             batches = -(-count // STATISTICS_BATCH)
-            transform.fit(random_batches(dataset, STATISTICS_BATCH, batches, seed))
+            transform.fit(random_batches(dataset, STATISTICS_BATCH, batches, seed), over=section.statistics)
             logger.info("measured the mean and spread of the channels on %d pictures", batches * STATISTICS_BATCH)
         size = dataset.picture_shape[1:]
         if isinstance(transform, YCbCrPixels):
