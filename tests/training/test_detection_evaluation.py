@@ -24,6 +24,7 @@ from tailcut.training.detection_evaluation import (
     evaluate_detector,
     evaluate_detector_file,
 )
+from tailcut.training.evaluation import Share
 
 HERE = ("AP", "AP50", "AP75", "APS", "APM")  # there is no large object in the small data set
 
@@ -178,7 +179,7 @@ def test_processes_share_the_pictures(small: CocoDataset, monkeypatch: pytest.Mo
             barrier.wait()
             return torch.stack(parts).sum(0).to(state.dtype)
 
-        figures[rank] = evaluate_detector(model, small, rank=rank, num_processes=3, add_up=add_up)
+        figures[rank] = evaluate_detector(model, small, share=Share(torch.device("cpu"), rank, 3, add_up))
 
     # pycocotools writes to standard output, which is one for all threads: so only what was found is compared here.
     monkeypatch.setattr(

@@ -17,6 +17,7 @@ from tailcut.format import save
 from tailcut.structure import create_model
 from tailcut.training.evaluation import (
     EvaluateReport,
+    Share,
     choose_device,
     evaluate,
     evaluate_file,
@@ -101,7 +102,7 @@ def test_processes_share_the_work_and_add_up() -> None:
         return state
 
     for rank in range(3):
-        evaluate(model, digits, batch_size=10, rank=rank, num_processes=3, add_up=remember)
+        evaluate(model, digits, batch_size=10, share=Share(torch.device("cpu"), rank, 3, remember))
     total = torch.stack(states).sum(dim=0)
     assert total[1] == len(digits)
     assert float(total[0] / total[1]) == evaluate(model, digits)["accuracy"]

@@ -20,6 +20,7 @@ from tailcut.structure import create_model
 from tailcut.training import loop
 from tailcut.training.batches import batches as batches_of_an_epoch
 from tailcut.training.checkpoints import read_checkpoint
+from tailcut.training.evaluation import Share
 from tailcut.training.fid import FeatureNetwork, FeatureStatistics, frechet_distance
 from tailcut.training.generation import (
     GenerationReport,
@@ -171,7 +172,9 @@ def test_figures_depend_neither_on_batches_nor_on_processes() -> None:
             mine.append(state.clone())
             return torch.full_like(state, 2.0)  # as good as any for a process alone
 
-        evaluate_generator(model, DIGITS, batch_size=10, rank=rank, num_processes=3, add_up=remember, **settings)
+        evaluate_generator(
+            model, DIGITS, batch_size=10, share=Share(torch.device("cpu"), rank, 3, remember), **settings
+        )
         states.append(mine)
     made, real, elbo = (torch.stack(parts).sum(0) for parts in zip(*states, strict=True))
     assert [float(count) for count in (made[0], real[0], elbo[1])] == [30, len(DIGITS), len(DIGITS)]

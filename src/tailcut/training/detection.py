@@ -27,6 +27,7 @@ from tailcut.training.interruption import Interruption
 from tailcut.training.launching import run_sessions
 from tailcut.training.loop import Session
 from tailcut.training.machines import Machines
+from tailcut.training.processes import share_of
 from tailcut.training.progress import Progress
 from tailcut.training.recipe import AugmentationSection, DetectionSection, Recipe
 from tailcut.training.recipe_values import check_unused
@@ -183,11 +184,4 @@ class _DetectionSession(Session):
         return picture.to(device), {name: value.to(device) for name, value in target.items()}
 
     def _evaluate(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:
-        return evaluate_detector(
-            model,
-            self._checked(dataset),
-            device=self.fabric.device,
-            rank=self.fabric.global_rank,
-            num_processes=self.fabric.world_size,
-            add_up=self._add_up if self.fabric.world_size > 1 else None,
-        )
+        return evaluate_detector(model, self._checked(dataset), share=share_of(self.fabric))

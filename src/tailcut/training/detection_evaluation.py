@@ -4,7 +4,7 @@ import contextlib
 import io
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +16,7 @@ from tailcut.data import CocoDataset, Roots, open_dataset
 from tailcut.errors import ArgumentError, DataError, MissingExtraError
 from tailcut.format import load
 from tailcut.inputs.detection import Detector
-from tailcut.training.evaluation import PROGRESS_INTERVAL, EvaluateReport, Share, in_processes, runnable
+from tailcut.training.evaluation import ALONE, PROGRESS_INTERVAL, EvaluateReport, Share, in_processes, runnable
 from tailcut.training.progress import live_progress
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def evaluate_detector_file(
                 f"{file} holds a detector, which is measured on objects, for example on coco; not on {data}"
             )
         start = time.perf_counter()
-        metrics = evaluate_detector(model, dataset, progress=progress and share.rank == 0, **vars(share))
+        metrics = evaluate_detector(model, dataset, share=share, progress=progress and share.rank == 0)
         seconds = time.perf_counter() - start
         return EvaluateReport(str(file), dataset.name, dataset.split, len(dataset), metrics, seconds)
 
@@ -71,10 +71,7 @@ def evaluate_detector(
     model: nn.Module,
     dataset: CocoDataset,
     *,
-    device: torch.device | str = "cpu",
-    rank: int = 0,
-    num_processes: int = 1,
-    add_up: Callable[[Tensor], Tensor] | None = None,
+    share: Share = ALONE,
     progress: bool = False,
 ) -> dict[str, float]:
     """COCO's average precision of a detector. The model is not changed: a copy of it is evaluated.
@@ -82,10 +79,7 @@ def evaluate_detector(
     Args:
         model: a `Detector`, regularised or not.
         dataset: pictures and objects.
-        device: where to run.
-        rank: number of this process, which takes every `num_processes`-th picture.
-        num_processes: how many processes share the evaluation.
-        add_up: adds a tensor over all processes; needed if there are several.
+        share: where to run, and which part of the work.
         progress: show on standard error how far it is.
 
     Returns:
@@ -97,17 +91,17 @@ def evaluate_detector(
         DataError: the data set has no objects.
         MissingExtraError: pycocotools is not installed.
     """
-    network = runnable(model, device, dense=True)
+    network = runnable(model, share.device, dense=True)
     if not isinstance(network, Detector):
         raise ArgumentError(f"expected a detector, got {type(model).__name__}")
     findings: list[Finding] = []
     with live_progress(progress, "pictures", len(dataset), interval=PROGRESS_INTERVAL) as bar, torch.inference_mode():
-        for index in range(rank, len(dataset), num_processes):
-            (found,) = network([dataset.picture(index).to(device)])
+        for index in range(share.rank, len(dataset), share.num_processes):
+            (found,) = network([dataset.picture(index).to(share.device)])
             findings += as_findings(found, dataset.image_id(index))
             bar.show(index + 1)
-    if add_up is not None:
-        findings = _of_all_processes(findings, rank, num_processes, add_up)
+    if share.num_processes > 1:
+        findings = _of_all_processes(findings, share)
     metrics = {f"box_{name}": value for name, value in average_precision(dataset, findings, "bbox").items()}
     if network.has_masks:
         metrics |= {f"mask_{name}": value for name, value in average_precision(dataset, findings, "segm").items()}
@@ -185,16 +179,14 @@ def _pycocotools(name: str) -> Any:
     return {"coco": coco, "cocoeval": cocoeval, "mask": mask}[name]
 
 
-def _of_all_processes(
-    findings: list[Finding], rank: int, num_processes: int, add_up: Callable[[Tensor], Tensor]
-) -> list[Finding]:
+def _of_all_processes(findings: list[Finding], share: Share) -> list[Finding]:
     """The findings of all processes, the same list on each: every one adds its text to a table of bytes."""
     text = torch.frombuffer(bytearray(json.dumps(findings).encode()), dtype=torch.uint8)
-    lengths = torch.zeros(num_processes, dtype=torch.int64)
-    lengths[rank] = len(text)
-    lengths = add_up(lengths)
-    table = torch.zeros(num_processes, int(lengths.max()), dtype=torch.uint8)
-    table[rank, : len(text)] = text
-    rows = add_up(table).numpy()
+    lengths = torch.zeros(share.num_processes, dtype=torch.int64)
+    lengths[share.rank] = len(text)
+    lengths = share.total(lengths)
+    table = torch.zeros(share.num_processes, int(lengths.max()), dtype=torch.uint8)
+    table[share.rank, : len(text)] = text
+    rows = share.total(table).numpy()
     parts = [json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths.tolist(), strict=True)]
     return [finding for part in parts for finding in part]

@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -42,7 +41,7 @@ class Share:
 
     Attributes:
         device: where it computes.
-        rank: its number among the processes.
+        rank: its number among the processes; it takes every `num_processes`-th batch.
         num_processes: how many share the evaluation.
         add_up: adds a tensor over all of them; None for one process.
     """
@@ -51,6 +50,13 @@ class Share:
     rank: int = 0
     num_processes: int = 1
     add_up: Callable[[Tensor], Tensor] | None = None
+
+    def total(self, state: Tensor) -> Tensor:
+        """The sum of a tensor over all processes."""
+        return state if self.add_up is None else self.add_up(state)
+
+
+ALONE = Share(torch.device("cpu"))
 
 
 @dataclass
@@ -124,9 +130,9 @@ def evaluate_file(
             model,
             dataset,
             batch_size=batch_size,
+            share=share,
             dense=dense,
             progress=progress and share.rank == 0,
-            **vars(share),
         )
         seconds = time.perf_counter() - start
         return EvaluateReport(str(file), dataset.name, dataset.split, len(dataset), metrics, seconds)
@@ -148,7 +154,7 @@ def in_processes(work: Callable[[Share], Found], device: str, machines: "Machine
     if machines is None:
         return work(Share(choose_device(device)))
     from tailcut.training.machines import make_fabric
-    from tailcut.training.processes import add_up
+    from tailcut.training.processes import share_of
 
     if device != "auto":
         raise ArgumentError(
@@ -157,8 +163,7 @@ def in_processes(work: Callable[[Share], Found], device: str, machines: "Machine
         )
 
     def launched(fabric: "Fabric") -> Found:
-        total = partial(add_up, fabric) if fabric.world_size > 1 else None
-        return work(Share(fabric.device, fabric.global_rank, fabric.world_size, total))
+        return work(share_of(fabric))
 
     found: Found = make_fabric(machines).launch(launched)
     return found
@@ -169,10 +174,7 @@ def evaluate(
     dataset: Dataset,
     *,
     batch_size: int | None = None,
-    device: torch.device | str = "cpu",
-    rank: int = 0,
-    num_processes: int = 1,
-    add_up: Callable[[Tensor], Tensor] | None = None,
+    share: Share = ALONE,
     dense: bool = False,
     progress: bool = False,
 ) -> dict[str, float]:
@@ -183,10 +185,7 @@ def evaluate(
         dataset: pictures and targets.
         batch_size: pictures per forward; 500 for classes and 1 for masks when None. Always 1 for a network
             whose batch norm uses the statistics of the batch in evaluation too.
-        device: where to run.
-        rank: number of this process, which takes every `num_processes`-th batch.
-        num_processes: how many processes share the evaluation.
-        add_up: adds a tensor over all processes; needed if there are several.
+        share: where to run, and which part of the work.
         dense: see `runnable`.
         progress: show on standard error how far it is.
 
@@ -197,7 +196,7 @@ def evaluate(
     Raises:
         ArgumentError: the network does not fit the pictures or the targets.
     """
-    network = runnable(model, device, dense=dense)
+    network = runnable(model, share.device, dense=dense)
     if batch_size is None:
         batch_size = CLASSIFICATION_BATCH if dataset.task == "classification" else 1
     if batch_size < 1:
@@ -211,17 +210,16 @@ def evaluate(
     means = {name: StreamingMean() for name in figures}
     starts = range(0, len(dataset), batch_size)
     with live_progress(progress, "pictures", len(dataset), interval=PROGRESS_INTERVAL) as bar:
-        for start in starts[rank::num_processes]:
+        for start in starts[share.rank :: share.num_processes]:
             stop = min(start + batch_size, len(dataset))
             pictures, targets = dataset.batch(range(start, stop))
-            outputs = run_forward(network, read(pictures.to(device)))
+            outputs = run_forward(network, read(pictures.to(share.device)))
             _check_outputs(outputs, dataset)
             for name, figure in figures.items():
-                means[name].update(figure(outputs, targets.to(device)))
+                means[name].update(figure(outputs, targets.to(share.device)))
             bar.show(stop)
-    if add_up is not None:
-        for mean in means.values():
-            mean.state = add_up(mean.state)
+    for mean in means.values():
+        mean.state = share.total(mean.state)
     return {name: mean.value() for name, mean in means.items()}
 
 

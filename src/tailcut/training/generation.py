@@ -20,7 +20,7 @@ from tailcut.format.container import decode
 from tailcut.format.load import MAX_PARAMETERS, read_file
 from tailcut.models import VAE, DCGANGenerator
 from tailcut.structure import NetworkView, family
-from tailcut.training.evaluation import PROGRESS_INTERVAL, EvaluateReport, Share, in_processes, runnable
+from tailcut.training.evaluation import ALONE, PROGRESS_INTERVAL, EvaluateReport, Share, in_processes, runnable
 from tailcut.training.fid import (
     CHANNELS,
     FEATURE_NETWORK,
@@ -121,10 +121,7 @@ def evaluate_generator(
     num_samples: int = NUM_SAMPLES,
     seed: int = 0,
     batch_size: int | None = None,
-    device: torch.device | str = "cpu",
-    rank: int = 0,
-    num_processes: int = 1,
-    add_up: Callable[[Tensor], Tensor] | None = None,
+    share: Share = ALONE,
     dense: bool = False,
     progress: bool = False,
 ) -> dict[str, float]:
@@ -138,10 +135,7 @@ def evaluate_generator(
         num_samples: how many pictures are made.
         seed: of their codes.
         batch_size: pictures per forward; 250 when None.
-        device: where to run.
-        rank: number of this process, which takes every `num_processes`-th batch.
-        num_processes: how many processes share the evaluation.
-        add_up: adds a tensor over all processes; needed if there are several.
+        share: where to run, and which part of the work.
         dense: see `Sampler`.
         progress: show on standard error how far it is.
 
@@ -153,28 +147,28 @@ def evaluate_generator(
     Raises:
         ArgumentError: the model makes no pictures, or they do not fit the data set's.
     """
-    sampler = Sampler(model, device, dense=dense)
+    sampler = Sampler(model, share.device, dense=dense)
     size = BATCH_SIZE if batch_size is None else batch_size
     if size < 1 or num_samples < 2:
         raise ArgumentError(f"batch_size must be at least 1 and num_samples at least 2, got {size} and {num_samples}")
     codes = draw_codes(sampler, num_samples, seed)
     noise = draw_codes(sampler, len(dataset), seed + 1)
     shape = _check_pictures(sampler, dataset)
-    features = FeatureNetwork().to(device)
+    features = FeatureNetwork().to(share.device)
     made, real, elbo = FeatureStatistics(), FeatureStatistics(), StreamingMean()
     with live_progress(progress, "pictures", num_samples + len(dataset), interval=PROGRESS_INTERVAL) as bar:
-        for start in range(0, num_samples, size)[rank::num_processes]:
+        for start in range(0, num_samples, size)[share.rank :: share.num_processes]:
             made.update(features(sampler(codes[start : start + size])))
             bar.show(min(start + size, num_samples))
-        for start in range(0, len(dataset), size)[rank::num_processes]:
+        for start in range(0, len(dataset), size)[share.rank :: share.num_processes]:
             stop = min(start + size, len(dataset))
-            pictures = resized(dataset.batch(range(start, stop))[0].to(device), shape)
+            pictures = resized(dataset.batch(range(start, stop))[0].to(share.device), shape)
             real.update(features(pictures))
             if sampler.vae is not None:
                 elbo.update(-_with_drawn_code(sampler.vae, pictures, noise[start:stop]))
             bar.show(num_samples + stop)
     for state in (made, real, elbo):
-        state.state = state.state if add_up is None else add_up(state.state)
+        state.state = share.total(state.state)
     distance = frechet_distance(*made.moments(), *real.moments())
     return {"fid": distance} | ({} if sampler.vae is None else {"elbo": elbo.value()})
 
@@ -206,9 +200,9 @@ def evaluate_generator_file(
             num_samples=num_samples,
             seed=seed,
             batch_size=batch_size,
+            share=share,
             dense=dense,
             progress=progress and share.rank == 0,
-            **vars(share),
         )
         seconds = time.perf_counter() - begin
         facts = (str(file), dataset.name, dataset.split, len(dataset), metrics, seconds)

@@ -50,7 +50,7 @@ from tailcut.training.interruption import Interruption, interrupted, listen_for_
 from tailcut.training.launching import run_sessions
 from tailcut.training.losses import negative_elbo, total_loss
 from tailcut.training.machines import Machines as Machines
-from tailcut.training.processes import Processes
+from tailcut.training.processes import Processes, share_of
 from tailcut.training.progress import Progress, epoch_line, live_progress
 from tailcut.training.reading import gate_penalty, reader_of
 from tailcut.training.recipe import Recipe
@@ -286,17 +286,10 @@ class Session(Processes):
         return ("test" if self.held_out is None else "validation"), metrics
 
     def _evaluate(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:
-        fabric, section = self.fabric, self.recipe.generation or GenerationSection()
+        section = self.recipe.generation or GenerationSection()
         generates = self.recipe.training.loss in GENERATIVE
         measure = partial(evaluate_generator, num_samples=section.num_samples) if generates else evaluate
-        return measure(
-            model,
-            dataset,
-            device=fabric.device,
-            rank=fabric.global_rank,
-            num_processes=fabric.world_size,
-            add_up=self._add_up if fabric.world_size > 1 else None,
-        )
+        return measure(model, dataset, share=share_of(self.fabric))
 
     def _save(self) -> None:
         """Write a checkpoint and the metrics, on the first process."""

@@ -1,11 +1,13 @@
 """What the processes of one training or one evaluation tell each other."""
 
+from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from tailcut.errors import MissingExtraError
+from tailcut.training.evaluation import Share
 
 try:
     from lightning_fabric import Fabric
@@ -16,6 +18,12 @@ except ImportError as error:
 def add_up(fabric: Fabric, state: Tensor) -> Tensor:
     """The sum of a tensor over all processes, on the CPU: the same numbers on each, of the tensor's type."""
     return cast(Tensor, fabric.all_reduce(state.to(fabric.device), reduce_op="sum")).cpu()
+
+
+def share_of(fabric: Fabric) -> Share:
+    """The part of this process in an evaluation by all processes of an engine."""
+    total = partial(add_up, fabric) if fabric.world_size > 1 else None
+    return Share(fabric.device, fabric.global_rank, fabric.world_size, total)
 
 
 class Processes:
