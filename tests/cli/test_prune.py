@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.small_imagenette import write_pictures
 
 from tailcut.cli.prune import rates
 from tailcut.format import load, save
@@ -30,7 +31,15 @@ def test_json_has_exactly_the_promised_keys(tailcut: Tailcut, file: Path, tmp_pa
     out = tmp_path / "slim.tailcut"
     outcome = tailcut("prune", file, "--method", "l1", "--rates", "0.5", "-o", out, "--json")
     assert outcome.code == 0
-    assert list(outcome.json) == ["model", "out", "file_bytes", "method", "num_images", "pruning"]
+    assert list(outcome.json) == [
+        "model",
+        "out",
+        "file_bytes",
+        "method",
+        "num_images",
+        "recalibrated_on",
+        "pruning",
+    ]
     assert list(outcome.json["pruning"]) == [
         "macs_before",
         "macs_after",
@@ -57,12 +66,35 @@ def test_every_setting_arrives(tailcut: Tailcut, file: Path, tmp_path: Path) -> 
     assert (slim.conv1.out_channels, slim.conv2.out_channels) == (20, 16)
     outcome = tailcut("prune", file, *words, "--params-ratio", "0.8", "-o", out, "--json")
     assert outcome.code == 0
-    assert outcome.json["num_images"] == 4
+    assert (outcome.json["num_images"], outcome.json["recalibrated_on"]) == (4, 0)
+
     pruning = outcome.json["pruning"]
     assert 0.75 < pruning["parameters_after"] / pruning["parameters_before"] <= 0.8
     outcome = tailcut("prune", file, "--method", "l2", "--macs-ratio", "0.8", "-o", out)
     assert outcome.code == 0
     assert "MACs" in outcome.out
+
+
+def test_batch_norm_is_measured_again(tailcut: Tailcut, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save(create_model("resnet20", width=4), tmp_path / "a.tailcut")
+    write_pictures(tmp_path, 16)
+    words = [
+        "--data",
+        "imagenette@32",
+        "--data-root",
+        tmp_path,
+        "--num-batches",
+        2,
+        "--batch-size",
+        8,
+        "--rates",
+        "0.5",
+    ]
+    outcome = tailcut("prune", tmp_path / "a.tailcut", *words, "--recalibrate", "-o", tmp_path / "b.tailcut", "--json")
+    assert outcome.code == 0
+    assert (outcome.json["num_images"], outcome.json["recalibrated_on"]) == (16, 16)
+    assert bool((load(tmp_path / "b.tailcut").get_buffer("bn1.running_mean") != 0).all())
 
 
 def test_a_checkpoint(tailcut: Tailcut, tmp_path: Path) -> None:

@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from tests.small_imagenette import write_pictures
 
 from tailcut.channels import Scores, score
 from tailcut.errors import ArgumentError, StructureError
@@ -23,15 +22,6 @@ def file(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     save(create_model("lenet5", conv_relu=True), tmp_path / "a.tailcut")
     return tmp_path / "a.tailcut"
-
-
-def write_pictures(root: Path, number: int) -> None:
-    """Noise, as training pictures of Imagenette under a data root."""
-    folder = root / "imagenette224" / "train" / "n01440764"
-    folder.mkdir(parents=True)
-    noise = np.random.default_rng(0).integers(0, 256, (number, 64, 64, 3), dtype=np.uint8)
-    for place, pixels in enumerate(noise):
-        Image.fromarray(pixels).save(folder / f"{place}.png")
 
 
 def test_scored_now_and_scored_before_are_the_same(file: Path, tmp_path: Path) -> None:
