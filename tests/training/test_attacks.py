@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
-from tailcut.data import open_dataset
+from tailcut.data import InMemoryDataset, open_dataset
 from tailcut.errors import ArgumentError
 from tailcut.format import save
+from tailcut.inputs import replace_stem, transform_of
 from tailcut.structure import create_model
 from tailcut.training.attacks import (
     EPSILONS,
@@ -165,6 +166,21 @@ def test_regularised_networks_are_attacked_as_they_are() -> None:
     assert model.training
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_networks_on_frequency_channels_are_attacked_by_their_pixels() -> None:
+    torch.manual_seed(0)
+    model = replace_stem(create_model("resnet18", width=4, num_classes=3), channels=6).eval()
+    pictures = torch.randint(0, 256, (12, 3, 32, 32), dtype=torch.uint8)
+    dataset = InMemoryDataset("noise", "test", pictures, torch.arange(12) % 3, ["a", "b", "c"])
+    found = accuracies_under_attack(model, dataset, AttackPlan("fgsm", (0, 0.1)))
+    x, classes = dataset.batch(range(12))
+    read = transform_of(model)
+    assert read is not None
+    moved = fgsm(nn.Sequential(read, model), x, classes, 0.1)
+    expected = [(model(read(batch)).argmax(dim=1) == classes).double().mean().item() for batch in (x, moved)]
+    assert found == pytest.approx(expected)
+    assert (moved - x).abs().max() > 0.05
 
 
 def test_networks_that_do_not_fit() -> None:

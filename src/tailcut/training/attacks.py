@@ -24,6 +24,7 @@ from tailcut.training.evaluation import choose_device, run_forward, runnable, us
 from tailcut.training.figures import new_figure, write_figure
 from tailcut.training.metrics import StreamingMean, accuracy
 from tailcut.training.progress import Progress, live_progress
+from tailcut.training.reading import PictureReader
 
 Attack = Literal["fgsm", "pgd"]
 
@@ -232,7 +233,7 @@ def accuracies_under_attack(
         raise ArgumentError(f"attacks need a data set of classes; the targets of {dataset.name} are for {dataset.task}")
     if batch_size < 1:
         raise ArgumentError(f"batch_size must be at least 1, got {batch_size}")
-    network = runnable(model, device, dense=True).requires_grad_(False)
+    network = PictureReader(runnable(model, device, dense=True)).requires_grad_(False)
     batch_size = 1 if uses_batch_statistics(network) else batch_size
     noise = torch.Generator().manual_seed(plan.seed)
     means = [StreamingMean() for _ in plan.epsilons]

@@ -23,6 +23,25 @@ def reader_of(model: nn.Module) -> Reader:
     return _unchanged if transform is None else transform
 
 
+class PictureReader(nn.Module):
+    """A network behind its transform: it takes pictures, with gradients for their pixels.
+
+    Args:
+        model: any network; one that reads pictures as they are runs as it is.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.training = model.training
+        self._read = reader_of(model)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """The network's outputs for pictures (batch, channels, height, width) in 0..1."""
+        outputs: Tensor = self.model(self._read(pictures))
+        return outputs
+
+
 def picture_shape(model: nn.Module) -> tuple[int, int, int] | None:
     """(channels, height, width) of the pictures that a registered network reads, through its transform if it has one.
 
