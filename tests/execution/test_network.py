@@ -352,3 +352,12 @@ def test_what_a_step_held_is_free_without_garbage_collection() -> None:
 
 def num_tensors() -> int:
     return sum(1 for item in gc.get_objects() if type(item) in (torch.Tensor, NarrowMap))
+
+
+def test_the_own_example_of_a_network_in_training_has_two_pictures() -> None:
+    """Batch norm refuses one number per channel, which the last map of one small picture is."""
+    model = tailcut.create_model("resnet18", width=4, num_classes=10)
+    tailcut.inputs.replace_stem(model, channels=6, picture_size=32)
+    tailcut.regularize(model, num_kept=8)
+    assert fuse(model.train()).report().input_shapes[0][0] == 2
+    assert fuse(model.eval()).report().input_shapes[0][0] == 1
