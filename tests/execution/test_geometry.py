@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from tailcut.execution import geometry as geometry_module
 from tailcut.execution.geometry import geometry_of
 
 CONVOLUTIONS: list[tuple[Any, tuple[int, ...]]] = [
@@ -36,6 +37,23 @@ def test_the_same_convolution_with_channels_first(layer: Any, shape: tuple[int, 
     torch.testing.assert_close(found, expected)
     assert geometry.out_positions == expected.numel() // 6
     assert geometry.positions == x.numel() // 4
+
+
+@pytest.mark.filterwarnings("ignore:Using padding")
+@pytest.mark.parametrize("band", [1, 100, 700])
+@pytest.mark.parametrize(
+    "options", [{}, {"padding": 1}, {"padding": (2, 0)}, {"padding": 3, "dilation": 2}, {"padding": "same"}]
+)
+def test_large_maps_go_band_by_band(options: dict[str, Any], band: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(geometry_module, "BAND_NUMBERS", band)
+    layer, x = nn.Conv2d(3, 4, (4, 3), **options).double(), torch.randn(2, 3, 19, 12, dtype=torch.float64)
+    geometry = geometry_of(layer, x.shape, ())
+    assert geometry is not None
+    with torch.no_grad():
+        assert geometry._is_large(x.transpose(0, 1)) == (2 * band < x.numel())
+        found = geometry.convolve(x.transpose(0, 1), layer.weight, layer.bias)
+        torch.testing.assert_close(found.transpose(0, 1), layer(x))
+    assert found.is_contiguous() or 2 * band >= x.numel()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+# Numbers of a map that a convolution on the CPU takes at once, so that its operands stay in the second-level cache.
+BAND_NUMBERS = 1 << 17
+
 _CONVOLUTIONS: tuple[Any, ...] = (functional.conv1d, functional.conv2d, functional.conv3d)
 _TRANSPOSED: tuple[Any, ...] = (
     functional.conv_transpose1d,
@@ -69,6 +72,8 @@ class Geometry:
             return flat.reshape(core.shape[0], *source.shape[1:])
         if self.is_transposed:
             return self._transposed(source, core, bias)
+        if self._is_large(source) and not (torch.is_grad_enabled() and (source.requires_grad or core.requires_grad)):
+            return self._in_bands(source, core, bias)
         x = source.transpose(0, 1)
         before = [pad[0] for pad in self.padding]
         if self.padding_mode != "zeros" or any(one != two for one, two in self.padding):
@@ -80,6 +85,31 @@ class Geometry:
             x, core, bias, self.stride, before, self.dilation, self.groups
         )
         return result.transpose(0, 1).contiguous()
+
+    def _is_large(self, source: Tensor) -> bool:
+        """Whether the map is one that goes through no cache, of a kind that can be cut into bands of rows."""
+        is_plain = self.padding_mode == "zeros" and self.groups == 1 and all(step == 1 for step in self.stride)
+        return source.ndim == 4 and is_plain and source.device.type == "cpu" and source.numel() > 2 * BAND_NUMBERS
+
+    def _in_bands(self, source: Tensor, core: Tensor, bias: Tensor | None) -> Tensor:
+        """The same band by band: what a convolution needs its operands turned into never exists as a whole."""
+        (top, bottom), (left, right) = self.padding
+        batch, height, width = source.shape[1:]
+        reach = [step * (size - 1) for step, size in zip(self.dilation, self.kernel, strict=True)]
+        rows, columns = height + top + bottom - reach[0], width + left + right - reach[1]
+        result = source.new_empty(core.shape[0], batch, rows, columns)
+        length = max(1, BAND_NUMBERS // (source.shape[0] * batch * width))
+        for begin in range(0, rows, length):
+            end = min(begin + length, rows)
+            first, last = (
+                begin - top,
+                end - top + reach[0],
+            )  # of the rows that it reads, before and after those that are there
+            band = source[:, :, max(first, 0) : min(last, height)].transpose(0, 1)
+            band = functional.pad(band, (left, right, max(-first, 0), max(last - height, 0)))
+            made = torch.conv2d(_channels_last(band), core, bias, dilation=self.dilation)
+            result[:, :, begin:end] = made.transpose(0, 1)
+        return result
 
     def _transposed(self, source: Tensor, core: Tensor, bias: Tensor | None) -> Tensor:
         if self.kernel == self.stride and not any(map(any, self.padding)) and not any(self.output_padding):
