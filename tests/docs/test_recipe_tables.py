@@ -72,7 +72,7 @@ def test_seeds_have_one_line(tmp_path: Path) -> None:
     assert line == {
         "recipe": "`imagenette-resnet18-dct24`",
         "description": "Imagenette, ResNet-18: 24 frequency channels at 224 pixels",
-        "epochs": "8",
+        "epochs": f"{load_recipe(name).training.epochs}",
         "seeds": "0, 1, 2",
         "test accuracy": "82.00 ± 2.00 %",
         "paper": "",

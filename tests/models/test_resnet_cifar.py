@@ -11,7 +11,6 @@ from tailcut.counting import count_macs, count_parameters
 from tailcut.data import open_dataset
 from tailcut.errors import ArgumentError
 from tailcut.models import resnet20, resnet56, resnet110
-from tailcut.models.normalize import Normalize
 from tailcut.models.resnet_cifar import PadShortcut
 
 
@@ -115,7 +114,6 @@ def test_normalize() -> None:
     x = torch.rand(2, 3, 4, 5, dtype=torch.float64)
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     expected = (x.numpy() - mean[:, None, None]) / std[:, None, None]
-    np.testing.assert_allclose(Normalize()(x).numpy(), expected, rtol=1e-14)
     torch.manual_seed(0)
     inside = resnet20(width=2, normalize=True).double().eval()
     outside = resnet20(width=2).double().eval()
