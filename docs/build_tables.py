@@ -20,14 +20,14 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
-from docs.comparisons import comparison
+from docs.comparisons import answers
 from docs.markdown import counted, duration, markdown_table, percent
 from docs.recipe_tables import recipe_table
 
 import tailcut
 from tailcut.cli.reproduce import wanted_rows
 from tailcut.printing import figure_text
-from tailcut.reports import make_table
+from tailcut.reports import by_name, make_table, read_records
 from tailcut.runs import Result, read_result
 from tailcut.training.experiments import load_experiment, shipped_experiments, trials_of
 from tailcut.training.experiments_sweep import find_results, make_report
@@ -40,14 +40,6 @@ BENCH = Path("docs/results/bench-main.json")
 BENCH_OF = {topic: Path(f"docs/results/bench-{topic}.json") for topic in ("execution", "inputs", "channels", "table5")}
 EXPERIMENTS = Path("docs/results/experiments")
 TRANSPLANT = Path("docs/results/bench-transplant.json")
-# The paper's claim, frequency channels against pixels at equal MACs; and how much the colours alone explain.
-CLAIMS = (
-    ("imagenette-resnet18-dct24", "imagenette-resnet18-rgb112"),
-    ("imagenette-resnet18-dct64", "imagenette-resnet18-rgb112"),
-    ("imagenette-resnet18-ycbcr112", "imagenette-resnet18-rgb112"),
-    ("imagenette-mobilenetv2-dct24", "imagenette-mobilenetv2-rgb112"),
-    ("imagenette-mobilenetv2-dct12", "imagenette-mobilenetv2-rgb112"),
-)
 NETWORKS = {"lenet300": "LeNet-300-100", "lenet5": "LeNet-5"}
 BITS = {"float32": 32, "float16": 16}
 PACKAGES = ("weights", "format", "structure", "transform", "data", "training", "runs", "errors")
@@ -166,17 +158,9 @@ def read_results(folder: Path) -> list[Result]:
     return [read_result(path) for path in sorted(folder.glob("*.json"))]
 
 
-def answers(records: Path) -> str:
-    """What the trainings on Imagenette say of the claims of "Learning in the Frequency Domain"."""
-    return "\n".join(f"- {comparison(records, name, other)}" for name, other in CLAIMS)
-
-
 def paper_table(name: str, root: Path) -> str:
     """A paper's table beside the records of this project."""
-    records: dict[str, list[Result]] = {}
-    for result in read_results(root / TABLE1):
-        records.setdefault(result.name, []).append(result)
-    return make_table(name, wanted_rows(), records).to_markdown().rstrip()
+    return make_table(name, wanted_rows(), by_name(read_records(root / RESULTS))).to_markdown().rstrip()
 
 
 def of_row(results: Sequence[Result], row: PaperRow) -> list[Result]:

@@ -10,6 +10,19 @@ from tailcut.reports import read_records, same_training
 from tailcut.runs import Result
 
 ACCURACY = "accuracy"
+# The paper's claim, frequency channels against pixels at equal MACs; and how much the colours alone explain.
+CLAIMS = (
+    ("imagenette-resnet18-dct24", "imagenette-resnet18-rgb112"),
+    ("imagenette-resnet18-dct64", "imagenette-resnet18-rgb112"),
+    ("imagenette-resnet18-ycbcr112", "imagenette-resnet18-rgb112"),
+    ("imagenette-mobilenetv2-dct24", "imagenette-mobilenetv2-rgb112"),
+    ("imagenette-mobilenetv2-dct12", "imagenette-mobilenetv2-rgb112"),
+)
+
+
+def answers(records: Path) -> str:
+    """What the trainings on Imagenette say of the claims of "Learning in the Frequency Domain"."""
+    return "\n".join(f"- {comparison(records, name, other)}" for name, other in CLAIMS)
 
 
 def comparison(records: Path, name: str, other: str) -> str:

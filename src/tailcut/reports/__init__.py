@@ -1,5 +1,6 @@
 """Tables of results: what the papers print beside what was measured here. Reads results, never trains."""
 
+from tailcut.reports.records import by_name as by_name
 from tailcut.reports.records import find_results as find_results
 from tailcut.reports.records import read_records as read_records
 from tailcut.reports.records import records_folder as records_folder

@@ -1,6 +1,7 @@
 """Finished runs: those of a folder, and the records of ours that come with Tailcut."""
 
 import importlib.resources
+from collections.abc import Iterable
 from pathlib import Path
 
 from tailcut.errors import ArgumentError
@@ -53,12 +54,13 @@ def find_results(runs: str | Path, *, records: bool = True) -> dict[str, list[Re
         ArgumentError: `runs` is a file.
         DataError: a result is damaged.
     """
-    found = _by_name(read_runs(runs))
-    ours = _by_name(read_records(records_folder())) if records else {}
+    found = by_name(read_runs(runs))
+    ours = by_name(read_records(records_folder())) if records else {}
     return {**ours, **found}
 
 
-def _by_name(results: list[Result]) -> dict[str, list[Result]]:
+def by_name(results: Iterable[Result]) -> dict[str, list[Result]]:
+    """The results of each recipe name, in their order."""
     found: dict[str, list[Result]] = {}
     for result in results:
         found.setdefault(result.name, []).append(result)
