@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import parametrize
 
+from bench.choices import choices_table
 from bench.large_picture import large_picture_table
 from bench.machine import Machine
 from bench.scale import Scale
@@ -39,9 +40,15 @@ Candidates = Mapping[str, Callable[[], object]]
 
 
 def run(scale: Scale, machine: Machine) -> list[Table]:
-    """The UNet, a very large picture, a block over corner sizes and widths, and a training step."""
+    """The UNet, a very large picture, a block over corner sizes and widths, whole networks, and a training step."""
     torch.manual_seed(0)
-    return [_unet(scale, machine), large_picture_table(scale), _sweep(scale, machine), _training(scale, machine)]
+    return [
+        _unet(scale, machine),
+        large_picture_table(scale),
+        _sweep(scale, machine),
+        choices_table(scale),
+        _training(scale, machine),
+    ]
 
 
 def _unet(scale: Scale, machine: Machine) -> Table:

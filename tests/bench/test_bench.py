@@ -23,7 +23,7 @@ TABLES_PER_TOPIC = {
     "sweeps": 3,
     "training": 2,
     "files": 3,
-    "execution": 4,
+    "execution": 5,
     "inputs": 1,
     "channels": 2,
     "table5": 1,

@@ -167,3 +167,24 @@ def test_no_dense_weight_is_built_for_narrow_layers(monkeypatch: pytest.MonkeyPa
     assert {layer.way for layer in fused.report().layers} == {"fused"}
     with pytest.raises(RuntimeError, match="a dense weight was built"):
         model(torch.rand(1, 3, 40, 33))
+
+
+def test_arguments_may_be_named() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up = nn.ConvTranspose2d(8, 8, 3, stride=2, padding=1)
+            self.embedding = nn.Embedding(20, 8)
+
+        def forward(self, index: Tensor) -> Tensor:
+            x = self.embedding(input=index).transpose(1, 2).unflatten(2, (3, 3))
+            result: Tensor = self.up(input=x, output_size=[6, 6])
+            return result
+
+    model = Named().double().eval()
+    tailcut.regularize(model, num_kept=10)
+    index = torch.randint(20, (2, 9))
+    for way in ("narrow", "auto"):
+        fused = fuse(model)
+        fused.way = way
+        torch.testing.assert_close(fused(index), model(index))

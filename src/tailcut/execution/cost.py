@@ -8,6 +8,7 @@ of them nearly alike.
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,26 @@ VECTOR = 8
 # The estimates are right to about a third, the small products of narrow ways gain less from more threads than dense
 # convolutions do, and a wrong choice of a narrow way costs more than a missed one.
 MARGIN = 0.6
+# The same for a whole network: what stands between its layers is not in the estimates.
+NETWORK_MARGIN = 0.8
 # How much dearer than writing it the making of a map may be while gradients are kept.
 PATIENCE_WITH_GRADIENTS = 3.5
 # Passes over a weight to build it from its coefficients, and to bring its gradient back.
 PASSES_PER_WEIGHT = 4
 # The same where a fast transform makes it, as for large corners.
 PASSES_OF_FFT = 25
+
+
+class Work(NamedTuple):
+    """A piece of work: what the cost model says of it, its multiplications, and bytes of maps and weights."""
+
+    seconds: float
+    macs: float
+    moved_bytes: float
+
+    def plus(self, other: "Work") -> "Work":
+        """Both pieces."""
+        return Work(self.seconds + other.seconds, self.macs + other.macs, self.moved_bytes + other.moved_bytes)
 
 
 @dataclass(frozen=True)
@@ -130,6 +145,10 @@ class Costs:
     def is_clearly_less(self, seconds: float, than: float) -> bool:
         """Whether a narrow way is the better one beyond the errors of these estimates."""
         return seconds < MARGIN * than
+
+    def network_pays(self, seconds: float, dense: float) -> bool:
+        """Whether so many seconds in the layers of a network are clearly less than with all of them dense."""
+        return seconds < NETWORK_MARGIN * dense
 
     def _with_backward(self, seconds: float, backward: float) -> float:
         return seconds * (1 + backward) if self.with_gradients else seconds

@@ -7,6 +7,7 @@ All nodes but `Resampled` work position by position; `Resampled` stands only at 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,6 +21,16 @@ class Expression:
     """A node. `channels`: how many values it gives at a position."""
 
     channels: int
+
+    @cached_property
+    def flops(self) -> int:
+        """Multiplications and additions of the whole expression at one position."""
+        return sum(map(_own_flops, nodes([self])))
+
+    @cached_property
+    def elements(self) -> int:
+        """Numbers that the whole expression makes or reads at one position; what is done in place adds none."""
+        return sum(map(_own_elements, nodes([self])))
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,16 +135,16 @@ def _collect(node: Expression, found: dict[int, Expression]) -> None:
         found[id(node)] = node
 
 
-def sources(roots: Sequence[Expression]) -> list[Tensor]:
-    """The tensors over positions that the expressions read, each once."""
-    read = [node.source for node in nodes(roots) if isinstance(node, (Affine, Given))]
+def sources(nodes: Sequence[Expression]) -> list[Tensor]:
+    """The tensors over positions that the nodes read, each once."""
+    read = [node.source for node in nodes if isinstance(node, (Affine, Given))]
     return list({id(source): source for source in read}.values())
 
 
-def parameters(roots: Sequence[Expression]) -> list[Tensor]:
-    """The tensors over channels that the expressions read, each once."""
+def parameters(nodes: Sequence[Expression]) -> list[Tensor]:
+    """The tensors over channels that the nodes read, each once."""
     read: list[Tensor | None] = []
-    for node in nodes(roots):
+    for node in nodes:
         if isinstance(node, Affine):
             read += [node.matrix, node.shift]
         elif isinstance(node, Scaled):
@@ -167,9 +178,16 @@ def _map_one(node: Expression, function: OnSource, known: dict[Any, Any]) -> Exp
     raise TypeError(f"{type(node).__name__} has a grid of its own")
 
 
+def a_source(root: Expression) -> Tensor:
+    """One of the tensors over positions that it reads: type and device are those of all."""
+    while not isinstance(root, (Affine, Given)):
+        root = children(root)[0]
+    return root.source
+
+
 def grid_of(root: Expression) -> tuple[int, ...]:
     """(batch, *spatial) that the expression lives on."""
-    return root.grid if isinstance(root, Resampled) else tuple(sources([root])[0].shape[1:])
+    return root.grid if isinstance(root, Resampled) else tuple(a_source(root).shape[1:])
 
 
 def resample(root: Expression, operation: OnSource) -> Expression:
@@ -213,14 +231,18 @@ def add_affine(first: Affine, second: Affine) -> Affine:
     return Affine(first.channels, source, matrix, shift)
 
 
-def flops(root: Expression) -> int:
-    """Multiplications and additions of the expression at one position."""
-    total = 0
-    for node in nodes([root]):
-        if isinstance(node, Affine):
-            total += 2 * node.channels * node.matrix.shape[1]
-        elif isinstance(node, Scaled):
-            total += 2 * node.channels
-        elif isinstance(node, Pointwise):
-            total += node.function.operations * node.channels * len(node.children)
-    return total
+def _own_flops(node: Expression) -> int:
+    if isinstance(node, Affine):
+        return 2 * node.channels * node.matrix.shape[1]
+    if isinstance(node, Scaled):
+        return 2 * node.channels
+    if isinstance(node, Pointwise):
+        return node.function.operations * node.channels * len(node.children)
+    return 0
+
+
+def _own_elements(node: Expression) -> int:
+    if isinstance(node, Pointwise):
+        is_in_place = node.function.in_place is not None
+        return node.channels * (len(node.children) - is_in_place if len(node.children) == 1 else len(node.children) - 1)
+    return 0 if isinstance(node, Resampled) else node.channels

@@ -7,13 +7,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from tailcut.execution.cost import NUMBER_BYTES, Costs
-from tailcut.execution.expression import Affine, flops, is_pointwise, map_sources
+from tailcut.execution.cost import NUMBER_BYTES, Costs, Work
+from tailcut.execution.expression import Affine, is_pointwise, map_sources
 from tailcut.execution.factors import Factors, TruncatedWeight, block_diagonal, grouped_outward
 from tailcut.execution.geometry import Geometry, geometry_of
 from tailcut.execution.narrow import NarrowMap, project_wide, shape_of
 from tailcut.execution.run import Run, current_run
 from tailcut.weights import TruncatedTensor
+
+# What a layer's sizes depend on beside its weight; and for so many different calls it remembers its way.
+_SETTINGS = ("stride", "padding", "dilation", "groups", "padding_mode", "output_padding")
+MAX_PLANS = 256
 
 
 class DenseTwin:
@@ -48,16 +52,20 @@ class Way(NamedTuple):
     Attributes:
         project: the input is projected on its cosines first; else it is taken whole.
         narrow: the output stays narrow; else it is made whole at once.
-        seconds: what the cost model says.
-        macs: multiplications.
-        moved_bytes: bytes of maps and weights.
+        work: what it costs.
     """
 
     project: bool
     narrow: bool
-    seconds: float
-    macs: float
-    moved_bytes: float
+    work: Work
+
+
+class Plan(NamedTuple):
+    """What was decided for calls of some sizes: their geometry, the best way, and the dense one."""
+
+    geometry: Geometry
+    best: Way
+    dense: Way
 
 
 class StandIn(nn.Module):
@@ -87,23 +95,41 @@ class StandIn(nn.Module):
 class NarrowLayer(StandIn):
     """A regularised linear layer or convolution: cosines of the input, a small core, cosines of the output."""
 
-    def forward(self, x: Tensor, *args: Any) -> Tensor:
+    def __init__(self, source: nn.Module, name: str, tensor: TruncatedTensor, twin: DenseTwin) -> None:
+        super().__init__(source, name, tensor, twin)
+        self._plans: dict[object, Plan | None] = {}
+
+    def forward(self, input: Tensor, output_size: Any = None) -> Tensor:
         """As the original's: from an ordinary tensor or a narrow map, to one or the other."""
-        run = current_run()
+        run, x = current_run(), input
+        args = () if output_size is None else (tuple(output_size),)
         if isinstance(x, NarrowMap) and x.channel_axis != (x.ndim - 1 if isinstance(self.source, nn.Linear) else 1):
             x = x.wide("its channels lie on another axis")
-        geometry = geometry_of(self.source, tuple(shape_of(x)), args)
-        ways = [] if geometry is None else possible_ways(geometry, self.weights, x, run)
-        best = choose(ways, run)
-        if geometry is None or best is None or not (best.project or best.narrow):
-            return self._dense(x, args, run, best)
-        return self._narrow(x, geometry, best, ways[0], run)
+        plan = self._plan(x, args, run)
+        if plan is None or not (plan.best.project or plan.best.narrow):
+            return self._dense(x, args, run, None if plan is None else plan.best)
+        return self._narrow(x, plan.geometry, plan.best, plan.dense, run)
+
+    def _plan(self, x: Tensor, args: tuple[Any, ...], run: Run) -> Plan | None:
+        """The way of this call, None where there is but the dense one. It is thought out once for each key."""
+        unwritten = x.parts if isinstance(x, NarrowMap) and x._wide is None else ()
+        making = tuple((part.flops, part.elements) for part in unwritten)
+        settings = tuple(map(self.source.__dict__.get, _SETTINGS))
+        key = shape_of(x), making, run.way, run.costs, self.weights.num_in, self.weights.num_out, settings, args
+        if key not in self._plans:
+            if len(self._plans) >= MAX_PLANS:
+                self._plans.clear()
+            geometry = geometry_of(self.source, tuple(shape_of(x)), args)
+            ways = [] if geometry is None else possible_ways(geometry, self.weights, x, run)
+            best = choose(ways, run)
+            self._plans[key] = None if geometry is None or best is None else Plan(geometry, best, ways[0])
+        return self._plans[key]
 
     def _dense(self, x: Tensor, args: tuple[Any, ...], run: Run, way: Way | None) -> Tensor:
         reason = run.way_reason if run.way == "dense" else "the cost model prefers it"
         record = run.record(self.name, "dense", reason if way is not None else "this use of it has no narrow way")
         if way is not None:
-            record.count(way.macs, way.moved_bytes, way.macs, way.moved_bytes)
+            record.count(way.work, way.work)
         wide = x.wide(f"{self.name} is dense") if isinstance(x, NarrowMap) else x
         self.twin.refresh(run)
         result: Tensor = self.twin.module.forward(wide, *args)
@@ -115,7 +141,7 @@ class NarrowLayer(StandIn):
         is_fused = from_map == way.project
         reason = "a wide map is read from memory" if not is_fused else "no wide map is written"
         record = run.record(self.name, "fused" if is_fused else "factored", reason)
-        record.count(way.macs, way.moved_bytes, dense.macs, dense.moved_bytes)
+        record.count(way.work, dense.work)
         result = self._folded(x, geometry, factors, way)
         if result is None:
             y = self._projected(x, geometry, factors, way)
@@ -148,7 +174,7 @@ class NarrowLayer(StandIn):
         """The small convolution; (channels, batch, *spatial) to (channels, batch, *spatial)."""
         key = f"core, input {'narrow' if way.project else 'wide'}, output {'narrow' if way.narrow else 'wide'}"
         core = self.weights.derived(key, factors, lambda found: _core_of(found, way))
-        if way.narrow:
+        if way.narrow and geometry.groups > 1:
             core = core.repeat(geometry.groups, *([1] * (core.ndim - 1)))
         return geometry.convolve(y, core, None if way.narrow else self.bias)
 
@@ -220,8 +246,8 @@ def choose(ways: list[Way], run: Run) -> Way | None:
     """The cheapest way, the dense one unless another is clearly cheaper; with way "narrow" the cheapest other one."""
     if run.way == "narrow" and len(ways) > 1:
         ways = ways[1:]
-    best = min(ways, key=lambda way: way.seconds, default=None)
-    if best is None or run.way == "narrow" or run.costs.is_clearly_less(best.seconds, ways[0].seconds):
+    best = min(ways, key=lambda way: way.work.seconds, default=None)
+    if best is None or run.way == "narrow" or run.costs.is_clearly_less(best.work.seconds, ways[0].work.seconds):
         return best
     return ways[0]
 
@@ -256,19 +282,7 @@ def _way(geometry: Geometry, weights: TruncatedWeight, x: Tensor, run: Run, *, p
         seconds += costs.move(2 * written)
     if project or narrow:
         seconds += costs.overhead()
-    return Way(project, narrow, seconds, total.macs, total.moved_bytes)
-
-
-class Work(NamedTuple):
-    """A part of a call: what the cost model says of it, its multiplications, and bytes of maps and weights."""
-
-    seconds: float
-    macs: float
-    moved_bytes: float
-
-    def plus(self, other: "Work") -> "Work":
-        """Both parts."""
-        return Work(self.seconds + other.seconds, self.macs + other.macs, self.moved_bytes + other.moved_bytes)
+    return Way(project, narrow, Work(seconds, total.macs, total.moved_bytes))
 
 
 def _reading(geometry: Geometry, x: Tensor, costs: Costs, *, project: bool) -> Work:
@@ -276,8 +290,8 @@ def _reading(geometry: Geometry, x: Tensor, costs: Costs, *, project: bool) -> W
     read = NUMBER_BYTES * geometry.positions * geometry.in_channels
     if not isinstance(x, NarrowMap) or x._wide is not None:
         return Work(0, 0, read)
-    making = sum(flops(part) for part in x.parts) * geometry.positions
-    seconds = costs.tiles(making, geometry.positions * geometry.in_channels)
+    making = sum(part.flops for part in x.parts) * geometry.positions
+    seconds = costs.tiles(making, sum(part.elements for part in x.parts) * geometry.positions)
     return Work(seconds, making / 2, 0) if project else Work(seconds + costs.move(2 * read), making / 2, 2 * read)
 
 
@@ -331,9 +345,9 @@ def _rebuilding(geometry: Geometry, weights: TruncatedWeight, *, project: bool, 
 class NarrowEmbedding(StandIn):
     """A regularised embedding: the cosines at the index, times the core; expanded when somebody needs it whole."""
 
-    def forward(self, index: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """(...) of integers to (..., channels)."""
-        run = current_run()
+        run, index = current_run(), input
         source = self.source
         special = source.max_norm is not None or source.padding_idx is not None
         size: int = source.embedding_dim

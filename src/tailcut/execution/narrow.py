@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from tailcut.execution.expression import Affine, Expression, Given, flops, grid_of, nodes, sources
+from tailcut.execution.expression import Affine, Expression, Given, a_source, grid_of, nodes
 from tailcut.execution.run import Run, current_run
 from tailcut.execution.tiles import project, write
 
@@ -75,7 +75,7 @@ class NarrowMap(torch.Tensor):
         """A tensor of that shape without storage."""
         channels = sum(part.channels for part in parts)
         grid = list(grid_of(parts[0]))
-        like = sources(parts)[0]
+        like = a_source(parts[0])
         grid.insert(channel_axis, channels)
         made: NarrowMap = torch.Tensor._make_wrapper_subclass(cls, grid, dtype=like.dtype, device=like.device)
         made.parts = tuple(parts)
@@ -213,10 +213,12 @@ def _works_in_place(name: str, kwargs: dict[str, Any]) -> bool:
 
 
 def _engine(run: Run, parts: Sequence[Expression], num_out: int) -> str:
-    read = sources(parts)
-    positions = read[0].shape[1:].numel()
+    if run.engine == "torch":
+        return "torch"
+    like = a_source(parts[0])
+    positions = like.shape[1:].numel()
     made = [part for part in parts if not isinstance(part, Affine)]
-    work = positions * sum(flops(part) + 2 * num_out * part.channels for part in made)
+    work = positions * sum(part.flops + 2 * num_out * part.channels for part in made)
     elements = positions * sum(part.channels for part in made)
     narrow = max([num_out, *(node.source.shape[0] for node in nodes(made) if isinstance(node, Affine))])
-    return run.engine_for(work, read[0], elements=elements, narrow=narrow)
+    return run.engine_for(work, like, elements=elements, narrow=narrow)

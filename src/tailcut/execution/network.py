@@ -18,6 +18,7 @@ from tailcut.execution.layers import DenseTwin, narrow_layer
 from tailcut.execution.narrow import as_tensor
 from tailcut.execution.report import FuseReport, report_of
 from tailcut.execution.run import LayerRecord, Run, running
+from tailcut.execution.trial import Before, try_out
 from tailcut.structure import NetworkView, example_shape
 from tailcut.weights import TruncatedTensor, truncated_tensors
 from tailcut.weights.truncation import Truncation
@@ -26,6 +27,8 @@ ENGINES = ("auto", "torch", "compiled")
 # The example is timed only where the dense network's largest map is below this.
 TIMING_CAP_BYTES = 1 << 30
 TIMING_REPEATS = 5
+# Their forward reads nothing but their children, so a view of them need not follow their attributes.
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 class FusedNetwork(NetworkView):
@@ -55,17 +58,21 @@ class FusedNetwork(NetworkView):
         # Not registered: the programs are made of parts of `source`, which is registered.
         self.__dict__["_narrow_program"] = _View(source, narrow)
         self.__dict__["_dense_program"] = _View(source, dense)
+        self._vectors: list[dict[str, Any]] = [tensor.holder._parameters for tensor in truncated_tensors(source)]
         self._states = [state for twin in self._twins for state in twin.states()]
         self._dense_signatures: set[object] = set()
+        self._narrow_signatures: set[object] = set()
         self._fresh: list[object] | None = None
         self._records: list[LayerRecord] = []
         self._shapes: tuple[tuple[int, ...], ...] | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What `source(*args, **kwargs)` gives, up to rounding."""
-        signature = _signature(args, kwargs)
-        if self.way == "auto" and signature in self._dense_signatures:
+        signature = self._signature(args, kwargs) if self.way == "auto" else None
+        if signature in self._dense_signatures:
             return self._run_dense(args, kwargs)
+        is_new = signature is not None and signature not in self._narrow_signatures
+        before = Before(self.source, _tensors(args, kwargs)) if is_new else None
         self._fresh = None
         run = self._new_run(args, kwargs)
         with running(run):
@@ -73,11 +80,27 @@ class FusedNetwork(NetworkView):
                 run.record(twin.name, "dense", "this kind of layer has no narrow way")
                 twin.refresh(run)
             result = as_tensor(self.__dict__["_narrow_program"](*args, **kwargs), "it is an output of the network")
+            runs_again = before is not None and not run.pays() and before.inputs_are_as_they_were()
+            if runs_again:
+                run.pending.clear()
         self._records = list(run.records.values())
         self._shapes = tuple(tuple(tensor.shape) for tensor in _tensors(args, kwargs))
-        if self.way == "auto" and run.records and all(record.way == "dense" for record in self._records):
-            self._dense_signatures.add(signature)
-        return result
+        if before is None or self._decide(signature, run) or not runs_again:
+            return result
+        before.restore()
+        return self._run_dense(args, kwargs)
+
+    def _decide(self, signature: object, run: Run) -> bool:
+        """Settle how calls like this one are run from now on. Returns whether this one was run so already."""
+        is_dense = all(record.way == "dense" for record in self._records)
+        if not self._records or (run.pays() and not is_dense):
+            self._narrow_signatures.add(signature)
+            return True
+        self._dense_signatures.add(signature)
+        if not is_dense:
+            for record in self._records:
+                record.turn_dense("the network as a whole would gain too little")
+        return is_dense
 
     def report(self) -> FuseReport:
         """What each regularised layer did in the latest forward (right after `fuse`: that of the example).
@@ -107,9 +130,19 @@ class FusedNetwork(NetworkView):
         found = [state() for state in self._states]
         return None if None in found else found
 
+    def _signature(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
+        """What the ways of a call depend on."""
+        if not kwargs and len(args) == 1 and isinstance(args[0], Tensor):
+            shapes: object = args[0].shape, args[0].device
+            device = args[0].device.type
+        else:
+            shapes = tuple((tensor.shape, tensor.device) for tensor in _tensors(args, kwargs))
+            device = _device_type(_tensors(args, kwargs))
+        kept = sum([vector["original"].numel() for vector in self._vectors])
+        return shapes, kept, self.source.training, torch.is_grad_enabled(), torch.is_autocast_enabled(device)
+
     def _new_run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run:
-        tensors = _tensors(args, kwargs)
-        device = tensors[0].device.type if tensors else "cpu"
+        device = _device_type(_tensors(args, kwargs))
         wants = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.source.parameters())
         costs = Costs.of(device, with_gradients=wants)
         if torch.is_autocast_enabled(device):
@@ -137,9 +170,11 @@ class FusedNetwork(NetworkView):
 
     def prefer_dense(self, *args: Any, **kwargs: Any) -> None:
         """Run inputs of these shapes densely from now on (in the present mode of gradients)."""
-        self._dense_signatures.add(_signature(args, kwargs))
+        signature = self._signature(args, kwargs)
+        self._dense_signatures.add(signature)
+        self._narrow_signatures.discard(signature)
         for record in self._records:
-            record.way, record.reasons = "dense", ["timed: dense weights were faster"]
+            record.turn_dense("timed: dense weights were faster")
 
 
 class _View:
@@ -150,7 +185,11 @@ class _View:
         self._pairs: list[tuple[nn.Module, nn.Module]] = []
         self._known: dict[int, nn.Module] = {}
         self._root = self._view(source)
-        self._shared = [(view.__dict__, original.__dict__, view._modules) for original, view in self._pairs]
+        self._shared = [
+            (view.__dict__, original.__dict__, view._modules)
+            for original, view in self._pairs
+            if type(original) not in _CONTAINERS
+        ]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         for mine, theirs, modules in self._shared:
@@ -216,7 +255,7 @@ def fuse(
     fused = FusedNetwork(model, engine=engine)
     example = _example(model, example_input)
     if example is not None:
-        _try_out(fused, lambda: fused(*example))
+        try_out(fused.source, lambda: fused(*example))
         if check_by_timing:
             _check_by_timing(fused, example)
     elif check_by_timing:
@@ -235,7 +274,7 @@ def pays_in_training(model: nn.Module, *example: Any) -> bool:
         with torch.enable_grad():
             fused(*example)
 
-    _try_out(fused, forward)
+    try_out(model, forward)
     return any(layer.way != "dense" for layer in fused.report().layers)
 
 
@@ -271,18 +310,6 @@ def _example(model: nn.Module, example_input: Any) -> tuple[Any, ...] | None:
     return (torch.zeros((batch, *shape[1:]), dtype=parameter.dtype, device=parameter.device),)
 
 
-def _try_out(fused: FusedNetwork, call: Callable[[], Any]) -> None:
-    """Run once without a trace: no gradients, buffers and random numbers as before."""
-    buffers = [(buffer, buffer.clone()) for buffer in fused.source.buffers()]
-    devices = list({buffer.device for buffer, _ in buffers if buffer.is_cuda})
-    with torch.no_grad(), torch.random.fork_rng(devices):
-        try:
-            call()
-        finally:
-            for buffer, before in buffers:
-                buffer.copy_(before)
-
-
 def _check_by_timing(fused: FusedNetwork, example: tuple[Any, ...]) -> None:
     largest = max((layer.dense_bytes for layer in fused.report().layers), default=0)
     if largest > TIMING_CAP_BYTES:
@@ -291,7 +318,7 @@ def _check_by_timing(fused: FusedNetwork, example: tuple[Any, ...]) -> None:
 
     def timed(call: Callable[[], Any]) -> float:
         start = time.perf_counter()
-        _try_out(fused, call)
+        try_out(fused.source, call)
         return time.perf_counter() - start
 
     # By turns, so that a busy moment of the machine meets both.
@@ -305,14 +332,11 @@ def _check_by_timing(fused: FusedNetwork, example: tuple[Any, ...]) -> None:
             fused.prefer_dense(*example)
 
 
+def _device_type(tensors: list[Tensor]) -> str:
+    return tensors[0].device.type if tensors else "cpu"
+
+
 def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     if not kwargs and all(isinstance(value, Tensor) for value in args):
         return list(args)
     return [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-
-
-def _signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
-    if not kwargs and len(args) == 1 and isinstance(args[0], Tensor):
-        return args[0].shape, args[0].device, torch.is_grad_enabled()
-    shapes = tuple((tensor.shape, tensor.device) for tensor in _tensors(args, kwargs))
-    return shapes, torch.is_grad_enabled()

@@ -22,11 +22,9 @@ from tailcut.execution.expression import (
     Pointwise,
     Scaled,
     add_affine,
-    flops,
     grid_of,
     is_pointwise,
     map_sources,
-    nodes,
     resample,
 )
 from tailcut.execution.narrow import HANDLERS, NarrowMap, handles, shape_of
@@ -230,8 +228,8 @@ def scale_parts(parts: Sequence[Expression], scale: Tensor, shift: Tensor) -> li
 def _settle_if_dear(narrow: NarrowMap) -> None:
     """Write a map that would cost more to make a second time than to write once and read twice."""
     costs = current_run().costs
-    work = sum(flops(part) for part in narrow.parts)
-    made = sum(node.channels for node in nodes(narrow.parts))
+    work = sum(part.flops for part in narrow.parts)
+    made = sum(part.elements for part in narrow.parts)
     is_dear = costs.is_dear(work, made, NUMBER_BYTES * shape_of(narrow)[narrow.channel_axis])
     if is_dear and len(narrow.parts) == 1 and not isinstance(narrow.parts[0], (Affine, Given)):
         narrow.settle("a long chain of additions is written once")

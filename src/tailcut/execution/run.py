@@ -9,7 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from tailcut.execution import compiled
-from tailcut.execution.cost import Costs
+from tailcut.execution.cost import Costs, Work
+
+# Passes over a map that is written: it is made, turned to what its reader wants, and read.
+WRITING_PASSES = 3
 
 
 @dataclass
@@ -24,6 +27,8 @@ class LayerRecord:
         dense_macs: multiplications of the dense layer.
         moved_bytes: bytes of maps and weights read or written for it, roughly.
         dense_bytes: the same for the dense layer.
+        seconds: what the cost model says.
+        dense_seconds: the same for the dense layer.
     """
 
     name: str
@@ -33,13 +38,22 @@ class LayerRecord:
     dense_macs: float = 0
     moved_bytes: float = 0
     dense_bytes: float = 0
+    seconds: float = 0
+    dense_seconds: float = 0
 
-    def count(self, macs: float, moved_bytes: float, dense_macs: float, dense_bytes: float) -> None:
-        """Add one call."""
-        self.macs += macs
-        self.moved_bytes += moved_bytes
-        self.dense_macs += dense_macs
-        self.dense_bytes += dense_bytes
+    def count(self, done: Work, dense: Work) -> None:
+        """Add one call: what was done, and what the dense layer would have done."""
+        self.macs += done.macs
+        self.moved_bytes += done.moved_bytes
+        self.seconds += done.seconds
+        self.dense_macs += dense.macs
+        self.dense_bytes += dense.moved_bytes
+        self.dense_seconds += dense.seconds
+
+    def turn_dense(self, reason: str) -> None:
+        """Say that the layer runs densely after all."""
+        self.way, self.reasons = "dense", [reason]
+        self.macs, self.moved_bytes, self.seconds = self.dense_macs, self.dense_bytes, self.dense_seconds
 
 
 @dataclass
@@ -80,10 +94,16 @@ class Run:
             found = self.records.get(name)
             if found is not None:
                 found.moved_bytes += num_bytes
+                found.seconds += self.costs.move(WRITING_PASSES * num_bytes) / len(names)
                 if reason not in found.reasons:
                     found.reasons.append(reason)
                 if found.way == "fused":
                     found.way = "factored"
+
+    def pays(self) -> bool:
+        """Whether the forward as a whole is clearly cheaper than with dense weights, what was written included."""
+        seconds = sum(record.seconds for record in self.records.values())
+        return self.costs.network_pays(seconds, sum(record.dense_seconds for record in self.records.values()))
 
     def engine_for(self, flops: float, like: Tensor, *, elements: int, narrow: int) -> str:
         """The engine for so much work in tiles.

@@ -100,9 +100,9 @@ def _fold(part: Affine, matrix: Tensor) -> Tensor:
 
 
 def _run(terms: Sequence[Term], num_out: int, engine: str) -> Tensor:
-    roots = [term.expression for term in terms]
-    over_positions = sources(roots)
-    over_channels = parameters(roots) + [term.matrix for term in terms if term.matrix is not None]
+    order = nodes([term.expression for term in terms])
+    over_positions = sources(order)
+    over_channels = parameters(order) + [term.matrix for term in terms if term.matrix is not None]
     grid = over_positions[0].shape[1:]
     tensors = [*(source.flatten(1) for source in over_positions), *over_channels]
     originals = [*over_positions, *over_channels]
@@ -112,7 +112,8 @@ def _run(terms: Sequence[Term], num_out: int, engine: str) -> Tensor:
         if done is not None:
             return done.reshape(num_out, *grid)
     known = _programs(terms, tensors[0]) if engine == "compiled" else None
-    plan = _Plan(tuple(terms), num_out, tuple(id(tensor) for tensor in originals), len(over_positions), known)
+    names = tuple(id(tensor) for tensor in originals)
+    plan = _Plan(tuple(terms), num_out, tuple(order), names, len(over_positions), known)
     if wants:
         result: Tensor = _Tiles.apply(plan, *tensors)  # type: ignore[no-untyped-call]
         return result.reshape(num_out, *grid)
@@ -132,18 +133,20 @@ def _programs(terms: Sequence[Term], like: Tensor) -> tuple[Program, ...] | None
 class _Plan:
     """A sum of terms over tensors that are known by their identity: first those over positions.
 
-    `programs`: the terms for the compiled loops, None where tiles are to do it.
+    `order`: the nodes of all terms, children first. `programs`: the terms for the compiled loops, None where tiles are
+    to do it.
     """
 
     terms: tuple[Term, ...]
     num_out: int
+    order: tuple[Expression, ...]
     names: tuple[int, ...]
     num_sources: int
     programs: tuple[Program, ...] | None = None
 
     def ranges(self, tensors: Sequence[Tensor]) -> Iterator[slice]:
         """The tiles, as ranges of positions."""
-        widest = max(node.channels for node in nodes([term.expression for term in self.terms]))
+        widest = max(node.channels for node in self.order)
         like = tensors[0]
         size = TILE_BYTES if like.device.type == "cpu" else DEVICE_TILE_BYTES
         length = max(MIN_TILE, size // (widest * like.element_size())) // LINE * LINE
@@ -154,7 +157,7 @@ class _Plan:
     def tile(self, tensors: Sequence[Tensor], into: Tensor | None = None) -> Tensor:
         """The sum at one tile: sources are (channels, positions of the tile). Written to `into` if given."""
         values = dict(zip(self.names, tensors, strict=True))
-        evaluation = _Evaluation(values, [term.expression for term in self.terms], overwrite=into is not None)
+        evaluation = _Evaluation(values, self.order, overwrite=into is not None)
         total: Tensor | None = None
         for term in self.terms:
             wide = evaluation.value(term.expression)
@@ -243,14 +246,14 @@ class _Tiles(torch.autograd.Function):
 
 
 class _Evaluation:
-    """The values of the nodes of some expressions at one tile, each computed once."""
+    """The values of nodes at one tile, each computed once."""
 
-    def __init__(self, values: dict[int, Tensor], roots: Sequence[Expression], *, overwrite: bool) -> None:
+    def __init__(self, values: dict[int, Tensor], order: Sequence[Expression], *, overwrite: bool) -> None:
         self.values = values
         self.overwrite = overwrite
         self.done: dict[int, Tensor] = {}
         self.uses: dict[int, int] = {}
-        for node in nodes(roots):
+        for node in order:
             for child in children(node):
                 self.uses[id(child)] = self.uses.get(id(child), 0) + 1
 

@@ -1,0 +1,108 @@
+import copy
+
+import pytest
+import torch
+from tests.execution.networks import ResNet
+from torch import Tensor, nn
+
+import tailcut
+from tailcut.execution import cost, fuse
+from tailcut.execution.trial import Before, try_out
+
+
+class Noisy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.norm(x) + torch.rand(3)
+        return result
+
+
+def test_a_trial_leaves_statistics_and_random_numbers_as_they_were() -> None:
+    model, x = Noisy(), torch.randn(8, 3)
+    state, random = {key: value.clone() for key, value in model.state_dict().items()}, torch.get_rng_state()
+    try_out(model, lambda: model(x))
+    assert torch.equal(torch.get_rng_state(), random)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, state[key])
+
+
+def test_it_is_known_whether_somebody_wrote_to_an_input() -> None:
+    x = torch.ones(3)
+    before = Before(nn.Identity(), [x])
+    assert before.inputs_are_as_they_were()
+    x.add_(1)
+    assert not before.inputs_are_as_they_were()
+
+
+def test_nobody_counts_the_writes_to_tensors_of_inference_mode() -> None:
+    with torch.inference_mode():
+        x = torch.ones(3)
+    assert not Before(nn.Identity(), [x]).inputs_are_as_they_were()
+
+
+class Mixed(nn.Module):
+    """Much that runs densely, and a little that would gain."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 256, 1, bias=False)
+        self.norm = nn.BatchNorm2d(256)
+        self.depthwise = nn.Sequential(*[nn.Conv2d(256, 256, 3, padding=1, groups=256) for _ in range(12)])
+        self.dropout = nn.Dropout(0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.depthwise(self.dropout(torch.relu(self.norm(self.stem(x)))))
+        return result
+
+
+def test_a_network_that_gains_too_little_as_a_whole_runs_densely(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Mixed().train()
+    tailcut.regularize(model, num_kept=20)
+    x = torch.randn(4, 3, 24, 24)
+    monkeypatch.setattr(cost, "MARGIN", 10.0)  # each layer alone would run narrowly
+    fused, plain = fuse(model), copy.deepcopy(model)
+    torch.manual_seed(1)
+    first = fused(x)
+    assert {layer.way for layer in fused.report().layers} == {"dense"}
+    assert "as a whole" in fused.report().layers[0].reason
+    torch.manual_seed(1)
+    torch.testing.assert_close(first, plain(x))
+    assert torch.equal(model.get_buffer("norm.running_mean"), plain.get_buffer("norm.running_mean"))
+    assert int(model.norm.num_batches_tracked or 0) == 1
+    torch.manual_seed(1)
+    assert torch.equal(fused(x), first)  # what the first call gave is what all later ones give
+
+
+def test_a_network_that_writes_to_its_input_does_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Adding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = Mixed()
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = self.body(x.add_(1))
+            return result
+
+    monkeypatch.setattr(cost, "MARGIN", 10.0)
+    model = Adding().eval()
+    tailcut.regularize(model, num_kept=20)
+    x = torch.zeros(1, 3, 24, 24)
+    with torch.no_grad():
+        result = fuse(model)(x)
+        assert torch.equal(x, torch.ones_like(x))
+        torch.testing.assert_close(result, model(torch.zeros_like(x)))
+
+
+def test_autocast_is_forgotten_afterwards() -> None:
+    model, x = ResNet().eval(), torch.randn(ResNet.example)
+    tailcut.regularize(model, num_kept=20)
+    fused = fuse(model)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        fused(x)
+    assert "autocast" in fused.report().layers[0].reason
+    with torch.no_grad():
+        fused(x)
+    assert "autocast" not in fused.report().layers[0].reason
