@@ -107,3 +107,14 @@ def test_rows_beyond_the_paper_have_nothing_to_compare_with(result: Result) -> N
 def test_a_table_without_rows_is_refused(name: str) -> None:
     with pytest.raises(ArgumentError, match="table1"):
         make_table(name, [PAPER], {})
+
+
+def test_reasons_are_told_once_and_detectors_by_their_own_metric() -> None:
+    detectors = [
+        Wanted(f"frequency-inputs/{name}", name, "a table", why_not="its figures are lost", measured="box_AP")
+        for name in ("one", "two")
+    ]
+    report = make_table("lfd", detectors, {})
+    assert [row.metric for row in report.rows] == ["box_AP", "box_AP"]
+    assert str(report).count("its figures are lost") == 1
+    assert "one, two" in str(report)

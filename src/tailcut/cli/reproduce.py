@@ -68,8 +68,8 @@ def wanted_rows(only: list[str] | None = None) -> list[Wanted]:
     for name in shipped_recipes():
         recipe = load_recipe(name)
         paper = recipe.paper
-        facts = () if paper is None else (paper.source, paper.metrics, paper.num_kept, paper.why_not)
-        found.append(Wanted(name, recipe.name, *facts))
+        facts = ("", None, None, "") if paper is None else (paper.source, paper.metrics, paper.num_kept, paper.why_not)
+        found.append(Wanted(name, recipe.name, *facts, measured="accuracy" if recipe.detection is None else "box_AP"))
     unknown = set(only or ()) - {entry.name for entry in found}
     if unknown:
         raise ArgumentError(f"--only: there is no recipe {sorted(unknown)[0]!r}")

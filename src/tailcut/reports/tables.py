@@ -28,6 +28,7 @@ class Wanted:
         metrics: the paper's figures, 0 to 1.
         num_kept: the paper's number of coefficients.
         why_not: why ours and the paper's cannot be compared; empty if they can.
+        measured: the chief metric of its task, for a row without figures of the paper that was not run.
     """
 
     recipe: str
@@ -36,6 +37,7 @@ class Wanted:
     metrics: Mapping[str, float] | None = None
     num_kept: int | None = None
     why_not: str = ""
+    measured: str = "accuracy"
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,10 @@ class ReproduceReport(Report):
     def __str__(self) -> str:
         """Aligned columns; a row that was not run says so, and below those of several seeds stands their mean."""
         lines = [table(_COLUMNS, list(self._lines()), align=_ALIGN)]
-        notes = {row.name: row.why_not for row in self.rows if row.why_not}
-        lines += [f"{name}: not to be compared: {why}" for name, why in notes.items()]
+        reasons = {row.name: row.why_not for row in self.rows if row.why_not}
+        for reason in dict.fromkeys(reasons.values()):
+            names = [name for name, why in reasons.items() if why == reason]
+            lines.append(f"not to be compared, {reason}: {', '.join(names)}")
         return "\n".join([lines[0], "", *lines[1:]]) if len(lines) > 1 else lines[0]
 
     def to_markdown(self) -> str:
@@ -159,7 +163,7 @@ def tables_with_rows(wanted: Sequence[Wanted]) -> list[str]:
 def _rows(wanted: Wanted, results: Sequence[Result]) -> list[ReproducedRow]:
     figures = dict(wanted.metrics or {})
     if not results:
-        return [_row(wanted, metric, figures.get(metric), None) for metric in figures or ("accuracy",)]
+        return [_row(wanted, metric, figures.get(metric), None) for metric in figures or (wanted.measured,)]
     rows = []
     for result in results:
         if not result.metrics:
