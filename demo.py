@@ -23,9 +23,9 @@ from tailcut.data import Dataset, open_dataset
 from tailcut.errors import DataNotFoundError
 from tailcut.runs import Run
 from tailcut.training import evaluate
-from tailcut.training.loop import train
 from tailcut.training.packing import unpack
 from tailcut.training.recipe_files import load_recipe
+from tailcut.training.trainers import train
 from tailcut.weights import truncated_tensors
 
 # MNIST has forty times as many digits, so that one pass over them is enough.

@@ -59,7 +59,7 @@ def test_several_seeds_have_rows_and_a_mean(tailcut: Tailcut, tmp_path: Path) ->
 def test_what_is_missing_is_trained_and_what_has_no_data_says_so(
     tailcut: Tailcut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tailcut.training import loop
+    from tailcut.training import trainers
 
     trained = []
 
@@ -67,7 +67,7 @@ def test_what_is_missing_is_trained_and_what_has_no_data_says_so(
         trained.append((recipe.name, Path(out).name, settings["resume"]))
         raise DataNotFoundError("CIFAR-10 lies nowhere")
 
-    monkeypatch.setattr(loop, "train", train)
+    monkeypatch.setattr(trainers, "train", train)
     shown = tailcut("reproduce", "cfdp", "--only", "resnet56", "--no-records", "--runs", str(tmp_path / "runs"))
     assert shown.code == 0
     assert trained == [("resnet56", "resnet56", True)]
@@ -78,7 +78,7 @@ def test_what_is_missing_is_trained_and_what_has_no_data_says_so(
 def test_a_row_waits_for_the_one_it_starts_from(
     tailcut: Tailcut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tailcut.training import loop
+    from tailcut.training import trainers
 
     trained = []
     record = json.loads((zoo_folder() / "lenet5-776.json").read_text())
@@ -88,7 +88,7 @@ def test_a_row_waits_for_the_one_it_starts_from(
         out.mkdir(parents=True)
         (out / "result.json").write_text(json.dumps(record | {"name": recipe.name}))
 
-    monkeypatch.setattr(loop, "train", train)
+    monkeypatch.setattr(trainers, "train", train)
     words = ("reproduce", "cfdp", "--only", "vgg16-bn", "--no-records", "--runs", str(tmp_path))
     assert tailcut(*words).code == 0
     assert trained == ["vgg16-bn-scratch", "vgg16-bn"]

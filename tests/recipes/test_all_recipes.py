@@ -26,7 +26,7 @@ from tailcut.training.machines import Machines
 from tailcut.training.recipe import Recipe
 from tailcut.training.recipe_files import load_recipe, shipped_recipes
 from tailcut.training.starting import DATA_PREFIX
-from tailcut.training.trainers import trainer_of
+from tailcut.training.trainers import train
 
 NUM_PICTURES = 4
 LARGEST_SIDE = 112
@@ -125,7 +125,7 @@ def test_a_step_of_the_training_is_taken(name: str, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(loop, "open_dataset", drawn_dataset)
     monkeypatch.setattr(loop, "batches", one_batch)
     with pytest.raises(OneStepDone):  # the loop itself refuses a loss that is no number
-        trainer_of(recipe)(recipe, tmp_path / "run", roots=tmp_path, machines=Machines("cpu"))
+        train(recipe, tmp_path / "run", roots=tmp_path, machines=Machines("cpu"))
 
 
 TRUNCATED = [name for name in shipped_recipes() if load_recipe(name).schedule is not None]

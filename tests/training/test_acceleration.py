@@ -13,9 +13,9 @@ from tailcut.runs import Run
 from tailcut.structure import create_model
 from tailcut.training import acceleration, loop
 from tailcut.training.acceleration import COMPILED, FUSED, choose_execution, example_batch, trained_as
-from tailcut.training.loop import train
 from tailcut.training.losses import total_loss
 from tailcut.training.recipe import Recipe
+from tailcut.training.trainers import train
 from tailcut.weights import regularize
 
 MakeRecipe = Callable[..., Recipe]

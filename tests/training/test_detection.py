@@ -21,11 +21,11 @@ from tailcut.runs import Run
 from tailcut.training import loop
 from tailcut.training.batches import batches as batches_of_an_epoch
 from tailcut.training.checkpoints import read_checkpoint
-from tailcut.training.detection import train_detector
 from tailcut.training.detection_evaluation import evaluate_detector
 from tailcut.training.detection_prediction import predict_objects_file
 from tailcut.training.recipe import Recipe
 from tailcut.training.recipe_files import load_recipe, parse_recipe, shipped_recipes
+from tailcut.training.trainers import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -85,7 +85,7 @@ def test_a_run_leaves_everything_its_folder_promises(
 ) -> None:
     caplog.set_level(logging.INFO, logger="tailcut")
     recipe = small_recipe("data.holdout=2", "data.batch_size=1")
-    result = train_detector(recipe, tmp_path / "run", roots=root, command="tailcut train small")
+    result = train(recipe, tmp_path / "run", roots=root, command="tailcut train small")
     run = Run(tmp_path / "run")
     assert parse_recipe(run.recipe.read_text(), source="recipe.toml") == recipe
     assert run.read_result() == result
@@ -106,14 +106,14 @@ def test_a_run_leaves_everything_its_folder_promises(
 
 
 def test_the_same_recipe_gives_the_same_file(root: Path, tmp_path: Path) -> None:
-    train_detector(small_recipe("training.epochs=1"), tmp_path / "one", roots=root)
-    train_detector(small_recipe("training.epochs=1"), tmp_path / "two", roots=root)
+    train(small_recipe("training.epochs=1"), tmp_path / "one", roots=root)
+    train(small_recipe("training.epochs=1"), tmp_path / "two", roots=root)
     assert_same_numbers(tmp_path / "one", tmp_path / "two")
 
 
 def test_a_stopped_run_ends_as_one_that_was_not(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = small_recipe("optimizer.ema_decay=0.9", "model.arguments.gate=true", "optimizer.lr_schedule.name=cosine")
-    train_detector(recipe, tmp_path / "whole", roots=root)
+    train(recipe, tmp_path / "whole", roots=root)
 
     def batches(*args: Any, **settings: Any) -> Iterator[Any]:
         for number, batch in enumerate(batches_of_an_epoch(*args, **settings)):
@@ -124,9 +124,9 @@ def test_a_stopped_run_ends_as_one_that_was_not(root: Path, tmp_path: Path, monk
     with monkeypatch.context() as patch:
         patch.setattr(loop, "batches", batches)
         with pytest.raises(TrainingError, match="interrupted in epoch 2, step 2; 1 finished epoch is saved"):
-            train_detector(recipe, tmp_path / "stopped", roots=root)
+            train(recipe, tmp_path / "stopped", roots=root)
     torch.manual_seed(99)
-    train_detector(recipe, tmp_path / "stopped", roots=root, resume=True)
+    train(recipe, tmp_path / "stopped", roots=root, resume=True)
     assert_same_numbers(tmp_path / "whole", tmp_path / "stopped")
 
 
@@ -136,7 +136,7 @@ def test_it_learns(tmp_path: Path) -> None:
     root = write_coco(tmp_path / "data", "train2017", scenes=scenes * 8)
     write_coco(root, "val2017", scenes=scenes)
     overrides = ("training.epochs=6", "training.validate_every=6", "detection.flip=0.0", "optimizer.lr=0.01")
-    result = train_detector(small_recipe(*overrides), tmp_path / "run", roots=root)
+    result = train(small_recipe(*overrides), tmp_path / "run", roots=root)
     losses = [line["loss"] for line in Run(tmp_path / "run").read_metrics()]
     assert losses[-1] < 0.5 * losses[0]
     assert result.metrics["box_AP50"] > 0.5
@@ -153,7 +153,7 @@ def test_real_pictures_from_training_to_drawing(coco_root: Path, tmp_path: Path)
         (folder / split).symlink_to(source / "train2017")
         (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
     recipe = small_recipe("training.epochs=1", "data.batch_size=1", "model.arguments.num_classes=91")
-    result = train_detector(recipe, tmp_path / "run", roots=tmp_path)
+    result = train(recipe, tmp_path / "run", roots=tmp_path)
     assert result.split_sizes == {"train": 5, "test": 5}
     assert {"box_AP", "box_APL", "mask_AP", "mask_APL"} <= set(result.metrics)
     photo = folder / "val2017" / content["images"][0]["file_name"]
@@ -178,7 +178,7 @@ def test_a_backbone_gives_weights_and_statistics(root: Path, tmp_path: Path) -> 
     for source in ("backbone.tailcut", "folder"):
         overrides = (f"detection.backbone={tmp_path / source}", "optimizer.lr=1e-12", "training.epochs=1")
         recipe = small_recipe(*overrides, "model.arguments.frozen_stages=1", "optimizer.ema_decay=0.5")
-        train_detector(recipe, tmp_path / f"run-{source}", roots=root)
+        train(recipe, tmp_path / f"run-{source}", roots=root)
         model = tailcut.load(tmp_path / f"run-{source}" / "model.tailcut")
         assert isinstance(model, Detector)
         assert model.transform.dct is not None
@@ -189,7 +189,7 @@ def test_a_backbone_gives_weights_and_statistics(root: Path, tmp_path: Path) -> 
 
 def test_a_regularised_detector(root: Path, tmp_path: Path) -> None:
     overrides = ("regularization={ keep_ratio = 0.5 }", "training.execution=dense", "training.epochs=1")
-    result = train_detector(small_recipe(*overrides), tmp_path / "run", roots=root)
+    result = train(small_recipe(*overrides), tmp_path / "run", roots=root)
     assert 0 < result.num_kept < result.num_parameters
     assert isinstance(tailcut.load(tmp_path / "run" / "model.tailcut"), Detector)
 
@@ -221,13 +221,13 @@ def test_a_regularised_detector(root: Path, tmp_path: Path) -> None:
 )
 def test_recipes_that_do_not_fit(overrides: list[str], message: str, root: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=message):
-        train_detector(small_recipe(*overrides), tmp_path / "run", roots=root)
+        train(small_recipe(*overrides), tmp_path / "run", roots=root)
 
 
 def test_a_backbone_on_other_channels(root: Path, tmp_path: Path) -> None:
     save_backbone(tmp_path / "a.tailcut", 32)
     with pytest.raises(RecipeError, match=r"detection.backbone: the backbone reads the 32 channels"):
-        train_detector(small_recipe(f"detection.backbone={tmp_path / 'a.tailcut'}"), tmp_path / "run", roots=root)
+        train(small_recipe(f"detection.backbone={tmp_path / 'a.tailcut'}"), tmp_path / "run", roots=root)
 
 
 DETECTION_RECIPES = [name for name in shipped_recipes() if "rcnn" in name]

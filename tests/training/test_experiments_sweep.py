@@ -27,6 +27,7 @@ from tailcut.training.experiments_sweep import (
     train_trials,
 )
 from tailcut.training.recipe_files import parse_recipe
+from tailcut.training.trainers import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -211,7 +212,7 @@ def test_a_result_of_other_settings_does_not_count(
 
 def test_a_begun_run_of_other_settings_is_refused(sweep: Sweep, tmp_path: Path, recipe_text: str) -> None:
     other = parse_recipe(recipe_text, source="x", overrides=["training.epochs=0"])
-    loop.train(other, tmp_path / "runs" / "starts" / "dense-0")
+    train(other, tmp_path / "runs" / "starts" / "dense-0")
     with pytest.raises(RecipeError, match="begun with another recipe"):
         sweep()
 

@@ -17,11 +17,11 @@ from tailcut.training import loop
 from tailcut.training.batches import batches as batches_of_an_epoch
 from tailcut.training.batches import generator as generator_of
 from tailcut.training.checkpoints import read_checkpoint
-from tailcut.training.gan import train_gan
 from tailcut.training.generation import evaluate_generator
 from tailcut.training.packing import pack
 from tailcut.training.recipe import AugmentationSection, Recipe
 from tailcut.training.recipe_files import load_recipe, parse_recipe
+from tailcut.training.trainers import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -78,7 +78,7 @@ def numbers_of(path: Path) -> dict[str, torch.Tensor]:
 def test_steps_are_those_of_two_optimizers_by_hand(tmp_path: Path) -> None:
     """The usual training of a DCGAN, written down plainly: two networks, two optimisers, probabilities."""
     recipe = small_recipe("training.epochs=1", *DENSE)
-    train_gan(recipe, tmp_path / "run")
+    train(recipe, tmp_path / "run")
 
     torch.manual_seed(generator_of(3).initial_seed())
     generator = create_model("dcgan_generator", width=2, latent_size=6)
@@ -110,7 +110,7 @@ def test_steps_are_those_of_two_optimizers_by_hand(tmp_path: Path) -> None:
 
 def test_a_run_packs_both_networks_and_measures_the_generator(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="tailcut")
-    result = train_gan(small_recipe(), tmp_path / "run", command="tailcut train small")
+    result = train(small_recipe(), tmp_path / "run", command="tailcut train small")
     run = Run(tmp_path / "run")
     generator, discriminator = inspect(run.model), inspect(run.discriminator)
     assert (generator.model, discriminator.model) == ("dcgan_generator", "dcgan_discriminator")
@@ -133,7 +133,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(
     overrides: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = small_recipe("generation.num_samples=10", *overrides)
-    train_gan(recipe, tmp_path / "whole")
+    train(recipe, tmp_path / "whole")
 
     def batches(*args: Any, **settings: Any) -> Iterator[Any]:
         for number, batch in enumerate(batches_of_an_epoch(*args, **settings)):
@@ -144,9 +144,9 @@ def test_a_stopped_run_ends_as_one_that_was_not(
     with monkeypatch.context() as patch:
         patch.setattr(loop, "batches", batches)
         with pytest.raises(TrainingError, match="interrupted in epoch 2, step 3"):
-            train_gan(recipe, tmp_path / "parts")
+            train(recipe, tmp_path / "parts")
     torch.manual_seed(99)
-    train_gan(recipe, tmp_path / "parts", resume=True)
+    train(recipe, tmp_path / "parts", resume=True)
     one, other = Run(tmp_path / "whole"), Run(tmp_path / "parts")
     assert one.model.read_bytes() == other.model.read_bytes()
     assert one.discriminator.read_bytes() == other.discriminator.read_bytes()
@@ -158,14 +158,14 @@ def test_a_stopped_run_ends_as_one_that_was_not(
 def test_fused_and_dense_training_go_the_same_way(tmp_path: Path) -> None:
     overrides = ("training.epochs=1", "training.validate_every=1")
     for execution in ("dense", "fused"):
-        train_gan(small_recipe(f"training.execution={execution}", *overrides), tmp_path / execution)
+        train(small_recipe(f"training.execution={execution}", *overrides), tmp_path / execution)
     losses = {name: Run(tmp_path / name).read_metrics()[0] for name in ("dense", "fused")}
     assert losses["fused"]["execution"] in ("fused", "compiled")
     assert losses["fused"]["loss"] == pytest.approx(losses["dense"]["loss"], rel=1e-3)
 
 
 def test_the_discriminator_learns(tmp_path: Path) -> None:
-    train_gan(
+    train(
         small_recipe("optimizer.lr=0.002", "training.epochs=6", "training.validate_every=6", *DENSE), tmp_path / "run"
     )
     discriminator = load(Run(tmp_path / "run").discriminator)
@@ -183,7 +183,7 @@ def test_a_step_of_the_recipes_that_ship(name: str, num_kept: int, tmp_path: Pat
     recipe = load_recipe(name, [*overrides, "training.validate_every=2", "generation.num_samples=2"])
     assert recipe.paper is not None
     assert recipe.paper.num_kept == (num_kept or None)
-    result = train_gan(recipe, tmp_path / "run")
+    result = train(recipe, tmp_path / "run")
     run = Run(tmp_path / "run")
     reports = [inspect(run.model), inspect(run.discriminator)]
     assert sum(report.num_kept for report in reports) == num_kept

@@ -30,10 +30,10 @@ from tailcut.training.generation import (
     evaluate_generator_file,
     holds_generator,
 )
-from tailcut.training.loop import train
 from tailcut.training.packing import pack
 from tailcut.training.recipe import Recipe
 from tailcut.training.recipe_files import load_recipe, parse_recipe
+from tailcut.training.trainers import train
 from tailcut.weights import regularize, to_dense
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -22,9 +22,9 @@ from tailcut.structure import create_model
 from tailcut.training import evaluate, loop
 from tailcut.training.batches import batches as batches_of_an_epoch
 from tailcut.training.checkpoints import read_checkpoint
-from tailcut.training.loop import train
 from tailcut.training.recipe import Recipe
 from tailcut.training.recipe_files import parse_recipe, to_toml
+from tailcut.training.trainers import train
 
 MakeRecipe = Callable[..., Recipe]
 

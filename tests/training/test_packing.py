@@ -11,9 +11,9 @@ from tailcut.errors import ArgumentError, DataError
 from tailcut.format import inspect, load, save
 from tailcut.runs import Run
 from tailcut.structure import create_model
-from tailcut.training.loop import train
 from tailcut.training.packing import pack, unpack
 from tailcut.training.recipe import Recipe
+from tailcut.training.trainers import train
 from tailcut.weights import kept_counts, regularize, to_dense
 
 MakeRecipe = Callable[..., Recipe]

@@ -16,11 +16,11 @@ from tailcut.runs import Run
 from tailcut.structure import create_model
 from tailcut.training.building import load_teacher
 from tailcut.training.evaluation import evaluate
-from tailcut.training.loop import train
 from tailcut.training.prediction import predict_file
 from tailcut.training.recipe import Recipe
 from tailcut.training.recipe_files import parse_recipe, to_toml
 from tailcut.training.starting import fresh_network, load_start, make_start, needed_runs, needs_start, parent
+from tailcut.training.trainers import train
 
 MakeRecipe = Callable[..., Recipe]
 

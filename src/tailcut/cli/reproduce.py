@@ -4,6 +4,7 @@ import argparse
 import logging
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from tailcut.cli.parser import Verbs, add_data_roots, add_verb
@@ -68,8 +69,11 @@ def wanted_rows(only: list[str] | None = None) -> list[Wanted]:
     for name in shipped_recipes():
         recipe = load_recipe(name)
         paper = recipe.paper
-        facts = ("", None, None, "") if paper is None else (paper.source, paper.metrics, paper.num_kept, paper.why_not)
-        found.append(Wanted(name, recipe.name, *facts, measured="accuracy" if recipe.detection is None else "box_AP"))
+        entry = Wanted(name, recipe.name, measured="accuracy" if recipe.detection is None else "box_AP")
+        if paper is not None:
+            facts = {name: getattr(paper, name) for name in ("source", "metrics", "num_kept", "why_not")}
+            entry = replace(entry, **facts)
+        found.append(entry)
     unknown = set(only or ()) - {entry.name for entry in found}
     if unknown:
         raise ArgumentError(f"--only: there is no recipe {sorted(unknown)[0]!r}")
@@ -80,7 +84,7 @@ def _train(name: str, arguments: argparse.Namespace) -> None:
     """Train the recipe of this name, after those whose networks it starts from."""
     from tailcut.training.recipe_files import load_recipe
     from tailcut.training.starting import needed_runs
-    from tailcut.training.trainers import trainer_of
+    from tailcut.training.trainers import train
 
     recipe = load_recipe(name)
     run = Run(arguments.runs / recipe.name)
@@ -93,7 +97,7 @@ def _train(name: str, arguments: argparse.Namespace) -> None:
                 logger.warning("%s: not run: it starts from %s", recipe.name, needed)
                 return
         logger.info("%s: training", recipe.name)
-        trainer_of(recipe)(
+        train(
             recipe,
             run.path,
             resume=True,

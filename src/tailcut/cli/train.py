@@ -41,10 +41,10 @@ def run(arguments: argparse.Namespace) -> Report | None:
     """Train; only the first process reports."""
     from tailcut.training.machines import is_first_process
     from tailcut.training.recipe_files import load_recipe
-    from tailcut.training.trainers import trainer_of
+    from tailcut.training.trainers import train
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
-    result = trainer_of(recipe)(
+    result = train(
         recipe,
         arguments.out,
         resume=arguments.resume,

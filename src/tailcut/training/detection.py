@@ -7,7 +7,6 @@ gradients clipped at norm 35, batch norm frozen.
 
 import logging
 from collections import Counter
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -17,16 +16,14 @@ from tailcut.data import CocoDataset, Dataset, Roots
 from tailcut.errors import ArgumentError, MissingExtraError, RecipeError, TailcutError
 from tailcut.format import load
 from tailcut.inputs.detection import Detector
-from tailcut.runs import Result, Run, packed_network
-from tailcut.structure import family
+from tailcut.runs import Run, packed_network
+from tailcut.structure import family, model_names
 from tailcut.training.averaging import MovingAverage
 from tailcut.training.batches import generator
 from tailcut.training.detection_data import Example, PictureNumbers, is_mirrored, training_example
 from tailcut.training.detection_evaluation import evaluate_detector
 from tailcut.training.interruption import Interruption
-from tailcut.training.launching import run_sessions
 from tailcut.training.loop import Session
-from tailcut.training.machines import Machines
 from tailcut.training.processes import share_of
 from tailcut.training.progress import Progress
 from tailcut.training.recipe import AugmentationSection, DetectionSection, Recipe
@@ -41,25 +38,14 @@ except ImportError as error:
 logger = logging.getLogger("tailcut.training")
 
 
-def train_detector(
-    recipe: Recipe,
-    out: str | Path,
-    *,
-    resume: bool = False,
-    roots: Roots = None,
-    machines: Machines | None = None,
-    download: bool = False,
-    progress: bool = False,
-    command: str = "",
-) -> Result:
-    """Train the detector of a recipe with a `detection` section, pack it, and evaluate the packed file.
+def is_for_detector(recipe: Recipe) -> bool:
+    """Whether a recipe has a `detection` section, or a detector for a network."""
+    return recipe.detection is not None or (recipe.model.name in model_names() and _is_detector(recipe))
 
-    Arguments, result and errors are those of `loop.train`, and so is the promise that a run that was stopped and
-    resumed ends as one that was not. The metrics are those of `evaluate_detector`.
-    """
-    check_recipe(recipe)
-    settings = {"roots": roots, "download": download, "progress": progress, "command": command}
-    return run_sessions(_DetectionSession, recipe, out, resume=resume, machines=machines, **settings)
+
+def _is_detector(recipe: Recipe) -> bool:
+    build = family(recipe.model.name).build
+    return isinstance(build, type) and issubclass(build, Detector)
 
 
 def check_recipe(recipe: Recipe) -> DetectionSection:
@@ -72,10 +58,10 @@ def check_recipe(recipe: Recipe) -> DetectionSection:
     if section is None:
         raise RecipeError("detection: a recipe for a detector needs a [detection] section (it may be empty)")
     try:
-        build = family(recipe.model.name).build
+        is_detector = _is_detector(recipe)
     except ArgumentError as error:
         raise RecipeError(f"model: {error}") from error
-    if not (isinstance(build, type) and issubclass(build, Detector)):
+    if not is_detector:
         raise RecipeError(f"model.name: {recipe.model.name} is no detector; known are faster_rcnn, mask_rcnn")
     useless = {
         "start": recipe.start is not None,
@@ -107,7 +93,7 @@ def check_recipe(recipe: Recipe) -> DetectionSection:
     return section
 
 
-class _DetectionSession(Session):
+class DetectionSession(Session):
     """One process of a training. The loop counts pictures by number; `_step` reads them."""
 
     def __init__(self, recipe: Recipe, run: Run, fabric: Fabric, *, roots: Roots, download: bool) -> None:

@@ -15,7 +15,7 @@ from tailcut.runs import Result, read_result
 from tailcut.training.experiments import Experiment, Trial, Variant
 from tailcut.training.recipe import Recipe
 from tailcut.training.recipe_files import differences
-from tailcut.training.trainers import trainer_of
+from tailcut.training.trainers import train
 
 SECONDS_PER_HOUR = 3600
 NOT_RUN = "not run"
@@ -184,7 +184,7 @@ def train_trials(trials: Sequence[Trial], **settings: Any) -> None:
 
     Args:
         trials: in an order in which each follows those that it needs.
-        settings: arguments of `tailcut.training.loop.train`: `roots`, `machines`, `download`, `progress`.
+        settings: arguments of `tailcut.training.trainers.train`: `roots`, `machines`, `download`, `progress`.
 
     Raises:
         RecipeError: a run was begun with other settings, or a recipe does not fit its network or data.
@@ -194,7 +194,7 @@ def train_trials(trials: Sequence[Trial], **settings: Any) -> None:
         what = f"variant {trial.variant}, seed {trial.seed}"
         logger.info("%d of %d to train: %s", number, len(trials), what)
         try:
-            trainer_of(trial.recipe)(trial.recipe, trial.run.path, resume=True, command=trial.command, **settings)
+            train(trial.recipe, trial.run.path, resume=True, command=trial.command, **settings)
         except DataNotFoundError as error:
             logger.warning("%s: not run: %s", what, str(error).splitlines()[0])
         except TrainingError as error:

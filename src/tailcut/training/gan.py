@@ -7,7 +7,6 @@ rate of 2e-4 and betas (0.5, 0.999), is the custom.
 
 import logging
 from collections import defaultdict
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -15,46 +14,24 @@ from torch import Tensor, nn
 
 from tailcut.data import Dataset, Roots
 from tailcut.format import save
-from tailcut.runs import Result
 from tailcut.structure import example_shape
 from tailcut.training.acceleration import DENSE, choose_execution, example_batch, trained_as
 from tailcut.training.fid import resized
 from tailcut.training.finishing import num_kept
 from tailcut.training.generation_building import GanNetworks
 from tailcut.training.interruption import Interruption
-from tailcut.training.launching import run_sessions
 from tailcut.training.loop import Session
 from tailcut.training.losses import adversarial_loss
-from tailcut.training.machines import Machines
 from tailcut.training.progress import Progress
-from tailcut.training.recipe import Recipe
 
 logger = logging.getLogger("tailcut.training")
 
 
-def train_gan(
-    recipe: Recipe,
-    out: str | Path,
-    *,
-    resume: bool = False,
-    roots: Roots = None,
-    machines: Machines | None = None,
-    download: bool = False,
-    progress: bool = False,
-    command: str = "",
-) -> Result:
-    """Train the generator of a recipe against its discriminator, pack both, and evaluate the packed generator.
-
-    Arguments, result and errors are those of `loop.train`, and so is the promise that a run that was stopped and
-    resumed ends as one that was not. The result is of the generator, whose file is `model.tailcut`; the discriminator
-    is beside it, `discriminator.tailcut`. The counts of `metrics.jsonl` are of both networks.
-    """
-    settings = {"roots": roots, "download": download, "progress": progress, "command": command}
-    return run_sessions(_GanSession, recipe, out, resume=resume, machines=machines, **settings)
-
-
-class _GanSession(Session):
+class GanSession(Session):
     """One process of a training. `model` is both networks; each is wrapped by Fabric alone.
+
+    The result is of the generator, whose file is `model.tailcut`; the discriminator is beside it,
+    `discriminator.tailcut`. The counts of `metrics.jsonl` are of both networks.
 
     `opponent` is the discriminator as the generator meets it, without Fabric's wrapper.
     """

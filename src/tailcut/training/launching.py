@@ -36,7 +36,7 @@ class Session(Protocol):
 def run_sessions(
     kind: type[Session], recipe: Recipe, out: str | Path, *, resume: bool, machines: Machines | None, **settings: Any
 ) -> Result:
-    """Run one session of this kind in each process; arguments, result and errors are those of `loop.train`."""
+    """Run one session of this kind in each process; arguments, result and errors are those of `trainers.train`."""
     run = Run(Path(out))
     fabric = make_fabric(machines or Machines(), recipe.training.precision)
     if is_first_process():

@@ -1,4 +1,4 @@
-"""The training loop: read `train`, then `Session` from top to bottom.
+"""The training loop: read `Session` from top to bottom.
 
 One loop for every recipe, on Lightning Fabric, so that it runs on one CPU or on many machines. Shapes:
 pictures (batch, channels, height, width), targets (batch,) or (batch, height, width), outputs (batch,
@@ -11,7 +11,6 @@ import math
 import time
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,7 +46,6 @@ from tailcut.training.finishing import make_result, num_kept, warn_of_late_cut
 from tailcut.training.generation import evaluate_generator
 from tailcut.training.generation_building import check_generative
 from tailcut.training.interruption import Interruption, interrupted, listen_for_interruption, not_a_number
-from tailcut.training.launching import run_sessions
 from tailcut.training.losses import negative_elbo, total_loss
 from tailcut.training.machines import Machines as Machines
 from tailcut.training.processes import Processes, share_of
@@ -67,45 +65,6 @@ LINE_INTERVAL = 60.0  # seconds between two lines of progress where there is no 
 LOSS_MEMORY = 0.98  # of the smoothed loss that the live bar shows
 
 logger = logging.getLogger("tailcut.training")
-
-
-def train(
-    recipe: Recipe,
-    out: str | Path,
-    *,
-    resume: bool = False,
-    roots: Roots = None,
-    machines: Machines | None = None,
-    download: bool = False,
-    progress: bool = False,
-    command: str = "",
-) -> Result:
-    """Train a recipe's network, pack it, and evaluate the packed file on the test split.
-
-    With the same recipe, the same number of threads and one CPU the outcome is always the same, bit by bit,
-    also if the run was killed at any moment and resumed.
-
-    Args:
-        recipe: what to train.
-        out: the run folder.
-        resume: go on from the newest checkpoint of that folder; begin if it has none.
-        roots: data roots to try first.
-        machines: where to run; one device when None.
-        download: fetch the data set if it lies nowhere.
-        progress: show a live bar on standard error, if that is a terminal.
-        command: the command line, for the record.
-
-    Returns:
-        The result, as it stands in `result.json`. On several processes each gets it.
-
-    Raises:
-        RecipeError: the recipe does not fit the network, the data, or the run that it shall resume.
-        ArgumentError: the folder holds a run and `resume` is False, or there are no such machines.
-        TrainingError: the loss is no longer a number, or somebody pressed Ctrl-C; the run can be resumed.
-        DataNotFoundError: the data set lies nowhere.
-    """
-    settings = {"roots": roots, "download": download, "progress": progress, "command": command}
-    return run_sessions(Session, recipe, out, resume=resume, machines=machines, **settings)
 
 
 class Session(Processes):

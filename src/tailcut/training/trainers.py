@@ -1,19 +1,65 @@
-"""Which of the trainings a recipe is for."""
+"""The way into every training: `train`."""
 
-from collections.abc import Callable
+from pathlib import Path
 
+from tailcut.data import Roots
 from tailcut.runs import Result
-from tailcut.training import loop
-from tailcut.training.detection import train_detector
-from tailcut.training.gan import train_gan
+from tailcut.training.detection import DetectionSession, check_recipe, is_for_detector
+from tailcut.training.gan import GanSession
+from tailcut.training.launching import run_sessions
+from tailcut.training.loop import Session
+from tailcut.training.machines import Machines
 from tailcut.training.recipe import Recipe
 
 
-def trainer_of(recipe: Recipe) -> Callable[..., Result]:
-    """The function that trains a recipe, with the arguments of `loop.train`.
+def train(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    roots: Roots = None,
+    machines: Machines | None = None,
+    download: bool = False,
+    progress: bool = False,
+    command: str = "",
+) -> Result:
+    """Train a recipe's network, pack it, and evaluate the packed file on the test split.
 
-    `train_detector` for a recipe with a `detection` section, `train_gan` for the loss `gan`, else `loop.train`.
+    A recipe with a `detection` section is for a detector, the loss `gan` for a generator and its discriminator.
+
+    With the same recipe, the same number of threads and one CPU the outcome is always the same, bit by bit,
+    also if the run was killed at any moment and resumed.
+
+    Args:
+        recipe: what to train.
+        out: the run folder.
+        resume: go on from the newest checkpoint of that folder; begin if it has none.
+        roots: data roots to try first.
+        machines: where to run; one device when None.
+        download: fetch the data set if it lies nowhere.
+        progress: show a live bar on standard error, if that is a terminal.
+        command: the command line, for the record.
+
+    Returns:
+        The result, as it stands in `result.json`. On several processes each gets it.
+
+    Raises:
+        RecipeError: the recipe does not fit the network, the data, or the run that it shall resume.
+        ArgumentError: the folder holds a run and `resume` is False, or there are no such machines.
+        TrainingError: the loss is no longer a number, or somebody pressed Ctrl-C; the run can be resumed.
+        DataNotFoundError: the data set lies nowhere.
     """
-    if recipe.detection is not None:
-        return train_detector
-    return train_gan if recipe.training.loss == "gan" else loop.train
+    settings = {"roots": roots, "download": download, "progress": progress, "command": command}
+    return run_sessions(session_of(recipe), recipe, out, resume=resume, machines=machines, **settings)
+
+
+def session_of(recipe: Recipe) -> type[Session]:
+    """The kind of session that a recipe is for.
+
+    Raises:
+        RecipeError: it is for a detector, and asks for what detectors have no use for.
+    """
+    if is_for_detector(recipe):
+        check_recipe(recipe)
+        return DetectionSession
+    return GanSession if recipe.training.loss == "gan" else Session
