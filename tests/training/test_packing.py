@@ -98,7 +98,7 @@ def test_damaged_files_are_told(name: str, content: bytes, tmp_path: Path) -> No
 
 def test_other_contents_are_told(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(DataError, match="holds no state_dict"):
+    with pytest.raises(DataError, match="holds no tensors by name"):
         pack(tmp_path / "list.pt", tmp_path / "a.tailcut", model="lenet300")
     with pytest.raises(DataError, match="no run folder"):
         pack(tmp_path, tmp_path / "a.tailcut")

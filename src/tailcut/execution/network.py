@@ -87,6 +87,7 @@ class FusedNetwork(NetworkView):
         self._shapes = tuple(tuple(tensor.shape) for tensor in _tensors(args, kwargs))
         if before is None or self._decide(signature, run) or not runs_again:
             return result
+        del result  # with what its backward pass would have needed
         before.restore()
         return self._run_dense(args, kwargs)
 
@@ -311,8 +312,9 @@ def _example(model: nn.Module, example_input: Any) -> tuple[Any, ...] | None:
 
 
 def _check_by_timing(fused: FusedNetwork, example: tuple[Any, ...]) -> None:
-    largest = max((layer.dense_bytes for layer in fused.report().layers), default=0)
-    if largest > TIMING_CAP_BYTES:
+    layers = fused.report().layers
+    largest = max((layer.dense_bytes for layer in layers), default=0)
+    if largest > TIMING_CAP_BYTES or all(layer.way == "dense" for layer in layers):
         return
     records, shapes = fused._records, fused._shapes
 

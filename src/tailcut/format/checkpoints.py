@@ -57,7 +57,15 @@ def load_checkpoint(path: str | Path, model: nn.Module) -> None:
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name, on the CPU; see `load_checkpoint`."""
-    content = _read(Path(path))
+    return named_tensors(_read(Path(path)), path)
+
+
+def named_tensors(content: Any, path: str | Path) -> dict[str, Tensor]:
+    """The tensors by name of what a checkpoint at `path` holds, out of the wrappings that are usual.
+
+    Raises:
+        DataError: there are none, or there is something else among them.
+    """
     while isinstance(content, Mapping):
         key = next((key for key in NESTED_KEYS if isinstance(content.get(key), Mapping)), None)
         if key is None:

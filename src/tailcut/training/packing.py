@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tailcut.errors import ArgumentError, DataError
 from tailcut.files import write_atomically
 from tailcut.format import SaveReport, load, save
+from tailcut.format.checkpoints import named_tensors
 from tailcut.printing import Report
 from tailcut.runs import Run
 from tailcut.structure import create_model
@@ -89,7 +90,7 @@ def pack(
     else:
         if model is None:
             raise ArgumentError(f"{path} holds plain weights: name the registered model they belong to with --model")
-        network = _from_weights(path, _state_dict(path, content), model, arguments or {}, keep_ratio, num_kept)
+        network = _from_weights(path, named_tensors(content, path), model, arguments or {}, keep_ratio, num_kept)
         recipe_codecs = ("float32", "float32")
     return save(network, out, codec=codec or recipe_codecs[0], other_codec=other_codec or recipe_codecs[1])
 
@@ -154,18 +155,6 @@ def _from_checkpoint(state: Mapping[str, Any]) -> tuple[nn.Module, tuple[str, st
     if isinstance(network, GanNetworks):
         network = network.generator
     return network, (recipe.pack.codec, recipe.pack.other_codec)
-
-
-def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:
-    """The tensors by name, out of the wrappings that are usual."""
-    if isinstance(content, Mapping):
-        for key in ("state_dict", "model"):
-            if isinstance(content.get(key), Mapping):
-                content = content[key]
-                break
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise DataError(f"{path} holds no state_dict (tensors by name)")
-    return {str(name).removeprefix("module."): value for name, value in content.items()}
 
 
 def _from_weights(
