@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
+from docs.attack_tables import attack_tables
 from docs.comparisons import answers
 from docs.markdown import counted, duration, markdown_table, percent
 from docs.recipe_tables import recipe_table
@@ -39,6 +40,7 @@ UNET = Path("docs/results/published-unet")
 BENCH = Path("docs/results/bench-main.json")
 BENCH_OF = {topic: Path(f"docs/results/bench-{topic}.json") for topic in ("execution", "inputs", "channels", "table5")}
 EXPERIMENTS = Path("docs/results/experiments")
+ATTACKS = Path("docs/results/attacks")
 TRANSPLANT = Path("docs/results/bench-transplant.json")
 NETWORKS = {"lenet300": "LeNet-300-100", "lenet5": "LeNet-5"}
 BITS = {"float32": 32, "float16": 16}
@@ -130,6 +132,7 @@ def build(root: Path) -> dict[Path, str]:
         },
         "docs/channel-pruning.md": {
             "runs": lambda: recipe_table(root / RESULTS, "frequency-pruning"),
+            "attacks": lambda: attack_tables(root / ATTACKS),
             "bench": lambda: bench_tables(root / BENCH_OF["channels"], headings=False),
         },
         "docs/experiments.md": {"experiments": lambda: experiment_tables(root / EXPERIMENTS)},

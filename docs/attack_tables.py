@@ -1,0 +1,40 @@
+"""Networks under attack, from what `tailcut attack --json` said."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from docs.markdown import markdown_table, percent
+
+from tailcut.training.attacks import AttackCurve, AttackReport
+
+TITLES = {"fgsm": "FGSM, one step", "pgd": "PGD, {steps} steps from a random start"}
+
+
+def attack_tables(folder: Path) -> str:
+    """One table per method, of FOLDER/METHOD.json; a method without that file was not run."""
+    parts = []
+    for method, title in TITLES.items():
+        path = folder / f"{method}.json"
+        if path.is_file():
+            parts.append(_table(title, read_report(path)))
+        else:
+            parts.append(f"**{title.partition(',')[0]}**: not run.")
+    return "\n\n".join(parts)
+
+
+def read_report(path: Path) -> AttackReport:
+    """The report of one file."""
+    content: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return AttackReport(**{**content, "curves": [AttackCurve(**curve) for curve in content["curves"]]})
+
+
+def _table(title: str, report: AttackReport) -> str:
+    rows = [
+        [f"{epsilon:g}", f"{size:g}", *(percent(curve.accuracies[place]) for curve in report.curves)]
+        for place, (epsilon, size) in enumerate(zip(report.epsilons, report.step_sizes, strict=True))
+    ]
+    header = ["epsilon", "step size", *(f"`{curve.model}`" for curve in report.curves)]
+    heading = f"**{title.format(steps=report.steps)}**, the first {report.num_samples:,} test pictures:"
+    return f"{heading}\n\n{markdown_table(header, rows, '>' * len(header))}"

@@ -1,0 +1,36 @@
+import json
+from pathlib import Path
+
+import pytest
+from docs.attack_tables import attack_tables, read_report
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    content = {
+        "data": "cifar10",
+        "split": "test",
+        "num_samples": 1000,
+        "method": "fgsm",
+        "epsilons": [0.0, 0.05],
+        "steps": 1,
+        "step_sizes": [0.0, 0.05],
+        "curves": [{"model": "one", "accuracies": [0.9, 0.25]}, {"model": "two", "accuracies": [0.8, 0.5]}],
+        "seconds": 3.0,
+    }
+    (tmp_path / "fgsm.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+def test_each_network_has_a_column_and_each_epsilon_a_row(folder: Path) -> None:
+    text = attack_tables(folder)
+    assert "| 0.05 | 0.05 | 25.00 % | 50.00 % |" in text
+    assert "first 1,000 test pictures" in text
+
+
+def test_what_was_not_run_says_so(folder: Path) -> None:
+    assert "**PGD**: not run." in attack_tables(folder)
+
+
+def test_a_report_comes_back(folder: Path) -> None:
+    assert read_report(folder / "fgsm.json").curves[1].accuracies == [0.8, 0.5]
