@@ -23,7 +23,8 @@ from docs import build_tables
 from tailcut.channels.pictures import show_maps
 from tailcut.data import open_dataset
 from tailcut.inputs import BlockDCT, describe_picture
-from tailcut.inputs.drawing import show_channels
+from tailcut.inputs.drawing import TITLES, show_channels, show_frequencies
+from tailcut.inputs.patterns import NUM_CHANNELS, NUM_FREQUENCIES
 from tailcut.reports.corners import axis_names, folded_corner, show_corner
 from tailcut.reports.spectrum import axis_energies, axis_roles, show_energies
 from tailcut.transform import dct, dct_basis, idct, l1_order, l1_rank
@@ -31,6 +32,7 @@ from tailcut.transform.block import block_dct
 from tailcut.transform.color import rgb_to_ycbcr
 from tailcut.weights import truncated_tensors
 
+GATE = build_tables.ROOT / "docs" / "results" / "gate-imagenette.json"  # `tailcut select --json`
 FOLDER = build_tables.ROOT / "docs" / "pictures"
 POINTS_KEY = "points"
 CUT_COLOR = "0.92"
@@ -48,6 +50,7 @@ def main() -> None:
         "schedule": schedule,
         "frequency-inputs": frequency_inputs,
         "channel-scores": channel_scores,
+        "gate": gate,
         "run-fast": run_fast,
         "report": report,
     }
@@ -290,6 +293,23 @@ def run_fast() -> Figure:
             panel.text(x, y + 0.1, text, ha="center", va="bottom", fontsize=8)
     panel.set(xlim=(-3, 12), ylim=(-0.4, 2.9))
     panel.set_axis_off()
+    return figure
+
+
+def gate() -> Figure:
+    """How likely the gate of our recipe opens each channel, and those that it opens most, framed."""
+    told = json.loads(GATE.read_text(encoding="utf-8"))
+    values = torch.zeros(NUM_CHANNELS, dtype=torch.float64)
+    for channel, probability in told["probability"].items():
+        values[int(channel)] = probability
+    limits = 0.0, float(values.max())
+    figure = new_figure(11, 3.9)
+    panels = figure.subplots(1, len(TITLES))
+    for panel, (name, title), part in zip(panels, TITLES.items(), values.split(NUM_FREQUENCIES), strict=True):
+        image = show_frequencies(panel, part, tuple(told["selection"][name]), limits)
+        panel.set_title(title, fontsize=10)
+    bar = figure.colorbar(image, ax=panels, shrink=0.8, pad=0.01)
+    bar.set_label(f"probability to be open, {told['num_pictures']:,} pictures", fontsize=8)
     return figure
 
 

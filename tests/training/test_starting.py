@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from tailcut.channels import recalibrate
 from tailcut.counting import count_macs
 from tailcut.data.dataset import InMemoryDataset
 from tailcut.errors import RecipeError
@@ -14,11 +15,14 @@ from tailcut.inputs import FrequencyGate, YCbCrPixels, transform_of
 from tailcut.inputs.input_transform import input_transform_of
 from tailcut.runs import Run
 from tailcut.structure import create_model
+from tailcut.training import loop
 from tailcut.training.building import load_teacher
 from tailcut.training.evaluation import evaluate
+from tailcut.training.machines import Machines
 from tailcut.training.prediction import predict_file
 from tailcut.training.recipe import Recipe
 from tailcut.training.recipe_files import parse_recipe, to_toml
+from tailcut.training.scoring import network_inputs
 from tailcut.training.starting import fresh_network, load_start, make_start, needed_runs, needs_start, parent
 from tailcut.training.trainers import train
 
@@ -224,3 +228,17 @@ def test_a_network_of_channels_trains_resumes_and_evaluates_from_its_file(run: R
     again = load(run.start)
     figures = [evaluate(network, colours, batch_size=8) for network in (model.eval(), again)]
     assert figures[0] == figures[1]
+
+
+def test_norms_behind_a_gate_are_measured_as_it_evaluates(
+    colours: InMemoryDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "open_dataset", lambda *_, **__: colours)
+    text = '[inputs]\nchannels = 6\nfirst = "layer1"\ngate = true\nchroma = "full"\nstatistics_pictures = 24'
+    recipe = recipe_of(text, "data.batch_size=8", "optimizer.ema_decay=0.5")
+    train(recipe, tmp_path / "run", machines=Machines("cpu"))
+    packed = load(tmp_path / "run" / "model.tailcut")
+    before = {name: value.clone() for name, value in packed.named_buffers() if "running" in name}
+    recalibrate(packed, network_inputs(packed, colours, 8, 3, recipe.training.seed), 3)
+    for name, value in before.items():
+        torch.testing.assert_close(packed.get_buffer(name), value)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tailcut.channels import recalibrate
 from tailcut.data import Dataset, Roots, open_dataset, split_off
 from tailcut.errors import MissingExtraError, TrainingError
 from tailcut.files import write_atomically
@@ -54,6 +55,7 @@ from tailcut.training.reading import gate_penalty, reader_of
 from tailcut.training.recipe import Recipe
 from tailcut.training.recipe_files import to_toml
 from tailcut.training.recipe_generation import GENERATIVE, GenerationSection
+from tailcut.training.scoring import network_inputs
 from tailcut.training.starting import load_start, make_start, needs_start
 
 try:
@@ -62,6 +64,7 @@ except ImportError as error:
     raise MissingExtraError("training", "lightning-fabric", "train") from error
 
 LINE_INTERVAL = 60.0  # seconds between two lines of progress where there is no terminal
+NORM_BATCHES = 20  # of training pictures, on which the statistics of batch norm behind a gate are measured
 LOSS_MEMORY = 0.98  # of the smoothed loss that the live bar shows
 
 logger = logging.getLogger("tailcut.training")
@@ -241,8 +244,21 @@ class Session(Processes):
             return "", {}
         self._share_buffers()
         with self.average.lent() if self.average is not None else nullcontext():
+            self._measure_norms_again()
             metrics = self._evaluate(self.model, self.held_out or self.test_data)
         return ("test" if self.held_out is None else "validation"), metrics
+
+    def _measure_norms_again(self) -> None:
+        """Statistics of batch norm behind a gate (changes the model): in training the gate opens by chance as well.
+
+        Channels whose probability is a little below one half are open half of the time in training and never in
+        evaluation, where the statistics of training would be those of other inputs.
+        """
+        if self.recipe.inputs is None or not self.recipe.inputs.gate:
+            return
+        size, seed = self.recipe.data.batch_size, self.recipe.training.seed
+        count = min(NORM_BATCHES, len(self.train_data) // size)
+        recalibrate(self.model, network_inputs(self.model, self.train_data, size, count, seed), count)
 
     def _evaluate(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:
         section = self.recipe.generation or GenerationSection()
