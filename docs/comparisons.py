@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from docs.markdown import counted
+from scipy.stats import ttest_ind
 
 from tailcut.reports import read_records, same_training
 from tailcut.runs import Result
 
 ACCURACY = "accuracy"
+SIGNIFICANT = 0.05
+SMALLEST_TOLD = 0.01
 # The paper's claim, frequency channels against pixels at equal MACs; and how much the colours alone explain.
 CLAIMS = (
     ("imagenette-resnet18-dct24", "imagenette-resnet18-rgb112"),
@@ -58,10 +61,10 @@ def figure(values: Sequence[float]) -> str:
 
 
 def meaning(ours: Sequence[float], theirs: Sequence[float]) -> str:
-    """What the difference is worth: it is set against twice its standard error."""
+    """What the difference is worth: by Welch's t-test, as two or three seeds tell little of their own spread."""
     if min(len(ours), len(theirs)) < 2:
         return "one seed cannot tell whether that is chance"
-    error = (statistics.variance(ours) / len(ours) + statistics.variance(theirs) / len(theirs)) ** 0.5
-    apart = abs(statistics.fmean(ours) - statistics.fmean(theirs))
-    text = f"the difference's standard error is {100 * error:.2f} points"
-    return f"{text}, so that is more than chance" if apart > 2 * error else f"{text}, so that may be chance"
+    chance = float(ttest_ind(ours, theirs, equal_var=False).pvalue)
+    told = f"p = {chance:.2f}" if chance >= SMALLEST_TOLD else f"p < {SMALLEST_TOLD}"
+    verdict = "is hardly chance" if chance < SIGNIFICANT else "may be chance"
+    return f"a difference like this comes by chance with {told} (Welch's t-test), so it {verdict}"

@@ -26,13 +26,13 @@ def test_without_records_nothing_is_claimed(tmp_path: Path) -> None:
             [0.70, 0.71, 0.72],
             [0.69, 0.70, 0.71],
             f"`{DCT}` (71.00 ± 1.00 %, 3 seeds) is 1.00 points more accurate than `{RGB}` (70.00 ± 1.00 %, 3 seeds); "
-            "the difference's standard error is 0.82 points, so that may be chance.",
+            "a difference like this comes by chance with p = 0.29 (Welch's t-test), so it may be chance.",
         ),
         (
             [0.60, 0.61],
             [0.70, 0.71],
             f"`{DCT}` (60.50 ± 0.71 %, 2 seeds) is 10.00 points less accurate than `{RGB}` (70.50 ± 0.71 %, 2 seeds); "
-            "the difference's standard error is 0.71 points, so that is more than chance.",
+            "a difference like this comes by chance with p < 0.01 (Welch's t-test), so it is hardly chance.",
         ),
         (
             [0.7],
