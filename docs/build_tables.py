@@ -21,7 +21,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from docs.attack_tables import attack_tables
-from docs.comparisons import answers
+from docs.comparisons import answers, scores_compared
 from docs.markdown import counted, duration, markdown_table, percent
 from docs.recipe_tables import recipe_table
 
@@ -132,6 +132,7 @@ def build(root: Path) -> dict[Path, str]:
         },
         "docs/channel-pruning.md": {
             "runs": lambda: recipe_table(root / RESULTS, "frequency-pruning"),
+            "worth": lambda: scores_compared(root / EXPERIMENTS),
             "attacks": lambda: attack_tables(root / ATTACKS),
             "bench": lambda: bench_tables(root / BENCH_OF["channels"], headings=False),
         },

@@ -8,7 +8,7 @@ from docs.markdown import counted
 from scipy.stats import ttest_ind
 
 from tailcut.reports import read_records, same_training
-from tailcut.runs import Result
+from tailcut.runs import Result, read_result
 
 ACCURACY = "accuracy"
 SIGNIFICANT = 0.05
@@ -21,11 +21,29 @@ CLAIMS = (
     ("imagenette-mobilenetv2-dct24", "imagenette-mobilenetv2-rgb112"),
     ("imagenette-mobilenetv2-dct12", "imagenette-mobilenetv2-rgb112"),
 )
+# CFDP's score against the usual ones, and against none.
+SCORES = (
+    ("spectral-untuned", "l1-untuned"),
+    ("spectral-untuned", "apoz-untuned"),
+    ("spectral-untuned", "hrank-untuned"),
+    ("spectral-untuned", "random-untuned"),
+)
 
 
 def answers(records: Path) -> str:
     """What the trainings on Imagenette say of the claims of "Learning in the Frequency Domain"."""
     return "\n".join(f"- {comparison(records, name, other)}" for name, other in CLAIMS)
+
+
+def scores_compared(experiments: Path) -> str:
+    """What the pruning of ResNet-20 says of CFDP's score, without fine-tuning."""
+    folder = experiments / "cfdp-baselines"
+    found = {name: [result.metrics[ACCURACY] for result in _variant(folder, name)] for pair in SCORES for name in pair}
+    return "\n".join(f"- {_sentence(name, found[name], other, found[other])}" for name, other in SCORES)
+
+
+def _variant(folder: Path, name: str) -> list[Result]:
+    return [read_result(path) for path in sorted(folder.glob(f"{name}-[0-9]*.json"))]
 
 
 def comparison(records: Path, name: str, other: str) -> str:
@@ -37,15 +55,16 @@ def comparison(records: Path, name: str, other: str) -> str:
         other: the name of the one it is compared with.
     """
     results = read_records(records)
-    ours, theirs = (values_of(results, one) for one in (name, other))
+    return _sentence(name, values_of(results, name), other, values_of(results, other))
+
+
+def _sentence(name: str, ours: Sequence[float], other: str, theirs: Sequence[float]) -> str:
     if not ours or not theirs:
         return f"`{name}` against `{other}`: not run."
     points = 100 * (statistics.fmean(ours) - statistics.fmean(theirs))
     word = "more" if points >= 0 else "less"
-    sentence = (
-        f"`{name}` ({figure(ours)}) is {abs(points):.2f} points {word} accurate than `{other}` ({figure(theirs)})"
-    )
-    return f"{sentence}; {meaning(ours, theirs)}."
+    told = f"`{name}` ({figure(ours)}) is {abs(points):.2f} points {word} accurate than `{other}` ({figure(theirs)})"
+    return f"{told}; {meaning(ours, theirs)}."
 
 
 def values_of(results: Sequence[Result], name: str) -> list[float]:

@@ -1,10 +1,14 @@
 """One recipe against another, from records made here."""
 
+import json
 from pathlib import Path
 
 import pytest
-from docs.comparisons import comparison
+from docs.comparisons import comparison, scores_compared
 from tests.docs.test_recipe_tables import record
+
+from tailcut.format.zoo import zoo_folder
+from tailcut.runs import read_result
 
 RGB, DCT = "imagenette-resnet18-rgb112", "imagenette-resnet18-dct24"
 
@@ -46,3 +50,16 @@ def test_what_the_seeds_say(ours: list[float], theirs: list[float], ending: str,
     write(tmp_path, DCT, ours)
     write(tmp_path, RGB, theirs)
     assert comparison(tmp_path, DCT, RGB) == ending
+
+
+def test_scores_are_compared_by_their_seeds(tmp_path: Path) -> None:
+    folder = tmp_path / "cfdp-baselines"
+    folder.mkdir()
+    any_result = read_result(zoo_folder() / "lenet5-776.json").to_dict()
+    for seed, value in enumerate([0.7, 0.72]):
+        for name, accuracy in (("spectral", value), ("l1", value + 0.01)):
+            content = json.dumps({**any_result, "metrics": {"accuracy": accuracy}})
+            (folder / f"{name}-untuned-{seed}.json").write_text(content)
+    first, second, *_ = scores_compared(tmp_path).splitlines()
+    assert "(71.00 ± 1.41 %, 2 seeds) is 1.00 points less accurate than `l1-untuned`" in first
+    assert second == "- `spectral-untuned` against `apoz-untuned`: not run."
