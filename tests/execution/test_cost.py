@@ -46,5 +46,13 @@ def test_a_long_chain_is_written_and_with_gradients_later() -> None:
     assert 1 < first[without] < first[with_it]
 
 
+def test_a_network_must_gain_more_where_its_weights_are_kept() -> None:
+    without, with_it = (Costs.of("cpu", with_gradients=flag) for flag in (False, True))
+    assert with_it.network_pays(0.7, 1.0)
+    assert not without.network_pays(0.7, 1.0)
+    assert without.network_pays(0.4, 1.0)
+    assert not with_it.network_pays(0.9, 1.0)
+
+
 def test_unknown_devices_count_as_gpus() -> None:
     assert Costs.of("xpu", with_gradients=False).device is DEVICES["cuda"]

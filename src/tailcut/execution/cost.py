@@ -53,8 +53,10 @@ VECTOR = 8
 # The estimates are right to about a third, the small products of narrow ways gain less from more threads than dense
 # convolutions do, and a wrong choice of a narrow way costs more than a missed one.
 MARGIN = 0.6
-# The same for a whole network: what stands between its layers is not in the estimates.
-NETWORK_MARGIN = 0.8
+# The same for a whole network: what stands between its layers is not in the estimates, and calls from Python take as
+# long with several threads. With gradients less is at stake: dense weights are made anew in each step.
+NETWORK_MARGIN = 0.45
+NETWORK_MARGIN_WITH_GRADIENTS = 0.8
 # How much dearer than writing it the making of a map may be while gradients are kept.
 PATIENCE_WITH_GRADIENTS = 3.5
 # Passes over a weight to build it from its coefficients, and to bring its gradient back.
@@ -148,7 +150,7 @@ class Costs:
 
     def network_pays(self, seconds: float, dense: float) -> bool:
         """Whether so many seconds in the layers of a network are clearly less than with all of them dense."""
-        return seconds < NETWORK_MARGIN * dense
+        return seconds < (NETWORK_MARGIN_WITH_GRADIENTS if self.with_gradients else NETWORK_MARGIN) * dense
 
     def _with_backward(self, seconds: float, backward: float) -> float:
         return seconds * (1 + backward) if self.with_gradients else seconds
