@@ -106,11 +106,9 @@ def test_bad_usage(words: list[str], message: str, tailcut: Tailcut, file: Path,
     assert message in outcome.err
 
 
-def test_a_recipe_without_the_section_is_trained_by_the_usual_loop(
-    tailcut: Tailcut, root: Path, tmp_path: Path
-) -> None:
+def test_a_recipe_without_the_section_is_told_to_have_one(tailcut: Tailcut, root: Path, tmp_path: Path) -> None:
     (tmp_path / "small.toml").write_text(RECIPE.replace("[detection]", ""))
     words = ("train", tmp_path / "small.toml", "--out", tmp_path / "run", "--data-root", root, "--accelerator", "cpu")
     outcome = tailcut(*words)
-    assert outcome.code == 1
-    assert "only a detector (faster_rcnn, mask_rcnn) can be trained on them" in outcome.err
+    assert outcome.code == 2
+    assert "a recipe for a detector needs a [detection] section (it may be empty)" in outcome.err

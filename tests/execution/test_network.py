@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import tailcut
 from tailcut.data import open_dataset
 from tailcut.errors import ArgumentError
-from tailcut.execution import FusedNetwork, compiled, fuse, programs
+from tailcut.execution import FusedNetwork, compiled, cost, fuse, programs
 from tailcut.execution.narrow import NarrowMap
 from tailcut.format.frereg import convert
 
@@ -267,6 +267,7 @@ def test_reports_need_a_forward() -> None:
 
 
 def test_timing_prefers_the_faster_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "NETWORK_MARGIN", 1.0)
     model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3))
     tailcut.regularize(model, num_kept=4)
     clock = itertools.accumulate(itertools.chain([0.0], itertools.cycle([9.0, 0.0, 1.0, 0.0])))  # fused 9 s, dense 1 s

@@ -106,3 +106,28 @@ def test_autocast_is_forgotten_afterwards() -> None:
     with torch.no_grad():
         fused(x)
     assert "autocast" not in fused.report().layers[0].reason
+
+
+def test_a_regularised_module_around_others_runs_densely_too() -> None:
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.position = nn.Parameter(torch.randn(1, 32, 16))
+            self.body = nn.Sequential(nn.Linear(16, 16), nn.GELU(), nn.Linear(16, 16))
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = self.body(x + self.position)
+            return result
+
+    model = Around()
+    tailcut.regularize(model, num_kept={"position": 20, "body.0.weight": 10, "body.2.weight": 10})
+    fused, x = fuse(model), torch.randn(2, 32, 16)
+    for _ in range(3):
+        torch.testing.assert_close(fused(x), model(x))
+    fused(x).sum().backward()
+    for parameter in model.parameters():
+        assert parameter.grad is not None
+    with torch.no_grad():
+        for way in ("auto", "narrow", "dense", "auto"):
+            fused.way = way
+            torch.testing.assert_close(fused(x), model(x))

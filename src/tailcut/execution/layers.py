@@ -26,15 +26,22 @@ class DenseTwin:
     Attributes:
         module: an instance of the class the original had before, sharing all its other state.
         name: the original's name in the network.
+
+    Two of one module may share what they keep (`like`): each has children of its own.
     """
 
-    def __init__(self, source: nn.Module, name: str, tensors: dict[str, TruncatedTensor]) -> None:
+    def __init__(
+        self, source: nn.Module, name: str, tensors: dict[str, TruncatedTensor], *, like: "DenseTwin | None" = None
+    ) -> None:
         kind: Any = type(source).__bases__[0]
         self.module: nn.Module = kind.__new__(kind)
         children = {key: child for key, child in source._modules.items() if key != "parametrizations"}
         self.module.__dict__ = {**source.__dict__, "_modules": children}
         self.name = name
-        self._weights = {key: TruncatedWeight(tensor, source) for key, tensor in tensors.items()}
+        own = (
+            {key: TruncatedWeight(tensor, source) for key, tensor in tensors.items()} if like is None else like._weights
+        )
+        self._weights = own
 
     def states(self) -> list[Callable[[], object]]:
         """Functions that tell what changes whenever the dense tensors would; see `TruncatedWeight.state`."""

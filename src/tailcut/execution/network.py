@@ -164,7 +164,8 @@ class FusedNetwork(NetworkView):
             self._layer_names.append(name)
             dense[id(module)] = twin.module
             layer = narrow_layer(module, name, tensors["weight"], twin) if "weight" in tensors else None
-            if layer is None:
+            if layer is None:  # not the same twin: its children are narrow in one program, dense in the other
+                twin = DenseTwin(module, name, tensors, like=twin)
                 self._always_dense.append(twin)
             narrow[id(module)] = twin.module if layer is None else layer
         return narrow, dense
