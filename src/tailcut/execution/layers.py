@@ -38,10 +38,9 @@ class DenseTwin:
         children = {key: child for key, child in source._modules.items() if key != "parametrizations"}
         self.module.__dict__ = {**source.__dict__, "_modules": children}
         self.name = name
-        own = (
+        self._weights: dict[str, TruncatedWeight] = (
             {key: TruncatedWeight(tensor, source) for key, tensor in tensors.items()} if like is None else like._weights
         )
-        self._weights = own
 
     def states(self) -> list[Callable[[], object]]:
         """Functions that tell what changes whenever the dense tensors would; see `TruncatedWeight.state`."""
