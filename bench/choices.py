@@ -1,14 +1,12 @@
 """What `fuse` chooses for whole networks: that it is never slower than the dense network."""
 
 import dataclasses
-from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
 
 from bench.scale import Scale
 from bench.tables import Row, Table
-from bench.timing import compare
+from bench.timing import compare, forward_of
 from tailcut.execution import fuse
 from tailcut.structure import create_model
 from tailcut.weights import regularize, to_dense
@@ -61,15 +59,7 @@ def _times_faster(name: str, kept: int | float, batch: int, scale: Scale) -> flo
         regularize(network, keep_ratio=kept)
     network.eval()
     x = torch.rand(batch, channels, size, size)
-    candidates = {"fused": _call(fuse(network, x), x), "dense": _call(to_dense(network), x)}
+    candidates = {"fused": forward_of(fuse(network, x), x), "dense": forward_of(to_dense(network), x)}
     many = dataclasses.replace(scale, max_repetitions=MORE * scale.max_repetitions)
     found = compare(candidates, many, share=SHARE)
     return found["dense"].best_s / found["fused"].best_s
-
-
-def _call(network: nn.Module, x: Tensor) -> Callable[[], object]:
-    def call() -> object:
-        with torch.no_grad():
-            return network(x)
-
-    return call

@@ -17,7 +17,7 @@ from bench.large_picture import large_picture_table
 from bench.machine import Machine
 from bench.scale import Scale
 from bench.tables import Row, Table
-from bench.timing import compare
+from bench.timing import compare, forward_of
 from bench.training import WholeFFT
 from tailcut.execution import fuse
 from tailcut.execution.compiled import is_installed
@@ -63,13 +63,13 @@ def _unet(scale: Scale, machine: Machine) -> Table:
     channels_last: nn.Module = nn.Module.to(copy.deepcopy(dense), memory_format=torch.channels_last)  # type: ignore[call-overload]
     y = x.contiguous(memory_format=torch.channels_last)
     fused = {title: fuse(network, engine=engine) for title, engine in FUSED.items() if _has(engine)}
-    candidates: dict[str, Callable[[], object]] = {title: _call(view, x) for title, view in fused.items()}
+    candidates: dict[str, Callable[[], object]] = {title: forward_of(view, x) for title, view in fused.items()}
     candidates |= {
-        "dense": _call(dense, x),
-        "dense, channels last": _call(channels_last, y),
-        "weights by truncated bases": _call(network, x),
-        "weights by full FFT (torch-dct)": _call(whole, x),
-        "naive factored": _call(naively_factored(network), x),
+        "dense": forward_of(dense, x),
+        "dense, channels last": forward_of(channels_last, y),
+        "weights by truncated bases": forward_of(network, x),
+        "weights by full FFT (torch-dct)": forward_of(whole, x),
+        "naive factored": forward_of(naively_factored(network), x),
     }
     with torch.no_grad():
         title = f"One picture of {x.shape[2]} x {x.shape[3]} through the UNet, {UNET_KEPT} coefficients a layer"
@@ -102,10 +102,10 @@ def _sweep(scale: Scale, machine: Machine) -> Table:
             dense, fused = to_dense(block), fuse(block, x, engine="torch")
             corner = truncation_of(block, "0.weight").truncation.corner_shape
             candidates = {
-                "fused": _call(fused, x),
-                "dense": _call(dense, x),
-                "naive": _call(naively_factored(block), x),
-                "tensorly-torch": _call(tucker_factored(dense, corner), x),
+                "fused": forward_of(fused, x),
+                "dense": forward_of(dense, x),
+                "naive": forward_of(naively_factored(block), x),
+                "tensorly-torch": forward_of(tucker_factored(dense, corner), x),
             }
             with torch.no_grad():
                 found = compare(candidates, scale, share=0.05)
@@ -246,14 +246,6 @@ def _status(key: str) -> int:
         if line.startswith(f"{key}:"):
             return 1024 * int(line.split()[1])
     raise OSError(f"no {key} in /proc/self/status")
-
-
-def _call(model: nn.Module, x: Tensor) -> Callable[[], object]:
-    def call() -> object:
-        with torch.no_grad():
-            return model(x)
-
-    return call
 
 
 def _has(engine: str) -> bool:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
 
 from bench.scale import Scale
 
@@ -55,6 +56,16 @@ def compare(candidates: Mapping[str, Callable[[], object]], scale: Scale, *, sha
             for name, run in candidates.items():
                 seconds[name].append(_time_once(run, CLOCKS[scale.clock]))
     return {name: Timing(statistics.median(runs), min(runs), len(runs)) for name, runs in seconds.items()}
+
+
+def forward_of(model: nn.Module, x: Tensor) -> Callable[[], object]:
+    """The network's forward on x without gradients, as something to time."""
+
+    def call() -> object:
+        with torch.no_grad():
+            return model(x)
+
+    return call
 
 
 @contextmanager

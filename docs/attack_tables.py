@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from docs.markdown import markdown_table, percent
+from docs.markdown import markdown_table
 
 from tailcut.training.attacks import AttackCurve, AttackReport
 
@@ -31,10 +31,6 @@ def read_report(path: Path) -> AttackReport:
 
 
 def _table(title: str, report: AttackReport) -> str:
-    rows = [
-        [f"{epsilon:g}", f"{size:g}", *(percent(curve.accuracies[place]) for curve in report.curves)]
-        for place, (epsilon, size) in enumerate(zip(report.epsilons, report.step_sizes, strict=True))
-    ]
     header = ["epsilon", "step size", *(f"`{curve.model}`" for curve in report.curves)]
     heading = f"**{title.format(steps=report.steps)}**, the first {report.num_samples:,} test pictures:"
-    return f"{heading}\n\n{markdown_table(header, rows, '>' * len(header))}"
+    return f"{heading}\n\n{markdown_table(header, report.cells(), '>' * len(header))}"

@@ -71,8 +71,9 @@ def wanted_rows(only: list[str] | None = None) -> list[Wanted]:
         paper = recipe.paper
         entry = Wanted(name, recipe.name, measured="accuracy" if recipe.detection is None else "box_AP")
         if paper is not None:
-            facts = {name: getattr(paper, name) for name in ("source", "metrics", "num_kept", "why_not")}
-            entry = replace(entry, **facts)
+            entry = replace(
+                entry, source=paper.source, metrics=paper.metrics, num_kept=paper.num_kept, why_not=paper.why_not
+            )
         found.append(entry)
     unknown = set(only or ()) - {entry.name for entry in found}
     if unknown:

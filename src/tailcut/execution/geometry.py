@@ -101,10 +101,8 @@ class Geometry:
         length = max(1, BAND_NUMBERS // (source.shape[0] * batch * width))
         for begin in range(0, rows, length):
             end = min(begin + length, rows)
-            first, last = (
-                begin - top,
-                end - top + reach[0],
-            )  # of the rows that it reads, before and after those that are there
+            # Of the rows that it reads; some lie before or after those that are there.
+            first, last = begin - top, end - top + reach[0]
             band = source[:, :, max(first, 0) : min(last, height)].transpose(0, 1)
             band = functional.pad(band, (left, right, max(-first, 0), max(last - height, 0)))
             made = torch.conv2d(_channels_last(band), core, bias, dilation=self.dilation)

@@ -133,12 +133,9 @@ class FusedNetwork(NetworkView):
 
     def _signature(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
         """What the ways of a call depend on."""
-        if not kwargs and len(args) == 1 and isinstance(args[0], Tensor):
-            shapes: object = args[0].shape, args[0].device
-            device = args[0].device.type
-        else:
-            shapes = tuple((tensor.shape, tensor.device) for tensor in _tensors(args, kwargs))
-            device = _device_type(_tensors(args, kwargs))
+        tensors = _tensors(args, kwargs)
+        shapes = tuple([(tensor.shape, tensor.device) for tensor in tensors])
+        device = _device_type(tensors)
         kept = sum([vector["original"].numel() for vector in self._vectors])
         return shapes, kept, self.source.training, torch.is_grad_enabled(), torch.is_autocast_enabled(device)
 

@@ -13,8 +13,8 @@ class Before:
     def __init__(self, source: nn.Module, inputs: Sequence[Tensor]) -> None:
         self._buffers = [(buffer, buffer.clone()) for buffer in source.buffers()]
         self._random = torch.get_rng_state()
-        self._devices = {tensor.device for tensor in (*source.buffers(), *inputs) if tensor.is_cuda}
-        self._device_random = [(torch.cuda.get_rng_state(device), device) for device in self._devices]
+        devices = {tensor.device for tensor in (*source.buffers(), *inputs) if tensor.is_cuda}
+        self._device_random = [(torch.cuda.get_rng_state(device), device) for device in devices]
         self._inputs = [(tensor, _version(tensor)) for tensor in inputs]
 
     def restore(self) -> None:

@@ -125,14 +125,17 @@ class AttackReport(Report):
 
     def __str__(self) -> str:
         """One row per epsilon."""
-        rows = [
+        header = ("epsilon", "step size", *(curve.model for curve in self.curves))
+        text = table(header, self.cells(), align=">" * len(header))
+        steps = "" if self.method == "fgsm" else f", {self.steps} steps"
+        return f"{text}\n\n{self.method}{steps}: accuracy on {self.num_samples:,} pictures of {self.data}, {self.split}"
+
+    def cells(self) -> list[tuple[str, ...]]:
+        """Of each epsilon: itself, the step size, and the accuracy of each network, as text."""
+        return [
             (f"{epsilon:g}", f"{size:g}", *(f"{100 * curve.accuracies[place]:.2f} %" for curve in self.curves))
             for place, (epsilon, size) in enumerate(zip(self.epsilons, self.step_sizes, strict=True))
         ]
-        header = ("epsilon", "step size", *(curve.model for curve in self.curves))
-        text = table(header, rows, align=">" * len(header))
-        steps = "" if self.method == "fgsm" else f", {self.steps} steps"
-        return f"{text}\n\n{self.method}{steps}: accuracy on {self.num_samples:,} pictures of {self.data}, {self.split}"
 
 
 def fgsm(model: nn.Module, pictures: Tensor, targets: Tensor, epsilon: float) -> Tensor:
