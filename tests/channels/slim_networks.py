@@ -97,17 +97,21 @@ class Gated(nn.Module):
 class Halves(nn.Module):
     """A gated linear unit: the first half of the channels times the second."""
 
-    def __init__(self, rigid: bool = False) -> None:
+    def __init__(self, rigid: bool = False, glu: bool = False) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 16, 1)
         self.head = nn.Conv2d(8, 4, 1)
         self.identity = nn.Identity()
-        self.rigid = rigid
+        self.rigid, self.glu = rigid, glu
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
-        first, second = x.split(8, dim=1) if self.rigid else x.chunk(2, dim=1)
-        y: Tensor = self.head(self.identity(first * torch.sigmoid(second)))
+        if self.glu:
+            gated = functional.glu(x, dim=1)
+        else:
+            first, second = x.split(8, dim=1) if self.rigid else x.chunk(2, dim=1)
+            gated = first * torch.sigmoid(second)
+        y: Tensor = self.head(self.identity(gated))
         return y
 
 
@@ -170,6 +174,23 @@ class RigidView(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.head(self.hidden(self.pool(self.conv(x)).view(-1, 32)))
+        return y
+
+
+class HeadsOfAnotherWidth(nn.Module):
+    """Attention whose heads are as wide as the input's channels say, not the projection's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.project = nn.Conv2d(3, 16, 3, stride=4), nn.Conv2d(16, 48, 1)
+        self.merge, self.hidden, self.head = nn.Conv2d(16, 16, 1), nn.Conv2d(16, 8, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        batch, width, height, length = x.shape
+        q, k, v = self.project(x).reshape(batch, 3, 4, width // 4, -1).unbind(1)
+        attended = functional.scaled_dot_product_attention(q.mT, k.mT, v.mT).mT.reshape(batch, width, height, length)
+        y: Tensor = self.head(self.hidden(x + self.merge(attended)))
         return y
 
 

@@ -1,6 +1,14 @@
 import pytest
 import torch
-from tests.channels.slim_networks import Auxiliary, Halves, Plain, RigidView, same_state, state_of
+from tests.channels.slim_networks import (
+    Auxiliary,
+    Halves,
+    HeadsOfAnotherWidth,
+    Plain,
+    RigidView,
+    same_state,
+    state_of,
+)
 from torch import Tensor, nn
 
 from tailcut.channels.dry_run import complaint, culprits, lock_rigid_groups
@@ -64,7 +72,13 @@ def test_layers_of_the_training_are_run_in_training() -> None:
 
 
 @pytest.mark.parametrize(
-    ("build", "rigid"), [(Halves, []), (lambda: Halves(rigid=True), ["conv"]), (RigidView, ["conv"])]
+    ("build", "rigid"),
+    [
+        (Halves, []),
+        (lambda: Halves(rigid=True), ["conv"]),
+        (RigidView, ["conv"]),
+        (HeadsOfAnotherWidth, ["conv"]),
+    ],
 )
 def test_groups_whose_width_the_code_fixes_are_locked(build: type[nn.Module], rigid: list[str]) -> None:
     model = build()

@@ -62,8 +62,9 @@ def test_networks_whose_norms_look_at_all_channels_still_run(build: Any, rate: f
     sum(output.sum() for output in (outputs if isinstance(outputs, tuple) else (outputs,))).backward()
 
 
-def test_a_gated_linear_unit_keeps_its_halves_equal() -> None:
-    model = randomized(Halves(), 0)
+@pytest.mark.parametrize("glu", [False, True])
+def test_a_gated_linear_unit_keeps_its_halves_equal(glu: bool) -> None:
+    model = randomized(Halves(glu=glu), 0)
     dense: Any = copy.deepcopy(model)
     report = prune(model, X.double(), random_scores(model, 1), 0.5)
     removed = report.layers[0].removed
@@ -86,6 +87,13 @@ def test_what_the_code_fixes_is_left_with_the_reason() -> None:
     assert "32" in reason
     with pytest.raises(ArgumentError, match="nothing can be pruned: its channels are split"):
         prune(rigid := Halves(rigid=True), X, random_scores(rigid, 0), 0.5)
+
+
+def test_layers_that_cannot_be_cut_are_named_where_nothing_is_left() -> None:
+    normed = parametrizations.weight_norm(nn.Conv2d(3, 8, 3))
+    model = nn.Sequential(normed, nn.ReLU(), nn.Conv2d(8, 2, 1))
+    with pytest.raises(ArgumentError, match=r"nothing can be pruned: 0: its weight is parametrised \(_WeightNorm\)"):
+        prune(model, X, {"0": torch.ones(8)}, 0.5)
 
 
 def test_attention_is_left_with_the_reason() -> None:

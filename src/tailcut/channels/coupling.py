@@ -20,12 +20,15 @@ class Coupling:
     Attributes:
         locks: number -> why the channel must stay.
         assumptions: number -> what was taken for granted about the network's code, to be tried out.
+        regrouped: whether an axis of channels was split somewhere: the code may have read the width of another tensor
+            for that, so that any group may turn out to be rigid.
     """
 
     def __init__(self) -> None:
         self._parents = np.zeros(1, dtype=np.int64)
         self.locks: dict[int, str] = {}
         self.assumptions: dict[int, str] = {}
+        self.regrouped = False
 
     def __len__(self) -> int:
         """How many numbers there are, `FIXED` included."""

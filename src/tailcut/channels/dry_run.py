@@ -8,6 +8,8 @@ from tailcut.channels.removal import apply_cut, plan_cut
 from tailcut.channels.tracing import Inputs, Trace, run, undisturbed
 from tailcut.errors import ArgumentError, StructureError
 
+_OTHER_WIDTHS = "other channels are reshaped into groups by its width"
+
 
 def complaint(model: nn.Module, inputs: Inputs, before: Trace, *, backward: bool = True) -> str | None:
     """What is wrong with a network after a cut, None if it runs. The model is not changed.
@@ -39,11 +41,12 @@ def complaint(model: nn.Module, inputs: Inputs, before: Trace, *, backward: bool
 def lock_rigid_groups(model: nn.Module, inputs: Inputs, graph: ChannelGraph) -> None:
     """Try out what was assumed: where the network's code fixes a width, the group is locked (changes the graph).
 
-    One channel of each group in question is taken out for a forward, then the network is put back.
+    One channel of each group in question is taken out for a forward, then the network is put back. Where code splits
+    channels (heads of attention), it may divide by the width of any other tensor: then every group is in question.
     """
     for name in list(graph.groups):
         group = graph.groups[name]
-        what = _assumption(graph, group)
+        what = _assumption(graph, group) or (_OTHER_WIDTHS if graph.coupling.regrouped else None)
         if what is None or len(group.units) < 2 or not group.free:
             continue
         why = _try_one(model, inputs, graph, group)

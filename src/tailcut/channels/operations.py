@@ -148,6 +148,7 @@ def reshape(call: Call) -> list[Tensor]:
     if len(new) > len(old):
         widest = max(new, key=lambda axis: after.shape[axis])
         rest = [axis for axis in new if axis != widest]
+        coupling.regrouped = True
         coupling.assume(after, f"its channels are reshaped into groups, {call.place}")
         return [coupling.couple_along(after, rest, f"reshaped with fixed entries, {call.place}")]
     coupling.assume(after, f"its channels are reshaped, {call.place}")
@@ -181,6 +182,13 @@ def split(call: Call) -> list[Tensor]:
         for other in others:
             coupling.couple(first, other, f"split with fixed entries, {call.place}")
     return layout(call)
+
+
+def gated_half(call: Call) -> list[Tensor]:
+    """`glu`: the second half of the channels gates the first, so the same channels go from both."""
+    (axis,) = call.axes("dim")
+    first, second = call.main.split(call.results[0].shape[axis], dim=axis)
+    return [call.coupling.couple(first, second, f"gated with fixed entries, {call.place}")]
 
 
 def pad(call: Call) -> list[Tensor]:
@@ -275,6 +283,7 @@ _RULES: dict[str, Rule] = {
     **_family(reshape, "view _unsafe_view reshape _reshape_alias"),
     **_family(along_axis, "select slice unbind flip roll _softmax _log_softmax cumsum cumprod logcumsumexp sort"),
     **_family(split, "split split_with_sizes"),
+    **_family(gated_half, "glu"),
     **_family(pad, "constant_pad_nd"),
     **_family(shuffle, "channel_shuffle native_channel_shuffle"),
     **_family(reduction, "linalg_vector_norm logsumexp"),

@@ -173,6 +173,7 @@ def _check_something_free(graph: ChannelGraph, scores: Mapping[str, Tensor]) -> 
     if any(group.free and importance_of(graph, group, scores) for group in graph.groups.values()):
         return
     reasons = {reason for group in graph.groups.values() for reason in group.locked.values()}
+    reasons |= {f"{name}: {layer.why}" for name, layer in graph.trace.layers.items() if layer.why is not None}
     unscored = [name for name, group in graph.groups.items() if group.free]
     if unscored:
         reasons.add(f"the scores name none of the layers that can be pruned, {', '.join(unscored[:3])}, ...")
