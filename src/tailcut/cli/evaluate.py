@@ -30,6 +30,11 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument(
         "--num-samples", type=int, metavar="N", help="networks that make pictures: how many are made (10,000)"
     )
+    parser.add_argument(
+        "--features",
+        metavar="NAME",
+        help="networks that make pictures: whose features the distance compares: lenet5 (if not given) or inception",
+    )
     add_device(parser)
     add_machines(parser)
     add_dense(parser)
@@ -57,9 +62,10 @@ def run(arguments: argparse.Namespace) -> Report | None:
     if holds_generator(arguments.file):
         num_samples = NUM_SAMPLES if arguments.num_samples is None else arguments.num_samples
         settings |= {"download": arguments.download, "dense": arguments.dense}
+        settings |= {} if arguments.features is None else {"features": arguments.features}
         report = evaluate_generator_file(*what, num_samples=num_samples, **settings)
-    elif arguments.num_samples is not None:
-        raise ArgumentError("--num-samples is for networks that make pictures; this network makes none")
+    elif arguments.num_samples is not None or arguments.features is not None:
+        raise ArgumentError("--num-samples and --features are for networks that make pictures; this network makes none")
     elif arguments.data == "coco" or holds_detector(arguments.file):
         report = evaluate_detector_file(*what, **settings)
     else:

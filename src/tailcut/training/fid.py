@@ -1,8 +1,9 @@
 """The Fréchet distance between made and real pictures, seen through a network of features (FID).
 
 Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium" (2017), equation 6.
-There the features are those of Inception, which learned ImageNet; here they are those of the LeNet-5 of our zoo, which
-learned MNIST: they tell digits apart, and come with the package. Distances by different features cannot be compared.
+There the features are those of Inception, which learned ImageNet (see `inception`); here they are those of the LeNet-5
+of our zoo, which learned MNIST: they tell digits apart, and come with the package. Distances by different features
+cannot be compared.
 """
 
 import torch
@@ -16,6 +17,24 @@ from tailcut.weights import to_dense
 FEATURE_NETWORK = "zoo:lenet5-ref"
 NUM_FEATURES = 500  # neurons of its last hidden layer
 CHANNELS, SIDE = 1, 28  # of the pictures that it reads
+
+
+class Features(nn.Module):
+    """Base of networks whose features the distance compares.
+
+    Input: (batch, channels, height, width), pixels in 0..1. Output: (batch, num_features), without gradients.
+
+    Attributes:
+        metric: what the distance by these features is called.
+        title: what they are, for people.
+        num_features: length of a row.
+        channels: how many channels pictures may have.
+    """
+
+    metric: str
+    title: str
+    num_features: int
+    channels: tuple[int, ...]
 
 
 class FeatureStatistics:
@@ -78,11 +97,14 @@ def frechet_distance(mean: Tensor, covariance: Tensor, other_mean: Tensor, other
     return max(0.0, float(distance))
 
 
-class FeatureNetwork(nn.Module):
+class FeatureNetwork(Features):
     """The last hidden layer of `FEATURE_NETWORK`, in evaluation mode.
 
     Input: (batch, 1, height, width), pixels in 0..1, resized to 28 x 28. Output: (batch, 500), none below 0.
     """
+
+    metric, title = "fid", FEATURE_NETWORK
+    num_features, channels = NUM_FEATURES, (CHANNELS,)
 
     def __init__(self) -> None:
         super().__init__()

@@ -21,14 +21,8 @@ from tailcut.format.load import MAX_PARAMETERS, read_file
 from tailcut.models import VAE, DCGANGenerator
 from tailcut.structure import NetworkView, family
 from tailcut.training.evaluation import ALONE, PROGRESS_INTERVAL, EvaluateReport, Share, in_processes, runnable
-from tailcut.training.fid import (
-    CHANNELS,
-    FEATURE_NETWORK,
-    FeatureNetwork,
-    FeatureStatistics,
-    frechet_distance,
-    resized,
-)
+from tailcut.training.fid import FeatureNetwork, Features, FeatureStatistics, frechet_distance, resized
+from tailcut.training.inception import InceptionFeatures
 from tailcut.training.losses import negative_elbo
 from tailcut.training.metrics import StreamingMean
 from tailcut.training.progress import live_progress
@@ -39,6 +33,7 @@ if TYPE_CHECKING:  # it needs an extra, which one process does without
 
 NUM_SAMPLES = 10_000
 BATCH_SIZE = 250
+FEATURES = ("lenet5", "inception")
 GENERATORS = (VAE, DCGANGenerator)
 
 
@@ -59,7 +54,7 @@ class GenerationReport(EvaluateReport):
     def __str__(self) -> str:
         """One row for people, and what the distance is between."""
         return (
-            f"{super().__str__()}\n\nfid: {self.num_generated:,} made pictures (seed {self.seed}) against the "
+            f"{super().__str__()}\n\ndistance: {self.num_generated:,} made pictures (seed {self.seed}) against the "
             f"{self.num_samples:,} real ones, by the features of {self.features}"
         )
 
@@ -120,6 +115,7 @@ def evaluate_generator(
     *,
     num_samples: int = NUM_SAMPLES,
     seed: int = 0,
+    features: Features | None = None,
     batch_size: int | None = None,
     share: Share = ALONE,
     dense: bool = False,
@@ -131,18 +127,21 @@ def evaluate_generator(
 
     Args:
         model: a `VAE` or a `DCGANGenerator`, regularised or not.
-        dataset: the real pictures, of one channel.
+        dataset: the real pictures, of as many channels as the made ones.
         num_samples: how many pictures are made.
         seed: of their codes.
+        features: what the distance compares, on the share's device: `InceptionFeatures` or another of
+            `fid.Features`; `fid.FeatureNetwork` when None.
         batch_size: pictures per forward; 250 when None.
         share: where to run, and which part of the work.
         dense: see `Sampler`.
         progress: show on standard error how far it is.
 
     Returns:
-        `{"fid": ...}`, the Fréchet distance (at least 0) of made and real pictures by the features of
-        `fid.FEATURE_NETWORK`; of a VAE also `elbo`, the mean bound on the logarithm of a real picture's likelihood in
-        nats (at most 0; see `losses.negative_elbo`). Both do not depend on batches and processes, up to rounding.
+        `{"fid": ...}`, the Fréchet distance (at least 0) of made and real pictures by the features (under their
+        `metric`, `fid_inception` by Inception's); of a VAE also `elbo`, the mean bound on the logarithm of a real
+        picture's likelihood in nats (at most 0; see `losses.negative_elbo`). Both do not depend on batches and
+        processes, up to rounding.
 
     Raises:
         ArgumentError: the model makes no pictures, or they do not fit the data set's.
@@ -153,24 +152,25 @@ def evaluate_generator(
         raise ArgumentError(f"batch_size must be at least 1 and num_samples at least 2, got {size} and {num_samples}")
     codes = draw_codes(sampler, num_samples, seed)
     noise = draw_codes(sampler, len(dataset), seed + 1)
-    shape = _check_pictures(sampler, dataset)
-    features = FeatureNetwork().to(share.device)
-    made, real, elbo = FeatureStatistics(), FeatureStatistics(), StreamingMean()
+    network = FeatureNetwork().to(share.device) if features is None else features
+    shape = _check_pictures(sampler, dataset, network)
+    made, real = FeatureStatistics(network.num_features), FeatureStatistics(network.num_features)
+    elbo = StreamingMean()
     with live_progress(progress, "pictures", num_samples + len(dataset), interval=PROGRESS_INTERVAL) as bar:
         for start in range(0, num_samples, size)[share.rank :: share.num_processes]:
-            made.update(features(sampler(codes[start : start + size])))
+            made.update(network(sampler(codes[start : start + size])))
             bar.show(min(start + size, num_samples))
         for start in range(0, len(dataset), size)[share.rank :: share.num_processes]:
             stop = min(start + size, len(dataset))
             pictures = resized(dataset.batch(range(start, stop))[0].to(share.device), shape)
-            real.update(features(pictures))
+            real.update(network(pictures))
             if sampler.vae is not None:
                 elbo.update(-_with_drawn_code(sampler.vae, pictures, noise[start:stop]))
             bar.show(num_samples + stop)
     for state in (made, real, elbo):
         state.state = share.total(state.state)
     distance = frechet_distance(*made.moments(), *real.moments())
-    return {"fid": distance} | ({} if sampler.vae is None else {"elbo": elbo.value()})
+    return {network.metric: distance} | ({} if sampler.vae is None else {"elbo": elbo.value()})
 
 
 def evaluate_generator_file(
@@ -180,6 +180,7 @@ def evaluate_generator_file(
     *,
     num_samples: int = NUM_SAMPLES,
     seed: int = 0,
+    features: str = FEATURES[0],
     roots: Roots = None,
     batch_size: int | None = None,
     device: str = "auto",
@@ -188,9 +189,15 @@ def evaluate_generator_file(
     dense: bool = False,
     progress: bool = False,
 ) -> GenerationReport:
-    """Evaluate the .tailcut file of a network that makes pictures; see `evaluate_generator` and `evaluate_file`."""
+    """Evaluate the .tailcut file of a network that makes pictures; see `evaluate_generator` and `evaluate_file`.
+
+    `features` is one of `FEATURES`; `download` fetches Inception's weights too.
+    """
+    if features not in FEATURES:
+        raise ArgumentError(f"features must be one of {', '.join(FEATURES)}, got {features!r}")
 
     def measure(share: Share) -> GenerationReport:
+        network: Features = FeatureNetwork() if features == FEATURES[0] else InceptionFeatures(download=download)
         model = load(file, device=str(share.device))
         dataset = open_dataset(data, split, roots=roots, download=download)
         begin = time.perf_counter()
@@ -199,6 +206,7 @@ def evaluate_generator_file(
             dataset,
             num_samples=num_samples,
             seed=seed,
+            features=network.to(share.device),
             batch_size=batch_size,
             share=share,
             dense=dense,
@@ -206,7 +214,7 @@ def evaluate_generator_file(
         )
         seconds = time.perf_counter() - begin
         facts = (str(file), dataset.name, dataset.split, len(dataset), metrics, seconds)
-        return GenerationReport(*facts, num_samples, seed, FEATURE_NETWORK)
+        return GenerationReport(*facts, num_samples, seed, network.title)
 
     return in_processes(measure, device, machines)
 
@@ -226,13 +234,14 @@ def _with_drawn_code(vae: VAE, pictures: Tensor, noise: Tensor) -> Tensor:
         return negative_elbo((vae.decode(code), mean, log_variance), pictures)
 
 
-def _check_pictures(sampler: Sampler, dataset: Dataset) -> tuple[int, int]:
+def _check_pictures(sampler: Sampler, dataset: Dataset, features: Features) -> tuple[int, int]:
     """Height and width of what is made; `ArgumentError` if features cannot be taken of it and of the data set."""
     _, made, height, width = sampler(torch.zeros(1, sampler.code_size)).shape
     real = dataset.picture_shape[0]
-    if (made, real) != (CHANNELS, CHANNELS):
+    if made != real or made not in features.channels:
         raise ArgumentError(
-            f"the Fréchet distance is measured by the features of {FEATURE_NETWORK}, which reads pictures of "
-            f"{CHANNELS} channel; the network makes pictures of {made}, {dataset.name} has {real}"
+            f"the Fréchet distance is measured by the features of {features.title}, which reads pictures of "
+            f"{' or '.join(map(str, features.channels))} channel{'s' * (features.channels != (1,))}; the network makes "
+            f"pictures of {made}, {dataset.name} has {real}"
         )
     return height, width
