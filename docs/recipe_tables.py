@@ -9,6 +9,7 @@ import torch
 from docs.markdown import counted, duration, markdown_table, percent
 from torch import nn
 
+from tailcut.channels import prune
 from tailcut.counting import count_macs, count_parameters
 from tailcut.inputs import BlockDCT, Selection, replace_stem, use_ycbcr
 from tailcut.reports import read_records, same_training
@@ -59,7 +60,9 @@ def cells(recipe: Recipe, runs: Sequence[Result]) -> list[str]:
     # What was trained may differ from the recipe as it stands now (`--set`, or the recipe was changed since).
     trained = Recipe.model_validate(runs[0].recipe) if runs else recipe
     dense = dense_size(trained.model_dump_json())
-    parameters = "" if dense is None or recipe.pruning is not None else f"{dense[0]:,}"
+    left = pruned_size(trained.model_dump_json())
+    size = dense if recipe.pruning is None else left
+    parameters = "" if size is None else f"{size[0]:,}"
     macs = "" if dense is None else macs_text(trained, dense[1])
     head = [f"`{recipe.name}`", recipe.description]
     figures = ["" if paper is None else labelled(metric, percent(paper))]
@@ -94,11 +97,19 @@ def labelled(metric: str, text: str) -> str:
 
 def macs_text(recipe: Recipe, macs: int) -> str:
     """MACs for one picture; of a network that is pruned, what the recipe alone tells of them."""
+    before = f"{macs / 1e6:,.0f} M"
     if recipe.pruning is None:
-        return f"{macs / 1e6:,.0f} M"
+        return before
     if recipe.pruning.macs_ratio is not None:
-        return f"at most {recipe.pruning.macs_ratio * macs / 1e6:,.0f} M of {macs / 1e6:,.0f} M"
-    return f"{macs / 1e6:,.0f} M before pruning"
+        return f"at most {recipe.pruning.macs_ratio * macs / 1e6:,.0f} M of {before}"
+    left = pruned_size(recipe.model_dump_json())
+    return f"{before} before pruning" if left is None else f"{left[1] / 1e6:,.0f} M of {before}"
+
+
+def picture_side(recipe: Recipe) -> int:
+    """Of the recipe's pictures, in pixels."""
+    kind, _, size = recipe.data.name.partition("@")
+    return int(size) if size else SIDES[kind]
 
 
 @functools.cache
@@ -112,12 +123,33 @@ def dense_size(recipe_json: str) -> tuple[int, int] | None:
         return None
     with torch.device("meta"):
         model = create_model(recipe.model.name, **recipe.model.arguments)
-    kind, _, size = recipe.data.name.partition("@")
-    side = int(size) if size else SIDES[kind]
+    side = picture_side(recipe)
     shape = (1, 3, side, side) if recipe.inputs is None else _read_channels(model, recipe.inputs, side)
     if shape is None:
         return None
     return count_parameters(model), count_macs(model, torch.empty(shape, device="meta")).total
+
+
+@functools.cache
+def pruned_size(recipe_json: str) -> tuple[int, int] | None:
+    """Parameters and MACs for one picture of what a recipe with rates leaves; None for others.
+
+    Rates fix how many channels stay, whatever their scores, so any scores do.
+    """
+    recipe = Recipe.model_validate_json(recipe_json)
+    if recipe.pruning is None or recipe.pruning.rates is None or recipe.inputs is not None:
+        return None
+    model = create_model(recipe.model.name, **recipe.model.arguments)
+    scores = {
+        name: torch.arange(len(module.weight))
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Conv2d, nn.Linear))
+    }
+    rates = list(recipe.pruning.rates) if isinstance(recipe.pruning.rates, tuple) else recipe.pruning.rates
+    side = picture_side(recipe)
+    least, multiple = recipe.pruning.min_channels, recipe.pruning.round_to
+    report = prune(model, torch.zeros(1, 3, side, side), scores, rates, min_channels=least, round_to=multiple)
+    return report.parameters_after, report.macs_after
 
 
 def _read_channels(model: nn.Module, section: InputsSection, side: int) -> tuple[int, ...] | None:

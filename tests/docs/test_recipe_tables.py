@@ -9,11 +9,13 @@ import torch
 from docs import recipe_tables
 from tailcut.counting import count_macs, count_parameters
 from tailcut.inputs import replace_stem
+from tailcut.reports import read_records
 from tailcut.runs import Result, Run
 from tailcut.structure import create_model
 from tailcut.training.recipe import Recipe
 from tailcut.training.recipe_files import load_recipe, shipped_recipes
 
+RECORDS = Path(__file__).resolve().parents[2] / "docs" / "results"
 HEADER = list(recipe_tables.HEADER)
 
 
@@ -144,8 +146,21 @@ def test_colours_change_no_size() -> None:
 
 
 def test_pruned_networks_say_what_is_known() -> None:
-    """ResNet-20 has 40.55 million MACs, ResNet-56 125.49 million."""
-    place = HEADER.index("MACs")
-    texts = [recipe_tables.cells(load_recipe(name), [])[place] for name in ("resnet20-l1", "resnet56")]
-    assert texts == ["at most 20 M of 41 M", "125 M before pruning"]
-    assert recipe_tables.cells(load_recipe("resnet56"), [])[HEADER.index("parameters")] == ""
+    """ResNet-20 has 40.55 million MACs, ResNet-56 125.49 million, 28 % fewer at the paper's rates."""
+    one, other = (
+        dict(zip(HEADER, recipe_tables.cells(load_recipe(name), []), strict=True))
+        for name in ("resnet20-l1", "resnet56")
+    )
+    assert (one["MACs"], one["parameters"]) == ("at most 20 M of 41 M", "")
+    assert (other["MACs"], other["parameters"]) == ("89 M of 125 M", "659,719")
+
+
+def test_rates_say_what_is_left() -> None:
+    """The oracle is the record of the training, whose network was pruned by its scores."""
+    (result,) = (result for result in read_records(RECORDS) if result.name == "resnet56-tuned")
+    left = recipe_tables.pruned_size(Recipe.model_validate(result.recipe).model_dump_json())
+    assert left is not None
+    assert left[0] == result.num_parameters
+    line = dict(zip(HEADER, recipe_tables.cells(load_recipe("resnet56-tuned"), []), strict=True))
+    assert (line["parameters"], line["MACs"]) == ("659,719", f"{left[1] / 1e6:,.0f} M of 125 M")
+    assert recipe_tables.pruned_size(load_recipe("resnet20-l1").model_dump_json()) is None

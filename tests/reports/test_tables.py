@@ -44,6 +44,13 @@ def test_a_row_without_a_run_says_so() -> None:
     assert report.to_markdown().count("not run") == 1
 
 
+def test_a_pruned_network_is_compared_with_its_parent(result: Result) -> None:
+    pruned = {"model": {"name": "resnet20"}, "pruning": {"rates": 0.5}}
+    slim = dataclasses.replace(result, recipe=pruned, num_parameters=100_000, file_bytes=400_000)
+    (row,) = make_table("table1", [PAPER], {"lenet5-776": [slim]}).rows
+    assert row.compression_ratio == pytest.approx(4 * 269_722 / 400_000, abs=0.01)
+
+
 def test_figures_are_those_of_the_result(result: Result) -> None:
     report = make_table("table1", [PAPER], {"lenet5-776": [result]})
     (row,) = json.loads(report.to_json())["rows"]

@@ -5,10 +5,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+import torch
+
+from tailcut.counting import count_parameters
 from tailcut.errors import ArgumentError, DataError
 from tailcut.printing import Report, figure_text, is_fraction, markdown_table, spread_text, table
 from tailcut.reports.seeds import SeedMean, seed_means
 from tailcut.runs import Result
+from tailcut.structure import create_model
 
 TABLES = ("table1", "table2", "table3", "table4", "table5", "lfd", "cfdp")
 _FOLDERS = {"frequency-inputs": "lfd", "frequency-pruning": "cfdp"}
@@ -178,7 +182,7 @@ def _row(wanted: Wanted, metric: str, paper: float | None, result: Result | None
     if result is None:
         nothing = (None,) * 7
         return ReproducedRow(wanted.name, metric, paper, None, not why_not, why_not or None, lower, *nothing)
-    dense_bytes = FLOAT32_BYTES * result.num_parameters
+    dense_bytes = FLOAT32_BYTES * _dense_parameters(result)
     return ReproducedRow(
         wanted.name,
         metric,
@@ -195,6 +199,15 @@ def _row(wanted: Wanted, metric: str, paper: float | None, result: Result | None
         result.device,
         round(result.seconds / SECONDS_PER_HOUR, 4),
     )
+
+
+def _dense_parameters(result: Result) -> int:
+    """Numbers of the network before anything was taken out of it; a pruned one is compared with its parent."""
+    if not result.recipe.get("pruning"):
+        return result.num_parameters
+    with torch.device("meta"):
+        parent = create_model(result.recipe["model"]["name"], **result.recipe["model"].get("arguments", {}))
+    return count_parameters(parent)
 
 
 def _cells(row: ReproducedRow) -> list[str]:
