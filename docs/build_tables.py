@@ -8,24 +8,22 @@ A generated part stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->`. T
 """
 
 import argparse
-import importlib
-import inspect
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import FunctionType, ModuleType
 from typing import Any
 
 from docs.attack_tables import attack_tables
 from docs.comparisons import answers, scores_compared
+from docs.highlights import highlights
 from docs.markdown import counted, duration, markdown_table, percent
 from docs.recipe_tables import recipe_table
+from docs.reference_tables import package_names, public_names
 
-import tailcut
 from tailcut.cli.reproduce import wanted_rows
 from tailcut.printing import figure_text
 from tailcut.reports import by_name, make_table, read_records
@@ -44,7 +42,6 @@ ATTACKS = Path("docs/results/attacks")
 TRANSPLANT = Path("docs/results/bench-transplant.json")
 NETWORKS = {"lenet300": "LeNet-300-100", "lenet5": "LeNet-5"}
 BITS = {"float32": 32, "float16": 16}
-PACKAGES = ("weights", "format", "structure", "transform", "data", "training", "runs", "errors")
 
 
 @dataclass(frozen=True)
@@ -112,7 +109,10 @@ def build(root: Path) -> dict[Path, str]:
     """The pages that have generated parts, and the text that each should have."""
     results = read_results(root / TABLE1)
     parts: dict[str, dict[str, Callable[[], str]]] = {
-        "README.md": {"table1": lambda: summary_table(results)},
+        "README.md": {
+            "highlights": lambda: highlights(root / RESULTS),
+            "table1": lambda: summary_table(results),
+        },
         "docs/results.md": {
             "table1": lambda: table1(results),
             "runs": lambda: runs_table(results),
@@ -356,42 +356,6 @@ def figure(value: str | float | None) -> str:
     if value is None or isinstance(value, str):
         return value or "-"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def public_names() -> str:
-    """Every name of `tailcut.__all__`."""
-    return markdown_table(["name", "what it is"], list(_entries(tailcut, "tailcut", tailcut.__all__)), "<<")
-
-
-def package_names() -> str:
-    """The public names of each package below."""
-    parts = []
-    for name in PACKAGES:
-        module = importlib.import_module(f"tailcut.{name}")
-        table = markdown_table(["name", "what it is"], list(_entries(module, module.__name__, exported(module))), "<<")
-        parts.append(f"### tailcut.{name}\n\n{first_line(module)}\n\n{table}")
-    return "\n\n".join(parts)
-
-
-def exported(module: ModuleType) -> list[str]:
-    """The functions and classes that a module defines, or hands on as `from .x import X as X`."""
-    source = inspect.getsource(module)
-    names = re.findall(r"^from tailcut\.\S+ import (\w+) as \1$", source, re.MULTILINE)
-    names += re.findall(r"^(?:class|def) ([A-Za-z]\w*)", source, re.MULTILINE)
-    return sorted(name for name in names if isinstance(getattr(module, name), (type, FunctionType)))
-
-
-def _entries(module: ModuleType, prefix: str, names: Sequence[str]) -> Iterator[list[str]]:
-    for name in names:
-        thing = getattr(module, name)
-        source = Path(str(inspect.getsourcefile(thing))).resolve().relative_to(ROOT)
-        yield [f"[`{prefix}.{name}`](../../{source.as_posix()})", first_line(thing)]
-
-
-def first_line(thing: object) -> str:
-    """The first sentence of a docstring, on one line."""
-    paragraph = (inspect.getdoc(thing) or "").partition("\n\n")[0]
-    return " ".join(paragraph.split()).replace("|", "\\|")
 
 
 if __name__ == "__main__":

@@ -130,6 +130,19 @@ def dense_size(recipe_json: str) -> tuple[int, int] | None:
     return count_parameters(model), count_macs(model, torch.empty(shape, device="meta")).total
 
 
+def macs_left(recipe: Recipe) -> float:
+    """The part of its MACs that a recipe with rates leaves of a network.
+
+    Raises:
+        ValueError: the recipe does not prune by rates.
+    """
+    written = recipe.model_dump_json()
+    before, after = dense_size(written), pruned_size(written)
+    if before is None or after is None:
+        raise ValueError(f"{recipe.name} does not prune by rates")
+    return after[1] / before[1]
+
+
 @functools.cache
 def pruned_size(recipe_json: str) -> tuple[int, int] | None:
     """Parameters and MACs for one picture of what a recipe with rates leaves; None for others.

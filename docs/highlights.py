@@ -1,0 +1,92 @@
+"""What Tailcut gives, in a few lines for the README, each from a record."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from docs.comparisons import figure, values_of
+from docs.markdown import markdown_table, percent
+from docs.recipe_tables import macs_left
+
+from tailcut.reports import read_records
+from tailcut.runs import Result
+from tailcut.training.recipe_files import load_recipe
+
+PUBLISHED_UNET_BYTES = 4524  # unet_fr.tar.xz, as its authors published it
+PIXELS, FREQUENCIES = "imagenette-resnet18-rgb112", "imagenette-resnet18-dct24"
+PRUNED = ("resnet56-tuned", "resnet56-47")
+
+
+def highlights(records: Path) -> str:
+    """One line or more for each part of the library: what there was before, and ours.
+
+    Args:
+        records: the folder of the records, see `tailcut.reports.records_folder`.
+    """
+    results = read_records(records)
+    rows = [_file(records), _speed(records), _reading(records), _inputs(results), *_pruning(records, results)]
+    return markdown_table(["what", "before", "Tailcut"], rows, "<<<")
+
+
+def _file(records: Path) -> list[str]:
+    stored = _json(records / "published-unet" / "inspect-float16.json")
+    measured = _json(records / "published-unet" / "evaluate-float16.json")
+    dice, photos = percent(measured["metrics"]["dice"]), measured["num_samples"]
+    what = f"The paper's UNet, {stored['num_kept']} coefficients for {stored['num_parameters']:,} weights"
+    page = "[results](docs/results.md#the-published-unet)"
+    ours = f"**{stored['file_bytes']:,} bytes**, the same Dice of {dice} on the {photos} photos beside it ({page})"
+    return [what, f"{PUBLISHED_UNET_BYTES:,} bytes", ours]
+
+
+def _speed(records: Path) -> list[str]:
+    table = _bench(records, "execution", 0)
+    fused, dense = (_row(table, "way", way) for way in ("fused, compiled", "dense, channels last"))
+    faster, memory = f"{fused['times faster']:.0f} times faster", f"{100 * fused['of dense']:.0f} % of the memory"
+    ours = f"**{fused['ms'] / 1000:.2f} s**, {faster}, in {memory} ([run it fast](docs/run-fast.md))"
+    return [
+        "The same UNet on one picture of 640 x 959, two CPU cores",
+        f"{dense['ms'] / 1000:.1f} s, dense weights at their fastest",
+        ours,
+    ]
+
+
+def _reading(records: Path) -> list[str]:
+    table = _bench(records, "inputs", 0)
+    published, ours = (_row(table, "way", f"{way}, 24 channels") for way in ("published", "tailcut"))
+    return [
+        "A photo as 24 frequency channels, one core",
+        f"{published['ms']:.0f} ms, the published pipeline",
+        f"**{ours['ms']:.1f} ms**, straight from the JPEG ([inputs](docs/frequency-inputs.md))",
+    ]
+
+
+def _inputs(results: Sequence[Result]) -> list[str]:
+    pixels, frequencies = (figure(values_of(results, name)) for name in (PIXELS, FREQUENCIES))
+    return ["ResNet-18 on Imagenette at equal MACs", f"{pixels}, pixels", f"**{frequencies}**, 24 frequency channels"]
+
+
+def _pruning(records: Path, results: Sequence[Result]) -> list[list[str]]:
+    before = percent(_json(records / "parents" / "resnet56.json")["metrics"]["accuracy"])
+    rows = []
+    for name in PRUNED:
+        values = values_of(results, name)
+        if values:
+            what = f"ResNet-56 on CIFAR-10 with {100 * macs_left(load_recipe(name)):.0f} % of its MACs"
+            rows.append([what, f"{before}, all MACs", f"**{figure(values)}** ([pruning](docs/channel-pruning.md))"])
+    return rows
+
+
+def _bench(records: Path, topic: str, number: int) -> Mapping[str, Any]:
+    tables: Sequence[Mapping[str, Any]] = _json(records / f"bench-{topic}.json")["topics"][topic]
+    return tables[number]
+
+
+def _row(table: Mapping[str, Any], key: str, value: str) -> Mapping[str, Any]:
+    (found,) = (row for row in table["rows"] if row[key] == value)
+    return dict(found)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content

@@ -1,0 +1,65 @@
+"""The lists of public names on the page of the reference."""
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FunctionType, ModuleType
+
+from docs.markdown import markdown_table
+
+import tailcut
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = (
+    "weights",
+    "inputs",
+    "channels",
+    "execution",
+    "format",
+    "models",
+    "structure",
+    "transform",
+    "data",
+    "training",
+    "reports",
+    "runs",
+    "errors",
+)
+
+
+def public_names() -> str:
+    """Every name of `tailcut.__all__`."""
+    return markdown_table(["name", "what it is"], list(_entries(tailcut, "tailcut", tailcut.__all__)), "<<")
+
+
+def package_names() -> str:
+    """The public names of each package below."""
+    parts = []
+    for name in PACKAGES:
+        module = importlib.import_module(f"tailcut.{name}")
+        table = markdown_table(["name", "what it is"], list(_entries(module, module.__name__, exported(module))), "<<")
+        parts.append(f"### tailcut.{name}\n\n{first_line(module)}\n\n{table}")
+    return "\n\n".join(parts)
+
+
+def exported(module: ModuleType) -> list[str]:
+    """The functions and classes that a module defines, or hands on as `from .x import X as X`."""
+    source = inspect.getsource(module)
+    names = re.findall(r"^from tailcut\.\S+ import (\w+) as \1$", source, re.MULTILINE)
+    names += re.findall(r"^(?:class|def) ([A-Za-z]\w*)", source, re.MULTILINE)
+    return sorted(name for name in names if isinstance(getattr(module, name), (type, FunctionType)))
+
+
+def _entries(module: ModuleType, prefix: str, names: Sequence[str]) -> Iterator[list[str]]:
+    for name in names:
+        thing = getattr(module, name)
+        source = Path(str(inspect.getsourcefile(thing))).resolve().relative_to(ROOT)
+        yield [f"[`{prefix}.{name}`](../../{source.as_posix()})", first_line(thing)]
+
+
+def first_line(thing: object) -> str:
+    """The first sentence of a docstring, on one line."""
+    paragraph = (inspect.getdoc(thing) or "").partition("\n\n")[0]
+    return " ".join(paragraph.split()).replace("|", "\\|")
