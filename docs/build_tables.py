@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from docs.attack_tables import attack_tables
-from docs.comparisons import answers, scores_compared
+from docs.comparisons import TUNED_SCORES, answers, scores_compared
 from docs.highlights import highlights
 from docs.markdown import counted, duration, markdown_table, percent
 from docs.recipe_tables import recipe_table
@@ -133,6 +133,7 @@ def build(root: Path) -> dict[Path, str]:
         "docs/channel-pruning.md": {
             "runs": lambda: recipe_table(root / RESULTS, "frequency-pruning"),
             "worth": lambda: scores_compared(root / EXPERIMENTS),
+            "worth-tuned": lambda: scores_compared(root / EXPERIMENTS, TUNED_SCORES),
             "attacks": lambda: attack_tables(root / ATTACKS),
             "bench": lambda: bench_tables(root / BENCH_OF["channels"], headings=False),
         },

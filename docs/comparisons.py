@@ -28,6 +28,7 @@ SCORES = (
     ("spectral-untuned", "hrank-untuned"),
     ("spectral-untuned", "random-untuned"),
 )
+TUNED_SCORES = (("spectral", "l1"), ("spectral", "random"), ("l1", "random"))
 
 
 def answers(records: Path) -> str:
@@ -35,11 +36,11 @@ def answers(records: Path) -> str:
     return "\n".join(f"- {comparison(records, name, other)}" for name, other in CLAIMS)
 
 
-def scores_compared(experiments: Path) -> str:
-    """What the pruning of ResNet-20 says of CFDP's score, without fine-tuning."""
+def scores_compared(experiments: Path, pairs: Sequence[tuple[str, str]] = SCORES) -> str:
+    """What the pruning of ResNet-20 says of scores of channels: a sentence for each pair of variants."""
     folder = experiments / "cfdp-baselines"
-    found = {name: [result.metrics[ACCURACY] for result in _variant(folder, name)] for pair in SCORES for name in pair}
-    return "\n".join(f"- {_sentence(name, found[name], other, found[other])}" for name, other in SCORES)
+    found = {name: [result.metrics[ACCURACY] for result in _variant(folder, name)] for pair in pairs for name in pair}
+    return "\n".join(f"- {_sentence(name, found[name], other, found[other])}" for name, other in pairs)
 
 
 def _variant(folder: Path, name: str) -> list[Result]:
