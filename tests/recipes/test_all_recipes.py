@@ -81,7 +81,7 @@ class OneStepDone(Exception):
     """The first step went well; no more are wanted."""
 
 
-def one_batch(*args: Any, **settings: Any) -> Iterator[tuple[Tensor, Tensor]]:
+def one_batch(*args: Any, **settings: Any) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     yield next(batches(*args, **settings))
     raise OneStepDone
 

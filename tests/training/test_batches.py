@@ -21,7 +21,7 @@ def numbered(num: int) -> InMemoryDataset:
 
 def numbers(dataset: InMemoryDataset, **settings: int) -> list[list[int]]:
     work = batches(dataset, augmentation=NOTHING, **{"batch_size": 4, "seed": 1, "epoch": 0, **settings})
-    return [targets.tolist() for _, targets in work]
+    return [targets.tolist() for _, targets, _ in work]
 
 
 def test_an_epoch_has_each_picture_at_most_once_in_full_batches() -> None:
@@ -31,8 +31,8 @@ def test_an_epoch_has_each_picture_at_most_once_in_full_batches() -> None:
 
 
 def test_pictures_go_with_their_targets() -> None:
-    for pictures, targets in batches(numbered(18), batch_size=4, seed=1, epoch=0, augmentation=NOTHING):
-        assert (pictures[:, 0, 0, 0] * 255).round().long().tolist() == targets.tolist()
+    for pictures, targets, places in batches(numbered(18), batch_size=4, seed=1, epoch=0, augmentation=NOTHING):
+        assert (pictures[:, 0, 0, 0] * 255).round().long().tolist() == targets.tolist() == places.tolist()
 
 
 def test_the_order_depends_on_seed_and_epoch_alone() -> None:
@@ -54,10 +54,10 @@ def test_processes_share_what_one_process_sees(num_processes: int) -> None:
         list(batches(data, rank=rank, num_processes=num_processes, **settings))  # type: ignore[arg-type]
         for rank in range(num_processes)
     ]
-    for step, (pictures, targets) in enumerate(whole):
+    for step, batch in enumerate(whole):
         for rank in range(num_processes):
-            assert torch.equal(parts[rank][step][0], pictures[rank::num_processes])
-            assert torch.equal(parts[rank][step][1], targets[rank::num_processes])
+            for part, all_of_it in zip(parts[rank][step], batch, strict=True):
+                assert torch.equal(part, all_of_it[rank::num_processes])
 
 
 def test_generators_of_different_keys_differ() -> None:

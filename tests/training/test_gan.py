@@ -89,7 +89,7 @@ def test_steps_are_those_of_two_optimizers_by_hand(tmp_path: Path) -> None:
     torch.manual_seed(generator_of(3, 0, 1).initial_seed())
     digits = open_dataset("digits", "train").part(0, 64)
     settings: dict[str, Any] = {"batch_size": 16, "seed": 3, "epoch": 0, "augmentation": AugmentationSection()}
-    for pictures, _ in batches_of_an_epoch(digits, **settings):
+    for pictures, *_ in batches_of_an_epoch(digits, **settings):
         real = 2 * interpolate(pictures, size=(64, 64), mode="bilinear", antialias=True) - 1
         made = generator(torch.randn(16, 6))
         right = binary_cross_entropy(discriminator(real).sigmoid(), torch.ones(16, 1))

@@ -34,7 +34,7 @@ def batches(
     augmentation: AugmentationSection,
     rank: int = 0,
     num_processes: int = 1,
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """The augmented batches of one epoch, of one process; an incomplete last batch is left out.
 
     Args:
@@ -47,7 +47,8 @@ def batches(
         num_processes: how many processes share a batch.
 
     Yields:
-        Pictures (batch_size / num_processes, channels, height, width) and targets.
+        Pictures (batch_size / num_processes, channels, height, width), targets, and the pictures' places in the data
+        set, int64 (batch_size / num_processes,).
     """
     order = torch.randperm(len(dataset), generator=generator(seed, epoch))
     for step in range(len(dataset) // batch_size):
@@ -55,7 +56,7 @@ def batches(
         pictures, targets = dataset.batch(mine)
         noise = generator(seed, epoch, step)
         places = torch.arange(batch_size)[rank::num_processes]
-        yield augment(pictures, targets, augmentation, noise, batch_size, places)
+        yield *augment(pictures, targets, augmentation, noise, batch_size, places), mine
 
 
 def augment(

@@ -148,7 +148,7 @@ class DetectionSession(Session):
         logger.info("epoch %d of this process: %s", self.epoch + 1, ", ".join(parts))
         return loss
 
-    def _step(self, pictures: Tensor, targets: Tensor) -> Tensor:
+    def _step(self, pictures: Tensor, targets: Tensor, places: Tensor) -> Tensor:
         """Forward, backward, and one step of the optimiser. `pictures` are numbers. Returns the loss, a scalar."""
         examples = [self._example(index) for index in pictures.tolist()]
         losses = self.module([picture for picture, _ in examples], [target for _, target in examples])

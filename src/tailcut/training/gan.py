@@ -70,7 +70,7 @@ class GanSession(Session):
         logger.info("epoch %d of this process: %s", self.epoch + 1, ", ".join(parts))
         return loss
 
-    def _step(self, pictures: Tensor, targets: Tensor) -> Tensor:
+    def _step(self, pictures: Tensor, targets: Tensor, places: Tensor) -> Tensor:
         """A step of the discriminator, then one of the generator. Returns the sum of their losses, a scalar.
 
         One optimiser has the parameters of both networks and changes only those with gradients: the same numbers as

@@ -52,11 +52,12 @@ from tailcut.training.machines import Machines as Machines
 from tailcut.training.processes import Processes, share_of
 from tailcut.training.progress import Progress, epoch_line, live_progress
 from tailcut.training.reading import gate_penalty, reader_of
-from tailcut.training.recipe import Recipe
+from tailcut.training.recipe import AugmentationSection, Recipe
 from tailcut.training.recipe_files import to_toml
 from tailcut.training.recipe_generation import GENERATIVE, GenerationSection
 from tailcut.training.scoring import network_inputs
 from tailcut.training.starting import load_start, make_start, needs_start
+from tailcut.training.teaching import Teacher
 
 try:
     from lightning_fabric import Fabric
@@ -90,12 +91,11 @@ class Session(Processes):
         self.model = self._build(roots).to(fabric.device)
         check_generative(recipe, self.model, self.train_data)
         self.read = reader_of(self.model)
-        self.teacher = load_teacher(recipe, fabric.device, roots=roots, beside=run)
-        self.read_for_teacher = None if self.teacher is None else reader_of(self.teacher)
         self.optimizer = build_optimizer(recipe.optimizer, self.model)
         self.schedule = build_schedule(recipe, self.model, self.optimizer, self.num_steps)
         decay = recipe.optimizer.ema_decay
         self.memory_format = torch.channels_last if recipe.training.channels_last else torch.contiguous_format
+        self.teacher = self._teacher(roots)
         self.average = None if decay is None else MovingAverage(self.model, decay)
         self.epoch = 0
         self.lines: list[dict[str, Any]] = []
@@ -108,6 +108,15 @@ class Session(Processes):
     def _build(self, roots: Roots) -> nn.Module:
         """The network that is trained, with the numbers that it begins with."""
         return build_model(self.recipe, self._start(roots))
+
+    def _teacher(self, roots: Roots) -> Teacher | None:
+        network = load_teacher(self.recipe, self.fabric.device, roots=roots, beside=self.run)
+        if network is None:
+            return None
+        changed = self.recipe.data.augmentation != AugmentationSection()
+        unchanged = None if changed else self.train_data
+        # Fabric sets the precision of the network that it wraps alone.
+        return Teacher(network, self.fabric.autocast, self.fabric.device, self.memory_format, unchanged)
 
     def _start(self, roots: Roots) -> nn.Module | None:
         """The network that the recipe starts from, None for a fresh one. The first process makes it, all load it."""
@@ -174,11 +183,11 @@ class Session(Processes):
             rank=self.fabric.global_rank,
             num_processes=self.fabric.world_size,
         )
-        for step, (pictures, targets) in enumerate(work):
+        for step, (pictures, targets, places) in enumerate(work):
             now = first_step + step
             lr = set_lr(self.optimizer, recipe.optimizer, now / all_steps)
             pictures = pictures.to(self.fabric.device, memory_format=self.memory_format)
-            loss = self._step(pictures, targets.to(self.fabric.device))
+            loss = self._step(pictures, targets.to(self.fabric.device), places)
             self._cut_if_due(now + 1)
             if self.average is not None:
                 self.average.update()
@@ -193,14 +202,15 @@ class Session(Processes):
             bar.show(now + 1, f"epoch {epoch + 1}  loss {smooth:.4f}")
         return total / self.num_steps
 
-    def _step(self, pictures: Tensor, targets: Tensor) -> Tensor:
+    def _step(self, pictures: Tensor, targets: Tensor, places: Tensor) -> Tensor:
         """Forward, backward, and one step of the optimiser. Returns the loss, a scalar."""
         recipe = self.recipe
         outputs = self.module(self.read(pictures))
         if recipe.training.loss == "vae":
             loss = negative_elbo(outputs, pictures).mean()
         else:
-            loss = total_loss(outputs, targets, recipe.training, recipe.distillation, self._teacher_outputs(pictures))
+            taught = None if self.teacher is None else self.teacher(pictures, places)
+            loss = total_loss(outputs, targets, recipe.training, recipe.distillation, taught)
         if recipe.inputs is not None and recipe.inputs.gate:
             penalty = gate_penalty(self.model, recipe.inputs.gate_strength)
             loss = loss if penalty is None else loss + penalty
@@ -212,14 +222,6 @@ class Session(Processes):
             )
         self.stepper.step()
         return loss.detach()
-
-    def _teacher_outputs(self, pictures: Tensor) -> Tensor | None:
-        if self.teacher is None or self.read_for_teacher is None:
-            return None
-        # Fabric sets the precision of the network that it wraps alone.
-        with torch.no_grad(), self.fabric.autocast():
-            outputs: Tensor = self.teacher(self.read_for_teacher(pictures))
-        return outputs
 
     def _round_if_due(self) -> None:
         """From here on round the coefficients in the forward (changes the model), if the recipe says so."""
