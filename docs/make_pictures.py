@@ -36,6 +36,8 @@ from tailcut.weights import truncated_tensors
 GATE = build_tables.ROOT / "docs" / "results" / "gate-imagenette.json"  # `tailcut select --json`
 FOLDER = build_tables.ROOT / "docs" / "pictures"
 POINTS_KEY = "points"
+# Drawn by a command on their page, from networks that are not in the repository.
+BY_COMMAND = ("grad-cam.png",)
 
 
 def main() -> None:
