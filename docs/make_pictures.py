@@ -208,7 +208,7 @@ def digits() -> Figure:
         weights = sum(parameter.numel() for parameter in model.parameters() if parameter.ndim > 1)
         sampler = Sampler(model)
         made = sheet(sampler(draw_codes(sampler, 36, 0)))
-        panel.imshow(made[0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        panel.imshow(made[0].numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         panel.set_title(f"{name}: {kept or weights:,} {'coefficients' if kept else 'weights'}", fontsize=10)
         panel.set_axis_off()
     return figure

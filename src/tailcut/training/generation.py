@@ -53,8 +53,9 @@ class GenerationReport(EvaluateReport):
 
     def __str__(self) -> str:
         """One row for people, and what the distance is between."""
+        distance = next(iter(self.metrics))
         return (
-            f"{super().__str__()}\n\ndistance: {self.num_generated:,} made pictures (seed {self.seed}) against the "
+            f"{super().__str__()}\n\n{distance}: {self.num_generated:,} made pictures (seed {self.seed}) against the "
             f"{self.num_samples:,} real ones, by the features of {self.features}"
         )
 
