@@ -1,5 +1,6 @@
 """Inception's features: torch-fidelity's own metric is the oracle; the weights are drawn, since none come along."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -112,8 +113,20 @@ def test_damaged_weights_run_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "torch_fidelity.feature_extractor_inceptionv3", None)
+    monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
     with pytest.raises(MissingExtraError, match=r"tailcut\[inception\]"):
+        InceptionFeatures()
+
+
+def test_a_torchvision_that_does_not_fit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "torch_fidelity.feature_extractor_inceptionv3":
+                raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.delitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    with pytest.raises(MissingExtraError, match=r"not for this build of torch: .*nms does not exist"):
         InceptionFeatures()
 
 

@@ -28,7 +28,7 @@ class InceptionFeatures(Features):
         download: fetch the weights into torch's cache where they are not there.
 
     Raises:
-        MissingExtraError: torch-fidelity is not installed.
+        MissingExtraError: torch-fidelity is not installed, or its torchvision cannot be imported beside this torch.
         DataError: the weights are not there, cannot be fetched, or are damaged.
     """
 
@@ -41,6 +41,9 @@ class InceptionFeatures(Features):
             from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
         except ImportError as error:
             raise MissingExtraError("Inception's features", "torch-fidelity", "inception") from error
+        except (RuntimeError, OSError) as error:  # what torchvision raises when its compiled part does not fit torch
+            broken = f"Inception's features (torchvision is here, but not for this build of torch: {error})"
+            raise MissingExtraError(broken, "torchvision", "inception") from error
         file = _weights(URL_INCEPTION_V3, download)
         arguments = {"feature_extractor_weights_path": str(file)}
         try:
