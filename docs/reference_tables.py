@@ -55,7 +55,7 @@ def exported(module: ModuleType) -> list[str]:
 def _entries(module: ModuleType, prefix: str, names: Sequence[str]) -> Iterator[list[str]]:
     for name in names:
         thing = getattr(module, name)
-        source = Path(str(inspect.getsourcefile(thing))).resolve().relative_to(ROOT)
+        source = Path(str(inspect.getsourcefile(inspect.unwrap(thing)))).resolve().relative_to(ROOT)
         yield [f"[`{prefix}.{name}`](../../{source.as_posix()})", first_line(thing)]
 
 

@@ -1,5 +1,8 @@
 """The errors Tailcut raises: one class per cause, all of them `TailcutError`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class TailcutError(Exception):
     """Base of all errors that Tailcut raises on purpose."""
@@ -18,6 +21,22 @@ class MissingExtraError(TailcutError, ImportError):
 
     def __init__(self, feature: str, package: str, extra: str) -> None:
         super().__init__(f"{feature} needs the package {package!r}: pip install 'tailcut[{extra}]'")
+
+
+@contextmanager
+def importing_torchvision(feature: str, package: str, extra: str) -> Iterator[None]:
+    """Around an import that needs torchvision: what it raises is told as one missing extra.
+
+    Raises:
+        MissingExtraError: the package is not installed, or torchvision cannot be imported beside this torch.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise MissingExtraError(feature, package, extra) from error
+    except (RuntimeError, OSError) as error:  # what torchvision raises when its compiled part does not fit torch
+        broken = f"{feature} (torchvision is here, but not for this build of torch: {error})"
+        raise MissingExtraError(broken, "torchvision", extra) from error
 
 
 class FormatError(TailcutError, ValueError):

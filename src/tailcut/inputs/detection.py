@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self, cast
 import torch
 from torch import Tensor, nn
 
-from tailcut.errors import ArgumentError, MissingExtraError
+from tailcut.errors import ArgumentError, importing_torchvision
 from tailcut.inputs.block_dct import BlockDCT
 from tailcut.inputs.detector_inputs import DetectorInputs, Target, read_pixels
 from tailcut.inputs.gate import FrequencyGate
@@ -285,13 +285,8 @@ def require_torchvision() -> ModuleType:
     Raises:
         MissingExtraError: torchvision is not installed, or cannot be imported beside this torch.
     """
-    try:
+    with importing_torchvision("a detector", "torchvision", "detection"):
         from tailcut.inputs import rcnn
-    except ImportError as error:
-        raise MissingExtraError("a detector", "torchvision", "detection") from error
-    except (RuntimeError, OSError) as error:  # what torchvision raises when its compiled part does not fit torch
-        broken = f"a detector (torchvision is here, but not for this build of torch: {error})"
-        raise MissingExtraError(broken, "torchvision", "detection") from error
     return rcnn
 
 

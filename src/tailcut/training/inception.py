@@ -11,7 +11,7 @@ from urllib.error import URLError
 import torch
 from torch import Tensor
 
-from tailcut.errors import ArgumentError, DataError, MissingExtraError
+from tailcut.errors import ArgumentError, DataError, importing_torchvision
 from tailcut.training.fid import Features
 
 NUM_FEATURES = 2048
@@ -37,13 +37,8 @@ class InceptionFeatures(Features):
 
     def __init__(self, *, download: bool = False) -> None:
         super().__init__()
-        try:
+        with importing_torchvision("Inception's features", "torch-fidelity", "inception"):
             from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
-        except ImportError as error:
-            raise MissingExtraError("Inception's features", "torch-fidelity", "inception") from error
-        except (RuntimeError, OSError) as error:  # what torchvision raises when its compiled part does not fit torch
-            broken = f"Inception's features (torchvision is here, but not for this build of torch: {error})"
-            raise MissingExtraError(broken, "torchvision", "inception") from error
         file = _weights(URL_INCEPTION_V3, download)
         arguments = {"feature_extractor_weights_path": str(file)}
         try:

@@ -113,8 +113,7 @@ class Session(Processes):
         network = load_teacher(self.recipe, self.fabric.device, roots=roots, beside=self.run)
         if network is None:
             return None
-        changed = self.recipe.data.augmentation != AugmentationSection()
-        unchanged = None if changed else self.train_data
+        unchanged = self.train_data if self.recipe.data.augmentation == AugmentationSection() else None
         # Fabric sets the precision of the network that it wraps alone.
         return Teacher(network, self.fabric.autocast, self.fabric.device, self.memory_format, unchanged)
 
