@@ -1,12 +1,15 @@
 import math
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from tailcut.errors import RecipeError
 from tailcut.structure import create_model
 from tailcut.training.recipe import RegularizationSection
-from tailcut.training.regularizing import regularized
+from tailcut.training.recipe_files import load_recipe
+from tailcut.training.regularizing import num_in_use, regularized
 from tailcut.weights import kept_counts, truncated_tensors
 
 
@@ -37,3 +40,52 @@ def test_rescaled_coefficients_have_the_energy_of_the_dense_weights() -> None:
 def test_a_section_that_does_not_fit_is_told() -> None:
     with pytest.raises(RecipeError, match=r"regularization: .*fc9"):
         regularized(create_model("lenet300"), RegularizationSection(include=("fc9.*",)))
+
+
+def drawn(**settings: Any) -> nn.Module:
+    torch.manual_seed(0)
+    return regularized(create_model("lenet300"), RegularizationSection(initialization="he", **settings))
+
+
+def test_drawn_coefficients_alone_are_trained() -> None:
+    section = RegularizationSection(num_drawn={"fc1.weight": 50, "fc2.weight": 40, "fc3.weight": 30})
+    model = drawn(num_drawn=section.num_drawn)
+    before = [tensor.vector.detach().clone() for tensor in truncated_tensors(model)]
+    assert [int(vector.count_nonzero()) for vector in before] == [50, 40, 30]
+    assert num_in_use(model, section) == 120
+    assert num_in_use(model, RegularizationSection()) == sum(kept_counts(model).values()) == 266200
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01, weight_decay=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(torch.rand(8, 1, 28, 28)).square().sum().backward()
+        optimizer.step()
+    for old, tensor in zip(before, truncated_tensors(model), strict=True):
+        assert torch.equal(old != 0, tensor.vector != 0)
+        assert not torch.any((old == tensor.vector) & (old != 0))
+
+
+def test_drawn_coefficients_are_spread_over_those_kept_with_the_variance_of_all() -> None:
+    (first, *_) = truncated_tensors(drawn(num_kept=20000, num_drawn=5000))
+    assert 0.22 < float((first.vector[:10000] != 0).float().mean()) < 0.28
+    (whole, *_) = truncated_tensors(drawn(num_kept=20000))
+    energy, full = (float(tensor.vector.detach().square().sum()) for tensor in (first, whole))
+    assert energy == pytest.approx(full, rel=0.1)
+
+
+def test_another_seed_draws_others() -> None:
+    one, again = (truncated_tensors(drawn(num_drawn=10))[0].vector for _ in range(2))
+    assert torch.equal(one, again)
+    torch.manual_seed(1)
+    other = regularized(create_model("lenet300"), RegularizationSection(num_drawn=10))
+    assert not torch.equal(truncated_tensors(other)[0].vector != 0, one != 0)
+
+
+@pytest.mark.parametrize("counts", [{"fc1.weight": 101}, {"fc1.weight": 3, "fc2.weight": 3}])
+def test_more_drawn_than_kept_or_a_tensor_left_out_is_told(counts: Any) -> None:
+    with pytest.raises(RecipeError, match=r"num_drawn: expected at most 100 coefficients of fc[13]\.weight"):
+        drawn(num_kept=100, num_drawn=counts)
+
+
+def test_drawn_coefficients_have_no_tail_to_cut() -> None:
+    with pytest.raises(RecipeError, match="num_drawn takes no"):
+        load_recipe("lenet5-776", ["regularization.num_drawn=50"])

@@ -9,6 +9,7 @@ from torch import nn
 
 from tailcut.runs import Result, Run, tailcut_version
 from tailcut.training.recipe import Recipe
+from tailcut.training.regularizing import num_in_use
 from tailcut.weights import kept_counts, truncated_tensors
 
 logger = logging.getLogger("tailcut.training")
@@ -49,7 +50,7 @@ def make_result(
         split_sizes={name: size for name, size in split_sizes.items() if size},
         metrics=metrics,
         validation=validation,
-        num_kept=sum(kept_counts(packed).values()),
+        num_kept=num_in_use(packed, recipe.regularization),
         num_parameters=num_other + sum(math.prod(tensor.shape) for tensor in tensors),
         num_other=num_other,
         file_bytes=run.model.stat().st_size,

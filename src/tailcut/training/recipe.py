@@ -71,6 +71,8 @@ class RegularizationSection(Section):
             `rescaled` (the same, enlarged so that the truncated weights have the variance of the dense ones);
             `he` (random coefficients such that the truncated weights have He's variance, 2 / inputs; biases
             start at zero).
+        num_drawn: train only so many of those coefficients, drawn at random; the others are zero and stay so. What
+            the low-frequency corner is compared with. One number for each tensor, or a table by tensor name.
     """
 
     keep_ratio: KeepRatio | None = None
@@ -81,6 +83,7 @@ class RegularizationSection(Section):
     exclude: tuple[str, ...] = ()
     overrides: dict[str, OverrideSection] = Field(default={})
     initialization: Literal["model", "rescaled", "he"] = "model"
+    num_drawn: Counts | None = None
 
     @model_validator(mode="after")
     def _one_start(self) -> Self:
@@ -375,6 +378,8 @@ class Recipe(Section):
     def _sections_fit(self) -> Self:
         if self.schedule is not None and self.regularization is None:
             raise ValueError("a [schedule] needs a [regularization] section (it may be empty)")
+        if self.schedule is not None and self.regularization is not None and self.regularization.num_drawn is not None:
+            raise ValueError("regularization.num_drawn takes no [schedule]: a tail of coefficients drawn is no tail")
         if self.distillation is not None and self.distillation.teacher == "start" and self.start is None:
             raise ValueError("distillation.teacher 'start' needs a [start] section")
         if self.training.execution == "fused":

@@ -1,13 +1,14 @@
 """From the `regularization` section of a recipe to coefficients and their initial values."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import nn
 
 from tailcut.errors import ArgumentError, RecipeError
 from tailcut.training.recipe import RegularizationSection
-from tailcut.weights import regularize, truncated_tensors
+from tailcut.weights import TruncatedTensor, regularize, truncated_tensors
 
 
 def regularized(model: nn.Module, section: RegularizationSection | None) -> nn.Module:
@@ -34,7 +35,20 @@ def regularized(model: nn.Module, section: RegularizationSection | None) -> nn.M
     except ArgumentError as error:
         raise RecipeError(f"regularization: {error}") from error
     _initialize(model, section.initialization)
+    if section.num_drawn is not None:
+        _draw(model, section.num_drawn, enlarge=section.initialization != "model")
     return model
+
+
+def num_in_use(model: nn.Module, section: RegularizationSection | None) -> int:
+    """The coefficients of `model` that count: those kept, of a section that draws some of them those that are not zero.
+
+    The model is not changed.
+    """
+    tensors = truncated_tensors(model)
+    if section is None or section.num_drawn is None:
+        return sum(tensor.num_kept for tensor in tensors)
+    return sum(int(tensor.vector.count_nonzero()) for tensor in tensors)
 
 
 def _initialize(model: nn.Module, initialization: str) -> None:
@@ -53,3 +67,26 @@ def _initialize(model: nn.Module, initialization: str) -> None:
             elif initialization == "he":
                 num_inputs = math.prod(tensor.shape[1:])
                 tensor.vector.normal_(std=enlarged * math.sqrt(2 / num_inputs))
+
+
+def _draw(model: nn.Module, counts: int | Mapping[str, int], *, enlarge: bool) -> None:
+    """Leave so many coefficients of each tensor, drawn by torch's global generator; the rest is zero and gets no
+    gradient (changes the module). `enlarge` keeps the variance of the weights.
+    """
+    for tensor in truncated_tensors(model):
+        number = _number_drawn(tensor, counts)
+        mask = torch.zeros_like(tensor.vector.detach())
+        mask[torch.randperm(tensor.num_kept)[:number]] = 1.0
+        with torch.no_grad():
+            tensor.vector.mul_(mask * (math.sqrt(tensor.num_kept / number) if enlarge else 1.0))
+        tensor.vector.register_hook(lambda gradient, mask=mask: gradient * mask.to(gradient))
+
+
+def _number_drawn(tensor: TruncatedTensor, counts: int | Mapping[str, int]) -> int:
+    number = min(counts, tensor.num_kept) if isinstance(counts, int) else counts.get(tensor.name)
+    if number is None or number > tensor.num_kept:
+        raise RecipeError(
+            f"regularization.num_drawn: expected at most {tensor.num_kept} coefficients of {tensor.name}, which keeps "
+            f"so many, got {'none' if number is None else number}"
+        )
+    return number
