@@ -19,6 +19,7 @@ from typing import Any
 
 from docs.attack_tables import attack_tables
 from docs.comparisons import TUNED_SCORES, answers, scores_compared
+from docs.findings import AGAINST, finding
 from docs.highlights import highlights
 from docs.markdown import counted, duration, markdown_table, percent
 from docs.recipe_tables import recipe_table
@@ -137,6 +138,7 @@ def build(root: Path) -> dict[Path, str]:
             "attacks": lambda: attack_tables(root / ATTACKS),
             "bench": lambda: bench_tables(root / BENCH_OF["channels"], headings=False),
         },
+        "docs/truncated-training.md": {name: partial(finding, name, root / EXPERIMENTS) for name in AGAINST},
         "docs/experiments.md": {"experiments": lambda: experiment_tables(root / EXPERIMENTS)},
         "docs/reference/index.md": {"public": public_names, "packages": package_names},
     }

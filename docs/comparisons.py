@@ -38,8 +38,12 @@ def answers(records: Path) -> str:
 
 def scores_compared(experiments: Path, pairs: Sequence[tuple[str, str]] = SCORES) -> str:
     """What the pruning of ResNet-20 says of scores of channels: a sentence for each pair of variants."""
-    folder = experiments / "cfdp-baselines"
-    found = {name: [result.metrics[ACCURACY] for result in _variant(folder, name)] for pair in pairs for name in pair}
+    return variants_compared(experiments / "cfdp-baselines", pairs)
+
+
+def variants_compared(records: Path, pairs: Sequence[tuple[str, str]]) -> str:
+    """A sentence for each pair of variants of an experiment, from the folder of its records."""
+    found = {name: [result.metrics[ACCURACY] for result in _variant(records, name)] for pair in pairs for name in pair}
     return "\n".join(f"- {_sentence(name, found[name], other, found[other])}" for name, other in pairs)
 
 

@@ -19,7 +19,7 @@ from PIL import Image, PngImagePlugin
 from sklearn.datasets import load_sample_image
 
 import tailcut
-from docs import build_tables
+from docs import build_tables, findings
 from tailcut.channels.pictures import show_maps
 from tailcut.data import open_dataset
 from tailcut.inputs import BlockDCT, describe_picture
@@ -57,6 +57,9 @@ def main() -> None:
     }
     for name, draw in pictures.items():
         write(draw(), FOLDER / f"{name}.png")
+    for name in findings.with_records():
+        points = findings.finding_points(name)
+        write(findings.draw_finding(points, findings.AGAINST[name]), FOLDER / f"{name}.png", points=points)
     points = result_points()
     write(results(points), FOLDER / "results.png", points=points)
 

@@ -3,11 +3,12 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from docs import make_pictures
+from docs import findings, make_pictures
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURES = sorted((ROOT / "docs" / "pictures").glob("*.png"))
@@ -27,10 +28,18 @@ def test_picture_is_small_and_light(path: Path) -> None:
         assert picture.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
 
 
+def points_of(name: str) -> Any:
+    with Image.open(ROOT / "docs" / "pictures" / f"{name}.png") as picture:
+        return json.loads(picture.text[make_pictures.POINTS_KEY])  # type: ignore[attr-defined]
+
+
 def test_picture_of_the_results_is_up_to_date() -> None:
-    with Image.open(ROOT / "docs" / "pictures" / "results.png") as picture:
-        points = json.loads(picture.text[make_pictures.POINTS_KEY])  # type: ignore[attr-defined]
-    assert points == make_pictures.result_points(), "run: python -m docs.make_pictures"
+    assert points_of("results") == make_pictures.result_points(), "run: python -m docs.make_pictures"
+
+
+def test_pictures_of_the_findings_are_up_to_date() -> None:
+    for name in findings.with_records():
+        assert points_of(name) == findings.finding_points(name), f"{name}: run: python -m docs.make_pictures"
 
 
 @pytest.mark.slow

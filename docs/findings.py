@@ -1,0 +1,71 @@
+"""What the experiments on truncated training found: each variant against the recipe, and a picture of all seeds."""
+
+from pathlib import Path
+from typing import Any
+
+from docs.comparisons import ACCURACY, variants_compared
+from docs.corner_pictures import new_figure
+from matplotlib.figure import Figure
+
+from tailcut.runs import read_result
+from tailcut.training.experiments import load_experiment
+
+ROOT = Path(__file__).resolve().parent.parent
+EXPERIMENTS = ROOT / "docs" / "results" / "experiments"
+# Each experiment's row that the others are compared with.
+AGAINST = {
+    "fr-corner": "corner",
+    "fr-trained-start": "fresh",
+    "fr-dimensions": "4-D-weighted",
+    "fr-order-weights": "kernel-3",
+    "fr-schedule": "geometric",
+    "fr-initialization": "he",
+    "fr-budget": "recipe",
+    "fr-optimizer": "adam",
+    "fr-distillation": "t3-w0.7",
+    "fr-resnet18": "recipe",
+}
+ROW_HEIGHT, MARGIN = 0.27, 0.75  # inches
+
+
+def finding(name: str, experiments: Path = EXPERIMENTS) -> str:
+    """A sentence for each variant that was run, against the experiment's own row."""
+    base = AGAINST[name]
+    others = [variant for variant, _ in finding_points(name, experiments) if variant != base]
+    if not others:
+        return "Not run."
+    return variants_compared(experiments / name, [(other, base) for other in others])
+
+
+def finding_points(name: str, experiments: Path = EXPERIMENTS) -> list[list[Any]]:
+    """Variant and the accuracies of its seeds, in the order of the experiment; those not run are left out."""
+    points = []
+    for variant in load_experiment(name).variants:
+        paths = sorted((experiments / name).glob(f"{variant.name}-[0-9].json"))
+        values = [read_result(path).metrics[ACCURACY] for path in paths]
+        if values:
+            points.append([variant.name, values])
+    return points
+
+
+def with_records(experiments: Path = EXPERIMENTS) -> list[str]:
+    """The experiments of which something was run."""
+    return [name for name in AGAINST if finding_points(name, experiments)]
+
+
+def draw_finding(points: list[list[Any]], base: str) -> Figure:
+    """A dot for each seed and a line at the mean, one row per variant; the row compared with is red."""
+    figure = new_figure(7.2, MARGIN + ROW_HEIGHT * len(points))
+    panel = figure.subplots()
+    for row, (variant, values) in enumerate(points):
+        color = "tab:red" if variant == base else "tab:blue"
+        mean = 100 * sum(values) / len(values)
+        panel.plot([mean, mean], [row - 0.35, row + 0.35], color=color, linewidth=2)
+        panel.plot([100 * value for value in values], [row] * len(values), "o", color=color, markersize=4, alpha=0.6)
+        if variant == base:
+            panel.axvline(mean, color=color, linewidth=0.6, linestyle=":")
+    panel.set_yticks(range(len(points)), [variant for variant, _ in points])
+    panel.set_ylim(len(points) - 0.4, -0.6)
+    panel.set_xlabel("accuracy on the test split, %")
+    panel.grid(visible=True, axis="x", alpha=0.3)
+    return figure
