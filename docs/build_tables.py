@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from docs.attack_tables import attack_tables
-from docs.comparisons import TUNED_SCORES, answers, scores_compared
+from docs.comparisons import LAYER_SCORES, TUNED_SCORES, answers, scores_compared, variants_compared
 from docs.findings import AGAINST, finding
 from docs.highlights import highlights
 from docs.markdown import counted, duration, markdown_table, percent
@@ -135,6 +135,7 @@ def build(root: Path) -> dict[Path, str]:
             "runs": lambda: recipe_table(root / RESULTS, "frequency-pruning"),
             "worth": lambda: scores_compared(root / EXPERIMENTS),
             "worth-tuned": lambda: scores_compared(root / EXPERIMENTS, TUNED_SCORES),
+            "worth-layers": lambda: variants_compared(root / EXPERIMENTS / "cfdp-resnet56", LAYER_SCORES),
             "attacks": lambda: attack_tables(root / ATTACKS),
             "bench": lambda: bench_tables(root / BENCH_OF["channels"], headings=False),
         },

@@ -28,6 +28,11 @@ SCORES = (
     ("spectral-untuned", "hrank-untuned"),
     ("spectral-untuned", "random-untuned"),
 )
+LAYER_SCORES = tuple(
+    (f"spectral{ending}", f"{other}{ending}")
+    for ending in ("", "-47")
+    for other in ("l1", "fpgm", "apoz", "hrank", "random")
+)
 TUNED_SCORES = (("spectral", "l1"), ("spectral", "random"), ("l1", "random"))
 
 
