@@ -12,7 +12,7 @@ import pytest
 import tests.torchvision_operators  # noqa: F401
 import torch
 from tests.small_coco import TINY, write_coco
-from torch import Tensor
+from torch import Tensor, nn
 
 from tailcut.data import Dataset, InMemoryDataset, open_dataset
 from tailcut.format import save
@@ -99,15 +99,24 @@ def small(name: str) -> Recipe:
     return load_recipe(name, [f"{key}={value}" for key, value in changes.items()])
 
 
+def untrained(recipe: Recipe) -> nn.Module:
+    """The recipe's network as its run would pack it, but for the training."""
+    model = build_model(recipe)
+    schedule = build_schedule(recipe, model)
+    if schedule is not None:
+        schedule.finish()
+    return model
+
+
 def write_start(recipe: Recipe, root: Path) -> None:
     """The network that the recipe starts from, untrained: a checkpoint under a data root, or a run under it."""
     assert recipe.start is not None
-    network = create_model(recipe.model.name, **recipe.model.arguments)
     if recipe.start.file.startswith(RUN_PREFIX):
-        folder = root / recipe.start.file.removeprefix(RUN_PREFIX)
-        folder.mkdir()
-        save(network, Run(folder).model)
+        name = recipe.start.file.removeprefix(RUN_PREFIX)
+        (root / name).mkdir()
+        save(untrained(load_recipe(name)), Run(root / name).model)
         return
+    network = create_model(recipe.model.name, **recipe.model.arguments)
     assert recipe.start.file.startswith(DATA_PREFIX)
     path = root / recipe.start.file.removeprefix(DATA_PREFIX)
     path.parent.mkdir(parents=True)
@@ -170,6 +179,19 @@ def test_the_smallest_networks_share_equally(name: str, counts: set[int]) -> Non
     assert set(final_counts(name).values()) == counts
 
 
+@pytest.mark.parametrize("name", [name for name in shipped_recipes() if name.endswith("-float16")])
+def test_a_float16_row_goes_on_from_the_row_of_its_number(name: str) -> None:
+    recipe = load_recipe(name)
+    if recipe.start is None:
+        assert recipe.schedule is not None
+        return
+    parent = load_recipe(recipe.start.file.removeprefix(RUN_PREFIX))
+    assert recipe.paper is not None
+    assert parent.paper is not None
+    assert recipe.paper.num_kept == parent.paper.num_kept
+    assert (recipe.model, recipe.data) == (parent.model, parent.data)
+
+
 @pytest.mark.parametrize("family", ROWS)
 def test_each_row_of_tables_2_and_3_has_a_recipe(family: str) -> None:
     recipes = [load_recipe(name) for name in shipped_recipes() if name.startswith(f"frequency-regularization/{family}")]
@@ -178,7 +200,7 @@ def test_each_row_of_tables_2_and_3_has_a_recipe(family: str) -> None:
     assert sum(recipe.name.endswith("-ref") for recipe in recipes) == 1
 
 
-@pytest.mark.parametrize("name", [name for name in TRUNCATED if name.endswith("-float16")])
+@pytest.mark.parametrize("name", [name for name in shipped_recipes() if name.endswith("-float16")])
 def test_float16_rows_keep_normalisation_in_float32(name: str) -> None:
     recipe = load_recipe(name)
     assert (recipe.pack.codec, recipe.pack.other_codec) == ("float16", "float32")

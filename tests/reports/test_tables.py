@@ -125,3 +125,13 @@ def test_reasons_are_told_once_and_detectors_by_their_own_metric() -> None:
     assert [row.metric for row in report.rows] == ["box_AP", "box_AP"]
     assert str(report).count("its figures are lost") == 1
     assert "one, two" in str(report)
+
+
+def test_rows_stand_as_in_the_papers_tables() -> None:
+    counts = {"b-ref": None, "b-30": 30, "a-ref": None, "a-500": 500, "a-1000": 1000, "a-500-float16": 500}
+    wanted = [
+        Wanted(f"frequency-regularization/{name}", name, "IEEE Access 2023, Table 2", num_kept=count)
+        for name, count in counts.items()
+    ]
+    rows = make_table("table2", wanted, {}).rows
+    assert [row.name for row in rows] == ["a-ref", "a-1000", "a-500", "a-500-float16", "b-ref", "b-30"]

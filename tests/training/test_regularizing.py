@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from tailcut.errors import RecipeError
+from tailcut.format import load
 from tailcut.structure import create_model
 from tailcut.training.recipe import RegularizationSection
 from tailcut.training.recipe_files import load_recipe
@@ -89,3 +90,13 @@ def test_more_drawn_than_kept_or_a_tensor_left_out_is_told(counts: Any) -> None:
 def test_drawn_coefficients_have_no_tail_to_cut() -> None:
     with pytest.raises(RecipeError, match="num_drawn takes no"):
         load_recipe("lenet5-776", ["regularization.num_drawn=50"])
+
+
+def test_a_truncated_start_goes_on_with_its_coefficients() -> None:
+    model = load("zoo:lenet5-776")
+    before = [tensor.vector.detach().clone() for tensor in truncated_tensors(model)]
+    assert regularized(model, RegularizationSection()) is model
+    after = [tensor.vector for tensor in truncated_tensors(model)]
+    assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+    with pytest.raises(RecipeError, match=r"truncated already; leave the section empty"):
+        regularized(model, RegularizationSection(num_kept=50))

@@ -25,6 +25,7 @@ from tailcut.training.recipe_files import parse_recipe, to_toml
 from tailcut.training.scoring import network_inputs
 from tailcut.training.starting import fresh_network, load_start, make_start, needed_runs, needs_start, parent
 from tailcut.training.trainers import train
+from tailcut.weights import truncated_tensors
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -220,6 +221,42 @@ def test_pruned_regularised_trained_and_packed(make_recipe: MakeRecipe, recipe_t
     packed = load(tmp_path / "run" / "model.tailcut")
     assert packed.get_submodule("conv2").out_channels == 30
     assert result.metrics["accuracy"] > 0.6
+
+
+TRUNCATED = """
+[model]
+name = "lenet5"
+arguments = { bias = false, convolutional = true, conv_relu = true }
+[start]
+file = "zoo:lenet5-776"
+[regularization]
+[schedule]
+num_kept = 150
+spacing = "geometric"
+fraction = 0.5
+every = 4
+[data]
+name = "digits"
+batch_size = 128
+[optimizer]
+name = "adam"
+lr = 0.02
+[training]
+epochs = 6
+round_from = 0.0
+[pack]
+codec = "float16"
+"""
+
+
+def test_a_truncated_network_is_trained_on_and_cut_further(tmp_path: Path) -> None:
+    result = train(parse_recipe(TRUNCATED, source="text"), tmp_path / "run", progress=False)
+    before = {tensor.name: tensor.num_kept for tensor in truncated_tensors(load("zoo:lenet5-776"))}
+    after = {tensor.name: tensor.num_kept for tensor in truncated_tensors(load(tmp_path / "run" / "model.tailcut"))}
+    assert sum(before.values()) == 776
+    assert after == {name: min(150, count) for name, count in before.items()}
+    assert result.num_kept == sum(after.values()) == 570
+    assert result.metrics["accuracy"] > 0.7
 
 
 def test_a_network_of_channels_trains_resumes_and_evaluates_from_its_file(run: Run, colours: InMemoryDataset) -> None:

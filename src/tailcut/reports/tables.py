@@ -1,5 +1,6 @@
 """A paper's table: one row per recipe, the paper's figures beside those of finished runs."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -150,12 +151,18 @@ def make_table(name: str, wanted: Sequence[Wanted], results: Mapping[str, Sequen
     """
     if name not in TABLES:
         raise ArgumentError(f"unknown table {name!r}; there are {', '.join(TABLES)}")
-    mine = [entry for entry in wanted if table_of(entry.recipe, entry.source) == name]
+    mine = sorted((entry for entry in wanted if table_of(entry.recipe, entry.source) == name), key=_place)
     if not mine:
         raise ArgumentError(f"no recipe is a row of {name} yet; there are {', '.join(tables_with_rows(wanted))}")
     found = [(entry, results.get(entry.name, ())) for entry in mine]
     rows = tuple(row for entry, runs in found for row in _rows(entry, runs))
     return ReproduceReport(name, rows, tuple(mean for _, runs in found for mean in seed_means(runs)))
+
+
+def _place(wanted: Wanted) -> tuple[str, float, str]:
+    """The order of the papers' tables: network by network, the reference first and the smallest last."""
+    num_kept = math.inf if wanted.num_kept is None else wanted.num_kept
+    return wanted.name.partition("-")[0], -num_kept, wanted.name
 
 
 def tables_with_rows(wanted: Sequence[Wanted]) -> list[str]:

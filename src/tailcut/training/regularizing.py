@@ -14,10 +14,19 @@ from tailcut.weights import TruncatedTensor, regularize, truncated_tensors
 def regularized(model: nn.Module, section: RegularizationSection | None) -> nn.Module:
     """The model itself, regularised as the section says (changes the module); as it is without a section.
 
+    A model that is truncated already keeps its coefficients; a section of it must be empty.
+
     Raises:
         RecipeError: the section does not fit the network.
     """
     if section is None:
+        return model
+    if truncated_tensors(model):
+        if section != RegularizationSection():
+            raise RecipeError(
+                "regularization: the network of [start] is truncated already; leave the section empty to go on with "
+                "its coefficients (a [schedule] cuts them further)"
+            )
         return model
     try:
         regularize(
