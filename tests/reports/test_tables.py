@@ -80,12 +80,12 @@ def test_each_run_has_a_row_and_all_have_a_mean(result: Result) -> None:
 
 
 def test_means_stand_behind_their_own_rows(result: Result) -> None:
-    other = dataclasses.replace(PAPER, recipe="frequency-regularization/b", name="b")
+    other = dataclasses.replace(PAPER, recipe="frequency-regularization/vgg16", name="vgg16")
     runs = seeds(result, {0: 0.9, 1: 0.8})
-    both = {"lenet5-776": runs, "b": [dataclasses.replace(run, name="b") for run in runs[:1]]}
+    both = {"lenet5-776": runs, "vgg16": [dataclasses.replace(run, name="vgg16") for run in runs[:1]]}
     report = make_table("table1", [PAPER, other], both)
     names = [line.split("|")[1].strip() for line in report.to_markdown().splitlines()[2:]]
-    assert names == ["lenet5-776", "lenet5-776", "mean of 2 seeds", "b"]
+    assert names == ["lenet5-776", "lenet5-776", "mean of 2 seeds", "vgg16"]
 
 
 def test_json_has_a_row_for_each_run_and_the_means_beside(result: Result) -> None:
