@@ -291,6 +291,23 @@ def test_bfloat16_autocast_trains(make_recipe: MakeRecipe, tmp_path: Path) -> No
     assert result.metrics["accuracy"] > 0.5
 
 
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ('name = "lenet5"\narguments = { num_classes = 9 }', r"digits has 10 classes.* gives \(64, 9\)"),
+        ('name = "resnet20"', r"the network cannot take pictures of shape \(64, 1, 28, 28\): .*channels"),
+    ],
+)
+def test_a_network_that_does_not_fit_the_data_is_told(
+    model: str, message: str, recipe_text: str, tmp_path: Path
+) -> None:
+    head, rest = recipe_text.split("[model]")[0], recipe_text.split("[data]")[1]
+    data = rest.split("[regularization]")[0]
+    text = f'{head}[model]\n{model}\n[data]{data}[optimizer]\nname = "adam"\nlr = 0.01\n[training]\nepochs = 1\n'
+    with pytest.raises(ArgumentError, match=message):
+        train(parse_recipe(text, source="text", overrides=["data.batch_size=64"]), tmp_path / "run", progress=False)
+
+
 def test_masks_are_learned(recipe_text: str, tmp_path: Path) -> None:
     for split, seeds in (("train", range(8)), ("test", range(8, 10))):
         for kind in ("images", "masks"):

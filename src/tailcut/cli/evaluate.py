@@ -23,7 +23,12 @@ def add_parser(verbs: Verbs) -> None:
         run=run,
     )
     parser.add_argument("file", metavar="FILE", help="a .tailcut file or zoo:NAME")
-    parser.add_argument("--data", required=True, metavar="NAME", help="mnist, cifar10, carvana, coco, digits")
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="NAME",
+        help="mnist, cifar10, carvana, coco, digits, folder:NAME, masks:NAME, ...",
+    )
     parser.add_argument("--split", metavar="NAME", help="the part of the data set; its test split if not given")
     add_data_roots(parser)
     parser.add_argument("--batch-size", type=int, metavar="N", help="pictures per forward pass")

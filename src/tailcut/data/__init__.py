@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tailcut.data import cifar10, digits, imagefolder, mnist
-from tailcut.data.carvana import open_carvana
 from tailcut.data.coco import CocoDataset as CocoDataset
 from tailcut.data.coco import Objects as Objects
 from tailcut.data.coco import open_coco
@@ -13,6 +12,9 @@ from tailcut.data.dataset import InMemoryDataset as InMemoryDataset
 from tailcut.data.dataset import split_off as split_off
 from tailcut.data.imagefolder import FolderDataset as FolderDataset
 from tailcut.data.imagefolder import open_imagenet, open_imagenette
+from tailcut.data.masks import MaskDataset as MaskDataset
+from tailcut.data.masks import open_carvana
+from tailcut.data.own import open_own, side_of
 from tailcut.data.pictures import picture_size as picture_size
 from tailcut.data.pictures import read_mask as read_mask
 from tailcut.data.pictures import read_picture as read_picture
@@ -21,8 +23,6 @@ from tailcut.data.roots import Roots as Roots
 from tailcut.data.roots import data_roots as data_roots
 from tailcut.data.roots import find_file as find_file
 from tailcut.errors import ArgumentError
-
-MAX_SIZE_DIGITS = 6
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ _KINDS = {
 
 
 def dataset_names() -> list[str]:
-    """The names that `open_dataset` knows, sorted."""
+    """The names of data sets that `open_dataset` knows, sorted; your own are `folder:NAME` and `masks:NAME` beside."""
     return sorted(_KINDS)
 
 
@@ -77,9 +77,9 @@ def open_dataset(name: str, split: str | None = None, *, roots: Roots = None, do
 
     Args:
         name: one of `dataset_names()`; for imagenette also `imagenette@SIDE`, which resizes the pictures to
-            SIDE x SIDE pixels.
-        split: the part to open; None is `test`, for carvana and imagenette `val`, for coco `val2017`. The splits
-            of carvana and coco are the folders that lie in `carvana/` and `coco/`.
+            SIDE x SIDE pixels. Or your own, `folder:NAME`, `folder:NAME@SIDE` or `masks:NAME`: see `open_own`.
+        split: the part to open; None is `test`, for carvana, imagenette and your own `val`, for coco `val2017`. The
+            splits of carvana, coco and your own are the folders that lie in theirs.
         roots: data roots to try before those of TAILCUT_DATA and the user cache.
         download: fetch MNIST or CIFAR-10 into the user cache, with their hashes checked, where no root has
             them.
@@ -93,9 +93,14 @@ def open_dataset(name: str, split: str | None = None, *, roots: Roots = None, do
         DataError: a file is damaged or does not match the others.
         MissingExtraError: `digits` without scikit-learn.
     """
+    if ":" in name:
+        return open_own(name, split, roots=roots)
     kind_name, has_size, size = name.partition("@")
     if kind_name not in _KINDS:
-        raise ArgumentError(f"unknown data set {name!r}; known are {', '.join(dataset_names())}")
+        raise ArgumentError(
+            f"unknown data set {name!r}; known are {', '.join(dataset_names())}, and your own as "
+            "folder:NAME (classes) or masks:NAME"
+        )
     kind = _KINDS[kind_name]
     split = kind.default_split if split is None else split
     if kind.splits is not None and split not in kind.splits:
@@ -104,6 +109,4 @@ def open_dataset(name: str, split: str | None = None, *, roots: Roots = None, do
         return kind.open(split, roots, download)
     if kind.open_sized is None:
         raise ArgumentError(f"the pictures of {kind_name} have one size: ask for {kind_name!r}, not for {name!r}")
-    if not (size.isascii() and size.isdecimal() and len(size) <= MAX_SIZE_DIGITS):
-        raise ArgumentError(f"after @ comes the side of the pictures in pixels, as in {kind_name}@112; got {name!r}")
-    return kind.open_sized(split, roots, int(size))
+    return kind.open_sized(split, roots, side_of(size, kind_name))

@@ -1,6 +1,6 @@
 """Pictures in one folder per class, and Imagenette, ten classes of ImageNet, in that form."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -9,7 +9,7 @@ from torch.nn.functional import interpolate
 
 from tailcut.data.dataset import Dataset
 from tailcut.data.pictures import read_picture
-from tailcut.data.roots import Layout, Roots, find
+from tailcut.data.roots import Layout, Roots, find, folders_of
 from tailcut.errors import ArgumentError, DataError
 
 NAME = "imagenette"
@@ -45,6 +45,8 @@ class FolderDataset(Dataset):
         size: side in pixels to which every picture is resized, whatever its shape (bilinear with antialiasing, rounded
             to whole grey levels); None leaves them as they are.
         class_names: names of the folders' classes; a folder that is not in it is called as it is.
+        classes: names of the class folders, in the order of the class numbers, where not just those of `folder` count:
+            one that is not there has no pictures. The folders that there are, sorted, when None.
 
     Attributes:
         files: the paths, in order.
@@ -55,19 +57,27 @@ class FolderDataset(Dataset):
     """
 
     def __init__(
-        self, folder: Path, *, name: str, size: int | None = None, class_names: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        *,
+        name: str,
+        size: int | None = None,
+        class_names: Mapping[str, str] | None = None,
+        classes: Sequence[str] | None = None,
     ) -> None:
         if size is not None and not 1 <= size <= MAX_SIDE:
             raise ArgumentError(f"the size of pictures must be 1 to {MAX_SIDE}, got {size}")
         self.name = name if size is None else f"{name}@{size}"
         self.split = folder.name
         self.task = "classification"
-        classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-        if not classes:
+        there = folders_of(folder)
+        if not there:
             raise DataError(f"{folder} holds no folders; there must be one for each class")
-        self.class_names = tuple((class_names or {}).get(path.name, path.name) for path in classes)
-        self.num_classes = len(classes)
-        per_class = [_pictures_of(path) for path in classes]
+        names = [path.name for path in there] if classes is None else list(classes)
+        self.class_names = tuple((class_names or {}).get(name, name) for name in names)
+        self.num_classes = len(names)
+        pictures = {path.name: _pictures_of(path) for path in there}
+        per_class = [pictures.get(name, []) for name in names]
         self.files = [path for files in per_class for path in files]
         self._labels = torch.tensor([label for label, files in enumerate(per_class) for _ in files])
         self._size = size

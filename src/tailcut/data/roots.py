@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tailcut.errors import DataNotFoundError
+from tailcut.errors import ArgumentError, DataNotFoundError
 from tailcut.files import atomic_write
 
 ENVIRONMENT_VARIABLE = "TAILCUT_DATA"
@@ -91,6 +91,42 @@ def find(layout: Layout, *, roots: Roots = None, download: bool = False) -> Path
         else:
             return cache
     raise DataNotFoundError(_message(layout, tried, download, failure)) from failure
+
+
+def find_split(
+    folder: str, split: str, parts: Sequence[str] = (), *, title: str, advice: str = "", roots: Roots = None
+) -> Path:
+    """The folder `FOLDER/SPLIT` under the first data root that has it.
+
+    Args:
+        folder: a path relative to a data root.
+        split: the name of a folder in it.
+        parts: names of folders that the split must hold.
+        title: of the data set.
+        advice: see `Layout`; the splits that were found are told before it.
+        roots: data roots to try first.
+
+    Raises:
+        ArgumentError: the split is not the name of a folder.
+        DataNotFoundError: no data root holds it.
+    """
+    if split in ("", ".", "..") or "/" in split or "\\" in split:
+        raise ArgumentError(f"a split of {folder} is the name of a folder, got {split!r}")
+    present = sorted({path.name for root in data_roots(roots) for path in folders_of(root / folder)})
+    layout = Layout(
+        title=f"{title}, split {split}",
+        files=tuple(f"{folder}/{split}/{part}" for part in parts) or (f"{folder}/{split}",),
+        advice=(f"Splits found: {', '.join(present)}. " if present else "") + advice,
+    )
+    return find(layout, roots=roots) / folder / split
+
+
+def folders_of(parent: Path) -> list[Path]:
+    """The folders in a folder, sorted, hidden ones left out; none if it is none or cannot be read."""
+    try:
+        return sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError:  # `find` reports a root that cannot be read
+        return []
 
 
 def fetch(url: str, folder: Path, known_hash: str) -> Path:

@@ -3,7 +3,8 @@
 import copy
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -214,7 +215,7 @@ def evaluate(
             stop = min(start + batch_size, len(dataset))
             pictures, targets = dataset.batch(range(start, stop))
             outputs = run_forward(network, read(pictures.to(share.device)))
-            _check_outputs(outputs, dataset)
+            check_outputs(outputs, dataset)
             for name, figure in figures.items():
                 means[name].update(figure(outputs, targets.to(share.device)))
             bar.show(stop)
@@ -243,15 +244,25 @@ def run_forward(model: nn.Module, pictures: Tensor) -> Tensor:
     Raises:
         ArgumentError: the model cannot take pictures of this shape, or gives no tensor.
     """
-    try:
-        with torch.inference_mode():
-            outputs = model(pictures)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise ArgumentError(f"the network cannot take pictures of shape {tuple(pictures.shape)}: {reason}") from error
+    with torch.inference_mode(), fitting(pictures):
+        outputs = model(pictures)
     if not isinstance(outputs, Tensor):
         raise ArgumentError(f"expected a tensor from the network, got {type(outputs).__name__}")
     return outputs
+
+
+@contextmanager
+def fitting(pictures: Tensor) -> Iterator[None]:
+    """A forward of these pictures within: what the network's layers refuse becomes one clear error.
+
+    Raises:
+        ArgumentError: the network cannot take pictures of this shape.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ArgumentError(f"the network cannot take pictures of shape {tuple(pictures.shape)}: {reason}") from error
 
 
 def uses_batch_statistics(model: nn.Module) -> bool:
@@ -275,12 +286,15 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _check_outputs(outputs: Tensor, dataset: Dataset) -> None:
+def check_outputs(outputs: object, dataset: Dataset) -> None:
+    """Raise `ArgumentError` unless the outputs of a batch have the form that the task and classes of the data need."""
     num_axes = 2 if dataset.task == "classification" else 4
     channels = (dataset.num_classes,) if dataset.task == "classification" else (1, 2)
-    if outputs.ndim != num_axes or outputs.shape[1] not in channels:
+    fits = isinstance(outputs, Tensor) and outputs.ndim == num_axes and outputs.shape[1] in channels
+    if not fits:
+        found = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         wanted = "(batch, classes)" if dataset.task == "classification" else "(batch, 1 or 2, height, width)"
         raise ArgumentError(
             f"{dataset.name} has {dataset.num_classes} classes for {dataset.task}, which needs outputs "
-            f"{wanted}; the network gives {tuple(outputs.shape)}"
+            f"{wanted}; the network gives {found}. Registered networks take the number as num_classes"
         )

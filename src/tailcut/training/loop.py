@@ -42,7 +42,7 @@ from tailcut.training.checkpoints import (
     write_checkpoint,
 )
 from tailcut.training.curves import try_to_draw_curves
-from tailcut.training.evaluation import evaluate
+from tailcut.training.evaluation import check_outputs, evaluate, fitting
 from tailcut.training.finishing import make_result, num_kept, warn_of_late_cut
 from tailcut.training.generation import evaluate_generator
 from tailcut.training.generation_building import check_generative
@@ -204,10 +204,12 @@ class Session(Processes):
     def _step(self, pictures: Tensor, targets: Tensor, places: Tensor) -> Tensor:
         """Forward, backward, and one step of the optimiser. Returns the loss, a scalar."""
         recipe = self.recipe
-        outputs = self.module(self.read(pictures))
+        with fitting(pictures):
+            outputs = self.module(self.read(pictures))
         if recipe.training.loss == "vae":
             loss = negative_elbo(outputs, pictures).mean()
         else:
+            check_outputs(outputs, self.train_data)
             taught = None if self.teacher is None else self.teacher(pictures, places)
             loss = total_loss(outputs, targets, recipe.training, recipe.distillation, taught)
         if recipe.inputs is not None and recipe.inputs.gate:

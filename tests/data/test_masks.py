@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tailcut.data.carvana import open_carvana
+from tailcut.data.masks import open_carvana
 from tailcut.errors import ArgumentError, DataError, DataNotFoundError
 
 

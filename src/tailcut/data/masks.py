@@ -1,4 +1,4 @@
-"""Carvana: photos of cars with masks, as folders of pictures that are read when asked for."""
+"""Photos with masks, as folders of pictures that are read when asked for; Carvana's cars are the known ones."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,34 +7,41 @@ from torch import Tensor
 
 from tailcut.data.dataset import Dataset
 from tailcut.data.pictures import picture_size, read_mask, read_picture
-from tailcut.data.roots import Layout, Roots, data_roots, find
-from tailcut.errors import ArgumentError, DataError
+from tailcut.data.roots import Roots, find_split
+from tailcut.errors import DataError
 
-FOLDER = "carvana"
-CLASS_NAMES = ("background", "car")
+CARVANA = "carvana"
+CARVANA_CLASSES = ("background", "car")
+CARVANA_ADVICE = (
+    "The photos are those of the Carvana Image Masking Challenge "
+    "(https://www.kaggle.com/c/carvana-image-masking-challenge)."
+)
 SUFFIXES = (".jpg", ".jpeg", ".png")
+PARTS = ("images", "masks")  # of a split
 
 
-class CarvanaDataset(Dataset):
-    """The pictures of `carvana/SPLIT/images`, each with its mask of `carvana/SPLIT/masks`.
+class MaskDataset(Dataset):
+    """The pictures of `FOLDER/images`, each with its mask of `FOLDER/masks`.
 
     A picture `ID.jpg` or `ID.png` has the mask `ID.png`; a picture `in0000.png`, as in the authors' own
     test pictures, has the mask `gt0000.png`. Pictures are in the order of their names. Both files are read
     each time they are asked for.
 
     Args:
-        folder: the folder that holds `images` and `masks`.
+        folder: the folder that holds `images` and `masks`; its name is that of the split.
+        name: the registered name.
+        class_names: of what is 0 and of what is 1 in a mask.
 
     Raises:
         DataError: there are no pictures, or a picture lacks its mask or a mask its picture.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.name = "carvana"
+    def __init__(self, folder: Path, *, name: str, class_names: tuple[str, str] = ("background", "foreground")) -> None:
+        self.name = name
         self.split = folder.name
         self.task = "segmentation"
-        self.num_classes = len(CLASS_NAMES)
-        self.class_names = CLASS_NAMES
+        self.num_classes = len(class_names)
+        self.class_names = class_names
         self.files = _matched_files(folder)
         height, width = picture_size(self.files[0][0])
         self.picture_shape = (3, height, width)
@@ -60,7 +67,7 @@ class CarvanaDataset(Dataset):
         return picture, mask
 
 
-def open_carvana(split: str, *, roots: Roots = None) -> CarvanaDataset:
+def open_carvana(split: str, *, roots: Roots = None) -> MaskDataset:
     """Photos and masks from `carvana/SPLIT/{images,masks}/` under a data root.
 
     Args:
@@ -75,24 +82,8 @@ def open_carvana(split: str, *, roots: Roots = None) -> CarvanaDataset:
         DataNotFoundError: no data root holds the two folders.
         DataError: pictures and masks do not match.
     """
-    if split in ("", ".", "..") or "/" in split or "\\" in split:
-        raise ArgumentError(f"a split of carvana is the name of a folder, got {split!r}")
-    present = sorted({name for root in data_roots(roots) for name in _folders(root / FOLDER)})
-    layout = Layout(
-        title=f"Carvana, split {split}",
-        files=(f"{FOLDER}/{split}/images", f"{FOLDER}/{split}/masks"),
-        advice=(f"Splits found: {', '.join(present)}. " if present else "")
-        + "The photos are those of the Carvana Image Masking Challenge "
-        "(https://www.kaggle.com/c/carvana-image-masking-challenge).",
-    )
-    return CarvanaDataset(find(layout, roots=roots) / FOLDER / split)
-
-
-def _folders(parent: Path) -> list[str]:
-    try:
-        return [folder.name for folder in parent.glob("*/")]
-    except OSError:  # `find` reports a root that cannot be read
-        return []
+    folder = find_split(CARVANA, split, PARTS, title="Carvana", advice=CARVANA_ADVICE, roots=roots)
+    return MaskDataset(folder, name=CARVANA, class_names=CARVANA_CLASSES)
 
 
 def _matched_files(folder: Path) -> list[tuple[Path, Path]]:

@@ -1,0 +1,75 @@
+"""Data sets of one's own, as folders under a data root: `folder:NAME` for classes, `masks:NAME` for masks."""
+
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+from tailcut.data.dataset import Dataset
+from tailcut.data.imagefolder import FolderDataset
+from tailcut.data.masks import PARTS, MaskDataset
+from tailcut.data.roots import Roots, find_split, folders_of
+from tailcut.errors import ArgumentError
+
+CLASSES, MASKS = "folder", "masks"
+DEFAULT_SPLIT = "val"
+MAX_SIZE_DIGITS = 6
+
+
+def open_own(name: str, split: str | None = None, *, roots: Roots = None) -> Dataset:
+    """Open `folder:NAME`, `folder:NAME@SIDE` or `masks:NAME`.
+
+    Args:
+        name: NAME is a path relative to a data root. For `folder:` it holds `SPLIT/CLASS/*`, pictures in one folder for
+            each class; the classes are those of all splits together, sorted by name. For `masks:` it holds
+            `SPLIT/images/*` and `SPLIT/masks/*`, see `MaskDataset`. `@SIDE` resizes pictures to SIDE x SIDE pixels.
+        split: the name of a folder in NAME; `val` when None.
+        roots: data roots to try first; see `data_roots`.
+
+    Raises:
+        ArgumentError: this is no such name, or the split is not the name of a folder.
+        DataNotFoundError: no data root holds the split.
+        DataError: the folder holds no pictures, or they do not match their masks.
+    """
+    kind, _, rest = name.partition(":")
+    openers: dict[str, Callable[[str, str, Roots], Dataset]] = {CLASSES: _open_classes, MASKS: _open_masks}
+    if kind not in openers:
+        raise ArgumentError(f"unknown data set {name!r}; your own are {CLASSES}:NAME or {MASKS}:NAME")
+    return openers[kind](rest, DEFAULT_SPLIT if split is None else split, roots)
+
+
+def _open_classes(rest: str, split: str, roots: Roots) -> Dataset:
+    name, at, side = rest.rpartition("@") if "@" in rest else (rest, "", "")
+    size = side_of(side, f"{CLASSES}:{name}") if at else None
+    name = _checked(name)
+    advice = f"Put pictures there in one folder for each class: {name}/{split}/CLASS/*.jpg or .png."
+    folder = find_split(name, split, title=f"{CLASSES}:{name}", advice=advice, roots=roots)
+    classes = sorted({path.name for one in folders_of(folder.parent) for path in folders_of(one)})
+    return FolderDataset(folder, name=f"{CLASSES}:{name}", size=size, classes=classes)
+
+
+def _open_masks(name: str, split: str, roots: Roots) -> Dataset:
+    name = _checked(name)
+    advice = f"Put photos into {name}/{split}/images and a mask of the same name, a PNG, into {name}/{split}/masks."
+    folder: Path = find_split(name, split, PARTS, title=f"{MASKS}:{name}", advice=advice, roots=roots)
+    return MaskDataset(folder, name=f"{MASKS}:{name}")
+
+
+def side_of(text: str, name: str) -> int:
+    """The number behind `@` in the name of a data set, of which `name` stands before it.
+
+    Raises:
+        ArgumentError: it is none.
+    """
+    if not (text.isascii() and text.isdecimal() and len(text) <= MAX_SIZE_DIGITS):
+        raise ArgumentError(
+            f"after @ comes the side of the pictures in pixels, as in {name}@112; got {name + '@' + text!r}"
+        )
+    return int(text)
+
+
+def _checked(name: str) -> str:
+    path = PurePosixPath(name)
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name:
+        raise ArgumentError(
+            f"your own data are named by a folder under a data root, as in {CLASSES}:flowers; got {name!r}"
+        )
+    return str(path)
