@@ -31,6 +31,7 @@ from tailcut.cli import (
     train,
     unpack,
 )
+from tailcut.cli.imports import import_all
 from tailcut.cli.output import is_first_process, messages_on_stderr
 from tailcut.cli.parser import Parser, UsageError
 from tailcut.errors import ArgumentError, RecipeError, TailcutError
@@ -82,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     prog = f"tailcut {arguments.verb}"
     try:
         with messages_on_stderr():
+            import_all(arguments.imports)
             report = arguments.run(arguments)
         if report is not None:
             print(report.to_json() if arguments.json else report)

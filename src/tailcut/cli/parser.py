@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_verb(verbs: Verbs, name: str, *, summary: str, description: str, example: str, run: Any) -> Parser:
-    """Add the parser of one verb, with its example and the option --json.
+    """Add the parser of one verb, with its example and the options --json and --import.
 
     Args:
         verbs: where verbs are added.
@@ -56,6 +56,14 @@ def add_verb(verbs: Verbs, name: str, *, summary: str, description: str, example
         "--json",
         action="store_true",
         help="print one JSON object on standard output, all else on standard error",
+    )
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        metavar="MODULE",
+        action="append",
+        default=[],
+        help="import a module or .py file of yours first, for the networks that it registers; may be given again",
     )
     parser.set_defaults(run=run)
     return parser

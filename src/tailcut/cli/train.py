@@ -60,6 +60,8 @@ def run(arguments: argparse.Namespace) -> Report | None:
 def _command(arguments: argparse.Namespace) -> str:
     """The command that gives this result again: without the places of this machine."""
     words = ["tailcut", "train", arguments.recipe, "--out", arguments.out]
+    for module in arguments.imports:
+        words += ["--import", module]
     for override in arguments.overrides:
         words += ["--set", override]
     for option in ("devices", "num_nodes"):

@@ -1,0 +1,89 @@
+"""Networks of one's own on the command line."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Tailcut = Callable[..., Any]
+
+MODULE = """
+import tailcut
+from torch import nn
+
+@tailcut.register_model("net_of_{name}", example_shape=(1, 1, 28, 28))
+class Net(nn.Sequential):
+    def __init__(self, *, width: int = 8) -> None:
+        super().__init__(nn.Conv2d(1, width, 5, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(width * 144, 10))
+"""
+RECIPE = """
+[model]
+name = "net_of_{name}"
+arguments = {{ width = 4 }}
+[data]
+name = "digits"
+batch_size = 128
+[optimizer]
+name = "adam"
+lr = 0.01
+[training]
+epochs = 1
+"""
+
+
+@pytest.fixture(autouse=True)
+def same_path() -> Iterator[None]:
+    before = list(sys.path)
+    yield
+    sys.path[:] = before
+
+
+def write(folder: Path, name: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}.py"
+    path.write_text(MODULE.format(name=name), encoding="utf-8")
+    return path
+
+
+def test_a_network_of_a_file_trains_is_pruned_and_read(tailcut: Tailcut, tmp_path: Path) -> None:
+    mine = write(tmp_path / "code", "mine_a")
+    recipe, run = tmp_path / "my.toml", tmp_path / "run"
+    recipe.write_text(RECIPE.format(name="mine_a"), encoding="utf-8")
+    trained = tailcut("train", recipe, "--out", run, "--import", mine, "--json")
+    assert trained.code == 0
+    assert f"--import {mine}" in trained.json["command"]
+    file, slim = run / "model.tailcut", tmp_path / "slim.tailcut"
+    assert tailcut("inspect", file, "--import", mine, "--json").json["model"] == "net_of_mine_a"
+    assert "net_of_mine_a" in tailcut("models", "--import", mine).out
+    pruned = tailcut("prune", file, "--method", "l1", "--rates", "0.5", "-o", slim, "--import", mine)
+    assert pruned.code == 0
+    assert slim.stat().st_size < 0.7 * file.stat().st_size
+
+
+def test_a_module_is_found_beside(tailcut: Tailcut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "mine_b")
+    monkeypatch.chdir(tmp_path)
+    assert "net_of_mine_b" in tailcut("models", "--import", "mine_b").out
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("gone.py", None, "--import: there is no file"),
+        ("no_such_module", None, "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("bad_a.py", "1 / 0", "ZeroDivisionError: division by zero"),
+        ("bad_b.py", "def", "SyntaxError"),
+        ("json.py", "", "another module is called 'json'"),
+    ],
+)
+def test_what_cannot_be_imported_is_said(
+    name: str, content: str | None, message: str, tailcut: Tailcut, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    told = tailcut("models", "--import", path if name.endswith(".py") else name)
+    assert told.code == 2
+    assert message in told.err
