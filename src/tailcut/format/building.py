@@ -20,7 +20,8 @@ def named_base(base: StoredBase) -> Base:
     if base.name not in model_names():
         raise ModelMismatchError(
             f"the file names the model {base.name!r}, which is not registered here (registered: "
-            f"{', '.join(model_names())}); import the module that registers it (--import on the command line), or load into= a network"
+            f"{', '.join(model_names())}); import the module that registers it (--import on the command "
+            "line), or load into= a network"
         )
     names = list(family(base.name).defaults)
     arguments: dict[str, Value] = {}
