@@ -223,6 +223,20 @@ def test_pruned_regularised_trained_and_packed(make_recipe: MakeRecipe, recipe_t
     assert result.metrics["accuracy"] > 0.6
 
 
+def test_norms_of_averaged_parameters_are_measured_for_them(
+    colours: InMemoryDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "open_dataset", lambda *args, **settings: colours)
+    recipe = recipe_of("", "optimizer.ema_decay=0.9", "optimizer.lr=0.05", "data.batch_size=8", "training.epochs=3")
+    train(recipe, tmp_path / "run", progress=False)
+    packed = load(tmp_path / "run" / "model.tailcut")
+    before = {name: value.clone() for name, value in packed.named_buffers() if "running" in name}
+    assert before
+    recalibrate(packed, network_inputs(packed, colours, 8, 3, recipe.training.seed), 3)
+    for name, value in before.items():
+        torch.testing.assert_close(packed.get_buffer(name), value, rtol=1e-4, atol=1e-5)
+
+
 TRUNCATED = """
 [model]
 name = "lenet5"

@@ -65,7 +65,7 @@ except ImportError as error:
     raise MissingExtraError("training", "lightning-fabric", "train") from error
 
 LINE_INTERVAL = 60.0  # seconds between two lines of progress where there is no terminal
-NORM_BATCHES = 20  # of training pictures, on which the statistics of batch norm behind a gate are measured
+NORM_BATCHES = 20  # of training pictures, on which statistics of batch norm are measured again
 LOSS_MEMORY = 0.98  # of the smoothed loss that the live bar shows
 
 logger = logging.getLogger("tailcut.training")
@@ -252,12 +252,15 @@ class Session(Processes):
         return ("test" if self.held_out is None else "validation"), metrics
 
     def _measure_norms_again(self) -> None:
-        """Statistics of batch norm behind a gate (changes the model): in training the gate opens by chance as well.
+        """Statistics of batch norm (changes the model) where what is evaluated is not what trained: gates and averages.
 
-        Channels whose probability is a little below one half are open half of the time in training and never in
-        evaluation, where the statistics of training would be those of other inputs.
+        Gates: channels whose probability is a little below one half are open half of the time in training and never
+        in evaluation, where the statistics of training would be those of other inputs. Averages: the statistics are
+        those of the parameters before averaging (Izmailov et al., "Averaging Weights Leads to Wider Optima", 2018,
+        section 3).
         """
-        if self.recipe.inputs is None or not self.recipe.inputs.gate:
+        gated = self.recipe.inputs is not None and self.recipe.inputs.gate
+        if not gated and self.average is None:
             return
         size, seed = self.recipe.data.batch_size, self.recipe.training.seed
         count = min(NORM_BATCHES, len(self.train_data) // size)
