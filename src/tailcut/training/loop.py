@@ -257,12 +257,14 @@ class Session(Processes):
         Gates: channels whose probability is a little below one half are open half of the time in training and never
         in evaluation, where the statistics of training would be those of other inputs. Averages: the statistics are
         those of the parameters before averaging (Izmailov et al., "Averaging Weights Leads to Wider Optima", 2018,
-        section 3).
+        section 3). Detectors and networks that make pictures read other things than pictures, and are left as they are.
         """
-        gated = self.recipe.inputs is not None and self.recipe.inputs.gate
-        if not gated and self.average is None:
+        recipe = self.recipe
+        gated = recipe.inputs is not None and recipe.inputs.gate
+        reads_pictures = recipe.detection is None and recipe.training.loss not in GENERATIVE
+        if not gated and (self.average is None or not reads_pictures):
             return
-        size, seed = self.recipe.data.batch_size, self.recipe.training.seed
+        size, seed = recipe.data.batch_size, recipe.training.seed
         count = min(NORM_BATCHES, len(self.train_data) // size)
         recalibrate(self.model, network_inputs(self.model, self.train_data, size, count, seed), count)
 
