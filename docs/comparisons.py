@@ -48,12 +48,18 @@ def scores_compared(experiments: Path, pairs: Sequence[tuple[str, str]] = SCORES
 
 def variants_compared(records: Path, pairs: Sequence[tuple[str, str]]) -> str:
     """A sentence for each pair of variants of an experiment, from the folder of its records."""
-    found = {name: [result.metrics[ACCURACY] for result in _variant(records, name)] for pair in pairs for name in pair}
+    found = {name: accuracies(records, name) for pair in pairs for name in pair}
     return "\n".join(f"- {_sentence(name, found[name], other, found[other])}" for name, other in pairs)
 
 
-def _variant(folder: Path, name: str) -> list[Result]:
-    return [read_result(path) for path in sorted(folder.glob(f"{name}-[0-9]*.json"))]
+def accuracies(records: Path, variant: str) -> list[float]:
+    """The accuracies of a variant's seeds, from the folder of an experiment's records, VARIANT-SEED.json.
+
+    `a-47-0` is seed 0 of the variant `a-47`, not one of `a`.
+    """
+    prefix = f"{variant}-"
+    paths = [path for path in records.glob(f"{prefix}*.json") if path.stem.removeprefix(prefix).isdecimal()]
+    return [read_result(path).metrics[ACCURACY] for path in sorted(paths)]
 
 
 def comparison(records: Path, name: str, other: str) -> str:

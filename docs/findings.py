@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from docs.comparisons import ACCURACY, variants_compared
+from docs.comparisons import accuracies, variants_compared
 from docs.corner_pictures import new_figure
 from matplotlib.figure import Figure
 
-from tailcut.runs import read_result
 from tailcut.training.experiments import load_experiment
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,8 +40,7 @@ def finding_points(name: str, experiments: Path = EXPERIMENTS) -> list[list[Any]
     """Variant and the accuracies of its seeds, in the order of the experiment; those not run are left out."""
     points = []
     for variant in load_experiment(name).variants:
-        paths = sorted((experiments / name).glob(f"{variant.name}-[0-9].json"))
-        values = [read_result(path).metrics[ACCURACY] for path in paths]
+        values = accuracies(experiments / name, variant.name)
         if values:
             points.append([variant.name, values])
     return points

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from docs.comparisons import comparison, scores_compared
+from docs.comparisons import accuracies, comparison, scores_compared
 from tests.docs.test_recipe_tables import record
 
 from tailcut.format.zoo import zoo_folder
@@ -63,3 +63,12 @@ def test_scores_are_compared_by_their_seeds(tmp_path: Path) -> None:
     first, second, *_ = scores_compared(tmp_path).splitlines()
     assert "(71.00 ± 1.41 %, 2 seeds) is 1.00 points less accurate than `l1-untuned`" in first
     assert second == "- `spectral-untuned` against `apoz-untuned`: not run."
+
+
+def test_a_variant_has_its_own_seeds_only(tmp_path: Path) -> None:
+    any_result = read_result(zoo_folder() / "lenet5-776.json").to_dict()
+    for stem, accuracy in (("l1-0", 0.7), ("l1-10", 0.6), ("l1-47-0", 0.1), ("l1-untuned-0", 0.2)):
+        content = json.dumps({**any_result, "metrics": {"accuracy": accuracy}})
+        (tmp_path / f"{stem}.json").write_text(content)
+    assert accuracies(tmp_path, "l1") == [0.7, 0.6]
+    assert accuracies(tmp_path, "l1-47") == [0.1]
