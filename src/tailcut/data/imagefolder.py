@@ -9,7 +9,7 @@ from torch.nn.functional import interpolate
 
 from tailcut.data.dataset import Dataset
 from tailcut.data.pictures import read_picture
-from tailcut.data.roots import Layout, Roots, find, folders_of
+from tailcut.data.roots import Roots, find_split, folders_of
 from tailcut.errors import ArgumentError, DataError
 
 NAME = "imagenette"
@@ -136,7 +136,7 @@ def open_imagenette(split: str, *, size: int | None = None, roots: Roots = None)
         DataError: the folder holds no pictures, or the first is damaged.
     """
     advice = "The photos are those of https://github.com/fastai/imagenette, squashed to 224 x 224 pixels."
-    folder = _find(FOLDER, split, "Imagenette", advice, roots)
+    folder = find_split(FOLDER, split, title="Imagenette", advice=advice, roots=roots)
     return FolderDataset(folder, name=NAME, size=size, class_names=CLASS_NAMES)
 
 
@@ -157,13 +157,8 @@ def open_imagenet(split: str, *, size: int = 224, roots: Roots = None) -> Folder
         DataError: the folder holds no pictures, or the first is damaged.
     """
     advice = "ImageNet is at https://image-net.org; sort its photos into one folder per WordNet number."
-    return FolderDataset(_find("imagenet", split, "ImageNet", advice, roots), name="imagenet", size=size)
-
-
-def _find(folder: str, split: str, title: str, advice: str, roots: Roots) -> Path:
-    """The folder of a split under a data root."""
-    layout = Layout(title=f"{title}, split {split}", files=(f"{folder}/{split}",), advice=advice)
-    return find(layout, roots=roots) / folder / split
+    folder = find_split("imagenet", split, title="ImageNet", advice=advice, roots=roots)
+    return FolderDataset(folder, name="imagenet", size=size)
 
 
 def _pictures_of(folder: Path) -> list[Path]:

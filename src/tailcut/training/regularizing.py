@@ -8,7 +8,7 @@ from torch import nn
 
 from tailcut.errors import ArgumentError, RecipeError
 from tailcut.training.recipe import RegularizationSection
-from tailcut.weights import TruncatedTensor, regularize, truncated_tensors
+from tailcut.weights import TruncatedTensor, kept_counts, regularize, truncated_tensors
 
 
 def regularized(model: nn.Module, section: RegularizationSection | None) -> nn.Module:
@@ -54,10 +54,9 @@ def num_in_use(model: nn.Module, section: RegularizationSection | None) -> int:
 
     The model is not changed.
     """
-    tensors = truncated_tensors(model)
     if section is None or section.num_drawn is None:
-        return sum(tensor.num_kept for tensor in tensors)
-    return sum(int(tensor.vector.count_nonzero()) for tensor in tensors)
+        return sum(kept_counts(model).values())
+    return sum(int(tensor.vector.count_nonzero()) for tensor in truncated_tensors(model))
 
 
 def _initialize(model: nn.Module, initialization: str) -> None:
