@@ -1,0 +1,124 @@
+"""Copies what finished runs measured into docs/results, and small networks of ours into the zoo.
+
+    python -m docs.collect_records NAME ... [--runs runs]
+
+NAME is a recipe, whose runs are RUNS/NAME and RUNS/NAME-SEED, or an experiment (`tailcut sweep`), whose runs are
+RUNS/NAME/VARIANT-SEED. A run that was trained with other settings than the recipe has now is left out with a warning.
+Run `python -m docs.build_tables` and `python -m docs.make_pictures` afterwards.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from tailcut.errors import ArgumentError, TailcutError
+from tailcut.files import write_atomically
+from tailcut.format import zoo_folder
+from tailcut.format.zoo import PREFIX as ZOO_PREFIX
+from tailcut.runs import RUN_PREFIX, Run, read_result
+from tailcut.training.experiments import load_experiment, shipped_experiments, trials_of
+from tailcut.training.experiments_sweep import find_results
+from tailcut.training.recipe import Recipe
+from tailcut.training.recipe_files import differences, load_recipe, shipped_recipes
+from tailcut.training.starting import needed_runs
+
+RESULTS = Path(__file__).resolve().parent / "results"
+ZOO_BYTES = 2_000_000  # a larger network does not ship
+
+
+def main(words: list[str] | None = None) -> int:
+    """Collect the records of the names given. Returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="+", metavar="NAME", help="a recipe or an experiment")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="the run folders")
+    arguments = parser.parse_args(words)
+    try:
+        for name in arguments.names:
+            for path in collect(name, arguments.runs, RESULTS, zoo_folder()):
+                print(path)
+    except TailcutError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def collect(name: str, runs: Path, results: Path, zoo: Path) -> list[Path]:
+    """Copy the records of a recipe or an experiment, and the recipe's network if it ships; the files written.
+
+    Raises:
+        ArgumentError: there is no such recipe or experiment, or no finished run of it.
+        DataError: a result is damaged.
+    """
+    if name in shipped_experiments():
+        written = _experiment(name, runs, results / "experiments" / name)
+    else:
+        written = _recipe(name, runs, results, zoo)
+    if not written:
+        raise ArgumentError(f"{name}: no finished run of its settings in {runs}")
+    return written
+
+
+def _experiment(name: str, runs: Path, folder: Path) -> list[Path]:
+    trials = trials_of(load_experiment(name), runs)
+    finished = find_results(trials)
+    found = [trial for trial in trials if (trial.variant, trial.seed) in finished]
+    return [_copy(trial.run.result, folder / f"{trial.run.path.name}.json") for trial in found]
+
+
+def _recipe(name: str, runs: Path, results: Path, zoo: Path) -> list[Path]:
+    source = next((known for known in shipped_recipes() if known.rpartition("/")[2] == name), None)
+    if source is None:
+        raise ArgumentError(f"there is no recipe and no experiment {name!r}")
+    recipe = load_recipe(source)
+    folder = results / source.rpartition("/")[0]
+    written = []
+    for run in [Run(runs / name), *(Run(path) for path in sorted(runs.glob(f"{name}-*")))]:
+        if run.result.is_file() and _same_settings(run, recipe):
+            seed = read_result(run.result).seed
+            numbered = seed > 0 or (folder / f"{name}-0.json").is_file()
+            written.append(_copy(run.result, folder / (f"{name}-{seed}.json" if numbered else f"{name}.json")))
+            if seed == 0 and _ships(run, recipe):
+                written.append(_copy(run.model, zoo / f"{name}.tailcut"))
+                written.append(_copy(run.result, zoo / f"{name}.json"))
+    return written
+
+
+def _same_settings(run: Run, recipe: Recipe) -> bool:
+    """Whether the run was trained by this recipe, but for its seed and the places of other runs."""
+    result = read_result(run.result)
+    if result.name != recipe.name:
+        return False
+    aside = ("training.seed", "start.file", "distillation.teacher", "data.features")
+    changed = differences(Recipe.model_validate(result.recipe), recipe)
+    changed = [line for line in changed if line.partition(":")[0] not in aside]
+    if changed:
+        print(f"{run.path}: left out, its settings differ: {'; '.join(changed)}", file=sys.stderr)
+    return not changed
+
+
+def _ships(run: Run, recipe: Recipe) -> bool:
+    """Whether the network is ours and small."""
+    return is_ours(recipe) and run.model.stat().st_size < ZOO_BYTES
+
+
+def is_ours(recipe: Recipe) -> bool:
+    """Whether no file of another's training went into the network, as start, teacher or backbone."""
+    named = [
+        recipe.start.file if recipe.start is not None else None,
+        recipe.distillation.teacher if recipe.distillation is not None else None,
+        recipe.detection.backbone if recipe.detection is not None else None,
+    ]
+    given = [source for source in named if source is not None and source != "start"]
+    return all(source.startswith((RUN_PREFIX, ZOO_PREFIX)) for source in given) and all(
+        is_ours(load_recipe(needed)) for needed in needed_runs(recipe)
+    )
+
+
+def _copy(source: Path, target: Path) -> Path:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(target, source.read_bytes())
+    return target
+
+
+if __name__ == "__main__":
+    sys.exit(main())
