@@ -190,3 +190,26 @@ def test_a_step_of_the_recipes_that_ship(name: str, num_kept: int, tmp_path: Pat
     assert sum(report.num_parameters for report in reports) == 6_338_176
     assert result.num_parameters == 3_574_656
     assert result.metrics.keys() == {"fid"}
+
+
+def test_the_averaged_generator_has_statistics_of_its_own_pictures(tmp_path: Path) -> None:
+    """Its running statistics are those of one pass with the averaged numbers, not of the numbers that trained."""
+    recipe = small_recipe("optimizer.ema_decay=0.9", "optimizer.lr=0.01", *DENSE, "pack.other_codec=float32")
+    train(recipe, tmp_path / "run")
+    generator = load(tmp_path / "run" / "model.tailcut")
+    seen: dict[str, list[torch.Tensor]] = {}
+    norms = {name: part for name, part in generator.named_modules() if isinstance(part, torch.nn.BatchNorm2d)}
+    for name, norm in norms.items():
+        norm.register_forward_pre_hook(lambda _, inputs, name=name: seen.setdefault(name, []).append(inputs[0]))
+        norm.train()
+    random = torch.Generator().manual_seed(recipe.training.seed)
+    before = {name: {key: x.clone() for key, x in norm.named_buffers()} for name, norm in norms.items()}
+    with torch.no_grad():
+        for _ in range(64 // 16):  # as many as there are pictures
+            generator(torch.randn(16, 6, generator=random))
+    assert norms
+    for name, buffers in before.items():
+        batches = [x.transpose(0, 1).flatten(1) for x in seen[name]]
+        means, variances = torch.stack([x.mean(1) for x in batches]), torch.stack([x.var(1) for x in batches])
+        torch.testing.assert_close(buffers["running_mean"], means.mean(0), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(buffers["running_var"], variances.mean(0), rtol=1e-4, atol=1e-5)

@@ -169,5 +169,8 @@ class DetectionSession(Session):
         picture, target = training_example(self.pictures, index, masks=self.detector.has_masks, mirrored=mirrored)
         return picture.to(device), {name: value.to(device) for name, value in target.items()}
 
+    def _recalibrate(self, size: int, count: int) -> None:
+        """Leave the statistics: batch norm is frozen as a rule, and otherwise follows the last pictures."""
+
     def _evaluate(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:
         return evaluate_detector(model, self._checked(dataset), share=share_of(self.fabric))

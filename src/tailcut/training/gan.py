@@ -12,6 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from tailcut.channels import recalibrate
 from tailcut.data import Dataset, Roots
 from tailcut.format import save
 from tailcut.structure import example_shape
@@ -97,6 +98,12 @@ class GanSession(Session):
         self.losses["discriminator"] += (loss + loss_of_made).item()
         self.losses["generator"] += deceived.item()
         return (loss + loss_of_made + deceived).detach()
+
+    def _recalibrate(self, size: int, count: int) -> None:
+        """Measure the generator's statistics on random codes. The discriminator's are left: nothing evaluates it."""
+        random = torch.Generator().manual_seed(self.recipe.training.seed)
+        codes = (torch.randn(size, self.code_size, generator=random).to(self.fabric.device) for _ in range(count))
+        recalibrate(self.networks.generator, codes, count)
 
     def _evaluate(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:
         return super()._evaluate(model.generator if isinstance(model, GanNetworks) else model, dataset)

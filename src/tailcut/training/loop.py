@@ -65,7 +65,7 @@ except ImportError as error:
     raise MissingExtraError("training", "lightning-fabric", "train") from error
 
 LINE_INTERVAL = 60.0  # seconds between two lines of progress where there is no terminal
-NORM_BATCHES = 20  # of training pictures, on which statistics of batch norm are measured again
+NORM_BATCHES = 20  # of inputs, on which statistics of batch norm are measured again
 LOSS_MEMORY = 0.98  # of the smoothed loss that the live bar shows
 
 logger = logging.getLogger("tailcut.training")
@@ -257,16 +257,17 @@ class Session(Processes):
         Gates: channels whose probability is a little below one half are open half of the time in training and never
         in evaluation, where the statistics of training would be those of other inputs. Averages: the statistics are
         those of the parameters before averaging (Izmailov et al., "Averaging Weights Leads to Wider Optima", 2018,
-        section 3). Detectors and networks that make pictures read other things than pictures, and are left as they are.
+        section 3).
         """
-        recipe = self.recipe
-        gated = recipe.inputs is not None and recipe.inputs.gate
-        reads_pictures = recipe.detection is None and recipe.training.loss not in GENERATIVE
-        if not gated and (self.average is None or not reads_pictures):
-            return
-        size, seed = recipe.data.batch_size, recipe.training.seed
-        count = min(NORM_BATCHES, len(self.train_data) // size)
-        recalibrate(self.model, network_inputs(self.model, self.train_data, size, count, seed), count)
+        inputs = self.recipe.inputs
+        if self.average is not None or (inputs is not None and inputs.gate):
+            size = self.recipe.data.batch_size
+            self._recalibrate(size, min(NORM_BATCHES, len(self.train_data) // size))
+
+    def _recalibrate(self, size: int, count: int) -> None:
+        """Measure the statistics on `count` batches of `size` inputs, the same in all processes."""
+        pictures = network_inputs(self.model, self.train_data, size, count, self.recipe.training.seed)
+        recalibrate(self.model, pictures, count)
 
     def _evaluate(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:
         section = self.recipe.generation or GenerationSection()
