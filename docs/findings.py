@@ -1,6 +1,7 @@
 """What the experiments on truncated training found: each variant against the recipe, and a picture of all seeds."""
 
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from docs.comparisons import accuracies, variants_compared
@@ -25,6 +26,7 @@ AGAINST = {
     "fr-resnet18": "recipe",
 }
 ROW_HEIGHT, MARGIN = 0.27, 0.75  # inches
+NEAR = 6.0  # points of accuracy below the row compared with that the axis of a picture covers
 
 
 def finding(name: str, experiments: Path = EXPERIMENTS) -> str:
@@ -52,17 +54,30 @@ def with_records(experiments: Path = EXPERIMENTS) -> list[str]:
 
 
 def draw_finding(points: list[list[Any]], base: str) -> Figure:
-    """A dot for each seed and a line at the mean, one row per variant; the row compared with is red."""
+    """A dot for each seed and a line at the mean, one row per variant; the row compared with is red.
+
+    The axis covers what is near that row, or differences of tenths of a point could not be seen; further away, the mean
+    stands as a number at the edge.
+    """
     figure = new_figure(7.2, MARGIN + ROW_HEIGHT * len(points))
     panel = figure.subplots()
-    for row, (variant, values) in enumerate(points):
+    percents = {variant: [100 * value for value in values] for variant, values in points}
+    middle = fmean(percents[base]) if base in percents else None
+    near = [value for values in percents.values() for value in values if middle is None or value > middle - NEAR]
+    left = min(near) - 0.05 * (max(near) - min(near)) - 0.05
+    for row, (variant, values) in enumerate(percents.items()):
         color = "tab:red" if variant == base else "tab:blue"
-        mean = 100 * sum(values) / len(values)
+        mean = fmean(values)
+        if mean < left:
+            text = f"\N{LEFTWARDS ARROW} {mean:.1f} %"
+            panel.annotate(text, (left, row), xytext=(5, 0), textcoords="offset points", verticalalignment="center")
+            continue
         panel.plot([mean, mean], [row - 0.35, row + 0.35], color=color, linewidth=2)
-        panel.plot([100 * value for value in values], [row] * len(values), "o", color=color, markersize=4, alpha=0.6)
+        panel.plot(values, [row] * len(values), "o", color=color, markersize=4, alpha=0.6)
         if variant == base:
             panel.axvline(mean, color=color, linewidth=0.6, linestyle=":")
-    panel.set_yticks(range(len(points)), [variant for variant, _ in points])
+    panel.set_xlim(left=left)
+    panel.set_yticks(range(len(points)), list(percents))
     panel.set_ylim(len(points) - 0.4, -0.6)
     panel.set_xlabel("accuracy on the test split, %")
     panel.grid(visible=True, axis="x", alpha=0.3)

@@ -43,7 +43,10 @@ def test_variants_are_compared_in_the_order_of_the_experiment(tmp_path: Path) ->
 
 
 def test_a_picture_has_a_row_for_each_variant() -> None:
-    (panel,) = draw_finding([["corner", [0.9, 0.92]], ["drawn", [0.5]]], "corner").axes
-    assert [label.get_text() for label in panel.get_yticklabels()] == ["corner", "drawn"]
+    points = [["corner", [0.9, 0.92]], ["near", [0.87]], ["far", [0.5, 0.54]]]
+    (panel,) = draw_finding(points, "corner").axes
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["corner", "near", "far"]
     dots = [np.asarray(line.get_xdata()).tolist() for line in panel.lines if line.get_marker() == "o"]
-    assert dots == [[90.0, 92.0], [50.0]]
+    assert dots == [[90.0, 92.0], [87.0]]
+    assert [text.get_text() for text in panel.texts] == ["\N{LEFTWARDS ARROW} 52.0 %"]
+    assert 86 < panel.get_xlim()[0] < 87

@@ -38,6 +38,13 @@ def test_rescaled_coefficients_have_the_energy_of_the_dense_weights() -> None:
     assert float(first.coefficients().detach().square().sum()) == pytest.approx(dense, rel=0.05)
 
 
+def test_normal_coefficients_have_one_deviation_in_every_layer() -> None:
+    torch.manual_seed(0)
+    model = regularized(create_model("lenet300"), RegularizationSection(num_kept=900, initialization="normal"))
+    for tensor in truncated_tensors(model):
+        assert float(tensor.vector.detach().std()) == pytest.approx(0.1, rel=0.1)
+
+
 def test_a_section_that_does_not_fit_is_told() -> None:
     with pytest.raises(RecipeError, match=r"regularization: .*fc9"):
         regularized(create_model("lenet300"), RegularizationSection(include=("fc9.*",)))

@@ -70,7 +70,7 @@ class RegularizationSection(Section):
         initialization: `model` (transform the model's own initial weights, which loses the energy of the tail);
             `rescaled` (the same, enlarged so that the truncated weights have the variance of the dense ones);
             `he` (random coefficients such that the truncated weights have He's variance, 2 / inputs; biases
-            start at zero).
+            start at zero); `normal` (random coefficients of standard deviation 0.1, as in the published code).
         num_drawn: train only so many of those coefficients, drawn at random; the others are zero and stay so. What
             the low-frequency corner is compared with. One number for each tensor, or a table by tensor name.
     """
@@ -82,7 +82,7 @@ class RegularizationSection(Section):
     include: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
     overrides: dict[str, OverrideSection] = Field(default={})
-    initialization: Literal["model", "rescaled", "he"] = "model"
+    initialization: Literal["model", "rescaled", "he", "normal"] = "model"
     num_drawn: Counts | None = None
 
     @model_validator(mode="after")

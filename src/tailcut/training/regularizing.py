@@ -10,6 +10,8 @@ from tailcut.errors import ArgumentError, RecipeError
 from tailcut.training.recipe import RegularizationSection
 from tailcut.weights import TruncatedTensor, kept_counts, regularize, truncated_tensors
 
+PUBLISHED_STD = 0.1  # of every coefficient, whatever the layer: what the paper's published code draws
+
 
 def regularized(model: nn.Module, section: RegularizationSection | None) -> nn.Module:
     """The model itself, regularised as the section says (changes the module); as it is without a section.
@@ -70,6 +72,8 @@ def _initialize(model: nn.Module, initialization: str) -> None:
             enlarged = math.sqrt(math.prod(tensor.shape) / tensor.num_kept)
             if initialization == "rescaled":
                 tensor.vector.mul_(enlarged)
+            elif initialization == "normal":
+                tensor.vector.normal_(std=PUBLISHED_STD)
             elif initialization == "he" and len(tensor.shape) == 1:
                 tensor.vector.zero_()  # a bias
             elif initialization == "he":
