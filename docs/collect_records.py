@@ -15,12 +15,12 @@ from tailcut.errors import ArgumentError, TailcutError
 from tailcut.files import write_atomically
 from tailcut.format import zoo_folder
 from tailcut.format.zoo import PREFIX as ZOO_PREFIX
-from tailcut.runs import RUN_PREFIX, Run, read_result
+from tailcut.runs import RUN_PREFIX, Result, Run, read_result
 from tailcut.training.experiments import load_experiment, shipped_experiments, trials_of
 from tailcut.training.experiments_sweep import find_results
 from tailcut.training.recipe import Recipe
-from tailcut.training.recipe_files import differences, load_recipe, shipped_recipes
-from tailcut.training.starting import needed_runs
+from tailcut.training.recipe_files import changed_since, load_recipe, shipped_recipes
+from tailcut.training.starting import needed_runs, sources
 
 RESULTS = Path(__file__).resolve().parent / "results"
 ZOO_BYTES = 2_000_000  # a larger network does not ship
@@ -73,42 +73,26 @@ def _recipe(name: str, runs: Path, results: Path, zoo: Path) -> list[Path]:
     folder = results / source.rpartition("/")[0]
     written = []
     for run in [Run(runs / name), *(Run(path) for path in sorted(runs.glob(f"{name}-*")))]:
-        if run.result.is_file() and _same_settings(run, recipe):
-            seed = read_result(run.result).seed
-            numbered = seed > 0 or (folder / f"{name}-0.json").is_file()
-            written.append(_copy(run.result, folder / (f"{name}-{seed}.json" if numbered else f"{name}.json")))
-            if seed == 0 and _ships(run, recipe):
-                written.append(_copy(run.model, zoo / f"{name}.tailcut"))
-                written.append(_copy(run.result, zoo / f"{name}.json"))
+        result = read_result(run.result) if run.result.is_file() else None
+        if result is not None and result.name == recipe.name and _same_settings(run, result, recipe):
+            numbered = result.seed > 0 or (folder / f"{name}-0.json").is_file()
+            written.append(_copy(run.result, folder / (f"{name}-{result.seed}.json" if numbered else f"{name}.json")))
+            if result.seed == 0 and is_ours(recipe) and run.model.stat().st_size < ZOO_BYTES:
+                written += [_copy(run.model, zoo / f"{name}.tailcut"), _copy(run.result, zoo / f"{name}.json")]
     return written
 
 
-def _same_settings(run: Run, recipe: Recipe) -> bool:
-    """Whether the run was trained by this recipe, but for its seed and the places of other runs."""
-    result = read_result(run.result)
-    if result.name != recipe.name:
-        return False
-    aside = ("training.seed", "start.file", "distillation.teacher", "data.features")
-    changed = differences(Recipe.model_validate(result.recipe), recipe)
-    changed = [line for line in changed if line.partition(":")[0] not in aside]
+def _same_settings(run: Run, result: Result, recipe: Recipe) -> bool:
+    """Whether the run was trained by this recipe, but for its seed."""
+    changed = changed_since(result.recipe, recipe, aside=("training.seed",))
     if changed:
         print(f"{run.path}: left out, its settings differ: {'; '.join(changed)}", file=sys.stderr)
     return not changed
 
 
-def _ships(run: Run, recipe: Recipe) -> bool:
-    """Whether the network is ours and small."""
-    return is_ours(recipe) and run.model.stat().st_size < ZOO_BYTES
-
-
 def is_ours(recipe: Recipe) -> bool:
     """Whether no file of another's training went into the network, as start, teacher or backbone."""
-    named = [
-        recipe.start.file if recipe.start is not None else None,
-        recipe.distillation.teacher if recipe.distillation is not None else None,
-        recipe.detection.backbone if recipe.detection is not None else None,
-    ]
-    given = [source for source in named if source is not None and source != "start"]
+    given = [source for source in sources(recipe) if source != "start"]
     return all(source.startswith((RUN_PREFIX, ZOO_PREFIX)) for source in given) and all(
         is_ours(load_recipe(needed)) for needed in needed_runs(recipe)
     )

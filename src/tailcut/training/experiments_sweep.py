@@ -7,14 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from tailcut.errors import ArgumentError, DataNotFoundError, TrainingError
 from tailcut.printing import Report, figure_text, markdown_table, spread_text, table
 from tailcut.runs import Result, read_result
 from tailcut.training.experiments import Experiment, Trial, Variant
-from tailcut.training.recipe import Recipe
-from tailcut.training.recipe_files import differences
+from tailcut.training.recipe_files import changed_since
 from tailcut.training.trainers import train
 
 SECONDS_PER_HOUR = 3600
@@ -149,7 +146,7 @@ def find_results(trials: Sequence[Trial], records: str | Path | None = None) -> 
         if path is None:
             continue
         result = read_result(path)
-        changed = _changed(trial, result)
+        changed = changed_since(result.recipe, trial.recipe, aside=trial.needs)  # where runs lie may differ
         if changed:
             logger.warning("%s is of other settings and does not count; there and here: %s", path, "; ".join(changed))
         else:
@@ -243,12 +240,3 @@ def _row(variant: str, epochs: int, metric: str, paper: float | None, results: S
 
 def _mean(counts: Sequence[int]) -> int:
     return round(statistics.fmean(counts))
-
-
-def _changed(trial: Trial, result: Result) -> list[str]:
-    """What differs between the recipe of a result and that of a training, except the places of runs it needs."""
-    try:
-        changed = differences(Recipe.model_validate(result.recipe), trial.recipe)
-    except ValidationError:
-        return ["a recipe that this version of Tailcut does not know"]
-    return [line for line in changed if line.partition(":")[0] not in trial.needs]

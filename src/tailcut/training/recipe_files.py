@@ -5,7 +5,7 @@ import importlib.resources
 import json
 import tomllib
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,15 @@ def differences(one: Recipe, other: Recipe) -> list[str]:
         for key in keys
         if left.get(key) != right.get(key)
     ]
+
+
+def changed_since(recorded: Mapping[str, Any], recipe: Recipe, aside: Collection[str] = ()) -> list[str]:
+    """What differs between a recipe as a result holds it and `recipe`: see `differences`; keys `aside` may differ."""
+    try:
+        changed = differences(Recipe.model_validate(recorded), recipe)
+    except ValidationError:
+        return ["a recipe that this version of Tailcut does not know"]
+    return [line for line in changed if line.partition(":")[0] not in aside]
 
 
 def check_same(recipe: Recipe, path: Path) -> None:

@@ -31,14 +31,19 @@ def needs_start(recipe: Recipe) -> bool:
     return recipe.start is not None or recipe.inputs is not None or recipe.pruning is not None
 
 
-def needed_runs(recipe: Recipe) -> list[str]:
-    """The names of the runs that must be finished beside a run of this recipe (`run:NAME` in it)."""
-    places = [
+def sources(recipe: Recipe) -> list[str]:
+    """The networks that a recipe goes on or learns from, as it names them: a file, `run:NAME`, `zoo:NAME`, `start`."""
+    named = [
         recipe.start.file if recipe.start is not None else None,
         recipe.distillation.teacher if recipe.distillation is not None else None,
         recipe.detection.backbone if recipe.detection is not None else None,
     ]
-    named = [place.removeprefix(RUN_PREFIX) for place in places if place is not None and place.startswith(RUN_PREFIX)]
+    return [source for source in named if source is not None]
+
+
+def needed_runs(recipe: Recipe) -> list[str]:
+    """The names of the runs that must be finished beside a run of this recipe (`run:NAME` in it)."""
+    named = [source.removeprefix(RUN_PREFIX) for source in sources(recipe) if source.startswith(RUN_PREFIX)]
     return list(dict.fromkeys(named))
 
 
