@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from tailcut.runs import Run
+
 Tailcut = Callable[..., Any]
 
 MODULE = """
@@ -60,6 +62,16 @@ def test_a_network_of_a_file_trains_is_pruned_and_read(tailcut: Tailcut, tmp_pat
     pruned = tailcut("prune", file, "--method", "l1", "--rates", "0.5", "-o", slim, "--import", mine)
     assert pruned.code == 0
     assert slim.stat().st_size < 0.7 * file.stat().st_size
+
+
+def test_a_sweep_says_which_file_its_network_comes_from(tailcut: Tailcut, tmp_path: Path) -> None:
+    mine = write(tmp_path / "code", "mine_c")
+    (tmp_path / "my.toml").write_text(RECIPE.format(name="mine_c"), encoding="utf-8")
+    experiment = tmp_path / "rates.toml"
+    experiment.write_text('question = "Which?"\nrecipe = "my.toml"\n[[variant]]\nname = "a"\n', encoding="utf-8")
+    swept = tailcut("sweep", experiment, "--runs", tmp_path / "runs", "--import", mine)
+    assert swept.code == 0, swept.err
+    assert f"--import {mine}" in Run(tmp_path / "runs" / "rates" / "a-0").read_result().command
 
 
 def test_a_module_is_found_beside(tailcut: Tailcut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,6 +130,21 @@ def test_a_stopped_run_ends_as_one_that_was_not(root: Path, tmp_path: Path, monk
     assert_same_numbers(tmp_path / "whole", tmp_path / "stopped")
 
 
+def test_an_averaged_detector_has_statistics_of_its_own(root: Path, tmp_path: Path) -> None:
+    recipe = small_recipe("optimizer.ema_decay=0.9", "data.batch_size=1")
+    train(recipe, tmp_path / "run", roots=root)
+    packed = tailcut.load(Run(tmp_path / "run").model)
+    dataset: Any = open_dataset("coco", "train2017", roots=root)
+    first = next(module for module in packed.modules() if isinstance(module, nn.BatchNorm2d))
+    assert first.running_mean is not None
+    means: list[torch.Tensor] = []
+    first.register_forward_pre_hook(lambda _, inputs: means.append(inputs[0].mean((0, 2, 3))))
+    with torch.no_grad():
+        for picture, _ in dataset:
+            packed([picture])
+    assert torch.allclose(first.running_mean, torch.stack(means).mean(0), atol=1e-5)
+
+
 def test_it_learns(tmp_path: Path) -> None:
     """A small detector finds the objects of two pictures, which it sees again and again."""
     scenes = SCENES[1:3]

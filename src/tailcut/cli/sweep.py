@@ -57,6 +57,7 @@ def run(arguments: argparse.Namespace) -> Report | None:
     if not arguments.show:
         train_trials(
             missing_trials(trials, chosen, results),
+            imports=arguments.imports,
             roots=arguments.data_root,
             machines=machines_of(arguments),
             download=arguments.download,

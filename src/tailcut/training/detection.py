@@ -12,6 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from tailcut.channels.recalibration import recalibrate
 from tailcut.data import CocoDataset, Dataset, Roots
 from tailcut.errors import ArgumentError, MissingExtraError, RecipeError, TailcutError
 from tailcut.format import load
@@ -28,6 +29,7 @@ from tailcut.training.processes import share_of
 from tailcut.training.progress import Progress
 from tailcut.training.recipe import AugmentationSection, DetectionSection, Recipe
 from tailcut.training.recipe_values import check_unused
+from tailcut.training.scoring import random_batches
 from tailcut.weights import to_dense
 
 try:
@@ -91,6 +93,18 @@ def check_recipe(recipe: Recipe) -> DetectionSection:
                 "detection.backbone, or norm = 'batch' to train from scratch"
             )
     return section
+
+
+class _ByNumber(nn.Module):
+    """A detector that takes numbers of pictures, which have no common size and so make no batch."""
+
+    def __init__(self, detector: Detector, pictures: CocoDataset) -> None:
+        super().__init__()
+        self.detector, self.pictures = detector, pictures
+
+    def forward(self, numbers: Tensor) -> object:
+        """What the detector finds in the pictures of these numbers, int64, shape (batch,)."""
+        return self.detector([self.pictures[number][0].to(numbers.device) for number in numbers.tolist()])
 
 
 class DetectionSession(Session):
@@ -170,7 +184,9 @@ class DetectionSession(Session):
         return picture.to(device), {name: value.to(device) for name, value in target.items()}
 
     def _recalibrate(self, size: int, count: int) -> None:
-        """Leave the statistics: batch norm is frozen as a rule, and otherwise follows the last pictures."""
+        """Measure the statistics on `count` batches of `size` pictures; frozen batch norm has none to measure."""
+        numbers = random_batches(self.train_data, size, count, self.recipe.training.seed)
+        recalibrate(_ByNumber(self.detector, self.pictures), numbers, count)
 
     def _evaluate(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:
         return evaluate_detector(model, self._checked(dataset), share=share_of(self.fabric))

@@ -131,11 +131,12 @@ class Trial:
     run: Run
     needs: Mapping[str, str]
 
-    @property
-    def command(self) -> str:
-        """The command that trains just this."""
+    def command(self, imports: Sequence[str] = ()) -> str:
+        """The command that trains just this; `imports` are the modules that register its network."""
         words = ["tailcut", "train", self.source, "--out", self.run.path.as_posix()]
-        return shlex.join([*words, *(word for override in self.overrides for word in ("--set", override))])
+        for option, values in (("--import", imports), ("--set", self.overrides)):
+            words += [word for value in values for word in (option, value)]
+        return shlex.join(words)
 
 
 def load_experiment(name_or_path: str | Path) -> Experiment:

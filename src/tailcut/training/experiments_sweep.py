@@ -176,11 +176,12 @@ def missing_trials(trials: Sequence[Trial], chosen: Experiment, results: Results
     return list(order.values())
 
 
-def train_trials(trials: Sequence[Trial], **settings: Any) -> None:
+def train_trials(trials: Sequence[Trial], imports: Sequence[str] = (), **settings: Any) -> None:
     """Train each of them, or go on with what was begun. One whose data lies nowhere is left out with a warning.
 
     Args:
         trials: in an order in which each follows those that it needs.
+        imports: the modules that register their networks, for the record.
         settings: arguments of `tailcut.training.trainers.train`: `roots`, `machines`, `download`, `progress`.
 
     Raises:
@@ -191,7 +192,7 @@ def train_trials(trials: Sequence[Trial], **settings: Any) -> None:
         what = f"variant {trial.variant}, seed {trial.seed}"
         logger.info("%d of %d to train: %s", number, len(trials), what)
         try:
-            train(trial.recipe, trial.run.path, resume=True, command=trial.command, **settings)
+            train(trial.recipe, trial.run.path, resume=True, command=trial.command(imports), **settings)
         except DataNotFoundError as error:
             logger.warning("%s: not run: %s", what, str(error).splitlines()[0])
         except TrainingError as error:

@@ -51,7 +51,7 @@ from tailcut.training.losses import negative_elbo, total_loss
 from tailcut.training.machines import Machines as Machines
 from tailcut.training.processes import Processes, share_of
 from tailcut.training.progress import Progress, epoch_line, live_progress
-from tailcut.training.reading import gate_penalty, reader_of
+from tailcut.training.reading import gate_penalty, has_gate, reader_of
 from tailcut.training.recipe import AugmentationSection, Recipe
 from tailcut.training.recipe_files import to_toml
 from tailcut.training.recipe_generation import GENERATIVE, GenerationSection
@@ -259,8 +259,7 @@ class Session(Processes):
         those of the parameters before averaging (Izmailov et al., "Averaging Weights Leads to Wider Optima", 2018,
         section 3).
         """
-        inputs = self.recipe.inputs
-        if self.average is not None or (inputs is not None and inputs.gate):
+        if self.average is not None or has_gate(self.model):
             size = self.recipe.data.batch_size
             self._recalibrate(size, min(NORM_BATCHES, len(self.train_data) // size))
 

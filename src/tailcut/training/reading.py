@@ -56,6 +56,11 @@ def picture_shape(model: nn.Module) -> tuple[int, int, int] | None:
     return COLOURS, BLOCK_SIZE * height, BLOCK_SIZE * width
 
 
+def has_gate(model: nn.Module) -> bool:
+    """Whether a gate stands in the model."""
+    return any(isinstance(module, FrequencyGate) for module in model.modules())
+
+
 def gate_penalty(model: nn.Module, strength: float) -> Tensor | None:
     """What the gates of `model` add to the loss of the last batch; None without gates."""
     penalties = [module.penalty(strength) for module in model.modules() if isinstance(module, FrequencyGate)]
