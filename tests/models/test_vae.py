@@ -28,6 +28,27 @@ def test_forward(bias: bool) -> None:
     torch.testing.assert_close((model.decode(mean), *model.encode(x)), expected)
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_convolutional_form_is_the_same_map(bias: bool) -> None:
+    torch.manual_seed(0)
+    plain, model = (
+        VAE(latent_size=3, hidden=11, bias=bias),
+        VAE(latent_size=3, hidden=11, bias=bias, convolutional=True),
+    )
+    weights = plain.state_dict()
+    if bias:
+        weights["decoder.4.bias"] = torch.full((784,), 0.3)
+    plain.load_state_dict(weights)
+    weights["encoder.0.weight"] = weights["encoder.0.weight"].view(11, 1, 28, 28)
+    weights["decoder.4.weight"] = weights["decoder.4.weight"].T.reshape(11, 1, 28, 28)
+    if bias:
+        weights["decoder.4.bias"] = weights["decoder.4.bias"][:1]
+    model.load_state_dict(weights)
+    x = picture(2, 1, 28, 28)
+    torch.testing.assert_close(model.double().eval()(x), plain.double().eval()(x))
+    assert count_parameters(on_meta(VAE, bias=False, convolutional=True)) == 971_200
+
+
 def test_codes_of_training_have_the_mean_and_variance() -> None:
     torch.manual_seed(0)
     model = VAE(latent_size=2, hidden=8).double()

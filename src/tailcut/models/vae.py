@@ -23,17 +23,23 @@ class VAE(nn.Module):
         latent_size: length of the code.
         hidden: neurons of each hidden layer.
         bias: give each layer a bias.
+        convolutional: make the first layer a convolution, and the last a transposed one, whose kernels are the whole
+            picture. The maps and the parameters' names are the same; but these two weights have shape (hidden, 1, 28,
+            28), so that their transform sees the two axes of the picture, and the last bias is one number for all
+            pixels.
 
     Raises:
         ArgumentError: a count is not from 1 to 65,536.
     """
 
-    def __init__(self, *, latent_size: int = 20, hidden: int = 400, bias: bool = True) -> None:
+    def __init__(
+        self, *, latent_size: int = 20, hidden: int = 400, bias: bool = True, convolutional: bool = False
+    ) -> None:
         super().__init__()
         check_channels("vae", latent_size=latent_size, hidden=hidden)
         self.encoder = nn.Sequential(
-            nn.Linear(SIDE**2, hidden, bias=bias),
-            nn.ReLU(),
+            nn.Conv2d(1, hidden, SIDE, bias=bias) if convolutional else nn.Linear(SIDE**2, hidden, bias=bias),
+            nn.Sequential(nn.Flatten(), nn.ReLU()) if convolutional else nn.ReLU(),
             nn.Linear(hidden, hidden, bias=bias),
             nn.ReLU(),
         )
@@ -43,9 +49,10 @@ class VAE(nn.Module):
             nn.Linear(latent_size, hidden, bias=bias),
             nn.ReLU(),
             nn.Linear(hidden, hidden, bias=bias),
-            nn.ReLU(),
-            nn.Linear(hidden, SIDE**2, bias=bias),
+            nn.Sequential(nn.ReLU(), nn.Unflatten(1, (hidden, 1, 1))) if convolutional else nn.ReLU(),
+            nn.ConvTranspose2d(hidden, 1, SIDE, bias=bias) if convolutional else nn.Linear(hidden, SIDE**2, bias=bias),
         )
+        self.convolutional = convolutional
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruction logits, mean and log variance of pictures (batch, 1, 28, 28)."""
@@ -57,10 +64,10 @@ class VAE(nn.Module):
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the codes, (batch, latent_size) each, of pictures (batch, 1, 28, 28)."""
-        features = self.encoder(x.flatten(1))
+        features = self.encoder(x if self.convolutional else x.flatten(1))
         return self.mean(features), self.log_variance(features)
 
     def decode(self, code: Tensor) -> Tensor:
         """Logits of pixels (batch, 1, 28, 28) of codes (batch, latent_size)."""
-        logits: Tensor = self.decoder(code).unflatten(1, (1, SIDE, SIDE))
-        return logits
+        logits: Tensor = self.decoder(code)
+        return logits if self.convolutional else logits.unflatten(1, (1, SIDE, SIDE))
