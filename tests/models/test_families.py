@@ -222,7 +222,7 @@ def test_normalisation_is_that_of_torchvisions_checkpoints() -> None:
         ("vit", "image_size patch_size width depth num_heads mlp_width num_classes dropout"),
         ("dcgan_generator", "latent_size width out_channels"),
         ("dcgan_discriminator", "width in_channels"),
-        ("vae", "latent_size hidden bias"),
+        ("vae", "latent_size hidden bias convolutional"),
     ],
 )
 def test_the_order_of_arguments_is_part_of_the_format(name: str, arguments: str) -> None:
