@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from tailcut.data import InMemoryDataset
-from tailcut.training.batches import augment, batches, generator, shift
-from tailcut.training.recipe import AugmentationSection
+from tailcut.training.batches import augment, batches, coarsen, generator, shift
+from tailcut.training.recipe_data import AugmentationSection
 
 NOTHING = AugmentationSection()
 EVERYTHING = AugmentationSection(shift=3, flip=True)
@@ -79,6 +79,28 @@ def test_a_mask_is_changed_like_its_picture() -> None:
     assert torch.equal(pictures[:, 0].long(), targets)
     assert not torch.equal(targets, masks)
     assert targets.dtype == torch.int64
+
+
+@given(st.integers(2, 4), st.integers(4, 11), st.integers(4, 11))
+def test_coarse_pictures_are_means_of_squares(factor: int, height: int, width: int) -> None:
+    pictures = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    smaller, classes = coarsen(pictures, torch.tensor([4, 7]), factor)
+    rows, columns = height // factor * factor, width // factor * factor
+    squares = pictures[:, :, :rows, :columns].numpy().reshape(2, 3, rows // factor, factor, columns // factor, factor)
+    np.testing.assert_allclose(smaller.numpy(), squares.mean((3, 5)), atol=1e-6)
+    assert classes.tolist() == [4, 7]
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+@pytest.mark.parametrize("width", [12, 13])
+def test_a_coarse_mask_lies_on_its_picture(factor: int, width: int) -> None:
+    mask = torch.zeros(1, 9, width, dtype=torch.int64)
+    mask[0, :, width // 2 :] = 1
+    picture, target = coarsen(mask[:, None].float(), mask, factor)
+    assert target.shape == picture[:, 0].shape
+    assert target.dtype == torch.int64
+    sure = (picture[:, 0] == 0) | (picture[:, 0] == 1)
+    assert torch.equal(target[sure], picture[:, 0][sure].long())
 
 
 def test_a_flip_mirrors_about_half_of_the_pictures() -> None:

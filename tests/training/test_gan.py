@@ -19,7 +19,8 @@ from tailcut.training.batches import generator as generator_of
 from tailcut.training.checkpoints import read_checkpoint
 from tailcut.training.generation import evaluate_generator
 from tailcut.training.packing import pack
-from tailcut.training.recipe import AugmentationSection, Recipe
+from tailcut.training.recipe import Recipe
+from tailcut.training.recipe_data import AugmentationSection
 from tailcut.training.recipe_files import load_recipe, parse_recipe
 from tailcut.training.trainers import train
 

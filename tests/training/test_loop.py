@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from tailcut.data import open_dataset, split_off
-from tailcut.errors import ArgumentError, RecipeError, TrainingError
+from tailcut.errors import ArgumentError, RecipeError, TailcutError, TrainingError
 from tailcut.format import inspect, load, save
 from tailcut.runs import Run
 from tailcut.structure import create_model
@@ -308,16 +308,21 @@ def test_a_network_that_does_not_fit_the_data_is_told(
         train(parse_recipe(text, source="text", overrides=["data.batch_size=64"]), tmp_path / "run", progress=False)
 
 
-def test_masks_are_learned(recipe_text: str, tmp_path: Path) -> None:
+def write_masks(root: Path) -> None:
+    """Ten pictures of 32 x 32 with their masks, as the data set carvana lies there."""
     for split, seeds in (("train", range(8)), ("test", range(8, 10))):
         for kind in ("images", "masks"):
-            (tmp_path / "carvana" / split / kind).mkdir(parents=True)
+            (root / "carvana" / split / kind).mkdir(parents=True)
         for seed in seeds:
             mask = np.zeros((32, 32), dtype=np.uint8)
             mask[seed : seed + 12, 5:20] = 255
-            Image.fromarray(mask).save(tmp_path / "carvana" / split / "masks" / f"{seed}.png")
+            Image.fromarray(mask).save(root / "carvana" / split / "masks" / f"{seed}.png")
             picture = np.stack([mask // 2 + 60, mask, 255 - mask], axis=2)
-            Image.fromarray(picture).save(tmp_path / "carvana" / split / "images" / f"{seed}.png")
+            Image.fromarray(picture).save(root / "carvana" / split / "images" / f"{seed}.png")
+
+
+def test_masks_are_learned(recipe_text: str, tmp_path: Path) -> None:
+    write_masks(tmp_path)
     overrides = [
         "model={ name = 'unet', arguments = { widths = [4, 8], running_stats = false } }",
         "data={ name = 'carvana', batch_size = 2, augmentation = { shift = 2, flip = true } }",
@@ -329,6 +334,54 @@ def test_masks_are_learned(recipe_text: str, tmp_path: Path) -> None:
     assert list(result.metrics) == ["dice"]
     assert result.metrics["dice"] > 0.7
     assert Run(tmp_path / "run").read_metrics()[-1]["metrics"] == pytest.approx(result.metrics, abs=0.01)
+
+
+COARSE = "data.coarse.fraction=0.6"
+
+
+def test_pictures_are_coarse_in_the_first_epochs(
+    recipe_text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_masks(tmp_path)
+    monkeypatch.setenv("TAILCUT_DATA", str(tmp_path))
+    overrides = [
+        "model={ name = 'unet', arguments = { widths = [4, 8], running_stats = false } }",
+        "data={ name = 'carvana', batch_size = 2, augmentation = { shift = 2 } }",
+        "training={ epochs = 3, loss = 'dice_bce' }",
+        "schedule.num_kept=60",
+        COARSE,
+    ]
+    recipe = parse_recipe(recipe_text, source="coarse", overrides=overrides)
+    sizes: list[tuple[torch.Size, torch.Size]] = []
+
+    def watched(*args: Any, **settings: Any) -> Iterator[Any]:
+        for batch in batches_of_an_epoch(*args, **settings):
+            sizes.append((batch[0].shape, batch[1].shape))
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "batches", watched)
+        train(recipe, tmp_path / "run")
+    assert sizes == [((2, 3, 16, 16), (2, 16, 16))] * 8 + [((2, 3, 32, 32), (2, 32, 32))] * 4
+
+    train_and_stop(recipe, tmp_path / "stopped", monkeypatch, epoch=2, step=1)
+    train(recipe, tmp_path / "stopped", resume=True)
+    assert_same_numbers(tmp_path / "run", tmp_path / "stopped")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([COARSE], r"the network cannot take pictures of shape \(64, 1, 14, 14\)"),
+        (
+            [COARSE, "model={ name = 'vae' }", "training.loss=vae"],
+            "data.coarse: has no meaning for training.loss 'vae'",
+        ),
+    ],
+)
+def test_coarse_pictures_that_do_not_fit(overrides: list[str], message: str, recipe_text: str, tmp_path: Path) -> None:
+    with pytest.raises(TailcutError, match=message):
+        train(parse_recipe(recipe_text, source="coarse", overrides=overrides), tmp_path / "run", progress=False)
 
 
 def test_a_teacher_changes_what_is_learned(make_recipe: MakeRecipe, tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from tailcut.data import Dataset
-from tailcut.training.recipe import AugmentationSection
+from tailcut.training.recipe_data import AugmentationSection
 
 
 def generator(*key: int) -> torch.Generator:
@@ -32,6 +33,7 @@ def batches(
     seed: int,
     epoch: int,
     augmentation: AugmentationSection,
+    coarse: int = 1,
     rank: int = 0,
     num_processes: int = 1,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -43,6 +45,7 @@ def batches(
         seed: the run's seed.
         epoch: number of the epoch.
         augmentation: what is changed at random.
+        coarse: how many times smaller the pictures become after that, along each side; see `coarsen`.
         rank: number of this process, which takes every `num_processes`-th picture of each batch.
         num_processes: how many processes share a batch.
 
@@ -56,7 +59,7 @@ def batches(
         pictures, targets = dataset.batch(mine)
         noise = generator(seed, epoch, step)
         places = torch.arange(batch_size)[rank::num_processes]
-        yield *augment(pictures, targets, augmentation, noise, batch_size, places), mine
+        yield *coarsen(*augment(pictures, targets, augmentation, noise, batch_size, places), coarse), mine
 
 
 def augment(
@@ -91,6 +94,26 @@ def augment(
         pictures = torch.where(flipped[:, None, None, None], pictures.flip(3), pictures)
         targets = torch.where(flipped[:, None, None], targets.flip(2), targets) if has_masks else targets
     return pictures, targets
+
+
+def coarsen(pictures: Tensor, targets: Tensor, factor: int) -> tuple[Tensor, Tensor]:
+    """Pictures and masks that are `factor` times smaller along each side; classes stay.
+
+    Args:
+        pictures: (n, channels, height, width).
+        targets: classes (n,) or masks (n, height, width).
+        factor: a square of so many pixels a side becomes their mean, or the pixel in the middle of a mask.
+
+    Returns:
+        Pictures (n, channels, height // factor, width // factor) and their targets.
+    """
+    if factor == 1:
+        return pictures, targets
+    smaller = avg_pool2d(pictures, factor)
+    if targets.ndim == 3:
+        height, width = smaller.shape[-2:]
+        targets = targets[:, factor // 2 :: factor, factor // 2 :: factor][:, :height, :width]
+    return smaller, targets
 
 
 def shift(pictures: Tensor, moves: Tensor) -> Tensor:

@@ -27,7 +27,8 @@ from tailcut.training.interruption import Interruption
 from tailcut.training.loop import Session
 from tailcut.training.processes import share_of
 from tailcut.training.progress import Progress
-from tailcut.training.recipe import AugmentationSection, DetectionSection, Recipe
+from tailcut.training.recipe import DetectionSection, Recipe
+from tailcut.training.recipe_data import AugmentationSection
 from tailcut.training.recipe_values import check_unused
 from tailcut.training.scoring import random_batches
 from tailcut.weights import to_dense
@@ -70,6 +71,7 @@ def check_recipe(recipe: Recipe) -> DetectionSection:
         "inputs": recipe.inputs is not None,
         "pruning": recipe.pruning is not None,
         "data.augmentation": recipe.data.augmentation != AugmentationSection(),
+        "data.coarse": recipe.data.coarse is not None,
         "distillation": recipe.distillation is not None,
         "training.loss": training.loss != "cross_entropy",
         "training.label_smoothing": training.label_smoothing != 0,

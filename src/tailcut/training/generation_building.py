@@ -76,6 +76,7 @@ def check_generative(recipe: Recipe, model: nn.Module, dataset: Dataset) -> None
         needed = "is for classes and masks" if wanted is None else f"needs training.loss {wanted!r}"
         raise RecipeError(f"training.loss: the model {recipe.model.name} {needed}, got {loss!r}")
     useless = {
+        "data.coarse": recipe.data.coarse is not None,
         "inputs": recipe.inputs is not None,
         "pruning": recipe.pruning is not None,
         "distillation": recipe.distillation is not None,

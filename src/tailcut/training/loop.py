@@ -52,7 +52,8 @@ from tailcut.training.machines import Machines as Machines
 from tailcut.training.processes import Processes, share_of
 from tailcut.training.progress import Progress, epoch_line, live_progress
 from tailcut.training.reading import gate_penalty, has_gate, reader_of
-from tailcut.training.recipe import AugmentationSection, Recipe
+from tailcut.training.recipe import Recipe
+from tailcut.training.recipe_data import AugmentationSection
 from tailcut.training.recipe_files import to_toml
 from tailcut.training.recipe_generation import GENERATIVE, GenerationSection
 from tailcut.training.scoring import network_inputs
@@ -113,7 +114,8 @@ class Session(Processes):
         network = load_teacher(self.recipe, self.fabric.device, roots=roots, beside=self.run)
         if network is None:
             return None
-        unchanged = self.train_data if self.recipe.data.augmentation == AugmentationSection() else None
+        data = self.recipe.data
+        unchanged = self.train_data if data.augmentation == AugmentationSection() and data.coarse is None else None
         # Fabric sets the precision of the network that it wraps alone.
         return Teacher(network, self.fabric.autocast, self.fabric.device, self.memory_format, unchanged)
 
@@ -179,6 +181,7 @@ class Session(Processes):
             seed=recipe.training.seed,
             epoch=epoch,
             augmentation=recipe.data.augmentation,
+            coarse=self._coarse_factor(),
             rank=self.fabric.global_rank,
             num_processes=self.fabric.world_size,
         )
@@ -223,6 +226,13 @@ class Session(Processes):
             )
         self.stepper.step()
         return loss.detach()
+
+    def _coarse_factor(self) -> int:
+        """How many times smaller than the data set's the pictures of this epoch are, along each side."""
+        coarse = self.recipe.data.coarse
+        if coarse is None or self.epoch >= coarse.fraction * self.recipe.training.epochs:
+            return 1
+        return coarse.factor
 
     def _round_if_due(self) -> None:
         """From here on round the coefficients in the forward (changes the model), if the recipe says so."""

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from tailcut.errors import MissingExtraError
 from tailcut.printing import is_fraction
+from tailcut.training.recipe_data import DataSection
 from tailcut.training.recipe_generation import GenerationSection, check_generation
 from tailcut.training.recipe_values import Axes, Codec, Counts, KeepRatio, ModelSection, Positive
 from tailcut.training.recipe_values import Fraction as Fraction
@@ -13,38 +14,6 @@ try:
     from pydantic import Field, field_validator, model_validator
 except ImportError as error:
     raise MissingExtraError("reading a recipe", "pydantic", "train") from error
-
-
-class AugmentationSection(Section):
-    """Random changes of training pictures.
-
-    Attributes:
-        shift: up to so many pixels in each direction, zeros move in.
-        flip: mirror every second picture, left to right.
-    """
-
-    shift: Annotated[int, Field(ge=0)] = 0
-    flip: bool = False
-
-
-class DataSection(Section):
-    """The pictures.
-
-    Attributes:
-        name: a data set that `open_dataset` knows.
-        train_split: the split to train on.
-        test_split: the split for the final figure.
-        holdout: so many of the last training pictures are held out for validation.
-        batch_size: pictures per step, on all devices together; an incomplete last batch is left out.
-        augmentation: random changes of the training pictures.
-    """
-
-    name: str
-    train_split: str = "train"
-    test_split: str = "test"
-    holdout: Annotated[int, Field(ge=0)] = 0
-    batch_size: Positive = 256
-    augmentation: AugmentationSection = AugmentationSection()
 
 
 class OverrideSection(Section):

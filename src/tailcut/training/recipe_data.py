@@ -1,0 +1,60 @@
+"""The section of recipes that says which pictures are trained on, and how they come."""
+
+from typing import Annotated
+
+from tailcut.errors import MissingExtraError
+from tailcut.training.recipe_values import Positive, Section
+
+try:
+    from pydantic import Field
+except ImportError as error:
+    raise MissingExtraError("reading a recipe", "pydantic", "train") from error
+
+
+class AugmentationSection(Section):
+    """Random changes of training pictures.
+
+    Attributes:
+        shift: up to so many pixels in each direction, zeros move in.
+        flip: mirror every second picture, left to right.
+    """
+
+    shift: Annotated[int, Field(ge=0)] = 0
+    flip: bool = False
+
+
+class CoarseSection(Section):
+    """Smaller training pictures in the first part of a run, where a step then takes that much less time.
+
+    Known as progressive resizing: J. Howard, "Training Imagenet in 3 hours for 25 minutes" (2018).
+
+    Attributes:
+        factor: a square of so many pixels a side becomes one, their mean; rows and columns that do not fill one are
+            left out. A mask gives the pixel in the middle.
+        fraction: of the epochs; the others have the pictures as they are.
+    """
+
+    factor: Annotated[int, Field(ge=2)] = 2
+    fraction: Annotated[float, Field(gt=0, lt=1)]
+
+
+class DataSection(Section):
+    """The pictures.
+
+    Attributes:
+        name: a data set that `open_dataset` knows.
+        train_split: the split to train on.
+        test_split: the split for the final figure.
+        holdout: so many of the last training pictures are held out for validation.
+        batch_size: pictures per step, on all devices together; an incomplete last batch is left out.
+        augmentation: random changes of the training pictures.
+        coarse: smaller training pictures at first.
+    """
+
+    name: str
+    train_split: str = "train"
+    test_split: str = "test"
+    holdout: Annotated[int, Field(ge=0)] = 0
+    batch_size: Positive = 256
+    augmentation: AugmentationSection = AugmentationSection()
+    coarse: CoarseSection | None = None
