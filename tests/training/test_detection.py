@@ -216,6 +216,7 @@ def test_a_regularised_detector(root: Path, tmp_path: Path) -> None:
         (["start.file=a.tailcut"], "start: has no meaning for a detector, leave it out; its backbone starts from"),
         (["inputs.channels=24"], "inputs: has no meaning for a detector, leave it out; model.arguments says"),
         (["pruning.rates=0.5"], "pruning: has no meaning for a detector"),
+        (["data.coarse.fraction=0.5"], "data.coarse: has no meaning for a detector"),
         (["data.augmentation.flip=true"], "data.augmentation: has no meaning .* mirrored by detection.flip"),
         (["training.loss=dice_bce"], "training.loss: has no meaning for a detector"),
         (["training.label_smoothing=0.1"], "training.label_smoothing: has no meaning"),
