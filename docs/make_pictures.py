@@ -22,6 +22,7 @@ import tailcut
 from docs import build_tables, findings
 from tailcut.channels.pictures import show_maps
 from tailcut.data import open_dataset
+from tailcut.errors import DataNotFoundError
 from tailcut.inputs import BlockDCT, describe_picture
 from tailcut.inputs.drawing import TITLES, show_channels, show_frequencies
 from tailcut.inputs.patterns import NUM_CHANNELS, NUM_FREQUENCIES
@@ -38,6 +39,7 @@ FOLDER = build_tables.ROOT / "docs" / "pictures"
 POINTS_KEY = "points"
 # Drawn by a command on their page, from networks that are not in the repository.
 BY_COMMAND = ("grad-cam.png",)
+NEEDS_DATA = ("masks.png",)  # drawn where the data lies under a data root, else left as it is
 
 
 def main() -> None:
@@ -57,6 +59,10 @@ def main() -> None:
     }
     for name, draw in pictures.items():
         write(draw(), FOLDER / f"{name}.png")
+    try:
+        write(masks(), FOLDER / "masks.png")
+    except DataNotFoundError as error:
+        print(f"masks.png  left as it is: {str(error).splitlines()[0]}")
     for name in findings.with_records():
         points = findings.finding_points(name)
         write(findings.draw_finding(points, findings.AGAINST[name]), FOLDER / f"{name}.png", points=points)
@@ -213,6 +219,18 @@ def digits() -> Figure:
         made = sheet(sampler(draw_codes(sampler, 36, 0)))
         panel.imshow(made[0].numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         panel.set_title(f"{name}: {kept or weights:,} {'coefficients' if kept else 'weights'}", fontsize=10)
+        panel.set_axis_off()
+    return figure
+
+
+def masks() -> Figure:
+    """Masks that our smallest UNet draws of photos of other cars than it has seen; the photos are not ours to show."""
+    model, photos = tailcut.fuse(tailcut.load("zoo:unet-759-float16")), open_dataset("carvana", "val")
+    figure = new_figure(11, 2.0)
+    for panel, index in zip(figure.subplots(1, 4), range(0, len(photos), len(photos) // 4), strict=True):
+        with torch.no_grad():
+            logits = model(photos.batch([index])[0])
+        panel.imshow(logits.argmax(1)[0, ::2, ::2], cmap="gray", interpolation="nearest")
         panel.set_axis_off()
     return figure
 
