@@ -230,7 +230,7 @@ def masks() -> Figure:
     for panel, index in zip(figure.subplots(1, 4), range(0, len(photos), len(photos) // 4), strict=True):
         with torch.no_grad():
             logits = model(photos.batch([index])[0])
-        panel.imshow(logits.argmax(1)[0, ::2, ::2], cmap="gray", interpolation="nearest")
+        panel.imshow(logits.argmax(1)[0, ::2, ::2].numpy(), cmap="gray", interpolation="nearest")
         panel.set_axis_off()
     return figure
 
