@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from tailcut.channels.recalibration import recalibrate
+from tailcut.channels import recalibrate
 from tailcut.data import CocoDataset, Dataset, Roots
 from tailcut.errors import ArgumentError, MissingExtraError, RecipeError, TailcutError
 from tailcut.format import load
@@ -106,7 +106,7 @@ class _ByNumber(nn.Module):
 
     def forward(self, numbers: Tensor) -> object:
         """What the detector finds in the pictures of these numbers, int64, shape (batch,)."""
-        return self.detector([self.pictures[number][0].to(numbers.device) for number in numbers.tolist()])
+        return self.detector([self.pictures.picture(number).to(numbers.device) for number in numbers.tolist()])
 
 
 class DetectionSession(Session):
