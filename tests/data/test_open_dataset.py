@@ -54,7 +54,7 @@ def test_download_is_off_unless_asked_for(cache: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("digits@112", "the pictures of digits have one size: ask for 'digits', not for 'digits@112'"),
+        ("digits@0", "the size of pictures must be 1 to 4096, got 0"),
         ("imagenette@", "comes the side of the pictures in pixels, as in imagenette@112; got 'imagenette@'"),
         ("imagenette@-1", "comes the side"),
         ("imagenette@²", "comes the side"),

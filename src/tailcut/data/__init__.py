@@ -19,6 +19,8 @@ from tailcut.data.pictures import picture_size as picture_size
 from tailcut.data.pictures import read_mask as read_mask
 from tailcut.data.pictures import read_picture as read_picture
 from tailcut.data.pictures import write_mask as write_mask
+from tailcut.data.resized import ResizedDataset as ResizedDataset
+from tailcut.data.resized import check_side
 from tailcut.data.roots import Roots as Roots
 from tailcut.data.roots import data_roots as data_roots
 from tailcut.data.roots import find_file as find_file
@@ -29,7 +31,8 @@ from tailcut.errors import ArgumentError
 class _Kind:
     """One known data set: how to open a split, which there are (None: any folder), which is the default.
 
-    `open_sized` opens it with pictures of a wanted side in pixels, where it can (`NAME@SIDE`).
+    `open_sized` opens it with pictures of a wanted side in pixels (`NAME@SIDE`). Where it is None, pictures of classes
+    are resized as they are asked for; masks and boxes have the pixels of their photos.
     """
 
     open: Callable[[str, Roots, bool], Dataset]
@@ -76,7 +79,7 @@ def open_dataset(name: str, split: str | None = None, *, roots: Roots = None, do
     """Open a data set by its name.
 
     Args:
-        name: one of `dataset_names()`; for imagenette also `imagenette@SIDE`, which resizes the pictures to
+        name: one of `dataset_names()`; for those with classes also `NAME@SIDE`, with pictures that are resized to
             SIDE x SIDE pixels. Or your own, `folder:NAME`, `folder:NAME@SIDE` or `masks:NAME`: see `open_own`.
         split: the part to open; None is `test`, for carvana, imagenette and your own `val`, for coco `val2017`. The
             splits of carvana, coco and your own are the folders that lie in theirs.
@@ -107,6 +110,13 @@ def open_dataset(name: str, split: str | None = None, *, roots: Roots = None, do
         raise ArgumentError(f"{name} has no split {split!r}; it has {', '.join(kind.splits)}")
     if not has_size:
         return kind.open(split, roots, download)
-    if kind.open_sized is None:
-        raise ArgumentError(f"the pictures of {kind_name} have one size: ask for {kind_name!r}, not for {name!r}")
-    return kind.open_sized(split, roots, side_of(size, kind_name))
+    side = side_of(size, kind_name)
+    if kind.open_sized is not None:
+        return kind.open_sized(split, roots, side)
+    check_side(side)
+    dataset = kind.open(split, roots, download)
+    if dataset.task != "classification":
+        raise ArgumentError(
+            f"the pictures of {kind_name} keep their size, with their targets: ask for {kind_name!r}, not for {name!r}"
+        )
+    return ResizedDataset(dataset, side)

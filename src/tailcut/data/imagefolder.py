@@ -5,12 +5,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from tailcut.data.dataset import Dataset
 from tailcut.data.pictures import read_picture
+from tailcut.data.resized import check_side, resize
 from tailcut.data.roots import Roots, find_split, folders_of
-from tailcut.errors import ArgumentError, DataError
+from tailcut.errors import DataError
 
 NAME = "imagenette"
 FOLDER = "imagenette224"
@@ -28,7 +28,6 @@ CLASS_NAMES = {
     "n03445777": "golf ball",
     "n03888257": "parachute",
 }
-MAX_SIDE = 4096
 # Decoded pictures are kept in memory, as bytes, up to so many together; the others are read each time.
 MAX_KEPT_BYTES = 1 << 30
 
@@ -65,8 +64,8 @@ class FolderDataset(Dataset):
         class_names: Mapping[str, str] | None = None,
         classes: Sequence[str] | None = None,
     ) -> None:
-        if size is not None and not 1 <= size <= MAX_SIDE:
-            raise ArgumentError(f"the size of pictures must be 1 to {MAX_SIDE}, got {size}")
+        if size is not None:
+            check_side(size)
         self.name = name if size is None else f"{name}@{size}"
         self.split = folder.name
         self.task = "classification"
@@ -113,10 +112,7 @@ class FolderDataset(Dataset):
         return smaller
 
     def _resized(self, pixels: Tensor) -> Tensor:
-        if self._size is None or pixels.shape[1:] == (self._size, self._size):
-            return pixels
-        resized: Tensor = interpolate(pixels[None], (self._size, self._size), mode="bilinear", antialias=True)[0]
-        return resized
+        return pixels if self._size is None else resize(pixels[None], self._size)[0]
 
 
 def open_imagenette(split: str, *, size: int | None = None, roots: Roots = None) -> FolderDataset:

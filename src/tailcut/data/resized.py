@@ -1,0 +1,76 @@
+"""Pictures at another size than that in which they are stored (`NAME@SIDE`)."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from tailcut.data.dataset import Dataset, Indices
+from tailcut.errors import ArgumentError
+
+MAX_SIDE = 4096
+
+
+def check_side(side: int) -> None:
+    """Check a wanted side of pictures, in pixels.
+
+    Raises:
+        ArgumentError: it is not 1 to 4096.
+    """
+    if not 1 <= side <= MAX_SIDE:
+        raise ArgumentError(f"the size of pictures must be 1 to {MAX_SIDE}, got {side}")
+
+
+def resize(pictures: Tensor, side: int) -> Tensor:
+    """Pictures (n, channels, height, width) squashed to (n, channels, side, side), bilinear with antialiasing.
+
+    Bytes are rounded to whole grey levels.
+    """
+    if pictures.shape[-2:] == (side, side):
+        return pictures
+    resized: Tensor = interpolate(pictures, (side, side), mode="bilinear", antialias=True)
+    return resized
+
+
+class ResizedDataset(Dataset):
+    """A data set of classes with all pictures squashed to side x side pixels, when they are asked for.
+
+    Args:
+        dataset: any data set for classification; its storage is shared.
+        side: in pixels.
+
+    Raises:
+        ArgumentError: `side` is not 1 to 4096.
+    """
+
+    def __init__(self, dataset: Dataset, side: int) -> None:
+        check_side(side)
+        self.name = f"{dataset.name}@{side}"
+        self.split = dataset.split
+        self.task = dataset.task
+        self.num_classes = dataset.num_classes
+        self.class_names = dataset.class_names
+        self.picture_shape = (dataset.picture_shape[0], side, side)
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        """The number of pictures."""
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """See `Dataset.__getitem__`."""
+        picture, target = self._dataset[index]
+        return self._resized(picture[None])[0], target
+
+    def batch(self, indices: Indices) -> tuple[Tensor, Tensor]:
+        """See `Dataset.batch`."""
+        pictures, targets = self._dataset.batch(indices)
+        return self._resized(pictures), targets
+
+    def part(self, start: int, stop: int) -> "ResizedDataset":
+        """See `Dataset.part`."""
+        return ResizedDataset(self._dataset.part(start, stop), self.picture_shape[1])
+
+    def _resized(self, pictures: Tensor) -> Tensor:
+        # By bytes, as stored pictures are, so that both kinds of data set give the same pictures.
+        pixels = (pictures * 255).round().to(torch.uint8)
+        return resize(pixels, self.picture_shape[1]).float() / 255
