@@ -372,7 +372,7 @@ def test_pictures_are_coarse_in_the_first_epochs(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ([COARSE], r"the network cannot take pictures of shape \(64, 1, 14, 14\)"),
+        ([COARSE], r"cannot take pictures of shape \(64, 1, 14, 14\) \(2 times smaller by data.coarse\)"),
         (
             [COARSE, "model={ name = 'vae' }", "training.loss=vae"],
             "data.coarse: has no meaning for training.loss 'vae'",

@@ -252,8 +252,12 @@ def run_forward(model: nn.Module, pictures: Tensor) -> Tensor:
 
 
 @contextmanager
-def fitting(pictures: Tensor) -> Iterator[None]:
+def fitting(pictures: Tensor, made: str = "") -> Iterator[None]:
     """A forward of these pictures within: what the network's layers refuse becomes one clear error.
+
+    Args:
+        pictures: the batch.
+        made: for the error, how the pictures came to be of their shape.
 
     Raises:
         ArgumentError: the network cannot take pictures of this shape.
@@ -262,7 +266,8 @@ def fitting(pictures: Tensor) -> Iterator[None]:
         yield
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise ArgumentError(f"the network cannot take pictures of shape {tuple(pictures.shape)}: {reason}") from error
+        shape = tuple(pictures.shape)
+        raise ArgumentError(f"the network cannot take pictures of shape {shape}{made}: {reason}") from error
 
 
 def uses_batch_statistics(model: nn.Module) -> bool:

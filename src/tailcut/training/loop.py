@@ -207,7 +207,8 @@ class Session(Processes):
     def _step(self, pictures: Tensor, targets: Tensor, places: Tensor) -> Tensor:
         """Forward, backward, and one step of the optimiser. Returns the loss, a scalar."""
         recipe = self.recipe
-        with fitting(pictures):
+        factor = self._coarse_factor()
+        with fitting(pictures, "" if factor == 1 else f" ({factor} times smaller by data.coarse)"):
             outputs = self.module(self.read(pictures))
         if recipe.training.loss == "vae":
             loss = negative_elbo(outputs, pictures).mean()
