@@ -291,8 +291,9 @@ def metrics_text(metrics: Mapping[str, float]) -> str:
 def unet_table(folder: Path) -> str:
     """The published UNet as converted: bytes by `tailcut inspect --json`, Dice by `tailcut evaluate --json`."""
     rows = []
-    for codec in ("float32", "float16"):
-        inspected, evaluated = (folder / f"{verb}-{codec}.json" for verb in ("inspect", "evaluate"))
+    for name in ("float32", "float16", "float16-val"):
+        codec = name.partition("-")[0]
+        inspected, evaluated = folder / f"inspect-{codec}.json", folder / f"evaluate-{name}.json"
         if not (inspected.is_file() and evaluated.is_file()):
             rows.append([codec, "not run", "", "", ""])
             continue
@@ -304,10 +305,10 @@ def unet_table(folder: Path) -> str:
                 f"{measured['metrics']['dice']:.6f}",
                 f"{stored['num_kept']:,} of {stored['num_parameters']:,}",
                 f"{stored['file_bytes']:,}",
-                f"{measured['num_samples']}",
+                f"{measured['num_samples']}, split {measured['split']}",
             ]
         )
-    return markdown_table(["codec", "mean Dice", "coefficients", "bytes of the file", "pictures"], rows, "<>>>>")
+    return markdown_table(["codec", "mean Dice", "coefficients", "bytes of the file", "pictures"], rows, "<>>><")
 
 
 def experiment_tables(folder: Path) -> str:

@@ -71,6 +71,17 @@ def test_record_of_the_published_unet(codec: str, carvana_root: Path, tmp_path: 
     assert json.loads(inspect(tmp_path / "unet.tailcut").to_json()) == recorded
 
 
+@pytest.mark.parametrize("split", ["published", "val"])
+def test_dice_of_the_published_unet(split: str, carvana_root: Path, tmp_path: Path) -> None:
+    model = frereg.convert(carvana_root / "carvana" / "published" / "unet_fr.tar.xz", model="unet")
+    save(model, tmp_path / "unet.tailcut", codec="float16")
+    name = "evaluate-float16.json" if split == "published" else f"evaluate-float16-{split}.json"
+    recorded = json.loads((ROOT / build_tables.UNET / name).read_text(encoding="utf-8"))
+    evaluated = evaluate_file(tmp_path / "unet.tailcut", "carvana", split, roots=[carvana_root])
+    assert (recorded["split"], recorded["num_samples"]) == (split, evaluated.num_samples)
+    assert evaluated.metrics == pytest.approx(recorded["metrics"], rel=TOLERANCES["dice"])
+
+
 def test_rows_of_the_paper_are_those_of_the_recipes() -> None:
     """The figures of Table 1 stand in the recipes and in the table; they must agree."""
     by_name = {row.name: row for row in build_tables.PAPER}
