@@ -373,6 +373,7 @@ def test_pictures_are_coarse_in_the_first_epochs(
     ("overrides", "message"),
     [
         ([COARSE], r"cannot take pictures of shape \(64, 1, 14, 14\) \(2 times smaller by data.coarse\)"),
+        ([COARSE, "data.coarse.factor=29"], "data.coarse.factor: must be at most 28, a side of the pictures, got 29"),
         (
             [COARSE, "model={ name = 'vae' }", "training.loss=vae"],
             "data.coarse: has no meaning for training.loss 'vae'",

@@ -108,13 +108,13 @@ def set_lr(optimizer: torch.optim.Optimizer, section: OptimizerSection, progress
 
 
 def check_data(recipe: Recipe, train: Dataset, num_processes: int) -> int:
-    """Check that the batches fit the data and the processes.
+    """Check that the batches fit the data and the processes, and that coarse pictures have a pixel.
 
     Returns:
         The number of steps per epoch.
 
     Raises:
-        RecipeError: not one full batch, or a batch that cannot be shared evenly.
+        RecipeError: not one full batch, a batch that cannot be shared evenly, or pictures below one coarse pixel.
     """
     size = recipe.data.batch_size
     if size > len(train):
@@ -123,6 +123,9 @@ def check_data(recipe: Recipe, train: Dataset, num_processes: int) -> int:
         raise RecipeError(
             f"data.batch_size: must be a multiple of the {num_processes} processes that share each batch, got {size}"
         )
+    coarse, side = recipe.data.coarse, min(train.picture_shape[1:])
+    if coarse is not None and coarse.factor > side:
+        raise RecipeError(f"data.coarse.factor: must be at most {side}, a side of the pictures, got {coarse.factor}")
     masks = train.task == "segmentation"
     if masks != (recipe.training.loss == "dice_bce") and not masks:
         raise RecipeError(f"training.loss: {recipe.training.loss} is for masks; {recipe.data.name} has classes")
