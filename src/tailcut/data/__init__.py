@@ -20,7 +20,6 @@ from tailcut.data.pictures import read_mask as read_mask
 from tailcut.data.pictures import read_picture as read_picture
 from tailcut.data.pictures import write_mask as write_mask
 from tailcut.data.resized import ResizedDataset as ResizedDataset
-from tailcut.data.resized import check_side
 from tailcut.data.roots import Roots as Roots
 from tailcut.data.roots import data_roots as data_roots
 from tailcut.data.roots import find_file as find_file
@@ -113,7 +112,6 @@ def open_dataset(name: str, split: str | None = None, *, roots: Roots = None, do
     side = side_of(size, kind_name)
     if kind.open_sized is not None:
         return kind.open_sized(split, roots, side)
-    check_side(side)
     dataset = kind.open(split, roots, download)
     if dataset.task != "classification":
         raise ArgumentError(
