@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tailcut.printing import Report, figure_text, is_fraction, plain, table
+from tailcut.printing import Report, figure_text, is_fraction, plain, sizes, table
 
 
 @dataclass(frozen=True)
@@ -106,3 +106,8 @@ def test_table_refuses_rows_of_another_width() -> None:
 def test_fractions_are_percent_and_other_metrics_plain(metric: str, value: float, text: str) -> None:
     assert figure_text(metric, value) == text
     assert is_fraction(metric) is text.endswith("%")
+
+
+@pytest.mark.parametrize(("shape", "text"), [((64, 3, 3), "64 x 3 x 3"), ((5,), "5"), ((), "scalar")])
+def test_sizes(shape: tuple[int, ...], text: str) -> None:
+    assert sizes(shape) == text

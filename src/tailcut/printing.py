@@ -88,3 +88,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, align: str
         for row in cells
     ]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def sizes(shape: Sequence[int]) -> str:
+    """A tensor's shape for people: `64 x 3 x 3 x 3`."""
+    return " x ".join(map(str, shape)) or "scalar"

@@ -27,6 +27,7 @@ TABLES_PER_TOPIC = {
     "inputs": 1,
     "channels": 2,
     "table5": 1,
+    "widths": 1,
 }
 RATIOS = {
     "transform": "torch-dct / tailcut",
@@ -37,6 +38,7 @@ RATIOS = {
     "inputs": "/ published",
     "channels": "loops / tailcut",
     "table5": "pictures/s",
+    "widths": "times faster",
 }
 
 

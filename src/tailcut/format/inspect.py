@@ -25,7 +25,7 @@ from tailcut.format.load import (
 from tailcut.format.numbers import number_type, type_name
 from tailcut.format.save import compression_ratio
 from tailcut.format.tensors import list_digest, network_tensors
-from tailcut.printing import Report, table
+from tailcut.printing import Report, sizes, table
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class InspectReport(Report):
             rows = [
                 (
                     entry.name,
-                    _sizes(entry.shape),
+                    sizes(entry.shape),
                     ",".join(map(str, entry.axes)),
                     ",".join(map(str, entry.order_weights)),
                     f"{entry.num_kept:,}",
@@ -112,7 +112,7 @@ class InspectReport(Report):
             parts.append(table(header, rows, align="<<<<><>"))
         if self.other_tensors:
             others = [
-                (entry.name, _sizes(entry.shape), entry.kind, entry.codec, f"{entry.bytes:,}")
+                (entry.name, sizes(entry.shape), entry.kind, entry.codec, f"{entry.bytes:,}")
                 for entry in self.other_tensors
             ]
             parts.append(table(("other tensors", "shape", "kind", "codec", "bytes"), others, align="<<<<>"))
@@ -201,7 +201,3 @@ def _shares(stream: Stream | None, counts: Sequence[int]) -> list[int]:
         return [0] * len(counts)
     ends = [len(stream.payload) * place // total for place in itertools.accumulate(counts, initial=0)]
     return [end - start for start, end in itertools.pairwise(ends)]
-
-
-def _sizes(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape)) or "scalar"

@@ -23,5 +23,7 @@ from tailcut.weights.budget import budget as budget
 from tailcut.weights.regularize import RegularizationReport as RegularizationReport
 from tailcut.weights.regularize import regularize as regularize
 from tailcut.weights.regularize import to_dense as to_dense
+from tailcut.weights.resampling import ResamplingReport as ResamplingReport
+from tailcut.weights.resampling import resample as resample
 from tailcut.weights.schedule import TailTruncation as TailTruncation
 from tailcut.weights.schedule import steps_to_reach as steps_to_reach

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from tailcut.errors import ArgumentError, StructureError
-from tailcut.printing import Report, table
+from tailcut.printing import Report, sizes, table
 from tailcut.structure import Record, add_edit, record_of, set_record
 from tailcut.weights.access import truncated_tensors
 from tailcut.weights.attach import attach, detach, drop_hooks, hold_during_forward
@@ -57,13 +57,13 @@ class RegularizationReport(Report):
 
     def __str__(self) -> str:
         rows = [
-            (tensor.name, _sizes(tensor.shape), f"{tensor.num_parameters:,}", f"{tensor.num_kept:,}")
+            (tensor.name, sizes(tensor.shape), f"{tensor.num_parameters:,}", f"{tensor.num_kept:,}")
             for tensor in self.tensors
         ]
         rows.append(("in all", "", f"{self.num_parameters:,}", f"{self.num_kept:,}"))
         text = table(("regularised", "shape", "numbers", "kept"), rows, align="<<>>")
         if self.left:
-            left = [(tensor.name, _sizes(tensor.shape), tensor.reason) for tensor in self.left]
+            left = [(tensor.name, sizes(tensor.shape), tensor.reason) for tensor in self.left]
             text += "\n\n" + table(("left as it is", "shape", "why"), left)
         return text
 
@@ -279,7 +279,3 @@ def _report(plans: Sequence[TensorPlan], left: Sequence[LeftTensor]) -> Regulari
 def _shape(candidate: Candidate) -> Sequence[int]:
     uninitialised = isinstance(candidate.parameter, UninitializedParameter)
     return () if uninitialised else candidate.parameter.shape
-
-
-def _sizes(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape))

@@ -1,0 +1,45 @@
+"""`tailcut resample`: a truncated network with more or fewer channels."""
+
+import argparse
+
+from tailcut.cli.parser import Verbs, add_codecs, add_verb, settings
+from tailcut.printing import Report
+
+
+def add_parser(verbs: Verbs) -> None:
+    """Add the verb."""
+    parser = add_verb(
+        verbs,
+        "resample",
+        summary="give a truncated network more or fewer channels",
+        description="Write a truncated network with other numbers of channels: its weights are smooth along them, so "
+        "that the same coefficients on a coarser grid are nearly the same network, and run fast in any program. "
+        "Measure it with tailcut evaluate.",
+        example="  tailcut resample zoo:unet-759-float16 --set-argument widths=[16,32,64,128,256] -o narrow.tailcut\n"
+        "  tailcut export narrow.tailcut -o narrow.onnx",
+        run=run,
+    )
+    parser.add_argument("file", metavar="FILE", help="a .tailcut file or zoo:NAME, of a registered model")
+    parser.add_argument(
+        "--set-argument",
+        action="append",
+        metavar="KEY=VALUE",
+        dest="model_arguments",
+        required=True,
+        help="an argument of the model that sets its channels, see tailcut models; may be given more than once",
+    )
+    parser.add_argument("-o", "--out", required=True, metavar="OUT", help="the .tailcut file to write")
+    add_codecs(parser)
+
+
+def run(arguments: argparse.Namespace) -> Report:
+    """Resample."""
+    from tailcut.training.resampling import resample_file
+
+    return resample_file(
+        arguments.file,
+        arguments.out,
+        settings(arguments.model_arguments),
+        codec=arguments.codec or "float32",
+        other_codec=arguments.other_codec,
+    )

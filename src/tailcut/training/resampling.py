@@ -1,0 +1,76 @@
+"""A file's network with more or fewer channels, as another file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tailcut.errors import StructureError
+from tailcut.format import inspect, load, save
+from tailcut.printing import Report
+from tailcut.structure import create_model, record_of
+from tailcut.weights.edit import RegularizeEdit
+from tailcut.weights.resampling import ResamplingReport, resample
+
+
+@dataclass(frozen=True)
+class ResampleFileReport(Report):
+    """What was resampled, and where it is.
+
+    Attributes:
+        model: the file, as it was given.
+        out: the .tailcut file that was written.
+        file_bytes: its size.
+        parameters_before: numbers of the dense network.
+        parameters_after: the same with the new channels.
+        resampling: tensor by tensor.
+    """
+
+    model: str
+    out: str
+    file_bytes: int
+    parameters_before: int
+    parameters_after: int
+    resampling: ResamplingReport
+
+    def __str__(self) -> str:
+        """The tensors, then one line on the file."""
+        change = f"{self.parameters_before:,} dense numbers are now {self.parameters_after:,}"
+        return f"{self.resampling}\n\n{self.out}: {self.file_bytes:,} bytes; {change}. Measure it: tailcut evaluate"
+
+
+def resample_file(
+    source: str | Path,
+    out: str | Path,
+    arguments: Mapping[str, Any],
+    *,
+    codec: str = "float32",
+    other_codec: str | None = None,
+) -> ResampleFileReport:
+    """Write a file's network with other numbers of channels; see `tailcut.weights.resample`.
+
+    Args:
+        source: a .tailcut file or `zoo:NAME`, of a registered model.
+        out: the .tailcut file to write.
+        arguments: the arguments of the model that change, for example `{"widths": (16, 32, 64, 128, 256)}`.
+        codec: number type of the coefficients.
+        other_codec: of all other numbers; see `save`.
+
+    Raises:
+        StructureError: the network is of a user's own class, was changed by more than `regularize`, or cannot be
+            resampled to these arguments.
+        ArgumentError: the model has no such argument.
+        FormatError: the file cannot be loaded.
+    """
+    network = load(source)
+    record = record_of(network)
+    if record.base is None:
+        raise StructureError(f"{source} holds a network of a user's own class: use tailcut.weights.resample in Python")
+    others = [edit.kind for edit in record.edits if not isinstance(edit, RegularizeEdit)]
+    if others:
+        raise StructureError(f"{source}: only regularised networks can be resampled; this one has {', '.join(others)}")
+    other = create_model(record.base.name, **{**record.base.arguments, **arguments})
+    report = resample(network, other)
+    written = save(other, out, codec=codec, other_codec=other_codec)
+    before = inspect(source).num_parameters
+    return ResampleFileReport(str(source), str(out), written.file_bytes, before, written.num_parameters, report)
