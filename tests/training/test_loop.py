@@ -363,6 +363,8 @@ def test_pictures_are_coarse_in_the_first_epochs(
         patch.setattr(loop, "batches", watched)
         train(recipe, tmp_path / "run")
     assert sizes == [((2, 3, 16, 16), (2, 16, 16))] * 8 + [((2, 3, 32, 32), (2, 32, 32))] * 4
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["coarse"] for line in lines] == [2, 2, 1]
 
     train_and_stop(recipe, tmp_path / "stopped", monkeypatch, epoch=2, step=1)
     train(recipe, tmp_path / "stopped", resume=True)

@@ -72,6 +72,9 @@ def test_a_line_tells_an_epoch() -> None:
         "epoch 3/30  loss 0.1235  validation accuracy 98.76 %  lr 1.00e-02  kept 7,668  3.2 s"
     )
     assert "accuracy" not in epoch_line({**line, "split": "", "metrics": {}}, 30)
+    coarse = epoch_line({**line, "coarse": 2}, 30)
+    assert "98.76 %  (trained on pictures 2 times smaller so far)  lr" in coarse
+    assert "smaller" not in epoch_line({**line, "coarse": 1}, 30)
 
 
 def test_a_distance_is_no_percentage() -> None:

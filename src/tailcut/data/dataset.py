@@ -137,18 +137,30 @@ class InMemoryDataset(Dataset):
         return InMemoryDataset(self.name, split, self.pictures[start:stop], self.labels[start:stop], self.class_names)
 
 
-class DatasetPart(Dataset):
-    """A contiguous part of any data set; see `Dataset.part`."""
+class DatasetView(Dataset):
+    """Base of data sets that are made of another one, whose storage they share."""
 
-    def __init__(self, dataset: Dataset, start: int, stop: int) -> None:
-        dataset._check_part(start, stop)
+    def __init__(self, dataset: Dataset) -> None:
         self.name = dataset.name
-        self.split = f"{dataset.split}[{start}:{stop}]"
+        self.split = dataset.split
         self.task = dataset.task
         self.num_classes = dataset.num_classes
         self.class_names = dataset.class_names
         self.picture_shape = dataset.picture_shape
         self._dataset = dataset
+
+    def __len__(self) -> int:
+        """The number of pictures."""
+        return len(self._dataset)
+
+
+class DatasetPart(DatasetView):
+    """A contiguous part of any data set; see `Dataset.part`."""
+
+    def __init__(self, dataset: Dataset, start: int, stop: int) -> None:
+        dataset._check_part(start, stop)
+        super().__init__(dataset)
+        self.split = f"{dataset.split}[{start}:{stop}]"
         self._positions = range(start, stop)
 
     def __len__(self) -> int:

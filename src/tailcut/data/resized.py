@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from tailcut.data.dataset import Dataset, Indices
+from tailcut.data.dataset import Dataset, DatasetView, Indices
 from tailcut.errors import ArgumentError
 
 MAX_SIDE = 4096
@@ -31,7 +31,7 @@ def resize(pictures: Tensor, side: int) -> Tensor:
     return resized
 
 
-class ResizedDataset(Dataset):
+class ResizedDataset(DatasetView):
     """A data set of classes with all pictures squashed to side x side pixels, when they are asked for.
 
     Args:
@@ -44,17 +44,9 @@ class ResizedDataset(Dataset):
 
     def __init__(self, dataset: Dataset, side: int) -> None:
         check_side(side)
+        super().__init__(dataset)
         self.name = f"{dataset.name}@{side}"
-        self.split = dataset.split
-        self.task = dataset.task
-        self.num_classes = dataset.num_classes
-        self.class_names = dataset.class_names
         self.picture_shape = (dataset.picture_shape[0], side, side)
-        self._dataset = dataset
-
-    def __len__(self) -> int:
-        """The number of pictures."""
-        return len(self._dataset)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """See `Dataset.__getitem__`."""

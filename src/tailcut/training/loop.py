@@ -146,7 +146,7 @@ class Session(Processes):
             while self.epoch < num_epochs:
                 start = time.perf_counter()
                 loss = self._train_epoch(bar, interruption)
-                execution = self.execution
+                execution, coarse = self.execution, self._coarse_factor()
                 schedule = self.schedule if self.fabric.world_size == 1 else None
                 if schedule is not None and schedule.compact_when_worthwhile():
                     self.execution = None
@@ -161,6 +161,7 @@ class Session(Processes):
                     "lr": self.optimizer.param_groups[0]["lr"],
                     "num_kept": num_kept(self.model),
                     "execution": execution,
+                    "coarse": coarse,
                     "seconds": round(time.perf_counter() - start, 3),
                 }
                 self.lines.append(line)

@@ -92,5 +92,7 @@ def epoch_line(line: dict[str, Any], num_epochs: int) -> str:
     parts = [f"epoch {line['epoch']}/{num_epochs}", f"loss {line['loss']:.4f}"]
     if line.get("split"):
         parts += [f"{line['split']} {name} {figure_text(name, value)}" for name, value in line["metrics"].items()]
+        if line.get("coarse", 1) > 1:  # batch norm's statistics are then of other pictures than these
+            parts.append(f"(trained on pictures {line['coarse']} times smaller so far)")
     parts += [f"lr {line['lr']:.2e}", f"kept {line['num_kept']:,}", f"{line['seconds']:.1f} s"]
     return "  ".join(parts)
