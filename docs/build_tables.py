@@ -37,7 +37,9 @@ RESULTS = Path("docs/results")
 TABLE1 = RESULTS / "frequency-regularization"
 UNET = Path("docs/results/published-unet")
 BENCH = Path("docs/results/bench-main.json")
-BENCH_OF = {topic: Path(f"docs/results/bench-{topic}.json") for topic in ("execution", "inputs", "channels", "table5", "widths")}
+BENCH_OF = {
+    topic: Path(f"docs/results/bench-{topic}.json") for topic in ("execution", "inputs", "channels", "table5", "widths")
+}
 EXPERIMENTS = Path("docs/results/experiments")
 ATTACKS = Path("docs/results/attacks")
 TRANSPLANT = Path("docs/results/bench-transplant.json")

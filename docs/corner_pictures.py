@@ -8,11 +8,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from tailcut.data import open_dataset
+from tailcut.format import load
 from tailcut.transform import dct, dct_basis, idct, l1_order, l1_rank
+from tailcut.weights import resample
 
 CUT_COLOR = "0.92"
 ORDER_MAP = "viridis_r"
 SIZE_MAP = "YlGnBu"
+CURVE_COLORS = ("tab:blue", "tab:orange", "tab:green")
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -135,3 +138,32 @@ def corner_4d() -> Figure:
             if row == 4:
                 panel.set_xlabel(f"u = {column}", fontsize=8)
     return figure
+
+
+def channel_grids() -> Figure:
+    """Three weights of our smallest UNet's second layer along its 64 output channels, and on grids of 16 and 8."""
+    network: Any = load("zoo:unet-759-float16")
+    layer = network.inc.double_conv[3]
+    figure = new_figure(9, 2.8)
+    panels = figure.subplots(1, 3, sharey=True)
+    curves = _along_outputs(layer, 1024)
+    for panel, channels in zip(panels, (64, 16, 8), strict=True):
+        for curve, values, color in zip(curves, _along_outputs(layer, channels), CURVE_COLORS, strict=True):
+            panel.plot(_centres(len(curve)), curve, color="0.75", zorder=1)
+            panel.scatter(_centres(channels), values, s=12, color=color, zorder=2)
+        panel.set(title=f"{channels} channels", xlabel="place of the output channel", xlim=(0, 1), xticks=[0, 0.5, 1])
+        panel.grid(visible=True, alpha=0.3)
+    panels[0].set_ylabel("weight")
+    return figure
+
+
+def _along_outputs(layer: torch.nn.Conv2d, channels: int) -> np.ndarray:
+    """(3, channels): weights of three input channels in the middle of the kernel, on a grid of that many outputs."""
+    other = torch.nn.Conv2d(layer.in_channels, channels, 3, padding=1, bias=False)
+    resample(layer, other)
+    weights: np.ndarray = other.weight.detach()[:, [5, 30, 60], 1, 1].T.numpy()
+    return weights
+
+
+def _centres(count: int) -> np.ndarray:
+    return (np.arange(count) + 0.5) / count

@@ -11,7 +11,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from docs.corner_pictures import CUT_COLOR, SIZE_MAP, corner_2d, corner_3d, corner_4d, expansion, new_figure
+from docs.corner_pictures import (
+    CUT_COLOR,
+    SIZE_MAP,
+    channel_grids,
+    corner_2d,
+    corner_3d,
+    corner_4d,
+    expansion,
+    new_figure,
+)
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
@@ -49,6 +58,7 @@ def main() -> None:
         "expansion": expansion,
         "corner-3d": corner_3d,
         "corner-4d": corner_4d,
+        "channel-grids": channel_grids,
         "schedule": schedule,
         "frequency-inputs": frequency_inputs,
         "channel-scores": channel_scores,
