@@ -69,7 +69,7 @@ def test_codecs_arrive(tailcut: Tailcut, file: Path, tmp_path: Path) -> None:
     [
         (["--set-argument", "width=8"], "has no argument 'width'; its arguments: "),
         (["--set-argument", "widths=8"], "argument 'widths' must be"),
-        (["--set-argument", "widths=[8,16,32]"], "is in only one of the two networks|no parameter"),
+        (["--set-argument", "widths=[8,16,32]"], "only the channels within a network"),
         (["--set-argument", "widths"], "expected KEY=VALUE"),
         ([], "required: --set-argument"),
     ],
@@ -77,5 +77,5 @@ def test_codecs_arrive(tailcut: Tailcut, file: Path, tmp_path: Path) -> None:
 def test_bad_arguments(words: list[str], message: str, tailcut: Tailcut, file: Path, tmp_path: Path) -> None:
     outcome = tailcut("resample", file, *words, "-o", tmp_path / "b.tailcut")
     assert outcome.code in (1, 2)
-    assert any(part in outcome.err for part in message.split("|"))
+    assert message in outcome.err
     assert not (tmp_path / "b.tailcut").exists()

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -43,3 +44,32 @@ def test_own_classes_are_sent_to_python(tmp_path: Path) -> None:
     save(model, tmp_path / "a.tailcut", registered=False)
     with pytest.raises((StructureError, ArgumentError)):
         resample_file(tmp_path / "a.tailcut", tmp_path / "b.tailcut", {})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (
+            {"num_classes": 3},
+            StructureError,
+            r"from \(1, 3, 4, 4\) to \(1, 2, 4, 4\), with these arguments from .* to \(1, 3, 4, 4\)",
+        ),
+        ({"in_channels": 1}, StructureError, r"from \(1, 3, 4, 4\) to .* from \(1, 1, 4, 4\)"),
+        ({"bilinear": False}, ArgumentError, "no weight of unet changes its shape with bilinear"),
+        ({"depth": 3}, ArgumentError, "has no argument 'depth'"),
+    ],
+)
+def test_arguments_that_are_not_channels(
+    arguments: dict[str, Any], error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    model = regularized("unet", num_kept=12, arguments={"widths": (16, 32), **BARE_UNET})
+    save(model, tmp_path / "a.tailcut")
+    with pytest.raises(error, match=message):
+        resample_file(tmp_path / "a.tailcut", tmp_path / "b.tailcut", arguments)
+    assert not (tmp_path / "b.tailcut").exists()
+
+
+def test_networks_with_several_outputs(tmp_path: Path) -> None:
+    save(regularized("vae", num_kept=12), tmp_path / "a.tailcut")
+    report = resample_file(tmp_path / "a.tailcut", tmp_path / "b.tailcut", {"hidden": 100})
+    assert report.parameters_after < report.parameters_before

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tailcut.errors import StructureError
+import torch
+
+from tailcut.errors import ArgumentError, StructureError
 from tailcut.format import inspect, load, save
 from tailcut.printing import Report
-from tailcut.structure import create_model, record_of
+from tailcut.structure import create_model, family, record_of
 from tailcut.weights.edit import RegularizeEdit
 from tailcut.weights.resampling import ResamplingReport, resample
 
@@ -57,9 +59,9 @@ def resample_file(
         other_codec: of all other numbers; see `save`.
 
     Raises:
-        StructureError: the network is of a user's own class, was changed by more than `regularize`, or cannot be
-            resampled to these arguments.
-        ArgumentError: the model has no such argument.
+        StructureError: the network is of a user's own class, was changed by more than `regularize`, cannot be
+            resampled to these arguments, or would take or give something else.
+        ArgumentError: the model has no such argument, or it changes no weight's shape.
         FormatError: the file cannot be loaded.
     """
     network = load(source)
@@ -69,8 +71,31 @@ def resample_file(
     others = [edit.kind for edit in record.edits if not isinstance(edit, RegularizeEdit)]
     if others:
         raise StructureError(f"{source}: only regularised networks can be resampled; this one has {', '.join(others)}")
-    other = create_model(record.base.name, **{**record.base.arguments, **arguments})
+    name, before = record.base.name, record.base.arguments
+    after = {**before, **arguments}
+    other = create_model(name, **after)
+    _check_ends(_example_shapes(name, before), _example_shapes(name, after))
     report = resample(network, other)
+    if all(tensor.before == tensor.after for tensor in report.tensors):
+        raise ArgumentError(f"no weight of {name} changes its shape with {', '.join(arguments)}; see tailcut models")
     written = save(other, out, codec=codec, other_codec=other_codec)
-    before = inspect(source).num_parameters
-    return ResampleFileReport(str(source), str(out), written.file_bytes, before, written.num_parameters, report)
+    dense = inspect(source).num_parameters
+    return ResampleFileReport(str(source), str(out), written.file_bytes, dense, written.num_parameters, report)
+
+
+def _example_shapes(name: str, arguments: Mapping[str, Any]) -> list[tuple[int, ...]]:
+    """Shapes of an example input and of what the model gives for it, without computing it."""
+    shape = family(name).example_shape(**arguments)
+    with torch.device("meta"), torch.no_grad():
+        outputs = create_model(name, **arguments).eval()(torch.empty(shape))
+    leaves = outputs if isinstance(outputs, (tuple, list)) else [outputs]
+    return [shape, *(tuple(leaf.shape) for leaf in leaves if isinstance(leaf, torch.Tensor))]
+
+
+def _check_ends(before: list[tuple[int, ...]], after: list[tuple[int, ...]]) -> None:
+    if before != after:
+        old, new = (" to ".join(map(str, shapes)) for shapes in (before, after))
+        raise StructureError(
+            f"only the channels within a network can be resampled; an example goes from {old}, with these arguments "
+            f"from {new}"
+        )
