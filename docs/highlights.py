@@ -15,6 +15,7 @@ from tailcut.training.recipe_files import load_recipe
 
 PUBLISHED_UNET_BYTES = 4524  # unet_fr.tar.xz, as its authors published it
 PIXELS, FREQUENCIES = "imagenette-resnet18-rgb112", "imagenette-resnet18-dct24"
+UNET = "unet-2936-float16"
 PRUNED = ("resnet56-tuned", "resnet56-47")
 
 
@@ -25,7 +26,14 @@ def highlights(records: Path) -> str:
         records: the folder of the records, see `tailcut.reports.records_folder`.
     """
     results = read_records(records)
-    rows = [_file(records), _speed(records), _reading(records), _inputs(results), *_pruning(records, results)]
+    rows = [
+        _file(records),
+        *_masks(records, results),
+        _speed(records),
+        _reading(records),
+        _inputs(results),
+        *_pruning(records, results),
+    ]
     return markdown_table(["what", "before", "Tailcut"], rows, "<<<")
 
 
@@ -37,6 +45,21 @@ def _file(records: Path) -> list[str]:
     page = "[results](docs/results.md#the-published-unet)"
     ours = f"**{stored['file_bytes']:,} bytes**, the same Dice of {dice} on the {photos} photos beside it ({page})"
     return [what, f"{PUBLISHED_UNET_BYTES:,} bytes", ours]
+
+
+def _masks(records: Path, results: Sequence[Result]) -> list[list[str]]:
+    published = _json(records / "published-unet" / "evaluate-float16-val.json")
+    before = f"{percent(published['metrics']['dice'])}, the published UNet"
+    return [
+        [
+            f"Dice on {published['num_samples']} photos of cars; ours is trained on 240 of other cars, on one CPU core",
+            before,
+            f"**{percent(result.metrics['dice'])}**, {result.num_kept:,} coefficients in {result.file_bytes:,} bytes "
+            "([results](docs/results.md#table-3-carvana))",
+        ]
+        for result in results
+        if result.name == UNET
+    ]
 
 
 def _speed(records: Path) -> list[str]:
