@@ -77,7 +77,8 @@ def resample(model: nn.Module, other: nn.Module) -> ResamplingReport:
     for an orthonormal DCT, which is 1 where all channels grow alike. Values per channel are interpolated linearly.
 
     It is not the same network where something depends on how many channels there are: attention divides by the root
-    of their number. Measure the result; batch norm's statistics can be measured again (`channels.recalibrate`).
+    of their number (`nn.MultiheadAttention` is refused). Measure the result; batch norm's statistics can be measured
+    again (`channels.recalibrate`).
 
     Args:
         model: a regularised network; it is not changed.
