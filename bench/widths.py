@@ -18,6 +18,7 @@ from tailcut.execution import fuse
 from tailcut.execution.export import export_onnx
 from tailcut.format import load, save
 from tailcut.structure import create_model
+from tailcut.printing import figure_text
 from tailcut.training.evaluation import evaluate_file
 from tailcut.weights import regularize, resample, to_dense
 
@@ -37,7 +38,7 @@ def run(scale: Scale, machine: Machine) -> list[Table]:
         "channels": "",
         "dense numbers": ",d",
         "dense G MACs": ".4g",
-        "mean Dice": ".2%",
+        "mean Dice": "",
         "ONNX Runtime ms": ".4g",
         "times faster": ".3g",
         "dense ms": ".4g",
@@ -79,12 +80,12 @@ def _rows(
     networks: dict[int, nn.Module], timings: dict[str, Timing], found: dict[int, float | None], x: torch.Tensor
 ) -> Iterator[Row]:
     for divisor, network in networks.items():
-        onnx, whole = timings.get(f"onnx {divisor}"), timings.get(f"onnx {DIVISORS[0]}")
+        dice, onnx, whole = found[divisor], timings.get(f"onnx {divisor}"), timings.get(f"onnx {DIVISORS[0]}")
         yield {
             "channels": "all" if divisor == 1 else f"1/{divisor}",
             "dense numbers": sum(parameter.numel() for parameter in to_dense(network).parameters()),
             "dense G MACs": count_macs(network, x).total / 1e9,
-            "mean Dice": found[divisor],
+            "mean Dice": None if dice is None else figure_text("dice", dice),
             "ONNX Runtime ms": None if onnx is None else 1e3 * onnx.median_s,
             "times faster": None if onnx is None or whole is None else whole.median_s / onnx.median_s,
             "dense ms": 1e3 * timings[f"dense {divisor}"].median_s,
