@@ -17,8 +17,8 @@ from tailcut.errors import DataNotFoundError
 from tailcut.execution import fuse
 from tailcut.execution.export import export_onnx
 from tailcut.format import load, save
-from tailcut.structure import create_model
 from tailcut.printing import figure_text
+from tailcut.structure import create_model
 from tailcut.training.evaluation import evaluate_file
 from tailcut.weights import regularize, resample, to_dense
 
