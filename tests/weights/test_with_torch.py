@@ -358,7 +358,8 @@ def test_meta_device(assign: bool) -> None:
     if not assign:
         model.to_empty(device="cpu")
     model.load_state_dict(source.state_dict(), assign=assign)
-    assert torch.equal(model.eval()(PICTURES), source(PICTURES))
+    # Shorter vectors have smaller corners, whose sums a processor may add up in another order.
+    torch.testing.assert_close(model.eval()(PICTURES), source(PICTURES))
     assert kept_counts(model) == kept_counts(source)
     train(model, torch.optim.Adam(model.parameters(), 0.01))
 
