@@ -12,7 +12,6 @@ from tailcut.reports.networks import (
     example_input,
     open_network,
     open_networks,
-    output_tensors,
 )
 from tailcut.runs import Run
 from tailcut.structure import create_model
@@ -127,8 +126,3 @@ def test_example_inputs_are_the_same_in_every_call(name: str, shape: tuple[int, 
     assert torch.equal(first, again)
     assert (bool((first >= 0).all()) and bool((first <= 1).all())) == is_pixels
     assert example_input(nn.Linear(2, 2)) is None
-
-
-def test_tensors_of_outputs_are_found_in_their_order() -> None:
-    one, two = torch.zeros(1), torch.ones(1)
-    assert output_tensors((one, {"a": [two], "b": 3})) == [one, two]

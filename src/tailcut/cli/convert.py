@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from tailcut.cli.parser import Verbs, add_codecs, add_verb, settings
+from tailcut.cli.parser import Verbs, add_codecs, add_model_arguments, add_verb, settings
 from tailcut.printing import Report
 
 SOURCES = ("frereg",)
@@ -23,13 +23,7 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("file", metavar="FILE", help="the file to convert")
     parser.add_argument("--from", required=True, choices=SOURCES, dest="source", help="the project it comes from")
     parser.add_argument("--model", required=True, metavar="NAME", help="the registered model it belongs to")
-    parser.add_argument(
-        "--set-argument",
-        action="append",
-        metavar="KEY=VALUE",
-        dest="model_arguments",
-        help="an argument of that model, where it is not the published one; may be given more than once",
-    )
+    add_model_arguments(parser, "an argument of that model, where it is not the published one")
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="the .tailcut file to write")
     add_codecs(parser)
 

@@ -1,6 +1,6 @@
 """The words of a command that scores a network: the network, and the pictures that it runs on."""
 
-from tailcut.cli.parser import Parser, add_data_roots
+from tailcut.cli.parser import Parser, add_data_roots, add_model_arguments
 
 
 def add_network(parser: Parser) -> None:
@@ -9,13 +9,7 @@ def add_network(parser: Parser) -> None:
         "source", metavar="FILE|CHECKPOINT", help="a .tailcut file, zoo:NAME, or a checkpoint of torch (with --model)"
     )
     parser.add_argument("--model", metavar="NAME", help="the registered model that a checkpoint belongs to")
-    parser.add_argument(
-        "--set-argument",
-        dest="model_arguments",
-        action="append",
-        metavar="KEY=VALUE",
-        help="an argument of the model of a checkpoint; may be given more than once",
-    )
+    add_model_arguments(parser, "an argument of the model of a checkpoint")
 
 
 def add_pictures(parser: Parser) -> None:

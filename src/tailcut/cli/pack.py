@@ -2,7 +2,7 @@
 
 import argparse
 
-from tailcut.cli.parser import Verbs, add_codecs, add_verb, settings
+from tailcut.cli.parser import Verbs, add_codecs, add_model_arguments, add_verb, settings
 from tailcut.printing import Report
 
 
@@ -23,13 +23,7 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("-o", "--out", required=True, metavar="FILE", help="the .tailcut file to write")
     add_codecs(parser)
     parser.add_argument("--model", metavar="NAME", help="the registered model that plain weights belong to")
-    parser.add_argument(
-        "--set-argument",
-        action="append",
-        metavar="KEY=VALUE",
-        dest="model_arguments",
-        help="an argument of that model; may be given more than once",
-    )
+    add_model_arguments(parser, "an argument of that model")
     amount = parser.add_mutually_exclusive_group()
     amount.add_argument(
         "--keep-ratio",

@@ -105,6 +105,18 @@ def machines_of(arguments: argparse.Namespace) -> "Machines":
     return Machines(arguments.accelerator, arguments.devices, arguments.num_nodes, arguments.strategy)
 
 
+def add_model_arguments(parser: Parser, what: str, *, required: bool = False) -> None:
+    """Add --set-argument (`model_arguments`, see `settings`); `what` says which argument of which model."""
+    parser.add_argument(
+        "--set-argument",
+        action="append",
+        metavar="KEY=VALUE",
+        dest="model_arguments",
+        required=required,
+        help=f"{what}; may be given more than once",
+    )
+
+
 def add_dense(parser: Parser) -> None:
     """Add --dense."""
     parser.add_argument(

@@ -2,7 +2,7 @@
 
 import argparse
 
-from tailcut.cli.parser import Verbs, add_codecs, add_verb, settings
+from tailcut.cli.parser import Verbs, add_codecs, add_model_arguments, add_verb, settings
 from tailcut.printing import Report
 
 
@@ -20,14 +20,7 @@ def add_parser(verbs: Verbs) -> None:
         run=run,
     )
     parser.add_argument("file", metavar="FILE", help="a .tailcut file or zoo:NAME, of a registered model")
-    parser.add_argument(
-        "--set-argument",
-        action="append",
-        metavar="KEY=VALUE",
-        dest="model_arguments",
-        required=True,
-        help="an argument of the model that sets its channels, see tailcut models; may be given more than once",
-    )
+    add_model_arguments(parser, "an argument of the model that sets its channels, see tailcut models", required=True)
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="the .tailcut file to write")
     add_codecs(parser)
 

@@ -13,8 +13,9 @@ from tailcut.errors import ArgumentError
 from tailcut.format import InspectReport
 from tailcut.format.inspect import StoredOtherTensor, StoredTensor
 from tailcut.printing import Report, table
-from tailcut.reports.networks import ReportedNetwork, edit_names, example_input, open_network, output_tensors
+from tailcut.reports.networks import ReportedNetwork, edit_names, example_input, open_network
 from tailcut.runs import packed_network
+from tailcut.structure.outputs import output_tensors
 from tailcut.weights import to_dense
 from tailcut.weights.truncation import Truncation
 

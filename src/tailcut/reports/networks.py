@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from tailcut.errors import ArgumentError, DataError, MissingExtraError
 from tailcut.format import InspectReport, inspect, load, resolve
@@ -108,11 +107,6 @@ def example_input(model: nn.Module, num: int = 1) -> Tensor | None:
     draw = torch.rand if len(shape) > 2 else torch.randn
     # Several inputs begin with the same ones as fewer do: the numbers are drawn one after another.
     return draw(num, *shape[1:], generator=torch.Generator().manual_seed(0))
-
-
-def output_tensors(outputs: Any) -> list[Tensor]:
-    """The tensors among a network's outputs, in their order."""
-    return [item for item in pytree.tree_leaves(outputs) if isinstance(item, Tensor)]
 
 
 def _short_name(text: str) -> str:

@@ -13,7 +13,8 @@ from tailcut.errors import ArgumentError
 from tailcut.execution import fuse
 from tailcut.printing import Report
 from tailcut.reports.elements import Section, table
-from tailcut.reports.networks import ReportedNetwork, example_input, output_tensors
+from tailcut.reports.networks import ReportedNetwork, example_input
+from tailcut.structure.outputs import output_tensors
 from tailcut.weights import to_dense, truncated_tensors
 
 MOST_ROUNDS = 9

@@ -11,6 +11,7 @@ from tailcut.errors import ArgumentError, StructureError
 from tailcut.format import inspect, load, save
 from tailcut.printing import Report
 from tailcut.structure import create_model, family, record_of
+from tailcut.structure.outputs import output_tensors
 from tailcut.weights.edit import RegularizeEdit
 from tailcut.weights.resampling import ResamplingReport, resample
 
@@ -88,8 +89,7 @@ def _example_shapes(name: str, arguments: Mapping[str, Any]) -> list[tuple[int, 
     shape = family(name).example_shape(**arguments)
     with torch.device("meta"), torch.no_grad():
         outputs = create_model(name, **arguments).eval()(torch.empty(shape))
-    leaves = outputs if isinstance(outputs, (tuple, list)) else [outputs]
-    return [shape, *(tuple(leaf.shape) for leaf in leaves if isinstance(leaf, torch.Tensor))]
+    return [shape, *(tuple(tensor.shape) for tensor in output_tensors(outputs))]
 
 
 def _check_ends(before: list[tuple[int, ...]], after: list[tuple[int, ...]]) -> None:
