@@ -11,9 +11,11 @@ from tailcut.execution.export import export_onnx as export_onnx
 from tailcut.format import inspect as inspect
 from tailcut.format import load as load
 from tailcut.format import save as save
+from tailcut.structure import class_names as class_names
 from tailcut.structure import create_model as create_model
 from tailcut.structure import model_names as model_names
 from tailcut.structure import register_model as register_model
+from tailcut.structure import set_class_names as set_class_names
 from tailcut.weights import TailTruncation as TailTruncation
 from tailcut.weights import regularize as regularize
 from tailcut.weights import to_dense as to_dense
@@ -23,6 +25,7 @@ __all__ = [
     "TailTruncation",
     "TailcutError",
     "channels",
+    "class_names",
     "create_model",
     "export_onnx",
     "fuse",
@@ -35,6 +38,7 @@ __all__ = [
     "register_model",
     "regularize",
     "save",
+    "set_class_names",
     "to_dense",
     "weights",
 ]

@@ -21,10 +21,10 @@ def test_json_has_exactly_the_promised_keys(tailcut: Tailcut, file: Path, pictur
     words = ["--picture", picture, "-o", tmp_path / "cam.png", "--json"]
     outcome = tailcut("explain", file, file, *words, "--layer", "conv1", "--class", 7)
     assert outcome.code == 0
-    assert list(outcome.json) == ["picture", "class_number", "out", "explanations"]
+    assert list(outcome.json) == ["picture", "class_number", "class_name", "out", "explanations"]
     assert outcome.json["class_number"] == 7
     assert [list(item) for item in outcome.json["explanations"]] == [
-        ["model", "layer", "best_class", "probability", "focus"]
+        ["model", "layer", "best_class", "best_name", "probability", "focus"]
     ] * 2
     assert outcome.json["explanations"][0]["layer"] == "conv1"
     assert (tmp_path / "cam.png").is_file()

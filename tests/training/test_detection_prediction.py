@@ -71,6 +71,10 @@ def test_names_of_coco_and_numbers(pictures: list[Path]) -> None:
     few = faster_rcnn(**{**TINY, "score_threshold": 0.0})
     found = predict_objects(few, pictures, least_score=0).predictions[0]["objects"]
     assert {item["name"] for item in found} <= {"1", "2", "3"}
+    tailcut.set_class_names(few, ["background", "red", ""])
+    found = predict_objects(few, pictures, least_score=0).predictions[0]["objects"]
+    told = {1: "red", 2: "2", 3: "3"}
+    assert all(item["name"] == told[item["class"]] for item in found)
 
 
 def test_files(model: Detector, pictures: list[Path], tmp_path: Path) -> None:

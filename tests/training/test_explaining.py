@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.format import save
-from tailcut.structure import create_model
+from tailcut.structure import create_model, set_class_names
 from tailcut.training import explaining
 from tailcut.training.explaining import explain_files, grad_cam
 from tailcut.training.figures import write_figure
@@ -149,13 +149,15 @@ def test_networks_that_cannot_be_explained() -> None:
         grad_cam(Unrelated(), X[..., :12], layer="conv")
 
 
-def test_two_files_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("names", [None, [f"digit {number}" for number in range(10)]])
+def test_two_files_side_by_side(names: list[str] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
     for name in ("a", "b"):
         torch.manual_seed(ord(name))
         model = create_model("lenet5", conv_relu=True)
         if name == "b":
             regularize(model, num_kept=100)
+        set_class_names(model, names)
         save(model, tmp_path / f"{name}.tailcut")
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 30), dtype=np.uint8)).save(tmp_path / "x.png")
     figures: list[Any] = []
@@ -181,6 +183,15 @@ def test_two_files_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     row, column = np.unravel_index(heat.argmax(), heat.shape)
     assert first.focus == ((row + 0.5) / 28, (column + 0.5) / 28)
     assert str(files[1]) in str(report)
+    if names is None:
+        assert (report.class_name, first.best_name) == (None, None)
+        shown = f"class {report.class_number}"
+    else:
+        assert report.class_name == first.best_name == names[report.class_number]
+        assert second.best_name == names[second.best_class]
+        shown = f"class {report.class_number} digit {report.class_number}"
+    assert figures[0].axes[0].get_title() == shown
+    assert f"probability of {shown}\n" in str(report)
     asked = explain_files(files[1:], tmp_path / "x.png", tmp_path / "cam.png", class_number=7, device="cpu")
     assert asked.class_number == 7
 

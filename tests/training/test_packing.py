@@ -3,14 +3,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
 from tailcut.errors import ArgumentError, DataError
 from tailcut.format import inspect, load, save
 from tailcut.runs import Run
-from tailcut.structure import create_model
+from tailcut.structure import class_names, create_model
 from tailcut.training.packing import pack, unpack
 from tailcut.training.recipe import Recipe
 from tailcut.training.trainers import train
@@ -33,6 +35,27 @@ def test_the_checkpoint_of_a_finished_run_gives_the_run_s_file(
         assert report.num_kept == 1200
     pack(run.path, tmp_path / "exact.tailcut", codec="float32")
     assert {entry.codec for entry in inspect(tmp_path / "exact.tailcut").tensors} == {"float32"}
+
+
+def test_a_run_knows_the_names_of_its_folders(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for number, name in enumerate(("rose", "tulip")):
+            (tmp_path / "flowers" / split / name).mkdir(parents=True)
+            for index in range(8):
+                pixels = np.full((28, 28), 100 * number + index, dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "flowers" / split / name / f"{index}.png")
+    words = ["data.name='folder:flowers@28'", "data.test_split='val'", "data.holdout=0", "data.batch_size=4"]
+    model = "model={ name = 'resnet20', arguments = { num_classes = 2 } }"
+    recipe = make_recipe(*words, model, "training.epochs=1", "schedule=", "regularization=")
+    train(recipe, tmp_path / "run", roots=tmp_path)
+    pack(tmp_path / "run", tmp_path / "again.tailcut")
+    for file in (Run(tmp_path / "run").model, tmp_path / "again.tailcut"):
+        assert class_names(load(file)) == ("rose", "tulip")
+
+
+def test_digits_have_no_names_but_their_numbers(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    train(make_recipe("training.epochs=1"), tmp_path / "run")
+    assert inspect(Run(tmp_path / "run").model).metadata == {}
 
 
 def test_a_checkpoint_in_the_middle_is_packed_as_it_stands(make_recipe: MakeRecipe, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from tailcut.data import open_dataset, read_mask
 from tailcut.errors import ArgumentError, DataError
 from tailcut.format import save
-from tailcut.structure import create_model
+from tailcut.structure import create_model, set_class_names
 from tailcut.training.prediction import predict, predict_file
 
 
@@ -37,6 +37,21 @@ def test_classes_are_those_of_the_network(tmp_path: Path) -> None:
         assert [best["class"] for best in item["best"]] == probabilities.topk(3).indices.tolist()
     assert json.loads((tmp_path / "out" / "predictions.json").read_text()) == json.loads(report.to_json())
     assert str(report).splitlines()[2].split()[:2] == [str(paths[0]), str(report.predictions[0]["class"])]
+
+
+def test_classes_have_the_names_that_the_network_was_told(tmp_path: Path) -> None:
+    model = create_model("lenet300")
+    write_digit(tmp_path / "x.png", 0)
+    assert predict(model, [tmp_path / "x.png"]).predictions[0]["name"] is None
+    names = [f"digit {number}" for number in range(10)]
+    set_class_names(model, names)
+    report = predict(model, [tmp_path / "x.png"])
+    (item,) = report.predictions
+    assert item["name"] == f"digit {item['class']}"
+    assert [best["name"] for best in item["best"]] == [f"digit {best['class']}" for best in item["best"]]
+    assert f"{item['class']} digit {item['class']}" in str(report)
+    set_class_names(model, names[:9])
+    assert predict(model, [tmp_path / "x.png"]).predictions[0]["name"] is None
 
 
 def test_pictures_of_another_size_and_colour_are_fitted(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ from tailcut.format.numbers import number_type, type_name
 from tailcut.format.save import compression_ratio
 from tailcut.format.tensors import list_digest, network_tensors
 from tailcut.printing import Report, sizes, table
+
+NAMES_WIDTH = 100
 
 
 @dataclass(frozen=True)
@@ -92,8 +95,7 @@ class InspectReport(Report):
         ]
         if self.compression_ratio is not None:
             head.append(f"compression      {self.compression_ratio:,.1f} : 1 (coefficients against float32 weights)")
-        if self.metadata:
-            head.append(f"metadata         {self.metadata}")
+        head += _metadata_lines(self.metadata)
         parts = ["\n".join(head)]
         if self.tensors:
             rows = [
@@ -117,6 +119,15 @@ class InspectReport(Report):
             ]
             parts.append(table(("other tensors", "shape", "kind", "codec", "bytes"), others, align="<<<<>"))
         return "\n\n".join(parts)
+
+
+def _metadata_lines(metadata: dict[str, Any]) -> list[str]:
+    """Names of classes in one readable line, all else as it is."""
+    rest, lines = dict(metadata), []
+    if structure.are_names(metadata.get(structure.METADATA_KEY)):
+        names = rest.pop(structure.METADATA_KEY)
+        lines.append(f"classes          {len(names)}: {shorten(', '.join(names), NAMES_WIDTH, placeholder=' ...')}")
+    return [*lines, f"metadata         {rest}"] if rest else lines
 
 
 def inspect(path: str | Path, *, max_parameters: int = MAX_PARAMETERS) -> InspectReport:

@@ -23,7 +23,17 @@ from tailcut.format.container import HEAD_BYTES, MAX_FRAME_BYTES, Contents, chec
 from tailcut.format.numbers import LARGEST_NUMBER_BYTES, from_bytes, number_type
 from tailcut.format.tensors import NetworkTensors, meta_copy, network_tensors
 from tailcut.format.zoo import resolve
-from tailcut.structure import Edit, Reader, Record, edit_kind, record_of, set_record
+from tailcut.structure import (
+    METADATA_KEY,
+    Edit,
+    Reader,
+    Record,
+    are_names,
+    edit_kind,
+    record_of,
+    set_class_names,
+    set_record,
+)
 
 MAX_PARAMETERS = 1 << 30
 
@@ -45,7 +55,8 @@ def load(
         max_parameters: the most numbers that the dense network may have.
 
     Returns:
-        The network in evaluation mode, regularised as it was saved. `.train()` to go on training.
+        The network in evaluation mode, regularised as it was saved. `.train()` to go on training. It knows the names of
+        its classes (`tailcut.class_names`) if the file does.
 
     Raises:
         FormatError: in one of its kinds: the file is damaged, hostile, too new, too large, or of another model.
@@ -56,8 +67,12 @@ def load(
     try:
         contents = decode(content)
         if into is None:
-            return _load_registered(contents, torch.device(device), max_parameters)
-        return _load_into(contents, into, max_parameters)
+            model = _load_registered(contents, torch.device(device), max_parameters)
+        else:
+            model = _load_into(contents, into, max_parameters)
+        names = contents.metadata.get(METADATA_KEY)
+        set_class_names(model, names if are_names(names) else None)
+        return model
     except (FormatError, ArgumentError) as error:
         raise type(error)(f"{path}: {error}") from error
 

@@ -17,7 +17,19 @@ from tailcut.format.numbers import float_type, to_bytes, type_number
 from tailcut.format.tensors import NetworkTensors, OtherTensor, network_tensors
 from tailcut.format.verification import check_same_network
 from tailcut.printing import Report
-from tailcut.structure import Base, Edit, NetworkView, Reader, Record, Writer, create_model, family, record_of
+from tailcut.structure import (
+    METADATA_KEY,
+    Base,
+    Edit,
+    NetworkView,
+    Reader,
+    Record,
+    Writer,
+    class_names,
+    create_model,
+    family,
+    record_of,
+)
 from tailcut.weights import truncated_tensors
 
 _log = logging.getLogger(__name__)
@@ -66,7 +78,8 @@ def save(
         path: the file; one of that name is replaced.
         codec: type of the coefficients: "float32", "float16", "bfloat16" (or "float64").
         other_codec: type of all other floating-point tensors (biases, batch norm); their own when None.
-        metadata: anything JSON can hold, at most 64 KiB.
+        metadata: anything JSON can hold, at most 64 KiB. The network's class names (see `tailcut.set_class_names`) are
+            written with it, unless it says `class_names` itself.
         registered: write the registered name, so that `load(path)` rebuilds the network. False writes it as a
             class of your own, for `load(path, into=...)`.
 
@@ -117,7 +130,7 @@ def pack(
     contents = Contents(
         base=None if record.base is None else _stored_base(record.base),
         digest=tensors.digest(),
-        metadata=dict(metadata or {}),
+        metadata={**_told_names(model), **(metadata or {})},
         edits=tuple(encoded),
         others=() if record.base is not None else _stored_others(tensors.others),
         coefficients=_coefficient_stream(tensors, coefficient_type) if tensors.coefficients else None,
@@ -125,6 +138,11 @@ def pack(
         other_streams=tuple(_other_streams(tensors.others, stored, other_type)),
     )
     return encode(contents), tensors
+
+
+def _told_names(model: nn.Module) -> dict[str, Any]:
+    names = class_names(model)
+    return {} if names is None else {METADATA_KEY: list(names)}
 
 
 def compression_ratio(num_dense: int, num_kept: int, bits: int) -> float | None:

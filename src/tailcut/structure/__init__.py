@@ -1,5 +1,10 @@
 """A network = a base (registered name + arguments, or the user's class) + an ordered list of edits."""
 
+from tailcut.structure.class_names import METADATA_KEY as METADATA_KEY
+from tailcut.structure.class_names import are_names as are_names
+from tailcut.structure.class_names import class_names as class_names
+from tailcut.structure.class_names import name_of as name_of
+from tailcut.structure.class_names import set_class_names as set_class_names
 from tailcut.structure.record import Base as Base
 from tailcut.structure.record import Coefficients as Coefficients
 from tailcut.structure.record import Edit as Edit

@@ -1,5 +1,6 @@
 """From a recipe to the network, the optimiser, the cutting of tails and the learning rate."""
 
+import logging
 import math
 
 import torch
@@ -9,11 +10,15 @@ from tailcut.data import Dataset, Roots
 from tailcut.errors import ArgumentError, RecipeError, StructureError, TailcutError
 from tailcut.format import load
 from tailcut.runs import Run, packed_network
+from tailcut.structure import set_class_names
 from tailcut.training.generation_building import build_gan
 from tailcut.training.recipe import LrScheduleSection, OptimizerSection, Recipe
+from tailcut.training.recipe_generation import GENERATIVE
 from tailcut.training.regularizing import regularized
 from tailcut.training.starting import fresh_network, parent
 from tailcut.weights import TailTruncation, to_dense, truncated_tensors
+
+logger = logging.getLogger("tailcut.training")
 
 ONE_CYCLE_START = 1 / 25
 PAPER_RATE = 0.01
@@ -34,6 +39,21 @@ def build_model(recipe: Recipe, start: nn.Module | None = None) -> nn.Module:
         return build_gan(recipe)
     model = fresh_network(recipe) if start is None else start
     return regularized(model, recipe.regularization)
+
+
+def name_classes(recipe: Recipe, model: nn.Module, dataset: Dataset) -> None:
+    """Tell a classifier or a detector the names of the data set's classes (changes its note of them only).
+
+    Names that are the classes' numbers say nothing; masks and networks that make pictures have none.
+    """
+    names = dataset.class_names
+    numbers = tuple(str(number) for number in range(len(names)))
+    told = dataset.task != "segmentation" and recipe.training.loss not in GENERATIVE and names != numbers
+    try:
+        set_class_names(model, names if told else None)
+    except ArgumentError as error:
+        logger.warning("the network is not told the names of its classes: %s", error)
+        set_class_names(model, None)
 
 
 def build_optimizer(section: OptimizerSection, model: nn.Module) -> torch.optim.Optimizer:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tailcut import structure
 from tailcut.data import read_picture
 from tailcut.data.coco_categories import CATEGORIES, NUM_CLASSES
 from tailcut.errors import ArgumentError
@@ -90,7 +91,8 @@ def predict_objects(
         pictures: PNG or JPEG files.
         out: folder for the drawings (PNG, named like the picture) and the table (`predictions.json`); made if needed.
         least_score: what is less sure is left out, 0 to 1.
-        class_names: by label; COCO's for a detector of 91 classes, else the numbers, when None.
+        class_names: by label; when None those that the model was told (`tailcut.set_class_names`), else COCO's for a
+            detector of 91 classes, else the numbers.
         device: where to run.
         name: what the report calls the model.
         progress: show on standard error how far it is.
@@ -105,7 +107,7 @@ def predict_objects(
         raise ArgumentError(f"expected a detector, got {type(model).__name__}")
     if not 0 <= least_score <= 1:
         raise ArgumentError(f"the least score must be 0 to 1, got {least_score}")
-    names = _names(network.num_classes) if class_names is None else list(class_names)
+    names = _names(model, network.num_classes) if class_names is None else list(class_names)
     if len(names) < network.num_classes:
         raise ArgumentError(f"the detector has {network.num_classes} classes, but there are {len(names)} names")
     paths, folder = [Path(picture) for picture in pictures], prepare_folder(out)
@@ -141,8 +143,11 @@ def _drawing_paths(pictures: Sequence[Path], folder: Path) -> dict[Path, Path]:
     return drawings
 
 
-def _names(num_classes: int) -> list[str]:
-    """A name for each label."""
+def _names(model: nn.Module, num_classes: int) -> list[str]:
+    """A name for each label. Data that lack the last categories name fewer than the detector has."""
+    told = structure.class_names(model)
+    if told is not None and len(told) <= num_classes:
+        return [*(name or str(label) for label, name in enumerate(told)), *map(str, range(len(told), num_classes))]
     if num_classes == NUM_CLASSES:
         return [CATEGORIES.get(label, str(label)) for label in range(num_classes)]
     return [str(label) for label in range(num_classes)]

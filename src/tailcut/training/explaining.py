@@ -19,8 +19,10 @@ from tailcut.data import read_picture
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.format import load
 from tailcut.printing import Report, table
+from tailcut.structure import name_of
 from tailcut.training.evaluation import choose_device, runnable
 from tailcut.training.figures import new_figure, write_figure
+from tailcut.training.prediction import shown_class
 from tailcut.training.reading import picture_shape, reader_of
 
 
@@ -31,12 +33,14 @@ class HeatMap:
     Attributes:
         layer: whose maps were used.
         class_number: the class that was asked for.
+        num_classes: how many the network has.
         probability: that the network gives it.
         values: float32 (height, width) of the picture, 0 to 1; all 0 where nothing speaks for the class.
     """
 
     layer: str
     class_number: int
+    num_classes: int
     probability: float
     values: Tensor
 
@@ -49,6 +53,7 @@ class Explanation(Report):
         model: the file, as it was given.
         layer: whose maps were used.
         best_class: the class that the network finds likeliest.
+        best_name: its name, None where the network was not told it.
         probability: of the explained class, 0 to 1.
         focus: (row, column) of the strongest point, 0 to 1 from the top left; None where nothing speaks for the class.
     """
@@ -56,6 +61,7 @@ class Explanation(Report):
     model: str
     layer: str
     best_class: int
+    best_name: str | None
     probability: float
     focus: tuple[float, float] | None
 
@@ -67,22 +73,26 @@ class ExplainReport(Report):
     Attributes:
         picture: the file.
         class_number: the class that is explained.
+        class_name: its name, by the first network that was told it; None without.
         out: the drawing: the picture, and the heat map of each network on it.
         explanations: one per network.
     """
 
     picture: str
     class_number: int
+    class_name: str | None
     out: str
     explanations: list[Explanation]
 
     def __str__(self) -> str:
         """One row per network."""
         rows = [
-            (item.model, item.layer, item.best_class, f"{100 * item.probability:.1f} %") for item in self.explanations
+            (item.model, item.layer, shown_class(item.best_class, item.best_name), f"{100 * item.probability:.1f} %")
+            for item in self.explanations
         ]
-        header = ("model", "layer", "its class", f"probability of class {self.class_number}")
-        return f"{table(header, rows, align='<<>>')}\n\n{self.out}"
+        explained = shown_class(self.class_number, self.class_name)
+        header = ("model", "layer", "its class", f"probability of class {explained}")
+        return f"{table(header, rows, align='<<<>')}\n\n{self.out}"
 
 
 @torch.enable_grad()
@@ -133,7 +143,7 @@ def grad_cam(
     highest = float(heat.max())
     scaled = heat / highest if highest > 0 else torch.zeros_like(heat)
     probability = float(outputs[0].detach().softmax(dim=0)[number])
-    return HeatMap(name, number, probability, scaled.cpu())
+    return HeatMap(name, number, outputs.shape[1], probability, scaled.cpu())
 
 
 def explain_files(
@@ -165,7 +175,7 @@ def explain_files(
     place = choose_device(device)
     panels: list[tuple[str, Tensor, HeatMap]] = []
     explanations = []
-    number = class_number
+    number, explained = class_number, None
     for file in files:
         model = load(file, device=place)
         x = _read(picture, model).to(place)
@@ -174,9 +184,13 @@ def explain_files(
         number = own.class_number if number is None else number
         heat = own if own.class_number == number else grad_cam(network, x, layer=layer, class_number=number)
         panels.append((str(file), x.cpu()[0], heat))
-        explanations.append(Explanation(str(file), heat.layer, own.class_number, heat.probability, _focus(heat.values)))
-    _draw(panels, out)
-    return ExplainReport(str(picture), panels[0][2].class_number, str(out), explanations)
+        best = name_of(model, own.class_number, own.num_classes)
+        explained = explained or name_of(model, number, own.num_classes)
+        focus = _focus(heat.values)
+        explanations.append(Explanation(str(file), heat.layer, own.class_number, best, heat.probability, focus))
+    number = panels[0][2].class_number
+    _draw(panels, shown_class(number, explained), out)
+    return ExplainReport(str(picture), number, explained, str(out), explanations)
 
 
 def _convolutions(network: nn.Module, layer: str | None) -> dict[str, nn.Module]:
@@ -210,7 +224,7 @@ def _focus(values: Tensor) -> tuple[float, float] | None:
     return (row + 0.5) / height, (column + 0.5) / width
 
 
-def _draw(panels: Sequence[tuple[str, Tensor, HeatMap]], out: str | Path) -> None:
+def _draw(panels: Sequence[tuple[str, Tensor, HeatMap]], explained: str, out: str | Path) -> None:
     figure = new_figure("a heat map", (3.4 * (len(panels) + 1), 4.2))
     axes = figure.subplots(1, len(panels) + 1)
     for place, axis in enumerate(axes):
@@ -219,7 +233,7 @@ def _draw(panels: Sequence[tuple[str, Tensor, HeatMap]], out: str | Path) -> Non
         axis.imshow(pixels.permute(1, 2, 0).numpy())
         axis.set_axis_off()
         if place == 0:
-            axis.set_title(f"class {heat.class_number}", fontsize=9)
+            axis.set_title(f"class {explained}", fontsize=9)
         else:
             axis.imshow(heat.values.numpy(), cmap="jet", alpha=0.5, vmin=0, vmax=1)
             axis.set_title(f"{title}\n{100 * heat.probability:.1f} %, {heat.layer}", fontsize=9)

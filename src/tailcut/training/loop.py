@@ -22,6 +22,7 @@ from tailcut.errors import MissingExtraError, TrainingError
 from tailcut.files import write_atomically
 from tailcut.format import load, save
 from tailcut.runs import Result, Run
+from tailcut.structure import class_names
 from tailcut.training.acceleration import DENSE, Execution, choose_execution, example_batch, trained_as
 from tailcut.training.averaging import MovingAverage
 from tailcut.training.batches import batches, generator
@@ -31,6 +32,7 @@ from tailcut.training.building import (
     build_schedule,
     check_data,
     load_teacher,
+    name_classes,
     set_lr,
     set_precision,
 )
@@ -91,6 +93,7 @@ class Session(Processes):
         torch.manual_seed(generator(seed).initial_seed())
         self.model = self._build(roots).to(fabric.device)
         check_generative(recipe, self.model, self.train_data)
+        name_classes(recipe, self.model, self.train_data)
         self.read = reader_of(self.model)
         self.optimizer = build_optimizer(recipe.optimizer, self.model)
         self.schedule = build_schedule(recipe, self.model, self.optimizer, self.num_steps)
@@ -301,6 +304,7 @@ class Session(Processes):
                 "optimizer": (schedule.optimizer_state_dict() if schedule else self.optimizer.state_dict()),
                 "schedule": schedule.state_dict() if schedule else None,
                 "average": self.average.state_dict() if self.average else None,
+                "class_names": class_names(self.model),
                 "scaler": self.fabric.strategy.precision.state_dict(),
                 "random": states,
             }

@@ -17,7 +17,7 @@ from tailcut.format import SaveReport, load, save
 from tailcut.format.checkpoints import named_tensors
 from tailcut.printing import Report
 from tailcut.runs import Run
-from tailcut.structure import create_model
+from tailcut.structure import create_model, set_class_names
 from tailcut.training.checkpoints import is_checkpoint, newest_checkpoint, read_checkpoint, read_torch_file
 from tailcut.weights import regularize, to_dense
 
@@ -154,6 +154,7 @@ def _from_checkpoint(state: Mapping[str, Any]) -> tuple[nn.Module, tuple[str, st
         schedule.finish()
     if isinstance(network, GanNetworks):
         network = network.generator
+    set_class_names(network, state.get("class_names"))
     return network, (recipe.pack.codec, recipe.pack.other_codec)
 
 

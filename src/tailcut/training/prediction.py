@@ -17,6 +17,7 @@ from tailcut.errors import ArgumentError
 from tailcut.files import write_atomically
 from tailcut.format import load
 from tailcut.printing import Report, table
+from tailcut.structure import name_of
 from tailcut.training.evaluation import PROGRESS_INTERVAL, choose_device, run_forward, runnable
 from tailcut.training.metrics import foreground
 from tailcut.training.progress import live_progress
@@ -26,6 +27,11 @@ NUM_BEST = 3
 TABLE_FILE = "predictions.json"
 
 
+def shown_class(number: int, name: str | None) -> str:
+    """A class for people: `3 cat`, or `3` where the network was not told its name."""
+    return f"{number} {name}" if name else str(number)
+
+
 @dataclass
 class PredictReport(Report):
     """What a network says about some pictures.
@@ -33,9 +39,9 @@ class PredictReport(Report):
     Attributes:
         model: the file (or `zoo:NAME`), as it was given.
         task: `classification` or `segmentation`.
-        predictions: one dict per picture. For classes: `picture`, `class` (its number), `probability` and
-            `best` (the three likeliest classes with their probabilities). For masks: `picture`, `mask` (the
-            file) and `foreground_ratio`.
+        predictions: one dict per picture. For classes: `picture`, `class` (its number), `name` (None where the network
+            was not told it), `probability` and `best` (the three likeliest classes, likewise). For masks: `picture`,
+            `mask` (the file) and `foreground_ratio`.
         seconds: time of it all.
     """
 
@@ -51,8 +57,11 @@ class PredictReport(Report):
                 (item["picture"], item["mask"], f"{100 * item['foreground_ratio']:.1f} %") for item in self.predictions
             ]
             return table(["picture", "mask", "foreground"], rows, align="<<>")
-        rows = [(item["picture"], item["class"], f"{100 * item['probability']:.1f} %") for item in self.predictions]
-        return table(["picture", "class", "probability"], rows, align="<>>")
+        rows = [
+            (item["picture"], shown_class(item["class"], item["name"]), f"{100 * item['probability']:.1f} %")
+            for item in self.predictions
+        ]
+        return table(["picture", "class", "probability"], rows, align="<<>")
 
 
 def predict(
@@ -101,7 +110,7 @@ def predict(
             picture = _read(path, shape, resized=resized, invert=invert)
             outputs = run_forward(network, read(picture.to(device))).cpu().float()
             if outputs.ndim == 2:
-                predictions.append(_class(path, outputs[0]))
+                predictions.append(_class(path, outputs[0], model))
             else:
                 masks = masks or _mask_paths(paths, folder)
                 predictions.append(_mask(path, outputs, masks[path]))
@@ -160,11 +169,12 @@ def _read(path: Path, shape: tuple[int, int, int], *, resized: bool, invert: boo
     return 1 - picture if invert else picture
 
 
-def _class(path: Path, outputs: Tensor) -> dict[str, Any]:
+def _class(path: Path, outputs: Tensor, model: nn.Module) -> dict[str, Any]:
     probabilities = outputs.softmax(dim=0)
     values, classes = probabilities.topk(min(NUM_BEST, len(probabilities)))
     best = [
-        {"class": number, "probability": value} for number, value in zip(classes.tolist(), values.tolist(), strict=True)
+        {"class": number, "name": name_of(model, number, len(outputs)), "probability": value}
+        for number, value in zip(classes.tolist(), values.tolist(), strict=True)
     ]
     return {"picture": str(path), **best[0], "best": best}
 

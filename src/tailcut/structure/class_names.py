@@ -1,0 +1,63 @@
+"""The names of a classifier's classes, written down on the network itself, as its record is."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from tailcut.errors import ArgumentError
+from tailcut.structure.record import NetworkView
+
+METADATA_KEY = "class_names"
+MAX_LENGTH = 200
+MAX_BYTES = 48 * 1024  # of the 64 KiB of metadata that a file may have
+_ATTRIBUTE = "_tailcut_class_names"
+
+
+def class_names(model: nn.Module) -> tuple[str, ...] | None:
+    """The names of the classes by number, None if the network was never told them."""
+    source = model.source if isinstance(model, NetworkView) else model
+    names: tuple[str, ...] | None = source.__dict__.get(_ATTRIBUTE)
+    return names
+
+
+def set_class_names(model: nn.Module, names: Sequence[str] | None) -> None:
+    """Tell a network the names of its classes (changes the module's note of them only).
+
+    `tailcut.save` writes them into the file, `tailcut.load` tells them to the network again, and a deepcopy has them.
+
+    Args:
+        model: a classifier.
+        names: one per class, by number; None to forget them.
+
+    Raises:
+        ArgumentError: something is no name, a text of at most 200 printable characters, or they take more than 48 KiB.
+    """
+    source = model.source if isinstance(model, NetworkView) else model
+    if names is None:
+        source.__dict__.pop(_ATTRIBUTE, None)
+        return
+    if not are_names(names):
+        raise ArgumentError(
+            f"class names must be a list of texts of at most {MAX_LENGTH} printable characters, got {names!r:.200}"
+        )
+    size = len(json.dumps(list(names)))
+    if size > MAX_BYTES:
+        raise ArgumentError(f"{len(names)} class names take {size} bytes, at most {MAX_BYTES} are allowed")
+    source.__dict__[_ATTRIBUTE] = tuple(names)
+
+
+def are_names(value: Any) -> bool:
+    """Whether `value` is a list of names that can be shown as they are, without a control character."""
+    return (
+        isinstance(value, (list, tuple))
+        and bool(value)
+        and all(isinstance(name, str) and len(name) <= MAX_LENGTH and name.isprintable() for name in value)
+    )
+
+
+def name_of(model: nn.Module, number: int, num_classes: int) -> str | None:
+    """The name of a class of a network that has `num_classes` outputs; None without names for exactly these."""
+    names = class_names(model)
+    return names[number] if names is not None and len(names) == num_classes else None
