@@ -9,7 +9,7 @@ import tailcut
 from tailcut.errors import ArgumentError
 from tailcut.structure import are_names, class_names, create_model, name_of, set_class_names
 
-DIGITS = tuple(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 def test_a_network_is_told_and_forgets() -> None:
