@@ -266,6 +266,7 @@ def runs_table(results: Sequence[Result]) -> str:
     rows = [
         [
             f"`{result.name}`",
+            f"`{start}`" if (start := result.recipe.get("start", {}).get("file")) else "fresh",
             f"{result.epochs}",
             f"{result.seed}",
             f"{result.num_devices} x {result.device}, {counted(result.num_threads, 'thread')}",
@@ -279,8 +280,8 @@ def runs_table(results: Sequence[Result]) -> str:
     ]
     if not rows:
         return "No run is committed yet."
-    header = ["recipe", "epochs", "seed", "device", "time", "validation", "test", "torch", "command"]
-    return markdown_table(header, rows, "<>><>>><<")
+    header = ["recipe", "start", "epochs", "seed", "device", "time", "validation", "test", "torch", "command"]
+    return markdown_table(header, rows, "<<>><>>><<")
 
 
 def metrics_text(metrics: Mapping[str, float]) -> str:

@@ -51,6 +51,14 @@ def test_a_pruned_network_is_compared_with_its_parent(result: Result) -> None:
     assert row.compression_ratio == pytest.approx(4 * 269_722 / 400_000, abs=0.01)
 
 
+def test_a_row_that_goes_on_from_another_network_says_so(result: Result) -> None:
+    later = dataclasses.replace(result, recipe=result.recipe | {"start": {"file": "zoo:lenet5-7668"}})
+    assert make_table("table1", [PAPER], {"lenet5-776": [result]}).rows[0].start is None
+    report = make_table("table1", [PAPER], {"lenet5-776": [later]})
+    assert report.rows[0].start == "zoo:lenet5-7668"
+    assert str(report).endswith("on top come the epochs and hours of the start, zoo:lenet5-7668: lenet5-776")
+
+
 def test_figures_are_those_of_the_result(result: Result) -> None:
     report = make_table("table1", [PAPER], {"lenet5-776": [result]})
     (row,) = json.loads(report.to_json())["rows"]

@@ -64,6 +64,8 @@ class ReproducedRow(Report):
         seed: of everything random.
         device: it was trained on.
         hours: of training.
+        start: the trained network that it went on from (`zoo:NAME`, `run:NAME`, a file), whose epochs and hours are not
+            in the row; None for fresh parameters.
     """
 
     name: str
@@ -80,6 +82,7 @@ class ReproducedRow(Report):
     seed: int | None
     device: str | None
     hours: float | None
+    start: str | None = None
 
 
 @dataclass(frozen=True)
@@ -98,12 +101,10 @@ class ReproduceReport(Report):
 
     def __str__(self) -> str:
         """Aligned columns; a row that was not run says so, and below those of several seeds stands their mean."""
-        lines = [table(_COLUMNS, list(self._lines()), align=_ALIGN)]
-        reasons = {row.name: row.why_not for row in self.rows if row.why_not}
-        for reason in dict.fromkeys(reasons.values()):
-            names = [name for name, why in reasons.items() if why == reason]
-            lines.append(f"not to be compared, {reason}: {', '.join(names)}")
-        return "\n".join([lines[0], "", *lines[1:]]) if len(lines) > 1 else lines[0]
+        shown = table(_COLUMNS, list(self._lines()), align=_ALIGN)
+        why_not = _notes("not to be compared", {row.name: row.why_not for row in self.rows})
+        starts = _notes("on top come the epochs and hours of the start", {row.name: row.start for row in self.rows})
+        return "\n".join([shown, "", *why_not, *starts]) if why_not or starts else shown
 
     def to_markdown(self) -> str:
         """The same as a Markdown table."""
@@ -117,6 +118,14 @@ class ReproduceReport(Report):
                 of_metric[row.metric] = row
                 yield _cells(row)
             yield from (_mean_cells(mean, of_metric[mean.metric]) for mean in self.means if mean.name == name)
+
+
+def _notes(opening: str, said: Mapping[str, str | None]) -> list[str]:
+    """A line for each thing that is said of rows, with the names of these."""
+    return [
+        f"{opening}, {what}: {', '.join(name for name, other in said.items() if other == what)}"
+        for what in dict.fromkeys(filter(None, said.values()))
+    ]
 
 
 _COLUMNS = ("recipe", "metric", "paper", "ours", "difference", "kept", "bytes", "smaller by", "epochs", "seed", "hours")
@@ -205,6 +214,7 @@ def _row(wanted: Wanted, metric: str, paper: float | None, result: Result | None
         result.seed,
         result.device,
         round(result.seconds / SECONDS_PER_HOUR, 4),
+        result.recipe.get("start", {}).get("file"),
     )
 
 
