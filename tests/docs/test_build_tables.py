@@ -100,7 +100,9 @@ def test_summary_shows_the_best_of_several_runs() -> None:
 
 def test_runs_table_tells_how() -> None:
     row = build_tables.runs_table([result("lenet5", 776, 0.984)]).splitlines()[-1]
-    assert row == ("| `a` | fresh | 30 | 7 | 1 x cpu, 2 threads | 2.0 h | 50.00 % | 98.40 % | 2.0 | `tailcut train a` |")
+    assert row == (
+        "| `a` | fresh | 30 | 7 | 1 x cpu, 2 threads | 2.0 h | 50.00 % | 98.40 % | 2.0 | `tailcut train a` |"
+    )
     run = result("lenet5", 776, 0.984)
     run.recipe["start"] = {"file": "zoo:lenet5-7668"}
     assert build_tables.runs_table([run]).splitlines()[-1].startswith("| `a` | `zoo:lenet5-7668` | 30 |")

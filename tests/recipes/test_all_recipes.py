@@ -15,10 +15,11 @@ from tests.small_coco import TINY, write_coco
 from torch import Tensor, nn
 
 from tailcut.data import Dataset, InMemoryDataset, open_dataset
-from tailcut.format import save
+from tailcut.format import load, save
 from tailcut.format.codecs import deflate
+from tailcut.format.zoo import PREFIX as ZOO_PREFIX
 from tailcut.runs import RUN_PREFIX, Run
-from tailcut.structure import create_model
+from tailcut.structure import base_of, create_model
 from tailcut.training import loop
 from tailcut.training.batches import batches
 from tailcut.training.building import build_model, build_schedule
@@ -27,6 +28,7 @@ from tailcut.training.recipe import Recipe
 from tailcut.training.recipe_files import load_recipe, shipped_recipes
 from tailcut.training.starting import DATA_PREFIX
 from tailcut.training.trainers import train
+from tailcut.weights import kept_counts
 
 NUM_PICTURES = 4
 LARGEST_SIDE = 112
@@ -109,8 +111,13 @@ def untrained(recipe: Recipe) -> nn.Module:
 
 
 def write_start(recipe: Recipe, root: Path) -> None:
-    """The network that the recipe starts from, untrained: a checkpoint under a data root, or a run under it."""
+    """The network that the recipe starts from, untrained: a checkpoint under a data root, or a run under it.
+
+    One of the zoo's is there.
+    """
     assert recipe.start is not None
+    if recipe.start.file.startswith(ZOO_PREFIX):
+        return
     if recipe.start.file.startswith(RUN_PREFIX):
         name = recipe.start.file.removeprefix(RUN_PREFIX)
         (root / name).mkdir()
@@ -169,7 +176,6 @@ def test_what_is_left_is_the_papers_number(name: str) -> None:
     ("name", "counts"),
     [
         ("alexnet-1408", {176}),
-        ("resnet18-2688", {128}),
         ("unet-759-float16", {33}),
         ("unet-2936", {128, 120}),
         ("vgg16-2048", {120, 121}),
@@ -182,7 +188,7 @@ def test_the_smallest_networks_share_equally(name: str, counts: set[int]) -> Non
 @pytest.mark.parametrize("name", [name for name in shipped_recipes() if name.endswith("-float16")])
 def test_a_float16_row_goes_on_from_the_row_of_its_number(name: str) -> None:
     recipe = load_recipe(name)
-    if recipe.start is None:
+    if recipe.start is None or recipe.start.file.startswith(ZOO_PREFIX):
         assert recipe.schedule is not None
         return
     parent = load_recipe(recipe.start.file.removeprefix(RUN_PREFIX))
@@ -191,6 +197,20 @@ def test_a_float16_row_goes_on_from_the_row_of_its_number(name: str) -> None:
     assert recipe.paper.num_kept == parent.paper.num_kept
     at_full_size = parent.data.model_copy(update={"coarse": None})  # as the parent ended
     assert (recipe.model, recipe.data) == (parent.model, at_full_size)
+
+
+@pytest.mark.parametrize("name", [name for name in shipped_recipes() if load_recipe(name).start is not None])
+def test_a_network_of_the_zoo_is_cut_further_by_the_same_recipe(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.start is not None
+    if not recipe.start.file.startswith(ZOO_PREFIX):
+        return
+    start = load(recipe.start.file)
+    before, after = kept_counts(start), final_counts(name)
+    assert before.keys() == after.keys()
+    assert all(after[tensor] <= before[tensor] for tensor in after)
+    assert sum(after.values()) < sum(before.values())
+    assert base_of(start) == base_of(create_model(recipe.model.name, **recipe.model.arguments))
 
 
 @pytest.mark.parametrize("family", ROWS)
