@@ -46,6 +46,20 @@ def test_more_names_than_a_file_has_room_for() -> None:
         set_class_names(nn.Linear(2, 3), [f"class {number}" for number in range(21_000)])
 
 
+def test_metadata_with_more_names_than_that_can_be_loaded(tmp_path: Path) -> None:
+    names = [f"class {number}" for number in range(4_000)]
+    tailcut.save(create_model("lenet300"), tmp_path / "a.tailcut", metadata={"class_names": names})
+    assert class_names(tailcut.load(tmp_path / "a.tailcut")) is None
+    assert tailcut.inspect(tmp_path / "a.tailcut").metadata == {"class_names": names}
+
+
+def test_a_file_without_names_takes_none_away(tmp_path: Path) -> None:
+    tailcut.save(create_model("lenet300"), tmp_path / "a.tailcut")
+    mine = create_model("lenet300")
+    set_class_names(mine, DIGITS)
+    assert class_names(tailcut.load(tmp_path / "a.tailcut", into=mine)) == DIGITS
+
+
 def test_names_for_another_number_of_classes_are_not_used() -> None:
     model = nn.Linear(2, 3)
     assert name_of(model, 1, 3) is None

@@ -71,7 +71,8 @@ def load(
         else:
             model = _load_into(contents, into, max_parameters)
         names = contents.metadata.get(METADATA_KEY)
-        set_class_names(model, names if are_names(names) else None)
+        if are_names(names):
+            set_class_names(model, names)
         return model
     except (FormatError, ArgumentError) as error:
         raise type(error)(f"{path}: {error}") from error

@@ -38,23 +38,31 @@ def set_class_names(model: nn.Module, names: Sequence[str] | None) -> None:
     if names is None:
         source.__dict__.pop(_ATTRIBUTE, None)
         return
-    if not are_names(names):
+    if not _are_texts(names):
         raise ArgumentError(
             f"class names must be a list of texts of at most {MAX_LENGTH} printable characters, got {names!r:.200}"
         )
-    size = len(json.dumps(list(names)))
-    if size > MAX_BYTES:
-        raise ArgumentError(f"{len(names)} class names take {size} bytes, at most {MAX_BYTES} are allowed")
+    if not are_names(names):
+        raise ArgumentError(f"{len(names)} class names take {_size(names)} bytes, at most {MAX_BYTES} are allowed")
     source.__dict__[_ATTRIBUTE] = tuple(names)
 
 
 def are_names(value: Any) -> bool:
-    """Whether `value` is a list of names that can be shown as they are, without a control character."""
+    """Whether `value` is a list of names that can be shown as they are, without a control character, and stored."""
+    return _are_texts(value) and _size(value) <= MAX_BYTES
+
+
+def _are_texts(value: Any) -> bool:
     return (
         isinstance(value, (list, tuple))
         and bool(value)
         and all(isinstance(name, str) and len(name) <= MAX_LENGTH and name.isprintable() for name in value)
     )
+
+
+def _size(names: Sequence[str]) -> int:
+    """Bytes in a file."""
+    return len(json.dumps(list(names), ensure_ascii=False).encode())
 
 
 def name_of(model: nn.Module, number: int, num_classes: int) -> str | None:
