@@ -74,8 +74,8 @@ def resample_file(
         raise StructureError(f"{source}: only regularised networks can be resampled; this one has {', '.join(others)}")
     name, before = record.base.name, record.base.arguments
     after = {**before, **arguments}
-    other = create_model(name, **after)
     _check_ends(_example_shapes(name, before), _example_shapes(name, after))
+    other = create_model(name, **after)
     report = resample(network, other)
     if all(tensor.before == tensor.after for tensor in report.tensors):
         raise ArgumentError(f"no weight of {name} changes its shape with {', '.join(arguments)}; see tailcut models")
@@ -87,9 +87,10 @@ def resample_file(
 
 def _example_shapes(name: str, arguments: Mapping[str, Any]) -> list[tuple[int, ...]]:
     """Shapes of an example input and of what the model gives for it, without computing it."""
-    shape = family(name).example_shape(**arguments)
     with torch.device("meta"), torch.no_grad():
-        outputs = create_model(name, **arguments).eval()(torch.empty(shape))
+        model = create_model(name, **arguments).eval()
+        shape = family(name).example_shape(**arguments)
+        outputs = model(torch.empty(shape))
     return [shape, *(tuple(tensor.shape) for tensor in output_tensors(outputs))]
 
 
