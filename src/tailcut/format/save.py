@@ -21,7 +21,6 @@ from tailcut.structure import (
     METADATA_KEY,
     Base,
     Edit,
-    NetworkView,
     Reader,
     Record,
     Writer,
@@ -29,6 +28,7 @@ from tailcut.structure import (
     create_model,
     family,
     record_of,
+    source_of,
 )
 from tailcut.weights import truncated_tensors
 
@@ -115,8 +115,7 @@ def pack(
     registered: bool = True,
 ) -> tuple[bytes, NetworkTensors]:
     """The bytes of the file and the tensors in it; see `save`."""
-    if isinstance(model, NetworkView):
-        model = model.source
+    model = source_of(model)
     coefficient_type = float_type(codec)
     other_type = None if other_codec is None else float_type(other_codec)
     if metadata is not None and not isinstance(metadata, Mapping):

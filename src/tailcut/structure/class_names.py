@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from tailcut.errors import ArgumentError
-from tailcut.structure.record import NetworkView
+from tailcut.structure.record import source_of
 
 METADATA_KEY = "class_names"
 MAX_LENGTH = 200
@@ -17,8 +17,7 @@ _ATTRIBUTE = "_tailcut_class_names"
 
 def class_names(model: nn.Module) -> tuple[str, ...] | None:
     """The names of the classes by number, None if the network was never told them."""
-    source = model.source if isinstance(model, NetworkView) else model
-    names: tuple[str, ...] | None = source.__dict__.get(_ATTRIBUTE)
+    names: tuple[str, ...] | None = source_of(model).__dict__.get(_ATTRIBUTE)
     return names
 
 
@@ -34,7 +33,7 @@ def set_class_names(model: nn.Module, names: Sequence[str] | None) -> None:
     Raises:
         ArgumentError: something is no name, a text of at most 200 printable characters, or they take more than 48 KiB.
     """
-    source = model.source if isinstance(model, NetworkView) else model
+    source = source_of(model)
     if names is None:
         source.__dict__.pop(_ATTRIBUTE, None)
         return
@@ -42,8 +41,8 @@ def set_class_names(model: nn.Module, names: Sequence[str] | None) -> None:
         raise ArgumentError(
             f"class names must be a list of texts of at most {MAX_LENGTH} printable characters, got {names!r:.200}"
         )
-    if not are_names(names):
-        raise ArgumentError(f"{len(names)} class names take {_size(names)} bytes, at most {MAX_BYTES} are allowed")
+    if (size := _size(names)) > MAX_BYTES:
+        raise ArgumentError(f"{len(names)} class names take {size} bytes, at most {MAX_BYTES} are allowed")
     source.__dict__[_ATTRIBUTE] = tuple(names)
 
 

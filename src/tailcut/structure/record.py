@@ -125,6 +125,11 @@ class NetworkView(nn.Module):
     source: nn.Module
 
 
+def source_of(model: nn.Module) -> nn.Module:
+    """The network that a view runs; any other network itself."""
+    return model.source if isinstance(model, NetworkView) else model
+
+
 def register_edit(kind: Kind) -> Kind:
     """Class decorator: make a kind of edit known by its number, so that files can restore it."""
     if kind.number in _edit_kinds:

@@ -19,7 +19,7 @@ from tailcut.format import load
 from tailcut.format.container import decode
 from tailcut.format.load import MAX_PARAMETERS, read_file
 from tailcut.models import VAE, DCGANGenerator
-from tailcut.structure import NetworkView, family
+from tailcut.structure import family, source_of
 from tailcut.training.evaluation import ALONE, PROGRESS_INTERVAL, EvaluateReport, Share, in_processes, runnable
 from tailcut.training.fid import FeatureNetwork, Features, FeatureStatistics, frechet_distance, resized
 from tailcut.training.inception import InceptionFeatures
@@ -79,7 +79,7 @@ class Sampler:
     vae: VAE | None = None
 
     def __init__(self, model: nn.Module, device: torch.device | str = "cpu", *, dense: bool = False) -> None:
-        source = model.source if isinstance(model, NetworkView) else model
+        source = source_of(model)
         self._device = device
         self._decode: Callable[[Tensor], Tensor]
         if isinstance(source, VAE):

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from tailcut.inputs import FrequencyGate, transform_of
 from tailcut.inputs.input_transform import input_transform_of
-from tailcut.structure import NetworkView, example_shape
+from tailcut.structure import example_shape, source_of
 from tailcut.transform.block import BLOCK_SIZE
 
 COLOURS = 3
@@ -19,7 +19,7 @@ def reader_of(model: nn.Module) -> Reader:
     The transform that a network keeps if it reads frequency channels or YCbCr; for all others the pictures are the
     input. The model is not changed.
     """
-    transform = input_transform_of(model.source if isinstance(model, NetworkView) else model)
+    transform = input_transform_of(source_of(model))
     return _unchanged if transform is None else transform
 
 
