@@ -1,4 +1,5 @@
 import importlib.util
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from tailcut.errors import ArgumentError, MissingExtraError, StructureError
 from tailcut.execution import fuse
 from tailcut.execution.export import ExportReport, export_onnx
 from tailcut.format.frereg import convert
-from tailcut.structure import create_model
+from tailcut.structure import create_model, set_class_names
 from tailcut.weights import regularize, to_dense
 
 
@@ -147,6 +148,16 @@ def test_the_report_tells_size_shapes_and_ways(tmp_path: Path) -> None:
     assert "dense weights: 1,064,800" in str(report)
     assert "factored" in str(report)
     assert report.to_dict()["tensors"][0]["name"] == "fc1.weight"
+
+
+def test_the_metadata_says_the_names_of_the_classes(tmp_path: Path) -> None:
+    model = create_model("lenet300")
+    export_onnx(model, tmp_path / "without.onnx")
+    assert not onnxruntime.InferenceSession(tmp_path / "without.onnx").get_modelmeta().custom_metadata_map
+    set_class_names(model, [f"digit {number}" for number in range(10)])
+    export_onnx(model, tmp_path / "with.onnx")
+    metadata = onnxruntime.InferenceSession(tmp_path / "with.onnx").get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["class_names"]) == [f"digit {number}" for number in range(10)]
 
 
 def test_the_model_is_not_changed_by_the_export(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ from torch import nn
 
 import tailcut
 from tailcut.errors import ArgumentError
-from tailcut.structure import are_names, class_names, create_model, name_of, set_class_names
+from tailcut.structure import are_names, as_metadata, class_names, create_model, name_of, set_class_names
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -92,3 +93,11 @@ def test_metadata_of_that_name_that_holds_no_names_stays_the_user_s(tmp_path: Pa
     assert report.metadata == {"class_names": ["\x1b[2J"]}
     assert "\x1b" not in str(report)
     assert "class_names" in str(report)
+
+
+def test_other_formats_store_them_as_a_text() -> None:
+    model = create_model("lenet300")
+    assert as_metadata(model) == {}
+    set_class_names(model, ["naïve", 'a "b"'])
+    assert as_metadata(model) == {"class_names": '["naïve", "a \\"b\\""]'}
+    assert json.loads(as_metadata(model)["class_names"]) == ["naïve", 'a "b"']

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors
 import safetensors.torch
 import torch
 from PIL import Image
@@ -12,7 +13,7 @@ from PIL import Image
 from tailcut.errors import ArgumentError, DataError
 from tailcut.format import inspect, load, save
 from tailcut.runs import Run
-from tailcut.structure import class_names, create_model
+from tailcut.structure import class_names, create_model, set_class_names
 from tailcut.training.packing import pack, unpack
 from tailcut.training.recipe import Recipe
 from tailcut.training.trainers import train
@@ -148,3 +149,12 @@ def test_unpacked_weights_are_those_of_the_dense_network(tmp_path: Path) -> None
         "file_bytes": (tmp_path / "dense.safetensors").stat().st_size,
     }
     assert "431,080 numbers" in str(report)
+
+
+def test_safetensors_say_the_names_of_the_classes(tmp_path: Path) -> None:
+    model = create_model("lenet300")
+    set_class_names(model, [f"digit {number}" for number in range(10)])
+    save(model, tmp_path / "a.tailcut")
+    unpack(tmp_path / "a.tailcut", tmp_path / "a.safetensors")
+    with safetensors.safe_open(tmp_path / "a.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["class_names"]) == [f"digit {number}" for number in range(10)]

@@ -16,7 +16,7 @@ from tailcut.errors import ArgumentError, MissingExtraError
 from tailcut.execution.network import FusedNetwork
 from tailcut.files import write_atomically
 from tailcut.printing import Report, table
-from tailcut.structure import example_shape
+from tailcut.structure import as_metadata, example_shape
 from tailcut.weights import TruncatedTensor, to_dense, truncated_tensors
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ def export_onnx(
     multiplications, a layer runs as: project the input on a few cosines, small core, expand. Small, not necessarily
     fast: wide maps are written to memory between layers; to run fast in PyTorch there is `fuse`. The network is
     exported in evaluation mode. Batch norm without running statistics takes those of the batch that it is given.
+    Names of classes that the network knows stand in the model's metadata as `class_names`, a list in JSON.
 
     Args:
         model: a network that `torch.export` can trace, or a view of it that `fuse` made. Without regularised
@@ -131,6 +132,7 @@ def export_onnx(
     with _quiet():
         program = trace(dense, example, opset=opset, dynamic=dynamic)
         ways = _shrink(program, tensors, list(source.state_dict()))
+        program.metadata_props.update(as_metadata(source))
         content = _serialized(program)
     write_atomically(path, content)
     return ExportReport(

@@ -2,6 +2,7 @@
 
 from tailcut.structure.class_names import METADATA_KEY as METADATA_KEY
 from tailcut.structure.class_names import are_names as are_names
+from tailcut.structure.class_names import as_metadata as as_metadata
 from tailcut.structure.class_names import class_names as class_names
 from tailcut.structure.class_names import name_of as name_of
 from tailcut.structure.class_names import set_class_names as set_class_names

@@ -51,6 +51,12 @@ def are_names(value: Any) -> bool:
     return _are_texts(value) and _size(value) <= MAX_BYTES
 
 
+def as_metadata(model: nn.Module) -> dict[str, str]:
+    """What a file of another format, whose metadata are texts by key, says of a network: `class_names` in JSON."""
+    names = class_names(model)
+    return {} if names is None else {METADATA_KEY: json.dumps(names, ensure_ascii=False)}
+
+
 def _are_texts(value: Any) -> bool:
     return (
         isinstance(value, (list, tuple))

@@ -17,7 +17,7 @@ from tailcut.format import SaveReport, load, save
 from tailcut.format.checkpoints import named_tensors
 from tailcut.printing import Report
 from tailcut.runs import Run
-from tailcut.structure import create_model, set_class_names
+from tailcut.structure import as_metadata, create_model, set_class_names
 from tailcut.training.checkpoints import is_checkpoint, newest_checkpoint, read_checkpoint, read_torch_file
 from tailcut.weights import regularize, to_dense
 
@@ -98,6 +98,8 @@ def pack(
 def unpack(file: str | Path, out: str | Path, *, to: Literal["safetensors", "torch"] = "safetensors") -> UnpackReport:
     """Write the dense weights of a .tailcut file as safetensors or as a state_dict of torch, whole or not at all.
 
+    Names of classes that the network knows stand in the metadata of safetensors as `class_names`, a list in JSON.
+
     Args:
         file: a .tailcut file of a registered model, or `zoo:NAME`.
         out: the file to write.
@@ -107,14 +109,15 @@ def unpack(file: str | Path, out: str | Path, *, to: Literal["safetensors", "tor
         FormatError: the file cannot be loaded.
         ArgumentError: `out` cannot be written.
     """
-    state = to_dense(load(file)).state_dict()
+    network = load(file)
+    state = to_dense(network).state_dict()
     tensors = {name: value.detach().clone().contiguous() for name, value in state.items()}
     if to == "torch":
         buffer = io.BytesIO()
         torch.save(tensors, buffer)
         content = buffer.getvalue()
     else:
-        content = safetensors.torch.save(tensors)
+        content = safetensors.torch.save(tensors, metadata=as_metadata(network) or None)
     write_atomically(out, content)
     num_parameters = sum(value.numel() for value in tensors.values())
     return UnpackReport(str(file), str(out), len(tensors), num_parameters, len(content))
