@@ -3,6 +3,7 @@
 Run it again when what they show has changed.
 """
 
+import hashlib
 import io
 import json
 from collections.abc import Callable
@@ -32,6 +33,7 @@ from docs import build_tables, findings
 from tailcut.channels.pictures import show_maps
 from tailcut.data import open_dataset
 from tailcut.errors import DataNotFoundError
+from tailcut.format import zoo_folder
 from tailcut.inputs import BlockDCT, describe_picture
 from tailcut.inputs.drawing import TITLES, show_channels, show_frequencies
 from tailcut.inputs.patterns import NUM_CHANNELS, NUM_FREQUENCIES
@@ -49,6 +51,14 @@ POINTS_KEY = "points"
 # Drawn by a command on their page, from networks that are not in the repository.
 BY_COMMAND = ("grad-cam.png",)
 NEEDS_DATA = ("masks.png",)  # drawn where the data lies under a data root, else left as it is
+# The networks of the zoo that a picture shows.
+SHOWN = {
+    "channel-grids": ("unet-759-float16",),
+    "channel-scores": ("lenet5-ref",),
+    "digits": ("vae-ref", "vae-97134"),
+    "masks": ("unet-759-float16",),
+    "report": ("lenet5-776",),
+}
 
 
 def main() -> None:
@@ -68,9 +78,9 @@ def main() -> None:
         "report": report,
     }
     for name, draw in pictures.items():
-        write(draw(), FOLDER / f"{name}.png")
+        write(draw(), FOLDER / f"{name}.png", points=network_points(name))
     try:
-        write(masks(), FOLDER / "masks.png")
+        write(masks(), FOLDER / "masks.png", points=network_points("masks"))
     except DataNotFoundError as error:
         print(f"masks.png  left as it is: {str(error).splitlines()[0]}")
     for name in findings.with_records():
@@ -90,6 +100,15 @@ def write(figure: Figure, path: Path, points: list[list[Any]] | None = None) -> 
         note.add_text(POINTS_KEY, json.dumps(points))
     colors.save(path, optimize=True, pnginfo=note)
     print(f"{path.name}  {path.stat().st_size:,} bytes")
+
+
+def network_points(name: str) -> list[list[Any]] | None:
+    """Name and hash of the file of each network that a picture shows, None for a picture of no network."""
+    shown = SHOWN.get(name)
+    if shown is None:
+        return None
+    files = [zoo_folder() / f"{network}.tailcut" for network in shown]
+    return [[path.stem, hashlib.sha256(path.read_bytes()).hexdigest()] for path in files]
 
 
 def schedule() -> Figure:

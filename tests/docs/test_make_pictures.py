@@ -42,6 +42,11 @@ def test_pictures_of_the_findings_are_up_to_date() -> None:
         assert points_of(name) == findings.finding_points(name), f"{name}: run: python -m docs.make_pictures"
 
 
+@pytest.mark.parametrize("name", make_pictures.SHOWN)
+def test_pictures_show_the_networks_of_the_zoo(name: str) -> None:
+    assert points_of(name) == make_pictures.network_points(name), "run: python -m docs.make_pictures"
+
+
 @pytest.mark.slow
 def test_pictures_can_be_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(make_pictures, "FOLDER", tmp_path)

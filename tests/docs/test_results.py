@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from docs import build_tables
-from tailcut.format import frereg, inspect, resolve, save, zoo_names
+from tailcut.format import frereg, inspect, resolve, save, zoo_folder, zoo_names
 from tailcut.runs import read_result
 from tailcut.training.evaluation import evaluate_file
 from tailcut.training.generation import evaluate_generator_file, holds_generator
@@ -91,3 +91,12 @@ def test_rows_of_the_paper_are_those_of_the_recipes() -> None:
     for paper in papers:
         row = by_name[paper.source.rpartition(" ")[2]]
         assert (paper.metrics, paper.num_kept) == ({"accuracy": row.accuracy}, row.num_kept)
+
+
+def test_the_gallery_tells_the_figures_of_the_records() -> None:
+    page = " ".join((ROOT / "docs" / "gallery.md").read_text(encoding="utf-8").split())
+    lenet, unet = (read_result(zoo_folder() / f"{name}.json") for name in ("lenet5-776", "unet-759-float16"))
+    assert f"{lenet.metrics['accuracy']:.2%}".replace("%", " %") + f" on MNIST from {lenet.file_bytes:,} bytes" in page
+    assert f"759 numbers, {unet.file_bytes:,} bytes" in page
+    assert f"in {unet.seconds / 60:.0f} minutes from the network of 2,936 numbers" in page
+    assert f"({unet.metrics['dice']:.2%}".replace("%", " %") + " Dice" in page
