@@ -27,7 +27,7 @@ from docs.reference_tables import package_names, public_names
 
 from tailcut.cli.reproduce import wanted_rows
 from tailcut.printing import figure_text
-from tailcut.reports import by_name, make_table, read_records
+from tailcut.reports import by_name, make_table, read_records, start_is_older, start_of
 from tailcut.runs import Result, read_result
 from tailcut.training.experiments import load_experiment, shipped_experiments, trials_of
 from tailcut.training.experiments_sweep import find_results, make_report
@@ -266,7 +266,7 @@ def runs_table(results: Sequence[Result]) -> str:
     rows = [
         [
             f"`{result.name}`",
-            f"`{start}`" if (start := result.recipe.get("start", {}).get("file")) else "fresh",
+            _start_text(result),
             f"{result.epochs}",
             f"{result.seed}",
             f"{result.num_devices} x {result.device}, {counted(result.num_threads, 'thread')}",
@@ -282,6 +282,13 @@ def runs_table(results: Sequence[Result]) -> str:
         return "No run is committed yet."
     header = ["recipe", "start", "epochs", "seed", "device", "time", "validation", "test", "torch", "command"]
     return markdown_table(header, rows, "<<>><>>><<")
+
+
+def _start_text(result: Result) -> str:
+    start = start_of(result)
+    if start is None:
+        return "fresh"
+    return f"`{start}`, an earlier one" if start_is_older(result) else f"`{start}`"
 
 
 def metrics_text(metrics: Mapping[str, float]) -> str:

@@ -25,6 +25,7 @@ from tailcut.files import write_atomically
 from tailcut.printing import Report, figure_text, table
 
 RUN_PREFIX = "run:"  # what a run beside this one is called in a recipe
+OPTIONAL = {"paper", "start_fingerprint"}  # in a result that is read: older ones lack them
 
 
 @dataclass
@@ -50,6 +51,7 @@ class Result(Report):
         num_other: numbers of the file that are no coefficients (biases, batch norm).
         file_bytes: size of the packed file.
         paper: the paper's figures for the same row and where they stand; empty if there are none.
+        start_fingerprint: `tailcut.format.fingerprint` of the network it went on from; empty for fresh parameters.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Result(Report):
     num_other: int
     file_bytes: int
     paper: dict[str, Any] = field(default_factory=dict)
+    start_fingerprint: str = ""
 
     def __str__(self) -> str:
         """The figures, beside the paper's, as a table for people."""
@@ -239,7 +242,7 @@ def read_result(path: str | Path) -> Result:
         raise DataError(f"cannot read the result {path}: {error}; has the run finished?") from error
     values = _object(content, str(path))
     known = {item.name for item in dataclasses.fields(Result)}
-    missing, unknown = sorted(known - values.keys() - {"paper"}), sorted(values.keys() - known)
+    missing, unknown = sorted(known - values.keys() - OPTIONAL), sorted(values.keys() - known)
     if missing or unknown:
         problems = [
             f"{what} {', '.join(keys)}" for what, keys in (("lacks", missing), ("has the unknown", unknown)) if keys

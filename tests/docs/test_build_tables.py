@@ -106,6 +106,8 @@ def test_runs_table_tells_how() -> None:
     run = result("lenet5", 776, 0.984)
     run.recipe["start"] = {"file": "zoo:lenet5-7668"}
     assert build_tables.runs_table([run]).splitlines()[-1].startswith("| `a` | `zoo:lenet5-7668` | 30 |")
+    run.start_fingerprint = "0" * 64
+    assert "| `zoo:lenet5-7668`, an earlier one | 30 |" in build_tables.runs_table([run])
 
 
 def test_benchmarks(tmp_path: Path) -> None:

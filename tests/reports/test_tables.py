@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import pytest
 
 from tailcut.errors import ArgumentError
+from tailcut.format import fingerprint, load
 from tailcut.format.zoo import zoo_folder
 from tailcut.reports import Wanted, make_table, table_of
 from tailcut.runs import Result, read_result
@@ -57,6 +58,18 @@ def test_a_row_that_goes_on_from_another_network_says_so(result: Result) -> None
     report = make_table("table1", [PAPER], {"lenet5-776": [later]})
     assert report.rows[0].start == "zoo:lenet5-7668"
     assert str(report).endswith("on top come the epochs and hours of the start, zoo:lenet5-7668: lenet5-776")
+
+
+def test_a_start_that_was_trained_again_since_is_told(result: Result) -> None:
+    recipe = result.recipe | {"start": {"file": "zoo:lenet5-7668"}}
+    later = dataclasses.replace(result, recipe=recipe, start_fingerprint="0" * 64)
+    report = make_table("table1", [PAPER], {"lenet5-776": [later]})
+    assert report.rows[0].start_is_older is True
+    assert str(report).endswith("went on from an earlier network than is there now, zoo:lenet5-7668: lenet5-776")
+    now = dataclasses.replace(later, start_fingerprint=fingerprint(load("zoo:lenet5-7668")))
+    report = make_table("table1", [PAPER], {"lenet5-776": [now]})
+    assert report.rows[0].start_is_older is False
+    assert "an earlier network" not in str(report)
 
 
 def test_figures_are_those_of_the_result(result: Result) -> None:

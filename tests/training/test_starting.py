@@ -10,7 +10,7 @@ from tailcut.channels import recalibrate
 from tailcut.counting import count_macs
 from tailcut.data.dataset import InMemoryDataset
 from tailcut.errors import RecipeError
-from tailcut.format import load, save
+from tailcut.format import fingerprint, load, save
 from tailcut.inputs import FrequencyGate, YCbCrPixels, transform_of
 from tailcut.inputs.input_transform import input_transform_of
 from tailcut.runs import Run
@@ -23,7 +23,15 @@ from tailcut.training.prediction import predict_file
 from tailcut.training.recipe import Recipe
 from tailcut.training.recipe_files import parse_recipe, to_toml
 from tailcut.training.scoring import network_inputs
-from tailcut.training.starting import fresh_network, load_start, make_start, needed_runs, needs_start, parent
+from tailcut.training.starting import (
+    fresh_network,
+    load_start,
+    make_start,
+    needed_runs,
+    needs_start,
+    parent,
+    parent_fingerprint,
+)
 from tailcut.training.trainers import train
 from tailcut.weights import truncated_tensors
 
@@ -68,6 +76,12 @@ def started(recipe: Recipe, run: Run, dataset: InMemoryDataset) -> nn.Module:
 def test_plain_recipes_start_from_fresh_parameters(make_recipe: MakeRecipe) -> None:
     assert not needs_start(make_recipe())
     assert needs_start(recipe_of("[pruning]\nrates = 0.3"))
+
+
+def test_fresh_parameters_have_no_parent(run: Run, colours: InMemoryDataset) -> None:
+    assert parent_fingerprint(run) == ""
+    started(recipe_of('[pruning]\nrates = 0.3\nmethod = "l1"'), run, colours)
+    assert parent_fingerprint(run) == ""
 
 
 def test_channels_are_removed_to_the_budget(run: Run, colours: InMemoryDataset) -> None:
@@ -130,6 +144,7 @@ def test_pruning_goes_on_from_a_trained_file(run: Run, colours: InMemoryDataset,
     slim = started(recipe, run, colours)
     kept = {tuple(row.flatten().tolist()) for row in trained.get_parameter("layer3.0.conv2.weight")}
     assert slim.get_parameter("layer3.0.conv2.weight").shape[0] < len(kept)
+    assert parent_fingerprint(run) == fingerprint(trained) != fingerprint(slim)
     assert torch.equal(parent(recipe).get_parameter("linear.bias"), trained.get_parameter("linear.bias"))
 
 
@@ -270,6 +285,7 @@ def test_a_truncated_network_is_trained_on_and_cut_further(tmp_path: Path) -> No
     assert sum(before.values()) == 776
     assert after == {name: min(150, count) for name, count in before.items()}
     assert result.num_kept == sum(after.values()) == 570
+    assert result.start_fingerprint == fingerprint(load("zoo:lenet5-776"))
     assert result.metrics["accuracy"] > 0.7
 
 

@@ -1,5 +1,6 @@
 """The .tailcut file: a network as data, a few kilobytes, safe to load. SPEC.md describes every byte."""
 
+from tailcut.format.fingerprint import fingerprint as fingerprint
 from tailcut.format.inspect import InspectReport as InspectReport
 from tailcut.format.inspect import inspect as inspect
 from tailcut.format.load import load as load

@@ -12,6 +12,7 @@ from tailcut.counting import count_parameters
 from tailcut.errors import ArgumentError, DataError
 from tailcut.printing import Report, figure_text, is_fraction, markdown_table, spread_text, table
 from tailcut.reports.seeds import SeedMean, seed_means
+from tailcut.reports.starts import start_is_older, start_of
 from tailcut.runs import Result
 from tailcut.structure import create_model
 
@@ -66,6 +67,7 @@ class ReproducedRow(Report):
         hours: of training.
         start: the trained network that it went on from (`zoo:NAME`, `run:NAME`, a file), whose epochs and hours are not
             in the row; None for fresh parameters.
+        start_is_older: whether the zoo holds another network under that name by now; None where that is not known.
     """
 
     name: str
@@ -83,6 +85,7 @@ class ReproducedRow(Report):
     device: str | None
     hours: float | None
     start: str | None = None
+    start_is_older: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,9 @@ class ReproduceReport(Report):
         shown = table(_COLUMNS, list(self._lines()), align=_ALIGN)
         why_not = _notes("not to be compared", {row.name: row.why_not for row in self.rows})
         starts = _notes("on top come the epochs and hours of the start", {row.name: row.start for row in self.rows})
-        return "\n".join([shown, "", *why_not, *starts]) if why_not or starts else shown
+        older = {row.name: row.start for row in self.rows if row.start_is_older}
+        notes = [*why_not, *starts, *_notes("went on from an earlier network than is there now", older)]
+        return "\n".join([shown, "", *notes]) if notes else shown
 
     def to_markdown(self) -> str:
         """The same as a Markdown table."""
@@ -214,7 +219,8 @@ def _row(wanted: Wanted, metric: str, paper: float | None, result: Result | None
         result.seed,
         result.device,
         round(result.seconds / SECONDS_PER_HOUR, 4),
-        result.recipe.get("start", {}).get("file"),
+        start_of(result),
+        start_is_older(result),
     )
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from tailcut.runs import Result, Run, tailcut_version
 from tailcut.training.recipe import Recipe
 from tailcut.training.regularizing import num_in_use
+from tailcut.training.starting import parent_fingerprint
 from tailcut.weights import kept_counts, truncated_tensors
 
 logger = logging.getLogger("tailcut.training")
@@ -55,6 +56,7 @@ def make_result(
         num_other=num_other,
         file_bytes=run.model.stat().st_size,
         paper={} if recipe.paper is None else recipe.paper.model_dump(mode="json", exclude_defaults=True),
+        start_fingerprint=parent_fingerprint(run),
     )
 
 

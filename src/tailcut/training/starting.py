@@ -11,7 +11,7 @@ from torch import nn
 from tailcut.channels import prune, recalibrate, score
 from tailcut.data import Dataset, Roots, find_file
 from tailcut.errors import ArgumentError, RecipeError, StructureError, TailcutError
-from tailcut.format import load, save
+from tailcut.format import fingerprint, inspect, load, save
 from tailcut.inputs import BlockDCT, Selection, YCbCrPixels, replace_stem, use_ycbcr
 from tailcut.runs import RUN_PREFIX, Run, packed_network
 from tailcut.structure import base_of, create_model
@@ -22,6 +22,7 @@ from tailcut.training.scoring import network_inputs, random_batches
 
 STATISTICS_BATCH = 50
 DATA_PREFIX = "data:"
+PARENT_KEY = "parent"  # in the metadata of the file that a training starts from
 
 logger = logging.getLogger("tailcut.training")
 
@@ -64,12 +65,18 @@ def make_start(recipe: Recipe, run: Run, dataset: Dataset, *, roots: Roots = Non
     if run.start.is_file():
         return
     model = fresh_network(recipe) if recipe.start is None else parent(recipe, roots=roots, beside=run)
+    metadata = {} if recipe.start is None else {PARENT_KEY: fingerprint(model)}
     model.train()
     if recipe.inputs is not None:
         _replace_input(model, recipe.inputs, dataset, recipe.training.seed)
     if recipe.pruning is not None:
         _prune(model, recipe.pruning, dataset, recipe.training.seed)
-    save(model, run.start)
+    save(model, run.start, metadata=metadata)
+
+
+def parent_fingerprint(run: Run) -> str:
+    """The fingerprint of the network that the recipe's `start` section named as the run began; empty without one."""
+    return str(inspect(run.start).metadata.get(PARENT_KEY, "")) if run.start.is_file() else ""
 
 
 def load_start(run: Run) -> nn.Module:
