@@ -3,7 +3,6 @@
 Run it again when what they show has changed.
 """
 
-import hashlib
 import io
 import json
 from collections.abc import Callable
@@ -33,7 +32,7 @@ from docs import build_tables, findings
 from tailcut.channels.pictures import show_maps
 from tailcut.data import open_dataset
 from tailcut.errors import DataNotFoundError
-from tailcut.format import zoo_folder
+from tailcut.format import fingerprint
 from tailcut.inputs import BlockDCT, describe_picture
 from tailcut.inputs.drawing import TITLES, show_channels, show_frequencies
 from tailcut.inputs.patterns import NUM_CHANNELS, NUM_FREQUENCIES
@@ -103,12 +102,10 @@ def write(figure: Figure, path: Path, points: list[list[Any]] | None = None) -> 
 
 
 def network_points(name: str) -> list[list[Any]] | None:
-    """Name and hash of the file of each network that a picture shows, None for a picture of no network."""
-    shown = SHOWN.get(name)
-    if shown is None:
+    """Name and fingerprint of each network that a picture shows, None for a picture of no network."""
+    if name not in SHOWN:
         return None
-    files = [zoo_folder() / f"{network}.tailcut" for network in shown]
-    return [[path.stem, hashlib.sha256(path.read_bytes()).hexdigest()] for path in files]
+    return [[network, fingerprint(tailcut.load(f"zoo:{network}"))] for network in SHOWN[name]]
 
 
 def schedule() -> Figure:
@@ -240,7 +237,7 @@ def channel_scores() -> Figure:
 def digits() -> Figure:
     """Digits that the dense VAE makes of random codes, and those of the truncated one."""
     figure = new_figure(11, 3.9)
-    for panel, name in zip(figure.subplots(1, 2), ("vae-ref", "vae-97134"), strict=True):
+    for panel, name in zip(figure.subplots(1, 2), SHOWN["digits"], strict=True):
         model = tailcut.load(f"zoo:{name}")
         kept = sum(tensor.num_kept for tensor in truncated_tensors(model))
         weights = sum(parameter.numel() for parameter in model.parameters() if parameter.ndim > 1)

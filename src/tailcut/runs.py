@@ -25,7 +25,6 @@ from tailcut.files import write_atomically
 from tailcut.printing import Report, figure_text, table
 
 RUN_PREFIX = "run:"  # what a run beside this one is called in a recipe
-OPTIONAL = {"paper", "start_fingerprint"}  # in a result that is read: older ones lack them
 
 
 @dataclass
@@ -241,8 +240,10 @@ def read_result(path: str | Path) -> Result:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the result {path}: {error}; has the run finished?") from error
     values = _object(content, str(path))
-    known = {item.name for item in dataclasses.fields(Result)}
-    missing, unknown = sorted(known - values.keys() - OPTIONAL), sorted(values.keys() - known)
+    fields = dataclasses.fields(Result)
+    # Older results lack what has a default.
+    needed = {item.name for item in fields if item.default is item.default_factory is dataclasses.MISSING}
+    missing, unknown = sorted(needed - values.keys()), sorted(values.keys() - {item.name for item in fields})
     if missing or unknown:
         problems = [
             f"{what} {', '.join(keys)}" for what, keys in (("lacks", missing), ("has the unknown", unknown)) if keys

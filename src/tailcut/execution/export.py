@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.errors import ArgumentError, MissingExtraError
-from tailcut.execution.network import FusedNetwork
 from tailcut.files import write_atomically
 from tailcut.printing import Report, table
-from tailcut.structure import as_metadata, example_shape
+from tailcut.structure import as_metadata, example_shape, source_of
 from tailcut.weights import TruncatedTensor, to_dense, truncated_tensors
 
 if TYPE_CHECKING:
@@ -125,7 +124,7 @@ def export_onnx(
     from tailcut.execution.onnx_trace import trace
 
     _check_opset(opset)
-    source = model.source if isinstance(model, FusedNetwork) else model
+    source = source_of(model)
     example = _example(source, example_input)
     tensors = truncated_tensors(source)
     dense = to_dense(source).eval()

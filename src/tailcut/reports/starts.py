@@ -18,12 +18,12 @@ def start_is_older(result: Result) -> bool | None:
 
     None where that is not known: for fresh parameters, other files, and records without a fingerprint.
     """
-    name = (start_of(result) or "").removeprefix(PREFIX)
-    if start_of(result) == name or name not in zoo_names() or not result.start_fingerprint:
+    start = start_of(result)
+    if start is None or not result.start_fingerprint or start not in [PREFIX + name for name in zoo_names()]:
         return None
-    return result.start_fingerprint != _fingerprint_in_the_zoo(name)
+    return result.start_fingerprint != _present_fingerprint(start)
 
 
 @cache
-def _fingerprint_in_the_zoo(name: str) -> str:
-    return fingerprint(load(PREFIX + name))
+def _present_fingerprint(file: str) -> str:
+    return fingerprint(load(file))
