@@ -137,7 +137,7 @@ def test_scales_of_the_batch_norm_that_follows() -> None:
     for norm in (model.joined, model.norm):
         nn.init.normal_(norm.weight)
     layers = {"first": model.first, "second": model.second, "third": model.third}
-    found, left = norm_scales(model, layers, torch.rand(2, 3, 4, 4))
+    found, left = norm_scales(model, layers, (torch.rand(2, 3, 4, 4),))
     assert found["first"].tolist() == model.norm.weight.abs().tolist()
     assert found["second"].tolist() == model.joined.weight[4:].abs().tolist()
     assert left == {"third": "no batch norm with a scale follows it"}

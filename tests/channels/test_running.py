@@ -86,13 +86,28 @@ def test_inputs_of_loaders() -> None:
     x = torch.rand(2, 3, 8, 8)
     model = network().double()
     for batch in (x, (x, torch.zeros(2)), [x], (x, {"more": 1})):
-        (found,) = inputs_of([batch], None, model)
+        ((found,),) = inputs_of([batch], None, model)
         assert torch.equal(found, x)
     assert len(list(inputs_of([x] * 7, 3, model))) == 3
     assert len(list(inputs_of([x] * 7, None, model))) == 7
     assert list(inputs_of([x[:0]], None, model)) == []
     meta = nn.Conv2d(3, 4, 3, device="meta")
-    assert next(inputs_of([x], 1, meta)).is_meta
+    assert next(inputs_of([x], 1, meta))[0].is_meta
+
+
+def test_inputs_of_batches_of_any_form() -> None:
+    x, y = torch.rand(2, 3), torch.rand(2, 4)
+    (found,) = inputs_of([{"x": x, "y": y}], None, network(), lambda batch: (batch["x"], batch["y"]))
+    assert found[0] is x
+    assert found[1] is y
+    with pytest.raises(ArgumentError, match="batch 0 is dict, its inputs str, `inputs` must give a tensor or tensors"):
+        list(inputs_of([{"x": x}], None, network(), lambda batch: "x"))  # type: ignore[arg-type,return-value]
+
+
+@pytest.mark.parametrize("num_batches", [0, -1, 1.5, True])
+def test_numbers_of_batches(num_batches: int) -> None:
+    with pytest.raises(ArgumentError, match="num_batches must be an integer of at least 1, or None for all"):
+        list(inputs_of([torch.rand(1, 3)], num_batches, network()))
 
 
 def test_no_batch_more_than_asked_for_is_read() -> None:

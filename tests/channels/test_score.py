@@ -175,6 +175,25 @@ def test_memory_does_not_grow_with_the_number_of_batches() -> None:
     assert max(alive) <= 2
 
 
+def test_networks_of_several_inputs() -> None:
+    class Beside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = nn.Conv2d(3, 4, 3), nn.Conv2d(1, 4, 3)
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return torch.cat([torch.relu(self.one(x)), torch.relu(self.other(y))], 1)
+
+    model = Beside().double()
+    batches = [{"x": x, "y": x[:, :1] * 2, "target": 1} for x in pictures(4, 3)]
+    found = score(model, batches, inputs=lambda batch: (batch["x"], batch["y"]))
+    assert found.num_images == 7
+    one = score(nn.Sequential(model.one, nn.ReLU()), pictures(4, 3))
+    other = score(nn.Sequential(model.other, nn.ReLU()), [x[:, :1] * 2 for x in pictures(4, 3)])
+    torch.testing.assert_close(found["one"], one["0"])
+    torch.testing.assert_close(found["other"], other["0"])
+
+
 def test_layers_by_name() -> None:
     model = Residual().double()
     loader = pictures(3)

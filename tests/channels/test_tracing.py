@@ -22,7 +22,7 @@ def test_the_network_is_left_as_it_was(kind: str) -> None:
     assert same_state(before, state_of(model))
     assert torch.equal(random_state, torch.get_rng_state())
     assert found.idle == []
-    assert not found.needed_training
+    assert found.trains
 
 
 def test_layers_are_in_the_order_in_which_they_run() -> None:
@@ -41,7 +41,7 @@ def test_training_mode_is_tried_for_layers_that_did_not_run() -> None:
     model = Auxiliary()
     before = state_of(model)
     found = trace(model, (X[:1],))
-    assert found.needed_training
+    assert found.trains
     assert found.idle == []
     assert found.layers["auxiliary.0"].positions == 0
     assert found.layers["conv"].positions == 256
@@ -58,7 +58,7 @@ def test_a_training_mode_that_fails_leaves_the_layers_idle() -> None:
 
     found = trace(Fails(), (X,))
     assert found.idle == ["auxiliary.0", "auxiliary.1", "auxiliary.2"]
-    assert not found.needed_training
+    assert not found.trains
 
 
 class Functional(nn.Module):

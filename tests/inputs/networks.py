@@ -34,6 +34,19 @@ class Functional(nn.Module):
         return logits
 
 
+class Normalised(nn.Module):
+    """Its forward normalises by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(relu(self.conv((x - 0.5) / 0.5)).mean(dim=(2, 3)))
+        return logits
+
+
 class PreActivation(nn.Module):
     """Normalises and activates (functionally) what it reads before the first convolution does."""
 

@@ -32,7 +32,8 @@ def with_orientation(content: bytes) -> int:
 
 def tiff(order: str, entries: list[tuple[int, int, int, int]], start: int = 8) -> bytes:
     head = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(f"{order}I", start) + bytes(start - 8)
-    packed = [struct.pack(f"{order}HHIHH", *entry, 0) for entry in entries]
+    forms = {1: "Bxxx", 3: "Hxx", 4: "I"}
+    packed = [struct.pack(f"{order}HHI{forms[kind]}", tag, kind, n, value) for tag, kind, n, value in entries]
     return head + struct.pack(f"{order}H", len(entries)) + b"".join(packed)
 
 
@@ -91,9 +92,10 @@ def test_fill_bytes_before_markers() -> None:
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("start", [8, 20])
+@pytest.mark.parametrize("kind", [1, 3, 4], ids=["byte", "short", "long"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientation(order: str, start: int, orientation: int) -> None:
-    entries = [(0x010F, 3, 1, 5), (0x0112, 3, 1, orientation), (0x0128, 3, 1, 2)]
+def test_orientation(order: str, start: int, kind: int, orientation: int) -> None:
+    entries = [(0x010F, 3, 1, 5), (0x0112, kind, 1, orientation), (0x0128, 3, 1, 2)]
     assert with_orientation(tiff(order, entries, start)) == orientation
 
 
@@ -105,7 +107,7 @@ def test_orientation(order: str, start: int, orientation: int) -> None:
         b"XX*\0" + bytes(20),
         tiff("<", [(0x0112, 3, 1, 9)]),
         tiff("<", [(0x0112, 3, 1, 0)]),
-        tiff("<", [(0x0112, 4, 1, 6)]),
+        tiff("<", [(0x0112, 4, 1, 9 << 16)]),
         tiff("<", [(0x0112, 3, 2, 6)]),
         tiff("<", [(0x0112, 3, 1, 6)])[:-4],
         b"II*\0\xff\xff\xff\xff" + bytes(30),

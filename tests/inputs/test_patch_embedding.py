@@ -157,6 +157,17 @@ def test_own_names() -> None:
         convert_patch_embedding(nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.Flatten()), name="0")
 
 
+def test_a_normalisation_in_the_forward_is_refused() -> None:
+    class Normalised(Wrapped):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward((x - 0.5) / 0.5)
+
+    model = Normalised()
+    with pytest.raises(StructureError, match="between the input and tokens the forward does more than call modules"):
+        convert_patch_embedding(model, name="tokens")
+    assert isinstance(model.tokens, nn.Conv2d)
+
+
 @pytest.mark.parametrize(
     "convolution",
     [

@@ -216,6 +216,8 @@ def test_what_stands_in_the_way() -> None:
     with pytest.raises(StructureError, match="between the input and body the forward does more than call modules"):
         transplant_stem(model, fitted(24, batches), batches, target="body")
     assert isinstance(model.conv, nn.Conv2d)
+    with pytest.raises(StructureError, match="between the input and conv the forward does more than call modules"):
+        transplant_stem(networks.Normalised(), fitted(24, batches), batches)
     regularize(model, keep_ratio=0.5)
     with pytest.raises(StructureError, match="replace the stem first"):
         transplant_stem(model, fitted(24, batches), batches)

@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate
 
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.format import save
+from tailcut.inputs import replace_stem, use_ycbcr
 from tailcut.structure import create_model, set_class_names
 from tailcut.training import explaining
 from tailcut.training.explaining import explain_files, grad_cam
@@ -194,6 +195,27 @@ def test_two_files_side_by_side(names: list[str] | None, tmp_path: Path, monkeyp
     assert f"probability of {shown}\n" in str(report)
     asked = explain_files(files[1:], tmp_path / "x.png", tmp_path / "cam.png", class_number=7, device="cpu")
     assert asked.class_number == 7
+
+
+@pytest.mark.parametrize("reads", ["frequencies", "ycbcr"])
+def test_the_picture_is_drawn_whatever_the_network_reads(
+    reads: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    model = create_model("resnet18", width=8, num_classes=3)
+    replace_stem(model, 24) if reads == "frequencies" else use_ycbcr(model)
+    save(model, tmp_path / "a.tailcut")
+    pixels = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    figures: list[Any] = []
+    monkeypatch.setattr(explaining, "write_figure", lambda figure, path: figures.append(figure))
+    explain_files([tmp_path / "a.tailcut"], tmp_path / "x.png", tmp_path / "cam.png", device="cpu")
+    for axis in figures[0].axes:
+        shown, *heat = axis.get_images()
+        drawn = shown.get_array()
+        assert drawn.shape[2] == 3
+        assert 0 <= drawn.min() <= drawn.max() <= 1
+        assert all(image.get_extent() == shown.get_extent() for image in heat)
 
 
 def test_files_that_take_no_pictures(tmp_path: Path) -> None:

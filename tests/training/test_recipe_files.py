@@ -1,9 +1,12 @@
+import argparse
+import shlex
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tailcut.cli import train
 from tailcut.errors import RecipeError
 from tailcut.training.recipe import Recipe
 from tailcut.training.recipe_files import (
@@ -14,6 +17,7 @@ from tailcut.training.recipe_files import (
     parse_recipe,
     shipped_recipes,
     to_toml,
+    training_command,
 )
 
 TABLE_1 = ["lenet300-ref", "lenet300-4238", "lenet300-2816", "lenet5-ref", "lenet5-7668", "lenet5-776"]
@@ -159,3 +163,28 @@ def test_a_run_keeps_its_recipe(tmp_path: Path, recipe_text: str) -> None:
     other = parse_recipe(recipe_text, source="x", overrides=["training.seed=9"])
     with pytest.raises(RecipeError, match=r"training\.seed: 3 and 9"):
         check_same(other, tmp_path / "recipe.toml")
+
+
+@pytest.mark.parametrize(
+    ("given_too", "words"),
+    [
+        ([], ""),
+        (["--set", "optimizer.lr=0.1", "--import", "my.nets", "--set", "training.loss=dice bce"], ""),
+        (["--devices", "2", "--num-nodes", "3"], ""),
+        (["--data-root", "/somewhere", "--resume"], "--data-root /somewhere --resume"),
+    ],
+)
+def test_a_training_s_command_is_read_as_the_same_training(given_too: list[str], words: str) -> None:
+    parser = argparse.ArgumentParser()
+    train.add_parser(parser.add_subparsers())
+    arguments = parser.parse_args(["train", "lenet5-776", "--out", "my run", *given_too])
+    command = training_command(
+        arguments.recipe,
+        arguments.out,
+        overrides=arguments.overrides,
+        imports=arguments.imports,
+        devices=arguments.devices,
+        num_nodes=arguments.num_nodes,
+    )
+    again = parser.parse_args([*shlex.split(command)[1:], *words.split()])
+    assert vars(again) == vars(arguments)

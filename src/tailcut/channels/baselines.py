@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from tailcut.channels.maps import follow_maps, num_channels
+from tailcut.channels.running import Inputs
 from tailcut.errors import StructureError
 
 
@@ -91,7 +92,7 @@ def random_importance(layers: Mapping[str, nn.Module], seed: int) -> dict[str, T
 
 
 def norm_scales(
-    model: nn.Module, layers: Mapping[str, nn.Module], inputs: Tensor
+    model: nn.Module, layers: Mapping[str, nn.Module], inputs: Inputs
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The sizes of the scales of the batch norm that each layer's output goes to; the model is not changed.
 
@@ -114,7 +115,7 @@ def norm_scales(
 
         handles = [norm.register_forward_pre_hook(see) for norm in norms]
         try:
-            model(inputs)
+            model(*inputs)
         finally:
             for handle in handles:
                 handle.remove()

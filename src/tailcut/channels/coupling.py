@@ -5,7 +5,7 @@ channel that it comes from, `FIXED` for none. Labels of maps are the same along 
 that labels take no memory to speak of.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -22,9 +22,14 @@ class Coupling:
         assumptions: number -> what was taken for granted about the network's code, to be tried out.
         regrouped: whether an axis of channels was split somewhere: the code may have read the width of another tensor
             for that, so that any group may turn out to be rigid.
+        views: for each reshape in its order the axis that the channels were taken to lie along afterwards, where their
+            axis became several; else None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, views: Sequence[int | None] = ()) -> None:
+        """Take the axes that `views` tells, of a trace of the same code at other widths, as far as they go."""
+        self.views: list[int | None] = []
+        self._known_views = tuple(views)
         self._parents = np.zeros(1, dtype=np.int64)
         self.locks: dict[int, str] = {}
         self.assumptions: dict[int, str] = {}
@@ -99,6 +104,17 @@ class Coupling:
         """These channels must stay. The first reason that is given for a channel counts."""
         for number in _numbers(labels):
             self.locks.setdefault(number, reason)
+
+    def choose_view(self, candidates: Sequence[int], sizes: Sequence[int]) -> int | None:
+        """Note a reshape; the axis that channels lie along where theirs became several (`candidates`), else None.
+
+        It is the widest one, of equally wide ones the last: code writes (groups, width of a group).
+        """
+        place = len(self.views)
+        known = self._known_views[place] if place < len(self._known_views) else None
+        widest = max(reversed(candidates), key=lambda axis: sizes[axis], default=None)
+        self.views.append(known if known in candidates else widest)
+        return self.views[-1]
 
     def assume(self, labels: Tensor, what: str) -> None:
         """Note that cutting these channels takes something for granted."""

@@ -3,9 +3,11 @@
 import torch
 from torch import nn
 
-from tailcut.channels.groups import ChannelGraph, PruningGroup
-from tailcut.channels.removal import apply_cut, plan_cut
-from tailcut.channels.tracing import Inputs, Trace, run, undisturbed
+from tailcut.channels.coupling import FIXED
+from tailcut.channels.groups import ChannelGraph, PruningGroup, units_of
+from tailcut.channels.removal import Cut, apply_cut, plan_cut
+from tailcut.channels.running import Inputs
+from tailcut.channels.tracing import Trace, for_training, run, trace, training, undisturbed
 from tailcut.errors import ArgumentError, StructureError
 
 _OTHER_WIDTHS = "other channels are reshaped into groups by its width"
@@ -30,9 +32,9 @@ def complaint(model: nn.Module, inputs: Inputs, before: Trace, *, backward: bool
             parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
             if backward and scalars and parameters:
                 torch.autograd.grad(scalars, parameters, allow_unused=True)
-            if before.needed_training:
-                model.train()
-                run(model, tuple(torch.cat([x, x]) if x.ndim else x for x in inputs))
+            if before.trains:
+                with training(model):
+                    run(model, for_training(inputs))
     except (ArgumentError, RuntimeError) as error:
         return str(error)
     return None
@@ -87,11 +89,34 @@ def _beside(graph: ChannelGraph, units: set[int]) -> set[int]:
 
 
 def _outcome(model: nn.Module, inputs: Inputs, graph: ChannelGraph, removed: set[int]) -> str | None:
+    cut = plan_cut(graph, removed)
     try:
-        undo = apply_cut(model, plan_cut(graph, removed))
+        undo = apply_cut(model, cut)
     except StructureError as error:
         return str(error)
     try:
-        return complaint(model, inputs, graph.trace, backward=False)
+        why = complaint(model, inputs, graph.trace, backward=False)
+        return _misread(graph, cut, trace(model, inputs, graph.trace)) if why is None else why
     finally:
         undo()
+
+
+def _misread(graph: ChannelGraph, cut: Cut, after: Trace) -> str | None:
+    """Where channels meet other ones in a network after a cut than before it, None if all meet the same.
+
+    A width that fits is not enough: code that splits 16 channels into 8 and 8 splits 14 into 8 and 6. So the narrowed
+    network is followed too, and each of its channels must come from one channel of the whole one, wherever it is met.
+    """
+    origins = {FIXED: FIXED}
+    for name, layer in graph.trace.layers.items():
+        for attribute, axes in layer.axes.items():
+            tensor = f"{name}.{attribute}" if name else attribute
+            found = after.layers[name].axes.get(attribute, {}) if name in after.layers else {}
+            for axis, labels in axes.items():
+                before = units_of(graph.coupling, labels)
+                kept = cut.kept.get(tensor, {}).get(axis, range(len(before)))
+                now = units_of(after.coupling, found[axis]) if axis in found else []
+                pairs = zip([before[place] for place in kept], now, strict=False)
+                if len(now) != len(kept) or any(origins.setdefault(new, old) != old for old, new in pairs):
+                    return f"narrower, other channels meet in {name}"
+    return None

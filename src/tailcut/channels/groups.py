@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from tailcut.channels.coupling import FIXED, Coupling
 from tailcut.channels.layer_rules import Alignment, TracedLayer
-from tailcut.channels.tracing import Inputs, Trace, trace
+from tailcut.channels.running import Inputs
+from tailcut.channels.tracing import Trace, trace
 from tailcut.errors import ArgumentError
 
 IGNORED = "ignored"

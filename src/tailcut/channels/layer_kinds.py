@@ -131,15 +131,15 @@ class ChannelNorm(LayerKind):
 
 
 class FeatureNorm(LayerKind):
-    """Layer norm and RMS norm over the last axis."""
+    """Layer norm and RMS norm over one axis: the last one, unless a subclass turns its input first."""
 
     number = 4
     types = (nn.LayerNorm, nn.RMSNorm)
     attributes = ("normalized_shape",)
 
     def fits(self, module: nn.Module) -> bool:
-        """Whether it normalises one axis."""
-        return super().fits(module) and len(module.normalized_shape) == 1  # type: ignore[arg-type]
+        """Whether it normalises one axis, in whatever forward."""
+        return isinstance(module, self.types) and len(module.normalized_shape) == 1
 
     def sizes(self, module: nn.Module) -> dict[str, int]:
         """The one size."""
@@ -259,6 +259,12 @@ WHOLE_LAYERS: tuple[tuple[type[nn.Module], str], ...] = (
 def layer_kind(module: nn.Module) -> LayerKind | None:
     """The row that fits `module`, None if there is none."""
     return next((kind for kind in KINDS if kind.fits(module)), None)
+
+
+def is_traced_through(module: nn.Module) -> bool:
+    """Whether it is a layer with a forward of its own, whose operations tell what its tensors belong to."""
+    kind = layer_kind(module)
+    return isinstance(kind, FeatureNorm) and not LayerKind.fits(kind, module)
 
 
 def whole_layer(module: nn.Module) -> str | None:

@@ -140,6 +140,34 @@ def pass_layer(network: Network, name: str, module: nn.Module, x: Tensor, labels
     return _RULES[type(kind)](_Pass(network, name, module, x, labels, output))
 
 
+def write_norm(
+    network: Network, name: str, module: nn.Module, x: Tensor, labels: Tensor, output: Tensor, own: dict[str, Tensor]
+) -> None:
+    """Write down a norm over one axis whose forward was followed operation by operation (see `pass_layer`).
+
+    Args:
+        network: the trace so far.
+        name: of the norm.
+        module: the norm.
+        x: its input.
+        labels: those of the input.
+        output: what it gave.
+        own: the labels of its scales and shifts, which its operations coupled with channels.
+    """
+    run = _Pass(network, name, module, x, labels, output)
+    coupling, (size,) = network.coupling, module.normalized_shape  # type: ignore[misc]
+    axes = coupling.varied(labels)
+    if len(axes) != 1 or x.shape[axes[0]] != size:
+        run.refuse("its channels do not lie along one axis")
+        return
+    channels = coupling.roots(labels.movedim(axes[0], 0).flatten(1)[:, 0])
+    if any(not torch.equal(coupling.roots(vector), channels) for vector in own.values()):
+        run.refuse("its scales were not seen to go with the channels of its input")
+        return
+    tensors = {attribute: {0: vector} for attribute, vector in own.items()}
+    run.write(TracedLayer(name, module, tensors, inner=channels, outer=channels))
+
+
 def _convolution(run: _Pass) -> Tensor:
     module = run.module
     num_axes = len(module.kernel_size)  # type: ignore[arg-type]

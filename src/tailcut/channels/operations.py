@@ -16,6 +16,9 @@ from torch.utils import _pytree as pytree
 
 from tailcut.channels.coupling import Coupling, fixed
 
+# What they give last is a place along the axis, not a number that was there.
+_INDEXING = {"argmax", "argmin", "max", "min", "median", "nanmedian", "mode", "kthvalue"}
+
 
 @dataclass(frozen=True)
 class Call:
@@ -102,6 +105,14 @@ def labels_of_results(call: Call) -> list[Tensor]:
     return [call.coupling.tidy(labels) for labels in rule(call)]
 
 
+def numbered_channels(call: Call) -> Tensor | None:
+    """Labels of the channels that the last result tells the place of; None where it is no place among channels."""
+    if call.name not in _INDEXING or not (call.name.startswith("arg") or len(call.results) > 1):
+        return None
+    labels = call.main
+    return labels if set(call.axes("dim")) & set(call.coupling.varied(labels)) else None
+
+
 def entry_by_entry(call: Call) -> list[Tensor]:
     """Addition, activations, ...: what meets at one entry goes or stays together.
 
@@ -143,11 +154,11 @@ def reshape(call: Call) -> list[Tensor]:
         return call.lock_all(f"channels cannot be followed through {call.func}")
     after = coupling.tidy(before.reshape(call.results[0].shape))
     old, new = coupling.varied(before), coupling.varied(after)
+    chosen = coupling.choose_view(new if len(new) > len(old) else (), after.shape)
     if not old:
         return [after]
-    if len(new) > len(old):
-        widest = max(new, key=lambda axis: after.shape[axis])
-        rest = [axis for axis in new if axis != widest]
+    if chosen is not None:
+        rest = [axis for axis in new if axis != chosen]
         coupling.regrouped = True
         coupling.assume(after, f"its channels are reshaped into groups, {call.place}")
         return [coupling.couple_along(after, rest, f"reshaped with fixed entries, {call.place}")]
@@ -209,6 +220,25 @@ def pad(call: Call) -> list[Tensor]:
     return [labels]
 
 
+def layer_norm(call: Call) -> list[Tensor]:
+    """Normalisation over the last axes, by scales and shifts that go with the channels along the last one."""
+    labels, coupling = call.main, call.coupling
+    num_axes = len(call.arguments["normalized_shape"])
+    last = set(range(labels.ndim - num_axes, labels.ndim))
+    over_channels = last & set(coupling.varied(labels))
+    if over_channels and num_axes > 1:
+        return call.lock_all("normalised over several axes")
+    for x in call.inputs[1:]:
+        own = _aligned(call.labels(x), labels.ndim).expand(labels.shape)
+        labels = coupling.couple(labels, own, f"normalised with fixed entries, {call.place}")
+    if over_channels:
+        coupling.assume(labels, f"its channels are normalised together, {call.place}")
+    statistics = fixed(labels.shape) if over_channels else labels
+    for axis in last:
+        statistics = statistics.narrow(axis, 0, 1)
+    return [labels, *(statistics.expand(result.shape) for result in call.results[1:])]
+
+
 def reduction(call: Call) -> list[Tensor]:
     """Sums, means, norms: over the map they keep the channels; over the channels nothing is left of them."""
     labels, coupling = call.main, call.coupling
@@ -261,7 +291,7 @@ def product(call: Call) -> list[Tensor]:
     return call.lock_all("multiplied with other maps or with weights outside of a layer (attention?)")
 
 
-_SEVERAL_INPUTS = (entry_by_entry, layout, product)
+_SEVERAL_INPUTS = (entry_by_entry, layout, product, layer_norm)
 _SPATIAL = re.compile(
     r"_?(mkldnn_)?(adaptive_)?(avg|max)_pool[123]d(_with_indices)?"
     r"|_?upsample_[a-z]+(_[a-z]+)*[123]d(_aa)?"
@@ -286,6 +316,7 @@ _RULES: dict[str, Rule] = {
     **_family(gated_half, "glu"),
     **_family(pad, "constant_pad_nd"),
     **_family(shuffle, "channel_shuffle native_channel_shuffle"),
+    **_family(layer_norm, "native_layer_norm _fused_rms_norm"),
     **_family(reduction, "linalg_vector_norm logsumexp"),
     **_family(product, "mm bmm addmm baddbmm addbmm mv dot"),
     **_family(

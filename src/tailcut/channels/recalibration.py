@@ -7,12 +7,14 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tailcut.channels.running import inputs_of, running, unwrapped
+from tailcut.channels.running import Choose, Inputs, inputs_of, running, unwrapped
 from tailcut.channels.score import NUM_BATCHES
 from tailcut.errors import ArgumentError
 
 
-def recalibrate(model: nn.Module, loader: Iterable[Any], num_batches: int = NUM_BATCHES) -> int:
+def recalibrate(
+    model: nn.Module, loader: Iterable[Any], num_batches: int = NUM_BATCHES, *, inputs: Choose | None = None
+) -> int:
     """Replace the running statistics of batch norm by the mean over some batches. Changes the module.
 
     A pruned network that is not trained on keeps much more of its accuracy so. Everything but batch norm runs in
@@ -22,6 +24,7 @@ def recalibrate(model: nn.Module, loader: Iterable[Any], num_batches: int = NUM_
         model: any network.
         loader: yields inputs, or tuples and lists that begin with them.
         num_batches: the most batches to take.
+        inputs: what the network takes of a batch, see `score`.
 
     Returns:
         How many inputs were taken; 0 for a network that keeps no running statistics.
@@ -41,7 +44,8 @@ def recalibrate(model: nn.Module, loader: Iterable[Any], num_batches: int = NUM_
                 norm.train()
                 norm.reset_running_stats()
                 norm.momentum = None  # the plain mean over batches
-            taken = sum(_forward(network, inputs) for inputs in inputs_of(loader, num_batches, network))
+            batches = inputs_of(loader, num_batches, network, inputs)
+            taken = sum(_forward(network, batch) for batch in batches)
             if not taken:
                 raise ArgumentError("the loader gave no batch to measure the statistics on")
             if not all(bool(x.isfinite().all()) for norm in norms for x in norm.buffers(recurse=False)):
@@ -62,6 +66,6 @@ def _keeps_statistics(norm: _BatchNorm) -> bool:
     return norm.track_running_stats and norm.running_mean is not None
 
 
-def _forward(network: nn.Module, inputs: torch.Tensor) -> int:
-    network(inputs)
-    return len(inputs)
+def _forward(network: nn.Module, inputs: Inputs) -> int:
+    network(*inputs)
+    return len(inputs[0])

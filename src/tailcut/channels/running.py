@@ -1,7 +1,7 @@
 """How a network runs while its feature maps are looked at: itself, in evaluation mode, operation by operation."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from tailcut.channels.maps import as_maps, channel_axis, follow_maps
 from tailcut.errors import ArgumentError
 from tailcut.structure import NetworkView
+
+Inputs = tuple[Tensor, ...]
+Choose = Callable[[Any], Tensor | Inputs]
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -72,19 +75,39 @@ def layer_maps(model: nn.Module, inputs: Tensor, layer: str) -> Tensor:
     return found[0]
 
 
-def inputs_of(loader: Iterable[Any], num_batches: int | None, model: nn.Module) -> Iterator[Tensor]:
-    """The inputs of the first batches, on the model's device."""
+def inputs_of(
+    loader: Iterable[Any], num_batches: int | None, model: nn.Module, choose: Choose | None = None
+) -> Iterator[Inputs]:
+    """What the network takes of the first batches, on its device; batches without pictures are left out.
+
+    Args:
+        loader: yields batches.
+        num_batches: the most batches to take; all when None.
+        model: the network.
+        choose: gives the inputs of a batch; the batch itself, or its first entry, when None.
+
+    Raises:
+        ArgumentError: an input is no tensor (batch, ...), or `num_batches` no number of batches.
+    """
+    if num_batches is not None and (type(num_batches) is not int or num_batches < 1):
+        raise ArgumentError(f"num_batches must be an integer of at least 1, or None for all; got {num_batches!r}")
     tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
     device = torch.device("cpu") if tensor is None else tensor.device
     for number, batch in enumerate(itertools.islice(loader, num_batches)):
-        inputs = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
-        if not isinstance(inputs, Tensor) or inputs.ndim == 0:
+        inputs = _first(batch) if choose is None else choose(batch)
+        inputs = (inputs,) if isinstance(inputs, Tensor) else inputs
+        if not isinstance(inputs, tuple) or not inputs or not all(isinstance(x, Tensor) and x.ndim for x in inputs):
+            expected = "tensors of inputs, or tuples or lists that begin with one" if choose is None else "such batches"
             raise ArgumentError(
-                "the loader must yield tensors of inputs, or tuples or lists that begin with one; "
-                f"batch {number} is {type(batch).__name__} with {type(inputs).__name__}"
+                f"the loader must yield {expected}; batch {number} is {type(batch).__name__}, its inputs "
+                f"{type(inputs).__name__}" + ("" if choose is None else ", `inputs` must give a tensor or tensors")
             )
-        if len(inputs) > 0:
-            yield inputs.to(device)
+        if len(inputs[0]) > 0:
+            yield tuple(x.to(device) for x in inputs)
+
+
+def _first(batch: Any) -> Any:
+    return batch[0] if isinstance(batch, (tuple, list)) and batch else batch
 
 
 def _eager(model: nn.Module) -> AbstractContextManager[object]:

@@ -1,6 +1,6 @@
 """`score`: how important each channel of each layer is, by the paper's score or by one of the usual baselines."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -10,7 +10,7 @@ from torch.nn.modules.conv import _ConvNd
 from tailcut.channels.baselines import MAP_MEASURES, WEIGHT_MEASURES, norm_scales, random_importance
 from tailcut.channels.formulas import COMPONENTS, Component, Formula, MapParts, Variant, map_parts
 from tailcut.channels.maps import as_maps, channel_axis, follow_maps, num_channels
-from tailcut.channels.running import inputs_of, running, unwrapped
+from tailcut.channels.running import Choose, Inputs, inputs_of, running, unwrapped
 from tailcut.channels.scores import Scores, formula_settings
 from tailcut.errors import ArgumentError, StructureError
 
@@ -34,6 +34,7 @@ def score(
     spatial_weight: float = 0.03,
     components: Component | Sequence[Component] = COMPONENTS,
     layers: Sequence[str] | None = None,
+    inputs: Choose | None = None,
     seed: int = 0,
 ) -> Scores:
     """The importance of each output channel of a network's layers. The model is not changed.
@@ -56,6 +57,8 @@ def score(
         spatial_weight: lambda of equation 12.
         components: parts of the score that count, of `spectral`, `dist` and `spatial`.
         layers: names of the layers to score, convolutions or linear layers; every convolution when None.
+        inputs: what the network takes of a batch, a tensor or a tuple of tensors: `lambda batch: (batch[0], batch[1])`
+            for a network of two inputs; the batch itself, or its first entry, when None.
         seed: for `random`.
 
     Returns:
@@ -68,8 +71,6 @@ def score(
     formula = Formula(variant, block_size, gaussian_sigma, spatial_weight, components)
     if needs_loader(method) and loader is None:
         raise ArgumentError(f"the method {method} looks at feature maps: give a loader that yields inputs")
-    if num_batches is not None and (type(num_batches) is not int or num_batches < 1):
-        raise ArgumentError(f"num_batches must be an integer of at least 1, or None for all; got {num_batches!r}")
     network = unwrapped(model)
     chosen = _choose_layers(network, layers)
     if method == RANDOM:
@@ -78,8 +79,8 @@ def score(
         with torch.no_grad():
             return Scores({name: WEIGHT_MEASURES[method](layer) for name, layer in chosen.items()}, method=method)
     if method == NORM_SCALE:
-        return _score_norms(network, chosen, loader)
-    return _score_maps(network, chosen, inputs_of(loader, num_batches, network), method, formula)
+        return _score_norms(network, chosen, inputs_of(loader, 1, network, inputs))
+    return _score_maps(network, chosen, inputs_of(loader, num_batches, network, inputs), method, formula)
 
 
 def needs_loader(method: str) -> bool:
@@ -111,7 +112,7 @@ def _choose_layers(model: nn.Module, names: Sequence[str] | None) -> dict[str, n
 
 
 def _score_maps(
-    model: nn.Module, layers: Mapping[str, nn.Module], inputs: Iterable[Tensor], method: str, formula: Formula
+    model: nn.Module, layers: Mapping[str, nn.Module], batches: Iterable[Inputs], method: str, formula: Formula
 ) -> Scores:
     is_spectral = method == SPECTRAL
     measure: Measure = (lambda maps: map_parts(maps, formula)) if is_spectral else MAP_MEASURES[method]
@@ -124,10 +125,10 @@ def _score_maps(
             means.add(name, columns)
 
     with torch.no_grad(), running(model), follow_maps(layers, take) as follower:
-        for batch in inputs:
-            model(batch)
+        for batch in batches:
+            model(*batch)
             follower.finish()
-            means.num_images += len(batch)
+            means.num_images += len(batch[0])
     found, left = means.finish(model)
     if not is_spectral:
         importance = {name: columns[0] for name, columns in found.items()}
@@ -186,8 +187,8 @@ class _Means:
         self._sums = {name: part.view(sums.shape) for (name, sums), part in zip(self._sums.items(), parts, strict=True)}
 
 
-def _score_norms(model: nn.Module, layers: Mapping[str, nn.Module], loader: Iterable[Any]) -> Scores:
-    inputs = next(inputs_of(loader, 1, model), None)
+def _score_norms(model: nn.Module, layers: Mapping[str, nn.Module], batches: Iterator[Inputs]) -> Scores:
+    inputs = next(batches, None)
     if inputs is None:
         raise ArgumentError("the loader gave no batch: there is nothing to see the order of the layers by")
     with torch.no_grad(), running(model):

@@ -4,7 +4,8 @@ Layers of `layer_kinds` are taken as a whole (their rules are in layer_rules.py)
 torch's operations (operations.py). Nothing is compiled or rewritten: any Python in the forward is fine.
 """
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,13 +18,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from tailcut.channels.coupling import Coupling, fixed
-from tailcut.channels.layer_kinds import layer_kind, whole_layer
-from tailcut.channels.layer_rules import Alignment, TracedLayer, pass_layer
-from tailcut.channels.operations import Call, bind_arguments, labels_of_results
-from tailcut.channels.running import running
+from tailcut.channels.layer_kinds import is_traced_through, layer_kind, whole_layer
+from tailcut.channels.layer_rules import Alignment, TracedLayer, pass_layer, write_norm
+from tailcut.channels.operations import Call, bind_arguments, labels_of_results, numbered_channels
+from tailcut.channels.running import Inputs, running
 from tailcut.errors import ArgumentError, TailcutError
+from tailcut.structure.outputs import output_tensors
 
-Inputs = tuple[Tensor, ...]
 MAX_FREE_NUMBERS = 1 << 22  # entries of a parameter outside of layers that are followed one by one
 
 
@@ -38,7 +39,7 @@ class Trace:
         free: name -> labels of the parameters and buffers outside of layers that met channels.
         idle: layers with channels that did not run.
         outputs: what the network gave: shapes of its tensors.
-        needed_training: some layers ran in training mode only.
+        trains: the network also ran in training mode.
     """
 
     coupling: Coupling = field(default_factory=Coupling)
@@ -47,38 +48,54 @@ class Trace:
     free: dict[str, Tensor] = field(default_factory=dict)
     idle: list[str] = field(default_factory=list)
     outputs: list[tuple[int, ...]] = field(default_factory=list)
-    needed_training: bool = False
+    trains: bool = False
 
 
-def trace(model: nn.Module, inputs: Inputs) -> Trace:
-    """Follow the channels of `model` through a forward. The model is not changed.
+def trace(model: nn.Module, inputs: Inputs, like: Trace | None = None) -> Trace:
+    """Follow the channels of `model` through two forwards, in evaluation and in training mode. It is not changed.
 
-    Layers that do not run in evaluation mode (auxiliary classifiers) are looked for in a second forward in training
-    mode, whose changes of buffers are undone.
+    Training mode runs layers (auxiliary classifiers) and meets tensors that evaluation leaves out; buffers that it
+    changes are put back. A network that does not train on such inputs is followed in evaluation mode alone.
+
+    Args:
+        model: any network.
+        inputs: what its forward takes.
+        like: the trace of the same network before a cut, whose reading of reshapes is taken over.
 
     Raises:
-        ArgumentError: the network does not run on the inputs.
+        ArgumentError: the network does not run on the inputs, or gives no tensors.
     """
-    found = Trace()
+    found = Trace(Coupling(like.coupling.views)) if like is not None else Trace()
     with undisturbed(model):
         found.outputs = [tuple(tensor.shape) for tensor in _follow(model, inputs, found)]
-        if _idle(model, found):
-            # Batch norm in training needs more than one value per channel.
-            twice = tuple(torch.cat([x, x]) if x.ndim else x for x in inputs)
-            positions = {name: layer.positions for name, layer in found.layers.items()}
-            model.train()
-            try:
-                _follow(model, twice, found)
-            except ArgumentError:
-                pass  # it has no training mode for such inputs: the layers stay idle
-            finally:
-                model.eval()
-            for name, layer in found.layers.items():
-                layer.positions = positions.get(name, 0)
-            found.needed_training = len(found.layers) > len(positions)
+        if not found.outputs:
+            raise ArgumentError(f"{type(model).__name__} gives no tensors that its channels could be followed to")
+        positions = {name: layer.positions for name, layer in found.layers.items()}
+        with training(model), contextlib.suppress(ArgumentError):
+            _follow(model, for_training(inputs), found)
+            found.trains = True
+        for name, layer in found.layers.items():
+            layer.positions = positions.get(name, 0)
+            for attribute in layer.axes:
+                found.free.pop(f"{name}.{attribute}" if name else attribute, None)
     found.idle = _idle(model, found)
     _couple_tied(model, found)
     return found
+
+
+@contextmanager
+def training(model: nn.Module) -> Iterator[None]:
+    """Within the block the model is in training mode, afterwards in evaluation mode."""
+    model.train()
+    try:
+        yield
+    finally:
+        model.eval()
+
+
+def for_training(inputs: Inputs) -> Inputs:
+    """The inputs twice in a batch: batch norm in training needs more than one value per channel."""
+    return tuple(torch.cat([x, x]) if x.ndim else x for x in inputs)
 
 
 @contextmanager
@@ -87,7 +104,12 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
     Attention is kept out of its fast path, which hides the layers it is made of.
     """
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    buffers = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
     fast_path = torch.backends.mha.get_fastpath_enabled()
     devices = sorted({x.device.index for x in model.parameters() if x.is_cuda})
     with running(model), torch.random.fork_rng(devices):
@@ -97,7 +119,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         finally:
             torch.backends.mha.set_fastpath_enabled(fast_path)
             with torch.no_grad():
-                for buffer, before in buffers:
+                for module, name, buffer, before in buffers:
+                    module._buffers[name] = buffer
                     if not torch.equal(buffer, before):
                         buffer.copy_(before)
 
@@ -115,13 +138,14 @@ def run(model: nn.Module, inputs: Inputs) -> list[Tensor]:
     except Exception as error:
         shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
         raise ArgumentError(f"{type(model).__name__} does not run on an input of shape {shapes}: {error}") from error
-    return [x for x in pytree.tree_leaves(outputs) if isinstance(x, Tensor)]
+    return output_tensors(outputs)
 
 
 def _follow(model: nn.Module, inputs: Inputs, found: Trace) -> list[Tensor]:
     tracer = _Tracer(model, found)
     with torch.no_grad(), tracer.hooked(model), tracer:
         outputs = run(model, inputs)
+        tracer.lock_numbered(outputs)
     for output in outputs:
         found.coupling.lock(tracer.labels(output), "the network's output")
     return outputs
@@ -137,6 +161,7 @@ class _Tracer(TorchDispatchMode):
         self.running: list[str] = []
         self._in_layers = 0
         self._labels: Any = WeakTensorKeyDictionary()
+        self._numbered: Any = WeakTensorKeyDictionary()  # places along channels -> the labels of these
         self._free = _free_tensors(model)
         self._owners = _owners(model)
 
@@ -156,6 +181,12 @@ class _Tracer(TorchDispatchMode):
         """Write the labels of a tensor."""
         self._labels[x] = labels
 
+    def lock_numbered(self, used: Sequence[Tensor]) -> None:
+        """Channels must stay where a place among them is used: the place of a class is its name."""
+        for x in used:
+            if x in self._numbered:
+                self.coupling.lock(self._numbered[x], f"the place of one of its channels is used, {self.place()}")
+
     def place(self) -> str:
         """Where in the network, for messages."""
         return f"in {self.running[-1]}" if self.running and self.running[-1] else "in the network's forward"
@@ -167,6 +198,7 @@ class _Tracer(TorchDispatchMode):
         if self._in_layers:
             return result
         inputs = [x for x in pytree.tree_leaves((args, kwargs or {})) if isinstance(x, Tensor)]
+        self.lock_numbered(inputs)
         for x in inputs:
             if id(x) in self._owners:
                 self._owners[id(x)].append(self.place())
@@ -176,6 +208,9 @@ class _Tracer(TorchDispatchMode):
             call = Call(self.coupling, func, arguments, inputs, results, self.labels, self.place())
             for x, labels in zip(results, labels_of_results(call), strict=True):
                 self.set_labels(x, labels)
+            numbered = numbered_channels(call)
+            if numbered is not None:
+                self._numbered[results[-1]] = numbered
         return result
 
     @contextmanager
@@ -184,10 +219,10 @@ class _Tracer(TorchDispatchMode):
         handles = []
         try:
             for name, module in model.named_modules():
-                is_layer = layer_kind(module) is not None or whole_layer(module) is not None
-                enter, leave = self._hooks(name, is_layer)
-                handles.append(module.register_forward_pre_hook(enter, prepend=True))
-                handles.append(module.register_forward_hook(leave, with_kwargs=True))
+                # The network's own hooks run outside of these two: what they do is followed as the rest is.
+                enter, leave = self._hooks(name, _is_layer(module))
+                handles.append(module.register_forward_pre_hook(enter))
+                handles.append(module.register_forward_hook(leave, with_kwargs=True, prepend=True))
             yield
             self._lock_weights_used_elsewhere()
         finally:
@@ -204,12 +239,15 @@ class _Tracer(TorchDispatchMode):
             self._in_layers -= is_layer
             if is_layer and not self._in_layers:
                 self._pass(name, module, args, kwargs, output)
+            elif not self._in_layers and is_traced_through(module):
+                self._write_norm(name, module, args, kwargs, output)
 
         return enter, leave
 
     def _pass(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         inputs = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         outputs = [x for x in pytree.tree_leaves(output) if isinstance(x, Tensor)]
+        self.lock_numbered(inputs)
         why = whole_layer(module) if layer_kind(module) is None else None
         if parametrize.is_parametrized(module):
             why = f"its weight is parametrised ({_parametrization(module)}); prune first, parametrise afterwards"
@@ -224,6 +262,14 @@ class _Tracer(TorchDispatchMode):
         for x in outputs:
             self.set_labels(x, fixed(x.shape))
         self.found.layers.setdefault(name, TracedLayer(name, module, why=why or "it has several inputs or outputs"))
+
+    def _write_norm(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        inputs = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        if len(inputs) == 1 and isinstance(output, Tensor):
+            own = {key: self.labels(x) for key, x in module.named_parameters(recurse=False)}
+            write_norm(self.found, name, module, inputs[0], self.labels(inputs[0]), output, own)
+        else:
+            self.found.layers.setdefault(name, TracedLayer(name, module, why="it has several inputs or outputs"))
 
     def _lock_weights_used_elsewhere(self) -> None:
         owned = {id(x): layer for layer in self.found.layers.values() for x in layer.module.parameters(recurse=False)}
@@ -250,8 +296,14 @@ def _owners(model: nn.Module) -> dict[int, list[str]]:
     return {id(x): [] for module in _layers(model) for x in module.parameters(recurse=False)}
 
 
+def _is_layer(module: nn.Module) -> bool:
+    """Whether it is taken as a whole."""
+    known = layer_kind(module) is not None or whole_layer(module) is not None
+    return known and not is_traced_through(module)
+
+
 def _layers(model: nn.Module) -> set[nn.Module]:
-    found = {module for module in model.modules() if layer_kind(module) is not None or whole_layer(module) is not None}
+    found = {module for module in model.modules() if _is_layer(module)}
     return found | {part for module in found for part in module.modules()}
 
 

@@ -1,7 +1,6 @@
 """`tailcut train`: from a recipe to a run folder with a packed network."""
 
 import argparse
-import shlex
 
 from tailcut.cli.parser import Verbs, add_data_roots, add_machines, add_verb, machines_of
 from tailcut.printing import Report
@@ -40,7 +39,7 @@ def add_parser(verbs: Verbs) -> None:
 def run(arguments: argparse.Namespace) -> Report | None:
     """Train; only the first process reports."""
     from tailcut.training.machines import is_first_process
-    from tailcut.training.recipe_files import load_recipe
+    from tailcut.training.recipe_files import load_recipe, training_command
     from tailcut.training.trainers import train
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
@@ -52,19 +51,13 @@ def run(arguments: argparse.Namespace) -> Report | None:
         machines=machines_of(arguments),
         download=arguments.download,
         progress=True,
-        command=_command(arguments),
+        command=training_command(
+            arguments.recipe,
+            arguments.out,
+            overrides=arguments.overrides,
+            imports=arguments.imports,
+            devices=arguments.devices,
+            num_nodes=arguments.num_nodes,
+        ),
     )
     return result if is_first_process() else None
-
-
-def _command(arguments: argparse.Namespace) -> str:
-    """The command that gives this result again: without the places of this machine."""
-    words = ["tailcut", "train", arguments.recipe, "--out", arguments.out]
-    for module in arguments.imports:
-        words += ["--import", module]
-    for override in arguments.overrides:
-        words += ["--set", override]
-    for option in ("devices", "num_nodes"):
-        if getattr(arguments, option) != 1:
-            words += [f"--{option.replace('_', '-')}", str(getattr(arguments, option))]
-    return shlex.join(words)

@@ -39,7 +39,8 @@ STANDALONE = {0x01, *range(0xD0, 0xD8)}  # TEM and the restart markers: no lengt
 _MARKER_AFTER_DATA = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 _XMP_ORIENTATION = re.compile(rb"tiff:Orientation(?:=\"|>)([1-8])")
-_ORIENTATION_TAG, _SHORT = 0x0112, 3
+_ORIENTATION_TAG = 0x0112
+_EXIF_INTEGERS = {1: "B", 3: "H", 4: "I"}  # BYTE, SHORT, LONG
 
 
 # The i-th coefficient of a file stands at index 8 v + u of its block.
@@ -376,7 +377,9 @@ def _exif_orientation(content: bytes) -> int:
         return 0
     num_entries = struct.unpack_from(f"{order}H", content, start)[0]
     for position in range(start + 2, min(start + 2 + 12 * num_entries, len(content) - 11), 12):
-        tag, kind, number, value = struct.unpack_from(f"{order}HHIH", content, position)
+        tag, kind, number = struct.unpack_from(f"{order}HHI", content, position)
         if tag == _ORIENTATION_TAG:
-            return value if kind == _SHORT and number == 1 and 1 <= value <= 8 else 0
+            form = _EXIF_INTEGERS.get(kind) if number == 1 else None
+            value: int = struct.unpack_from(f"{order}{form}", content, position + 8)[0] if form is not None else 0
+            return value if 1 <= value <= 8 else 0
     return 0

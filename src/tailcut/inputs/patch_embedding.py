@@ -14,7 +14,7 @@ from tailcut.inputs.input_transform import LEVEL_SHIFT
 from tailcut.inputs.stem import check_unedited, example_of, make, submodule
 from tailcut.inputs.stem_edit import LayerEntry, ReplaceStemEdit, Setting
 from tailcut.inputs.stem_trace import modules_before, run, trial_copy
-from tailcut.inputs.stem_trial import noise, runs_transform
+from tailcut.inputs.stem_trial import arrives, noise, runs_transform
 from tailcut.transform.block import BLOCK_SIZE, block_dct, to_channels
 from tailcut.transform.color import RGB_TO_YCBCR
 
@@ -181,6 +181,8 @@ def _tried(trial: nn.Module, edit: ReplaceStemEdit, place: str) -> tuple[int, in
     edit.replace_modules(trial)
     height, width = (size // BLOCK_SIZE for size in pixels.shape[2:])
     x = noise((1, edit.selection.num_channels, height, width), like) - 0.5
-    if runs_transform(trial, lambda: run(trial, x, what="a tensor of channels")):
+    with arrives(trial, place, x):
+        inside = runs_transform(trial, lambda: run(trial, x, what="a tensor of channels"))
+    if inside:
         raise StructureError("the network runs all its children in order, so the transform has no place; wrap it")
     return height, width

@@ -66,7 +66,7 @@ def found(edit: ReplaceStemEdit, trial: nn.Module, boundary: str, example: Tenso
     # Channels have two signs: a functional relu would let positive ones pass.
     x = noise((1, edit.selection.num_channels, *shape[2:]), rebuilding.like_model(trial)) - 0.5
     widths = _Widths(trace)
-    with widths.fitted(trial), _arrives(trial, boundary, x):
+    with widths.fitted(trial), arrives(trial, boundary, x):
         inside = runs_transform(trial, lambda: run(trial, x, what="a tensor of channels"))
     if inside and not removed:
         raise StructureError(
@@ -139,7 +139,7 @@ class _Widths:
 
 
 @contextmanager
-def _arrives(trial: nn.Module, boundary: str, x: Tensor) -> Iterator[None]:
+def arrives(trial: nn.Module, boundary: str, x: Tensor) -> Iterator[None]:
     """Within the block, `StructureError` if the first call of `boundary` gets anything but `x`."""
     sent = x.clone()
 

@@ -16,7 +16,7 @@ from tailcut.inputs.block_dct import BlockDCT
 from tailcut.inputs.stem import check_unedited, make, submodule
 from tailcut.inputs.stem_edit import MAX_MAP_SIZE, MAX_SIDE, LayerEntry, ReplaceStemEdit
 from tailcut.inputs.stem_trace import Trace, modules_before, run, trial_copy
-from tailcut.inputs.stem_trial import noise, runs_transform
+from tailcut.inputs.stem_trial import arrives, noise, runs_transform
 from tailcut.printing import Report
 
 _log = logging.getLogger(__name__)
@@ -301,7 +301,8 @@ def _tried(edit: ReplaceStemEdit, trial: nn.Module, target: str) -> ReplaceStemE
             lambda module, inputs, output, name=name: made.update({name: output})
         )
     x = noise((1, edit.selection.num_channels, *edit.map_size), rebuilding.like_model(trial)) - 0.5
-    inside = runs_transform(trial, lambda: run(trial, x, what="a tensor of channels"))
+    with arrives(trial, edit.removed[0], x):
+        inside = runs_transform(trial, lambda: run(trial, x, what="a tensor of channels"))
     if made[target].shape != made[edit.removed[0]].shape or not torch.equal(made[target], made[edit.removed[0]]):
         raise StructureError(
             f"between the input and {target} the forward does more than call modules (a functional relu, a pooling?), "

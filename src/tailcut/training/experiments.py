@@ -3,7 +3,6 @@
 import difflib
 import importlib.resources
 import json
-import shlex
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Annotated, Any, Self
 from tailcut.errors import MissingExtraError, RecipeError
 from tailcut.runs import Run
 from tailcut.training.recipe import Fraction, Recipe, Section
-from tailcut.training.recipe_files import SUFFIX, load_recipe
+from tailcut.training.recipe_files import SUFFIX, load_recipe, training_command
 
 try:
     from pydantic import AfterValidator, Field, ValidationError, model_validator
@@ -133,10 +132,7 @@ class Trial:
 
     def command(self, imports: Sequence[str] = ()) -> str:
         """The command that trains just this; `imports` are the modules that register its network."""
-        words = ["tailcut", "train", self.source, "--out", self.run.path.as_posix()]
-        for option, values in (("--import", imports), ("--set", self.overrides)):
-            words += [word for value in values for word in (option, value)]
-        return shlex.join(words)
+        return training_command(self.source, self.run.path.as_posix(), overrides=self.overrides, imports=imports)
 
 
 def load_experiment(name_or_path: str | Path) -> Experiment:

@@ -35,7 +35,7 @@ class HeatMap:
         class_number: the class that was asked for.
         num_classes: how many the network has.
         probability: that the network gives it.
-        values: float32 (height, width) of the picture, 0 to 1; all 0 where nothing speaks for the class.
+        values: float32 (height, width) of the network's input, 0 to 1; all 0 where nothing speaks for the class.
     """
 
     layer: str
@@ -178,12 +178,13 @@ def explain_files(
     number, explained = class_number, None
     for file in files:
         model = load(file, device=place)
-        x = _read(picture, model).to(place)
+        pixels = _pixels(picture, model).to(place)
+        x = reader_of(model)(pixels)
         network = runnable(model, place, dense=True)
         own = grad_cam(network, x, layer=layer)
         number = own.class_number if number is None else number
         heat = own if own.class_number == number else grad_cam(network, x, layer=layer, class_number=number)
-        panels.append((str(file), x.cpu()[0], heat))
+        panels.append((str(file), pixels.cpu()[0], heat))
         best = name_of(model, own.class_number, own.num_classes)
         explained = explained or name_of(model, number, own.num_classes)
         focus = _focus(heat.values)
@@ -207,13 +208,13 @@ def _convolutions(network: nn.Module, layer: str | None) -> dict[str, nn.Module]
     return {layer: found[layer]}
 
 
-def _read(path: str | Path, model: nn.Module) -> Tensor:
-    """What the network reads of the picture, in the size that its family (or its edits) have as example."""
+def _pixels(path: str | Path, model: nn.Module) -> Tensor:
+    """The picture (1, channels, height, width) in the size that the network's family (or its edits) has as example."""
     shape = picture_shape(model)
     if shape is None:
         raise ArgumentError("explain needs a network of a registered family that takes pictures")
     channels, height, width = shape
-    return reader_of(model)(read_picture(path, channels=channels, size=(height, width)))
+    return read_picture(path, channels=channels, size=(height, width))
 
 
 def _focus(values: Tensor) -> tuple[float, float] | None:
@@ -231,10 +232,13 @@ def _draw(panels: Sequence[tuple[str, Tensor, HeatMap]], explained: str, out: st
         title, picture, heat = panels[max(0, place - 1)]
         pixels = picture.expand(3, -1, -1) if len(picture) == 1 else picture
         axis.imshow(pixels.permute(1, 2, 0).numpy())
+        height, width = pixels.shape[1:]
         axis.set_axis_off()
         if place == 0:
             axis.set_title(f"class {explained}", fontsize=9)
         else:
-            axis.imshow(heat.values.numpy(), cmap="jet", alpha=0.5, vmin=0, vmax=1)
+            # Of blocks, where the network reads blocks: one value is drawn over all their pixels.
+            extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+            axis.imshow(heat.values.numpy(), cmap="jet", alpha=0.5, vmin=0, vmax=1, extent=extent)
             axis.set_title(f"{title}\n{100 * heat.probability:.1f} %, {heat.layer}", fontsize=9)
     write_figure(figure, out)

@@ -3,6 +3,7 @@
 import difflib
 import importlib.resources
 import json
+import shlex
 import tomllib
 import typing
 from collections.abc import Collection, Mapping, Sequence
@@ -53,6 +54,33 @@ def parse_recipe(content: str, *, source: str, overrides: Sequence[str] = ()) ->
         problems = [_problem(item) for item in error.errors(include_url=False)]
         lines = problems[0] if len(problems) == 1 else "".join(f"\n  {problem}" for problem in problems)
         raise RecipeError(f"{source}: {lines}") from error
+
+
+def training_command(
+    source: str,
+    out: str,
+    *,
+    overrides: Sequence[str] = (),
+    imports: Sequence[str] = (),
+    devices: int = 1,
+    num_nodes: int = 1,
+) -> str:
+    """The command that trains a recipe to this result again: without the places of this machine.
+
+    Args:
+        source: the recipe's name or file.
+        out: the run folder.
+        overrides: see `load_recipe`.
+        imports: modules that register the recipe's network.
+        devices: processes of each machine.
+        num_nodes: machines.
+    """
+    words = ["tailcut", "train", source, "--out", out]
+    for option, values in (("--import", imports), ("--set", overrides)):
+        words += [word for value in values for word in (option, value)]
+    for option, number in (("--devices", devices), ("--num-nodes", num_nodes)):
+        words += [option, str(number)] if number != 1 else []
+    return shlex.join(words)
 
 
 def find_recipe(name_or_path: str | Path) -> Path:
