@@ -186,8 +186,11 @@ def geometry_of(layer: nn.Module, shape: Sequence[int], args: tuple[Any, ...]) -
 
 
 def _padding(layer: _ConvNd) -> tuple[tuple[int, int], ...]:
-    """Zeros before and after, per axis."""
-    if isinstance(layer.padding, str) or not isinstance(layer, _ConvTransposeNd):
+    """Zeros before and after, per axis: as torch's forward takes them, from what the layer says now."""
+    if layer.padding == "same" and layer.padding_mode == "zeros":
+        reaches = [step * (size - 1) for step, size in zip(layer.dilation, layer.kernel_size, strict=True)]
+        return tuple((reach // 2, reach - reach // 2) for reach in reaches)
+    if isinstance(layer.padding, str) or layer.padding_mode != "zeros":
         flat = list(layer._reversed_padding_repeated_twice)
         return tuple((flat[2 * axis], flat[2 * axis + 1]) for axis in reversed(range(len(flat) // 2)))
     return tuple((pad, pad) for pad in layer.padding if isinstance(pad, int))

@@ -93,6 +93,12 @@ class StandIn(nn.Module):
         """The dense weight, for code that reads it from outside."""
         return self.weights.dense(current_run())
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """The class that the layer had, for code that asks `isinstance(module, nn.Conv2d)`."""
+        source = self.__dict__.get("source")
+        return type(self) if source is None else type(source).__bases__[0]
+
     def __getattr__(self, name: str) -> Any:
         """Sizes, settings and bias are those of the layer."""
         return getattr(self.__dict__["source"], name)
@@ -374,8 +380,10 @@ class NarrowEmbedding(StandIn):
 
 
 def narrow_layer(source: nn.Module, name: str, tensor: TruncatedTensor, twin: DenseTwin) -> nn.Module | None:
-    """The narrow way of a layer; None for kinds that have none, and for subclasses with a forward of their own."""
+    """The narrow way of a layer; None for kinds that have none, and for layers with a forward of their own."""
     kind = type(source).__bases__[0]
+    if "forward" in source.__dict__:
+        return None
     if kind is nn.Embedding and isinstance(source, nn.Embedding):
         if source.sparse or source.scale_grad_by_freq:
             return None

@@ -1,6 +1,9 @@
 """NarrowMap: a wide map that passes for a tensor but is not written to memory until somebody needs it whole."""
 
+import sys
+import weakref
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any
 
 import torch
@@ -8,12 +11,13 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from tailcut.execution.expression import Affine, Expression, Given, a_source, grid_of, nodes
-from tailcut.execution.run import Run, current_run
+from tailcut.execution.run import NotNarrowError, Run, current_run, run_under_way
 from tailcut.execution.tiles import project, write
 
 Handler = Callable[..., Any]
 # By the name of torch's function or method; a handler gives NotImplemented for what it cannot do narrowly.
 HANDLERS: dict[str, Handler] = {}
+_APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
 # These ask for nothing but shape and type, which the tensor itself knows.
 _FACTS = frozenset(
     {
@@ -63,12 +67,18 @@ class NarrowMap(torch.Tensor):
         parts: expressions whose channels, one below the other, are the map's.
         channel_axis: which axis the channels are.
         makers: names of the layers that it comes from.
+
+    Where an ordinary view of the written map was given out, writes to either must be seen by both: then nothing is done
+    narrowly with it any more (`_has_views`). A narrow view (`link`) cannot be written to while the other one lives.
     """
 
     parts: tuple[Expression, ...]
     channel_axis: int
     makers: tuple[str, ...]
     _wide: Tensor | None
+    _has_views: bool
+    _differentiable: bool
+    _relatives: "list[weakref.ref[NarrowMap]]"
 
     @staticmethod
     def __new__(cls, parts: Sequence[Expression], channel_axis: int, makers: Sequence[str]) -> "NarrowMap":
@@ -82,6 +92,9 @@ class NarrowMap(torch.Tensor):
         made.channel_axis = channel_axis
         made.makers = tuple(dict.fromkeys(makers))
         made._wide = None
+        made._has_views = False
+        made._differentiable = torch.is_grad_enabled()
+        made._relatives = []
         return made
 
     @classmethod
@@ -100,8 +113,9 @@ class NarrowMap(torch.Tensor):
         with torch._C.DisableTorchFunctionSubclass():
             if name in _FACTS:
                 return func(*args, **kwargs)
+            _refuse_custom_functions()
             handler = HANDLERS.get(name)
-            if handler is not None:
+            if handler is not None and not _have_views(args):
                 result = handler(*args, **kwargs)
                 if result is not NotImplemented:
                     return result
@@ -116,19 +130,26 @@ class NarrowMap(torch.Tensor):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """What reaches torch past `__torch_function__` gets the wide map."""
+        _refuse_custom_functions()
         return _on_wide(func, str(func), args, kwargs or {})
 
     def __repr__(self) -> str:  # type: ignore[override]
         return f"NarrowMap(shape={tuple(shape_of(self))}, from {', '.join(self.makers)})"
 
     def wide(self, reason: str) -> Tensor:
-        """The map as an ordinary tensor; written at the first call, with `reason` in the record."""
+        """The map as an ordinary tensor; written at the first call, with `reason` in the record.
+
+        That may be after the forward, where a hook or an object kept the map. It has the gradients it was made with.
+        """
         if self._wide is None:
-            run = current_run()
-            run.note(self.makers, reason, num_bytes(self))
-            maps = [write(part, engine=_engine(run, self.parts, 0)) for part in self.parts]
-            stacked = maps[0] if len(maps) == 1 else torch.cat(maps)
-            self._wide = stacked.movedim(0, self.channel_axis).contiguous()
+            run = run_under_way()
+            if run is not None:
+                run.note(self.makers, reason, num_bytes(self))
+            engine = "torch" if run is None else _engine(run, self.parts, 0)
+            with torch.set_grad_enabled(self._differentiable):
+                maps = [write(part, engine=engine) for part in self.parts]
+                stacked = maps[0] if len(maps) == 1 else torch.cat(maps)
+                self._wide = stacked.movedim(0, self.channel_axis).contiguous()
         return self._wide
 
     def project(self, matrix: Tensor) -> Tensor:
@@ -146,8 +167,20 @@ class NarrowMap(torch.Tensor):
 
     def become(self, other: "NarrowMap") -> "NarrowMap":
         """Take the other's content, as functions that work in place do."""
+        self.check_alone()
         self.parts, self.makers, self._wide = other.parts, other.makers, other._wide
         return self
+
+    def link(self, view: "NarrowMap") -> "NarrowMap":
+        """Note that `view` shares its numbers with this map, as torch's views do. Returns it."""
+        self._relatives.append(weakref.ref(view))
+        view._relatives.append(weakref.ref(self))
+        return view
+
+    def check_alone(self) -> None:
+        """Raise `NotNarrowError` if another narrow map would have to see what is written to this one."""
+        if any(relative() is not None for relative in self._relatives):
+            raise NotNarrowError("a map is written in place while a view of it is in use")
 
     def like(self, parts: Sequence[Expression]) -> "NarrowMap":
         """A map of these parts, with the same makers and the same axis of channels."""
@@ -194,15 +227,50 @@ def as_tensor(value: Any, reason: str) -> Any:
 
 def _on_wide(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     reason = f"{name} needs the whole map"
+    changed = args[0] if args and isinstance(args[0], NarrowMap) and _works_in_place(name, kwargs) else None
+    if changed is not None:
+        changed.check_alone()
     result = func(*as_tensor(args, reason), **as_tensor(kwargs, reason))
-    changed = args[0] if args and isinstance(args[0], NarrowMap) else None
-    if changed is not None and _works_in_place(name, kwargs):
+    if changed is not None:
         wide = changed.wide(reason)
         stacked = wide.movedim(changed.channel_axis, 0).contiguous()
         changed.parts = (Given(stacked.shape[0], stacked),)
-        changed._wide = wide
         return changed if result is not None else None
+    _note_views(args, result)
     return result
+
+
+def _have_views(args: tuple[Any, ...]) -> bool:
+    flat = [item for value in args for item in (value if isinstance(value, (tuple, list)) else (value,))]
+    return any(isinstance(item, NarrowMap) and item._has_views for item in flat)
+
+
+def _note_views(args: tuple[Any, ...], result: Any) -> None:
+    """Note which maps' numbers a result shares."""
+    written = [item for item in pytree.tree_leaves(args) if isinstance(item, NarrowMap) and item._wide is not None]
+    if written:
+        given = {_storage(item) for item in pytree.tree_leaves(result) if type(item) is Tensor}
+        for item in written:
+            item._has_views |= item._wide is not None and _storage(item._wide) in given
+
+
+def _storage(tensor: Tensor) -> int:
+    return 0 if tensor.is_meta or tensor.layout is not torch.strided else tensor.untyped_storage()._cdata
+
+
+def _refuse_custom_functions() -> None:
+    """Raise `NotNarrowError` within a `torch.autograd.Function`: its backward pass would not reach what made the map.
+
+    Torch gives such a function its arguments past all hooks, and takes maps for tensors without gradients.
+    """
+    run = run_under_way()
+    if run is None or not run.differentiates or torch.is_grad_enabled():
+        return
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is _APPLY:
+            raise NotNarrowError("a torch.autograd.Function takes a map and has a backward pass of its own")
+        frame = frame.f_back
 
 
 def _works_in_place(name: str, kwargs: dict[str, Any]) -> bool:

@@ -17,7 +17,7 @@ from tailcut.execution.cost import Costs
 from tailcut.execution.layers import DenseTwin, narrow_layer
 from tailcut.execution.narrow import as_tensor
 from tailcut.execution.report import FuseReport, report_of
-from tailcut.execution.run import LayerRecord, Run, running
+from tailcut.execution.run import LayerRecord, NotNarrowError, Run, running
 from tailcut.execution.trial import Before, try_out
 from tailcut.structure import NetworkView, example_shape
 from tailcut.weights import TruncatedTensor, truncated_tensors
@@ -72,24 +72,37 @@ class FusedNetwork(NetworkView):
         if signature in self._dense_signatures:
             return self._run_dense(args, kwargs)
         is_new = signature is not None and signature not in self._narrow_signatures
-        before = Before(self.source, _tensors(args, kwargs)) if is_new else None
+        before = Before(self.source, _tensors(args, kwargs)) if is_new or signature is None else None
         self._fresh = None
         run = self._new_run(args, kwargs)
-        with running(run):
-            for twin in self._always_dense:
-                run.record(twin.name, "dense", "this kind of layer has no narrow way")
-                twin.refresh(run)
-            result = as_tensor(self.__dict__["_narrow_program"](*args, **kwargs), "it is an output of the network")
-            runs_again = before is not None and not run.pays() and before.inputs_are_as_they_were()
-            if runs_again:
-                run.pending.clear()
-        self._records = list(run.records.values())
         self._shapes = tuple(tuple(tensor.shape) for tensor in _tensors(args, kwargs))
-        if before is None or self._decide(signature, run) or not runs_again:
+        try:
+            with running(run):
+                for twin in self._always_dense:
+                    run.record(twin.name, "dense", "this kind of layer has no narrow way")
+                    twin.refresh(run)
+                result = as_tensor(self.__dict__["_narrow_program"](*args, **kwargs), "it is an output of the network")
+                runs_again = is_new and not run.pays() and before is not None and before.inputs_are_as_they_were()
+                if runs_again:
+                    run.pending.clear()
+        except NotNarrowError as stop:
+            self._turn_dense(signature, str(stop), before)
+            return self._run_dense(args, kwargs)
+        self._records = list(run.records.values())
+        if before is None or signature is None or self._decide(signature, run) or not runs_again:
             return result
         del result  # with what its backward pass would have needed
         before.restore()
         return self._run_dense(args, kwargs)
+
+    def _turn_dense(self, signature: object, reason: str, before: Before | None) -> None:
+        """Give up a narrow forward: all is put back, and calls like this one run densely from now on."""
+        if signature is not None:
+            self._dense_signatures.add(signature)
+        self._records = [LayerRecord(name, "dense", [reason]) for name in self._layer_names]
+        if before is None or not before.inputs_are_as_they_were():
+            raise StructureError(f"{reason}, and this call cannot be taken back; the next one will run densely")
+        before.restore()
 
     def _decide(self, signature: object, run: Run) -> bool:
         """Settle how calls like this one are run from now on. Returns whether this one was run so already."""
@@ -144,8 +157,8 @@ class FusedNetwork(NetworkView):
         wants = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.source.parameters())
         costs = Costs.of(device, with_gradients=wants)
         if torch.is_autocast_enabled(device):
-            return Run(self.engine, "dense", costs, "autocast is on: its types are for dense layers")
-        return Run(self.engine, self.way, costs, "asked for")
+            return Run(self.engine, "dense", costs, "autocast is on: its types are for dense layers", wants)
+        return Run(self.engine, self.way, costs, "asked for", wants)
 
     def _replacements(self) -> tuple[dict[int, nn.Module], dict[int, nn.Module]]:
         """What stands for the regularised modules: in the narrow program, and in the dense one."""
@@ -185,16 +198,23 @@ class _View:
         self._known: dict[int, nn.Module] = {}
         self._root = self._view(source)
         self._shared = [
-            (view.__dict__, original.__dict__, view._modules)
+            (view.__dict__, original.__dict__, view._modules, {"_modules", *_own_names(original)})
             for original, view in self._pairs
             if type(original) not in _CONTAINERS
         ]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        for mine, theirs, modules in self._shared:
+        for mine, theirs, modules, own_names in self._shared:
             mine.update(theirs)
             mine["_modules"] = modules
-        return self._root(*args, **kwargs)
+            if len(mine) >= len(theirs) + len(own_names):
+                _remove(mine, theirs, own_names)
+        before = [_identities(mine) for mine, *_ in self._shared]
+        result = self._root(*args, **kwargs)
+        for (mine, theirs, _, own_names), identities in zip(self._shared, before, strict=True):
+            if _identities(mine) != identities:
+                _write_back(mine, theirs, own_names)
+        return result
 
     def _view(self, module: nn.Module) -> nn.Module:
         if id(module) not in self._known:
@@ -216,6 +236,29 @@ class _View:
         view._modules = {key: None if child is None else self._view(child) for key, child in module._modules.items()}
         self._pairs.append((module, view))
         return view
+
+
+def _own_names(original: nn.Module) -> list[str]:
+    """The attributes that a view of a regularised module has for itself: its dense weights."""
+    return list(getattr(original, "parametrizations", ()))
+
+
+def _identities(attributes: dict[str, Any]) -> list[int]:
+    return list(map(id, attributes.values()))
+
+
+def _remove(attributes: dict[str, Any], others: dict[str, Any], own_names: set[str]) -> None:
+    """Remove what others have not, but for own ones."""
+    for name in attributes.keys() - others.keys() - own_names:
+        del attributes[name]
+
+
+def _write_back(mine: dict[str, Any], theirs: dict[str, Any], own_names: set[str]) -> None:
+    """Give the module itself what a forward wrote to attributes of its view: counters, auxiliary losses, caches."""
+    _remove(theirs, mine, own_names)
+    for name, value in mine.items():
+        if name not in own_names and theirs.get(name, mine) is not value:
+            theirs[name] = as_tensor(value, "the network keeps it in an attribute")
 
 
 def fuse(

@@ -33,7 +33,7 @@ def batch_norm(
     eps: float = 1e-5,
 ) -> Any:
     """Folded into the parts. Statistics of the batch need affine parts; else the map is written."""
-    if not isinstance(input, NarrowMap) or not all(map(is_pointwise, input.parts)):
+    if not isinstance(input, NarrowMap) or input.channel_axis != 1 or not all(map(is_pointwise, input.parts)):
         return NotImplemented
     if not training:
         if running_mean is None or running_var is None:
@@ -41,7 +41,7 @@ def batch_norm(
         mean, var = running_mean, running_var
     else:
         affine = [part for part in input.parts if isinstance(part, Affine)]
-        if len(affine) < len(input.parts) or input.channel_axis != 1:
+        if len(affine) < len(input.parts):
             return NotImplemented
         count = shape_of(input).numel() // shape_of(input)[1]
         if count <= 1:

@@ -125,6 +125,8 @@ def clone(input: Any, **kwargs: Any) -> Any:
 @handles("cat", "concat", "concatenate")
 def cat(tensors: Sequence[Tensor], dim: int = 0, **kwargs: Any) -> Any:
     """A list of parts; ordinary tensors become parts too."""
+    # Torch leaves out empty tensors of one axis.
+    tensors = [tensor for tensor in tensors if shape_of(tensor) != (0,)]
     first = next(tensor for tensor in tensors if isinstance(tensor, NarrowMap))
     axis = first.channel_axis
     if kwargs or dim % len(shape_of(first)) != axis:
@@ -371,7 +373,7 @@ def flatten(input: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
         return NotImplemented
     if start == 1 and math.prod(shape[2:]) > 1:
         return NotImplemented
-    return _regrid(input, lambda x: x.flatten(start))
+    return input.link(_regrid(input, lambda x: x.flatten(start)))
 
 
 @handles("transpose", "swapaxes")
@@ -379,7 +381,7 @@ def transpose(input: Any, dim0: int, dim1: int) -> Any:
     """(batch, channels, positions) to (batch, positions, channels) and back: the same expressions."""
     if input.ndim != 3 or {dim0 % 3, dim1 % 3} != {1, 2}:
         return NotImplemented
-    return NarrowMap(input.parts, 3 - input.channel_axis, input.makers)
+    return input.link(NarrowMap(input.parts, 3 - input.channel_axis, input.makers))
 
 
 def _regrid(input: NarrowMap, operation: OnSource) -> NarrowMap:

@@ -15,6 +15,10 @@ from tailcut.execution.cost import Costs, Work
 WRITING_PASSES = 3
 
 
+class NotNarrowError(Exception):
+    """The narrow program cannot do what the network does; the message says what. `FusedNetwork` runs it densely."""
+
+
 @dataclass
 class LayerRecord:
     """What happened to one regularised layer in one forward.
@@ -64,6 +68,7 @@ class Run:
         engine: "auto", "torch" or "compiled".
         way: "auto" (the cost model chooses); "dense", or "narrow" where a layer can, for all layers alike.
         way_reason: why it is "dense".
+        differentiates: gradients are wanted.
         costs: the cost model's view of the device and of gradients.
         records: by layer, in order of execution.
         memo: values computed once per forward (dense weights that need a gradient).
@@ -74,6 +79,7 @@ class Run:
     way: str
     costs: Costs
     way_reason: str = ""
+    differentiates: bool = False
     records: dict[str, LayerRecord] = field(default_factory=dict)
     memo: dict[Any, Any] = field(default_factory=dict)
     pending: list[Callable[[], None]] = field(default_factory=list)
@@ -130,10 +136,18 @@ def current_run() -> Run:
     Raises:
         RuntimeError: there is none: a part of a fused network was called on its own.
     """
-    run = _current.get()
+    run = run_under_way()
     if run is None:
-        raise RuntimeError("a part of a fused network was called outside its forward; call the fused network")
+        raise RuntimeError(
+            "a part of a fused network was called outside its forward; call the fused network (and use no "
+            "torch.utils.checkpoint inside it: fused layers keep no wide maps for the backward pass anyway)"
+        )
     return run
+
+
+def run_under_way() -> Run | None:
+    """The forward that is under way, None between forwards."""
+    return _current.get()
 
 
 @contextmanager
