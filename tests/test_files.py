@@ -100,3 +100,26 @@ def test_writers_at_the_same_time_leave_one_whole_file(tmp_path: Path) -> None:
         thread.join()
     assert path.read_bytes() in contents
     assert names_in(tmp_path) == ["a"]
+
+
+def test_what_a_link_points_to_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    target, link = tmp_path / "there" / "net.tailcut", tmp_path / "link"
+    link.symlink_to(target)
+    for content in (b"new", b"newer"):  # a link to nothing at first
+        write_atomically(link, content)
+        assert link.is_symlink()
+        assert target.read_bytes() == content
+    assert names_in(tmp_path / "there") == ["net.tailcut"]
+
+
+def test_a_pipe_stays_a_pipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    found: list[bytes] = []
+    reader = threading.Thread(target=lambda: found.append(pipe.read_bytes()))
+    reader.start()
+    write_atomically(pipe, b"numbers")
+    reader.join(10)
+    assert found == [b"numbers"]
+    assert stat.S_ISFIFO(pipe.stat().st_mode)

@@ -15,7 +15,8 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
     """Open a binary file beside `path` and rename it to `path` when the block ends without an error.
 
     Args:
-        path: where the finished file shall be; an existing file is replaced only at the end.
+        path: where the finished file shall be; an existing file is replaced only at the end. What a link points to is
+            replaced, not the link. A pipe or a device is written to as it is.
 
     Yields:
         The binary file to write to.
@@ -28,6 +29,11 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
         raise ArgumentError(f"cannot write {path}: it is a folder; give a file name")
     if not path.parent.is_dir():
         raise ArgumentError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
+            yield file
+        return
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -125,6 +125,30 @@ def test_vectors_that_cannot_be_are_refused_by_torch(vector: Tensor) -> None:
     assert kept_counts(model)["0.weight"] == 40
 
 
+@pytest.mark.parametrize("settings", [{"axes": (0, 1)}, {"order_weights": [1, 1, 2, 2]}])
+def test_coefficients_of_another_meaning_are_refused(settings: dict[str, Any]) -> None:
+    other = network()
+    regularize(other, num_kept=40, include=["0.weight"], **settings)
+    stored = io.BytesIO()
+    torch.save(other.state_dict(), stored)
+    stored.seek(0)
+    model = network()
+    regularize(model, num_kept=40, include=["0.weight"])
+    with pytest.raises(
+        RuntimeError, match=rf"0.parametrizations.weight.original holds coefficients of .*{next(iter(settings))}"
+    ):
+        model.load_state_dict(torch.load(stored, weights_only=True))
+    model.load_state_dict(dict(other.state_dict()))  # a plain dict does not tell what its numbers mean
+
+
+def test_coefficients_of_another_shape_are_refused() -> None:
+    small, large = nn.Linear(20, 10), nn.Linear(200, 100)
+    regularize(small, num_kept=100)
+    regularize(large, num_kept=100)
+    with pytest.raises(RuntimeError, match=r"'shape': \(10, 20\).* the model's are of .*'shape': \(100, 200\)"):
+        large.load_state_dict(small.state_dict())
+
+
 def test_partial_state_dicts() -> None:
     model = regularised()
     result = model.load_state_dict({"0.bias": torch.ones(6)}, strict=False)

@@ -2,6 +2,7 @@ import copy
 import json
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tailcut.errors import ArgumentError, StructureError
-from tailcut.structure import Base, Record, base_of, record_of, set_record
+from tailcut.execution import fuse
+from tailcut.format import load, save
+from tailcut.structure import Base, Record, base_of, create_model, record_of, set_record
 from tailcut.weights import kept_counts, regularize, to_dense, truncated_tensors
 
 Truncate = Callable[..., Tensor]
@@ -579,11 +582,28 @@ def test_to_dense_in_inference_mode_can_be_trained(trained: ResNet) -> None:
     dense(PICTURES).sum().backward()
 
 
+def test_to_dense_of_a_fused_network(trained: ResNet) -> None:
+    regularize(trained, num_kept=25)
+    dense = to_dense(fuse(trained))
+    assert type(dense) is ResNet
+    assert list(dense.state_dict()) == list(to_dense(trained).state_dict())
+
+
 def test_what_ddp_shall_not_send_is_told(trained: ResNet) -> None:
     trained.__dict__["_ddp_params_and_buffers_to_ignore"] = ["blocks.0.bn1.running_mean"]
     regularize(trained, num_kept=25)
     ignored = set(trained.__dict__["_ddp_params_and_buffers_to_ignore"])
     ours = {name for name, _ in trained.named_buffers() if "parametrizations" in name}
     assert ours
-    assert ignored == ours | {"blocks.0.bn1.running_mean"}
+    assert {name for name in ignored if "parametrizations" not in name} == {"blocks.0.bn1.running_mean"}
+    assert ours <= ignored
     assert to_dense(trained).__dict__["_ddp_params_and_buffers_to_ignore"] == ["blocks.0.bn1.running_mean"]
+
+
+def test_what_ddp_shall_not_send_is_told_of_loaded_networks(tmp_path: Path) -> None:
+    model = create_model("lenet5")
+    regularize(model, num_kept=25)
+    save(model, tmp_path / "net.tailcut")
+    loaded = load(tmp_path / "net.tailcut")
+    name = "_ddp_params_and_buffers_to_ignore"
+    assert loaded.__dict__[name] == model.__dict__[name]

@@ -243,6 +243,21 @@ def test_what_cannot_be_resampled(model: nn.Module, other: nn.Module, message: s
     assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
 
 
+def test_weights_that_are_tied_as_input_and_output_are_refused() -> None:
+    class Tied(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.table, self.head = nn.Embedding(40, width), nn.Linear(width, 40, bias=False)
+            self.head.weight = self.table.weight
+
+    wide, narrow = Tied(64), Tied(32)
+    regularize(wide, num_kept=30)
+    with pytest.raises(
+        StructureError, match=r"table.weight: axis 1 has 64 places.*32, and it is tied: .*; untie it first"
+    ):
+        resample(wide, narrow)
+
+
 def test_an_axis_that_is_not_transformed_keeps_its_size() -> None:
     model = nn.Linear(3, 8)
     regularize(model, num_kept=9, axes=[1])

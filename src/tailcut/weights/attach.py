@@ -1,5 +1,6 @@
 """Putting truncations on modules, taking them off, and the hooks that keep state dicts free of tails."""
 
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import torch
@@ -12,6 +13,9 @@ from tailcut.weights.truncation import Truncation, compute_type
 
 # The order of a module's parameters before the first of them became coefficients, for the way back.
 _ORDER = "_tailcut_parameter_order"
+_DDP_IGNORED = "_ddp_params_and_buffers_to_ignore"
+# Beside each vector in a state dict: what its numbers mean.
+_META = "tailcut"
 
 
 def attach(candidate: Candidate, truncation: Truncation, *, blank: bool = False) -> None:
@@ -62,7 +66,25 @@ def detach(module: nn.Module, attribute: str, weight: nn.Parameter) -> None:
         module.__class__ = kind.__bases__[0]
 
 
-def hold_during_forward(model: nn.Module) -> None:
+def finish_attaching(model: nn.Module) -> None:
+    """What a network needs as a whole once truncations are on it (changes its hooks and attributes)."""
+    _hold_during_forward(model)
+    _spare_constants_from_ddp(model)
+
+
+def finish_detaching(model: nn.Module) -> None:
+    """Undo `finish_attaching` once all truncations are off (changes hooks and attributes)."""
+    for module in model.modules():
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            for number in [key for key, hook in hooks.items() if hook in (_hold_weights, _release_weights)]:
+                del hooks[number]
+                module._forward_hooks_always_called.pop(number, None)
+    names = [name for name in model.__dict__.pop(_DDP_IGNORED, []) if "parametrizations" not in name.split(".")]
+    if names:
+        model.__dict__[_DDP_IGNORED] = names
+
+
+def _hold_during_forward(model: nn.Module) -> None:
     """Have layers that read weights several times compute them once per forward (changes the model's hooks)."""
     for module in model.modules():
         layer = find_layer(module)
@@ -71,13 +93,18 @@ def hold_during_forward(model: nn.Module) -> None:
             module.register_forward_hook(_release_weights, always_call=True)
 
 
-def drop_hooks(model: nn.Module) -> None:
-    """Remove the hooks of `hold_during_forward` (changes the model's hooks)."""
-    for module in model.modules():
-        for hooks in (module._forward_pre_hooks, module._forward_hooks):
-            for number in [key for key, hook in hooks.items() if hook in (_hold_weights, _release_weights)]:
-                del hooks[number]
-                module._forward_hooks_always_called.pop(number, None)
+def _spare_constants_from_ddp(model: nn.Module) -> None:
+    """DDP sends all buffers from the first process to the others in every forward: spare it the constants.
+
+    Also those that come with another length or device: a network that is being loaded has none of them yet.
+    """
+    constants = [
+        f"{path}.{name}"
+        for path, module in model.named_modules()
+        if isinstance(module, Truncation)
+        for name in module.constant_names()
+    ]
+    model.__dict__[_DDP_IGNORED] = list(dict.fromkeys([*model.__dict__.get(_DDP_IGNORED, []), *constants]))
 
 
 def set_length(holder: parametrize.ParametrizationList, truncation: Truncation, length: int) -> None:
@@ -125,14 +152,36 @@ def _release_weights(module: nn.Module, args: Any, output: Any) -> None:
 def _trim_to_kept(holder: nn.Module, state: dict[str, Any], prefix: str, local_metadata: Any) -> None:
     truncation = holder[0]  # type: ignore[index]
     key = f"{prefix}original"
+    local_metadata[_META] = _meaning(truncation)
     if truncation.num_kept < truncation.length and key in state:
         # A copy: a slice would be saved together with the storage that holds the tail.
         state[key] = state[key][: truncation.num_kept].clone()
 
 
-def _adopt_length(holder: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-    """Give the vector the length that the checkpoint has; what cannot fit is left to torch's own message."""
+def _meaning(truncation: Truncation) -> dict[str, tuple[float, ...]]:
+    return {"shape": truncation.shape, "axes": truncation.axes, "order_weights": truncation.order_weights}
+
+
+def _adopt_length(
+    holder: nn.Module,
+    state: dict[str, Any],
+    prefix: str,
+    local_metadata: Mapping[str, Any],
+    strict: bool,
+    missing_keys: list[str],
+    unexpected_keys: list[str],
+    error_messages: list[str],
+) -> None:
+    """Give the vector the length that the checkpoint has; what cannot fit is left to torch's own message.
+
+    The same numbers mean another weight for another shape, other axes or order weights: where the state dict tells
+    these (it does unless it was made into a plain dict), they must be the same.
+    """
     truncation = holder[0]  # type: ignore[index]
+    stored, own = local_metadata.get(_META), _meaning(truncation)
+    if stored is not None and dict(stored) != own:
+        error_messages.append(f"{prefix}original holds coefficients of {dict(stored)}, the model's are of {own}")
+        return
     vector = state.get(f"{prefix}original")
     if vector is None or vector.ndim != 1 or not 1 <= vector.shape[0] <= _numel(truncation):
         return

@@ -12,7 +12,7 @@ from tailcut.structure import Coefficients, Edit, Reader, StoredTensor, Writer, 
 from tailcut.structure.wire import MAX_AXES
 from tailcut.transform.order import check_order_weights, normalize_axes
 from tailcut.weights.access import TruncatedTensor, truncated_tensors
-from tailcut.weights.attach import attach, hold_during_forward
+from tailcut.weights.attach import attach, finish_attaching
 from tailcut.weights.counts import read_counts, write_counts
 from tailcut.weights.layers import candidates
 from tailcut.weights.truncation import Truncation
@@ -77,7 +77,7 @@ class RegularizeEdit(Edit):
                     dtype=parameter.dtype,
                 )
                 attach(found[tensor.name], truncation, blank=True)
-        hold_during_forward(model)
+        finish_attaching(model)
 
     def coefficients(self, model: nn.Module) -> list[Coefficients]:
         """The regularised tensors of `model`, in the order of this edit."""

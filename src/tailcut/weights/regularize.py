@@ -12,9 +12,9 @@ from torch.nn.parameter import UninitializedParameter
 
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.printing import Report, sizes, table
-from tailcut.structure import Record, add_edit, record_of, set_record
+from tailcut.structure import Record, add_edit, record_of, set_record, source_of
 from tailcut.weights.access import truncated_tensors
-from tailcut.weights.attach import attach, detach, drop_hooks, hold_during_forward
+from tailcut.weights.attach import attach, detach, finish_attaching, finish_detaching
 from tailcut.weights.edit import RegularizeEdit
 from tailcut.weights.layers import Candidate, candidates
 from tailcut.weights.settings import Setting, TensorPlan, as_patterns, check_patterns, matches, plan_tensors
@@ -22,7 +22,6 @@ from tailcut.weights.truncation import Truncation
 
 _log = logging.getLogger(__name__)
 _EXCLUDED, _NOT_INCLUDED = "excluded", "not included"
-_DDP_IGNORED = "_ddp_params_and_buffers_to_ignore"
 
 
 @dataclass(frozen=True)
@@ -145,8 +144,7 @@ def regularize(
     with torch.inference_mode(False), torch.no_grad():
         for plan in plans:
             attach(plan.candidate, _truncation(plan))
-    hold_during_forward(model)
-    _spare_constants_from_ddp(model)
+    finish_attaching(model)
     add_edit(model, RegularizeEdit.of(model))
     report = _report(plans, left)
     _log.info("regularised %d tensors: %d of %d numbers kept", len(plans), report.num_kept, report.num_parameters)
@@ -157,13 +155,13 @@ def to_dense(model: nn.Module) -> nn.Module:
     """A copy of `model` with plain weights and plain state_dict keys; the model is not changed.
 
     Args:
-        model: a regularised network (a plain one is just copied).
+        model: a regularised network, or a fused view of one (a plain one is just copied).
 
     Returns:
         The dense network: same class, device, type, mode and outputs, nothing of Tailcut in it.
     """
     with torch.inference_mode(False), torch.no_grad():
-        dense = copy.deepcopy(model)
+        dense = copy.deepcopy(source_of(model))
         modules = dict(dense.named_modules(remove_duplicate=False))
         for tensor in truncated_tensors(dense):
             frozen = not tensor.vector.requires_grad
@@ -171,8 +169,7 @@ def to_dense(model: nn.Module) -> nn.Module:
             for name in (tensor.name, *tensor.aliases):
                 path, _, attribute = name.rpartition(".")
                 detach(modules[path], attribute, weight)
-    drop_hooks(dense)
-    _forget_constants(dense)
+    finish_detaching(dense)
     record = record_of(dense)
     set_record(dense, Record(record.base, [edit for edit in record.edits if not isinstance(edit, RegularizeEdit)]))
     return dense
@@ -237,23 +234,6 @@ def _truncation(plan: TensorPlan) -> Truncation:
         device=parameter.device,
         dtype=parameter.dtype,
     )
-
-
-def _spare_constants_from_ddp(model: nn.Module) -> None:
-    """DDP sends all buffers from the first process to the others in every forward: spare it the constants."""
-    constants = [
-        f"{path}.{name}"
-        for path, module in model.named_modules()
-        if isinstance(module, Truncation)
-        for name in module._buffers
-    ]
-    model.__dict__[_DDP_IGNORED] = [*model.__dict__.get(_DDP_IGNORED, []), *constants]
-
-
-def _forget_constants(dense: nn.Module) -> None:
-    names = [name for name in dense.__dict__.pop(_DDP_IGNORED, []) if "parametrizations" not in name.split(".")]
-    if names:
-        dense.__dict__[_DDP_IGNORED] = names
 
 
 def _report(plans: Sequence[TensorPlan], left: Sequence[LeftTensor]) -> RegularizationReport:

@@ -147,12 +147,15 @@ def _check_tensor(source: TruncatedTensor, place: Candidate | None) -> None:
             f"{source.name}: expected as many axes as in {source.shape}, the other network has {shape}"
         )
     roles = _roles(place)
+    tied = {_roles_at(*owner) for owner in place.owners}
     for axis, (before, after) in enumerate(zip(source.shape, shape, strict=True)):
         if before == after:
             continue
         where = f"{source.name}: axis {axis} has {before} places, the other network's {after}"
         if roles is None or roles[axis] not in ("output", "input"):
             raise StructureError(f"{where}; only channels can be resampled")
+        if len({None if there is None else there[axis] for there in tied}) > 1:
+            raise StructureError(f"{where}, and it is tied: its layers sum over this axis or make it; untie it first")
         if axis not in source.axes:
             raise StructureError(f"{where}; it is not transformed, so nothing is known between its places")
 
@@ -176,7 +179,10 @@ def _has_one_axis(before: tuple[int, ...], after: tuple[int, ...]) -> bool:
 
 def _roles(place: Candidate) -> tuple[str, ...] | None:
     """What the axes mean by the layer table; None for a parameter that it does not know."""
-    module, attribute = place.owners[0]
+    return _roles_at(*place.owners[0])
+
+
+def _roles_at(module: nn.Module, attribute: str) -> tuple[str, ...] | None:
     layer = find_layer(module)
     if layer is None:
         return None

@@ -117,6 +117,10 @@ class Truncation(nn.Module):
             basis = None if stage.by_fft else stage.basis(self.basis_type).to(device)
             self.register_buffer(f"basis_{number}", basis, persistent=False)
 
+    def constant_names(self) -> list[str]:
+        """The names of all buffers that there may be."""
+        return ["dropped", *(f"basis_{number}" for number in range(len(self.shape)))]
+
     def _bases(self) -> list[torch.Tensor | None]:
         return [getattr(self, f"basis_{number}") for number in range(len(self.stages))]
 
