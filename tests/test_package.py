@@ -226,5 +226,5 @@ def test_training_names_the_missing_extra(environment: Path, tmp_path: Path) -> 
     command = [str(environment / "bin" / "tailcut"), "train", str(recipe), "--out", "run"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
     assert result.returncode == 1
-    assert "tailcut[train]" in result.stderr
+    assert "pip install '.[train]'" in result.stderr
     assert "Traceback" not in result.stderr

@@ -48,10 +48,45 @@ def test_a_folder_with_a_run_is_taken_only_to_resume(tmp_path: Path) -> None:
     assert not run.exists()
     assert Run.create(tmp_path / "a") == run  # nothing there yet but empty folders
     run.recipe.write_text("")
+    run.last_checkpoint.touch()
     assert run.exists()
     with pytest.raises(ArgumentError, match=r"holds a run already.*--resume"):
         Run.create(tmp_path / "a")
+    run.start.touch()
     assert Run.create(tmp_path / "a", resume=True) == run
+    assert run.recipe.exists()
+    assert run.start.exists()
+
+
+def test_a_run_without_a_finished_epoch_is_begun_anew(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "a")
+    for path in (run.recipe, run.start):
+        path.touch()
+    with pytest.raises(ArgumentError, match=r"has not finished an epoch; begin it anew with --resume, or choose anoth"):
+        Run.create(tmp_path / "a")
+    assert run.start.exists()
+    Run.create(tmp_path / "a", resume=True)
+    assert not run.exists()
+    assert not run.start.exists()
+
+
+def test_what_an_attempt_left_before_its_recipe_is_removed(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "a")
+    run.start.touch()
+    Run.create(tmp_path / "a")
+    assert not run.start.exists()
+
+
+@pytest.mark.parametrize("name", ["checkpoints/last.pt", "checkpoints/previous.pt", "model.tailcut", "result.json"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_lost_its_recipe_is_refused(name: str, resume: bool, tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "a")
+    (run.path / name).touch()
+    run.start.touch()
+    with pytest.raises(ArgumentError, match=r"recipe\.toml is lost.*put recipe\.toml back, or choose another folder"):
+        Run.create(tmp_path / "a", resume=resume)
+    assert run.has_finished_epochs()
+    assert run.start.exists()
 
 
 def test_a_file_is_no_run_folder(tmp_path: Path) -> None:
@@ -64,6 +99,7 @@ def test_all_names_lie_in_the_folder(tmp_path: Path) -> None:
     run = Run(tmp_path)
     names = [
         run.recipe,
+        run.start,
         run.metrics,
         run.last_checkpoint,
         run.previous_checkpoint,
@@ -74,6 +110,7 @@ def test_all_names_lie_in_the_folder(tmp_path: Path) -> None:
     ]
     assert [path.relative_to(tmp_path).as_posix() for path in names] == [
         "recipe.toml",
+        "start.tailcut",
         "metrics.jsonl",
         "checkpoints/last.pt",
         "checkpoints/previous.pt",
@@ -91,6 +128,9 @@ def test_metrics_are_read_line_by_line(tmp_path: Path) -> None:
     assert run.read_metrics() == [{"epoch": 1}, {"epoch": 2}]
     run.metrics.write_text('{"epoch": 1}\n{"epo')
     with pytest.raises(DataError, match="line 2"):
+        run.read_metrics()
+    run.metrics.write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match=r"cannot read the metrics .*metrics\.jsonl: .*utf-8"):
         run.read_metrics()
 
 

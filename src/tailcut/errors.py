@@ -20,7 +20,12 @@ class MissingExtraError(TailcutError, ImportError):
     """A feature needs a package that is not installed; the message names the extra to install."""
 
     def __init__(self, feature: str, package: str, extra: str) -> None:
-        super().__init__(f"{feature} needs the package {package!r}: pip install 'tailcut[{extra}]'")
+        super().__init__(f"{feature} needs the package {package!r}: {how_to_install(extra)}")
+
+
+def how_to_install(extra: str) -> str:
+    """The command that installs an extra, and where to give it."""
+    return f"pip install '.[{extra}]' in the clone of Tailcut's repository"
 
 
 @contextmanager

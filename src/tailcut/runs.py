@@ -2,6 +2,7 @@
 
 RUN/
   recipe.toml             the recipe as resolved: overrides applied, defaults written out
+  start.tailcut           the network that the training started from, unless that had just fresh parameters
   metrics.jsonl           one JSON object per finished epoch
   checkpoints/last.pt     the state after the last finished epoch
   checkpoints/previous.pt the state one epoch earlier
@@ -160,16 +161,30 @@ class Run:
 
         Args:
             path: the folder.
-            resume: a folder that holds a run already is taken as it is.
+            resume: a folder that holds a run already is taken as it is; one without a finished epoch is begun anew.
 
         Raises:
-            ArgumentError: the path is a file, or holds a run and `resume` is False.
+            ArgumentError: the path is a file, holds a run and `resume` is False, or has lost the recipe of its run.
         """
         run = cls(Path(path))
         if run.path.exists() and not run.path.is_dir():
             raise ArgumentError(f"{run.path} is a file; a run needs a folder of its own")
+        has_epochs = run.has_finished_epochs()
+        if has_epochs and not run.recipe.is_file():
+            raise ArgumentError(
+                f"{run.path} holds a run whose {run.recipe.name} is lost, so it cannot go on; put "
+                f"{run.recipe.name} back, or choose another folder"
+            )
         if run.exists() and not resume:
-            raise ArgumentError(f"{run.path} holds a run already; continue it with --resume, or choose another folder")
+            raise ArgumentError(
+                f"{run.path} holds a run already; continue it with --resume, or choose another folder"
+                if has_epochs
+                else f"{run.path} holds a run that has not finished an epoch; begin it anew with --resume, or choose "
+                "another folder"
+            )
+        if not has_epochs:  # what an earlier attempt left, perhaps with another recipe
+            for left_over in (run.start, run.recipe):
+                left_over.unlink(missing_ok=True)
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         return run
 
@@ -177,15 +192,20 @@ class Run:
         """Whether the folder holds a run (its recipe was written)."""
         return self.recipe.is_file()
 
+    def has_finished_epochs(self) -> bool:
+        """Whether there is anything that a training writes only after an epoch, or after none if it has none."""
+        written = (self.last_checkpoint, self.previous_checkpoint, self.model, self.result)
+        return any(path.is_file() for path in written)
+
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`; empty if there are none yet.
 
         Raises:
-            DataError: a line is no JSON object.
+            DataError: the file cannot be read, or a line is no JSON object.
         """
         if not self.metrics.is_file():
             return []
-        lines = self.metrics.read_text(encoding="utf-8").splitlines()
+        lines = _read_text(self.metrics, "metrics").splitlines()
         return [_object(line, f"{self.metrics}, line {number}") for number, line in enumerate(lines, start=1)]
 
     def read_result(self) -> Result:
@@ -235,11 +255,7 @@ def read_result(path: str | Path) -> Result:
     Raises:
         DataError: there is no such file, it is no JSON object, or keys are missing or unknown.
     """
-    try:
-        content = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the result {path}: {error}; has the run finished?") from error
-    values = _object(content, str(path))
+    values = _object(_read_text(Path(path), "result", "; has the run finished?"), str(path))
     fields = dataclasses.fields(Result)
     # Older results lack what has a default.
     needed = {item.name for item in fields if item.default is item.default_factory is dataclasses.MISSING}
@@ -255,6 +271,13 @@ def read_result(path: str | Path) -> Result:
 def tailcut_version() -> str:
     """The version of this Tailcut, as `tailcut.__version__` has it."""
     return str(sys.modules[__name__.partition(".")[0]].__version__)
+
+
+def _read_text(path: Path, what: str, hint: str = "") -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the {what} {path}: {error}{hint}") from error
 
 
 def _object(text: str, where: str) -> dict[str, Any]:

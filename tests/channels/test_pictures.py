@@ -115,5 +115,5 @@ def test_bad_requests(tmp_path: Path) -> None:
 
 def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
-    with pytest.raises(MissingExtraError, match=r"tailcut\[plots\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install '\.\[plots\]"):
         draw_scores(score(network(), method="l1"), tmp_path / "a.png")

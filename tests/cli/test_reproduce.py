@@ -95,7 +95,13 @@ def test_a_row_waits_for_the_one_it_starts_from(
 
 
 @pytest.mark.parametrize(
-    ("words", "message"), [(["table9"], "unknown table"), (["cfdp", "--only", "nothing"], "no recipe 'nothing'")]
+    ("words", "message"),
+    [
+        (["table9"], "unknown table"),
+        (["cfdp", "--only", "nothing"], "no recipe 'nothing'"),
+        (["table1", "--only", "resnet56"], "resnet56 is a row of cfdp, not of table1"),
+        (["table1", "--only", "digits"], "digits is a row of no table"),
+    ],
 )
 def test_bad_usage(words: list[str], message: str, tailcut: Tailcut) -> None:
     shown = tailcut("reproduce", *words, "--show")

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from tailcut.data import Dataset, InMemoryDataset, split_off
+from tailcut.data import Dataset, InMemoryDataset, ResizedDataset, split_off
 from tailcut.errors import ArgumentError, DataError
 
 
@@ -118,10 +118,37 @@ def test_split_off_in_memory_shares_storage() -> None:
     assert torch.equal(torch.cat([first.labels, last.labels]), dataset.labels)
 
 
-@pytest.mark.parametrize("num_last", [-1, 0, 5, 6])
-def test_split_off_leaves_both_sides(num_last: int) -> None:
-    with pytest.raises(ArgumentError, match=f"num_last must be 1 to 4 .*got {num_last}"):
-        split_off(Ramps(), num_last)
+@pytest.mark.parametrize("num_held_out", [-1, 0, 5, 6])
+def test_split_off_leaves_both_sides(num_held_out: int) -> None:
+    with pytest.raises(ArgumentError, match=f"hold out must be 1 to 4 .*got {num_held_out}"):
+        split_off(Ramps(), num_held_out)
+
+
+class Sorted(Ramps):
+    """Twenty classes of five pictures each, one class after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sorted_by_class = True
+
+    def __len__(self) -> int:
+        return 100
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        position = range(100)[index]
+        return torch.full((1, 2, 3), position / 100), torch.tensor(position // 5)
+
+
+@pytest.mark.parametrize("dataset", [Sorted(), ResizedDataset(Sorted(), 4)], ids=["plain", "resized"])
+@pytest.mark.parametrize("num_held_out", [20, 33, 80])
+def test_split_off_leaves_all_classes_on_both_sides(dataset: Dataset, num_held_out: int) -> None:
+    others, held_out = split_off(dataset, num_held_out)
+    assert (len(others), len(held_out)) == (100 - num_held_out, num_held_out)
+    for part in (others, held_out):
+        assert part.batch(range(len(part)))[1].unique().tolist() == list(range(20))
+        assert part.sorted_by_class
+    ramps = torch.cat([part.batch(range(len(part)))[0].flatten(1)[:, 0] for part in (others, held_out)])
+    assert ramps.sort().values.tolist() == pytest.approx([step / 100 for step in range(100)], abs=1 / 255)
 
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 2), (2, 2), (3, 1), (0, 6)])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tailcut.data import FolderDataset, MaskDataset, open_dataset
+from tailcut.data import FolderDataset, MaskDataset, open_dataset, split_off
 from tailcut.errors import ArgumentError, DataError, DataNotFoundError
 from tailcut.training.evaluation import evaluate
 from tailcut.training.recipe_files import parse_recipe
@@ -40,8 +40,13 @@ def test_classes_are_those_of_all_splits(flowers: Path) -> None:
 
 def test_pictures_of_several_sizes_need_a_side(flowers: Path) -> None:
     dataset = open_dataset("folder:my/flowers", "train", roots=flowers)
-    with pytest.raises(DataError, match="must have one size"):
+    with pytest.raises(DataError, match=r"must have one size.*open the data as folder:my/flowers@SIDE, which resizes"):
         dataset.batch(range(16))
+
+
+def test_all_classes_are_held_out(flowers: Path) -> None:
+    for part in split_off(open_dataset("folder:my/flowers@8", "train", roots=flowers), 4):
+        assert part.batch(range(len(part)))[1].bincount().tolist() == [len(part) // 2] * 2
 
 
 def test_own_classes_train_and_evaluate(flowers: Path, tmp_path: Path) -> None:
@@ -93,6 +98,7 @@ def test_own_masks_are_opened(tmp_path: Path) -> None:
         ("folder:../a", "named by a folder under a data root"),
         ("folder:/a", "named by a folder under a data root"),
         ("masks:a\\b", "named by a folder under a data root"),
+        ("masks:my/leaves@64", "ask for 'masks:my/leaves', not for 'masks:my/leaves@64'"),
         ("folder:a@big", "as in folder:a@112; got 'folder:a@big'"),
         ("folder:my/flowers@9999", "must be 1 to 4096"),
         ("flowers", "and your own as folder:NAME"),

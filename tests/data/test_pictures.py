@@ -250,3 +250,37 @@ def test_any_value_above_zero_is_foreground(tmp_path: Path, foreground: int) -> 
     assert torch.equal(read_mask(save(tmp_path / "grey.png", pixels)), expected)
     if foreground > 1:
         assert torch.equal(read_mask(save(tmp_path / "rgb.png", pixels[:, :, None].repeat(3, 2))), expected)
+
+
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "transparent grey", "transparent palette", "transparent 16 bits"])
+def test_what_is_transparent_is_background_of_a_mask(kind: str, tmp_path: Path) -> None:
+    hidden, path = GREY > 127, tmp_path / "x.png"
+    if kind in ("RGBA", "LA"):
+        alpha = np.where(hidden, 0, 1).astype(np.uint8)
+        values = np.full_like(GREY, 255)
+        save(path, np.stack([*[values] * (len(kind) - 1), alpha], axis=2))
+    elif kind == "transparent palette":
+        image = Image.fromarray(np.where(hidden, 2, 1).astype(np.uint8)).convert("P")
+        image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+        image.save(path, transparency=2)
+    else:
+        values = np.where(hidden, 200, 3).astype(np.uint16 if kind == "transparent 16 bits" else np.uint8)
+        save(path, values, transparency=200)
+    assert torch.equal(read_mask(path), torch.from_numpy(~hidden).long())
+
+
+def test_rings_beside_the_edges_of_a_jpeg_mask_are_background(tmp_path: Path) -> None:
+    square = np.zeros((40, 40), dtype=np.uint8)
+    square[10:29, 13:30] = 255
+    for name, pixels in (("grey.jpg", square), ("red.jpg", np.stack([square, 0 * square, 0 * square], axis=2))):
+        path = save(tmp_path / name, pixels, quality=75, **({"subsampling": 0} if pixels.ndim == 3 else {}))
+        with Image.open(path) as image:
+            stored = np.asarray(image).reshape(40, 40, -1)[..., 0]
+        assert ((stored > 0) != (square > 0)).any()
+        assert torch.equal(read_mask(path), torch.from_numpy(square > 0).long())
+
+
+def test_a_dark_colour_is_foreground(tmp_path: Path) -> None:
+    pixels = np.zeros((2, 3, 3), dtype=np.uint8)
+    pixels[0, 1, 2] = 1
+    assert read_mask(save(tmp_path / "x.png", pixels)).tolist() == [[0, 1, 0], [0, 0, 0]]

@@ -225,5 +225,5 @@ def test_a_network_that_cannot_be_traced_is_told(tmp_path: Path) -> None:
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else real(name))
-    with pytest.raises(MissingExtraError, match=r"'onnxscript': pip install 'tailcut\[onnx\]'"):
+    with pytest.raises(MissingExtraError, match=r"'onnxscript': pip install '\.\[onnx\]'"):
         export_onnx(create_model("lenet300"), tmp_path / "a.onnx")

@@ -40,7 +40,12 @@ def test_other_names_are_refused(name: str, small_zoo: Path) -> None:
 def test_paths_are_themselves(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such file"):
         resolve(tmp_path / "missing.tailcut")
-    with pytest.raises(FileNotFoundError, match="no such file"):
+    with pytest.raises(FileNotFoundError, match=r"is a folder, not a file$"):
+        resolve(tmp_path)
+    (tmp_path / "model.tailcut").write_bytes(b"")
+    with pytest.raises(
+        FileNotFoundError, match=r"is a folder, not a file; the network of this run is .*model.tailcut$"
+    ):
         resolve(tmp_path)
     (tmp_path / "there").touch()
     assert resolve(str(tmp_path / "there")) == tmp_path / "there"

@@ -139,7 +139,7 @@ def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     assert is_installed()
     compiled._loops.cache_clear()
     monkeypatch.setitem(sys.modules, "tailcut.inputs.loops", None)
-    with pytest.raises(MissingExtraError, match=r"needs the package 'numba': pip install 'tailcut\[jpeg\]'"):
+    with pytest.raises(MissingExtraError, match=r"needs the package 'numba': pip install '\.\[jpeg\]'"):
         CompiledTransform(BlockDCT(6))
     monkeypatch.undo()
     compiled._loops.cache_clear()

@@ -402,7 +402,7 @@ def test_pictures_of_any_size(height: int, width: int) -> None:
 def test_without_torchvision_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tailcut.inputs.rcnn", None)
     monkeypatch.delattr("tailcut.inputs.rcnn", raising=False)
-    with pytest.raises(MissingExtraError, match=r"a detector needs the package 'torchvision': pip install 'tailcut\["):
+    with pytest.raises(MissingExtraError, match=r"a detector needs the package 'torchvision': pip install '\.\["):
         make()
 
 

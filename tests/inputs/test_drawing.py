@@ -119,6 +119,6 @@ def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         return real(name, *args, **settings)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(MissingExtraError, match=r"a picture of frequency channels needs .*tailcut\[plots\]"):
+    with pytest.raises(MissingExtraError, match=r"a picture of frequency channels needs .*pip install '\.\[plots\]"):
         draw_picture(picture(), BlockDCT(6), tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -164,7 +164,7 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
 def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     jpeg_entropy._loops.cache_clear()
     monkeypatch.setitem(sys.modules, "tailcut.inputs.jpeg_scans", None)
-    with pytest.raises(MissingExtraError, match=r"needs the package 'numba': pip install 'tailcut\[jpeg\]'"):
+    with pytest.raises(MissingExtraError, match=r"needs the package 'numba': pip install '\.\[jpeg\]'"):
         read_jpeg(encode(photo(16, 16)))
     monkeypatch.undo()
     jpeg_entropy._loops.cache_clear()

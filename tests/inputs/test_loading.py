@@ -310,7 +310,7 @@ def test_folders_that_hold_nothing(tmp_path: Path) -> None:
 
 def test_without_simplejpeg(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "simplejpeg", None)
-    with pytest.raises(MissingExtraError, match=r"needs the package 'simplejpeg': pip install 'tailcut\[jpeg\]'"):
+    with pytest.raises(MissingExtraError, match=r"needs the package 'simplejpeg': pip install '\.\[jpeg\]'"):
         JpegFolder(root, None)
     assert JpegFolder(root, None, size=16, decoder="pillow")[0][0].shape == (3, 16, 16)
     assert JpegFolder(root, BlockDCT(6), size=16, source="coefficients")[0][0].shape == (6, 2, 2)

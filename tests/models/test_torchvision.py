@@ -9,7 +9,9 @@ from tests.models.by_hand import ByHand, names_and_shapes, on_meta
 
 from tailcut.structure import create_model, family
 
-models: Any = pytest.importorskip("torchvision.models", reason="needs torchvision: pip install 'tailcut[detection]'")
+models: Any = pytest.importorskip(
+    "torchvision.models", reason="needs torchvision: pip install '.[detection]' in the clone"
+)
 operators = torchvision_operators.supplied  # torchvision imports with them
 
 PEERS = {

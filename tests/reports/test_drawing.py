@@ -75,5 +75,5 @@ def test_logarithmic_axes_have_plain_numbers(low: float, high: float, labels_bet
 
 def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(MissingExtraError, match=r"tailcut\[plots\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install '\.\[plots\]"):
         drawing("a line", draw_line)

@@ -15,6 +15,7 @@ from tailcut.training.building import (
     build_optimizer,
     build_schedule,
     check_data,
+    hold_out,
     load_teacher,
     lr_factor,
     set_precision,
@@ -138,6 +139,16 @@ def test_batches_must_fit_the_data_and_the_processes(make_recipe: MakeRecipe) ->
         check_data(make_recipe(), train, 3)
     with pytest.raises(RecipeError, match=r"training.loss: dice_bce is for masks"):
         check_data(make_recipe("training.loss=dice_bce"), train, 1)
+
+
+def test_pictures_are_held_out_as_the_recipe_says(make_recipe: MakeRecipe) -> None:
+    digits = open_dataset("digits", "train")
+    train, held_out = hold_out(make_recipe(), digits)
+    assert held_out is not None
+    assert (len(train), len(held_out), held_out.split) == (1242, 200, "train[1242:1442]")
+    assert hold_out(make_recipe("data.holdout=0"), digits) == (digits, None)
+    with pytest.raises(RecipeError, match=r"data\.holdout: .* must be 1 to 1441 for digits, .*, got 1442"):
+        hold_out(make_recipe("data.holdout=1442"), digits)
 
 
 def test_the_forward_rounds_to_the_codec(make_recipe: MakeRecipe) -> None:

@@ -40,7 +40,7 @@ def test_without_matplotlib_the_run_goes_on_and_says_how_to_get_the_plot(
         return real(name, *args, **settings)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(MissingExtraError, match=r"tailcut\[plots\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install '\.\[plots\]"):
         draw_curves(LINES, tmp_path / "curves.png", title="t")
     try_to_draw_curves(LINES, tmp_path / "curves.png", title="t")
     assert "curves.png was not drawn" in caplog.text

@@ -114,7 +114,7 @@ def test_damaged_weights_run_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
-    with pytest.raises(MissingExtraError, match=r"tailcut\[inception\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install '\.\[inception\]"):
         InceptionFeatures()
 
 

@@ -39,3 +39,4 @@ def test_messages_count_from_one_and_say_what_to_do() -> None:
     assert "--resume" in message
     message = not_a_number(float("inf"), 0, 0, 0.5)
     assert message.startswith("the loss is inf in epoch 1, step 1, at learning rate 0.5; there is no checkpoint yet")
+    assert "Train anew in another folder with a lower optimizer.lr, " in message

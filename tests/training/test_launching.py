@@ -43,8 +43,21 @@ def test_the_recipe_stands_in_the_folder_before_the_training(make_recipe: MakeRe
 
 def test_a_run_is_taken_up_only_with_its_own_recipe(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     launch(make_recipe(), tmp_path / "run")
+    Run(tmp_path / "run").last_checkpoint.touch()
     with pytest.raises(ArgumentError, match="--resume"):
         launch(make_recipe(), tmp_path / "run")
     with pytest.raises(RecipeError, match="epochs"):
         launch(make_recipe("training.epochs=9"), tmp_path / "run", resume=True)
     assert launch(make_recipe(), tmp_path / "run", resume=True) == "the result"
+
+
+def test_a_run_without_a_finished_epoch_takes_another_recipe(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    launch(make_recipe(), run.path)
+    run.start.touch()
+    corrected = make_recipe("training.epochs=9")
+    with pytest.raises(ArgumentError, match="has not finished an epoch"):
+        launch(corrected, run.path)
+    assert launch(corrected, run.path, resume=True) == "the result"
+    assert parse_recipe(run.recipe.read_text(), source="the run") == corrected
+    assert not run.start.exists()

@@ -241,6 +241,20 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(
     assert not Run(tmp_path / "run").model.exists()
 
 
+def test_splits_of_other_classes_are_refused(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test_data = open_dataset("digits", "test")
+    test_data.class_names = tuple(reversed(test_data.class_names))
+    splits = {"train": open_dataset("digits", "train"), "test": test_data}
+    monkeypatch.setattr(loop, "open_dataset", lambda name, split, **_: splits[split])
+    with pytest.raises(
+        RecipeError, match=r"data\.test_split: class 0 is '0' in split train of digits and '9' in split"
+    ):
+        train(make_recipe(), tmp_path / "run")
+    assert not Run(tmp_path / "run").exists()
+
+
 def test_a_finished_run_is_not_trained_again(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     recipe = make_recipe("training.epochs=1")
     first = train(recipe, tmp_path / "run")

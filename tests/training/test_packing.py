@@ -10,12 +10,14 @@ import safetensors.torch
 import torch
 from PIL import Image
 
+from tailcut.channels import prune, score
 from tailcut.errors import ArgumentError, DataError
 from tailcut.format import inspect, load, save
 from tailcut.runs import Run
 from tailcut.structure import class_names, create_model, set_class_names
 from tailcut.training.packing import pack, unpack
 from tailcut.training.recipe import Recipe
+from tailcut.training.recipe_files import parse_recipe
 from tailcut.training.trainers import train
 from tailcut.weights import kept_counts, regularize, to_dense
 
@@ -36,6 +38,51 @@ def test_the_checkpoint_of_a_finished_run_gives_the_run_s_file(
         assert report.num_kept == 1200
     pack(run.path, tmp_path / "exact.tailcut", codec="float32")
     assert {entry.codec for entry in inspect(tmp_path / "exact.tailcut").tensors} == {"float32"}
+
+
+def with_start(text: str, section: str) -> Recipe:
+    text = text.replace('name = "lenet300"\narguments = { convolutional = true }', 'name = "lenet5"')
+    text = text.replace("num_kept = 4000", "").replace("num_kept = 400\n", "keep_ratio = 0.2\n")
+    text = text.replace('initialization = "he"', "")
+    return parse_recipe(f"{text}\n{section}", source="small.toml", overrides=("training.epochs=1",))
+
+
+@pytest.fixture(params=["truncated", "pruned"])
+def started_run(request: pytest.FixtureRequest, recipe_text: str, tmp_path: Path) -> Run:
+    """A finished run that went on from coefficients in another order, or from fewer channels."""
+    if request.param == "truncated":
+        model = create_model("lenet5")
+        regularize(model, keep_ratio=0.5, order_weights=[1, 1, 3, 3])
+        save(model, tmp_path / "parent.tailcut")
+        section = f'[start]\nfile = "{tmp_path}/parent.tailcut"'
+    else:
+        section = '[pruning]\nrates = 0.4\nmethod = "l1"'
+    train(with_start(recipe_text, section), tmp_path / "run")
+    return Run(tmp_path / "run")
+
+
+def test_a_run_that_went_on_from_another_network_is_packed_as_it_is(started_run: Run, tmp_path: Path) -> None:
+    inputs = torch.rand(3, 1, 28, 28)
+    for source in (started_run.path, started_run.last_checkpoint):
+        pack(source, tmp_path / "again.tailcut")
+        assert (tmp_path / "again.tailcut").read_bytes() == started_run.model.read_bytes()
+        assert torch.equal(load(tmp_path / "again.tailcut")(inputs), load(started_run.model)(inputs))
+
+
+def test_a_start_that_is_gone_or_another_is_told(started_run: Run, tmp_path: Path) -> None:
+    start = started_run.start.read_bytes()
+    started_run.start.unlink()
+    for source in (started_run.path, started_run.last_checkpoint):
+        with pytest.raises(DataError, match=r"run/start\.tailcut, where it is not\. Put it back"):
+            pack(source, tmp_path / "again.tailcut")
+    started_run.start.write_bytes(start)
+    slim = create_model("lenet5")
+    prune(slim, torch.zeros(1, 1, 28, 28), score(slim, [], method="l1"), 0.2)
+    save(slim, started_run.start)
+    with pytest.raises(
+        DataError, match=r"last\.pt do not fit the network of .*start\.tailcut: (size mismatch|Missing)"
+    ):
+        pack(started_run.last_checkpoint, tmp_path / "again.tailcut")
 
 
 def test_a_run_knows_the_names_of_its_folders(make_recipe: MakeRecipe, tmp_path: Path) -> None:
@@ -111,6 +158,30 @@ def test_the_state_dict_of_a_regularised_network_is_packed_with_its_counts(tmp_p
     assert kept_counts(again) == {"fc1.weight": 50, "fc2.weight": 20}
     inputs = torch.rand(3, 1, 28, 28)
     assert torch.equal(again(inputs), model(inputs))
+
+
+@pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"state_dict": state, "epoch": 3}])
+def test_a_state_dict_tells_how_its_coefficients_were_made(wrap: Callable[[Any], Any], tmp_path: Path) -> None:
+    model = create_model("lenet5")
+    regularize(
+        model, num_kept=100, axes=(0, 1), overrides={"conv2.weight": {"axes": None, "order_weights": [1, 1, 2, 3]}}
+    )
+    torch.save(wrap(model.state_dict()), tmp_path / "weights.pt")
+    pack(tmp_path / "weights.pt", tmp_path / "a.tailcut", model="lenet5")
+    again = load(tmp_path / "a.tailcut")
+    inputs = torch.rand(3, 1, 28, 28)
+    assert torch.equal(again(inputs), model(inputs))
+    with pytest.raises(ArgumentError, match="holds coefficients already: leave out --keep-ratio and --num-kept"):
+        pack(tmp_path / "weights.pt", tmp_path / "b.tailcut", model="lenet5", keep_ratio=0.1)
+
+
+def test_a_vector_that_is_none_is_told(tmp_path: Path) -> None:
+    model = create_model("lenet300")
+    regularize(model, num_kept=50)
+    state = {**model.state_dict(), "fc1.parametrizations.weight.original": torch.tensor(1.0)}
+    torch.save(state, tmp_path / "weights.pt")
+    with pytest.raises(ArgumentError, match=r"do not fit model 'lenet300'.*size mismatch for fc1"):
+        pack(tmp_path / "weights.pt", tmp_path / "a.tailcut", model="lenet300")
 
 
 @pytest.mark.parametrize(("name", "content"), [("a.pt", b"nonsense"), ("a.safetensors", b"nonsense"), ("a.pt", b"")])

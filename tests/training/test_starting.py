@@ -9,7 +9,7 @@ from torch import nn
 from tailcut.channels import recalibrate
 from tailcut.counting import count_macs
 from tailcut.data.dataset import InMemoryDataset
-from tailcut.errors import RecipeError
+from tailcut.errors import ArgumentError, RecipeError
 from tailcut.format import fingerprint, load, save
 from tailcut.inputs import FrequencyGate, YCbCrPixels, transform_of
 from tailcut.inputs.input_transform import input_transform_of
@@ -250,6 +250,25 @@ def test_norms_of_averaged_parameters_are_measured_for_them(
     recalibrate(packed, network_inputs(packed, colours, 8, 3, recipe.training.seed), 3)
     for name, value in before.items():
         torch.testing.assert_close(packed.get_buffer(name), value, rtol=1e-4, atol=1e-5)
+
+
+def test_what_a_failed_attempt_left_is_not_taken(
+    colours: InMemoryDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "open_dataset", lambda *_, **__: colours)
+    out, small = tmp_path / "run", ("data.batch_size=8", "training.epochs=1")
+    too_few = "model.arguments={ width = 8, num_classes = 7 }"
+    slip = recipe_of('[pruning]\nrates = 0.5\nmethod = "l1"', *small, too_few)
+    corrected = recipe_of('[pruning]\nrates = 0.25\nmethod = "l1"', *small)
+    for _ in range(2):  # the second attempt with what the first left
+        with pytest.raises(ArgumentError, match="10 classes"):
+            train(slip, out, machines=Machines("cpu"), resume=True)
+        assert Run(out).start.is_file()
+    with pytest.raises(ArgumentError, match="begin it anew with --resume"):
+        train(corrected, out, machines=Machines("cpu"))
+    train(corrected, out, machines=Machines("cpu"), resume=True)
+    assert load(out / "model.tailcut").get_parameter("layer3.0.conv1.weight").shape[0] == 24
+    assert parse_recipe(Run(out).recipe.read_text(), source="run") == corrected
 
 
 TRUNCATED = """

@@ -24,6 +24,7 @@ class Dataset(ABC, torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         num_classes: how many classes there are; 2 for masks of foreground and background.
         class_names: one name per class.
         picture_shape: (channels, height, width) of a picture; where pictures differ, that of the first.
+        sorted_by_class: whether all pictures of a class come one after another.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Dataset(ABC, torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     num_classes: int
     class_names: tuple[str, ...]
     picture_shape: tuple[int, int, int]
+    sorted_by_class: bool = False
 
     @abstractmethod
     def __len__(self) -> int:
@@ -67,9 +69,11 @@ class Dataset(ABC, torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         pictures, targets = zip(*(self[position] for position in positions), strict=True)
         if len({picture.shape for picture in pictures}) > 1:
             sizes = sorted({tuple(picture.shape[1:]) for picture in pictures})
+            resizing = f"open the data as {self.name}@SIDE, which resizes them all to SIDE x SIDE pixels, or "
             raise DataError(
-                f"{self.name}, split {self.split}: the pictures of a batch must have one size, "
-                f"these have (height, width) {', '.join(map(str, sizes))}; use batches of one picture"
+                f"{self.name}, split {self.split}: the pictures of a batch must have one size, these have (height, "
+                f"width) {', '.join(map(str, sizes))}; {resizing if self.task == 'classification' else ''}"
+                "use batches of one picture"
             )
         return torch.stack(pictures), torch.stack(targets)
 
@@ -81,7 +85,8 @@ class Dataset(ABC, torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         Raises:
             ArgumentError: not 0 <= start < stop <= len(self).
         """
-        return DatasetPart(self, start, stop)
+        self._check_part(start, stop)
+        return DatasetPart(self, range(start, stop), f"{self.split}[{start}:{stop}]")
 
     def _check_part(self, start: int, stop: int) -> None:
         if not 0 <= start < stop <= len(self):
@@ -147,6 +152,7 @@ class DatasetView(Dataset):
         self.num_classes = dataset.num_classes
         self.class_names = dataset.class_names
         self.picture_shape = dataset.picture_shape
+        self.sorted_by_class = dataset.sorted_by_class
         self._dataset = dataset
 
     def __len__(self) -> int:
@@ -155,13 +161,18 @@ class DatasetView(Dataset):
 
 
 class DatasetPart(DatasetView):
-    """A contiguous part of any data set; see `Dataset.part`."""
+    """The pictures at some positions of any data set.
 
-    def __init__(self, dataset: Dataset, start: int, stop: int) -> None:
-        dataset._check_part(start, stop)
+    Args:
+        dataset: the whole; its storage is shared.
+        positions: in it, ascending.
+        split: what the part is called.
+    """
+
+    def __init__(self, dataset: Dataset, positions: Sequence[int], split: str) -> None:
         super().__init__(dataset)
-        self.split = f"{dataset.split}[{start}:{stop}]"
-        self._positions = range(start, stop)
+        self.split = split
+        self._positions = positions
 
     def __len__(self) -> int:
         """The number of pictures."""
@@ -172,26 +183,35 @@ class DatasetPart(DatasetView):
         return self._dataset[self._positions[index]]
 
 
-def split_off(dataset: Dataset, num_last: int) -> tuple[Dataset, Dataset]:
-    """Hold out the last pictures of a data set, for validation.
+def split_off(dataset: Dataset, num_held_out: int) -> tuple[Dataset, Dataset]:
+    """Hold out pictures of a data set, for validation: the last ones; of one sorted by class, evenly spaced ones.
 
     Args:
         dataset: any data set; it is not changed.
-        num_last: how many pictures go to the second part, 1 to len(dataset) - 1.
+        num_held_out: how many pictures go to the second part, 1 to len(dataset) - 1.
 
     Returns:
-        The first len(dataset) - num_last pictures, and the last num_last; both share the storage.
+        The other pictures and those held out, in their order; both share the storage.
 
     Raises:
-        ArgumentError: `num_last` does not leave at least one picture on each side.
+        ArgumentError: `num_held_out` does not leave at least one picture on each side.
     """
-    if not 1 <= num_last < len(dataset):
+    total = len(dataset)
+    if not 1 <= num_held_out < total:
         raise ArgumentError(
-            f"num_last must be 1 to {len(dataset) - 1} for {dataset.name}, split {dataset.split} "
-            f"({len(dataset)} pictures), got {num_last}"
+            f"the number of pictures to hold out must be 1 to {total - 1} for {dataset.name}, split {dataset.split} "
+            f"({total} pictures), got {num_held_out}"
         )
-    border = len(dataset) - num_last
-    return dataset.part(0, border), dataset.part(border, len(dataset))
+    if not dataset.sorted_by_class:
+        border = total - num_held_out
+        return dataset.part(0, border), dataset.part(border, total)
+    # The last ones would be whole classes. In the middle of equal intervals, each class gives its share.
+    held_out = [(2 * number + 1) * total // (2 * num_held_out) for number in range(num_held_out)]
+    others = sorted(set(range(total)) - set(held_out))
+    return (
+        DatasetPart(dataset, others, f"{dataset.split}[{len(others)} not held out]"),
+        DatasetPart(dataset, held_out, f"{dataset.split}[{num_held_out} held out]"),
+    )
 
 
 def _as_positions(indices: Indices) -> Tensor:

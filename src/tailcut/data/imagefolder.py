@@ -69,6 +69,7 @@ class FolderDataset(Dataset):
         self.name = name if size is None else f"{name}@{size}"
         self.split = folder.name
         self.task = "classification"
+        self.sorted_by_class = True
         there = folders_of(folder)
         if not there:
             raise DataError(f"{folder} holds no folders; there must be one for each class")

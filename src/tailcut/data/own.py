@@ -47,6 +47,12 @@ def _open_classes(rest: str, split: str, roots: Roots) -> Dataset:
 
 
 def _open_masks(name: str, split: str, roots: Roots) -> Dataset:
+    whole, at, _ = name.rpartition("@")
+    if at:
+        raise ArgumentError(
+            f"masks keep the size of their photos, and @SIDE is for classes ({CLASSES}:NAME@SIDE): ask for "
+            f"{MASKS + ':' + whole!r}, not for {MASKS + ':' + name!r}"
+        )
     name = _checked(name)
     advice = f"Put photos into {name}/{split}/images and a mask of the same name, a PNG, into {name}/{split}/masks."
     folder: Path = find_split(name, split, PARTS, title=f"{MASKS}:{name}", advice=advice, roots=roots)

@@ -15,6 +15,7 @@ from tailcut.errors import ArgumentError, DataError
 from tailcut.files import atomic_write
 
 FORMATS = ("PNG", "JPEG")
+HALF = 128  # of a byte
 # What Pillow raises for damaged files: OSError and SyntaxError are its own, the others come from below it.
 _DAMAGED = (
     OSError,
@@ -64,7 +65,11 @@ def read_picture(path: str | Path, *, channels: int, size: tuple[int, int] | Non
 
 
 def read_mask(path: str | Path) -> Tensor:
-    """Read a mask from a PNG or JPEG file: each pixel whose value is above 0 is foreground.
+    """Read a mask from a PNG or JPEG file, upright.
+
+    Foreground is each pixel of a PNG whose value (of colours the largest, of a palette the index) is above 0, and each
+    of a JPEG whose value is 128 or more, since compression leaves small values beside edges. What is wholly transparent
+    is background.
 
     Returns:
         int64 (height, width) of 0 and 1.
@@ -73,8 +78,11 @@ def read_mask(path: str | Path) -> Tensor:
         DataError: the file cannot be read, is damaged or is no PNG or JPEG picture.
     """
     image = _open(Path(path))
-    values = image if len(image.getbands()) == 1 else _flat(image).convert("L")
-    return torch.from_numpy((np.asarray(values) > 0).astype(np.int64))
+    values = np.asarray(image if len(image.getbands()) == 1 else image.convert("RGB"))
+    if values.ndim == 3:
+        values = values.max(axis=2)
+    is_foreground = values >= HALF if image.format == "JPEG" else values > 0
+    return torch.from_numpy((is_foreground & _is_seen(image)).astype(np.int64))
 
 
 def write_mask(path: str | Path, mask: Tensor) -> None:
@@ -111,11 +119,24 @@ def _open(path: Path) -> Image.Image:
             image.verify()  # checks what loading does not: the end of a PNG; the picture must be opened anew
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             image.load()
-            return ImageOps.exif_transpose(image)
+            upright = ImageOps.exif_transpose(image)
+            upright.format = image.format  # which a copy forgets
+            return upright
     except UnidentifiedImageError as error:
         raise DataError(f"{path} is no PNG or JPEG picture, or it is damaged at its beginning") from error
     except _DAMAGED as error:
         raise DataError(f"cannot use the picture {path}: {error}") from error
+
+
+def _is_seen(image: Image.Image) -> np.ndarray:
+    """Which pixels are not wholly transparent, bool (height, width)."""
+    if not image.has_transparency_data:
+        return np.ones((image.height, image.width), dtype=bool)
+    if image.mode.startswith("I"):  # 16-bit grey, of which one value may be transparent; Pillow cannot convert it
+        seen: np.ndarray = np.asarray(image) != image.info["transparency"]
+    else:
+        seen = np.asarray(image.convert("RGBA").getchannel("A")) > 0
+    return seen
 
 
 def _flat(image: Image.Image) -> Image.Image:

@@ -1,5 +1,6 @@
 """Weights from other people's checkpoints: files of `torch.save` or safetensors, read as data, by name."""
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,10 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     return named_tensors(_read(Path(path)), path)
 
 
-def named_tensors(content: Any, path: str | Path) -> dict[str, Tensor]:
+def named_tensors(content: Any, path: str | Path) -> OrderedDict[str, Tensor]:
     """The tensors by name of what a checkpoint at `path` holds, out of the wrappings that are usual.
+
+    Torch's metadata comes along, where a state dict was stored with it: it tells what coefficients mean.
 
     Raises:
         DataError: there are none, or there is something else among them.
@@ -77,10 +80,14 @@ def named_tensors(content: Any, path: str | Path) -> dict[str, Tensor]:
     if strange is not None:
         raise DataError(f"{path} is no checkpoint of weights: {strange!r} is {_described(content[strange])}")
     tensors = {str(name): value.detach() for name, value in content.items()}
+    metadata = dict(getattr(content, "_metadata", {}))
     for prefix in PREFIXES:
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-    return tensors
+            metadata = {name.removeprefix(prefix): value for name, value in metadata.items()}
+    state = OrderedDict(tensors)
+    state._metadata = metadata  # type: ignore[attr-defined]
+    return state
 
 
 def _read(path: Path) -> Any:

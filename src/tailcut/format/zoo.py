@@ -33,6 +33,10 @@ def resolve(path: str | Path) -> Path:
             raise ArgumentError(f"the zoo has no {name!r}; it has {', '.join(zoo_names()) or 'nothing yet'}")
         return zoo_folder() / f"{name}{SUFFIX}"
     found = Path(path)
+    if found.is_dir():
+        network = found / f"model{SUFFIX}"
+        hint = f"; the network of this run is {network}" if network.is_file() else ""
+        raise FileNotFoundError(f"{path} is a folder, not a file{hint}")
     if not found.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     return found

@@ -1,6 +1,7 @@
 """Faster and Mask R-CNN that read frequency channels (sections 4.3 and 4.4 of the paper, and its supplement).
 
-Importing this module registers both for `create_model` and for files; building one needs `tailcut[detection]`.
+Importing this module registers both for `create_model` and for files; building one needs the extra
+`detection`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -160,14 +160,14 @@ def make_table(name: str, wanted: Sequence[Wanted], results: Mapping[str, Sequen
         results: see `find_results`.
 
     Raises:
-        ArgumentError: there is no such table, or no recipe of it.
+        ArgumentError: there is no such table, or none of the recipes is a row of it.
         DataError: a result has no figures.
     """
     if name not in TABLES:
         raise ArgumentError(f"unknown table {name!r}; there are {', '.join(TABLES)}")
     mine = sorted((entry for entry in wanted if table_of(entry.recipe, entry.source) == name), key=_place)
     if not mine:
-        raise ArgumentError(f"no recipe is a row of {name} yet; there are {', '.join(tables_with_rows(wanted))}")
+        raise ArgumentError(_no_row(name, wanted))
     found = [(entry, results.get(entry.name, ())) for entry in mine]
     rows = tuple(row for entry, runs in found for row in _rows(entry, runs))
     return ReproduceReport(name, rows, tuple(mean for _, runs in found for mean in seed_means(runs)))
@@ -179,10 +179,13 @@ def _place(wanted: Wanted) -> tuple[str, float, str]:
     return wanted.name.partition("-")[0], -num_kept, wanted.name
 
 
-def tables_with_rows(wanted: Sequence[Wanted]) -> list[str]:
-    """The tables that have a recipe, in their order."""
-    there = {table_of(entry.recipe, entry.source) for entry in wanted}
-    return [name for name in TABLES if name in there]
+def _no_row(name: str, wanted: Sequence[Wanted]) -> str:
+    """That none of these recipes is a row of the table, and of which they are."""
+    places = [(entry.name, table_of(entry.recipe, entry.source)) for entry in wanted]
+    said = (
+        f"{recipe} is a row of {place or 'no table'}{f', not of {name}' if place else ''}" for recipe, place in places
+    )
+    return "; ".join(said) or f"there is no recipe for {name}"
 
 
 def _rows(wanted: Wanted, results: Sequence[Result]) -> list[ReproducedRow]:

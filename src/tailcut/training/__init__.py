@@ -18,7 +18,7 @@ training split, and the test split serves the final figure, of the packed file. 
 the test split after each epoch, labels it so, and chooses nothing by it. The Fréchet distance of Table 4 is by the
 features of our LeNet-5 for MNIST in place of Inception's: only ratios of rows can be compared.
 
-Evaluation and prediction need no extra; recipes and the loop need `tailcut[train]`.
+Evaluation and prediction need no extra; recipes and the loop need the extra `train`.
 """
 
 from tailcut.training.evaluation import EvaluateReport as EvaluateReport

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from tailcut.errors import TrainingError
+from tailcut.errors import TrainingError, how_to_install
 from tailcut.execution import FusedNetwork, pays_in_training
 from tailcut.execution.compiled import is_installed
 from tailcut.training.recipe import Recipe
@@ -49,8 +49,8 @@ def trained_as(execution: Execution, model: nn.Module) -> nn.Module:
         return model
     if execution == COMPILED and not is_installed():
         raise TrainingError(
-            "this training began with compiled loops, and other loops would end in other digits: install "
-            "tailcut[fast], or begin anew"
+            "this training began with compiled loops, and other loops would end in other digits: "
+            f"{how_to_install('fast')}, or begin anew in another folder"
         )
     return FusedNetwork(model, engine="compiled" if execution == COMPILED else "torch")
 

@@ -23,6 +23,7 @@ from tailcut.printing import Report, table
 from tailcut.training.evaluation import choose_device, run_forward, runnable, uses_batch_statistics
 from tailcut.training.figures import new_figure, write_figure
 from tailcut.training.metrics import StreamingMean, accuracy
+from tailcut.training.naming import check_class_names
 from tailcut.training.progress import Progress, live_progress
 from tailcut.training.reading import PictureReader
 
@@ -230,12 +231,13 @@ def accuracies_under_attack(
         One accuracy per epsilon, 0 to 1.
 
     Raises:
-        ArgumentError: the network does not fit the data set.
+        ArgumentError: the network does not fit the data set, or names its classes otherwise.
     """
     if dataset.task != "classification":
         raise ArgumentError(f"attacks need a data set of classes; the targets of {dataset.name} are for {dataset.task}")
     if batch_size < 1:
         raise ArgumentError(f"batch_size must be at least 1, got {batch_size}")
+    check_class_names(model, dataset)
     network = PictureReader(runnable(model, device, dense=True)).requires_grad_(False)
     batch_size = 1 if uses_batch_statistics(network) else batch_size
     noise = torch.Generator().manual_seed(plan.seed)

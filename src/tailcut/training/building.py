@@ -6,7 +6,7 @@ import math
 import torch
 from torch import nn
 
-from tailcut.data import Dataset, Roots
+from tailcut.data import Dataset, Roots, split_off
 from tailcut.errors import ArgumentError, RecipeError, StructureError, TailcutError
 from tailcut.format import load
 from tailcut.runs import Run, packed_network
@@ -150,6 +150,20 @@ def check_data(recipe: Recipe, train: Dataset, num_processes: int) -> int:
     if masks != (recipe.training.loss == "dice_bce") and not masks:
         raise RecipeError(f"training.loss: {recipe.training.loss} is for masks; {recipe.data.name} has classes")
     return len(train) // size
+
+
+def hold_out(recipe: Recipe, dataset: Dataset) -> tuple[Dataset, Dataset | None]:
+    """The pictures to train on, and those held out for validation; None where the recipe holds out none.
+
+    Raises:
+        RecipeError: there are not so many pictures.
+    """
+    if not recipe.data.holdout:
+        return dataset, None
+    try:
+        return split_off(dataset, recipe.data.holdout)
+    except ArgumentError as error:
+        raise RecipeError(f"data.holdout: {error}") from error
 
 
 def set_precision(model: nn.Module, codec: str) -> None:

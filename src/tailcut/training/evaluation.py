@@ -19,6 +19,7 @@ from tailcut.execution import fuse
 from tailcut.format import load
 from tailcut.printing import Report, figure_text, table
 from tailcut.training.metrics import METRICS, StreamingMean, metrics_for
+from tailcut.training.naming import check_class_names
 from tailcut.training.progress import live_progress
 from tailcut.training.reading import reader_of
 from tailcut.weights import to_dense, truncated_tensors
@@ -195,8 +196,9 @@ def evaluate(
         pictures) for masks.
 
     Raises:
-        ArgumentError: the network does not fit the pictures or the targets.
+        ArgumentError: the network does not fit the pictures or the targets, or names its classes otherwise.
     """
+    check_class_names(model, dataset)
     network = runnable(model, share.device, dense=dense)
     if batch_size is None:
         batch_size = CLASSIFICATION_BATCH if dataset.task == "classification" else 1

@@ -50,8 +50,9 @@ def interrupted(run: Run, epoch: int, step: int) -> str:
 def not_a_number(loss: float, epoch: int, step: int, lr: float) -> str:
     """What to tell a user whose loss is no number after this step of this epoch, both counted from 0."""
     kept = f"the checkpoint after epoch {epoch} is kept" if epoch else "there is no checkpoint yet"
+    # The run's own folder goes on with the same recipe only, which would end here again.
     return (
-        f"the loss is {loss} in epoch {epoch + 1}, step {step + 1}, at learning rate {lr:.3g}; {kept}. Try "
-        "a lower optimizer.lr, optimizer.clip_norm = 1.0, a longer optimizer.lr_schedule.warmup, or "
-        'training.precision = "fp32"'
+        f"the loss is {loss} in epoch {epoch + 1}, step {step + 1}, at learning rate {lr:.3g}; {kept}. Train "
+        "anew in another folder with a lower optimizer.lr, optimizer.clip_norm = 1.0, a longer "
+        'optimizer.lr_schedule.warmup, or training.precision = "fp32"'
     )

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.channels import recalibrate
-from tailcut.data import Dataset, Roots, open_dataset, split_off
+from tailcut.data import Dataset, Roots, open_dataset
 from tailcut.errors import MissingExtraError, TrainingError
 from tailcut.files import write_atomically
 from tailcut.format import load, save
@@ -31,6 +31,7 @@ from tailcut.training.building import (
     build_optimizer,
     build_schedule,
     check_data,
+    hold_out,
     load_teacher,
     name_classes,
     set_lr,
@@ -51,6 +52,7 @@ from tailcut.training.generation_building import check_generative
 from tailcut.training.interruption import Interruption, interrupted, listen_for_interruption, not_a_number
 from tailcut.training.losses import negative_elbo, total_loss
 from tailcut.training.machines import Machines as Machines
+from tailcut.training.naming import check_splits
 from tailcut.training.processes import Processes, share_of
 from tailcut.training.progress import Progress, epoch_line, live_progress
 from tailcut.training.reading import gate_penalty, has_gate, reader_of
@@ -85,9 +87,8 @@ class Session(Processes):
         data, seed = recipe.data, recipe.training.seed
         self.train_data: Dataset = open_dataset(data.name, data.train_split, roots=roots, download=download)
         self.test_data: Dataset = open_dataset(data.name, data.test_split, roots=roots, download=download)
-        self.held_out: Dataset | None = None
-        if data.holdout:
-            self.train_data, self.held_out = split_off(self.train_data, data.holdout)
+        check_splits(self.train_data, self.test_data)
+        self.train_data, self.held_out = hold_out(recipe, self.train_data)
         self.num_steps = check_data(recipe, self.train_data, fabric.world_size)
 
         torch.manual_seed(generator(seed).initial_seed())

@@ -1,6 +1,7 @@
 """From runs, checkpoints and plain weights to .tailcut files, and from these to dense weights."""
 
 import io
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from tailcut.runs import Run
 from tailcut.structure import as_metadata, create_model, set_class_names
 from tailcut.training.checkpoints import is_checkpoint, newest_checkpoint, read_checkpoint, read_torch_file
 from tailcut.weights import regularize, to_dense
+from tailcut.weights.attach import meaning_of
 
 VECTOR_PREFIX, VECTOR_SUFFIX = "parametrizations.", ".original"
 
@@ -76,7 +78,7 @@ def pack(
 
     Raises:
         ArgumentError: the arguments do not fit the source.
-        DataError: the source cannot be read.
+        DataError: the source cannot be read, or the network that its training started from is not beside it.
     """
     path = Path(source)
     content = _read_source(path)
@@ -86,7 +88,9 @@ def pack(
                 f"{path} is a run's: its recipe tells the model and what is kept; leave out --model, "
                 "--set-argument, --keep-ratio and --num-kept"
             )
-        network, recipe_codecs = _from_checkpoint(content)
+        # A checkpoint lies in RUN/checkpoints.
+        run = Run(path if path.is_dir() else path.absolute().parent.parent)
+        network, recipe_codecs = _from_checkpoint(content, path, run)
     else:
         if model is None:
             raise ArgumentError(f"{path} holds plain weights: name the registered model they belong to with --model")
@@ -138,16 +142,33 @@ def _read_source(path: Path) -> Any:
     return read_checkpoint(path) if is_checkpoint(content) else content
 
 
-def _from_checkpoint(state: Mapping[str, Any]) -> tuple[nn.Module, tuple[str, str]]:
-    """The network of a checkpoint as it would be packed now, and the codecs of its recipe."""
+def _from_checkpoint(state: Mapping[str, Any], path: Path, run: Run) -> tuple[nn.Module, tuple[str, str]]:
+    """The network of a checkpoint as it would be packed now, and the codecs of its recipe.
+
+    Args:
+        state: the checkpoint.
+        path: where it is, for errors.
+        run: where the network is that the training started from, if it did not start from a fresh one.
+    """
     from tailcut.training.averaging import MovingAverage  # here: plain weights need no extra
     from tailcut.training.building import build_model, build_schedule
     from tailcut.training.generation_building import GanNetworks
     from tailcut.training.recipe_files import parse_recipe
+    from tailcut.training.starting import load_start, needs_start
 
     recipe = parse_recipe(state["recipe"], source="the recipe of the checkpoint")
-    network = build_model(recipe)
-    network.load_state_dict(state["model"])
+    from_start = needs_start(recipe)
+    if from_start and not run.start.is_file():
+        raise DataError(
+            f"{path}: its training started from another network, which a run keeps as {run.start.name}; expected it at "
+            f"{run.start}, where it is not. Put it back, or pack the checkpoint in its own run folder"
+        )
+    network = build_model(recipe, load_start(run) if from_start else None)
+    try:
+        network.load_state_dict(state["model"])
+    except RuntimeError as error:
+        origin = f"the network of {run.start}" if from_start else f"the model {recipe.model.name!r} of its recipe"
+        raise DataError(f"the weights of {path} do not fit {origin}: {_reasons(error)}") from error
     if recipe.optimizer.ema_decay is not None:
         average = MovingAverage(network, recipe.optimizer.ema_decay)
         average.load_state_dict(state["average"])
@@ -163,26 +184,33 @@ def _from_checkpoint(state: Mapping[str, Any]) -> tuple[nn.Module, tuple[str, st
 
 def _from_weights(
     path: Path,
-    state: Mapping[str, Tensor],
+    state: OrderedDict[str, Tensor],
     model: str,
     arguments: Mapping[str, Any],
     keep_ratio: float | None,
     num_kept: int | None,
 ) -> nn.Module:
     network = create_model(model, **arguments)
-    vectors = {_plain_name(name): len(value) for name, value in state.items() if _plain_name(name)}
-    if vectors:  # the state_dict of a regularised network, transformed along all axes
-        regularize(network, num_kept=vectors)
+    vectors = {_plain_name(name): value.numel() for name, value in state.items() if _plain_name(name)}
+    if vectors:  # the state_dict of a regularised network
+        if keep_ratio is not None or num_kept is not None:
+            raise ArgumentError(f"{path} holds coefficients already: leave out --keep-ratio and --num-kept")
+        meanings = {_plain_name(name): meaning_of(state, name) for name in state if _plain_name(name)}
+        regularize(network, num_kept=vectors, overrides={name: found for name, found in meanings.items() if found})
     try:
-        network.load_state_dict(dict(state))
+        network.load_state_dict(state)
     except RuntimeError as error:
-        lines = " ".join(line.strip() for line in str(error).splitlines()[1:])
         raise ArgumentError(
-            f"the weights of {path} do not fit model {model!r} with {dict(arguments)}: {lines}"
+            f"the weights of {path} do not fit model {model!r} with {dict(arguments)}: {_reasons(error)}"
         ) from error
     if not vectors:
         regularize(network, keep_ratio=keep_ratio, num_kept=num_kept)
     return network
+
+
+def _reasons(error: RuntimeError) -> str:
+    """What `load_state_dict` says, on one line, without the name of the class."""
+    return " ".join(line.strip() for line in str(error).splitlines()[1:])
 
 
 def _plain_name(name: str) -> str:

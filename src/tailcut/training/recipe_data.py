@@ -45,7 +45,8 @@ class DataSection(Section):
         name: a data set that `open_dataset` knows.
         train_split: the split to train on.
         test_split: the split for the final figure.
-        holdout: so many of the last training pictures are held out for validation.
+        holdout: so many training pictures are held out for validation: the last ones; where they are sorted by class
+            (in folders), evenly spaced ones.
         batch_size: pictures per step, on all devices together; an incomplete last batch is left out.
         augmentation: random changes of the training pictures.
         coarse: smaller training pictures at first.

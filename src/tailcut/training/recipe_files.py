@@ -5,16 +5,18 @@ import importlib.resources
 import json
 import shlex
 import tomllib
-import typing
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
-
-from tailcut.errors import RecipeError
+from tailcut.errors import MissingExtraError, RecipeError
 from tailcut.training.recipe import Recipe
+from tailcut.training.recipe_keys import problems_of, split_key, unknown_key
+
+try:
+    from pydantic import ValidationError
+except ImportError as error:
+    raise MissingExtraError("reading a recipe", "pydantic", "train") from error
 
 SUFFIX = ".toml"
 
@@ -25,7 +27,8 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     Args:
         name_or_path: see `find_recipe`.
         overrides: `KEY=VALUE` each, the key dotted (`optimizer.lr`), the value as TOML; a value that is no TOML
-            is taken as text, an empty one removes the key or section (`distillation=`).
+            is taken as text, an empty one removes the key or section (`distillation=`) if it is there. A name with
+            dots stands in quotes unless it ends the key (`regularization.overrides."conv.weight".axes=[0]`).
 
     Raises:
         RecipeError: not found, no TOML, or a key is unknown, missing or has a wrong value.
@@ -45,13 +48,13 @@ def parse_recipe(content: str, *, source: str, overrides: Sequence[str] = ()) ->
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"{source}: this is no TOML: {error}") from error
     for override in overrides:
-        _override(values, override)
+        _override(values, override, source)
     if "name" not in values:
         values = {"name": Path(source).stem, **values}
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        problems = [_problem(item) for item in error.errors(include_url=False)]
+        problems = problems_of(error)
         lines = problems[0] if len(problems) == 1 else "".join(f"\n  {problem}" for problem in problems)
         raise RecipeError(f"{source}: {lines}") from error
 
@@ -147,9 +150,9 @@ def changed_since(recorded: Mapping[str, Any], recipe: Recipe, aside: Collection
 
 
 def check_same(recipe: Recipe, path: Path) -> None:
-    """Raise `RecipeError` if `path` holds another recipe than this one: a run goes on as it began."""
+    """Raise `RecipeError` if `path` holds another recipe than this one, or none: a run goes on as it began."""
     if path.is_file():
-        changed = differences(parse_recipe(path.read_text(encoding="utf-8"), source=str(path)), recipe)
+        changed = differences(load_recipe(path), recipe)
         if changed:
             raise RecipeError(
                 f"the run was begun with another recipe ({path}); it can only go on with the same. "
@@ -157,11 +160,20 @@ def check_same(recipe: Recipe, path: Path) -> None:
             )
 
 
-def _override(values: dict[str, Any], override: str) -> None:
+def _override(values: dict[str, Any], override: str, source: str) -> None:
     key, equals, text = override.partition("=")
-    parts = key.strip().split(".")
-    if not equals or not all(parts):
-        raise RecipeError(f"--set {override}: expected KEY=VALUE, for example optimizer.lr=0.01")
+    parts = split_key(key)
+    if not equals or not parts:
+        raise RecipeError(
+            f"--set {override}: expected KEY=VALUE, for example optimizer.lr=0.01; a name with other characters than "
+            "letters, digits, - and _ stands in quotes"
+        )
+    if not text.strip():
+        problem = unknown_key(parts)
+        if problem is not None:
+            raise RecipeError(f"{source}: {problem}")
+        _remove(values, parts)
+        return
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -172,48 +184,20 @@ def _override(values: dict[str, Any], override: str) -> None:
         if not isinstance(inner, dict):
             inner = table[part] = {}  # a table by tensor name takes the place of one number for all
         table = inner
-    if text.strip():
-        table[parts[-1]] = value
-    else:
-        table.pop(parts[-1], None)
+    table[parts[-1]] = value
 
 
-def _problem(error: ErrorDetails) -> str:
-    key = ".".join(str(part) for part in error["loc"] if not _is_union_branch(str(part)))
-    given = error["input"]
-    if error["type"] == "missing":
-        return f"{key}: is missing"
-    if error["type"] == "extra_forbidden":
-        known = _keys_beside(error["loc"])
-        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
-        return f"{key}: is no key of a recipe; {hint}"
-    message = error["msg"].removeprefix("Value error, ")
-    message = message.removeprefix("Input should be ")
-    message = message.replace("a valid integer", "an integer").replace("a valid ", "a ")
-    if error["type"] == "value_error":
-        return f"{key}: {message}" if key else message
-    return f"{key}: must be {message}, got {given!r}"
-
-
-def _is_union_branch(part: str) -> bool:
-    """Whether pydantic added this part to tell the types of a union apart: it is no key of the recipe."""
-    return part in ("int", "str", "constrained-int") or "[" in part
-
-
-def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
-    model: Any = Recipe
-    for part in location[:-1]:
-        fields: Mapping[str, Any] = getattr(model, "model_fields", {})
-        model = _section_class(fields[str(part)].annotation) if str(part) in fields else model
-    return list(model.model_fields)
-
-
-def _section_class(annotation: Any) -> Any:
-    options = [annotation, *(typing.get_args(annotation))]
-    options += [inner for option in options for inner in typing.get_args(option)]
-    sections = [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
-    return sections[0] if sections else annotation
+def _remove(values: dict[str, Any], parts: Sequence[str]) -> None:
+    """Remove a key, if it is there."""
+    table: Any = values
+    for index, part in enumerate(parts):
+        if not isinstance(table, dict):
+            return
+        rest = ".".join(parts[index:])
+        if rest in table:  # the last part, or the name of a tensor with its dots
+            del table[rest]
+            return
+        table = table.get(part)
 
 
 def _toml_lines(values: Mapping[str, Any], prefix: str) -> list[str]:

@@ -138,10 +138,10 @@ def _data_of(source: str | Path) -> str:
     if not run.exists():
         raise ArgumentError(f"{source} is no run folder, which would tell its data set: give --data")
     try:
-        from tailcut.training.recipe_files import parse_recipe
+        from tailcut.training.recipe_files import load_recipe
     except MissingExtraError as error:
         raise ArgumentError(f"the recipe of {source} cannot be read ({error}): give --data") from error
-    return parse_recipe(run.recipe.read_text(encoding="utf-8"), source=str(run.recipe)).data.name
+    return load_recipe(run.recipe).data.name
 
 
 def _batches(dataset: Dataset, batch_size: int, *, progress: bool) -> Iterator[Tensor]:

@@ -51,7 +51,8 @@ def needed_runs(recipe: Recipe) -> list[str]:
 def make_start(recipe: Recipe, run: Run, dataset: Dataset, *, roots: Roots = None) -> None:
     """Write the network to start from into the run's folder, unless it is there.
 
-    So a resumed training, and all processes of one training, start from the same numbers.
+    So a resumed training, and all processes of one training, start from the same numbers. `Run.create` removes what
+    an attempt without a finished epoch left there.
 
     Args:
         recipe: its `model`, `start`, `inputs` and `pruning` sections.

@@ -33,7 +33,7 @@ def train(
     Args:
         recipe: what to train.
         out: the run folder.
-        resume: go on from the newest checkpoint of that folder; begin if it has none.
+        resume: go on from the newest checkpoint of that folder; begin anew, with whatever recipe, if it has none.
         roots: data roots to try first.
         machines: where to run; one device when None.
         download: fetch the data set if it lies nowhere.
@@ -45,7 +45,8 @@ def train(
 
     Raises:
         RecipeError: the recipe does not fit the network, the data, or the run that it shall resume.
-        ArgumentError: the folder holds a run and `resume` is False, or there are no such machines.
+        ArgumentError: the folder holds a run and `resume` is False, or a run without its recipe; or there are no such
+            machines.
         TrainingError: the loss is no longer a number, or somebody pressed Ctrl-C; the run can be resumed.
         DataNotFoundError: the data set lies nowhere.
     """

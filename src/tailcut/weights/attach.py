@@ -158,6 +158,12 @@ def _trim_to_kept(holder: nn.Module, state: dict[str, Any], prefix: str, local_m
         state[key] = state[key][: truncation.num_kept].clone()
 
 
+def meaning_of(state: Mapping[str, Any], name: str) -> dict[str, list[Any]]:
+    """The settings of `regularize` that a vector of a state dict was made with; empty where it does not tell them."""
+    metadata = getattr(state, "_metadata", {}).get(name.rpartition(".")[0], {}).get(_META, {})
+    return {key: list(metadata[key]) for key in ("axes", "order_weights") if key in metadata}
+
+
 def _meaning(truncation: Truncation) -> dict[str, tuple[float, ...]]:
     return {"shape": truncation.shape, "axes": truncation.axes, "order_weights": truncation.order_weights}
 

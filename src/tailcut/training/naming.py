@@ -1,0 +1,69 @@
+"""Whether a network and the pictures that it is measured on call their classes alike."""
+
+import re
+from collections.abc import Sequence
+from itertools import zip_longest
+
+from torch import nn
+
+from tailcut.data import Dataset
+from tailcut.errors import ArgumentError, RecipeError
+from tailcut.structure import class_names
+
+
+def check_class_names(model: nn.Module, dataset: Dataset) -> None:
+    """Check that a classifier and the pictures to measure it on mean the same classes by the same numbers.
+
+    Nothing is said where they cannot be compared: either has no names, other numbers of classes (which the outputs
+    tell), or only one of them names its classes by numbers or codes (`7`, `digit 7`, `n01440764`). Upper and lower
+    case, spaces and signs between words do not count.
+
+    Raises:
+        ArgumentError: names differ.
+    """
+    told, found = class_names(model), dataset.class_names
+    if dataset.task != "classification" or told is None or len(told) != len(found):
+        return
+    if _are_counted(told) or _are_counted(found) or _are_codes(told) != _are_codes(found):
+        return
+    for number, (own, other) in enumerate(zip(told, found, strict=True)):
+        if _words(own) != _words(other):
+            raise ArgumentError(
+                f"class {number} is {own!r} for the network and {other!r} in {dataset.name}, split {dataset.split}, so "
+                "answers would be counted for other classes. Measure it on the classes that it was trained for, named "
+                "alike; or, if only the names differ, have it forget them with tailcut.set_class_names(model, None)"
+            )
+
+
+def check_splits(train: Dataset, test: Dataset) -> None:
+    """Check that two splits of a data set have the same classes in the same order.
+
+    Raises:
+        RecipeError: they differ.
+    """
+    if train.task != "classification":
+        return
+    for number, (one, other) in enumerate(zip_longest(train.class_names, test.class_names)):
+        if one != other:
+            there, here = ("missing" if name is None else repr(name) for name in (one, other))
+            raise RecipeError(
+                f"data.test_split: class {number} is {there} in split {train.split} of {train.name} and {here} in "
+                f"split {test.split}; both splits need the same classes"
+            )
+
+
+def _are_counted(names: Sequence[str]) -> bool:
+    """Whether the names are the numbers of the classes, from 0 or 1, with or without a word before them."""
+    if not _are_codes(names):
+        return False
+    numbers = [int(name) for name in re.findall(r"[0-9]+$", "\n".join(names), re.MULTILINE)]
+    return numbers in ([*range(len(names))], [*range(1, len(names) + 1)])
+
+
+def _are_codes(names: Sequence[str]) -> bool:
+    """Whether the names are numbers behind one and the same word, or behind none."""
+    return all(re.search(r"[0-9]$", name) for name in names) and len({re.sub(r"[0-9]+$", "", n) for n in names}) == 1
+
+
+def _words(name: str) -> list[str]:
+    return re.findall(r"\w+", name.casefold().replace("_", " "))
