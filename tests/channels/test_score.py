@@ -291,6 +291,7 @@ def test_random_follows_its_seed() -> None:
         ({"method": "best"}, "method must be one of spectral, l1, l2, fpgm, apoz, hrank, bn_scale, random; got 'best'"),
         ({"num_batches": 0}, "num_batches must be an integer of at least 1, or None for all; got 0"),
         ({"num_batches": 1.5}, "got 1.5"),
+        ({"num_batches": 0, "method": "l1"}, "or None for all; got 0"),
         ({"block_size": -4}, "block_size must be an integer of at least 1"),
         ({"variant": "mine"}, "variant must be one of"),
         ({"layers": []}, "layers names no layer"),

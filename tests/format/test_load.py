@@ -362,7 +362,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
     for call in (tailcut.load, tailcut.inspect):
         with pytest.raises(FileNotFoundError, match=r"no such file: .*nowhere"):
             call(tmp_path / "nowhere.tailcut")
-        with pytest.raises(FileNotFoundError, match="no such file"):
+        with pytest.raises(FileNotFoundError, match="is a folder, not a file"):
             call(tmp_path)
 
 

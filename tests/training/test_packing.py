@@ -1,3 +1,4 @@
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -173,6 +174,19 @@ def test_a_state_dict_tells_how_its_coefficients_were_made(wrap: Callable[[Any],
     assert torch.equal(again(inputs), model(inputs))
     with pytest.raises(ArgumentError, match="holds coefficients already: leave out --keep-ratio and --num-kept"):
         pack(tmp_path / "weights.pt", tmp_path / "b.tailcut", model="lenet5", keep_ratio=0.1)
+
+
+@pytest.mark.parametrize("strange", [5, {"": 5}, {3: {}}, {"fc1.parametrizations.weight": {"tailcut": 5}}])
+def test_strange_metadata_are_no_reason_to_fail_unnamed(strange: Any, tmp_path: Path) -> None:
+    model = create_model("lenet300")
+    regularize(model, num_kept=50)
+    state = model.state_dict()
+    state._metadata = strange  # type: ignore[attr-defined]
+    torch.save(state, tmp_path / "weights.pt")
+    with contextlib.suppress(ArgumentError):
+        pack(tmp_path / "weights.pt", tmp_path / "a.tailcut", model="lenet300")
+    if isinstance(strange, int):
+        assert kept_counts(load(tmp_path / "a.tailcut"))["fc1.weight"] == 50
 
 
 def test_a_vector_that_is_none_is_told(tmp_path: Path) -> None:

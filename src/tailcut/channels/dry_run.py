@@ -110,11 +110,10 @@ def _misread(graph: ChannelGraph, cut: Cut, after: Trace) -> str | None:
     origins = {FIXED: FIXED}
     for name, layer in graph.trace.layers.items():
         for attribute, axes in layer.axes.items():
-            tensor = f"{name}.{attribute}" if name else attribute
             found = after.layers[name].axes.get(attribute, {}) if name in after.layers else {}
             for axis, labels in axes.items():
                 before = units_of(graph.coupling, labels)
-                kept = cut.kept.get(tensor, {}).get(axis, range(len(before)))
+                kept = cut.kept.get(layer.path(attribute), {}).get(axis, range(len(before)))
                 now = units_of(after.coupling, found[axis]) if axis in found else []
                 pairs = zip([before[place] for place in kept], now, strict=False)
                 if len(now) != len(kept) or any(origins.setdefault(new, old) != old for old, new in pairs):

@@ -45,6 +45,10 @@ class TracedLayer:
     positions: int = 0
     why: str | None = None
 
+    def path(self, attribute: str) -> str:
+        """The name of one of its tensors in the network."""
+        return f"{self.name}.{attribute}" if self.name else attribute
+
     def labels(self) -> Iterator[Tensor]:
         """All labels of its tensors."""
         for axes in self.axes.values():

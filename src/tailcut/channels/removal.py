@@ -38,7 +38,7 @@ def plan_cut(graph: ChannelGraph, removed: Iterable[int]) -> Cut:
     cut = Cut()
     for name, layer in graph.trace.layers.items():
         for attribute, axes in layer.axes.items():
-            _note(cut, f"{name}.{attribute}" if name else attribute, axes, graph, gone, order)
+            _note(cut, layer.path(attribute), axes, graph, gone, order)
         kind = layer_kind(layer.module)
         if kind is None or layer.why is not None:
             continue

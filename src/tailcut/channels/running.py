@@ -89,8 +89,7 @@ def inputs_of(
     Raises:
         ArgumentError: an input is no tensor (batch, ...), or `num_batches` no number of batches.
     """
-    if num_batches is not None and (type(num_batches) is not int or num_batches < 1):
-        raise ArgumentError(f"num_batches must be an integer of at least 1, or None for all; got {num_batches!r}")
+    check_num_batches(num_batches)
     tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
     device = torch.device("cpu") if tensor is None else tensor.device
     for number, batch in enumerate(itertools.islice(loader, num_batches)):
@@ -104,6 +103,12 @@ def inputs_of(
             )
         if len(inputs[0]) > 0:
             yield tuple(x.to(device) for x in inputs)
+
+
+def check_num_batches(num_batches: int | None) -> None:
+    """Raise `ArgumentError` unless this is a number of batches, or None for all."""
+    if num_batches is not None and (type(num_batches) is not int or num_batches < 1):
+        raise ArgumentError(f"num_batches must be an integer of at least 1, or None for all; got {num_batches!r}")
 
 
 def _first(batch: Any) -> Any:

@@ -10,7 +10,7 @@ from torch.nn.modules.conv import _ConvNd
 from tailcut.channels.baselines import MAP_MEASURES, WEIGHT_MEASURES, norm_scales, random_importance
 from tailcut.channels.formulas import COMPONENTS, Component, Formula, MapParts, Variant, map_parts
 from tailcut.channels.maps import as_maps, channel_axis, follow_maps, num_channels
-from tailcut.channels.running import Choose, Inputs, inputs_of, running, unwrapped
+from tailcut.channels.running import Choose, Inputs, check_num_batches, inputs_of, running, unwrapped
 from tailcut.channels.scores import Scores, formula_settings
 from tailcut.errors import ArgumentError, StructureError
 
@@ -71,6 +71,7 @@ def score(
     formula = Formula(variant, block_size, gaussian_sigma, spatial_weight, components)
     if needs_loader(method) and loader is None:
         raise ArgumentError(f"the method {method} looks at feature maps: give a loader that yields inputs")
+    check_num_batches(num_batches)
     network = unwrapped(model)
     chosen = _choose_layers(network, layers)
     if method == RANDOM:

@@ -77,7 +77,7 @@ def trace(model: nn.Module, inputs: Inputs, like: Trace | None = None) -> Trace:
         for name, layer in found.layers.items():
             layer.positions = positions.get(name, 0)
             for attribute in layer.axes:
-                found.free.pop(f"{name}.{attribute}" if name else attribute, None)
+                found.free.pop(layer.path(attribute), None)
     found.idle = _idle(model, found)
     _couple_tied(model, found)
     return found

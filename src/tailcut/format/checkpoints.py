@@ -80,7 +80,9 @@ def named_tensors(content: Any, path: str | Path) -> OrderedDict[str, Tensor]:
     if strange is not None:
         raise DataError(f"{path} is no checkpoint of weights: {strange!r} is {_described(content[strange])}")
     tensors = {str(name): value.detach() for name, value in content.items()}
-    metadata = dict(getattr(content, "_metadata", {}))
+    given = getattr(content, "_metadata", None)  # of a file: anything
+    metadata = {str(name): entry for name, entry in given.items()} if isinstance(given, Mapping) else {}
+    metadata = {name: entry for name, entry in metadata.items() if isinstance(entry, Mapping)}
     for prefix in PREFIXES:
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}

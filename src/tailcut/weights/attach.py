@@ -160,8 +160,9 @@ def _trim_to_kept(holder: nn.Module, state: dict[str, Any], prefix: str, local_m
 
 def meaning_of(state: Mapping[str, Any], name: str) -> dict[str, list[Any]]:
     """The settings of `regularize` that a vector of a state dict was made with; empty where it does not tell them."""
-    metadata = getattr(state, "_metadata", {}).get(name.rpartition(".")[0], {}).get(_META, {})
-    return {key: list(metadata[key]) for key in ("axes", "order_weights") if key in metadata}
+    meaning = getattr(state, "_metadata", {}).get(name.rpartition(".")[0], {}).get(_META)
+    known = meaning if isinstance(meaning, Mapping) else {}
+    return {key: list(known[key]) for key in ("axes", "order_weights") if isinstance(known.get(key), (tuple, list))}
 
 
 def _meaning(truncation: Truncation) -> dict[str, tuple[float, ...]]:
@@ -185,8 +186,8 @@ def _adopt_length(
     """
     truncation = holder[0]  # type: ignore[index]
     stored, own = local_metadata.get(_META), _meaning(truncation)
-    if stored is not None and dict(stored) != own:
-        error_messages.append(f"{prefix}original holds coefficients of {dict(stored)}, the model's are of {own}")
+    if stored is not None and stored != own:
+        error_messages.append(f"{prefix}original holds coefficients of {stored}, the model's are of {own}")
         return
     vector = state.get(f"{prefix}original")
     if vector is None or vector.ndim != 1 or not 1 <= vector.shape[0] <= _numel(truncation):
