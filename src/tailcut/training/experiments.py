@@ -13,6 +13,7 @@ from tailcut.errors import MissingExtraError, RecipeError
 from tailcut.runs import Run
 from tailcut.training.recipe import Fraction, Recipe, Section
 from tailcut.training.recipe_files import SUFFIX, load_recipe, training_command
+from tailcut.training.recipe_keys import problem_of
 
 try:
     from pydantic import AfterValidator, Field, ValidationError, model_validator
@@ -249,15 +250,12 @@ def _with_places(experiment: Experiment, folder: Path) -> Experiment:
 def _problem(error: ErrorDetails) -> str:
     """One error of pydantic, with its key: variants are counted from 1."""
     key = ".".join(str(part + 1 if isinstance(part, int) else part) for part in error["loc"])
-    if error["type"] == "missing":
-        return f"{key}: is missing"
-    if error["type"] == "extra_forbidden":
-        section = Variant if error["loc"][0] == "variant" else Experiment
+
+    def unknown(parts: Sequence[str], _given: object) -> str:
+        section = Variant if parts[0] == "variant" else Experiment
         return f"{key}: is no key of an experiment; known here: {', '.join(_keys(section))}"
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "value_error":
-        return f"{key}: {message}" if key else message
-    return f"{key}: {message}, got {error['input']!r}"
+
+    return problem_of(key, [error], unknown)
 
 
 def _keys(section: type[Section]) -> Sequence[str]:

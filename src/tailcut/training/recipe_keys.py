@@ -5,7 +5,7 @@ import re
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from tailcut.errors import MissingExtraError
@@ -69,7 +69,7 @@ def problems_of(error: ValidationError) -> list[str]:
     found: dict[str, list[ErrorDetails]] = {}
     for item in error.errors(include_url=False):
         found.setdefault(_key(item["loc"]), []).append(item)
-    return [_problem(key, items) for key, items in found.items() if not _is_told_within(key, items, found)]
+    return [problem_of(key, items, _unknown) for key, items in found.items() if not _is_told_within(key, items, found)]
 
 
 def _is_told_within(key: str, items: Sequence[ErrorDetails], found: Iterable[str]) -> bool:
@@ -78,12 +78,19 @@ def _is_told_within(key: str, items: Sequence[ErrorDetails], found: Iterable[str
     return of_other_forms and any(other.startswith(f"{key}.") for other in found)
 
 
-def _problem(key: str, items: Sequence[ErrorDetails]) -> str:
+def problem_of(key: str, items: Sequence[ErrorDetails], unknown: Callable[[Sequence[str], Any], str]) -> str:
+    """What is wrong with one value, of which pydantic says this much.
+
+    Args:
+        key: the key as the user knows it.
+        items: what pydantic says of it: more than one where a value may have several forms.
+        unknown: what to say of a key, given in parts and with its value, that there is not.
+    """
     first = items[0]
     if first["type"] == "missing":
         return f"{key}: is missing"
     if first["type"] == "extra_forbidden":
-        return _unknown([str(part) for part in first["loc"]], first["input"])
+        return unknown([str(part) for part in first["loc"]], first["input"])
     if first["type"] == "value_error":
         message = first["msg"].removeprefix("Value error, ")
         return f"{key}: {message}" if key else message
