@@ -89,4 +89,8 @@ class RecipeError(TailcutError, ValueError):
 
 
 class TrainingError(TailcutError):
-    """A training cannot go on (for example: the loss is no longer a number)."""
+    """A training cannot go on (for example: somebody pressed Ctrl-C)."""
+
+
+class DivergedError(TrainingError):
+    """The loss of a training is no longer a number: the same recipe ends here each time."""

@@ -26,7 +26,7 @@ from tests.inputs.jpegs import (
     ycbcr_by_pillow,
 )
 
-from tailcut.errors import DataError, MissingExtraError
+from tailcut.errors import ArgumentError, DataError, MissingExtraError
 from tailcut.inputs import jpeg_entropy
 from tailcut.inputs.coefficients import JpegCoefficients
 from tailcut.inputs.jpeg import read_jpeg
@@ -138,7 +138,7 @@ def test_paths_and_bytes(tmp_path: Path) -> None:
     path = tmp_path / "picture.jpg"
     data = encode(photo(16, 24))
     path.write_bytes(data)
-    for source in (path, str(path), data):
+    for source in (path, str(path), data, bytearray(data), memoryview(data)):
         assert torch.equal(read_jpeg(source).luma, read_jpeg(data).luma)
 
 
@@ -159,6 +159,8 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
         read_jpeg(b"nothing")
     with pytest.raises(DataError, match="cannot read the picture"):
         read_jpeg(tmp_path)
+    with pytest.raises(ArgumentError, match="expected a JPEG's path or its bytes, got BytesIO"):
+        read_jpeg(io.BytesIO(b""))  # type: ignore[arg-type]
 
 
 def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:

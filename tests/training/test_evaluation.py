@@ -188,6 +188,24 @@ def test_networks_with_batch_statistics_see_one_picture_at_a_time(running_stats:
     assert sizes == ([5, 5, 2] if running_stats else [1] * 12)
 
 
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (AssertionError("expected 16 pixels"), "expected 16 pixels"),
+        (AssertionError(), "AssertionError"),
+        (ValueError("expected 2D"), "expected 2D"),
+        (TypeError("two\nlines"), "two$"),
+    ],
+)
+def test_what_a_network_refuses_itself_is_told(error: Exception, reason: str) -> None:
+    class Strict(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise error
+
+    with pytest.raises(ArgumentError, match=rf"cannot take pictures of shape \(355, 1, 28, 28\): {reason}"):
+        evaluate(Strict(), open_dataset("digits", "test"))
+
+
 def test_what_does_not_fit_is_told() -> None:
     digits = open_dataset("digits", "test")
     with pytest.raises(ArgumentError, match=r"cannot take pictures of shape \(500, 3, 8, 8\)|shape"):

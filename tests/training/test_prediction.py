@@ -115,6 +115,15 @@ def test_a_class_of_the_user_s_own_is_refused(tmp_path: Path) -> None:
         predict(nn.Flatten(), [tmp_path / "a.png"])
 
 
+@pytest.mark.parametrize("index", [(slice(None), 0), (slice(None), slice(None), None)])
+def test_outputs_that_are_neither_classes_nor_masks_are_refused(index: tuple[object, ...], tmp_path: Path) -> None:
+    model = create_model("lenet300")
+    model.register_forward_hook(lambda module, inputs, outputs: outputs[index])
+    write_digit(tmp_path / "a.png", 0)
+    with pytest.raises(ArgumentError, match=r"needs outputs of shape \(1, classes\).* gives \(1"):
+        predict(model, [tmp_path / "a.png"], tmp_path / "out")
+
+
 def test_a_missing_picture_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot read the picture"):
         predict(create_model("lenet300"), [tmp_path / "none.png"])

@@ -1,12 +1,13 @@
 """Reading the DCT coefficients that a JPEG file stores, without decoding it to pixels."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tailcut.errors import DataError
+from tailcut.errors import ArgumentError, DataError
 from tailcut.inputs.augmentation import upright as turn_upright
 from tailcut.inputs.coefficients import JpegCoefficients as JpegCoefficients
 from tailcut.inputs.coefficients import Sampling as Sampling
@@ -14,7 +15,7 @@ from tailcut.inputs.jpeg_entropy import decode
 from tailcut.inputs.jpeg_markers import read_markers
 
 
-def read_jpeg(source: str | Path | bytes, *, upright: bool = True) -> JpegCoefficients:
+def read_jpeg(source: str | Path | bytes | bytearray | memoryview, *, upright: bool = True) -> JpegCoefficients:
     """The coefficients of a JPEG file, multiplied by its quantisation tables and not touched otherwise.
 
     Read are 8-bit Huffman-coded files, baseline, extended and progressive, with or without restart markers, grey or
@@ -29,6 +30,7 @@ def read_jpeg(source: str | Path | bytes, *, upright: bool = True) -> JpegCoeffi
         Planes of float32 on the CPU.
 
     Raises:
+        ArgumentError: `source` is neither a path nor bytes.
         DataError: the file cannot be read, is no JPEG, is truncated or damaged anywhere up to the end of its picture,
             is larger than 178,956,970 pixels, or is of another kind (CMYK, YCCK, RGB, 12 bits, lossless, arithmetic
             coding). Damage that leaves a valid file cannot be noticed: JPEG has no checksum.
@@ -54,10 +56,12 @@ def read_jpeg(source: str | Path | bytes, *, upright: bool = True) -> JpegCoeffi
     return turn_upright(picture) if upright else picture
 
 
-def _content(source: str | Path | bytes) -> tuple[bytes, str]:
+def _content(source: str | Path | bytes | bytearray | memoryview) -> tuple[bytes, str]:
     """The bytes, and what to call them in a message."""
-    if isinstance(source, bytes):
-        return source, "the JPEG data"
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return bytes(source), "the JPEG data"
+    if not isinstance(source, (str, os.PathLike)):
+        raise ArgumentError(f"expected a JPEG's path or its bytes, got {type(source).__name__}")
     try:
         return Path(source).read_bytes(), f"the picture {source}"
     except OSError as error:

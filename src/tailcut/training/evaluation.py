@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tailcut.data import Dataset, Roots, open_dataset
-from tailcut.errors import ArgumentError
+from tailcut.errors import ArgumentError, TailcutError
 from tailcut.execution import fuse
 from tailcut.format import load
 from tailcut.printing import Report, figure_text, table
@@ -253,6 +253,10 @@ def run_forward(model: nn.Module, pictures: Tensor) -> Tensor:
     return outputs
 
 
+# What layers of torch raise, and the checks that networks have of their own.
+_REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
+
+
 @contextmanager
 def fitting(pictures: Tensor, made: str = "") -> Iterator[None]:
     """A forward of these pictures within: what the network's layers refuse becomes one clear error.
@@ -266,8 +270,10 @@ def fitting(pictures: Tensor, made: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+    except TailcutError:
+        raise
+    except _REFUSALS as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         shape = tuple(pictures.shape)
         raise ArgumentError(f"the network cannot take pictures of shape {shape}{made}: {reason}") from error
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tailcut.channels import recalibrate
 from tailcut.data import Dataset, Roots, open_dataset
-from tailcut.errors import MissingExtraError, TrainingError
+from tailcut.errors import DivergedError, MissingExtraError, TrainingError
 from tailcut.files import write_atomically
 from tailcut.format import load, save
 from tailcut.runs import Result, Run
@@ -201,7 +201,7 @@ class Session(Processes):
 
             value, stop = self._agree(loss, interruption.wanted)
             if not math.isfinite(value):
-                raise TrainingError(not_a_number(value, epoch, step, lr))
+                raise DivergedError(not_a_number(value, epoch, step, lr))
             if stop:
                 raise TrainingError(interrupted(self.run, epoch, step))
             total += value

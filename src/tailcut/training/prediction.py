@@ -93,8 +93,8 @@ def predict(
         progress: show on standard error how far it is.
 
     Raises:
-        ArgumentError: the network is of no registered family, or masks without `out`, or two pictures whose
-            masks would have one name.
+        ArgumentError: the network is of no registered family, or gives neither classes nor masks, or masks without
+            `out`, or two pictures whose masks would have one name.
         DataError: a picture cannot be read.
     """
     start = time.perf_counter()
@@ -108,7 +108,7 @@ def predict(
     with live_progress(progress, "pictures", len(paths), interval=PROGRESS_INTERVAL) as bar:
         for number, path in enumerate(paths, start=1):
             picture = _read(path, shape, resized=resized, invert=invert)
-            outputs = run_forward(network, read(picture.to(device))).cpu().float()
+            outputs = _answers(run_forward(network, read(picture.to(device))))
             if outputs.ndim == 2:
                 predictions.append(_class(path, outputs[0], model))
             else:
@@ -167,6 +167,16 @@ def _read(path: Path, shape: tuple[int, int, int], *, resized: bool, invert: boo
     size = (max(height, least_height), max(width, least_width))
     picture = read_picture(path, channels=channels, size=size)
     return 1 - picture if invert else picture
+
+
+def _answers(outputs: Tensor) -> Tensor:
+    """The outputs for one picture, (1, classes) or (1, classes, height, width); `ArgumentError` for others."""
+    if outputs.ndim not in (2, 4) or outputs.shape[0] != 1:
+        raise ArgumentError(
+            "predict needs outputs of shape (1, classes), or (1, classes, height, width) for masks; for one picture "
+            f"the network gives {tuple(outputs.shape)}"
+        )
+    return outputs.cpu().float()
 
 
 def _class(path: Path, outputs: Tensor, model: nn.Module) -> dict[str, Any]:

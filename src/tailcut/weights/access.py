@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from tailcut.errors import ArgumentError, StructureError
+from tailcut.structure import source_of
 from tailcut.transform.dct import dct_basis
 from tailcut.weights.truncation import Truncation
 
@@ -70,9 +71,12 @@ class TruncatedTensor:
 
 
 def truncated_tensors(model: nn.Module) -> list[TruncatedTensor]:
-    """All regularised tensors of `model`, in module order, tied ones once. Does not change the model."""
+    """All regularised tensors of `model`, in module order, tied ones once. Does not change the model.
+
+    A fused view has those of the network it runs, by their names there.
+    """
     found: dict[int, TruncatedTensor] = {}
-    for name, truncation, holder in _walk(model):
+    for name, truncation, holder in _walk(source_of(model)):
         known = found.get(id(truncation))
         if known is None:
             found[id(truncation)] = TruncatedTensor(name, (), truncation, holder)

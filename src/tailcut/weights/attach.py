@@ -33,6 +33,8 @@ def attach(candidate: Candidate, truncation: Truncation, *, blank: bool = False)
     truncation.attaching = "blank" if blank else "project"
     for module, attribute in candidate.owners:
         module.__dict__.setdefault(_ORDER, tuple(module._parameters))
+        if parametrize.is_parametrized(module):
+            _take_own_class(module)
         parametrize.register_parametrization(module, attribute, truncation, unsafe=True)
         holder = _holder(module, attribute)
         holder.register_state_dict_post_hook(_trim_to_kept)
@@ -47,9 +49,8 @@ def detach(module: nn.Module, attribute: str, weight: nn.Parameter) -> None:
     """Replace the parametrisation of one attribute by a plain parameter (changes the module)."""
     if not parametrize.is_parametrized(module, attribute):
         return  # the module stands in the network twice
-    # Copies of a module share the class that torch made for its properties: change a class of our own.
     kind = type(module)
-    module.__class__ = type(kind.__name__, kind.__bases__, dict(kind.__dict__))
+    _take_own_class(module)
     delattr(type(module), attribute)
     lists = module.parametrizations
     if not isinstance(lists, nn.ModuleDict):
@@ -121,6 +122,16 @@ def set_length(holder: parametrize.ParametrizationList, truncation: Truncation, 
         # meet its gradient accumulator, which expects gradients of the old shape. `set_` parts with it.
         vector.set_(resized)  # type: ignore[call-overload]
     truncation.resize(length)
+
+
+def _take_own_class(module: nn.Module) -> None:
+    """Give a parametrised module a class that no copy of it shares (changes the module).
+
+    Copies share the class that torch made for a module's properties: a property that one of them gets or loses there
+    would hide, or bare, the parameter of all others.
+    """
+    kind = type(module)
+    module.__class__ = type(kind.__name__, kind.__bases__, dict(kind.__dict__))
 
 
 def _holder(module: nn.Module, attribute: str) -> parametrize.ParametrizationList:

@@ -42,8 +42,8 @@ def budget(
         `total`.
 
     Raises:
-        ArgumentError: an unknown rule, a pattern that matches nothing, or a total that the tensors cannot hold
-            or that leaves less than `min_kept` for some.
+        ArgumentError: an unknown rule, a pattern that matches nothing, a total that the tensors cannot hold
+            or that leaves less than `min_kept` for some, or "energy" of weights on the meta device.
         StructureError: the model is regularised already.
     """
     if truncated_tensors(model):
@@ -59,6 +59,12 @@ def budget(
     if not sum(least) <= total <= sum(sizes) or not chosen:
         raise ArgumentError(
             f"a total from {sum(least)} to {sum(sizes)} fits the {len(chosen)} chosen tensors, got {total}"
+        )
+    without_values = [candidate.names[0] for candidate in chosen if candidate.parameter.is_meta]
+    if rule == "energy" and without_values:
+        raise ArgumentError(
+            f'rule "energy" needs the values of the weights, and {without_values[0]} has none on the meta device; '
+            'load them first, or take rule "equal" or "proportional"'
         )
     rules: dict[str, Callable[[], list[int]]] = {
         "equal": lambda: _fill([1.0] * len(sizes), sizes, least, total),
@@ -81,12 +87,10 @@ def _choose(model: nn.Module, included: Sequence[str] | None, excluded: Sequence
 
 
 def _is_included(candidate: Candidate, included: Sequence[str] | None) -> bool:
-    """As in `regularize`: normalisation only by its full name."""
-    if included is None:
-        return candidate.is_weight
-    if candidate.is_normalization:
-        return any(name in included for name in candidate.names)
-    return matches(candidate.names, included)
+    """As in `regularize`: what there is a reservation about (normalisation, say) only by its full name."""
+    if candidate.reservation is not None:
+        return any(name in (included or ()) for name in candidate.names)
+    return candidate.is_weight if included is None else matches(candidate.names, included)
 
 
 def _fill(shares: Sequence[float], sizes: Sequence[int], least: Sequence[int], total: int) -> list[int]:

@@ -67,6 +67,7 @@ class Candidate:
         owners: the modules that hold it and its attribute name there, one per name.
         parameter: the tensor.
         is_weight: the layer table counts it as a weight.
+        reservation: why it is left unless `include` has its full name, None if there is nothing against it.
         obstacle: why it cannot be regularised, None if it can.
     """
 
@@ -74,7 +75,7 @@ class Candidate:
     owners: tuple[tuple[nn.Module, str], ...]
     parameter: nn.Parameter
     is_weight: bool
-    is_normalization: bool
+    reservation: str | None
     obstacle: str | None
 
 
@@ -102,7 +103,7 @@ def _candidate(places: list[tuple[str, nn.Module, str, nn.Parameter]]) -> Candid
         owners=owners,
         parameter=parameter,
         is_weight=any(_is_weight(module, attribute) for module, attribute in owners),
-        is_normalization=any(isinstance(module, NORMALIZATIONS) for module, _ in owners),
+        reservation=next(_reservations(owners), None),
         obstacle=next(_obstacles(owners, parameter), None),
     )
 
@@ -110,6 +111,16 @@ def _candidate(places: list[tuple[str, nn.Module, str, nn.Parameter]]) -> Candid
 def _is_weight(module: nn.Module, attribute: str) -> bool:
     layer = find_layer(module)
     return layer is not None and attribute in layer.weights
+
+
+def _reservations(owners: tuple[tuple[nn.Module, str], ...]) -> Iterator[str]:
+    for module, attribute in owners:
+        if isinstance(module, NORMALIZATIONS):
+            yield "normalisation"
+        is_table = isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and attribute == "weight"
+        if is_table and module.padding_idx is not None:
+            # Every coefficient moves every row, also the one that torch gives no gradient.
+            yield f"its padding (padding_idx={module.padding_idx}) would not stay zero"
 
 
 def _obstacles(owners: tuple[tuple[nn.Module, str], ...], parameter: nn.Parameter) -> Iterator[str]:

@@ -18,7 +18,7 @@ from tailcut.weights.attach import attach, detach, finish_attaching, finish_deta
 from tailcut.weights.edit import RegularizeEdit
 from tailcut.weights.layers import Candidate, candidates
 from tailcut.weights.settings import Setting, TensorPlan, as_patterns, check_patterns, matches, plan_tensors
-from tailcut.weights.truncation import Truncation
+from tailcut.weights.truncation import PRECISIONS, Truncation
 
 _log = logging.getLogger(__name__)
 _EXCLUDED, _NOT_INCLUDED = "excluded", "not included"
@@ -108,7 +108,8 @@ def regularize(
         A report that prints as a table: each regularised tensor, and each one left with the reason.
 
     Raises:
-        ArgumentError: a setting is out of range or a pattern matches nothing; the model is unchanged.
+        ArgumentError: a setting is out of range, a pattern matches nothing, or coefficients are too large for the
+            type they are kept in or rounded to; the model is unchanged.
         StructureError: the model is regularised already.
 
     >>> import torch
@@ -142,8 +143,11 @@ def regularize(
     chosen, left = _choose(candidates(model), included, as_patterns("exclude", exclude), counts)
     plans = plan_tensors(chosen, setting, counts, overrides or {})
     with torch.inference_mode(False), torch.no_grad():
-        for plan in plans:
-            attach(plan.candidate, _truncation(plan))
+        truncations = [_truncation(plan) for plan in plans]
+        for plan, truncation in zip(plans, truncations, strict=True):
+            _check_range(plan, truncation)
+        for plan, truncation in zip(plans, truncations, strict=True):
+            attach(plan.candidate, truncation)
     finish_attaching(model)
     add_edit(model, RegularizeEdit.of(model))
     report = _report(plans, left)
@@ -211,13 +215,11 @@ def _reason_to_leave(
     if matches(candidate.names, exclude):
         return _EXCLUDED
     if include is None and not candidate.is_weight:
-        if candidate.is_normalization:
-            return "normalisation"
-        return candidate.obstacle or "not a layer weight; name it in include"
+        return candidate.reservation or candidate.obstacle or "not a layer weight; name it in include"
     if include is not None and not matches(candidate.names, include):
         return _NOT_INCLUDED
-    if candidate.is_normalization and not named:
-        return "normalisation; include it by its full name"
+    if candidate.reservation is not None and not named:
+        return candidate.obstacle or f"{candidate.reservation}; include it by its full name"
     if counts is not None and not any(name in counts for name in candidate.names):
         return "no count given"
     return candidate.obstacle
@@ -234,6 +236,22 @@ def _truncation(plan: TensorPlan) -> Truncation:
         device=parameter.device,
         dtype=parameter.dtype,
     )
+
+
+def _check_range(plan: TensorPlan, truncation: Truncation) -> None:
+    """Raise `ArgumentError` if a coefficient would be infinite: one may be as large as all the weight's numbers."""
+    weight = plan.candidate.parameter
+    types = [dtype for dtype in (weight.dtype, PRECISIONS[plan.precision]) if dtype is not None]
+    narrowest = min(types, key=lambda dtype: torch.finfo(dtype).max)
+    limit = torch.finfo(narrowest).max
+    if weight.is_meta or limit >= torch.finfo(torch.float32).max:
+        return
+    largest = float(truncation.project(weight).abs().max())
+    if largest > limit:
+        raise ArgumentError(
+            f"{plan.candidate.names[0]}: its coefficients reach {largest:,.0f}, and {narrowest} holds at most "
+            f"{limit:,.0f}; regularise the network in float32 (model.float(), precision=\"float32\"), or scale the weight"
+        )
 
 
 def _report(plans: Sequence[TensorPlan], left: Sequence[LeftTensor]) -> RegularizationReport:

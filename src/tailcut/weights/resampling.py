@@ -11,6 +11,7 @@ from torch.nn.functional import interpolate
 
 from tailcut.errors import StructureError
 from tailcut.printing import Report, sizes, table
+from tailcut.structure import source_of
 from tailcut.weights.access import TruncatedTensor, truncated_tensors
 from tailcut.weights.layers import Candidate, candidates, find_layer
 from tailcut.weights.regularize import regularize
@@ -81,7 +82,7 @@ def resample(model: nn.Module, other: nn.Module) -> ResamplingReport:
     again (`channels.recalibrate`).
 
     Args:
-        model: a regularised network; it is not changed.
+        model: a regularised network, or a fused view of one; it is not changed.
         other: the same class with other widths, not regularised; its own weights are replaced. What it has
             in the same shape is copied. It keeps its device and type.
 
@@ -103,6 +104,7 @@ def resample(model: nn.Module, other: nn.Module) -> ResamplingReport:
     <BLANKLINE>
     interpolated, one value a channel: 1 tensors
     """
+    model, other = source_of(model), source_of(other)
     sources = truncated_tensors(model)
     places = {candidate.names[0]: candidate for candidate in candidates(other)}
     _check_networks(sources, model, other)

@@ -29,16 +29,17 @@ class TailTruncation:
     vectors; call it where nothing else holds on to their length.
 
     Args:
-        model: a regularised network.
+        model: a regularised network, or a fused view of one.
         num_kept: the target: coefficients per tensor, or a dict by name (tensors not named stay as they are).
         keep_ratio: the target as a ratio per tensor, instead.
         rate: the paper's gamma, above 0 and at most 1; not used when `num_steps` is given.
         num_steps: after how many steps the target is reached.
         spacing: "paper" or "geometric" (needs `num_steps`).
-        optimizer: the optimiser that trains the vectors, whose state is cut along.
+        optimizer: the optimiser that trains the vectors, whose state is cut along (not LBFGS).
 
     Raises:
-        ArgumentError: a setting is out of range, or a target is above what the tensor keeps now.
+        ArgumentError: a setting is out of range, a target is above what the tensor keeps now, or the optimiser's
+            state cannot be cut.
         StructureError: the model is not regularised.
     """
 
@@ -149,6 +150,11 @@ class TailTruncation:
             raise ArgumentError('spacing "geometric" needs num_steps')
         if self._num_steps is not None:
             check_positive("num_steps", self._num_steps)
+        if isinstance(self._optimizer, torch.optim.LBFGS):
+            raise ArgumentError(
+                "expected an optimiser with a state for each parameter, got LBFGS: its history runs over all parameters "
+                "and cannot be cut; take another one, or give none and make a new LBFGS after finish()"
+            )
         if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate <= 1:
             raise ArgumentError(f"rate must be above 0 and at most 1, got {rate!r}")
 

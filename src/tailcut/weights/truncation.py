@@ -173,12 +173,16 @@ class Truncation(nn.Module):
             return weight.detach()
         if weight.is_meta or self.attaching == "blank":
             return weight.new_zeros(self.length)
+        return self.project(weight).to(weight.dtype)
+
+    def project(self, weight: torch.Tensor) -> torch.Tensor:
+        """What `right_inverse` rounds to the weight's type, in the type it is computed in: (length,)."""
         x = weight.to(compute_type(weight.dtype))
         with without_autocast(weight.device):
             for stage, basis in zip(reversed(self.stages), reversed(self._bases()), strict=True):
                 x = stage.project(x, basis)
         corner = x[tuple(slice(size) for size in self.corner_shape)]
-        return corner.reshape(-1)[self.positions].to(weight.dtype)
+        return corner.reshape(-1)[self.positions]
 
     def extra_repr(self) -> str:
         """Shape, axes and count, for `print(model)`."""
@@ -196,7 +200,16 @@ class Truncation(nn.Module):
 
 
 def compute_type(dtype: torch.dtype) -> torch.dtype:
-    """The type the transform is computed in: float64 for float64 vectors, float32 for all others."""
+    """The type the transform is computed in: float64 for float64 vectors, float32 for all others.
+
+    Raises:
+        ArgumentError: the type is complex.
+    """
+    if dtype.is_complex:
+        raise ArgumentError(
+            f"expected a real type for coefficients, got {dtype}: their imaginary part would be lost; convert the "
+            "plain network, tailcut.to_dense(model)"
+        )
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
