@@ -1,12 +1,17 @@
+import errno
+import fcntl
 import os
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
+from tailcut import files
 from tailcut.errors import ArgumentError
-from tailcut.files import atomic_write, write_atomically
+from tailcut.files import atomic_write, locked, write_atomically
 
 
 def names_in(folder: Path) -> list[str]:
@@ -123,3 +128,61 @@ def test_a_pipe_stays_a_pipe(tmp_path: Path) -> None:
     reader.join(10)
     assert found == [b"numbers"]
     assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_text_that_utf8_cannot_hold_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(ArgumentError, match=r"a: expected text that UTF-8 can hold, found '\\udce9'"):
+        write_atomically(tmp_path / "a", os.fsdecode(b"caf\xe9"))
+    assert (tmp_path / "a").read_text() == "old"
+
+
+HOLDER = """
+import fcntl, sys
+with open(sys.argv[1], "ab") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_lock_ends_with_the_process_that_holds_it(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text("content")
+    words = [sys.executable, "-c", HOLDER, str(path)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(ArgumentError, match="somebody writes there"), locked(path, "somebody writes there"):
+            pass
+        holder.kill()
+        holder.wait()
+    with locked(path, "somebody writes there"):
+        pass
+    assert path.read_text() == "content"
+
+
+def test_a_lock_is_of_one_block_and_ends_with_it(tmp_path: Path) -> None:
+    with locked(tmp_path / "a", "taken"), pytest.raises(ArgumentError, match="taken"), locked(tmp_path / "a", "taken"):
+        pass
+    with pytest.raises(KeyError), locked(tmp_path / "a", "taken"):
+        raise KeyError
+    with locked(tmp_path / "a", "taken"):
+        pass
+
+
+def test_where_there_are_no_locks_the_block_runs_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = [errno.ENOLCK, errno.ENOTSUP, errno.EIO]
+
+    def refuse(*args: object) -> None:
+        raise OSError(numbers.pop(0), "no")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    for _ in range(2):
+        with locked(tmp_path / "a", "taken"):
+            pass
+    with pytest.raises(OSError, match="no"), locked(tmp_path / "a", "taken"):
+        pass
+    monkeypatch.setattr(files, "fcntl", None)
+    with locked(tmp_path / "a", "taken"), locked(tmp_path / "a", "taken"):
+        pass

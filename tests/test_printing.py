@@ -1,11 +1,12 @@
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tailcut.printing import Report, figure_text, is_fraction, plain, sizes, table
+from tailcut.printing import Report, figure_text, is_fraction, mean_and_spread, plain, sizes, table
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,11 @@ def test_a_report_as_json_on_one_line() -> None:
 
 
 def test_json_holds_no_numbers_that_json_has_not() -> None:
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        Outer(float("nan"), Path("a"), Inner("a", ())).to_json()
+    for number in ("nan", "inf", "-inf"):
+        outer = Outer(float(number), Path("a"), Inner("a", ()), by_name={"many": (float(number), 1.5)})
+        values = json.loads(outer.to_json(), parse_constant=pytest.fail)
+        assert values["zeta"] is None
+        assert values["by_name"] == {"many": [None, 1.5]}
 
 
 def test_a_report_must_be_a_dataclass() -> None:
@@ -111,3 +115,9 @@ def test_fractions_are_percent_and_other_metrics_plain(metric: str, value: float
 @pytest.mark.parametrize(("shape", "text"), [((64, 3, 3), "64 x 3 x 3"), ((5,), "5"), ((), "scalar")])
 def test_sizes(shape: tuple[int, ...], text: str) -> None:
     assert sizes(shape) == text
+
+
+def test_the_spread_of_figures_of_which_one_is_no_number() -> None:
+    assert mean_and_spread([0.5, 0.7]) == pytest.approx((0.6, 0.1 * 2**0.5))
+    for strange in (math.nan, math.inf):
+        assert all(math.isnan(value) for value in mean_and_spread([0.5, strange, 0.7]))

@@ -1,6 +1,9 @@
 import dataclasses
 import json
+import math
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,6 +38,30 @@ def test_a_result_survives_its_file(tmp_path: Path) -> None:
     run.write_result(RESULT)
     assert run.read_result() == RESULT
     assert json.loads(run.result.read_text()) == dataclasses.asdict(RESULT)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_a_figure_that_is_no_number_does_not_lose_the_result(number: float, tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "a")
+    metrics = {"elbo": number, "fid": 93.5}
+    run.write_result(dataclasses.replace(RESULT, metrics=metrics, validation=metrics))
+    assert json.loads(run.result.read_text(), parse_constant=pytest.fail)["metrics"] == {"elbo": None, "fid": 93.5}
+    result = run.read_result()
+    assert dataclasses.replace(result, metrics={}, validation={}) == dataclasses.replace(
+        RESULT, metrics={}, validation={}
+    )
+    for figures in (result.metrics, result.validation):
+        assert math.isnan(figures["elbo"])
+        assert figures["fid"] == 93.5
+    assert str(result).splitlines()[2].split() == ["test", "elbo", "nan"]
+
+
+def test_a_command_of_bytes_that_are_no_utf8_survives_its_file(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "a")
+    result = dataclasses.replace(RESULT, command=os.fsdecode(b"tailcut train a --out caf\xe9"), name="Füße")
+    run.write_result(result)
+    assert "Füße" in run.result.read_text(encoding="utf-8")
+    assert run.read_result() == result
 
 
 def test_a_result_is_shown_beside_the_paper() -> None:
@@ -95,6 +122,21 @@ def test_a_file_is_no_run_folder(tmp_path: Path) -> None:
         Run.create(tmp_path / "a")
 
 
+def test_a_run_is_locked_by_one_at_a_time(tmp_path: Path) -> None:
+    run = Run(tmp_path / "runs" / "a")
+    message = "another training runs in .*a; wait until it ends, stop it, or choose another folder"
+    with run.locked():
+        with pytest.raises(ArgumentError, match=message), Run(run.path).locked():
+            pass
+        assert not run.exists()
+        assert not run.has_finished_epochs()
+    with run.locked():
+        pass
+    (tmp_path / "b").touch()
+    with pytest.raises(ArgumentError, match="is a file"), Run(tmp_path / "b").locked():
+        pass
+
+
 def test_all_names_lie_in_the_folder(tmp_path: Path) -> None:
     run = Run(tmp_path)
     names = [
@@ -134,13 +176,56 @@ def test_metrics_are_read_line_by_line(tmp_path: Path) -> None:
         run.read_metrics()
 
 
+DAMAGE: list[tuple[dict[str, Any], str]] = [
+    ({"colour": "red"}, "unknown colour"),
+    ({"file_bytes": 0}, r"result\.json: file_bytes must be at least 1, found 0"),
+    ({"file_bytes": 1.5}, r"result\.json: file_bytes must be a whole number, found 1\.5"),
+    ({"num_kept": True}, "num_kept must be a whole number, found true"),
+    ({"seconds": "x"}, r'result\.json: seconds must be a number, found "x"'),
+    ({"seconds": math.nan}, "seconds must be a number, found null"),
+    ({"name": 1}, "name must be a text, found 1"),
+    ({"recipe": None}, "recipe must be an object, found null"),
+    ({"metrics": [1]}, r"metrics must be an object of numbers, found \[1\]"),
+    ({"metrics": {"accuracy": "high"}}, r'metrics must be an object of numbers, found {"accuracy": "high"}'),
+    ({"validation": None}, "validation must be an object of numbers, found null"),
+    ({"split_sizes": {"test": 0.5}}, "split_sizes must be an object of whole numbers"),
+    ({"versions": {"torch": 2}}, "versions must be an object of texts"),
+    ({"paper": {"metrics": [1]}}, r"result\.json, paper: metrics must be an object of numbers, found \[1\]"),
+]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"loss": "abc"}, r'metrics\.jsonl, line 2: loss must be a number or null, found "abc"'),
+        ({"metrics": [1]}, r"line 2: metrics must be an object of numbers, found \[1\]"),
+        ({"metrics": {"accuracy": "high"}}, "line 2: metrics must be an object of numbers"),
+        ({"epoch": None}, "line 2: epoch must be a whole number, found null"),
+        ({"num_kept": 0.5}, "line 2: num_kept must be a whole number"),
+        ({"split": 1}, "line 2: split must be a text"),
+    ],
+)
+def test_metrics_of_another_kind_are_refused(line: dict[str, Any], message: str, tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.metrics.write_text(f'{{"epoch": 1, "loss": 2, "of_the_future": [1]}}\n{json.dumps(line)}\n')
+    with pytest.raises(DataError, match=message):
+        run.read_metrics()
+
+
+def test_metrics_that_are_no_numbers_are_none(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.metrics.write_text('{"epoch": 1, "metrics": {"elbo": NaN}}\n{"epoch": 2, "metrics": {"elbo": null}}\n')
+    assert run.read_metrics() == [{"epoch": number, "metrics": {"elbo": None}} for number in (1, 2)]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("{", "no JSON"),
         ("[]", "expected a JSON object, found list"),
+        ("[" * 100_000, "no JSON"),
         ("{}", "lacks"),
-        (json.dumps({**dataclasses.asdict(RESULT), "colour": "red"}), "unknown colour"),
+        *((json.dumps({**dataclasses.asdict(RESULT), **changes}), message) for changes, message in DAMAGE),
     ],
 )
 def test_a_damaged_result_is_refused(content: str, message: str, tmp_path: Path) -> None:
@@ -162,3 +247,26 @@ def test_a_run_folder_stands_for_its_packed_network(tmp_path: Path) -> None:
     assert packed_network(tmp_path) == tmp_path / "model.tailcut"
     assert packed_network(tmp_path / "other.tailcut") == tmp_path / "other.tailcut"
     assert packed_network("zoo:lenet5-776") == "zoo:lenet5-776"
+
+
+@pytest.mark.parametrize("path", ["{}/a", "{}/a/", "a", "a/.", "a/b/.."])
+def test_a_run_lies_beside_another_however_that_is_written(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    Run.create(tmp_path / "first").model.touch()
+    monkeypatch.chdir(tmp_path)
+    assert Path(packed_network("run:first", beside=Run(Path(path.format(tmp_path))))).samefile(
+        Run(tmp_path / "first").model
+    )
+
+
+def test_a_run_lies_beside_the_folder_that_one_works_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Run.create(tmp_path / "first").model
+    network.touch()
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    for here, path in (("a", "."), ("a/b", "..")):
+        monkeypatch.chdir(tmp_path / here)
+        assert packed_network("run:first", beside=Run(Path(path))) == network
+    with pytest.raises(ArgumentError, match=r"run:other needs the finished run .*other, which holds no model\.tailcut"):
+        packed_network("run:other", beside=Run(Path()))

@@ -1,5 +1,6 @@
-"""Atomic writes: a file appears under its name whole or not at all."""
+"""Atomic writes: a file appears under its name whole or not at all. And locks, for one writer at a time."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -8,6 +9,13 @@ from pathlib import Path
 from typing import IO
 
 from tailcut.errors import ArgumentError
+
+try:
+    import fcntl
+except ImportError:  # not a Unix
+    fcntl = None  # type: ignore[assignment]
+
+NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS)  # what file systems without locks answer
 
 
 @contextmanager
@@ -48,9 +56,44 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
 
 
 def write_atomically(path: str | Path, content: bytes | str) -> None:
-    """Write `content` (text as UTF-8) to `path`, whole or not at all. Raises as `atomic_write`."""
+    """Write `content` (text as UTF-8) to `path`, whole or not at all.
+
+    Raises:
+        ArgumentError: as `atomic_write`, or the text cannot be written as UTF-8.
+    """
+    try:
+        content = content.encode() if isinstance(content, str) else content
+    except UnicodeEncodeError as error:  # of a command line whose bytes are no UTF-8
+        found = ascii(error.object[error.start : error.end])
+        raise ArgumentError(f"cannot write {path}: expected text that UTF-8 can hold, found {found}") from error
     with atomic_write(path) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        file.write(content)
+
+
+@contextmanager
+def locked(path: str | Path, taken: str) -> Iterator[None]:
+    """Hold an exclusive lock on a file while the block runs. The file is made if needed; its content stays.
+
+    The kernel lets go of the lock when the process ends, however that happens. Where there are no locks, by the file
+    system or the operating system, the block runs without one.
+
+    Args:
+        path: the file, in a folder that exists.
+        taken: the message of the error.
+
+    Raises:
+        ArgumentError: somebody else holds the lock.
+    """
+    with Path(path).open("ab") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ArgumentError(taken) from error
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
+        yield
 
 
 def _umask() -> int:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import math
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ class Report:
 
 
 def plain(value: Any) -> Any:
-    """`value` with reports, tuples and paths turned into what JSON can hold."""
+    """`value` with reports, tuples and paths turned into what JSON can hold; None for what is no finite number."""
     if isinstance(value, Report):
         return value.to_dict()
     if isinstance(value, Mapping):
@@ -33,7 +35,7 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, Path):
         return str(value)
-    return value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def is_fraction(metric: str) -> bool:
@@ -48,6 +50,13 @@ def figure_text(metric: str, value: float) -> str:
     ('98.26 %', '93.96')
     """
     return f"{100 * value:.2f} %" if is_fraction(metric) else f"{value:,.2f}"
+
+
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation of two or more figures; not a number where one of them is none."""
+    if not all(math.isfinite(value) for value in values):
+        return math.nan, math.nan
+    return statistics.fmean(values), statistics.stdev(values)
 
 
 def spread_text(metric: str, mean: float, spread: float) -> str:

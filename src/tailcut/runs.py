@@ -10,22 +10,49 @@ RUN/
   discriminator.tailcut   the packed discriminator, of a GAN only
   result.json             the figures of the packed network and how it was trained
   curves.png              loss, metric and kept coefficients over the epochs
-  log.txt                 the log
+  log.txt                 the log; a training that runs holds a lock on it
 """
 
 import dataclasses
 import json
+import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 from tailcut.errors import ArgumentError, DataError
-from tailcut.files import write_atomically
+from tailcut.files import locked, write_atomically
 from tailcut.printing import Report, figure_text, table
 
 RUN_PREFIX = "run:"  # what a run beside this one is called in a recipe
+
+# What the values of the files may be, and the words for it. A figure that is no number is null there.
+_WORDS: dict[Any, str] = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    float | None: "a number or null",
+    dict[str, Any]: "an object",
+    dict[str, str]: "an object of texts",
+    dict[str, int]: "an object of whole numbers",
+    dict[str, float]: "an object of numbers",
+    dict[str, float | None]: "an object of numbers",
+}
+_LINE_KINDS = {
+    "epoch": int,
+    "loss": float | None,
+    "split": str,
+    "metrics": dict[str, float | None],
+    "lr": float | None,
+    "num_kept": int,
+    "coarse": int,
+    "seconds": float | None,
+}
+_PAPER_KINDS = {"source": str, "metrics": dict[str, float], "num_kept": int, "why_not": str}
 
 
 @dataclass
@@ -44,7 +71,8 @@ class Result(Report):
         seconds: time of all epochs together, validation included.
         versions: version of each package that matters.
         split_sizes: pictures per split (`train`, `validation`, `test`).
-        metrics: figures of the packed file on the whole test split, 0 to 1; distances (`fid`) as they are.
+        metrics: figures of the packed file on the whole test split, 0 to 1; distances (`fid`) as they are;
+            NaN for what is no number.
         validation: the same on the held-out pictures after the last epoch; empty without hold-out.
         num_kept: coefficients that the file keeps.
         num_parameters: numbers that the dense network has.
@@ -167,8 +195,7 @@ class Run:
             ArgumentError: the path is a file, holds a run and `resume` is False, or has lost the recipe of its run.
         """
         run = cls(Path(path))
-        if run.path.exists() and not run.path.is_dir():
-            raise ArgumentError(f"{run.path} is a file; a run needs a folder of its own")
+        run.make_folder()
         has_epochs = run.has_finished_epochs()
         if has_epochs and not run.recipe.is_file():
             raise ArgumentError(
@@ -188,6 +215,28 @@ class Run:
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         return run
 
+    def make_folder(self) -> None:
+        """Make the folder and its parents, if needed.
+
+        Raises:
+            ArgumentError: the path is a file.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise ArgumentError(f"{self.path} is a file; a run needs a folder of its own")
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other trainings out of the folder, which is made if needed, while the block runs.
+
+        Raises:
+            ArgumentError: another training runs in it, or the path is a file.
+        """
+        self.make_folder()
+        taken = f"another training runs in {self.path}; wait until it ends, stop it, or choose another folder"
+        with locked(self.log, taken):
+            yield
+
     def exists(self) -> bool:
         """Whether the folder holds a run (its recipe was written)."""
         return self.recipe.is_file()
@@ -197,16 +246,24 @@ class Run:
         written = (self.last_checkpoint, self.previous_checkpoint, self.model, self.result)
         return any(path.is_file() for path in written)
 
+    def has_checkpoint(self) -> bool:
+        """Whether there is a file of a checkpoint, readable or not."""
+        return self.last_checkpoint.is_file() or self.previous_checkpoint.is_file()
+
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The lines of `metrics.jsonl`; empty if there are none yet.
+        """The lines of `metrics.jsonl`, None for figures that are no numbers; empty if there are none yet.
 
         Raises:
-            DataError: the file cannot be read, or a line is no JSON object.
+            DataError: the file cannot be read, a line is no JSON object, or a value is of another kind.
         """
         if not self.metrics.is_file():
             return []
-        lines = _read_text(self.metrics, "metrics").splitlines()
-        return [_object(line, f"{self.metrics}, line {number}") for number, line in enumerate(lines, start=1)]
+        texts = _read_text(self.metrics, "metrics").splitlines()
+        places = [f"{self.metrics}, line {number}" for number in range(1, len(texts) + 1)]
+        lines = [_object(text, place) for text, place in zip(texts, places, strict=True)]
+        for line, place in zip(lines, places, strict=True):
+            _check_kinds(line, _LINE_KINDS, place)
+        return lines
 
     def read_result(self) -> Result:
         """The result of a finished run.
@@ -219,7 +276,8 @@ class Run:
     def write_result(self, result: Result) -> None:
         """Write `result.json`, whole or not at all."""
         content = json.dumps(result.to_dict(), indent=2, allow_nan=False, ensure_ascii=False)
-        write_atomically(self.result, content + "\n")
+        # Bytes of the command line that are no UTF-8 come as surrogates: JSON has them as escapes.
+        write_atomically(self.result, f"{content}\n".encode(errors="backslashreplace"))
 
 
 def packed_network(source: str | Path, *, beside: Run | None = None) -> str | Path:
@@ -240,7 +298,9 @@ def packed_network(source: str | Path, *, beside: Run | None = None) -> str | Pa
 def _network_beside(name: str, beside: Run | None) -> Path:
     if beside is None:
         raise ArgumentError(f"{RUN_PREFIX}{name} means a run folder beside that of a training; there is none here")
-    network = Run(beside.path.parent / name).model
+    # "." and ".." have no parent in their names.
+    folder = beside.path if beside.path.name not in ("", "..") else beside.path.resolve()
+    network = Run(folder.parent / name).model
     if not network.is_file():
         raise ArgumentError(
             f"{RUN_PREFIX}{name} needs the finished run {network.parent}, which holds no {network.name}; "
@@ -253,7 +313,8 @@ def read_result(path: str | Path) -> Result:
     """Read a `result.json`, of a run or kept elsewhere.
 
     Raises:
-        DataError: there is no such file, it is no JSON object, or keys are missing or unknown.
+        DataError: there is no such file, it is no JSON object, keys are missing or unknown, or a value is of another
+            kind.
     """
     values = _object(_read_text(Path(path), "result", "; has the run finished?"), str(path))
     fields = dataclasses.fields(Result)
@@ -265,6 +326,13 @@ def read_result(path: str | Path) -> Result:
             f"{what} {', '.join(keys)}" for what, keys in (("lacks", missing), ("has the unknown", unknown)) if keys
         ]
         raise DataError(f"{path} is no result of a run: it {' and '.join(problems)}")
+    for name in ("metrics", "validation"):
+        if isinstance(values[name], dict):
+            values[name] = {key: math.nan if value is None else value for key, value in values[name].items()}
+    _check_kinds(values, {item.name: item.type for item in fields}, str(path))
+    _check_kinds(values.get("paper", {}), _PAPER_KINDS, f"{path}, paper")
+    if values["file_bytes"] < 1:
+        raise DataError(f"{path}: file_bytes must be at least 1, found {values['file_bytes']}")
     return Result(**values)
 
 
@@ -282,9 +350,27 @@ def _read_text(path: Path, what: str, hint: str = "") -> str:
 
 def _object(text: str, where: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
+        value = json.loads(text, parse_constant=lambda name: None)  # NaN, of files that older versions wrote
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is no JSON: {error}") from error
     if not isinstance(value, Mapping):
         raise DataError(f"{where}: expected a JSON object, found {type(value).__name__}")
     return dict(value)
+
+
+def _check_kinds(values: Mapping[str, Any], kinds: Mapping[str, Any], where: str) -> None:
+    """Raise `DataError` for a value of another kind than its key's; keys may be missing."""
+    for key, kind in kinds.items():
+        if key in values and not _is_of_kind(values[key], kind):
+            raise DataError(f"{where}: {key} must be {_WORDS[kind]}, found {json.dumps(values[key])[:60]}")
+
+
+def _is_of_kind(value: Any, kind: Any) -> bool:
+    """Whether a value that JSON held is of a kind among those of `_WORDS`."""
+    if kind is Any:
+        return True
+    if get_origin(kind) is dict:
+        return isinstance(value, dict) and all(_is_of_kind(item, get_args(kind)[1]) for item in value.values())
+    if isinstance(kind, UnionType):
+        return any(_is_of_kind(value, one) for one in get_args(kind))
+    return type(value) is kind or (kind is float and type(value) is int)  # true and false are no numbers

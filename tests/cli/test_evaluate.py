@@ -66,3 +66,26 @@ def test_a_network_that_makes_pictures_gets_a_distance(tailcut: Tailcut, packed:
     outcome = tailcut("evaluate", packed, "--data", "digits", "--num-samples", "20")
     assert outcome.code == 2
     assert "this network makes none" in outcome.err
+
+
+@pytest.mark.parametrize(("launcher", "variable"), [("torchrun", "WORLD_SIZE"), ("srun", "SLURM_STEP_NUM_TASKS")])
+def test_processes_that_no_option_counts_are_refused_once(
+    launcher: str, variable: str, tailcut: Tailcut, packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "2")
+    outcome = tailcut("evaluate", packed, "--data", "digits")
+    assert outcome.code == 2
+    assert f"{launcher} started 2 processes of tailcut evaluate" in outcome.err
+    assert "--devices" in outcome.err
+    assert "--num-nodes" in outcome.err
+    monkeypatch.setenv("RANK", "1")
+    outcome = tailcut("evaluate", packed, "--data", "digits")
+    assert (outcome.code, outcome.err) == (2, "")
+
+
+def test_a_batch_script_outside_of_srun_is_one_process(
+    tailcut: Tailcut, packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert tailcut("evaluate", packed, "--data", "digits", "--device", "cpu").code == 0

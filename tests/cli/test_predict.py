@@ -51,6 +51,9 @@ def test_a_network_that_makes_pictures_needs_none(tailcut: Tailcut, picture: Pat
         outcome = tailcut("predict", tmp_path / "vae.tailcut", *words)
         assert outcome.code == 2
         assert message in outcome.err
+    outcome = tailcut("predict", tmp_path / "vae.tailcut", "-o", tmp_path / "out", "--seed", 99999999999999999999999)
+    assert outcome.code == 2
+    assert "seed must be at most 18446744073709551615, got 99999999999999999999999" in outcome.err
 
 
 def test_other_networks_need_pictures_and_take_no_seed(tailcut: Tailcut, packed: Path, picture: Path) -> None:

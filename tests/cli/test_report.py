@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from tailcut.errors import DataError
 from tailcut.format import save
 from tailcut.structure import create_model
 from tailcut.weights import regularize
@@ -67,6 +68,71 @@ def test_pictures_that_do_not_fit_are_named(tailcut: Tailcut, tmp_path: Path) ->
     shown = tailcut("report", tmp_path / "a.tailcut", "-o", tmp_path / "a.html", "--data", "digits")
     assert shown.code == 0, shown.err
     assert "Samples: without a: the network cannot take pictures of shape (1, 1, 28, 28)" in shown.out
+
+
+def test_a_damaged_picture_or_network_leaves_the_rest_of_the_page(
+    tailcut: Tailcut, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tailcut.training import samples
+
+    def refuse(*_: Any) -> None:
+        raise DataError("3.png is no picture")
+
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.toml").write_text("")
+    (tmp_path / "run" / "model.tailcut").write_bytes(packed.read_bytes()[:-20])
+    monkeypatch.setattr(samples, "predict_samples", refuse)
+    shown = tailcut("report", packed, tmp_path / "run", "-o", tmp_path / "a.html", "--data", "digits")
+    assert shown.code == 0, shown.err
+    assert "Samples: without small: the data set is damaged: 3.png is no picture" in shown.out
+    assert f"Bytes per layer: without run: {tmp_path / 'run' / 'model.tailcut'}: " in shown.out
+
+
+def test_a_damaged_data_set_is_named(
+    tailcut: Tailcut, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tailcut import data
+
+    def refuse(*_: Any, **settings: Any) -> None:
+        raise DataError("digits.csv ends early")
+
+    monkeypatch.setattr(data, "open_dataset", refuse)
+    shown = tailcut("report", packed, "-o", tmp_path / "a.html", "--data", "digits")
+    assert shown.code == 0, shown.err
+    assert "Samples: without small: the data set is damaged: digits.csv ends early" in shown.out
+
+
+def test_a_data_set_that_only_a_recipe_knows_is_named(tailcut: Tailcut, packed: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    packed.rename(run / "model.tailcut")
+    (run / "recipe.toml").write_text('[data]\nname = "stars"')
+    shown = tailcut("report", run, "-o", tmp_path / "a.html")
+    assert shown.code == 0, shown.err
+    assert "Samples: without run: unknown data set" in shown.out
+
+
+def test_a_network_that_overflows_has_a_page(tailcut: Tailcut, tmp_path: Path) -> None:
+    model = create_model("lenet300")
+    regularize(model, num_kept=50)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(1e30)
+    save(model, tmp_path / "big.tailcut")
+    shown = tailcut("report", tmp_path / "big.tailcut", "-o", tmp_path / "a.html", "--samples", "0", "--json")
+    assert shown.code == 0, shown.err
+    assert shown.json["speeds"][0]["largest_difference"] is None
+
+
+def test_a_page_replaces_no_file_of_a_run(tailcut: Tailcut, packed: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    packed.rename(run / "model.tailcut")
+    (run / "recipe.toml").write_text("")
+    shown = tailcut("report", run, "--samples", "0", "-o", run / "result.json")
+    assert shown.code == 2
+    assert f"it is a file of the run {run}; choose another file" in shown.err
+    assert not (run / "result.json").exists()
 
 
 def test_an_own_class_has_the_sections_of_its_file(tailcut: Tailcut, tmp_path: Path) -> None:

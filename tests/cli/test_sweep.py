@@ -72,3 +72,22 @@ def test_bad_usage(words: list[str], message: str, tailcut: Tailcut, tmp_path: P
     shown = tailcut("sweep", *words, "--show", "--runs", tmp_path)
     assert shown.code == 2
     assert message in shown.err
+
+
+def test_a_table_that_cannot_be_written_ends_it_before_the_training(
+    tailcut: Tailcut, experiment: Path, tmp_path: Path
+) -> None:
+    shown = tailcut("sweep", experiment, "--runs", tmp_path / "runs", "--markdown", tmp_path / "nodir" / "x.md")
+    assert shown.code == 2
+    assert "expected a file name in a folder that exists" in shown.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_processes_that_no_option_counts_are_refused(
+    tailcut: Tailcut, experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    shown = tailcut("sweep", experiment, "--runs", tmp_path / "runs", "--accelerator", "cpu")
+    assert shown.code == 2
+    assert "torchrun started 2 processes of tailcut sweep" in shown.err
+    assert tailcut("sweep", experiment, "--runs", tmp_path / "runs", "--show").code == 0

@@ -67,3 +67,14 @@ def test_missing_data_fail_the_job(tailcut: Tailcut, tmp_path: Path, monkeypatch
     assert outcome.code == 1
     assert outcome.json["error"]["type"] == "DataNotFoundError"
     assert "mnist" in outcome.err
+
+
+@pytest.mark.parametrize("variable", ["WORLD_SIZE", "SLURM_STEP_NUM_TASKS"])
+def test_processes_that_no_option_counts_are_refused(
+    variable: str, tailcut: Tailcut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "2")
+    outcome = tailcut("train", "demo/digits", "--out", tmp_path / "run", *SHORT)
+    assert outcome.code == 2
+    assert "started 2 processes of tailcut train" in outcome.err
+    assert not (tmp_path / "run").exists()

@@ -1,6 +1,8 @@
 """Weights from checkpoints of other programs."""
 
+import functools
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,10 @@ import safetensors.torch
 import torch
 from tests.conftest import _find_root
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from tailcut.errors import DataError, ModelMismatchError
-from tailcut.format.checkpoints import load_checkpoint, read_tensors
+from tailcut.format.checkpoints import load_checkpoint, read_tensors, read_torch_file
 from tailcut.structure import create_model
 
 
@@ -35,7 +38,9 @@ def same(a: nn.Module, b: nn.Module) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module._orig_mod.module."]
+)
 @pytest.mark.parametrize("key", [None, "state_dict", "model", "both"])
 def test_the_usual_wrappings(prefix: str, key: str | None, tmp_path: Path) -> None:
     source, content = filled(), state(filled(), prefix)
@@ -46,6 +51,45 @@ def test_the_usual_wrappings(prefix: str, key: str | None, tmp_path: Path) -> No
     net = Net()
     load_checkpoint(tmp_path / "a.pth", net)
     assert same(net, source)
+
+
+# Not the default backend: it would be imported at once, and warns as that happens.
+compiled: Callable[[nn.Module], Any] = functools.partial(torch.compile, backend="eager")
+WRAPPERS: dict[str, Callable[[nn.Module], Any]] = {
+    "compile of DataParallel": lambda net: compiled(nn.DataParallel(net)),
+    "DataParallel of compile": lambda net: nn.DataParallel(compiled(net)),
+    "average": AveragedModel,
+    "average of compile": lambda net: AveragedModel(compiled(net)),
+    "compile of average of DataParallel": lambda net: compiled(AveragedModel(nn.DataParallel(net))),
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS, ids=str)
+def test_the_state_of_wrappers_is_that_of_the_network(wrapper: str, tmp_path: Path) -> None:
+    source = filled()
+    torch.save(WRAPPERS[wrapper](source).state_dict(), tmp_path / "a.pt")
+    net = Net()
+    load_checkpoint(tmp_path / "a.pt", net)
+    assert same(net, source)
+    read = read_tensors(tmp_path / "a.pt")
+    assert list(read) == list(source.state_dict())
+    assert dict(read._metadata) == dict(source.state_dict()._metadata)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        ({"n_averaged": torch.tensor(3)}, {"n_averaged"}),
+        ({"n_averaged": torch.ones(2), "module.w": torch.ones(1)}, {"n_averaged", "module.w"}),
+        ({"n_averaged": torch.tensor(3), "w": torch.ones(1)}, {"n_averaged", "w"}),
+        ({"n_averaged": torch.tensor(3), "module.w": torch.ones(1)}, {"w"}),
+    ],
+)
+def test_only_the_counter_of_an_average_is_left_out(
+    content: dict[str, torch.Tensor], names: set[str], tmp_path: Path
+) -> None:
+    torch.save(content, tmp_path / "a.pt")
+    assert set(read_tensors(tmp_path / "a.pt")) == names
 
 
 def test_safetensors_and_other_types(tmp_path: Path) -> None:
@@ -133,6 +177,25 @@ def test_damaged_and_missing_files(tmp_path: Path) -> None:
             read_tensors(tmp_path / name)
     with pytest.raises(FileNotFoundError, match="there is no file"):
         read_tensors(tmp_path / "gone.pt")
+
+
+def test_no_error_advises_to_run_what_a_file_says(tmp_path: Path) -> None:
+    torch.save(Net(), tmp_path / "module.pt")
+    torch.save({"code": Evil()}, tmp_path / "evil.pt")
+    (tmp_path / "noise.pt").write_bytes(b"nothing")
+    (tmp_path / "empty.pt").write_bytes(b"")
+    whole = tmp_path / "whole.pt"
+    torch.save(state(Net()), whole)
+    (tmp_path / "cut.pt").write_bytes(whole.read_bytes()[:200])
+    for name in ("module", "evil", "noise", "empty", "cut"):
+        for read in (read_tensors, read_torch_file):
+            with pytest.raises(DataError, match=rf"cannot read .*{name}\.pt: it is damaged, or .*Error\)") as caught:
+                read(tmp_path / f"{name}.pt")
+            assert "save model.state_dict() instead" in str(caught.value)
+            assert "weights_only" not in str(caught.value)
+            assert "likely succeed" not in str(caught.value)
+    with pytest.raises(DataError, match=r"cannot read .*gone\.pt: .*No such file"):
+        read_torch_file(tmp_path / "gone.pt")
 
 
 @pytest.fixture

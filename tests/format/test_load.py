@@ -14,6 +14,7 @@ import tailcut
 from tailcut.errors import ArgumentError, LimitError, ModelMismatchError, NotTailcutFileError
 from tailcut.format import pack
 from tailcut.structure import base_of, record_of
+from tailcut.weights import truncated_tensors
 
 
 @pytest.fixture(scope="session")
@@ -312,6 +313,62 @@ def test_into_keeps_type_and_frozen_parameters(tmp_path: Path) -> None:
     tailcut.load(path, into=model)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float64}
     assert not dict(model.first.named_parameters())["parametrizations.weight.original"].requires_grad
+
+
+@pytest.mark.parametrize("where", ["other tensor", "coefficient"])
+def test_numbers_that_do_not_fit_into_the_network_are_refused(where: str, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    tailcut.regularize(model, num_kept=5)
+    spoiled = (
+        model.get_buffer("1.running_var") if where == "other tensor" else truncated_tensors(model)[0].vector.detach()
+    )
+    spoiled[3] = -1e5
+    tailcut.save(model, tmp_path / "a.tailcut")
+    into = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)).half().train()
+    before = state_of(into)
+    name = r"1\.running_var" if where == "other tensor" else r"0\.weight"
+    message = rf"a\.tailcut: {name}: 1e\+05 does not fit into float16, its type in the network; .* network of float32"
+    with pytest.raises(ModelMismatchError, match=message):
+        tailcut.load(tmp_path / "a.tailcut", into=into)
+    assert_untouched(into, before)
+    assert into.training
+    wide = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)).bfloat16()
+    tailcut.load(tmp_path / "a.tailcut", into=wide)
+    assert all(bool(tensor.isfinite().all()) for tensor in wide.state_dict().values())
+
+
+def test_infinities_of_the_file_fit_into_any_type(tmp_path: Path) -> None:
+    model = nn.Linear(2, 2)
+    model.bias.detach()[0] = float("-inf")
+    tailcut.save(model, tmp_path / "a.tailcut")
+    assert tailcut.load(tmp_path / "a.tailcut", into=nn.Linear(2, 2).half()).get_parameter("bias")[0] == float("-inf")
+
+
+def test_a_registered_network_of_larger_numbers_is_loaded_into_its_type(tmp_path: Path) -> None:
+    model = tailcut.create_model("lenet300").double()
+    model.get_parameter("fc1.bias").detach()[0] = 1e300
+    tailcut.save(model, tmp_path / "a.tailcut", codec="float64")
+    with pytest.raises(ModelMismatchError, match=r"fc1\.bias: 1e\+300 does not fit into float32.*of float64"):
+        tailcut.load(tmp_path / "a.tailcut")
+    again = tailcut.load(tmp_path / "a.tailcut", into=tailcut.create_model("lenet300").double())
+    assert again.get_parameter("fc1.bias")[0] == 1e300
+
+
+def test_rounding_is_not_in_the_file_and_can_be_said_again(tmp_path: Path) -> None:
+    """The limit, and the way around it, that `load` and docs/file-format.md tell."""
+    model = regularized("lenet300", num_kept=30, precision="float16")
+    tailcut.save(model, tmp_path / "a.tailcut")
+    again = tailcut.load(tmp_path / "a.tailcut").train()
+    model.train()
+    for network in (model, again):
+        for tensor in truncated_tensors(network):
+            tensor.vector.detach().mul_(1.0001)  # no longer a float16 number
+    x = torch.rand(2, 1, 28, 28)
+    assert not torch.equal(again(x), model(x))
+    for tensor in truncated_tensors(again):
+        assert tensor.truncation.precision == "float32"
+        tensor.truncation.precision = "float16"
+    assert all(torch.equal(one.coefficients(), one.coefficients().half().float()) for one in truncated_tensors(again))
 
 
 def test_a_loaded_network_can_be_copied(tmp_path: Path) -> None:

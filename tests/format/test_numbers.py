@@ -12,6 +12,7 @@ from tailcut.format.numbers import (
     float_type,
     from_bytes,
     number_type,
+    overflowing,
     to_bytes,
     type_name,
     type_number,
@@ -129,3 +130,22 @@ def test_tensors_without_numbers_in_rows_are_refused() -> None:
 def test_bools_are_0_or_1() -> None:
     with pytest.raises(CorruptFileError, match="a bool is neither 0 nor 1"):
         from_bytes(b"\0\1\2", torch.bool)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "stored", "own", "expected"),
+    [
+        ([1.0, -1e5, float("inf")], torch.float32, torch.float16, 1e5),
+        ([65_519.0, float("nan")], torch.float32, torch.float16, None),
+        ([65_520.0], torch.float32, torch.float16, 65_520.0),
+        ([1e5], torch.float32, torch.bfloat16, None),
+        ([1e300], torch.float64, torch.float32, 1e300),
+        ([float("inf"), float("nan")], torch.float32, torch.float16, None),
+        ([], torch.float32, torch.float16, None),
+        ([70_000], torch.int64, torch.float16, None),
+    ],
+)
+def test_numbers_that_a_type_cannot_hold(
+    numbers: list[float], stored: torch.dtype, own: torch.dtype, expected: float | None
+) -> None:
+    assert overflowing(torch.tensor(numbers, dtype=stored), own) == expected

@@ -1,6 +1,8 @@
+import functools
 import logging
 import random
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,11 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 import tailcut
+from tailcut.channels import score
 from tailcut.errors import ArgumentError, StructureError, TailcutError
 from tailcut.format import codecs, pack
 from tailcut.format.container import decode
+from tailcut.inputs import YCbCrPixels, use_ycbcr
 from tailcut.weights import TailTruncation, budget, truncated_tensors
 
 FAMILIES: list[tuple[str, dict[str, Any]]] = [
@@ -207,6 +211,129 @@ def test_a_regularised_part_or_wrapper_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StructureError, match=r"of a wrapper its \.module"):
         tailcut.save(averaged, tmp_path / "a.tailcut")
     assert tailcut.save(averaged.module, tmp_path / "a.tailcut").num_kept == 9
+
+
+# Not the default backend: it would be imported at once, and warns as that happens.
+compiled: Callable[[nn.Module], Any] = functools.partial(torch.compile, backend="eager")
+WRAPPERS: dict[str, tuple[Callable[[nn.Module], Any], str]] = {
+    "DataParallel": (nn.DataParallel, r"its \.module"),
+    "compile": (compiled, r"its \._orig_mod"),
+    "compile of DataParallel": (lambda model: compiled(nn.DataParallel(model)), r"its \._orig_mod\.module"),
+    "DataParallel of a view": (lambda model: nn.DataParallel(tailcut.fuse(model)), r"its \.module"),
+}
+
+
+def truncated() -> nn.Module:
+    return regularized("lenet5", num_kept=9)
+
+
+def slim() -> nn.Module:
+    model = tailcut.create_model("lenet5")
+    tailcut.prune(model, torch.zeros(1, 1, 28, 28), score(model, [], method="l1"), 0.2)
+    return model
+
+
+def other_stem() -> nn.Module:
+    model = tailcut.create_model("resnet20")
+    use_ycbcr(model, YCbCrPixels(), picture_size=32)
+    return model
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS, ids=str)
+@pytest.mark.parametrize(("make", "kind"), [(truncated, "regularize"), (slim, "prune"), (other_stem, "ycbcr")])
+def test_wrappers_of_edited_networks_are_refused(
+    make: Callable[[], nn.Module], kind: str, wrapper: str, tmp_path: Path
+) -> None:
+    wrap, advice = WRAPPERS[wrapper]
+    model = make()
+    for with_name in (True, False):
+        message = rf"is a wrapper: save the network that the edit '{kind}' was made on, {advice}$"
+        with pytest.raises(StructureError, match=message):
+            tailcut.save(wrap(model), tmp_path / "a.tailcut", registered=with_name)
+    assert not (tmp_path / "a.tailcut").exists()
+    tailcut.save(model, tmp_path / "a.tailcut")
+    x = torch.rand(2, 1, 28, 28) if kind != "ycbcr" else torch.rand(2, 3, 32, 32)
+    assert torch.equal(tailcut.load(tmp_path / "a.tailcut")(x), model.eval()(x))
+
+
+@pytest.mark.parametrize("wrapper", ["DataParallel", "compile", "compile of DataParallel"])
+def test_wrappers_of_registered_networks_are_refused(wrapper: str, tmp_path: Path) -> None:
+    wrap, advice = WRAPPERS[wrapper]
+    with pytest.raises(StructureError, match=rf"is a wrapper: save the registered network 'lenet300' in it, {advice};"):
+        tailcut.save(wrap(tailcut.create_model("lenet300")), tmp_path / "a.tailcut")
+    assert not (tmp_path / "a.tailcut").exists()
+
+
+def test_wrappers_may_be_classes_of_ones_own(tmp_path: Path) -> None:
+    model = randomize(tailcut.create_model("lenet300"), 1)
+    path = tmp_path / "a.tailcut"
+    tailcut.save(nn.DataParallel(model), path, registered=False)
+    again = nn.DataParallel(tailcut.create_model("lenet300"))
+    tailcut.load(path, into=again)
+    assert torch.equal(again.get_parameter("module.fc1.weight"), model.get_parameter("fc1.weight"))
+    tailcut.save(nn.DataParallel(nn.Linear(2, 2)), path)
+    tailcut.load(path, into=nn.DataParallel(nn.Linear(2, 2)))
+    whole = nn.DataParallel(tailcut.create_model("lenet300"))
+    tailcut.regularize(whole, num_kept=9)
+    tailcut.save(whole, path)
+    tailcut.load(path, into=nn.DataParallel(tailcut.create_model("lenet300")))
+
+
+def test_the_wrapper_of_several_processes_is_refused(tmp_path: Path) -> None:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1, timeout=timedelta(seconds=60)
+    )
+    try:
+        for model in (tailcut.create_model("lenet300"), slim()):
+            with pytest.raises(StructureError, match=r"DistributedDataParallel is a wrapper: .*, its \.module"):
+                tailcut.save(nn.parallel.DistributedDataParallel(model), tmp_path / "a.tailcut")
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(("make", "kind"), [(slim, "prune"), (other_stem, "ycbcr")])
+def test_an_edited_part_is_refused(make: Callable[[], nn.Module], kind: str, tmp_path: Path) -> None:
+    whole = nn.Sequential(make(), nn.Linear(10, 3))
+    message = f"^0 was changed by the edit '{kind}', but not by a call on this model: save the network"
+    with pytest.raises(StructureError, match=message):
+        tailcut.save(whole, tmp_path / "a.tailcut")
+    with pytest.raises(StructureError, match=r"^module was changed by the edit"):
+        tailcut.save(AveragedModel(whole[0]), tmp_path / "a.tailcut")
+    assert not (tmp_path / "a.tailcut").exists()
+    # A class that makes its part so itself: the user says that the file is for it.
+    tailcut.save(whole, tmp_path / "a.tailcut", registered=False)
+    again = tailcut.load(tmp_path / "a.tailcut", into=nn.Sequential(make(), nn.Linear(10, 3)))
+    assert torch.equal(again.get_parameter("1.weight"), whole.get_parameter("1.weight"))
+
+
+def test_a_part_that_is_no_longer_regularised_is_no_reason(tmp_path: Path) -> None:
+    whole = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    tailcut.regularize(whole[0], num_kept=3)
+    dense = tailcut.to_dense(whole)
+    tailcut.save(dense, tmp_path / "a.tailcut")
+    again = tailcut.load(tmp_path / "a.tailcut", into=nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)))
+    assert torch.equal(again(torch.eye(4)), dense(torch.eye(4)))
+
+
+class EditsItsPart(nn.Module):
+    def __init__(self, *, width: int = 3) -> None:
+        super().__init__()
+        self.backbone = other_stem()
+        self.head = nn.Linear(10, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.backbone(x))
+        return logits
+
+
+def test_a_registered_class_may_edit_its_part(tmp_path: Path) -> None:
+    with pytest.raises(StructureError, match=r"can be saved once it is registered \(tailcut\.register_model\)"):
+        tailcut.save(EditsItsPart(), tmp_path / "a.tailcut")
+    with registered("edits-its-part", EditsItsPart):
+        model = tailcut.create_model("edits-its-part", width=4).eval()
+        tailcut.save(model, tmp_path / "a.tailcut")
+        x = torch.rand(2, 3, 32, 32)
+        assert torch.equal(tailcut.load(tmp_path / "a.tailcut")(x), model(x))
 
 
 def test_a_failing_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

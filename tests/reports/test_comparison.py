@@ -1,13 +1,14 @@
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from tailcut.errors import ArgumentError
-from tailcut.format import load, save
-from tailcut.reports.comparison import ComparisonReport, compare
+from tailcut.errors import ArgumentError, FormatError
+from tailcut.format import load, resolve, save
+from tailcut.reports.comparison import ComparisonReport, compare, largest_difference
 from tailcut.reports.networks import example_input
 from tailcut.structure import create_model
 from tailcut.weights import regularize, to_dense
@@ -146,3 +147,30 @@ def test_an_unfinished_run_cannot_be_compared(run_folder: Path, tmp_path: Path) 
     (tmp_path / "recipe.toml").write_bytes((run_folder / "recipe.toml").read_bytes())
     with pytest.raises(ArgumentError, match="not finished"):
         compare(tmp_path, "zoo:lenet5-776")
+
+
+def test_a_damaged_network_of_a_run_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text("")
+    (tmp_path / "model.tailcut").write_bytes(resolve("zoo:lenet5-776").read_bytes()[:-20])
+    with pytest.raises(FormatError, match=r"model\.tailcut"):
+        compare(tmp_path, "zoo:lenet5-776")
+
+
+def test_a_difference_is_the_largest_of_all_tensors_and_none_if_one_is_not_finite() -> None:
+    ones, empty = torch.ones(2), torch.ones(0)
+    assert largest_difference([ones, ones, empty], [ones + 1, ones - 3, empty]) == 3
+    assert largest_difference([empty], [empty]) == 0
+    for value in (math.nan, math.inf):
+        assert largest_difference([ones, ones], [ones + 1, ones * value]) is None
+
+
+def test_whatever_a_network_raises_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(type(load("zoo:lenet300-2816")), "forward", refuse)
+    report = compare("zoo:lenet300-2816", "zoo:lenet300-4238")
+    assert report.outputs is None
+    assert report.why_not == (
+        "outputs are not compared: zoo:lenet300-2816 does not take its example input: AssertionError",
+    )

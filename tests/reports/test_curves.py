@@ -8,6 +8,7 @@ import pytest
 from tests.reports.pages import check_page
 
 from tailcut.reports.curves import curves_section
+from tailcut.reports.drawing import NUM_SERIES
 from tailcut.reports.elements import Section, write_page
 from tailcut.reports.networks import ReportedNetwork
 
@@ -57,6 +58,17 @@ def test_runs_share_drawings_and_have_a_legend(networks: list[ReportedNetwork]) 
     assert len(line_of(loss, 0)) == len(line_of(loss, 1)) == 3
     page = check_page(write_page("a page", [], [section]))
     assert "another <run>" in page.text
+
+
+def test_more_runs_than_colors_differ_in_the_style_of_their_lines(networks: list[ReportedNetwork]) -> None:
+    runs = [dataclasses.replace(networks[0], name=f"run {number}") for number in range(NUM_SERIES + 1)]
+    section = curves_section(runs)
+    paths = [path.attrib.get("style", "") for path in drawings(section)["training loss"].iter("path")]
+    lines = [style for style in paths if "stroke: var(--series-0)" in style]
+    assert ["stroke-dasharray" in style for style in lines] == [False, True]
+    swatches = [span.attrib["style"] for span in section.body[0].iter("span")]
+    assert len(set(swatches)) == len(runs)
+    assert swatches[-1] == "border-top: 0.25rem dashed var(--series-0)"
 
 
 def test_figures_of_few_epochs_and_other_metrics_are_drawn(networks: list[ReportedNetwork]) -> None:

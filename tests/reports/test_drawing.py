@@ -6,7 +6,7 @@ from xml.etree.ElementTree import tostring
 import pytest
 
 from tailcut.errors import MissingExtraError
-from tailcut.reports.drawing import INK, NUM_SERIES, drawing, label_values, plain_numbers, series_color
+from tailcut.reports.drawing import INK, NUM_SERIES, drawing, label_values, plain_numbers, series_color, series_style
 
 
 def draw_line(figure: Any) -> None:
@@ -50,6 +50,7 @@ def test_the_same_drawing_gives_the_same_text() -> None:
 def test_colors_begin_again() -> None:
     assert len({series_color(number) for number in range(NUM_SERIES)}) == NUM_SERIES
     assert series_color(NUM_SERIES) == series_color(0)
+    assert series_style(NUM_SERIES - 1) == series_style(0) != series_style(NUM_SERIES)
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ from tailcut.reports.networks import (
     ReportedNetwork,
     edit_names,
     example_input,
+    first_line,
     open_network,
     open_networks,
 )
+from tailcut.reports.summary import summary_section
 from tailcut.runs import Run
 from tailcut.structure import create_model
 from tailcut.weights import kept_counts, regularize
@@ -59,6 +62,55 @@ def test_an_unfinished_run_has_its_recipe_and_epochs(run_folder: Path, tmp_path:
     assert len(network.lines) == 3
     assert (network.stored, network.model, network.result) == (None, None, None)
     assert network.missing["model"] == "the run is not finished (3 epochs so far): there is no packed network yet"
+
+
+def test_one_epoch_is_one_epoch(run_folder: Path, tmp_path: Path) -> None:
+    shutil.copyfile(run_folder / "recipe.toml", tmp_path / "recipe.toml")
+    first = (run_folder / "metrics.jsonl").read_text().splitlines()[0]
+    (tmp_path / "metrics.jsonl").write_text(first + "\n")
+    (network,) = open_networks([tmp_path])
+    assert network.missing["model"] == "the run is not finished (1 epoch so far): there is no packed network yet"
+
+
+def test_a_finished_run_whose_network_was_moved_away_is_finished(run_folder: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(run_folder, tmp_path / "run")
+    (copied / "model.tailcut").unlink()
+    (network,) = open_networks([copied])
+    assert network.result == Run(run_folder).read_result()
+    assert network.model is None
+    reason = "the run is finished, but its model.tailcut is not there any more"
+    assert network.missing == {"stored": reason, "model": reason}
+
+
+def test_damaged_files_of_a_run_are_named_in_their_place(run_folder: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(run_folder, tmp_path / "run")
+    content = bytearray((copied / "model.tailcut").read_bytes())
+    content[-9] ^= 1
+    (copied / "model.tailcut").write_bytes(content)
+    (copied / "metrics.jsonl").write_text('{"epoch": 1}\n{"epo')
+    network, whole = open_networks([copied, "zoo:lenet5-776"])
+    assert (network.stored, network.model, network.lines) == (None, None, [])
+    assert network.result == Run(run_folder).read_result()
+    assert "model.tailcut: the checksum" in network.missing["stored"]
+    assert network.missing["model"] == network.missing["stored"]
+    assert "metrics.jsonl, line 2 is no JSON" in network.missing["lines"]
+    assert whole.model is not None
+
+
+def test_a_damaged_result_of_a_run_leaves_its_network(run_folder: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(run_folder, tmp_path / "run")
+    (copied / "result.json").write_text('{"mAP": 0.5}')
+    (network,) = open_networks([copied])
+    assert network.model is not None
+    assert network.result is None
+    assert network.recipe_section("model")["name"] == "lenet300"
+    assert "result.json is no result of a run" in network.missing["result"]
+    assert summary_section([network]).left == {"run": network.missing["result"]}
+
+
+def test_an_error_without_words_is_told_by_its_kind() -> None:
+    assert first_line(AssertionError()) == "AssertionError"
+    assert first_line(ValueError("\n  one\ntwo")) == "one"
 
 
 def test_a_network_of_a_users_own_class_is_not_built(tmp_path: Path) -> None:

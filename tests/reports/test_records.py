@@ -77,11 +77,26 @@ def test_records_can_be_left_out(tmp_path: Path) -> None:
     assert find_results(tmp_path / "nowhere", records=False) == {}
 
 
-def test_a_damaged_result_is_named(tmp_path: Path) -> None:
-    run = Run.create(tmp_path / "bad")
-    run.result.write_text("{")
-    with pytest.raises(DataError, match=r"bad.*result.json"):
-        find_results(tmp_path)
+def test_a_damaged_result_is_named_and_left_out(
+    result: Result, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Run.create(tmp_path / "bad").result.write_text("{")
+    put(tmp_path, "good", result)
+    assert find_results(tmp_path, records=False) == {result.name: [result]}
+    assert "bad/result.json is no JSON" in caplog.text
+
+
+def test_a_result_of_other_data_leaves_its_place_to_the_record(
+    result: Result, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(tmp_path, "mine", dataclasses.replace(result, metrics={"accuracy": 0.5}))
+    measured = {"lenet5-776": ("mnist", "train")}
+    assert find_results(tmp_path, measured=measured)["lenet5-776"] == [result]
+    assert (
+        "mine/result.json is of mnist, split test; the figures of lenet5-776 are of mnist, split train" in caplog.text
+    )
+    for agreed in ({"lenet5-776": ("mnist", "test")}, {"another": ("mnist", "train")}):
+        assert find_results(tmp_path, measured=agreed)["lenet5-776"][0].metrics == {"accuracy": 0.5}
 
 
 def test_a_file_in_place_of_the_runs_is_refused(tmp_path: Path) -> None:

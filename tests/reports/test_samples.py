@@ -10,7 +10,7 @@ from tests.reports.pages import check_page
 
 from tailcut.reports.elements import Section, write_page
 from tailcut.reports.networks import ReportedNetwork
-from tailcut.reports.samples import MAX_SIDE, Sample, Samples, Shown, overlay, samples_section
+from tailcut.reports.samples import MAX_SIDE, Generated, Sample, Samples, Shown, overlay, samples_section
 
 
 def digit(position: int, target: int, predicted: int) -> Sample:
@@ -66,13 +66,34 @@ def test_large_photos_are_reduced(networks: list[ReportedNetwork]) -> None:
 
 def test_generated_pictures_stand_below_one_another(networks: list[ReportedNetwork]) -> None:
     made = torch.arange(3 * 28 * 28).reshape(3, 1, 28, 28) / (3 * 28 * 28)
-    samples: dict[str, Shown] = {networks[1].name: made, networks[2].name: 1 - made, networks[0].name: "no data"}
+    samples: dict[str, Shown] = {
+        networks[1].name: Generated(made, 100),
+        networks[2].name: Generated(1 - made, 100),
+        networks[0].name: "no data",
+    }
     section = samples_section(networks, samples)
+    assert section.body[0].text == "Generated pictures: in each column all networks were given the same code."
     first, second = pictures(section)
     assert pixels(first).shape == (28, 3 * 28)
     np.testing.assert_allclose(pixels(first)[:, 28:56] / 255, made[1, 0], atol=0.5 / 255 + 1e-6)
     np.testing.assert_allclose(pixels(first).astype(int) + pixels(second), 255, atol=1)
     assert section.left == {networks[0].name: "no data"}
+
+
+def test_codes_of_different_sizes_are_not_said_to_be_the_same(networks: list[ReportedNetwork]) -> None:
+    made = torch.zeros(2, 1, 4, 4)
+    samples = {networks[1].name: Generated(made, 100), networks[2].name: Generated(made, 20)}
+    text = samples_section(networks[1:], samples).body[0].text
+    assert text is not None
+    assert "all networks" not in text
+    assert "20 and 100 numbers" in text
+
+
+def test_pictures_are_chosen_from_the_split_that_is_named(networks: list[ReportedNetwork]) -> None:
+    found = Samples("digits", "train", [*map(str, range(10))], [digit(0, 1, 1)])
+    section = samples_section(networks[1:2], {networks[1].name: found})
+    assert "digits, split train" in "".join(section.body[1].itertext())
+    assert "test split" not in section.introduction
 
 
 @pytest.mark.parametrize("samples", [{}, {"zoo:lenet5-776": "it lies nowhere"}])

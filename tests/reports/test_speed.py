@@ -60,3 +60,28 @@ def test_the_table_says_how_it_was_measured(networks: list[ReportedNetwork]) -> 
     assert f"{torch.get_num_threads()} of torch's threads" in section.introduction
     assert section.left["missing"] == "not there"
     assert "registered family" in section.left["broken"]
+
+
+@pytest.mark.parametrize("error", [ValueError("too small"), AssertionError(), IndexError("no such axis"), KeyError(3)])
+def test_whatever_a_users_network_raises_is_named(
+    error: Exception, networks: list[ReportedNetwork], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(type(networks[1].model), "forward", refuse)
+    section, speeds = speed_section(networks[1:2])
+    assert speeds == []
+    assert section.left == {"zoo:lenet5-776": f"its example input does not run: {str(error) or 'AssertionError'}"}
+
+
+def test_outputs_that_are_not_finite_have_no_difference(networks: list[ReportedNetwork]) -> None:
+    model = create_model("lenet300")
+    regularize(model, num_kept=100)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(1e30)
+    section, (speed,) = speed_section([dataclasses.replace(networks[0], model=model.eval())])
+    assert speed.largest_difference is None
+    assert '"largest_difference": null' in speed.to_json()
+    assert "not finite" in "".join(section.body[0].itertext())

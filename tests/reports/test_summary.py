@@ -110,6 +110,19 @@ def test_several_devices_are_counted(networks: list[ReportedNetwork]) -> None:
     assert rows([dataclasses.replace(networks[1], result=changed)])[0]["device"] == "4 x cpu"
 
 
+def test_coefficients_and_sizes_are_those_of_the_result(networks: list[ReportedNetwork]) -> None:
+    """Of coefficients that were drawn for training the file holds more: zeros lie between them."""
+    result, stored = networks[1].result, networks[1].stored
+    assert result is not None
+    assert stored is not None
+    drawn = dataclasses.replace(networks[1], result=dataclasses.replace(result, num_kept=60))
+    assert rows([drawn])[0]["coefficients"] == "60"
+    gone = dataclasses.replace(networks[1], stored=None, missing={"stored": "it is gone"})
+    (row,) = rows([gone])
+    assert (row["coefficients"], row["parameters"], row["file, bytes"]) == ("776", "430,500", f"{result.file_bytes:,}")
+    assert summary_section([gone]).left == {gone.name: "it is gone"}
+
+
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_each_network_has_a_row(number: int, networks: list[ReportedNetwork]) -> None:
     assert rows(networks)[number]["network"] == networks[number].name

@@ -50,3 +50,9 @@ def test_without_matplotlib_the_run_goes_on_and_says_how_to_get_the_plot(
 def test_nothing_is_drawn_of_nothing(tmp_path: Path) -> None:
     try_to_draw_curves([], tmp_path / "curves.png", title="t")
     assert not (tmp_path / "curves.png").exists()
+
+
+@pytest.mark.parametrize("title", ["costs $5_{ $", "$\\frac$", "a$b"])
+def test_a_name_may_hold_dollar_signs(title: str, tmp_path: Path) -> None:
+    draw_curves(LINES, tmp_path / "curves.png", title=title)
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")

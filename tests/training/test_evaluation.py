@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from tailcut.training.evaluation import (
     choose_device,
     evaluate,
     evaluate_file,
+    fitting,
     run_forward,
     uses_batch_statistics,
 )
@@ -274,3 +276,29 @@ def test_the_published_network_has_its_dice(carvana_root: Path, tmp_path: Path) 
     model = frereg.convert(carvana_root / "carvana" / "published" / "unet_fr.tar.xz", model="unet")
     pictures = open_dataset("carvana", "published", roots=carvana_root)
     assert evaluate(model, pictures.part(0, 1))["dice"] == pytest.approx(0.9788, abs=5e-5)
+
+
+def test_a_lost_connection_is_no_fault_of_the_pictures() -> None:
+    lost = RuntimeError("[/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:20133")
+    with pytest.raises(RuntimeError, match="closed by peer") as caught, fitting(torch.zeros(1, 3, 8, 8)):
+        raise lost
+    assert caught.value is lost
+
+
+@pytest.mark.slow
+def test_what_ends_one_of_several_processes_is_told(tmp_path: Path) -> None:
+    """The second of two processes reads a damaged picture: it says so, and the first that the other has ended."""
+    save(create_model("resnet20", num_classes=1), tmp_path / "a.tailcut")
+    folder = tmp_path / "own" / "test" / "a"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (32, 32)).save(folder / "0.png")
+    (folder / "1.png").write_bytes((folder / "0.png").read_bytes()[:60])
+    words = [sys.executable, "-m", "tailcut", "evaluate", str(tmp_path / "a.tailcut"), "--data", "folder:own"]
+    words += ["--split", "test", "--data-root", str(tmp_path), "--batch-size", "1", "--json"]
+    words += ["--accelerator", "cpu", "--devices", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 1, done.stderr
+    assert re.search(r"^\[rank 1\] tailcut evaluate: error: .*1\.png", done.stderr, re.MULTILINE)
+    assert "Traceback" not in done.stderr
+    assert json.loads(done.stdout)["error"]["message"].startswith("another process of the same work has ended")

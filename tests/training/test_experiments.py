@@ -188,3 +188,14 @@ def test_variants_of_one_budget_end_with_as_many_coefficients(name: str) -> None
             counts[trial.variant] = sum(kept.values())
     assert counts
     assert set(counts.values()) == {BUDGETS.get(name.rpartition("-")[2], 776)}
+
+
+def test_a_file_whose_name_is_none_for_runs_says_where_it_comes_from(write: Write) -> None:
+    path = write().rename(write().with_name("my rates.toml"))
+    with pytest.raises(RecipeError) as caught:
+        load_experiment(path)
+    assert "name: must begin with a letter or digit and have only these and '.', '_' and '-'" in str(caught.value)
+    assert "got 'my rates'; this is the file's name" in str(caught.value)
+    path.write_text('name = "a b"\n' + path.read_text())
+    with pytest.raises(RecipeError, match=r"got 'a b'$"):
+        load_experiment(path)

@@ -14,7 +14,7 @@ from tailcut.data import open_dataset
 from tailcut.errors import ArgumentError, RecipeError, TrainingError
 from tailcut.format import load
 from tailcut.runs import Result, Run
-from tailcut.training import evaluate, loop
+from tailcut.training import evaluate, experiments_sweep, loop
 from tailcut.training.batches import batches as batches_of_an_epoch
 from tailcut.training.experiments import Experiment, Trial, load_experiment, trials_of
 from tailcut.training.experiments_sweep import (
@@ -26,6 +26,7 @@ from tailcut.training.experiments_sweep import (
     missing_trials,
     train_trials,
 )
+from tailcut.training.machines import Machines
 from tailcut.training.recipe_files import parse_recipe
 from tailcut.training.trainers import train
 
@@ -268,3 +269,58 @@ def test_bad_words_are_refused(experiment: Experiment, tmp_path: Path) -> None:
         choose_variants(experiment, ["denser"])
     with pytest.raises(ArgumentError, match="there is no folder"):
         find_results(trials_of(experiment, tmp_path), tmp_path / "nowhere")
+
+
+def test_a_variant_that_diverges_leaves_the_others_their_turn(
+    sweep: Sweep, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = '"optimizer.name" = "sgd", "regularization" = "", "schedule" = ""'
+    (tmp_path / "starts.toml").write_text(f"""
+question = "How high may the rate be?"
+recipe = "small.toml"
+set = {{ "training.epochs" = 1 }}
+variant = [
+    {{ name = "hot", set = {{ {plain}, "optimizer.lr" = 1e38 }} }},
+    {{ name = "tuned", set = {{ {plain}, "start.file" = "variant:hot" }} }},
+    {{ name = "cold", set = {{ {plain} }} }},
+]
+""")
+    experiment = load_experiment(tmp_path / "starts.toml")
+    trials = trials_of(experiment, tmp_path / "runs")
+    train_trials(trials)
+    assert "variant hot, seed 0: not run: the loss is nan in epoch 1" in caplog.text
+    assert "variant tuned, seed 0: not run: it needs variant hot" in caplog.text
+    rows = make_report(experiment, trials, find_results(trials)).rows
+    assert [(row.variant, row.seeds) for row in rows] == [("hot", ()), ("tuned", ()), ("cold", (0,))]
+
+
+def test_a_start_that_lies_nowhere_leaves_a_row_not_run(
+    experiment: Experiment, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "small.toml").write_text((tmp_path / "small.toml").read_text() + '[start]\nfile = "data:nowhere.th"\n')
+    trials = trials_of(experiment, tmp_path / "runs")
+    train_trials([trials[4]], roots=tmp_path)
+    assert "variant fresh, seed 0: not run: start.file: nowhere.th" in caplog.text
+
+
+def test_a_stale_run_does_not_hide_a_record(experiment: Experiment, tmp_path: Path) -> None:
+    trial = trials_of(experiment, tmp_path / "runs")[4]
+    record = result_of(trial, 0.9)
+    (tmp_path / "fresh-0.json").write_text(json.dumps(record.to_dict()))
+    assert find_results([trial], tmp_path) == {("fresh", 0): record}
+    stale = result_of(trial, 0.1)
+    stale.recipe["optimizer"]["lr"] = 0.5
+    Run.create(trial.run.path).write_result(stale)
+    assert find_results([trial], tmp_path) == {("fresh", 0): record}
+
+
+def test_the_command_of_a_run_counts_its_devices(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = []
+    monkeypatch.setattr(experiments_sweep, "train", lambda *args, command, **settings: commands.append(command))
+    trials = trials_of(experiment, tmp_path / "runs")[4:5]
+    train_trials(trials, machines=Machines("cpu", devices=4, num_nodes=2))
+    train_trials(trials)
+    assert commands[0].endswith(" --devices 4 --num-nodes 2")
+    assert commands[0].removesuffix(" --devices 4 --num-nodes 2") == commands[1]

@@ -65,6 +65,16 @@ def test_distance_of_a_shifted_and_scaled_distribution(num: int) -> None:
     assert frechet_distance(mean, covariance, mean + shift, 9 * covariance) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+@pytest.mark.parametrize("place", range(4))
+def test_there_is_no_distance_of_what_is_no_number(place: int, number: float) -> None:
+    parts = [*moments_of(random_features(50, 3, seed=1)), *moments_of(random_features(50, 3, seed=2))]
+    parts[place] = parts[place].clone()
+    parts[place].view(-1)[0] = number
+    with pytest.raises(ArgumentError, match="needs means and covariances of finite numbers"):
+        frechet_distance(*parts)
+
+
 def test_features_are_the_hidden_layer_of_the_network_in_the_zoo() -> None:
     net = to_dense(load(FEATURE_NETWORK))
     weights = dict(net.named_parameters())

@@ -21,6 +21,17 @@ def test_a_figure_is_a_png_of_the_wanted_size(tmp_path: Path) -> None:
         write_figure(figure, tmp_path / "nowhere" / "line.png")
 
 
+def test_texts_may_hold_dollar_signs(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    figure = new_figure("a line", (3, 2))
+    panel = figure.subplots()
+    panel.plot([0, 1], [1, 0], label="a$_{$")
+    panel.set(title="$\\frac$", xlabel="$^$")
+    panel.legend()
+    write_figure(figure, tmp_path / "line.png")
+    assert (tmp_path / "line.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtraError, match=r"a line needs the package 'matplotlib': pip install '\.\[plots\]'"):

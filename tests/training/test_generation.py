@@ -129,6 +129,9 @@ def test_codes_follow_from_the_seed_alone() -> None:
     for num, seed in ((0, 0), (5, -1)):
         with pytest.raises(ArgumentError, match="num_samples must be at least 1 and seed at least 0"):
             draw_codes(sampler, num, seed)
+    assert draw_codes(sampler, 5, 2**64 - 1).shape == (5, 3)
+    with pytest.raises(ArgumentError, match="seed must be at most 18446744073709551615, got 18446744073709551616"):
+        draw_codes(sampler, 5, 2**64)
 
 
 def test_the_figures_of_a_vae_are_those_of_the_definitions() -> None:
@@ -192,6 +195,35 @@ def test_what_cannot_be_measured_is_told() -> None:
         evaluate_generator(create_model("lenet300"), DIGITS)
     with pytest.raises(ArgumentError, match="num_samples at least 2, got 250 and 1"):
         evaluate_generator(small_vae(), DIGITS, num_samples=1)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_pictures_that_are_no_numbers_are_told(number: float) -> None:
+    model = small_vae()
+    with torch.no_grad():
+        for parameter in model.decoder.parameters():
+            parameter.fill_(number)
+    with pytest.raises(ArgumentError, match="the network's pictures are not numbers"):
+        evaluate_generator(model, DIGITS, num_samples=20)
+
+
+def test_the_largest_seed_has_noise_too() -> None:
+    model = small_vae()
+    figures = evaluate_generator(model, DIGITS, num_samples=20, seed=2**64 - 1)
+    assert figures["elbo"] == pytest.approx(evaluate_generator(model, DIGITS, num_samples=20)["elbo"], rel=0.1)
+
+
+def test_a_run_keeps_its_result_with_a_figure_that_is_no_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = {"fid": 9.5, "elbo": float("nan")}
+    monkeypatch.setattr(loop, "evaluate_generator", lambda *args, **settings: figures)
+    train(small_recipe("training.epochs=1"), tmp_path / "run")
+    run = Run(tmp_path / "run")
+    for path in (run.metrics, run.result):
+        json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert run.read_metrics()[0]["metrics"] == {"fid": 9.5, "elbo": None}
+    assert run.read_result().metrics == pytest.approx(figures, nan_ok=True)
 
 
 def test_the_report_of_a_file_says_what_was_measured(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from tailcut.training.building import build_schedule
 from tailcut.training.generation_building import GanNetworks, build_gan, check_generative
 from tailcut.training.recipe import Recipe
 from tailcut.training.recipe_files import parse_recipe
-from tailcut.weights import kept_counts
+from tailcut.weights import kept_counts, truncated_tensors
 
 RECIPE = """
 name = "small"
@@ -20,6 +20,10 @@ training = { epochs = 1, loss = "gan" }
 [generation]
 discriminator = { name = "dcgan_discriminator", arguments = { width = 2 } }
 """
+
+
+def toml(counts: dict[str, int]) -> str:
+    return f"{{ {', '.join(f'{name!r} = {count}' for name, count in counts.items())} }}"
 
 
 def small_recipe(*overrides: str) -> Recipe:
@@ -62,6 +66,20 @@ def test_names_and_patterns_are_for_one_network_or_for_both() -> None:
 )
 def test_a_network_of_which_nothing_is_named_stays_dense(override: str) -> None:
     assert kept_counts(build_gan(small_recipe(override))) == {"generator.main.3.weight": 5}
+
+
+def test_coefficients_are_drawn_by_the_names_of_each_network() -> None:
+    counts = {f"generator.main.{number}.weight": 3 for number in (0, 3, 6, 9, 12)}
+    drawn = build_gan(small_recipe("regularization={ num_kept = 40 }", f"regularization.num_drawn={toml(counts)}"))
+    for tensor in truncated_tensors(drawn.generator):
+        assert int(tensor.vector.count_nonzero()) == 3
+    for tensor in truncated_tensors(drawn.discriminator):  # of which nothing is named
+        assert int(tensor.vector.count_nonzero()) == tensor.num_kept
+
+    counts |= {f"discriminator.main.{number}.weight": 5 for number in (0, 2, 5, 8, 11)}
+    drawn = build_gan(small_recipe("regularization={ num_kept = 40 }", f"regularization.num_drawn={toml(counts)}"))
+    for network, number in ((drawn.generator, 3), (drawn.discriminator, 5)):
+        assert {int(tensor.vector.count_nonzero()) for tensor in truncated_tensors(network)} == {number}
 
 
 def test_a_schedule_cuts_both() -> None:

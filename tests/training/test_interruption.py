@@ -3,9 +3,16 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 from tailcut.runs import Run
-from tailcut.training.interruption import interrupted, listen_for_interruption, not_a_number
+from tailcut.training.interruption import (
+    interrupted,
+    is_lost_connection,
+    listen_for_interruption,
+    lost_connection,
+    not_a_number,
+)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -40,3 +47,17 @@ def test_messages_count_from_one_and_say_what_to_do() -> None:
     message = not_a_number(float("inf"), 0, 0, 0.5)
     assert message.startswith("the loss is inf in epoch 1, step 1, at learning rate 0.5; there is no checkpoint yet")
     assert "Train anew in another folder with a lower optimizer.lr, " in message
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (RuntimeError("[/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:20133"), True),
+        (torch.distributed.DistBackendError("NCCL communicator was aborted"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("Connection closed by peer"), False),
+    ],
+)
+def test_a_lost_connection_is_known_by_what_pytorch_raises(error: Exception, lost: bool) -> None:
+    assert is_lost_connection(error) is lost
+    assert str(error) in lost_connection(error)

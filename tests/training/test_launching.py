@@ -6,6 +6,7 @@ import pytest
 
 from tailcut.errors import ArgumentError, RecipeError
 from tailcut.runs import Run
+from tailcut.training import launching
 from tailcut.training.launching import run_sessions
 from tailcut.training.recipe import Recipe
 from tailcut.training.recipe_files import parse_recipe
@@ -18,10 +19,12 @@ class Noted:
     """A session that writes down what it is asked for."""
 
     calls: list[Any]
+    meanwhile: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(self, recipe: Recipe, run: Run, fabric: Any, **settings: Any) -> None:
         self.run = run
         Noted.calls = [settings]
+        Noted.meanwhile()
 
     def train_epochs(self, *, progress: bool) -> None:
         Noted.calls.append(parse_recipe(self.run.recipe.read_text(), source="the run"))
@@ -61,3 +64,64 @@ def test_a_run_without_a_finished_epoch_takes_another_recipe(make_recipe: MakeRe
     assert launch(corrected, run.path, resume=True) == "the result"
     assert parse_recipe(run.recipe.read_text(), source="the run") == corrected
     assert not run.start.exists()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_second_training_in_the_folder_is_refused(
+    resume: bool, make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, recipe = Run(tmp_path / "run"), make_recipe()
+    refused = []
+
+    def begin_another() -> None:  # before the first has written its recipe
+        with pytest.raises(ArgumentError, match=r"another training runs in .*run; wait until it ends") as caught:
+            launch(make_recipe("training.epochs=9"), run.path, resume=resume)
+        refused.append(caught)
+
+    monkeypatch.setattr(Noted, "meanwhile", begin_another)
+    assert launch(recipe, run.path) == "the result"
+    assert len(refused) == 1
+    assert parse_recipe(run.recipe.read_text(), source="the run") == recipe
+
+
+def test_a_training_that_failed_leaves_the_folder_free(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise RecipeError("it does not fit")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Noted, "meanwhile", fail)
+        with pytest.raises(RecipeError, match="does not fit"):
+            launch(make_recipe(), tmp_path / "run")
+    assert launch(make_recipe(), tmp_path / "run") == "the result"
+
+
+def test_only_the_first_process_of_a_training_locks(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launching, "is_first_process", lambda: False)
+    with Run(tmp_path / "run").locked():
+        assert launch(make_recipe(), tmp_path / "run") == "the result"
+
+
+def test_a_finished_run_without_its_checkpoints_is_not_trained_anew(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    run, recipe = Run(tmp_path / "run"), make_recipe()
+    launch(recipe, run.path)
+    for path in (run.model, run.result, run.previous_checkpoint):
+        path.touch()
+    assert launch(recipe, run.path, resume=True) == "the result"
+    run.previous_checkpoint.unlink()
+    run.checkpoints.rmdir()
+    Noted.calls = []
+    with pytest.raises(ArgumentError, match=r"finished run whose checkpoints are gone.*keep it as it is, or choose"):
+        launch(recipe, run.path, resume=True)
+    assert Noted.calls == []
+
+
+def test_a_finished_run_without_epochs_needs_no_checkpoint(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    run, recipe = Run(tmp_path / "run"), make_recipe("training.epochs=0")
+    launch(recipe, run.path)
+    for path in (run.model, run.result):
+        path.touch()
+    assert launch(recipe, run.path, resume=True) == "the result"

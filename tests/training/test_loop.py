@@ -300,6 +300,15 @@ def test_without_holdout_the_test_split_is_shown_and_said(make_recipe: MakeRecip
     assert result.split_sizes == {"train": 1442, "test": 355}
 
 
+def test_a_name_with_dollars_and_a_folder_that_is_no_utf8_lose_no_result(
+    make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    out = tmp_path / os.fsdecode(b"caf\xe9")
+    result = train(make_recipe("training.epochs=1", "name=costs $5_{ $"), out, command=f"tailcut train a --out {out}")
+    assert Run(out).read_result() == result
+    assert Run(out).curves.is_file()
+
+
 def test_bfloat16_autocast_trains(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     result = train(make_recipe("training.precision=bf16"), tmp_path / "run")
     assert result.metrics["accuracy"] > 0.5

@@ -1,6 +1,6 @@
 import pytest
 
-from tailcut.errors import ArgumentError
+from tailcut.errors import ArgumentError, TrainingError
 from tailcut.training.machines import Machines, is_first_process, make_fabric
 
 
@@ -36,3 +36,29 @@ def test_the_first_process_is_the_one_of_rank_zero(
     assert is_first_process() is first
     monkeypatch.setenv("NODE_RANK", "1")
     assert not is_first_process()
+
+
+def test_the_end_of_another_process_is_one_clear_error() -> None:
+    def lose(fabric: object) -> None:
+        raise RuntimeError("[/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:20133")
+
+    fabric = make_fabric(Machines(accelerator="cpu"))
+    with pytest.raises(TrainingError, match=r"another process of the same work has ended.*\[rank N\].*closed by peer"):
+        fabric.launch(lose)
+
+
+def test_a_defect_of_this_process_stays_what_it_is() -> None:
+    def fail(fabric: object) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="mat1"):
+        make_fabric(Machines(accelerator="cpu")).launch(fail)
+
+
+def test_a_launcher_that_started_another_number_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("TORCHELASTIC_RUN_ID", "RANK", "LOCAL_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE")
+    for name in names:
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ArgumentError, match=r"cannot run on .*does not match the world size \(3\)"):
+        make_fabric(Machines(accelerator="cpu", devices=2))

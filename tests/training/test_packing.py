@@ -10,6 +10,8 @@ import safetensors
 import safetensors.torch
 import torch
 from PIL import Image
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from tailcut.channels import prune, score
 from tailcut.errors import ArgumentError, DataError
@@ -174,6 +176,64 @@ def test_a_state_dict_tells_how_its_coefficients_were_made(wrap: Callable[[Any],
     assert torch.equal(again(inputs), model(inputs))
     with pytest.raises(ArgumentError, match="holds coefficients already: leave out --keep-ratio and --num-kept"):
         pack(tmp_path / "weights.pt", tmp_path / "b.tailcut", model="lenet5", keep_ratio=0.1)
+
+
+@pytest.mark.parametrize("wrap", [AveragedModel, lambda model: torch.compile(nn.DataParallel(model), backend="eager")])
+def test_the_state_of_a_wrapper_tells_how_its_coefficients_were_made(
+    wrap: Callable[[Any], Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = create_model("lenet5")
+    regularize(model, num_kept=100, axes=(0, 1))
+    torch.save(wrap(model).state_dict(), tmp_path / "weights.pt")
+    pack(tmp_path / "weights.pt", tmp_path / "a.tailcut", model="lenet5")
+    inputs = torch.rand(3, 1, 28, 28)
+    assert torch.equal(load(tmp_path / "a.tailcut")(inputs), model(inputs))
+    assert "does not say" not in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "plain dict", "half told"])
+def test_coefficients_of_unknown_axes_are_warned_of(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = create_model("lenet5")
+    regularize(model, num_kept={"conv1.weight": 100, "conv2.weight": 100})
+    path = tmp_path / ("weights.safetensors" if kind == "safetensors" else "weights.pt")
+    state = model.state_dict()
+    if kind == "safetensors":
+        safetensors.torch.save_file(state, path)
+    elif kind == "plain dict":
+        torch.save(dict(state), path)
+    else:
+        del state._metadata["conv2.parametrizations.weight"]  # type: ignore[attr-defined]
+        torch.save(state, path)
+    pack(path, tmp_path / "a.tailcut", model="lenet5")
+    inputs = torch.rand(3, 1, 28, 28)
+    assert torch.equal(load(tmp_path / "a.tailcut")(inputs), model(inputs))
+    (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    names = "conv2.weight" if kind == "half told" else "conv1.weight and 1 more"
+    assert record.getMessage().startswith(
+        f"{path} does not say which axes and order its coefficients belong to ({names}): all axes and order weights of "
+        "1 are assumed"
+    )
+
+
+def test_plain_weights_and_told_coefficients_are_packed_without_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = create_model("lenet5")
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "plain.safetensors")
+    pack(tmp_path / "plain.safetensors", tmp_path / "a.tailcut", model="lenet5", num_kept=50)
+    regularize(model, num_kept=50, order_weights=[1, 1, 3, 3])
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    pack(tmp_path / "weights.pt", tmp_path / "a.tailcut", model="lenet5")
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_a_whole_pickled_module_is_told(tmp_path: Path) -> None:
+    torch.save(create_model("lenet300"), tmp_path / "module.pt")
+    with pytest.raises(DataError, match=r"cannot read .*module\.pt: .*save model\.state_dict\(\) instead") as caught:
+        pack(tmp_path / "module.pt", tmp_path / "a.tailcut", model="lenet300")
+    assert "weights_only" not in str(caught.value)
 
 
 @pytest.mark.parametrize("strange", [5, {"": 5}, {3: {}}, {"fc1.parametrizations.weight": {"tailcut": 5}}])

@@ -9,7 +9,7 @@ from torch import nn
 from tailcut.channels import recalibrate
 from tailcut.counting import count_macs
 from tailcut.data.dataset import InMemoryDataset
-from tailcut.errors import ArgumentError, RecipeError
+from tailcut.errors import ArgumentError, DataNotFoundError, RecipeError
 from tailcut.format import fingerprint, load, save
 from tailcut.inputs import FrequencyGate, YCbCrPixels, transform_of
 from tailcut.inputs.input_transform import input_transform_of
@@ -24,6 +24,7 @@ from tailcut.training.recipe import Recipe
 from tailcut.training.recipe_files import parse_recipe, to_toml
 from tailcut.training.scoring import network_inputs
 from tailcut.training.starting import (
+    check_data_files,
     fresh_network,
     load_start,
     make_start,
@@ -186,7 +187,6 @@ def test_the_parent_can_be_the_teacher(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[start]\nfile = "data:nowhere.th"', "lies under no data root"),
         ('[start]\nfile = "nowhere.tailcut"', "start.file"),
         ("[pruning]\nrates = [0.1, 0.2]", "pruning"),
         ('[inputs]\nfirst = "layer9"', "inputs.*layer9"),
@@ -198,6 +198,12 @@ def test_what_does_not_fit_is_said_with_its_section(
 ) -> None:
     with pytest.raises(RecipeError, match=message):
         make_start(recipe_of(text), run, colours)
+    assert not run.start.exists()
+
+
+def test_a_start_under_no_data_root_is_missing_data(run: Run, colours: InMemoryDataset) -> None:
+    with pytest.raises(DataNotFoundError, match=r"(?s)start\.file: nowhere\.th.*lies under no data root"):
+        make_start(recipe_of('[start]\nfile = "data:nowhere.th"'), run, colours)
     assert not run.start.exists()
 
 
@@ -328,3 +334,12 @@ def test_norms_behind_a_gate_are_measured_as_it_evaluates(
     recalibrate(packed, network_inputs(packed, colours, 8, 3, recipe.training.seed), 3)
     for name, value in before.items():
         torch.testing.assert_close(packed.get_buffer(name), value)
+
+
+def test_files_that_lie_nowhere_are_told_before_the_training(tmp_path: Path) -> None:
+    with pytest.raises(DataNotFoundError, match=r"start\.file: nowhere\.th"):
+        check_data_files(recipe_of('[start]\nfile = "data:nowhere.th"'), tmp_path)
+    (tmp_path / "nowhere.th").touch()
+    check_data_files(recipe_of('[start]\nfile = "data:nowhere.th"'), tmp_path)
+    check_data_files(recipe_of('[start]\nfile = "run:before"'), tmp_path)
+    check_data_files(recipe_of(""), tmp_path)

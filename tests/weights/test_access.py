@@ -5,6 +5,7 @@ from scipy.fft import idctn
 from torch import nn
 
 from tailcut.errors import ArgumentError
+from tailcut.execution import fuse
 from tailcut.weights import TailTruncation, kept_counts, regularize, truncated_tensors, truncation_of
 
 
@@ -20,6 +21,13 @@ def test_counts_by_name_in_module_order(model: nn.Module) -> None:
     assert kept_counts(model) == {"0.weight": 30, "1.0.weight": 12}
     assert list(kept_counts(model)) == ["0.weight", "1.0.weight"]
     assert kept_counts(nn.Linear(2, 2)) == {}
+
+
+def test_a_fused_view_has_the_tensors_of_its_network(model: nn.Module) -> None:
+    fused = fuse(model)
+    assert kept_counts(fused) == kept_counts(model) == {"0.weight": 30, "1.0.weight": 12}
+    assert truncated_tensors(fused) == truncated_tensors(model)
+    assert truncation_of(fused, "1.0.weight").vector is truncation_of(model, "1.0.weight").vector
 
 
 def test_looking_changes_nothing(model: nn.Module) -> None:

@@ -2,6 +2,7 @@ import copy
 import io
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.errors import StructureError
+from tailcut.format import load, save
 from tailcut.weights import TailTruncation, kept_counts, regularize, to_dense, truncated_tensors, truncation_of
 from tailcut.weights.attach import detach, set_length
 
@@ -220,6 +222,39 @@ def test_detach_one_of_two() -> None:
     detach(layer, "bias", nn.Parameter(torch.ones(4)))
     assert [name for name, _ in layer.named_parameters()] == ["weight", "bias"]
     assert type(layer) is nn.Linear
+
+
+def with_weight_norm() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)), nn.Linear(8, 3))
+
+
+ROWS = torch.randn(2, 8, generator=torch.Generator().manual_seed(1))
+
+
+def test_a_copy_of_a_parametrised_module_leaves_the_original_alone() -> None:
+    model = with_weight_norm()
+    expected = model(ROWS)
+    copied = copy.deepcopy(model)
+    regularize(copied, include=["*bias"])
+    assert torch.equal(model(ROWS), expected)
+    torch.testing.assert_close(copied(ROWS), expected)
+    with pytest.raises(RuntimeError, match="Serialization of parametrized modules is only supported"):
+        pickle.dumps(model)  # in torch's words: it is not regularised
+    regularize(model, include=["*bias"], num_kept=2)
+    assert kept_counts(copied) == {"0.bias": 8, "1.bias": 3}
+    torch.testing.assert_close(copied(ROWS), expected)
+
+
+def test_loading_into_a_parametrised_network(tmp_path: Path) -> None:
+    model, into = with_weight_norm(), with_weight_norm()
+    regularize(model, include=["*bias"], num_kept=2)
+    save(model, tmp_path / "net.tailcut")
+    before = into(ROWS)
+    loaded = load(tmp_path / "net.tailcut", into=into)
+    torch.testing.assert_close(loaded(ROWS), model(ROWS))
+    if loaded is not into:
+        assert torch.equal(into(ROWS), before)
 
 
 class Counter:

@@ -219,3 +219,21 @@ def test_a_regularised_network_is_refused() -> None:
     regularize(model)
     with pytest.raises(StructureError, match="regularised already; split the budget over to_dense"):
         budget(model, 50)
+
+
+def test_a_table_with_padding_only_by_its_full_name_as_in_regularize() -> None:
+    model = nn.ModuleDict({"table": nn.Embedding(9, 5, padding_idx=3), "out": nn.Linear(5, 4)})
+    assert budget(model, 9) == {"out.weight": 9}
+    assert list(budget(model, 9, include="*")) == ["out.weight", "out.bias"]
+    counts = budget(model, 9, include=["table.weight", "out.weight"])
+    assert list(counts) == ["table.weight", "out.weight"]
+    regularize(model, num_kept=counts)
+    assert kept_counts(model) == counts
+
+
+def test_weights_on_the_meta_device_have_no_energy() -> None:
+    model = network().to("meta")
+    with pytest.raises(ArgumentError, match=r'rule "energy" needs the values of the weights, and 0\.weight has none'):
+        budget(model, 50, rule="energy")
+    for rule in ("equal", "proportional"):
+        assert budget(model, 50, rule=rule) == budget(network(), 50, rule=rule)

@@ -76,6 +76,11 @@ def output(layer: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
     return cast(Tensor, result[0] if isinstance(result, tuple) else result)
 
 
+def by_name(layer: nn.Module) -> dict[str, Any]:
+    """What `regularize` needs to be told of the few layers whose weight it takes by its full name only."""
+    return {} if getattr(layer, "padding_idx", None) is None else {"include": "weight"}
+
+
 def regularised_names(layer: nn.Module) -> set[str]:
     return {tensor.name for tensor in truncated_tensors(layer)}
 
@@ -104,7 +109,7 @@ def test_layer_with_truncated_weights(case: tuple[nn.Module, tuple[Tensor, ...]]
         for name, parameter in plain.named_parameters():
             if name.rpartition(".")[2].endswith("weight"):
                 parameter.copy_(truncate(parameter, NUM_KEPT))
-    report = regularize(layer, num_kept=NUM_KEPT)
+    report = regularize(layer, num_kept=NUM_KEPT, **by_name(layer))
     weights = {name for name, _ in plain.named_parameters() if name.endswith("weight")}
     assert {tensor.name for tensor in report.tensors} == regularised_names(layer) == weights
     result, expected = output(layer, inputs), output(plain, inputs)
@@ -125,7 +130,7 @@ def test_layer_with_truncated_weights(case: tuple[nn.Module, tuple[Tensor, ...]]
 def test_layer_with_all_coefficients_is_unchanged(case: tuple[nn.Module, tuple[Tensor, ...]]) -> None:
     layer, inputs = case
     plain = copy.deepcopy(layer)
-    regularize(layer)
+    regularize(layer, **by_name(layer))
     torch.testing.assert_close(output(layer, inputs), output(plain, inputs), rtol=1e-4, atol=1e-5)
     dense = to_dense(layer)
     assert type(dense) is type(plain)
@@ -202,6 +207,7 @@ class Everything(nn.Module):
         self.not_dense = nn.Parameter(torch.eye(3).to_sparse())
         self.activation = nn.PReLU()
         self.sparse = nn.Embedding(5, 3, sparse=True)
+        self.padded = nn.Embedding(5, 3, padding_idx=2)
         self.weight_norm = nn.utils.parametrizations.weight_norm(nn.Linear(3, 2, bias=False))
         self.register_parameter("nothing", None)
 
@@ -233,6 +239,7 @@ EXPECTED = {
     "dict.a": "lies in a ParameterList or ParameterDict",
     "activation.weight": BY_NAME,
     "sparse.weight": "its gradients are sparse",
+    "padded.weight": BY_NAME,
     "weight_norm.parametrizations.weight.original0": "parametrised by something else already",
     "weight_norm.parametrizations.weight.original1": "parametrised by something else already",
 }
@@ -249,10 +256,11 @@ def test_candidates_are_all_parameters_in_their_order() -> None:
     for name, expected in EXPECTED.items():
         candidate = by_name[name]
         assert candidate.parameter is model.get_parameter(name)
-        assert candidate.is_normalization == ("norm." in name and not name.startswith("weight_norm"))
+        is_normalization = "norm." in name and not name.startswith("weight_norm")
+        assert (candidate.reservation == "normalisation") == is_normalization
         if expected in (WEIGHT, BY_NAME):
             assert candidate.obstacle is None
-            assert candidate.is_weight == (expected == WEIGHT)
+            assert candidate.is_weight == (expected == WEIGHT or name == "padded.weight")
 
 
 @pytest.mark.parametrize("name", [name for name, reason in EXPECTED.items() if reason not in (WEIGHT, BY_NAME)])
@@ -295,3 +303,43 @@ def test_a_tie_to_an_obstacle_is_an_obstacle() -> None:
     linear.weight = lstm.get_parameter("weight_ih_l0")
     report = regularize(nn.ModuleList([linear, lstm, nn.Linear(2, 2)]))
     assert {left.name: left.reason for left in report.left}["0.weight"].startswith("recurrent layers")
+
+
+TABLES: list[Callable[..., nn.Module]] = [nn.Embedding, nn.EmbeddingBag]
+PADDING = "its padding (padding_idx=3) would not stay zero; include it by its full name"
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("settings", [{}, {"include": "*"}, {"include": ["tab?e.weight", "out.*"]}], ids=str)
+def test_a_row_of_padding_stays_zero(table: Callable[..., nn.Module], settings: dict[str, Any]) -> None:
+    model = nn.ModuleDict({"table": table(9, 5, padding_idx=3), "out": nn.Linear(5, 4)})
+    report = regularize(model, num_kept=6, **settings)
+    assert {left.name: left.reason for left in report.left}["table.weight"] == PADDING
+    assert "table.weight" not in kept_counts(model)
+    optimizer = torch.optim.SGD(model.parameters(), 0.5)
+    model["out"](model["table"](INDICES)).square().sum().backward()
+    optimizer.step()
+    assert torch.equal(model.get_parameter("table.weight")[3], torch.zeros(5))
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("settings", [{"include": "weight"}, {"num_kept": {"weight": 6}}], ids=str)
+def test_a_table_with_padding_by_its_full_name(table: Callable[..., nn.Module], settings: dict[str, Any]) -> None:
+    layer = table(9, 5, padding_idx=3)
+    with pytest.raises(ArgumentError, match=r"weight: its padding \(padding_idx=3\) would not stay zero; include it"):
+        regularize(layer)
+    assert [tensor.name for tensor in regularize(layer, **settings).tensors] == ["weight"]
+
+
+def test_a_tie_to_a_table_with_padding_is_left_too() -> None:
+    model = nn.ModuleDict({"out": nn.Linear(5, 9, bias=False), "table": nn.Embedding(9, 5, padding_idx=3)})
+    model["out"].weight = model["table"].weight
+    with pytest.raises(ArgumentError, match=r"out\.weight: its padding"):
+        regularize(model)
+    regularize(model, include="table.weight")
+    assert kept_counts(model) == {"out.weight": 45}
+
+
+def test_what_hinders_a_table_with_padding_is_told_first() -> None:
+    with pytest.raises(ArgumentError, match="weight: its gradients are sparse"):
+        regularize(nn.Embedding(9, 5, padding_idx=3, sparse=True))

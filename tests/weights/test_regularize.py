@@ -147,6 +147,46 @@ def test_report_tells_what_became_of_every_parameter(trained: ResNet) -> None:
     }
 
 
+def large(num_rows: int = 100, value: float = 1000.0) -> nn.Sequential:
+    """The first coefficient of the second layer is `value` times the root of its count of numbers."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(100, num_rows))
+    nn.init.constant_(model.get_parameter("1.weight"), value)
+    return model
+
+
+TOO_LARGE: list[tuple[torch.dtype, dict[str, Any]]] = [
+    (torch.float16, {}),
+    (torch.float16, {"precision": "bfloat16"}),
+    (torch.float32, {"precision": "float16"}),
+    (torch.float64, {"overrides": {"1.weight": {"precision": "float16"}}}),
+]
+
+
+@pytest.mark.parametrize(("dtype", "settings"), TOO_LARGE, ids=str)
+def test_coefficients_too_large_for_their_type_change_nothing(dtype: torch.dtype, settings: dict[str, Any]) -> None:
+    model = large().to(dtype)
+    before = state(model)
+    with pytest.raises(
+        ArgumentError, match=r"1\.weight: its coefficients reach 100,000, and torch\.float16 holds at most 65,504; reg"
+    ):
+        regularize(model, **settings)
+    assert same_state(state(model), before)
+    assert [type(module) for module in model] == [nn.Linear, nn.Linear]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_large_coefficients_that_fit_their_type(dtype: torch.dtype) -> None:
+    value = 650.0 if dtype == torch.float16 else 1000.0  # 65,000 as a coefficient
+    model = large(value=value).to(dtype)
+    regularize(model)
+    torch.testing.assert_close(model[1].weight, torch.full((100, 100), value, dtype=dtype), rtol=0.01, atol=0)
+
+
+def test_coefficients_on_the_meta_device_have_no_size() -> None:
+    model = large().half().to("meta")
+    assert regularize(model, num_kept=7).num_kept == 14
+
+
 def test_report_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "tailcut"):
         regularize(nn.Linear(20, 10), num_kept=7)
@@ -486,6 +526,20 @@ def test_round_trips_between_types_and_devices_lose_no_basis() -> None:
     regenerated.load_state_dict(layer.state_dict())
     assert torch.equal(layer(x), regenerated(x))
     torch.testing.assert_close(layer(x), expected, rtol=0, atol=0.05)
+
+
+# torch's own, about all complex modules
+@pytest.mark.filterwarnings("ignore:Complex modules are a new feature:UserWarning")
+def test_complex_types_are_refused_before_the_layer_changes() -> None:
+    layer = nn.Linear(30, 20)
+    regularize(layer, num_kept=40)
+    before = state(layer)
+    with pytest.raises(ArgumentError, match=r"expected a real type .* the plain network, tailcut\.to_dense\(model\)"):
+        layer.to(torch.complex64)
+    assert same_state(state(layer), before)
+    assert {value.dtype for value in layer.state_dict().values()} == {torch.float32}
+    dense = to_dense(layer).to(torch.complex64)
+    torch.testing.assert_close(dense.get_parameter("weight").real, layer.weight)
 
 
 def test_under_autocast_and_inference_mode(truncate: Truncate) -> None:

@@ -143,6 +143,16 @@ def test_the_first_network_is_not_changed() -> None:
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_a_fused_view_is_resampled_as_its_network_is() -> None:
+    model, other, again = smooth(convolutions(16)), convolutions(32).eval(), convolutions(32).eval()
+    expected = resample(model, other)
+    assert resample(fuse(model), again) == expected
+    x = torch.rand(1, 3, 8, 8)
+    assert torch.equal(again(x), other(x))
+    with pytest.raises(StructureError, match="the other network is regularised already; give a fresh one"):
+        resample(fuse(model), fuse(other))
+
+
 def test_values_of_channels_are_interpolated_between_their_neighbours() -> None:
     model, other = convolutions(8), convolutions(16)
     regularize(model, num_kept=4)

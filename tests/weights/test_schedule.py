@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from tailcut.errors import ArgumentError, StructureError
+from tailcut.execution import fuse
 from tailcut.weights import TailTruncation, kept_counts, regularize, steps_to_reach, to_dense, truncated_tensors
 
 INPUTS = torch.randn(16, 12, generator=torch.Generator().manual_seed(1))
@@ -516,3 +517,50 @@ def test_nan_in_a_dropped_coefficient_does_not_survive() -> None:
     train(model, optimizer)
     assert torch.isfinite(model(INPUTS)).all()
     assert gradient_norm(vectors(model)["0.weight"].grad) > 0
+
+
+def test_an_optimizer_with_one_history_over_all_parameters_is_refused() -> None:
+    model = network()
+    optimizer = torch.optim.LBFGS(model.parameters())
+    with pytest.raises(ArgumentError, match="expected an optimiser with a state for each parameter, got LBFGS: its"):
+        TailTruncation(model, num_kept=3, optimizer=optimizer)
+
+
+def train_by_lbfgs(model: nn.Module, optimizer: Optimizer) -> float:
+    def closure() -> float:
+        optimizer.zero_grad()
+        loss = functional.cross_entropy(model(INPUTS), TARGETS)
+        loss.backward()
+        return loss.item()
+
+    optimizer.step(closure)
+    return closure()
+
+
+def test_what_the_error_recommends_for_such_an_optimizer_works() -> None:
+    model = network()
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=3)
+    train_by_lbfgs(model, optimizer)
+    schedule = TailTruncation(model, num_kept=9, num_steps=2)
+    schedule.step()
+    train_by_lbfgs(model, optimizer)
+    schedule.finish()
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=3)
+    first = train_by_lbfgs(model, optimizer)
+    assert train_by_lbfgs(model, optimizer) < first
+
+
+@pytest.mark.parametrize("compact", [False, True])
+def test_cutting_a_fused_view_cuts_its_network(compact: bool) -> None:
+    model = network().double()
+    fused = fuse(model)
+    optimizer = torch.optim.Adam(fused.parameters(), 0.01)
+    schedule = TailTruncation(fused, num_kept={"0.weight": 9, "2.weight": 4}, num_steps=2, optimizer=optimizer)
+    for _ in range(2):
+        train(fused, optimizer)
+        schedule.step()
+    if compact:
+        assert schedule.finish() == {"0.weight": 9, "2.weight": 4}
+    assert kept_counts(model) == {"0.weight": 9, "2.weight": 4}
+    torch.testing.assert_close(fused(INPUTS.double()), to_dense(model)(INPUTS.double()))
+    train(fused, optimizer)

@@ -193,6 +193,19 @@ def test_conversions_do_not_round_the_bases() -> None:
     np.testing.assert_allclose(module(vector.float()).numpy(), expected, rtol=0, atol=1e-5)
 
 
+# torch's own, about all complex modules
+@pytest.mark.filterwarnings("ignore:Complex modules are a new feature:UserWarning")
+def test_complex_types_are_refused() -> None:
+    module = truncation((6, 5), 17, dtype=torch.float32)
+    message = r"expected a real type for coefficients, got torch\.complex64: their imaginary part would be lost"
+    with pytest.raises(ArgumentError, match=message):
+        module.to(torch.complex64)
+    with pytest.raises(ArgumentError, match=message):
+        module(torch.ones(17, dtype=torch.complex64))
+    assert module.basis_type == torch.float32
+    assert module(torch.ones(17)).dtype == torch.float32
+
+
 def test_conversions_keep_the_count() -> None:
     module = truncation((6, 5), 17, dtype=torch.float32)
     module.cut(9)

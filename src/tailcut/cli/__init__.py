@@ -33,7 +33,7 @@ from tailcut.cli import (
     unpack,
 )
 from tailcut.cli.imports import import_all
-from tailcut.cli.output import is_first_process, messages_on_stderr
+from tailcut.cli.output import is_first_process, messages_on_stderr, say_error
 from tailcut.cli.parser import Parser, UsageError
 from tailcut.errors import ArgumentError, RecipeError, TailcutError
 from tailcut.runs import tailcut_version
@@ -118,10 +118,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _fail(prog: str, error: BaseException, code: int, *, as_json: bool) -> int:
     """Say on standard error, with --json on standard output too, what went wrong. Returns the exit code."""
-    if not is_first_process():
-        return code
     message = str(error) or type(error).__name__
-    print(f"{prog}: error: {message}", file=sys.stderr)
-    if as_json:
+    say_error(prog, message, error)
+    if as_json and is_first_process():
         print(json.dumps({"error": {"type": type(error).__name__, "message": message}}))
     return code

@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from tailcut.cli.output import check_processes
 from tailcut.cli.parser import Verbs, add_data_roots, add_dense, add_device, add_machines, add_verb, machines_of
 from tailcut.errors import ArgumentError
 from tailcut.printing import Report
@@ -55,6 +56,8 @@ def run(arguments: argparse.Namespace) -> Report | None:
     # One process does without the engine of several, which is an extra.
     words = (arguments.accelerator, arguments.devices, arguments.num_nodes, arguments.strategy)
     machines = None if words == ("auto", 1, 1, "auto") else machines_of(arguments)
+    if arguments.devices == arguments.num_nodes == 1:
+        check_processes("evaluate")
     what = (arguments.file, arguments.data, arguments.split)
     settings: dict[str, Any] = {
         "roots": arguments.data_root,

@@ -1,10 +1,21 @@
-"""Messages on standard error."""
+"""Messages on standard error, and which of several processes writes what."""
 
 import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from tailcut.cli.parser import UsageError
+from tailcut.errors import ArgumentError, TrainingError
+
+
+class LauncherError(ArgumentError):
+    """A launcher (torchrun, srun) started more processes than the options say; each of them finds so."""
+
+
+# What ends all processes alike: the first one says it for all.
+SHARED_ERRORS = (UsageError, LauncherError, KeyboardInterrupt, TrainingError)
 
 
 class _StderrHandler(logging.Handler):
@@ -17,7 +28,40 @@ class _StderrHandler(logging.Handler):
 
 def is_first_process() -> bool:
     """Whether this process may talk: of the processes that a launcher started for one training, the first."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK"))
+    return _rank() == "0" and all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK"))
+
+
+def say_error(prog: str, message: str, error: BaseException) -> None:
+    """Say on standard error what went wrong; other processes than the first say their own errors only, with a mark."""
+    if is_first_process():
+        print(f"{prog}: error: {message}", file=sys.stderr)
+    elif not isinstance(error, SHARED_ERRORS):
+        node = os.environ.get("NODE_RANK", "0")
+        place = f"rank {_rank()}" if node == "0" else f"node {node}, rank {_rank()}"
+        print(f"[{place}] {prog}: error: {message}", file=sys.stderr)
+
+
+def _rank() -> str:
+    """The number of this process among those of one work, as whoever started it says."""
+    for name in ("RANK", "LOCAL_RANK"):
+        if name in os.environ:
+            return os.environ[name]
+    # srun, whose variables a launcher within its tasks leaves as they are.
+    several = os.environ.get("SLURM_NTASKS", "1") != "1"
+    return os.environ.get("SLURM_PROCID", "0") if several else "0"
+
+
+def check_processes(verb: str) -> None:
+    """Raise `LauncherError` if a launcher started several processes of a command whose options count one only."""
+    # Not SLURM_NTASKS: a batch script has it too, outside of srun, and is one process.
+    for launcher, name in (("torchrun", "WORLD_SIZE"), ("srun", "SLURM_STEP_NUM_TASKS")):
+        count = os.environ.get(name, "1")
+        if count != "1":
+            raise LauncherError(
+                f"{launcher} started {count} processes of tailcut {verb} ({name}), but the options count one: each "
+                "would do all the work. Give --devices (processes of each machine) and --num-nodes (machines), or "
+                "start one process"
+            )
 
 
 @contextmanager

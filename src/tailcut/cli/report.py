@@ -9,6 +9,8 @@ from tailcut.cli.parser import Verbs, add_data_roots, add_verb
 from tailcut.printing import Report
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from tailcut.reports.networks import ReportedNetwork
     from tailcut.reports.samples import Shown
 
@@ -42,7 +44,8 @@ def run(arguments: argparse.Namespace) -> Report:
     """Report."""
     from tailcut.errors import ArgumentError
     from tailcut.reports.networks import open_networks
-    from tailcut.reports.page import check_out, write_report
+    from tailcut.reports.page import write_report
+    from tailcut.reports.places import check_out
 
     if arguments.samples < 0:
         raise ArgumentError(f"--samples must be at least 0, got {arguments.samples}")
@@ -55,31 +58,46 @@ def run(arguments: argparse.Namespace) -> Report:
 
 def _samples(network: "ReportedNetwork", arguments: argparse.Namespace) -> "Shown":
     """What the network makes of pictures of its data set, or of random codes; or why there is nothing to see."""
-    from tailcut.data import open_dataset
-    from tailcut.errors import ArgumentError, DataNotFoundError, MissingExtraError
-    from tailcut.reports.samples import Sample, Samples
+    from tailcut.reports.samples import Generated
     from tailcut.training.generation import GENERATORS, Sampler, draw_codes
-    from tailcut.training.samples import predict_samples
 
-    recipe = network.recipe_section("data")
-    name, split = arguments.data or recipe.get("name"), arguments.split
     if network.model is None:
         return network.missing["model"]
     if arguments.samples == 0:
         return "none were asked for"
     if isinstance(network.model, GENERATORS):
         sampler = Sampler(network.model)
-        return sampler(draw_codes(sampler, arguments.samples, seed=0))
+        return Generated(sampler(draw_codes(sampler, arguments.samples, seed=0)), sampler.code_size)
+    recipe = network.recipe_section("data")
+    name, split = arguments.data or recipe.get("name"), arguments.split
     if name is None:
         return "nothing tells its data set: name one with --data"
     if split is None and arguments.data is None:
         split = recipe.get("test_split")
+    return _predicted(network.model, name, split, arguments)
+
+
+def _predicted(model: "nn.Module", name: str, split: str | None, arguments: argparse.Namespace) -> "Shown":
+    """What a network takes pictures of this data set for; or why that is not known."""
+    from tailcut.data import open_dataset
+    from tailcut.errors import ArgumentError, DataError, DataNotFoundError, MissingExtraError
+    from tailcut.reports.samples import Sample, Samples
+    from tailcut.training.samples import predict_samples
+
     try:
         dataset = open_dataset(name, split, roots=arguments.data_root, download=arguments.download)
     except (DataNotFoundError, MissingExtraError) as error:
         return " ".join(f"the data set was not found: {error}".split())
+    except DataError as error:
+        return f"the data set is damaged: {error}"
+    except ArgumentError as error:
+        if arguments.data or arguments.split:  # what was asked for, not what the network's recipe says
+            raise
+        return str(error)
     try:
-        found = [Sample(*values) for values in predict_samples(network.model, dataset, arguments.samples)]
+        found = [Sample(*values) for values in predict_samples(model, dataset, arguments.samples)]
     except ArgumentError as error:
         return str(error)
+    except DataError as error:
+        return f"the data set is damaged: {error}"
     return Samples(dataset.name, dataset.split, dataset.class_names, found)

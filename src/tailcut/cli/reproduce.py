@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from tailcut.cli.parser import Verbs, add_data_roots, add_verb
-from tailcut.errors import ArgumentError, DataNotFoundError
+from tailcut.errors import ArgumentError, DataError, DataNotFoundError, DivergedError
 from tailcut.files import write_atomically
 from tailcut.printing import Report
-from tailcut.reports import ReproduceReport, Wanted, find_results, make_table, table5
+from tailcut.reports import ReproduceReport, Wanted, find_results, make_table, table5, table_of
+from tailcut.reports.places import check_place
 from tailcut.runs import Run
 
 logger = logging.getLogger("tailcut.cli")
@@ -25,7 +26,7 @@ def add_parser(verbs: Verbs) -> None:
         summary="train the rows of a paper's table and show them beside the paper's",
         description="Train the rows of a paper's table that have no result yet, resume those that are begun, and show "
         "the table: the paper's figures beside ours. Rows that have no run of yours show those that come with Tailcut; "
-        "rows whose data lies nowhere say 'not run'.",
+        "rows whose data lies nowhere, or whose training diverges, say 'not run'.",
         example="  tailcut reproduce table1 --show\n  tailcut reproduce cfdp --only resnet56 --runs runs",
         run=run,
     )
@@ -45,9 +46,12 @@ def add_parser(verbs: Verbs) -> None:
 def run(arguments: argparse.Namespace) -> Report:
     """Train what is missing, then show. Table 5 is a benchmark: it is only shown."""
     wanted = wanted_rows(arguments.only)
+    if arguments.markdown is not None:
+        check_place(arguments.markdown)
     report = _table(wanted, arguments)
-    if not arguments.show and arguments.table != "table5":
-        for name in dict.fromkeys(row.name for row in report.rows if row.ours is None):
+    missing = list(dict.fromkeys(row.name for row in report.rows if row.ours is None))
+    if missing and not arguments.show and arguments.table != "table5":
+        for name in missing:
             _train(next(entry.recipe for entry in wanted if entry.name == name), arguments)
         report = _table(wanted, arguments)
     if arguments.markdown is not None:
@@ -57,8 +61,13 @@ def run(arguments: argparse.Namespace) -> Report:
 
 def _table(wanted: list[Wanted], arguments: argparse.Namespace) -> ReproduceReport:
     if arguments.table == "table5":
+        if arguments.only or arguments.no_records:
+            raise ArgumentError("table5 is a benchmark and has no runs: it takes neither --only nor --no-records")
         return table5()
-    return make_table(arguments.table, wanted, find_results(arguments.runs, records=not arguments.no_records))
+    rows = [entry for entry in wanted if table_of(entry.recipe, entry.source) == arguments.table]
+    measured = {entry.name: (entry.data, entry.test_split) for entry in rows}
+    results = find_results(arguments.runs, records=not arguments.no_records, measured=measured)
+    return make_table(arguments.table, wanted, results)
 
 
 def wanted_rows(only: list[str] | None = None) -> list[Wanted]:
@@ -69,7 +78,9 @@ def wanted_rows(only: list[str] | None = None) -> list[Wanted]:
     for name in shipped_recipes():
         recipe = load_recipe(name)
         paper = recipe.paper
-        entry = Wanted(name, recipe.name, measured="accuracy" if recipe.detection is None else "box_AP")
+        metric = "accuracy" if recipe.detection is None else "box_AP"
+        data, split = recipe.data.name, recipe.data.test_split
+        entry = Wanted(name, recipe.name, measured=metric, data=data, test_split=split)
         if paper is not None:
             entry = replace(
                 entry, source=paper.source, metrics=paper.metrics, num_kept=paper.num_kept, why_not=paper.why_not
@@ -90,6 +101,7 @@ def _train(name: str, arguments: argparse.Namespace) -> None:
     recipe = load_recipe(name)
     run = Run(arguments.runs / recipe.name)
     if run.result.is_file():
+        _warn_of_another(run, recipe.name)
         return
     try:
         for needed in needed_runs(recipe):
@@ -107,5 +119,18 @@ def _train(name: str, arguments: argparse.Namespace) -> None:
             progress=True,
             command=shlex.join(["tailcut", *sys.argv[1:]]),
         )
-    except DataNotFoundError as error:
+    except (DataNotFoundError, DivergedError) as error:
         logger.warning("%s: not run: %s", recipe.name, str(error).splitlines()[0])
+
+
+def _warn_of_another(run: Run, name: str) -> None:
+    """Say so if the folder that a recipe trains into holds the result of another one."""
+    try:
+        found = run.read_result().name
+    except DataError:
+        return  # the table has told it
+    if found != name:
+        logger.warning(
+            "%s: not run: %s is the result of %s; move that folder away, or choose another with --runs",
+            *(name, run.result, found),
+        )

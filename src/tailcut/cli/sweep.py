@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from tailcut.cli.output import check_processes
 from tailcut.cli.parser import Verbs, add_data_roots, add_machines, add_verb, machines_of
 from tailcut.files import write_atomically
 from tailcut.printing import Report
@@ -15,8 +16,8 @@ def add_parser(verbs: Verbs) -> None:
         "sweep",
         summary="train the variants of an experiment and show their mean and spread over seeds",
         description="Train each variant of an experiment with each of its seeds, unless it has a result, resume what "
-        "is begun, and show the table: mean and spread of each variant. Variants whose data lies nowhere say 'not "
-        "run'.",
+        "is begun, and show the table: mean and spread of each variant. Variants whose data lies nowhere, or "
+        "whose loss is no number, say 'not run'.",
         example="  tailcut sweep cfdp-block-size --show\n"
         "  tailcut sweep fr-schedule --runs runs --only geometric --data-root ~/data\n"
         "  tailcut sweep my-experiment.toml --markdown table.md",
@@ -40,6 +41,7 @@ def add_parser(verbs: Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> Report | None:
     """Train what is missing, then show; only the first process reports."""
+    from tailcut.reports.places import check_place
     from tailcut.training.experiments import load_experiment, trials_of
     from tailcut.training.experiments_sweep import (
         choose_variants,
@@ -50,6 +52,11 @@ def run(arguments: argparse.Namespace) -> Report | None:
     )
     from tailcut.training.machines import is_first_process
 
+    if arguments.markdown is not None:
+        check_place(arguments.markdown)
+    machines = machines_of(arguments)
+    if not arguments.show and machines.devices == machines.num_nodes == 1:
+        check_processes("sweep")
     experiment = load_experiment(arguments.experiment)
     chosen = choose_variants(experiment, arguments.only)
     trials = trials_of(experiment, arguments.runs)
@@ -59,7 +66,7 @@ def run(arguments: argparse.Namespace) -> Report | None:
             missing_trials(trials, chosen, results),
             imports=arguments.imports,
             roots=arguments.data_root,
-            machines=machines_of(arguments),
+            machines=machines,
             download=arguments.download,
             progress=True,
         )

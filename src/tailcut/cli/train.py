@@ -2,6 +2,7 @@
 
 import argparse
 
+from tailcut.cli.output import check_processes
 from tailcut.cli.parser import Verbs, add_data_roots, add_machines, add_verb, machines_of
 from tailcut.printing import Report
 
@@ -42,6 +43,8 @@ def run(arguments: argparse.Namespace) -> Report | None:
     from tailcut.training.recipe_files import load_recipe, training_command
     from tailcut.training.trainers import train
 
+    if arguments.devices == arguments.num_nodes == 1:
+        check_processes("train")
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     result = train(
         recipe,

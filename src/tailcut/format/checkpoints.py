@@ -14,8 +14,10 @@ from tailcut.errors import DataError, ModelMismatchError
 
 # Where training scripts put the tensors beside the epoch and the optimiser's state.
 NESTED_KEYS = ("state_dict", "model")
-# What DataParallel and torch.compile put before every name.
+# What DataParallel, AveragedModel and torch.compile put before every name.
 PREFIXES = ("module.", "_orig_mod.")
+# What AveragedModel has beside the network: how many were averaged.
+_AVERAGE, _AVERAGED = "module.", "n_averaged"
 MAX_NAMED = 5
 # Counters that checkpoints from before torch 0.4.1 do not have; only batch norm without a momentum reads them.
 _COUNTER = "num_batches_tracked"
@@ -27,7 +29,8 @@ def load_checkpoint(path: str | Path, model: nn.Module) -> None:
     Args:
         path: a file of `torch.save` (read with weights_only: no code in it is run) or `.safetensors`: tensors by
             name, or these under the key `state_dict` or `model`. `module.` and `_orig_mod.` before all names are
-            taken off. Names and shapes must be those of the model's state_dict; batch norm's counters may be missing.
+            taken off, as often as they stand there, and the `n_averaged` of torch's AveragedModel. Names and shapes
+            must be those of the model's state_dict; batch norm's counters may be missing.
         model: the network. Its types and device stay.
 
     Raises:
@@ -83,13 +86,44 @@ def named_tensors(content: Any, path: str | Path) -> OrderedDict[str, Tensor]:
     given = getattr(content, "_metadata", None)  # of a file: anything
     metadata = {str(name): entry for name, entry in given.items()} if isinstance(given, Mapping) else {}
     metadata = {name: entry for name, entry in metadata.items() if isinstance(entry, Mapping)}
-    for prefix in PREFIXES:
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-            metadata = {name.removeprefix(prefix): value for name, value in metadata.items()}
+    return _unwrapped(tensors, metadata)
+
+
+def _unwrapped(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> OrderedDict[str, Tensor]:
+    """Without the names of wrappers around the network, in whatever order they were put on."""
+    while True:
+        count = tensors.get(_AVERAGED)
+        rest = {name: value for name, value in tensors.items() if name != _AVERAGED}
+        if count is not None and count.ndim == 0 and rest and all(name.startswith(_AVERAGE) for name in rest):
+            tensors = rest
+        prefix = next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in tensors)), None)
+        if prefix is None:
+            break
+        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+        # Metadata are named after modules: that of the network itself is "module", without the dot.
+        metadata = {name[len(prefix) :]: entry for name, entry in metadata.items() if f"{name}.".startswith(prefix)}
     state = OrderedDict(tensors)
     state._metadata = metadata  # type: ignore[attr-defined]
     return state
+
+
+def read_torch_file(path: str | Path) -> Any:
+    """What `torch.save` wrote, its tensors on the CPU; no code in the file is run.
+
+    Raises:
+        DataError: the file cannot be read, is damaged, or holds more than tensors and plain values.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error}") from error
+    except Exception as error:
+        # Whatever torch's readers raise on bytes that they did not write. The text advises to load without
+        # weights_only, which would run what the file says.
+        raise DataError(
+            f"cannot read {path}: it is damaged, or no file of torch.save, or holds other things than tensors and "
+            f"plain values ({type(error).__name__}); if it is a whole pickled module, save model.state_dict() instead"
+        ) from error
 
 
 def _read(path: Path) -> Any:
@@ -100,12 +134,7 @@ def _read(path: Path) -> Any:
             return safetensors.torch.load_file(path)
         except (SafetensorError, OSError) as error:
             raise DataError(f"cannot read {path}: {error}") from error
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # Whatever torch's readers raise on bytes that they did not write.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"cannot read {path}: {reason}") from error
+    return read_torch_file(path)
 
 
 def _first(names: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ from tailcut.errors import (
 )
 from tailcut.format.building import build_for_real, build_on_meta, materialize, needs_real_tensors
 from tailcut.format.container import HEAD_BYTES, MAX_FRAME_BYTES, Contents, check_magic, check_total, decode
-from tailcut.format.numbers import LARGEST_NUMBER_BYTES, from_bytes, number_type
+from tailcut.format.numbers import LARGEST_NUMBER_BYTES, from_bytes, number_type, overflowing, type_name
 from tailcut.format.tensors import NetworkTensors, meta_copy, network_tensors
 from tailcut.format.zoo import resolve
 from tailcut.structure import (
@@ -50,13 +50,15 @@ def load(
     Args:
         path: the file, or "zoo:NAME" for a network that ships with Tailcut.
         into: a fresh network of your own class to fill in; it is changed, and left as it was on an error.
-            Needed if the file holds no registered name.
+            Needed if the file holds no registered name. It keeps its number types, which must hold the file's numbers.
         device: where the network shall be (with `into` it stays where it is).
         max_parameters: the most numbers that the dense network may have.
 
     Returns:
         The network in evaluation mode, regularised as it was saved. `.train()` to go on training. It knows the names of
-        its classes (`tailcut.class_names`) if the file does.
+        its classes (`tailcut.class_names`) if the file does. A file does not tell the `precision` of `regularize`: to
+        go on training with rounding, set `tensor.truncation.precision = "float16"` for each `tensor` of
+        `tailcut.weights.truncated_tensors(model)`.
 
     Raises:
         FormatError: in one of its kinds: the file is damaged, hostile, too new, too large, or of another model.
@@ -217,9 +219,20 @@ def _load_into(contents: Contents, into: nn.Module, max_parameters: int) -> nn.M
 
 
 def _values_for(contents: Contents, tensors: NetworkTensors) -> list[torch.Tensor]:
+    """The numbers of a file in the order of `tensors`, after a look whether these can hold them."""
     counts = [entry.num_kept for entry in tensors.coefficients]
     vectors, others = decode_values(contents, counts, [other.shape for other in tensors.others])
-    return vectors + others
+    values = vectors + others
+    targets = [(entry.name, entry.parameter.dtype) for entry in tensors.coefficients]
+    targets += [(other.name, other.tensor.dtype) for other in tensors.others]
+    for (name, dtype), value in zip(targets, values, strict=True):
+        largest = overflowing(value, dtype)
+        if largest is not None:
+            raise ModelMismatchError(
+                f"{name}: {largest:.3g} does not fit into {type_name(dtype)}, its type in the network; load into= a "
+                f"network of {type_name(value.dtype)}, as the file has it"
+            )
+    return values
 
 
 def _filled(model: nn.Module, record: Record, values: Sequence[torch.Tensor], digest: bytes) -> nn.Module:

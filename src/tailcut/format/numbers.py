@@ -67,11 +67,28 @@ def to_bytes(values: torch.Tensor, dtype: torch.dtype, *, name: str) -> bytes:
     if values.is_meta:
         raise ArgumentError(f"{name}: it lies on the meta device and has no numbers; load or initialise it first")
     values = values.detach().cpu()
-    converted = values.to(dtype).contiguous()
-    if dtype.is_floating_point and bool((torch.isinf(converted) & torch.isfinite(values)).any()):
-        largest = float(values[torch.isfinite(values)].abs().max())
+    largest = overflowing(values, dtype)
+    if largest is not None:
         raise ArgumentError(f"{name}: {largest:.3g} does not fit into {type_name(dtype)}; use bfloat16 or float32")
+    converted = values.to(dtype).contiguous()
     return _little_endian(converted.reshape(-1).view(torch.uint8), dtype).numpy().tobytes()
+
+
+def overflowing(values: torch.Tensor, dtype: torch.dtype) -> float | None:
+    """The largest magnitude of finite `values` if `dtype` has no finite number for it; None if all fit.
+
+    Args:
+        values: of any shape, with memory.
+        dtype: the type they shall get.
+    """
+    if not (values.is_floating_point() and dtype.is_floating_point):
+        return None
+    if torch.finfo(dtype).max >= torch.finfo(values.dtype).max:
+        return None
+    finite = values[torch.isfinite(values)]
+    largest = finite.abs().max() if finite.numel() else values.new_zeros(())
+    # Through float64: types of 8 bits cannot be asked themselves.
+    return None if bool(largest.to(dtype).double().isfinite()) else float(largest)
 
 
 def from_bytes(content: bytes, dtype: torch.dtype) -> torch.Tensor:

@@ -15,7 +15,7 @@ from tailcut.format import codecs
 from tailcut.format.container import Contents, StoredBase, StoredOther, Stream, encode
 from tailcut.format.numbers import float_type, to_bytes, type_number
 from tailcut.format.tensors import NetworkTensors, OtherTensor, network_tensors
-from tailcut.format.verification import check_same_network
+from tailcut.format.verification import check_covered, check_not_wrapped, check_same_network
 from tailcut.printing import Report
 from tailcut.structure import (
     METADATA_KEY,
@@ -30,7 +30,6 @@ from tailcut.structure import (
     record_of,
     source_of,
 )
-from tailcut.weights import truncated_tensors
 
 _log = logging.getLogger(__name__)
 
@@ -89,7 +88,8 @@ def save(
     Raises:
         ArgumentError: a codec is unknown, a number does not fit into it, coefficients are not finite, the model
             keeps state that is not a tensor, the metadata is no JSON object, or the folder does not exist.
-        StructureError: the model is no longer what its record says.
+        StructureError: the model is no longer what its record says; or it wraps or holds the network that an edit was
+            made on (`DataParallel`, `DistributedDataParallel`, `torch.compile`, a class around a pruned backbone).
     """
     content, tensors = pack(model, codec=codec, other_codec=other_codec, metadata=metadata, registered=registered)
     write_atomically(path, content)
@@ -122,8 +122,9 @@ def pack(
         raise ArgumentError(f"metadata must be a dict, got {type(metadata).__name__}")
     record = record_of(model) if registered else Record(None, record_of(model).edits)
     edits = [edit.current(model) for edit in record.edits]
+    check_not_wrapped(model, registered=registered)
     tensors = network_tensors(model, edits)
-    _check_covered(model, tensors)
+    check_covered(model, tensors, rebuilt=record.base is not None or not registered)
     encoded = _encode_edits(model, record.base, edits, tensors)
     stored = [type_number(_stored_type(other, other_type), name=other.name) for other in tensors.others]
     contents = Contents(
@@ -152,17 +153,6 @@ def compression_ratio(num_dense: int, num_kept: int, bits: int) -> float | None:
 def _stored_base(base: Base) -> StoredBase:
     places = list(family(base.name).defaults)
     return StoredBase(base.name, tuple((places.index(key), value) for key, value in base.arguments.items()))
-
-
-def _check_covered(model: nn.Module, tensors: NetworkTensors) -> None:
-    """A part of the model, or what it wraps, may have been regularised: then the record is not on the model."""
-    known = {id(entry.parameter) for entry in tensors.coefficients}
-    lost = next((tensor.name for tensor in truncated_tensors(model) if id(tensor.vector) not in known), None)
-    if lost is not None:
-        raise StructureError(
-            f"{lost} is regularised, but not by a call on this model: save the network that regularize was called "
-            "on (of a wrapper its .module), or regularise the whole one, with include= for the part"
-        )
 
 
 def _encode_edits(

@@ -1,4 +1,4 @@
-"""Whether a network is still what its record says: `save` asks before it writes a registered name."""
+"""Whether a network is what its record says, all of it: `save` asks before it writes a file."""
 
 from typing import Any
 
@@ -6,9 +6,87 @@ from torch import nn
 
 from tailcut.errors import StructureError
 from tailcut.format.tensors import NetworkTensors
+from tailcut.structure import record_of, source_of
+from tailcut.weights import truncated_tensors
 
 # Settings of layers that change how they train, not what they compute afterwards.
 TRAINING_ONLY = frozenset({"momentum", "p", "inplace"})
+
+
+def check_not_wrapped(model: nn.Module, *, registered: bool) -> None:
+    """Refuse what only runs another network, whose record its file would lose. Does not change the model.
+
+    Args:
+        model: to be saved.
+        registered: whether its registered name shall be written.
+
+    Raises:
+        StructureError: it is a DataParallel, a DistributedDataParallel or of torch.compile, and the network inside was
+            edited or is a registered one.
+    """
+    inner, path = _unwrapped(model)
+    record = record_of(inner)
+    if inner is model:
+        return
+    if record.edits:
+        raise StructureError(
+            f"{type(model).__name__} is a wrapper: save the network that the edit {record.edits[0].kind!r} was made "
+            f"on, its {path}"
+        )
+    # With edits of its own the wrapper is what must be saved: nobody else knows of them.
+    if registered and record.base is not None and not record_of(model).edits:
+        raise StructureError(
+            f"{type(model).__name__} is a wrapper: save the registered network {record.base.name!r} in it, its {path}; "
+            "or the wrapper as a class of your own, with registered=False"
+        )
+
+
+def check_covered(model: nn.Module, tensors: NetworkTensors, *, rebuilt: bool) -> None:
+    """Refuse a network with an edited part: the edit stands in the part's record, and the file would not tell it.
+
+    Args:
+        model: to be saved; it is not changed.
+        tensors: its tensors.
+        rebuilt: whether the file names a registered network, so that `check_same_network` compares the parts, and those
+            that the registered class edits itself are no loss; or the caller said that it shall name none, and will
+            load it into a class that is so already.
+
+    Raises:
+        StructureError: a part was edited, but not by a call on this model.
+    """
+    known = {id(entry.parameter) for entry in tensors.coefficients}
+    lost = next((tensor.name for tensor in truncated_tensors(model) if id(tensor.vector) not in known), None)
+    if lost is not None:
+        raise StructureError(
+            f"{lost} is regularised, but not by a call on this model: save the network that regularize was called "
+            "on (of a wrapper its .module), or regularise the whole one, with include= for the part"
+        )
+    parts = [] if rebuilt else [(path, part) for path, part in model.named_modules() if part is not model]
+    for path, part in parts:
+        # An edit that keeps coefficients and no longer has any (`to_dense` of the whole) is no loss.
+        edit = next((edit for edit in record_of(part).edits if not edit.stored_tensors()), None)
+        if edit is not None:
+            raise StructureError(
+                f"{path} was changed by the edit {edit.kind!r}, but not by a call on this model: save the network that "
+                "the edit was made on (of a wrapper its .module), or edit the whole one; a class that edits its part "
+                "itself, as it is made, can be saved once it is registered (tailcut.register_model), or with "
+                "registered=False, to be loaded into such a class"
+            )
+
+
+def _unwrapped(model: nn.Module) -> tuple[nn.Module, str]:
+    """The network inside what torch wraps around networks, and the path to it: `.module`, `._orig_mod.module`."""
+    path = ""
+    inner: nn.Module | None
+    while True:
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inner, name = model.module, "module"
+        else:
+            # By its name: the class of torch.compile comes with half of its compiler.
+            inner, name = model._modules.get("_orig_mod"), "_orig_mod"
+        if not isinstance(inner, nn.Module):
+            return source_of(model), path
+        model, path = inner, f"{path}.{name}"
 
 
 def check_same_network(

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from tailcut.errors import ArgumentError
-from tailcut.format import InspectReport
+from tailcut.format import InspectReport, inspect
 from tailcut.format.inspect import StoredOtherTensor, StoredTensor
 from tailcut.printing import Report, table
-from tailcut.reports.networks import ReportedNetwork, edit_names, example_input, open_network
+from tailcut.reports.networks import ReportedNetwork, edit_names, example_input, first_line, open_network
 from tailcut.runs import packed_network
 from tailcut.structure.outputs import output_tensors
 from tailcut.weights import to_dense
@@ -144,6 +144,8 @@ def compare(first: str | Path, second: str | Path) -> ComparisonReport:
 
 
 def _stored(network: ReportedNetwork) -> InspectReport:
+    if network.stored is None and Path(packed_network(network.source)).is_file():
+        return inspect(packed_network(network.source))  # raises what is wrong with the file of the run
     if network.stored is None:
         raise ArgumentError(f"{network.source} cannot be compared: {network.missing['stored']}")
     return network.stored
@@ -207,13 +209,19 @@ _NONE: dict[str, Any] = {"largest_difference": None, "relative_difference": None
 
 
 def _differences(first: Sequence[Tensor], second: Sequence[Tensor]) -> dict[str, Any]:
-    """Largest absolute and relative difference of tensors that fit one another; no numbers differ by 0."""
-    pairs = [(one.double(), other.double()) for one, other in zip(first, second, strict=True) if one.numel()]
-    largest = max((float((one - other).abs().max()) for one, other in pairs), default=0.0)
-    scale = max((float(one.abs().max()) for one, _ in pairs), default=0.0)
-    if not math.isfinite(largest):
+    """Largest absolute and relative difference of tensors that fit one another."""
+    largest = largest_difference(first, second)
+    if largest is None:
         return _NONE
+    scale = max((float(one.double().abs().max()) for one in first if one.numel()), default=0.0)
     return {"largest_difference": largest, "relative_difference": largest / scale if scale else None}
+
+
+def largest_difference(first: Sequence[Tensor], second: Sequence[Tensor]) -> float | None:
+    """The largest |one - other| of tensors that fit one another; None if any is not finite. No numbers differ by 0."""
+    pairs = [(one.double(), other.double()) for one, other in zip(first, second, strict=True) if one.numel()]
+    found = [float((one - other).abs().max()) for one, other in pairs]
+    return max(found, default=0.0) if all(map(math.isfinite, found)) else None
 
 
 def _compare_outputs(first: ReportedNetwork, second: ReportedNetwork) -> tuple[ComparedOutputs | None, str]:
@@ -228,8 +236,8 @@ def _compare_outputs(first: ReportedNetwork, second: ReportedNetwork) -> tuple[C
         try:
             with torch.inference_mode():
                 results.append(output_tensors(to_dense(network.model).eval()(example)))
-        except (RuntimeError, TypeError, ValueError) as error:
-            return None, f"{network.source} does not take its example input: {str(error).splitlines()[0]}"
+        except Exception as error:  # noqa: BLE001 -- any error of a user's code
+            return None, f"{network.source} does not take its example input: {first_line(error)}"
     if shapes[0] != shapes[1]:
         return None, f"the networks take different inputs, {_sizes(shapes[0])} and {_sizes(shapes[1])}"
     own = [[tuple(tensor.shape) for tensor in tensors] for tensors in results]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from tailcut.reports.drawing import NUM_SERIES, drawing, label_values, series_color
+from tailcut.reports.drawing import NUM_SERIES, drawing, label_values, series_color, series_style
 from tailcut.reports.elements import Section, clean, element
 from tailcut.reports.networks import ReportedNetwork
 
@@ -73,7 +73,8 @@ def _drawing(networks: Sequence[ReportedNetwork], title: str, of: Quantity, *, l
             positive = positive and all(value > 0 for _, value in points)
             marker = "o" if len(points) < 2 else ""  # a line needs two points
             if points:
-                panel.plot(*zip(*points, strict=True), color=series_color(number), marker=marker, linewidth=1.4)
+                look = {"color": series_color(number), "linestyle": series_style(number), "marker": marker}
+                panel.plot(*zip(*points, strict=True), **look, linewidth=1.4)
         panel.set(title=title, xlabel="epoch", yscale="log" if logarithmic and positive else "linear")
         panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         label_values(panel)
@@ -83,8 +84,9 @@ def _drawing(networks: Sequence[ReportedNetwork], title: str, of: Quantity, *, l
 
 
 def _legend(names: Sequence[str]) -> Any:
+    lines = [f"{series_style(number)} var(--series-{number % NUM_SERIES})" for number in range(len(names))]
     entries = [
-        element("li", element("span", style=f"background: var(--series-{number % NUM_SERIES})"), name)
-        for number, name in enumerate(names)
+        element("li", element("span", style=f"border-top: 0.25rem {line}"), name)
+        for line, name in zip(lines, names, strict=True)
     ]
     return element("ul", *entries, class_="legend")

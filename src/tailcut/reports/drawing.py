@@ -10,6 +10,7 @@ from tailcut.errors import MissingExtraError
 from tailcut.reports.elements import clean, element
 
 NUM_SERIES = 8
+LINE_STYLES = ("solid", "dashed", "dotted")  # matplotlib and CSS call them so
 WIDTH, HEIGHT = 3.7, 2.4  # inches
 # Colours that stand for those of the page; no drawing uses them otherwise.
 INK = "#010203"
@@ -40,6 +41,11 @@ _STYLE: dict[Any, Any] = {
 def series_color(number: int) -> str:
     """The colour of the line of that number, for matplotlib; after `NUM_SERIES` they begin again."""
     return _SERIES[number % NUM_SERIES]
+
+
+def series_style(number: int) -> str:
+    """The style of the line of that number, for matplotlib and CSS: another one where the colours begin again."""
+    return LINE_STYLES[number // NUM_SERIES % len(LINE_STYLES)]
 
 
 def drawing(description: str, draw: Callable[[Any], None], *, width: float = WIDTH, height: float = HEIGHT) -> Element:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tailcut.errors import ArgumentError, DataError, MissingExtraError
+from tailcut.errors import ArgumentError, DataError, FormatError, MissingExtraError
 from tailcut.format import InspectReport, inspect, load, resolve
 from tailcut.format.container import decode
 from tailcut.format.load import MAX_PARAMETERS, read_file
@@ -28,9 +28,9 @@ class ReportedNetwork:
         result: how it was trained and what it reached; None if nothing tells.
         recipe: its recipe, {} if nothing tells.
         lines: one per epoch, as `Run.read_metrics` gives them; empty if there are none.
-        stored: what its file holds; None without a file.
+        stored: what its file holds; None without a file, or where that of a run is damaged.
         model: the network; None if it cannot be built.
-        missing: reasons, for `lines`, `stored` and `model` where they are missing.
+        missing: reasons, for `lines`, `stored` and `model` where they are missing, and for a `result` that is damaged.
     """
 
     name: str
@@ -56,8 +56,8 @@ def open_networks(sources: Sequence[str | Path]) -> list[ReportedNetwork]:
 
     Raises:
         ArgumentError: one is given twice, or the zoo has no such network.
-        DataError: a folder holds no run, or a file of it is damaged.
-        FormatError: a .tailcut file cannot be loaded.
+        DataError: a folder holds no run, or one that tells its recipe nowhere; a record of the zoo is damaged.
+        FormatError: a .tailcut file that is given by itself cannot be loaded.
         FileNotFoundError: there is no such file.
     """
     texts = [str(source) for source in sources]
@@ -109,6 +109,12 @@ def example_input(model: nn.Module, num: int = 1) -> Tensor | None:
     return draw(num, *shape[1:], generator=torch.Generator().manual_seed(0))
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, or its kind where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
 def _short_name(text: str) -> str:
     if text.startswith(PREFIX):
         return text
@@ -121,16 +127,37 @@ def _open_run(run: Run, text: str, name: str) -> ReportedNetwork:
         raise DataError(
             f"{run.path} holds no run: it has no recipe.toml; give a run folder, a .tailcut file or zoo:NAME"
         )
-    lines = run.read_metrics()
-    result = run.read_result() if run.result.is_file() else None
-    missing = {} if lines else {"lines": "no epoch of it is finished yet"}
+    missing: dict[str, str] = {}
+    result, lines = None, []
+    try:
+        result = run.read_result() if run.result.is_file() else None
+    except DataError as error:
+        missing["result"] = first_line(error)
+    try:
+        lines = run.read_metrics()
+        if not lines:
+            missing["lines"] = "no epoch of it is finished yet"
+    except DataError as error:
+        missing["lines"] = first_line(error)
     recipe = _read_recipe(run) if result is None else result.recipe
+    reason = _why_no_network(run, len(lines))
+    if not reason:
+        try:
+            return _complete(text, name, result, recipe, lines, missing)
+        except FormatError as error:
+            reason = first_line(error)
+    missing |= {"stored": reason, "model": reason}
+    return ReportedNetwork(name, text, result, recipe, lines, None, None, missing)
+
+
+def _why_no_network(run: Run, num_epochs: int) -> str:
+    """Why the run has no packed network; empty if it has one."""
     if run.model.is_file():
-        return _complete(text, name, result, recipe, lines, missing)
-    reason = f"the run is not finished ({len(lines)} epochs so far): there is no packed network yet"
-    return ReportedNetwork(
-        name, text, result, recipe, lines, None, None, {**missing, "stored": reason, "model": reason}
-    )
+        return ""
+    if run.result.is_file():
+        return f"the run is finished, but its {run.model.name} is not there any more"
+    epochs = "1 epoch" if num_epochs == 1 else f"{num_epochs} epochs"
+    return f"the run is not finished ({epochs} so far): there is no packed network yet"
 
 
 def _read_recipe(run: Run) -> dict[str, Any]:

@@ -4,20 +4,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tailcut.errors import ArgumentError
 from tailcut.files import atomic_write
-from tailcut.format import resolve
 from tailcut.printing import Report
 from tailcut.reports.corners import corners_section
 from tailcut.reports.curves import curves_section
 from tailcut.reports.elements import Section, element, write_page
 from tailcut.reports.networks import ReportedNetwork
+from tailcut.reports.places import check_out
 from tailcut.reports.samples import Shown, samples_section
 from tailcut.reports.sizes import sizes_section
 from tailcut.reports.spectrum import spectrum_section
 from tailcut.reports.speed import Speed, speed_section
 from tailcut.reports.summary import summary_section
-from tailcut.runs import packed_network, tailcut_version
+from tailcut.runs import tailcut_version
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def write_report(
         command: the command line that made it.
 
     Raises:
-        ArgumentError: the folder of `out` does not exist, or `out` is a file of one of the networks.
+        ArgumentError: the folder of `out` does not exist, or `out` is a file of one of the networks or runs.
         MissingExtraError: matplotlib is not installed.
     """
     check_out(out, [network.source for network in networks])
@@ -77,19 +76,6 @@ def write_report(
         file.write(content)
     left = tuple(LeftOut(section.title, name, reason) for section in sections for name, reason in section.left.items())
     return PageReport(Path(out), len(content), tuple(network.name for network in networks), tuple(speeds), left)
-
-
-def check_out(out: str | Path, sources: Sequence[str]) -> None:
-    """Raise `ArgumentError` if `out` cannot be written, or would replace what is reported on."""
-    path = Path(out)
-    if path.is_dir() or not path.parent.is_dir():
-        raise ArgumentError(f"cannot write {path}: expected a file name in a folder that exists")
-    if not path.exists():
-        return
-    for source in sources:
-        file = Path(packed_network(source))
-        if file.is_file() and resolve(file).samefile(path):
-            raise ArgumentError(f"cannot write {path}: it is the network itself; choose another file")
 
 
 def _sections(networks: Sequence[ReportedNetwork], samples: Mapping[str, Shown]) -> tuple[list[Section], list[Speed]]:

@@ -1,14 +1,20 @@
 """Finished runs: those of a folder, and the records of ours that come with Tailcut."""
 
 import importlib.resources
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from tailcut.errors import ArgumentError
+from tailcut.errors import ArgumentError, DataError
 from tailcut.runs import Result, Run, read_result
 
 # One folder per folder of recipes. What else lies beside them (benchmarks, for one) is no record of a training.
 RECORDS = "frequency-*/*.json"
+
+# By recipe name the data set and the split that its figures are of.
+Measured = Mapping[str, tuple[str, str]]
+
+logger = logging.getLogger("tailcut.reports")
 
 
 def records_folder() -> Path:
@@ -27,34 +33,51 @@ def read_records(folder: str | Path) -> list[Result]:
     return _sorted([read_result(path) for path in Path(folder).glob(RECORDS)])
 
 
-def read_runs(folder: str | Path) -> list[Result]:
+def read_runs(folder: str | Path, measured: Measured | None = None) -> list[Result]:
     """The results of the finished runs in a folder, by name and seed; none if it does not exist.
 
+    A damaged result, or one of other pictures than `measured` says for its name, is named in a warning and left out.
+
+    Args:
+        folder: holds run folders, and what else there may be.
+        measured: the data of the recipes that have a say; results of other names are taken as they are.
+
     Raises:
-        ArgumentError: it is a file.
-        DataError: a result is damaged.
+        ArgumentError: `folder` is a file.
     """
     place = Path(folder)
     if not place.exists():
         return []
     if not place.is_dir():
         raise ArgumentError(f"{place} is a file; expected a folder of run folders")
-    runs = (Run(path) for path in sorted(place.iterdir()))
-    return _sorted([run.read_result() for run in runs if run.result.is_file()])
+    found = []
+    for run in (Run(path) for path in sorted(place.iterdir())):
+        if run.result.is_file():
+            try:
+                result = run.read_result()
+            except DataError as error:
+                logger.warning("left out: %s", error)
+                continue
+            if _is_of(result, measured or {}, run):
+                found.append(result)
+    return _sorted(found)
 
 
-def find_results(runs: str | Path, *, records: bool = True) -> dict[str, list[Result]]:
+def find_results(
+    runs: str | Path, *, records: bool = True, measured: Measured | None = None
+) -> dict[str, list[Result]]:
     """The results by recipe name: of finished runs under a folder; of recipes without any, the records of ours.
 
     Args:
         runs: a folder that holds run folders; it need not exist.
         records: False leaves out what comes with Tailcut.
+        measured: see `read_runs`.
 
     Raises:
         ArgumentError: `runs` is a file.
-        DataError: a result is damaged.
+        DataError: a record of ours is damaged.
     """
-    found = by_name(read_runs(runs))
+    found = by_name(read_runs(runs, measured))
     ours = by_name(read_records(records_folder())) if records else {}
     return {**ours, **found}
 
@@ -65,6 +88,20 @@ def by_name(results: Iterable[Result]) -> dict[str, list[Result]]:
     for result in results:
         found.setdefault(result.name, []).append(result)
     return found
+
+
+def _is_of(result: Result, measured: Measured, run: Run) -> bool:
+    """Whether the result is of the data that its recipe's figures are of; a warning if not."""
+    wanted = measured.get(result.name)
+    data = result.recipe.get("data", {})
+    here = data.get("name"), data.get("test_split")
+    if wanted is None or here == wanted:
+        return True
+    logger.warning(
+        "left out: %s is of %s, split %s; the figures of %s are of %s, split %s",
+        *(run.result, *here, result.name, *wanted),
+    )
+    return False
 
 
 def _sorted(results: list[Result]) -> list[Result]:

@@ -56,8 +56,21 @@ class Samples:
     samples: Sequence[Sample]
 
 
-# Of a generator its pictures, (num, channels, height, width), 0 to 1; a text says why there is nothing to see.
-Shown = Samples | Tensor | str
+@dataclass(frozen=True)
+class Generated:
+    """What a generator draws from the first codes of a fixed seed, which are the same for codes of the same size.
+
+    Attributes:
+        pictures: (num, channels, height, width), 0 to 1.
+        code_size: numbers of a code.
+    """
+
+    pictures: Tensor
+    code_size: int
+
+
+# A text says why there is nothing to see.
+Shown = Samples | Generated | str
 
 
 def samples_section(networks: Sequence[ReportedNetwork], samples: Mapping[str, Shown]) -> Section:
@@ -67,11 +80,11 @@ def samples_section(networks: Sequence[ReportedNetwork], samples: Mapping[str, S
         networks: of the report.
         samples: by name of a network.
     """
-    section = Section("Samples", "samples", "A few pictures, chosen evenly over the test split, not by what comes out.")
-    drawn = {name: found for name, found in samples.items() if isinstance(found, Tensor)}
+    section = Section("Samples", "samples", "A few pictures, chosen evenly over their split, not by what comes out.")
+    drawn = {name: found for name, found in samples.items() if isinstance(found, Generated)}
     if drawn:
-        section.body.append(element("p", "Generated pictures: in each column all networks were given the same code."))
-        strips = [figure(_strip(pictures, name), element("strong", name)) for name, pictures in drawn.items()]
+        section.body.append(element("p", _about_codes({found.code_size for found in drawn.values()})))
+        strips = [figure(_strip(found.pictures, name), element("strong", name)) for name, found in drawn.items()]
         section.body.append(element("div", *strips, class_="digits"))
     for network in networks:
         found = samples.get(network.name, network.missing.get("model", "it was not run on pictures"))
@@ -80,6 +93,16 @@ def samples_section(networks: Sequence[ReportedNetwork], samples: Mapping[str, S
         elif isinstance(found, Samples):
             section.body += [element("h3", network.name), *_shown(found)]
     return section
+
+
+def _about_codes(sizes: set[int]) -> str:
+    if len(sizes) == 1:
+        return "Generated pictures: in each column all networks were given the same code."
+    numbers = " and ".join(map(str, sorted(sizes)))
+    return (
+        f"Generated pictures of random codes, which have {numbers} numbers: in each column the networks whose codes "
+        "have the same size were given the same one."
+    )
 
 
 def overlay(sample: Sample) -> Tensor:

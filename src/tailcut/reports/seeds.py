@@ -1,11 +1,10 @@
 """Several runs of one recipe that differ in their seeds only: what is their mean, and how far they lie apart."""
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tailcut.printing import Report
+from tailcut.printing import Report, mean_and_spread
 from tailcut.runs import Result
 
 # Sections of a recipe that no number of a training depends on.
@@ -43,7 +42,7 @@ def seed_means(results: Sequence[Result]) -> list[SeedMean]:
             for metric in group[0].metrics:
                 values = [result.metrics[metric] for result in group]
                 seeds = tuple(result.seed for result in group)
-                mean, spread = statistics.fmean(values), statistics.stdev(values)
+                mean, spread = mean_and_spread(values)
                 found.append(SeedMean(group[0].name, metric, mean, spread, seeds))
     return found
 

@@ -12,8 +12,9 @@ from torch import nn
 from tailcut.errors import ArgumentError
 from tailcut.execution import fuse
 from tailcut.printing import Report
+from tailcut.reports.comparison import largest_difference
 from tailcut.reports.elements import Section, table
-from tailcut.reports.networks import ReportedNetwork, example_input
+from tailcut.reports.networks import ReportedNetwork, example_input, first_line
 from tailcut.structure.outputs import output_tensors
 from tailcut.weights import to_dense, truncated_tensors
 
@@ -30,7 +31,7 @@ class Speed(Report):
         input_shape: of the example, batch first.
         fused_seconds: of the fused network (`tailcut.fuse`); None if no layer is truncated.
         dense_seconds: of the same network with dense weights.
-        largest_difference: between the outputs of both; None if no layer is truncated.
+        largest_difference: between the outputs of both; None if no layer is truncated, or an output is not finite.
         num_rounds: forwards of each, in turn, of which the times are medians.
         num_threads: of torch.
     """
@@ -60,8 +61,8 @@ def speed_section(networks: Sequence[ReportedNetwork]) -> tuple[Section, list[Sp
             continue
         try:
             speeds.append(measure_speed(network.name, network.model))
-        except (ArgumentError, RuntimeError, TypeError) as error:
-            section.left[network.name] = f"its example input does not run: {str(error).splitlines()[0]}"
+        except Exception as error:  # noqa: BLE001 -- any error of a user's code
+            section.left[network.name] = f"its example input does not run: {first_line(error)}"
     if speeds:
         header = ("network", "input", "fused", "dense", "faster by", "largest difference of outputs", "rounds")
         rows = [_cells(speed) for speed in speeds]
@@ -85,8 +86,7 @@ def measure_speed(name: str, model: nn.Module) -> Speed:
         if truncated_tensors(model):
             fused = fuse(model, example)
             ways["fused"] = lambda: fused(example)
-            pairs = zip(output_tensors(fused(example)), output_tensors(dense(example)), strict=True)
-            difference = max(float((one - other).abs().max()) for one, other in pairs)
+            difference = largest_difference(output_tensors(fused(example)), output_tensors(dense(example)))
         times = _in_turn(ways)
     return Speed(
         name,
@@ -116,13 +116,13 @@ def _in_turn(ways: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
 
 
 def _cells(speed: Speed) -> list[str]:
-    has_two = speed.fused_seconds is not None and speed.largest_difference is not None
+    difference = "not finite" if speed.largest_difference is None else f"{speed.largest_difference:.1e}"
     return [
         speed.name,
         " x ".join(map(str, speed.input_shape)),
         f"{1000 * speed.fused_seconds:.2f} ms" if speed.fused_seconds is not None else "no layer is truncated",
         f"{1000 * speed.dense_seconds:.2f} ms",
         f"{speed.dense_seconds / speed.fused_seconds:.2f} x" if speed.fused_seconds else "",
-        f"{speed.largest_difference:.1e}" if has_two else "",
+        "" if speed.fused_seconds is None else difference,
         str(speed.num_rounds),
     ]

@@ -36,7 +36,8 @@ def summary_section(networks: Sequence[ReportedNetwork]) -> Section:
         if network.stored is None:
             section.left[network.name] = network.missing["stored"]
         elif network.result is None:
-            section.left[network.name] = "the file alone does not tell how it was trained and what it reached"
+            untold = "the file alone does not tell how it was trained and what it reached"
+            section.left[network.name] = network.missing.get("result", untold)
     return section
 
 
@@ -75,15 +76,17 @@ def _difference(metric: str, ours: float | None, theirs: float | None) -> str:
 def _sizes(network: ReportedNetwork, paper: Mapping[str, Any]) -> list[str]:
     in_paper = paper.get("num_kept")
     theirs = "" if in_paper is None else f"{in_paper:,}"
-    if network.stored is None:
+    sizes = network.stored or network.result  # both have these, in the same words
+    if sizes is None:
         return ["", theirs, "", "", ""]
-    stored = network.stored
-    ratio = FLOAT32_BYTES * stored.num_parameters / stored.file_bytes
+    # A result counts only the coefficients that were drawn for training; the file holds the zeros between them too.
+    num_kept = sizes.num_kept if network.result is None else network.result.num_kept
+    ratio = FLOAT32_BYTES * sizes.num_parameters / sizes.file_bytes
     return [
-        f"{stored.num_kept:,}" if stored.num_kept else "none",
+        f"{num_kept:,}" if num_kept else "none",
         theirs,
-        f"{stored.num_parameters:,}",
-        f"{stored.file_bytes:,}",
+        f"{sizes.num_parameters:,}",
+        f"{sizes.file_bytes:,}",
         f"{ratio:,.1f} x",
     ]
 

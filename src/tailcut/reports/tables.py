@@ -35,6 +35,8 @@ class Wanted:
         num_kept: the paper's number of coefficients.
         why_not: why ours and the paper's cannot be compared; empty if they can.
         measured: the chief metric of its task, for a row without figures of the paper that was not run.
+        data: the data set that its figures are of.
+        test_split: the split of it.
     """
 
     recipe: str
@@ -44,6 +46,8 @@ class Wanted:
     num_kept: int | None = None
     why_not: str = ""
     measured: str = "accuracy"
+    data: str = ""
+    test_split: str = ""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tailcut.errors import DataError
 from tailcut.files import atomic_write
+from tailcut.format.checkpoints import read_torch_file
 from tailcut.runs import Run
 
 VERSION = 1
@@ -74,19 +75,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"this one reads {VERSION}); finish the run with that version"
         )
     return dict(state)
-
-
-def read_torch_file(path: Path) -> Any:
-    """What `torch.save` wrote, its tensors on the CPU; no code in the file is run.
-
-    Raises:
-        DataError: the file cannot be read, is damaged, or holds more than tensors and plain values.
-    """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"cannot read {path}: {reason}") from error
 
 
 def is_checkpoint(content: Any) -> bool:

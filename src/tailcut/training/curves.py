@@ -32,7 +32,7 @@ def draw_curves(lines: Sequence[dict[str, Any]], path: Path, *, title: str) -> N
     epochs = [line["epoch"] for line in lines]
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)  # a name may hold dollar signs
     loss, metric, kept = figure.subplots(1, 3)
     loss.plot(epochs, [line["loss"] for line in lines], color="tab:blue")
     loss.set(title="training loss", xlabel="epoch", yscale="log")

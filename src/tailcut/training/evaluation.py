@@ -18,6 +18,7 @@ from tailcut.errors import ArgumentError, TailcutError
 from tailcut.execution import fuse
 from tailcut.format import load
 from tailcut.printing import Report, figure_text, table
+from tailcut.training.interruption import is_lost_connection
 from tailcut.training.metrics import METRICS, StreamingMean, metrics_for
 from tailcut.training.naming import check_class_names
 from tailcut.training.progress import live_progress
@@ -273,6 +274,8 @@ def fitting(pictures: Tensor, made: str = "") -> Iterator[None]:
     except TailcutError:
         raise
     except _REFUSALS as error:
+        if is_lost_connection(error):  # data parallel forwards share buffers first
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         shape = tuple(pictures.shape)
         raise ArgumentError(f"the network cannot take pictures of shape {shape}{made}: {reason}") from error

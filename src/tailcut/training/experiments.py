@@ -3,6 +3,7 @@
 import difflib
 import importlib.resources
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,14 @@ except ImportError as error:
 VARIANT_PREFIX = "variant:"  # a value that stands for the run folder of another variant, with the same seed
 OF_THE_SWEEP = ("name", "paper", "training.seed")  # set for each run by the sweep itself
 
-FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+def _check_file_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ValueError(f"must begin with a letter or digit and have only these and '.', '_' and '-', got {name!r}")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_check_file_name)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -131,9 +139,16 @@ class Trial:
     run: Run
     needs: Mapping[str, str]
 
-    def command(self, imports: Sequence[str] = ()) -> str:
+    def command(self, imports: Sequence[str] = (), *, devices: int = 1, num_nodes: int = 1) -> str:
         """The command that trains just this; `imports` are the modules that register its network."""
-        return training_command(self.source, self.run.path.as_posix(), overrides=self.overrides, imports=imports)
+        return training_command(
+            self.source,
+            self.run.path.as_posix(),
+            overrides=self.overrides,
+            imports=imports,
+            devices=devices,
+            num_nodes=num_nodes,
+        )
 
 
 def load_experiment(name_or_path: str | Path) -> Experiment:
@@ -155,7 +170,9 @@ def load_experiment(name_or_path: str | Path) -> Experiment:
         raise RecipeError(f"{path}: this is no TOML: {error}") from error
     except ValidationError as error:
         problems = [_problem(item) for item in error.errors(include_url=False)]
-        raise RecipeError(f"{path}: {'; '.join(problems)}") from error
+        from_file = "name" not in values and any(item["loc"] == ("name",) for item in error.errors())
+        hint = "; this is the file's name, as there is no name in it: write one, or rename the file"
+        raise RecipeError(f"{path}: {'; '.join(problems)}{hint if from_file else ''}") from error
     return _with_places(experiment, path.parent)
 
 

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tailcut.errors import ArgumentError, DataNotFoundError, TrainingError
-from tailcut.printing import Report, figure_text, markdown_table, spread_text, table
+from tailcut.errors import ArgumentError, DataNotFoundError, DivergedError, TrainingError
+from tailcut.printing import Report, figure_text, markdown_table, mean_and_spread, spread_text, table
 from tailcut.runs import Result, read_result
 from tailcut.training.experiments import Experiment, Trial, Variant
+from tailcut.training.machines import Machines
 from tailcut.training.recipe_files import changed_since
+from tailcut.training.starting import check_data_files
 from tailcut.training.trainers import train
 
 SECONDS_PER_HOUR = 3600
@@ -127,7 +129,8 @@ def choose_variants(experiment: Experiment, only: Sequence[str] | None) -> Exper
 def find_results(trials: Sequence[Trial], records: str | Path | None = None) -> Results:
     """The results that there are, by variant and seed: of finished runs, else those kept as records.
 
-    A result counts for the recipe that it was trained with: one of other settings is named in a warning and left out.
+    A result counts for the recipe that it was trained with: one of other settings is named in a warning and left out,
+    and a run's does not hide the record.
 
     Args:
         trials: see `trials_of`.
@@ -142,16 +145,20 @@ def find_results(trials: Sequence[Trial], records: str | Path | None = None) -> 
     found = {}
     for trial in trials:
         places = [trial.run.result] + ([] if records is None else [Path(records) / f"{trial.run.path.name}.json"])
-        path = next((place for place in places if place.is_file()), None)
-        if path is None:
-            continue
-        result = read_result(path)
-        changed = changed_since(result.recipe, trial.recipe, aside=trial.needs)  # where runs lie may differ
-        if changed:
-            logger.warning("%s is of other settings and does not count; there and here: %s", path, "; ".join(changed))
-        else:
+        result = next(filter(None, (_valid_result(place, trial) for place in places if place.is_file())), None)
+        if result is not None:
             found[trial.variant, trial.seed] = result
     return found
+
+
+def _valid_result(path: Path, trial: Trial) -> Result | None:
+    """The result that lies there; None, with a warning, for one of other settings than the trial's."""
+    result = read_result(path)
+    changed = changed_since(result.recipe, trial.recipe, aside=trial.needs)  # where runs lie may differ
+    if changed:
+        logger.warning("%s is of other settings and does not count; there and here: %s", path, "; ".join(changed))
+        return None
+    return result
 
 
 def missing_trials(trials: Sequence[Trial], chosen: Experiment, results: Results) -> list[Trial]:
@@ -177,7 +184,9 @@ def missing_trials(trials: Sequence[Trial], chosen: Experiment, results: Results
 
 
 def train_trials(trials: Sequence[Trial], imports: Sequence[str] = (), **settings: Any) -> None:
-    """Train each of them, or go on with what was begun. One whose data lies nowhere is left out with a warning.
+    """Train each of them, or go on with what was begun.
+
+    One whose data lies nowhere, whose loss is no number, or that needs such a one, is left out with a warning.
 
     Args:
         trials: in an order in which each follows those that it needs.
@@ -186,17 +195,36 @@ def train_trials(trials: Sequence[Trial], imports: Sequence[str] = (), **setting
 
     Raises:
         RecipeError: a run was begun with other settings, or a recipe does not fit its network or data.
-        TrainingError: a loss is no number, or somebody pressed Ctrl-C; the next sweep goes on from there.
+        TrainingError: somebody pressed Ctrl-C; the next sweep goes on from there.
     """
+    left_out: set[tuple[str, int]] = set()
     for number, trial in enumerate(trials, start=1):
         what = f"variant {trial.variant}, seed {trial.seed}"
         logger.info("%d of %d to train: %s", number, len(trials), what)
+        missing = [name for name in trial.needs.values() if (name, trial.seed) in left_out]
         try:
-            train(trial.recipe, trial.run.path, resume=True, command=trial.command(imports), **settings)
-        except DataNotFoundError as error:
-            logger.warning("%s: not run: %s", what, str(error).splitlines()[0])
+            reason = f"it needs variant {missing[0]}" if missing else _train(trial, imports, settings)
         except TrainingError as error:
             raise TrainingError(f"{what}: {error} (a sweep resumes by itself)") from error
+        if reason is not None:
+            logger.warning("%s: not run: %s", what, reason)
+            left_out.add((trial.variant, trial.seed))
+
+
+def _train(trial: Trial, imports: Sequence[str], settings: Mapping[str, Any]) -> str | None:
+    """Train one; why it has no result, where another attempt on this machine would end the same way."""
+    machines = settings.get("machines") or Machines()
+    command = trial.command(imports, devices=machines.devices, num_nodes=machines.num_nodes)
+    try:
+        if not trial.run.has_finished_epochs():
+            # Of several processes only the first opens the start's file: here all find that it lies nowhere.
+            check_data_files(trial.recipe, settings.get("roots"))
+        train(trial.recipe, trial.run.path, resume=True, command=command, **settings)
+    except DataNotFoundError as error:
+        return str(error).splitlines()[0]
+    except DivergedError as error:
+        return str(error)
+    return None
 
 
 def make_report(chosen: Experiment, trials: Sequence[Trial], results: Results) -> SweepReport:
@@ -223,12 +251,13 @@ def _rows(variant: Variant, epochs: int, metrics: Sequence[str], results: Sequen
 def _row(variant: str, epochs: int, metric: str, paper: float | None, results: Sequence[Result]) -> SweepRow:
     found = [result for result in results if metric in result.metrics]
     values = [result.metrics[metric] for result in found]
+    both: tuple[float, float | None] = mean_and_spread(values) if len(values) > 1 else (values[0], None)
     return SweepRow(
         variant=variant,
         metric=metric,
         paper=paper,
-        mean=statistics.fmean(values),
-        spread=statistics.stdev(values) if len(values) > 1 else None,
+        mean=both[0],
+        spread=both[1],
         seeds=tuple(result.seed for result in found),
         values=tuple(values),
         num_kept=_mean([result.num_kept for result in found]) or None,

@@ -84,10 +84,15 @@ def frechet_distance(mean: Tensor, covariance: Tensor, other_mean: Tensor, other
     Returns:
         At least 0; 0 for equal distributions, up to rounding.
 
+    Raises:
+        ArgumentError: a mean or a covariance holds what is no finite number.
+
     >>> one, four = torch.eye(2).double(), 4 * torch.eye(2).double()
     >>> round(frechet_distance(torch.zeros(2).double(), one, torch.tensor([3.0, 0.0]).double(), four), 9)
     11.0
     """
+    if not all(bool(part.isfinite().all()) for part in (mean, covariance, other_mean, other_covariance)):
+        raise ArgumentError("a distance needs means and covariances of finite numbers; some here are NaN or infinite")
     # C C' and its similar R C' R, R the root of C, have the same eigenvalues; the second is symmetric.
     values, vectors = torch.linalg.eigh(covariance)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T

@@ -29,7 +29,11 @@ def new_figure(what: str, size: tuple[float, float]) -> Any:
 
 
 def write_figure(figure: Any, path: str | Path) -> None:
-    """Write a figure as PNG, whole or not at all."""
+    """Write a figure as PNG, whole or not at all. Its texts are shown as they are (changes the figure)."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a name may hold dollar signs
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=110)
     write_atomically(path, content.getvalue())

@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # it needs an extra, which one process does without
 NUM_SAMPLES = 10_000
 BATCH_SIZE = 250
 FEATURES = ("lenet5", "inception")
+MAX_SEED = 2**64 - 1  # of torch
 GENERATORS = (VAE, DCGANGenerator)
 
 
@@ -103,10 +104,12 @@ def draw_codes(sampler: Sampler, num_samples: int, seed: int) -> Tensor:
     """Standard normal numbers (num_samples, code_size), on the CPU; the same for the same seed.
 
     Raises:
-        ArgumentError: there are no samples, or the seed is negative.
+        ArgumentError: there are no samples, or the seed is negative or above `MAX_SEED`.
     """
     if num_samples < 1 or seed < 0:
         raise ArgumentError(f"num_samples must be at least 1 and seed at least 0, got {num_samples} and {seed}")
+    if seed > MAX_SEED:
+        raise ArgumentError(f"seed must be at most {MAX_SEED}, got {seed}")
     return torch.randn(num_samples, sampler.code_size, generator=torch.Generator().manual_seed(seed))
 
 
@@ -145,14 +148,14 @@ def evaluate_generator(
         processes, up to rounding.
 
     Raises:
-        ArgumentError: the model makes no pictures, or they do not fit the data set's.
+        ArgumentError: the model makes no pictures, they do not fit the data set's, or they are no numbers.
     """
     sampler = Sampler(model, share.device, dense=dense)
     size = BATCH_SIZE if batch_size is None else batch_size
     if size < 1 or num_samples < 2:
         raise ArgumentError(f"batch_size must be at least 1 and num_samples at least 2, got {size} and {num_samples}")
     codes = draw_codes(sampler, num_samples, seed)
-    noise = draw_codes(sampler, len(dataset), seed + 1)
+    noise = draw_codes(sampler, len(dataset), (seed + 1) % (MAX_SEED + 1))
     network = FeatureNetwork().to(share.device) if features is None else features
     shape = _check_pictures(sampler, dataset, network)
     made, real = FeatureStatistics(network.num_features), FeatureStatistics(network.num_features)
@@ -170,6 +173,11 @@ def evaluate_generator(
             bar.show(num_samples + stop)
     for state in (made, real, elbo):
         state.state = share.total(state.state)
+    if not bool(made.state.isfinite().all()):
+        raise ArgumentError(
+            "the network's pictures are not numbers (NaN or infinite), so they have no distance to real ones; its "
+            "training diverged or its file is damaged"
+        )
     distance = frechet_distance(*made.moments(), *real.moments())
     return {network.metric: distance} | ({} if sampler.vae is None else {"elbo": elbo.value()})
 

@@ -111,7 +111,8 @@ def _picture_of(generator: nn.Module) -> Tensor:
 def _part(section: RegularizationSection | None, part: str) -> RegularizationSection | None:
     """What the section says of one network, in that network's names.
 
-    Names and patterns that begin with `generator.` or `discriminator.` are for that network, all others for both.
+    Names and patterns that begin with `generator.` or `discriminator.` are for that network, all others for both. A
+    network of which `num_drawn` names nothing trains all its coefficients.
     """
     if section is None:
         return None
@@ -126,6 +127,8 @@ def _part(section: RegularizationSection | None, part: str) -> RegularizationSec
         changed["include"] = tuple(_mine(dict.fromkeys(section.include), part))
     if isinstance(section.num_kept, Mapping):
         changed["num_kept"] = _mine(section.num_kept, part)
+    if isinstance(section.num_drawn, Mapping):
+        changed["num_drawn"] = _mine(section.num_drawn, part) or None
     return section.model_copy(update=changed)
 
 

@@ -1,4 +1,4 @@
-"""Ends before the end: Ctrl-C as a wish, and what is said to the user then or when the loss is no number."""
+"""Ends before the end: Ctrl-C as a wish, other processes that are gone, and what is said to the user then."""
 
 import signal
 import threading
@@ -6,7 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+import torch
+
 from tailcut.runs import Run
+
+# What PyTorch raises where other processes are gone: a class of its own, or the words of Gloo in a RuntimeError.
+_DIST_ERROR: type[Exception] | tuple[()] = getattr(torch.distributed, "DistError", ())
+_LOST_WORDS = ("gloo/transport", "connection closed by peer", "connection reset by peer", "connectfullmesh")
 
 
 class Interruption:
@@ -37,6 +43,22 @@ def listen_for_interruption() -> Iterator[Interruption]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether this says that another process, which works on the same, cannot be reached any more."""
+    text = str(error).lower()
+    words_of_gloo = isinstance(error, RuntimeError) and any(words in text for words in _LOST_WORDS)
+    return words_of_gloo or isinstance(error, _DIST_ERROR)
+
+
+def lost_connection(error: BaseException) -> str:
+    """What to tell a user of a process that lost the others."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]  # advice follows
+    return (
+        "another process of the same work has ended; its own error stands above or below, marked [rank N]. "
+        f"What was seen of it here: {reason}"
+    )
 
 
 def interrupted(run: Run, epoch: int, step: int) -> str:

@@ -1,12 +1,12 @@
 """Starting a training: its folder, its engine, and one session in each process."""
 
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from tailcut.data import Roots
-from tailcut.errors import MissingExtraError
+from tailcut.errors import ArgumentError, MissingExtraError
 from tailcut.files import write_atomically
 from tailcut.runs import Result, Run
 from tailcut.training.checkpoints import remove_unfinished
@@ -36,15 +36,35 @@ class Session(Protocol):
 def run_sessions(
     kind: type[Session], recipe: Recipe, out: str | Path, *, resume: bool, machines: Machines | None, **settings: Any
 ) -> Result:
-    """Run one session of this kind in each process; arguments, result and errors are those of `trainers.train`."""
+    """Run one session of this kind in each process; arguments, result and errors are those of `trainers.train`.
+
+    No other training can begin or go on in the folder meanwhile.
+    """
     run = Run(Path(out))
     fabric = make_fabric(machines or Machines(), recipe.training.precision)
-    if is_first_process():
-        Run.create(out, resume=resume)
-        check_same(recipe, run.recipe)
-        remove_unfinished(run)
-    result: Result = fabric.launch(partial(_run_session, kind=kind, recipe=recipe, run=run, **settings))
+    with ExitStack() as held:
+        if is_first_process():
+            held.enter_context(run.locked())
+            _take_up(run, recipe, resume=resume)
+        result: Result = fabric.launch(partial(_run_session, kind=kind, recipe=recipe, run=run, **settings))
     return result
+
+
+def _take_up(run: Run, recipe: Recipe, *, resume: bool) -> None:
+    """Make the folder of a new run, or check that the one in it can go on with this recipe; see `Run.create`.
+
+    Raises:
+        ArgumentError: there is a finished run without its checkpoints, which would be trained anew and overwritten.
+        RecipeError: the run was begun with another recipe.
+    """
+    Run.create(run.path, resume=resume)
+    check_same(recipe, run.recipe)
+    if recipe.training.epochs and run.result.is_file() and not run.has_checkpoint():
+        raise ArgumentError(
+            f"{run.path} holds a finished run whose checkpoints are gone, so it cannot go on, and training anew would "
+            "overwrite it; keep it as it is, or choose another folder"
+        )
+    remove_unfinished(run)
 
 
 def _run_session(

@@ -21,6 +21,7 @@ from tailcut.data import Dataset, Roots, open_dataset
 from tailcut.errors import DivergedError, MissingExtraError, TrainingError
 from tailcut.files import write_atomically
 from tailcut.format import load, save
+from tailcut.printing import plain
 from tailcut.runs import Result, Run
 from tailcut.structure import class_names
 from tailcut.training.acceleration import DENSE, Execution, choose_execution, example_batch, trained_as
@@ -314,7 +315,9 @@ class Session(Processes):
         self.fabric.barrier()
 
     def _write_lines(self) -> None:
-        write_atomically(self.run.metrics, "".join(json.dumps(line) + "\n" for line in self.lines))
+        write_atomically(
+            self.run.metrics, "".join(json.dumps(plain(line), allow_nan=False) + "\n" for line in self.lines)
+        )
 
     def _restore(self) -> None:
         """Go on from the newest checkpoint, if there is one (changes the model and everything else)."""

@@ -1,13 +1,16 @@
 """Where a training or an evaluation runs: devices and processes, through Lightning Fabric."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from tailcut.errors import ArgumentError, MissingExtraError
+from tailcut.errors import ArgumentError, MissingExtraError, TrainingError
+from tailcut.training.interruption import is_lost_connection, lost_connection
 
 try:
     from lightning_fabric import Fabric
+    from lightning_fabric.strategies.parallel import ParallelStrategy
     from lightning_fabric.utilities.rank_zero import rank_zero_only
 except ImportError as error:
     raise MissingExtraError("training and work on several devices", "lightning-fabric", "train") from error
@@ -39,6 +42,25 @@ class Machines:
     strategy: str = "auto"
 
 
+class Engine(Fabric):
+    """Lightning Fabric, for which the end of another process is one clear error."""
+
+    def launch(self, function: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:  # type: ignore[override]
+        """What `function` returns, called with this engine in each process.
+
+        Raises:
+            TrainingError: another process ended before its work was done.
+        """
+        try:
+            return super().launch(function, *arguments, **settings)
+        except RuntimeError as error:
+            if not is_lost_connection(error):
+                raise
+            # Fabric ends this process (SIGKILL) within seconds of one that it started: first be able to tell why.
+            getattr(self.strategy.launcher, "procs", []).clear()
+            raise TrainingError(lost_connection(error)) from error
+
+
 def make_fabric(machines: Machines, precision: Precision = "fp32") -> Fabric:
     """The engine on these machines, not yet launched.
 
@@ -47,20 +69,26 @@ def make_fabric(machines: Machines, precision: Precision = "fp32") -> Fabric:
         precision: that of a recipe's `training` section.
 
     Raises:
-        ArgumentError: there are no such machines here.
+        ArgumentError: there are no such machines here, or a launcher (torchrun, srun) started another number of
+            processes.
     """
     if machines.devices < 1 or machines.num_nodes < 1:
         raise ArgumentError(
             f"devices and num_nodes must be at least 1, got {machines.devices} and {machines.num_nodes}"
         )
     try:
-        return Fabric(
+        fabric = Engine(
             accelerator=machines.accelerator,
             devices=machines.devices,
             num_nodes=machines.num_nodes,
             strategy=machines.strategy,
             precision=PRECISIONS[precision],
         )
+        strategy = fabric.strategy
+        if isinstance(strategy, ParallelStrategy) and strategy.cluster_environment is not None:
+            # As the launch does, which has no class of its own for what it raises.
+            strategy.cluster_environment.validate_settings(machines.devices, machines.num_nodes)
+        return fabric
     except (ValueError, RuntimeError, TypeError, ImportError) as error:  # what Fabric raises for what is not there
         raise ArgumentError(f"cannot run on {machines}: {str(error).splitlines()[0]}") from error
 

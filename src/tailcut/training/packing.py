@@ -1,8 +1,9 @@
 """From runs, checkpoints and plain weights to .tailcut files, and from these to dense weights."""
 
 import io
+import logging
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,15 +16,17 @@ from torch import Tensor, nn
 from tailcut.errors import ArgumentError, DataError
 from tailcut.files import write_atomically
 from tailcut.format import SaveReport, load, save
-from tailcut.format.checkpoints import named_tensors
+from tailcut.format.checkpoints import named_tensors, read_torch_file
 from tailcut.printing import Report
 from tailcut.runs import Run
 from tailcut.structure import as_metadata, create_model, set_class_names
-from tailcut.training.checkpoints import is_checkpoint, newest_checkpoint, read_checkpoint, read_torch_file
+from tailcut.training.checkpoints import is_checkpoint, newest_checkpoint, read_checkpoint
 from tailcut.weights import regularize, to_dense
 from tailcut.weights.attach import meaning_of
 
 VECTOR_PREFIX, VECTOR_SUFFIX = "parametrizations.", ".original"
+
+logger = logging.getLogger("tailcut.training")
 
 
 @dataclass
@@ -67,7 +70,8 @@ def pack(
 
     Args:
         source: a run folder (its newest checkpoint is packed), a checkpoint of a run, or a state_dict of a
-            registered model (`.safetensors`, or a file of `torch.save`; it is read without running code).
+            registered model (`.safetensors`, or a file of `torch.save`; it is read without running code). Of
+            coefficients without torch's metadata, the default axes and order are assumed, with a warning.
         out: the .tailcut file to write.
         codec: number type of the coefficients; the recipe's, for plain weights float32, when None.
         other_codec: number type of everything else, likewise.
@@ -196,6 +200,9 @@ def _from_weights(
         if keep_ratio is not None or num_kept is not None:
             raise ArgumentError(f"{path} holds coefficients already: leave out --keep-ratio and --num-kept")
         meanings = {_plain_name(name): meaning_of(state, name) for name in state if _plain_name(name)}
+        _warn_of_unknown(
+            path, [name for name, found in meanings.items() if not {"axes", "order_weights"} <= found.keys()]
+        )
         regularize(network, num_kept=vectors, overrides={name: found for name, found in meanings.items() if found})
     try:
         network.load_state_dict(state)
@@ -206,6 +213,18 @@ def _from_weights(
     if not vectors:
         regularize(network, keep_ratio=keep_ratio, num_kept=num_kept)
     return network
+
+
+def _warn_of_unknown(path: Path, names: Sequence[str]) -> None:
+    """The same numbers are another weight along other axes or in another order: nobody else would notice."""
+    if names:
+        logger.warning(
+            "%s does not say which axes and order its coefficients belong to (%s): all axes and order weights of 1 are "
+            "assumed, and a network regularised otherwise comes out wrong. A file of torch.save(model.state_dict()) "
+            "says it; safetensors and plain dicts do not",
+            path,
+            names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more",
+        )
 
 
 def _reasons(error: RuntimeError) -> str:

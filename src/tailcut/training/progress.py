@@ -69,7 +69,7 @@ def live_progress(wanted: bool, what: str, total: int, *, interval: float | None
 @contextmanager
 def log_to_file(run: Run) -> Iterator[None]:
     """Within the block, what Tailcut logs goes to the run's `log.txt` too, as does an error that ends it."""
-    handler = logging.FileHandler(run.log, encoding="utf-8")
+    handler = logging.FileHandler(run.log, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     root = logging.getLogger("tailcut")
     before = root.level

@@ -10,7 +10,7 @@ from torch import nn
 
 from tailcut.channels import prune, recalibrate, score
 from tailcut.data import Dataset, Roots, find_file
-from tailcut.errors import ArgumentError, RecipeError, StructureError, TailcutError
+from tailcut.errors import ArgumentError, DataNotFoundError, RecipeError, StructureError, TailcutError
 from tailcut.format import fingerprint, inspect, load, save
 from tailcut.inputs import BlockDCT, Selection, YCbCrPixels, replace_stem, use_ycbcr
 from tailcut.runs import RUN_PREFIX, Run, packed_network
@@ -48,6 +48,12 @@ def needed_runs(recipe: Recipe) -> list[str]:
     return list(dict.fromkeys(named))
 
 
+def check_data_files(recipe: Recipe, roots: Roots = None) -> None:
+    """Raise `DataNotFoundError` if the file `data:PATH` that a recipe's `start` section names lies nowhere."""
+    if recipe.start is not None and recipe.start.file.startswith(DATA_PREFIX):
+        _find(recipe.start.file, roots, None)
+
+
 def make_start(recipe: Recipe, run: Run, dataset: Dataset, *, roots: Roots = None) -> None:
     """Write the network to start from into the run's folder, unless it is there.
 
@@ -61,6 +67,7 @@ def make_start(recipe: Recipe, run: Run, dataset: Dataset, *, roots: Roots = Non
         roots: data roots for `data:PATH`.
 
     Raises:
+        DataNotFoundError: the file `data:PATH` of the `start` section lies under no data root.
         RecipeError: a section does not fit the network, or its file cannot be loaded.
     """
     if run.start.is_file():
@@ -106,6 +113,7 @@ def parent(recipe: Recipe, *, roots: Roots = None, beside: Run | None = None) ->
         beside: the run that `run:NAME` lies beside.
 
     Raises:
+        DataNotFoundError: its file `data:PATH` lies under no data root.
         RecipeError: it cannot be loaded, or is of another model than the recipe's.
     """
     if recipe.start is None:
@@ -117,6 +125,8 @@ def parent(recipe: Recipe, *, roots: Roots = None, beside: Run | None = None) ->
             model = load(source)
         else:
             model = open_network(source, model=name, arguments=recipe.model.arguments)
+    except DataNotFoundError:  # no defect of the recipe: tables leave such a row out
+        raise
     except (TailcutError, OSError) as error:
         raise RecipeError(f"start.file: {error}") from error
     base = base_of(model)
@@ -128,7 +138,10 @@ def parent(recipe: Recipe, *, roots: Roots = None, beside: Run | None = None) ->
 def _find(file: str, roots: Roots, beside: Run | None) -> str | Path:
     if not file.startswith(DATA_PREFIX):
         return packed_network(file, beside=beside)
-    return find_file(file.removeprefix(DATA_PREFIX), roots=roots)
+    try:
+        return find_file(file.removeprefix(DATA_PREFIX), roots=roots)
+    except DataNotFoundError as error:
+        raise DataNotFoundError(f"start.file: {error}") from error
 
 
 def _selection(channels: int | tuple[int, ...] | str) -> Selection:

@@ -45,9 +45,10 @@ def train(
 
     Raises:
         RecipeError: the recipe does not fit the network, the data, or the run that it shall resume.
-        ArgumentError: the folder holds a run and `resume` is False, or a run without its recipe; or there are no such
-            machines.
-        TrainingError: the loss is no longer a number, or somebody pressed Ctrl-C; the run can be resumed.
+        ArgumentError: the folder holds a run and `resume` is False, or a run without its recipe, or a finished one
+            without checkpoints, or another training runs in it; or there are no such machines.
+        DivergedError: the loss is no longer a number.
+        TrainingError: somebody pressed Ctrl-C, or another process ended; the run can be resumed.
         DataNotFoundError: the data set lies nowhere.
     """
     settings = {"roots": roots, "download": download, "progress": progress, "command": command}

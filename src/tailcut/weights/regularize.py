@@ -250,7 +250,7 @@ def _check_range(plan: TensorPlan, truncation: Truncation) -> None:
     if largest > limit:
         raise ArgumentError(
             f"{plan.candidate.names[0]}: its coefficients reach {largest:,.0f}, and {narrowest} holds at most "
-            f"{limit:,.0f}; regularise the network in float32 (model.float(), precision=\"float32\"), or scale the weight"
+            f'{limit:,.0f}; regularise the network in float32 (model.float(), precision="float32"), or scale the weight'
         )
 
 

@@ -152,7 +152,7 @@ class TailTruncation:
             check_positive("num_steps", self._num_steps)
         if isinstance(self._optimizer, torch.optim.LBFGS):
             raise ArgumentError(
-                "expected an optimiser with a state for each parameter, got LBFGS: its history runs over all parameters "
+                "expected an optimiser with a state for each parameter, got LBFGS: its history runs over all of them "
                 "and cannot be cut; take another one, or give none and make a new LBFGS after finish()"
             )
         if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate <= 1:

@@ -1,0 +1,62 @@
+"""Where a page or a table may be written: in a folder that exists, over no file of what is reported on."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tailcut.errors import ArgumentError
+from tailcut.format import resolve
+from tailcut.runs import Run
+
+
+def check_place(out: str | Path) -> None:
+    """Raise `ArgumentError` if no file can lie there; for commands that would notice only after hours of work."""
+    path = Path(out)
+    if path.is_dir() or not path.parent.is_dir():
+        raise ArgumentError(f"cannot write {path}: expected a file name in a folder that exists")
+
+
+def check_out(out: str | Path, sources: Sequence[str]) -> None:
+    """Check where a page shall be written.
+
+    Args:
+        out: the file.
+        sources: what the page reports on: run folders, .tailcut files or `zoo:NAME`.
+
+    Raises:
+        ArgumentError: `out` cannot be written, or is a file of a source, whether that is there yet or not.
+        FileNotFoundError: there is no such source.
+    """
+    check_place(out)
+    path = Path(out)
+    for source in sources:
+        for file, what in _own_files(source):
+            if _is_same(path, file) or _is_same(path.parent, file):
+                raise ArgumentError(f"cannot write {path}: it is {what}; choose another file")
+
+
+def _own_files(source: str) -> Iterator[tuple[Path, str]]:
+    """The files that belong to a source, and what they are; a folder stands for all files in it."""
+    if Path(source).is_dir():
+        yield from _run_files(Run(Path(source)))
+        return
+    network = resolve(source)
+    yield network, "the network itself"
+    yield network.with_suffix(".json"), f"the record of {source}"
+    beside = Run(network.parent)
+    if beside.exists():
+        yield from _run_files(beside)
+
+
+def _run_files(run: Run) -> Iterator[tuple[Path, str]]:
+    yield run.model, "the network itself"
+    others = (run.recipe, run.start, run.metrics, run.checkpoints, run.discriminator, run.result, run.curves, run.log)
+    for file in others:
+        yield file, f"a file of the run {run.path}"
+
+
+def _is_same(file: Path, other: Path) -> bool:
+    """Whether both are one file or folder, also by links, or by names in other letters where these do not matter."""
+    if file.exists() and other.exists():
+        return file.samefile(other)
+    return os.path.realpath(file) == os.path.realpath(other)
