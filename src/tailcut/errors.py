@@ -23,6 +23,12 @@ class MissingExtraError(TailcutError, ImportError):
         super().__init__(f"{feature} needs the package {package!r}: {how_to_install(extra)}")
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its kind where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
 def how_to_install(extra: str) -> str:
     """The command that installs an extra, and where to give it."""
     return f"pip install '.[{extra}]' in the clone of Tailcut's repository"

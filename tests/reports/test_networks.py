@@ -5,13 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from tailcut.errors import ArgumentError, ChecksumError, DataError
+from tailcut.errors import ArgumentError, ChecksumError, DataError, first_line
 from tailcut.format import resolve, save
 from tailcut.reports.networks import (
     ReportedNetwork,
     edit_names,
     example_input,
-    first_line,
     open_network,
     open_networks,
 )

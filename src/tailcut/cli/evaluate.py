@@ -56,8 +56,7 @@ def run(arguments: argparse.Namespace) -> Report | None:
     # One process does without the engine of several, which is an extra.
     words = (arguments.accelerator, arguments.devices, arguments.num_nodes, arguments.strategy)
     machines = None if words == ("auto", 1, 1, "auto") else machines_of(arguments)
-    if arguments.devices == arguments.num_nodes == 1:
-        check_processes("evaluate")
+    check_processes("evaluate", arguments.devices, arguments.num_nodes)
     what = (arguments.file, arguments.data, arguments.split)
     settings: dict[str, Any] = {
         "roots": arguments.data_root,

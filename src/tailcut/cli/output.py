@@ -51,8 +51,13 @@ def _rank() -> str:
     return os.environ.get("SLURM_PROCID", "0") if several else "0"
 
 
-def check_processes(verb: str) -> None:
-    """Raise `LauncherError` if a launcher started several processes of a command whose options count one only."""
+def check_processes(verb: str, devices: int, num_nodes: int) -> None:
+    """Raise `LauncherError` if a launcher started several processes of a command whose options count one only.
+
+    Where they count several, the engine compares the numbers itself.
+    """
+    if (devices, num_nodes) != (1, 1):
+        return
     # Not SLURM_NTASKS: a batch script has it too, outside of srun, and is one process.
     for launcher, name in (("torchrun", "WORLD_SIZE"), ("srun", "SLURM_STEP_NUM_TASKS")):
         count = os.environ.get(name, "1")

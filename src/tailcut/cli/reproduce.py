@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tailcut.cli.parser import Verbs, add_data_roots, add_verb
-from tailcut.errors import ArgumentError, DataError, DataNotFoundError, DivergedError
+from tailcut.errors import ArgumentError, DataError, DataNotFoundError, DivergedError, first_line
 from tailcut.files import write_atomically
 from tailcut.printing import Report
 from tailcut.reports import ReproduceReport, Wanted, find_results, make_table, table5, table_of
@@ -120,7 +120,7 @@ def _train(name: str, arguments: argparse.Namespace) -> None:
             command=shlex.join(["tailcut", *sys.argv[1:]]),
         )
     except (DataNotFoundError, DivergedError) as error:
-        logger.warning("%s: not run: %s", recipe.name, str(error).splitlines()[0])
+        logger.warning("%s: not run: %s", recipe.name, first_line(error))
 
 
 def _warn_of_another(run: Run, name: str) -> None:

@@ -54,9 +54,8 @@ def run(arguments: argparse.Namespace) -> Report | None:
 
     if arguments.markdown is not None:
         check_place(arguments.markdown)
-    machines = machines_of(arguments)
-    if not arguments.show and machines.devices == machines.num_nodes == 1:
-        check_processes("sweep")
+    if not arguments.show:
+        check_processes("sweep", arguments.devices, arguments.num_nodes)
     experiment = load_experiment(arguments.experiment)
     chosen = choose_variants(experiment, arguments.only)
     trials = trials_of(experiment, arguments.runs)
@@ -66,7 +65,7 @@ def run(arguments: argparse.Namespace) -> Report | None:
             missing_trials(trials, chosen, results),
             imports=arguments.imports,
             roots=arguments.data_root,
-            machines=machines,
+            machines=machines_of(arguments),
             download=arguments.download,
             progress=True,
         )

@@ -43,8 +43,7 @@ def run(arguments: argparse.Namespace) -> Report | None:
     from tailcut.training.recipe_files import load_recipe, training_command
     from tailcut.training.trainers import train
 
-    if arguments.devices == arguments.num_nodes == 1:
-        check_processes("train")
+    check_processes("train", arguments.devices, arguments.num_nodes)
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     result = train(
         recipe,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tailcut.errors import ArgumentError, StructureError
+from tailcut.errors import ArgumentError, StructureError, first_line
 
 
 @dataclass
@@ -63,9 +63,8 @@ def run(model: nn.Module, x: Tensor, *, what: str) -> Trace:
         except StructureError:
             raise
         except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise StructureError(
-                f"{what} of shape {tuple(x.shape)} does not run through the network: {reason}"
+                f"{what} of shape {tuple(x.shape)} does not run through the network: {first_line(error)}"
             ) from error
     return trace
 

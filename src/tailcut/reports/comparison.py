@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tailcut.errors import ArgumentError
+from tailcut.errors import ArgumentError, first_line
 from tailcut.format import InspectReport, inspect
 from tailcut.format.inspect import StoredOtherTensor, StoredTensor
 from tailcut.printing import Report, table
-from tailcut.reports.networks import ReportedNetwork, edit_names, example_input, first_line, open_network
+from tailcut.reports.networks import ReportedNetwork, edit_names, example_input, open_network
 from tailcut.runs import packed_network
 from tailcut.structure.outputs import output_tensors
 from tailcut.weights import to_dense

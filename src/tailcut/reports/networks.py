@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tailcut.errors import ArgumentError, DataError, FormatError, MissingExtraError
+from tailcut.errors import ArgumentError, DataError, FormatError, MissingExtraError, first_line
 from tailcut.format import InspectReport, inspect, load, resolve
 from tailcut.format.container import decode
 from tailcut.format.load import MAX_PARAMETERS, read_file
@@ -107,12 +107,6 @@ def example_input(model: nn.Module, num: int = 1) -> Tensor | None:
     draw = torch.rand if len(shape) > 2 else torch.randn
     # Several inputs begin with the same ones as fewer do: the numbers are drawn one after another.
     return draw(num, *shape[1:], generator=torch.Generator().manual_seed(0))
-
-
-def first_line(error: Exception) -> str:
-    """The first line of what an error says, or its kind where it says nothing."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 def _short_name(text: str) -> str:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from tailcut.errors import ArgumentError
+from tailcut.errors import ArgumentError, first_line
 from tailcut.execution import fuse
 from tailcut.printing import Report
 from tailcut.reports.comparison import largest_difference
 from tailcut.reports.elements import Section, table
-from tailcut.reports.networks import ReportedNetwork, example_input, first_line
+from tailcut.reports.networks import ReportedNetwork, example_input
 from tailcut.structure.outputs import output_tensors
 from tailcut.weights import to_dense, truncated_tensors
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tailcut.data import Dataset, Roots, open_dataset
-from tailcut.errors import ArgumentError, TailcutError
+from tailcut.errors import ArgumentError, TailcutError, first_line
 from tailcut.execution import fuse
 from tailcut.format import load
 from tailcut.printing import Report, figure_text, table
@@ -276,9 +276,8 @@ def fitting(pictures: Tensor, made: str = "") -> Iterator[None]:
     except _REFUSALS as error:
         if is_lost_connection(error):  # data parallel forwards share buffers first
             raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         shape = tuple(pictures.shape)
-        raise ArgumentError(f"the network cannot take pictures of shape {shape}{made}: {reason}") from error
+        raise ArgumentError(f"the network cannot take pictures of shape {shape}{made}: {first_line(error)}") from error
 
 
 def uses_batch_statistics(model: nn.Module) -> bool:
@@ -298,7 +297,7 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ArgumentError(f"there is no device {name!r} here: {str(error).splitlines()[0]}") from error
+        raise ArgumentError(f"there is no device {name!r} here: {first_line(error)}") from error
     return device
 
 

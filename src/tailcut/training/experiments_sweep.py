@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tailcut.errors import ArgumentError, DataNotFoundError, DivergedError, TrainingError
+from tailcut.errors import ArgumentError, DataNotFoundError, DivergedError, TrainingError, first_line
 from tailcut.printing import Report, figure_text, markdown_table, mean_and_spread, spread_text, table
 from tailcut.runs import Result, read_result
 from tailcut.training.experiments import Experiment, Trial, Variant
@@ -221,7 +221,7 @@ def _train(trial: Trial, imports: Sequence[str], settings: Mapping[str, Any]) ->
             check_data_files(trial.recipe, settings.get("roots"))
         train(trial.recipe, trial.run.path, resume=True, command=command, **settings)
     except DataNotFoundError as error:
-        return str(error).splitlines()[0]
+        return first_line(error)
     except DivergedError as error:
         return str(error)
     return None

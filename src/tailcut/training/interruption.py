@@ -8,6 +8,7 @@ from types import FrameType
 
 import torch
 
+from tailcut.errors import first_line
 from tailcut.runs import Run
 
 # What PyTorch raises where other processes are gone: a class of its own, or the words of Gloo in a RuntimeError.
@@ -54,7 +55,7 @@ def is_lost_connection(error: BaseException) -> bool:
 
 def lost_connection(error: BaseException) -> str:
     """What to tell a user of a process that lost the others."""
-    reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]  # advice follows
+    reason = first_line(error).partition(". ")[0]  # advice follows
     return (
         "another process of the same work has ended; its own error stands above or below, marked [rank N]. "
         f"What was seen of it here: {reason}"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tailcut.errors import ArgumentError, MissingExtraError, TrainingError
+from tailcut.errors import ArgumentError, MissingExtraError, TrainingError, first_line
 from tailcut.training.interruption import is_lost_connection, lost_connection
 
 try:
@@ -90,7 +90,7 @@ def make_fabric(machines: Machines, precision: Precision = "fp32") -> Fabric:
             strategy.cluster_environment.validate_settings(machines.devices, machines.num_nodes)
         return fabric
     except (ValueError, RuntimeError, TypeError, ImportError) as error:  # what Fabric raises for what is not there
-        raise ArgumentError(f"cannot run on {machines}: {str(error).splitlines()[0]}") from error
+        raise ArgumentError(f"cannot run on {machines}: {first_line(error)}") from error
 
 
 def is_first_process() -> bool:
