@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import tailcut
 from tailcut.data import open_dataset
 from tailcut.errors import ArgumentError
-from tailcut.execution import FusedNetwork, compiled, cost, fuse, programs
+from tailcut.execution import FusedNetwork, compiled, cost, fuse, program_calls
 from tailcut.execution.narrow import NarrowMap
 from tailcut.format.frereg import convert
 
@@ -117,8 +117,7 @@ def test_compiled_loops_do_the_same(name: str, training: bool, monkeypatch: pyte
         calls.append(arguments)
         in_threads(*arguments)
 
-    for module in (compiled, programs):
-        monkeypatch.setattr(module, "in_threads", counted)
+    monkeypatch.setattr(program_calls, "in_threads", counted)
     monkeypatch.setattr(compiled, "MIN_ELEMENTS", 0)
     monkeypatch.setattr(compiled, "MAX_NARROW", 1000)
     monkeypatch.setattr(compiled, "MIN_POSITIONS", 1)

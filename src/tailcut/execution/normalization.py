@@ -4,11 +4,12 @@ For y = A z + b over some positions: mean(y) = A mean(z) + b, var(y) = diag(A co
 before they are multiplied: E[x^2] - E[x]^2 would lose half the digits.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from tailcut.execution.expression import Affine, Expression, is_pointwise
 from tailcut.execution.narrow import NarrowMap, handles, shape_of
@@ -86,25 +87,52 @@ def variance(matrix: Tensor, covariance: Tensor) -> Tensor:
 
 def source_moments(source: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (k,) and biased covariance (k, k) over the positions of (k, positions), in the source's type."""
-    if torch.is_grad_enabled() and source.requires_grad:
-        mean = source.mean(1)
-        centred = source - mean[:, None]
-        return mean, centred @ centred.T / source.shape[1]
-    mean, covariance = _chunked_moments(source)
-    return mean.to(source.dtype), covariance.to(source.dtype)
+    mean, covariance = _Moments.apply(source)  # type: ignore[no-untyped-call]
+    return mean, covariance
+
+
+class _Moments(torch.autograd.Function):
+    """Mean and covariance, with a backward pass in one product: a covariance does not change with the mean."""
+
+    @staticmethod
+    def forward(ctx: Any, source: Tensor) -> tuple[Tensor, Tensor]:
+        mean, covariance = _chunked_moments(source)
+        mean, covariance = mean.to(source.dtype), covariance.to(source.dtype)
+        ctx.save_for_backward(source, mean)
+        return mean, covariance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_mean: Tensor, of_covariance: Tensor) -> Tensor:
+        source, mean = ctx.saved_tensors
+        positions = source.shape[1]
+        matrix = (of_covariance + of_covariance.T) / positions
+        shift = (of_mean / positions)[:, None]
+        result = torch.empty_like(source)
+        for chunk in _chunks(source):
+            torch.addmm(shift, matrix, source[:, chunk] - mean[:, None], out=result[:, chunk])
+        return result
+
+
+def _chunks(source: Tensor) -> Iterator[slice]:
+    """Ranges of positions of (k, positions)."""
+    numbers = CHUNK_NUMBERS if source.device.type == "cpu" else DEVICE_CHUNK_NUMBERS
+    length = max(MIN_CHUNK, numbers // source.shape[0])
+    for start in range(0, source.shape[1], length):
+        yield slice(start, min(start + length, source.shape[1]))
 
 
 def _chunked_moments(source: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and covariance in float64; each chunk is centred on its own mean (Chan, Golub, LeVeque, 1979)."""
     k, positions = source.shape
-    mean = torch.zeros(k, dtype=torch.float64, device=source.device)
-    scatter = torch.zeros(k, k, dtype=torch.float64, device=source.device)
-    length = max(MIN_CHUNK, (CHUNK_NUMBERS if source.device.type == "cpu" else DEVICE_CHUNK_NUMBERS) // k)
-    for start in range(0, positions, length):
-        chunk = source[:, start : start + length]
+    exact = torch.float32 if source.device.type == "mps" else torch.float64  # which Apple's GPUs do not have
+    mean = torch.zeros(k, dtype=exact, device=source.device)
+    scatter = torch.zeros(k, k, dtype=exact, device=source.device)
+    for places in _chunks(source):
+        start, chunk = places.start, source[:, places]
         middle = chunk.mean(1)
         centred = chunk - middle[:, None]
-        apart, own = middle.double() - mean, chunk.shape[1]
+        apart, own = middle.to(exact) - mean, chunk.shape[1]
         scatter += centred @ centred.T
         scatter += torch.outer(apart, apart) * (start * own / (start + own))
         mean += apart * (own / (start + own))

@@ -1,26 +1,20 @@
-"""Expressions as programs for compiled loops, forward and backward: how a training step avoids wide maps on a CPU.
+"""Expressions as programs for compiled loops.
 
 A program is a list of nodes, children first; each gives the map's channels at a position: an affine function of a few
 numbers, a map in memory, a scaled child, a clamp (ReLU, ReLU6, hard tanh), a sum or a maximum of two children.
 """
 
-import functools
-import importlib
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from tailcut.execution.compiled import in_threads, padded, pieces
 from tailcut.execution.expression import Affine, Expression, Given, Pointwise, Scaled, nodes
 
 AFFINE, GIVEN, SCALED, CLAMP, ADD, MAXIMUM = range(6)
 MAX_GIVEN = 2
 Array = np.ndarray[Any, Any]
-Values = Mapping[int, Tensor]
 
 
 @dataclass(frozen=True)
@@ -122,98 +116,3 @@ class _Writer:
 
 
 _OF_TWO = {"add": ADD, "maximum": MAXIMUM}
-
-
-def add_forward(program: Program, matrix: Tensor | None, values: Values, result: Tensor) -> None:
-    """Add matrix @ program to `result`, (num_out, positions); without a matrix write the program there.
-
-    Args:
-        program: see `program_of`.
-        matrix: (num_out, channels), or None.
-        values: by identity, for all tensors of the program: sources as (rows, positions), others as they are.
-        result: changed.
-    """
-    sources, parameters = _sources(program, values), _parameters(program, matrix, values)
-    arguments = (
-        program.code,
-        program.bounds.astype(sources[0].dtype),
-        sources,
-        parameters,
-        matrix is None,
-        result.numpy(),
-    )
-    in_threads(_loops().forward_strips, arguments, _pieces(program, sources, result))
-
-
-def backward(
-    program: Program, matrix: Tensor | None, values: Values, gradient: Tensor
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs of a tensor of the program (or the matrix itself) and a part of its gradient; parts add up.
-
-    Args:
-        program: see `program_of`.
-        matrix: what the program is multiplied by, or None.
-        values: as for `add_forward`, and with the matrix.
-        gradient: (num_out, positions), of the loss for the product, or for the program itself.
-    """
-    sources, parameters = _sources(program, values), _parameters(program, matrix, values)
-    ranges = _pieces(program, sources, gradient)
-    numbers = {begin: number for number, (begin, _) in enumerate(ranges)}
-    of_sources = tuple(np.empty_like(array) for array in sources)
-    sums = [np.zeros((len(numbers), *array.shape)) for array in parameters]
-    bounds, incoming = program.bounds.astype(sources[0].dtype), _array(gradient)
-    kernel = _loops().backward_strips
-
-    def work(begin: int, end: int) -> None:
-        own = tuple(part[numbers[begin]] for part in sums)
-        kernel(program.code, bounds, sources, parameters, matrix is None, incoming, of_sources, own, begin, end)
-
-    in_threads(work, (), ranges)
-    of_z, *of_given = (torch.from_numpy(array) for array in of_sources)
-    totals = [torch.from_numpy(part.sum(0)).to(gradient.dtype) for part in sums]
-    yield from _split(program.narrow, of_z, 0)
-    yield from zip(program.given, of_given, strict=False)
-    yield from _split(program.matrices, totals[0][: program.channels], 1)
-    for column, factor in enumerate(program.factors):
-        if factor is not None:
-            yield factor, totals[1][: program.channels, column]
-    if matrix is not None:
-        yield matrix, totals[2][:, : program.channels]
-
-
-def _pieces(program: Program, sources: tuple[Array, ...], result: Tensor) -> list[tuple[int, int]]:
-    num_out, num_positions = result.shape
-    return pieces(num_positions, 2 * program.channels * (sources[0].shape[0] + num_out))
-
-
-def _split(tensors: Sequence[Tensor], joined: Tensor, axis: int) -> Iterator[tuple[Tensor, Tensor]]:
-    sizes = [tensor.shape[axis] for tensor in tensors]
-    return zip(tensors, joined.split(sizes, dim=axis), strict=True)
-
-
-def _sources(program: Program, values: Values) -> tuple[Array, ...]:
-    """What the loops read at each position: narrow sources together, then maps in memory."""
-    narrow = [values[id(source)].detach() for source in program.narrow]
-    z = _array(narrow[0] if len(narrow) == 1 else torch.cat(narrow))
-    given = [_array(values[id(source)]) for source in program.given]
-    return z, *given, *(np.empty((0, 0), z.dtype) for _ in range(MAX_GIVEN - len(given)))
-
-
-def _parameters(program: Program, matrix: Tensor | None, values: Values) -> tuple[Array, ...]:
-    """What the loops read for each channel: matrices, shifts and scales, the projection."""
-    matrices = torch.cat([values[id(part)].detach() for part in program.matrices], dim=1)
-    zero = matrices.new_zeros(program.channels)
-    columns = [zero if part is None else values[id(part)].detach() for part in program.factors]
-    factors = torch.stack(columns, dim=1)
-    projection = matrices.new_zeros(0, 0) if matrix is None else padded(values[id(matrix)], 1)
-    return padded(matrices, 0).numpy(), padded(factors, 0).numpy(), projection.numpy()
-
-
-def _array(tensor: Tensor) -> Array:
-    array: Array = tensor.detach().contiguous().numpy()
-    return array
-
-
-@functools.cache
-def _loops() -> Any:
-    return importlib.import_module("tailcut.execution.program_loops")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tailcut.execution import compiled, programs
+from tailcut.execution import compiled, program_calls, programs
 from tailcut.execution.expression import (
     Affine,
     Expression,
@@ -107,10 +107,6 @@ def _run(terms: Sequence[Term], num_out: int, engine: str) -> Tensor:
     tensors = [*(source.flatten(1) for source in over_positions), *over_channels]
     originals = [*over_positions, *over_channels]
     wants = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    if engine == "compiled" and not wants:
-        done = compiled.run([(term.expression, term.matrix) for term in terms], num_out, tensors[0].shape[1])
-        if done is not None:
-            return done.reshape(num_out, *grid)
     known = _programs(terms, tensors[0]) if engine == "compiled" else None
     names = tuple(id(tensor) for tensor in originals)
     plan = _Plan(tuple(terms), num_out, tuple(order), names, len(over_positions), known)
@@ -185,7 +181,7 @@ class _Plan:
             writes = self.terms[0].matrix is None
             result = tensors[0].new_empty(shape) if writes else tensors[0].new_zeros(shape)
             for term, program in zip(self.terms, self.programs, strict=True):
-                programs.add_forward(program, term.matrix, values, result)
+                program_calls.add_forward(program, term.matrix, values, result)
             return result
         result = tensors[0].new_empty(self.num_out, tensors[0].shape[1])
         with torch.no_grad():
@@ -193,12 +189,15 @@ class _Plan:
                 self.tile(self.at(tensors, positions), result[:, positions])
         return result
 
-    def backward(self, tensors: Sequence[Tensor], gradient: Tensor) -> list[Tensor | None]:
-        """The gradients of the sum, by compiled loops."""
+    def backward(self, tensors: Sequence[Tensor], gradient: Tensor, needed: Sequence[bool]) -> list[Tensor | None]:
+        """The gradients of the sum, by compiled loops; of matrices only those that are needed."""
         values = dict(zip(self.names, tensors, strict=True))
+        wanted = {name for name, is_needed in zip(self.names, needed, strict=True) if is_needed}
         sums: dict[int, Tensor] = {}
         for term, program in zip(self.terms, self.programs or (), strict=True):
-            for tensor, part in programs.backward(program, term.matrix, values, gradient):
+            for tensor, part in program_calls.backward(
+                program, term.matrix, values, gradient, of_matrix=id(term.matrix) in wanted
+            ):
                 name = id(tensor)
                 sums[name] = sums[name] + part if name in sums else part
         return [sums.get(name) for name in self.names]
@@ -226,7 +225,7 @@ class _Tiles(torch.autograd.Function):
         plan: _Plan = ctx.plan
         tensors: tuple[Tensor, ...] = ctx.saved_tensors
         if plan.programs is not None:
-            return None, *plan.backward(tensors, gradient)
+            return None, *plan.backward(tensors, gradient, ctx.needs_input_grad[1:])
         wanted = [n for n, needed in enumerate(ctx.needs_input_grad[1:]) if needed]
         sums: list[Tensor | None] = [None] * len(tensors)
         for n in wanted:
