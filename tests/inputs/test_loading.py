@@ -226,6 +226,7 @@ def test_augmented_pictures_are_of_the_picture(root: Path) -> None:
     assert max(spans) > 160
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of one core
 def test_loader_in_workers(root: Path) -> None:
     dataset = JpegFolder(root, BlockDCT(24), size=32)
     batches = list(loader(dataset, 3, num_workers=2))
