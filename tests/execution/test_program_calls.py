@@ -1,5 +1,6 @@
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -61,6 +62,13 @@ def with_gradients(call: Callable[[str], Tensor], leaves: Sequence[Tensor], engi
     return result, *torch.autograd.grad(result, leaves, torch.randn_like(result))
 
 
+def check_engines_agree(call: Callable[[str], Tensor], leaves: Sequence[Tensor], **tolerances: Any) -> None:
+    """Results and gradients of the loops are those of the tiles."""
+    both = [with_gradients(call, leaves, engine) for engine in ("torch", "compiled")]
+    for tiled, looped in zip(*both, strict=True):
+        torch.testing.assert_close(looped, tiled, **tolerances)
+
+
 @pytest.mark.parametrize("build", CASES)
 @pytest.mark.parametrize("num_out", [1, 6])
 def test_projection_and_gradients_are_those_of_the_tiles(build: Callable[[], Case], num_out: int) -> None:
@@ -68,24 +76,14 @@ def test_projection_and_gradients_are_those_of_the_tiles(build: Callable[[], Cas
     leaves, parts = build()
     matrix = leaf(num_out, sum(part.channels for part in parts))
     assert all(programs.program_of(part) is not None for part in parts)
-    both = [
-        with_gradients(lambda engine: tiles.project(parts, matrix, engine=engine), [*leaves, matrix], engine)
-        for engine in ("torch", "compiled")
-    ]
-    for tiled, looped in zip(*both, strict=True):
-        torch.testing.assert_close(looped, tiled)
+    check_engines_agree(lambda engine: tiles.project(parts, matrix, engine=engine), [*leaves, matrix])
 
 
 @pytest.mark.parametrize("build", [residual_chain, map_in_memory, pooled])
 def test_a_written_map_and_its_gradients_are_those_of_the_tiles(build: Callable[[], Case]) -> None:
     torch.manual_seed(0)
     leaves, [part] = build()
-    both = [
-        with_gradients(lambda engine: tiles.write(part, engine=engine), leaves, engine)
-        for engine in ("torch", "compiled")
-    ]
-    for tiled, looped in zip(*both, strict=True):
-        torch.testing.assert_close(looped, tiled)
+    check_engines_agree(lambda engine: tiles.write(part, engine=engine), leaves)
 
 
 def test_gradients_are_right_by_finite_differences() -> None:
@@ -115,12 +113,7 @@ def test_float32_and_a_source_used_twice() -> None:
     z = leaf(5, 1, 3000, dtype=torch.float32)
     one, two = leaf(9, 5, dtype=torch.float32), leaf(9, 5, dtype=torch.float32)
     part = Pointwise(9, ADD, (Pointwise(9, RELU, (Affine(9, z, one, None),)), Affine(9, z, two, None)))
-    both = [
-        with_gradients(lambda engine: tiles.write(part, engine=engine), [z, one, two], engine)
-        for engine in ("torch", "compiled")
-    ]
-    for tiled, looped in zip(*both, strict=True):
-        torch.testing.assert_close(looped, tiled, rtol=1e-4, atol=1e-3)
+    check_engines_agree(lambda engine: tiles.write(part, engine=engine), [z, one, two], rtol=1e-4, atol=1e-3)
 
 
 def test_a_sum_without_gradients_takes_plain_maps_too() -> None:

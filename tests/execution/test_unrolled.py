@@ -5,11 +5,11 @@ import pytest
 import torch
 from tests.execution.test_program_calls import (
     Case,
+    check_engines_agree,
     leaf,
     map_in_memory,
     one_layer,
     residual_chain,
-    with_gradients,
 )
 
 from tailcut.execution import program_calls, tiles, unrolled
@@ -39,22 +39,12 @@ def _every_call_pays(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_projection_and_gradients_are_those_of_the_tiles(build: Callable[[], Case]) -> None:
     leaves, parts = build()
     matrix = leaf(3, sum(part.channels for part in parts))
-    both = [
-        with_gradients(lambda engine: tiles.project(parts, matrix, engine=engine), [*leaves, matrix], engine)
-        for engine in ("torch", "compiled")
-    ]
-    for tiled, looped in zip(*both, strict=True):
-        torch.testing.assert_close(looped, tiled)
+    check_engines_agree(lambda engine: tiles.project(parts, matrix, engine=engine), [*leaves, matrix])
 
 
 def test_a_written_map_and_its_gradients_are_those_of_the_tiles() -> None:
     leaves, [part] = map_in_memory()
-    both = [
-        with_gradients(lambda engine: tiles.write(part, engine=engine), leaves, engine)
-        for engine in ("torch", "compiled")
-    ]
-    for tiled, looped in zip(*both, strict=True):
-        torch.testing.assert_close(looped, tiled)
+    check_engines_agree(lambda engine: tiles.write(part, engine=engine), leaves)
 
 
 def test_what_is_no_number_stays_so_and_threads_share_the_work(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,10 +60,14 @@ def fits(tensor: Tensor) -> bool:
 
 def padded(tensor: Tensor, axis: int) -> Tensor:
     """The channels made up to a whole number of blocks with zeros: a zero column of a projection adds nothing."""
-    missing = -tensor.shape[axis] % BLOCK
+    return widened(tensor.detach(), axis, -(-tensor.shape[axis] // BLOCK) * BLOCK).contiguous()
+
+
+def widened(tensor: Tensor, axis: int, size: int) -> Tensor:
+    """Zeros added behind the others until the axis has `size` places."""
     shape = list(tensor.shape)
-    shape[axis] = missing
-    return torch.cat([tensor.detach(), tensor.new_zeros(shape)], dim=axis).contiguous()
+    shape[axis] = size - tensor.shape[axis]
+    return torch.cat([tensor, tensor.new_zeros(shape)], dim=axis) if shape[axis] else tensor
 
 
 @functools.cache

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tailcut.execution import unrolled
-from tailcut.execution.compiled import in_threads, padded, pieces
+from tailcut.execution.compiled import in_threads, padded, pieces, widened
 from tailcut.execution.programs import AFFINE, MAX_GIVEN, Array, Program
 from tailcut.execution.unrolled import Form, rounded
 
@@ -107,7 +107,7 @@ def _call(program: Program, matrix: Tensor | None, values: Values, product: Tens
     own = form_of(program, 0 if matrix is None else num_out)
     form = own if unrolled.pays(own, flops * num_positions) else None
     columns = tuple(part.shape[1] if form is None else rounded(part.shape[1]) for part in program.matrices)
-    parameters = _parameters(program, matrix, values, columns, 0 if form is None else form.num_out)
+    parameters = _parameters(program, matrix, values, columns, num_out if form is None else form.num_out)
     return Call(form, _sources(program, values), parameters, columns, pieces(num_positions, flops))
 
 
@@ -165,23 +165,13 @@ def _sources(program: Program, values: Values) -> Arrays:
 def _parameters(
     program: Program, matrix: Tensor | None, values: Values, columns: Sequence[int], num_out: int
 ) -> Arrays:
-    """Matrices with `columns` columns, and a projection with `num_out` rows, if it has not as many: zeros are added."""
+    """Matrices with `columns` columns and a projection with `num_out` rows: zeros are added."""
     parts = [values[id(part)].detach() for part in program.matrices]
-    matrices = torch.cat([_widened(part, 1, size) for part, size in zip(parts, columns, strict=True)], dim=1)
+    matrices = torch.cat([widened(part, 1, size) for part, size in zip(parts, columns, strict=True)], dim=1)
     zero = matrices.new_zeros(program.channels)
     factors = [zero if part is None else values[id(part)].detach() for part in program.factors]
-    projection = matrices.new_zeros(0, 0) if matrix is None else padded(values[id(matrix)], 1)
-    projection = _widened(projection, 0, num_out)
+    projection = matrices.new_zeros(0, 0) if matrix is None else widened(padded(values[id(matrix)], 1), 0, num_out)
     return padded(matrices, 0).numpy(), padded(torch.stack(factors, dim=1), 0).numpy(), projection.numpy()
-
-
-def _widened(tensor: Tensor, axis: int, size: int) -> Tensor:
-    missing = size - tensor.shape[axis]
-    if missing <= 0:
-        return tensor
-    shape = list(tensor.shape)
-    shape[axis] = missing
-    return torch.cat([tensor, tensor.new_zeros(shape)], dim=axis)
 
 
 def _array(tensor: Tensor) -> Array:

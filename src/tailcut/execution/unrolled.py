@@ -75,7 +75,7 @@ def forward_loop(form: Form) -> Callable[..., None]:
     Args of the loop: see `program_loops.forward_strips`; `rows`, (num_rows,), says which row of the narrow sources
     stands at each place, -1 for zeros. The result may have fewer rows than the form's.
     """
-    return _compile(f"forward({_SHARED}, result, begin, end)", _forward_lines(form))
+    return _compile("rows, sources, parameters, result, begin, end", _forward_lines(form))
 
 
 @functools.cache
@@ -84,21 +84,18 @@ def backward_loop(form: Form, *, of_projection: bool) -> Callable[..., None]:
 
     See `program_loops.backward_strips`. Without `of_projection` the projection's gradient is left out.
     """
-    head = f"backward({_SHARED}, gradient, of_sources, of_parameters, begin, end)"
-    return _compile(head, _backward_lines(form, of_projection))
+    arguments = "rows, sources, parameters, gradient, of_sources, of_parameters, begin, end"
+    return _compile(arguments, _backward_lines(form, of_projection))
 
 
-_SHARED = "rows, sources, parameters"
-
-
-def _compile(head: str, lines: Sequence[str]) -> Callable[..., None]:
+def _compile(arguments: str, lines: Sequence[str]) -> Callable[..., None]:
     loops = importlib.import_module("tailcut.execution.loops")  # it needs numba, an extra
     body = "\n".join(lines)
     # numba keeps on disk what it compiled, by the function's name, which therefore tells all texts apart.
-    name = f"loop_{hashlib.sha256(f'{head}{body}'.encode()).hexdigest()[:24]}"
+    name = f"loop_{hashlib.sha256(f'{arguments}{body}'.encode()).hexdigest()[:24]}"
     scope = {"__name__": __name__, "np": np, "wide_vectors": loops.wide_vectors, "copy_row": loops.copy_row}
-    # The text holds sizes and operations alone, nothing that a file or a user has written.
-    exec(compile(f"def {name}{head[head.index('(') :]}:\n{body}\n", __file__, "exec"), scope)  # noqa: S102
+    # The text holds names of its own and numbers (sizes, bounds), no words that a file or a user has written.
+    exec(compile(f"def {name}({arguments}):\n{body}\n", __file__, "exec"), scope)  # noqa: S102
     compiled: Callable[..., None] = loops.compile_loop(scope[name])
     return compiled
 
@@ -131,7 +128,7 @@ def _opening(form: Form, num_read: int, num_written: int) -> list[str]:
     return _indented(1, lines)
 
 
-def _loading(form: Form, *, projects: bool) -> list[str]:
+def _loading(form: Form) -> list[str]:
     """For four channels: their maps, and their parameters as plain numbers."""
     lines = [
         f"copy_row(sources[{1 + given}], c + {b} if c + {b} < sources[{1 + given}].shape[0] else -1, start, "
@@ -142,7 +139,7 @@ def _loading(form: Form, *, projects: bool) -> list[str]:
     for b in range(BLOCK):
         lines += [f"m{i}_{b} = matrix[c + {b}, {i}]" for i in range(form.num_columns)]
         lines += [f"f{i}_{b} = factors[c + {b}, {i}]" for i in range(form.num_factors)]
-        lines += [f"q{j}_{b} = projection[{j}, c + {b}]" for j in range(form.num_out) if projects]
+        lines += [f"q{j}_{b} = projection[{j}, c + {b}]" for j in range(form.num_out)]
     return lines
 
 
@@ -184,7 +181,7 @@ def _forward_lines(form: Form) -> list[str]:
     num_written = form.num_out or BLOCK
     lines = _opening(form, form.incoming_row, num_written)
     lines += _indented(2, ["t[:] = 0", f"for c in range(0, matrix.shape[0], {BLOCK}):"])
-    lines += _indented(3, _loading(form, projects=True))
+    lines += _indented(3, _loading(form))
     lines += _indented(3, ["for p in range(n):"])
     for b in range(BLOCK):
         lines += _indented(4, _values(form, b))
@@ -208,10 +205,10 @@ def _putting(array: str, sign: str, num: int, first: str, row: int = 0) -> list[
 def _backward_lines(form: Form, of_projection: bool) -> list[str]:
     incoming = form.incoming_row
     lines = _opening(form, incoming + (form.num_out or BLOCK), incoming)
-    lines += _indented(2, ["t[:] = 0", *(_taking(form, "i", "i", form.num_out) if form.num_out else [])])
+    lines += _indented(2, ["t[:] = 0", *(_taking(form, "i", form.num_out) if form.num_out else [])])
     lines += _indented(2, [f"for c in range(0, matrix.shape[0], {BLOCK}):"])
-    lines += _indented(3, [] if form.num_out else _taking(form, "c + i", "i", BLOCK))
-    lines += _indented(3, _loading(form, projects=True))
+    lines += _indented(3, [] if form.num_out else _taking(form, "c + i", BLOCK))
+    lines += _indented(3, _loading(form))
     sums = _sums(form, of_projection)
     lines += _indented(3, [f"{name} = zero" for name, _ in sums])
     lines += _indented(3, ["for p in range(n):"])
@@ -233,12 +230,12 @@ def _backward_lines(form: Form, of_projection: bool) -> list[str]:
     )
 
 
-def _taking(form: Form, row: str, place: str, num: int) -> list[str]:
+def _taking(form: Form, row: str, num: int) -> list[str]:
     """The gradients of the result, to the strip."""
     return [
         f"for i in range({num}):",
         f"    copy_row(gradient, {row} if {row} < gradient.shape[0] else -1, start, "
-        f"x, ({form.incoming_row} + {place}) * {PITCH}, n)",
+        f"x, ({form.incoming_row} + i) * {PITCH}, n)",
     ]
 
 
