@@ -24,6 +24,7 @@ AGAINST = {
     "fr-optimizer": "adam",
     "fr-distillation": "t3-w0.7",
     "fr-resnet18": "recipe",
+    "fr-alexnet": "recipe",
 }
 ROW_HEIGHT, MARGIN = 0.27, 0.75  # inches
 NEAR = 7.0  # points of accuracy below the row compared with; rows with a lower mean are not drawn to scale

@@ -48,6 +48,26 @@ def test_a_schedule_has_one_target_and_one_speed(section: dict[str, Any], messag
         ScheduleSection.model_validate(section)
 
 
+@pytest.mark.parametrize(
+    ("extra", "kind"),
+    [
+        (
+            {
+                "training": {"epochs": 1, "loss": "gan"},
+                "generation": {"discriminator": {"name": "dcgan_discriminator"}},
+            },
+            "the networks of a gan",
+        ),
+        ({"detection": {}}, "a detector"),
+    ],
+)
+def test_what_takes_no_batch_of_pictures_has_no_standardized_start(extra: dict[str, Any], kind: str) -> None:
+    wanted = {**SMALLEST, "regularization": {"num_kept": 5, "initialization": "standardized"}}
+    assert Recipe.model_validate(wanted).regularization is not None
+    with pytest.raises(ValidationError, match=f"'standardized' runs the network .* {kind} cannot be run so"):
+        Recipe.model_validate({**wanted, **extra})
+
+
 def test_a_regularization_has_one_start() -> None:
     with pytest.raises(ValidationError, match="not both"):
         RegularizationSection(keep_ratio=0.5, num_kept=5)

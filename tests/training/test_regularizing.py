@@ -1,16 +1,19 @@
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from tailcut.data import open_dataset
 from tailcut.errors import RecipeError
 from tailcut.format import load
 from tailcut.structure import create_model
-from tailcut.training.recipe import RegularizationSection
+from tailcut.training.building import build_model
+from tailcut.training.recipe import Recipe, RegularizationSection
 from tailcut.training.recipe_files import load_recipe
-from tailcut.training.regularizing import num_in_use, regularized
+from tailcut.training.regularizing import num_in_use, regularized, standardize_start
 from tailcut.weights import kept_counts, truncated_tensors
 
 
@@ -43,6 +46,24 @@ def test_normal_coefficients_have_one_deviation_in_every_layer() -> None:
     model = regularized(create_model("lenet300"), RegularizationSection(num_kept=900, initialization="normal"))
     for tensor in truncated_tensors(model):
         assert float(tensor.vector.detach().std()) == pytest.approx(0.1, rel=0.1)
+
+
+def test_a_standardized_start_is_measured_on_one_batch(make_recipe: Callable[..., Recipe]) -> None:
+    recipe = make_recipe("regularization.initialization=standardized")
+    dataset = open_dataset("digits", "train")
+    model = build_model(recipe)
+    standardize_start(recipe, model, dataset)
+    with torch.no_grad():
+        outputs = model.eval()(dataset.batch(range(len(dataset)))[0])
+    assert float(outputs.var(0).mean()) == pytest.approx(1, rel=0.3)  # the batch was 64 of those pictures
+
+
+def test_another_start_is_not_measured(make_recipe: Callable[..., Recipe]) -> None:
+    recipe = make_recipe()
+    model = build_model(recipe)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    standardize_start(recipe, model, open_dataset("digits", "train"))
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
 
 
 def test_a_section_that_does_not_fit_is_told() -> None:

@@ -61,6 +61,7 @@ from tailcut.training.recipe import Recipe
 from tailcut.training.recipe_data import AugmentationSection
 from tailcut.training.recipe_files import to_toml
 from tailcut.training.recipe_generation import GENERATIVE, GenerationSection
+from tailcut.training.regularizing import standardize_start
 from tailcut.training.scoring import network_inputs
 from tailcut.training.starting import load_start, make_start, needs_start
 from tailcut.training.teaching import Teacher
@@ -94,6 +95,7 @@ class Session(Processes):
 
         torch.manual_seed(generator(seed).initial_seed())
         self.model = self._build(roots).to(fabric.device)
+        standardize_start(recipe, self.model, self.train_data)
         check_generative(recipe, self.model, self.train_data)
         name_classes(recipe, self.model, self.train_data)
         self.read = reader_of(self.model)

@@ -39,7 +39,9 @@ class RegularizationSection(Section):
         initialization: `model` (transform the model's own initial weights, which loses the energy of the tail);
             `rescaled` (the same, enlarged so that the truncated weights have the variance of the dense ones);
             `he` (random coefficients such that the truncated weights have He's variance, 2 / inputs; biases
-            start at zero); `normal` (random coefficients of standard deviation 0.1, as in the published code).
+            start at zero); `normal` (random coefficients of standard deviation 0.1, as in the published code);
+            `standardized` (as `he`, then scaled so that each layer's outputs have mean 0 and variance 1 for one batch
+            of training pictures; see `tailcut.weights.standardize_outputs`).
         num_drawn: train only so many of those coefficients, drawn at random; the others are zero and stay so. What
             the low-frequency corner is compared with. One number for each tensor, or a table by tensor name.
     """
@@ -51,7 +53,7 @@ class RegularizationSection(Section):
     include: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
     overrides: dict[str, OverrideSection] = Field(default={})
-    initialization: Literal["model", "rescaled", "he", "normal"] = "model"
+    initialization: Literal["model", "rescaled", "he", "normal", "standardized"] = "model"
     num_drawn: Counts | None = None
 
     @model_validator(mode="after")
@@ -362,4 +364,14 @@ class Recipe(Section):
             if self.pack.codec == "float32":
                 raise ValueError("training.round_from rounds to pack.codec; choose float16 or bfloat16 there")
         check_generation(self.generation, self.training.loss)
+        self._check_standardized()
         return self
+
+    def _check_standardized(self) -> None:
+        measured = self.regularization is not None and self.regularization.initialization == "standardized"
+        if measured and (self.training.loss == "gan" or self.detection is not None):
+            kind = "the networks of a gan" if self.training.loss == "gan" else "a detector"
+            raise ValueError(
+                f"regularization.initialization 'standardized' runs the network on one batch of pictures, and {kind} "
+                "cannot be run so; choose 'he'"
+            )

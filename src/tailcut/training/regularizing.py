@@ -6,10 +6,13 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from tailcut.errors import ArgumentError, RecipeError
-from tailcut.training.recipe import RegularizationSection
-from tailcut.weights import TruncatedTensor, kept_counts, regularize, truncated_tensors
+from tailcut.data import Dataset
+from tailcut.errors import ArgumentError, RecipeError, StructureError
+from tailcut.training.recipe import Recipe, RegularizationSection
+from tailcut.training.scoring import network_inputs
+from tailcut.weights import TruncatedTensor, kept_counts, regularize, standardize_outputs, truncated_tensors
 
+HE = ("he", "standardized")
 PUBLISHED_STD = 0.1  # of every coefficient, whatever the layer: what the paper's published code draws
 
 
@@ -51,6 +54,23 @@ def regularized(model: nn.Module, section: RegularizationSection | None) -> nn.M
     return model
 
 
+def standardize_start(recipe: Recipe, model: nn.Module, dataset: Dataset) -> None:
+    """Scale the coefficients by what the layers give for one batch of `dataset` (changes the module), if the recipe's
+    initialisation is `standardized`. The batch is the same for the same seed.
+
+    Raises:
+        RecipeError: the outputs of a layer have no variance that could be made 1.
+    """
+    section = recipe.regularization
+    if section is None or section.initialization != "standardized":
+        return
+    (inputs,) = network_inputs(model, dataset, recipe.data.batch_size, 1, recipe.training.seed)
+    try:
+        standardize_outputs(model, inputs)
+    except (ArgumentError, StructureError) as error:
+        raise RecipeError(f"regularization.initialization 'standardized': {error}") from error
+
+
 def num_in_use(model: nn.Module, section: RegularizationSection | None) -> int:
     """The coefficients of `model` that count: those kept, of a section that draws some of them those that are not zero.
 
@@ -74,9 +94,9 @@ def _initialize(model: nn.Module, initialization: str) -> None:
                 tensor.vector.mul_(enlarged)
             elif initialization == "normal":
                 tensor.vector.normal_(std=PUBLISHED_STD)
-            elif initialization == "he" and len(tensor.shape) == 1:
+            elif initialization in HE and len(tensor.shape) == 1:
                 tensor.vector.zero_()  # a bias
-            elif initialization == "he":
+            elif initialization in HE:
                 num_inputs = math.prod(tensor.shape[1:])
                 tensor.vector.normal_(std=enlarged * math.sqrt(2 / num_inputs))
 

@@ -1,0 +1,145 @@
+"""Data-dependent initialisation: coefficients of a size at which each layer's outputs have mean 0 and variance 1.
+
+Mishkin and Matas, "All You Need Is a Good Init" (2016); the means go into the biases as in Krähenbühl et al.,
+"Data-dependent Initializations of Convolutional Neural Networks" (2016).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from tailcut.errors import ArgumentError, StructureError
+from tailcut.weights.access import TruncatedTensor, truncated_tensors
+
+ROUNDINGS = 16  # outputs that differ by less than so many roundings of their mean are the same
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer with a truncated weight, and its truncated bias if it has one."""
+
+    name: str
+    module: nn.Module
+    weight: TruncatedTensor
+    truncated_bias: TruncatedTensor | None
+
+    def shifted_bias(self) -> nn.Parameter | None:
+        """The bias that can take any mean: one that is not truncated."""
+        bias = None if self.truncated_bias is not None else self.module.bias
+        return bias if isinstance(bias, nn.Parameter) else None
+
+
+def standardize_outputs(model: nn.Module, *inputs: Tensor) -> dict[str, float]:
+    """Scale the coefficients so that each truncated layer's outputs have mean 0 and variance 1 (changes the model).
+
+    A truncated weight is smooth along its channels, and so is what the next layer reads: random coefficients add up or
+    cancel out, by factors that no formula of the layer's size knows. So they are measured: linear layers,
+    convolutions and transposed ones, in the order in which the network calls them, are each scaled by what they give
+    for `inputs`. The variance is the mean over the channels; each channel's mean goes into the bias, where the layer
+    has one that is not truncated (a truncated one is scaled along). Batch norm after a layer takes its scale away:
+    such networks need none of this.
+
+    The network is run once, in evaluation mode and without gradients; it keeps its mode. Tensors that are not
+    truncated stay as they are, but for those biases. A weight of two layers, or of a layer called twice, is scaled at
+    the first call.
+
+    Args:
+        model: a regularised network, before training.
+        inputs: what it is called with: a batch of a few hundred different pictures.
+
+    Returns:
+        What each weight was multiplied by, by the tensor's name.
+
+    Raises:
+        StructureError: the model is not regularised, or no layer with a truncated weight was called.
+        ArgumentError: a layer gives the same, or no finite, numbers for all inputs. The model is then unchanged.
+    """
+    layers = _layers(model)
+    before = {id(held): (held, held.detach().clone()) for layer in layers for held in _held(layer)}
+    modes = {module: module.training for module in model.modules()}
+    measurement = _Measurement()
+    handles = [layer.module.register_forward_hook(measurement.hook(layer)) for layer in layers]
+    try:
+        with torch.no_grad():
+            model.eval()(*inputs)
+        if not measurement.factors:
+            raise StructureError("the network called no layer with a truncated weight for these inputs")
+    except BaseException:
+        with torch.no_grad():
+            for held, content in before.values():
+                held.copy_(content)
+        raise
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes.items():
+            module.training = mode
+    return measurement.factors
+
+
+def _layers(model: nn.Module) -> list[_Layer]:
+    tensors = {name: tensor for tensor in truncated_tensors(model) for name in (tensor.name, *tensor.aliases)}
+    if not tensors:
+        raise StructureError("the model is not regularised: call tailcut.regularize(model) first")
+    found = []
+    for path, module in model.named_modules():
+        prefix = f"{path}." if path else ""
+        weight = tensors.get(f"{prefix}weight")
+        if weight is not None and isinstance(module, (nn.Linear, _ConvNd)):
+            found.append(_Layer(path, module, weight, tensors.get(f"{prefix}bias")))
+    return found
+
+
+def _held(layer: _Layer) -> list[Tensor]:
+    """The numbers of a layer that change."""
+    bias = layer.shifted_bias()
+    truncated = None if layer.truncated_bias is None else layer.truncated_bias.vector
+    return [layer.weight.vector, *(part for part in (bias, truncated) if part is not None)]
+
+
+class _Measurement:
+    """Scales layers as they are called, so that each is measured on what the scaled ones before it give."""
+
+    def __init__(self) -> None:
+        self.factors: dict[str, float] = {}
+
+    def hook(self, layer: _Layer) -> Any:
+        """A forward hook that scales `layer` and gives on what it gives from now on."""
+
+        def scale(module: nn.Module, inputs: Any, outputs: Tensor) -> Tensor | None:
+            if layer.weight.name in self.factors:
+                return None
+            axis = outputs.ndim - 1 if isinstance(module, nn.Linear) else 1
+            mean, deviation = _moments(outputs.movedim(axis, -1).flatten(0, -2), layer.name)
+            for held in _held(layer):
+                held.div_(deviation)
+            self.factors[layer.weight.name] = 1 / deviation
+            bias = layer.shifted_bias()
+            if bias is None:
+                return outputs / deviation
+            bias.sub_((mean / deviation).to(bias))
+            shape = [1] * outputs.ndim
+            shape[axis] = -1
+            return (outputs - mean.to(outputs).reshape(shape)) / deviation
+
+        return scale
+
+
+def _moments(outputs: Tensor, name: str) -> tuple[Tensor, float]:
+    """Mean of each channel, and the root of the mean variance, of (numbers, channels)."""
+    if outputs.shape[0] > 1:
+        variance, mean = torch.var_mean(outputs.double(), dim=0)
+        deviation = float(variance.mean().sqrt())
+        rounding = ROUNDINGS * torch.finfo(outputs.dtype).eps * float(mean.square().mean().sqrt())
+        if rounding < deviation < float("inf"):
+            return mean, deviation
+        found = f"their standard deviation is {deviation:.3g}, their mean {float(mean.abs().mean()):.3g}"
+    else:
+        found = "there is only one"
+    raise ArgumentError(
+        f"{name or 'the network'}: expected outputs that differ from input to input, but {found}; give a batch of "
+        "different inputs, and check that coefficients and biases are finite and not all zero"
+    )

@@ -1,0 +1,161 @@
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import tailcut
+from tailcut.errors import ArgumentError, StructureError
+from tailcut.weights import regularize, standardize_outputs, truncated_tensors
+
+
+def network() -> nn.Sequential:
+    """Convolution, transposed convolution and linear layers without normalisation, smooth along their channels."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(32, 64, 3, stride=2, padding=1, bias=False),
+        nn.ReLU(),
+        nn.ConvTranspose2d(64, 24, 2, stride=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Dropout(0.5),
+        nn.Linear(24 * 12 * 12, 40),
+        nn.ReLU(),
+        nn.Linear(40, 10),
+    )
+    regularize(model, num_kept=60)
+    return model
+
+
+def pictures(number: int = 64) -> Tensor:
+    return torch.rand(number, 3, 12, 12, generator=torch.Generator().manual_seed(1))
+
+
+def outputs_of(model: nn.Sequential, inputs: Tensor) -> dict[str, Tensor]:
+    """What each layer with weights gives, channels last: (numbers, channels)."""
+    found = {}
+    with torch.no_grad():
+        for name, module in model.eval().named_children():
+            inputs = module(inputs)
+            if hasattr(module, "weight"):
+                found[name] = inputs.movedim(1, -1).flatten(0, -2)
+    return found
+
+
+def test_every_layer_gives_mean_zero_and_variance_one() -> None:
+    model = network()
+    before = outputs_of(model, pictures())
+    assert float(before["10"].std(0).mean()) < 1e-2  # or there would be nothing to do
+    factors = standardize_outputs(model.train(), pictures())
+    assert list(factors) == ["0.weight", "2.weight", "4.weight", "8.weight", "10.weight"]
+    for name, outputs in outputs_of(model, pictures()).items():
+        assert float(outputs.var(0).mean()) == pytest.approx(1, rel=1e-3), name
+        if name != "2":  # it has no bias
+            torch.testing.assert_close(outputs.mean(0), torch.zeros(outputs.shape[1]), atol=1e-3, rtol=0)
+
+
+def test_weights_are_multiplied_by_what_is_returned() -> None:
+    model = network()
+    before = {tensor.name: tensor.vector.detach().clone() for tensor in truncated_tensors(model)}
+    factors = standardize_outputs(model, pictures())
+    for tensor in truncated_tensors(model):
+        torch.testing.assert_close(tensor.vector.detach(), before[tensor.name] * factors[tensor.name])
+
+
+def test_modes_hooks_gradients_and_random_numbers_stay() -> None:
+    model = network().train()
+    model[5].eval()
+    state = torch.random.get_rng_state()
+    standardize_outputs(model, pictures())
+    assert [module.training for module in model] == [n != 5 for n in range(len(model))]
+    assert model.training
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_truncated_bias_is_scaled_along() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(20, 30)
+    regularize(model, num_kept=10, include=("*",))
+    inputs = torch.randn(50, 20)
+    before = model(inputs).detach()
+    (factor,) = standardize_outputs(model, inputs).values()
+    torch.testing.assert_close(model(inputs).detach(), before * factor)
+
+
+def test_plain_layers_and_normalisation_stay_as_they_are() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(512, 5))
+    regularize(model, num_kept=20, exclude=("2.*",))
+    before = {name: value.clone() for name, value in model.state_dict().items() if name.startswith(("1.", "2."))}
+    assert list(standardize_outputs(model, pictures())) == ["0.weight", "4.weight"]
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
+
+
+def test_a_shared_weight_is_scaled_once() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(16, 16), nn.Linear(16, 16)
+            self.second.weight = self.first.weight
+
+        def forward(self, inputs: Tensor) -> Any:
+            return self.second(self.first(self.first(inputs)))
+
+    torch.manual_seed(0)
+    model = Shared()
+    regularize(model, num_kept=30)
+    inputs = torch.randn(200, 16)
+    assert len(standardize_outputs(model, inputs)) == 1
+    assert float(model.first(inputs).detach().var(0).mean()) == pytest.approx(1, rel=1e-3)
+
+
+def test_a_deep_network_without_normalisation_tells_pictures_apart() -> None:
+    torch.manual_seed(0)
+    plain = tailcut.create_model("alexnet", num_classes=10, width=8, hidden=64, resize=64, dropout=0.0)
+    regularize(plain, num_kept=60)
+    inputs = torch.rand(16, 3, 32, 32)
+    standardized = copy.deepcopy(plain)
+    standardize_outputs(standardized, inputs)
+    spreads = [float(model.eval()(inputs).detach().var(0).mean()) for model in (plain, standardized)]
+    assert spreads[0] < 1e-8
+    assert spreads[1] == pytest.approx(1, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (torch.ones(8, 3, 12, 12), "8: expected outputs that differ from input to input"),
+        (torch.full((8, 3, 12, 12), float("nan")), "0: expected outputs that differ .* nan"),
+        (pictures(1), "8: expected outputs .*there is only one"),
+    ],
+)
+def test_inputs_that_tell_nothing_are_refused_and_nothing_changes(inputs: Tensor, message: str) -> None:
+    model = network()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ArgumentError, match=message):
+        standardize_outputs(model, inputs)
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_what_has_no_truncated_layer_is_refused() -> None:
+    with pytest.raises(StructureError, match="not regularised"):
+        standardize_outputs(nn.Linear(3, 3), torch.randn(5, 3))
+
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 8)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return inputs @ self.layer.weight
+
+    model = Functional()
+    regularize(model, num_kept=9)
+    with pytest.raises(StructureError, match="called no layer"):
+        standardize_outputs(model, torch.randn(5, 8))
