@@ -44,6 +44,18 @@ def test_without_records_nothing_is_claimed(tmp_path: Path) -> None:
             f"`{DCT}` (70.00 %, 1 seed) is 10.00 points more accurate than `{RGB}` (60.00 %, 1 seed); "
             "one seed cannot tell whether that is chance.",
         ),
+        (
+            [0.1, 0.1],
+            [0.7, 0.71],
+            f"`{DCT}` (10.00 ± 0.00 %, 2 seeds) is 60.50 points less accurate than `{RGB}` (70.50 ± 0.71 %, 2 seeds); "
+            "a difference like this comes by chance with p < 0.01 (Welch's t-test), so it is hardly chance.",
+        ),
+        (
+            [0.1, 0.1],
+            [0.1, 0.1],
+            f"`{DCT}` (10.00 ± 0.00 %, 2 seeds) is 0.00 points more accurate than `{RGB}` (10.00 ± 0.00 %, 2 seeds); "
+            "the seeds of neither differ.",
+        ),
     ],
 )
 def test_what_the_seeds_say(ours: list[float], theirs: list[float], ending: str, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ set = { "optimizer.lr" = 0.01 }
 name = "fast"
 set = { "optimizer.lr" = 0.05, "schedule.num_kept" = { "fc1.weight" = 50 } }
 """
-BUDGETS = {"resnet18": 2688, "dimensions": 7200}  # of the others 776
+BUDGETS = {"resnet18": 2688, "dimensions": 7200, "alexnet": 1408}  # of the others 776
 
 Write = Callable[..., Path]
 
