@@ -100,10 +100,11 @@ def meaning(ours: Sequence[float], theirs: Sequence[float]) -> str:
     if min(len(ours), len(theirs)) < 2:
         return "one seed cannot tell whether that is chance"
     # By mean and spread: where a network never learns all seeds are equal, which a test of the values warns of.
-    moments = [part for runs in (ours, theirs) for part in (statistics.fmean(runs), statistics.stdev(runs), len(runs))]
-    if moments[1] == moments[4] == 0:
+    (mean, spread), (other, other_spread) = ((statistics.fmean(runs), statistics.stdev(runs)) for runs in (ours, theirs))
+    if spread == other_spread == 0:
         return "the seeds of neither differ"
-    chance = float(ttest_ind_from_stats(*moments, equal_var=False).pvalue)
+    test = ttest_ind_from_stats(mean, spread, len(ours), other, other_spread, len(theirs), equal_var=False)
+    chance = float(test.pvalue)
     told = f"p = {chance:.2f}" if chance >= SMALLEST_TOLD else f"p < {SMALLEST_TOLD}"
     verdict = "is hardly chance" if chance < SIGNIFICANT else "may be chance"
     return f"a difference like this comes by chance with {told} (Welch's t-test), so it {verdict}"

@@ -37,7 +37,7 @@ def count_parameters(model: nn.Module) -> int:
     """
     sizes: dict[tuple[int, ...], int] = {}  # by the identities of what is trained
     inside = _inside_parametrizations(model)
-    with torch.no_grad(), _evaluating(model):
+    with torch.no_grad(), evaluating(model):
         for module in model.modules():
             if module in inside:
                 continue
@@ -80,7 +80,7 @@ def count_macs(model: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> 
         inputs = tuple(tensor.to("meta") for tensor in inputs)
     counter = _Counter()
     try:
-        with torch.no_grad(), _evaluating(model), _followed(model, counter), counter:
+        with torch.no_grad(), evaluating(model), _followed(model, counter), counter:
             model(*inputs)
     except TailcutError:
         raise
@@ -158,8 +158,10 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """All modules in evaluation mode, and attention out of its fast path, which hides what it multiplies."""
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within the block all modules are in evaluation mode, and attention is out of its fast path, which hides the
+    layers it is made of; afterwards both are as before.
+    """
     training = [(module, module.training) for module in model.modules()]
     fast_path = torch.backends.mha.get_fastpath_enabled()
     try:

@@ -96,6 +96,13 @@ def test_plain_layers_and_normalisation_stay_as_they_are() -> None:
     assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
 
 
+def test_layers_beside_attention_are_scaled() -> None:
+    torch.manual_seed(0)
+    model = nn.TransformerEncoderLayer(16, 2, dim_feedforward=32, batch_first=True)
+    regularize(model, num_kept=40, include=("linear*.weight",))
+    assert list(standardize_outputs(model, torch.randn(8, 5, 16))) == ["linear1.weight", "linear2.weight"]
+
+
 def test_a_shared_weight_is_scaled_once() -> None:
     class Shared(nn.Module):
         def __init__(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from tailcut.counting import evaluating
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.inputs.patterns import NUM_FREQUENCIES
 from tailcut.inputs.selection import Selection
@@ -206,16 +207,11 @@ class FrequencyGate(nn.Module):
             ArgumentError: the loader gives no batch, or batches of another shape.
         """
         self.reset_activity()
-        device, modes = self.mix.weight.device, {module: module.training for module in self.modules()}
-        self.eval()
-        try:
-            with torch.no_grad():
-                for batch in loader:
-                    x = batch[0] if isinstance(batch, (tuple, list)) else batch
-                    self(x.to(device) if transform is None else transform(x.to(device)))
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+        device = self.mix.weight.device
+        with evaluating(self), torch.no_grad():
+            for batch in loader:
+                x = batch[0] if isinstance(batch, (tuple, list)) else batch
+                self(x.to(device) if transform is None else transform(x.to(device)))
         if self.activity.num_pictures == 0:
             raise ArgumentError("the loader gives no batch, so the gate has no activity")
         return self.activity

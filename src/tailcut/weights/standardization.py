@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from tailcut.counting import evaluating
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.weights.access import TruncatedTensor, truncated_tensors
 
@@ -59,12 +60,11 @@ def standardize_outputs(model: nn.Module, *inputs: Tensor) -> dict[str, float]:
     """
     layers = _layers(model)
     before = {id(held): (held, held.detach().clone()) for layer in layers for held in _held(layer)}
-    modes = {module: module.training for module in model.modules()}
     measurement = _Measurement()
     handles = [layer.module.register_forward_hook(measurement.hook(layer)) for layer in layers]
     try:
-        with torch.no_grad():
-            model.eval()(*inputs)
+        with evaluating(model), torch.no_grad():
+            model(*inputs)
         if not measurement.factors:
             raise StructureError("the network called no layer with a truncated weight for these inputs")
     except BaseException:
@@ -75,8 +75,6 @@ def standardize_outputs(model: nn.Module, *inputs: Tensor) -> dict[str, float]:
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
     return measurement.factors
 
 
