@@ -26,6 +26,19 @@ def test_modes_come_back_one_by_one() -> None:
     assert [module.training for module in model.modules()] == [True, True, False, True, True, True]
 
 
+def test_what_a_network_does_of_its_own_on_a_change_of_mode_is_left_out() -> None:
+    class Merging(nn.Sequential):
+        def train(self, mode: bool = True) -> "Merging":
+            raise AssertionError("such networks change their weights here")
+
+    model = Merging(nn.Conv2d(3, 4, 3), nn.Dropout())
+    with running(model):
+        assert not model.training
+        assert not model[1].training
+    assert model.training
+    assert model[1].training
+
+
 def test_the_network_inside_is_found() -> None:
     model = network()
     assert unwrapped(model) is model

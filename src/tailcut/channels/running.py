@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.channels.maps import as_maps, channel_axis, follow_maps
+from tailcut.counting import evaluating
 from tailcut.errors import ArgumentError
 from tailcut.structure import NetworkView
 
@@ -32,16 +33,10 @@ def unwrapped(model: nn.Module) -> nn.Module:
 @contextmanager
 def running(model: nn.Module) -> Iterator[None]:
     """Within the block the model is in evaluation mode and runs as it was written, even where it was given to
-    torch.compile; afterwards each module is in the mode it was in.
+    torch.compile, attention layer by layer; afterwards each module is in the mode it was in.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with _eager(model):
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with evaluating(model), _eager(model):
+        yield
 
 
 def layer_maps(model: nn.Module, inputs: Tensor, layer: str) -> Tensor:

@@ -100,24 +100,18 @@ def for_training(inputs: Inputs) -> Inputs:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Within the block the model is in evaluation mode; afterwards its modes, buffers and random state are as before.
-
-    Attention is kept out of its fast path, which hides the layers it is made of.
-    """
+    """Within the block the model is in evaluation mode; afterwards its modes, buffers and random state are as before."""
     buffers = [
         (module, name, buffer, buffer.detach().clone())
         for module in model.modules()
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]
-    fast_path = torch.backends.mha.get_fastpath_enabled()
     devices = sorted({x.device.index for x in model.parameters() if x.is_cuda})
     with running(model), torch.random.fork_rng(devices):
         try:
-            torch.backends.mha.set_fastpath_enabled(False)
             yield
         finally:
-            torch.backends.mha.set_fastpath_enabled(fast_path)
             with torch.no_grad():
                 for module, name, buffer, before in buffers:
                     module._buffers[name] = buffer
