@@ -57,6 +57,16 @@ def test_every_layer_gives_mean_zero_and_variance_one() -> None:
             torch.testing.assert_close(outputs.mean(0), torch.zeros(outputs.shape[1]), atol=1e-3, rtol=0)
 
 
+def test_one_picture_without_a_batch_has_channels_first() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3))
+    regularize(model, num_kept=60)
+    alone = copy.deepcopy(model)
+    picture = torch.rand(3, 12, 10)
+    assert standardize_outputs(alone, picture) == standardize_outputs(model, picture[None])
+    torch.testing.assert_close(alone(picture).mean((1, 2)), torch.zeros(8), atol=1e-4, rtol=0)
+
+
 def test_weights_are_multiplied_by_what_is_returned() -> None:
     model = network()
     before = {tensor.name: tensor.vector.detach().clone() for tensor in truncated_tensors(model)}
@@ -148,6 +158,13 @@ def test_inputs_that_tell_nothing_are_refused_and_nothing_changes(inputs: Tensor
         standardize_outputs(model, inputs)
     assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_single_vector_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(8, 4))
+    regularize(model, num_kept=6)
+    with pytest.raises(ArgumentError, match="there is only one"):
+        standardize_outputs(model, torch.rand(8))
 
 
 def test_what_has_no_truncated_layer_is_refused() -> None:

@@ -110,8 +110,8 @@ class _Measurement:
         def scale(module: nn.Module, inputs: Any, outputs: Tensor) -> Tensor | None:
             if layer.weight.name in self.factors:
                 return None
-            axis = outputs.ndim - 1 if isinstance(module, nn.Linear) else 1
-            mean, deviation = _moments(outputs.movedim(axis, -1).flatten(0, -2), layer.name)
+            axis = outputs.ndim - 1 - len(getattr(module, "kernel_size", ()))  # with a batch and without
+            mean, deviation = _moments(outputs.movedim(axis, -1).reshape(-1, outputs.shape[axis]), layer.name)
             for held in _held(layer):
                 held.div_(deviation)
             self.factors[layer.weight.name] = 1 / deviation
