@@ -100,7 +100,7 @@ def for_training(inputs: Inputs) -> Inputs:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Within the block the model is in evaluation mode; afterwards its modes, buffers and random state are as before."""
+    """Within the block the model is in evaluation mode; afterwards modes, buffers and random state are as before."""
     buffers = [
         (module, name, buffer, buffer.detach().clone())
         for module in model.modules()
