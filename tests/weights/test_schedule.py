@@ -372,6 +372,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"num_kept": {"2.weight": "3"}}, "2.weight: num_kept must be a positive integer, got '3'"),
     ({"num_kept": {"1.weight": 3}}, "num_kept names '1.weight'; regularised are 0.weight, 2.weight"),
     ({"num_kept": {"0.weight": 81}}, "0.weight keeps 80 coefficients, fewer than the target 81; start higher"),
+    ({"num_kept": 81}, "num_kept 81 cuts nothing: no tensor keeps more than 80; start higher"),
     ({"keep_ratio": 0.9}, "0.weight keeps 80 coefficients, fewer than the target 108; start higher"),
     ({"keep_ratio": 0}, "keep_ratio must be above 0 and at most 1, got 0"),
     ({"num_kept": 3, "rate": 0}, "rate must be above 0 and at most 1, got 0"),
@@ -400,7 +401,8 @@ def test_a_plain_network_is_refused() -> None:
 
 
 def test_a_count_for_all_leaves_smaller_tensors() -> None:
-    assert TailTruncation(network(30), num_kept=40).targets == {"0.weight": 30, "2.weight": 30}
+    assert TailTruncation(network(80), num_kept=60).targets == {"0.weight": 60, "2.weight": 50}
+    assert TailTruncation(network(80), num_kept=80).targets == {"0.weight": 80, "2.weight": 50}
 
 
 def truncated_weight(model: nn.ModuleDict, name: str) -> Tensor:

@@ -149,6 +149,7 @@ def test_a_deep_network_without_normalisation_tells_pictures_apart() -> None:
         (torch.ones(8, 3, 12, 12), "8: expected outputs that differ from input to input"),
         (torch.full((8, 3, 12, 12), float("nan")), "0: expected outputs that differ .* nan"),
         (pictures(1), "8: expected outputs .*there is only one"),
+        (pictures(0), "there are none"),
     ],
 )
 def test_inputs_that_tell_nothing_are_refused_and_nothing_changes(inputs: Tensor, message: str) -> None:

@@ -186,6 +186,9 @@ class TailTruncation:
                     f"{tensor.name} keeps {tensor.num_kept} coefficients, fewer than the target {target}; start higher"
                 )
             targets[tensor.name] = min(target, tensor.num_kept)
+        most = max(self.starts.values())
+        if isinstance(num_kept, int) and num_kept > most:
+            raise ArgumentError(f"num_kept {num_kept} cuts nothing: no tensor keeps more than {most}; start higher")
         return targets
 
     def _rate_for(self, num_steps: int) -> float:

@@ -136,7 +136,7 @@ def _moments(outputs: Tensor, name: str) -> tuple[Tensor, float]:
             return mean, deviation
         found = f"their standard deviation is {deviation:.3g}, their mean {float(mean.abs().mean()):.3g}"
     else:
-        found = "there is only one"
+        found = "there is only one" if len(outputs) else "there are none"
     raise ArgumentError(
         f"{name or 'the network'}: expected outputs that differ from input to input, but {found}; give a batch of "
         "different inputs, and check that coefficients and biases are finite and not all zero"
