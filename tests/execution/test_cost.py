@@ -54,5 +54,13 @@ def test_a_network_must_gain_more_where_its_weights_are_kept() -> None:
     assert not with_it.network_pays(0.9, 1.0)
 
 
+def test_a_layer_must_gain_more_without_gradients() -> None:
+    without, with_it = (Costs.of("cpu", with_gradients=flag) for flag in (False, True))
+    assert without.is_clearly_less(0.5, 1.0)
+    assert not without.is_clearly_less(0.7, 1.0)
+    assert with_it.is_clearly_less(0.7, 1.0)
+    assert not with_it.is_clearly_less(0.8, 1.0)
+
+
 def test_unknown_devices_count_as_gpus() -> None:
     assert Costs.of("xpu", with_gradients=False).device is DEVICES["cuda"]

@@ -62,7 +62,7 @@ def test_a_network_that_gains_too_little_as_a_whole_runs_densely(monkeypatch: py
     model = Mixed().train()
     tailcut.regularize(model, num_kept=20)
     x = torch.randn(4, 3, 24, 24)
-    monkeypatch.setattr(cost, "MARGIN", 10.0)  # each layer alone would run narrowly
+    monkeypatch.setattr(cost, "MARGIN_WITH_GRADIENTS", 10.0)  # each layer alone would run narrowly
     fused, plain = fuse(model), copy.deepcopy(model)
     torch.manual_seed(1)
     first = fused(x)

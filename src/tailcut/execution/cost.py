@@ -53,6 +53,9 @@ VECTOR = 8
 # The estimates are right to about a third, the small products of narrow ways gain less from more threads than dense
 # convolutions do, and a wrong choice of a narrow way costs more than a missed one.
 MARGIN = 0.6
+# With gradients less is at stake: what is made whole is then kept, and read and written again by all that follows, which
+# these estimates count once only.
+MARGIN_WITH_GRADIENTS = 0.75
 # The same for a whole network: what stands between its layers is not in the estimates, and calls from Python take as
 # long with several threads. With gradients less is at stake: dense weights are made anew in each step.
 NETWORK_MARGIN = 0.45
@@ -146,7 +149,7 @@ class Costs:
 
     def is_clearly_less(self, seconds: float, than: float) -> bool:
         """Whether a narrow way is the better one beyond the errors of these estimates."""
-        return seconds < MARGIN * than
+        return seconds < (MARGIN_WITH_GRADIENTS if self.with_gradients else MARGIN) * than
 
     def network_pays(self, seconds: float, dense: float) -> bool:
         """Whether so many seconds in the layers of a network are clearly less than with all of them dense."""
