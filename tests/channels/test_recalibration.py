@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import tailcut
 from tailcut.channels import recalibrate
 from tailcut.errors import ArgumentError
 
@@ -43,6 +44,20 @@ def test_statistics_are_the_mean_over_batches(network: nn.Sequential) -> None:
     assert [module.training for module in network] == [True, True, False, True, True]
     assert norm.momentum == 0.1
     assert all(torch.equal(x, before[name]) for name, x in network.named_parameters())
+
+
+def test_a_fused_view_measures_the_same_through_its_narrow_layers() -> None:
+    torch.manual_seed(0)
+    model = tailcut.create_model("resnet18", num_classes=10, small_input=True)
+    tailcut.regularize(model, num_kept=64)
+    pictures = list(torch.rand(2, 16, 3, 32, 32))
+    plain = copy.deepcopy(model)
+    fused = tailcut.fuse(model)
+    assert recalibrate(fused, pictures) == recalibrate(plain, pictures) == 32
+    assert "fused" in {layer.way for layer in fused.report().layers}
+    for name, value in plain.named_buffers():
+        torch.testing.assert_close(model.get_buffer(name), value, rtol=1e-3, atol=1e-5)
+    assert model.training
 
 
 def test_dropout_is_off_while_measuring() -> None:

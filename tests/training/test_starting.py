@@ -244,11 +244,12 @@ def test_pruned_regularised_trained_and_packed(make_recipe: MakeRecipe, recipe_t
     assert result.metrics["accuracy"] > 0.6
 
 
-def test_norms_of_averaged_parameters_are_measured_for_them(
-    colours: InMemoryDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("setting", ["optimizer.ema_decay=0.9", "training.statistics_pictures=20"])
+def test_norms_are_measured_for_the_parameters_that_are_packed(
+    setting: str, colours: InMemoryDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "open_dataset", lambda *args, **settings: colours)
-    recipe = recipe_of("", "optimizer.ema_decay=0.9", "optimizer.lr=0.05", "data.batch_size=8", "training.epochs=3")
+    recipe = recipe_of("", setting, "optimizer.lr=0.05", "data.batch_size=8", "training.epochs=3")
     train(recipe, tmp_path / "run", progress=False)
     packed = load(tmp_path / "run" / "model.tailcut")
     before = {name: value.clone() for name, value in packed.named_buffers() if "running" in name}

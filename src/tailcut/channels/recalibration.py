@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tailcut.channels.running import Choose, Inputs, inputs_of, running, unwrapped
 from tailcut.channels.score import NUM_BATCHES
 from tailcut.errors import ArgumentError
+from tailcut.structure import NetworkView
 
 
 def recalibrate(
@@ -21,7 +22,7 @@ def recalibrate(
     evaluation mode, without gradients; no weight changes.
 
     Args:
-        model: any network.
+        model: any network; a fused view runs fused.
         loader: yields inputs, or tuples and lists that begin with them.
         num_batches: the most batches to take.
         inputs: what the network takes of a batch, see `score`.
@@ -45,7 +46,8 @@ def recalibrate(
                 norm.reset_running_stats()
                 norm.momentum = None  # the plain mean over batches
             batches = inputs_of(loader, num_batches, network, inputs)
-            taken = sum(_forward(network, batch) for batch in batches)
+            runner = model if isinstance(model, NetworkView) else network
+            taken = sum(_forward(runner, batch) for batch in batches)
             if not taken:
                 raise ArgumentError("the loader gave no batch to measure the statistics on")
             if not all(bool(x.isfinite().all()) for norm in norms for x in norm.buffers(recurse=False)):

@@ -53,7 +53,7 @@ VECTOR = 8
 # The estimates are right to about a third, the small products of narrow ways gain less from more threads than dense
 # convolutions do, and a wrong choice of a narrow way costs more than a missed one.
 MARGIN = 0.6
-# With gradients less is at stake: what is made whole is then kept, and read and written again by all that follows, which
+# With gradients less is at stake: what is made whole is kept, and all that follows reads and writes it again, which
 # these estimates count once only.
 MARGIN_WITH_GRADIENTS = 0.75
 # The same for a whole network: what stands between its layers is not in the estimates, and calls from Python take as

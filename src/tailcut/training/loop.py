@@ -271,21 +271,24 @@ class Session(Processes):
         return ("test" if self.held_out is None else "validation"), metrics
 
     def _measure_norms_again(self) -> None:
-        """Statistics of batch norm (changes the model) where what is evaluated is not what trained: gates and averages.
+        """Statistics of batch norm (changes the model): if the recipe says so, or if what is evaluated did not train.
 
         Gates: channels whose probability is a little below one half are open half of the time in training and never
         in evaluation, where the statistics of training would be those of other inputs. Averages: the statistics are
         those of the parameters before averaging (Izmailov et al., "Averaging Weights Leads to Wider Optima", 2018,
         section 3).
         """
-        if self.average is not None or has_gate(self.model):
-            size = self.recipe.data.batch_size
-            self._recalibrate(size, min(NORM_BATCHES, len(self.train_data) // size))
+        size = self.recipe.data.batch_size
+        wanted = math.ceil(self.recipe.training.statistics_pictures / size)
+        if not wanted and (self.average is not None or has_gate(self.model)):
+            wanted = NORM_BATCHES
+        if wanted:
+            self._recalibrate(size, min(wanted, len(self.train_data) // size))
 
     def _recalibrate(self, size: int, count: int) -> None:
         """Measure the statistics on `count` batches of `size` inputs, the same in all processes."""
         pictures = network_inputs(self.model, self.train_data, size, count, self.recipe.training.seed)
-        recalibrate(self.model, pictures, count)
+        recalibrate(trained_as(self.execution or DENSE, self.model), pictures, count)
 
     def _evaluate(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:
         section = self.recipe.generation or GenerationSection()
@@ -355,6 +358,7 @@ class Session(Processes):
             before = num_kept(self.model)
             self.schedule.finish()
             warn_of_late_cut(before, num_kept(self.model))
+        self._measure_norms_again()
         if fabric.is_global_zero:
             self._pack()
         fabric.barrier()

@@ -245,6 +245,9 @@ class TrainingSection(Section):
         round_from: fraction of the run after which the forward pass uses coefficients rounded to `pack.codec`
             (straight-through: gradients reach the float32 masters); never when left out.
         validate_every: epochs between two validations.
+        statistics_pictures: training pictures on which the statistics of batch norm are measured again for each
+            validation and for the packed network; with 0 they are those that training leaves, averages over its last
+            batches, unless what is evaluated is not what trained (averaged parameters, a gate).
     """
 
     epochs: Annotated[int, Field(ge=0)]
@@ -256,6 +259,7 @@ class TrainingSection(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     round_from: Fraction | None = None
     validate_every: Positive = 1
+    statistics_pictures: Annotated[int, Field(ge=0)] = 0
 
 
 class DistillationSection(Section):
