@@ -265,6 +265,17 @@ def test_reports_need_a_forward() -> None:
         fuse(VGG(), check_by_timing=True)
 
 
+def test_pictures_of_other_channels_are_refused_in_the_words_of_the_network_itself() -> None:
+    model = tailcut.create_model("resnet18", num_classes=10, small_input=True).eval()
+    tailcut.regularize(model, num_kept=64)
+    pictures = torch.randn(64, 1, 32, 32)
+    with pytest.raises(RuntimeError) as plain:
+        model(pictures)
+    with torch.no_grad(), pytest.raises(RuntimeError) as fused:
+        fuse(model)(pictures)
+    assert str(fused.value) == str(plain.value)
+
+
 def test_timing_prefers_the_faster_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost, "NETWORK_MARGIN", 1.0)
     model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3))

@@ -144,13 +144,15 @@ class Geometry:
 
 
 def geometry_of(layer: nn.Module, shape: Sequence[int], args: tuple[Any, ...]) -> Geometry | None:
-    """Sizes of the call layer(x, *args), x of that shape; None for inputs without a batch or of odd ranks."""
+    """Sizes of the call layer(x, *args), x of that shape; None for inputs without a batch, of odd ranks or channels."""
     if isinstance(layer, nn.Linear):
-        if len(shape) < 2 or 0 in shape:
+        if len(shape) < 2 or 0 in shape or shape[-1] != layer.in_features:
             return None
         positions = math.prod(shape[:-1])
         return Geometry(layer.in_features, layer.out_features, 1, len(shape) - 1, positions, positions, positions, 1)
     if not isinstance(layer, _ConvNd) or len(shape) != len(layer.kernel_size) + 2 or 0 in shape:
+        return None
+    if shape[1] != layer.in_channels:
         return None
     padding = _padding(layer)
     output_padding: tuple[int, ...] = ()
