@@ -2,8 +2,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.fft import dctn
 from torch import nn
 
 from tailcut.data import open_dataset
@@ -14,7 +16,7 @@ from tailcut.training.building import build_model
 from tailcut.training.recipe import Recipe, RegularizationSection
 from tailcut.training.recipe_files import load_recipe
 from tailcut.training.regularizing import num_in_use, regularized, standardize_start
-from tailcut.weights import kept_counts, truncated_tensors
+from tailcut.weights import kept_counts, to_dense, truncated_tensors
 
 
 def test_without_a_section_the_network_stays_as_it_is() -> None:
@@ -126,5 +128,19 @@ def test_a_truncated_start_goes_on_with_its_coefficients() -> None:
     assert regularized(model, RegularizationSection()) is model
     after = [tensor.vector for tensor in truncated_tensors(model)]
     assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
-    with pytest.raises(RecipeError, match=r"truncated already; leave the section empty"):
-        regularized(model, RegularizationSection(num_kept=50))
+
+
+def test_a_truncated_start_is_given_other_corners() -> None:
+    model = load("zoo:lenet5-776")  # keeps 120 and 220 coefficients of these two
+    before, weights = kept_counts(model), dict(to_dense(model).named_parameters())
+    section = RegularizationSection(num_kept={"conv1.weight": 90, "conv2.weight": 300}, order_weights=(1, 1, 3, 3))
+    moved = regularized(model, section)
+    assert kept_counts(moved) == {"conv1.weight": 90, "conv2.weight": 300}
+    assert kept_counts(model) == before
+    after = dict(to_dense(moved).named_parameters())
+    assert all(torch.equal(after[name], weights[name]) for name in ("fc1.weight", "fc2.weight"))
+    torch.testing.assert_close(after["conv2.weight"], weights["conv2.weight"])  # what is new to it is zero
+    old, new = (dctn(of["conv1.weight"].detach().numpy(), norm="ortho") for of in (weights, after))
+    kept = np.abs(new) > 1e-5
+    assert 60 < kept.sum() <= 90  # some of the 90 are new to it: it had another order
+    np.testing.assert_allclose(new[kept], old[kept], atol=1e-5)

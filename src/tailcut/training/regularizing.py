@@ -10,16 +10,24 @@ from tailcut.data import Dataset
 from tailcut.errors import ArgumentError, RecipeError, StructureError
 from tailcut.training.recipe import Recipe, RegularizationSection
 from tailcut.training.scoring import network_inputs
-from tailcut.weights import TruncatedTensor, kept_counts, regularize, standardize_outputs, truncated_tensors
+from tailcut.weights import (
+    TruncatedTensor,
+    kept_counts,
+    regularize,
+    standardize_outputs,
+    to_dense,
+    truncated_tensors,
+)
 
 HE = ("he", "standardized")
 PUBLISHED_STD = 0.1  # of every coefficient, whatever the layer: what the paper's published code draws
 
 
 def regularized(model: nn.Module, section: RegularizationSection | None) -> nn.Module:
-    """The model itself, regularised as the section says (changes the module); as it is without a section.
+    """The model regularised as the section says (changes the module); as it is without a section.
 
-    A model that is truncated already keeps its coefficients; a section of it must be empty.
+    A model that is truncated already goes on with its coefficients if the section is empty. Otherwise a dense copy of
+    it is regularised: coefficients inside of the old and the new corner keep their values, those new to it are zero.
 
     Raises:
         RecipeError: the section does not fit the network.
@@ -27,12 +35,9 @@ def regularized(model: nn.Module, section: RegularizationSection | None) -> nn.M
     if section is None:
         return model
     if truncated_tensors(model):
-        if section != RegularizationSection():
-            raise RecipeError(
-                "regularization: the network of [start] is truncated already; leave the section empty to go on with "
-                "its coefficients (a [schedule] cuts them further)"
-            )
-        return model
+        if section == RegularizationSection():
+            return model
+        model = to_dense(model)
     try:
         regularize(
             model,
