@@ -132,6 +132,9 @@ def test_codes_follow_from_the_seed_alone() -> None:
     assert draw_codes(sampler, 5, 2**64 - 1).shape == (5, 3)
     with pytest.raises(ArgumentError, match="seed must be at most 18446744073709551615, got 18446744073709551616"):
         draw_codes(sampler, 5, 2**64)
+    for num in (10**14, 2**63, 10**30):  # no machine has so much; torch counts to 2^63 - 1
+        with pytest.raises(ArgumentError, match=f"num_samples: the memory does not hold {num:,} codes of 3 numbers"):
+            draw_codes(sampler, num, 0)
 
 
 def test_the_figures_of_a_vae_are_those_of_the_definitions() -> None:

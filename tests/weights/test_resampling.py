@@ -14,7 +14,7 @@ from torch import nn
 
 import tailcut
 from tailcut.data import open_dataset
-from tailcut.errors import StructureError
+from tailcut.errors import ArgumentError, StructureError
 from tailcut.execution import fuse
 from tailcut.transform.order import l1_order_index
 from tailcut.weights import kept_counts, regularize, resample, truncated_tensors, truncation_of
@@ -292,6 +292,24 @@ def test_groups_and_depthwise_layers() -> None:
     model, other = smooth(depthwise(32), num_kept=12), depthwise(64).eval()
     resample(model, other)
     assert relative(model(x), other(x)) < 0.03
+
+
+@pytest.mark.parametrize("name", ["1.weight", "0.bias"])
+def test_what_does_not_fit_into_the_other_type_is_told(name: str) -> None:
+    model, other = (nn.Sequential(nn.Linear(4, width), nn.Linear(width, 2)) for width in (8, 32))
+    regularize(model, num_kept=6)
+    with torch.no_grad():
+        tensors = {"1.weight": truncated_tensors(model)[1].vector, "0.bias": model[0].bias}
+        tensors[name][0] = 60_000.0 if name == "0.bias" else 140_000.0  # of the weight a half is left: 70,000
+    before = copy.deepcopy(other.half().state_dict())
+    if name == "0.bias":  # fits, also where it is interpolated
+        resample(model, copy.deepcopy(other))
+        with torch.no_grad():
+            tensors[name][0] = 70_000.0
+    with pytest.raises(ArgumentError, match=rf"{name}: its .* reach 70,000, and torch.float16 holds at most 65,504"):
+        resample(model, other)
+    assert all(torch.equal(value, before[key]) for key, value in other.state_dict().items())
+    resample(model, other.float())
 
 
 def test_it_trains_on_and_saves(tmp_path: Path) -> None:

@@ -104,13 +104,18 @@ def draw_codes(sampler: Sampler, num_samples: int, seed: int) -> Tensor:
     """Standard normal numbers (num_samples, code_size), on the CPU; the same for the same seed.
 
     Raises:
-        ArgumentError: there are no samples, or the seed is negative or above `MAX_SEED`.
+        ArgumentError: there are no samples or more than memory holds, or the seed is negative or above `MAX_SEED`.
     """
     if num_samples < 1 or seed < 0:
         raise ArgumentError(f"num_samples must be at least 1 and seed at least 0, got {num_samples} and {seed}")
     if seed > MAX_SEED:
         raise ArgumentError(f"seed must be at most {MAX_SEED}, got {seed}")
-    return torch.randn(num_samples, sampler.code_size, generator=torch.Generator().manual_seed(seed))
+    try:
+        return torch.randn(num_samples, sampler.code_size, generator=torch.Generator().manual_seed(seed))
+    except (RuntimeError, TypeError) as error:  # of the allocator; of a number above 64 bits
+        raise ArgumentError(
+            f"num_samples: the memory does not hold {num_samples:,} codes of {sampler.code_size} numbers; ask for fewer"
+        ) from error
 
 
 def evaluate_generator(

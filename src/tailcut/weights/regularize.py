@@ -238,11 +238,16 @@ def _truncation(plan: TensorPlan) -> Truncation:
     )
 
 
+def narrowest_type(dtype: torch.dtype, precision: str) -> torch.dtype:
+    """Of the type of coefficients and that of their precision the one with the smaller range."""
+    types = [each for each in (dtype, PRECISIONS[precision]) if each is not None]
+    return min(types, key=lambda each: torch.finfo(each).max)
+
+
 def _check_range(plan: TensorPlan, truncation: Truncation) -> None:
     """Raise `ArgumentError` if a coefficient would be infinite: one may be as large as all the weight's numbers."""
     weight = plan.candidate.parameter
-    types = [dtype for dtype in (weight.dtype, PRECISIONS[plan.precision]) if dtype is not None]
-    narrowest = min(types, key=lambda dtype: torch.finfo(dtype).max)
+    narrowest = narrowest_type(weight.dtype, plan.precision)
     limit = torch.finfo(narrowest).max
     if weight.is_meta or limit >= torch.finfo(torch.float32).max:
         return

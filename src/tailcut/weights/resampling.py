@@ -9,12 +9,12 @@ import torch
 from torch import nn
 from torch.nn.functional import interpolate
 
-from tailcut.errors import StructureError
+from tailcut.errors import ArgumentError, StructureError
 from tailcut.printing import Report, sizes, table
 from tailcut.structure import source_of
 from tailcut.weights.access import TruncatedTensor, truncated_tensors
 from tailcut.weights.layers import Candidate, candidates, find_layer
-from tailcut.weights.regularize import regularize
+from tailcut.weights.regularize import narrowest_type, regularize
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ def resample(model: nn.Module, other: nn.Module) -> ResamplingReport:
     Raises:
         StructureError: `model` is not regularised or `other` is; names or numbers of axes differ; a tensor that is not
             truncated, a kernel, or an axis that is not transformed has another size. `other` is unchanged.
+        ArgumentError: a number does not fit into the type of `other` (float16). `other` is unchanged.
 
     >>> import torch
     >>> wide, narrow = (torch.nn.Sequential(torch.nn.Linear(4, n), torch.nn.Linear(n, 2)) for n in (64, 16))
@@ -109,7 +110,7 @@ def resample(model: nn.Module, other: nn.Module) -> ResamplingReport:
     places = {candidate.names[0]: candidate for candidate in candidates(other)}
     _check_networks(sources, model, other)
     for source in sources:
-        _check_tensor(source, places.get(source.name))
+        _check_range(source, _check_tensor(source, places.get(source.name)))
     values = {name: value for name, value in _values(model).items() if "parametrizations" not in name.split(".")}
     truncated = {name for source in sources for name in (source.name, *source.aliases)}
     _check_values(values, {name: value for name, value in _values(other).items() if name not in truncated})
@@ -140,7 +141,8 @@ def _check_networks(sources: list[TruncatedTensor], model: nn.Module, other: nn.
             raise StructureError(f"{name}: attention divides by the root of its channels' number, so it cannot change")
 
 
-def _check_tensor(source: TruncatedTensor, place: Candidate | None) -> None:
+def _check_tensor(source: TruncatedTensor, place: Candidate | None) -> Candidate:
+    """The place of the same name, which must take the tensor."""
     if place is None:
         raise StructureError(f"the other network has no parameter {source.name!r}; expected the same class")
     shape = tuple(place.parameter.shape)
@@ -160,6 +162,24 @@ def _check_tensor(source: TruncatedTensor, place: Candidate | None) -> None:
             raise StructureError(f"{where}, and it is tied: its layers sum over this axis or make it; untie it first")
         if axis not in source.axes:
             raise StructureError(f"{where}; it is not transformed, so nothing is known between its places")
+    return place
+
+
+def _check_range(source: TruncatedTensor, place: Candidate) -> None:
+    scale = _scale(source.shape, tuple(place.parameter.shape), _roles(place))
+    narrowest = narrowest_type(place.parameter.dtype, source.truncation.precision)
+    _check_fits(f"{source.name}: its coefficients", source.vector.detach() * scale, narrowest)
+
+
+def _check_fits(what: str, values: torch.Tensor, dtype: torch.dtype) -> None:
+    """Raise `ArgumentError` if a finite number would become infinite."""
+    finite = values[values.isfinite()]
+    largest, limit = float(finite.abs().max()) if finite.numel() else 0.0, torch.finfo(dtype).max
+    if largest > limit:
+        raise ArgumentError(
+            f"{what} reach {largest:,.0f}, and {dtype} holds at most {limit:,.0f}; resample into a network in float32 "
+            "(other.float())"
+        )
 
 
 def _check_values(values: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor]) -> None:
@@ -171,6 +191,8 @@ def _check_values(values: Mapping[str, torch.Tensor], others: Mapping[str, torch
             raise StructureError(
                 f"{name} has shape {before}, the other network's {after}, and it is not truncated: regularise it too"
             )
+        if value.is_floating_point() and others[name].is_floating_point():
+            _check_fits(f"{name}: its numbers", value, others[name].dtype)
 
 
 def _has_one_axis(before: tuple[int, ...], after: tuple[int, ...]) -> bool:
