@@ -299,13 +299,13 @@ def test_what_does_not_fit_into_the_other_type_is_told(name: str) -> None:
     model, other = (nn.Sequential(nn.Linear(4, width), nn.Linear(width, 2)) for width in (8, 32))
     regularize(model, num_kept=6)
     with torch.no_grad():
-        tensors = {"1.weight": truncated_tensors(model)[1].vector, "0.bias": model[0].bias}
-        tensors[name][0] = 60_000.0 if name == "0.bias" else 140_000.0  # of the weight a half is left: 70,000
+        tensor = truncated_tensors(model)[1].vector if name == "1.weight" else dict(model.named_parameters())[name]
+        tensor[0] = 60_000.0 if name == "0.bias" else 140_000.0  # of the weight a half is left: 70,000
     before = copy.deepcopy(other.half().state_dict())
     if name == "0.bias":  # fits, also where it is interpolated
         resample(model, copy.deepcopy(other))
         with torch.no_grad():
-            tensors[name][0] = 70_000.0
+            tensor[0] = 70_000.0
     with pytest.raises(ArgumentError, match=rf"{name}: its .* reach 70,000, and torch.float16 holds at most 65,504"):
         resample(model, other)
     assert all(torch.equal(value, before[key]) for key, value in other.state_dict().items())
