@@ -100,7 +100,7 @@ def meaning(ours: Sequence[float], theirs: Sequence[float]) -> str:
     if min(len(ours), len(theirs)) < 2:
         return "one seed cannot tell whether that is chance"
     # By mean and spread: where a network never learns all seeds are equal, which a test of the values warns of.
-    (mean, spread), (other, other_spread) = ((statistics.fmean(runs), statistics.stdev(runs)) for runs in (ours, theirs))
+    (mean, spread), (other, other_spread) = ((statistics.fmean(of), statistics.stdev(of)) for of in (ours, theirs))
     if spread == other_spread == 0:
         return "the seeds of neither differ"
     test = ttest_ind_from_stats(mean, spread, len(ours), other, other_spread, len(theirs), equal_var=False)

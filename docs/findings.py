@@ -24,6 +24,7 @@ AGAINST = {
     "fr-optimizer": "adam",
     "fr-distillation": "t3-w0.7",
     "fr-resnet18": "recipe",
+    "fr-split-resnet18": "even",
     "fr-alexnet": "recipe",
 }
 ROW_HEIGHT, MARGIN = 0.27, 0.75  # inches
