@@ -13,7 +13,7 @@ from tailcut.errors import RecipeError
 from tailcut.format import load
 from tailcut.structure import create_model
 from tailcut.training.building import build_model
-from tailcut.training.recipe import Recipe, RegularizationSection
+from tailcut.training.recipe import OverrideSection, Recipe, RegularizationSection
 from tailcut.training.recipe_files import load_recipe
 from tailcut.training.regularizing import num_in_use, regularized, standardize_start
 from tailcut.weights import kept_counts, to_dense, truncated_tensors
@@ -133,14 +133,22 @@ def test_a_truncated_start_goes_on_with_its_coefficients() -> None:
 def test_a_truncated_start_is_given_other_corners() -> None:
     model = load("zoo:lenet5-776")  # keeps 120 and 220 coefficients of these two
     before, weights = kept_counts(model), dict(to_dense(model).named_parameters())
-    section = RegularizationSection(num_kept={"conv1.weight": 90, "conv2.weight": 300}, order_weights=(1, 1, 3, 3))
-    moved = regularized(model, section)
-    assert kept_counts(moved) == {"conv1.weight": 90, "conv2.weight": 300}
+    counts = {"conv1.weight": 90, "conv2.weight": 300, "fc1.weight": 280, "fc2.weight": 156}
+    overrides = {name: OverrideSection(order_weights=(1, 1, 3, 3)) for name in ("conv?.weight", "fc1.weight")}
+    moved = regularized(model, RegularizationSection(num_kept=counts, overrides=overrides))
+    assert kept_counts(moved) == counts
     assert kept_counts(model) == before
     after = dict(to_dense(moved).named_parameters())
-    assert all(torch.equal(after[name], weights[name]) for name in ("fc1.weight", "fc2.weight"))
-    torch.testing.assert_close(after["conv2.weight"], weights["conv2.weight"])  # what is new to it is zero
+    for name in ("conv2.weight", "fc1.weight", "fc2.weight"):  # what is new is zero
+        torch.testing.assert_close(after[name], weights[name])
     old, new = (dctn(of["conv1.weight"].detach().numpy(), norm="ortho") for of in (weights, after))
     kept = np.abs(new) > 1e-5
     assert 60 < kept.sum() <= 90  # some of the 90 are new to it: it had another order
     np.testing.assert_allclose(new[kept], old[kept], atol=1e-5)
+
+
+def test_a_truncated_start_does_not_become_dense_unnoticed() -> None:
+    with pytest.raises(
+        RecipeError, match=r"would be left dense in conv2\.weight, fc1\.weight, fc2\.weight; name these"
+    ):
+        regularized(load("zoo:lenet5-776"), RegularizationSection(num_kept={"conv1.weight": 90}))

@@ -27,14 +27,16 @@ def regularized(model: nn.Module, section: RegularizationSection | None) -> nn.M
     """The model regularised as the section says (changes the module); as it is without a section.
 
     A model that is truncated already goes on with its coefficients if the section is empty. Otherwise a dense copy of
-    it is regularised: coefficients inside of the old and the new corner keep their values, those new to it are zero.
+    it is regularised, which must have a corner for each tensor again: coefficients inside of the old and the new one
+    keep their values, those new to it are zero.
 
     Raises:
         RecipeError: the section does not fit the network.
     """
     if section is None:
         return model
-    if truncated_tensors(model):
+    before = {tensor.name for tensor in truncated_tensors(model)}
+    if before:
         if section == RegularizationSection():
             return model
         model = to_dense(model)
@@ -53,6 +55,12 @@ def regularized(model: nn.Module, section: RegularizationSection | None) -> nn.M
         )
     except ArgumentError as error:
         raise RecipeError(f"regularization: {error}") from error
+    dense = before - kept_counts(model).keys()
+    if dense:
+        raise RecipeError(
+            f"regularization: the network of [start] is truncated, and would be left dense in {', '.join(sorted(dense))}; "
+            "name these too, or leave the section empty to go on with its coefficients (a [schedule] cuts them further)"
+        )
     _initialize(model, section.initialization)
     if section.num_drawn is not None:
         _draw(model, section.num_drawn, enlarge=section.initialization != "model")
