@@ -55,11 +55,11 @@ def regularized(model: nn.Module, section: RegularizationSection | None) -> nn.M
         )
     except ArgumentError as error:
         raise RecipeError(f"regularization: {error}") from error
-    dense = before - kept_counts(model).keys()
+    dense = sorted(before - kept_counts(model).keys())
     if dense:
         raise RecipeError(
-            f"regularization: the network of [start] is truncated, and would be left dense in {', '.join(sorted(dense))}"
-            "; name these too, or leave the section empty to go on with its coefficients (a [schedule] cuts them further)"
+            f"regularization: the network of [start] is truncated, and would be left dense in {', '.join(dense)}; name "
+            "these too, or leave the section empty to go on with its coefficients (a [schedule] cuts them further)"
         )
     _initialize(model, section.initialization)
     if section.num_drawn is not None:
