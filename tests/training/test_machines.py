@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from tailcut.errors import ArgumentError, TrainingError
@@ -62,3 +65,21 @@ def test_a_launcher_that_started_another_number_is_told(monkeypatch: pytest.Monk
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(ArgumentError, match=r"cannot run on .*does not match the world size \(3\)"):
         make_fabric(Machines(accelerator="cpu", devices=2))
+
+
+LAUNCH = """
+import torch
+from tailcut.training.machines import Machines, make_fabric
+group = torch.distributed
+if "{before}":
+    group.init_process_group("gloo", init_method="tcp://127.0.0.1:0", rank=0, world_size=1)
+fabric = make_fabric(Machines(accelerator="cpu", strategy="ddp"))
+print(fabric.launch(lambda fabric: group.is_initialized()), group.is_initialized())
+"""
+
+
+@pytest.mark.parametrize(("before", "after"), [("", "True False"), ("a group of the caller", "True True")])
+def test_a_process_group_ends_with_the_launch_that_made_it(before: str, after: str) -> None:
+    words = [sys.executable, "-c", LAUNCH.replace("{before}", before)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == after

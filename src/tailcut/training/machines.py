@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
+
 from tailcut.errors import ArgumentError, MissingExtraError, TrainingError, first_line
 from tailcut.training.interruption import is_lost_connection, lost_connection
 
@@ -43,7 +45,7 @@ class Machines:
 
 
 class Engine(Fabric):
-    """Lightning Fabric, for which the end of another process is one clear error."""
+    """Lightning Fabric, for which the end of another process is one clear error, and which ends its process group."""
 
     def launch(self, function: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:  # type: ignore[override]
         """What `function` returns, called with this engine in each process.
@@ -51,14 +53,23 @@ class Engine(Fabric):
         Raises:
             TrainingError: another process ended before its work was done.
         """
+        is_ours = not _in_process_group()
         try:
-            return super().launch(function, *arguments, **settings)
+            found = super().launch(function, *arguments, **settings)
         except RuntimeError as error:
             if not is_lost_connection(error):
                 raise
             # Fabric ends this process (SIGKILL) within seconds of one that it started: first be able to tell why.
             getattr(self.strategy.launcher, "procs", []).clear()
             raise TrainingError(lost_connection(error)) from error
+        if is_ours and _in_process_group():
+            # Its threads must not be alive as Python ends: now and then that aborts a process whose work is done.
+            torch.distributed.destroy_process_group()
+        return found
+
+
+def _in_process_group() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def make_fabric(machines: Machines, precision: Precision = "fp32") -> Fabric:
