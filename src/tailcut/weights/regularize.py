@@ -244,19 +244,25 @@ def narrowest_type(dtype: torch.dtype, precision: str) -> torch.dtype:
     return min(types, key=lambda each: torch.finfo(each).max)
 
 
+def check_fits(what: str, largest: float, dtype: torch.dtype, advice: str) -> None:
+    """Raise `ArgumentError`, with the advice, if `dtype` has no number as large as the largest of `what`."""
+    limit = torch.finfo(dtype).max
+    if largest > limit:
+        raise ArgumentError(f"{what} reach {largest:,.0f}, and {dtype} holds at most {limit:,.0f}; {advice}")
+
+
 def _check_range(plan: TensorPlan, truncation: Truncation) -> None:
     """Raise `ArgumentError` if a coefficient would be infinite: one may be as large as all the weight's numbers."""
     weight = plan.candidate.parameter
     narrowest = narrowest_type(weight.dtype, plan.precision)
-    limit = torch.finfo(narrowest).max
-    if weight.is_meta or limit >= torch.finfo(torch.float32).max:
+    if weight.is_meta or torch.finfo(narrowest).max >= torch.finfo(torch.float32).max:
         return
-    largest = float(truncation.project(weight).abs().max())
-    if largest > limit:
-        raise ArgumentError(
-            f"{plan.candidate.names[0]}: its coefficients reach {largest:,.0f}, and {narrowest} holds at most "
-            f'{limit:,.0f}; regularise the network in float32 (model.float(), precision="float32"), or scale the weight'
-        )
+    check_fits(
+        f"{plan.candidate.names[0]}: its coefficients",
+        float(truncation.project(weight).abs().max()),
+        narrowest,
+        'regularise the network in float32 (model.float(), precision="float32"), or scale the weight',
+    )
 
 
 def _report(plans: Sequence[TensorPlan], left: Sequence[LeftTensor]) -> RegularizationReport:

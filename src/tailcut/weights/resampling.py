@@ -9,12 +9,12 @@ import torch
 from torch import nn
 from torch.nn.functional import interpolate
 
-from tailcut.errors import ArgumentError, StructureError
+from tailcut.errors import StructureError
 from tailcut.printing import Report, sizes, table
 from tailcut.structure import source_of
 from tailcut.weights.access import TruncatedTensor, truncated_tensors
 from tailcut.weights.layers import Candidate, candidates, find_layer
-from tailcut.weights.regularize import narrowest_type, regularize
+from tailcut.weights.regularize import check_fits, narrowest_type, regularize
 
 
 @dataclass(frozen=True)
@@ -168,18 +168,14 @@ def _check_tensor(source: TruncatedTensor, place: Candidate | None) -> Candidate
 def _check_range(source: TruncatedTensor, place: Candidate) -> None:
     scale = _scale(source.shape, tuple(place.parameter.shape), _roles(place))
     narrowest = narrowest_type(place.parameter.dtype, source.truncation.precision)
-    _check_fits(f"{source.name}: its coefficients", source.vector.detach() * scale, narrowest)
+    _check_numbers(f"{source.name}: its coefficients", source.vector.detach() * scale, narrowest)
 
 
-def _check_fits(what: str, values: torch.Tensor, dtype: torch.dtype) -> None:
+def _check_numbers(what: str, values: torch.Tensor, dtype: torch.dtype) -> None:
     """Raise `ArgumentError` if a finite number would become infinite."""
     finite = values[values.isfinite()]
-    largest, limit = float(finite.abs().max()) if finite.numel() else 0.0, torch.finfo(dtype).max
-    if largest > limit:
-        raise ArgumentError(
-            f"{what} reach {largest:,.0f}, and {dtype} holds at most {limit:,.0f}; resample into a network in float32 "
-            "(other.float())"
-        )
+    largest = float(finite.abs().max()) if finite.numel() else 0.0
+    check_fits(what, largest, dtype, "resample into a network in float32 (other.float())")
 
 
 def _check_values(values: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor]) -> None:
@@ -192,7 +188,7 @@ def _check_values(values: Mapping[str, torch.Tensor], others: Mapping[str, torch
                 f"{name} has shape {before}, the other network's {after}, and it is not truncated: regularise it too"
             )
         if value.is_floating_point() and others[name].is_floating_point():
-            _check_fits(f"{name}: its numbers", value, others[name].dtype)
+            _check_numbers(f"{name}: its numbers", value, others[name].dtype)
 
 
 def _has_one_axis(before: tuple[int, ...], after: tuple[int, ...]) -> bool:
