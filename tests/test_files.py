@@ -118,6 +118,28 @@ def test_what_a_link_points_to_is_replaced(tmp_path: Path) -> None:
     assert names_in(tmp_path / "there") == ["net.tailcut"]
 
 
+def test_a_link_into_a_missing_folder_is_told(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "nowhere" / "net.tailcut")
+    with pytest.raises(
+        ArgumentError, match=r"cannot write .*link: the folder .*nowhere does not exist; create it first"
+    ):
+        write_atomically(link, b"")
+    assert names_in(tmp_path) == ["link"]
+
+
+def test_names_may_be_as_long_as_the_file_system_allows(tmp_path: Path) -> None:
+    name = "x" * (os.pathconf(tmp_path, "PC_NAME_MAX") - len(".tailcut")) + ".tailcut"
+    write_atomically(tmp_path / name, b"numbers")
+    assert names_in(tmp_path) == [name]
+
+
+def test_an_unfinished_file_has_the_name_that_runs_clean_up(tmp_path: Path) -> None:
+    with atomic_write(tmp_path / "a"):
+        (unfinished,) = tmp_path.glob(".*.part")
+    assert not unfinished.exists()
+
+
 def test_a_pipe_stays_a_pipe(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

@@ -99,4 +99,4 @@ class TrainingError(TailcutError):
 
 
 class DivergedError(TrainingError):
-    """The loss of a training is no longer a number: the same recipe ends here each time."""
+    """Numbers of a training grew beyond what can be computed or packed: the same recipe ends here each time."""

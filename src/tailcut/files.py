@@ -30,19 +30,20 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
         The binary file to write to.
 
     Raises:
-        ArgumentError: the folder of `path` does not exist, or `path` is a folder.
+        ArgumentError: the folder of `path`, or of what it links to, does not exist, or `path` is a folder.
     """
-    path = Path(path)
+    given, path = Path(path), Path(os.path.realpath(path))
     if path.is_dir():
-        raise ArgumentError(f"cannot write {path}: it is a folder; give a file name")
-    if not path.parent.is_dir():
-        raise ArgumentError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
-    path = Path(os.path.realpath(path))
+        raise ArgumentError(f"cannot write {given}: it is a folder; give a file name")
+    for folder in (given.parent, path.parent):  # of a link, then of what it points to
+        if not folder.is_dir():
+            raise ArgumentError(f"cannot write {given}: the folder {folder} does not exist; create it first")
     if path.exists() and not path.is_file():
         with path.open("wb") as file:
             yield file
         return
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    # Not with the file's own name in it: that may be as long as the file system allows.
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tailcut-", suffix=".part")
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file

@@ -209,9 +209,8 @@ class Run:
                 else f"{run.path} holds a run that has not finished an epoch; begin it anew with --resume, or choose "
                 "another folder"
             )
-        if not has_epochs:  # what an earlier attempt left, perhaps with another recipe
-            for left_over in (run.start, run.recipe):
-                left_over.unlink(missing_ok=True)
+        if not has_epochs:  # of an earlier attempt, perhaps with another recipe, which the training writes over
+            run.start.unlink(missing_ok=True)
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         return run
 

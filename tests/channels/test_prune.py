@@ -6,6 +6,7 @@ import sys
 import warnings
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.channels.slim_networks import (
@@ -336,7 +337,7 @@ def test_an_interruption_rolls_back(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Plain()
     before = state_of(model)
 
-    def interrupted(*args: Any) -> None:
+    def interrupted(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sys.modules[prune.__module__], "complaint", interrupted)
@@ -417,3 +418,67 @@ def test_padded_in_code_keeps_what_it_pads() -> None:
     assert [layer.after for layer in report.layers] == [4, 12, 4]
     (left,) = [part for part in report.left if part.name == "second"]
     assert left.channels == 8
+
+
+def test_limits_that_let_nothing_go_are_named() -> None:
+    report = prune(model := Plain(), X, random_scores(model, 0), {"0": 0.25, "4": 0.5}, round_to=5)
+    assert [layer.after for layer in report.layers] == [8, 5, 12, 3]
+    assert [(part.name, part.channels) for part in report.left if part.reason == "round_to=5 lets none go"] == [
+        ("0", 8)
+    ]
+
+
+def test_rates_that_are_no_python_numbers() -> None:
+    for rates in (np.float32(0.5), torch.tensor(0.5), [np.float64(0.5)] * 3):
+        report = prune(model := Plain(), X, random_scores(model, 0), rates)  # type: ignore[arg-type]
+        assert report.layers[0].after == 4
+    for wrong in (np.array([0.5] * 3), torch.tensor([0.5] * 3), True):
+        with pytest.raises(ArgumentError, match="rates must be one number, a list of numbers, a dict by layer or"):
+            prune(model := Plain(), X, random_scores(model, 0), wrong)  # type: ignore[arg-type]
+    assert prune(model, X, random_scores(model, 0), macs_ratio=np.float32(0.5)).macs_ratio <= 0.5  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("ignore", [3, None, ["0", 3]])
+def test_what_is_no_pattern_of_names(ignore: Any) -> None:
+    with pytest.raises(ArgumentError, match="ignore must be a pattern on names of layers, or a list of such; got"):
+        prune(Plain(), X, GOOD, 0.5, ignore=ignore)
+
+
+class OwnConv(nn.Conv2d):
+    """Pads by itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = nn.functional.conv2d(nn.functional.pad(x, (1, 1, 1, 1)), self.weight, self.bias)
+        return y
+
+
+def test_a_layer_with_a_forward_of_its_own_is_named() -> None:
+    own = "it has a forward of its own"
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), OwnConv(8, 6, 3), nn.Conv2d(6, 4, 3))
+    report = prune(model, X, {"0": torch.arange(8.0)}, 0.5)
+    assert [(part.name, part.channels) for part in report.left if part.reason == own] == [("2", 6)]
+    alone = nn.Sequential(OwnConv(3, 6, 3), nn.Conv2d(6, 4, 3))
+    with pytest.raises(ArgumentError, match=f"nothing can be pruned: .*0: {own}"):
+        prune(alone, X, {"1": torch.ones(4)}, 0.5)
+
+
+class OneWay(torch.autograd.Function):
+    """Cannot run backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        raise RuntimeError("no way back")
+
+
+def test_a_network_that_never_ran_backward_is_pruned() -> None:
+    class Network(Plain):
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = OneWay.apply(super().forward(x))  # type: ignore[no-untyped-call]
+            return y
+
+    report = prune(model := Network(), X, random_scores(model, 0), 0.5)
+    assert model[0].out_channels == report.layers[0].after == 4

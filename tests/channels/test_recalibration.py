@@ -91,6 +91,6 @@ def test_bad_batches_leave_the_network_as_it_was(loader: list[Any], message: str
 
 def test_a_forward_that_fails_leaves_the_network_as_it_was(network: nn.Sequential) -> None:
     before = copy.deepcopy(network.state_dict())
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ArgumentError, match=r"Sequential does not run on an input of shape \(2, 5, 8, 8\)"):
         recalibrate(network, [batches()[0], torch.randn(2, 5, 8, 8)])
     assert unchanged(network, before)

@@ -1,10 +1,11 @@
 """Networks that are looked at stay as they are."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tailcut.channels.running import inputs_of, layer_maps, running, unwrapped
+from tailcut.channels.running import forward, inputs_of, layer_maps, running, unwrapped
 from tailcut.errors import ArgumentError
 from tailcut.execution import fuse
 from tailcut.weights import regularize
@@ -133,3 +134,17 @@ def test_no_batch_more_than_asked_for_is_read() -> None:
 def test_other_batches_are_refused(batch: object) -> None:
     with pytest.raises(ArgumentError, match="the loader must yield tensors of inputs"):
         list(inputs_of([batch], None, network()))
+
+
+def test_a_forward_that_fails_names_the_inputs() -> None:
+    with pytest.raises(
+        ArgumentError, match=r"Linear does not run on an input of shape \(2, 4\): mat1 and mat2 .*multip"
+    ):
+        forward(nn.Linear(3, 3), (torch.rand(2, 4),))
+    assert forward(nn.Linear(3, 5), (torch.rand(2, 3),)).shape == (2, 5)
+
+
+def test_numbers_of_batches_may_be_numpys() -> None:
+    assert len(list(inputs_of([torch.rand(1, 3)] * 4, np.int64(2), nn.Linear(3, 3)))) == 2  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="num_batches must be an integer"):
+        list(inputs_of([], True, nn.Linear(3, 3)))

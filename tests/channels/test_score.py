@@ -147,8 +147,11 @@ def test_the_model_stays_as_it_was() -> None:
 
 def test_the_model_stays_as_it_was_after_an_error() -> None:
     model = Residual().train()
-    with pytest.raises(RuntimeError):
-        score(model, [torch.rand(2, 5, 8, 8)])
+    for method in ("spectral", "apoz", "bn_scale"):
+        with pytest.raises(
+            ArgumentError, match=r"Residual does not run on an input of shape \(2, 5, 8, 8\): Given groups"
+        ):
+            score(model, [torch.rand(2, 5, 8, 8)], method=method)
     assert all(module.training for module in model.modules())
     assert len(model.conv1._forward_hooks) == 0
 

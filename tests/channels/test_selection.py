@@ -1,6 +1,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -14,8 +15,10 @@ from tailcut.channels.selection import (
     Rate,
     candidates,
     check_scores,
+    held_by_limits,
     importance_of,
     num_kept,
+    number_of,
     rates_for_dict,
     rates_for_list,
     select_by_rates,
@@ -204,3 +207,51 @@ def _graphs(kind: str) -> ChannelGraph:
     if kind not in _known:
         _known[kind] = find_groups(EXACT[kind].build(), (EXACT[kind].example().float(),))
     return _known[kind]
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        (Limits(round_to=16), "round_to=16 lets none go"),
+        (Limits(min_channels=100), "min_channels=100 lets none go"),
+        (Limits(round_to=16, min_channels=8), "min_channels=8 and round_to=16 let none go"),
+        (Limits(round_to=6, min_channels=7), "min_channels=7 and round_to=6 let none go"),  # only both together
+        (Limits(round_to=2), None),
+    ],
+)
+def test_groups_that_the_limits_keep_whole(limits: Limits, reason: str | None) -> None:
+    graph = graph_of(Plain())
+    scores, rates = {"0": torch.arange(8.0).double()}, {"0": Rate(0.5)}
+    removed = select_by_rates(graph, rates, scores, limits)
+    assert held_by_limits(graph, rates, removed, limits) == ({} if reason is None else {"0": reason})
+    assert held_by_limits(graph, {"0": Rate(0.0)}, set(), limits) == {}
+
+
+@pytest.mark.parametrize("half", [np.float32(0.5), np.float64(0.5), torch.tensor(0.5), np.array(0.5)[()]])
+def test_rates_and_limits_may_be_numpys_or_torchs(half: Any) -> None:
+    graph = graph_of(Plain())
+    limits = Limits(np.int64(2), torch.tensor(2), half)  # type: ignore[arg-type]
+    assert limits == Limits(2, 2, 0.5)
+    assert (type(limits.round_to), type(limits.max_rate)) == (int, float)
+    assert len(select_by_rates(graph, {"0": Rate(half)}, {"0": torch.arange(8)}, Limits())) == 4
+    assert rates_for_list(graph, [("0",)], [half]) == {"0": Rate(0.5, "0")}
+    assert rates_for_dict(graph, Plain(), {"0": half}) == {"0": Rate(0.5, "0")}
+
+
+@pytest.mark.parametrize("value", [np.array([0.5]), torch.tensor([0.5, 0.5]), True, 1j, [0.5]])
+def test_what_is_no_number(value: Any) -> None:
+    assert number_of(value) is None
+    for name in ("min_channels", "round_to", "max_rate"):
+        with pytest.raises(ArgumentError, match=name):
+            Limits(**{name: value})
+    with pytest.raises(ArgumentError, match="the rate of 0 must be from 0 up to 1, not included; got"):
+        rates_for_dict(graph_of(Plain()), Plain(), {"0": value})
+
+
+def test_very_large_scores_keep_their_order() -> None:
+    graph = graph_of(Plain())
+    scores = {"0": torch.tensor([1.7e308, 1.6e308, 1, 2, 1.5e308, 1.4e308, 1.3e308, 1.2e308], dtype=torch.float64)}
+    removed = select_by_rates(graph, {"0": Rate(0.25)}, scores, Limits())
+    assert removed == set(graph.groups["0"].units[2:4])
+    found = importance_of(graph, graph.groups["0"], {"0": torch.full((8,), 5e-324, dtype=torch.float64)})
+    assert found == dict.fromkeys(graph.groups["0"].units, 1.0)

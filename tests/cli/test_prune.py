@@ -116,4 +116,7 @@ def test_bad_usage(tailcut: Tailcut, file: Path, tmp_path: Path) -> None:
     outcome = tailcut("prune", file, *out, "--rates", "0.5,0.5")
     assert outcome.code == 2
     assert "expected 3 rates" in outcome.err
+    outcome = tailcut("prune", file, *out, "--rates", "0.5", "--scores", tmp_path / "scores.json")
+    assert outcome.code == 2
+    assert "give either --scores or --method l1" in outcome.err
     assert not (tmp_path / "slim.tailcut").exists()

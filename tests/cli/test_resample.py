@@ -1,3 +1,4 @@
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,16 @@ def test_codecs_arrive(tailcut: Tailcut, file: Path, tmp_path: Path) -> None:
         )
         sizes.append(outcome.json["file_bytes"])
     assert sizes[0] < sizes[1]
+
+
+def test_the_examples_of_the_help_are_complete(tailcut: Tailcut) -> None:
+    shown = tailcut("resample", "--help").out.partition("example:\n")[2]
+    examples = [shlex.split(line)[1:] for line in shown.splitlines() if line.startswith("  tailcut ")]
+    assert [words[0] for words in examples] == ["resample", "export"]
+    for words in examples:
+        words[1] = "nowhere.tailcut"  # the only thing wrong with it
+        outcome = tailcut(*words)
+        assert (outcome.code, "nowhere.tailcut" in outcome.err) == (1, True)
 
 
 @pytest.mark.parametrize(

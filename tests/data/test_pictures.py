@@ -1,4 +1,5 @@
 import io
+import struct
 import warnings
 import zlib
 from pathlib import Path
@@ -284,3 +285,35 @@ def test_a_dark_colour_is_foreground(tmp_path: Path) -> None:
     pixels = np.zeros((2, 3, 3), dtype=np.uint8)
     pixels[0, 1, 2] = 1
     assert read_mask(save(tmp_path / "x.png", pixels)).tolist() == [[0, 1, 0], [0, 0, 0]]
+
+
+def png_of_16_bits(path: Path, pixels: np.ndarray) -> Path:
+    """Written by hand, since Pillow writes 16 bits of plain grey only: (height, width, 1 to 4 channels)."""
+    height, width, channels = pixels.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    content = b"\x89PNG\r\n\x1a\n"
+    for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+        content += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    path.write_bytes(content)
+    return path
+
+
+def test_small_values_of_16_bit_masks_are_foreground_or_refused(tmp_path: Path) -> None:
+    pixels = np.zeros((4, 5, 4), dtype=np.uint16)
+    pixels[1:3, 0:4, :] = 1
+    grey = png_of_16_bits(tmp_path / "grey.png", pixels[..., :1])
+    assert torch.equal(read_mask(grey), torch.from_numpy(pixels[..., 0].astype(np.int64)))
+    for channels in (2, 3, 4):
+        path = png_of_16_bits(tmp_path / f"{channels}.png", pixels[..., :channels])
+        assert picture_size(path) == (4, 5)
+        with pytest.raises(
+            DataError, match=r"\.png: expected 8 bits per channel.* save it with 8 bits or as 16-bit grey"
+        ):
+            read_mask(path)
+
+
+def test_of_16_bit_colours_the_higher_8_are_read(tmp_path: Path) -> None:
+    pixels = GENERATOR.integers(0, 65536, (6, 9, 3), dtype=np.uint16)
+    picture = read_picture(png_of_16_bits(tmp_path / "x.png", pixels), channels=3)
+    assert torch.equal(picture, as_tensor(pixels >> 8))

@@ -8,6 +8,7 @@ from tailcut.execution.expression import (
     Resampled,
     Scaled,
     add_affine,
+    given,
     grid_of,
     is_pointwise,
     map_sources,
@@ -77,3 +78,13 @@ def test_flops_count_products_twice() -> None:
     assert affine(channels=6, k=2).flops == 24
     assert Pointwise(6, RELU, (affine(),)).flops == 30
     assert Given(3, torch.zeros(3, 1, 2)).flops == 0
+
+
+def test_given_maps_have_memory_of_their_own() -> None:
+    for axis, tensor in ((1, torch.randn(1, 6, 4, 5)), (2, torch.randn(1, 3, 6))):
+        before = tensor.clone()
+        part = given(tensor, axis)
+        tensor.zero_()
+        assert part.channels == 6
+        assert part.source.is_contiguous()
+        assert torch.equal(part.source, before.movedim(axis, 0))

@@ -7,7 +7,7 @@ from torch import nn
 
 import tailcut
 from tailcut.execution.cost import Costs
-from tailcut.execution.factors import TruncatedWeight, block_diagonal, grouped_outward
+from tailcut.execution.factors import MAX_COMPARED, TruncatedWeight, block_diagonal, grouped_outward
 from tailcut.execution.run import Run
 from tailcut.weights import truncation_of
 
@@ -75,3 +75,43 @@ def test_groups_stand_along_the_diagonal() -> None:
     assert torch.equal(grouped[:2, :2], outward[:2])
     assert torch.equal(grouped[2:, 2:], outward[2:])
     assert torch.equal(grouped_outward(None, 3, 1, matrix), torch.eye(3))
+
+
+@pytest.mark.parametrize("num_kept", [6, 3 * MAX_COMPARED])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_writes_that_torch_does_not_count_are_seen(num_kept: int, dtype: torch.dtype) -> None:
+    layer = nn.Linear(128, 128).to(dtype)
+    weight = weight_of(layer, num_kept=num_kept)
+    vector = weight.tensor.vector
+    with torch.no_grad():
+        first = weight.factors(new_run())
+        version = vector._version
+        vector.data.mul_(3)
+        assert vector._version == version
+        second = weight.factors(new_run())
+        assert weight.factors(new_run()) is second
+        torch.testing.assert_close(second.core, 3 * first.core)
+        vector.data = vector.data.double()
+        assert weight.factors(new_run()).core.dtype == torch.float64
+
+
+def test_numbers_written_through_numpy_are_seen() -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    tailcut.regularize(model, num_kept=10)
+    x = torch.randn(3, 8)
+    for way in ("auto", "narrow", "dense"):
+        fused = tailcut.fuse(model)
+        fused.way = way
+        with torch.no_grad():
+            for _ in range(3):
+                torch.testing.assert_close(fused(x), model(x))
+            for parameter in model.parameters():
+                parameter.detach().numpy()[...] *= 1.5
+            torch.testing.assert_close(fused(x), model(x))
+
+
+def test_what_is_not_a_number_is_never_taken_for_the_same() -> None:
+    weight = weight_of(nn.Linear(9, 7), num_kept=6)
+    with torch.no_grad():
+        weight.tensor.vector.data[0] = torch.nan
+        assert weight.state() != weight.state()

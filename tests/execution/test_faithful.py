@@ -1,5 +1,7 @@
 """A fused network does what the network's own code does, whatever that code is: the oracle is the network itself."""
 
+import copy
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -270,3 +272,105 @@ def test_settings_that_were_changed_afterwards(mode: Any, padding: Any) -> None:
     model[2].padding = padding
     truncated(model)
     torch.testing.assert_close(narrow(model)(X), model(X))
+
+
+def swish(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(x)
+
+
+with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+    scripted_swish: Any = torch.jit.script(swish)
+
+
+def mapped_swish(x: Tensor) -> Tensor:
+    result: Tensor = torch.vmap(swish)(x)
+    return result
+
+
+def with_a_statistic_of_a_script(x: Tensor) -> Tensor:
+    with torch.no_grad():
+        scale: Tensor = scripted_swish(x).abs().max()
+    return torch.relu(x) / scale
+
+
+@pytest.mark.parametrize("between", [scripted_swish, mapped_swish, with_a_statistic_of_a_script])
+@pytest.mark.parametrize("way", ["narrow", "auto"])
+def test_gradients_reach_past_what_torch_calls_below_them(between: Callable[[Tensor], Tensor], way: str) -> None:
+    model = truncated(Net(between))
+    fused = fuse(model, engine="torch")
+    fused.way = way
+    for _ in range(3):
+        expected = gradients(model, model, X)
+        for name, gradient in gradients(model, fused, X).items():
+            torch.testing.assert_close(gradient, expected[name], msg=name)
+    if way == "narrow":
+        assert {layer.way for layer in fused.report().layers} == {"dense"}
+        assert "where torch records no gradients" in fused.report().layers[0].reason
+
+
+@pytest.mark.parametrize("between", [scripted_swish, Reversal.apply])
+def test_gradients_of_the_input_alone(between: Callable[[Tensor], Tensor]) -> None:
+    model = truncated(Net(between)).requires_grad_(False)
+    x = X.clone().requires_grad_()
+    expected = torch.autograd.grad(model(x).square().sum(), x)[0]
+    torch.testing.assert_close(torch.autograd.grad(narrow(model)(x).square().sum(), x)[0], expected)
+
+
+def test_scripts_without_gradients_stay_fused() -> None:
+    model = truncated(Net(scripted_swish))
+    fused = narrow(model)
+    with torch.no_grad():
+        torch.testing.assert_close(fused(X), model(X))
+    assert "dense" not in {layer.way for layer in fused.report().layers}
+
+
+class Streaming(nn.Module):
+    """Buffers and an argument change after the map has met them."""
+
+    scale: Tensor
+    memory: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(64, 128, 3, padding=1), nn.Conv2d(256, 128, 3, padding=1)
+        self.register_buffer("scale", torch.rand(128, 1, 1))
+        self.register_buffer("memory", torch.randn(1, 128, 12, 12))
+
+    def forward(self, x: Tensor, state: Tensor) -> Any:
+        y = self.a(x)
+        z = torch.cat([torch.relu(y + state) * self.scale + self.scale[:, 0, 0].view(-1, 1, 1), self.memory], 1)
+        for tensor in (state, self.scale, self.memory):
+            tensor.mul_(0.5)
+        return self.b(z)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("way", ["narrow", "auto"])
+def test_what_a_map_has_met_may_change(mode: Any, way: str) -> None:
+    model = truncated(Streaming())
+    dense, fused = copy.deepcopy(model), fuse(model, engine="torch")
+    fused.way = way
+    with mode():
+        mine, theirs = torch.ones(1, 128, 12, 12).double(), torch.ones(1, 128, 12, 12).double()
+        for _ in range(3):
+            torch.testing.assert_close(fused(X[:1], mine), dense(X[:1], theirs))
+    torch.testing.assert_close(mine, theirs)
+    assert "factored" in {layer.way for layer in fused.report().layers} or way == "auto"
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_switches_among_the_arguments_may_choose_another_way(named: bool) -> None:
+    class Switched(Net):
+        def forward(self, x: Tensor, mode: str = "relu") -> Any:
+            y = self.a(x)
+            return self.b(Reversal.apply(y) if mode == "reversed" else torch.relu(y))  # type: ignore[no-untyped-call]
+
+    model = truncated(Switched())
+    fused = fuse(model, engine="torch")
+    for mode in ("relu", "reversed", "relu", "reversed"):
+        args, kwargs = ((X,), {"mode": mode}) if named else ((X, mode), {})
+        model.zero_grad()
+        expected = torch.autograd.grad(model(*args, **kwargs).square().sum(), list(model.parameters()))
+        found = torch.autograd.grad(fused(*args, **kwargs).square().sum(), list(model.parameters()))
+        for one, two in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, two)

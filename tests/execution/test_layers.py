@@ -188,3 +188,47 @@ def test_arguments_may_be_named() -> None:
         fused = fuse(model)
         fused.way = way
         torch.testing.assert_close(fused(index), model(index))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+@pytest.mark.parametrize("way", ["auto", "narrow"])
+def test_transformers_of_torch_with_a_mask(mode: Any, way: str) -> None:
+    layer = nn.TransformerEncoderLayer(64, 4, 256, batch_first=True)
+    model = nn.TransformerEncoder(layer, 1).eval()
+    tailcut.regularize(model, keep_ratio=0.3)
+    fused, x = fuse(model), torch.randn(2, 10, 64)
+    fused.way = way
+    mask = torch.zeros(2, 10, dtype=torch.bool)
+    mask[1, 6:] = True
+    with mode():
+        for _ in range(2):
+            found, expected = fused(x, src_key_padding_mask=mask), model(x, src_key_padding_mask=mask)
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+@pytest.mark.parametrize("way", ["auto", "narrow"])
+def test_nested_tensors_run_densely(layout: torch.layout, way: str) -> None:
+    model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 8))
+    tailcut.regularize(model, num_kept=12)
+    fused = fuse(model)
+    fused.way = way
+    for lengths in ((3, 5), (4, 1)):
+        rows = [torch.randn(length, 16) for length in lengths]
+        x = torch.nested.nested_tensor(rows, layout=layout)
+        with torch.no_grad():
+            for found, row in zip(fused(x).unbind(), rows, strict=True):
+                torch.testing.assert_close(found, model(row), rtol=1e-4, atol=1e-5)
+    assert {layer.way for layer in fused.report().layers} == {"dense"}
+
+
+@pytest.mark.parametrize("way", ["auto", "narrow"])
+def test_sparse_tensors_run_densely(way: str) -> None:
+    model = nn.Linear(16, 64)
+    tailcut.regularize(model, num_kept=12)
+    fused, x = fuse(model), torch.randn(5, 16).relu()
+    fused.way = way
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x.to_sparse()), model(x), rtol=1e-4, atol=1e-5)

@@ -1,10 +1,14 @@
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tailcut.execution.expression import Affine
 from tailcut.execution.narrow import NarrowMap, as_tensor, project_wide
-from tailcut.execution.run import Run
+from tailcut.execution.run import NotNarrowError, Run
 
 
 def narrow(*, channel_axis: int = 1) -> NarrowMap:
@@ -93,3 +97,64 @@ def test_settling_keeps_the_values(run: Run) -> None:
     expected = wide_of(narrow_copy(x))
     x.settle("too long a chain")
     torch.testing.assert_close(wide_of(x), expected)
+
+
+VECTOR, OTHER = torch.rand(6) + 0.5, torch.randn(6)
+SPELLINGS: list[Callable[[Tensor], Tensor]] = [
+    lambda x: torch.add(x, other=x),
+    lambda x: torch.sub(x, other=1.0),
+    lambda x: x.mul(other=2.0),
+    lambda x: torch.mul(input=x, other=VECTOR[:, None, None]),
+    lambda x: torch.dropout(x, p=0.5, train=False),
+    lambda x: torch.swapaxes(x.flatten(2), axis0=1, axis1=2),
+    lambda x: torch.batch_norm(x, VECTOR, OTHER, OTHER, VECTOR, False, 0.1, 1e-5, False),
+    lambda x: torch.layer_norm(x.flatten(2).transpose(1, 2), (6,), VECTOR, OTHER, 1e-5, False),
+    lambda x: torch.group_norm(x, 2, VECTOR, OTHER, 1e-5, False),
+    lambda x: torch.group_norm(x, 1, VECTOR, OTHER),
+    lambda x: torch.instance_norm(x, VECTOR, OTHER, None, None, True, 0.1, 1e-5, False),
+    lambda x: torch.instance_norm(x[:1], VECTOR, OTHER, OTHER, VECTOR, False, 0.1, 1e-5, False),
+]
+
+
+@pytest.mark.usefixtures("run")
+@pytest.mark.parametrize("number", range(len(SPELLINGS)))
+def test_all_spellings_of_torch_are_taken(number: int) -> None:
+    x = narrow()
+    expected = SPELLINGS[number](wide_of(narrow_copy(x)))
+    torch.testing.assert_close(wide_of(SPELLINGS[number](x)), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("run")
+def test_wrong_arguments_are_refused_as_by_torch() -> None:
+    with pytest.raises(TypeError):
+        functional.max_pool2d(narrow(), kernel_size="wide")  # type: ignore[call-overload]
+    with pytest.raises(TypeError):
+        torch.relu(narrow(), slope=2)  # type: ignore[call-arg]
+
+
+@pytest.mark.usefixtures("run")
+def test_named_arguments_are_written_to_as_others_are() -> None:
+    x = narrow()
+    expected = wide_of(narrow_copy(x))
+    view = x[:, :1]
+    functional.relu(input=x, inplace=True)
+    torch.testing.assert_close(view, expected[:, :1].relu())
+    torch.testing.assert_close(wide_of(x + 0), expected.relu())
+    torch.floor(expected, out=x)
+    torch.testing.assert_close(wide_of(x + 0), expected.floor())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
+def test_scripts_spoil_a_forward_that_needs_their_gradients(run: Run) -> None:
+    doubled: Any = torch.jit.script(twice)
+    doubled(narrow())
+    assert not run.spoiled
+    source = torch.randn(2, 3, 4, 5, requires_grad=True)
+    x = NarrowMap([Affine(6, source, torch.randn(6, 2), None)], 1, ["conv"])
+    torch.testing.assert_close(wide_of(doubled(x)), 2 * wide_of(x))
+    with pytest.raises(NotNarrowError, match="records no gradients"):
+        run.check()
+
+
+def twice(x: Tensor) -> Tensor:
+    return x + x

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from tailcut.execution.cost import Costs
-from tailcut.execution.run import Run, current_run, running
+from tailcut.execution.run import NotNarrowError, Run, current_run, running
 
 COSTS = Costs.of("cpu", with_gradients=False)
 
@@ -48,3 +48,11 @@ def test_the_compiler_is_asked_where_its_loops_pay() -> None:
     assert run.engine_for(1e12, torch.zeros(1), elements=1 << 20, narrow=64) == "torch"
     assert run.engine_for(1e12, torch.zeros(1), elements=1 << 10, narrow=4) == "torch"
     assert run.engine_for(1e12, torch.zeros(1, dtype=torch.float16), elements=1 << 20, narrow=4) == "torch"
+
+
+def test_a_spoiled_forward_is_not_narrow() -> None:
+    run = Run("torch", "auto", COSTS)
+    run.check()
+    run.spoiled = "no gradients"
+    with pytest.raises(NotNarrowError, match="no gradients"):
+        run.check()

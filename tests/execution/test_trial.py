@@ -131,3 +131,10 @@ def test_a_regularised_module_around_others_runs_densely_too() -> None:
         for way in ("auto", "narrow", "dense", "auto"):
             fused.way = way
             torch.testing.assert_close(fused(x), model(x))
+
+
+def test_sparse_buffers_are_put_back() -> None:
+    model = nn.Module()
+    model.register_buffer("links", torch.eye(3).to_sparse())
+    try_out(model, lambda: model.get_buffer("links").mul_(2))
+    assert torch.equal(model.get_buffer("links").to_dense(), torch.eye(3))

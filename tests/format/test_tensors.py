@@ -73,6 +73,16 @@ def test_meta_copy_has_shapes_and_ties_but_no_memory() -> None:
     assert model.first.out_features == 6
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated")
+def test_meta_copy_of_weights_that_hooks_compute() -> None:
+    layer = nn.utils.weight_norm(nn.Linear(8, 4))
+    copied = meta_copy(nn.Sequential(layer)).get_submodule("0")
+    assert vars(copied)["weight"].is_meta
+    assert vars(copied)["weight"].shape == (4, 8)
+    assert all(tensor.is_meta for tensor in copied.parameters())
+    assert not layer.weight.is_meta
+
+
 class Hiding(nn.Linear):
     """Renames what its state_dict holds."""
 

@@ -1,5 +1,6 @@
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -125,3 +126,17 @@ def test_bad_input() -> None:
             reconstruction_errors(torch.ones(192), order)
     with pytest.raises(ArgumentError, match=r"expected one picture \(3, height, width\), got shape"):
         describe_picture(torch.zeros(1, 3, 8, 8), BlockDCT(6))
+
+
+@pytest.mark.parametrize("value", [128, 100, 37])
+@pytest.mark.parametrize("chroma", ["two_scale", "full"])
+def test_all_is_kept_of_a_flat_picture(value: int, chroma: Any) -> None:
+    """It has no details, but for rounding errors, which no selection can lose."""
+    report = describe_picture(torch.full((3, 64, 64), value, dtype=torch.uint8), BlockDCT(24, chroma=chroma))
+    assert (report.energy_ratio, report.detail_ratio) == (1.0, 1.0)
+
+
+def test_one_faint_detail_of_a_large_picture_counts() -> None:
+    picture = torch.full((3, 512, 512), 100, dtype=torch.uint8)
+    picture[2, 300, 301] += 1
+    assert 0.05 < describe_picture(picture, BlockDCT(24)).detail_ratio < 0.6

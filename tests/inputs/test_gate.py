@@ -318,3 +318,13 @@ def test_strength_drives_the_number_of_open_channels_and_informative_ones_surviv
     assert gate.selection(2).indices == INFORMATIVE
     assert accuracy > 0.9
     assert results[50.0][1] < 0.6
+
+
+def test_numbers_of_channels_are_checked_without_a_picture() -> None:
+    gate = FrequencyGate(24)
+    for count in (None, 24, (2, 1, 0)):
+        gate.check_num_channels(count)
+    for wrong in (0, 25, (17, 0, 0), (1, 1)):
+        with pytest.raises(ArgumentError, match="expected"):
+            gate.check_num_channels(wrong)
+    assert gate.activity.num_pictures == 0

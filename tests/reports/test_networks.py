@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -69,6 +70,20 @@ def test_one_epoch_is_one_epoch(run_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(first + "\n")
     (network,) = open_networks([tmp_path])
     assert network.missing["model"] == "the run is not finished (1 epoch so far): there is no packed network yet"
+
+
+def test_why_a_run_has_no_curves(run_folder: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(run_folder, tmp_path / "run")
+    (copied / "metrics.jsonl").unlink()
+    (network,) = open_networks([copied])
+    assert network.missing == {"lines": "its metrics.jsonl is missing or empty"}
+    result = json.loads((copied / "result.json").read_text())
+    (copied / "result.json").write_text(json.dumps(result | {"epochs": 0}))
+    (network,) = open_networks([copied])
+    assert network.missing == {"lines": "it was trained for 0 epochs"}
+    (copied / "result.json").unlink()
+    (network,) = open_networks([copied])
+    assert network.missing["lines"] == "no epoch of it is finished yet"
 
 
 def test_a_finished_run_whose_network_was_moved_away_is_finished(run_folder: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from tailcut.errors import RecipeError, TrainingError
+from tailcut.errors import ArgumentError, RecipeError, TrainingError
 from tailcut.execution import FusedNetwork
 from tailcut.execution.compiled import is_installed
 from tailcut.runs import Run
@@ -141,3 +141,10 @@ def test_a_resumed_training_keeps_its_decision(
     train(recipe, tmp_path / "run", resume=True)
     lines = [json.loads(line) for line in Run(tmp_path / "run").metrics.read_text().splitlines()]
     assert [line["execution"] for line in lines] == ["fused", "fused"]
+
+
+def test_pictures_that_do_not_fit_are_one_clear_error(make_recipe: MakeRecipe) -> None:
+    model = create_model("resnet20")
+    regularize(model, num_kept=20)
+    with pytest.raises(ArgumentError, match=r"cannot take pictures of shape \(4, 1, 28, 28\): .*channels"):
+        choose_execution(make_recipe(), model, torch.zeros(4, 1, 28, 28))

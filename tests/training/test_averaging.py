@@ -88,3 +88,18 @@ def test_a_state_goes_on_where_it_was() -> None:
 def test_another_state_is_refused() -> None:
     with pytest.raises(TypeError, match="no state of a MovingAverage"):
         MovingAverage(small_network(), 0.5).load_state_dict({"num_updates": 1, "values": 3})
+
+
+def test_a_parameter_without_axes_is_restored() -> None:
+    def scaled() -> nn.Module:
+        network = small_network()
+        network.register_parameter("scale", nn.Parameter(torch.tensor(1.0)))
+        return network
+
+    average = MovingAverage(scaled(), 0.9)
+    move(average.model, 1)
+    average.update()
+    other = MovingAverage(scaled(), 0.9)
+    other.load_state_dict(average.state_dict())
+    assert all(torch.equal(other.values[name], value) for name, value in average.values.items())
+    assert other.values["scale"].shape == ()

@@ -9,7 +9,7 @@ import torch
 from tailcut.data import open_dataset
 from tailcut.errors import RecipeError
 from tailcut.format import save
-from tailcut.structure import create_model
+from tailcut.structure import create_model, picture_size
 from tailcut.training.building import (
     build_model,
     build_optimizer,
@@ -18,6 +18,7 @@ from tailcut.training.building import (
     hold_out,
     load_teacher,
     lr_factor,
+    note_picture_size,
     set_precision,
 )
 from tailcut.training.recipe import LrScheduleSection, OptimizerSection, Recipe
@@ -176,3 +177,11 @@ def test_a_missing_teacher_names_its_key(make_recipe: MakeRecipe) -> None:
     with pytest.raises(RecipeError, match=r"distillation.teacher: .*nowhere"):
         load_teacher(make_recipe("distillation.teacher=nowhere"), torch.device("cpu"))
     assert load_teacher(make_recipe(), torch.device("cpu")) is None
+
+
+def test_a_classifier_is_told_a_size_that_is_not_its_familys(make_recipe: MakeRecipe) -> None:
+    recipe, model = make_recipe(), create_model("lenet5")
+    note_picture_size(recipe, model, open_dataset("digits@14", "train"))
+    assert picture_size(model) == (14, 14)
+    note_picture_size(recipe, model, open_dataset("digits", "train"))
+    assert picture_size(model) is None

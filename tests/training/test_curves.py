@@ -56,3 +56,13 @@ def test_nothing_is_drawn_of_nothing(tmp_path: Path) -> None:
 def test_a_name_may_hold_dollar_signs(title: str, tmp_path: Path) -> None:
     draw_curves(LINES, tmp_path / "curves.png", title=title)
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_two_metrics_have_two_colours(tmp_path: Path) -> None:
+    purple = (148, 103, 189)
+    for metrics, expected in (({"fid": 90.0}, False), ({"fid": 90.0, "elbo": -100.0}, True)):
+        lines = [{**LINES[1], "epoch": epoch, "metrics": metrics} for epoch in (1, 2)]
+        draw_curves(lines, tmp_path / "curves.png", title="vae")
+        with Image.open(tmp_path / "curves.png") as picture:
+            colours = {colour for _, colour in picture.convert("RGB").getcolors(maxcolors=1 << 24) or ()}
+        assert (purple in colours) == expected

@@ -4,12 +4,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from tailcut.errors import DivergedError
 from tailcut.format import load, save
 from tailcut.runs import Run
 from tailcut.structure import create_model
 from tailcut.training.building import build_model
-from tailcut.training.finishing import make_result, num_kept
-from tailcut.training.recipe import Recipe
+from tailcut.training.finishing import make_result, num_kept, save_trained
+from tailcut.training.recipe import PackSection, Recipe
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -46,3 +47,16 @@ def test_kept_numbers_of_a_plain_network_are_all(override: str, kept: int, make_
     overrides = [override, "schedule="] if override else []
     assert num_kept(build_model(make_recipe(*overrides))) == kept
     assert num_kept(create_model("lenet300", bias=False)) == 266_200
+
+
+def test_a_number_too_large_for_its_type_says_how_to_keep_the_training(tmp_path: Path) -> None:
+    run, model = Run.create(tmp_path / "run"), create_model("lenet300")
+    with torch.no_grad():
+        model.get_parameter("fc1.weight")[0, 0] = 1e9
+    with pytest.raises(
+        DivergedError, match=r"not packed: fc1.weight: 1e\+09 does not fit.*tailcut pack .*run -o FILE --co"
+    ):
+        save_trained(model, run.model, run, PackSection(codec="float16", other_codec="float16"))
+    assert not run.model.exists()
+    save_trained(model, run.model, run, PackSection())
+    assert run.model.exists()

@@ -9,7 +9,7 @@ from tailcut.runs import Run
 from tailcut.training import launching
 from tailcut.training.launching import run_sessions
 from tailcut.training.recipe import Recipe
-from tailcut.training.recipe_files import parse_recipe
+from tailcut.training.recipe_files import parse_recipe, to_toml
 
 MakeRecipe = Callable[..., Recipe]
 SETTINGS: dict[str, Any] = {"roots": "there", "download": True, "progress": False, "command": "tailcut train"}
@@ -125,3 +125,22 @@ def test_a_finished_run_without_epochs_needs_no_checkpoint(make_recipe: MakeReci
     for path in (run.model, run.result):
         path.touch()
     assert launch(recipe, run.path, resume=True) == "the result"
+
+
+def test_a_recipe_of_the_users_own_in_the_folder_is_kept(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    run, own = Run(tmp_path / "run"), "# a comment\n" + to_toml(make_recipe())
+    run.path.mkdir()
+    run.recipe.write_text(own)
+
+    def fail() -> None:
+        raise ValueError("no data")
+
+    Noted.meanwhile = staticmethod(fail)
+    try:
+        with pytest.raises(ValueError, match="no data"):
+            launch(make_recipe("training.epochs=9"), run.path, resume=True)
+    finally:
+        Noted.meanwhile = staticmethod(lambda: None)
+    assert run.recipe.read_text() == own
+    assert launch(make_recipe(), run.path, resume=True) == "the result"
+    assert run.recipe.read_text() == own

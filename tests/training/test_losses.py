@@ -3,6 +3,7 @@ import torch
 from torch.distributions import Bernoulli, Normal, kl_divergence
 from torch.nn.functional import cross_entropy, log_softmax, sigmoid
 
+from tailcut.errors import ArgumentError
 from tailcut.training.losses import (
     adversarial_loss,
     distillation_loss,
@@ -86,3 +87,8 @@ def test_a_discriminator_loses_the_logarithm_of_its_probability(real: bool) -> N
     logits = torch.randn(6, 1)
     probability = sigmoid(logits) if real else 1 - sigmoid(logits)
     torch.testing.assert_close(adversarial_loss(logits, real=real), -probability.log().mean())
+
+
+def test_a_teacher_with_other_outputs_is_refused() -> None:
+    with pytest.raises(ArgumentError, match=r"teacher: must give outputs of shape \(4, 10\).*got \(4, 1\)"):
+        distillation_loss(torch.zeros(4, 10), torch.zeros(4, 1), TEACHER)

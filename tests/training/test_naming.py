@@ -35,6 +35,10 @@ def network(names: Sequence[str] | None) -> torch.nn.Module:
         (FLOWERS, ("rose", "tulip", "oak"), "class 2 is 'poppy' for the network and 'oak'"),
         (("n01440764", "n02102040"), ("n01440764", "n02979186"), "class 1 is 'n02102040'"),
         (("0", "1", "10", "2"), ("0", "1", "2", "7"), "class 2 is '10'"),
+        (("C", "C++"), ("C", "C#"), r"class 1 is 'C\+\+' for the network and 'C#'"),
+        (("+", "-"), ("-", "+"), r"class 0 is '\+'"),
+        (("minus", "-x"), ("minus", "x"), "class 1 is '-x'"),
+        (("a-b", "a_b"), ("a_b", "a-b"), "class 0 is 'a-b'"),
     ],
 )
 def test_other_names_are_told(own: Sequence[str], others: Sequence[str], message: str) -> None:

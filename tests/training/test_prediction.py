@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from tailcut.data import open_dataset, read_mask
+from tailcut.data import open_dataset, read_mask, read_picture
 from tailcut.errors import ArgumentError, DataError
 from tailcut.format import save
-from tailcut.structure import create_model, set_class_names
+from tailcut.structure import create_model, set_class_names, set_picture_size
 from tailcut.training.prediction import predict, predict_file
 
 
@@ -135,3 +135,16 @@ def test_a_file_is_loaded_and_named(tmp_path: Path) -> None:
     report = predict_file(tmp_path / "a.tailcut", [tmp_path / "digit.png"], device="cpu")
     assert report.model == str(tmp_path / "a.tailcut")
     assert list(json.loads(report.to_json())) == ["model", "task", "predictions", "seconds"]
+
+
+def test_pictures_get_the_size_that_the_network_was_told(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = create_model("resnet20").eval()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)).save(tmp_path / "x.png")
+    for size, told in (((32, 32), None), ((64, 48), (64, 48))):
+        set_picture_size(model, told)
+        save(model, tmp_path / "a.tailcut")
+        report = predict_file(tmp_path / "a.tailcut", [tmp_path / "x.png"])
+        with torch.no_grad():
+            expected = model(read_picture(tmp_path / "x.png", channels=3, size=size))[0].softmax(dim=0).max().item()
+        assert report.predictions[0]["probability"] == pytest.approx(expected, abs=1e-5)

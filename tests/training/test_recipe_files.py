@@ -13,6 +13,7 @@ from tailcut.training.recipe_files import (
     check_same,
     differences,
     find_recipe,
+    holds,
     load_recipe,
     parse_recipe,
     shipped_recipes,
@@ -231,3 +232,17 @@ def test_a_training_s_command_is_read_as_the_same_training(given_too: list[str],
     )
     again = parser.parse_args([*shlex.split(command)[1:], *words.split()])
     assert vars(again) == vars(arguments)
+
+
+def test_a_file_may_begin_with_the_mark_of_windows_editors(recipe_text: str, tmp_path: Path) -> None:
+    (tmp_path / "my.toml").write_text(recipe_text, encoding="utf-8-sig")
+    assert load_recipe(tmp_path / "my.toml") == parse_recipe(recipe_text, source="my.toml")
+
+
+def test_whether_a_file_says_just_this_recipe(recipe_text: str, tmp_path: Path) -> None:
+    recipe, path = parse_recipe(recipe_text, source="my.toml"), tmp_path / "recipe.toml"
+    assert not holds(path, recipe)
+    for content, expected in ((recipe_text, True), (to_toml(recipe), True), ("no recipe", False)):
+        path.write_text(content)
+        assert holds(path, recipe) == expected
+    assert not holds(path, parse_recipe(recipe_text, source="my.toml", overrides=["training.epochs=9"]))

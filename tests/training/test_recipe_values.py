@@ -3,7 +3,9 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from tailcut.training.recipe_values import Counts, KeepRatio, ModelSection
+from tailcut.training.recipe import OptimizerSection, TrainingSection
+from tailcut.training.recipe_data import AugmentationSection
+from tailcut.training.recipe_values import Counts, KeepRatio, ModelSection, Section
 
 
 @pytest.mark.parametrize(
@@ -36,3 +38,24 @@ def test_sections_refuse_unknown_keys_and_changes() -> None:
     section = ModelSection(name="vae")
     with pytest.raises(ValidationError, match="frozen"):
         section.name = "unet"
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        (TrainingSection, {"epochs": True}),
+        (TrainingSection, {"epochs": "3"}),
+        (OptimizerSection, {"lr": True}),
+        (OptimizerSection, {"lr": "0.1"}),
+        (AugmentationSection, {"flip": "no"}),
+        (AugmentationSection, {"flip": 1}),
+    ],
+)
+def test_a_value_of_another_type_is_not_taken_for_one(section: type[Section], values: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="valid"):
+        section.model_validate(values)
+
+
+def test_a_list_stands_for_a_tuple_and_an_integer_for_a_number() -> None:
+    section = OptimizerSection.model_validate({"lr": 1, "betas": [0.5, 0.9]})
+    assert (section.lr, section.betas) == (1.0, (0.5, 0.9))

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from tailcut.data import Dataset, open_dataset
 from tailcut.errors import ArgumentError
 from tailcut.format import load
+from tailcut.structure import set_class_names
 from tailcut.training.samples import predict_samples
 
 
@@ -86,3 +87,11 @@ def test_a_network_that_does_not_fit_is_refused(model: nn.Module, message: str) 
 def test_there_must_be_a_picture() -> None:
     with pytest.raises(ArgumentError, match="at least 1 picture"):
         predict_samples(Brightness(0.5), Photos(), 0)
+
+
+def test_pictures_of_other_classes_are_refused() -> None:
+    dataset, model = open_dataset("digits", "test"), load("zoo:lenet5-ref")
+    set_class_names(model, [f"word {letter}" for letter in "abcdefghij"])
+    dataset.class_names = tuple(f"word {letter}" for letter in "bacdefghij")
+    with pytest.raises(ArgumentError, match="class 0 is 'word a' for the network and 'word b' in digits"):
+        predict_samples(model, dataset, 2)

@@ -62,6 +62,13 @@ def create_from(file: Path) -> torch.nn.Module:
     return load(file)
 
 
+def test_pictures_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    save(create_model("resnet20", width=4), tmp_path / "a.tailcut")
+    with pytest.raises(ArgumentError, match=r"does not run on an input of shape \(2, 1, 28, 28\): Given groups"):
+        score_file(tmp_path / "a.tailcut", tmp_path / "s.json", "digits", batch_size=2, num_batches=1, device="cpu")
+    assert not (tmp_path / "s.json").exists()
+
+
 def test_settings_go_to_score(file: Path, tmp_path: Path) -> None:
     report = score_file(
         file, tmp_path / "s.json", "digits", batch_size=4, num_batches=1, variant="published", components=("spatial",)

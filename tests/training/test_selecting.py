@@ -7,7 +7,7 @@ from PIL import Image
 from torch import nn
 
 from tailcut.data import open_dataset
-from tailcut.errors import ArgumentError, DataNotFoundError, TailcutError
+from tailcut.errors import ArgumentError, DataNotFoundError, MissingExtraError, TailcutError
 from tailcut.format import save
 from tailcut.inputs.gate import FrequencyGate
 from tailcut.inputs.selection import Selection
@@ -15,6 +15,7 @@ from tailcut.inputs.stem import replace_stem
 from tailcut.inputs.stem_edit import transform_of
 from tailcut.runs import Run
 from tailcut.structure import create_model
+from tailcut.training import selecting
 from tailcut.training.selecting import select_channels
 
 
@@ -116,4 +117,37 @@ def test_what_cannot_be_selected_from(
         select_channels(tmp_path / "gate.tailcut", out, data="imagenette@64", split="train", roots=tmp_path / "none")
     with pytest.raises((TailcutError, OSError)):
         select_channels(tmp_path / "nothing.tailcut", out, data="imagenette@64", roots=root)
+    assert not out.exists()
+
+
+def test_what_cannot_be_written_is_told_before_the_pass(
+    gated: nn.Module, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(gated, tmp_path / "gate.tailcut")
+    out, settings = tmp_path / "a.json", {"data": "imagenette@64", "roots": root, "device": "cpu"}
+
+    def measured(*args: object, **kwargs: object) -> None:
+        raise AssertionError("the gate ran")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FrequencyGate, "measure", measured)
+        with pytest.raises(ArgumentError, match=r"cannot write .*nodir/h\.png: expected a file name in a folder"):
+            select_channels(tmp_path / "gate.tailcut", out, heat_maps=tmp_path / "nodir/h.png", **settings)  # type: ignore[arg-type]
+        with pytest.raises(ArgumentError, match=r"cannot write .*: expected a file name in a folder"):
+            select_channels(tmp_path / "gate.tailcut", tmp_path, **settings)  # type: ignore[arg-type]
+        with pytest.raises(ArgumentError, match="expected 1 to 24 channels"):
+            select_channels(tmp_path / "gate.tailcut", out, num_channels=25, **settings)  # type: ignore[arg-type]
+
+    def broken(*args: object, **kwargs: object) -> None:
+        raise MissingExtraError("heat maps", "matplotlib", "plots")
+
+    monkeypatch.setattr(selecting, "draw_heat_maps", broken)
+    with pytest.raises(MissingExtraError):
+        select_channels(
+            tmp_path / "gate.tailcut",
+            out,
+            num_channels=2,
+            heat_maps=tmp_path / "h.png",
+            **settings,  # type: ignore[arg-type]
+        )
     assert not out.exists()

@@ -112,6 +112,10 @@ def test_what_does_not_fit(file: Path, tmp_path: Path) -> None:
     Scores({"conv9": torch.rand(3).double()}, method="l1").save(tmp_path / "other.json")
     with pytest.raises(ArgumentError, match="a layer 'conv9', which LeNet5 does not have"):
         prune_file(file, out, scores=tmp_path / "other.json", rates=0.5)
+    with pytest.raises(
+        ArgumentError, match=r"other\.json holds scores by a method of its own: give either --scores or"
+    ):
+        prune_file(file, out, scores=tmp_path / "other.json", method="nosuch", rates=0.5)
     with pytest.raises(ArgumentError, match="from 0 up to 1"):
         prune_file(file, out, method="l1", rates=1.0)
     model = create_model("lenet5")
@@ -120,3 +124,19 @@ def test_what_does_not_fit(file: Path, tmp_path: Path) -> None:
     with pytest.raises(StructureError, match="prune first, then regularise"):
         prune_file(tmp_path / "regularised.tailcut", out, method="l1", rates=0.5)
     assert not out.exists()
+
+
+def test_nothing_to_measure_again_is_said(file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings: dict[str, Any] = {"method": "l1", "rates": 0.5, "num_batches": 1, "batch_size": 2, "device": "cpu"}
+    report = prune_file(file, tmp_path / "slim.tailcut", "digits", recalibrate=True, **settings)
+    assert report.recalibrated_on == 0
+    assert "nothing was measured again: the network has no batch norm that keeps statistics" in caplog.text
+
+
+def test_pictures_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    save(create_model("resnet20", width=4), tmp_path / "a.tailcut")
+    settings: dict[str, Any] = {"num_batches": 1, "batch_size": 2, "device": "cpu", "rates": 0.5}
+    for others in ({"method": "apoz"}, {"method": "l1", "recalibrate": True}):
+        with pytest.raises(ArgumentError, match=r"does not run on an input of shape \(2, 1, 28, 28\): Given groups"):
+            prune_file(tmp_path / "a.tailcut", tmp_path / "b.tailcut", "digits", **others, **settings)
+    assert not (tmp_path / "b.tailcut").exists()

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.data import open_dataset
-from tailcut.structure import create_model
+from tailcut.errors import ArgumentError, RecipeError
+from tailcut.structure import create_model, set_class_names
 from tailcut.training import teaching
-from tailcut.training.teaching import Teacher
+from tailcut.training.teaching import Teacher, check_teacher
 
 DIGITS = open_dataset("digits", "test")
 
@@ -61,3 +62,22 @@ def test_large_answers_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     for times in (1, 2):
         torch.testing.assert_close(asked(pictures, places), network.network(pictures))
         assert network.pictures == teaching.BATCH_SIZE + 10 * times
+
+
+def test_a_teacher_of_other_classes_is_refused() -> None:
+    teacher = create_model("lenet5")
+    set_class_names(teacher, [f"word {letter}" for letter in "abcdefghij"])
+    digits = open_dataset("digits", "train")
+    check_teacher(teacher, digits)  # digits are named by numbers, which say nothing
+    digits.class_names = tuple(f"word {letter}" for letter in "bacdefghij")
+    with pytest.raises(RecipeError, match=r"distillation.teacher: class 0 is 'word a' for the network and 'word b'"):
+        check_teacher(teacher, digits)
+
+
+def test_pictures_that_the_teacher_cannot_take() -> None:
+    for unchanged in (False, True):
+        asked = teacher(create_model("resnet20"), unchanged=unchanged)
+        with pytest.raises(
+            ArgumentError, match=r"cannot take pictures of shape .* \(distillation.teacher\): .*channels"
+        ):
+            asked(*DIGITS.batch(range(2)))

@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,14 @@ from torch import nn
 
 from tailcut.errors import ArgumentError
 from tailcut.execution import fuse
-from tailcut.weights import TailTruncation, kept_counts, regularize, truncated_tensors, truncation_of
+from tailcut.weights import (
+    TailTruncation,
+    computed_attributes,
+    kept_counts,
+    regularize,
+    truncated_tensors,
+    truncation_of,
+)
 
 
 @pytest.fixture
@@ -103,3 +112,15 @@ def test_a_plain_network_has_none() -> None:
     with pytest.raises(ArgumentError, match="no regularised parameter 'weight' here; regularised: none"):
         truncation_of(nn.Linear(2, 2), "weight")
     assert truncated_tensors(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))) == []
+
+
+def test_computed_attributes_are_what_a_deepcopy_refuses() -> None:
+    layer = nn.Linear(3, 2)
+    vars(layer).update(constant=torch.ones(2), computed=layer.weight * 2)
+    network = nn.Sequential(nn.Linear(2, 3), layer)
+    (found,) = computed_attributes(network)
+    assert found is vars(layer)["computed"]
+    with pytest.raises(RuntimeError, match="deepcopy"):
+        copy.deepcopy(network)
+    copied = copy.deepcopy(network, {id(found): found.detach().clone()})
+    assert torch.equal(vars(copied[1])["computed"], found)

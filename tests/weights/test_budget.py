@@ -237,3 +237,13 @@ def test_weights_on_the_meta_device_have_no_energy() -> None:
         budget(model, 50, rule="energy")
     for rule in ("equal", "proportional"):
         assert budget(model, 50, rule=rule) == budget(network(), 50, rule=rule)
+
+
+def test_a_total_of_numpy_gives_plain_counts() -> None:
+    model = nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 4))
+    total: Any = np.int64(30)
+    least: Any = np.int16(2)
+    for rule in ("equal", "proportional", "energy"):
+        counts = budget(model, total, rule=rule, min_kept=least)
+        assert counts == budget(model, 30, rule=rule, min_kept=2)
+        assert {type(count) for count in counts.values()} == {int}

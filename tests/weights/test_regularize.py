@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -405,7 +406,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"num_kept": {"stem": 3}}, "num_kept: 'stem' matches no parameter; for example there are stem.weight"),
     ({"num_kept": {"stem.weight": 0}}, "stem.weight: num_kept must be a positive integer, got 0"),
     ({"num_kept": {"stem.weight": None}}, "stem.weight: give either keep_ratio or num_kept"),
-    ({"num_kept": {}}, "nothing to regularise in 17 parameters"),
+    ({"num_kept": {}}, "num_kept is an empty dict: expected the count of at least one tensor, by its name"),
     ({"include": "steam.*"}, "include: 'steam.*' matches no parameter; for example there are stem.weight"),
     ({"include": ["stem.*", "nothing"]}, "include: 'nothing' matches no parameter"),
     ({"exclude": "nothing"}, "exclude: 'nothing' matches no parameter"),
@@ -661,3 +662,64 @@ def test_what_ddp_shall_not_send_is_told_of_loaded_networks(tmp_path: Path) -> N
     loaded = load(tmp_path / "net.tailcut")
     name = "_ddp_params_and_buffers_to_ignore"
     assert loaded.__dict__[name] == model.__dict__[name]
+
+
+def with_weight_norm() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.utils.weight_norm(nn.Linear(8, 8)), nn.Linear(8, 4))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated")
+def test_weight_norm_by_hooks_is_copied_and_saved(tmp_path: Path) -> None:
+    model, x = with_weight_norm(), torch.randn(3, 8)
+    regularize(model, keep_ratio=0.5)
+    expected = model(x)
+    dense = to_dense(model)
+    torch.testing.assert_close(dense(x), expected)
+    assert not any("parametrizations" in name for name in dense.state_dict())
+    dense(x).sum().backward()
+    assert dense.get_parameter("0.weight_v").grad is not None
+    assert not model[0].weight.is_leaf
+    save(model, tmp_path / "wn.tailcut")
+    torch.testing.assert_close(load(tmp_path / "wn.tailcut", into=with_weight_norm())(x), expected)
+
+
+def test_a_fused_view_is_not_regularised_in_place_of_its_network() -> None:
+    view = fuse(nn.Sequential(nn.Linear(8, 8)))
+    with pytest.raises(ArgumentError, match="expected a network, got a FusedNetwork, which only runs one: regularise"):
+        regularize(view, num_kept=3)
+    assert not truncated_tensors(view)
+    assert not record_of(view).edits
+    regularize(view.source, num_kept=3)
+    assert kept_counts(fuse(view.source)) == {"0.weight": 3}
+
+
+@pytest.mark.parametrize(
+    ("num_kept", "message"),
+    [({0: 3}, r"expected names of tensors as keys .*, got 0"), ({}, "num_kept is an empty dict")],
+)
+def test_counts_by_name_must_have_names(num_kept: Any, message: str) -> None:
+    model = nn.Sequential(nn.Linear(8, 6))
+    with pytest.raises(ArgumentError, match=message):
+        regularize(model, num_kept=num_kept)
+    assert not truncated_tensors(model)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"keep_ratio": np.float32(0.5)},
+        {"num_kept": np.int64(24)},
+        {"num_kept": {"0.weight": np.int32(24)}},
+        {"overrides": {"0.*": {"keep_ratio": np.float16(0.5)}}},
+    ],
+    ids=str,
+)
+def test_numbers_of_numpy_leave_a_plain_record(arguments: dict[str, Any], tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(8, 6))
+    report = regularize(model, **arguments)
+    json.dumps(report.to_dict())
+    (stored,) = record_of(model).edits[0].stored_tensors()
+    assert (stored.num_kept, type(stored.num_kept)) == (24, int)
+    save(model, tmp_path / "a.tailcut")
+    assert kept_counts(load(tmp_path / "a.tailcut", into=nn.Sequential(nn.Linear(8, 6)))) == {"0.weight": 24}

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -372,6 +373,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"num_kept": {"2.weight": "3"}}, "2.weight: num_kept must be a positive integer, got '3'"),
     ({"num_kept": {"1.weight": 3}}, "num_kept names '1.weight'; regularised are 0.weight, 2.weight"),
     ({"num_kept": {"0.weight": 81}}, "0.weight keeps 80 coefficients, fewer than the target 81; start higher"),
+    ({"num_kept": {"0.weight": 1000}}, "0.weight keeps 80 coefficients, fewer than the target 1000; start higher"),
+    ({"num_kept": {}}, "num_kept is an empty dict: expected the count of at least one tensor, by its name"),
+    ({"num_kept": {0: 3, "2.weight": 3}}, "num_kept: expected names of tensors as keys ('conv.weight'), got 0"),
     ({"num_kept": 81}, "num_kept 81 cuts nothing: no tensor keeps more than 80; start higher"),
     ({"keep_ratio": 0.9}, "0.weight keeps 80 coefficients, fewer than the target 108; start higher"),
     ({"keep_ratio": 0}, "keep_ratio must be above 0 and at most 1, got 0"),
@@ -566,3 +570,23 @@ def test_cutting_a_fused_view_cuts_its_network(compact: bool) -> None:
     assert kept_counts(model) == {"0.weight": 9, "2.weight": 4}
     torch.testing.assert_close(fused(INPUTS.double()), to_dense(model)(INPUTS.double()))
     train(fused, optimizer)
+
+
+def test_a_count_by_name_above_an_uncut_tensor_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(8, 6))
+    regularize(model)
+    with pytest.raises(ArgumentError, match=r"0\.weight keeps 48 coefficients, fewer than the target 1000"):
+        TailTruncation(model, num_kept={"0.weight": 1000})
+    assert TailTruncation(model, num_kept={"0.weight": 48}).targets == {"0.weight": 48}
+
+
+def test_numbers_of_numpy_are_as_good_as_plain_ones() -> None:
+    plain = TailTruncation(network(), num_kept=40, num_steps=3)
+    given = TailTruncation(network(), num_kept=np.int64(40), num_steps=np.int32(3))  # type: ignore[arg-type]
+    assert (given.step(), given.step(), given.targets) == (plain.step(), plain.step(), plain.targets)
+    named = TailTruncation(network(), num_kept={"2.weight": np.int64(7)}, rate=np.float32(0.5))  # type: ignore[arg-type,dict-item]
+    assert named.step() == {"0.weight": 120, "2.weight": 29}
+    ratio = TailTruncation(network(), keep_ratio=np.float32(0.1))  # type: ignore[arg-type]
+    assert ratio.targets == {"0.weight": 12, "2.weight": 5}
+    for schedule in (given, named, ratio):
+        assert {type(count) for count in (*schedule.targets.values(), *schedule.num_kept.values())} == {int}

@@ -1,6 +1,9 @@
 import math
+import re
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +15,8 @@ from tailcut.weights.settings import (
     OVERRIDE_KEYS,
     Setting,
     as_patterns,
+    check_named_counts,
+    check_part,
     check_patterns,
     check_positive,
     count_kept,
@@ -68,10 +73,42 @@ def test_halves_are_rounded_up(value: float, expected: int) -> None:
 
 
 def test_positive_integers() -> None:
-    check_positive("x", 1)
-    for value in (0, -1, True, 1.0, "1", None):
-        with pytest.raises(ArgumentError, match=f"x must be a positive integer, got {value!r}"):
+    for number in (3, np.int64(3), np.uint8(3)):
+        assert (check_positive("x", number), type(check_positive("x", number))) == (3, int)
+    for value in (0, -1, True, 1.0, "1", None, np.int64(0), np.float32(1), np.bool_(True)):
+        with pytest.raises(ArgumentError, match=re.escape(f"x must be a positive integer, got {value!r}")):
             check_positive("x", value)
+
+
+def test_parts() -> None:
+    for number in (0.5, np.float32(0.5), np.float64(0.5), Fraction(1, 2)):
+        assert (check_part("x", number), type(check_part("x", number))) == (0.5, float)
+    assert type(check_part("x", np.int64(1))) is float
+    for value in (0, 1.01, -0.5, True, "0.5", None, math.nan, np.float32(2), np.bool_(True), 0.5j):
+        with pytest.raises(ArgumentError, match=re.escape(f"x must be above 0 and at most 1, got {value!r}")):
+            check_part("x", value)
+
+
+def test_numbers_of_numpy_give_plain_counts() -> None:
+    ratio: Any = np.float32(0.5)
+    count: Any = np.int64(12)
+    counts = [
+        count_kept((4, 6), (0, 1), keep_ratio=ratio, num_kept=None),
+        count_kept((4, 6), (0, 1), keep_ratio=None, num_kept=count),
+        count_kept((4, 6), (0, 1), keep_ratio=0.01, num_kept=None, min_kept=count),
+    ]
+    assert [(count, type(count)) for count in counts] == [(12, int)] * 3
+
+
+def test_counts_by_name() -> None:
+    counts = {"a": 3}
+    assert check_named_counts(counts) == counts
+    assert check_named_counts(counts) is not counts
+    with pytest.raises(ArgumentError, match="num_kept is an empty dict: expected the count of at least one tensor"):
+        check_named_counts({})
+    wrong: Any = {"a": 1, 0: 3}
+    with pytest.raises(ArgumentError, match=r"num_kept: expected names of tensors as keys \('conv.weight'\), got 0"):
+        check_named_counts(wrong)
 
 
 def test_patterns_are_shell_style_on_any_name() -> None:

@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from tailcut.channels.maps import follow_maps, num_channels
-from tailcut.channels.running import Inputs
+from tailcut.channels.running import Inputs, forward
 from tailcut.errors import StructureError
 
 
@@ -103,6 +103,9 @@ def norm_scales(
 
     Returns:
         Layer name -> float64 (channels,), and layer name -> reason for those that have none.
+
+    Raises:
+        ArgumentError: the network does not run on the batch.
     """
     found: dict[str, Tensor] = {}
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.affine]
@@ -115,7 +118,7 @@ def norm_scales(
 
         handles = [norm.register_forward_pre_hook(see) for norm in norms]
         try:
-            model(*inputs)
+            forward(model, inputs)
         finally:
             for handle in handles:
                 handle.remove()

@@ -1,4 +1,4 @@
-"""Trying a cut: the narrowed network must run forward and backward and give what it gave before, in shape."""
+"""Trying a cut: the narrowed network must run forward and backward, and give what it gave before, in shape."""
 
 import torch
 from torch import nn

@@ -1,26 +1,32 @@
 """`prune`: the channels that matter least are cut out of a network, and what could not be cut is told."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
 from tailcut.channels.dry_run import complaint, culprits, lock_rigid_groups
 from tailcut.channels.edit import record_cut
 from tailcut.channels.global_ranking import Costs, select_by_budget
 from tailcut.channels.groups import ChannelGraph, find_groups, units_of
+from tailcut.channels.layer_kinds import layer_kind
+from tailcut.channels.maps import num_channels
 from tailcut.channels.prune_report import LeftChannels, PrunedLayer, PruneReport
 from tailcut.channels.rates import PAPER_RATES, named_rates
-from tailcut.channels.removal import apply_cut, plan_cut
+from tailcut.channels.removal import Cut, apply_cut, plan_cut
 from tailcut.channels.running import unwrapped
 from tailcut.channels.selection import (
     Limits,
     Rate,
+    check_rate,
     check_scores,
+    held_by_limits,
     importance_of,
+    number_of,
     rates_for_dict,
     rates_for_list,
     select_by_rates,
@@ -30,6 +36,8 @@ from tailcut.errors import ArgumentError, StructureError
 from tailcut.structure import base_of, record_of
 
 Rates = float | str | Sequence[float] | Mapping[str, float]
+
+_OWN_FORWARD = "it has a forward of its own"
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +60,8 @@ def prune(
     Channels that can only go together go together: those that are added, gated, tied, or taken one by one by a
     depthwise convolution; of grouped convolutions the same channels of each group. Such channels are found by one
     forward of the network as it is. What cannot be followed or cut stays, and the report says why. At the end the
-    narrower network must run forward and backward; if it does not, everything is put back, bit for bit.
+    narrower network must run forward, and backward if it did before; if it does not, everything is put back, bit for
+    bit.
 
     Narrowed parameters are new `nn.Parameter` objects: make the optimiser afterwards. Tied ones stay tied, frozen
     ones frozen. The cut is recorded on the model, so that `save` and `load` restore it.
@@ -104,7 +113,7 @@ def prune(
     if sum(given is not None for given in (rates, macs_ratio, params_ratio)) != 1:
         raise ArgumentError("give one of rates, macs_ratio and params_ratio")
     amount = _Amount(rates, macs_ratio, params_ratio, Limits(min_channels, round_to, max_rate))
-    patterns = (ignore,) if isinstance(ignore, str) else tuple(ignore)
+    patterns = _patterns(ignore)
     # In inference mode torch does not show all operations, and new parameters could not be trained.
     with torch.inference_mode(False):
         return _prune(model, tuple(x.detach().clone() for x in inputs), scores, amount, patterns)
@@ -131,19 +140,29 @@ def _prune(
     graph = find_groups(model, inputs, ignore)
     lock_rigid_groups(model, inputs, graph)
     vectors = check_scores(scores, model, graph)
-    _check_something_free(graph, vectors)
+    own = _own_forwards(model, graph)
+    _check_something_free(graph, vectors, own)
     if amount.rates is not None:
         by_group = _rates_by_group(model, graph, amount.rates, vectors)
         removed = select_by_rates(graph, by_group, vectors, amount.limits)
+        held = held_by_limits(graph, by_group, removed, amount.limits)
     else:
         costs = Costs(model, graph, macs=macs, parameters=parameters)
-        removed = _select_by_ratio(graph, vectors, amount, costs)
-    layers, left = _rows(graph, removed, vectors)
+        removed, held = _select_by_ratio(graph, vectors, amount, costs), {}
+    layers, left = _rows(graph, removed, vectors, held)
+    left += tuple(LeftChannels(name, width, _OWN_FORWARD) for name, width in own.items())
     _cut(model, inputs, graph, removed)
     report = PruneReport(macs, count_macs(model, inputs).total, parameters, count_parameters(model), layers, left)
     percent = 100 * report.macs_ratio, 100 * report.parameters_ratio
     _log.info("pruned to %.1f %% of the MACs, %.1f %% of the parameters", *percent)
     return report
+
+
+def _patterns(ignore: str | Sequence[str]) -> tuple[str, ...]:
+    found = (ignore,) if isinstance(ignore, str) else tuple(ignore) if isinstance(ignore, Iterable) else ()
+    if not isinstance(ignore, Iterable) or not all(isinstance(pattern, str) for pattern in found):
+        raise ArgumentError(f"ignore must be a pattern on names of layers, or a list of such; got {ignore!r}")
+    return found
 
 
 def _check_network(model: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -169,11 +188,22 @@ def _check_network(model: nn.Module, example_input: Tensor | tuple[Tensor, ...])
     return inputs
 
 
-def _check_something_free(graph: ChannelGraph, scores: Mapping[str, Tensor]) -> None:
+def _own_forwards(model: nn.Module, graph: ChannelGraph) -> dict[str, int]:
+    """The convolutions and linear layers that pruning cannot know, and how many channels each has."""
+    inside = {part for layer in graph.trace.layers.values() for part in layer.module.modules()}
+    return {
+        name: num_channels(module)
+        for name, module in model.named_modules()
+        if isinstance(module, (_ConvNd, nn.Linear)) and layer_kind(module) is None and module not in inside
+    }
+
+
+def _check_something_free(graph: ChannelGraph, scores: Mapping[str, Tensor], own: Iterable[str]) -> None:
     if any(group.free and importance_of(graph, group, scores) for group in graph.groups.values()):
         return
     reasons = {reason for group in graph.groups.values() for reason in group.locked.values()}
     reasons |= {f"{name}: {layer.why}" for name, layer in graph.trace.layers.items() if layer.why is not None}
+    reasons |= {f"{name}: {_OWN_FORWARD}" for name in own}
     unscored = [name for name, group in graph.groups.items() if group.free]
     if unscored:
         reasons.add(f"the scores name none of the layers that can be pruned, {', '.join(unscored[:3])}, ...")
@@ -193,8 +223,12 @@ def _rates_by_group(
         if known is not None:
             return rates_for_list(graph, known.layers, listed, round_up=known.round_up)
         return rates_for_list(graph, [(group.name,) for group in graph.groups.values() if group.free], listed)
-    groups = graph.groups.values()
-    return {group.name: Rate(listed) for group in groups if group.free and importance_of(graph, group, scores)}
+    if number_of(listed) is None:
+        raise ArgumentError(
+            f"rates must be one number, a list of numbers, a dict by layer or the name of a list; got {listed!r}"
+        )
+    names = [group.name for group in graph.groups.values() if group.free and importance_of(graph, group, scores)]
+    return {name: Rate(check_rate(listed, name)) for name in names}
 
 
 def _select_by_ratio(graph: ChannelGraph, scores: Mapping[str, Tensor], amount: _Amount, costs: Costs) -> set[int]:
@@ -203,23 +237,21 @@ def _select_by_ratio(graph: ChannelGraph, scores: Mapping[str, Tensor], amount: 
         if amount.macs_ratio is not None
         else ("params_ratio", "parameters", amount.params_ratio)
     )
-    if isinstance(target, bool) or not isinstance(target, (int, float)) or not 0 < target <= 1:
+    ratio = number_of(target)
+    if ratio is None or not 0 < ratio <= 1:
         raise ArgumentError(f"{name} must be above 0 and at most 1, got {target!r}")
-    return select_by_budget(graph, scores, amount.limits, lambda removed: costs.ratio(of, removed), float(target))
+    return select_by_budget(graph, scores, amount.limits, lambda removed: costs.ratio(of, removed), float(ratio))
 
 
 def _cut(model: nn.Module, inputs: tuple[Tensor, ...], graph: ChannelGraph, removed: set[int]) -> None:
     cut = plan_cut(graph, removed)
     if not cut.kept:
         return
-    undo = apply_cut(model, cut)
-    try:
-        why = complaint(model, inputs, graph.trace)
-    except BaseException:
-        undo()
-        raise
+    why = _try_cut(model, inputs, graph, cut)
+    if why is not None and complaint(model, inputs, graph.trace) is not None:
+        # It did not run backward before either, so the cut is not to blame for that.
+        why = _try_cut(model, inputs, graph, cut, backward=False)
     if why is not None:
-        undo()
         names = ", ".join(culprits(model, inputs, graph, removed))
         raise StructureError(
             f"pruned, the network no longer runs ({why}); it was put back as it was. The group of {names} cannot be "
@@ -228,8 +260,23 @@ def _cut(model: nn.Module, inputs: tuple[Tensor, ...], graph: ChannelGraph, remo
     record_cut(model, cut)
 
 
+def _try_cut(
+    model: nn.Module, inputs: tuple[Tensor, ...], graph: ChannelGraph, cut: Cut, *, backward: bool = True
+) -> str | None:
+    """Cut the model; where it then no longer runs, put it back and say why not."""
+    undo = apply_cut(model, cut)
+    try:
+        why = complaint(model, inputs, graph.trace, backward=backward)
+    except BaseException:
+        undo()
+        raise
+    if why is not None:
+        undo()
+    return why
+
+
 def _rows(
-    graph: ChannelGraph, removed: set[int], scores: Mapping[str, Tensor]
+    graph: ChannelGraph, removed: set[int], scores: Mapping[str, Tensor], held: Mapping[str, str]
 ) -> tuple[tuple[PrunedLayer, ...], tuple[LeftChannels, ...]]:
     layers, left = [], []
     for name, layer in graph.trace.layers.items():
@@ -246,5 +293,7 @@ def _rows(
             left.append(LeftChannels(name, count, reason))
         if group.free and not any(member in scores for member in group.layers):
             left.append(LeftChannels(name, len(units), "no scores were given for it"))
+        if group.name in held:
+            left.append(LeftChannels(name, sum(unit not in group.locked for unit in units), held[group.name]))
     left += [LeftChannels(name, 0, "it did not run, so nothing is known of its channels") for name in graph.trace.idle]
     return tuple(layers), tuple(left)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tailcut.channels.running import Choose, Inputs, inputs_of, running, unwrapped
+from tailcut.channels.running import Choose, Inputs, forward, inputs_of, running, unwrapped
 from tailcut.channels.score import NUM_BATCHES
 from tailcut.errors import ArgumentError
 from tailcut.structure import NetworkView
@@ -31,8 +31,8 @@ def recalibrate(
         How many inputs were taken; 0 for a network that keeps no running statistics.
 
     Raises:
-        ArgumentError: the loader gave no batch, or the statistics are not finite. The model is unchanged, as it is if
-            its forward fails.
+        ArgumentError: the loader gave no batch, or one that the network does not run on, or the statistics are not
+            finite. The model is unchanged.
     """
     network = unwrapped(model)
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and _keeps_statistics(module)]
@@ -69,5 +69,5 @@ def _keeps_statistics(norm: _BatchNorm) -> bool:
 
 
 def _forward(network: nn.Module, inputs: Inputs) -> int:
-    network(*inputs)
+    forward(network, inputs)
     return len(inputs[0])

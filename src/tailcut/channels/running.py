@@ -1,6 +1,7 @@
 """How a network runs while its feature maps are looked at: itself, in evaluation mode, operation by operation."""
 
 import itertools
+import numbers
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from tailcut.channels.maps import as_maps, channel_axis, follow_maps
 from tailcut.counting import evaluating
-from tailcut.errors import ArgumentError
+from tailcut.errors import ArgumentError, TailcutError, first_line
 from tailcut.structure import NetworkView
 
 Inputs = tuple[Tensor, ...]
@@ -28,6 +29,22 @@ def unwrapped(model: nn.Module) -> nn.Module:
             model = inner
         else:
             return model
+
+
+def forward(model: nn.Module, inputs: Inputs) -> Any:
+    """What the model gives for these inputs.
+
+    Raises:
+        ArgumentError: the forward fails, whatever the network raises.
+    """
+    try:
+        return model(*inputs)
+    except TailcutError:
+        raise
+    except Exception as error:
+        shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+        why = first_line(error)
+        raise ArgumentError(f"{type(model).__name__} does not run on an input of shape {shapes}: {why}") from error
 
 
 @contextmanager
@@ -51,7 +68,7 @@ def layer_maps(model: nn.Module, inputs: Tensor, layer: str) -> Tensor:
         (batch, channels, height, width).
 
     Raises:
-        ArgumentError: there is no such layer, or it gave no map.
+        ArgumentError: there is no such layer, or it gave no map, or the network does not run on the inputs.
     """
     network = unwrapped(model)
     module = dict(network.named_modules()).get(layer)
@@ -64,7 +81,7 @@ def layer_maps(model: nn.Module, inputs: Tensor, layer: str) -> Tensor:
         found.append(as_maps(output, channel_axis(module)).clone())
 
     with torch.no_grad(), running(network), follow_maps({layer: module}, take):
-        network(inputs)
+        forward(network, (inputs,))
     if not found:
         raise ArgumentError(f"layer {layer} gave no feature map: it did not run, or gives no tensor")
     return found[0]
@@ -102,7 +119,9 @@ def inputs_of(
 
 def check_num_batches(num_batches: int | None) -> None:
     """Raise `ArgumentError` unless this is a number of batches, or None for all."""
-    if num_batches is not None and (type(num_batches) is not int or num_batches < 1):
+    if num_batches is None:
+        return
+    if isinstance(num_batches, bool) or not isinstance(num_batches, numbers.Integral) or num_batches < 1:
         raise ArgumentError(f"num_batches must be an integer of at least 1, or None for all; got {num_batches!r}")
 
 

@@ -10,7 +10,7 @@ from torch.nn.modules.conv import _ConvNd
 from tailcut.channels.baselines import MAP_MEASURES, WEIGHT_MEASURES, norm_scales, random_importance
 from tailcut.channels.formulas import COMPONENTS, Component, Formula, MapParts, Variant, map_parts
 from tailcut.channels.maps import as_maps, channel_axis, follow_maps, num_channels
-from tailcut.channels.running import Choose, Inputs, check_num_batches, inputs_of, running, unwrapped
+from tailcut.channels.running import Choose, Inputs, check_num_batches, forward, inputs_of, running, unwrapped
 from tailcut.channels.scores import Scores, formula_settings
 from tailcut.errors import ArgumentError, StructureError
 
@@ -65,7 +65,8 @@ def score(
         Layer name -> float64 (channels,), for `spectral` with the means of the parts.
 
     Raises:
-        ArgumentError: the loader gives no batch, or something else than batches; or an argument is out of range.
+        ArgumentError: the loader gives no batch, or something else than batches, or some that the network does not run
+            on; or an argument is out of range.
         StructureError: there is no convolution, or no layer of a given name; or a map holds NaN or infinity.
     """
     formula = Formula(variant, block_size, gaussian_sigma, spatial_weight, components)
@@ -127,7 +128,7 @@ def _score_maps(
 
     with torch.no_grad(), running(model), follow_maps(layers, take) as follower:
         for batch in batches:
-            model(*batch)
+            forward(model, batch)
             follower.finish()
             means.num_images += len(batch[0])
     found, left = means.finish(model)

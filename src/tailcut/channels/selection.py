@@ -1,8 +1,10 @@
 """Selection: from scores and rates to the channels that go."""
 
 import math
+import numbers
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,11 +31,15 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in ("min_channels", "round_to"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise ArgumentError(f"{name} must be an integer of at least 1, got {value!r}")
-        if not (isinstance(self.max_rate, (int, float)) and 0 < self.max_rate <= 1):
+            given = getattr(self, name)
+            value = number_of(given)
+            if not isinstance(value, int) or value < 1:
+                raise ArgumentError(f"{name} must be an integer of at least 1, got {given!r}")
+            object.__setattr__(self, name, value)
+        max_rate = number_of(self.max_rate)
+        if max_rate is None or not 0 < max_rate <= 1:
             raise ArgumentError(f"max_rate must be above 0 and at most 1, got {self.max_rate!r}")
+        object.__setattr__(self, "max_rate", max_rate)
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,33 @@ class Rate:
     value: float
     layer: str | None = None
     round_up: bool = False
+
+
+def number_of(value: Any) -> int | float | None:
+    """The number that Python, NumPy or a tensor without axes gives, as Python's own; None for anything else.
+
+    Truth values are no numbers, and an array of one number is none either.
+    """
+    if isinstance(value, Tensor) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) else None
+
+
+def check_rate(value: Any, layer: str) -> float:
+    """The rate of a layer as Python's number.
+
+    Raises:
+        ArgumentError: it is no number from 0 up to 1, not included.
+    """
+    rate = number_of(value)
+    if rate is None or not 0 <= rate < 1:
+        hint = ": it would lose all its channels" if rate == 1 else ""
+        raise ArgumentError(f"the rate of {layer} must be from 0 up to 1, not included; got {value!r}{hint}")
+    return rate
 
 
 def check_scores(scores: Mapping[str, Tensor], model: nn.Module, graph: ChannelGraph) -> dict[str, Tensor]:
@@ -118,9 +151,7 @@ def select_by_rates(
         rate = rates.get(name)
         if rate is None:
             continue
-        if not (isinstance(rate.value, (int, float)) and math.isfinite(rate.value) and 0 <= rate.value < 1):
-            hint = ": it would lose all its channels" if rate.value == 1 else ""
-            raise ArgumentError(f"the rate of {rate.layer or name} must be from 0 up to 1, got {rate.value}{hint}")
+        rate = replace(rate, value=check_rate(rate.value, rate.layer or name))
         importance = importance_of(graph, group, scores, rate.layer)
         if importance is None:
             if rate.value > 0:
@@ -129,6 +160,33 @@ def select_by_rates(
         lowest = sorted(candidates(graph, group, removed), key=importance.__getitem__)
         removed |= take(graph, group, lowest, limits, rate)
     return removed
+
+
+def held_by_limits(graph: ChannelGraph, rates: Mapping[str, Rate], removed: set[int], limits: Limits) -> dict[str, str]:
+    """The groups that a rate would cut, but of which the limits let no unit go: name -> what held it.
+
+    Args:
+        graph: of the network.
+        rates: by group, as `select_by_rates` takes them.
+        removed: the units that go.
+        limits: those that held.
+    """
+    values = {field.name: getattr(limits, field.name) for field in fields(limits)}
+    held = {}
+    for name, rate in rates.items():
+        group = graph.groups[name]
+        units = candidates(graph, group, removed)
+        if removed & set(group.units) or not take(graph, group, units, Limits(), rate):
+            continue
+        # Where each limit alone would let some go, only all of them together hold.
+        strict = {key: value for key, value in values.items() if value != getattr(Limits, key)}
+        alone = {
+            key: value for key, value in strict.items() if not take(graph, group, units, Limits(**{key: value}), rate)
+        }
+        names = [f"{key}={value}" for key, value in (alone or strict).items()]
+        if names:
+            held[name] = f"{' and '.join(names)} {'lets' if len(names) == 1 else 'let'} none go"
+    return held
 
 
 def num_kept(count: int, rate: Rate) -> int:
@@ -180,7 +238,7 @@ def rates_for_list(
     """Rates by group, from one for each entry of `layers`; of two entries for one group the later one counts.
 
     Raises:
-        ArgumentError: the lengths differ.
+        ArgumentError: the lengths differ, or a rate is no number from 0 up to 1.
     """
     if len(rates) != len(layers):
         names = ", ".join("+".join(entry) for entry in layers)
@@ -191,7 +249,7 @@ def rates_for_list(
             group = graph.group_of(name)
             if group is None:
                 raise ArgumentError(f"a rate is given for {name!r}, which is no layer with channels of its own")
-            chosen[group.name] = Rate(rate, name, round_up)
+            chosen[group.name] = Rate(check_rate(rate, name), name, round_up)
     return chosen
 
 
@@ -199,7 +257,8 @@ def rates_for_dict(graph: ChannelGraph, model: nn.Module, rates: Mapping[str, fl
     """Rates by group, from a dict by layer.
 
     Raises:
-        ArgumentError: a layer is not there, or cannot be pruned, or two layers of one group differ.
+        ArgumentError: a layer is not there, or cannot be pruned, or its rate is no number from 0 up to 1, or two layers
+            of one group differ.
     """
     modules = dict(model.named_modules())
     chosen: dict[str, Rate] = {}
@@ -210,6 +269,7 @@ def rates_for_dict(graph: ChannelGraph, model: nn.Module, rates: Mapping[str, fl
             raise ArgumentError(
                 f"a rate is given for {name!r}: expected a layer with channels of its own, found {found}"
             )
+        rate = check_rate(rate, name)
         if rate and not group.free:
             raise ArgumentError(f"a rate is given for {name}, which cannot be pruned: {why_locked(group)}")
         known = chosen.get(group.name)
@@ -229,8 +289,11 @@ def why_locked(group: PruningGroup) -> str:
 def _unit_means(graph: ChannelGraph, layer: str, scores: Tensor) -> Importance:
     outer = graph.layer(layer).outer
     units = [] if outer is None else units_of(graph.coupling, outer)
-    scale = float(scores.abs().mean())
+    # Halved or doubled until the largest is about 1, which changes no ratio: the sum of very large ones would overflow.
+    exponent = math.frexp(max(map(abs, scores.tolist()), default=0.0))[1]
+    values = [math.ldexp(value, -exponent) for value in scores.tolist()]
+    scale = float(torch.tensor(values, dtype=torch.float64).abs().mean())
     sums: dict[int, list[float]] = {}
-    for unit, value in zip(units, scores.tolist(), strict=True):
+    for unit, value in zip(units, values, strict=True):
         sums.setdefault(unit, []).append(value / scale if scale > 0 else 0.0)
     return {unit: sum(values) / len(values) for unit, values in sums.items()}

@@ -21,8 +21,8 @@ from tailcut.channels.coupling import Coupling, fixed
 from tailcut.channels.layer_kinds import is_traced_through, layer_kind, whole_layer
 from tailcut.channels.layer_rules import Alignment, TracedLayer, pass_layer, write_norm
 from tailcut.channels.operations import Call, bind_arguments, labels_of_results, numbered_channels
-from tailcut.channels.running import Inputs, running
-from tailcut.errors import ArgumentError, TailcutError
+from tailcut.channels.running import Inputs, forward, running
+from tailcut.errors import ArgumentError
 from tailcut.structure.outputs import output_tensors
 
 MAX_FREE_NUMBERS = 1 << 22  # entries of a parameter outside of layers that are followed one by one
@@ -125,14 +125,7 @@ def run(model: nn.Module, inputs: Inputs) -> list[Tensor]:
     Raises:
         ArgumentError: it fails, whatever the network raises.
     """
-    try:
-        outputs = model(*inputs)
-    except TailcutError:
-        raise
-    except Exception as error:
-        shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
-        raise ArgumentError(f"{type(model).__name__} does not run on an input of shape {shapes}: {error}") from error
-    return output_tensors(outputs)
+    return output_tensors(forward(model, inputs))
 
 
 def _follow(model: nn.Module, inputs: Inputs, found: Trace) -> list[Tensor]:

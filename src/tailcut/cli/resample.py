@@ -16,7 +16,7 @@ def add_parser(verbs: Verbs) -> None:
         "that the same coefficients on a coarser grid are nearly the same network, and run fast in any program. "
         "Measure it with tailcut evaluate.",
         example="  tailcut resample zoo:unet-759-float16 --set-argument widths=[16,32,64,128,256] -o narrow.tailcut\n"
-        "  tailcut export narrow.tailcut -o narrow.onnx",
+        "  tailcut export narrow.tailcut --to onnx -o narrow.onnx",
         run=run,
     )
     parser.add_argument("file", metavar="FILE", help="a .tailcut file or zoo:NAME, of a registered model")

@@ -16,6 +16,8 @@ from tailcut.files import atomic_write
 
 FORMATS = ("PNG", "JPEG")
 HALF = 128  # of a byte
+_DEPTH, _COLOUR = 24, 25  # where a PNG has its bits per channel and its kind of colours
+_GREY = 0  # the kind without colours and alpha
 # What Pillow raises for damaged files: OSError and SyntaxError are its own, the others come from below it.
 _DAMAGED = (
     OSError,
@@ -34,7 +36,7 @@ def read_picture(path: str | Path, *, channels: int, size: tuple[int, int] | Non
     """Read a PNG or JPEG file of any mode, upright.
 
     The orientation in the EXIF data is honoured; transparent pictures are laid on white; grey is made of
-    colours by the luma weights of ITU-R BT.601; 16-bit grey keeps its 16 bits.
+    colours by the luma weights of ITU-R BT.601; 16 bits are kept of grey without alpha only, of others the higher 8.
 
     Args:
         path: the file.
@@ -75,9 +77,17 @@ def read_mask(path: str | Path) -> Tensor:
         int64 (height, width) of 0 and 1.
 
     Raises:
-        DataError: the file cannot be read, is damaged or is no PNG or JPEG picture.
+        DataError: the file cannot be read, is damaged, is no PNG or JPEG picture, or has 16 bits per channel and is
+            not plain grey.
     """
-    image = _open(Path(path))
+    content = _read(Path(path))
+    image = _decoded(Path(path), content)
+    if image.format == "PNG" and content[_DEPTH] == 16 and content[_COLOUR] != _GREY:
+        # Pillow reads the high bytes of these alone, and small values would become background.
+        raise DataError(
+            f"cannot use the mask {path}: expected 8 bits per channel, or 16-bit grey without alpha, and it has 16 "
+            "bits with colours or alpha; save it with 8 bits or as 16-bit grey"
+        )
     values = np.asarray(image if len(image.getbands()) == 1 else image.convert("RGB"))
     if values.ndim == 3:
         values = values.max(axis=2)
@@ -110,10 +120,17 @@ def picture_size(path: str | Path) -> tuple[int, int]:
 
 def _open(path: Path) -> Image.Image:
     """The decoded picture, turned upright; DataError for whatever is wrong with the file."""
+    return _decoded(path, _read(path))
+
+
+def _read(path: Path) -> bytes:
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read the picture {path}: {error.strerror or error}") from error
+
+
+def _decoded(path: Path, content: bytes) -> Image.Image:
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             image.verify()  # checks what loading does not: the end of a PNG; the picture must be opened anew

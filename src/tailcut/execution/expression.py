@@ -109,6 +109,12 @@ class Resampled(Expression):
     grid: tuple[int, ...]
 
 
+def given(tensor: Tensor, channel_axis: int) -> Given:
+    """An ordinary tensor as a part of a map. It is copied: the map is read later, when the tensor may have changed."""
+    source = tensor.movedim(channel_axis, 0).clone(memory_format=torch.contiguous_format)
+    return Given(source.shape[0], source)
+
+
 def children(node: Expression) -> tuple[Expression, ...]:
     """The nodes right below."""
     if isinstance(node, Pointwise):

@@ -30,6 +30,9 @@ class Factors:
 
 Kept = TypeVar("Kept", Factors, Tensor)
 
+# Of a vector so many numbers at most are compared with those of the call before.
+MAX_COMPARED = 1 << 12
+
 
 class TruncatedWeight:
     """The weight of one regularised layer, as factors or dense, computed again only when it changed."""
@@ -42,6 +45,8 @@ class TruncatedWeight:
         self._parameters, self._truncation = tensor.holder._parameters, tensor.truncation
         self._buffers = tensor.truncation._buffers
         self._kept: tuple[object, Factors | Tensor] | None = None
+        self._seen: Tensor | None = None
+        self._times_changed = 0
         self._derived: dict[str, tuple[Factors, Tensor]] = {}
 
     @property
@@ -98,12 +103,31 @@ class TruncatedWeight:
         return Factors(corner.contiguous().to(dtype), inward, outward)
 
     def state(self) -> tuple[object, ...] | None:
-        """What changes whenever a coefficient does; None where that cannot be told. Made to be fast."""
+        """What changes whenever a coefficient does; None where that cannot be told. Made to be fast.
+
+        Writes that torch does not count (through `.data`) are seen on the CPU, in long vectors by a sample; elsewhere
+        the comparison would have to wait for the device.
+        """
         vector, dropped = self._parameters["original"], self._buffers["dropped"]
         if vector is None or dropped is None or vector.is_inference() or dropped.is_inference():
             return None  # tensors made in inference mode do not count their changes
         positions = id(self._truncation.positions)
-        return id(vector), vector._version, vector.data_ptr(), vector.dtype, positions, dropped._version
+        content = self._content(vector) if vector.device.type == "cpu" else 0
+        return id(vector), vector._version, content, vector.data_ptr(), vector.dtype, positions, dropped._version
+
+    def _content(self, vector: Tensor) -> int:
+        """How often other numbers were found in it: writes through `.data` and numpy are not counted by torch."""
+        length = vector.numel()
+        looked_at = vector if length <= MAX_COMPARED else vector.detach()[:: -(-length // MAX_COMPARED)]
+        seen = self._seen
+        if seen is None or seen.dtype != vector.dtype or seen.device != vector.device:
+            is_same = False
+        else:
+            is_same = torch.equal(looked_at, seen)
+        if not is_same:
+            self._seen = looked_at.detach().clone()
+            self._times_changed += 1
+        return self._times_changed
 
     def _is_differentiated(self) -> bool:
         return torch.is_grad_enabled() and self.tensor.vector.requires_grad

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from tailcut.execution.calls import is_plain
 from tailcut.execution.cost import NUMBER_BYTES, Costs, Work
 from tailcut.execution.expression import Affine, is_pointwise, map_sources
 from tailcut.execution.factors import Factors, TruncatedWeight, block_diagonal, grouped_outward
@@ -115,6 +116,8 @@ class NarrowLayer(StandIn):
         """As the original's: from an ordinary tensor or a narrow map, to one or the other."""
         run, x = current_run(), input
         args = () if output_size is None else (tuple(output_size),)
+        if not is_plain(x):
+            return self._dense(x, args, run, None)
         if isinstance(x, NarrowMap) and x.channel_axis != (x.ndim - 1 if isinstance(self.source, nn.Linear) else 1):
             x = x.wide("its channels lie on another axis")
         plan = self._plan(x, args, run)

@@ -1,5 +1,6 @@
 """NarrowMap: a wide map that passes for a tensor but is not written to memory until somebody needs it whole."""
 
+import inspect
 import sys
 import weakref
 from collections.abc import Callable, Sequence
@@ -10,13 +11,14 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from tailcut.execution.expression import Affine, Expression, Given, a_source, grid_of, nodes
+from tailcut.execution.expression import Affine, Expression, Given, a_source, grid_of, nodes, parameters, sources
 from tailcut.execution.run import NotNarrowError, Run, current_run, run_under_way
 from tailcut.execution.tiles import project, write
 
 Handler = Callable[..., Any]
-# By the name of torch's function or method; a handler gives NotImplemented for what it cannot do narrowly.
-HANDLERS: dict[str, Handler] = {}
+# By the name of torch's function or method, or by the function itself where torch has others of that name with other
+# arguments. A handler gives NotImplemented for what it cannot do narrowly.
+HANDLERS: dict[Any, Handler] = {}
 _APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
 # These ask for nothing but shape and type, which the tensor itself knows.
 _FACTS = frozenset(
@@ -114,9 +116,9 @@ class NarrowMap(torch.Tensor):
             if name in _FACTS:
                 return func(*args, **kwargs)
             _refuse_custom_functions()
-            handler = HANDLERS.get(name)
-            if handler is not None and not _have_views(args):
-                result = handler(*args, **kwargs)
+            handler = HANDLERS.get(name) or HANDLERS.get(func)
+            if handler is not None and not _have_views((*args, *kwargs.values()) if kwargs else args):
+                result = _handled(handler, args, kwargs)
                 if result is not NotImplemented:
                     return result
             return _on_wide(func, name, args, kwargs)
@@ -129,8 +131,15 @@ class NarrowMap(torch.Tensor):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """What reaches torch past `__torch_function__` gets the wide map."""
+        """What reaches torch past `__torch_function__` gets the wide map.
+
+        That is below automatic differentiation (TorchScript, vmap), where no gradient finds the way back to what made
+        the map. An error would come out of TorchScript as another one; so the forward is marked instead.
+        """
         _refuse_custom_functions()
+        run = run_under_way()
+        if run is not None and not run.spoiled and any(map(_has_gradients, pytree.tree_leaves((args, kwargs)))):
+            run.spoiled = f"{func} takes a map where torch records no gradients (within TorchScript or vmap)"
         return _on_wide(func, str(func), args, kwargs or {})
 
     def __repr__(self) -> str:  # type: ignore[override]
@@ -187,12 +196,12 @@ class NarrowMap(torch.Tensor):
         return NarrowMap(parts, self.channel_axis, self.makers)
 
 
-def handles(*names: str) -> Callable[[Handler], Handler]:
-    """Decorator: the handler of these functions of torch."""
+def handles(*functions: str | Callable[..., Any]) -> Callable[[Handler], Handler]:
+    """Decorator: the handler of these functions of torch, given by name or themselves; see `HANDLERS`."""
 
     def register(handler: Handler) -> Handler:
-        for name in names:
-            HANDLERS[name] = handler
+        for function in functions:
+            HANDLERS[function] = handler
         return handler
 
     return register
@@ -225,9 +234,38 @@ def as_tensor(value: Any, reason: str) -> Any:
     return pytree.tree_map(lambda item: item.wide(reason) if isinstance(item, NarrowMap) else item, value)
 
 
+def _handled(handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What the handler gives; NotImplemented for spellings that torch has and the handler has not."""
+    try:
+        return handler(*args, **kwargs)
+    except TypeError:
+        # Only now, as this takes longer than most handlers.
+        try:
+            inspect.signature(handler).bind(*args, **kwargs)
+        except TypeError:
+            return NotImplemented
+        raise
+
+
+def _has_gradients(item: Any) -> bool:
+    if not isinstance(item, NarrowMap) or not item._differentiable:
+        return False
+    below = nodes(item.parts)
+    return any(tensor.requires_grad for tensor in (*sources(below), *parameters(below)))
+
+
+def _changed(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "NarrowMap | None":
+    """The map that a function writes to."""
+    out = kwargs.get("out")
+    if isinstance(out, NarrowMap):
+        return out
+    first = args[0] if args else kwargs.get("input")
+    return first if isinstance(first, NarrowMap) and _works_in_place(name, kwargs) else None
+
+
 def _on_wide(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     reason = f"{name} needs the whole map"
-    changed = args[0] if args and isinstance(args[0], NarrowMap) and _works_in_place(name, kwargs) else None
+    changed = _changed(name, args, kwargs)
     if changed is not None:
         changed.check_alone()
     result = func(*as_tensor(args, reason), **as_tensor(kwargs, reason))
@@ -236,7 +274,7 @@ def _on_wide(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs:
         stacked = wide.movedim(changed.channel_axis, 0).contiguous()
         changed.parts = (Given(stacked.shape[0], stacked),)
         return changed if result is not None else None
-    _note_views(args, result)
+    _note_views((*args, *kwargs.values()), result)
     return result
 
 

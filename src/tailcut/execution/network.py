@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from torch.utils import _pytree as pytree
 
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.execution import normalization as normalization
 from tailcut.execution import operations as operations
+from tailcut.execution.calls import device_type, sizes_of, tensors_of, words_of
 from tailcut.execution.cost import Costs
 from tailcut.execution.layers import DenseTwin, narrow_layer
 from tailcut.execution.narrow import as_tensor
@@ -72,16 +72,17 @@ class FusedNetwork(NetworkView):
         if signature in self._dense_signatures:
             return self._run_dense(args, kwargs)
         is_new = signature is not None and signature not in self._narrow_signatures
-        before = Before(self.source, _tensors(args, kwargs)) if is_new or signature is None else None
+        before = Before(self.source, tensors_of(args, kwargs)) if is_new or signature is None else None
         self._fresh = None
         run = self._new_run(args, kwargs)
-        self._shapes = tuple(tuple(tensor.shape) for tensor in _tensors(args, kwargs))
+        self._shapes = sizes_of(tensors_of(args, kwargs))
         try:
             with running(run):
                 for twin in self._always_dense:
                     run.record(twin.name, "dense", "this kind of layer has no narrow way")
                     twin.refresh(run)
                 result = as_tensor(self.__dict__["_narrow_program"](*args, **kwargs), "it is an output of the network")
+                run.check()
                 runs_again = is_new and not run.pays() and before is not None and before.inputs_are_as_they_were()
                 if runs_again:
                     run.pending.clear()
@@ -146,15 +147,17 @@ class FusedNetwork(NetworkView):
 
     def _signature(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
         """What the ways of a call depend on."""
-        tensors = _tensors(args, kwargs)
-        shapes = tuple([(tensor.shape, tensor.device) for tensor in tensors])
-        device = _device_type(tensors)
+        tensors = tensors_of(args, kwargs)
+        shapes = sizes_of(tensors), tuple([(tensor.layout, tensor.device) for tensor in tensors])
+        words = words_of(args, kwargs)
+        device = device_type(tensors)
         kept = sum([vector["original"].numel() for vector in self._vectors])
-        return shapes, kept, self.source.training, torch.is_grad_enabled(), torch.is_autocast_enabled(device)
+        return shapes, words, kept, self.source.training, torch.is_grad_enabled(), torch.is_autocast_enabled(device)
 
     def _new_run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run:
-        device = _device_type(_tensors(args, kwargs))
-        wants = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.source.parameters())
+        inputs = tensors_of(args, kwargs)
+        device = device_type(inputs)
+        wants = torch.is_grad_enabled() and any(x.requires_grad for x in (*self.source.parameters(), *inputs))
         costs = Costs.of(device, with_gradients=wants)
         if torch.is_autocast_enabled(device):
             return Run(self.engine, "dense", costs, "autocast is on: its types are for dense layers", wants)
@@ -277,7 +280,8 @@ def fuse(
 
     Which way a layer takes follows from the sizes of the call and of its corner alone. Batch statistics,
     running statistics, gradients to the coefficients: all as with `model` itself, up to rounding. Under autocast all
-    layers run densely. Second derivatives of fused layers are not available.
+    layers run densely, and so do calls in which gradients could not pass a map (TorchScript, `torch.vmap`, a
+    `torch.autograd.Function`). Second derivatives of fused layers are not available.
 
     Args:
         model: any network; regularised by `tailcut.regularize` where there is something to gain.
@@ -373,13 +377,3 @@ def _check_by_timing(fused: FusedNetwork, example: tuple[Any, ...]) -> None:
     if dense < narrow:
         with torch.no_grad():
             fused.prefer_dense(*example)
-
-
-def _device_type(tensors: list[Tensor]) -> str:
-    return tensors[0].device.type if tensors else "cpu"
-
-
-def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    if not kwargs and all(isinstance(value, Tensor) for value in args):
-        return list(args)
-    return [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from tailcut.execution.expression import Affine, Expression, is_pointwise
 from tailcut.execution.narrow import NarrowMap, handles, shape_of
@@ -22,7 +23,8 @@ DEVICE_CHUNK_NUMBERS = 1 << 24
 MIN_CHUNK = 1 << 10  # positions
 
 
-@handles("batch_norm")
+# Functions of torch itself have other arguments than those of the same name that modules call.
+@handles(functional.batch_norm)
 def batch_norm(
     input: Any,
     running_mean: Tensor | None,
@@ -139,7 +141,7 @@ def _chunked_moments(source: Tensor) -> tuple[Tensor, Tensor]:
     return mean, scatter / positions
 
 
-@handles("layer_norm")
+@handles(functional.layer_norm, torch.layer_norm)
 def layer_norm(
     input: Any,
     normalized_shape: Sequence[int],
@@ -172,7 +174,7 @@ def _with_one(part: Affine) -> tuple[Tensor, Tensor]:
     return torch.cat([part.source, one]), torch.cat([part.matrix, part.shift[:, None]], dim=1)
 
 
-@handles("group_norm")
+@handles(functional.group_norm, torch.group_norm)
 def group_norm(
     input: Any, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Any:
@@ -212,7 +214,7 @@ def _one_group(source: Tensor, matrix: Tensor, mean: Tensor, covariance: Tensor,
     return Affine(matrix.shape[0], scaled, torch.cat([matrix, torch.ones_like(matrix[:, :1])], dim=1), None)
 
 
-@handles("instance_norm")
+@handles(functional.instance_norm)
 def instance_norm(input: Any, *args: Any, **kwargs: Any) -> Any:
     """A group per channel gains nothing from narrow sources, but with one image it is batch norm."""
     names = ("running_mean", "running_var", "weight", "bias", "use_input_stats", "momentum", "eps")

@@ -22,6 +22,7 @@ from tailcut.execution.expression import (
     Pointwise,
     Scaled,
     add_affine,
+    given,
     grid_of,
     is_pointwise,
     map_sources,
@@ -140,8 +141,7 @@ def cat(tensors: Sequence[Tensor], dim: int = 0, **kwargs: Any) -> Any:
             parts += tensor.parts
             makers += tensor.makers
         else:
-            stacked = tensor.movedim(axis, 0).contiguous()
-            parts.append(Given(stacked.shape[0], stacked))
+            parts.append(given(tensor, axis))
     if len({grid_of(part) for part in parts}) > 1:
         return NotImplemented
     return NarrowMap(parts, axis, makers)
@@ -199,14 +199,13 @@ def _with_other(function: Function, narrow: NarrowMap, other: Any) -> Any:
         return NotImplemented
     channels = shape_of(narrow)[narrow.channel_axis]
     if other.shape == shape_of(narrow) and len(narrow.parts) == 1:
-        stacked = other.movedim(narrow.channel_axis, 0).contiguous()
-        return narrow.like([Pointwise(channels, function, (narrow.parts[0], Given(channels, stacked)))])
+        return narrow.like([Pointwise(channels, function, (narrow.parts[0], given(other, narrow.channel_axis)))])
     shape = [1] * (len(shape_of(narrow)) - other.ndim) + list(other.shape)
     if len(shape) > len(shape_of(narrow)) or any(
         size != 1 and not (axis == narrow.channel_axis and size == channels) for axis, size in enumerate(shape)
     ):
         return NotImplemented
-    values = other.reshape(-1).expand(channels)
+    values = other.reshape(-1).expand(channels).clone()  # for the reason that `given` copies
     one, zero = torch.ones_like(values), torch.zeros_like(values)
     scale, shift = {"add": (one, values), "sub": (one, -values), "mul": (values, zero)}[function.name]
     return narrow.like(scale_parts(narrow.parts, scale, shift))

@@ -73,6 +73,7 @@ class Run:
         records: by layer, in order of execution.
         memo: values computed once per forward (dense weights that need a gradient).
         pending: updates of running statistics, made when the forward has succeeded.
+        spoiled: why the result cannot be used, where that came up at a place that cannot raise; else empty.
     """
 
     engine: str
@@ -83,6 +84,7 @@ class Run:
     records: dict[str, LayerRecord] = field(default_factory=dict)
     memo: dict[Any, Any] = field(default_factory=dict)
     pending: list[Callable[[], None]] = field(default_factory=list)
+    spoiled: str = ""
 
     def record(self, name: str, way: str, reason: str) -> LayerRecord:
         """The record of a layer, made or continued (a layer may run several times)."""
@@ -105,6 +107,11 @@ class Run:
                     found.reasons.append(reason)
                 if found.way == "fused":
                     found.way = "factored"
+
+    def check(self) -> None:
+        """Raise `NotNarrowError` if something has spoiled the result."""
+        if self.spoiled:
+            raise NotNarrowError(self.spoiled)
 
     def pays(self) -> bool:
         """Whether the forward as a whole is clearly cheaper than with dense weights, what was written included."""

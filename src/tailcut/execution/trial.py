@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tailcut.execution.calls import is_plain
+
 
 class Before:
     """What a forward may change, as it was before: buffers, random numbers, inputs."""
@@ -21,7 +23,8 @@ class Before:
         """Put buffers and random numbers back."""
         with torch.no_grad():
             for buffer, before in self._buffers:
-                if not torch.equal(buffer, before):  # batch norm's updates do not count as writes
+                # Batch norm's updates do not count as writes.
+                if not is_plain(buffer) or not torch.equal(buffer, before):
                     buffer.copy_(before)
         torch.set_rng_state(self._random)
         for state, device in self._device_random:

@@ -25,13 +25,16 @@ from tailcut.format.tensors import NetworkTensors, meta_copy, network_tensors
 from tailcut.format.zoo import resolve
 from tailcut.structure import (
     METADATA_KEY,
+    SIZE_KEY,
     Edit,
     Reader,
     Record,
     are_names,
     edit_kind,
+    is_size,
     record_of,
     set_class_names,
+    set_picture_size,
     set_record,
 )
 
@@ -56,9 +59,9 @@ def load(
 
     Returns:
         The network in evaluation mode, regularised as it was saved. `.train()` to go on training. It knows the names of
-        its classes (`tailcut.class_names`) if the file does. A file does not tell the `precision` of `regularize`: to
-        go on training with rounding, set `tensor.truncation.precision = "float16"` for each `tensor` of
-        `tailcut.weights.truncated_tensors(model)`.
+        its classes (`tailcut.class_names`) and its pictures' size (`tailcut.inputs.picture_size`) if the file does.
+        A file does not tell the `precision` of `regularize`: to go on training with rounding, set
+        `tensor.truncation.precision = "float16"` for each `tensor` of `tailcut.weights.truncated_tensors(model)`.
 
     Raises:
         FormatError: in one of its kinds: the file is damaged, hostile, too new, too large, or of another model.
@@ -75,6 +78,9 @@ def load(
         names = contents.metadata.get(METADATA_KEY)
         if are_names(names):
             set_class_names(model, names)
+        size = contents.metadata.get(SIZE_KEY)
+        if is_size(size):
+            set_picture_size(model, size)
         return model
     except (FormatError, ArgumentError) as error:
         raise type(error)(f"{path}: {error}") from error

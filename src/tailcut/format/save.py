@@ -18,17 +18,16 @@ from tailcut.format.tensors import NetworkTensors, OtherTensor, network_tensors
 from tailcut.format.verification import check_covered, check_not_wrapped, check_same_network
 from tailcut.printing import Report
 from tailcut.structure import (
-    METADATA_KEY,
     Base,
     Edit,
     Reader,
     Record,
     Writer,
-    class_names,
     create_model,
     family,
     record_of,
     source_of,
+    told,
 )
 
 _log = logging.getLogger(__name__)
@@ -77,8 +76,9 @@ def save(
         path: the file; one of that name is replaced.
         codec: type of the coefficients: "float32", "float16", "bfloat16" (or "float64").
         other_codec: type of all other floating-point tensors (biases, batch norm); their own when None.
-        metadata: anything JSON can hold, at most 64 KiB. The network's class names (see `tailcut.set_class_names`) are
-            written with it, unless it says `class_names` itself.
+        metadata: anything JSON can hold, at most 64 KiB. The network's class names (see `tailcut.set_class_names`) and
+            its pictures' size (`tailcut.inputs.set_picture_size`) are written with it, unless it says `class_names` or
+            `picture_size` itself.
         registered: write the registered name, so that `load(path)` rebuilds the network. False writes it as a
             class of your own, for `load(path, into=...)`.
 
@@ -130,7 +130,7 @@ def pack(
     contents = Contents(
         base=None if record.base is None else _stored_base(record.base),
         digest=tensors.digest(),
-        metadata={**_told_names(model), **(metadata or {})},
+        metadata={**told(model), **(metadata or {})},
         edits=tuple(encoded),
         others=() if record.base is not None else _stored_others(tensors.others),
         coefficients=_coefficient_stream(tensors, coefficient_type) if tensors.coefficients else None,
@@ -138,11 +138,6 @@ def pack(
         other_streams=tuple(_other_streams(tensors.others, stored, other_type)),
     )
     return encode(contents), tensors
-
-
-def _told_names(model: nn.Module) -> dict[str, Any]:
-    names = class_names(model)
-    return {} if names is None else {METADATA_KEY: list(names)}
 
 
 def compression_ratio(num_dense: int, num_kept: int, bits: int) -> float | None:

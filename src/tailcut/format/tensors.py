@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from tailcut.errors import ArgumentError
 from tailcut.structure import Coefficients, Edit, StoredTensor
+from tailcut.weights import computed_attributes
 
 DIGEST_BYTES = 4
 
@@ -104,7 +105,10 @@ def meta_copy(model: nn.Module) -> nn.Module:
     Raises:
         ArgumentError: a module of it cannot be copied, or is not initialised.
     """
-    memo: dict[int, object] = {}
+    memo: dict[int, object] = {
+        id(tensor): torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+        for tensor in computed_attributes(model)
+    }
     for tensor in (*model.parameters(), *model.buffers()):
         if is_lazy(tensor):
             raise ArgumentError("the network is not initialised yet: run one forward first")

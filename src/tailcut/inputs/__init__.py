@@ -64,3 +64,5 @@ from tailcut.inputs.transplant import TransplantReport as TransplantReport
 from tailcut.inputs.transplant import transplant_stem as transplant_stem
 from tailcut.inputs.ycbcr import YCbCrPixels as YCbCrPixels
 from tailcut.inputs.ycbcr import use_ycbcr as use_ycbcr
+from tailcut.structure import picture_size as picture_size
+from tailcut.structure import set_picture_size as set_picture_size

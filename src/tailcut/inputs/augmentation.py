@@ -5,7 +5,7 @@ is clipped to 0..255 on the way. A plane whose side is no multiple of 8 ends in 
 A flip would bring their padding to the front, so `edges` says what to do:
 
 - "recut" cuts that plane into new blocks: the picture stays whole, and the last sample is repeated behind it. Where
-  chroma is subsampled and the side is odd, chroma moves by half a luma sample against luma.
+  chroma is subsampled and the side is odd, chroma moves by one luma sample (half a chroma sample) against luma.
 - "trim" drops the incomplete blocks first, as `jpegtran -trim` does; up to 7 rows or columns, 15 where chroma is
   subsampled.
 - "error" refuses, as `jpegtran -perfect` does.

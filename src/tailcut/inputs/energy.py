@@ -14,6 +14,8 @@ from tailcut.inputs.coefficients import JpegCoefficients
 from tailcut.inputs.patterns import NUM_CHANNELS, NUM_FREQUENCIES
 from tailcut.printing import Report, table
 
+_ROUNDING = 1e-18  # grey levels squared: the energy of a flat picture's details, which are 0 but for rounding, is less
+
 
 @dataclass
 class FrequencyReport(Report):
@@ -130,7 +132,9 @@ def describe_picture(picture: Tensor, transform: BlockDCT, *, name: str = "pictu
     exact = picture.double() / 255 if picture.dtype == torch.uint8 else picture.double()
     rebuilt = transform.inverse(channels, (height, width)).clamp(0, 1)
     error = float((rebuilt.double() - exact).square().mean())
-    energy = frequency_energy(picture, chroma=transform.chroma)
+    # In double precision what is rounding error, and what is a faint detail, lie many orders of magnitude apart.
+    energy = frequency_energy(exact, chroma=transform.chroma)
+    energy = energy.where(energy > _ROUNDING, 0)
     kept = torch.zeros(NUM_CHANNELS, dtype=torch.bool)
     kept[list(transform.selection.indices)] = True
     detail = torch.ones(NUM_CHANNELS, dtype=torch.bool)

@@ -191,6 +191,12 @@ class FrequencyGate(nn.Module):
         """What the gate did in evaluation mode since it was made, copied, or `reset_activity` was called."""
         return self._seen.activity(self.channels.indices)
 
+    def check_num_channels(self, num_channels: int | Sequence[int] | None) -> None:
+        """Raise `ArgumentError` unless so many channels can be selected, see `GateActivity.top`; None always may be."""
+        if num_channels is not None:
+            nothing: tuple[float, ...] = (0.0,) * self.num_channels
+            GateActivity(self.channels.indices, 0, nothing, nothing).top(num_channels)
+
     def reset_activity(self) -> None:
         """Forget the pictures seen so far (changes the module)."""
         self._seen = _Seen()

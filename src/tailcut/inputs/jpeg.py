@@ -24,7 +24,8 @@ def read_jpeg(source: str | Path | bytes | bytearray | memoryview, *, upright: b
     Args:
         source: a path, or the content of a file.
         upright: turn the picture as its EXIF orientation says (see `augmentation.upright`); False leaves it as it is
-            stored, and its `orientation` tells how it is to be turned.
+            stored, and its `orientation` tells how it is to be turned. Where chroma is subsampled and a side that gets
+            mirrored is odd, chroma moves by one luma sample (half a chroma sample) against luma.
 
     Returns:
         Planes of float32 on the CPU.

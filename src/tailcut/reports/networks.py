@@ -130,7 +130,7 @@ def _open_run(run: Run, text: str, name: str) -> ReportedNetwork:
     try:
         lines = run.read_metrics()
         if not lines:
-            missing["lines"] = "no epoch of it is finished yet"
+            missing["lines"] = _why_no_lines(run, result)
     except DataError as error:
         missing["lines"] = first_line(error)
     recipe = _read_recipe(run) if result is None else result.recipe
@@ -142,6 +142,13 @@ def _open_run(run: Run, text: str, name: str) -> ReportedNetwork:
             reason = first_line(error)
     missing |= {"stored": reason, "model": reason}
     return ReportedNetwork(name, text, result, recipe, lines, None, None, missing)
+
+
+def _why_no_lines(run: Run, result: Result | None) -> str:
+    """Why the run tells nothing of its epochs."""
+    if result is None:
+        return "no epoch of it is finished yet"
+    return "it was trained for 0 epochs" if result.epochs == 0 else f"its {run.metrics.name} is missing or empty"
 
 
 def _why_no_network(run: Run, num_epochs: int) -> str:

@@ -6,6 +6,11 @@ from tailcut.structure.class_names import as_metadata as as_metadata
 from tailcut.structure.class_names import class_names as class_names
 from tailcut.structure.class_names import name_of as name_of
 from tailcut.structure.class_names import set_class_names as set_class_names
+from tailcut.structure.class_names import told as told
+from tailcut.structure.picture_size import SIZE_KEY as SIZE_KEY
+from tailcut.structure.picture_size import is_size as is_size
+from tailcut.structure.picture_size import picture_size as picture_size
+from tailcut.structure.picture_size import set_picture_size as set_picture_size
 from tailcut.structure.record import Base as Base
 from tailcut.structure.record import Coefficients as Coefficients
 from tailcut.structure.record import Edit as Edit

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from tailcut.errors import ArgumentError
+from tailcut.structure.picture_size import SIZE_KEY, picture_size
 from tailcut.structure.record import source_of
 
 METADATA_KEY = "class_names"
@@ -52,9 +53,14 @@ def are_names(value: Any) -> bool:
 
 
 def as_metadata(model: nn.Module) -> dict[str, str]:
-    """What a file of another format, whose metadata are texts by key, says of a network: `class_names` in JSON."""
-    names = class_names(model)
-    return {} if names is None else {METADATA_KEY: json.dumps(names, ensure_ascii=False)}
+    """What a file of another format, whose metadata are texts by key, says of a network: what it was told, in JSON."""
+    return {key: json.dumps(value, ensure_ascii=False) for key, value in told(model).items()}
+
+
+def told(model: nn.Module) -> dict[str, Any]:
+    """What a network was told, by the key of a file's metadata: `class_names` and `picture_size`, if any."""
+    found: dict[str, Sequence[Any] | None] = {METADATA_KEY: class_names(model), SIZE_KEY: picture_size(model)}
+    return {key: list(value) for key, value in found.items() if value is not None}
 
 
 def _are_texts(value: Any) -> bool:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from tailcut.errors import TrainingError, how_to_install
 from tailcut.execution import FusedNetwork, pays_in_training
 from tailcut.execution.compiled import is_installed
+from tailcut.training.evaluation import fitting
 from tailcut.training.recipe import Recipe
 from tailcut.weights import truncated_tensors
 
@@ -25,6 +26,9 @@ def choose_execution(recipe: Recipe, model: nn.Module, pictures: Tensor) -> Exec
         recipe: its `training.execution` decides, if it is not "auto".
         model: the network, on its device.
         pictures: a batch like those of the training, on that device.
+
+    Raises:
+        ArgumentError: the network cannot take pictures of this shape.
     """
     wanted = recipe.training.execution
     fused = COMPILED if pictures.device.type == "cpu" and is_installed() else FUSED
@@ -34,7 +38,8 @@ def choose_execution(recipe: Recipe, model: nn.Module, pictures: Tensor) -> Exec
         return DENSE
     mode = model.training
     try:
-        return fused if pays_in_training(model.train(), pictures) else DENSE
+        with fitting(pictures):
+            return fused if pays_in_training(model.train(), pictures) else DENSE
     finally:
         model.train(mode)
 

@@ -67,9 +67,11 @@ class MovingAverage:
         self.num_updates = num_updates
         for name, parameter in self._parameters().items():
             saved = values[name].to(parameter.device)
-            full = torch.zeros_like(parameter.detach())
-            full[: len(saved)] = saved
-            self.values[name] = full if parameter.ndim == 1 else saved.clone()
+            full = saved.clone()
+            if parameter.ndim == 1:
+                full = torch.zeros_like(parameter.detach())
+                full[: len(saved)] = saved
+            self.values[name] = full
 
     def _parameters(self) -> dict[str, nn.Parameter]:
         return {name: value for name, value in self.model.named_parameters() if value.requires_grad}

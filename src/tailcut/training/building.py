@@ -10,8 +10,9 @@ from tailcut.data import Dataset, Roots, split_off
 from tailcut.errors import ArgumentError, RecipeError, StructureError, TailcutError
 from tailcut.format import load
 from tailcut.runs import Run, packed_network
-from tailcut.structure import set_class_names
+from tailcut.structure import set_class_names, set_picture_size
 from tailcut.training.generation_building import build_gan
+from tailcut.training.reading import picture_shape
 from tailcut.training.recipe import LrScheduleSection, OptimizerSection, Recipe
 from tailcut.training.recipe_generation import GENERATIVE
 from tailcut.training.regularizing import regularized
@@ -54,6 +55,18 @@ def name_classes(recipe: Recipe, model: nn.Module, dataset: Dataset) -> None:
     except ArgumentError as error:
         logger.warning("the network is not told the names of its classes: %s", error)
         set_class_names(model, None)
+
+
+def note_picture_size(recipe: Recipe, model: nn.Module, dataset: Dataset) -> None:
+    """Tell a classifier the size of the data set's pictures, if it is not its family's (changes its note of it only).
+
+    Others get pictures in their own size, or are of one size.
+    """
+    set_picture_size(model, None)
+    shape = picture_shape(model)
+    classifies = dataset.task == "classification" and recipe.training.loss not in GENERATIVE
+    if classifies and shape is not None and shape[1:] != dataset.picture_shape[1:]:
+        set_picture_size(model, dataset.picture_shape[1:])
 
 
 def build_optimizer(section: OptimizerSection, model: nn.Module) -> torch.optim.Optimizer:

@@ -3,6 +3,7 @@
 import io
 import logging
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tailcut.files import write_atomically
 from tailcut.printing import is_fraction
 
 logger = logging.getLogger("tailcut.training")
+METRIC_COLORS = ("tab:green", "tab:purple", "tab:brown", "tab:cyan")
 
 
 def draw_curves(lines: Sequence[dict[str, Any]], path: Path, *, title: str) -> None:
@@ -37,11 +39,15 @@ def draw_curves(lines: Sequence[dict[str, Any]], path: Path, *, title: str) -> N
     loss.plot(epochs, [line["loss"] for line in lines], color="tab:blue")
     loss.set(title="training loss", xlabel="epoch", yscale="log")
     measured = [line for line in lines if line["metrics"]]
+    colors = cycle(METRIC_COLORS)
     for name in measured[0]["metrics"] if measured else ():
         factor, unit = (100, "%") if is_fraction(name) else (1, "")
         values = [factor * line["metrics"][name] for line in measured]
-        metric.plot([line["epoch"] for line in measured], values, color="tab:green", label=name)
+        metric.plot([line["epoch"] for line in measured], values, color=next(colors), label=name)
         metric.set(title=f"{measured[0]['split']} {name}", xlabel="epoch", ylabel=unit)
+    if measured and len(measured[0]["metrics"]) > 1:
+        metric.set(title=measured[0]["split"])
+        metric.legend()
     kept.plot(epochs, [line["num_kept"] for line in lines], color="tab:orange")
     kept.set(title="kept coefficients", xlabel="epoch", yscale="log")
     for panel in (loss, metric, kept):

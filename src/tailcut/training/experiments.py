@@ -162,7 +162,7 @@ def load_experiment(name_or_path: str | Path) -> Experiment:
     """
     path = find_experiment(name_or_path)
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         experiment = Experiment.model_validate({"name": path.stem, **values})
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"cannot read the experiment {path}: {error}") from error

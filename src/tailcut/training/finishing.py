@@ -3,17 +3,41 @@
 import logging
 import math
 import platform
+from pathlib import Path
 
 import torch
 from torch import nn
 
+from tailcut.errors import ArgumentError, DivergedError
+from tailcut.format import save
 from tailcut.runs import Result, Run, tailcut_version
-from tailcut.training.recipe import Recipe
+from tailcut.training.recipe import PackSection, Recipe
 from tailcut.training.regularizing import num_in_use
 from tailcut.training.starting import parent_fingerprint
 from tailcut.weights import kept_counts, truncated_tensors
 
 logger = logging.getLogger("tailcut.training")
+
+
+def save_trained(network: nn.Module, path: Path, run: Run, section: PackSection) -> None:
+    """Write a network of a finished training, on the first process.
+
+    Args:
+        network: the network.
+        path: its file.
+        run: the run, whose checkpoint is told of.
+        section: the types of the numbers.
+
+    Raises:
+        DivergedError: a number has become too large for its type, or none at all.
+    """
+    try:
+        save(network, path, codec=section.codec, other_codec=section.other_codec)
+    except ArgumentError as error:
+        raise DivergedError(
+            f"not packed: {error}. The checkpoint is kept: tailcut pack {run.path} -o FILE --codec float32 "
+            "packs it; or train anew in another folder with a lower optimizer.lr"
+        ) from error
 
 
 def make_result(

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 
 from tailcut.channels import recalibrate
 from tailcut.data import Dataset, Roots
-from tailcut.format import save
 from tailcut.structure import example_shape
 from tailcut.training.acceleration import DENSE, choose_execution, example_batch, trained_as
 from tailcut.training.fid import resized
-from tailcut.training.finishing import num_kept
+from tailcut.training.finishing import num_kept, save_trained
 from tailcut.training.generation_building import GanNetworks
 from tailcut.training.interruption import Interruption
 from tailcut.training.loop import Session
@@ -109,7 +108,7 @@ class GanSession(Session):
         return super()._evaluate(model.generator if isinstance(model, GanNetworks) else model, dataset)
 
     def _pack(self) -> None:
-        pack, networks = self.recipe.pack, self.networks
+        networks = self.networks
         for network, path in ((networks.generator, self.run.model), (networks.discriminator, self.run.discriminator)):
-            save(network, path, codec=pack.codec, other_codec=pack.other_codec)
+            save_trained(network, path, self.run, self.recipe.pack)
         logger.info("the generator keeps %d, both networks %d", num_kept(networks.generator), num_kept(networks))

@@ -13,7 +13,7 @@ from tailcut.training.checkpoints import remove_unfinished
 from tailcut.training.machines import Machines, is_first_process, make_fabric
 from tailcut.training.progress import log_to_file
 from tailcut.training.recipe import Recipe
-from tailcut.training.recipe_files import check_same, to_toml
+from tailcut.training.recipe_files import check_same, holds, to_toml
 
 try:
     from lightning_fabric import Fabric
@@ -58,7 +58,8 @@ def _take_up(run: Run, recipe: Recipe, *, resume: bool) -> None:
         RecipeError: the run was begun with another recipe.
     """
     Run.create(run.path, resume=resume)
-    check_same(recipe, run.recipe)
+    if run.has_finished_epochs():
+        check_same(recipe, run.recipe)
     if recipe.training.epochs and run.result.is_file() and not run.has_checkpoint():
         raise ArgumentError(
             f"{run.path} holds a finished run whose checkpoints are gone, so it cannot go on, and training anew would "
@@ -81,7 +82,7 @@ def _run_session(
     """What each process does."""
     with log_to_file(run) if fabric.is_global_zero else nullcontext():
         session = kind(recipe, run, fabric, roots=roots, download=download)
-        if fabric.is_global_zero:
+        if fabric.is_global_zero and not holds(run.recipe, recipe):  # else it may be the user's own, with comments
             write_atomically(run.recipe, to_toml(recipe))
         session.train_epochs(progress=progress)
         return session.finish(command)

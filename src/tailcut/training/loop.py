@@ -20,10 +20,10 @@ from tailcut.channels import recalibrate
 from tailcut.data import Dataset, Roots, open_dataset
 from tailcut.errors import DivergedError, MissingExtraError, TrainingError
 from tailcut.files import write_atomically
-from tailcut.format import load, save
+from tailcut.format import load
 from tailcut.printing import plain
 from tailcut.runs import Result, Run
-from tailcut.structure import class_names
+from tailcut.structure import class_names, picture_size
 from tailcut.training.acceleration import DENSE, Execution, choose_execution, example_batch, trained_as
 from tailcut.training.averaging import MovingAverage
 from tailcut.training.batches import batches, generator
@@ -35,6 +35,7 @@ from tailcut.training.building import (
     hold_out,
     load_teacher,
     name_classes,
+    note_picture_size,
     set_lr,
     set_precision,
 )
@@ -47,7 +48,7 @@ from tailcut.training.checkpoints import (
 )
 from tailcut.training.curves import try_to_draw_curves
 from tailcut.training.evaluation import check_outputs, evaluate, fitting
-from tailcut.training.finishing import make_result, num_kept, warn_of_late_cut
+from tailcut.training.finishing import make_result, num_kept, save_trained, warn_of_late_cut
 from tailcut.training.generation import evaluate_generator
 from tailcut.training.generation_building import check_generative
 from tailcut.training.interruption import Interruption, interrupted, listen_for_interruption, not_a_number
@@ -64,7 +65,7 @@ from tailcut.training.recipe_generation import GENERATIVE, GenerationSection
 from tailcut.training.regularizing import standardize_start
 from tailcut.training.scoring import network_inputs
 from tailcut.training.starting import load_start, make_start, needs_start
-from tailcut.training.teaching import Teacher
+from tailcut.training.teaching import Teacher, check_teacher
 
 try:
     from lightning_fabric import Fabric
@@ -98,6 +99,7 @@ class Session(Processes):
         standardize_start(recipe, self.model, self.train_data)
         check_generative(recipe, self.model, self.train_data)
         name_classes(recipe, self.model, self.train_data)
+        note_picture_size(recipe, self.model, self.train_data)
         self.read = reader_of(self.model)
         self.optimizer = build_optimizer(recipe.optimizer, self.model)
         self.schedule = build_schedule(recipe, self.model, self.optimizer, self.num_steps)
@@ -121,6 +123,7 @@ class Session(Processes):
         network = load_teacher(self.recipe, self.fabric.device, roots=roots, beside=self.run)
         if network is None:
             return None
+        check_teacher(network, self.train_data)
         data = self.recipe.data
         unchanged = self.train_data if data.augmentation == AugmentationSection() and data.coarse is None else None
         # Fabric sets the precision of the network that it wraps alone.
@@ -312,6 +315,7 @@ class Session(Processes):
                 "schedule": schedule.state_dict() if schedule else None,
                 "average": self.average.state_dict() if self.average else None,
                 "class_names": class_names(self.model),
+                "picture_size": picture_size(self.model),
                 "scaler": self.fabric.strategy.precision.state_dict(),
                 "random": states,
             }
@@ -390,5 +394,4 @@ class Session(Processes):
 
     def _pack(self) -> None:
         """Write the packed network, on the first process."""
-        pack = self.recipe.pack
-        save(self.model, self.run.model, codec=pack.codec, other_codec=pack.other_codec)
+        save_trained(self.model, self.run.model, self.run, self.recipe.pack)

@@ -13,6 +13,8 @@ from torch.nn.functional import (
     softmax,
 )
 
+from tailcut.errors import ArgumentError
+
 if TYPE_CHECKING:  # they need an extra, which evaluation does without
     from tailcut.training.recipe import DistillationSection, TrainingSection
 
@@ -67,7 +69,15 @@ def distillation_loss(outputs: Tensor, teacher_outputs: Tensor, section: "Distil
 
     Returns:
         A scalar: the mean over pictures (and pixels).
+
+    Raises:
+        ArgumentError: the shapes differ.
     """
+    if outputs.shape != teacher_outputs.shape:
+        raise ArgumentError(
+            f"distillation.teacher: must give outputs of shape {tuple(outputs.shape)}, as the network does, got "
+            f"{tuple(teacher_outputs.shape)}"
+        )
     temperature = section.temperature
     student = log_softmax(outputs.float() / temperature, dim=1)
     teacher = log_softmax(teacher_outputs.float() / temperature, dim=1)

@@ -19,7 +19,7 @@ from tailcut.format import SaveReport, load, save
 from tailcut.format.checkpoints import named_tensors, read_torch_file
 from tailcut.printing import Report
 from tailcut.runs import Run
-from tailcut.structure import as_metadata, create_model, set_class_names
+from tailcut.structure import as_metadata, create_model, set_class_names, set_picture_size
 from tailcut.training.checkpoints import is_checkpoint, newest_checkpoint, read_checkpoint
 from tailcut.weights import regularize, to_dense
 from tailcut.weights.attach import meaning_of
@@ -106,7 +106,8 @@ def pack(
 def unpack(file: str | Path, out: str | Path, *, to: Literal["safetensors", "torch"] = "safetensors") -> UnpackReport:
     """Write the dense weights of a .tailcut file as safetensors or as a state_dict of torch, whole or not at all.
 
-    Names of classes that the network knows stand in the metadata of safetensors as `class_names`, a list in JSON.
+    Names of classes and a size of pictures that the network was told stand in the metadata of safetensors as
+    `class_names` and `picture_size`, lists in JSON.
 
     Args:
         file: a .tailcut file of a registered model, or `zoo:NAME`.
@@ -183,6 +184,7 @@ def _from_checkpoint(state: Mapping[str, Any], path: Path, run: Run) -> tuple[nn
     if isinstance(network, GanNetworks):
         network = network.generator
     set_class_names(network, state.get("class_names"))
+    set_picture_size(network, state.get("picture_size"))
     return network, (recipe.pack.codec, recipe.pack.other_codec)
 
 

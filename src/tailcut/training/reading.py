@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from tailcut.inputs import FrequencyGate, transform_of
 from tailcut.inputs.input_transform import input_transform_of
-from tailcut.structure import example_shape, source_of
+from tailcut.structure import example_shape, picture_size, source_of
 from tailcut.transform.block import BLOCK_SIZE
 
 COLOURS = 3
@@ -45,15 +45,16 @@ class PictureReader(nn.Module):
 def picture_shape(model: nn.Module) -> tuple[int, int, int] | None:
     """(channels, height, width) of the pictures that a registered network reads, through its transform if it has one.
 
-    None for a user's own class, and for a network that takes no pictures. The model is not changed.
+    The size is the one it was told (`tailcut.inputs.picture_size`), or else its family's. None for a user's own class,
+    and for a network that takes no pictures. The model is not changed.
     """
     shape = example_shape(model)
     if shape is None or len(shape) != 4:
         return None
     _, channels, height, width = shape
-    if transform_of(model) is None:
-        return channels, height, width
-    return COLOURS, BLOCK_SIZE * height, BLOCK_SIZE * width
+    if transform_of(model) is not None:
+        channels, height, width = COLOURS, BLOCK_SIZE * height, BLOCK_SIZE * width
+    return channels, *(picture_size(model) or (height, width))
 
 
 def has_gate(model: nn.Module) -> bool:

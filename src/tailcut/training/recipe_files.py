@@ -35,7 +35,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     """
     path = find_recipe(name_or_path)
     try:
-        content = path.read_text(encoding="utf-8")
+        content = path.read_text(encoding="utf-8-sig")  # Windows editors begin with a mark
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"cannot read the recipe {path}: {error}") from error
     return parse_recipe(content, source=str(path), overrides=overrides)
@@ -147,6 +147,14 @@ def changed_since(recorded: Mapping[str, Any], recipe: Recipe, aside: Collection
     except ValidationError:
         return ["a recipe that this version of Tailcut does not know"]
     return [line for line in changed if line.partition(":")[0] not in aside]
+
+
+def holds(path: Path, recipe: Recipe) -> bool:
+    """Whether the file `path` is there and says just this recipe."""
+    try:
+        return path.is_file() and load_recipe(path) == recipe
+    except RecipeError:
+        return False
 
 
 def check_same(recipe: Recipe, path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from tailcut.errors import MissingExtraError, RecipeError
 
 try:
-    from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+    from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 except ImportError as error:
     raise MissingExtraError("reading a recipe", "pydantic", "train") from error
 
@@ -34,7 +34,15 @@ Counts = Annotated[Positive | dict[str, Positive], BeforeValidator(_flat_names)]
 class Section(BaseModel):
     """Base of all sections: values cannot be changed, unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # Nobody means the text "no" as true, or true as one epoch.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_to_tuples(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
 class ModelSection(Section):

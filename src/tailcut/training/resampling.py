@@ -10,7 +10,15 @@ import torch
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.format import inspect, load, save
 from tailcut.printing import Report
-from tailcut.structure import class_names, create_model, family, record_of, set_class_names
+from tailcut.structure import (
+    class_names,
+    create_model,
+    family,
+    picture_size,
+    record_of,
+    set_class_names,
+    set_picture_size,
+)
 from tailcut.structure.outputs import output_tensors
 from tailcut.weights.edit import RegularizeEdit
 from tailcut.weights.resampling import ResamplingReport, resample
@@ -80,6 +88,7 @@ def resample_file(
     if all(tensor.before == tensor.after for tensor in report.tensors):
         raise ArgumentError(f"no weight of {name} changes its shape with {', '.join(arguments)}; see tailcut models")
     set_class_names(other, class_names(network))
+    set_picture_size(other, picture_size(network))
     written = save(other, out, codec=codec, other_codec=other_codec)
     dense = inspect(source).num_parameters
     return ResampleFileReport(str(source), str(out), written.file_bytes, dense, written.num_parameters, report)

@@ -7,6 +7,7 @@ from tailcut.data import Dataset
 from tailcut.errors import ArgumentError
 from tailcut.training.evaluation import run_forward, runnable
 from tailcut.training.metrics import METRICS, accuracy, dice, foreground
+from tailcut.training.naming import check_class_names
 from tailcut.training.reading import reader_of
 
 PredictedSample = tuple[int, Tensor, Tensor, Tensor, float]
@@ -26,12 +27,14 @@ def predict_samples(model: nn.Module, dataset: Dataset, num: int) -> list[Predic
         coefficient of its mask.
 
     Raises:
-        ArgumentError: the network does not fit the pictures or the targets, or the data set has objects.
+        ArgumentError: the network does not fit the pictures, the targets or the classes' names, or the data set has
+            objects.
     """
     if dataset.task not in METRICS:
         raise ArgumentError(f"{dataset.name} has boxes of objects: draw what a detector finds with tailcut predict")
     if num < 1:
         raise ArgumentError(f"expected at least 1 picture, got {num}")
+    check_class_names(model, dataset)
     network = runnable(model, "cpu")
     read = reader_of(network)
     num = min(num, len(dataset))

@@ -92,7 +92,8 @@ def select_channels(
         progress: show on standard error how far it is.
 
     Raises:
-        ArgumentError: the network has no gate or no transform, there is no data set, or the numbers do not fit.
+        ArgumentError: the network has no gate or no transform, there is no data set, the numbers do not fit, or a file
+            cannot be written.
         FormatError: the file cannot be loaded.
         DataNotFoundError: the data set lies nowhere.
         MissingExtraError: heat maps without matplotlib.
@@ -105,12 +106,16 @@ def select_channels(
     transform = transform_of(model)
     if gate is None or transform is None:
         raise ArgumentError(f"{source}: the network has no trained gate; train one with replace_stem(..., gate=True)")
+    for path in (out, heat_maps):
+        if path is not None:
+            _check_place(path)
+    gate.check_num_channels(num_channels)
     dataset = open_dataset(data or _data_of(source), split, roots=roots, download=download)
     activity = gate.measure(_batches(dataset, batch_size, progress=progress), transform=transform)
     selection = activity.top(num_channels)
-    selection.save(out)
     if heat_maps is not None:
         draw_heat_maps(activity, heat_maps, selection=selection)
+    selection.save(out)
     return SelectReport(
         str(source),
         dataset.name,
@@ -123,6 +128,12 @@ def select_channels(
         str(out),
         None if heat_maps is None else str(heat_maps),
     )
+
+
+def _check_place(path: str | Path) -> None:
+    """Raise `ArgumentError` if no file can lie there: writing would tell only after the whole pass."""
+    if Path(path).is_dir() or not Path(path).parent.is_dir():
+        raise ArgumentError(f"cannot write {path}: expected a file name in a folder that exists")
 
 
 def _packed(source: str | Path) -> str | Path:

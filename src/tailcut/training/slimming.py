@@ -1,5 +1,6 @@
 """From a file to a slimmer one: score the channels of its network, prune it, save it."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from tailcut.training.opening import open_network
 from tailcut.training.progress import Progress, live_progress
 from tailcut.training.scoring import BATCH_SIZE, SPLIT, network_inputs
 
+logger = logging.getLogger("tailcut.training")
+
 
 @dataclass
 class PruneFileReport(Report):
@@ -34,7 +37,8 @@ class PruneFileReport(Report):
         file_bytes: its size.
         method: how channels were scored.
         num_images: on how many pictures.
-        recalibrated_on: on how many pictures the statistics of batch norm were measured again.
+        recalibrated_on: on how many pictures the statistics of batch norm were measured again; 0 without, and for a
+            network that keeps none.
         pruning: what was removed, and what could not be.
     """
 
@@ -61,7 +65,7 @@ def prune_file(
     model: str | None = None,
     arguments: Mapping[str, Any] | None = None,
     scores: str | Path | None = None,
-    method: str = SPECTRAL,
+    method: str | None = None,
     split: str = SPLIT,
     roots: Roots = None,
     download: bool = False,
@@ -83,14 +87,15 @@ def prune_file(
         model: see `open_network`.
         arguments: likewise.
         scores: the JSON file of `tailcut score`; the network is scored now when None.
-        method: see `tailcut.channels.score`, as for `num_batches` and `seed`.
+        method: see `tailcut.channels.score`, as for `num_batches` and `seed`; `spectral` when None. Not with `scores`.
         split: the part of the data set.
         roots: data roots to try first.
         download: fetch the data set if it lies nowhere.
         num_batches: how many batches to score on.
         batch_size: pictures in each.
         seed: chooses the pictures.
-        recalibrate: measure the statistics of batch norm again after the cut, on as many pictures of `data`.
+        recalibrate: measure the statistics of batch norm again after the cut, on as many pictures of `data`; a network
+            that keeps none is left, with a warning.
         codec: number type of the file; the network's own when None.
         device: see `choose_device`.
         progress: show on standard error how far it is.
@@ -100,6 +105,9 @@ def prune_file(
         ArgumentError: an argument is out of range or does not fit the network, or `data` is missing.
         StructureError: the network is regularised, or does not run once it is pruned.
     """
+    if scores is not None and method is not None:
+        raise ArgumentError(f"{scores} holds scores by a method of its own: give either --scores or --method {method}")
+    method = method or SPECTRAL
     place = choose_device(device)
     network = open_network(source, model=model, arguments=arguments, device=place)
     example = torch.zeros(_example_shape(network, source), device=place)
@@ -122,6 +130,8 @@ def prune_file(
     pruning = prune(network, example, found, **settings)
     again = pictures() if recalibrate else None
     measured_on = 0 if again is None else measure_again(network, again, num_batches)
+    if recalibrate and not measured_on:
+        logger.warning("nothing was measured again: the network has no batch norm that keeps statistics")
     written = save(network, out, codec=codec or "float32", other_codec=codec)
     return PruneFileReport(
         str(source), str(out), written.file_bytes, found.method, found.num_images, measured_on, pruning

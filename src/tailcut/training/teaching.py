@@ -7,10 +7,25 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.data import Dataset
+from tailcut.errors import ArgumentError, RecipeError
+from tailcut.training.evaluation import fitting
+from tailcut.training.naming import check_class_names
 from tailcut.training.reading import reader_of
 
 BATCH_SIZE = 256
 MAX_NUMBERS = 1 << 26  # 256 MiB of float32
+
+
+def check_teacher(network: nn.Module, dataset: Dataset) -> None:
+    """Check that a teacher means the same classes by the same numbers as the training pictures.
+
+    Raises:
+        RecipeError: names differ.
+    """
+    try:
+        check_class_names(network, dataset)
+    except ArgumentError as error:
+        raise RecipeError(f"distillation.teacher: {error}") from error
 
 
 class Teacher:
@@ -42,7 +57,11 @@ class Teacher:
         self._answers: Tensor | None = None
 
     def __call__(self, pictures: Tensor, places: Tensor) -> Tensor:
-        """Outputs for pictures (batch, channels, height, width) that lie at `places` (batch,) of the data set."""
+        """Outputs for pictures (batch, channels, height, width) that lie at `places` (batch,) of the data set.
+
+        Raises:
+            ArgumentError: the teacher cannot take such pictures.
+        """
         if self._answers is None and self._unchanged is not None:
             self._answers = self._ask_about_all(self._unchanged)
             if self._answers is None:
@@ -50,7 +69,7 @@ class Teacher:
         return self._ask(pictures) if self._answers is None else self._answers[places.to(self._device)]
 
     def _ask(self, pictures: Tensor) -> Tensor:
-        with torch.no_grad(), self._autocast():
+        with torch.no_grad(), self._autocast(), fitting(pictures, " (distillation.teacher)"):
             outputs: Tensor = self._network(self._read(pictures))
         return outputs
 

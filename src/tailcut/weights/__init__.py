@@ -16,6 +16,7 @@ network agrees with this order.
 """
 
 from tailcut.weights.access import TruncatedTensor as TruncatedTensor
+from tailcut.weights.access import computed_attributes as computed_attributes
 from tailcut.weights.access import kept_counts as kept_counts
 from tailcut.weights.access import truncated_tensors as truncated_tensors
 from tailcut.weights.access import truncation_of as truncation_of

@@ -108,6 +108,16 @@ def kept_counts(model: nn.Module) -> dict[str, int]:
     return {tensor.name: tensor.num_kept for tensor in truncated_tensors(model)}
 
 
+def computed_attributes(model: nn.Module) -> list[torch.Tensor]:
+    """Results of computations that modules hold as plain attributes; whoever copies the model must copy them first.
+
+    `torch.nn.utils.weight_norm` leaves such a weight, made of two parameters, until the next forward makes it anew.
+    A deepcopy refuses tensors that have a gradient function.
+    """
+    attributes = [value for module in model.modules() for value in vars(module).values()]
+    return [value for value in attributes if isinstance(value, torch.Tensor) and not value.is_leaf]
+
+
 def _walk(model: nn.Module) -> Iterator[tuple[str, Truncation, parametrize.ParametrizationList]]:
     for path, module in model.named_modules(remove_duplicate=False):
         if not parametrize.is_parametrized(module):

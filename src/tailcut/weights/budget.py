@@ -50,8 +50,7 @@ def budget(
         raise StructureError("the model is regularised already; split the budget over to_dense(model)")
     if rule not in RULES:
         raise ArgumentError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
-    check_positive("total", total)
-    check_positive("min_kept", min_kept)
+    total, min_kept = check_positive("total", total), check_positive("min_kept", min_kept)
     included = None if include is None else as_patterns("include", include)
     chosen = _choose(model, included, as_patterns("exclude", exclude))
     sizes = [candidate.parameter.numel() for candidate in chosen]

@@ -12,12 +12,20 @@ from torch.nn.parameter import UninitializedParameter
 
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.printing import Report, sizes, table
-from tailcut.structure import Record, add_edit, record_of, set_record, source_of
-from tailcut.weights.access import truncated_tensors
+from tailcut.structure import NetworkView, Record, add_edit, record_of, set_record, source_of
+from tailcut.weights.access import computed_attributes, truncated_tensors
 from tailcut.weights.attach import attach, detach, finish_attaching, finish_detaching
 from tailcut.weights.edit import RegularizeEdit
 from tailcut.weights.layers import Candidate, candidates
-from tailcut.weights.settings import Setting, TensorPlan, as_patterns, check_patterns, matches, plan_tensors
+from tailcut.weights.settings import (
+    Setting,
+    TensorPlan,
+    as_patterns,
+    check_named_counts,
+    check_patterns,
+    matches,
+    plan_tensors,
+)
 from tailcut.weights.truncation import PRECISIONS, Truncation
 
 _log = logging.getLogger(__name__)
@@ -89,7 +97,8 @@ def regularize(
     share one vector; frozen parameters stay frozen.
 
     Args:
-        model: any network; weights of the layers in `tailcut.weights.layers.LAYERS` are chosen by default.
+        model: any network but a fused view of one; weights of the layers in `tailcut.weights.layers.LAYERS` are
+            chosen by default.
         keep_ratio: part of each tensor's coefficients to keep, above 0, at most 1. 1 if nothing is given.
         num_kept: instead of a ratio: how many coefficients of each tensor, or a dict by name (then only those
             named are regularised, unless `include` says otherwise).
@@ -108,8 +117,8 @@ def regularize(
         A report that prints as a table: each regularised tensor, and each one left with the reason.
 
     Raises:
-        ArgumentError: a setting is out of range, a pattern matches nothing, or coefficients are too large for the
-            type they are kept in or rounded to; the model is unchanged.
+        ArgumentError: a setting is out of range, a pattern matches nothing, coefficients are too large for the
+            type they are kept in or rounded to, or the model is a fused view; the model is unchanged.
         StructureError: the model is regularised already.
 
     >>> import torch
@@ -127,9 +136,14 @@ def regularize(
         raise StructureError(
             "the model is regularised already; cut it further with TailTruncation, or start from to_dense(model)"
         )
+    if isinstance(model, NetworkView):
+        raise ArgumentError(
+            f"expected a network, got a {type(model).__name__}, which only runs one: regularise the network itself "
+            "(its .source), then fuse it"
+        )
     if keep_ratio is not None and num_kept is not None:
         raise ArgumentError("give either keep_ratio or num_kept")
-    counts = dict(num_kept) if isinstance(num_kept, Mapping) else None
+    counts = check_named_counts(num_kept) if isinstance(num_kept, Mapping) else None
     whole = keep_ratio is None and num_kept is None
     setting = Setting(
         keep_ratio=1.0 if whole else keep_ratio,
@@ -165,7 +179,8 @@ def to_dense(model: nn.Module) -> nn.Module:
         The dense network: same class, device, type, mode and outputs, nothing of Tailcut in it.
     """
     with torch.inference_mode(False), torch.no_grad():
-        dense = copy.deepcopy(source_of(model))
+        source = source_of(model)
+        dense = copy.deepcopy(source, {id(tensor): tensor.detach().clone() for tensor in computed_attributes(source)})
         modules = dict(dense.named_modules(remove_duplicate=False))
         for tensor in truncated_tensors(dense):
             frozen = not tensor.vector.requires_grad

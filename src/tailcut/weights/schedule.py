@@ -11,7 +11,7 @@ from torch import nn
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.weights.access import TruncatedTensor, truncated_tensors
 from tailcut.weights.attach import set_length
-from tailcut.weights.settings import check_positive, count_kept, round_half_up
+from tailcut.weights.settings import check_named_counts, check_part, check_positive, count_kept, round_half_up
 
 SPACINGS = ("paper", "geometric")
 
@@ -57,11 +57,12 @@ class TailTruncation:
         self._tensors = truncated_tensors(model)
         self._optimizer = optimizer
         self._spacing = spacing
-        self._num_steps = num_steps
-        self._check(rate)
+        self._num_steps = None if num_steps is None else check_positive("num_steps", num_steps)
+        self._check()
+        rate = check_part("rate", rate)
         self.starts = self.num_kept
         self.targets = self._resolve_targets(num_kept, keep_ratio)
-        self._rate = rate if num_steps is None else self._rate_for(num_steps)
+        self._rate = rate if self._num_steps is None else self._rate_for(self._num_steps)
         self._steps_done = 0
 
     @property
@@ -141,22 +142,18 @@ class TailTruncation:
         """Load what `optimizer_state_dict` gave (changes the optimiser); masked entries become zero."""
         self._require_optimizer().load_state_dict(self._resized_optimizer_state(state, to_lengths=True))
 
-    def _check(self, rate: float) -> None:
+    def _check(self) -> None:
         if not self._tensors:
             raise StructureError("the model is not regularised: call tailcut.regularize(model) first")
         if self._spacing not in SPACINGS:
             raise ArgumentError(f"spacing must be one of {', '.join(SPACINGS)}, got {self._spacing!r}")
         if self._spacing == "geometric" and self._num_steps is None:
             raise ArgumentError('spacing "geometric" needs num_steps')
-        if self._num_steps is not None:
-            check_positive("num_steps", self._num_steps)
         if isinstance(self._optimizer, torch.optim.LBFGS):
             raise ArgumentError(
                 "expected an optimiser with a state for each parameter, got LBFGS: its history runs over all of them "
                 "and cannot be cut; take another one, or give none and make a new LBFGS after finish()"
             )
-        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate <= 1:
-            raise ArgumentError(f"rate must be above 0 and at most 1, got {rate!r}")
 
     def _resolve_targets(self, num_kept: int | Mapping[str, int] | None, keep_ratio: float | None) -> dict[str, int]:
         if (num_kept is None) == (keep_ratio is None):
@@ -164,7 +161,7 @@ class TailTruncation:
         names = {alias: tensor.name for tensor in self._tensors for alias in (tensor.name, *tensor.aliases)}
         by_name = None
         if isinstance(num_kept, Mapping):
-            by_name = {names.get(name, name): count for name, count in num_kept.items()}
+            by_name = {names.get(name, name): count for name, count in check_named_counts(num_kept).items()}
         unknown = set(by_name or ()).difference(self.starts)
         if unknown:
             raise ArgumentError(f"num_kept names {sorted(unknown)[0]!r}; regularised are {', '.join(self.starts)}")
@@ -181,13 +178,15 @@ class TailTruncation:
                 num_kept=count,
                 name=tensor.name,
             )
+            if by_name is not None:
+                target = int(count)  # not clipped: more than a tensor has is a slip where it is asked for by its name
             if target > tensor.num_kept and (by_name is not None or keep_ratio is not None):
                 raise ArgumentError(
                     f"{tensor.name} keeps {tensor.num_kept} coefficients, fewer than the target {target}; start higher"
                 )
             targets[tensor.name] = min(target, tensor.num_kept)
         most = max(self.starts.values())
-        if isinstance(num_kept, int) and num_kept > most:
+        if num_kept is not None and not isinstance(num_kept, Mapping) and num_kept > most:
             raise ArgumentError(f"num_kept {num_kept} cuts nothing: no tensor keeps more than {most}; start higher")
         return targets
 

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from numbers import Integral, Real
 from typing import Any
 
 from tailcut.errors import ArgumentError
@@ -60,19 +61,35 @@ def count_kept(
     if (keep_ratio is None) == (num_kept is None):
         raise ArgumentError(f"{name}: give either keep_ratio or num_kept")
     if num_kept is not None:
-        check_positive(f"{name}: num_kept", num_kept)
-        return min(num_kept, total)
-    check_positive(f"{name}: min_kept", min_kept)
-    if isinstance(keep_ratio, bool) or not isinstance(keep_ratio, (int, float)) or not 0 < keep_ratio <= 1:
-        raise ArgumentError(f"{name}: keep_ratio must be above 0 and at most 1, got {keep_ratio!r}")
+        return min(check_positive(f"{name}: num_kept", num_kept), total)
+    least = check_positive(f"{name}: min_kept", min_kept)
+    ratio = check_part(f"{name}: keep_ratio", keep_ratio)
     group = math.prod(size for axis, size in enumerate(shape) if axis not in axes)
-    return min(total, max(min_kept, group * max(1, round_half_up(keep_ratio * (total // group)))))
+    return min(total, max(least, group * max(1, round_half_up(ratio * (total // group)))))
 
 
-def check_positive(what: str, value: object) -> None:
-    """Raise `ArgumentError` unless `value` is an integer above 0."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+def check_positive(what: str, value: object) -> int:
+    """`value`, of Python or of NumPy, as a plain int. Raises `ArgumentError` unless it is an integer above 0."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ArgumentError(f"{what} must be a positive integer, got {value!r}")
+    return int(value)
+
+
+def check_part(what: str, value: object) -> float:
+    """`value`, of Python or of NumPy, as a plain float. Raises `ArgumentError` unless it is in (0, 1]."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) <= 1:
+        raise ArgumentError(f"{what} must be above 0 and at most 1, got {value!r}")
+    return float(value)
+
+
+def check_named_counts(counts: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of counts by name. Raises `ArgumentError` if there are none, or a name is no text."""
+    if not counts:
+        raise ArgumentError("num_kept is an empty dict: expected the count of at least one tensor, by its name")
+    wrong = [name for name in counts if not isinstance(name, str)]
+    if wrong:
+        raise ArgumentError(f"num_kept: expected names of tensors as keys ('conv.weight'), got {wrong[0]!r}")
+    return dict(counts)
 
 
 def round_half_up(value: float) -> int:
