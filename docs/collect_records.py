@@ -70,14 +70,15 @@ def _recipe(name: str, runs: Path, results: Path, zoo: Path) -> list[Path]:
     if source is None:
         raise ArgumentError(f"there is no recipe and no experiment {name!r}")
     recipe = load_recipe(source)
+    own = recipe.training.seed
     folder = results / source.rpartition("/")[0]
     written = []
     for run in [Run(runs / name), *(Run(path) for path in sorted(runs.glob(f"{name}-*")))]:
         result = read_result(run.result) if run.result.is_file() else None
         if result is not None and result.name == recipe.name and _same_settings(run, result, recipe):
-            numbered = result.seed > 0 or (folder / f"{name}-0.json").is_file()
+            numbered = result.seed != own or (folder / f"{name}-{own}.json").is_file()
             written.append(_copy(run.result, folder / (f"{name}-{result.seed}.json" if numbered else f"{name}.json")))
-            if result.seed == 0 and is_ours(recipe) and run.model.stat().st_size < ZOO_BYTES:
+            if result.seed == own and is_ours(recipe) and run.model.stat().st_size < ZOO_BYTES:
                 written += [_copy(run.model, zoo / f"{name}.tailcut"), _copy(run.result, zoo / f"{name}.json")]
     return written
 

@@ -98,5 +98,5 @@ def test_the_gallery_tells_the_figures_of_the_records() -> None:
     lenet, unet = (read_result(zoo_folder() / f"{name}.json") for name in ("lenet5-776", "unet-759-float16"))
     assert f"{lenet.metrics['accuracy']:.2%}".replace("%", " %") + f" on MNIST from {lenet.file_bytes:,} bytes" in page
     assert f"759 numbers, {unet.file_bytes:,} bytes" in page
-    assert f"in {unet.seconds / 60:.0f} minutes from the network of 2,936 numbers" in page
+    assert f"in {unet.seconds / 60:.0f} minutes from a network of as many numbers" in page
     assert f"({unet.metrics['dice']:.2%}".replace("%", " %") + " Dice" in page
