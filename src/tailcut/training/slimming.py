@@ -105,9 +105,7 @@ def prune_file(
         ArgumentError: an argument is out of range or does not fit the network, or `data` is missing.
         StructureError: the network is regularised, or does not run once it is pruned.
     """
-    if scores is not None and method is not None:
-        raise ArgumentError(f"{scores} holds scores by a method of its own: give either --scores or --method {method}")
-    method = method or SPECTRAL
+    method = _method(method, scores)
     place = choose_device(device)
     network = open_network(source, model=model, arguments=arguments, device=place)
     example = torch.zeros(_example_shape(network, source), device=place)
@@ -128,14 +126,24 @@ def prune_file(
             loader = pictures(bar) if looks else None
             found = score(network, loader, method=method, num_batches=num_batches, seed=seed)  # type: ignore[arg-type]
     pruning = prune(network, example, found, **settings)
-    again = pictures() if recalibrate else None
-    measured_on = 0 if again is None else measure_again(network, again, num_batches)
-    if recalibrate and not measured_on:
-        logger.warning("nothing was measured again: the network has no batch norm that keeps statistics")
+    measured_on = _measure_again(network, pictures(), num_batches) if recalibrate else 0
     written = save(network, out, codec=codec or "float32", other_codec=codec)
     return PruneFileReport(
         str(source), str(out), written.file_bytes, found.method, found.num_images, measured_on, pruning
     )
+
+
+def _method(method: str | None, scores: str | Path | None) -> str:
+    if scores is not None and method is not None:
+        raise ArgumentError(f"{scores} holds scores by a method of its own: give either --scores or --method {method}")
+    return method or SPECTRAL
+
+
+def _measure_again(network: nn.Module, pictures: Iterator[Tensor] | None, num_batches: int) -> int:
+    measured_on = 0 if pictures is None else measure_again(network, pictures, num_batches)
+    if not measured_on:
+        logger.warning("nothing was measured again: the network has no batch norm that keeps statistics")
+    return measured_on
 
 
 def _example_shape(network: nn.Module, source: str | Path) -> tuple[int, ...]:
