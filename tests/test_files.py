@@ -11,7 +11,7 @@ import pytest
 
 from tailcut import files
 from tailcut.errors import ArgumentError
-from tailcut.files import atomic_write, locked, write_atomically
+from tailcut.files import atomic_write, check_place, locked, write_atomically
 
 
 def names_in(folder: Path) -> list[str]:
@@ -208,3 +208,10 @@ def test_where_there_are_no_locks_the_block_runs_without(tmp_path: Path, monkeyp
     monkeypatch.setattr(files, "fcntl", None)
     with locked(tmp_path / "a", "taken"), locked(tmp_path / "a", "taken"):
         pass
+
+
+@pytest.mark.parametrize("out", [".", "nowhere/report.html"])
+def test_a_place_that_cannot_be_written_is_refused(out: str, tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"cannot write .* expected a file name in a folder that exists"):
+        check_place(tmp_path / out)
+    check_place(tmp_path / "report.html")

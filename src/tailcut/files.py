@@ -71,6 +71,13 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
         file.write(content)
 
 
+def check_place(out: str | Path) -> None:
+    """Raise `ArgumentError` if no file can lie there; for commands that would notice only after hours of work."""
+    path = Path(out)
+    if path.is_dir() or not path.parent.is_dir():
+        raise ArgumentError(f"cannot write {path}: expected a file name in a folder that exists")
+
+
 @contextmanager
 def locked(path: str | Path, taken: str) -> Iterator[None]:
     """Hold an exclusive lock on a file while the block runs. The file is made if needed; its content stays.

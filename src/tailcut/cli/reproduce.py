@@ -9,10 +9,9 @@ from pathlib import Path
 
 from tailcut.cli.parser import Verbs, add_data_roots, add_verb
 from tailcut.errors import ArgumentError, DataError, DataNotFoundError, DivergedError, first_line
-from tailcut.files import write_atomically
+from tailcut.files import check_place, write_atomically
 from tailcut.printing import Report
 from tailcut.reports import ReproduceReport, Wanted, find_results, make_table, table5, table_of
-from tailcut.reports.places import check_place
 from tailcut.runs import Run
 
 logger = logging.getLogger("tailcut.cli")

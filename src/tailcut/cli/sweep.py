@@ -41,7 +41,7 @@ def add_parser(verbs: Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> Report | None:
     """Train what is missing, then show; only the first process reports."""
-    from tailcut.reports.places import check_place
+    from tailcut.files import check_place
     from tailcut.training.experiments import load_experiment, trials_of
     from tailcut.training.experiments_sweep import (
         choose_variants,

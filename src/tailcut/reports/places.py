@@ -5,15 +5,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tailcut.errors import ArgumentError
+from tailcut.files import check_place
 from tailcut.format import resolve
 from tailcut.runs import Run
-
-
-def check_place(out: str | Path) -> None:
-    """Raise `ArgumentError` if no file can lie there; for commands that would notice only after hours of work."""
-    path = Path(out)
-    if path.is_dir() or not path.parent.is_dir():
-        raise ArgumentError(f"cannot write {path}: expected a file name in a folder that exists")
 
 
 def check_out(out: str | Path, sources: Sequence[str]) -> None:

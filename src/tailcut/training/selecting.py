@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tailcut.data import Dataset, Roots, open_dataset
 from tailcut.errors import ArgumentError, MissingExtraError
+from tailcut.files import check_place
 from tailcut.format import load
 from tailcut.inputs.gate import FrequencyGate
 from tailcut.inputs.heat_maps import draw_heat_maps
@@ -108,7 +109,7 @@ def select_channels(
         raise ArgumentError(f"{source}: the network has no trained gate; train one with replace_stem(..., gate=True)")
     for path in (out, heat_maps):
         if path is not None:
-            _check_place(path)
+            check_place(path)
     gate.check_num_channels(num_channels)
     dataset = open_dataset(data or _data_of(source), split, roots=roots, download=download)
     activity = gate.measure(_batches(dataset, batch_size, progress=progress), transform=transform)
@@ -128,12 +129,6 @@ def select_channels(
         str(out),
         None if heat_maps is None else str(heat_maps),
     )
-
-
-def _check_place(path: str | Path) -> None:
-    """Raise `ArgumentError` if no file can lie there: writing would tell only after the whole pass."""
-    if Path(path).is_dir() or not Path(path).parent.is_dir():
-        raise ArgumentError(f"cannot write {path}: expected a file name in a folder that exists")
 
 
 def _packed(source: str | Path) -> str | Path:
