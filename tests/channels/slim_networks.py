@@ -468,3 +468,23 @@ def macs(model: nn.Module, x: Tensor) -> int:
         model(x)
     torch.backends.mha.set_fastpath_enabled(fast_path)
     return int(counter.get_total_flops()) // 2
+
+
+class Backward(torch.autograd.Function):
+    """Fails on the way back."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        raise RuntimeError("no way back")
+
+
+class OneWay(Plain):
+    """Runs forward only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = Backward.apply(super().forward(x))  # type: ignore[no-untyped-call]
+        return y

@@ -4,6 +4,7 @@ from tests.channels.slim_networks import (
     Auxiliary,
     Halves,
     HeadsOfAnotherWidth,
+    OneWay,
     Plain,
     RigidView,
     same_state,
@@ -36,24 +37,7 @@ def test_what_goes_wrong_forward_is_told() -> None:
     assert "cannot be multiplied" in str(complaint(model, (X,), graph.trace))
 
 
-class Backward(torch.autograd.Function):
-    """Fails on the way back."""
-
-    @staticmethod
-    def forward(ctx: object, x: Tensor) -> Tensor:
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: object, gradient: Tensor) -> Tensor:
-        raise RuntimeError("no way back")
-
-
 def test_what_goes_wrong_backward_is_told() -> None:
-    class OneWay(Plain):
-        def forward(self, x: Tensor) -> Tensor:
-            y: Tensor = Backward.apply(super().forward(x))  # type: ignore[no-untyped-call]
-            return y
-
     model = OneWay()
     graph = find_groups(model, (X,))
     assert complaint(model, (X,), graph.trace) == "no way back"

@@ -15,6 +15,7 @@ from tests.channels.slim_networks import (
     ConvNeXt,
     Encoder,
     Halves,
+    OneWay,
     PaddedInCode,
     Plain,
     RigidView,
@@ -462,23 +463,6 @@ def test_a_layer_with_a_forward_of_its_own_is_named() -> None:
         prune(alone, X, {"1": torch.ones(4)}, 0.5)
 
 
-class OneWay(torch.autograd.Function):
-    """Cannot run backward."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        raise RuntimeError("no way back")
-
-
 def test_a_network_that_never_ran_backward_is_pruned() -> None:
-    class Network(Plain):
-        def forward(self, x: Tensor) -> Tensor:
-            y: Tensor = OneWay.apply(super().forward(x))  # type: ignore[no-untyped-call]
-            return y
-
-    report = prune(model := Network(), X, random_scores(model, 0), 0.5)
+    report = prune(model := OneWay(), X, random_scores(model, 0), 0.5)
     assert model[0].out_channels == report.layers[0].after == 4
