@@ -32,12 +32,8 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
     Raises:
         ArgumentError: the folder of `path`, or of what it links to, does not exist, or `path` is a folder.
     """
-    given, path = Path(path), Path(os.path.realpath(path))
-    if path.is_dir():
-        raise ArgumentError(f"cannot write {given}: it is a folder; give a file name")
-    for folder in (given.parent, path.parent):  # of a link, then of what it points to
-        if not folder.is_dir():
-            raise ArgumentError(f"cannot write {given}: the folder {folder} does not exist; create it first")
+    check_place(path)
+    path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
         with path.open("wb") as file:
             yield file
@@ -73,9 +69,12 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
 
 def check_place(out: str | Path) -> None:
     """Raise `ArgumentError` if no file can lie there; for commands that would notice only after hours of work."""
-    path = Path(out)
-    if path.is_dir() or not path.parent.is_dir():
-        raise ArgumentError(f"cannot write {path}: expected a file name in a folder that exists")
+    path, target = Path(out), Path(os.path.realpath(out))
+    if path.is_dir():
+        raise ArgumentError(f"cannot write {path}: it is a folder; give a file name")
+    for folder in (path.parent, target.parent):  # of a link, then of what it points to
+        if not folder.is_dir():
+            raise ArgumentError(f"cannot write {path}: the folder {folder} does not exist; create it first")
 
 
 @contextmanager

@@ -1,4 +1,5 @@
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from tailcut.cli.parser import Parser
 from tailcut.errors import RecipeError
 from tailcut.training.recipe import Recipe
 from tailcut.training.recipe_files import (
+    check_replaceable,
     check_same,
     differences,
     find_recipe,
@@ -44,6 +46,8 @@ TABLE_1 = ["lenet300-ref", "lenet300-4238", "lenet300-2816", "lenet5-ref", "lene
         ("regularization=", "a [schedule] needs a [regularization] section"),
         ("schedule.keep_ratio=0.5", "schedule: give exactly one target: num_kept or keep_ratio"),
         ("optimizer.lr=nan", "optimizer.lr: must be a finite number, got nan"),
+        ("model.arguments.limit=inf", "model.arguments.limit: must be a finite number, got inf"),
+        ("model.arguments.day=2020-01-01", "model.arguments.day: must be a number, a text, true, false, a list or a"),
         # An empty value removes a key: a misspelt one is not passed over.
         ("optimizer.learning_rate=", "optimizer.learning_rate: is no key of a recipe; known here: name, lr"),
         ("optimiser.lr=", "optimiser: is no key of a recipe; did you mean 'optimizer'?"),
@@ -186,6 +190,25 @@ def test_any_text_and_number_survives_toml(text: str, lr: float, names: dict[str
         }
     )
     assert parse_recipe(to_toml(recipe), source="x") == recipe
+
+
+def test_tables_in_lists_survive_toml(recipe_text: str) -> None:
+    arguments = {"layers": [{"width": 1.5, "a b": [{"c": "]"}]}, {}], "small": 1e-30, "large": 1e300}
+    recipe = Recipe.model_validate(tomllib.loads(recipe_text) | {"model": {"name": "lenet5", "arguments": arguments}})
+    assert parse_recipe(to_toml(recipe), source="x").model.arguments == arguments
+
+
+@pytest.mark.parametrize("own", ["# a comment\n{text}", "not TOML at all", 'name = "a"\n'])
+def test_a_recipe_of_the_users_own_is_not_replaceable(own: str, recipe_text: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    recipe, other = (parse_recipe(recipe_text, source="x", overrides=[f"optimizer.lr={lr}"]) for lr in (0.5, 0.25))
+    check_replaceable(recipe, path)  # nothing there
+    path.write_text(own.replace("{text}", to_toml(other)))
+    with pytest.raises(RecipeError, match=r"recipe\.toml is a recipe of your own"):
+        check_replaceable(recipe, path)
+    for text in (to_toml(other), f"# a comment\n{to_toml(recipe)}"):
+        path.write_text(text)
+        check_replaceable(recipe, path)
 
 
 def test_differences_name_the_keys(recipe_text: str) -> None:

@@ -131,9 +131,9 @@ def test_what_cannot_be_written_is_told_before_the_pass(
 
     with monkeypatch.context() as patch:
         patch.setattr(FrequencyGate, "measure", measured)
-        with pytest.raises(ArgumentError, match=r"cannot write .*nodir/h\.png: expected a file name in a folder"):
+        with pytest.raises(ArgumentError, match=r"cannot write .*nodir/h\.png: the folder .*nodir does not exist"):
             select_channels(tmp_path / "gate.tailcut", out, heat_maps=tmp_path / "nodir/h.png", **settings)  # type: ignore[arg-type]
-        with pytest.raises(ArgumentError, match=r"cannot write .*: expected a file name in a folder"):
+        with pytest.raises(ArgumentError, match=r"cannot write .*: it is a folder"):
             select_channels(tmp_path / "gate.tailcut", tmp_path, **settings)  # type: ignore[arg-type]
         with pytest.raises(ArgumentError, match="expected 1 to 24 channels"):
             select_channels(tmp_path / "gate.tailcut", out, num_channels=25, **settings)  # type: ignore[arg-type]

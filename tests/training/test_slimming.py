@@ -140,3 +140,8 @@ def test_pictures_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ArgumentError, match=r"does not run on an input of shape \(2, 1, 28, 28\): Given groups"):
             prune_file(tmp_path / "a.tailcut", tmp_path / "b.tailcut", "digits", **others, **settings)
     assert not (tmp_path / "b.tailcut").exists()
+
+
+def test_a_file_that_cannot_be_written_is_told_first(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="the folder .*nowhere does not exist"):
+        prune_file(tmp_path / "no network yet", tmp_path / "nowhere" / "slim.tailcut", method="l1", rates=0.5)

@@ -13,7 +13,7 @@ from tailcut.training.checkpoints import remove_unfinished
 from tailcut.training.machines import Machines, is_first_process, make_fabric
 from tailcut.training.progress import log_to_file
 from tailcut.training.recipe import Recipe
-from tailcut.training.recipe_files import check_same, holds, to_toml
+from tailcut.training.recipe_files import check_replaceable, check_same, holds, to_toml
 
 try:
     from lightning_fabric import Fabric
@@ -55,11 +55,12 @@ def _take_up(run: Run, recipe: Recipe, *, resume: bool) -> None:
 
     Raises:
         ArgumentError: there is a finished run without its checkpoints, which would be trained anew and overwritten.
-        RecipeError: the run was begun with another recipe.
+        RecipeError: the run was begun with another recipe, or another one that is the user's own stands in its place.
     """
     Run.create(run.path, resume=resume)
     if run.has_finished_epochs():
         check_same(recipe, run.recipe)
+    check_replaceable(recipe, run.recipe)
     if recipe.training.epochs and run.result.is_file() and not run.has_checkpoint():
         raise ArgumentError(
             f"{run.path} holds a finished run whose checkpoints are gone, so it cannot go on, and training anew would "

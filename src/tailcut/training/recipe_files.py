@@ -157,6 +157,21 @@ def holds(path: Path, recipe: Recipe) -> bool:
         return False
 
 
+def check_replaceable(recipe: Recipe, path: Path) -> None:
+    """Raise `RecipeError` if another recipe in `path` is somebody's own file, which nobody could write again."""
+    if not path.is_file() or holds(path, recipe):
+        return
+    try:
+        written_by_us = path.read_text(encoding="utf-8") == to_toml(load_recipe(path))
+    except RecipeError:
+        written_by_us = False
+    if not written_by_us:
+        raise RecipeError(
+            f"{path} is a recipe of your own, and the training would write another one over it; put the changes into "
+            "the file, or choose another folder for the run"
+        )
+
+
 def check_same(recipe: Recipe, path: Path) -> None:
     """Raise `RecipeError` if `path` holds another recipe than this one, or none: a run goes on as it began."""
     if path.is_file():
@@ -224,8 +239,10 @@ def _toml_key(key: str) -> str:
 def _toml_value(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(_toml_value(item) for item in value)}]"
+    if isinstance(value, dict):  # inside a list
+        return f"{{{', '.join(f'{_toml_key(key)} = {_toml_value(item)}' for key, item in value.items())}}}"
     if isinstance(value, float):
-        return repr(value) if "." in repr(value) or "e" in repr(value) else f"{value!r}.0"
+        return repr(value)  # 1.0, 1e-05: both are TOML
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # JSON text and numbers are TOML
 
 

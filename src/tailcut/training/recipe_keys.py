@@ -101,6 +101,8 @@ def problem_of(key: str, items: Sequence[ErrorDetails], unknown: Callable[[Seque
 
 def _wanted(item: ErrorDetails) -> str:
     """What pydantic wants, in the words of TOML."""
+    if item["type"] == "invalid-json-value":  # a date: records in JSON could not hold it
+        return "a number, a text, true, false, a list or a table"
     message = item["msg"].removeprefix("Input should be ")
     if not item["type"].endswith("_error"):  # "a valid number, unable to parse string as a number"
         message = message.partition(",")[0]

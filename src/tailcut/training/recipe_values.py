@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from tailcut.errors import MissingExtraError, RecipeError
 
 try:
-    from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+    from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 except ImportError as error:
     raise MissingExtraError("reading a recipe", "pydantic", "train") from error
 
@@ -49,7 +49,7 @@ class ModelSection(Section):
     """The network: a registered name and its arguments."""
 
     name: str
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, JsonValue] = {}
 
 
 def check_unused(useless: Mapping[str, bool], *, of: str, instead: Mapping[str, str] | None = None) -> None:

@@ -13,6 +13,7 @@ from tailcut.channels.score import NUM_BATCHES, SPECTRAL, needs_loader
 from tailcut.channels.scores import ScoredLayer, layer_table
 from tailcut.data import Dataset, Roots, open_dataset
 from tailcut.errors import ArgumentError
+from tailcut.files import check_place
 from tailcut.printing import Report
 from tailcut.training.evaluation import PROGRESS_INTERVAL, choose_device
 from tailcut.training.opening import open_network
@@ -93,9 +94,12 @@ def score_file(
         settings: further arguments of `tailcut.channels.score`: `method`, `num_batches`, `variant`, ...
 
     Raises:
-        ArgumentError: an argument is out of range, or `data` is missing.
+        ArgumentError: an argument is out of range, `data` is missing, or a file cannot be written.
         DataNotFoundError: the data set lies nowhere.
     """
+    for path in (out, plot):
+        if path is not None:
+            check_place(path)
     place = choose_device(device)
     method, num_batches = settings.get("method", SPECTRAL), settings.get("num_batches", NUM_BATCHES)
     if needs_loader(method) and data is None:

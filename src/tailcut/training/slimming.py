@@ -16,6 +16,7 @@ from tailcut.channels.prune_report import PruneReport
 from tailcut.channels.score import NUM_BATCHES, SPECTRAL, needs_loader
 from tailcut.data import Roots, open_dataset
 from tailcut.errors import ArgumentError
+from tailcut.files import check_place
 from tailcut.format import save
 from tailcut.printing import Report
 from tailcut.structure import example_shape
@@ -102,9 +103,11 @@ def prune_file(
         settings: further arguments of `tailcut.prune`: `rates`, `macs_ratio`, `min_channels`, ...
 
     Raises:
-        ArgumentError: an argument is out of range or does not fit the network, or `data` is missing.
+        ArgumentError: an argument is out of range or does not fit the network, `data` is missing, or `out` cannot be
+            written.
         StructureError: the network is regularised, or does not run once it is pruned.
     """
+    check_place(out)
     method = _method(method, scores)
     place = choose_device(device)
     network = open_network(source, model=model, arguments=arguments, device=place)
