@@ -172,6 +172,8 @@ def units(operation: Callable[[Tensor], Tensor], out: int) -> list[list[int]]:
 def test_parts_that_must_stay_equally_wide() -> None:
     assert units(lambda x: x.chunk(2, 1)[0] * x.chunk(2, 1)[1], 4) == [[0, 4], [1, 5], [2, 6], [3, 7]]
     assert units(lambda x: functional.pixel_shuffle(x, 2), 2) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    there_and_back = lambda x: functional.pixel_unshuffle(functional.pixel_shuffle(x, 2), 2)  # noqa: E731
+    assert units(there_and_back, 8) == [[0, 1, 2, 3], [4, 5, 6, 7]]
     assert units(lambda x: functional.pixel_unshuffle(x, 2), 32) == [[place] for place in range(8)]
     shuffled = lambda x: functional.channel_shuffle(x, 4)  # noqa: E731
     assert units(shuffled, 8) == [[0, 2, 4, 6], [1, 3, 5, 7]]

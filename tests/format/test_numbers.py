@@ -149,3 +149,21 @@ def test_numbers_that_a_type_cannot_hold(
     numbers: list[float], stored: torch.dtype, own: torch.dtype, expected: float | None
 ) -> None:
     assert overflowing(torch.tensor(numbers, dtype=stored), own) == expected
+
+
+@pytest.mark.parametrize(
+    ("largest", "dtype", "told"),
+    [
+        (3e-9, torch.float16, True),
+        (-6e-5, torch.float16, True),
+        (7e-5, torch.float16, False),
+        (0.0, torch.float16, False),
+        (3e-9, torch.bfloat16, False),
+        (3e-9, torch.float32, False),
+    ],
+)
+def test_numbers_too_small_for_a_type_are_told(
+    largest: float, dtype: torch.dtype, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    to_bytes(torch.tensor([0.0, largest, largest / 3]), dtype, name="fc.weight")
+    assert ("fc.weight: its numbers, at most" in caplog.text) is told

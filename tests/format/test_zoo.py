@@ -1,3 +1,4 @@
+import os
 import shutil
 from pathlib import Path
 
@@ -57,3 +58,10 @@ def test_the_networks_that_ship_load() -> None:
         assert report.model in tailcut.model_names()
         assert (zoo_folder() / f"{name}.tailcut").stat().st_size == report.file_bytes
         assert tailcut.load(f"zoo:{name}")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are of Unix")
+def test_a_pipe_is_told(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ArgumentError, match="pipe is no file but a pipe or a device"):
+        resolve(tmp_path / "pipe")

@@ -1,5 +1,8 @@
+import errno
+import io
 import os
 import random
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import torch
 
 from tailcut.errors import DataError
 from tailcut.runs import Run
+from tailcut.training import checkpoints
 from tailcut.training.checkpoints import (
     is_checkpoint,
     newest_checkpoint,
@@ -124,3 +128,18 @@ def test_random_generators_go_on_where_they_were(with_gauss: bool, run: Run) -> 
     first = draw()
     set_random_state(read_checkpoint(run.last_checkpoint)["random"])
     assert draw() == first
+
+
+def test_a_full_disk_is_told_as_such(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.BytesIO):
+        def write(self, content: Any) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    write_checkpoint(run, state(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "atomic_write", lambda path: Full())
+        with pytest.raises(OSError, match="No space left on device"):
+            write_checkpoint(run, {"model": torch.ones(300_000)})
+    with pytest.raises(TypeError, match="pickle"):  # other errors stay as they are
+        write_checkpoint(run, {"model": threading.Lock()})
+    assert newest_epoch(run) == 1

@@ -119,5 +119,5 @@ def test_bad_requests_write_nothing(
 @pytest.mark.parametrize("files", [("nowhere/out.json", None), ("out.json", "nowhere/plot.png")])
 def test_files_that_cannot_be_written_are_told_first(files: tuple[str, str | None], tmp_path: Path) -> None:
     out, plot = (None if name is None else tmp_path / name for name in files)
-    with pytest.raises(ArgumentError, match="the folder .*nowhere does not exist"):
+    with pytest.raises(ArgumentError, match=r"the folder .*nowhere does not exist"):
         score_file(tmp_path / "no network yet", out or "", method="l1", plot=plot)

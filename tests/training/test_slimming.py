@@ -143,5 +143,5 @@ def test_pictures_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_written_is_told_first(tmp_path: Path) -> None:
-    with pytest.raises(ArgumentError, match="the folder .*nowhere does not exist"):
+    with pytest.raises(ArgumentError, match=r"the folder .*nowhere does not exist"):
         prune_file(tmp_path / "no network yet", tmp_path / "nowhere" / "slim.tailcut", method="l1", rates=0.5)

@@ -185,14 +185,23 @@ def test_set_length_keeps_the_first_entries(length: int) -> None:
     tensor = truncation_of(model, "0.weight")
     before, vector = tensor.vector.detach().clone(), tensor.vector
     model(PICTURES).sum().backward()
+    assert vector.grad is not None
+    gathered = vector.grad.clone()
     set_length(tensor.holder, tensor.truncation, length)
     assert tensor.vector is vector
     assert tensor.num_kept == tensor.truncation.length == len(vector) == length
     shared = min(length, 40)
     assert torch.equal(vector[:shared], before[:shared])
     assert torch.all(vector[shared:] == 0)
-    assert vector.grad is None
+    assert torch.equal(vector.grad[:shared], gathered[:shared])  # of an accumulation that is under way
+    assert vector.grad.shape == vector.shape
+    assert torch.all(vector.grad[shared:] == 0)
     model(PICTURES).sum().backward()
+    if length == 40:
+        torch.testing.assert_close(vector.grad, 2 * gathered)
+    vector.grad = None
+    set_length(tensor.holder, tensor.truncation, max(1, length - 1))
+    assert vector.grad is None
 
 
 def test_set_length_of_something_else() -> None:

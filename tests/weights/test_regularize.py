@@ -723,3 +723,16 @@ def test_numbers_of_numpy_leave_a_plain_record(arguments: dict[str, Any], tmp_pa
     assert (stored.num_kept, type(stored.num_kept)) == (24, int)
     save(model, tmp_path / "a.tailcut")
     assert kept_counts(load(tmp_path / "a.tailcut", into=nn.Sequential(nn.Linear(8, 6)))) == {"0.weight": 24}
+
+
+def test_names_with_brackets_are_names() -> None:
+    def model() -> nn.ModuleDict:
+        return nn.ModuleDict(
+            {"[z]": nn.Linear(4, 4), "z": nn.Linear(4, 4), "a*": nn.Linear(4, 4), "ab": nn.Linear(4, 4)}
+        )
+
+    name = "[z].weight"
+    regularize(truncated := model(), num_kept={name: 5, "a*.weight": 3})
+    assert kept_counts(truncated) == {name: 5, "a*.weight": 3}
+    regularize(truncated := model(), include=[name], overrides={name: {"num_kept": 2}})
+    assert kept_counts(truncated)[name] == 2

@@ -275,6 +275,14 @@ def shuffle(call: Call) -> list[Tensor]:
     return [parts.transpose(1, 2).reshape(labels.shape)]
 
 
+def pixel_shuffle(call: Call) -> list[Tensor]:
+    """Channels that become places of one channel go together."""
+    labels = call.main
+    parts = labels.unflatten(-3, (-1, int(call.arguments["upscale_factor"]) ** 2))
+    call.coupling.couple_along(parts, [parts.ndim - 3], f"shuffled to places with fixed entries, {call.place}")
+    return layout(call)
+
+
 def _aligned(labels: Tensor, num_axes: int) -> Tensor:
     return labels[(None,) * (num_axes - labels.ndim)]
 
@@ -309,7 +317,8 @@ _RULES: dict[str, Rule] = {
     **_family(like_input, "clone _to_copy zeros_like ones_like empty_like full_like rand_like randn_like zero fill"),
     **_family(like_input, "native_dropout dropout bernoulli uniform normal"),
     **_family(layout, "t transpose permute expand unsqueeze squeeze alias detach lift_fresh cat stack repeat"),
-    **_family(layout, "pixel_shuffle pixel_unshuffle"),
+    **_family(layout, "pixel_unshuffle"),
+    **_family(pixel_shuffle, "pixel_shuffle"),
     **_family(reshape, "view _unsafe_view reshape _reshape_alias"),
     **_family(along_axis, "select slice unbind flip roll _softmax _log_softmax cumsum cumprod logcumsumexp sort"),
     **_family(split, "split split_with_sizes"),

@@ -224,10 +224,14 @@ class _Tracer(TorchDispatchMode):
         def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             self.running.pop()
             self._in_layers -= is_layer
-            if is_layer and not self._in_layers:
+            if self._in_layers:
+                return
+            self._in_layers += 1  # what is done to labels is no operation of the network
+            if is_layer:
                 self._pass(name, module, args, kwargs, output)
-            elif not self._in_layers and is_traced_through(module):
+            elif is_traced_through(module):
                 self._write_norm(name, module, args, kwargs, output)
+            self._in_layers -= 1
 
         return enter, leave
 

@@ -1,10 +1,13 @@
 """How numbers lie in a payload: little-endian arrays of the types below, bit for bit."""
 
+import logging
 import sys
 
 import torch
 
 from tailcut.errors import ArgumentError, CorruptFileError, UnsupportedVersionError
+
+_log = logging.getLogger(__name__)
 
 # Number in the file -> type. Only ever append.
 NUMBER_TYPES: dict[int, torch.dtype] = {
@@ -70,6 +73,7 @@ def to_bytes(values: torch.Tensor, dtype: torch.dtype, *, name: str) -> bytes:
     largest = overflowing(values, dtype)
     if largest is not None:
         raise ArgumentError(f"{name}: {largest:.3g} does not fit into {type_name(dtype)}; use bfloat16 or float32")
+    _warn_of_vanishing(values, dtype, name)
     converted = values.to(dtype).contiguous()
     return _little_endian(converted.reshape(-1).view(torch.uint8), dtype).numpy().tobytes()
 
@@ -89,6 +93,24 @@ def overflowing(values: torch.Tensor, dtype: torch.dtype) -> float | None:
     largest = finite.abs().max() if finite.numel() else values.new_zeros(())
     # Through float64: types of 8 bits cannot be asked themselves.
     return None if bool(largest.to(dtype).double().isfinite()) else float(largest)
+
+
+def _warn_of_vanishing(values: torch.Tensor, dtype: torch.dtype, name: str) -> None:
+    """Say so if all numbers are so small that `dtype` has only some of their digits, or none."""
+    if not (values.is_floating_point() and dtype.is_floating_point and values.numel()):
+        return
+    least = torch.finfo(dtype).tiny
+    if least <= torch.finfo(values.dtype).tiny:
+        return
+    largest = float(values.abs().max())
+    if 0 < largest < least:
+        _log.warning(
+            "%s: its numbers, at most %.3g, are too small for %s, which loses digits below %.1g; use bfloat16 or more",
+            name,
+            largest,
+            type_name(dtype),
+            least,
+        )
 
 
 def from_bytes(content: bytes, dtype: torch.dtype) -> torch.Tensor:

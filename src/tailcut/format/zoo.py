@@ -23,7 +23,7 @@ def resolve(path: str | Path) -> Path:
     """The file that `path` names: itself, or the zoo's for "zoo:NAME".
 
     Raises:
-        ArgumentError: the zoo has no network of that name.
+        ArgumentError: the zoo has no network of that name, or the path is a pipe or a device.
         FileNotFoundError: there is no such file.
     """
     text = str(path)
@@ -37,6 +37,10 @@ def resolve(path: str | Path) -> Path:
         network = found / f"model{SUFFIX}"
         hint = f"; the network of this run is {network}" if network.is_file() else ""
         raise FileNotFoundError(f"{path} is a folder, not a file{hint}")
-    if not found.is_file():
+    if not found.exists():
         raise FileNotFoundError(f"no such file: {path}")
+    if not found.is_file():
+        raise ArgumentError(
+            f"{path} is no file but a pipe or a device, which is read only once; copy it to a file first"
+        )
     return found

@@ -8,7 +8,7 @@ import os
 import random
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -28,11 +28,20 @@ logger = logging.getLogger("tailcut.training")
 def write_checkpoint(run: Run, state: Mapping[str, Any]) -> None:
     """Write the newest checkpoint; the one before stays as `previous`. At any moment one of them is whole."""
     with atomic_write(run.last_checkpoint) as file:
-        torch.save({"version": VERSION, **state}, file)
+        _save(state, file)
         file.flush()
         os.fsync(file.fileno())  # the new one must be whole before the old one gives up its name
         if run.last_checkpoint.exists():
             run.last_checkpoint.replace(run.previous_checkpoint)
+
+
+def _save(state: Mapping[str, Any], file: IO[bytes]) -> None:
+    try:
+        torch.save({"version": VERSION, **state}, file)
+    except RuntimeError as error:  # torch's own end of a file hides why it could not be written: the disk is full
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def newest_checkpoint(run: Run) -> tuple[Path, dict[str, Any]] | None:

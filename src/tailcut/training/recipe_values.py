@@ -1,7 +1,7 @@
 """What all sections of a recipe share: their base class and the types of their values."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tailcut.errors import MissingExtraError, RecipeError
 
@@ -15,6 +15,11 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 KeepRatio = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 Axes = Literal["all"] | tuple[int, ...]
+# What TOML can say and the records in JSON can hold: no dates, no infinity.
+if TYPE_CHECKING:
+    Arguments = dict[str, Any]
+else:
+    Arguments = dict[str, JsonValue]
 
 
 def _flat_names(value: Any) -> Any:
@@ -49,7 +54,7 @@ class ModelSection(Section):
     """The network: a registered name and its arguments."""
 
     name: str
-    arguments: dict[str, JsonValue] = {}
+    arguments: Arguments = {}
 
 
 def check_unused(useless: Mapping[str, bool], *, of: str, instead: Mapping[str, str] | None = None) -> None:

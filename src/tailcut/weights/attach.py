@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from tailcut.errors import StructureError
@@ -114,14 +114,20 @@ def set_length(holder: parametrize.ParametrizationList, truncation: Truncation, 
     if not isinstance(vector, nn.Parameter):
         raise StructureError("the vector of a regularised parameter was replaced by something else")
     with torch.inference_mode(False), torch.no_grad():
-        resized = vector.new_zeros(length)
-        shared = min(length, vector.shape[0])
-        resized[:shared] = vector[:shared]
+        resized, gradient = _resized(vector, length), vector.grad
         vector.grad = None
         # Not `vector.data = resized`: as long as an old loss is referred to somewhere, the next backward would
         # meet its gradient accumulator, which expects gradients of the old shape. `set_` parts with it.
         vector.set_(resized)  # type: ignore[call-overload]
+        vector.grad = None if gradient is None else _resized(gradient, length)  # what was gathered so far counts
     truncation.resize(length)
+
+
+def _resized(vector: Tensor, length: int) -> Tensor:
+    resized = vector.new_zeros(length)
+    shared = min(length, vector.shape[0])
+    resized[:shared] = vector[:shared]
+    return resized
 
 
 def _take_own_class(module: nn.Module) -> None:

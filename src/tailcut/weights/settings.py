@@ -155,8 +155,8 @@ def _fitting_weights(weights: Sequence[int] | None, num_axes: int) -> Sequence[i
 
 
 def matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
-    """Whether any of the names matches any of the shell-style patterns."""
-    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+    """Whether any of the names matches any of the shell-style patterns, or is one: names may have brackets."""
+    return any(name == pattern or fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
 
 def as_patterns(what: str, patterns: str | Sequence[str]) -> Sequence[str]:
