@@ -152,3 +152,22 @@ def test_a_truncated_start_does_not_become_dense_unnoticed() -> None:
         RecipeError, match=r"would be left dense in conv2\.weight, fc1\.weight, fc2\.weight; name these"
     ):
         regularized(load("zoo:lenet5-776"), RegularizationSection(num_kept={"conv1.weight": 90}))
+
+
+def test_the_norms_of_a_recipe_are_spread() -> None:
+    def norms(std: float) -> torch.Tensor:
+        torch.manual_seed(0)
+        model = regularized(create_model("resnet20"), RegularizationSection(num_kept=50, norm_std=std))
+        return torch.cat([part.detach() for name, part in model.named_parameters() if "bn" in name and "bias" in name])
+
+    assert not norms(0.0).any()
+    assert float(norms(0.5).std()) == pytest.approx(0.5, rel=0.1)
+    with pytest.raises(RecipeError, match=r"regularization\.norm_std: expected batch norm"):
+        regularized(create_model("lenet300"), RegularizationSection(num_kept=50, norm_std=1.0))
+
+
+@pytest.mark.parametrize("settings", [{"order_weights": (1, 2)}, {"initialization": "rescaled"}, {"norm_std": 1.0}])
+def test_a_truncated_start_does_not_grow_whole_unnoticed(settings: dict[str, Any]) -> None:
+    model = regularized(create_model("lenet300"), RegularizationSection(num_kept=50))
+    with pytest.raises(RecipeError, match="without keep_ratio or num_kept all of its coefficients would come back"):
+        regularized(model, RegularizationSection(**settings))

@@ -42,6 +42,8 @@ class RegularizationSection(Section):
             start at zero); `normal` (random coefficients of standard deviation 0.1, as in the published code);
             `standardized` (as `he`, then scaled so that each layer's outputs have mean 0 and variance 1 for one batch
             of training pictures; see `tailcut.weights.standardize_outputs`).
+        norm_std: standard deviation of the noise that gains and biases of batch norm get at the start, so that channels
+            differ; 0 for none. See `tailcut.weights.spread_norms`.
         num_drawn: train only so many of those coefficients, drawn at random; the others are zero and stay so. What
             the low-frequency corner is compared with. One number for each tensor, or a table by tensor name.
     """
@@ -54,6 +56,7 @@ class RegularizationSection(Section):
     exclude: tuple[str, ...] = ()
     overrides: dict[str, OverrideSection] = Field(default={})
     initialization: Literal["model", "rescaled", "he", "normal", "standardized"] = "model"
+    norm_std: Annotated[float, Field(ge=0)] = 0.0
     num_drawn: Counts | None = None
 
     @model_validator(mode="after")

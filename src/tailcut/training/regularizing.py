@@ -14,6 +14,7 @@ from tailcut.weights import (
     TruncatedTensor,
     kept_counts,
     regularize,
+    spread_norms,
     standardize_outputs,
     to_dense,
     truncated_tensors,
@@ -39,6 +40,7 @@ def regularized(model: nn.Module, section: RegularizationSection | None) -> nn.M
     if before:
         if section == RegularizationSection():
             return model
+        _check_counts(section)
         model = to_dense(model)
     try:
         regularize(
@@ -62,6 +64,8 @@ def regularized(model: nn.Module, section: RegularizationSection | None) -> nn.M
             "these too, or leave the section empty to go on with its coefficients (a [schedule] cuts them further)"
         )
     _initialize(model, section.initialization)
+    if section.norm_std:
+        _spread(model, section.norm_std)
     if section.num_drawn is not None:
         _draw(model, section.num_drawn, enlarge=section.initialization != "model")
     return model
@@ -92,6 +96,22 @@ def num_in_use(model: nn.Module, section: RegularizationSection | None) -> int:
     if section is None or section.num_drawn is None:
         return sum(kept_counts(model).values())
     return sum(int(tensor.vector.count_nonzero()) for tensor in truncated_tensors(model))
+
+
+def _check_counts(section: RegularizationSection) -> None:
+    """Raise `RecipeError` if a section would make a truncated network whole again."""
+    if section.keep_ratio is None and section.num_kept is None:
+        raise RecipeError(
+            "regularization: the network of [start] is truncated, and without keep_ratio or num_kept all of its "
+            "coefficients would come back; give one of them, or leave the section empty to go on with those it has"
+        )
+
+
+def _spread(model: nn.Module, std: float) -> None:
+    try:
+        spread_norms(model, std)
+    except StructureError as error:
+        raise RecipeError(f"regularization.norm_std: {error}") from error
 
 
 def _initialize(model: nn.Module, initialization: str) -> None:

@@ -28,4 +28,5 @@ from tailcut.weights.resampling import ResamplingReport as ResamplingReport
 from tailcut.weights.resampling import resample as resample
 from tailcut.weights.schedule import TailTruncation as TailTruncation
 from tailcut.weights.schedule import steps_to_reach as steps_to_reach
+from tailcut.weights.spreading import spread_norms as spread_norms
 from tailcut.weights.standardization import standardize_outputs as standardize_outputs
