@@ -1,10 +1,15 @@
 """Small networks in the manner of well-known ones, written without torchvision."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+import tailcut
+from tailcut.execution import FusedNetwork
+
+WAYS = ("narrow", "auto")
 
 
 class AlexNet(nn.Sequential):
@@ -286,3 +291,42 @@ class ViT(nn.Module):
         x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], dim=1) + self.position
         y: Tensor = self.head(self.norm(self.blocks(x))[:, 0])
         return y
+
+
+class Between(nn.Module):
+    """Two wide convolutions with a function between them, which is given the map and the network."""
+
+    def __init__(self, between: Callable[..., Tensor] = lambda y, _: torch.relu(y)) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(8, 24, 3, padding=1), nn.Conv2d(24, 16, 3, padding=1)
+        self.between = between
+
+    example = (2, 8, 7, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.b(self.between(self.a(x), self))
+        return y
+
+
+def between(function: Callable[..., Tensor] = lambda y, _: torch.relu(y)) -> tuple[Between, Tensor]:
+    """A truncated `Between` in float64, and an input."""
+    model = Between(function).double()
+    tailcut.regularize(model, num_kept=6)
+    return model, torch.randn(Between.example, dtype=torch.float64)
+
+
+def assert_same_gradients(fused: FusedNetwork, model: nn.Module, x: Tensor, *, ways: Sequence[str] = WAYS) -> None:
+    """Output and gradients of the fused network are those of the network itself, at the first call and the second."""
+    results: list[list[Tensor | None]] = []
+    for way in (None, *ways, *ways):
+        fused.way = way or "auto"
+        model.zero_grad()
+        own = x.clone().requires_grad_()
+        output = (model if way is None else fused)(own)
+        output.square().sum().backward()
+        results.append([output, own.grad, *(parameter.grad for parameter in model.parameters())])
+    for found in results[1:]:
+        for one, expected in zip(found, results[0], strict=True):
+            assert (one is None) == (expected is None)
+            if one is not None:
+                torch.testing.assert_close(one, expected)

@@ -1,6 +1,7 @@
 from enum import Enum
 
 import torch
+from torch import Tensor
 
 from tailcut.execution.calls import device_type, is_plain, sizes_of, tensors_of, words_of
 
@@ -26,6 +27,17 @@ def test_words_are_what_may_choose_a_way() -> None:
     assert words_of((X, Colour.RED), {}) == (Colour.RED,)
     assert words_of((X, 0.25, 7), {}) == words_of((X, 0.5, 8), {})
     hash(words_of((X, [None, {"a": "b"}], slice(3)), {"c": object()}))
+
+
+def test_transforms_are_told_apart() -> None:
+    seen: list[object] = []
+
+    def look(x: Tensor) -> Tensor:
+        seen.append(words_of((x,), {}))
+        return x
+
+    torch.vmap(look)(X)
+    assert seen != [words_of((X,), {})]
 
 
 def test_nested_and_sparse_tensors_are_not_plain() -> None:

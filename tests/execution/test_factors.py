@@ -4,6 +4,8 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
+from torch.nn import functional
 
 import tailcut
 from tailcut.execution.cost import Costs
@@ -57,6 +59,28 @@ def test_factors_are_kept_until_the_coefficients_change() -> None:
         second = weight.factors(new_run())
     assert second is not first
     assert not torch.equal(second.core, first.core)
+
+
+def test_what_inference_mode_has_kept_serves_gradients_too() -> None:
+    layer = nn.Linear(9, 7)
+    weight = weight_of(layer, num_kept=6)
+    with torch.inference_mode():
+        factors = weight.factors(new_run())
+        derived = weight.derived("doubled", factors, lambda found: 2 * found.core)
+    with torch.inference_mode():
+        dense = weight.dense(new_run())
+    assert not any(found.is_inference() or found.requires_grad for found in (factors.core, derived, dense))
+    layer.requires_grad_(requires_grad=False)
+    x = torch.randn(3, 9, requires_grad=True)
+    functional.linear(x, weight.dense(new_run())).sum().backward()
+    torch.testing.assert_close(x.grad, layer.weight.sum(0).expand(3, 9))
+
+
+def test_within_transforms_nothing_is_kept() -> None:
+    weight = weight_of(nn.Linear(9, 7), num_kept=6)
+    with torch.no_grad(), forward_ad.dual_level():
+        assert weight.state() is None
+    assert weight.state() is not None
 
 
 def test_with_gradients_they_are_computed_once_per_forward() -> None:

@@ -88,9 +88,9 @@ def test_functions_with_a_backward_of_their_own(function: Any, way: str) -> None
 
 def test_a_forward_that_cannot_be_taken_back_is_an_error_once() -> None:
     fused = fuse(truncated(Net()), engine="torch")
-    signature = fused._signature((X,), {})
+    call = fused._call((X,), {})
     with pytest.raises(StructureError, match="no way back, and this call cannot be taken back; the next one will run"):
-        fused._turn_dense(signature, "no way back", None)
+        fused._turn_dense(call, "no way back", None)
     torch.testing.assert_close(fused(X), fused.source(X))
 
 

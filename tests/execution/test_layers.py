@@ -1,11 +1,14 @@
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.execution.networks import Between, assert_same_gradients, between
 from torch import Tensor, nn
+from torch.nn import functional
 
 import tailcut
 from tailcut.execution import fuse
@@ -232,3 +235,96 @@ def test_sparse_tensors_run_densely(way: str) -> None:
     fused.way = way
     with torch.no_grad():
         torch.testing.assert_close(fused(x.to_sparse()), model(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("register", ["register_full_backward_hook", "register_full_backward_pre_hook"])
+def test_backward_hooks_are_called(register: str, first: bool) -> None:
+    model, x = between()
+    calls: list[int] = []
+
+    def doubles(_: nn.Module, gradients: tuple[Tensor, ...], *others: Any) -> tuple[Tensor, ...]:
+        calls.append(1)
+        return (2 * gradients[0],)
+
+    fused = None if first else fuse(model)
+    for layer in (model.a, model.b):
+        getattr(layer, register)(doubles)
+    assert_same_gradients(fused or fuse(model), model, x)
+    assert len(calls) == 10
+
+
+def test_backward_hooks_registered_between_two_calls() -> None:
+    model, x = between()
+    gradients: list[Tensor] = []
+
+    def keep(_: nn.Module, inner: Any, outer: Any) -> None:
+        gradients.append(inner[0])
+
+    for way in ("narrow", "auto"):
+        fused = fuse(model)
+        fused.way = way
+        fused(x)
+        handle = model.b.register_full_backward_hook(keep)
+        for called in (model, fused):
+            called(x).square().sum().backward()
+        handle.remove()
+        torch.testing.assert_close(gradients.pop(), gradients.pop())
+
+
+def test_backward_hooks_of_other_modules() -> None:
+    def shrink(_: nn.Module, inner: Any, outer: Any) -> Any:
+        return (0.1 * inner[0],)
+
+    model, x = between(lambda y, network: network.activation(y))
+    model.activation = nn.ReLU()
+    model.activation.register_full_backward_hook(shrink)
+    assert_same_gradients(fuse(model), model, x)
+
+
+def with_autocast(y: Tensor, model: Any) -> Tensor:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        other = model.c(torch.relu(y))
+        return torch.cat([y[:, :8].float(), other.float()], 1)
+
+
+def with_functions_under_autocast(y: Tensor, model: Any) -> Tensor:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result: Tensor = torch.relu(functional.group_norm(y + 1, 2)) + model.c(y).mean()
+        return result
+
+
+@pytest.mark.parametrize("inner", [with_autocast, with_functions_under_autocast])
+@pytest.mark.parametrize("size", [3, 48])
+def test_autocast_within_the_forward(inner: Callable[..., Tensor], size: int) -> None:
+    model: Any = Between(inner)
+    model.c = nn.Conv2d(24, 16, 3, padding=1)
+    tailcut.regularize(model, num_kept=6)
+    x = torch.randn(1, 8, size, size)
+    expected = model(x)
+    for way in ("narrow", "auto"):
+        fused = fuse(model)
+        fused.way = way
+        for _ in range(2):
+            found = fused(x)
+            assert found.dtype == expected.dtype
+            assert relative(found.float(), expected.float()) < 2e-2
+        found.float().sum().backward()
+
+
+def test_autocast_around_all_layers() -> None:
+    class Decorated(Between):
+        @torch.autocast("cpu", dtype=torch.bfloat16)  # type: ignore[untyped-decorator]
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x)
+
+    model = Decorated()
+    tailcut.regularize(model, num_kept=6)
+    x = torch.randn(Between.example)
+    fused = fuse(model)
+    for way in ("narrow", "auto"):
+        fused.way = way
+        found = fused(x)
+        assert found.dtype == torch.bfloat16
+        assert torch.equal(found, model(x))
+    assert {layer.reason for layer in fused.report().layers} == {"autocast is on where it is called"}

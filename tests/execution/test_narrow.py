@@ -3,9 +3,12 @@ from typing import Any
 
 import pytest
 import torch
+from tests.execution.networks import assert_same_gradients, between
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tailcut.errors import StructureError
+from tailcut.execution import fuse
 from tailcut.execution.expression import Affine
 from tailcut.execution.narrow import NarrowMap, as_tensor, project_wide
 from tailcut.execution.run import NotNarrowError, Run
@@ -158,3 +161,144 @@ def test_scripts_spoil_a_forward_that_needs_their_gradients(run: Run) -> None:
 
 def twice(x: Tensor) -> Tensor:
     return x + x
+
+
+def shrinks_gradients(y: Tensor, _: nn.Module) -> Tensor:
+    if y.requires_grad and not y.is_leaf:
+        y.register_hook(lambda gradient: 0.1 * gradient)
+    return torch.relu(y)
+
+
+def shrinks_gradients_by_its_node(y: Tensor, _: nn.Module) -> Tensor:
+    if y.grad_fn is not None:
+        y.grad_fn.register_prehook(lambda gradients: (0.1 * gradients[0],))
+    return torch.relu(y)
+
+
+def shrinks_gradients_after_a_use(y: Tensor, _: nn.Module) -> Tensor:
+    z = torch.relu(y)
+    y.register_hook(lambda gradient: 0.1 * gradient)
+    return z
+
+
+def used_within_no_grad(y: Tensor, _: nn.Module) -> Tensor:
+    with torch.no_grad():
+        z = torch.relu(y)
+    return z + y
+
+
+def changed_within_no_grad(y: Tensor, _: nn.Module) -> Tensor:
+    z = 1.5 * y
+    with torch.no_grad():
+        z.mul_(0.5)
+        z.floor_()
+    return 2 * z
+
+
+WATCHERS = [
+    shrinks_gradients,
+    shrinks_gradients_by_its_node,
+    shrinks_gradients_after_a_use,
+    used_within_no_grad,
+    changed_within_no_grad,
+]
+
+
+@pytest.mark.parametrize("watcher", WATCHERS)
+def test_gradients_pass_as_in_the_network_itself(watcher: Callable[..., Tensor]) -> None:
+    model, x = between(watcher)
+    assert_same_gradients(fuse(model), model, x)
+
+
+def test_a_layer_without_gradients_gets_none() -> None:
+    class Frozen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network, self.x = between()
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                y = self.network.a(x)
+            result: Tensor = self.network.b(y)
+            return result
+
+    model = Frozen()
+    for way in ("narrow", "auto"):
+        fused = fuse(model)
+        fused.way = way
+        fused(model.x).sum().backward()
+        assert all(parameter.grad is None for parameter in model.network.a.parameters())
+        assert all(parameter.grad is not None for parameter in model.network.b.parameters())
+
+
+def test_gradients_of_maps_are_retained() -> None:
+    kept: list[Tensor] = []
+
+    def retains(y: Tensor, _: nn.Module) -> Tensor:
+        y.retain_grad()
+        kept.append(y)
+        return torch.relu(y)
+
+    model, x = between(retains)
+    fused = fuse(model)
+    fused.way = "narrow"
+    for called in (model, fused):
+        called(x).square().sum().backward()
+    assert kept[0].grad is not None
+    assert kept[1].grad is not None
+    torch.testing.assert_close(kept[1].grad, kept[0].grad)
+
+
+def test_facts_about_gradients() -> None:
+    seen: list[tuple[bool, bool, bool]] = []
+
+    def looks(y: Tensor, _: nn.Module) -> Tensor:
+        seen.append((y.requires_grad, y.is_leaf, y.grad_fn is None))
+        return torch.relu(y)
+
+    model, x = between(looks)
+    fused = fuse(model)
+    fused.way = "narrow"
+    fused(x)
+    with torch.no_grad():
+        fused(x)
+    model.requires_grad_(requires_grad=False)
+    fused(x)
+    assert seen == [(True, False, False), (False, True, True), (False, True, True)]
+
+
+def test_gradients_with_respect_to_a_map() -> None:
+    kept: list[Tensor] = []
+
+    def keeps(y: Tensor, _: nn.Module) -> Tensor:
+        kept.append(y)
+        return torch.relu(y)
+
+    model, x = between(keeps)
+    fused = fuse(model)
+    fused.way = "narrow"
+    total = fused(x).sum()
+    with pytest.raises(StructureError, match="after its use"):
+        torch.autograd.grad(total, kept[0])
+    with pytest.raises(StructureError, match="within the forward"):
+        kept[0].register_hook(lambda gradient: gradient)
+
+
+def test_maps_are_tensors_after_the_forward() -> None:
+    kept: list[Tensor] = []
+    model, x = between()
+    model.a.register_forward_hook(lambda module, inputs, output: kept.append(output))
+    fused = fuse(model)
+    fused.way = "narrow"
+    results: list[Tensor] = []
+    for called in (model, fused):
+        kept.clear()
+        called(x)
+        called(x + 1)
+        first, second = kept
+        results.append((first - second).abs())
+        results.append(functional.batch_norm(first + 2 * second, None, None, training=True).square())
+        results.append(first.mul_(second))
+        results.append(torch.relu(first))
+    for found, expected in zip(results[4:], results[:4], strict=True):
+        torch.testing.assert_close(as_tensor(found, "a test"), expected)

@@ -1,4 +1,6 @@
 import copy
+import random
+import warnings
 
 import pytest
 import torch
@@ -6,7 +8,7 @@ from tests.execution.networks import ResNet
 from torch import Tensor, nn
 
 import tailcut
-from tailcut.execution import cost, fuse
+from tailcut.execution import cost, fuse, pays_in_training
 from tailcut.execution.trial import Before, try_out
 
 
@@ -138,3 +140,87 @@ def test_sparse_buffers_are_put_back() -> None:
     model.register_buffer("links", torch.eye(3).to_sparse())
     try_out(model, lambda: model.get_buffer("links").mul_(2))
     assert torch.equal(model.get_buffer("links").to_dense(), torch.eye(3))
+
+
+class Counting(nn.Module):
+    """Buffers and attributes that are assigned, buffers that come and go."""
+
+    count: Tensor
+    average: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(64, 128, 3, padding=1)
+        self.last = nn.Conv2d(128, 128, 3, padding=1)
+        self.register_buffer("count", torch.tensor(0))
+        self.register_buffer("average", torch.zeros(128))
+        self.register_buffer("cache", None)
+        self.calls = 0
+        self.state = torch.ones(3)
+        self.log: list[int] = []
+        self.is_first: bool = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x)
+        self.count = self.count + 1
+        self.average = 0.9 * self.average + 0.1 * y.mean((0, 2, 3)).detach()
+        if "cache" in self._buffers:
+            del self.cache
+        self.register_buffer("extra", torch.zeros(2))
+        self.state.mul_(0.5)
+        self.calls += 1
+        self.log.append(self.calls)
+        self.draw = random.random()
+        if hasattr(self, "is_first"):
+            del self.is_first
+        result: Tensor = self.last(torch.relu(y))
+        return result
+
+
+def test_a_trial_binds_names_as_they_were() -> None:
+    model, x = Counting(), torch.randn(1, 64, 6, 6)
+    attributes, buffers, numbers = dict(vars(model)), dict(model._buffers), random.getstate()
+    try_out(model, lambda: model(x))
+    assert vars(model) == attributes
+    assert model._buffers.keys() == buffers.keys()
+    assert all(model._buffers[name] is buffer for name, buffer in buffers.items())
+    assert random.getstate() == numbers
+    assert torch.equal(model.state, torch.ones(3))
+    assert model.log == [1]  # what it does to objects of its own is done
+
+
+@pytest.mark.parametrize("example", [None, torch.zeros(1, 64, 12, 12)])
+def test_assigned_buffers_and_attributes_count_calls_and_not_trials(example: Tensor | None) -> None:
+    model, x = Counting(), torch.randn(2, 64, 12, 12)
+    tailcut.regularize(model, num_kept=12)
+    plain = copy.deepcopy(model)
+    fused = fuse(model, example, engine="torch")
+    assert (int(model.count), model.calls) == (0, 0)
+    with torch.no_grad():
+        for number in range(1, 4):
+            random.seed(number)
+            found = fused(x)
+            random.seed(number)
+            torch.testing.assert_close(found, plain(x))
+            assert (int(model.count), model.calls, model.draw) == (number, number, plain.draw)
+            torch.testing.assert_close(model.average, plain.average)
+            torch.testing.assert_close(model.state, plain.state)
+    assert {layer.reason for layer in fused.report().layers} == {"the network as a whole would gain too little"}
+    pays_in_training(model, x)
+    assert (int(model.count), model.calls) == (3, 3)
+
+
+def test_layers_that_find_their_sizes_in_a_trial_keep_them() -> None:
+    model = nn.Sequential(nn.LazyLinear(4), nn.ReLU())
+    try_out(model, lambda: model(torch.ones(2, 3)))
+    assert type(model[0]) is nn.Linear
+    assert model(torch.ones(5, 3)).shape == (5, 4)
+
+
+def test_buffers_of_scripts_are_put_back() -> None:
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        model = torch.jit.script(nn.BatchNorm1d(3))
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    try_out(model, lambda: model(torch.randn(8, 3)))
+    for name, buffer in model.named_buffers():
+        assert torch.equal(buffer, before[name])

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from tailcut.execution.detours import is_transformed
+
 
 def tensors_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     """All tensors among the arguments, in lists, tuples and dicts too."""
@@ -18,12 +20,14 @@ def tensors_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
 def words_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[object, ...]:
     """What else may tell a network to go another way: switches, names, and which arguments were given.
 
-    Numbers are left out: such as the time in a diffusion differ from call to call, and seldom choose a way.
+    Numbers are left out: such as the time in a diffusion differ from call to call, and seldom choose a way. What
+    torch.func asks is told apart, since it runs densely.
     """
+    around = ("transformed",) if is_transformed() else ()
     if not kwargs and all(isinstance(value, Tensor) for value in args):
-        return ()
+        return around
     leaves = pytree.tree_leaves((args, kwargs))
-    return (*kwargs, *(leaf for leaf in leaves if leaf is None or isinstance(leaf, (bool, str, Enum))))
+    return (*around, *kwargs, *(leaf for leaf in leaves if leaf is None or isinstance(leaf, (bool, str, Enum))))
 
 
 def is_plain(tensor: Tensor) -> bool:

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from tailcut.execution.detours import is_transformed
 from tailcut.execution.run import Run
 from tailcut.transform.dct import expand_axis
 from tailcut.weights import TruncatedTensor
@@ -50,6 +51,13 @@ class TruncatedWeight:
         self._derived: dict[str, tuple[Factors, Tensor]] = {}
 
     @property
+    def vector(self) -> Tensor:
+        """The coefficients; no parameter within `torch.func.functional_call`."""
+        values: dict[str, Any] = self._parameters
+        vector: Tensor = values["original"]
+        return vector
+
+    @property
     def num_in(self) -> int:
         """Cosines along the input axis; its size where it is whole."""
         return self.tensor.truncation.corner_shape[0 if self.swapped else 1]
@@ -62,7 +70,7 @@ class TruncatedWeight:
     def factors(self, run: Run) -> Factors:
         """The factors, differentiable where gradients are on."""
         found = self._up_to_date(Factors, run)
-        return self._keep(self._factors(), run) if found is None else found
+        return self._keep(self._lasting(self._factors), run) if found is None else found
 
     def derived(self, key: str, factors: Factors, make: Callable[[Factors], Tensor]) -> Tensor:
         """make(factors); where no gradient is wanted it is kept as long as the factors are the same.
@@ -76,7 +84,7 @@ class TruncatedWeight:
             return make(factors)
         kept = self._derived.get(key)
         if kept is None or kept[0] is not factors:
-            kept = self._derived[key] = factors, make(factors)
+            kept = self._derived[key] = factors, self._lasting(lambda: make(factors))
         return kept[1]
 
     def dense(self, run: Run) -> Tensor:
@@ -84,8 +92,15 @@ class TruncatedWeight:
         found = self._up_to_date(Tensor, run)
         if found is not None:
             return found
-        weight: Tensor = self.tensor.truncation(self.tensor.vector)
+        weight: Tensor = self._lasting(lambda: self.tensor.truncation(self.vector))
         return self._keep(weight, run)
+
+    def _lasting(self, make: Callable[[], Kept]) -> Kept:
+        """What `make` gives, as ordinary tensors: those of inference mode could not be used with gradients later."""
+        if not torch.is_inference_mode_enabled():
+            return make()
+        with torch.inference_mode(mode=False), torch.no_grad():
+            return make()
 
     def _factors(self) -> Factors:
         corner = self.tensor.corner()
@@ -109,8 +124,8 @@ class TruncatedWeight:
         the comparison would have to wait for the device.
         """
         vector, dropped = self._parameters["original"], self._buffers["dropped"]
-        if vector is None or dropped is None or vector.is_inference() or dropped.is_inference():
-            return None  # tensors made in inference mode do not count their changes
+        if vector is None or dropped is None or vector.is_inference() or dropped.is_inference() or is_transformed():
+            return None  # tensors made in inference mode do not count their changes; those of torch.func do not last
         positions = id(self._truncation.positions)
         content = self._content(vector) if vector.device.type == "cpu" else 0
         return id(vector), vector._version, content, vector.data_ptr(), vector.dtype, positions, dropped._version
@@ -130,7 +145,7 @@ class TruncatedWeight:
         return self._times_changed
 
     def _is_differentiated(self) -> bool:
-        return torch.is_grad_enabled() and self.tensor.vector.requires_grad
+        return torch.is_grad_enabled() and self.vector.requires_grad
 
     def _up_to_date(self, kind: type[Kept], run: Run) -> Kept | None:
         if self._is_differentiated():

@@ -1,19 +1,20 @@
 """Regularised layers in a fused network: each call takes the cheapest way that the cost model sees."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from tailcut.execution.calls import is_plain
-from tailcut.execution.cost import NUMBER_BYTES, Costs, Work
+from tailcut.execution.detours import is_autocast, is_transformed, refuse_detours
 from tailcut.execution.expression import Affine, is_pointwise, map_sources
 from tailcut.execution.factors import Factors, TruncatedWeight, block_diagonal, grouped_outward
 from tailcut.execution.geometry import Geometry, geometry_of
-from tailcut.execution.narrow import NarrowMap, project_wide, shape_of
+from tailcut.execution.narrow import NarrowMap, as_tensor, project_wide, shape_of
 from tailcut.execution.run import Run, current_run
+from tailcut.execution.ways import Plan, Way, choose, possible_ways
 from tailcut.weights import TruncatedTensor
 
 # What a layer's sizes depend on beside its weight; and for so many different calls it remembers its way.
@@ -53,28 +54,6 @@ class DenseTwin:
             self.module.__dict__[attribute] = weight.dense(run)
 
 
-class Way(NamedTuple):
-    """How one call of a layer is done.
-
-    Attributes:
-        project: the input is projected on its cosines first; else it is taken whole.
-        narrow: the output stays narrow; else it is made whole at once.
-        work: what it costs.
-    """
-
-    project: bool
-    narrow: bool
-    work: Work
-
-
-class Plan(NamedTuple):
-    """What was decided for calls of some sizes: their geometry, the best way, and the dense one."""
-
-    geometry: Geometry
-    best: Way
-    dense: Way
-
-
 class StandIn(nn.Module):
     """What stands for a regularised layer in a fused network; it reads the layer's present state."""
 
@@ -104,6 +83,30 @@ class StandIn(nn.Module):
         """Sizes, settings and bias are those of the layer."""
         return getattr(self.__dict__["source"], name)
 
+    def _call_impl(self, *args: Any, **kwargs: Any) -> Any:
+        """As torch's. Backward hooks look at gradients of ordinary tensors, and may have been registered just now."""
+        if self._backward_hooks or self._backward_pre_hooks:
+            self.__dict__["_is_full_backward_hook"] = self.source._is_full_backward_hook
+            args, kwargs = as_tensor((args, kwargs), f"backward hooks of {self.name} look at its gradients")
+        return super()._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    def _why_dense(self, run: Run) -> str:
+        """Why this call has to be done as the dense network does it, whatever it costs; empty if it has not.
+
+        Raises:
+            NotNarrowError: not only this call has to.
+        """
+        refuse_detours()
+        if run.way == "dense":
+            return run.way_reason
+        if self._backward_hooks or self._backward_pre_hooks:
+            return "it has backward hooks"
+        if is_autocast(self.weights.vector):
+            return "autocast is on where it is called"
+        if is_transformed():
+            return "torch.func or forward-mode differentiation looks into it"
+        return "" if isinstance(self.weights.vector, nn.Parameter) else "its vector is no parameter"
+
 
 class NarrowLayer(StandIn):
     """A regularised linear layer or convolution: cosines of the input, a small core, cosines of the output."""
@@ -116,13 +119,17 @@ class NarrowLayer(StandIn):
         """As the original's: from an ordinary tensor or a narrow map, to one or the other."""
         run, x = current_run(), input
         args = () if output_size is None else (tuple(output_size),)
+        why_dense = self._why_dense(run)
         if not is_plain(x):
             return self._dense(x, args, run, None)
-        if isinstance(x, NarrowMap) and x.channel_axis != (x.ndim - 1 if isinstance(self.source, nn.Linear) else 1):
-            x = x.wide("its channels lie on another axis")
+        if isinstance(x, NarrowMap):
+            if x.channel_axis != (x.ndim - 1 if isinstance(self.source, nn.Linear) else 1):
+                x = x.wide("its channels lie on another axis")
+            elif x.must_be_written():
+                x = x.wide("it was made without gradients")
         plan = self._plan(x, args, run)
-        if plan is None or not (plan.best.project or plan.best.narrow):
-            return self._dense(x, args, run, None if plan is None else plan.best)
+        if why_dense or plan is None or not (plan.best.project or plan.best.narrow):
+            return self._dense(x, args, run, None if plan is None else plan.dense, why_dense)
         return self._narrow(x, plan.geometry, plan.best, plan.dense, run)
 
     def _plan(self, x: Tensor, args: tuple[Any, ...], run: Run) -> Plan | None:
@@ -140,8 +147,8 @@ class NarrowLayer(StandIn):
             self._plans[key] = None if geometry is None or best is None else Plan(geometry, best, ways[0])
         return self._plans[key]
 
-    def _dense(self, x: Tensor, args: tuple[Any, ...], run: Run, way: Way | None) -> Tensor:
-        reason = run.way_reason if run.way == "dense" else "the cost model prefers it"
+    def _dense(self, x: Tensor, args: tuple[Any, ...], run: Run, way: Way | None, reason: str = "") -> Tensor:
+        reason = reason or "the cost model prefers it"
         record = run.record(self.name, "dense", reason if way is not None else "this use of it has no narrow way")
         if way is not None:
             record.count(way.work, way.work)
@@ -153,6 +160,8 @@ class NarrowLayer(StandIn):
     def _narrow(self, x: Tensor, geometry: Geometry, way: Way, dense: Way, run: Run) -> Tensor:
         factors = self.weights.factors(run)
         from_map = isinstance(x, NarrowMap) and x._wide is None
+        if way.project and isinstance(x, NarrowMap):
+            x.use()
         is_fused = from_map == way.project
         reason = "a wide map is read from memory" if not is_fused else "no wide map is written"
         record = run.record(self.name, "fused" if is_fused else "factored", reason)
@@ -239,124 +248,6 @@ def _to_batch_first(result: Tensor, geometry: Geometry) -> Tensor:
     return result.movedim(0, geometry.channel_axis).contiguous()
 
 
-def possible_ways(geometry: Geometry, weights: TruncatedWeight, x: Tensor, run: Run) -> list[Way]:
-    """The ways that exist for this call, the dense one first."""
-    ways = [_way(geometry, weights, x, run, project=False, narrow=False)]
-    if run.way == "dense":
-        return ways
-    axes = weights.tensor.axes
-    input_axis, output_axis = (0, 1) if weights.swapped else (1, 0)
-    can_project = input_axis in axes and geometry.groups * weights.num_in < geometry.in_channels
-    can_narrow = output_axis in axes and geometry.groups * weights.num_out < geometry.out_channels
-    projects = [False, True] if can_project else [False]
-    narrows = [False, True] if can_narrow else [False]
-    for project in projects:
-        for narrow in narrows:
-            if project or narrow:
-                ways.append(_way(geometry, weights, x, run, project=project, narrow=narrow))
-    return ways
-
-
-def choose(ways: list[Way], run: Run) -> Way | None:
-    """The cheapest way, the dense one unless another is clearly cheaper; with way "narrow" the cheapest other one."""
-    if run.way == "narrow" and len(ways) > 1:
-        ways = ways[1:]
-    best = min(ways, key=lambda way: way.work.seconds, default=None)
-    if best is None or run.way == "narrow" or run.costs.is_clearly_less(best.work.seconds, ways[0].work.seconds):
-        return best
-    return ways[0]
-
-
-def _way(geometry: Geometry, weights: TruncatedWeight, x: Tensor, run: Run, *, project: bool, narrow: bool) -> Way:
-    costs, groups = run.costs, geometry.groups
-    inner = groups * weights.num_in if project else geometry.in_channels
-    outer = groups * weights.num_out if narrow else geometry.out_channels
-    positions, written = geometry.positions, NUMBER_BYTES * geometry.out_positions * outer
-    total = _reading(geometry, x, costs, project=project)
-    if project and geometry.is_one_position and groups == 1 and outer <= inner:
-        # Core and cosines of the input are one matrix, for those positions alone that are read.
-        part = geometry.out_positions / positions
-        total = Work(total.seconds * part, total.macs * part, total.moved_bytes + written)
-        made = NUMBER_BYTES * outer * geometry.in_channels
-        rebuilding = costs.rebuild(2.0 * inner * outer * geometry.in_channels, made, is_whole=False)
-        total = total.plus(Work(rebuilding, 0, 0))
-        rows, positions, core_inner = outer, geometry.out_positions, 0
-    else:
-        rows, core_inner = inner, inner
-    if project:
-        total = total.plus(_projecting(geometry, x, costs, positions, rows))
-    if core_inner > 0:
-        sides = {"project": project, "narrow": narrow}
-        total = total.plus(_convolving(geometry, weights, costs, core_inner, outer, **sides))
-    seconds = total.seconds
-    if narrow:  # sooner or later somebody makes the wide map of it, in tiles
-        wide = geometry.out_positions * geometry.out_channels
-        seconds += costs.tiles(2.0 * outer * wide / groups, wide)
-        seconds += costs.move(NUMBER_BYTES * outer * geometry.out_channels / groups)
-    else:  # sooner or later somebody reads it and writes it again
-        seconds += costs.move(2 * written)
-    if project or narrow:
-        seconds += costs.overhead()
-    return Way(project, narrow, Work(seconds, total.macs, total.moved_bytes))
-
-
-def _reading(geometry: Geometry, x: Tensor, costs: Costs, *, project: bool) -> Work:
-    """A narrow map is made in tiles, and written and read again unless it is projected; a wide one is read."""
-    read = NUMBER_BYTES * geometry.positions * geometry.in_channels
-    if not isinstance(x, NarrowMap) or x._wide is not None:
-        return Work(0, 0, read)
-    making = sum(part.flops for part in x.parts) * geometry.positions
-    seconds = costs.tiles(making, sum(part.elements for part in x.parts) * geometry.positions)
-    return Work(seconds, making / 2, 0) if project else Work(seconds + costs.move(2 * read), making / 2, 2 * read)
-
-
-def _projecting(geometry: Geometry, x: Tensor, costs: Costs, positions: int, rows: int) -> Work:
-    """A matrix of so many rows times the input at so many positions."""
-    channels, groups = geometry.in_channels, geometry.groups
-    products = 2.0 * positions * rows * channels / groups
-    if isinstance(x, NarrowMap) and x._wide is None:
-        seconds = costs.tiles(products, 0)
-    else:
-        read = NUMBER_BYTES * geometry.positions * channels
-        seconds = costs.product(products, read, channels // groups, rows // groups)
-    seconds += costs.move(NUMBER_BYTES * rows * channels / groups)
-    return Work(seconds, products / 2, 2 * NUMBER_BYTES * positions * rows)
-
-
-def _convolving(
-    geometry: Geometry,
-    weights: TruncatedWeight,
-    costs: Costs,
-    inner: int,
-    outer: int,
-    *,
-    project: bool,
-    narrow: bool,
-) -> Work:
-    """The convolution from `inner` to `outer` channels."""
-    groups = geometry.groups
-    products = 2.0 * geometry.taps * inner * outer / groups
-    written = NUMBER_BYTES * geometry.out_positions * outer
-    weight_bytes = NUMBER_BYTES * geometry.kernel_size * inner * outer / groups
-    maps = written + NUMBER_BYTES * geometry.positions * inner
-    seconds = costs.product(products, maps + weight_bytes, inner // groups, outer // groups)
-    if project or narrow:  # its operands are turned from channels first to what a convolution wants, and back
-        seconds += costs.move(maps)
-    if not (project and narrow):
-        making = _rebuilding(geometry, weights, project=project, narrow=narrow)
-        seconds += costs.rebuild(making, weight_bytes, is_whole=not (project or narrow))
-    return Work(seconds, products / 2, written + weight_bytes)
-
-
-def _rebuilding(geometry: Geometry, weights: TruncatedWeight, *, project: bool, narrow: bool) -> float:
-    """Operations to put the cosines of one side, or of both, into the core."""
-    num_in, num_out = weights.num_in, weights.num_out
-    of_input = 2.0 * geometry.kernel_size * num_in * num_out * (geometry.in_channels // geometry.groups)
-    of_output = 2.0 * geometry.kernel_size * num_out * geometry.out_channels
-    of_output *= num_in if project else geometry.in_channels // geometry.groups
-    return (0.0 if project else of_input) + (0.0 if narrow else of_output)
-
-
 class NarrowEmbedding(StandIn):
     """A regularised embedding: the cosines at the index, times the core; expanded when somebody needs it whole."""
 
@@ -366,8 +257,9 @@ class NarrowEmbedding(StandIn):
         source = self.source
         special = source.max_norm is not None or source.padding_idx is not None
         size: int = source.embedding_dim
-        if run.way == "dense" or special or index.ndim != 2 or self.weights.num_out >= size:
-            run.record(self.name, "dense", "the cost model prefers it" if not special else "it has special rows")
+        why_dense = self._why_dense(run) or ("it has special rows" if special else "")
+        if run.way == "dense" or why_dense or index.ndim != 2 or self.weights.num_out >= size:
+            run.record(self.name, "dense", why_dense or "the cost model prefers it")
             self.twin.refresh(run)
             result: Tensor = self.twin.module.forward(index)
             return result

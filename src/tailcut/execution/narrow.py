@@ -1,25 +1,25 @@
 """NarrowMap: a wide map that passes for a tensor but is not written to memory until somebody needs it whole."""
 
 import inspect
-import sys
 import weakref
 from collections.abc import Callable, Sequence
-from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from tailcut.errors import StructureError
+from tailcut.execution.detours import is_autocast, refuse_detours
 from tailcut.execution.expression import Affine, Expression, Given, a_source, grid_of, nodes, parameters, sources
 from tailcut.execution.run import NotNarrowError, Run, current_run, run_under_way
 from tailcut.execution.tiles import project, write
+from tailcut.transform.dct import without_autocast
 
 Handler = Callable[..., Any]
 # By the name of torch's function or method, or by the function itself where torch has others of that name with other
 # arguments. A handler gives NotImplemented for what it cannot do narrowly.
 HANDLERS: dict[Any, Handler] = {}
-_APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
 # These ask for nothing but shape and type, which the tensor itself knows.
 _FACTS = frozenset(
     {
@@ -37,10 +37,6 @@ _FACTS = frozenset(
         "is_mkldnn",
         "is_mps",
         "is_xpu",
-        "requires_grad",
-        "is_leaf",
-        "grad_fn",
-        "grad",
         "_backward_hooks",
         "dim",
         "size",
@@ -59,6 +55,10 @@ _FACTS = frozenset(
 )
 
 
+# These ask for gradients, or say where they pass.
+_GRADIENT_FACTS = frozenset({"requires_grad", "is_leaf", "grad_fn", "grad"})
+
+
 class NarrowMap(torch.Tensor):
     """A map (batch, channels, *grid) or (batch, *grid, channels) given by expressions over narrow sources.
 
@@ -71,7 +71,8 @@ class NarrowMap(torch.Tensor):
         makers: names of the layers that it comes from.
 
     Where an ordinary view of the written map was given out, writes to either must be seen by both: then nothing is done
-    narrowly with it any more (`_has_views`). A narrow view (`link`) cannot be written to while the other one lives.
+    narrowly with it any more (`_has_views`), nor where somebody waits for its gradient (`_watch`). A narrow view
+    (`link`) cannot be written to while the other one lives.
     """
 
     parts: tuple[Expression, ...]
@@ -79,6 +80,7 @@ class NarrowMap(torch.Tensor):
     makers: tuple[str, ...]
     _wide: Tensor | None
     _has_views: bool
+    _is_used: bool
     _differentiable: bool
     _relatives: "list[weakref.ref[NarrowMap]]"
 
@@ -95,6 +97,7 @@ class NarrowMap(torch.Tensor):
         made.makers = tuple(dict.fromkeys(makers))
         made._wide = None
         made._has_views = False
+        made._is_used = False
         made._differentiable = torch.is_grad_enabled()
         made._relatives = []
         return made
@@ -110,17 +113,26 @@ class NarrowMap(torch.Tensor):
         """Torch's hook: keep narrow what can be, write the map for the rest."""
         kwargs = kwargs or {}
         name = getattr(func, "__name__", str(func))
-        if name == "__get__":
+        is_getter = name == "__get__"
+        if is_getter:
             name = getattr(getattr(func, "__self__", None), "__name__", name)
         with torch._C.DisableTorchFunctionSubclass():
             if name in _FACTS:
                 return func(*args, **kwargs)
-            _refuse_custom_functions()
+            refuse_detours()
+            if is_getter and name in _GRADIENT_FACTS:
+                return args[0]._gradient_fact(name)
             handler = HANDLERS.get(name) or HANDLERS.get(func)
-            if handler is not None and not _have_views((*args, *kwargs.values()) if kwargs else args):
-                result = _handled(handler, args, kwargs)
-                if result is not NotImplemented:
-                    return result
+            if handler is not None and run_under_way() is not None:
+                maps = _maps_in((*args, *kwargs.values()) if kwargs else args)
+                if not any(item._has_to_be_wide(name, kwargs) for item in maps):
+                    result = _handled(handler, args, kwargs)
+                    if result is not NotImplemented:
+                        for item in maps:
+                            item._is_used |= item is not result
+                        return result
+            for item in _maps_in(_watched(name, args, kwargs)):
+                item._watch(name)
             return _on_wide(func, name, args, kwargs)
 
     @classmethod
@@ -136,9 +148,15 @@ class NarrowMap(torch.Tensor):
         That is below automatic differentiation (TorchScript, vmap), where no gradient finds the way back to what made
         the map. An error would come out of TorchScript as another one; so the forward is marked instead.
         """
-        _refuse_custom_functions()
+        refuse_detours()
         run = run_under_way()
-        if run is not None and not run.spoiled and any(map(_has_gradients, pytree.tree_leaves((args, kwargs)))):
+        if (
+            run is not None
+            and not run.spoiled
+            and any(
+                isinstance(item, NarrowMap) and item._has_gradients() for item in pytree.tree_leaves((args, kwargs))
+            )
+        ):
             run.spoiled = f"{func} takes a map where torch records no gradients (within TorchScript or vmap)"
         return _on_wide(func, str(func), args, kwargs or {})
 
@@ -155,7 +173,7 @@ class NarrowMap(torch.Tensor):
             if run is not None:
                 run.note(self.makers, reason, num_bytes(self))
             engine = "torch" if run is None else _engine(run, self.parts, 0)
-            with torch.set_grad_enabled(self._differentiable):
+            with torch.set_grad_enabled(self._differentiable), without_autocast(a_source(self.parts[0]).device):
                 maps = [write(part, engine=engine) for part in self.parts]
                 stacked = maps[0] if len(maps) == 1 else torch.cat(maps)
                 self._wide = stacked.movedim(0, self.channel_axis).contiguous()
@@ -174,6 +192,14 @@ class NarrowMap(torch.Tensor):
         written = [write(part, engine=_engine(run, self.parts, 0)) for part in self.parts]
         self.parts = tuple(Given(source.shape[0], source) for source in written)
 
+    def must_be_written(self) -> bool:
+        """Whether it has to be written before it is used: made without gradients, it must give none to its makers."""
+        return torch.is_grad_enabled() and not self._differentiable and self._wide is None and self._makers_learn()
+
+    def use(self) -> None:
+        """Note that something is made of the parts: what is done to the written map later is not seen there."""
+        self._is_used |= self._wide is None
+
     def become(self, other: "NarrowMap") -> "NarrowMap":
         """Take the other's content, as functions that work in place do."""
         self.check_alone()
@@ -189,11 +215,65 @@ class NarrowMap(torch.Tensor):
     def check_alone(self) -> None:
         """Raise `NotNarrowError` if another narrow map would have to see what is written to this one."""
         if any(relative() is not None for relative in self._relatives):
-            raise NotNarrowError("a map is written in place while a view of it is in use")
+            _give_up("a map is written in place while a view of it is in use")
 
     def like(self, parts: Sequence[Expression]) -> "NarrowMap":
         """A map of these parts, with the same makers and the same axis of channels."""
         return NarrowMap(parts, self.channel_axis, self.makers)
+
+    def _has_to_be_wide(self, name: str, kwargs: dict[str, Any]) -> bool:
+        """Whether a function must not be done narrowly, though it has a handler."""
+        if self._has_views or is_autocast(self):
+            return True
+        if self._differentiable == torch.is_grad_enabled():
+            return False
+        # Without gradients, a function in place changes the numbers and leaves the gradients as they were.
+        return self._makers_learn() and (not self._differentiable or _works_in_place(name, kwargs))
+
+    def _makers_learn(self) -> bool:
+        below = nodes(self.parts)
+        return any(tensor.requires_grad for tensor in (*sources(below), *parameters(below)))
+
+    def _has_gradients(self) -> bool:
+        return self._differentiable and self._makers_learn()
+
+    def _gradient_fact(self, name: str) -> Any:
+        """`requires_grad`, `is_leaf`, `grad` or `grad_fn`, as the dense network's tensor has it."""
+        if name == "grad_fn" and self._has_gradients():
+            if run_under_way() is not None:
+                self._watch(name)
+            return self.wide("its grad_fn is asked for").grad_fn
+        if self._wide is not None:
+            return getattr(self._wide, name)
+        return {"requires_grad": self._has_gradients(), "is_leaf": not self._has_gradients()}.get(name)
+
+    def _watch(self, name: str) -> None:
+        """From now on all use the written map: somebody waits for its gradient.
+
+        What was made of the parts before gives it none; then the whole network has to run densely.
+        """
+        if self._is_used and self._has_gradients():
+            _give_up(f"{name} asks for the gradient of a map after its use")
+        self.wide(f"{name} asks for its gradient")
+        self._has_views = True
+
+
+def _give_up(reason: str) -> NoReturn:
+    """Have the network run densely; after its forward it is too late for that."""
+    if run_under_way() is None:
+        raise StructureError(
+            f"{reason}, out of a fused network's forward; do it within the forward, or use the model itself"
+        )
+    raise NotNarrowError(reason)
+
+
+def _watched(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sequence[Any]:
+    """Those arguments whose gradients a function gives, or lets somebody see or change."""
+    if name in ("register_hook", "retain_grad", "__set__"):
+        return args[:1]
+    if name in ("grad", "backward"):
+        return (kwargs["inputs"],) if "inputs" in kwargs else args[1:2] if name == "grad" else ()
+    return ()
 
 
 def handles(*functions: str | Callable[..., Any]) -> Callable[[Handler], Handler]:
@@ -247,13 +327,6 @@ def _handled(handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         raise
 
 
-def _has_gradients(item: Any) -> bool:
-    if not isinstance(item, NarrowMap) or not item._differentiable:
-        return False
-    below = nodes(item.parts)
-    return any(tensor.requires_grad for tensor in (*sources(below), *parameters(below)))
-
-
 def _changed(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "NarrowMap | None":
     """The map that a function writes to."""
     out = kwargs.get("out")
@@ -271,16 +344,19 @@ def _on_wide(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs:
     result = func(*as_tensor(args, reason), **as_tensor(kwargs, reason))
     if changed is not None:
         wide = changed.wide(reason)
-        stacked = wide.movedim(changed.channel_axis, 0).contiguous()
+        changed._differentiable |= wide.requires_grad
+        with torch.set_grad_enabled(changed._differentiable):
+            stacked = wide.movedim(changed.channel_axis, 0).contiguous()
         changed.parts = (Given(stacked.shape[0], stacked),)
         return changed if result is not None else None
     _note_views((*args, *kwargs.values()), result)
     return result
 
 
-def _have_views(args: tuple[Any, ...]) -> bool:
+def _maps_in(args: Sequence[Any]) -> list[NarrowMap]:
+    """The narrow maps among arguments and in lists of them."""
     flat = [item for value in args for item in (value if isinstance(value, (tuple, list)) else (value,))]
-    return any(isinstance(item, NarrowMap) and item._has_views for item in flat)
+    return [item for item in flat if isinstance(item, NarrowMap)]
 
 
 def _note_views(args: tuple[Any, ...], result: Any) -> None:
@@ -294,21 +370,6 @@ def _note_views(args: tuple[Any, ...], result: Any) -> None:
 
 def _storage(tensor: Tensor) -> int:
     return 0 if tensor.is_meta or tensor.layout is not torch.strided else tensor.untyped_storage()._cdata
-
-
-def _refuse_custom_functions() -> None:
-    """Raise `NotNarrowError` within a `torch.autograd.Function`: its backward pass would not reach what made the map.
-
-    Torch gives such a function its arguments past all hooks, and takes maps for tensors without gradients.
-    """
-    run = run_under_way()
-    if run is None or not run.differentiates or torch.is_grad_enabled():
-        return
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code is _APPLY:
-            raise NotNarrowError("a torch.autograd.Function takes a map and has a backward pass of its own")
-        frame = frame.f_back
 
 
 def _works_in_place(name: str, kwargs: dict[str, Any]) -> bool:

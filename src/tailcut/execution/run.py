@@ -6,6 +6,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tailcut.execution import compiled
@@ -17,6 +18,11 @@ WRITING_PASSES = 3
 
 class NotNarrowError(Exception):
     """The narrow program cannot do what the network does; the message says what. `FusedNetwork` runs it densely."""
+
+
+def saving_hooks() -> Any:
+    """What torch calls with the tensors that it saves for the backward pass (checkpoints do so), None if nothing."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(False)
 
 
 @dataclass
@@ -74,6 +80,7 @@ class Run:
         memo: values computed once per forward (dense weights that need a gradient).
         pending: updates of running statistics, made when the forward has succeeded.
         spoiled: why the result cannot be used, where that came up at a place that cannot raise; else empty.
+        hooks: those of `saving_hooks` around the network.
     """
 
     engine: str
@@ -85,6 +92,7 @@ class Run:
     memo: dict[Any, Any] = field(default_factory=dict)
     pending: list[Callable[[], None]] = field(default_factory=list)
     spoiled: str = ""
+    hooks: Any = field(default_factory=saving_hooks)
 
     def record(self, name: str, way: str, reason: str) -> LayerRecord:
         """The record of a layer, made or continued (a layer may run several times)."""
@@ -145,10 +153,7 @@ def current_run() -> Run:
     """
     run = run_under_way()
     if run is None:
-        raise RuntimeError(
-            "a part of a fused network was called outside its forward; call the fused network (and use no "
-            "torch.utils.checkpoint inside it: fused layers keep no wide maps for the backward pass anyway)"
-        )
+        raise RuntimeError("a part of a fused network was called outside its forward; call the fused network")
     return run
 
 

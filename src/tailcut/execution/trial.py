@@ -1,5 +1,6 @@
 """Forwards that may have to be taken back."""
 
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -7,26 +8,37 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.execution.calls import is_plain
+from tailcut.weights.truncation import Truncation
 
 
 class Before:
-    """What a forward may change, as it was before: buffers, random numbers, inputs."""
+    """What a forward may change, as it was before: buffers, attributes, random numbers, inputs.
+
+    Attributes that are bound to something else are put back, tensors among them with their numbers. What Python's code
+    does to anything else (a list it appends to, a file, hooks) is done.
+    """
 
     def __init__(self, source: nn.Module, inputs: Sequence[Tensor]) -> None:
-        self._buffers = [(buffer, buffer.clone()) for buffer in source.buffers()]
-        self._random = torch.get_rng_state()
+        # Truncations own constants only.
+        self._modules = [_ModuleBefore(module) for module in source.modules() if not isinstance(module, Truncation)]
+        held = {id(tensor): tensor for module in self._modules for tensor in module.tensors()}
+        self._tensors = [(tensor, tensor.detach().clone()) for tensor in held.values()]
+        self._random, self._torch_random = random.getstate(), torch.get_rng_state()
         devices = {tensor.device for tensor in (*source.buffers(), *inputs) if tensor.is_cuda}
         self._device_random = [(torch.cuda.get_rng_state(device), device) for device in devices]
         self._inputs = [(tensor, _version(tensor)) for tensor in inputs]
 
     def restore(self) -> None:
-        """Put buffers and random numbers back."""
+        """Put buffers, attributes and random numbers back."""
+        for module in self._modules:
+            module.restore()
         with torch.no_grad():
-            for buffer, before in self._buffers:
+            for tensor, before in self._tensors:
                 # Batch norm's updates do not count as writes.
-                if not is_plain(buffer) or not torch.equal(buffer, before):
-                    buffer.copy_(before)
-        torch.set_rng_state(self._random)
+                if not is_plain(tensor) or not torch.equal(tensor, before):
+                    tensor.copy_(before)
+        random.setstate(self._random)
+        torch.set_rng_state(self._torch_random)
         for state, device in self._device_random:
             torch.cuda.set_rng_state(state, device)
 
@@ -35,13 +47,47 @@ class Before:
         return all(version is not None and _version(tensor) == version for tensor, version in self._inputs)
 
 
+class _ModuleBefore:
+    """The names that a module had for its buffers and attributes, and what they stood for."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module, self._kind = module, type(module)
+        self._attributes = dict(module.__dict__)
+        self._buffers = dict(module.named_buffers(recurse=False, remove_duplicate=False))
+        # Names without a buffer count too; a script keeps its own in another kind of dict, where none is bound anew.
+        self._names = dict(module._buffers) if isinstance(module._buffers, dict) else None
+
+    def tensors(self) -> list[Tensor]:
+        """All buffers, and attributes that are tensors."""
+        values = (*self._buffers.values(), *self._attributes.values())
+        return [value for value in values if isinstance(value, Tensor) and not value.is_meta]
+
+    def restore(self) -> None:
+        """Bind all names as they were."""
+        if self._names is not None:
+            _bind(self._module._buffers, self._names)
+        if type(self._module) is self._kind:  # lazy layers turn into others in their first forward, and stay so
+            _bind(self._module.__dict__, self._attributes)
+
+
+def _bind(names: dict[str, Any], before: dict[str, Any]) -> None:
+    for name in names.keys() - before.keys():
+        del names[name]
+    for name, value in before.items():
+        if name not in names or names[name] is not value:
+            names[name] = value
+
+
 def _version(tensor: Tensor) -> int | None:
     """Counts writes; None where nobody counts."""
     return None if tensor.is_inference() else tensor._version
 
 
 def try_out(source: nn.Module, call: Callable[[], Any]) -> None:
-    """Call a forward of `source` without a trace: no gradients, buffers and random numbers as before."""
+    """Call a forward of `source` that leaves no gradients, and buffers, attributes and random numbers as before.
+
+    What else Python's code does in it (see `Before`) is done once more than in the calls that are asked for.
+    """
     before = Before(source, [])
     with torch.no_grad():
         try:

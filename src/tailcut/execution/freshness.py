@@ -1,0 +1,78 @@
+"""Whether coefficients are still those that dense weights were made of. It is asked before every dense call."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tailcut.execution.detours import is_transformed
+from tailcut.execution.factors import MAX_COMPARED
+from tailcut.weights import TruncatedTensor
+
+# Types of numpy's of the same size: it does not know all of torch's.
+_WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class _Seen(NamedTuple):
+    """One tensor's vector and mask, as they were; `bytes_of` reads the vector's memory as it is now."""
+
+    parameters: dict[str, Any]
+    vector: Tensor
+    version: int
+    pointer: int
+    bytes_of: Callable[[], bytes] | None
+    content: bytes
+    buffers: dict[str, Any]
+    dropped: Tensor
+    dropped_version: int
+
+
+class Freshness:
+    """Compares with the coefficients of the latest `note`, as `TruncatedWeight.state` would, at a fraction of its cost.
+
+    Writes that torch does not count (through `.data`) are seen on the CPU, in long vectors by a sample.
+    """
+
+    def __init__(self, tensors: Sequence[TruncatedTensor]) -> None:
+        self._places = [(tensor.holder._parameters, tensor.truncation._buffers) for tensor in tensors]
+        self._seen: list[_Seen] | None = None
+
+    def note(self) -> None:
+        """The coefficients as they are now are those to compare with."""
+        seen = [_look_at(parameters, buffers) for parameters, buffers in self._places]
+        known = [one for one in seen if one is not None]
+        self._seen = known if len(known) == len(seen) else None
+
+    def forget(self) -> None:
+        """The coefficients count as changed from now on."""
+        self._seen = None
+
+    def is_same(self) -> bool:
+        """Whether nothing changed since `note`; False where that cannot be told."""
+        if self._seen is None:
+            return False
+        for parameters, vector, version, pointer, bytes_of, content, buffers, dropped, dropped_version in self._seen:
+            if (
+                parameters["original"] is not vector
+                or vector._version != version
+                or vector.data_ptr() != pointer  # before its memory is read: it may have been given back
+                or (bytes_of is not None and bytes_of() != content)
+                or buffers["dropped"] is not dropped
+                or dropped._version != dropped_version
+            ):
+                return False
+        return True
+
+
+def _look_at(parameters: dict[str, Any], buffers: dict[str, Any]) -> _Seen | None:
+    vector, dropped = parameters["original"], buffers["dropped"]
+    if vector is None or dropped is None or vector.is_inference() or dropped.is_inference() or is_transformed():
+        return None  # tensors made in inference mode do not count their changes; those of torch.func do not last
+    bytes_of = None
+    if vector.device.type == "cpu":
+        step = -(-vector.numel() // MAX_COMPARED) or 1
+        bytes_of = vector.detach().view(_WORDS[vector.element_size()])[::step].numpy().tobytes
+    content = b"" if bytes_of is None else bytes_of()
+    pointer = vector.data_ptr()
+    return _Seen(parameters, vector, vector._version, pointer, bytes_of, content, buffers, dropped, dropped._version)

@@ -1,0 +1,115 @@
+"""A network in which some modules are replaced, while all its state is that of the original."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules import module as torch_modules
+from torch.nn.utils import parametrize
+
+from tailcut.execution.narrow import NarrowMap, as_tensor
+from tailcut.weights.truncation import Truncation
+
+# Their forward reads nothing but their children, so a view of them need not follow their attributes.
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+# They keep no maps: constants, and what runs in C++.
+_NO_KEEPERS = (Truncation, torch.jit.ScriptModule)
+_KEPT = "the network keeps it in an attribute"
+
+
+class View:
+    """A network in which some modules are replaced; all others share their state with the original.
+
+    Calling it is calling the network. What the network's code writes to attributes is written to the original's.
+    """
+
+    def __init__(self, source: nn.Module, replacements: dict[int, nn.Module]) -> None:
+        self._replacements = replacements
+        self._pairs: list[tuple[nn.Module, nn.Module]] = []
+        self._known: dict[int, nn.Module] = {}
+        self._root = self._view(source)
+        self._followed = [
+            (view.__dict__, original.__dict__, view._modules, {"_modules", *_own_names(original)}, _is_torchs(view))
+            for original, view in self._pairs
+            if type(original) not in _CONTAINERS
+        ]
+        viewed = {id(original) for original, _ in self._pairs}
+        others = [part for part in source.modules() if not (_is_torchs(part) or isinstance(part, _NO_KEEPERS))]
+        self._keepers = [part._buffers for part in others]
+        self._keepers += [part.__dict__ for part in others if id(part) not in viewed]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the network with the replaced modules gives."""
+        written = []
+        hooks = torch_modules._global_forward_hooks or torch_modules._global_forward_pre_hooks
+        for followed in self._followed:
+            mine, theirs, modules, own_names, is_torchs = followed
+            mine.update(theirs)
+            mine["_modules"] = modules
+            if len(mine) >= len(theirs) + len(own_names):
+                _remove(mine, theirs, own_names)
+            # Torch's own layers write to no attribute; hooks may.
+            if not is_torchs or hooks or mine["_forward_hooks"] or mine["_forward_pre_hooks"] or "forward" in mine:
+                written.append((followed, _identities(mine)))
+        result = self._root(*args, **kwargs)
+        for (mine, theirs, _, own_names, _), identities in written:
+            if _identities(mine) != identities:
+                _write_back(mine, theirs, own_names)
+        return result
+
+    def settle(self) -> None:
+        """Put ordinary tensors where a forward left narrow maps: in buffers, and in attributes of other modules."""
+        for values in self._keepers:
+            if NarrowMap in map(type, values.values()):
+                for name, value in values.items():
+                    values[name] = as_tensor(value, _KEPT) if type(value) is NarrowMap else value
+
+    def _view(self, module: nn.Module) -> nn.Module:
+        if id(module) not in self._known:
+            self._known[id(module)] = self._replacements.get(id(module)) or self._copied(module)
+            replaced = self._known[id(module)]
+            if id(module) in self._replacements:
+                self._known[id(replaced)] = replaced
+                for key, child in list(replaced._modules.items()):
+                    replaced._modules[key] = None if child is None else self._view(child)
+                if type(replaced) is type(module).__bases__[0]:
+                    self._pairs.append((module, replaced))
+        return self._known[id(module)]
+
+    def _copied(self, module: nn.Module) -> nn.Module:
+        if not any(id(part) in self._replacements for part in module.modules()):
+            return module
+        view = module.__class__.__new__(module.__class__)
+        view.__dict__ = dict(module.__dict__)
+        view._modules = {key: None if child is None else self._view(child) for key, child in module._modules.items()}
+        self._pairs.append((module, view))
+        return view
+
+
+def _is_torchs(module: nn.Module) -> bool:
+    """Whether it is one of torch's own, whose forwards keep nothing in attributes."""
+    kind = type(module).__bases__[0] if parametrize.is_parametrized(module) else type(module)
+    return kind.__module__.startswith("torch.nn.")
+
+
+def _own_names(original: nn.Module) -> list[str]:
+    """The attributes that a view of a regularised module has for itself: its dense weights."""
+    return list(getattr(original, "parametrizations", ()))
+
+
+def _identities(attributes: dict[str, Any]) -> list[int]:
+    return list(map(id, attributes.values()))
+
+
+def _remove(attributes: dict[str, Any], others: dict[str, Any], own_names: set[str]) -> None:
+    """Remove what others have not, but for own ones."""
+    for name in attributes.keys() - others.keys() - own_names:
+        del attributes[name]
+
+
+def _write_back(mine: dict[str, Any], theirs: dict[str, Any], own_names: set[str]) -> None:
+    """Give the module itself what a forward wrote to attributes of its view: counters, auxiliary losses, caches."""
+    _remove(theirs, mine, own_names)
+    for name, value in mine.items():
+        if name not in own_names and theirs.get(name, mine) is not value:
+            theirs[name] = as_tensor(value, _KEPT)

@@ -1,0 +1,93 @@
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import tailcut
+from tailcut.execution import FusedNetwork, fuse
+
+X = torch.randn(2, 64, 12, 12, generator=torch.Generator().manual_seed(0))
+
+
+class Keeping(nn.Module):
+    """It keeps a map in a buffer, and another one in a layer that only looks on."""
+
+    last: Tensor | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(64, 128, 3, padding=1), nn.Conv2d(128, 128, 3, padding=1)
+        self.register_buffer("last", None)
+        self.recorder = Recorder()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = self.a(x)
+        result: Tensor = self.b(torch.relu(self.recorder(self.last)))
+        return result
+
+
+class Recorder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Any = None
+        self.register_buffer("also", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen = self.also = x
+        return x
+
+
+def narrow(model: nn.Module) -> FusedNetwork:
+    tailcut.regularize(model, num_kept=12)
+    fused = fuse(model, engine="torch")
+    fused.way = "narrow"
+    return fused
+
+
+def test_maps_kept_in_buffers_and_by_onlookers_are_tensors_afterwards() -> None:
+    model = Keeping()
+    fused = narrow(model)
+    with torch.no_grad():
+        fused(X)
+        expected = tailcut.to_dense(model).get_submodule("a")(X)
+    for kept in (model.last, model.recorder.also, model.recorder.seen):
+        assert type(kept) is Tensor
+        torch.testing.assert_close(kept, expected)
+    assert "last" in model.state_dict()
+
+
+def note_mean(module: Any, inputs: Any, output: Tensor) -> None:
+    module.mean = output.mean().detach()
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_what_hooks_write_to_a_layer_that_runs_densely_is_written_to_the_layer_itself(everywhere: bool) -> None:
+    model: Any = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4))
+    tailcut.regularize(model, keep_ratio=1)
+    fused, x = fuse(model), torch.randn(3, 6)
+    with torch.no_grad():
+        fused(x)
+        register: Any = nn.modules.module.register_module_forward_hook
+        handle = register(note_mean) if everywhere else model[0].register_forward_hook(note_mean)
+        fused(x)
+        handle.remove()
+        torch.testing.assert_close(model[0].mean, tailcut.to_dense(model)[0](x).mean())  # type: ignore[index]
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+def test_settings_of_layers_that_run_densely_are_followed(calls: int) -> None:
+    model: Any = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
+    tailcut.regularize(model, keep_ratio=1)
+    fused, x = fuse(model, engine="torch"), torch.randn(1, 3, 12, 12)
+    with torch.no_grad():
+        for _ in range(calls):
+            fused(x)
+        model[2].stride = (2, 2)
+        assert fused(x).shape == model(x).shape
+        torch.testing.assert_close(fused(x), model(x))
+        own = model[2].forward
+        model[2].forward = lambda x: 2 * own(x)
+        torch.testing.assert_close(fused(x), model(x))
+        del model[2].forward
+        torch.testing.assert_close(fused(x), model(x))
