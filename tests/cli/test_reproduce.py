@@ -167,7 +167,7 @@ def test_a_table_that_cannot_be_written_is_noticed_before_any_training(
     words = ["reproduce", "cfdp", "--only", "resnet56", "--no-records", "--runs", tmp_path]
     shown = tailcut(*words, "--markdown", tmp_path / "nowhere" / "x.md")
     assert shown.code == 2
-    assert "x.md: expected a file name in a folder that exists" in shown.err
+    assert "nowhere does not exist; create it first" in shown.err
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_a_table_that_cannot_be_written_ends_it_before_the_training(
 ) -> None:
     shown = tailcut("sweep", experiment, "--runs", tmp_path / "runs", "--markdown", tmp_path / "nodir" / "x.md")
     assert shown.code == 2
-    assert "expected a file name in a folder that exists" in shown.err
+    assert "does not exist; create it first" in shown.err
     assert not (tmp_path / "runs").exists()
 
 
