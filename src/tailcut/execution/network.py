@@ -189,15 +189,16 @@ def fuse(
     pixel (batch norm, activations, pooling, sums, concatenations included), so it is made tile by tile, used and
     dropped. What cannot run so runs densely, layer by layer, and `report` names it with the reason.
 
-    Which way a layer takes follows from the sizes of the call and of its corner alone. Batch statistics,
-    running statistics, gradients to the coefficients: all as with `model` itself, up to rounding. Under autocast all
-    layers run densely, and so do calls in which gradients could not pass a map (TorchScript, `torch.vmap`, a
-    `torch.autograd.Function`). Second derivatives of fused layers are not available. Layers that are replaced, added,
-    removed or regularised later are seen by the next call.
+    Which way a layer takes follows from the sizes of the call and of its corner alone. Batch statistics, running
+    statistics, gradients to the coefficients: all as with `model` itself, up to rounding. Under autocast all layers
+    run densely, and so do those with backward hooks, those that `torch.func` looks into, and calls in which gradients
+    could not pass a map (TorchScript, `torch.vmap`, a `torch.autograd.Function`, `torch.utils.checkpoint`). Second
+    derivatives of fused layers are not available. Layers that are replaced, added, removed or regularised later are
+    seen by the next call.
 
     Sizes that come for the first time may be run twice, once to try them. Buffers, attributes of modules and random
     numbers are put back in between; what the network's code does to other objects (a list, a file, hooks) happens
-    twice. `Decisions` says when new sizes are not tried.
+    twice. Where no gradients are wanted and the last eight new sizes ended dense, others no larger are not tried.
 
     Args:
         model: any network; regularised by `tailcut.regularize` where there is something to gain.
