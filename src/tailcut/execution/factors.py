@@ -35,6 +35,12 @@ Kept = TypeVar("Kept", Factors, Tensor)
 MAX_COMPARED = 1 << 12
 
 
+def counts_changes(vector: Tensor, dropped: Tensor) -> bool:
+    """Whether torch tells that a vector or its mask was written to."""
+    # Tensors made in inference mode do not count their changes; those of torch.func do not last.
+    return not (vector.is_inference() or dropped.is_inference() or is_transformed())
+
+
 class TruncatedWeight:
     """The weight of one regularised layer, as factors or dense, computed again only when it changed."""
 
@@ -124,8 +130,8 @@ class TruncatedWeight:
         the comparison would have to wait for the device.
         """
         vector, dropped = self._parameters["original"], self._buffers["dropped"]
-        if vector is None or dropped is None or vector.is_inference() or dropped.is_inference() or is_transformed():
-            return None  # tensors made in inference mode do not count their changes; those of torch.func do not last
+        if vector is None or dropped is None or not counts_changes(vector, dropped):
+            return None
         positions = id(self._truncation.positions)
         content = self._content(vector) if vector.device.type == "cpu" else 0
         return id(vector), vector._version, content, vector.data_ptr(), vector.dtype, positions, dropped._version

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tailcut.execution.detours import is_transformed
-from tailcut.execution.factors import MAX_COMPARED
+from tailcut.execution.factors import MAX_COMPARED, counts_changes
 from tailcut.weights import TruncatedTensor
 
 # Types of numpy's of the same size: it does not know all of torch's.
@@ -67,8 +66,8 @@ class Freshness:
 
 def _look_at(parameters: dict[str, Any], buffers: dict[str, Any]) -> _Seen | None:
     vector, dropped = parameters["original"], buffers["dropped"]
-    if vector is None or dropped is None or vector.is_inference() or dropped.is_inference() or is_transformed():
-        return None  # tensors made in inference mode do not count their changes; those of torch.func do not last
+    if vector is None or dropped is None or not counts_changes(vector, dropped):
+        return None
     bytes_of = None
     if vector.device.type == "cpu":
         step = -(-vector.numel() // MAX_COMPARED) or 1

@@ -1,6 +1,5 @@
 """Regularised layers in a fused network: each call takes the cheapest way that the cost model sees."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -43,10 +42,6 @@ class DenseTwin:
         self._weights: dict[str, TruncatedWeight] = (
             {key: TruncatedWeight(tensor, source) for key, tensor in tensors.items()} if like is None else like._weights
         )
-
-    def states(self) -> list[Callable[[], object]]:
-        """Functions that tell what changes whenever the dense tensors would; see `TruncatedWeight.state`."""
-        return [weight.state for weight in self._weights.values()]
 
     def refresh(self, run: Run) -> None:
         """Put the dense tensors, as the coefficients are now, where the module's forward looks for them."""

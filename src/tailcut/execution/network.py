@@ -147,11 +147,13 @@ class FusedNetwork(NetworkView):
 
     def _run_dense(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         assembly, freshness = self._assembly, self._assembly.freshness
-        if torch.is_grad_enabled() or not freshness.is_same():
-            freshness.note()
-            assembly.make_dense(Run(self.engine, "dense", Costs.of("cpu", with_gradients=False)))
+        is_current = not torch.is_grad_enabled() and freshness.is_same()
+        if not is_current:
             if torch.is_grad_enabled():
                 freshness.forget()
+            else:
+                freshness.note()
+            assembly.make_dense(Run(self.engine, "dense", Costs.of("cpu", with_gradients=False)))
         return assembly.dense(*args, **kwargs)
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
