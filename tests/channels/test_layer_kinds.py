@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tailcut.channels.layer_kinds import KIND_BY_NUMBER, KINDS, layer_kind, whole_layer
+from tailcut.channels.layer_kinds import KIND_BY_NUMBER, KINDS, is_traced_through, layer_kind, whole_layer
 from tailcut.models.resnet_cifar import PadShortcut
 
 # Each layer twice: as wide as it is built, and narrower; the numbers are part of the file format.
@@ -88,9 +88,10 @@ class Named(nn.Conv2d):
     """A convolution by another name."""
 
 
-def test_subclasses_count_as_long_as_they_keep_the_forward() -> None:
+def test_subclasses_are_layers_and_followed_inside_if_their_forward_is_their_own() -> None:
     assert layer_kind(Named(3, 4, 1)) is KIND_BY_NUMBER[1]
-    assert layer_kind(Standardised(3, 4, 1)) is None
+    assert layer_kind(Standardised(3, 4, 1)) is KIND_BY_NUMBER[1]
+    assert [is_traced_through(layer) for layer in (Named(3, 4, 1), Standardised(3, 4, 1))] == [False, True]
     assert layer_kind(nn.LayerNorm([4, 5])) is None
     assert "several axes" in str(whole_layer(nn.LayerNorm([4, 5])))
     assert "attention" in str(whole_layer(nn.MultiheadAttention(4, 2)))

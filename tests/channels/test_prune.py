@@ -445,24 +445,6 @@ def test_what_is_no_pattern_of_names(ignore: Any) -> None:
         prune(Plain(), X, GOOD, 0.5, ignore=ignore)
 
 
-class OwnConv(nn.Conv2d):
-    """Pads by itself."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = nn.functional.conv2d(nn.functional.pad(x, (1, 1, 1, 1)), self.weight, self.bias)
-        return y
-
-
-def test_a_layer_with_a_forward_of_its_own_is_named() -> None:
-    own = "it has a forward of its own"
-    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), OwnConv(8, 6, 3), nn.Conv2d(6, 4, 3))
-    report = prune(model, X, {"0": torch.arange(8.0)}, 0.5)
-    assert [(part.name, part.channels) for part in report.left if part.reason == own] == [("2", 6)]
-    alone = nn.Sequential(OwnConv(3, 6, 3), nn.Conv2d(6, 4, 3))
-    with pytest.raises(ArgumentError, match=f"nothing can be pruned: .*0: {own}"):
-        prune(alone, X, {"1": torch.ones(4)}, 0.5)
-
-
 def test_a_network_that_never_ran_backward_is_pruned() -> None:
     report = prune(model := OneWay(), X, random_scores(model, 0), 0.5)
     assert model[0].out_channels == report.layers[0].after == 4

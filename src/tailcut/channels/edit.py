@@ -194,12 +194,13 @@ def _kind(name: str, module: nn.Module) -> LayerKind:
 
 
 def _layer_tensors(modules: Mapping[str, nn.Module]) -> Sequence[tuple[str, str]]:
-    return [
-        (name, attribute)
-        for name, module in modules.items()
-        if layer_kind(module) is not None
-        for attribute in (*module._parameters, *module._buffers)
-    ]
+    """What narrowing a layer narrows; a layer may have tensors beside these (a gain), which narrow by themselves."""
+    found = []
+    for name, module in modules.items():
+        kind = layer_kind(module)
+        attributes = () if kind is None else kind.shapes(module, kind.sizes(module))
+        found += [(name, attribute) for attribute in attributes]
+    return found
 
 
 def _reshape_tensors(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
@@ -17,7 +17,7 @@ class LayerKind(ABC):
 
     Attributes:
         number: stands for the kind in files; never changed.
-        types: the classes; a subclass counts as long as it keeps their forward.
+        types: the classes; a subclass counts as long as it keeps their forward, unless the row says otherwise.
         attributes: the sizes that pruning may change, in the order of the file.
     """
 
@@ -27,9 +27,12 @@ class LayerKind(ABC):
 
     def fits(self, module: nn.Module) -> bool:
         """Whether `module` is such a layer."""
+        return self.keeps_forward(module)
+
+    def keeps_forward(self, module: nn.Module) -> bool:
+        """Whether `module` is of one of the types and computes what they do."""
         return any(
-            isinstance(module, kind) and getattr(type(module), "forward", None) in _forwards(kind)
-            for kind in self.types
+            isinstance(module, kind) and getattr(type(module), "forward", None) == kind.forward for kind in self.types
         )
 
     def sizes(self, module: nn.Module) -> dict[str, int]:
@@ -59,13 +62,17 @@ class LayerKind(ABC):
 
 
 class Convolution(LayerKind):
-    """Convolutions, transposed ones too."""
+    """Convolutions, transposed ones too. For those with a forward of their own see own_forwards.py."""
 
     number = 1
     types = (_ConvNd,)
     attributes = ("in_channels", "out_channels", "groups")
 
     def fits(self, module: nn.Module) -> bool:
+        """Whether it is a convolution, in whatever forward."""
+        return isinstance(module, _ConvNd)
+
+    def keeps_forward(self, module: nn.Module) -> bool:
         """Whether it is one whose forward is torch's."""
         return isinstance(module, _ConvNd) and type(module).forward in _CONVOLUTION_FORWARDS
 
@@ -98,11 +105,15 @@ class Convolution(LayerKind):
 
 
 class Dense(LayerKind):
-    """Linear layers."""
+    """Linear layers. For those with a forward of their own see own_forwards.py."""
 
     number = 2
     types = (nn.Linear,)
     attributes = ("in_features", "out_features")
+
+    def fits(self, module: nn.Module) -> bool:
+        """Whether it is a linear layer, in whatever forward."""
+        return isinstance(module, nn.Linear)
 
     def narrowed(self, module: nn.Module, num_inner: int, num_outer: int) -> dict[str, int]:
         """One size each."""
@@ -113,14 +124,26 @@ class Dense(LayerKind):
         return {"weight": (sizes["out_features"], sizes["in_features"]), "bias": (sizes["out_features"],)}
 
 
-class ChannelNorm(LayerKind):
+class Norm(LayerKind):
+    """Norms. With a forward of their own, which may pad, turn or activate as well, they are followed by operations."""
+
+    def fits(self, module: nn.Module) -> bool:
+        """Whether it is such a norm, in whatever forward."""
+        return isinstance(module, self.types)
+
+    def num_channels(self, module: nn.Module) -> int:
+        """How many channels it scales."""
+        return self.sizes(module)[self.attributes[-1]]
+
+
+class ChannelNorm(Norm):
     """Batch norm and instance norm: each channel by itself."""
 
     number = 3
     types = (_NormBase,)
     attributes = ("num_features",)
 
-    def fits(self, module: nn.Module) -> bool:
+    def keeps_forward(self, module: nn.Module) -> bool:
         """Whether it is one whose forward is torch's."""
         return isinstance(module, _NormBase) and type(module).forward.__module__.startswith("torch.nn.modules.")
 
@@ -130,7 +153,7 @@ class ChannelNorm(LayerKind):
         return dict.fromkeys(("weight", "bias", "running_mean", "running_var"), shape)
 
 
-class FeatureNorm(LayerKind):
+class FeatureNorm(Norm):
     """Layer norm and RMS norm over one axis: the last one, unless a subclass turns its input first."""
 
     number = 4
@@ -138,8 +161,8 @@ class FeatureNorm(LayerKind):
     attributes = ("normalized_shape",)
 
     def fits(self, module: nn.Module) -> bool:
-        """Whether it normalises one axis, in whatever forward."""
-        return isinstance(module, self.types) and len(module.normalized_shape) == 1
+        """Whether it normalises one axis."""
+        return super().fits(module) and len(module.normalized_shape) == 1  # type: ignore[arg-type]
 
     def sizes(self, module: nn.Module) -> dict[str, int]:
         """The one size."""
@@ -154,7 +177,7 @@ class FeatureNorm(LayerKind):
         return dict.fromkeys(("weight", "bias"), (sizes["normalized_shape"],))
 
 
-class GroupedNorm(LayerKind):
+class GroupedNorm(Norm):
     """Group norm."""
 
     number = 5
@@ -219,6 +242,10 @@ class PaddedShortcut(LayerKind):
         has_both = all(type(getattr(module, name, None)) is int for name in self.attributes)
         return has_both and not any((module._parameters, module._buffers, module._modules))
 
+    def keeps_forward(self, module: nn.Module) -> bool:
+        """Whatever it computes, its output tells where its channels lie."""
+        return True
+
     def narrowed(self, module: nn.Module, num_inner: int, num_outer: int) -> dict[str, int]:
         """As they are: what is padded follows from the channels on both sides, see removal.py."""
         return self.sizes(module)
@@ -264,16 +291,20 @@ def layer_kind(module: nn.Module) -> LayerKind | None:
 def is_traced_through(module: nn.Module) -> bool:
     """Whether it is a layer with a forward of its own, whose operations tell what its tensors belong to."""
     kind = layer_kind(module)
-    return isinstance(kind, FeatureNorm) and not LayerKind.fits(kind, module)
+    return kind is not None and not kind.keeps_forward(module)
+
+
+def channel_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a layer whose shapes follow from its sizes, by attribute."""
+    kind = layer_kind(module)
+    names = () if kind is None else kind.shapes(module, kind.sizes(module))
+    found = {name: getattr(module, name, None) for name in names}
+    return {name: x for name, x in found.items() if isinstance(x, Tensor)}
 
 
 def whole_layer(module: nn.Module) -> str | None:
     """Why pruning leaves this layer whole; None if it may narrow it, or knows nothing of it."""
     return next((reason for kind, reason in WHOLE_LAYERS if isinstance(module, kind)), None)
-
-
-def _forwards(kind: type[nn.Module]) -> set[object]:
-    return {kind.forward}
 
 
 _CONVOLUTION_FORWARDS = {

@@ -15,6 +15,7 @@ from tailcut.channels.layer_kinds import (
     Dense,
     FeatureNorm,
     GroupedNorm,
+    Norm,
     PaddedShortcut,
     Table,
     layer_kind,
@@ -147,7 +148,7 @@ def pass_layer(network: Network, name: str, module: nn.Module, x: Tensor, labels
 def write_norm(
     network: Network, name: str, module: nn.Module, x: Tensor, labels: Tensor, output: Tensor, own: dict[str, Tensor]
 ) -> None:
-    """Write down a norm over one axis whose forward was followed operation by operation (see `pass_layer`).
+    """Write down a norm whose forward was followed operation by operation (see `pass_layer`).
 
     Args:
         network: the trace so far.
@@ -156,12 +157,12 @@ def write_norm(
         x: its input.
         labels: those of the input.
         output: what it gave.
-        own: the labels of its scales and shifts, which its operations coupled with channels.
+        own: the labels of its scales, shifts and statistics, which its operations coupled with channels.
     """
     run = _Pass(network, name, module, x, labels, output)
-    coupling, (size,) = network.coupling, module.normalized_shape  # type: ignore[misc]
+    coupling, kind = network.coupling, layer_kind(module)
     axes = coupling.varied(labels)
-    if len(axes) != 1 or x.shape[axes[0]] != size:
+    if not isinstance(kind, Norm) or len(axes) != 1 or x.shape[axes[0]] != kind.num_channels(module):
         run.refuse("its channels do not lie along one axis")
         return
     channels = coupling.roots(labels.movedim(axes[0], 0).flatten(1)[:, 0])

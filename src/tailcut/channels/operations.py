@@ -239,6 +239,21 @@ def layer_norm(call: Call) -> list[Tensor]:
     return [labels, *(statistics.expand(result.shape) for result in call.results[1:])]
 
 
+def channel_norm(call: Call) -> list[Tensor]:
+    """Batch norm and group norm: scales, shifts and statistics go with the channels along axis 1."""
+    coupling, why = call.coupling, f"normalised with fixed entries, {call.place}"
+    labels = coupling.couple_along(call.main, [axis for axis in coupling.varied(call.main) if axis != 1], why)
+    for x in call.inputs[1:]:
+        own = call.labels(x).view(-1, *[1] * (labels.ndim - 2)).expand(labels.shape)
+        labels = coupling.couple(labels, own, why)
+    channels = labels.movedim(1, 0).flatten(1)[:, 0]
+    groups = int(call.arguments.get("group", 1))
+    if 1 < groups < len(channels):
+        coupling.couple_along(channels.view(groups, -1), [0], f"normalised in groups with fixed entries, {call.place}")
+    shape = channels.shape
+    return [labels, *(channels if one.shape == shape else fixed(one.shape) for one in call.results[1:])]
+
+
 def reduction(call: Call) -> list[Tensor]:
     """Sums, means, norms: over the map they keep the channels; over the channels nothing is left of them."""
     labels, coupling = call.main, call.coupling
@@ -299,7 +314,7 @@ def product(call: Call) -> list[Tensor]:
     return call.lock_all("multiplied with other maps or with weights outside of a layer (attention?)")
 
 
-_SEVERAL_INPUTS = (entry_by_entry, layout, product, layer_norm)
+_SEVERAL_INPUTS = (entry_by_entry, layout, product, layer_norm, channel_norm)
 _SPATIAL = re.compile(
     r"_?(mkldnn_)?(adaptive_)?(avg|max)_pool[123]d(_with_indices)?"
     r"|_?upsample_[a-z]+(_[a-z]+)*[123]d(_aa)?"
@@ -326,6 +341,8 @@ _RULES: dict[str, Rule] = {
     **_family(pad, "constant_pad_nd"),
     **_family(shuffle, "channel_shuffle native_channel_shuffle"),
     **_family(layer_norm, "native_layer_norm _fused_rms_norm"),
+    **_family(channel_norm, "native_batch_norm _native_batch_norm_legit _batch_norm_with_update native_group_norm"),
+    **_family(channel_norm, "cudnn_batch_norm miopen_batch_norm _batch_norm_no_update"),
     **_family(reduction, "linalg_vector_norm logsumexp"),
     **_family(product, "mm bmm addmm baddbmm addbmm mv dot"),
     **_family(

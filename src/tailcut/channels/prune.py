@@ -6,15 +6,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
 from tailcut.channels.dry_run import complaint, culprits, lock_rigid_groups
 from tailcut.channels.edit import record_cut
 from tailcut.channels.global_ranking import Costs, select_by_budget
 from tailcut.channels.groups import ChannelGraph, find_groups, units_of
-from tailcut.channels.layer_kinds import layer_kind
-from tailcut.channels.maps import num_channels
 from tailcut.channels.prune_report import LeftChannels, PrunedLayer, PruneReport
 from tailcut.channels.rates import PAPER_RATES, named_rates
 from tailcut.channels.removal import Cut, apply_cut, plan_cut
@@ -37,7 +34,6 @@ from tailcut.structure import base_of, record_of
 
 Rates = float | str | Sequence[float] | Mapping[str, float]
 
-_OWN_FORWARD = "it has a forward of its own"
 
 _log = logging.getLogger(__name__)
 
@@ -140,8 +136,7 @@ def _prune(
     graph = find_groups(model, inputs, ignore)
     lock_rigid_groups(model, inputs, graph)
     vectors = check_scores(scores, model, graph)
-    own = _own_forwards(model, graph)
-    _check_something_free(graph, vectors, own)
+    _check_something_free(graph, vectors)
     if amount.rates is not None:
         by_group = _rates_by_group(model, graph, amount.rates, vectors)
         removed = select_by_rates(graph, by_group, vectors, amount.limits)
@@ -150,7 +145,6 @@ def _prune(
         costs = Costs(model, graph, macs=macs, parameters=parameters)
         removed, held = _select_by_ratio(graph, vectors, amount, costs), {}
     layers, left = _rows(graph, removed, vectors, held)
-    left += tuple(LeftChannels(name, width, _OWN_FORWARD) for name, width in own.items())
     _cut(model, inputs, graph, removed)
     report = PruneReport(macs, count_macs(model, inputs).total, parameters, count_parameters(model), layers, left)
     percent = 100 * report.macs_ratio, 100 * report.parameters_ratio
@@ -188,22 +182,11 @@ def _check_network(model: nn.Module, example_input: Tensor | tuple[Tensor, ...])
     return inputs
 
 
-def _own_forwards(model: nn.Module, graph: ChannelGraph) -> dict[str, int]:
-    """The convolutions and linear layers that pruning cannot know, and how many channels each has."""
-    inside = {part for layer in graph.trace.layers.values() for part in layer.module.modules()}
-    return {
-        name: num_channels(module)
-        for name, module in model.named_modules()
-        if isinstance(module, (_ConvNd, nn.Linear)) and layer_kind(module) is None and module not in inside
-    }
-
-
-def _check_something_free(graph: ChannelGraph, scores: Mapping[str, Tensor], own: Iterable[str]) -> None:
+def _check_something_free(graph: ChannelGraph, scores: Mapping[str, Tensor]) -> None:
     if any(group.free and importance_of(graph, group, scores) for group in graph.groups.values()):
         return
     reasons = {reason for group in graph.groups.values() for reason in group.locked.values()}
     reasons |= {f"{name}: {layer.why}" for name, layer in graph.trace.layers.items() if layer.why is not None}
-    reasons |= {f"{name}: {_OWN_FORWARD}" for name in own}
     unscored = [name for name, group in graph.groups.items() if group.free]
     if unscored:
         reasons.add(f"the scores name none of the layers that can be pruned, {', '.join(unscored[:3])}, ...")

@@ -17,10 +17,11 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from tailcut.channels.coupling import Coupling, fixed
-from tailcut.channels.layer_kinds import is_traced_through, layer_kind, whole_layer
+from tailcut.channels.coupling import Coupling, along, fixed
+from tailcut.channels.layer_kinds import channel_tensors, is_traced_through, layer_kind, whole_layer
 from tailcut.channels.layer_rules import Alignment, TracedLayer, pass_layer, write_norm
 from tailcut.channels.operations import Call, bind_arguments, labels_of_results, numbered_channels
+from tailcut.channels.own_forwards import WHY, is_followed, num_outputs, own_labels, weight_call
 from tailcut.channels.running import Inputs, forward, running
 from tailcut.errors import ArgumentError
 from tailcut.structure.outputs import output_tensors
@@ -151,6 +152,9 @@ class _Tracer(TorchDispatchMode):
         self._numbered: Any = WeakTensorKeyDictionary()  # places along channels -> the labels of these
         self._free = _free_tensors(model)
         self._owners = _owners(model)
+        self._own_forwards = {
+            name: module for name, module in model.named_modules() if is_traced_through(module) and is_followed(module)
+        }
 
     def labels(self, x: Tensor) -> Tensor:
         """The labels of a tensor; a free parameter gets them when it is first met."""
@@ -190,8 +194,10 @@ class _Tracer(TorchDispatchMode):
             if id(x) in self._owners:
                 self._owners[id(x)].append(self.place())
         if any(x in self._labels or id(x) in self._free for x in inputs):
-            results = [x for x in pytree.tree_leaves(result) if isinstance(x, Tensor)]
             arguments = bind_arguments(func, args, kwargs or {})
+            if self._multiplied(func, arguments, result):
+                return result
+            results = [x for x in pytree.tree_leaves(result) if isinstance(x, Tensor)]
             call = Call(self.coupling, func, arguments, inputs, results, self.labels, self.place())
             for x, labels in zip(results, labels_of_results(call), strict=True):
                 self.set_labels(x, labels)
@@ -219,7 +225,10 @@ class _Tracer(TorchDispatchMode):
     def _hooks(self, name: str, is_layer: bool) -> tuple[Any, Any]:
         def enter(module: nn.Module, args: Any) -> None:
             self.running.append(name)
-            self._in_layers += is_layer
+            self._in_layers += 1
+            if self._in_layers == 1 and name in self._own_forwards:
+                self._begin(name, module)
+            self._in_layers -= not is_layer
 
         def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             self.running.pop()
@@ -229,6 +238,8 @@ class _Tracer(TorchDispatchMode):
             self._in_layers += 1  # what is done to labels is no operation of the network
             if is_layer:
                 self._pass(name, module, args, kwargs, output)
+            elif name in self._own_forwards:
+                self._end(name, module)
             elif is_traced_through(module):
                 self._write_norm(name, module, args, kwargs, output)
             self._in_layers -= 1
@@ -254,10 +265,48 @@ class _Tracer(TorchDispatchMode):
             self.set_labels(x, fixed(x.shape))
         self.found.layers.setdefault(name, TracedLayer(name, module, why=why or "it has several inputs or outputs"))
 
+    def _begin(self, name: str, module: nn.Module) -> None:
+        """A layer with a forward of its own: its weight and bias go with its output channels."""
+        known = self.found.layers.get(name)
+        outer = known.outer if known is not None else None
+        if outer is None:
+            outer = self.coupling.new(num_outputs(module))
+        for attribute, labels in own_labels(module, outer).items():
+            x = getattr(module, attribute)
+            if id(x) in self._free:
+                self.set_labels(x, labels)
+
+    def _multiplied(self, func: Any, given: dict[str, Any], result: Any) -> bool:
+        """Take an operation in the forward of such a layer for the layer. Returns whether it is one."""
+        name = self.running[-1] if self.running else ""
+        if name not in self._own_forwards:
+            return False
+        module, known = self._own_forwards[name], self.found.layers.get(name)
+        call = weight_call(func, given, module)
+        if call is None or (known is not None and known.why is not None):
+            return False
+        labels = self.labels(call.weight)
+        if not call.has_own_channels(self.coupling, labels):
+            return False
+        self.set_labels(result, pass_layer(self.found, name, module, call.x, self.labels(call.x), result))
+        outer = self.found.layers[name].outer
+        if outer is not None:
+            bias = [] if call.bias is None else [(self.labels(call.bias), 0)]
+            for own, axis in [(labels, call.axis), *bias]:
+                reason = f"meets fixed entries in the forward of {name}"
+                self.coupling.couple(along(outer, axis, own.shape), own, reason)
+        return True
+
+    def _end(self, name: str, module: nn.Module) -> None:
+        if name not in self.found.layers:
+            for x in channel_tensors(module).values():
+                self.coupling.lock(self.labels(x), f"{name}: {WHY}")
+            self.found.layers[name] = TracedLayer(name, module, why=WHY)
+
     def _write_norm(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         inputs = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         if len(inputs) == 1 and isinstance(output, Tensor):
-            own = {key: self.labels(x) for key, x in module.named_parameters(recurse=False)}
+            own = {key: self.labels(x) for key, x in channel_tensors(module).items()}
             write_norm(self.found, name, module, inputs[0], self.labels(inputs[0]), output, own)
         else:
             self.found.layers.setdefault(name, TracedLayer(name, module, why="it has several inputs or outputs"))
