@@ -295,45 +295,6 @@ def test_rates_of_layers_that_go_together_must_agree() -> None:
     prune(model, X, random_scores(model, 0), {"conv1": 0.5, "layer1.0.conv2": 0.5})
 
 
-class Failing(nn.Module):
-    """Runs at its own width only, in a way that nothing but running it can tell."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1)
-        self.norm = nn.BatchNorm2d(8)
-        self.head = nn.Conv2d(8, 4, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(self.second(self.first(x)))
-        if x.shape[1] != 8:
-            raise ValueError("eight channels, please")
-        y: Tensor = self.head(x)
-        return y
-
-
-class Forgetful(Failing):
-    """Gives other shapes instead of an error."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(self.second(self.first(x)))
-        y: Tensor = self.head(x)
-        return y[:, :, : x.shape[1]]
-
-
-@pytest.mark.parametrize(
-    ("build", "message"), [(Failing, "eight channels, please"), (Forgetful, "outputs have shapes")]
-)
-def test_a_failing_forward_rolls_everything_back_and_names_the_group(build: Any, message: str) -> None:
-    model = build().train()
-    before = state_of(model)
-    with pytest.raises(StructureError, match=f"(?s){message}.*put back.*The group of second cannot be cut"):
-        prune(model, X[:, :, :8], random_scores(model, 0), 0.5)
-    assert same_state(before, state_of(model))
-    report = prune(model, X[:, :, :8], random_scores(model, 0), 0.5, ignore="second")
-    assert [layer.after for layer in report.layers] == [4, 8, 4]
-
-
 def test_an_interruption_rolls_back(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Plain()
     before = state_of(model)

@@ -244,6 +244,27 @@ def test_hooks_of_the_user_see_the_map() -> None:
     assert [tuple(tensor.shape) for tensor in seen] == [(1, 8, 6, 6)]
 
 
+def test_attributes_of_the_source_are_read_through_the_view() -> None:
+    config = {"widths": [8]}
+    model: Any = ResNet()
+    model.config, model.forward_features = config, lambda: None
+    fused = fuse(model)
+    assert fused.config is config
+    assert fused.example == ResNet.example
+    with pytest.raises(AttributeError, match=r"'forward_features' of the ResNet would run it as it is"):
+        fused.forward_features()
+    with pytest.raises(AttributeError, match="'FusedNetwork' object has no attribute 'other'"):
+        _ = fused.other
+    assert not hasattr(copy.deepcopy(fused), "__other__")
+
+
+def test_networks_without_numbers_give_shapes() -> None:
+    model = narrowly(made("resnet18", 30)[0].to("meta")).source
+    fused = fuse(model)
+    with torch.no_grad():
+        assert fused(torch.empty(ResNet.example, device="meta", dtype=torch.float64)).shape == (ResNet.example[0], 10)
+
+
 def test_autocast_runs_densely() -> None:
     model = unet().eval()
     tailcut.regularize(model, num_kept=20)

@@ -1,3 +1,4 @@
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -81,6 +82,25 @@ def test_layer_norm_stays_narrow(affine: bool, shift: bool) -> None:
     assert isinstance(result, NarrowMap)
     assert isinstance(result.parts[0], Affine)
     torch.testing.assert_close(wide_of(result), norm(wide_of(x)))
+
+
+@pytest.mark.usefixtures("run")
+@pytest.mark.parametrize("norm", [nn.LayerNorm(64), nn.GroupNorm(2, 64)])
+@pytest.mark.parametrize("offset", [1e2, 1e4])
+def test_digits_are_those_of_the_wide_norm_where_a_large_source_and_the_shift_cancel(
+    norm: nn.Module, offset: float
+) -> None:
+    torch.manual_seed(0)
+    source, matrix = torch.randn(2, 3, 50) + offset, torch.randn(64, 2)
+    shift = torch.randn(64) - matrix.sum(1) * offset
+    part = Affine(64, source, matrix, shift)
+    axis = 2 if isinstance(norm, nn.LayerNorm) else 1
+    result = norm(NarrowMap([part], axis, []))
+    assert isinstance(result, NarrowMap)
+    double = copy.deepcopy(norm).double()
+    exact = double(wide_of(NarrowMap([Affine(64, source.double(), matrix.double(), shift.double())], axis, [])))
+    dense = norm(wide_of(NarrowMap([part], axis, [])))
+    assert (wide_of(result) - exact).abs().max() < 8 * (dense - exact).abs().max() + 1e-5
 
 
 def test_running_statistics_are_torchs_own() -> None:

@@ -53,3 +53,12 @@ def test_an_example_that_does_not_fit_is_told_with_its_shape() -> None:
 def test_a_network_that_cannot_be_traced_is_told_with_the_reason() -> None:
     with pytest.raises(StructureError, match=r"Branching cannot be exported: .*torch.export must be able to trace"):
         trace(Branching(), [torch.ones(2, 5)], opset=18, dynamic=True)
+
+
+def test_an_operation_without_a_form_in_onnx_is_named() -> None:
+    class Bessel(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.special.bessel_j0(x)
+
+    with pytest.raises(StructureError, match=r"Bessel cannot be exported: DispatchError: No ONNX function .*bessel_j0"):
+        trace(Bessel(), [torch.ones(2, 5)], opset=18, dynamic=True)

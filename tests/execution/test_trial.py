@@ -1,7 +1,9 @@
 import copy
 import random
 import warnings
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.execution.networks import ResNet
@@ -33,16 +35,21 @@ def test_a_trial_leaves_statistics_and_random_numbers_as_they_were() -> None:
 
 def test_it_is_known_whether_somebody_wrote_to_an_input() -> None:
     x = torch.ones(3)
-    before = Before(nn.Identity(), [x])
-    assert before.inputs_are_as_they_were()
+    before = Before(nn.Identity(), (x,))
+    assert before.can_be_taken_back()
     x.add_(1)
-    assert not before.inputs_are_as_they_were()
+    assert not before.can_be_taken_back()
 
 
-def test_nobody_counts_the_writes_to_tensors_of_inference_mode() -> None:
-    with torch.inference_mode():
-        x = torch.ones(3)
-    assert not Before(nn.Identity(), [x]).inputs_are_as_they_were()
+def test_a_call_with_a_cache_of_its_own_kind_cannot_be_taken_back() -> None:
+    assert not Before(nn.Identity(), (torch.ones(3),), {"cache": Cache()}).can_be_taken_back()
+
+
+def test_random_numbers_of_numpy_are_put_back() -> None:
+    before = np.random.get_state()
+    try_out(nn.Identity(), lambda: np.random.rand())
+    for one, two in zip(np.random.get_state(), before, strict=True):
+        assert np.array_equal(one, two)
 
 
 class Mixed(nn.Module):
@@ -96,6 +103,78 @@ def test_a_network_that_writes_to_its_input_does_so_once(monkeypatch: pytest.Mon
         result = fuse(model)(x)
         assert torch.equal(x, torch.ones_like(x))
         torch.testing.assert_close(result, model(torch.zeros_like(x)))
+
+
+class Cache:
+    """What an attention keeps of the pictures before, in an object of a class of its own."""
+
+    def __init__(self) -> None:
+        self.items: list[Tensor] = []
+
+    def append(self, item: Tensor) -> None:
+        self.items.append(item)
+
+
+class LockedCache(Cache):
+    def __deepcopy__(self, memo: dict[int, Any]) -> "LockedCache":
+        raise TypeError("it holds a lock")
+
+
+class Remembering(nn.Module):
+    """Its answer depends on all pictures that were kept before."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor, *, cache: Any) -> Tensor:
+        if isinstance(cache, dict):
+            cache["sum"] = cache.get("sum", 0) + x
+            return self.body(cache["sum"])  # type: ignore[no-any-return]
+        cache.append(x)
+        return self.body(sum(cache.items if isinstance(cache, Cache) else cache))  # type: ignore[no-any-return]
+
+
+def paying() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 512, 3), nn.ReLU(), nn.Conv2d(512, 512, 3), nn.ReLU(), nn.Conv2d(512, 4, 1))
+
+
+def writing_below_a_view() -> nn.Module:
+    """It writes to a map whose view it reads afterwards, which the narrow program cannot follow."""
+
+    class Writing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = paying()
+
+        def forward(self, x: Tensor) -> Tensor:
+            first, _, second, _, last = self.body
+            y = first(x)
+            view = y.transpose(2, 3)
+            y.relu_()
+            result: Tensor = last(second(view))
+            return result
+
+    return Writing()
+
+
+@pytest.mark.parametrize("kind", [list, dict, Cache, LockedCache])
+@pytest.mark.parametrize("body", [Mixed, paying, writing_below_a_view])
+def test_what_a_forward_keeps_in_an_argument_is_kept_once(kind: Any, body: Any) -> None:
+    model = Remembering(body()).eval()
+    tailcut.regularize(model, num_kept=20)
+    fused, mine, theirs = fuse(model), kind(), kind()
+    with torch.no_grad():
+        for _ in range(3):
+            x = torch.randn(1, 3, 32, 32)
+            torch.testing.assert_close(fused(x, cache=mine), model(x, cache=theirs))
+    if kind is not dict:
+        items = [cache.items if isinstance(cache, Cache) else cache for cache in (mine, theirs)]
+        assert [len(entry) for entry in items] == [3, 3]
+    ways = {layer.way for layer in fused.report().layers}
+    assert ("fused" in ways) == (body is paying and kind is not LockedCache)
+    if kind is LockedCache:
+        assert "it holds a lock" in fused.report().layers[0].reason
 
 
 def test_autocast_is_forgotten_afterwards() -> None:

@@ -38,6 +38,38 @@ class Recorder(nn.Module):
         return x
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # when torch loads its compiler
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_what_torch_compile_wraps_is_fused_and_not_changed(is_whole: bool) -> None:
+    plain = nn.Sequential(nn.Conv2d(64, 128, 3), nn.ReLU(), nn.Conv2d(128, 128, 3))
+    tailcut.regularize(plain, num_kept=12)
+    compiled: Any = torch.compile(plain)
+    parts, attributes = list(plain), dict(vars(plain))
+    fused = fuse(compiled if is_whole else nn.Sequential(compiled, nn.ReLU()))
+    fused.way = "narrow"
+    expected = plain(X)
+    torch.testing.assert_close(fused(X), expected if is_whole else expected.relu())
+    assert {layer.way for layer in fused.report().layers} == {"factored"}
+    assert vars(plain) == attributes
+    assert all(one is two for one, two in zip(plain, parts, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # when torch loads its compiler
+def test_a_network_that_was_told_to_compile_itself_is_fused() -> None:
+    model = nn.Sequential(nn.Conv2d(64, 128, 3), nn.ReLU(), nn.Sequential(nn.Conv2d(128, 128, 3), nn.ReLU()))
+    fused = narrow(model)
+    expected = model(X)
+    for part in (model, model[2]):
+        part.compile(backend="eager")
+    for view in (fused, fuse(model)):
+        view.way = "narrow"
+        torch.testing.assert_close(view(X), expected)
+        assert {layer.way for layer in view.report().layers} <= {"fused", "factored"}
+        assert view.report().layers
+    assert model._compiled_call_impl is not None
+    assert model[2]._compiled_call_impl is not None
+
+
 def narrow(model: nn.Module) -> FusedNetwork:
     tailcut.regularize(model, num_kept=12)
     fused = fuse(model, engine="torch")

@@ -64,6 +64,19 @@ WRAPPERS: dict[str, Callable[[nn.Module], Any]] = {
 }
 
 
+def test_a_network_with_a_compiled_part_is_told(tmp_path: Path) -> None:
+    def whole(net: nn.Module) -> nn.ModuleDict:
+        return nn.ModuleDict({"body": net, "head": nn.Linear(2, 2)})
+
+    part_compiled = whole(compiled(filled()))
+    torch.save(part_compiled.state_dict(), tmp_path / "a.pt")
+    with pytest.raises(ModelMismatchError, match=r"_orig_mod in names is torch.compile's: store the state_dict of"):
+        load_checkpoint(tmp_path / "a.pt", whole(Net()))
+    again = whole(compiled(Net()))
+    load_checkpoint(tmp_path / "a.pt", again)
+    assert same(again, part_compiled)
+
+
 @pytest.mark.parametrize("wrapper", WRAPPERS, ids=str)
 def test_the_state_of_wrappers_is_that_of_the_network(wrapper: str, tmp_path: Path) -> None:
     source = filled()

@@ -223,6 +223,22 @@ def test_check_refuses_a_network_it_does_not_fit(change: object, message: str) -
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize(("saved", "other"), [(True, False), (False, True)], ids=["saved", "loaded into"])
+def test_names_that_torch_compile_made_are_told(saved: bool, other: bool) -> None:
+    def network(is_compiled: bool) -> nn.Module:
+        body = nn.Sequential(nn.Linear(3, 4))
+        # Not the default backend: it would be imported at once, and warns as that happens.
+        part: object = torch.compile(body, backend="eager") if is_compiled else body
+        return nn.ModuleDict({"body": part})  # type: ignore[dict-item]
+
+    model = network(saved)
+    regularize(model, num_kept=3)
+    edit = RegularizeEdit.of(model)
+    edit.check(network(saved))
+    with pytest.raises(StructureError, match=r"to regularise; _orig_mod is torch\.compile's: the same parts must be"):
+        edit.check(network(other))
+
+
 def test_encode_refuses_names_that_the_base_lacks() -> None:
     edit = RegularizeEdit((StoredTensor("b.weight", (5, 6), (0, 1), (1, 1), 3),))
     with pytest.raises(StructureError, match=r"the recorded base has no parameter 'b\.weight'"):

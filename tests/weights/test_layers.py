@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.errors import ArgumentError
-from tailcut.weights import kept_counts, regularize, to_dense, truncated_tensors
+from tailcut.weights import budget, kept_counts, regularize, to_dense, truncated_tensors
 from tailcut.weights.layers import LAYERS, candidates, find_layer
 
 Truncate = Callable[..., Tensor]
@@ -16,6 +16,22 @@ NUM_KEPT = 19
 
 def numbers(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+class Conv1D(nn.Module):
+    """The linear layer of GPT-2, under the name that it has in transformers."""
+
+    __module__ = "transformers.pytorch_utils"
+
+    def __init__(self, nf: int, nx: int) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels = nx, nf
+        self.weight = nn.Parameter(torch.randn(nx, nf))
+        self.bias = nn.Parameter(torch.zeros(nf))
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = torch.addmm(self.bias, x.view(-1, x.size(-1)), self.weight)
+        return flat.view(*x.shape[:-1], flat.shape[-1])
 
 
 INDICES = torch.tensor([[0, 3, 3], [8, 1, 5]])
@@ -56,6 +72,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...]]] = {
         lambda: nn.MultiheadAttention(6, 2, bias=False),
         (numbers(4, 2, 6),) * 3,
     ),
+    "linear layer of GPT-2": (lambda: Conv1D(7, 9), (numbers(2, 3, 9),)),
     "lazy, after its first forward": (lambda: _warm(nn.LazyConv2d(4, 3), numbers(1, 3, 5, 5)), (numbers(2, 3, 5, 5),)),
     "a subclass": (lambda: type("Own", (nn.Linear,), {})(9, 7), (numbers(2, 9),)),
 }
@@ -98,7 +115,8 @@ def case(request: pytest.FixtureRequest) -> tuple[nn.Module, tuple[Tensor, ...]]
 
 def test_every_row_is_tried() -> None:
     kinds = {type(make()) for make, _ in CASES.values()}
-    assert {layer.type for layer in LAYERS} <= kinds
+    names = {f"{kind.__module__}.{kind.__qualname__}" for kind in kinds}
+    assert {layer.type for layer in LAYERS} <= kinds | names
 
 
 def test_layer_with_truncated_weights(case: tuple[nn.Module, tuple[Tensor, ...]], truncate: Truncate) -> None:
@@ -331,13 +349,157 @@ def test_a_table_with_padding_by_its_full_name(table: Callable[..., nn.Module], 
     assert [tensor.name for tensor in regularize(layer, **settings).tensors] == ["weight"]
 
 
-def test_a_tie_to_a_table_with_padding_is_left_too() -> None:
-    model = nn.ModuleDict({"out": nn.Linear(5, 9, bias=False), "table": nn.Embedding(9, 5, padding_idx=3)})
-    model["out"].weight = model["table"].weight
-    with pytest.raises(ArgumentError, match=r"out\.weight: its padding"):
+def test_a_tie_of_tables_with_padding_is_left_too() -> None:
+    model = nn.ModuleDict({"bag": nn.EmbeddingBag(9, 5), "table": nn.Embedding(9, 5, padding_idx=3)})
+    model["bag"].weight = model["table"].weight
+    with pytest.raises(ArgumentError, match=r"bag\.weight: its padding"):
         regularize(model)
     regularize(model, include="table.weight")
-    assert kept_counts(model) == {"out.weight": 45}
+    assert kept_counts(model) == {"bag.weight": 45}
+
+
+@pytest.mark.parametrize("first", ["out", "table"])
+def test_a_head_tied_to_a_table_with_padding_trains_that_row_anyway(first: str) -> None:
+    layers = {"out": nn.Linear(5, 9, bias=False), "table": nn.Embedding(9, 5, padding_idx=3)}
+    model = nn.ModuleDict({name: layers[name] for name in sorted(layers, key=lambda name: name != first)})
+    model["out"].weight = model["table"].weight
+    nn.functional.cross_entropy(model["out"](model["table"](INDICES)).flatten(0, 1), INDICES.flatten()).backward()
+    gradient = model.get_parameter("table.weight").grad
+    assert gradient is not None
+    assert gradient[3].abs().sum() > 0
+    assert [tensor.name for tensor in regularize(model, num_kept=6).tensors] == [f"{first}.weight"]
+
+
+class RMSNorm(nn.Module):
+    """A norm as language models bring their own."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(shape))
+
+
+def renamed(name: str, kind: type[nn.Module] = RMSNorm) -> Any:
+    return type(name, (kind,), {})
+
+
+NORMS: dict[str, Callable[[], nn.Module]] = {
+    "of a language model": lambda: renamed("LlamaRMSNorm")(4),
+    "of maps": lambda: renamed("GlobalResponseNormalization")(1, 4, 1, 1),
+    "one number": lambda: renamed("ScaleNorm")(),
+    "lower case": lambda: renamed("rmsnorm_gated")(4),
+    "of torch": lambda: nn.RMSNorm(4),
+}
+
+
+@pytest.mark.parametrize("kind", NORMS)
+def test_norms_of_ones_own_are_left_as_torchs_are(kind: str) -> None:
+    def model() -> nn.ModuleDict:
+        return nn.ModuleDict({"linear": nn.Linear(3, 4, bias=False), "norm": NORMS[kind]()})
+
+    for include, reason in (
+        (None, "normalisation"),
+        ("*.weight", "normalisation; include it by its full name"),
+    ):
+        report = regularize(model(), include=include)
+        assert {left.name: left.reason for left in report.left} == {"norm.weight": reason}
+    assert [tensor.name for tensor in regularize(model(), include="norm.weight").tensors] == ["norm.weight"]
+
+
+class Network(RMSNorm):
+    """It has a vector of its own beside its layers."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__(*shape)
+        self.layer = nn.Linear(3, 4)
+
+
+def test_only_gains_and_biases_make_a_norm() -> None:
+    for name, module in {
+        "a distribution": renamed("LogNormal")(4),
+        "a matrix": renamed("NormedProjection")(4, 3),
+        "a known layer": renamed("NormLinear", nn.Linear)(1, 4, bias=False),
+        "a network": renamed("NormFreeNet", Network)(4),
+    }.items():
+        found = {candidate.names[0]: candidate.reservation for candidate in candidates(module)}
+        assert set(found.values()) == {None}, name
+
+
+def test_a_lazy_norm_of_ones_own_is_an_obstacle() -> None:
+    norm = renamed("LazyNorm")(4)
+    norm.weight = nn.UninitializedParameter()
+    report = regularize(nn.ModuleDict({"linear": nn.Linear(3, 4, bias=False), "norm": norm}))
+    assert [left.reason for left in report.left] == ["not initialised yet: run one forward first"]
+
+
+FROZEN = "frozen, unlike others (requires_grad=False); include it by its full name"
+
+
+class Positions(nn.Module):
+    """A network whose author fixed the table of positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions = nn.Embedding(9, 5).requires_grad_(False)
+        self.linear = nn.Linear(5, 4, bias=False)
+
+
+@pytest.mark.parametrize("settings", [{}, {"include": "*.weight"}, {"include": ["pos*", "linear.*"]}], ids=str)
+def test_a_frozen_parameter_among_others_is_left(settings: dict[str, Any]) -> None:
+    model = Positions()
+    before = model.positions.weight.clone()
+    report = regularize(model, num_kept=6, **settings)
+    assert {left.name: left.reason for left in report.left} == {"positions.weight": FROZEN}
+    assert torch.equal(model.positions.weight, before)
+    assert budget(Positions(), 6) == {"linear.weight": 6}
+
+
+@pytest.mark.parametrize("settings", [{"include": "positions.weight"}, {"num_kept": {"positions.weight": 6}}], ids=str)
+def test_a_frozen_parameter_by_its_full_name(settings: dict[str, Any]) -> None:
+    model = Positions()
+    regularize(model, **settings)
+    assert list(kept_counts(model)) == ["positions.weight"]
+    assert not truncated_tensors(model)[0].vector.requires_grad
+
+
+def test_a_network_that_is_frozen_as_a_whole_is_regularised_as_a_whole() -> None:
+    model = Positions().requires_grad_(False)
+    regularize(model, num_kept=6)
+    assert kept_counts(model) == {"positions.weight": 6, "linear.weight": 6}
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_weights_that_are_all_frozen_beside_others_are_an_error() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
+    model[0].requires_grad_(False)
+    with pytest.raises(ArgumentError, match=r"nothing to regularise .*0\.weight: frozen, unlike others .* full name"):
+        regularize(model)
+
+
+class Packed(nn.Module):
+    """A linear layer as GPTQ keeps it: integers in a buffer, scales beside them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("qweight", torch.zeros(2, 4, dtype=torch.int32))
+        self.register_buffer("scale_of_weight", torch.ones(4))
+        self.register_buffer("pruned_weight", torch.zeros(2, 4, dtype=torch.bool))
+        self.register_buffer("positions", torch.zeros(4, dtype=torch.int64))
+
+
+@pytest.mark.filterwarnings("ignore:.*quantized tensor creation functions.*deprecated")
+def test_quantised_weights_are_named() -> None:
+    model = nn.ModuleDict({"linear": nn.Linear(3, 4, bias=False), "gptq": Packed(), "bare": nn.Module()})
+    model["ao"] = torch.ao.nn.quantized.dynamic.Linear(4, 3)
+    model["bare"].weight = nn.Parameter(torch.zeros(6, 1, dtype=torch.uint8), requires_grad=False)
+    report = regularize(model)
+    assert [tensor.name for tensor in report.tensors] == ["linear.weight"]
+    assert [(left.name, left.shape, left.reason) for left in report.left] == [
+        ("bare.weight", (6, 1), "not floating point (torch.uint8)"),
+        ("gptq.qweight", (2, 4), "quantised already (torch.int32)"),
+        ("ao.weight", (3, 4), "quantised already (torch.qint8)"),
+    ]
+    with pytest.raises(ArgumentError, match=r"nothing to regularise .*qweight: quantised already \(torch.int32\)"):
+        regularize(Packed())
 
 
 def test_what_hinders_a_table_with_padding_is_told_first() -> None:

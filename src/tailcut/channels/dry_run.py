@@ -1,5 +1,7 @@
 """Trying a cut: the narrowed network must run forward and backward, and give what it gave before, in shape."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
@@ -56,15 +58,41 @@ def lock_rigid_groups(model: nn.Module, inputs: Inputs, graph: ChannelGraph) -> 
             graph.lock(group.units, f"{what}, and its code fixes how many: {why}")
 
 
-def culprits(model: nn.Module, inputs: Inputs, graph: ChannelGraph, removed: set[int]) -> list[str]:
-    """The groups whose channels cannot go, each tried alone; all that lose some if none fails alone."""
-    losing = [group for group in graph.groups.values() if removed & set(group.units)]
-    failing = []
-    for group in losing:
+def culprits(
+    model: nn.Module, inputs: Inputs, graph: ChannelGraph, removed: set[int], *, backward: bool = True
+) -> dict[str, str]:
+    """The groups without which the rest of a cut runs, each with what went wrong. The model is not changed.
+
+    Groups are added to the cut one after another, and one with which the network no longer runs is left out of it: so
+    of groups that fail only together, say of two widths that the code compares, the first goes.
+
+    Args:
+        model: the network, not cut.
+        inputs: what its forward takes.
+        graph: of the network.
+        removed: the units of a cut with which it does not run.
+        backward: look at the gradients too.
+    """
+    runs: set[int] = set()
+    failing: dict[str, str] = {}
+    for name, group in graph.groups.items():  # leaders come before their followers
         own = removed & set(group.units)
-        if _outcome(model, inputs, graph, own | _beside(graph, own)) is not None:
-            failing.append(group.name)
-    return failing or [group.name for group in losing]
+        # Where the channels beside these must stay, these must too; a group is not to blame for its leader.
+        if not own or not _beside(graph, own) <= runs | own:
+            continue
+        why = _outcome(model, inputs, graph, runs | own, backward=backward)
+        if why is None:
+            runs |= own
+        else:
+            failing[name] = why
+    return failing
+
+
+def lock_culprits(graph: ChannelGraph, failing: Mapping[str, str]) -> None:
+    """Lock groups that `culprits` found (changes the graph)."""
+    units = {name: graph.groups[name].units for name in failing}  # groups may be joined when one of them is locked
+    for name, why in failing.items():
+        graph.lock(units[name], f"its code fixes how many: {why}")
 
 
 def _assumption(graph: ChannelGraph, group: PruningGroup) -> str | None:
@@ -88,14 +116,16 @@ def _beside(graph: ChannelGraph, units: set[int]) -> set[int]:
     return found
 
 
-def _outcome(model: nn.Module, inputs: Inputs, graph: ChannelGraph, removed: set[int]) -> str | None:
+def _outcome(
+    model: nn.Module, inputs: Inputs, graph: ChannelGraph, removed: set[int], *, backward: bool = False
+) -> str | None:
     cut = plan_cut(graph, removed)
     try:
         undo = apply_cut(model, cut)
     except StructureError as error:
         return str(error)
     try:
-        why = complaint(model, inputs, graph.trace, backward=False)
+        why = complaint(model, inputs, graph.trace, backward=backward)
         return _misread(graph, cut, trace(model, inputs, graph.trace)) if why is None else why
     finally:
         undo()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from tailcut.channels.dry_run import complaint, culprits, lock_rigid_groups
+from tailcut.channels.dry_run import complaint, culprits, lock_culprits, lock_rigid_groups
 from tailcut.channels.edit import record_cut
 from tailcut.channels.global_ranking import Costs, select_by_budget
 from tailcut.channels.groups import ChannelGraph, find_groups, units_of
@@ -57,7 +57,7 @@ def prune(
     depthwise convolution; of grouped convolutions the same channels of each group. Such channels are found by one
     forward of the network as it is. What cannot be followed or cut stays, and the report says why. At the end the
     narrower network must run forward, and backward if it did before; if it does not, everything is put back, bit for
-    bit.
+    bit, the channels whose number its code fixes stay too, and those that go are chosen again.
 
     Narrowed parameters are new `nn.Parameter` objects: make the optimiser afterwards. Tied ones stay tied, frozen
     ones frozen. The cut is recorded on the model, so that `save` and `load` restore it.
@@ -84,9 +84,9 @@ def prune(
 
     Raises:
         ArgumentError: an argument is out of range, scores or rates do not fit the layers, nothing can be pruned, or
-            the network does not run on the input. The model is unchanged.
-        StructureError: the model is regularised, or does not run once it is pruned; the message names the groups.
-            The model is unchanged.
+            not what a dict names, or the network does not run on the input. The model is unchanged.
+        StructureError: the model is regularised, or does not run once it is pruned and no channels are to blame. The
+            model is unchanged.
 
     >>> import torch
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
@@ -136,16 +136,21 @@ def _prune(
     graph = find_groups(model, inputs, ignore)
     lock_rigid_groups(model, inputs, graph)
     vectors = check_scores(scores, model, graph)
-    _check_something_free(graph, vectors)
-    if amount.rates is not None:
-        by_group = _rates_by_group(model, graph, amount.rates, vectors)
-        removed = select_by_rates(graph, by_group, vectors, amount.limits)
-        held = held_by_limits(graph, by_group, removed, amount.limits)
-    else:
-        costs = Costs(model, graph, macs=macs, parameters=parameters)
-        removed, held = _select_by_ratio(graph, vectors, amount, costs), {}
-    layers, left = _rows(graph, removed, vectors, held)
-    _cut(model, inputs, graph, removed)
+    listed = [name for name, group in graph.groups.items() if group.free]
+    while True:
+        _check_something_free(graph, vectors)
+        if amount.rates is not None:
+            by_group = _rates_by_group(model, graph, amount.rates, vectors, listed)
+            removed = select_by_rates(graph, by_group, vectors, amount.limits)
+            held = held_by_limits(graph, by_group, removed, amount.limits)
+        else:
+            costs = Costs(model, graph, macs=macs, parameters=parameters)
+            removed, held = _select_by_ratio(graph, vectors, amount, costs), {}
+        layers, left = _rows(graph, removed, vectors, held)
+        failing = _cut(model, inputs, graph, removed)
+        if not failing:
+            break
+        lock_culprits(graph, failing)
     report = PruneReport(macs, count_macs(model, inputs).total, parameters, count_parameters(model), layers, left)
     percent = 100 * report.macs_ratio, 100 * report.parameters_ratio
     _log.info("pruned to %.1f %% of the MACs, %.1f %% of the parameters", *percent)
@@ -194,24 +199,25 @@ def _check_something_free(graph: ChannelGraph, scores: Mapping[str, Tensor]) -> 
 
 
 def _rates_by_group(
-    model: nn.Module, graph: ChannelGraph, rates: Rates, scores: Mapping[str, Tensor]
+    model: nn.Module, graph: ChannelGraph, rates: Rates, scores: Mapping[str, Tensor], listed: Sequence[str]
 ) -> dict[str, Rate]:
+    """Rates by group; `listed` are the groups that a list has rates for, even where some of them were locked since."""
     if isinstance(rates, Mapping):
         return rates_for_dict(graph, model, rates)
     base = base_of(model)
     name = None if base is None else base.name
-    listed = named_rates(rates, name) if isinstance(rates, str) else rates
-    if isinstance(listed, Sequence):
+    given = named_rates(rates, name) if isinstance(rates, str) else rates
+    if isinstance(given, Sequence):
         known = None if name is None else PAPER_RATES.get(name)
         if known is not None:
-            return rates_for_list(graph, known.layers, listed, round_up=known.round_up)
-        return rates_for_list(graph, [(group.name,) for group in graph.groups.values() if group.free], listed)
-    if number_of(listed) is None:
+            return rates_for_list(graph, known.layers, given, round_up=known.round_up)
+        return rates_for_list(graph, [(group,) for group in listed], given)
+    if number_of(given) is None:
         raise ArgumentError(
-            f"rates must be one number, a list of numbers, a dict by layer or the name of a list; got {listed!r}"
+            f"rates must be one number, a list of numbers, a dict by layer or the name of a list; got {given!r}"
         )
     names = [group.name for group in graph.groups.values() if group.free and importance_of(graph, group, scores)]
-    return {name: Rate(check_rate(listed, name)) for name in names}
+    return {name: Rate(check_rate(given, name)) for name in names}
 
 
 def _select_by_ratio(graph: ChannelGraph, scores: Mapping[str, Tensor], amount: _Amount, costs: Costs) -> set[int]:
@@ -226,28 +232,37 @@ def _select_by_ratio(graph: ChannelGraph, scores: Mapping[str, Tensor], amount: 
     return select_by_budget(graph, scores, amount.limits, lambda removed: costs.ratio(of, removed), float(ratio))
 
 
-def _cut(model: nn.Module, inputs: tuple[Tensor, ...], graph: ChannelGraph, removed: set[int]) -> None:
+def _cut(model: nn.Module, inputs: tuple[Tensor, ...], graph: ChannelGraph, removed: set[int]) -> dict[str, str]:
+    """Cut the model and record it; where it then no longer runs, put it back and give the groups to blame, and why."""
     cut = plan_cut(graph, removed)
     if not cut.kept:
-        return
+        return {}
+    backward = True
     why = _try_cut(model, inputs, graph, cut)
     if why is not None and complaint(model, inputs, graph.trace) is not None:
         # It did not run backward before either, so the cut is not to blame for that.
+        backward = False
         why = _try_cut(model, inputs, graph, cut, backward=False)
-    if why is not None:
-        names = ", ".join(culprits(model, inputs, graph, removed))
+    if why is None:
+        record_cut(model, cut)
+        return {}
+    failing = culprits(model, inputs, graph, removed, backward=backward)
+    if not failing:
         raise StructureError(
-            f"pruned, the network no longer runs ({why}); it was put back as it was. The group of {names} cannot be "
-            "cut: its code probably fixes its width; name these layers in ignore"
+            f"pruned, the network no longer runs ({why}), but it did when the same channels were cut to find which are "
+            "to blame: does its forward depend on chance, or on earlier runs? It was put back as it was"
         )
-    record_cut(model, cut)
+    return failing
 
 
 def _try_cut(
     model: nn.Module, inputs: tuple[Tensor, ...], graph: ChannelGraph, cut: Cut, *, backward: bool = True
 ) -> str | None:
     """Cut the model; where it then no longer runs, put it back and say why not."""
-    undo = apply_cut(model, cut)
+    try:
+        undo = apply_cut(model, cut)
+    except StructureError as error:
+        return str(error)
     try:
         why = complaint(model, inputs, graph.trace, backward=backward)
     except BaseException:

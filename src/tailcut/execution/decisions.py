@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 
 from tailcut.execution.calls import device_type, sizes_of, tensors_of, words_of
+from tailcut.execution.detours import is_autocast
 
 # So many kinds of calls are remembered; then the list begins anew, and a call of each is tried once more.
 MAX_SETTLED = 1024
@@ -51,7 +52,7 @@ def call_of(args: tuple[Any, ...], kwargs: dict[str, Any], *, kept: int, trainin
     """The call with these arguments, in the present modes of torch."""
     tensors = tensors_of(args, kwargs)
     places = tuple([(tensor.layout, tensor.device) for tensor in tensors])
-    autocast = torch.is_autocast_enabled(device_type(tensors))
+    autocast = is_autocast(device_type(tensors))
     words = words_of(args, kwargs)
     return Call(sizes_of(tensors), places, words, kept, training, torch.is_grad_enabled(), autocast)
 

@@ -38,9 +38,8 @@ def is_transformed() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
-def is_autocast(like: torch.Tensor) -> bool:
-    """Whether autocast chooses the types of products on a tensor's device."""
+def is_autocast(kind: str) -> bool:
+    """Whether autocast chooses the types of products on devices of a kind ("cpu", "cuda", "meta")."""
     if not torch._C._is_any_autocast_enabled():
         return False
-    kind = like.device.type
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)

@@ -37,7 +37,7 @@ class DenseTwin:
         kind: Any = type(source).__bases__[0]
         self.module: nn.Module = kind.__new__(kind)
         children = {key: child for key, child in source._modules.items() if key != "parametrizations"}
-        self.module.__dict__ = {**source.__dict__, "_modules": children}
+        self.module.__dict__.update(source.__dict__, _modules=children)
         self.name = name
         self._weights: dict[str, TruncatedWeight] = (
             {key: TruncatedWeight(tensor, source) for key, tensor in tensors.items()} if like is None else like._weights
@@ -96,7 +96,7 @@ class StandIn(nn.Module):
             return run.way_reason
         if self._backward_hooks or self._backward_pre_hooks:
             return "it has backward hooks"
-        if is_autocast(self.weights.vector):
+        if is_autocast(self.weights.vector.device.type):
             return "autocast is on where it is called"
         if is_transformed():
             return "torch.func or forward-mode differentiation looks into it"

@@ -223,7 +223,7 @@ class NarrowMap(torch.Tensor):
 
     def _has_to_be_wide(self, name: str, kwargs: dict[str, Any]) -> bool:
         """Whether a function must not be done narrowly, though it has a handler."""
-        if self._has_views or is_autocast(self):
+        if self._has_views or is_autocast(self.device.type):
             return True
         if self._differentiable == torch.is_grad_enabled():
             return False

@@ -15,6 +15,7 @@ from tailcut.execution.assembly import Assembly
 from tailcut.execution.calls import device_type, sizes_of, tensors_of
 from tailcut.execution.cost import Costs
 from tailcut.execution.decisions import Call, Decisions, call_of
+from tailcut.execution.detours import is_autocast
 from tailcut.execution.narrow import as_tensor
 from tailcut.execution.report import FuseReport, report_of
 from tailcut.execution.run import LayerRecord, NotNarrowError, Run, running
@@ -56,35 +57,43 @@ class FusedNetwork(NetworkView):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What `source(*args, **kwargs)` gives, up to rounding."""
-        assembly = self._assembled()
+        self._assembled()
         call = self._call(args, kwargs) if self.way == "auto" else None
         if call is not None and self._runs_densely(call):
             return self._run_dense(args, kwargs)
-        is_new = call is not None and not self._decisions.is_narrow(call)
-        before = Before(self.source, tensors_of(args, kwargs)) if is_new or call is None else None
-        assembly.freshness.forget()
-        run = self._new_run(args, kwargs)
-        self._shapes = sizes_of(tensors_of(args, kwargs))
+        if call is not None and self._decisions.is_narrow(call):
+            before = None
+        else:
+            before = Before(self.source, args, kwargs)
+            if call is not None and not before.arguments.are_plain:
+                self._try_on_copies(call, before, args, kwargs)
+                return self.forward(*args, **kwargs)
         try:
-            with running(run):
-                for twin in assembly.always_dense:
-                    run.record(twin.name, "dense", "this kind of layer has no narrow way")
-                    twin.refresh(run)
-                result = as_tensor(assembly.narrow(*args, **kwargs), "it is an output of the network")
-                assembly.narrow.settle()
-                run.check()
-                runs_again = is_new and not run.pays() and before is not None and before.inputs_are_as_they_were()
-                if runs_again:
-                    run.pending.clear()
+            result, run = self._run_narrow(args, kwargs)
         except NotNarrowError as stop:
             self._turn_dense(call, str(stop), before)
             return self._run_dense(args, kwargs)
-        self._records = list(run.records.values())
-        if before is None or call is None or self._decide(call, run) or not runs_again:
+        if before is None or call is None or self._decide(call, run) or not before.can_be_taken_back():
             return result
         del result  # with what its backward pass would have needed
         before.restore()
         return self._run_dense(args, kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        """Attributes of the source that are no code: its configuration, its numbers, its tensors."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            source = self.__dict__.get("_modules", {}).get("source")
+            if source is None or name.startswith("__") or not hasattr(source, name):
+                raise
+        value = getattr(source, name)
+        if not callable(value):
+            return value
+        raise AttributeError(
+            f"{name!r} of the {type(source).__name__} would run it as it is: source.{name} does so. To have it run a "
+            "fused module, put that in the module's place, such as model.body = fuse(model.body)"
+        )
 
     def _assembled(self) -> Assembly:
         """The programs, made anew where layers were replaced, added, removed or regularised since."""
@@ -108,9 +117,27 @@ class FusedNetwork(NetworkView):
         if call is not None:
             self._decisions.settle(call, is_dense=True)
         self._records = self._assembly.records(reason)
-        if before is None or not before.inputs_are_as_they_were():
+        if before is None or not before.can_be_taken_back():
             raise StructureError(f"{reason}, and this call cannot be taken back; the next one will run densely")
         before.restore()
+
+    def _try_on_copies(self, call: Call, before: Before, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Settle how calls like this one are run, where a forward may change an argument, such as a cache."""
+        try:
+            copies = copy.deepcopy((args, kwargs))
+        except Exception as error:  # noqa: BLE001 - an object may refuse in any way
+            self._decisions.settle(call, is_dense=True)
+            self._records = self._assembly.records(f"not tried: an argument cannot be copied ({error})")
+            self._shapes = call.shapes
+            return
+        try:
+            _, run = self._run_narrow(*copies)
+            self._decide(call, run)
+        except NotNarrowError as stop:
+            self._decisions.settle(call, is_dense=True)
+            self._records = self._assembly.records(str(stop))
+        finally:
+            before.restore()
 
     def _decide(self, call: Call, run: Run) -> bool:
         """Settle how calls like this one are run from now on. Returns whether this one was run so already."""
@@ -145,6 +172,26 @@ class FusedNetwork(NetworkView):
         copied._records, copied._shapes = copy.deepcopy(self._records, memo), self._shapes
         return copied
 
+    def _run_narrow(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Run]:
+        """What the narrow program gives, and what was done for it.
+
+        Raises:
+            NotNarrowError: the network does something that the program cannot follow.
+        """
+        assembly = self._assembly
+        assembly.freshness.forget()
+        run = self._new_run(args, kwargs)
+        self._shapes = sizes_of(tensors_of(args, kwargs))
+        with running(run):
+            for twin in assembly.always_dense:
+                run.record(twin.name, "dense", "this kind of layer has no narrow way")
+                twin.refresh(run)
+            result = as_tensor(assembly.narrow(*args, **kwargs), "it is an output of the network")
+            assembly.narrow.settle()
+            run.check()
+        self._records = list(run.records.values())
+        return result, run
+
     def _run_dense(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         assembly, freshness = self._assembly, self._assembly.freshness
         is_current = not torch.is_grad_enabled() and freshness.is_same()
@@ -165,7 +212,7 @@ class FusedNetwork(NetworkView):
         device = device_type(inputs)
         wants = torch.is_grad_enabled() and any(x.requires_grad for x in (*self.source.parameters(), *inputs))
         costs = Costs.of(device, with_gradients=wants)
-        if torch.is_autocast_enabled(device):
+        if is_autocast(device):
             return Run(self.engine, "dense", costs, "autocast is on: its types are for dense layers", wants)
         return Run(self.engine, self.way, costs, "asked for", wants)
 
@@ -198,9 +245,11 @@ def fuse(
     derivatives of fused layers are not available. Layers that are replaced, added, removed or regularised later are
     seen by the next call.
 
-    Sizes that come for the first time may be run twice, once to try them. Buffers, attributes of modules and random
-    numbers are put back in between; what the network's code does to other objects (a list, a file, hooks) happens
-    twice. Where no gradients are wanted and the last eight new sizes ended dense, others no larger are not tried.
+    Sizes that come for the first time may be run twice, once to try them. Buffers, attributes of modules, random
+    numbers (of torch, NumPy and Python), and lists and dicts among the arguments are put back in between; with
+    arguments of other kinds, such as a cache of keys and values, copies are tried. What the network's code does to
+    other objects (a list of its own, a file, hooks) happens twice. What `torch.compile` wraps is run without it.
+    Where no gradients are wanted and the last eight new sizes ended dense, others no larger are not tried.
 
     Args:
         model: any network; regularised by `tailcut.regularize` where there is something to gain.

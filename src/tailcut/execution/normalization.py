@@ -149,13 +149,16 @@ def layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Any:
-    """Over the channels at each position: (A z + b - mean) r is affine in (z r, r)."""
+    """Over the channels at each position: (A z + b - mean) r is affine in (z r, r).
+
+    1 / r^2 is a quadratic form in (z, 1), which loses twice the digits where A z and b cancel. So z is centred first.
+    """
     last = input.ndim - 1
     fits = isinstance(input, NarrowMap) and input.channel_axis == last and len(normalized_shape) == 1
     part = input.parts[0] if fits and len(input.parts) == 1 else None
     if not isinstance(part, Affine) or part.matrix.shape[1] + 1 >= part.channels:
         return NotImplemented
-    source, extended = _with_one(part)
+    source, extended = _with_one(_centred(part))
     extended = extended - extended.mean(0)
     flat = source.flatten(1)
     spread = (extended.T @ extended) / part.channels
@@ -164,6 +167,15 @@ def layer_norm(
     if weight is not None:
         extended = extended * weight[:, None]
     return input.like([Affine(part.channels, scaled.reshape(source.shape), extended, bias)])
+
+
+def _centred(part: Affine) -> Affine:
+    """The same map of a source whose mean over all positions is zero."""
+    # No number depends on what is subtracted here and added there, so no gradient does.
+    middle = part.source.detach().flatten(1).mean(1)
+    shift = part.matrix @ middle if part.shift is None else torch.addmv(part.shift, part.matrix, middle)
+    source = part.source - middle.reshape(-1, *([1] * (part.source.ndim - 1)))
+    return Affine(part.channels, source, part.matrix, shift)
 
 
 def _with_one(part: Affine) -> tuple[Tensor, Tensor]:
@@ -193,7 +205,7 @@ def group_norm(
     size = part.channels // num_groups
     for start in range(0, part.channels, size):
         own = extended[start : start + size]
-        parts.append(_one_group(source, own, mean, covariance, eps))
+        parts.append(_one_group(source, own, mean, centred, covariance, eps))
     result = input.like(parts)
     if weight is None and bias is None:
         return result
@@ -201,17 +213,21 @@ def group_norm(
     return input.like(scale_parts(parts, ones if weight is None else weight, zeros if bias is None else bias))
 
 
-def _one_group(source: Tensor, matrix: Tensor, mean: Tensor, covariance: Tensor, eps: float) -> Affine:
-    """(A z - mean) r, with the mean and r = 1 / deviation of each image: affine in (z r, mean r)."""
-    means = matrix @ mean  # (size, batch)
-    middle = means.mean(0)
+def _one_group(source: Tensor, matrix: Tensor, mean: Tensor, centred: Tensor, covariance: Tensor, eps: float) -> Affine:
+    """(A z - mean) r, with the mean over channels and positions, and r = 1 / deviation, of each image.
+
+    With the matrix's mean row a and B = A - 1 a, it is (B z + 1 a (z - mean z)) r: affine in (z r, a (z - mean z) r),
+    and nothing large is subtracted at the end.
+    """
+    row = matrix.mean(0)
+    apart = matrix - row
     within = ((matrix @ covariance) * matrix).sum(-1).mean(-1)  # (batch,)
-    variances = within + (means - middle).square().mean(0)
+    variances = within + (apart @ mean).square().mean(0)
     inverse = torch.rsqrt(variances.clamp_min(0) + eps)
     shape = (1, -1, *([1] * (source.ndim - 2)))
-    offset = (-middle * inverse).reshape(shape).expand(1, *source.shape[1:])
-    scaled = torch.cat([source * inverse.reshape(shape), offset])
-    return Affine(matrix.shape[0], scaled, torch.cat([matrix, torch.ones_like(matrix[:, :1])], dim=1), None)
+    common = torch.einsum("i,ibp->bp", row, centred).reshape(1, *source.shape[1:])
+    scaled = torch.cat([source, common]) * inverse.reshape(shape)
+    return Affine(matrix.shape[0], scaled, torch.cat([apart, torch.ones_like(apart[:, :1])], dim=1), None)
 
 
 @handles(functional.instance_norm)

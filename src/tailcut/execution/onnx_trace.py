@@ -1,5 +1,6 @@
 """A network as an ONNX program with dense weights: torch.export, then torch's ONNX exporter. Needs the extra `onnx`."""
 
+import re
 from collections.abc import Collection, Sequence
 
 import onnx_ir as ir
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from tailcut.errors import ArgumentError, StructureError, TailcutError
 
 Axis = tuple[int, int]
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # of terminals, in the exporter's messages
 
 
 def trace(dense: nn.Module, example: Sequence[Tensor], *, opset: int, dynamic: bool) -> ir.Model:
@@ -44,7 +46,7 @@ def trace(dense: nn.Module, example: Sequence[Tensor], *, opset: int, dynamic: b
         raise
     except Exception as error:
         raise StructureError(
-            f"{type(dense).__name__} cannot be exported: {_first_line(error)} (torch.export must be able to trace the "
+            f"{type(dense).__name__} cannot be exported: {_first_line(_cause(error))} (torch.export must be able to trace the "
             "network, without branches on the values of tensors; try dynamic=False if sizes are the trouble)"
         ) from error
     if program is None:
@@ -98,6 +100,13 @@ def _problem_with(dense: nn.Module, example: Sequence[Tensor]) -> str | None:
     return None
 
 
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+def _cause(error: BaseException) -> BaseException:
+    """What went wrong in the first place: the exporter wraps it in general advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

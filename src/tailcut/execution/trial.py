@@ -1,35 +1,44 @@
 """Forwards that may have to be taken back."""
 
 import random
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tailcut.execution.calls import is_plain
+from tailcut.execution.arguments import Arguments
+from tailcut.execution.calls import is_plain, tensors_of
 from tailcut.weights.truncation import Truncation
 
 
 class Before:
-    """What a forward may change, as it was before: buffers, attributes, random numbers, inputs.
+    """What a forward may change, as it was before: buffers, attributes, random numbers, lists and dicts of arguments.
 
     Attributes that are bound to something else are put back, tensors among them with their numbers. What Python's code
-    does to anything else (a list it appends to, a file, hooks) is done.
+    does to anything else (a list of the network's that it appends to, a file, hooks) is done.
+
+    Attributes:
+        arguments: those of the call.
     """
 
-    def __init__(self, source: nn.Module, inputs: Sequence[Tensor]) -> None:
+    def __init__(self, source: nn.Module, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> None:
+        self.arguments = Arguments(args, kwargs or {})
         # Truncations own constants only.
         self._modules = [_ModuleBefore(module) for module in source.modules() if not isinstance(module, Truncation)]
         held = {id(tensor): tensor for module in self._modules for tensor in module.tensors()}
         self._tensors = [(tensor, tensor.detach().clone()) for tensor in held.values()]
         self._random, self._torch_random = random.getstate(), torch.get_rng_state()
+        self._numpy = sys.modules.get("numpy")  # nobody has drawn from it where it was not imported
+        self._numpy_random = None if self._numpy is None else self._numpy.random.get_state()
+        inputs = tensors_of(args, kwargs or {})
         devices = {tensor.device for tensor in (*source.buffers(), *inputs) if tensor.is_cuda}
         self._device_random = [(torch.cuda.get_rng_state(device), device) for device in devices]
-        self._inputs = [(tensor, _version(tensor)) for tensor in inputs]
 
     def restore(self) -> None:
-        """Put buffers, attributes and random numbers back."""
+        """Put buffers, attributes, random numbers, and lists and dicts of arguments back."""
+        self.arguments.restore()
         for module in self._modules:
             module.restore()
         with torch.no_grad():
@@ -39,12 +48,14 @@ class Before:
                     tensor.copy_(before)
         random.setstate(self._random)
         torch.set_rng_state(self._torch_random)
+        if self._numpy is not None:
+            self._numpy.random.set_state(self._numpy_random)
         for state, device in self._device_random:
             torch.cuda.set_rng_state(state, device)
 
-    def inputs_are_as_they_were(self) -> bool:
-        """Whether it is certain that nobody wrote to the inputs."""
-        return all(version is not None and _version(tensor) == version for tensor, version in self._inputs)
+    def can_be_taken_back(self) -> bool:
+        """Whether it is certain that all is as before after `restore`, as far as arguments go."""
+        return self.arguments.are_plain and not self.arguments.are_written()
 
 
 class _ModuleBefore:
@@ -78,17 +89,12 @@ def _bind(names: dict[str, Any], before: dict[str, Any]) -> None:
             names[name] = value
 
 
-def _version(tensor: Tensor) -> int | None:
-    """Counts writes; None where nobody counts."""
-    return None if tensor.is_inference() else tensor._version
-
-
 def try_out(source: nn.Module, call: Callable[[], Any]) -> None:
     """Call a forward of `source` that leaves no gradients, and buffers, attributes and random numbers as before.
 
     What else Python's code does in it (see `Before`) is done once more than in the calls that are asked for.
     """
-    before = Before(source, [])
+    before = Before(source)
     with torch.no_grad():
         try:
             call()

@@ -15,6 +15,7 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 # They keep no maps: constants, and what runs in C++.
 _NO_KEEPERS = (Truncation, torch.jit.ScriptModule)
 _KEPT = "the network keeps it in an attribute"
+_COMPILED = "_compiled_call_impl"
 
 
 class View:
@@ -46,6 +47,8 @@ class View:
             mine, theirs, modules, own_names, is_torchs = followed
             mine.update(theirs)
             mine["_modules"] = modules
+            if _COMPILED in mine:  # `nn.Module.compile` was called: it is the original's call
+                mine[_COMPILED] = None
             if len(mine) >= len(theirs) + len(own_names):
                 _remove(mine, theirs, own_names)
             # Torch's own layers write to no attribute; hooks may.
@@ -65,6 +68,8 @@ class View:
                     values[name] = as_tensor(value, _KEPT) if type(value) is NarrowMap else value
 
     def _view(self, module: nn.Module) -> nn.Module:
+        if _is_compiled(module):
+            return self._view(module.get_submodule("_orig_mod"))
         if id(module) not in self._known:
             self._known[id(module)] = self._replacements.get(id(module)) or self._copied(module)
             replaced = self._known[id(module)]
@@ -80,10 +85,18 @@ class View:
         if not any(id(part) in self._replacements for part in module.modules()):
             return module
         view = module.__class__.__new__(module.__class__)
-        view.__dict__ = dict(module.__dict__)
-        view._modules = {key: None if child is None else self._view(child) for key, child in module._modules.items()}
+        children = {key: None if child is None else self._view(child) for key, child in module._modules.items()}
+        # A class may do anything in its own `__setattr__`.
+        view.__dict__.update(module.__dict__, _modules=children)
+        view.__dict__.pop(_COMPILED, None)
         self._pairs.append((module, view))
         return view
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    """Whether it is what `torch.compile` wraps a module in, whose forward calls the module itself, not a view of it."""
+    kind = type(module)  # not imported for `isinstance`: torch loads its compiler with it
+    return kind.__name__ == "OptimizedModule" and kind.__module__ == "torch._dynamo.eval_frame"
 
 
 def _is_torchs(module: nn.Module) -> bool:
@@ -111,5 +124,5 @@ def _write_back(mine: dict[str, Any], theirs: dict[str, Any], own_names: set[str
     """Give the module itself what a forward wrote to attributes of its view: counters, auxiliary losses, caches."""
     _remove(theirs, mine, own_names)
     for name, value in mine.items():
-        if name not in own_names and theirs.get(name, mine) is not value:
+        if name not in own_names and name != _COMPILED and theirs.get(name, mine) is not value:
             theirs[name] = as_tensor(value, _KEPT)

@@ -14,8 +14,9 @@ from tailcut.errors import DataError, ModelMismatchError
 
 # Where training scripts put the tensors beside the epoch and the optimiser's state.
 NESTED_KEYS = ("state_dict", "model")
+_COMPILED = "_orig_mod"
 # What DataParallel, AveragedModel and torch.compile put before every name.
-PREFIXES = ("module.", "_orig_mod.")
+PREFIXES = ("module.", f"{_COMPILED}.")
 # What AveragedModel has beside the network: how many were averaged.
 _AVERAGE, _AVERAGED = "module.", "n_averaged"
 MAX_NAMED = 5
@@ -52,6 +53,11 @@ def load_checkpoint(path: str | Path, model: nn.Module) -> None:
         for what, names in (("missing in the file", missing), ("unknown to the model", unexpected), ("wrong", wrong))
         if names
     ]
+    if any(_COMPILED in name.split(".") for name in (*unexpected, *missing)):
+        problems.append(
+            f"{_COMPILED} in names is torch.compile's: store the state_dict of the network before parts of it are "
+            f"compiled, or fill one in whose same parts are compiled, or take {_COMPILED!r} out of the names"
+        )
     if problems:
         raise ModelMismatchError(f"{path} does not fit {type(model).__name__}: {'; '.join(problems)}")
     with torch.no_grad():

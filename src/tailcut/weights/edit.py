@@ -54,7 +54,8 @@ class RegularizeEdit(Edit):
         for tensor in self.tensors:
             candidate = found.get(tensor.name)
             if candidate is None:
-                raise StructureError(f"the model has no parameter {tensor.name!r} to regularise")
+                hint = _compile_hint([tensor.name, *found])
+                raise StructureError(f"the model has no parameter {tensor.name!r} to regularise{hint}")
             if candidate.obstacle is not None:
                 raise StructureError(f"{tensor.name} cannot be regularised: {candidate.obstacle}")
             if tuple(candidate.parameter.shape) != tensor.shape:
@@ -116,6 +117,12 @@ class RegularizeEdit(Edit):
                 for (name, shape), (axes, weights), num_kept in zip(named, settings, counts, strict=True)
             )
         )
+
+
+def _compile_hint(names: Sequence[str]) -> str:
+    if all("_orig_mod" not in name.split(".") for name in names):
+        return ""
+    return "; _orig_mod is torch.compile's: the same parts must be compiled as in the network that was saved"
 
 
 def _coefficients(tensor: TruncatedTensor) -> Coefficients:

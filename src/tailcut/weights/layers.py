@@ -3,6 +3,7 @@
 A new layer type is one new row.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -28,14 +29,14 @@ class Layer:
     """One row: a layer type, the roles of its weights' axes, and its biases.
 
     Attributes:
-        type: the module class (subclasses count).
+        type: the module class (subclasses count); of a library that is not needed here, its full name.
         weights: parameter name -> role of each axis: "output", "input" or "kernel".
         biases: parameter names that are regularised on request only.
         once_per_forward: the forward reads its weights more than once, or reads those of a child: they are
             computed once before it and dropped after it.
     """
 
-    type: type[nn.Module]
+    type: type[nn.Module] | str
     weights: dict[str, tuple[str, ...]]
     biases: tuple[str, ...] = ("bias",)
     once_per_forward: bool = False
@@ -53,9 +54,13 @@ LAYERS = (
     Layer(nn.Embedding, {"weight": ("input", "output")}, biases=()),
     Layer(nn.EmbeddingBag, {"weight": ("input", "output")}, biases=()),
     Layer(nn.MultiheadAttention, _ATTENTION, biases=("in_proj_bias", "bias_k", "bias_v"), once_per_forward=True),
+    Layer("transformers.pytorch_utils.Conv1D", {"weight": _IN_OUT}),  # GPT-2's linear layer
 )
 
 NORMALIZATIONS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
+_TABLES = (nn.Embedding, nn.EmbeddingBag)
+# "LlamaRMSNorm" and "GlobalResponseNormalization" have it, but not "NormalDistribution".
+_NORM_NAME = re.compile(r"norm(?!al(?!i[sz]))", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -81,21 +86,55 @@ class Candidate:
 
 def find_layer(module: nn.Module) -> Layer | None:
     """The row of the table that fits `module`, None if there is none."""
-    return next((layer for layer in LAYERS if isinstance(module, layer.type)), None)
+    return next((layer for layer in LAYERS if _is_of_type(module, layer.type)), None)
 
 
 def candidates(model: nn.Module) -> list[Candidate]:
-    """All parameters of `model` in their order, tied ones once."""
+    """All parameters of `model` in their order, tied ones once.
+
+    A frozen parameter among trained ones was fixed on purpose, so there is a reservation about it. Where all are
+    frozen, that says nothing about any one of them.
+    """
+    some_train = any(parameter.requires_grad for parameter in model.parameters())
     found: dict[int, list[tuple[str, nn.Module, str, nn.Parameter]]] = {}
     for path, module in model.named_modules():
         for attribute, parameter in module._parameters.items():
             if parameter is not None:
                 name = f"{path}.{attribute}" if path else attribute
                 found.setdefault(id(parameter), []).append((name, module, attribute, parameter))
-    return [_candidate(places) for places in found.values()]
+    return [_candidate(places, some_train) for places in found.values()]
 
 
-def _candidate(places: list[tuple[str, nn.Module, str, nn.Parameter]]) -> Candidate:
+def quantized_weights(model: nn.Module) -> list[tuple[str, tuple[int, ...], torch.dtype]]:
+    """Name, shape and type of each weight of `model` that is quantised and no parameter any more.
+
+    These are the weights that torch.ao's layers pack, and buffers of integers (`qweight` of GPTQ and AWQ, of the shape
+    that it is packed in). Quantised parameters are among the `candidates`.
+    """
+    found = []
+    for path, module in model.named_modules():
+        buffers = {name: value for name, value in module._buffers.items() if name.endswith("weight")}
+        tensors = {name: value for name, value in buffers.items() if value is not None and _is_integer(value.dtype)}
+        origin = type(module).__module__
+        if origin.startswith("torch.ao.nn.") and ".quantized." in origin and callable(getattr(module, "weight", None)):
+            tensors["weight"] = module.weight()
+        found += [
+            (f"{path}.{name}" if path else name, tuple(value.shape), value.dtype) for name, value in tensors.items()
+        ]
+    return found
+
+
+def _is_integer(dtype: torch.dtype) -> bool:
+    return not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
+
+
+def _is_of_type(module: nn.Module, kind: type[nn.Module] | str) -> bool:
+    if isinstance(kind, str):
+        return any(f"{each.__module__}.{each.__qualname__}" == kind for each in type(module).__mro__)
+    return isinstance(module, kind)
+
+
+def _candidate(places: list[tuple[str, nn.Module, str, nn.Parameter]], some_train: bool) -> Candidate:
     owners = tuple((module, attribute) for _, module, attribute, _ in places)
     parameter = places[0][3]
     return Candidate(
@@ -103,7 +142,7 @@ def _candidate(places: list[tuple[str, nn.Module, str, nn.Parameter]]) -> Candid
         owners=owners,
         parameter=parameter,
         is_weight=any(_is_weight(module, attribute) for module, attribute in owners),
-        reservation=next(_reservations(owners), None),
+        reservation=next(_reservations(owners, is_frozen=some_train and not parameter.requires_grad), None),
         obstacle=next(_obstacles(owners, parameter), None),
     )
 
@@ -113,14 +152,31 @@ def _is_weight(module: nn.Module, attribute: str) -> bool:
     return layer is not None and attribute in layer.weights
 
 
-def _reservations(owners: tuple[tuple[nn.Module, str], ...]) -> Iterator[str]:
-    for module, attribute in owners:
-        if isinstance(module, NORMALIZATIONS):
-            yield "normalisation"
-        is_table = isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and attribute == "weight"
-        if is_table and module.padding_idx is not None:
-            # Every coefficient moves every row, also the one that torch gives no gradient.
-            yield f"its padding (padding_idx={module.padding_idx}) would not stay zero"
+def _is_normalization(module: nn.Module) -> bool:
+    """Whether it is one of torch's, or one of the networks' own (RMSNorm), which have only names in common."""
+    if isinstance(module, NORMALIZATIONS):
+        return True
+    # A network may be called NormFreeNet: a normalisation has gains and biases only.
+    is_named_so = _NORM_NAME.search(type(module).__name__) is not None
+    return is_named_so and find_layer(module) is None and all(map(_has_one_axis, module.parameters()))
+
+
+def _has_one_axis(parameter: nn.Parameter) -> bool:
+    """Whether it is one number per channel (or a single one), whatever axes of size 1 there are beside that one."""
+    return isinstance(parameter, UninitializedParameter) or sum(size > 1 for size in parameter.shape) <= 1
+
+
+def _reservations(owners: tuple[tuple[nn.Module, str], ...], *, is_frozen: bool) -> Iterator[str]:
+    if any(_is_normalization(module) for module, _ in owners):
+        yield "normalisation"
+    # A layer that is tied to the table (the head of a language model) gives all its rows gradients, also that one.
+    if not any(_is_weight(module, attribute) and not isinstance(module, _TABLES) for module, attribute in owners):
+        for module, attribute in owners:
+            if isinstance(module, _TABLES) and attribute == "weight" and module.padding_idx is not None:
+                # Every coefficient moves every row, also the one that torch gives no gradient.
+                yield f"its padding (padding_idx={module.padding_idx}) would not stay zero"
+    if is_frozen:
+        yield "frozen, unlike others (requires_grad=False)"
 
 
 def _obstacles(owners: tuple[tuple[nn.Module, str], ...], parameter: nn.Parameter) -> Iterator[str]:
@@ -138,7 +194,7 @@ def _obstacles(owners: tuple[tuple[nn.Module, str], ...], parameter: nn.Paramete
     for module, _ in owners:
         if isinstance(module, nn.RNNBase):
             yield "recurrent layers keep a list of their own of the weights"
-        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.sparse:
+        if isinstance(module, _TABLES) and module.sparse:
             yield "its gradients are sparse (sparse=True), which coefficients cannot use"
         if isinstance(module, parametrize.ParametrizationList):
             yield "parametrised by something else already"

@@ -16,7 +16,7 @@ from tailcut.structure import NetworkView, Record, add_edit, record_of, set_reco
 from tailcut.weights.access import computed_attributes, truncated_tensors
 from tailcut.weights.attach import attach, detach, finish_attaching, finish_detaching
 from tailcut.weights.edit import RegularizeEdit
-from tailcut.weights.layers import Candidate, candidates
+from tailcut.weights.layers import Candidate, candidates, quantized_weights
 from tailcut.weights.settings import (
     Setting,
     TensorPlan,
@@ -46,7 +46,7 @@ class RegularizedTensor(Report):
 
 @dataclass(frozen=True)
 class LeftTensor(Report):
-    """One parameter that was left as it was, and why."""
+    """One parameter, or weight that is quantised already, that was left as it was, and why."""
 
     name: str
     shape: tuple[int, ...]
@@ -95,6 +95,9 @@ def regularize(
     change by rounding only. Parameters stay the same objects, so an optimiser made before (and that has
     no state yet, which would have the weights' shapes) goes on; tied weights
     share one vector; frozen parameters stay frozen.
+
+    Left are normalisation, the padding of embeddings, and frozen parameters of a network that trains others, unless
+    `include` (or `num_kept`) has their full names. Where everything is frozen, nothing is left for that.
 
     Args:
         model: any network but a fused view of one; weights of the layers in `tailcut.weights.layers.LAYERS` are
@@ -154,7 +157,7 @@ def regularize(
         precision=precision,
     )
     included = None if include is None else as_patterns("include", include)
-    chosen, left = _choose(candidates(model), included, as_patterns("exclude", exclude), counts)
+    chosen, left = _choose(model, included, as_patterns("exclude", exclude), counts)
     plans = plan_tensors(chosen, setting, counts, overrides or {})
     with torch.inference_mode(False), torch.no_grad():
         truncations = [_truncation(plan) for plan in plans]
@@ -195,11 +198,12 @@ def to_dense(model: nn.Module) -> nn.Module:
 
 
 def _choose(
-    found: Sequence[Candidate],
+    model: nn.Module,
     include: Sequence[str] | None,
     exclude: Sequence[str],
     counts: Mapping[str, int] | None,
 ) -> tuple[list[Candidate], list[LeftTensor]]:
+    found = candidates(model)
     names = [name for candidate in found for name in candidate.names]
     if counts is not None:
         check_patterns("num_kept", [name for name in counts if name not in names], names)
@@ -213,6 +217,7 @@ def _choose(
             chosen.append(candidate)
         else:
             left.append(LeftTensor(candidate.names[0], tuple(_shape(candidate)), reason))
+    left += [LeftTensor(name, shape, f"quantised already ({dtype})") for name, shape, dtype in quantized_weights(model)]
     if not chosen:
         told = sorted(left, key=lambda tensor: tensor.reason in (_EXCLUDED, _NOT_INCLUDED))[:3]
         why = "; ".join(f"{tensor.name}: {tensor.reason}" for tensor in told) or "it has no parameters"
@@ -230,7 +235,7 @@ def _reason_to_leave(
     if matches(candidate.names, exclude):
         return _EXCLUDED
     if include is None and not candidate.is_weight:
-        return candidate.reservation or candidate.obstacle or "not a layer weight; name it in include"
+        return candidate.obstacle or candidate.reservation or "not a layer weight; name it in include"
     if include is not None and not matches(candidate.names, include):
         return _NOT_INCLUDED
     if candidate.reservation is not None and not named:
