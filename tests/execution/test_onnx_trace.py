@@ -58,7 +58,8 @@ def test_a_network_that_cannot_be_traced_is_told_with_the_reason() -> None:
 def test_an_operation_without_a_form_in_onnx_is_named() -> None:
     class Bessel(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return torch.special.bessel_j0(x)
+            result: Tensor = torch.special.bessel_j0(x)
+            return result
 
     with pytest.raises(StructureError, match=r"Bessel cannot be exported: DispatchError: No ONNX function .*bessel_j0"):
         trace(Bessel(), [torch.ones(2, 5)], opset=18, dynamic=True)

@@ -46,8 +46,8 @@ def trace(dense: nn.Module, example: Sequence[Tensor], *, opset: int, dynamic: b
         raise
     except Exception as error:
         raise StructureError(
-            f"{type(dense).__name__} cannot be exported: {_first_line(_cause(error))} (torch.export must be able to trace the "
-            "network, without branches on the values of tensors; try dynamic=False if sizes are the trouble)"
+            f"{type(dense).__name__} cannot be exported: {_first_line(_cause(error))} (torch.export must be able to "
+            "trace the network, without branches on the values of tensors; try dynamic=False if sizes are the trouble)"
         ) from error
     if program is None:
         raise StructureError(f"{type(dense).__name__} cannot be exported: torch's exporter returned nothing")
