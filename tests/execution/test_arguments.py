@@ -1,10 +1,13 @@
 from collections import OrderedDict, deque
 from enum import Enum
+from pathlib import PurePosixPath
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
-from tailcut.execution.arguments import Arguments
+from tailcut.execution.arguments import Arguments, copies_of
 
 
 class Colour(Enum):
@@ -12,7 +15,21 @@ class Colour(Enum):
 
 
 def test_tensors_and_constants_are_plain() -> None:
-    constants = [None, True, 1, 2.5, 1j, "a", b"a", slice(2), range(3), Colour.RED, torch.float32, torch.device("cpu")]
+    constants: list[object] = [
+        None,
+        True,
+        1,
+        2.5,
+        1j,
+        "a",
+        b"a",
+        slice(2),
+        range(3),
+        Colour.RED,
+        torch.float32,
+        torch.device("cpu"),
+    ]
+    constants += [np.float32(1), np.dtype("int8"), frozenset({1}), nn.Linear, PurePosixPath("a")]
     nested = {"a": [torch.ones(2), (torch.Size([1]), {"b": constants})], "c": OrderedDict(d=torch.strided)}
     assert Arguments((torch.ones(3), nested), {"more": nested}).are_plain
 
@@ -51,3 +68,32 @@ def test_lists_and_dicts_get_back_what_they_held() -> None:
     assert cache["states"] is states
     assert cache["length"] == 1
     assert list(map(id, states)) == [id(first)]
+
+
+class Cache:
+    def __init__(self, states: Tensor) -> None:
+        self.states = states
+
+
+def test_copies_may_be_written_to_and_take_no_more_memory_than_their_numbers() -> None:
+    leaf = torch.ones(3, requires_grad=True)
+    large = torch.ones(1000)
+    cache = Cache(leaf * 2)  # torch refuses to copy what was computed with gradients
+    args, kwargs = (large[:4], cache), {"again": cache, "leaf": leaf}
+    (part, copied), others = copies_of(args, kwargs)
+    assert copied is others["again"]
+    assert copied.states.requires_grad
+    assert part.untyped_storage().nbytes() == 16
+    for tensor in (part, copied.states, others["leaf"]):
+        tensor.add_(1)
+    assert large.tolist() == [1.0] * 1000
+    assert leaf.tolist() == [1.0] * 3
+    assert cache.states.tolist() == [2.0] * 3
+
+
+def test_modules_and_locks_are_copied_as_they_like() -> None:
+    layer = nn.Linear(2, 2)
+    (copied,), _ = copies_of((layer,), {})
+    assert isinstance(copied.weight, nn.Parameter)
+    with pytest.raises(TypeError, match="pickle"):
+        copies_of((iter([1]), (x for x in "a")), {})

@@ -126,6 +126,16 @@ def test_embeddings(settings: dict[str, Any]) -> None:
     assert fused.report().layers[0].way == ("dense" if settings else "fused")
 
 
+@pytest.mark.parametrize("way", ["auto", "narrow"])
+@pytest.mark.parametrize("shape", [(0, 7), (5, 0)])
+def test_no_words_at_all(shape: tuple[int, int], way: str) -> None:
+    model = Lookup()
+    tailcut.regularize(model, num_kept=20)
+    fused = fuse(model)
+    fused.way = way
+    assert fused(torch.zeros(shape, dtype=torch.int64)).shape == (*shape, 4)
+
+
 def test_attention_and_biases_run_densely() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:

@@ -244,18 +244,54 @@ def test_hooks_of_the_user_see_the_map() -> None:
     assert [tuple(tensor.shape) for tensor in seen] == [(1, 8, 6, 6)]
 
 
+class Telling(nn.Module):
+    note: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(2, 2)
+        self.config: Any = {"widths": [8]}
+        self.kind = nn.Linear
+        self.questions = 0
+        self.register_buffer("note", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.body(x)
+        return result
+
+    features = forward
+
+    @property
+    def asked(self) -> int:
+        self.questions += 1
+        return self.questions
+
+
 def test_attributes_of_the_source_are_read_through_the_view() -> None:
-    config = {"widths": [8]}
-    model: Any = ResNet()
-    model.config, model.forward_features = config, lambda: None
-    fused = fuse(model)
-    assert fused.config is config
-    assert fused.example == ResNet.example
-    with pytest.raises(AttributeError, match=r"'forward_features' of the ResNet would run it as it is"):
-        fused.forward_features()
-    with pytest.raises(AttributeError, match="'FusedNetwork' object has no attribute 'other'"):
+    fused = fuse(Telling())
+    assert fused.config is fused.source.config
+    assert fused.kind is nn.Linear
+    assert fused.asked == 1
+    for name in ("features", "body"):
+        with pytest.raises(AttributeError, match=f"'{name}' of the Telling would run it as it is"):
+            getattr(fused, name)
+    with pytest.raises(AttributeError, match="'Telling' object has no attribute 'other'"):
         _ = fused.other
     assert not hasattr(copy.deepcopy(fused), "__other__")
+
+
+def test_attributes_of_the_source_are_written_through_the_view() -> None:
+    fused: Any = fuse(Telling())
+    source = fused.source
+    fused.config, fused.note, fused.way, fused.mine = 1, torch.ones(1), "narrow", 2
+    fused.body = nn.Linear(2, 3)
+    assert source.config == 1
+    assert source.note.item() == 1
+    assert source.body.out_features == 3
+    assert fused(torch.ones(1, 2)).shape == (1, 3)
+    assert not hasattr(source, "way")
+    assert not hasattr(source, "mine")
+    assert fused.mine == 2
 
 
 def test_networks_without_numbers_give_shapes() -> None:
@@ -263,6 +299,35 @@ def test_networks_without_numbers_give_shapes() -> None:
     fused = fuse(model)
     with torch.no_grad():
         assert fused(torch.empty(ResNet.example, device="meta", dtype=torch.float64)).shape == (ResNet.example[0], 10)
+
+
+def test_networks_made_without_numbers_give_shapes() -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 512))
+        tailcut.regularize(model, num_kept=20)
+    fused = fuse(model)
+    for way in ("auto", "narrow"):
+        fused.way = way
+        assert fused(torch.empty(64, 512, device="meta")).shape == (64, 512)
+        assert {layer.way for layer in fused.report().layers} == {"dense"}
+    model.to_empty(device="cpu")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_()
+    x = torch.randn(64, 512)
+    torch.testing.assert_close(fused(x), model(x), rtol=1e-3, atol=1e-3)
+    assert {layer.way for layer in fused.report().layers} == {"factored"}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("gradients", [True, False])
+def test_a_trace_is_that_of_the_source(gradients: bool) -> None:
+    model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 4)).eval()
+    tailcut.regularize(model, num_kept=20)
+    x = torch.randn(3, 16)
+    with torch.set_grad_enabled(gradients):
+        traced: Any = torch.jit.trace(fuse(model, x), (x,))
+        torch.testing.assert_close(traced(x[:2]), model(x[:2]))
 
 
 def test_autocast_runs_densely() -> None:

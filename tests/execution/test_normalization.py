@@ -103,6 +103,44 @@ def test_digits_are_those_of_the_wide_norm_where_a_large_source_and_the_shift_ca
     assert (wide_of(result) - exact).abs().max() < 8 * (dense - exact).abs().max() + 1e-5
 
 
+@pytest.mark.usefixtures("run")
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("outlier", [float("nan"), 1e3, 3e4])
+def test_layer_norm_leaves_positions_apart(outlier: float, dtype: torch.dtype, gradients: bool) -> None:
+    torch.manual_seed(0)
+    source, matrix, shift = torch.randn(3, 2, 20), torch.randn(48, 3), torch.randn(48)
+    source[:, 1, 7] = outlier
+    part = Affine(48, *(value.to(dtype).requires_grad_(gradients) for value in (source, matrix, shift)))
+    norm = nn.LayerNorm(48).to(dtype)
+    result = norm(NarrowMap([part], 2, []))
+    assert isinstance(result, NarrowMap)
+    wide = wide_of(NarrowMap([Affine(48, *(value.to(dtype).double() for value in (source, matrix, shift)))], 2, []))
+    exact = functional.layer_norm(wide.flatten(0, 1), [48])
+    error = (wide_of(result).flatten(0, 1).double() - exact).abs()
+    limit = 32 * torch.finfo(dtype).eps
+    assert error[:27].max() < limit
+    assert error[28:].max() < limit
+    assert bool(exact[27].isnan().any()) or error[27].max() < limit
+
+
+@pytest.mark.usefixtures("run")
+@pytest.mark.parametrize("columns", ["apart", "dependent"])
+def test_gradients_of_layer_norm_are_those_of_the_wide_one(columns: str) -> None:
+    torch.manual_seed(0)
+    source, matrix, shift = torch.randn(3, 2, 5), torch.randn(12, 3), torch.randn(12)
+    if columns == "dependent":
+        matrix[:, 2] = matrix[:, 1]
+    leaves = [value.double().requires_grad_() for value in (source, matrix, shift)]
+    upstream = torch.randn(2, 5, 12, dtype=torch.float64)
+    norm = randomize(nn.LayerNorm(12)).double()
+    narrow_result = wide_of(norm(NarrowMap([Affine(12, *leaves)], 2, [])))
+    own = torch.autograd.grad((narrow_result * upstream).sum(), leaves)
+    wide = torch.einsum("ck,kbp->bpc", leaves[1], leaves[0]) + leaves[2]
+    expected = torch.autograd.grad((norm(wide) * upstream).sum(), leaves)
+    torch.testing.assert_close(own, expected)
+
+
 def test_running_statistics_are_torchs_own() -> None:
     fused, dense = nn.BatchNorm2d(12).double(), nn.BatchNorm2d(12).double()
     for _ in range(3):

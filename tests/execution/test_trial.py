@@ -177,6 +177,58 @@ def test_what_a_forward_keeps_in_an_argument_is_kept_once(kind: Any, body: Any) 
         assert "it holds a lock" in fused.report().layers[0].reason
 
 
+class Knowing(nn.Module):
+    """It knows an argument by its identity, as code does that has a constant for "not given"."""
+
+    NOT_GIVEN = object()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = paying()
+
+    def forward(self, x: Tensor, other: Any = NOT_GIVEN) -> Tensor:
+        if other is not self.NOT_GIVEN:
+            raise ValueError("expected nothing else")
+        result: Tensor = self.body(x)
+        return result
+
+
+def test_what_goes_wrong_with_copies_of_arguments_only_is_no_error() -> None:
+    model = Knowing().eval()
+    tailcut.regularize(model, num_kept=20)
+    fused, x = fuse(model), torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x, Knowing.NOT_GIVEN), model(x))
+    assert "tried on copies of its arguments (ValueError: expected nothing else)" in fused.report().layers[0].reason
+    with pytest.raises(ValueError, match="expected nothing else"):
+        fused(x, other=iter([1]))
+
+
+class Installing(nn.Module):
+    """It puts hooks on a layer in the first forward that wants them, as networks do that give their hidden states."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = paying()
+        self.is_installed = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.is_installed:
+            self.body[0].register_forward_hook(lambda module, args, output: output + 1)
+            self.is_installed = True
+        result: Tensor = self.body(x)
+        return result
+
+
+def test_hooks_that_a_forward_installs_are_there_once() -> None:
+    model = Installing().eval()
+    tailcut.regularize(model, num_kept=20)
+    expected = copy.deepcopy(model)(x := torch.randn(1, 3, 6, 6))
+    torch.testing.assert_close(fuse(model, x)(x), expected)
+    assert len(model.body[0]._forward_hooks) == 1
+    torch.testing.assert_close(model(x), expected)
+
+
 def test_autocast_is_forgotten_afterwards() -> None:
     model, x = ResNet().eval(), torch.randn(ResNet.example)
     tailcut.regularize(model, num_kept=20)

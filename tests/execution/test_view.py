@@ -70,6 +70,47 @@ def test_a_network_that_was_told_to_compile_itself_is_fused() -> None:
     assert model[2]._compiled_call_impl is not None
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # when torch loads its compiler
+def test_hooks_of_what_wraps_a_module_are_called() -> None:
+    for wrapped in (torch.compile, fuse):
+        seen: list[str] = []
+        body = nn.Sequential(nn.Conv2d(64, 128, 3), nn.ReLU(), nn.Conv2d(128, 128, 3))
+        model: Any = nn.Sequential(nn.Conv2d(64, 64, 1), body)
+        tailcut.regularize(model, num_kept=12)
+        expected = model(X)
+        model[1] = wrapped(model[1])
+        fused = fuse(model)
+        fused.way = "narrow"
+        handle = model[1].register_forward_hook(lambda *_: seen.append("after"))  # noqa: B023
+        model[1].register_forward_pre_hook(lambda *_: seen.append("before"))  # noqa: B023
+        torch.testing.assert_close(fused(X), expected)
+        assert seen == ["before", "after"]
+        assert {layer.way for layer in fused.report().layers} <= {"fused", "factored"}
+        handle.remove()
+        fused(X)
+        assert seen == ["before", "after", "before"]
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # when torch loads its compiler
+def test_what_is_compiled_and_has_no_truncated_layer_stays_compiled() -> None:
+    calls: list[int] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        calls.append(1)
+        return graph.forward
+
+    model = nn.Sequential(nn.Conv2d(64, 128, 3), nn.ReLU(), nn.Conv2d(128, 128, 3))
+    tailcut.regularize(model, num_kept=12)
+    model.append(torch.compile(nn.Sequential(nn.Tanh()), backend=backend))  # type: ignore[arg-type]
+    fused = fuse(model)
+    fused.way = "narrow"
+    with torch.no_grad():
+        torch.testing.assert_close(fused(X), model(X))
+        fused(X)
+    assert len(calls) == 1
+    assert {layer.way for layer in fused.report().layers} <= {"fused", "factored"}
+
+
 def narrow(model: nn.Module) -> FusedNetwork:
     tailcut.regularize(model, num_kept=12)
     fused = fuse(model, engine="torch")

@@ -416,6 +416,7 @@ class Network(RMSNorm):
 def test_only_gains_and_biases_make_a_norm() -> None:
     for name, module in {
         "a distribution": renamed("LogNormal")(4),
+        "another word": renamed("EnormousScale")(4),
         "a matrix": renamed("NormedProjection")(4, 3),
         "a known layer": renamed("NormLinear", nn.Linear)(1, 4, bias=False),
         "a network": renamed("NormFreeNet", Network)(4),
@@ -468,11 +469,19 @@ def test_a_network_that_is_frozen_as_a_whole_is_regularised_as_a_whole() -> None
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_weights_that_are_all_frozen_beside_others_are_an_error() -> None:
-    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
+def test_where_only_norms_and_biases_are_trained_frozen_weights_are_regularised() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Embedding(5, 4, padding_idx=0))
+    model[0].weight.requires_grad_(False)
+    report = regularize(model)
+    assert [tensor.name for tensor in report.tensors] == ["0.weight"]
+    assert [parameter.requires_grad for parameter in model.parameters()] == [True, False, True, True, True]
+
+
+def test_weights_that_are_frozen_beside_chosen_ones_only_are_an_error() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 3))
     model[0].requires_grad_(False)
     with pytest.raises(ArgumentError, match=r"nothing to regularise .*0\.weight: frozen, unlike others .* full name"):
-        regularize(model)
+        regularize(model, exclude="1.*")
 
 
 class Packed(nn.Module):
@@ -484,6 +493,7 @@ class Packed(nn.Module):
         self.register_buffer("scale_of_weight", torch.ones(4))
         self.register_buffer("pruned_weight", torch.zeros(2, 4, dtype=torch.bool))
         self.register_buffer("positions", torch.zeros(4, dtype=torch.int64))
+        self.register_buffer("class_weight", torch.zeros(4, dtype=torch.int64))
 
 
 @pytest.mark.filterwarnings("ignore:.*quantized tensor creation functions.*deprecated")

@@ -686,7 +686,7 @@ def test_weight_norm_by_hooks_is_copied_and_saved(tmp_path: Path) -> None:
 
 def test_a_fused_view_is_not_regularised_in_place_of_its_network() -> None:
     view = fuse(nn.Sequential(nn.Linear(8, 8)))
-    with pytest.raises(ArgumentError, match="expected a network, got a FusedNetwork, which only runs one: regularise"):
+    with pytest.raises(ArgumentError, match="the model is a FusedNetwork, which only runs another network"):
         regularize(view, num_kept=3)
     assert not truncated_tensors(view)
     assert not record_of(view).edits

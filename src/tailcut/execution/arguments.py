@@ -1,17 +1,23 @@
 """The arguments of a forward that may have to be taken back."""
 
+import copy
 from collections import OrderedDict
+from collections.abc import Sequence
 from enum import Enum
+from pathlib import PurePath
 from types import NoneType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 # Of these nothing can be changed.
 _CONSTANTS = (
     *(NoneType, bool, int, float, complex, str, bytes, slice, range, Enum),
     *(torch.dtype, torch.device, torch.layout, torch.memory_format),
+    *(np.generic, np.dtype, PurePath, type),
 )
 # Of these it is seen what was changed, and put back. Classes made of them may have rules of their own.
 _CONTAINERS = (list, dict, OrderedDict)
@@ -48,7 +54,7 @@ class Arguments:
     def _note(self, value: Any) -> None:
         if isinstance(value, Tensor):
             self._tensors.append((value, _version(value)))
-        elif isinstance(value, tuple):
+        elif isinstance(value, (tuple, frozenset)):
             for item in value:
                 self._note(item)
         elif type(value) in _CONTAINERS:
@@ -58,6 +64,34 @@ class Arguments:
                     self._note(item)
         elif not isinstance(value, _CONSTANTS):
             self.are_plain = False
+
+
+def copies_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What may be given to a forward in place of its arguments, and be changed by it.
+
+    Gradients of the copies' tensors lead nowhere, and no tensor takes more memory than its own numbers.
+
+    Raises:
+        Exception: an object among them refuses to be copied, in its own way.
+    """
+    with _TensorsAlone():
+        copied: tuple[tuple[Any, ...], dict[str, Any]] = copy.deepcopy((args, kwargs))
+    return copied
+
+
+class _TensorsAlone(TorchFunctionMode):
+    """Tensors are copied without what they were made of (torch refuses those) and what they are a part of."""
+
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is Tensor.__deepcopy__ and type(args[0]) is Tensor:
+            tensor, memo = args
+            if id(tensor) not in memo:
+                alone = tensor.detach().requires_grad_(tensor.requires_grad)
+                memo[id(tensor)] = alone.clone()
+            return memo[id(tensor)]
+        return func(*args, **(kwargs or {}))
 
 
 def _version(tensor: Tensor) -> int | None:

@@ -1,15 +1,18 @@
-"""What a forward may do that the narrow program cannot follow: its own backward passes, types, transforms of torch."""
+"""What a forward may do that the narrow program cannot follow: its own backward passes, types, transforms, hooks."""
 
 import sys
 from types import FrameType
 
 import torch
+from torch import nn
 from torch.autograd import forward_ad
 
 from tailcut.execution.run import NotNarrowError, run_under_way, saving_hooks
 
 _APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
 _CHECKPOINT = "torch.utils.checkpoint"
+# The attributes in which a module keeps its hooks: a dict each.
+HOOKS = tuple(name for name, value in vars(nn.Module()).items() if "_hooks" in name and isinstance(value, dict))
 
 
 def refuse_detours() -> None:
@@ -36,6 +39,11 @@ def refuse_detours() -> None:
 def is_transformed() -> bool:
     """Whether torch.func or forward-mode differentiation is at work, which look into every operation."""
     return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
+def is_traced() -> bool:
+    """Whether `torch.jit.trace` writes down what is done."""
+    return torch._C._get_tracing_state() is not None
 
 
 def is_autocast(kind: str) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tailcut.errors import ArgumentError, MissingExtraError
 from tailcut.files import write_atomically
 from tailcut.printing import Report, table
-from tailcut.structure import as_metadata, example_shape, source_of
+from tailcut.structure import as_metadata, example_shape, without_views
 from tailcut.weights import TruncatedTensor, to_dense, truncated_tensors
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def export_onnx(
     from tailcut.execution.onnx_trace import trace
 
     _check_opset(opset)
-    source = source_of(model)
+    source = without_views(model)
     example = _example(source, example_input)
     tensors = truncated_tensors(source)
     dense = to_dense(source).eval()

@@ -66,12 +66,20 @@ class TruncatedWeight:
     @property
     def num_in(self) -> int:
         """Cosines along the input axis; its size where it is whole."""
-        return self.tensor.truncation.corner_shape[0 if self.swapped else 1]
+        return self._sizes()[0 if self.swapped else 1]
 
     @property
     def num_out(self) -> int:
         """Cosines along the output axis; its size where it is whole."""
-        return self.tensor.truncation.corner_shape[1 if self.swapped else 0]
+        return self._sizes()[1 if self.swapped else 0]
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether it was made without memory, on the meta device, and is there still: then its corner is not known."""
+        return not self.tensor.truncation.corner_shape
+
+    def _sizes(self) -> tuple[int, ...]:
+        return self.tensor.truncation.corner_shape or self.tensor.shape
 
     def factors(self, run: Run) -> Factors:
         """The factors, differentiable where gradients are on."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from tailcut.execution.calls import is_plain
-from tailcut.execution.detours import is_autocast, is_transformed, refuse_detours
+from tailcut.execution.detours import HOOKS, is_autocast, is_transformed, refuse_detours
 from tailcut.execution.expression import Affine, is_pointwise, map_sources
 from tailcut.execution.factors import Factors, TruncatedWeight, block_diagonal, grouped_outward
 from tailcut.execution.geometry import Geometry, geometry_of
@@ -57,8 +57,7 @@ class StandIn(nn.Module):
 
     def __init__(self, source: nn.Module, name: str, tensor: TruncatedTensor, twin: DenseTwin) -> None:
         super().__init__()
-        hooks = {key: value for key, value in source.__dict__.items() if key.endswith(("_hooks", "_with_kwargs"))}
-        self.__dict__.update(hooks, source=source)
+        self.__dict__.update({key: source.__dict__[key] for key in HOOKS}, source=source)
         self.twin = twin
         self.name = name
         self.weights = TruncatedWeight(tensor, source)
@@ -96,6 +95,8 @@ class StandIn(nn.Module):
             return run.way_reason
         if self._backward_hooks or self._backward_pre_hooks:
             return "it has backward hooks"
+        if self.weights.is_blank:
+            return "its network has no memory yet"
         if is_autocast(self.weights.vector.device.type):
             return "autocast is on where it is called"
         if is_transformed():
@@ -265,7 +266,7 @@ class NarrowEmbedding(StandIn):
         outward = factors.outward
         if outward is None:
             return narrow.T.reshape(*index.shape, size)
-        part = Affine(size, narrow.reshape(-1, *index.shape), outward, None)
+        part = Affine(size, narrow.reshape(narrow.shape[0], *index.shape), outward, None)
         return NarrowMap([part], index.ndim, [self.name])
 
 

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.execution import normalization as normalization
 from tailcut.execution import operations as operations
+from tailcut.execution.arguments import copies_of
 from tailcut.execution.assembly import Assembly
 from tailcut.execution.calls import device_type, sizes_of, tensors_of
 from tailcut.execution.cost import Costs
 from tailcut.execution.decisions import Call, Decisions, call_of
-from tailcut.execution.detours import is_autocast
+from tailcut.execution.detours import is_autocast, is_traced
 from tailcut.execution.narrow import as_tensor
 from tailcut.execution.report import FuseReport, report_of
 from tailcut.execution.run import LayerRecord, NotNarrowError, Run, running
@@ -57,6 +58,8 @@ class FusedNetwork(NetworkView):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What `source(*args, **kwargs)` gives, up to rounding."""
+        if is_traced():  # what is done to decide, and to know whether coefficients changed, would be in it
+            return self.source(*args, **kwargs)
         self._assembled()
         call = self._call(args, kwargs) if self.way == "auto" else None
         if call is not None and self._runs_densely(call):
@@ -80,20 +83,29 @@ class FusedNetwork(NetworkView):
         return self._run_dense(args, kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        """Attributes of the source that are no code: its configuration, its numbers, its tensors."""
+        """Attributes of the source but for its methods and modules: its configuration, its numbers, its tensors."""
         try:
             return super().__getattr__(name)
         except AttributeError:
             source = self.__dict__.get("_modules", {}).get("source")
-            if source is None or name.startswith("__") or not hasattr(source, name):
+            if source is None or name.startswith("__"):
                 raise
         value = getattr(source, name)
-        if not callable(value):
+        if not (isinstance(value, nn.Module) or getattr(value, "__self__", None) is source):
             return value
         raise AttributeError(
             f"{name!r} of the {type(source).__name__} would run it as it is: source.{name} does so. To have it run a "
             "fused module, put that in the module's place, such as model.body = fuse(model.body)"
         )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """What the source has, and the view has not, is written to the source."""
+        source = None if name in self.__dict__ else self.__dict__.get("_modules", {}).get("source")
+        is_own = source is None or name == "source" or hasattr(type(self), name)
+        if not is_own and (hasattr(type(source), name) or any(name in names for names in _names_of(source))):
+            setattr(source, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def _assembled(self) -> Assembly:
         """The programs, made anew where layers were replaced, added, removed or regularised since."""
@@ -122,22 +134,25 @@ class FusedNetwork(NetworkView):
         before.restore()
 
     def _try_on_copies(self, call: Call, before: Before, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Settle how calls like this one are run, where a forward may change an argument, such as a cache."""
+        """Settle how calls like this one are run, where a forward may change an argument, such as a cache.
+
+        What goes wrong with copies says nothing: code may know its arguments by their identity. Then they run densely.
+        """
+        reason = "not tried: an argument cannot be copied"
         try:
-            copies = copy.deepcopy((args, kwargs))
-        except Exception as error:  # noqa: BLE001 - an object may refuse in any way
-            self._decisions.settle(call, is_dense=True)
-            self._records = self._assembly.records(f"not tried: an argument cannot be copied ({error})")
-            self._shapes = call.shapes
-            return
-        try:
+            copies = copies_of(args, kwargs)
+            reason = "tried on copies of its arguments"
             _, run = self._run_narrow(*copies)
             self._decide(call, run)
+            return
         except NotNarrowError as stop:
-            self._decisions.settle(call, is_dense=True)
-            self._records = self._assembly.records(str(stop))
+            reason = str(stop)
+        except Exception as error:  # noqa: BLE001 - of any object's or network's code
+            reason = f"{reason} ({type(error).__name__}: {error})"
         finally:
             before.restore()
+        self._decisions.settle(call, is_dense=True)
+        self._records, self._shapes = self._assembly.records(reason), call.shapes
 
     def _decide(self, call: Call, run: Run) -> bool:
         """Settle how calls like this one are run from now on. Returns whether this one was run so already."""
@@ -224,6 +239,10 @@ class FusedNetwork(NetworkView):
             record.turn_dense("timed: dense weights were faster")
 
 
+def _names_of(module: Any) -> tuple[Collection[str], ...]:
+    return module.__dict__, module._parameters, module._buffers, module._modules
+
+
 def fuse(
     model: nn.Module,
     example_input: Any = None,
@@ -248,7 +267,8 @@ def fuse(
     Sizes that come for the first time may be run twice, once to try them. Buffers, attributes of modules, random
     numbers (of torch, NumPy and Python), and lists and dicts among the arguments are put back in between; with
     arguments of other kinds, such as a cache of keys and values, copies are tried. What the network's code does to
-    other objects (a list of its own, a file, hooks) happens twice. What `torch.compile` wraps is run without it.
+    other objects (a list of its own, a file) happens twice. What `torch.compile` wraps is run without it if a truncated
+    layer is in it.
     Where no gradients are wanted and the last eight new sizes ended dense, others no larger are not tried.
 
     Args:

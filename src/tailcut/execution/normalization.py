@@ -151,31 +151,38 @@ def layer_norm(
 ) -> Any:
     """Over the channels at each position: (A z + b - mean) r is affine in (z r, r).
 
-    1 / r^2 is a quadratic form in (z, 1), which loses twice the digits where A z and b cancel. So z is centred first.
+    Positions are not mixed, so that one of them, however large, takes nothing from the digits of the others.
     """
     last = input.ndim - 1
     fits = isinstance(input, NarrowMap) and input.channel_axis == last and len(normalized_shape) == 1
     part = input.parts[0] if fits and len(input.parts) == 1 else None
     if not isinstance(part, Affine) or part.matrix.shape[1] + 1 >= part.channels:
         return NotImplemented
-    source, extended = _with_one(_centred(part))
+    source, extended = _with_one(part)
     extended = extended - extended.mean(0)
     flat = source.flatten(1)
-    spread = (extended.T @ extended) / part.channels
-    variances = ((spread @ flat) * flat).sum(0).clamp_min(0)
-    scaled = flat * torch.rsqrt(variances + eps)
+    # Half types would overflow: their layer norms reckon in float32 too.
+    exact = torch.promote_types(flat.dtype, torch.float32)
+    inverse = torch.rsqrt(_squares(extended.to(exact), flat.to(exact)) / part.channels + eps)
+    scaled = (flat * inverse).to(flat.dtype)
     if weight is not None:
         extended = extended * weight[:, None]
     return input.like([Affine(part.channels, scaled.reshape(source.shape), extended, bias)])
 
 
-def _centred(part: Affine) -> Affine:
-    """The same map of a source whose mean over all positions is zero."""
-    # No number depends on what is subtracted here and added there, so no gradient does.
-    middle = part.source.detach().flatten(1).mean(1)
-    shift = part.matrix @ middle if part.shift is None else torch.addmv(part.shift, part.matrix, middle)
-    source = part.source - middle.reshape(-1, *([1] * (part.source.ndim - 1)))
-    return Affine(part.channels, source, part.matrix, shift)
+def _squares(matrix: Tensor, source: Tensor) -> Tensor:
+    """|matrix @ z|^2 for each column z of `source` (k, positions): (positions,), without the wide product.
+
+    With the triangle R of the matrix's QR decomposition it is |R z|^2, which loses no more digits than the wide
+    product where terms cancel; the quadratic form z^T (matrix^T matrix) z loses twice as many, but not its gradient,
+    and it can be differentiated where columns depend on each other.
+    """
+    triangle = torch.linalg.qr(matrix.detach(), mode="r").R
+    squares: Tensor = (triangle @ source.detach()).square().sum(0)
+    if not torch.is_grad_enabled() or not (matrix.requires_grad or source.requires_grad):
+        return squares
+    form: Tensor = ((matrix.T @ matrix @ source) * source).sum(0)
+    return form + (squares - form).detach()
 
 
 def _with_one(part: Affine) -> tuple[Tensor, Tensor]:

@@ -10,14 +10,15 @@ from torch import Tensor, nn
 
 from tailcut.execution.arguments import Arguments
 from tailcut.execution.calls import is_plain, tensors_of
+from tailcut.execution.detours import HOOKS
 from tailcut.weights.truncation import Truncation
 
 
 class Before:
-    """What a forward may change, as it was before: buffers, attributes, random numbers, lists and dicts of arguments.
+    """What a forward may change, as it was before: buffers, attributes, hooks, random numbers, lists and dicts given.
 
     Attributes that are bound to something else are put back, tensors among them with their numbers. What Python's code
-    does to anything else (a list of the network's that it appends to, a file, hooks) is done.
+    does to anything else (a list of the network's that it appends to, a file) is done.
 
     Attributes:
         arguments: those of the call.
@@ -59,7 +60,7 @@ class Before:
 
 
 class _ModuleBefore:
-    """The names that a module had for its buffers and attributes, and what they stood for."""
+    """The names that a module had for its buffers and attributes, what they stood for, and its hooks."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module, self._kind = module, type(module)
@@ -67,6 +68,8 @@ class _ModuleBefore:
         self._buffers = dict(module.named_buffers(recurse=False, remove_duplicate=False))
         # Names without a buffer count too; a script keeps its own in another kind of dict, where none is bound anew.
         self._names = dict(module._buffers) if isinstance(module._buffers, dict) else None
+        held = [self._attributes.get(name) for name in HOOKS]
+        self._hooks = [(hooks, list(hooks.items())) for hooks in held if isinstance(hooks, dict)]
 
     def tensors(self) -> list[Tensor]:
         """All buffers, and attributes that are tensors."""
@@ -79,6 +82,10 @@ class _ModuleBefore:
             _bind(self._module._buffers, self._names)
         if type(self._module) is self._kind:  # lazy layers turn into others in their first forward, and stay so
             _bind(self._module.__dict__, self._attributes)
+            for hooks, before in self._hooks:
+                if list(hooks.items()) != before:
+                    hooks.clear()
+                    hooks.update(before)
 
 
 def _bind(names: dict[str, Any], before: dict[str, Any]) -> None:

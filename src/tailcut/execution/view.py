@@ -7,7 +7,9 @@ from torch import nn
 from torch.nn.modules import module as torch_modules
 from torch.nn.utils import parametrize
 
+from tailcut.execution.detours import HOOKS
 from tailcut.execution.narrow import NarrowMap, as_tensor
+from tailcut.structure import NetworkView
 from tailcut.weights.truncation import Truncation
 
 # Their forward reads nothing but their children, so a view of them need not follow their attributes.
@@ -68,8 +70,9 @@ class View:
                     values[name] = as_tensor(value, _KEPT) if type(value) is NarrowMap else value
 
     def _view(self, module: nn.Module) -> nn.Module:
-        if _is_compiled(module):
-            return self._view(module.get_submodule("_orig_mod"))
+        inner = _run_by(module)
+        if inner is not None:
+            return _Unwrapped(module, self._view(inner)) if self._is_changed(inner) else _Apart(module)
         if id(module) not in self._known:
             self._known[id(module)] = self._replacements.get(id(module)) or self._copied(module)
             replaced = self._known[id(module)]
@@ -81,8 +84,11 @@ class View:
                     self._pairs.append((module, replaced))
         return self._known[id(module)]
 
+    def _is_changed(self, module: nn.Module) -> bool:
+        return any(id(part) in self._replacements or _run_by(part) is not None for part in module.modules())
+
     def _copied(self, module: nn.Module) -> nn.Module:
-        if not any(id(part) in self._replacements for part in module.modules()):
+        if not self._is_changed(module):
             return module
         view = module.__class__.__new__(module.__class__)
         children = {key: None if child is None else self._view(child) for key, child in module._modules.items()}
@@ -93,10 +99,39 @@ class View:
         return view
 
 
-def _is_compiled(module: nn.Module) -> bool:
-    """Whether it is what `torch.compile` wraps a module in, whose forward calls the module itself, not a view of it."""
+class _Unwrapped(nn.Module):
+    """In place of a module that runs another one in a way of its own: runs a view of that, with the hooks of both."""
+
+    def __init__(self, wrapper: nn.Module, inner: nn.Module) -> None:
+        super().__init__()
+        self.__dict__.update({name: wrapper.__dict__[name] for name in HOOKS})
+        self.inner = inner
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the inner view gives."""
+        return self.inner(*args, **kwargs)
+
+
+class _Apart(nn.Module):
+    """Runs a module on ordinary tensors only."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the module gives."""
+        args, kwargs = as_tensor((args, kwargs), "what torch.compile wraps, or runs fused by itself, reads it")
+        return self.module(*args, **kwargs)
+
+
+def _run_by(module: nn.Module) -> nn.Module | None:
+    """What a fused view, or what `torch.compile` makes of a module, runs: the module itself, and not a view of it."""
+    if isinstance(module, NetworkView):
+        return module.source
     kind = type(module)  # not imported for `isinstance`: torch loads its compiler with it
-    return kind.__name__ == "OptimizedModule" and kind.__module__ == "torch._dynamo.eval_frame"
+    is_compiled = kind.__name__ == "OptimizedModule" and kind.__module__ == "torch._dynamo.eval_frame"
+    return module.get_submodule("_orig_mod") if is_compiled else None
 
 
 def _is_torchs(module: nn.Module) -> bool:

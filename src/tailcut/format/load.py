@@ -36,6 +36,7 @@ from tailcut.structure import (
     set_class_names,
     set_picture_size,
     set_record,
+    view_in,
 )
 
 MAX_PARAMETERS = 1 << 30
@@ -208,6 +209,11 @@ def _load_into(contents: Contents, into: nn.Module, max_parameters: int) -> nn.M
         raise ArgumentError("into= must be a fresh network: this one is edited already; give to_dense(network)")
     if any(tensor.is_meta for tensor in (*into.parameters(), *into.buffers())):
         raise ArgumentError("into= lies on the meta device: call into.to_empty(device=...) before")
+    view = view_in(into)
+    if view is not None:
+        raise ArgumentError(
+            f"into= has a fused view in it ({view or 'itself'}): load into the network first, then fuse"
+        )
     trial = meta_copy(into)
     try:
         edits = apply_edits(contents, trial)

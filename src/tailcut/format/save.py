@@ -26,8 +26,8 @@ from tailcut.structure import (
     create_model,
     family,
     record_of,
-    source_of,
     told,
+    without_views,
 )
 
 _log = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ def pack(
     registered: bool = True,
 ) -> tuple[bytes, NetworkTensors]:
     """The bytes of the file and the tensors in it; see `save`."""
-    model = source_of(model)
+    model = without_views(model)
     coefficient_type = float_type(codec)
     other_type = None if other_codec is None else float_type(other_codec)
     if metadata is not None and not isinstance(metadata, Mapping):

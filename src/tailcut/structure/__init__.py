@@ -14,7 +14,6 @@ from tailcut.structure.picture_size import set_picture_size as set_picture_size
 from tailcut.structure.record import Base as Base
 from tailcut.structure.record import Coefficients as Coefficients
 from tailcut.structure.record import Edit as Edit
-from tailcut.structure.record import NetworkView as NetworkView
 from tailcut.structure.record import Record as Record
 from tailcut.structure.record import StoredTensor as StoredTensor
 from tailcut.structure.record import add_edit as add_edit
@@ -23,12 +22,15 @@ from tailcut.structure.record import edit_kind as edit_kind
 from tailcut.structure.record import record_of as record_of
 from tailcut.structure.record import register_edit as register_edit
 from tailcut.structure.record import set_record as set_record
-from tailcut.structure.record import source_of as source_of
 from tailcut.structure.registry import ModelFamily as ModelFamily
 from tailcut.structure.registry import create_model as create_model
 from tailcut.structure.registry import example_shape as example_shape
 from tailcut.structure.registry import family as family
 from tailcut.structure.registry import model_names as model_names
 from tailcut.structure.registry import register_model as register_model
+from tailcut.structure.views import NetworkView as NetworkView
+from tailcut.structure.views import source_of as source_of
+from tailcut.structure.views import view_in as view_in
+from tailcut.structure.views import without_views as without_views
 from tailcut.structure.wire import Reader as Reader
 from tailcut.structure.wire import Writer as Writer

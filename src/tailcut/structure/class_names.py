@@ -8,7 +8,7 @@ from torch import nn
 
 from tailcut.errors import ArgumentError
 from tailcut.structure.picture_size import SIZE_KEY, picture_size
-from tailcut.structure.record import source_of
+from tailcut.structure.views import source_of
 
 METADATA_KEY = "class_names"
 MAX_LENGTH = 200

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from tailcut.errors import ArgumentError
-from tailcut.structure.record import source_of
+from tailcut.structure.views import source_of
 
 SIZE_KEY = "picture_size"
 MAX_SIDE = 1 << 16

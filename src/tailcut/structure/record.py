@@ -119,17 +119,6 @@ class Record:
 Kind = TypeVar("Kind", bound=type[Edit])
 
 
-class NetworkView(nn.Module):
-    """A way to run another network, its `source`, with which it shares all state; files hold the source."""
-
-    source: nn.Module
-
-
-def source_of(model: nn.Module) -> nn.Module:
-    """The network that a view runs; any other network itself."""
-    return model.source if isinstance(model, NetworkView) else model
-
-
 def register_edit(kind: Kind) -> Kind:
     """Class decorator: make a kind of edit known by its number, so that files can restore it."""
     if kind.number in _edit_kinds:

@@ -5,7 +5,7 @@ A new layer type is one new row.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -59,8 +59,11 @@ LAYERS = (
 
 NORMALIZATIONS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
 _TABLES = (nn.Embedding, nn.EmbeddingBag)
-# "LlamaRMSNorm" and "GlobalResponseNormalization" have it, but not "NormalDistribution".
-_NORM_NAME = re.compile(r"norm(?!al(?!i[sz]))", re.IGNORECASE)
+# "LlamaRMSNorm" and "GlobalResponseNormalization" have it, but not "NormalDistribution" and "EnormousScale".
+_NORM_NAME = re.compile(r"norm(?!ous|al(?!i[sz]))", re.IGNORECASE)
+
+# Of buffers: not "class_weight".
+_PACKED_NAME = re.compile(r"q?weight(_packed|_q)?")
 
 
 @dataclass(frozen=True)
@@ -92,28 +95,39 @@ def find_layer(module: nn.Module) -> Layer | None:
 def candidates(model: nn.Module) -> list[Candidate]:
     """All parameters of `model` in their order, tied ones once.
 
-    A frozen parameter among trained ones was fixed on purpose, so there is a reservation about it. Where all are
-    frozen, that says nothing about any one of them.
+    A frozen parameter was fixed on purpose where others that could be regularised are trained, so there is a
+    reservation about it. Where all of those are frozen, that says nothing about any one of them.
     """
-    some_train = any(parameter.requires_grad for parameter in model.parameters())
     found: dict[int, list[tuple[str, nn.Module, str, nn.Parameter]]] = {}
     for path, module in model.named_modules():
         for attribute, parameter in module._parameters.items():
             if parameter is not None:
                 name = f"{path}.{attribute}" if path else attribute
                 found.setdefault(id(parameter), []).append((name, module, attribute, parameter))
-    return [_candidate(places, some_train) for places in found.values()]
+    given = [_candidate(places) for places in found.values()]
+    if not any(entry.parameter.requires_grad and _is_chosen(entry) for entry in given):
+        return given
+    return [entry if entry.parameter.requires_grad else _reserved(entry) for entry in given]
+
+
+def _is_chosen(entry: Candidate) -> bool:
+    """Whether it is regularised where nothing else is said."""
+    return entry.is_weight and entry.reservation is None and entry.obstacle is None
+
+
+def _reserved(entry: Candidate) -> Candidate:
+    return replace(entry, reservation=entry.reservation or "frozen, unlike others (requires_grad=False)")
 
 
 def quantized_weights(model: nn.Module) -> list[tuple[str, tuple[int, ...], torch.dtype]]:
     """Name, shape and type of each weight of `model` that is quantised and no parameter any more.
 
-    These are the weights that torch.ao's layers pack, and buffers of integers (`qweight` of GPTQ and AWQ, of the shape
-    that it is packed in). Quantised parameters are among the `candidates`.
+    These are the weights that torch.ao's layers pack, and buffers of integers with a weight's name (`qweight` of GPTQ
+    and AWQ, of the shape that it is packed in). Quantised parameters are among the `candidates`.
     """
     found = []
     for path, module in model.named_modules():
-        buffers = {name: value for name, value in module._buffers.items() if name.endswith("weight")}
+        buffers = {name: value for name, value in module._buffers.items() if _PACKED_NAME.fullmatch(name)}
         tensors = {name: value for name, value in buffers.items() if value is not None and _is_integer(value.dtype)}
         origin = type(module).__module__
         if origin.startswith("torch.ao.nn.") and ".quantized." in origin and callable(getattr(module, "weight", None)):
@@ -134,7 +148,7 @@ def _is_of_type(module: nn.Module, kind: type[nn.Module] | str) -> bool:
     return isinstance(module, kind)
 
 
-def _candidate(places: list[tuple[str, nn.Module, str, nn.Parameter]], some_train: bool) -> Candidate:
+def _candidate(places: list[tuple[str, nn.Module, str, nn.Parameter]]) -> Candidate:
     owners = tuple((module, attribute) for _, module, attribute, _ in places)
     parameter = places[0][3]
     return Candidate(
@@ -142,7 +156,7 @@ def _candidate(places: list[tuple[str, nn.Module, str, nn.Parameter]], some_trai
         owners=owners,
         parameter=parameter,
         is_weight=any(_is_weight(module, attribute) for module, attribute in owners),
-        reservation=next(_reservations(owners, is_frozen=some_train and not parameter.requires_grad), None),
+        reservation=next(_reservations(owners), None),
         obstacle=next(_obstacles(owners, parameter), None),
     )
 
@@ -166,7 +180,7 @@ def _has_one_axis(parameter: nn.Parameter) -> bool:
     return isinstance(parameter, UninitializedParameter) or sum(size > 1 for size in parameter.shape) <= 1
 
 
-def _reservations(owners: tuple[tuple[nn.Module, str], ...], *, is_frozen: bool) -> Iterator[str]:
+def _reservations(owners: tuple[tuple[nn.Module, str], ...]) -> Iterator[str]:
     if any(_is_normalization(module) for module, _ in owners):
         yield "normalisation"
     # A layer that is tied to the table (the head of a language model) gives all its rows gradients, also that one.
@@ -175,8 +189,6 @@ def _reservations(owners: tuple[tuple[nn.Module, str], ...], *, is_frozen: bool)
             if isinstance(module, _TABLES) and attribute == "weight" and module.padding_idx is not None:
                 # Every coefficient moves every row, also the one that torch gives no gradient.
                 yield f"its padding (padding_idx={module.padding_idx}) would not stay zero"
-    if is_frozen:
-        yield "frozen, unlike others (requires_grad=False)"
 
 
 def _obstacles(owners: tuple[tuple[nn.Module, str], ...], parameter: nn.Parameter) -> Iterator[str]:

@@ -12,7 +12,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.printing import Report, sizes, table
-from tailcut.structure import NetworkView, Record, add_edit, record_of, set_record, source_of
+from tailcut.structure import Record, add_edit, record_of, set_record, view_in, without_views
 from tailcut.weights.access import computed_attributes, truncated_tensors
 from tailcut.weights.attach import attach, detach, finish_attaching, finish_detaching
 from tailcut.weights.edit import RegularizeEdit
@@ -139,10 +139,11 @@ def regularize(
         raise StructureError(
             "the model is regularised already; cut it further with TailTruncation, or start from to_dense(model)"
         )
-    if isinstance(model, NetworkView):
+    view = view_in(model)
+    if view is not None:
         raise ArgumentError(
-            f"expected a network, got a {type(model).__name__}, which only runs one: regularise the network itself "
-            "(its .source), then fuse it"
+            f"{view or 'the model'} is a {type(model.get_submodule(view)).__name__}, which only runs another network, "
+            "its .source: regularise first, and fuse the regularised network"
         )
     if keep_ratio is not None and num_kept is not None:
         raise ArgumentError("give either keep_ratio or num_kept")
@@ -176,13 +177,13 @@ def to_dense(model: nn.Module) -> nn.Module:
     """A copy of `model` with plain weights and plain state_dict keys; the model is not changed.
 
     Args:
-        model: a regularised network, or a fused view of one (a plain one is just copied).
+        model: a regularised network, or a fused view of one, or one with fused parts (a plain one is just copied).
 
     Returns:
         The dense network: same class, device, type, mode and outputs, nothing of Tailcut in it.
     """
     with torch.inference_mode(False), torch.no_grad():
-        source = source_of(model)
+        source = without_views(model)
         dense = copy.deepcopy(source, {id(tensor): tensor.detach().clone() for tensor in computed_attributes(source)})
         modules = dict(dense.named_modules(remove_duplicate=False))
         for tensor in truncated_tensors(dense):

@@ -1,0 +1,44 @@
+"""Views: networks that only run another one, or stand in one for a part that they run."""
+
+from torch import nn
+
+
+class NetworkView(nn.Module):
+    """A way to run another network, its `source`, with which it shares all state; files hold the source."""
+
+    source: nn.Module
+
+
+def source_of(model: nn.Module) -> nn.Module:
+    """The network that a view runs; any other network itself."""
+    return model.source if isinstance(model, NetworkView) else model
+
+
+def view_in(model: nn.Module) -> str | None:
+    """The path of the first view among the parts of a network ("" for itself), None if there is none."""
+    return next((path for path, part in model.named_modules() if isinstance(part, NetworkView)), None)
+
+
+def without_views(model: nn.Module) -> nn.Module:
+    """The network with what views run, in all its parts, in their places: names of tensors are those without views.
+
+    Changes nothing; it is `model` itself where there is no view. Else modules with a view in them are others, of the
+    same class, with the same tensors and attributes.
+    """
+    known: dict[int, nn.Module] = {}
+
+    def plain(module: nn.Module) -> nn.Module:
+        if isinstance(module, NetworkView):
+            return plain(module.source)
+        if id(module) not in known:
+            known[id(module)] = module if view_in(module) is None else copied(module)
+        return known[id(module)]
+
+    def copied(module: nn.Module) -> nn.Module:
+        other = module.__class__.__new__(module.__class__)
+        children = {key: None if child is None else plain(child) for key, child in module._modules.items()}
+        # A class may do anything in its own `__setattr__`.
+        other.__dict__.update(module.__dict__, _modules=children)
+        return other
+
+    return plain(model)
