@@ -76,7 +76,7 @@ bench: setup  ## print the benchmark tables
 
 docs: setup  ## write the API reference to build/docs
 	@$(BIN)/pdoc --docformat google --output-directory build/docs \
-		tailcut $(foreach package,cli data execution format models runs errors structure training transform weights,tailcut.$(package))
+		tailcut $(foreach package,cli data execution format reports runs errors structure training transform,tailcut.$(package))
 	@echo "Open build/docs/index.html"
 
 build: setup  ## build the source distribution and the wheel into dist

@@ -49,7 +49,8 @@ def _file(records: Path) -> list[str]:
 
 def _masks(records: Path, results: Sequence[Result]) -> list[list[str]]:
     published = _json(records / "published-unet" / "evaluate-float16-val.json")
-    before = f"{percent(published['metrics']['dice'])}, the published UNet"
+    published_count = _json(records / "published-unet" / "inspect-float16.json")["num_kept"]
+    before = f"{percent(published['metrics']['dice'])}, the published UNet, {published_count:,} coefficients"
     return [
         [
             f"Dice on {published['num_samples']} photos of cars; ours is trained on 240 of other cars, on one CPU core",
@@ -80,13 +81,17 @@ def _reading(records: Path) -> list[str]:
     return [
         "A photo as 24 frequency channels, one core",
         f"{published['ms']:.0f} ms, the published pipeline",
-        f"**{ours['ms']:.1f} ms**, straight from the JPEG ([inputs](docs/frequency-inputs.md))",
+        f"**{ours['ms']:.1f} ms**, decoded and transformed ([inputs](docs/frequency-inputs.md#loading-speed))",
     ]
 
 
 def _inputs(results: Sequence[Result]) -> list[str]:
     pixels, frequencies = (figure(values_of(results, name)) for name in (PIXELS, FREQUENCIES))
-    return ["ResNet-18 on Imagenette at equal MACs", f"{pixels}, pixels", f"**{frequencies}**, 24 frequency channels"]
+    return [
+        "ResNet-18 on a part of Imagenette, about equal MACs",
+        f"{pixels}, pixels",
+        f"**{frequencies}**, 24 frequency channels",
+    ]
 
 
 def _pruning(records: Path, results: Sequence[Result]) -> list[list[str]]:

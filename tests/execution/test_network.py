@@ -1,4 +1,5 @@
 import copy
+import functools
 import gc
 import itertools
 from collections.abc import Callable
@@ -292,6 +293,34 @@ def test_attributes_of_the_source_are_written_through_the_view() -> None:
     assert not hasattr(source, "way")
     assert not hasattr(source, "mine")
     assert fused.mine == 2
+    del fused.config
+    del fused.mine
+    assert not hasattr(source, "config")
+    assert not hasattr(fused, "mine")
+
+
+def test_what_the_source_calls_as_the_view_does_stays_its_own() -> None:
+    model: Any = Telling()
+    model.engine, model.way, model._records, model._shapes = "diesel", "north", [1], [(1, 2)]
+    fused = fuse(model, engine="torch")
+    assert (model.engine, model.way, model._records, model._shapes) == ("diesel", "north", [1], [(1, 2)])
+    assert (fused.engine, fused.way) == ("torch", "auto")
+    again = fuse(fused)
+    again.way = "narrow"
+    assert again.source is model
+    assert (fused.engine, fused.way) == ("torch", "auto")
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # when torch loads its compiler
+def test_attributes_of_what_torch_compile_wraps() -> None:
+    model: Any = Telling()
+    fused: Any = fuse(torch.compile(model, backend="eager"))  # type: ignore[arg-type]
+    fused.config = 1
+    assert model.config == 1
+    model.other = functools.partial(model.features)
+    for name in ("features", "other"):
+        with pytest.raises(AttributeError, match=f"'{name}' of the Telling would run it as it is"):
+            getattr(fused, name)
 
 
 def test_networks_without_numbers_give_shapes() -> None:

@@ -180,7 +180,7 @@ def test_what_a_forward_keeps_in_an_argument_is_kept_once(kind: Any, body: Any) 
 class Knowing(nn.Module):
     """It knows an argument by its identity, as code does that has a constant for "not given"."""
 
-    NOT_GIVEN = object()
+    NOT_GIVEN: Any = object()
 
     def __init__(self) -> None:
         super().__init__()
@@ -193,6 +193,13 @@ class Knowing(nn.Module):
         return result
 
 
+class Settled:
+    """A constant that stays itself in copies."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Settled":
+        return self
+
+
 def test_what_goes_wrong_with_copies_of_arguments_only_is_no_error() -> None:
     model = Knowing().eval()
     tailcut.regularize(model, num_kept=20)
@@ -200,8 +207,21 @@ def test_what_goes_wrong_with_copies_of_arguments_only_is_no_error() -> None:
     with torch.no_grad():
         torch.testing.assert_close(fused(x, Knowing.NOT_GIVEN), model(x))
     assert "tried on copies of its arguments (ValueError: expected nothing else)" in fused.report().layers[0].reason
-    with pytest.raises(ValueError, match="expected nothing else"):
-        fused(x, other=iter([1]))
+
+
+def test_a_call_that_is_wrong_itself_settles_nothing() -> None:
+    model = Knowing().eval()
+    tailcut.regularize(model, num_kept=20)
+    fused, x = fuse(model), torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        with pytest.raises(ValueError, match="expected nothing else"):
+            fused(x, iter([1]))
+        Knowing.NOT_GIVEN, before = Settled(), Knowing.NOT_GIVEN
+        try:
+            torch.testing.assert_close(fused(x, Knowing.NOT_GIVEN), model(x, Knowing.NOT_GIVEN))
+        finally:
+            Knowing.NOT_GIVEN = before
+    assert "fused" in {layer.way for layer in fused.report().layers}
 
 
 class Installing(nn.Module):

@@ -91,6 +91,79 @@ def test_hooks_of_what_wraps_a_module_are_called() -> None:
         assert seen == ["before", "after", "before"]
 
 
+class Asking(nn.Module):
+    """It reads and writes attributes of its part, and asks for its mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body: Any = Part()
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.body.calls += 1
+        y = self.body(x) + (100 if self.body.training else self.body.offset)
+        result: Tensor = self.head(y)
+        return result
+
+
+class Part(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 64)
+        self.offset, self.calls = 2.0, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.linear(x)
+        return result
+
+
+def compiled(module: nn.Module) -> Any:
+    return torch.compile(module, backend="eager")
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # when torch loads its compiler
+@pytest.mark.parametrize("wrapped", [compiled, fuse])
+@pytest.mark.parametrize("include", [None, ["head.weight"]])
+@pytest.mark.parametrize("training", [True, False])
+def test_what_stands_for_a_wrapper_answers_as_it_does(wrapped: Any, include: Any, training: bool) -> None:
+    model = Asking()
+    tailcut.regularize(model, num_kept=20, include=include)
+    model.body = wrapped(model.body)
+    model.train(training)
+    fused, x = fuse(model), torch.randn(3, 64)
+    for way in ("auto", "narrow", "dense"):
+        fused.way = way
+        with torch.no_grad():
+            torch.testing.assert_close(fused(x), model(x))
+    assert model.body.calls == 6
+
+
+def test_a_layer_that_runs_narrowly_has_the_mode_of_the_layer() -> None:
+    class Adding(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = self[1](self[0](x)) + (100 if self[0].training else 0)
+            return result
+
+    model = Adding(nn.Linear(64, 64), nn.Linear(64, 64)).eval()
+    fused, x = narrow(model), torch.randn(3, 64)
+    torch.testing.assert_close(fused(x), model(x))
+    model[0].train()
+    torch.testing.assert_close(fused(x), model(x))
+
+
+def test_full_backward_hooks_of_a_fused_part_are_called() -> None:
+    seen: list[int] = []
+    model: Any = nn.Sequential(nn.Sequential(nn.Linear(64, 64), nn.ReLU()), nn.Linear(64, 64))
+    tailcut.regularize(model, num_kept=12)
+    model[0] = fuse(model[0])
+    model[0].register_full_backward_hook(lambda module, inputs, outputs: seen.append(len(outputs)))
+    fused = fuse(model)
+    for way in ("auto", "narrow"):
+        fused.way = way
+        fused(torch.randn(3, 64, requires_grad=True)).sum().backward()
+    assert seen == [1, 1]
+
+
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # when torch loads its compiler
 def test_what_is_compiled_and_has_no_truncated_layer_stays_compiled() -> None:
     calls: list[int] = []

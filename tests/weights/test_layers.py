@@ -470,18 +470,26 @@ def test_a_network_that_is_frozen_as_a_whole_is_regularised_as_a_whole() -> None
 
 
 def test_where_only_norms_and_biases_are_trained_frozen_weights_are_regularised() -> None:
-    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Embedding(5, 4, padding_idx=0))
+    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm([2, 4]))
     model[0].weight.requires_grad_(False)
     report = regularize(model)
     assert [tensor.name for tensor in report.tensors] == ["0.weight"]
-    assert [parameter.requires_grad for parameter in model.parameters()] == [True, False, True, True, True]
+    assert [parameter.requires_grad for parameter in model.parameters()] == [True, False, True, True]
 
 
-def test_weights_that_are_frozen_beside_chosen_ones_only_are_an_error() -> None:
-    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 3))
-    model[0].requires_grad_(False)
-    with pytest.raises(ArgumentError, match=r"nothing to regularise .*0\.weight: frozen, unlike others .* full name"):
-        regularize(model, exclude="1.*")
+class Prompted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 4).requires_grad_(False)
+        self.prompt = nn.Parameter(torch.zeros(2, 3))
+
+
+def test_weights_that_are_frozen_beside_trained_ones_of_any_kind_are_left() -> None:
+    frozen = nn.Linear(3, 4).requires_grad_(False)
+    others = [nn.Embedding(5, 4, padding_idx=0), nn.utils.parametrizations.weight_norm(nn.Linear(4, 3))]
+    for model in (*(nn.Sequential(copy.deepcopy(frozen), other) for other in others), Prompted()):
+        with pytest.raises(ArgumentError, match=r"nothing to regularise .*weight: frozen, unlike others .* full name"):
+            regularize(model)
 
 
 class Packed(nn.Module):

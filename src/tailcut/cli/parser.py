@@ -1,6 +1,7 @@
 """What the verbs' parsers share: errors that can be caught, and options that several verbs have."""
 
 import argparse
+import textwrap
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def add_verb(verbs: Verbs, name: str, *, summary: str, description: str, example
     parser = verbs.add_parser(
         name,
         help=summary,
-        description=description,
+        description=textwrap.fill(description, 80),
         epilog=f"example:\n{example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -15,7 +15,7 @@ def add_parser(verbs: Verbs) -> None:
         description="Write a truncated network with other numbers of channels: its weights are smooth along them, so "
         "that the same coefficients on a coarser grid are nearly the same network, and run fast in any program. "
         "Measure it with tailcut evaluate.",
-        example="  tailcut resample zoo:unet-759-float16 --set-argument widths=[16,32,64,128,256] -o narrow.tailcut\n"
+        example="  tailcut resample zoo:unet-759-float16 --set-argument 'widths=[16,32,64,128,256]' -o narrow.tailcut\n"
         "  tailcut export narrow.tailcut --to onnx -o narrow.onnx",
         run=run,
     )

@@ -58,6 +58,7 @@ class StandIn(nn.Module):
     def __init__(self, source: nn.Module, name: str, tensor: TruncatedTensor, twin: DenseTwin) -> None:
         super().__init__()
         self.__dict__.update({key: source.__dict__[key] for key in HOOKS}, source=source)
+        del self.__dict__["training"]  # it is the layer's, see __getattr__
         self.twin = twin
         self.name = name
         self.weights = TruncatedWeight(tensor, source)

@@ -1,8 +1,9 @@
 """`fuse`: a view of a network that runs its truncated layers without their dense weights."""
 
 import copy
+import functools
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,12 +22,15 @@ from tailcut.execution.narrow import as_tensor
 from tailcut.execution.report import FuseReport, report_of
 from tailcut.execution.run import LayerRecord, NotNarrowError, Run, running
 from tailcut.execution.trial import Before, try_out
-from tailcut.structure import NetworkView, example_shape
+from tailcut.execution.view import unwrapped
+from tailcut.structure import NetworkView, example_shape, source_of
 
 ENGINES = ("auto", "torch", "compiled")
 # The example is timed only where the dense network's largest map is below this.
 TIMING_CAP_BYTES = 1 << 30
 TIMING_REPEATS = 5
+# What a view has for itself; whatever else the source has is the source's.
+_OWN = frozenset({"source", "engine", "way", "training", "_assembly", "_decisions", "_records", "_shapes"})
 
 
 class FusedNetwork(NetworkView):
@@ -69,8 +73,7 @@ class FusedNetwork(NetworkView):
         else:
             before = Before(self.source, args, kwargs)
             if call is not None and not before.arguments.are_plain:
-                self._try_on_copies(call, before, args, kwargs)
-                return self.forward(*args, **kwargs)
+                return self._after_a_trial(call, before, args, kwargs)
         try:
             result, run = self._run_narrow(args, kwargs)
         except NotNarrowError as stop:
@@ -90,8 +93,9 @@ class FusedNetwork(NetworkView):
             source = self.__dict__.get("_modules", {}).get("source")
             if source is None or name.startswith("__"):
                 raise
+        source = unwrapped(source)
         value = getattr(source, name)
-        if not (isinstance(value, nn.Module) or getattr(value, "__self__", None) is source):
+        if not _is_code_of(source, value):
             return value
         raise AttributeError(
             f"{name!r} of the {type(source).__name__} would run it as it is: source.{name} does so. To have it run a "
@@ -100,12 +104,29 @@ class FusedNetwork(NetworkView):
 
     def __setattr__(self, name: str, value: Any) -> None:
         """What the source has, and the view has not, is written to the source."""
-        source = None if name in self.__dict__ else self.__dict__.get("_modules", {}).get("source")
-        is_own = source is None or name == "source" or hasattr(type(self), name)
-        if not is_own and (hasattr(type(source), name) or any(name in names for names in _names_of(source))):
-            setattr(source, name, value)
-        else:
+        source = None if name in _OWN else self._source_with(name)
+        if source is None:
             super().__setattr__(name, value)
+        else:
+            setattr(source, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        """As for writing."""
+        source = None if name in _OWN else self._source_with(name)
+        if source is None:
+            super().__delattr__(name)
+        else:
+            delattr(source, name)
+
+    def _source_with(self, name: str) -> nn.Module | None:
+        """The source if it has the attribute, and the view has not; else None."""
+        source = None if name in self.__dict__ else self.__dict__.get("_modules", {}).get("source")
+        if source is None or hasattr(type(self), name):
+            return None
+        source = unwrapped(source)
+        places = (source.__dict__, source._parameters, source._buffers, source._modules)
+        has_it = hasattr(type(source), name) or any(name in names for names in places)
+        return source if has_it else None
 
     def _assembled(self) -> Assembly:
         """The programs, made anew where layers were replaced, added, removed or regularised since."""
@@ -133,10 +154,21 @@ class FusedNetwork(NetworkView):
             raise StructureError(f"{reason}, and this call cannot be taken back; the next one will run densely")
         before.restore()
 
-    def _try_on_copies(self, call: Call, before: Before, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _after_a_trial(self, call: Call, before: Before, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What the network gives, once copies of its arguments have told how calls like this one are run."""
+        problem = self._try_on_copies(call, before, args, kwargs)
+        if not problem:
+            return self.forward(*args, **kwargs)
+        result = self._run_dense(args, kwargs)  # where this fails too, the call was wrong, and nothing is settled
+        self._decisions.settle(call, is_dense=True)
+        self._records, self._shapes = self._assembly.records(problem), call.shapes
+        return result
+
+    def _try_on_copies(self, call: Call, before: Before, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """Settle how calls like this one are run, where a forward may change an argument, such as a cache.
 
-        What goes wrong with copies says nothing: code may know its arguments by their identity. Then they run densely.
+        Returns what went wrong, where that says nothing about the narrow program: an object may refuse to be copied,
+        and code may know its arguments by their identity. Else nothing.
         """
         reason = "not tried: an argument cannot be copied"
         try:
@@ -144,15 +176,14 @@ class FusedNetwork(NetworkView):
             reason = "tried on copies of its arguments"
             _, run = self._run_narrow(*copies)
             self._decide(call, run)
-            return
         except NotNarrowError as stop:
-            reason = str(stop)
+            self._decisions.settle(call, is_dense=True)
+            self._records = self._assembly.records(str(stop))
         except Exception as error:  # noqa: BLE001 - of any object's or network's code
-            reason = f"{reason} ({type(error).__name__}: {error})"
+            return f"{reason} ({type(error).__name__}: {error})"
         finally:
             before.restore()
-        self._decisions.settle(call, is_dense=True)
-        self._records, self._shapes = self._assembly.records(reason), call.shapes
+        return ""
 
     def _decide(self, call: Call, run: Run) -> bool:
         """Settle how calls like this one are run from now on. Returns whether this one was run so already."""
@@ -239,8 +270,11 @@ class FusedNetwork(NetworkView):
             record.turn_dense("timed: dense weights were faster")
 
 
-def _names_of(module: Any) -> tuple[Collection[str], ...]:
-    return module.__dict__, module._parameters, module._buffers, module._modules
+def _is_code_of(source: nn.Module, value: Any) -> bool:
+    """Whether calling it would run the source, or a part of it, as it is."""
+    while isinstance(value, functools.partial):
+        value = value.func
+    return isinstance(value, nn.Module) or getattr(value, "__self__", None) is source
 
 
 def fuse(
@@ -281,13 +315,13 @@ def fuse(
         check_by_timing: time the example both ways, and run inputs of its shape densely if that is faster.
 
     Returns:
-        The fused network. It shares parameters, buffers and mode with `model`.
+        The fused network; of a view another one of the same network. Parameters, buffers and mode are those of `model`.
 
     Raises:
         ArgumentError: an unknown engine, or `check_by_timing` without an example.
     """
-    fused = FusedNetwork(model, engine=engine)
-    example = _example(model, example_input)
+    fused = FusedNetwork(source_of(model), engine=engine)
+    example = _example(fused.source, example_input)
     if example is not None:
         try_out(fused.source, lambda: fused(*example))
         if check_by_timing:

@@ -99,30 +99,69 @@ class View:
         return view
 
 
-class _Unwrapped(nn.Module):
-    """In place of a module that runs another one in a way of its own: runs a view of that, with the hooks of both."""
+class _StandIn(nn.Module):
+    """In place of a module that runs another one in a way of its own; all but the way is that module's.
+
+    Args:
+        wrapper: the module.
+        runs: what is run in its place.
+    """
+
+    def __init__(self, wrapper: nn.Module, runs: nn.Module) -> None:
+        super().__init__()
+        self.__dict__["wrapper"] = wrapper
+        self.runs = runs
+        del self.__dict__["training"]
+
+    def __getattr__(self, name: str) -> Any:
+        """What it has not itself is asked of what it runs, its mode of the module."""
+        if name == "training":
+            return self.wrapper.training
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self._modules["runs"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Written to what it runs, whose attributes those are."""
+        if name == "runs":
+            super().__setattr__(name, value)
+        else:
+            setattr(self.runs, name, value)
+
+
+class _Unwrapped(_StandIn):
+    """Runs a view of what the module runs, with the hooks of both."""
 
     def __init__(self, wrapper: nn.Module, inner: nn.Module) -> None:
-        super().__init__()
+        super().__init__(wrapper, inner)
         self.__dict__.update({name: wrapper.__dict__[name] for name in HOOKS})
-        self.inner = inner
+
+    def _call_impl(self, *args: Any, **kwargs: Any) -> Any:
+        self.__dict__["_is_full_backward_hook"] = self.wrapper._is_full_backward_hook
+        return super()._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the inner view gives."""
-        return self.inner(*args, **kwargs)
+        return self.runs(*args, **kwargs)
 
 
-class _Apart(nn.Module):
-    """Runs a module on ordinary tensors only."""
+class _Apart(_StandIn):
+    """Runs the module itself, on ordinary tensors only."""
 
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
+    def __init__(self, wrapper: nn.Module) -> None:
+        super().__init__(wrapper, wrapper)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the module gives."""
         args, kwargs = as_tensor((args, kwargs), "what torch.compile wraps, or runs fused by itself, reads it")
-        return self.module(*args, **kwargs)
+        return self.runs(*args, **kwargs)
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module whose code it is that a fused view, or what `torch.compile` makes of a module, runs."""
+    inner = _run_by(module)
+    return module if inner is None else unwrapped(inner)
 
 
 def _run_by(module: nn.Module) -> nn.Module | None:

@@ -62,9 +62,6 @@ _TABLES = (nn.Embedding, nn.EmbeddingBag)
 # "LlamaRMSNorm" and "GlobalResponseNormalization" have it, but not "NormalDistribution" and "EnormousScale".
 _NORM_NAME = re.compile(r"norm(?!ous|al(?!i[sz]))", re.IGNORECASE)
 
-# Of buffers: not "class_weight".
-_PACKED_NAME = re.compile(r"q?weight(_packed|_q)?")
-
 
 @dataclass(frozen=True)
 class Candidate:
@@ -95,8 +92,8 @@ def find_layer(module: nn.Module) -> Layer | None:
 def candidates(model: nn.Module) -> list[Candidate]:
     """All parameters of `model` in their order, tied ones once.
 
-    A frozen parameter was fixed on purpose where others that could be regularised are trained, so there is a
-    reservation about it. Where all of those are frozen, that says nothing about any one of them.
+    A frozen parameter among trained ones was fixed on purpose, so there is a reservation about it. Where nothing is
+    trained, or biases and normalisations only, that says nothing about any one of them.
     """
     found: dict[int, list[tuple[str, nn.Module, str, nn.Parameter]]] = {}
     for path, module in model.named_modules():
@@ -105,14 +102,14 @@ def candidates(model: nn.Module) -> list[Candidate]:
                 name = f"{path}.{attribute}" if path else attribute
                 found.setdefault(id(parameter), []).append((name, module, attribute, parameter))
     given = [_candidate(places) for places in found.values()]
-    if not any(entry.parameter.requires_grad and _is_chosen(entry) for entry in given):
+    if not any(entry.parameter.requires_grad and not _is_of_channels(entry) for entry in given):
         return given
     return [entry if entry.parameter.requires_grad else _reserved(entry) for entry in given]
 
 
-def _is_chosen(entry: Candidate) -> bool:
-    """Whether it is regularised where nothing else is said."""
-    return entry.is_weight and entry.reservation is None and entry.obstacle is None
+def _is_of_channels(entry: Candidate) -> bool:
+    """Whether it is a bias, or a normalisation's."""
+    return _has_one_axis(entry.parameter) or any(_is_normalization(module) for module, _ in entry.owners)
 
 
 def _reserved(entry: Candidate) -> Candidate:
@@ -122,13 +119,13 @@ def _reserved(entry: Candidate) -> Candidate:
 def quantized_weights(model: nn.Module) -> list[tuple[str, tuple[int, ...], torch.dtype]]:
     """Name, shape and type of each weight of `model` that is quantised and no parameter any more.
 
-    These are the weights that torch.ao's layers pack, and buffers of integers with a weight's name (`qweight` of GPTQ
-    and AWQ, of the shape that it is packed in). Quantised parameters are among the `candidates`.
+    These are the weights that torch.ao's layers pack, and buffers of integers with a weight's name and two axes or more
+    (`qweight` of GPTQ and AWQ, of the shape that it is packed in). Quantised parameters are among the `candidates`.
     """
     found = []
     for path, module in model.named_modules():
-        buffers = {name: value for name, value in module._buffers.items() if _PACKED_NAME.fullmatch(name)}
-        tensors = {name: value for name, value in buffers.items() if value is not None and _is_integer(value.dtype)}
+        buffers = {name: value for name, value in module._buffers.items() if name.endswith("weight")}
+        tensors = {name: value for name, value in buffers.items() if value is not None and _is_packed(value)}
         origin = type(module).__module__
         if origin.startswith("torch.ao.nn.") and ".quantized." in origin and callable(getattr(module, "weight", None)):
             tensors["weight"] = module.weight()
@@ -138,8 +135,10 @@ def quantized_weights(model: nn.Module) -> list[tuple[str, tuple[int, ...], torc
     return found
 
 
-def _is_integer(dtype: torch.dtype) -> bool:
-    return not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
+def _is_packed(value: torch.Tensor) -> bool:
+    """Whether it may hold a layer's weight in integers: one number per class does not."""
+    dtype = value.dtype
+    return value.ndim > 1 and not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
 
 
 def _is_of_type(module: nn.Module, kind: type[nn.Module] | str) -> bool:

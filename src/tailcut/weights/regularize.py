@@ -169,7 +169,7 @@ def regularize(
     finish_attaching(model)
     add_edit(model, RegularizeEdit.of(model))
     report = _report(plans, left)
-    _log.info("regularised %d tensors: %d of %d numbers kept", len(plans), report.num_kept, report.num_parameters)
+    _log.info(f"regularised {len(plans)} tensors: {report.num_kept:,} of {report.num_parameters:,} numbers kept")
     return report
 
 
