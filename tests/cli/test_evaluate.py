@@ -89,3 +89,12 @@ def test_a_batch_script_outside_of_srun_is_one_process(
     for name, value in {"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}.items():
         monkeypatch.setenv(name, value)
     assert tailcut("evaluate", packed, "--data", "digits", "--device", "cpu").code == 0
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "predict"])
+def test_a_damaged_file_is_named(verb: str, tailcut: Tailcut, packed: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.tailcut"
+    damaged.write_bytes(packed.read_bytes()[:-10])
+    outcome = tailcut(verb, damaged, *(["--data", "digits"] if verb == "evaluate" else [packed]))
+    assert outcome.code == 1
+    assert f"{damaged}: the checksum does not match" in outcome.err

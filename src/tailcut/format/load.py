@@ -108,6 +108,20 @@ def read_file(path: str | Path, max_parameters: int) -> bytes:
         return file.read()
 
 
+def read_contents(path: str | Path) -> Contents:
+    """What the file `path` or "zoo:NAME" says of its network, which is not built.
+
+    Raises:
+        FormatError: as `load`, with the file's name.
+        FileNotFoundError: there is no such file.
+    """
+    content = read_file(path, MAX_PARAMETERS)
+    try:
+        return decode(content)
+    except FormatError as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
 def bare_network(contents: Contents, max_parameters: int) -> nn.Module:
     """The registered network of a file before its edits, without memory for its tensors."""
     if contents.base is None:

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from tailcut.errors import ArgumentError, DataError, FormatError, MissingExtraError, first_line
 from tailcut.format import InspectReport, inspect, load, resolve
-from tailcut.format.container import decode
-from tailcut.format.load import MAX_PARAMETERS, read_file
+from tailcut.format.load import read_contents
 from tailcut.format.zoo import PREFIX
 from tailcut.runs import Result, Run, packed_network, read_result
 from tailcut.structure import edit_kind, example_shape
@@ -87,7 +86,7 @@ def edit_names(source: str | Path) -> list[str]:
 
     Raises as `tailcut.inspect`.
     """
-    kinds = [edit_kind(number) for number, _ in decode(read_file(source, MAX_PARAMETERS)).edits]
+    kinds = [edit_kind(number) for number, _ in read_contents(source).edits]
     return ["unknown" if kind is None else kind.kind for kind in kinds]
 
 

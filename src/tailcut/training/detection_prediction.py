@@ -15,8 +15,7 @@ from tailcut.data.coco_categories import CATEGORIES, NUM_CLASSES
 from tailcut.errors import ArgumentError
 from tailcut.files import write_atomically
 from tailcut.format import load
-from tailcut.format.container import decode
-from tailcut.format.load import MAX_PARAMETERS, read_file
+from tailcut.format.load import read_contents
 from tailcut.inputs.detection import Detector
 from tailcut.printing import table
 from tailcut.training.detection_drawing import draw_objects, write_picture
@@ -52,7 +51,7 @@ class PredictObjectsReport(PredictReport):
 
 def holds_detector(file: str | Path) -> bool:
     """Whether a .tailcut file (or `zoo:NAME`) names a registered detector. Raises what `load` raises."""
-    base = decode(read_file(file, MAX_PARAMETERS)).base
+    base = read_contents(file).base
     return base is not None and base.name in FAMILIES
 
 

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from tailcut.data import Dataset, Roots, open_dataset
 from tailcut.errors import ArgumentError
 from tailcut.format import load
-from tailcut.format.container import decode
-from tailcut.format.load import MAX_PARAMETERS, read_file
+from tailcut.format.load import read_contents
 from tailcut.models import VAE, DCGANGenerator
 from tailcut.structure import family, source_of
 from tailcut.training.evaluation import ALONE, PROGRESS_INTERVAL, EvaluateReport, Share, in_processes, runnable
@@ -235,7 +234,7 @@ def evaluate_generator_file(
 
 def holds_generator(file: str | Path) -> bool:
     """Whether a .tailcut file (or `zoo:NAME`) names a network that makes pictures. Raises what `load` raises."""
-    base = decode(read_file(file, MAX_PARAMETERS)).base
+    base = read_contents(file).base
     build = None if base is None else family(base.name).build
     return isinstance(build, type) and issubclass(build, GENERATORS)
 
