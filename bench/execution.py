@@ -91,40 +91,7 @@ def _sweep(scale: Scale, machine: Machine) -> Table:
     size = max(16, scale.picture_size // 2)
     for width in (scale.unet_widths[0], 4 * scale.unet_widths[0]):
         for num_kept in SWEEP_COEFFICIENTS:
-            block = nn.Sequential(
-                nn.Conv2d(width, width, 3, padding=1, bias=False),
-                nn.BatchNorm2d(width),
-                nn.ReLU(),
-                nn.Conv2d(width, width, 3, padding=1, bias=False),
-            ).eval()
-            regularize(block, num_kept=num_kept)
-            x = torch.rand(1, width, size, size)
-            dense, fused = to_dense(block), fuse(block, x, engine="torch")
-            corner = truncation_of(block, "0.weight").truncation.corner_shape
-            candidates = {
-                "fused": forward_of(fused, x),
-                "dense": forward_of(dense, x),
-                "naive": forward_of(naively_factored(block), x),
-                "tensorly-torch": forward_of(tucker_factored(dense, corner), x),
-            }
-            with torch.no_grad():
-                found = compare(candidates, scale, share=0.05)
-            layers = fused.report().layers
-            limit = max(
-                2 * sum(layer.macs for layer in layers) / machine.product_rate,
-                sum(layer.moved_bytes for layer in layers) / machine.copy_rate,
-            )
-            rows.append(
-                {
-                    "width": width,
-                    "kept": num_kept,
-                    "corner": " x ".join(map(str, corner)),
-                    "ways": ", ".join(sorted({layer.way for layer in layers})),
-                    **{f"{name} ms": 1e3 * timing.median_s for name, timing in found.items()},
-                    "limit ms": 1e3 * limit,
-                    "times faster": found["dense"].median_s / found["fused"].median_s,
-                }
-            )
+            rows.append(_sweep_row(width, num_kept, size, scale, machine))
     timed = ("fused ms", "dense ms", "naive ms", "tensorly-torch ms", "limit ms")
     columns = {
         "width": "d",
@@ -139,6 +106,41 @@ def _sweep(scale: Scale, machine: Machine) -> Table:
         "same ranks. limit: the fused way's products or its bytes at this machine's rates."
     ]
     return Table(f"Two convolutions of one width on {size} x {size} pixels, plain tiles", columns, rows, notes)
+
+
+def _sweep_row(width: int, num_kept: int, size: int, scale: Scale, machine: Machine) -> Row:
+    block = nn.Sequential(
+        nn.Conv2d(width, width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.Conv2d(width, width, 3, padding=1, bias=False),
+    ).eval()
+    regularize(block, num_kept=num_kept)
+    x = torch.rand(1, width, size, size)
+    dense, fused = to_dense(block), fuse(block, x, engine="torch")
+    corner = truncation_of(block, "0.weight").truncation.corner_shape
+    candidates = {
+        "fused": forward_of(fused, x),
+        "dense": forward_of(dense, x),
+        "naive": forward_of(naively_factored(block), x),
+        "tensorly-torch": forward_of(tucker_factored(dense, corner), x),
+    }
+    with torch.no_grad():
+        found = compare(candidates, scale, share=0.05)
+    layers = fused.report().layers
+    limit = max(
+        2 * sum(layer.macs for layer in layers) / machine.product_rate,
+        sum(layer.moved_bytes for layer in layers) / machine.copy_rate,
+    )
+    return {
+        "width": width,
+        "kept": num_kept,
+        "corner": " x ".join(map(str, corner)),
+        "ways": ", ".join(sorted({layer.way for layer in layers})),
+        **{f"{name} ms": 1e3 * timing.median_s for name, timing in found.items()},
+        "limit ms": 1e3 * limit,
+        "times faster": found["dense"].median_s / found["fused"].median_s,
+    }
 
 
 def tucker_factored(dense: nn.Module, ranks: Sequence[int]) -> nn.Module:

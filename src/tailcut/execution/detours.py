@@ -15,6 +15,11 @@ _CHECKPOINT = "torch.utils.checkpoint"
 HOOKS = tuple(name for name, value in vars(nn.Module()).items() if "_hooks" in name and isinstance(value, dict))
 
 
+def share_hooks(stand_in: nn.Module, module: nn.Module) -> None:
+    """Give what stands for a module the hooks of that one, also those that come later (changes the stand-in)."""
+    stand_in.__dict__.update({name: module.__dict__[name] for name in HOOKS})
+
+
 def refuse_detours() -> None:
     """Raise `NotNarrowError` where the backward pass would not reach what made a map, or would call the code again.
 

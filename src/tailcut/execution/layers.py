@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from tailcut.execution.calls import is_plain
-from tailcut.execution.detours import HOOKS, is_autocast, is_transformed, refuse_detours
+from tailcut.execution.detours import is_autocast, is_transformed, refuse_detours, share_hooks
 from tailcut.execution.expression import Affine, is_pointwise, map_sources
 from tailcut.execution.factors import Factors, TruncatedWeight, block_diagonal, grouped_outward
 from tailcut.execution.geometry import Geometry, geometry_of
@@ -57,7 +57,8 @@ class StandIn(nn.Module):
 
     def __init__(self, source: nn.Module, name: str, tensor: TruncatedTensor, twin: DenseTwin) -> None:
         super().__init__()
-        self.__dict__.update({key: source.__dict__[key] for key in HOOKS}, source=source)
+        self.__dict__["source"] = source
+        share_hooks(self, source)
         del self.__dict__["training"]  # it is the layer's, see __getattr__
         self.twin = twin
         self.name = name

@@ -104,7 +104,7 @@ class FusedNetwork(NetworkView):
 
     def __setattr__(self, name: str, value: Any) -> None:
         """What the source has, and the view has not, is written to the source."""
-        source = None if name in _OWN else self._source_with(name)
+        source = self._source_with(name)
         if source is None:
             super().__setattr__(name, value)
         else:
@@ -112,7 +112,7 @@ class FusedNetwork(NetworkView):
 
     def __delattr__(self, name: str) -> None:
         """As for writing."""
-        source = None if name in _OWN else self._source_with(name)
+        source = self._source_with(name)
         if source is None:
             super().__delattr__(name)
         else:
@@ -120,8 +120,10 @@ class FusedNetwork(NetworkView):
 
     def _source_with(self, name: str) -> nn.Module | None:
         """The source if it has the attribute, and the view has not; else None."""
-        source = None if name in self.__dict__ else self.__dict__.get("_modules", {}).get("source")
-        if source is None or hasattr(type(self), name):
+        if name in _OWN or name in self.__dict__ or hasattr(type(self), name):
+            return None
+        source = self.__dict__.get("_modules", {}).get("source")
+        if source is None:
             return None
         source = unwrapped(source)
         places = (source.__dict__, source._parameters, source._buffers, source._modules)
@@ -160,9 +162,12 @@ class FusedNetwork(NetworkView):
         if not problem:
             return self.forward(*args, **kwargs)
         result = self._run_dense(args, kwargs)  # where this fails too, the call was wrong, and nothing is settled
-        self._decisions.settle(call, is_dense=True)
-        self._records, self._shapes = self._assembly.records(problem), call.shapes
+        self._settle_dense(call, problem)
         return result
+
+    def _settle_dense(self, call: Call, reason: str) -> None:
+        self._decisions.settle(call, is_dense=True)
+        self._records, self._shapes = self._assembly.records(reason), call.shapes
 
     def _try_on_copies(self, call: Call, before: Before, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """Settle how calls like this one are run, where a forward may change an argument, such as a cache.
@@ -177,8 +182,7 @@ class FusedNetwork(NetworkView):
             _, run = self._run_narrow(*copies)
             self._decide(call, run)
         except NotNarrowError as stop:
-            self._decisions.settle(call, is_dense=True)
-            self._records = self._assembly.records(str(stop))
+            self._settle_dense(call, str(stop))
         except Exception as error:  # noqa: BLE001 - of any object's or network's code
             return f"{reason} ({type(error).__name__}: {error})"
         finally:

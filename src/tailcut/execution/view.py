@@ -7,9 +7,9 @@ from torch import nn
 from torch.nn.modules import module as torch_modules
 from torch.nn.utils import parametrize
 
-from tailcut.execution.detours import HOOKS
+from tailcut.execution.detours import share_hooks
 from tailcut.execution.narrow import NarrowMap, as_tensor
-from tailcut.structure import NetworkView
+from tailcut.structure import NetworkView, with_children
 from tailcut.weights.truncation import Truncation
 
 # Their forward reads nothing but their children, so a view of them need not follow their attributes.
@@ -90,16 +90,13 @@ class View:
     def _copied(self, module: nn.Module) -> nn.Module:
         if not self._is_changed(module):
             return module
-        view = module.__class__.__new__(module.__class__)
-        children = {key: None if child is None else self._view(child) for key, child in module._modules.items()}
-        # A class may do anything in its own `__setattr__`.
-        view.__dict__.update(module.__dict__, _modules=children)
+        view = with_children(module, self._view)
         view.__dict__.pop(_COMPILED, None)
         self._pairs.append((module, view))
         return view
 
 
-class _StandIn(nn.Module):
+class _Proxy(nn.Module):
     """In place of a module that runs another one in a way of its own; all but the way is that module's.
 
     Args:
@@ -130,12 +127,12 @@ class _StandIn(nn.Module):
             setattr(self.runs, name, value)
 
 
-class _Unwrapped(_StandIn):
+class _Unwrapped(_Proxy):
     """Runs a view of what the module runs, with the hooks of both."""
 
     def __init__(self, wrapper: nn.Module, inner: nn.Module) -> None:
         super().__init__(wrapper, inner)
-        self.__dict__.update({name: wrapper.__dict__[name] for name in HOOKS})
+        share_hooks(self, wrapper)
 
     def _call_impl(self, *args: Any, **kwargs: Any) -> Any:
         self.__dict__["_is_full_backward_hook"] = self.wrapper._is_full_backward_hook
@@ -146,7 +143,7 @@ class _Unwrapped(_StandIn):
         return self.runs(*args, **kwargs)
 
 
-class _Apart(_StandIn):
+class _Apart(_Proxy):
     """Runs the module itself, on ordinary tensors only."""
 
     def __init__(self, wrapper: nn.Module) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from tailcut import structure
-from tailcut.errors import CorruptFileError, FormatError
+from tailcut.errors import CorruptFileError
 from tailcut.format.building import named_base
 from tailcut.format.container import VERSION, Contents, Stream, check_total, decode
 from tailcut.format.load import (
@@ -21,6 +21,7 @@ from tailcut.format.load import (
     check_tensors,
     decode_edits,
     decode_values,
+    naming,
     read_file,
 )
 from tailcut.format.numbers import number_type, type_name
@@ -145,10 +146,8 @@ def inspect(path: str | Path, *, max_parameters: int = MAX_PARAMETERS) -> Inspec
         FileNotFoundError: there is no such file.
     """
     content = read_file(path, max_parameters)
-    try:
+    with naming(path):
         return _inspect(decode(content), len(content), max_parameters)
-    except FormatError as error:
-        raise type(error)(f"{path}: {error}") from error
 
 
 def _inspect(contents: Contents, file_bytes: int, max_parameters: int) -> InspectReport:

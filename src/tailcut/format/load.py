@@ -2,7 +2,8 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -70,7 +71,7 @@ def load(
         FileNotFoundError: there is no such file.
     """
     content = read_file(path, max_parameters)
-    try:
+    with naming(path):
         contents = decode(content)
         if into is None:
             model = _load_registered(contents, torch.device(device), max_parameters)
@@ -83,6 +84,13 @@ def load(
         if is_size(size):
             set_picture_size(model, size)
         return model
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Within the block, errors about a file's content begin with its name."""
+    try:
+        yield
     except (FormatError, ArgumentError) as error:
         raise type(error)(f"{path}: {error}") from error
 
@@ -97,10 +105,8 @@ def read_file(path: str | Path, max_parameters: int) -> bytes:
     resolved = resolve(path)
     with resolved.open("rb") as file:
         # A large file of another kind is not read to its end.
-        try:
+        with naming(path):
             check_magic(file.read(HEAD_BYTES))
-        except FormatError as error:
-            raise type(error)(f"{path}: {error}") from error
         size, most = os.fstat(file.fileno()).st_size, MAX_FRAME_BYTES + LARGEST_NUMBER_BYTES * max_parameters
         if size > most:
             raise LimitError(f"{path} has {size} bytes, at most {most} are allowed for {max_parameters} numbers")
@@ -116,10 +122,8 @@ def read_contents(path: str | Path) -> Contents:
         FileNotFoundError: there is no such file.
     """
     content = read_file(path, MAX_PARAMETERS)
-    try:
+    with naming(path):
         return decode(content)
-    except FormatError as error:
-        raise type(error)(f"{path}: {error}") from error
 
 
 def bare_network(contents: Contents, max_parameters: int) -> nn.Module:

@@ -31,6 +31,7 @@ from tailcut.structure.registry import register_model as register_model
 from tailcut.structure.views import NetworkView as NetworkView
 from tailcut.structure.views import source_of as source_of
 from tailcut.structure.views import view_in as view_in
+from tailcut.structure.views import with_children as with_children
 from tailcut.structure.views import without_views as without_views
 from tailcut.structure.wire import Reader as Reader
 from tailcut.structure.wire import Writer as Writer

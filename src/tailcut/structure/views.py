@@ -1,5 +1,7 @@
 """Views: networks that only run another one, or stand in one for a part that they run."""
 
+from collections.abc import Callable
+
 from torch import nn
 
 
@@ -31,14 +33,16 @@ def without_views(model: nn.Module) -> nn.Module:
         if isinstance(module, NetworkView):
             return plain(module.source)
         if id(module) not in known:
-            known[id(module)] = module if view_in(module) is None else copied(module)
+            known[id(module)] = module if view_in(module) is None else with_children(module, plain)
         return known[id(module)]
 
-    def copied(module: nn.Module) -> nn.Module:
-        other = module.__class__.__new__(module.__class__)
-        children = {key: None if child is None else plain(child) for key, child in module._modules.items()}
-        # A class may do anything in its own `__setattr__`.
-        other.__dict__.update(module.__dict__, _modules=children)
-        return other
-
     return plain(model)
+
+
+def with_children(module: nn.Module, of_child: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    """Another module of the same class, with the same tensors and attributes, whose children are `of_child` of each."""
+    other = module.__class__.__new__(module.__class__)
+    children = {key: None if child is None else of_child(child) for key, child in module._modules.items()}
+    # A class may do anything in its own `__setattr__`.
+    other.__dict__.update(module.__dict__, _modules=children)
+    return other
