@@ -5,6 +5,8 @@
 #                                    take torch's small CPU build from there; without it, Linux gets the CUDA build
 #   WORKERS=4                        test processes (default: one per core, at most 4)
 #   TESTS="tests/data -k mnist"      what `make test` runs (default: everything)
+#   VERSIONS="3.13:2.15.*"           pairs of Python and torch for `make check-versions`
+#   MINUTES=10                       how long `make fuzz` goes on, all targets together
 #   TAILCUT_DATA=/data               folders with real data sets, separated by ":"
 
 PYTHON ?= $(shell for candidate in python3.11 python3 python3.12 python3.13; do \
@@ -12,17 +14,20 @@ PYTHON ?= $(shell for candidate in python3.11 python3 python3.12 python3.13; do 
 TORCH_INDEX ?=
 WORKERS ?= auto
 TESTS ?=
+MINUTES ?= 10
+# The lowest and the newest torch that pyproject.toml allows, and all Pythons that it names.
+VERSIONS ?= 3.11:2.11.* 3.12:2.15.* 3.13:2.15.*
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
-CODE := src tests conftest.py $(wildcard demo.py bench/*.py)
+CODE := src tests fuzz conformance conftest.py $(wildcard demo.py bench/*.py)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test check format format-check lint types contracts duplicates bench docs build clean
+.PHONY: help setup demo test check check-versions format format-check lint types contracts duplicates bench fuzz docs build clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/' | expand -t 22
@@ -52,6 +57,13 @@ test: setup  ## run all tests (real data too, where TAILCUT_DATA points to it)
 # The tests come last, so that the last line is their summary.
 check: format-check lint types contracts duplicates test  ## everything that must hold before a commit
 
+# Pythons that the machine lacks are skipped with a line. All pairs are tried, then it fails if one did.
+check-versions:  ## run the tests on the lowest and the newest torch, and on Python 3.11 to 3.13
+	@failed=; set -f; for pair in $(VERSIONS); do \
+		WORKERS=$(WORKERS) TORCH_INDEX=$(TORCH_INDEX) tools/check_version.sh "$${pair%%:*}" "$${pair#*:}" $(TESTS) \
+			|| failed="$$failed $$pair"; \
+	done; test -z "$$failed" || { echo "Failed with$$failed" >&2; exit 1; }
+
 format: setup  ## rewrite the code in the project's format
 	@$(BIN)/ruff format $(CODE)
 	@$(BIN)/ruff check --fix-only --exit-zero $(CODE)
@@ -70,6 +82,12 @@ contracts: setup  ## import-linter: imports point downward only
 
 duplicates: setup  ## pylint's search for blocks of code that stand twice
 	@$(BIN)/pylint $$(find src -name '*.py')
+
+# Atheris has wheels for Linux; without it the mutants are blind.
+fuzz: setup  ## try what reads others' files with contents that nobody wrote, for MINUTES in all
+	@$(BIN)/python -c "import atheris" 2>/dev/null || $(INSTALL) --only-binary atheris ".[fuzz]" || true
+	@PYTHONPATH=. $(BIN)/python -m fuzz $(MINUTES)
+	@PYTHONPATH=. $(BIN)/python -m fuzz.graphs 300
 
 bench: setup  ## print the benchmark tables
 	@$(BIN)/python -m bench

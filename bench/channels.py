@@ -1,4 +1,4 @@
-"""Scoring channels: batched products against loops over maps and blocks, and what a scoring pass costs."""
+"""Scoring channels: products against loops, what a pass over a network costs; and pruning whole networks."""
 
 from collections.abc import Callable
 
@@ -7,6 +7,7 @@ import torch
 from scipy.fft import dctn
 from scipy.ndimage import gaussian_filter
 
+from bench import pruning
 from bench.machine import Machine
 from bench.scale import Scale
 from bench.tables import Row, Table
@@ -23,9 +24,9 @@ SPATIAL_WEIGHT = 0.03
 
 
 def run(scale: Scale, machine: Machine) -> list[Table]:
-    """Maps of several sizes by both formulas, and whole networks."""
+    """Maps of several sizes by both formulas, whole networks, and their pruning."""
     torch.manual_seed(0)
-    return [_maps(scale, machine), _networks(scale)]
+    return [_maps(scale, machine), _networks(scale), pruning.table(scale)]
 
 
 def published_loops(maps: np.ndarray) -> np.ndarray:

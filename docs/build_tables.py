@@ -38,7 +38,8 @@ TABLE1 = RESULTS / "frequency-regularization"
 UNET = Path("docs/results/published-unet")
 BENCH = Path("docs/results/bench-main.json")
 BENCH_OF = {
-    topic: Path(f"docs/results/bench-{topic}.json") for topic in ("execution", "inputs", "channels", "table5", "widths")
+    topic: Path(f"docs/results/bench-{topic}.json")
+    for topic in ("execution", "inputs", "channels", "table5", "widths", "exporting")
 }
 EXPERIMENTS = Path("docs/results/experiments")
 ATTACKS = Path("docs/results/attacks")
@@ -127,7 +128,10 @@ def build(root: Path) -> dict[Path, str]:
             "table5": lambda: bench_tables(root / BENCH_OF["table5"], headings=False),
         },
         "docs/run-fast.md": {"bench": lambda: bench_tables(root / BENCH_OF["execution"], headings=False)},
-        "docs/export.md": {"bench": lambda: bench_tables(root / BENCH_OF["widths"], headings=False)},
+        "docs/export.md": {
+            "bench": lambda: bench_tables(root / BENCH_OF["widths"], headings=False),
+            "exporting": lambda: bench_tables(root / BENCH_OF["exporting"], headings=False),
+        },
         "docs/frequency-inputs.md": {
             "answers": lambda: answers(root / RESULTS),
             "runs": lambda: recipe_table(root / RESULTS, "frequency-inputs"),

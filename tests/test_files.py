@@ -11,7 +11,7 @@ import pytest
 
 from tailcut import files
 from tailcut.errors import ArgumentError
-from tailcut.files import atomic_write, check_place, locked, write_atomically
+from tailcut.files import atomic_write, check_place, locked, sync_folder, write_atomically
 
 
 def names_in(folder: Path) -> list[str]:
@@ -160,36 +160,60 @@ def test_text_that_utf8_cannot_hold_is_told(tmp_path: Path) -> None:
 
 
 HOLDER = """
-import fcntl, sys
-with open(sys.argv[1], "ab") as file:
-    fcntl.flock(file, fcntl.LOCK_EX)
-    print("held", flush=True)
-    sys.stdin.read()
+import fcntl, os, sys
+fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
 """
 
 
 def test_a_lock_ends_with_the_process_that_holds_it(tmp_path: Path) -> None:
-    path = tmp_path / "a"
-    path.write_text("content")
-    words = [sys.executable, "-c", HOLDER, str(path)]
+    (tmp_path / "a").write_text("content")
+    words = [sys.executable, "-c", HOLDER, str(tmp_path)]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(ArgumentError, match="somebody writes there"), locked(path, "somebody writes there"):
+        with pytest.raises(ArgumentError, match="somebody writes there"), locked(tmp_path, "somebody writes there"):
             pass
         holder.kill()
         holder.wait()
-    with locked(path, "somebody writes there"):
+    with locked(tmp_path, "somebody writes there"):
         pass
-    assert path.read_text() == "content"
+    assert names_in(tmp_path) == ["a"]
 
 
 def test_a_lock_is_of_one_block_and_ends_with_it(tmp_path: Path) -> None:
-    with locked(tmp_path / "a", "taken"), pytest.raises(ArgumentError, match="taken"), locked(tmp_path / "a", "taken"):
+    with locked(tmp_path, "taken"), pytest.raises(ArgumentError, match="taken"), locked(tmp_path, "taken"):
         pass
-    with pytest.raises(KeyError), locked(tmp_path / "a", "taken"):
+    with pytest.raises(KeyError), locked(tmp_path, "taken"):
         raise KeyError
-    with locked(tmp_path / "a", "taken"):
+    with locked(tmp_path, "taken"):
+        pass
+
+
+def test_no_deletion_in_the_folder_ends_a_lock(tmp_path: Path) -> None:
+    (tmp_path / "log.txt").write_text("")
+    with locked(tmp_path, "taken"):
+        for path in tmp_path.iterdir():
+            path.unlink()
+        with pytest.raises(ArgumentError, match="taken"), locked(tmp_path, "taken"):
+            pass
+
+
+def test_where_folders_cannot_be_locked_a_file_in_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flock = fcntl.flock
+
+    def only_files(descriptor: int, operation: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EBADF, "as NFS says")
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", only_files)
+    with locked(tmp_path, "taken"):
+        assert names_in(tmp_path) == [".lock"]
+        with pytest.raises(ArgumentError, match="taken"), locked(tmp_path, "taken"):
+            pass
+    with locked(tmp_path, "taken"):
         pass
 
 
@@ -201,13 +225,61 @@ def test_where_there_are_no_locks_the_block_runs_without(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     for _ in range(2):
-        with locked(tmp_path / "a", "taken"):
+        with locked(tmp_path, "taken"):
             pass
-    with pytest.raises(OSError, match="no"), locked(tmp_path / "a", "taken"):
+    with pytest.raises(OSError, match="no"), locked(tmp_path, "taken"):
         pass
     monkeypatch.setattr(files, "fcntl", None)
-    with locked(tmp_path / "a", "taken"), locked(tmp_path / "a", "taken"):
+    with locked(tmp_path, "taken"), locked(tmp_path, "taken"):
         pass
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left.*net\.tailcut") as caught:
+        write_atomically(tmp_path / "net.tailcut", b"content")
+    assert caught.value.errno == errno.ENOSPC
+    assert names_in(tmp_path) == []
+
+
+def test_the_folder_is_synchronised_after_a_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def noted_fsync(descriptor: int) -> None:
+        calls.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        fsync(descriptor)
+
+    def noted_replace(one: str, other: str) -> None:
+        calls.append("rename")
+        replace(one, other)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    write_atomically(tmp_path / "a", b"content")
+    assert calls == ["file", "rename", "folder"]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_file_systems_that_cannot_synchronise_folders_are_used_without(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int) -> None:
+        raise OSError(number, "no")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    sync_folder(tmp_path)
+    monkeypatch.undo()
+
+    def broken(descriptor: int) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(OSError, match="broken"):
+        sync_folder(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -217,3 +289,13 @@ def test_a_place_that_cannot_be_written_is_refused(out: str, problem: str, tmp_p
     with pytest.raises(ArgumentError, match=f"cannot write .*{problem}"):
         check_place(tmp_path / out)
     check_place(tmp_path / "report.html")
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664])
+def test_a_file_that_is_there_keeps_its_mode(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    path.chmod(mode)
+    write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert stat.S_IMODE(path.stat().st_mode) == mode

@@ -67,6 +67,9 @@ def test_a_command_of_bytes_that_are_no_utf8_survives_its_file(tmp_path: Path) -
 def test_a_result_is_shown_beside_the_paper() -> None:
     lines = str(RESULT).splitlines()
     assert lines[0].split() == ["lenet5-776", "here", "paper"]
+    own = str(dataclasses.replace(RESULT, paper={})).splitlines()
+    assert own[0].split() == ["lenet5-776", "here"]
+    assert own[2].split() == ["test", "accuracy", "98.26", "%"]
     assert lines[2].split() == ["test", "accuracy", "98.26", "%", "97.52", "%"]
 
 
@@ -130,6 +133,7 @@ def test_a_run_is_locked_by_one_at_a_time(tmp_path: Path) -> None:
             pass
         assert not run.exists()
         assert not run.has_finished_epochs()
+        assert list(run.path.iterdir()) == []  # the lock is no file that somebody may delete
     with run.locked():
         pass
     (tmp_path / "b").touch()

@@ -139,6 +139,18 @@ def _lstm(_: object, x: Tensor, input_weight: Tensor, hidden_weight: Tensor, *__
     return x.shape[:2].numel() * (input_weight.numel() + hidden_weight.numel())
 
 
+def operation_macs(func: Any, result: Any, args: tuple[Any, ...]) -> int:
+    """MACs of one of torch's operations, 0 of one that is not counted.
+
+    Args:
+        func: the operation, as a `TorchDispatchMode` sees it.
+        result: what it gave.
+        args: its positional arguments.
+    """
+    formula = _FORMULAS.get(func.overloadpacket)
+    return 0 if formula is None else formula(result, *args)
+
+
 _FORMULAS: dict[Any, Callable[..., int]] = {
     aten.convolution: _convolution,
     aten.mkldnn_rnn_layer: _lstm,

@@ -12,6 +12,10 @@ class ArgumentError(TailcutError, ValueError):
     """An argument does not fit: the message says what was expected and what came."""
 
 
+class UncachedLoopsWarning(UserWarning):
+    """Compiled loops cannot be kept on disk: each process compiles them anew."""
+
+
 class StructureError(TailcutError):
     """A model does not match its recorded structure, or an edit cannot be applied to it."""
 
@@ -21,6 +25,23 @@ class MissingExtraError(TailcutError, ImportError):
 
     def __init__(self, feature: str, package: str, extra: str) -> None:
         super().__init__(f"{feature} needs the package {package!r}: {how_to_install(extra)}")
+
+
+MAX_SHOWN = 1000
+
+
+def shown(text: str, *, at_most: int = MAX_SHOWN) -> str:
+    """Text that may come from a file, fit to be printed: it commands no terminal, and is no longer than can be read.
+
+    Args:
+        text: any text. Control characters and marks of direction are escaped, lines stay.
+        at_most: characters; of a longer text the middle is left out.
+    """
+    plain = "".join(
+        letter if letter.isprintable() or letter == "\n" else letter.encode("unicode_escape", "replace").decode()
+        for letter in text
+    )
+    return plain if len(plain) <= at_most else f"{plain[: at_most // 2]} ... {plain[-(at_most // 2) :]}"
 
 
 def first_line(error: BaseException) -> str:
@@ -48,6 +69,10 @@ def importing_torchvision(feature: str, package: str, extra: str) -> Iterator[No
     except (RuntimeError, OSError) as error:  # what torchvision raises when its compiled part does not fit torch
         broken = f"{feature} (torchvision is here, but not for this build of torch: {error})"
         raise MissingExtraError(broken, "torchvision", extra) from error
+
+
+class EnergyWarning(UserWarning):
+    """A cut took much of the energy of weights that look trained: expect the network to be less accurate."""
 
 
 class FormatError(TailcutError, ValueError):

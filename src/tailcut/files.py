@@ -4,7 +4,7 @@ import errno
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -16,6 +16,11 @@ except ImportError:  # not a Unix
     fcntl = None  # type: ignore[assignment]
 
 NO_LOCKS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS)  # what file systems without locks answer
+# What file systems answer that lock files only, and only those open for writing (NFS).
+NO_FOLDER_LOCKS = (errno.EBADF, errno.EISDIR, errno.EINVAL)
+NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)
+PREFIX = ".tailcut-"  # of unfinished files
+LOCK_FILE = ".lock"
 
 
 @contextmanager
@@ -31,25 +36,69 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
 
     Raises:
         ArgumentError: the folder of `path`, or of what it links to, does not exist, or `path` is a folder.
+        OSError: it cannot be written, for example because the disk is full; its `filename` is `path`.
     """
     check_place(path)
     path = Path(os.path.realpath(path))
-    if path.exists() and not path.is_file():
-        with path.open("wb") as file:
-            yield file
-        return
+    with naming(path):
+        if path.exists() and not path.is_file():
+            with path.open("wb") as file:
+                yield file
+        else:
+            with _beside(path) as file:
+                yield file
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[IO[bytes]]:
+    """A new file in the folder of `path`, which gets that name at the end, or is removed."""
     # Not with the file's own name in it: that may be as long as the file system allows.
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tailcut-", suffix=".part")
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=PREFIX, suffix=".part")
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
+        Path(temporary).chmod(_mode(path))
+        rename(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def rename(path: str | Path, new: str | Path) -> None:
+    """Give a file another name in its folder, in place of what had that name, so that a power cut cannot undo it.
+
+    Raises:
+        OSError: it cannot be renamed, or the folder cannot be written.
+    """
+    Path(path).replace(new)
+    sync_folder(Path(new).parent)
+
+
+def sync_folder(folder: str | Path) -> None:
+    """Write the names in a folder to the disk. Nothing is done where folders cannot be synchronised (Windows)."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NO_FOLDER_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Within the block, an `OSError` that names no file (as of a full disk) gets the name of this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or (error.filename is not None and not _is_unfinished(error.filename)):
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
 
 
 def write_atomically(path: str | Path, content: bytes | str) -> None:
@@ -78,29 +127,54 @@ def check_place(out: str | Path) -> None:
 
 
 @contextmanager
-def locked(path: str | Path, taken: str) -> Iterator[None]:
-    """Hold an exclusive lock on a file while the block runs. The file is made if needed; its content stays.
+def locked(folder: str | Path, taken: str) -> Iterator[None]:
+    """Hold an exclusive lock on a folder while the block runs, whatever is made and deleted in it meanwhile.
 
-    The kernel lets go of the lock when the process ends, however that happens. Where there are no locks, by the file
-    system or the operating system, the block runs without one.
+    The kernel lets go of the lock when the process ends, however that happens. On a file system that locks files only,
+    the lock is on `.lock` in the folder. Where there are no locks, by the file system or the operating system, the
+    block runs without one.
 
     Args:
-        path: the file, in a folder that exists.
+        folder: the folder, which exists.
         taken: the message of the error.
 
     Raises:
         ArgumentError: somebody else holds the lock.
     """
-    with Path(path).open("ab") as file:
+    with ExitStack() as held:
         if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ArgumentError(taken) from error
-            except OSError as error:
-                if error.errno not in NO_LOCKS:
-                    raise
+            descriptor = os.open(folder, os.O_RDONLY)
+            held.callback(os.close, descriptor)
+            if not _lock(descriptor, taken):
+                file = held.enter_context((Path(folder) / LOCK_FILE).open("ab"))
+                _lock(file.fileno(), taken)
         yield
+
+
+def _lock(descriptor: int, taken: str) -> bool:
+    """Lock an open file or folder; False if this file system locks other things only."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ArgumentError(taken) from error
+    except OSError as error:
+        if error.errno in NO_FOLDER_LOCKS:
+            return False
+        if error.errno not in NO_LOCKS:
+            raise
+    return True
+
+
+def _is_unfinished(path: object) -> bool:
+    return isinstance(path, str | os.PathLike) and Path(path).name.startswith(PREFIX)
+
+
+def _mode(path: Path) -> int:
+    """The permissions of the file that is replaced, those of a new file if there is none."""
+    try:
+        return path.stat().st_mode & 0o777
+    except FileNotFoundError:
+        return 0o666 & ~_umask()
 
 
 def _umask() -> int:

@@ -14,6 +14,11 @@ _PLAIN_METRICS = ("fid", "elbo", "seconds")
 class Report:
     """Base of all report dataclasses: `to_dict` and `to_json` follow the fields, `str` is for people."""
 
+    @property
+    def failed(self) -> bool:
+        """Whether what is reported is a failure, for the exit code of a command."""
+        return False
+
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain Python values, in the order of their definition."""
         if not dataclasses.is_dataclass(self):

@@ -10,7 +10,9 @@ RUN/
   discriminator.tailcut   the packed discriminator, of a GAN only
   result.json             the figures of the packed network and how it was trained
   curves.png              loss, metric and kept coefficients over the epochs
-  log.txt                 the log; a training that runs holds a lock on it
+  log.txt                 the log
+
+A training that runs holds a lock on the folder.
 """
 
 import dataclasses
@@ -103,7 +105,7 @@ class Result(Report):
     start_fingerprint: str = ""
 
     def __str__(self) -> str:
-        """The figures, beside the paper's, as a table for people."""
+        """The figures as a table for people, beside the paper's if there are any."""
         rows = [
             (f"test {name}", figure_text(name, value), self._in_paper(name)) for name, value in self.metrics.items()
         ]
@@ -115,6 +117,8 @@ class Result(Report):
             ("file", f"{self.file_bytes:,} bytes", ""),
             ("time", f"{self.seconds:,.0f} s, {self.epochs} epochs", ""),
         ]
+        if not self.paper:
+            return table([self.name, "here"], [row[:2] for row in rows], align="<>")
         return table([self.name, "here", "paper"], rows, align="<>>")
 
     def _in_paper(self, metric: str) -> str:
@@ -152,6 +156,11 @@ class Run:
     def previous_checkpoint(self) -> Path:
         """The state one epoch before the last."""
         return self.checkpoints / "previous.pt"
+
+    @property
+    def damaged_checkpoint(self) -> Path:
+        """A last checkpoint that could not be read when the run was resumed."""
+        return self.checkpoints / "damaged.pt"
 
     @property
     def start(self) -> Path:
@@ -233,7 +242,7 @@ class Run:
         """
         self.make_folder()
         taken = f"another training runs in {self.path}; wait until it ends, stop it, or choose another folder"
-        with locked(self.log, taken):
+        with locked(self.path, taken):
             yield
 
     def exists(self) -> bool:

@@ -25,9 +25,10 @@ TABLES_PER_TOPIC = {
     "files": 3,
     "execution": 5,
     "inputs": 1,
-    "channels": 2,
+    "channels": 3,
     "table5": 1,
     "widths": 1,
+    "exporting": 1,
 }
 RATIOS = {
     "transform": "torch-dct / tailcut",
@@ -39,6 +40,7 @@ RATIOS = {
     "channels": "loops / tailcut",
     "table5": "pictures/s",
     "widths": "times faster",
+    "exporting": "open: times torch",
 }
 
 
@@ -69,7 +71,8 @@ def test_topic_prints_its_tables(outcome: Outcome) -> None:
     assert any(RATIOS[outcome.topic] in row for table in tables for row in table["rows"])
     for table in tables:
         assert table["title"] in outcome.printed
-        assert table["rows"]
+        # Networks of libraries that cannot be imported here are left out, and the table says so.
+        assert table["rows"] or any(note.startswith("Left out: ") for note in table["notes"])
         for row in table["rows"]:
             for key, value in row.items():
                 if value is not None and not isinstance(value, str):

@@ -38,6 +38,21 @@ class Plain(nn.Sequential):
         )
 
 
+class WidthOfTraining(nn.Module):
+    """Its code fixes a width in training only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        if self.training:
+            x = x.reshape(len(x), 8, -1).reshape(x.shape)
+        out: Tensor = self.last(x)
+        return out
+
+
 class ConcatenatedDepthwise(nn.Module):
     """Maps beside their depthwise convolution: Torch-Pruning leaves them whole without a word."""
 
@@ -214,6 +229,35 @@ class ConvNeXt(nn.Module):
         return z
 
 
+class DropPath(nn.Module):
+    """A residual path that is left out for some pictures while training, as timm draws it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        mask = x.new_empty((len(x),) + (1,) * (x.ndim - 1)).bernoulli_(0.8)
+        return x * mask.div_(0.8)
+
+
+class Dropped(nn.Module):
+    """Dropout of channels and of paths, and global pooling of maps in the channels-last layout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm, self.relu = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()
+        self.dropout = nn.Dropout2d(0.2)
+        self.inner, self.relu2 = nn.Conv2d(8, 12, 3, padding=1), nn.ReLU()
+        self.outer, self.path = nn.Conv2d(12, 8, 3, padding=1), DropPath()
+        self.sum, self.last, self.relu3 = nn.Identity(), nn.Conv2d(8, 10, 3), nn.ReLU()
+        self.pool, self.head = nn.AdaptiveAvgPool2d(1), nn.Linear(10, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.dropout(self.relu(self.norm(self.stem(x.to(memory_format=torch.channels_last)))))
+        x = self.sum(x + self.path(self.outer(self.relu2(self.inner(x)))))
+        y: Tensor = self.head(self.pool(self.relu3(self.last(x))).flatten(1))
+        return y
+
+
 class Encoder(nn.Module):
     """torch's own transformer layer."""
 
@@ -376,6 +420,9 @@ EXACT: dict[str, Case] = {
     "pixel shuffle": Case(Shuffled, {"relu": ("conv",)}),
     "shared": Case(Shared, {"relu": ("stem",), "relu_left": ("left",), "relu_right": ("right",)}),
     "padded in code": Case(PaddedInCode, {"relu1": ("first",), "relu2": ("second",)}),
+    "dropped channels and paths": Case(
+        Dropped, {"relu": ("stem",), "relu2": ("inner",), "sum": ("outer",), "relu3": ("last",)}
+    ),
     "U-shaped": _unet(),
     "attention": _transformer(),
 }

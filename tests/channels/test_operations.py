@@ -76,6 +76,20 @@ MOVES: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
     "expanded": (lambda x: x.mean((2, 3), keepdim=True).expand(-1, -1, 5, 5), 8),
     "squeezed": (lambda x: x[:1].squeeze(0).unsqueeze(0), 8),
     "out of place": (lambda x: torch.empty_like(x).copy_(x), 8),
+    "at other strides": (lambda x: x.contiguous().as_strided((2, 8, 2, 3), (192, 24, 12, 2), 1), 8),
+    "turned by strides": (lambda x: x.contiguous().as_strided((2, 8, 4, 3), (192, 24, 1, 4)), 8),
+    "at other strides, channels last": (
+        lambda x: x.to(memory_format=torch.channels_last).as_strided((2, 8, 4, 3), (192, 1, 48, 16)),
+        8,
+    ),
+    "every other channel twice": (
+        lambda x: torch.cat([x.contiguous().as_strided((2, 4, 4, 6), (192, 48, 6, 1))] * 2, 1),
+        8,
+    ),
+    "channels-last mean": (
+        lambda x: functional.adaptive_avg_pool2d(x.to(memory_format=torch.channels_last), 1).expand(-1, -1, 2, 2),
+        8,
+    ),
 }
 
 
@@ -111,6 +125,11 @@ KEPT: dict[str, Callable[[Tensor], Tensor]] = {
     "a number": lambda x: 3 * x / torch.tensor(2.0) - 1,
     "in double": lambda x: x.double().float(),
     "a scale over places": lambda x: x * torch.ones(4, 6),
+    "dropout of channels": lambda x: functional.dropout2d(x, 0.5, training=True),
+    "alpha dropout of channels": lambda x: functional.feature_alpha_dropout(x, 0.5, training=True),
+    "dropout of pictures": lambda x: x * x.new_empty((len(x), 1, 1, 1)).bernoulli_(0.5).div_(0.5),
+    "new zeros and ones": lambda x: x * x.new_ones(x.shape) + x.new_zeros(1, x.shape[1], 1, 1) + x.new_full((1,), 2.0),
+    "beside its own zeros": lambda x: torch.cat([x, x.new_zeros(x.shape)], 1)[:, :, 1:].unflatten(1, (2, -1)).sum(1),
 }
 
 
@@ -123,6 +142,17 @@ def test_what_works_channel_by_channel_keeps_them(name: str) -> None:
 
 LOST: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "constants per channel": (lambda x: x + torch.ones(8, 1, 1), "meets numbers that have no channels of their own"),
+    "new constants of another shape": (
+        lambda x: x * x.new_ones(8, 1, 1),
+        "meets numbers that have no channels of their own",
+    ),
+    "read beside them": (
+        lambda x: (
+            x[:1].contiguous().as_strided((1, 8, 2, 2), (0, 24, 1, 1))
+            * x.narrow(2, 0, 2).as_strided((1, 8, 2, 2), (0, 24, 6, 6), 0)
+        ),
+        "reads numbers outside of its input",
+    ),
     "some channels": (lambda x: torch.cat([x[:, :3], x[:, 3:]], 1), "slice along its channels"),
     "one channel": (lambda x: x * x[:, 2:3], "slice along its channels"),
     "by index": (lambda x: x[:, [1, 0, 2, 3, 4, 5, 6, 7]], "cannot be followed through aten.index.Tensor"),

@@ -19,6 +19,7 @@ from tests.channels.slim_networks import (
     PaddedInCode,
     Plain,
     RigidView,
+    WidthOfTraining,
     macs,
     random_scores,
     randomized,
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from tailcut.channels.prune import prune
+from tailcut.counting import count_macs
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.structure import create_model, record_of
 from tailcut.weights import regularize
@@ -191,7 +193,9 @@ def test_the_lowest_scores_go() -> None:
     report = prune(model, X, scores, {"0": 0.5, "4": 0.3})
     assert report.layers[0].removed == (1, 3, 5, 7)
     assert report.layers[1].removed == (0, 1, 2)
-    assert {part.name: part.reason for part in report.left}["7"] == "no scores were given for it"
+    assert {part.name: part.reason for part in report.left}["7"] == (
+        "no scores were given for it: score(layers=['7', ...])"
+    )
 
 
 def test_of_layers_that_are_added_the_mean_counts_and_a_named_one_alone() -> None:
@@ -295,6 +299,22 @@ def test_rates_of_layers_that_go_together_must_agree() -> None:
     prune(model, X, random_scores(model, 0), {"conv1": 0.5, "layer1.0.conv2": 0.5})
 
 
+def test_a_network_runs_thrice() -> None:
+    modes: list[tuple[bool, bool]] = []
+    model = Plain()
+    model.register_forward_pre_hook(lambda module, args: modes.append((module.training, torch.is_grad_enabled())))
+    report = prune(model, X, GOOD, 0.25)
+    assert modes == [(False, False), (True, False), (False, True)]
+    assert report.macs_after == count_macs(model, X).total
+
+
+def test_a_width_that_code_fixes_in_training_stays() -> None:
+    model = WidthOfTraining().eval()
+    whole = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 3), model)
+    report = prune(whole, X, {"0": torch.rand(4), "3.first": torch.rand(8)}, rates=0.25)
+    assert {layer.name: layer.after for layer in report.layers} == {"0": 3, "2": 3, "3.first": 8, "3.last": 3}
+
+
 def test_an_interruption_rolls_back(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Plain()
     before = state_of(model)
@@ -302,7 +322,7 @@ def test_an_interruption_rolls_back(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules[prune.__module__], "complaint", interrupted)
+    monkeypatch.setattr(sys.modules[prune.__module__], "accepted", interrupted)
     with pytest.raises(KeyboardInterrupt):
         prune(model, X, GOOD, {"0": 0.5})
     assert same_state(before, state_of(model))
@@ -409,3 +429,18 @@ def test_what_is_no_pattern_of_names(ignore: Any) -> None:
 def test_a_network_that_never_ran_backward_is_pruned() -> None:
     report = prune(model := OneWay(), X, random_scores(model, 0), 0.5)
     assert model[0].out_channels == report.layers[0].after == 4
+
+
+def test_dropout_of_channels_holds_no_layer() -> None:
+    case = EXACT["dropped channels and paths"]
+    model = randomized(case.build(), 0)
+    report = prune(model, case.example(), random_scores(model, 0), 0.5)
+    assert [(part.name, part.reason) for part in report.left] == [("head", "the network's output")]
+    assert [layer.after for layer in report.layers if layer.name in ("stem", "inner", "outer", "last")] == [4, 6, 4, 5]
+
+
+def test_a_grouped_convolution_of_one_channel_per_group_is_not_taken_for_a_depthwise_one() -> None:
+    case = EXACT["grouped"]
+    model = randomized(case.build(), 0)
+    report = prune(model, case.example(), random_scores(model, 0), {"stem": 0.9})
+    assert [layer.after for layer in report.layers if layer.name == "stem"] == [4]

@@ -112,6 +112,8 @@ def plain(tmp_path: Path) -> dict[str, Any]:
         ({"num_images": -1}, "num_images is negative"),
         ({"num_images": True}, "num_images must be of type int, found bool"),
         ({"left": {"a": 1}}, "a reason in left is no text"),
+        ({"fallback": "conv"}, "fallback must be a list of names of its layers"),
+        ({"fallback": ["other"]}, "fallback must be a list of names of its layers"),
         ({"layers": None}, "layers must be of type dict, found NoneType"),
         ({"layers": {"a": [1.0]}}, "layer a must have the list importance"),
         ({"layers": {"a": {"spatial": [1.0]}}}, "layer a must have the list importance"),

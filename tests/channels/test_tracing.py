@@ -3,12 +3,13 @@ import warnings
 
 import pytest
 import torch
-from tests.channels.slim_networks import EXACT, Auxiliary, Gated, same_state, state_of
+from tests.channels.slim_networks import EXACT, Auxiliary, Gated, Plain, WidthOfTraining, same_state, state_of
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations
 
-from tailcut.channels.tracing import run, trace, undisturbed
+from tailcut.channels.running import run, undisturbed
+from tailcut.channels.tracing import trace
 from tailcut.errors import ArgumentError
 
 X = torch.rand(2, 3, 16, 16)
@@ -59,6 +60,26 @@ def test_a_training_mode_that_fails_leaves_the_layers_idle() -> None:
     found = trace(Fails(), (X,))
     assert found.idle == ["auxiliary.0", "auxiliary.1", "auxiliary.2"]
     assert not found.trains
+
+
+class DropPath(nn.Module):
+    """Leaves out a picture's whole map, in training."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * x.new_empty(len(x), 1, 1, 1).bernoulli_(0.8).div_(0.8) if self.training else x
+
+
+def test_training_mode_is_run_again_only_where_it_did_something_else() -> None:
+    dropping = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), DropPath(), nn.Dropout2d(), nn.Conv2d(8, 3, 3))
+    for model, is_alike in [(Plain(), True), (dropping, True), (Auxiliary(), False), (WidthOfTraining(), False)]:
+        found = trace(model, (X[:1],))
+        assert found.is_alike == is_alike, model
+        modes: list[bool] = []
+        model.register_forward_pre_hook(lambda module, args, modes=modes: modes.append(module.training))
+        again = trace(model, (X[:1],), found)
+        assert modes == ([False] if is_alike else [False, True])
+        assert again.trains
+        assert list(again.layers) == list(found.layers)
 
 
 class Functional(nn.Module):

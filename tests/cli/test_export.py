@@ -9,8 +9,11 @@ import safetensors.torch
 import torch
 
 from tailcut.errors import MissingExtraError
-from tailcut.format import load
-from tailcut.weights import to_dense
+from tailcut.format import load, save
+from tailcut.inputs import replace_stem, transform_of, use_ycbcr
+from tailcut.structure import create_model
+from tailcut.training.reading import reader_of
+from tailcut.weights import regularize, to_dense
 
 Tailcut = Callable[..., Any]
 
@@ -19,7 +22,8 @@ def test_onnx_runs_and_gives_the_same(tailcut: Tailcut, packed: Path, tmp_path: 
     out = tmp_path / "small.onnx"
     outcome = tailcut("export", packed, "--to", "onnx", "-o", out, "--json")
     assert outcome.code == 0
-    assert outcome.err == ""
+    stages = ["running the example", "finding the sizes that may vary", "tracing", "converting", "making it small"]
+    assert outcome.err.splitlines() == [f"{stage} ..." for stage in (*stages, "writing")]
     assert outcome.json["file_bytes"] == out.stat().st_size < 20_000
     assert outcome.json["inputs"] == {"x": ["batch", 1, 28, 28]}
     assert [tensor["num_kept"] for tensor in outcome.json["tensors"]] == [50, 50, 50]
@@ -28,6 +32,40 @@ def test_onnx_runs_and_gives_the_same(tailcut: Tailcut, packed: Path, tmp_path: 
         expected = load(packed)(x).numpy()
     found = onnxruntime.InferenceSession(out).run(None, {"x": x.numpy()})[0]
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", ["channels", "ycbcr", "pixels"])
+def test_a_network_on_frequency_channels_takes_pixels(make: str, tailcut: Tailcut, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = create_model("resnet20")
+    if make == "channels":
+        replace_stem(model, 24)
+        transform = transform_of(model)
+        assert transform is not None
+        transform.fit([torch.rand(8, 3, 64, 64)])
+    if make == "ycbcr":
+        use_ycbcr(model)
+    regularize(model, keep_ratio=0.2)
+    save(model, tmp_path / "a.tailcut")
+    outcome = tailcut("export", tmp_path / "a.tailcut", "--to", "onnx", "--input", "pixels", "-o", tmp_path / "a.onnx")
+    assert outcome.code == 0, outcome.err
+    session = onnxruntime.InferenceSession(tmp_path / "a.onnx")
+    (entry,) = session.get_inputs()
+    assert entry.name == ("x" if make == "pixels" else "pixels")
+    loaded = load(tmp_path / "a.tailcut").eval()
+    read = reader_of(loaded)
+    for height, width in ((256, 256), (67, 90)):
+        pixels = torch.rand(2, 3, height, width)
+        with torch.no_grad():
+            expected = loaded(read(pixels)).numpy()
+        (found,) = session.run(None, {entry.name: pixels.numpy()})
+        np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_only_a_program_has_an_input(tailcut: Tailcut, packed: Path, tmp_path: Path) -> None:
+    outcome = tailcut("export", packed, "--to", "torch", "--input", "pixels", "-o", tmp_path / "a")
+    assert outcome.code == 2
+    assert "--input is for --to onnx" in outcome.err
 
 
 @pytest.mark.parametrize("target", ["safetensors", "torch"])
@@ -54,7 +92,7 @@ def test_bad_usage(tailcut: Tailcut, packed: Path, tmp_path: Path) -> None:
 def test_a_missing_extra_is_a_failed_job(
     tailcut: Tailcut, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def missing(*args: object) -> None:
+    def missing(*args: object, **options: object) -> None:
         raise MissingExtraError("export_onnx", "onnx", "onnx")
 
     monkeypatch.setattr("tailcut.execution.export.export_onnx", missing)

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from tailcut.errors import ArgumentError
 from tailcut.runs import Run
+from tailcut.structure import create_model
 
 Tailcut = Callable[..., Any]
 
@@ -99,3 +102,14 @@ def test_what_cannot_be_imported_is_said(
     told = tailcut("models", "--import", path if name.endswith(".py") else name)
     assert told.code == 2
     assert message in told.err
+
+
+def test_an_unknown_model_names_the_option_here_and_the_decorator_in_python(tailcut: Tailcut, tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "a.pt")
+    outcome = tailcut("pack", tmp_path / "a.pt", "-o", tmp_path / "a.tailcut", "--model", "mine")
+    assert outcome.code == 2
+    assert "unknown model 'mine'" in outcome.err
+    assert "--import FILE.py" in outcome.err
+    assert "tailcut.register_model" not in outcome.err
+    with pytest.raises(ArgumentError, match=r"tailcut\.register_model"):
+        create_model("mine")

@@ -8,8 +8,8 @@ Tailcut = Callable[..., Any]
 def test_json_has_the_promised_keys(tailcut: Tailcut, packed: Path) -> None:
     outcome = tailcut("inspect", packed, "--json")
     assert outcome.code == 0
-    keys = ["version", "model", "file_bytes", "num_parameters", "num_kept", "compression_ratio", "tensors"]
-    assert list(outcome.json)[:8] == [*keys, "other_tensors"]
+    keys = ["version", "model", "file_bytes", "dense_bytes", "compression_ratio", "num_parameters", "num_truncated"]
+    assert list(outcome.json)[:11] == [*keys, "num_kept", "bytes_by_kind", "tensors", "other_tensors"]
     assert outcome.json["model"] == "lenet300"
     assert outcome.json["file_bytes"] == packed.stat().st_size
     assert outcome.json["num_parameters"] == 266_200

@@ -31,3 +31,13 @@ def test_what_is_missing_is_told(tailcut: Tailcut, tmp_path: Path) -> None:
     outcome = tailcut("pack", tmp_path / "weights.pt", "-o", tmp_path / "a.tailcut", *words)
     assert outcome.code == 2
     assert "not allowed with" in outcome.err
+
+
+def test_the_result_is_printed_once(tailcut: Tailcut, tmp_path: Path) -> None:
+    torch.save(create_model("lenet5").state_dict(), tmp_path / "weights.pt")
+    out = tmp_path / "a.tailcut"
+    outcome = tailcut("pack", tmp_path / "weights.pt", "-o", out, "--model", "lenet5", "--num-kept", "30")
+    assert outcome.code == 0
+    assert (outcome.out + outcome.err).count(f"{out.stat().st_size:,} bytes") == 1
+    assert outcome.err == ""
+    assert outcome.out.count("fc1.weight") == 1

@@ -1,5 +1,6 @@
 import io
 import struct
+import tracemalloc
 import warnings
 import zlib
 from pathlib import Path
@@ -173,8 +174,69 @@ def test_claimed_size_beyond_reason(tmp_path: Path) -> None:
     content[16:24] = b"\x00\x0f\x00\x00" * 2  # the width and height of the PNG's header
     content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
     path.write_bytes(content)
+    too_large = r"983040 x 983040 pixels; at most 16,777,216 .*; for more, give max_pixels=N"
+    for read in (picture_size, read_mask, lambda path: read_picture(path, channels=1)):
+        with pytest.raises(DataError, match=too_large):
+            read(path)
     with pytest.raises(DataError, match="decompression bomb"):
-        read_picture(path, channels=1)
+        read_picture(path, channels=1, max_pixels=1 << 62)
+
+
+def test_a_small_file_of_many_pixels_is_refused_before_it_takes_memory(tmp_path: Path) -> None:
+    """A PNG of 13,000 x 13,000 pixels in 20 KB: nothing is decoded, and a bound of one's own lets a part of it in."""
+    path = tmp_path / "x.png"
+    Image.new("1", (13000, 13000)).save(path, optimize=True)
+    assert path.stat().st_size < 50_000
+    tracemalloc.start()
+    with pytest.raises(DataError, match="13000 x 13000 pixels; at most 16,777,216"):
+        read_picture(path, channels=3)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+    save(tmp_path / "y.png", GREY)
+    assert read_picture(tmp_path / "y.png", channels=1, max_pixels=54).shape == (1, 1, 6, 9)
+    with pytest.raises(DataError, match="6 x 9 pixels; at most 53 are allowed"):
+        read_picture(tmp_path / "y.png", channels=1, max_pixels=53)
+    with pytest.raises(ArgumentError, match="max_pixels must be positive"):
+        read_picture(tmp_path / "y.png", channels=1, max_pixels=0)
+
+
+def test_lost_bytes_of_jpeg_files_are_an_error_unless_lenient(tmp_path: Path) -> None:
+    """libjpeg makes up what lacks; `strict=False` takes that."""
+    pixels = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    path = save(tmp_path / "x.jpg", pixels)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] + b"\xff\xd9")
+    with pytest.raises(
+        DataError, match=r"picture data end early .*; to take what libjpeg makes of it, give strict=False"
+    ):
+        read_picture(path, channels=3)
+    with pytest.raises(DataError, match="picture data end early"):
+        read_mask(path)
+    expected = np.asarray(Image.open(path))
+    assert torch.equal(read_picture(path, channels=3, strict=False), as_tensor(expected))
+    assert read_mask(path, strict=False).shape == (64, 64)
+
+
+def png_with_late_orientation(path: Path) -> Path:
+    content = encoded(Image.fromarray(COLOURS), format="PNG", exif=EXIF)
+    start = content.index(b"eXIf") - 4
+    stop = start + 12 + int.from_bytes(content[start : start + 4], "big")
+    path.write_bytes(content[:start] + content[stop:-12] + content[start:stop] + content[-12:])
+    return path
+
+
+def test_sizes_come_from_headers(tmp_path: Path) -> None:
+    """Of any orientation, wherever it stands; what comes behind the header is not looked at."""
+    for number in range(1, 9):
+        exif = Image.Exif()
+        exif[ORIENTATION] = number
+        for kind in ("png", "jpg"):
+            path = save(tmp_path / f"x.{kind}", COLOURS, exif=exif)
+            assert picture_size(path) == tuple(read_picture(path, channels=3).shape[2:])
+            path.write_bytes(path.read_bytes()[:-20])
+            assert picture_size(path) == ((6, 9) if number < 5 else (9, 6))
+    late = png_with_late_orientation(tmp_path / "late.png")
+    assert picture_size(late) == tuple(read_picture(late, channels=3).shape[2:]) == (9, 6)
 
 
 def encoded(image: Image.Image, **options: Any) -> bytes:

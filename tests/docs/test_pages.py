@@ -17,7 +17,7 @@ from tailcut.channels.prune_report import LeftChannels, PrunedLayer, PruneReport
 from tailcut.channels.scores import ScoredLayer
 from tailcut.cli import VERBS
 from tailcut.cli.parser import Parser
-from tailcut.format import InspectReport, SaveReport
+from tailcut.format import InspectReport
 from tailcut.format.inspect import StoredOtherTensor, StoredTensor
 from tailcut.inputs import FrequencyReport
 from tailcut.printing import Report
@@ -32,12 +32,13 @@ from tailcut.training.explaining import ExplainReport, Explanation
 from tailcut.training.generation import GenerationReport
 from tailcut.training.generation_prediction import SampleReport
 from tailcut.training.listing import Architecture, ModelsReport, ZooEntry
-from tailcut.training.packing import UnpackReport
+from tailcut.training.packing import PackReport, UnpackReport
 from tailcut.training.recipe import OverrideSection, Recipe
 from tailcut.training.recipe_files import find_recipe, parse_recipe, shipped_recipes
 from tailcut.training.scoring import ScoreReport
 from tailcut.training.selecting import SelectReport
 from tailcut.training.slimming import PruneFileReport
+from tailcut.weights.regularize import LeftTensor, RegularizationReport, RegularizedTensor
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -48,7 +49,7 @@ REPORTS: dict[str, tuple[type[Report], ...]] = {
     "report": (PageReport, Speed, LeftOut),
     "compare": (ComparisonReport, ComparedNetwork, ComparedTensor, ComparedOutputs),
     "reproduce": (ReproduceReport, ReproducedRow, SeedMean),
-    "pack": (SaveReport,),
+    "pack": (PackReport, RegularizationReport, RegularizedTensor, LeftTensor),
     "inspect": (InspectReport, StoredTensor, StoredOtherTensor),
     "evaluate": (EvaluateReport, GenerationReport),
     "predict": (PredictReport, SampleReport),
@@ -109,10 +110,10 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
 
 
 def commands(page: Path) -> Iterator[str]:
-    """The `tailcut` command lines in the bash blocks of a page; those that only show the syntax are left out."""
+    """The command lines of verbs in the bash blocks of a page; those that only show the syntax are left out."""
     for block in blocks(page.read_text(encoding="utf-8"), "bash"):
         for line in block.splitlines():
-            if line.startswith("tailcut ") and "[" not in line:
+            if re.match("tailcut [a-z]", line) and "[" not in line:
                 yield line
 
 
@@ -159,7 +160,8 @@ def test_every_verb_and_option_is_explained(verb: str) -> None:
     missing = [
         option
         for option in options
-        if option not in {"-h", "--help", "--json", "--import"} and option not in section(verb)
+        if option not in {"-h", "--help", "--json", "--import", "--max-parameters", "--allow-non-finite"}
+        and option not in section(verb)
     ]
     assert missing == []
 

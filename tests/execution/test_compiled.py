@@ -18,15 +18,6 @@ def test_pieces_cover_all_positions_once(positions: int, flops: float) -> None:
     assert len(ranges) <= max(1, min(2 * torch.get_num_threads(), positions * flops / compiled.FLOPS_PER_PIECE))
 
 
-def test_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "_done_flops", 0.0)
-    monkeypatch.setattr(compiled, "is_installed", lambda: True)
-    almost = compiled.PATIENCE_FLOPS - 1
-    assert not compiled.is_worth_while(almost)
-    assert not compiled.is_worth_while(almost)
-    assert compiled.is_worth_while(1.0)
-
-
 def test_padding_adds_zeros_up_to_a_whole_block() -> None:
     tensor = torch.ones(3, 6)
     assert compiled.padded(tensor, 1).tolist() == [[1.0] * 6 + [0.0] * 2] * 3

@@ -45,27 +45,45 @@ def test_each_call_is_settled_for_itself() -> None:
 
 
 def test_after_enough_dense_sizes_in_a_row_others_need_no_trial() -> None:
-    assert not after_dense(*range(50, 50 + ENOUGH_DENSE - 1)).needs_no_trial(call(1, 8, 40))
+    assert not after_dense(*range(50, 50 + ENOUGH_DENSE - 1)).take_for_dense(call(1, 8, 40))
     settled = after_dense(*range(50, 50 + ENOUGH_DENSE))
-    assert settled.needs_no_trial(call(1, 8, 40))
-    assert settled.needs_no_trial(call(1, 8, 70))
-    assert not settled.needs_no_trial(call(1, 8, 80))  # much larger ones may pay
-    assert not settled.needs_no_trial(call(8, 40))
-    assert not settled.needs_no_trial(call(1, 8, 40, training=True))
-    assert not settled.needs_no_trial(call(1, 8, 40, kept=8))
+    assert settled.take_for_dense(call(1, 8, 40))
+    assert settled.take_for_dense(call(1, 8, 70))
+    assert not settled.take_for_dense(call(1, 8, 80))  # much larger ones may pay
+    assert not settled.take_for_dense(call(8, 40))
+    assert not settled.take_for_dense(call(1, 8, 40, training=True))
+    assert not settled.take_for_dense(call(1, 8, 40, kept=8))
+
+
+def test_what_was_taken_for_dense_stays_dense() -> None:
+    settled = after_dense(*range(50, 50 + ENOUGH_DENSE))
+    assert settled.take_for_dense(call(1, 8, 40))
+    settled.settle(call(1, 8, 90), is_dense=False)
+    assert settled.is_dense(call(1, 8, 40))
+
+
+def test_nothing_is_forgotten_while_the_coefficients_are_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decisions, "MAX_SETTLED", 4)
+    settled = Decisions()
+    for size in range(4):
+        settled.settle(call(size), is_dense=False)
+    assert settled.take_for_dense(call(9))
+    assert all(settled.is_narrow(call(size)) for size in range(4))
+    assert not settled.take_for_dense(call(9, kept=5))
+    assert not settled.is_narrow(call(0))
 
 
 def test_one_that_pays_begins_the_row_anew() -> None:
     settled = after_dense(*range(50, 50 + ENOUGH_DENSE))
     settled.settle(call(1, 8, 90), is_dense=False)
-    assert not settled.needs_no_trial(call(1, 8, 40))
+    assert not settled.take_for_dense(call(1, 8, 40))
 
 
 def test_trainings_try_each_size() -> None:
     settled = Decisions()
     for length in range(50, 50 + 2 * ENOUGH_DENSE):
         settled.settle(call(1, 8, length, gradients=True), is_dense=True)
-    assert not settled.needs_no_trial(call(1, 8, 40, gradients=True))
+    assert not settled.take_for_dense(call(1, 8, 40, gradients=True))
 
 
 def test_what_is_remembered_is_bounded_but_for_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,3 +165,57 @@ def test_copies_keep_decisions(decide: Callable[[Any, torch.Tensor], None], way:
         assert not trials
         copied.prefer_dense(x[..., :20])
         assert not fused._decisions.is_dense(fused._call((x[..., :20],), {}))
+
+
+def settled_network() -> tuple[nn.Sequential, Any, torch.Tensor]:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5), nn.Linear(8, 8)).eval()
+    tailcut.regularize(model, num_kept=20)
+    fused, x = fuse(model), torch.randn(3, 8)
+    with torch.no_grad():
+        fused(x), fused(x)
+    return model, fused, x
+
+
+def halved(model: Any) -> None:
+    model[0].parametrizations.weight.original.data.mul_(0.5)
+
+
+def replaced(model: nn.Sequential) -> None:
+    model[2] = nn.Linear(8, 5)
+
+
+def hooked(model: nn.Sequential) -> None:
+    model.register_forward_hook(lambda *results: 3 * results[2])
+
+
+CHANGES: list[Callable[[nn.Sequential], object]] = [halved, replaced, hooked, nn.Module.double]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_settled_call_does_not_hold_for_a_changed_network(change: Callable[[nn.Sequential], object]) -> None:
+    model, fused, x = settled_network()
+    with torch.no_grad():
+        assert fused._settled.holds((x,))
+        change(model)
+        x = x.to(next(model.parameters()).dtype)
+        for _ in range(3):
+            torch.testing.assert_close(fused(x), model(x))
+
+
+def test_a_settled_call_holds_for_calls_like_it_alone() -> None:
+    model, fused, x = settled_network()
+    settled = fused._settled
+    assert not settled.holds((x,))  # gradients are on
+    with torch.no_grad():
+        assert settled.holds((x + 1,))
+        assert not settled.holds((x[:2],))
+        assert not settled.holds((x, x))
+        model.train()
+        assert not settled.holds((x,))
+        assert not torch.equal(fused(x), fused(x))
+        model.eval()
+        fused.register_forward_hook(lambda *results: 3 * results[2])
+        torch.testing.assert_close(fused(x), 3 * model(x))
+    assert all(parameter.grad is None for parameter in model.parameters())
+    fused(x).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())

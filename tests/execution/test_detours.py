@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
+from tailcut.errors import StructureError
 from tailcut.execution import FusedNetwork, fuse
 from tailcut.execution.detours import is_autocast, is_transformed, refuse_detours
 from tailcut.execution.run import Run
@@ -18,6 +19,89 @@ def ways_of(model: nn.Module) -> list[FusedNetwork]:
     for fused, way in zip(found, WAYS, strict=True):
         fused.way = way
     return found
+
+
+class Opposite(torch.autograd.Function):
+    """Gives back its argument, and the opposite of its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return -gradient
+
+
+class OppositeOfActive(Opposite):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return torch.relu(x)
+
+
+class OppositeByCopy(Opposite):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return torch.from_numpy(x.detach().numpy().copy())
+
+
+class OppositeInPlace(Opposite):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.mark_dirty(x)
+        return x.mul_(2)
+
+
+class OppositeWithGradients(Opposite):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            return torch.relu(x)
+
+
+class OppositeAtOnce(Opposite):
+    @staticmethod
+    def forward(*args: Any) -> Any:
+        return 2 * args[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+
+FUNCTIONS = [Opposite, OppositeOfActive, OppositeByCopy, OppositeInPlace, OppositeWithGradients, OppositeAtOnce]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_layers_before_a_function_get_its_gradients(function: Any) -> None:
+    model, x = between(lambda y, _: function.apply(1.5 * y))
+    assert_same_gradients(fuse(model), model, x)
+    fused = fuse(model)
+    fused(x)
+    assert {layer.way for layer in fused.report().layers} == {"dense"}
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x), model(x))
+
+
+class DetachedWithGradients(Opposite):
+    """The number it gives is made of another tensor than it was given."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            y = x.detach().requires_grad_()
+            return (y * y).sum(dim=(2, 3), keepdim=True).expand(y.shape)
+
+
+def test_a_gradient_that_would_be_lost_is_an_error() -> None:
+    function: Any = DetachedWithGradients
+    model, x = between(lambda y, _: function.apply(1.5 * y))
+    for fused in ways_of(model):
+        if fused.way == "auto":
+            assert_same_gradients(fused, model, x, ways=("auto",))
+            continue
+        with pytest.raises(StructureError, match="would not reach the layers before"):
+            fused(x).sum().backward()
 
 
 class Checkpointed(nn.Module):

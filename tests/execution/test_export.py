@@ -1,5 +1,6 @@
 import importlib.util
 import json
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,102 @@ def test_tied_weights_words_and_several_outputs(tmp_path: Path) -> None:
         assert errors(tmp_path / "a.onnx", model, torch.randint(0, 300, (3, length))) < 5e-6
 
 
+class Answer(OrderedDict[str, Any]):
+    """As the outputs of transformers: a dict with attributes; what is not there is left out."""
+
+
+class Dialogue(nn.Module):
+    """Called as networks of transformers are: by keywords, most of them None, with a cache of keys and values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(50, 32)
+        self.key, self.value, self.last = nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(32, 50)
+
+    def forward(
+        self,
+        words: Tensor | None = None,
+        mask: Tensor | None = None,
+        past: tuple[tuple[Tensor, Tensor], ...] | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool = True,
+    ) -> Answer:
+        x = self.embedding(words)
+        key, value = self.key(x), self.value(x)
+        if past is not None:
+            key, value = torch.cat([past[0][0], key], 1), torch.cat([past[0][1], value], 1)
+        scores = x @ key.transpose(1, 2) / 6
+        if mask is not None:
+            scores = scores.masked_fill(mask[:, None] == 0, -1e4)
+        x = x + scores.softmax(-1) @ value
+        answer = Answer(logits=self.last(x), mask=mask, loss=None)
+        if labels is not None:
+            answer["loss"] = nn.functional.cross_entropy(answer["logits"].flatten(0, 1), labels.flatten())
+        if use_cache:
+            answer["past"] = ((key, value),)
+        return answer
+
+
+def test_keywords_that_may_be_none_and_outputs_by_their_keys(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Dialogue()
+    regularize(model, keep_ratio=0.3)
+    words, mask = torch.randint(0, 50, (2, 6)), torch.ones(2, 10)
+    past = ((torch.rand(2, 4, 32), torch.rand(2, 4, 32)),)
+    given = {"words": words, "mask": mask, "past": past}
+    report = export_onnx(model, tmp_path / "a.onnx", example_kwargs=given)
+    assert list(report.inputs) == ["words", "mask", "past_0_0", "past_0_1"]
+    assert list(report.outputs) == ["logits", "mask_out", "past_0_0_out", "past_0_1_out"]
+    session = onnxruntime.InferenceSession(tmp_path / "a.onnx")
+    exact = to_dense(model).eval()
+    for num, length, before in ((2, 6, 4), (1, 3, 5)):
+        words, mask = torch.randint(0, 50, (num, length)), (torch.rand(num, length + before) > 0.2).float()
+        key, value = torch.rand(2, num, before, 32)
+        with torch.no_grad():
+            expected = exact(words=words, mask=mask, past=((key, value),))
+        named = {"words": words, "mask": mask, "past_0_0": key, "past_0_1": value}
+        found = session.run(None, {name: tensor.numpy() for name, tensor in named.items()})
+        tensors = [expected["logits"], expected["mask"], *expected["past"][0]]
+        for one, two in zip(found, tensors, strict=True):
+            np.testing.assert_allclose(one, two.numpy(), atol=1e-5)
+
+
+def test_arguments_by_place_and_by_keyword_and_switches(tmp_path: Path) -> None:
+    model = Dialogue()
+    words = torch.randint(0, 50, (1, 6))
+    labels = torch.randint(0, 50, (1, 6))
+    given = {"labels": labels, "use_cache": False}
+    report = export_onnx(model, tmp_path / "a.onnx", example_input=words, example_kwargs=given)
+    assert list(report.inputs) == ["words", "labels"]
+    assert report.outputs == {"logits": ("batch", "words_1", 50), "loss": ()}
+    found = onnxruntime.InferenceSession(tmp_path / "a.onnx").run(
+        ["loss"], {"words": words.numpy(), "labels": labels.numpy()}
+    )
+    with torch.no_grad():
+        assert float(found[0]) == pytest.approx(float(model(words, labels=labels)["loss"]), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "t5"])
+def test_networks_of_transformers(name: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    words = torch.randint(3, 90, (2, 7))
+    given: dict[str, Any] = {"input_ids": words, "use_cache": False}
+    if name == "gpt2":
+        sizes = {"n_layer": 1, "n_embd": 32, "n_head": 2, "vocab_size": 100}
+        model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes)).eval()
+    else:
+        sizes = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2, "vocab_size": 100}
+        model = transformers.T5ForConditionalGeneration(transformers.T5Config(**sizes)).eval()
+        given["decoder_input_ids"] = words[:, :5]
+    regularize(model, keep_ratio=0.3)
+    export_onnx(model, tmp_path / "a.onnx", example_kwargs=given)
+    named = {key: value[:1, :4].numpy() for key, value in given.items() if isinstance(value, Tensor)}
+    (found,) = onnxruntime.InferenceSession(tmp_path / "a.onnx").run(["logits"], named)
+    with torch.no_grad():
+        expected = model(**{key: torch.from_numpy(value) for key, value in named.items()})["logits"]
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5 * float(expected.abs().max()))
+
+
 @pytest.mark.parametrize("opset", [20, 23])
 def test_later_opsets_and_networks_of_float64(opset: int, tmp_path: Path) -> None:
     model = create_model("lenet300", bias=False).double()
@@ -205,6 +302,8 @@ class Branching(nn.Module):
         ({}, "needs example_input for a network that is not registered"),
         ({"example_input": [1, 2]}, "must be a tensor or a tuple of tensors, got int, int"),
         ({"example_input": ()}, "got nothing"),
+        ({"example_kwargs": [torch.ones(2, 5)]}, "example_kwargs must be a dict of arguments by name, .* got list"),
+        ({"example_kwargs": {"x": torch.ones(2, 5)}}, r"does not fit Sequential.forward.*missing .* 'input'"),
         ({"example_input": torch.ones(2, 4)}, r"does not take an example of shape \(2, 4\)"),
         ({"example_input": torch.ones(2, 5), "opset": 11}, "opset must be an integer from 18 to"),
         ({"example_input": torch.ones(2, 5), "opset": True}, "opset must be an integer"),

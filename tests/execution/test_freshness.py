@@ -3,9 +3,11 @@ from typing import Any
 
 import pytest
 import torch
+from tests.execution.networks import between
 from torch import nn
 
 import tailcut
+from tailcut.execution import fuse
 from tailcut.execution.freshness import Freshness
 from tailcut.weights import truncated_tensors
 
@@ -70,6 +72,41 @@ def test_other_vectors_and_masks_are_seen() -> None:
     freshness.note()
     model.double()
     assert not freshness.is_same()
+
+
+@pytest.mark.parametrize("way", ["auto", "dense", "narrow"])
+def test_another_precision_is_seen_after_a_call(way: str) -> None:
+    model, x = between()
+    fused = fuse(model)
+    fused.way = way
+    with torch.no_grad():
+        for precision in ("float32", "bfloat16", "float16", "float32"):
+            for tensor in truncated_tensors(model):
+                tensor.truncation.precision = precision
+            for _ in range(3):
+                torch.testing.assert_close(fused(x), model(x), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("way", ["auto", "dense", "narrow"])
+@pytest.mark.parametrize("gradients", [False, True])
+def test_a_forward_that_is_set_after_calls_is_seen(way: str, gradients: bool) -> None:
+    model, x = between()
+    holder = nn.Sequential(nn.Sequential(model))
+    fused = fuse(holder)
+    fused.way = way
+    with torch.set_grad_enabled(gradients):
+        for _ in range(3):
+            fused(x)
+        before = fused(x).detach()
+        for part in (model.b, holder[0], model, holder):
+            own = part.forward
+            part.forward = lambda *args, _own=own: 2 * _own(*args)
+            for _ in range(3):
+                torch.testing.assert_close(fused(x), holder(x))
+        torch.testing.assert_close(fused(x).detach(), 16 * before)
+        for part in (model.b, holder[0], model, holder):
+            del part.forward
+        torch.testing.assert_close(fused(x).detach(), before)
 
 
 def test_of_long_vectors_a_sample_is_compared() -> None:

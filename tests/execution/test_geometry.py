@@ -1,3 +1,4 @@
+import itertools
 from typing import Any
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 from torch import nn
 
 from tailcut.execution import geometry as geometry_module
-from tailcut.execution.geometry import geometry_of
+from tailcut.execution.geometry import geometry_of, pooled_size
 
 CONVOLUTIONS: list[tuple[Any, tuple[int, ...]]] = [
     (nn.Conv1d(4, 6, 3, stride=2, padding=1), (2, 4, 11)),
@@ -81,3 +82,11 @@ def test_linear_layers_have_one_position_per_row() -> None:
     geometry = geometry_of(nn.Linear(4, 6), (2, 3, 4), ())
     assert geometry is not None
     assert (geometry.positions, geometry.channel_axis, geometry.is_one_position) == (6, 2, True)
+
+
+@pytest.mark.parametrize("ceil_mode", [False, True])
+def test_pooled_sizes_are_those_of_torch(ceil_mode: bool) -> None:
+    for size, kernel, stride in itertools.product(range(3, 12), range(1, 4), range(1, 5)):
+        for padding in range(kernel // 2 + 1):
+            pooled = nn.functional.max_pool1d(torch.zeros(1, 1, size), kernel, stride, padding, 1, ceil_mode)
+            assert pooled_size(size, kernel, stride, padding, ceil_mode=ceil_mode) == pooled.shape[2]

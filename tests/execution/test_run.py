@@ -1,6 +1,12 @@
+import subprocess
+import sys
+
 import pytest
 import torch
+from torch import nn
 
+import tailcut
+from tailcut.execution import fuse
 from tailcut.execution.cost import Costs
 from tailcut.execution.run import NotNarrowError, Run, current_run, running
 
@@ -44,10 +50,44 @@ def test_a_written_map_makes_its_maker_factored() -> None:
 
 def test_the_compiler_is_asked_where_its_loops_pay() -> None:
     run = Run("compiled", "auto", COSTS)
-    assert run.engine_for(1e12, torch.zeros(1), elements=1 << 20, narrow=4) == "compiled"
-    assert run.engine_for(1e12, torch.zeros(1), elements=1 << 20, narrow=64) == "torch"
-    assert run.engine_for(1e12, torch.zeros(1), elements=1 << 10, narrow=4) == "torch"
-    assert run.engine_for(1e12, torch.zeros(1, dtype=torch.float16), elements=1 << 20, narrow=4) == "torch"
+    assert run.engine_for(torch.zeros(1), elements=1 << 20, narrow=4) == "compiled"
+    assert run.engine_for(torch.zeros(1), elements=1 << 20, narrow=64) == "torch"
+    assert run.engine_for(torch.zeros(1), elements=1 << 10, narrow=4) == "torch"
+    assert run.engine_for(torch.zeros(1, dtype=torch.float16), elements=1 << 20, narrow=4) == "torch"
+
+
+def test_the_same_input_gives_the_same_bits_in_every_call() -> None:
+    """Work done before, by this network or by others, must not choose the engine."""
+    model = nn.Sequential(nn.Conv2d(64, 128, 3, padding=1), nn.ReLU(), nn.Conv2d(128, 64, 3, padding=1))
+    tailcut.regularize(model, num_kept=40)
+    model, x = model.eval(), torch.randn(2, 64, 64, 64)  # 2^20 numbers between the layers: enough for compiled loops
+    fused = fuse(model)
+    with torch.no_grad():
+        first = fused(x)
+        assert "dense" not in {layer.way for layer in fused.report().layers}
+        for _ in range(20):
+            assert torch.equal(fused(x), first)
+        assert torch.equal(fuse(model)(x), first)
+        assert torch.equal(fuse(model, engine=fused.report().engine)(x), first)
+
+
+def test_the_first_call_does_not_import_the_compiler_of_torch() -> None:
+    """That takes a second and more, 20 on a cold disk; torch does so for the first operation on the meta device."""
+    code = """
+import sys, torch, tailcut
+from torch import nn
+from tailcut.execution import fuse
+pools = nn.MaxPool2d(2), nn.Upsample(scale_factor=2), nn.AvgPool2d(2)
+model = nn.Sequential(nn.Conv2d(8, 64, 3), nn.ReLU(), *pools, nn.Conv2d(64, 8, 1))
+tailcut.regularize(model, num_kept=12)
+fused = fuse(model, engine="torch")
+fused.way = "narrow"
+with torch.no_grad():
+    fused(torch.randn(1, 8, 16, 16))
+assert "dense" not in {layer.way for layer in fused.report().layers}
+assert "sympy" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_spoiled_forward_is_not_narrow() -> None:

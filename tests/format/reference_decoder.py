@@ -1,7 +1,8 @@
 """A second decoder of `.tailcut` files, written from SPEC.md alone: nothing of the first one is imported.
 
-It is slow and reads sound files only: damage shows as `ValueError` or `IndexError`, without a kind. From the
-package it takes the reference decoder of DEFLATE and nothing else.
+It is slow and reads sound files only: damage shows as an error without a kind. From the
+package it takes the reference decoder of DEFLATE, from the conformance corpus's reader, which shares no code with the
+package, that of codec 2, and nothing else.
 """
 
 import hashlib
@@ -12,6 +13,8 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from conformance.reference.codecs import RangeDecoder
 
 from tailcut.format.codecs.inflate import inflate
 
@@ -262,52 +265,3 @@ def decode(codec: int, payload: bytes, count: int, size: int) -> bytes:
     if len(content) != count * size:
         raise ValueError("length of a payload")
     return content
-
-
-class RangeDecoder:
-    """Codec 2."""
-
-    def __init__(self, payload: bytes, width: int) -> None:
-        self.payload, self.width = payload, width
-        self.zero = [32768] * (256 + width)
-        self.seen = [0] * 32 + [8] * 224 + [4] * width
-        self.read = 0
-        self.offset = 0
-        for _ in range(4):
-            self.offset = self.offset * 256 + self.next_byte()
-        self.range = 2**32
-
-    def next_byte(self) -> int:
-        self.read += 1
-        return self.payload[self.read - 1] if self.read <= len(self.payload) else 0
-
-    def bit(self, context: int) -> int:
-        zero, seen = self.zero[context], self.seen[context]
-        bound = self.range // 65536 * zero
-        rate = 131072 // (2 * seen + 3)
-        if self.offset < bound:
-            found, self.range = 0, bound
-            self.zero[context] = zero + (65536 - zero) * rate // 65536
-        else:
-            found, self.range, self.offset = 1, self.range - bound, self.offset - bound
-            self.zero[context] = zero - zero * rate // 65536
-        self.seen[context] = min(126, seen + 1)
-        while self.range < 2**24:
-            self.offset = self.offset * 256 + self.next_byte()
-            self.range *= 256
-        return found
-
-    def run(self, count: int) -> bytes:
-        content = b""
-        for _ in range(count):
-            rotated, node = 0, 1
-            for place in range(self.width - 1, -1, -1):
-                upper = place > self.width - 9
-                bit = self.bit(node if upper else 256 + place)
-                node = 2 * node + bit if upper else node
-                rotated = 2 * rotated + bit
-            item = rotated >> 1 | (rotated & 1) << (self.width - 1)
-            content += item.to_bytes(self.width // 8, "little")
-        if self.read != len(self.payload) + 3 or self.offset >= 2**24:
-            raise ValueError("end of a range payload")
-        return content

@@ -15,10 +15,10 @@ from tailcut.format.container import (
     StoredBase,
     StoredOther,
     Stream,
-    check_total,
     decode,
     encode,
 )
+from tailcut.limits import check_total
 from tailcut.structure.wire import MAX_LIST_DEPTH, Value
 
 texts = st.text(st.characters(min_codepoint=0x20, exclude_categories=("Cs", "Cc")), max_size=20)

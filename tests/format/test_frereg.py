@@ -2,6 +2,7 @@ import io
 import lzma
 import os
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -269,3 +270,52 @@ def test_the_published_network_finds_its_masks(
     codec: str, expected: float, tolerance: float, published: dict[str, Path], carvana_root: Path
 ) -> None:
     assert mean_dice(published[codec], carvana_root / "carvana" / "published") == pytest.approx(expected, abs=tolerance)
+
+
+def tar_header(kind: bytes, size: int, name: bytes = b"x") -> bytes:
+    """One block of a tar archive, by the layout of POSIX ustar."""
+    block = bytearray(512)
+    block[: len(name)] = name
+    block[100:107], block[108:115], block[116:123] = b"0000644", b"0000000", b"0000000"
+    block[124:136], block[136:147] = b"%011o " % size, b"00000000000"
+    block[156:157], block[257:265] = kind, b"ustar\x0000"
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+@pytest.mark.parametrize("kind", [b"x", b"g", b"X", b"L", b"K"], ids=["pax", "global", "solaris", "name", "link"])
+def test_long_headers_are_not_read(kind: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "bomb.tar.xz"
+    zeros = bytes(1 << 20)
+    packer = lzma.LZMACompressor(preset=0)
+    parts = [
+        packer.compress(tar_header(kind, 256 << 20)),
+        *(packer.compress(zeros) for _ in range(256)),
+        packer.flush(),
+    ]
+    path.write_bytes(b"".join(parts))
+    tracemalloc.start()
+    try:
+        with pytest.raises(LimitError, match=r"headers of the archive have \d+ bytes, at most 1048576"):
+            frereg.convert(path, model="unet")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 20_000_000
+
+
+def test_many_headers_one_after_the_other(tmp_path: Path) -> None:
+    record = b"6 a=b\n".ljust(512, b"\0")
+    for count in (5000, 900):
+        path = tmp_path / "chain.tar"
+        path.write_bytes((tar_header(b"x", 6) + record) * count + bytes(1024))
+        with pytest.raises((LimitError, CorruptFileError)):
+            frereg.convert(path, model="unet")
+
+
+def test_sparse_members_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "sparse.tar"
+    path.write_bytes(tar_header(b"S", 10) + bytes(2048))
+    with pytest.raises(CorruptFileError):
+        frereg.convert(path, model="unet")

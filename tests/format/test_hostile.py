@@ -149,7 +149,7 @@ def true_digest(contents: Contents) -> bytes:
     """The digest that the contents should have, so that a changed list of tensors passes this check."""
     if contents.base is not None:
         model = bare_network(contents, 1 << 20)
-        return network_tensors(model, apply_edits(contents, model)).digest()
+        return network_tensors(model, apply_edits(contents, model, 1 << 20)).digest()
     kept = [entry for edit in decode_edits(contents, None) for entry in edit.stored_tensors()]
     return list_digest(kept, ((other.name, other.shape, other.is_parameter) for other in contents.others))
 
@@ -521,7 +521,7 @@ def test_edits_that_break_a_rule(edit: tuple[Any, ...], error: type[FormatError]
         ((1, "wait", 2, 2, 3, 0, 0, 3), nn.Linear(3, 2), "no parameter 'wait' to regularise"),
         ((1, "weight", 2, 3, 2, 0, 0, 3), nn.Linear(3, 2), r"the model has shape \(2, 3\), recorded is \(3, 2\)"),
         ((1, "weight", 1, 6, 0, 0, 3), nn.Linear(3, 2), "recorded is"),
-        ((1, "weight_ih_l0", 2, 6, 3, 0, 0, 3), nn.GRU(3, 2), "recurrent layers"),
+        ((1, "0", 1, 6, 0, 0, 3), nn.ParameterList([torch.zeros(6)]), "lies in a ParameterList"),
         ((1, "running_mean", 1, 2, 0, 0, 1), nn.BatchNorm1d(2), "no parameter 'running_mean'"),
     ],
     ids=str,
@@ -556,18 +556,12 @@ def test_names_that_occur_twice_or_not_at_all(trial: Trial) -> None:
     trial.refuse(content, ModelMismatchError, "'elsewhere', which the network does not have", OwnNet())
     also_kept = dataclasses.replace(first, name="conv.weight")
     content = file_of(contents, others=(also_kept, *contents.others[1:]))
-    with pytest.raises(CorruptFileError, match="stored twice"):
-        trial.inspect(content)
-    with pytest.raises(ModelMismatchError):
-        trial.load(content, OwnNet())
+    trial.refuse(content, CorruptFileError, "stored twice", OwnNet())
 
 
 def test_a_digest_of_another_list(trial: Trial) -> None:
     content = encode(dataclasses.replace(own_contents(), digest=b"1234"))
-    with pytest.raises(CorruptFileError, match="digest"):
-        trial.inspect(content)
-    with pytest.raises(ModelMismatchError, match="names, shapes or axes"):
-        trial.load(content, OwnNet())
+    trial.refuse(content, CorruptFileError, "digest is not that of the tensors", OwnNet())
     trial.refuse(encode(dataclasses.replace(small_contents(), digest=b"1234")), ModelMismatchError, "names, shapes")
 
 
@@ -641,7 +635,7 @@ def test_payloads_that_expand(trial: Trial) -> None:
     content = file_of(Contents(None, b"1234", {}, (), (claims,), None, (1,), (Stream(1, 1, bomb),)))
     with pytest.raises(LimitError, match="has 30000000 numbers or more, at most 1000000 are allowed"):
         tailcut.inspect(trial.write(content), max_parameters=1_000_000)
-    with pytest.raises(ModelMismatchError):
+    with pytest.raises(LimitError, match="has 30000000 numbers or more"):
         trial.load(content, nn.Linear(2, 2), max_parameters=1_000_000)
 
 
@@ -704,7 +698,7 @@ def test_shapes_beyond_the_cap(shape: tuple[int, ...], kept: bool, trial: Trial)
         content = file_of(Contents(None, b"1234", {}, (), (StoredOther("weight", shape, True),), None, (0,), (stream,)))
     with pytest.raises(LimitError, match=f"numbers or more, at most {2**30} are allowed"):
         trial.inspect(content)
-    with pytest.raises(ModelMismatchError):
+    with pytest.raises(ModelMismatchError if kept else LimitError):
         trial.load(content, nn.Linear(3, 2))
 
 

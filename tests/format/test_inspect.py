@@ -24,7 +24,9 @@ def test_a_registered_network(tmp_path: Path) -> None:
     assert report.metadata == {"epoch": 3}
     assert report.num_parameters == sum(p.numel() for p in tailcut.create_model("lenet5", num_classes=7).parameters())
     assert report.num_kept == 230
-    assert report.compression_ratio == pytest.approx((500 + 400_000) * 32 / (230 * 16), rel=1e-4)
+    assert report.num_truncated == 500 + 400_000
+    assert report.dense_bytes == 4 * report.num_parameters
+    assert report.compression_ratio == pytest.approx(report.dense_bytes / report.file_bytes, rel=1e-4)
     assert [(t.name, t.shape, t.axes, t.order_weights, t.num_kept, t.codec) for t in report.tensors] == [
         ("conv1.weight", (20, 1, 5, 5), (0, 1, 2, 3), (1, 1, 1, 1), 30, "float16"),
         ("fc1.weight", (500, 800), (0, 1), (1, 1), 200, "float16"),
@@ -65,8 +67,10 @@ def test_bytes_add_up_to_the_payloads(tmp_path: Path) -> None:
 def test_json_has_the_promised_keys(tmp_path: Path) -> None:
     report = inspected(regularized("lenet300", num_kept=9), tmp_path)
     plain = json.loads(report.to_json())
-    promised = ["version", "model", "file_bytes", "num_parameters", "num_kept", "compression_ratio", "tensors"]
-    assert list(plain)[:8] == [*promised, "other_tensors"]
+    assert list(plain) == [
+        *("version", "model", "file_bytes", "dense_bytes", "compression_ratio", "num_parameters", "num_truncated"),
+        *("num_kept", "bytes_by_kind", "tensors", "other_tensors", "arguments", "metadata"),
+    ]
     assert list(plain["tensors"][0]) == ["name", "shape", "axes", "order_weights", "num_kept", "codec", "bytes"]
 
 
@@ -80,7 +84,30 @@ def test_text_is_a_table(tmp_path: Path) -> None:
     own = str(inspected(nn.BatchNorm1d(2), tmp_path))
     assert "a class of its own" in own
     assert "scalar" in own
-    assert "compression" not in own
+    assert "(dense bytes over file bytes)" in own
+
+
+def test_bytes_are_summed_by_kind(tmp_path: Path) -> None:
+    model = randomize(nn.Sequential(nn.Conv2d(3, 40, 3), nn.BatchNorm2d(40), nn.PReLU(40), nn.Conv2d(40, 9, 3)), 1)
+    tailcut.regularize(model, num_kept=50, include="0.weight")
+    report = inspected(model, tmp_path, codec="float16")
+    kinds = report.bytes_by_kind
+    assert list(kinds) == ["coefficients", "batch norm", "biases", "other tensors", "structure"]
+    assert sum(kinds.values()) == report.file_bytes
+    assert kinds["coefficients"] == sum(entry.bytes for entry in report.tensors) <= 2 * 50
+    others = {entry.name: entry.bytes for entry in report.other_tensors}
+    assert kinds["batch norm"] == sum(count for name, count in others.items() if name.startswith("1."))
+    assert kinds["biases"] == others["0.bias"] + others["3.bias"] > 0
+    assert kinds["other tensors"] == others["2.weight"] + others["3.weight"] > 0
+    assert 0 < kinds["structure"] < 200
+    assert "batch norm" in str(report)
+
+
+def test_counters_of_batch_norm_are_one_row(tmp_path: Path) -> None:
+    text = str(inspected(nn.Sequential(*(nn.BatchNorm1d(2) for _ in range(3))), tmp_path))
+    assert text.count("num_batches_tracked") == 1
+    assert "3 x num_batches_tracked" in text
+    assert "0.num_batches_tracked" in str(inspected(nn.Sequential(nn.BatchNorm1d(2)), tmp_path))
 
 
 def test_a_network_without_tensors(tmp_path: Path) -> None:
@@ -94,6 +121,17 @@ def test_no_name_that_commands_a_terminal_is_printed(tmp_path: Path) -> None:
     report = inspected(nn.Linear(2, 2), tmp_path, metadata={"a": "\x1b[2J", "\u202e": 1})
     assert report.metadata["a"] == "\x1b[2J"
     assert "\x1b" not in str(report)
+
+
+def test_marks_of_direction_in_names_are_escaped_in_the_text(tmp_path: Path) -> None:
+    model = nn.ParameterDict({"a\u202eb": nn.Parameter(torch.ones(3)), "é": nn.Parameter(torch.ones(2))})
+    model.add_module("c\u202ed", nn.Linear(4, 5))
+    tailcut.regularize(model, num_kept=9)
+    report = inspected(model, tmp_path)
+    assert "a\u202eb" in [entry.name for entry in report.other_tensors]
+    assert "\u202e" not in str(report)
+    for name in ("a\\u202eb ", "é ", "c\\u202ed.weight "):
+        assert name in str(report)
 
 
 def test_errors_name_the_file(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from tests.format.networks import BARE_UNET, OwnNet, randomize, registered, regu
 from torch import nn
 
 import tailcut
-from tailcut.errors import ArgumentError, LimitError, ModelMismatchError, NotTailcutFileError
+from tailcut.errors import ArgumentError, CorruptFileError, LimitError, ModelMismatchError, NotTailcutFileError
 from tailcut.format import pack
 from tailcut.structure import base_of, record_of
 from tailcut.weights import truncated_tensors
@@ -340,8 +340,18 @@ def test_numbers_that_do_not_fit_into_the_network_are_refused(where: str, tmp_pa
 def test_infinities_of_the_file_fit_into_any_type(tmp_path: Path) -> None:
     model = nn.Linear(2, 2)
     model.bias.detach()[0] = float("-inf")
-    tailcut.save(model, tmp_path / "a.tailcut")
-    assert tailcut.load(tmp_path / "a.tailcut", into=nn.Linear(2, 2).half()).get_parameter("bias")[0] == float("-inf")
+    tailcut.save(model, tmp_path / "a.tailcut", allow_non_finite=True)
+    again = tailcut.load(tmp_path / "a.tailcut", into=nn.Linear(2, 2).half(), allow_non_finite=True)
+    assert again.get_parameter("bias")[0] == float("-inf")
+    with pytest.raises(CorruptFileError, match=r"a\.tailcut: bias has numbers that are not finite"):
+        tailcut.load(tmp_path / "a.tailcut", into=nn.Linear(2, 2).half())
+
+
+def test_a_class_in_place_of_a_network_is_told_so(tmp_path: Path) -> None:
+    tailcut.save(nn.Linear(2, 2), tmp_path / "a.tailcut")
+    for into in (nn.Linear, {"weight": 1}):
+        with pytest.raises(ArgumentError, match=r"load\(into=\): expected a network"):
+            tailcut.load(tmp_path / "a.tailcut", into=into)  # type: ignore[arg-type]
 
 
 def test_a_registered_network_of_larger_numbers_is_loaded_into_its_type(tmp_path: Path) -> None:

@@ -75,11 +75,7 @@ plans = st.builds(
 @st.composite
 def regularizations(draw: st.DrawFn, model: nn.Module) -> dict[str, Any] | None:
     """Arguments for `regularize` that fit the model, or None to leave it alone."""
-    usable = {
-        name: parameter
-        for name, parameter in model.named_parameters()
-        if not isinstance(model.get_submodule(name.rpartition(".")[0]), nn.GRU)
-    }
+    usable = dict(model.named_parameters())
     if not usable or draw(st.integers(0, 5)) == 0:
         return None
     names = draw(st.lists(st.sampled_from(sorted(usable)), min_size=1, unique=True))
@@ -211,10 +207,11 @@ def test_every_bit_pattern_survives(kind: torch.dtype, tmp_path: Path) -> None:
             self.register_buffer("kept", buffer.clone())
 
     model = Holder()
-    tailcut.save(model, tmp_path / "bits.tailcut")
+    path = tmp_path / "bits.tailcut"
+    tailcut.save(model, path, allow_non_finite=True)
     fresh = Holder()
     fresh.get_buffer("kept").zero_()
-    assert same_bits(tailcut.load(tmp_path / "bits.tailcut", into=fresh).get_buffer("kept"), buffer)
+    assert same_bits(tailcut.load(path, into=fresh, allow_non_finite=True).get_buffer("kept"), buffer)
 
 
 @pytest.mark.parametrize("codec_number", [0, 1, 2])

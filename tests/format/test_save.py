@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import tailcut
 from tailcut.channels import score
-from tailcut.errors import ArgumentError, StructureError, TailcutError
+from tailcut.errors import ArgumentError, CorruptFileError, StructureError, TailcutError
 from tailcut.format import codecs, pack
 from tailcut.format.container import decode
 from tailcut.inputs import YCbCrPixels, use_ycbcr
@@ -85,10 +85,70 @@ def test_report_says_what_was_written(tmp_path: Path) -> None:
     report = tailcut.save(regularized("lenet300", num_kept=100), path, codec="float16")
     assert report.file_bytes == path.stat().st_size
     assert (report.path, report.num_kept, report.num_parameters) == (str(path), 300, 266_610)
-    assert report.compression_ratio == pytest.approx(266_200 * 32 / (300 * 16), rel=1e-4)
-    assert "300 coefficients of 266,610 parameters" in str(report)
+    assert (report.num_truncated, report.dense_bytes) == (266_200, 4 * 266_610)
+    assert report.compression_ratio == pytest.approx(4 * 266_610 / path.stat().st_size, rel=1e-4)
+    assert "300 coefficients for 266,200 of 266,610 parameters" in str(report)
+    assert f"{report.file_bytes:,} bytes for 1,066,440 of dense float32 parameters" in str(report)
     plain = tailcut.save(tailcut.create_model("unet", widths=(1, 2)), path)
-    assert (plain.num_kept, plain.compression_ratio) == (0, None)
+    assert plain.num_kept == plain.num_truncated == 0
+    assert plain.compression_ratio == pytest.approx(4 * plain.num_parameters / path.stat().st_size, rel=1e-4)
+
+
+def test_the_ratio_of_a_network_that_is_mostly_left_is_that_of_its_bytes(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(100, 20), nn.PReLU(50_000))
+    tailcut.regularize(model, keep_ratio=0.1)
+    report = tailcut.save(model, tmp_path / "a.tailcut")
+    assert report.compression_ratio is not None
+    assert report.compression_ratio < 1.3 or report.file_bytes < 10_000
+
+
+class OwnNormed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3)
+        self.mask: torch.Tensor
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("name", ["norm.weight", "norm.running_var"])
+def test_numbers_that_are_not_finite_are_written_and_read_on_request_only(
+    name: str, value: float, tmp_path: Path
+) -> None:
+    model, path = OwnNormed(), tmp_path / "a.tailcut"
+    model.state_dict()[name][1] = value
+    with pytest.raises(ArgumentError, match=rf"{name} has numbers that are not finite.*allow_non_finite=True"):
+        tailcut.save(model, path)
+    assert not path.exists()
+    tailcut.save(model, path, allow_non_finite=True)
+    with pytest.raises(CorruptFileError, match=rf"{name} has numbers that are not finite.*allow_non_finite=True"):
+        tailcut.load(path, into=OwnNormed())
+    again = tailcut.load(path, into=OwnNormed(), allow_non_finite=True)
+    torch.testing.assert_close(again.state_dict(), model.state_dict(), equal_nan=True)
+
+
+def test_masks_may_be_infinite_but_not_nan(tmp_path: Path) -> None:
+    model, path = OwnNormed(), tmp_path / "a.tailcut"
+    tailcut.save(model, path)
+    assert torch.equal(tailcut.load(path, into=OwnNormed()).get_buffer("mask"), model.mask)
+    model.mask[0] = torch.nan
+    with pytest.raises(ArgumentError, match="mask has numbers that are not finite"):
+        tailcut.save(model, path)
+
+
+def test_slips_get_an_answer(tmp_path: Path) -> None:
+    model: Any = nn.Linear(2, 2)
+    path: Any = tmp_path / "a.tailcut"
+    for first, second, answer in [
+        (path, model, "the network comes first"),
+        (str(path), model, "the network comes first"),
+        (model.state_dict(), path, "got a dict: a state_dict does not tell the layers"),
+        (nn.Linear, path, r"got its class; make one: Linear\(...\)"),
+        ([model], path, r"expected a network \(a torch.nn.Module\), got list"),
+        (model, None, "expected the name of the file to write, got NoneType"),
+    ]:
+        with pytest.raises(ArgumentError, match=answer):
+            tailcut.save(first, second)
 
 
 def test_it_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -379,10 +439,10 @@ def test_numbers_that_do_not_fit_are_refused() -> None:
 def test_other_tensors_may_be_infinite_but_must_fit() -> None:
     model = nn.Linear(2, 2)
     model.bias.data[0] = float("inf")
-    assert pack(model, codec="float32", other_codec="float16")[0]
+    assert pack(model, codec="float32", other_codec="float16", allow_non_finite=True)[0]
     model.bias.data[1] = -1e6
     with pytest.raises(ArgumentError, match=r"bias: 1e\+06 does not fit into float16"):
-        pack(model, codec="float32", other_codec="float16")
+        pack(model, codec="float32", other_codec="float16", allow_non_finite=True)
 
 
 class Extra(nn.Linear):

@@ -11,8 +11,9 @@ from tests.format.networks import vectors
 import tailcut
 from tailcut import errors
 from tailcut.format import codecs
-from tailcut.format.container import MAX_HEADER_BYTES, MAX_METADATA_BYTES, MAX_TENSORS
+from tailcut.format.container import MAX_HEADER_BYTES, MAX_METADATA_BYTES
 from tailcut.format.numbers import NUMBER_TYPES, type_name
+from tailcut.limits import MAX_TENSORS
 from tailcut.structure.wire import type_tags
 
 SPEC = (Path(tailcut.__file__).parent / "format" / "SPEC.md").read_text(encoding="utf-8")

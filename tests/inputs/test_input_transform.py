@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -76,3 +78,13 @@ def test_types_and_shapes() -> None:
         with pytest.raises(ArgumentError, match="height, width"):
             check_pictures(torch.zeros(shape))
     assert [compute_type(dtype) for dtype in (torch.float64, torch.bfloat16)] == [torch.float64, torch.float32]
+
+
+def test_floats_of_0_to_255_and_arrays_are_told() -> None:
+    pictures: Any = torch.rand(2, 3, 16, 16)
+    block = BlockDCT()
+    with pytest.raises(ArgumentError, match=r"expected floats of 0 to 1, got up to .*uint8"):
+        block(pictures * 255)
+    block(pictures * 1.5)
+    with pytest.raises(ArgumentError, match=r"got ndarray; .*torch\.from_numpy"):
+        block(pictures.numpy())

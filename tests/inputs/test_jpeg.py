@@ -27,10 +27,10 @@ from tests.inputs.jpegs import (
 )
 
 from tailcut.errors import ArgumentError, DataError, MissingExtraError
-from tailcut.inputs import jpeg_entropy
 from tailcut.inputs.coefficients import JpegCoefficients
 from tailcut.inputs.jpeg import read_jpeg
 from tailcut.inputs.resampling import upsample_blocks
+from tailcut.jpeg import entropy
 
 SAMPLINGS = ["4:4:4", "4:2:2", "4:2:0", "4:4:0", "grayscale"]
 SIZES = [(64, 96), (61, 83), (9, 7), (1, 1), (16, 17)]
@@ -164,12 +164,12 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
 
 
 def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
-    jpeg_entropy._loops.cache_clear()
-    monkeypatch.setitem(sys.modules, "tailcut.inputs.jpeg_scans", None)
+    entropy._loops.cache_clear()
+    monkeypatch.setitem(sys.modules, "tailcut.jpeg.scans", None)
     with pytest.raises(MissingExtraError, match=r"needs the package 'numba': pip install '\.\[jpeg\]'"):
         read_jpeg(encode(photo(16, 16)))
     monkeypatch.undo()
-    jpeg_entropy._loops.cache_clear()
+    entropy._loops.cache_clear()
 
 
 # Damage. The files are small, so that every byte is tried.
@@ -254,9 +254,9 @@ def test_a_small_file_cannot_ask_for_much_memory(monkeypatch: pytest.MonkeyPatch
     def no_memory(*_: object) -> None:
         raise AssertionError("memory was taken")
 
-    monkeypatch.setattr("tailcut.inputs.jpeg_entropy.np.zeros", no_memory)
+    monkeypatch.setattr("tailcut.jpeg.entropy.np.zeros", no_memory)
     with pytest.raises(DataError, match="picture data are too short for its size"):
-        read_jpeg(huge)
+        read_jpeg(huge, max_pixels=13000 * 13000)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -353,6 +353,22 @@ def test_damage_that_is_not_noticed_reads_as_in_libjpeg(
         for found, wanted in zip(quantized(picture), quantized_by_jpeglib(damaged, tmp_path), strict=True):
             np.testing.assert_array_equal(found, wanted)
     capfd.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (-1, 0x01, "the band 0 to 63 and the bits 0 to 1"),  # DC -768 became -1536
+        (-1, 0x10, "the bits 1 to 0"),
+        (-2, 62, "the band 0 to 62"),
+        (-3, 1, "the band 1 to 63"),
+    ],
+)
+def test_a_scan_without_progression_is_whole(place: int, value: int, message: str) -> None:
+    data = SMALL["baseline"]
+    _, stop = segment(data, 0xDA)
+    with pytest.raises(DataError, match=message):
+        read_jpeg(replaced(data, stop + place, value))
 
 
 def test_pillow_takes_what_is_refused_here() -> None:

@@ -13,6 +13,7 @@ from tailcut.errors import ArgumentError, DataError, MissingExtraError
 from tailcut.inputs import loading
 from tailcut.inputs.augmentation import crop, double_size, halve_size
 from tailcut.inputs.block_dct import BlockDCT
+from tailcut.inputs.decoding import decode_with_pillow
 from tailcut.inputs.jpeg import read_jpeg
 from tailcut.inputs.loading import JpegFolder, loader, turned_upright
 
@@ -79,14 +80,14 @@ def test_the_middle_is_resized(root: Path, decoder: loading.Decoder, size: int |
 
 def test_large_files_are_decoded_smaller(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
-    decode = loading._decode_with_pillow
+    decode = decode_with_pillow
 
     def spy(data: bytes, size: tuple[int, int], divisor: int) -> np.ndarray:
         pixels = decode(data, size, divisor)
         sizes.append(pixels.shape)
         return pixels
 
-    monkeypatch.setattr(loading, "_decode_with_pillow", spy)
+    monkeypatch.setattr(loading, "decode_with_pillow", spy)
     folder = write(root, encode(photo(250, 300), quality=90))
     for size in (109, 110, 54, 20):
         JpegFolder(folder, None, size=size, decoder="pillow")[0]
@@ -278,7 +279,7 @@ def test_very_large_pictures_are_refused(root: Path) -> None:
     data = encode(photo(16, 16))
     at = segment(data, 0xC0)[0] + 5
     huge = data[:at] + b"\xff\xff\xff\xff" + data[at + 4 :]
-    with pytest.raises(DataError, match="at most 178,956,970"):
+    with pytest.raises(DataError, match="at most 16,777,216"):
         JpegFolder(write(root, huge), None, size=16)[0]
 
 
@@ -322,3 +323,33 @@ def test_approximate_decoding_is_close(root: Path) -> None:
     for index in range(4):
         difference = (exactly[index][0].int() - about[index][0].int()).abs().float()
         assert difference.mean() < 3
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_broken_files_are_left_out_of_batches(root: Path, num_workers: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Batches are smaller by what is broken, none is empty, and what was left out is known where one trains."""
+    folder = root / "many" / "class"
+    folder.mkdir(parents=True)
+    for number in range(7):
+        data = encode(photo(40, 40 + number))
+        (folder / f"{number}.jpg").write_bytes(data[: len(data) // 2] if number in (1, 4, 5) else data)
+    dataset = JpegFolder(root / "many", BlockDCT(6), size=16, source="coefficients", on_error="skip")
+    batches = list(loader(dataset, 2, num_workers=num_workers))
+    assert [len(labels) for _, labels in batches] == [1, 2, 1]
+    assert sorted(dataset.skipped) == [1, 4, 5]
+    assert "left out 3 of 7 pictures that cannot be read" in caplog.text
+    for (channels, _), positions in zip(batches, ([0], [2, 3], [6]), strict=True):
+        assert torch.equal(channels, torch.stack([dataset[position][0] for position in positions]))
+    with pytest.raises(DataError, match=r"1\.jpg"):
+        dataset[1]
+    strict = JpegFolder(root / "many", BlockDCT(6), size=16, source="coefficients")
+    with pytest.raises(DataError, match=r"1\.jpg"):
+        list(loader(strict, 2))
+
+
+def test_a_bound_of_ones_own(root: Path) -> None:
+    folder = write(root, encode(photo(40, 48)))
+    for source in ("pixels", "coefficients"):
+        bounded = JpegFolder(folder, BlockDCT(6), size=16, source=source, max_pixels=40 * 48 - 1)
+        with pytest.raises(DataError, match="40 x 48 pixels; at most 1,919"):
+            bounded[0]

@@ -1,6 +1,7 @@
 """What every family promises: counts, shapes, gradients, the meta device, tracing, files."""
 
 import hashlib
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -247,3 +248,9 @@ def test_torchvisions_checkpoints_fit(name: str, digest: str) -> None:
     """The digest of the lines "NAME SHAPE" of the state_dict that torchvision 0.28.0 gives its network."""
     lines = "\n".join(f"{key} {shape}" for key, shape in names_and_shapes(on_meta(family(name).build)))
     assert hashlib.sha256(lines.encode()).hexdigest()[:16] == digest
+
+
+def test_every_file_is_imported_with_the_package() -> None:
+    """A new network is one file: nothing else names it."""
+    files = {path.stem for path in Path(tailcut.models.__file__).parent.glob("*.py")} - {"__init__"}
+    assert files <= {name.rpartition(".")[2] for name in sys.modules if name.startswith("tailcut.models.")}

@@ -9,8 +9,8 @@ from tailcut.reports.places import check_out
 from tailcut.runs import Run
 
 RUN_FILES = [
-    "recipe.toml", "start.tailcut", "metrics.jsonl", "checkpoints/last.pt", "checkpoints/other.html", "model.tailcut",
-    "discriminator.tailcut", "result.json", "curves.png", "log.txt",
+    "recipe.toml", "start.tailcut", "metrics.jsonl", "checkpoints/last.pt", "checkpoints/damaged.pt",
+    "checkpoints/other.html", "model.tailcut", "discriminator.tailcut", "result.json", "curves.png", "log.txt",
 ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from tailcut.data import open_dataset
+from tailcut.data import open_dataset, split_off
 from tailcut.errors import RecipeError
 from tailcut.format import save
 from tailcut.structure import create_model, picture_size
@@ -185,3 +185,16 @@ def test_a_classifier_is_told_a_size_that_is_not_its_familys(make_recipe: MakeRe
     assert picture_size(model) == (14, 14)
     note_picture_size(recipe, model, open_dataset("digits", "train"))
     assert picture_size(model) is None
+
+
+@pytest.mark.parametrize(("num_pictures", "told"), [(64 * 12, True), (64 * 13, False)])
+def test_few_steps_are_told(
+    num_pictures: int, told: bool, make_recipe: MakeRecipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    digits = open_dataset("digits", "train")
+    train = split_off(digits, len(digits) - num_pictures)[0]
+    assert check_data(make_recipe(), train, 1) == num_pictures // 64
+    assert ("4 epochs of 12 steps are 48 steps in all" in caplog.text) is told
+    caplog.clear()
+    check_data(make_recipe("start.file=zoo:a"), train, 1)
+    assert caplog.text == ""

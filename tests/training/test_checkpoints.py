@@ -2,6 +2,7 @@ import errno
 import io
 import os
 import random
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from tailcut.errors import DataError
 from tailcut.runs import Run
 from tailcut.training import checkpoints
 from tailcut.training.checkpoints import (
+    applying,
     is_checkpoint,
     newest_checkpoint,
+    put_aside_damaged,
     random_state,
     read_checkpoint,
     remove_unfinished,
@@ -25,7 +28,18 @@ from tailcut.training.checkpoints import (
 
 
 def state(epoch: int) -> dict[str, Any]:
-    return {"recipe": "name = 'a'", "epoch": epoch, "model": {"weight": torch.full((3,), float(epoch))}}
+    return {
+        "recipe": "name = 'a'",
+        "epoch": epoch,
+        "lines": [{"epoch": number + 1, "seconds": 1.5} for number in range(epoch)],
+        "num_threads": 1,
+        "model": {"weight": torch.full((3,), float(epoch))},
+        "optimizer": {"state": {}, "param_groups": []},
+        "schedule": None,
+        "average": None,
+        "scaler": {},
+        "random": {name: value[None] for name, value in random_state().items()},
+    }
 
 
 @pytest.fixture
@@ -77,6 +91,107 @@ def test_damaged_checkpoints_are_told(run: Run) -> None:
         newest_checkpoint(run)
 
 
+def test_every_flipped_bit_is_noticed_and_the_one_before_is_taken(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    for epoch in (1, 2):
+        write_checkpoint(run, state(epoch))
+    content = run.last_checkpoint.read_bytes()
+    places = torch.randint(8 * len(content), (300,), generator=torch.Generator().manual_seed(0)).tolist()
+    places += range(8 * (len(content) - 72), 8 * len(content), 3)  # the seal, and the end of the archive before it
+    for place in places:
+        damaged = bytearray(content)
+        damaged[place // 8] ^= 1 << place % 8
+        run.last_checkpoint.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"last\.pt"):
+            read_checkpoint(run.last_checkpoint)
+    caplog.clear()
+    assert newest_epoch(run) == 1
+    assert len(caplog.messages) == 1
+    assert re.fullmatch(
+        r".*last\.pt is damaged: .*; the one before is taken, previous\.pt after epoch 1", caplog.messages[0]
+    )
+
+
+def test_the_one_before_is_not_lost_to_a_damaged_one(run: Run) -> None:
+    for epoch in (1, 2):
+        write_checkpoint(run, state(epoch))
+    run.last_checkpoint.write_bytes(b"torn")
+    put_aside_damaged(run)
+    assert newest_epoch(run) == 1
+    write_checkpoint(run, state(2))
+    assert read_checkpoint(run.previous_checkpoint)["epoch"] == 1
+    assert run.damaged_checkpoint.read_bytes() == b"torn"
+
+
+def test_a_file_cut_anywhere_is_noticed(run: Run) -> None:
+    write_checkpoint(run, state(1))
+    content = run.last_checkpoint.read_bytes()
+    for length in (0, 1, 47, 48, 100, len(content) // 2, len(content) - 48, len(content) - 1):
+        run.last_checkpoint.write_bytes(content[:length])
+        with pytest.raises(DataError, match=r"last\.pt"):
+            read_checkpoint(run.last_checkpoint)
+
+
+def test_checkpoints_of_before_the_seal_are_read(run: Run) -> None:
+    torch.save({"version": 1, **state(3)}, run.last_checkpoint)
+    assert newest_epoch(run) == 3
+    content = run.last_checkpoint.read_bytes()
+    weight = content.index(torch.full((3,), 3.0).numpy().tobytes())
+    run.last_checkpoint.write_bytes(content[:weight] + b"\1" + content[weight + 1 :])
+    with pytest.raises(DataError, match="does not match its checksum"):
+        read_checkpoint(run.last_checkpoint)
+
+
+MISSING = object()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model", MISSING, "'model' must be tensors by name, it is missing"),
+        ("model", {"weight": 3}, "'model' must be tensors by name"),
+        ("epoch", "three", "'epoch' must be the number of finished epochs, found 'three'"),
+        ("epoch", 0, "'epoch'"),
+        ("epoch", 10**9, "it is of epoch 1000000000, with the figures of 2"),
+        ("epoch", True, "'epoch'"),
+        ("lines", [{"epoch": 1}, {}], "'lines' must be the figures of the epochs"),
+        ("num_threads", "one", "'num_threads'"),
+        ("optimizer", None, "'optimizer'"),
+        ("schedule", 3, "'schedule'"),
+        ("average", [1], "'average'"),
+        ("scaler", MISSING, "'scaler'"),
+        ("random", {}, "'random' must be the states"),
+    ],
+)
+def test_what_is_missing_or_of_another_kind_is_named(key: str, value: object, message: str, run: Run) -> None:
+    content = {name: entry for name, entry in {**state(2), key: value}.items() if entry is not MISSING}
+    write_checkpoint(run, content)
+    with pytest.raises(DataError, match=message):
+        read_checkpoint(run.last_checkpoint)
+
+
+@pytest.mark.parametrize("name", ["python", "numpy", "torch"])
+@pytest.mark.parametrize("tear", ["short", "wild", "empty", "flat"])
+def test_a_torn_random_state_is_told(name: str, tear: str, run: Run) -> None:
+    content = state(1)
+    value = content["random"][name]
+    torn = {"short": value[:, :-7], "wild": torch.full_like(value, -3 if value.dtype.is_floating_point else 255)}
+    content["random"][name] = {**torn, "empty": value[:0], "flat": value[0]}[tear]
+    write_checkpoint(run, content)
+    before = random_state()
+    with pytest.raises(DataError, match="its random state is none"):
+        read_checkpoint(run.last_checkpoint)
+    assert all(torch.equal(value.nan_to_num(), random_state()[key].nan_to_num()) for key, value in before.items())
+
+
+def test_a_state_of_another_network_is_one_error(run: Run) -> None:
+    for error in (KeyError("state"), RuntimeError("size mismatch"), AttributeError("no")):
+        with (
+            pytest.raises(DataError, match=r"last\.pt does not fit the recipe of its run"),
+            applying(run.last_checkpoint),
+        ):
+            raise error
+
+
 def test_other_files_are_no_checkpoints(tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(1)}, tmp_path / "weights.pt")
     with pytest.raises(DataError, match="no checkpoint of a Tailcut run"):
@@ -124,9 +239,10 @@ def test_random_generators_go_on_where_they_were(with_gauss: bool, run: Run) -> 
         numbers = [random.random(), random.gauss(0, 1), np.random.standard_normal(), np.random.random()]
         return [*numbers, torch.rand(1).item(), torch.randn(1).item()]
 
-    write_checkpoint(run, {**state(1), "random": random_state()})
+    write_checkpoint(run, state(1))
     first = draw()
-    set_random_state(read_checkpoint(run.last_checkpoint)["random"])
+    states = read_checkpoint(run.last_checkpoint)["random"]
+    set_random_state({name: value[0] for name, value in states.items()})
     assert draw() == first
 
 

@@ -1,5 +1,6 @@
 import json
 import logging
+import math
 import os
 import re
 import subprocess
@@ -13,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from tailcut.data import Dataset, InMemoryDataset, open_dataset
-from tailcut.errors import ArgumentError, DataNotFoundError
+from tailcut.errors import ArgumentError, DataNotFoundError, LimitError
 from tailcut.format import save
 from tailcut.structure import create_model
 from tailcut.training.evaluation import (
@@ -25,6 +26,7 @@ from tailcut.training.evaluation import (
     fitting,
     run_forward,
     uses_batch_statistics,
+    within_memory,
 )
 from tailcut.training.machines import Machines
 from tailcut.weights import regularize
@@ -302,3 +304,48 @@ def test_what_ends_one_of_several_processes_is_told(tmp_path: Path) -> None:
     assert re.search(r"^\[rank 1\] tailcut evaluate: error: .*1\.png", done.stderr, re.MULTILINE)
     assert "Traceback" not in done.stderr
     assert json.loads(done.stdout)["error"]["message"].startswith("another process of the same work has ended")
+
+
+@pytest.mark.parametrize("warn", [True, False])
+def test_a_network_that_tells_nothing_apart_is_told(warn: bool, caplog: pytest.LogCaptureFixture) -> None:
+    digits = open_dataset("digits", "test")
+    last = nn.Linear(math.prod(digits.picture_shape), 10)
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.copy_(torch.arange(10) == 7)
+    evaluate(nn.Sequential(nn.Flatten(), last), digits, warn=warn)
+    expected = [
+        "the network gives all 355 pictures of digits, split test, the same class, 7 (7): it tells nothing apart"
+    ]
+    assert caplog.messages == (expected if warn else [])
+
+
+def test_a_file_that_tells_nothing_apart_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    network = create_model("lenet300")
+    with torch.no_grad():
+        for value in network.parameters():
+            value.zero_()
+    save(network, tmp_path / "a.tailcut")
+    evaluate_file(tmp_path / "a.tailcut", "digits")
+    assert "the same class, 0" in caplog.text
+
+
+def test_a_network_that_enlarges_its_pictures_too_much_is_refused(tmp_path: Path) -> None:
+    save(create_model("alexnet", resize=65536, width=1, hidden=1, num_classes=10), tmp_path / "a.tailcut")
+    with pytest.raises(LimitError, match="65,536 x 65,536 pixels"):
+        evaluate_file(tmp_path / "a.tailcut", "digits")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")],
+)
+def test_memory_that_is_refused_is_told(error: Exception) -> None:
+    for within in (fitting, within_memory):
+        with (
+            pytest.raises(ArgumentError, match=r"not enough memory .* shape \(2, 3\): fewer pictures"),
+            within(torch.zeros(2, 3)),
+        ):
+            raise error
+    with pytest.raises(RuntimeError, match="other"), within_memory(torch.zeros(2, 3)):
+        raise RuntimeError("other")

@@ -2,14 +2,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from tailcut.errors import ArgumentError, RecipeError
+from tailcut.errors import ArgumentError, DataError, RecipeError
 from tailcut.runs import Run
 from tailcut.training import launching
 from tailcut.training.launching import run_sessions
 from tailcut.training.recipe import Recipe
 from tailcut.training.recipe_files import parse_recipe, to_toml
+from tailcut.training.trainers import train
 
 MakeRecipe = Callable[..., Recipe]
 SETTINGS: dict[str, Any] = {"roots": "there", "download": True, "progress": False, "command": "tailcut train"}
@@ -137,3 +140,26 @@ def test_a_recipe_of_the_users_own_in_the_folder_is_kept(make_recipe: MakeRecipe
     assert run.recipe.read_text() == own
     assert launch(make_recipe(), run.path, resume=True) == "the result"
     assert run.recipe.read_text() == own
+
+
+def test_broken_pictures_are_counted_at_the_end(
+    make_recipe: MakeRecipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One of 16 training pictures and one of the test are broken: an error that names the key, or two left out."""
+    for split in ("train", "val"):
+        for number, name in enumerate(("rose", "tulip")):
+            (tmp_path / "flowers" / split / name).mkdir(parents=True)
+            for index in range(8):
+                pixels = np.random.default_rng(16 * number + index).integers(0, 256, (28, 28, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "flowers" / split / name / f"{index}.jpg")
+        path = tmp_path / "flowers" / split / "rose" / "3.jpg"
+        path.write_bytes(path.read_bytes()[:-100] + b"\xff\xd9")
+    words = ["data.name='folder:flowers@28'", "data.test_split='val'", "data.holdout=0", "data.batch_size=4"]
+    words += ["model={ name = 'resnet20', arguments = { num_classes = 2 } }", "schedule=", "regularization="]
+    with pytest.raises(DataError, match=r"3\.jpg: .*set data\.strict = false in the recipe"):
+        train(make_recipe(*words, "training.epochs=1"), tmp_path / "raised", roots=tmp_path)
+    result = train(make_recipe(*words, "training.epochs=1", "data.on_error='skip'"), tmp_path / "run", roots=tmp_path)
+    assert result.split_sizes == {"train": 15, "test": 15}
+    last = caplog.messages[-1]
+    assert last.startswith("left out 2 pictures that cannot be read: cannot use the picture")
+    assert last in Run(tmp_path / "run").log.read_text()

@@ -143,7 +143,7 @@ def test_a_run_stopped_in_its_first_epoch_begins_again(
     recipe = make_recipe("training.epochs=2")
     train(recipe, tmp_path / "whole")
     message = train_and_stop(recipe, tmp_path / "parts", monkeypatch, epoch=0, step=2)
-    assert "no epoch is finished yet" in message
+    assert "no epoch is finished yet: the same command with --resume begins again" in message
     train(recipe, tmp_path / "parts", resume=True)
     assert_same_numbers(tmp_path / "whole", tmp_path / "parts")
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, top_k_accuracy_score
 
 from tailcut.errors import ArgumentError
-from tailcut.training.metrics import StreamingMean, accuracy, dice, foreground, metrics_for, top5_accuracy
+from tailcut.training.metrics import ClassCounts, StreamingMean, accuracy, dice, foreground, metrics_for, top5_accuracy
 
 
 def test_top5_accuracy_agrees_with_scikit_learn() -> None:
@@ -88,3 +88,15 @@ def test_states_of_several_processes_add_up() -> None:
 def test_a_mean_of_nothing_is_refused() -> None:
     with pytest.raises(ArgumentError, match="mean of no figures"):
         StreamingMean().value()
+
+
+def test_one_class_for_pictures_of_several_is_noticed() -> None:
+    outputs = torch.tensor([[0.1, 2.0, 0.3], [0.0, 0.5, 0.4]])
+    counts = ClassCounts(3)
+    counts.update(outputs, torch.tensor([1, 1]))
+    assert counts.only_class() is None  # there is one class only
+    counts.update(outputs, torch.tensor([0, 2]))
+    assert counts.state.tolist() == [[0, 4, 0], [1, 2, 1]]
+    assert counts.only_class() == 1
+    counts.update(torch.tensor([[3.0, 0.0, 0.0]]), torch.tensor([0]))
+    assert counts.only_class() is None

@@ -303,3 +303,30 @@ def test_safetensors_say_the_names_of_the_classes(tmp_path: Path) -> None:
     unpack(tmp_path / "a.tailcut", tmp_path / "a.safetensors")
     with safetensors.safe_open(tmp_path / "a.safetensors", "pt") as file:
         assert json.loads(file.metadata()["class_names"]) == [f"digit {number}" for number in range(10)]
+
+
+def test_what_plain_weights_lose_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trained = to_dense(load("zoo:lenet300-ref"))
+    arguments: dict[str, Any] = {}
+    torch.save(trained.state_dict(), tmp_path / "a.pt")
+    report = pack(tmp_path / "a.pt", tmp_path / "a.tailcut", model="lenet300", arguments=arguments, keep_ratio=0.3)
+    cut = report.regularization
+    assert cut is not None
+    assert cut.energy_lost_of_trained is not None
+    assert cut.energy_lost_of_trained > 0.05
+    assert "energy lost" in str(report)
+    assert f"{100 * (cut.energy_lost or 0):.1f} %" in str(report)
+    (message,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "tailcut evaluate FILE" in message
+    assert "TailTruncation" not in message
+    whole = pack(tmp_path / "a.pt", tmp_path / "b.tailcut", model="lenet300", arguments=arguments)
+    assert "energy lost" not in str(whole)
+    assert len(caplog.records) == 1
+
+
+def test_fresh_weights_are_cut_without_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    torch.save(create_model("lenet5").state_dict(), tmp_path / "a.pt")
+    report = pack(tmp_path / "a.pt", tmp_path / "a.tailcut", model="lenet5", keep_ratio=0.3)
+    assert report.regularization is not None
+    assert "in all" in str(report)
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]

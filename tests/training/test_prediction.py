@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from tailcut.data import open_dataset, read_mask, read_picture
-from tailcut.errors import ArgumentError, DataError
+from tailcut.data import open_dataset, read_mask, read_picture, write_mask
+from tailcut.errors import ArgumentError, DataError, LimitError
 from tailcut.format import save
 from tailcut.structure import create_model, set_class_names, set_picture_size
 from tailcut.training.prediction import predict, predict_file
@@ -134,7 +134,7 @@ def test_a_file_is_loaded_and_named(tmp_path: Path) -> None:
     write_digit(tmp_path / "digit.png", 0)
     report = predict_file(tmp_path / "a.tailcut", [tmp_path / "digit.png"], device="cpu")
     assert report.model == str(tmp_path / "a.tailcut")
-    assert list(json.loads(report.to_json())) == ["model", "task", "predictions", "seconds"]
+    assert list(json.loads(report.to_json())) == ["model", "task", "predictions", "seconds", "skipped"]
 
 
 def test_pictures_get_the_size_that_the_network_was_told(tmp_path: Path) -> None:
@@ -148,3 +148,16 @@ def test_pictures_get_the_size_that_the_network_was_told(tmp_path: Path) -> None
         with torch.no_grad():
             expected = model(read_picture(tmp_path / "x.png", channels=3, size=size))[0].softmax(dim=0).max().item()
         assert report.predictions[0]["probability"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_pictures_that_a_file_makes_too_large_are_refused_before_memory_is_taken(tmp_path: Path) -> None:
+    network = create_model("resnet20")
+    set_picture_size(network, (65536, 65536))
+    save(network, tmp_path / "a.tailcut")
+    write_mask(tmp_path / "a.png", torch.ones(32, 32, dtype=torch.int64))
+    with pytest.raises(LimitError, match="65,536 x 65,536 pixels, more than the cap of 16,777,216"):
+        predict_file(tmp_path / "a.tailcut", [tmp_path / "a.png"])
+    set_picture_size(network, (40, 40))
+    with pytest.raises(LimitError, match="40 x 40 pixels"):
+        predict(network, [tmp_path / "a.png"], max_pixels=1599)
+    assert len(predict(network, [tmp_path / "a.png"], max_pixels=1600).predictions) == 1

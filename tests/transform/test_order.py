@@ -1,5 +1,6 @@
 import itertools
 import math
+import random
 import time
 import tracemalloc
 from typing import Any
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tailcut.errors import ArgumentError
-from tailcut.transform import l1_order, l1_rank
+from tailcut.transform import l1_order, l1_rank, order
 from tailcut.transform.order import check_order_weights, flat_positions, l1_order_index, normalize_axes
 
 
@@ -206,3 +207,30 @@ def test_order_weights_out_of_range(weights: Any) -> None:
         check_order_weights(weights, 2)
     with pytest.raises(ArgumentError, match="expected order weights of 2 integers"):
         l1_order((3, 3), 2, weights=weights)
+
+
+@pytest.mark.parametrize("small", [False, True], ids=["as it is", "in many blocks, without a table"])
+def test_positions_in_the_corner_are_those_of_the_index(small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if small:
+        monkeypatch.setattr(order, "MAX_TABLE", 3)
+        monkeypatch.setattr(order, "ORDER_BLOCK", 5)
+    source = random.Random(0)
+    for _ in range(800):
+        shape = tuple(source.choice([1, 2, 3, 4, 5, 7, source.randint(1, 12)]) for _ in range(source.randint(1, 5)))
+        axes = tuple(sorted(source.sample(range(len(shape)), source.randint(0, len(shape)))))
+        weights = tuple(source.choice([1, 1, 2, 3, source.randint(1, 64)]) for _ in axes)
+        num = source.randint(1, math.prod(shape))
+        positions, corner = order.corner_positions(shape, num, axes=axes, weights=weights)
+        index = order.l1_order_index(shape, num, axes=axes, weights=weights)
+        expected = [int(index[:, axis].max()) + 1 if axis in axes else size for axis, size in enumerate(shape)]
+        case = f"{shape}, {num}, {axes}, {weights}"
+        assert list(corner) == expected, case
+        assert positions.tolist() == np.ravel_multi_index(tuple(index.T), corner).tolist(), case
+
+
+def test_heavy_weights_on_long_axes_take_no_table() -> None:
+    positions, corner = order.corner_positions((100_000, 2), 150_000, axes=(0, 1), weights=(64, 63))
+    rows, columns = np.divmod(np.arange(200_000), 2)
+    expected = np.lexsort((np.arange(200_000), 64 * rows + 63 * columns))[:150_000]
+    assert corner == (int(expected.max()) // 2 + 1, 2)
+    assert np.array_equal(positions, expected)

@@ -188,11 +188,8 @@ def missing(model: Net) -> None:
     del model.a, model.tied
 
 
-def lstm(model: Net) -> None:
-    recurrent = nn.LSTM(6, 5)
-    model.a = nn.Linear(1, 1)
-    model.a.weight = recurrent.get_parameter("weight_ih_l0")
-    model.register_module("recurrent", recurrent)
+def listed(model: Net) -> None:
+    model.register_module("listed", nn.ParameterList([model.a.weight]))
 
 
 def parametrised(model: Net) -> None:
@@ -209,7 +206,7 @@ def regularised(model: Net) -> None:
         (other_shape, r"a\.weight: the model has shape \(5, 7\), recorded is \(5, 6\)"),
         (missing, r"the model has no parameter 'a\.weight' to regularise"),
         (parametrised, r"the model has no parameter 'a\.weight' to regularise"),
-        (lstm, r"a\.weight cannot be regularised: recurrent"),
+        (listed, r"a\.weight cannot be regularised: lies in a ParameterList"),
         (regularised, "the model is regularised already"),
     ],
 )
@@ -291,8 +288,9 @@ def test_bits_behind_the_last_parameter_are_refused() -> None:
     ("settings", "message"),
     [
         (bytes([1, 1 + 0b1000, 0]), r"axes or order weights do not fit a tensor of shape \(3, 3\): expected different"),
-        (bytes([1, 0, 2, 0, 1]), "expected order weights of 2 integers from 1 to 64"),
-        (bytes([1, 0, 2, 65, 1]), "expected order weights of 2 integers"),
+        (bytes([1, 0, 2, 0, 1]), "expected order weights as integers from 1 to 64, got 0"),
+        (bytes([1, 0, 2, 65, 1]), "expected order weights as integers from 1 to 64, got 65"),
+        (bytes([1, 0, 3, 1, 1, 65]), "expected order weights as integers from 1 to 64, got 65"),
         (bytes([1, 0, 1, 2]), "expected order weights of 2 integers"),
     ],
 )

@@ -145,7 +145,9 @@ def test_report_tells_what_became_of_every_parameter(trained: ResNet) -> None:
         "order_weights": [1, 1, 1, 1],
         "num_parameters": 600,
         "num_kept": 60,
+        "energy_lost": report.tensors[0].energy_lost,
     }
+    assert 0.8 < parsed["tensors"][0]["energy_lost"] < 1
 
 
 def large(num_rows: int = 100, value: float = 1000.0) -> nn.Sequential:
@@ -189,7 +191,7 @@ def test_coefficients_on_the_meta_device_have_no_size() -> None:
 
 
 def test_report_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "tailcut"):
+    with caplog.at_level(logging.DEBUG, "tailcut"):
         regularize(nn.Linear(20, 10), num_kept=7)
     assert "regularised 1 tensors: 7 of 200 numbers kept" in caplog.text
 
@@ -602,7 +604,7 @@ def test_to_dense_leaves_nothing_of_tailcut(trained: ResNet) -> None:
             key: type(value) for key, value in theirs.__dict__.items()
         }
         assert type(ours) is type(theirs)
-    regularize(dense, num_kept=5)
+    regularize(dense, num_kept=5, warn=False)
     assert len(record_of(dense).edits) == 1
 
 
@@ -682,6 +684,20 @@ def test_weight_norm_by_hooks_is_copied_and_saved(tmp_path: Path) -> None:
     assert not model[0].weight.is_leaf
     save(model, tmp_path / "wn.tailcut")
     torch.testing.assert_close(load(tmp_path / "wn.tailcut", into=with_weight_norm())(x), expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([nn.Linear(2, 2)], r"expected a network \(a torch.nn.Module\), got list"),
+        (nn.Linear(2, 2).state_dict(), "got OrderedDict"),
+        (nn.Linear, "got its class; make one: Linear"),
+        (None, "got NoneType"),
+    ],
+)
+def test_what_is_no_network_is_refused(given: Any, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        regularize(given)
 
 
 def test_a_fused_view_is_not_regularised_in_place_of_its_network() -> None:

@@ -590,3 +590,11 @@ def test_numbers_of_numpy_are_as_good_as_plain_ones() -> None:
     assert ratio.targets == {"0.weight": 12, "2.weight": 5}
     for schedule in (given, named, ratio):
         assert {type(count) for count in (*schedule.targets.values(), *schedule.num_kept.values())} == {int}
+
+
+def test_the_optimizer_of_another_model_is_refused() -> None:
+    model, other = torch.nn.Linear(6, 6), torch.nn.Linear(6, 6)
+    regularize(model)
+    regularize(other)
+    with pytest.raises(ArgumentError, match="trains none of this model's parameters"):
+        TailTruncation(model, num_kept=3, optimizer=torch.optim.SGD(other.parameters(), lr=0.1))

@@ -31,6 +31,7 @@ class Coupling:
         self.views: list[int | None] = []
         self._known_views = tuple(views)
         self._parents = np.zeros(1, dtype=np.int64)
+        self._is_flat = True  # each parent is a root
         self.locks: dict[int, str] = {}
         self.assumptions: dict[int, str] = {}
         self.regrouped = False
@@ -48,26 +49,15 @@ class Coupling:
 
     def roots(self, labels: Tensor) -> Tensor:
         """For each label the number that stands for all channels coupled with it. Shape as `labels`."""
-        found = self._parents[labels.numpy()]
-        while True:
-            higher = self._parents[found]
-            if np.array_equal(higher, found):
-                return torch.from_numpy(np.asarray(found))
-            found = higher
+        return torch.from_numpy(self._roots(labels.numpy()))
 
     def tidy(self, labels: Tensor) -> Tensor:
         """The roots of labels, with stride 0 along every axis along which they are the same."""
-        bare = self.roots(_bare(labels))
-        for axis in range(bare.ndim):
-            if bare.shape[axis] > 1:
-                first = bare.narrow(axis, 0, 1)
-                if bool((bare == first).all()):
-                    bare = first
-        return bare.expand(labels.shape)
+        return torch.from_numpy(self._tidy(labels.numpy())).expand(labels.shape)
 
     def varied(self, labels: Tensor) -> tuple[int, ...]:
         """The axes along which labels differ."""
-        return tuple(axis for axis, size in enumerate(_bare(self.tidy(labels)).shape) if size > 1)
+        return tuple(axis for axis, size in enumerate(self._tidy(labels.numpy()).shape) if size > 1)
 
     def couple(self, a: Tensor, b: Tensor, reason: str) -> Tensor:
         """Couple two tensors of labels of one shape, entry by entry; channels that meet `FIXED` are locked.
@@ -80,17 +70,15 @@ class Coupling:
         Returns:
             Labels of what came of both: the channel at each entry, `FIXED` only where both are.
         """
-        a, b = torch.broadcast_tensors(a, b)
-        same = [not (one or other) for one, other in zip(a.stride(), b.stride(), strict=True)]
+        one, other = np.broadcast_arrays(a.numpy(), b.numpy())
+        same = (not (here or there) for here, there in zip(one.strides, other.strides, strict=True))
         index = tuple(slice(0, 1) if both else slice(None) for both in same)
-        first, second = self.roots(a[index]), self.roots(b[index])
-        pairs = torch.stack([first.flatten(), second.flatten()])
-        for one, other in torch.unique(pairs, dim=1).T.tolist():
-            if one == FIXED or other == FIXED:
-                self.lock([one, other], reason)
-            else:
-                self._join(one, other)
-        return self.tidy(torch.where(first == FIXED, second, first).expand(a.shape))
+        first, second = self._roots(one[index]), self._roots(other[index])
+        differ = first != second
+        if bool(differ.any()):
+            self._couple_pairs(first[differ], second[differ], reason)
+        merged = np.asarray(np.where(first == FIXED, second, first))
+        return torch.from_numpy(self._tidy(merged)).expand(one.shape)
 
     def couple_along(self, labels: Tensor, axes: Iterable[int], reason: str) -> Tensor:
         """Couple all labels that differ along some axes only. Returns them tidied: the same along these axes."""
@@ -121,14 +109,47 @@ class Coupling:
         for number in _numbers(labels):
             self.assumptions.setdefault(number, what)
 
+    def _couple_pairs(self, first: np.ndarray, second: np.ndarray, reason: str) -> None:
+        """Couple roots that differ, pair by pair."""
+        pairs = np.stack([np.minimum(first, second), np.maximum(first, second)])
+        if len(np.unique(pairs)) == pairs.size and not (pairs == FIXED).any():  # each channel meets one other
+            self._parents[pairs[1]] = pairs[0]
+            self._is_flat = False
+            return
+        count = len(self._parents)
+        for pair in np.unique(first * count + second).tolist():  # each pair once, in order
+            one, other = divmod(pair, count)
+            if one == FIXED or other == FIXED:
+                self.lock([one, other], reason)
+            else:
+                self._join(one, other)
+
     def _join(self, one: int, other: int) -> None:
         first, second = sorted((self._find(one), self._find(other)))
         self._parents[second] = first
+        self._is_flat = False
 
     def _find(self, number: int) -> int:
         while self._parents[number] != number:
             self._parents[number] = number = int(self._parents[self._parents[number]])
         return number
+
+    def _roots(self, labels: np.ndarray) -> np.ndarray:
+        while not self._is_flat:
+            higher = self._parents[self._parents]
+            self._is_flat = np.array_equal(higher, self._parents)
+            self._parents = higher
+        return np.asarray(self._parents[labels])
+
+    def _tidy(self, labels: np.ndarray) -> np.ndarray:
+        """The roots of labels, one entry along every axis along which they are the same."""
+        bare = self._roots(_bare(labels))
+        for axis, size in enumerate(bare.shape):
+            if size > 1:
+                first = bare[(slice(None),) * axis + (slice(0, 1),)]
+                if (bare == first).all():
+                    bare = first
+        return bare
 
 
 def fixed(shape: Iterable[int]) -> Tensor:
@@ -144,12 +165,11 @@ def along(vector: Tensor, axis: int, shape: Iterable[int]) -> Tensor:
     return vector.view(view).expand(shape)
 
 
-def _bare(labels: Tensor) -> Tensor:
+def _bare(labels: np.ndarray) -> np.ndarray:
     """One entry along each axis of stride 0."""
-    index = tuple(slice(0, 1) if stride == 0 else slice(None) for stride in labels.stride())
-    return labels[index]
+    return labels[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in labels.strides)]
 
 
 def _numbers(labels: Tensor | Iterable[int]) -> list[int]:
-    numbers = torch.unique(_bare(labels)).tolist() if isinstance(labels, Tensor) else set(labels)
+    numbers = np.unique(_bare(labels.numpy())).tolist() if isinstance(labels, Tensor) else set(labels)
     return [number for number in numbers if number != FIXED]

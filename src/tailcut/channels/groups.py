@@ -111,6 +111,10 @@ class ChannelGraph:
     def lock(self, units: Iterable[int], reason: str) -> None:
         """Keep more units (changes the graph)."""
         self.coupling.lock(units, reason)
+        self.build()
+
+    def build(self) -> None:
+        """Find the groups again, after channels were locked (changes the graph)."""
         self.groups, self.followers = _build(self.trace)
 
 

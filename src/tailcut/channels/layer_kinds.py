@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -269,6 +270,7 @@ KINDS: tuple[LayerKind, ...] = (
     Table(),
     PaddedShortcut(),
 )
+_POSSIBLE: WeakKeyDictionary[type[nn.Module], tuple[LayerKind, ...]] = WeakKeyDictionary()
 KIND_BY_NUMBER: dict[int, LayerKind] = {kind.number: kind for kind in KINDS}
 
 # Layers that mix their channels in ways that pruning leaves alone, and why.
@@ -285,7 +287,16 @@ WHOLE_LAYERS: tuple[tuple[type[nn.Module], str], ...] = (
 
 def layer_kind(module: nn.Module) -> LayerKind | None:
     """The row that fits `module`, None if there is none."""
-    return next((kind for kind in KINDS if kind.fits(module)), None)
+    return next((kind for kind in _possible_kinds(type(module)) if kind.fits(module)), None)
+
+
+def _possible_kinds(kind_of_module: type[nn.Module]) -> tuple[LayerKind, ...]:
+    """The rows whose classes a module's class is one of; looked up once for each class."""
+    found = _POSSIBLE.get(kind_of_module)
+    if found is None:
+        found = tuple(kind for kind in KINDS if not kind.types or issubclass(kind_of_module, kind.types))
+        _POSSIBLE[kind_of_module] = found
+    return found
 
 
 def is_traced_through(module: nn.Module) -> bool:

@@ -73,6 +73,7 @@ class Network(Protocol):
     coupling: Coupling
     layers: dict[str, TracedLayer]
     alignments: dict[str, Alignment]
+    depthwise: dict[str, bool]  # of convolutions; narrowed, one with groups may look as if it were depthwise
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,26 @@ def write_norm(
     run.write(TracedLayer(name, module, tensors, inner=channels, outer=channels))
 
 
+def couple_tied(model: nn.Module, network: Network) -> None:
+    """A parameter of several layers is cut in all of them or in none."""
+    coupling, reason = network.coupling, "its weight is tied to one that is kept whole"
+    seen: dict[int, dict[int, Tensor]] = {}
+    for name, module in model.named_modules():
+        for attribute, x in module.named_parameters(recurse=False):
+            layer = network.layers.get(name)
+            axes = layer.axes.get(attribute, {}) if layer is not None else {}
+            if id(x) not in seen:
+                seen[id(x)] = axes
+                continue
+            first = seen[id(x)]
+            for axis in {*first, *axes}:
+                here, there = axes.get(axis), first.get(axis)
+                if here is not None and there is not None:
+                    coupling.couple(here, there, reason)
+                else:
+                    coupling.lock(here if here is not None else there, reason)  # type: ignore[arg-type]
+
+
 def _convolution(run: _Pass) -> Tensor:
     module = run.module
     num_axes = len(module.kernel_size)  # type: ignore[arg-type]
@@ -181,7 +202,7 @@ def _convolution(run: _Pass) -> Tensor:
     if inner is None:
         return run.refuse("other channels lie along the axes of its maps")
     groups, size = int(module.groups), int(module.out_channels)  # type: ignore[arg-type]
-    is_depthwise = groups == len(inner) > 1
+    is_depthwise = run.network.depthwise.setdefault(run.name, groups == len(inner) > 1)
     if is_depthwise:
         outer, narrow = inner.repeat_interleave(size // groups), None
     elif groups == 1:

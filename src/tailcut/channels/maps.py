@@ -15,7 +15,7 @@ An activation written out in several steps, x * sigmoid(x), counts at its first 
 does not show to function modes (custom autograd functions) end the way.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -76,6 +76,11 @@ def num_channels(layer: nn.Module) -> int:
     raise StructureError(f"expected a convolution or a linear layer, got {type(layer).__name__}")
 
 
+def is_tokens(output: Tensor) -> bool:
+    """Whether a linear layer's output is tokens, (batch, tokens ..., features), and not (batch, features)."""
+    return output.ndim >= 3 and output.is_floating_point() and output.numel() > 0
+
+
 def as_maps(output: Tensor, axis: int) -> Tensor:
     """A layer's output as maps of two axes.
 
@@ -97,7 +102,9 @@ def as_maps(output: Tensor, axis: int) -> Tensor:
 
 
 @contextmanager
-def follow_maps(layers: Mapping[str, nn.Module], take: Take) -> Iterator["MapFollower"]:
+def follow_maps(
+    layers: Mapping[str, nn.Module], take: Take, *, only_tokens: Container[str] = ()
+) -> Iterator["MapFollower"]:
     """Within the block, `take` gets the map of each of the layers as soon as a forward has it.
 
     The layers are left as they were: hooks are removed at the end.
@@ -106,9 +113,13 @@ def follow_maps(layers: Mapping[str, nn.Module], take: Take) -> Iterator["MapFol
         layers: name -> module.
         take: called with the names of the layers whose map it is, and the map as the network has it, (batch, channels,
             ...). It must not change the map. A layer that runs several times gives several maps.
+        only_tokens: names of the layers that are followed only where their output is a sequence of tokens.
     """
     follower = MapFollower(take)
-    handles = [layer.register_forward_hook(follower.hook(name, layer)) for name, layer in layers.items()]
+    handles = [
+        layer.register_forward_hook(follower.hook(name, layer, only_tokens=name in only_tokens))
+        for name, layer in layers.items()
+    ]
     try:
         with follower:
             yield follower
@@ -131,13 +142,13 @@ class MapFollower(TorchFunctionMode):
         # By id; the tensors are held, so that no id is given twice.
         self._followed: dict[int, tuple[Tensor, list[_Part]]] = {}
 
-    def hook(self, name: str, layer: nn.Module) -> Callable[[nn.Module, Any, Any], None]:
-        """A forward hook that begins to follow the output of `layer`."""
+    def hook(self, name: str, layer: nn.Module, *, only_tokens: bool = False) -> Callable[[nn.Module, Any, Any], None]:
+        """A forward hook that begins to follow the output of `layer`; `only_tokens`: where `is_tokens` says so."""
         axis = channel_axis(layer)
         num_axes = len(layer.kernel_size) + 2 if isinstance(layer, _ConvNd) else None
 
         def begin(module: nn.Module, arguments: Any, output: Any) -> None:
-            if isinstance(output, Tensor):
+            if isinstance(output, Tensor) and (not only_tokens or is_tokens(output)):
                 if num_axes not in (None, output.ndim):
                     raise ArgumentError(
                         f"layer {name} gives {tuple(output.shape)}, {num_axes} axes were expected: give the network "
@@ -149,13 +160,14 @@ class MapFollower(TorchFunctionMode):
 
     def parts_of(self, x: object) -> list[tuple[str, int, int]]:
         """Layer, first channel and number of channels of each layer that is followed and now lies in `x`."""
-        _, parts = self._followed.get(id(x), (None, []))
-        return [(part.layer, part.start, part.size) for part in parts]
+        return [(part.layer, part.start, part.size) for part in self._parts(x)]
 
     def finish(self) -> None:
         """Give what is still followed: the forward has ended."""
-        for x, _ in list(self._followed.values()):
-            self._give(x)
+        followed = list(self._followed.values())
+        self._followed.clear()
+        for x, parts in followed:
+            self._give(x, parts)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the function, and see what it means for the tensors that are followed."""
@@ -173,33 +185,35 @@ class MapFollower(TorchFunctionMode):
         if name in CONCATENATIONS and self._concatenate(args, kwargs, result):
             return
         for x in inputs:
-            if name in FOLLOWED and self._goes_on(x, result):
-                self._add(result, self._followed.pop(id(x))[1])
-            else:
-                self._give(x)
-        if name in ACTIVATIONS:
-            self._give(result)
-
-    def _goes_on(self, x: Tensor, result: Any) -> bool:
-        """Whether the result has the pictures and the channels of `x`, as what works channel by channel leaves them."""
-        if not isinstance(result, Tensor) or result.ndim != x.ndim or len(result) != len(x):
-            return False
-        return all(result.shape[part.axis] == x.shape[part.axis] for part in self._followed[id(x)][1])
+            # Each layer's channels by themselves: which other layers are followed too must not change a layer's map.
+            parts = self._parts(x)
+            going = [part for part in parts if name in FOLLOWED and _goes_on(part, x, result)]
+            self._give(x, [part for part in parts if part not in going])
+            self._followed.pop(id(x), None)
+            if going:
+                self._add(result, going)
+        if name in ACTIVATIONS and isinstance(result, Tensor):
+            self._give(result, self._parts(result))
+            self._followed.pop(id(result), None)
 
     def _concatenate(self, args: Any, kwargs: Any, result: Tensor) -> bool:
-        """Follow into a concatenation along the channels; False if it is along another axis."""
+        """Follow into a concatenation along the channels; False if nothing followed lies along them."""
         tensors = args[0] if args else kwargs["tensors"]
         axis = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0))
-        parts = [part for x in tensors for part in self._followed.get(id(x), (x, []))[1]]
-        if any(part.axis % result.ndim != axis % result.ndim for part in parts):
-            return False
-        moved, start = [], 0
+        moved, ended, start = [], [], 0
         for x in tensors:
-            for part in self._followed.get(id(x), (x, []))[1]:
-                moved.append(_Part(part.layer, part.axis, start + part.start, part.size))
+            for part in self._parts(x):
+                if part.axis % result.ndim == axis % result.ndim:
+                    moved.append(_Part(part.layer, part.axis, start + part.start, part.size))
+                else:
+                    ended.append((x, part))
             start += x.shape[axis]
+        if not moved:
+            return False
         for x in tensors:
             self._followed.pop(id(x), None)
+        for x, part in dict.fromkeys(ended):
+            self._give(x, [part])
         self._add(result, moved)
         return True
 
@@ -207,14 +221,23 @@ class MapFollower(TorchFunctionMode):
         _, known = self._followed.get(id(x), (x, []))
         self._followed[id(x)] = (x, known + [part for part in parts if part not in known])
 
-    def _give(self, x: Tensor) -> None:
-        """The map of all parts of `x` is final."""
-        _, parts = self._followed.pop(id(x), (x, []))
+    def _parts(self, x: object) -> list[_Part]:
+        return self._followed.get(id(x), (None, []))[1]
+
+    def _give(self, x: Tensor, parts: list[_Part]) -> None:
+        """The map of these parts of `x` is final."""
         by_place: dict[tuple[int, int, int], list[str]] = {}
         for part in parts:
             by_place.setdefault((part.axis, part.start, part.size), []).append(part.layer)
         for (axis, start, size), names in by_place.items():
             self._take(tuple(names), x if size == x.shape[axis] else x.narrow(axis, start, size))
+
+
+def _goes_on(part: _Part, x: Tensor, result: Any) -> bool:
+    """Whether the result has the pictures and the channels of `x`, as what works channel by channel leaves them."""
+    if not isinstance(result, Tensor) or result.ndim != x.ndim or len(result) != len(x):
+        return False
+    return result.shape[part.axis] == x.shape[part.axis]
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:

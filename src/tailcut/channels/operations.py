@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from tailcut.channels.coupling import Coupling, fixed
+from tailcut.channels.memory_layout import Layout, entries_at
 
 # What they give last is a place along the axis, not a number that was there.
 _INDEXING = {"argmax", "argmin", "max", "min", "median", "nanmedian", "mode", "kthvalue"}
@@ -32,6 +33,7 @@ class Call:
         results: the tensors that it gave.
         labels: gives the labels of a tensor, all `FIXED` for one that is not followed.
         place: where in the network, for messages.
+        layout: how the first tensor lay in memory before the operation, where the operation's meaning depends on it.
     """
 
     coupling: Coupling
@@ -41,6 +43,7 @@ class Call:
     results: list[Tensor]
     labels: Callable[[Tensor], Tensor]
     place: str
+    layout: Layout | None = None
 
     @property
     def name(self) -> str:
@@ -138,6 +141,41 @@ def entry_by_entry(call: Call) -> list[Tensor]:
 def like_input(call: Call) -> list[Tensor]:
     """Results with the sizes of the input: copies, `zeros_like`."""
     return [call.main for _ in call.results]
+
+
+def new_like(call: Call) -> list[Tensor]:
+    """`x.new_empty(sizes)`: numbers that do not depend on `x`, as wide as `x` where they have its width.
+
+    So does dropout of whole channels draw its mask: (batch, channels, 1, 1), beside the channels of its input.
+    """
+    labels, shape = call.main, call.results[0].shape
+    varied = call.coupling.varied(labels)
+    if labels.ndim != len(shape) or any(labels.shape[axis] != shape[axis] for axis in varied):
+        return call.fixed_results()
+    for axis in range(labels.ndim):
+        if axis not in varied:
+            labels = labels.narrow(axis, 0, min(1, labels.shape[axis]))
+    return [labels.expand(shape)]
+
+
+def restrided(call: Call) -> list[Tensor]:
+    """`as_strided`: each entry is the one that the new strides point to in memory, so its label is too.
+
+    Global pooling of maps in the channels-last layout writes other strides for the axes of size 1 with it.
+    """
+    before, labels = call.layout, call.main
+    given = call.arguments["storage_offset"]
+    if before is None or before.sizes != tuple(labels.shape):
+        return call.lock_all(f"channels cannot be followed through {call.func}")
+    offset = before.offset if given is None else given
+    after = Layout(tuple(call.arguments["size"]), tuple(call.arguments["stride"]), offset)
+    if before.is_like(after):
+        return [labels]
+    found = entries_at(before, after)
+    if found is None:
+        return call.lock_all(f"{call.func} reads numbers outside of its input")
+    call.coupling.assume(labels, f"its channels are read at other strides, {call.place}")
+    return [labels.reshape(-1)[torch.from_numpy(found)]]
 
 
 def layout(call: Call) -> list[Tensor]:
@@ -331,6 +369,8 @@ _RULES: dict[str, Rule] = {
     **_family(entry_by_entry, "copy hardswish hardsigmoid hardtanh leaky_relu elu softplus rrelu_with_noise addcmul"),
     **_family(like_input, "clone _to_copy zeros_like ones_like empty_like full_like rand_like randn_like zero fill"),
     **_family(like_input, "native_dropout dropout bernoulli uniform normal"),
+    **_family(new_like, "new_empty new_zeros new_ones new_full new_empty_strided"),
+    **_family(restrided, "as_strided"),
     **_family(layout, "t transpose permute expand unsqueeze squeeze alias detach lift_fresh cat stack repeat"),
     **_family(layout, "pixel_unshuffle"),
     **_family(pixel_shuffle, "pixel_shuffle"),

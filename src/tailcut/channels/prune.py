@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
 
-from tailcut.channels.dry_run import complaint, culprits, lock_culprits, lock_rigid_groups
+from tailcut.channels.dry_run import accepted, complaint, culprits, lock_culprits, lock_rigid_groups, misread
 from tailcut.channels.edit import record_cut
 from tailcut.channels.global_ranking import Costs, select_by_budget
 from tailcut.channels.groups import ChannelGraph, find_groups, units_of
@@ -22,12 +23,14 @@ from tailcut.channels.selection import (
     check_rate,
     check_scores,
     held_by_limits,
-    importance_of,
+    is_scored,
     number_of,
     rates_for_dict,
     rates_for_list,
     select_by_rates,
 )
+from tailcut.channels.shape_only import attempt
+from tailcut.channels.tracing import StoppedError, Trace
 from tailcut.counting import count_macs, count_parameters
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.structure import base_of, record_of
@@ -63,7 +66,8 @@ def prune(
     ones frozen. The cut is recorded on the model, so that `save` and `load` restore it.
 
     Of channels that go together the importance is the mean over their layers, after the scores of each layer were
-    divided by their mean. A list or dict names layers: then the named layer's own scores decide.
+    divided by their mean; linear layers that `channels.score` scored unasked (`Scores.fallback`) count only where no
+    other of them has scores. A list or dict names layers: then the named layer's own scores decide.
 
     Args:
         model: any network; prune first, regularise afterwards.
@@ -134,11 +138,18 @@ def _prune(
     amount: _Amount,
     ignore: tuple[str, ...],
 ) -> PruneReport:
-    macs, parameters = count_macs(model, inputs).total, count_parameters(model)
     graph = find_groups(model, inputs, ignore)
-    lock_rigid_groups(model, inputs, graph)
+    # A parametrised weight is computed by operations that do not count.
+    has_own = not any(parametrize.is_parametrized(module) for module in model.modules())
+    macs = graph.trace.macs if has_own else _macs(model, inputs, graph)
+    parameters = count_parameters(model)
     vectors = check_scores(scores, model, graph)
+    # Rates by layer and lists need to know at once which groups must stay; else a cut that works tells all.
+    is_tried = not (amount.rates is None or number_of(amount.rates) is not None)
+    if is_tried:
+        lock_rigid_groups(model, inputs, graph)
     listed = [name for name, group in graph.groups.items() if group.free]
+    refused: tuple[set[int], str | None] = set(), None  # a cut with which the network does not run, and why
     while True:
         _check_something_free(graph, vectors)
         if amount.rates is not None:
@@ -149,14 +160,28 @@ def _prune(
             costs = Costs(model, graph, macs=macs, parameters=parameters)
             removed, held = _select_by_ratio(graph, vectors, amount, costs), {}
         layers, left = _rows(graph, removed, vectors, held)
-        failing = _cut(model, inputs, graph, removed)
+        if not is_tried:
+            why, after = _try_cut(model, inputs, graph, plan_cut(graph, removed)) if removed else ("", None)
+            refused = removed, why
+            if why is None:
+                break
+            lock_rigid_groups(model, inputs, graph)
+            is_tried = True
+            continue
+        failing, after = _cut(model, inputs, graph, removed, refused[1] if removed and removed == refused[0] else None)
         if not failing:
             break
         lock_culprits(graph, failing)
-    report = PruneReport(macs, count_macs(model, inputs).total, parameters, count_parameters(model), layers, left)
+    left_macs = after.macs if after is not None and has_own else _macs(model, inputs, graph)
+    report = PruneReport(macs, left_macs, parameters, count_parameters(model), layers, left)
     percent = 100 * report.macs_ratio, 100 * report.parameters_ratio
     _log.info("pruned to %.1f %% of the MACs, %.1f %% of the parameters", *percent)
     return report
+
+
+def _macs(model: nn.Module, inputs: tuple[Tensor, ...], graph: ChannelGraph) -> int:
+    count: int = attempt(lambda: count_macs(model, inputs).total, shapes_only=not graph.trace.reads_numbers)
+    return count
 
 
 def _patterns(ignore: str | Sequence[str]) -> tuple[str, ...]:
@@ -190,7 +215,7 @@ def _check_network(model: nn.Module, example_input: Tensor | tuple[Tensor, ...])
 
 
 def _check_something_free(graph: ChannelGraph, scores: Mapping[str, Tensor]) -> None:
-    if any(group.free and importance_of(graph, group, scores) for group in graph.groups.values()):
+    if any(group.free and is_scored(group, scores) for group in graph.groups.values()):
         return
     reasons = {reason for group in graph.groups.values() for reason in group.locked.values()}
     reasons |= {f"{name}: {layer.why}" for name, layer in graph.trace.layers.items() if layer.why is not None}
@@ -218,7 +243,7 @@ def _rates_by_group(
         raise ArgumentError(
             f"rates must be one number, a list of numbers, a dict by layer or the name of a list; got {given!r}"
         )
-    names = [group.name for group in graph.groups.values() if group.free and importance_of(graph, group, scores)]
+    names = [group.name for group in graph.groups.values() if group.free and is_scored(group, scores)]
     return {name: Rate(check_rate(given, name)) for name in names}
 
 
@@ -234,45 +259,63 @@ def _select_by_ratio(graph: ChannelGraph, scores: Mapping[str, Tensor], amount: 
     return select_by_budget(graph, scores, amount.limits, lambda removed: costs.ratio(of, removed), float(ratio))
 
 
-def _cut(model: nn.Module, inputs: tuple[Tensor, ...], graph: ChannelGraph, removed: set[int]) -> dict[str, str]:
-    """Cut the model and record it; where it then no longer runs, put it back and give the groups to blame, and why."""
-    cut = plan_cut(graph, removed)
+def _cut(
+    model: nn.Module, inputs: tuple[Tensor, ...], graph: ChannelGraph, removed: set[int], why: str | None
+) -> tuple[dict[str, str], Trace | None]:
+    """Cut the model and record it; where it then no longer runs, put it back and give the groups to blame, and why.
+
+    `why` says that this cut was tried, and what went wrong. The trace is that of the model after the cut, if known.
+    """
+    cut, after = plan_cut(graph, removed), None
     if not cut.kept:
-        return {}
+        return {}, None
     backward = True
-    why = _try_cut(model, inputs, graph, cut)
+    if not why:
+        why, after = _try_cut(model, inputs, graph, cut)
     if why is not None and complaint(model, inputs, graph.trace) is not None:
         # It did not run backward before either, so the cut is not to blame for that.
         backward = False
-        why = _try_cut(model, inputs, graph, cut, backward=False)
+        why, after = _try_cut(model, inputs, graph, cut, backward=False)
     if why is None:
-        record_cut(model, cut)
-        return {}
+        return {}, after
     failing = culprits(model, inputs, graph, removed, backward=backward)
     if not failing:
         raise StructureError(
             f"pruned, the network no longer runs ({why}), but it did when the same channels were cut to find which are "
             "to blame: does its forward depend on chance, or on earlier runs? It was put back as it was"
         )
-    return failing
+    return failing, None
 
 
 def _try_cut(
     model: nn.Module, inputs: tuple[Tensor, ...], graph: ChannelGraph, cut: Cut, *, backward: bool = True
-) -> str | None:
-    """Cut the model; where it then no longer runs, put it back and say why not."""
+) -> tuple[str | None, Trace | None]:
+    """Cut the model and record it; where it no longer runs, or other channels meet, put it back and say why not.
+
+    Returns:
+        What is wrong, None if nothing; and the trace of the model after the cut, if it is known.
+    """
     try:
         undo = apply_cut(model, cut)
     except StructureError as error:
-        return str(error)
+        return str(error), None
+    why, after = None, None
     try:
-        why = complaint(model, inputs, graph.trace, backward=backward)
+        after = accepted(model, inputs, graph, cut) if backward else None
+        if after is None:
+            why = misread(model, inputs, graph, cut)
+        if after is None and why is None:
+            why = complaint(model, inputs, graph.trace, backward=backward, train=False)
+    except StoppedError as error:
+        why = str(error)
     except BaseException:
         undo()
         raise
-    if why is not None:
+    if why is None:
+        record_cut(model, cut)
+    else:
         undo()
-    return why
+    return why, after
 
 
 def _rows(
@@ -291,8 +334,8 @@ def _rows(
         for reason in dict.fromkeys(group.locked[unit] for unit in units if unit in group.locked):
             count = sum(group.locked.get(unit) == reason for unit in units)
             left.append(LeftChannels(name, count, reason))
-        if group.free and not any(member in scores for member in group.layers):
-            left.append(LeftChannels(name, len(units), "no scores were given for it"))
+        if group.free and not is_scored(group, scores):
+            left.append(LeftChannels(name, len(units), f"no scores were given for it: score(layers=[{name!r}, ...])"))
         if group.name in held:
             left.append(LeftChannels(name, sum(unit not in group.locked for unit in units), held[group.name]))
     left += [LeftChannels(name, 0, "it did not run, so nothing is known of its channels") for name in graph.trace.idle]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -33,8 +34,10 @@ def plan_cut(graph: ChannelGraph, removed: Iterable[int]) -> Cut:
         graph: of the network.
         removed: units, free ones only.
     """
-    gone = set(removed)
-    order, pads = _reordered(graph, gone)
+    chosen = set(removed)
+    order, pads = _reordered(graph, chosen)
+    gone = np.zeros(len(graph.coupling), dtype=bool)  # by unit
+    gone[list(chosen)] = True
     cut = Cut()
     for name, layer in graph.trace.layers.items():
         for attribute, axes in layer.axes.items():
@@ -43,7 +46,7 @@ def plan_cut(graph: ChannelGraph, removed: Iterable[int]) -> Cut:
         if kind is None or layer.why is not None:
             continue
         counts = [
-            0 if labels is None else len(_kept(units_of(graph.coupling, labels), gone, order))
+            0 if labels is None else _num_kept(graph.coupling.roots(labels).numpy(), gone, order)
             for labels in (layer.inner, layer.outer)
         ]
         sizes = pads.get(name) or kind.narrowed(layer.module, *counts)
@@ -134,18 +137,24 @@ def _check_shapes(name: str, kind: LayerKind, module: nn.Module, sizes: Mapping[
             raise StructureError(f"{name}.{attribute} would have shape {tuple(x.shape)}, {shape} was expected")
 
 
-def _note(cut: Cut, name: str, axes: Mapping[int, Tensor], graph: ChannelGraph, gone: set[int], order: Order) -> None:
+def _note(cut: Cut, name: str, axes: Mapping[int, Tensor], graph: ChannelGraph, gone: np.ndarray, order: Order) -> None:
     for axis, labels in axes.items():
-        units = units_of(graph.coupling, labels)
-        indices = _kept(units, gone, order)
-        if indices != list(range(len(units))):
-            cut.kept.setdefault(name, {})[axis] = indices
+        units = graph.coupling.roots(labels).numpy()
+        stays = ~gone[units]
+        if order:
+            indices = _in_order(units.tolist(), gone, order)
+            if indices != list(range(len(units))):
+                cut.kept.setdefault(name, {})[axis] = indices
+        elif not stays.all():
+            cut.kept.setdefault(name, {})[axis] = np.flatnonzero(stays).tolist()
 
 
-def _kept(units: Sequence[int], gone: set[int], order: Order) -> list[int]:
+def _num_kept(units: np.ndarray, gone: np.ndarray, order: Order) -> int:
+    return len(_in_order(units.tolist(), gone, order)) if order else int(np.count_nonzero(~gone[units]))
+
+
+def _in_order(units: Sequence[int], gone: np.ndarray, order: Order) -> list[int]:
     """Indices along an axis to keep. `order` says which unit comes to the place of which."""
-    if not order:
-        return [place for place, unit in enumerate(units) if unit not in gone]
     places: dict[int, list[int]] = {}
     for place, unit in enumerate(units):
         places.setdefault(unit, []).append(place)
@@ -154,7 +163,7 @@ def _kept(units: Sequence[int], gone: set[int], order: Order) -> list[int]:
     for unit in units:
         count = seen[unit] = seen.get(unit, -1) + 1
         comes = order.get(unit, unit)
-        if comes not in gone:
+        if not gone[comes]:
             indices.append(places[comes][count])
     return indices
 

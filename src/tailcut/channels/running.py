@@ -13,6 +13,7 @@ from tailcut.channels.maps import as_maps, channel_axis, follow_maps
 from tailcut.counting import evaluating
 from tailcut.errors import ArgumentError, TailcutError, first_line
 from tailcut.structure import NetworkView
+from tailcut.structure.outputs import output_tensors
 
 Inputs = tuple[Tensor, ...]
 Choose = Callable[[Any], Tensor | Inputs]
@@ -54,6 +55,51 @@ def running(model: nn.Module) -> Iterator[None]:
     """
     with evaluating(model), _eager(model):
         yield
+
+
+@contextmanager
+def training(model: nn.Module) -> Iterator[None]:
+    """Within the block the model is in training mode, afterwards in evaluation mode."""
+    model.train()
+    try:
+        yield
+    finally:
+        model.eval()
+
+
+def for_training(inputs: Inputs) -> Inputs:
+    """The inputs twice in a batch: batch norm in training needs more than one value per channel."""
+    return tuple(torch.cat([x, x]) if x.ndim else x for x in inputs)
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Within the block the model is in evaluation mode; afterwards modes, buffers and random state are as before."""
+    buffers = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    devices = sorted({x.device.index for x in model.parameters() if x.is_cuda})
+    with running(model), torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for module, name, buffer, before in buffers:
+                    module._buffers[name] = buffer
+                    if not torch.equal(buffer, before):
+                        buffer.copy_(before)
+
+
+def run(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+    """The tensors that one forward gives.
+
+    Raises:
+        ArgumentError: it fails, whatever the network raises.
+    """
+    return output_tensors(forward(model, inputs))
 
 
 def layer_maps(model: nn.Module, inputs: Tensor, layer: str) -> Tensor:

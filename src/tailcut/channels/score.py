@@ -1,6 +1,6 @@
 """`score`: how important each channel of each layer is, by the paper's score or by one of the usual baselines."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -9,7 +9,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from tailcut.channels.baselines import MAP_MEASURES, WEIGHT_MEASURES, norm_scales, random_importance
 from tailcut.channels.formulas import COMPONENTS, Component, Formula, MapParts, Variant, map_parts
-from tailcut.channels.maps import as_maps, channel_axis, follow_maps, num_channels
+from tailcut.channels.maps import as_maps, channel_axis, follow_maps, is_tokens, num_channels
 from tailcut.channels.running import Choose, Inputs, check_num_batches, forward, inputs_of, running, unwrapped
 from tailcut.channels.scores import Scores, formula_settings
 from tailcut.errors import ArgumentError, StructureError
@@ -45,9 +45,10 @@ def score(
     get the means over all of them.
 
     Args:
-        model: any network of convolutions.
+        model: any network of convolutions, or of linear layers over sequences of tokens (vision transformers, mixers).
         loader: yields inputs, or tuples or lists that begin with them: (batch, ...). They are moved to the model's
-            device. Only the methods of weights (`l1`, `l2`, `fpgm`, `random`) do without.
+            device. Only the methods of weights (`l1`, `l2`, `fpgm`, `random`) do without; given one, they use one batch
+            to see which linear layers give tokens.
         method: `spectral` (CFDP, the paper's), or a baseline of `tailcut.channels.baselines`: `l1`, `l2`, `fpgm`,
             `apoz`, `bn_scale` (uses one batch, to see which batch norm follows which layer), `hrank`, `random`.
         num_batches: how many batches of the loader are used at most; all when None.
@@ -56,33 +57,46 @@ def score(
         gaussian_sigma: of the Gaussian filter, None for none; "variant" is 1, for `published` 10.
         spatial_weight: lambda of equation 12.
         components: parts of the score that count, of `spectral`, `dist` and `spatial`.
-        layers: names of the layers to score, convolutions or linear layers; every convolution when None.
+        layers: names of the layers to score, convolutions or linear layers. When None every convolution, and every
+            linear layer whose output in the forward is a sequence of tokens (batch, tokens ..., features); those of
+            (batch, features), as classifiers are, are scored by name only, as all linear layers are for `bn_scale`.
         inputs: what the network takes of a batch, a tensor or a tuple of tensors: `lambda batch: (batch[0], batch[1])`
             for a network of two inputs; the batch itself, or its first entry, when None.
         seed: for `random`.
 
     Returns:
-        Layer name -> float64 (channels,), for `spectral` with the means of the parts.
+        Layer name -> float64 (channels,), for `spectral` with the means of the parts. Linear layers that were not
+        named are its `fallback`: for `prune` they count only where channels have no other scores.
 
     Raises:
         ArgumentError: the loader gives no batch, or something else than batches, or some that the network does not run
             on; or an argument is out of range.
-        StructureError: there is no convolution, or no layer of a given name; or a map holds NaN or infinity.
+        StructureError: there is nothing to score, or no layer of a given name; or a map holds NaN or infinity.
     """
     formula = Formula(variant, block_size, gaussian_sigma, spatial_weight, components)
     if needs_loader(method) and loader is None:
         raise ArgumentError(f"the method {method} looks at feature maps: give a loader that yields inputs")
     check_num_batches(num_batches)
     network = unwrapped(model)
-    chosen = _choose_layers(network, layers)
-    if method == RANDOM:
-        return Scores(random_importance(chosen, seed), method=method, settings={"seed": seed})
-    if loader is None or method in WEIGHT_MEASURES:
-        with torch.no_grad():
-            return Scores({name: WEIGHT_MEASURES[method](layer) for name, layer in chosen.items()}, method=method)
+    chosen = _all_layers(network) if layers is None else _named_layers(network, layers)
+    unnamed = frozenset(name for name, layer in chosen.items() if layers is None and isinstance(layer, nn.Linear))
+    if loader is not None and (method == SPECTRAL or method in MAP_MEASURES):
+        batches = inputs_of(loader, num_batches, network, inputs)
+        return _score_maps(network, chosen, unnamed, batches, method, formula)
+    one = None if loader is None else next(inputs_of(loader, 1, network, inputs), None)
+    # What batch norm scales are its channels on axis 1, which are no tokens' features.
+    tokens = _token_layers(network, {name: chosen[name] for name in unnamed if method != NORM_SCALE}, one)
+    chosen = {name: layer for name, layer in chosen.items() if name in tokens or name not in unnamed}
+    if not chosen:
+        raise _nothing_to_score(network)
     if method == NORM_SCALE:
-        return _score_norms(network, chosen, inputs_of(loader, 1, network, inputs))
-    return _score_maps(network, chosen, inputs_of(loader, num_batches, network, inputs), method, formula)
+        return _score_norms(network, chosen, one)
+    if method == RANDOM:
+        importance, settings = random_importance(chosen, seed), {"seed": seed}
+    else:
+        with torch.no_grad():
+            importance, settings = {name: WEIGHT_MEASURES[method](layer) for name, layer in chosen.items()}, {}
+    return Scores(importance, method=method, settings=settings, fallback=[name for name in chosen if name in tokens])
 
 
 def needs_loader(method: str) -> bool:
@@ -96,25 +110,64 @@ def needs_loader(method: str) -> bool:
     return method != RANDOM and method not in WEIGHT_MEASURES
 
 
-def _choose_layers(model: nn.Module, names: Sequence[str] | None) -> dict[str, nn.Module]:
+def _all_layers(model: nn.Module) -> dict[str, nn.Module]:
+    chosen: dict[str, nn.Module] = {
+        name: module for name, module in model.named_modules() if isinstance(module, (_ConvNd, nn.Linear))
+    }
+    if not chosen:
+        raise _nothing_to_score(model)
+    return chosen
+
+
+def _nothing_to_score(model: nn.Module) -> StructureError:
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    what = "no convolution, and no linear layer that was seen to give tokens" if linear else "no convolution"
+    hint = f"; its linear layers can be named: score(layers={linear[:2]!r})" if linear else ""
+    return StructureError(f"{type(model).__name__} has {what}: there are no feature maps to score{hint}")
+
+
+def _token_layers(model: nn.Module, layers: Mapping[str, nn.Module], batch: Inputs | None) -> frozenset[str]:
+    """Names of those linear layers whose output, in one forward, is a sequence of tokens; none without a batch."""
+    found: set[str] = set()
+    if not layers or batch is None:
+        return frozenset()
+
+    def see(name: str, output: object) -> None:
+        if isinstance(output, Tensor) and is_tokens(output):
+            found.add(name)
+
+    handles = [
+        layer.register_forward_hook(lambda _, __, output, name=name: see(name, output))
+        for name, layer in layers.items()
+    ]
+    try:
+        with torch.no_grad(), running(model):
+            forward(model, batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return frozenset(found)
+
+
+def _named_layers(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
     modules = dict(model.named_modules())
-    if names is None:
-        chosen: dict[str, nn.Module] = {name: module for name, module in modules.items() if isinstance(module, _ConvNd)}
-        if not chosen:
-            raise StructureError(f"{type(model).__name__} has no convolution: there are no feature maps to score")
-        return chosen
     wanted = (names,) if isinstance(names, str) else tuple(names)
     for name in wanted:
         if not isinstance(modules.get(name), (_ConvNd, nn.Linear)):
             found = type(modules[name]).__name__ if name in modules else "nothing"
             raise StructureError(f"expected a convolution or a linear layer named {name!r}, found {found}")
     if not wanted:
-        raise ArgumentError("layers names no layer; None scores every convolution")
+        raise ArgumentError("layers names no layer; None scores every convolution, and linear layers over tokens")
     return {name: module for name, module in modules.items() if name in wanted}
 
 
 def _score_maps(
-    model: nn.Module, layers: Mapping[str, nn.Module], batches: Iterable[Inputs], method: str, formula: Formula
+    model: nn.Module,
+    layers: Mapping[str, nn.Module],
+    unnamed: frozenset[str],
+    batches: Iterable[Inputs],
+    method: str,
+    formula: Formula,
 ) -> Scores:
     is_spectral = method == SPECTRAL
     measure: Measure = (lambda maps: map_parts(maps, formula)) if is_spectral else MAP_MEASURES[method]
@@ -126,19 +179,27 @@ def _score_maps(
         for name in names:
             means.add(name, columns)
 
-    with torch.no_grad(), running(model), follow_maps(layers, take) as follower:
+    with torch.no_grad(), running(model), follow_maps(layers, take, only_tokens=unnamed) as follower:
         for batch in batches:
             forward(model, batch)
             follower.finish()
             means.num_images += len(batch[0])
-    found, left = means.finish(model)
+    found, left = means.finish(model, unnamed)
+    fallback = [name for name in found if name in unnamed]
     if not is_spectral:
         importance = {name: columns[0] for name, columns in found.items()}
-        return Scores(importance, method=method, num_images=means.num_images, left=left)
+        return Scores(importance, method=method, num_images=means.num_images, left=left, fallback=fallback)
     parts = {name: MapParts(*columns) for name, columns in found.items()}
     importance = {name: formula.combine(*part) for name, part in parts.items()}
-    settings = formula_settings(formula)
-    return Scores(importance, method=method, settings=settings, num_images=means.num_images, parts=parts, left=left)
+    return Scores(
+        importance,
+        method=method,
+        settings=formula_settings(formula),
+        num_images=means.num_images,
+        parts=parts,
+        left=left,
+        fallback=fallback,
+    )
 
 
 class _Means:
@@ -155,13 +216,18 @@ class _Means:
         self._sums[name] += torch.stack([column.sum(dim=0) for column in columns]).cpu()
         self._counts[name] += len(columns[0])
 
-    def finish(self, model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """The means by layer, (columns, channels), and the layers that gave no map, over all processes."""
+    def finish(self, model: nn.Module, unnamed: frozenset[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """The means by layer, (columns, channels), and the layers that gave no map, over all processes.
+
+        Linear layers that nobody named and that gave no tokens are in neither.
+        """
         self._add_up_processes(model)
         if self.num_images == 0:
             raise ArgumentError("the loader gave no batch: there is nothing to score by")
         found, left = {}, {}
         for name, sums in self._sums.items():
+            if self._counts[name] == 0 and name in unnamed:
+                continue
             if self._counts[name] == 0:
                 left[name] = "it did not run in the forward, or not as a module"
             elif not bool(torch.isfinite(sums).all()):
@@ -170,6 +236,8 @@ class _Means:
                 )
             else:
                 found[name] = sums / self._counts[name]
+        if not found and not left:
+            raise _nothing_to_score(model)
         if not found:
             raise StructureError("no layer gave feature maps: none of the layers to score ran as a module")
         return found, left
@@ -189,8 +257,7 @@ class _Means:
         self._sums = {name: part.view(sums.shape) for (name, sums), part in zip(self._sums.items(), parts, strict=True)}
 
 
-def _score_norms(model: nn.Module, layers: Mapping[str, nn.Module], batches: Iterator[Inputs]) -> Scores:
-    inputs = next(batches, None)
+def _score_norms(model: nn.Module, layers: Mapping[str, nn.Module], inputs: Inputs | None) -> Scores:
     if inputs is None:
         raise ArgumentError("the loader gave no batch: there is nothing to see the order of the layers by")
     with torch.no_grad(), running(model):

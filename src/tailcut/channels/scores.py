@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ class Scores(dict[str, Tensor]):
         num_images: over how many pictures they are means (of all processes together); 0 if they are of weights only.
         parts: for the method `spectral`, layer name -> the means of the parts of its score; else empty.
         left: layers that were not scored, and why.
+        fallback: scored layers that nobody named, linear ones over tokens: for `prune` they count only for channels
+            that go together with no other scored layer.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Scores(dict[str, Tensor]):
         num_images: int = 0,
         parts: Mapping[str, MapParts] | None = None,
         left: Mapping[str, str] | None = None,
+        fallback: Iterable[str] = (),
     ) -> None:
         super().__init__(importance)
         self.method = method
@@ -51,6 +54,7 @@ class Scores(dict[str, Tensor]):
         self.num_images = num_images
         self.parts = dict(parts or {})
         self.left = dict(left or {})
+        self.fallback = frozenset(fallback)
 
     def combined(self, formula: Formula) -> "Scores":
         """The same pictures' scores by another weight of the spatial part or other components, without a new pass.
@@ -75,6 +79,7 @@ class Scores(dict[str, Tensor]):
             num_images=self.num_images,
             parts=self.parts,
             left=self.left,
+            fallback=self.fallback,
         )
 
     def save(self, path: str | Path) -> None:
@@ -96,6 +101,7 @@ class Scores(dict[str, Tensor]):
             "num_images": self.num_images,
             "layers": layers,
             "left": self.left,
+            "fallback": [name for name in self if name in self.fallback],
         }
         write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
@@ -193,12 +199,23 @@ def _from_plain(content: Any) -> Scores:
     num_images = _of_type(content, "num_images", int)
     if num_images < 0 or not all(isinstance(reason, str) for reason in left.values()):
         raise _DamagedError("num_images is negative, or a reason in left is no text")
+    fallback = content.get("fallback", [])  # older files have none
+    if not isinstance(fallback, list) or not all(isinstance(name, str) and name in layers for name in fallback):
+        raise _DamagedError("fallback must be a list of names of its layers")
     importance, parts = {}, {}
     for name, columns in layers.items():
         importance[name], own = _layer(name, columns)
         if own is not None:
             parts[name] = own
-    return Scores(importance, method=method, settings=settings, num_images=num_images, parts=parts, left=left)
+    return Scores(
+        importance,
+        method=method,
+        settings=settings,
+        num_images=num_images,
+        parts=parts,
+        left=left,
+        fallback=fallback,
+    )
 
 
 def _layer(name: str, columns: Any) -> tuple[Tensor, MapParts | None]:

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tailcut.channels.groups import ChannelGraph, PruningGroup, units_of
+from tailcut.channels.groups import ChannelGraph, PruningGroup
+from tailcut.channels.scores import Scores
 from tailcut.errors import ArgumentError
 
 Importance = dict[int, float]
@@ -110,7 +112,7 @@ def check_scores(scores: Mapping[str, Tensor], model: nn.Module, graph: ChannelG
         if not bool(torch.isfinite(vector).all()):
             raise ArgumentError(f"the scores of {name} hold NaN or infinity: score again")
         checked[name] = vector
-    return checked
+    return Scores(checked, method=scores.method, fallback=scores.fallback) if isinstance(scores, Scores) else checked
 
 
 def importance_of(
@@ -119,7 +121,8 @@ def importance_of(
     """The importance of each unit of a group, None without scores of any of its layers.
 
     Each layer's scores are divided by their mean, so that layers weigh the same. A unit gets the mean over the
-    channels that it has in a layer, then the mean over the layers that have it.
+    channels that it has in a layer, then the mean over the layers that have it. Layers of `Scores.fallback` count only
+    in a group where no other layer has scores.
 
     Args:
         graph: of the network.
@@ -131,11 +134,18 @@ def importance_of(
     if not by_layer:
         return None
     own = by_layer.get(layer, {}) if layer is not None else {}
+    fallback = scores.fallback if isinstance(scores, Scores) else frozenset()
+    preferred = {name: means for name, means in by_layer.items() if name not in fallback} or by_layer
     found = {}
     for unit in group.units:
-        values = [means[unit] for means in by_layer.values() if unit in means]
+        values = [means[unit] for means in preferred.values() if unit in means]
         found[unit] = own.get(unit, sum(values) / len(values) if values else 0.0)
     return found
+
+
+def is_scored(group: PruningGroup, scores: Mapping[str, Tensor]) -> bool:
+    """Whether any layer of a group has scores."""
+    return any(name in scores for name in group.layers)
 
 
 def select_by_rates(
@@ -211,6 +221,11 @@ def take(
     widths = graph.widths(group)
     whole = [sum(counts.values()) for counts in widths]
     least = [_least(counts, limits, rate) for counts in widths]
+    each = [set(counts.values()) for counts in widths]
+    is_alike = limits.round_to == 1 and all(len(counts) == 1 for counts in each)
+    if is_alike and all(counts.keys() >= set(lowest) for counts in widths):  # any of them may go as well as another
+        fit = [(full - bound) // sum(own) for full, bound, own in zip(whole, least, each, strict=True)]
+        return set(lowest[: max(0, min(fit, default=0))])
     left = list(whole)
     taken: list[int] = []
     fitting = 0  # so many of those taken leave a multiple in every layer
@@ -288,12 +303,13 @@ def why_locked(group: PruningGroup) -> str:
 
 def _unit_means(graph: ChannelGraph, layer: str, scores: Tensor) -> Importance:
     outer = graph.layer(layer).outer
-    units = [] if outer is None else units_of(graph.coupling, outer)
+    if outer is None:
+        return {}
     # Halved or doubled until the largest is about 1, which changes no ratio: the sum of very large ones would overflow.
-    exponent = math.frexp(max(map(abs, scores.tolist()), default=0.0))[1]
-    values = [math.ldexp(value, -exponent) for value in scores.tolist()]
-    scale = float(torch.tensor(values, dtype=torch.float64).abs().mean())
-    sums: dict[int, list[float]] = {}
-    for unit, value in zip(units, values, strict=True):
-        sums.setdefault(unit, []).append(value / scale if scale > 0 else 0.0)
-    return {unit: sum(values) / len(values) for unit, values in sums.items()}
+    exponent = math.frexp(float(scores.abs().max()) if len(scores) else 0.0)[1]
+    values = np.ldexp(scores.numpy(), -exponent)
+    scale = float(np.abs(values).mean()) if len(values) else 0.0
+    units, places = np.unique(graph.coupling.roots(outer).numpy(), return_inverse=True)
+    sums = np.bincount(places, weights=values / scale if scale > 0 else np.zeros(len(values)), minlength=len(units))
+    means = sums / np.bincount(places, minlength=len(units))
+    return dict(zip(units.tolist(), means.tolist(), strict=True))

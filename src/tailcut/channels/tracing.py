@@ -4,8 +4,7 @@ Layers of `layer_kinds` are taken as a whole (their rules are in layer_rules.py)
 torch's operations (operations.py). Nothing is compiled or rewritten: any Python in the forward is fine.
 """
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,18 +13,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from tailcut.channels.coupling import Coupling, along, fixed
 from tailcut.channels.layer_kinds import channel_tensors, is_traced_through, layer_kind, whole_layer
-from tailcut.channels.layer_rules import Alignment, TracedLayer, pass_layer, write_norm
+from tailcut.channels.layer_rules import Alignment, TracedLayer, couple_tied, pass_layer, write_norm
+from tailcut.channels.memory_layout import RESTRIDING, Layout
 from tailcut.channels.operations import Call, bind_arguments, labels_of_results, numbered_channels
 from tailcut.channels.own_forwards import WHY, is_followed, num_outputs, own_labels, weight_call
-from tailcut.channels.running import Inputs, forward, running
+from tailcut.channels.running import Inputs, for_training, run, training, undisturbed
+from tailcut.channels.shape_only import READING, zeros_for
+from tailcut.counting import operation_macs
 from tailcut.errors import ArgumentError
-from tailcut.structure.outputs import output_tensors
 
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 MAX_FREE_NUMBERS = 1 << 22  # entries of a parameter outside of layers that are followed one by one
 
 
@@ -41,6 +44,11 @@ class Trace:
         idle: layers with channels that did not run.
         outputs: what the network gave: shapes of its tensors.
         trains: the network also ran in training mode.
+        failure: why it did not.
+        reads_numbers: its code reads numbers of tensors (`.item()`), so that it must be computed in full.
+        macs: multiply-accumulate operations of the forward in evaluation mode, those that compute weights included.
+        depthwise: which convolutions take their channels one by one.
+        is_alike: training mode did what evaluation mode does, dropout apart.
     """
 
     coupling: Coupling = field(default_factory=Coupling)
@@ -50,9 +58,31 @@ class Trace:
     idle: list[str] = field(default_factory=list)
     outputs: list[tuple[int, ...]] = field(default_factory=list)
     trains: bool = False
+    failure: str | None = None
+    reads_numbers: bool = False
+    macs: int = 0
+    depthwise: dict[str, bool] = field(default_factory=dict)
+    is_alike: bool = False
 
 
-def trace(model: nn.Module, inputs: Inputs, like: Trace | None = None) -> Trace:
+class StoppedError(ArgumentError):
+    """A forward that did not get to its end.
+
+    Attributes:
+        layers: the layers that ran before, in their order.
+    """
+
+    def __init__(self, message: str, layers: list[str]) -> None:
+        super().__init__(message)
+        self.layers = layers
+
+
+def trace(
+    model: nn.Module,
+    inputs: Inputs,
+    like: Trace | None = None,
+    go_backward: Callable[[list[Tensor]], object] | None = None,
+) -> Trace:
     """Follow the channels of `model` through two forwards, in evaluation and in training mode. It is not changed.
 
     Training mode runs layers (auxiliary classifiers) and meets tensors that evaluation leaves out; buffers that it
@@ -61,97 +91,85 @@ def trace(model: nn.Module, inputs: Inputs, like: Trace | None = None) -> Trace:
     Args:
         model: any network.
         inputs: what its forward takes.
-        like: the trace of the same network before a cut, whose reading of reshapes is taken over.
+        like: the trace of the same network before a cut, whose reading of reshapes is taken over. Then, as always in
+            training mode, it runs for its shapes alone (shape_only.py), if its code reads no numbers. Training mode is
+            left out where it did what evaluation mode does.
+        go_backward: gets what evaluation mode gave; that forward is then computed in full, and may be followed back.
 
     Raises:
         ArgumentError: the network does not run on the inputs, or gives no tensors.
     """
-    found = Trace(Coupling(like.coupling.views)) if like is not None else Trace()
+    found = Trace() if like is None else Trace(Coupling(like.coupling.views), depthwise=dict(like.depthwise))
     with undisturbed(model):
-        found.outputs = [tuple(tensor.shape) for tensor in _follow(model, inputs, found)]
+        shapes_only = like is not None and not like.reads_numbers and go_backward is None
+        with torch.set_grad_enabled(go_backward is not None):
+            outputs, operations = _follow(model, inputs, found, shapes_only)
+        found.outputs = [tuple(tensor.shape) for tensor in outputs]
         if not found.outputs:
             raise ArgumentError(f"{type(model).__name__} gives no tensors that its channels could be followed to")
-        positions = {name: layer.positions for name, layer in found.layers.items()}
-        with training(model), contextlib.suppress(ArgumentError):
-            _follow(model, for_training(inputs), found)
-            found.trains = True
+        if go_backward is not None:
+            go_backward(outputs)
+        positions, macs = {name: layer.positions for name, layer in found.layers.items()}, found.macs
+        if like is not None and like.is_alike:
+            found.trains = found.is_alike = True
+        else:
+            _follow_training(model, inputs, found, like, operations)
+        found.macs = macs
         for name, layer in found.layers.items():
             layer.positions = positions.get(name, 0)
             for attribute in layer.axes:
                 found.free.pop(layer.path(attribute), None)
     found.idle = _idle(model, found)
-    _couple_tied(model, found)
+    couple_tied(model, found)
     return found
 
 
-@contextmanager
-def training(model: nn.Module) -> Iterator[None]:
-    """Within the block the model is in training mode, afterwards in evaluation mode."""
-    model.train()
-    try:
-        yield
-    finally:
-        model.eval()
-
-
-def for_training(inputs: Inputs) -> Inputs:
-    """The inputs twice in a batch: batch norm in training needs more than one value per channel."""
-    return tuple(torch.cat([x, x]) if x.ndim else x for x in inputs)
-
-
-@contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Within the block the model is in evaluation mode; afterwards modes, buffers and random state are as before."""
-    buffers = [
-        (module, name, buffer, buffer.detach().clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
-    devices = sorted({x.device.index for x in model.parameters() if x.is_cuda})
-    with running(model), torch.random.fork_rng(devices):
+def _follow_training(
+    model: nn.Module, inputs: Inputs, found: Trace, like: Trace | None, operations: list[object]
+) -> None:
+    """Follow it in training mode too (changes `found`); `operations` are those of evaluation mode."""
+    with torch.no_grad(), training(model):
         try:
-            yield
-        finally:
-            with torch.no_grad():
-                for module, name, buffer, before in buffers:
-                    module._buffers[name] = buffer
-                    if not torch.equal(buffer, before):
-                        buffer.copy_(before)
+            shapes_only = not (found if like is None else like).reads_numbers
+            _, there = _follow(model, for_training(inputs), found, shapes_only)
+            if shapes_only and found.reads_numbers and like is None:  # only in training mode, then
+                _follow(model, for_training(inputs), found, shapes_only=False)
+            found.trains = True
+            found.is_alike = there == operations and not found.reads_numbers
+        except ArgumentError as error:
+            found.failure = str(error)
 
 
-def run(model: nn.Module, inputs: Inputs) -> list[Tensor]:
-    """The tensors that one forward gives.
-
-    Raises:
-        ArgumentError: it fails, whatever the network raises.
-    """
-    return output_tensors(forward(model, inputs))
-
-
-def _follow(model: nn.Module, inputs: Inputs, found: Trace) -> list[Tensor]:
-    tracer = _Tracer(model, found)
-    with torch.no_grad(), tracer.hooked(model), tracer:
-        outputs = run(model, inputs)
-        tracer.lock_numbered(outputs)
+def _follow(model: nn.Module, inputs: Inputs, found: Trace, shapes_only: bool) -> tuple[list[Tensor], list[object]]:
+    """One forward. Returns its outputs, and the layers and operations that it ran, but for dropout."""
+    tracer = _Tracer(model, found, shapes_only)
+    try:
+        with tracer.hooked(model), tracer:
+            outputs = run(model, inputs)
+            tracer.lock_numbered(outputs)
+    except ArgumentError as error:
+        raise StoppedError(str(error), list(found.layers)) from error
     for output in outputs:
         found.coupling.lock(tracer.labels(output), "the network's output")
-    return outputs
+    return outputs, tracer.operations
 
 
 class _Tracer(TorchDispatchMode):
     """Carries labels from operation to operation; operations within a layer are not looked at."""
 
-    def __init__(self, model: nn.Module, found: Trace) -> None:
+    def __init__(self, model: nn.Module, found: Trace, shapes_only: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.found = found
+        self._run = zeros_for if shapes_only else lambda func, args, kwargs: func(*args, **kwargs)
         self.coupling = found.coupling
         self.running: list[str] = []
+        self.operations: list[object] = []  # layers by name, and what ran between them on channels
         self._in_layers = 0
         self._labels: Any = WeakTensorKeyDictionary()
         self._numbered: Any = WeakTensorKeyDictionary()  # places along channels -> the labels of these
         self._free = _free_tensors(model)
         self._owners = _owners(model)
+        self._dropouts = {name for name, module in model.named_modules() if type(module) in _DROPOUTS}
         self._own_forwards = {
             name: module for name, module in model.named_modules() if is_traced_through(module) and is_followed(module)
         }
@@ -185,7 +203,11 @@ class _Tracer(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
+        # Before it runs: in place it leaves no trace of how its input lay.
+        layout = Layout.of(args[0]) if func.overloadpacket in RESTRIDING and not self._in_layers else None
+        result = self._run(func, args, kwargs or {})
+        self.found.reads_numbers |= func.overloadpacket in READING
+        self.found.macs += operation_macs(func, result, args)
         if self._in_layers:
             return result
         inputs = [x for x in pytree.tree_leaves((args, kwargs or {})) if isinstance(x, Tensor)]
@@ -198,7 +220,9 @@ class _Tracer(TorchDispatchMode):
             if self._multiplied(func, arguments, result):
                 return result
             results = [x for x in pytree.tree_leaves(result) if isinstance(x, Tensor)]
-            call = Call(self.coupling, func, arguments, inputs, results, self.labels, self.place())
+            if not (self._dropouts.intersection(self.running[-1:]) or any(map(_is_mask, (*inputs, *results)))):
+                self.operations.append(func)
+            call = Call(self.coupling, func, arguments, inputs, results, self.labels, self.place(), layout)
             for x, labels in zip(results, labels_of_results(call), strict=True):
                 self.set_labels(x, labels)
             numbered = numbered_channels(call)
@@ -213,7 +237,7 @@ class _Tracer(TorchDispatchMode):
         try:
             for name, module in model.named_modules():
                 # The network's own hooks run outside of these two: what they do is followed as the rest is.
-                enter, leave = self._hooks(name, _is_layer(module))
+                enter, leave = self._hooks(name, _is_layer(module), is_traced_through(module))
                 handles.append(module.register_forward_pre_hook(enter))
                 handles.append(module.register_forward_hook(leave, with_kwargs=True, prepend=True))
             yield
@@ -222,27 +246,26 @@ class _Tracer(TorchDispatchMode):
             for handle in handles:
                 handle.remove()
 
-    def _hooks(self, name: str, is_layer: bool) -> tuple[Any, Any]:
+    def _hooks(self, name: str, is_layer: bool, traced_through: bool) -> tuple[Any, Any]:
         def enter(module: nn.Module, args: Any) -> None:
             self.running.append(name)
-            self._in_layers += 1
-            if self._in_layers == 1 and name in self._own_forwards:
-                self._begin(name, module)
-            self._in_layers -= not is_layer
+            if not self._in_layers and name in self._own_forwards:
+                with no_dispatch():
+                    self._begin(name, module)
+            self._in_layers += is_layer
 
         def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             self.running.pop()
             self._in_layers -= is_layer
             if self._in_layers:
                 return
-            self._in_layers += 1  # what is done to labels is no operation of the network
-            if is_layer:
-                self._pass(name, module, args, kwargs, output)
-            elif name in self._own_forwards:
-                self._end(name, module)
-            elif is_traced_through(module):
-                self._write_norm(name, module, args, kwargs, output)
-            self._in_layers -= 1
+            with no_dispatch():  # what is done to labels is no operation of the network
+                if is_layer:
+                    self._pass(name, module, args, kwargs, output)
+                elif name in self._own_forwards:
+                    self._end(name, module)
+                elif traced_through:
+                    self._write_norm(name, module, args, kwargs, output)
 
         return enter, leave
 
@@ -250,6 +273,7 @@ class _Tracer(TorchDispatchMode):
         inputs = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         outputs = [x for x in pytree.tree_leaves(output) if isinstance(x, Tensor)]
         self.lock_numbered(inputs)
+        self.operations.append(name)
         why = whole_layer(module) if layer_kind(module) is None else None
         if parametrize.is_parametrized(module):
             why = f"its weight is parametrised ({_parametrization(module)}); prune first, parametrise afterwards"
@@ -319,6 +343,11 @@ class _Tracer(TorchDispatchMode):
                     self.coupling.lock(labels, f"the weight of {owned[key].name} is used outside of it, {places[0]}")
 
 
+def _is_mask(x: Tensor) -> bool:
+    """Whether it has one number for each picture, as the masks of drop path do."""
+    return x.ndim > 1 and x.numel() == x.shape[0]
+
+
 def _free_tensors(model: nn.Module) -> dict[int, str]:
     """Parameters and buffers outside of layers, by identity."""
     layers = _layers(model)
@@ -366,23 +395,3 @@ def _parametrization(module: nn.Module) -> str:
     lists = module.parametrizations
     parts = [part for holder in lists.children() for part in holder.children()]  # type: ignore[union-attr]
     return ", ".join(sorted({type(part).__name__ for part in parts}))
-
-
-def _couple_tied(model: nn.Module, found: Trace) -> None:
-    """A parameter of several layers is cut in all of them or in none."""
-    coupling, reason = found.coupling, "its weight is tied to one that is kept whole"
-    seen: dict[int, dict[int, Tensor]] = {}
-    for name, module in model.named_modules():
-        for attribute, x in module.named_parameters(recurse=False):
-            layer = found.layers.get(name)
-            axes = layer.axes.get(attribute, {}) if layer is not None else {}
-            if id(x) not in seen:
-                seen[id(x)] = axes
-                continue
-            first = seen[id(x)]
-            for axis in {*first, *axes}:
-                here, there = axes.get(axis), first.get(axis)
-                if here is not None and there is not None:
-                    coupling.couple(here, there, reason)
-                else:
-                    coupling.lock(here if here is not None else there, reason)  # type: ignore[arg-type]

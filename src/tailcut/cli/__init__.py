@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from tailcut.cli import (
     attack,
+    check,
     compare,
     convert,
     dct,
@@ -32,10 +33,13 @@ from tailcut.cli import (
     train,
     unpack,
 )
+from tailcut.cli.advice import for_command_line
+from tailcut.cli.completion import SHELLS, PrintCompletion
 from tailcut.cli.imports import import_all
 from tailcut.cli.output import is_first_process, messages_on_stderr, say_error
-from tailcut.cli.parser import Parser, UsageError
-from tailcut.errors import ArgumentError, RecipeError, TailcutError
+from tailcut.cli.parser import Parser, UsageError, reading_of
+from tailcut.errors import ArgumentError, MissingExtraError, RecipeError, TailcutError
+from tailcut.limits import command_line_limit
 from tailcut.runs import tailcut_version
 
 VERBS = (
@@ -59,6 +63,7 @@ VERBS = (
     report,
     compare,
     models,
+    check,
 )
 
 OK, FAILED, BAD_USAGE = 0, 1, 2
@@ -80,16 +85,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(error.usage, end="", file=sys.stderr)
         return _fail(error.prog, error, BAD_USAGE, as_json=as_json)
+    except MissingExtraError as error:
+        return _fail("tailcut", error, FAILED, as_json=as_json)
     except SystemExit as stop:  # argparse ends so after --help and --version
         return int(stop.code or 0)
     prog = f"tailcut {arguments.verb}"
     try:
-        with messages_on_stderr():
+        limits = command_line_limit(arguments.max_parameters, allow_non_finite=arguments.allow_non_finite)
+        with messages_on_stderr(), limits:
             import_all(arguments.imports)
-            report = arguments.run(arguments)
+            with reading_of(arguments):
+                report = arguments.run(arguments)
         if report is not None:
             print(report.to_json() if arguments.json else report)
             sys.stdout.flush()
+            return FAILED if report.failed else OK
     except BrokenPipeError:  # whoever read our output has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
@@ -110,6 +120,13 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"tailcut {tailcut_version()}")
+    parser.add_argument(
+        "--print-completion",
+        action=PrintCompletion,
+        choices=SHELLS,
+        metavar="SHELL",
+        help="print what makes a shell complete verbs, options and file names: bash, zsh, fish or tcsh",
+    )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb in VERBS:
         verb.add_parser(verbs)
@@ -118,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _fail(prog: str, error: BaseException, code: int, *, as_json: bool) -> int:
     """Say on standard error, with --json on standard output too, what went wrong. Returns the exit code."""
-    message = str(error) or type(error).__name__
+    message = for_command_line(str(error)) or type(error).__name__
     say_error(prog, message, error)
     if as_json and is_first_process():
         print(json.dumps({"error": {"type": type(error).__name__, "message": message}}))

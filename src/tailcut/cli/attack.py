@@ -2,7 +2,7 @@
 
 import argparse
 
-from tailcut.cli.parser import Verbs, add_data_roots, add_device, add_verb
+from tailcut.cli.parser import Verbs, add_data_roots, add_device, add_reading, add_verb
 from tailcut.printing import Report
 
 
@@ -36,6 +36,7 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("--num-pictures", type=int, metavar="N", help="attack the first N pictures only")
     parser.add_argument("-o", "--out", metavar="PICTURE", help="draw the curves as a PNG")
     add_data_roots(parser)
+    add_reading(parser)
     parser.add_argument("--batch-size", type=int, default=250, metavar="N", help="pictures per forward pass")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the places where PGD starts")
     add_device(parser)

@@ -30,8 +30,8 @@ def add_parser(verbs: Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> Report:
     """Convert."""
-    from tailcut.format import frereg, save
+    from tailcut.format import frereg, write
 
     model_arguments: dict[str, Any] | None = settings(arguments.model_arguments) or None
     model = frereg.convert(arguments.file, model=arguments.model, arguments=model_arguments)
-    return save(model, arguments.out, codec=arguments.codec or "float32", other_codec=arguments.other_codec)
+    return write(model, arguments.out, codec=arguments.codec or "float32", other_codec=arguments.other_codec)

@@ -4,7 +4,7 @@ import argparse
 import re
 from typing import TYPE_CHECKING
 
-from tailcut.cli.parser import Verbs, add_verb
+from tailcut.cli.parser import Verbs, add_reading, add_verb
 from tailcut.printing import Report
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def add_parser(verbs: Verbs) -> None:
         run=run,
     )
     parser.add_argument("picture", metavar="PICTURE", help="a PNG or JPEG file")
+    add_reading(parser, skips=False)
     parser.add_argument("-o", "--out", required=True, metavar="DIR", help="folder for the pictures")
     parser.add_argument(
         "--channels",

@@ -4,7 +4,17 @@ import argparse
 from typing import Any
 
 from tailcut.cli.output import check_processes
-from tailcut.cli.parser import Verbs, add_data_roots, add_dense, add_device, add_machines, add_verb, machines_of
+from tailcut.cli.parser import (
+    Verbs,
+    add_data_roots,
+    add_dense,
+    add_device,
+    add_machines,
+    add_max_pixels,
+    add_reading,
+    add_verb,
+    machines_of,
+)
 from tailcut.errors import ArgumentError
 from tailcut.printing import Report
 
@@ -32,6 +42,7 @@ def add_parser(verbs: Verbs) -> None:
     )
     parser.add_argument("--split", metavar="NAME", help="the part of the data set; its test split if not given")
     add_data_roots(parser)
+    add_reading(parser)
     parser.add_argument("--batch-size", type=int, metavar="N", help="pictures per forward pass")
     parser.add_argument(
         "--num-samples", type=int, metavar="N", help="networks that make pictures: how many are made (10,000)"
@@ -44,6 +55,7 @@ def add_parser(verbs: Verbs) -> None:
     add_device(parser)
     add_machines(parser)
     add_dense(parser)
+    add_max_pixels(parser)
 
 
 def run(arguments: argparse.Namespace) -> Report | None:
@@ -76,7 +88,8 @@ def run(arguments: argparse.Namespace) -> Report | None:
     elif arguments.data == "coco" or holds_detector(arguments.file):
         report = evaluate_detector_file(*what, **settings)
     else:
-        report = evaluate_file(*what, download=arguments.download, dense=arguments.dense, **settings)
+        settings |= {"download": arguments.download, "dense": arguments.dense, "max_pixels": arguments.max_pixels}
+        report = evaluate_file(*what, **settings)
     return report if machines is None or _is_first_process() else None
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from tailcut.cli.parser import Verbs, add_device, add_verb
+from tailcut.cli.parser import Verbs, add_device, add_max_pixels, add_reading, add_verb
 from tailcut.printing import Report
 
 
@@ -29,7 +29,9 @@ def add_parser(verbs: Verbs) -> None:
         dest="class_number",
         help="the class to explain; what the first network takes it for if not given",
     )
+    add_reading(parser, skips=False)
     add_device(parser)
+    add_max_pixels(parser)
 
 
 def run(arguments: argparse.Namespace) -> Report:
@@ -43,4 +45,5 @@ def run(arguments: argparse.Namespace) -> Report:
         layer=arguments.layer,
         class_number=arguments.class_number,
         device=arguments.device,
+        max_pixels=arguments.max_pixels,
     )

@@ -1,6 +1,6 @@
 """The words of a command that scores a network: the network, and the pictures that it runs on."""
 
-from tailcut.cli.parser import Parser, add_data_roots, add_model_arguments
+from tailcut.cli.parser import Parser, add_data_roots, add_model_arguments, add_reading
 
 
 def add_network(parser: Parser) -> None:
@@ -17,6 +17,7 @@ def add_pictures(parser: Parser) -> None:
     parser.add_argument("--data", metavar="NAME", help="the data set to run on; not needed for l1, l2, fpgm and random")
     parser.add_argument("--split", default="train", metavar="NAME", help="the part of it (default: train)")
     add_data_roots(parser)
+    add_reading(parser)
     parser.add_argument("--num-batches", type=int, default=5, metavar="N", help="batches to run on (default: 5)")
     parser.add_argument("--batch-size", type=int, default=128, metavar="N", help="pictures in each (default: 128)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="chooses the pictures")

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tailcut.cli.advice import for_command_line
 from tailcut.cli.parser import UsageError
 from tailcut.errors import ArgumentError, TrainingError
 
@@ -23,7 +24,7 @@ class _StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-        print(f"{prefix}{record.getMessage()}", file=sys.stderr)
+        print(f"{prefix}{for_command_line(record.getMessage())}", file=sys.stderr)
 
 
 def is_first_process() -> bool:

@@ -2,9 +2,14 @@
 
 import argparse
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
+from tailcut.structure import MAX_PIXELS
+
 if TYPE_CHECKING:
+    from tailcut.data import OnError
     from tailcut.training.machines import Machines
 
 Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"
@@ -35,7 +40,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_verb(verbs: Verbs, name: str, *, summary: str, description: str, example: str, run: Any) -> Parser:
-    """Add the parser of one verb, with its example and the options --json and --import.
+    """Add the parser of one verb, with its example and the options that each verb has.
 
     Args:
         verbs: where verbs are added.
@@ -64,7 +69,19 @@ def add_verb(verbs: Verbs, name: str, *, summary: str, description: str, example
         metavar="MODULE",
         action="append",
         default=[],
-        help="import a module or .py file of yours first, for the networks that it registers; may be given again",
+        help="run a module or .py file of yours first, with all that its code does, for the networks that it "
+        "registers; may be given again",
+    )
+    parser.add_argument(
+        "--max-parameters",
+        type=int,
+        metavar="N",
+        help="the most numbers that the network of a .tailcut file may have (default: 2^30): bounds memory and time",
+    )
+    parser.add_argument(
+        "--allow-non-finite",
+        action="store_true",
+        help="read and write networks with numbers that are not finite (NaN) in tensors that are no coefficients",
     )
     parser.set_defaults(run=run)
     return parser
@@ -84,6 +101,47 @@ def add_data_roots(parser: Parser) -> None:
         action="store_true",
         help="fetch MNIST or CIFAR-10 into the user cache, hash-checked, if they lie nowhere",
     )
+
+
+def add_reading(parser: Parser, *, skips: bool = True) -> None:
+    """Add --on-error (if `skips`), --lenient and --max-picture-pixels; `reading_of` reads them."""
+    if skips:
+        parser.add_argument(
+            "--on-error",
+            choices=("raise", "skip"),
+            default="raise",
+            help="pictures that cannot be read: end there (raise, the default), or leave them out and count them",
+        )
+    parser.add_argument(
+        "--lenient",
+        action="store_true",
+        help="of damaged JPEG files take what libjpeg makes of them, instead of refusing them",
+    )
+    parser.add_argument(
+        "--max-picture-pixels",
+        type=int,
+        metavar="N",
+        help="the most pixels of a picture's file (2^24, or 16 for each byte of its file if that is more)",
+    )
+
+
+@contextmanager
+def reading_of(arguments: argparse.Namespace) -> Iterator[None]:
+    """Within the block pictures are read as the options of `add_reading` say; what was left out is told at its end."""
+    if not hasattr(arguments, "lenient"):
+        yield
+        return
+    from tailcut.data import reading
+
+    on_error: OnError = getattr(arguments, "on_error", "raise")
+    with reading(
+        on_error=on_error,
+        strict=not arguments.lenient,
+        max_pixels=arguments.max_picture_pixels,
+        place="command line",
+    ) as settings:
+        yield
+    settings.report()
 
 
 def add_device(parser: Parser) -> None:
@@ -122,6 +180,17 @@ def add_dense(parser: Parser) -> None:
     """Add --dense."""
     parser.add_argument(
         "--dense", action="store_true", help="build the dense weights and run with them, instead of fused; to compare"
+    )
+
+
+def add_max_pixels(parser: Parser) -> None:
+    """Add --max-pixels."""
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        default=MAX_PIXELS,
+        metavar="N",
+        help=f"the most pixels of a picture that the file may ask for ({MAX_PIXELS:,}); more for files that you trust",
     )
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from tailcut.cli.parser import Verbs, add_dense, add_device, add_verb
+from tailcut.cli.parser import Verbs, add_dense, add_device, add_max_pixels, add_reading, add_verb
 from tailcut.errors import ArgumentError
 from tailcut.printing import Report
 
@@ -30,8 +30,10 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("--num-samples", type=int, metavar="N", help="networks that make pictures: how many (64)")
     parser.add_argument("--seed", type=int, metavar="N", help="networks that make pictures: of their random codes (0)")
     parser.add_argument("--invert", action="store_true", help="dark on light: take 1 - pixels (MNIST is light on dark)")
+    add_reading(parser)
     add_device(parser)
     add_dense(parser)
+    add_max_pixels(parser)
 
 
 def run(arguments: argparse.Namespace) -> Report:
@@ -67,6 +69,7 @@ def run(arguments: argparse.Namespace) -> Report:
         invert=arguments.invert,
         dense=arguments.dense,
         progress=True,
+        max_pixels=arguments.max_pixels,
     )
 
 

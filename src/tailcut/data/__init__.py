@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tailcut.data import cifar10, digits, imagefolder, mnist
+from tailcut.data.checking import CheckReport as CheckReport
+from tailcut.data.checking import check_folder as check_folder
 from tailcut.data.coco import CocoDataset as CocoDataset
 from tailcut.data.coco import Objects as Objects
 from tailcut.data.coco import open_coco
@@ -19,6 +21,10 @@ from tailcut.data.pictures import picture_size as picture_size
 from tailcut.data.pictures import read_mask as read_mask
 from tailcut.data.pictures import read_picture as read_picture
 from tailcut.data.pictures import write_mask as write_mask
+from tailcut.data.reading import OnError as OnError
+from tailcut.data.reading import current_reading as current_reading
+from tailcut.data.reading import leave_out as leave_out
+from tailcut.data.reading import reading as reading
 from tailcut.data.resized import ResizedDataset as ResizedDataset
 from tailcut.data.roots import Roots as Roots
 from tailcut.data.roots import data_roots as data_roots
@@ -74,7 +80,16 @@ def dataset_names() -> list[str]:
     return sorted(_KINDS)
 
 
-def open_dataset(name: str, split: str | None = None, *, roots: Roots = None, download: bool = False) -> Dataset:
+def open_dataset(
+    name: str,
+    split: str | None = None,
+    *,
+    roots: Roots = None,
+    download: bool = False,
+    on_error: OnError | None = None,
+    strict: bool | None = None,
+    max_pixels: int | None = None,
+) -> Dataset:
     """Open a data set by its name.
 
     Args:
@@ -85,6 +100,11 @@ def open_dataset(name: str, split: str | None = None, *, roots: Roots = None, do
         roots: data roots to try before those of TAILCUT_DATA and the user cache.
         download: fetch MNIST or CIFAR-10 into the user cache, with their hashes checked, where no root has
             them.
+        on_error: "skip" reads every picture once now and leaves out those that cannot be read, which `skipped` of the
+            data set then names; "raise" ends in an error when such a picture is asked for. As the enclosing `reading`
+            says when None; "raise" without one.
+        strict: whether JPEG files must be whole and sound; see `read_picture`.
+        max_pixels: the most pixels of a picture; see `read_picture`.
 
     Returns:
         The data set; its items and batches are described in `Dataset`.
@@ -95,6 +115,18 @@ def open_dataset(name: str, split: str | None = None, *, roots: Roots = None, do
         DataError: a file is damaged or does not match the others.
         MissingExtraError: `digits` without scikit-learn.
     """
+    now = current_reading()
+    with reading(
+        on_error=now.on_error if on_error is None else on_error,
+        strict=now.strict if strict is None else strict,
+        max_pixels=now.max_pixels if max_pixels is None else max_pixels,
+        place=now.place,
+        skipped=now.skipped,
+    ):
+        return _open(name, split, roots, download=download)
+
+
+def _open(name: str, split: str | None, roots: Roots, *, download: bool) -> Dataset:
     if ":" in name:
         return open_own(name, split, roots=roots)
     kind_name, has_size, size = name.partition("@")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tailcut.data.dataset import Dataset, Indices
 from tailcut.data.pictures import read_picture
+from tailcut.data.reading import current_reading, readable
 from tailcut.data.roots import Layout, Roots, find
 from tailcut.errors import ArgumentError, DataError, MissingExtraError
 
@@ -75,9 +76,13 @@ class CocoDataset(Dataset):
         self.num_classes = max(self.categories) + 1
         names = {0: BACKGROUND} | self.categories
         self.class_names = tuple(names.get(number, "") for number in range(self.num_classes))
-        self.picture_shape = (3, self.images[0]["height"], self.images[0]["width"])
         self._folder, self._annotations = folder, annotations
         _check_files(folder, self.images)
+        self._reading = current_reading()
+        paths = [folder / image["file_name"] for image in self.images]
+        kept, self.skipped = readable(paths, self.picture, f"{self.name}, split {split},")
+        self.images = [self.images[position] for position in kept]
+        self.picture_shape = (3, self.images[0]["height"], self.images[0]["width"])
 
     def __len__(self) -> int:
         """The number of pictures."""
@@ -114,7 +119,8 @@ class CocoDataset(Dataset):
         """One picture, float32 (3, height, width) in 0..1. Raises as `__getitem__`."""
         image = self.images[index]
         path = self._folder / image["file_name"]
-        picture = read_picture(path, channels=3)[0]
+        strict, max_pixels = self._reading.strict, self._reading.max_pixels
+        picture = read_picture(path, channels=3, strict=strict, max_pixels=max_pixels)[0]
         size = (image["height"], image["width"])
         if picture.shape[1:] != size:
             raise DataError(

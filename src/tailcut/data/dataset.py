@@ -1,7 +1,8 @@
 """What a data set is: pictures as float tensors in 0..1 with a class or a mask each."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -25,6 +26,7 @@ class Dataset(ABC, torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         class_names: one name per class.
         picture_shape: (channels, height, width) of a picture; where pictures differ, that of the first.
         sorted_by_class: whether all pictures of a class come one after another.
+        skipped: the files that were left out since they cannot be read, and why; see `open_dataset`.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Dataset(ABC, torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     class_names: tuple[str, ...]
     picture_shape: tuple[int, int, int]
     sorted_by_class: bool = False
+    skipped: Mapping[str, str] = MappingProxyType({})
 
     @abstractmethod
     def __len__(self) -> int:
@@ -153,6 +156,7 @@ class DatasetView(Dataset):
         self.class_names = dataset.class_names
         self.picture_shape = dataset.picture_shape
         self.sorted_by_class = dataset.sorted_by_class
+        self.skipped = dataset.skipped
         self._dataset = dataset
 
     def __len__(self) -> int:

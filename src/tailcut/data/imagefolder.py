@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tailcut.data.dataset import Dataset
 from tailcut.data.pictures import read_picture
+from tailcut.data.reading import current_reading, readable
 from tailcut.data.resized import check_side, resize
 from tailcut.data.roots import Roots, find_split, folders_of
 from tailcut.errors import DataError
@@ -83,6 +84,11 @@ class FolderDataset(Dataset):
         self._size = size
         self._kept: dict[int, Tensor] = {}
         self._num_kept_bytes = 0
+        self._reading = current_reading()
+        kept, self.skipped = readable(self.files, self._decoded, str(folder))
+        if self.skipped:
+            self._kept = {new: self._kept[old] for new, old in enumerate(kept) if old in self._kept}
+            self.files, self._labels = [self.files[position] for position in kept], self._labels[kept]
         height, width = self[0][0].shape[1:]
         self.picture_shape = (3, height, width)
 
@@ -104,7 +110,9 @@ class FolderDataset(Dataset):
         """The bytes of a picture, uint8 (3, height, width), of its own size or of the wanted one."""
         if index in self._kept:
             return self._kept[index]
-        pixels = (read_picture(self.files[index], channels=3)[0] * 255).round().to(torch.uint8)
+        strict, max_pixels = self._reading.strict, self._reading.max_pixels
+        picture = read_picture(self.files[index], channels=3, strict=strict, max_pixels=max_pixels)[0]
+        pixels = (picture * 255).round().to(torch.uint8)
         resized = self._resized(pixels)
         smaller = resized if resized.numel() < pixels.numel() else pixels
         if self._num_kept_bytes + smaller.numel() <= MAX_KEPT_BYTES:

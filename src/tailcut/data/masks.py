@@ -7,6 +7,7 @@ from torch import Tensor
 
 from tailcut.data.dataset import Dataset
 from tailcut.data.pictures import picture_size, read_mask, read_picture
+from tailcut.data.reading import current_reading, readable
 from tailcut.data.roots import Roots, find_split
 from tailcut.errors import DataError
 
@@ -43,7 +44,10 @@ class MaskDataset(Dataset):
         self.num_classes = len(class_names)
         self.class_names = class_names
         self.files = _matched_files(folder)
-        height, width = picture_size(self.files[0][0])
+        self._reading = current_reading()
+        kept, self.skipped = readable([picture for picture, _ in self.files], self.__getitem__, str(folder))
+        self.files = [self.files[position] for position in kept]
+        height, width = picture_size(self.files[0][0], max_pixels=self._reading.max_pixels)
         self.picture_shape = (3, height, width)
 
     def __len__(self) -> int:
@@ -58,7 +62,9 @@ class MaskDataset(Dataset):
             DataError: a file is damaged, or the mask has another size than the picture.
         """
         picture_path, mask_path = self.files[index]
-        picture, mask = read_picture(picture_path, channels=3)[0], read_mask(mask_path)
+        strict, max_pixels = self._reading.strict, self._reading.max_pixels
+        picture = read_picture(picture_path, channels=3, strict=strict, max_pixels=max_pixels)[0]
+        mask = read_mask(mask_path, strict=strict, max_pixels=max_pixels)
         if picture.shape[1:] != mask.shape:
             raise DataError(
                 f"{mask_path}: a mask has the size of its picture {picture_path.name}, (height, width) "

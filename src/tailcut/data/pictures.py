@@ -3,21 +3,31 @@
 import io
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from tailcut.data.reading import Reading, settled
 from tailcut.errors import ArgumentError, DataError
 from tailcut.files import atomic_write
+from tailcut.jpeg.checking import check_jpeg
+from tailcut.jpeg.limits import check_size
+from tailcut.jpeg.markers import read_outline
 
 FORMATS = ("PNG", "JPEG")
 HALF = 128  # of a byte
-_DEPTH, _COLOUR = 24, 25  # where a PNG has its bits per channel and its kind of colours
+# Where a PNG has its width and height, its bits per channel and its kind of colours.
+_PNG_SIDES, _DEPTH, _COLOUR = 16, 24, 25
 _GREY = 0  # the kind without colours and alpha
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
+SWAPPING = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 # What Pillow raises for damaged files: OSError and SyntaxError are its own, the others come from below it.
 _DAMAGED = (
     OSError,
@@ -32,8 +42,18 @@ _DAMAGED = (
 )
 
 
-def read_picture(path: str | Path, *, channels: int, size: tuple[int, int] | None = None) -> Tensor:
+def read_picture(
+    path: str | Path,
+    *,
+    channels: int,
+    size: tuple[int, int] | None = None,
+    strict: bool | None = None,
+    max_pixels: int | None = None,
+) -> Tensor:
     """Read a PNG or JPEG file of any mode, upright.
+
+    A JPEG file must be whole and sound as for `read_jpeg`: each of its markers is looked at, and where numba is
+    installed (extra `jpeg`) each bit between them; libjpeg itself would make up what lacks.
 
     The orientation in the EXIF data is honoured; transparent pictures are laid on white; grey is made of
     colours by the luma weights of ITU-R BT.601; 16 bits are kept of grey without alpha only, of others the higher 8.
@@ -42,19 +62,24 @@ def read_picture(path: str | Path, *, channels: int, size: tuple[int, int] | Non
         path: the file.
         channels: 1 for grey, 3 for RGB.
         size: (height, width) to resize to, bilinear with antialiasing; None keeps the picture's own.
+        strict: False takes what libjpeg makes of a damaged JPEG file. As the enclosing `reading` says when None; True
+            without one.
+        max_pixels: the most pixels that a picture may have, known from its header before any memory is taken. When
+            None as the enclosing `reading` says; without one 2^24 (16.8 million), or 16 for each byte of the file if
+            that is more. Pillow's own bound, 178,956,970, stays.
 
     Returns:
         float32 (1, channels, height, width) in 0..1.
 
     Raises:
-        ArgumentError: `channels` is neither 1 nor 3, or `size` is not positive.
-        DataError: the file cannot be read, is damaged or is no PNG or JPEG picture.
+        ArgumentError: `channels` is neither 1 nor 3, or `size` or `max_pixels` is not positive.
+        DataError: the file cannot be read, is damaged, is too large or is no PNG or JPEG picture.
     """
     if channels not in (1, 3):
         raise ArgumentError(f"channels must be 1 (grey) or 3 (RGB), got {channels}")
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise ArgumentError(f"size must be a positive (height, width), got {size}")
-    image = _open(Path(path))
+    image = _decoded(Path(path), _read(Path(path)), settled(strict, max_pixels))
     if image.mode.startswith("I"):  # 16-bit grey; Pillow has no other integer PNG or JPEG
         pixels = np.asarray(image).astype(np.float32)[:, :, None].repeat(channels, axis=2) / 65535
     else:
@@ -66,22 +91,27 @@ def read_picture(path: str | Path, *, channels: int, size: tuple[int, int] | Non
     return picture
 
 
-def read_mask(path: str | Path) -> Tensor:
+def read_mask(path: str | Path, *, strict: bool | None = None, max_pixels: int | None = None) -> Tensor:
     """Read a mask from a PNG or JPEG file, upright.
 
     Foreground is each pixel of a PNG whose value (of colours the largest, of a palette the index) is above 0, and each
     of a JPEG whose value is 128 or more, since compression leaves small values beside edges. What is wholly transparent
     is background.
 
+    Args:
+        path: the file.
+        strict: see `read_picture`.
+        max_pixels: likewise.
+
     Returns:
         int64 (height, width) of 0 and 1.
 
     Raises:
-        DataError: the file cannot be read, is damaged, is no PNG or JPEG picture, or has 16 bits per channel and is
-            not plain grey.
+        DataError: the file cannot be read, is damaged, too large or no PNG or JPEG picture, or has 16 bits per channel
+            and is not plain grey.
     """
     content = _read(Path(path))
-    image = _decoded(Path(path), content)
+    image = _decoded(Path(path), content, settled(strict, max_pixels))
     if image.format == "PNG" and content[_DEPTH] == 16 and content[_COLOUR] != _GREY:
         # Pillow reads the high bytes of these alone, and small values would become background.
         raise DataError(
@@ -112,15 +142,25 @@ def write_mask(path: str | Path, mask: Tensor) -> None:
         Image.fromarray(pixels).convert("1", dither=Image.Dither.NONE).save(file, format="PNG", optimize=True)
 
 
-def picture_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) of a PNG or JPEG file as `read_picture` gives it; raises DataError as it does."""
-    image = _open(Path(path))
-    return image.height, image.width
+def picture_size(path: str | Path, *, max_pixels: int | None = None) -> tuple[int, int]:
+    """(height, width) of a PNG or JPEG file as `read_picture` gives it, from its header: nothing is decoded.
 
-
-def _open(path: Path) -> Image.Image:
-    """The decoded picture, turned upright; DataError for whatever is wrong with the file."""
-    return _decoded(path, _read(path))
+    Raises:
+        DataError: the file cannot be read, is damaged at its beginning, is too large (see `read_picture`) or is no
+            PNG or JPEG picture.
+    """
+    path, settings = Path(path), settled(None, max_pixels)
+    content = _read(path)
+    with _opened(path, content, settings) as image:
+        if image.width == image.height:
+            return image.height, image.width
+        if image.format == "PNG" and _has_late_metadata(content):
+            upright = _decoded(path, content, settings)
+            return upright.height, upright.width
+        # That of PNG files decodes the picture, to find what stands behind it.
+        orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+        sides = image.height, image.width
+        return sides[::-1] if orientation in SWAPPING else sides
 
 
 def _read(path: Path) -> bytes:
@@ -130,19 +170,64 @@ def _read(path: Path) -> bytes:
         raise DataError(f"cannot read the picture {path}: {error.strerror or error}") from error
 
 
-def _decoded(path: Path, content: bytes) -> Image.Image:
+@contextmanager
+def _opened(path: Path, content: bytes, settings: Reading) -> Iterator[Image.Image]:
+    """The picture of which only the header was read; within the block all errors are told as `DataError`."""
     try:
+        _check_size(content, settings)
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            image.verify()  # checks what loading does not: the end of a PNG; the picture must be opened anew
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-            upright.format = image.format  # which a copy forgets
-            return upright
+            yield image
     except UnidentifiedImageError as error:
         raise DataError(f"{path} is no PNG or JPEG picture, or it is damaged at its beginning") from error
     except _DAMAGED as error:
         raise DataError(f"cannot use the picture {path}: {error}") from error
+    except MemoryError as error:
+        raise DataError(f"cannot use the picture {path}: there is not enough memory for its pixels") from error
+
+
+def _decoded(path: Path, content: bytes, settings: Reading) -> Image.Image:
+    """The decoded picture, turned upright; `DataError` for whatever is wrong with the file."""
+    with _opened(path, content, settings) as image:
+        if settings.strict and image.format != "PNG":
+            _check_jpeg(content, settings)
+        image.verify()  # checks what loading does not: the end of a PNG; the picture must be opened anew
+    with _opened(path, content, settings) as image:
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+        upright.format = image.format  # which a copy forgets
+        return upright
+
+
+def _check_size(content: bytes, settings: Reading) -> None:
+    """Refuse what is too large before Pillow sees it, which warns of sizes that are a matter of the settings."""
+    if content.startswith(_PNG_SIGNATURE) and len(content) >= _PNG_SIDES + 8:
+        width, height = struct.unpack_from(">II", content, _PNG_SIDES)
+    else:
+        try:
+            (height, width), _ = read_outline(content, max_pixels=1 << 32)
+        except DataError:  # Pillow says what is wrong with it
+            return
+    check_size(height, width, len(content), settings.max_pixels, settings.advice[1])
+
+
+def _check_jpeg(content: bytes, settings: Reading) -> None:
+    try:
+        check_jpeg(content)
+    except DataError as error:
+        hint = f"; to take what libjpeg makes of it, {settings.advice[0]}" if settings.advice[0] else ""
+        raise DataError(f"{error}{hint}") from error
+
+
+def _has_late_metadata(content: bytes) -> bool:
+    """Whether a PNG has chunks behind its pixels that may say how it is to be turned."""
+    position, has_pixels = len(_PNG_SIGNATURE), False
+    while position + 8 <= len(content):
+        length, kind = struct.unpack_from(">I4s", content, position)
+        if kind in _METADATA and has_pixels:
+            return True
+        has_pixels = has_pixels or kind == b"IDAT"
+        position += length + 12
+    return False
 
 
 def _is_seen(image: Image.Image) -> np.ndarray:

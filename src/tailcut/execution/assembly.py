@@ -35,7 +35,10 @@ class Assembly:
         self.source = source
         self._attributes = [part.__dict__ for part in source.modules() if not isinstance(part, _FIXED)]
         # Copies hold the modules themselves, so that no new one can have the identity of an old one.
-        self._layers = [dict(children) for children in map(_children, self._attributes)]
+        children = list(map(_children, self._attributes))
+        self._parents = [part for part, below in zip(self._attributes, children, strict=True) if below]
+        self._leaves = [part for part, below in zip(self._attributes, children, strict=True) if not below]
+        self._layers = [dict(below) for below in children if below]
         self.layer_names: list[str] = []
         self.always_dense: list[DenseTwin] = []
         self._twins: list[DenseTwin] = []
@@ -47,7 +50,7 @@ class Assembly:
 
     def is_current(self) -> bool:
         """Whether the network has the layers, and the parametrisations, that it had. Made to be fast."""
-        return list(map(_children, self._attributes)) == self._layers
+        return list(map(_children, self._parents)) == self._layers and not any(map(_children, self._leaves))
 
     def kept(self) -> int:
         """The length of all vectors of coefficients."""

@@ -5,7 +5,6 @@ that threads share the positions. What they do is in `program_calls.py`.
 """
 
 import functools
-import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# "auto" works with plain tiles until a process has done this much in them: a few pictures through a large network. So
-# one cold picture never waits for a compiler, and small networks never call it.
-PATIENCE_FLOPS = 2e10
+from tailcut.compiling import is_installed as is_installed
+
 # Below this many positions a call's own overhead is larger than the gain.
 MIN_POSITIONS = 512
 # So many numbers must be made, each of few, before the loops beat PyTorch's products (measured on a server core).
@@ -26,21 +24,6 @@ MAX_NARROW = 16
 FLOPS_PER_PIECE = 4e6
 STRIP, BLOCK = 512, 4  # as in loops.py, which needs numba to be imported
 _TYPES = (torch.float32, torch.float64)
-
-_done_flops = 0.0
-
-
-def is_installed() -> bool:
-    """Whether numba is there."""
-    return importlib.util.find_spec("numba") is not None
-
-
-def is_worth_while(flops: float) -> bool:
-    """Count `flops` of work in tiles; whether so much is done by now that compiling pays. For engine "auto"."""
-    global _done_flops
-    worth = _done_flops >= PATIENCE_FLOPS
-    _done_flops += flops
-    return worth and is_installed()
 
 
 def pays(elements: int, narrow: int) -> bool:

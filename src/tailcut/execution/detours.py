@@ -1,44 +1,36 @@
 """What a forward may do that the narrow program cannot follow: its own backward passes, types, transforms, hooks."""
 
-import sys
-from types import FrameType
-
 import torch
-from torch import nn
 from torch.autograd import forward_ad
 
 from tailcut.execution.run import NotNarrowError, run_under_way, saving_hooks
 
-_APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
 _CHECKPOINT = "torch.utils.checkpoint"
-# The attributes in which a module keeps its hooks: a dict each.
-HOOKS = tuple(name for name, value in vars(nn.Module()).items() if "_hooks" in name and isinstance(value, dict))
-
-
-def share_hooks(stand_in: nn.Module, module: nn.Module) -> None:
-    """Give what stands for a module the hooks of that one, also those that come later (changes the stand-in)."""
-    stand_in.__dict__.update({name: module.__dict__[name] for name in HOOKS})
 
 
 def refuse_detours() -> None:
-    """Raise `NotNarrowError` where the backward pass would not reach what made a map, or would call the code again.
+    """Raise `NotNarrowError` where the backward pass would not reach what made a map, or would call the code again."""
+    reason = detour_under_way()
+    if reason:
+        raise NotNarrowError(reason)
 
-    That is within a `torch.autograd.Function`, which gets its arguments past all hooks and takes maps for tensors
-    without gradients, and within `torch.utils.checkpoint`.
+
+def detour_under_way() -> str:
+    """Why no map may be used here and no layer run narrowly, although gradients are wanted of the network; or "".
+
+    Within a `torch.autograd.Function`, which gets its arguments past all hooks and takes maps for tensors without
+    gradients, gradients are switched off; nothing else that can be seen from Python tells of it on all versions of
+    torch. `torch.utils.checkpoint` calls its part of the network again in the backward pass.
     """
     run = run_under_way()
     if run is None or not run.differentiates:
-        return
-    if torch.is_grad_enabled():
-        hooks = saving_hooks()
-        if hooks is not None and hooks != run.hooks and getattr(hooks[0], "__module__", "") == _CHECKPOINT:
-            raise NotNarrowError(f"{_CHECKPOINT} calls a part of the network a second time")
-        return
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code is _APPLY:
-            raise NotNarrowError("a torch.autograd.Function takes a map and has a backward pass of its own")
-        frame = frame.f_back
+        return ""
+    if not torch.is_grad_enabled():
+        return "a part of it runs without gradients, as all does within a torch.autograd.Function"
+    hooks = saving_hooks()
+    if hooks is not None and hooks != run.hooks and getattr(hooks[0], "__module__", "") == _CHECKPOINT:
+        return f"{_CHECKPOINT} calls a part of the network a second time"
+    return ""
 
 
 def is_transformed() -> bool:

@@ -4,16 +4,18 @@ import contextlib
 import importlib.util
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from tailcut.errors import ArgumentError, MissingExtraError
 from tailcut.files import write_atomically
+from tailcut.inputs.stem import picture_shape
 from tailcut.printing import Report, table
 from tailcut.structure import as_metadata, example_shape, without_views
 from tailcut.weights import TruncatedTensor, to_dense, truncated_tensors
@@ -89,8 +91,11 @@ def export_onnx(
     path: str | Path,
     *,
     example_input: Any = None,
+    example_kwargs: Mapping[str, Any] | None = None,
     opset: int = DEFAULT_OPSET,
     dynamic: bool = True,
+    pixels: bool = False,
+    tell: Callable[[str], object] = lambda stage: None,
 ) -> ExportReport:
     """Write `model` as a small ONNX file, for inference; the model is not changed.
 
@@ -98,17 +103,26 @@ def export_onnx(
     multiplications, a layer runs as: project the input on a few cosines, small core, expand. Small, not necessarily
     fast: wide maps are written to memory between layers; to run fast in PyTorch there is `fuse`. The network is
     exported in evaluation mode. Batch norm without running statistics takes those of the batch that it is given.
-    Names of classes that the network knows stand in the model's metadata as `class_names`, a list in JSON.
+    Inputs have the names of the arguments; outputs those of the keys of a dict or the fields of a dataclass, else
+    "output", or "output0" and so on. Of an argument or an output made of several tensors each has its place in its
+    name: `past_0_1`. Names of classes that the network knows stand in the model's metadata as `class_names`, a list in
+    JSON.
 
     Args:
         model: a network that `torch.export` can trace, or a view of it that `fuse` made. Without regularised
             tensors it is exported as it is.
         path: the file to write, whole or not at all.
-        example_input: a tensor, or a tuple of tensors for a network with several inputs, batch first; ones of the
-            registered shape for a registered model when None. At a batch of 1 the picture is taken twice for tracing.
+        example_input: a tensor, or a tuple of arguments for a network with several inputs, batch first; ones of the
+            registered shape for a registered model when neither this nor `example_kwargs` is given. At a batch of 1 the
+            picture is taken twice for tracing. Each tensor in it becomes an input, also in lists, tuples and dicts;
+            None, numbers and strings stay as they are.
+        example_kwargs: arguments by keyword, beside those of `example_input`.
         opset: version of ONNX's operators, from 18.
         dynamic: let every size of the inputs vary that the network lets vary (the report says which: for example
             "batch", "height"). An axis of size 1 in the example never varies, the batch excepted.
+        pixels: put the network's own input transform into the graph, if it reads frequency channels or YCbCr: its input
+            is then "pixels", RGB pictures (batch, 3, height, width) of 0 to 1, as is `example_input`.
+        tell: is told each stage when it begins, for example `print`.
 
     Returns:
         Size of the file, shapes of inputs and outputs, and how each truncated tensor is stored.
@@ -116,21 +130,26 @@ def export_onnx(
     Raises:
         MissingExtraError: the extra `onnx` is not installed.
         ArgumentError: the example does not fit, or `opset` or `path` is not usable.
-        StructureError: the network cannot be traced or has no form in ONNX; the message says why.
+        StructureError: the network cannot be traced, returns what is no tensor or has no form in ONNX; the message says
+            why.
     """
     for package in _NEEDED:
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError("export_onnx", package, "onnx")
+    from tailcut.execution.onnx_call import Call
     from tailcut.execution.onnx_trace import trace
 
     _check_opset(opset)
     source = without_views(model)
-    example = _example(source, example_input)
+    example = _example(source, example_input, example_kwargs, pixels=pixels)
     tensors = truncated_tensors(source)
     dense = to_dense(source).eval()
+    call = Call(dense, example, example_kwargs or {}, pixels=pixels)
     with _quiet():
-        program = trace(dense, example, opset=opset, dynamic=dynamic)
+        program = trace(dense, call, opset=opset, dynamic=dynamic, tell=tell)
+        tell("making it small")
         ways = _shrink(program, tensors, list(source.state_dict()))
+        tell("writing")
         program.metadata_props.update(as_metadata(source))
         content = _serialized(program)
     write_atomically(path, content)
@@ -157,18 +176,30 @@ def _check_opset(opset: int) -> None:
         )
 
 
-def _example(model: nn.Module, example_input: Any) -> tuple[Tensor, ...]:
+def _example(model: nn.Module, example_input: Any, example_kwargs: Any, *, pixels: bool) -> tuple[Any, ...]:
+    """The arguments by place."""
+    if example_kwargs is not None and not (
+        isinstance(example_kwargs, Mapping) and all(isinstance(name, str) for name in example_kwargs)
+    ):
+        raise ArgumentError(
+            "example_kwargs must be a dict of arguments by name, such as {'input_ids': tensor}, got "
+            f"{type(example_kwargs).__name__}"
+        )
+    if example_input is None and example_kwargs:
+        return ()
     if example_input is None:
         shape = example_shape(model)
         if shape is None:
             raise ArgumentError(
                 "export_onnx needs example_input for a network that is not registered: a tensor (or a tuple of "
-                "tensors) of a shape that the network takes, batch first"
+                "tensors) of a shape that the network takes, batch first; or example_kwargs, arguments by name"
             )
+        if pixels:
+            shape = (shape[0], *(picture_shape(model) or shape[1:]))
         like = next(model.parameters(), torch.empty(0))
         return (torch.ones(shape, dtype=like.dtype, device=like.device),)
     example = tuple(example_input) if isinstance(example_input, (tuple, list)) else (example_input,)
-    if not example or not all(isinstance(value, Tensor) for value in example):
+    if not any(isinstance(value, Tensor) for value in pytree.tree_leaves((example, example_kwargs))):
         kinds = ", ".join(type(value).__name__ for value in example) or "nothing"
         raise ArgumentError(f"example_input must be a tensor or a tuple of tensors, got {kinds}")
     return example
@@ -184,6 +215,7 @@ def _shrink(program: "ir.Model", tensors: Sequence[TruncatedTensor], names: Sequ
     from tailcut.execution.onnx_weights import Corner, WeightNodes
 
     graph = program.graph
+    outputs = [str(output.name) for output in graph.outputs]
     weights = []
     for tensor in tensors:
         for name in (tensor.name, *tensor.aliases):
@@ -211,7 +243,8 @@ def _shrink(program: "ir.Model", tensors: Sequence[TruncatedTensor], names: Sequ
             ways[tensor.name] = "rebuilt" if corner.is_smaller else "dense"
     compute_statistics_exactly(graph, nodes)
     nodes.insert(graph)
-    _name_outputs(graph)
+    for output, name in zip(graph.outputs, outputs, strict=True):
+        output.name = name
     name_axes(program, _axis_names(graph.inputs))
     tidy(program, [*names, *(tensor.name for tensor in tensors)])
     return ways
@@ -230,11 +263,6 @@ def _axis_names(inputs: "Sequence[ir.Value]") -> dict[str, str]:
             word = words.get(axis, f"{value.name}_{axis}")
             names[str(size.value)] = f"{value.name}_{axis}" if word in names.values() else word
     return names
-
-
-def _name_outputs(graph: "ir.Graph") -> None:
-    for number, output in enumerate(graph.outputs):
-        output.name = "output" if len(graph.outputs) == 1 else f"output{number}"
 
 
 def _shapes(values: "Sequence[ir.Value]") -> dict[str, tuple[int | str | None, ...]]:

@@ -203,7 +203,8 @@ def resample(root: Expression, operation: OnSource) -> Expression:
         return resample(root.child, lambda x: operation(before(x)))
     if isinstance(root, (Given, Affine)) and getattr(root, "shift", None) is None:
         return map_sources(root, lambda source: operation(source.transpose(0, 1)).transpose(0, 1).contiguous())
-    after = operation(torch.empty(grid_of(root), device="meta").unsqueeze(1)).squeeze(1)
+    # One channel of zeros tells the size. On the meta device torch would import 800 modules for its first operation.
+    after = operation(torch.zeros(grid_of(root)).unsqueeze(1)).squeeze(1)
     return Resampled(root.channels, operation, root, tuple(after.shape))
 
 

@@ -31,8 +31,16 @@ class Factors:
 
 Kept = TypeVar("Kept", Factors, Tensor)
 
-# Of a vector so many numbers at most are compared with those of the call before.
-MAX_COMPARED = 1 << 12
+# Vectors of so many numbers are compared with those of the call before; of longer ones a sample of this many, as each
+# lies in another line of the cache, where the next layer's weights should stay.
+MAX_COMPARED = 1 << 8
+SAMPLE = 1 << 2
+
+
+def step_of(vector: Tensor) -> int:
+    """The distance of the numbers of a vector that are compared."""
+    length = vector.numel()
+    return 1 if length <= MAX_COMPARED else -(-length // SAMPLE)
 
 
 def counts_changes(vector: Tensor, dropped: Tensor) -> bool:
@@ -106,7 +114,11 @@ class TruncatedWeight:
         found = self._up_to_date(Tensor, run)
         if found is not None:
             return found
-        weight: Tensor = self._lasting(lambda: self.tensor.truncation(self.vector))
+        # The strides of an axis of size one may be any number, by which torch may take a weight for a channels-last one
+        # and choose slower kernels.
+        weight: Tensor = self._lasting(
+            lambda: self.tensor.truncation(self.vector).contiguous().flatten().view(self.tensor.shape)
+        )
         return self._keep(weight, run)
 
     def _lasting(self, make: Callable[[], Kept]) -> Kept:
@@ -142,12 +154,12 @@ class TruncatedWeight:
             return None
         positions = id(self._truncation.positions)
         content = self._content(vector) if vector.device.type == "cpu" else 0
-        return id(vector), vector._version, content, vector.data_ptr(), vector.dtype, positions, dropped._version
+        written = vector._version, content, vector.data_ptr(), dropped._version
+        return id(vector), *written, vector.dtype, positions, self._truncation.precision
 
     def _content(self, vector: Tensor) -> int:
         """How often other numbers were found in it: writes through `.data` and numpy are not counted by torch."""
-        length = vector.numel()
-        looked_at = vector if length <= MAX_COMPARED else vector.detach()[:: -(-length // MAX_COMPARED)]
+        looked_at = vector.detach()[:: step_of(vector)]
         seen = self._seen
         if seen is None or seen.dtype != vector.dtype or seen.device != vector.device:
             is_same = False

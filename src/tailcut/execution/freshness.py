@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tailcut.execution.factors import MAX_COMPARED, counts_changes
+from tailcut.execution.factors import counts_changes, step_of
 from tailcut.weights import TruncatedTensor
 
 # Types of numpy's of the same size: it does not know all of torch's.
@@ -25,6 +25,8 @@ class _Seen(NamedTuple):
     buffers: dict[str, Any]
     dropped: Tensor
     dropped_version: int
+    truncation: dict[str, Any]
+    precision: str
 
 
 class Freshness:
@@ -34,12 +36,14 @@ class Freshness:
     """
 
     def __init__(self, tensors: Sequence[TruncatedTensor]) -> None:
-        self._places = [(tensor.holder._parameters, tensor.truncation._buffers) for tensor in tensors]
+        self._places = [
+            (tensor.holder._parameters, tensor.truncation._buffers, tensor.truncation.__dict__) for tensor in tensors
+        ]
         self._seen: list[_Seen] | None = None
 
     def note(self) -> None:
         """The coefficients as they are now are those to compare with."""
-        seen = [_look_at(parameters, buffers) for parameters, buffers in self._places]
+        seen = [_look_at(*place) for place in self._places]
         known = [one for one in seen if one is not None]
         self._seen = known if len(known) == len(seen) else None
 
@@ -51,27 +55,28 @@ class Freshness:
         """Whether nothing changed since `note`; False where that cannot be told."""
         if self._seen is None:
             return False
-        for parameters, vector, version, pointer, bytes_of, content, buffers, dropped, dropped_version in self._seen:
+        for one in self._seen:
+            parameters, vector, version, pointer, bytes_of, content, buffers, dropped, times, settings, precision = one
             if (
                 parameters["original"] is not vector
                 or vector._version != version
                 or vector.data_ptr() != pointer  # before its memory is read: it may have been given back
                 or (bytes_of is not None and bytes_of() != content)
                 or buffers["dropped"] is not dropped
-                or dropped._version != dropped_version
+                or dropped._version != times
+                or settings["precision"] is not precision
             ):
                 return False
         return True
 
 
-def _look_at(parameters: dict[str, Any], buffers: dict[str, Any]) -> _Seen | None:
+def _look_at(parameters: dict[str, Any], buffers: dict[str, Any], truncation: dict[str, Any]) -> _Seen | None:
     vector, dropped = parameters["original"], buffers["dropped"]
     if vector is None or dropped is None or not counts_changes(vector, dropped):
         return None
     bytes_of = None
     if vector.device.type == "cpu":
-        step = -(-vector.numel() // MAX_COMPARED) or 1
-        bytes_of = vector.detach().view(_WORDS[vector.element_size()])[::step].numpy().tobytes
+        bytes_of = vector.detach().view(_WORDS[vector.element_size()])[:: step_of(vector)].numpy().tobytes
     content = b"" if bytes_of is None else bytes_of()
-    pointer = vector.data_ptr()
-    return _Seen(parameters, vector, vector._version, pointer, bytes_of, content, buffers, dropped, dropped._version)
+    coefficients = parameters, vector, vector._version, vector.data_ptr(), bytes_of, content
+    return _Seen(*coefficients, buffers, dropped, dropped._version, truncation, truncation["precision"])

@@ -215,3 +215,12 @@ def _channels_last(x: Tensor) -> Tensor:
     if x.ndim == 4 and x.device.type == "cpu":
         return x.contiguous(memory_format=torch.channels_last)
     return x.contiguous()
+
+
+def pooled_size(size: int, kernel: int, stride: int, padding: int, *, ceil_mode: bool) -> int:
+    """Along one axis, how many windows a pooling has, as torch counts them; without a map to try it on."""
+    room = size + 2 * padding - kernel
+    if not ceil_mode:
+        return room // stride + 1
+    number = -(-room // stride) + 1
+    return number - 1 if (number - 1) * stride >= size + padding else number  # the last one begins within the map

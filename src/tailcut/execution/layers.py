@@ -7,12 +7,13 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from tailcut.execution.calls import is_plain
-from tailcut.execution.detours import is_autocast, is_transformed, refuse_detours, share_hooks
+from tailcut.execution.detours import is_autocast, is_transformed, refuse_detours
 from tailcut.execution.expression import Affine, is_pointwise, map_sources
 from tailcut.execution.factors import Factors, TruncatedWeight, block_diagonal, grouped_outward
 from tailcut.execution.geometry import Geometry, geometry_of
 from tailcut.execution.narrow import NarrowMap, as_tensor, project_wide, shape_of
 from tailcut.execution.run import Run, current_run
+from tailcut.execution.sharing import share_hooks, stand_for
 from tailcut.execution.ways import Plan, Way, choose, possible_ways
 from tailcut.weights import TruncatedTensor
 
@@ -34,19 +35,17 @@ class DenseTwin:
     def __init__(
         self, source: nn.Module, name: str, tensors: dict[str, TruncatedTensor], *, like: "DenseTwin | None" = None
     ) -> None:
-        kind: Any = type(source).__bases__[0]
-        self.module: nn.Module = kind.__new__(kind)
-        children = {key: child for key, child in source._modules.items() if key != "parametrizations"}
-        self.module.__dict__.update(source.__dict__, _modules=children)
+        self._held: dict[str, Tensor | None] = dict.fromkeys(tensors)
+        self.module = stand_for(source, type(source).__bases__[0], self._held)
         self.name = name
         self._weights: dict[str, TruncatedWeight] = (
             {key: TruncatedWeight(tensor, source) for key, tensor in tensors.items()} if like is None else like._weights
         )
 
     def refresh(self, run: Run) -> None:
-        """Put the dense tensors, as the coefficients are now, where the module's forward looks for them."""
+        """Hold the dense tensors, as the coefficients are now, for the module's forward."""
         for attribute, weight in self._weights.items():
-            self.module.__dict__[attribute] = weight.dense(run)
+            self._held[attribute] = weight.dense(run)
 
 
 class StandIn(nn.Module):
@@ -81,6 +80,12 @@ class StandIn(nn.Module):
 
     def _call_impl(self, *args: Any, **kwargs: Any) -> Any:
         """As torch's. Backward hooks look at gradients of ordinary tensors, and may have been registered just now."""
+        if "forward" in self.source.__dict__:  # set by hand, perhaps just now: it knows its own arguments
+            run, reason = current_run(), "it has a forward of its own"
+            run.record(self.name, "dense", reason)
+            self.twin.refresh(run)
+            args, kwargs = as_tensor((args, kwargs), reason)
+            return self.twin.module(*args, **kwargs)
         if self._backward_hooks or self._backward_pre_hooks:
             self.__dict__["_is_full_backward_hook"] = self.source._is_full_backward_hook
             args, kwargs = as_tensor((args, kwargs), f"backward hooks of {self.name} look at its gradients")
@@ -273,10 +278,8 @@ class NarrowEmbedding(StandIn):
 
 
 def narrow_layer(source: nn.Module, name: str, tensor: TruncatedTensor, twin: DenseTwin) -> nn.Module | None:
-    """The narrow way of a layer; None for kinds that have none, and for layers with a forward of their own."""
+    """The narrow way of a layer; None for kinds that have none."""
     kind = type(source).__bases__[0]
-    if "forward" in source.__dict__:
-        return None
     if kind is nn.Embedding and isinstance(source, nn.Embedding):
         if source.sparse or source.scale_grad_by_freq:
             return None

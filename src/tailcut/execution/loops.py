@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from tailcut import compiling
+
 STRIP = 512
 BLOCK = 4
 Array = np.ndarray[Any, Any]
@@ -21,9 +23,7 @@ _intrinsic: Any = importlib.import_module("numba.extending").intrinsic
 
 def compile_loop(loop: Loop) -> Loop:
     """Compile at the first call; sums may be reordered, but NaN and infinity are kept."""
-    options = {"nogil": True, "cache": True, "fastmath": {"contract", "reassoc"}}
-    compiled: Loop = _numba.njit(**options)(loop)
-    return compiled
+    return compiling.compile_loop(loop, fastmath={"contract", "reassoc"})
 
 
 @_intrinsic  # type: ignore[untyped-decorator]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from tailcut.errors import StructureError
-from tailcut.execution.detours import is_autocast, refuse_detours
+from tailcut.execution.detours import detour_under_way, is_autocast, refuse_detours
 from tailcut.execution.expression import Affine, Expression, Given, a_source, grid_of, nodes, parameters, sources
 from tailcut.execution.run import NotNarrowError, Run, current_run, run_under_way
 from tailcut.execution.tiles import project, write
@@ -21,38 +21,19 @@ Handler = Callable[..., Any]
 # arguments. A handler gives NotImplemented for what it cannot do narrowly.
 HANDLERS: dict[Any, Handler] = {}
 # These ask for nothing but shape and type, which the tensor itself knows.
-_FACTS = frozenset(
-    {
-        "shape",
-        "ndim",
-        "dtype",
-        "device",
-        "layout",
-        "is_cuda",
-        "is_cpu",
-        "is_meta",
-        "is_sparse",
-        "is_quantized",
-        "is_nested",
-        "is_mkldnn",
-        "is_mps",
-        "is_xpu",
-        "_backward_hooks",
-        "dim",
-        "size",
-        "numel",
-        "nelement",
-        "ndimension",
-        "is_floating_point",
-        "is_complex",
-        "is_contiguous",
-        "element_size",
-        "get_device",
-        "__len__",
-        "__hash__",
-        "names",
-    }
-)
+_FACTS = frozenset({"shape", "ndim", "dim", "size", "numel", "nelement", "ndimension", "__len__", "__hash__", "names"})
+_FACTS |= {
+    "dtype",
+    "is_floating_point",
+    "is_complex",
+    "element_size",
+    "device",
+    "get_device",
+    "layout",
+    "is_contiguous",
+}
+_FACTS |= {"is_cuda", "is_cpu", "is_meta", "is_sparse", "is_quantized", "is_nested", "is_mkldnn", "is_mps", "is_xpu"}
+_FACTS |= {"_backward_hooks"}
 
 
 # These ask for gradients, or say where they pass.
@@ -100,6 +81,11 @@ class NarrowMap(torch.Tensor):
         made._is_used = False
         made._differentiable = torch.is_grad_enabled()
         made._relatives = []
+        if made._has_gradients():
+            # Torch's own bookkeeping must not take it for a constant: what hides it from us (a Function that switches
+            # gradients on again) would then drop gradients in silence.
+            with torch._C.DisableTorchFunctionSubclass():
+                made.requires_grad_().register_hook(_refuse_gradient)
         return made
 
     @classmethod
@@ -148,16 +134,12 @@ class NarrowMap(torch.Tensor):
         That is below automatic differentiation (TorchScript, vmap), where no gradient finds the way back to what made
         the map. An error would come out of TorchScript as another one; so the forward is marked instead.
         """
-        refuse_detours()
         run = run_under_way()
-        if (
-            run is not None
-            and not run.spoiled
-            and any(
-                isinstance(item, NarrowMap) and item._has_gradients() for item in pytree.tree_leaves((args, kwargs))
-            )
-        ):
-            run.spoiled = f"{func} takes a map where torch records no gradients (within TorchScript or vmap)"
+        if run is not None and not run.spoiled:
+            leaves = pytree.tree_leaves((args, kwargs))
+            if any(isinstance(item, NarrowMap) and item._has_gradients() for item in leaves):
+                run.spoiled = f"{func} takes a map where torch records no gradients (within TorchScript or vmap)"
+            run.spoiled = run.spoiled or detour_under_way()
         return _on_wide(func, str(func), args, kwargs or {})
 
     def __repr__(self) -> str:  # type: ignore[override]
@@ -169,6 +151,7 @@ class NarrowMap(torch.Tensor):
         That may be after the forward, where a hook or an object kept the map. It has the gradients it was made with.
         """
         if self._wide is None:
+            self._check_history()
             run = run_under_way()
             if run is not None:
                 run.note(self.makers, reason, num_bytes(self))
@@ -194,6 +177,7 @@ class NarrowMap(torch.Tensor):
 
     def must_be_written(self) -> bool:
         """Whether it has to be written before it is used: made without gradients, it must give none to its makers."""
+        self._check_history()
         return torch.is_grad_enabled() and not self._differentiable and self._wide is None and self._makers_learn()
 
     def use(self) -> None:
@@ -223,12 +207,19 @@ class NarrowMap(torch.Tensor):
 
     def _has_to_be_wide(self, name: str, kwargs: dict[str, Any]) -> bool:
         """Whether a function must not be done narrowly, though it has a handler."""
+        self._check_history()
         if self._has_views or is_autocast(self.device.type):
             return True
         if self._differentiable == torch.is_grad_enabled():
             return False
         # Without gradients, a function in place changes the numbers and leaves the gradients as they were.
         return self._makers_learn() and (not self._differentiable or _works_in_place(name, kwargs))
+
+    def _check_history(self) -> None:
+        """Raise `NotNarrowError` for what a `torch.autograd.Function` gave out: the parts lack its backward pass."""
+        with torch._C.DisableTorchFunctionSubclass():
+            if self._differentiable and self.grad_fn is not None:
+                _give_up(f"{type(self.grad_fn).__name__} has a backward pass of its own for a map")
 
     def _makers_learn(self) -> bool:
         below = nodes(self.parts)
@@ -265,6 +256,13 @@ def _give_up(reason: str) -> NoReturn:
             f"{reason}, out of a fused network's forward; do it within the forward, or use the model itself"
         )
     raise NotNarrowError(reason)
+
+
+def _refuse_gradient(_: Tensor) -> NoReturn:
+    raise StructureError(
+        "a torch.autograd.Function, or other code that torch records no gradients of, took a map of a fused network, "
+        "and its gradient would not reach the layers before; train the model itself"
+    )
 
 
 def _watched(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sequence[Any]:
@@ -385,7 +383,6 @@ def _engine(run: Run, parts: Sequence[Expression], num_out: int) -> str:
     like = a_source(parts[0])
     positions = like.shape[1:].numel()
     made = [part for part in parts if not isinstance(part, Affine)]
-    work = positions * sum(part.flops + 2 * num_out * part.channels for part in made)
     elements = positions * sum(part.channels for part in made)
     narrow = max([num_out, *(node.source.shape[0] for node in nodes(made) if isinstance(node, Affine))])
-    return run.engine_for(work, like, elements=elements, narrow=narrow)
+    return run.engine_for(like, elements=elements, narrow=narrow)

@@ -1,7 +1,6 @@
 """`fuse`: a view of a network that runs its truncated layers without their dense weights."""
 
 import copy
-import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,14 +14,15 @@ from tailcut.execution import operations as operations
 from tailcut.execution.arguments import copies_of
 from tailcut.execution.assembly import Assembly
 from tailcut.execution.calls import device_type, sizes_of, tensors_of
+from tailcut.execution.compiled import is_installed
 from tailcut.execution.cost import Costs
-from tailcut.execution.decisions import Call, Decisions, call_of
+from tailcut.execution.decisions import Call, Decisions, SettledCall, call_of, is_simple
 from tailcut.execution.detours import is_autocast, is_traced
 from tailcut.execution.narrow import as_tensor
 from tailcut.execution.report import FuseReport, report_of
 from tailcut.execution.run import LayerRecord, NotNarrowError, Run, running
 from tailcut.execution.trial import Before, try_out
-from tailcut.execution.view import unwrapped
+from tailcut.execution.view import is_code_of, unwrapped
 from tailcut.structure import NetworkView, example_shape, source_of
 
 ENGINES = ("auto", "torch", "compiled")
@@ -30,7 +30,7 @@ ENGINES = ("auto", "torch", "compiled")
 TIMING_CAP_BYTES = 1 << 30
 TIMING_REPEATS = 5
 # What a view has for itself; whatever else the source has is the source's.
-_OWN = frozenset({"source", "engine", "way", "training", "_assembly", "_decisions", "_records", "_shapes"})
+_OWN = frozenset({"source", "engine", "way", "training", "_assembly", "_decisions", "_records", "_shapes", "_settled"})
 
 
 class FusedNetwork(NetworkView):
@@ -41,7 +41,7 @@ class FusedNetwork(NetworkView):
 
     Attributes:
         source: the network itself, unchanged.
-        engine: "auto", "torch" or "compiled"; see `fuse`.
+        engine: "torch" or "compiled", from the beginning on; see `fuse`.
         way: "auto"; "narrow" takes no layer densely that can run narrowly, whatever it costs, "dense" takes all so.
     """
 
@@ -50,7 +50,7 @@ class FusedNetwork(NetworkView):
         if engine not in ENGINES:
             raise ArgumentError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
         self.source = source
-        self.engine = engine
+        self.engine = ("compiled" if is_installed() else "torch") if engine == "auto" else engine
         self.way = "auto"
         self.training = source.training
         # Not registered: the programs are made of parts of `source`, which is registered.
@@ -59,15 +59,27 @@ class FusedNetwork(NetworkView):
         # None after calls that were taken for dense, for which nothing was counted.
         self._records: list[LayerRecord] | None = []
         self._shapes: tuple[tuple[int, ...], ...] | None = None
+        self._settled: SettledCall | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What `forward` gives, with hooks. Where the latest call ran densely, one like it costs one comparison."""
+        settled = self.__dict__["_settled"]
+        if settled is not None and not kwargs and settled.holds(args):
+            return settled.run(*args)
+        return super().__call__(*args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What `source(*args, **kwargs)` gives, up to rounding."""
         if is_traced():  # what is done to decide, and to know whether coefficients changed, would be in it
             return self.source(*args, **kwargs)
         self._assembled()
+        self._settled = None
         call = self._call(args, kwargs) if self.way == "auto" else None
         if call is not None and self._runs_densely(call):
-            return self._run_dense(args, kwargs)
+            result = self._run_dense(args, kwargs)
+            if is_simple(call, args, kwargs):
+                self._settled = SettledCall(call, self, self._assembly)
+            return result
         if call is not None and self._decisions.is_narrow(call):
             before = None
         else:
@@ -95,7 +107,7 @@ class FusedNetwork(NetworkView):
                 raise
         source = unwrapped(source)
         value = getattr(source, name)
-        if not _is_code_of(source, value):
+        if not is_code_of(source, value):
             return value
         raise AttributeError(
             f"{name!r} of the {type(source).__name__} would run it as it is: source.{name} does so. To have it run a "
@@ -142,7 +154,7 @@ class FusedNetwork(NetworkView):
         """Whether it is known, or to be expected, that this call does not pay narrowly."""
         if self._decisions.is_dense(call):
             return True
-        if not self._decisions.needs_no_trial(call):
+        if self._decisions.is_narrow(call) or not self._decisions.take_for_dense(call):
             return False
         self._records, self._shapes = None, call.shapes
         return True
@@ -213,7 +225,7 @@ class FusedNetwork(NetworkView):
         assembly = self._assembled()
         expected = "calls of other sizes that were tried before ran so"
         records = assembly.records(expected) if self._records is None else self._records
-        return report_of(records, self._shapes, assembly.layer_names)
+        return report_of(records, self._shapes, assembly.layer_names, self.engine)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "FusedNetwork":
         self._assembled()  # decisions about layers that are gone are not copied
@@ -274,13 +286,6 @@ class FusedNetwork(NetworkView):
             record.turn_dense("timed: dense weights were faster")
 
 
-def _is_code_of(source: nn.Module, value: Any) -> bool:
-    """Whether calling it would run the source, or a part of it, as it is."""
-    while isinstance(value, functools.partial):
-        value = value.func
-    return isinstance(value, nn.Module) or getattr(value, "__self__", None) is source
-
-
 def fuse(
     model: nn.Module,
     example_input: Any = None,
@@ -314,8 +319,8 @@ def fuse(
         example_input: a tensor, or a tuple of arguments, for the first report (and the timing). None: registered
             networks know their example; for others `report` tells of the latest forward.
         engine: "torch": tiles of PyTorch's own products. "compiled": loops compiled by numba (extra `fast`) for
-            what they know, on the CPU, with gradients too, where sizes say that they are faster. "auto": compiled
-            loops once a process has done so much work in tiles that the compiler pays, if numba is installed.
+            what they know, on the CPU, with gradients too, where sizes say that they are faster; the first call of a
+            shape may have to compile them. "auto": "compiled" if numba is installed, else "torch".
         check_by_timing: time the example both ways, and run inputs of its shape densely if that is faster.
 
     Returns:

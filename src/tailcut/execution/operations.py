@@ -28,6 +28,7 @@ from tailcut.execution.expression import (
     map_sources,
     resample,
 )
+from tailcut.execution.geometry import pooled_size
 from tailcut.execution.narrow import HANDLERS, NarrowMap, handles, shape_of
 from tailcut.execution.run import current_run
 
@@ -248,8 +249,7 @@ def max_pool(
 ) -> Any:
     """The maximum over phases: maps read at the first, second, ... position of each window.
 
-    A position of a window that lies outside the map is moved to the nearest one inside, which lies in the same
-    window: so the maximum is that over the positions inside.
+    A position of a window outside the map is moved to the nearest inside, which lies in the same window.
     """
     if return_indices or not isinstance(input, NarrowMap) or input.channel_axis != 1:
         return NotImplemented
@@ -260,8 +260,9 @@ def max_pool(
     strides = _per_axis(stride, len(sizes)) if stride not in (None, ()) else kernel
     if max(steps) > 1 or math.prod(kernel) > 4 * math.prod(strides):
         return NotImplemented
-    pool = (functional.max_pool1d, functional.max_pool2d, functional.max_pool3d)[len(sizes) - 1]
-    outs = pool(torch.empty(1, 1, *sizes, device="meta"), kernel, strides, pads, 1, ceil_mode).shape[2:]
+    outs = [pooled_size(*axis, ceil_mode=ceil_mode) for axis in zip(sizes, kernel, strides, pads, strict=True)]
+    if min(outs) < 1 or any(2 * pad > extent for pad, extent in zip(pads, kernel, strict=True)):
+        return NotImplemented  # torch says what is wrong
     per_axis = [
         [_window_index(size, out, offset - pad, step) for offset in range(extent)]
         for size, out, extent, pad, step in zip(sizes, outs, kernel, pads, strides, strict=True)

@@ -33,11 +33,19 @@ class FusedLayer(Report):
 
 @dataclass(frozen=True)
 class FuseReport(Report):
-    """All regularised layers, in the order they run. `str` gives a table."""
+    """All regularised layers, in the order they run. `str` gives a table.
+
+    Attributes:
+        input_shapes: of the call's tensors.
+        layers: those that ran.
+        not_run: names of the others.
+        engine: what fused layers run on: "torch", or "compiled", where sizes pay for that.
+    """
 
     input_shapes: tuple[tuple[int, ...], ...]
     layers: tuple[FusedLayer, ...]
     not_run: tuple[str, ...]
+    engine: str
 
     def __str__(self) -> str:
         rows = [
@@ -54,18 +62,23 @@ class FuseReport(Report):
         ]
         header = ("layer", "way", "M MACs", "dense", "MB moved", "dense", "why")
         text = table(header, rows, align="<<>>>><")
+        if any(layer.way != "dense" for layer in self.layers):
+            text += f"\n\nengine: {self.engine}"
         if self.not_run:
             text += "\n\nnot run by the example: " + ", ".join(self.not_run)
         return text
 
 
-def report_of(records: Iterable[LayerRecord], shapes: tuple[tuple[int, ...], ...], names: Iterable[str]) -> FuseReport:
+def report_of(
+    records: Iterable[LayerRecord], shapes: tuple[tuple[int, ...], ...], names: Iterable[str], engine: str
+) -> FuseReport:
     """The report of one forward.
 
     Args:
         records: what happened.
         shapes: of the example's tensors.
         names: all regularised layers.
+        engine: of the fused network.
     """
     layers = tuple(
         FusedLayer(
@@ -80,4 +93,4 @@ def report_of(records: Iterable[LayerRecord], shapes: tuple[tuple[int, ...], ...
         for record in records
     )
     ran = {layer.name for layer in layers}
-    return FuseReport(shapes, layers, tuple(name for name in names if name not in ran))
+    return FuseReport(shapes, layers, tuple(name for name in names if name not in ran), engine)

@@ -71,7 +71,7 @@ class Run:
     """The state of one forward.
 
     Attributes:
-        engine: "auto", "torch" or "compiled".
+        engine: "torch" or "compiled".
         way: "auto" (the cost model chooses); "dense", or "narrow" where a layer can, for all layers alike.
         way_reason: why it is "dense".
         differentiates: gradients are wanted.
@@ -126,20 +126,16 @@ class Run:
         seconds = sum(record.seconds for record in self.records.values())
         return self.costs.network_pays(seconds, sum(record.dense_seconds for record in self.records.values()))
 
-    def engine_for(self, flops: float, like: Tensor, *, elements: int, narrow: int) -> str:
-        """The engine for so much work in tiles.
+    def engine_for(self, like: Tensor, *, elements: int, narrow: int) -> str:
+        """The engine for so much work in tiles, by sizes alone: the same input gives the same bits in every call.
 
         Args:
-            flops: of the work.
             like: one of the tensors it reads.
             elements: numbers of the wide map.
             narrow: the most numbers per position that it is made of, or projected to.
         """
-        if self.engine == "torch" or not compiled.fits(like) or not compiled.pays(elements, narrow):
-            return "torch"
-        if self.engine == "compiled":
-            return "compiled" if compiled.is_installed() else "torch"
-        return "compiled" if compiled.is_worth_while(flops) else "torch"
+        pays = self.engine == "compiled" and compiled.fits(like) and compiled.pays(elements, narrow)
+        return "compiled" if pays and compiled.is_installed() else "torch"
 
 
 _current: ContextVar[Run | None] = ContextVar("tailcut_run", default=None)

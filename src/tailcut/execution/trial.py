@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tailcut.execution.arguments import Arguments
 from tailcut.execution.calls import is_plain, tensors_of
-from tailcut.execution.detours import HOOKS
+from tailcut.execution.sharing import HOOKS
 from tailcut.weights.truncation import Truncation
 
 

@@ -3,14 +3,17 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
 
 from tailcut.errors import CorruptFileError, LimitError, MissingExtraError, ModelMismatchError
-from tailcut.format.container import MAX_TENSORS, StoredBase, too_many_numbers
+from tailcut.format.container import StoredBase
+from tailcut.limits import check_work, too_many_numbers
 from tailcut.structure import Base, create_model, family, model_names
 from tailcut.structure.wire import Value
 
@@ -45,7 +48,7 @@ def build_on_meta(base: StoredBase, max_parameters: int) -> nn.Module:
     """
     named = named_base(base)
     try:
-        with torch.device("meta"), _capped(max_parameters):
+        with torch.device("meta"), _Unfilled(), _capped(max_parameters):
             return create_model(named.name, **named.arguments)
     except (LimitError, MissingExtraError):
         raise
@@ -96,6 +99,22 @@ def materialize(model: nn.Module, device: torch.device) -> nn.Module:
     return model
 
 
+_FILLING = frozenset(
+    {
+        "uniform_",
+        "normal_",
+        "bernoulli_",
+        "fill_",
+        "zero_",
+        "add_",
+        "sub_",
+        "mul_",
+        "div_",
+        "clamp_",
+        "erfinv_",
+        "copy_",
+    }
+)
 _TORCH_ATTRIBUTES = frozenset(vars(nn.Module()))
 
 
@@ -105,6 +124,21 @@ def _holds_tensor(value: object) -> bool:
     if isinstance(value, dict):
         return any(map(_holds_tensor, value.values()))
     return isinstance(value, torch.Tensor)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves out what would only fill tensors without memory: there, random numbers import half of torch's compiler."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run `func`, unless it only fills a tensor on the meta device."""
+        kwargs = kwargs or {}
+        target = args[0] if args else kwargs.get("tensor")
+        fills = getattr(func, "__module__", "") == nn.init.__name__ or getattr(func, "__name__", "") in _FILLING
+        if fills and isinstance(target, torch.Tensor) and target.is_meta:
+            return target
+        return func(*args, **kwargs)
 
 
 @contextmanager
@@ -124,8 +158,7 @@ def _capped(max_parameters: int) -> Iterator[None]:
         total += parameter.numel()
         if total > max_parameters:
             raise too_many_numbers(total, max_parameters)
-        if len(counted) > MAX_TENSORS:
-            raise LimitError(f"the network has more than {MAX_TENSORS} tensors")
+        check_work(len(counted), max_parameters=max_parameters)
 
     handle = register_module_parameter_registration_hook(count)
     try:

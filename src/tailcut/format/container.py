@@ -2,9 +2,8 @@
 
 import itertools
 import json
-import math
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +19,7 @@ from tailcut.errors import (
 )
 from tailcut.format import codecs
 from tailcut.format.numbers import number_type
+from tailcut.limits import MAX_TENSORS
 from tailcut.structure import Reader, Writer
 from tailcut.structure.wire import Value
 
@@ -29,7 +29,6 @@ MAX_HEADER_BYTES = 1 << 20
 MAX_METADATA_BYTES = 1 << 16
 MAX_ARGUMENTS = 64
 MAX_EDITS = 16
-MAX_TENSORS = 1 << 14
 HEAD_BYTES = len(MAGIC) + 1 + 4
 _DIGEST_BYTES = 4
 # The most bytes of a file that are not its numbers: head, digest, header and its two sizes.
@@ -331,18 +330,3 @@ def _read_types(reader: Reader) -> tuple[bool, tuple[int, ...]]:
             raise CorruptFileError("a run of number types is empty or not joined with the one before")
         types += [number] * length
     return bool(mark & 1), tuple(types)
-
-
-def check_total(shapes: Iterable[tuple[int, ...]], max_parameters: int) -> None:
-    """Raise `LimitError` if tensors of these shapes hold more than `max_parameters` numbers together."""
-    total = sum(math.prod(shape) for shape in shapes)
-    if total > max_parameters:
-        raise too_many_numbers(total, max_parameters)
-
-
-def too_many_numbers(total: int, max_parameters: int) -> LimitError:
-    """The error for a network that is larger than the user allows."""
-    return LimitError(
-        f"the network has {total} numbers or more, at most {max_parameters} are allowed; "
-        "if you trust the file, raise the cap with max_parameters="
-    )

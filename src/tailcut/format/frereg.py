@@ -7,6 +7,7 @@ DCT coefficients of each weight, in the order of the network's layers, most of t
 import io
 import lzma
 import tarfile
+import warnings
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,17 @@ from tailcut.transform import l1_rank
 from tailcut.weights import regularize, truncated_tensors
 
 MAX_ARCHIVE_BYTES = 1 << 30
+# tarfile reads a PAX or GNU header whole, however long it says it is; those that exist have a few hundred bytes.
+MAX_HEADER_BYTES = 1 << 20
+MAX_MEMBERS = 1 << 10
+_HEADER_TYPES = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+_ARCHIVE_ERRORS = (tarfile.TarError, EOFError, OSError, lzma.LZMAError, zlib.error, RecursionError, ValueError)
 # What the published networks are, as arguments of the registered families.
 PUBLISHED_ARGUMENTS: Mapping[str, Mapping[str, Value]] = {
     "unet": {"bias": False, "affine": False, "running_stats": False},
@@ -40,6 +52,7 @@ def convert(path: str | Path, *, model: str, arguments: Mapping[str, Value] | No
         The network in evaluation mode, each weight regularised to the coefficients that the file keeps.
 
     Raises:
+        LimitError: an archive expands to more than a GiB, or its headers have more than a MiB.
         CorruptFileError: the file is no archive or torch file, or holds other things than tensors.
         ModelMismatchError: number or shapes of the tensors are not those of the family's weights, or kept
             coefficients are no low-frequency corner.
@@ -59,7 +72,7 @@ def convert(path: str | Path, *, model: str, arguments: Mapping[str, Value] | No
             raise ModelMismatchError(f"{path}: {key} has shape {tuple(tensor.shape)}, {name} of {model!r} {found}")
         vectors[name] = _first_coefficients(key, tensor)
         counts[name] = len(vectors[name])
-    regularize(network, num_kept=counts)
+    regularize(network, num_kept=counts, warn=False)
     with torch.no_grad():
         for entry in truncated_tensors(network):
             entry.vector.copy_(vectors[entry.name])
@@ -89,10 +102,11 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     content = path.read_bytes()
-    if tarfile.is_tarfile(path):
+    if _is_archive(path):
         content = _only_torch_member(path)
     try:
-        with torch.sparse.check_sparse_tensor_invariants():
+        with torch.sparse.check_sparse_tensor_invariants(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Validating sparse tensor invariants")  # torch 2.15 tells that it does
             loaded: Any = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:
         # The text of torch's error advises to load without weights_only, which would run what the file says.
@@ -107,15 +121,53 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     return {str(key): value for key, value in loaded.items()}
 
 
+def _is_archive(path: Path) -> bool:
+    """As `tarfile.is_tarfile`, which reads the first header however long it is."""
+    try:
+        with tarfile.open(path, tarinfo=_bounded_info()):
+            return True
+    except LimitError as error:
+        raise LimitError(f"{path}: {error}") from error
+    except _ARCHIVE_ERRORS:
+        return False
+
+
 def _is_real_tensor(value: object) -> bool:
     return isinstance(value, torch.Tensor) and value.dtype.is_floating_point
 
 
+def _bounded_info() -> type[tarfile.TarInfo]:
+    """For one archive: members that refuse long headers before their content is read."""
+    read = 0
+
+    class BoundedInfo(tarfile.TarInfo):
+        # The hooks where tarfile goes on to the content of a header by its type; its public face has none.
+        def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+            nonlocal read
+            if self.type == tarfile.GNUTYPE_SPARSE:
+                raise tarfile.ReadError("it holds a sparse file")
+            if self.type in _HEADER_TYPES:
+                read += tarfile.BLOCKSIZE + max(0, self.size)
+            if read > MAX_HEADER_BYTES:
+                raise LimitError(
+                    f"the headers of the archive have {read} bytes, at most {MAX_HEADER_BYTES} are allowed"
+                )
+            found: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
+            return found
+
+        def _proc_gnusparse_10(self, *_: object) -> None:
+            raise tarfile.ReadError("it holds a sparse file")
+
+    return BoundedInfo
+
+
 def _only_torch_member(path: Path) -> bytes:
     try:
-        with tarfile.open(path) as archive:
+        with tarfile.open(path, tarinfo=_bounded_info()) as archive:
             members, total = [], 0
-            for member in archive:
+            for count, member in enumerate(archive, start=1):
+                if count > MAX_MEMBERS:
+                    raise LimitError(f"{path} holds more than {MAX_MEMBERS} members")
                 # Checked one by one: to reach the next member, all of this one is decompressed.
                 total += member.size
                 if total > MAX_ARCHIVE_BYTES:
@@ -126,5 +178,7 @@ def _only_torch_member(path: Path) -> bytes:
                 raise ArgumentError(f"{path} holds {len(members)} torch files (.pt), expected one")
             file = archive.extractfile(members[0])
             return file.read() if file is not None else b""
-    except (tarfile.TarError, EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+    except (LimitError, ArgumentError):
+        raise
+    except _ARCHIVE_ERRORS as error:
         raise CorruptFileError(f"{path} is no readable archive: {error}") from error

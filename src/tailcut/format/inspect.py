@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,13 @@ from typing import Any
 import torch
 
 from tailcut import structure
-from tailcut.errors import CorruptFileError
+from tailcut.errors import shown
 from tailcut.format.building import named_base
-from tailcut.format.container import VERSION, Contents, Stream, check_total, decode
+from tailcut.format.container import VERSION, Contents, Stream, decode
 from tailcut.format.load import (
-    MAX_PARAMETERS,
     apply_edits,
     bare_network,
+    check_own_list,
     check_tensors,
     decode_edits,
     decode_values,
@@ -25,11 +26,14 @@ from tailcut.format.load import (
     read_file,
 )
 from tailcut.format.numbers import number_type, type_name
-from tailcut.format.save import compression_ratio
-from tailcut.format.tensors import list_digest, network_tensors
+from tailcut.format.save import compression_ratio, dense_bytes
+from tailcut.format.tensors import network_tensors
+from tailcut.limits import limit_of
 from tailcut.printing import Report, sizes, table
 
 NAMES_WIDTH = 100
+_COUNTER = "num_batches_tracked"
+_STATISTICS = ("running_mean", "running_var", _COUNTER)
 
 
 @dataclass(frozen=True)
@@ -64,10 +68,13 @@ class InspectReport(Report):
         version: of the format.
         model: registered name, None for a user's own class.
         file_bytes: size of the file.
+        dense_bytes: of the dense network's parameters in float32.
+        compression_ratio: `dense_bytes` over `file_bytes`; None for a network without parameters.
         num_parameters: numbers in the parameters of the dense network.
+        num_truncated: how many of these are kept as coefficients.
         num_kept: coefficients in the file.
-        compression_ratio: float32 bits of the tensors stored as coefficients over bits of these; None if
-            there are none.
+        bytes_by_kind: the bytes of the file, by what they are for: "coefficients", "batch norm", "biases", "other
+            tensors", and "structure" (names, edits, metadata, the checksum). They add up to `file_bytes`.
         tensors: those stored as coefficients.
         other_tensors: all others.
         arguments: of the registered model, where they differ from the defaults.
@@ -77,9 +84,12 @@ class InspectReport(Report):
     version: int
     model: str | None
     file_bytes: int
-    num_parameters: int
-    num_kept: int
+    dense_bytes: int
     compression_ratio: float | None
+    num_parameters: int
+    num_truncated: int
+    num_kept: int
+    bytes_by_kind: dict[str, int]
     tensors: tuple[StoredTensor, ...]
     other_tensors: tuple[StoredOtherTensor, ...]
     arguments: dict[str, Any]
@@ -91,13 +101,16 @@ class InspectReport(Report):
             f"format version   {self.version}",
             f"model            {self.model or 'a class of its own'}" + (f" ({arguments})" if arguments else ""),
             f"file             {self.file_bytes:,} bytes",
-            f"parameters       {self.num_parameters:,}",
-            f"kept             {self.num_kept:,} coefficients",
+            f"dense            {self.dense_bytes:,} bytes ({self.num_parameters:,} parameters in float32)",
+            f"kept             {self.num_kept:,} coefficients for {self.num_truncated:,} of the parameters",
         ]
         if self.compression_ratio is not None:
-            head.append(f"compression      {self.compression_ratio:,.1f} : 1 (coefficients against float32 weights)")
+            head.append(f"compression      {self.compression_ratio:,.1f} : 1 (dense bytes over file bytes)")
         head += _metadata_lines(self.metadata)
-        parts = ["\n".join(head)]
+        kinds = [
+            (kind, f"{count:,}", f"{100 * count / self.file_bytes:.0f} %") for kind, count in self.bytes_by_kind.items()
+        ]
+        parts = ["\n".join(head), table(("bytes of the file for", "bytes", "part"), kinds, align="<>>")]
         if self.tensors:
             rows = [
                 (
@@ -114,12 +127,39 @@ class InspectReport(Report):
             header = ("coefficients of", "shape", "axes", "order", "kept", "codec", "bytes")
             parts.append(table(header, rows, align="<<<<><>"))
         if self.other_tensors:
-            others = [
-                (entry.name, sizes(entry.shape), entry.kind, entry.codec, f"{entry.bytes:,}")
-                for entry in self.other_tensors
-            ]
-            parts.append(table(("other tensors", "shape", "kind", "codec", "bytes"), others, align="<<<<>"))
-        return "\n\n".join(parts)
+            parts.append(table(("other tensors", "shape", "kind", "codec", "bytes"), self._other_rows(), align="<<<<>"))
+        return shown("\n\n".join(parts), at_most=sys.maxsize)
+
+    def _other_rows(self) -> list[tuple[str, ...]]:
+        """One row each, and one for all of batch norm's counters."""
+        counters = [entry for entry in self.other_tensors if _is_counter(entry)]
+        rows: list[tuple[str, ...]] = [
+            (entry.name, sizes(entry.shape), entry.kind, entry.codec, f"{entry.bytes:,}")
+            for entry in self.other_tensors
+            if len(counters) == 1 or not _is_counter(entry)
+        ]
+        if len(counters) > 1:
+            count = f"{sum(entry.bytes for entry in counters):,}"
+            rows.append((f"{len(counters)} x {_COUNTER}", "scalar", "buffer", counters[0].codec, count))
+        return rows
+
+
+def _is_counter(entry: StoredOtherTensor) -> bool:
+    return entry.name.rpartition(".")[2] == _COUNTER and not entry.shape
+
+
+def _bytes_by_kind(
+    file_bytes: int, tensors: Sequence[StoredTensor], others: Sequence[StoredOtherTensor]
+) -> dict[str, int]:
+    """The bytes of the file by what they are for. A module with running statistics is a batch norm."""
+    norms = {entry.name.rpartition(".")[0] for entry in others if entry.name.rpartition(".")[2] in _STATISTICS}
+    kinds = dict.fromkeys(("coefficients", "batch norm", "biases", "other tensors"), 0)
+    kinds["coefficients"] = sum(entry.bytes for entry in tensors)
+    for entry in others:
+        module, _, attribute = entry.name.rpartition(".")
+        is_bias = entry.kind == "parameter" and attribute.endswith("bias")
+        kinds["batch norm" if module in norms else "biases" if is_bias else "other tensors"] += entry.bytes
+    return {**kinds, "structure": file_bytes - sum(kinds.values())}
 
 
 def _metadata_lines(metadata: dict[str, Any]) -> list[str]:
@@ -134,17 +174,18 @@ def _metadata_lines(metadata: dict[str, Any]) -> list[str]:
     return [*lines, f"metadata         {rest}"] if rest else lines
 
 
-def inspect(path: str | Path, *, max_parameters: int = MAX_PARAMETERS) -> InspectReport:
+def inspect(path: str | Path, *, max_parameters: int | None = None) -> InspectReport:
     """What a `.tailcut` file holds, tensor by tensor. It is checked whole, but the dense network takes no memory.
 
     Args:
         path: the file, or "zoo:NAME".
-        max_parameters: the most numbers that the dense network may have.
+        max_parameters: the most numbers that the dense network may have (2^30 if not given).
 
     Raises:
         FormatError: in one of its kinds: the file is damaged, hostile, too new or too large.
         FileNotFoundError: there is no such file.
     """
+    max_parameters = limit_of(max_parameters)
     content = read_file(path, max_parameters)
     with naming(path):
         return _inspect(decode(content), len(content), max_parameters)
@@ -154,7 +195,7 @@ def _inspect(contents: Contents, file_bytes: int, max_parameters: int) -> Inspec
     others: list[tuple[str, tuple[int, ...], bool]]
     if contents.base is not None:
         model = bare_network(contents, max_parameters)
-        edits = apply_edits(contents, model)
+        edits = apply_edits(contents, model, max_parameters)
         tensors = network_tensors(model, edits)
         check_tensors(contents, tensors, max_parameters)
         others = [(other.name, other.shape, other.is_parameter) for other in tensors.others]
@@ -163,35 +204,29 @@ def _inspect(contents: Contents, file_bytes: int, max_parameters: int) -> Inspec
         others = [(other.name, other.shape, other.is_parameter) for other in contents.others]
     kept = [entry for edit in edits for entry in edit.stored_tensors()]
     if contents.base is None:
-        check_total([*(entry.shape for entry in kept), *(shape for _, shape, _ in others)], max_parameters)
-        _check_own_list(contents, kept, others)
+        check_own_list(contents, kept, max_parameters)
     decode_values(contents, [entry.num_kept for entry in kept], [shape for _, shape, _ in others])
     num_dense = sum(math.prod(entry.shape) for entry in kept)
-    num_kept = sum(entry.num_kept for entry in kept)
     dtype = torch.float32 if contents.coefficients is None else number_type(contents.coefficients.type_number)
-    sizes = _shares(contents.coefficients, [entry.num_kept for entry in kept])
+    shares = _shares(contents.coefficients, [entry.num_kept for entry in kept])
+    stored = tuple(StoredTensor(*entry, type_name(dtype), share) for entry, share in zip(kept, shares, strict=True))
+    stored_others = _others(contents, others)
+    num_parameters = num_dense + sum(math.prod(shape) for _, shape, is_parameter in others if is_parameter)
     return InspectReport(
         version=VERSION,
         model=None if contents.base is None else contents.base.name,
         file_bytes=file_bytes,
-        num_parameters=num_dense + sum(math.prod(shape) for _, shape, is_parameter in others if is_parameter),
-        num_kept=num_kept,
-        compression_ratio=compression_ratio(num_dense, num_kept, 8 * dtype.itemsize),
-        tensors=tuple(StoredTensor(*entry, type_name(dtype), size) for entry, size in zip(kept, sizes, strict=True)),
-        other_tensors=_others(contents, others),
+        dense_bytes=dense_bytes(num_parameters),
+        compression_ratio=compression_ratio(num_parameters, file_bytes),
+        num_parameters=num_parameters,
+        num_truncated=num_dense,
+        num_kept=sum(entry.num_kept for entry in kept),
+        bytes_by_kind=_bytes_by_kind(file_bytes, stored, stored_others),
+        tensors=stored,
+        other_tensors=stored_others,
         arguments={} if contents.base is None else dict(named_base(contents.base).arguments),
         metadata=contents.metadata,
     )
-
-
-def _check_own_list(
-    contents: Contents, kept: Sequence[structure.StoredTensor], others: Sequence[tuple[str, tuple[int, ...], bool]]
-) -> None:
-    names = [entry.name for entry in kept] + [name for name, *_ in others]
-    if len(set(names)) < len(names):
-        raise CorruptFileError("a tensor is stored twice, as coefficients and as it is")
-    if list_digest(kept, others) != contents.digest:
-        raise CorruptFileError("the digest is not that of the tensors which the file lists")
 
 
 def _others(contents: Contents, others: Sequence[tuple[str, tuple[int, ...], bool]]) -> tuple[StoredOtherTensor, ...]:

@@ -18,19 +18,24 @@ from tailcut.errors import (
     StructureError,
     TruncatedFileError,
     UnsupportedVersionError,
+    shown,
 )
 from tailcut.format.building import build_for_real, build_on_meta, materialize, needs_real_tensors
-from tailcut.format.container import HEAD_BYTES, MAX_FRAME_BYTES, Contents, check_magic, check_total, decode
-from tailcut.format.numbers import LARGEST_NUMBER_BYTES, from_bytes, number_type, overflowing, type_name
-from tailcut.format.tensors import NetworkTensors, meta_copy, network_tensors
+from tailcut.format.container import HEAD_BYTES, MAX_FRAME_BYTES, Contents, check_magic, decode
+from tailcut.format.numbers import LARGEST_NUMBER_BYTES, from_bytes, has_non_finite, number_type, overflowing, type_name
+from tailcut.format.rollback import unchanged_on_error
+from tailcut.format.tensors import NetworkTensors, list_digest, meta_copy, network_tensors
 from tailcut.format.zoo import resolve
+from tailcut.limits import check_total, check_work, limit_of, non_finite_allowed, the_cap
 from tailcut.structure import (
     METADATA_KEY,
     SIZE_KEY,
     Edit,
     Reader,
     Record,
+    StoredTensor,
     are_names,
+    check_module,
     edit_kind,
     is_size,
     record_of,
@@ -40,15 +45,14 @@ from tailcut.structure import (
     view_in,
 )
 
-MAX_PARAMETERS = 1 << 30
-
 
 def load(
     path: str | Path,
     *,
     into: nn.Module | None = None,
     device: torch.device | str = "cpu",
-    max_parameters: int = MAX_PARAMETERS,
+    max_parameters: int | None = None,
+    allow_non_finite: bool = False,
 ) -> nn.Module:
     """Rebuild the network of a `.tailcut` file. The file is data only: nothing in it is ever executed.
 
@@ -57,7 +61,10 @@ def load(
         into: a fresh network of your own class to fill in; it is changed, and left as it was on an error.
             Needed if the file holds no registered name. It keeps its number types, which must hold the file's numbers.
         device: where the network shall be (with `into` it stays where it is).
-        max_parameters: the most numbers that the dense network may have.
+        max_parameters: the most numbers that the dense network may have (2^30 if not given). Memory and time are
+            bounded by it: see docs/file-format.md.
+        allow_non_finite: take numbers that are not finite (NaN, infinities) in tensors that are no coefficients, which
+            are an error otherwise. Infinities in buffers, as masks have them, are taken in any case.
 
     Returns:
         The network in evaluation mode, regularised as it was saved. `.train()` to go on training. It knows the names of
@@ -70,20 +77,16 @@ def load(
         ArgumentError: the file needs `into`, or `into` is no fresh network with memory.
         FileNotFoundError: there is no such file.
     """
+    if into is not None:
+        check_module("load(into=)", into)
+    max_parameters, allow_non_finite = limit_of(max_parameters), non_finite_allowed(allow_non_finite)
     content = read_file(path, max_parameters)
     with naming(path):
         contents = decode(content)
-        if into is None:
-            model = _load_registered(contents, torch.device(device), max_parameters)
-        else:
-            model = _load_into(contents, into, max_parameters)
-        names = contents.metadata.get(METADATA_KEY)
-        if are_names(names):
-            set_class_names(model, names)
-        size = contents.metadata.get(SIZE_KEY)
-        if is_size(size):
-            set_picture_size(model, size)
-        return model
+        del content
+        if into is not None:
+            return _load_into(contents, into, max_parameters, allow_non_finite)
+        return _told(contents, _load_registered(contents, torch.device(device), max_parameters, allow_non_finite))
 
 
 @contextmanager
@@ -92,24 +95,28 @@ def naming(path: str | Path) -> Iterator[None]:
     try:
         yield
     except (FormatError, ArgumentError) as error:
-        raise type(error)(f"{path}: {error}") from error
+        # What the file says stands in the message.
+        raise type(error)(f"{path}: {shown(str(error))}") from error
 
 
-def read_file(path: str | Path, max_parameters: int) -> bytes:
+def read_file(path: str | Path, max_parameters: int | None = None) -> bytes:
     """The bytes of the file `path` or "zoo:NAME".
 
     Raises:
         FormatError: it is no file of ours, or larger than one with `max_parameters` numbers can be.
         FileNotFoundError: there is no such file.
     """
-    resolved = resolve(path)
+    resolved, max_parameters = resolve(path), limit_of(max_parameters)
     with resolved.open("rb") as file:
         # A large file of another kind is not read to its end.
         with naming(path):
             check_magic(file.read(HEAD_BYTES))
         size, most = os.fstat(file.fileno()).st_size, MAX_FRAME_BYTES + LARGEST_NUMBER_BYTES * max_parameters
         if size > most:
-            raise LimitError(f"{path} has {size} bytes, at most {most} are allowed for {max_parameters} numbers")
+            raise LimitError(
+                f"{path} has {size} bytes, at most {most} are allowed for {max_parameters} numbers; if you "
+                f"trust the file, raise {the_cap()}"
+            )
         file.seek(0)
         return file.read()
 
@@ -121,7 +128,7 @@ def read_contents(path: str | Path) -> Contents:
         FormatError: as `load`, with the file's name.
         FileNotFoundError: there is no such file.
     """
-    content = read_file(path, MAX_PARAMETERS)
+    content = read_file(path)
     with naming(path):
         return decode(content)
 
@@ -131,8 +138,27 @@ def bare_network(contents: Contents, max_parameters: int) -> nn.Module:
     if contents.base is None:
         raise ArgumentError("the file holds a network of a user's own class: load(path, into=YourClass())")
     model = build_on_meta(contents.base, max_parameters)
-    check_total((tuple(tensor.shape) for tensor in model.state_dict().values()), max_parameters)
+    shapes = [tuple(tensor.shape) for tensor in model.state_dict().values()]
+    check_total(shapes, max_parameters)
+    check_work(len(shapes), num_edits=len(contents.edits), max_parameters=max_parameters)
     return model
+
+
+def check_own_list(contents: Contents, kept: Sequence[StoredTensor], max_parameters: int) -> None:
+    """Compare the tensors that a file of a user's own class lists with its digest. Needs no network, takes no memory.
+
+    Args:
+        contents: of the file.
+        kept: the tensors kept as coefficients, by its edits.
+        max_parameters: the most numbers of all together.
+    """
+    others = [(other.name, other.shape, other.is_parameter) for other in contents.others]
+    check_total([*(entry.shape for entry in kept), *(shape for _, shape, _ in others)], max_parameters)
+    names = [entry.name for entry in kept] + [name for name, *_ in others]
+    if len(set(names)) < len(names):
+        raise CorruptFileError("a tensor is stored twice, as coefficients and as it is")
+    if list_digest(kept, others) != contents.digest:
+        raise CorruptFileError("the digest is not that of the tensors which the file lists")
 
 
 def check_tensors(contents: Contents, tensors: NetworkTensors, max_parameters: int) -> None:
@@ -189,12 +215,15 @@ def decode_edits(contents: Contents, model: nn.Module | None) -> list[Edit]:
     return [_decode_edit(number, content, model) for number, content in contents.edits]
 
 
-def apply_edits(contents: Contents, model: nn.Module) -> list[Edit]:
+def apply_edits(contents: Contents, model: nn.Module, max_parameters: int) -> list[Edit]:
     """Decode, check and apply the edits of a file. Changes the model, which shall be on the meta device."""
     context = None if contents.base is None else model
-    edits = []
+    edits: list[Edit] = []
+    num_tensors, num_kept = len(model.state_dict(keep_vars=True)), 0
     for number, content in contents.edits:
         edit = _decode_edit(number, content, context)
+        num_kept += len(edit.stored_tensors())
+        check_work(num_tensors, num_kept=num_kept, num_edits=len(contents.edits), max_parameters=max_parameters)
         try:
             edit.check(model)
             edit.apply(model)
@@ -204,14 +233,16 @@ def apply_edits(contents: Contents, model: nn.Module) -> list[Edit]:
     return edits
 
 
-def _load_registered(contents: Contents, device: torch.device, max_parameters: int) -> nn.Module:
+def _load_registered(
+    contents: Contents, device: torch.device, max_parameters: int, allow_non_finite: bool
+) -> nn.Module:
     model = bare_network(contents, max_parameters)
     base = record_of(model).base
     has_constants = needs_real_tensors(model)
-    edits = apply_edits(contents, model)
+    edits = apply_edits(contents, model, max_parameters)
     tensors = network_tensors(model, edits)
     check_tensors(contents, tensors, max_parameters)
-    values = _values_for(contents, tensors)
+    values = _values_for(contents, tensors, allow_non_finite)
     if base is not None and has_constants:
         model = build_for_real(base).to(device)
         for edit in edits:
@@ -221,7 +252,7 @@ def _load_registered(contents: Contents, device: torch.device, max_parameters: i
     return _filled(model, Record(base, edits), values, tensors.digest())
 
 
-def _load_into(contents: Contents, into: nn.Module, max_parameters: int) -> nn.Module:
+def _load_into(contents: Contents, into: nn.Module, max_parameters: int, allow_non_finite: bool) -> nn.Module:
     record = record_of(into)
     if record.edits:
         raise ArgumentError("into= must be a fresh network: this one is edited already; give to_dense(network)")
@@ -234,24 +265,44 @@ def _load_into(contents: Contents, into: nn.Module, max_parameters: int) -> nn.M
         )
     trial = meta_copy(into)
     try:
-        edits = apply_edits(contents, trial)
+        edits = apply_edits(contents, trial, max_parameters)
     except (CorruptFileError, TruncatedFileError) as error:
         if contents.base is None:
             raise
         # The edits of a registered network leave out what its parameters tell.
         raise ModelMismatchError(f"the file holds a {contents.base.name!r}, which into= is not: {error}") from error
+    if contents.base is None:
+        check_own_list(contents, [entry for edit in edits for entry in edit.stored_tensors()], max_parameters)
     tensors = network_tensors(trial, edits)
     check_tensors(contents, tensors, max_parameters)
-    values = _values_for(contents, tensors)
-    for edit in edits:
-        edit.apply(into)
-    return _filled(into, Record(record.base, edits), values, tensors.digest())
+    values = _values_for(contents, tensors, allow_non_finite)
+    with unchanged_on_error(into) as before:
+        for edit in edits:
+            edit.apply(into)
+        before.keep_numbers(other.tensor for other in network_tensors(into, edits).others)
+        return _told(contents, _filled(into, Record(record.base, edits), values, tensors.digest()))
 
 
-def _values_for(contents: Contents, tensors: NetworkTensors) -> list[torch.Tensor]:
+def _told(contents: Contents, model: nn.Module) -> nn.Module:
+    """Tell a network what a file says beside its structure and numbers (changes the model's notes only)."""
+    names = contents.metadata.get(METADATA_KEY)
+    if are_names(names):
+        set_class_names(model, names)
+    size = contents.metadata.get(SIZE_KEY)
+    if is_size(size):
+        set_picture_size(model, size)
+    return model
+
+
+def _values_for(contents: Contents, tensors: NetworkTensors, allow_non_finite: bool) -> list[torch.Tensor]:
     """The numbers of a file in the order of `tensors`, after a look whether these can hold them."""
     counts = [entry.num_kept for entry in tensors.coefficients]
     vectors, others = decode_values(contents, counts, [other.shape for other in tensors.others])
+    for other, value in zip(tensors.others, others, strict=True):
+        if not allow_non_finite and has_non_finite(other.name, value, is_parameter=other.is_parameter):
+            raise CorruptFileError(
+                f"{other.name} has numbers that are not finite; load(..., allow_non_finite=True) takes them"
+            )
     values = vectors + others
     targets = [(entry.name, entry.parameter.dtype) for entry in tensors.coefficients]
     targets += [(other.name, other.tensor.dtype) for other in tensors.others]

@@ -95,6 +95,19 @@ def overflowing(values: torch.Tensor, dtype: torch.dtype) -> float | None:
     return None if bool(largest.to(dtype).double().isfinite()) else float(largest)
 
 
+def has_non_finite(name: str, values: torch.Tensor, *, is_parameter: bool) -> bool:
+    """Whether a tensor holds numbers that spoil a network's answers; False on the meta device.
+
+    NaN does anywhere. Infinities do in parameters and in running statistics; other buffers (masks) may have them.
+    """
+    if values.is_meta or not (values.is_floating_point() or values.is_complex()):
+        return False
+    # What eight bits hold cannot be asked itself.
+    values = values.double() if values.is_floating_point() and values.itemsize == 1 else values
+    may_be_infinite = not (is_parameter or name.rpartition(".")[2].startswith("running_"))
+    return bool(values.isnan().any()) if may_be_infinite else not bool(values.isfinite().all())
+
+
 def _warn_of_vanishing(values: torch.Tensor, dtype: torch.dtype, name: str) -> None:
     """Say so if all numbers are so small that `dtype` has only some of their digits, or none."""
     if not (values.is_floating_point() and dtype.is_floating_point and values.numel()):

@@ -1,6 +1,7 @@
 """`save`: a network becomes a `.tailcut` file."""
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,10 @@ from tailcut.errors import ArgumentError, StructureError, TailcutError
 from tailcut.files import write_atomically
 from tailcut.format import codecs
 from tailcut.format.container import Contents, StoredBase, StoredOther, Stream, encode
-from tailcut.format.numbers import float_type, to_bytes, type_number
+from tailcut.format.numbers import float_type, has_non_finite, to_bytes, type_number
 from tailcut.format.tensors import NetworkTensors, OtherTensor, network_tensors
 from tailcut.format.verification import check_covered, check_not_wrapped, check_same_network
+from tailcut.limits import non_finite_allowed
 from tailcut.printing import Report
 from tailcut.structure import (
     Base,
@@ -23,6 +25,7 @@ from tailcut.structure import (
     Reader,
     Record,
     Writer,
+    check_module,
     create_model,
     family,
     record_of,
@@ -40,23 +43,26 @@ class SaveReport(Report):
     Attributes:
         path: the file.
         file_bytes: its size.
+        dense_bytes: of the dense network's parameters in float32.
+        compression_ratio: `dense_bytes` over `file_bytes`; None for a network without parameters.
         num_parameters: numbers in the parameters of the dense network.
+        num_truncated: how many of these are kept as coefficients.
         num_kept: coefficients in the file.
-        compression_ratio: bits of the regularised tensors in float32 over bits of their coefficients; None
-            without such tensors.
     """
 
     path: str
     file_bytes: int
-    num_parameters: int
-    num_kept: int
+    dense_bytes: int
     compression_ratio: float | None
+    num_parameters: int
+    num_truncated: int
+    num_kept: int
 
     def __str__(self) -> str:
-        ratio = "" if self.compression_ratio is None else f", compression ratio {self.compression_ratio:,.1f}"
+        ratio = "" if self.compression_ratio is None else f" ({self.compression_ratio:,.1f} : 1)"
         return (
-            f"{self.path}: {self.file_bytes:,} bytes, {self.num_kept:,} coefficients of "
-            f"{self.num_parameters:,} parameters{ratio}"
+            f"{self.path}: {self.file_bytes:,} bytes for {self.dense_bytes:,} of dense float32 parameters{ratio}; "
+            f"{self.num_kept:,} coefficients for {self.num_truncated:,} of {self.num_parameters:,} parameters"
         )
 
 
@@ -68,6 +74,7 @@ def save(
     other_codec: str | None = None,
     metadata: Mapping[str, Any] | None = None,
     registered: bool = True,
+    allow_non_finite: bool = False,
 ) -> SaveReport:
     """Write `model` to a `.tailcut` file, whole or not at all. Does not change the model.
 
@@ -81,29 +88,61 @@ def save(
             `picture_size` itself.
         registered: write the registered name, so that `load(path)` rebuilds the network. False writes it as a
             class of your own, for `load(path, into=...)`.
+        allow_non_finite: write numbers that are not finite (NaN, infinities) in tensors that are no coefficients;
+            `load` needs the same then. Infinities in buffers, as masks have them, are written in any case.
 
     Returns:
         Sizes and counts.
 
     Raises:
-        ArgumentError: a codec is unknown, a number does not fit into it, coefficients are not finite, the model
+        ArgumentError: a codec is unknown, a number does not fit into it or is not finite, the model is no module or
             keeps state that is not a tensor, the metadata is no JSON object, or the folder does not exist.
         StructureError: the model is no longer what its record says; or it wraps or holds the network that an edit was
             made on (`DataParallel`, `DistributedDataParallel`, `torch.compile`, a class around a pruned backbone).
     """
-    content, tensors = pack(model, codec=codec, other_codec=other_codec, metadata=metadata, registered=registered)
-    write_atomically(path, content)
-    bits = 8 * float_type(codec).itemsize
-    num_kept = sum(entry.num_kept for entry in tensors.coefficients)
-    report = SaveReport(
-        str(path),
-        len(content),
-        tensors.num_parameters(),
-        num_kept,
-        compression_ratio(tensors.dense_of_kept(), num_kept, bits),
+    report = write(
+        model,
+        path,
+        codec=codec,
+        other_codec=other_codec,
+        metadata=metadata,
+        registered=registered,
+        allow_non_finite=allow_non_finite,
     )
     _log.info("saved %s", report)
     return report
+
+
+def write(model: nn.Module, path: str | Path, **settings: Any) -> SaveReport:
+    """`save` without a word in the log, for callers that say themselves what was written."""
+    _check_arguments(model, path)
+    content, tensors = pack(model, **settings)
+    report = SaveReport(
+        str(path),
+        len(content),
+        dense_bytes(tensors.num_parameters()),
+        compression_ratio(tensors.num_parameters(), len(content)),
+        tensors.num_parameters(),
+        tensors.dense_of_kept(),
+        sum(entry.num_kept for entry in tensors.coefficients),
+    )
+    # Last: whatever fails before leaves an old file as it was.
+    write_atomically(path, content)
+    return report
+
+
+def _check_arguments(model: object, path: object) -> None:
+    """Raise `ArgumentError` for the slips that would end in an error of Python's."""
+    if isinstance(model, (str, os.PathLike)) and isinstance(path, nn.Module):
+        raise ArgumentError("the network comes first: save(model, path)")
+    if isinstance(model, Mapping):
+        raise ArgumentError(
+            "expected a network, got a dict: a state_dict does not tell the layers; load it into its network "
+            "(model.load_state_dict(...)) and save that"
+        )
+    check_module("save", model)
+    if not isinstance(path, (str, os.PathLike)):
+        raise ArgumentError(f"expected the name of the file to write, got {type(path).__name__}")
 
 
 def pack(
@@ -113,6 +152,7 @@ def pack(
     other_codec: str | None = None,
     metadata: Mapping[str, Any] | None = None,
     registered: bool = True,
+    allow_non_finite: bool = False,
 ) -> tuple[bytes, NetworkTensors]:
     """The bytes of the file and the tensors in it; see `save`."""
     model = without_views(model)
@@ -125,6 +165,8 @@ def pack(
     check_not_wrapped(model, registered=registered)
     tensors = network_tensors(model, edits)
     check_covered(model, tensors, rebuilt=record.base is not None or not registered)
+    if not non_finite_allowed(allow_non_finite):
+        _check_finite(tensors.others)
     encoded = _encode_edits(model, record.base, edits, tensors)
     stored = [type_number(_stored_type(other, other_type), name=other.name) for other in tensors.others]
     contents = Contents(
@@ -140,9 +182,26 @@ def pack(
     return encode(contents), tensors
 
 
-def compression_ratio(num_dense: int, num_kept: int, bits: int) -> float | None:
-    """The inverse of the paper's compression rate: float32 bits of the dense tensors over bits kept."""
-    return None if num_kept == 0 else round(num_dense * 32 / (num_kept * bits), 4)
+def dense_bytes(num_parameters: int) -> int:
+    """The bytes of a dense network's parameters in float32, which all ratios compare with."""
+    return num_parameters * torch.float32.itemsize
+
+
+def compression_ratio(num_parameters: int, file_bytes: int) -> float | None:
+    """Dense bytes over bytes of the whole file; None for a network without parameters."""
+    return round(dense_bytes(num_parameters) / file_bytes, 4) if num_parameters else None
+
+
+def _check_finite(others: Sequence[OtherTensor]) -> None:
+    found = next(
+        (other.name for other in others if has_non_finite(other.name, other.tensor, is_parameter=other.is_parameter)),
+        None,
+    )
+    if found is not None:
+        raise ArgumentError(
+            f"{found} has numbers that are not finite, so the network's answers are likely none; "
+            "allow_non_finite=True writes them all the same"
+        )
 
 
 def _stored_base(base: Base) -> StoredBase:

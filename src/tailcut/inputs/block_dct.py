@@ -226,7 +226,9 @@ class BlockDCT(InputTransform):
         height, width = x.shape[-2:]
         margin = self._margin
         sides = (margin, margin + -width % BLOCK_SIZE, margin, margin + -height % BLOCK_SIZE)
-        return pad(x, sides, mode="replicate") if any(sides) else x
+        # An exported program is for other sizes too, so that it is to look for itself.
+        is_needed = torch.compiler.is_exporting() and self.padding != "error"
+        return pad(x, sides, mode="replicate") if is_needed or any(sides) else x
 
     def _check_size(self, height: int, width: int) -> None:
         if self.padding == "error" and (height % BLOCK_SIZE or width % BLOCK_SIZE):

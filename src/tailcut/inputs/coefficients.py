@@ -2,24 +2,16 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal, Self, get_args
+from typing import Self, get_args
 
 import torch
 from torch import Tensor
 
 from tailcut.errors import ArgumentError
+from tailcut.jpeg.sampling import CHROMA_FACTORS as CHROMA_FACTORS
+from tailcut.jpeg.sampling import Sampling as Sampling
+from tailcut.jpeg.sampling import num_blocks as num_blocks
 from tailcut.transform.block import BLOCK_SIZE
-
-Sampling = Literal["4:4:4", "4:2:2", "4:2:0", "4:4:0", "grayscale"]
-
-# Luma samples per chroma sample: (vertical, horizontal).
-CHROMA_FACTORS: dict[Sampling, tuple[int, int]] = {
-    "4:4:4": (1, 1),
-    "4:2:2": (1, 2),
-    "4:2:0": (2, 2),
-    "4:4:0": (2, 1),
-    "grayscale": (1, 1),
-}
 
 
 @dataclass(frozen=True)
@@ -97,8 +89,3 @@ class JpegCoefficients:
         """A copy whose planes and tables lie on `device`."""
         moved = self.with_planes(tuple(plane.to(device) for plane in self.planes))
         return dataclasses.replace(moved, quantization=tuple(table.to(device) for table in self.quantization))
-
-
-def num_blocks(size: tuple[int, int]) -> tuple[int, int]:
-    """How many 8 x 8 blocks cover (height, width) samples, per axis."""
-    return -(-size[0] // BLOCK_SIZE), -(-size[1] // BLOCK_SIZE)

@@ -8,13 +8,13 @@ the maps that enlarge the chroma of a JPEG file.
 
 import functools
 import importlib
-import importlib.util
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tailcut.compiling import is_installed as is_installed
 from tailcut.errors import ArgumentError, MissingExtraError
 from tailcut.inputs.block_dct import BlockDCT
 from tailcut.inputs.chroma import CENTRE, NEIGHBOUR
@@ -132,11 +132,6 @@ class CompiledTransform:
         buffers = self.transform.mean, self.transform.std
         mean, std = (values.detach().to("cpu", torch.float64, copy=True).numpy() for values in buffers)
         return mean, std
-
-
-def is_installed() -> bool:
-    """Whether numba is there."""
-    return importlib.util.find_spec("numba") is not None
 
 
 def _fill_channels(

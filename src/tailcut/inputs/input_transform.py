@@ -19,6 +19,9 @@ MIN_STD = 1e-3
 
 SPREADS = ("pixels", "pictures")
 
+# Floats of 0 to 1 may go a little beyond (noise, contrast); of 0 to 255 hardly a picture stays below.
+MAX_FLOAT = 8.0
+
 
 class InputTransform(nn.Module, ABC):
     """RGB pictures to normalised channels. Abstract: `forward` and `unnormalized` say to which.
@@ -93,14 +96,38 @@ def check_pictures(pictures: Tensor) -> bool:
     """Whether RGB pictures are uint8, 0 to 255, and not floats, 0 to 1.
 
     Raises:
-        ArgumentError: another type, or not of shape (..., 3, height, width), or empty.
+        ArgumentError: no tensor, another type, not of shape (..., 3, height, width), empty, or floats far beyond 1.
     """
+    if not isinstance(pictures, Tensor):
+        raise ArgumentError(
+            f"expected pictures as a tensor (..., 3, height, width), got {type(pictures).__name__}; of an array of "
+            "(height, width, 3): torch.from_numpy(array).movedim(-1, -3)"
+        )
     is_integer = pictures.dtype == torch.uint8
     if not is_integer and not pictures.dtype.is_floating_point:
         raise ArgumentError(f"expected pictures of uint8 (0 to 255) or floats (0 to 1), got {pictures.dtype}")
     if pictures.ndim < 3 or pictures.shape[-3] != 3 or 0 in pictures.shape[-2:]:
         raise ArgumentError(f"expected RGB pictures (..., 3, height, width), got shape {tuple(pictures.shape)}")
+    if not is_integer and _can_be_read(pictures) and bool(pictures.detach().amax() > MAX_FLOAT):
+        raise ArgumentError(
+            f"expected floats of 0 to 1, got up to {float(pictures.detach().amax()):.4g}: pictures of 0 to 255 are "
+            "uint8 (pictures.to(torch.uint8)), or divided by 255"
+        )
     return is_integer
+
+
+def _can_be_read(pictures: Tensor) -> bool:
+    """Whether numbers may be looked at: not on an accelerator, which would wait, nor where operations are recorded."""
+    return (
+        type(pictures) is Tensor
+        and pictures.device.type == "cpu"
+        and pictures.numel() > 0
+        and not torch.compiler.is_compiling()
+        and not torch.compiler.is_exporting()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._get_tracing_state() is None
+        and torch._C._functorch.peek_interpreter_stack() is None
+    )
 
 
 def compute_type(dtype: torch.dtype) -> torch.dtype:

@@ -11,11 +11,13 @@ from tailcut.errors import ArgumentError, DataError
 from tailcut.inputs.augmentation import upright as turn_upright
 from tailcut.inputs.coefficients import JpegCoefficients as JpegCoefficients
 from tailcut.inputs.coefficients import Sampling as Sampling
-from tailcut.inputs.jpeg_entropy import decode
-from tailcut.inputs.jpeg_markers import read_markers
+from tailcut.jpeg.entropy import decode
+from tailcut.jpeg.markers import read_markers
 
 
-def read_jpeg(source: str | Path | bytes | bytearray | memoryview, *, upright: bool = True) -> JpegCoefficients:
+def read_jpeg(
+    source: str | Path | bytes | bytearray | memoryview, *, upright: bool = True, max_pixels: int | None = None
+) -> JpegCoefficients:
     """The coefficients of a JPEG file, multiplied by its quantisation tables and not touched otherwise.
 
     Read are 8-bit Huffman-coded files, baseline, extended and progressive, with or without restart markers, grey or
@@ -26,6 +28,8 @@ def read_jpeg(source: str | Path | bytes | bytearray | memoryview, *, upright: b
         upright: turn the picture as its EXIF orientation says (see `augmentation.upright`); False leaves it as it is
             stored, and its `orientation` tells how it is to be turned. Where chroma is subsampled and a side that gets
             mirrored is odd, chroma moves by one luma sample (half a chroma sample) against luma.
+        max_pixels: the most pixels that a picture may have. When None, 2^24 (16.8 million), or 16 for each byte of the
+            file if that is more.
 
     Returns:
         Planes of float32 on the CPU.
@@ -33,18 +37,20 @@ def read_jpeg(source: str | Path | bytes | bytearray | memoryview, *, upright: b
     Raises:
         ArgumentError: `source` is neither a path nor bytes.
         DataError: the file cannot be read, is no JPEG, is truncated or damaged anywhere up to the end of its picture,
-            is larger than 178,956,970 pixels, or is of another kind (CMYK, YCCK, RGB, 12 bits, lossless, arithmetic
+            has more pixels than allowed, or is of another kind (CMYK, YCCK, RGB, 12 bits, lossless, arithmetic
             coding). Damage that leaves a valid file cannot be noticed: JPEG has no checksum.
         MissingExtraError: numba is not installed.
     """
     data, name = _content(source)
     try:
-        markers = read_markers(data)
+        markers = read_markers(data, max_pixels=max_pixels)
         blocks = decode(data, markers)
     except DataError as error:
         raise DataError(f"cannot use {name}: {error}") from error
     luma, *chroma = (_dequantized(plane, table) for plane, table in zip(blocks, markers.quantization, strict=True))
     blue, red = chroma or (None, None)
+    if markers.sampling is None:
+        raise ArgumentError("coefficients of any colours cannot be taken apart")
     picture = JpegCoefficients(
         luma,
         blue,

@@ -1,20 +1,17 @@
 """Folders of JPEG files as what a network takes, made in the workers of a `torch.utils.data.DataLoader`."""
 
-import functools
-import io
+import logging
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
-from tailcut.errors import ArgumentError, DataError, MissingExtraError
+from tailcut.errors import ArgumentError, DataError, MissingExtraError, first_line
 from tailcut.inputs.augmentation import (
     FLIPPED_COLUMNS,
     FLIPPED_ROWS,
@@ -27,13 +24,17 @@ from tailcut.inputs.augmentation import (
 from tailcut.inputs.block_dct import BlockDCT
 from tailcut.inputs.coefficients import JpegCoefficients
 from tailcut.inputs.compiled import CompiledTransform, is_installed
+from tailcut.inputs.decoding import Decode, decode_with_pillow, simplejpeg_decoder
 from tailcut.inputs.jpeg import read_jpeg
-from tailcut.inputs.jpeg_markers import read_outline
+from tailcut.jpeg.limits import check_max_pixels
+from tailcut.jpeg.markers import read_outline
 from tailcut.transform.block import BLOCK_SIZE
+
+logger = logging.getLogger(__name__)
 
 Source = Literal["pixels", "coefficients"]
 Decoder = Literal["simplejpeg", "pillow"]
-Decode = Callable[[bytes, tuple[int, int], int], np.ndarray]
+OnError = Literal["raise", "skip"]
 Region = tuple[int, int, int, int]  # top, left, height, width
 
 SUFFIXES = (".jpg", ".jpeg")
@@ -76,11 +77,16 @@ class JpegFolder(torch.utils.data.Dataset[tuple[Tensor, int]]):
             level or two of difference.
         augment: take random parts and flip.
         dtype: type of the channels.
+        on_error: what becomes of files that cannot be read: "raise" ends in an error; "skip" leaves them out of
+            their batches, which are then smaller, and notes them in `skipped`. A single item still ends in an error.
+        max_pixels: the most pixels of a picture; see `read_jpeg`.
 
     Attributes:
         files: the paths, in order: folder by folder, by name.
         labels: the class of each.
         class_names: the folders' names, sorted.
+        skipped: by the positions of the files that were left out: why. Batches of `loader` bring them here from its
+            workers; another `DataLoader` keeps them there.
 
     Raises:
         ArgumentError: an argument is none of these.
@@ -99,8 +105,11 @@ class JpegFolder(torch.utils.data.Dataset[tuple[Tensor, int]]):
         approximate: bool = False,
         augment: bool = False,
         dtype: torch.dtype = torch.float32,
+        on_error: OnError = "raise",
+        max_pixels: int | None = None,
     ) -> None:
-        for value, name, known in ((source, "source", Source), (decoder, "decoder", Decoder)):
+        choices = ((source, "source", Source), (decoder, "decoder", Decoder), (on_error, "on_error", OnError))
+        for value, name, known in choices:
             if value not in get_args(known):
                 raise ArgumentError(f"{name} must be {' or '.join(map(repr, get_args(known)))}, got {value!r}")
         self.size = (size, size) if isinstance(size, int) else size
@@ -111,15 +120,18 @@ class JpegFolder(torch.utils.data.Dataset[tuple[Tensor, int]]):
             raise ArgumentError("coefficients need a transform; pictures come from source='pixels'")
         if not dtype.is_floating_point:
             raise ArgumentError(f"dtype must be floating point, got {dtype}")
+        check_max_pixels(max_pixels)
+        self.on_error, self.max_pixels = on_error, max_pixels
+        self.skipped: dict[int, str] = {}
         self.files, self.labels, self.class_names = _files_of(Path(root))
         self.transform, self.source, self.augment, self.dtype = transform, source, augment, dtype
         is_whole = all(side % BLOCK_SIZE == 0 for side in self.size)
         self._compiled = CompiledTransform(transform) if transform is not None and is_whole and is_installed() else None
-        self._decode: Decode = _decode_with_pillow
+        self._decode: Decode = decode_with_pillow
         if source == "coefficients" and not is_installed():
             raise MissingExtraError("reading the coefficients of JPEG files", "numba", "jpeg")
         if source == "pixels" and decoder == "simplejpeg":
-            self._decode = _simplejpeg_decoder(approximate)
+            self._decode = simplejpeg_decoder(approximate)
 
     def __len__(self) -> int:
         """The number of files."""
@@ -146,6 +158,23 @@ class JpegFolder(torch.utils.data.Dataset[tuple[Tensor, int]]):
             raise DataError(f"{path}: {error}") from error
         return item, self.labels[index]
 
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
+        """The items of a batch, as a `DataLoader` asks for them: without those that are left out.
+
+        Raises:
+            IndexError: there is no such file.
+            DataError: a file cannot be read, and none is to be left out.
+        """
+        items = []
+        for index in indices:
+            try:
+                items.append(self[index])
+            except DataError as error:
+                if self.on_error == "raise":
+                    raise
+                self.skipped[index] = first_line(error)
+        return items
+
     @property
     def item_shape(self) -> tuple[int, int, int]:
         """Shape of what stands for a picture."""
@@ -161,7 +190,7 @@ class JpegFolder(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
     @torch.no_grad()
     def _from_pixels(self, data: bytes) -> Tensor:
-        stored, orientation = read_outline(data)
+        stored, orientation = read_outline(data, max_pixels=self.max_pixels)
         height, width = reversed(stored) if orientation in TRANSPOSED else stored
         region = _random_region(height, width) if self.augment else _central_region(height, width, self.size)
         # The smallest decoded picture whose region is still as large as wanted.
@@ -181,7 +210,7 @@ class JpegFolder(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
     @torch.no_grad()
     def _from_coefficients(self, data: bytes) -> Tensor:
-        picture = read_jpeg(data)
+        picture = read_jpeg(data, max_pixels=self.max_pixels)
         scale = min(side / wanted for side, wanted in zip(picture.size, self.size, strict=True))
         num_halvings = math.floor(math.log2(scale))  # or doublings, below 0
         # What is not shown is not resized.
@@ -223,6 +252,9 @@ def loader(
 ) -> DataLoader[tuple[Tensor, int]]:
     """Batches of a folder: (batch, n, blocks_h, blocks_w) and int64 classes (batch,).
 
+    Of a folder that leaves out what cannot be read, batches are smaller by that, and none is empty; at the end of each
+    pass a warning is logged that counts what was left out so far.
+
     Args:
         dataset: the folder.
         batch_size: pictures in a batch.
@@ -233,7 +265,7 @@ def loader(
         seed: of the order and of `augment` in workers; torch's global generator when None.
     """
     generator = None if seed is None else torch.Generator().manual_seed(seed)
-    return DataLoader(
+    return _Loader(
         dataset,
         batch_size,
         shuffle=shuffle,
@@ -242,7 +274,34 @@ def loader(
         pin_memory=pin_memory,
         persistent_workers=num_workers > 0,
         generator=generator,
+        collate_fn=_Collate(dataset),
     )
+
+
+class _Collate:
+    """Stacks items; with them goes what this process left out, which the process that trains is to know."""
+
+    def __init__(self, dataset: JpegFolder) -> None:
+        self._dataset = dataset
+
+    def __call__(self, items: list[tuple[Tensor, int]]) -> Any:
+        return default_collate(items) if items else None, dict(self._dataset.skipped)
+
+
+class _Loader(DataLoader[tuple[Tensor, int]]):
+    """A `DataLoader` of a `JpegFolder`, which passes on what was left out, and no empty batches."""
+
+    def __iter__(self) -> Any:
+        folder: Any = self.dataset
+        for batch, skipped in super().__iter__():
+            folder.skipped.update(skipped)
+            if batch is not None:
+                yield batch
+        if folder.skipped:
+            first = next(iter(folder.skipped.values()))
+            logger.warning(
+                "left out %s of %s pictures that cannot be read: %s ...", len(folder.skipped), len(folder), first
+            )
 
 
 def turned_upright(pixels: Tensor, orientation: int) -> Tensor:
@@ -250,43 +309,6 @@ def turned_upright(pixels: Tensor, orientation: int) -> Tensor:
     turned = pixels.transpose(-2, -1) if orientation in TRANSPOSED else pixels
     axes = [axis for axis, orientations in ((-1, FLIPPED_COLUMNS), (-2, FLIPPED_ROWS)) if orientation in orientations]
     return turned.flip(axes) if axes else turned
-
-
-def _simplejpeg_decoder(approximate: bool) -> Decode:
-    try:
-        from simplejpeg import decode_jpeg
-    except ImportError as error:
-        raise MissingExtraError("decoding by simplejpeg", "simplejpeg", "jpeg") from error
-    return functools.partial(_decode_with_simplejpeg, decode_jpeg, approximate)
-
-
-def _decode_with_simplejpeg(
-    decode_jpeg: Any, approximate: bool, data: bytes, size: tuple[int, int], divisor: int
-) -> np.ndarray:
-    """Decode a file of (height, width) pixels, made smaller by 1, 2, 4 or 8: uint8 (height, width, 3), rounded up."""
-    try:
-        pixels: np.ndarray = decode_jpeg(
-            data,
-            fastdct=approximate,
-            fastupsample=approximate,
-            min_height=math.ceil(size[0] / divisor),
-            min_width=math.ceil(size[1] / divisor),
-            min_factor=divisor,
-        )
-    except ValueError as error:
-        raise DataError(f"cannot be decoded: {error}") from error
-    return pixels
-
-
-def _decode_with_pillow(data: bytes, size: tuple[int, int], divisor: int) -> np.ndarray:
-    """As `_decode_with_simplejpeg`."""
-    try:
-        with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
-            # Pillow takes the largest divisor that leaves at least so many pixels.
-            image.draft(None, (max(1, size[1] // divisor), max(1, size[0] // divisor)))
-            return np.array(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"cannot be decoded: {error}") from error
 
 
 def _central_region(height: int, width: int, size: tuple[int, int]) -> Region:

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from tailcut.compiling import compile_loop
+
 Array = np.ndarray[Any, Any]
 Loop = TypeVar("Loop", bound=Callable[..., None])
 
@@ -25,8 +27,7 @@ NUMBERS = 64
 
 def _compiled(loop: Loop) -> Loop:
     """Compile at the first call; sums may be reordered, but NaN and infinity are kept."""
-    compiled: Loop = _numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc"})(loop)
-    return compiled
+    return compile_loop(loop, fastmath={"contract", "reassoc"})
 
 
 def _inner(loop: Loop) -> Loop:

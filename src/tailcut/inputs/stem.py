@@ -19,7 +19,7 @@ from tailcut.inputs.stem_trace import trial_copy
 from tailcut.inputs.stem_trial import found, noise
 from tailcut.inputs.strides import first_kept_module, is_known, stride_settings
 from tailcut.printing import Report, table
-from tailcut.structure import Edit, add_edit, base_of, family, record_of
+from tailcut.structure import Edit, add_edit, base_of, example_shape, family, picture_size, record_of
 from tailcut.transform.block import BLOCK_SIZE
 
 _log = logging.getLogger(__name__)
@@ -194,6 +194,21 @@ def example_of(model: nn.Module) -> Tensor:
     base = base_of(model)
     shape = EXAMPLE_SHAPE if base is None else family(base.name).example_shape(**base.arguments)
     return noise(shape, rebuilding.like_model(model))
+
+
+def picture_shape(model: nn.Module) -> tuple[int, int, int] | None:
+    """(channels, height, width) of the pictures that a registered network reads, through its transform if it has one.
+
+    The size is the one it was told (`tailcut.inputs.picture_size`), or else its family's. None for a user's own class,
+    and for a network that takes no pictures. The model is not changed.
+    """
+    shape = example_shape(model)
+    if shape is None or len(shape) != 4:
+        return None
+    _, channels, height, width = shape
+    if transform_of(model) is not None:
+        channels, height, width = 3, BLOCK_SIZE * height, BLOCK_SIZE * width
+    return channels, *(picture_size(model) or (height, width))
 
 
 def make(model: nn.Module, edit: Edit, transform: InputTransform) -> None:

@@ -1,8 +1,11 @@
-"""Network families, one per file; importing this package registers them for `create_model` and for files.
+"""Network families, one per file; importing this package imports each file, which registers its networks.
 
 But for the LeNets and the UNet, activations are modules, each used once and none in place: hooks see what every
 layer gives, and any part can be replaced by another.
 """
+
+import importlib
+import pkgutil
 
 from tailcut.models.alexnet import AlexNet as AlexNet
 from tailcut.models.dcgan import DCGANDiscriminator as DCGANDiscriminator
@@ -28,3 +31,6 @@ from tailcut.models.vgg import vgg16_bn as vgg16_bn
 from tailcut.models.vgg_cifar import vgg16_bn_cifar as vgg16_bn_cifar
 from tailcut.models.vgg_cifar import vgg19_bn_cifar as vgg19_bn_cifar
 from tailcut.models.vit import VisionTransformer as VisionTransformer
+
+for _module in pkgutil.iter_modules(__path__, f"{__name__}."):
+    importlib.import_module(_module.name)

@@ -13,8 +13,10 @@ from tailcut.errors import ArgumentError, DataError, FormatError, MissingExtraEr
 from tailcut.format import InspectReport, inspect, load, resolve
 from tailcut.format.load import read_contents
 from tailcut.format.zoo import PREFIX
+from tailcut.inputs import transform_of
 from tailcut.runs import Result, Run, packed_network, read_result
-from tailcut.structure import edit_kind, example_shape
+from tailcut.structure import check_pixels, edit_kind, example_shape, picture_size
+from tailcut.transform.block import BLOCK_SIZE
 
 
 @dataclass(frozen=True)
@@ -91,11 +93,16 @@ def edit_names(source: str | Path) -> list[str]:
 
 
 def example_input(model: nn.Module, num: int = 1) -> Tensor | None:
-    """Random inputs of the example's shape, the same in every call; None for a user's own class.
+    """Random inputs of the shape that the network was trained on, the same in every call; None for a user's own class.
+
+    Of pictures that is the size that it was told (`tailcut.inputs.picture_size`), else its family's.
 
     Args:
         model: a network; not changed.
         num: how many.
+
+    Raises:
+        LimitError: it was told a size beyond `tailcut.structure.MAX_PIXELS`.
 
     Returns:
         (num, ...): standard normal numbers for vectors (the codes of generators), else numbers of 0 to 1 (pixels).
@@ -103,6 +110,12 @@ def example_input(model: nn.Module, num: int = 1) -> Tensor | None:
     shape = example_shape(model)
     if shape is None:
         return None
+    size = picture_size(model)
+    if size is not None and len(shape) == 4:
+        # Frequency channels are smaller than the pictures by the side of a block.
+        factor = 1 if transform_of(model) is None else BLOCK_SIZE
+        check_pixels(model, size)
+        shape = (*shape[:2], *(max(1, side // factor) for side in size))
     draw = torch.rand if len(shape) > 2 else torch.randn
     # Several inputs begin with the same ones as fewer do: the numbers are drawn one after another.
     return draw(num, *shape[1:], generator=torch.Generator().manual_seed(0))

@@ -67,9 +67,17 @@ def axis_roles(model: nn.Module) -> Mapping[str, tuple[str, ...]]:
     roles = {}
     for path, module in model.named_modules():
         layer = find_layer(module)
-        for name, axes in ({} if layer is None else layer.weights).items():
-            roles[f"{path}.{name}" if path else name] = axes
+        for name in _parameter_names(module):
+            axes = None if layer is None else layer.roles(name)
+            if axes is not None:
+                roles[f"{path}.{name}" if path else name] = axes
     return roles
+
+
+def _parameter_names(module: nn.Module) -> list[str]:
+    """Also of those that became coefficients."""
+    lists = module._modules.get("parametrizations")
+    return [*module._parameters, *([] if lists is None else lists._modules)]
 
 
 def spectrum_figure(name: str, energies: Mapping[int, Tensor], roles: Sequence[str]) -> Element:

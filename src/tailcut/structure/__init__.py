@@ -11,6 +11,8 @@ from tailcut.structure.picture_size import SIZE_KEY as SIZE_KEY
 from tailcut.structure.picture_size import is_size as is_size
 from tailcut.structure.picture_size import picture_size as picture_size
 from tailcut.structure.picture_size import set_picture_size as set_picture_size
+from tailcut.structure.pixel_cap import MAX_PIXELS as MAX_PIXELS
+from tailcut.structure.pixel_cap import check_pixels as check_pixels
 from tailcut.structure.record import Base as Base
 from tailcut.structure.record import Coefficients as Coefficients
 from tailcut.structure.record import Edit as Edit
@@ -29,6 +31,7 @@ from tailcut.structure.registry import family as family
 from tailcut.structure.registry import model_names as model_names
 from tailcut.structure.registry import register_model as register_model
 from tailcut.structure.views import NetworkView as NetworkView
+from tailcut.structure.views import check_module as check_module
 from tailcut.structure.views import source_of as source_of
 from tailcut.structure.views import view_in as view_in
 from tailcut.structure.views import with_children as with_children

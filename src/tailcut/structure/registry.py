@@ -20,6 +20,9 @@ MAX_INTEGER_ARGUMENT = 1 << 24
 MAX_NAME_LENGTH = 64
 _NAME = re.compile(rf"[a-z0-9][a-z0-9._-]{{0,{MAX_NAME_LENGTH - 1}}}")
 
+# The command line says what to do there in its place.
+UNKNOWN_ADVICE = "for one of your own import the module that registers it (tailcut.register_model) first"
+
 Built = TypeVar("Built", bound=Callable[..., nn.Module])
 
 _families: dict[str, "ModelFamily"] = {}
@@ -119,7 +122,7 @@ def create_model(name: str, /, **arguments: Value) -> nn.Module:
 def family(name: str) -> ModelFamily:
     """The registered family of that name; `ArgumentError` lists the known ones."""
     if name not in _families:
-        raise ArgumentError(f"unknown model {name!r}; registered: {', '.join(model_names())}")
+        raise ArgumentError(f"unknown model {name!r}; registered: {', '.join(model_names())}; {UNKNOWN_ADVICE}")
     return _families[name]
 
 

@@ -4,11 +4,21 @@ from collections.abc import Callable
 
 from torch import nn
 
+from tailcut.errors import ArgumentError
+
 
 class NetworkView(nn.Module):
     """A way to run another network, its `source`, with which it shares all state; files hold the source."""
 
     source: nn.Module
+
+
+def check_module(what: str, model: object) -> None:
+    """Raise `ArgumentError`, which begins with `what` was called, unless `model` is a network."""
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        raise ArgumentError(f"{what}: expected a network, got its class; make one: {model.__name__}(...)")
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(f"{what}: expected a network (a torch.nn.Module), got {type(model).__name__}")
 
 
 def source_of(model: nn.Module) -> nn.Module:

@@ -23,6 +23,7 @@ logger = logging.getLogger("tailcut.training")
 
 ONE_CYCLE_START = 1 / 25
 PAPER_RATE = 0.01
+FEW_STEPS = 50  # in a whole run
 
 
 def build_model(recipe: Recipe, start: nn.Module | None = None) -> nn.Module:
@@ -162,7 +163,23 @@ def check_data(recipe: Recipe, train: Dataset, num_processes: int) -> int:
     masks = train.task == "segmentation"
     if masks != (recipe.training.loss == "dice_bce") and not masks:
         raise RecipeError(f"training.loss: {recipe.training.loss} is for masks; {recipe.data.name} has classes")
-    return len(train) // size
+    num_steps = len(train) // size
+    _warn_of_few_steps(recipe, num_steps)
+    return num_steps
+
+
+def _warn_of_few_steps(recipe: Recipe, num_steps: int) -> None:
+    """Say that a fresh network will hardly learn in so few steps, which is easily overlooked with few pictures."""
+    all_steps = recipe.training.epochs * num_steps
+    if recipe.start is None and 0 < all_steps < FEW_STEPS:
+        logger.warning(
+            "%d epochs of %d steps are %d steps in all, in which a network learns little: a smaller data.batch_size "
+            "(here %d) or more training.epochs give more",
+            recipe.training.epochs,
+            num_steps,
+            all_steps,
+            recipe.data.batch_size,
+        )
 
 
 def hold_out(recipe: Recipe, dataset: Dataset) -> tuple[Dataset, Dataset | None]:

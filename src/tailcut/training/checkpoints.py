@@ -1,65 +1,80 @@
 """Checkpoints: all that a run needs to go on, in files that are read without running code.
 
-A checkpoint is a dict of tensors and plain values, written by `torch.save` and read with `weights_only=True`.
+A checkpoint is a dict of tensors and plain values, written by `torch.save` and read with `weights_only=True`. A digest
+of the whole file stands at its end (see `sealing`) and is checked before anything is used.
 """
 
 import logging
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tailcut.errors import DataError
-from tailcut.files import atomic_write
+from tailcut.errors import DataError, first_line
+from tailcut.files import atomic_write, rename
 from tailcut.format.checkpoints import read_torch_file
 from tailcut.runs import Run
+from tailcut.training.sealing import check_members, is_sealed, save_sealed
 
-VERSION = 1
+VERSION = 2
+UNSEALED_VERSION = 1  # the same content without a digest
 _NO_GAUSS = float("nan")
+# What torch, numpy and Python raise for states that are none, or of something else.
+_TORN = (KeyError, IndexError, TypeError, ValueError, OverflowError, RuntimeError)
 
 logger = logging.getLogger("tailcut.training")
 
 
 def write_checkpoint(run: Run, state: Mapping[str, Any]) -> None:
     """Write the newest checkpoint; the one before stays as `previous`. At any moment one of them is whole."""
+    run.checkpoints.mkdir(exist_ok=True)
     with atomic_write(run.last_checkpoint) as file:
-        _save(state, file)
+        save_sealed({"version": VERSION, **state}, file)
         file.flush()
         os.fsync(file.fileno())  # the new one must be whole before the old one gives up its name
         if run.last_checkpoint.exists():
-            run.last_checkpoint.replace(run.previous_checkpoint)
-
-
-def _save(state: Mapping[str, Any], file: IO[bytes]) -> None:
-    try:
-        torch.save({"version": VERSION, **state}, file)
-    except RuntimeError as error:  # torch's own end of a file hides why it could not be written: the disk is full
-        if isinstance(error.__context__, OSError):
-            raise error.__context__ from None
-        raise
+            rename(run.last_checkpoint, run.previous_checkpoint)
 
 
 def newest_checkpoint(run: Run) -> tuple[Path, dict[str, Any]] | None:
     """The newest checkpoint of a run that can be read, and its file; None if the run has none.
 
+    Where that is the one before the last, a warning says why.
+
     Raises:
         DataError: there are checkpoints, but none can be read.
     """
-    errors = []
+    errors: list[str] = []
     for path in (run.last_checkpoint, run.previous_checkpoint):
         if path.is_file():
             try:
-                return path, read_checkpoint(path)
+                state = read_checkpoint(path)
             except DataError as error:
                 errors.append(str(error))
+                continue
+            if errors:
+                logger.warning("%s; the one before is taken, %s after epoch %d", errors[0], path.name, state["epoch"])
+            return path, state
     if errors:
-        raise DataError("; ".join(errors))
+        raise DataError(
+            f"{'; '.join(errors)}. No checkpoint of {run.path} can be read, so it cannot go on: train in another folder"
+        )
     return None
+
+
+def put_aside_damaged(run: Run) -> None:
+    """Give the last checkpoint, which could not be read, another name.
+
+    Else the next one would put it in the place of the one before, which can be read.
+    """
+    if run.last_checkpoint.is_file():
+        rename(run.last_checkpoint, run.damaged_checkpoint)
 
 
 def remove_unfinished(run: Run) -> None:
@@ -73,17 +88,61 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read one checkpoint, its tensors to the CPU, without running any code in it.
 
     Raises:
-        DataError: the file is damaged or no checkpoint of a Tailcut run.
+        DataError: the file is damaged or no checkpoint of a Tailcut run, or something in it is missing or of another
+            kind.
     """
-    state = read_torch_file(path)
+    sealed = is_sealed(path)
+    try:
+        state = read_torch_file(path)
+    except DataError as error:  # whose advice is for files of the user's own
+        raise DataError(f"cannot read {path}: it is damaged, or was not written by a training") from error
     if not is_checkpoint(state):
         raise DataError(f"{path} is no checkpoint of a Tailcut run")
-    if state["version"] != VERSION:
+    version = state["version"]
+    if version not in (UNSEALED_VERSION, VERSION):
         raise DataError(
-            f"{path} was written by another version of Tailcut (checkpoint version {state['version']}, "
-            f"this one reads {VERSION}); finish the run with that version"
+            f"{path} was written by another version of Tailcut (checkpoint version {str(version)[:20]}, "
+            f"this one reads {UNSEALED_VERSION} and {VERSION}); finish the run with that version"
         )
+    if version == UNSEALED_VERSION:
+        check_members(path)
+    elif not sealed:
+        raise DataError(f"{path} is damaged: its digest is missing")
+    _check_content(state, path)
     return dict(state)
+
+
+def _check_content(state: Mapping[str, Any], path: Path) -> None:
+    """Raise `DataError` if something that a run goes on from is missing or of another kind."""
+    for key, (fits, expected) in _PARTS.items():
+        if key not in state or not fits(state[key]):
+            found = f"found {str(state[key])[:40]!r}" if key in state else "it is missing"
+            raise DataError(f"{path} is no whole checkpoint: {key!r} must be {expected}, {found}")
+    if len(state["lines"]) != state["epoch"]:
+        raise DataError(
+            f"{path} is no whole checkpoint: it is of epoch {state['epoch']}, with the figures of {len(state['lines'])}"
+        )
+    try:
+        for row in range(max(1, len(state["random"]["torch"]))):
+            _parsed({name: value[row] for name, value in state["random"].items()})
+    except _TORN as error:
+        raise DataError(f"{path} is no whole checkpoint: its random state is none: {first_line(error)}") from error
+
+
+@contextmanager
+def applying(path: Path) -> Iterator[None]:
+    """Within the block a checkpoint is given to the parts of a run; what they refuse becomes one clear error.
+
+    Raises:
+        DataError: the checkpoint is of another network or optimiser.
+    """
+    try:
+        yield
+    except (*_TORN, AttributeError) as error:
+        raise DataError(
+            f"{path} does not fit the recipe of its run ({type(error).__name__}: {first_line(error)}); train in "
+            "another folder"
+        ) from error
 
 
 def is_checkpoint(content: Any) -> bool:
@@ -120,12 +179,64 @@ def random_state() -> dict[str, Tensor]:
 
 def set_random_state(state: Mapping[str, Tensor]) -> None:
     """Put back what `random_state` gave; a generator that this machine lacks is left out."""
-    *integers, gauss = state["python"].tolist()
-    random.setstate((3, tuple(int(value) for value in integers), None if gauss != gauss else gauss))
-    *key, position, has_gauss, numpy_gauss = state["numpy"].tolist()
-    words = np.array(key, dtype=np.uint32)
-    np.random.set_state(("MT19937", words, int(position), int(has_gauss), numpy_gauss))
-    # Copies: torch reads from the beginning of the storage, where a row of several states is not.
-    torch.set_rng_state(state["torch"].cpu().clone())
+    python, numpy, generator = _parsed(state)
+    random.setstate(python.getstate())
+    np.random.set_state(numpy.get_state())
+    torch.set_rng_state(generator.get_state())
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].cpu().clone())
+
+
+def _parsed(state: Mapping[str, Tensor]) -> tuple[random.Random, np.random.RandomState, torch.Generator]:
+    """Generators in these states, which are no global ones. Raises one of `_TORN` if a state is none."""
+    *integers, gauss = state["python"].tolist()
+    python = random.Random()  # noqa: S311  # the state of whatever the user draws
+    python.setstate((3, tuple(int(value) for value in integers), None if gauss != gauss else gauss))
+    *key, position, has_gauss, numpy_gauss = state["numpy"].tolist()
+    words = np.array(key, dtype=np.uint32)
+    numpy = np.random.RandomState()
+    numpy.set_state(("MT19937", words, int(position), int(has_gauss), numpy_gauss))
+    generator = torch.Generator()
+    # Copies: torch reads from the beginning of the storage, where a row of several states is not.
+    generator.set_state(state["torch"].cpu().clone())
+    return python, numpy, generator
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value > 0
+
+
+def _has_tensors(value: object) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(item, Tensor) for item in value.values())
+
+
+def _has_lines(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(line, dict) and isinstance(line.get("seconds"), int | float) for line in value
+    )
+
+
+def _has_random_states(value: object) -> bool:
+    return isinstance(value, Mapping) and _has_tensors(value) and {"python", "numpy", "torch"} <= value.keys()
+
+
+def _is_mapping(value: object) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _may_be_mapping(value: object) -> bool:
+    return value is None or isinstance(value, Mapping)
+
+
+# What a checkpoint holds beside its version and recipe, and the words for it.
+_PARTS: dict[str, tuple[Callable[[object], bool], str]] = {
+    "epoch": (_is_count, "the number of finished epochs"),
+    "lines": (_has_lines, "the figures of the epochs"),
+    "num_threads": (_is_count, "a number of threads"),
+    "model": (_has_tensors, "tensors by name"),
+    "optimizer": (_is_mapping, "the optimiser's state"),
+    "schedule": (_may_be_mapping, "the schedule's state, or none"),
+    "average": (_may_be_mapping, "the averages, or none"),
+    "scaler": (_is_mapping, "the state of the precision"),
+    "random": (_has_random_states, "the states of the random number generators"),
+}

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from tailcut import structure
-from tailcut.data import read_picture
+from tailcut.data import leave_out, read_picture
 from tailcut.data.coco_categories import CATEGORIES, NUM_CLASSES
-from tailcut.errors import ArgumentError
+from tailcut.errors import ArgumentError, DataError, first_line
 from tailcut.files import write_atomically
 from tailcut.format import load
 from tailcut.format.load import read_contents
@@ -37,6 +37,7 @@ class PredictObjectsReport(PredictReport):
         predictions: one dict per picture: `picture`, `drawing` (the file; None without a folder) and `objects`, the
             surest first: `class` (its number), `name`, `probability` and `box` (left, top, right, bottom in pixels).
         seconds: time of it all.
+        skipped: `picture` and `reason` of those that were left out since they cannot be read.
     """
 
     def __str__(self) -> str:
@@ -98,7 +99,7 @@ def predict_objects(
 
     Raises:
         ArgumentError: the model is no detector, the names are too few, or two drawings would have one name.
-        DataError: a picture cannot be read.
+        DataError: a picture cannot be read; within `tailcut.data.reading(on_error="skip")` it is left out instead.
     """
     start = time.perf_counter()
     network = runnable(model, device, dense=True)
@@ -111,10 +112,15 @@ def predict_objects(
         raise ArgumentError(f"the detector has {network.num_classes} classes, but there are {len(names)} names")
     paths, folder = [Path(picture) for picture in pictures], prepare_folder(out)
     drawings = {} if folder is None else _drawing_paths(paths, folder)
-    predictions = []
+    predictions, skipped = [], []
     with live_progress(progress, "pictures", len(paths), interval=PROGRESS_INTERVAL) as bar, torch.inference_mode():
         for number, path in enumerate(paths, start=1):
-            picture = read_picture(path, channels=3)[0]
+            try:
+                picture = read_picture(path, channels=3)[0]
+            except DataError as error:
+                leave_out(path, error)
+                skipped.append({"picture": str(path), "reason": first_line(error)})
+                continue
             (found,) = network([picture.to(device)])
             kept = {key: value[found["scores"] >= least_score].cpu() for key, value in found.items()}
             if path in drawings:
@@ -122,7 +128,7 @@ def predict_objects(
             drawing = str(drawings[path]) if path in drawings else None
             predictions.append({"picture": str(path), "drawing": drawing, "objects": _objects(kept, names)})
             bar.show(number)
-    report = PredictObjectsReport(name, "detection", predictions, time.perf_counter() - start)
+    report = PredictObjectsReport(name, "detection", predictions, time.perf_counter() - start, skipped)
     if folder is not None:
         write_atomically(folder / TABLE_FILE, report.to_json() + "\n")
     return report

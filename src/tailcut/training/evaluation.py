@@ -18,8 +18,9 @@ from tailcut.errors import ArgumentError, TailcutError, first_line
 from tailcut.execution import fuse
 from tailcut.format import load
 from tailcut.printing import Report, figure_text, table
+from tailcut.structure import MAX_PIXELS, check_pixels
 from tailcut.training.interruption import is_lost_connection
-from tailcut.training.metrics import METRICS, StreamingMean, metrics_for
+from tailcut.training.metrics import METRICS, ClassCounts, StreamingMean, metrics_for
 from tailcut.training.naming import check_class_names
 from tailcut.training.progress import live_progress
 from tailcut.training.reading import reader_of
@@ -102,6 +103,7 @@ def evaluate_file(
     download: bool = False,
     dense: bool = False,
     progress: bool = False,
+    max_pixels: int = MAX_PIXELS,
 ) -> EvaluateReport:
     """Evaluate a .tailcut file on a data set, by one process or by several that share the pictures.
 
@@ -116,9 +118,11 @@ def evaluate_file(
         download: fetch the data set if it lies nowhere.
         dense: see `runnable`.
         progress: show on standard error how far it is.
+        max_pixels: the most pixels of the pictures, as the network enlarges them if it does.
 
     Raises:
         FormatError: the file cannot be loaded.
+        LimitError: the network enlarges its pictures beyond that.
         ArgumentError: unknown data set or split, the network does not fit the pictures, or there are no such devices.
         DataNotFoundError: the data set lies nowhere.
     """
@@ -126,6 +130,7 @@ def evaluate_file(
     def measure(share: Share) -> EvaluateReport:
         model = load(file, device=str(share.device))
         dataset = open_dataset(data, split, roots=roots, download=download)
+        check_pixels(model, (0, 0), max_pixels)  # the data set's own pictures are the user's
         if uses_batch_statistics(model) and share.rank == 0:
             logger.info("batch norm of this network uses the statistics of each batch: one picture at a time")
         start = time.perf_counter()
@@ -136,6 +141,7 @@ def evaluate_file(
             share=share,
             dense=dense,
             progress=progress and share.rank == 0,
+            warn=True,
         )
         seconds = time.perf_counter() - start
         return EvaluateReport(str(file), dataset.name, dataset.split, len(dataset), metrics, seconds)
@@ -180,6 +186,7 @@ def evaluate(
     share: Share = ALONE,
     dense: bool = False,
     progress: bool = False,
+    warn: bool = False,
 ) -> dict[str, float]:
     """The metrics of a network on a data set. The model is not changed: a copy of it is evaluated.
 
@@ -191,6 +198,7 @@ def evaluate(
         share: where to run, and which part of the work.
         dense: see `runnable`.
         progress: show on standard error how far it is.
+        warn: log a warning if pictures of several classes all get the same one.
 
     Returns:
         `{"accuracy": 0..1}` for classes, from 100 classes on `top5_accuracy` too; `{"dice": 0..1}` (mean over
@@ -212,6 +220,7 @@ def evaluate(
         raise ArgumentError(f"{dataset.name} has boxes of objects: evaluate_detector measures detectors on it")
     figures = metrics_for(dataset.task, dataset.num_classes)
     means = {name: StreamingMean() for name in figures}
+    classes = ClassCounts(dataset.num_classes) if warn and dataset.task == "classification" else None
     starts = range(0, len(dataset), batch_size)
     with live_progress(progress, "pictures", len(dataset), interval=PROGRESS_INTERVAL) as bar:
         for start in starts[share.rank :: share.num_processes]:
@@ -221,10 +230,26 @@ def evaluate(
             check_outputs(outputs, dataset)
             for name, figure in figures.items():
                 means[name].update(figure(outputs, targets.to(share.device)))
+            if classes is not None:
+                classes.update(outputs, targets)
             bar.show(stop)
     for mean in means.values():
         mean.state = share.total(mean.state)
+    if classes is not None:
+        classes.state = share.total(classes.state)
+        if share.rank == 0:
+            _warn_of_one_class(classes, dataset)
     return {name: mean.value() for name, mean in means.items()}
+
+
+def _warn_of_one_class(counts: ClassCounts, dataset: Dataset) -> None:
+    number = counts.only_class()
+    if number is not None:
+        name = "" if dataset.class_names is None else f" ({dataset.class_names[number]})"
+        logger.warning(
+            "the network gives all %d pictures of %s, split %s, the same class, %d%s: it tells nothing apart",
+            len(dataset), dataset.name, dataset.split, number, name,
+        )  # fmt: skip
 
 
 def runnable(model: nn.Module, device: torch.device | str, *, dense: bool = False) -> nn.Module:
@@ -255,7 +280,8 @@ def run_forward(model: nn.Module, pictures: Tensor) -> Tensor:
 
 
 # What layers of torch raise, and the checks that networks have of their own.
-_REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+_REFUSALS = (MemoryError, RuntimeError, ValueError, TypeError, IndexError, AssertionError)
 
 
 @contextmanager
@@ -277,7 +303,35 @@ def fitting(pictures: Tensor, made: str = "") -> Iterator[None]:
         if is_lost_connection(error):  # data parallel forwards share buffers first
             raise
         shape = tuple(pictures.shape)
+        if is_out_of_memory(error):
+            raise ArgumentError(_too_much_memory(pictures)) from error
         raise ArgumentError(f"the network cannot take pictures of shape {shape}{made}: {first_line(error)}") from error
+
+
+@contextmanager
+def within_memory(pictures: Tensor) -> Iterator[None]:
+    """Within the block, memory that is refused becomes one clear error.
+
+    Raises:
+        ArgumentError: these pictures need more memory than there is.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ArgumentError(_too_much_memory(pictures)) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this says that memory was asked for which there is not; torch says so of the CPU in words only."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in str(error) for words in _NO_MEMORY)
+
+
+def _too_much_memory(pictures: Tensor) -> str:
+    few = "fewer pictures at a time (batch_size, on the command line --batch-size) or " if len(pictures) > 1 else ""
+    shape = tuple(pictures.shape)
+    return f"there is not enough memory to run the network on pictures of shape {shape}: {few}smaller ones need less"
 
 
 def uses_batch_statistics(model: nn.Module) -> bool:

@@ -166,7 +166,7 @@ def load_experiment(name_or_path: str | Path) -> Experiment:
         experiment = Experiment.model_validate({"name": path.stem, **values})
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"cannot read the experiment {path}: {error}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise RecipeError(f"{path}: this is no TOML: {error}") from error
     except ValidationError as error:
         problems = [_problem(item) for item in error.errors(include_url=False)]

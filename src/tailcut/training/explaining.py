@@ -19,7 +19,7 @@ from tailcut.data import read_picture
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.format import load
 from tailcut.printing import Report, table
-from tailcut.structure import name_of
+from tailcut.structure import MAX_PIXELS, check_pixels, name_of
 from tailcut.training.evaluation import choose_device, runnable
 from tailcut.training.figures import new_figure, write_figure
 from tailcut.training.prediction import shown_class
@@ -154,6 +154,7 @@ def explain_files(
     layer: str | None = None,
     class_number: int | None = None,
     device: str = "auto",
+    max_pixels: int = MAX_PIXELS,
 ) -> ExplainReport:
     """Draw what the networks of .tailcut files (or `zoo:NAME`) see in a picture, side by side.
 
@@ -164,8 +165,10 @@ def explain_files(
         layer: see `grad_cam`.
         class_number: the class to explain; that which the first network finds likeliest when None.
         device: see `choose_device`.
+        max_pixels: the most pixels of the pictures that a network may ask for.
 
     Raises:
+        LimitError: a network asks for larger pictures.
         ArgumentError: a network takes no pictures, or as in `grad_cam`.
         DataError: the picture cannot be read.
         MissingExtraError: matplotlib is not installed.
@@ -178,7 +181,7 @@ def explain_files(
     number, explained = class_number, None
     for file in files:
         model = load(file, device=place)
-        pixels = _pixels(picture, model).to(place)
+        pixels = _pixels(picture, model, max_pixels).to(place)
         x = reader_of(model)(pixels)
         network = runnable(model, place, dense=True)
         own = grad_cam(network, x, layer=layer)
@@ -208,12 +211,13 @@ def _convolutions(network: nn.Module, layer: str | None) -> dict[str, nn.Module]
     return {layer: found[layer]}
 
 
-def _pixels(path: str | Path, model: nn.Module) -> Tensor:
+def _pixels(path: str | Path, model: nn.Module, max_pixels: int) -> Tensor:
     """The picture (1, channels, height, width) in the size that the network's family (or its edits) has as example."""
     shape = picture_shape(model)
     if shape is None:
         raise ArgumentError("explain needs a network of a registered family that takes pictures")
     channels, height, width = shape
+    check_pixels(model, (height, width), max_pixels)
     return read_picture(path, channels=channels, size=(height, width))
 
 

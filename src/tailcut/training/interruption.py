@@ -1,14 +1,16 @@
 """Ends before the end: Ctrl-C as a wish, other processes that are gone, and what is said to the user then."""
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 import torch
 
-from tailcut.errors import first_line
+from tailcut.errors import TailcutError, TrainingError, first_line
 from tailcut.runs import Run
 
 # What PyTorch raises where other processes are gone: a class of its own, or the words of Gloo in a RuntimeError.
@@ -67,7 +69,36 @@ def interrupted(run: Run, epoch: int, step: int) -> str:
     epochs = "1 finished epoch is" if epoch == 1 else f"{epoch} finished epochs are"
     saved = f"{epochs} saved in {run.path}" if epoch else "no epoch is finished yet"
     where = f"interrupted in epoch {epoch + 1}, step {step + 1}"
-    return f"{where}; {saved}: the same command with --resume goes on"
+    goes_on = "goes on" if epoch else "begins again"
+    return f"{where}; {saved}: the same command with --resume {goes_on}"
+
+
+@contextmanager
+def explaining_lost_places(run: Run) -> Iterator[None]:
+    """Within the block, a run folder that is gone or cannot be written becomes one clear error.
+
+    Raises:
+        TrainingError: in place of the error that came of it.
+    """
+    try:
+        yield
+    except (OSError, TailcutError) as error:
+        if not run.path.is_dir():
+            raise TrainingError(
+                f"the run folder {run.path} was deleted or moved while the training ran, so nothing more can be saved "
+                "there; put it back and go on with --resume, or train anew"
+            ) from error
+        if isinstance(error, TailcutError) or not _lies_in(error.filename, run.path):
+            raise
+        goes_on = "goes on after the last saved epoch" if run.has_checkpoint() else "begins again"
+        raise TrainingError(
+            f"cannot write {error.filename}: {error.strerror}. What was written before is whole: when this is mended, "
+            f"the same command with --resume {goes_on}"
+        ) from error
+
+
+def _lies_in(path: object, folder: Path) -> bool:
+    return isinstance(path, str | os.PathLike) and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def not_a_number(loss: float, epoch: int, step: int, lr: float) -> str:

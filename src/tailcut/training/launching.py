@@ -5,11 +5,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from tailcut.data import Roots
+from tailcut.data import Roots, reading
 from tailcut.errors import ArgumentError, MissingExtraError
 from tailcut.files import write_atomically
 from tailcut.runs import Result, Run
 from tailcut.training.checkpoints import remove_unfinished
+from tailcut.training.interruption import explaining_lost_places
 from tailcut.training.machines import Machines, is_first_process, make_fabric
 from tailcut.training.progress import log_to_file
 from tailcut.training.recipe import Recipe
@@ -81,9 +82,15 @@ def _run_session(
     command: str,
 ) -> Result:
     """What each process does."""
-    with log_to_file(run) if fabric.is_global_zero else nullcontext():
+    data = recipe.data
+    how = reading(on_error=data.on_error, strict=data.strict, max_pixels=data.max_pixels, place="recipe")
+    log = log_to_file(run) if fabric.is_global_zero else nullcontext()
+    with log, explaining_lost_places(run), how as settings:
         session = kind(recipe, run, fabric, roots=roots, download=download)
         if fabric.is_global_zero and not holds(run.recipe, recipe):  # else it may be the user's own, with comments
             write_atomically(run.recipe, to_toml(recipe))
         session.train_epochs(progress=progress)
-        return session.finish(command)
+        result = session.finish(command)
+        if fabric.is_global_zero:
+            settings.report()
+        return result

@@ -10,7 +10,6 @@ import logging
 import math
 import time
 from contextlib import nullcontext
-from functools import partial
 from typing import Any
 
 import torch
@@ -40,7 +39,9 @@ from tailcut.training.building import (
     set_precision,
 )
 from tailcut.training.checkpoints import (
+    applying,
     newest_checkpoint,
+    put_aside_damaged,
     random_state,
     say_resumed,
     set_random_state,
@@ -55,9 +56,10 @@ from tailcut.training.interruption import Interruption, interrupted, listen_for_
 from tailcut.training.losses import negative_elbo, total_loss
 from tailcut.training.machines import Machines as Machines
 from tailcut.training.naming import check_splits
+from tailcut.training.norms import batches_for_norms
 from tailcut.training.processes import Processes, share_of
 from tailcut.training.progress import Progress, epoch_line, live_progress
-from tailcut.training.reading import gate_penalty, has_gate, reader_of
+from tailcut.training.reading import gate_penalty, reader_of
 from tailcut.training.recipe import Recipe
 from tailcut.training.recipe_data import AugmentationSection
 from tailcut.training.recipe_files import to_toml
@@ -73,7 +75,6 @@ except ImportError as error:
     raise MissingExtraError("training", "lightning-fabric", "train") from error
 
 LINE_INTERVAL = 60.0  # seconds between two lines of progress where there is no terminal
-NORM_BATCHES = 20  # of inputs, on which statistics of batch norm are measured again
 LOSS_MEMORY = 0.98  # of the smoothed loss that the live bar shows
 
 logger = logging.getLogger("tailcut.training")
@@ -274,19 +275,10 @@ class Session(Processes):
         return ("test" if self.held_out is None else "validation"), metrics
 
     def _measure_norms_again(self) -> None:
-        """Statistics of batch norm (changes the model): if the recipe says so, or if what is evaluated did not train.
-
-        Gates: channels whose probability is a little below one half are open half of the time in training and never
-        in evaluation, where the statistics of training would be those of other inputs. Averages: the statistics are
-        those of the parameters before averaging (Izmailov et al., "Averaging Weights Leads to Wider Optima", 2018,
-        section 3).
-        """
-        size = self.recipe.data.batch_size
-        wanted = math.ceil(self.recipe.training.statistics_pictures / size)
-        if not wanted and (self.average is not None or has_gate(self.model)):
-            wanted = NORM_BATCHES
-        if wanted:
-            self._recalibrate(size, min(wanted, len(self.train_data) // size))
+        """Statistics of batch norm (changes the model), where those that training leaves do not fit."""
+        size, count = batches_for_norms(self.recipe, self.model, len(self.train_data))
+        if count:
+            self._recalibrate(size, count)
 
     def _recalibrate(self, size: int, count: int) -> None:
         """Measure the statistics on `count` batches of `size` inputs, the same in all processes."""
@@ -296,8 +288,10 @@ class Session(Processes):
     def _evaluate(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:
         section = self.recipe.generation or GenerationSection()
         generates = self.recipe.training.loss in GENERATIVE
-        measure = partial(evaluate_generator, num_samples=section.num_samples) if generates else evaluate
-        return measure(model, dataset, share=share_of(self.fabric))
+        if generates:
+            return evaluate_generator(model, dataset, num_samples=section.num_samples, share=share_of(self.fabric))
+        is_final = model is not self.model and dataset is self.test_data
+        return evaluate(model, dataset, share=share_of(self.fabric), warn=is_final)
 
     def _save(self) -> None:
         """Write a checkpoint and the metrics, on the first process."""
@@ -334,6 +328,16 @@ class Session(Processes):
         if found is None:
             return
         path, state = found
+        with applying(path):
+            self._apply(state)
+        if self.fabric.is_global_zero:
+            if path != self.run.last_checkpoint:
+                put_aside_damaged(self.run)
+            self._write_lines()
+            say_resumed(path, state)
+
+    def _apply(self, state: dict[str, Any]) -> None:
+        """Give the parts of the run the state of a checkpoint (changes them)."""
         self.model.load_state_dict(state["model"])
         if self.schedule is not None:
             self.schedule.load_state_dict(state["schedule"])
@@ -347,9 +351,6 @@ class Session(Processes):
         self.execution = state.get("execution", DENSE)  # there was only this once
         if self.fabric.global_rank < len(state["random"]["torch"]):
             set_random_state({name: value[self.fabric.global_rank] for name, value in state["random"].items()})
-        if self.fabric.is_global_zero:
-            self._write_lines()
-            say_resumed(path, state)
 
     def finish(self, command: str) -> Result:
         """Cut to the targets, pack, and evaluate the packed file (changes the model). Returns the result."""

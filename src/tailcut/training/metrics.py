@@ -139,3 +139,28 @@ class StreamingMean:
         if self.state[1] == 0:
             raise ArgumentError("the mean of no figures is not defined; update with at least one picture")
         return float(self.state[0] / self.state[1])
+
+
+class ClassCounts:
+    """How many pictures a network gives each class, and how many belong to it.
+
+    Args:
+        num_classes: of the data set.
+
+    Attributes:
+        state: float64 (2, num_classes), given and true; states of several processes may be added.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.state = torch.zeros(2, num_classes, dtype=torch.float64)
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Add a batch: outputs (batch, classes), targets int64 (batch,)."""
+        num_classes = self.state.shape[1]
+        for row, numbers in zip(self.state, (outputs.argmax(dim=1), targets), strict=True):
+            row += torch.bincount(numbers.cpu(), minlength=num_classes)
+
+    def only_class(self) -> int | None:
+        """The class that all pictures get though they are of several; None if they get several or are of one."""
+        given, true = (row.nonzero().flatten().tolist() for row in self.state)
+        return given[0] if len(given) == 1 and len(true) > 1 else None

@@ -15,14 +15,15 @@ from torch import Tensor, nn
 
 from tailcut.errors import ArgumentError, DataError
 from tailcut.files import write_atomically
-from tailcut.format import SaveReport, load, save
+from tailcut.format import SaveReport, load, write
 from tailcut.format.checkpoints import named_tensors, read_torch_file
-from tailcut.printing import Report
+from tailcut.printing import Report, sizes, table
 from tailcut.runs import Run
 from tailcut.structure import as_metadata, create_model, set_class_names, set_picture_size
 from tailcut.training.checkpoints import is_checkpoint, newest_checkpoint, read_checkpoint
-from tailcut.weights import regularize, to_dense
+from tailcut.weights import RegularizationReport, regularize, to_dense
 from tailcut.weights.attach import meaning_of
+from tailcut.weights.energy import percent, worth_a_warning
 
 VECTOR_PREFIX, VECTOR_SUFFIX = "parametrizations.", ".original"
 
@@ -55,6 +56,37 @@ class UnpackReport(Report):
         )
 
 
+@dataclass(frozen=True)
+class PackReport(SaveReport):
+    """What `pack` wrote, and what it cut from plain weights.
+
+    Attributes:
+        regularization: the tensors that it made coefficients, with the energy that each lost; None where the source is
+            truncated already.
+    """
+
+    regularization: RegularizationReport | None
+
+    def __str__(self) -> str:
+        """The cuts as a table, and one line about the file."""
+        cut = self.regularization
+        if cut is None or cut.num_kept == cut.num_parameters:
+            return super().__str__()
+        rows = [
+            (
+                entry.name,
+                sizes(entry.shape),
+                f"{entry.num_parameters:,}",
+                f"{entry.num_kept:,}",
+                percent(entry.energy_lost),
+            )
+            for entry in cut.tensors
+        ]
+        rows.append(("in all", "", f"{cut.num_parameters:,}", f"{cut.num_kept:,}", percent(cut.energy_lost)))
+        cuts = table(("coefficients of", "shape", "numbers", "kept", "energy lost"), rows, align="<<>>>")
+        return f"{cuts}\n\n{super().__str__()}"
+
+
 def pack(
     source: str | Path,
     out: str | Path,
@@ -65,8 +97,11 @@ def pack(
     arguments: Mapping[str, Any] | None = None,
     keep_ratio: float | None = None,
     num_kept: int | None = None,
-) -> SaveReport:
+) -> PackReport:
     """Pack a run, a checkpoint or plain weights.
+
+    Nothing is trained here: weights that are cut lose what the coefficients left out have told, and a warning is logged
+    where trained weights lose much.
 
     Args:
         source: a run folder (its newest checkpoint is packed), a checkpoint of a run, or a state_dict of a
@@ -95,12 +130,26 @@ def pack(
         # A checkpoint lies in RUN/checkpoints.
         run = Run(path if path.is_dir() else path.absolute().parent.parent)
         network, recipe_codecs = _from_checkpoint(content, path, run)
+        cut = None
     else:
         if model is None:
             raise ArgumentError(f"{path} holds plain weights: name the registered model they belong to with --model")
-        network = _from_weights(path, named_tensors(content, path), model, arguments or {}, keep_ratio, num_kept)
+        network, cut = _from_weights(path, named_tensors(content, path), model, arguments or {}, keep_ratio, num_kept)
         recipe_codecs = ("float32", "float32")
-    return save(network, out, codec=codec or recipe_codecs[0], other_codec=other_codec or recipe_codecs[1])
+    written = write(network, out, codec=codec or recipe_codecs[0], other_codec=other_codec or recipe_codecs[1])
+    if cut is not None:
+        _warn_of_loss(cut)
+    return PackReport(**vars(written), regularization=cut)
+
+
+def _warn_of_loss(cut: RegularizationReport) -> None:
+    if worth_a_warning(cut.energy_lost_of_trained):
+        logger.warning(
+            "%s of the energy of trained weights was cut away without training, so expect the network to be less "
+            "accurate, perhaps by far (tailcut evaluate FILE --data NAME tells). Train while it is cut: tailcut train "
+            "with a recipe whose [start] is these weights and whose [regularization] keeps as few",
+            percent(cut.energy_lost_of_trained),
+        )
 
 
 def unpack(file: str | Path, out: str | Path, *, to: Literal["safetensors", "torch"] = "safetensors") -> UnpackReport:
@@ -195,7 +244,7 @@ def _from_weights(
     arguments: Mapping[str, Any],
     keep_ratio: float | None,
     num_kept: int | None,
-) -> nn.Module:
+) -> tuple[nn.Module, RegularizationReport | None]:
     network = create_model(model, **arguments)
     vectors = {_plain_name(name): value.numel() for name, value in state.items() if _plain_name(name)}
     if vectors:  # the state_dict of a regularised network
@@ -205,16 +254,16 @@ def _from_weights(
         _warn_of_unknown(
             path, [name for name, found in meanings.items() if not {"axes", "order_weights"} <= found.keys()]
         )
-        regularize(network, num_kept=vectors, overrides={name: found for name, found in meanings.items() if found})
+        regularize(
+            network, num_kept=vectors, overrides={name: found for name, found in meanings.items() if found}, warn=False
+        )
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
         raise ArgumentError(
             f"the weights of {path} do not fit model {model!r} with {dict(arguments)}: {_reasons(error)}"
         ) from error
-    if not vectors:
-        regularize(network, keep_ratio=keep_ratio, num_kept=num_kept)
-    return network
+    return network, None if vectors else regularize(network, keep_ratio=keep_ratio, num_kept=num_kept, warn=False)
 
 
 def _warn_of_unknown(path: Path, names: Sequence[str]) -> None:

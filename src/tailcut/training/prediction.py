@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from tailcut.data import read_picture, write_mask
+from tailcut.data import leave_out, read_picture, write_mask
 from tailcut.data.pictures import picture_size
-from tailcut.errors import ArgumentError
+from tailcut.errors import ArgumentError, DataError, first_line
 from tailcut.files import write_atomically
 from tailcut.format import load
 from tailcut.printing import Report, table
-from tailcut.structure import name_of
-from tailcut.training.evaluation import PROGRESS_INTERVAL, choose_device, run_forward, runnable
+from tailcut.structure import MAX_PIXELS, check_pixels, name_of
+from tailcut.training.evaluation import PROGRESS_INTERVAL, choose_device, run_forward, runnable, within_memory
 from tailcut.training.metrics import foreground
 from tailcut.training.progress import live_progress
 from tailcut.training.reading import picture_shape, reader_of
@@ -43,12 +43,14 @@ class PredictReport(Report):
             was not told it), `probability` and `best` (the three likeliest classes, likewise). For masks: `picture`,
             `mask` (the file) and `foreground_ratio`.
         seconds: time of it all.
+        skipped: `picture` and `reason` of those that were left out since they cannot be read.
     """
 
     model: str
     task: str
     predictions: list[dict[str, Any]]
     seconds: float
+    skipped: list[dict[str, Any]] = field(default_factory=list)
 
     def __str__(self) -> str:
         """One row per picture."""
@@ -74,6 +76,7 @@ def predict(
     dense: bool = False,
     name: str = "",
     progress: bool = False,
+    max_pixels: int = MAX_PIXELS,
 ) -> PredictReport:
     """Run a network on picture files. The model is not changed.
 
@@ -91,24 +94,34 @@ def predict(
         dense: run with dense weights instead of fused; see `evaluation.runnable`.
         name: what the report calls the model.
         progress: show on standard error how far it is.
+        max_pixels: the most pixels of the pictures that the network may ask for.
 
     Raises:
+        LimitError: the network asks for larger pictures.
         ArgumentError: the network is of no registered family, or gives neither classes nor masks, or masks without
             `out`, or two pictures whose masks would have one name.
-        DataError: a picture cannot be read.
+        DataError: a picture cannot be read; within `tailcut.data.reading(on_error="skip")` it is left out instead.
     """
     start = time.perf_counter()
     shape = _picture_shape(model)
+    check_pixels(model, shape[1:], max_pixels)
     network = runnable(model, device, dense=dense)
     read = reader_of(network)
     resized = any(isinstance(module, nn.Linear) for module in network.modules())
     paths, folder = [Path(picture) for picture in pictures], prepare_folder(out)
     masks: dict[Path, Path] | None = None
-    predictions = []
+    predictions, skipped = [], []
     with live_progress(progress, "pictures", len(paths), interval=PROGRESS_INTERVAL) as bar:
         for number, path in enumerate(paths, start=1):
-            picture = _read(path, shape, resized=resized, invert=invert)
-            outputs = _answers(run_forward(network, read(picture.to(device))))
+            try:
+                picture = _read(path, shape, resized=resized, invert=invert)
+            except DataError as error:
+                leave_out(path, error)
+                skipped.append({"picture": str(path), "reason": first_line(error)})
+                continue
+            with within_memory(picture):
+                inputs = read(picture.to(device))
+            outputs = _answers(run_forward(network, inputs))
             if outputs.ndim == 2:
                 predictions.append(_class(path, outputs[0], model))
             else:
@@ -116,7 +129,7 @@ def predict(
                 predictions.append(_mask(path, outputs, masks[path]))
             bar.show(number)
     task = "classification" if masks is None else "segmentation"
-    report = PredictReport(name, task, predictions, time.perf_counter() - start)
+    report = PredictReport(name, task, predictions, time.perf_counter() - start, skipped)
     if folder is not None and masks is None:
         write_atomically(folder / TABLE_FILE, report.to_json() + "\n")
     return report
@@ -131,11 +144,22 @@ def predict_file(
     invert: bool = False,
     dense: bool = False,
     progress: bool = False,
+    max_pixels: int = MAX_PIXELS,
 ) -> PredictReport:
     """Load a .tailcut file (or `zoo:NAME`) of a registered model and `predict` with it."""
     place = choose_device(device)
     model = load(file, device=str(place))
-    return predict(model, pictures, out, device=place, invert=invert, dense=dense, name=str(file), progress=progress)
+    return predict(
+        model,
+        pictures,
+        out,
+        device=place,
+        invert=invert,
+        dense=dense,
+        name=str(file),
+        progress=progress,
+        max_pixels=max_pixels,
+    )
 
 
 def prepare_folder(out: str | Path | None) -> Path | None:

@@ -4,7 +4,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import Any
 
@@ -69,7 +69,7 @@ def live_progress(wanted: bool, what: str, total: int, *, interval: float | None
 @contextmanager
 def log_to_file(run: Run) -> Iterator[None]:
     """Within the block, what Tailcut logs goes to the run's `log.txt` too, as does an error that ends it."""
-    handler = logging.FileHandler(run.log, encoding="utf-8", errors="backslashreplace")
+    handler = _LogFile(run.log, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     root = logging.getLogger("tailcut")
     before = root.level
@@ -84,7 +84,17 @@ def log_to_file(run: Run) -> Iterator[None]:
     finally:
         root.setLevel(before)
         root.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):  # of a full disk: what the log lacks then is not worth a training
+            handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    """A log that does without the lines that cannot be written: the disk is full, and the training will say so."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
+        """Say nothing of an `OSError`."""
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
 
 
 def epoch_line(line: dict[str, Any], num_epochs: int) -> str:

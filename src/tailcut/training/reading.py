@@ -4,12 +4,11 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from tailcut.inputs import FrequencyGate, transform_of
+from tailcut.inputs import FrequencyGate
 from tailcut.inputs.input_transform import input_transform_of
-from tailcut.structure import example_shape, picture_size, source_of
-from tailcut.transform.block import BLOCK_SIZE
+from tailcut.inputs.stem import picture_shape as picture_shape
+from tailcut.structure import source_of
 
-COLOURS = 3
 Reader = Callable[[Tensor], Tensor]
 
 
@@ -40,21 +39,6 @@ class PictureReader(nn.Module):
         """The network's outputs for pictures (batch, channels, height, width) in 0..1."""
         outputs: Tensor = self.model(self._read(pictures))
         return outputs
-
-
-def picture_shape(model: nn.Module) -> tuple[int, int, int] | None:
-    """(channels, height, width) of the pictures that a registered network reads, through its transform if it has one.
-
-    The size is the one it was told (`tailcut.inputs.picture_size`), or else its family's. None for a user's own class,
-    and for a network that takes no pictures. The model is not changed.
-    """
-    shape = example_shape(model)
-    if shape is None or len(shape) != 4:
-        return None
-    _, channels, height, width = shape
-    if transform_of(model) is not None:
-        channels, height, width = COLOURS, BLOCK_SIZE * height, BLOCK_SIZE * width
-    return channels, *(picture_size(model) or (height, width))
 
 
 def has_gate(model: nn.Module) -> bool:

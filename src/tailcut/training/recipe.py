@@ -250,7 +250,8 @@ class TrainingSection(Section):
         validate_every: epochs between two validations.
         statistics_pictures: training pictures on which the statistics of batch norm are measured again for each
             validation and for the packed network; with 0 they are those that training leaves, averages over its last
-            batches, unless what is evaluated is not what trained (averaged parameters, a gate).
+            batches, unless an epoch has fewer than 20 steps, or what is evaluated is not what trained (averaged
+            parameters, a gate).
     """
 
     epochs: Annotated[int, Field(ge=0)]

@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+from tailcut.data import OnError
 from tailcut.errors import MissingExtraError
 from tailcut.training.recipe_values import Positive, Section
 
@@ -50,6 +51,10 @@ class DataSection(Section):
         batch_size: pictures per step, on all devices together; an incomplete last batch is left out.
         augmentation: random changes of the training pictures.
         coarse: smaller training pictures at first.
+        on_error: "skip" reads all pictures once at the start and leaves out those that cannot be read; "raise" ends the
+            run at the first.
+        strict: refuse JPEG files that are damaged anywhere; false takes what libjpeg makes of them.
+        max_pixels: the most pixels of a picture; 2^24 (or 16 for each byte of its file) if it is not given.
     """
 
     name: str
@@ -59,3 +64,6 @@ class DataSection(Section):
     batch_size: Positive = 256
     augmentation: AugmentationSection = AugmentationSection()
     coarse: CoarseSection | None = None
+    on_error: OnError = "raise"
+    strict: bool = True
+    max_pixels: Positive | None = None

@@ -45,7 +45,8 @@ def parse_recipe(content: str, *, source: str, overrides: Sequence[str] = ()) ->
     """Check the text of a recipe. `source` is its name in errors. Raises as `load_recipe`."""
     try:
         values = tomllib.loads(content)
-    except tomllib.TOMLDecodeError as error:
+    # Python's own limits: nesting, and the digits of an integer.
+    except (ValueError, RecursionError) as error:
         raise RecipeError(f"{source}: this is no TOML: {error}") from error
     for override in overrides:
         _override(values, override, source)
@@ -199,7 +200,7 @@ def _override(values: dict[str, Any], override: str, source: str) -> None:
         return
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text
     table = values
     for part in parts[:-1]:

@@ -27,7 +27,7 @@ def split_key(text: str) -> list[str]:
     """The parts of a dotted key; a name with dots of its own stands in quotes. Empty if this is no key."""
     try:
         values: Any = tomllib.loads(f"{text} = 0")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return []
     parts = []
     while isinstance(values, dict) and len(values) == 1:

@@ -54,6 +54,7 @@ def regularized(model: nn.Module, section: RegularizationSection | None) -> nn.M
             overrides={
                 pattern: override.model_dump(exclude_none=True) for pattern, override in section.overrides.items()
             },
+            warn=False,  # it is trained next
         )
     except ArgumentError as error:
         raise RecipeError(f"regularization: {error}") from error

@@ -30,6 +30,9 @@ MAX_JOINED_SIZE = 64
 # in its length (float32 on CPU cores with AVX-512; bench/sweeps.py). Along the last axis it is a little less,
 # along the others, which are copied, a little more.
 FFT_COST = 20
+# A basis of more numbers than this, and than the tensor itself has, is never made: along a long axis it would take many
+# times the memory of the tensor. An FFT needs none.
+MAX_BASIS_SIZE = 1 << 16
 # Writing a number, and copying it to where a product or an FFT can take it, in the same unit.
 WRITE_COST = 10
 COPY_COST = 40
@@ -55,6 +58,8 @@ class Stage:
 
     def basis(self, dtype: torch.dtype) -> torch.Tensor:
         """The matrix of this stage on the CPU, (product of kept, product of sizes)."""
+        if len(self.sizes) == 1:
+            return dct_basis(self.sizes[0], self.kept[0], dtype=dtype)
         matrix = torch.ones(1, 1, dtype=torch.float64, device="cpu")
         for kept, size in zip(self.kept, self.sizes, strict=True):
             matrix = torch.kron(matrix, dct_basis(size, kept, dtype=torch.float64))
@@ -105,7 +110,9 @@ def _stage(group: list[int], corner: Sequence[int], shape: Sequence[int]) -> Sta
     kept = tuple(corner[axis] for axis in group)
     sizes = tuple(shape[axis] for axis in group)
     alone = len(group) == 1 and sizes[0] >= FFT_MIN_SIZE
-    by_fft = alone and kept[0] > FFT_COST * math.log2(sizes[0])
+    by_fft = alone and (
+        kept[0] > FFT_COST * math.log2(sizes[0]) or kept[0] * sizes[0] > max(MAX_BASIS_SIZE, math.prod(shape))
+    )
     return Stage(group[0], group[-1] + 1, kept, sizes, by_fft)
 
 

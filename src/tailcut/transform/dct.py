@@ -53,20 +53,31 @@ def dct_basis(
     if size < 1 or not 1 <= num_kept <= size:
         raise ArgumentError(f"expected 1 to {size} cosines of an axis of length >= 1, got {num_kept} of {size}")
     # A compiler traces the computation itself, and would warn of the cache.
-    is_cached = size * num_kept <= MAX_CACHED_SIZE and not torch.compiler.is_compiling()
-    basis = torch.from_numpy((_cached_basis if is_cached else _basis)(size, num_kept))
-    return basis.to(device=device, dtype=dtype, copy=True)
-
-
-def _basis(size: int, num_kept: int) -> np.ndarray:
-    # (2 y + 1) x is reduced modulo the period 4 size as an integer: no argument of the cosine is ever large.
-    phase = np.outer(np.arange(num_kept), 2 * np.arange(size) + 1) % (4 * size)
-    basis: np.ndarray = np.cos(phase * (math.pi / (2 * size))) * math.sqrt(2 / size)
-    basis[0] = math.sqrt(1 / size)
+    if size * num_kept <= MAX_CACHED_SIZE and not torch.compiler.is_compiling():
+        return torch.from_numpy(_cached_basis(size, num_kept)).to(device=device, dtype=dtype, copy=True)
+    if torch.compiler.is_compiling():
+        return torch.from_numpy(_basis_rows(size, 0, num_kept)).to(device=device, dtype=dtype, copy=True)
+    # Some rows at a time: what is computed in float64 in between takes no more than a block, whatever the size.
+    basis = torch.empty(num_kept, size, dtype=dtype, device=device)
+    height = max(1, MAX_CACHED_SIZE // size)
+    for first in range(0, num_kept, height):
+        rows = _basis_rows(size, first, min(first + height, num_kept))
+        basis[first : first + height] = torch.from_numpy(rows).to(device=device, dtype=dtype)
     return basis
 
 
-_cached_basis = lru_cache(maxsize=64)(_basis)
+def _basis_rows(size: int, first: int, last: int) -> np.ndarray:
+    # (2 y + 1) x is reduced modulo the period 4 size as an integer: no argument of the cosine is ever large.
+    phase = np.outer(np.arange(first, last), 2 * np.arange(size) + 1) % (4 * size)
+    rows: np.ndarray = np.cos(phase * (math.pi / (2 * size))) * math.sqrt(2 / size)
+    if first == 0:
+        rows[0] = math.sqrt(1 / size)
+    return rows
+
+
+@lru_cache(maxsize=64)
+def _cached_basis(size: int, num_kept: int) -> np.ndarray:
+    return _basis_rows(size, 0, num_kept)
 
 
 def dct(x: torch.Tensor, axes: Sequence[int] | None = None) -> torch.Tensor:

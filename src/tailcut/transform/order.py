@@ -11,6 +11,11 @@ from tailcut.errors import ArgumentError
 
 MAX_ORDER_WEIGHT = 64
 MAX_POSITIONS = (1 << 63) - 1
+# Up to this sum, how many indices have each sum is kept as a table; beyond it, they are counted when asked for.
+MAX_TABLE = 1 << 20
+# So many indices are ordered at a time, or this part of all if that is more.
+ORDER_BLOCK = 1 << 18
+ORDER_PART = 16
 
 
 def normalize_axes(axes: Sequence[int] | None, num_axes: int) -> tuple[int, ...]:
@@ -153,6 +158,176 @@ def flat_positions(index: np.ndarray, shape: Sequence[int]) -> np.ndarray:
         raise ArgumentError(f"a tensor of shape {tuple(shape)} has more than 2^63 - 1 positions")
     flat: np.ndarray = np.ravel_multi_index(tuple(index.T), tuple(shape)).astype(np.int64)
     return flat
+
+
+def corner_positions(
+    shape: Sequence[int], num: int, *, axes: Sequence[int], weights: Sequence[int]
+) -> tuple[np.ndarray, tuple[int, ...]]:
+    """The smallest corner that holds the first `num` coefficients, and where in it each of them lies.
+
+    The order is that of `l1_order_index`. It takes the result's 8 bytes and about 2 more per coefficient, whatever the
+    shape: networks of a file are not to be trusted.
+
+    Args:
+        shape: shape of the tensor, every size at least 1.
+        num: how many coefficients, 1 to the size of the tensor.
+        axes: the transformed axes, sorted.
+        weights: one positive integer per transformed axis.
+
+    Returns:
+        int64 array of shape (num,), row-major positions in the corner, and the corner's sizes: full along axes that
+        are not transformed.
+
+    Raises:
+        ArgumentError: the corner has more than 2^63 - 1 positions.
+    """
+    whole = [axis for axis in range(len(shape)) if axis not in axes]
+    group = math.prod(shape[axis] for axis in whole)
+    grid = _Grid([shape[axis] for axis in axes], weights, -(-num // group))
+    largest = dict(zip(axes, grid.largest_index(), strict=True))
+    corner = tuple(largest[axis] + 1 if axis in largest else size for axis, size in enumerate(shape))
+    if math.prod(corner) > MAX_POSITIONS:
+        raise ArgumentError(f"a tensor of shape {tuple(corner)} has more than 2^63 - 1 positions")
+    strides = [math.prod(corner[axis + 1 :]) for axis in range(len(corner))]
+    places = grid.places([strides[axis] for axis in axes], math.prod(corner))
+    if group == 1:
+        return places, corner
+    inner = np.zeros(1, dtype=np.int64)
+    for axis in whole:
+        # Row-major: the axes so far are the outer ones. No more than `num` are needed.
+        inner = (inner[:, None] + np.arange(shape[axis]) * strides[axis]).reshape(-1)
+    if len(places) == 1:
+        return places + inner[:num], corner
+    return (places[:, None] + inner).reshape(-1)[:num], corner
+
+
+class _Grid:
+    """The first `num` indices of a grid of `sizes`, by weighted sum, then lexicographically.
+
+    The longest axis is never enumerated on its own: for each index along the others, those with a sum in some range are
+    a run along it.
+    """
+
+    def __init__(self, sizes: Sequence[int], weights: Sequence[int], num: int) -> None:
+        self._num = num
+        self._num_axes = len(sizes)
+        self._axes = [axis for axis, size in enumerate(sizes) if size > 1]
+        # A common factor changes no order.
+        factor = math.gcd(*(weights[axis] for axis in self._axes)) or 1
+        self._sizes = [sizes[axis] for axis in self._axes]
+        self._weights = [weights[axis] // factor for axis in self._axes]
+        self._run = max(range(len(self._axes)), key=lambda place: self._sizes[place], default=0)
+        self._most = sum(weight * (size - 1) for size, weight in zip(self._sizes, self._weights, strict=True))
+        self._last = self._last_sum()
+        self._reached = self._table(self._last) if self._last <= MAX_TABLE else None
+        self._others = self._enumerated(self._last)
+
+    def largest_index(self) -> list[int]:
+        """The largest index along each axis among the first `num`."""
+        largest = [0] * self._num_axes
+        for place, axis in enumerate(self._axes):
+            largest[axis] = min(self._sizes[place] - 1, (self._last - 1) // self._weights[place]) if self._last else 0
+        # Of the last sum only some are taken: the lexicographically first.
+        last_shell = self._shell()[: self._num - self._count(self._last - 1)]
+        for place, axis in enumerate(self._axes):
+            largest[axis] = max(largest[axis], int(last_shell[:, place].max(initial=0)))
+        return largest
+
+    def places(self, strides: Sequence[int], num_positions: int) -> np.ndarray:
+        """The sum of index times stride of each, in order, (num,): strides of a row-major array of `num_positions`."""
+        found = np.empty(self._num, dtype=np.int64)
+        if not self._axes:
+            found[:] = 0
+            return found
+        chosen = [strides[axis] for axis in self._axes]
+        index, sums = self._others
+        offsets = index @ np.array(
+            [stride for place, stride in enumerate(chosen) if place != self._run], dtype=np.int64
+        )
+        weight, size, stride = self._weights[self._run], self._sizes[self._run], chosen[self._run]
+        begin, done = 0, 0
+        while done < self._num:
+            end = self._range_end(begin, done)
+            first = np.maximum(-((sums - begin) // weight), 0)
+            last = np.clip((end - 1 - sums) // weight + 1, first, size)
+            counts = np.maximum(last - first, 0)
+            # Sum first, then place: in a row-major array places are in lexicographic order.
+            step = weight * num_positions + stride
+            starts = (sums - begin) * num_positions + offsets + (first - np.cumsum(counts) + counts) * step
+            keys = np.arange(counts.sum()) * step
+            keys += np.repeat(starts, counts)
+            keys.sort()
+            keys %= num_positions
+            taken = min(len(keys), self._num - done)
+            found[done : done + taken] = keys[:taken]
+            begin, done = end, done + taken
+        return found
+
+    def _last_sum(self) -> int:
+        """The smallest sum s such that at least `num` indices have a sum of at most s."""
+        bound = min(16, self._most)
+        while bound < min(self._most, MAX_TABLE) and self._table(bound)[-1] < self._num:
+            bound = min(2 * bound, self._most)
+        if bound <= MAX_TABLE and (table := self._table(bound))[-1] >= self._num:
+            return int(np.searchsorted(table, self._num))
+        self._reached, low, high = None, -1, bound
+        self._others = self._enumerated(high)
+        while self._count(high) < self._num:
+            low, high = high, min(2 * high, self._most)
+            self._others = self._enumerated(high)
+        while low + 1 < high:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._count(middle) < self._num else (low, middle)
+        return high
+
+    def _table(self, bound: int) -> np.ndarray:
+        return np.cumsum(_counts_by_sum(self._sizes, self._weights, bound))
+
+    def _count(self, largest: int) -> int:
+        """How many indices have a sum of at most `largest`, itself at most the last one."""
+        if largest < 0 or not self._axes:
+            return 0 if largest < 0 else 1
+        if self._reached is not None:
+            return int(self._reached[largest])
+        _, sums = self._others
+        return int(np.clip((largest - sums) // self._weights[self._run] + 1, 0, self._sizes[self._run]).sum())
+
+    def _enumerated(self, bound: int) -> tuple[np.ndarray, np.ndarray]:
+        """The indices along all axes but the longest, lexicographically, (n, axes - 1), with a sum of at most `bound`.
+
+        Their sums come with them, (n,).
+        """
+        index, sums = np.zeros((1, 0), dtype=np.int64), np.zeros(1, dtype=np.int64)
+        for place, (size, weight) in enumerate(zip(self._sizes, self._weights, strict=True)):
+            if place == self._run:
+                continue
+            counts = np.minimum((bound - sums) // weight + 1, size)
+            own = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+            index = np.column_stack([np.repeat(index, counts, axis=0), own])
+            sums = np.repeat(sums, counts) + weight * own
+        return index, sums
+
+    def _shell(self) -> np.ndarray:
+        """All indices with the last sum, in order: (n, axes longer than 1)."""
+        index, sums = self._others
+        if not self._axes:
+            return np.zeros((1, 0), dtype=np.int64)
+        along, rest = np.divmod(self._last - sums, self._weights[self._run])
+        fits = (rest == 0) & (along < self._sizes[self._run])
+        shell = np.insert(index[fits], self._run, along[fits], axis=1)
+        ordered: np.ndarray = shell[np.lexsort(shell.T[::-1])]
+        return ordered
+
+    def _range_end(self, begin: int, done: int) -> int:
+        """The largest end of a range of sums that holds no more than a block; one sum is taken in any case."""
+        wanted = done + max(ORDER_BLOCK, self._num // ORDER_PART)
+        if self._reached is not None:
+            return max(begin + 1, int(np.searchsorted(self._reached, wanted, side="right")))
+        low, high = begin + 1, self._last + 1
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self._count(middle - 1) <= wanted else (low, middle - 1)
+        return low
 
 
 def _first_frequencies(sizes: Sequence[int], weights: Sequence[int], num: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Putting truncations on modules, taking them off, and the hooks that keep state dicts free of tails."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -9,7 +10,10 @@ from torch.nn.utils import parametrize
 
 from tailcut.errors import StructureError
 from tailcut.weights.layers import Candidate, find_layer
+from tailcut.weights.recurrent import compute_flat_weights, keep_flat_weights
 from tailcut.weights.truncation import Truncation, compute_type
+
+_log = logging.getLogger(__name__)
 
 # The order of a module's parameters before the first of them became coefficients, for the way back.
 _ORDER = "_tailcut_parameter_order"
@@ -36,6 +40,8 @@ def attach(candidate: Candidate, truncation: Truncation, *, blank: bool = False)
         if parametrize.is_parametrized(module):
             _take_own_class(module)
         parametrize.register_parametrization(module, attribute, truncation, unsafe=True)
+        if isinstance(module, nn.RNNBase):
+            compute_flat_weights(module)
         holder = _holder(module, attribute)
         holder.register_state_dict_post_hook(_trim_to_kept)
         holder.register_load_state_dict_pre_hook(_adopt_length)
@@ -65,6 +71,8 @@ def detach(module: nn.Module, attribute: str, weight: nn.Parameter) -> None:
         module.__dict__.pop(_ORDER, None)
         del module._modules["parametrizations"]
         module.__class__ = kind.__bases__[0]
+        if isinstance(module, nn.RNNBase):
+            keep_flat_weights(module)
 
 
 def finish_attaching(model: nn.Module) -> None:
@@ -207,10 +215,35 @@ def _adopt_length(
         error_messages.append(f"{prefix}original holds coefficients of {stored}, the model's are of {own}")
         return
     vector = state.get(f"{prefix}original")
+    if vector is None:
+        _hint_at_dense_weight(f"{prefix}original", missing_keys, unexpected_keys)
     if vector is None or vector.ndim != 1 or not 1 <= vector.shape[0] <= _numel(truncation):
         return
     if vector.shape[0] != truncation.length or truncation.num_kept != truncation.length:
         set_length(holder, truncation, vector.shape[0])  # type: ignore[arg-type]
+
+
+def _hint_at_dense_weight(vector: str, missing_keys: list[str], unexpected_keys: list[str]) -> None:
+    """Say once per call of `load_state_dict` that the state dict has weights where the network has coefficients.
+
+    Logged, not raised: torch tells hooks strict=True even with strict=False, which must go on working, and raises its
+    own error about the keys with strict=True.
+    """
+    weight = _weight_of(vector)
+    # torch looks at a module before its children, and at these in turn: earlier vectors are in `missing_keys` already.
+    if weight in unexpected_keys and not any(_weight_of(key) in unexpected_keys for key in missing_keys):
+        _log.warning(
+            f"the state dict has plain weights ({weight}) where the network keeps coefficients; load it first, then "
+            "call regularize (a regularised network is kept whole by tailcut.save and tailcut.load)"
+        )
+
+
+def _weight_of(key: str) -> str | None:
+    """The key that a vector's weight has in the plain network; None if the key is not a vector's."""
+    *path, lists, attribute, last = ["", "", *key.split(".")]
+    if (lists, last) != ("parametrizations", "original"):
+        return None
+    return ".".join([*path[2:], attribute])
 
 
 def _follow_vector(holder: nn.Module, incompatible_keys: Any) -> None:

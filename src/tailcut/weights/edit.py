@@ -7,10 +7,10 @@ from typing import Self
 import torch
 from torch import nn
 
-from tailcut.errors import ArgumentError, CorruptFileError, StructureError
+from tailcut.errors import ArgumentError, CorruptFileError, ModelMismatchError, StructureError
 from tailcut.structure import Coefficients, Edit, Reader, StoredTensor, Writer, register_edit
 from tailcut.structure.wire import MAX_AXES
-from tailcut.transform.order import check_order_weights, normalize_axes
+from tailcut.transform.order import MAX_ORDER_WEIGHT, check_order_weights, normalize_axes
 from tailcut.weights.access import TruncatedTensor, truncated_tensors
 from tailcut.weights.attach import attach, finish_attaching
 from tailcut.weights.counts import read_counts, write_counts
@@ -107,6 +107,11 @@ class RegularizeEdit(Edit):
         if model is None:
             named = _read_names(reader)
         else:
+            if truncated_tensors(model):
+                # The bitmap is over plain parameters; of this network's it would mean other ones.
+                raise ModelMismatchError(
+                    "an edit of the file does not fit the network: the model is regularised already"
+                )
             known = [(found.names[0], tuple(found.parameter.shape)) for found in candidates(model)]
             named = _read_selection(reader, known)
         settings = _read_settings(reader, [shape for _, shape in named])
@@ -216,11 +221,19 @@ def _read_settings(reader: Reader, shapes: Sequence[tuple[int, ...]]) -> list[tu
     for _ in range(count):
         mask = reader.uint(at_most=1 << MAX_AXES, of="a set of axes")
         num_weights = reader.uint(at_most=MAX_AXES, of="the number of order weights")
-        settings.append((mask, [reader.uint(of="an order weight") for _ in range(num_weights)]))
+        settings.append((mask, [_read_weight(reader) for _ in range(num_weights)]))
     places = [0] * len(shapes)
     if count > 1:
         places = [reader.uint(at_most=count - 1, of="the number of a setting") for _ in shapes]
     return [_fit(*settings[place], shape) for place, shape in zip(places, shapes, strict=True)]
+
+
+def _read_weight(reader: Reader) -> int:
+    """An order weight, checked here: no tensor may take it."""
+    weight = reader.uint(of="an order weight")
+    if not 1 <= weight <= MAX_ORDER_WEIGHT:
+        raise CorruptFileError(f"expected order weights as integers from 1 to {MAX_ORDER_WEIGHT}, got {weight}")
+    return weight
 
 
 def _fit(mask: int, weights: list[int], shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -6,6 +6,7 @@ A new layer type is one new row.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from torch.nn.utils import parametrize
 _OUT_IN = ("output", "input")
 _IN_OUT = ("input", "output")
 _KERNEL = ("kernel", "kernel", "kernel")
+_RECURRENT: dict[str, tuple[str, ...]] = {"weight_ih*": _OUT_IN, "weight_hh*": _OUT_IN, "weight_hr*": _OUT_IN}
 _ATTENTION: dict[str, tuple[str, ...]] = {
     "in_proj_weight": _OUT_IN,
     "q_proj_weight": _OUT_IN,
@@ -30,8 +32,9 @@ class Layer:
 
     Attributes:
         type: the module class (subclasses count); of a library that is not needed here, its full name.
-        weights: parameter name -> role of each axis: "output", "input" or "kernel".
-        biases: parameter names that are regularised on request only.
+        weights: parameter name, or shell-style pattern -> role of each axis: "output", "input" or "kernel". The outputs
+            of recurrent layers are those of their gates, one gate behind the other.
+        biases: names or patterns of parameters that are regularised on request only.
         once_per_forward: the forward reads its weights more than once, or reads those of a child: they are
             computed once before it and dropped after it.
     """
@@ -40,6 +43,10 @@ class Layer:
     weights: dict[str, tuple[str, ...]]
     biases: tuple[str, ...] = ("bias",)
     once_per_forward: bool = False
+
+    def roles(self, attribute: str) -> tuple[str, ...] | None:
+        """The roles of the axes of one parameter, None if it is no weight of this row."""
+        return next((axes for pattern, axes in self.weights.items() if fnmatchcase(attribute, pattern)), None)
 
 
 LAYERS = (
@@ -54,6 +61,8 @@ LAYERS = (
     Layer(nn.Embedding, {"weight": ("input", "output")}, biases=()),
     Layer(nn.EmbeddingBag, {"weight": ("input", "output")}, biases=()),
     Layer(nn.MultiheadAttention, _ATTENTION, biases=("in_proj_bias", "bias_k", "bias_v"), once_per_forward=True),
+    Layer(nn.RNNBase, _RECURRENT, biases=("bias_*",), once_per_forward=True),
+    Layer(nn.RNNCellBase, _RECURRENT, biases=("bias_*",)),
     Layer("transformers.pytorch_utils.Conv1D", {"weight": _IN_OUT}),  # GPT-2's linear layer
 )
 
@@ -162,7 +171,7 @@ def _candidate(places: list[tuple[str, nn.Module, str, nn.Parameter]]) -> Candid
 
 def _is_weight(module: nn.Module, attribute: str) -> bool:
     layer = find_layer(module)
-    return layer is not None and attribute in layer.weights
+    return layer is not None and layer.roles(attribute) is not None
 
 
 def _is_normalization(module: nn.Module) -> bool:
@@ -203,8 +212,6 @@ def _obstacles(owners: tuple[tuple[nn.Module, str], ...], parameter: nn.Paramete
     if parameter.is_inference():
         yield "made under torch.inference_mode, so it cannot be changed"
     for module, _ in owners:
-        if isinstance(module, nn.RNNBase):
-            yield "recurrent layers keep a list of their own of the weights"
         if isinstance(module, _TABLES) and module.sparse:
             yield "its gradients are sparse (sparse=True), which coefficients cannot use"
         if isinstance(module, parametrize.ParametrizationList):

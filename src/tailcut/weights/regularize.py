@@ -12,10 +12,11 @@ from torch.nn.parameter import UninitializedParameter
 
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.printing import Report, sizes, table
-from tailcut.structure import Record, add_edit, record_of, set_record, view_in, without_views
+from tailcut.structure import Record, add_edit, check_module, record_of, set_record, view_in, without_views
 from tailcut.weights.access import computed_attributes, truncated_tensors
 from tailcut.weights.attach import attach, detach, finish_attaching, finish_detaching
 from tailcut.weights.edit import RegularizeEdit
+from tailcut.weights.energy import Loss, energy, looks_trained, lost_of_trained, percent, total_lost, warn_of_loss
 from tailcut.weights.layers import Candidate, candidates, quantized_weights
 from tailcut.weights.settings import (
     Setting,
@@ -34,7 +35,11 @@ _EXCLUDED, _NOT_INCLUDED = "excluded", "not included"
 
 @dataclass(frozen=True)
 class RegularizedTensor(Report):
-    """One tensor that became coefficients."""
+    """One tensor that became coefficients.
+
+    `energy_lost` is the part of its sum of squares that lies in the coefficients left out, 0 to 1; None where it
+    cannot be measured (on the meta device).
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -42,6 +47,7 @@ class RegularizedTensor(Report):
     order_weights: tuple[int, ...]
     num_parameters: int
     num_kept: int
+    energy_lost: float | None
 
 
 @dataclass(frozen=True)
@@ -55,24 +61,40 @@ class LeftTensor(Report):
 
 @dataclass(frozen=True)
 class RegularizationReport(Report):
-    """What became coefficients, what was left and why."""
+    """What became coefficients, what was left and why.
+
+    Attributes:
+        num_parameters: numbers in the tensors that became coefficients.
+        num_kept: coefficients that are kept of them.
+        energy_lost: the part of their energy (the sum of squares) that lies in the coefficients left out.
+        energy_lost_of_trained: the same of those weights only that are not as a random initialisation leaves them; None
+            where there is none, or none of them lost anything.
+        tensors: those that became coefficients.
+        left: those that did not.
+    """
 
     num_parameters: int
     num_kept: int
+    energy_lost: float | None
+    energy_lost_of_trained: float | None
     tensors: tuple[RegularizedTensor, ...]
     left: tuple[LeftTensor, ...]
 
     def __str__(self) -> str:
-        rows = [
-            (tensor.name, sizes(tensor.shape), f"{tensor.num_parameters:,}", f"{tensor.num_kept:,}")
-            for tensor in self.tensors
-        ]
-        rows.append(("in all", "", f"{self.num_parameters:,}", f"{self.num_kept:,}"))
-        text = table(("regularised", "shape", "numbers", "kept"), rows, align="<<>>")
+        entries = [(entry.name, sizes(entry.shape), *_figures(entry)) for entry in self.tensors]
+        # What a random weight loses was not learned, and is the part that is cut: no news.
+        columns = 4 if self.energy_lost_of_trained is None else 5
+        rows = [row[:columns] for row in (*entries, ("in all", "", *_figures(self)))]
+        header = ("regularised", "shape", "numbers", "kept", "energy lost")[:columns]
+        text = table(header, rows, align="<<>>>"[:columns])
         if self.left:
             left = [(tensor.name, sizes(tensor.shape), tensor.reason) for tensor in self.left]
             text += "\n\n" + table(("left as it is", "shape", "why"), left)
         return text
+
+
+def _figures(entry: RegularizedTensor | RegularizationReport) -> tuple[str, str, str]:
+    return f"{entry.num_parameters:,}", f"{entry.num_kept:,}", percent(entry.energy_lost)
 
 
 def regularize(
@@ -87,6 +109,7 @@ def regularize(
     min_kept: int = 1,
     order_weights: Sequence[int] | None = None,
     precision: str = "float32",
+    warn: bool = True,
 ) -> RegularizationReport:
     """Keep the weights of `model` as the first coefficients of their DCT. Changes the model.
 
@@ -115,9 +138,16 @@ def regularize(
             their index. Ones when None. Tensors with fewer axes use the first ones.
         precision: "float32"; or "float16" or "bfloat16": the forward rounds the float32 coefficients to it
             (straight-through).
+        warn: warn where much of what a trained network has learned is left out. False where it is trained next.
 
     Returns:
-        A report that prints as a table: each regularised tensor, and each one left with the reason.
+        A report that prints as a table: each regularised tensor (of a trained network with the energy it lost), and
+        each one left with the reason.
+
+    Warns:
+        EnergyWarning: weights that look trained lose more than 1 % of their energy (their sum of squares): expect
+            the network to be less accurate. Weights as a random initialisation leaves them do not count: in these all
+            slices along an axis have the same energy but for chance.
 
     Raises:
         ArgumentError: a setting is out of range, a pattern matches nothing, coefficients are too large for the
@@ -135,16 +165,7 @@ def regularize(
     -------------  -----  --------------------------------------
     bias           10     not a layer weight; name it in include
     """
-    if truncated_tensors(model):
-        raise StructureError(
-            "the model is regularised already; cut it further with TailTruncation, or start from to_dense(model)"
-        )
-    view = view_in(model)
-    if view is not None:
-        raise ArgumentError(
-            f"{view or 'the model'} is a {type(model.get_submodule(view)).__name__}, which only runs another network, "
-            "its .source: regularise first, and fuse the regularised network"
-        )
+    _check_model(model)
     if keep_ratio is not None and num_kept is not None:
         raise ArgumentError("give either keep_ratio or num_kept")
     counts = check_named_counts(num_kept) if isinstance(num_kept, Mapping) else None
@@ -164,13 +185,29 @@ def regularize(
         truncations = [_truncation(plan) for plan in plans]
         for plan, truncation in zip(plans, truncations, strict=True):
             _check_range(plan, truncation)
-        for plan, truncation in zip(plans, truncations, strict=True):
-            attach(plan.candidate, truncation)
+        losses = [_attach(plan, truncation) for plan, truncation in zip(plans, truncations, strict=True)]
     finish_attaching(model)
     add_edit(model, RegularizeEdit.of(model))
-    report = _report(plans, left)
-    _log.info(f"regularised {len(plans)} tensors: {report.num_kept:,} of {report.num_parameters:,} numbers kept")
+    report = _report(plans, losses, left)
+    if warn:
+        warn_of_loss(losses, stacklevel=2)
+    _log.debug(f"regularised {len(plans)} tensors: {report.num_kept:,} of {report.num_parameters:,} numbers kept")
     return report
+
+
+def _check_model(model: nn.Module) -> None:
+    """Raise unless it is a network that is not regularised yet, and no view of one."""
+    check_module("regularize", model)
+    if truncated_tensors(model):
+        raise StructureError(
+            "the model is regularised already; cut it further with TailTruncation, or start from to_dense(model)"
+        )
+    view = view_in(model)
+    if view is not None:
+        raise ArgumentError(
+            f"{view or 'the model'} is a {type(model.get_submodule(view)).__name__}, which only runs another network, "
+            "its .source: regularise first, and fuse the regularised network"
+        )
 
 
 def to_dense(model: nn.Module) -> nn.Module:
@@ -188,7 +225,7 @@ def to_dense(model: nn.Module) -> nn.Module:
         modules = dict(dense.named_modules(remove_duplicate=False))
         for tensor in truncated_tensors(dense):
             frozen = not tensor.vector.requires_grad
-            weight = nn.Parameter(tensor.truncation(tensor.vector).detach().clone(), requires_grad=not frozen)
+            weight = nn.Parameter(tensor.truncation.expand(tensor.vector).detach().clone(), requires_grad=not frozen)
             for name in (tensor.name, *tensor.aliases):
                 path, _, attribute = name.rpartition(".")
                 detach(modules[path], attribute, weight)
@@ -286,7 +323,17 @@ def _check_range(plan: TensorPlan, truncation: Truncation) -> None:
     )
 
 
-def _report(plans: Sequence[TensorPlan], left: Sequence[LeftTensor]) -> RegularizationReport:
+def _attach(plan: TensorPlan, truncation: Truncation) -> Loss:
+    """Make a weight coefficients (changes its modules), and tell what that took from it."""
+    parameter, name = plan.candidate.parameter, plan.candidate.names[0]
+    before = energy(parameter)
+    cuts = plan.num_kept < parameter.numel()
+    is_trained = cuts and looks_trained(parameter)
+    attach(plan.candidate, truncation)
+    return Loss(name, before, energy(parameter) if cuts else before, is_trained)  # now the vector
+
+
+def _report(plans: Sequence[TensorPlan], losses: Sequence[Loss], left: Sequence[LeftTensor]) -> RegularizationReport:
     tensors = tuple(
         RegularizedTensor(
             plan.candidate.names[0],
@@ -295,12 +342,15 @@ def _report(plans: Sequence[TensorPlan], left: Sequence[LeftTensor]) -> Regulari
             plan.order_weights,
             torch.Size(plan.shape).numel(),
             plan.num_kept,
+            loss.part,
         )
-        for plan in plans
+        for plan, loss in zip(plans, losses, strict=True)
     )
     return RegularizationReport(
         sum(tensor.num_parameters for tensor in tensors),
         sum(tensor.num_kept for tensor in tensors),
+        total_lost(losses),
+        lost_of_trained(losses),
         tensors,
         tuple(left),
     )

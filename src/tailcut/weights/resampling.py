@@ -119,6 +119,7 @@ def resample(model: nn.Module, other: nn.Module) -> ResamplingReport:
             other,
             num_kept={source.name: source.num_kept for source in sources},
             overrides={source.name: _setting(source) for source in sources},
+            warn=False,  # the coefficients come from elsewhere
         )
         targets = {target.name: target for target in truncated_tensors(other)}
         moved = tuple(_move(source, targets[source.name], _roles(places[source.name])) for source in sources)
@@ -206,11 +207,13 @@ def _roles_at(module: nn.Module, attribute: str) -> tuple[str, ...] | None:
     layer = find_layer(module)
     if layer is None:
         return None
+    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        return None  # gates stand behind one another: their places are no frequencies' places
     if attribute in layer.biases:
         return ("output",)
     if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
         return "row", "output"  # a row is looked up; there is no sum over them
-    return layer.weights.get(attribute)
+    return layer.roles(attribute)
 
 
 def _setting(source: TruncatedTensor) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class TailTruncation:
         self._optimizer = optimizer
         self._spacing = spacing
         self._num_steps = None if num_steps is None else check_positive("num_steps", num_steps)
-        self._check()
+        self._check(model)
         rate = check_part("rate", rate)
         self.starts = self.num_kept
         self.targets = self._resolve_targets(num_kept, keep_ratio)
@@ -142,13 +142,19 @@ class TailTruncation:
         """Load what `optimizer_state_dict` gave (changes the optimiser); masked entries become zero."""
         self._require_optimizer().load_state_dict(self._resized_optimizer_state(state, to_lengths=True))
 
-    def _check(self) -> None:
+    def _check(self, model: nn.Module) -> None:
         if not self._tensors:
             raise StructureError("the model is not regularised: call tailcut.regularize(model) first")
         if self._spacing not in SPACINGS:
             raise ArgumentError(f"spacing must be one of {', '.join(SPACINGS)}, got {self._spacing!r}")
         if self._spacing == "geometric" and self._num_steps is None:
             raise ArgumentError('spacing "geometric" needs num_steps')
+        if self._optimizer is not None:
+            trained = {id(entry) for group in self._optimizer.param_groups for entry in group["params"]}
+            if not any(id(parameter) in trained for parameter in model.parameters()):
+                raise ArgumentError(
+                    "the optimiser trains none of this model's parameters: give the one that does, or none"
+                )
         if isinstance(self._optimizer, torch.optim.LBFGS):
             raise ArgumentError(
                 "expected an optimiser with a state for each parameter, got LBFGS: its history runs over all of them "

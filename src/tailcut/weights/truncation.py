@@ -4,16 +4,18 @@ import math
 from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any, Self
+from weakref import WeakValueDictionary
 
-import numpy as np
 import torch
 from torch import nn
 
 from tailcut.errors import ArgumentError
 from tailcut.transform.corner import Stage, plan_stages
 from tailcut.transform.dct import without_autocast
-from tailcut.transform.order import flat_positions, l1_order_index
+from tailcut.transform.order import corner_positions
+from tailcut.weights.keeping import KeptWeight, may_be_kept, weight_of
 
+_bases_in_use: WeakValueDictionary[tuple[Any, ...], torch.Tensor] = WeakValueDictionary()
 PRECISIONS = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -39,6 +41,7 @@ class Truncation(nn.Module):
         positions: place of each coefficient in the flattened corner, int64, shape (length,).
         dropped: buffer, shape (length,): 0 for a coefficient that counts, positive for one that is masked. Not
             a number, and not bool: averages of buffers then drop what the model has dropped.
+        kept: in evaluation the weight as it was last made, and what it was made of; None in training.
         held: the weight while one forward of a layer that reads it several times runs, else None.
         attaching: what the right inverse does when it is registered: "project" the weight, leave the vector
             "blank" for a file to fill, or "adopt" the vector of a tied parameter.
@@ -69,6 +72,7 @@ class Truncation(nn.Module):
         self.stages: tuple[Stage, ...] = ()
         self.corner_shape: tuple[int, ...] = ()
         self.held: torch.Tensor | None = None
+        self.kept: KeptWeight | None = None
         self.attaching = "project"
         self.resize(length, device=torch.device(device), dtype=compute_type(dtype))
 
@@ -88,11 +92,13 @@ class Truncation(nn.Module):
         """Mask all but the first `num_kept` coefficients (changes this module; the vector stays as it is)."""
         if not 1 <= num_kept <= self.length:
             raise ArgumentError(f"expected 1 to {self.length} coefficients to keep, got {num_kept}")
+        self.kept = None
         self.dropped[:num_kept] = 0
         self.dropped[num_kept:] = 1
 
     def resize(self, length: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
         """Make the constants for vectors of `length` entries, none of them masked (changes this module)."""
+        self.kept = None
         device = self.positions.device if device is None else device
         dtype = self.basis_type if dtype is None else dtype
         self.basis_type = dtype
@@ -100,11 +106,9 @@ class Truncation(nn.Module):
             if device.type == "meta":
                 self._set_constants(torch.empty(length, dtype=torch.int64, device=device), (), ())
                 return
-            index = l1_order_index(self.shape, length, axes=self.axes, weights=self.order_weights)
-            corner = _corner_shape(index, self.shape, self.axes)
-            positions = torch.from_numpy(flat_positions(index, corner))
+            positions, corner = corner_positions(self.shape, length, axes=self.axes, weights=self.order_weights)
             stages = plan_stages(corner, self.shape, self.axes)
-            self._set_constants(positions.to(device), corner, stages)
+            self._set_constants(torch.from_numpy(positions).to(device), corner, stages)
 
     def _set_constants(self, positions: torch.Tensor, corner: tuple[int, ...], stages: tuple[Stage, ...]) -> None:
         device = positions.device
@@ -114,8 +118,13 @@ class Truncation(nn.Module):
         dropped = torch.zeros(len(positions), dtype=torch.bfloat16, device=device)
         self.register_buffer("dropped", dropped, persistent=False)
         for number, stage in enumerate(stages):
-            basis = None if stage.by_fft else stage.basis(self.basis_type).to(device)
+            basis = None if stage.by_fft else _shared_basis(stage, self.basis_type, device)
             self.register_buffer(f"basis_{number}", basis, persistent=False)
+
+    def train(self, mode: bool = True) -> Self:
+        """As any module's; in training no weight is kept."""
+        self.kept = None
+        return super().train(mode)
 
     def constant_names(self) -> list[str]:
         """The names of all buffers that there may be."""
@@ -127,6 +136,7 @@ class Truncation(nn.Module):
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         # Conversions must not round the bases, and `to_empty` must not leave them undefined: what `fn` would
         # make of a constant tells only the device and the type to go to.
+        self.kept = None
         probe = fn(torch.empty(0, dtype=self.basis_type, device=self.positions.device))
         dtype = compute_type(probe.dtype)
         if probe.device == self.positions.device and dtype == self.basis_type:
@@ -159,6 +169,12 @@ class Truncation(nn.Module):
         """The dense tensor, shape `shape`, of a vector, shape (length,). Not reduced under autocast."""
         if self.held is not None:
             return self.held
+        if self.training or torch.compiler.is_compiling() or not may_be_kept(vector, self.dropped):
+            return self.expand(vector)
+        return weight_of(self, vector)
+
+    def expand(self, vector: torch.Tensor) -> torch.Tensor:
+        """`forward`, made anew in any case."""
         if vector.is_meta:
             return vector.new_empty(self.shape)
         with without_autocast(vector.device):
@@ -193,7 +209,7 @@ class Truncation(nn.Module):
         copied = self.__new__(type(self))
         memo[id(self)] = copied
         own = {name: copy(value) for name, value in self.__dict__.items() if isinstance(value, (dict, set))}
-        copied.__dict__ = {**self.__dict__, **own, "held": None}
+        copied.__dict__ = {**self.__dict__, **own, "held": None, "kept": None}
         with torch.inference_mode(False):
             copied.dropped = self.dropped.clone()
         return copied
@@ -213,6 +229,10 @@ def compute_type(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _corner_shape(index: np.ndarray, shape: Sequence[int], axes: Sequence[int]) -> tuple[int, ...]:
-    largest = index.max(axis=0) if len(index) else np.zeros(len(shape), dtype=np.int64)
-    return tuple(int(largest[axis]) + 1 if axis in axes else size for axis, size in enumerate(shape))
+def _shared_basis(stage: Stage, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """The basis of a stage, the same tensor for all truncations that are in use: it is never written to."""
+    key = (stage.kept, stage.sizes, dtype, device)
+    basis = _bases_in_use.get(key)
+    if basis is None:
+        basis = _bases_in_use[key] = stage.basis(dtype).to(device)
+    return basis

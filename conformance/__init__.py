@@ -1,0 +1,1 @@
+"""The conformance corpus of `.tailcut` files, and a reference reader: `python -m conformance`; see README.md."""

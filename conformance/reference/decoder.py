@@ -1,0 +1,355 @@
+"""SPEC.md, the whole: reads a file in the order of its section "Order of checks"."""
+
+import hashlib
+import json
+import math
+import zlib
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from conformance.reference import edits
+from conformance.reference.codecs import FLOATS, OVERFLOWS, TYPES, decode, inflate, numbers_of
+from conformance.reference.edits import Kept
+from conformance.reference.items import Items
+from conformance.reference.networks import Module
+from conformance.reference.refusal import RefusedError, refuse, require
+
+MAX_HEADER = 1 << 20
+MAX_TENSORS = 16_384
+
+
+@dataclass
+class Other:
+    """A tensor stored as it is, row-major."""
+
+    name: str
+    shape: tuple[int, ...]
+    is_parameter: bool
+    type: str = ""
+    numbers: list[Any] = field(default_factory=list)
+    raw: bytes = b""
+
+
+@dataclass
+class Content:
+    """All that a file says."""
+
+    base: str
+    arguments: dict[int, Any]
+    metadata: dict[str, Any]
+    edits: list[tuple[int, Any]]
+    kept: list[Kept]
+    others: list[Other]
+    coefficients_type: str | None
+    network: Module | None
+
+
+@dataclass
+class Registered:
+    """A registered network: its arguments in order with their defaults, and what builds it (None: refused)."""
+
+    defaults: dict[str, Any]
+    build: Callable[[dict[str, Any]], Module | None]
+
+
+@dataclass
+class _Header:
+    base: str
+    arguments: dict[int, Any]
+    metadata: dict[str, Any]
+    edits: list[tuple[int, bytes]]
+    others: list[Other]
+    has_coefficients: bool
+    types: list[int]
+    streams: list[int]
+    lengths: list[int]
+
+
+def read(
+    content: bytes,
+    registered: Mapping[str, Registered] | None = None,
+    own: Module | None = None,
+    *,
+    max_parameters: int = 1 << 30,
+) -> Content:
+    """Read and check a file.
+
+    Args:
+        content: of the file.
+        registered: the networks that are known by name.
+        own: the network of an own class that the file is read into; None to check what can be checked without it.
+        max_parameters: the cap on the size of all dense tensors.
+
+    Raises:
+        RefusedError: the file breaks a rule.
+    """
+    check_head(content, max_parameters)
+    body = Items(content[9:])
+    digest = body.take(4)
+    header = read_header(Items(read_frame(body)))
+    payloads = [body.take(length) for length in header.lengths] + [body.rest()]
+    require(bool(header.streams) or not payloads[-1], "payload-of-nothing")
+
+    is_own = not header.base
+    network = deepcopy(own) if is_own else build_registered(header, registered or {}, max_parameters)
+    made: list[tuple[int, Any]] = []
+    kept: list[Kept] = []
+    for number, edit in header.edits:
+        made.append((number, apply(number, Items(edit), network, is_own, kept)))
+    others = header.others if is_own else list_others(network, kept)
+    check_tensors(digest, header, network, kept, others, is_own, max_parameters)
+    for other, number in zip(others, header.types, strict=True):
+        other.type = TYPES[number][0]
+    read_numbers(header, payloads, kept, others)
+    if network is not None:
+        check_range(header, network, kept, others)
+    type_ = TYPES[header.streams[0] // 16][0] if header.has_coefficients else None
+    return Content(header.base, header.arguments, header.metadata, made, kept, others, type_, network)
+
+
+def true_digest(content: bytes, registered: Mapping[str, Registered]) -> bytes:
+    """The digest that a file should have; for an own class that of the tensors that it lists.
+
+    Raises:
+        RefusedError: the file cannot be read so far.
+    """
+    body = Items(content[9:])
+    body.take(4)
+    header = read_header(Items(read_frame(body)))
+    network = build_registered(header, registered, 1 << 30) if header.base else None
+    kept: list[Kept] = []
+    for number, edit in header.edits:
+        apply(number, Items(edit), network, not header.base, kept)
+    return digest_of(kept, list_others(network, kept) if header.base else header.others)
+
+
+def check_head(content: bytes, max_parameters: int) -> None:
+    require(content[:4] == b"\x89TCT"[: len(content)] and len(content) > 0, "magic")
+    require(len(content) < 5 or content[4] == 1, "version")
+    require(len(content) <= 8 * max_parameters + 1_048_597, "file-size")
+    require(len(content) >= 13, "file-short")
+    require(int.from_bytes(content[5:9], "little") == zlib.crc32(content[9:]), "checksum")
+
+
+def read_frame(body: Items) -> bytes:
+    mark = body.varint(2 * MAX_HEADER + 1, "header-size")
+    if mark % 2 == 0:
+        return body.take(mark // 2)
+    length = body.varint(MAX_HEADER, "header-size")
+    return inflate(body.take(mark // 2), length, "header-packed", "header-packed")
+
+
+def read_header(header: Items) -> _Header:
+    base, arguments = read_base(header)
+    metadata = read_metadata(header.take(header.varint(65_536, "metadata-size")))
+    count = header.varint(16, "edits-count")
+    stored = [(header.varint(), header.take(header.varint())) for _ in range(count)]
+    others = read_others(header) if not base else []
+    has_coefficients, types = read_types(header)
+    require(bool(base) or len(types) == len(others), "types-number")
+    expected = list(dict.fromkeys(types))
+    streams = []
+    for _ in range(has_coefficients + len(expected)):
+        streams.append(header.byte())
+        require(streams[-1] // 16 in TYPES, "stream-type-known")
+    require([kind // 16 for kind in streams[has_coefficients:]] == expected, "stream-types")
+    lengths = [header.varint() for _ in streams[:-1]]
+    header.end()
+    return _Header(base, arguments, metadata, stored, others, has_coefficients, types, streams, lengths)
+
+
+def read_base(header: Items) -> tuple[str, dict[int, Any]]:
+    base = header.text()
+    if not base:
+        return "", {}
+    given = [(header.varint(), header.value()) for _ in range(header.varint(64, "arguments-count"))]
+    places = [place for place, _ in given]
+    require(places == sorted(set(places)), "arguments-order")
+    return base, dict(given)
+
+
+def read_metadata(content: bytes) -> dict[str, Any]:
+    if not content:
+        return {}
+
+    def no(text: str) -> NoReturn:
+        refuse("metadata-json", text)
+
+    try:
+        found = json.loads(content.decode("utf-8"), parse_constant=no)
+        check_json(found)
+    except (ValueError, RecursionError) as error:
+        refuse("metadata-json", str(error))
+    require(isinstance(found, dict), "metadata-json", "no object")
+    return dict(found)
+
+
+def check_json(value: Any) -> None:
+    if isinstance(value, str):
+        value.encode("utf-8")  # raises on lone surrogates
+    elif isinstance(value, float):
+        require(math.isfinite(value), "metadata-json", "infinite")
+    elif isinstance(value, list):
+        for item in value:
+            check_json(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            check_json(key)
+            check_json(item)
+
+
+def read_others(header: Items) -> list[Other]:
+    others = []
+    for _ in range(header.varint(MAX_TENSORS, "others-count")):
+        kind = header.byte()
+        require(kind <= 1, "others-kind")
+        others.append(Other(header.text(), header.shape(), bool(kind)))
+    require(len({other.name for other in others}) == len(others), "others-names")
+    return others
+
+
+def read_types(header: Items) -> tuple[bool, list[int]]:
+    mark = header.varint(2 * MAX_TENSORS + 1, "types-count")
+    types: list[int] = []
+    for _ in range(mark // 2):
+        length = header.varint(MAX_TENSORS - len(types), "types-count")
+        number = header.byte()
+        require(number in TYPES, "type-known")
+        require(length > 0 and (not types or types[-1] != number), "types-runs")
+        types += [number] * length
+    return bool(mark % 2), types
+
+
+def build_registered(header: _Header, registered: Mapping[str, Registered], max_parameters: int) -> Module:
+    require(header.base in registered, "base-name", header.base)
+    entry = registered[header.base]
+    names = list(entry.defaults)
+    require(all(place < len(names) for place in header.arguments), "argument-place")
+    given = {names[place]: value for place, value in header.arguments.items()}
+    network = entry.build({**entry.defaults, **given})
+    if network is None:
+        refuse("arguments-fit")
+    tensors = {id(tensor): tensor for _, tensor in network.state()}.values()
+    require(sum(math.prod(tensor.shape) for tensor in tensors) <= max_parameters, "total-building")
+    return network
+
+
+def apply(number: int, edit: Items, network: Module | None, is_own: bool, kept: list[Kept]) -> Any:
+    """Read an edit, and apply it to the network if there is one. Returns what the edit says."""
+    said: Any
+    if number == 1:
+        found = edits.read_regularize(edit, network, is_own)
+        edit.end()
+        if network is not None:
+            edits.apply_regularize(found, network)
+        kept += found
+        said = [entry.name for entry in found]
+    elif number == 2:
+        said = edits.read_stem(edit, network, is_own)
+        edit.end()
+        if network is not None:
+            edits.apply_stem(said, network)
+    elif number == 3:
+        layers, tensors = edits.read_prune(edit, network, is_own)
+        said = layers, tensors
+        edit.end()
+        if network is not None:
+            edits.apply_prune(layers, tensors, network)
+    elif number == 4:
+        said = edits.read_ycbcr(edit)
+        edit.end()
+        if network is not None:
+            edits.apply_ycbcr(network)
+    else:
+        refuse("edit-kind", str(number))
+    return said
+
+
+def list_others(network: Module | None, kept: list[Kept]) -> list[Other]:
+    assert network is not None
+    seen: set[int] = set()
+    others = []
+    for name, tensor in network.state():
+        if not tensor.is_kept and id(tensor) not in seen:
+            others.append(Other(name, tensor.shape, tensor.is_parameter))
+        seen.add(id(tensor))
+    return others
+
+
+def check_tensors(
+    digest: bytes,
+    header: _Header,
+    network: Module | None,
+    kept: list[Kept],
+    others: list[Other],
+    is_own: bool,
+    max_parameters: int,
+) -> None:
+    every: list[Kept | Other] = [*kept, *others]
+    total = sum(math.prod(entry.shape) for entry in every)
+    require(total <= max_parameters, "total-size")
+    if is_own:
+        names = [entry.name for entry in every]
+        require(len(set(names)) == len(names), "own-names")
+        require(digest_of(kept, others) == digest, "own-digest")
+        if network is not None:
+            there = list_others(network, kept)
+            require(
+                {(o.name, o.shape) for o in there} == {(o.name, o.shape) for o in others},
+                "own-tensors",
+            )
+            require(digest_of(kept, there) == digest, "digest")
+    else:
+        require(digest_of(kept, others) == digest, "digest")
+    require(len(others) == len(header.types), "types-number")
+    if network is not None:
+        state = dict(network.state())
+        for other, number in zip(others, header.types, strict=True):
+            stored, there_type = TYPES[number][0], state[other.name].type
+            require(stored == there_type or (stored in FLOATS and there_type in FLOATS), "tensor-type", other.name)
+
+
+def digest_of(kept: list[Kept], others: list[Other]) -> bytes:
+    def ints(values: tuple[int, ...]) -> str:
+        return ",".join(str(value) for value in values)
+
+    lines = [f"{entry.name} {ints(entry.shape)} {ints(entry.axes)} {ints(entry.weights)}\n" for entry in kept]
+    lines += [f"{entry.name} {ints(entry.shape)} {'p' if entry.is_parameter else 'b'}\n" for entry in others]
+    return hashlib.blake2b("".join(lines).encode(), digest_size=4).digest()
+
+
+def read_numbers(header: _Header, payloads: list[bytes], kept: list[Kept], others: list[Other]) -> None:
+    require(header.has_coefficients == bool(kept), "coefficients-there")
+    groups: list[list[Any]] = [list(kept)] if header.has_coefficients else []
+    for number in dict.fromkeys(header.types):
+        groups.append([other for other in others if other.type == TYPES[number][0]])
+    for place, (kind, tensors, payload) in enumerate(zip(header.streams, groups, payloads, strict=False)):
+        number, codec = divmod(kind, 16)
+        is_coefficients = header.has_coefficients and place == 0
+        require(not is_coefficients or number <= 3, "coefficients-type")
+        require(codec <= 2, "codec-known")
+        counts = [entry.count if isinstance(entry, Kept) else math.prod(entry.shape) for entry in tensors]
+        size = TYPES[number][1]
+        raw = decode(codec, payload, sum(counts), size)
+        numbers = numbers_of(raw, number)
+        require(not is_coefficients or all(map(math.isfinite, numbers)), "coefficients-finite")
+        for tensor, count in zip(tensors, counts, strict=True):
+            tensor.numbers, numbers = numbers[:count], numbers[count:]
+            tensor.raw, raw = raw[: count * size], raw[count * size :]
+
+
+def check_range(header: _Header, network: Module, kept: list[Kept], others: list[Other]) -> None:
+    """No finite number becomes infinite in the network's type."""
+    state = {name: tensor.type for name, tensor in network.state()}
+    state |= {name: tensor.type for name, tensor in network.parameters()}
+    every: list[Kept | Other] = [*kept, *others]
+    for entry in every:
+        type_ = state[entry.name]
+        if type_ in FLOATS:
+            finite = [abs(number) for number in entry.numbers if math.isfinite(number)]
+            require(all(number < OVERFLOWS[type_] for number in finite), "tensor-range", entry.name)
+
+
+__all__ = ["Content", "Kept", "Other", "RefusedError", "Registered", "read"]

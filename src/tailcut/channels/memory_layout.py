@@ -1,0 +1,58 @@
+"""Where the entries of a tensor lie in memory, for operations that read them there by strides of their own."""
+
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# The operations whose meaning depends on how their input lies in memory.
+RESTRIDING = (torch.ops.aten.as_strided, torch.ops.aten.as_strided_)
+
+
+class Layout(NamedTuple):
+    """How a tensor lies in its storage: sizes, strides and offset, in numbers."""
+
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int
+
+    @classmethod
+    def of(cls, x: Tensor) -> Self:
+        """The layout of a tensor as it is now."""
+        return cls(tuple(x.shape), tuple(x.stride()), int(x.storage_offset()))
+
+    def is_like(self, other: "Layout") -> bool:
+        """Whether each entry of both lies at the same place; strides of axes of size 1 mean nothing."""
+        if (self.sizes, self.offset) != (other.sizes, other.offset):
+            return False
+        pairs = zip(self.sizes, self.strides, other.strides, strict=True)
+        return all(size == 1 or here == there for size, here, there in pairs)
+
+    def places(self) -> np.ndarray:
+        """Where in the storage each entry lies, of the tensor's shape."""
+        found = np.full((1,) * len(self.sizes), self.offset, dtype=np.int64)
+        for axis, (size, stride) in enumerate(zip(self.sizes, self.strides, strict=True)):
+            view = [1] * len(self.sizes)
+            view[axis] = size
+            found = found + stride * np.arange(size, dtype=np.int64).reshape(view)
+        return found
+
+
+def entries_at(before: Layout, after: Layout) -> np.ndarray | None:
+    """Which entry of one tensor each entry of another one is, both in the same storage.
+
+    Args:
+        before: of the tensor whose entries are known.
+        after: of the other one.
+
+    Returns:
+        Places in the first tensor, counted in its order (C), of the second one's shape; None where one of them is
+        none of the first tensor's.
+    """
+    old, new = before.places().ravel(), after.places()
+    if not old.size:
+        return None
+    order = np.argsort(old, kind="stable")
+    found: np.ndarray = order[np.searchsorted(old, new, sorter=order).clip(max=old.size - 1)]
+    return found if np.array_equal(old[found], new) else None

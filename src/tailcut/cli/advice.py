@@ -1,0 +1,39 @@
+"""Messages name what helps in Python; on the command line they name what helps there."""
+
+# What messages say in Python -> on the command line. Each stands in one text of the package's code.
+ADVICE = {
+    "for one of your own import the module that registers it (tailcut.register_model) first": (
+        "for one of your own give --import FILE.py, with the file that registers it"
+    ),
+    "import the module that registers it (--import on the command line), or load into= a network": (
+        "give --import FILE.py, with the file that registers it"
+    ),
+    "the file holds a network of a user's own class: load(path, into=YourClass())": (
+        "the file holds a network of a user's own class, which no command can build: load it in Python, with "
+        "tailcut.load(path, into=YourClass()); or register the class (tailcut.register_model), save it again, and give "
+        "--import FILE.py, with the file that registers it"
+    ),
+    "; load into= a network of ": "; in Python tailcut.load(path, into=...) takes a network of ",
+    "load(..., allow_non_finite=True) takes them": "--allow-non-finite takes them",
+    "allow_non_finite=True writes them all the same": "--allow-non-finite writes them all the same",
+    "save it as a class of your own with registered=False, and load it with into=": (
+        "register what it is now as a model of its own (tailcut.register_model), in a file for --import"
+    ),
+    "; or the wrapper as a class of your own, with registered=False": "",
+    ", or with registered=False, to be loaded into such a class": "",
+    "train one with replace_stem(..., gate=True)": "train one with gate = true under [inputs] of its recipe",
+    "(download=True allows it)": "(--download allows it, of the verbs that run on data)",
+    "; try dynamic=False if sizes are the trouble": "",
+    "max_pixels (on the command line --max-pixels)": "--max-pixels",
+}
+
+
+def for_command_line(message: str) -> str:
+    """A message with the advice that fits on the command line.
+
+    >>> for_command_line("bias has numbers that are not finite; load(..., allow_non_finite=True) takes them")
+    'bias has numbers that are not finite; --allow-non-finite takes them'
+    """
+    for python, command_line in ADVICE.items():
+        message = message.replace(python, command_line)
+    return message

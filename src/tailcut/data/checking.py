@@ -1,0 +1,122 @@
+"""Reading every picture of a folder once, to find those that are broken before a training does."""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tailcut.compiling import is_installed
+from tailcut.data.pictures import read_picture
+from tailcut.data.reading import reading
+from tailcut.errors import DataError
+from tailcut.jpeg.limits import check_max_pixels
+from tailcut.printing import Report, table
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+# So many files are handed out at once: a list of millions of names would wait in memory otherwise.
+CHUNK = 1024
+
+
+@dataclass(frozen=True)
+class CheckReport(Report):
+    """What `check_folder` found.
+
+    Attributes:
+        folder: the folder.
+        num_pictures: how many files were read.
+        num_others: how many files are called something else, and were not.
+        bits_checked: whether JPEG files were looked at bit by bit, which needs numba (extra `jpeg`).
+        broken: `path` and `reason` of each file that cannot be read.
+    """
+
+    folder: str
+    num_pictures: int
+    num_others: int
+    bits_checked: bool
+    broken: list[dict[str, Any]]
+
+    @property
+    def failed(self) -> bool:
+        """Whether a file is broken."""
+        return bool(self.broken)
+
+    def __str__(self) -> str:
+        others = f"; {self.num_others:,} other files were not looked at" if self.num_others else ""
+        lines = [f"{self.folder}: {len(self.broken):,} of {self.num_pictures:,} pictures are broken{others}"]
+        if not self.bits_checked:
+            lines.append(
+                "numba is not installed (extra jpeg): of JPEG files only the markers and what libjpeg refuses were seen"
+            )
+        if self.broken:
+            lines += ["", table(["picture", "reason"], [(item["path"], item["reason"]) for item in self.broken])]
+        return "\n".join(lines)
+
+
+def check_folder(folder: str | Path, *, strict: bool = True, max_pixels: int | None = None) -> CheckReport:
+    """Read all PNG and JPEG files in a folder and in the folders within it, as `read_picture` does.
+
+    Args:
+        folder: where to look, or one file. What a link points to is read; folders behind links are not gone into.
+            Hidden files and folders are left out.
+        strict: see `read_picture`.
+        max_pixels: likewise.
+
+    Raises:
+        ArgumentError: `max_pixels` is not positive.
+        DataError: there is no such folder, or a folder in it cannot be read.
+    """
+    check_max_pixels(max_pixels)
+    root = Path(folder)
+    broken: list[dict[str, Any]] = []
+    num_pictures = num_others = 0
+    pictures: list[Path] = []
+
+    def look(pool: ThreadPoolExecutor) -> None:
+        reasons = pool.map(lambda path: _reason(path, strict=strict, max_pixels=max_pixels), pictures)
+        for path, reason in zip(pictures, reasons, strict=True):
+            if reason is not None:
+                broken.append({"path": str(path), "reason": reason})
+        pictures.clear()
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for path in _files(root):
+            if path.suffix.lower() in SUFFIXES or path == root:
+                num_pictures += 1
+                pictures.append(path)
+            else:
+                num_others += 1
+            if len(pictures) == CHUNK:
+                look(pool)
+        look(pool)
+    return CheckReport(str(folder), num_pictures, num_others, is_installed(), broken)
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """All files that are not hidden, folder by folder, in the order of their names."""
+    if root.is_file():
+        yield root
+        return
+    try:
+        entries = sorted(root.iterdir())
+    except OSError as error:
+        raise DataError(f"cannot read the folder {root}: {error.strerror or error}") from error
+    for path in entries:
+        if path.name.startswith("."):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            yield from _files(path)
+        elif not path.is_dir():
+            yield path
+
+
+def _reason(path: Path, *, strict: bool, max_pixels: int | None) -> str | None:
+    """Why a picture cannot be read; None if it can."""
+    try:
+        with reading(strict=strict, max_pixels=max_pixels, place="report"):
+            read_picture(path, channels=3)
+    except DataError as error:
+        text = str(error)
+        return text.removeprefix(f"cannot use the picture {path}: ").removeprefix(f"{path} ")
+    return None

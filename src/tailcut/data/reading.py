@@ -1,0 +1,156 @@
+"""How pictures are read: what becomes of damaged ones, how strictly files are looked at, how large they may be."""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from tailcut.errors import ArgumentError, DataError, first_line
+from tailcut.jpeg.limits import check_max_pixels
+
+logger = logging.getLogger(__name__)
+
+OnError = Literal["raise", "skip"]
+
+# How to read leniently and how to allow more pixels, in the words of where the user is.
+ADVICE = {
+    "Python": ("give strict=False", "give max_pixels=N"),
+    "command line": ("give --lenient", "give --max-picture-pixels N"),
+    "report": ("", ""),
+    "recipe": ("set data.strict = false in the recipe", "set data.max_pixels in the recipe"),
+}
+NUM_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How pictures are read.
+
+    Attributes:
+        on_error: what a data set does with pictures that cannot be read: "raise" ends in an error when one is asked
+            for; "skip" reads all of them once when it is opened, and leaves the broken ones out.
+        strict: refuse JPEG files that are damaged anywhere, as `read_jpeg` does; else take what libjpeg makes of them.
+        max_pixels: the most pixels of a picture; None for 2^24, or 16 for each byte of the file if that is more.
+        place: whose words errors speak: a key of `ADVICE`.
+        skipped: filled with the files that were left out, and why.
+
+    Raises:
+        ArgumentError: an attribute is none of these.
+    """
+
+    on_error: OnError = "raise"
+    strict: bool = True
+    max_pixels: int | None = None
+    place: str = "Python"
+    skipped: dict[str, str] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.on_error not in get_args(OnError):
+            raise ArgumentError(f"on_error must be 'raise' or 'skip', got {self.on_error!r}")
+        check_max_pixels(self.max_pixels)
+
+    @property
+    def advice(self) -> tuple[str, str]:
+        """How to read leniently, and how to allow more pixels."""
+        return ADVICE[self.place]
+
+    def report(self) -> None:
+        """Log what was left out, if anything was."""
+        if not self.skipped:
+            return
+        named = "; ".join(list(self.skipped.values())[:NUM_NAMED])
+        more = f"; and {len(self.skipped) - NUM_NAMED} more" if len(self.skipped) > NUM_NAMED else ""
+        count = f"{len(self.skipped):,} picture{'s' if len(self.skipped) > 1 else ''}"
+        logger.warning("left out %s that cannot be read: %s%s (tailcut check FOLDER lists all)", count, named, more)
+
+
+_current: ContextVar[Reading | None] = ContextVar("reading", default=None)
+
+
+def current_reading() -> Reading:
+    """How pictures are read here: as the innermost `reading` says."""
+    return _current.get() or Reading()
+
+
+@contextmanager
+def reading(
+    *,
+    on_error: OnError = "raise",
+    strict: bool = True,
+    max_pixels: int | None = None,
+    place: str = "Python",
+    skipped: dict[str, str] | None = None,
+) -> Iterator[Reading]:
+    """Within the block, pictures are read so, and data sets that are opened in it go on reading so.
+
+    Args:
+        on_error: see `Reading`, as for the others.
+        strict: likewise.
+        max_pixels: likewise.
+        place: likewise.
+        skipped: what is left out is noted here; in a dictionary of its own when None.
+
+    Yields:
+        The settings, whose `skipped` tells what was left out.
+
+    Raises:
+        ArgumentError: an argument is none of these.
+    """
+    made = Reading(on_error, strict, max_pixels, place, {} if skipped is None else skipped)
+    token = _current.set(made)
+    try:
+        yield made
+    finally:
+        _current.reset(token)
+
+
+def settled(strict: bool | None, max_pixels: int | None) -> Reading:
+    """The current settings with those that a call gives."""
+    found = current_reading()
+    if strict is not None:
+        found = dataclasses.replace(found, strict=strict)
+    return found if max_pixels is None else dataclasses.replace(found, max_pixels=max_pixels)
+
+
+def leave_out(path: str | Path, error: DataError) -> None:
+    """Note that a picture cannot be read, where broken ones are to be left out; else raise the error."""
+    settings = current_reading()
+    if settings.on_error == "raise":
+        raise error
+    settings.skipped[str(path)] = first_line(error)
+
+
+def readable(files: Sequence[Path], read: Callable[[int], object], what: str) -> tuple[list[int], dict[str, str]]:
+    """Which pictures can be read: all, unread, unless the current settings say that broken ones are left out.
+
+    Args:
+        files: the pictures.
+        read: reads one, given its position.
+        what: what they are, for messages.
+
+    Returns:
+        Positions; and the files that are left out, and why.
+
+    Raises:
+        DataError: not one can be read.
+    """
+    settings = current_reading()
+    if settings.on_error == "raise":
+        return list(range(len(files))), {}
+    logger.info("reading the %s pictures of %s once, to leave out broken ones", f"{len(files):,}", what)
+    kept, left_out = [], {}
+    for position, path in enumerate(files):
+        try:
+            read(position)
+        except DataError as error:
+            left_out[str(path)] = first_line(error)
+        else:
+            kept.append(position)
+    settings.skipped.update(left_out)
+    if left_out and not kept:
+        raise DataError(f"{what}: not one of {len(files):,} pictures can be read; {next(iter(left_out.values()))}")
+    return kept, left_out

@@ -1,0 +1,249 @@
+"""A traced program in operations that have a form in ONNX, made node by node. Needs the extra `onnx`.
+
+Torch's own `ExportedProgram.run_decompositions` traces the whole program again, three times. With open sizes this
+takes most of an export's time, although nearly all operations stay as they are. Here only those that change are looked
+at: operations in place become the same out of place, and those without a form in ONNX are traced one at a time.
+"""
+
+import copy
+import functools
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx
+from torch._ops import OpOverload
+from torch.export import ExportedProgram
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree as pytree
+
+_ATEN = torch.ops.aten
+Table = Mapping[Any, Callable[..., Any]]
+# In place, they give what the operation of the same name without "_" gives, when all tensors are of one float type.
+_ELEMENTWISE = {
+    *("relu_", "relu6_", "hardtanh_", "hardswish_", "hardsigmoid_", "silu_", "elu_", "leaky_relu_", "selu_", "celu_"),
+    *("mish_", "gelu_", "sigmoid_", "tanh_", "add_", "sub_", "mul_", "div_", "neg_", "exp_", "sqrt_", "abs_"),
+    *("clamp_", "clamp_min_", "clamp_max_", "threshold_"),
+}
+_CHECKS = ("_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range_for_size")
+# Made of other operations, but what they return is never (a view of) what they were given.
+_FRESH = {
+    *("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "batch_norm"),
+    *("linear", "layer_norm", "group_norm", "instance_norm", "matmul", "max_pool2d", "silu", "relu6", "softmax"),
+    *("scaled_dot_product_attention", "embedding", "hardswish", "conv2d.padding", "selu"),
+}
+
+
+class NotLocal(Exception):  # noqa: N818 -- no error: the whole program is to be traced instead
+    """What a node becomes cannot be told from the node alone."""
+
+
+def lower_locally(program: ExportedProgram) -> None:
+    """Let `program` be decomposed node by node where that gives the same; else as torch does it (in place)."""
+    program.run_decompositions = functools.partial(_decomposed, program, program.run_decompositions)
+
+
+def _decomposed(
+    program: ExportedProgram, whole: Callable[..., ExportedProgram], decomp_table: Table | None = None, **options: Any
+) -> ExportedProgram:
+    if decomp_table is None or options:
+        return whole(decomp_table, **options)
+    try:
+        graph = _Lowering(program.graph_module.graph, decomp_table).run()
+    except NotLocal:
+        return whole(decomp_table)
+    lowered = copy.copy(program)
+    lowered._graph_module = fx.GraphModule(program.graph_module, graph)
+    lowered._graph_module.meta.update(program.graph_module.meta)
+    lowered._graph_signature = copy.deepcopy(program.graph_signature)
+    signature = lowered._graph_signature
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    outputs = pytree.tree_leaves(graph.output_node().args[0])
+    for specs, nodes in ((signature.input_specs, inputs), (signature.output_specs, outputs)):
+        for spec, node in zip(cast("list[Any]", specs), nodes, strict=True):
+            if isinstance(node, fx.Node):
+                spec.arg.name = node.name
+    return lowered
+
+
+class _Lowering:
+    """A graph, and how far it is rewritten.
+
+    Attributes:
+        new: the new graph.
+        values: what stands for each node of the old graph in the new one; after an operation in place, its result.
+        storage: by node of the old graph, the nodes that may share their numbers with it, itself included.
+    """
+
+    def __init__(self, graph: fx.Graph, table: Table) -> None:
+        self.old = graph
+        self.new = fx.Graph()
+        self.table = table
+        self.known = set(torch.export.default_decompositions())
+        self.values: dict[fx.Node, Any] = {}
+        self.storage: dict[fx.Node, set[fx.Node]] = {}
+        self.place = {node: number for number, node in enumerate(graph.nodes)}
+
+    def run(self) -> fx.Graph:
+        """The new graph.
+
+        Raises:
+            NotLocal: it takes more than one node to tell.
+        """
+        for node in self.old.nodes:
+            self._note_storage(node)
+            if node.op == "call_function":
+                self.values[node] = self._call(node)
+            elif node.op in ("placeholder", "output"):
+                self.values[node] = self._copied(node)
+            else:
+                raise NotLocal(node.op)
+        self.new.eliminate_dead_code()
+        self.new.lint()
+        return self.new
+
+    def _copied(self, node: fx.Node) -> fx.Node:
+        return self.new.node_copy(node, self.values.__getitem__)
+
+    def _call(self, node: fx.Node) -> Any:
+        target = node.target
+        if not isinstance(target, OpOverload):
+            if isinstance(target, torch._ops.HigherOrderOperator):
+                raise NotLocal(str(target))
+            return self._copied(node)  # of Python's operators: on sizes, or an item of a tuple
+        name = target._schema.name.removeprefix("aten::")
+        if name in _CHECKS:
+            return None
+        if name in ("detach_", "dropout", "dropout_", "feature_dropout", "alpha_dropout"):
+            if name != "detach_" and node.args[2]:
+                raise NotLocal(name)
+            return self.values[node.args[0]]  # type: ignore[index]
+        if name == "batch_norm":
+            return self._batch_norm(node)
+        if target._schema.is_mutable:
+            return self._out_of_place(node, name)
+        return self._functional(node, target)
+
+    def _functional(self, node: fx.Node, target: OpOverload) -> Any:
+        is_composite = target.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
+        if target in self.table or (is_composite and target not in self.known):
+            return self._inlined(node, target)
+        copied = self._copied(node)
+        copied.target = target
+        return copied
+
+    def _out_of_place(self, node: fx.Node, name: str) -> Any:
+        base, target = node.args[0], node.target
+        tensors = [value for value in pytree.tree_leaves(_fakes((node.args, node.kwargs))) if isinstance(value, Tensor)]
+        if name not in _ELEMENTWISE or not isinstance(base, fx.Node) or not isinstance(target, OpOverload):
+            raise NotLocal(name)
+        if not base.meta["val"].is_floating_point() or any(value.dtype != tensors[0].dtype for value in tensors):
+            raise NotLocal(f"{name} on tensors of several types")
+        for shared in self.storage[base]:
+            # Both names of the tensor itself get the new value; a view of it would have to be made again.
+            is_used = any(self.place[user] > self.place[node] for user in shared.users)
+            if shared.op == "placeholder" or (
+                is_used and self.values.get(shared, None) is not self.values[base] and shared is not node
+            ):
+                raise NotLocal(f"{name} on a tensor that is seen in other ways")
+        functional = getattr(getattr(_ATEN, name[:-1]), target._overloadname, None)
+        if functional is None:
+            raise NotLocal(name)
+        before = self.values[base]
+        result = self._functional(node, functional)
+        for shared in self.storage[base]:
+            if self.values.get(shared) is before:
+                self.values[shared] = result
+        return result
+
+    def _batch_norm(self, node: fx.Node) -> fx.Node:
+        source, weight, bias, mean, var, training, momentum, eps = node.args[:8]
+        value = node.meta["val"]
+        given = [None if each is None else self.values[each] for each in (source, weight, bias)]  # type: ignore[index]
+        if training:
+            if mean is not None or var is not None:
+                raise NotLocal("batch norm that writes its statistics")
+            target = _ATEN._native_batch_norm_legit.no_stats
+            made = self.new.call_function(target, (*given, True, momentum, eps))
+            num = value.shape[1]
+        else:
+            target = _ATEN._native_batch_norm_legit_no_training.default
+            stored = [self.values[each] for each in (mean, var)]  # type: ignore[index]
+            made = self.new.call_function(target, (*given, *stored, momentum, eps))
+            num = 0
+        made.meta["val"] = (value, value.new_empty(num), value.new_empty(num))
+        item = self.new.call_function(operator.getitem, (made, 0))
+        item.meta["val"] = value
+        return item
+
+    def _inlined(self, node: fx.Node, target: OpOverload) -> Any:
+        """The nodes that this one consists of."""
+        leaves, spec = pytree.tree_flatten((node.args, dict(node.kwargs)))
+        nodes = list(dict.fromkeys(leaf for leaf in leaves if isinstance(leaf, fx.Node)))
+
+        def called(*values: Any) -> Any:
+            known = dict(zip(nodes, values, strict=True))
+            args, kwargs = pytree.tree_unflatten(
+                [known.get(leaf, leaf) if isinstance(leaf, fx.Node) else leaf for leaf in leaves], spec
+            )
+            return target(*args, **kwargs)
+
+        fakes = [each.meta["val"] for each in nodes]
+        mode = next((fake.fake_mode for fake in fakes if isinstance(fake, torch._subclasses.FakeTensor)), None)
+        if mode is None:
+            raise NotLocal(f"{target} without tensors")
+        with mode:
+            made = make_fx(called, decomposition_table=dict(self.table), _allow_non_fake_inputs=True)(*fakes)
+        return self._inserted(made.graph, nodes)
+
+    def _inserted(self, graph: fx.Graph, nodes: list[fx.Node]) -> Any:
+        given = iter(nodes)
+        inner: dict[fx.Node, Any] = {}
+        for node in graph.nodes:
+            if node.op == "placeholder":
+                inner[node] = self.values[next(given)]
+            elif node.op == "output":
+                result = pytree.tree_map(lambda each: inner[each] if isinstance(each, fx.Node) else each, node.args[0])
+            elif node.op == "call_function":
+                if isinstance(node.target, OpOverload) and node.target._schema.is_mutable:
+                    raise NotLocal(str(node.target))
+                inner[node] = self.new.node_copy(node, inner.__getitem__)
+            else:
+                raise NotLocal(node.op)
+        return result
+
+    def _note_storage(self, node: fx.Node) -> None:
+        """Join the node with those that it may be a view of."""
+        joined = {node}
+        if node.op == "call_function" and not _is_fresh(node):
+            for source in _sources(node):
+                joined |= self.storage[source]
+        for each in joined:
+            self.storage[each] = joined
+
+
+def _is_fresh(node: fx.Node) -> bool:
+    """Whether the node's result surely has numbers of its own."""
+    target = node.target
+    if not isinstance(target, OpOverload):
+        return False
+    if any(returned.alias_info is not None for returned in target._schema.returns):
+        return False
+    if target._schema.name.removeprefix("aten::") in _FRESH:
+        return True
+    return not target.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
+
+
+def _sources(node: fx.Node) -> list[fx.Node]:
+    """The inputs that the node's result may be a view of."""
+    target = node.target
+    if not isinstance(target, OpOverload) or all(each.alias_info is None for each in target._schema.arguments):
+        return node.all_input_nodes
+    given = dict(zip([each.name for each in target._schema.arguments], node.args, strict=False)) | node.kwargs
+    shared = [given.get(each.name) for each in target._schema.arguments if each.alias_info is not None]
+    return [leaf for leaf in pytree.tree_leaves(shared) if isinstance(leaf, fx.Node)]
+
+
+def _fakes(args: Any) -> Any:
+    return fx.node.map_arg(args, lambda node: node.meta.get("val"))

@@ -1,0 +1,28 @@
+"""Whether a JPEG file is whole and sound, for those who leave the decoding to libjpeg, which goes on with a warning."""
+
+from tailcut.compiling import is_installed
+from tailcut.jpeg.entropy import decode
+from tailcut.jpeg.markers import OtherKindError, read_markers
+
+
+def check_jpeg(data: bytes) -> bool:
+    """Look at every marker of a file of any colours and, if numba is installed, at every bit between them.
+
+    Args:
+        data: the file. Its size in pixels is not checked: see `limits.check_size`.
+
+    Returns:
+        Whether the entropy-coded data were looked at: False without numba, and for files that are arithmetic-coded,
+        lossless, hierarchical or of more than 8 bits.
+
+    Raises:
+        DataError: the file is truncated or damaged anywhere up to the end of its picture; see `read_jpeg`.
+    """
+    try:
+        markers = read_markers(data, any_colors=True, max_pixels=1 << 32)
+    except OtherKindError:
+        return False
+    if not is_installed():
+        return False
+    decode(data, markers)
+    return True

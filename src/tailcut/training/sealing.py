@@ -1,0 +1,104 @@
+"""Sealed files of `torch.save`: a digest of all bytes before it stands at the end, so that any change is noticed.
+
+A file of `torch.save` is a zip archive; the seal is the archive's comment, so that every reader of such files reads
+sealed ones too. The zip's own checksums cover the content of its members only, and torch does not look at them.
+"""
+
+import hashlib
+import os
+import zipfile
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from tailcut.errors import DataError
+
+MARK = b"tailcut sha256: "
+SEAL_BYTES = len(MARK) + hashlib.sha256().digest_size
+_LENGTH_BYTES = 2  # of the comment: the last field of an archive without one
+_CHUNK = 1 << 20
+
+
+def save_sealed(content: Any, file: IO[bytes]) -> None:
+    """Write tensors and plain values as `torch.save` does, and a seal behind them.
+
+    Raises:
+        OSError: it cannot be written, for example because the disk is full.
+    """
+    writer = _SealingWriter(file)
+    try:
+        torch.save(content, writer)  # type: ignore[arg-type]  # it needs `write` alone
+    except RuntimeError as error:  # torch's own end of a file hides why it could not be written
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
+    writer.seal()
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether a file has a seal, which is then the right one.
+
+    Raises:
+        DataError: the file cannot be read, or its bytes are others than those that were sealed.
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size < SEAL_BYTES:
+                return False
+            file.seek(size - SEAL_BYTES)
+            seal = file.read()
+            if not seal.startswith(MARK):
+                return False
+            file.seek(0)
+            digest, left = hashlib.sha256(), size - SEAL_BYTES
+            while left > 0 and (chunk := file.read(min(left, _CHUNK))):
+                digest.update(chunk)
+                left -= len(chunk)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error}") from error
+    if digest.digest() != seal[len(MARK) :]:
+        raise DataError(f"{path} is damaged: its bytes do not match its digest")
+    return True
+
+
+def check_members(path: Path) -> None:
+    """Raise `DataError` unless the members of an archive match the checksums in it; for files without a seal."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except Exception as error:  # whatever zipfile raises on bytes that are no archive
+        raise DataError(f"{path} is damaged: {error}") from error
+    if broken is not None:
+        raise DataError(f"{path} is damaged: {broken} in it does not match its checksum")
+
+
+class _SealingWriter:
+    """Passes on what is written, but for the length of the comment at the end, which the seal makes another."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._digest, self._held = file, hashlib.sha256(), b""
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        if len(view) < _LENGTH_BYTES:
+            self._held += bytes(view)
+            self._pass_on(self._held[:-_LENGTH_BYTES])
+            self._held = self._held[-_LENGTH_BYTES:]
+        else:
+            self._pass_on(self._held)
+            self._pass_on(view[:-_LENGTH_BYTES])
+            self._held = bytes(view[-_LENGTH_BYTES:])
+        return len(view)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def seal(self) -> None:
+        self._pass_on(SEAL_BYTES.to_bytes(_LENGTH_BYTES, "little"))
+        self._file.write(MARK + self._digest.digest())
+
+    def _pass_on(self, data: bytes | memoryview) -> None:
+        self._file.write(data)
+        self._digest.update(data)

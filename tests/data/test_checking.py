@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tailcut.data import check_folder
+from tailcut.data import checking as module
+from tailcut.errors import ArgumentError, DataError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Five pictures, of which a JPEG lost its last bytes and a PNG its end; notes; what is hidden."""
+    folder = tmp_path / "photos"
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 24, 3), dtype=np.uint8)
+    for name in ("a.jpg", "b/half.JPEG", "b/c/d.png", "b/c/cut.png", "z.jpg", ".hidden/x.jpg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / name)
+    half, cut = folder / "b" / "half.JPEG", folder / "b" / "c" / "cut.png"
+    half.write_bytes(half.read_bytes()[:-100] + b"\xff\xd9")
+    cut.write_bytes(cut.read_bytes()[:-40])
+    (folder / "notes.txt").write_text("notes")
+    return folder
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 1024])
+def test_broken_files_are_named(folder: Path, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHUNK", chunk)
+    report = check_folder(folder)
+    assert (report.num_pictures, report.num_others, report.bits_checked, report.failed) == (5, 1, True, True)
+    assert [item["path"] for item in report.broken] == [str(folder / "b/c/cut.png"), str(folder / "b/half.JPEG")]
+    assert report.broken[1]["reason"].startswith("it is truncated or damaged: the picture data end early")
+    assert "strict" not in report.broken[1]["reason"]
+    assert "2 of 5 pictures are broken; 1 other files were not looked at" in str(report)
+    assert str(folder / "b/half.JPEG") in str(report)
+
+
+def test_settings(folder: Path) -> None:
+    assert [Path(item["path"]).name for item in check_folder(folder, strict=False).broken] == ["cut.png"]
+    assert len(check_folder(folder, max_pixels=32 * 24 - 1).broken) == 5
+    assert not check_folder(folder / "a.jpg").failed
+    with pytest.raises(ArgumentError, match="max_pixels must be positive"):
+        check_folder(folder, max_pixels=0)
+    with pytest.raises(DataError, match=r"cannot read the folder .*nowhere"):
+        check_folder(folder / "nowhere")
+
+
+def test_without_numba(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "is_installed", lambda: False)
+    assert "numba is not installed" in str(check_folder(folder / "a.jpg"))

@@ -1,0 +1,205 @@
+"""Loops kept on disk: whatever is wrong with the disk, they run."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import tailcut
+from tailcut.compiling import is_installed
+
+PACKAGE = Path(tailcut.__file__).parent
+
+# Two loops, one of which calls a third; what came of them, what was compiled, what was said. The package is not
+# imported as a whole, since torch takes seconds.
+SCRIPT = """
+import json, logging, os, resource, sys, types, warnings
+import numpy as np
+sys.modules["tailcut"] = types.ModuleType("tailcut")
+sys.modules["tailcut"].__path__ = [os.environ["PYTHONPATH"] + "/tailcut"]
+from tailcut import compiling
+messages = []
+class Handler(logging.Handler):
+    def emit(self, record): messages.append(record.getMessage())
+logging.getLogger("tailcut").addHandler(Handler())
+logging.getLogger("tailcut").setLevel(logging.INFO)
+numba = __import__("numba")
+FACTOR = int(sys.argv[1])
+def inner(x): return FACTOR * x
+inner = numba.njit(inner)
+def sum_of(values):
+    made = np.zeros(len(values))
+    for i in range(len(values)): made[i] = inner(values[i])
+    return made.sum()
+def copy_of(values): return values.copy()
+loops = [compiling.compile_loop(loop) for loop in (sum_of, copy_of)]
+if "full" in sys.argv: resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    found = [float(loops[0](np.arange(4.0))), loops[1](np.arange(2)).tolist()]
+print(json.dumps({
+    "found": found,
+    "compiled": [sum(loop.stats.cache_misses.values()) for loop in loops],
+    "warnings": [(item.category.__name__, str(item.message)) for item in caught],
+    "messages": messages,
+}))
+"""
+
+
+def environment(tmp_path: Path, **changes: str) -> dict[str, str]:
+    """A home and a package of which nothing can be written, for root too: files stand where folders should be made."""
+    package = tmp_path / "site" / "tailcut"
+    if not package.exists():
+        shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+        for folder in [package, *(path for path in package.rglob("*") if path.is_dir())]:
+            (folder / "__pycache__").write_bytes(b"")
+        (tmp_path / "file").write_bytes(b"")
+    kept = {key: value for key, value in os.environ.items() if key not in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")}
+    return kept | {"PYTHONPATH": str(package.parent), "HOME": str(tmp_path / "file"), **changes}
+
+
+def run(script: str, *words: str, **settings: Any) -> Any:
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, **settings)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def loops_in(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.loop"))
+
+
+def test_loops_are_compiled_once(tmp_path: Path) -> None:
+    """The second process finds them; another constant, another setting of numba's is another loop."""
+    settings = {"env": environment(tmp_path, NUMBA_CACHE_DIR=str(tmp_path / "cache"))}
+    first, second, other = (run(SCRIPT, factor, **settings) for factor in ("3", "3", "5"))
+    assert first["found"] == second["found"] == [18.0, [0, 1]]
+    assert (first["compiled"], second["compiled"]) == ([1, 1], [0, 0])
+    assert other["found"] == [30.0, [0, 1]]
+    assert other["compiled"] == [1, 0]
+    assert [len(report["messages"]) for report in (first, second, other)] == [1, 0, 1]
+    assert not first["warnings"] + second["warnings"] + other["warnings"]
+    settings["env"]["NUMBA_BOUNDSCHECK"] = "1"
+    assert run(SCRIPT, "3", **settings)["compiled"] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        {"NUMBA_CACHE_DIR": "{}/cache"},
+        {"XDG_CACHE_HOME": "{}/cache"},
+        {"NUMBA_CACHE_DIR": "{}/file", "XDG_CACHE_HOME": "{}/cache"},
+        {"NUMBA_CACHE_DIR": "{}/file", "HOME": "{}/home"},
+    ],
+    ids=["numba's folder", "the user's cache", "numba's folder is a file", "home"],
+)
+def test_a_folder_is_found(tmp_path: Path, folders: dict[str, str]) -> None:
+    settings = {name: folder.format(tmp_path) for name, folder in folders.items()}
+    found = run(SCRIPT, "3", env=environment(tmp_path, **settings))
+    assert (found["found"], found["warnings"]) == ([18.0, [0, 1]], [])
+    assert len(loops_in(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("home", ["file", "nowhere", None])
+def test_no_folder_can_be_written(tmp_path: Path, home: str | None) -> None:
+    """Said once, by a warning of our own; nothing is lost but time."""
+    env = environment(tmp_path)
+    env = env | {"HOME": f"/proc/{home}"} if home == "nowhere" else env
+    if home is None:
+        del env["HOME"]
+        env["XDG_CACHE_HOME"] = str(tmp_path / "file")
+    found = run(SCRIPT, "3", env=env)
+    assert (found["found"], found["compiled"]) == ([18.0, [0, 1]], [1, 1])
+    ((kind, message),) = found["warnings"]
+    assert kind == "UncachedLoopsWarning"
+    assert "NUMBA_CACHE_DIR" in message
+    assert "__pycache__" in message
+
+
+def test_disk_is_full(tmp_path: Path) -> None:
+    """No file may grow beyond nothing, as on a full disk; and nothing half-written stays."""
+    env = environment(tmp_path, NUMBA_CACHE_DIR=str(tmp_path / "cache"))
+    found = run(SCRIPT, "3", "full", env=env)
+    assert found["found"] == [18.0, [0, 1]]
+    assert [kind for kind, _ in found["warnings"]] == ["UncachedLoopsWarning"]
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "garbage"])
+def test_damaged_cache(tmp_path: Path, damage: str) -> None:
+    """What was damaged is compiled again, and its file replaced."""
+    env = environment(tmp_path, NUMBA_CACHE_DIR=str(tmp_path / "cache"))
+    expected = run(SCRIPT, "3", env=env)["found"]
+    names = [path.name for path in loops_in(tmp_path)]
+    for path in loops_in(tmp_path):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 16
+        new = {"flip": content, "cut": content[: len(content) // 2], "empty": b"", "garbage": b"garbage"}
+        path.write_bytes(bytes(new[damage]))
+    found = run(SCRIPT, "3", env=env)
+    assert (found["found"], found["compiled"], found["warnings"]) == (expected, [1, 1], [])
+    assert [path.name.split(".")[0] for path in loops_in(tmp_path)] == [name.split(".")[0] for name in names]
+    assert run(SCRIPT, "3", env=env)["compiled"] == [0, 0]
+
+
+def test_not_what_numba_wrote(tmp_path: Path) -> None:
+    """A file that is whole, and nothing that numba can load: the loop is compiled, and the warning names it."""
+    env = environment(tmp_path, NUMBA_CACHE_DIR=str(tmp_path / "cache"))
+    run(SCRIPT, "3", env=env)
+    for path in loops_in(tmp_path):
+        content = b"no loop"
+        path.with_name(f"{path.name.split('.')[0]}.{hashlib.sha256(content).hexdigest()[:32]}.loop").write_bytes(
+            content
+        )
+        path.unlink()
+    found, again = run(SCRIPT, "3", env=env), run(SCRIPT, "3", env=env)
+    assert found["found"] == again["found"] == [18.0, [0, 1]]
+    ((kind, message),) = found["warnings"]
+    assert (kind, "compiled anew" in message) == ("UncachedLoopsWarning", True)
+    assert (again["compiled"], again["warnings"]) == ([0, 0], [])
+
+
+def test_without_jit(tmp_path: Path) -> None:
+    """NUMBA_DISABLE_JIT gives plain functions, which have no cache."""
+    script = SCRIPT.replace("loop.stats.cache_misses.values()", "[]")
+    assert run(script, "3", env=environment(tmp_path, NUMBA_DISABLE_JIT="1"))["found"] == [18.0, [0, 1]]
+
+
+LOCKED = """
+import json, sys, warnings
+import torch
+from torch import nn
+import tailcut
+from tailcut.inputs import read_jpeg
+torch.manual_seed(0)
+model = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1)).eval()
+tailcut.regularize(model, keep_ratio=0.02)
+with warnings.catch_warnings(record=True) as caught, torch.no_grad():
+    warnings.simplefilter("always")
+    picture = read_jpeg(sys.argv[1])
+    fused = tailcut.fuse(model, engine="compiled")
+    pixels = torch.rand(1, 3, 96, 96)
+    gap = max(float((fused(pixels) - model(pixels)).abs().max()) for _ in range(4))
+print(json.dumps([list(picture.size), gap, [item.category.__name__ for item in caught]]))
+"""
+
+
+@pytest.mark.slow
+def test_jpeg_files_and_fused_networks_where_nothing_can_be_written(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.jpg")
+    size, gap, kinds = run(LOCKED, str(tmp_path / "x.jpg"), env=environment(tmp_path))
+    assert size == [40, 56]
+    assert gap < 1e-4
+    assert kinds == ["UncachedLoopsWarning"]
+
+
+def test_is_installed() -> None:
+    assert is_installed()
