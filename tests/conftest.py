@@ -1,9 +1,20 @@
 """Fixtures shared by all tests."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def gradients_stay_on() -> Iterator[None]:
+    """A test that leaves gradients off fails, not one of the hundreds that run after it in the same process."""
+    yield
+    left_off = not torch.is_grad_enabled() or torch.is_inference_mode_enabled()
+    torch.set_grad_enabled(True)
+    assert not left_off, "torch's gradients were off when this test ended"
 
 
 def _find_root(part: str) -> Path:

@@ -27,8 +27,10 @@ class FailsOnce(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        self.left -= 1
+        # Switching gradients on and off takes no memory; were it to fail, they would stay off after the test.
+        self.left -= getattr(func, "__name__", "") != "_set_grad_enabled"
         if self.left == 0:
+            self.left = -1
             raise MemoryError
         return func(*args, **(kwargs or {}))
 
