@@ -111,7 +111,7 @@ def test_prune_regularise_pack_load(registered: bool, tmp_path: Path) -> None:
     model = create_model("resnet20", width=8)
     for seed in (0, 1):
         prune(model, X, random_scores(model, seed), 0.3)
-    regularize(model, keep_ratio=0.3)
+    regularize(model, keep_ratio=0.3, warn=False)
     save(model, tmp_path / "slim.tailcut", registered=registered)
     again = load(tmp_path / "slim.tailcut", into=None if registered else create_model("resnet20", width=8))
     with torch.no_grad():
@@ -122,7 +122,7 @@ def test_prune_regularise_pack_load(registered: bool, tmp_path: Path) -> None:
     assert [edit.kind for edit in record_of(again).edits] == ["prune", "regularize"]
     # And on from there: dense again, narrower still, regularised again.
     prune(dense, X, random_scores(dense, 2), 0.3)
-    regularize(dense, keep_ratio=0.5)
+    regularize(dense, keep_ratio=0.5, warn=False)
     assert [edit.kind for edit in record_of(dense).edits] == ["prune", "regularize"]
     save(dense, tmp_path / "slimmer.tailcut", registered=registered)
     again = load(tmp_path / "slimmer.tailcut", into=None if registered else create_model("resnet20", width=8))

@@ -101,7 +101,9 @@ def idct(x: torch.Tensor, axes: Sequence[int] | None = None) -> torch.Tensor:
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     """A context in which matrix products on `device` keep their type: autocast would round them to 16 bits."""
     kind = device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+    # While it compiles, torch 2.11 cannot follow the first question; what it compiles for has autocast.
+    has_autocast = torch.compiler.is_compiling() or torch.amp.is_autocast_available(kind)
+    if has_autocast and torch.is_autocast_enabled(kind):
         return torch.autocast(kind, enabled=False)
     return nullcontext()
 
