@@ -70,9 +70,9 @@ def head() -> Iterator[Named]:
     yield "magic-empty", "magic", b""
     yield "magic-short", "magic", b"\x89TCU"
     yield "magic-other", "magic", b"\x89PNG" + sound[4:]
-    for version in (0, 2, 255):
+    for version in (0, 3, 255):
         yield f"version-{version}", "version", sound[:4] + bytes([version]) + sound[5:]
-    yield "version-short", "version", b"\x89TCT\x02"
+    yield "version-short", "version", b"\x89TCT\x03"
     for length in (1, 4, 5, 12):
         yield f"short-{length}", "file-short", sound[:length]
     yield "checksum-payload", "checksum", sound[:-1] + bytes([sound[-1] ^ 1])
@@ -300,6 +300,54 @@ def payloads() -> Iterator[Named]:
         "payload-range-size",
         replace(nothing, payloads=[*nothing.payloads[:doubles], b"\0", *nothing.payloads[doubles + 1 :]]),
     )
+
+
+def quantized() -> Iterator[Named]:
+    """Version 2, and what version 1 does not know."""
+    linear = [(1, items(LINEAR, 0, b"\0", 3))]
+
+    def sound(transform: int = 0, step: int = -32, offset: int = 0, count: int = 0, name: str = "weight") -> Draft:
+        return own(
+            "linear",
+            linear,
+            coefficients=10,
+            types={"bias": 10},
+            numbers={"weight": [1, -2, 3], "bias": [4, 5]},
+            parameters={name: (transform, step, offset, count)},
+        )
+
+    plain = sound()
+    (payload,) = plain.payloads
+    yield "quantized-version-1", "stream-type-known", replace(plain, version=1, types=items(3, 1, b"\0"))
+    bias = own("linear", types={"bias": 10, "weight": 0})
+    yield "quantized-type-version-1", "type-known", replace(bias, version=1)
+    for name, content in {
+        "empty": b"",
+        "cut": payload[:-1],
+        "followed": payload + b"\0",
+    }.items():
+        yield f"quantized-{name}", "payload-quantized-end", replace(plain, payloads=[content])
+    yield "quantized-raw", "quantized-codec", replace(plain, streams=b"\xa0")
+    yield "quantized-float", "quantized-codec", replace(bias, streams=bytes([bias.streams[0] | 3, bias.streams[1]]))
+    for name, wrong in {
+        "transform-4": sound(4),
+        "transform-negative": sound(-1),
+        "step-401": sound(step=401),
+        "step-below": sound(step=-401),
+        "count-negative": sound(count=-1),
+        "count-above": sound(count=4),
+    }.items():
+        yield f"quantized-{name}", "quantized-parameters", wrong
+    for transform in (1, 2, 3):
+        yield f"quantized-coefficients-{transform}", "quantized-transform", sound(transform)
+    yield "quantized-kernel", "quantized-transform", sound(3, name="bias")
+    yield "quantized-infinite", "quantized-finite", sound(1, 80, 100, name="bias")
+    wide = named(CHAIN, arguments=[(0, [512, 400])], types={"layer0.weight": 10})
+    yield "quantized-claims", "quantized-claims", replace(wide, payloads=[payload, *wide.payloads[1:]])
+    yield "quantized-wholes", "quantized-whole", own("counters", types={"many": 11})
+    small = own("own", types={"kept.small": 11}, numbers={"kept.small": [-129, 0, 0]})
+    yield "fit-whole-number", "tensor-range", small
+    yield "fit-whole-of-float", "tensor-type", own("linear", types={"bias": 11}, numbers={"bias": [1, 2]})
 
 
 def regularize() -> Iterator[Named]:
@@ -560,6 +608,7 @@ def cases() -> dict[str, Case]:
         metadata,
         lists,
         payloads,
+        quantized,
         regularize,
         stem,
         prune,

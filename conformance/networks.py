@@ -97,6 +97,7 @@ DESCRIPTIONS: dict[str, dict[str, Any]] = {
     "sequence": {"type": "Sequential", "children": {"0": _conv(3, 2), "1": _layer("ReLU"), "2": _conv(2, 2)}},
     "own": _own(),
     "image": _image(),
+    "counters": {"type": "Constants", "buffers": {"many": [[65_537], "int64"]}},
     "taken": {"type": "Taken", "sizes": {"input_transform": None}, "children": {"conv": _conv(3, 2)}},
 }
 

@@ -315,6 +315,71 @@ def _last_selected() -> bytes:
     return _selected(network, "conv1.mix.weight", "grouped.weight")
 
 
+def quantized() -> dict[str, Callable[[], Draft]]:
+    """Version 2: numbers rounded to steps, whole numbers, and plain ones between them."""
+    own_types = dict.fromkeys(("line.weight", "plane.weight", "plane.bias", "space.weight", "linear.weight"), 10)
+    own_types |= dict.fromkeys(("gain", "linear.bias", "table.weight"), 10)
+    wholes = dict.fromkeys(("kept.bits", "kept.bytes", "kept.table", "kept.small", "kept.middle", "kept.steps"), 11)
+    transforms = {
+        "line.weight": (3, -40, 0, 0),
+        "plane.weight": (2, -24, 0, 0),
+        "plane.bias": (1, 3, -2, 0),
+        "space.weight": (3, -9, 0, 40),
+        "linear.weight": (0, -400, 1000, 0),
+        "linear.bias": (2, 7, 0, 3),
+        "table.weight": (0, -17, -5, 1),
+        "gain": (0, 0, 7, 0),
+    }
+    whole_numbers = {
+        "kept.bits": [0, 1, 1, 0, 0, 1],
+        "kept.bytes": [0, 1, 127, 128, 255],
+        "kept.table": [-32768, 32767, -1, 0, 1, 256, -256, 255],
+        "kept.small": [-128, 127, 0],
+        "kept.middle": [-500_000, 548_575],
+        "kept.steps": [0],
+    }
+    magnitudes = [sign * (2**e + part) for e in range(20) for part in (0, 2**e - 1) for sign in (1, -1)]
+    wide = [regularize(WIDE, 0, b"\0", 150)]
+    linear = [regularize(LINEAR, 0, b"\0", 3)]
+    zeros = {"weight": [0] * 150}
+    return {
+        "quantized-coefficients": lambda: own("linear", linear, coefficients=10),
+        "quantized-with-others": lambda: own("linear", linear, coefficients=10, types={"bias": 10}),
+        "quantized-others": lambda: own("linear", linear, types={"bias": 10}),
+        "quantized-cut": lambda: own("wide", wide, coefficients=10, parameters={"weight": (0, -20, 0, 41)}),
+        "quantized-none-kept": lambda: own("wide", wide, coefficients=10, parameters={"weight": (0, -20, 0, 1)}),
+        "quantized-largest": lambda: own(
+            "wide",
+            wide,
+            coefficients=10,
+            numbers={"weight": (magnitudes * 2)[:150]},
+            parameters={"weight": (0, -100, 1 << 19, 0)},
+        ),
+        "quantized-zeros": lambda: own("wide", wide, coefficients=10, numbers=zeros),
+        "quantized-transforms": lambda: own("own", types=own_types, parameters=transforms),
+        "quantized-integers": lambda: own("own", types=own_types | wholes, numbers=whole_numbers),
+        "quantized-wholes-alone": lambda: own("own", types=wholes, numbers=whole_numbers),
+        "quantized-four-axes": lambda: own(
+            "own",
+            [regularize(items(1, "plane.weight", shape(3, 2, 3, 3)), 0, b"\0", 31)],
+            coefficients=10,
+            types={name: number for name, number in own_types.items() if name != "plane.weight"},
+        ),
+        "quantized-order-weights": lambda: own(
+            "linear", [regularize(LINEAR, 1, 0, 2, 3, 1, b"\0", 5)], coefficients=10, types={"bias": 10}
+        ),
+        "quantized-some-axes": lambda: own("linear", [regularize(LINEAR, 1, 3, 0, b"\2", 3)], coefficients=10),
+        "quantized-half": lambda: own("half", types={"weight": 10, "bias": 10}),
+        "quantized-registered": lambda: named(
+            CHAIN,
+            arguments=[(0, [4, 3, 2])],
+            types=dict.fromkeys(("layer0.weight", "layer0.bias", "norm.weight", "norm.running_var"), 10)
+            | {"norm.num_batches_tracked": 11},
+        ),
+        "quantized-prune": lambda: own("image", [(3, PRUNE)], types={"conv1.weight": 10, "steps": 11}),
+    }
+
+
 def cases() -> dict[str, Callable[[], Draft]]:
     """Name -> what makes the file."""
-    return {**headers(), **numbers(), **ways(), **codecs(), **edits()}
+    return {**headers(), **numbers(), **ways(), **codecs(), **edits(), **quantized()}

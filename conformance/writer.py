@@ -6,11 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from conformance.reference.codecs import TYPES
-from conformance.reference.decoder import Kept, Other, digest_of, list_others
+from conformance.quantized_writer import Writer
+from conformance.reference.codecs import QUANTIZED, TYPES
+from conformance.reference.decoder import Kept, Other, digest_of, list_others, order_of, stream_types
 from conformance.reference.networks import Module
+from conformance.reference.quantized import Tensor, row_major, values
+from conformance.reference.refusal import RefusedError
 
-MAGIC, VERSION = b"\x89TCT", b"\x01"
+MAGIC = b"\x89TCT"
+PARAMETERS = (0, -32, 0, 0)
 
 
 def varint(number: int) -> bytes:
@@ -56,6 +60,8 @@ def number_bytes(numbers: Sequence[Any], type_: int) -> bytes:
     """Little-endian numbers of a type; bfloat16 is the upper half of a float32 (which must hold it)."""
     if type_ == 2:
         return b"".join(struct.pack("<f", number)[2:] for number in numbers)
+    if type_ == QUANTIZED:  # its bytes follow from its parameters, see `quantized_payload`
+        return b""
     return struct.pack(f"<{len(numbers)}{TYPES[type_][2]}", *numbers)
 
 
@@ -154,7 +160,7 @@ def formula(count: int, type_: int, start: int = 0) -> list[Any]:
         return [number % 2 for number in numbers]
     if name == "uint8":
         return numbers
-    if name.startswith("int"):
+    if name.startswith("int") or name == "quantized":
         return [number - 50 for number in numbers]
     return [(number - 50) / 16 for number in numbers]
 
@@ -177,6 +183,7 @@ class Draft:
         after: bytes behind the last item of the header.
         num_edits: as the header says; None for as many as there are.
         own: the name of the own class, None for a registered network.
+        version: of the format.
     """
 
     base: bytes
@@ -194,6 +201,7 @@ class Draft:
     after: bytes = b""
     num_edits: int | None = None
     own: str | None = None
+    version: int = 1
 
     def header(self) -> bytes:
         made = self.base + items(len(self.metadata), self.metadata)
@@ -209,12 +217,12 @@ class Draft:
         if self.packing is not None:
             packed = self.packing(header)
             frame = items(2 * len(packed) + 1, len(header), packed)
-        return whole(self.digest + frame + b"".join(self.payloads))
+        return whole(self.digest + frame + b"".join(self.payloads), self.version)
 
 
-def whole(body: bytes) -> bytes:
+def whole(body: bytes, version: int = 1) -> bytes:
     """Magic, version and checksum before a body."""
-    return MAGIC + VERSION + struct.pack("<I", zlib.crc32(body)) + body
+    return MAGIC + bytes([version]) + struct.pack("<I", zlib.crc32(body)) + body
 
 
 def list_of_others(others: Sequence[Other]) -> bytes:
@@ -250,6 +258,7 @@ def draft(
     types: dict[str, int] | None = None,
     numbers: dict[str, list[Any]] | None = None,
     packing: Callable[[bytes], bytes] | None = None,
+    parameters: dict[str, Sequence[int]] | None = None,
 ) -> Draft:
     """A sound file.
 
@@ -264,6 +273,8 @@ def draft(
         types: the number type of other tensors by name, where it is not the network's own.
         numbers: of tensors by name, where they are not `formula`.
         packing: of the header.
+        parameters: transform, step, offset and count of quantised tensors by name, where they are not `PARAMETERS`.
+            Their `numbers` are those that are coded.
     """
     types, numbers = types or {}, numbers or {}
     by_name = {name: number for number, (name, _, _) in TYPES.items()}
@@ -277,10 +288,14 @@ def draft(
         other.numbers = numbers.get(other.name, formula(_size(other.shape), number, 11 * place))
         other.raw, other.type = number_bytes(other.numbers, number), TYPES[number][0]
     streams = [(coefficients, b"".join(entry.raw for entry in kept))] if kept else []
-    for number in dict.fromkeys(own):
+    for number in stream_types(own, [0xA3] if kept and coefficients == QUANTIZED else []):
         streams.append((number, b"".join(o.raw for o, t in zip(others, own, strict=True) if t == number)))
     kinds, payloads = b"", []
     for place, (number, content) in enumerate(streams):
+        if number == QUANTIZED:
+            kinds += b"\xa3"
+            payloads.append(quantized_payload(kept if kept and place == 0 else [], others, parameters or {}))
+            continue
         codec, encode = CODECS[codecs[min(place, len(codecs) - 1)]]
         kinds += bytes([16 * number + codec])
         payloads.append(encode(content, TYPES[number][1]))
@@ -296,7 +311,37 @@ def draft(
         kept,
         others,
         packing=packing,
+        version=2 if 0xA3 in kinds else 1,
     )
+
+
+def quantized_payload(kept: Sequence[Kept], others: Sequence[Other], parameters: dict[str, Sequence[int]]) -> bytes:
+    """Codec 3 of the numbers of tensors; writes on each the values that a reader finds, where there are such."""
+    tensors: list[tuple[Kept | Other, Tensor]] = []
+    for entry in kept:
+        tensors.append((entry, Tensor("", entry.shape, order_of(entry), is_coefficients=True)))
+    for other in others:
+        if other.type in ("quantized", "integers"):
+            key, whole = other.name.rpartition(".")[2], other.type == "integers"
+            tensors.append((other, Tensor(key, other.shape, row_major(other.shape), is_whole=whole)))
+    for told, tensor in tensors:
+        tensor.numbers = [int(number) for number in told.numbers]
+        tensor.parameters = list(parameters.get(told.name, PARAMETERS))
+        if tensor.parameters[3]:
+            tensor.numbers = tensor.numbers[: max(0, tensor.parameters[3] - 1)]
+    payload = Writer().payload([tensor for _, tensor in tensors])
+    for told, tensor in tensors:
+        found: list[Any] = list(tensor.numbers) if tensor.is_whole else _values(tensor)
+        told.numbers = found
+        told.raw = struct.pack(f"<{len(found)}{'q' if tensor.is_whole else 'f'}", *found)
+    return payload
+
+
+def _values(tensor: Tensor) -> list[float]:
+    try:
+        return values(tensor)
+    except RefusedError:  # a draft of what is to be refused
+        return []
 
 
 def _size(sizes: tuple[int, ...]) -> int:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from docs.attack_tables import attack_tables
+from docs.byte_tables import byte_table
 from docs.comparisons import LAYER_SCORES, TUNED_SCORES, answers, scores_compared, variants_compared
 from docs.findings import AGAINST, finding
 from docs.highlights import highlights
@@ -123,6 +124,7 @@ def build(root: Path) -> dict[Path, str]:
             "unet": lambda: unet_table(root / UNET),
             **{name: partial(paper_table, name, root) for name in ("table2", "table3", "table4")},
         },
+        "docs/accuracy-per-byte.md": {"bytes": lambda: byte_table(root / RESULTS)},
         "docs/benchmarks.md": {
             "bench": lambda: bench_tables(root / BENCH),
             "table5": lambda: bench_tables(root / BENCH_OF["table5"], headings=False),

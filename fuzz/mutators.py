@@ -89,7 +89,8 @@ def tailcut_file(content: bytes, rng: random.Random, change: Havoc = havoc) -> b
         header = change_an_edit(header, rng, change)
     else:
         rest = change(rest, rng)
-    made = join(header, rest, is_packed=rng.random() < 0.1)
+    version = content[4] if rng.random() < 0.95 else max(0, 3 - content[4])
+    made = join(header, rest, is_packed=rng.random() < 0.1, version=version)
     return with_digest(made) if rng.random() < 0.9 else made
 
 
@@ -105,14 +106,14 @@ def split(content: bytes) -> tuple[bytes, bytes]:
     return header, reader.raw(reader.remaining)
 
 
-def join(header: bytes, rest: bytes, *, is_packed: bool = False) -> bytes:
+def join(header: bytes, rest: bytes, *, is_packed: bool = False, version: int = 1) -> bytes:
     """A file with the digest 0, which `with_digest` repairs."""
     frame = varint(2 * len(header)) + header
     if is_packed:
         deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
         packed = deflate.compress(header) + deflate.flush()
         frame = varint(2 * len(packed) + 1) + varint(len(header)) + packed
-    return with_checksum(b"\x89TCT\x01" + bytes(4 + DIGEST_BYTES) + frame + rest)
+    return with_checksum(b"\x89TCT" + bytes([version]) + bytes(4 + DIGEST_BYTES) + frame + rest)
 
 
 def change_an_edit(header: bytes, rng: random.Random, change: Havoc) -> bytes:

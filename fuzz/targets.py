@@ -125,7 +125,7 @@ def as_file(content: bytes) -> Iterator[Path]:
 def own_class_of(content: bytes) -> str:
     """The own class of the corpus whose tensors have most in common with those that the file lists."""
     try:
-        header = decoder.read_header(Items(decoder.read_frame(Items(content[13:]))))
+        header = decoder.read_header(Items(decoder.read_frame(Items(content[13:]))), content[4])
     except RefusedError:
         return "linear"
     listed = {other.name for other in header.others}

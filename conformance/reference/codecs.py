@@ -19,8 +19,11 @@ TYPES = {
     7: ("int8", 1, "b"),
     8: ("uint8", 1, "B"),
     9: ("bool", 1, "B"),
+    10: ("quantized", 4, "f"),
+    11: ("integers", 8, "q"),
 }
-FLOATS = ("float32", "float16", "bfloat16", "float64")
+QUANTIZED, INTEGERS = 10, 11
+FLOATS = ("float32", "float16", "bfloat16", "float64", "quantized")
 # The largest finite number of each type.
 LARGEST = {
     "float16": 65504.0,

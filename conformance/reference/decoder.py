@@ -1,21 +1,25 @@
 """SPEC.md, the whole: reads a file in the order of its section "Order of checks"."""
 
 import hashlib
+import itertools
 import json
 import math
+import struct
 import zlib
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from conformance.reference import edits
-from conformance.reference.codecs import FLOATS, OVERFLOWS, TYPES, decode, inflate, numbers_of
+from conformance.reference import edits, quantized
+from conformance.reference.codecs import FLOATS, OVERFLOWS, QUANTIZED, TYPES, decode, inflate, numbers_of
 from conformance.reference.edits import Kept
 from conformance.reference.items import Items
 from conformance.reference.networks import Module
 from conformance.reference.refusal import RefusedError, refuse, require
 
+RANGES = {f"int{bits}": (-(1 << bits - 1), (1 << bits - 1) - 1) for bits in (8, 16, 32, 64)}
+RANGES |= {"uint8": (0, 255), "bool": (0, 1)}
 MAX_HEADER = 1 << 20
 MAX_TENSORS = 16_384
 
@@ -65,6 +69,7 @@ class _Header:
     types: list[int]
     streams: list[int]
     lengths: list[int]
+    version: int
 
 
 def read(
@@ -88,7 +93,7 @@ def read(
     check_head(content, max_parameters)
     body = Items(content[9:])
     digest = body.take(4)
-    header = read_header(Items(read_frame(body)))
+    header = read_header(Items(read_frame(body)), content[4])
     payloads = [body.take(length) for length in header.lengths] + [body.rest()]
     require(bool(header.streams) or not payloads[-1], "payload-of-nothing")
 
@@ -117,7 +122,7 @@ def true_digest(content: bytes, registered: Mapping[str, Registered]) -> bytes:
     """
     body = Items(content[9:])
     body.take(4)
-    header = read_header(Items(read_frame(body)))
+    header = read_header(Items(read_frame(body)), content[4])
     network = build_registered(header, registered, 1 << 30) if header.base else None
     kept: list[Kept] = []
     for number, edit in header.edits:
@@ -127,7 +132,7 @@ def true_digest(content: bytes, registered: Mapping[str, Registered]) -> bytes:
 
 def check_head(content: bytes, max_parameters: int) -> None:
     require(content[:4] == b"\x89TCT"[: len(content)] and len(content) > 0, "magic")
-    require(len(content) < 5 or content[4] == 1, "version")
+    require(len(content) < 5 or content[4] in (1, 2), "version")
     require(len(content) <= 8 * max_parameters + 1_048_597, "file-size")
     require(len(content) >= 13, "file-short")
     require(int.from_bytes(content[5:9], "little") == zlib.crc32(content[9:]), "checksum")
@@ -141,23 +146,34 @@ def read_frame(body: Items) -> bytes:
     return inflate(body.take(mark // 2), length, "header-packed", "header-packed")
 
 
-def read_header(header: Items) -> _Header:
+def read_header(header: Items, version: int) -> _Header:
     base, arguments = read_base(header)
     metadata = read_metadata(header.take(header.varint(65_536, "metadata-size")))
     count = header.varint(16, "edits-count")
     stored = [(header.varint(), header.take(header.varint())) for _ in range(count)]
     others = read_others(header) if not base else []
-    has_coefficients, types = read_types(header)
+    has_coefficients, types = read_types(header, version)
     require(bool(base) or len(types) == len(others), "types-number")
-    expected = list(dict.fromkeys(types))
-    streams = []
-    for _ in range(has_coefficients + len(expected)):
-        streams.append(header.byte())
-        require(streams[-1] // 16 in TYPES, "stream-type-known")
+    streams = [read_stream(header, version)] if has_coefficients else []
+    expected = stream_types(types, streams)
+    streams += [read_stream(header, version) for _ in expected]
     require([kind // 16 for kind in streams[has_coefficients:]] == expected, "stream-types")
     lengths = [header.varint() for _ in streams[:-1]]
     header.end()
-    return _Header(base, arguments, metadata, stored, others, has_coefficients, types, streams, lengths)
+    return _Header(base, arguments, metadata, stored, others, has_coefficients, types, streams, lengths, version)
+
+
+def read_stream(header: Items, version: int) -> int:
+    kind = header.byte()
+    require(kind // 16 in TYPES and (version > 1 or kind // 16 < QUANTIZED), "stream-type-known")
+    require(version == 1 or (kind // 16 == QUANTIZED) == (kind % 16 == 3), "quantized-codec")
+    return kind
+
+
+def stream_types(types: list[int], coefficients: list[int]) -> list[int]:
+    """Of the streams of other tensors: 10 stands for 11 too, and is not there if the coefficients' stream is."""
+    found = dict.fromkeys(min(number, QUANTIZED) for number in types)
+    return [number for number in found if not (number == QUANTIZED and coefficients and coefficients[0] == 0xA3)]
 
 
 def read_base(header: Items) -> tuple[str, dict[int, Any]]:
@@ -210,13 +226,13 @@ def read_others(header: Items) -> list[Other]:
     return others
 
 
-def read_types(header: Items) -> tuple[bool, list[int]]:
+def read_types(header: Items, version: int) -> tuple[bool, list[int]]:
     mark = header.varint(2 * MAX_TENSORS + 1, "types-count")
     types: list[int] = []
     for _ in range(mark // 2):
         length = header.varint(MAX_TENSORS - len(types), "types-count")
         number = header.byte()
-        require(number in TYPES, "type-known")
+        require(number in TYPES and (version > 1 or number < QUANTIZED), "type-known")
         require(length > 0 and (not types or types[-1] != number), "types-runs")
         types += [number] * length
     return bool(mark % 2), types
@@ -308,7 +324,9 @@ def check_tensors(
         state = dict(network.state())
         for other, number in zip(others, header.types, strict=True):
             stored, there_type = TYPES[number][0], state[other.name].type
-            require(stored == there_type or (stored in FLOATS and there_type in FLOATS), "tensor-type", other.name)
+            fits = stored == there_type or (stored in FLOATS and there_type in FLOATS)
+            fits = fits or (stored == "integers" and there_type not in FLOATS)
+            require(fits, "tensor-type", other.name)
 
 
 def digest_of(kept: list[Kept], others: list[Other]) -> bytes:
@@ -323,12 +341,15 @@ def digest_of(kept: list[Kept], others: list[Other]) -> bytes:
 def read_numbers(header: _Header, payloads: list[bytes], kept: list[Kept], others: list[Other]) -> None:
     require(header.has_coefficients == bool(kept), "coefficients-there")
     groups: list[list[Any]] = [list(kept)] if header.has_coefficients else []
-    for number in dict.fromkeys(header.types):
+    for number in stream_types(header.types, header.streams[: header.has_coefficients]):
         groups.append([other for other in others if other.type == TYPES[number][0]])
     for place, (kind, tensors, payload) in enumerate(zip(header.streams, groups, payloads, strict=False)):
         number, codec = divmod(kind, 16)
         is_coefficients = header.has_coefficients and place == 0
-        require(not is_coefficients or number <= 3, "coefficients-type")
+        require(not is_coefficients or number in (0, 1, 2, 3, 10), "coefficients-type")
+        if number == QUANTIZED:
+            read_quantized(payload, kept if is_coefficients else [], others)
+            continue
         require(codec <= 2, "codec-known")
         counts = [entry.count if isinstance(entry, Kept) else math.prod(entry.shape) for entry in tensors]
         size = TYPES[number][1]
@@ -338,6 +359,33 @@ def read_numbers(header: _Header, payloads: list[bytes], kept: list[Kept], other
         for tensor, count in zip(tensors, counts, strict=True):
             tensor.numbers, numbers = numbers[:count], numbers[count:]
             tensor.raw, raw = raw[: count * size], raw[count * size :]
+
+
+def read_quantized(payload: bytes, kept: list[Kept], others: list[Other]) -> None:
+    """The stream of quantised and whole numbers."""
+    rounded = [other for other in others if other.type in ("quantized", "integers")]
+    tensors = [quantized.Tensor("", entry.shape, order_of(entry), is_coefficients=True) for entry in kept]
+    for other in rounded:
+        whole = other.type == "integers"
+        key = other.name.rpartition(".")[2]
+        tensors.append(quantized.Tensor(key, other.shape, quantized.row_major(other.shape), is_whole=whole))
+    quantized.Reader(payload).tensors(tensors)
+    every: list[Kept | Other] = [*kept, *rounded]
+    for entry, tensor in zip(every, tensors, strict=True):
+        numbers: list[Any] = tensor.numbers if tensor.is_whole else quantized.values(tensor)
+        entry.numbers = numbers
+        entry.raw = struct.pack(f"<{len(numbers)}{'q' if tensor.is_whole else 'f'}", *numbers)
+
+
+def order_of(entry: Kept) -> list[tuple[int, ...]]:
+    """The indices of the first coefficients of a tensor; see "Meaning"."""
+
+    def rank(index: tuple[int, ...]) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+        moved = tuple(index[axis] for axis in entry.axes)
+        rest = tuple(place for axis, place in enumerate(index) if axis not in entry.axes)
+        return sum(w * x for w, x in zip(entry.weights, moved, strict=True)), moved, rest
+
+    return sorted(itertools.product(*map(range, entry.shape)), key=rank)[: entry.count]
 
 
 def check_range(header: _Header, network: Module, kept: list[Kept], others: list[Other]) -> None:
@@ -350,6 +398,9 @@ def check_range(header: _Header, network: Module, kept: list[Kept], others: list
         if type_ in FLOATS:
             finite = [abs(number) for number in entry.numbers if math.isfinite(number)]
             require(all(number < OVERFLOWS[type_] for number in finite), "tensor-range", entry.name)
+        elif isinstance(entry, Other) and entry.type == "integers":
+            least, most = RANGES[type_]
+            require(all(least <= number <= most for number in entry.numbers), "tensor-range", entry.name)
 
 
 __all__ = ["Content", "Kept", "Other", "RefusedError", "Registered", "read"]

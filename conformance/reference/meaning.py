@@ -3,18 +3,12 @@
 import itertools
 import math
 
-from conformance.reference.decoder import Kept
+from conformance.reference.decoder import Kept, order_of
 
 
 def dense(entry: Kept) -> list[float]:
     """The numbers of the dense tensor, row-major, as float64."""
-
-    def rank(index: tuple[int, ...]) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-        moved = tuple(index[axis] for axis in entry.axes)
-        rest = tuple(place for axis, place in enumerate(index) if axis not in entry.axes)
-        return sum(w * x for w, x in zip(entry.weights, moved, strict=True)), moved, rest
-
-    indices = sorted(itertools.product(*map(range, entry.shape)), key=rank)
+    indices = order_of(entry)
     values = dict(zip(indices, entry.numbers, strict=False))
     for axis in entry.axes:
         values = _inverse(values, axis, entry.shape[axis])

@@ -5,6 +5,8 @@ from tailcut import inputs as inputs
 from tailcut import models as models
 from tailcut import weights as weights
 from tailcut.channels import prune as prune
+from tailcut.compression import compress as compress
+from tailcut.compression import measure_sensitivity as measure_sensitivity
 from tailcut.errors import TailcutError as TailcutError
 from tailcut.execution import fuse as fuse
 from tailcut.execution.export import export_onnx as export_onnx
@@ -26,12 +28,14 @@ __all__ = [
     "TailcutError",
     "channels",
     "class_names",
+    "compress",
     "create_model",
     "export_onnx",
     "fuse",
     "inputs",
     "inspect",
     "load",
+    "measure_sensitivity",
     "model_names",
     "models",
     "prune",

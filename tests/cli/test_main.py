@@ -20,7 +20,18 @@ NAMES = [verb.__name__.rpartition(".")[2] for verb in VERBS]
 
 
 def test_the_verbs_are_those_promised(tailcut: Tailcut) -> None:
-    of_files = ["train", "pack", "inspect", "evaluate", "predict", "convert", "unpack", "resample", "export"]
+    of_files = [
+        "train",
+        "pack",
+        "compress",
+        "inspect",
+        "evaluate",
+        "predict",
+        "convert",
+        "unpack",
+        "resample",
+        "export",
+    ]
     new = ["dct", "select", "score", "prune", "attack", "explain", "reproduce", "sweep", "report", "compare", "models"]
     new += ["check"]
     assert of_files + new == NAMES

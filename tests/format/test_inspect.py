@@ -71,7 +71,33 @@ def test_json_has_the_promised_keys(tmp_path: Path) -> None:
         *("version", "model", "file_bytes", "dense_bytes", "compression_ratio", "num_parameters", "num_truncated"),
         *("num_kept", "bytes_by_kind", "tensors", "other_tensors", "arguments", "metadata"),
     ]
-    assert list(plain["tensors"][0]) == ["name", "shape", "axes", "order_weights", "num_kept", "codec", "bytes"]
+    of_coefficients = ["name", "shape", "axes", "order_weights", "num_kept", "codec", "bytes", "bits", "worst_error"]
+    assert list(plain["tensors"][0]) == of_coefficients
+    assert plain["tensors"][0]["bits"] is None
+
+
+def test_quantised_files_tell_bits_and_errors(tmp_path: Path) -> None:
+    model = randomize(nn.Sequential(nn.Conv2d(3, 40, 3), nn.BatchNorm2d(40)), 1)
+    model.get_buffer("1.running_var").abs_()
+    tailcut.regularize(model, num_kept=50)
+    path = tmp_path / "a.tailcut"
+    tailcut.save(model, path, codec="quantized", registered=False)
+    report = tailcut.inspect(path)
+    assert report.version == 2
+    (weight,) = report.tensors
+    assert weight.codec == "quantized"
+    assert weight.bits is not None
+    assert weight.worst_error is not None
+    assert 8 * weight.bytes == pytest.approx(50 * weight.bits, abs=9)
+    again = tailcut.load(path, into=nn.Sequential(nn.Conv2d(3, 40, 3), nn.BatchNorm2d(40)))
+    tensors = [network.get_parameter("0.parametrizations.weight.original").detach() for network in (model, again)]
+    assert float((tensors[0] - tensors[1]).abs().max()) <= weight.worst_error * (1 + 1e-6)
+    others = {entry.name: entry for entry in report.other_tensors}
+    assert others["1.num_batches_tracked"].codec == "integers"
+    assert {entry.transform for entry in others.values()} <= {"none", "log2", "dct", None}
+    assert sum(report.bytes_by_kind.values()) == report.file_bytes
+    for heading in ("format version   2", "worst error", "rounded are"):
+        assert heading in str(report)
 
 
 def test_text_is_a_table(tmp_path: Path) -> None:

@@ -67,12 +67,14 @@ def test_types_have_their_numbers_for_ever() -> None:
 
 
 def test_unknown_types_are_named() -> None:
-    for number in (10, 15, 255):
+    for number in (12, 15, 255):
         with pytest.raises(UnsupportedVersionError, match=f"unknown number type {number}; .* newer version"):
             number_type(number)
     with pytest.raises(ArgumentError, match=r"fc\.weight: tensors of type torch\.complex64 .* float32, .*, bool"):
         type_number(torch.complex64, name="fc.weight")
-    with pytest.raises(ArgumentError, match="codec must be one of float32, float16, bfloat16, float64, got 'half'"):
+    with pytest.raises(
+        ArgumentError, match="codec must be one of float32, float16, bfloat16, float64, quantized, got 'half'"
+    ):
         float_type("half")
 
 

@@ -561,7 +561,9 @@ def test_arguments_that_no_file_can_hold_are_refused() -> None:
 
 def test_unknown_codecs_are_refused_by_name() -> None:
     for arguments in ({"codec": "float8"}, {"codec": "float32", "other_codec": "int8"}):
-        with pytest.raises(ArgumentError, match="codec must be one of float32, float16, bfloat16, float64, got"):
+        with pytest.raises(
+            ArgumentError, match="codec must be one of float32, float16, bfloat16, float64, quantized, got"
+        ):
             pack(nn.Linear(2, 2), **arguments)  # type: ignore[arg-type]
 
 

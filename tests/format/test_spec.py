@@ -10,9 +10,11 @@ from tests.format.networks import vectors
 
 import tailcut
 from tailcut import errors
-from tailcut.format import codecs
+from tailcut.format import codecs, quantized
 from tailcut.format.container import MAX_HEADER_BYTES, MAX_METADATA_BYTES
 from tailcut.format.numbers import NUMBER_TYPES, type_name
+from tailcut.format.quantized import coder
+from tailcut.format.quantized.levels import INITIAL_STOP, INITIAL_ZERO
 from tailcut.limits import MAX_TENSORS
 from tailcut.structure.wire import type_tags
 
@@ -81,9 +83,22 @@ def test_number_types_are_those_of_the_code() -> None:
 
 def test_codecs_and_tags_are_those_of_the_code() -> None:
     named = re.findall(r"^\*\*Codec (\d), (\w+)\.\*\*", section("Codecs"), re.MULTILINE)
-    assert {int(number): name for number, name in named} == {n: codec.name for n, codec in codecs.CODECS.items()}
+    assert {int(number): name for number, name in named} == {
+        **{number: codec.name for number, codec in codecs.CODECS.items()},
+        quantized.NUMBER: "quantized",
+    }
     tags = re.findall(r"^\| (\d) \| \w", section("Items"), re.MULTILINE)
     assert sorted(map(int, tags)) == sorted(type_tags.values())
+
+
+def test_codec_3_begins_with_the_tables_of_the_page() -> None:
+    rows = [[int(word) for word in row.split()] for row in re.findall(r"^ *((?:\d+ +){15}\d+)$", SPEC, re.MULTILINE)]
+    assert tuple(rows[0] + rows[1]) == INITIAL_ZERO
+    assert tuple(rows[2] + rows[3]) == INITIAL_STOP
+    assert f"{coder.MAX_INTEGERS:,} of them" in SPEC
+    assert f"{coder.NUMBERS_PER_BYTE:,} for each byte" in re.sub(r"\s+", " ", SPEC)
+    assert f"from -{coder.MAX_STEP} to {coder.MAX_STEP}" in SPEC
+    assert f"{coder.MAX_MAGNITUDE:,}" in SPEC
 
 
 def test_caps_and_errors_are_those_of_the_code() -> None:

@@ -14,6 +14,7 @@ from tailcut.cli import (
     attack,
     check,
     compare,
+    compress,
     convert,
     dct,
     evaluate,
@@ -45,6 +46,7 @@ from tailcut.runs import tailcut_version
 VERBS = (
     train,
     pack,
+    compress,
     inspect,
     evaluate,
     predict,

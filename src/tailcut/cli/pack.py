@@ -2,7 +2,7 @@
 
 import argparse
 
-from tailcut.cli.parser import Verbs, add_codecs, add_model_arguments, add_verb, settings
+from tailcut.cli.parser import QUANTIZED, Verbs, add_codecs, add_model_arguments, add_verb, num_bytes, settings
 from tailcut.printing import Report
 
 
@@ -21,7 +21,13 @@ def add_parser(verbs: Verbs) -> None:
     )
     parser.add_argument("source", metavar="RUN|CHECKPOINT", help="a run folder, a checkpoint, or plain weights")
     parser.add_argument("-o", "--out", required=True, metavar="FILE", help="the .tailcut file to write")
-    add_codecs(parser)
+    add_codecs(parser, more=(QUANTIZED,))
+    parser.add_argument(
+        "--max-bytes", type=num_bytes, metavar="SIZE", help="with --codec quantized: the finest steps for that size"
+    )
+    parser.add_argument(
+        "--step", type=float, metavar="S", help="with --codec quantized: steps, in parts of each tensor's size (0.25)"
+    )
     parser.add_argument("--model", metavar="NAME", help="the registered model that plain weights belong to")
     add_model_arguments(parser, "an argument of that model")
     amount = parser.add_mutually_exclusive_group()
@@ -45,6 +51,8 @@ def run(arguments: argparse.Namespace) -> Report:
         arguments.out,
         codec=arguments.codec,
         other_codec=arguments.other_codec,
+        max_bytes=arguments.max_bytes,
+        step=arguments.step,
         model=arguments.model,
         arguments=settings(arguments.model_arguments),
         keep_ratio=arguments.keep_ratio,

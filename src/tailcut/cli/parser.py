@@ -1,6 +1,7 @@
 """What the verbs' parsers share: errors that can be caught, and options that several verbs have."""
 
 import argparse
+import re
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 CODECS = ("float32", "float16", "bfloat16")
+QUANTIZED = "quantized"
+UNITS = {"": 1, "B": 1, "KB": 1000, "MB": 1000**2, "KIB": 1024, "MIB": 1024**2}
 
 
 class UsageError(Exception):
@@ -194,12 +197,21 @@ def add_max_pixels(parser: Parser) -> None:
     )
 
 
-def add_codecs(parser: Parser, *, default: str | None = None) -> None:
+def add_codecs(parser: Parser, *, default: str | None = None, more: tuple[str, ...] = ()) -> None:
     """Add --codec and --other-codec."""
-    parser.add_argument("--codec", choices=CODECS, default=default, help="number type of the coefficients")
+    choices = (*CODECS, *more)
+    parser.add_argument("--codec", choices=choices, default=default, help="number type of the coefficients")
     parser.add_argument(
-        "--other-codec", choices=CODECS, default=default, help="number type of all else (biases, batch norm)"
+        "--other-codec", choices=choices, default=default, help="number type of all else (biases, batch norm)"
     )
+
+
+def num_bytes(text: str) -> int:
+    """`640`, `64KB` (1,000 bytes each), `1.5MiB` (1,024 x 1,024)."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KM]?I?B?)", text.strip().upper())
+    if match is None or match[2] not in UNITS:
+        raise argparse.ArgumentTypeError(f"expected a size such as 640, 64KB or 1.5MiB, got {text!r}")
+    return int(float(match[1]) * UNITS[match[2]])
 
 
 def settings(words: list[str] | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The bytes of a `.tailcut` file, version 1: SPEC.md in this folder describes every one of them."""
+"""The bytes of a `.tailcut` file, versions 1 and 2: SPEC.md in this folder describes every one of them."""
 
 import itertools
 import json
@@ -18,13 +18,16 @@ from tailcut.errors import (
     UnsupportedVersionError,
 )
 from tailcut.format import codecs
-from tailcut.format.numbers import number_type
+from tailcut.format.numbers import INTEGERS, QUANTIZED, number_type
+from tailcut.format.quantized import NUMBER as QUANTIZED_CODEC
 from tailcut.limits import MAX_TENSORS
 from tailcut.structure import Reader, Writer
 from tailcut.structure.wire import Value
 
 MAGIC = b"\x89TCT"
-VERSION = 1
+VERSIONS = (1, 2)
+"""What is read. Files without quantised numbers are written as version 1, others as version 2."""
+
 MAX_HEADER_BYTES = 1 << 20
 MAX_METADATA_BYTES = 1 << 16
 MAX_ARGUMENTS = 64
@@ -85,7 +88,9 @@ class Contents:
         others: names and shapes of the other tensors; empty if the base tells them.
         coefficients: the stream of all coefficients, None if there are none.
         other_types: number type of each other tensor, in order.
-        other_streams: one stream per type that occurs, in the order of first occurrence.
+        other_streams: one stream per type that occurs, in the order of first occurrence. Quantised and whole numbers
+            have one together, after the coefficients' if these are quantised too: that of the coefficients.
+        version: of the format.
     """
 
     base: StoredBase | None
@@ -96,6 +101,17 @@ class Contents:
     coefficients: Stream | None = None
     other_types: tuple[int, ...] = ()
     other_streams: tuple[Stream, ...] = field(default=())
+    version: int = 1
+
+    @property
+    def has_quantized_coefficients(self) -> bool:
+        """Whether the coefficients' stream holds quantised numbers, and so those of the other tensors too."""
+        return self.coefficients is not None and self.coefficients.type_number == QUANTIZED
+
+    @property
+    def quantized_stream(self) -> Stream | None:
+        """The stream of all quantised and whole numbers, None if there is none."""
+        return next((stream for stream in _streams(self) if stream.type_number == QUANTIZED), None)
 
 
 def encode(contents: Contents) -> bytes:
@@ -104,17 +120,18 @@ def encode(contents: Contents) -> bytes:
     Raises:
         ArgumentError: the contents pass a cap of the format, or the metadata is no JSON object.
     """
+    version = 1 if contents.quantized_stream is None else 2
     header = _encode_header(contents)
     try:
         # What is written can be read: the reader's rules are the writer's too.
-        _decode_header(Reader(header, what="header"), contents.digest)
+        _decode_header(Reader(header, what="header"), contents.digest, version)
         if len(header) > MAX_HEADER_BYTES:
             raise LimitError(f"the header has {len(header)} bytes, at most {MAX_HEADER_BYTES} are allowed")
     except FormatError as error:
         raise ArgumentError(f"the network does not fit into a .tailcut file: {error}") from error
     body = contents.digest + min(_plain(header), _deflated(header), key=len)
     body += b"".join(stream.payload for stream in _streams(contents))
-    return MAGIC + bytes([VERSION]) + zlib.crc32(body).to_bytes(4, "little") + body
+    return MAGIC + bytes([version]) + zlib.crc32(body).to_bytes(4, "little") + body
 
 
 def decode(content: bytes) -> Contents:
@@ -131,7 +148,8 @@ def decode(content: bytes) -> Contents:
     if zlib.crc32(memoryview(content)[HEAD_BYTES:]) != stored:
         raise ChecksumError("the checksum does not match: the file is damaged or cut short; get a fresh copy")
     digest = reader.raw(_DIGEST_BYTES)
-    contents, lengths = _decode_header(Reader(_read_header(reader), what="header"), digest)
+    version = content[len(MAGIC)]
+    contents, lengths = _decode_header(Reader(_read_header(reader), what="header"), digest, version)
     # The last payload ends where the file ends; only those before it have a length.
     payloads = [reader.raw(length) for length in lengths]
     payloads.append(reader.raw(reader.remaining))
@@ -151,9 +169,9 @@ def check_magic(content: bytes) -> None:
     """Raise unless `content`, the first bytes of a file, are those of a file that this version reads."""
     if content[: len(MAGIC)] != MAGIC[: len(content)] or not content:
         raise NotTailcutFileError("not a .tailcut file: it does not begin with the magic bytes 89 54 43 54")
-    if len(content) > len(MAGIC) and content[len(MAGIC)] != VERSION:
+    if len(content) > len(MAGIC) and content[len(MAGIC)] not in VERSIONS:
         raise UnsupportedVersionError(
-            f"the file has format version {content[len(MAGIC)]}, this Tailcut reads version {VERSION}; "
+            f"the file has format version {content[len(MAGIC)]}, this Tailcut reads versions 1 and 2; "
             "update tailcut (pip install -U tailcut)"
         )
 
@@ -207,31 +225,53 @@ def _encode_header(contents: Contents) -> bytes:
     return writer.getvalue()
 
 
-def _decode_header(reader: Reader, digest: bytes) -> tuple[Contents, list[int]]:
+def _decode_header(reader: Reader, digest: bytes, version: int) -> tuple[Contents, list[int]]:
     """The contents with empty payloads, and the lengths of all payloads but the last."""
     base = _read_base(reader)
     metadata = _read_metadata(reader)
     count = reader.uint(at_most=MAX_EDITS, of="the number of edits")
     edits = tuple((reader.uint(of="the kind of an edit"), _read_edit(reader)) for _ in range(count))
     others = _read_others(reader) if base is None else ()
-    has_coefficients, types = _read_types(reader)
+    has_coefficients, types = _read_types(reader, version)
     if base is None and len(types) != len(others):
         raise CorruptFileError(f"{len(types)} number types for {len(others)} other tensors")
-    expected = list(dict.fromkeys(types))
-    streams = [_read_stream(reader) for _ in range(has_coefficients + len(expected))]
+    first = _read_stream(reader, version) if has_coefficients else None
+    expected = stream_types(types, has_quantized_coefficients=first is not None and first.type_number == QUANTIZED)
+    streams = [first] if first is not None else []
+    streams += [_read_stream(reader, version) for _ in expected]
     if [stream.type_number for stream in streams[has_coefficients:]] != expected:
         raise CorruptFileError("the types of the streams are not those of the tensors")
     lengths = [reader.uint(of="the length of a payload") for _ in streams[:-1]]
     reader.end()
     coefficients = streams[0] if has_coefficients else None
     other_streams = tuple(streams[has_coefficients:])
-    return Contents(base, digest, metadata, edits, others, coefficients, types, other_streams), lengths
+    return Contents(base, digest, metadata, edits, others, coefficients, types, other_streams, version), lengths
 
 
-def _read_stream(reader: Reader) -> Stream:
+def stream_types(types: Sequence[int], *, has_quantized_coefficients: bool) -> list[int]:
+    """The types of the streams of other tensors.
+
+    Args:
+        types: of these tensors.
+        has_quantized_coefficients: then quantised and whole numbers are in the coefficients' stream.
+    """
+    found = dict.fromkeys(QUANTIZED if number == INTEGERS else number for number in types)
+    return [number for number in found if not (number == QUANTIZED and has_quantized_coefficients)]
+
+
+def _read_stream(reader: Reader, version: int) -> Stream:
     kind = reader.byte()
-    number_type(kind >> 4)
-    return Stream(kind >> 4, kind & 15, b"")
+    number, codec = kind >> 4, kind & 15
+    _check_type(number, version)
+    if version > 1 and (number == QUANTIZED) != (codec == QUANTIZED_CODEC):
+        raise CorruptFileError(f"a stream of number type {number} in codec {codec}")
+    return Stream(number, codec, b"")
+
+
+def _check_type(number: int, version: int) -> None:
+    if version == 1 and number in (QUANTIZED, INTEGERS):
+        raise UnsupportedVersionError(f"unknown number type {number} in a file of version 1")
+    number_type(number)
 
 
 def _write_base(writer: Writer, base: StoredBase | None) -> None:
@@ -319,13 +359,13 @@ def _write_types(writer: Writer, types: Sequence[int], has_coefficients: bool) -
         writer.byte(number)
 
 
-def _read_types(reader: Reader) -> tuple[bool, tuple[int, ...]]:
+def _read_types(reader: Reader, version: int) -> tuple[bool, tuple[int, ...]]:
     types: list[int] = []
     mark = reader.uint(at_most=MAX_TENSORS << 1 | 1, of="the number of runs of types")
     for _ in range(mark >> 1):
         length = reader.uint(at_most=MAX_TENSORS - len(types), of="the length of a run of types")
         number = reader.byte()
-        number_type(number)
+        _check_type(number, version)
         if length == 0 or (types and types[-1] == number):
             raise CorruptFileError("a run of number types is empty or not joined with the one before")
         types += [number] * length

@@ -9,36 +9,39 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-import torch
-
 from tailcut import structure
 from tailcut.errors import shown
 from tailcut.format.building import named_base
-from tailcut.format.container import VERSION, Contents, Stream, decode
+from tailcut.format.container import Contents, Stream, decode
 from tailcut.format.load import (
     apply_edits,
     bare_network,
     check_own_list,
     check_tensors,
     decode_edits,
-    decode_values,
     naming,
     read_file,
 )
-from tailcut.format.numbers import number_type, type_name
+from tailcut.format.numbers import INTEGERS, QUANTIZED, number_type_name
+from tailcut.format.quantized.values import TRANSFORMS, step_size
 from tailcut.format.save import compression_ratio, dense_bytes
+from tailcut.format.streams import Kept, NamedShape, decode_quantized, decode_values, quantized_places
 from tailcut.format.tensors import network_tensors
 from tailcut.limits import limit_of
 from tailcut.printing import Report, sizes, table
 
 NAMES_WIDTH = 100
 _COUNTER = "num_batches_tracked"
+_ROUNDING_COLUMNS = ("bits", "worst error")
 _STATISTICS = ("running_mean", "running_var", _COUNTER)
 
 
 @dataclass(frozen=True)
 class StoredTensor(Report):
-    """A tensor stored as coefficients. `bytes` is its part of the payload, in proportion where it is compressed."""
+    """A tensor stored as coefficients. `bytes` is its part of the payload, in proportion where it is compressed.
+
+    Of quantised ones `bits` is what a number takes, and `worst_error` half a step: no coefficient is further off.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -47,17 +50,26 @@ class StoredTensor(Report):
     num_kept: int
     codec: str
     bytes: int
+    bits: float | None = None
+    worst_error: float | None = None
 
 
 @dataclass(frozen=True)
 class StoredOtherTensor(Report):
-    """A tensor stored as it is: a bias, a running mean, a plain weight. `kind` is "parameter" or "buffer"."""
+    """A tensor stored whole: a bias, a running mean, a plain weight. `kind` is "parameter" or "buffer".
+
+    Of quantised ones `bits` is what a number takes, `worst_error` half a step of what is rounded, and `transform` says
+    what that is: the numbers ("none"), their base-2 logarithms ("log2"), or their DCT.
+    """
 
     name: str
     shape: tuple[int, ...]
     kind: str
     codec: str
     bytes: int
+    bits: float | None = None
+    worst_error: float | None = None
+    transform: str | None = None
 
 
 @dataclass(frozen=True)
@@ -121,27 +133,49 @@ class InspectReport(Report):
                     f"{entry.num_kept:,}",
                     entry.codec,
                     f"{entry.bytes:,}",
+                    *_bits_and_error(entry),
                 )
                 for entry in self.tensors
             ]
-            header = ("coefficients of", "shape", "axes", "order", "kept", "codec", "bytes")
-            parts.append(table(header, rows, align="<<<<><>"))
+            columns = ("coefficients of", "shape", "axes", "order", "kept", "codec", "bytes", *_ROUNDING_COLUMNS)
+            parts.append(_without_empty(columns, rows, "<<<<><>>>"))
         if self.other_tensors:
-            parts.append(table(("other tensors", "shape", "kind", "codec", "bytes"), self._other_rows(), align="<<<<>"))
+            names = ("other tensors", "shape", "kind", "codec", "bytes", *_ROUNDING_COLUMNS, "rounded are")
+            parts.append(_without_empty(names, self._other_rows(), "<<<<>>><"))
         return shown("\n\n".join(parts), at_most=sys.maxsize)
 
     def _other_rows(self) -> list[tuple[str, ...]]:
         """One row each, and one for all of batch norm's counters."""
         counters = [entry for entry in self.other_tensors if _is_counter(entry)]
         rows: list[tuple[str, ...]] = [
-            (entry.name, sizes(entry.shape), entry.kind, entry.codec, f"{entry.bytes:,}")
+            (
+                entry.name,
+                sizes(entry.shape),
+                entry.kind,
+                entry.codec,
+                f"{entry.bytes:,}",
+                *_bits_and_error(entry),
+                "the numbers" if entry.transform == "none" else entry.transform or "",
+            )
             for entry in self.other_tensors
             if len(counters) == 1 or not _is_counter(entry)
         ]
         if len(counters) > 1:
             count = f"{sum(entry.bytes for entry in counters):,}"
-            rows.append((f"{len(counters)} x {_COUNTER}", "scalar", "buffer", counters[0].codec, count))
+            rows.append((f"{len(counters)} x {_COUNTER}", "scalar", "buffer", counters[0].codec, count, "", "", ""))
         return rows
+
+
+def _bits_and_error(entry: StoredTensor | StoredOtherTensor) -> tuple[str, str]:
+    bits = "" if entry.bits is None else f"{entry.bits:.2f}"
+    return bits, "" if entry.worst_error is None else f"{entry.worst_error:.2g}"
+
+
+def _without_empty(header: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
+    """A table without the columns in which nothing stands: those of rounding, where nothing is rounded."""
+    used = [place for place in range(len(header)) if any(row[place] for row in rows)]
+    columns = [tuple(row[place] for place in used) for row in rows]
+    return table(tuple(header[place] for place in used), columns, align="".join(align[place] for place in used))
 
 
 def _is_counter(entry: StoredOtherTensor) -> bool:
@@ -205,15 +239,15 @@ def _inspect(contents: Contents, file_bytes: int, max_parameters: int) -> Inspec
     kept = [entry for edit in edits for entry in edit.stored_tensors()]
     if contents.base is None:
         check_own_list(contents, kept, max_parameters)
-    decode_values(contents, [entry.num_kept for entry in kept], [shape for _, shape, _ in others])
+    named = [(name, shape) for name, shape, _ in others]
+    decode_values(contents, kept, named)
+    rounded = _rounded(contents, kept, named)
     num_dense = sum(math.prod(entry.shape) for entry in kept)
-    dtype = torch.float32 if contents.coefficients is None else number_type(contents.coefficients.type_number)
-    shares = _shares(contents.coefficients, [entry.num_kept for entry in kept])
-    stored = tuple(StoredTensor(*entry, type_name(dtype), share) for entry, share in zip(kept, shares, strict=True))
-    stored_others = _others(contents, others)
+    stored = _kept(contents, kept, rounded)
+    stored_others = _others(contents, others, rounded)
     num_parameters = num_dense + sum(math.prod(shape) for _, shape, is_parameter in others if is_parameter)
     return InspectReport(
-        version=VERSION,
+        version=contents.version,
         model=None if contents.base is None else contents.base.name,
         file_bytes=file_bytes,
         dense_bytes=dense_bytes(num_parameters),
@@ -229,17 +263,65 @@ def _inspect(contents: Contents, file_bytes: int, max_parameters: int) -> Inspec
     )
 
 
-def _others(contents: Contents, others: Sequence[tuple[str, tuple[int, ...], bool]]) -> tuple[StoredOtherTensor, ...]:
+@dataclass(frozen=True)
+class _Rounded:
+    """What a quantised tensor takes of the payload."""
+
+    bytes: int
+    bits: float | None
+    worst_error: float | None
+    transform: str | None
+
+
+def _rounded(contents: Contents, kept: Sequence[Kept], others: Sequence[NamedShape]) -> dict[str, _Rounded]:
+    """Of each tensor in the quantised stream, by name."""
+    stream = contents.quantized_stream
+    if stream is None:
+        return {}
+    found = decode_quantized(contents, kept, others)
+    names = [entry.name for entry in kept] if contents.has_quantized_coefficients else []
+    names += [others[place][0] for place in quantized_places(contents)]
+    total = sum(tensor.bits for _, tensor in found) or 1.0
+    ends = [round(len(stream.payload) * end / total) for end in itertools.accumulate(t.bits for _, t in found)]
+    rounded = {}
+    for name, (layout, tensor), start, end in zip(names, found, [0, *ends], ends, strict=False):
+        bits = round(tensor.bits / layout.size, 2) if layout.size else None
+        error = None if layout.is_integer else step_size(tensor.step) / 2
+        rounded[name] = _Rounded(end - start, bits, error, None if layout.is_integer else TRANSFORMS[tensor.transform])
+    return rounded
+
+
+def _kept(contents: Contents, kept: Sequence[Kept], rounded: dict[str, _Rounded]) -> tuple[StoredTensor, ...]:
+    if contents.coefficients is None:
+        return ()
+    codec = number_type_name(contents.coefficients.type_number)
+    rest: list[tuple[int, float | None, float | None]]
+    if contents.has_quantized_coefficients:
+        entries = [rounded[entry.name] for entry in kept]
+        rest = [(entry.bytes, entry.bits, entry.worst_error) for entry in entries]
+    else:
+        rest = [(share, None, None) for share in _shares(contents.coefficients, [e.num_kept for e in kept])]
+    return tuple(
+        StoredTensor(entry.name, entry.shape, entry.axes, entry.order_weights, entry.num_kept, codec, *more)
+        for entry, more in zip(kept, rest, strict=True)
+    )
+
+
+def _others(
+    contents: Contents, others: Sequence[tuple[str, tuple[int, ...], bool]], rounded: dict[str, _Rounded]
+) -> tuple[StoredOtherTensor, ...]:
     sizes = [0] * len(others)
     for stream in contents.other_streams:
         members = [place for place, number in enumerate(contents.other_types) if number == stream.type_number]
         shares = _shares(stream, [math.prod(others[place][1]) for place in members])
         for place, share in zip(members, shares, strict=True):
             sizes[place] = share
-    return tuple(
-        StoredOtherTensor(name, shape, "parameter" if parameter else "buffer", type_name(number_type(number)), size)
-        for (name, shape, parameter), number, size in zip(others, contents.other_types, sizes, strict=True)
-    )
+    stored = []
+    for (name, shape, is_parameter), number, size in zip(others, contents.other_types, sizes, strict=True):
+        entry = rounded[name] if number in (QUANTIZED, INTEGERS) else _Rounded(size, None, None, None)
+        kind = "parameter" if is_parameter else "buffer"
+        stored.append(StoredOtherTensor(name, shape, kind, number_type_name(number), *vars(entry).values()))
+    return tuple(stored)
 
 
 def _shares(stream: Stream | None, counts: Sequence[int]) -> list[int]:

@@ -1,6 +1,5 @@
 """`load`: a `.tailcut` file becomes a network again, with everything checked before memory is taken."""
 
-import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,8 +21,17 @@ from tailcut.errors import (
 )
 from tailcut.format.building import build_for_real, build_on_meta, materialize, needs_real_tensors
 from tailcut.format.container import HEAD_BYTES, MAX_FRAME_BYTES, Contents, check_magic, decode
-from tailcut.format.numbers import LARGEST_NUMBER_BYTES, from_bytes, has_non_finite, number_type, overflowing, type_name
+from tailcut.format.numbers import (
+    INTEGERS,
+    LARGEST_NUMBER_BYTES,
+    has_non_finite,
+    number_type,
+    number_type_name,
+    overflowing,
+    type_name,
+)
 from tailcut.format.rollback import unchanged_on_error
+from tailcut.format.streams import decode_values
 from tailcut.format.tensors import NetworkTensors, list_digest, meta_copy, network_tensors
 from tailcut.format.zoo import resolve
 from tailcut.limits import check_total, check_work, limit_of, non_finite_allowed, the_cap
@@ -174,40 +182,19 @@ def check_tensors(contents: Contents, tensors: NetworkTensors, max_parameters: i
     if len(contents.other_types) != len(tensors.others):
         raise CorruptFileError(f"{len(contents.other_types)} tensors in the file, {len(tensors.others)} in the network")
     for other, number in zip(tensors.others, contents.other_types, strict=True):
-        stored, own = number_type(number), other.tensor.dtype
-        if stored != own and not (stored.is_floating_point and own.is_floating_point):
-            raise ModelMismatchError(f"{other.name} is of type {own} in the network, of type {stored} in the file")
+        if not _can_hold(other.tensor.dtype, number):
+            raise ModelMismatchError(
+                f"{other.name} is of type {other.tensor.dtype} in the network, of type {number_type_name(number)} in "
+                "the file"
+            )
 
 
-def decode_values(
-    contents: Contents, counts: Sequence[int], shapes: Sequence[tuple[int, ...]]
-) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """The numbers of a file: one vector per tensor kept as coefficients, and the other tensors.
-
-    Args:
-        contents: of the file.
-        counts: how many coefficients each tensor has.
-        shapes: of the other tensors; their total was checked before.
-    """
-    if (contents.coefficients is not None) != bool(counts):
-        raise CorruptFileError("coefficients without regularised tensors, or the other way round")
-    vectors: list[torch.Tensor] = []
-    if contents.coefficients is not None:
-        dtype = number_type(contents.coefficients.type_number)
-        if not dtype.is_floating_point:
-            raise CorruptFileError(f"coefficients of type {dtype} are no real numbers")
-        numbers = from_bytes(contents.coefficients.decode(sum(counts)), dtype)
-        if not bool(torch.isfinite(numbers).all()):
-            raise CorruptFileError("a coefficient is not finite")
-        vectors = list(numbers.split(list(counts)))
-    others: dict[int, torch.Tensor] = {}
-    for stream in contents.other_streams:
-        members = [place for place, number in enumerate(contents.other_types) if number == stream.type_number]
-        sizes = [math.prod(shapes[place]) for place in members]
-        numbers = from_bytes(stream.decode(sum(sizes)), number_type(stream.type_number))
-        for place, part in zip(members, numbers.split(sizes), strict=True):
-            others[place] = part.reshape(shapes[place])
-    return vectors, [others[place] for place in range(len(shapes))]
+def _can_hold(own: torch.dtype, number: int) -> bool:
+    """Whether a network's tensor takes numbers of that type of the file."""
+    stored = number_type(number)
+    if number == INTEGERS:
+        return not (own.is_floating_point or own.is_complex)
+    return stored == own or (stored.is_floating_point and own.is_floating_point)
 
 
 def decode_edits(contents: Contents, model: nn.Module | None) -> list[Edit]:
@@ -296,8 +283,9 @@ def _told(contents: Contents, model: nn.Module) -> nn.Module:
 
 def _values_for(contents: Contents, tensors: NetworkTensors, allow_non_finite: bool) -> list[torch.Tensor]:
     """The numbers of a file in the order of `tensors`, after a look whether these can hold them."""
-    counts = [entry.num_kept for entry in tensors.coefficients]
-    vectors, others = decode_values(contents, counts, [other.shape for other in tensors.others])
+    vectors, others = decode_values(
+        contents, tensors.coefficients, [(other.name, other.shape) for other in tensors.others]
+    )
     for other, value in zip(tensors.others, others, strict=True):
         if not allow_non_finite and has_non_finite(other.name, value, is_parameter=other.is_parameter):
             raise CorruptFileError(

@@ -23,7 +23,10 @@ NUMBER_TYPES: dict[int, torch.dtype] = {
     9: torch.bool,
 }
 LARGEST_NUMBER_BYTES = 8
+# Version 2 has two more: numbers of one payload of codec 3, quantised floats and whole numbers as they are.
+QUANTIZED, INTEGERS = 10, 11
 _NUMBERS = {dtype: number for number, dtype in NUMBER_TYPES.items()}
+QUANTIZED_CODEC = "quantized"
 FLOAT_CODECS = {
     "float32": torch.float32,
     "float16": torch.float16,
@@ -40,16 +43,22 @@ def type_number(dtype: torch.dtype, *, name: str) -> int:
 
 
 def number_type(number: int) -> torch.dtype:
-    """The type of that number; `UnsupportedVersionError` if there is none here."""
-    if number not in NUMBER_TYPES:
+    """The type of that number, as which it is read; `UnsupportedVersionError` if there is none here."""
+    known = {**NUMBER_TYPES, QUANTIZED: torch.float32, INTEGERS: torch.int64}
+    if number not in known:
         raise UnsupportedVersionError(f"unknown number type {number}; the file may need a newer version of tailcut")
-    return NUMBER_TYPES[number]
+    return known[number]
+
+
+def number_type_name(number: int) -> str:
+    """What reports call it."""
+    return {QUANTIZED: "quantized", INTEGERS: "integers"}.get(number) or type_name(number_type(number))
 
 
 def float_type(codec: str) -> torch.dtype:
     """The type a codec name stands for; `ArgumentError` lists the known names."""
     if codec not in FLOAT_CODECS:
-        raise ArgumentError(f"codec must be one of {', '.join(FLOAT_CODECS)}, got {codec!r}")
+        raise ArgumentError(f"codec must be one of {', '.join([*FLOAT_CODECS, QUANTIZED_CODEC])}, got {codec!r}")
     return FLOAT_CODECS[codec]
 
 
@@ -79,12 +88,16 @@ def to_bytes(values: torch.Tensor, dtype: torch.dtype, *, name: str) -> bytes:
 
 
 def overflowing(values: torch.Tensor, dtype: torch.dtype) -> float | None:
-    """The largest magnitude of finite `values` if `dtype` has no finite number for it; None if all fit.
+    """The largest magnitude of finite `values` if `dtype` has no such number; None if all fit.
 
     Args:
         values: of any shape, with memory.
         dtype: the type they shall get.
     """
+    if not values.is_floating_point() and not dtype.is_floating_point and values.numel():
+        least, most = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+        low, high = int(values.min()), int(values.max())
+        return None if least <= low and high <= most else float(high if high > most else low)
     if not (values.is_floating_point() and dtype.is_floating_point):
         return None
     if torch.finfo(dtype).max >= torch.finfo(values.dtype).max:

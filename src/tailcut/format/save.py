@@ -1,9 +1,11 @@
 """`save`: a network becomes a `.tailcut` file."""
 
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,18 @@ from torch import nn
 
 from tailcut.errors import ArgumentError, StructureError, TailcutError
 from tailcut.files import write_atomically
-from tailcut.format import codecs
-from tailcut.format.container import Contents, StoredBase, StoredOther, Stream, encode
-from tailcut.format.numbers import float_type, has_non_finite, to_bytes, type_number
+from tailcut.format import codecs, quantized
+from tailcut.format.container import Contents, StoredBase, StoredOther, Stream, encode, stream_types
+from tailcut.format.numbers import QUANTIZED, QUANTIZED_CODEC, float_type, has_non_finite, to_bytes, type_number
+from tailcut.format.quantization import (
+    RELATIVE_STEP,
+    Rounding,
+    completed,
+    default_sensitivity,
+    finest_step,
+    types_of_others,
+)
+from tailcut.format.sensitivity import Sensitivity
 from tailcut.format.tensors import NetworkTensors, OtherTensor, network_tensors
 from tailcut.format.verification import check_covered, check_not_wrapped, check_same_network
 from tailcut.limits import non_finite_allowed
@@ -72,6 +83,9 @@ def save(
     *,
     codec: str = "float32",
     other_codec: str | None = None,
+    step: float | None = None,
+    max_bytes: int | None = None,
+    sensitivity: Sensitivity | None = None,
     metadata: Mapping[str, Any] | None = None,
     registered: bool = True,
     allow_non_finite: bool = False,
@@ -81,8 +95,14 @@ def save(
     Args:
         model: a network from `create_model` or of a user's own class, regularised or not.
         path: the file; one of that name is replaced.
-        codec: type of the coefficients: "float32", "float16", "bfloat16" (or "float64").
-        other_codec: type of all other floating-point tensors (biases, batch norm); their own when None.
+        codec: type of the coefficients: "float32", "float16", "bfloat16" (or "float64"); or "quantized": rounded to
+            steps and coded in a few bits each, with parameters and running statistics too.
+        other_codec: type of all other floating-point tensors (biases, batch norm), or "quantized"; None: their own,
+            and quantised with `codec="quantized"`.
+        step: of quantised numbers, one for the whole network: a tensor's own is `step` over the root of its
+            sensitivity. Without `sensitivity` that is in parts of its root mean square; 0.25 when None.
+        max_bytes: the most bytes that a quantised file may have; the finest step that fits is taken.
+        sensitivity: how much each tensor matters; None goes by its magnitudes.
         metadata: anything JSON can hold, at most 64 KiB. The network's class names (see `tailcut.set_class_names`) and
             its pictures' size (`tailcut.inputs.set_picture_size`) are written with it, unless it says `class_names` or
             `picture_size` itself.
@@ -96,7 +116,8 @@ def save(
 
     Raises:
         ArgumentError: a codec is unknown, a number does not fit into it or is not finite, the model is no module or
-            keeps state that is not a tensor, the metadata is no JSON object, or the folder does not exist.
+            keeps state that is not a tensor, the metadata is no JSON object, the folder does not exist, or no step
+            makes the file as small as `max_bytes`.
         StructureError: the model is no longer what its record says; or it wraps or holds the network that an edit was
             made on (`DataParallel`, `DistributedDataParallel`, `torch.compile`, a class around a pruned backbone).
     """
@@ -105,6 +126,9 @@ def save(
         path,
         codec=codec,
         other_codec=other_codec,
+        step=step,
+        max_bytes=max_bytes,
+        sensitivity=sensitivity,
         metadata=metadata,
         registered=registered,
         allow_non_finite=allow_non_finite,
@@ -150,14 +174,18 @@ def pack(
     *,
     codec: str,
     other_codec: str | None = None,
+    step: float | None = None,
+    max_bytes: int | None = None,
+    sensitivity: Sensitivity | None = None,
     metadata: Mapping[str, Any] | None = None,
     registered: bool = True,
     allow_non_finite: bool = False,
 ) -> tuple[bytes, NetworkTensors]:
     """The bytes of the file and the tensors in it; see `save`."""
     model = without_views(model)
-    coefficient_type = float_type(codec)
-    other_type = None if other_codec is None else float_type(other_codec)
+    kinds = _Kinds.of(codec, other_codec)
+    if not kinds.quantizes and (step, max_bytes, sensitivity) != (None, None, None):
+        raise ArgumentError('step=, max_bytes= and sensitivity= are for codec="quantized"')
     if metadata is not None and not isinstance(metadata, Mapping):
         raise ArgumentError(f"metadata must be a dict, got {type(metadata).__name__}")
     record = record_of(model) if registered else Record(None, record_of(model).edits)
@@ -168,18 +196,96 @@ def pack(
     if not non_finite_allowed(allow_non_finite):
         _check_finite(tensors.others)
     encoded = _encode_edits(model, record.base, edits, tensors)
-    stored = [type_number(_stored_type(other, other_type), name=other.name) for other in tensors.others]
-    contents = Contents(
+    plain = Contents(
         base=None if record.base is None else _stored_base(record.base),
         digest=tensors.digest(),
         metadata={**told(model), **(metadata or {})},
         edits=tuple(encoded),
         others=() if record.base is not None else _stored_others(tensors.others),
-        coefficients=_coefficient_stream(tensors, coefficient_type) if tensors.coefficients else None,
+    )
+    if kinds.quantizes:
+        return _quantized(plain, tensors, kinds, step, max_bytes, sensitivity), tensors
+    stored = [type_number(_stored_type(other, kinds.others), name=other.name) for other in tensors.others]
+    contents = replace(
+        plain,
+        coefficients=_coefficient_stream(tensors, kinds.coefficients) if tensors.coefficients else None,
         other_types=tuple(stored),
-        other_streams=tuple(_other_streams(tensors.others, stored, other_type)),
+        other_streams=tuple(_other_streams(tensors.others, stored, kinds.others)),
     )
     return encode(contents), tensors
+
+
+@dataclass(frozen=True)
+class _Kinds:
+    """What becomes of coefficients and of the other tensors: a type, None for their own, or rounded."""
+
+    coefficients: torch.dtype
+    others: torch.dtype | None
+    rounds_coefficients: bool
+    rounds_others: bool
+
+    @classmethod
+    def of(cls, codec: str, other_codec: str | None) -> "_Kinds":
+        rounds = codec == QUANTIZED_CODEC
+        rounds_others = rounds if other_codec is None else other_codec == QUANTIZED_CODEC
+        others = None if other_codec is None or rounds_others else float_type(other_codec)
+        return cls(torch.float32 if rounds else float_type(codec), others, rounds, rounds_others)
+
+    @property
+    def quantizes(self) -> bool:
+        return self.rounds_coefficients or self.rounds_others
+
+
+def _quantized(
+    plain: Contents,
+    tensors: NetworkTensors,
+    kinds: _Kinds,
+    step: float | None,
+    max_bytes: int | None,
+    sensitivity: Sensitivity | None,
+) -> bytes:
+    """The bytes of a file of version 2."""
+    types = types_of_others(tensors.others, kinds.others) if kinds.rounds_others else None
+    if types is None:
+        types = [type_number(_stored_type(other, kinds.others), name=other.name) for other in tensors.others]
+    with_coefficients = kinds.rounds_coefficients and bool(tensors.coefficients)
+    exact = [number if number < QUANTIZED else None for number in types]
+    streams = _other_streams(tensors.others, exact, kinds.others)
+    if not with_coefficients and not any(number >= QUANTIZED for number in types):
+        raise ArgumentError("the network has nothing to quantise: no coefficients, parameters or running statistics")
+    rounding = Rounding(tensors, types, with_coefficients, _sensitivity_of(tensors, sensitivity))
+
+    @cache
+    def content(size: float, nearest: bool = False) -> bytes:
+        rounds = replace(rounding, sensitivity=replace(rounding.sensitivity, blocks=())) if nearest else rounding
+        stream = Stream(QUANTIZED, quantized.NUMBER, rounds.payload(size))
+        by_type = {entry.type_number: entry for entry in [*streams, stream]}
+        expected = stream_types(types, has_quantized_coefficients=with_coefficients)
+        coefficients = stream if with_coefficients else None
+        if coefficients is None and tensors.coefficients:
+            coefficients = _coefficient_stream(tensors, kinds.coefficients)
+        other_streams = tuple(by_type[number] for number in expected)
+        return encode(replace(plain, coefficients=coefficients, other_types=tuple(types), other_streams=other_streams))
+
+    if max_bytes is None:
+        return content(RELATIVE_STEP if step is None else checked_step(step))
+    if step is not None:
+        raise ArgumentError("step= and max_bytes= exclude each other: one sets the other")
+    guess = (lambda size: len(content(size, nearest=True))) if rounding.sensitivity.blocks else None
+    return content(finest_step(lambda size: len(content(size)), max_bytes, guess=guess))
+
+
+def _sensitivity_of(tensors: NetworkTensors, given: Sensitivity | None) -> Sensitivity:
+    if given is not None and not isinstance(given, Sensitivity):
+        raise ArgumentError(f"sensitivity must be what tailcut.measure_sensitivity gives, got {type(given).__name__}")
+    return default_sensitivity(tensors) if given is None else completed(given, tensors)
+
+
+def checked_step(step: object) -> float:
+    """A step as a user gave it; `ArgumentError` unless it is a number above 0."""
+    if isinstance(step, bool) or not isinstance(step, (int, float)) or not 0 < step < math.inf:
+        raise ArgumentError(f"step must be a number above 0, got {step!r}")
+    return float(step)
 
 
 def dense_bytes(num_parameters: int) -> int:
@@ -260,9 +366,12 @@ def _stored_type(other: OtherTensor, other_type: torch.dtype | None) -> torch.dt
     return other_type if is_float and other_type is not None else other.tensor.dtype
 
 
-def _other_streams(others: Sequence[OtherTensor], types: Sequence[int], other_type: torch.dtype | None) -> list[Stream]:
+def _other_streams(
+    others: Sequence[OtherTensor], types: Sequence[int | None], other_type: torch.dtype | None
+) -> list[Stream]:
+    """One for each type, in the order of first occurrence; tensors without one have none."""
     streams = []
-    for number in dict.fromkeys(types):
+    for number in dict.fromkeys(number for number in types if number is not None):
         members = [other for other, stored in zip(others, types, strict=True) if stored == number]
         dtype = _stored_type(members[0], other_type)
         content = b"".join(to_bytes(other.tensor, dtype, name=other.name) for other in members)

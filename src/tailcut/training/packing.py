@@ -17,6 +17,7 @@ from tailcut.errors import ArgumentError, DataError
 from tailcut.files import write_atomically
 from tailcut.format import SaveReport, load, write
 from tailcut.format.checkpoints import named_tensors, read_torch_file
+from tailcut.format.numbers import QUANTIZED_CODEC
 from tailcut.printing import Report, sizes, table
 from tailcut.runs import Run
 from tailcut.structure import as_metadata, create_model, set_class_names, set_picture_size
@@ -97,6 +98,8 @@ def pack(
     arguments: Mapping[str, Any] | None = None,
     keep_ratio: float | None = None,
     num_kept: int | None = None,
+    max_bytes: int | None = None,
+    step: float | None = None,
 ) -> PackReport:
     """Pack a run, a checkpoint or plain weights.
 
@@ -114,6 +117,8 @@ def pack(
         arguments: its arguments.
         keep_ratio: part of each tensor of plain weights to keep; all when None.
         num_kept: instead of a ratio: coefficients of each tensor of plain weights to keep.
+        max_bytes: of a quantised file, see `tailcut.save`.
+        step: likewise.
 
     Raises:
         ArgumentError: the arguments do not fit the source.
@@ -136,7 +141,10 @@ def pack(
             raise ArgumentError(f"{path} holds plain weights: name the registered model they belong to with --model")
         network, cut = _from_weights(path, named_tensors(content, path), model, arguments or {}, keep_ratio, num_kept)
         recipe_codecs = ("float32", "float32")
-    written = write(network, out, codec=codec or recipe_codecs[0], other_codec=other_codec or recipe_codecs[1])
+    codec = codec or recipe_codecs[0]
+    if other_codec is None and codec != QUANTIZED_CODEC:
+        other_codec = recipe_codecs[1]
+    written = write(network, out, codec=codec, other_codec=other_codec, max_bytes=max_bytes, step=step)
     if cut is not None:
         _warn_of_loss(cut)
     return PackReport(**vars(written), regularization=cut)

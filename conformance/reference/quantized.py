@@ -1,0 +1,230 @@
+"""SPEC.md, "Codec 3": numbers rounded to steps, from the payload to float32."""
+
+import itertools
+import math
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from conformance.reference.refusal import require
+
+ZERO = [
+    *(61568, 59999, 57854, 54967, 51169, 46341, 40503, 33924, 27146, 20830, 15471, 11244, 8068, 5748, 4080, 2891),
+    *(2046, 1447, 1024, 724, 512, 362, 256, 181, 128, 91, 64, 64, 64, 64, 64, 64),
+]
+STOP = [
+    *(63490, 62645, 61456, 59788, 57468, 54292, 50065, 44706, 38390, 31612, 25033, 19195, 14367, 10569, 7682, 5537),
+    *(3968, 2832, 2016, 1432, 1016, 720, 510, 361, 256, 181, 128, 90, 64, 64, 64, 64),
+]
+TRANSFORM, STEP, OFFSET, COUNT, WHOLE = range(32, 37)
+MAX_WHOLE = 65_536
+
+Index = tuple[int, ...]
+Context = tuple[str, int, int]
+
+
+@dataclass
+class Tensor:
+    """One of the stream: what is known of it, and what is read.
+
+    Attributes:
+        key: empty for coefficients, else the name behind the last dot.
+        shape: of the dense tensor.
+        indices: of its numbers in their order.
+        is_whole: of type 11.
+        is_coefficients: kept as coefficients.
+    """
+
+    key: str
+    shape: Index
+    indices: list[Index]
+    is_whole: bool = False
+    is_coefficients: bool = False
+    parameters: list[int] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+
+
+def row_major(shape: Index) -> list[Index]:
+    return list(itertools.product(*map(range, shape)))
+
+
+class Coder:
+    """What reading and writing share: contexts, sets, tensors. `decide` reads a bit, or writes the one given."""
+
+    def __init__(self) -> None:
+        self.contexts: dict[Context, list[int]] = {}
+        self.range = 2**32
+        self.last: dict[str, list[int]] = {}
+        self.mean: dict[str, int] = {}
+        self.whole = 0
+
+    def decide(self, bound: int, bit: int) -> int:
+        raise NotImplementedError
+
+    def plain(self, bit: int) -> int:
+        return self.decide(self.range // 2, bit)
+
+    def bit(self, context: Context, bit: int) -> int:
+        kind, number, e = context
+        level = number if number < 32 else (6, 13, 6, 6, 6)[number - 32]
+        start = {"Z": ZERO[level], "B": STOP[max(level - 2 * e, 0)]} if kind in "ZB" else {}
+        state = self.contexts.setdefault(context, [start.get(kind, 32768), 8])
+        zero, seen = state
+        found = self.decide(self.range // 65536 * zero, bit)
+        rate = 131072 // (2 * seen + 3)
+        zero = zero - zero * rate // 65536 if found else zero + (65536 - zero) * rate // 65536
+        state[:] = [min(max(zero, 64), 65472), min(126, seen + 1)]
+        return found
+
+    def number(self, number_set: int, number: int = 0) -> int:
+        """Read a number, or write the one given."""
+        magnitude = abs(number)
+        if not self.bit(("Z", number_set, 0), int(magnitude > 0)):
+            return 0
+        is_negative = self.plain(int(number < 0))
+        e = 0
+        while e < 19 and self.bit(("B", number_set, e), int(magnitude >= 2 ** (e + 1))):
+            e += 1
+        found = 1
+        for place in reversed(range(e)):
+            wanted = magnitude >> place & 1
+            if place == e - 1:
+                bit = self.bit(("M", number_set, e), wanted)
+            elif place == e - 2:
+                bit = self.bit(("N", e, found & 1), wanted)
+            else:
+                bit = self.plain(wanted)
+            found = 2 * found + bit
+        return -found if is_negative else found
+
+    def run(self, tensor: Tensor) -> None:
+        """The numbers of a tensor, after its parameters."""
+        axes = [axis for axis, size in enumerate(tensor.shape) if size > 1]
+        sums: dict[Index, list[int]] = {}
+        total = count = 0
+        mean = self.mean.get(tensor.key, 1024)
+        recent = mean
+        given = tensor.numbers
+        tensor.numbers = []
+        for place, index in enumerate(tensor.indices[: max(0, self.claimed(tensor))]):
+            g = (256 * total + 4 * mean) // (count + 4)
+            u = logarithm((recent if len(axes) == 1 else g) + 8)
+            v = 0
+            for axis in axes if len(axes) > 1 else []:
+                a, c = sums.get((axis, index[axis]), [0, 0])
+                v += logarithm((256 * a + 8 * g) // (c + 8) + 8) - u
+            level = min(max((u + (3 * v >> 2) - 60) >> 3, 0), 31)
+            number = self.number(level, given[place] if given else 0)
+            tensor.numbers.append(number)
+            total, count = total + abs(number), count + 1
+            recent += (256 * abs(number) - recent) >> 3
+            for axis in axes:
+                entry = sums.setdefault((axis, index[axis]), [0, 0])
+                entry[0] += abs(number)
+                entry[1] += 1
+        if count:
+            self.mean[tensor.key] = 256 * total // count
+
+    def claimed(self, tensor: Tensor) -> int:
+        count = tensor.parameters[3]
+        return count - 1 if count else len(tensor.indices)
+
+    def parameters(self, key: str, given: Sequence[int] = (0, 0, 0, 0)) -> list[int]:
+        last = self.last.get(key, [0, 0, 0, 0])
+        sets = (TRANSFORM, STEP, OFFSET, COUNT)
+        found = [old + self.number(s, new - old) for s, old, new in zip(sets, last, given, strict=True)]
+        self.last[key] = found
+        return found
+
+
+class Reader(Coder):
+    """Reads a payload."""
+
+    def __init__(self, payload: bytes) -> None:
+        super().__init__()
+        self.payload, self.read, self.offset = payload, 0, 0
+        for _ in range(4):
+            self.offset = self.offset * 256 + self.next_byte()
+
+    def next_byte(self) -> int:
+        self.read += 1
+        return self.payload[self.read - 1] if self.read <= len(self.payload) else 0
+
+    def decide(self, bound: int, bit: int) -> int:
+        found = int(self.offset >= bound)
+        if found:
+            self.offset -= bound
+            self.range -= bound
+        else:
+            self.range = bound
+        while self.range < 2**24:
+            self.offset = self.offset * 256 + self.next_byte()
+            self.range *= 256
+        return found
+
+    def tensors(self, tensors: Sequence[Tensor]) -> None:
+        """Fill in the parameters and numbers of all tensors."""
+        whole = sum(len(tensor.indices) for tensor in tensors if tensor.is_whole)
+        require(whole <= MAX_WHOLE, "quantized-whole", str(whole))
+        most = 6144 * len(self.payload) + 49_152
+        for tensor in tensors:
+            if not tensor.is_whole:
+                tensor.parameters = self.parameters(tensor.key)
+                t, s, _, c = tensor.parameters
+                require(0 <= t <= 3 and -400 <= s <= 400, "quantized-parameters", str(tensor.parameters))
+                require(0 <= c <= len(tensor.indices), "quantized-parameters", f"count {c}")
+                most -= self.claimed(tensor)
+            else:
+                most -= len(tensor.indices)
+            require(most >= 0, "quantized-claims")
+            if tensor.is_whole:
+                for _ in tensor.indices:
+                    self.whole += self.number(WHOLE)
+                    tensor.numbers.append(self.whole)
+            else:
+                self.run(tensor)
+        require(self.read == len(self.payload) + 3 and self.offset < 2**24, "payload-quantized-end")
+
+
+def logarithm(y: int) -> int:
+    n = y.bit_length() - 1
+    return 16 * n + (16 * y >> n) - 16
+
+
+def values(tensor: Tensor) -> list[float]:
+    """The numbers of a tensor of type 10, as float32."""
+    t, s, o, _ = tensor.parameters
+    require(not (tensor.is_coefficients and t), "quantized-transform")
+    require(t != 3 or len(tensor.shape) >= 3, "quantized-transform")
+    numbers = tensor.numbers + [0] * (len(tensor.indices) - len(tensor.numbers))
+    found = [(number + o) * 2.0 ** (s / 8) for number in numbers]
+    if t == 1:
+        found = [2.0**y if y < 1024 else math.inf for y in found]
+    elif t > 1:
+        table = dict(zip(tensor.indices, found, strict=True))
+        for axis in range(0 if t == 2 else 2, len(tensor.shape)):
+            table = inverse(table, axis, tensor.shape[axis])
+        found = [table[index] for index in tensor.indices]
+    rounded = list(_as_float32(found))
+    require(all(map(math.isfinite, rounded)), "quantized-finite")
+    return rounded
+
+
+def inverse(table: dict[Index, float], axis: int, size: int) -> dict[Index, float]:
+    """The inverse of the orthonormal DCT-II along one axis."""
+    made: dict[Index, list[float]] = {}
+    for index, value in table.items():
+        k = index[axis]
+        scale = math.sqrt((1 if k == 0 else 2) / size)
+        for n in range(size):
+            place = (*index[:axis], n, *index[axis + 1 :])
+            made.setdefault(place, []).append(value * scale * math.cos(math.pi * (2 * n + 1) * k / (2 * size)))
+    return {place: math.fsum(parts) for place, parts in made.items()}
+
+
+def _as_float32(numbers: Sequence[float]) -> Iterator[float]:
+    for number in numbers:
+        try:
+            yield struct.unpack("<f", struct.pack("<f", number))[0]
+        except OverflowError:
+            yield math.inf

@@ -1,0 +1,200 @@
+"""`compress`: a small file from a trained network and some of its inputs, without training."""
+
+import copy
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from tailcut.compression.correction import corrected, write_numbers
+from tailcut.compression.fisher import measure_sensitivity
+from tailcut.errors import ArgumentError
+from tailcut.files import write_atomically
+from tailcut.format.quantization import COARSEST, FINEST, Rounding, completed, finest_step, types_of_others
+from tailcut.format.quantized.values import step_size
+from tailcut.format.save import checked_step, compression_ratio, dense_bytes, pack
+from tailcut.format.sensitivity import Sensitivity
+from tailcut.format.tensors import network_tensors
+from tailcut.printing import Report
+from tailcut.structure import check_module, record_of, without_views
+
+MAX_GRADIENTS = 4000
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CompressReport(Report):
+    """What `compress` wrote.
+
+    Attributes:
+        path: the file.
+        file_bytes: its size.
+        dense_bytes: of the dense network's parameters in float32.
+        compression_ratio: `dense_bytes` over `file_bytes`.
+        step: of the whole network, in units of the root of the loss; see `tailcut.save`.
+        metric_before: what `evaluate` gave for the network; None without it.
+        metric: what it gave for the network of the file.
+    """
+
+    path: str
+    file_bytes: int
+    dense_bytes: int
+    compression_ratio: float | None
+    step: float
+    metric_before: float | None
+    metric: float | None
+
+    @property
+    def sizes(self) -> tuple[int, int, float | None]:
+        """Bytes of the file and of the dense parameters, and their ratio."""
+        return self.file_bytes, self.dense_bytes, self.compression_ratio
+
+    def __str__(self) -> str:
+        ratio = "" if self.compression_ratio is None else f" ({self.compression_ratio:,.1f} : 1)"
+        measured = ""
+        if self.metric is not None and self.metric_before is not None:
+            measured = f"; {100 * self.metric:.2f} %, before {100 * self.metric_before:.2f} %"
+        sizes = f"{self.file_bytes:,} bytes for {self.dense_bytes:,} of dense float32 parameters"
+        return f"{self.path}: {sizes}{ratio}{measured}"
+
+
+def compress(
+    model: nn.Module,
+    path: str | Path,
+    inputs: Iterable[Tensor],
+    *,
+    max_bytes: int | None = None,
+    max_drop: float | None = None,
+    step: float | None = None,
+    evaluate: Callable[[nn.Module], float] | None = None,
+    sensitivity: Sensitivity | None = None,
+    num_gradients: int | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    registered: bool = True,
+) -> CompressReport:
+    """Write a trained network to a small file: rounded to steps, without training. Does not change the model.
+
+    Each tensor's step follows from how much it matters (`measure_sensitivity`), numbers make good what the rounding of
+    those before them spoiled, and biases and batch norm's statistics are moved by what the rounding changed.
+
+    Args:
+        model: any trained network, regularised or not; it is compressed as it is in evaluation.
+        path: the file.
+        inputs: batches of inputs, as the network takes them, from training data; some hundred inputs are enough.
+        max_bytes: the most bytes of the file.
+        max_drop: instead: how much lower the metric of `evaluate` may be; it is called for some ten networks.
+        step: instead: the step itself; 1 makes each number's error worth about a twelfth of a unit of the loss.
+        evaluate: a metric of a network, the higher the better, on data that are not the test data.
+        sensitivity: measured before; None measures it on `inputs`.
+        num_gradients: for that; by the network's size when None.
+        metadata: see `tailcut.save`.
+        registered: see `tailcut.save`.
+
+    Raises:
+        ArgumentError: not just one of `max_bytes`, `max_drop` and `step` is given, `max_drop` without `evaluate`, there
+            are no inputs, or no step makes the file so small or so good.
+    """
+    check_module("compress", model)
+    _check_goal(max_bytes, max_drop, step, evaluate)
+    batches = list(inputs)
+    if sensitivity is None:
+        _log.info("measuring how much each number matters")
+        count = usual_gradients(model) if num_gradients is None else num_gradients
+        sensitivity = measure_sensitivity(model, batches, num_gradients=count)
+    settings = {"metadata": metadata, "registered": registered}
+    work = _Work(copy.deepcopy(without_views(model)).eval(), batches, sensitivity, settings)
+    before = None if evaluate is None else float(evaluate(work.model))
+    if max_bytes is not None:
+        step = work.step_within(max_bytes)
+    elif evaluate is not None and before is not None and max_drop is not None:
+        step = work.step_as_good(evaluate, before - max_drop)
+    size = checked_step(step)
+    content, network = work.content(size)
+    while max_bytes is not None and len(content) > max_bytes:  # by a few bytes, for statistics that were moved
+        size *= step_size(1)
+        content, network = work.content(size)
+    metric = None if evaluate is None else float(evaluate(network))
+    write_atomically(path, content)
+    parameters = network_tensors(work.model, work.edits).num_parameters()
+    report = CompressReport(
+        str(path),
+        len(content),
+        dense_bytes(parameters),
+        compression_ratio(parameters, len(content)),
+        size,
+        before,
+        metric,
+    )
+    _log.info("saved %s", report)
+    return report
+
+
+def _check_goal(max_bytes: object, max_drop: object, step: object, evaluate: object) -> None:
+    if sum(value is not None for value in (max_bytes, max_drop, step)) != 1:
+        raise ArgumentError("give one of max_bytes=, max_drop= and step=: each sets the others")
+    if max_drop is not None and evaluate is None:
+        raise ArgumentError("max_drop= needs evaluate=, a function of a network that gives the metric")
+
+
+class _Work:
+    """A network and what is known of it, to be rounded at several steps."""
+
+    def __init__(
+        self, model: nn.Module, inputs: Sequence[Tensor], sensitivity: Sensitivity, settings: Mapping[str, Any]
+    ) -> None:
+        self.model, self.inputs, self.settings = model, inputs, settings
+        self.edits = [edit.current(model) for edit in record_of(model).edits]
+        self.tensors = network_tensors(model, self.edits)
+        self.sensitivity = completed(sensitivity, self.tensors)
+
+    def content(self, step: float) -> tuple[bytes, nn.Module]:
+        """The file at that step, and the network that it holds."""
+        types = types_of_others(self.tensors.others, None)
+        rounding = Rounding(self.tensors, types, bool(self.tensors.coefficients), self.sensitivity)
+        moved = corrected(self.model, rounding.values(step), self.inputs)
+        content = self._pack(moved, step, self.sensitivity)
+        rounding = replace(rounding, tensors=network_tensors(moved, self.edits))
+        write_numbers(moved, rounding.values(step))
+        return content, moved
+
+    def step_within(self, max_bytes: int) -> float:
+        """The finest step for at most so many bytes."""
+        nearest = replace(self.sensitivity, blocks=())
+        return finest_step(
+            lambda size: len(self._pack(self.model, size, self.sensitivity)),
+            max_bytes,
+            guess=(lambda size: len(self._pack(self.model, size, nearest))) if self.sensitivity.blocks else None,
+        )
+
+    def step_as_good(self, evaluate: Callable[[nn.Module], float], least: float) -> float:
+        """The coarsest step that was tried whose network reaches that metric."""
+        fine, coarse, best = FINEST, COARSEST, None
+        while coarse - fine > 1:
+            middle = (coarse + fine) // 2
+            try:
+                content, network = self.content(step_size(middle))
+            except ArgumentError:  # too fine to be coded
+                fine = middle
+                continue
+            metric = float(evaluate(network))
+            _log.info("%s bytes: %.4f", f"{len(content):,}", metric)
+            if metric >= least:
+                fine, best = middle, step_size(middle)
+            else:
+                coarse = middle
+        if best is None:
+            raise ArgumentError(f"no step keeps the metric at {least:.4f} or more: is evaluate= the same each time?")
+        return best
+
+    def _pack(self, model: nn.Module, step: float, sensitivity: Sensitivity) -> bytes:
+        return pack(model, codec="quantized", step=step, sensitivity=sensitivity, **self.settings)[0]
+
+
+def usual_gradients(model: nn.Module) -> int:
+    """About as many as there are coefficients, where these are few; a hundred where steps are all there is to find."""
+    kept = sum(entry.num_kept for edit in record_of(model).edits for entry in edit.coefficients(model))
+    return min(max(100, kept), MAX_GRADIENTS)

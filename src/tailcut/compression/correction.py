@@ -1,0 +1,161 @@
+"""Biases and batch norm statistics moved by what rounding the weights changed."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from tailcut.format.tensors import network_tensors
+from tailcut.structure import record_of
+
+MAX_INPUTS = 1000
+"""The most inputs on which a network and its rounded copy are compared."""
+
+MAX_NUMBERS = 1 << 23
+"""The most numbers in all of these: they pass the network at once."""
+
+LEAST_RATIO = 1 / 4
+"""Variances are scaled by this at least, and by its inverse at most."""
+
+Norm = nn.modules.batchnorm._NormBase
+Linear = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
+Moments = tuple[Tensor, Tensor]
+
+
+def corrected(model: nn.Module, rounded: Mapping[str, Tensor], inputs: Sequence[Tensor]) -> nn.Module:
+    """A copy of `model` whose biases and running statistics fit its weights when these are rounded.
+
+    Layer after layer, in the order in which they run: the bias of a linear layer or convolution loses what the mean of
+    its outputs differs by from that in the original, the running mean of a norm gains what the mean of its inputs does,
+    and its variance is scaled as theirs is. The same inputs pass both networks, so that what they lack of the training
+    data cancels. Layers that run more than once are left as they are.
+
+    Args:
+        model: in evaluation mode; it is not changed.
+        rounded: name -> numbers of the rounded network, flat; coefficients under the plain name of their tensor.
+        inputs: batches of training inputs.
+    """
+    result = copy.deepcopy(model)
+    if not any(map(_movable, model.modules())):
+        return result
+    batch, trial = _joined(inputs), copy.deepcopy(model)
+    write_numbers(trial, rounded)
+    wanted: dict[str, list[Moments]] = {}
+    for network in (trial, result):  # what is moved begins as the original has it, not rounded
+        _copy_movable(model, network)
+    with _listening(model, lambda name, x: wanted.setdefault(name, []).append(_moments(x))), torch.no_grad():
+        model(batch)
+    once = {name: moments[0] for name, moments in wanted.items() if len(moments) == 1}
+    with _moving(trial, once), torch.no_grad():
+        trial(batch)
+    _copy_movable(trial, result)
+    return result
+
+
+def write_numbers(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Fill tensors of a network with numbers (changes the model).
+
+    Args:
+        model: in evaluation mode.
+        values: name -> numbers, flat; coefficients under the plain name of their tensor.
+    """
+    tensors = network_tensors(model, [edit.current(model) for edit in record_of(model).edits])
+    targets = {entry.name: entry.parameter.detach()[: entry.num_kept] for entry in tensors.coefficients}
+    targets |= {other.name: other.tensor.detach() for other in tensors.others}
+    for name, value in values.items():
+        targets[name].copy_(value.reshape(targets[name].shape))
+
+
+def _joined(inputs: Sequence[Tensor]) -> Tensor:
+    """As many of the inputs as pass at once."""
+    count = min(MAX_INPUTS, max(1, MAX_NUMBERS // max(1, inputs[0][0].numel())))
+    found: list[Tensor] = []
+    for batch in inputs:
+        if batch.shape[1:] == inputs[0].shape[1:]:
+            found.append(batch[: count - sum(map(len, found))])
+        if sum(map(len, found)) == count:
+            break
+    return torch.cat(found)
+
+
+def _has_statistics(module: nn.Module) -> bool:
+    return isinstance(module, Norm) and module.running_mean is not None and module.running_var is not None
+
+
+def _has_plain_bias(module: nn.Module) -> bool:
+    return isinstance(module, Linear) and isinstance(module._parameters.get("bias"), nn.Parameter)
+
+
+def _movable(module: nn.Module) -> list[Tensor]:
+    if _has_statistics(module):
+        return [module.get_buffer("running_mean"), module.get_buffer("running_var")]
+    return [module.get_parameter("bias").detach()] if _has_plain_bias(module) else []
+
+
+def _copy_movable(source: nn.Module, target: nn.Module) -> None:
+    for one, other in zip(source.modules(), target.modules(), strict=True):
+        for value, place in zip(_movable(one), _movable(other), strict=True):
+            place.copy_(value)
+
+
+def _moments(x: Tensor) -> Moments:
+    """Mean and variance per channel."""
+    flat = _channels_first(x).double()
+    return flat.mean(1), flat.var(1, correction=0)
+
+
+def _channels_first(x: Tensor) -> Tensor:
+    return x.detach().movedim(1, 0).flatten(1) if x.ndim > 1 else x.detach()[None]
+
+
+@contextmanager
+def _listening(model: nn.Module, listen: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Tell of the inputs of norms and the outputs of layers with a bias."""
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            if _has_statistics(module):
+                stack.callback(_before(module, name, listen).remove)
+            elif _has_plain_bias(module):
+                stack.callback(_after(module, name, listen).remove)
+        yield
+
+
+def _before(module: nn.Module, name: str, listen: Callable[[str, Tensor], None]) -> RemovableHandle:
+    return module.register_forward_pre_hook(lambda _, args: listen(name, args[0]))
+
+
+def _after(module: nn.Module, name: str, listen: Callable[[str, Tensor], None]) -> RemovableHandle:
+    def hook(_: nn.Module, args: Any, output: Tensor) -> None:
+        # Channels of a linear layer are last.
+        listen(name, output.movedim(-1, 1) if isinstance(module, nn.Linear) else output)
+
+    return module.register_forward_hook(hook)
+
+
+@contextmanager
+def _moving(model: nn.Module, wanted: Mapping[str, Moments]) -> Iterator[None]:
+    """While the network runs, move each bias and each norm's statistics before what follows sees them."""
+    modules = dict(model.named_modules())
+
+    def move(name: str, x: Tensor) -> None:
+        if name not in wanted:
+            return
+        module, (mean, variance) = modules[name], wanted[name]
+        found_mean, found_variance = _moments(x)
+        if _has_statistics(module):
+            running_mean, running_var = _movable(module)
+            running_mean += (found_mean - mean).to(running_mean)
+            epsilon = module.eps if isinstance(module, Norm) else 0.0
+            ratio = ((found_variance + epsilon) / (variance + epsilon)).clamp(LEAST_RATIO, 1 / LEAST_RATIO)
+            running_var *= ratio.to(running_var)
+        else:
+            difference = (found_mean - mean).to(x)
+            _movable(module)[0].sub_(difference.to(_movable(module)[0]))
+            x -= difference.reshape(1, -1, *(1,) * (x.ndim - 2))
+
+    with _listening(model, move):
+        yield

@@ -1,0 +1,211 @@
+"""How much each number of a network matters for its answers: the Fisher information, from inputs without labels."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from itertools import cycle, islice
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tailcut.compression.moments import input_blocks
+from tailcut.errors import ArgumentError
+from tailcut.execution import fuse
+from tailcut.format.sensitivity import Block, Sensitivity, block_of
+from tailcut.format.tensors import NetworkTensors, network_tensors
+from tailcut.structure import check_module, record_of
+
+GRADIENT_BATCH = 8
+"""Inputs of one gradient. Labels are drawn from the network's own answers: gradients of inputs are independent."""
+
+MAX_BLOCK = 8192
+"""The most numbers of which a full matrix is kept: 8,192^2 numbers of 4 bytes are 256 MiB."""
+
+ROWS = 256
+"""Gradients that are multiplied at a time."""
+
+DAMPING = 0.03
+"""Added to the diagonal of a full matrix, in parts of its mean over each tensor."""
+
+Drawn = Callable[[object, torch.Generator], Tensor]
+Norm = nn.modules.batchnorm._NormBase
+
+
+def measure_sensitivity(
+    model: nn.Module,
+    inputs: Iterable[Tensor],
+    *,
+    num_gradients: int = 1000,
+    loss: Drawn | None = None,
+    seed: int = 0,
+) -> Sensitivity:
+    """The Fisher information of every number of `model`, as it is in evaluation. Does not change the model.
+
+    Args:
+        model: a trained network, regularised or not.
+        inputs: batches of inputs, as the network takes them, from training data; repeated if they are few.
+        num_gradients: gradients to average, each of 8 inputs. A few hundred are enough for the steps of the tensors;
+            for rounding with error feedback about as many as there are numbers are best.
+        loss: (outputs, generator of random numbers) -> the loss of the outputs, summed over the inputs, for targets
+            drawn from what the network itself believes. None: classes along axis 1 by the softmax, of each pixel;
+            where there is one channel only, normal noise.
+        seed: of the draws.
+
+    Returns:
+        For `tailcut.save(codec="quantized", sensitivity=...)`. It has blocks for rounding with error feedback: of all
+        coefficients up to 8,192, else of each tensor's up to that; and of plain linear layers and convolutions.
+
+    Raises:
+        ArgumentError: there are no inputs, or the outputs are no tensor and `loss` is None.
+    """
+    check_module("measure_sensitivity", model)
+    tensors = network_tensors(model, [edit.current(model) for edit in record_of(model).edits])
+    generator = torch.Generator().manual_seed(seed)
+    was_training = {module: module.training for module in model.modules()}
+    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    sums = _Sums(model, tensors)
+    batches = list(_batches(inputs, num_gradients))
+    try:
+        model.eval()
+        for parameter in wanted:
+            parameter.requires_grad_(parameter.is_floating_point())
+        forward = fuse(model) if tensors.coefficients else model
+        for batch in islice(cycle(batches), num_gradients):
+            drawn = (loss or _drawn_loss)(forward(batch), generator)
+            gradients = torch.autograd.grad(drawn, sums.parameters, allow_unused=True)
+            sums.add(gradients, len(batch))
+        rows = input_blocks(model, batches, {other.name for other in tensors.others}, generator)
+    finally:
+        for module, mode in was_training.items():
+            module.training = mode
+        for parameter, required in wanted.items():
+            parameter.requires_grad_(required)
+    found = sums.sensitivity()
+    return Sensitivity(found.curvature, found.log_curvature, (*found.blocks, *rows))
+
+
+def _batches(inputs: Iterable[Tensor], count: int) -> Iterator[Tensor]:
+    """At most `count` of `GRADIENT_BATCH` inputs each."""
+    is_empty = True
+    for part in islice((part for batch in inputs for part in batch.split(GRADIENT_BATCH)), count):
+        is_empty = False
+        yield part
+    if is_empty:
+        raise ArgumentError("inputs= has no batches: give some of the training data")
+
+
+def _drawn_loss(outputs: object, generator: torch.Generator) -> Tensor:
+    if not isinstance(outputs, Tensor):
+        raise ArgumentError(
+            f"the network gives a {type(outputs).__name__}, not a tensor: give loss=, a function of the outputs and a "
+            "generator of random numbers"
+        )
+    if outputs.ndim >= 2 and outputs.shape[1] >= 2:
+        flat = outputs.detach().movedim(1, -1).reshape(-1, outputs.shape[1])
+        labels = torch.multinomial(functional.softmax(flat, 1).cpu(), 1, generator=generator).to(outputs.device)
+        return functional.cross_entropy(
+            outputs.movedim(1, -1).reshape(-1, outputs.shape[1]), labels[:, 0], reduction="sum"
+        )
+    noise = torch.randn(outputs.shape, generator=generator).to(outputs.device, outputs.dtype)
+    return (outputs * noise).sum()
+
+
+class _Sums:
+    """Squares of gradients of each tensor, and products within blocks of tensors."""
+
+    def __init__(self, model: nn.Module, tensors: NetworkTensors) -> None:
+        floats = [other for other in tensors.others if other.is_parameter and other.tensor.is_floating_point()]
+        self.parameters = [entry.parameter for entry in tensors.coefficients] + [other.tensor for other in floats]
+        self.names = [entry.name for entry in tensors.coefficients] + [other.name for other in floats]
+        self.counts = {entry.name: entry.num_kept for entry in tensors.coefficients}
+        self.norms = _norms(model)
+        self.squares: dict[str, float] = {}
+        self.logs: dict[str, float] = {}
+        self.blocks = [_Products({name: self.counts[name] for name in names}) for names in _block_names(self.counts)]
+        self.num_inputs = 0
+
+    def add(self, gradients: Iterable[Tensor | None], num_inputs: int) -> None:
+        """Take in the gradients of one summed loss."""
+        self.num_inputs += num_inputs
+        found = {}
+        for name, gradient, parameter in zip(self.names, gradients, self.parameters, strict=True):
+            whole = torch.zeros_like(parameter) if gradient is None else gradient.detach()
+            found[name] = whole[: self.counts[name]] if name in self.counts else whole
+            _add_square(self.squares, name, found[name])
+        for prefix, norm in self.norms.items():
+            gain, shift = found.get(f"{prefix}weight"), found.get(f"{prefix}bias")
+            if gain is not None and shift is not None:
+                self._add_statistics(prefix, norm, gain, shift)
+        for block in self.blocks:
+            block.add(torch.cat([found[name].reshape(-1) for name in block.sizes]))
+
+    def _add_statistics(self, prefix: str, norm: Norm, gain: Tensor, shift: Tensor) -> None:
+        """Gradients by running mean and variance, which torch does not give, from those by gain and shift."""
+        variance = norm.running_var
+        if variance is None:
+            return
+        spread = (variance + norm.eps).detach()
+        weight = norm.weight.detach()
+        by_variance = weight / (2 * spread) * gain
+        _add_square(self.squares, f"{prefix}running_mean", weight / spread.sqrt() * shift)
+        _add_square(self.squares, f"{prefix}running_var", by_variance)
+        _add_square(self.logs, f"{prefix}running_var", by_variance * variance * math.log(2))
+
+    def sensitivity(self) -> Sensitivity:
+        """What was summed, per input."""
+        curvature = {name: total / self.num_inputs for name, total in self.squares.items()}
+        logs = {name: total / self.num_inputs for name, total in self.logs.items()}
+        return Sensitivity(curvature, logs, tuple(block.made(self.num_inputs) for block in self.blocks))
+
+
+class _Products:
+    """The sum of outer products of the gradients of some tensors."""
+
+    def __init__(self, sizes: dict[str, int]) -> None:
+        self.sizes = sizes
+        count = sum(sizes.values())
+        self.total = torch.zeros(count, count)
+        self.rows: list[Tensor] = []
+
+    def add(self, gradient: Tensor) -> None:
+        """Take in a gradient, flat."""
+        self.rows.append(gradient.detach().float().cpu())
+        if len(self.rows) == ROWS:
+            self._fold()
+
+    def _fold(self) -> None:
+        if self.rows:
+            rows = torch.stack(self.rows)
+            self.total.addmm_(rows.T, rows)
+            self.rows.clear()
+
+    def made(self, num_inputs: int) -> Block:
+        """The block for rounding."""
+        self._fold()
+        matrix = self.total.double() / num_inputs
+        diagonal = matrix.diagonal()
+        least = 1e-12 * float(diagonal.max()) + 1e-30
+        for part in diagonal.split(list(self.sizes.values())):
+            part += DAMPING * part.mean() + least
+        return block_of(tuple(self.sizes), matrix)
+
+
+def _norms(model: nn.Module) -> dict[str, Norm]:
+    """Prefix of its names -> each norm with running statistics, gains and shifts."""
+    return {
+        f"{name}." if name else "": module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._NormBase) and module.affine and module.track_running_stats
+    }
+
+
+def _block_names(counts: dict[str, int]) -> list[list[str]]:
+    """All coefficients together where they are few, else tensor by tensor."""
+    if sum(counts.values()) <= MAX_BLOCK:
+        return [list(counts)] if counts else []
+    return [[name] for name, count in counts.items() if count <= MAX_BLOCK]
+
+
+def _add_square(sums: dict[str, float], name: str, gradient: Tensor) -> None:
+    if gradient.numel():
+        sums[name] = sums.get(name, 0.0) + float(gradient.double().square().mean())

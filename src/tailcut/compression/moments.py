@@ -1,0 +1,119 @@
+"""What the inputs of a network's plain layers are like: the curvature of a layer's own error, row by row (GPTQ)."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tailcut.format.sensitivity import Block, block_of
+from tailcut.transform import dct
+
+MAX_ROW = 4608
+"""The most numbers of a row of which moments are measured: 512 channels with a kernel of 3 x 3."""
+
+POSITIONS = 16
+"""Places of an input's map that are looked at."""
+
+DAMPING = 0.01
+"""Added to the diagonal of the moments, in parts of its mean."""
+
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+Layer = nn.Linear | Convolution
+
+
+def input_blocks(
+    model: nn.Module, inputs: Iterable[Tensor], stored: set[str], generator: torch.Generator
+) -> Iterator[Block]:
+    """A block for each plain weight of linear layers and convolutions without groups.
+
+    The moments are those around the mean where something takes the mean of the error away: a bias, or the running mean
+    of batch norm (`tailcut.compress` moves both).
+
+    Args:
+        model: in evaluation mode; it is not changed.
+        inputs: batches.
+        stored: names of the tensors that are stored whole.
+        generator: chooses the positions.
+    """
+    has_norms = any(isinstance(module, nn.modules.batchnorm._NormBase) for module in model.modules())
+    moments = {
+        f"{name}.weight" if name else "weight": _Moments(module, generator)
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)) and _is_plain(module)
+    }
+    moments = {name: moment for name, moment in moments.items() if name in stored}
+    handles = [moment.layer.register_forward_pre_hook(moment.take) for moment in moments.values()]
+    try:
+        with torch.no_grad():
+            for batch in inputs if moments else ():
+                model(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, moment in moments.items():
+        if moment.count:
+            yield block_of((name,), moment.curvature(centred=has_norms or moment.layer.bias is not None))
+
+
+def _is_plain(layer: Layer) -> bool:
+    """Whether all rows of its weight meet the same inputs, at places that its settings tell."""
+    if not isinstance(layer, nn.Linear) and (layer.groups > 1 or not isinstance(layer.padding, tuple)):
+        return False
+    return layer.weight[0].numel() <= MAX_ROW
+
+
+class _Moments:
+    """Sums over what each row of a layer's weight is multiplied with."""
+
+    def __init__(self, layer: Layer, generator: torch.Generator) -> None:
+        self.layer, self.generator = layer, generator
+        row = layer.weight[0].numel()
+        self.total = torch.zeros(row, dtype=torch.float64)
+        self.products = torch.zeros(row, row)
+        self.count = 0
+
+    def take(self, _: nn.Module, args: tuple[Tensor, ...]) -> None:
+        """The inputs of a call."""
+        rows = self._rows(args[0]).float().cpu()
+        self.count += len(rows)
+        self.total += rows.double().sum(0)
+        self.products.addmm_(rows.T, rows)
+
+    def curvature(self, *, centred: bool) -> Tensor:
+        """(row, row), float64."""
+        moments = self.products.double() / self.count
+        if centred:
+            mean = self.total / self.count
+            moments -= torch.outer(mean, mean)
+        diagonal = moments.diagonal()
+        diagonal += DAMPING * diagonal.mean() + 1e-12
+        return moments
+
+    def _rows(self, x: Tensor) -> Tensor:
+        """(samples, row): the DCT along the kernel of what lies under it, at some positions of each input."""
+        if isinstance(self.layer, nn.Linear):
+            flat = x.reshape(-1, x.shape[-1])
+            return flat[self._chosen(len(flat), POSITIONS * len(x), flat.device)]
+        return self._patches(x, self.layer)
+
+    def _patches(self, x: Tensor, layer: Convolution) -> Tensor:
+        kernel: tuple[int, ...] = layer.kernel_size
+        sides: tuple[Any, ...] = tuple(reversed(layer.padding))
+        pads = [int(side) for side in sides for _ in range(2)]
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        x = functional.pad(x, pads, mode=mode)
+        windows = x
+        for axis, (size, step, reach) in enumerate(zip(kernel, layer.stride, layer.dilation, strict=True), 2):
+            windows = windows.unfold(axis, reach * (size - 1) + 1, step)[..., ::reach]
+        spatial = windows.shape[2 : 2 + len(kernel)]
+        chosen = self._chosen(windows.shape[0] * spatial.numel(), POSITIONS * len(x), x.device)
+        places = torch.unravel_index(chosen, (windows.shape[0], *spatial))
+        patches = windows.movedim(1, 1 + len(kernel))[places]
+        return dct(patches.float(), tuple(range(2, 2 + len(kernel)))).flatten(1)
+
+    def _chosen(self, count: int, most: int, device: torch.device) -> Tensor:
+        if count <= most:
+            return torch.arange(count, device=device)
+        return torch.randint(count, (most,), generator=self.generator).to(device)

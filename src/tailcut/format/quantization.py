@@ -1,0 +1,339 @@
+"""The writer's side of quantised files: which tensors are rounded, to which steps, by which transform."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tailcut.errors import ArgumentError
+from tailcut.format import quantized
+from tailcut.format.numbers import INTEGERS, QUANTIZED, type_number
+from tailcut.format.quantized import Coded, Layout
+from tailcut.format.quantized.coder import MAX_INTEGERS, MAX_MAGNITUDE
+from tailcut.format.quantized.values import (
+    DCT,
+    KERNEL_DCT,
+    LOG2,
+    NONE,
+    coded,
+    nearest_step,
+    quantize,
+    step_size,
+    transform_of,
+)
+from tailcut.format.sensitivity import Block, Sensitivity
+from tailcut.format.streams import layout_of_kept, layout_of_other
+from tailcut.format.tensors import NetworkTensors, OtherTensor
+
+RELATIVE_STEP = 0.25
+"""Steps in parts of the root mean square of what they round, where the user gives none."""
+
+STATISTICS = ("running_mean", "running_var")
+# So many columns are rounded before the errors reach those behind them, in one product.
+COLUMNS = 64
+# Of the steps tried for a size, in eighths of an octave.
+COARSEST, FINEST = 64, -128
+# A step of the logarithm that moves a standard deviation by one part: d log2(v) = 2 / ln(2) d s / s.
+_LOG_OF_SPREAD = 2 / float(np.log(2))
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """One way to round a tensor."""
+
+    transform: int
+    step: float
+
+
+def default_sensitivity(tensors: NetworkTensors) -> Sensitivity:
+    """What can be said without data: steps in proportion to the root mean square of the numbers.
+
+    Gains, shifts and means of batch norm are measured by what they are added to or multiplied with: the same relative
+    noise for all.
+    """
+    scale = {entry.name: _rms(entry.values) for entry in tensors.coefficients}
+    others = {other.name: other.tensor.detach() for other in tensors.others}
+    logs = {}
+    for name, tensor in others.items():
+        scale[name] = _rms(tensor)
+    for name in others:
+        module, _, attribute = name.rpartition(".")
+        prefix = f"{module}." if module else ""
+        if attribute == "running_var":
+            logs[name] = 1 / _LOG_OF_SPREAD**2
+            mean, gain, shift = (f"{prefix}{part}" for part in ("running_mean", "weight", "bias"))
+            spread = float(others[name].double().clamp(min=1e-5).mean().sqrt())
+            least = float(others[name].double().clamp(min=1e-5).min().sqrt())  # batch norm's epsilon
+            scale[name], scale[mean] = 2 * spread * least, spread
+            scale[shift] = scale.get(gain, 1.0)
+    return Sensitivity({name: 1 / size**2 for name, size in scale.items() if size > 0}, logs)
+
+
+def completed(sensitivity: Sensitivity, tensors: NetworkTensors) -> Sensitivity:
+    """With an entry for every tensor: one that was not measured, or came out as 0, matters as much as the middle one.
+
+    Args:
+        sensitivity: as measured.
+        tensors: of the network.
+
+    Raises:
+        ArgumentError: it was measured on another network.
+    """
+    usual = default_sensitivity(tensors)
+    known = [sensitivity.curvature[name] / size for name, size in usual.curvature.items() if _has(sensitivity, name)]
+    if not known:
+        raise ArgumentError("the sensitivity has no tensor of this network: measure it on the network that is saved")
+    middle = sorted(known)[len(known) // 2]
+    curvature = {name: middle * size for name, size in usual.curvature.items()}
+    curvature |= {name: size for name, size in sensitivity.curvature.items() if size > 0}
+    logs = {name: middle * size for name, size in usual.log_curvature.items()}
+    logs |= {name: size for name, size in sensitivity.log_curvature.items() if size > 0}
+    return Sensitivity(curvature, logs, sensitivity.blocks)
+
+
+def _has(sensitivity: Sensitivity, name: str) -> bool:
+    return sensitivity.curvature.get(name, 0.0) > 0
+
+
+def types_of_others(others: Sequence[OtherTensor], dtype: torch.dtype | None) -> list[int]:
+    """The number type of each other tensor in a quantised file.
+
+    Parameters and running statistics are rounded, whole numbers kept as they are in the same payload; all else (masks,
+    positions, means and deviations of inputs) stays exact.
+
+    Args:
+        others: the tensors.
+        dtype: for floats that are not quantised; their own when None.
+    """
+    types, latest, num_integers = [], 0, 0
+    for other in others:
+        tensor = other.tensor.detach()
+        is_statistic = other.name.rpartition(".")[2] in STATISTICS
+        if tensor.is_floating_point():
+            rounded = (other.is_parameter or is_statistic) and bool(torch.isfinite(tensor).all())
+            stored = tensor.dtype if dtype is None else dtype
+            types.append(QUANTIZED if rounded else type_number(stored, name=other.name))
+        else:
+            number = type_number(tensor.dtype, name=other.name)
+            flat = tensor.reshape(-1).cpu().to(torch.int64).numpy()
+            fits = num_integers + len(flat) <= MAX_INTEGERS
+            fits = fits and not np.any(np.abs(np.diff(flat.astype(np.float64), prepend=latest)) > MAX_MAGNITUDE)
+            num_integers += len(flat) if fits else 0
+            types.append(INTEGERS if fits else number)
+            latest = int(flat[-1]) if fits and len(flat) else latest
+    return types
+
+
+@dataclass
+class Rounding:
+    """Rounds the tensors of a network to any step, and codes them.
+
+    Attributes:
+        tensors: of the network.
+        types: of the other tensors, see `types_of_others`.
+        with_coefficients: whether the coefficients are rounded too.
+        sensitivity: what the steps are in proportion to.
+    """
+
+    tensors: NetworkTensors
+    types: Sequence[int]
+    with_coefficients: bool
+    sensitivity: Sensitivity
+
+    def payload(self, step: float) -> bytes:
+        """The payload at that step; a tensor's own is `step` over the root of its curvature.
+
+        Raises:
+            ArgumentError: the step is too fine for a tensor.
+        """
+        layouts, tensors = zip(*self._rounded(step), strict=True)
+        return quantized.encode(layouts, tensors)
+
+    def values(self, step: float) -> dict[str, Tensor]:
+        """The numbers that a reader finds at that step, flat, by name; whole numbers apart."""
+        names = [entry.name for entry in self.tensors.coefficients if self.with_coefficients]
+        pairs = zip(self.tensors.others, self.types, strict=True)
+        names += [other.name for other, number in pairs if number in (QUANTIZED, INTEGERS)]
+        found = zip(names, self._rounded(step), strict=True)
+        return {name: quantized.dequantize(tensor, layout) for name, (layout, tensor) in found if not layout.is_integer}
+
+    def _rounded(self, step: float) -> Iterator[tuple[Layout, Coded]]:
+        values, steps = self._values(), {}
+        for name in values:
+            steps[name] = nearest_step(self._step_of(name, self.sensitivity.curvature, step))
+        fed_back: dict[str, Tensor] = {}
+        measured = self._as_measured(values) if self.sensitivity.blocks else {}
+        for block in self.sensitivity.blocks:
+            if all(name in values for name in block.names):
+                fed_back |= rounded_with_feedback(block, measured, steps)
+        for entry in self.tensors.coefficients if self.with_coefficients else ():
+            layout = layout_of_kept(entry)
+            yield layout, quantize(fed_back.get(entry.name, values[entry.name]), layout, NONE, steps[entry.name])
+        for other, number in zip(self.tensors.others, self.types, strict=True):
+            layout = layout_of_other(other.name, other.shape, is_integer=number == INTEGERS)
+            if number == INTEGERS:
+                yield layout, Coded(other.tensor.detach().reshape(-1).cpu().to(torch.int64).numpy())
+            elif other.name in fed_back:
+                transform = KERNEL_DCT if len(other.shape) > 2 else NONE
+                multiples = fed_back[other.name] / step_size(steps[other.name])
+                yield layout, coded(multiples, transform, steps[other.name], layout)
+            elif number == QUANTIZED:
+                yield layout, _cheapest(other.tensor, layout, list(self._candidates(other, step)))
+
+    def _as_measured(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The values with the kernels of plain weights as their DCT, as blocks have them."""
+        kernels = {other.name: other.shape for other in self.tensors.others if len(other.shape) > 2}
+        return {
+            name: transform_of(tensor, layout_of_other(name, kernels[name], is_integer=False), KERNEL_DCT)
+            if name in kernels
+            else tensor
+            for name, tensor in values.items()
+        }
+
+    def _values(self) -> dict[str, Tensor]:
+        """What is rounded, flat, by name.
+
+        Raises:
+            ArgumentError: a number is not finite.
+        """
+        named = {entry.name: entry.values for entry in self.tensors.coefficients if self.with_coefficients}
+        for other, number in zip(self.tensors.others, self.types, strict=True):
+            if number == QUANTIZED:
+                named[other.name] = other.tensor
+        for name, tensor in named.items():
+            if not bool(torch.isfinite(tensor).all()):
+                raise ArgumentError(f"{name} has numbers that are not finite, which cannot be quantised")
+        return {name: tensor.detach().double().cpu().reshape(-1) for name, tensor in named.items()}
+
+    def _candidates(self, other: OtherTensor, step: float) -> Iterator[_Candidate]:
+        size = self._step_of(other.name, self.sensitivity.curvature, step)
+        is_variance = other.name.rpartition(".")[2] == "running_var"
+        if is_variance and bool((other.tensor >= 0).all()):
+            yield _Candidate(LOG2, self._step_of(other.name, self.sensitivity.log_curvature, step))
+        else:
+            yield _Candidate(NONE, size)
+        if len(other.shape) == 1 and other.shape[0] > 1:
+            yield _Candidate(DCT, size)
+        if len(other.shape) > 2:
+            yield _Candidate(KERNEL_DCT, size)
+
+    def _step_of(self, name: str, curvature: Mapping[str, float], step: float) -> float:
+        return step / math.sqrt(curvature.get(name, 1.0))  # a tensor of zeros has no entry
+
+
+def finest_step(
+    size_of: Callable[[float], int], max_bytes: int, *, guess: Callable[[float], int] | None = None
+) -> float:
+    """The finest step whose file has at most `max_bytes` bytes.
+
+    Args:
+        size_of: step -> bytes; coarser steps take fewer, or about as many.
+        max_bytes: the most bytes.
+        guess: much faster than `size_of`, and about as much: the search begins where it ends.
+
+    Raises:
+        ArgumentError: no step makes it so small.
+    """
+    if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
+        raise ArgumentError(f"max_bytes must be a whole number of bytes, got {max_bytes!r}")
+    coarse, fine = COARSEST, FINEST
+    least = size_of(step_size(coarse))
+    if least > max_bytes:
+        raise ArgumentError(
+            f"the file cannot have {max_bytes:,} bytes: with all numbers rounded away it has {least:,}, for names, "
+            "structure and what stays exact"
+        )
+    if guess is not None:
+        start, width = _bisected(guess, max_bytes, coarse, fine), 1
+        if _fits(size_of, max_bytes, start):
+            coarse = start
+            while start - width > fine and _fits(size_of, max_bytes, start - width):
+                coarse, width = start - width, 2 * width
+            fine = max(fine, start - width)
+        else:
+            fine = start
+            while start + width < coarse and not _fits(size_of, max_bytes, start + width):
+                fine, width = start + width, 2 * width
+            coarse = min(coarse, start + width)
+    return step_size(_bisected(size_of, max_bytes, coarse, fine))
+
+
+def _bisected(size_of: Callable[[float], int], max_bytes: int, coarse: int, fine: int) -> int:
+    while coarse - fine > 1:
+        middle = (coarse + fine) // 2
+        if _fits(size_of, max_bytes, middle):
+            coarse = middle
+        else:
+            fine = middle
+    return coarse
+
+
+def _fits(size_of: Callable[[float], int], max_bytes: int, eighth: int) -> bool:
+    try:
+        return size_of(step_size(eighth)) <= max_bytes
+    except ArgumentError:  # too fine to be coded
+        return False
+
+
+def rounded_with_feedback(block: Block, values: Mapping[str, Tensor], steps: Mapping[str, int]) -> dict[str, Tensor]:
+    """The numbers of a block as multiples of their steps, each after the errors of those before it.
+
+    Optimal Brain Quantization (Frantar and Alistarh, 2022) in a fixed order, as in GPTQ: the error of a number is made
+    good by those that follow, as far as their curvature says that they can.
+
+    Args:
+        block: its tensors must be among `values`, in these sizes.
+        values: name -> the numbers, flat, float64.
+        steps: name -> step, in eighths of an octave.
+
+    Raises:
+        ArgumentError: the block was measured for other sizes.
+    """
+    lengths = [len(values[name]) for name in block.names]
+    if sum(lengths) % len(block.upper) or (len(lengths) > 1 and sum(lengths) > len(block.upper)):
+        raise ArgumentError(
+            f"the sensitivity was measured for {len(block.upper)} numbers of {block.names[0]} (and others), the "
+            f"network has {sum(lengths)}: measure it again"
+        )
+    rest = torch.cat([values[name] for name in block.names]).reshape(-1, len(block.upper))
+    sizes = torch.cat([torch.full_like(values[name], step_size(steps[name])) for name in block.names])
+    upper = block.upper.double()
+    scaled = upper / upper.diagonal()[:, None]
+    result, errors = torch.empty_like(rest), torch.empty_like(rest)
+    for start in range(0, len(upper), COLUMNS):
+        stop = min(start + COLUMNS, len(upper))
+        for place in range(start, stop):
+            column = rest[:, place]
+            result[:, place] = torch.round(column / sizes[place]) * sizes[place]
+            errors[:, place] = column - result[:, place]
+            rest[:, place + 1 : stop] -= errors[:, place, None] * scaled[place, place + 1 : stop]
+        rest[:, stop:] -= errors[:, start:stop] @ scaled[start:stop, stop:]
+    return dict(zip(block.names, result.reshape(-1).split(lengths), strict=True))
+
+
+def _cheapest(values: Tensor, layout: Layout, candidates: list[_Candidate]) -> Coded:
+    """The cheapest of the candidates. A running variance stays above 0."""
+    found = []
+    for candidate in candidates:
+        tensor = quantize(values, layout, candidate.transform, nearest_step(candidate.step))
+        is_variance = layout.key == "running_var" and candidate.transform != LOG2
+        if is_variance and not bool((quantized.dequantize(tensor, layout) > 0).all()):
+            continue
+        found.append((_cost(tensor), tensor))
+    if not found:  # variances below 0, which were so before
+        found.append((0.0, quantize(values, layout, NONE, nearest_step(candidates[0].step))))
+    return min(found, key=lambda pair: pair[0])[1]
+
+
+def _cost(coded: Coded) -> float:
+    """About the bits of a tensor."""
+    magnitudes = np.abs(coded.numbers)
+    bits = np.where(magnitudes, 2 * np.log2(np.maximum(magnitudes, 1)) + 3, 0.4).sum()
+    return float(bits) + 2 * math.log2(abs(coded.offset) + 1)
+
+
+def _rms(values: Tensor) -> float:
+    return float(values.detach().double().square().mean().sqrt()) if values.numel() else 0.0

@@ -1,0 +1,8 @@
+"""Codec 3: numbers rounded to steps, and their adaptive code. `coder` has the bytes, `values` what they mean."""
+
+from tailcut.format.quantized.coder import NUMBER as NUMBER
+from tailcut.format.quantized.coder import Coded as Coded
+from tailcut.format.quantized.coder import Layout as Layout
+from tailcut.format.quantized.coder import decode as decode
+from tailcut.format.quantized.coder import encode as encode
+from tailcut.format.quantized.values import dequantize as dequantize

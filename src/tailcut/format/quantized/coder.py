@@ -1,0 +1,294 @@
+"""Codec 3, `quantized`: whole numbers on lattices to bytes and back, by an adaptive binary range coder."""
+
+import math
+from collections.abc import Callable, Iterator, MutableSequence, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from tailcut.compiling import is_installed
+from tailcut.errors import CorruptFileError, LimitError, MissingExtraError
+from tailcut.format.quantized import loops as plain
+from tailcut.format.quantized.levels import INITIAL_STOP, INITIAL_ZERO
+
+NUMBER = 3
+"""The codec's number in the file."""
+
+MAX_MAGNITUDE = (1 << (plain.LAST_BUCKET + 1)) - 1
+"""The largest number, and the smallest below 0."""
+
+COMPILED_FROM = 1 << 14
+"""From so many numbers on, the compiled loops are worth their import."""
+
+NUMBERS_PER_BYTE = 6144
+"""More numbers than that a byte cannot hold: the least decision takes 0.0014 bits."""
+
+MAX_INTEGERS = 1 << 16
+"""The most whole numbers of type 11 in a file: they are read one by one."""
+
+MAX_UNCOMPILED = 1 << 20
+"""The most numbers that are read or written without numba: about ten seconds."""
+
+MAX_TRANSFORM = 3
+
+MAX_STEP = 400
+"""Steps are 2^(-50) to 2^50."""
+
+_CHUNK = 4096
+_BYTES_PER_NUMBER = 64  # never reached: 43 decisions of at most 10 bits
+_TRANSFORM, _STEP, _OFFSET, _COUNT, _WHOLE = plain.PARAMETER_SETS
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a reader knows of a tensor before it reads its numbers.
+
+    Attributes:
+        key: tensors of one key (the last part of a name) follow one another's parameters.
+        shape: of the tensor.
+        size: how many numbers it has at most: its coefficients, or all.
+        order: the indices of its first n numbers, int64 (n, axes), where they are coefficients in order; None where
+            they are all numbers in row-major order.
+        is_integer: whole numbers, kept as they are.
+    """
+
+    key: str
+    shape: tuple[int, ...]
+    size: int
+    order: Callable[[int], np.ndarray] | None = None
+    is_integer: bool = False
+
+
+@dataclass
+class Coded:
+    """A tensor as whole numbers.
+
+    Attributes:
+        numbers: int64 (n,), the first n of the tensor; those behind are 0.
+        transform: what turns them into the tensor, see `values`.
+        step: the quantisation step is 2^(step / 8).
+        offset: added to each number.
+        bits: what they take in the payload, filled in by `encode` and `decode`.
+    """
+
+    numbers: np.ndarray
+    transform: int = 0
+    step: int = 0
+    offset: int = 0
+    bits: float = 0.0
+
+
+@dataclass
+class _Memory:
+    """Of the latest tensor of a key: transform, step, offset, count, and the mean magnitude in 1 / 256."""
+
+    parameters: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
+    mean: int = 4 * plain.ONE
+
+
+@dataclass
+class _State:
+    """Everything that a coder has learnt, and the loops that it uses."""
+
+    loops: Any
+    zeros: MutableSequence[int]
+    seen: MutableSequence[int]
+    coder: MutableSequence[int]
+    keys: dict[str, _Memory] = field(default_factory=dict)
+    latest: int = 0
+
+    @property
+    def is_compiled(self) -> bool:
+        return self.loops is not plain
+
+    def ints(self, values: Sequence[int] | np.ndarray) -> MutableSequence[int]:
+        """As the loops take them."""
+        if self.is_compiled:
+            return np.ascontiguousarray(values, dtype=np.int64)  # type: ignore[return-value]
+        return values.tolist() if isinstance(values, np.ndarray) else list(values)
+
+    def bits(self) -> float:
+        """Written or read so far."""
+        return 8.0 * int(self.coder[2]) - math.log2(int(self.coder[1]))
+
+    def memory(self, key: str) -> _Memory:
+        return self.keys.setdefault(key, _Memory())
+
+
+def encode(layouts: Sequence[Layout], tensors: Sequence[Coded]) -> bytes:
+    """The payload of these tensors; writes on each the bits that it takes.
+
+    Args:
+        layouts: of the tensors.
+        tensors: at most `size` numbers each, of magnitudes up to `MAX_MAGNITUDE`.
+    """
+    state = _state(layouts, [0, 1 << 32, 0])
+    buffer: Any = np.zeros(0, np.uint8) if state.is_compiled else bytearray()
+    for layout, tensor in zip(layouts, tensors, strict=True):
+        start = state.bits()
+        buffer = _encode_tensor(state, buffer, layout, tensor)
+        tensor.bits = state.bits() - start
+    buffer = _with_room(state, buffer, 1)
+    low, written = int(state.coder[0]) + (1 << 24) - 1, int(state.coder[2])
+    payload = int.from_bytes(bytes(buffer[:written]), "big") + (low >> 32)
+    return payload.to_bytes(written, "big") + bytes([low >> 24 & 255])
+
+
+def decode(payload: bytes, layouts: Sequence[Layout]) -> list[Coded]:
+    """The tensors behind a payload.
+
+    Raises:
+        CorruptFileError: it is not a payload of tensors of these layouts.
+        LimitError: they have more whole numbers than are allowed.
+        MissingExtraError: they have so many numbers that numba is needed.
+    """
+    state = _state(layouts, [int.from_bytes(payload[:4].ljust(4, b"\0"), "big"), 1 << 32, 4])
+    source: Any = np.frombuffer(payload, np.uint8) if state.is_compiled else payload
+    most, tensors = NUMBERS_PER_BYTE * (len(payload) + 8), []
+    for layout in layouts:
+        start = state.bits()
+        tensor = _decode_tensor(state, source, layout, most)
+        most -= len(tensor.numbers)
+        tensor.bits = state.bits() - start
+        tensors.append(tensor)
+    if state.coder[2] != len(payload) + 3 or state.coder[0] >= 1 << 24:
+        raise corrupt(f"its {len(payload)} bytes are not the code of any numbers of these tensors")
+    return tensors
+
+
+def corrupt(reason: str) -> CorruptFileError:
+    """The error for a payload that breaks a rule."""
+    return CorruptFileError(f"quantized payload: {reason}; the file is damaged, get a fresh copy of it")
+
+
+def _state(layouts: Sequence[Layout], coder: list[int]) -> _State:
+    num_integers = sum(layout.size for layout in layouts if layout.is_integer)
+    if num_integers > MAX_INTEGERS:
+        raise LimitError(f"{num_integers} whole numbers in the quantised payload, at most {MAX_INTEGERS} are allowed")
+    num_numbers = sum(layout.size for layout in layouts)
+    if num_numbers > MAX_UNCOMPILED and not is_installed():
+        raise MissingExtraError(f"coding {num_numbers:,} quantised numbers", "numba", "fast")
+    loops = _compiled_loops() if num_numbers >= COMPILED_FROM and is_installed() else plain
+    state = _State(loops, [], [], [])
+    zeros = [1 << 15] * plain.NUM_CONTEXTS
+    for level, (zero, start) in enumerate(_initial_sets()):
+        base = plain.SET_SIZE * level
+        zeros[base] = zero
+        for bucket in range(plain.LAST_BUCKET):
+            zeros[base + 1 + bucket] = INITIAL_STOP[max(start - 2 * bucket, 0)]
+    state.zeros, state.seen = state.ints(zeros), state.ints([8] * plain.NUM_CONTEXTS)
+    state.coder = state.ints(coder)
+    return state
+
+
+def _initial_sets() -> Iterator[tuple[int, int]]:
+    """For each set the probability of zero, and the level whose buckets it begins with."""
+    for level in range(plain.LEVELS):
+        yield INITIAL_ZERO[level], level
+    for level in (6, 13, 6, 6, 6):  # the sets of parameters, and of whole numbers
+        yield INITIAL_ZERO[level], level
+
+
+@cache
+def _compiled_loops() -> Any:
+    from tailcut.format.quantized.compiled import loops  # imports numba
+
+    return loops
+
+
+def _encode_tensor(state: _State, buffer: Any, layout: Layout, tensor: Coded) -> Any:
+    numbers = state.ints(tensor.numbers)
+    if layout.is_integer:
+        for number in tensor.numbers.tolist():
+            buffer = _put(state, buffer, _WHOLE, number - state.latest)
+            state.latest = number
+        return buffer
+    memory = state.memory(layout.key)
+    count = 0 if len(numbers) == layout.size else len(numbers) + 1
+    parameters = [tensor.transform, tensor.step, tensor.offset, count]
+    for level, new, old in zip((_TRANSFORM, _STEP, _OFFSET, _COUNT), parameters, memory.parameters, strict=True):
+        buffer = _put(state, buffer, level, new - old)
+    memory.parameters = parameters
+    model = _model(state, layout, len(numbers), memory.mean)
+    for start in range(0, len(numbers), _CHUNK):
+        buffer = _with_room(state, buffer, _CHUNK)
+        stop = min(start + _CHUNK, len(numbers))
+        state.loops.put_numbers(state.coder, buffer, state.zeros, state.seen, numbers, start, stop, *model)
+    memory.mean = _mean(model[-1], memory.mean)
+    return buffer
+
+
+def _decode_tensor(state: _State, payload: Any, layout: Layout, most: int) -> Coded:
+    if layout.is_integer:
+        return Coded(np.array(list(_decode_integers(state, payload, layout, most)), dtype=np.int64))
+    memory = state.memory(layout.key)
+    parameters = [
+        old + int(state.loops.get_number(state.coder, payload, state.zeros, state.seen, level))
+        for level, old in zip((_TRANSFORM, _STEP, _OFFSET, _COUNT), memory.parameters, strict=True)
+    ]
+    memory.parameters = parameters
+    transform, step, offset, count = parameters
+    num = layout.size if count == 0 else count - 1
+    if not 0 <= num <= layout.size or (count and num == layout.size):
+        raise corrupt(f"{num} numbers of a tensor of {layout.size}")
+    if abs(step) > MAX_STEP or not 0 <= transform <= MAX_TRANSFORM:
+        raise corrupt(f"transform {transform} and a step of 2^({step} / 8)")
+    _check_claim(num, most)
+    numbers = state.ints(np.zeros(num, np.int64))
+    model = _model(state, layout, num, memory.mean)
+    for start in range(0, num, _CHUNK):
+        stop = min(start + _CHUNK, num)
+        state.loops.get_numbers(state.coder, payload, state.zeros, state.seen, numbers, start, stop, *model)
+    memory.mean = _mean(model[-1], memory.mean)
+    return Coded(np.asarray(numbers, dtype=np.int64), transform, step, offset)
+
+
+def _decode_integers(state: _State, payload: Any, layout: Layout, most: int) -> Iterator[int]:
+    _check_claim(layout.size, most)
+    for _ in range(layout.size):
+        state.latest += int(state.loops.get_number(state.coder, payload, state.zeros, state.seen, _WHOLE))
+        yield state.latest
+
+
+def _check_claim(num: int, most: int) -> None:
+    if num > most:
+        raise corrupt(f"it is too short for the {num} numbers of a tensor")
+
+
+def _put(state: _State, buffer: Any, level: int, number: int) -> Any:
+    buffer = _with_room(state, buffer, 1)
+    state.loops.put_number(state.coder, buffer, state.zeros, state.seen, level, number)
+    return buffer
+
+
+def _with_room(state: _State, buffer: Any, count: int) -> Any:
+    """The buffer, longer if `count` numbers may not fit."""
+    missing = state.coder[2] + _BYTES_PER_NUMBER * count - len(buffer)
+    if missing <= 0:
+        return buffer
+    more = missing + len(buffer)
+    return np.concatenate([buffer, np.zeros(more, np.uint8)]) if state.is_compiled else buffer + bytes(more)
+
+
+def _model(state: _State, layout: Layout, num: int, mean: int) -> tuple[Any, ...]:
+    """The arguments of `put_numbers` from `index` on."""
+    axes = [axis for axis, size in enumerate(layout.shape) if size > 1]
+    sizes = [layout.shape[axis] for axis in axes]
+    index = np.zeros(0, np.int64)
+    if layout.order is not None:
+        index = layout.order(num)[:, axes]
+        sizes = [int(column.max(initial=0)) + 1 for column in index.T]
+    first = [sum(sizes[:place]) for place in range(len(sizes))]
+    last = [start + size for start, size in zip(first, sizes, strict=True)]
+    if layout.order is not None:
+        index = (index + np.array(first, np.int64)).reshape(-1)
+    total = [0] * sum(sizes)
+    parts: list[Any] = [index, first, last, first, total, total, [0, 0, mean, mean]]
+    return tuple(map(state.ints, parts))
+
+
+def _mean(track: MutableSequence[int], before: int) -> int:
+    """The mean magnitude of a tensor; of an empty one that before it."""
+    return int(plain.ONE * track[0] // track[1]) if track[1] else before

@@ -1,0 +1,27 @@
+"""The loops of codec 3 for many numbers, compiled by numba. Import this module only where numba is installed."""
+
+import importlib
+from types import FunctionType, SimpleNamespace
+from typing import Any
+
+from tailcut.compiling import compile_loop
+from tailcut.format.quantized import loops as plain
+
+_OUTER = ("put_numbers", "get_numbers")
+
+
+def _compiled() -> SimpleNamespace:
+    """The functions of `loops` under their names, each compiled and calling the others compiled."""
+    njit = importlib.import_module("numba").njit(nogil=True)
+    names = [name for name, value in vars(plain).items() if isinstance(value, FunctionType)]
+    space: dict[str, Any] = dict(vars(plain))
+    for name in names:
+        function = getattr(plain, name)
+        again = FunctionType(function.__code__, space, name, function.__defaults__)
+        again.__qualname__, again.__module__ = name, __name__
+        space[name] = compile_loop(again) if name in _OUTER else njit(again)
+    return SimpleNamespace(**{name: space[name] for name in names})
+
+
+loops = _compiled()
+put_numbers, get_numbers = loops.put_numbers, loops.get_numbers

@@ -1,0 +1,279 @@
+"""The arithmetic of codec 3: every loop in plain Python, which `compiled` gives to numba word for word.
+
+All numbers are integers of at most 63 bits and all shifts round down, so that both ways and every machine agree.
+"Array" is a list of integers or a NumPy array of int64, "bytes" a bytearray or an array of uint8. SPEC.md, "Codec 3",
+has the same in words.
+"""
+
+from collections.abc import MutableSequence, Sequence
+
+Ints = Sequence[int]
+Array = MutableSequence[int]
+
+LEVELS = 32
+"""Sets of contexts for numbers, by the magnitude to be expected; others follow, see `PARAMETER_SETS`."""
+
+SET_SIZE = 64
+"""Contexts of a set: 0 for "is it 0", 1 + e for "is it in bucket e", 32 + e for the next bit below the highest."""
+
+PARAMETER_SETS = (32, 33, 34, 35, 36)
+"""Transform, step, offset and count of a tensor, and whole numbers."""
+
+SECOND_BITS = SET_SIZE * 37
+"""The first of the contexts for the second bit below the highest: 2 e + the bit above, whatever the set."""
+
+NUM_CONTEXTS = SECOND_BITS + 40
+LAST_BUCKET = 19
+"""Bucket e holds the magnitudes from 2^e to 2^(e + 1) - 1."""
+
+LEAST = 64
+"""The least probability of either bit, in 1 / 65536: no decision takes less than 0.0014 bits."""
+
+COUNT_LIMIT = 126
+ONE = 256
+"""One in the unit of mean magnitudes."""
+
+
+def log2_16(number: int) -> int:
+    """16 log2(number) of a number from 1, linear between powers of two."""
+    rest, whole = number, 0
+    if rest >= 1 << 32:
+        rest, whole = rest >> 32, 32
+    if rest >= 1 << 16:
+        rest, whole = rest >> 16, whole + 16
+    if rest >= 1 << 8:
+        rest, whole = rest >> 8, whole + 8
+    if rest >= 1 << 4:
+        rest, whole = rest >> 4, whole + 4
+    if rest >= 1 << 2:
+        rest, whole = rest >> 2, whole + 2
+    if rest >= 1 << 1:
+        whole += 1
+    return 16 * whole + ((16 * number) >> whole) - 16
+
+
+def expected_level(places: Array, num_axes: int, sums: Array, counts: Array, track: Array) -> int:
+    """The set of contexts of the next number.
+
+    Args:
+        places: where the number lies, one entry of `sums` and `counts` per axis.
+        num_axes: how many axes are longer than 1.
+        sums: of the magnitudes so far, per place.
+        counts: of the numbers so far, per place.
+        track: sum and count of the whole tensor so far, the mean to begin with, the recent mean.
+    """
+    mean = (ONE * track[0] + 4 * track[2]) // (track[1] + 4)
+    level = log2_16(mean + 8)
+    if num_axes == 1:
+        level = log2_16(track[3] + 8)
+    elif num_axes > 1:
+        apart = 0
+        for axis in range(num_axes):
+            place = places[axis]
+            apart += log2_16((ONE * sums[place] + 8 * mean) // (counts[place] + 8) + 8) - level
+        level += (3 * apart) >> 2
+    return min(max((level - 60) >> 3, 0), LEVELS - 1)
+
+
+def learn(magnitude: int, places: Array, num_axes: int, sums: Array, counts: Array, track: Array) -> None:
+    """Take a number into what `expected_level` reads."""
+    track[0] += magnitude
+    track[1] += 1
+    track[3] += (ONE * magnitude - track[3]) >> 3
+    for axis in range(num_axes):
+        sums[places[axis]] += magnitude
+        counts[places[axis]] += 1
+
+
+def step_on(places: Array, num_axes: int, first: Ints, last: Ints) -> None:
+    """From one position of a whole tensor to the next, the last axis first."""
+    axis = num_axes - 1
+    while axis >= 0:
+        places[axis] += 1
+        if places[axis] < last[axis]:
+            return
+        places[axis] = first[axis]
+        axis -= 1
+
+
+def adapt(zeros: Array, seen: Array, context: int, bit: int) -> None:
+    """Move the probability of a context towards the bit that came."""
+    zero, rate = zeros[context], 131072 // (2 * seen[context] + 3)
+    if bit:
+        zero -= (zero * rate) >> 16
+    else:
+        zero += ((65536 - zero) * rate) >> 16
+    zeros[context] = min(max(zero, LEAST), 65536 - LEAST)
+    if seen[context] < COUNT_LIMIT:
+        seen[context] += 1
+
+
+def put_half(coder: Array, buffer: Array, bound: int, bit: int) -> None:
+    """Write one bit; `bound` is the part of the interval for 0. `coder` is low, range, bytes written."""
+    if bit:
+        coder[0] += bound
+        coder[1] -= bound
+        if coder[0] >> 32:
+            coder[0] -= 1 << 32
+            position = coder[2] - 1
+            while buffer[position] == 255:
+                buffer[position] = 0
+                position -= 1
+            buffer[position] += 1
+    else:
+        coder[1] = bound
+    while coder[1] < 1 << 24:
+        buffer[coder[2]] = coder[0] >> 24
+        coder[2] += 1
+        coder[0] = (coder[0] << 8) & 0xFFFFFFFF
+        coder[1] <<= 8
+
+
+def put_bit(coder: Array, buffer: Array, zeros: Array, seen: Array, context: int, bit: int) -> None:
+    """Write one bit with a context."""
+    put_half(coder, buffer, (coder[1] >> 16) * zeros[context], bit)
+    adapt(zeros, seen, context, bit)
+
+
+def put_number(coder: Array, buffer: Array, zeros: Array, seen: Array, level: int, number: int) -> None:
+    """Write one number with a set of contexts: zero or not, sign, bucket, the bits below the highest."""
+    base, magnitude = SET_SIZE * level, abs(number)
+    put_bit(coder, buffer, zeros, seen, base, 1 if magnitude else 0)
+    if magnitude == 0:
+        return
+    put_half(coder, buffer, coder[1] >> 1, 1 if number < 0 else 0)
+    bucket = 0
+    while bucket < LAST_BUCKET:
+        goes_on = 1 if magnitude >> (bucket + 1) else 0
+        put_bit(coder, buffer, zeros, seen, base + 1 + bucket, goes_on)
+        if not goes_on:
+            break
+        bucket += 1
+    for place in range(bucket - 1, -1, -1):
+        bit = (magnitude >> place) & 1
+        if place == bucket - 1:
+            put_bit(coder, buffer, zeros, seen, base + 32 + bucket, bit)
+        elif place == bucket - 2:
+            put_bit(coder, buffer, zeros, seen, SECOND_BITS + 2 * bucket + ((magnitude >> (place + 1)) & 1), bit)
+        else:
+            put_half(coder, buffer, coder[1] >> 1, bit)
+
+
+def put_numbers(
+    coder: Array,
+    buffer: Array,
+    zeros: Array,
+    seen: Array,
+    numbers: Ints,
+    start: int,
+    stop: int,
+    index: Ints,
+    first: Ints,
+    last: Ints,
+    places: Array,
+    sums: Array,
+    counts: Array,
+    track: Array,
+) -> None:
+    """Write the numbers from `start` to `stop` of one tensor.
+
+    Args:
+        coder: low, range, bytes written.
+        buffer: bytes, with room.
+        zeros: probability of a 0 of each context.
+        seen: decisions of each context.
+        numbers: all of the tensor.
+        start: the first to write.
+        stop: one behind the last.
+        index: the places of each number, one after another; empty where the tensor is whole.
+        first: the first place of each axis.
+        last: one behind the last place of each axis.
+        places: of the number at `start`.
+        sums: see `expected_level`.
+        counts: likewise.
+        track: likewise.
+    """
+    num_axes, is_whole = len(first), len(index) == 0
+    for at in range(start, stop):
+        if not is_whole:
+            for axis in range(num_axes):
+                places[axis] = index[at * num_axes + axis]
+        level = expected_level(places, num_axes, sums, counts, track)
+        put_number(coder, buffer, zeros, seen, level, numbers[at])
+        learn(abs(numbers[at]), places, num_axes, sums, counts, track)
+        if is_whole:
+            step_on(places, num_axes, first, last)
+
+
+def get_half(coder: Array, payload: Ints, bound: int) -> int:
+    """Read one bit. `coder` is offset, range, bytes read."""
+    if coder[0] < bound:
+        bit = 0
+        coder[1] = bound
+    else:
+        bit = 1
+        coder[0] -= bound
+        coder[1] -= bound
+    while coder[1] < 1 << 24:
+        byte = payload[coder[2]] if coder[2] < len(payload) else 0
+        coder[2] += 1
+        coder[0] = (coder[0] << 8) | byte
+        coder[1] <<= 8
+    return bit
+
+
+def get_bit(coder: Array, payload: Ints, zeros: Array, seen: Array, context: int) -> int:
+    """Read one bit with a context."""
+    bit = get_half(coder, payload, (coder[1] >> 16) * zeros[context])
+    adapt(zeros, seen, context, bit)
+    return bit
+
+
+def get_number(coder: Array, payload: Ints, zeros: Array, seen: Array, level: int) -> int:
+    """Read what `put_number` wrote."""
+    base = SET_SIZE * level
+    if get_bit(coder, payload, zeros, seen, base) == 0:
+        return 0
+    is_negative = get_half(coder, payload, coder[1] >> 1)
+    bucket = 0
+    while bucket < LAST_BUCKET and get_bit(coder, payload, zeros, seen, base + 1 + bucket):
+        bucket += 1
+    magnitude = 1
+    for place in range(bucket - 1, -1, -1):
+        if place == bucket - 1:
+            bit = get_bit(coder, payload, zeros, seen, base + 32 + bucket)
+        elif place == bucket - 2:
+            bit = get_bit(coder, payload, zeros, seen, SECOND_BITS + 2 * bucket + (magnitude & 1))
+        else:
+            bit = get_half(coder, payload, coder[1] >> 1)
+        magnitude = (magnitude << 1) | bit
+    return -magnitude if is_negative else magnitude
+
+
+def get_numbers(
+    coder: Array,
+    payload: Ints,
+    zeros: Array,
+    seen: Array,
+    numbers: Array,
+    start: int,
+    stop: int,
+    index: Ints,
+    first: Ints,
+    last: Ints,
+    places: Array,
+    sums: Array,
+    counts: Array,
+    track: Array,
+) -> None:
+    """Read the numbers from `start` to `stop` of one tensor into `numbers`; see `put_numbers`."""
+    num_axes, is_whole = len(first), len(index) == 0
+    for at in range(start, stop):
+        if not is_whole:
+            for axis in range(num_axes):
+                places[axis] = index[at * num_axes + axis]
+        number = get_number(coder, payload, zeros, seen, expected_level(places, num_axes, sums, counts, track))
+        numbers[at] = number
+        learn(abs(number), places, num_axes, sums, counts, track)
+        if is_whole:
+            step_on(places, num_axes, first, last)

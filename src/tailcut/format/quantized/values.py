@@ -1,0 +1,123 @@
+"""From the whole numbers of a quantised tensor to its values, and back: steps and transforms."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tailcut.errors import ArgumentError
+from tailcut.format.quantized.coder import MAX_MAGNITUDE, MAX_STEP, Coded, Layout, corrupt
+from tailcut.transform import dct, idct
+
+NONE, LOG2, DCT, KERNEL_DCT = range(4)
+TRANSFORMS = ("none", "log2", "dct", "kernel dct")
+"""What the numbers are of: the values, their logarithms, their DCT along all axes or along those from the third on."""
+
+LEAST_LOGARITHM = 2.0**-40
+"""What stands for anything smaller, 0 included, where logarithms are rounded: far below batch norm's epsilon."""
+
+# 2^(k / 8) as float64, so that every machine has the same.
+EIGHTHS = tuple(
+    float.fromhex(text)
+    for text in (
+        "0x1.0000000000000p+0",
+        "0x1.172b83c7d517bp+0",
+        "0x1.306fe0a31b715p+0",
+        "0x1.4bfdad5362a27p+0",
+        "0x1.6a09e667f3bcdp+0",
+        "0x1.8ace5422aa0dbp+0",
+        "0x1.ae89f995ad3adp+0",
+        "0x1.d5818dcfba487p+0",
+    )
+)
+
+
+def step_size(step: int) -> float:
+    """2^(step / 8)."""
+    return math.ldexp(EIGHTHS[step % 8], step // 8)
+
+
+def nearest_step(size: float) -> int:
+    """The step next to a size in octaves, within what a file can hold."""
+    return min(max(round(8 * math.log2(size)), -MAX_STEP), MAX_STEP) if size > 0 else -MAX_STEP
+
+
+def quantize(values: Tensor, layout: Layout, transform: int, step: int) -> Coded:
+    """Values to the nearest whole numbers of steps.
+
+    Args:
+        values: finite, of the tensor's shape or flat, in the order of the layout; not below 0 for `LOG2`.
+        layout: of the tensor.
+        transform: one of `NONE` to `KERNEL_DCT`; `NONE` for coefficients.
+        step: in eighths of an octave.
+
+    Raises:
+        ArgumentError: the step is so fine that a number passes `MAX_MAGNITUDE`.
+    """
+    transformed = transform_of(values, layout, transform)
+    return coded(transformed / step_size(step), transform, step, layout)
+
+
+def coded(multiples: Tensor, transform: int, step: int, layout: Layout) -> Coded:
+    """What is rounded, in steps, as it is coded: less an offset where it lies around one, without zeros at the end.
+
+    Raises:
+        ArgumentError: a number passes `MAX_MAGNITUDE`.
+    """
+    largest = float(multiples.abs().max()) if multiples.numel() else 0.0
+    if not largest <= MAX_MAGNITUDE // 2:  # the other half is for offsets
+        raise ArgumentError(
+            f"a step of {step_size(step):.3g} is too fine for numbers up to {largest * step_size(step):.3g}: at most "
+            f"{MAX_MAGNITUDE // 2} steps are coded"
+        )
+    numbers: np.ndarray = torch.round(multiples).to(torch.int64).numpy()
+    offset = 0
+    if layout.order is None and transform in (NONE, LOG2) and len(numbers):
+        middle = int(np.median(numbers))
+        offset = middle if abs(middle) > 2 * int(np.abs(numbers - middle).mean()) else 0
+    numbers = numbers - offset
+    used = np.flatnonzero(numbers)
+    num = int(used[-1]) + 1 if len(used) else 0
+    if num < layout.size and num < MAX_MAGNITUDE:
+        numbers = numbers[:num]
+    return Coded(numbers, transform, step, offset)
+
+
+def transform_of(values: Tensor, layout: Layout, transform: int) -> Tensor:
+    """What is rounded, float64 and flat."""
+    values = values.detach().to("cpu", torch.float64)
+    if transform == LOG2:
+        values = torch.log2(values.clamp(min=LEAST_LOGARITHM))
+    elif transform in (DCT, KERNEL_DCT):
+        values = dct(values.reshape(layout.shape), _axes(layout, transform))
+    return values.reshape(-1)
+
+
+def dequantize(tensor: Coded, layout: Layout) -> Tensor:
+    """The values, flat: float32, int64 for whole numbers.
+
+    Raises:
+        CorruptFileError: the transform does not fit the tensor, or a value is not finite.
+    """
+    if layout.is_integer:
+        return torch.from_numpy(tensor.numbers)
+    if layout.order is not None and tensor.transform != NONE:
+        raise corrupt(f"transform {tensor.transform} of coefficients")
+    if tensor.transform == KERNEL_DCT and len(layout.shape) < 3:
+        raise corrupt(f"a transform along the kernel of a tensor of {len(layout.shape)} axes")
+    numbers = torch.zeros(layout.size, dtype=torch.float64)
+    numbers[: len(tensor.numbers)] = torch.from_numpy(tensor.numbers).double()
+    values = (numbers + tensor.offset) * step_size(tensor.step)
+    if tensor.transform == LOG2:
+        values = torch.exp2(values)
+    elif tensor.transform in (DCT, KERNEL_DCT) and layout.size:
+        values = idct(values.reshape(layout.shape), _axes(layout, tensor.transform)).reshape(-1)
+    values = values.float()
+    if not bool(torch.isfinite(values).all()):
+        raise corrupt("a value is not finite")
+    return values
+
+
+def _axes(layout: Layout, transform: int) -> tuple[int, ...]:
+    return tuple(range(2 if transform == KERNEL_DCT else 0, len(layout.shape)))

@@ -1,0 +1,79 @@
+"""`tailcut compress`, and quantised files by `tailcut pack`."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tailcut.cli.parser import num_bytes
+from tailcut.format import load, save
+from tailcut.structure import create_model
+
+Tailcut = Callable[..., Any]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    save(create_model("lenet5", conv_relu=True), tmp_path / "a.tailcut")
+    return tmp_path / "a.tailcut"
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("640", 640), ("64KB", 64_000), ("1.5 KiB", 1536), ("2mib", 2 << 20), ("7B", 7), ("1MB", 10**6)]
+)
+def test_sizes(text: str, size: int) -> None:
+    assert num_bytes(text) == size
+
+
+def test_a_file_of_the_size_that_was_asked_for(tailcut: Tailcut, file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "small.tailcut"
+    words = ["--data", "digits", "--max-bytes", "20KB", "--num-gradients", 3, "-o", out]
+    outcome = tailcut("compress", file, *words, "--json")
+    assert outcome.code == 0
+    assert list(outcome.json) == [
+        *("source", "out", "file_bytes", "dense_bytes", "compression_ratio", "data", "split", "metric", "before"),
+        *("after", "settings", "seconds", "threads"),
+    ]
+    assert outcome.json["file_bytes"] == out.stat().st_size <= 20_000
+    assert outcome.json["split"] == "test"
+    assert 0 <= outcome.json["after"] <= 1
+    assert load(out)(torch.zeros(1, 1, 28, 28)).shape == (1, 10)
+    text = tailcut("compress", file, *words, "--no-test").out
+    assert "small.tailcut" in text
+    assert "accuracy" not in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--max-bytes", "much"], "expected a size such as 640, 64KB or 1.5MiB"),
+        ([], "one of the arguments --max-bytes --max-drop --step is required"),
+        (["--max-bytes", 9, "--step", 1], "not allowed with argument"),
+    ],
+)
+def test_bad_usage(tailcut: Tailcut, file: Path, tmp_path: Path, words: list[Any], message: str) -> None:
+    outcome = tailcut("compress", file, "--data", "digits", "-o", tmp_path / "b.tailcut", *words)
+    assert outcome.code == 2
+    assert message in outcome.err
+
+
+def test_a_size_that_cannot_be_had(tailcut: Tailcut, file: Path, tmp_path: Path) -> None:
+    words = ["--data", "digits", "-o", tmp_path / "b.tailcut", "--num-gradients", 1]
+    outcome = tailcut("compress", file, *words, "--max-bytes", 30)
+    assert outcome.code != 0
+    assert "the file cannot have 30 bytes: with all numbers rounded away it has" in outcome.err
+    assert not (tmp_path / "b.tailcut").exists()
+
+
+def test_pack_quantises_plain_weights(tailcut: Tailcut, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    torch.save(create_model("lenet5").state_dict(), tmp_path / "weights.pt")
+    words = ["pack", tmp_path / "weights.pt", "-o", tmp_path / "a.tailcut", "--model", "lenet5", "--codec", "quantized"]
+    assert tailcut(*words, "--max-bytes", "30KB").code == 0
+    assert 25_000 < (tmp_path / "a.tailcut").stat().st_size <= 30_000
+    report = json.loads(tailcut("inspect", tmp_path / "a.tailcut", "--json").out)
+    assert report["version"] == 2

@@ -1,0 +1,126 @@
+"""`compress`: real digits, a trained network, a small file."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import tailcut
+from tailcut.compression import compress, measure_sensitivity
+from tailcut.data import open_dataset
+from tailcut.errors import ArgumentError
+
+DIGITS = {split: open_dataset("digits", split) for split in ("train", "test")}
+
+
+def accuracy(model: nn.Module) -> float:
+    images, labels = DIGITS["test"].batch(range(len(DIGITS["test"])))
+    with torch.no_grad():
+        return float((model(images).argmax(1) == labels).float().mean())
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return DIGITS["train"].batch(range(256))[0]
+
+
+@pytest.fixture(scope="module")
+def trained() -> nn.Module:
+    torch.manual_seed(0)
+    shape = DIGITS["train"].picture_shape
+    model = nn.Sequential(
+        nn.Conv2d(shape[0], 16, 3, padding=1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1, bias=False),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(128, 10),
+    )
+    inputs, labels = DIGITS["train"].batch(range(len(DIGITS["train"])))
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(12):
+        for part in torch.randperm(len(inputs)).split(64):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(inputs[part]), labels[part]).backward()
+            optimizer.step()
+    return model.eval()
+
+
+def test_a_small_file_that_still_works(trained: nn.Module, images: torch.Tensor, tmp_path: Path) -> None:
+    path, before = tmp_path / "small.tailcut", accuracy(trained)
+    assert before > 0.93
+    state = {name: value.clone() for name, value in trained.state_dict().items()}
+    report = compress(trained, path, [images], max_bytes=2500, evaluate=accuracy)
+    assert report.file_bytes == path.stat().st_size <= 2500
+    assert report.metric_before == before
+    assert report.metric is not None
+    assert report.metric > before - 0.02
+    assert all(torch.equal(state[name], value) for name, value in trained.state_dict().items())
+
+
+def test_the_file_holds_the_network_that_was_measured(trained: nn.Module, images: torch.Tensor, tmp_path: Path) -> None:
+    path = tmp_path / "small.tailcut"
+    report = compress(trained, path, [images], step=0.05, evaluate=accuracy)
+    assert accuracy(tailcut.load(path, into=copy.deepcopy(trained))) == report.metric
+
+
+def test_at_most_so_much_worse(trained: nn.Module, images: torch.Tensor, tmp_path: Path) -> None:
+    sizes = []
+    for drop in (0.002, 0.05):
+        report = compress(trained, tmp_path / "a.tailcut", [images], max_drop=drop, evaluate=accuracy)
+        assert report.metric is not None
+        assert report.metric_before is not None
+        assert report.metric >= report.metric_before - drop
+        sizes.append(report.file_bytes)
+    assert sizes[1] < sizes[0] < report.dense_bytes / 5
+
+
+def test_it_beats_rounding_by_magnitude(trained: nn.Module, images: torch.Tensor, tmp_path: Path) -> None:
+    """At the same size, steps by magnitudes alone spoil more."""
+    path, x = tmp_path / "a.tailcut", DIGITS["test"].batch(range(355))[0]
+    losses = []
+    for way in ("measured", "by magnitude"):
+        if way == "measured":
+            compress(trained, path, [images], max_bytes=2200)
+        else:
+            tailcut.save(trained, path, codec="quantized", max_bytes=2200)
+        found = tailcut.load(path, into=copy.deepcopy(trained))
+        with torch.no_grad():
+            logs = [nn.functional.log_softmax(model(x), 1) for model in (trained, found)]
+        losses.append(float((logs[0].exp() * (logs[0] - logs[1])).sum(1).mean()))
+    assert losses[0] < 0.7 * losses[1]
+
+
+def test_a_truncated_network(tmp_path: Path) -> None:
+    model = tailcut.load("zoo:lenet5-776")
+    x = torch.rand(64, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    sensitivity = measure_sensitivity(model, [x], num_gradients=60)
+    report = compress(model, tmp_path / "a.tailcut", [x], max_bytes=700, sensitivity=sensitivity)
+    again = tailcut.load(tmp_path / "a.tailcut")
+    assert 650 < report.file_bytes <= 700
+    assert sum(p.numel() for p in again.parameters()) == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "give one of max_bytes=, max_drop= and step="),
+        ({"step": 0.1, "max_bytes": 4}, "give one of max_bytes=, max_drop= and step="),
+        ({"max_drop": 0.1}, "max_drop= needs evaluate="),
+        ({"step": -1}, "step must be a number above 0"),
+        ({"max_bytes": 40}, "cannot have 40 bytes"),
+    ],
+)
+def test_mistakes(
+    settings: dict[str, Any], message: str, trained: nn.Module, images: torch.Tensor, tmp_path: Path
+) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        compress(trained, tmp_path / "a.tailcut", [images[:16]], **settings, num_gradients=2)
+    assert not list(tmp_path.iterdir())

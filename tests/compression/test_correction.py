@@ -1,0 +1,87 @@
+"""Moved statistics and biases: channels of the rounded network have the means of the original."""
+
+import torch
+from torch import nn
+
+from tailcut.compression.correction import corrected, write_numbers
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    )
+    for _ in range(40):
+        model(torch.randn(16, 3, 9, 9) + 1)
+    return model.eval()
+
+
+def rounded(model: nn.Module) -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    return {
+        name: (value + 0.15 * value.std() * torch.randn_like(value)).reshape(-1)
+        for name, value in model.named_parameters()
+        if value.ndim > 1
+    }
+
+
+def test_the_corrected_network_is_closer() -> None:
+    model, inputs = network(), [torch.randn(32, 3, 9, 9) + 1 for _ in range(6)]
+    numbers = rounded(model)
+    moved = corrected(model, numbers, inputs)
+    unmoved = corrected(model, {}, inputs)
+    write_numbers(unmoved, numbers)
+    for name, value in model.named_parameters():
+        if value.ndim > 1:  # the weights of the result are the original's, to be rounded
+            assert torch.equal(value, moved.get_parameter(name))
+    write_numbers(moved, numbers)
+    x = torch.randn(200, 3, 9, 9) + 1  # others
+    with torch.no_grad():
+        errors = [float((found(x) - model(x)).square().mean()) for found in (moved, unmoved)]
+    assert errors[0] < 0.7 * errors[1]
+
+
+def test_means_are_those_of_the_original() -> None:
+    model, inputs = network(), torch.randn(64, 3, 9, 9)
+    numbers = rounded(model)
+    moved = corrected(model, numbers, [inputs])
+    write_numbers(moved, numbers)
+    before, after = list(model.children()), list(moved.children())
+    with torch.no_grad():
+        for depth in (1, 4):  # in front of each norm
+            means = [
+                nn.Sequential(*parts[:depth])(inputs).mean((0, 2, 3)) - parts[depth].get_buffer("running_mean")
+                for parts in (before, after)
+            ]
+            torch.testing.assert_close(means[1], means[0], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(moved(inputs).mean(0), model(inputs).mean(0), rtol=1e-4, atol=1e-4)
+
+
+def test_nothing_moves_where_nothing_is_rounded() -> None:
+    model = network()
+    moved = corrected(model, {}, [torch.randn(16, 3, 9, 9)])
+    for wanted, found in zip(model.state_dict().values(), moved.state_dict().values(), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_layers_that_run_twice_stay() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.line = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            result: torch.Tensor = self.line(self.line(x))
+            return result
+
+    model = Twice().eval()
+    moved = corrected(model, {"line.weight": torch.zeros(16)}, [torch.randn(8, 4)])
+    assert torch.equal(moved.get_parameter("line.bias"), model.line.bias)

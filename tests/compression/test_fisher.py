@@ -1,0 +1,118 @@
+"""The Fisher information, against a formula where there is one."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import tailcut
+from tailcut.compression import fisher, measure_sensitivity
+from tailcut.errors import ArgumentError
+
+
+def test_of_a_linear_classifier() -> None:
+    """Of W in softmax(W x): the mean over inputs of (diag(p) - p p^T) times x x^T."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(6, 3))
+    x = torch.randn(64, 6)
+    found = measure_sensitivity(model, [x], num_gradients=4000)
+    with torch.no_grad():
+        p = functional.softmax(model(x), 1)
+    by_output = p * (1 - p)
+    assert found.curvature["1.weight"] == pytest.approx(
+        float((by_output[:, :, None] * x[:, None] ** 2).mean()), rel=0.05
+    )
+    assert found.curvature["1.bias"] == pytest.approx(float(by_output.mean()), rel=0.05)
+
+
+def test_of_batch_norm_statistics_by_finite_differences() -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm1d(3)
+    norm.get_buffer("running_mean").copy_(torch.tensor([0.5, -1.0, 0.2]))
+    norm.get_buffer("running_var").copy_(torch.tensor([2.0, 0.3, 1.0]))
+    nn.init.uniform_(norm.weight, 0.5, 2)
+    model, x = nn.Sequential(norm, nn.Linear(3, 4)).eval(), torch.randn(40, 3)
+
+    def loss(outputs: object, _: torch.Generator) -> torch.Tensor:
+        assert isinstance(outputs, torch.Tensor)
+        return outputs.square().sum()
+
+    found = measure_sensitivity(model, x.split(1), num_gradients=40, loss=loss)
+
+    def gradient(name: str, step: float, log: bool = False) -> list[torch.Tensor]:
+        rows = []
+        for channel in range(3):
+            buffer, results = norm.get_buffer(name), []
+            before = buffer.clone()
+            for sign in (1, -1):
+                buffer[channel] = before[channel] * 2 ** (sign * step) if log else before[channel] + sign * step
+                with torch.no_grad():
+                    results.append(model(x).double().square().sum(1))
+                buffer.copy_(before)
+            rows.append((results[0] - results[1]) / (2 * step))
+        return rows
+
+    for name in ("running_mean", "running_var"):
+        wanted = torch.stack(gradient(name, 1e-2)).square().mean()
+        assert found.curvature[f"0.{name}"] == pytest.approx(float(wanted), rel=0.02)
+    wanted = torch.stack(gradient("running_var", 1e-2, log=True)).square().mean()
+    assert found.log_curvature["0.running_var"] == pytest.approx(float(wanted), rel=0.02)
+
+
+def truncated() -> nn.Sequential:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+    tailcut.regularize(model, num_kept=12)
+    return model
+
+
+def test_the_network_is_left_as_it_was() -> None:
+    model = truncated()
+    model[1].eval()
+    next(model.parameters()).requires_grad_(False)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    wanted = [parameter.requires_grad for parameter in model.parameters()]
+    measure_sensitivity(model, [torch.randn(16, 1, 8, 8)], num_gradients=5)
+    assert modes == [module.training for module in model.modules()]
+    assert wanted == [parameter.requires_grad for parameter in model.parameters()]
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_one_block_of_all_coefficients(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs = truncated(), [torch.randn(16, 1, 8, 8)]
+    found = measure_sensitivity(model, inputs, num_gradients=5)
+    assert [(block.names, len(block.upper)) for block in found.blocks] == [(("0.weight", "4.weight"), 24)]
+    monkeypatch.setattr(fisher, "MAX_BLOCK", 20)
+    found = measure_sensitivity(model, inputs, num_gradients=5)
+    assert [block.names for block in found.blocks] == [("0.weight",), ("4.weight",)]
+
+
+def test_the_same_seed_the_same_figures() -> None:
+    model, inputs = truncated(), [torch.randn(16, 1, 8, 8)]
+    first, again, other = (measure_sensitivity(model, inputs, num_gradients=4, seed=seed) for seed in (1, 1, 2))
+    assert first.curvature == again.curvature != other.curvature
+
+
+def test_pixels_each_have_their_class_and_single_channels_noise() -> None:
+    for channels in (1, 2):
+        model = nn.Conv2d(3, channels, 1)
+        found = measure_sensitivity(model, [torch.randn(4, 3, 6, 6)], num_gradients=50)
+        bias = found.curvature["bias"]
+        assert (20 if channels == 1 else 2) < bias < 60  # 36 pixels of variance 1, or of p (1 - p) at most 1/4
+
+
+def test_mistakes() -> None:
+    class Two(nn.Linear):
+        def forward(self, input: torch.Tensor) -> Any:
+            return {"scores": super().forward(input)}
+
+    with pytest.raises(ArgumentError, match="the network gives a dict, not a tensor: give loss="):
+        measure_sensitivity(Two(2, 2), [torch.zeros(1, 2)], num_gradients=1)
+    with pytest.raises(ArgumentError, match="inputs= has no batches"):
+        measure_sensitivity(nn.Linear(2, 2), [], num_gradients=1)
+    with pytest.raises(ArgumentError, match="measure_sensitivity"):
+        measure_sensitivity({"weight": 1}, [torch.zeros(1, 2)])  # type: ignore[arg-type]

@@ -1,0 +1,60 @@
+"""Second moments of the inputs of layers, against torch's own unfolding."""
+
+from typing import Any
+
+import pytest
+import scipy.fft
+import torch
+from torch import nn
+
+from tailcut.compression import moments
+from tailcut.compression.moments import input_blocks
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"stride": 2, "padding": 1}, {"dilation": 2}, {"padding": 2, "padding_mode": "reflect"}]
+)
+def test_moments_of_a_convolution(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moments, "POSITIONS", 10_000)  # all of them
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 5, 3, bias=False, **settings)).eval()
+    x = torch.randn(6, 2, 9, 8) + 1
+    padded = x
+    if "padding" in settings:
+        pad = [settings["padding"]] * 4
+        mode = "reflect" if "padding_mode" in settings else "constant"
+        padded = nn.functional.pad(x, pad, mode=mode)
+    columns = (
+        nn.functional.unfold(padded, 3, stride=settings.get("stride", 1), dilation=settings.get("dilation", 1))
+        .transpose(1, 2)
+        .reshape(-1, 2, 3, 3)
+    )
+    rows = torch.from_numpy(scipy.fft.dctn(columns.double().numpy(), axes=(2, 3), norm="ortho")).flatten(1)
+    wanted = rows.T @ rows / len(rows)
+    wanted += moments.DAMPING * wanted.diagonal().mean() * torch.eye(18)
+    (block,) = input_blocks(model, [x], {"0.weight"}, generator())
+    upper = block.upper.double()
+    torch.testing.assert_close(torch.linalg.inv(upper.T @ upper), wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_moments_around_the_mean_where_a_bias_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moments, "POSITIONS", 10_000)
+    model = nn.Sequential(nn.Linear(4, 3)).eval()
+    x = torch.randn(500, 4) + 10
+    (block,) = input_blocks(model, [x], {"0.weight"}, generator())
+    upper = block.upper.double()
+    wanted = torch.cov(x.double().T, correction=0)
+    wanted += moments.DAMPING * wanted.diagonal().mean() * torch.eye(4)
+    torch.testing.assert_close(torch.linalg.inv(upper.T @ upper), wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_layers_without_a_block() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(36, 2)).eval()
+    x = torch.randn(3, 4, 5, 5)
+    names = [block.names for block in input_blocks(model, [x], {"0.weight", "1.weight"}, generator())]
+    assert names == [("1.weight",)]  # not the one with groups, nor one that is not stored whole
+    assert not model[1]._forward_pre_hooks

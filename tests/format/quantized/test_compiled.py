@@ -1,0 +1,33 @@
+"""The compiled loops of codec 3 do what the plain ones do, bit by bit."""
+
+import numpy as np
+import pytest
+
+from tailcut.compiling import is_installed
+from tailcut.format.quantized import Coded, Layout, coder, decode, encode
+from tailcut.format.quantized import loops as plain
+
+pytestmark = pytest.mark.skipif(not is_installed(), reason="numba is not installed")
+
+
+@pytest.mark.parametrize("shape", [(40_000,), (50, 40, 3, 3), (400, 60)])
+def test_both_ways_write_and_read_the_same(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    numbers = np.rint(
+        generator.laplace(0, 3, shape) * np.linspace(2, 0.1, shape[0]).reshape(-1, *[1] * (len(shape) - 1))
+    )
+    layouts = [Layout("weight", shape, numbers.size)]
+    tensors = [Coded(numbers.astype(np.int64).reshape(-1), step=-20)]
+    fast = encode(layouts, tensors)
+    read_fast = decode(fast, layouts)[0]
+    monkeypatch.setattr(coder, "is_installed", lambda: False)
+    slow = encode(layouts, tensors)
+    assert fast == slow
+    assert np.array_equal(read_fast.numbers, decode(slow, layouts)[0].numbers)
+
+
+def test_the_compiled_loops_are_made_of_the_plain_ones() -> None:
+    from tailcut.format.quantized import compiled
+
+    assert compiled.loops.put_numbers.py_func.__code__ is plain.put_numbers.__code__
+    assert compiled.loops.get_numbers.py_func.__code__ is plain.get_numbers.__code__

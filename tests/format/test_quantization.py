@@ -1,0 +1,179 @@
+"""The writer of quantised files: steps, sizes, transforms, error feedback."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import tailcut
+from tailcut.errors import ArgumentError
+from tailcut.format.quantization import completed, default_sensitivity, finest_step, rounded_with_feedback
+from tailcut.format.quantized.values import step_size
+from tailcut.format.sensitivity import Block, Sensitivity, block_of
+from tailcut.format.tensors import NetworkTensors, network_tensors
+from tailcut.structure import record_of
+
+
+def truncated_resnet() -> nn.Module:
+    torch.manual_seed(0)
+    model = tailcut.create_model("resnet20", width=4)
+    with torch.no_grad():
+        for _ in range(3):
+            model(torch.randn(16, 3, 32, 32))
+    tailcut.regularize(model, keep_ratio=0.4)
+    return model.eval()
+
+
+def tensors_of(model: nn.Module) -> NetworkTensors:
+    return network_tensors(model, [edit.current(model) for edit in record_of(model).edits])
+
+
+def test_finer_steps_take_more_bytes_and_are_closer(tmp_path: Path) -> None:
+    model, x = truncated_resnet(), torch.randn(8, 3, 32, 32)
+    sizes, errors = [], []
+    for step in (2.0, 0.5, 0.1, 0.02):
+        sizes.append(tailcut.save(model, tmp_path / "a.tailcut", codec="quantized", step=step).file_bytes)
+        with torch.no_grad():
+            errors.append(float((tailcut.load(tmp_path / "a.tailcut")(x) - model(x)).norm()))
+    assert sizes == sorted(sizes)
+    assert errors == sorted(errors, reverse=True)
+    exact = tailcut.save(model, tmp_path / "b.tailcut").file_bytes
+    assert sizes[2] < exact / 4
+
+
+@pytest.mark.parametrize("max_bytes", [1500, 2500, 5000])
+def test_the_size_is_used_up_and_not_passed(max_bytes: int, tmp_path: Path) -> None:
+    report = tailcut.save(truncated_resnet(), tmp_path / "a.tailcut", codec="quantized", max_bytes=max_bytes)
+    assert 0.9 * max_bytes < report.file_bytes == (tmp_path / "a.tailcut").stat().st_size <= max_bytes
+
+
+def test_variances_stay_above_zero(tmp_path: Path) -> None:
+    model = truncated_resnet()
+    with torch.no_grad():
+        model.get_buffer("bn1.running_var")[:2] = torch.tensor([0.0, 1e-9])
+    tailcut.save(model, tmp_path / "a.tailcut", codec="quantized", step=1.0)
+    for name, value in tailcut.load(tmp_path / "a.tailcut").named_buffers():
+        if name.endswith("running_var"):
+            assert float(value.min()) > 0
+
+
+def test_statistics_behind_few_frequencies_take_few_numbers(tmp_path: Path) -> None:
+    """The running mean behind a weight with K frequencies along its outputs has K: the rest is not stored."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 64, 3, bias=False), nn.BatchNorm2d(64))
+    tailcut.regularize(model, num_kept=30)
+    for _ in range(50):
+        model(torch.randn(32, 3, 9, 9) + 1)
+    tailcut.save(model, tmp_path / "a.tailcut", codec="quantized", step=0.02, registered=False)
+    stored = {entry.name: entry for entry in tailcut.inspect(tmp_path / "a.tailcut").other_tensors}
+    assert stored["1.running_mean"].transform == "dct"
+    assert 8 * stored["1.running_mean"].bytes < 3 * 64
+    assert 8 * stored["1.weight"].bytes < 3 * 64  # all ones: an offset
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"step": 0.0}, "step must be a number above 0"),
+        ({"step": "fine"}, "step must be a number above 0"),
+        ({"step": True}, "step must be a number above 0"),
+        ({"max_bytes": 0}, "max_bytes must be a whole number"),
+        ({"max_bytes": 900.5}, "max_bytes must be a whole number"),
+        ({"max_bytes": 60}, "cannot have 60 bytes: with all numbers rounded away it has"),
+        ({"step": 0.1, "max_bytes": 900}, "exclude each other"),
+        ({"sensitivity": {"conv1.weight": 1.0}}, "must be what tailcut.measure_sensitivity gives, got dict"),
+        ({"sensitivity": Sensitivity({"other": 1.0}, {})}, "has no tensor of this network"),
+        ({"step": 1e-30}, "too fine"),
+    ],
+)
+def test_mistakes(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        tailcut.save(truncated_resnet(), tmp_path / "a.tailcut", codec="quantized", **settings)
+    assert not list(tmp_path.iterdir())
+
+
+def test_sizes_are_for_quantised_files(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match='are for codec="quantized"'):
+        tailcut.save(truncated_resnet(), tmp_path / "a.tailcut", max_bytes=900)
+
+
+def test_numbers_that_are_not_finite(tmp_path: Path) -> None:
+    model = truncated_resnet()
+    with torch.no_grad():
+        next(entry.parameter for entry in tensors_of(model).coefficients)[0] = float("nan")
+    with pytest.raises(ArgumentError, match=r"conv1\.weight has numbers that are not finite"):
+        tailcut.save(model, tmp_path / "a.tailcut", codec="quantized")
+
+
+def test_what_was_not_measured_counts_as_the_middle_one() -> None:
+    tensors = tensors_of(truncated_resnet())
+    usual = default_sensitivity(tensors)
+    names = list(usual.curvature)[:3]
+    measured = {name: usual.curvature[name] * factor for name, factor in zip(names, (3.0, 5.0, 100.0), strict=True)}
+    found = completed(Sensitivity({**measured, names[0]: 0.0, "none of it": 1.0}, {}), tensors)
+    assert found.curvature[names[1]] == measured[names[1]]
+    assert found.curvature[names[0]] == pytest.approx(100 * usual.curvature[names[0]])
+
+
+@pytest.mark.parametrize("rows", [1, 6])
+def test_feedback_spoils_less_than_rounding_to_the_nearest(rows: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    # Inputs of which each resembles the next.
+    inputs = torch.randn(4000, 150, generator=generator, dtype=torch.float64).cumsum(1)
+    curvature = inputs.T @ inputs / 4000
+    values = {"weight": torch.randn(rows * 150, generator=generator, dtype=torch.float64)}
+    block = block_of(("weight",), curvature + 0.01 * curvature.diagonal().mean() * torch.eye(150, dtype=torch.float64))
+    found = rounded_with_feedback(block, values, {"weight": 0})["weight"]
+    assert torch.equal(found, found.round())
+
+    def loss(rounded: torch.Tensor) -> float:
+        error = (rounded - values["weight"]).reshape(rows, 150)
+        return float((error @ curvature * error).sum())
+
+    assert loss(found) < 0.3 * loss(values["weight"].round())
+
+
+def test_feedback_by_hand() -> None:
+    """Two numbers that only count together: the second makes good the error of the first."""
+    upper = torch.tensor([[1.0, -1.0], [0.0, 0.1]])
+    values = {"a": torch.tensor([0.4], dtype=torch.float64), "b": torch.tensor([0.4], dtype=torch.float64)}
+    found = rounded_with_feedback(Block(("a", "b"), upper), values, {"a": 0, "b": 0})
+    assert (found["a"].tolist(), found["b"].tolist()) == ([0.0], [1.0])
+
+
+def test_a_block_of_another_size(tmp_path: Path) -> None:
+    model = truncated_resnet()
+    sensitivity = default_sensitivity(tensors_of(model))
+    block = Block(("conv1.weight",), torch.eye(7))
+    with pytest.raises(ArgumentError, match=r"measured for 7 numbers of conv1\.weight"):
+        tailcut.save(
+            model, tmp_path / "a.tailcut", codec="quantized", sensitivity=replace(sensitivity, blocks=(block,))
+        )
+
+
+@pytest.mark.parametrize("guess", [None, lambda step: int(900 / step), lambda step: int(3000 / step)])
+def test_the_finest_step_that_fits(guess: Callable[[float], int] | None) -> None:
+    calls: list[float] = []
+
+    def size_of(step: float) -> int:
+        calls.append(step)
+        return int(1000 / step)
+
+    step = finest_step(size_of, 777, guess=guess)
+    assert size_of(step) <= 777 < size_of(step * step_size(-1))
+    assert len(calls) < 18
+
+
+def test_rounding_is_the_same_every_time(tmp_path: Path) -> None:
+    model = truncated_resnet()
+    for name in ("a", "b"):
+        tailcut.save(model, tmp_path / name, codec="quantized", max_bytes=3000)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    again = tailcut.load(tmp_path / "a")
+    with torch.no_grad():
+        assert np.isfinite(again(torch.zeros(1, 3, 32, 32)).numpy()).all()
