@@ -3,6 +3,7 @@
 import itertools
 import math
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -110,6 +111,19 @@ def test_claims_of_many_numbers_are_refused_at_once() -> None:
     with pytest.raises(CorruptFileError, match="too short for the 16777216 numbers"):
         decode(encode([Layout("weight", (), 1)], [Coded(np.array([1]))]), [layout])
     assert time.process_time() - start < 5  # numba's import; the numbers themselves would take memory
+
+
+@pytest.mark.parametrize("shape", [(1 << 26,), (1 << 13, 1 << 13), (4, 1 << 24), (1 << 24, 4)])
+def test_memory_is_taken_for_the_numbers_that_are_there(shape: tuple[int, ...]) -> None:
+    layout = Layout("weight", shape, math.prod(shape))
+    numbers = np.array([3, -1, 0, 4, 1, -1, 7])
+    payload = encode([layout], [Coded(numbers)])
+    tracemalloc.start()
+    found = decode(payload, [layout])[0]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.numbers.tolist() == numbers.tolist()
+    assert peak < 20_000_000  # numba's import, if it is the first
 
 
 def test_zeros_take_their_least() -> None:

@@ -108,7 +108,7 @@ def dequantize(tensor: Coded, layout: Layout) -> Tensor:
         raise corrupt(f"a transform along the kernel of a tensor of {len(layout.shape)} axes")
     numbers = torch.zeros(layout.size, dtype=torch.float64)
     numbers[: len(tensor.numbers)] = torch.from_numpy(tensor.numbers).double()
-    values = (numbers + tensor.offset) * step_size(tensor.step)
+    values = numbers.add_(tensor.offset).mul_(step_size(tensor.step))
     if tensor.transform == LOG2:
         values = torch.exp2(values)
     elif tensor.transform in (DCT, KERNEL_DCT) and layout.size:
