@@ -2,13 +2,14 @@
 
 import copy
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from tailcut.compression.batches import Batches, input_batches
 from tailcut.compression.correction import corrected, write_numbers
 from tailcut.compression.fisher import measure_sensitivity
 from tailcut.errors import ArgumentError
@@ -65,7 +66,7 @@ class CompressReport(Report):
 def compress(
     model: nn.Module,
     path: str | Path,
-    inputs: Iterable[Tensor],
+    inputs: Batches,
     *,
     max_bytes: int | None = None,
     max_drop: float | None = None,
@@ -84,7 +85,8 @@ def compress(
     Args:
         model: any trained network, regularised or not; it is compressed as it is in evaluation.
         path: the file.
-        inputs: batches of inputs, as the network takes them, from training data; some hundred inputs are enough.
+        inputs: batches of inputs, as the network takes them, from training data; some hundred inputs are enough. A
+            `DataLoader` will do, whose targets are not looked at.
         max_bytes: the most bytes of the file.
         max_drop: instead: how much lower the metric of `evaluate` may be; it is called for some ten networks.
         step: instead: the step itself; 1 makes each number's error worth about a twelfth of a unit of the loss.
@@ -100,7 +102,7 @@ def compress(
     """
     check_module("compress", model)
     _check_goal(max_bytes, max_drop, step, evaluate)
-    batches = list(inputs)
+    batches = list(input_batches(inputs))
     if sensitivity is None:
         _log.info("measuring how much each number matters")
         count = usual_gradients(model) if num_gradients is None else num_gradients

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tailcut.compression.batches import Batches, input_batches
 from tailcut.compression.moments import input_blocks
 from tailcut.errors import ArgumentError
 from tailcut.execution import fuse
@@ -33,7 +34,7 @@ Norm = nn.modules.batchnorm._NormBase
 
 def measure_sensitivity(
     model: nn.Module,
-    inputs: Iterable[Tensor],
+    inputs: Batches,
     *,
     num_gradients: int = 1000,
     loss: Drawn | None = None,
@@ -43,7 +44,8 @@ def measure_sensitivity(
 
     Args:
         model: a trained network, regularised or not.
-        inputs: batches of inputs, as the network takes them, from training data; repeated if they are few.
+        inputs: batches of inputs, as the network takes them, from training data; repeated if they are few. A
+            `DataLoader` will do, whose targets are not looked at.
         num_gradients: gradients to average, each of 8 inputs. A few hundred are enough for the steps of the tensors;
             for rounding with error feedback about as many as there are numbers are best.
         loss: (outputs, generator of random numbers) -> the loss of the outputs, summed over the inputs, for targets
@@ -84,10 +86,11 @@ def measure_sensitivity(
     return Sensitivity(found.curvature, found.log_curvature, (*found.blocks, *rows))
 
 
-def _batches(inputs: Iterable[Tensor], count: int) -> Iterator[Tensor]:
+def _batches(inputs: Batches, count: int) -> Iterator[Tensor]:
     """At most `count` of `GRADIENT_BATCH` inputs each."""
     is_empty = True
-    for part in islice((part for batch in inputs for part in batch.split(GRADIENT_BATCH)), count):
+    parts = (part for batch in input_batches(inputs) for part in batch.split(GRADIENT_BATCH))
+    for part in islice(parts, count):
         is_empty = False
         yield part
     if is_empty:

@@ -75,7 +75,9 @@ class _Moments:
         self.count = 0
 
     def take(self, _: nn.Module, args: tuple[Tensor, ...]) -> None:
-        """The inputs of a call."""
+        """The inputs of a call; those given by name are not seen."""
+        if not args:
+            return
         rows = self._rows(args[0]).float().cpu()
         self.count += len(rows)
         self.total += rows.double().sum(0)
@@ -100,6 +102,7 @@ class _Moments:
 
     def _patches(self, x: Tensor, layer: Convolution) -> Tensor:
         kernel: tuple[int, ...] = layer.kernel_size
+        x = x[None] if x.ndim == 1 + len(kernel) else x
         sides: tuple[Any, ...] = tuple(reversed(layer.padding))
         pads = [int(side) for side in sides for _ in range(2)]
         mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode

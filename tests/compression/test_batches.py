@@ -1,0 +1,25 @@
+"""Inputs as users have them."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from tailcut.compression.batches import input_batches
+from tailcut.errors import ArgumentError
+
+X = torch.arange(12.0).reshape(6, 2)
+
+
+def test_every_way_gives_the_inputs() -> None:
+    pairs = DataLoader(TensorDataset(X, torch.zeros(6)), batch_size=4)
+    every: list[Any] = [X, [X[:4], X[4:]], pairs, [(X[:3],), [X[3:], "more"]], iter([X])]
+    for inputs in every:
+        assert torch.equal(torch.cat(list(input_batches(inputs))), X)
+
+
+@pytest.mark.parametrize("inputs", [["a"], [{"x": X}], [()], [(3, X)], [torch.tensor(1.0)]])
+def test_anything_else_is_an_error(inputs: list[object]) -> None:
+    with pytest.raises(ArgumentError, match="inputs= must give batches of inputs as tensors"):
+        list(input_batches(inputs))  # type: ignore[arg-type]
