@@ -21,11 +21,11 @@ import tailcut
 from tailcut.cli.output import messages_on_stderr
 from tailcut.data import Dataset, open_dataset
 from tailcut.errors import DataNotFoundError
+from tailcut.evaluation import evaluate
 from tailcut.runs import Run
-from tailcut.training import evaluate
-from tailcut.training.packing import unpack
-from tailcut.training.recipe_files import load_recipe
-from tailcut.training.trainers import train
+from tailcut.tasks.pack import unpack
+from tailcut.training.recipe.toml_files import load_recipe
+from tailcut.training.train import train
 from tailcut.weights import truncated_tensors
 
 # MNIST has forty times as many digits, so that one pass over them is enough.

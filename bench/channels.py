@@ -13,7 +13,7 @@ from bench.scale import Scale
 from bench.tables import Row, Table
 from bench.timing import compare
 from tailcut.channels import Formula, map_scores, score
-from tailcut.channels.blocks import BlockTransform
+from tailcut.channels.scoring.blocks import BlockTransform
 from tailcut.structure import create_model
 
 SIZES = (32, 16, 8, 4)

@@ -20,10 +20,10 @@ from bench.tables import Row, Table
 from bench.timing import compare, forward_of
 from bench.training import WholeFFT
 from tailcut.execution import fuse
-from tailcut.execution.compiled import is_installed
-from tailcut.execution.cost import Costs
-from tailcut.execution.factors import Factors, TruncatedWeight
-from tailcut.execution.run import Run
+from tailcut.execution.cpu.compiled import is_installed
+from tailcut.execution.ir.cost import Costs
+from tailcut.execution.layers.factorization import Factors, TruncatedWeight
+from tailcut.execution.lazy.context import Run
 from tailcut.structure import create_model
 from tailcut.weights import regularize, to_dense, truncated_tensors, truncation_of
 

@@ -19,7 +19,7 @@ from torch import nn
 from bench.machine import Machine
 from bench.scale import TINY, Scale
 from bench.tables import Row, Table
-from tailcut.execution.export import export_onnx
+from tailcut.execution.onnx.export import export_onnx
 from tailcut.structure import create_model, example_shape
 from tailcut.weights import regularize
 

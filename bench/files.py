@@ -17,7 +17,7 @@ from bench.tables import Row, Table
 from bench.timing import Timing, compare
 from tailcut.data.roots import data_roots
 from tailcut.format import load, save, zoo_names
-from tailcut.format.frereg import convert
+from tailcut.format.conversion.frereg import convert
 from tailcut.format.save import pack
 from tailcut.structure import base_of, create_model
 from tailcut.weights import regularize, to_dense, truncated_tensors

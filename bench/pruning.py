@@ -16,7 +16,7 @@ from bench.scale import Scale
 from bench.tables import Row, Table
 from bench.timing import CLOCKS
 from tailcut.channels import PruneReport, prune
-from tailcut.channels.maps import num_channels
+from tailcut.channels.scoring.feature_maps import num_channels
 from tailcut.errors import first_line
 
 RATE = 0.25

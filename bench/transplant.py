@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 from bench.tables import Row, Table
 from tailcut.data import Dataset, find_file, open_dataset
 from tailcut.files import write_atomically
-from tailcut.format.checkpoints import load_checkpoint
+from tailcut.format.conversion.checkpoints import load_checkpoint
 from tailcut.inputs import BlockDCT, transplant_stem
 from tailcut.structure import create_model
 

@@ -14,12 +14,12 @@ from bench.tables import Row, Table
 from bench.timing import Timing, compare, forward_of
 from tailcut.counting import count_macs
 from tailcut.errors import DataNotFoundError
+from tailcut.evaluation.evaluate import evaluate_file
 from tailcut.execution import fuse
-from tailcut.execution.export import export_onnx
+from tailcut.execution.onnx.export import export_onnx
 from tailcut.format import load, save
 from tailcut.printing import figure_text
 from tailcut.structure import create_model
-from tailcut.training.evaluation import evaluate_file
 from tailcut.weights import regularize, resample, to_dense
 
 NETWORK = "zoo:unet-759-float16"

@@ -7,7 +7,7 @@ from typing import Any
 
 from docs.markdown import markdown_table
 
-from tailcut.training.attacks import AttackCurve, AttackReport
+from tailcut.tasks.attack import AttackCurve, AttackReport
 
 TITLES = {"fgsm": "FGSM, one step", "pgd": "PGD, {steps} steps from a random start"}
 

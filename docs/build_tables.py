@@ -30,8 +30,8 @@ from tailcut.cli.reproduce import wanted_rows
 from tailcut.printing import figure_text
 from tailcut.reports import by_name, make_table, read_records, start_is_older, start_of
 from tailcut.runs import Result, read_result
-from tailcut.training.experiments import load_experiment, shipped_experiments, trials_of
-from tailcut.training.experiments_sweep import find_results, make_report
+from tailcut.training.experiments.definition import load_experiment, shipped_experiments, trials_of
+from tailcut.training.experiments.sweep import find_results, make_report
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path("docs/results")

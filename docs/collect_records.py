@@ -16,11 +16,11 @@ from tailcut.files import write_atomically
 from tailcut.format import zoo_folder
 from tailcut.format.zoo import PREFIX as ZOO_PREFIX
 from tailcut.runs import RUN_PREFIX, Result, Run, read_result
-from tailcut.training.experiments import load_experiment, shipped_experiments, trials_of
-from tailcut.training.experiments_sweep import find_results
-from tailcut.training.recipe import Recipe
-from tailcut.training.recipe_files import changed_since, load_recipe, shipped_recipes
-from tailcut.training.starting import needed_runs, sources
+from tailcut.training.experiments.definition import load_experiment, shipped_experiments, trials_of
+from tailcut.training.experiments.sweep import find_results
+from tailcut.training.recipe.schema import Recipe
+from tailcut.training.recipe.toml_files import changed_since, load_recipe, shipped_recipes
+from tailcut.training.setup.initial_network import needed_runs, sources
 
 RESULTS = Path(__file__).resolve().parent / "results"
 ZOO_BYTES = 2_000_000  # a larger network does not ship

@@ -8,7 +8,7 @@ from docs.comparisons import accuracies, variants_compared
 from docs.corner_pictures import new_figure
 from matplotlib.figure import Figure
 
-from tailcut.training.experiments import load_experiment
+from tailcut.training.experiments.definition import load_experiment
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = ROOT / "docs" / "results" / "experiments"

@@ -11,7 +11,7 @@ from docs.recipe_tables import macs_left
 
 from tailcut.reports import read_records
 from tailcut.runs import Result
-from tailcut.training.recipe_files import load_recipe
+from tailcut.training.recipe.toml_files import load_recipe
 
 PUBLISHED_UNET_BYTES = 4524  # unet_fr.tar.xz, as its authors published it
 PIXELS, FREQUENCIES = "imagenette-resnet18-rgb112", "imagenette-resnet18-dct24"

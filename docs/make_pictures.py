@@ -29,17 +29,17 @@ from sklearn.datasets import load_sample_image
 
 import tailcut
 from docs import build_tables, findings
-from tailcut.channels.pictures import show_maps
+from tailcut.channels.scoring.plots import show_maps
 from tailcut.data import open_dataset
 from tailcut.errors import DataNotFoundError
+from tailcut.evaluation.generation import Sampler, draw_codes
 from tailcut.format import fingerprint
 from tailcut.inputs import BlockDCT, describe_picture
-from tailcut.inputs.drawing import TITLES, show_channels, show_frequencies
-from tailcut.inputs.patterns import NUM_CHANNELS, NUM_FREQUENCIES
+from tailcut.inputs.plots import TITLES, show_channels, show_frequencies
+from tailcut.inputs.selection.patterns import NUM_CHANNELS, NUM_FREQUENCIES
 from tailcut.reports.corners import axis_names, folded_corner, show_corner
 from tailcut.reports.spectrum import axis_energies, axis_roles, show_energies
-from tailcut.training.generation import Sampler, draw_codes
-from tailcut.training.generation_prediction import sheet
+from tailcut.tasks.sample import sheet
 from tailcut.transform.block import block_dct
 from tailcut.transform.color import rgb_to_ycbcr
 from tailcut.weights import truncated_tensors

@@ -15,8 +15,8 @@ from tailcut.inputs import BlockDCT, Selection, replace_stem, use_ycbcr
 from tailcut.reports import read_records, same_training
 from tailcut.runs import Result
 from tailcut.structure import create_model, example_shape
-from tailcut.training.recipe import InputsSection, Recipe
-from tailcut.training.recipe_files import load_recipe, shipped_recipes
+from tailcut.training.recipe.schema import InputsSection, Recipe
+from tailcut.training.recipe.toml_files import load_recipe, shipped_recipes
 
 ACCURACY = "accuracy"
 SIDES = {"cifar10": 32, "imagenet": 224, "imagenette": 224}  # of pictures, in pixels, where a recipe does not say it

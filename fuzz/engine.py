@@ -27,10 +27,10 @@ FOLLOWED = (
 )
 # What numba compiles: instrumented bytecode is none that it knows.
 COMPILED = (
-    "tailcut.inputs.loops",
+    "tailcut.inputs.transform.loops",
     "tailcut.jpeg.scans",
-    "tailcut.execution.program_loops",
-    "tailcut.execution.loops",
+    "tailcut.execution.cpu.interpreter",
+    "tailcut.execution.cpu.loops",
 )
 
 

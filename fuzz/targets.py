@@ -287,7 +287,7 @@ def run_read_jpeg(content: bytes) -> None:
 
 def run_recipes(content: bytes) -> None:
     """A recipe that, written, reads as itself; or `RecipeError`."""
-    from tailcut.training.recipe_files import parse_recipe, to_toml
+    from tailcut.training.recipe.toml_files import parse_recipe, to_toml
 
     try:
         recipe = parse_recipe(content.decode("utf-8", "replace"), source="fuzz.toml")

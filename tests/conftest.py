@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.small_recipe import make_recipe, one_thread, recipe_text
+
+__all__ = ["make_recipe", "one_thread", "recipe_text"]  # fixtures
 
 
 @pytest.fixture(autouse=True)

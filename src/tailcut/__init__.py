@@ -4,12 +4,12 @@ from tailcut import channels as channels
 from tailcut import inputs as inputs
 from tailcut import models as models
 from tailcut import weights as weights
-from tailcut.channels import prune as prune
+from tailcut.channels.pruning.prune import prune as prune
 from tailcut.compression import compress as compress
 from tailcut.compression import measure_sensitivity as measure_sensitivity
 from tailcut.errors import TailcutError as TailcutError
 from tailcut.execution import fuse as fuse
-from tailcut.execution.export import export_onnx as export_onnx
+from tailcut.execution.onnx.export import export_onnx as export_onnx
 from tailcut.format import inspect as inspect
 from tailcut.format import load as load
 from tailcut.format import save as save

@@ -3,7 +3,7 @@
 from bench.pruning import _row, what_is_left
 from tests.channels.slim_networks import Plain
 
-from tailcut.channels.prune_report import LeftChannels, PruneReport
+from tailcut.channels.pruning.report import LeftChannels, PruneReport
 
 
 def test_a_row_compares_both_on_the_same_network() -> None:

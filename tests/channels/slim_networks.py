@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import tailcut
-from tailcut.channels.prune_report import PruneReport
+from tailcut.channels.pruning.report import PruneReport
 from tailcut.structure import create_model, record_of
 
 assert tailcut.models  # its import registers the families

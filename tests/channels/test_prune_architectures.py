@@ -6,7 +6,7 @@ import pytest
 import torch
 from tests.channels.slim_networks import macs, random_scores
 
-from tailcut.channels.prune import prune
+from tailcut.channels.pruning.prune import prune
 from tailcut.structure import create_model, family
 
 # Narrower than they are built, so that the tests are quick.

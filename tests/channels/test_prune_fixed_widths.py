@@ -8,7 +8,7 @@ import torch
 from tests.channels.slim_networks import Case, macs, masked, random_scores, randomized, same_state, state_of
 from torch import Tensor, nn
 
-from tailcut.channels.prune import prune
+from tailcut.channels.pruning.prune import prune
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.structure import record_of
 

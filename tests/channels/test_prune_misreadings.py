@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tailcut.channels.prune import prune
-from tailcut.channels.prune_report import PruneReport
+from tailcut.channels.pruning.prune import prune
+from tailcut.channels.pruning.report import PruneReport
 from tailcut.errors import ArgumentError
 
 X = torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(0))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.channels.slim_networks import EXACT, Case, macs, masked, random_scores, randomized
 from torch import nn
 
-from tailcut.channels.prune import prune
+from tailcut.channels.pruning.prune import prune
 
 
 def random_rates(model: nn.Module, case: Case, seed: int) -> dict[str, float]:

@@ -12,8 +12,8 @@ from torch.nn import functional
 
 import tailcut
 from tailcut.channels import Scores, score
-from tailcut.channels.groups import find_groups
-from tailcut.channels.selection import check_scores, importance_of
+from tailcut.channels.graph.groups import find_groups
+from tailcut.channels.pruning.selection import check_scores, importance_of
 from tailcut.errors import StructureError
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tailcut.cli import attack
-from tailcut.training.attacks import ATTACKS, EPSILONS
+from tailcut.tasks.attack import ATTACKS, EPSILONS
 
 Tailcut = Callable[..., Any]
 

@@ -12,8 +12,8 @@ from tests.small_coco import TINY, write_coco
 
 from tailcut.data import picture_size
 from tailcut.format import save
-from tailcut.inputs.detection import faster_rcnn
-from tailcut.training import loop
+from tailcut.inputs.detection.detectors import faster_rcnn
+from tailcut.training.trainer import base
 
 Tailcut = Callable[..., Any]
 
@@ -61,7 +61,7 @@ def file(tmp_path: Path) -> Path:
 def test_a_detector_from_recipe_to_drawing(
     tailcut: Tailcut, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "try_to_draw_curves", lambda *args, **settings: None)
+    monkeypatch.setattr(base, "try_to_draw_curves", lambda *args, **settings: None)
     (tmp_path / "small.toml").write_text(RECIPE)
     run = tmp_path / "run"
     outcome = tailcut(

@@ -9,10 +9,10 @@ import safetensors.torch
 import torch
 
 from tailcut.errors import MissingExtraError
+from tailcut.evaluation.pixel_inputs import reader_of
 from tailcut.format import load, save
 from tailcut.inputs import replace_stem, transform_of, use_ycbcr
 from tailcut.structure import create_model
-from tailcut.training.reading import reader_of
 from tailcut.weights import regularize, to_dense
 
 Tailcut = Callable[..., Any]
@@ -95,7 +95,7 @@ def test_a_missing_extra_is_a_failed_job(
     def missing(*args: object, **options: object) -> None:
         raise MissingExtraError("export_onnx", "onnx", "onnx")
 
-    monkeypatch.setattr("tailcut.execution.export.export_onnx", missing)
+    monkeypatch.setattr("tailcut.execution.onnx.export.export_onnx", missing)
     outcome = tailcut("export", packed, "--to", "onnx", "-o", tmp_path / "a.onnx", "--json")
     assert outcome.code == 1
     assert outcome.json["error"]["type"] == "MissingExtraError"

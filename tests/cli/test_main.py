@@ -103,7 +103,7 @@ def test_a_failure_is_one_line_without_traceback(
     def fail(*args: object) -> None:
         raise error
 
-    monkeypatch.setattr("tailcut.training.listing.list_models", fail)
+    monkeypatch.setattr("tailcut.tasks.list_models.list_models", fail)
     message = "interrupted" if isinstance(error, KeyboardInterrupt) else "no luck"
     outcome = tailcut("models")
     assert (outcome.code, outcome.out, outcome.err) == (code, "", f"tailcut models: error: {message}\n")
@@ -117,7 +117,7 @@ def test_a_defect_of_ours_keeps_its_traceback(tailcut: Tailcut, monkeypatch: pyt
     def fail() -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("tailcut.training.listing.list_models", fail)
+    monkeypatch.setattr("tailcut.tasks.list_models.list_models", fail)
     with pytest.raises(ZeroDivisionError):
         tailcut("models")
 

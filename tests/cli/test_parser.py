@@ -14,7 +14,7 @@ from tailcut.cli.parser import (
     settings,
 )
 from tailcut.errors import ArgumentError
-from tailcut.training.machines import Machines
+from tailcut.runtime.devices import Machines
 
 
 def test_settings_are_toml_else_text() -> None:

@@ -73,7 +73,7 @@ def test_pictures_that_do_not_fit_are_named(tailcut: Tailcut, tmp_path: Path) ->
 def test_a_damaged_picture_or_network_leaves_the_rest_of_the_page(
     tailcut: Tailcut, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tailcut.training import samples
+    from tailcut.evaluation import samples
 
     def refuse(*_: Any) -> None:
         raise DataError("3.png is no picture")

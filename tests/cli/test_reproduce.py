@@ -59,7 +59,7 @@ def test_several_seeds_have_rows_and_a_mean(tailcut: Tailcut, tmp_path: Path) ->
 def test_what_is_missing_is_trained_and_what_has_no_data_says_so(
     tailcut: Tailcut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tailcut.training import trainers
+    from tailcut.training import train as trainers
 
     trained = []
 
@@ -78,7 +78,7 @@ def test_what_is_missing_is_trained_and_what_has_no_data_says_so(
 def test_a_row_waits_for_the_one_it_starts_from(
     tailcut: Tailcut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tailcut.training import trainers
+    from tailcut.training import train as trainers
 
     trained = []
     record = json.loads((zoo_folder() / "lenet5-776.json").read_text())
@@ -104,7 +104,7 @@ def put(folder: Path, **changes: Any) -> None:
 def test_a_training_that_diverges_does_not_end_the_table(
     tailcut: Tailcut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tailcut.training import trainers
+    from tailcut.training import train as trainers
 
     tried = []
 
@@ -158,7 +158,7 @@ def test_a_folder_that_holds_another_result_is_named(tailcut: Tailcut, tmp_path:
 def test_a_table_that_cannot_be_written_is_noticed_before_any_training(
     tailcut: Tailcut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tailcut.training import trainers
+    from tailcut.training import train as trainers
 
     def train(*_: Any, **settings: Any) -> None:
         pytest.fail("it trained")

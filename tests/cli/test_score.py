@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tailcut.channels import Scores
-from tailcut.channels.formulas import COMPONENTS
-from tailcut.channels.score import METHODS
+from tailcut.channels.scoring.formulas import COMPONENTS
+from tailcut.channels.scoring.score import METHODS
 from tailcut.cli import score
 from tailcut.format import save
 from tailcut.structure import create_model

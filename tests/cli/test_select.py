@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from tailcut.format import save
-from tailcut.inputs.selection import Selection
-from tailcut.inputs.stem import replace_stem
+from tailcut.inputs.selection.selection import Selection
+from tailcut.inputs.stem.replace import replace_stem
 from tailcut.structure import create_model
 
 Tailcut = Callable[..., Any]

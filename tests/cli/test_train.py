@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from tailcut.training.recipe_files import find_recipe
+from tailcut.training.recipe.toml_files import find_recipe
 
 Tailcut = Callable[..., Any]
 

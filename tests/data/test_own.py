@@ -9,9 +9,9 @@ from PIL import Image
 
 from tailcut.data import FolderDataset, MaskDataset, open_dataset, split_off
 from tailcut.errors import ArgumentError, DataError, DataNotFoundError
-from tailcut.training.evaluation import evaluate
-from tailcut.training.recipe_files import parse_recipe
-from tailcut.training.trainers import train
+from tailcut.evaluation.evaluate import evaluate
+from tailcut.training.recipe.toml_files import parse_recipe
+from tailcut.training.train import train
 
 
 def write(path: Path, value: int, side: int = 12, kind: str = "RGB") -> None:

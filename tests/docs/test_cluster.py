@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from tests.docs.test_pages import blocks, parser_of_all_verbs
 
+from tailcut.evaluation.evaluate import evaluate_file
 from tailcut.format import save
 from tailcut.runs import Run
 from tailcut.structure import create_model
-from tailcut.training.evaluation import evaluate_file
-from tailcut.training.recipe_files import find_recipe
+from tailcut.training.recipe.toml_files import find_recipe
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "cluster.md").read_text(encoding="utf-8")
 LINES = [line for block in blocks(PAGE, "bash") for line in block.splitlines()]

@@ -11,8 +11,8 @@ from tests.docs.test_recipe_tables import record
 from docs import collect_records
 from tailcut.errors import ArgumentError, DataError
 from tailcut.runs import Run
-from tailcut.training.experiments import load_experiment, trials_of
-from tailcut.training.recipe_files import load_recipe
+from tailcut.training.experiments.definition import load_experiment, trials_of
+from tailcut.training.recipe.toml_files import load_recipe
 
 
 def a_run(place: Path, name: str, seed: int = 0, *overrides: str, size: int = 3, **changes: Any) -> Run:

@@ -9,7 +9,7 @@ from docs.findings import AGAINST, draw_finding, finding, finding_points, with_r
 
 from tailcut.format.zoo import zoo_folder
 from tailcut.runs import read_result
-from tailcut.training.experiments import load_experiment, shipped_experiments
+from tailcut.training.experiments.definition import load_experiment, shipped_experiments
 
 
 def write(folder: Path, variant: str, values: list[float]) -> None:

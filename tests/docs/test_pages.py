@@ -13,10 +13,12 @@ import pytest
 from pydantic import BaseModel
 
 from tailcut import errors
-from tailcut.channels.prune_report import LeftChannels, PrunedLayer, PruneReport
-from tailcut.channels.scores import ScoredLayer
+from tailcut.channels.pruning.report import LeftChannels, PrunedLayer, PruneReport
+from tailcut.channels.scoring.scores import ScoredLayer
 from tailcut.cli import VERBS
 from tailcut.cli.parser import Parser
+from tailcut.evaluation import EvaluateReport
+from tailcut.evaluation.generation import GenerationReport
 from tailcut.format import InspectReport
 from tailcut.format.inspect import StoredOtherTensor, StoredTensor
 from tailcut.inputs import FrequencyReport
@@ -26,18 +28,17 @@ from tailcut.reports.comparison import ComparedNetwork, ComparedOutputs, Compare
 from tailcut.reports.page import LeftOut, PageReport
 from tailcut.reports.speed import Speed
 from tailcut.runs import Result
-from tailcut.training import EvaluateReport, PredictReport
-from tailcut.training.attacks import AttackCurve, AttackReport
-from tailcut.training.explaining import ExplainReport, Explanation
-from tailcut.training.generation import GenerationReport
-from tailcut.training.generation_prediction import SampleReport
-from tailcut.training.listing import Architecture, ModelsReport, ZooEntry
-from tailcut.training.packing import PackReport, UnpackReport
-from tailcut.training.recipe import OverrideSection, Recipe
-from tailcut.training.recipe_files import find_recipe, parse_recipe, shipped_recipes
-from tailcut.training.scoring import ScoreReport
-from tailcut.training.selecting import SelectReport
-from tailcut.training.slimming import PruneFileReport
+from tailcut.tasks import PredictReport
+from tailcut.tasks.attack import AttackCurve, AttackReport
+from tailcut.tasks.explain import ExplainReport, Explanation
+from tailcut.tasks.list_models import Architecture, ModelsReport, ZooEntry
+from tailcut.tasks.pack import PackReport, UnpackReport
+from tailcut.tasks.prune import PruneFileReport
+from tailcut.tasks.sample import SampleReport
+from tailcut.tasks.score import ScoreReport
+from tailcut.tasks.select_channels import SelectReport
+from tailcut.training.recipe.schema import OverrideSection, Recipe
+from tailcut.training.recipe.toml_files import find_recipe, parse_recipe, shipped_recipes
 from tailcut.weights.regularize import LeftTensor, RegularizationReport, RegularizedTensor
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,8 +12,8 @@ from tailcut.inputs import replace_stem
 from tailcut.reports import read_records
 from tailcut.runs import Result, Run
 from tailcut.structure import create_model
-from tailcut.training.recipe import Recipe
-from tailcut.training.recipe_files import load_recipe, shipped_recipes
+from tailcut.training.recipe.schema import Recipe
+from tailcut.training.recipe.toml_files import load_recipe, shipped_recipes
 
 RECORDS = Path(__file__).resolve().parents[2] / "docs" / "results"
 HEADER = list(recipe_tables.HEADER)

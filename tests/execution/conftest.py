@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tailcut.execution.cost import Costs
-from tailcut.execution.run import Run, running
+from tailcut.execution.ir.cost import Costs
+from tailcut.execution.lazy.context import Run, running
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 from tests.format.zeros import kept, zero_file
 
 import tailcut
-from tailcut.channels.edit import NarrowedLayer, PruneEdit
-from tailcut.channels.layer_kinds import layer_kind
+from tailcut.channels.graph.layer_kinds import layer_kind
+from tailcut.channels.pruning.edit import NarrowedLayer, PruneEdit
 
 # Loads a small file first, so that imports do not count, then each file of a list, and tells of each the most memory,
 # the processor time and the error, if any.

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from tailcut.errors import ArgumentError
 from tailcut.inputs import heat_maps
-from tailcut.inputs.gate import GateActivity
 from tailcut.inputs.heat_maps import draw_heat_maps
-from tailcut.inputs.selection import Selection
+from tailcut.inputs.selection.gate import GateActivity
+from tailcut.inputs.selection.selection import Selection
 
 ACTIVITY = GateActivity((0, 9, 64, 191), 1234, (1.0, 0.25, 0.5, 0.75), (1.0, 0.0, 0.5, 1.0))
 

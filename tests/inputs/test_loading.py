@@ -11,11 +11,11 @@ from torch.nn.functional import interpolate
 
 from tailcut.errors import ArgumentError, DataError, MissingExtraError
 from tailcut.inputs import loading
-from tailcut.inputs.augmentation import crop, double_size, halve_size
-from tailcut.inputs.block_dct import BlockDCT
-from tailcut.inputs.decoding import decode_with_pillow
-from tailcut.inputs.jpeg import read_jpeg
+from tailcut.inputs.jpeg.augmentation import crop, double_size, halve_size
+from tailcut.inputs.jpeg.decoding import decode_with_pillow
+from tailcut.inputs.jpeg.reader import read_jpeg
 from tailcut.inputs.loading import JpegFolder, loader, turned_upright
+from tailcut.inputs.transform.block_dct import BlockDCT
 
 
 @pytest.fixture

@@ -19,16 +19,16 @@ from tailcut.format import load, save
 from tailcut.format.codecs import deflate
 from tailcut.format.zoo import PREFIX as ZOO_PREFIX
 from tailcut.runs import RUN_PREFIX, Run
+from tailcut.runtime.devices import Machines
 from tailcut.structure import base_of, create_model
-from tailcut.training import loop
 from tailcut.training.batches import batches
-from tailcut.training.building import build_model, build_schedule
-from tailcut.training.machines import Machines
-from tailcut.training.recipe import Recipe
-from tailcut.training.recipe_files import load_recipe, shipped_recipes
-from tailcut.training.regularizing import regularized
-from tailcut.training.starting import DATA_PREFIX
-from tailcut.training.trainers import train
+from tailcut.training.recipe.schema import Recipe
+from tailcut.training.recipe.toml_files import load_recipe, shipped_recipes
+from tailcut.training.setup.build import build_model, build_schedule
+from tailcut.training.setup.initial_network import DATA_PREFIX
+from tailcut.training.setup.initialization import regularized
+from tailcut.training.train import train
+from tailcut.training.trainer import base
 from tailcut.weights import kept_counts
 
 NUM_PICTURES = 4
@@ -139,8 +139,8 @@ def test_a_step_of_the_training_is_taken(name: str, tmp_path: Path, monkeypatch:
         write_start(recipe, tmp_path)
     if recipe.data.name == "coco":
         write_coco(tmp_path, recipe.data.train_split, recipe.data.test_split)
-    monkeypatch.setattr(loop, "open_dataset", drawn_dataset)
-    monkeypatch.setattr(loop, "batches", one_batch)
+    monkeypatch.setattr(base, "open_dataset", drawn_dataset)
+    monkeypatch.setattr(base, "batches", one_batch)
     with pytest.raises(OneStepDone):  # the loop itself refuses a loss that is no number
         train(recipe, tmp_path / "run", roots=tmp_path, machines=Machines("cpu"))
 

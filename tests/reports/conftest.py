@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tailcut.reports.networks import ReportedNetwork, open_networks
-from tailcut.training.recipe_files import parse_recipe
-from tailcut.training.trainers import train
+from tailcut.training.recipe.toml_files import parse_recipe
+from tailcut.training.train import train
 
 RECIPE = """
 name = "tiny <b>run</b> & more"

@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from tailcut.data import InMemoryDataset
 from tailcut.training.batches import augment, batches, coarsen, generator, shift
-from tailcut.training.recipe_data import AugmentationSection
+from tailcut.training.recipe.sections import AugmentationSection
 
 NOTHING = AugmentationSection()
 EVERYTHING = AugmentationSection(shift=3, flip=True)

@@ -1,18 +1,10 @@
 import pytest
 import torch
-from torch.distributions import Bernoulli, Normal, kl_divergence
 from torch.nn.functional import cross_entropy, log_softmax, sigmoid
 
 from tailcut.errors import ArgumentError
-from tailcut.training.losses import (
-    adversarial_loss,
-    distillation_loss,
-    label_loss,
-    negative_elbo,
-    soft_dice_loss,
-    total_loss,
-)
-from tailcut.training.recipe import DistillationSection, TrainingSection
+from tailcut.training.losses import adversarial_loss, distillation_loss, label_loss, soft_dice_loss, total_loss
+from tailcut.training.recipe.schema import DistillationSection, TrainingSection
 
 CLASSES = TrainingSection(epochs=1, label_smoothing=0.1)
 MASKS = TrainingSection(epochs=1, loss="dice_bce")
@@ -65,21 +57,6 @@ def test_the_weight_mixes_both_losses() -> None:
     got = total_loss(outputs, targets, CLASSES, TEACHER, teacher)
     torch.testing.assert_close(got, 0.75 * labels + 0.25 * taught)
     assert torch.equal(total_loss(outputs, targets, CLASSES), labels)
-
-
-def test_the_bound_of_a_vae_is_that_of_the_distributions() -> None:
-    pictures = torch.rand(5, 1, 4, 6).round()
-    logits, mean, log_variance = 2 * torch.randn(5, 1, 4, 6), torch.randn(5, 3), torch.randn(5, 3)
-    likelihood = Bernoulli(logits=logits).log_prob(pictures).sum(dim=(1, 2, 3))
-    divergence = kl_divergence(Normal(mean, (log_variance / 2).exp()), Normal(0, 1)).sum(dim=1)
-    torch.testing.assert_close(negative_elbo((logits, mean, log_variance), pictures), divergence - likelihood)
-
-
-def test_a_grey_pixel_is_best_met_by_its_own_value() -> None:
-    pictures, code = torch.full((1, 1, 1, 1), 0.3), torch.zeros(1, 2)
-    logits = torch.linspace(-3, 3, 601)
-    losses = [negative_elbo((logit.view(1, 1, 1, 1), code, code), pictures).item() for logit in logits]
-    assert sigmoid(logits[torch.tensor(losses).argmin()]).item() == pytest.approx(0.3, abs=0.003)
 
 
 @pytest.mark.parametrize("real", [True, False])

@@ -20,16 +20,16 @@ with the lowest scores; they are the ones to prune. The authors' code differs fr
 `Formula`). Both score convolutions; here linear layers can be scored too, by name.
 """
 
-from tailcut.channels.formulas import Formula as Formula
-from tailcut.channels.formulas import MapParts as MapParts
-from tailcut.channels.formulas import map_parts as map_parts
-from tailcut.channels.formulas import map_scores as map_scores
-from tailcut.channels.importance import SpectralImportance as SpectralImportance
-from tailcut.channels.pictures import draw_maps as draw_maps
-from tailcut.channels.pictures import draw_scores as draw_scores
-from tailcut.channels.prune import prune as prune
-from tailcut.channels.prune_report import PruneReport as PruneReport
-from tailcut.channels.rates import PAPER_RATES as PAPER_RATES
-from tailcut.channels.recalibration import recalibrate as recalibrate
-from tailcut.channels.score import score as score
-from tailcut.channels.scores import Scores as Scores
+from tailcut.channels.pruning.prune import prune as prune
+from tailcut.channels.pruning.rates import PAPER_RATES as PAPER_RATES
+from tailcut.channels.pruning.report import PruneReport as PruneReport
+from tailcut.channels.scoring.formulas import Formula as Formula
+from tailcut.channels.scoring.formulas import MapParts as MapParts
+from tailcut.channels.scoring.formulas import map_parts as map_parts
+from tailcut.channels.scoring.formulas import map_scores as map_scores
+from tailcut.channels.scoring.importance import SpectralImportance as SpectralImportance
+from tailcut.channels.scoring.plots import draw_maps as draw_maps
+from tailcut.channels.scoring.plots import draw_scores as draw_scores
+from tailcut.channels.scoring.recalibration import recalibrate as recalibrate
+from tailcut.channels.scoring.score import score as score
+from tailcut.channels.scoring.scores import Scores as Scores

@@ -49,7 +49,7 @@ def numbers(text: str) -> tuple[float, ...]:
 
 def run(arguments: argparse.Namespace) -> Report:
     """Attack."""
-    from tailcut.training.attacks import EPSILONS, AttackPlan, attack_files
+    from tailcut.tasks.attack import EPSILONS, AttackPlan, attack_files
 
     plan = AttackPlan(
         arguments.method, arguments.epsilon or EPSILONS, arguments.steps, arguments.step_size, arguments.seed

@@ -52,7 +52,7 @@ def add_parser(verbs: Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> Report:
     """Compress."""
-    from tailcut.training.compressing import compress_file
+    from tailcut.tasks.compress import compress_file
 
     return compress_file(
         arguments.source,

@@ -30,7 +30,8 @@ def add_parser(verbs: Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> Report:
     """Convert."""
-    from tailcut.format import frereg, write
+    from tailcut.format import write
+    from tailcut.format.conversion import frereg
 
     model_arguments: dict[str, Any] | None = settings(arguments.model_arguments) or None
     model = frereg.convert(arguments.file, model=arguments.model, arguments=model_arguments)

@@ -60,10 +60,10 @@ def add_parser(verbs: Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> Report | None:
     """Evaluate; only the first process reports."""
-    from tailcut.training.detection_evaluation import evaluate_detector_file
-    from tailcut.training.detection_prediction import holds_detector
-    from tailcut.training.evaluation import evaluate_file
-    from tailcut.training.generation import NUM_SAMPLES, evaluate_generator_file, holds_generator
+    from tailcut.evaluation.detection import evaluate_detector_file
+    from tailcut.evaluation.evaluate import evaluate_file
+    from tailcut.evaluation.generation import NUM_SAMPLES, evaluate_generator_file, holds_generator
+    from tailcut.tasks.predict_detection import holds_detector
 
     # One process does without the engine of several, which is an extra.
     words = (arguments.accelerator, arguments.devices, arguments.num_nodes, arguments.strategy)
@@ -94,6 +94,6 @@ def run(arguments: argparse.Namespace) -> Report | None:
 
 
 def _is_first_process() -> bool:
-    from tailcut.training.machines import is_first_process
+    from tailcut.runtime.devices import is_first_process
 
     return is_first_process()

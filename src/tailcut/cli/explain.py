@@ -36,7 +36,7 @@ def add_parser(verbs: Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> Report:
     """Explain."""
-    from tailcut.training.explaining import explain_files
+    from tailcut.tasks.explain import explain_files
 
     return explain_files(
         arguments.files,

@@ -39,14 +39,14 @@ def add_parser(verbs: Verbs) -> None:
 def run(arguments: argparse.Namespace) -> Report:
     """Export."""
     if arguments.to == "onnx":
-        from tailcut.execution.export import export_onnx
+        from tailcut.execution.onnx.export import export_onnx
         from tailcut.format import load
 
         pixels = arguments.input == "pixels"
         return export_onnx(load(arguments.file), arguments.out, pixels=pixels, tell=_tell)
     if arguments.input is not None:
         raise ArgumentError(f"--input is for --to onnx; a file of weights (--to {arguments.to}) takes no input")
-    from tailcut.training.packing import unpack
+    from tailcut.tasks.pack import unpack
 
     return unpack(arguments.file, arguments.out, to=arguments.to)
 

@@ -21,6 +21,6 @@ def add_parser(verbs: Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> Report:
     """List."""
-    from tailcut.training.listing import list_models
+    from tailcut.tasks.list_models import list_models
 
     return list_models()

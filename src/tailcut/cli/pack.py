@@ -44,7 +44,7 @@ def add_parser(verbs: Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> Report:
     """Pack."""
-    from tailcut.training.packing import pack
+    from tailcut.tasks.pack import pack
 
     return pack(
         arguments.source,

@@ -11,7 +11,7 @@ from tailcut.structure import MAX_PIXELS
 
 if TYPE_CHECKING:
     from tailcut.data import OnError
-    from tailcut.training.machines import Machines
+    from tailcut.runtime.devices import Machines
 
 Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"
 
@@ -162,7 +162,7 @@ def add_machines(parser: Parser) -> None:
 
 def machines_of(arguments: argparse.Namespace) -> "Machines":
     """The machines that these options name."""
-    from tailcut.training.machines import Machines
+    from tailcut.runtime.devices import Machines
 
     return Machines(arguments.accelerator, arguments.devices, arguments.num_nodes, arguments.strategy)
 

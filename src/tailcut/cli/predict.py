@@ -38,9 +38,9 @@ def add_parser(verbs: Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> Report:
     """Predict."""
-    from tailcut.training.detection_prediction import LEAST_SCORE, holds_detector, predict_objects_file
-    from tailcut.training.generation import holds_generator
-    from tailcut.training.prediction import predict_file
+    from tailcut.evaluation.generation import holds_generator
+    from tailcut.tasks.predict import predict_file
+    from tailcut.tasks.predict_detection import LEAST_SCORE, holds_detector, predict_objects_file
 
     if holds_generator(arguments.file):
         return _sample(arguments)
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> Report:
 
 def _sample(arguments: argparse.Namespace) -> Report:
     """Have a network make pictures."""
-    from tailcut.training.generation_prediction import NUM_SAMPLES, sample_file
+    from tailcut.tasks.sample import NUM_SAMPLES, sample_file
 
     if arguments.pictures or arguments.invert or arguments.least_score is not None:
         raise ArgumentError("this network makes pictures: leave out PICTURE, --invert and --least-score")

@@ -62,7 +62,7 @@ def rates(text: str) -> float | str | tuple[float, ...]:
 
 def run(arguments: argparse.Namespace) -> Report:
     """Prune."""
-    from tailcut.training.slimming import prune_file
+    from tailcut.tasks.prune import prune_file
 
     return prune_file(
         arguments.source,

@@ -58,8 +58,8 @@ def run(arguments: argparse.Namespace) -> Report:
 
 def _samples(network: "ReportedNetwork", arguments: argparse.Namespace) -> "Shown":
     """What the network makes of pictures of its data set, or of random codes; or why there is nothing to see."""
+    from tailcut.evaluation.generation import GENERATORS, Sampler, draw_codes
     from tailcut.reports.samples import Generated
-    from tailcut.training.generation import GENERATORS, Sampler, draw_codes
 
     if network.model is None:
         return network.missing["model"]
@@ -81,8 +81,8 @@ def _predicted(model: "nn.Module", name: str, split: str | None, arguments: argp
     """What a network takes pictures of this data set for; or why that is not known."""
     from tailcut.data import open_dataset
     from tailcut.errors import ArgumentError, DataError, DataNotFoundError, MissingExtraError
+    from tailcut.evaluation.samples import predict_samples
     from tailcut.reports.samples import Sample, Samples
-    from tailcut.training.samples import predict_samples
 
     try:
         dataset = open_dataset(name, split, roots=arguments.data_root, download=arguments.download)

@@ -71,7 +71,7 @@ def _table(wanted: list[Wanted], arguments: argparse.Namespace) -> ReproduceRepo
 
 def wanted_rows(only: list[str] | None = None) -> list[Wanted]:
     """What the recipes that come with Tailcut say of their rows; with `only` of those names."""
-    from tailcut.training.recipe_files import load_recipe, shipped_recipes
+    from tailcut.training.recipe.toml_files import load_recipe, shipped_recipes
 
     found = []
     for name in shipped_recipes():
@@ -93,9 +93,9 @@ def wanted_rows(only: list[str] | None = None) -> list[Wanted]:
 
 def _train(name: str, arguments: argparse.Namespace) -> None:
     """Train the recipe of this name, after those whose networks it starts from."""
-    from tailcut.training.recipe_files import load_recipe
-    from tailcut.training.starting import needed_runs
-    from tailcut.training.trainers import train
+    from tailcut.training.recipe.toml_files import load_recipe
+    from tailcut.training.setup.initial_network import needed_runs
+    from tailcut.training.train import train
 
     recipe = load_recipe(name)
     run = Run(arguments.runs / recipe.name)

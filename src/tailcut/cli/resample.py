@@ -27,7 +27,7 @@ def add_parser(verbs: Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> Report:
     """Resample."""
-    from tailcut.training.resampling import resample_file
+    from tailcut.tasks.resample import resample_file
 
     return resample_file(
         arguments.file,

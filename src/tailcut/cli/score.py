@@ -64,7 +64,7 @@ def components(text: str) -> tuple[str, ...]:
 
 def run(arguments: argparse.Namespace) -> Report:
     """Score."""
-    from tailcut.training.scoring import score_file
+    from tailcut.tasks.score import score_file
 
     return score_file(
         arguments.source,

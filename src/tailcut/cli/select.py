@@ -43,7 +43,7 @@ def counts(text: str) -> int | tuple[int, ...]:
 
 def run(arguments: argparse.Namespace) -> Report:
     """Select."""
-    from tailcut.training.selecting import select_channels
+    from tailcut.tasks.select_channels import select_channels
 
     return select_channels(
         arguments.source,

@@ -42,15 +42,15 @@ def add_parser(verbs: Verbs) -> None:
 def run(arguments: argparse.Namespace) -> Report | None:
     """Train what is missing, then show; only the first process reports."""
     from tailcut.files import check_place
-    from tailcut.training.experiments import load_experiment, trials_of
-    from tailcut.training.experiments_sweep import (
+    from tailcut.runtime.devices import is_first_process
+    from tailcut.training.experiments.definition import load_experiment, trials_of
+    from tailcut.training.experiments.sweep import (
         choose_variants,
         find_results,
         make_report,
         missing_trials,
         train_trials,
     )
-    from tailcut.training.machines import is_first_process
 
     if arguments.markdown is not None:
         check_place(arguments.markdown)

@@ -39,9 +39,9 @@ def add_parser(verbs: Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> Report | None:
     """Train; only the first process reports."""
-    from tailcut.training.machines import is_first_process
-    from tailcut.training.recipe_files import load_recipe, training_command
-    from tailcut.training.trainers import train
+    from tailcut.runtime.devices import is_first_process
+    from tailcut.training.recipe.toml_files import load_recipe, training_command
+    from tailcut.training.train import train
 
     check_processes("train", arguments.devices, arguments.num_nodes)
     recipe = load_recipe(arguments.recipe, arguments.overrides)

@@ -22,6 +22,6 @@ def add_parser(verbs: Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> Report:
     """Unpack."""
-    from tailcut.training.packing import unpack
+    from tailcut.tasks.pack import unpack
 
     return unpack(arguments.file, arguments.out)

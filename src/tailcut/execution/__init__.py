@@ -13,7 +13,7 @@ The way of a forward, one module each:
 - `run` is the state of one forward, of which `report` tells.
 """
 
-from tailcut.execution.network import FusedNetwork as FusedNetwork
-from tailcut.execution.network import fuse as fuse
-from tailcut.execution.network import pays_in_training as pays_in_training
-from tailcut.execution.report import FuseReport as FuseReport
+from tailcut.execution.wrapper.network import FusedNetwork as FusedNetwork
+from tailcut.execution.wrapper.network import fuse as fuse
+from tailcut.execution.wrapper.network import pays_in_training as pays_in_training
+from tailcut.execution.wrapper.report import FuseReport as FuseReport

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from tailcut.errors import ArgumentError, DataError
-from tailcut.inputs.block_dct import BlockDCT, Chroma
-from tailcut.inputs.coefficients import JpegCoefficients
-from tailcut.inputs.patterns import NUM_CHANNELS, NUM_FREQUENCIES
+from tailcut.inputs.jpeg.coefficients import JpegCoefficients
+from tailcut.inputs.selection.patterns import NUM_CHANNELS, NUM_FREQUENCIES
+from tailcut.inputs.transform.block_dct import BlockDCT, Chroma
 from tailcut.printing import Report, table
 
 _ROUNDING = 1e-18  # grey levels squared: the energy of a flat picture's details, which are 0 but for rounding, is less

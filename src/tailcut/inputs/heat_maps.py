@@ -4,10 +4,10 @@ from pathlib import Path
 
 import torch
 
-from tailcut.inputs.drawing import draw_frequency_map
-from tailcut.inputs.gate import GateActivity
-from tailcut.inputs.patterns import NUM_CHANNELS
-from tailcut.inputs.selection import Selection
+from tailcut.inputs.plots import draw_frequency_map
+from tailcut.inputs.selection.gate import GateActivity
+from tailcut.inputs.selection.patterns import NUM_CHANNELS
+from tailcut.inputs.selection.selection import Selection
 
 
 def draw_heat_maps(

@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, default_collate
 
 from tailcut.errors import ArgumentError, DataError, MissingExtraError, first_line
-from tailcut.inputs.augmentation import (
+from tailcut.inputs.jpeg.augmentation import (
     FLIPPED_COLUMNS,
     FLIPPED_ROWS,
     TRANSPOSED,
@@ -21,11 +21,11 @@ from tailcut.inputs.augmentation import (
     flip_horizontal,
     halve_size,
 )
-from tailcut.inputs.block_dct import BlockDCT
-from tailcut.inputs.coefficients import JpegCoefficients
-from tailcut.inputs.compiled import CompiledTransform, is_installed
-from tailcut.inputs.decoding import Decode, decode_with_pillow, simplejpeg_decoder
-from tailcut.inputs.jpeg import read_jpeg
+from tailcut.inputs.jpeg.coefficients import JpegCoefficients
+from tailcut.inputs.jpeg.decoding import Decode, decode_with_pillow, simplejpeg_decoder
+from tailcut.inputs.jpeg.reader import read_jpeg
+from tailcut.inputs.transform.block_dct import BlockDCT
+from tailcut.inputs.transform.compiled import CompiledTransform, is_installed
 from tailcut.jpeg.limits import check_max_pixels
 from tailcut.jpeg.markers import read_outline
 from tailcut.transform.block import BLOCK_SIZE

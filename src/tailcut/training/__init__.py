@@ -20,11 +20,3 @@ features of our LeNet-5 for MNIST in place of Inception's: only ratios of rows c
 
 Evaluation and prediction need no extra; recipes and the loop need the extra `train`.
 """
-
-from tailcut.training.evaluation import EvaluateReport as EvaluateReport
-from tailcut.training.evaluation import evaluate as evaluate
-from tailcut.training.evaluation import evaluate_file as evaluate_file
-from tailcut.training.generation import evaluate_generator as evaluate_generator
-from tailcut.training.generation_prediction import sample as sample
-from tailcut.training.prediction import PredictReport as PredictReport
-from tailcut.training.prediction import predict as predict

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from tailcut.data import Dataset
-from tailcut.training.recipe_data import AugmentationSection
+from tailcut.training.recipe.sections import AugmentationSection
 
 
 def generator(*key: int) -> torch.Generator:

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from tailcut.errors import DataError, first_line
 from tailcut.files import atomic_write, rename
-from tailcut.format.checkpoints import read_torch_file
+from tailcut.format.conversion.checkpoints import read_torch_file
 from tailcut.runs import Run
-from tailcut.training.sealing import check_members, is_sealed, save_sealed
+from tailcut.training.checkpoint_digest import check_members, is_sealed, save_sealed
 
 VERSION = 2
 UNSEALED_VERSION = 1  # the same content without a digest

@@ -1,0 +1,283 @@
+"""Pruning groups: which channels of a network can only go together, and which must stay, and why.
+
+A *unit* is a set of channels that are coupled: they are added, gated, or tied, so that they go together or not at all.
+A *group* is the units of the layers that share some of them: all channels that a convolution makes, or those of all
+layers whose outputs are added. Rates count units of a group.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+from tailcut.channels.graph.coupling import FIXED, Coupling
+from tailcut.channels.graph.layer_rules import Alignment, TracedLayer
+from tailcut.channels.graph.tracing import Trace, trace
+from tailcut.channels.scoring.forward import Inputs
+from tailcut.errors import ArgumentError
+
+IGNORED = "ignored"
+
+
+@dataclass(frozen=True)
+class PruningGroup:
+    """Channels that are chosen from together.
+
+    Attributes:
+        name: the first layer of the group.
+        layers: the layers whose output channels these are: those that make them, in the order in which they run,
+            then those that take them one by one (depthwise convolutions).
+        units: the coupled channels, by the number that stands for them, in the order of the first layer.
+        locked: unit -> why it must stay.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    units: tuple[int, ...]
+    locked: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def free(self) -> list[int]:
+        """The units that may go."""
+        return [unit for unit in self.units if unit not in self.locked]
+
+
+@dataclass(frozen=True)
+class Follower:
+    """A group whose middle channels lie beside those of another one, in the same order, in a padded shortcut.
+
+    A channel of the follower may go only with the channel beside it; a channel beside it may go alone, since the
+    shortcut can pad another zero in its place, when the follower's channels are put into another order.
+    """
+
+    alignment: Alignment
+    leader: str
+    group: str
+    beside: dict[int, int]  # unit of the follower -> unit of the leader
+
+
+@dataclass
+class ChannelGraph:
+    """All that is known of a network's channels.
+
+    Attributes:
+        trace: what the forward told.
+        groups: by name, in the order in which their first layers run.
+        followers: groups that stand in a padded shortcut's relation to another one.
+    """
+
+    trace: Trace
+    groups: dict[str, PruningGroup]
+    followers: list[Follower]
+
+    @property
+    def coupling(self) -> Coupling:
+        """Of the trace."""
+        return self.trace.coupling
+
+    def group_of(self, layer: str) -> PruningGroup | None:
+        """The group that a layer's output channels belong to; None if it is no such layer."""
+        return next((group for group in self.groups.values() if layer in group.layers), None)
+
+    def layer(self, name: str) -> TracedLayer:
+        """A layer by name."""
+        return self.trace.layers[name]
+
+    def widths(self, group: PruningGroup) -> list[dict[int, int]]:
+        """For each layer of a group how many channels each unit has in it; layers that are alike once."""
+        counts = []
+        for name in group.layers:
+            outer = self.layer(name).outer
+            own: dict[int, int] = {}
+            for unit in [] if outer is None else units_of(self.coupling, outer):
+                own[unit] = own.get(unit, 0) + 1
+            if own not in counts:
+                counts.append(own)
+        return counts
+
+    def axes_of(self, labels: Tensor) -> dict[int, Tensor]:
+        """Of a tensor outside of layers, the channel at each place along each axis that channels lie along."""
+        axes = {}
+        for axis in self.coupling.varied(labels):
+            line = self.coupling.tidy(labels)
+            for other in reversed(range(labels.ndim)):
+                if other != axis:
+                    line = line.select(other, 0)
+            axes[axis] = line.contiguous()
+        return axes
+
+    def lock(self, units: Iterable[int], reason: str) -> None:
+        """Keep more units (changes the graph)."""
+        self.coupling.lock(units, reason)
+        self.build()
+
+    def build(self) -> None:
+        """Find the groups again, after channels were locked (changes the graph)."""
+        self.groups, self.followers = _build(self.trace)
+
+
+def find_groups(model: nn.Module, inputs: Inputs, ignore: Sequence[str] = ()) -> ChannelGraph:
+    """The pruning groups of a network. The model is not changed.
+
+    Args:
+        model: any network.
+        inputs: what its forward takes.
+        ignore: shell-style patterns on names of layers (and of modules that hold them) whose output channels stay.
+
+    Raises:
+        ArgumentError: the network does not run on the inputs, or a pattern matches nothing.
+    """
+    traced = trace(model, inputs)
+    for layer in traced.layers.values():
+        if layer.why is not None and layer.outer is not None:
+            traced.coupling.lock(layer.outer, layer.why)
+    for pattern in ignore:
+        matching = [layer for name, layer in traced.layers.items() if _matches(name, pattern)]
+        if not any(_matches(name, pattern) for name, _ in model.named_modules()):
+            raise ArgumentError(f"ignore: no module is named {pattern!r}; names are those of model.named_modules()")
+        for layer in matching:
+            if layer.outer is not None:
+                traced.coupling.lock(layer.outer, IGNORED)
+    _lock_uncuttable(model, traced)
+    return ChannelGraph(traced, *_build(traced))
+
+
+def units_of(coupling: Coupling, labels: Tensor) -> list[int]:
+    """The unit of each entry of a vector of labels."""
+    units: list[int] = coupling.roots(labels).tolist()
+    return units
+
+
+def _matches(name: str, pattern: str) -> bool:
+    parts = name.split(".")
+    return any(fnmatchcase(".".join(parts[: end + 1]), pattern) for end in range(len(parts)))
+
+
+def _lock_uncuttable(model: nn.Module, traced: Trace) -> None:
+    """Numbers outside of layers can be cut in whole slices only, and only where files hold them."""
+    coupling = traced.coupling
+    kept = set(model.state_dict(keep_vars=True))
+    for name, labels in traced.free.items():
+        if name not in kept:
+            coupling.lock(labels, f"meets the buffer {name}, which is not in the state_dict")
+        roots = coupling.roots(labels)
+        whole: set[int] = set()
+        for axis in range(roots.ndim):
+            lines = roots.movedim(axis, 0).reshape(roots.shape[axis], -1)
+            own = {int(line[0]) for line in lines if bool((line == line[0]).all())}
+            others = {int(unit) for line in lines if int(line[0]) not in own for unit in line.unique()}
+            whole |= own - others
+        rest = set(roots.flatten().tolist()) - whole
+        coupling.lock(rest, f"meets single numbers of {name}, which can be cut in whole slices only")
+
+
+def _build(traced: Trace) -> tuple[dict[str, PruningGroup], list[Follower]]:
+    """Groups and followers; a padded shortcut that cannot be followed couples its channels place by place."""
+    hard: set[str] = set()
+    while True:
+        groups = _groups(traced)
+        followers: list[Follower] = []
+        refused: list[Alignment] = []
+        for alignment in traced.alignments.values():
+            if alignment.name in hard:
+                continue
+            follower = _follower(traced, groups, alignment)
+            if follower is None or any(other.group == follower.group for other in followers):
+                refused.append(alignment)
+            else:
+                followers.append(follower)
+        if not refused:
+            return groups, followers
+        for alignment in refused:
+            hard.add(alignment.name)
+            middle = alignment.outer[alignment.before : alignment.before + len(alignment.inner)]
+            traced.coupling.couple(alignment.inner, middle, f"goes into {alignment.name} with fixed entries")
+
+
+def _groups(traced: Trace) -> dict[str, PruningGroup]:
+    coupling = traced.coupling
+    locked = _locked_units(coupling)
+    makers = [layer for layer in traced.layers.values() if layer.originates and layer.outer is not None]
+    home: dict[int, int] = {}  # unit -> number of its group
+    members: list[list[TracedLayer]] = []
+    units: list[list[int]] = []
+    for layer in makers:
+        own = list(dict.fromkeys(units_of(coupling, _outer(layer))))
+        met = sorted({home[unit] for unit in own if unit in home})
+        place = met[0] if met else len(members)
+        if not met:
+            members.append([])
+            units.append([])
+        for other in met[1:]:
+            members[place] += members[other]
+            units[place] += units[other]
+            members[other], units[other] = [], []
+        members[place].append(layer)
+        units[place] += [unit for unit in own if home.get(unit) not in met]
+        home |= dict.fromkeys(units[place], place)
+    order = {name: number for number, name in enumerate(traced.layers)}
+    groups = {}
+    for place, layers in enumerate(members):
+        if not layers:
+            continue
+        names = sorted((layer.name for layer in layers), key=order.__getitem__)
+        names += [name for name in _takers(traced, set(units[place])) if name not in names]
+        own = [unit for unit in units[place] if unit != FIXED]
+        why = {unit: locked[unit] for unit in own if unit in locked}
+        groups[names[0]] = PruningGroup(names[0], tuple(names), tuple(own), why)
+    return groups
+
+
+def _locked_units(coupling: Coupling) -> dict[int, str]:
+    numbers = sorted(coupling.locks)
+    roots = units_of(coupling, torch.tensor(numbers, dtype=torch.int64))
+    locked: dict[int, str] = {}
+    for number, root in zip(numbers, roots, strict=True):
+        locked.setdefault(root, coupling.locks[number])
+    return locked
+
+
+def _takers(traced: Trace, units: set[int]) -> list[str]:
+    """Depthwise convolutions of these units."""
+    return [
+        layer.name
+        for layer in traced.layers.values()
+        if not layer.originates and layer.positions and set(units_of(traced.coupling, _outer(layer))) <= units
+    ]
+
+
+def _follower(traced: Trace, groups: dict[str, PruningGroup], alignment: Alignment) -> Follower | None:
+    """How a padded shortcut's output follows its input; None where the output cannot be put into another order."""
+    coupling = traced.coupling
+    inner, outer = units_of(coupling, alignment.inner), units_of(coupling, alignment.outer)
+    leader = next((group for group in groups.values() if set(inner) <= set(group.units)), None)
+    group = next((group for group in groups.values() if set(outer) == set(group.units)), None)
+    if leader is None or group is None or leader is group:
+        return None
+    if any(why != IGNORED for why in group.locked.values()):
+        return None  # the order of an output counts, that of a layer that keeps its width does not
+    if len(set(inner)) < len(inner) or len(set(outer)) < len(outer):
+        return None
+    for layer in traced.layers.values():
+        if any(not _holds_all(units_of(coupling, labels), group.units) for labels in layer.labels()):
+            return None
+    if any(set(units_of(coupling, labels.flatten())) & set(group.units) for labels in traced.free.values()):
+        return None
+    beside = dict(zip(outer[alignment.before :], inner, strict=False))
+    return Follower(alignment, leader.name, group.name, beside)
+
+
+def _holds_all(there: Sequence[int], units: Sequence[int]) -> bool:
+    """Whether a row of units holds none of a group's, or each of them equally often."""
+    wanted = set(units)
+    counts = dict.fromkeys(units, 0)
+    for unit in there:
+        if unit in wanted:
+            counts[unit] += 1
+    return len(set(counts.values())) <= 1
+
+
+def _outer(layer: TracedLayer) -> Tensor:
+    return torch.empty(0, dtype=torch.int64) if layer.outer is None else layer.outer

@@ -1,0 +1,1 @@
+"""Removal of channels: plan, surgery, verification and the edit that files restore."""

@@ -1,0 +1,267 @@
+"""Trying a cut: the narrowed network must run forward and backward, and give what it gave before, in shape."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tailcut.channels.graph.coupling import FIXED
+from tailcut.channels.graph.groups import ChannelGraph, PruningGroup
+from tailcut.channels.graph.shape_only import attempt
+from tailcut.channels.graph.tracing import StoppedError, Trace, trace
+from tailcut.channels.pruning.surgery import Cut, apply_cut, plan_cut
+from tailcut.channels.scoring.forward import Inputs, for_training, run, training, undisturbed
+from tailcut.errors import ArgumentError, StructureError
+
+_OTHER_WIDTHS = "other channels are reshaped into groups by its width"
+
+
+def complaint(
+    model: nn.Module, inputs: Inputs, before: Trace, *, backward: bool = True, train: bool = True
+) -> str | None:
+    """What is wrong with a network after a cut, None if it runs. The model is not changed.
+
+    Args:
+        model: the network, cut.
+        inputs: what its forward takes.
+        before: the trace before the cut.
+        backward: look at the gradients too.
+        train: run in training mode too, if it did before.
+    """
+    try:
+        with undisturbed(model):
+            with torch.set_grad_enabled(backward):
+                outputs = run(model, inputs)
+            why = _other_shapes([tuple(output.shape) for output in outputs], before)
+            if why is not None:
+                return why
+            if backward:
+                attempt(lambda: _go_backward(model, outputs), shapes_only=not before.reads_numbers)
+            if train and before.trains:
+                with torch.no_grad(), training(model):
+                    attempt(lambda: run(model, for_training(inputs)), shapes_only=not before.reads_numbers)
+    except (ArgumentError, RuntimeError) as error:
+        return str(error)
+    return None
+
+
+def _go_backward(model: nn.Module, outputs: Sequence[Tensor]) -> None:
+    scalars = [output.real.sum() for output in outputs if output.requires_grad]
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if scalars and parameters:
+        torch.autograd.grad(scalars, parameters, allow_unused=True, retain_graph=True)
+
+
+def _other_shapes(shapes: list[tuple[int, ...]], before: Trace) -> str | None:
+    return None if shapes == before.outputs else f"its outputs have shapes {shapes} instead of {before.outputs}"
+
+
+def lock_rigid_groups(model: nn.Module, inputs: Inputs, graph: ChannelGraph) -> None:
+    """Try out what was assumed: where the network's code fixes a width, the group is locked (changes the graph).
+
+    One channel of each group in question is taken out for a forward, then the network is put back: of all groups at
+    once, and where that fails of each alone that may be to blame. Where code splits channels (heads of attention), it
+    may divide by the width of any other tensor: then every group is in question.
+    """
+    asked = {}
+    for name, group in graph.groups.items():
+        what = _assumption(graph, group) or (_OTHER_WIDTHS if graph.coupling.regrouped else None)
+        if what is not None and len(group.units) > 1 and group.free:
+            asked[name] = what
+    locked: dict[str, str] = {}
+    while asked:
+        why, order = _try_all(model, inputs, graph, list(asked))
+        if why is None:
+            break
+        # The one to blame is most likely that of the layer that ran last, then those before it.
+        for name in order:
+            alone, _ = (why, order) if len(asked) == 1 else _try_all(model, inputs, graph, [name])
+            what = asked.pop(name)
+            if alone is not None:
+                locked[name] = f"{what}, and its code fixes how many: {alone}"
+                break
+    for name, why in locked.items():
+        graph.coupling.lock(graph.groups[name].units, why)
+    if locked:
+        graph.build()
+
+
+def _try_all(model: nn.Module, inputs: Inputs, graph: ChannelGraph, names: list[str]) -> tuple[str | None, list[str]]:
+    """Cut one channel of each of these groups. Returns what went wrong, and the groups, those near to it first."""
+    removed: set[int] = set()
+    for name in names:
+        unit = graph.groups[name].free[-1]
+        removed |= {unit} | _beside(graph, {unit})
+    why, layers = _outcome(model, inputs, graph, removed)
+    place = {layer: number for number, layer in enumerate(layers)}
+    nearest = {name: max(place.get(layer, -1) for layer in graph.groups[name].layers) for name in names}
+    return why, sorted(names, key=nearest.__getitem__, reverse=True)
+
+
+def culprits(
+    model: nn.Module, inputs: Inputs, graph: ChannelGraph, removed: set[int], *, backward: bool = True
+) -> dict[str, str]:
+    """The groups without which the rest of a cut runs, each with what went wrong. The model is not changed.
+
+    Groups are added to the cut one after another, and one with which the network no longer runs is left out of it: so
+    of groups that fail only together, say of two widths that the code compares, the first goes.
+
+    Args:
+        model: the network, not cut.
+        inputs: what its forward takes.
+        graph: of the network.
+        removed: the units of a cut with which it does not run.
+        backward: look at the gradients too.
+    """
+    runs: set[int] = set()
+    failing: dict[str, str] = {}
+    for name, group in graph.groups.items():  # leaders come before their followers
+        own = removed & set(group.units)
+        # Where the channels beside these must stay, these must too; a group is not to blame for its leader.
+        if not own or not _beside(graph, own) <= runs | own:
+            continue
+        why, _ = _outcome(model, inputs, graph, runs | own, backward=backward)
+        if why is None:
+            runs |= own
+        else:
+            failing[name] = why
+    return failing
+
+
+def lock_culprits(graph: ChannelGraph, failing: Mapping[str, str]) -> None:
+    """Lock groups that `culprits` found (changes the graph)."""
+    units = {name: graph.groups[name].units for name in failing}  # groups may be joined when one of them is locked
+    for name, why in failing.items():
+        graph.lock(units[name], f"its code fixes how many: {why}")
+
+
+def _assumption(graph: ChannelGraph, group: PruningGroup) -> str | None:
+    numbers = sorted(graph.coupling.assumptions)
+    roots = graph.coupling.roots(torch.tensor(numbers, dtype=torch.int64)).tolist()
+    own = set(group.units)
+    found = (graph.coupling.assumptions[number] for number, root in zip(numbers, roots, strict=True) if root in own)
+    return next(found, None)
+
+
+def _beside(graph: ChannelGraph, units: set[int]) -> set[int]:
+    """The channels that must go with these, all the way up."""
+    found: set[int] = set()
+    for follower in reversed(graph.followers):
+        found |= {leader for unit, leader in follower.beside.items() if unit in units | found}
+    return found
+
+
+def _outcome(
+    model: nn.Module, inputs: Inputs, graph: ChannelGraph, removed: set[int], *, backward: bool = False
+) -> tuple[str | None, list[str]]:
+    """What goes wrong when these units go, and the layers that ran before it did."""
+    cut = plan_cut(graph, removed)
+    try:
+        undo = apply_cut(model, cut)
+    except StructureError as error:
+        return str(error), []
+    try:
+        if backward and (why := complaint(model, inputs, graph.trace)) is not None:
+            return why, []
+        return misread(model, inputs, graph, cut), list(graph.trace.layers)
+    except StoppedError as error:
+        return str(error), error.layers
+    finally:
+        undo()
+
+
+def misread(model: nn.Module, inputs: Inputs, graph: ChannelGraph, cut: Cut) -> str | None:
+    """What the channels of a network after a cut tell against it, None if nothing. The model is not changed.
+
+    Args:
+        model: the network, cut.
+        inputs: what its forward takes.
+        graph: of the network before the cut.
+        cut: what was cut.
+
+    Raises:
+        StoppedError: it does not run.
+    """
+    after = trace(model, inputs, graph.trace)
+    if graph.trace.trains and not after.trains:
+        return after.failure
+    return _other_shapes(after.outputs, graph.trace) or _misread(graph, cut, after)
+
+
+def accepted(model: nn.Module, inputs: Inputs, graph: ChannelGraph, cut: Cut) -> Trace | None:
+    """The trace of a network after a cut that is good in all respects, found in one go. The model is not changed.
+
+    Its forward in evaluation mode is computed in full, followed and gone back through. None means that something is
+    wrong, or only looks so: with gradients torch may take other operations. `misread` and `complaint` tell it.
+
+    Args:
+        model: the network, cut.
+        inputs: what its forward takes.
+        graph: of the network before the cut.
+        cut: what was cut.
+
+    Raises:
+        StoppedError: it does not run.
+    """
+
+    def go_backward(outputs: Sequence[Tensor]) -> None:
+        attempt(lambda: _go_backward(model, outputs), shapes_only=not graph.trace.reads_numbers)
+
+    try:
+        after = trace(model, inputs, graph.trace, go_backward)
+    except StoppedError:  # it does not run; a second trial could hide that, where the forward depends on earlier runs
+        raise
+    except (ArgumentError, RuntimeError):
+        return None
+    is_good = after.trains or not graph.trace.trains
+    return after if is_good and not (_other_shapes(after.outputs, graph.trace) or _misread(graph, cut, after)) else None
+
+
+def _misread(graph: ChannelGraph, cut: Cut, after: Trace) -> str | None:
+    """Where channels meet other ones in a network after a cut than before it, None if all meet the same.
+
+    A width that fits is not enough: code that splits 16 channels into 8 and 8 splits 14 into 8 and 6. So the narrowed
+    network is followed too, and each of its channels must come from one channel of the whole one, wherever it is met.
+    """
+    origins = np.full(len(after.coupling), -1, dtype=np.int64)  # number after the cut -> number before
+    origins[FIXED] = FIXED
+    lone = _lone(graph, after)
+    for name, layer in graph.trace.layers.items():
+        for attribute, axes in layer.axes.items():
+            found = after.layers[name].axes.get(attribute, {}) if name in after.layers else {}
+            for axis, labels in axes.items():
+                old = graph.coupling.roots(labels).numpy()
+                kept = cut.kept.get(layer.path(attribute), {}).get(axis)
+                old = old if kept is None else old[kept]
+                if len(old) == 1 < len(labels):  # of lone channels; and a PReLU with one parameter is followed no more
+                    continue
+                new = after.coupling.roots(found[axis]).numpy() if axis in found else old[:0]
+                if len(new) != len(old) or not _are_consistent(origins, old, new, lone):
+                    return f"narrower, other channels meet in {name}"
+    return None
+
+
+def _lone(graph: ChannelGraph, after: Trace) -> np.ndarray:
+    """The numbers of channels that are the only ones left of several.
+
+    Nothing can be told of them: an axis of one entry is stretched to any width, and its sum is the channel itself.
+    """
+    found = [
+        after.coupling.roots(labels).numpy()
+        for name, layer in graph.trace.layers.items()
+        for attribute, axes in layer.axes.items()
+        for axis, before in axes.items()
+        if name in after.layers and (labels := after.layers[name].axes.get(attribute, {}).get(axis)) is not None
+        if len(labels) == 1 < len(before)
+    ]
+    return np.setdiff1d(np.concatenate([np.zeros(0, dtype=np.int64), *found]), [FIXED])
+
+
+def _are_consistent(origins: np.ndarray, old: np.ndarray, new: np.ndarray, lone: np.ndarray) -> bool:
+    """Note where each number comes from (changes `origins`); whether all but lone ones come from there each time."""
+    told = ~np.isin(new, lone)
+    old, new = old[told], new[told]
+    is_new = origins[new] == -1
+    origins[new[is_new]] = old[is_new]
+    return bool((origins[new] == old).all())

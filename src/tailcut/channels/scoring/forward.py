@@ -1,0 +1,184 @@
+"""How a network runs while its feature maps are looked at: itself, in evaluation mode, operation by operation."""
+
+import itertools
+import numbers
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tailcut.channels.scoring.feature_maps import as_maps, channel_axis, follow_maps
+from tailcut.counting import evaluating
+from tailcut.errors import ArgumentError, TailcutError, first_line
+from tailcut.structure import NetworkView
+from tailcut.structure.outputs import output_tensors
+
+Inputs = tuple[Tensor, ...]
+Choose = Callable[[Any], Tensor | Inputs]
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network itself: out of DistributedDataParallel, DataParallel, torch.compile and a fused view. Not changed."""
+    while True:
+        if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+            model = model.module
+        elif isinstance(model, NetworkView):
+            model = model.source
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model
+
+
+def forward(model: nn.Module, inputs: Inputs) -> Any:
+    """What the model gives for these inputs.
+
+    Raises:
+        ArgumentError: the forward fails, whatever the network raises.
+    """
+    try:
+        return model(*inputs)
+    except TailcutError:
+        raise
+    except Exception as error:
+        shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+        why = first_line(error)
+        raise ArgumentError(f"{type(model).__name__} does not run on an input of shape {shapes}: {why}") from error
+
+
+@contextmanager
+def running(model: nn.Module) -> Iterator[None]:
+    """Within the block the model is in evaluation mode and runs as it was written, even where it was given to
+    torch.compile, attention layer by layer; afterwards each module is in the mode it was in.
+    """
+    with evaluating(model), _eager(model):
+        yield
+
+
+@contextmanager
+def training(model: nn.Module) -> Iterator[None]:
+    """Within the block the model is in training mode, afterwards in evaluation mode."""
+    model.train()
+    try:
+        yield
+    finally:
+        model.eval()
+
+
+def for_training(inputs: Inputs) -> Inputs:
+    """The inputs twice in a batch: batch norm in training needs more than one value per channel."""
+    return tuple(torch.cat([x, x]) if x.ndim else x for x in inputs)
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Within the block the model is in evaluation mode; afterwards modes, buffers and random state are as before."""
+    buffers = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    devices = sorted({x.device.index for x in model.parameters() if x.is_cuda})
+    with running(model), torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for module, name, buffer, before in buffers:
+                    module._buffers[name] = buffer
+                    if not torch.equal(buffer, before):
+                        buffer.copy_(before)
+
+
+def run(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+    """The tensors that one forward gives.
+
+    Raises:
+        ArgumentError: it fails, whatever the network raises.
+    """
+    return output_tensors(forward(model, inputs))
+
+
+def layer_maps(model: nn.Module, inputs: Tensor, layer: str) -> Tensor:
+    """The feature maps of one layer, as `score` sees them. The model is not changed.
+
+    Args:
+        model: a network.
+        inputs: one batch.
+        layer: name of a convolution or a linear layer.
+
+    Returns:
+        (batch, channels, height, width).
+
+    Raises:
+        ArgumentError: there is no such layer, or it gave no map, or the network does not run on the inputs.
+    """
+    network = unwrapped(model)
+    module = dict(network.named_modules()).get(layer)
+    if module is None:
+        raise ArgumentError(f"there is no layer {layer!r}; the network's layers are those of its named_modules()")
+    found: list[Tensor] = []
+
+    def take(names: tuple[str, ...], output: Tensor) -> None:
+        # A copy: what comes after may work in place.
+        found.append(as_maps(output, channel_axis(module)).clone())
+
+    with torch.no_grad(), running(network), follow_maps({layer: module}, take):
+        forward(network, (inputs,))
+    if not found:
+        raise ArgumentError(f"layer {layer} gave no feature map: it did not run, or gives no tensor")
+    return found[0]
+
+
+def inputs_of(
+    loader: Iterable[Any], num_batches: int | None, model: nn.Module, choose: Choose | None = None
+) -> Iterator[Inputs]:
+    """What the network takes of the first batches, on its device; batches without pictures are left out.
+
+    Args:
+        loader: yields batches.
+        num_batches: the most batches to take; all when None.
+        model: the network.
+        choose: gives the inputs of a batch; the batch itself, or its first entry, when None.
+
+    Raises:
+        ArgumentError: an input is no tensor (batch, ...), or `num_batches` no number of batches.
+    """
+    check_num_batches(num_batches)
+    tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
+    device = torch.device("cpu") if tensor is None else tensor.device
+    for number, batch in enumerate(itertools.islice(loader, num_batches)):
+        inputs = _first(batch) if choose is None else choose(batch)
+        inputs = (inputs,) if isinstance(inputs, Tensor) else inputs
+        if not isinstance(inputs, tuple) or not inputs or not all(isinstance(x, Tensor) and x.ndim for x in inputs):
+            expected = "tensors of inputs, or tuples or lists that begin with one" if choose is None else "such batches"
+            raise ArgumentError(
+                f"the loader must yield {expected}; batch {number} is {type(batch).__name__}, its inputs "
+                f"{type(inputs).__name__}" + ("" if choose is None else ", `inputs` must give a tensor or tensors")
+            )
+        if len(inputs[0]) > 0:
+            yield tuple(x.to(device) for x in inputs)
+
+
+def check_num_batches(num_batches: int | None) -> None:
+    """Raise `ArgumentError` unless this is a number of batches, or None for all."""
+    if num_batches is None:
+        return
+    if isinstance(num_batches, bool) or not isinstance(num_batches, numbers.Integral) or num_batches < 1:
+        raise ArgumentError(f"num_batches must be an integer of at least 1, or None for all; got {num_batches!r}")
+
+
+def _first(batch: Any) -> Any:
+    return batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+
+
+def _eager(model: nn.Module) -> AbstractContextManager[object]:
+    """A context in which parts of the model that torch.compile was given run as they were written: maps are seen."""
+    is_compiled = any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules())
+    if is_compiled or any(hasattr(module, "_orig_mod") for module in model.modules()):
+        stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+        return stance
+    return nullcontext()

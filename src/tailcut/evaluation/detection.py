@@ -1,0 +1,193 @@
+"""The figures of detectors: COCO's average precision of boxes and masks, counted by pycocotools."""
+
+import contextlib
+import io
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tailcut.data import CocoDataset, Roots, open_dataset
+from tailcut.errors import ArgumentError, DataError, MissingExtraError
+from tailcut.evaluation.evaluate import PROGRESS_INTERVAL, EvaluateReport, in_processes, runnable
+from tailcut.format import load
+from tailcut.inputs.detection.detectors import Detector
+from tailcut.runtime.progress import live_progress
+from tailcut.runtime.share import ALONE, Share
+
+if TYPE_CHECKING:
+    from tailcut.runtime.devices import Machines
+
+# What COCOeval.summarize gives first: averaged over overlaps of 0.50 to 0.95, at 0.50, at 0.75, and by object size.
+FIGURES = ("AP", "AP50", "AP75", "APS", "APM", "APL")
+MASK_THRESHOLD = 0.5
+
+Finding = dict[str, Any]
+Kind = Literal["bbox", "segm"]
+
+
+def evaluate_detector_file(
+    file: str | Path,
+    data: str,
+    split: str | None = None,
+    *,
+    roots: Roots = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    machines: "Machines | None" = None,
+    download: bool = False,
+    progress: bool = False,
+) -> EvaluateReport:
+    """Evaluate a .tailcut file of a detector on a data set of objects; see `evaluation.evaluate_file`.
+
+    Raises:
+        ArgumentError: the file holds no detector, the data set has no objects, or `batch_size` is not 1 or None.
+    """
+    if batch_size not in (None, 1):
+        raise ArgumentError(f"a detector is measured one picture at a time; batch_size must be 1, got {batch_size}")
+
+    def measure(share: Share) -> EvaluateReport:
+        model = load(file, device=str(share.device))
+        dataset = open_dataset(data, split, roots=roots, download=download)
+        if not isinstance(model, Detector):
+            raise ArgumentError(f"{data} has boxes of objects, which only a detector finds; {file} holds none")
+        if not isinstance(dataset, CocoDataset):
+            raise ArgumentError(
+                f"{file} holds a detector, which is measured on objects, for example on coco; not on {data}"
+            )
+        start = time.perf_counter()
+        metrics = evaluate_detector(model, dataset, share=share, progress=progress and share.rank == 0)
+        seconds = time.perf_counter() - start
+        return EvaluateReport(str(file), dataset.name, dataset.split, len(dataset), metrics, seconds)
+
+    return in_processes(measure, device, machines)
+
+
+def evaluate_detector(
+    model: nn.Module,
+    dataset: CocoDataset,
+    *,
+    share: Share = ALONE,
+    progress: bool = False,
+) -> dict[str, float]:
+    """COCO's average precision of a detector. The model is not changed: a copy of it is evaluated.
+
+    Args:
+        model: a `Detector`, regularised or not.
+        dataset: pictures and objects.
+        share: where to run, and which part of the work.
+        progress: show on standard error how far it is.
+
+    Returns:
+        `box_AP`, `box_AP50`, `box_AP75`, `box_APS`, `box_APM`, `box_APL`, 0 to 1, and for Mask R-CNN the same of masks
+        (`mask_AP`, ...). Figures of a size of which there are no objects are left out.
+
+    Raises:
+        ArgumentError: the model is no detector.
+        DataError: the data set has no objects.
+        MissingExtraError: pycocotools is not installed.
+    """
+    network = runnable(model, share.device, dense=True)
+    if not isinstance(network, Detector):
+        raise ArgumentError(f"expected a detector, got {type(model).__name__}")
+    findings: list[Finding] = []
+    with live_progress(progress, "pictures", len(dataset), interval=PROGRESS_INTERVAL) as bar, torch.inference_mode():
+        for index in range(share.rank, len(dataset), share.num_processes):
+            (found,) = network([dataset.picture(index).to(share.device)])
+            findings += as_findings(found, dataset.image_id(index))
+            bar.show(index + 1)
+    if share.num_processes > 1:
+        findings = _of_all_processes(findings, share)
+    metrics = {f"box_{name}": value for name, value in average_precision(dataset, findings, "bbox").items()}
+    if network.has_masks:
+        metrics |= {f"mask_{name}": value for name, value in average_precision(dataset, findings, "segm").items()}
+    return metrics
+
+
+def as_findings(found: Mapping[str, Tensor], image_id: int) -> list[Finding]:
+    """What a detector found in one picture, in COCO's format for results.
+
+    Args:
+        found: its boxes, labels, scores and, if any, masks, in pixels of the picture.
+        image_id: the number of the picture.
+    """
+    boxes = found["boxes"].float().cpu()
+    corners = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()
+    labels, scores = found["labels"].tolist(), found["scores"].float().tolist()
+    findings: list[Finding] = [
+        {"image_id": image_id, "category_id": label, "score": score, "bbox": box}
+        for label, score, box in zip(labels, scores, corners, strict=True)
+    ]
+    if "masks" in found:
+        run_lengths = _pycocotools("mask")
+        for finding, mask in zip(findings, (found["masks"] > MASK_THRESHOLD).cpu().numpy(), strict=True):
+            encoded = run_lengths.encode(np.asfortranarray(mask.astype(np.uint8)))
+            finding["segmentation"] = {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")}
+    return findings
+
+
+def average_precision(dataset: CocoDataset, findings: Sequence[Finding], kind: Kind) -> dict[str, float]:
+    """COCO's six figures, 0 to 1, without those of which the data set has no objects.
+
+    Args:
+        dataset: pictures and objects; crowds count neither for nor against a finding.
+        findings: see `as_findings`.
+        kind: "bbox" compares boxes, "segm" masks; the size of a finding is that of what is compared.
+
+    Raises:
+        DataError: the data set has no objects.
+    """
+    truth = dataset.ground_truth(masks=kind == "segm")
+    entries = [{**finding, "id": number, "iscrowd": 0} for number, finding in enumerate(findings, start=1)]
+    for entry in entries:
+        if kind == "segm":  # one by one: a list of more than 255 overflows in pycocotools
+            entry["area"] = float(_pycocotools("mask").area(entry["segmentation"]))
+        else:
+            entry["area"] = entry["bbox"][2] * entry["bbox"][3]
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells how it goes
+        # A copy: pycocotools writes into annotations.
+        known = _indexed({**truth, "annotations": [dict(item) for item in truth["annotations"]]})
+        evaluation = _pycocotools("cocoeval").COCOeval(known, _indexed({**truth, "annotations": entries}), kind)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    figures = dict(zip(FIGURES, map(float, evaluation.stats), strict=False))
+    figures = {name: value for name, value in figures.items() if value >= 0}
+    if not figures:
+        raise DataError(f"{dataset.name}, split {dataset.split}, has no objects to measure a detector by")
+    return figures
+
+
+def _indexed(content: dict[str, Any]) -> Any:
+    """The content as pycocotools' own class."""
+    coco = _pycocotools("coco").COCO()
+    coco.dataset = content
+    coco.createIndex()
+    return coco
+
+
+def _pycocotools(name: str) -> Any:
+    """A module of pycocotools."""
+    try:
+        from pycocotools import coco, cocoeval, mask
+    except ImportError as error:
+        raise MissingExtraError("COCO's average precision", "pycocotools", "detection") from error
+    return {"coco": coco, "cocoeval": cocoeval, "mask": mask}[name]
+
+
+def _of_all_processes(findings: list[Finding], share: Share) -> list[Finding]:
+    """The findings of all processes, the same list on each: every one adds its text to a table of bytes."""
+    text = torch.frombuffer(bytearray(json.dumps(findings).encode()), dtype=torch.uint8)
+    lengths = torch.zeros(share.num_processes, dtype=torch.int64)
+    lengths[share.rank] = len(text)
+    lengths = share.total(lengths)
+    table = torch.zeros(share.num_processes, int(lengths.max()), dtype=torch.uint8)
+    table[share.rank, : len(text)] = text
+    rows = share.total(table).numpy()
+    parts = [json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths.tolist(), strict=True)]
+    return [finding for part in parts for finding in part]

@@ -1,0 +1,346 @@
+"""Evaluation: the figures of a network on a data set, and of a file as a report."""
+
+import copy
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from tailcut.data import Dataset, Roots, open_dataset
+from tailcut.errors import ArgumentError, TailcutError, first_line
+from tailcut.evaluation.class_check import check_class_names
+from tailcut.evaluation.metrics import METRICS, ClassCounts, StreamingMean, metrics_for
+from tailcut.evaluation.pixel_inputs import reader_of
+from tailcut.execution import fuse
+from tailcut.format import load
+from tailcut.printing import Report, figure_text, table
+from tailcut.runtime.progress import live_progress
+from tailcut.runtime.share import ALONE, Share
+from tailcut.runtime.signals import is_lost_connection
+from tailcut.structure import MAX_PIXELS, check_pixels
+from tailcut.weights import to_dense, truncated_tensors
+
+if TYPE_CHECKING:  # they need an extra, which one process does without
+    from lightning_fabric import Fabric
+
+    from tailcut.runtime.devices import Machines
+
+Found = TypeVar("Found")
+
+CLASSIFICATION_BATCH = 500
+PROGRESS_INTERVAL = 10.0  # seconds
+
+logger = logging.getLogger("tailcut.training")
+
+
+@dataclass
+class EvaluateReport(Report):
+    """The figures of one network on one split of a data set.
+
+    Attributes:
+        model: the file (or `zoo:NAME`), as it was given.
+        data: name of the data set.
+        split: name of the split.
+        num_samples: how many pictures it has.
+        metrics: `accuracy` (from 100 classes on `top5_accuracy` too) or `dice`, 0 to 1.
+        seconds: time of the evaluation.
+    """
+
+    model: str
+    data: str
+    split: str
+    num_samples: int
+    metrics: dict[str, float]
+    seconds: float
+
+    def __str__(self) -> str:
+        """One row for people."""
+        figures = [(name, figure_text(name, value)) for name, value in self.metrics.items()]
+        header = ["model", "data", "split", "pictures", *(name for name, _ in figures), "seconds"]
+        row = [self.model, self.data, self.split, f"{self.num_samples:,}", *(text for _, text in figures)]
+        return table(header, [[*row, f"{self.seconds:.1f}"]], align="<<<" + ">" * (len(figures) + 2))
+
+
+def evaluate_file(
+    file: str | Path,
+    data: str,
+    split: str | None = None,
+    *,
+    roots: Roots = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    machines: "Machines | None" = None,
+    download: bool = False,
+    dense: bool = False,
+    progress: bool = False,
+    max_pixels: int = MAX_PIXELS,
+) -> EvaluateReport:
+    """Evaluate a .tailcut file on a data set, by one process or by several that share the pictures.
+
+    Args:
+        file: a .tailcut file of a registered model, or `zoo:NAME`.
+        data: name of a data set.
+        split: one of its splits; its test split when None.
+        roots: data roots to try first.
+        batch_size: see `evaluate`.
+        device: of one process; see `choose_device`.
+        machines: instead of `device`: the devices of several processes, each of which returns the same report.
+        download: fetch the data set if it lies nowhere.
+        dense: see `runnable`.
+        progress: show on standard error how far it is.
+        max_pixels: the most pixels of the pictures, as the network enlarges them if it does.
+
+    Raises:
+        FormatError: the file cannot be loaded.
+        LimitError: the network enlarges its pictures beyond that.
+        ArgumentError: unknown data set or split, the network does not fit the pictures, or there are no such devices.
+        DataNotFoundError: the data set lies nowhere.
+    """
+
+    def measure(share: Share) -> EvaluateReport:
+        model = load(file, device=str(share.device))
+        dataset = open_dataset(data, split, roots=roots, download=download)
+        check_pixels(model, (0, 0), max_pixels)  # the data set's own pictures are the user's
+        if uses_batch_statistics(model) and share.rank == 0:
+            logger.info("batch norm of this network uses the statistics of each batch: one picture at a time")
+        start = time.perf_counter()
+        metrics = evaluate(
+            model,
+            dataset,
+            batch_size=batch_size,
+            share=share,
+            dense=dense,
+            progress=progress and share.rank == 0,
+            warn=True,
+        )
+        seconds = time.perf_counter() - start
+        return EvaluateReport(str(file), dataset.name, dataset.split, len(dataset), metrics, seconds)
+
+    return in_processes(measure, device, machines)
+
+
+def in_processes(work: Callable[[Share], Found], device: str, machines: "Machines | None") -> Found:
+    """What `work` returns for the share of this process: all of it on one device, or a part of it on each of several.
+
+    Args:
+        work: called once in each process.
+        device: of one process; see `choose_device`.
+        machines: instead of `device`: those of several processes, which are started if they are not there yet.
+
+    Raises:
+        ArgumentError: both are given, or there are no such devices.
+    """
+    if machines is None:
+        return work(Share(choose_device(device)))
+    from tailcut.runtime.devices import make_fabric
+    from tailcut.runtime.distributed import share_of
+
+    if device != "auto":
+        raise ArgumentError(
+            f"one device is named ({device}), and several are counted (devices, num_nodes, strategy, accelerator): "
+            "give either"
+        )
+
+    def launched(fabric: "Fabric") -> Found:
+        return work(share_of(fabric))
+
+    found: Found = make_fabric(machines).launch(launched)
+    return found
+
+
+def evaluate(
+    model: nn.Module,
+    dataset: Dataset,
+    *,
+    batch_size: int | None = None,
+    share: Share = ALONE,
+    dense: bool = False,
+    progress: bool = False,
+    warn: bool = False,
+) -> dict[str, float]:
+    """The metrics of a network on a data set. The model is not changed: a copy of it is evaluated.
+
+    Args:
+        model: any network, regularised or not; its pictures and outputs must fit the data set.
+        dataset: pictures and targets.
+        batch_size: pictures per forward; 500 for classes and 1 for masks when None. Always 1 for a network
+            whose batch norm uses the statistics of the batch in evaluation too.
+        share: where to run, and which part of the work.
+        dense: see `runnable`.
+        progress: show on standard error how far it is.
+        warn: log a warning if pictures of several classes all get the same one.
+
+    Returns:
+        `{"accuracy": 0..1}` for classes, from 100 classes on `top5_accuracy` too; `{"dice": 0..1}` (mean over
+        pictures) for masks.
+
+    Raises:
+        ArgumentError: the network does not fit the pictures or the targets, or names its classes otherwise.
+    """
+    check_class_names(model, dataset)
+    network = runnable(model, share.device, dense=dense)
+    if batch_size is None:
+        batch_size = CLASSIFICATION_BATCH if dataset.task == "classification" else 1
+    if batch_size < 1:
+        raise ArgumentError(f"batch_size must be at least 1, got {batch_size}")
+    if uses_batch_statistics(network):
+        batch_size = 1
+    read = reader_of(network)
+    if dataset.task not in METRICS:
+        raise ArgumentError(f"{dataset.name} has boxes of objects: evaluate_detector measures detectors on it")
+    figures = metrics_for(dataset.task, dataset.num_classes)
+    means = {name: StreamingMean() for name in figures}
+    classes = ClassCounts(dataset.num_classes) if warn and dataset.task == "classification" else None
+    starts = range(0, len(dataset), batch_size)
+    with live_progress(progress, "pictures", len(dataset), interval=PROGRESS_INTERVAL) as bar:
+        for start in starts[share.rank :: share.num_processes]:
+            stop = min(start + batch_size, len(dataset))
+            pictures, targets = dataset.batch(range(start, stop))
+            outputs = run_forward(network, read(pictures.to(share.device)))
+            check_outputs(outputs, dataset)
+            for name, figure in figures.items():
+                means[name].update(figure(outputs, targets.to(share.device)))
+            if classes is not None:
+                classes.update(outputs, targets)
+            bar.show(stop)
+    for mean in means.values():
+        mean.state = share.total(mean.state)
+    if classes is not None:
+        classes.state = share.total(classes.state)
+        if share.rank == 0:
+            _warn_of_one_class(classes, dataset)
+    return {name: mean.value() for name, mean in means.items()}
+
+
+def _warn_of_one_class(counts: ClassCounts, dataset: Dataset) -> None:
+    number = counts.only_class()
+    if number is not None:
+        name = "" if dataset.class_names is None else f" ({dataset.class_names[number]})"
+        logger.warning(
+            "the network gives all %d pictures of %s, split %s, the same class, %d%s: it tells nothing apart",
+            len(dataset), dataset.name, dataset.split, number, name,
+        )  # fmt: skip
+
+
+def runnable(model: nn.Module, device: torch.device | str, *, dense: bool = False) -> nn.Module:
+    """A copy of `model` on `device`, in evaluation mode, in the form in which it runs. The model is not changed.
+
+    Args:
+        model: any network.
+        device: where it shall run.
+        dense: build the dense weights once and run with them. Otherwise a truncated network runs fused
+            (`tailcut.execution.fuse`): the same outputs up to rounding, faster where corners are small.
+    """
+    if dense or not truncated_tensors(model):
+        return to_dense(model).to(device).eval()
+    return fuse(copy.deepcopy(model).to(device).eval())
+
+
+def run_forward(model: nn.Module, pictures: Tensor) -> Tensor:
+    """The model's outputs for a batch, without gradients; the model is not changed.
+
+    Raises:
+        ArgumentError: the model cannot take pictures of this shape, or gives no tensor.
+    """
+    with torch.inference_mode(), fitting(pictures):
+        outputs = model(pictures)
+    if not isinstance(outputs, Tensor):
+        raise ArgumentError(f"expected a tensor from the network, got {type(outputs).__name__}")
+    return outputs
+
+
+# What layers of torch raise, and the checks that networks have of their own.
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+_REFUSALS = (MemoryError, RuntimeError, ValueError, TypeError, IndexError, AssertionError)
+
+
+@contextmanager
+def fitting(pictures: Tensor, made: str = "") -> Iterator[None]:
+    """A forward of these pictures within: what the network's layers refuse becomes one clear error.
+
+    Args:
+        pictures: the batch.
+        made: for the error, how the pictures came to be of their shape.
+
+    Raises:
+        ArgumentError: the network cannot take pictures of this shape.
+    """
+    try:
+        yield
+    except TailcutError:
+        raise
+    except _REFUSALS as error:
+        if is_lost_connection(error):  # data parallel forwards share buffers first
+            raise
+        shape = tuple(pictures.shape)
+        if is_out_of_memory(error):
+            raise ArgumentError(_too_much_memory(pictures)) from error
+        raise ArgumentError(f"the network cannot take pictures of shape {shape}{made}: {first_line(error)}") from error
+
+
+@contextmanager
+def within_memory(pictures: Tensor) -> Iterator[None]:
+    """Within the block, memory that is refused becomes one clear error.
+
+    Raises:
+        ArgumentError: these pictures need more memory than there is.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ArgumentError(_too_much_memory(pictures)) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this says that memory was asked for which there is not; torch says so of the CPU in words only."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in str(error) for words in _NO_MEMORY)
+
+
+def _too_much_memory(pictures: Tensor) -> str:
+    few = "fewer pictures at a time (batch_size, on the command line --batch-size) or " if len(pictures) > 1 else ""
+    shape = tuple(pictures.shape)
+    return f"there is not enough memory to run the network on pictures of shape {shape}: {few}smaller ones need less"
+
+
+def uses_batch_statistics(model: nn.Module) -> bool:
+    """Whether an answer of `model` in evaluation depends on the other pictures of the batch (not changed)."""
+    return any(isinstance(module, _BatchNorm) and module.running_mean is None for module in model.modules())
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name: `auto` (CUDA if there is any, else the CPU) or a name that torch knows.
+
+    Raises:
+        ArgumentError: there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ArgumentError(f"there is no device {name!r} here: {first_line(error)}") from error
+    return device
+
+
+def check_outputs(outputs: object, dataset: Dataset) -> None:
+    """Raise `ArgumentError` unless the outputs of a batch have the form that the task and classes of the data need."""
+    num_axes = 2 if dataset.task == "classification" else 4
+    channels = (dataset.num_classes,) if dataset.task == "classification" else (1, 2)
+    fits = isinstance(outputs, Tensor) and outputs.ndim == num_axes and outputs.shape[1] in channels
+    if not fits:
+        found = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        wanted = "(batch, classes)" if dataset.task == "classification" else "(batch, 1 or 2, height, width)"
+        raise ArgumentError(
+            f"{dataset.name} has {dataset.num_classes} classes for {dataset.task}, which needs outputs "
+            f"{wanted}; the network gives {found}. Registered networks take the number as num_classes"
+        )

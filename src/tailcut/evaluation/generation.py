@@ -1,0 +1,261 @@
+"""Networks that make pictures: what they make, and how far it is from a data set.
+
+A variational autoencoder (`vae`) makes pictures with its decoder, a GAN with its generator (`dcgan_generator`). Both
+turn codes of normal random numbers into pictures.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+
+from tailcut.data import Dataset, Roots, open_dataset
+from tailcut.errors import ArgumentError
+from tailcut.evaluation.elbo import negative_elbo
+from tailcut.evaluation.evaluate import PROGRESS_INTERVAL, EvaluateReport, in_processes, runnable
+from tailcut.evaluation.fid import FeatureNetwork, Features, FeatureStatistics, frechet_distance, resized
+from tailcut.evaluation.inception import InceptionFeatures
+from tailcut.evaluation.metrics import StreamingMean
+from tailcut.format import load
+from tailcut.format.load import read_contents
+from tailcut.models import VAE, DCGANGenerator
+from tailcut.runtime.progress import live_progress
+from tailcut.runtime.share import ALONE, Share
+from tailcut.structure import family, source_of
+from tailcut.weights import to_dense
+
+if TYPE_CHECKING:  # it needs an extra, which one process does without
+    from tailcut.runtime.devices import Machines
+
+NUM_SAMPLES = 10_000
+BATCH_SIZE = 250
+FEATURES = ("lenet5", "inception")
+MAX_SEED = 2**64 - 1  # of torch
+GENERATORS = (VAE, DCGANGenerator)
+
+
+@dataclass
+class GenerationReport(EvaluateReport):
+    """The figures of a network that makes pictures; `metrics` are those of `evaluate_generator`.
+
+    Attributes:
+        num_generated: how many pictures it made.
+        seed: of their codes.
+        features: the network whose features the Fréchet distance compares.
+    """
+
+    num_generated: int
+    seed: int
+    features: str
+
+    def __str__(self) -> str:
+        """One row for people, and what the distance is between."""
+        distance = next(iter(self.metrics))
+        return (
+            f"{super().__str__()}\n\n{distance}: {self.num_generated:,} made pictures (seed {self.seed}) against the "
+            f"{self.num_samples:,} real ones, by the features of {self.features}"
+        )
+
+
+class Sampler:
+    """What a network makes of codes. The model is not changed: a copy of it runs, in evaluation mode.
+
+    Args:
+        model: a `VAE` or a `DCGANGenerator`, regularised or not.
+        device: where to run.
+        dense: see `runnable`; a VAE runs with dense weights always.
+
+    Attributes:
+        code_size: how many random numbers a picture is made of.
+        vae: the whole network that runs, if it is a VAE.
+
+    Raises:
+        ArgumentError: another kind of network.
+    """
+
+    vae: VAE | None = None
+
+    def __init__(self, model: nn.Module, device: torch.device | str = "cpu", *, dense: bool = False) -> None:
+        source = source_of(model)
+        self._device = device
+        self._decode: Callable[[Tensor], Tensor]
+        if isinstance(source, VAE):
+            self.vae = vae = cast(VAE, to_dense(source).to(device).eval())
+            self.code_size = vae.mean.out_features
+            self._decode = lambda codes: vae.decode(codes).sigmoid()
+        elif isinstance(source, DCGANGenerator):
+            network = runnable(source, device, dense=dense)
+            self.code_size = cast(nn.ConvTranspose2d, source.main[0]).in_channels
+            self._decode = lambda codes: (network(codes) + 1) / 2
+        else:
+            raise ArgumentError(f"{type(source).__name__} makes no pictures; vae and dcgan_generator do")
+
+    def __call__(self, codes: Tensor) -> Tensor:
+        """Pictures (batch, channels, height, width) in 0..1 of codes (batch, code_size), on the sampler's device."""
+        with torch.inference_mode():
+            return self._decode(codes.to(self._device))
+
+
+def draw_codes(sampler: Sampler, num_samples: int, seed: int) -> Tensor:
+    """Standard normal numbers (num_samples, code_size), on the CPU; the same for the same seed.
+
+    Raises:
+        ArgumentError: there are no samples or more than memory holds, or the seed is negative or above `MAX_SEED`.
+    """
+    if num_samples < 1 or seed < 0:
+        raise ArgumentError(f"num_samples must be at least 1 and seed at least 0, got {num_samples} and {seed}")
+    if seed > MAX_SEED:
+        raise ArgumentError(f"seed must be at most {MAX_SEED}, got {seed}")
+    try:
+        return torch.randn(num_samples, sampler.code_size, generator=torch.Generator().manual_seed(seed))
+    except (RuntimeError, TypeError) as error:  # of the allocator; of a number above 64 bits
+        raise ArgumentError(
+            f"num_samples: the memory does not hold {num_samples:,} codes of {sampler.code_size} numbers; ask for fewer"
+        ) from error
+
+
+def evaluate_generator(
+    model: nn.Module,
+    dataset: Dataset,
+    *,
+    num_samples: int = NUM_SAMPLES,
+    seed: int = 0,
+    features: Features | None = None,
+    batch_size: int | None = None,
+    share: Share = ALONE,
+    dense: bool = False,
+    progress: bool = False,
+) -> dict[str, float]:
+    """The figures of a network that makes pictures. The model is not changed: a copy of it is evaluated.
+
+    Real pictures are brought to the size of the made ones first: all that the network could have learned from.
+
+    Args:
+        model: a `VAE` or a `DCGANGenerator`, regularised or not.
+        dataset: the real pictures, of as many channels as the made ones.
+        num_samples: how many pictures are made.
+        seed: of their codes.
+        features: what the distance compares, on the share's device: `InceptionFeatures` or another of
+            `fid.Features`; `fid.FeatureNetwork` when None.
+        batch_size: pictures per forward; 250 when None.
+        share: where to run, and which part of the work.
+        dense: see `Sampler`.
+        progress: show on standard error how far it is.
+
+    Returns:
+        `{"fid": ...}`, the Fréchet distance (at least 0) of made and real pictures by the features (under their
+        `metric`, `fid_inception` by Inception's); of a VAE also `elbo`, the mean bound on the logarithm of a real
+        picture's likelihood in nats (at most 0; see `losses.negative_elbo`). Both do not depend on batches and
+        processes, up to rounding.
+
+    Raises:
+        ArgumentError: the model makes no pictures, they do not fit the data set's, or they are no numbers.
+    """
+    sampler = Sampler(model, share.device, dense=dense)
+    size = BATCH_SIZE if batch_size is None else batch_size
+    if size < 1 or num_samples < 2:
+        raise ArgumentError(f"batch_size must be at least 1 and num_samples at least 2, got {size} and {num_samples}")
+    codes = draw_codes(sampler, num_samples, seed)
+    noise = draw_codes(sampler, len(dataset), (seed + 1) % (MAX_SEED + 1))
+    network = FeatureNetwork().to(share.device) if features is None else features
+    shape = _check_pictures(sampler, dataset, network)
+    made, real = FeatureStatistics(network.num_features), FeatureStatistics(network.num_features)
+    elbo = StreamingMean()
+    with live_progress(progress, "pictures", num_samples + len(dataset), interval=PROGRESS_INTERVAL) as bar:
+        for start in range(0, num_samples, size)[share.rank :: share.num_processes]:
+            made.update(network(sampler(codes[start : start + size])))
+            bar.show(min(start + size, num_samples))
+        for start in range(0, len(dataset), size)[share.rank :: share.num_processes]:
+            stop = min(start + size, len(dataset))
+            pictures = resized(dataset.batch(range(start, stop))[0].to(share.device), shape)
+            real.update(network(pictures))
+            if sampler.vae is not None:
+                elbo.update(-_with_drawn_code(sampler.vae, pictures, noise[start:stop]))
+            bar.show(num_samples + stop)
+    for state in (made, real, elbo):
+        state.state = share.total(state.state)
+    if not bool(made.state.isfinite().all()):
+        raise ArgumentError(
+            "the network's pictures are not numbers (NaN or infinite), so they have no distance to real ones; its "
+            "training diverged or its file is damaged"
+        )
+    distance = frechet_distance(*made.moments(), *real.moments())
+    return {network.metric: distance} | ({} if sampler.vae is None else {"elbo": elbo.value()})
+
+
+def evaluate_generator_file(
+    file: str | Path,
+    data: str,
+    split: str | None = None,
+    *,
+    num_samples: int = NUM_SAMPLES,
+    seed: int = 0,
+    features: str = FEATURES[0],
+    roots: Roots = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    machines: "Machines | None" = None,
+    download: bool = False,
+    dense: bool = False,
+    progress: bool = False,
+) -> GenerationReport:
+    """Evaluate the .tailcut file of a network that makes pictures; see `evaluate_generator` and `evaluate_file`.
+
+    `features` is one of `FEATURES`; `download` fetches Inception's weights too.
+    """
+    if features not in FEATURES:
+        raise ArgumentError(f"features must be one of {', '.join(FEATURES)}, got {features!r}")
+
+    def measure(share: Share) -> GenerationReport:
+        network: Features = FeatureNetwork() if features == FEATURES[0] else InceptionFeatures(download=download)
+        model = load(file, device=str(share.device))
+        dataset = open_dataset(data, split, roots=roots, download=download)
+        begin = time.perf_counter()
+        metrics = evaluate_generator(
+            model,
+            dataset,
+            num_samples=num_samples,
+            seed=seed,
+            features=network.to(share.device),
+            batch_size=batch_size,
+            share=share,
+            dense=dense,
+            progress=progress and share.rank == 0,
+        )
+        seconds = time.perf_counter() - begin
+        facts = (str(file), dataset.name, dataset.split, len(dataset), metrics, seconds)
+        return GenerationReport(*facts, num_samples, seed, network.title)
+
+    return in_processes(measure, device, machines)
+
+
+def holds_generator(file: str | Path) -> bool:
+    """Whether a .tailcut file (or `zoo:NAME`) names a network that makes pictures. Raises what `load` raises."""
+    base = read_contents(file).base
+    build = None if base is None else family(base.name).build
+    return isinstance(build, type) and issubclass(build, GENERATORS)
+
+
+def _with_drawn_code(vae: VAE, pictures: Tensor, noise: Tensor) -> Tensor:
+    """`negative_elbo` of each picture (batch,), with the codes that this noise (batch, code_size) gives."""
+    with torch.inference_mode():
+        mean, log_variance = vae.encode(pictures)
+        code = mean + torch.exp(log_variance / 2) * noise.to(mean.device)
+        return negative_elbo((vae.decode(code), mean, log_variance), pictures)
+
+
+def _check_pictures(sampler: Sampler, dataset: Dataset, features: Features) -> tuple[int, int]:
+    """Height and width of what is made; `ArgumentError` if features cannot be taken of it and of the data set."""
+    _, made, height, width = sampler(torch.zeros(1, sampler.code_size)).shape
+    real = dataset.picture_shape[0]
+    if made != real or made not in features.channels:
+        raise ArgumentError(
+            f"the Fréchet distance is measured by the features of {features.title}, which reads pictures of "
+            f"{' or '.join(map(str, features.channels))} channel{'s' * (features.channels != (1,))}; the network makes "
+            f"pictures of {made}, {dataset.name} has {real}"
+        )
+    return height, width

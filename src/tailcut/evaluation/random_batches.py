@@ -1,0 +1,54 @@
+"""Random batches of a data set, as a network reads them."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from tailcut.data import Dataset
+from tailcut.errors import ArgumentError
+from tailcut.evaluation.pixel_inputs import reader_of
+from tailcut.runtime.progress import Progress
+
+BATCH_SIZE = 128  # of CFDP
+SPLIT = "train"
+
+
+def random_batches(
+    dataset: Dataset, batch_size: int, num_batches: int, seed: int, bar: Progress | None = None
+) -> Iterator[Tensor]:
+    """Batches of pictures drawn without repetition: the same for the same seed.
+
+    Args:
+        dataset: where they come from.
+        batch_size: pictures per batch; the last has fewer where the data set ends.
+        num_batches: the most batches.
+        seed: of the order.
+        bar: shown how many were given.
+
+    Raises:
+        ArgumentError: a count is not positive.
+    """
+    if min(batch_size, num_batches) < 1:
+        raise ArgumentError(f"batch size and number of batches must be at least 1, got {batch_size} and {num_batches}")
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
+    for number, indices in enumerate(order[: batch_size * num_batches].split(batch_size)):
+        if bar is not None:
+            bar.show(number * batch_size)
+        yield dataset.batch(indices)[0]
+
+
+def network_inputs(
+    network: nn.Module,
+    dataset: Dataset,
+    batch_size: int,
+    num_batches: int,
+    seed: int,
+    bar: Progress | None = None,
+) -> Iterator[Tensor]:
+    """The same pictures as the network reads them: through its transform, if it has one; see `random_batches`."""
+    read = reader_of(network)
+    parameter = next(network.parameters(), None)
+    device = torch.device("cpu") if parameter is None else parameter.device
+    for pictures in random_batches(dataset, batch_size, num_batches, seed, bar):
+        yield read(pictures.to(device))

@@ -1,0 +1,62 @@
+"""A few pictures of a data set with what a network takes them for, to be shown."""
+
+import torch
+from torch import Tensor, nn
+
+from tailcut.data import Dataset
+from tailcut.errors import ArgumentError
+from tailcut.evaluation.class_check import check_class_names
+from tailcut.evaluation.evaluate import run_forward, runnable
+from tailcut.evaluation.metrics import METRICS, accuracy, dice, foreground
+from tailcut.evaluation.pixel_inputs import reader_of
+
+PredictedSample = tuple[int, Tensor, Tensor, Tensor, float]
+
+
+def predict_samples(model: nn.Module, dataset: Dataset, num: int) -> list[PredictedSample]:
+    """What a network takes some pictures for; they lie evenly over the data set. The model is not changed.
+
+    Args:
+        model: a network whose pictures and outputs fit the data set.
+        dataset: pictures with classes or masks.
+        num: how many pictures, at least 1; all if there are fewer.
+
+    Returns:
+        Per picture its position; itself, (channels, height, width), 0 to 1; its class, (), or its mask of 0 and 1,
+        (height, width); the same by the network; and the probability that the network gives its class, or the Dice
+        coefficient of its mask.
+
+    Raises:
+        ArgumentError: the network does not fit the pictures, the targets or the classes' names, or the data set has
+            objects.
+    """
+    if dataset.task not in METRICS:
+        raise ArgumentError(f"{dataset.name} has boxes of objects: draw what a detector finds with tailcut predict")
+    if num < 1:
+        raise ArgumentError(f"expected at least 1 picture, got {num}")
+    check_class_names(model, dataset)
+    network = runnable(model, "cpu")
+    read = reader_of(network)
+    num = min(num, len(dataset))
+    samples = []
+    # One at a time: photos differ in size, and batch norm may look at the whole batch.
+    for position in (place * len(dataset) // num for place in range(num)):
+        picture, target = dataset[position]
+        outputs = run_forward(network, read(picture[None]))
+        predict = _mask if dataset.task == "segmentation" else _class
+        samples.append((position, picture, target, *predict(outputs, target, dataset)))
+    return samples
+
+
+def _mask(outputs: Tensor, target: Tensor, _: Dataset) -> tuple[Tensor, float]:
+    return foreground(outputs)[0], float(dice(outputs, target[None]))
+
+
+def _class(outputs: Tensor, target: Tensor, dataset: Dataset) -> tuple[Tensor, float]:
+    accuracy(outputs, target[None])  # raises where the shapes do not fit
+    if outputs.shape[1] != dataset.num_classes:
+        raise ArgumentError(
+            f"{dataset.name} has {dataset.num_classes} classes, the network gives {outputs.shape[1]} outputs"
+        )
+    best = outputs[0].argmax()
+    return best, float(torch.softmax(outputs[0].double(), dim=0)[best])

@@ -1,0 +1,1 @@
+"""The CPU engines: tiles in torch, and loops compiled by numba."""

@@ -1,0 +1,184 @@
+"""Programs run by compiled loops, forward and backward: how a training step avoids wide maps on a CPU.
+
+Long calls have a loop of their own (`unrolled.py`), all others the one that goes from node to node
+(`program_loops.py`). Which of them follows from sizes alone, so that a run gives the same numbers each time.
+"""
+
+import functools
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tailcut.execution.cpu import codegen
+from tailcut.execution.cpu.codegen import Form, rounded
+from tailcut.execution.cpu.compiled import in_threads, padded, pieces, widened
+from tailcut.execution.ir.programs import AFFINE, MAX_GIVEN, Array, Program
+
+Values = Mapping[int, Tensor]
+Arrays = tuple[Array, ...]
+
+
+class Call(NamedTuple):
+    """What a loop is called with.
+
+    Attributes:
+        form: of the loop that is written for the program; None for the one that goes from node to node.
+        sources: what is read at each position: narrow sources together, then maps in memory.
+        parameters: what is read for each channel: matrices, shifts and scales, the projection.
+        columns: of each matrix, as they stand side by side.
+        ranges: of positions, one for each piece of work.
+    """
+
+    form: Form | None
+    sources: Arrays
+    parameters: Arrays
+    columns: tuple[int, ...]
+    ranges: list[tuple[int, int]]
+
+
+def add_forward(program: Program, matrix: Tensor | None, values: Values, result: Tensor) -> None:
+    """Add matrix @ program to `result`, (num_out, positions); without a matrix write the program there.
+
+    Args:
+        program: see `program_of`.
+        matrix: (num_out, channels), or None.
+        values: by identity, for all tensors of the program: sources as (rows, positions), others as they are.
+        result: changed.
+    """
+    call = _call(program, matrix, values, result)
+    if call.form is not None:
+        arguments = _rows(program), call.sources, call.parameters, result.numpy()
+        in_threads(codegen.forward_loop(call.form), arguments, call.ranges)
+    else:
+        shared = _shared(program, matrix, call)
+        in_threads(_loops().forward_strips, (*shared, result.numpy()), call.ranges)
+
+
+def backward(
+    program: Program, matrix: Tensor | None, values: Values, gradient: Tensor, *, of_matrix: bool = True
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pairs of a tensor of the program (or the matrix itself) and a part of its gradient; parts add up.
+
+    Args:
+        program: see `program_of`.
+        matrix: what the program is multiplied by, or None.
+        values: as for `add_forward`, and with the matrix.
+        gradient: (num_out, positions), of the loss for the product, or for the program itself.
+        of_matrix: the matrix's own gradient is wanted.
+    """
+    call = _call(program, matrix, values, gradient)
+    of_sources = tuple(np.empty_like(array) for array in call.sources)
+    sums = [np.zeros((len(call.ranges), *array.shape)) for array in call.parameters]
+    numbers = {begin: number for number, (begin, _) in enumerate(call.ranges)}
+    kernel: Callable[..., None]
+    if call.form is not None:
+        kernel = codegen.backward_loop(call.form, of_projection=of_matrix)
+        arguments = _rows(program), call.sources, call.parameters, _array(gradient), of_sources
+    else:
+        kernel = _loops().backward_strips
+        arguments = *_shared(program, matrix, call), _array(gradient), of_sources
+
+    def work(begin: int, end: int) -> None:
+        kernel(*arguments, tuple(part[numbers[begin]] for part in sums), begin, end)
+
+    in_threads(work, (), call.ranges)
+    of_z, *of_given = (torch.from_numpy(array) for array in of_sources)
+    totals = [torch.from_numpy(part.sum(0)).to(gradient.dtype) for part in sums]
+    yield from _split(program.narrow, of_z)
+    yield from zip(program.given, of_given, strict=False)
+    for part, own in zip(program.matrices, totals[0][: program.channels].split(call.columns, dim=1), strict=True):
+        yield part, own[:, : part.shape[1]]
+    for column, factor in enumerate(program.factors):
+        if factor is not None:
+            yield factor, totals[1][: program.channels, column]
+    if matrix is not None and of_matrix:
+        yield matrix, totals[2][: matrix.shape[0], : program.channels]
+
+
+def _call(program: Program, matrix: Tensor | None, values: Values, product: Tensor) -> Call:
+    """The loop and what it reads; `product`, (num_out, positions), is the result or its gradient."""
+    num_out, num_positions = product.shape
+    rows = sum(source.shape[0] for source in program.narrow)
+    flops = 2.0 * program.channels * (rows + num_out)
+    own = form_of(program, 0 if matrix is None else num_out)
+    form = own if codegen.pays(own, flops * num_positions) else None
+    columns = tuple(part.shape[1] if form is None else rounded(part.shape[1]) for part in program.matrices)
+    parameters = _parameters(program, matrix, values, columns, num_out if form is None else form.num_out)
+    return Call(form, _sources(program, values), parameters, columns, pieces(num_positions, flops))
+
+
+def form_of(program: Program, num_out: int) -> Form:
+    """The form of a program that is projected to `num_out` numbers, 0 if it is written, with rounded sizes."""
+    places, own = {}, 0
+    for first, source in _first_rows(program):
+        places[first] = own
+        own += rounded(source.shape[0])
+    code, column = [], 0
+    for op, *arguments in program.code.tolist():
+        if op == AFFINE:
+            first, k, _, shift = arguments
+            arguments = [places[first], rounded(k), column, shift]
+            column += rounded(k)
+        code.append((op, *arguments))
+    bounds = tuple((low, high) for low, high in program.bounds.tolist())
+    sizes = own, column, len(program.factors), len(program.given), rounded(num_out)
+    return Form(tuple(code), bounds, *sizes)
+
+
+def _first_rows(program: Program) -> Iterator[tuple[int, Tensor]]:
+    first = 0
+    for source in program.narrow:
+        yield first, source
+        first += source.shape[0]
+
+
+def _rows(program: Program) -> Array:
+    """Which row of the narrow sources stands at each place of the form's, -1 for zeros."""
+    rows: list[int] = []
+    for first, source in _first_rows(program):
+        size = source.shape[0]
+        rows += [*range(first, first + size), *[-1] * (rounded(size) - size)]
+    return np.array(rows, dtype=np.int64)
+
+
+def _shared(program: Program, matrix: Tensor | None, call: Call) -> tuple[Any, ...]:
+    """The arguments that the loops from node to node have in common."""
+    bounds = program.bounds.astype(call.sources[0].dtype)
+    return program.code, bounds, call.sources, call.parameters, matrix is None
+
+
+def _split(tensors: Sequence[Tensor], joined: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    return zip(tensors, joined.split([tensor.shape[0] for tensor in tensors]), strict=True)
+
+
+def _sources(program: Program, values: Values) -> Arrays:
+    narrow = [values[id(source)].detach() for source in program.narrow]
+    z = _array(narrow[0] if len(narrow) == 1 else torch.cat(narrow))
+    given = [_array(values[id(source)]) for source in program.given]
+    return z, *given, *(np.empty((0, 0), z.dtype) for _ in range(MAX_GIVEN - len(given)))
+
+
+def _parameters(
+    program: Program, matrix: Tensor | None, values: Values, columns: Sequence[int], num_out: int
+) -> Arrays:
+    """Matrices with `columns` columns and a projection with `num_out` rows: zeros are added."""
+    parts = [values[id(part)].detach() for part in program.matrices]
+    matrices = torch.cat([widened(part, 1, size) for part, size in zip(parts, columns, strict=True)], dim=1)
+    zero = matrices.new_zeros(program.channels)
+    factors = [zero if part is None else values[id(part)].detach() for part in program.factors]
+    projection = matrices.new_zeros(0, 0) if matrix is None else widened(padded(values[id(matrix)], 1), 0, num_out)
+    return padded(matrices, 0).numpy(), padded(torch.stack(factors, dim=1), 0).numpy(), projection.numpy()
+
+
+def _array(tensor: Tensor) -> Array:
+    array: Array = tensor.detach().contiguous().numpy()
+    return array
+
+
+@functools.cache
+def _loops() -> Any:
+    return importlib.import_module("tailcut.execution.cpu.interpreter")

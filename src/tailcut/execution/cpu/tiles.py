@@ -1,0 +1,286 @@
+"""Wide maps made, used and dropped, one range of positions (a tile) at a time.
+
+`project` multiplies a wide map by a matrix over its channels without writing the map to memory; `write` writes it.
+Both are differentiable: the backward pass makes each tile again instead of storing it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from tailcut.execution.cpu import compiled, program_calls
+from tailcut.execution.ir import programs
+from tailcut.execution.ir.expression import (
+    Affine,
+    Expression,
+    Given,
+    Pointwise,
+    Resampled,
+    Scaled,
+    children,
+    nodes,
+    parameters,
+    sources,
+)
+from tailcut.execution.ir.programs import Program
+
+# A tile of the widest map takes this many bytes: two or three of them fit a core's second-level cache.
+TILE_BYTES = 1 << 20
+DEVICE_TILE_BYTES = 1 << 26
+MIN_TILE = 256
+# Tiles are an odd number of cache lines long: rows a power of two apart would share a few places of a cache.
+LINE = 16
+ALIASED_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand of a projection: matrix @ expression; the expression itself where the matrix is None."""
+
+    expression: Expression
+    matrix: Tensor | None
+
+
+def project(parts: Sequence[Expression], matrix: Tensor, *, engine: str = "torch") -> Tensor:
+    """Matrix @ (the parts, one below the other), position by position.
+
+    Args:
+        parts: expressions over one grid, `Resampled` ones too; their channels add up to the matrix's columns.
+        matrix: (num_out, channels).
+        engine: "torch", or "compiled" to use compiled loops for what they know.
+
+    Returns:
+        (num_out, batch, *spatial).
+    """
+    widths = [part.channels for part in parts]
+    columns = torch.split(matrix, widths, dim=1)
+    total: Tensor | None = None
+    terms: list[Term] = []
+    for part, own in zip(parts, columns, strict=True):
+        if isinstance(part, Resampled):
+            added = on_channels_first(part.operation, project([part.child], own, engine=engine))
+        elif isinstance(part, Affine):
+            added = _fold(part, own)
+        else:
+            terms.append(Term(part, own))
+            continue
+        total = added if total is None else total + added
+    if terms:
+        added = _run(terms, matrix.shape[0], engine)
+        total = added if total is None else total + added
+    if total is None:
+        raise ValueError("a map without parts")
+    return total
+
+
+def write(part: Expression, *, engine: str = "torch") -> Tensor:
+    """The wide map itself, (channels, batch, *spatial)."""
+    if isinstance(part, Given):
+        return part.source
+    if isinstance(part, Resampled):
+        return on_channels_first(part.operation, write(part.child, engine=engine))
+    return _run([Term(part, None)], part.channels, engine)
+
+
+def on_channels_first(operation: Any, source: Tensor) -> Tensor:
+    """An operation on (batch, channels, *spatial), done on (channels, batch, *spatial)."""
+    result: Tensor = operation(source.transpose(0, 1))
+    return result.transpose(0, 1).contiguous()
+
+
+def _fold(part: Affine, matrix: Tensor) -> Tensor:
+    """Matrix @ (A z + b) = (matrix A) z + matrix b: no wide value at all."""
+    flat = part.source.flatten(1)
+    small = matrix @ part.matrix
+    result = small @ flat if part.shift is None else torch.addmm((matrix @ part.shift)[:, None], small, flat)
+    return result.reshape(matrix.shape[0], *part.source.shape[1:])
+
+
+def _run(terms: Sequence[Term], num_out: int, engine: str) -> Tensor:
+    order = nodes([term.expression for term in terms])
+    over_positions = sources(order)
+    over_channels = parameters(order) + [term.matrix for term in terms if term.matrix is not None]
+    grid = over_positions[0].shape[1:]
+    tensors = [*(source.flatten(1) for source in over_positions), *over_channels]
+    originals = [*over_positions, *over_channels]
+    wants = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    known = _programs(terms, tensors[0]) if engine == "compiled" else None
+    names = tuple(id(tensor) for tensor in originals)
+    plan = _Plan(tuple(terms), num_out, tuple(order), names, len(over_positions), known)
+    if wants:
+        result: Tensor = _Tiles.apply(plan, *tensors)  # type: ignore[no-untyped-call]
+        return result.reshape(num_out, *grid)
+    return plan.forward(tensors).reshape(num_out, *grid)
+
+
+def _programs(terms: Sequence[Term], like: Tensor) -> tuple[Program, ...] | None:
+    """The terms as programs for the compiled loops; None if they do not know all, or there is too little to do."""
+    if like.shape[1] < compiled.MIN_POSITIONS or not compiled.fits(like):
+        return None
+    found = [programs.program_of(term.expression) for term in terms]
+    known = tuple(program for program in found if program is not None)
+    return known if len(known) == len(terms) else None
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A sum of terms over tensors that are known by their identity: first those over positions.
+
+    `order`: the nodes of all terms, children first. `programs`: the terms for the compiled loops, None where tiles are
+    to do it.
+    """
+
+    terms: tuple[Term, ...]
+    num_out: int
+    order: tuple[Expression, ...]
+    names: tuple[int, ...]
+    num_sources: int
+    programs: tuple[Program, ...] | None = None
+
+    def ranges(self, tensors: Sequence[Tensor]) -> Iterator[slice]:
+        """The tiles, as ranges of positions."""
+        widest = max(node.channels for node in self.order)
+        like = tensors[0]
+        size = TILE_BYTES if like.device.type == "cpu" else DEVICE_TILE_BYTES
+        length = max(MIN_TILE, size // (widest * like.element_size())) // LINE * LINE
+        length -= LINE * (length // LINE % 2 == 0)
+        for start in range(0, like.shape[1], length):
+            yield slice(start, min(start + length, like.shape[1]))
+
+    def tile(self, tensors: Sequence[Tensor], into: Tensor | None = None) -> Tensor:
+        """The sum at one tile: sources are (channels, positions of the tile). Written to `into` if given."""
+        values = dict(zip(self.names, tensors, strict=True))
+        evaluation = _Evaluation(values, self.order, overwrite=into is not None)
+        total: Tensor | None = None
+        for term in self.terms:
+            wide = evaluation.value(term.expression)
+            if term.matrix is None:
+                total = wide if into is None else into.copy_(wide)
+                continue
+            matrix = values[id(term.matrix)]
+            if into is not None:
+                total = torch.mm(matrix, wide, out=into) if total is None else total.addmm_(matrix, wide)
+            else:
+                total = matrix @ wide if total is None else torch.addmm(total, matrix, wide)
+        if total is None:
+            raise ValueError("a sum without terms")
+        return total
+
+    def at(self, tensors: Sequence[Tensor], positions: slice) -> list[Tensor]:
+        """The tensors of one tile."""
+        return [_columns(tensor, positions) if n < self.num_sources else tensor for n, tensor in enumerate(tensors)]
+
+    def forward(self, tensors: Sequence[Tensor]) -> Tensor:
+        """The whole sum, (num_out, positions), without a graph."""
+        if self.programs is not None:
+            values = dict(zip(self.names, tensors, strict=True))
+            shape = self.num_out, tensors[0].shape[1]
+            writes = self.terms[0].matrix is None
+            result = tensors[0].new_empty(shape) if writes else tensors[0].new_zeros(shape)
+            for term, program in zip(self.terms, self.programs, strict=True):
+                program_calls.add_forward(program, term.matrix, values, result)
+            return result
+        result = tensors[0].new_empty(self.num_out, tensors[0].shape[1])
+        with torch.no_grad():
+            for positions in self.ranges(tensors):
+                self.tile(self.at(tensors, positions), result[:, positions])
+        return result
+
+    def backward(self, tensors: Sequence[Tensor], gradient: Tensor, needed: Sequence[bool]) -> list[Tensor | None]:
+        """The gradients of the sum, by compiled loops; of matrices only those that are needed."""
+        values = dict(zip(self.names, tensors, strict=True))
+        wanted = {name for name, is_needed in zip(self.names, needed, strict=True) if is_needed}
+        sums: dict[int, Tensor] = {}
+        for term, program in zip(self.terms, self.programs or (), strict=True):
+            for tensor, part in program_calls.backward(
+                program, term.matrix, values, gradient, of_matrix=id(term.matrix) in wanted
+            ):
+                name = id(tensor)
+                sums[name] = sums[name] + part if name in sums else part
+        return [sums.get(name) for name in self.names]
+
+
+def _columns(tensor: Tensor, positions: slice) -> Tensor:
+    """Some columns; copied where rows lie a power of two apart, so that they would share few places of a cache."""
+    part = tensor[:, positions]
+    is_aliased = part.stride(0) * part.element_size() % ALIASED_BYTES == 0 and part.shape[0] > 1
+    return part.contiguous() if is_aliased and tensor.device.type == "cpu" else part
+
+
+class _Tiles(torch.autograd.Function):
+    """The sum of a plan, with a backward pass that makes every tile again."""
+
+    @staticmethod
+    def forward(ctx: Any, plan: _Plan, *tensors: Tensor) -> Tensor:
+        ctx.plan = plan
+        ctx.save_for_backward(*tensors)
+        return plan.forward(tensors)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        plan: _Plan = ctx.plan
+        tensors: tuple[Tensor, ...] = ctx.saved_tensors
+        if plan.programs is not None:
+            return None, *plan.backward(tensors, gradient, ctx.needs_input_grad[1:])
+        wanted = [n for n, needed in enumerate(ctx.needs_input_grad[1:]) if needed]
+        sums: list[Tensor | None] = [None] * len(tensors)
+        for n in wanted:
+            sums[n] = torch.empty_like(tensors[n]) if n < plan.num_sources else torch.zeros_like(tensors[n])
+        for positions in plan.ranges(tensors):
+            leaves = [tensor.detach() for tensor in plan.at(tensors, positions)]
+            for n in wanted:
+                leaves[n].requires_grad_()
+            with torch.enable_grad():
+                value = plan.tile(leaves)
+            parts = torch.autograd.grad(value, [leaves[n] for n in wanted], _columns(gradient, positions))
+            for n, part in zip(wanted, parts, strict=True):
+                total = sums[n]
+                if total is not None:
+                    (total[:, positions].copy_ if n < plan.num_sources else total.add_)(part)
+        return None, *sums
+
+
+class _Evaluation:
+    """The values of nodes at one tile, each computed once."""
+
+    def __init__(self, values: dict[int, Tensor], order: Sequence[Expression], *, overwrite: bool) -> None:
+        self.values = values
+        self.overwrite = overwrite
+        self.done: dict[int, Tensor] = {}
+        self.uses: dict[int, int] = {}
+        for node in order:
+            for child in children(node):
+                self.uses[id(child)] = self.uses.get(id(child), 0) + 1
+
+    def value(self, node: Expression) -> Tensor:
+        """(channels, positions of the tile)."""
+        if id(node) not in self.done:
+            self.done[id(node)] = self._compute(node)
+        return self.done[id(node)]
+
+    def _compute(self, node: Expression) -> Tensor:
+        if isinstance(node, Affine):
+            matrix, source = self.values[id(node.matrix)], self.values[id(node.source)]
+            if node.shift is None:
+                return matrix @ source
+            return torch.addmm(self.values[id(node.shift)][:, None], matrix, source)
+        if isinstance(node, Given):
+            return self.values[id(node.source)]
+        if isinstance(node, Scaled):
+            scale, shift = self.values[id(node.scale)][:, None], self.values[id(node.shift)][:, None]
+            return torch.addcmul(shift, self.value(node.child), scale)
+        if isinstance(node, Pointwise):
+            arguments = [self.value(child) for child in node.children]
+            in_place = node.function.in_place
+            if in_place is not None and self._may_overwrite(node.children[0]):
+                return in_place(*arguments)
+            return node.function.call(*arguments)
+        raise TypeError(f"{type(node).__name__} has a grid of its own")
+
+    def _may_overwrite(self, child: Expression) -> bool:
+        return self.overwrite and not isinstance(child, Given) and self.uses[id(child)] == 1

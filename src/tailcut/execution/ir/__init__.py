@@ -1,0 +1,1 @@
+"""The intermediate form that all engines share: expressions, programs, sizes and costs."""

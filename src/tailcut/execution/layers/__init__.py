@@ -1,0 +1,1 @@
+"""Truncated layers in a fused network: factors, strategies and the layer itself."""

@@ -1,0 +1,45 @@
+"""What the way of a call is decided by: the tensors among its arguments, and what else it was called with."""
+
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from tailcut.execution.lazy.unsupported import is_transformed
+
+
+def tensors_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """All tensors among the arguments, in lists, tuples and dicts too."""
+    if not kwargs and all(isinstance(value, Tensor) for value in args):
+        return list(args)
+    return [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+
+
+def words_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[object, ...]:
+    """What else may tell a network to go another way: switches, names, and which arguments were given.
+
+    Numbers are left out: such as the time in a diffusion differ from call to call, and seldom choose a way. What
+    torch.func asks is told apart, since it runs densely.
+    """
+    around = ("transformed",) if is_transformed() else ()
+    if not kwargs and all(isinstance(value, Tensor) for value in args):
+        return around
+    leaves = pytree.tree_leaves((args, kwargs))
+    return (*around, *kwargs, *(leaf for leaf in leaves if leaf is None or isinstance(leaf, (bool, str, Enum))))
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether it is an ordinary array: neither nested nor sparse."""
+    return not tensor.is_nested and tensor.layout is torch.strided
+
+
+def sizes_of(tensors: list[Tensor]) -> tuple[tuple[int, ...], ...]:
+    """The shape of each; empty for nested tensors, which may have none."""
+    return tuple([() if tensor.is_nested else tuple(tensor.shape) for tensor in tensors])
+
+
+def device_type(tensors: list[Tensor]) -> str:
+    """The kind of device that a call runs on."""
+    return tensors[0].device.type if tensors else "cpu"

@@ -1,0 +1,200 @@
+"""The three factors of a truncated layer: cosines of the input, a small core, cosines of the output."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from tailcut.execution.lazy.context import Run
+from tailcut.execution.lazy.unsupported import is_transformed
+from tailcut.transform.dct import expand_axis
+from tailcut.weights import TruncatedTensor
+from tailcut.weights.layers import find_layer
+
+
+@dataclass(frozen=True)
+class Factors:
+    """weight[out, in, kernel] = sum of outward[out, o] core[o, i, kernel] inward[i, in].
+
+    Attributes:
+        core: (num_out, num_in, *kernel); for transposed convolutions too.
+        inward: (num_in, in channels of a group), None where that axis is whole.
+        outward: (out channels, num_out), None where that axis is whole.
+    """
+
+    core: Tensor
+    inward: Tensor | None
+    outward: Tensor | None
+
+
+Kept = TypeVar("Kept", Factors, Tensor)
+
+# Vectors of so many numbers are compared with those of the call before; of longer ones a sample of this many, as each
+# lies in another line of the cache, where the next layer's weights should stay.
+MAX_COMPARED = 1 << 8
+SAMPLE = 1 << 2
+
+
+def step_of(vector: Tensor) -> int:
+    """The distance of the numbers of a vector that are compared."""
+    length = vector.numel()
+    return 1 if length <= MAX_COMPARED else -(-length // SAMPLE)
+
+
+def counts_changes(vector: Tensor, dropped: Tensor) -> bool:
+    """Whether torch tells that a vector or its mask was written to."""
+    # Tensors made in inference mode do not count their changes; those of torch.func do not last.
+    return not (vector.is_inference() or dropped.is_inference() or is_transformed())
+
+
+class TruncatedWeight:
+    """The weight of one regularised layer, as factors or dense, computed again only when it changed."""
+
+    def __init__(self, tensor: TruncatedTensor, module: nn.Module) -> None:
+        layer = find_layer(module)
+        roles = layer.weights.get("weight", ()) if layer is not None else ()
+        self.tensor = tensor
+        self.swapped = roles[:1] == ("input",)
+        self._parameters, self._truncation = tensor.holder._parameters, tensor.truncation
+        self._buffers = tensor.truncation._buffers
+        self._kept: tuple[object, Factors | Tensor] | None = None
+        self._seen: Tensor | None = None
+        self._times_changed = 0
+        self._derived: dict[str, tuple[Factors, Tensor]] = {}
+
+    @property
+    def vector(self) -> Tensor:
+        """The coefficients; no parameter within `torch.func.functional_call`."""
+        values: dict[str, Any] = self._parameters
+        vector: Tensor = values["original"]
+        return vector
+
+    @property
+    def num_in(self) -> int:
+        """Cosines along the input axis; its size where it is whole."""
+        return self._sizes()[0 if self.swapped else 1]
+
+    @property
+    def num_out(self) -> int:
+        """Cosines along the output axis; its size where it is whole."""
+        return self._sizes()[1 if self.swapped else 0]
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether it was made without memory, on the meta device, and is there still: then its corner is not known."""
+        return not self.tensor.truncation.corner_shape
+
+    def _sizes(self) -> tuple[int, ...]:
+        return self.tensor.truncation.corner_shape or self.tensor.shape
+
+    def factors(self, run: Run) -> Factors:
+        """The factors, differentiable where gradients are on."""
+        found = self._up_to_date(Factors, run)
+        return self._keep(self._lasting(self._factors), run) if found is None else found
+
+    def derived(self, key: str, factors: Factors, make: Callable[[Factors], Tensor]) -> Tensor:
+        """make(factors); where no gradient is wanted it is kept as long as the factors are the same.
+
+        Args:
+            key: what is made.
+            factors: those of `factors` in this forward.
+            make: the function.
+        """
+        if self._is_differentiated():
+            return make(factors)
+        kept = self._derived.get(key)
+        if kept is None or kept[0] is not factors:
+            kept = self._derived[key] = factors, self._lasting(lambda: make(factors))
+        return kept[1]
+
+    def dense(self, run: Run) -> Tensor:
+        """The dense weight, differentiable where gradients are on."""
+        found = self._up_to_date(Tensor, run)
+        if found is not None:
+            return found
+        # The strides of an axis of size one may be any number, by which torch may take a weight for a channels-last one
+        # and choose slower kernels.
+        weight: Tensor = self._lasting(
+            lambda: self.tensor.truncation(self.vector).contiguous().flatten().view(self.tensor.shape)
+        )
+        return self._keep(weight, run)
+
+    def _lasting(self, make: Callable[[], Kept]) -> Kept:
+        """What `make` gives, as ordinary tensors: those of inference mode could not be used with gradients later."""
+        if not torch.is_inference_mode_enabled():
+            return make()
+        with torch.inference_mode(mode=False), torch.no_grad():
+            return make()
+
+    def _factors(self) -> Factors:
+        corner = self.tensor.corner()
+        bases = list(self.tensor.bases())
+        for axis in range(2, corner.ndim):
+            basis = bases[axis]
+            if basis is not None:
+                corner = expand_axis(corner, axis, basis)
+        if self.swapped:
+            corner = corner.transpose(0, 1)
+            bases[:2] = bases[1], bases[0]
+        dtype = self.tensor.vector.dtype
+        outward = None if bases[0] is None else bases[0].T.contiguous().to(dtype)
+        inward = None if bases[1] is None else bases[1].to(dtype)
+        return Factors(corner.contiguous().to(dtype), inward, outward)
+
+    def state(self) -> tuple[object, ...] | None:
+        """What changes whenever a coefficient does; None where that cannot be told. Made to be fast.
+
+        Writes that torch does not count (through `.data`) are seen on the CPU, in long vectors by a sample; elsewhere
+        the comparison would have to wait for the device.
+        """
+        vector, dropped = self._parameters["original"], self._buffers["dropped"]
+        if vector is None or dropped is None or not counts_changes(vector, dropped):
+            return None
+        positions = id(self._truncation.positions)
+        content = self._content(vector) if vector.device.type == "cpu" else 0
+        written = vector._version, content, vector.data_ptr(), dropped._version
+        return id(vector), *written, vector.dtype, positions, self._truncation.precision
+
+    def _content(self, vector: Tensor) -> int:
+        """How often other numbers were found in it: writes through `.data` and numpy are not counted by torch."""
+        looked_at = vector.detach()[:: step_of(vector)]
+        seen = self._seen
+        if seen is None or seen.dtype != vector.dtype or seen.device != vector.device:
+            is_same = False
+        else:
+            is_same = torch.equal(looked_at, seen)
+        if not is_same:
+            self._seen = looked_at.detach().clone()
+            self._times_changed += 1
+        return self._times_changed
+
+    def _is_differentiated(self) -> bool:
+        return torch.is_grad_enabled() and self.vector.requires_grad
+
+    def _up_to_date(self, kind: type[Kept], run: Run) -> Kept | None:
+        if self._is_differentiated():
+            value = run.memo.get((id(self), kind))
+            return value if isinstance(value, kind) else None
+        if self._kept is None or not isinstance(self._kept[1], kind) or self._kept[0] is None:
+            return None
+        return self._kept[1] if self._kept[0] == self.state() else None
+
+    def _keep(self, value: Kept, run: Run) -> Kept:
+        if self._is_differentiated():
+            run.memo[id(self), Factors if isinstance(value, Factors) else Tensor] = value
+        else:
+            self._kept = self.state(), value
+        return value
+
+
+def block_diagonal(matrix: Tensor, groups: int) -> Tensor:
+    """The matrix once per group along the diagonal."""
+    return matrix if groups == 1 else torch.block_diag(*([matrix] * groups))
+
+
+def grouped_outward(outward: Tensor | None, num_channels: int, groups: int, like: Tensor) -> Tensor:
+    """(out channels, groups * num_out): each group's channels are made of that group's narrow ones."""
+    whole = torch.eye(num_channels, dtype=like.dtype, device=like.device) if outward is None else outward
+    return whole if groups == 1 else torch.block_diag(*whole.split(num_channels // groups))

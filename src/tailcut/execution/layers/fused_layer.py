@@ -1,0 +1,289 @@
+"""Regularised layers in a fused network: each call takes the cheapest way that the cost model sees."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from tailcut.execution.ir.expression import Affine, is_pointwise, map_sources
+from tailcut.execution.ir.geometry import Geometry, geometry_of
+from tailcut.execution.layers.call_key import is_plain
+from tailcut.execution.layers.factorization import Factors, TruncatedWeight, block_diagonal, grouped_outward
+from tailcut.execution.layers.sharing import share_hooks, stand_for
+from tailcut.execution.layers.strategies import Plan, Way, choose, possible_ways
+from tailcut.execution.lazy.context import Run, current_run
+from tailcut.execution.lazy.lazy_map import NarrowMap, as_tensor, project_wide, shape_of
+from tailcut.execution.lazy.unsupported import is_autocast, is_transformed, refuse_detours
+from tailcut.weights import TruncatedTensor
+
+# What a layer's sizes depend on beside its weight; and for so many different calls it remembers its way.
+_SETTINGS = ("stride", "padding", "dilation", "groups", "padding_mode", "output_padding")
+MAX_PLANS = 256
+
+
+class DenseTwin:
+    """A module like a regularised one, whose regularised parameters are dense tensors of its own.
+
+    Attributes:
+        module: an instance of the class the original had before, sharing all its other state.
+        name: the original's name in the network.
+
+    Two of one module may share what they keep (`like`): each has children of its own.
+    """
+
+    def __init__(
+        self, source: nn.Module, name: str, tensors: dict[str, TruncatedTensor], *, like: "DenseTwin | None" = None
+    ) -> None:
+        self._held: dict[str, Tensor | None] = dict.fromkeys(tensors)
+        self.module = stand_for(source, type(source).__bases__[0], self._held)
+        self.name = name
+        self._weights: dict[str, TruncatedWeight] = (
+            {key: TruncatedWeight(tensor, source) for key, tensor in tensors.items()} if like is None else like._weights
+        )
+
+    def refresh(self, run: Run) -> None:
+        """Hold the dense tensors, as the coefficients are now, for the module's forward."""
+        for attribute, weight in self._weights.items():
+            self._held[attribute] = weight.dense(run)
+
+
+class StandIn(nn.Module):
+    """What stands for a regularised layer in a fused network; it reads the layer's present state."""
+
+    # The layer is not registered as a child: it belongs to the network that is shared.
+    source: Any
+
+    def __init__(self, source: nn.Module, name: str, tensor: TruncatedTensor, twin: DenseTwin) -> None:
+        super().__init__()
+        self.__dict__["source"] = source
+        share_hooks(self, source)
+        del self.__dict__["training"]  # it is the layer's, see __getattr__
+        self.twin = twin
+        self.name = name
+        self.weights = TruncatedWeight(tensor, source)
+
+    @property
+    def weight(self) -> Tensor:
+        """The dense weight, for code that reads it from outside."""
+        return self.weights.dense(current_run())
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """The class that the layer had, for code that asks `isinstance(module, nn.Conv2d)`."""
+        source = self.__dict__.get("source")
+        return type(self) if source is None else type(source).__bases__[0]
+
+    def __getattr__(self, name: str) -> Any:
+        """Sizes, settings and bias are those of the layer."""
+        return getattr(self.__dict__["source"], name)
+
+    def _call_impl(self, *args: Any, **kwargs: Any) -> Any:
+        """As torch's. Backward hooks look at gradients of ordinary tensors, and may have been registered just now."""
+        if "forward" in self.source.__dict__:  # set by hand, perhaps just now: it knows its own arguments
+            run, reason = current_run(), "it has a forward of its own"
+            run.record(self.name, "dense", reason)
+            self.twin.refresh(run)
+            args, kwargs = as_tensor((args, kwargs), reason)
+            return self.twin.module(*args, **kwargs)
+        if self._backward_hooks or self._backward_pre_hooks:
+            self.__dict__["_is_full_backward_hook"] = self.source._is_full_backward_hook
+            args, kwargs = as_tensor((args, kwargs), f"backward hooks of {self.name} look at its gradients")
+        return super()._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    def _why_dense(self, run: Run) -> str:
+        """Why this call has to be done as the dense network does it, whatever it costs; empty if it has not.
+
+        Raises:
+            NotNarrowError: not only this call has to.
+        """
+        refuse_detours()
+        if run.way == "dense":
+            return run.way_reason
+        if self._backward_hooks or self._backward_pre_hooks:
+            return "it has backward hooks"
+        if self.weights.is_blank:
+            return "its network has no memory yet"
+        if is_autocast(self.weights.vector.device.type):
+            return "autocast is on where it is called"
+        if is_transformed():
+            return "torch.func or forward-mode differentiation looks into it"
+        return "" if isinstance(self.weights.vector, nn.Parameter) else "its vector is no parameter"
+
+
+class NarrowLayer(StandIn):
+    """A regularised linear layer or convolution: cosines of the input, a small core, cosines of the output."""
+
+    def __init__(self, source: nn.Module, name: str, tensor: TruncatedTensor, twin: DenseTwin) -> None:
+        super().__init__(source, name, tensor, twin)
+        self._plans: dict[object, Plan | None] = {}
+
+    def forward(self, input: Tensor, output_size: Any = None) -> Tensor:
+        """As the original's: from an ordinary tensor or a narrow map, to one or the other."""
+        run, x = current_run(), input
+        args = () if output_size is None else (tuple(output_size),)
+        why_dense = self._why_dense(run)
+        if not is_plain(x):
+            return self._dense(x, args, run, None)
+        if isinstance(x, NarrowMap):
+            if x.channel_axis != (x.ndim - 1 if isinstance(self.source, nn.Linear) else 1):
+                x = x.wide("its channels lie on another axis")
+            elif x.must_be_written():
+                x = x.wide("it was made without gradients")
+        plan = self._plan(x, args, run)
+        if why_dense or plan is None or not (plan.best.project or plan.best.narrow):
+            return self._dense(x, args, run, None if plan is None else plan.dense, why_dense)
+        return self._narrow(x, plan.geometry, plan.best, plan.dense, run)
+
+    def _plan(self, x: Tensor, args: tuple[Any, ...], run: Run) -> Plan | None:
+        """The way of this call, None where there is but the dense one. It is thought out once for each key."""
+        unwritten = x.parts if isinstance(x, NarrowMap) and x._wide is None else ()
+        making = tuple((part.flops, part.elements) for part in unwritten)
+        settings = tuple(map(self.source.__dict__.get, _SETTINGS))
+        key = shape_of(x), making, run.way, run.costs, self.weights.num_in, self.weights.num_out, settings, args
+        if key not in self._plans:
+            if len(self._plans) >= MAX_PLANS:
+                self._plans.clear()
+            geometry = geometry_of(self.source, tuple(shape_of(x)), args)
+            ways = [] if geometry is None else possible_ways(geometry, self.weights, x, run)
+            best = choose(ways, run)
+            self._plans[key] = None if geometry is None or best is None else Plan(geometry, best, ways[0])
+        return self._plans[key]
+
+    def _dense(self, x: Tensor, args: tuple[Any, ...], run: Run, way: Way | None, reason: str = "") -> Tensor:
+        reason = reason or "the cost model prefers it"
+        record = run.record(self.name, "dense", reason if way is not None else "this use of it has no narrow way")
+        if way is not None:
+            record.count(way.work, way.work)
+        wide = x.wide(f"{self.name} is dense") if isinstance(x, NarrowMap) else x
+        self.twin.refresh(run)
+        result: Tensor = self.twin.module.forward(wide, *args)
+        return result
+
+    def _narrow(self, x: Tensor, geometry: Geometry, way: Way, dense: Way, run: Run) -> Tensor:
+        factors = self.weights.factors(run)
+        from_map = isinstance(x, NarrowMap) and x._wide is None
+        if way.project and isinstance(x, NarrowMap):
+            x.use()
+        is_fused = from_map == way.project
+        reason = "a wide map is read from memory" if not is_fused else "no wide map is written"
+        record = run.record(self.name, "fused" if is_fused else "factored", reason)
+        record.count(way.work, dense.work)
+        result = self._folded(x, geometry, factors, way)
+        if result is None:
+            y = self._projected(x, geometry, factors, way)
+            result = self._core(y, geometry, factors, way)
+        if not way.narrow:
+            return _to_batch_first(result, geometry)
+        outward = grouped_outward(factors.outward, geometry.out_channels, geometry.groups, factors.core)
+        part = Affine(geometry.out_channels, result, outward, self.bias)
+        return NarrowMap([part], geometry.channel_axis, [self.name])
+
+    def _folded(self, x: Tensor, geometry: Geometry, factors: Factors, way: Way) -> Tensor | None:
+        """For kernels of one position: core and input cosines are one matrix, which the tiles apply."""
+        if not geometry.is_one_position or geometry.groups > 1 or not way.project or factors.inward is None:
+            return None
+        rows = factors.core.shape[0] if way.narrow or factors.outward is None else factors.outward.shape[0]
+        if rows > factors.core.shape[1]:
+            return None
+        matrix = self.weights.derived("folded", factors, lambda found: _folded_matrix(found, narrow=way.narrow))
+        result = project_any(_strided(x, geometry), matrix, geometry)
+        return result if way.narrow or self.bias is None else result + _along(self.bias, result)
+
+    def _projected(self, x: Tensor, geometry: Geometry, factors: Factors, way: Way) -> Tensor:
+        """(channels, batch, *spatial) of what the core works on."""
+        if way.project and factors.inward is not None:
+            return project_any(x, block_diagonal(factors.inward, geometry.groups), geometry)
+        wide = x.wide(f"{self.name} takes its input whole") if isinstance(x, NarrowMap) else x
+        return wide.movedim(geometry.channel_axis, 0)
+
+    def _core(self, y: Tensor, geometry: Geometry, factors: Factors, way: Way) -> Tensor:
+        """The small convolution; (channels, batch, *spatial) to (channels, batch, *spatial)."""
+        key = f"core, input {'narrow' if way.project else 'wide'}, output {'narrow' if way.narrow else 'wide'}"
+        core = self.weights.derived(key, factors, lambda found: _core_of(found, way))
+        if way.narrow and geometry.groups > 1:
+            core = core.repeat(geometry.groups, *([1] * (core.ndim - 1)))
+        return geometry.convolve(y, core, None if way.narrow else self.bias)
+
+
+def _folded_matrix(factors: Factors, *, narrow: bool) -> Tensor:
+    """Of a kernel of one position: core and cosines of the input, and of the output unless it stays narrow."""
+    core = factors.core.flatten(1)
+    core = core if factors.inward is None else core @ factors.inward
+    return core if narrow or factors.outward is None else factors.outward @ core
+
+
+def _core_of(factors: Factors, way: Way) -> Tensor:
+    """The core with the cosines of those sides that are taken whole: (out, in, *kernel)."""
+    core = factors.core
+    if not way.project and factors.inward is not None:
+        core = torch.tensordot(core, factors.inward, dims=([1], [0])).movedim(-1, 1)
+    if not way.narrow and factors.outward is not None:
+        core = torch.tensordot(factors.outward, core, dims=([1], [0]))
+    return core
+
+
+def project_any(x: Tensor, matrix: Tensor, geometry: Geometry) -> Tensor:
+    """Matrix @ x over the channels of an ordinary tensor or of a narrow map."""
+    if isinstance(x, NarrowMap):
+        return x.project(matrix)
+    return project_wide(x, matrix, geometry.channel_axis)
+
+
+def _strided(x: Tensor, geometry: Geometry) -> Tensor:
+    """Only the positions that a kernel of one position with strides reads."""
+    if all(step == 1 for step in geometry.stride):
+        return x
+    index = (slice(None), slice(None), *(slice(None, None, step) for step in geometry.stride))
+    if not isinstance(x, NarrowMap):
+        return x[index]
+    if x._wide is not None or not all(map(is_pointwise, x.parts)):
+        return x.wide("strides over a resampled map")[index]
+    known: dict[Any, Any] = {}
+    return x.like([map_sources(part, lambda source: source[index].contiguous(), known) for part in x.parts])
+
+
+def _along(bias: Tensor, channels_first: Tensor) -> Tensor:
+    return bias.reshape(-1, *([1] * (channels_first.ndim - 1)))
+
+
+def _to_batch_first(result: Tensor, geometry: Geometry) -> Tensor:
+    return result.movedim(0, geometry.channel_axis).contiguous()
+
+
+class NarrowEmbedding(StandIn):
+    """A regularised embedding: the cosines at the index, times the core; expanded when somebody needs it whole."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(...) of integers to (..., channels)."""
+        run, index = current_run(), input
+        source = self.source
+        special = source.max_norm is not None or source.padding_idx is not None
+        size: int = source.embedding_dim
+        why_dense = self._why_dense(run) or ("it has special rows" if special else "")
+        if run.way == "dense" or why_dense or index.ndim != 2 or self.weights.num_out >= size:
+            run.record(self.name, "dense", why_dense or "the cost model prefers it")
+            self.twin.refresh(run)
+            result: Tensor = self.twin.module.forward(index)
+            return result
+        factors = self.weights.factors(run)
+        run.record(self.name, "fused", "rows are made from cosines at the index")
+        picked = index.flatten()
+        narrow = factors.core[:, picked] if factors.inward is None else factors.core @ factors.inward[:, picked]
+        outward = factors.outward
+        if outward is None:
+            return narrow.T.reshape(*index.shape, size)
+        part = Affine(size, narrow.reshape(narrow.shape[0], *index.shape), outward, None)
+        return NarrowMap([part], index.ndim, [self.name])
+
+
+def narrow_layer(source: nn.Module, name: str, tensor: TruncatedTensor, twin: DenseTwin) -> nn.Module | None:
+    """The narrow way of a layer; None for kinds that have none."""
+    kind = type(source).__bases__[0]
+    if kind is nn.Embedding and isinstance(source, nn.Embedding):
+        if source.sparse or source.scale_grad_by_freq:
+            return None
+        return NarrowEmbedding(source, name, tensor, twin)
+    if kind is nn.Linear or (kind.__module__ == nn.Conv2d.__module__ and isinstance(source, _ConvNd)):
+        return NarrowLayer(source, name, tensor, twin)
+    return None

@@ -1,0 +1,170 @@
+"""One forward of a fused network: its settings, what is computed once in it, and the record of what was done."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tailcut.execution.cpu import compiled
+from tailcut.execution.ir.cost import Costs, Work
+
+# Passes over a map that is written: it is made, turned to what its reader wants, and read.
+WRITING_PASSES = 3
+
+
+class NotNarrowError(Exception):
+    """The narrow program cannot do what the network does; the message says what. `FusedNetwork` runs it densely."""
+
+
+def saving_hooks() -> Any:
+    """What torch calls with the tensors that it saves for the backward pass (checkpoints do so), None if nothing."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(False)
+
+
+@dataclass
+class LayerRecord:
+    """What happened to one regularised layer in one forward.
+
+    Attributes:
+        name: the layer's name.
+        way: "dense", "factored" or "fused".
+        reasons: why, in words.
+        macs: multiplications done for it.
+        dense_macs: multiplications of the dense layer.
+        moved_bytes: bytes of maps and weights read or written for it, roughly.
+        dense_bytes: the same for the dense layer.
+        seconds: what the cost model says.
+        dense_seconds: the same for the dense layer.
+    """
+
+    name: str
+    way: str
+    reasons: list[str]
+    macs: float = 0
+    dense_macs: float = 0
+    moved_bytes: float = 0
+    dense_bytes: float = 0
+    seconds: float = 0
+    dense_seconds: float = 0
+
+    def count(self, done: Work, dense: Work) -> None:
+        """Add one call: what was done, and what the dense layer would have done."""
+        self.macs += done.macs
+        self.moved_bytes += done.moved_bytes
+        self.seconds += done.seconds
+        self.dense_macs += dense.macs
+        self.dense_bytes += dense.moved_bytes
+        self.dense_seconds += dense.seconds
+
+    def turn_dense(self, reason: str) -> None:
+        """Say that the layer runs densely after all."""
+        self.way, self.reasons = "dense", [reason]
+        self.macs, self.moved_bytes, self.seconds = self.dense_macs, self.dense_bytes, self.dense_seconds
+
+
+@dataclass
+class Run:
+    """The state of one forward.
+
+    Attributes:
+        engine: "torch" or "compiled".
+        way: "auto" (the cost model chooses); "dense", or "narrow" where a layer can, for all layers alike.
+        way_reason: why it is "dense".
+        differentiates: gradients are wanted.
+        costs: the cost model's view of the device and of gradients.
+        records: by layer, in order of execution.
+        memo: values computed once per forward (dense weights that need a gradient).
+        pending: updates of running statistics, made when the forward has succeeded.
+        spoiled: why the result cannot be used, where that came up at a place that cannot raise; else empty.
+        hooks: those of `saving_hooks` around the network.
+    """
+
+    engine: str
+    way: str
+    costs: Costs
+    way_reason: str = ""
+    differentiates: bool = False
+    records: dict[str, LayerRecord] = field(default_factory=dict)
+    memo: dict[Any, Any] = field(default_factory=dict)
+    pending: list[Callable[[], None]] = field(default_factory=list)
+    spoiled: str = ""
+    hooks: Any = field(default_factory=saving_hooks)
+
+    def record(self, name: str, way: str, reason: str) -> LayerRecord:
+        """The record of a layer, made or continued (a layer may run several times)."""
+        found = self.records.get(name)
+        if found is None:
+            found = self.records[name] = LayerRecord(name, way, [reason])
+        elif reason not in found.reasons:
+            found.way = way
+            found.reasons.append(reason)
+        return found
+
+    def note(self, names: tuple[str, ...], reason: str, num_bytes: int = 0) -> None:
+        """Say of the layers that made a map why it was written to memory. A layer so read is not fused."""
+        for name in names:
+            found = self.records.get(name)
+            if found is not None:
+                found.moved_bytes += num_bytes
+                found.seconds += self.costs.move(WRITING_PASSES * num_bytes) / len(names)
+                if reason not in found.reasons:
+                    found.reasons.append(reason)
+                if found.way == "fused":
+                    found.way = "factored"
+
+    def check(self) -> None:
+        """Raise `NotNarrowError` if something has spoiled the result."""
+        if self.spoiled:
+            raise NotNarrowError(self.spoiled)
+
+    def pays(self) -> bool:
+        """Whether the forward as a whole is clearly cheaper than with dense weights, what was written included."""
+        seconds = sum(record.seconds for record in self.records.values())
+        return self.costs.network_pays(seconds, sum(record.dense_seconds for record in self.records.values()))
+
+    def engine_for(self, like: Tensor, *, elements: int, narrow: int) -> str:
+        """The engine for so much work in tiles, by sizes alone: the same input gives the same bits in every call.
+
+        Args:
+            like: one of the tensors it reads.
+            elements: numbers of the wide map.
+            narrow: the most numbers per position that it is made of, or projected to.
+        """
+        pays = self.engine == "compiled" and compiled.fits(like) and compiled.pays(elements, narrow)
+        return "compiled" if pays and compiled.is_installed() else "torch"
+
+
+_current: ContextVar[Run | None] = ContextVar("tailcut_run", default=None)
+
+
+def current_run() -> Run:
+    """The forward that is under way.
+
+    Raises:
+        RuntimeError: there is none: a part of a fused network was called on its own.
+    """
+    run = run_under_way()
+    if run is None:
+        raise RuntimeError("a part of a fused network was called outside its forward; call the fused network")
+    return run
+
+
+def run_under_way() -> Run | None:
+    """The forward that is under way, None between forwards."""
+    return _current.get()
+
+
+@contextmanager
+def running(run: Run) -> Iterator[Run]:
+    """Make `run` the current one; at the end, if nothing failed, make its pending updates."""
+    token = _current.set(run)
+    try:
+        yield run
+    finally:
+        _current.reset(token)
+    for update in run.pending:
+        update()

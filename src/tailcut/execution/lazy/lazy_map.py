@@ -1,0 +1,388 @@
+"""NarrowMap: a wide map that passes for a tensor but is not written to memory until somebody needs it whole."""
+
+import inspect
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from tailcut.errors import StructureError
+from tailcut.execution.cpu.tiles import project, write
+from tailcut.execution.ir.expression import Affine, Expression, Given, a_source, grid_of, nodes, parameters, sources
+from tailcut.execution.lazy.context import NotNarrowError, Run, current_run, run_under_way
+from tailcut.execution.lazy.unsupported import detour_under_way, is_autocast, refuse_detours
+from tailcut.transform.dct import without_autocast
+
+Handler = Callable[..., Any]
+# By the name of torch's function or method, or by the function itself where torch has others of that name with other
+# arguments. A handler gives NotImplemented for what it cannot do narrowly.
+HANDLERS: dict[Any, Handler] = {}
+# These ask for nothing but shape and type, which the tensor itself knows.
+_FACTS = frozenset({"shape", "ndim", "dim", "size", "numel", "nelement", "ndimension", "__len__", "__hash__", "names"})
+_FACTS |= {
+    "dtype",
+    "is_floating_point",
+    "is_complex",
+    "element_size",
+    "device",
+    "get_device",
+    "layout",
+    "is_contiguous",
+}
+_FACTS |= {"is_cuda", "is_cpu", "is_meta", "is_sparse", "is_quantized", "is_nested", "is_mkldnn", "is_mps", "is_xpu"}
+_FACTS |= {"_backward_hooks"}
+
+
+# These ask for gradients, or say where they pass.
+_GRADIENT_FACTS = frozenset({"requires_grad", "is_leaf", "grad_fn", "grad"})
+
+
+class NarrowMap(torch.Tensor):
+    """A map (batch, channels, *grid) or (batch, *grid, channels) given by expressions over narrow sources.
+
+    Every function of torch may be called with it. Those in `HANDLERS` keep it narrow; for all others the wide map
+    is written first (once), and the layers that made it are told so in the record.
+
+    Attributes:
+        parts: expressions whose channels, one below the other, are the map's.
+        channel_axis: which axis the channels are.
+        makers: names of the layers that it comes from.
+
+    Where an ordinary view of the written map was given out, writes to either must be seen by both: then nothing is done
+    narrowly with it any more (`_has_views`), nor where somebody waits for its gradient (`_watch`). A narrow view
+    (`link`) cannot be written to while the other one lives.
+    """
+
+    parts: tuple[Expression, ...]
+    channel_axis: int
+    makers: tuple[str, ...]
+    _wide: Tensor | None
+    _has_views: bool
+    _is_used: bool
+    _differentiable: bool
+    _relatives: "list[weakref.ref[NarrowMap]]"
+
+    @staticmethod
+    def __new__(cls, parts: Sequence[Expression], channel_axis: int, makers: Sequence[str]) -> "NarrowMap":
+        """A tensor of that shape without storage."""
+        channels = sum(part.channels for part in parts)
+        grid = list(grid_of(parts[0]))
+        like = a_source(parts[0])
+        grid.insert(channel_axis, channels)
+        made: NarrowMap = torch.Tensor._make_wrapper_subclass(cls, grid, dtype=like.dtype, device=like.device)
+        made.parts = tuple(parts)
+        made.channel_axis = channel_axis
+        made.makers = tuple(dict.fromkeys(makers))
+        made._wide = None
+        made._has_views = False
+        made._is_used = False
+        made._differentiable = torch.is_grad_enabled()
+        made._relatives = []
+        if made._has_gradients():
+            # Torch's own bookkeeping must not take it for a constant: what hides it from us (a Function that switches
+            # gradients on again) would then drop gradients in silence.
+            with torch._C.DisableTorchFunctionSubclass():
+                made.requires_grad_().register_hook(_refuse_gradient)
+        return made
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Torch's hook: keep narrow what can be, write the map for the rest."""
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", str(func))
+        is_getter = name == "__get__"
+        if is_getter:
+            name = getattr(getattr(func, "__self__", None), "__name__", name)
+        with torch._C.DisableTorchFunctionSubclass():
+            if name in _FACTS:
+                return func(*args, **kwargs)
+            refuse_detours()
+            if is_getter and name in _GRADIENT_FACTS:
+                return args[0]._gradient_fact(name)
+            handler = HANDLERS.get(name) or HANDLERS.get(func)
+            if handler is not None and run_under_way() is not None:
+                maps = _maps_in((*args, *kwargs.values()) if kwargs else args)
+                if not any(item._has_to_be_wide(name, kwargs) for item in maps):
+                    result = _handled(handler, args, kwargs)
+                    if result is not NotImplemented:
+                        for item in maps:
+                            item._is_used |= item is not result
+                        return result
+            for item in _maps_in(_watched(name, args, kwargs)):
+                item._watch(name)
+            return _on_wide(func, name, args, kwargs)
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """What reaches torch past `__torch_function__` gets the wide map.
+
+        That is below automatic differentiation (TorchScript, vmap), where no gradient finds the way back to what made
+        the map. An error would come out of TorchScript as another one; so the forward is marked instead.
+        """
+        run = run_under_way()
+        if run is not None and not run.spoiled:
+            leaves = pytree.tree_leaves((args, kwargs))
+            if any(isinstance(item, NarrowMap) and item._has_gradients() for item in leaves):
+                run.spoiled = f"{func} takes a map where torch records no gradients (within TorchScript or vmap)"
+            run.spoiled = run.spoiled or detour_under_way()
+        return _on_wide(func, str(func), args, kwargs or {})
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        return f"NarrowMap(shape={tuple(shape_of(self))}, from {', '.join(self.makers)})"
+
+    def wide(self, reason: str) -> Tensor:
+        """The map as an ordinary tensor; written at the first call, with `reason` in the record.
+
+        That may be after the forward, where a hook or an object kept the map. It has the gradients it was made with.
+        """
+        if self._wide is None:
+            self._check_history()
+            run = run_under_way()
+            if run is not None:
+                run.note(self.makers, reason, num_bytes(self))
+            engine = "torch" if run is None else _engine(run, self.parts, 0)
+            with torch.set_grad_enabled(self._differentiable), without_autocast(a_source(self.parts[0]).device):
+                maps = [write(part, engine=engine) for part in self.parts]
+                stacked = maps[0] if len(maps) == 1 else torch.cat(maps)
+                self._wide = stacked.movedim(0, self.channel_axis).contiguous()
+        return self._wide
+
+    def project(self, matrix: Tensor) -> Tensor:
+        """Matrix @ map over the channels: (num_out, channels) to (num_out, batch, *spatial), by tiles."""
+        if self._wide is not None:
+            return project_wide(self._wide, matrix, self.channel_axis)
+        return project(self.parts, matrix, engine=_engine(current_run(), self.parts, matrix.shape[0]))
+
+    def settle(self, reason: str) -> None:
+        """Write the parts to memory where each use would otherwise make them again."""
+        run = current_run()
+        run.note(self.makers, reason, num_bytes(self))
+        written = [write(part, engine=_engine(run, self.parts, 0)) for part in self.parts]
+        self.parts = tuple(Given(source.shape[0], source) for source in written)
+
+    def must_be_written(self) -> bool:
+        """Whether it has to be written before it is used: made without gradients, it must give none to its makers."""
+        self._check_history()
+        return torch.is_grad_enabled() and not self._differentiable and self._wide is None and self._makers_learn()
+
+    def use(self) -> None:
+        """Note that something is made of the parts: what is done to the written map later is not seen there."""
+        self._is_used |= self._wide is None
+
+    def become(self, other: "NarrowMap") -> "NarrowMap":
+        """Take the other's content, as functions that work in place do."""
+        self.check_alone()
+        self.parts, self.makers, self._wide = other.parts, other.makers, other._wide
+        return self
+
+    def link(self, view: "NarrowMap") -> "NarrowMap":
+        """Note that `view` shares its numbers with this map, as torch's views do. Returns it."""
+        self._relatives.append(weakref.ref(view))
+        view._relatives.append(weakref.ref(self))
+        return view
+
+    def check_alone(self) -> None:
+        """Raise `NotNarrowError` if another narrow map would have to see what is written to this one."""
+        if any(relative() is not None for relative in self._relatives):
+            _give_up("a map is written in place while a view of it is in use")
+
+    def like(self, parts: Sequence[Expression]) -> "NarrowMap":
+        """A map of these parts, with the same makers and the same axis of channels."""
+        return NarrowMap(parts, self.channel_axis, self.makers)
+
+    def _has_to_be_wide(self, name: str, kwargs: dict[str, Any]) -> bool:
+        """Whether a function must not be done narrowly, though it has a handler."""
+        self._check_history()
+        if self._has_views or is_autocast(self.device.type):
+            return True
+        if self._differentiable == torch.is_grad_enabled():
+            return False
+        # Without gradients, a function in place changes the numbers and leaves the gradients as they were.
+        return self._makers_learn() and (not self._differentiable or _works_in_place(name, kwargs))
+
+    def _check_history(self) -> None:
+        """Raise `NotNarrowError` for what a `torch.autograd.Function` gave out: the parts lack its backward pass."""
+        with torch._C.DisableTorchFunctionSubclass():
+            if self._differentiable and self.grad_fn is not None:
+                _give_up(f"{type(self.grad_fn).__name__} has a backward pass of its own for a map")
+
+    def _makers_learn(self) -> bool:
+        below = nodes(self.parts)
+        return any(tensor.requires_grad for tensor in (*sources(below), *parameters(below)))
+
+    def _has_gradients(self) -> bool:
+        return self._differentiable and self._makers_learn()
+
+    def _gradient_fact(self, name: str) -> Any:
+        """`requires_grad`, `is_leaf`, `grad` or `grad_fn`, as the dense network's tensor has it."""
+        if name == "grad_fn" and self._has_gradients():
+            if run_under_way() is not None:
+                self._watch(name)
+            return self.wide("its grad_fn is asked for").grad_fn
+        if self._wide is not None:
+            return getattr(self._wide, name)
+        return {"requires_grad": self._has_gradients(), "is_leaf": not self._has_gradients()}.get(name)
+
+    def _watch(self, name: str) -> None:
+        """From now on all use the written map: somebody waits for its gradient.
+
+        What was made of the parts before gives it none; then the whole network has to run densely.
+        """
+        if self._is_used and self._has_gradients():
+            _give_up(f"{name} asks for the gradient of a map after its use")
+        self.wide(f"{name} asks for its gradient")
+        self._has_views = True
+
+
+def _give_up(reason: str) -> NoReturn:
+    """Have the network run densely; after its forward it is too late for that."""
+    if run_under_way() is None:
+        raise StructureError(
+            f"{reason}, out of a fused network's forward; do it within the forward, or use the model itself"
+        )
+    raise NotNarrowError(reason)
+
+
+def _refuse_gradient(_: Tensor) -> NoReturn:
+    raise StructureError(
+        "a torch.autograd.Function, or other code that torch records no gradients of, took a map of a fused network, "
+        "and its gradient would not reach the layers before; train the model itself"
+    )
+
+
+def _watched(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sequence[Any]:
+    """Those arguments whose gradients a function gives, or lets somebody see or change."""
+    if name in ("register_hook", "retain_grad", "__set__"):
+        return args[:1]
+    if name in ("grad", "backward"):
+        return (kwargs["inputs"],) if "inputs" in kwargs else args[1:2] if name == "grad" else ()
+    return ()
+
+
+def handles(*functions: str | Callable[..., Any]) -> Callable[[Handler], Handler]:
+    """Decorator: the handler of these functions of torch, given by name or themselves; see `HANDLERS`."""
+
+    def register(handler: Handler) -> Handler:
+        for function in functions:
+            HANDLERS[function] = handler
+        return handler
+
+    return register
+
+
+def shape_of(tensor: Tensor) -> torch.Size:
+    """The shape, without asking the map's handlers."""
+    with torch._C.DisableTorchFunctionSubclass():
+        return tensor.shape
+
+
+def num_bytes(tensor: Tensor) -> int:
+    """What the whole map takes in memory."""
+    with torch._C.DisableTorchFunctionSubclass():
+        return tensor.numel() * tensor.element_size()
+
+
+def project_wide(wide: Tensor, matrix: Tensor, channel_axis: int) -> Tensor:
+    """Matrix @ an ordinary tensor over its axis of channels: (num_out, the other axes in order)."""
+    if channel_axis == wide.ndim - 1:
+        return (matrix @ wide.flatten(0, -2).T).reshape(matrix.shape[0], *wide.shape[:-1])
+    flat = torch.matmul(matrix, wide.flatten(2))
+    return flat.transpose(0, 1).reshape(matrix.shape[0], wide.shape[0], *wide.shape[2:])
+
+
+def as_tensor(value: Any, reason: str) -> Any:
+    """Ordinary tensors for all narrow maps in a structure of lists, tuples and dicts."""
+    if isinstance(value, Tensor):
+        return value.wide(reason) if isinstance(value, NarrowMap) else value
+    return pytree.tree_map(lambda item: item.wide(reason) if isinstance(item, NarrowMap) else item, value)
+
+
+def _handled(handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What the handler gives; NotImplemented for spellings that torch has and the handler has not."""
+    try:
+        return handler(*args, **kwargs)
+    except TypeError:
+        # Only now, as this takes longer than most handlers.
+        try:
+            inspect.signature(handler).bind(*args, **kwargs)
+        except TypeError:
+            return NotImplemented
+        raise
+
+
+def _changed(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "NarrowMap | None":
+    """The map that a function writes to."""
+    out = kwargs.get("out")
+    if isinstance(out, NarrowMap):
+        return out
+    first = args[0] if args else kwargs.get("input")
+    return first if isinstance(first, NarrowMap) and _works_in_place(name, kwargs) else None
+
+
+def _on_wide(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    reason = f"{name} needs the whole map"
+    changed = _changed(name, args, kwargs)
+    if changed is not None:
+        changed.check_alone()
+    result = func(*as_tensor(args, reason), **as_tensor(kwargs, reason))
+    if changed is not None:
+        wide = changed.wide(reason)
+        changed._differentiable |= wide.requires_grad
+        with torch.set_grad_enabled(changed._differentiable):
+            stacked = wide.movedim(changed.channel_axis, 0).contiguous()
+        changed.parts = (Given(stacked.shape[0], stacked),)
+        return changed if result is not None else None
+    _note_views((*args, *kwargs.values()), result)
+    return result
+
+
+def _maps_in(args: Sequence[Any]) -> list[NarrowMap]:
+    """The narrow maps among arguments and in lists of them."""
+    flat = [item for value in args for item in (value if isinstance(value, (tuple, list)) else (value,))]
+    return [item for item in flat if isinstance(item, NarrowMap)]
+
+
+def _note_views(args: tuple[Any, ...], result: Any) -> None:
+    """Note which maps' numbers a result shares."""
+    written = [item for item in pytree.tree_leaves(args) if isinstance(item, NarrowMap) and item._wide is not None]
+    if written:
+        given = {_storage(item) for item in pytree.tree_leaves(result) if type(item) is Tensor}
+        for item in written:
+            item._has_views |= item._wide is not None and _storage(item._wide) in given
+
+
+def _storage(tensor: Tensor) -> int:
+    return 0 if tensor.is_meta or tensor.layout is not torch.strided else tensor.untyped_storage()._cdata
+
+
+def _works_in_place(name: str, kwargs: dict[str, Any]) -> bool:
+    stem = name.strip("_")
+    in_place_operator = name.startswith("__i") and stem not in ("index", "invert", "int", "iter")
+    single = name.endswith("_") and not name.endswith("__")
+    return bool(kwargs.get("inplace")) or single or in_place_operator or stem == "setitem"
+
+
+def _engine(run: Run, parts: Sequence[Expression], num_out: int) -> str:
+    if run.engine == "torch":
+        return "torch"
+    like = a_source(parts[0])
+    positions = like.shape[1:].numel()
+    made = [part for part in parts if not isinstance(part, Affine)]
+    elements = positions * sum(part.channels for part in made)
+    narrow = max([num_out, *(node.source.shape[0] for node in nodes(made) if isinstance(node, Affine))])
+    return run.engine_for(like, elements=elements, narrow=narrow)

@@ -1,0 +1,399 @@
+"""What torch's functions do to a narrow map: elementwise functions, pooling, concatenation, padding, sums.
+
+Each handler has the signature of torch's function, and gives NotImplemented where it would need the wide map.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tailcut.execution.ir.cost import NUMBER_BYTES
+from tailcut.execution.ir.expression import (
+    Affine,
+    Expression,
+    Function,
+    Given,
+    OnSource,
+    Pointwise,
+    Scaled,
+    add_affine,
+    given,
+    grid_of,
+    is_pointwise,
+    map_sources,
+    resample,
+)
+from tailcut.execution.ir.geometry import pooled_size
+from tailcut.execution.lazy.context import current_run
+from tailcut.execution.lazy.lazy_map import HANDLERS, NarrowMap, handles, shape_of
+
+_INFINITY = math.inf
+_FUNCTIONS = (
+    Function("relu", torch.relu, torch.relu_, True, 1, (0.0, _INFINITY)),
+    Function("relu6", functional.relu6, lambda x: x.clamp_(0, 6), True, 1, (0.0, 6.0)),
+    Function("hardtanh", functional.hardtanh, lambda x: x.clamp_(-1, 1), True, 1, (-1.0, 1.0)),
+    Function("clamp", torch.clamp, increasing=True),
+    Function("leaky_relu", functional.leaky_relu, operations=2),
+    Function("elu", functional.elu, operations=8),
+    Function("selu", functional.selu, increasing=True, operations=8),
+    Function("celu", functional.celu, operations=8),
+    Function("gelu", functional.gelu, operations=16),
+    Function("silu", functional.silu, operations=8),
+    Function("mish", functional.mish, operations=16),
+    Function("softplus", functional.softplus, operations=8),
+    Function("softsign", functional.softsign, increasing=True, operations=3),
+    Function("hardswish", functional.hardswish, operations=4),
+    Function("hardsigmoid", functional.hardsigmoid, increasing=True, operations=3),
+    Function("hardshrink", functional.hardshrink, operations=2),
+    Function("softshrink", functional.softshrink, operations=2),
+    Function("tanhshrink", functional.tanhshrink, operations=8),
+    Function("logsigmoid", functional.logsigmoid, increasing=True, operations=8),
+    Function("threshold", functional.threshold),
+    Function("sigmoid", torch.sigmoid, torch.sigmoid_, True, 8),
+    Function("tanh", torch.tanh, torch.tanh_, True, 8),
+    Function("exp", torch.exp, torch.exp_, True, 8),
+    Function("abs", torch.abs, torch.abs_),
+    Function("neg", torch.neg, torch.neg_),
+    Function("square", torch.square),
+    Function("pow", torch.pow, operations=8),
+)
+
+
+def _with_arguments(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Function:
+    """The function with further arguments fixed."""
+    bounds = None
+    if function.name == "hardtanh":
+        limits = dict(zip(("min_val", "max_val"), args, strict=False)) | kwargs
+        bounds = float(limits.get("min_val", -1.0)), float(limits.get("max_val", 1.0))
+    return Function(
+        function.name,
+        lambda x: function.call(x, *args, **kwargs),
+        None if bounds is None else lambda x: x.clamp_(*bounds),
+        function.increasing,
+        function.operations,
+        bounds,
+    )
+
+
+def _elementwise(function: Function) -> Callable[..., Any]:
+    def handler(input: Any, *args: Any, inplace: bool = False, **kwargs: Any) -> Any:
+        plain = all(isinstance(value, (int, float, bool, str, type(None))) for value in (*args, *kwargs.values()))
+        if not isinstance(input, NarrowMap) or not plain or not all(map(is_pointwise, input.parts)):
+            return NotImplemented
+        chosen = _with_arguments(function, args, kwargs) if args or kwargs else function
+        result = input.like([Pointwise(part.channels, chosen, (part,)) for part in input.parts])
+        return input.become(result) if inplace else result
+
+    return handler
+
+
+def _in_place(function: Function) -> Callable[..., Any]:
+    handler = _elementwise(function)
+    return lambda input, *args, **kwargs: handler(input, *args, **{**kwargs, "inplace": True})
+
+
+for _entry in _FUNCTIONS:
+    handles(_entry.name)(_elementwise(_entry))
+    handles(f"{_entry.name}_")(_in_place(_entry))
+# torch's own names for what it calls by two.
+_ALIASES = {"log_sigmoid": "logsigmoid", "_threshold": "threshold", "__pow__": "pow", "__neg__": "neg"}
+for _alias, _name in _ALIASES.items():
+    HANDLERS[_alias] = HANDLERS[_name]
+
+
+@handles("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
+def dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
+    """Nothing happens in evaluation."""
+    return input if isinstance(input, NarrowMap) and (not training or p == 0) else NotImplemented
+
+
+@handles("contiguous")
+def contiguous(input: Any, **kwargs: Any) -> Any:
+    """A narrow map has no order in memory."""
+    return NotImplemented if kwargs else input
+
+
+@handles("clone")
+def clone(input: Any, **kwargs: Any) -> Any:
+    """Another map of the same expressions."""
+    return input.like(input.parts)
+
+
+@handles("cat", "concat", "concatenate")
+def cat(tensors: Sequence[Tensor], dim: int = 0, **kwargs: Any) -> Any:
+    """A list of parts; ordinary tensors become parts too."""
+    # Torch leaves out empty tensors of one axis.
+    tensors = [tensor for tensor in tensors if shape_of(tensor) != (0,)]
+    first = next(tensor for tensor in tensors if isinstance(tensor, NarrowMap))
+    axis = first.channel_axis
+    if kwargs or dim % len(shape_of(first)) != axis:
+        return NotImplemented
+    parts: list[Expression] = []
+    makers: list[str] = []
+    for tensor in tensors:
+        if isinstance(tensor, NarrowMap):
+            if tensor.channel_axis != axis:
+                return NotImplemented
+            parts += tensor.parts
+            makers += tensor.makers
+        else:
+            parts.append(given(tensor, axis))
+    if len({grid_of(part) for part in parts}) > 1:
+        return NotImplemented
+    return NarrowMap(parts, axis, makers)
+
+
+def _binary(function: Function, *, inplace: bool) -> Callable[..., Any]:
+    def handler(first: Any, second: Any, *, alpha: float = 1, out: Any = None) -> Any:
+        if alpha != 1 or out is not None or (inplace and not isinstance(first, NarrowMap)):
+            return NotImplemented
+        if isinstance(first, NarrowMap) and isinstance(second, NarrowMap):
+            result = _of_two(function, first, second)
+        elif isinstance(first, NarrowMap):
+            result = _with_other(function, first, second)
+        elif function.name != "sub":
+            result = _with_other(function, second, first)
+        else:
+            return NotImplemented
+        return first.become(result) if inplace and result is not NotImplemented else result
+
+    return handler
+
+
+for _entry in (Function("add", torch.add), Function("sub", torch.sub), Function("mul", torch.mul)):
+    handles(_entry.name, f"__{_entry.name}__")(_binary(_entry, inplace=False))
+    handles(f"{_entry.name}_", f"__i{_entry.name}__")(_binary(_entry, inplace=True))
+    if _entry.name != "sub":
+        handles(f"__r{_entry.name}__")(_binary(_entry, inplace=False))
+
+
+def _of_two(function: Function, first: NarrowMap, second: NarrowMap) -> Any:
+    """Part by part. Two affine parts make one affine part; a chain that grows too dear is written once."""
+    if shape_of(first) != shape_of(second) or first.channel_axis != second.channel_axis:
+        return NotImplemented
+    for operand in (first, second):
+        _settle_if_dear(operand)
+    splits = [part.channels for part in first.parts] == [part.channels for part in second.parts]
+    if not splits or not all(map(is_pointwise, (*first.parts, *second.parts))):
+        return NotImplemented
+    parts: list[Expression] = []
+    for one, two in zip(first.parts, second.parts, strict=True):
+        if function.name == "add" and isinstance(one, Affine) and isinstance(two, Affine):
+            parts.append(add_affine(one, two))
+        else:
+            parts.append(Pointwise(one.channels, function, (one, two)))
+    return NarrowMap(parts, first.channel_axis, (*first.makers, *second.makers))
+
+
+def _with_other(function: Function, narrow: NarrowMap, other: Any) -> Any:
+    """With a number, one number per channel, or an ordinary map of the same shape."""
+    if not all(map(is_pointwise, narrow.parts)):
+        return NotImplemented
+    if isinstance(other, (int, float)):
+        other = torch.tensor(float(other), dtype=narrow.dtype, device=narrow.device)
+    if not isinstance(other, Tensor) or other.dtype != narrow.dtype:
+        return NotImplemented
+    channels = shape_of(narrow)[narrow.channel_axis]
+    if other.shape == shape_of(narrow) and len(narrow.parts) == 1:
+        return narrow.like([Pointwise(channels, function, (narrow.parts[0], given(other, narrow.channel_axis)))])
+    shape = [1] * (len(shape_of(narrow)) - other.ndim) + list(other.shape)
+    if len(shape) > len(shape_of(narrow)) or any(
+        size != 1 and not (axis == narrow.channel_axis and size == channels) for axis, size in enumerate(shape)
+    ):
+        return NotImplemented
+    values = other.reshape(-1).expand(channels).clone()  # for the reason that `given` copies
+    one, zero = torch.ones_like(values), torch.zeros_like(values)
+    scale, shift = {"add": (one, values), "sub": (one, -values), "mul": (values, zero)}[function.name]
+    return narrow.like(scale_parts(narrow.parts, scale, shift))
+
+
+def scale_parts(parts: Sequence[Expression], scale: Tensor, shift: Tensor) -> list[Expression]:
+    """Parts * scale + shift, one number per channel, folded where a part is affine."""
+    result: list[Expression] = []
+    first = 0
+    for part in parts:
+        own = slice(first, first + part.channels)
+        if isinstance(part, Affine):
+            moved = shift[own] if part.shift is None else torch.addcmul(shift[own], part.shift, scale[own])
+            result.append(Affine(part.channels, part.source, part.matrix * scale[own, None], moved))
+        else:
+            result.append(Scaled(part.channels, part, scale[own], shift[own]))
+        first += part.channels
+    return result
+
+
+def _settle_if_dear(narrow: NarrowMap) -> None:
+    """Write a map that would cost more to make a second time than to write once and read twice."""
+    costs = current_run().costs
+    work = sum(part.flops for part in narrow.parts)
+    made = sum(part.elements for part in narrow.parts)
+    is_dear = costs.is_dear(work, made, NUMBER_BYTES * shape_of(narrow)[narrow.channel_axis])
+    if is_dear and len(narrow.parts) == 1 and not isinstance(narrow.parts[0], (Affine, Given)):
+        narrow.settle("a long chain of additions is written once")
+
+
+@handles("max_pool1d", "max_pool2d", "max_pool3d")
+def max_pool(
+    input: Any,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    """The maximum over phases: maps read at the first, second, ... position of each window.
+
+    A position of a window outside the map is moved to the nearest inside, which lies in the same window.
+    """
+    if return_indices or not isinstance(input, NarrowMap) or input.channel_axis != 1:
+        return NotImplemented
+    if not all(map(is_pointwise, input.parts)):
+        return NotImplemented
+    sizes = shape_of(input)[2:]
+    kernel, pads, steps = (_per_axis(value, len(sizes)) for value in (kernel_size, padding, dilation))
+    strides = _per_axis(stride, len(sizes)) if stride not in (None, ()) else kernel
+    if max(steps) > 1 or math.prod(kernel) > 4 * math.prod(strides):
+        return NotImplemented
+    outs = [pooled_size(*axis, ceil_mode=ceil_mode) for axis in zip(sizes, kernel, strides, pads, strict=True)]
+    if min(outs) < 1 or any(2 * pad > extent for pad, extent in zip(pads, kernel, strict=True)):
+        return NotImplemented  # torch says what is wrong
+    per_axis = [
+        [_window_index(size, out, offset - pad, step) for offset in range(extent)]
+        for size, out, extent, pad, step in zip(sizes, outs, kernel, pads, strides, strict=True)
+    ]
+    return input.like([_pooled(part, list(itertools.product(*per_axis))) for part in input.parts])
+
+
+Index = slice | Tensor
+
+
+def _window_index(size: int, out: int, offset: int, step: int) -> Index:
+    last = offset + (out - 1) * step
+    if offset >= 0 and last < size:
+        return slice(offset, last + 1, step)
+    return (torch.arange(out) * step + offset).clamp(0, size - 1)
+
+
+def _pooled(part: Expression, phases: Sequence[tuple[Index, ...]]) -> Expression:
+    """The maximum of a part over phases; below increasing functions, which saves calling them for each phase."""
+    if isinstance(part, Pointwise) and part.function.increasing and len(part.children) == 1:
+        return Pointwise(part.channels, part.function, (_pooled(part.children[0], phases),))
+    children = tuple(map_sources(part, _reader(phase)) for phase in phases)
+    return Pointwise(part.channels, _MAXIMUM, children)
+
+
+def _reader(phase: tuple[Index, ...]) -> OnSource:
+    def read(source: Tensor) -> Tensor:
+        for axis, index in enumerate(phase):
+            if isinstance(index, slice):
+                source = source[(slice(None),) * (2 + axis) + (index,)]
+            else:
+                source = source.index_select(2 + axis, index.to(source.device))
+        return source.contiguous()
+
+    return read
+
+
+def _maximum(*tensors: Tensor) -> Tensor:
+    result = tensors[0]
+    for tensor in tensors[1:]:
+        result = torch.maximum(result, tensor)
+    return result
+
+
+_MAXIMUM = Function("maximum", _maximum, increasing=True)
+
+
+def _per_axis(value: Any, num: int) -> tuple[int, ...]:
+    return (value,) * num if isinstance(value, int) else tuple(value) * (num if len(value) == 1 else 1)
+
+
+def _resampled(input: Any, operation: OnSource) -> Any:
+    if not isinstance(input, NarrowMap) or input.channel_axis != 1 or len(shape_of(input)) < 3:
+        return NotImplemented
+    return input.like([resample(part, operation) for part in input.parts])
+
+
+@handles("avg_pool1d", "avg_pool2d", "avg_pool3d")
+def avg_pool(input: Any, *args: Any, **kwargs: Any) -> Any:
+    """Linear, the same for each channel: done after the next projection."""
+    function = {3: functional.avg_pool1d, 4: functional.avg_pool2d, 5: functional.avg_pool3d}.get(input.ndim)
+    return NotImplemented if function is None else _resampled(input, lambda x: function(x, *args, **kwargs))
+
+
+@handles("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d")
+def adaptive_avg_pool(input: Any, output_size: Any) -> Any:
+    """As `avg_pool`."""
+    functions = (functional.adaptive_avg_pool1d, functional.adaptive_avg_pool2d, functional.adaptive_avg_pool3d)
+    if not 3 <= input.ndim <= 5:
+        return NotImplemented
+    function: Any = functions[input.ndim - 3]
+    return _resampled(input, lambda x: function(x, output_size))
+
+
+@handles("interpolate", "upsample")
+def interpolate(input: Any, *args: Any, **kwargs: Any) -> Any:
+    """Linear, the same for each channel: done after the next projection."""
+    return _resampled(input, lambda x: functional.interpolate(x, *args, **kwargs))
+
+
+@handles("pad")
+def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
+    """Padding of the spatial axes: zeros are linear; a copy of the border is so too."""
+    if not isinstance(input, NarrowMap) or len(pad) > 2 * (input.ndim - 2) or value not in (None, 0):
+        return NotImplemented
+    if not any(pad):
+        return input
+    return _resampled(input, lambda x: functional.pad(x, list(pad), mode=mode))
+
+
+@handles("mean")
+def mean(input: Any, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
+    """The mean over all spatial axes."""
+    dims = sorted(axis % input.ndim for axis in ([dim] if isinstance(dim, int) else dim or []))
+    if kwargs or dims != list(range(2, input.ndim)) or not dims:
+        return NotImplemented
+    return _resampled(input, lambda x: x.mean(dims, keepdim=keepdim))
+
+
+@handles("flatten")
+def flatten(input: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
+    """Merging spatial axes; or dropping them where each has size 1."""
+    if not isinstance(input, NarrowMap) or input.channel_axis != 1:
+        return NotImplemented
+    shape = shape_of(input)
+    start, end = start_dim % len(shape), end_dim % len(shape)
+    if end != len(shape) - 1 or start not in (1, 2) or len(shape) < 3:
+        return NotImplemented
+    if start == 1 and math.prod(shape[2:]) > 1:
+        return NotImplemented
+    return input.link(_regrid(input, lambda x: x.flatten(start)))
+
+
+@handles("transpose", "swapaxes")
+def transpose(input: Any, dim0: int, dim1: int) -> Any:
+    """(batch, channels, positions) to (batch, positions, channels) and back: the same expressions."""
+    if input.ndim != 3 or {dim0 % 3, dim1 % 3} != {1, 2}:
+        return NotImplemented
+    return input.link(NarrowMap(input.parts, 3 - input.channel_axis, input.makers))
+
+
+def _regrid(input: NarrowMap, operation: OnSource) -> NarrowMap:
+    """An operation on (batch, channels, *spatial) that only names positions anew."""
+    known: dict[Any, Any] = {}
+
+    def on_source(source: Tensor) -> Tensor:
+        return operation(source.transpose(0, 1)).transpose(0, 1).contiguous()
+
+    return input.like(
+        [
+            map_sources(part, on_source, known) if is_pointwise(part) else resample(part, operation)
+            for part in input.parts
+        ]
+    )

@@ -1,0 +1,50 @@
+"""What a forward may do that the narrow program cannot follow: its own backward passes, types, transforms, hooks."""
+
+import torch
+from torch.autograd import forward_ad
+
+from tailcut.execution.lazy.context import NotNarrowError, run_under_way, saving_hooks
+
+_CHECKPOINT = "torch.utils.checkpoint"
+
+
+def refuse_detours() -> None:
+    """Raise `NotNarrowError` where the backward pass would not reach what made a map, or would call the code again."""
+    reason = detour_under_way()
+    if reason:
+        raise NotNarrowError(reason)
+
+
+def detour_under_way() -> str:
+    """Why no map may be used here and no layer run narrowly, although gradients are wanted of the network; or "".
+
+    Within a `torch.autograd.Function`, which gets its arguments past all hooks and takes maps for tensors without
+    gradients, gradients are switched off; nothing else that can be seen from Python tells of it on all versions of
+    torch. `torch.utils.checkpoint` calls its part of the network again in the backward pass.
+    """
+    run = run_under_way()
+    if run is None or not run.differentiates:
+        return ""
+    if not torch.is_grad_enabled():
+        return "a part of it runs without gradients, as all does within a torch.autograd.Function"
+    hooks = saving_hooks()
+    if hooks is not None and hooks != run.hooks and getattr(hooks[0], "__module__", "") == _CHECKPOINT:
+        return f"{_CHECKPOINT} calls a part of the network a second time"
+    return ""
+
+
+def is_transformed() -> bool:
+    """Whether torch.func or forward-mode differentiation is at work, which look into every operation."""
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
+def is_traced() -> bool:
+    """Whether `torch.jit.trace` writes down what is done."""
+    return torch._C._get_tracing_state() is not None
+
+
+def is_autocast(kind: str) -> bool:
+    """Whether autocast chooses the types of products on devices of a kind ("cpu", "cuda", "meta")."""
+    if not torch._C._is_any_autocast_enabled():
+        return False
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)

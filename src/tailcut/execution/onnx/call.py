@@ -1,0 +1,232 @@
+"""The call that a network is exported with: its tensors by name, its other arguments fixed, its outputs by name."""
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from tailcut.errors import ArgumentError, StructureError
+from tailcut.inputs.transform.input_transform import input_transform_of
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # of terminals, in the exporter's messages
+# What stays as it is in every call of the exported network.
+_FIXED = (type(None), bool, int, float, complex, str, torch.dtype, torch.device, torch.memory_format)
+
+
+class Call:
+    """Arguments of a network, the tensors among them apart.
+
+    Attributes:
+        names: of the tensors: the argument, or the argument and the place in it, as in `past_0_key`.
+        tensors: in the order of the arguments.
+    """
+
+    def __init__(
+        self, network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], *, pixels: bool = False
+    ) -> None:
+        """Take the arguments of one call apart.
+
+        Args:
+            network: what is called.
+            args: by place.
+            kwargs: by name.
+            pixels: the first tensor is RGB pictures, which the network's own transform makes its input.
+
+        Raises:
+            ArgumentError: `network.forward` has no such arguments, or one is neither a tensor nor made of tensors,
+                numbers, strings and None.
+        """
+        self._leaves, self._spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
+        words = _argument_names(network, args, kwargs)
+        paths = [path for path, _ in pytree.tree_flatten_with_path((tuple(args), dict(kwargs)))[0]]
+        names = ["_".join([words[_key(path[1])], *map(_key, path[2:])]) for path in paths]
+        for name, leaf in zip(names, self._leaves, strict=True):
+            if not isinstance(leaf, (Tensor, *_FIXED)):
+                raise ArgumentError(
+                    f"the example's {name} is a {type(leaf).__name__}; give tensors, numbers, strings, None, or lists, "
+                    "tuples and dicts of them"
+                )
+        self._places = [place for place, leaf in enumerate(self._leaves) if isinstance(leaf, Tensor)]
+        stored = network.state_dict()
+        used = [names[place] for place in self._places]
+        self.names = _distinct([f"{name}_input" if name in stored else name for name in used])
+        self._pixels = pixels and input_transform_of(network) is not None
+        if self._pixels:
+            self.names = ("pixels", *self.names[1:])
+        self.tensors = tuple(self._leaves[place] for place in self._places)
+        if not self.tensors:
+            raise ArgumentError(
+                "the example holds no tensor: example_input and example_kwargs give the tensors of a call"
+            )
+
+    def run(self, network: nn.Module, tensors: Sequence[Tensor]) -> Any:
+        """What the network gives for such tensors, all else as in the example."""
+        leaves = list(self._leaves)
+        transform = input_transform_of(network) if self._pixels else None
+        if transform is not None:
+            tensors = (transform(tensors[0]), *tensors[1:])
+        for place, tensor in zip(self._places, tensors, strict=True):
+            leaves[place] = tensor
+        args, kwargs = pytree.tree_unflatten(leaves, self._spec)
+        return network(*args, **kwargs)
+
+    def problem(self, network: nn.Module, tensors: Sequence[Tensor]) -> str | None:
+        """What the network says to such tensors; None if it takes them."""
+        try:
+            with torch.no_grad():
+                self.run(network, tensors)
+        except Exception as error:  # noqa: BLE001 -- any error of the user's code
+            return first_line(error)
+        return None
+
+    def outputs(self, network: nn.Module) -> tuple[str, ...]:
+        """The names of what the network returns for the example.
+
+        Raises:
+            ArgumentError: it does not take the example.
+            StructureError: it returns what is no tensor.
+        """
+        try:
+            with torch.no_grad():
+                result = self.run(network, self.tensors)
+        except Exception as error:
+            sizes = ", ".join(str(tuple(value.shape)) for value in self.tensors)
+            raise ArgumentError(
+                f"the network does not take an example of shape {sizes}: {first_line(error)}"
+            ) from error
+        found = list(named_tensors(result, type(network).__name__))
+        taken = {*self.names, *network.state_dict()}
+        return _distinct([f"{name}_out" if name in taken else name for name, _ in found])
+
+
+class Flat(nn.Module):
+    """A network that takes the tensors of a call, and returns tensors, each in a tuple."""
+
+    def __init__(self, network: nn.Module, call: Call) -> None:
+        super().__init__()
+        self.network = network
+        self._call = call
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """What the network returns, each a tensor of its own."""
+        result = self._call.run(self.network, tensors)
+        outputs: list[Tensor] = []
+        for _, value in named_tensors(result, type(self.network).__name__):
+            # What an ONNX graph returns is neither an input nor returned twice.
+            is_known = any(value is other for other in (*tensors, *outputs))
+            outputs.append(value.clone() if is_known else value)
+        return tuple(outputs)
+
+
+def named_tensors(result: Any, network: str) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor that a network returned, with its name: of a dict the keys; "output" or "output0" and so on else.
+
+    Args:
+        result: a tensor, or tensors in dicts, tuples, lists, dataclasses and what is registered with torch's pytree.
+            None is left out.
+        network: the name of its class, for errors.
+
+    Raises:
+        StructureError: it holds something else, or nothing.
+    """
+    num = 0
+    for path, value in _walk(result, ()):
+        if not isinstance(value, Tensor):
+            where = f" as {'_'.join(path)!r}" if path else ""
+            raise StructureError(
+                f"{network} cannot be exported: it returns a {type(value).__name__}{where}, and an ONNX file returns "
+                "tensors only; let the network return tensors in tuples and dicts, or ask it by an argument to leave "
+                "this out (example_kwargs={'use_cache': False} for caches of transformers)"
+            )
+        num += 1
+        yield _output_name(path), value
+    if num == 0:
+        raise StructureError(f"{network} cannot be exported: it returns no tensor")
+
+
+def _walk(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for key, child in _children(value):
+        yield from _walk(child, (*path, str(key)))
+    if value is not None and not _is_container(value):
+        yield path, value
+
+
+def _is_container(value: Any) -> bool:
+    if isinstance(value, (Tensor, type)):
+        return False
+    return isinstance(value, (Mapping, tuple, list)) or dataclasses.is_dataclass(value) or _is_registered(value)
+
+
+def _is_registered(value: Any) -> bool:
+    return type(value) in pytree.SUPPORTED_NODES
+
+
+def _children(value: Any) -> list[tuple[Any, Any]]:
+    if not _is_container(value):
+        return []
+    if isinstance(value, Mapping):
+        return list(value.items())
+    if isinstance(value, (tuple, list)):
+        return list(zip(getattr(value, "_fields", range(len(value))), value, strict=True))
+    if dataclasses.is_dataclass(value):
+        return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    leaves = pytree.tree_flatten_with_path(value)[0]
+    return [("_".join(map(_key, path)), leaf) for path, leaf in leaves]
+
+
+def _output_name(path: tuple[str, ...]) -> str:
+    if not path:
+        return "output"
+    name = "_".join(path)
+    return f"output{name}" if path[0].isdigit() else name
+
+
+def _key(part: Any) -> str:
+    """A step of a path in words."""
+    for attribute in ("key", "idx", "name"):
+        if hasattr(part, attribute):
+            return str(getattr(part, attribute))
+    return str(part)
+
+
+def _argument_names(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, str]:
+    """The name of each argument, by its place or keyword."""
+    signature = inspect.signature(network.forward)
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise ArgumentError(
+            f"the example does not fit {type(network).__name__}.forward{signature}: {error}; example_input gives the "
+            "arguments by their place, example_kwargs by their name"
+        ) from error
+    words = {name: name for name in kwargs}
+    parameters = [each for each in signature.parameters.values() if each.kind != each.KEYWORD_ONLY]
+    for place in range(len(args)):
+        parameter = parameters[min(place, len(parameters) - 1)]
+        if parameter.kind == parameter.VAR_KEYWORD:
+            parameter = parameters[-2]
+        is_one = parameter.kind != parameter.VAR_POSITIONAL
+        words[str(place)] = parameter.name if is_one else f"{parameter.name}_{place - parameters.index(parameter)}"
+    return words
+
+
+def _distinct(names: Sequence[str]) -> tuple[str, ...]:
+    """The names, those that come again with a number."""
+    found: dict[str, None] = {}
+    for name in names:
+        unique, number = name, 1
+        while unique in found:
+            unique, number = f"{name}_{number}", number + 1
+        found[unique] = None
+    return tuple(found)
+
+
+def first_line(error: BaseException) -> str:
+    """The class of an error and the first line of its message."""
+    lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,307 @@
+"""`export_onnx`: a small ONNX file that computes its cosines itself and holds no dense weight of a truncated layer."""
+
+import contextlib
+import importlib.util
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from tailcut.errors import ArgumentError, MissingExtraError
+from tailcut.files import write_atomically
+from tailcut.inputs.stem.replace import picture_shape
+from tailcut.printing import Report, table
+from tailcut.structure import as_metadata, example_shape, without_views
+from tailcut.weights import TruncatedTensor, to_dense, truncated_tensors
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+DEFAULT_OPSET = 18  # the oldest that torch's exporter writes; later ones change nothing for these networks
+MAX_FILE_BYTES = (1 << 31) - 1  # of a protocol buffer
+_NEEDED = ("onnx", "onnx_ir", "onnxscript")
+_TALKATIVE = ("torch.onnx", "torch.export", "torch._export", "onnxscript", "onnx_ir")
+
+
+@dataclass(frozen=True)
+class ExportedTensor(Report):
+    """How one truncated tensor is stored.
+
+    Attributes:
+        name: its plain name.
+        shape: of the dense tensor.
+        num_kept: its coefficients.
+        way: "factored": the layer runs as projection, core and expansion, without a dense weight; "rebuilt": the
+            file holds coefficients, from which the graph makes the dense weight when it is loaded; "dense": the
+            file holds the dense weight, which takes no more than coefficients and the nodes to read them; "unused":
+            the network does not use it.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    num_kept: int
+    way: str
+
+
+@dataclass(frozen=True)
+class ExportReport(Report):
+    """What `export_onnx` wrote.
+
+    Attributes:
+        path: the file.
+        file_bytes: its size.
+        dense_bytes: what the parameters of the dense network take.
+        opset: version of ONNX's operators that it needs.
+        inputs: shape by name; a size that may vary is a name or a formula of names.
+        outputs: likewise.
+        tensors: how each truncated tensor is stored.
+    """
+
+    path: str
+    file_bytes: int
+    dense_bytes: int
+    opset: int
+    inputs: dict[str, tuple[int | str | None, ...]]
+    outputs: dict[str, tuple[int | str | None, ...]]
+    tensors: tuple[ExportedTensor, ...]
+
+    def __str__(self) -> str:
+        shapes = [
+            f"{name} ({', '.join('?' if size is None else str(size) for size in shape)})"
+            for name, shape in (*self.inputs.items(), *self.outputs.items())
+        ]
+        rows = [
+            (tensor.name, " x ".join(map(str, tensor.shape)), f"{tensor.num_kept:,}", tensor.way)
+            for tensor in self.tensors
+        ]
+        return (
+            f"{self.path}: {self.file_bytes:,} bytes (dense weights: {self.dense_bytes:,}), opset {self.opset}, "
+            f"{', '.join(shapes)}\n\n{table(('tensor', 'shape', 'kept', 'way'), rows, align='<<><')}"
+        )
+
+
+def export_onnx(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    example_input: Any = None,
+    example_kwargs: Mapping[str, Any] | None = None,
+    opset: int = DEFAULT_OPSET,
+    dynamic: bool = True,
+    pixels: bool = False,
+    tell: Callable[[str], object] = lambda stage: None,
+) -> ExportReport:
+    """Write `model` as a small ONNX file, for inference; the model is not changed.
+
+    The file holds the coefficients; cosines are computed in the graph, each once. Where that takes fewer
+    multiplications, a layer runs as: project the input on a few cosines, small core, expand. Small, not necessarily
+    fast: wide maps are written to memory between layers; to run fast in PyTorch there is `fuse`. The network is
+    exported in evaluation mode. Batch norm without running statistics takes those of the batch that it is given.
+    Inputs have the names of the arguments; outputs those of the keys of a dict or the fields of a dataclass, else
+    "output", or "output0" and so on. Of an argument or an output made of several tensors each has its place in its
+    name: `past_0_1`. Names of classes that the network knows stand in the model's metadata as `class_names`, a list in
+    JSON.
+
+    Args:
+        model: a network that `torch.export` can trace, or a view of it that `fuse` made. Without regularised
+            tensors it is exported as it is.
+        path: the file to write, whole or not at all.
+        example_input: a tensor, or a tuple of arguments for a network with several inputs, batch first; ones of the
+            registered shape for a registered model when neither this nor `example_kwargs` is given. At a batch of 1 the
+            picture is taken twice for tracing. Each tensor in it becomes an input, also in lists, tuples and dicts;
+            None, numbers and strings stay as they are.
+        example_kwargs: arguments by keyword, beside those of `example_input`.
+        opset: version of ONNX's operators, from 18.
+        dynamic: let every size of the inputs vary that the network lets vary (the report says which: for example
+            "batch", "height"). An axis of size 1 in the example never varies, the batch excepted.
+        pixels: put the network's own input transform into the graph, if it reads frequency channels or YCbCr: its input
+            is then "pixels", RGB pictures (batch, 3, height, width) of 0 to 1, as is `example_input`.
+        tell: is told each stage when it begins, for example `print`.
+
+    Returns:
+        Size of the file, shapes of inputs and outputs, and how each truncated tensor is stored.
+
+    Raises:
+        MissingExtraError: the extra `onnx` is not installed.
+        ArgumentError: the example does not fit, or `opset` or `path` is not usable.
+        StructureError: the network cannot be traced, returns what is no tensor or has no form in ONNX; the message says
+            why.
+    """
+    for package in _NEEDED:
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError("export_onnx", package, "onnx")
+    from tailcut.execution.onnx.call import Call
+    from tailcut.execution.onnx.trace import trace
+
+    _check_opset(opset)
+    source = without_views(model)
+    example = _example(source, example_input, example_kwargs, pixels=pixels)
+    tensors = truncated_tensors(source)
+    dense = to_dense(source).eval()
+    call = Call(dense, example, example_kwargs or {}, pixels=pixels)
+    with _quiet():
+        program = trace(dense, call, opset=opset, dynamic=dynamic, tell=tell)
+        tell("making it small")
+        ways = _shrink(program, tensors, list(source.state_dict()))
+        tell("writing")
+        program.metadata_props.update(as_metadata(source))
+        content = _serialized(program)
+    write_atomically(path, content)
+    return ExportReport(
+        path=str(path),
+        file_bytes=len(content),
+        dense_bytes=sum(value.numel() * value.element_size() for value in dense.parameters()),
+        opset=opset,
+        inputs=_shapes(program.graph.inputs),
+        outputs=_shapes(program.graph.outputs),
+        tensors=tuple(
+            ExportedTensor(tensor.name, tensor.shape, tensor.num_kept, ways[tensor.name]) for tensor in tensors
+        ),
+    )
+
+
+def _check_opset(opset: int) -> None:
+    from onnx.defs import onnx_opset_version
+
+    if isinstance(opset, bool) or not isinstance(opset, int) or not DEFAULT_OPSET <= opset <= onnx_opset_version():
+        raise ArgumentError(
+            f"opset must be an integer from {DEFAULT_OPSET} to {onnx_opset_version()} (the newest that the installed "
+            f"onnx knows), got {opset!r}"
+        )
+
+
+def _example(model: nn.Module, example_input: Any, example_kwargs: Any, *, pixels: bool) -> tuple[Any, ...]:
+    """The arguments by place."""
+    if example_kwargs is not None and not (
+        isinstance(example_kwargs, Mapping) and all(isinstance(name, str) for name in example_kwargs)
+    ):
+        raise ArgumentError(
+            "example_kwargs must be a dict of arguments by name, such as {'input_ids': tensor}, got "
+            f"{type(example_kwargs).__name__}"
+        )
+    if example_input is None and example_kwargs:
+        return ()
+    if example_input is None:
+        shape = example_shape(model)
+        if shape is None:
+            raise ArgumentError(
+                "export_onnx needs example_input for a network that is not registered: a tensor (or a tuple of "
+                "tensors) of a shape that the network takes, batch first; or example_kwargs, arguments by name"
+            )
+        if pixels:
+            shape = (shape[0], *(picture_shape(model) or shape[1:]))
+        like = next(model.parameters(), torch.empty(0))
+        return (torch.ones(shape, dtype=like.dtype, device=like.device),)
+    example = tuple(example_input) if isinstance(example_input, (tuple, list)) else (example_input,)
+    if not any(isinstance(value, Tensor) for value in pytree.tree_leaves((example, example_kwargs))):
+        kinds = ", ".join(type(value).__name__ for value in example) or "nothing"
+        raise ArgumentError(f"example_input must be a tensor or a tuple of tensors, got {kinds}")
+    return example
+
+
+def _shrink(program: "ir.Model", tensors: Sequence[TruncatedTensor], names: Sequence[str]) -> dict[str, str]:
+    """Replace dense weights by what is stored of them (in place). Returns the way of each tensor, by name."""
+    from onnxscript.optimizer import optimize_ir
+
+    from tailcut.execution.onnx.layers import split_layers
+    from tailcut.execution.onnx.statistics import compute_statistics_exactly
+    from tailcut.execution.onnx.tidy import name_axes, tidy
+    from tailcut.execution.onnx.weights import Corner, WeightNodes
+
+    graph = program.graph
+    outputs = [str(output.name) for output in graph.outputs]
+    weights = []
+    for tensor in tensors:
+        for name in (tensor.name, *tensor.aliases):
+            if name in graph.initializers:
+                # As an input, a weight is left alone by the folding of constants.
+                value = graph.initializers.pop(name)
+                weights.append((tensor, value, value.const_value))
+                value.const_value = None
+                graph.inputs.append(value)
+    optimize_ir(program)
+    nodes = WeightNodes()
+    ways = {tensor.name: "unused" for tensor in tensors}
+    for tensor, value, dense in weights:
+        graph.inputs.remove(value)
+        corner = Corner.of(tensor)
+        if value.uses() and corner.is_smaller:
+            split_layers(graph, value, corner, nodes)
+            ways[tensor.name] = "factored"
+        if value.uses():
+            if corner.is_smaller:
+                value.replace_all_uses_with(nodes.rebuilt(corner, value))
+            else:
+                value.const_value = dense
+                graph.register_initializer(value)
+            ways[tensor.name] = "rebuilt" if corner.is_smaller else "dense"
+    compute_statistics_exactly(graph, nodes)
+    nodes.insert(graph)
+    for output, name in zip(graph.outputs, outputs, strict=True):
+        output.name = name
+    name_axes(program, _axis_names(graph.inputs))
+    tidy(program, [*names, *(tensor.name for tensor in tensors)])
+    return ways
+
+
+def _axis_names(inputs: "Sequence[ir.Value]") -> dict[str, str]:
+    """A readable name for each symbol in the shapes of the inputs."""
+    spatial = {3: ("length",), 4: ("height", "width"), 5: ("depth", "height", "width")}
+    names: dict[str, str] = {}
+    for value in inputs:
+        shape = () if value.shape is None else tuple(value.shape)
+        words = {0: "batch", **dict(enumerate(spatial.get(len(shape), ()), start=2))}
+        for axis, size in enumerate(shape):
+            if isinstance(size, int) or size.value is None or str(size.value) in names:
+                continue
+            word = words.get(axis, f"{value.name}_{axis}")
+            names[str(size.value)] = f"{value.name}_{axis}" if word in names.values() else word
+    return names
+
+
+def _shapes(values: "Sequence[ir.Value]") -> dict[str, tuple[int | str | None, ...]]:
+    return {
+        str(value.name): tuple(
+            size if isinstance(size, int) else None if size.value is None else str(size.value)
+            for size in (value.shape or ())
+        )
+        for value in values
+    }
+
+
+def _serialized(program: "ir.Model") -> bytes:
+    import onnx
+    import onnx_ir as ir
+
+    num_bytes = sum(value.const_value.nbytes for value in program.graph.initializers.values() if value.const_value)
+    if num_bytes > MAX_FILE_BYTES:
+        raise ArgumentError(
+            f"the file would hold {num_bytes:,} bytes of parameters, more than one ONNX file can; regularise more of "
+            "the network's tensors"
+        )
+    proto = ir.to_proto(program)
+    onnx.checker.check_model(proto)
+    content: bytes = proto.SerializeToString(deterministic=True)
+    return content
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Within the block, the exporter's notes on its own workings are not shown."""
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

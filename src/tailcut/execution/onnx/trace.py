@@ -1,0 +1,156 @@
+"""A network as an ONNX program with dense weights: torch.export, then torch's ONNX exporter. Needs the extra `onnx`."""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from tailcut.errors import StructureError, TailcutError
+from tailcut.execution.onnx.call import Call, Flat, first_line
+from tailcut.execution.onnx.lowering import lower_locally
+
+Axis = tuple[int, int]
+Tell = Callable[[str], object]
+_PREFIX = "network."  # of the tensors of `Flat`
+
+
+def trace(dense: nn.Module, call: Call, *, opset: int, dynamic: bool, tell: Tell = lambda stage: None) -> ir.Model:
+    """Trace a dense network in evaluation mode; it is not changed.
+
+    Args:
+        dense: the network.
+        call: its example, batch first.
+        opset: version of ONNX's operators.
+        dynamic: keep the sizes open that may vary; see `export_onnx`.
+        tell: is told each stage.
+
+    Returns:
+        The program, not optimised; its initializers have the names of the network's state_dict, its inputs and outputs
+        those of the call.
+
+    Raises:
+        ArgumentError: the network does not take the example.
+        StructureError: it cannot be traced, returns what is no tensor, or has no form in ONNX.
+    """
+    tell("running the example")
+    outputs = call.outputs(dense)
+    example = call.tensors
+    open_axes: set[Axis] = set()
+    if dynamic:
+        tell("finding the sizes that may vary")
+        example = _doubled(dense, call)
+        open_axes = _open_axes(dense, call, example)
+    try:
+        program = _program(Flat(dense, call), example, open_axes, opset, tell)
+    except TailcutError:
+        raise
+    except Exception as error:
+        raise StructureError(
+            f"{type(dense).__name__} cannot be exported: {first_line(_cause(error))} (torch.export must be able to "
+            "trace the network, without branches on the values of tensors; try dynamic=False if sizes are the trouble)"
+        ) from error
+    _rename(program.graph, call.names, outputs)
+    return program
+
+
+def _program(network: Flat, example: Sequence[Tensor], open_axes: Collection[Axis], opset: int, tell: Tell) -> ir.Model:
+    tell("tracing")
+    traced = _exported(network, example, open_axes)
+    lower_locally(traced)
+    tell("converting")
+    options = {"dynamo": True, "optimize": False, "opset_version": opset, "verbose": False}
+    try:
+        program = torch.onnx.export(traced, (), **options)  # type: ignore[arg-type]
+    except Exception:  # noqa: BLE001 -- torch's own way of taking operations apart may know better, or tells why
+        traced = _exported(network, example, open_axes)
+        program = torch.onnx.export(traced, (), **options)  # type: ignore[arg-type]
+    if program is None:
+        raise StructureError(f"{type(network.network).__name__} cannot be exported: torch's exporter returned nothing")
+    return program.model
+
+
+def _exported(
+    network: nn.Module, example: Sequence[Tensor], open_axes: Collection[Axis]
+) -> torch.export.ExportedProgram:
+    shapes = tuple(
+        {axis: torch.export.Dim.AUTO for axis in range(value.ndim) if (n, axis) in open_axes}
+        for n, value in enumerate(example)
+    )
+    return torch.export.export(network, tuple(example), dynamic_shapes=(shapes,), strict=False)
+
+
+def _doubled(dense: nn.Module, call: Call) -> tuple[Tensor, ...]:
+    """The example; with a batch of one, taken twice, since the tracer takes a size of one as fixed."""
+    batches = [value.shape[0] for value in call.tensors if value.ndim > 0]
+    twice = tuple(torch.cat([value, value]) if value.ndim > 0 else value for value in call.tensors)
+    return twice if set(batches) == {1} and call.problem(dense, twice) is None else call.tensors
+
+
+def _open_axes(dense: nn.Module, call: Call, example: Sequence[Tensor]) -> set[Axis]:
+    """Axes that the network takes in twice or half their size: alone, or with others, such as a batch with a batch.
+
+    The tracer knows conditions on single sizes, but not, for example, that height times width must be 784; and each
+    size that need not be open saves it much time.
+    """
+    closed = [(n, axis) for n, value in enumerate(example) for axis in range(value.ndim) if value.shape[axis] != 1]
+    found: set[Axis] = set()
+    for groups in (_alone, _of_equal_size, _in_equal_place, _together):
+        for axes in groups(example, closed):
+            # Half comes first: it is run in less time.
+            resized = (_resized(example, axes, twice=twice) for twice in (False, True))
+            if any(call.problem(dense, other) is None for other in resized):
+                found.update(axes)
+        closed = [axis for axis in closed if axis not in found]
+    return found
+
+
+def _alone(example: Sequence[Tensor], axes: Sequence[Axis]) -> Iterator[list[Axis]]:
+    for axis in axes:
+        yield [axis]
+
+
+def _of_equal_size(example: Sequence[Tensor], axes: Sequence[Axis]) -> Iterator[list[Axis]]:
+    sizes: dict[int, list[Axis]] = {}
+    for n, axis in axes:
+        sizes.setdefault(example[n].shape[axis], []).append((n, axis))
+    yield from (alike for alike in sizes.values() if len(alike) > 1)
+
+
+def _in_equal_place(example: Sequence[Tensor], axes: Sequence[Axis]) -> Iterator[list[Axis]]:
+    """The time of words, of a mask and of what is kept of earlier words: none varies alone."""
+    for place in sorted({axis for _, axis in axes}):
+        yield [(n, axis) for n, axis in axes if axis == place]
+
+
+def _together(example: Sequence[Tensor], axes: Sequence[Axis]) -> Iterator[list[Axis]]:
+    if len({example[n].shape[axis] for n, axis in axes}) > 1:
+        yield list(axes)
+
+
+def _resized(example: Sequence[Tensor], axes: Sequence[Axis], *, twice: bool) -> list[Tensor]:
+    resized = list(example)
+    for n, axis in axes:
+        value = resized[n]
+        half = value.narrow(axis, 0, value.shape[axis] // 2)
+        resized[n] = torch.cat([value, value], dim=axis) if twice else half
+    return resized
+
+
+def _rename(graph: ir.Graph, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Give the inputs and outputs the names of the call, and the stored tensors those of the network."""
+    for name, value in list(graph.initializers.items()):
+        if name.startswith(_PREFIX):
+            del graph.initializers[name]
+            value.name = name.removeprefix(_PREFIX)
+            graph.register_initializer(value)
+    for values, names in ((graph.inputs, inputs), (graph.outputs, outputs)):
+        for value, name in zip(values, names, strict=True):
+            value.name = name
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What went wrong in the first place: the exporter wraps it in general advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

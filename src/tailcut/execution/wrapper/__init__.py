@@ -1,0 +1,1 @@
+"""The fused network: its programs, its decisions and its report."""

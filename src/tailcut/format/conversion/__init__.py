@@ -1,0 +1,1 @@
+"""Checkpoints of PyTorch and of other projects, read without running their code."""

@@ -1,0 +1,58 @@
+"""A network from a file of any kind: a .tailcut file, or a torch checkpoint of a registered model."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tailcut.errors import ArgumentError
+from tailcut.format import load
+from tailcut.format.container import MAGIC
+from tailcut.format.conversion.checkpoints import load_checkpoint
+from tailcut.format.zoo import resolve
+from tailcut.structure import create_model
+
+
+def open_network(
+    source: str | Path,
+    *,
+    model: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    device: torch.device | str = "cpu",
+) -> nn.Module:
+    """The network of a file, in evaluation mode.
+
+    Args:
+        source: a .tailcut file or `zoo:NAME`; or a checkpoint of torch (see `tailcut.format.checkpoints`).
+        model: name of the registered model that a checkpoint belongs to.
+        arguments: the arguments of that model.
+        device: where the network shall be.
+
+    Raises:
+        ArgumentError: a model is named for a .tailcut file, or none for a checkpoint.
+        FormatError: the .tailcut file cannot be loaded.
+        DataError: the checkpoint cannot be read.
+        FileNotFoundError: there is no such file.
+    """
+    if is_tailcut_file(source):
+        if model is not None or arguments:
+            raise ArgumentError(f"{source} tells its model itself: leave out --model and --set-argument")
+        return load(source, device=device)
+    if model is None:
+        raise ArgumentError(f"{source} is no .tailcut file: name the registered model of its weights with --model")
+    network = create_model(model, **(arguments or {}))
+    load_checkpoint(source, network)
+    return network.to(device).eval()
+
+
+def is_tailcut_file(source: str | Path) -> bool:
+    """Whether a file begins as .tailcut files do; `zoo:NAME` does.
+
+    Raises:
+        ArgumentError: the zoo has no such network.
+        FileNotFoundError: there is no such file.
+    """
+    with resolve(source).open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC

@@ -1,0 +1,1 @@
+"""Faster and Mask R-CNN on frequency channels."""

@@ -1,0 +1,1 @@
+"""The DCT coefficients that JPEG files store: read, resample, augment."""

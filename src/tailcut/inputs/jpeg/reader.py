@@ -1,0 +1,80 @@
+"""Reading the DCT coefficients that a JPEG file stores, without decoding it to pixels."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tailcut.errors import ArgumentError, DataError
+from tailcut.inputs.jpeg.augmentation import upright as turn_upright
+from tailcut.inputs.jpeg.coefficients import JpegCoefficients as JpegCoefficients
+from tailcut.inputs.jpeg.coefficients import Sampling as Sampling
+from tailcut.jpeg.entropy import decode
+from tailcut.jpeg.markers import read_markers
+
+
+def read_jpeg(
+    source: str | Path | bytes | bytearray | memoryview, *, upright: bool = True, max_pixels: int | None = None
+) -> JpegCoefficients:
+    """The coefficients of a JPEG file, multiplied by its quantisation tables and not touched otherwise.
+
+    Read are 8-bit Huffman-coded files, baseline, extended and progressive, with or without restart markers, grey or
+    YCbCr in 4:4:4, 4:2:2, 4:2:0 and 4:4:0. What follows the end of the picture is not looked at.
+
+    Args:
+        source: a path, or the content of a file.
+        upright: turn the picture as its EXIF orientation says (see `augmentation.upright`); False leaves it as it is
+            stored, and its `orientation` tells how it is to be turned. Where chroma is subsampled and a side that gets
+            mirrored is odd, chroma moves by one luma sample (half a chroma sample) against luma.
+        max_pixels: the most pixels that a picture may have. When None, 2^24 (16.8 million), or 16 for each byte of the
+            file if that is more.
+
+    Returns:
+        Planes of float32 on the CPU.
+
+    Raises:
+        ArgumentError: `source` is neither a path nor bytes.
+        DataError: the file cannot be read, is no JPEG, is truncated or damaged anywhere up to the end of its picture,
+            has more pixels than allowed, or is of another kind (CMYK, YCCK, RGB, 12 bits, lossless, arithmetic
+            coding). Damage that leaves a valid file cannot be noticed: JPEG has no checksum.
+        MissingExtraError: numba is not installed.
+    """
+    data, name = _content(source)
+    try:
+        markers = read_markers(data, max_pixels=max_pixels)
+        blocks = decode(data, markers)
+    except DataError as error:
+        raise DataError(f"cannot use {name}: {error}") from error
+    luma, *chroma = (_dequantized(plane, table) for plane, table in zip(blocks, markers.quantization, strict=True))
+    blue, red = chroma or (None, None)
+    if markers.sampling is None:
+        raise ArgumentError("coefficients of any colours cannot be taken apart")
+    picture = JpegCoefficients(
+        luma,
+        blue,
+        red,
+        markers.sampling,
+        tuple(torch.from_numpy(table) for table in markers.quantization),
+        markers.size,
+        markers.orientation,
+    )
+    return turn_upright(picture) if upright else picture
+
+
+def _content(source: str | Path | bytes | bytearray | memoryview) -> tuple[bytes, str]:
+    """The bytes, and what to call them in a message."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return bytes(source), "the JPEG data"
+    if not isinstance(source, (str, os.PathLike)):
+        raise ArgumentError(f"expected a JPEG's path or its bytes, got {type(source).__name__}")
+    try:
+        return Path(source).read_bytes(), f"the picture {source}"
+    except OSError as error:
+        raise DataError(f"cannot read the picture {source}: {error.strerror or error}") from error
+
+
+def _dequantized(plane: np.ndarray, table: np.ndarray) -> Tensor:
+    coefficients = torch.from_numpy(plane).to(torch.float32, memory_format=torch.contiguous_format)
+    return coefficients.mul_(torch.from_numpy(table))

@@ -1,0 +1,1 @@
+"""Selections of frequency channels: tables, patterns and the learned gate."""

@@ -1,0 +1,1 @@
+"""Stems: a network that reads pixels becomes one that reads frequency channels."""

@@ -1,0 +1,188 @@
+"""Patch embeddings of 8 n x 8 n pixels, converted exactly to frequency channels."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from tailcut.errors import ArgumentError, StructureError
+from tailcut.inputs.jpeg.coefficients import LEVEL_SHIFT
+from tailcut.inputs.stem import surgery
+from tailcut.inputs.stem.edit import LayerEntry, ReplaceStemEdit, Setting
+from tailcut.inputs.stem.replace import check_unedited, example_of, make, submodule
+from tailcut.inputs.stem.trace import modules_before, run, trial_copy
+from tailcut.inputs.stem.trial import arrives, noise, runs_transform
+from tailcut.inputs.transform.block_dct import BlockDCT
+from tailcut.transform.block import BLOCK_SIZE, block_dct, to_channels
+from tailcut.transform.color import RGB_TO_YCBCR
+
+_log = logging.getLogger(__name__)
+
+# Where vision transformers keep theirs: Tailcut's, torchvision's, timm's.
+KNOWN_NAMES = ("patch_embedding", "conv_proj", "patch_embed.proj")
+# Counts of pixels that a module may keep to check its input by; torchvision's does.
+PIXEL_COUNTS = ("image_size", "patch_size")
+
+
+def convert_patch_embedding(
+    model: nn.Module,
+    transform: BlockDCT | None = None,
+    *,
+    name: str | None = None,
+    mean: Sequence[float] = (0.0, 0.0, 0.0),
+    std: Sequence[float] = (1.0, 1.0, 1.0),
+) -> nn.Module:
+    """Make a vision transformer read frequency channels: the same outputs, no training. Changes the model.
+
+    A patch embedding is a linear map of 8 n x 8 n pixels, and these are a linear map of the 192 coefficients of n x n
+    blocks. So a convolution of n x n over the channels gives the same tokens, up to rounding: colour conversion, level
+    shift, cosines and both normalisations (the network's and the transform's) go into its weights and bias.
+
+    That is exact with all 192 channels and chroma in full (4:4:4). Frequencies that are not selected count as zero.
+    With two-scale chroma it is exact for pictures whose chroma the smoothing by 1/8, 3/4, 1/8 leaves alone: grey ones
+    and flat colours; others lose their finest chroma. The change is recorded, so that files restore it.
+
+    Args:
+        model: a vision transformer; nothing runs before its patch embedding. Or just that convolution: then it is not
+            changed, and a new one is returned.
+        transform: all 192 channels and full chroma, without statistics, when None. It is copied.
+        name: of the convolution in the model; that of Tailcut's, torchvision's and timm's when None.
+        mean: what the network's input was normalised with, for pixels of 0 to 1: (pixel - mean) / std.
+        std: likewise.
+
+    Returns:
+        The model (of a convolution: a new one).
+
+    Raises:
+        ArgumentError: no such module, or mean and std are not three numbers, std above 0.
+        StructureError: it is no patch embedding of 8 n x 8 n pixels, or something runs before it; unchanged.
+    """
+    transform = BlockDCT(192, chroma="full") if transform is None else transform
+    if isinstance(model, nn.Conv2d):
+        return _as_layer(model, *converted(model, transform, mean, std))
+    check_unedited(model)
+    place = _place(model) if name is None else name
+    convolution = submodule(model, place, "name")
+    if not isinstance(convolution, nn.Conv2d):
+        raise StructureError(f"{place} is a {type(convolution).__name__}, not a convolution of patches")
+    weight, bias = converted(convolution, transform, mean, std)
+    patch = convolution.kernel_size[0]
+    edit = ReplaceStemEdit(
+        transform.selection,
+        transform.chroma,
+        transform.padding,
+        removed=(place,),
+        entry=LayerEntry(convolution.out_channels, patch // BLOCK_SIZE, patch // BLOCK_SIZE, 0, 1),
+        settings=_pixel_counts(model, place, patch),
+    )
+    edit = replace(edit, map_size=_tried(trial_copy(model), edit, place))
+    make(model, edit, transform)
+    new = model.get_submodule(place)
+    with torch.no_grad():
+        new.get_parameter("weight").copy_(weight)
+        new.get_parameter("bias").copy_(bias)
+    _log.info("converted %s to %d channels", place, transform.num_channels)
+    return model
+
+
+def converted(
+    convolution: nn.Conv2d, transform: BlockDCT, mean: Sequence[float], std: Sequence[float]
+) -> tuple[Tensor, Tensor]:
+    """Weight (out_channels, channels, n, n) and bias (out_channels,) over the channels of `transform`, float64.
+
+    Raises:
+        ArgumentError: mean and std are not three numbers, std above 0.
+        StructureError: the convolution is no patch embedding of 8 n x 8 n pixels.
+    """
+    _check_patches(convolution)
+    if len(mean) != 3 or len(std) != 3 or not all(value > 0 for value in std):
+        raise ArgumentError(f"mean and std must be three numbers each, std above 0; got {mean!r} and {std!r}")
+    device = convolution.weight.device
+    means = torch.tensor(mean, dtype=torch.float64, device=device)
+    scales = 1 / torch.tensor(std, dtype=torch.float64, device=device)
+    weight = convolution.weight.detach().double() * scales[:, None, None]  # of pixels of 0 to 1
+    bias = weight.new_zeros(len(weight)) if convolution.bias is None else convolution.bias.detach().double()
+    bias = bias - torch.einsum("ochw,c->o", weight, means)
+    to_rgb = torch.tensor(RGB_TO_YCBCR, dtype=torch.float64, device=device).inverse()
+    weight = torch.einsum("ochw,cp->ophw", weight / 255, to_rgb)  # of Y, Cb and Cr of 0 to 255, chroma around 0
+    bias = bias + LEVEL_SHIFT * weight[:, 0].sum(dim=(1, 2))
+    channels = to_channels(block_dct(weight)).flatten(1, 2)  # (out, 192, n, n): a linear map of coefficients
+    channels = channels[:, list(transform.selection.indices)]
+    own_mean, own_std = transform.mean.to(device).double(), transform.std.to(device).double()
+    bias = bias + torch.einsum("ochw,c->o", channels, own_mean)
+    return channels * own_std[:, None, None], bias
+
+
+def _as_layer(like: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
+    out_channels, num_channels, size, _ = weight.shape
+    layer = nn.Conv2d(num_channels, out_channels, size, size).to(like.weight)
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+        if layer.bias is not None:
+            layer.bias.copy_(bias)
+    return layer.train(like.training)
+
+
+def _place(model: nn.Module) -> str:
+    modules = dict(model.named_modules())
+    found = next((name for name in KNOWN_NAMES if isinstance(modules.get(name), nn.Conv2d)), None)
+    if found is None:
+        raise ArgumentError(f"the model has no patch embedding named {' or '.join(KNOWN_NAMES)}: give its name")
+    return found
+
+
+def _check_patches(convolution: nn.Conv2d) -> None:
+    height, width = convolution.kernel_size
+    is_plain = (
+        convolution.in_channels == 3
+        and convolution.groups == 1
+        and convolution.stride == (height, width)
+        and convolution.padding in ((0, 0), "valid")
+        and convolution.dilation == (1, 1)
+    )
+    if not is_plain or height != width or height % BLOCK_SIZE:
+        raise StructureError(
+            f"expected a convolution of 3 channels whose kernel and stride are equal and multiples of {BLOCK_SIZE}, "
+            f"got {convolution}"
+        )
+
+
+def _pixel_counts(model: nn.Module, place: str, patch: int) -> tuple[Setting, ...]:
+    """Settings that divide by 8 what the owner of the patch embedding counts in pixels."""
+    owner_name = place.rpartition(".")[0]
+    owner = model.get_submodule(owner_name)
+    counts = {attribute: getattr(owner, attribute, None) for attribute in PIXEL_COUNTS}
+    if counts["patch_size"] != patch:
+        return ()
+    settings = []
+    for attribute, count in counts.items():
+        if type(count) is not int or count % BLOCK_SIZE:
+            raise StructureError(f"{owner_name or 'the model'} has {attribute}={count}, no multiple of {BLOCK_SIZE}")
+        settings.append(Setting(owner_name, attribute, count // BLOCK_SIZE))
+    return tuple(settings)
+
+
+def _tried(trial: nn.Module, edit: ReplaceStemEdit, place: str) -> tuple[int, int]:
+    """Size of the channels that the network runs with in the place of pixels. Changes `trial`."""
+    owner = trial.get_submodule(place.rpartition(".")[0])
+    side = getattr(owner, "image_size", None)
+    like = surgery.like_model(trial)
+    pixels = noise((1, 3, side, side), like) if type(side) is int else example_of(trial)
+    trace = run(trial, pixels, what="an example picture")
+    early = modules_before(trial, trace, place, inclusive=True) if place in trace.starts else []
+    if early != [place]:
+        raise StructureError(
+            f"{early[0] if early else 'no patch embedding'} runs first; {place} must be the first module that runs; "
+            "give what a normalisation before it does as mean and std"
+        )
+    edit.check(trial)
+    edit.replace_modules(trial)
+    height, width = (size // BLOCK_SIZE for size in pixels.shape[2:])
+    x = noise((1, edit.selection.num_channels, height, width), like) - 0.5
+    with arrives(trial, place, x):
+        inside = runs_transform(trial, lambda: run(trial, x, what="a tensor of channels"))
+    if inside:
+        raise StructureError("the network runs all its children in order, so the transform has no place; wrap it")
+    return height, width

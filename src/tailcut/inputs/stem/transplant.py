@@ -1,0 +1,318 @@
+"""`transplant_stem`: a trained RGB network reads frequency channels without training; the new first layer is fitted."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pixel_unshuffle, unfold
+
+from tailcut.errors import ArgumentError, DataError, StructureError
+from tailcut.inputs.stem import surgery
+from tailcut.inputs.stem.edit import MAX_MAP_SIZE, MAX_SIDE, LayerEntry, ReplaceStemEdit
+from tailcut.inputs.stem.replace import check_unedited, make, submodule
+from tailcut.inputs.stem.trace import Trace, modules_before, run, trial_copy
+from tailcut.inputs.stem.trial import arrives, noise, runs_transform
+from tailcut.inputs.transform.block_dct import BlockDCT
+from tailcut.printing import Report
+
+_log = logging.getLogger(__name__)
+
+# Numbers of the matrix of neighbourhoods that are laid out at a time: 64 MB of float64.
+CHUNK_NUMBERS = 1 << 23
+MAX_INPUTS = 1 << 13
+
+Preprocess = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class TransplantReport(Report):
+    """What was fitted, and how well.
+
+    Attributes:
+        target: the module whose output the new layer gives.
+        removed: modules that gave way; the first one became the new layer.
+        kernel_size: of the new convolution, in channel pixels.
+        stride: of the new convolution.
+        shuffle: how many times finer the old stem's maps are than the channels (`nn.PixelShuffle`).
+        num_pictures: how many it was fitted to.
+        relative_error: root mean square of what the new layer misses on these, over the spread of the old features.
+    """
+
+    target: str
+    removed: tuple[str, ...]
+    kernel_size: int
+    stride: int
+    shuffle: int
+    num_pictures: int
+    relative_error: float
+
+    def __str__(self) -> str:
+        """One line for people."""
+        finer = f", {self.shuffle} x {self.shuffle} finer" if self.shuffle > 1 else ""
+        return (
+            f"{self.kernel_size} x {self.kernel_size} convolution{finer} in the place of {', '.join(self.removed)}, "
+            f"fitted to {self.num_pictures:,} pictures: misses {100 * self.relative_error:.2f} % of {self.target}"
+        )
+
+
+def transplant_stem(
+    model: nn.Module,
+    transform: BlockDCT,
+    loader: Iterable[Any],
+    *,
+    preprocess: Preprocess | None = None,
+    resize: Preprocess | None = None,
+    target: str | None = None,
+    kernel_size: int = 3,
+    ridge: float = 1e-6,
+) -> TransplantReport:
+    """Give a trained RGB network a first layer over frequency channels that does what its own did. Changes the model.
+
+    The old features are a function of pixels, and pixels a linear function of the channels. So the first convolution of
+    a network is a convolution over the channels of the pictures, up to frequencies that are not selected and to what
+    lies beyond `kernel_size` blocks: no training can do better than the linear regression. It is computed in closed
+    form (ridge regression, normal equations in float64), streamed over the loader. Everything behind the target stays.
+
+    By default the target is the first convolution, which is linear: batch norm, ReLU and pooling behind it go on as
+    they are. A later target, for example "maxpool" of a ResNet, saves these too; but the ReLU between is then fitted
+    by a linear map.
+
+    Where the old maps are r times finer than the channels (a stride-2 convolution on 224 pixels gives 112 x 112, the
+    DCT 28 x 28), the convolution gives r x r as many maps, which `nn.PixelShuffle` sorts; where they are coarser, it
+    has a stride. Larger pictures for the transform (448) keep more of what the network saw, at more cost.
+
+    Args:
+        model: a trained network that reads pixels, in 3 channels.
+        transform: of the pictures that the network will read; fit its statistics before. Copied.
+        loader: batches of RGB pictures, (batch, 3, height, width), uint8 or 0 to 1; of a tuple or list the first item
+            counts. A few hundred do; no labels.
+        preprocess: what the network gets of pictures of 0 to 1: its normalisation and, if the pictures have another
+            one, its size. None: the pictures as they are.
+        resize: what the transform gets of pictures of 0 to 1: enlarged by 2, for example, as in the paper. Do the
+            same when the network is used. None: the pictures as they are.
+        target: name of the module whose output is fitted; the first convolution when None.
+        kernel_size: of the new convolution, odd.
+        ridge: added to the diagonal of the normal equations, relative to its mean. Larger values damp weights of
+            channels that hardly vary.
+
+    Returns:
+        How well it fits.
+
+    Raises:
+        ArgumentError: sizes do not fit together, or an argument is out of range.
+        DataError: the loader gives nothing, or numbers that are not finite.
+        StructureError: the stem cannot be replaced so; the message says why.
+
+        In each case the model is unchanged.
+    """
+    check_unedited(model)
+    _check_numbers(kernel_size, ridge)
+    batches = _pictures(loader)
+    first = next(batches, None)
+    if first is None:
+        raise DataError("the loader gives no pictures to fit the stem to")
+    old = _OldStem(trial_copy(model), preprocess, target, first[:1])
+
+    def channels(pictures: Tensor) -> Tensor:
+        made: Tensor = transform(_prepared(pictures, transform.mean, resize))
+        return made
+
+    entry = _entry(old(first[:1]).shape, channels(first[:1]).shape, kernel_size)
+    fit = _Regression(entry)
+    for pictures in chain([first], batches):
+        fit.add(channels(pictures), old(pictures))
+    weight, bias, error = fit.solve(ridge)
+    edit = ReplaceStemEdit(
+        transform.selection,
+        transform.chroma,
+        transform.padding,
+        removed=tuple(old.removed),
+        entry=entry,
+        map_size=fit.map_size,
+    )
+    edit = _tried(edit, trial_copy(model), old.target)
+    make(model, edit, transform)
+    with torch.no_grad():
+        new = model.get_submodule(edit.removed[0])
+        convolution = new.convolution if isinstance(new, surgery.FinerConvolution) else new
+        for name, values in (("weight", weight), ("bias", bias)):
+            convolution.get_parameter(name).copy_(values)
+    report = TransplantReport(
+        old.target, edit.removed, kernel_size, entry.stride, entry.shuffle, fit.num_pictures, error
+    )
+    _log.info("%s", report)
+    return report
+
+
+class _Reached(Exception):  # noqa: N818, it is no error
+    """Ends a forward as soon as the target has run."""
+
+
+class _OldStem:
+    """Runs a network up to the target module."""
+
+    def __init__(self, trial: nn.Module, preprocess: Preprocess | None, target: str | None, picture: Tensor) -> None:
+        self._trial, self._preprocess = trial, preprocess
+        pixels = self._pixels(picture)
+        trace = run(trial, pixels, what="a picture (after preprocess)")
+        self.target = _first_convolution(trial, trace) if target is None else target
+        self._module = submodule(trial, self.target, "target")
+        if self.target not in trace.outputs or len(trace.outputs[self.target]) != 4:
+            raise ArgumentError(
+                f"target: {self.target!r} gives no tensor (batch, channels, height, width) in the forward"
+            )
+        self.removed = modules_before(trial, trace, self.target, inclusive=True)
+
+    def __call__(self, pictures: Tensor) -> Tensor:
+        """The target's output of pictures of 0 to 1 or 0 to 255."""
+        found: list[Tensor] = []
+
+        def stop(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+            found.append(output)
+            raise _Reached
+
+        handle = self._module.register_forward_hook(stop)
+        try:
+            with torch.no_grad():
+                self._trial(self._pixels(pictures))
+        except _Reached:
+            pass
+        finally:
+            handle.remove()
+        if not found[0].isfinite().all():
+            raise DataError(f"{self.target} gives numbers that are not finite; look at preprocess and the pictures")
+        return found[0]
+
+    def _pixels(self, pictures: Tensor) -> Tensor:
+        return _prepared(pictures, surgery.like_model(self._trial), self._preprocess)
+
+
+class _Regression:
+    """Ridge regression of feature maps on neighbourhoods of channels, accumulated batch by batch in float64."""
+
+    def __init__(self, entry: LayerEntry) -> None:
+        self._entry = entry
+        self._products: Tensor | None = None  # (inputs, inputs), the last input is the constant 1
+        self._moments: Tensor | None = None  # (inputs, outputs)
+        self._squares: Tensor | None = None  # (outputs,)
+        self._num_rows = 0
+        self.num_pictures = 0
+        self.map_size = (0, 0)
+
+    def add(self, channels: Tensor, features: Tensor) -> None:
+        """Add channels (batch, C, h, w) and the features (batch, K, hy, wy) of the same pictures."""
+        x, y = channels.double(), features.to(channels.device).double()
+        y = pixel_unshuffle(y, self._entry.shuffle)
+        per_picture = y.shape[2] * y.shape[3] * (x.shape[1] * self._entry.kernel**2 + 1)
+        step = max(1, CHUNK_NUMBERS // per_picture)
+        for start in range(0, x.shape[0], step):
+            self._add_rows(x[start : start + step], y[start : start + step])
+        self.num_pictures += x.shape[0]
+        self.map_size = (x.shape[2], x.shape[3])
+
+    def _add_rows(self, x: Tensor, y: Tensor) -> None:
+        _, kernel, stride, padding, _ = self._entry
+        columns = unfold(x, kernel, padding=padding, stride=stride)  # (batch, C kernel kernel, places)
+        rows = columns.transpose(1, 2).flatten(0, 1)
+        rows = torch.cat([rows, rows.new_ones(rows.shape[0], 1)], dim=1)
+        wanted = y.flatten(2).transpose(1, 2).flatten(0, 1)  # (rows, outputs)
+        parts = rows.T @ rows, rows.T @ wanted, wanted.square().sum(0)
+        known = self._products, self._moments, self._squares
+        self._products, self._moments, self._squares = (
+            part if old is None else old + part for old, part in zip(known, parts, strict=True)
+        )
+        self._num_rows += rows.shape[0]
+
+    def solve(self, ridge: float) -> tuple[Tensor, Tensor, float]:
+        """Weight (outputs, C, kernel, kernel), bias (outputs,), relative error. The constant is not damped."""
+        if self._products is None or self._moments is None or self._squares is None:
+            raise DataError("there is nothing to fit the stem to")
+        damping = torch.full_like(self._products[0], ridge * float(self._products.diagonal()[:-1].mean()))
+        damping[-1] = 0
+        factor, failed = torch.linalg.cholesky_ex(self._products + damping.diag())
+        if int(failed) != 0:
+            raise ArgumentError(f"the channels of these pictures depend on each other; raise ridge above {ridge:g}")
+        solution = torch.cholesky_solve(self._moments, factor)
+        explained = 2 * (solution * self._moments).sum() - (solution * (self._products @ solution)).sum()
+        means = self._moments[-1] / self._num_rows
+        spread = self._squares.sum() - self._num_rows * means.square().sum()
+        missed = (self._squares.sum() - explained).clamp(min=0)
+        error = float((missed / spread.clamp(min=torch.finfo(spread.dtype).tiny)).sqrt())
+        kernel = self._entry.kernel
+        weight = solution[:-1].T.reshape(solution.shape[1], -1, kernel, kernel)
+        return weight, solution[-1], error
+
+
+def _pictures(loader: Iterable[Any]) -> Iterator[Tensor]:
+    for item in loader:
+        pictures = item[0] if isinstance(item, (tuple, list)) and item else item
+        if not isinstance(pictures, Tensor) or pictures.ndim != 4 or pictures.shape[1] != 3:
+            what = tuple(pictures.shape) if isinstance(pictures, Tensor) else type(pictures).__name__
+            raise ArgumentError(f"expected a loader of RGB pictures (batch, 3, height, width), got {what}")
+        if pictures.shape[0]:
+            yield pictures
+
+
+def _prepared(pictures: Tensor, like: Tensor, prepare: Preprocess | None) -> Tensor:
+    """Pictures of 0 to 1 on the device and in the type of `like`, then prepared."""
+    scaled = pictures.to(like.device, like.dtype) / (255 if pictures.dtype == torch.uint8 else 1)
+    return scaled if prepare is None else prepare(scaled)
+
+
+def _first_convolution(trial: nn.Module, trace: Trace) -> str:
+    ran = [name for name, module in trial.named_modules() if isinstance(module, nn.Conv2d) and name in trace.starts]
+    if not ran:
+        raise ArgumentError("the network runs no Conv2d; name the target module")
+    first: str = min(ran, key=lambda name: trace.starts[name][0])
+    return first
+
+
+def _entry(features: torch.Size, channels: torch.Size, kernel_size: int) -> LayerEntry:
+    """The new layer: `features` and `channels` are the shapes of old maps and of channels."""
+    (_, width, rows, columns), (_, num_channels, high, wide) = features, channels
+    shuffle, stride = max(rows // high, 1), max(high // rows, 1)
+    if (rows * stride, columns * stride) != (high * shuffle, wide * shuffle) or max(shuffle, stride) > MAX_SIDE:
+        raise ArgumentError(
+            f"the old features are {rows} x {columns}, the channels {high} x {wide}: one must be a whole multiple of "
+            "the other; change the size of the pictures, or of what preprocess gives"
+        )
+    if max(high, wide) > MAX_MAP_SIZE:
+        raise ArgumentError(
+            f"the channels are {high} x {wide}, at most {MAX_MAP_SIZE} is allowed: take smaller pictures"
+        )
+    if num_channels * kernel_size**2 > MAX_INPUTS:
+        raise ArgumentError(
+            f"{kernel_size} x {kernel_size} blocks of {num_channels} channels are more than {MAX_INPUTS} inputs"
+        )
+    return LayerEntry(width, kernel_size, stride, kernel_size // 2, shuffle)
+
+
+def _tried(edit: ReplaceStemEdit, trial: nn.Module, target: str) -> ReplaceStemEdit:
+    """The edit, after channels ran through `trial` (which is changed) and reached the target's place untouched."""
+    edit.check(trial)
+    edit.replace_modules(trial)
+    made: dict[str, Tensor] = {}
+    for name in (edit.removed[0], target):
+        trial.get_submodule(name).register_forward_hook(
+            lambda module, inputs, output, name=name: made.update({name: output})
+        )
+    x = noise((1, edit.selection.num_channels, *edit.map_size), surgery.like_model(trial)) - 0.5
+    with arrives(trial, edit.removed[0], x):
+        inside = runs_transform(trial, lambda: run(trial, x, what="a tensor of channels"))
+    if made[target].shape != made[edit.removed[0]].shape or not torch.equal(made[target], made[edit.removed[0]]):
+        raise StructureError(
+            f"between the input and {target} the forward does more than call modules (a functional relu, a pooling?), "
+            "which would act on the fitted features again; make these steps modules, or name an earlier target"
+        )
+    return replace(edit, inside=inside)
+
+
+def _check_numbers(kernel_size: int, ridge: float) -> None:
+    if type(kernel_size) is not int or not 1 <= kernel_size <= MAX_SIDE or kernel_size % 2 == 0:
+        raise ArgumentError(f"expected an odd kernel_size of 1 to {MAX_SIDE}, got {kernel_size!r}")
+    if isinstance(ridge, bool) or not isinstance(ridge, (int, float)) or not 0 <= ridge < float("inf"):
+        raise ArgumentError(f"expected a ridge of at least 0, got {ridge!r}")

@@ -1,0 +1,160 @@
+"""Finding a stem by trial: on a copy of the network, pixels run through it and then channels."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tailcut.errors import ArgumentError, StructureError
+from tailcut.inputs.stem import surgery
+from tailcut.inputs.stem.edit import MAX_MAP_SIZE, SWITCHES, Projection, ReplaceStemEdit, Resized, Setting
+from tailcut.inputs.stem.trace import Trace, modules_before, run
+from tailcut.inputs.transform.input_transform import TRANSFORM
+
+
+class _Probe(nn.Module):
+    """Stands where the transform shall hang, and notices whether the network runs it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ran = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` as it is."""
+        self.ran = True
+        return x
+
+
+def runs_transform(trial: nn.Module, run_it: Callable[[], Any]) -> bool:
+    """Whether `trial` (which is changed) runs all its children, a transform among them, as an `nn.Sequential` does."""
+    probe = _Probe()
+    trial.add_module(TRANSFORM, probe)
+    try:
+        run_it()
+    finally:
+        delattr(trial, TRANSFORM)
+    return probe.ran
+
+
+def found(edit: ReplaceStemEdit, trial: nn.Module, boundary: str, example: Tensor) -> ReplaceStemEdit:
+    """The edit completed by what two forwards show: of pixels, then of channels. Changes `trial`."""
+    trace = run(trial, example, what="the example input")
+    if boundary not in trace.starts:
+        raise ArgumentError(f"first: {boundary} does not run in the forward; name a module that is called")
+    shape = trace.inputs.get(boundary)
+    if shape is None or len(shape) != 4:
+        raise StructureError(f"{boundary} must be called with one tensor (batch, channels, height, width), got {shape}")
+    if max(shape[2:]) > MAX_MAP_SIZE:
+        raise ArgumentError(f"{boundary} gets maps of {shape[2]} x {shape[3]}: give an example_input of fewer pixels")
+    removed = modules_before(trial, trace, boundary, inclusive=False)
+    if edit.entry is not None and not removed:
+        raise StructureError(f"nothing runs before {boundary}, so that a gate has no place: put an nn.Identity() there")
+    for setting in edit.settings:
+        trial.get_submodule(setting.name).stride = (setting.value, setting.value)  # type: ignore[assignment]
+    for name in removed:
+        surgery.replace(trial, name, nn.Identity())
+    # Channels have two signs: a functional relu would let positive ones pass.
+    x = noise((1, edit.selection.num_channels, *shape[2:]), surgery.like_model(trial)) - 0.5
+    widths = _Widths(trace)
+    with widths.fitted(trial), arrives(trial, boundary, x):
+        inside = runs_transform(trial, lambda: run(trial, x, what="a tensor of channels"))
+    if inside and not removed:
+        raise StructureError(
+            f"nothing runs before {boundary}, so that the transform has no place: put an nn.Identity() before it"
+        )
+    return replace(
+        edit,
+        removed=tuple(removed),
+        inside=inside,
+        resized=tuple(widths.resized),
+        projections=tuple(widths.projections),
+        settings=(*edit.settings, *widths.settings),
+        map_size=(shape[2], shape[3]),
+    )
+
+
+class _Widths:
+    """Fits layers to the number of channels that reaches them, while a forward runs."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+        self.resized: list[Resized] = []
+        self.projections: list[Projection] = []
+        self.settings: list[Setting] = []
+
+    @contextmanager
+    def fitted(self, trial: nn.Module) -> Iterator[None]:
+        """Within the block, forwards of `trial` change its layers."""
+        handles = [
+            module.register_forward_pre_hook(self._hook(name))
+            for name, module in trial.named_modules()
+            if name in self._trace.inputs
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _hook(self, name: str) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            if len(inputs) == 1 and isinstance(inputs[0], Tensor) and inputs[0].ndim > 1:
+                self._fit(name, module, inputs[0])
+
+        return hook
+
+    def _fit(self, name: str, module: nn.Module, x: Tensor) -> None:
+        num_channels, before = x.shape[1], self._trace.inputs[name]
+        wanted = surgery.takes_channels(module)
+        if wanted is not None and wanted != num_channels:
+            if any(layer.name == name for layer in self.resized):
+                raise StructureError(f"{name} is called with different numbers of channels")
+            widths = surgery.new_widths(module, num_channels)
+            surgery.check_widths(name, module, widths)
+            surgery.resize(module, widths)
+            self.resized.append(Resized(name, *widths))
+        if self._trace.keeps_shape(name) and before[1] != num_channels:
+            self._fit_shortcut(name, module, x, before[1])
+
+    def _fit_shortcut(self, name: str, block: nn.Module, x: Tensor, out_channels: int) -> None:
+        """Fill or switch off the identity beside a block that no longer keeps the number of channels."""
+        for attribute in SWITCHES:
+            if getattr(block, attribute, False) is True:
+                setattr(block, attribute, False)
+                self.settings.append(Setting(name, attribute, 0))
+        empty = surgery.empty_shortcut(block)
+        if empty is not None:
+            setattr(block, empty, surgery.projection(x.shape[1], out_channels, x).eval())
+            self.projections.append(Projection(name, empty, x.shape[1], out_channels))
+
+
+@contextmanager
+def arrives(trial: nn.Module, boundary: str, x: Tensor) -> Iterator[None]:
+    """Within the block, `StructureError` if the first call of `boundary` gets anything but `x`."""
+    sent = x.clone()
+
+    def check(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        handle.remove()
+        got = inputs[0]
+        same = got is x if x.is_meta else got.shape == sent.shape and torch.equal(got.to(sent.dtype), sent)
+        if not same:
+            raise StructureError(
+                f"between the input and {boundary} the forward does more than call modules (a functional relu, a "
+                f"pooling, a reshape?): channels of shape {tuple(sent.shape)} arrive changed, as {tuple(got.shape)}; "
+                "make these steps modules, or keep an earlier module"
+            )
+
+    handle = trial.get_submodule(boundary).register_forward_pre_hook(check)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def noise(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Numbers of 0 to 1, always the same, on the device and in the type of `like`."""
+    generator = torch.Generator(device="cpu").manual_seed(0)
+    return torch.rand(shape, generator=generator, device="cpu").to(device=like.device, dtype=like.dtype)

@@ -1,0 +1,167 @@
+"""YCbCr pixels without a DCT: what a network loses or gains by the colours alone."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from tailcut.errors import ArgumentError, CorruptFileError, StructureError
+from tailcut.inputs.jpeg.coefficients import LEVEL_SHIFT, JpegCoefficients
+from tailcut.inputs.selection.patterns import COMPONENTS
+from tailcut.inputs.stem.replace import MAX_SIZE, example_of, make, picture_sides
+from tailcut.inputs.stem.surgery import like_model
+from tailcut.inputs.stem.trace import run, trial_copy
+from tailcut.inputs.stem.trial import runs_transform
+from tailcut.inputs.transform.input_transform import (
+    TRANSFORM,
+    InputTransform,
+    check_pictures,
+    compute_type,
+    input_transform_of,
+)
+from tailcut.structure import Edit, Reader, Writer, base_of, family, register_edit
+from tailcut.transform.color import rgb_to_ycbcr
+
+
+class YCbCrPixels(InputTransform):
+    """RGB pictures to normalised planes of Y, Cb and Cr, all of the picture's size.
+
+    The colours are those of `BlockDCT` (JFIF, full range, not rounded, 128 subtracted); with blocks of one pixel its
+    channels would be these. Until `fit`, mean is 0 and std is 1.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(len(COMPONENTS))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """The normalised planes of RGB pictures.
+
+        Args:
+            pictures: (..., 3, height, width) on the device of this module; uint8, 0 to 255, or floating point, 0 to 1.
+
+        Returns:
+            The same shape, of the pictures' type if floating point, else of the type of `mean`. float16 and bfloat16
+            are computed in float32.
+
+        Raises:
+            ArgumentError: another shape or type, or an empty picture.
+        """
+        is_integer = check_pictures(pictures)
+        out = self.mean.dtype if is_integer else pictures.dtype
+        planes = _planes(pictures, compute_type(out))
+        mean, std = (value.to(planes.dtype)[:, None, None] for value in (self.mean, self.std))
+        return ((planes - mean) / std).to(out)
+
+    def unnormalized(self, pictures: Tensor | JpegCoefficients) -> Tensor:
+        """Y, Cb and Cr less 128, whatever `mean` and `std` are; of pictures as for `forward`, on any device.
+
+        Raises:
+            ArgumentError: as `forward`, or coefficients of a JPEG file, which are no pixels.
+        """
+        if isinstance(pictures, JpegCoefficients):
+            raise ArgumentError("expected pictures as tensors, got the coefficients of a JPEG file: decode it first")
+        check_pictures(pictures)
+        dtype = pictures.dtype if pictures.dtype.is_floating_point else self.mean.dtype
+        return _planes(pictures.to(self.mean.device), compute_type(dtype))
+
+
+@register_edit
+@dataclass(frozen=True)
+class YCbCrEdit(Edit):
+    """A network that reads YCbCr pixels instead of RGB.
+
+    Attributes:
+        picture_size: height and width of an example picture.
+    """
+
+    number = 4
+    kind = "ycbcr"
+
+    picture_size: tuple[int, int]
+
+    def apply(self, model: nn.Module) -> None:
+        """Give the model the transform as a child, without statistics. Changes the model."""
+        with torch.inference_mode(False):
+            transform = YCbCrPixels().to(like_model(model).device)
+        model.add_module(TRANSFORM, transform.train(model.training))
+
+    def check(self, model: nn.Module) -> None:
+        """Raise `StructureError` unless the model reads RGB and has a place for the transform; it is not changed."""
+        if input_transform_of(model) is not None:
+            raise StructureError("the model's input is replaced already; start from a fresh network")
+        if hasattr(model, TRANSFORM):
+            raise StructureError(f"the model has an attribute {TRANSFORM!r}, which is the place of the transform")
+        if type(model).forward is nn.Sequential.forward:
+            raise StructureError("an nn.Sequential would run the transform; make it a child of a module of your own")
+
+    def current(self, model: nn.Module) -> Self:
+        """The edit itself: nothing in it changes."""
+        if not isinstance(input_transform_of(model), YCbCrPixels):
+            raise StructureError(f"the model has lost its {TRANSFORM}, though its record says that it reads YCbCr")
+        return self
+
+    def example_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of an example input in the place of `shape`, (batch, 3, height, width)."""
+        return (shape[0], len(COMPONENTS), *self.picture_size)
+
+    def encode(self, writer: Writer, model: nn.Module | None) -> None:
+        """Height and width; see `format/SPEC.md`."""
+        for side in self.picture_size:
+            writer.uint(side)
+
+    @classmethod
+    def decode(cls, reader: Reader, model: nn.Module | None) -> Self:
+        """Read what `encode` wrote."""
+        height, width = (reader.uint(at_most=MAX_SIZE, of="the side of a picture") for _ in range(2))
+        if 0 in (height, width):
+            raise CorruptFileError("the side of a picture is 0")
+        return cls((height, width))
+
+
+def use_ycbcr(
+    model: nn.Module,
+    transform: YCbCrPixels | None = None,
+    *,
+    example_input: Tensor | None = None,
+    picture_size: int | tuple[int, int] | None = None,
+) -> nn.Module:
+    """Make a network read YCbCr pixels instead of RGB. Changes the model.
+
+    No layer changes. The model keeps the transform as its child `input_transform`, so that its statistics are saved
+    with it; the forward does not apply it. The change is recorded: `tailcut.save` and `load` restore it.
+
+    Args:
+        model: any network that reads RGB pictures, but an `nn.Sequential`.
+        transform: its statistics become the model's own; None for 0 and 1.
+        example_input: pixels that the model takes as it is, (batch, 3, height, width); of its example shape when None
+            (224 x 224 for a network of your own).
+        picture_size: side, or (height, width), in pixels, of the pictures that the model will get; files tell it to
+            those who predict. That of the example when None.
+
+    Returns:
+        The model.
+
+    Raises:
+        ArgumentError: the model does not read pictures of three channels, or there is no such size.
+        StructureError: the model's input is replaced already, or it has no place for the transform. The model is
+            unchanged.
+    """
+    base = base_of(model)
+    if base is not None and family(base.name).example_shape(**base.arguments)[1:2] != (len(COMPONENTS),):
+        raise ArgumentError(f"{base.name} does not read pictures of three channels, so its input cannot be YCbCr")
+    example = example_of(model) if example_input is None else example_input
+    size = (example.shape[-2], example.shape[-1]) if picture_size is None else picture_sides(picture_size)
+    edit = YCbCrEdit(size)
+    edit.check(model)
+    trial = trial_copy(model)
+    if runs_transform(trial, lambda: run(trial, example, what="the example input")):
+        raise StructureError("the model runs all its children, so it would run the transform; name them in its forward")
+    make(model, edit, YCbCrPixels() if transform is None else transform)
+    return model
+
+
+def _planes(pictures: Tensor, dtype: torch.dtype) -> Tensor:
+    """Y, Cb and Cr less 128 of checked pictures, in `dtype`."""
+    scale = 1.0 if pictures.dtype == torch.uint8 else 255.0
+    return rgb_to_ycbcr(pictures.to(dtype) * scale) - LEVEL_SHIFT

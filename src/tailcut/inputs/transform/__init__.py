@@ -1,0 +1,1 @@
+"""Images to frequency channels: the block DCT, its statistics and compiled loops."""

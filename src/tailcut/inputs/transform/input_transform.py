@@ -1,0 +1,146 @@
+"""What networks read in the place of RGB pixels: the base of the transforms, which measures and keeps statistics."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from tailcut.errors import ArgumentError, DataError
+from tailcut.inputs.jpeg.coefficients import JpegCoefficients
+from tailcut.inputs.transform.statistics import ChannelStatistics
+
+TRANSFORM = "input_transform"  # the child of a network that its transform is
+# A channel that varies less than this (in grey levels times 8) is constant but for rounding; its spread counts as 1.
+MIN_STD = 1e-3
+
+SPREADS = ("pixels", "pictures")
+
+# Floats of 0 to 1 may go a little beyond (noise, contrast); of 0 to 255 hardly a picture stays below.
+MAX_FLOAT = 8.0
+
+
+class InputTransform(nn.Module, ABC):
+    """RGB pictures to normalised channels. Abstract: `forward` and `unnormalized` say to which.
+
+    Attributes:
+        mean: buffer (n,), subtracted from each channel; 0 until `fit`.
+        std: buffer (n,), each channel is divided by it; 1 until `fit`.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, num_channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(num_channels))
+        self.register_buffer("std", torch.ones(num_channels))
+
+    @property
+    def num_channels(self) -> int:
+        """How many channels come out."""
+        return len(self.mean)
+
+    @abstractmethod
+    def unnormalized(self, pictures: Tensor | JpegCoefficients) -> Tensor:
+        """The channels without normalisation, whatever `mean` and `std` are, of pictures on any device."""
+
+    @torch.no_grad()
+    def fit(self, loader: Iterable[Any], *, over: str = "pixels") -> Self:
+        """Set `mean` and `std` to those of each channel over all pixels of all pictures (changes this module).
+
+        One pass, batch by batch, in float64. A channel that never varies gets std 1.
+
+        Args:
+            loader: yields what `unnormalized` takes, or tuples and lists that begin with it, as a `DataLoader` does.
+            over: "pixels"; or "pictures" for the spread of the pictures' means, which is what the published constants
+                are. It is many times smaller for all but the lowest frequencies, so those channels stay large.
+
+        Returns:
+            This module.
+
+        Raises:
+            ArgumentError: the loader yields something else, or `over` is neither.
+            DataError: it yields nothing, or pictures with numbers that are not finite.
+        """
+        statistics = self.statistics(loader, over=over)
+        if statistics.count == 0:
+            raise DataError("cannot fit the statistics of no pictures: the loader is empty")
+        std = statistics.std
+        self.mean.copy_(statistics.mean)
+        self.std.copy_(torch.where(std < MIN_STD, 1.0, std))
+        return self
+
+    @torch.no_grad()
+    def statistics(self, loader: Iterable[Any], *, over: str = "pixels") -> ChannelStatistics:
+        """Mean and spread of each channel without normalisation; arguments and errors as for `fit`."""
+        if over not in SPREADS:
+            raise ArgumentError(f"over must be one of {', '.join(SPREADS)}, got {over!r}")
+        statistics = ChannelStatistics(self.num_channels)
+        for item in loader:
+            for pictures in _pictures_of(item):
+                maps = self.unnormalized(pictures)
+                statistics.update(maps if over == "pixels" else maps.mean(dim=(-2, -1), keepdim=True))
+        return statistics
+
+
+def input_transform_of(model: nn.Module) -> InputTransform | None:
+    """The transform that makes what `model` reads, None if it reads RGB pixels. The model is not changed."""
+    return next((module for module in model.modules() if isinstance(module, InputTransform)), None)
+
+
+def check_pictures(pictures: Tensor) -> bool:
+    """Whether RGB pictures are uint8, 0 to 255, and not floats, 0 to 1.
+
+    Raises:
+        ArgumentError: no tensor, another type, not of shape (..., 3, height, width), empty, or floats far beyond 1.
+    """
+    if not isinstance(pictures, Tensor):
+        raise ArgumentError(
+            f"expected pictures as a tensor (..., 3, height, width), got {type(pictures).__name__}; of an array of "
+            "(height, width, 3): torch.from_numpy(array).movedim(-1, -3)"
+        )
+    is_integer = pictures.dtype == torch.uint8
+    if not is_integer and not pictures.dtype.is_floating_point:
+        raise ArgumentError(f"expected pictures of uint8 (0 to 255) or floats (0 to 1), got {pictures.dtype}")
+    if pictures.ndim < 3 or pictures.shape[-3] != 3 or 0 in pictures.shape[-2:]:
+        raise ArgumentError(f"expected RGB pictures (..., 3, height, width), got shape {tuple(pictures.shape)}")
+    if not is_integer and _can_be_read(pictures) and bool(pictures.detach().amax() > MAX_FLOAT):
+        raise ArgumentError(
+            f"expected floats of 0 to 1, got up to {float(pictures.detach().amax()):.4g}: pictures of 0 to 255 are "
+            "uint8 (pictures.to(torch.uint8)), or divided by 255"
+        )
+    return is_integer
+
+
+def _can_be_read(pictures: Tensor) -> bool:
+    """Whether numbers may be looked at: not on an accelerator, which would wait, nor where operations are recorded."""
+    return (
+        type(pictures) is Tensor
+        and pictures.device.type == "cpu"
+        and pictures.numel() > 0
+        and not torch.compiler.is_compiling()
+        and not torch.compiler.is_exporting()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._get_tracing_state() is None
+        and torch._C._functorch.peek_interpreter_stack() is None
+    )
+
+
+def compute_type(dtype: torch.dtype) -> torch.dtype:
+    """float64 for float64, else float32: float16 and bfloat16 would round the transform."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _pictures_of(item: Any) -> Iterator[Tensor | JpegCoefficients]:
+    """The pictures of one item of a loader: itself, or what it begins with, one batch or a list of pictures."""
+    first = item[0] if isinstance(item, (tuple, list)) and item else item
+    pictures = first if isinstance(first, (tuple, list)) else [first]
+    for picture in pictures:
+        if not isinstance(picture, (Tensor, JpegCoefficients)):
+            raise ArgumentError(
+                f"expected a loader of pictures as tensors, or of tuples that begin with them, got "
+                f"{type(picture).__name__} in an item of type {type(item).__name__}"
+            )
+        yield picture

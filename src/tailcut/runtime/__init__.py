@@ -1,0 +1,1 @@
+"""Devices, processes, signals and progress: what long work on one or many machines needs."""

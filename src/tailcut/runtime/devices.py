@@ -1,0 +1,113 @@
+"""Where a training or an evaluation runs: devices and processes, through Lightning Fabric."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from tailcut.errors import ArgumentError, MissingExtraError, TrainingError, first_line
+from tailcut.runtime.signals import is_lost_connection, lost_connection
+
+try:
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies.parallel import ParallelStrategy
+    from lightning_fabric.utilities.rank_zero import rank_zero_only
+except ImportError as error:
+    raise MissingExtraError("training and work on several devices", "lightning-fabric", "train") from error
+
+PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
+    "fp32": "32-true",
+    "bf16": "bf16-mixed",
+    "fp16": "16-mixed",
+}
+
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class Machines:
+    """Where a training or an evaluation runs; the words are those of Lightning Fabric.
+
+    Attributes:
+        accelerator: `auto` (a GPU if there is one), `cpu`, `cuda`, ...
+        devices: how many per machine.
+        num_nodes: how many machines.
+        strategy: how they share the work; `auto` is data parallel (`ddp`) for several devices.
+    """
+
+    accelerator: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+
+
+class Engine(Fabric):
+    """Lightning Fabric, for which the end of another process is one clear error, and which ends its process group."""
+
+    def launch(self, function: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:  # type: ignore[override]
+        """What `function` returns, called with this engine in each process.
+
+        Raises:
+            TrainingError: another process ended before its work was done.
+        """
+        is_ours = not _in_process_group()
+        try:
+            found = super().launch(function, *arguments, **settings)
+        except RuntimeError as error:
+            if not is_lost_connection(error):
+                raise
+            # Fabric ends this process (SIGKILL) within seconds of one that it started: first be able to tell why.
+            getattr(self.strategy.launcher, "procs", []).clear()
+            raise TrainingError(lost_connection(error)) from error
+        if is_ours and _in_process_group():
+            # Its threads must not be alive as Python ends: now and then that aborts a process whose work is done.
+            torch.distributed.destroy_process_group()
+        return found
+
+
+def _in_process_group() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def make_fabric(machines: Machines, precision: Precision = "fp32") -> Fabric:
+    """The engine on these machines, not yet launched.
+
+    Args:
+        machines: where to run.
+        precision: that of a recipe's `training` section.
+
+    Raises:
+        ArgumentError: there are no such machines here, or a launcher (torchrun, srun) started another number of
+            processes.
+    """
+    if machines.devices < 1 or machines.num_nodes < 1:
+        raise ArgumentError(
+            f"devices and num_nodes must be at least 1, got {machines.devices} and {machines.num_nodes}"
+        )
+    try:
+        fabric = Engine(
+            accelerator=machines.accelerator,
+            devices=machines.devices,
+            num_nodes=machines.num_nodes,
+            strategy=machines.strategy,
+            precision=PRECISIONS[precision],
+        )
+        strategy = fabric.strategy
+        if isinstance(strategy, ParallelStrategy) and strategy.cluster_environment is not None:
+            # As the launch does, which has no class of its own for what it raises.
+            strategy.cluster_environment.validate_settings(machines.devices, machines.num_nodes)
+        return fabric
+    except (ValueError, RuntimeError, TypeError, ImportError) as error:  # what Fabric raises for what is not there
+        raise ArgumentError(f"cannot run on {machines}: {first_line(error)}") from error
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that writes files and talks; the others only compute.
+
+    Fabric knows its rank once it is launched; before, the variables of whoever started the processes tell.
+    """
+    rank = getattr(rank_zero_only, "rank", None)
+    return rank in (None, 0) and os.environ.get("NODE_RANK", "0") == "0"

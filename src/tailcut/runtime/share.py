@@ -1,0 +1,31 @@
+"""The part of one process in work that several share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of one process in an evaluation.
+
+    Attributes:
+        device: where it computes.
+        rank: its number among the processes; it takes every `num_processes`-th batch.
+        num_processes: how many share the evaluation.
+        add_up: adds a tensor over all of them; None for one process.
+    """
+
+    device: torch.device
+    rank: int = 0
+    num_processes: int = 1
+    add_up: Callable[[Tensor], Tensor] | None = None
+
+    def total(self, state: Tensor) -> Tensor:
+        """The sum of a tensor over all processes."""
+        return state if self.add_up is None else self.add_up(state)
+
+
+ALONE = Share(torch.device("cpu"))

@@ -1,0 +1,366 @@
+"""How a classifier stands up to attacks: FGSM and PGD over the size of what they may change.
+
+FGSM: Goodfellow et al., "Explaining and Harnessing Adversarial Examples" (2014). PGD: Madry et al., "Towards Deep
+Learning Models Resistant to Adversarial Attacks" (2017). Pictures have pixels in 0..1, epsilon is in the same units,
+and what an attack makes is clamped to 0..1: it is a valid picture.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from tailcut.data import Dataset, Roots, open_dataset
+from tailcut.errors import ArgumentError
+from tailcut.evaluation.class_check import check_class_names
+from tailcut.evaluation.evaluate import choose_device, run_forward, runnable, uses_batch_statistics
+from tailcut.evaluation.metrics import StreamingMean, accuracy
+from tailcut.evaluation.pixel_inputs import PictureReader
+from tailcut.format import load
+from tailcut.plotting import new_figure, write_figure
+from tailcut.printing import Report, table
+from tailcut.runtime.progress import Progress, live_progress
+
+Attack = Literal["fgsm", "pgd"]
+
+ATTACKS: tuple[Attack, ...] = ("fgsm", "pgd")
+EPSILONS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)  # those of the paper's Table 8
+NUM_STEPS = 10
+REACH = 2.5  # all steps of PGD together reach this many epsilon, as in Madry et al.
+BATCH_SIZE = 250
+PROGRESS_INTERVAL = 10.0  # seconds
+
+
+@dataclass(frozen=True)
+class AttackPlan:
+    """Which attack, and how strong.
+
+    Attributes:
+        method: `fgsm` or `pgd`, which starts at random.
+        epsilons: the most that a pixel may change, pixels being in 0..1.
+        steps: of PGD, 10 when None; FGSM has one.
+        step_size: what a step of PGD changes, at every epsilon; 2.5 epsilon / steps when None. All steps together
+            cannot reach further than `steps * step_size`.
+        seed: of the places where PGD starts.
+
+    Raises:
+        ArgumentError: one of them is out of range.
+    """
+
+    method: Attack = "fgsm"
+    epsilons: Sequence[float] = EPSILONS
+    steps: int | None = None
+    step_size: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method not in ATTACKS:
+            raise ArgumentError(f"the attack must be one of {', '.join(ATTACKS)}; got {self.method!r}")
+        if self.method == "fgsm" and (self.steps is not None or self.step_size is not None):
+            raise ArgumentError("FGSM has one step, of epsilon: steps and step size are those of PGD")
+        if not self.epsilons:
+            raise ArgumentError("give at least one epsilon")
+        for epsilon in self.epsilons:
+            _check_epsilon(epsilon)
+            step_size_of(epsilon, self.num_steps, self.step_size)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the method."""
+        if self.method == "fgsm":
+            return 1
+        return NUM_STEPS if self.steps is None else self.steps
+
+    @property
+    def step_sizes(self) -> list[float]:
+        """What a step changes, of each epsilon."""
+        if self.method == "fgsm":
+            return [float(epsilon) for epsilon in self.epsilons]
+        return [step_size_of(epsilon, self.num_steps, self.step_size) for epsilon in self.epsilons]
+
+
+@dataclass
+class AttackCurve(Report):
+    """One network under attack.
+
+    Attributes:
+        model: the file, as it was given.
+        accuracies: its accuracy at each epsilon, 0 to 1.
+    """
+
+    model: str
+    accuracies: list[float]
+
+
+@dataclass
+class AttackReport(Report):
+    """The accuracy of networks under an attack.
+
+    Attributes:
+        data: name of the data set.
+        split: its split; a part of it has the numbers of the pictures behind it.
+        num_samples: how many pictures.
+        method: `fgsm` or `pgd`.
+        epsilons: the most that a pixel may change, pixels being in 0..1.
+        steps: of PGD; 1 for FGSM.
+        step_sizes: of each epsilon: how much a step changes a pixel.
+        curves: one per network.
+        seconds: time of it all.
+    """
+
+    data: str
+    split: str
+    num_samples: int
+    method: str
+    epsilons: list[float]
+    steps: int
+    step_sizes: list[float]
+    curves: list[AttackCurve]
+    seconds: float
+
+    def __str__(self) -> str:
+        """One row per epsilon."""
+        header = ("epsilon", "step size", *(curve.model for curve in self.curves))
+        text = table(header, self.cells(), align=">" * len(header))
+        steps = "" if self.method == "fgsm" else f", {self.steps} steps"
+        return f"{text}\n\n{self.method}{steps}: accuracy on {self.num_samples:,} pictures of {self.data}, {self.split}"
+
+    def cells(self) -> list[tuple[str, ...]]:
+        """Of each epsilon: itself, the step size, and the accuracy of each network, as text."""
+        return [
+            (f"{epsilon:g}", f"{size:g}", *(f"{100 * curve.accuracies[place]:.2f} %" for curve in self.curves))
+            for place, (epsilon, size) in enumerate(zip(self.epsilons, self.step_sizes, strict=True))
+        ]
+
+
+def fgsm(model: nn.Module, pictures: Tensor, targets: Tensor, epsilon: float) -> Tensor:
+    """Pictures moved by epsilon against the network: x + epsilon sign(gradient of the loss), clamped to 0..1.
+
+    The model is not changed; it runs in the mode that it is in.
+
+    Args:
+        model: a classifier.
+        pictures: (batch, channels, height, width), pixels in 0..1.
+        targets: int64 (batch,), the true classes.
+        epsilon: at least 0.
+
+    Returns:
+        (batch, channels, height, width).
+    """
+    _check_epsilon(epsilon)
+    return (pictures + epsilon * _gradient(model, pictures, targets).sign()).clamp(0, 1)
+
+
+def pgd(
+    model: nn.Module,
+    pictures: Tensor,
+    targets: Tensor,
+    epsilon: float,
+    *,
+    steps: int = NUM_STEPS,
+    step_size: float | None = None,
+    noise: torch.Generator | None = None,
+) -> Tensor:
+    """Pictures moved against the network in several steps, none further than epsilon from where it was.
+
+    Each step is one of `fgsm` by `step_size`, after which the change is clamped to -epsilon..epsilon and the picture to
+    0..1. The model is not changed; it runs in the mode that it is in.
+
+    Args:
+        model: a classifier.
+        pictures: (batch, channels, height, width), pixels in 0..1.
+        targets: int64 (batch,), the true classes.
+        epsilon: at least 0.
+        steps: how many, at least 1.
+        step_size: 2.5 epsilon / steps when None.
+        noise: start from a random place within epsilon, drawn on the CPU; from the picture itself when None.
+
+    Returns:
+        (batch, channels, height, width).
+    """
+    _check_epsilon(epsilon)
+    size = step_size_of(epsilon, steps, step_size)
+    lowest, highest = (pictures - epsilon).clamp(min=0), (pictures + epsilon).clamp(max=1)
+    moved = pictures.clone()
+    if noise is not None:
+        start = torch.rand(pictures.shape, generator=noise, dtype=pictures.dtype).to(pictures.device)
+        moved = (moved + epsilon * (2 * start - 1)).clamp(0, 1)
+    for _ in range(steps):
+        moved = moved + size * _gradient(model, moved, targets).sign()
+        moved = torch.minimum(torch.maximum(moved, lowest), highest)
+    return moved
+
+
+def step_size_of(epsilon: float, steps: int, step_size: float | None) -> float:
+    """How much one step of PGD changes a pixel: `step_size`, or 2.5 epsilon / steps when that is None.
+
+    Raises:
+        ArgumentError: a number is out of range.
+    """
+    if steps < 1 or (step_size is not None and not 0 < step_size < math.inf):
+        raise ArgumentError(f"PGD needs at least 1 step of a size above 0, got {steps} steps, step size {step_size}")
+    return REACH * epsilon / steps if step_size is None else step_size
+
+
+def accuracies_under_attack(
+    model: nn.Module,
+    dataset: Dataset,
+    plan: AttackPlan,
+    *,
+    batch_size: int = BATCH_SIZE,
+    device: torch.device | str = "cpu",
+    bar: Progress | None = None,
+) -> list[float]:
+    """The accuracy of a classifier at each epsilon. The model is not changed: a dense copy of it is attacked.
+
+    Args:
+        model: any classifier, regularised or not.
+        dataset: pictures and classes.
+        plan: the attack.
+        batch_size: pictures per forward; always 1 for a network whose batch norm uses the statistics of the batch.
+        device: where to run.
+        bar: shown how many pictures are done.
+
+    Returns:
+        One accuracy per epsilon, 0 to 1.
+
+    Raises:
+        ArgumentError: the network does not fit the data set, or names its classes otherwise.
+    """
+    if dataset.task != "classification":
+        raise ArgumentError(f"attacks need a data set of classes; the targets of {dataset.name} are for {dataset.task}")
+    if batch_size < 1:
+        raise ArgumentError(f"batch_size must be at least 1, got {batch_size}")
+    check_class_names(model, dataset)
+    network = PictureReader(runnable(model, device, dense=True)).requires_grad_(False)
+    batch_size = 1 if uses_batch_statistics(network) else batch_size
+    noise = torch.Generator().manual_seed(plan.seed)
+    means = [StreamingMean() for _ in plan.epsilons]
+    for start in range(0, len(dataset), batch_size):
+        stop = min(start + batch_size, len(dataset))
+        pictures, targets = (tensor.to(device) for tensor in dataset.batch(range(start, stop)))
+        _check_outputs(run_forward(network, pictures), dataset)
+        for mean, moved in zip(means, _attacked(network, pictures, targets, plan, noise), strict=True):
+            mean.update(accuracy(run_forward(network, moved), targets))
+        if bar is not None:
+            bar.show(stop)
+    return [mean.value() for mean in means]
+
+
+def attack_files(
+    files: Sequence[str | Path],
+    data: str,
+    split: str | None = None,
+    *,
+    plan: AttackPlan,
+    num_pictures: int | None = None,
+    out: str | Path | None = None,
+    roots: Roots = None,
+    download: bool = False,
+    batch_size: int = BATCH_SIZE,
+    device: str = "auto",
+    progress: bool = False,
+) -> AttackReport:
+    """Attack the networks of .tailcut files (or `zoo:NAME`) and draw their curves.
+
+    Args:
+        files: one or more.
+        data: name of the data set.
+        split: one of its splits; its test split when None.
+        plan: the attack.
+        num_pictures: attack the first of the split only; all when None.
+        out: a PNG of the curves.
+        roots: data roots to try first.
+        download: fetch the data set if it lies nowhere.
+        batch_size: pictures per forward.
+        device: see `choose_device`.
+        progress: show on standard error how far it is.
+
+    Raises:
+        ArgumentError: a network does not fit the data set, or there are not so many pictures.
+        DataNotFoundError: the data set lies nowhere.
+        MissingExtraError: the curves cannot be drawn without matplotlib.
+    """
+    start, place = time.perf_counter(), choose_device(device)
+    dataset = open_dataset(data, split, roots=roots, download=download)
+    if num_pictures is not None:
+        dataset = dataset.part(0, num_pictures)
+    curves = []
+    for file in files:
+        model = load(file, device=place)
+        with live_progress(progress, f"pictures of {file}", len(dataset), interval=PROGRESS_INTERVAL) as bar:
+            found = accuracies_under_attack(model, dataset, plan, batch_size=batch_size, device=place, bar=bar)
+        curves.append(AttackCurve(str(file), found))
+    report = AttackReport(
+        data=dataset.name,
+        split=dataset.split,
+        num_samples=len(dataset),
+        method=plan.method,
+        epsilons=list(plan.epsilons),
+        steps=plan.num_steps,
+        step_sizes=plan.step_sizes,
+        curves=curves,
+        seconds=time.perf_counter() - start,
+    )
+    if out is not None:
+        draw_curves(report, out)
+    return report
+
+
+def draw_curves(report: AttackReport, path: str | Path) -> None:
+    """Draw the accuracy of each network over epsilon as a PNG.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    figure = new_figure("the curves of an attack", (6, 4))
+    panel = figure.subplots()
+    for curve in report.curves:
+        panel.plot(report.epsilons, [100 * value for value in curve.accuracies], marker="o", label=curve.model)
+    panel.set(title=f"{report.method} on {report.data}, {report.split}", xlabel="epsilon", ylabel="accuracy in %")
+    panel.set_ylim(bottom=0)
+    panel.grid(visible=True, alpha=0.3)
+    panel.legend()
+    write_figure(figure, path)
+
+
+def _attacked(
+    model: nn.Module, pictures: Tensor, targets: Tensor, plan: AttackPlan, noise: torch.Generator
+) -> Iterator[Tensor]:
+    """The pictures as the attack leaves them, for each epsilon."""
+    signs = _gradient(model, pictures, targets).sign() if plan.method == "fgsm" else None
+    for epsilon, size in zip(plan.epsilons, plan.step_sizes, strict=True):
+        if signs is not None:  # one gradient serves every epsilon
+            yield (pictures + epsilon * signs).clamp(0, 1)
+        elif epsilon == 0:
+            yield pictures
+        else:
+            yield pgd(model, pictures, targets, epsilon, steps=plan.num_steps, step_size=size, noise=noise)
+
+
+def _gradient(model: nn.Module, pictures: Tensor, targets: Tensor) -> Tensor:
+    """The gradient of the loss by each picture. Their losses are added, so that none depends on its batch."""
+    with torch.enable_grad():
+        x = pictures.detach().requires_grad_()
+        loss = cross_entropy(model(x), targets, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, x)
+    return gradient
+
+
+def _check_outputs(outputs: Tensor, dataset: Dataset) -> None:
+    if outputs.ndim != 2 or outputs.shape[1] != dataset.num_classes:
+        raise ArgumentError(
+            f"{dataset.name} has {dataset.num_classes} classes, which needs outputs (batch, {dataset.num_classes}); "
+            f"the network gives {tuple(outputs.shape)}"
+        )
+
+
+def _check_epsilon(epsilon: float) -> None:
+    if not 0 <= epsilon <= 1:
+        raise ArgumentError(f"epsilon must be 0 to 1, the range of pixels; got {epsilon}")

@@ -1,0 +1,154 @@
+"""A file's network in fewer bytes: measured on training pictures, evaluated on those of the test."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tailcut.compression import compress, measure_sensitivity
+from tailcut.compression.compress import usual_gradients
+from tailcut.compression.fisher import GRADIENT_BATCH
+from tailcut.data import Dataset, Roots, open_dataset, split_off
+from tailcut.errors import ArgumentError
+from tailcut.evaluation.evaluate import PROGRESS_INTERVAL, evaluate, uses_batch_statistics
+from tailcut.evaluation.random_batches import network_inputs
+from tailcut.files import check_place
+from tailcut.format.open_network import open_network
+from tailcut.printing import Report
+from tailcut.runtime.progress import live_progress
+
+METRICS = {"classification": "accuracy", "segmentation": "dice"}
+
+
+@dataclass(frozen=True)
+class CompressFileReport(Report):
+    """What `tailcut compress` wrote, from what, and how good it is.
+
+    Attributes:
+        source: the network, as it was given.
+        out: the file that was written.
+        file_bytes: its size.
+        dense_bytes: of the dense network's parameters in float32.
+        compression_ratio: `dense_bytes` over `file_bytes`.
+        data: name of the data set.
+        split: the part that was evaluated, once; None if none was.
+        metric: "accuracy" or "dice".
+        before: of the network as it came, on that split; None likewise.
+        after: of the file's.
+        settings: what was asked for: max_bytes, max_drop or step; gradients, seed; held-out pictures and the model of a
+            checkpoint, if there are such.
+        seconds: for all but the evaluation.
+        threads: of torch.
+    """
+
+    source: str
+    out: str
+    file_bytes: int
+    dense_bytes: int
+    compression_ratio: float | None
+    data: str
+    split: str | None
+    metric: str
+    before: float | None
+    after: float | None
+    settings: dict[str, Any]
+    seconds: float
+    threads: int
+
+    def __str__(self) -> str:
+        ratio = "" if self.compression_ratio is None else f" ({self.compression_ratio:,.1f} : 1)"
+        lines = [f"{self.out}: {self.file_bytes:,} bytes for {self.dense_bytes:,} of dense float32 parameters{ratio}"]
+        if self.before is not None and self.after is not None:
+            figures = f"{100 * self.after:.2f} %, {100 * self.before:.2f} % before"
+            lines.append(f"{self.metric} on {self.data}, {self.split}: {figures}")
+        return "\n".join(lines)
+
+
+def compress_file(
+    source: str | Path,
+    out: str | Path,
+    data: str,
+    *,
+    max_bytes: int | None = None,
+    max_drop: float | None = None,
+    step: float | None = None,
+    model: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    roots: Roots = None,
+    download: bool = False,
+    num_gradients: int | None = None,
+    held_out: int = 1000,
+    test_split: str | None = "",
+    seed: int = 0,
+    progress: bool = False,
+) -> CompressFileReport:
+    """Write a file's network to fewer bytes; see `tailcut.compress`.
+
+    Args:
+        source: a .tailcut file or "zoo:NAME", or a checkpoint of a registered model.
+        out: the file to write.
+        data: name of a data set of classes or masks; its split "train" tells how much each number matters.
+        max_bytes: the most bytes.
+        max_drop: instead: how much the metric may fall, in 0..1, on pictures held out of "train".
+        step: instead: the step.
+        model: of a checkpoint.
+        arguments: of that model.
+        roots: see `tailcut.data.open_dataset`.
+        download: likewise.
+        num_gradients: gradients of 8 pictures each; by the network's size when None.
+        held_out: how many of the training pictures are kept for `max_drop`, and nothing else.
+        test_split: what is evaluated at the end; "" the data set's test pictures, None nothing.
+        seed: chooses the pictures, and what is drawn.
+        progress: show on standard error how far it is.
+
+    Raises:
+        ArgumentError: the arguments exclude each other, do not fit the network, or no step does what is asked for.
+        DataError: pictures cannot be found or read.
+        FormatError: the file cannot be loaded.
+    """
+    check_place(out)
+    network = open_network(source, model=model, arguments=arguments)
+    train = open_dataset(data, "train", roots=roots, download=download)
+    if train.task not in METRICS:
+        raise ArgumentError(f"{data} has boxes of objects: compress works on classes and masks")
+    test = None if test_split is None else open_dataset(data, test_split or None, roots=roots, download=download)
+    metric = METRICS[train.task]
+    train, judge = (train, None) if max_drop is None else split_off(train, held_out)
+    count = usual_gradients(network) if num_gradients is None else num_gradients
+    start = time.perf_counter()
+    inputs = _inputs(network, train, count, seed, progress)
+    report = compress(
+        network,
+        out,
+        inputs,
+        max_bytes=max_bytes,
+        max_drop=max_drop,
+        step=step,
+        evaluate=None if judge is None else _measure(judge, metric),
+        sensitivity=measure_sensitivity(network, inputs, num_gradients=count, seed=seed),
+    )
+    seconds = round(time.perf_counter() - start, 1)
+    settings: dict[str, Any] = {"max_bytes": max_bytes, "max_drop": max_drop, "step": step}
+    settings |= {"num_gradients": count, "seed": seed}
+    settings |= {} if judge is None else {"held_out": held_out}
+    settings |= {} if model is None else {"model": model, "arguments": dict(arguments or {})}
+    sizes, judged = report.sizes, (data, None if test is None else test.split, metric)
+    before, after = (None if test is None else _measure(test, metric)(found) for found in (network, open_network(out)))
+    return CompressFileReport(
+        str(source), str(out), *sizes, *judged, before, after, settings, seconds, torch.get_num_threads()
+    )
+
+
+def _inputs(network: nn.Module, dataset: Dataset, count: int, seed: int, progress: bool) -> list[Tensor]:
+    """Batches of training pictures as the network reads them; of one where it mixes the pictures of a batch."""
+    size = 1 if uses_batch_statistics(network) else GRADIENT_BATCH
+    with live_progress(progress, "pictures read", min(count * size, len(dataset)), interval=PROGRESS_INTERVAL) as bar:
+        return list(network_inputs(network, dataset, size, count, seed, bar))
+
+
+def _measure(dataset: Dataset, metric: str) -> Callable[[nn.Module], float]:
+    return lambda network: evaluate(network, dataset)[metric]

@@ -1,0 +1,297 @@
+"""From runs, checkpoints and plain weights to .tailcut files, and from these to dense weights."""
+
+import io
+import logging
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from tailcut.errors import ArgumentError, DataError
+from tailcut.files import write_atomically
+from tailcut.format import SaveReport, load, write
+from tailcut.format.conversion.checkpoints import named_tensors, read_torch_file
+from tailcut.format.numbers import QUANTIZED_CODEC
+from tailcut.printing import Report, sizes, table
+from tailcut.runs import Run
+from tailcut.structure import as_metadata, create_model, set_class_names, set_picture_size
+from tailcut.training.checkpoints import is_checkpoint, newest_checkpoint, read_checkpoint
+from tailcut.weights import RegularizationReport, regularize, to_dense
+from tailcut.weights.attach import meaning_of
+from tailcut.weights.energy import percent, worth_a_warning
+
+VECTOR_PREFIX, VECTOR_SUFFIX = "parametrizations.", ".original"
+
+logger = logging.getLogger("tailcut.training")
+
+
+@dataclass
+class UnpackReport(Report):
+    """What `unpack` wrote.
+
+    Attributes:
+        file: the .tailcut file, as it was given.
+        out: the file that was written.
+        num_tensors: how many tensors it holds.
+        num_parameters: how many numbers.
+        file_bytes: its size.
+    """
+
+    file: str
+    out: str
+    num_tensors: int
+    num_parameters: int
+    file_bytes: int
+
+    def __str__(self) -> str:
+        """One line for people."""
+        return (
+            f"{self.out}: {self.num_tensors} tensors, {self.num_parameters:,} numbers, {self.file_bytes:,} "
+            f"bytes, from {self.file}"
+        )
+
+
+@dataclass(frozen=True)
+class PackReport(SaveReport):
+    """What `pack` wrote, and what it cut from plain weights.
+
+    Attributes:
+        regularization: the tensors that it made coefficients, with the energy that each lost; None where the source is
+            truncated already.
+    """
+
+    regularization: RegularizationReport | None
+
+    def __str__(self) -> str:
+        """The cuts as a table, and one line about the file."""
+        cut = self.regularization
+        if cut is None or cut.num_kept == cut.num_parameters:
+            return super().__str__()
+        rows = [
+            (
+                entry.name,
+                sizes(entry.shape),
+                f"{entry.num_parameters:,}",
+                f"{entry.num_kept:,}",
+                percent(entry.energy_lost),
+            )
+            for entry in cut.tensors
+        ]
+        rows.append(("in all", "", f"{cut.num_parameters:,}", f"{cut.num_kept:,}", percent(cut.energy_lost)))
+        cuts = table(("coefficients of", "shape", "numbers", "kept", "energy lost"), rows, align="<<>>>")
+        return f"{cuts}\n\n{super().__str__()}"
+
+
+def pack(
+    source: str | Path,
+    out: str | Path,
+    *,
+    codec: str | None = None,
+    other_codec: str | None = None,
+    model: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    keep_ratio: float | None = None,
+    num_kept: int | None = None,
+    max_bytes: int | None = None,
+    step: float | None = None,
+) -> PackReport:
+    """Pack a run, a checkpoint or plain weights.
+
+    Nothing is trained here: weights that are cut lose what the coefficients left out have told, and a warning is logged
+    where trained weights lose much.
+
+    Args:
+        source: a run folder (its newest checkpoint is packed), a checkpoint of a run, or a state_dict of a
+            registered model (`.safetensors`, or a file of `torch.save`; it is read without running code). Of
+            coefficients without torch's metadata, the default axes and order are assumed, with a warning.
+        out: the .tailcut file to write.
+        codec: number type of the coefficients; the recipe's, for plain weights float32, when None.
+        other_codec: number type of everything else, likewise.
+        model: name of the registered model, for plain weights.
+        arguments: its arguments.
+        keep_ratio: part of each tensor of plain weights to keep; all when None.
+        num_kept: instead of a ratio: coefficients of each tensor of plain weights to keep.
+        max_bytes: of a quantised file, see `tailcut.save`.
+        step: likewise.
+
+    Raises:
+        ArgumentError: the arguments do not fit the source.
+        DataError: the source cannot be read, or the network that its training started from is not beside it.
+    """
+    path = Path(source)
+    content = _read_source(path)
+    if is_checkpoint(content):
+        if model is not None or arguments or keep_ratio is not None or num_kept is not None:
+            raise ArgumentError(
+                f"{path} is a run's: its recipe tells the model and what is kept; leave out --model, "
+                "--set-argument, --keep-ratio and --num-kept"
+            )
+        # A checkpoint lies in RUN/checkpoints.
+        run = Run(path if path.is_dir() else path.absolute().parent.parent)
+        network, recipe_codecs = _from_checkpoint(content, path, run)
+        cut = None
+    else:
+        if model is None:
+            raise ArgumentError(f"{path} holds plain weights: name the registered model they belong to with --model")
+        network, cut = _from_weights(path, named_tensors(content, path), model, arguments or {}, keep_ratio, num_kept)
+        recipe_codecs = ("float32", "float32")
+    codec = codec or recipe_codecs[0]
+    if other_codec is None and codec != QUANTIZED_CODEC:
+        other_codec = recipe_codecs[1]
+    written = write(network, out, codec=codec, other_codec=other_codec, max_bytes=max_bytes, step=step)
+    if cut is not None:
+        _warn_of_loss(cut)
+    return PackReport(**vars(written), regularization=cut)
+
+
+def _warn_of_loss(cut: RegularizationReport) -> None:
+    if worth_a_warning(cut.energy_lost_of_trained):
+        logger.warning(
+            "%s of the energy of trained weights was cut away without training, so expect the network to be less "
+            "accurate, perhaps by far (tailcut evaluate FILE --data NAME tells). Train while it is cut: tailcut train "
+            "with a recipe whose [start] is these weights and whose [regularization] keeps as few",
+            percent(cut.energy_lost_of_trained),
+        )
+
+
+def unpack(file: str | Path, out: str | Path, *, to: Literal["safetensors", "torch"] = "safetensors") -> UnpackReport:
+    """Write the dense weights of a .tailcut file as safetensors or as a state_dict of torch, whole or not at all.
+
+    Names of classes and a size of pictures that the network was told stand in the metadata of safetensors as
+    `class_names` and `picture_size`, lists in JSON.
+
+    Args:
+        file: a .tailcut file of a registered model, or `zoo:NAME`.
+        out: the file to write.
+        to: "safetensors", or "torch" for a file of `torch.save` (tensors by name, nothing else).
+
+    Raises:
+        FormatError: the file cannot be loaded.
+        ArgumentError: `out` cannot be written.
+    """
+    network = load(file)
+    state = to_dense(network).state_dict()
+    tensors = {name: value.detach().clone().contiguous() for name, value in state.items()}
+    if to == "torch":
+        buffer = io.BytesIO()
+        torch.save(tensors, buffer)
+        content = buffer.getvalue()
+    else:
+        content = safetensors.torch.save(tensors, metadata=as_metadata(network) or None)
+    write_atomically(out, content)
+    num_parameters = sum(value.numel() for value in tensors.values())
+    return UnpackReport(str(file), str(out), len(tensors), num_parameters, len(content))
+
+
+def _read_source(path: Path) -> Any:
+    if path.is_dir():
+        found = newest_checkpoint(Run(path))
+        if found is None:
+            raise DataError(f"{path} is no run folder, or its training has not finished an epoch yet")
+        return found[1]
+    if path.suffix == ".safetensors":
+        try:
+            return safetensors.torch.load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise DataError(f"cannot read {path}: {error}") from error
+    content = read_torch_file(path)
+    return read_checkpoint(path) if is_checkpoint(content) else content
+
+
+def _from_checkpoint(state: Mapping[str, Any], path: Path, run: Run) -> tuple[nn.Module, tuple[str, str]]:
+    """The network of a checkpoint as it would be packed now, and the codecs of its recipe.
+
+    Args:
+        state: the checkpoint.
+        path: where it is, for errors.
+        run: where the network is that the training started from, if it did not start from a fresh one.
+    """
+    from tailcut.training.ema import MovingAverage  # here: plain weights need no extra
+    from tailcut.training.recipe.toml_files import parse_recipe
+    from tailcut.training.setup.build import build_model, build_schedule
+    from tailcut.training.setup.build_generation import GanNetworks
+    from tailcut.training.setup.initial_network import load_start, needs_start
+
+    recipe = parse_recipe(state["recipe"], source="the recipe of the checkpoint")
+    from_start = needs_start(recipe)
+    if from_start and not run.start.is_file():
+        raise DataError(
+            f"{path}: its training started from another network, which a run keeps as {run.start.name}; expected it at "
+            f"{run.start}, where it is not. Put it back, or pack the checkpoint in its own run folder"
+        )
+    network = build_model(recipe, load_start(run) if from_start else None)
+    try:
+        network.load_state_dict(state["model"])
+    except RuntimeError as error:
+        origin = f"the network of {run.start}" if from_start else f"the model {recipe.model.name!r} of its recipe"
+        raise DataError(f"the weights of {path} do not fit {origin}: {_reasons(error)}") from error
+    if recipe.optimizer.ema_decay is not None:
+        average = MovingAverage(network, recipe.optimizer.ema_decay)
+        average.load_state_dict(state["average"])
+        average.give()
+    schedule = build_schedule(recipe, network)
+    if schedule is not None and state["epoch"] == recipe.training.epochs:
+        schedule.finish()
+    if isinstance(network, GanNetworks):
+        network = network.generator
+    set_class_names(network, state.get("class_names"))
+    set_picture_size(network, state.get("picture_size"))
+    return network, (recipe.pack.codec, recipe.pack.other_codec)
+
+
+def _from_weights(
+    path: Path,
+    state: OrderedDict[str, Tensor],
+    model: str,
+    arguments: Mapping[str, Any],
+    keep_ratio: float | None,
+    num_kept: int | None,
+) -> tuple[nn.Module, RegularizationReport | None]:
+    network = create_model(model, **arguments)
+    vectors = {_plain_name(name): value.numel() for name, value in state.items() if _plain_name(name)}
+    if vectors:  # the state_dict of a regularised network
+        if keep_ratio is not None or num_kept is not None:
+            raise ArgumentError(f"{path} holds coefficients already: leave out --keep-ratio and --num-kept")
+        meanings = {_plain_name(name): meaning_of(state, name) for name in state if _plain_name(name)}
+        _warn_of_unknown(
+            path, [name for name, found in meanings.items() if not {"axes", "order_weights"} <= found.keys()]
+        )
+        regularize(
+            network, num_kept=vectors, overrides={name: found for name, found in meanings.items() if found}, warn=False
+        )
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise ArgumentError(
+            f"the weights of {path} do not fit model {model!r} with {dict(arguments)}: {_reasons(error)}"
+        ) from error
+    return network, None if vectors else regularize(network, keep_ratio=keep_ratio, num_kept=num_kept, warn=False)
+
+
+def _warn_of_unknown(path: Path, names: Sequence[str]) -> None:
+    """The same numbers are another weight along other axes or in another order: nobody else would notice."""
+    if names:
+        logger.warning(
+            "%s does not say which axes and order its coefficients belong to (%s): all axes and order weights of 1 are "
+            "assumed, and a network regularised otherwise comes out wrong. A file of torch.save(model.state_dict()) "
+            "says it; safetensors and plain dicts do not",
+            path,
+            names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more",
+        )
+
+
+def _reasons(error: RuntimeError) -> str:
+    """What `load_state_dict` says, on one line, without the name of the class."""
+    return " ".join(line.strip() for line in str(error).splitlines()[1:])
+
+
+def _plain_name(name: str) -> str:
+    """`conv.weight` of `conv.parametrizations.weight.original`; empty for any other name."""
+    before, prefix, rest = name.rpartition(VECTOR_PREFIX)
+    return f"{before}{rest.removesuffix(VECTOR_SUFFIX)}" if prefix and rest.endswith(VECTOR_SUFFIX) else ""

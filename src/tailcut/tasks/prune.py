@@ -1,0 +1,156 @@
+"""From a file to a slimmer one: score the channels of its network, prune it, save it."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tailcut.channels import Scores, score
+from tailcut.channels import recalibrate as measure_again
+from tailcut.channels.pruning.prune import prune
+from tailcut.channels.pruning.report import PruneReport
+from tailcut.channels.scoring.score import NUM_BATCHES, SPECTRAL, needs_loader
+from tailcut.data import Roots, open_dataset
+from tailcut.errors import ArgumentError
+from tailcut.evaluation.evaluate import PROGRESS_INTERVAL, choose_device
+from tailcut.evaluation.random_batches import BATCH_SIZE, SPLIT, network_inputs
+from tailcut.files import check_place
+from tailcut.format import save
+from tailcut.format.open_network import open_network
+from tailcut.printing import Report
+from tailcut.runtime.progress import Progress, live_progress
+from tailcut.structure import example_shape
+
+logger = logging.getLogger("tailcut.training")
+
+
+@dataclass
+class PruneFileReport(Report):
+    """What was pruned, and where it is.
+
+    Attributes:
+        model: the file, as it was given.
+        out: the .tailcut file that was written.
+        file_bytes: its size.
+        method: how channels were scored.
+        num_images: on how many pictures.
+        recalibrated_on: on how many pictures the statistics of batch norm were measured again; 0 without, and for a
+            network that keeps none.
+        pruning: what was removed, and what could not be.
+    """
+
+    model: str
+    out: str
+    file_bytes: int
+    method: str
+    num_images: int
+    recalibrated_on: int
+    pruning: PruneReport
+
+    def __str__(self) -> str:
+        """The pruning, then one line on the file."""
+        on = f", on {self.num_images:,} pictures" if self.num_images else ""
+        again = f"; batch norm measured again on {self.recalibrated_on:,} pictures" if self.recalibrated_on else ""
+        return f"{self.pruning}\n\n{self.out}: {self.file_bytes:,} bytes; scores by {self.method}{on}{again}"
+
+
+def prune_file(
+    source: str | Path,
+    out: str | Path,
+    data: str | None = None,
+    *,
+    model: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    scores: str | Path | None = None,
+    method: str | None = None,
+    split: str = SPLIT,
+    roots: Roots = None,
+    download: bool = False,
+    num_batches: int = NUM_BATCHES,
+    batch_size: int = BATCH_SIZE,
+    seed: int = 0,
+    recalibrate: bool = False,
+    codec: str | None = None,
+    device: str = "auto",
+    progress: bool = False,
+    **settings: Any,
+) -> PruneFileReport:
+    """Prune a file's network and write the narrower one.
+
+    Args:
+        source: see `open_network`.
+        out: the .tailcut file to write.
+        data: name of the data set to score on; not needed with `scores`, nor for methods that look at weights only.
+        model: see `open_network`.
+        arguments: likewise.
+        scores: the JSON file of `tailcut score`; the network is scored now when None.
+        method: see `tailcut.channels.score`, as for `num_batches` and `seed`; `spectral` when None. Not with `scores`.
+        split: the part of the data set.
+        roots: data roots to try first.
+        download: fetch the data set if it lies nowhere.
+        num_batches: how many batches to score on.
+        batch_size: pictures in each.
+        seed: chooses the pictures.
+        recalibrate: measure the statistics of batch norm again after the cut, on as many pictures of `data`; a network
+            that keeps none is left, with a warning.
+        codec: number type of the file; the network's own when None.
+        device: see `choose_device`.
+        progress: show on standard error how far it is.
+        settings: further arguments of `tailcut.prune`: `rates`, `macs_ratio`, `min_channels`, ...
+
+    Raises:
+        ArgumentError: an argument is out of range or does not fit the network, `data` is missing, or `out` cannot be
+            written.
+        StructureError: the network is regularised, or does not run once it is pruned.
+    """
+    check_place(out)
+    method = _method(method, scores)
+    place = choose_device(device)
+    network = open_network(source, model=model, arguments=arguments, device=place)
+    example = torch.zeros(_example_shape(network, source), device=place)
+    looks = scores is None and needs_loader(method)
+    if looks and data is None:
+        raise ArgumentError(f"the method {method} looks at feature maps: name a data set with --data, or --scores")
+    if recalibrate and data is None:
+        raise ArgumentError("statistics of batch norm are measured on pictures: name a data set with --data")
+    dataset = open_dataset(data, split, roots=roots, download=download) if data and (looks or recalibrate) else None
+
+    def pictures(bar: Progress | None = None) -> Iterator[Tensor] | None:
+        return None if dataset is None else network_inputs(network, dataset, batch_size, num_batches, seed, bar)
+
+    if scores is not None:
+        found = Scores.load(scores)
+    else:
+        with live_progress(progress, "pictures", num_batches * batch_size, interval=PROGRESS_INTERVAL) as bar:
+            loader = pictures(bar) if looks else None
+            found = score(network, loader, method=method, num_batches=num_batches, seed=seed)  # type: ignore[arg-type]
+    pruning = prune(network, example, found, **settings)
+    measured_on = _measure_again(network, pictures(), num_batches) if recalibrate else 0
+    written = save(network, out, codec=codec or "float32", other_codec=codec)
+    return PruneFileReport(
+        str(source), str(out), written.file_bytes, found.method, found.num_images, measured_on, pruning
+    )
+
+
+def _method(method: str | None, scores: str | Path | None) -> str:
+    if scores is not None and method is not None:
+        raise ArgumentError(f"{scores} holds scores by a method of its own: give either --scores or --method {method}")
+    return method or SPECTRAL
+
+
+def _measure_again(network: nn.Module, pictures: Iterator[Tensor] | None, num_batches: int) -> int:
+    measured_on = 0 if pictures is None else measure_again(network, pictures, num_batches)
+    if not measured_on:
+        logger.warning("nothing was measured again: the network has no batch norm that keeps statistics")
+    return measured_on
+
+
+def _example_shape(network: nn.Module, source: str | Path) -> tuple[int, ...]:
+    shape = example_shape(network)
+    if shape is None:
+        raise ArgumentError(f"{source} holds a network of a user's own class, whose inputs are not known here")
+    return shape

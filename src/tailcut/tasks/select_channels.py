@@ -1,0 +1,158 @@
+"""A static selection of frequency channels from a network with a trained gate."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from tailcut.data import Dataset, Roots, open_dataset
+from tailcut.errors import ArgumentError, MissingExtraError
+from tailcut.evaluation.evaluate import PROGRESS_INTERVAL, choose_device
+from tailcut.files import check_place
+from tailcut.format import load
+from tailcut.inputs.heat_maps import draw_heat_maps
+from tailcut.inputs.selection.gate import FrequencyGate
+from tailcut.inputs.stem.edit import transform_of
+from tailcut.printing import Report
+from tailcut.runs import Run, packed_network
+from tailcut.runtime.progress import live_progress
+
+BATCH_SIZE = 32
+
+logger = logging.getLogger("tailcut.training")
+
+
+@dataclass
+class SelectReport(Report):
+    """The channels that a gate opens most often.
+
+    Attributes:
+        model: the file or run, as it was given.
+        data: name of the data set.
+        split: name of the split.
+        num_pictures: how many pictures the gate saw.
+        num_open: channels that were open for a picture, in the mean.
+        num_channels: channels selected.
+        selection: row-major frequencies 8 v + u by component.
+        probability: mean probability of each channel that the gate reads, by channel number of 0 to 191.
+        out: the file of the selection.
+        heat_maps: the picture, None if none was asked for.
+    """
+
+    model: str
+    data: str
+    split: str
+    num_pictures: int
+    num_open: float
+    num_channels: int
+    selection: dict[str, tuple[int, ...]]
+    probability: dict[int, float]
+    out: str
+    heat_maps: str | None
+
+    def __str__(self) -> str:
+        """A few lines for people."""
+        counts = " + ".join(str(len(part)) for part in self.selection.values())
+        lines = [
+            f"{self.out}: {self.num_channels} channels ({counts}) by {self.num_pictures:,} pictures of {self.data}, "
+            f"split {self.split}; open in the mean: {self.num_open:.1f} of {len(self.probability)}"
+        ]
+        lines += [f"  {name:<12} {' '.join(map(str, part)) or '-'}" for name, part in self.selection.items()]
+        return "\n".join([*lines, *([self.heat_maps] if self.heat_maps else [])])
+
+
+def select_channels(
+    source: str | Path,
+    out: str | Path,
+    *,
+    num_channels: int | Sequence[int] | None = None,
+    data: str | None = None,
+    split: str | None = None,
+    roots: Roots = None,
+    download: bool = False,
+    heat_maps: str | Path | None = None,
+    batch_size: int = BATCH_SIZE,
+    device: str = "auto",
+    progress: bool = False,
+) -> SelectReport:
+    """Run the gate of a network over a data set and write the channels that are open most often.
+
+    Args:
+        source: a .tailcut file of a registered model with a gate, or a run folder that holds one.
+        out: the JSON file to write; `Selection.load` reads it.
+        num_channels: how many, or three counts for Y, Cb and Cr; those more likely open than closed when None.
+        data: name of a data set (`imagenette@448` for its pictures at 448 pixels); a run's own when None.
+        split: one of its splits; its test split when None.
+        roots: data roots to try first.
+        download: fetch the data set if it lies nowhere.
+        heat_maps: draw the probabilities as a PNG.
+        batch_size: pictures at a time.
+        device: see `choose_device`.
+        progress: show on standard error how far it is.
+
+    Raises:
+        ArgumentError: the network has no gate or no transform, there is no data set, the numbers do not fit, or a file
+            cannot be written.
+        FormatError: the file cannot be loaded.
+        DataNotFoundError: the data set lies nowhere.
+        MissingExtraError: heat maps without matplotlib.
+    """
+    if batch_size < 1:
+        raise ArgumentError(f"batch_size must be at least 1, got {batch_size}")
+    place = choose_device(device)
+    model = load(_packed(source), device=place)
+    gate = next((module for module in model.modules() if isinstance(module, FrequencyGate)), None)
+    transform = transform_of(model)
+    if gate is None or transform is None:
+        raise ArgumentError(f"{source}: the network has no trained gate; train one with replace_stem(..., gate=True)")
+    for path in (out, heat_maps):
+        if path is not None:
+            check_place(path)
+    gate.check_num_channels(num_channels)
+    dataset = open_dataset(data or _data_of(source), split, roots=roots, download=download)
+    activity = gate.measure(_batches(dataset, batch_size, progress=progress), transform=transform)
+    selection = activity.top(num_channels)
+    if heat_maps is not None:
+        draw_heat_maps(activity, heat_maps, selection=selection)
+    selection.save(out)
+    return SelectReport(
+        str(source),
+        dataset.name,
+        dataset.split,
+        activity.num_pictures,
+        sum(activity.open_ratio),
+        selection.num_channels,
+        selection.components(),
+        dict(zip(activity.channels, activity.probability, strict=True)),
+        str(out),
+        None if heat_maps is None else str(heat_maps),
+    )
+
+
+def _packed(source: str | Path) -> str | Path:
+    """The file itself, or the packed network of a run folder."""
+    packed = packed_network(source)
+    if Path(source).is_dir() and not Path(packed).is_file():
+        raise ArgumentError(f"{source} holds no {Path(packed).name}: finish the run, or pack it with tailcut pack")
+    return packed
+
+
+def _data_of(source: str | Path) -> str:
+    run = Run(Path(source))
+    if not run.exists():
+        raise ArgumentError(f"{source} is no run folder, which would tell its data set: give --data")
+    try:
+        from tailcut.training.recipe.toml_files import load_recipe
+    except MissingExtraError as error:
+        raise ArgumentError(f"the recipe of {source} cannot be read ({error}): give --data") from error
+    return load_recipe(run.recipe).data.name
+
+
+def _batches(dataset: Dataset, batch_size: int, *, progress: bool) -> Iterator[Tensor]:
+    with live_progress(progress, "pictures", len(dataset), interval=PROGRESS_INTERVAL) as bar:
+        for start in range(0, len(dataset), batch_size):
+            stop = min(start + batch_size, len(dataset))
+            yield dataset.batch(range(start, stop))[0]
+            bar.show(stop)

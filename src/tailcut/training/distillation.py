@@ -1,0 +1,83 @@
+"""What the teacher of a distillation says of training pictures."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+
+from tailcut.data import Dataset
+from tailcut.errors import ArgumentError, RecipeError
+from tailcut.evaluation.class_check import check_class_names
+from tailcut.evaluation.evaluate import fitting
+from tailcut.evaluation.pixel_inputs import reader_of
+
+BATCH_SIZE = 256
+MAX_NUMBERS = 1 << 26  # 256 MiB of float32
+
+
+def check_teacher(network: nn.Module, dataset: Dataset) -> None:
+    """Check that a teacher means the same classes by the same numbers as the training pictures.
+
+    Raises:
+        RecipeError: names differ.
+    """
+    try:
+        check_class_names(network, dataset)
+    except ArgumentError as error:
+        raise RecipeError(f"distillation.teacher: {error}") from error
+
+
+class Teacher:
+    """A network that is asked about each batch, or once about all pictures.
+
+    Pictures that are not changed at random get the same answer in every epoch. Then all are asked about in the order of
+    the data set, whatever the batches, so that a resumed run hears the very same; a network of masks, whose answers
+    are large, is asked batch by batch all the same.
+
+    Args:
+        network: the teacher, in evaluation mode.
+        autocast: gives the context that it runs in.
+        device: where it is.
+        memory_format: of the pictures.
+        unchanged: the training pictures, if they come as they are; None if they are augmented.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        autocast: Callable[[], AbstractContextManager[None]],
+        device: torch.device,
+        memory_format: torch.memory_format,
+        unchanged: Dataset | None,
+    ) -> None:
+        self._network, self._read = network, reader_of(network)
+        self._autocast, self._device, self._memory_format = autocast, device, memory_format
+        self._unchanged = unchanged
+        self._answers: Tensor | None = None
+
+    def __call__(self, pictures: Tensor, places: Tensor) -> Tensor:
+        """Outputs for pictures (batch, channels, height, width) that lie at `places` (batch,) of the data set.
+
+        Raises:
+            ArgumentError: the teacher cannot take such pictures.
+        """
+        if self._answers is None and self._unchanged is not None:
+            self._answers = self._ask_about_all(self._unchanged)
+            if self._answers is None:
+                self._unchanged = None
+        return self._ask(pictures) if self._answers is None else self._answers[places.to(self._device)]
+
+    def _ask(self, pictures: Tensor) -> Tensor:
+        with torch.no_grad(), self._autocast(), fitting(pictures, " (distillation.teacher)"):
+            outputs: Tensor = self._network(self._read(pictures))
+        return outputs
+
+    def _ask_about_all(self, dataset: Dataset) -> Tensor | None:
+        answers = []
+        for start in range(0, len(dataset), BATCH_SIZE):
+            pictures, _ = dataset.batch(range(start, min(start + BATCH_SIZE, len(dataset))))
+            answers.append(self._ask(pictures.to(self._device, memory_format=self._memory_format)))
+            if answers[0][0].numel() * len(dataset) > MAX_NUMBERS:
+                return None
+        return torch.cat(answers)

@@ -1,0 +1,1 @@
+"""Experiments: variants of a recipe over several seeds, and their sweeps."""

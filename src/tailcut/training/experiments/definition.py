@@ -1,0 +1,279 @@
+"""Experiments: variants of a recipe, each trained with several seeds, as one TOML file; and the trainings it means."""
+
+import difflib
+import importlib.resources
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from tailcut.errors import MissingExtraError, RecipeError
+from tailcut.runs import Run
+from tailcut.training.recipe.keys import problem_of
+from tailcut.training.recipe.schema import Fraction, Recipe, Section
+from tailcut.training.recipe.toml_files import SUFFIX, load_recipe, training_command
+
+try:
+    from pydantic import AfterValidator, Field, ValidationError, model_validator
+    from pydantic_core import ErrorDetails
+except ImportError as error:
+    raise MissingExtraError("reading an experiment", "pydantic", "train") from error
+
+VARIANT_PREFIX = "variant:"  # a value that stands for the run folder of another variant, with the same seed
+OF_THE_SWEEP = ("name", "paper", "training.seed")  # set for each run by the sweep itself
+
+
+def _check_file_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ValueError(f"must begin with a letter or digit and have only these and '.', '_' and '-', got {name!r}")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_check_file_name)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+def _check_overrides(values: dict[str, Any]) -> dict[str, Any]:
+    for key, value in values.items():
+        if key in OF_THE_SWEEP:
+            raise ValueError(f"{key!r} cannot be set here: each run gets its own")
+        if isinstance(value, dict) and "." not in key:
+            inner = next(iter(value), "key")
+            raise ValueError(f'write dotted keys in quotes, as in "{key}.{inner}" = ...')
+        try:
+            _inline_toml(value)
+        except TypeError as error:
+            raise ValueError(f"{key!r}: a {type(value).__name__} is no value of a recipe") from error
+    return values
+
+
+Overrides = Annotated[dict[str, Any], AfterValidator(_check_overrides)]
+
+
+class Variant(Section):
+    """One variant of the recipe.
+
+    Attributes:
+        name: names its row and its run folders.
+        recipe: another recipe than the experiment's; its `[set]` does not count then.
+        overrides: `set`: recipe key to value, as `tailcut train --set` has them; an empty text removes the key.
+            `variant:NAME` as a value stands for the run of an earlier variant with the same seed.
+        paper: the paper's figure for it, 0 to 1.
+    """
+
+    name: FileName
+    recipe: str | None = None
+    overrides: Overrides = Field(default={}, alias="set")
+    paper: Fraction | None = None
+
+    @property
+    def needs(self) -> dict[str, str]:
+        """Key to the name of the variant whose run it names."""
+        texts = {key: value for key, value in self.overrides.items() if isinstance(value, str)}
+        prefix = VARIANT_PREFIX
+        return {key: text.removeprefix(prefix) for key, text in texts.items() if text.startswith(prefix)}
+
+
+class Experiment(Section):
+    """A question to a recipe, and the variants whose figures answer it.
+
+    Attributes:
+        name: names the folder of its runs.
+        description: what is compared, and with which budget.
+        question: in one sentence.
+        recipe: the name of a recipe that comes with Tailcut, or a path relative to the experiment's file.
+        seeds: each variant is trained once with each.
+        paper_source: where the figures `paper` of the variants stand, and of which network they are.
+        overrides: `set`: changes of the recipe for all variants; see `Variant`.
+        variants: in the order in which they are trained and shown.
+    """
+
+    name: FileName
+    description: str = ""
+    question: str
+    recipe: str
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    paper_source: str = ""
+    overrides: Overrides = Field(default={}, alias="set")
+    variants: Annotated[tuple[Variant, ...], Field(min_length=1, alias="variant")]
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds: one stands there twice")
+        before: list[str] = []
+        for variant in self.variants:
+            if variant.name in before:
+                raise ValueError(f"variant {variant.name!r} stands there twice")
+            unknown = sorted(set(variant.needs.values()).difference(before))
+            if unknown:
+                raise ValueError(f"variant {variant.name!r}: there is no variant {unknown[0]!r} before it")
+            before.append(variant.name)
+        if any(variant.paper is not None for variant in self.variants) and not self.paper_source:
+            raise ValueError("paper_source: say where the figures of the paper stand")
+        return self
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of an experiment: a variant with a seed.
+
+    Attributes:
+        variant: its name.
+        seed: of everything random.
+        source: the recipe's name or file.
+        overrides: what is changed in it, as `tailcut train --set` takes it.
+        recipe: the recipe with these changes.
+        run: its run folder, which may not exist yet.
+        needs: recipe key to the variant whose run of the same seed it names.
+    """
+
+    variant: str
+    seed: int
+    source: str
+    overrides: tuple[str, ...]
+    recipe: Recipe
+    run: Run
+    needs: Mapping[str, str]
+
+    def command(self, imports: Sequence[str] = (), *, devices: int = 1, num_nodes: int = 1) -> str:
+        """The command that trains just this; `imports` are the modules that register its network."""
+        return training_command(
+            self.source,
+            self.run.path.as_posix(),
+            overrides=self.overrides,
+            imports=imports,
+            devices=devices,
+            num_nodes=num_nodes,
+        )
+
+
+def load_experiment(name_or_path: str | Path) -> Experiment:
+    """Read and check an experiment; its recipes are checked by `trials_of`.
+
+    Args:
+        name_or_path: a TOML file, or the name of an experiment that comes with Tailcut.
+
+    Raises:
+        RecipeError: not found, no TOML, or a key is unknown, missing or has a wrong value.
+    """
+    path = find_experiment(name_or_path)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        experiment = Experiment.model_validate({"name": path.stem, **values})
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"cannot read the experiment {path}: {error}") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise RecipeError(f"{path}: this is no TOML: {error}") from error
+    except ValidationError as error:
+        problems = [_problem(item) for item in error.errors(include_url=False)]
+        from_file = "name" not in values and any(item["loc"] == ("name",) for item in error.errors())
+        hint = "; this is the file's name, as there is no name in it: write one, or rename the file"
+        raise RecipeError(f"{path}: {'; '.join(problems)}{hint if from_file else ''}") from error
+    return _with_places(experiment, path.parent)
+
+
+def find_experiment(name_or_path: str | Path) -> Path:
+    """The file of an experiment: a path, or the name of one that comes with Tailcut.
+
+    Raises:
+        RecipeError: there is no such file and no such name.
+    """
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    known = shipped_experiments()
+    wanted = str(name_or_path).removesuffix(SUFFIX)
+    if wanted in known:
+        return known[wanted]
+    near = difflib.get_close_matches(wanted, known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise RecipeError(
+        f"there is no file {path} and no experiment of that name; {hint}experiments that come with Tailcut: "
+        f"{', '.join(known) or 'none'}"
+    )
+
+
+def shipped_experiments() -> dict[str, Path]:
+    """The experiments that come with Tailcut: name -> file, sorted by name."""
+    package = Path(str(importlib.resources.files("tailcut")))
+    places = (package / "experiments", package.parents[1] / "experiments")  # installed; source checkout
+    folder = next((place for place in places if place.is_dir()), places[0])
+    return {file.stem: file for file in sorted(folder.glob(f"*{SUFFIX}"))}
+
+
+def trials_of(experiment: Experiment, runs: str | Path) -> list[Trial]:
+    """All trainings of an experiment: variant by variant, each with all seeds.
+
+    Args:
+        experiment: the experiment.
+        runs: a run folder is `runs / EXPERIMENT / VARIANT-SEED`.
+
+    Raises:
+        RecipeError: a recipe is not found, or is not valid with a variant's changes.
+    """
+    folder = Path(runs) / experiment.name
+    return [_trial(experiment, variant, seed, folder) for variant in experiment.variants for seed in experiment.seeds]
+
+
+def _trial(experiment: Experiment, variant: Variant, seed: int, folder: Path) -> Trial:
+    source = variant.recipe or experiment.recipe
+    common = experiment.overrides if variant.recipe is None else {}
+    needs = variant.needs
+    places = {key: (folder / f"{name}-{seed}").as_posix() for key, name in needs.items()}
+    own = {"name": f"{experiment.name}/{variant.name}", "description": "", "paper": "", "training.seed": seed}
+    overrides = tuple(words_of(own) + words_of(common) + words_of({**variant.overrides, **places}))
+    try:
+        recipe = load_recipe(source, overrides)
+    except RecipeError as error:
+        raise RecipeError(f"experiment {experiment.name}, variant {variant.name}: {error}") from error
+    return Trial(variant.name, seed, source, overrides, recipe, Run(folder / f"{variant.name}-{seed}"), needs)
+
+
+def words_of(overrides: Mapping[str, Any]) -> list[str]:
+    """Recipe keys and values as `KEY=VALUE`, which `load_recipe` reads back to the same values.
+
+    >>> words_of({"optimizer.lr": 0.1, "schedule": "", "schedule.num_kept": {"fc1.weight": 5}})
+    ['optimizer.lr=0.1', 'schedule=', 'schedule.num_kept={ "fc1.weight" = 5 }']
+    """
+    return [f"{key}={'' if value == '' else _inline_toml(value)}" for key, value in overrides.items()]
+
+
+def _inline_toml(value: Any) -> str:
+    if isinstance(value, dict):
+        entries = (f"{_inline_toml(key)} = {_inline_toml(item)}" for key, item in value.items())
+        return f"{{ {', '.join(entries)} }}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_inline_toml, value))}]"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # JSON text and numbers are TOML
+
+
+def _with_places(experiment: Experiment, folder: Path) -> Experiment:
+    """The same experiment with paths of recipes that do not depend on where we are."""
+
+    def placed(recipe: str) -> str:
+        return str(folder / recipe) if (folder / recipe).is_file() else recipe
+
+    variants = tuple(
+        variant if variant.recipe is None else variant.model_copy(update={"recipe": placed(variant.recipe)})
+        for variant in experiment.variants
+    )
+    return experiment.model_copy(update={"recipe": placed(experiment.recipe), "variants": variants})
+
+
+def _problem(error: ErrorDetails) -> str:
+    """One error of pydantic, with its key: variants are counted from 1."""
+    key = ".".join(str(part + 1 if isinstance(part, int) else part) for part in error["loc"])
+
+    def unknown(parts: Sequence[str], _given: object) -> str:
+        section = Variant if parts[0] == "variant" else Experiment
+        return f"{key}: is no key of an experiment; known here: {', '.join(_keys(section))}"
+
+    return problem_of(key, [error], unknown)
+
+
+def _keys(section: type[Section]) -> Sequence[str]:
+    return [field.alias or name for name, field in section.model_fields.items()]

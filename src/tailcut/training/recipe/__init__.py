@@ -1,0 +1,1 @@
+"""Recipes: their sections as typed models, TOML files, and errors that name the key."""

@@ -1,0 +1,170 @@
+"""The keys of recipes: as `--set` writes them, whether there are such, and errors that name them."""
+
+import difflib
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from tailcut.errors import MissingExtraError
+from tailcut.training.recipe.schema import Recipe
+
+try:
+    from pydantic import BaseModel, ValidationError
+    from pydantic_core import ErrorDetails
+except ImportError as error:
+    raise MissingExtraError("reading a recipe", "pydantic", "train") from error
+
+# What pydantic says of a value that is of another type than this branch of a union: another branch may want it.
+_OTHER_TYPE = re.compile(r"_(type|parsing|from_float)$|^literal_error$")
+# What it calls the branches of unions in the place of an error.
+_BRANCHES = ("int", "str", "float", "constrained-int")
+
+
+def split_key(text: str) -> list[str]:
+    """The parts of a dotted key; a name with dots of its own stands in quotes. Empty if this is no key."""
+    try:
+        values: Any = tomllib.loads(f"{text} = 0")
+    except (ValueError, RecursionError):
+        return []
+    parts = []
+    while isinstance(values, dict) and len(values) == 1:
+        (part, values), *_ = values.items()
+        parts.append(part)
+    return parts if values == 0 and all(parts) else []
+
+
+def unknown_key(parts: Sequence[str]) -> str | None:
+    """What is wrong with a key that no recipe has; None for one that a recipe may have."""
+    kind: Any = Recipe
+    for index, part in enumerate(parts):
+        section, entry = _section_of(kind), _entry_of(kind)
+        if section is None and entry is None:
+            before = ".".join(parts[:index])
+            return f"{before}.{part}: is no key of a recipe; {before} has no keys"
+        if section is None:
+            of_entry = _section_of(entry)
+            if of_entry is None or _is_one_name(parts[index:], of_entry):
+                return None
+            kind = entry
+        elif part not in section.model_fields:
+            given: Any = 0
+            for inner in reversed(parts[index + 1 :]):
+                given = {inner: given}
+            return _unknown(parts[: index + 1], given)
+        else:
+            kind = section.model_fields[part].annotation
+    return None
+
+
+def _is_one_name(parts: Sequence[str], section: type[BaseModel]) -> bool:
+    """Whether these parts are the dotted name of a tensor that has such a section, with no key of it behind."""
+    return len(parts) == 1 or ("." not in parts[0] and parts[-1] not in section.model_fields)
+
+
+def problems_of(error: ValidationError) -> list[str]:
+    """What is wrong with the values of a recipe, one line per key."""
+    found: dict[str, list[ErrorDetails]] = {}
+    for item in error.errors(include_url=False):
+        found.setdefault(_key(item["loc"]), []).append(item)
+    return [problem_of(key, items, _unknown) for key, items in found.items() if not _is_told_within(key, items, found)]
+
+
+def _is_told_within(key: str, items: Sequence[ErrorDetails], found: Iterable[str]) -> bool:
+    """Whether the value is of a form that the key may have, and something in it is wrong: that is the error."""
+    of_other_forms = all(item["loc"] and _is_branch(item["loc"][-1]) for item in items)
+    return of_other_forms and any(other.startswith(f"{key}.") for other in found)
+
+
+def problem_of(key: str, items: Sequence[ErrorDetails], unknown: Callable[[Sequence[str], Any], str]) -> str:
+    """What is wrong with one value, of which pydantic says this much.
+
+    Args:
+        key: the key as the user knows it.
+        items: what pydantic says of it: more than one where a value may have several forms.
+        unknown: what to say of a key, given in parts and with its value, that there is not.
+    """
+    first = items[0]
+    if first["type"] == "missing":
+        return f"{key}: is missing"
+    if first["type"] == "extra_forbidden":
+        return unknown([str(part) for part in first["loc"]], first["input"])
+    if first["type"] == "value_error":
+        message = first["msg"].removeprefix("Value error, ")
+        return f"{key}: {message}" if key else message
+    of_its_type = [item for item in items if not _OTHER_TYPE.search(item["type"])]
+    wanted = " or ".join(dict.fromkeys(_wanted(item) for item in of_its_type or items))
+    return f"{key}: must be {wanted}, got {first['input']!r}"
+
+
+def _wanted(item: ErrorDetails) -> str:
+    """What pydantic wants, in the words of TOML."""
+    if item["type"] == "invalid-json-value":  # a date: records in JSON could not hold it
+        return "a number, a text, true, false, a list or a table"
+    message = item["msg"].removeprefix("Input should be ")
+    if not item["type"].endswith("_error"):  # "a valid number, unable to parse string as a number"
+        message = message.partition(",")[0]
+    message = re.sub(r"a valid dictionary( or instance of \w+)?", "a table", message)
+    return message.replace("a valid integer", "an integer").replace("a valid tuple", "a list").replace("a valid ", "a ")
+
+
+def _unknown(parts: Sequence[str], given: Any) -> str:
+    """What is said of the last of these parts, which is no key where it stands; `given` is its value."""
+    kind: Any = Recipe
+    named = None  # the position of a name in a table of sections
+    for index, part in enumerate(parts[:-1]):
+        section, entry = _section_of(kind), _entry_of(kind)
+        if section is not None and part in section.model_fields:
+            kind = section.model_fields[part].annotation
+        elif entry is not None:
+            kind, named = entry, index
+    section = _section_of(kind)
+    known = [] if section is None else list(section.model_fields)
+    if named is not None and isinstance(given, dict):
+        name = ".".join([*parts[named:], *_names_in(given, known)])
+        hint = f'a name with dots stands in quotes: {".".join(parts[:named])}."{name}"'
+    else:
+        near = difflib.get_close_matches(parts[-1], known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+    return f"{'.'.join(parts)}: is no key of a recipe; {hint}"
+
+
+def _names_in(given: Any, known: Sequence[str]) -> Iterator[str]:
+    """The rest of a name that was read as nested tables, down to the known keys."""
+    while isinstance(given, dict) and len(given) == 1 and not given.keys() & set(known):
+        (part, given), *_ = given.items()
+        yield part
+
+
+def _key(location: Sequence[int | str]) -> str:
+    """The key of an error's place: without the branch of a union, which is no key of the recipe."""
+    branches = [index for index, part in enumerate(location) if _is_branch(part)]
+    return ".".join(str(part) for index, part in enumerate(location) if index not in branches[:1])
+
+
+def _is_branch(part: int | str) -> bool:
+    return isinstance(part, str) and (part in _BRANCHES or "[" in part)
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section among the types that a key may have."""
+    options = _options(annotation)
+    return next((item for item in options if isinstance(item, type) and issubclass(item, BaseModel)), None)
+
+
+def _entry_of(annotation: Any) -> Any:
+    """The type of the values where a key may have a table by name; None elsewhere."""
+    return next((typing.get_args(item)[1] for item in _options(annotation) if typing.get_origin(item) is dict), None)
+
+
+def _options(annotation: Any) -> Iterator[Any]:
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        yield from _options(typing.get_args(annotation)[0])
+    elif origin in (typing.Union, types.UnionType):
+        for option in typing.get_args(annotation):
+            yield from _options(option)
+    else:
+        yield annotation

@@ -1,0 +1,384 @@
+"""Recipes: what is trained, on what and how, as typed models with errors that name the key."""
+
+from typing import Annotated, Literal, Self
+
+from tailcut.errors import MissingExtraError
+from tailcut.printing import is_fraction
+from tailcut.training.recipe.fields import Axes, Codec, Counts, KeepRatio, ModelSection, Positive
+from tailcut.training.recipe.fields import Fraction as Fraction
+from tailcut.training.recipe.fields import Section as Section
+from tailcut.training.recipe.sections import DataSection, GenerationSection, check_generation
+
+try:
+    from pydantic import Field, field_validator, model_validator
+except ImportError as error:
+    raise MissingExtraError("reading a recipe", "pydantic", "train") from error
+
+
+class OverrideSection(Section):
+    """Other settings for the tensors whose name fits a pattern; see `tailcut.regularize`."""
+
+    keep_ratio: KeepRatio | None = None
+    num_kept: Positive | None = None
+    axes: Axes | None = None
+    order_weights: tuple[Positive, ...] | None = None
+
+
+class RegularizationSection(Section):
+    """Which tensors become coefficients, and how many at the start; see `tailcut.regularize`.
+
+    Attributes:
+        keep_ratio: part of each tensor kept at the start.
+        num_kept: coefficients kept at the start: one number for each tensor, or a table by tensor name.
+        axes: the transformed axes.
+        order_weights: weight of each axis in the order of coefficients.
+        include: name patterns of the tensors; all that can be when left out.
+        exclude: name patterns of tensors left alone.
+        overrides: settings per name pattern.
+        initialization: `model` (transform the model's own initial weights, which loses the energy of the tail);
+            `rescaled` (the same, enlarged so that the truncated weights have the variance of the dense ones);
+            `he` (random coefficients such that the truncated weights have He's variance, 2 / inputs; biases
+            start at zero); `normal` (random coefficients of standard deviation 0.1, as in the published code);
+            `standardized` (as `he`, then scaled so that each layer's outputs have mean 0 and variance 1 for one batch
+            of training pictures; see `tailcut.weights.standardize_outputs`).
+        norm_std: standard deviation of the noise that gains and biases of batch norm get at the start, so that channels
+            differ; 0 for none. See `tailcut.weights.spread_norms`.
+        num_drawn: train only so many of those coefficients, drawn at random; the others are zero and stay so. What
+            the low-frequency corner is compared with. One number for each tensor, or a table by tensor name.
+    """
+
+    keep_ratio: KeepRatio | None = None
+    num_kept: Counts | None = None
+    axes: Axes = "all"
+    order_weights: tuple[Positive, ...] | None = None
+    include: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] = ()
+    overrides: dict[str, OverrideSection] = Field(default={})
+    initialization: Literal["model", "rescaled", "he", "normal", "standardized"] = "model"
+    norm_std: Annotated[float, Field(ge=0)] = 0.0
+    num_drawn: Counts | None = None
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:
+        if self.keep_ratio is not None and self.num_kept is not None:
+            raise ValueError("give keep_ratio or num_kept, not both")
+        return self
+
+
+class StartSection(Section):
+    """The trained network to start from, in place of fresh parameters.
+
+    Attributes:
+        file: a .tailcut file, `zoo:NAME`, a finished run folder, or a torch checkpoint whose weights fit `model`;
+            `run:NAME` is the run folder of that name beside this run's; `data:PATH` is looked for under the data
+            roots.
+    """
+
+    file: str
+
+
+class PruningSection(Section):
+    """Channels removed before the training; see `tailcut.prune` and `tailcut.channels.score`.
+
+    Attributes:
+        rates: part of the channels to remove: one number, a list, a table by layer, or `paper` or `extended`.
+        macs_ratio: instead: prune until at most this part of the MACs is left.
+        params_ratio: instead: the same for parameters.
+        method: `spectral` (the paper's) or a baseline: `l1`, `l2`, `fpgm`, `apoz`, `bn_scale`, `hrank`, `random`.
+        num_batches: batches of training pictures to score on.
+        batch_size: pictures in each.
+        block_size: side of the blocks, `whole`, or `variant`.
+        gaussian_sigma: of the Gaussian filter in pixels, `off` for none, or `variant`.
+        spatial_weight: lambda, the weight of the spatial part.
+        components: parts of the score that count.
+        variant: `paper` or `published`.
+        min_channels: fewest channels left in a layer.
+        round_to: channels are kept in multiples of this.
+        recalibrate: measure the statistics of batch norm again after the cut, on as many pictures.
+    """
+
+    rates: float | Literal["paper", "extended"] | tuple[float, ...] | dict[str, float] | None = None
+    macs_ratio: KeepRatio | None = None
+    params_ratio: KeepRatio | None = None
+    method: str = "spectral"
+    num_batches: Positive = 5
+    batch_size: Positive = 128
+    block_size: Positive | Literal["whole", "variant"] = "variant"
+    gaussian_sigma: float | Literal["off", "variant"] = "variant"
+    spatial_weight: Annotated[float, Field(ge=0)] = 0.03
+    components: tuple[Literal["spectral", "dist", "spatial"], ...] = ("spectral", "dist", "spatial")
+    variant: Literal["paper", "published"] = "paper"
+    min_channels: Positive = 1
+    round_to: Positive = 1
+    recalibrate: bool = False
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        if sum(value is not None for value in (self.rates, self.macs_ratio, self.params_ratio)) != 1:
+            raise ValueError("give exactly one of rates, macs_ratio and params_ratio")
+        return self
+
+
+class InputsSection(Section):
+    """The network reads frequency channels instead of pixels; see `tailcut.inputs.replace_stem`.
+
+    Attributes:
+        pixels: `ycbcr`: pixels all the same, in these colours (see `tailcut.inputs.use_ycbcr`); then of the other keys
+            only those of statistics are left.
+        channels: how many, or a list of their numbers, or the JSON file of a selection.
+        chroma: `two_scale` (the paper's) or `full`.
+        strides: `paper` or `published`.
+        first: the first module that is kept; known networks know it.
+        gate: put a gate before the network, which learns the channels that matter.
+        gate_temperature: of the gate's choice.
+        gate_strength: the weight of the gate's mean in the loss (the paper's lambda).
+        statistics_pictures: training pictures to measure the mean and spread of the channels on; 0 leaves plain
+            coefficients.
+        statistics: of all `pixels`; or the spread of the `pictures`' means, as the published constants.
+    """
+
+    pixels: Literal["ycbcr"] | None = None
+    channels: Positive | tuple[int, ...] | str = 64
+    chroma: Literal["two_scale", "full"] = "two_scale"
+    strides: Literal["paper", "published"] = "paper"
+    first: str | None = None
+    gate: bool = False
+    gate_temperature: Annotated[float, Field(gt=0)] = 1.0
+    gate_strength: Annotated[float, Field(ge=0)] = 0.1
+    statistics_pictures: Annotated[int, Field(ge=0)] = 1000
+    statistics: Literal["pixels", "pictures"] = "pixels"
+
+    @model_validator(mode="after")
+    def _pixels_or_channels(self) -> Self:
+        fields = type(self).model_fields
+        both = [key for key in fields if key not in ("pixels", "statistics_pictures", "statistics")]
+        changed = [key for key in both if getattr(self, key) != fields[key].default]
+        if self.pixels is not None and changed:
+            raise ValueError(f"pixels are no frequency channels: leave out either pixels or {', '.join(changed)}")
+        return self
+
+
+class ScheduleSection(Section):
+    """The cutting of tails; see `tailcut.TailTruncation`.
+
+    Attributes:
+        num_kept: coefficients kept at the end: one number for each tensor, or a table by tensor name.
+        keep_ratio: the same as a part of each tensor.
+        spacing: `paper` (beta_n = beta_(n-1) - rate (beta_(n-1) - epsilon)) or `geometric`.
+        rate: the paper's gamma per cut; the rest is cut at the end of the run.
+        fraction: reach the target after this fraction of the run instead.
+        every: cut once per `epoch`, or once per so many iterations.
+    """
+
+    num_kept: Counts | None = None
+    keep_ratio: KeepRatio | None = None
+    spacing: Literal["paper", "geometric"] = "paper"
+    rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    every: Literal["epoch"] | Positive = "epoch"
+
+    @model_validator(mode="after")
+    def _one_target_one_speed(self) -> Self:
+        if (self.num_kept is None) == (self.keep_ratio is None):
+            raise ValueError("give exactly one target: num_kept or keep_ratio")
+        if (self.rate is None) == (self.fraction is None):
+            raise ValueError("give exactly one of rate (the paper's gamma per cut) and fraction (of the run)")
+        if self.spacing == "geometric" and self.fraction is None:
+            raise ValueError("spacing 'geometric' needs fraction (of the run after which the target is reached)")
+        return self
+
+
+class LrScheduleSection(Section):
+    """The learning rate over the run, as a factor of `optimizer.lr`.
+
+    Attributes:
+        name: `constant`; `cosine` (falls from 1 to 0); `one_cycle` (rises from 1/25 to 1, then falls as
+            cosine); `multistep` (times `factor` at each milestone).
+        warmup: fraction of the run over which the rate rises; of `cosine` and `one_cycle`.
+        milestones: fractions of the run, of `multistep`.
+        factor: of `multistep`.
+    """
+
+    name: Literal["constant", "cosine", "one_cycle", "multistep"] = "constant"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    milestones: tuple[Fraction, ...] = ()
+    factor: Annotated[float, Field(gt=0)] = 0.1
+
+
+class OptimizerSection(Section):
+    """The optimiser.
+
+    Attributes:
+        name: `adam`, `adamw` or `sgd`.
+        lr: the (highest) learning rate.
+        betas: of `adam` and `adamw`.
+        momentum: of `sgd`.
+        weight_decay: as the optimiser defines it.
+        clip_norm: the largest norm of all gradients together; no clipping when left out.
+        ema_decay: decay per step of the moving average of parameters that is evaluated and packed; none when
+            left out.
+        lr_schedule: the learning rate over the run.
+    """
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: Annotated[float, Field(gt=0)]
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    lr_schedule: LrScheduleSection = LrScheduleSection()
+
+
+class TrainingSection(Section):
+    """The run.
+
+    Attributes:
+        epochs: passes over the training pictures; with 0 the network is packed and evaluated as it starts, pruned and
+            cut if the recipe says so.
+        seed: of everything random.
+        precision: `fp32`, or mixed precision `bf16` or `fp16`; the transform itself always runs in float32.
+        execution: `fused` trains without dense weights (see `tailcut.fuse`), `dense` builds them in each step; `auto`
+            decides by a cost model, at the start and wherever vectors are shortened.
+        channels_last: train on pictures in channels-last memory order, often faster for convolutions.
+        loss: `cross_entropy`; `dice_bce` (soft Dice plus cross entropy) for masks; `vae` and `gan` for networks that
+            make pictures.
+        label_smoothing: of the cross entropy.
+        round_from: fraction of the run after which the forward pass uses coefficients rounded to `pack.codec`
+            (straight-through: gradients reach the float32 masters); never when left out.
+        validate_every: epochs between two validations.
+        statistics_pictures: training pictures on which the statistics of batch norm are measured again for each
+            validation and for the packed network; with 0 they are those that training leaves, averages over its last
+            batches, unless an epoch has fewer than 20 steps, or what is evaluated is not what trained (averaged
+            parameters, a gate).
+    """
+
+    epochs: Annotated[int, Field(ge=0)]
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    execution: Literal["auto", "dense", "fused"] = "auto"
+    channels_last: bool = False
+    loss: Literal["cross_entropy", "dice_bce", "vae", "gan"] = "cross_entropy"
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    round_from: Fraction | None = None
+    validate_every: Positive = 1
+    statistics_pictures: Annotated[int, Field(ge=0)] = 0
+
+
+class DistillationSection(Section):
+    """A teacher whose outputs the network learns beside the labels.
+
+    Attributes:
+        teacher: `zoo:NAME`, a .tailcut file, a finished run folder, `run:NAME` (the run folder of that name beside
+            this run's), or `start`: the network of the `start` section as it was before anything was removed.
+        temperature: both outputs are divided by it before the softmax.
+        weight: of the teacher's part of the loss; the labels' part has 1 - weight.
+    """
+
+    teacher: str
+    temperature: Annotated[float, Field(gt=0)] = 4.0
+    weight: Fraction = 0.7
+
+
+class DetectionSection(Section):
+    """What the training of a detector has of its own; a recipe with this section trains `faster_rcnn` or `mask_rcnn`.
+
+    Attributes:
+        backbone: the classification network that the backbone starts from: a .tailcut file, `zoo:NAME`, a finished
+            run folder or `run:NAME` beside this run's; random weights when left out.
+        flip: probability that a training picture is mirrored, left to right.
+        statistics_pictures: training pictures of which the channels' mean and spread are measured; with a `backbone`
+            its own are taken.
+    """
+
+    backbone: str | None = None
+    flip: Fraction = 0.5
+    statistics_pictures: Positive = 1000
+
+
+class PackSection(Section):
+    """How the result is packed.
+
+    Attributes:
+        codec: number type of the coefficients.
+        other_codec: number type of everything else (biases, batch norm).
+    """
+
+    codec: Codec = "float32"
+    other_codec: Codec = "float32"
+
+
+class PaperSection(Section):
+    """The figures of the paper's row that the recipe stands for.
+
+    Attributes:
+        source: where they stand.
+        metrics: by name, 0 to 1; distances (`fid`) as they are.
+        num_kept: coefficients.
+        why_not: why our figures cannot be compared with them; empty if they can.
+    """
+
+    source: str
+    metrics: dict[str, float] = Field(default={})
+    num_kept: Positive | None = None
+    why_not: str = ""
+
+    @field_validator("metrics")
+    @classmethod
+    def _in_range(cls, metrics: dict[str, float]) -> dict[str, float]:
+        for name, value in metrics.items():
+            if is_fraction(name) and not 0 <= value <= 1:
+                raise ValueError(f"{name} must be 0 to 1, got {value}")
+        return metrics
+
+
+class Recipe(Section):
+    """A whole recipe; a section that is None is not used."""
+
+    name: str
+    description: str = ""
+    model: ModelSection
+    data: DataSection
+    start: StartSection | None = None
+    inputs: InputsSection | None = None
+    pruning: PruningSection | None = None
+    regularization: RegularizationSection | None = None
+    schedule: ScheduleSection | None = None
+    optimizer: OptimizerSection
+    training: TrainingSection
+    distillation: DistillationSection | None = None
+    detection: DetectionSection | None = None
+    generation: GenerationSection | None = None
+    pack: PackSection = PackSection()
+    paper: PaperSection | None = None
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Self:
+        if self.schedule is not None and self.regularization is None:
+            raise ValueError("a [schedule] needs a [regularization] section (it may be empty)")
+        if self.schedule is not None and self.regularization is not None and self.regularization.num_drawn is not None:
+            raise ValueError("regularization.num_drawn takes no [schedule]: a tail of coefficients drawn is no tail")
+        if self.distillation is not None and self.distillation.teacher == "start" and self.start is None:
+            raise ValueError("distillation.teacher 'start' needs a [start] section")
+        if self.training.execution == "fused":
+            if self.regularization is None:
+                raise ValueError("training.execution 'fused' needs a [regularization] section")
+            if self.training.precision != "fp32":
+                raise ValueError("training.execution 'fused' needs training.precision 'fp32'")
+        if self.training.round_from is not None:
+            if self.regularization is None:
+                raise ValueError("training.round_from needs a [regularization] section")
+            if self.pack.codec == "float32":
+                raise ValueError("training.round_from rounds to pack.codec; choose float16 or bfloat16 there")
+        check_generation(self.generation, self.training.loss)
+        self._check_standardized()
+        return self
+
+    def _check_standardized(self) -> None:
+        measured = self.regularization is not None and self.regularization.initialization == "standardized"
+        if measured and (self.training.loss == "gan" or self.detection is not None):
+            kind = "the networks of a gan" if self.training.loss == "gan" else "a detector"
+            raise ValueError(
+                f"regularization.initialization 'standardized' runs the network on one batch of pictures, and {kind} "
+                "cannot be run so; choose 'he'"
+            )

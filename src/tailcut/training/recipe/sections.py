@@ -1,0 +1,94 @@
+"""Sections of recipes for the training data and for networks that generate images."""
+
+from typing import Annotated
+
+from tailcut.data import OnError
+from tailcut.errors import MissingExtraError
+from tailcut.training.recipe.fields import ModelSection, Positive, Section
+
+try:
+    from pydantic import Field
+except ImportError as error:
+    raise MissingExtraError("reading a recipe", "pydantic", "train") from error
+
+GENERATIVE = ("vae", "gan")  # values of training.loss
+
+
+class AugmentationSection(Section):
+    """Random changes of training pictures.
+
+    Attributes:
+        shift: up to so many pixels in each direction, zeros move in.
+        flip: mirror every second picture, left to right.
+    """
+
+    shift: Annotated[int, Field(ge=0)] = 0
+    flip: bool = False
+
+
+class CoarseSection(Section):
+    """Smaller training pictures in the first part of a run, where a step then takes that much less time.
+
+    Known as progressive resizing: J. Howard, "Training Imagenet in 3 hours for 25 minutes" (2018).
+
+    Attributes:
+        factor: a square of so many pixels a side becomes one, their mean; rows and columns that do not fill one are
+            left out. A mask gives the pixel in the middle.
+        fraction: of the epochs; the others have the pictures as they are.
+    """
+
+    factor: Annotated[int, Field(ge=2)] = 2
+    fraction: Annotated[float, Field(gt=0, lt=1)]
+
+
+class DataSection(Section):
+    """The pictures.
+
+    Attributes:
+        name: a data set that `open_dataset` knows.
+        train_split: the split to train on.
+        test_split: the split for the final figure.
+        holdout: so many training pictures are held out for validation: the last ones; where they are sorted by class
+            (in folders), evenly spaced ones.
+        batch_size: pictures per step, on all devices together; an incomplete last batch is left out.
+        augmentation: random changes of the training pictures.
+        coarse: smaller training pictures at first.
+        on_error: "skip" reads all pictures once at the start and leaves out those that cannot be read; "raise" ends the
+            run at the first.
+        strict: refuse JPEG files that are damaged anywhere; false takes what libjpeg makes of them.
+        max_pixels: the most pixels of a picture; 2^24 (or 16 for each byte of its file) if it is not given.
+    """
+
+    name: str
+    train_split: str = "train"
+    test_split: str = "test"
+    holdout: Annotated[int, Field(ge=0)] = 0
+    batch_size: Positive = 256
+    augmentation: AugmentationSection = AugmentationSection()
+    coarse: CoarseSection | None = None
+    on_error: OnError = "raise"
+    strict: bool = True
+    max_pixels: Positive | None = None
+
+
+class GenerationSection(Section):
+    """What the training of a network that makes pictures has of its own; for `training.loss` `vae` and `gan`.
+
+    Attributes:
+        num_samples: pictures that are made for the Fréchet distance.
+        discriminator: the other network of a GAN, which tells real pictures from made ones.
+    """
+
+    num_samples: Annotated[int, Field(ge=2)] = 10_000
+    discriminator: ModelSection | None = None
+
+
+def check_generation(section: GenerationSection | None, loss: str) -> None:
+    """Raise `ValueError` unless the section fits `training.loss`."""
+    if section is not None and loss not in GENERATIVE:
+        raise ValueError(f"[generation] is for training.loss 'vae' or 'gan', got {loss!r}")
+    has_discriminator = section is not None and section.discriminator is not None
+    if loss == "gan" and not has_discriminator:
+        raise ValueError("training.loss 'gan' needs generation.discriminator, for example dcgan_discriminator")
+    if loss == "vae" and has_discriminator:
+        raise ValueError("generation.discriminator is for training.loss 'gan'; a vae has none")

@@ -1,0 +1,256 @@
+"""Recipes as TOML: found by name, read, overridden from the command line, and written as resolved."""
+
+import difflib
+import importlib.resources
+import json
+import shlex
+import tomllib
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tailcut.errors import MissingExtraError, RecipeError
+from tailcut.training.recipe.keys import problems_of, split_key, unknown_key
+from tailcut.training.recipe.schema import Recipe
+
+try:
+    from pydantic import ValidationError
+except ImportError as error:
+    raise MissingExtraError("reading a recipe", "pydantic", "train") from error
+
+SUFFIX = ".toml"
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe.
+
+    Args:
+        name_or_path: see `find_recipe`.
+        overrides: `KEY=VALUE` each, the key dotted (`optimizer.lr`), the value as TOML; a value that is no TOML
+            is taken as text, an empty one removes the key or section (`distillation=`) if it is there. A name with
+            dots stands in quotes unless it ends the key (`regularization.overrides."conv.weight".axes=[0]`).
+
+    Raises:
+        RecipeError: not found, no TOML, or a key is unknown, missing or has a wrong value.
+    """
+    path = find_recipe(name_or_path)
+    try:
+        content = path.read_text(encoding="utf-8-sig")  # Windows editors begin with a mark
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"cannot read the recipe {path}: {error}") from error
+    return parse_recipe(content, source=str(path), overrides=overrides)
+
+
+def parse_recipe(content: str, *, source: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Check the text of a recipe. `source` is its name in errors. Raises as `load_recipe`."""
+    try:
+        values = tomllib.loads(content)
+    # Python's own limits: nesting, and the digits of an integer.
+    except (ValueError, RecursionError) as error:
+        raise RecipeError(f"{source}: this is no TOML: {error}") from error
+    for override in overrides:
+        _override(values, override, source)
+    if "name" not in values:
+        values = {"name": Path(source).stem, **values}
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        problems = problems_of(error)
+        lines = problems[0] if len(problems) == 1 else "".join(f"\n  {problem}" for problem in problems)
+        raise RecipeError(f"{source}: {lines}") from error
+
+
+def training_command(
+    source: str,
+    out: str,
+    *,
+    overrides: Sequence[str] = (),
+    imports: Sequence[str] = (),
+    devices: int = 1,
+    num_nodes: int = 1,
+) -> str:
+    """The command that trains a recipe to this result again: without the places of this machine.
+
+    Args:
+        source: the recipe's name or file.
+        out: the run folder.
+        overrides: see `load_recipe`.
+        imports: modules that register the recipe's network.
+        devices: processes of each machine.
+        num_nodes: machines.
+    """
+    words = ["tailcut", "train", source, "--out", out]
+    for option, values in (("--import", imports), ("--set", overrides)):
+        words += [word for value in values for word in (option, value)]
+    for option, number in (("--devices", devices), ("--num-nodes", num_nodes)):
+        words += [option, str(number)] if number != 1 else []
+    return shlex.join(words)
+
+
+def find_recipe(name_or_path: str | Path) -> Path:
+    """The file of a recipe.
+
+    Args:
+        name_or_path: a path; or the name of a recipe that comes with Tailcut, with or without its folder
+            (`frequency-regularization/lenet5-776`, `lenet5-776`).
+
+    Raises:
+        RecipeError: there is no such file and no such name, or the name is not unique.
+    """
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    wanted = str(name_or_path).removesuffix(SUFFIX)
+    known = shipped_recipes()
+    found = [name for name in known if wanted in (name, name.rpartition("/")[2])]
+    if len(found) == 1:
+        return known[found[0]]
+    if found:
+        raise RecipeError(f"the recipe name {wanted!r} is not unique: {', '.join(found)}; give one of these")
+    near = difflib.get_close_matches(wanted, [*known, *(name.rpartition("/")[2] for name in known)], n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise RecipeError(
+        f"there is no file {path} and no recipe of that name; {hint}recipes that come with Tailcut: "
+        f"{', '.join(known) or 'none'}"
+    )
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with Tailcut: name with folder -> file, sorted by name."""
+    package = Path(str(importlib.resources.files("tailcut")))
+    for folder in (package / "recipes", package.parents[1] / "recipes"):  # installed; source checkout
+        if folder.is_dir():
+            files = sorted(folder.rglob(f"*{SUFFIX}"))
+            return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
+    return {}
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The recipe as TOML with all defaults written out; `parse_recipe` gives an equal one back."""
+    return "\n".join(_toml_lines(recipe.model_dump(mode="json", exclude_none=True), "")) + "\n"
+
+
+def differences(one: Recipe, other: Recipe) -> list[str]:
+    """What differs between two recipes, one line per key: `optimizer.lr: 0.01 and 0.02`."""
+    left, right = _leaves(one.model_dump(mode="json")), _leaves(other.model_dump(mode="json"))
+    keys = [*left, *(key for key in right if key not in left)]
+    return [
+        f"{key}: {left.get(key, 'nothing')} and {right.get(key, 'nothing')}"
+        for key in keys
+        if left.get(key) != right.get(key)
+    ]
+
+
+def changed_since(recorded: Mapping[str, Any], recipe: Recipe, aside: Collection[str] = ()) -> list[str]:
+    """What differs between a recipe as a result holds it and `recipe`: see `differences`; keys `aside` may differ."""
+    try:
+        changed = differences(Recipe.model_validate(recorded), recipe)
+    except ValidationError:
+        return ["a recipe that this version of Tailcut does not know"]
+    return [line for line in changed if line.partition(":")[0] not in aside]
+
+
+def holds(path: Path, recipe: Recipe) -> bool:
+    """Whether the file `path` is there and says just this recipe."""
+    try:
+        return path.is_file() and load_recipe(path) == recipe
+    except RecipeError:
+        return False
+
+
+def check_replaceable(recipe: Recipe, path: Path) -> None:
+    """Raise `RecipeError` if another recipe in `path` is somebody's own file, which nobody could write again."""
+    if not path.is_file() or holds(path, recipe):
+        return
+    try:
+        written_by_us = path.read_text(encoding="utf-8") == to_toml(load_recipe(path))
+    except RecipeError:
+        written_by_us = False
+    if not written_by_us:
+        raise RecipeError(
+            f"{path} is a recipe of your own, and the training would write another one over it; put the changes into "
+            "the file, or choose another folder for the run"
+        )
+
+
+def check_same(recipe: Recipe, path: Path) -> None:
+    """Raise `RecipeError` if `path` holds another recipe than this one, or none: a run goes on as it began."""
+    if path.is_file():
+        changed = differences(load_recipe(path), recipe)
+        if changed:
+            raise RecipeError(
+                f"the run was begun with another recipe ({path}); it can only go on with the same. "
+                f"Different, there and here: {'; '.join(changed)}"
+            )
+
+
+def _override(values: dict[str, Any], override: str, source: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = split_key(key)
+    if not equals or not parts:
+        raise RecipeError(
+            f"--set {override}: expected KEY=VALUE, for example optimizer.lr=0.01; a name with other characters than "
+            "letters, digits, - and _ stands in quotes"
+        )
+    if not text.strip():
+        problem = unknown_key(parts)
+        if problem is not None:
+            raise RecipeError(f"{source}: {problem}")
+        _remove(values, parts)
+        return
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except (ValueError, RecursionError):
+        value = text
+    table = values
+    for part in parts[:-1]:
+        inner = table.setdefault(part, {})
+        if not isinstance(inner, dict):
+            inner = table[part] = {}  # a table by tensor name takes the place of one number for all
+        table = inner
+    table[parts[-1]] = value
+
+
+def _remove(values: dict[str, Any], parts: Sequence[str]) -> None:
+    """Remove a key, if it is there."""
+    table: Any = values
+    for index, part in enumerate(parts):
+        if not isinstance(table, dict):
+            return
+        rest = ".".join(parts[index:])
+        if rest in table:  # the last part, or the name of a tensor with its dots
+            del table[rest]
+            return
+        table = table.get(part)
+
+
+def _toml_lines(values: Mapping[str, Any], prefix: str) -> list[str]:
+    tables = {key: item for key, item in values.items() if isinstance(item, dict)}
+    lines = [f"{_toml_key(key)} = {_toml_value(item)}" for key, item in values.items() if key not in tables]
+    for key, item in tables.items():
+        name = f"{prefix}{_toml_key(key)}"
+        lines += ["", f"[{name}]", *_toml_lines(item, f"{name}.")]
+    return lines
+
+
+def _toml_key(key: str) -> str:
+    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else _toml_value(key)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(_toml_value(item) for item in value)}]"
+    if isinstance(value, dict):  # inside a list
+        return f"{{{', '.join(f'{_toml_key(key)} = {_toml_value(item)}' for key, item in value.items())}}}"
+    if isinstance(value, float):
+        return repr(value)  # 1.0, 1e-05: both are TOML
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # JSON text and numbers are TOML
+
+
+def _leaves(values: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(values, dict) or not values:
+        return {prefix: values}
+    leaves: dict[str, Any] = {}
+    for key, item in values.items():
+        leaves |= _leaves(item, f"{prefix}.{key}" if prefix else key)
+    return leaves

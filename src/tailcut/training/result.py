@@ -1,0 +1,100 @@
+"""The record of a finished run: figures of the packed file, and what made them."""
+
+import logging
+import math
+import platform
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from tailcut.errors import ArgumentError, DivergedError
+from tailcut.format import save
+from tailcut.runs import Result, Run, tailcut_version
+from tailcut.training.recipe.schema import PackSection, Recipe
+from tailcut.training.setup.initial_network import parent_fingerprint
+from tailcut.training.setup.initialization import num_in_use
+from tailcut.weights import kept_counts, truncated_tensors
+
+logger = logging.getLogger("tailcut.training")
+
+
+def save_trained(network: nn.Module, path: Path, run: Run, section: PackSection) -> None:
+    """Write a network of a finished training, on the first process.
+
+    Args:
+        network: the network.
+        path: its file.
+        run: the run, whose checkpoint is told of.
+        section: the types of the numbers.
+
+    Raises:
+        DivergedError: a number has become too large for its type, or none at all.
+    """
+    try:
+        save(network, path, codec=section.codec, other_codec=section.other_codec)
+    except ArgumentError as error:
+        raise DivergedError(
+            f"not packed: {error}. The checkpoint is kept: tailcut pack {run.path} -o FILE --codec float32 "
+            "packs it; or train anew in another folder with a lower optimizer.lr"
+        ) from error
+
+
+def make_result(
+    recipe: Recipe,
+    run: Run,
+    packed: nn.Module,
+    *,
+    command: str,
+    device: str,
+    num_devices: int,
+    seconds: float,
+    split_sizes: dict[str, int],
+    metrics: dict[str, float],
+    validation: dict[str, float],
+) -> Result:
+    """The result of a run whose packed file was loaded as `packed` (not changed); see `Result`."""
+    tensors = truncated_tensors(packed)
+    vectors = {id(tensor.vector) for tensor in tensors}
+    num_other = sum(value.numel() for value in packed.parameters() if id(value) not in vectors)
+    return Result(
+        name=recipe.name,
+        command=command,
+        recipe=recipe.model_dump(mode="json", exclude_none=True),
+        seed=recipe.training.seed,
+        epochs=recipe.training.epochs,
+        device=device,
+        num_devices=num_devices,
+        num_threads=torch.get_num_threads(),
+        seconds=round(seconds, 3),
+        versions={
+            "python": platform.python_version(),
+            "tailcut": tailcut_version(),
+            "torch": torch.__version__,
+        },
+        split_sizes={name: size for name, size in split_sizes.items() if size},
+        metrics=metrics,
+        validation=validation,
+        num_kept=num_in_use(packed, recipe.regularization),
+        num_parameters=num_other + sum(math.prod(tensor.shape) for tensor in tensors),
+        num_other=num_other,
+        file_bytes=run.model.stat().st_size,
+        paper={} if recipe.paper is None else recipe.paper.model_dump(mode="json", exclude_defaults=True),
+        start_fingerprint=parent_fingerprint(run),
+    )
+
+
+def num_kept(model: nn.Module) -> int:
+    """The coefficients that `model` keeps; of one that is not regularised, all its parameters (not changed)."""
+    return sum(kept_counts(model).values()) or sum(value.numel() for value in model.parameters())
+
+
+def warn_of_late_cut(before: int, after: int) -> None:
+    """Say that coefficients were cut after the last epoch, when no training could make up for them."""
+    if after < before:
+        logger.warning(
+            "the last cut, from %d to %d coefficients, came after the last epoch; a higher schedule.rate, more "
+            "epochs or schedule.fraction bring it earlier",
+            before,
+            after,
+        )

@@ -1,0 +1,1 @@
+"""The network, the optimiser and the schedule that a recipe describes."""

@@ -1,0 +1,228 @@
+"""From a recipe to the network, the optimiser, the cutting of tails and the learning rate."""
+
+import logging
+import math
+
+import torch
+from torch import nn
+
+from tailcut.data import Dataset, Roots, split_off
+from tailcut.errors import ArgumentError, RecipeError, StructureError, TailcutError
+from tailcut.evaluation.pixel_inputs import picture_shape
+from tailcut.format import load
+from tailcut.runs import Run, packed_network
+from tailcut.structure import set_class_names, set_picture_size
+from tailcut.training.recipe.schema import LrScheduleSection, OptimizerSection, Recipe
+from tailcut.training.recipe.sections import GENERATIVE
+from tailcut.training.setup.build_generation import build_gan
+from tailcut.training.setup.initial_network import fresh_network, parent
+from tailcut.training.setup.initialization import regularized
+from tailcut.weights import TailTruncation, to_dense, truncated_tensors
+
+logger = logging.getLogger("tailcut.training")
+
+ONE_CYCLE_START = 1 / 25
+PAPER_RATE = 0.01
+FEW_STEPS = 50  # in a whole run
+
+
+def build_model(recipe: Recipe, start: nn.Module | None = None) -> nn.Module:
+    """Make the recipe's network, regularised if the recipe says so; for the loss `gan` both networks.
+
+    Args:
+        recipe: the recipe.
+        start: the network to regularise (it is changed); None makes one with fresh parameters, whose random numbers
+            come from torch's global generator.
+
+    Raises:
+        RecipeError: unknown model, wrong arguments, or a regularisation that does not fit the network.
+    """
+    if recipe.training.loss == "gan":
+        return build_gan(recipe)
+    model = fresh_network(recipe) if start is None else start
+    return regularized(model, recipe.regularization)
+
+
+def name_classes(recipe: Recipe, model: nn.Module, dataset: Dataset) -> None:
+    """Tell a classifier or a detector the names of the data set's classes (changes its note of them only).
+
+    Names that are the classes' numbers say nothing; masks and networks that make pictures have none.
+    """
+    names = dataset.class_names
+    numbers = tuple(str(number) for number in range(len(names)))
+    told = dataset.task != "segmentation" and recipe.training.loss not in GENERATIVE and names != numbers
+    try:
+        set_class_names(model, names if told else None)
+    except ArgumentError as error:
+        logger.warning("the network is not told the names of its classes: %s", error)
+        set_class_names(model, None)
+
+
+def note_picture_size(recipe: Recipe, model: nn.Module, dataset: Dataset) -> None:
+    """Tell a classifier the size of the data set's pictures, if it is not its family's (changes its note of it only).
+
+    Others get pictures in their own size, or are of one size.
+    """
+    set_picture_size(model, None)
+    shape = picture_shape(model)
+    classifies = dataset.task == "classification" and recipe.training.loss not in GENERATIVE
+    if classifies and shape is not None and shape[1:] != dataset.picture_shape[1:]:
+        set_picture_size(model, dataset.picture_shape[1:])
+
+
+def build_optimizer(section: OptimizerSection, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser over all trainable parameters of `model`, which is not changed."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if section.name == "sgd":
+        return torch.optim.SGD(parameters, lr=section.lr, momentum=section.momentum, weight_decay=section.weight_decay)
+    kind = torch.optim.AdamW if section.name == "adamw" else torch.optim.Adam
+    return kind(parameters, lr=section.lr, betas=section.betas, weight_decay=section.weight_decay)
+
+
+def build_schedule(
+    recipe: Recipe, model: nn.Module, optimizer: torch.optim.Optimizer | None = None, steps_per_epoch: int = 1
+) -> TailTruncation | None:
+    """The cutting of tails of `model`; None without a `schedule` section.
+
+    Args:
+        recipe: the recipe.
+        model: its regularised network.
+        optimizer: the optimiser whose state is cut along; None to go straight to the target.
+        steps_per_epoch: optimiser steps per epoch.
+
+    Raises:
+        RecipeError: the target does not fit the network.
+    """
+    section = recipe.schedule
+    if section is None:
+        return None
+    num_cuts = None
+    if section.fraction is not None:
+        per_cut = steps_per_epoch if section.every == "epoch" else section.every
+        all_cuts = recipe.training.epochs * steps_per_epoch / per_cut
+        num_cuts = max(1, round(section.fraction * all_cuts))
+    try:
+        return TailTruncation(
+            model,
+            num_kept=section.num_kept,
+            keep_ratio=section.keep_ratio,
+            spacing=section.spacing,
+            rate=PAPER_RATE if section.rate is None else section.rate,
+            num_steps=num_cuts,
+            optimizer=optimizer,
+        )
+    except (ArgumentError, StructureError) as error:
+        raise RecipeError(f"schedule: {error}") from error
+
+
+def lr_factor(section: LrScheduleSection, progress: float) -> float:
+    """The learning rate as a part of `optimizer.lr`.
+
+    Args:
+        section: the form of the curve.
+        progress: the part of the run that is over, 0 to 1.
+    """
+    if section.name == "constant":
+        return 1.0
+    if section.name == "multistep":
+        return section.factor ** sum(progress >= milestone for milestone in section.milestones)
+    if progress < section.warmup:
+        rise = (1 - math.cos(math.pi * progress / section.warmup)) / 2
+        start = ONE_CYCLE_START if section.name == "one_cycle" else 0.0
+        return start + (1 - start) * rise
+    return (1 + math.cos(math.pi * (progress - section.warmup) / (1 - section.warmup))) / 2
+
+
+def set_lr(optimizer: torch.optim.Optimizer, section: OptimizerSection, progress: float) -> float:
+    """Give the optimiser the learning rate of this moment (see `lr_factor`), which is returned."""
+    lr = section.lr * lr_factor(section.lr_schedule, progress)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    return lr
+
+
+def check_data(recipe: Recipe, train: Dataset, num_processes: int) -> int:
+    """Check that the batches fit the data and the processes, and that coarse pictures have a pixel.
+
+    Returns:
+        The number of steps per epoch.
+
+    Raises:
+        RecipeError: not one full batch, a batch that cannot be shared evenly, or pictures below one coarse pixel.
+    """
+    size = recipe.data.batch_size
+    if size > len(train):
+        raise RecipeError(f"data.batch_size: must be at most {len(train)}, the training pictures, got {size}")
+    if size % num_processes:
+        raise RecipeError(
+            f"data.batch_size: must be a multiple of the {num_processes} processes that share each batch, got {size}"
+        )
+    coarse, side = recipe.data.coarse, min(train.picture_shape[1:])
+    if coarse is not None and coarse.factor > side:
+        raise RecipeError(f"data.coarse.factor: must be at most {side}, a side of the pictures, got {coarse.factor}")
+    masks = train.task == "segmentation"
+    if masks != (recipe.training.loss == "dice_bce") and not masks:
+        raise RecipeError(f"training.loss: {recipe.training.loss} is for masks; {recipe.data.name} has classes")
+    num_steps = len(train) // size
+    _warn_of_few_steps(recipe, num_steps)
+    return num_steps
+
+
+def _warn_of_few_steps(recipe: Recipe, num_steps: int) -> None:
+    """Say that a fresh network will hardly learn in so few steps, which is easily overlooked with few pictures."""
+    all_steps = recipe.training.epochs * num_steps
+    if recipe.start is None and 0 < all_steps < FEW_STEPS:
+        logger.warning(
+            "%d epochs of %d steps are %d steps in all, in which a network learns little: a smaller data.batch_size "
+            "(here %d) or more training.epochs give more",
+            recipe.training.epochs,
+            num_steps,
+            all_steps,
+            recipe.data.batch_size,
+        )
+
+
+def hold_out(recipe: Recipe, dataset: Dataset) -> tuple[Dataset, Dataset | None]:
+    """The pictures to train on, and those held out for validation; None where the recipe holds out none.
+
+    Raises:
+        RecipeError: there are not so many pictures.
+    """
+    if not recipe.data.holdout:
+        return dataset, None
+    try:
+        return split_off(dataset, recipe.data.holdout)
+    except ArgumentError as error:
+        raise RecipeError(f"data.holdout: {error}") from error
+
+
+def set_precision(model: nn.Module, codec: str) -> None:
+    """Have the forward round coefficients to `codec`, straight-through (changes the module)."""
+    for tensor in truncated_tensors(model):
+        tensor.truncation.precision = codec
+
+
+def load_teacher(
+    recipe: Recipe, device: torch.device, *, roots: Roots = None, beside: Run | None = None
+) -> nn.Module | None:
+    """The dense teacher of the `distillation` section on a device, without gradients; None without the section.
+
+    Args:
+        recipe: the recipe.
+        device: where the teacher shall be.
+        roots: data roots, for the network of the `start` section.
+        beside: the run that `run:NAME` lies beside.
+
+    Raises:
+        RecipeError: the teacher cannot be loaded.
+    """
+    if recipe.distillation is None:
+        return None
+    if recipe.distillation.teacher == "start":
+        teacher = parent(recipe, roots=roots, beside=beside)
+    else:
+        try:
+            teacher = load(packed_network(recipe.distillation.teacher, beside=beside))
+        except (TailcutError, OSError) as error:
+            raise RecipeError(f"distillation.teacher: {error}") from error
+    return to_dense(teacher).to(device).eval().requires_grad_(False)

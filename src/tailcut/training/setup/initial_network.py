@@ -1,0 +1,201 @@
+"""The network that a training starts from: made or loaded, given another stem, pruned. Made once per run."""
+
+import logging
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tailcut.channels import prune, recalibrate, score
+from tailcut.data import Dataset, Roots, find_file
+from tailcut.errors import ArgumentError, DataNotFoundError, RecipeError, StructureError, TailcutError
+from tailcut.evaluation.pixel_inputs import reader_of
+from tailcut.evaluation.random_batches import network_inputs, random_batches
+from tailcut.format import fingerprint, inspect, load, save
+from tailcut.format.open_network import is_tailcut_file, open_network
+from tailcut.inputs import BlockDCT, Selection, YCbCrPixels, replace_stem, use_ycbcr
+from tailcut.runs import RUN_PREFIX, Run, packed_network
+from tailcut.structure import base_of, create_model
+from tailcut.training.recipe.schema import InputsSection, PruningSection, Recipe
+
+STATISTICS_BATCH = 50
+DATA_PREFIX = "data:"
+PARENT_KEY = "parent"  # in the metadata of the file that a training starts from
+
+logger = logging.getLogger("tailcut.training")
+
+
+def needs_start(recipe: Recipe) -> bool:
+    """Whether the network is more than a fresh one of the recipe's model."""
+    return recipe.start is not None or recipe.inputs is not None or recipe.pruning is not None
+
+
+def sources(recipe: Recipe) -> list[str]:
+    """The networks that a recipe goes on or learns from, as it names them: a file, `run:NAME`, `zoo:NAME`, `start`."""
+    named = [
+        recipe.start.file if recipe.start is not None else None,
+        recipe.distillation.teacher if recipe.distillation is not None else None,
+        recipe.detection.backbone if recipe.detection is not None else None,
+    ]
+    return [source for source in named if source is not None]
+
+
+def needed_runs(recipe: Recipe) -> list[str]:
+    """The names of the runs that must be finished beside a run of this recipe (`run:NAME` in it)."""
+    named = [source.removeprefix(RUN_PREFIX) for source in sources(recipe) if source.startswith(RUN_PREFIX)]
+    return list(dict.fromkeys(named))
+
+
+def check_data_files(recipe: Recipe, roots: Roots = None) -> None:
+    """Raise `DataNotFoundError` if the file `data:PATH` that a recipe's `start` section names lies nowhere."""
+    if recipe.start is not None and recipe.start.file.startswith(DATA_PREFIX):
+        _find(recipe.start.file, roots, None)
+
+
+def make_start(recipe: Recipe, run: Run, dataset: Dataset, *, roots: Roots = None) -> None:
+    """Write the network to start from into the run's folder, unless it is there.
+
+    So a resumed training, and all processes of one training, start from the same numbers. `Run.create` removes what
+    an attempt without a finished epoch left there.
+
+    Args:
+        recipe: its `model`, `start`, `inputs` and `pruning` sections.
+        run: the run.
+        dataset: the training pictures, for statistics and scores.
+        roots: data roots for `data:PATH`.
+
+    Raises:
+        DataNotFoundError: the file `data:PATH` of the `start` section lies under no data root.
+        RecipeError: a section does not fit the network, or its file cannot be loaded.
+    """
+    if run.start.is_file():
+        return
+    model = fresh_network(recipe) if recipe.start is None else parent(recipe, roots=roots, beside=run)
+    metadata = {} if recipe.start is None else {PARENT_KEY: fingerprint(model)}
+    model.train()
+    if recipe.inputs is not None:
+        _replace_input(model, recipe.inputs, dataset, recipe.training.seed)
+    if recipe.pruning is not None:
+        _prune(model, recipe.pruning, dataset, recipe.training.seed)
+    save(model, run.start, metadata=metadata)
+
+
+def parent_fingerprint(run: Run) -> str:
+    """The fingerprint of the network that the recipe's `start` section named as the run began; empty without one."""
+    return str(inspect(run.start).metadata.get(PARENT_KEY, "")) if run.start.is_file() else ""
+
+
+def load_start(run: Run) -> nn.Module:
+    """The network that `make_start` wrote, with gradients, in training mode."""
+    return load(run.start).requires_grad_().train()
+
+
+def fresh_network(recipe: Recipe) -> nn.Module:
+    """The recipe's model with fresh parameters, of torch's global generator.
+
+    Raises:
+        RecipeError: unknown model or wrong arguments.
+    """
+    try:
+        return create_model(recipe.model.name, **recipe.model.arguments)
+    except (ArgumentError, TypeError) as error:
+        raise RecipeError(f"model: {error}") from error
+
+
+def parent(recipe: Recipe, *, roots: Roots = None, beside: Run | None = None) -> nn.Module:
+    """The network of the `start` section, as its file has it.
+
+    Args:
+        recipe: its `start` section.
+        roots: data roots for `data:PATH`.
+        beside: the run that `run:NAME` lies beside.
+
+    Raises:
+        DataNotFoundError: its file `data:PATH` lies under no data root.
+        RecipeError: it cannot be loaded, or is of another model than the recipe's.
+    """
+    if recipe.start is None:
+        raise RecipeError("start: there is no such section")
+    name = recipe.model.name
+    try:
+        source = _find(recipe.start.file, roots, beside)
+        if is_tailcut_file(source):
+            model = load(source)
+        else:
+            model = open_network(source, model=name, arguments=recipe.model.arguments)
+    except DataNotFoundError:  # no defect of the recipe: tables leave such a row out
+        raise
+    except (TailcutError, OSError) as error:
+        raise RecipeError(f"start.file: {error}") from error
+    base = base_of(model)
+    if base is None or base.name != name:
+        raise RecipeError(f"start.file: holds the model {base and base.name!r}, the recipe's is {name!r}")
+    return model.requires_grad_()
+
+
+def _find(file: str, roots: Roots, beside: Run | None) -> str | Path:
+    if not file.startswith(DATA_PREFIX):
+        return packed_network(file, beside=beside)
+    try:
+        return find_file(file.removeprefix(DATA_PREFIX), roots=roots)
+    except DataNotFoundError as error:
+        raise DataNotFoundError(f"start.file: {error}") from error
+
+
+def _selection(channels: int | tuple[int, ...] | str) -> Selection:
+    return Selection.load(channels) if isinstance(channels, str) else Selection.of(channels)
+
+
+def _replace_input(model: nn.Module, section: InputsSection, dataset: Dataset, seed: int) -> None:
+    try:
+        transform = (
+            BlockDCT(_selection(section.channels), chroma=section.chroma) if section.pixels is None else YCbCrPixels()
+        )
+        if section.statistics_pictures:
+            count = min(section.statistics_pictures, len(dataset))
+            batches = -(-count // STATISTICS_BATCH)
+            transform.fit(random_batches(dataset, STATISTICS_BATCH, batches, seed), over=section.statistics)
+            logger.info("measured the mean and spread of the channels on %d pictures", batches * STATISTICS_BATCH)
+        size = dataset.picture_shape[1:]
+        if isinstance(transform, YCbCrPixels):
+            use_ycbcr(model, transform, picture_size=size)
+            return
+        gate = section.gate_temperature if section.gate else False
+        replace_stem(model, transform, first=section.first, strides=section.strides, gate=gate, picture_size=size)
+    except (TailcutError, OSError) as error:
+        raise RecipeError(f"inputs: {error}") from error
+
+
+def _prune(model: nn.Module, section: PruningSection, dataset: Dataset, seed: int) -> None:
+    sigma = section.gaussian_sigma
+    settings: dict[str, Any] = {
+        "method": section.method,
+        "num_batches": section.num_batches,
+        "variant": section.variant,
+        "block_size": section.block_size,
+        "gaussian_sigma": None if sigma == "off" else sigma,
+        "spatial_weight": section.spatial_weight,
+        "components": section.components,
+    }
+    rates = list(section.rates) if isinstance(section.rates, tuple) else section.rates
+    try:
+        pictures = partial(network_inputs, model, dataset, section.batch_size, section.num_batches, seed)
+        scores = score(model, pictures(), seed=seed, **settings)
+        example = reader_of(model)(torch.zeros(1, *dataset.picture_shape))
+        report = prune(
+            model,
+            example,
+            dict(scores),
+            rates,
+            macs_ratio=section.macs_ratio,
+            params_ratio=section.params_ratio,
+            min_channels=section.min_channels,
+            round_to=section.round_to,
+        )
+        if section.recalibrate:
+            recalibrate(model, pictures(), section.num_batches)
+    except (ArgumentError, StructureError) as error:
+        raise RecipeError(f"pruning: {error}") from error
+    logger.info("%s", report)

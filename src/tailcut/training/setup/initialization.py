@@ -1,0 +1,158 @@
+"""From the `regularization` section of a recipe to coefficients and their initial values."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from tailcut.data import Dataset
+from tailcut.errors import ArgumentError, RecipeError, StructureError
+from tailcut.evaluation.random_batches import network_inputs
+from tailcut.training.recipe.schema import Recipe, RegularizationSection
+from tailcut.weights import (
+    TruncatedTensor,
+    kept_counts,
+    regularize,
+    spread_norms,
+    standardize_outputs,
+    to_dense,
+    truncated_tensors,
+)
+
+HE = ("he", "standardized")
+PUBLISHED_STD = 0.1  # of every coefficient, whatever the layer: what the paper's published code draws
+
+
+def regularized(model: nn.Module, section: RegularizationSection | None) -> nn.Module:
+    """The model regularised as the section says (changes the module); as it is without a section.
+
+    A model that is truncated already goes on with its coefficients if the section is empty. Otherwise a dense copy of
+    it is regularised, which must have a corner for each tensor again: coefficients inside of the old and the new one
+    keep their values, those new to it are zero.
+
+    Raises:
+        RecipeError: the section does not fit the network.
+    """
+    if section is None:
+        return model
+    before = {tensor.name for tensor in truncated_tensors(model)}
+    if before:
+        if section == RegularizationSection():
+            return model
+        _check_counts(section)
+        model = to_dense(model)
+    try:
+        regularize(
+            model,
+            keep_ratio=section.keep_ratio,
+            num_kept=section.num_kept,
+            axes=section.axes,
+            order_weights=section.order_weights,
+            include=section.include,
+            exclude=section.exclude,
+            overrides={
+                pattern: override.model_dump(exclude_none=True) for pattern, override in section.overrides.items()
+            },
+            warn=False,  # it is trained next
+        )
+    except ArgumentError as error:
+        raise RecipeError(f"regularization: {error}") from error
+    dense = sorted(before - kept_counts(model).keys())
+    if dense:
+        raise RecipeError(
+            f"regularization: the network of [start] is truncated, and would be left dense in {', '.join(dense)}; name "
+            "these too, or leave the section empty to go on with its coefficients (a [schedule] cuts them further)"
+        )
+    _initialize(model, section.initialization)
+    if section.norm_std:
+        _spread(model, section.norm_std)
+    if section.num_drawn is not None:
+        _draw(model, section.num_drawn, enlarge=section.initialization != "model")
+    return model
+
+
+def standardize_start(recipe: Recipe, model: nn.Module, dataset: Dataset) -> None:
+    """Scale the coefficients by what the layers give for one batch of `dataset` (changes the module), if the recipe's
+    initialisation is `standardized`. The batch is the same for the same seed.
+
+    Raises:
+        RecipeError: the outputs of a layer have no variance that could be made 1.
+    """
+    section = recipe.regularization
+    if section is None or section.initialization != "standardized":
+        return
+    (inputs,) = network_inputs(model, dataset, recipe.data.batch_size, 1, recipe.training.seed)
+    try:
+        standardize_outputs(model, inputs)
+    except (ArgumentError, StructureError) as error:
+        raise RecipeError(f"regularization.initialization 'standardized': {error}") from error
+
+
+def num_in_use(model: nn.Module, section: RegularizationSection | None) -> int:
+    """The coefficients of `model` that count: those kept, of a section that draws some of them those that are not zero.
+
+    The model is not changed.
+    """
+    if section is None or section.num_drawn is None:
+        return sum(kept_counts(model).values())
+    return sum(int(tensor.vector.count_nonzero()) for tensor in truncated_tensors(model))
+
+
+def _check_counts(section: RegularizationSection) -> None:
+    """Raise `RecipeError` if a section would make a truncated network whole again."""
+    if section.keep_ratio is None and section.num_kept is None:
+        raise RecipeError(
+            "regularization: the network of [start] is truncated, and without keep_ratio or num_kept all of its "
+            "coefficients would come back; give one of them, or leave the section empty to go on with those it has"
+        )
+
+
+def _spread(model: nn.Module, std: float) -> None:
+    try:
+        spread_norms(model, std)
+    except StructureError as error:
+        raise RecipeError(f"regularization.norm_std: {error}") from error
+
+
+def _initialize(model: nn.Module, initialization: str) -> None:
+    """Give the coefficients the variance that the recipe wants (changes the module).
+
+    The transform is orthonormal: white noise of N coefficients has the same variance in the tensor, and the first
+    n of them hold n / N of its energy.
+    """
+    with torch.no_grad():
+        for tensor in truncated_tensors(model):
+            enlarged = math.sqrt(math.prod(tensor.shape) / tensor.num_kept)
+            if initialization == "rescaled":
+                tensor.vector.mul_(enlarged)
+            elif initialization == "normal":
+                tensor.vector.normal_(std=PUBLISHED_STD)
+            elif initialization in HE and len(tensor.shape) == 1:
+                tensor.vector.zero_()  # a bias
+            elif initialization in HE:
+                num_inputs = math.prod(tensor.shape[1:])
+                tensor.vector.normal_(std=enlarged * math.sqrt(2 / num_inputs))
+
+
+def _draw(model: nn.Module, counts: int | Mapping[str, int], *, enlarge: bool) -> None:
+    """Leave so many coefficients of each tensor, drawn by torch's global generator; the rest is zero and gets no
+    gradient (changes the module). `enlarge` keeps the variance of the weights.
+    """
+    for tensor in truncated_tensors(model):
+        number = _number_drawn(tensor, counts)
+        mask = torch.zeros_like(tensor.vector.detach())
+        mask[torch.randperm(tensor.num_kept)[:number]] = 1.0
+        with torch.no_grad():
+            tensor.vector.mul_(mask * (math.sqrt(tensor.num_kept / number) if enlarge else 1.0))
+        tensor.vector.register_hook(lambda gradient, mask=mask: gradient * mask.to(gradient))
+
+
+def _number_drawn(tensor: TruncatedTensor, counts: int | Mapping[str, int]) -> int:
+    number = min(counts, tensor.num_kept) if isinstance(counts, int) else counts.get(tensor.name)
+    if number is None or number > tensor.num_kept:
+        raise RecipeError(
+            f"regularization.num_drawn: expected at most {tensor.num_kept} coefficients of {tensor.name}, which keeps "
+            f"so many, got {'none' if number is None else number}"
+        )
+    return number

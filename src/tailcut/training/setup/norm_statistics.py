@@ -1,0 +1,43 @@
+"""When and on how many pictures a training measures the statistics of batch norm again.
+
+Batch norm evaluates with running averages over the steps of training, of which each step adds a tenth. They are good
+where many steps went by while the weights changed little. In a short training they are those of other weights: networks
+that have learnt their training pictures by heart then give every picture the same class.
+"""
+
+import math
+
+from torch import nn
+
+from tailcut.evaluation.pixel_inputs import has_gate
+from tailcut.training.recipe.schema import Recipe
+
+NUM_BATCHES = 20  # of inputs, where a recipe does not say how many pictures
+# Running averages over fewer steps than that tell of weights that are long gone (0.9 ** 20 is 0.12).
+FEW_STEPS = 20
+
+
+def batches_for_norms(recipe: Recipe, model: nn.Module, num_pictures: int) -> tuple[int, int]:
+    """The batches that the statistics of batch norm are measured on again: pictures in each, and how many; 0 for none.
+
+    The recipe may say how many pictures. If not, it is done where the statistics of training do not fit. Short epochs:
+    above. Gates: channels whose probability is a little below one half are open half of the time in training and never
+    in evaluation, where the statistics of training would be those of other inputs. Averages: the statistics are those
+    of the parameters before averaging (Izmailov et al., "Averaging Weights Leads to Wider Optima", 2018, section 3).
+
+    Args:
+        recipe: the recipe.
+        model: the network (not changed).
+        num_pictures: in the training split.
+    """
+    size = recipe.data.batch_size
+    wanted = math.ceil(recipe.training.statistics_pictures / size)
+    # A generator's statistics do not depend on how many pictures there are to learn from, and no class hangs on them.
+    is_short = num_pictures // size < FEW_STEPS and recipe.training.loss != "gan"
+    if not wanted and (is_short or recipe.optimizer.ema_decay is not None or has_gate(model)):
+        wanted = NUM_BATCHES
+    if wanted < num_pictures // size:
+        return size, wanted
+    # All pictures, in batches of nearly one size: each counts the same, and small ones tell little.
+    count = math.ceil(num_pictures / size)
+    return math.ceil(num_pictures / count), count if wanted else 0

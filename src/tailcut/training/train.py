@@ -1,0 +1,67 @@
+"""The way into every training: `train`."""
+
+from pathlib import Path
+
+from tailcut.data import Roots
+from tailcut.runs import Result
+from tailcut.runtime.devices import Machines
+from tailcut.training.recipe.schema import Recipe
+from tailcut.training.trainer.base import Session
+from tailcut.training.trainer.detection import DetectionSession, check_recipe, is_for_detector
+from tailcut.training.trainer.gan import GanSession
+from tailcut.training.trainer.launch import run_sessions
+
+
+def train(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    roots: Roots = None,
+    machines: Machines | None = None,
+    download: bool = False,
+    progress: bool = False,
+    command: str = "",
+) -> Result:
+    """Train a recipe's network, pack it, and evaluate the packed file on the test split.
+
+    A recipe with a `detection` section is for a detector, the loss `gan` for a generator and its discriminator.
+
+    With the same recipe, the same number of threads and one CPU the outcome is always the same, bit by bit,
+    also if the run was killed at any moment and resumed.
+
+    Args:
+        recipe: what to train.
+        out: the run folder.
+        resume: go on from the newest checkpoint of that folder; begin anew, with whatever recipe, if it has none.
+        roots: data roots to try first.
+        machines: where to run; one device when None.
+        download: fetch the data set if it lies nowhere.
+        progress: show a live bar on standard error, if that is a terminal.
+        command: the command line, for the record.
+
+    Returns:
+        The result, as it stands in `result.json`. On several processes each gets it.
+
+    Raises:
+        RecipeError: the recipe does not fit the network, the data, or the run that it shall resume.
+        ArgumentError: the folder holds a run and `resume` is False, or a run without its recipe, or a finished one
+            without checkpoints, or another training runs in it; or there are no such machines.
+        DivergedError: the loss is no longer a number.
+        TrainingError: somebody pressed Ctrl-C, or another process ended; the run can be resumed.
+        DataNotFoundError: the data set lies nowhere.
+    """
+    settings = {"roots": roots, "download": download, "progress": progress, "command": command}
+    return run_sessions(session_of(recipe), recipe, out, resume=resume, machines=machines, **settings)
+
+
+def session_of(recipe: Recipe) -> type[Session]:
+    """The kind of session that a recipe is for.
+
+    Raises:
+        RecipeError: it is for a detector, and asks for what detectors have no use for.
+    """
+    if is_for_detector(recipe):
+        check_recipe(recipe)
+        return DetectionSession
+    return GanSession if recipe.training.loss == "gan" else Session

@@ -1,0 +1,96 @@
+"""Starting a training: its folder, its engine, and one session in each process."""
+
+from contextlib import ExitStack, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from tailcut.data import Roots, reading
+from tailcut.errors import ArgumentError, MissingExtraError
+from tailcut.files import write_atomically
+from tailcut.runs import Result, Run
+from tailcut.runtime.devices import Machines, is_first_process, make_fabric
+from tailcut.runtime.progress import log_to_file
+from tailcut.runtime.signals import explaining_lost_places
+from tailcut.training.checkpoints import remove_unfinished
+from tailcut.training.recipe.schema import Recipe
+from tailcut.training.recipe.toml_files import check_replaceable, check_same, holds, to_toml
+
+try:
+    from lightning_fabric import Fabric
+except ImportError as error:
+    raise MissingExtraError("training", "lightning-fabric", "train") from error
+
+
+class Session(Protocol):
+    """One process of a training."""
+
+    def __init__(self, recipe: Recipe, run: Run, fabric: Fabric, *, roots: Roots, download: bool) -> None: ...
+
+    def train_epochs(self, *, progress: bool) -> None:
+        """Train what is left of the epochs."""
+
+    def finish(self, command: str) -> Result:
+        """Pack and evaluate."""
+
+
+def run_sessions(
+    kind: type[Session], recipe: Recipe, out: str | Path, *, resume: bool, machines: Machines | None, **settings: Any
+) -> Result:
+    """Run one session of this kind in each process; arguments, result and errors are those of `trainers.train`.
+
+    No other training can begin or go on in the folder meanwhile.
+    """
+    run = Run(Path(out))
+    fabric = make_fabric(machines or Machines(), recipe.training.precision)
+    with ExitStack() as held:
+        if is_first_process():
+            held.enter_context(run.locked())
+            _take_up(run, recipe, resume=resume)
+        result: Result = fabric.launch(partial(_run_session, kind=kind, recipe=recipe, run=run, **settings))
+    return result
+
+
+def _take_up(run: Run, recipe: Recipe, *, resume: bool) -> None:
+    """Make the folder of a new run, or check that the one in it can go on with this recipe; see `Run.create`.
+
+    Raises:
+        ArgumentError: there is a finished run without its checkpoints, which would be trained anew and overwritten.
+        RecipeError: the run was begun with another recipe, or another one that is the user's own stands in its place.
+    """
+    Run.create(run.path, resume=resume)
+    if run.has_finished_epochs():
+        check_same(recipe, run.recipe)
+    check_replaceable(recipe, run.recipe)
+    if recipe.training.epochs and run.result.is_file() and not run.has_checkpoint():
+        raise ArgumentError(
+            f"{run.path} holds a finished run whose checkpoints are gone, so it cannot go on, and training anew would "
+            "overwrite it; keep it as it is, or choose another folder"
+        )
+    remove_unfinished(run)
+
+
+def _run_session(
+    fabric: Fabric,
+    *,
+    kind: type[Session],
+    recipe: Recipe,
+    run: Run,
+    roots: Roots,
+    download: bool,
+    progress: bool,
+    command: str,
+) -> Result:
+    """What each process does."""
+    data = recipe.data
+    how = reading(on_error=data.on_error, strict=data.strict, max_pixels=data.max_pixels, place="recipe")
+    log = log_to_file(run) if fabric.is_global_zero else nullcontext()
+    with log, explaining_lost_places(run), how as settings:
+        session = kind(recipe, run, fabric, roots=roots, download=download)
+        if fabric.is_global_zero and not holds(run.recipe, recipe):  # else it may be the user's own, with comments
+            write_atomically(run.recipe, to_toml(recipe))
+        session.train_epochs(progress=progress)
+        result = session.finish(command)
+        if fabric.is_global_zero:
+            settings.report()
+        return result

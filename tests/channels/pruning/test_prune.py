@@ -1,0 +1,446 @@
+"""What `prune` keeps, leaves, refuses and puts back. Whether the numbers are right: test_prune_oracle.py."""
+
+import copy
+import io
+import sys
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.channels.slim_networks import (
+    EXACT,
+    Auxiliary,
+    ConvNeXt,
+    Encoder,
+    Halves,
+    OneWay,
+    PaddedInCode,
+    Plain,
+    RigidView,
+    WidthOfTraining,
+    macs,
+    random_scores,
+    randomized,
+    same_state,
+    state_of,
+)
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+from tailcut.channels.pruning.prune import prune
+from tailcut.counting import count_macs
+from tailcut.errors import ArgumentError, StructureError
+from tailcut.structure import create_model, record_of
+from tailcut.weights import regularize
+
+X = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("kind", EXACT)
+def test_half_of_every_group_goes(kind: str) -> None:
+    case = EXACT[kind]
+    model = randomized(case.build(), 0)
+    report = prune(model, case.example(), random_scores(model, 0), 0.5, ignore=case.ignore)
+    assert report.macs_after < report.macs_before
+    locked = {part.name for part in report.left}
+    halved = [layer for layer in report.layers if layer.name not in locked]
+    assert halved
+    for layer in halved:
+        if kind == "grouped":  # its channels go by the dozen
+            assert 1 <= layer.after < layer.before
+        elif layer.before > 1:
+            assert layer.after == layer.before // 2
+
+
+@pytest.mark.parametrize("build", [ConvNeXt, Encoder, lambda: Halves(), Auxiliary])
+@pytest.mark.parametrize("rate", [0.3, 0.8])
+def test_networks_whose_norms_look_at_all_channels_still_run(build: Any, rate: float) -> None:
+    model = build()
+    report = prune(model, X, random_scores(model, 0), rate)
+    assert report.parameters_after < report.parameters_before
+    assert report.macs_after == macs(model.eval(), X)
+    x = torch.rand(4, 3, 16, 16)
+    outputs = model.train()(x)
+    sum(output.sum() for output in (outputs if isinstance(outputs, tuple) else (outputs,))).backward()
+
+
+@pytest.mark.parametrize("glu", [False, True])
+def test_a_gated_linear_unit_keeps_its_halves_equal(glu: bool) -> None:
+    model = randomized(Halves(glu=glu), 0)
+    dense: Any = copy.deepcopy(model)
+    report = prune(model, X.double(), random_scores(model, 1), 0.5)
+    removed = report.layers[0].removed
+    assert len(removed) == 8
+    assert [place + 8 for place in removed if place < 8] == [place for place in removed if place >= 8]
+    mask = torch.ones(8, dtype=torch.float64)
+    mask[[place for place in removed if place < 8]] = 0
+    dense.identity.register_forward_hook(lambda module, args, output: output * mask.view(1, -1, 1, 1))
+    with torch.no_grad():
+        torch.testing.assert_close(model(X.double()), dense(X.double()))
+
+
+def test_what_the_code_fixes_is_left_with_the_reason() -> None:
+    model = RigidView()
+    report = prune(model, X, random_scores(model, 0), 0.5)
+    assert model.conv.out_channels == 8
+    assert model.hidden.out_features == 3
+    (reason,) = [part.reason for part in report.left if part.name == "conv"]
+    assert "reshaped" in reason
+    assert "32" in reason
+    with pytest.raises(ArgumentError, match="nothing can be pruned: its channels are split"):
+        prune(rigid := Halves(rigid=True), X, random_scores(rigid, 0), 0.5)
+
+
+def test_layers_that_cannot_be_cut_are_named_where_nothing_is_left() -> None:
+    normed = parametrizations.weight_norm(nn.Conv2d(3, 8, 3))
+    model = nn.Sequential(normed, nn.ReLU(), nn.Conv2d(8, 2, 1))
+    with pytest.raises(ArgumentError, match=r"nothing can be pruned: 0: its weight is parametrised \(_WeightNorm\)"):
+        prune(model, X, {"0": torch.ones(8)}, 0.5)
+
+
+def test_attention_is_left_with_the_reason() -> None:
+    model = create_model("vit", image_size=16, width=16, depth=1, num_heads=2, mlp_width=24)
+    report = prune(model, X, random_scores(model, 0), 0.5, ignore="patch_embedding")
+    reasons = {part.name: part.reason for part in report.left}
+    assert "attention" in reasons["blocks.0.attention.qkv"]
+    assert reasons["patch_embedding"] == "ignored"
+    assert {layer.name: layer.after for layer in report.layers}["blocks.0.mlp.0"] == 12
+    model = Encoder()
+    reasons = {part.name: part.reason for part in prune(model, X, random_scores(model, 0), 0.5).left}
+    assert "nn.MultiheadAttention" in reasons["encoder.self_attn"]
+
+
+def test_layers_that_run_in_training_only_are_narrowed_too() -> None:
+    model: Any = Auxiliary()
+    before = copy.deepcopy(model.state_dict())
+    report = prune(model, X, random_scores(model, 0), 0.5)
+    assert model.auxiliary[0].in_features == model.conv.out_channels == 8
+    assert model.auxiliary[0].out_features == 3
+    kept = [place for place in range(16) if place not in report.layers[0].removed]
+    assert torch.equal(model.norm.running_mean, before["norm.running_mean"][kept])  # the forward in training is undone
+    assert int(model.norm.num_batches_tracked) == 0
+
+
+def test_a_layer_that_never_runs_is_named() -> None:
+    class Idle(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.add_module("idle", nn.ModuleDict({"spare": nn.Conv2d(8, 8, 1)}))
+
+        def forward(self, x: Tensor) -> Tensor:
+            for module in list(self)[:-1]:
+                x = module(x)
+            return x
+
+    network: Any = Idle()
+    report = prune(network, X, random_scores(Plain(), 0), 0.5)
+    assert [part.name for part in report.left if "did not run" in part.reason] == ["idle.spare"]
+    assert network.idle["spare"].in_channels == 8
+
+
+def test_frozen_layers_stay_frozen_and_tied_ones_tied() -> None:
+    model: Any = EXACT["shared"].build()
+    model.stem.weight.requires_grad_(False)
+    prune(model, X, random_scores(model, 0), 0.5)
+    assert model.stem.out_channels == 4
+    assert not model.stem.weight.requires_grad
+    assert model.left.weight is model.right.weight
+    assert model.left.weight.requires_grad
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    prune(model, X, random_scores(model, 0), 0.5)
+    assert model.stem.out_channels == 2
+
+
+def test_several_prunings_in_a_row_are_one_edit() -> None:
+    case = EXACT["residual, option A"]
+    dense = randomized(case.build(), 3)
+    model = copy.deepcopy(dense)
+    x = case.example()
+    for _ in range(3):
+        prune(model, x, random_scores(model, 5), 0.25)
+    assert len(record_of(model).edits) == 1
+    rebuilt = case.build()
+    record_of(model).edits[0].apply(rebuilt)
+    rebuilt.double().load_state_dict(model.state_dict())
+    with torch.no_grad():
+        assert torch.equal(rebuilt.eval()(x), model.eval()(x))
+
+
+def test_ignored_layers_minimum_widths_and_multiples() -> None:
+    model = create_model("resnet20", width=16)
+    report = prune(model, X, random_scores(model, 0), 0.7, ignore=("layer1.*", "layer3"), min_channels=6, round_to=4)
+    after = {layer.name: (layer.before, layer.after) for layer in report.layers}
+    assert after["layer1.0.conv1"] == (16, 16)
+    assert after["conv1"] == (16, 16)  # goes with layer1.*.conv2
+    assert after["layer3.0.conv2"] == (64, 64)
+    assert after["layer2.0.conv1"] == (32, 12)  # 9 rounded up to a multiple
+    # Sixteen of its channels lie beside those of layer 1, which stay.
+    assert after["layer2.0.conv2"] == (32, 16)
+    assert {part.reason for part in report.left} == {"ignored", "the network's output"}
+    model = Plain()
+    report = prune(model, X, random_scores(model, 0), 0.9, min_channels=5)
+    assert [layer.after for layer in report.layers] == [5, 5, 5, 3]
+    report = prune(model := Plain(), X, random_scores(model, 0), 0.9, max_rate=0.25)
+    assert [layer.after for layer in report.layers] == [6, 7, 9, 3]
+
+
+def test_the_lowest_scores_go() -> None:
+    model = Plain()
+    scores = {"0": torch.tensor([5.0, 1, 7, 2, 8, 3, 9, 4]), "4": torch.arange(10.0)}
+    report = prune(model, X, scores, {"0": 0.5, "4": 0.3})
+    assert report.layers[0].removed == (1, 3, 5, 7)
+    assert report.layers[1].removed == (0, 1, 2)
+    assert {part.name: part.reason for part in report.left}["7"] == (
+        "no scores were given for it: score(layers=['7', ...])"
+    )
+
+
+def test_of_layers_that_are_added_the_mean_counts_and_a_named_one_alone() -> None:
+    model = create_model("resnet18", width=4, small_input=True, num_classes=3)
+    first, rest = torch.tensor([1.0, 2, 3, 10]), torch.tensor([30.0, 40, 20, 10])
+    scores = {"conv1": first, "layer1.0.conv2": rest, "layer1.1.conv2": rest}
+    report = prune(copy.deepcopy(model), X, scores, 0.25)
+    assert report.layers[0].removed == (2,)  # (0.25+1.2+1.2, 0.5+1.6+1.6, 0.75+0.8+0.8, 2.5+0.4+0.4) / 3
+    report = prune(copy.deepcopy(model), X, scores, {"conv1": 0.25})
+    assert report.layers[0].removed == (0,)
+    report = prune(copy.deepcopy(model), X, scores, {"layer1.1.conv2": 0.25})
+    assert report.layers[0].removed == (3,)
+
+
+def test_a_pruned_network_can_be_copied_and_pickled() -> None:
+    model = create_model("resnet20", width=8)
+    prune(model, X, random_scores(model, 0), 0.5)
+    x = torch.rand(2, 3, 16, 16)
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    buffer.seek(0)
+    again = torch.load(buffer, weights_only=False)
+    with torch.no_grad():
+        assert torch.equal(again.eval()(x), model.eval()(x))
+        assert torch.equal(copy.deepcopy(model)(x), model(x))
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_random_state_mode_and_buffers_are_left_alone() -> None:
+    model = Plain().train()
+    model[1].eval()
+    state = torch.get_rng_state()
+    with warnings.catch_warnings():
+        prune(model, X, random_scores(model, 0), 0.5)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [module.training for module in model] == [place != 1 for place in range(10)]
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_modes_without_gradients_leave_parameters_that_can_be_trained(mode: Any) -> None:
+    model = create_model("resnet20", width=8)
+    with mode():
+        report = prune(model, X, random_scores(model, 0), 0.5)
+    assert report.layers[0].after == 4
+    model.train()(X.repeat(2, 1, 1, 1)).sum().backward()
+    assert all(p.grad is not None and p.grad.shape == p.shape for p in model.parameters())
+
+
+GOOD = {"0": torch.arange(8.0), "4": torch.arange(10.0)}
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"rates": 1.0}, "it would lose all its channels"),
+    ({"rates": -0.1}, "from 0 up to 1"),
+    ({"rates": float("nan")}, "from 0 up to 1"),
+    ({"rates": {"0": 1.5}}, "the rate of 0 must be"),
+    ({"rates": [0.5]}, "expected 3 rates, one for each of 0, 4, 7; got 1"),
+    (
+        {"rates": {"nowhere": 0.5}},
+        "a rate is given for 'nowhere': expected a layer with channels of its own, found noth",
+    ),
+    ({"rates": {"1": 0.5}}, "found a BatchNorm2d"),
+    ({"rates": {"9": 0.5}}, "9, which cannot be pruned: the network's output"),
+    ({"rates": {"7": 0.5}}, "7 shall be pruned, but the scores name none of 7"),
+    ({"rates": "best"}, "one of paper, extended; got 'best'"),
+    ({"rates": "paper"}, "no paper rates for a network of your own class"),
+    ({}, "give one of rates, macs_ratio and params_ratio"),
+    ({"rates": 0.5, "macs_ratio": 0.5}, "give one of rates"),
+    ({"macs_ratio": 0.0}, "macs_ratio must be above 0"),
+    ({"params_ratio": 1.5}, "params_ratio must be above 0"),
+    ({"macs_ratio": 0.001}, "cannot be reached"),
+    ({"rates": 0.5, "min_channels": 0}, "min_channels must be an integer"),
+    ({"rates": 0.5, "round_to": 1.5}, "round_to must be an integer"),
+    ({"rates": 0.5, "max_rate": 0.0}, "max_rate must be above 0"),
+    ({"rates": 0.5, "ignore": "conv*"}, "no module is named 'conv\\*'"),
+    ({"rates": 0.5, "scores": {"0": torch.arange(7.0)}}, "scores of 0 must be 8 numbers, one per channel"),
+    ({"rates": 0.5, "scores": {"0": torch.full((8,), float("nan"))}}, "hold NaN or infinity"),
+    ({"rates": 0.5, "scores": {"0": torch.ones(8, 1)}}, "they have shape \\(8, 1\\)"),
+    ({"rates": 0.5, "scores": {"first": torch.ones(8)}}, "a layer 'first', which Plain does not have"),
+    ({"rates": 0.5, "scores": {"0": ["a"] * 8}}, "must be a vector of numbers"),
+    ({"rates": 0.5, "scores": [1, 2]}, "must map names of layers"),
+    ({"rates": 0.5, "scores": {}}, "nothing can be pruned: .*the scores name none"),
+    ({"rates": 0.5, "example_input": torch.rand(1, 4, 16, 16)}, "does not run on an input of shape \\(1, 4, 16, 16\\)"),
+    ({"rates": 0.5, "example_input": [X]}, "example_input must be a tensor"),
+    ({"rates": 0.5, "example_input": ()}, "example_input must be a tensor"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD)
+def test_bad_input_is_told_and_changes_nothing(arguments: dict[str, Any], message: str) -> None:
+    model = Plain().train()
+    before = state_of(model)
+    chosen = {"example_input": X, "scores": GOOD, **arguments}
+    with pytest.raises(ArgumentError, match=message):
+        prune(model, **chosen)
+    assert same_state(before, state_of(model))
+
+
+def test_rates_of_layers_that_go_together_must_agree() -> None:
+    model = create_model("resnet18", width=4, small_input=True)
+    with pytest.raises(ArgumentError, match=r"conv1 and layer1\.0\.conv2 lose the same channels"):
+        prune(model, X, random_scores(model, 0), {"conv1": 0.5, "layer1.0.conv2": 0.25})
+    prune(model, X, random_scores(model, 0), {"conv1": 0.5, "layer1.0.conv2": 0.5})
+
+
+def test_a_network_runs_thrice() -> None:
+    modes: list[tuple[bool, bool]] = []
+    model = Plain()
+    model.register_forward_pre_hook(lambda module, args: modes.append((module.training, torch.is_grad_enabled())))
+    report = prune(model, X, GOOD, 0.25)
+    assert modes == [(False, False), (True, False), (False, True)]
+    assert report.macs_after == count_macs(model, X).total
+
+
+def test_a_width_that_code_fixes_in_training_stays() -> None:
+    model = WidthOfTraining().eval()
+    whole = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 3), model)
+    report = prune(whole, X, {"0": torch.rand(4), "3.first": torch.rand(8)}, rates=0.25)
+    assert {layer.name: layer.after for layer in report.layers} == {"0": 3, "2": 3, "3.first": 8, "3.last": 3}
+
+
+def test_an_interruption_rolls_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Plain()
+    before = state_of(model)
+
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules[prune.__module__], "accepted", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prune(model, X, GOOD, {"0": 0.5})
+    assert same_state(before, state_of(model))
+
+
+def test_regularised_and_parametrised_networks() -> None:
+    model = Plain()
+    regularize(model, keep_ratio=0.5)
+    with pytest.raises(StructureError, match="prune first, then regularise"):
+        prune(model, X, GOOD, 0.5)
+    part = Plain()
+    regularize(part[4], keep_ratio=0.5)  # not recorded on the network itself
+    report = prune(part, X, random_scores(Plain(), 0), 0.5)
+    reasons = {left.name: left.reason for left in report.left}
+    assert "parametrised (Truncation); prune first" in reasons["0"]
+    assert reasons["0"].startswith("goes into 4: ")
+    assert part[7].out_features == 6
+    normed = Plain()
+    parametrizations.weight_norm(normed[4])
+    report = prune(normed, X, random_scores(Plain(), 0), 0.5)
+    assert normed[0].out_channels == 8
+    assert normed[7].out_features == 6
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        old = nn.utils.weight_norm(Plain()[4])
+    network = Plain()
+    network[4] = old
+    reasons = {left.name: left.reason for left in prune(network, X, random_scores(Plain(), 0), 0.5).left}
+    assert "computed by a hook" in reasons["0"]
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("Plain", "model must be a torch.nn.Module"),
+        (nn.DataParallel(Plain()), "DataParallel is a wrapper: prune the network itself"),
+        (nn.Sequential(nn.LazyConv2d(4, 1)), "not initialised yet"),
+        (Plain().to("meta"), "meta device"),
+        (nn.Sequential(nn.ReLU()), "nothing can be pruned: no layer has channels"),
+    ],
+)
+def test_what_is_no_network_to_prune(model: Any, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        prune(model, X, {}, 0.5)
+
+
+def test_a_budget_is_met_from_below() -> None:
+    for name, key in (("macs_ratio", "macs_ratio"), ("params_ratio", "parameters_ratio")):
+        for target in (0.9, 0.5, 0.2):
+            model = create_model("resnet20", width=16)
+            amount: dict[str, Any] = {name: target}
+            report = prune(model, X, random_scores(model, 0), **amount)
+            reached = getattr(report, key)
+            assert target - 0.03 < reached <= target, (name, target, reached)
+
+
+def test_inputs_may_be_a_tuple() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(2, 8, 1), nn.Conv2d(8, 2, 1)
+
+        def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+            return {"out": self.head(torch.relu(self.left(x)) + torch.relu(self.right(y)))}
+
+    model = Two()
+    report = prune(model, (torch.rand(1, 3, 4, 4), torch.rand(1, 2, 4, 4)), random_scores(model, 0), 0.5)
+    assert (model.left.out_channels, model.right.out_channels, model.head.in_channels) == (4, 4, 4)
+    assert report.layers[0].removed == report.layers[1].removed
+
+
+def test_padded_in_code_keeps_what_it_pads() -> None:
+    model = PaddedInCode()
+    report = prune(model, X, random_scores(model, 0), 0.5)
+    assert [layer.after for layer in report.layers] == [4, 12, 4]
+    (left,) = [part for part in report.left if part.name == "second"]
+    assert left.channels == 8
+
+
+def test_limits_that_let_nothing_go_are_named() -> None:
+    report = prune(model := Plain(), X, random_scores(model, 0), {"0": 0.25, "4": 0.5}, round_to=5)
+    assert [layer.after for layer in report.layers] == [8, 5, 12, 3]
+    assert [(part.name, part.channels) for part in report.left if part.reason == "round_to=5 lets none go"] == [
+        ("0", 8)
+    ]
+
+
+def test_rates_that_are_no_python_numbers() -> None:
+    for rates in (np.float32(0.5), torch.tensor(0.5), [np.float64(0.5)] * 3):
+        report = prune(model := Plain(), X, random_scores(model, 0), rates)  # type: ignore[arg-type]
+        assert report.layers[0].after == 4
+    for wrong in (np.array([0.5] * 3), torch.tensor([0.5] * 3), True):
+        with pytest.raises(ArgumentError, match="rates must be one number, a list of numbers, a dict by layer or"):
+            prune(model := Plain(), X, random_scores(model, 0), wrong)  # type: ignore[arg-type]
+    assert prune(model, X, random_scores(model, 0), macs_ratio=np.float32(0.5)).macs_ratio <= 0.5  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("ignore", [3, None, ["0", 3]])
+def test_what_is_no_pattern_of_names(ignore: Any) -> None:
+    with pytest.raises(ArgumentError, match="ignore must be a pattern on names of layers, or a list of such; got"):
+        prune(Plain(), X, GOOD, 0.5, ignore=ignore)
+
+
+def test_a_network_that_never_ran_backward_is_pruned() -> None:
+    report = prune(model := OneWay(), X, random_scores(model, 0), 0.5)
+    assert model[0].out_channels == report.layers[0].after == 4
+
+
+def test_dropout_of_channels_holds_no_layer() -> None:
+    case = EXACT["dropped channels and paths"]
+    model = randomized(case.build(), 0)
+    report = prune(model, case.example(), random_scores(model, 0), 0.5)
+    assert [(part.name, part.reason) for part in report.left] == [("head", "the network's output")]
+    assert [layer.after for layer in report.layers if layer.name in ("stem", "inner", "outer", "last")] == [4, 6, 4, 5]
+
+
+def test_a_grouped_convolution_of_one_channel_per_group_is_not_taken_for_a_depthwise_one() -> None:
+    case = EXACT["grouped"]
+    model = randomized(case.build(), 0)
+    report = prune(model, case.example(), random_scores(model, 0), {"stem": 0.9})
+    assert [layer.after for layer in report.layers if layer.name == "stem"] == [4]

@@ -1,0 +1,89 @@
+"""The paper's rates give the MACs and parameters of the paper's tables, to 2 %."""
+
+import functools
+
+import pytest
+import torch
+from tests.channels.slim_networks import random_scores
+
+from tailcut.channels.pruning.prune import prune
+from tailcut.channels.pruning.rates import EXTENDED_RATES, FIGURE_3_RATES, PAPER_RATES, named_rates
+from tailcut.errors import ArgumentError
+from tailcut.structure import create_model, family
+
+TOLERANCE = 0.02
+
+
+@functools.cache
+def pruned(name: str, rates: str | tuple[float, ...]) -> tuple[float, float, float]:
+    """MACs and parameters after, and what is left of the MACs."""
+    model = create_model(name)
+    report = prune(model, torch.zeros(family(name).example_shape()), random_scores(model, 0), rates)
+    return report.macs_after, report.parameters_after, report.macs_ratio
+
+
+@pytest.mark.parametrize("name", PAPER_RATES)
+def test_figures_are_those_of_the_papers_tables(name: str) -> None:
+    expected = PAPER_RATES[name]
+    macs, parameters, _ = pruned(name, "paper")
+    assert macs == pytest.approx(expected.macs, rel=TOLERANCE)
+    assert parameters == pytest.approx(expected.parameters, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("name", "macs", "parameters"),
+    [
+        ("vgg16_bn_cifar", 130_566_528, 2_766_541),
+        ("resnet56", 89_017_984, 659_719),
+        ("googlenet_cifar", 637_568_768, 2_865_666),
+    ],
+)
+def test_our_own_figures_stay(name: str, macs: int, parameters: int) -> None:
+    """What docs/ says of them."""
+    assert pruned(name, PAPER_RATES[name].rates)[:2] == (macs, parameters)
+
+
+def test_the_lists_are_as_long_as_the_paper_says() -> None:
+    assert {name: len(rates.rates) for name, rates in PAPER_RATES.items()} == {
+        "vgg16_bn_cifar": 12,
+        "resnet56": 30,
+        "resnet50": 20,
+        "googlenet_cifar": 10,
+    }
+    assert all(len(rates.rates) == len(rates.layers) for rates in PAPER_RATES.values())
+
+
+def test_the_extended_list_leaves_about_half_of_the_macs() -> None:
+    _, parameters, ratio = pruned("resnet56", "extended")
+    assert 0.5 < ratio < 0.526  # later results are compared at -47.4 % of the MACs and -42.8 % of the parameters
+    assert parameters / 853_018 < 0.572
+    assert len(EXTENDED_RATES["resnet56"]) == 30
+
+
+def test_the_sweep_of_figure_3_gets_smaller_and_smaller() -> None:
+    lists = FIGURE_3_RATES["vgg16_bn_cifar"]
+    assert PAPER_RATES["vgg16_bn_cifar"].rates in lists
+    sizes = [pruned("vgg16_bn_cifar", rates)[1] for rates in (lists[0], lists[2], lists[5], lists[-1])]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] > 7e6
+    assert 0.45e6 < sizes[-1] < 0.5e6
+
+
+def test_layers_are_there() -> None:
+    for name, rates in PAPER_RATES.items():
+        with torch.device("meta"):
+            modules = dict(create_model(name).named_modules())
+        named = [layer for entry in rates.layers for layer in entry]
+        assert len(set(named)) == len(named)
+        assert set(named) <= set(modules)
+
+
+def test_lists_by_name() -> None:
+    assert named_rates("paper", "resnet56") == PAPER_RATES["resnet56"].rates
+    assert named_rates("extended", "resnet56") == EXTENDED_RATES["resnet56"]
+    with pytest.raises(ArgumentError, match="no extended rates for 'vgg16_bn_cifar', but for resnet56"):
+        named_rates("extended", "vgg16_bn_cifar")
+    with pytest.raises(ArgumentError, match="no paper rates for a network of your own class, but for vgg16_bn_cifar"):
+        named_rates("paper", None)
+    with pytest.raises(ArgumentError, match="or one of paper, extended; got 'all'"):
+        named_rates("all", "resnet56")

@@ -1,0 +1,53 @@
+import json
+
+import torch
+from tests.channels.slim_networks import ConcatenatedDepthwise
+
+from tailcut.channels.pruning.prune import prune
+from tailcut.channels.pruning.report import LeftChannels, PrunedLayer, PruneReport
+
+REPORT = PruneReport(
+    macs_before=1_000_000,
+    macs_after=480_000,
+    parameters_before=2000,
+    parameters_after=1500,
+    layers=(PrunedLayer("conv", "conv", 8, 6, (1, 5)), PrunedLayer("depthwise", "conv", 16, 12, (2, 3, 10, 11))),
+    left=(LeftChannels("head", 4, "the network's output"),),
+)
+
+
+def test_it_prints_as_tables() -> None:
+    assert str(REPORT) == (
+        "layer      goes with  channels  kept\n"
+        "---------  ---------  --------  ----\n"
+        "conv                         8     6\n"
+        "depthwise  conv             16    12\n"
+        "\n"
+        "               before    after\n"
+        "----------  ---------  -------  -------\n"
+        "MACs        1,000,000  480,000  -52.0 %\n"
+        "parameters      2,000    1,500  -25.0 %\n"
+        "\n"
+        "not pruned  channels  why\n"
+        "----------  --------  --------------------\n"
+        "head               4  the network's output"
+    )
+    assert REPORT.macs_ratio == 0.48
+    assert REPORT.parameters_ratio == 0.75
+
+
+def test_it_goes_through_json() -> None:
+    content = json.loads(REPORT.to_json())
+    assert list(content) == ["macs_before", "macs_after", "parameters_before", "parameters_after", "layers", "left"]
+    assert content["layers"][0] == {"name": "conv", "group": "conv", "before": 8, "after": 6, "removed": [1, 5]}
+    assert content["left"] == [{"name": "head", "channels": 4, "reason": "the network's output"}]
+
+
+def test_a_pruning_fills_it() -> None:
+    scores = {"conv": torch.tensor([9.0, 0, 9, 9, 9, 1, 9, 9])}
+    report = prune(ConcatenatedDepthwise(), torch.rand(1, 3, 4, 4), scores, 0.25)
+    assert report.layers[:2] == REPORT.layers
+    assert report.left == REPORT.left
+    empty = PruneReport(0, 0, 0, 0, (), ())
+    assert empty.macs_ratio == empty.parameters_ratio == 0
+    assert "not pruned" not in str(empty)

@@ -1,0 +1,181 @@
+from typing import Any
+
+import pytest
+import torch
+from tests.channels.slim_networks import (
+    Auxiliary,
+    Halves,
+    HeadsOfAnotherWidth,
+    OneWay,
+    Plain,
+    RigidView,
+    same_state,
+    state_of,
+)
+from torch import Tensor, nn
+
+from tailcut.channels.graph.groups import find_groups
+from tailcut.channels.pruning.surgery import apply_cut, plan_cut
+from tailcut.channels.pruning.verification import complaint, culprits, lock_culprits, lock_rigid_groups
+from tailcut.structure import create_model
+
+X = torch.rand(1, 3, 16, 16)
+
+
+def test_a_network_that_runs_has_nothing_to_complain_of() -> None:
+    model = Plain().train()
+    graph = find_groups(model, (X,))
+    before = state_of(model)
+    assert complaint(model, (X,), graph.trace) is None
+    assert same_state(before, state_of(model))
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_what_goes_wrong_forward_is_told() -> None:
+    model = Plain()
+    graph = find_groups(model, (X,))
+    model[9] = nn.Linear(12, 4)
+    assert complaint(model, (X,), graph.trace) == "its outputs have shapes [(1, 4)] instead of [(1, 3)]"
+    model[9] = nn.Linear(11, 3)
+    assert "cannot be multiplied" in str(complaint(model, (X,), graph.trace))
+
+
+def test_what_goes_wrong_backward_is_told() -> None:
+    model = OneWay()
+    graph = find_groups(model, (X,))
+    assert complaint(model, (X,), graph.trace) == "no way back"
+    assert complaint(model, (X,), graph.trace, backward=False) is None
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    assert complaint(model, (X,), graph.trace) is None
+
+
+def test_layers_of_the_training_are_run_in_training() -> None:
+    model = Auxiliary()
+    graph = find_groups(model, (X,))
+    assert complaint(model, (X,), graph.trace) is None
+    model.auxiliary[2] = nn.Linear(5, 2)
+    assert "does not run" in str(complaint(model, (X,), graph.trace))
+
+
+@pytest.mark.parametrize(
+    ("build", "rigid"),
+    [
+        (Halves, []),
+        (lambda: Halves(rigid=True), ["conv"]),
+        (RigidView, ["conv"]),
+        (HeadsOfAnotherWidth, ["conv"]),
+    ],
+)
+def test_groups_whose_width_the_code_fixes_are_locked(build: type[nn.Module], rigid: list[str]) -> None:
+    model = build()
+    graph = find_groups(model, (X,))
+    before = state_of(model)
+    lock_rigid_groups(model, (X,), graph)
+    assert same_state(before, state_of(model))
+    found = [
+        name for name, group in graph.groups.items() if any("its code fixes" in why for why in group.locked.values())
+    ]
+    assert found == rigid
+
+
+def test_culprits_are_told_from_what_goes_without_them() -> None:
+    class Together(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1)
+            self.strict = True
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            y = self.b(x)
+            if (y.shape[1] < 4) and (self.strict or x.shape[1] < 4):
+                raise RuntimeError("too narrow")
+            z: Tensor = self.c(y)
+            return z
+
+    model = Together()
+    graph = find_groups(model, (X,))
+    removed = {graph.groups["a"].units[0], graph.groups["b"].units[0]}
+    before = state_of(model)
+    why = "Together does not run on an input of shape (1, 3, 16, 16): too narrow"
+    assert culprits(model, (X,), graph, removed) == {"b": why}
+    model.strict = False
+    assert culprits(model, (X,), graph, removed) == {"b": why}  # only both together fail, and a alone may go
+    assert culprits(model, (X,), graph, {graph.groups["a"].units[0]}) == {}
+    model.strict = True
+    assert same_state(before, state_of(model))
+
+
+def test_culprits_on_the_way_back_are_found_where_gradients_are_looked_at() -> None:
+    class Summed(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            return gradient + torch.zeros(1, 8, 1, 1)
+
+    class Rigid(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.c(Summed.apply(self.b(self.a(x))))  # type: ignore[no-untyped-call]
+            return y
+
+    model = Rigid()
+    graph = find_groups(model, (X,))
+    removed = {graph.groups["a"].units[0], graph.groups["b"].units[0]}
+    failing = culprits(model, (X,), graph, removed)
+    assert list(failing) == ["b"]
+    assert "size" in failing["b"]
+    assert culprits(model, (X,), graph, removed, backward=False) == {}
+
+
+def test_a_group_is_not_to_blame_for_its_leader() -> None:
+    class Checked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = create_model("resnet20", width=4)
+            self.network.get_submodule("layer1").register_forward_hook(self.check)
+
+        def check(self, module: nn.Module, args: Any, output: Tensor) -> None:
+            if output.shape[1] != 4:
+                raise ValueError("four channels, please")
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.network(x)
+            return y
+
+    model = Checked()
+    graph = find_groups(model, (X,))
+    (follower, *_) = graph.followers
+    beside, leader = next(iter(follower.beside.items()))
+    failing = culprits(model, (X,), graph, {leader, beside})
+    assert list(failing) == [follower.leader] == ["network.conv1"]
+    lock_culprits(graph, failing)
+    assert graph.groups["network.conv1"].free == []
+    assert graph.groups[follower.group].free
+    assert set(graph.groups["network.conv1"].locked.values()) == {
+        f"its code fixes how many: {failing['network.conv1']}"
+    }
+
+
+def test_locking_a_group_that_another_one_leads_joins_them() -> None:
+    graph = find_groups(create_model("resnet20", width=4), (X,))
+    follower = graph.followers[0]
+    lock_culprits(graph, {follower.group: "too narrow", follower.leader: "too narrow"})
+    assert follower.group not in graph.groups
+    assert graph.group_of(follower.group) is graph.groups[follower.leader]
+    assert graph.groups[follower.leader].free == []
+
+
+def test_a_cut_network_is_compared_with_the_trace_before() -> None:
+    model = Plain()
+    graph = find_groups(model, (X,))
+    undo = apply_cut(model, plan_cut(graph, set(graph.groups["0"].units[:5])))
+    assert complaint(model, (X,), graph.trace) is None
+    undo()

@@ -1,0 +1,150 @@
+"""Networks that are looked at stay as they are."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tailcut.channels.scoring.forward import forward, inputs_of, layer_maps, running, unwrapped
+from tailcut.errors import ArgumentError
+from tailcut.execution import fuse
+from tailcut.weights import regularize
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(), nn.Conv2d(4, 2, 3))
+
+
+def test_modes_come_back_one_by_one() -> None:
+    model = network().train()
+    model[1].eval()  # a frozen batch norm
+    with running(model):
+        assert not any(module.training for module in model.modules())
+    assert [module.training for module in model.modules()] == [True, True, False, True, True, True]
+    with pytest.raises(RuntimeError), running(model):
+        model(torch.zeros(1, 5, 8, 8))
+    assert [module.training for module in model.modules()] == [True, True, False, True, True, True]
+
+
+def test_what_a_network_does_of_its_own_on_a_change_of_mode_is_left_out() -> None:
+    class Merging(nn.Sequential):
+        def train(self, mode: bool = True) -> "Merging":
+            raise AssertionError("such networks change their weights here")
+
+    model = Merging(nn.Conv2d(3, 4, 3), nn.Dropout())
+    with running(model):
+        assert not model.training
+        assert not model[1].training
+    assert model.training
+    assert model[1].training
+
+
+def test_the_network_inside_is_found() -> None:
+    model = network()
+    assert unwrapped(model) is model
+    assert unwrapped(nn.DataParallel(model)) is model
+    compiled = torch.compile(model, backend="eager")
+    assert isinstance(compiled, nn.Module)
+    assert unwrapped(compiled) is model
+    regularize(model, num_kept=9)
+    assert unwrapped(fuse(model.eval())) is model
+
+
+def test_maps_of_a_layer() -> None:
+    model = network().eval()
+    x = torch.rand(2, 3, 8, 8)
+    assert torch.equal(layer_maps(model, x, "0"), model[:3](x))
+    assert torch.equal(layer_maps(model.train(), x, "4"), model.eval()(x))
+    with pytest.raises(ArgumentError, match="there is no layer 'conv9'"):
+        layer_maps(model, x, "conv9")
+
+
+def test_maps_are_those_of_their_moment() -> None:
+    class Later(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.relu(self.conv(x))
+            return y.mul_(0)
+
+    model = Later()
+    x = torch.rand(1, 3, 8, 8)
+    assert torch.equal(layer_maps(model, x, "conv"), torch.relu(model.conv(x)))
+
+
+def test_a_layer_that_does_not_run_has_no_maps() -> None:
+    class Unused(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    with pytest.raises(ArgumentError, match="layer conv gave no feature map"):
+        layer_maps(Unused(), torch.rand(1, 3, 8, 8), "conv")
+
+
+def test_compiled_parts_run_as_they_were_written() -> None:
+    model = network()
+    x = torch.rand(2, 3, 8, 8)
+    expected = layer_maps(model, x, "0")
+    model[0].compile(backend="eager")
+    assert torch.equal(layer_maps(model, x, "0"), expected)
+
+
+def test_inputs_of_loaders() -> None:
+    x = torch.rand(2, 3, 8, 8)
+    model = network().double()
+    for batch in (x, (x, torch.zeros(2)), [x], (x, {"more": 1})):
+        ((found,),) = inputs_of([batch], None, model)
+        assert torch.equal(found, x)
+    assert len(list(inputs_of([x] * 7, 3, model))) == 3
+    assert len(list(inputs_of([x] * 7, None, model))) == 7
+    assert list(inputs_of([x[:0]], None, model)) == []
+    meta = nn.Conv2d(3, 4, 3, device="meta")
+    assert next(inputs_of([x], 1, meta))[0].is_meta
+
+
+def test_inputs_of_batches_of_any_form() -> None:
+    x, y = torch.rand(2, 3), torch.rand(2, 4)
+    (found,) = inputs_of([{"x": x, "y": y}], None, network(), lambda batch: (batch["x"], batch["y"]))
+    assert found[0] is x
+    assert found[1] is y
+    with pytest.raises(ArgumentError, match="batch 0 is dict, its inputs str, `inputs` must give a tensor or tensors"):
+        list(inputs_of([{"x": x}], None, network(), lambda batch: "x"))  # type: ignore[arg-type,return-value]
+
+
+@pytest.mark.parametrize("num_batches", [0, -1, 1.5, True])
+def test_numbers_of_batches(num_batches: int) -> None:
+    with pytest.raises(ArgumentError, match="num_batches must be an integer of at least 1, or None for all"):
+        list(inputs_of([torch.rand(1, 3)], num_batches, network()))
+
+
+def test_no_batch_more_than_asked_for_is_read() -> None:
+    batches = iter([torch.rand(1, 3, 8, 8) for _ in range(4)])
+    list(inputs_of(batches, 3, network()))
+    assert len(list(batches)) == 1
+
+
+@pytest.mark.parametrize("batch", [{"x": torch.zeros(1)}, "text", (), ("text", torch.zeros(1)), torch.tensor(1.0), 5])
+def test_other_batches_are_refused(batch: object) -> None:
+    with pytest.raises(ArgumentError, match="the loader must yield tensors of inputs"):
+        list(inputs_of([batch], None, network()))
+
+
+def test_a_forward_that_fails_names_the_inputs() -> None:
+    with pytest.raises(
+        ArgumentError, match=r"Linear does not run on an input of shape \(2, 4\): mat1 and mat2 .*multip"
+    ):
+        forward(nn.Linear(3, 3), (torch.rand(2, 4),))
+    assert forward(nn.Linear(3, 5), (torch.rand(2, 3),)).shape == (2, 5)
+
+
+def test_numbers_of_batches_may_be_numpys() -> None:
+    assert len(list(inputs_of([torch.rand(1, 3)] * 4, np.int64(2), nn.Linear(3, 3)))) == 2  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="num_batches must be an integer"):
+        list(inputs_of([], True, nn.Linear(3, 3)))

@@ -1,0 +1,81 @@
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from tailcut.data import InMemoryDataset
+from tailcut.errors import ArgumentError, RecipeError
+from tailcut.evaluation.class_check import check_class_names, check_splits
+from tailcut.evaluation.evaluate import evaluate
+from tailcut.structure import create_model, set_class_names
+from tailcut.tasks.attack import AttackPlan, accuracies_under_attack
+
+FLOWERS = ("rose", "tulip", "poppy")
+
+
+def pictures(names: Sequence[str], split: str = "val") -> InMemoryDataset:
+    shape = (len(names), 1, 28, 28)
+    return InMemoryDataset("folder:mine", split, torch.zeros(shape, dtype=torch.uint8), torch.arange(len(names)), names)
+
+
+def network(names: Sequence[str] | None) -> torch.nn.Module:
+    model = create_model("lenet300", num_classes=len(names or FLOWERS))
+    set_class_names(model, names)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "message"),
+    [
+        (
+            FLOWERS,
+            ("poppy", "rose", "tulip"),
+            "class 0 is 'rose' for the network and 'poppy' in folder:mine, split val",
+        ),
+        (FLOWERS, ("rose", "tulip", "oak"), "class 2 is 'poppy' for the network and 'oak'"),
+        (("n01440764", "n02102040"), ("n01440764", "n02979186"), "class 1 is 'n02102040'"),
+        (("0", "1", "10", "2"), ("0", "1", "2", "7"), "class 2 is '10'"),
+        (("C", "C++"), ("C", "C#"), r"class 1 is 'C\+\+' for the network and 'C#'"),
+        (("+", "-"), ("-", "+"), r"class 0 is '\+'"),
+        (("minus", "-x"), ("minus", "x"), "class 1 is '-x'"),
+        (("a-b", "a_b"), ("a_b", "a-b"), "class 0 is 'a-b'"),
+    ],
+)
+def test_other_names_are_told(own: Sequence[str], others: Sequence[str], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        evaluate(network(own), pictures(others))
+    with pytest.raises(ArgumentError, match=message):
+        accuracies_under_attack(network(own), pictures(others), AttackPlan())
+
+
+@pytest.mark.parametrize(
+    ("own", "others"),
+    [
+        (None, FLOWERS),
+        (FLOWERS, FLOWERS),
+        (FLOWERS, ("Rose", "TULIP", "poppy")),
+        (("English springer", "gas pump"), ("english_springer", "gas-pump")),
+        (FLOWERS, ("0", "1", "2")),
+        (("class 1", "class 2", "class 3"), FLOWERS),
+        (("digit 0", "digit 1"), ("0", "1")),
+        (("1", "2", "3"), ("0", "1", "2")),
+        (("tench", "church"), ("n01440764", "n03028079")),
+        (FLOWERS, (*FLOWERS, "oak")),
+    ],
+)
+def test_names_that_agree_or_cannot_be_compared_stop_nobody(own: Sequence[str] | None, others: Sequence[str]) -> None:
+    check_class_names(network(own), pictures(others))
+
+
+def test_splits_have_the_same_classes() -> None:
+    train = pictures(FLOWERS, "train")
+    check_splits(train, pictures(FLOWERS))
+    for others, message in (
+        (
+            ("rose", "oak", "poppy"),
+            "data.test_split: class 1 is 'tulip' in split train of folder:mine and 'oak' in spl",
+        ),
+        (("rose", "tulip"), "class 2 is 'poppy' in split train of folder:mine and missing in split val"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            check_splits(train, pictures(others))

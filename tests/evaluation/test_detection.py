@@ -1,0 +1,224 @@
+import contextlib
+import io
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tests.torchvision_operators  # noqa: F401
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from tests.small_coco import SCENES, TINY, write_coco
+from torch import Tensor
+
+import tailcut
+from tailcut.data import CocoDataset, open_dataset
+from tailcut.errors import ArgumentError, DataError
+from tailcut.evaluation.detection import Kind, as_findings, average_precision, evaluate_detector, evaluate_detector_file
+from tailcut.inputs.detection.detectors import Detector, faster_rcnn, mask_rcnn
+from tailcut.runtime.share import Share
+
+HERE = ("AP", "AP50", "AP75", "APS", "APM")  # there is no large object in the small data set
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> CocoDataset:
+    return opened(write_coco(tmp_path, "val2017"))
+
+
+def opened(root: Path) -> CocoDataset:
+    dataset = open_dataset("coco", "val2017", roots=root)
+    assert isinstance(dataset, CocoDataset)
+    return dataset
+
+
+def truth_as_found(dataset: CocoDataset, *, shift: float = 0.0, score: float = 0.9) -> list[dict[str, Any]]:
+    """The objects themselves, moved to the right by a number of pixels, as what a detector found."""
+    findings = []
+    for index in range(len(dataset)):
+        objects = dataset.objects(index, masks=True)
+        assert objects.masks is not None
+        found = {
+            "boxes": objects.boxes + torch.tensor([shift, 0, shift, 0]),
+            "labels": objects.labels,
+            "scores": torch.full((len(objects.labels),), score),
+            "masks": objects.masks.roll(round(shift), dims=2).float(),
+        }
+        findings += as_findings(found, dataset.image_id(index))
+    return findings
+
+
+def of_pycocotools(dataset: CocoDataset, findings: list[dict[str, Any]], kind: Kind, path: Path) -> list[float]:
+    """The same figures by the way that COCO documents: a result file beside the annotation file."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        known = COCO(path)
+        results = [{key: value for key, value in item.items() if kind == "bbox" or key != "bbox"} for item in findings]
+        evaluation = COCOeval(known, known.loadRes(results), kind)
+        evaluation.params.imgIds = [dataset.image_id(index) for index in range(len(dataset))]
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return [float(value) for value in evaluation.stats[:6]]
+
+
+def test_findings_are_in_the_form_of_coco() -> None:
+    masks = torch.zeros(1, 10, 20)
+    masks[0, 2:5, 3:9] = 0.7
+    found = {
+        "boxes": torch.tensor([[3.0, 2.0, 9.0, 5.0]]),
+        "labels": torch.tensor([7]),
+        "scores": torch.tensor([0.25]),
+        "masks": masks,
+    }
+    (finding,) = as_findings(found, 12)
+    assert {key: finding[key] for key in ("image_id", "category_id", "score", "bbox")} == {
+        "image_id": 12,
+        "category_id": 7,
+        "score": 0.25,
+        "bbox": [3, 2, 6, 3],
+    }
+    from pycocotools import mask as run_lengths
+
+    assert finding["segmentation"]["size"] == [10, 20]
+    assert run_lengths.area(finding["segmentation"]) == 18
+    assert "segmentation" not in as_findings({key: found[key] for key in ("boxes", "labels", "scores")}, 1)[0]
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_who_finds_all_has_one(kind: Kind, small: CocoDataset) -> None:
+    figures = average_precision(small, truth_as_found(small), kind)
+    assert figures == pytest.approx(dict.fromkeys(HERE, 1))
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_who_finds_nothing_has_zero(kind: Kind, small: CocoDataset) -> None:
+    assert average_precision(small, [], kind) == dict.fromkeys(HERE, 0)
+
+
+def test_the_size_of_a_shift_is_seen(small: CocoDataset) -> None:
+    # Boxes of width 40, 24, 50 and 40: moved by 4 pixels all overlap by more than 0.7 and less than 0.87.
+    figures = average_precision(small, truth_as_found(small, shift=4), "bbox")
+    assert (figures["AP50"], figures["AP"] < 0.8) == (1, True)
+    figures = average_precision(small, truth_as_found(small, shift=30), "bbox")
+    assert figures["AP50"] == 0
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_figures_are_those_of_coco_on_real_pictures(kind: Kind, coco_root: Path) -> None:
+    dataset = open_dataset("coco", "val2017", roots=coco_root)
+    assert isinstance(dataset, CocoDataset)
+    dataset = dataset.part(0, 12)
+    generator = np.random.default_rng(0)
+    findings = truth_as_found(dataset, shift=3, score=0.6)[::2] + truth_as_found(dataset, shift=10, score=0.4)
+    for finding in findings:
+        finding["score"] *= float(generator.uniform(0.5, 1))
+    expected = of_pycocotools(dataset, findings, kind, coco_root / "coco" / "annotations" / "instances_val2017.json")
+    assert list(average_precision(dataset, findings, kind).values()) == pytest.approx(expected)
+    assert 0.05 < expected[0] < 0.95
+
+
+def test_more_findings_than_a_byte_counts(small: CocoDataset) -> None:
+    findings = truth_as_found(small, score=0.9) + truth_as_found(small, score=0.1) * 100
+    assert len(findings) > 256
+    assert average_precision(small, findings, "segm")["AP"] == pytest.approx(1)
+
+
+def test_without_objects_there_is_no_figure(tmp_path: Path) -> None:
+    dataset = opened(write_coco(tmp_path, "val2017", scenes=((), ())))
+    with pytest.raises(DataError, match="coco, split val2017, has no objects"):
+        average_precision(dataset, [], "bbox")
+
+
+def perfect(dataset: CocoDataset, monkeypatch: pytest.MonkeyPatch, *, masks: bool = True) -> Detector:
+    """A detector that finds every object of the data set, whose pictures it knows by heart. So do its copies."""
+    torch.manual_seed(0)
+    model = (mask_rcnn if masks else faster_rcnn)(**TINY)
+    pictures = [dataset.picture(index) for index in range(len(dataset))]
+
+    def look_up(self: Detector, given: list[Tensor], targets: Any = None) -> list[dict[str, Tensor]]:
+        assert not self.training
+        (index,) = (place for place, known in enumerate(pictures) if torch.equal(known, given[0]))
+        objects = dataset.objects(index, masks=masks)
+        found = {"boxes": objects.boxes, "labels": objects.labels, "scores": torch.ones(len(objects.labels))}
+        return [found if objects.masks is None else {**found, "masks": objects.masks.float()}]
+
+    monkeypatch.setattr(type(model), "forward", look_up)
+    return model
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_a_detector_is_measured(masks: bool, small: CocoDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = perfect(small, monkeypatch, masks=masks)
+    model.train()
+    figures = evaluate_detector(model, small)
+    expected = {f"{kind}_{name}" for kind in ("box", "mask")[: 1 + masks] for name in HERE}
+    assert set(figures) == expected
+    assert all(value == pytest.approx(1) for value in figures.values())
+    assert model.training
+
+
+def test_processes_share_the_pictures(small: CocoDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = perfect(small, monkeypatch)
+    expected = evaluate_detector(model, small)
+    barrier = threading.Barrier(3)
+    parts: list[Tensor] = [torch.empty(0)] * 3
+    figures: list[dict[str, float]] = [{}] * 3
+
+    def work(rank: int) -> None:
+        def add_up(state: Tensor) -> Tensor:
+            barrier.wait()
+            parts[rank] = state
+            barrier.wait()
+            return torch.stack(parts).sum(0).to(state.dtype)
+
+        figures[rank] = evaluate_detector(model, small, share=Share(torch.device("cpu"), rank, 3, add_up))
+
+    # pycocotools writes to standard output, which is one for all threads: so only what was found is compared here.
+    monkeypatch.setattr(
+        "tailcut.evaluation.detection.average_precision",
+        lambda dataset, findings, kind: {"count": len(findings), "first": findings[0]["image_id"]},
+    )
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    num_objects = sum(map(len, SCENES))
+    assert figures[0] == {"box_count": num_objects, "box_first": 1, "mask_count": num_objects, "mask_first": 1}
+    assert figures[0] == figures[1] == figures[2]
+    assert expected["box_AP"] == pytest.approx(1)
+
+
+def test_a_file_is_measured(tmp_path: Path) -> None:
+    write_coco(tmp_path, "val2017")
+    torch.manual_seed(0)
+    tailcut.save(mask_rcnn(**TINY), tmp_path / "a.tailcut")
+    report = evaluate_detector_file(tmp_path / "a.tailcut", "coco", roots=tmp_path, device="cpu")
+    assert (report.data, report.split, report.num_samples) == ("coco", "val2017", 4)
+    assert set(report.metrics) >= {"box_AP", "mask_AP"}
+    assert "box_AP50" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("data", "settings", "message"),
+    [
+        ("digits", {}, "holds a detector, which is measured on objects"),
+        ("coco", {"batch_size": 2}, "batch_size must be 1, got 2"),
+    ],
+)
+def test_what_cannot_be_measured(data: str, settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    write_coco(tmp_path, "val2017")
+    tailcut.save(faster_rcnn(**TINY), tmp_path / "a.tailcut")
+    with pytest.raises(ArgumentError, match=message):
+        evaluate_detector_file(tmp_path / "a.tailcut", data, roots=tmp_path, device="cpu", **settings)
+
+
+def test_only_detectors_find_objects(tmp_path: Path, small: CocoDataset) -> None:
+    model = tailcut.create_model("lenet5")
+    tailcut.save(model, tmp_path / "a.tailcut")
+    with pytest.raises(ArgumentError, match="which only a detector finds"):
+        evaluate_detector_file(tmp_path / "a.tailcut", "coco", roots=tmp_path, device="cpu")
+    with pytest.raises(ArgumentError, match="expected a detector, got LeNet5"):
+        evaluate_detector(model, small)

@@ -1,0 +1,24 @@
+import pytest
+import torch
+
+from tailcut.execution.cpu import compiled
+
+
+def test_small_maps_and_wide_corners_are_left_to_tiles() -> None:
+    assert compiled.pays(1 << 19, 16)
+    assert not compiled.pays((1 << 19) - 1, 1)
+    assert not compiled.pays(1 << 30, 17)
+
+
+@pytest.mark.parametrize("flops", [1.0, 1e3, 1e9])
+@pytest.mark.parametrize("positions", [1, 511, 512, 5000])
+def test_pieces_cover_all_positions_once(positions: int, flops: float) -> None:
+    ranges = compiled.pieces(positions, flops)
+    assert [number for begin, end in ranges for number in range(begin, end)] == list(range(positions))
+    assert len(ranges) <= max(1, min(2 * torch.get_num_threads(), positions * flops / compiled.FLOPS_PER_PIECE))
+
+
+def test_padding_adds_zeros_up_to_a_whole_block() -> None:
+    tensor = torch.ones(3, 6)
+    assert compiled.padded(tensor, 1).tolist() == [[1.0] * 6 + [0.0] * 2] * 3
+    assert compiled.padded(tensor[:, :4], 1).tolist() == [[1.0] * 4] * 3

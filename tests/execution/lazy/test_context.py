@@ -1,0 +1,98 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+import tailcut
+from tailcut.execution import fuse
+from tailcut.execution.ir.cost import Costs
+from tailcut.execution.lazy.context import NotNarrowError, Run, current_run, running
+
+COSTS = Costs.of("cpu", with_gradients=False)
+
+
+def test_there_is_no_run_outside() -> None:
+    with pytest.raises(RuntimeError, match="outside its forward"):
+        current_run()
+
+
+def test_runs_nest() -> None:
+    outer, inner = Run("torch", "auto", COSTS), Run("torch", "auto", COSTS)
+    with running(outer):
+        with running(inner):
+            assert current_run() is inner
+        assert current_run() is outer
+
+
+def test_updates_wait_for_success() -> None:
+    done: list[str] = []
+    with running(Run("torch", "auto", COSTS)) as run:
+        run.pending.append(lambda: done.append("made"))
+        assert done == []
+    assert done == ["made"]
+    broken = Run("torch", "auto", COSTS)
+    broken.pending.append(lambda: done.append("never"))
+    with pytest.raises(ValueError, match="broken"), running(broken):
+        raise ValueError("broken")
+    assert done == ["made"]
+
+
+def test_a_written_map_makes_its_maker_factored() -> None:
+    run = Run("torch", "auto", COSTS)
+    record = run.record("conv", "fused", "no wide map is written")
+    run.note(("conv", "unknown"), "sum needs the whole map", 10)
+    assert record.way == "factored"
+    assert record.moved_bytes == 10
+    assert record.reasons == ["no wide map is written", "sum needs the whole map"]
+
+
+def test_the_compiler_is_asked_where_its_loops_pay() -> None:
+    run = Run("compiled", "auto", COSTS)
+    assert run.engine_for(torch.zeros(1), elements=1 << 20, narrow=4) == "compiled"
+    assert run.engine_for(torch.zeros(1), elements=1 << 20, narrow=64) == "torch"
+    assert run.engine_for(torch.zeros(1), elements=1 << 10, narrow=4) == "torch"
+    assert run.engine_for(torch.zeros(1, dtype=torch.float16), elements=1 << 20, narrow=4) == "torch"
+
+
+def test_the_same_input_gives_the_same_bits_in_every_call() -> None:
+    """Work done before, by this network or by others, must not choose the engine."""
+    model = nn.Sequential(nn.Conv2d(64, 128, 3, padding=1), nn.ReLU(), nn.Conv2d(128, 64, 3, padding=1))
+    tailcut.regularize(model, num_kept=40)
+    model, x = model.eval(), torch.randn(2, 64, 64, 64)  # 2^20 numbers between the layers: enough for compiled loops
+    fused = fuse(model)
+    with torch.no_grad():
+        first = fused(x)
+        assert "dense" not in {layer.way for layer in fused.report().layers}
+        for _ in range(20):
+            assert torch.equal(fused(x), first)
+        assert torch.equal(fuse(model)(x), first)
+        assert torch.equal(fuse(model, engine=fused.report().engine)(x), first)
+
+
+def test_the_first_call_does_not_import_the_compiler_of_torch() -> None:
+    """That takes a second and more, 20 on a cold disk; torch does so for the first operation on the meta device."""
+    code = """
+import sys, torch, tailcut
+from torch import nn
+from tailcut.execution import fuse
+pools = nn.MaxPool2d(2), nn.Upsample(scale_factor=2), nn.AvgPool2d(2)
+model = nn.Sequential(nn.Conv2d(8, 64, 3), nn.ReLU(), *pools, nn.Conv2d(64, 8, 1))
+tailcut.regularize(model, num_kept=12)
+fused = fuse(model, engine="torch")
+fused.way = "narrow"
+with torch.no_grad():
+    fused(torch.randn(1, 8, 16, 16))
+assert "dense" not in {layer.way for layer in fused.report().layers}
+assert "sympy" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_spoiled_forward_is_not_narrow() -> None:
+    run = Run("torch", "auto", COSTS)
+    run.check()
+    run.spoiled = "no gradients"
+    with pytest.raises(NotNarrowError, match="no gradients"):
+        run.check()

@@ -1,0 +1,304 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tests.execution.networks import assert_same_gradients, between
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tailcut.errors import StructureError
+from tailcut.execution import fuse
+from tailcut.execution.ir.expression import Affine
+from tailcut.execution.lazy.context import NotNarrowError, Run
+from tailcut.execution.lazy.lazy_map import NarrowMap, as_tensor, project_wide
+
+
+def narrow(*, channel_axis: int = 1) -> NarrowMap:
+    source, matrix, shift = torch.randn(2, 3, 4, 5), torch.randn(6, 2), torch.randn(6)
+    return NarrowMap([Affine(6, source, matrix, shift)], channel_axis, ["conv"])
+
+
+def wide_of(tensor: Tensor) -> Tensor:
+    result = as_tensor(tensor, "a test reads it")
+    assert type(result) is Tensor
+    return result
+
+
+@pytest.mark.usefixtures("run")
+def test_it_passes_for_a_tensor() -> None:
+    x = narrow()
+    assert isinstance(x, Tensor)
+    assert x.shape == (3, 6, 4, 5)
+    assert x.ndim == x.dim() == 4
+    assert (x.size(1), x.numel(), x.dtype, x.device.type) == (6, 360, torch.float32, "cpu")
+    assert not x.is_cuda
+    assert x._wide is None
+    assert narrow(channel_axis=3).shape == (3, 4, 5, 6)
+
+
+def test_unknown_functions_get_the_whole_map(run: Run) -> None:
+    x = narrow()
+    run.record("conv", "fused", "no wide map is written")
+    total = torch.sort(x, dim=2).values
+    assert type(total) is Tensor
+    assert torch.equal(total, wide_of(x).sort(dim=2).values)
+    assert run.records["conv"].way == "factored"
+    assert run.records["conv"].reasons[-1] == "sort needs the whole map"
+
+
+@pytest.mark.usefixtures("run")
+def test_functions_in_place_change_the_map_itself() -> None:
+    x = narrow()
+    expected = wide_of(x).clone()
+    y = x
+    y[:, 0] = 7.0
+    y.floor_()
+    expected[:, 0] = 7.0
+    assert torch.equal(wide_of(x), expected.floor_())
+    z = torch.relu(x)
+    assert torch.equal(wide_of(z), expected.relu())
+
+
+@pytest.mark.usefixtures("run")
+def test_relu_in_place_is_seen_by_all_readers() -> None:
+    x = narrow()
+    expected = wide_of(narrow_copy(x)).relu()
+    nn.ReLU(inplace=True)(x)
+    torch.testing.assert_close(wide_of(x), expected)
+
+
+def narrow_copy(x: NarrowMap) -> NarrowMap:
+    return x.like(x.parts)
+
+
+@pytest.mark.usefixtures("run")
+def test_operators_of_python_work() -> None:
+    x = narrow()
+    torch.testing.assert_close(wide_of(1 - narrow_copy(x) / 2), 1 - wide_of(x) / 2)
+    assert len(x) == 3
+    assert "from conv" in repr(x)
+
+
+def test_projection_of_ordinary_tensors() -> None:
+    matrix = torch.randn(2, 6)
+    images, rows = torch.randn(3, 6, 4, 5), torch.randn(3, 4, 6)
+    torch.testing.assert_close(project_wide(images, matrix, 1), torch.einsum("oc,bchw->obhw", matrix, images))
+    torch.testing.assert_close(project_wide(rows, matrix, 2), torch.einsum("oc,btc->obt", matrix, rows))
+
+
+@pytest.mark.usefixtures("run")
+def test_projection_is_the_same_before_and_after_writing() -> None:
+    x, matrix = narrow(), torch.randn(2, 6)
+    before = x.project(matrix)
+    x.wide("a test reads it")
+    torch.testing.assert_close(x.project(matrix), before)
+
+
+def test_settling_keeps_the_values(run: Run) -> None:
+    x = narrow()
+    expected = wide_of(narrow_copy(x))
+    x.settle("too long a chain")
+    torch.testing.assert_close(wide_of(x), expected)
+
+
+VECTOR, OTHER = torch.rand(6) + 0.5, torch.randn(6)
+SPELLINGS: list[Callable[[Tensor], Tensor]] = [
+    lambda x: torch.add(x, other=x),
+    lambda x: torch.sub(x, other=1.0),
+    lambda x: x.mul(other=2.0),
+    lambda x: torch.mul(input=x, other=VECTOR[:, None, None]),
+    lambda x: torch.dropout(x, p=0.5, train=False),
+    lambda x: torch.swapaxes(x.flatten(2), axis0=1, axis1=2),
+    lambda x: torch.batch_norm(x, VECTOR, OTHER, OTHER, VECTOR, False, 0.1, 1e-5, False),
+    lambda x: torch.layer_norm(x.flatten(2).transpose(1, 2), (6,), VECTOR, OTHER, 1e-5, False),
+    lambda x: torch.group_norm(x, 2, VECTOR, OTHER, 1e-5, False),
+    lambda x: torch.group_norm(x, 1, VECTOR, OTHER),
+    lambda x: torch.instance_norm(x, VECTOR, OTHER, None, None, True, 0.1, 1e-5, False),
+    lambda x: torch.instance_norm(x[:1], VECTOR, OTHER, OTHER, VECTOR, False, 0.1, 1e-5, False),
+]
+
+
+@pytest.mark.usefixtures("run")
+@pytest.mark.parametrize("number", range(len(SPELLINGS)))
+def test_all_spellings_of_torch_are_taken(number: int) -> None:
+    x = narrow()
+    expected = SPELLINGS[number](wide_of(narrow_copy(x)))
+    torch.testing.assert_close(wide_of(SPELLINGS[number](x)), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("run")
+def test_wrong_arguments_are_refused_as_by_torch() -> None:
+    with pytest.raises(TypeError):
+        functional.max_pool2d(narrow(), kernel_size="wide")  # type: ignore[call-overload]
+    with pytest.raises(TypeError):
+        torch.relu(narrow(), slope=2)  # type: ignore[call-arg]
+
+
+@pytest.mark.usefixtures("run")
+def test_named_arguments_are_written_to_as_others_are() -> None:
+    x = narrow()
+    expected = wide_of(narrow_copy(x))
+    view = x[:, :1]
+    functional.relu(input=x, inplace=True)
+    torch.testing.assert_close(view, expected[:, :1].relu())
+    torch.testing.assert_close(wide_of(x + 0), expected.relu())
+    torch.floor(expected, out=x)
+    torch.testing.assert_close(wide_of(x + 0), expected.floor())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
+def test_scripts_spoil_a_forward_that_needs_their_gradients(run: Run) -> None:
+    doubled: Any = torch.jit.script(twice)
+    doubled(narrow())
+    assert not run.spoiled
+    source = torch.randn(2, 3, 4, 5, requires_grad=True)
+    x = NarrowMap([Affine(6, source, torch.randn(6, 2), None)], 1, ["conv"])
+    torch.testing.assert_close(wide_of(doubled(x)), 2 * wide_of(x))
+    with pytest.raises(NotNarrowError, match="records no gradients"):
+        run.check()
+
+
+def twice(x: Tensor) -> Tensor:
+    return x + x
+
+
+def shrinks_gradients(y: Tensor, _: nn.Module) -> Tensor:
+    if y.requires_grad and not y.is_leaf:
+        y.register_hook(lambda gradient: 0.1 * gradient)
+    return torch.relu(y)
+
+
+def shrinks_gradients_by_its_node(y: Tensor, _: nn.Module) -> Tensor:
+    if y.grad_fn is not None:
+        y.grad_fn.register_prehook(lambda gradients: (0.1 * gradients[0],))
+    return torch.relu(y)
+
+
+def shrinks_gradients_after_a_use(y: Tensor, _: nn.Module) -> Tensor:
+    z = torch.relu(y)
+    y.register_hook(lambda gradient: 0.1 * gradient)
+    return z
+
+
+def used_within_no_grad(y: Tensor, _: nn.Module) -> Tensor:
+    with torch.no_grad():
+        z = torch.relu(y)
+    return z + y
+
+
+def changed_within_no_grad(y: Tensor, _: nn.Module) -> Tensor:
+    z = 1.5 * y
+    with torch.no_grad():
+        z.mul_(0.5)
+        z.floor_()
+    return 2 * z
+
+
+WATCHERS = [
+    shrinks_gradients,
+    shrinks_gradients_by_its_node,
+    shrinks_gradients_after_a_use,
+    used_within_no_grad,
+    changed_within_no_grad,
+]
+
+
+@pytest.mark.parametrize("watcher", WATCHERS)
+def test_gradients_pass_as_in_the_network_itself(watcher: Callable[..., Tensor]) -> None:
+    model, x = between(watcher)
+    assert_same_gradients(fuse(model), model, x)
+
+
+def test_a_layer_without_gradients_gets_none() -> None:
+    class Frozen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network, self.x = between()
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                y = self.network.a(x)
+            result: Tensor = self.network.b(y)
+            return result
+
+    model = Frozen()
+    for way in ("narrow", "auto"):
+        fused = fuse(model)
+        fused.way = way
+        fused(model.x).sum().backward()
+        assert all(parameter.grad is None for parameter in model.network.a.parameters())
+        assert all(parameter.grad is not None for parameter in model.network.b.parameters())
+
+
+def test_gradients_of_maps_are_retained() -> None:
+    kept: list[Tensor] = []
+
+    def retains(y: Tensor, _: nn.Module) -> Tensor:
+        y.retain_grad()
+        kept.append(y)
+        return torch.relu(y)
+
+    model, x = between(retains)
+    fused = fuse(model)
+    fused.way = "narrow"
+    for called in (model, fused):
+        called(x).square().sum().backward()
+    assert kept[0].grad is not None
+    assert kept[1].grad is not None
+    torch.testing.assert_close(kept[1].grad, kept[0].grad)
+
+
+def test_facts_about_gradients() -> None:
+    seen: list[tuple[bool, bool, bool]] = []
+
+    def looks(y: Tensor, _: nn.Module) -> Tensor:
+        seen.append((y.requires_grad, y.is_leaf, y.grad_fn is None))
+        return torch.relu(y)
+
+    model, x = between(looks)
+    fused = fuse(model)
+    fused.way = "narrow"
+    fused(x)
+    with torch.no_grad():
+        fused(x)
+    model.requires_grad_(requires_grad=False)
+    fused(x)
+    assert seen == [(True, False, False), (False, True, True), (False, True, True)]
+
+
+def test_gradients_with_respect_to_a_map() -> None:
+    kept: list[Tensor] = []
+
+    def keeps(y: Tensor, _: nn.Module) -> Tensor:
+        kept.append(y)
+        return torch.relu(y)
+
+    model, x = between(keeps)
+    fused = fuse(model)
+    fused.way = "narrow"
+    total = fused(x).sum()
+    with pytest.raises(StructureError, match="after its use"):
+        torch.autograd.grad(total, kept[0])
+    with pytest.raises(StructureError, match="within the forward"):
+        kept[0].register_hook(lambda gradient: gradient)
+
+
+def test_maps_are_tensors_after_the_forward() -> None:
+    kept: list[Tensor] = []
+    model, x = between()
+    model.a.register_forward_hook(lambda module, inputs, output: kept.append(output))
+    fused = fuse(model)
+    fused.way = "narrow"
+    results: list[Tensor] = []
+    for called in (model, fused):
+        kept.clear()
+        called(x)
+        called(x + 1)
+        first, second = kept
+        results.append((first - second).abs())
+        results.append(functional.batch_norm(first + 2 * second, None, None, training=True).square())
+        results.append(first.mul_(second))
+        results.append(torch.relu(first))
+    for found, expected in zip(results[4:], results[:4], strict=True):
+        torch.testing.assert_close(as_tensor(found, "a test"), expected)

@@ -1,0 +1,197 @@
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tailcut.execution.ir.cost import Costs
+from tailcut.execution.ir.expression import Affine
+from tailcut.execution.lazy.context import Run, running
+from tailcut.execution.lazy.lazy_map import NarrowMap, as_tensor
+from tailcut.execution.lazy.normalization import source_moments, variance
+
+
+def narrow(
+    channels: int = 12, k: int = 2, *, batch: int = 3, axis: int = 1, offset: float = 0.0, shift: bool = True
+) -> NarrowMap:
+    source = torch.randn(k, batch, 5, 4, dtype=torch.float64) + offset
+    bias = torch.randn(channels, dtype=torch.float64) if shift else None
+    return NarrowMap([Affine(channels, source, torch.randn(channels, k, dtype=torch.float64), bias)], axis, ["conv"])
+
+
+def wide_of(x: Any) -> Tensor:
+    result: Tensor = as_tensor(x.like(x.parts) if isinstance(x, NarrowMap) else x, "a test reads it")
+    return result
+
+
+NORMS: list[Callable[[], nn.Module]] = [
+    lambda: nn.BatchNorm2d(12),
+    lambda: nn.BatchNorm2d(12, affine=False, track_running_stats=False),
+    lambda: nn.BatchNorm2d(12, momentum=None),
+    lambda: nn.GroupNorm(1, 12),
+    lambda: nn.GroupNorm(3, 12),
+    lambda: nn.GroupNorm(12, 12),
+    lambda: nn.InstanceNorm2d(12, affine=True),
+]
+
+
+def randomize(norm: nn.Module) -> nn.Module:
+    for tensor in (*norm.parameters(), *norm.buffers()):
+        if tensor.is_floating_point():
+            nn.init.uniform_(tensor, 0.5, 2)
+    return norm.double()
+
+
+@pytest.mark.usefixtures("run")
+@pytest.mark.parametrize("make", NORMS)
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("shift", [True, False])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_norm_of_the_wide_map(make: Callable[[], nn.Module], training: bool, shift: bool, batch: int) -> None:
+    norm = randomize(make()).train(training)
+    x = narrow(shift=shift, batch=batch)
+    torch.testing.assert_close(wide_of(norm(x)), randomize_like(make, norm)(wide_of(x)))
+
+
+def randomize_like(make: Callable[[], nn.Module], norm: nn.Module) -> nn.Module:
+    other = make().double().train(norm.training)
+    other.load_state_dict({key: value.clone() for key, value in norm.state_dict().items()})
+    return other
+
+
+@pytest.mark.usefixtures("run")
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(24), nn.GroupNorm(2, 24)])
+def test_they_stay_narrow(norm: nn.Module) -> None:
+    result = norm.double()(narrow(24))
+    assert isinstance(result, NarrowMap)
+    assert all(isinstance(part, Affine) for part in result.parts)
+
+
+@pytest.mark.usefixtures("run")
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("shift", [True, False])
+def test_layer_norm_stays_narrow(affine: bool, shift: bool) -> None:
+    norm = randomize(nn.LayerNorm(12, elementwise_affine=affine))
+    x = narrow(axis=3, shift=shift)
+    result = norm(x)
+    assert isinstance(result, NarrowMap)
+    assert isinstance(result.parts[0], Affine)
+    torch.testing.assert_close(wide_of(result), norm(wide_of(x)))
+
+
+@pytest.mark.usefixtures("run")
+@pytest.mark.parametrize("norm", [nn.LayerNorm(64), nn.GroupNorm(2, 64)])
+@pytest.mark.parametrize("offset", [1e2, 1e4])
+def test_digits_are_those_of_the_wide_norm_where_a_large_source_and_the_shift_cancel(
+    norm: nn.Module, offset: float
+) -> None:
+    torch.manual_seed(0)
+    source, matrix = torch.randn(2, 3, 50) + offset, torch.randn(64, 2)
+    shift = torch.randn(64) - matrix.sum(1) * offset
+    part = Affine(64, source, matrix, shift)
+    axis = 2 if isinstance(norm, nn.LayerNorm) else 1
+    result = norm(NarrowMap([part], axis, []))
+    assert isinstance(result, NarrowMap)
+    double = copy.deepcopy(norm).double()
+    exact = double(wide_of(NarrowMap([Affine(64, source.double(), matrix.double(), shift.double())], axis, [])))
+    dense = norm(wide_of(NarrowMap([part], axis, [])))
+    assert (wide_of(result) - exact).abs().max() < 8 * (dense - exact).abs().max() + 1e-5
+
+
+@pytest.mark.usefixtures("run")
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("outlier", [float("nan"), 1e3, 3e4])
+def test_layer_norm_leaves_positions_apart(outlier: float, dtype: torch.dtype, gradients: bool) -> None:
+    torch.manual_seed(0)
+    source, matrix, shift = torch.randn(3, 2, 20), torch.randn(48, 3), torch.randn(48)
+    source[:, 1, 7] = outlier
+    part = Affine(48, *(value.to(dtype).requires_grad_(gradients) for value in (source, matrix, shift)))
+    norm = nn.LayerNorm(48).to(dtype)
+    result = norm(NarrowMap([part], 2, []))
+    assert isinstance(result, NarrowMap)
+    wide = wide_of(NarrowMap([Affine(48, *(value.to(dtype).double() for value in (source, matrix, shift)))], 2, []))
+    exact = functional.layer_norm(wide.flatten(0, 1), [48])
+    error = (wide_of(result).flatten(0, 1).double() - exact).abs()
+    limit = 32 * torch.finfo(dtype).eps
+    assert error[:27].max() < limit
+    assert error[28:].max() < limit
+    assert bool(exact[27].isnan().any()) or error[27].max() < limit
+
+
+@pytest.mark.usefixtures("run")
+@pytest.mark.parametrize("columns", ["apart", "dependent"])
+def test_gradients_of_layer_norm_are_those_of_the_wide_one(columns: str) -> None:
+    torch.manual_seed(0)
+    source, matrix, shift = torch.randn(3, 2, 5), torch.randn(12, 3), torch.randn(12)
+    if columns == "dependent":
+        matrix[:, 2] = matrix[:, 1]
+    leaves = [value.double().requires_grad_() for value in (source, matrix, shift)]
+    upstream = torch.randn(2, 5, 12, dtype=torch.float64)
+    norm = randomize(nn.LayerNorm(12)).double()
+    narrow_result = wide_of(norm(NarrowMap([Affine(12, *leaves)], 2, [])))
+    own = torch.autograd.grad((narrow_result * upstream).sum(), leaves)
+    wide = torch.einsum("ck,kbp->bpc", leaves[1], leaves[0]) + leaves[2]
+    expected = torch.autograd.grad((norm(wide) * upstream).sum(), leaves)
+    torch.testing.assert_close(own, expected)
+
+
+def test_running_statistics_are_torchs_own() -> None:
+    fused, dense = nn.BatchNorm2d(12).double(), nn.BatchNorm2d(12).double()
+    for _ in range(3):
+        x = narrow(offset=5.0)
+        with running(Run("torch", "narrow", Costs.of("cpu", with_gradients=False))):
+            fused(x)
+            wide = wide_of(x)
+        dense(wide)
+    for key, value in dense.state_dict().items():
+        torch.testing.assert_close(fused.state_dict()[key], value)
+
+
+@pytest.mark.usefixtures("run")
+def test_after_an_activation_running_statistics_are_folded() -> None:
+    norm = randomize(nn.BatchNorm2d(12)).eval()
+    x = narrow()
+    result = norm(functional.gelu(x))
+    assert isinstance(result, NarrowMap)
+    torch.testing.assert_close(wide_of(result), norm(functional.gelu(wide_of(x))))
+
+
+@pytest.mark.usefixtures("run")
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(12), nn.InstanceNorm2d(12), nn.GroupNorm(2, 12), nn.LayerNorm(4)])
+def test_other_cases_read_the_whole_map(norm: nn.Module) -> None:
+    x = narrow()
+    torch.testing.assert_close(wide_of(norm.double()(functional.gelu(x))), norm(functional.gelu(wide_of(x))))
+
+
+@pytest.mark.usefixtures("run")
+def test_statistics_are_differentiable() -> None:
+    source = torch.randn(2, 3, 5, 4, dtype=torch.float64, requires_grad=True)
+    matrix = torch.randn(12, 2, dtype=torch.float64, requires_grad=True)
+    norm, weight = nn.BatchNorm2d(12).double(), torch.randn(3, 12, 5, 4, dtype=torch.float64)
+    found = torch.autograd.grad(
+        (wide_of(norm(NarrowMap([Affine(12, source, matrix, None)], 1, []))) * weight).sum(), [source, matrix]
+    )
+    wide = torch.einsum("ck,kbhw->bchw", matrix, source)
+    expected = torch.autograd.grad((norm(wide) * weight).sum(), [source, matrix])
+    for one, two in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, two)
+
+
+@settings(max_examples=20)
+@given(k=st.integers(1, 5), positions=st.integers(2, 40_000), offset=st.floats(-1e3, 1e3))
+def test_moments(k: int, positions: int, offset: float) -> None:
+    torch.manual_seed(positions)
+    source = torch.randn(k, positions) + offset
+    with running(Run("torch", "auto", Costs.of("cpu", with_gradients=False))):
+        mean, covariance = source_moments(source)
+    exact = source.double()
+    expected = torch.cov(exact, correction=0).reshape(k, k)
+    torch.testing.assert_close(mean.double(), exact.mean(1), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(covariance.double(), expected, rtol=1e-3, atol=2e-4)
+    assert (variance(torch.randn(7, k), covariance) >= 0).all()

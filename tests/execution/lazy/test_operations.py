@@ -1,0 +1,223 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tailcut.execution.ir.expression import Affine, Function, Given, Pointwise, Resampled
+from tailcut.execution.lazy.context import Run
+from tailcut.execution.lazy.lazy_map import NarrowMap, as_tensor
+
+pytestmark = pytest.mark.usefixtures("run")
+
+
+def narrow(channels: int = 6, k: int = 2, sizes: tuple[int, ...] = (7, 8)) -> NarrowMap:
+    source = torch.randn(k, 2, *sizes, dtype=torch.float64)
+    matrix, shift = torch.randn(channels, k, dtype=torch.float64), torch.randn(channels, dtype=torch.float64)
+    return NarrowMap([Affine(channels, source, matrix, shift)], 1, ["conv"])
+
+
+def wide_of(x: Any) -> Tensor:
+    if isinstance(x, NarrowMap):
+        x = x.like(x.parts)  # so that `x` itself stays unwritten
+    result: Tensor = as_tensor(x, "a test reads it")
+    return result
+
+
+ELEMENTWISE: list[Callable[[Any], Any]] = [
+    nn.ReLU(),
+    nn.ReLU6(),
+    nn.LeakyReLU(0.2),
+    nn.ELU(0.5),
+    nn.SELU(),
+    nn.CELU(0.7),
+    nn.GELU(),
+    nn.GELU(approximate="tanh"),
+    nn.SiLU(),
+    nn.Mish(),
+    nn.Softplus(2.0),
+    nn.Softsign(),
+    nn.Hardtanh(-0.5, 0.7),
+    nn.Hardswish(),
+    nn.Hardsigmoid(),
+    nn.Hardshrink(0.3),
+    nn.Softshrink(0.3),
+    nn.Tanhshrink(),
+    nn.LogSigmoid(),
+    nn.Threshold(0.1, 3.0),
+    nn.Sigmoid(),
+    nn.Tanh(),
+    torch.exp,
+    torch.abs,
+    torch.square,
+    lambda x: -x,
+    lambda x: x**2,
+    lambda x: x.clamp(-0.3, 0.4),
+    lambda x: torch.clamp(x, min=0.2),
+    lambda x: 2 * x + 1 - 0.5,
+    lambda x: x + torch.arange(6.0, dtype=torch.float64)[:, None, None],
+    lambda x: torch.arange(6.0, dtype=torch.float64).reshape(1, 6, 1, 1) * x,
+    lambda x: functional.dropout(x, 0.5, training=False),
+    lambda x: x.contiguous().clone(),
+]
+
+
+@pytest.mark.parametrize("function", ELEMENTWISE)
+def test_elementwise_functions_stay_narrow(function: Callable[[Any], Any]) -> None:
+    x = narrow()
+    result = function(x)
+    assert isinstance(result, NarrowMap)
+    assert result._wide is None
+    torch.testing.assert_close(wide_of(result), function(wide_of(x)))
+
+
+@pytest.mark.parametrize(
+    "function", [nn.ReLU(inplace=True), nn.Hardtanh(inplace=True), nn.ReLU6(inplace=True), torch.relu_, Tensor.sigmoid_]
+)
+def test_functions_in_place(function: Callable[[Any], Any]) -> None:
+    x = narrow()
+    expected = function(wide_of(x))
+    assert function(x) is x
+    torch.testing.assert_close(wide_of(x), expected)
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        nn.MaxPool2d(2),
+        nn.MaxPool2d(3, 2, 1),
+        nn.MaxPool2d(3, 2, ceil_mode=True),
+        nn.MaxPool2d(2, 2, ceil_mode=True),
+        nn.MaxPool2d((2, 3), (3, 2), (1, 1)),
+        nn.MaxPool2d(5, 5, 2),
+        nn.MaxPool2d(2, ceil_mode=True, padding=1),
+    ],
+)
+@pytest.mark.parametrize("activation", [torch.relu, functional.gelu])
+def test_max_pool_stays_narrow(pool: nn.Module, activation: Callable[[Any], Any]) -> None:
+    x = narrow(sizes=(9, 11))
+    result = pool(activation(x))
+    assert isinstance(result, NarrowMap)
+    torch.testing.assert_close(wide_of(result), pool(activation(wide_of(x))))
+
+
+def test_an_increasing_function_waits_for_the_maximum() -> None:
+    part = functional.max_pool2d(torch.relu(narrow()), 2).parts[0]  # type: ignore[attr-defined]
+    assert isinstance(part, Pointwise)
+    assert part.function.name == "relu"
+
+
+def test_max_pool_along_one_and_three_axes() -> None:
+    for sizes, pool in (((9,), nn.MaxPool1d(2)), ((4, 5, 6), nn.MaxPool3d(2))):
+        x = narrow(sizes=sizes)
+        torch.testing.assert_close(wide_of(pool(x)), pool(wide_of(x)))
+
+
+RESAMPLING: list[Callable[[Any], Any]] = [
+    nn.AvgPool2d(2),
+    nn.AvgPool2d(3, 1, 1),
+    nn.AvgPool2d(3, 2, 1, count_include_pad=False, ceil_mode=True),
+    nn.AdaptiveAvgPool2d(1),
+    nn.AdaptiveAvgPool2d((3, 2)),
+    nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True),
+    nn.Upsample(size=(5, 9)),
+    lambda x: functional.pad(x, (1, 2, 0, 3)),
+    lambda x: functional.pad(x, (1, 2, 2, 3), mode="reflect"),
+    lambda x: functional.pad(x, (-1, 0, 0, -2)),
+    lambda x: x.mean((2, 3)),
+    lambda x: x.mean(dim=[2, 3], keepdim=True),
+    lambda x: torch.flatten(functional.adaptive_avg_pool2d(x, 1), 1),
+    lambda x: x.flatten(2),
+    lambda x: x.flatten(2).transpose(1, 2),
+]
+
+
+@pytest.mark.parametrize("function", RESAMPLING)
+@pytest.mark.parametrize("activation", [torch.relu, lambda x: x])
+def test_linear_maps_of_the_grid_change_places_with_the_projection(
+    function: Callable[[Any], Any], activation: Callable[[Any], Any]
+) -> None:
+    x = narrow()
+    result = function(activation(x))
+    assert isinstance(result, NarrowMap)
+    expected = function(activation(wide_of(x)))
+    assert result.shape == expected.shape
+    matrix = torch.randn(3, 6, dtype=torch.float64)
+    torch.testing.assert_close(
+        result.project(matrix), torch.tensordot(matrix, expected.movedim(result.channel_axis, 0), dims=1)
+    )
+    torch.testing.assert_close(wide_of(result), expected)
+
+
+def test_a_function_after_resampling_reads_the_whole_map() -> None:
+    x = narrow()
+    result = torch.relu(functional.pad(x, (1, 1)))
+    torch.testing.assert_close(wide_of(result), torch.relu(functional.pad(wide_of(x), (1, 1))))
+
+
+def test_concatenation_makes_parts() -> None:
+    one, two, plain = narrow(), narrow(4), torch.randn(2, 3, 7, 8, dtype=torch.float64)
+    result = torch.cat([torch.relu(one), two, plain], 1)
+    assert isinstance(result, NarrowMap)
+    assert len(result.parts) == 3
+    expected = torch.cat([wide_of(one).relu(), wide_of(two), plain], 1)
+    torch.testing.assert_close(wide_of(result), expected)
+    along_rows = torch.cat([one, narrow()], dim=2)
+    assert type(along_rows) is Tensor
+
+
+def test_sums_of_affine_maps_stay_affine() -> None:
+    one, two = narrow(), narrow(k=3)
+    result = one + two
+    assert isinstance(result, NarrowMap)
+    assert isinstance(result.parts[0], Affine)
+    torch.testing.assert_close(wide_of(result), wide_of(one) + wide_of(two))
+
+
+def test_residual_chains_stay_narrow() -> None:
+    one, two, plain = narrow(), narrow(), torch.randn(2, 6, 7, 8, dtype=torch.float64)
+    result = torch.relu(one) + two
+    result += plain
+    result = result * torch.sigmoid(one) - two
+    assert isinstance(result, NarrowMap)
+    assert result._wide is None
+    first, second = wide_of(one), wide_of(two)
+    torch.testing.assert_close(wide_of(result), (first.relu() + second + plain) * first.sigmoid() - second)
+
+
+def test_a_long_chain_is_written_once(run: Run) -> None:
+    run.record("conv", "fused", "no wide map is written")
+    chain: Any = torch.relu(narrow(k=6))
+    for _ in range(12):
+        chain = torch.relu(chain + narrow(k=6))
+    assert "a long chain of additions is written once" in run.records["conv"].reasons
+
+
+def test_sums_of_different_shapes_are_left_to_torch() -> None:
+    x, gate = narrow(), torch.randn(2, 6, 1, 1, dtype=torch.float64)
+    torch.testing.assert_close(wide_of(x * gate), wide_of(x) * gate)
+    torch.testing.assert_close(wide_of(torch.add(x, x, alpha=2)), 3 * wide_of(x))
+    torch.testing.assert_close(wide_of(2 - x), 2 - wide_of(x))
+
+
+def test_dropout_in_training_reads_the_whole_map() -> None:
+    x = narrow()
+    torch.manual_seed(1)
+    found = functional.dropout(x, 0.5, training=True)
+    torch.manual_seed(1)
+    torch.testing.assert_close(wide_of(found), functional.dropout(wide_of(x), 0.5, training=True))
+
+
+def test_shapes_that_cannot_be_flattened_narrowly() -> None:
+    x = narrow()
+    torch.testing.assert_close(wide_of(x.flatten(1)), wide_of(x).flatten(1))
+    torch.testing.assert_close(wide_of(x.mean(1)), wide_of(x).mean(1))
+
+
+def test_given_parts_and_functions_have_names() -> None:
+    assert Function("relu", torch.relu).name == "relu"
+    part = functional.adaptive_avg_pool2d(torch.relu(narrow()), 1).parts[0]  # type: ignore[attr-defined]
+    assert isinstance(part, Resampled)
+    assert not isinstance(part, Given)

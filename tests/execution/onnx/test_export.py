@@ -1,0 +1,328 @@
+import importlib.util
+import json
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+from tests.execution.networks import MobileNetV2, ResNet, ViT
+from torch import Tensor, nn
+
+from tailcut.errors import ArgumentError, MissingExtraError, StructureError
+from tailcut.execution import fuse
+from tailcut.execution.onnx.export import ExportReport, export_onnx
+from tailcut.format.conversion.frereg import convert
+from tailcut.structure import create_model, set_class_names
+from tailcut.weights import regularize, to_dense
+
+
+def unet(**arguments: Any) -> nn.Module:
+    return create_model("unet", widths=(16, 32), **arguments)
+
+
+def batch_statistics_unet() -> nn.Module:
+    return unet(bias=False, affine=False, running_stats=False)
+
+
+class Words(nn.Module):
+    """An embedding tied to the last layer, one-dimensional convolutions, two outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(300, 32)
+        self.conv = nn.Conv1d(32, 32, 3, padding=1)
+        self.up = nn.ConvTranspose1d(32, 32, 4, 2, 1)
+        self.last = nn.Linear(32, 300, bias=False)
+        self.last.weight = self.embedding.weight
+
+    def forward(self, words: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.embedding(words).transpose(1, 2)
+        x = self.up(torch.relu(self.conv(x))).transpose(1, 2)
+        return self.last(x), x
+
+
+def errors(path: Path, model: nn.Module, *inputs: Tensor) -> float:
+    """The largest difference of onnxruntime from the dense network in float64, relative to the output's range."""
+    session = onnxruntime.InferenceSession(path)
+    named = {entry.name: value.numpy() for entry, value in zip(session.get_inputs(), inputs, strict=True)}
+    found = session.run(None, named)
+    exact = to_dense(model).eval().double()
+    with torch.no_grad():
+        outputs = exact(*(value.double() if value.is_floating_point() else value for value in inputs))
+    expected = outputs if isinstance(outputs, tuple) else (outputs,)
+    assert [value.shape for value in found] == [tuple(value.shape) for value in expected]
+    return max(
+        float(np.abs(one - two.numpy()).max() / two.abs().max()) for one, two in zip(found, expected, strict=True)
+    )
+
+
+def stored_numbers(path: Path) -> int:
+    return sum(int(np.prod(entry.dims)) for entry in onnx.load(path).graph.initializer)
+
+
+CASES: dict[str, tuple[Callable[[], nn.Module], list[tuple[int, ...]], dict[str, int | str], set[str]]] = {
+    "unet": (unet, [(2, 3, 21, 19), (1, 3, 4, 5), (3, 3, 33, 40)], {"height": 2, "width": 3}, {"factored", "dense"}),
+    "unet of batch statistics": (
+        batch_statistics_unet,
+        [(1, 3, 32, 32), (2, 3, 41, 35), (1, 3, 9, 70)],
+        {"height": 2, "width": 3},
+        {"factored", "dense"},
+    ),
+    "resnet": (ResNet, [(2, 3, 32, 32), (1, 3, 40, 33)], {"height": 2, "width": 3}, {"factored", "rebuilt"}),
+    "mobilenet": (
+        MobileNetV2,
+        [(2, 3, 24, 24), (1, 3, 31, 40)],
+        {"height": 2, "width": 3},
+        {"factored", "rebuilt", "dense"},
+    ),
+    "vit of torch's layers": (
+        lambda: ViT(torch_layers=True),
+        [(2, 3, 16, 16), (1, 3, 16, 16)],
+        {},
+        {"factored", "rebuilt"},
+    ),
+    "lenet5": (lambda: create_model("lenet5"), [(1, 1, 28, 28), (5, 1, 28, 28)], {}, {"factored", "rebuilt"}),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_file_is_small_and_gives_what_the_dense_network_gives(name: str, tmp_path: Path) -> None:
+    make, shapes, open_sizes, ways = CASES[name]
+    model = make()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.running_var is not None:
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    regularize(model, num_kept=60)
+    path = tmp_path / "a.onnx"
+    report = export_onnx(model, path, example_input=torch.rand(shapes[0]))
+    assert {tensor.way for tensor in report.tensors} <= ways
+    (shape,) = report.inputs.values()
+    assert shape[0] == "batch"
+    assert {size: axis for axis, size in enumerate(shape[1:], start=1) if isinstance(size, str)} == open_sizes
+    for shape in shapes:
+        assert errors(path, model, torch.rand(shape)) < 5e-6
+    # Nothing dense: what is stored besides the network's own biases and norms is coefficients and a few sizes.
+    others = sum(value.numel() for key, value in model.state_dict().items() if "parametrizations" not in key)
+    dense = sum(int(np.prod(tensor.shape)) for tensor in report.tensors if tensor.way == "dense")
+    assert dense <= 60 * 200
+    assert stored_numbers(path) < others + dense + 90 * len(report.tensors) + 300
+
+
+def test_tied_weights_words_and_several_outputs(tmp_path: Path) -> None:
+    model = Words()
+    regularize(model, num_kept=100)
+    report = export_onnx(model, tmp_path / "a.onnx", example_input=torch.randint(0, 300, (2, 7)))
+    assert {tensor.name: tensor.way for tensor in report.tensors} == {
+        "embedding.weight": "rebuilt",
+        "conv.weight": "factored",
+        "up.weight": "factored",
+    }
+    assert report.inputs == {"words": ("batch", "words_1")}
+    assert report.outputs == {"output0": ("batch", "2*words_1", 300), "output1": ("batch", "2*words_1", 32)}
+    for length in (7, 12):
+        assert errors(tmp_path / "a.onnx", model, torch.randint(0, 300, (3, length))) < 5e-6
+
+
+class Answer(OrderedDict[str, Any]):
+    """As the outputs of transformers: a dict with attributes; what is not there is left out."""
+
+
+class Dialogue(nn.Module):
+    """Called as networks of transformers are: by keywords, most of them None, with a cache of keys and values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(50, 32)
+        self.key, self.value, self.last = nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(32, 50)
+
+    def forward(
+        self,
+        words: Tensor | None = None,
+        mask: Tensor | None = None,
+        past: tuple[tuple[Tensor, Tensor], ...] | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool = True,
+    ) -> Answer:
+        x = self.embedding(words)
+        key, value = self.key(x), self.value(x)
+        if past is not None:
+            key, value = torch.cat([past[0][0], key], 1), torch.cat([past[0][1], value], 1)
+        scores = x @ key.transpose(1, 2) / 6
+        if mask is not None:
+            scores = scores.masked_fill(mask[:, None] == 0, -1e4)
+        x = x + scores.softmax(-1) @ value
+        answer = Answer(logits=self.last(x), mask=mask, loss=None)
+        if labels is not None:
+            answer["loss"] = nn.functional.cross_entropy(answer["logits"].flatten(0, 1), labels.flatten())
+        if use_cache:
+            answer["past"] = ((key, value),)
+        return answer
+
+
+def test_keywords_that_may_be_none_and_outputs_by_their_keys(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Dialogue()
+    regularize(model, keep_ratio=0.3)
+    words, mask = torch.randint(0, 50, (2, 6)), torch.ones(2, 10)
+    past = ((torch.rand(2, 4, 32), torch.rand(2, 4, 32)),)
+    given = {"words": words, "mask": mask, "past": past}
+    report = export_onnx(model, tmp_path / "a.onnx", example_kwargs=given)
+    assert list(report.inputs) == ["words", "mask", "past_0_0", "past_0_1"]
+    assert list(report.outputs) == ["logits", "mask_out", "past_0_0_out", "past_0_1_out"]
+    session = onnxruntime.InferenceSession(tmp_path / "a.onnx")
+    exact = to_dense(model).eval()
+    for num, length, before in ((2, 6, 4), (1, 3, 5)):
+        words, mask = torch.randint(0, 50, (num, length)), (torch.rand(num, length + before) > 0.2).float()
+        key, value = torch.rand(2, num, before, 32)
+        with torch.no_grad():
+            expected = exact(words=words, mask=mask, past=((key, value),))
+        named = {"words": words, "mask": mask, "past_0_0": key, "past_0_1": value}
+        found = session.run(None, {name: tensor.numpy() for name, tensor in named.items()})
+        tensors = [expected["logits"], expected["mask"], *expected["past"][0]]
+        for one, two in zip(found, tensors, strict=True):
+            np.testing.assert_allclose(one, two.numpy(), atol=1e-5)
+
+
+def test_arguments_by_place_and_by_keyword_and_switches(tmp_path: Path) -> None:
+    model = Dialogue()
+    words = torch.randint(0, 50, (1, 6))
+    labels = torch.randint(0, 50, (1, 6))
+    given = {"labels": labels, "use_cache": False}
+    report = export_onnx(model, tmp_path / "a.onnx", example_input=words, example_kwargs=given)
+    assert list(report.inputs) == ["words", "labels"]
+    assert report.outputs == {"logits": ("batch", "words_1", 50), "loss": ()}
+    found = onnxruntime.InferenceSession(tmp_path / "a.onnx").run(
+        ["loss"], {"words": words.numpy(), "labels": labels.numpy()}
+    )
+    with torch.no_grad():
+        assert float(found[0]) == pytest.approx(float(model(words, labels=labels)["loss"]), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "t5"])
+def test_networks_of_transformers(name: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    words = torch.randint(3, 90, (2, 7))
+    given: dict[str, Any] = {"input_ids": words, "use_cache": False}
+    if name == "gpt2":
+        sizes = {"n_layer": 1, "n_embd": 32, "n_head": 2, "vocab_size": 100}
+        model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes)).eval()
+    else:
+        sizes = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2, "vocab_size": 100}
+        model = transformers.T5ForConditionalGeneration(transformers.T5Config(**sizes)).eval()
+        given["decoder_input_ids"] = words[:, :5]
+    regularize(model, keep_ratio=0.3)
+    export_onnx(model, tmp_path / "a.onnx", example_kwargs=given)
+    named = {key: value[:1, :4].numpy() for key, value in given.items() if isinstance(value, Tensor)}
+    (found,) = onnxruntime.InferenceSession(tmp_path / "a.onnx").run(["logits"], named)
+    with torch.no_grad():
+        expected = model(**{key: torch.from_numpy(value) for key, value in named.items()})["logits"]
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("opset", [20, 23])
+def test_later_opsets_and_networks_of_float64(opset: int, tmp_path: Path) -> None:
+    model = create_model("lenet300", bias=False).double()
+    regularize(model, num_kept=200)
+    report = export_onnx(model, tmp_path / "a.onnx", opset=opset)
+    assert report.opset == onnx.load(tmp_path / "a.onnx").opset_import[0].version == opset
+    assert errors(tmp_path / "a.onnx", model, torch.rand(3, 1, 28, 28, dtype=torch.float64)) < 1e-12
+
+
+def test_the_report_tells_size_shapes_and_ways(tmp_path: Path) -> None:
+    model = create_model("lenet300", bias=False)
+    regularize(model, num_kept=200)
+    report = export_onnx(fuse(model), tmp_path / "a.onnx", dynamic=False)
+    assert isinstance(report, ExportReport)
+    assert report.file_bytes == (tmp_path / "a.onnx").stat().st_size < 10_000
+    assert report.dense_bytes == 4 * 266_200
+    assert report.inputs == {"x": (1, 1, 28, 28)}
+    assert "dense weights: 1,064,800" in str(report)
+    assert "factored" in str(report)
+    assert report.to_dict()["tensors"][0]["name"] == "fc1.weight"
+
+
+def test_the_metadata_says_the_names_of_the_classes(tmp_path: Path) -> None:
+    model = create_model("lenet300")
+    export_onnx(model, tmp_path / "without.onnx")
+    assert not onnxruntime.InferenceSession(tmp_path / "without.onnx").get_modelmeta().custom_metadata_map
+    set_class_names(model, [f"digit {number}" for number in range(10)])
+    export_onnx(model, tmp_path / "with.onnx")
+    metadata = onnxruntime.InferenceSession(tmp_path / "with.onnx").get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["class_names"]) == [f"digit {number}" for number in range(10)]
+
+
+def test_the_model_is_not_changed_by_the_export(tmp_path: Path) -> None:
+    model = create_model("lenet300").train()
+    regularize(model, num_kept=200)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    export_onnx(model, tmp_path / "a.onnx")
+    assert model.training
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+
+
+def test_the_published_unet_takes_less_than_30_kilobytes(carvana_root: Path, tmp_path: Path) -> None:
+    published = carvana_root / "carvana" / "published"
+    model = convert(published / "unet_fr.tar.xz", model="unet")
+    path = tmp_path / "unet.onnx"
+    report = export_onnx(model, path)
+    assert report.dense_bytes == 4 * 31_024_960
+    assert report.file_bytes < 30_000
+    assert report.inputs == {"x": ("batch", 3, "height", "width")}
+    assert {tensor.name for tensor in report.tensors if tensor.way != "factored"} == {"outc.conv.weight"}
+    picture = torch.from_numpy(np.array(Image.open(published / "images" / "in0001.png").convert("RGB")))
+    pixels = picture.permute(2, 0, 1)[None].float() / 255
+    for x in (pixels[:, :, 200:331, 300:475], pixels[:, :, :33, :47]):
+        assert errors(path, model, x) < 1e-4
+        with torch.no_grad():
+            expected = model(x)
+        found = onnxruntime.InferenceSession(path).run(None, {"x": x.numpy()})[0]
+        assert np.abs(found - expected.numpy()).max() < 1e-4 * float(expected.abs().max())
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(5, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x) if x.sum() > 0 else x
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "needs example_input for a network that is not registered"),
+        ({"example_input": [1, 2]}, "must be a tensor or a tuple of tensors, got int, int"),
+        ({"example_input": ()}, "got nothing"),
+        ({"example_kwargs": [torch.ones(2, 5)]}, "example_kwargs must be a dict of arguments by name, .* got list"),
+        ({"example_kwargs": {"x": torch.ones(2, 5)}}, r"does not fit Sequential.forward.*missing .* 'input'"),
+        ({"example_input": torch.ones(2, 4)}, r"does not take an example of shape \(2, 4\)"),
+        ({"example_input": torch.ones(2, 5), "opset": 11}, "opset must be an integer from 18 to"),
+        ({"example_input": torch.ones(2, 5), "opset": True}, "opset must be an integer"),
+    ],
+)
+def test_bad_arguments_are_told_and_nothing_is_written(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(5, 5))
+    with pytest.raises(ArgumentError, match=message):
+        export_onnx(model, tmp_path / "a.onnx", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_that_cannot_be_traced_is_told(tmp_path: Path) -> None:
+    with pytest.raises(StructureError, match="Branching cannot be exported"):
+        export_onnx(Branching(), tmp_path / "a.onnx", example_input=torch.ones(2, 5))
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else real(name))
+    with pytest.raises(MissingExtraError, match=r"'onnxscript': pip install '\.\[onnx\]'"):
+        export_onnx(create_model("lenet300"), tmp_path / "a.onnx")

@@ -1,0 +1,148 @@
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tailcut.execution.onnx import lowering
+from tailcut.execution.onnx.lowering import lower_locally
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+PICTURES = torch.linspace(-4, 4, 2 * 3 * 8 * 8).view(2, 3, 8, 8)
+
+
+class Body(nn.Module):
+    def __init__(self, body: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+def chained(x: Tensor) -> Tensor:
+    y = x * 2
+    z = y.add_(x).relu_()
+    return y + z  # both names of the one tensor
+
+
+def seen_through_a_view(x: Tensor) -> Tensor:
+    y = x * 2
+    row = y[:, 0]
+    y.relu_()
+    return row + y[:, 1]  # the row was changed too
+
+
+def seen_through_a_reshape(x: Tensor) -> Tensor:
+    y = x * 2
+    flat = y.reshape(2, -1)
+    y.relu_()
+    return flat
+
+
+def written_into_a_view(x: Tensor) -> Tensor:
+    y = x * 2
+    y[:, 0].relu_()
+    return y
+
+
+def written_into_an_item(x: Tensor) -> Tensor:
+    y = x * 2
+    first, second = y.chunk(2, dim=2)
+    first.mul_(3)
+    return y + second.repeat(1, 1, 2, 1)
+
+
+def assigned(x: Tensor) -> Tensor:
+    y = x * 2
+    y[:, :, 2:4] = 5
+    return y
+
+
+def promoted(x: Tensor) -> Tensor:
+    y = (x * 2).to(torch.float16)
+    y.add_(x)
+    return y.float()
+
+
+def before_and_after(x: Tensor) -> Tensor:
+    y = x * 2
+    z = y + 1
+    nn.functional.hardtanh_(y, -1, 1)
+    return y + z
+
+
+def detached(x: Tensor) -> Tensor:
+    y = x * 2
+    z = y.detach()
+    y.relu_()
+    return z
+
+
+NETWORKS: dict[str, tuple[nn.Module, bool]] = {
+    "chained": (Body(chained), True),
+    "view": (Body(seen_through_a_view), False),
+    "reshape": (Body(seen_through_a_reshape), False),
+    "into a view": (Body(written_into_a_view), False),
+    "into an item": (Body(written_into_an_item), False),
+    "assigned": (Body(assigned), False),
+    "promoted": (Body(promoted), False),
+    "before and after": (Body(before_and_after), True),
+    "detached": (Body(detached), False),
+    "layers": (
+        nn.Sequential(
+            nn.Conv2d(3, 4, 3),
+            nn.BatchNorm2d(4),
+            nn.Hardswish(inplace=True),
+            nn.Dropout(0.5, inplace=True),
+            nn.ConvTranspose2d(4, 4, 2, 2),
+            nn.SiLU(inplace=True),
+            nn.BatchNorm2d(4, track_running_stats=False),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(4, 2),
+        ),
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_numbers_are_those_of_pytorch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, is_local = NETWORKS[name]
+    told = []
+    real = lowering._Lowering.run
+
+    def run(self: lowering._Lowering) -> torch.fx.Graph:
+        told.append(False)
+        graph = real(self)
+        told[-1] = True
+        return graph
+
+    monkeypatch.setattr(lowering._Lowering, "run", run)
+    network.eval()
+    dynamic = ({0: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO},)
+    traced = torch.export.export(network, (PICTURES,), dynamic_shapes=dynamic, strict=False)
+    lower_locally(traced)
+    program = torch.onnx.export(traced, (), dynamo=True, verbose=False)
+    assert program is not None
+    assert told == [is_local]
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    for pictures in (PICTURES, PICTURES[:1, :, :, 1:7].contiguous()):
+        with torch.no_grad():
+            expected = network(pictures.clone())
+        (found,) = session.run(None, {session.get_inputs()[0].name: pictures.numpy()})
+        np.testing.assert_allclose(found, expected.numpy(), atol=1e-4 if name != "promoted" else 1e-2)
+
+
+def test_no_operation_in_place_and_no_unused_one_is_left() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Dropout2d()).eval()
+    traced = torch.export.export(network, (PICTURES,), strict=False)
+    lower_locally(traced)
+    program = torch.onnx.export(traced, (), dynamo=True, verbose=False, optimize=False)
+    assert program is not None
+    assert [node.op_type for node in program.model_proto.graph.node] == ["Conv", "Relu"]
+    onnx.checker.check_model(program.model_proto)

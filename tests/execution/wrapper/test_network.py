@@ -1,0 +1,491 @@
+import copy
+import functools
+import gc
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.execution.networks import VGG, AlexNet, DenseNet, GoogLeNet, MobileNetV2, ResNet, ViT
+from torch import Tensor, nn
+
+import tailcut
+from tailcut.data import open_dataset
+from tailcut.errors import ArgumentError
+from tailcut.execution import FusedNetwork, fuse
+from tailcut.execution.cpu import compiled, program_calls
+from tailcut.execution.ir import cost
+from tailcut.execution.lazy.lazy_map import NarrowMap
+from tailcut.format.conversion.frereg import convert
+
+
+def unet(**arguments: Any) -> nn.Module:
+    return tailcut.create_model("unet", widths=(8, 16, 32), **arguments)
+
+
+# name -> (how to make it, shape of an input, the ways its layers take when all are narrow that can be)
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], set[str]]] = {
+    "alexnet": (AlexNet, AlexNet.example, {"fused", "factored"}),
+    "vgg": (VGG, VGG.example, {"fused", "factored"}),
+    "resnet18": (ResNet, ResNet.example, {"fused", "factored"}),
+    "resnet50": (lambda: ResNet((8, 12, 16, 24), bottleneck=True), ResNet.example, {"fused", "factored"}),
+    "resnet with a pooling stem": (lambda: ResNet(image_net_stem=True), ResNet.example, {"fused", "factored"}),
+    "mobilenet": (MobileNetV2, MobileNetV2.example, {"fused", "factored", "dense"}),
+    "googlenet": (GoogLeNet, GoogLeNet.example, {"fused", "factored"}),
+    "densenet": (DenseNet, DenseNet.example, {"fused", "factored"}),
+    "vit": (ViT, ViT.example, {"factored"}),
+    "vit of torch's layers": (lambda: ViT(torch_layers=True), ViT.example, {"factored", "dense"}),
+    "unet": (unet, (2, 3, 21, 19), {"fused", "factored", "dense"}),
+    "bilinear unet": (lambda: unet(bilinear=True), (2, 3, 21, 19), {"fused", "factored", "dense"}),
+    "unet of batch statistics": (
+        lambda: unet(bias=False, affine=False, running_stats=False),
+        (1, 3, 9, 9),
+        {"fused", "factored", "dense"},
+    ),
+}
+
+
+def made(name: str, num_kept: int) -> tuple[nn.Module, Tensor]:
+    model = NETWORKS[name][0]().double()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif isinstance(module, nn.MultiheadAttention):
+            module.dropout = 0.0
+        elif isinstance(module, nn.BatchNorm2d) and module.affine and module.track_running_stats:
+            nn.init.uniform_(module.weight, 0.5, 2)
+            nn.init.normal_(module.bias)
+            module.reset_running_stats()
+    tailcut.regularize(model, num_kept=num_kept)
+    return model, torch.randn(NETWORKS[name][1], dtype=torch.float64)
+
+
+def narrowly(model: nn.Module) -> FusedNetwork:
+    fused = fuse(model)
+    fused.way = "narrow"
+    return fused
+
+
+def error(found: Tensor, expected: Tensor) -> float:
+    return float(((found - expected).abs().max() / expected.abs().max()).detach())
+
+
+def check_step(dense: nn.Module, fused: FusedNetwork, x: Tensor) -> None:
+    """The same outputs, and the same gradients of each parameter."""
+    expected, found = dense(x), fused(x)
+    assert error(found, expected) < 1e-10
+    weight = torch.randn_like(expected)
+    (expected * weight).sum().backward()
+    (found * weight).sum().backward()
+    for mine, theirs in zip(fused.source.parameters(), dense.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("num_kept", [1, 30])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_evaluation(name: str, num_kept: int) -> None:
+    model, x = made(name, num_kept)
+    with torch.no_grad():
+        model.train()(x)  # running statistics other than 0 and 1
+    fused = narrowly(model.eval())
+    with torch.no_grad():
+        assert error(fused(x), model(x)) < 1e-10
+    report = fused.report()
+    ways = {layer.way for layer in report.layers}
+    assert ways <= NETWORKS[name][2]
+    assert ("fused" in ways) == ("fused" in NETWORKS[name][2])
+    assert all(layer.reason for layer in report.layers)
+    assert report.not_run == ()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_training(name: str) -> None:
+    model, x = made(name, 30)
+    dense, fused = copy.deepcopy(model).train(), narrowly(model.train())
+    check_step(dense, fused, x)
+    for one, two in zip(model.buffers(), dense.buffers(), strict=True):
+        torch.testing.assert_close(one, two)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", ["vgg", "resnet18", "mobilenet", "unet"])
+def test_compiled_loops_do_the_same(name: str, training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("numba")
+    calls = []
+    in_threads = compiled.in_threads
+
+    def counted(*arguments: Any) -> None:
+        calls.append(arguments)
+        in_threads(*arguments)
+
+    monkeypatch.setattr(program_calls, "in_threads", counted)
+    monkeypatch.setattr(compiled, "MIN_ELEMENTS", 0)
+    monkeypatch.setattr(compiled, "MAX_NARROW", 1000)
+    monkeypatch.setattr(compiled, "MIN_POSITIONS", 1)
+    model, x = made(name, 30)
+    dense, fused = copy.deepcopy(model).train(training), narrowly(model.train(training))
+    fused.engine = "compiled"
+    check_step(dense, fused, x)
+    assert calls
+
+
+@pytest.mark.parametrize("keep_ratio", [0.001, 0.3, 1.0])
+def test_the_cost_model_keeps_the_answer(keep_ratio: float) -> None:
+    model = ResNet()
+    tailcut.regularize(model, keep_ratio=keep_ratio)
+    x, fused = torch.randn(2, 3, 32, 32), fuse(model.eval())
+    with torch.no_grad():
+        assert error(fused(x), model.double()(x.double()).float()) < 1e-4
+        model.float()
+        for _ in range(2):
+            torch.testing.assert_close(fused(x), model(x), rtol=1e-4, atol=1e-4)
+    if keep_ratio == 1:
+        assert {layer.way for layer in fused.report().layers} == {"dense"}
+
+
+def test_nothing_about_the_model_changes() -> None:
+    model = ResNet()
+    tailcut.regularize(model, num_kept=20)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    modules = [(name, type(module), module.training) for name, module in model.named_modules()]
+    fused = fuse(model, torch.randn(2, 3, 32, 32))
+    assert fused.source is model
+    assert [(name, type(module), module.training) for name, module in model.named_modules()] == modules
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key])
+    assert set(map(id, fused.parameters())) == set(map(id, model.parameters()))
+
+
+def test_coefficients_mode_and_type_are_shared() -> None:
+    model = unet().eval()
+    tailcut.regularize(model, num_kept=20)
+    fused, x = narrowly(model), torch.rand(1, 3, 16, 17)
+    with torch.no_grad():
+        first = fused(x)
+        for parameter in model.parameters():
+            parameter.mul_(1.3)
+        assert error(fused(x), model(x)) < 1e-4
+        assert error(fused(x), first) > 1e-2
+        fused.train()
+        assert model.training
+        assert error(fused(x), model(x)) < 1e-4
+        fused.eval().double()
+        assert fused(x.double()).dtype == torch.float64
+        assert error(fused(x.double()), model(x.double())) < 1e-10
+
+
+def test_dense_networks_see_changed_coefficients_too() -> None:
+    model = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
+    tailcut.regularize(model, keep_ratio=1)
+    fused, x = fuse(model), torch.randn(2, 5)
+    for _ in range(3):
+        with torch.no_grad():
+            torch.testing.assert_close(fused(x), model(x))
+            for parameter in model.parameters():
+                parameter.add_(0.1)
+    fused(x).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_copies_are_independent() -> None:
+    model = unet().eval()
+    tailcut.regularize(model, num_kept=20)
+    fused, x = narrowly(model), torch.rand(1, 3, 16, 16)
+    with torch.no_grad():
+        before = fused(x)
+        copied = copy.deepcopy(fused)
+        for parameter in copied.parameters():
+            parameter.zero_()
+        torch.testing.assert_close(fused(x), before)
+        assert error(copied(x), before) > 0.1
+
+
+def test_shorter_vectors_are_followed() -> None:
+    model = unet().eval()
+    tailcut.regularize(model, keep_ratio=0.2)
+    fused, x = narrowly(model), torch.rand(1, 3, 16, 16)
+    schedule = tailcut.TailTruncation(model, num_kept=20, num_steps=2)
+    with torch.no_grad():
+        schedule.step()
+        assert error(fused(x), model(x)) < 1e-4
+        schedule.finish()
+        schedule.compact()
+        assert error(fused(x), model(x)) < 1e-4
+
+
+def test_what_python_does_in_a_forward_is_done() -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 12, 3)
+            self.second = nn.Conv2d(12, 12, 1)
+
+        def forward(self, x: Tensor, *, times: int) -> dict[str, Tensor]:
+            x = self.first(x)
+            if x.shape[2] > 4 and x.mean() < 1e9:
+                for _ in range(times):
+                    x = torch.relu(self.second(x))
+            return {"out": x, "half": x[:, ::2]}
+
+    model = Branching()
+    tailcut.regularize(model, num_kept=8)
+    fused, x = narrowly(model), torch.randn(1, 3, 9, 9)
+    found, expected = fused(x, times=3), model(x, times=3)
+    for key, value in expected.items():
+        assert type(found[key]) is Tensor
+        torch.testing.assert_close(found[key], value)
+
+
+def test_hooks_of_the_user_see_the_map() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
+    tailcut.regularize(model, num_kept=8)
+    seen: list[Tensor] = []
+    model[0].register_forward_hook(lambda module, args, output: seen.append(output + 0))
+    narrowly(model)(torch.randn(1, 3, 8, 8))
+    assert [tuple(tensor.shape) for tensor in seen] == [(1, 8, 6, 6)]
+
+
+class Telling(nn.Module):
+    note: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(2, 2)
+        self.config: Any = {"widths": [8]}
+        self.kind = nn.Linear
+        self.questions = 0
+        self.register_buffer("note", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.body(x)
+        return result
+
+    features = forward
+
+    @property
+    def asked(self) -> int:
+        self.questions += 1
+        return self.questions
+
+
+def test_attributes_of_the_source_are_read_through_the_view() -> None:
+    fused = fuse(Telling())
+    assert fused.config is fused.source.config
+    assert fused.kind is nn.Linear
+    assert fused.asked == 1
+    for name in ("features", "body"):
+        with pytest.raises(AttributeError, match=f"'{name}' of the Telling would run it as it is"):
+            getattr(fused, name)
+    with pytest.raises(AttributeError, match="'Telling' object has no attribute 'other'"):
+        _ = fused.other
+    assert not hasattr(copy.deepcopy(fused), "__other__")
+
+
+def test_attributes_of_the_source_are_written_through_the_view() -> None:
+    fused: Any = fuse(Telling())
+    source = fused.source
+    fused.config, fused.note, fused.way, fused.mine = 1, torch.ones(1), "narrow", 2
+    fused.body = nn.Linear(2, 3)
+    assert source.config == 1
+    assert source.note.item() == 1
+    assert source.body.out_features == 3
+    assert fused(torch.ones(1, 2)).shape == (1, 3)
+    assert not hasattr(source, "way")
+    assert not hasattr(source, "mine")
+    assert fused.mine == 2
+    del fused.config
+    del fused.mine
+    assert not hasattr(source, "config")
+    assert not hasattr(fused, "mine")
+
+
+def test_what_the_source_calls_as_the_view_does_stays_its_own() -> None:
+    model: Any = Telling()
+    model.engine, model.way, model._records, model._shapes = "diesel", "north", [1], [(1, 2)]
+    fused = fuse(model, engine="torch")
+    assert (model.engine, model.way, model._records, model._shapes) == ("diesel", "north", [1], [(1, 2)])
+    assert (fused.engine, fused.way) == ("torch", "auto")
+    again = fuse(fused)
+    again.way = "narrow"
+    assert again.source is model
+    assert (fused.engine, fused.way) == ("torch", "auto")
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # when torch loads its compiler
+def test_attributes_of_what_torch_compile_wraps() -> None:
+    model: Any = Telling()
+    fused: Any = fuse(torch.compile(model, backend="eager"))  # type: ignore[arg-type]
+    fused.config = 1
+    assert model.config == 1
+    model.other = functools.partial(model.features)
+    for name in ("features", "other"):
+        with pytest.raises(AttributeError, match=f"'{name}' of the Telling would run it as it is"):
+            getattr(fused, name)
+
+
+def test_networks_without_numbers_give_shapes() -> None:
+    model = narrowly(made("resnet18", 30)[0].to("meta")).source
+    fused = fuse(model)
+    with torch.no_grad():
+        assert fused(torch.empty(ResNet.example, device="meta", dtype=torch.float64)).shape == (ResNet.example[0], 10)
+
+
+def test_networks_made_without_numbers_give_shapes() -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 512))
+        tailcut.regularize(model, num_kept=20)
+    fused = fuse(model)
+    for way in ("auto", "narrow"):
+        fused.way = way
+        assert fused(torch.empty(64, 512, device="meta")).shape == (64, 512)
+        assert {layer.way for layer in fused.report().layers} == {"dense"}
+    model.to_empty(device="cpu")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_()
+    x = torch.randn(64, 512)
+    torch.testing.assert_close(fused(x), model(x), rtol=1e-3, atol=1e-3)
+    assert {layer.way for layer in fused.report().layers} == {"factored"}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("gradients", [True, False])
+def test_a_trace_is_that_of_the_source(gradients: bool) -> None:
+    model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 4)).eval()
+    tailcut.regularize(model, num_kept=20)
+    x = torch.randn(3, 16)
+    with torch.set_grad_enabled(gradients):
+        traced: Any = torch.jit.trace(fuse(model, x), (x,))
+        torch.testing.assert_close(traced(x[:2]), model(x[:2]))
+
+
+def test_autocast_runs_densely() -> None:
+    model = unet().eval()
+    tailcut.regularize(model, num_kept=20)
+    fused, x = fuse(model), torch.rand(1, 3, 32, 32)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(fused(x), model(x), rtol=0.1, atol=0.1)
+    assert {layer.way for layer in fused.report().layers} == {"dense"}
+
+
+def test_reports_need_a_forward() -> None:
+    fused = fuse(VGG())
+    with pytest.raises(ArgumentError, match="example_input"):
+        fused.report()
+    with pytest.raises(ArgumentError, match="tensor or a tuple"):
+        fuse(VGG(), "picture")
+    with pytest.raises(ArgumentError, match="engine must be"):
+        fuse(VGG(), engine="fast")
+    with pytest.raises(ArgumentError, match="needs an example_input"):
+        fuse(VGG(), check_by_timing=True)
+
+
+def test_pictures_of_other_channels_are_refused_in_the_words_of_the_network_itself() -> None:
+    model = tailcut.create_model("resnet18", num_classes=10, small_input=True).eval()
+    tailcut.regularize(model, num_kept=64)
+    pictures = torch.randn(64, 1, 32, 32)
+    with pytest.raises(RuntimeError) as plain:
+        model(pictures)
+    with torch.no_grad(), pytest.raises(RuntimeError) as fused:
+        fuse(model)(pictures)
+    assert str(fused.value) == str(plain.value)
+
+
+def test_timing_prefers_the_faster_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "NETWORK_MARGIN", 1.0)
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3))
+    tailcut.regularize(model, num_kept=4)
+    clock = itertools.accumulate(itertools.chain([0.0], itertools.cycle([9.0, 0.0, 1.0, 0.0])))  # fused 9 s, dense 1 s
+    monkeypatch.setattr("tailcut.execution.wrapper.network.time.perf_counter", lambda: next(clock))
+    x = torch.randn(1, 3, 64, 64)
+    fused = fuse(model, x, check_by_timing=True)
+    assert {layer.reason for layer in fused.report().layers} == {"timed: dense weights were faster"}
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["torch", "compiled"])
+def test_published_pictures(carvana_root: Path, engine: str) -> None:
+    if engine == "compiled":
+        pytest.importorskip("numba")
+    model = convert(carvana_root / "carvana" / "published" / "unet_fr.tar.xz", model="unet")
+    fused = fuse(model, engine=engine)
+    pictures = open_dataset("carvana", "published", roots=str(carvana_root))
+    picture = pictures[0][0][None, :, ::3, ::3].contiguous()
+    with torch.no_grad():
+        exact = copy.deepcopy(model).double()(picture.double())
+        found = fused(picture)
+    assert error(found.double(), exact) < 1e-4
+    margin = (exact[:, 0] - exact[:, 1]).abs() > 2e-4 * exact.abs().max()
+    assert torch.equal(found.argmax(1)[margin], exact.argmax(1)[margin])
+
+
+@pytest.mark.slow
+def test_memory_follows_the_narrow_maps() -> None:
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not status.exists():
+        pytest.skip("needs Linux to tell the peak of memory")
+
+    def kilobytes(key: str) -> int:
+        return int(status.read_text(encoding="ascii").split(f"{key}:")[1].split()[0])
+
+    model = tailcut.create_model("unet", bias=False, affine=False, running_stats=False).eval()
+    tailcut.regularize(model, num_kept=33)
+    fused, x = fuse(model, engine="torch"), torch.rand(1, 3, 800, 1000)
+    with torch.no_grad():
+        fused(x)
+        try:
+            reset.write_text("5", encoding="ascii")
+        except OSError:
+            pytest.skip("needs Linux to reset the peak of memory")
+        before = kilobytes("VmRSS")
+        fused(x)
+    # 4 GiB for 6,000 x 4,000 pixels are 178 bytes a pixel, the picture (12) and the program itself included.
+    assert 1024 * (kilobytes("VmHWM") - before) < 155 * 800 * 1000
+
+
+def test_saving_a_fused_network_saves_its_source(tmp_path: Path) -> None:
+    model = tailcut.create_model("lenet5", bias=False)
+    tailcut.regularize(model, num_kept=60)
+    tailcut.save(model, tmp_path / "source.tailcut")
+    tailcut.save(fuse(model), tmp_path / "fused.tailcut")
+    assert (tmp_path / "fused.tailcut").read_bytes() == (tmp_path / "source.tailcut").read_bytes()
+
+
+def test_what_a_step_held_is_free_without_garbage_collection() -> None:
+    """A reference cycle would keep the maps of each step until Python looks for cycles."""
+    model = VGG()
+    tailcut.regularize(model, num_kept=20)
+    fused = fuse(model)
+    fused.way = "narrow"
+    x = torch.rand(VGG.example)
+
+    def step() -> None:
+        fused.zero_grad(set_to_none=True)
+        fused(x).sum().backward()
+
+    step()
+    gc.collect()
+    gc.disable()
+    try:
+        before = num_tensors()
+        step()
+        step()
+        assert num_tensors() == before
+    finally:
+        gc.enable()
+
+
+def num_tensors() -> int:
+    return sum(1 for item in gc.get_objects() if type(item) in (torch.Tensor, NarrowMap))
+
+
+def test_the_own_example_of_a_network_in_training_has_two_pictures() -> None:
+    """Batch norm refuses one number per channel, which the last map of one small picture is."""
+    model = tailcut.create_model("resnet18", width=4, num_classes=10)
+    tailcut.inputs.replace_stem(model, channels=6, picture_size=32)
+    tailcut.regularize(model, num_kept=8)
+    assert fuse(model.train()).report().input_shapes[0][0] == 2
+    assert fuse(model.eval()).report().input_shapes[0][0] == 1

@@ -1,0 +1,224 @@
+"""Weights from checkpoints of other programs."""
+
+import functools
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from tests.conftest import _find_root
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from tailcut.errors import DataError, ModelMismatchError
+from tailcut.format.conversion.checkpoints import load_checkpoint, read_tensors, read_torch_file
+from tailcut.structure import create_model
+
+
+class Net(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Linear(4, 2))
+
+
+def filled() -> Net:
+    torch.manual_seed(7)
+    net = Net()
+    net(torch.rand(2, 3, 4, 4))
+    return net
+
+
+def state(net: nn.Module, prefix: str = "") -> dict[str, torch.Tensor]:
+    return {f"{prefix}{name}": value for name, value in net.state_dict().items()}
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module._orig_mod.module."]
+)
+@pytest.mark.parametrize("key", [None, "state_dict", "model", "both"])
+def test_the_usual_wrappings(prefix: str, key: str | None, tmp_path: Path) -> None:
+    source, content = filled(), state(filled(), prefix)
+    wrapped: Any = {key: content, "epoch": 3, "optimizer": {"lr": 0.1}} if key else content
+    if key == "both":
+        wrapped = {"model": {"state_dict": content}}
+    torch.save(wrapped, tmp_path / "a.pth")
+    net = Net()
+    load_checkpoint(tmp_path / "a.pth", net)
+    assert same(net, source)
+
+
+# Not the default backend: it would be imported at once, and warns as that happens.
+compiled: Callable[[nn.Module], Any] = functools.partial(torch.compile, backend="eager")
+WRAPPERS: dict[str, Callable[[nn.Module], Any]] = {
+    "compile of DataParallel": lambda net: compiled(nn.DataParallel(net)),
+    "DataParallel of compile": lambda net: nn.DataParallel(compiled(net)),
+    "average": AveragedModel,
+    "average of compile": lambda net: AveragedModel(compiled(net)),
+    "compile of average of DataParallel": lambda net: compiled(AveragedModel(nn.DataParallel(net))),
+}
+
+
+def test_a_network_with_a_compiled_part_is_told(tmp_path: Path) -> None:
+    def whole(net: nn.Module) -> nn.ModuleDict:
+        return nn.ModuleDict({"body": net, "head": nn.Linear(2, 2)})
+
+    part_compiled = whole(compiled(filled()))
+    torch.save(part_compiled.state_dict(), tmp_path / "a.pt")
+    with pytest.raises(ModelMismatchError, match=r"_orig_mod in names is torch.compile's: store the state_dict of"):
+        load_checkpoint(tmp_path / "a.pt", whole(Net()))
+    again = whole(compiled(Net()))
+    load_checkpoint(tmp_path / "a.pt", again)
+    assert same(again, part_compiled)
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS, ids=str)
+def test_the_state_of_wrappers_is_that_of_the_network(wrapper: str, tmp_path: Path) -> None:
+    source = filled()
+    torch.save(WRAPPERS[wrapper](source).state_dict(), tmp_path / "a.pt")
+    net = Net()
+    load_checkpoint(tmp_path / "a.pt", net)
+    assert same(net, source)
+    read = read_tensors(tmp_path / "a.pt")
+    assert list(read) == list(source.state_dict())
+    assert dict(read._metadata) == dict(source.state_dict()._metadata)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        ({"n_averaged": torch.tensor(3)}, {"n_averaged"}),
+        ({"n_averaged": torch.ones(2), "module.w": torch.ones(1)}, {"n_averaged", "module.w"}),
+        ({"n_averaged": torch.tensor(3), "w": torch.ones(1)}, {"n_averaged", "w"}),
+        ({"n_averaged": torch.tensor(3), "module.w": torch.ones(1)}, {"w"}),
+    ],
+)
+def test_only_the_counter_of_an_average_is_left_out(
+    content: dict[str, torch.Tensor], names: set[str], tmp_path: Path
+) -> None:
+    torch.save(content, tmp_path / "a.pt")
+    assert set(read_tensors(tmp_path / "a.pt")) == names
+
+
+def test_safetensors_and_other_types(tmp_path: Path) -> None:
+    source = filled()
+    safetensors.torch.save_file(state(source), tmp_path / "a.safetensors")
+    net = Net().double()
+    load_checkpoint(tmp_path / "a.safetensors", net)
+    assert all(parameter.dtype == torch.float64 for parameter in net.parameters())
+    assert same(net.float(), source)
+
+
+def test_parameters_stay_the_same_objects_and_keep_their_settings(tmp_path: Path) -> None:
+    torch.save(state(filled()), tmp_path / "a.pt")
+    net = Net()
+    net[0].weight.requires_grad_(False)
+    before = list(net.parameters())
+    load_checkpoint(tmp_path / "a.pt", net)
+    assert all(one is other for one, other in zip(before, net.parameters(), strict=True))
+    assert [parameter.requires_grad for parameter in net.parameters()] == [False, *[True] * 5]
+
+
+def test_counters_of_batch_norm_may_be_missing(tmp_path: Path) -> None:
+    old = {name: value for name, value in state(filled()).items() if not name.endswith("num_batches_tracked")}
+    torch.save(old, tmp_path / "a.pt")
+    net = Net()
+    load_checkpoint(tmp_path / "a.pt", net)
+    assert torch.equal(net.state_dict()["1.running_mean"], old["1.running_mean"])
+
+
+def test_what_does_not_fit_is_listed_and_changes_nothing(tmp_path: Path) -> None:
+    content = state(filled())
+    del content["2.bias"]
+    content["extra.weight"] = torch.zeros(1)
+    content["0.weight"] = torch.zeros(5, 3, 1, 1)
+    torch.save(content, tmp_path / "a.pt")
+    net = Net()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with pytest.raises(ModelMismatchError) as caught:
+        load_checkpoint(tmp_path / "a.pt", net)
+    assert str(caught.value) == (
+        f"{tmp_path / 'a.pt'} does not fit Net: missing in the file: 2.bias; unknown to the model: extra.weight; "
+        "wrong: 0.weight has shape (5, 3, 1, 1) in the file, (4, 3, 1, 1) in the model"
+    )
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    torch.save({f"{number}.w": torch.zeros(1) for number in range(9)}, tmp_path / "b.pt")
+    with pytest.raises(ModelMismatchError, match=r"3\.w, 4\.w, and 4 more"):
+        load_checkpoint(tmp_path / "b.pt", net)
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return print, ("code of a checkpoint ran",)
+
+
+def test_nothing_in_a_file_is_executed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"state_dict": Evil()}, tmp_path / "evil.pt")
+    (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Evil()))
+    for name in ("evil.pt", "evil.pkl"):
+        with pytest.raises(DataError, match=f"cannot read .*{name}"):
+            load_checkpoint(tmp_path / name, Net())
+    assert "ran" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1, 2], "holds no tensors by name, but a list"),
+        ({}, "but an empty dict"),
+        ({"state_dict": {}}, "but an empty dict"),
+        ({"a": torch.zeros(1), "epoch": 5}, "no checkpoint of weights: 'epoch' is a int"),
+        (torch.zeros(3), "but a Tensor"),
+    ],
+)
+def test_files_without_weights(content: Any, message: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(DataError, match=message):
+        read_tensors(tmp_path / "a.pt")
+
+
+def test_damaged_and_missing_files(tmp_path: Path) -> None:
+    (tmp_path / "a.pt").write_bytes(b"nothing")
+    (tmp_path / "a.safetensors").write_bytes(b"nothing")
+    for name in ("a.pt", "a.safetensors"):
+        with pytest.raises(DataError, match="cannot read"):
+            read_tensors(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        read_tensors(tmp_path / "gone.pt")
+
+
+def test_no_error_advises_to_run_what_a_file_says(tmp_path: Path) -> None:
+    torch.save(Net(), tmp_path / "module.pt")
+    torch.save({"code": Evil()}, tmp_path / "evil.pt")
+    (tmp_path / "noise.pt").write_bytes(b"nothing")
+    (tmp_path / "empty.pt").write_bytes(b"")
+    whole = tmp_path / "whole.pt"
+    torch.save(state(Net()), whole)
+    (tmp_path / "cut.pt").write_bytes(whole.read_bytes()[:200])
+    for name in ("module", "evil", "noise", "empty", "cut"):
+        for read in (read_tensors, read_torch_file):
+            with pytest.raises(DataError, match=rf"cannot read .*{name}\.pt: it is damaged, or .*Error\)") as caught:
+                read(tmp_path / f"{name}.pt")
+            assert "save model.state_dict() instead" in str(caught.value)
+            assert "weights_only" not in str(caught.value)
+            assert "likely succeed" not in str(caught.value)
+    with pytest.raises(DataError, match=r"cannot read .*gone\.pt: .*No such file"):
+        read_torch_file(tmp_path / "gone.pt")
+
+
+@pytest.fixture
+def weights_root() -> Path:
+    return _find_root("weights")
+
+
+def test_the_published_resnet(weights_root: Path) -> None:
+    """akamaster's checkpoints: `module.` before every key, under `state_dict`."""
+    for name in ("resnet20", "resnet56"):
+        model = create_model(name, normalize=True)
+        load_checkpoint(weights_root / "weights" / f"{name}-cifar10.th", model)
+        assert float(model.state_dict()["bn1.running_var"].min()) > 0

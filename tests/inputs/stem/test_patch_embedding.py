@@ -1,0 +1,207 @@
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.fft import dctn
+from tests import torchvision_operators
+from torch import Tensor, nn
+
+from tailcut import models as models
+from tailcut.errors import ArgumentError, StructureError
+from tailcut.format import load, save
+from tailcut.inputs.selection.selection import Selection
+from tailcut.inputs.stem.edit import transform_of
+from tailcut.inputs.stem.patch_embedding import convert_patch_embedding, converted
+from tailcut.inputs.stem.replace import describe_stem
+from tailcut.inputs.transform.block_dct import BlockDCT
+from tailcut.structure import create_model
+from tailcut.weights import regularize
+
+operators = torchvision_operators.supplied  # torchvision imports with them
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+TINY = {"image_size": 32, "patch_size": 16, "width": 12, "depth": 1, "num_heads": 2, "mlp_width": 8}
+
+
+def normalized(pictures: Tensor) -> Tensor:
+    mean, std = (torch.tensor(values, dtype=pictures.dtype)[:, None, None] for values in (MEAN, STD))
+    return (pictures - mean) / std
+
+
+def channels_by_hand(pictures: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """All 192 normalised channels of (batch, 3, h, w) in 0..1, chroma in full, by SciPy."""
+    red, green, blue = np.moveaxis(pictures * 255, 1, 0)
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue
+    planes = np.stack([luma - 128, (blue - luma) / 1.772, (red - luma) / 1.402], axis=1)
+    batch, _, height, width = planes.shape
+    blocks = planes.reshape(batch, 3, height // 8, 8, width // 8, 8)
+    spectrum = dctn(blocks, axes=(3, 5), norm="ortho").transpose(0, 1, 3, 5, 2, 4)
+    channels: np.ndarray = spectrum.reshape(batch, 192, height // 8, width // 8)
+    scaled: np.ndarray = (channels - mean[:, None, None]) / std[:, None, None]
+    return scaled
+
+
+def statistics(transform: BlockDCT) -> BlockDCT:
+    generator = torch.Generator().manual_seed(5)
+    transform.mean.copy_(torch.randn(transform.num_channels, generator=generator) * 40)
+    transform.std.copy_(torch.rand(transform.num_channels, generator=generator) * 90 + 1)
+    return transform
+
+
+@pytest.mark.parametrize("size", [8, 16, 32])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 2e-4)])
+def test_the_same_tokens(size: int, bias: bool, dtype: torch.dtype, tolerance: float) -> None:
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(3, 20, size, size, bias=bias, dtype=dtype)
+    transform = statistics(BlockDCT(192, chroma="full").to(dtype))
+    new = convert_patch_embedding(convolution, transform, mean=MEAN, std=STD)
+    assert isinstance(new, nn.Conv2d)
+    assert (new.kernel_size, new.stride, new.weight.dtype) == ((size // 8,) * 2, (size // 8,) * 2, dtype)
+    assert convolution.in_channels == 3
+    pictures = torch.rand(3, 3, 64, 96, dtype=dtype)
+    expected = convolution(normalized(pictures))
+    torch.testing.assert_close(new(transform(pictures)), expected, atol=tolerance, rtol=0)
+    hand = channels_by_hand(pictures.double().numpy(), *(t.double().numpy() for t in (transform.mean, transform.std)))
+    torch.testing.assert_close(new(torch.from_numpy(hand).to(dtype)), expected, atol=tolerance, rtol=0)
+
+
+def test_two_scale_chroma_is_exact_for_flat_colours_and_grey_pictures() -> None:
+    convolution = nn.Conv2d(3, 6, 16, 16, dtype=torch.float64)
+    transform = statistics(BlockDCT(192).double())
+    new = convert_patch_embedding(convolution, transform)
+    grey = torch.rand(2, 1, 32, 32, dtype=torch.float64).expand(2, 3, 32, 32) * 0.5
+    tinted = grey + torch.tensor([0.1, 0.0, 0.3], dtype=torch.float64)[:, None, None]
+    torch.testing.assert_close(new(transform(tinted)), convolution(tinted), atol=1e-10, rtol=0)
+    coloured = torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    assert float((new(transform(coloured)) - convolution(coloured)).detach().abs().max()) > 1e-3
+
+
+def test_frequencies_that_are_not_selected_count_as_zero() -> None:
+    convolution = nn.Conv2d(3, 6, 16, 16, dtype=torch.float64)
+    transform = statistics(BlockDCT(24, chroma="full").double())
+    new = convert_patch_embedding(convolution, transform, mean=MEAN, std=STD)
+    channels = transform(torch.rand(2, 3, 32, 32, dtype=torch.float64))
+    expected = convolution(normalized(transform.inverse(channels)))
+    torch.testing.assert_close(new(channels), expected, atol=1e-10, rtol=0)
+
+
+def test_a_network_gives_the_same_and_is_restored_from_its_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = create_model("vit", **TINY).eval()
+    pictures = torch.rand(4, 3, 32, 32)
+    expected = model(normalized(pictures))
+    transform = BlockDCT(192, chroma="full").fit([pictures])
+    assert convert_patch_embedding(model, transform, mean=MEAN, std=STD) is model
+    torch.testing.assert_close(model(transform(pictures)), expected, atol=2e-5, rtol=1e-4)
+    save(model, tmp_path / "a.tailcut")
+    restored = load(tmp_path / "a.tailcut")
+    own = transform_of(restored)
+    assert own is not None
+    torch.testing.assert_close(restored(own(pictures)), expected, atol=2e-5, rtol=1e-4)
+    assert describe_stem(restored).map_size == (4, 4)
+    assert "patch_embedding" in str(describe_stem(restored))
+
+
+def test_torchvisions_counts_of_pixels_are_divided(tmp_path: Path) -> None:
+    torchvision = pytest.importorskip("torchvision.models", reason="needs the extra detection")
+
+    def build() -> Any:
+        return torchvision.VisionTransformer(32, 16, 1, 2, 12, 8, num_classes=3).eval()
+
+    model = build()
+    nn.init.normal_(model.heads.head.weight)
+    pictures = torch.rand(4, 3, 32, 32)
+    expected = model(pictures)
+    convert_patch_embedding(model)
+    own = transform_of(model)
+    assert own is not None
+    torch.testing.assert_close(model(own(pictures)), expected, atol=1e-4, rtol=1e-4)
+    assert (model.image_size, model.patch_size) == (4, 2)
+    save(model, tmp_path / "a.tailcut")
+    restored = load(tmp_path / "a.tailcut", into=build())
+    torch.testing.assert_close(restored(own(pictures)), expected, atol=1e-4, rtol=1e-4)
+    uneven = torchvision.VisionTransformer(36, 12, 1, 2, 12, 8)
+    with pytest.raises(StructureError, match="multiples of 8"):
+        convert_patch_embedding(uneven)
+
+
+class Wrapped(nn.Module):
+    """A patch embedding of its own name, with something before it or not."""
+
+    def __init__(self, size: int = 8, *, early: bool = False) -> None:
+        super().__init__()
+        self.early = nn.BatchNorm2d(3) if early else None
+        self.tokens = nn.Conv2d(3, 4, size, size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens: Tensor = self.tokens(x if self.early is None else self.early(x)).flatten(2)
+        return tokens
+
+
+def test_own_names() -> None:
+    model = Wrapped().double()
+    pictures = torch.rand(2, 3, 16, 24, dtype=torch.float64)
+    expected = model(pictures)
+    with pytest.raises(ArgumentError, match="give its name"):
+        convert_patch_embedding(copy.deepcopy(model))
+    convert_patch_embedding(model, name="tokens")
+    transform = transform_of(model)
+    assert transform is not None
+    torch.testing.assert_close(model(transform(pictures)), expected, atol=1e-6, rtol=0)
+    with pytest.raises(StructureError, match="early runs first; tokens must be the first module"):
+        convert_patch_embedding(Wrapped(early=True), name="tokens")
+    with pytest.raises(StructureError, match="runs all its children"):
+        convert_patch_embedding(nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.Flatten()), name="0")
+
+
+def test_a_normalisation_in_the_forward_is_refused() -> None:
+    class Normalised(Wrapped):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward((x - 0.5) / 0.5)
+
+    model = Normalised()
+    with pytest.raises(StructureError, match="between the input and tokens the forward does more than call modules"):
+        convert_patch_embedding(model, name="tokens")
+    assert isinstance(model.tokens, nn.Conv2d)
+
+
+@pytest.mark.parametrize(
+    "convolution",
+    [
+        nn.Conv2d(3, 4, 7, 7),
+        nn.Conv2d(3, 4, 12, 12),
+        nn.Conv2d(3, 4, 16, 8),
+        nn.Conv2d(3, 4, (8, 16), (8, 16)),
+        nn.Conv2d(1, 4, 8, 8),
+        nn.Conv2d(3, 3, 8, 8, groups=3),
+        nn.Conv2d(3, 4, 8, 8, padding=1),
+        nn.Conv2d(3, 4, 8, 8, dilation=2),
+    ],
+    ids=str,
+)
+def test_what_is_no_patch_embedding(convolution: nn.Conv2d) -> None:
+    with pytest.raises(StructureError, match="kernel and stride are equal and multiples of 8"):
+        convert_patch_embedding(convolution)
+
+
+def test_bad_arguments() -> None:
+    for options in ({"mean": (0.5,)}, {"std": (1.0, 1.0)}, {"std": (1.0, 0.0, 1.0)}):
+        with pytest.raises(ArgumentError, match="three numbers each, std above 0"):
+            convert_patch_embedding(nn.Conv2d(3, 4, 8, 8), **options)
+    with pytest.raises(ArgumentError, match="name: the model has no module 'x'"):
+        convert_patch_embedding(Wrapped(), name="x")
+    model = create_model("vit", **TINY)
+    with pytest.raises(StructureError, match="blocks is a Sequential, not a convolution"):
+        convert_patch_embedding(model, name="blocks")
+    regularize(model, keep_ratio=0.5)
+    with pytest.raises(StructureError, match="replace the stem first"):
+        convert_patch_embedding(model)
+
+
+def test_the_numbers_are_computed_in_double() -> None:
+    convolution = nn.Conv2d(3, 4, 8, 8).half()
+    weight, bias = converted(convolution, BlockDCT(Selection.of(24)), MEAN, STD)
+    assert (weight.dtype, bias.dtype, weight.shape) == (torch.float64, torch.float64, (4, 24, 1, 1))

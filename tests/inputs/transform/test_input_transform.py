@@ -1,0 +1,90 @@
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tailcut.errors import ArgumentError, DataError
+from tailcut.inputs.jpeg.coefficients import JpegCoefficients
+from tailcut.inputs.stem.ycbcr import YCbCrPixels
+from tailcut.inputs.transform.block_dct import BlockDCT
+from tailcut.inputs.transform.input_transform import InputTransform, check_pictures, compute_type, input_transform_of
+
+
+class Halves(InputTransform):
+    """Two channels: a picture's first one, and nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+
+    def unnormalized(self, pictures: Tensor | JpegCoefficients) -> Tensor:
+        assert isinstance(pictures, Tensor)
+        first = pictures[..., :1, :, :]
+        return torch.cat([first, 0 * first], dim=-3)
+
+
+def test_the_base_cannot_be_made() -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        InputTransform(3)  # type: ignore[abstract]
+
+
+def test_fit_measures_over_all_pictures() -> None:
+    """The oracle is torch's own mean and spread of everything at once."""
+    batches = [torch.rand(3, 3, 4, 5, dtype=torch.float64) * 9 + 100, torch.rand(2, 3, 8, 2, dtype=torch.float64)]
+    values = torch.cat([batch[:, 0].flatten() for batch in batches])
+    transform = Halves().double()
+    assert transform.fit([(batches[0], "labels"), [list(batches[1])]]) is transform
+    torch.testing.assert_close(transform.mean, torch.stack([values.mean(), values.new_zeros(())]))
+    torch.testing.assert_close(transform.std, torch.stack([values.std(correction=0), values.new_ones(())]))
+    assert transform.statistics(batches).count == len(values)
+
+
+def test_the_spread_of_the_pictures_means_is_another() -> None:
+    """What the published constants are: the pixels of a picture differ much more than the means of pictures."""
+    pictures = torch.rand(6, 3, 8, 8, dtype=torch.float64)
+    transform = Halves().double().fit(pictures.split(4), over="pictures")
+    means = pictures[:, 0].mean(dim=(1, 2))
+    torch.testing.assert_close(transform.mean[0], means.mean())
+    torch.testing.assert_close(transform.std[0], means.std(correction=0))
+    assert transform.std[0] < 0.2 * Halves().double().fit([pictures]).std[0]
+    with pytest.raises(ArgumentError, match="over must be one of pixels, pictures, got 'planes'"):
+        transform.fit([pictures], over="planes")
+
+
+def test_nothing_to_fit() -> None:
+    with pytest.raises(DataError, match="loader is empty"):
+        Halves().fit([])
+    with pytest.raises(ArgumentError, match="got str in an item of type tuple"):
+        Halves().fit([("photo.jpg", 1)])
+
+
+def test_statistics_are_saved() -> None:
+    assert set(Halves().state_dict()) == {"mean", "std"}
+    assert (Halves().num_channels, BlockDCT(24).num_channels, YCbCrPixels().num_channels) == (2, 24, 3)
+
+
+def test_the_transform_of_a_network() -> None:
+    own = YCbCrPixels()
+    assert input_transform_of(nn.Sequential(nn.ReLU(), nn.Sequential(own))) is own
+    assert input_transform_of(nn.ReLU()) is None
+
+
+def test_types_and_shapes() -> None:
+    assert check_pictures(torch.zeros(3, 1, 1, dtype=torch.uint8))
+    assert not check_pictures(torch.zeros(2, 3, 1, 1, dtype=torch.float16))
+    with pytest.raises(ArgumentError, match="int64"):
+        check_pictures(torch.zeros(3, 4, 4, dtype=torch.int64))
+    for shape in ((3, 4), (1, 4, 4), (3, 0, 4)):
+        with pytest.raises(ArgumentError, match="height, width"):
+            check_pictures(torch.zeros(shape))
+    assert [compute_type(dtype) for dtype in (torch.float64, torch.bfloat16)] == [torch.float64, torch.float32]
+
+
+def test_floats_of_0_to_255_and_arrays_are_told() -> None:
+    pictures: Any = torch.rand(2, 3, 16, 16)
+    block = BlockDCT()
+    with pytest.raises(ArgumentError, match=r"expected floats of 0 to 1, got up to .*uint8"):
+        block(pictures * 255)
+    block(pictures * 1.5)
+    with pytest.raises(ArgumentError, match=r"got ndarray; .*torch\.from_numpy"):
+        block(pictures.numpy())

@@ -1,0 +1,62 @@
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tailcut.runtime.distributed import Processes, add_up
+
+
+class Together:
+    """Stands for the engine of two processes, of which the other one has fixed values."""
+
+    world_size, global_rank, device = 2, 0, torch.device("cpu")
+
+    def __init__(self, other: Tensor) -> None:
+        self.other = other
+
+    def all_reduce(self, value: Tensor, reduce_op: str) -> Tensor:
+        total = value + self.other
+        return total / 2 if reduce_op == "mean" else total
+
+    def broadcast(self, value: Tensor) -> Tensor:
+        return self.other
+
+
+def process(other: Any, model: nn.Module | None = None) -> Processes:
+    made = Processes()
+    made.fabric = cast(Any, Together(torch.as_tensor(other)))
+    made.model = model or nn.Identity()
+    return made
+
+
+def test_the_loss_is_the_mean_and_one_wish_to_stop_is_enough() -> None:
+    assert process([3.0, 0.0])._agree(torch.tensor(1.0), False) == (2.0, False)
+    assert process([3.0, 1.0])._agree(torch.tensor(1.0), False) == (2.0, True)
+
+
+def test_sums_keep_their_type() -> None:
+    total = add_up(
+        cast(Any, Together(torch.tensor([0.25, 3.0], dtype=torch.float64))), torch.ones(2, dtype=torch.float64)
+    )
+    assert total.dtype == torch.float64
+    assert total.tolist() == [1.25, 4.0]
+
+
+def test_values_are_gathered_in_rows() -> None:
+    gathered = process(torch.tensor([[0.0, 0.0], [5.0, 6.0]]))._gather(torch.tensor([1.0, 2.0]))
+    assert gathered.tolist() == [[1.0, 2.0], [5.0, 6.0]]
+
+
+def test_buffers_become_those_of_the_first_process() -> None:
+    norm = nn.BatchNorm1d(1)
+    process(torch.tensor(7), norm)._share_buffers()
+    assert norm.running_mean is not None
+    assert norm.running_mean.item() == 7
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_one_process_agrees_with_itself(stop: bool) -> None:
+    alone = process([0.0, 0.0])
+    cast(Any, alone.fabric).world_size = 1
+    assert alone._agree(torch.tensor(1.5), stop) == (1.5, stop)

@@ -1,0 +1,56 @@
+"""From a file to a smaller one, on real digits."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tailcut.data import open_dataset
+from tailcut.errors import ArgumentError, DataNotFoundError
+from tailcut.evaluation.evaluate import evaluate
+from tailcut.format import load, save
+from tailcut.structure import create_model
+from tailcut.tasks.compress import compress_file
+from tailcut.weights import regularize
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    model = create_model("lenet5", conv_relu=True)
+    regularize(model, num_kept=60)
+    save(model, tmp_path / "a.tailcut")
+    return tmp_path / "a.tailcut"
+
+
+def test_what_is_reported_is_what_the_file_does(file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "b.tailcut"
+    report = compress_file(file, out, "digits", max_bytes=300, num_gradients=20)
+    test = open_dataset("digits", None)
+    assert report.after == evaluate(load(out), test)["accuracy"]
+    assert report.before == evaluate(load(file), test)["accuracy"]
+    assert report.file_bytes == out.stat().st_size <= 300
+    assert report.settings == {"max_bytes": 300, "max_drop": None, "step": None, "num_gradients": 20, "seed": 0}
+    assert f"{report.file_bytes} bytes" in str(report)
+
+
+def test_as_good_on_pictures_held_out(file: Path, tmp_path: Path) -> None:
+    report = compress_file(file, tmp_path / "b.tailcut", "digits", max_drop=0.5, num_gradients=10, held_out=100)
+    assert report.settings["held_out"] == 100
+    assert report.file_bytes < file.stat().st_size / 2
+
+
+def test_the_same_seed_writes_the_same_file(file: Path, tmp_path: Path) -> None:
+    for name in ("b", "c"):
+        compress_file(file, tmp_path / name, "digits", step=0.05, num_gradients=5, test_split=None)
+    assert (tmp_path / "b").read_bytes() == (tmp_path / "c").read_bytes()
+
+
+def test_mistakes(file: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="give one of max_bytes="):
+        compress_file(file, tmp_path / "b", "digits", num_gradients=1)
+    with pytest.raises(ArgumentError, match=r"the number of pictures to hold out must be 1 to"):
+        compress_file(file, tmp_path / "b", "digits", max_drop=0.1, held_out=10**6)
+    with pytest.raises(DataNotFoundError):
+        compress_file(file, tmp_path / "b", "folder:nowhere", step=1.0)
+    assert not (tmp_path / "b").exists()

@@ -1,0 +1,332 @@
+import contextlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+from PIL import Image
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from tailcut.channels import prune, score
+from tailcut.errors import ArgumentError, DataError
+from tailcut.format import inspect, load, save
+from tailcut.runs import Run
+from tailcut.structure import class_names, create_model, set_class_names
+from tailcut.tasks.pack import pack, unpack
+from tailcut.training.recipe.schema import Recipe
+from tailcut.training.recipe.toml_files import parse_recipe
+from tailcut.training.train import train
+from tailcut.weights import kept_counts, regularize, to_dense
+
+MakeRecipe = Callable[..., Recipe]
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.mark.parametrize("overrides", [(), ("optimizer.ema_decay=0.9", "schedule={ num_kept = 400, rate = 0.1 }")])
+def test_the_checkpoint_of_a_finished_run_gives_the_run_s_file(
+    overrides: tuple[str, ...], make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    train(make_recipe("training.epochs=2", *overrides), tmp_path / "run")
+    run = Run(tmp_path / "run")
+    for source in (run.path, run.last_checkpoint):
+        report = pack(source, tmp_path / "again.tailcut")
+        assert (tmp_path / "again.tailcut").read_bytes() == run.model.read_bytes()
+        assert report.num_kept == 1200
+    pack(run.path, tmp_path / "exact.tailcut", codec="float32")
+    assert {entry.codec for entry in inspect(tmp_path / "exact.tailcut").tensors} == {"float32"}
+
+
+def with_start(text: str, section: str) -> Recipe:
+    text = text.replace('name = "lenet300"\narguments = { convolutional = true }', 'name = "lenet5"')
+    text = text.replace("num_kept = 4000", "").replace("num_kept = 400\n", "keep_ratio = 0.2\n")
+    text = text.replace('initialization = "he"', "")
+    return parse_recipe(f"{text}\n{section}", source="small.toml", overrides=("training.epochs=1",))
+
+
+@pytest.fixture(params=["truncated", "pruned"])
+def started_run(request: pytest.FixtureRequest, recipe_text: str, tmp_path: Path) -> Run:
+    """A finished run that went on from coefficients in another order, or from fewer channels."""
+    if request.param == "truncated":
+        model = create_model("lenet5")
+        regularize(model, keep_ratio=0.5, order_weights=[1, 1, 3, 3])
+        save(model, tmp_path / "parent.tailcut")
+        section = f'[start]\nfile = "{tmp_path}/parent.tailcut"'
+    else:
+        section = '[pruning]\nrates = 0.4\nmethod = "l1"'
+    train(with_start(recipe_text, section), tmp_path / "run")
+    return Run(tmp_path / "run")
+
+
+def test_a_run_that_went_on_from_another_network_is_packed_as_it_is(started_run: Run, tmp_path: Path) -> None:
+    inputs = torch.rand(3, 1, 28, 28)
+    for source in (started_run.path, started_run.last_checkpoint):
+        pack(source, tmp_path / "again.tailcut")
+        assert (tmp_path / "again.tailcut").read_bytes() == started_run.model.read_bytes()
+        assert torch.equal(load(tmp_path / "again.tailcut")(inputs), load(started_run.model)(inputs))
+
+
+def test_a_start_that_is_gone_or_another_is_told(started_run: Run, tmp_path: Path) -> None:
+    start = started_run.start.read_bytes()
+    started_run.start.unlink()
+    for source in (started_run.path, started_run.last_checkpoint):
+        with pytest.raises(DataError, match=r"run/start\.tailcut, where it is not\. Put it back"):
+            pack(source, tmp_path / "again.tailcut")
+    started_run.start.write_bytes(start)
+    slim = create_model("lenet5")
+    prune(slim, torch.zeros(1, 1, 28, 28), score(slim, [], method="l1"), 0.2)
+    save(slim, started_run.start)
+    with pytest.raises(
+        DataError, match=r"last\.pt do not fit the network of .*start\.tailcut: (size mismatch|Missing)"
+    ):
+        pack(started_run.last_checkpoint, tmp_path / "again.tailcut")
+
+
+def test_a_run_knows_the_names_of_its_folders(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for number, name in enumerate(("rose", "tulip")):
+            (tmp_path / "flowers" / split / name).mkdir(parents=True)
+            for index in range(8):
+                pixels = np.full((28, 28), 100 * number + index, dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "flowers" / split / name / f"{index}.png")
+    words = ["data.name='folder:flowers@28'", "data.test_split='val'", "data.holdout=0", "data.batch_size=4"]
+    model = "model={ name = 'resnet20', arguments = { num_classes = 2 } }"
+    recipe = make_recipe(*words, model, "training.epochs=1", "schedule=", "regularization=")
+    train(recipe, tmp_path / "run", roots=tmp_path)
+    pack(tmp_path / "run", tmp_path / "again.tailcut")
+    for file in (Run(tmp_path / "run").model, tmp_path / "again.tailcut"):
+        assert class_names(load(file)) == ("rose", "tulip")
+
+
+def test_digits_have_no_names_but_their_numbers(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    train(make_recipe("training.epochs=1"), tmp_path / "run")
+    assert inspect(Run(tmp_path / "run").model).metadata == {}
+
+
+def test_a_checkpoint_in_the_middle_is_packed_as_it_stands(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    train(make_recipe("training.epochs=2"), tmp_path / "run")
+    run = Run(tmp_path / "run")
+    report = pack(run.previous_checkpoint, tmp_path / "a.tailcut")
+    assert report.num_kept == run.read_metrics()[0]["num_kept"]
+
+
+def test_plain_weights_need_their_model(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    model = create_model("lenet300", bias=False)
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(ArgumentError, match="--model"):
+        pack(tmp_path / "weights.pt", tmp_path / "a.tailcut")
+    with pytest.raises(ArgumentError, match=r"do not fit model 'lenet300'.*bias"):
+        pack(tmp_path / "weights.pt", tmp_path / "a.tailcut", model="lenet300")
+    pack(tmp_path / "weights.pt", tmp_path / "a.tailcut", model="lenet300", arguments={"bias": False})
+    inputs = torch.rand(3, 1, 28, 28)
+    torch.testing.assert_close(load(tmp_path / "a.tailcut")(inputs), model(inputs), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("wrap", [lambda state: {"state_dict": state, "epoch": 3}, lambda state: {"model": state}])
+def test_usual_wrappings_are_taken_off(wrap: Callable[[Any], Any], tmp_path: Path) -> None:
+    model = create_model("lenet300", bias=False)
+    state = {f"module.{name}": value for name, value in model.state_dict().items()}
+    torch.save(wrap(state), tmp_path / "weights.pt")
+    report = pack(
+        tmp_path / "weights.pt", tmp_path / "a.tailcut", model="lenet300", arguments={"bias": False}, num_kept=9
+    )
+    assert report.num_kept == 27
+
+
+def test_safetensors_are_read(tmp_path: Path) -> None:
+    model = create_model("lenet300", bias=False)
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    report = pack(
+        tmp_path / "weights.safetensors",
+        tmp_path / "a.tailcut",
+        model="lenet300",
+        arguments={"bias": False},
+        keep_ratio=0.01,
+    )
+    assert report.num_kept == 2352 + 300 + 10
+
+
+def test_the_state_dict_of_a_regularised_network_is_packed_with_its_counts(tmp_path: Path) -> None:
+    model = create_model("lenet300")
+    regularize(model, num_kept={"fc1.weight": 50, "fc2.weight": 20})
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    pack(tmp_path / "weights.pt", tmp_path / "a.tailcut", model="lenet300")
+    again = load(tmp_path / "a.tailcut")
+    assert kept_counts(again) == {"fc1.weight": 50, "fc2.weight": 20}
+    inputs = torch.rand(3, 1, 28, 28)
+    assert torch.equal(again(inputs), model(inputs))
+
+
+@pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"state_dict": state, "epoch": 3}])
+def test_a_state_dict_tells_how_its_coefficients_were_made(wrap: Callable[[Any], Any], tmp_path: Path) -> None:
+    model = create_model("lenet5")
+    regularize(
+        model, num_kept=100, axes=(0, 1), overrides={"conv2.weight": {"axes": None, "order_weights": [1, 1, 2, 3]}}
+    )
+    torch.save(wrap(model.state_dict()), tmp_path / "weights.pt")
+    pack(tmp_path / "weights.pt", tmp_path / "a.tailcut", model="lenet5")
+    again = load(tmp_path / "a.tailcut")
+    inputs = torch.rand(3, 1, 28, 28)
+    assert torch.equal(again(inputs), model(inputs))
+    with pytest.raises(ArgumentError, match="holds coefficients already: leave out --keep-ratio and --num-kept"):
+        pack(tmp_path / "weights.pt", tmp_path / "b.tailcut", model="lenet5", keep_ratio=0.1)
+
+
+@pytest.mark.parametrize("wrap", [AveragedModel, lambda model: torch.compile(nn.DataParallel(model), backend="eager")])
+def test_the_state_of_a_wrapper_tells_how_its_coefficients_were_made(
+    wrap: Callable[[Any], Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = create_model("lenet5")
+    regularize(model, num_kept=100, axes=(0, 1))
+    torch.save(wrap(model).state_dict(), tmp_path / "weights.pt")
+    pack(tmp_path / "weights.pt", tmp_path / "a.tailcut", model="lenet5")
+    inputs = torch.rand(3, 1, 28, 28)
+    assert torch.equal(load(tmp_path / "a.tailcut")(inputs), model(inputs))
+    assert "does not say" not in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "plain dict", "half told"])
+def test_coefficients_of_unknown_axes_are_warned_of(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = create_model("lenet5")
+    regularize(model, num_kept={"conv1.weight": 100, "conv2.weight": 100})
+    path = tmp_path / ("weights.safetensors" if kind == "safetensors" else "weights.pt")
+    state = model.state_dict()
+    if kind == "safetensors":
+        safetensors.torch.save_file(state, path)
+    elif kind == "plain dict":
+        torch.save(dict(state), path)
+    else:
+        del state._metadata["conv2.parametrizations.weight"]  # type: ignore[attr-defined]
+        torch.save(state, path)
+    pack(path, tmp_path / "a.tailcut", model="lenet5")
+    inputs = torch.rand(3, 1, 28, 28)
+    assert torch.equal(load(tmp_path / "a.tailcut")(inputs), model(inputs))
+    (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    names = "conv2.weight" if kind == "half told" else "conv1.weight and 1 more"
+    assert record.getMessage().startswith(
+        f"{path} does not say which axes and order its coefficients belong to ({names}): all axes and order weights of "
+        "1 are assumed"
+    )
+
+
+def test_plain_weights_and_told_coefficients_are_packed_without_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = create_model("lenet5")
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "plain.safetensors")
+    pack(tmp_path / "plain.safetensors", tmp_path / "a.tailcut", model="lenet5", num_kept=50)
+    regularize(model, num_kept=50, order_weights=[1, 1, 3, 3])
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    pack(tmp_path / "weights.pt", tmp_path / "a.tailcut", model="lenet5")
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_a_whole_pickled_module_is_told(tmp_path: Path) -> None:
+    torch.save(create_model("lenet300"), tmp_path / "module.pt")
+    with pytest.raises(DataError, match=r"cannot read .*module\.pt: .*save model\.state_dict\(\) instead") as caught:
+        pack(tmp_path / "module.pt", tmp_path / "a.tailcut", model="lenet300")
+    assert "weights_only" not in str(caught.value)
+
+
+@pytest.mark.parametrize("strange", [5, {"": 5}, {3: {}}, {"fc1.parametrizations.weight": {"tailcut": 5}}])
+def test_strange_metadata_are_no_reason_to_fail_unnamed(strange: Any, tmp_path: Path) -> None:
+    model = create_model("lenet300")
+    regularize(model, num_kept=50)
+    state = model.state_dict()
+    state._metadata = strange  # type: ignore[attr-defined]
+    torch.save(state, tmp_path / "weights.pt")
+    with contextlib.suppress(ArgumentError):
+        pack(tmp_path / "weights.pt", tmp_path / "a.tailcut", model="lenet300")
+    if isinstance(strange, int):
+        assert kept_counts(load(tmp_path / "a.tailcut"))["fc1.weight"] == 50
+
+
+def test_a_vector_that_is_none_is_told(tmp_path: Path) -> None:
+    model = create_model("lenet300")
+    regularize(model, num_kept=50)
+    state = {**model.state_dict(), "fc1.parametrizations.weight.original": torch.tensor(1.0)}
+    torch.save(state, tmp_path / "weights.pt")
+    with pytest.raises(ArgumentError, match=r"do not fit model 'lenet300'.*size mismatch for fc1"):
+        pack(tmp_path / "weights.pt", tmp_path / "a.tailcut", model="lenet300")
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.pt", b"nonsense"), ("a.safetensors", b"nonsense"), ("a.pt", b"")])
+def test_damaged_files_are_told(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"cannot read .*{name}"):
+        pack(tmp_path / name, tmp_path / "a.tailcut", model="lenet300")
+
+
+def test_other_contents_are_told(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(DataError, match="holds no tensors by name"):
+        pack(tmp_path / "list.pt", tmp_path / "a.tailcut", model="lenet300")
+    with pytest.raises(DataError, match="no run folder"):
+        pack(tmp_path, tmp_path / "a.tailcut")
+    train(make_recipe("training.epochs=1"), tmp_path / "run")
+    with pytest.raises(ArgumentError, match="leave out --model"):
+        pack(tmp_path / "run", tmp_path / "a.tailcut", model="lenet300")
+
+
+def test_unpacked_weights_are_those_of_the_dense_network(tmp_path: Path) -> None:
+    model = create_model("lenet5")
+    regularize(model, num_kept=50)
+    save(model, tmp_path / "a.tailcut")
+    report = unpack(tmp_path / "a.tailcut", tmp_path / "dense.safetensors")
+    tensors = safetensors.torch.load_file(tmp_path / "dense.safetensors")
+    plain = create_model("lenet5")
+    plain.load_state_dict(tensors)
+    inputs = torch.rand(2, 1, 28, 28)
+    assert torch.equal(plain(inputs), to_dense(model)(inputs))
+    assert json.loads(report.to_json()) == {
+        "file": str(tmp_path / "a.tailcut"),
+        "out": str(tmp_path / "dense.safetensors"),
+        "num_tensors": 8,
+        "num_parameters": 431_080,
+        "file_bytes": (tmp_path / "dense.safetensors").stat().st_size,
+    }
+    assert "431,080 numbers" in str(report)
+
+
+def test_safetensors_say_the_names_of_the_classes(tmp_path: Path) -> None:
+    model = create_model("lenet300")
+    set_class_names(model, [f"digit {number}" for number in range(10)])
+    save(model, tmp_path / "a.tailcut")
+    unpack(tmp_path / "a.tailcut", tmp_path / "a.safetensors")
+    with safetensors.safe_open(tmp_path / "a.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["class_names"]) == [f"digit {number}" for number in range(10)]
+
+
+def test_what_plain_weights_lose_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trained = to_dense(load("zoo:lenet300-ref"))
+    arguments: dict[str, Any] = {}
+    torch.save(trained.state_dict(), tmp_path / "a.pt")
+    report = pack(tmp_path / "a.pt", tmp_path / "a.tailcut", model="lenet300", arguments=arguments, keep_ratio=0.3)
+    cut = report.regularization
+    assert cut is not None
+    assert cut.energy_lost_of_trained is not None
+    assert cut.energy_lost_of_trained > 0.05
+    assert "energy lost" in str(report)
+    assert f"{100 * (cut.energy_lost or 0):.1f} %" in str(report)
+    (message,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "tailcut evaluate FILE" in message
+    assert "TailTruncation" not in message
+    whole = pack(tmp_path / "a.pt", tmp_path / "b.tailcut", model="lenet300", arguments=arguments)
+    assert "energy lost" not in str(whole)
+    assert len(caplog.records) == 1
+
+
+def test_fresh_weights_are_cut_without_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    torch.save(create_model("lenet5").state_dict(), tmp_path / "a.pt")
+    report = pack(tmp_path / "a.pt", tmp_path / "a.tailcut", model="lenet5", keep_ratio=0.3)
+    assert report.regularization is not None
+    assert "in all" in str(report)
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]

@@ -1,0 +1,38 @@
+"""Figures are written whole."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tailcut.errors import ArgumentError, MissingExtraError
+from tailcut.plotting import new_figure, write_figure
+
+
+def test_a_figure_is_a_png_of_the_wanted_size(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    figure = new_figure("a line", (3, 2))
+    figure.subplots().plot([0, 1], [1, 0])
+    write_figure(figure, tmp_path / "line.png")
+    with Image.open(tmp_path / "line.png") as image:
+        assert (image.format, image.size) == ("PNG", (330, 220))
+    with pytest.raises(ArgumentError, match="does not exist"):
+        write_figure(figure, tmp_path / "nowhere" / "line.png")
+
+
+def test_texts_may_hold_dollar_signs(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    figure = new_figure("a line", (3, 2))
+    panel = figure.subplots()
+    panel.plot([0, 1], [1, 0], label="a$_{$")
+    panel.set(title="$\\frac$", xlabel="$^$")
+    panel.legend()
+    write_figure(figure, tmp_path / "line.png")
+    assert (tmp_path / "line.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingExtraError, match=r"a line needs the package 'matplotlib': pip install '\.\[plots\]'"):
+        new_figure("a line", (3, 2))

@@ -1,0 +1,200 @@
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tailcut.data import open_dataset, split_off
+from tailcut.errors import RecipeError
+from tailcut.format import save
+from tailcut.structure import create_model, picture_size
+from tailcut.training.recipe.schema import LrScheduleSection, OptimizerSection, Recipe
+from tailcut.training.setup.build import (
+    build_model,
+    build_optimizer,
+    build_schedule,
+    check_data,
+    hold_out,
+    load_teacher,
+    lr_factor,
+    note_picture_size,
+    set_precision,
+)
+from tailcut.weights import kept_counts, to_dense, truncated_tensors
+
+MakeRecipe = Callable[..., Recipe]
+
+
+def test_the_model_is_regularised_as_the_recipe_says(make_recipe: MakeRecipe) -> None:
+    overrides = "regularization.overrides={ 'fc1.weight' = { num_kept = 7, order_weights = [1, 1, 3, 3] } }"
+    model = build_model(make_recipe(overrides, "regularization.exclude=['fc3.*']"))
+    assert kept_counts(model) == {"fc1.weight": 7, "fc2.weight": 4000}
+    assert truncated_tensors(model)[0].truncation.order_weights == (1, 1, 3, 3)
+
+
+def test_without_a_start_everything_is_kept(make_recipe: MakeRecipe) -> None:
+    model = build_model(make_recipe("regularization={}"))
+    assert kept_counts(model) == {"fc1.weight": 235200, "fc2.weight": 30000, "fc3.weight": 1000}
+
+
+def test_each_initialization_has_its_variance(make_recipe: MakeRecipe) -> None:
+    variances = {}
+    for name in ("model", "rescaled", "he", "standardized"):
+        torch.manual_seed(0)
+        model = to_dense(build_model(make_recipe(f"regularization.initialization={name}")))
+        variances[name] = model.get_parameter("fc2.weight").var().item()
+    dense = 1 / (3 * 300)  # of torch's own initial weights: uniform within 1 / sqrt(inputs)
+    assert variances["model"] == pytest.approx(dense * 4000 / 30000, rel=0.1)
+    assert variances["rescaled"] == pytest.approx(dense, rel=0.1)
+    assert variances["he"] == pytest.approx(2 / 300, rel=0.1)
+    assert variances["standardized"] == variances["he"]  # to be measured yet
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.name=lenet6", "model: unknown model 'lenet6'"),
+        ("model.arguments.depth=3", "model: .*no argument 'depth'"),
+        ("regularization.include=['conv9.*']", "regularization: include: 'conv9"),
+        ("regularization.axes=[7]", "regularization: fc1.weight"),
+    ],
+)
+def test_what_does_not_fit_names_its_section(override: str, message: str, make_recipe: MakeRecipe) -> None:
+    with pytest.raises(RecipeError, match=message):
+        build_model(make_recipe(override))
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "expected"),
+    [
+        ({"name": "adam", "betas": (0.9, 0.99)}, torch.optim.Adam, {"betas": (0.9, 0.99)}),
+        ({"name": "adamw", "weight_decay": 0.1}, torch.optim.AdamW, {"weight_decay": 0.1}),
+        ({"name": "sgd", "momentum": 0.5}, torch.optim.SGD, {"momentum": 0.5}),
+    ],
+)
+def test_optimisers_get_their_values(values: dict[str, Any], kind: type, expected: dict[str, Any]) -> None:
+    optimizer = build_optimizer(OptimizerSection(lr=0.3, **values), create_model("lenet300"))
+    assert type(optimizer) is kind
+    group = optimizer.param_groups[0]
+    assert {key: group[key] for key in ("lr", *expected)} == {"lr": 0.3, **expected}
+
+
+@pytest.mark.parametrize(("every", "cuts"), [("2", 20), ("epoch", 2)])
+def test_the_target_is_reached_at_its_fraction(every: str, cuts: int, make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe(f"schedule.every={every}")  # 4 epochs of 20 steps, half of the run
+    model = build_model(recipe)
+    schedule = build_schedule(recipe, model, build_optimizer(recipe.optimizer, model), steps_per_epoch=20)
+    assert schedule is not None
+    for _ in range(cuts - 1):
+        schedule.step()
+    assert not schedule.finished
+    schedule.step()
+    assert schedule.finished
+
+
+def test_a_target_above_the_start_names_its_section(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe("schedule.num_kept={ 'fc1.weight' = 5000 }")
+    with pytest.raises(RecipeError, match=r"schedule: fc1\.weight"):
+        build_schedule(recipe, build_model(recipe))
+
+
+def test_a_constant_rate_is_constant() -> None:
+    assert {lr_factor(LrScheduleSection(), part / 10) for part in range(11)} == {1.0}
+
+
+def test_a_cosine_falls_from_one_to_zero() -> None:
+    section = LrScheduleSection(name="cosine", warmup=0.1)
+    assert lr_factor(section, 0.0) == 0
+    assert lr_factor(section, 0.05) == pytest.approx(0.5)
+    assert lr_factor(section, 0.1) == 1
+    assert lr_factor(section, 0.55) == pytest.approx(0.5)
+    assert lr_factor(section, 1.0) == pytest.approx(0)
+    assert lr_factor(LrScheduleSection(name="cosine"), 0.25) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
+
+
+def test_one_cycle_agrees_with_torch() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0, momentum=0.9)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=1.0, total_steps=101, pct_start=21 / 101, final_div_factor=1e12, cycle_momentum=False
+    )
+    section = LrScheduleSection(name="one_cycle", warmup=0.2)
+    for step in range(100):
+        assert lr_factor(section, step / 100) == pytest.approx(cycle.get_last_lr()[0], abs=1e-6)
+        optimizer.step()
+        cycle.step()
+
+
+def test_milestones_multiply() -> None:
+    section = LrScheduleSection(name="multistep", milestones=(0.5, 0.75), factor=0.1)
+    assert [lr_factor(section, part) for part in (0, 0.49, 0.5, 0.8)] == pytest.approx([1, 1, 0.1, 0.01])
+
+
+def test_batches_must_fit_the_data_and_the_processes(make_recipe: MakeRecipe) -> None:
+    train = open_dataset("digits", "train")
+    assert check_data(make_recipe(), train, 1) == len(train) // 64
+    with pytest.raises(RecipeError, match=r"data.batch_size: must be at most 1442"):
+        check_data(make_recipe("data.batch_size=2000"), train, 1)
+    with pytest.raises(RecipeError, match=r"data.batch_size: must be a multiple of the 3 processes"):
+        check_data(make_recipe(), train, 3)
+    with pytest.raises(RecipeError, match=r"training.loss: dice_bce is for masks"):
+        check_data(make_recipe("training.loss=dice_bce"), train, 1)
+
+
+def test_pictures_are_held_out_as_the_recipe_says(make_recipe: MakeRecipe) -> None:
+    digits = open_dataset("digits", "train")
+    train, held_out = hold_out(make_recipe(), digits)
+    assert held_out is not None
+    assert (len(train), len(held_out), held_out.split) == (1242, 200, "train[1242:1442]")
+    assert hold_out(make_recipe("data.holdout=0"), digits) == (digits, None)
+    with pytest.raises(RecipeError, match=r"data\.holdout: .* must be 1 to 1441 for digits, .*, got 1442"):
+        hold_out(make_recipe("data.holdout=1442"), digits)
+
+
+def test_the_forward_rounds_to_the_codec(make_recipe: MakeRecipe) -> None:
+    model = build_model(make_recipe())
+    set_precision(model, "float16")
+    tensor = truncated_tensors(model)[0]
+    assert torch.equal(tensor.coefficients(), tensor.vector.half().float())
+
+
+def test_a_teacher_is_dense_frozen_and_from_a_file_or_a_run(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    model = create_model("lenet300")
+    (tmp_path / "run").mkdir()
+    save(model, tmp_path / "run" / "model.tailcut")
+    inputs = torch.rand(2, 1, 28, 28)
+    for place in (tmp_path / "run", tmp_path / "run" / "model.tailcut"):
+        teacher = load_teacher(make_recipe(f"distillation.teacher={place}"), torch.device("cpu"))
+        assert teacher is not None
+        assert not teacher.training
+        assert not any(parameter.requires_grad for parameter in teacher.parameters())
+        torch.testing.assert_close(teacher(inputs), model(inputs))
+
+
+def test_a_missing_teacher_names_its_key(make_recipe: MakeRecipe) -> None:
+    with pytest.raises(RecipeError, match=r"distillation.teacher: .*nowhere"):
+        load_teacher(make_recipe("distillation.teacher=nowhere"), torch.device("cpu"))
+    assert load_teacher(make_recipe(), torch.device("cpu")) is None
+
+
+def test_a_classifier_is_told_a_size_that_is_not_its_familys(make_recipe: MakeRecipe) -> None:
+    recipe, model = make_recipe(), create_model("lenet5")
+    note_picture_size(recipe, model, open_dataset("digits@14", "train"))
+    assert picture_size(model) == (14, 14)
+    note_picture_size(recipe, model, open_dataset("digits", "train"))
+    assert picture_size(model) is None
+
+
+@pytest.mark.parametrize(("num_pictures", "told"), [(64 * 12, True), (64 * 13, False)])
+def test_few_steps_are_told(
+    num_pictures: int, told: bool, make_recipe: MakeRecipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    digits = open_dataset("digits", "train")
+    train = split_off(digits, len(digits) - num_pictures)[0]
+    assert check_data(make_recipe(), train, 1) == num_pictures // 64
+    assert ("4 epochs of 12 steps are 48 steps in all" in caplog.text) is told
+    caplog.clear()
+    check_data(make_recipe("start.file=zoo:a"), train, 1)
+    assert caplog.text == ""

@@ -1,0 +1,62 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tailcut.errors import DivergedError
+from tailcut.format import load, save
+from tailcut.runs import Run
+from tailcut.structure import create_model
+from tailcut.training.recipe.schema import PackSection, Recipe
+from tailcut.training.result import make_result, num_kept, save_trained
+from tailcut.training.setup.build import build_model
+
+MakeRecipe = Callable[..., Recipe]
+
+
+def test_counts_and_bytes_are_those_of_the_file(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run")
+    recipe = make_recipe("regularization.num_kept=100", "schedule=", "model.arguments.bias=true")
+    save(build_model(recipe), run.model, codec="float16")
+    result = make_result(
+        recipe,
+        run,
+        load(run.model),
+        command="tailcut train small",
+        device="cpu",
+        num_devices=1,
+        seconds=1.23456,
+        split_sizes={"train": 10, "validation": 0, "test": 5},
+        metrics={"accuracy": 0.5},
+        validation={},
+    )
+    assert (result.num_kept, result.num_parameters, result.num_other) == (300, 266_610, 410)
+    assert result.file_bytes == run.model.stat().st_size
+    assert result.seconds == 1.235
+    assert result.split_sizes == {"train": 10, "test": 5}
+    assert result.versions["torch"] == torch.__version__
+    assert result.recipe["model"]["arguments"] == {"convolutional": True, "bias": True}
+    assert result.paper == {}
+    run.write_result(result)
+    assert run.read_result() == result
+
+
+@pytest.mark.parametrize(("override", "kept"), [("", 12000 - 3000), ("regularization=", 266_610)])
+def test_kept_numbers_of_a_plain_network_are_all(override: str, kept: int, make_recipe: MakeRecipe) -> None:
+    overrides = [override, "schedule="] if override else []
+    assert num_kept(build_model(make_recipe(*overrides))) == kept
+    assert num_kept(create_model("lenet300", bias=False)) == 266_200
+
+
+def test_a_number_too_large_for_its_type_says_how_to_keep_the_training(tmp_path: Path) -> None:
+    run, model = Run.create(tmp_path / "run"), create_model("lenet300")
+    with torch.no_grad():
+        model.get_parameter("fc1.weight")[0, 0] = 1e9
+    with pytest.raises(
+        DivergedError, match=r"not packed: fc1.weight: 1e\+09 does not fit.*tailcut pack .*run -o FILE --co"
+    ):
+        save_trained(model, run.model, run, PackSection(codec="float16", other_codec="float16"))
+    assert not run.model.exists()
+    save_trained(model, run.model, run, PackSection())
+    assert run.model.exists()

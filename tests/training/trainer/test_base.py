@@ -1,0 +1,438 @@
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tailcut.data import open_dataset, split_off
+from tailcut.errors import ArgumentError, RecipeError, TailcutError, TrainingError
+from tailcut.evaluation import evaluate
+from tailcut.format import inspect, load, save
+from tailcut.runs import Run
+from tailcut.structure import create_model
+from tailcut.training.batches import batches as batches_of_an_epoch
+from tailcut.training.checkpoints import read_checkpoint
+from tailcut.training.recipe.schema import Recipe
+from tailcut.training.recipe.toml_files import parse_recipe, to_toml
+from tailcut.training.train import train
+from tailcut.training.trainer import base
+
+MakeRecipe = Callable[..., Recipe]
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+# Everything that has a state which must survive a restart.
+VARIANTS = {
+    "geometric": (),
+    "paper": ("schedule.spacing=paper", "schedule.every=epoch"),
+    "average": ("optimizer.ema_decay=0.9", "optimizer.clip_norm=1.0"),
+    "rounded": ("training.round_from=0.5", "data.augmentation={ shift = 2, flip = true }"),
+    "sgd": ("optimizer.name=sgd", "optimizer.lr_schedule.name=cosine"),
+    "rate": ("schedule={ num_kept = 400, rate = 0.3 }",),
+}
+
+
+def train_and_stop(recipe: Recipe, out: Path, monkeypatch: pytest.MonkeyPatch, *, epoch: int, step: int) -> str:
+    """Train, and press Ctrl-C before that step (both counted from 0). Returns what the user is told."""
+    original = batches_of_an_epoch
+
+    def batches(*args: Any, **settings: Any) -> Iterator[Any]:
+        for number, batch in enumerate(original(*args, **settings)):
+            if settings["epoch"] == epoch and number == step:
+                signal.raise_signal(signal.SIGINT)
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(base, "batches", batches)
+        with pytest.raises(TrainingError) as caught:
+            train(recipe, out)
+    return str(caught.value)
+
+
+def assert_same_numbers(one: Path, other: Path) -> None:
+    """Equal packed files, and equal float32 coefficients in the last checkpoints."""
+    assert Run(one).model.read_bytes() == Run(other).model.read_bytes()
+    left, right = (read_checkpoint(Run(path).last_checkpoint) for path in (one, other))
+    assert left["model"].keys() == right["model"].keys()
+    for name, value in left["model"].items():
+        assert torch.equal(value, right["model"][name]), name
+    for line in (*left["lines"], *right["lines"]):
+        del line["seconds"]
+    assert left["lines"] == right["lines"]
+
+
+def test_a_run_leaves_everything_its_folder_promises(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe = make_recipe("paper={ source = 'Table 1', metrics = { accuracy = 0.9 } }")
+    result = train(recipe, tmp_path / "run", command="tailcut train small")
+
+    run = Run(tmp_path / "run")
+    assert parse_recipe(run.recipe.read_text(), source="recipe.toml") == recipe
+    assert run.read_result() == result
+    assert run.curves.read_bytes().startswith(b"\x89PNG")
+    assert "epoch 4/4" in run.log.read_text()
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["last.pt", "previous.pt"]
+    assert read_checkpoint(run.last_checkpoint)["epoch"] == 4
+    assert read_checkpoint(run.previous_checkpoint)["epoch"] == 3
+
+    lines = run.read_metrics()
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 4]
+    assert {line["split"] for line in lines} == {"validation"}
+    kept = [line["num_kept"] for line in lines]
+    assert kept == sorted(kept, reverse=True)
+    assert kept[-1] == 1200
+    assert lines[-1]["loss"] < lines[0]["loss"]
+
+    assert result.num_kept == 1200
+    assert result.num_parameters == 266_610
+    assert result.num_other == 410
+    assert result.file_bytes == run.model.stat().st_size
+    assert result.split_sizes == {"train": 1242, "validation": 200, "test": 355}
+    assert result.command == "tailcut train small"
+    assert result.paper == {"source": "Table 1", "metrics": {"accuracy": 0.9}}
+
+
+def test_the_figures_are_those_of_the_packed_file(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    result = train(make_recipe(), tmp_path / "run")
+
+    packed = load(tmp_path / "run" / "model.tailcut")
+    held_out = split_off(open_dataset("digits", "train"), 200)[1]
+    assert result.metrics == evaluate(packed, open_dataset("digits", "test"))
+    assert result.validation == evaluate(packed, held_out)
+    assert result.metrics["accuracy"] > 0.5
+    assert {entry.codec for entry in inspect(tmp_path / "run" / "model.tailcut").tensors} == {"float16"}
+
+
+def test_the_same_recipe_gives_the_same_file(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    train(make_recipe("training.epochs=2"), tmp_path / "one")
+    train(make_recipe("training.epochs=2"), tmp_path / "two")
+    train(make_recipe("training.epochs=2", "training.seed=4"), tmp_path / "other")
+
+    assert_same_numbers(tmp_path / "one", tmp_path / "two")
+    assert Run(tmp_path / "one").model.read_bytes() != Run(tmp_path / "other").model.read_bytes()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_resumed_after_ctrl_c_a_run_gives_the_same_numbers(
+    variant: str, make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe(*VARIANTS[variant])
+    train(recipe, tmp_path / "whole")
+
+    message = train_and_stop(recipe, tmp_path / "parts", monkeypatch, epoch=1, step=3)
+    assert "epoch 2, step 4" in message
+    assert "--resume" in message
+    assert message in (tmp_path / "parts" / "log.txt").read_text()
+    assert "1 finished epoch is saved" in message
+    train(recipe, tmp_path / "parts", resume=True)
+
+    assert_same_numbers(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_run_stopped_in_its_first_epoch_begins_again(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe("training.epochs=2")
+    train(recipe, tmp_path / "whole")
+    message = train_and_stop(recipe, tmp_path / "parts", monkeypatch, epoch=0, step=2)
+    assert "no epoch is finished yet: the same command with --resume begins again" in message
+    train(recipe, tmp_path / "parts", resume=True)
+    assert_same_numbers(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_second_ctrl_c_stops_at_once(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def batches(*args: Any, **settings: Any) -> Iterator[Any]:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        yield
+
+    monkeypatch.setattr(base, "batches", batches)
+    before = signal.getsignal(signal.SIGINT)  # a shell's background jobs ignore it
+    with pytest.raises(KeyboardInterrupt):
+        train(make_recipe(), tmp_path / "run")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe()
+    train(recipe, tmp_path / "whole")
+    train_and_stop(recipe, tmp_path / "parts", monkeypatch, epoch=3, step=0)
+    last = Run(tmp_path / "parts").last_checkpoint
+    last.write_bytes(last.read_bytes()[:1000])
+    train(recipe, tmp_path / "parts", resume=True)
+    assert_same_numbers(tmp_path / "whole", tmp_path / "parts")
+
+
+def command(recipe: Path, out: Path, *words: str) -> list[str]:
+    python = [sys.executable, "-m", "tailcut.cli", "train", str(recipe), "--out", str(out), "--accelerator", "cpu"]
+    return [*python, *words]
+
+
+@pytest.mark.slow
+def test_killed_at_a_random_moment_and_resumed_a_run_gives_the_same_numbers(
+    make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    recipe = make_recipe("training.epochs=12", "optimizer.ema_decay=0.9", "data.augmentation.shift=1")
+    train(recipe, tmp_path / "whole")
+    (tmp_path / "small.toml").write_text(to_toml(recipe))
+
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    words = command(tmp_path / "small.toml", tmp_path / "parts")
+    with subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        run = Run(tmp_path / "parts")
+        deadline = time.monotonic() + 120
+        while not run.metrics.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(random.uniform(0, 0.5))
+        process.kill()
+    assert run.metrics.exists()
+
+    train(recipe, tmp_path / "parts", resume=True)
+    assert_same_numbers(tmp_path / "whole", tmp_path / "parts")
+    assert [path.name for path in run.checkpoints.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.slow
+def test_two_processes_give_what_one_gives(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    # Plain SGD: Adam divides by gradients near zero, which turns rounding into other numbers.
+    recipe = make_recipe("training.epochs=2", "data.augmentation.shift=1", "optimizer.name=sgd")
+    one = train(recipe, tmp_path / "one")
+    (tmp_path / "small.toml").write_text(to_toml(recipe))
+
+    words = command(tmp_path / "small.toml", tmp_path / "two", "--devices", "2", "--strategy", "ddp", "--json")
+    done = subprocess.run(
+        words, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    two = json.loads(done.stdout)
+
+    assert two["num_devices"] == 2
+    assert two["num_kept"] == one.num_kept
+    assert two["metrics"]["accuracy"] == pytest.approx(one.metrics["accuracy"], abs=0.01)
+    left, right = (read_checkpoint(tmp_path / name / "checkpoints" / "last.pt") for name in ("one", "two"))
+    for name, value in left["model"].items():
+        torch.testing.assert_close(value, right["model"][name], rtol=1e-3, atol=1e-4)
+    assert len(right["random"]["torch"]) == 2
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(
+    make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    explodes = "optimizer.lr_schedule={ name = 'multistep', milestones = [0.5], factor = 1e30 }"
+    with pytest.raises(TrainingError, match=r"loss is nan in epoch 3, step \d+, at learning rate 2e\+28") as caught:
+        train(make_recipe(explodes), tmp_path / "run")
+    assert "after epoch 2 is kept" in str(caught.value)
+    assert "optimizer.lr" in str(caught.value)
+    state = read_checkpoint(Run(tmp_path / "run").last_checkpoint)
+    assert state["epoch"] == 2
+    assert all(value.isfinite().all() for value in state["model"].values())
+    assert not Run(tmp_path / "run").model.exists()
+
+
+def test_splits_of_other_classes_are_refused(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test_data = open_dataset("digits", "test")
+    test_data.class_names = tuple(reversed(test_data.class_names))
+    splits = {"train": open_dataset("digits", "train"), "test": test_data}
+    monkeypatch.setattr(base, "open_dataset", lambda name, split, **_: splits[split])
+    with pytest.raises(
+        RecipeError, match=r"data\.test_split: class 0 is '0' in split train of digits and '9' in split"
+    ):
+        train(make_recipe(), tmp_path / "run")
+    assert not Run(tmp_path / "run").exists()
+
+
+def test_a_finished_run_is_not_trained_again(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe = make_recipe("training.epochs=1")
+    first = train(recipe, tmp_path / "run")
+    second = train(recipe, tmp_path / "run", resume=True)
+    assert second == first
+
+
+def test_a_folder_with_a_run_is_refused_without_resume(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    train(make_recipe("training.epochs=1"), tmp_path / "run")
+    with pytest.raises(ArgumentError, match="--resume"):
+        train(make_recipe("training.epochs=1"), tmp_path / "run")
+
+
+def test_a_run_goes_on_with_its_own_recipe_only(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    train(make_recipe("training.epochs=1"), tmp_path / "run")
+    with pytest.raises(RecipeError, match=r"optimizer\.lr: 0\.02 and 0\.03"):
+        train(make_recipe("training.epochs=1", "optimizer.lr=0.03"), tmp_path / "run", resume=True)
+
+
+def test_a_reference_recipe_trains_without_regularization(recipe_text: str, tmp_path: Path) -> None:
+    before, rest = recipe_text.split("[regularization]")
+    text = f"{before}[optimizer]{rest.split('[optimizer]')[1]}"
+    recipe = parse_recipe(text, source="reference", overrides=["training.epochs=1", "training.channels_last=true"])
+    result = train(recipe, tmp_path / "run")
+    assert result.num_kept == 0
+    assert result.num_other == result.num_parameters == 266_610
+    assert Run(tmp_path / "run").read_metrics()[0]["num_kept"] == 266_610
+
+
+def test_without_epochs_the_network_is_cut_packed_and_evaluated(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe = make_recipe("training.epochs=0", "optimizer.ema_decay=0.9", "training.round_from=0.5")
+    result = train(recipe, tmp_path / "run")
+    assert (result.epochs, result.seconds, result.num_kept) == (0, 0, 1200)
+    assert result.metrics == evaluate(load(tmp_path / "run" / "model.tailcut"), open_dataset("digits", "test"))
+    assert Run(tmp_path / "run").read_metrics() == []
+    assert train(recipe, tmp_path / "run", resume=True) == result
+
+
+def test_without_holdout_the_test_split_is_shown_and_said(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    result = train(make_recipe("training.epochs=3", "data.holdout=0", "training.validate_every=2"), tmp_path / "run")
+    assert [line["split"] for line in Run(tmp_path / "run").read_metrics()] == ["", "test", "test"]
+    assert result.validation == {}
+    assert result.split_sizes == {"train": 1442, "test": 355}
+
+
+def test_a_name_with_dollars_and_a_folder_that_is_no_utf8_lose_no_result(tmp_path: Path) -> None:
+    out = tmp_path / os.fsdecode(b"caf\xe9")
+    words = ["train", "demo/digits", "--out", str(out), "--set", "training.epochs=1", "--set", "name=costs $5_{ $"]
+    # In a process of its own: what a test prints must be UTF-8.
+    outcome = subprocess.run(
+        [sys.executable, "-m", "tailcut", *words, "--accelerator", "cpu"], capture_output=True, check=False
+    )
+    assert outcome.returncode == 0, ascii(outcome.stderr)
+    assert b"Logging error" not in outcome.stderr
+    result = Run(out).read_result()
+    assert result.name == "costs $5_{ $"
+    assert str(out) in result.command
+    assert Run(out).curves.is_file()
+
+
+def test_bfloat16_autocast_trains(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    result = train(make_recipe("training.precision=bf16"), tmp_path / "run")
+    assert result.metrics["accuracy"] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ('name = "lenet5"\narguments = { num_classes = 9 }', r"digits has 10 classes.* gives \(64, 9\)"),
+        ('name = "resnet20"', r"the network cannot take pictures of shape \(64, 1, 28, 28\): .*channels"),
+    ],
+)
+def test_a_network_that_does_not_fit_the_data_is_told(
+    model: str, message: str, recipe_text: str, tmp_path: Path
+) -> None:
+    head, rest = recipe_text.split("[model]")[0], recipe_text.split("[data]")[1]
+    data = rest.split("[regularization]")[0]
+    text = f'{head}[model]\n{model}\n[data]{data}[optimizer]\nname = "adam"\nlr = 0.01\n[training]\nepochs = 1\n'
+    with pytest.raises(ArgumentError, match=message):
+        train(parse_recipe(text, source="text", overrides=["data.batch_size=64"]), tmp_path / "run", progress=False)
+
+
+def write_masks(root: Path) -> None:
+    """Ten pictures of 32 x 32 with their masks, as the data set carvana lies there."""
+    for split, seeds in (("train", range(8)), ("test", range(8, 10))):
+        for kind in ("images", "masks"):
+            (root / "carvana" / split / kind).mkdir(parents=True)
+        for seed in seeds:
+            mask = np.zeros((32, 32), dtype=np.uint8)
+            mask[seed : seed + 12, 5:20] = 255
+            Image.fromarray(mask).save(root / "carvana" / split / "masks" / f"{seed}.png")
+            picture = np.stack([mask // 2 + 60, mask, 255 - mask], axis=2)
+            Image.fromarray(picture).save(root / "carvana" / split / "images" / f"{seed}.png")
+
+
+def test_masks_are_learned(recipe_text: str, tmp_path: Path) -> None:
+    write_masks(tmp_path)
+    overrides = [
+        "model={ name = 'unet', arguments = { widths = [4, 8], running_stats = false } }",
+        "data={ name = 'carvana', batch_size = 2, augmentation = { shift = 2, flip = true } }",
+        "training={ epochs = 6, loss = 'dice_bce', channels_last = true }",
+        "schedule.num_kept=60",
+    ]
+    recipe = parse_recipe(recipe_text, source="masks", overrides=overrides)
+    result = train(recipe, tmp_path / "run", roots=tmp_path)
+    assert list(result.metrics) == ["dice"]
+    assert result.metrics["dice"] > 0.7
+    assert Run(tmp_path / "run").read_metrics()[-1]["metrics"] == pytest.approx(result.metrics, abs=0.01)
+
+
+COARSE = "data.coarse.fraction=0.6"
+
+
+def test_pictures_are_coarse_in_the_first_epochs(
+    recipe_text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_masks(tmp_path)
+    monkeypatch.setenv("TAILCUT_DATA", str(tmp_path))
+    overrides = [
+        "model={ name = 'unet', arguments = { widths = [4, 8], running_stats = false } }",
+        "data={ name = 'carvana', batch_size = 2, augmentation = { shift = 2 } }",
+        "training={ epochs = 3, loss = 'dice_bce' }",
+        "schedule.num_kept=60",
+        COARSE,
+    ]
+    recipe = parse_recipe(recipe_text, source="coarse", overrides=overrides)
+    sizes: list[tuple[torch.Size, torch.Size]] = []
+
+    def watched(*args: Any, **settings: Any) -> Iterator[Any]:
+        for batch in batches_of_an_epoch(*args, **settings):
+            sizes.append((batch[0].shape, batch[1].shape))
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(base, "batches", watched)
+        train(recipe, tmp_path / "run")
+    assert sizes == [((2, 3, 16, 16), (2, 16, 16))] * 8 + [((2, 3, 32, 32), (2, 32, 32))] * 4
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["coarse"] for line in lines] == [2, 2, 1]
+
+    train_and_stop(recipe, tmp_path / "stopped", monkeypatch, epoch=2, step=1)
+    train(recipe, tmp_path / "stopped", resume=True)
+    assert_same_numbers(tmp_path / "run", tmp_path / "stopped")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([COARSE], r"cannot take pictures of shape \(64, 1, 14, 14\) \(2 times smaller by data.coarse\)"),
+        ([COARSE, "data.coarse.factor=29"], "data.coarse.factor: must be at most 28, a side of the pictures, got 29"),
+        (
+            [COARSE, "model={ name = 'vae' }", "training.loss=vae"],
+            "data.coarse: has no meaning for training.loss 'vae'",
+        ),
+    ],
+)
+def test_coarse_pictures_that_do_not_fit(overrides: list[str], message: str, recipe_text: str, tmp_path: Path) -> None:
+    with pytest.raises(TailcutError, match=message):
+        train(parse_recipe(recipe_text, source="coarse", overrides=overrides), tmp_path / "run", progress=False)
+
+
+def test_a_teacher_changes_what_is_learned(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save(create_model("lenet300"), tmp_path / "teacher.tailcut")
+    train(make_recipe("training.epochs=1"), tmp_path / "plain")
+    teacher = f"distillation={{ teacher = '{tmp_path / 'teacher.tailcut'}', temperature = 2.0, weight = 0.5 }}"
+    train(make_recipe("training.epochs=1", teacher), tmp_path / "taught")
+    assert Run(tmp_path / "plain").model.read_bytes() != Run(tmp_path / "taught").model.read_bytes()
+
+
+def test_a_late_cut_is_said(make_recipe: MakeRecipe, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train(make_recipe("training.epochs=1", "schedule={ num_kept = 400, rate = 0.01 }"), tmp_path / "run")
+    assert "came after the last epoch" in caplog.text
+
+
+def test_other_threads_are_said(make_recipe: MakeRecipe, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train(make_recipe("training.epochs=1"), tmp_path / "run")
+    torch.set_num_threads(2)
+    train(make_recipe("training.epochs=1"), tmp_path / "run", resume=True)
+    assert "began with 1 threads and goes on with 2" in caplog.text
