@@ -56,7 +56,7 @@ def main(out: Path, overrides: Sequence[str] = ()) -> None:
     draw_corners(model, out / "corners.png")
     draw_predictions(model, test, out / "predictions.png")
     Image.fromarray((test[0][0][0] * 255).byte().numpy()).save(out / "digit.png")
-    print("\n4. Pictures:")
+    print("\n4. Images:")
     print(f"   {out / 'corners.png'}: the low frequencies that are left of each weight")
     print(f"   {out / 'predictions.png'}: test digits, and what the network says they are")
     print(f"   {run.curves}: loss, accuracy and kept coefficients over the epochs")
@@ -100,14 +100,14 @@ def draw_corners(model: nn.Module, path: Path) -> None:
 
 def draw_predictions(model: nn.Module, dataset: Dataset, path: Path, count: int = 10) -> None:
     """Digits from all over the data set, each with the network's answer; wrong answers in red."""
-    pictures, targets = dataset.batch(range(0, len(dataset), max(1, len(dataset) // count))[:count])
+    images, targets = dataset.batch(range(0, len(dataset), max(1, len(dataset) // count))[:count])
     with torch.inference_mode():
-        probabilities, classes = model(pictures).softmax(dim=1).max(dim=1)
+        probabilities, classes = model(images).softmax(dim=1).max(dim=1)
     colors = ["black" if right else "red" for right in (classes == targets).tolist()]
-    figure = Figure(figsize=(1.2 * len(pictures), 1.7), layout="constrained")
+    figure = Figure(figsize=(1.2 * len(images), 1.7), layout="constrained")
     FigureCanvasAgg(figure)
-    for place, panel in enumerate(figure.subplots(1, len(pictures), squeeze=False)[0]):
-        panel.imshow(pictures[place, 0].numpy(), cmap="gray")
+    for place, panel in enumerate(figure.subplots(1, len(images), squeeze=False)[0]):
+        panel.imshow(images[place, 0].numpy(), cmap="gray")
         panel.set_title(f"{classes[place]}  ({probabilities[place]:.0%})", fontsize=10, color=colors[place])
         panel.set_axis_off()
     figure.savefig(path, dpi=110)

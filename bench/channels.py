@@ -152,7 +152,7 @@ def _networks(scale: Scale) -> Table:
         rows.append(
             {
                 "network": name,
-                "pictures": len(x),
+                "images": len(x),
                 "layers": len(found),
                 "forward ms": 1e3 * plain,
                 "forward and scores ms": 1e3 * whole,
@@ -161,10 +161,10 @@ def _networks(scale: Scale) -> Table:
         )
     columns = {
         "network": "",
-        "pictures": "d",
+        "images": "d",
         "layers": "d",
         "forward ms": ".1f",
         "forward and scores ms": ".1f",
         "of forward": ".2f",
     }
-    return Table("A scoring pass over all layers of a network", columns, rows, ["Pictures of 32 x 32, one batch."])
+    return Table("A scoring pass over all layers of a network", columns, rows, ["Images of 32 x 32, one batch."])

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import parametrize
 
 from bench.choices import choices_table
-from bench.large_picture import large_picture_table
+from bench.large_image import large_image_table
 from bench.machine import Machine
 from bench.scale import Scale
 from bench.tables import Row, Table
@@ -27,9 +27,9 @@ from tailcut.execution.lazy.context import Run
 from tailcut.structure import create_model
 from tailcut.weights import regularize, to_dense, truncated_tensors, truncation_of
 
-# As in the published network: 33 coefficients a layer, pictures of 640 x 959.
+# As in the published network: 33 coefficients a layer, images of 640 x 959.
 UNET_KEPT = 33
-FULL_PICTURE = (640, 959)
+FULL_IMAGE = (640, 959)
 # ResNet18 of the paper: 128 coefficients in each of 21 tensors.
 RESNET_KEPT = 128
 RESNET_BATCH = 128
@@ -40,11 +40,11 @@ Candidates = Mapping[str, Callable[[], object]]
 
 
 def run(scale: Scale, machine: Machine) -> list[Table]:
-    """The UNet, a very large picture, a block over corner sizes and widths, whole networks, and a training step."""
+    """The UNet, a very large image, a block over corner sizes and widths, whole networks, and a training step."""
     torch.manual_seed(0)
     return [
         _unet(scale, machine),
-        large_picture_table(scale),
+        large_image_table(scale),
         _sweep(scale, machine),
         choices_table(scale),
         _training(scale, machine),
@@ -59,7 +59,7 @@ def _unet(scale: Scale, machine: Machine) -> Table:
             parametrize.register_parametrization(module, "weight", WholeFFT(module.weight.shape), unsafe=True)
     regularize(network, num_kept=UNET_KEPT)
     dense = to_dense(network)
-    x = torch.rand(1, 3, *_picture(scale))
+    x = torch.rand(1, 3, *_image(scale))
     channels_last: nn.Module = nn.Module.to(copy.deepcopy(dense), memory_format=torch.channels_last)  # type: ignore[call-overload]
     y = x.contiguous(memory_format=torch.channels_last)
     fused = {title: fuse(network, engine=engine) for title, engine in FUSED.items() if _has(engine)}
@@ -72,7 +72,7 @@ def _unet(scale: Scale, machine: Machine) -> Table:
         "naive factored": forward_of(naively_factored(network), x),
     }
     with torch.no_grad():
-        title = f"One picture of {x.shape[2]} x {x.shape[3]} through the UNet, {UNET_KEPT} coefficients a layer"
+        title = f"One image of {x.shape[2]} x {x.shape[3]} through the UNet, {UNET_KEPT} coefficients a layer"
         reference = ("dense", "dense, channels last")
         table = _table(title, candidates, reference, scale)
         macs = sum(layer.macs for layer in next(iter(fused.values())).report().layers)
@@ -88,7 +88,7 @@ def _unet(scale: Scale, machine: Machine) -> Table:
 def _sweep(scale: Scale, machine: Machine) -> Table:
     """3 x 3 convolution, batch norm, ReLU, 3 x 3 convolution: cost follows the corner, not the width."""
     rows: list[Row] = []
-    size = max(16, scale.picture_size // 2)
+    size = max(16, scale.image_size // 2)
     for width in (scale.unet_widths[0], 4 * scale.unet_widths[0]):
         for num_kept in SWEEP_COEFFICIENTS:
             rows.append(_sweep_row(width, num_kept, size, scale, machine))
@@ -254,10 +254,10 @@ def _has(engine: str) -> bool:
     return engine == "torch" or is_installed()
 
 
-def _picture(scale: Scale) -> tuple[int, int]:
+def _image(scale: Scale) -> tuple[int, int]:
     if len(scale.unet_widths) >= 5:
-        return FULL_PICTURE
-    side = 2 * scale.picture_size
+        return FULL_IMAGE
+    side = 2 * scale.image_size
     return side, side
 
 
@@ -318,7 +318,7 @@ class BasicBlock(nn.Module):
 
 
 def resnet18(widths: tuple[int, ...]) -> nn.Module:
-    """ResNet18 for pictures of 32 x 32, as in CIFAR experiments."""
+    """ResNet18 for images of 32 x 32, as in CIFAR experiments."""
     layers: list[nn.Module] = [
         nn.Conv2d(3, widths[0], 3, 1, 1, bias=False),
         nn.BatchNorm2d(widths[0]),

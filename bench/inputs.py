@@ -1,4 +1,4 @@
-"""Loading pictures: JPEG files to frequency channels, against RGB tensors and against the published pipeline.
+"""Loading images: JPEG files to frequency channels, against RGB tensors and against the published pipeline.
 
 All ways read the same files, one after the other, on one thread, and stop where a tensor is ready to go to the device.
 """
@@ -35,7 +35,7 @@ SAMPLE_SIZES, SAMPLE_QUALITIES = {"2 photos, 480 x 720": 480, "2 photos, 1440 x 
 
 
 def run(scale: Scale, machine: Machine) -> list[Table]:
-    """A table for each set of pictures: scikit-learn's photos, and folders of the data roots."""
+    """A table for each set of images: scikit-learn's photos, and folders of the data roots."""
     sizes = SAMPLE_SIZES if scale.unet_widths == FULL.unet_widths else dict([*SAMPLE_SIZES.items()][:1])
     with tempfile.TemporaryDirectory() as scratch, num_threads(1):
         tables = []
@@ -87,7 +87,7 @@ def _table(title: str, folder: Path, scratch: Path, scale: Scale) -> Table:
     mean_bytes = sum(path.stat().st_size for path in paths) / len(paths)
     columns = {
         "way": "",
-        "pictures/s": ",.0f",
+        "images/s": ",.0f",
         "ms": ".2f",
         "/ Pillow": ".2f",
         "/ published": ".2f",
@@ -96,10 +96,10 @@ def _table(title: str, folder: Path, scratch: Path, scale: Scale) -> Table:
     }
     notes = [
         f"{len(paths)} files of {mean_bytes:,.0f} bytes on average; channels of {SIZE} x {SIZE} pixels. "
-        "/ Pillow, / published: pictures/s over theirs.",
+        "/ Pillow, / published: images/s over theirs.",
         "Pillow: decoded, resized, float32. simplejpeg, RGB: uint8, made float on the device.",
         "published: decoded by simplejpeg and resized by torch, like ours; then luma from a 4:2:0 JPEG of quality 100, "
-        "chroma from one of the picture twice as large; read by jpeglib, or by our reader.",
+        "chroma from one of the image twice as large; read by jpeglib, or by our reader.",
         "one encoding: the same with chroma of the first JPEG, interpolated from half size.",
     ]
     return Table(f"Loading: {title}", columns, _rows(timings, num_bytes, len(paths)), notes)
@@ -108,7 +108,7 @@ def _table(title: str, folder: Path, scratch: Path, scale: Scale) -> Table:
 def check_agreement(ours: Tensor, published: Tensor) -> None:
     """Raise AssertionError unless the channels differ by rounding to bytes and coefficients only.
 
-    A picture that a decoder made smaller may differ by a little more.
+    An image that a decoder made smaller may differ by a little more.
     """
     is_alike = ours.shape == published.shape
     difference = float((ours - published).abs().mean()) if is_alike else float("inf")
@@ -116,12 +116,12 @@ def check_agreement(ours: Tensor, published: Tensor) -> None:
         raise AssertionError(f"the channels differ from the published pipeline's by {difference:.2f} on average")
 
 
-def _rows(timings: dict[str, Timing], num_bytes: dict[str, int], num_pictures: int) -> list[Row]:
-    seconds = {way: timing.median_s / num_pictures for way, timing in timings.items()}
+def _rows(timings: dict[str, Timing], num_bytes: dict[str, int], num_images: int) -> list[Row]:
+    seconds = {way: timing.median_s / num_images for way, timing in timings.items()}
     return [
         {
             "way": way,
-            "pictures/s": 1 / seconds[way],
+            "images/s": 1 / seconds[way],
             "ms": 1e3 * seconds[way],
             "/ Pillow": seconds[PILLOW] / seconds[way],
             "/ published": seconds[PUBLISHED] / seconds[way],
@@ -133,7 +133,7 @@ def _rows(timings: dict[str, Timing], num_bytes: dict[str, int], num_pictures: i
 
 
 def _our_ways(folder: Path, chosen: Sequence[int]) -> tuple[dict[str, Callable[[], object]], dict[str, int]]:
-    """What to run, and the bytes per picture that go to the device."""
+    """What to run, and the bytes per image that go to the device."""
     datasets = {f"tailcut, {channels} channels": JpegFolder(folder, BlockDCT(channels)) for channels in CHANNELS}
     datasets["tailcut, 24 channels, approximate"] = JpegFolder(folder, BlockDCT(24), approximate=True)
     datasets["tailcut, 24 channels, float16"] = JpegFolder(folder, BlockDCT(24), dtype=torch.float16)
@@ -156,7 +156,7 @@ def _pillow_rgb(path: Path) -> Tensor:
 
 
 def _cut(path: Path) -> Tensor:
-    """The middle of a picture at SIZE, uint8 (1, 3, SIZE, SIZE)."""
+    """The middle of an image at SIZE, uint8 (1, 3, SIZE, SIZE)."""
     pixels = torch.from_numpy(simplejpeg.decode_jpeg(path.read_bytes())).permute(2, 0, 1)[None]
     height, width = pixels.shape[2:]
     side = max(1, round(CENTRAL_RATIO * min(height, width)))
@@ -165,18 +165,18 @@ def _cut(path: Path) -> Tensor:
     return interpolate(part, (SIZE, SIZE), mode="bilinear", antialias=True)
 
 
-def _encoded(picture: Tensor) -> bytes:
-    pixels = np.ascontiguousarray(picture[0].permute(1, 2, 0).numpy())
+def _encoded(image: Tensor) -> bytes:
+    pixels = np.ascontiguousarray(image[0].permute(1, 2, 0).numpy())
     return bytes(simplejpeg.encode_jpeg(pixels, quality=100, colorsubsampling="420"))
 
 
 def _jpeglib_planes(data: bytes, scratch: Path) -> list[Tensor]:
     path = scratch / "again.jpg"
     path.write_bytes(data)
-    picture = jpeglib.read_dct(str(path))
-    picture.load()
-    planes = (picture.Y, picture.Cb, picture.Cr)
-    return [torch.from_numpy(plane * picture.get_component_qt(index)) for index, plane in enumerate(planes)]
+    image = jpeglib.read_dct(str(path))
+    image.load()
+    planes = (image.Y, image.Cb, image.Cr)
+    return [torch.from_numpy(plane * image.get_component_qt(index)) for index, plane in enumerate(planes)]
 
 
 def _our_planes(data: bytes, scratch: Path) -> list[Tensor]:
@@ -187,10 +187,10 @@ Reader = Callable[[bytes, Path], list[Tensor]]
 
 
 def _published(path: Path, transform: BlockDCT, scratch: Path, read: Reader) -> Tensor:
-    """As the published code evaluates: luma of the picture, chroma of its enlargement, each through a JPEG file."""
-    picture = _cut(path)
-    larger = interpolate(picture, scale_factor=2, mode="bilinear")
-    luma = read(_encoded(picture), scratch)[0]
+    """As the published code evaluates: luma of the image, chroma of its enlargement, each through a JPEG file."""
+    image = _cut(path)
+    larger = interpolate(image, scale_factor=2, mode="bilinear")
+    luma = read(_encoded(image), scratch)[0]
     _, blue, red = read(_encoded(larger), scratch)
     return _selected([luma, blue, red], transform)
 

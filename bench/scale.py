@@ -17,14 +17,14 @@ class Scale:
         matrix_size: side of the matrix in the sweep over kept cosines.
         axis_sizes: lengths of an axis in the sweep over full transforms.
         numbers: about how many numbers a tensor of the sweeps has.
-        picture_size: side of the pictures the UNet is trained on.
+        image_size: side of the images the UNet is trained on.
         lenet_batches: batch sizes LeNet-5 is trained with.
         limit_size: side of the matrices whose product measures the machine.
         limit_bytes: size of the copy that measures the machine.
         kernel_sizes: sides of the kernels in the sweep over kernels.
-        photos: pictures of Table 5, by the way in which the network runs.
+        photos: images of Table 5, by the way in which the network runs.
         photo_size: their height and width.
-        large_picture: width and height of the picture that measures memory.
+        large_image: width and height of the image that measures memory.
         clock: "wall" or "processor", see `bench.timing`.
     """
 
@@ -34,14 +34,14 @@ class Scale:
     matrix_size: int
     axis_sizes: tuple[int, ...]
     numbers: int
-    picture_size: int
+    image_size: int
     lenet_batches: tuple[int, ...]
     limit_size: int
     limit_bytes: int
     kernel_sizes: tuple[int, ...]
     photos: Mapping[str, int]
     photo_size: tuple[int, int] = (640, 959)
-    large_picture: tuple[int, int] = (1500, 1000)
+    large_image: tuple[int, int] = (1500, 1000)
     clock: str = "wall"
 
     def unet_arguments(self) -> dict[str, Value]:
@@ -56,13 +56,13 @@ FULL = Scale(
     matrix_size=1024,
     axis_sizes=(64, 96, 128, 160, 192, 224, 256, 320, 384, 512, 768, 1024, 2048, 4096),
     numbers=1 << 20,
-    picture_size=96,
+    image_size=96,
     lenet_batches=(16, 256),
     limit_size=2048,
     limit_bytes=1 << 28,
     kernel_sizes=(2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 16),
     photos={"fused": 32, "dense": 6},
-    large_picture=(6000, 4000),
+    large_image=(6000, 4000),
 )
 QUICK = Scale(
     max_repetitions=5,
@@ -71,7 +71,7 @@ QUICK = Scale(
     matrix_size=512,
     axis_sizes=(128, 192, 256, 384, 512),
     numbers=1 << 18,
-    picture_size=48,
+    image_size=48,
     lenet_batches=(16,),
     limit_size=1024,
     limit_bytes=1 << 26,
@@ -85,12 +85,12 @@ TINY = Scale(
     matrix_size=32,
     axis_sizes=(16, 32),
     numbers=1 << 10,
-    picture_size=16,
+    image_size=16,
     lenet_batches=(2,),
     limit_size=64,
     limit_bytes=1 << 16,
     kernel_sizes=(3,),
     photos={"fused": 2},
     photo_size=(32, 48),
-    large_picture=(96, 64),
+    large_image=(96, 64),
 )

@@ -1,7 +1,7 @@
 """Table 5 of Frequency Regularization: 508 photos through the UNet, shared by several processes.
 
 The paper has one to four GPUs; here there are one and two processes of one thread each, started by `tailcut evaluate
---devices`. As in the paper the time includes reading the pictures.
+--devices`. As in the paper the time includes reading the images.
 """
 
 import json
@@ -24,8 +24,8 @@ from tailcut.reports.table5 import PAPER_SECONDS
 from tailcut.structure import create_model
 from tailcut.weights import regularize
 
-PAPER_PICTURES = 508
-WARM_PICTURES = 2
+PAPER_IMAGES = 508
+WARM_IMAGES = 2
 PROCESSES = (1, 2)
 OPTIONS = {"fused": (), "dense": ("--dense",)}
 SPLIT = "bench"
@@ -35,7 +35,7 @@ def run(scale: Scale, machine: Machine) -> list[Table]:
     """The table: the paper's rows, then ours."""
     torch.manual_seed(0)
     rows: list[Row] = [
-        _row("the paper's GPUs", gpus, PAPER_PICTURES, s, PAPER_SECONDS[1]) for gpus, s in PAPER_SECONDS.items()
+        _row("the paper's GPUs", gpus, PAPER_IMAGES, s, PAPER_SECONDS[1]) for gpus, s in PAPER_SECONDS.items()
     ]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -44,8 +44,8 @@ def run(scale: Scale, machine: Machine) -> list[Table]:
         save(network, folder / "unet.tailcut")
         write_photos(folder / "carvana" / SPLIT, max(scale.photos.values()), scale.photo_size)
         for way, count in scale.photos.items():
-            if count > WARM_PICTURES:  # compiled loops are kept on disk: what makes them is not timed
-                measure(folder, way, WARM_PICTURES, 1)
+            if count > WARM_IMAGES:  # compiled loops are kept on disk: what makes them is not timed
+                measure(folder, way, WARM_IMAGES, 1)
             one = 0.0
             for processes in PROCESSES:
                 seconds = measure(folder, way, count, processes)
@@ -54,26 +54,26 @@ def run(scale: Scale, machine: Machine) -> list[Table]:
     columns = {
         "way": "",
         "processes": "d",
-        "pictures": "d",
+        "images": "d",
         "s": ".1f",
-        "pictures/s": ".3g",
-        f"s for {PAPER_PICTURES}": ".0f",
+        "images/s": ".3g",
+        f"s for {PAPER_IMAGES}": ".0f",
         "times one process": ".2f",
     }
     height, width = scale.photo_size
     notes = [
-        f"s: reading the pictures and masks, the network and its Dice, as `tailcut evaluate` tells it; s for "
-        f"{PAPER_PICTURES}: scaled from the pictures that were measured.",
+        f"s: reading the images and masks, the network and its Dice, as `tailcut evaluate` tells it; s for "
+        f"{PAPER_IMAGES}: scaled from the images that were measured.",
         f"Ours: the UNet of widths {', '.join(map(str, scale.unet_widths))} with {UNET_KEPT} coefficients a layer, "
-        "drawn pictures as JPEG, wall time, one thread per process.",
+        "drawn images as JPEG, wall time, one thread per process.",
     ]
-    return [Table(f"Pictures of {height} x {width} through the UNet, shared by processes", columns, rows, notes)]
+    return [Table(f"Images of {height} x {width} through the UNet, shared by processes", columns, rows, notes)]
 
 
-def measure(folder: Path, way: str, num_pictures: int, processes: int) -> float:
-    """Seconds that `tailcut evaluate` takes for the first pictures of the split."""
-    part = folder / f"{num_pictures}"
-    _link_first(folder / "carvana" / SPLIT, part / "carvana" / SPLIT, num_pictures)
+def measure(folder: Path, way: str, num_images: int, processes: int) -> float:
+    """Seconds that `tailcut evaluate` takes for the first images of the split."""
+    part = folder / f"{num_images}"
+    _link_first(folder / "carvana" / SPLIT, part / "carvana" / SPLIT, num_images)
     words = [sys.executable, "-m", "tailcut", "evaluate", str(folder / "unet.tailcut"), "--data", "carvana", "--json"]
     words += ["--split", SPLIT, "--data-root", str(part), "--accelerator", "cpu", "--devices", str(processes)]
     done = subprocess.run(
@@ -86,24 +86,24 @@ def measure(folder: Path, way: str, num_pictures: int, processes: int) -> float:
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(words)} failed: {done.stderr[-2000:]}")
     report = json.loads(done.stdout)
-    if report["num_samples"] != num_pictures:
-        raise RuntimeError(f"{report['num_samples']} pictures were measured, not {num_pictures}")
+    if report["num_samples"] != num_images:
+        raise RuntimeError(f"{report['num_samples']} images were measured, not {num_images}")
     return float(report["seconds"])
 
 
-def write_photos(folder: Path, num_pictures: int, size: tuple[int, int]) -> None:
-    """Drawn pictures of that height and width as JPEG, with masks: shapes over a coarse noise."""
+def write_photos(folder: Path, num_images: int, size: tuple[int, int]) -> None:
+    """Drawn images of that height and width as JPEG, with masks: shapes over a coarse noise."""
     height, width = size
     draw = np.random.default_rng(0)
     for kind in ("images", "masks"):
         (folder / kind).mkdir(parents=True)
     rows, columns = np.mgrid[:height, :width]
-    for number in range(num_pictures):
+    for number in range(num_images):
         centre, radius = draw.uniform(0.3, 0.7, 2), draw.uniform(0.15, 0.3, 2)
         inside = ((rows / height - centre[0]) / radius[0]) ** 2 + ((columns / width - centre[1]) / radius[1]) ** 2 < 1
         coarse = Image.fromarray(draw.integers(0, 256, (16, 24, 3), dtype=np.uint8)).resize((width, height))
-        picture = np.where(inside[:, :, None], np.asarray(coarse) // 2, np.asarray(coarse))
-        Image.fromarray(picture.astype(np.uint8)).save(folder / "images" / f"{number:04}.jpg", quality=90)
+        image = np.where(inside[:, :, None], np.asarray(coarse) // 2, np.asarray(coarse))
+        Image.fromarray(image.astype(np.uint8)).save(folder / "images" / f"{number:04}.jpg", quality=90)
         Image.fromarray(inside.astype(np.uint8) * 255).save(folder / "masks" / f"{number:04}.png")
 
 
@@ -116,13 +116,13 @@ def _link_first(source: Path, target: Path, count: int) -> None:
             (target / kind / path.name).symlink_to(path)
 
 
-def _row(way: str, processes: int, pictures: int, seconds: float, one: float) -> Row:
+def _row(way: str, processes: int, images: int, seconds: float, one: float) -> Row:
     return {
         "way": way,
         "processes": processes,
-        "pictures": pictures,
+        "images": images,
         "s": seconds,
-        "pictures/s": pictures / seconds,
-        f"s for {PAPER_PICTURES}": seconds * PAPER_PICTURES / pictures,
+        "images/s": images / seconds,
+        f"s for {PAPER_IMAGES}": seconds * PAPER_IMAGES / images,
         "times one process": one / seconds,
     }

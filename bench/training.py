@@ -81,7 +81,7 @@ def _lenet5_task(batch: int) -> Task:
 
 
 def _unet_task(scale: Scale) -> Task:
-    side = scale.picture_size
+    side = scale.image_size
     return Task(
         f"UNet, batch 2, {side} x {side} pixels",
         lambda: create_model("unet", **scale.unet_arguments()),

@@ -46,7 +46,7 @@ def run(scale: Scale, machine: Machine) -> list[Table]:
         "fused ms": ".4g",
     }
     height, width = scale.photo_size
-    title = f"One picture of {height} x {width} through the UNet resampled to fewer channels"
+    title = f"One image of {height} x {width} through the UNet resampled to fewer channels"
     return [Table(title, columns, rows, notes)]
 
 

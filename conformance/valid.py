@@ -195,7 +195,7 @@ def codecs() -> dict[str, Callable[[], Draft]]:
 def headers() -> dict[str, Callable[[], Draft]]:
     """The head, the base, metadata, packing."""
     long = b'{"text": "' + b"x" * 65_500 + b'", "n": 1e308}'
-    json_ = '{"class_names":["a","\u00e9\U0001f600"],"picture_size":[7,9],"deep":[[[[{"a":null}]]]],"n":[-0,1.5,true]}'
+    json_ = '{"class_names":["a","\u00e9\U0001f600"],"image_size":[7,9],"deep":[[[[{"a":null}]]]],"n":[-0,1.5,true]}'
     return {
         "nothing": lambda: own("nothing"),
         "nothing-packed": lambda: own("nothing", packing=stored_block),
@@ -204,7 +204,7 @@ def headers() -> dict[str, Callable[[], Draft]]:
         "packed-stored": lambda: own("own", packing=stored_block),
         "metadata": lambda: own("nothing", metadata=json_.encode()),
         "metadata-empty": lambda: own("nothing", metadata=b" {} "),
-        "metadata-not-ours": lambda: own("nothing", metadata=b'{"class_names":3,"picture_size":[0,1],"a":1,"a":2}'),
+        "metadata-not-ours": lambda: own("nothing", metadata=b'{"class_names":3,"image_size":[0,1],"a":1,"a":2}'),
         "metadata-largest": lambda: own("nothing", metadata=long + b" " * (65_536 - len(long)), packing=fixed_block),
         "chain": lambda: named(CHAIN),
         "chain-arguments": lambda: named(CHAIN, arguments=[(0, [4, 3, 2]), (1, False), (2, -0.5), (3, "\u03b2")]),

@@ -325,7 +325,7 @@ def unet_table(folder: Path) -> str:
                 f"{measured['num_samples']}, split {measured['split']}",
             ]
         )
-    return markdown_table(["codec", "mean Dice", "coefficients", "bytes of the file", "pictures"], rows, "<>>><")
+    return markdown_table(["codec", "mean Dice", "coefficients", "bytes of the file", "images"], rows, "<>>><")
 
 
 def experiment_tables(folder: Path) -> str:

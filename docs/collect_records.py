@@ -4,7 +4,7 @@
 
 NAME is a recipe, whose runs are RUNS/NAME and RUNS/NAME-SEED, or an experiment (`tailcut sweep`), whose runs are
 RUNS/NAME/VARIANT-SEED. A run that was trained with other settings than the recipe has now is left out with a warning.
-Run `python -m docs.build_tables` and `python -m docs.make_pictures` afterwards.
+Run `python -m docs.build_tables` and `python -m docs.make_images` afterwards.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""What the experiments on truncated training found: each variant against the recipe, and a picture of all seeds."""
+"""What the experiments on truncated training found: each variant against the recipe, and an image of all seeds."""
 
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from docs.comparisons import accuracies, variants_compared
-from docs.corner_pictures import new_figure
+from docs.corner_images import new_figure
 from matplotlib.figure import Figure
 
 from tailcut.training.experiments.definition import load_experiment

@@ -69,7 +69,7 @@ def _speed(records: Path) -> list[str]:
     faster, memory = f"{fused['times faster']:.0f} times faster", f"{100 * fused['of dense']:.0f} % of the memory"
     ours = f"**{fused['ms'] / 1000:.2f} s**, {faster}, in {memory} ([run it fast](docs/run-fast.md))"
     return [
-        "The same UNet on one picture of 640 x 959, two CPU cores",
+        "The same UNet on one image of 640 x 959, two CPU cores",
         f"{dense['ms'] / 1000:.1f} s, dense weights at their fastest",
         ours,
     ]

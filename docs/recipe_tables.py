@@ -19,7 +19,7 @@ from tailcut.training.recipe.schema import InputsSection, Recipe
 from tailcut.training.recipe.toml_files import load_recipe, shipped_recipes
 
 ACCURACY = "accuracy"
-SIDES = {"cifar10": 32, "imagenet": 224, "imagenette": 224}  # of pictures, in pixels, where a recipe does not say it
+SIDES = {"cifar10": 32, "imagenet": 224, "imagenette": 224}  # of images, in pixels, where a recipe does not say it
 HEADER = (
     "recipe",
     "description",
@@ -96,7 +96,7 @@ def labelled(metric: str, text: str) -> str:
 
 
 def macs_text(recipe: Recipe, macs: int) -> str:
-    """MACs for one picture; of a network that is pruned, what the recipe alone tells of them."""
+    """MACs for one image; of a network that is pruned, what the recipe alone tells of them."""
     before = f"{macs / 1e6:,.0f} M"
     if recipe.pruning is None:
         return before
@@ -106,15 +106,15 @@ def macs_text(recipe: Recipe, macs: int) -> str:
     return f"{before} before pruning" if left is None else f"{left[1] / 1e6:,.0f} M of {before}"
 
 
-def picture_side(recipe: Recipe) -> int:
-    """Of the recipe's pictures, in pixels."""
+def image_side(recipe: Recipe) -> int:
+    """Of the recipe's images, in pixels."""
     kind, _, size = recipe.data.name.partition("@")
     return int(size) if size else SIDES[kind]
 
 
 @functools.cache
 def dense_size(recipe_json: str) -> tuple[int, int] | None:
-    """Parameters and MACs for one picture, before pruning; None for detectors, whose inputs have no one size.
+    """Parameters and MACs for one image, before pruning; None for detectors, whose inputs have no one size.
 
     Takes the recipe as JSON, so that each is counted once. Counted on the meta device: neither memory nor time.
     """
@@ -123,7 +123,7 @@ def dense_size(recipe_json: str) -> tuple[int, int] | None:
         return None
     with torch.device("meta"):
         model = create_model(recipe.model.name, **recipe.model.arguments)
-    side = picture_side(recipe)
+    side = image_side(recipe)
     shape = (1, 3, side, side) if recipe.inputs is None else _read_channels(model, recipe.inputs, side)
     if shape is None:
         return None
@@ -145,7 +145,7 @@ def macs_left(recipe: Recipe) -> float:
 
 @functools.cache
 def pruned_size(recipe_json: str) -> tuple[int, int] | None:
-    """Parameters and MACs for one picture of what a recipe with rates leaves; None for others.
+    """Parameters and MACs for one image of what a recipe with rates leaves; None for others.
 
     Rates fix how many channels stay, whatever their scores, so any scores do.
     """
@@ -159,20 +159,20 @@ def pruned_size(recipe_json: str) -> tuple[int, int] | None:
         if isinstance(module, (nn.Conv2d, nn.Linear))
     }
     rates = list(recipe.pruning.rates) if isinstance(recipe.pruning.rates, tuple) else recipe.pruning.rates
-    side = picture_side(recipe)
+    side = image_side(recipe)
     least, multiple = recipe.pruning.min_channels, recipe.pruning.round_to
     report = prune(model, torch.zeros(1, 3, side, side), scores, rates, min_channels=least, round_to=multiple)
     return report.parameters_after, report.macs_after
 
 
 def _read_channels(model: nn.Module, section: InputsSection, side: int) -> tuple[int, ...] | None:
-    """Give the network (changed) the input of its recipe; the shape of that for pictures of `side` pixels."""
+    """Give the network (changed) the input of its recipe; the shape of that for images of `side` pixels."""
     if section.pixels is not None:
-        use_ycbcr(model, picture_size=side)
+        use_ycbcr(model, image_size=side)
     else:
         channels = section.channels
         selection = Selection.load(channels) if isinstance(channels, str) else Selection.of(channels)
         transform = BlockDCT(selection, chroma=section.chroma)
         first, strides, gate = section.first, section.strides, section.gate
-        replace_stem(model, transform, first=first, strides=strides, gate=gate, picture_size=side)
+        replace_stem(model, transform, first=first, strides=strides, gate=gate, image_size=side)
     return example_shape(model)

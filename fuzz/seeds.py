@@ -14,7 +14,7 @@ from fuzz.targets import CORPORA
 from tailcut.format import codecs
 
 
-def picture(height: int, width: int) -> Image.Image:
+def image(height: int, width: int) -> Image.Image:
     """Colours that change along both axes, with an edge."""
     y, x = np.mgrid[:height, :width]
     planes = [128 + 100 * np.sin(x / 3 + y / 7), 255 * (x > y), 9 * x + 5 * y]
@@ -41,11 +41,11 @@ def jpegs() -> dict[str, bytes]:
     ]
     for name, size, options in coloured:
         buffer = io.BytesIO()
-        picture(*size).save(buffer, "JPEG", **options)
+        image(*size).save(buffer, "JPEG", **options)
         made[name] = buffer.getvalue()
     for name, progressive in (("grey", False), ("grey-progressive", True)):
         buffer = io.BytesIO()
-        picture(20, 11).convert("L").save(buffer, "JPEG", progressive=progressive)
+        image(20, 11).convert("L").save(buffer, "JPEG", progressive=progressive)
         made[name] = buffer.getvalue()
     return made
 

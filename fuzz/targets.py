@@ -271,13 +271,13 @@ def run_read_jpeg(content: bytes) -> None:
 
     try:
         if math.prod(read_markers(content).size) > MAX_PIXELS:
-            return  # a picture may be large: what it costs is bounded elsewhere
-        picture = read_jpeg(content)
+            return  # an image may be large: what it costs is bounded elsewhere
+        image = read_jpeg(content)
     except DataError as error:
         if not str(error):
             raise FindingError("an error without a text") from error
         return
-    for plane in (picture.luma, picture.chroma_blue, picture.chroma_red):
+    for plane in (image.luma, image.chroma_blue, image.chroma_red):
         if plane is not None and not bool(torch.isfinite(plane).all()):
             raise FindingError("a coefficient is not finite")
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 HEIGHT, WIDTH = 64, 96
-# (left, top, width, height) and category of each object, one list per picture. The last picture is empty.
+# (left, top, width, height) and category of each object, one list per image. The last image is empty.
 SCENES: tuple[tuple[tuple[tuple[int, int, int, int], int], ...], ...] = (
     (((8, 10, 40, 30), 1), ((60, 20, 24, 40), 3)),
     (((20, 4, 50, 50), 3),),

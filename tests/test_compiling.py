@@ -183,11 +183,11 @@ model = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 6
 tailcut.regularize(model, keep_ratio=0.02)
 with warnings.catch_warnings(record=True) as caught, torch.no_grad():
     warnings.simplefilter("always")
-    picture = read_jpeg(sys.argv[1])
+    image = read_jpeg(sys.argv[1])
     fused = tailcut.fuse(model, engine="compiled")
     pixels = torch.rand(1, 3, 96, 96)
     gap = max(float((fused(pixels) - model(pixels)).abs().max()) for _ in range(4))
-print(json.dumps([list(picture.size), gap, [item.category.__name__ for item in caught]]))
+print(json.dumps([list(image.size), gap, [item.category.__name__ for item in caught]]))
 """
 
 

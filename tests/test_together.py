@@ -19,7 +19,7 @@ NUM_CLASSES = 4
 
 
 @pytest.fixture
-def pictures() -> Tensor:
+def images() -> Tensor:
     """Four classes that differ in their colour, (40, 3, 64, 64)."""
     generator = torch.Generator().manual_seed(0)
     colours = torch.rand(NUM_CLASSES, 3, 1, 1, generator=generator)
@@ -39,13 +39,13 @@ def fit(model: Callable[[Tensor], Tensor], parameters: Any, x: Tensor, classes: 
     return losses
 
 
-def made(pictures: Tensor, classes: Tensor) -> tuple[nn.Module, Tensor]:
+def made(images: Tensor, classes: Tensor) -> tuple[nn.Module, Tensor]:
     """The network after all three steps, trained a little, and its input."""
     torch.manual_seed(0)
     model = tailcut.create_model("resnet18", width=8, num_classes=NUM_CLASSES)
-    transform = inputs.BlockDCT(channels=6).fit(pictures.split(10))
-    inputs.replace_stem(model, transform, picture_size=64)
-    x = transform(pictures)
+    transform = inputs.BlockDCT(channels=6).fit(images.split(10))
+    inputs.replace_stem(model, transform, image_size=64)
+    x = transform(images)
     fit(model, model.parameters(), x, classes, steps=3)
 
     dense = sum(parameter.numel() for parameter in model.parameters())
@@ -64,9 +64,9 @@ def made(pictures: Tensor, classes: Tensor) -> tuple[nn.Module, Tensor]:
     return model.eval(), x
 
 
-def test_prune_regularise_pack_and_run(pictures: Tensor, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prune_regularise_pack_and_run(images: Tensor, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     classes = torch.arange(40) % NUM_CLASSES
-    model, x = made(pictures, classes)
+    model, x = made(images, classes)
     assert [edit.kind for edit in record_of(model).edits] == ["replace_stem", "prune", "regularize"]
 
     file = tmp_path / "all.tailcut"
@@ -79,9 +79,9 @@ def test_prune_regularise_pack_and_run(pictures: Tensor, tmp_path: Path, capsys:
         torch.testing.assert_close(tailcut.to_dense(again)(x), expected, rtol=1e-4, atol=1e-4)
     own = inputs.transform_of(again)
     assert own is not None
-    torch.testing.assert_close(own(pictures), x)
+    torch.testing.assert_close(own(images), x)
 
     photo = tmp_path / "photo.png"
-    Image.fromarray((255 * pictures[1]).byte().permute(1, 2, 0).numpy()).save(photo)
+    Image.fromarray((255 * images[1]).byte().permute(1, 2, 0).numpy()).save(photo)
     assert main(["predict", str(file), str(photo)]) == 0
     assert "photo.png" in capsys.readouterr().out

@@ -72,12 +72,12 @@ def test_roi_align_is_the_mean_of_bilinear_samples(seed: int, per_bin: int, alig
     maps = torch.randn(2, 3, 9, 12, generator=generator)
     corners = torch.rand(4, 2, generator=generator) * 12 - 3  # some reach over the edge
     boxes = torch.cat([corners, corners + 0.2 + torch.rand(4, 2, generator=generator) * 9], dim=1)
-    pictures = torch.tensor([0.0, 1.0, 1.0, 0.0])
-    regions = torch.cat([pictures[:, None], boxes * 2], dim=1)
+    images = torch.tensor([0.0, 1.0, 1.0, 0.0])
+    regions = torch.cat([images[:, None], boxes * 2], dim=1)
     found = roi_align(maps, regions, 0.5, 3, 3, per_bin or -1, aligned)
-    for place, picture in enumerate(pictures.int().tolist()):
+    for place, image in enumerate(images.int().tolist()):
         for channel in range(3):
-            plane = maps[picture, channel].numpy()
+            plane = maps[image, channel].numpy()
             expected = align(plane, boxes[place].tolist(), 3, per_bin, aligned)
             assert np.allclose(found[place, channel], expected, atol=1e-4)
 

@@ -46,7 +46,7 @@ def roi_align(
 ) -> Tensor:
     """Regions of feature maps, resampled bilinearly to one size; Mask R-CNN's RoIAlign.
 
-    maps (pictures, channels, h, w); regions (n, 5) as picture, left, top, right, bottom. Returns (n, channels,
+    maps (images, channels, h, w); regions (n, 5) as image, left, top, right, bottom. Returns (n, channels,
     height, width).
     """
     corners = regions[:, 1:].float() * scale - (0.5 if aligned else 0.0)
@@ -59,11 +59,11 @@ def roi_align(
     result = maps.float().sum() * 0 + torch.zeros(len(regions), maps.shape[1], height, width)
     for key in keys.unique(dim=0):
         mine = (keys == key).all(dim=1)
-        picture, across, down = (int(value) for value in key)
+        image, across, down = (int(value) for value in key)
         if across > 0 and down > 0:
             x = _places(corners[mine, 0], bins[mine, 0], width, across)
             y = _places(corners[mine, 1], bins[mine, 1], height, down)
-            pooled = avg_pool2d(_bilinear(maps[picture].float(), y, x), (down, across))
+            pooled = avg_pool2d(_bilinear(maps[image].float(), y, x), (down, across))
             result = result.index_put((mine,), pooled)
     return result.to(maps.dtype)
 

@@ -72,10 +72,10 @@ class Result(Report):
         num_threads: threads of torch on one device.
         seconds: time of all epochs together, validation included.
         versions: version of each package that matters.
-        split_sizes: pictures per split (`train`, `validation`, `test`).
+        split_sizes: images per split (`train`, `validation`, `test`).
         metrics: figures of the packed file on the whole test split, 0 to 1; distances (`fid`) as they are;
             NaN for what is no number.
-        validation: the same on the held-out pictures after the last epoch; empty without hold-out.
+        validation: the same on the held-out images after the last epoch; empty without hold-out.
         num_kept: coefficients that the file keeps.
         num_parameters: numbers that the dense network has.
         num_other: numbers of the file that are no coefficients (biases, batch norm).

@@ -38,7 +38,7 @@ RATIOS = {
     "execution": "times faster",
     "inputs": "/ published",
     "channels": "loops / tailcut",
-    "table5": "pictures/s",
+    "table5": "images/s",
     "widths": "times faster",
     "exporting": "open: times torch",
 }

@@ -26,7 +26,7 @@ def test_a_transplanted_network_keeps_most_of_its_accuracy(tmp_path: Path, capsy
     out = tmp_path / "transplant.json"
     assert main(["--models", "resnet20", "--fit", "250", "--test", "250", "--json", str(out)]) == 0
     rows = json.loads(out.read_text())["rows"]
-    assert [row["input"] for row in rows][:2] == ["RGB", "24 channels of pictures enlarged 2 times"]
+    assert [row["input"] for row in rows][:2] == ["RGB", "24 channels of images enlarged 2 times"]
     assert rows[0]["accuracy"] > 0.88
     assert rows[1]["kept"] > 0.95
     assert "resnet20" in capsys.readouterr().out

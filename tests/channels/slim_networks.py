@@ -230,7 +230,7 @@ class ConvNeXt(nn.Module):
 
 
 class DropPath(nn.Module):
-    """A residual path that is left out for some pictures while training, as timm draws it."""
+    """A residual path that is left out for some images while training, as timm draws it."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:

@@ -17,7 +17,7 @@ from tailcut.channels.pruning.selection import check_scores, importance_of
 from tailcut.errors import StructureError
 
 
-def pictures(*sizes: int) -> list[Tensor]:
+def images(*sizes: int) -> list[Tensor]:
     noise = torch.Generator().manual_seed(0)
     return [torch.rand(size, 3, 12, 12, generator=noise, dtype=torch.float64) for size in sizes]
 
@@ -71,7 +71,7 @@ OF_MIXER = ("embed", "tokens1", "tokens2", "fc1", "fc2")
 def test_linear_layers_over_tokens_are_scored_unasked_as_they_are_by_name(
     make: type[nn.Module], names: tuple[str, ...], method: Any
 ) -> None:
-    model, loader = make(), [batch.float() for batch in pictures(3, 2)]
+    model, loader = make(), [batch.float() for batch in images(3, 2)]
     found, named = score(model, loader, method=method), score(model, loader, method=method, layers=names)
     assert list(found) == list(named) == list(names)
     assert found.left == {}
@@ -81,11 +81,11 @@ def test_linear_layers_over_tokens_are_scored_unasked_as_they_are_by_name(
 
 
 def test_maps_of_linear_layers_lie_along_the_tokens() -> None:
-    model, (batch,) = Mixer().double(), pictures(2)
+    model, (batch,) = Mixer().double(), images(2)
     with torch.no_grad():
         x = model.embed(functional.unfold(batch, 4, stride=4).transpose(1, 2))
         hidden = functional.gelu(model.tokens1(x.transpose(1, 2)))  # (batch, features, hidden tokens)
-    expected = [[sum(paper(picture[None, :, channel].numpy())[:1]) for channel in range(12)] for picture in hidden]
+    expected = [[sum(paper(image[None, :, channel].numpy())[:1]) for channel in range(12)] for image in hidden]
     found = score(model, [batch]).parts["tokens1"].spectral
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64).mean(0), rtol=1e-11, atol=0)
 
@@ -134,7 +134,7 @@ def test_hidden_layers_of_mlps_are_narrowed_by_one_rate(
     make: type[nn.Module], shortcut: str, hidden: dict[str, int]
 ) -> None:
     model = make().double().eval()
-    dense, (batch,) = copy.deepcopy(model), pictures(3)
+    dense, (batch,) = copy.deepcopy(model), images(3)
     scores = score(model, [batch])
     # Channels of the shortcut stay: layer norm takes means over them, so zeros are not the same as none.
     report = tailcut.prune(model, batch[:1], scores, 0.25, ignore=shortcut)
@@ -151,14 +151,14 @@ def test_hidden_layers_of_mlps_are_narrowed_by_one_rate(
 
 def test_nothing_is_left_for_want_of_scores() -> None:
     for make in (Block, Mixer):
-        model, (batch,) = make().double().eval(), pictures(2)
+        model, (batch,) = make().double().eval(), images(2)
         report = tailcut.prune(model, batch[:1], score(model, [batch]), 0.25)
         assert not [row for row in report.left if "no scores were given" in row.reason]
         assert model(batch).shape == (2, 5)
 
 
 def test_a_convolution_decides_for_the_linear_layers_that_go_with_it() -> None:
-    model, (batch,) = Block().double().eval(), pictures(2)
+    model, (batch,) = Block().double().eval(), images(2)
     graph = find_groups(model, (batch[:1],))
     group = graph.group_of("patches")
     assert group is not None
@@ -173,7 +173,7 @@ def test_a_convolution_decides_for_the_linear_layers_that_go_with_it() -> None:
 
 
 def test_the_file_of_scores_keeps_which_layers_nobody_named(tmp_path: Path) -> None:
-    model, loader = Block().double(), pictures(2)
+    model, loader = Block().double(), images(2)
     scores = score(model, loader)
     scores.save(tmp_path / "scores.json")
     assert Scores.load(tmp_path / "scores.json").fallback == scores.fallback == {"qkv", "proj", "fc1", "fc2"}

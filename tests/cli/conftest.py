@@ -59,6 +59,6 @@ def packed(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     Image.new("L", (28, 28), 128).save(tmp_path / "digit.png")
     return tmp_path / "digit.png"

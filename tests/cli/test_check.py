@@ -11,7 +11,7 @@ Tailcut = Callable[..., Any]
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Two pictures under a data root, the second of them broken."""
+    """Two images under a data root, the second of them broken."""
     folder = tmp_path / "own" / "val" / "a"
     folder.mkdir(parents=True)
     for number, name in enumerate(("1.jpg", "2.jpg")):
@@ -24,14 +24,14 @@ def photos(tmp_path: Path) -> Path:
 
 def test_exit_code_tells(tailcut: Tailcut, photos: Path) -> None:
     outcome = tailcut("check", photos)
-    assert (outcome.code, "1 of 2 pictures are broken" in outcome.out) == (1, True)
+    assert (outcome.code, "1 of 2 images are broken" in outcome.out) == (1, True)
     outcome = tailcut("check", photos, "--json")
-    assert (outcome.code, outcome.json["num_pictures"]) == (1, 2)
+    assert (outcome.code, outcome.json["num_images"]) == (1, 2)
     assert [item["path"] for item in outcome.json["broken"]] == [str(photos / "2.jpg")]
     assert tailcut("check", photos, "--lenient").code == 0
     assert tailcut("check", photos / "1.jpg").code == 0
     assert tailcut("check", photos / "nowhere").code == 1
-    assert tailcut("check", photos, "--max-picture-pixels", 0).code == 2
+    assert tailcut("check", photos, "--max-image-pixels", 0).code == 2
 
 
 def test_predict_leaves_out(tailcut: Tailcut, packed: Path, photos: Path) -> None:
@@ -40,10 +40,10 @@ def test_predict_leaves_out(tailcut: Tailcut, packed: Path, photos: Path) -> Non
     assert "to take what libjpeg makes of it, give --lenient" in outcome.err
     outcome = tailcut("predict", packed, photos / "2.jpg", photos / "1.jpg", "--on-error", "skip", "--json")
     assert outcome.code == 0
-    assert [item["picture"] for item in outcome.json["predictions"]] == [str(photos / "1.jpg")]
-    assert [item["picture"] for item in outcome.json["skipped"]] == [str(photos / "2.jpg")]
-    assert "left out 1 picture that cannot be read" in outcome.err
+    assert [item["image"] for item in outcome.json["predictions"]] == [str(photos / "1.jpg")]
+    assert [item["image"] for item in outcome.json["skipped"]] == [str(photos / "2.jpg")]
+    assert "left out 1 image that cannot be read" in outcome.err
     outcome = tailcut("predict", packed, photos / "2.jpg", "--lenient", "--json")
     assert (outcome.code, outcome.json["skipped"]) == (0, [])
-    outcome = tailcut("predict", packed, photos / "1.jpg", "--max-picture-pixels", 783)
-    assert (outcome.code, "give --max-picture-pixels N" in outcome.err) == (1, True)
+    outcome = tailcut("predict", packed, photos / "1.jpg", "--max-image-pixels", 783)
+    assert (outcome.code, "give --max-image-pixels N" in outcome.err) == (1, True)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from torch import Tensor
 
-from tailcut.inputs import BlockDCT, FrequencyReport, Selection, describe_picture
+from tailcut.inputs import BlockDCT, FrequencyReport, Selection, describe_image
 
 Tailcut = Callable[..., Any]
 
@@ -26,15 +26,15 @@ def photo(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def nothing_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes most of the time, and is the same for every picture."""
+    """Drawing takes most of the time, and is the same for every image."""
 
-    def measure(picture: Tensor, transform: BlockDCT, folder: str, *, name: str) -> FrequencyReport:
-        return describe_picture(picture, transform, name=name)
+    def measure(image: Tensor, transform: BlockDCT, folder: str, *, name: str) -> FrequencyReport:
+        return describe_image(image, transform, name=name)
 
-    monkeypatch.setattr("tailcut.inputs.draw_picture", measure)
+    monkeypatch.setattr("tailcut.inputs.draw_image", measure)
 
 
-def test_pictures_are_drawn_and_measured(tailcut: Tailcut, photo: Path, tmp_path: Path) -> None:
+def test_images_are_drawn_and_measured(tailcut: Tailcut, photo: Path, tmp_path: Path) -> None:
     outcome = tailcut("dct", photo, "-o", tmp_path / "out", "--json")
     assert (outcome.code, outcome.err) == (0, "")
     assert (outcome.json["height"], outcome.json["width"]) == (20, 30)
@@ -90,7 +90,7 @@ KINDS = {
 
 @pytest.mark.usefixtures("nothing_drawn")
 @pytest.mark.parametrize("name", KINDS)
-def test_pictures_of_every_kind(name: str, tailcut: Tailcut, tmp_path: Path) -> None:
+def test_images_of_every_kind(name: str, tailcut: Tailcut, tmp_path: Path) -> None:
     KINDS[name]().save(tmp_path / name)
     outcome = tailcut("dct", tmp_path / name, "-o", tmp_path / "out", "--channels", "192", "--json")
     assert outcome.code == 0
@@ -107,11 +107,11 @@ def test_a_progressive_jpeg_and_exif_orientation(tailcut: Tailcut, tmp_path: Pat
     assert (outcome.json["height"], outcome.json["width"]) == (30, 20)
 
 
-def test_pictures_that_are_none(tailcut: Tailcut, photo: Path, tmp_path: Path) -> None:
+def test_images_that_are_none(tailcut: Tailcut, photo: Path, tmp_path: Path) -> None:
     content = io.BytesIO()
     Image.fromarray(gradient()).save(content, "PNG")
     (tmp_path / "cut.png").write_bytes(content.getvalue()[:-30])
-    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "text.jpg").write_text("no image")
     for name in ("cut.png", "text.jpg", "none.jpg"):
         outcome = tailcut("dct", tmp_path / name, "-o", tmp_path / "out", "--json")
         assert outcome.code == 1

@@ -10,7 +10,7 @@ import tests.torchvision_operators  # noqa: F401
 import torch
 from tests.small_coco import TINY, write_coco
 
-from tailcut.data import picture_size
+from tailcut.data import image_size
 from tailcut.format import save
 from tailcut.inputs.detection.detectors import faster_rcnn
 from tailcut.training.trainer import base
@@ -77,29 +77,29 @@ def test_a_detector_from_recipe_to_drawing(
     assert outcome.code == 0, outcome.err
     assert outcome.json["metrics"] == pytest.approx(trained)
 
-    picture = root / "coco" / "val2017" / "1.png"
-    outcome = tailcut("predict", file, picture, "-o", tmp_path / "out", "--least-score", 0, "--device", "cpu", "--json")
+    image = root / "coco" / "val2017" / "1.png"
+    outcome = tailcut("predict", file, image, "-o", tmp_path / "out", "--least-score", 0, "--device", "cpu", "--json")
     assert outcome.code == 0, outcome.err
     (prediction,) = outcome.json["predictions"]
     assert prediction["objects"]
-    assert picture_size(prediction["drawing"]) == picture_size(picture)
-    outcome = tailcut("predict", file, picture, "--least-score", 0, "--device", "cpu")
-    assert outcome.out.splitlines()[0].split()[:3] == ["picture", "object", "probability"]
+    assert image_size(prediction["drawing"]) == image_size(image)
+    outcome = tailcut("predict", file, image, "--least-score", 0, "--device", "cpu")
+    assert outcome.out.splitlines()[0].split()[:3] == ["image", "object", "probability"]
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["predict", "FILE", "PICTURE", "--invert"], "--invert is for digits"),
-        (["predict", "FILE", "PICTURE", "--least-score", "7"], "the least score must be 0 to 1, got 7"),
-        (["predict", "zoo:lenet5-776", "PICTURE", "--least-score", "0.5"], "--least-score is for detectors"),
+        (["predict", "FILE", "IMAGE", "--invert"], "--invert is for digits"),
+        (["predict", "FILE", "IMAGE", "--least-score", "7"], "the least score must be 0 to 1, got 7"),
+        (["predict", "zoo:lenet5-776", "IMAGE", "--least-score", "0.5"], "--least-score is for detectors"),
         (["evaluate", "FILE", "--data", "digits"], "holds a detector, which is measured on objects"),
         (["evaluate", "FILE", "--data", "coco", "--batch-size", "4"], "batch_size must be 1, got 4"),
         (["evaluate", "zoo:lenet5-776", "--data", "coco"], "which only a detector finds"),
     ],
 )
 def test_bad_usage(words: list[str], message: str, tailcut: Tailcut, file: Path, root: Path) -> None:
-    names = {"FILE": str(file), "PICTURE": str(root / "coco" / "val2017" / "1.png")}
+    names = {"FILE": str(file), "IMAGE": str(root / "coco" / "val2017" / "1.png")}
     roots = ["--data-root", str(root)] if words[0] == "evaluate" else []
     outcome = tailcut(*(names.get(word, word) for word in words), *roots, "--device", "cpu")
     assert outcome.code == 2, outcome.err

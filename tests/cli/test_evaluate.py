@@ -24,7 +24,7 @@ def test_json_has_exactly_the_promised_keys(tailcut: Tailcut, packed: Path) -> N
 def test_a_row_is_shown(tailcut: Tailcut, packed: Path) -> None:
     outcome = tailcut("evaluate", packed, "--data", "digits", "--device", "cpu", "--batch-size", "50")
     assert outcome.code == 0
-    assert outcome.out.splitlines()[0].split() == ["model", "data", "split", "pictures", "accuracy", "seconds"]
+    assert outcome.out.splitlines()[0].split() == ["model", "data", "split", "images", "accuracy", "seconds"]
 
 
 @pytest.mark.parametrize(
@@ -55,14 +55,14 @@ def test_data_roots_are_tried_in_their_order(tailcut: Tailcut, packed: Path, mni
     assert outcome.json["num_samples"] == 10000
 
 
-def test_a_network_that_makes_pictures_gets_a_distance(tailcut: Tailcut, packed: Path, tmp_path: Path) -> None:
+def test_a_network_that_makes_images_gets_a_distance(tailcut: Tailcut, packed: Path, tmp_path: Path) -> None:
     save(create_model("vae", hidden=8), tmp_path / "vae.tailcut")
     words = ("evaluate", tmp_path / "vae.tailcut", "--data", "digits", "--num-samples", "20", "--device", "cpu")
     outcome = tailcut(*words, "--json")
     assert outcome.code == 0
     assert outcome.json["metrics"].keys() == {"fid", "elbo"}
     assert (outcome.json["num_generated"], outcome.json["features"]) == (20, "zoo:lenet5-ref")
-    assert "fid: 20 made pictures" in tailcut(*words).out
+    assert "fid: 20 made images" in tailcut(*words).out
     outcome = tailcut("evaluate", packed, "--data", "digits", "--num-samples", "20")
     assert outcome.code == 2
     assert "this network makes none" in outcome.err

@@ -16,12 +16,12 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "a.tailcut"
 
 
-def test_json_has_exactly_the_promised_keys(tailcut: Tailcut, file: Path, picture: Path, tmp_path: Path) -> None:
+def test_json_has_exactly_the_promised_keys(tailcut: Tailcut, file: Path, image: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    words = ["--picture", picture, "-o", tmp_path / "cam.png", "--json"]
+    words = ["--image", image, "-o", tmp_path / "cam.png", "--json"]
     outcome = tailcut("explain", file, file, *words, "--layer", "conv1", "--class", 7)
     assert outcome.code == 0
-    assert list(outcome.json) == ["picture", "class_number", "class_name", "out", "explanations"]
+    assert list(outcome.json) == ["image", "class_number", "class_name", "out", "explanations"]
     assert outcome.json["class_number"] == 7
     assert [list(item) for item in outcome.json["explanations"]] == [
         ["model", "layer", "best_class", "best_name", "probability", "focus"]
@@ -30,9 +30,9 @@ def test_json_has_exactly_the_promised_keys(tailcut: Tailcut, file: Path, pictur
     assert (tmp_path / "cam.png").is_file()
 
 
-def test_a_table_is_shown(tailcut: Tailcut, file: Path, picture: Path, tmp_path: Path) -> None:
+def test_a_table_is_shown(tailcut: Tailcut, file: Path, image: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    outcome = tailcut("explain", file, "--picture", picture, "-o", tmp_path / "cam.png", "--device", "cpu")
+    outcome = tailcut("explain", file, "--image", image, "-o", tmp_path / "cam.png", "--device", "cpu")
     assert outcome.code == 0
     assert outcome.out.splitlines()[2].split()[:2] == [str(file), "conv2"]
 
@@ -42,13 +42,13 @@ def test_a_table_is_shown(tailcut: Tailcut, file: Path, picture: Path, tmp_path:
     [
         (["--layer", "conv9"], 2, "there is no 2-D convolution 'conv9'"),
         (["--class", "10"], 2, "classes 0 to 9, got 10"),
-        (["--picture", "nothing.png"], 1, "nothing.png"),
+        (["--image", "nothing.png"], 1, "nothing.png"),
     ],
 )
 def test_failures_say_what_is_wrong(
-    words: list[str], code: int, message: str, tailcut: Tailcut, file: Path, picture: Path, tmp_path: Path
+    words: list[str], code: int, message: str, tailcut: Tailcut, file: Path, image: Path, tmp_path: Path
 ) -> None:
-    outcome = tailcut("explain", file, "--picture", picture, "-o", tmp_path / "cam.png", *words)
+    outcome = tailcut("explain", file, "--image", image, "-o", tmp_path / "cam.png", *words)
     assert outcome.code == code
     assert message in outcome.err
     assert not (tmp_path / "cam.png").exists()

@@ -10,44 +10,44 @@ from tailcut.structure import create_model
 Tailcut = Callable[..., Any]
 
 
-def test_classes_are_a_table_and_json(tailcut: Tailcut, packed: Path, picture: Path, tmp_path: Path) -> None:
-    outcome = tailcut("predict", packed, picture)
+def test_classes_are_a_table_and_json(tailcut: Tailcut, packed: Path, image: Path, tmp_path: Path) -> None:
+    outcome = tailcut("predict", packed, image)
     assert outcome.code == 0
-    assert outcome.out.splitlines()[0].split() == ["picture", "class", "probability"]
-    outcome = tailcut("predict", packed, picture, "-o", tmp_path / "out", "--json", "--invert")
+    assert outcome.out.splitlines()[0].split() == ["image", "class", "probability"]
+    outcome = tailcut("predict", packed, image, "-o", tmp_path / "out", "--json", "--invert")
     assert outcome.json["task"] == "classification"
-    assert outcome.json["predictions"][0]["picture"] == str(picture)
+    assert outcome.json["predictions"][0]["image"] == str(image)
     assert (tmp_path / "out" / "predictions.json").is_file()
 
 
-def test_masks_are_pictures(tailcut: Tailcut, picture: Path, tmp_path: Path) -> None:
+def test_masks_are_images(tailcut: Tailcut, image: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     save(create_model("unet", widths=(2, 4)), tmp_path / "unet.tailcut")
-    outcome = tailcut("predict", tmp_path / "unet.tailcut", picture, "-o", tmp_path / "masks", "--json")
+    outcome = tailcut("predict", tmp_path / "unet.tailcut", image, "-o", tmp_path / "masks", "--json")
     assert outcome.code == 0
     assert outcome.json["predictions"][0]["mask"] == str(tmp_path / "masks" / "digit.png")
     assert (tmp_path / "masks" / "digit.png").is_file()
-    outcome = tailcut("predict", tmp_path / "unet.tailcut", picture)
+    outcome = tailcut("predict", tmp_path / "unet.tailcut", image)
     assert outcome.code == 2
     assert "-o DIR" in outcome.err
 
 
-def test_a_missing_picture_fails(tailcut: Tailcut, packed: Path, tmp_path: Path) -> None:
+def test_a_missing_image_fails(tailcut: Tailcut, packed: Path, tmp_path: Path) -> None:
     outcome = tailcut("predict", packed, tmp_path / "none.png")
     assert outcome.code == 1
     assert "none.png" in outcome.err
 
 
-def test_a_network_that_makes_pictures_needs_none(tailcut: Tailcut, picture: Path, tmp_path: Path) -> None:
+def test_a_network_that_makes_images_needs_none(tailcut: Tailcut, image: Path, tmp_path: Path) -> None:
     save(create_model("vae", hidden=8), tmp_path / "vae.tailcut")
     outcome = tailcut("predict", tmp_path / "vae.tailcut", "-o", tmp_path / "out", "--num-samples", 9, "--json")
     assert outcome.code == 0
-    assert outcome.json["picture"] == str(tmp_path / "out" / "samples.png")
+    assert outcome.json["image"] == str(tmp_path / "out" / "samples.png")
     assert (outcome.json["num_samples"], outcome.json["seed"]) == (9, 0)
     first = (tmp_path / "out" / "samples.png").read_bytes()
     tailcut("predict", tmp_path / "vae.tailcut", "-o", tmp_path / "out", "--num-samples", 9, "--seed", 1)
     assert (tmp_path / "out" / "samples.png").read_bytes() != first
-    for words, message in (((), "-o DIR"), ((picture, "-o", tmp_path), "leave out PICTURE")):
+    for words, message in (((), "-o DIR"), ((image, "-o", tmp_path), "leave out IMAGE")):
         outcome = tailcut("predict", tmp_path / "vae.tailcut", *words)
         assert outcome.code == 2
         assert message in outcome.err
@@ -56,8 +56,8 @@ def test_a_network_that_makes_pictures_needs_none(tailcut: Tailcut, picture: Pat
     assert "seed must be at most 18446744073709551615, got 99999999999999999999999" in outcome.err
 
 
-def test_other_networks_need_pictures_and_take_no_seed(tailcut: Tailcut, packed: Path, picture: Path) -> None:
-    for words, message in (((), "name at least one picture"), ((picture, "--seed", 1), "this network makes none")):
+def test_other_networks_need_images_and_take_no_seed(tailcut: Tailcut, packed: Path, image: Path) -> None:
+    for words, message in (((), "name at least one image"), ((image, "--seed", 1), "this network makes none")):
         outcome = tailcut("predict", packed, *words)
         assert outcome.code == 2
         assert message in outcome.err

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.small_imagenette import write_pictures
+from tests.small_imagenette import write_images
 
 from tailcut.cli.prune import rates
 from tailcut.format import load, save
@@ -78,7 +78,7 @@ def test_every_setting_arrives(tailcut: Tailcut, file: Path, tmp_path: Path) -> 
 def test_batch_norm_is_measured_again(tailcut: Tailcut, tmp_path: Path) -> None:
     torch.manual_seed(0)
     save(create_model("resnet20", width=4), tmp_path / "a.tailcut")
-    write_pictures(tmp_path, 16)
+    write_images(tmp_path, 16)
     words = [
         "--data",
         "imagenette@32",

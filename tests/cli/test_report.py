@@ -40,7 +40,7 @@ def test_generators_draw_from_the_same_codes(tailcut: Tailcut, tmp_path: Path) -
     assert shown.code == 0, shown.err
     content = (tmp_path / "a.html").read_text()
     assert content.count("<img ") == 2
-    assert "12 pictures that reference generated" in content
+    assert "12 images that reference generated" in content
     assert f'width="{12 * 64}"' in content
 
 
@@ -63,20 +63,20 @@ def test_without_samples_the_page_says_why(
     assert reason in (tmp_path / "a.html").read_text()
 
 
-def test_pictures_that_do_not_fit_are_named(tailcut: Tailcut, tmp_path: Path) -> None:
+def test_images_that_do_not_fit_are_named(tailcut: Tailcut, tmp_path: Path) -> None:
     save(create_model("dcgan_discriminator", width=2), tmp_path / "a.tailcut")
     shown = tailcut("report", tmp_path / "a.tailcut", "-o", tmp_path / "a.html", "--data", "digits")
     assert shown.code == 0, shown.err
-    assert "Samples: without a: the network cannot take pictures of shape (1, 1, 28, 28)" in shown.out
+    assert "Samples: without a: the network cannot take images of shape (1, 1, 28, 28)" in shown.out
 
 
-def test_a_damaged_picture_or_network_leaves_the_rest_of_the_page(
+def test_a_damaged_image_or_network_leaves_the_rest_of_the_page(
     tailcut: Tailcut, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tailcut.evaluation import samples
 
     def refuse(*_: Any) -> None:
-        raise DataError("3.png is no picture")
+        raise DataError("3.png is no image")
 
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "recipe.toml").write_text("")
@@ -84,7 +84,7 @@ def test_a_damaged_picture_or_network_leaves_the_rest_of_the_page(
     monkeypatch.setattr(samples, "predict_samples", refuse)
     shown = tailcut("report", packed, tmp_path / "run", "-o", tmp_path / "a.html", "--data", "digits")
     assert shown.code == 0, shown.err
-    assert "Samples: without small: the data set is damaged: 3.png is no picture" in shown.out
+    assert "Samples: without small: the data set is damaged: 3.png is no image" in shown.out
     assert f"Bytes per layer: without run: {tmp_path / 'run' / 'model.tailcut'}: " in shown.out
 
 

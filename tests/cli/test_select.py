@@ -37,7 +37,7 @@ def test_a_selection_is_written(tailcut: Tailcut, gate: Path, root: Path, tmp_pa
     words = ("select", gate, "-o", out, "--data", "imagenette@32", "--data-root", root)
     outcome = tailcut(*words, "--channels", "3", "--json")
     assert outcome.code == 0
-    assert outcome.json["num_pictures"] == 3
+    assert outcome.json["num_images"] == 3
     assert Selection.load(out).num_channels == outcome.json["num_channels"] == 3
     outcome = tailcut(*words, "--channels", "2+1+1", "--heat-maps", tmp_path / "heat.png")
     assert outcome.code == 0

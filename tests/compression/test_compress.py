@@ -30,7 +30,7 @@ def images() -> torch.Tensor:
 @pytest.fixture(scope="module")
 def trained() -> nn.Module:
     torch.manual_seed(0)
-    shape = DIGITS["train"].picture_shape
+    shape = DIGITS["train"].image_shape
     model = nn.Sequential(
         nn.Conv2d(shape[0], 16, 3, padding=1, bias=False),
         nn.BatchNorm2d(16),

@@ -72,9 +72,9 @@ def small_mnist(tmp_path: Path, idx_bytes: IdxBytes) -> Path:
     (root / "mnist").mkdir(parents=True)
     generator = np.random.default_rng(0)
     for prefix, num in (("train", 12), ("t10k", 5)):
-        pictures = generator.integers(0, 256, (num, 28, 28), dtype=np.uint8)
+        images = generator.integers(0, 256, (num, 28, 28), dtype=np.uint8)
         labels = (np.arange(num) % 10).astype(np.uint8)
-        for kind, values in (("images-idx3", pictures), ("labels-idx1", labels)):
+        for kind, values in (("images-idx3", images), ("labels-idx1", labels)):
             path = root / "mnist" / f"{prefix}-{kind}-ubyte.gz"
             path.write_bytes(gzip.compress(idx_bytes(values), mtime=0))
     return root

@@ -11,7 +11,7 @@ from tailcut.errors import ArgumentError, DataError
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Five pictures, of which a JPEG lost its last bytes and a PNG its end; notes; what is hidden."""
+    """Five images, of which a JPEG lost its last bytes and a PNG its end; notes; what is hidden."""
     folder = tmp_path / "photos"
     pixels = np.random.default_rng(0).integers(0, 256, (32, 24, 3), dtype=np.uint8)
     for name in ("a.jpg", "b/half.JPEG", "b/c/d.png", "b/c/cut.png", "z.jpg", ".hidden/x.jpg"):
@@ -28,11 +28,11 @@ def folder(tmp_path: Path) -> Path:
 def test_broken_files_are_named(folder: Path, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CHUNK", chunk)
     report = check_folder(folder)
-    assert (report.num_pictures, report.num_others, report.bits_checked, report.failed) == (5, 1, True, True)
+    assert (report.num_images, report.num_others, report.bits_checked, report.failed) == (5, 1, True, True)
     assert [item["path"] for item in report.broken] == [str(folder / "b/c/cut.png"), str(folder / "b/half.JPEG")]
-    assert report.broken[1]["reason"].startswith("it is truncated or damaged: the picture data end early")
+    assert report.broken[1]["reason"].startswith("it is truncated or damaged: the image data end early")
     assert "strict" not in report.broken[1]["reason"]
-    assert "2 of 5 pictures are broken; 1 other files were not looked at" in str(report)
+    assert "2 of 5 images are broken; 1 other files were not looked at" in str(report)
     assert str(folder / "b/half.JPEG") in str(report)
 
 

@@ -35,10 +35,10 @@ def made_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(("split", "num"), [("train", 50_000), ("test", 10_000)])
 def test_real_files(cifar10_root: Path, split: str, num: int) -> None:
     dataset = open_cifar10(split, roots=cifar10_root)
-    assert (dataset.name, dataset.split, dataset.picture_shape) == ("cifar10", split, (3, 32, 32))
+    assert (dataset.name, dataset.split, dataset.image_shape) == ("cifar10", split, (3, 32, 32))
     assert torch.bincount(dataset.labels).tolist() == [num // 10] * 10
     if split == "train":
-        means = dataset.pictures.double().mean(dim=(0, 2, 3)) / 255
+        means = dataset.images.double().mean(dim=(0, 2, 3)) / 255
         published = torch.tensor([0.4914, 0.4822, 0.4465], dtype=torch.float64)
         torch.testing.assert_close(means, published, atol=1e-4, rtol=0)
         first = [dataset.class_names[label] for label in dataset.labels[:3]]
@@ -48,7 +48,7 @@ def test_real_files(cifar10_root: Path, split: str, num: int) -> None:
 def test_records_are_label_then_planes(made_root: Path) -> None:
     dataset = open_cifar10("train", roots=made_root)
     third = make_records(2)  # data_batch_3
-    assert np.array_equal(dataset.pictures[20_007].numpy(), third[7, 1:].reshape(3, 32, 32))
+    assert np.array_equal(dataset.images[20_007].numpy(), third[7, 1:].reshape(3, 32, 32))
     assert int(dataset.labels[20_007]) == third[7, 0] == 7
 
 
@@ -99,7 +99,7 @@ def test_download_unpacks_the_archive(
     monkeypatch.setattr(cifar10, "URL", serve(archive_site) + archive.name)
     monkeypatch.setattr(cifar10, "MD5", hashlib.md5(archive.read_bytes()).hexdigest())
     dataset = open_cifar10("test", download=True)
-    assert np.array_equal(dataset.pictures[0].numpy().ravel(), make_records(5)[0, 1:])
+    assert np.array_equal(dataset.images[0].numpy().ravel(), make_records(5)[0, 1:])
     assert sorted(path.name for path in cache.iterdir()) == ["cifar-10-batches-bin"], "the archive is gone"
     assert len(open_cifar10("train")) == 50_000, "found in the cache"
 

@@ -44,14 +44,14 @@ def test_what_a_data_set_tells(small: CocoDataset) -> None:
     assert len(small) == 4
     assert small.num_classes == 4
     assert small.class_names == ("background", "red", "", "blue")
-    assert small.picture_shape == (3, HEIGHT, WIDTH)
+    assert small.image_shape == (3, HEIGHT, WIDTH)
     assert [small.image_id(index) for index in range(4)] == [1, 2, 3, 4]
 
 
-def test_a_picture_and_its_table_of_objects(small: CocoDataset) -> None:
-    picture, table = small[0]
-    assert picture.shape == (3, HEIGHT, WIDTH)
-    assert picture[:, 10, 8].tolist() == pytest.approx([230 / 255, 40 / 255, 30 / 255])
+def test_an_image_and_its_table_of_objects(small: CocoDataset) -> None:
+    image, table = small[0]
+    assert image.shape == (3, HEIGHT, WIDTH)
+    assert image[:, 10, 8].tolist() == pytest.approx([230 / 255, 40 / 255, 30 / 255])
     assert table.tolist() == [[8, 10, 48, 40, 1], [60, 20, 84, 60, 3]]
 
 
@@ -64,7 +64,7 @@ def test_masks_lie_where_the_objects_are(small: CocoDataset) -> None:
     assert torch.equal(objects.masks, expected)
 
 
-def test_a_picture_without_objects(small: CocoDataset) -> None:
+def test_an_image_without_objects(small: CocoDataset) -> None:
     objects = small.objects(3, masks=True)
     assert objects.boxes.shape == (0, 4)
     assert objects.labels.dtype == torch.int64
@@ -86,7 +86,7 @@ def test_crowds_and_flat_boxes_are_not_trained_on(changed: Change) -> None:
     assert len(dataset.ground_truth()["annotations"]) == 4
 
 
-def test_parts_share_the_pictures(small: CocoDataset) -> None:
+def test_parts_share_the_images(small: CocoDataset) -> None:
     _, rest = split_off(small, 3)
     assert isinstance(rest, CocoDataset)
     assert (rest.split, len(rest)) == ("val2017[1:4]", 3)
@@ -121,7 +121,7 @@ def set_in(table: str, place: int, /, **values: Any) -> Callable[[dict[str, Any]
         (lambda content: content.pop("images"), "expected a list of objects under 'images'"),
         (lambda content: content.update(annotations=3), "expected a list of objects under 'annotations'"),
         (lambda content: content.update(categories=["red"]), "expected a list of objects under 'categories'"),
-        (lambda content: content.update(images=[]), "names no pictures"),
+        (lambda content: content.update(images=[]), "names no images"),
         (lambda content: content.update(categories=[]), "names no categories"),
         (set_in("images", 0, id="1"), "image 0: id must be an integer"),
         (set_in("images", 0, id=2), "two images have one id"),
@@ -130,7 +130,7 @@ def set_in(table: str, place: int, /, **values: Any) -> Callable[[dict[str, Any]
         (set_in("images", 0, file_name="../1.png"), "file_name must be a path inside the folder"),
         (set_in("images", 0, file_name="/etc/passwd"), "file_name must be a path inside the folder"),
         (set_in("images", 0, file_name=None), "file_name must be a path inside the folder"),
-        (set_in("images", 0, file_name="gone.png"), "lacks the pictures gone.png"),
+        (set_in("images", 0, file_name="gone.png"), "lacks the images gone.png"),
         (set_in("categories", 0, id=0), "category 0: id must be an integer of 1 to"),
         (set_in("categories", 0, id=10**9), "category 0: id must be an integer of 1 to"),
         (set_in("categories", 1, id=1), "the id 1 is taken by 'red'"),
@@ -196,7 +196,7 @@ def test_files_that_are_no_json(tmp_path: Path) -> None:
         open_coco("val2017", roots=root)
 
 
-def test_a_picture_of_another_size(small: CocoDataset, tmp_path: Path) -> None:
+def test_an_image_of_another_size(small: CocoDataset, tmp_path: Path) -> None:
     Image.new("RGB", (WIDTH, HEIGHT + 1)).save(tmp_path / "coco" / "val2017" / "1.png")
     with pytest.raises(DataError, match=r"says that it has \(height, width\) \(64, 96\), it has \(65, 96\)"):
         small[0]
@@ -233,7 +233,7 @@ def test_any_text_of_run_lengths_ends(text: str) -> None:
     assert all(isinstance(count, int) for count in _counts_of_text(text))
 
 
-def test_real_pictures(coco_root: Path) -> None:
+def test_real_images(coco_root: Path) -> None:
     dataset = open_dataset("coco", "val2017", roots=coco_root)
     assert isinstance(dataset, CocoDataset)
     assert len(dataset) == 40
@@ -243,7 +243,7 @@ def test_real_pictures(coco_root: Path) -> None:
     index = next(place for place in range(40) if len(dataset.objects(place).labels) >= 5)
     objects = dataset.objects(index, masks=True)
     assert objects.masks is not None
-    assert dataset.picture(index).shape[1:] == objects.masks.shape[1:]
+    assert dataset.image(index).shape[1:] == objects.masks.shape[1:]
     mine = [item for item in truth["annotations"] if item["image_id"] == dataset.image_id(index)]
     chosen = [item for item in mine if not item["iscrowd"]]
     num_large = 0

@@ -10,11 +10,11 @@ from tailcut.errors import ArgumentError, DataError
 
 
 class Ramps(Dataset):
-    """Five pictures, computed when asked for; the last one is of another size."""
+    """Five images, computed when asked for; the last one is of another size."""
 
     def __init__(self) -> None:
         self.name, self.split, self.task = "ramps", "train", "segmentation"
-        self.num_classes, self.class_names, self.picture_shape = 2, ("low", "high"), (1, 2, 3)
+        self.num_classes, self.class_names, self.image_shape = 2, ("low", "high"), (1, 2, 3)
 
     def __len__(self) -> int:
         return 5
@@ -27,15 +27,15 @@ class Ramps(Dataset):
 
 def make_in_memory(num: int = 7) -> InMemoryDataset:
     generator = torch.Generator().manual_seed(0)
-    pictures = torch.randint(0, 256, (num, 3, 4, 5), dtype=torch.uint8, generator=generator)
-    return InMemoryDataset("noise", "train", pictures, torch.arange(num) % 3, ("a", "b", "c"))
+    images = torch.randint(0, 256, (num, 3, 4, 5), dtype=torch.uint8, generator=generator)
+    return InMemoryDataset("noise", "train", images, torch.arange(num) % 3, ("a", "b", "c"))
 
 
 def test_attributes() -> None:
     dataset = make_in_memory()
     assert len(dataset) == 7
     assert dataset.task == "classification"
-    assert (dataset.num_classes, dataset.class_names, dataset.picture_shape) == (
+    assert (dataset.num_classes, dataset.class_names, dataset.image_shape) == (
         3,
         ("a", "b", "c"),
         (3, 4, 5),
@@ -44,9 +44,9 @@ def test_attributes() -> None:
 
 def test_item_is_pixels_divided_by_255() -> None:
     dataset = make_in_memory()
-    picture, target = dataset[4]
-    assert picture.dtype == torch.float32
-    assert torch.equal(picture, dataset.pictures[4].to(torch.float32) / 255)
+    image, target = dataset[4]
+    assert image.dtype == torch.float32
+    assert torch.equal(image, dataset.images[4].to(torch.float32) / 255)
     assert target.dtype == torch.int64
     assert target.shape == ()
     assert int(target) == 1
@@ -55,11 +55,11 @@ def test_item_is_pixels_divided_by_255() -> None:
 @given(st.lists(st.integers(-7, 6), min_size=1, max_size=20))
 def test_batch_equals_items(indices: list[int]) -> None:
     dataset = make_in_memory()
-    pictures, targets = dataset.batch(indices)
-    assert torch.equal(pictures, torch.stack([dataset[index][0] for index in indices]))
+    images, targets = dataset.batch(indices)
+    assert torch.equal(images, torch.stack([dataset[index][0] for index in indices]))
     assert torch.equal(targets, torch.stack([dataset[index][1] for index in indices]))
     again = dataset.batch(torch.tensor(indices))
-    assert torch.equal(pictures, again[0])
+    assert torch.equal(images, again[0])
     assert torch.equal(targets, again[1])
 
 
@@ -84,16 +84,16 @@ def test_bad_indices(dataset: Dataset) -> None:
 
 
 def test_lazy_batch_needs_one_size() -> None:
-    pictures, masks = Ramps().batch(range(1, 4))
-    assert pictures.shape == (3, 1, 2, 3)
+    images, masks = Ramps().batch(range(1, 4))
+    assert images.shape == (3, 1, 2, 3)
     assert masks.shape == (3, 2, 3)
-    with pytest.raises(DataError, match=r"\(2, 3\), \(4, 3\); use batches of one picture"):
+    with pytest.raises(DataError, match=r"\(2, 3\), \(4, 3\); use batches of one image"):
         Ramps().batch([0, 4])
 
 
 def test_data_loader_takes_it() -> None:
     loader = DataLoader(make_in_memory(), batch_size=3)
-    assert [tuple(pictures.shape) for pictures, _ in loader] == [(3, 3, 4, 5), (3, 3, 4, 5), (1, 3, 4, 5)]
+    assert [tuple(images.shape) for images, _ in loader] == [(3, 3, 4, 5), (3, 3, 4, 5), (1, 3, 4, 5)]
 
 
 @pytest.mark.parametrize("dataset", [make_in_memory(), Ramps()], ids=["memory", "lazy"])
@@ -114,7 +114,7 @@ def test_split_off_in_memory_shares_storage() -> None:
     first, last = split_off(dataset, 2)
     assert isinstance(first, InMemoryDataset)
     assert isinstance(last, InMemoryDataset)
-    assert first.pictures.untyped_storage().data_ptr() == dataset.pictures.untyped_storage().data_ptr()
+    assert first.images.untyped_storage().data_ptr() == dataset.images.untyped_storage().data_ptr()
     assert torch.equal(torch.cat([first.labels, last.labels]), dataset.labels)
 
 
@@ -125,7 +125,7 @@ def test_split_off_leaves_both_sides(num_held_out: int) -> None:
 
 
 class Sorted(Ramps):
-    """Twenty classes of five pictures each, one class after the other."""
+    """Twenty classes of five images each, one class after the other."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -158,22 +158,22 @@ def test_part_must_lie_inside(start: int, stop: int) -> None:
             dataset.part(start, stop)
 
 
-PICTURES = torch.zeros(2, 1, 3, 3, dtype=torch.uint8)
+IMAGES = torch.zeros(2, 1, 3, 3, dtype=torch.uint8)
 LABELS = torch.tensor([0, 1])
 
 
 @pytest.mark.parametrize(
-    ("pictures", "labels", "message"),
+    ("images", "labels", "message"),
     [
-        (PICTURES.float(), LABELS, "must be uint8"),
-        (PICTURES[0], LABELS, "must be uint8"),
-        (PICTURES, LABELS.int(), "must be int64"),
-        (PICTURES, LABELS[:1], "2 pictures but 1 labels"),
-        (PICTURES[:0], LABELS[:0], "no pictures"),
-        (PICTURES, LABELS + 1, "0 to 1, found 1 to 2"),
-        (PICTURES, LABELS - 1, "0 to 1, found -1 to 0"),
+        (IMAGES.float(), LABELS, "must be uint8"),
+        (IMAGES[0], LABELS, "must be uint8"),
+        (IMAGES, LABELS.int(), "must be int64"),
+        (IMAGES, LABELS[:1], "2 images but 1 labels"),
+        (IMAGES[:0], LABELS[:0], "no images"),
+        (IMAGES, LABELS + 1, "0 to 1, found 1 to 2"),
+        (IMAGES, LABELS - 1, "0 to 1, found -1 to 0"),
     ],
 )
-def test_tensors_that_do_not_fit(pictures: Tensor, labels: Tensor, message: str) -> None:
+def test_tensors_that_do_not_fit(images: Tensor, labels: Tensor, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        InMemoryDataset("noise", "train", pictures, labels, ("a", "b"))
+        InMemoryDataset("noise", "train", images, labels, ("a", "b"))

@@ -30,12 +30,12 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("split", "num"), [("train", 240), ("val", 48), ("published", 8)])
-def test_real_pictures(carvana_root: Path, split: str, num: int) -> None:
+def test_real_images(carvana_root: Path, split: str, num: int) -> None:
     dataset = open_carvana(split, roots=carvana_root)
     assert len(dataset) == num
-    assert (dataset.task, dataset.num_classes, dataset.picture_shape) == ("segmentation", 2, (3, 640, 959))
-    pictures, masks = dataset.batch([0, num - 1])
-    assert (pictures.dtype, pictures.shape) == (torch.float32, (2, 3, 640, 959))
+    assert (dataset.task, dataset.num_classes, dataset.image_shape) == ("segmentation", 2, (3, 640, 959))
+    images, masks = dataset.batch([0, num - 1])
+    assert (images.dtype, images.shape) == (torch.float32, (2, 3, 640, 959))
     assert (masks.dtype, masks.shape) == (torch.int64, (2, 640, 959))
     assert set(masks.flatten().tolist()) == {0, 1}
     share = masks.float().mean().item()
@@ -44,13 +44,13 @@ def test_real_pictures(carvana_root: Path, split: str, num: int) -> None:
 
 def test_published_pairs(carvana_root: Path) -> None:
     dataset = open_carvana("published", roots=carvana_root)
-    names = [(picture.name, mask.name) for picture, mask in dataset.files]
+    names = [(image.name, mask.name) for image, mask in dataset.files]
     assert names == [(f"in000{number}.png", f"gt000{number}.png") for number in range(8)]
 
 
 def test_names_are_matched_and_sorted(root: Path) -> None:
     dataset = open_carvana("mine", roots=root)
-    names = [(picture.name, mask.name) for picture, mask in dataset.files]
+    names = [(image.name, mask.name) for image, mask in dataset.files]
     assert names == [
         ("a.jpg", "a.png"),
         ("b.png", "b.png"),
@@ -60,11 +60,11 @@ def test_names_are_matched_and_sorted(root: Path) -> None:
     assert dataset.split == "mine"
 
 
-def test_items_are_pictures_and_masks(root: Path) -> None:
-    picture, mask = open_carvana("mine", roots=root)[1]
+def test_items_are_images_and_masks(root: Path) -> None:
+    image, mask = open_carvana("mine", roots=root)[1]
     folder = root / "carvana" / "mine"
     colours = np.asarray(Image.open(folder / "images" / "b.png"))
-    assert np.array_equal(picture.numpy(), colours.transpose(2, 0, 1).astype(np.float32) / 255)
+    assert np.array_equal(image.numpy(), colours.transpose(2, 0, 1).astype(np.float32) / 255)
     assert np.array_equal(mask.numpy(), np.asarray(Image.open(folder / "masks" / "b.png")) > 0)
 
 
@@ -75,29 +75,29 @@ def test_files_of_other_kinds_are_passed_over(root: Path) -> None:
     assert len(open_carvana("mine", roots=root)) == 4
 
 
-def test_picture_without_mask(root: Path) -> None:
+def test_image_without_mask(root: Path) -> None:
     (root / "carvana" / "mine" / "masks" / "gt0003.png").unlink()
     with pytest.raises(DataError, match=r"masks lacks the masks of in0003\.png$"):
         open_carvana("mine", roots=root)
 
 
-def test_mask_without_picture(root: Path) -> None:
+def test_mask_without_image(root: Path) -> None:
     for name in "vwxyz":
         write(root / "carvana" / "mine" / "masks" / f"{name}.png", channels=1)
-    with pytest.raises(DataError, match=r"pictures of the masks v\.png, w\.png, x\.png and 2 more"):
+    with pytest.raises(DataError, match=r"images of the masks v\.png, w\.png, x\.png and 2 more"):
         open_carvana("mine", roots=root)
 
 
-def test_two_pictures_of_one_name(root: Path) -> None:
+def test_two_images_of_one_name(root: Path) -> None:
     write(root / "carvana" / "mine" / "images" / "b.jpg")
     with pytest.raises(DataError, match=r"holds both b\.jpg and b\.png"):
         open_carvana("mine", roots=root)
 
 
-def test_no_pictures(root: Path) -> None:
+def test_no_images(root: Path) -> None:
     shutil.rmtree(root / "carvana" / "mine" / "images")
     (root / "carvana" / "mine" / "images").mkdir()
-    with pytest.raises(DataError, match="holds no pictures"):
+    with pytest.raises(DataError, match="holds no images"):
         open_carvana("mine", roots=root)
 
 
@@ -109,7 +109,7 @@ def test_sizes_must_agree(root: Path) -> None:
         dataset[1]
 
 
-def test_damaged_picture(root: Path) -> None:
+def test_damaged_image(root: Path) -> None:
     path = root / "carvana" / "mine" / "images" / "b.png"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(DataError, match=str(path)):

@@ -27,11 +27,11 @@ ITEMS = np.arange(3 * 2 * 4, dtype=np.uint8).reshape(3, 2, 4)
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_real_files(mnist_root: Path, split: str) -> None:
     dataset = open_mnist(split, roots=mnist_root)
-    assert (dataset.name, dataset.split, dataset.picture_shape) == ("mnist", split, (1, 28, 28))
+    assert (dataset.name, dataset.split, dataset.image_shape) == ("mnist", split, (1, 28, 28))
     assert dataset.class_names == tuple("0123456789")
     assert torch.bincount(dataset.labels).tolist() == HISTOGRAMS[split]
     if split == "train":
-        mean = dataset.pictures.double().mean().item() / 255
+        mean = dataset.images.double().mean().item() / 255
         assert mean == pytest.approx(0.1307, abs=5e-5), "the published mean of the training pixels"
         assert dataset.labels[:6].tolist() == [5, 0, 4, 1, 9, 2]
     else:
@@ -79,10 +79,10 @@ def test_missing_files_are_named(cache: Path, small_mnist: Path) -> None:
     assert mnist.URL in message
 
 
-def test_pictures_and_labels_must_have_one_number(small_mnist: Path, idx_bytes: Callable[..., bytes]) -> None:
+def test_images_and_labels_must_have_one_number(small_mnist: Path, idx_bytes: Callable[..., bytes]) -> None:
     path = small_mnist / "mnist" / "t10k-labels-idx1-ubyte.gz"
     path.write_bytes(gzip.compress(idx_bytes(np.zeros(4, np.uint8))))
-    with pytest.raises(DataError, match=r"images.* holds 5 pictures, but .*labels.* 4 labels"):
+    with pytest.raises(DataError, match=r"images.* holds 5 images, but .*labels.* 4 labels"):
         open_mnist("test", roots=small_mnist)
 
 

@@ -38,7 +38,7 @@ def test_classes_are_those_of_all_splits(flowers: Path) -> None:
     assert test_part.batch(range(8))[1].tolist() == [1] * 8
 
 
-def test_pictures_of_several_sizes_need_a_side(flowers: Path) -> None:
+def test_images_of_several_sizes_need_a_side(flowers: Path) -> None:
     dataset = open_dataset("folder:my/flowers", "train", roots=flowers)
     with pytest.raises(DataError, match=r"must have one size.*open the data as folder:my/flowers@SIDE, which resizes"):
         dataset.batch(range(16))
@@ -84,8 +84,8 @@ def test_own_masks_are_opened(tmp_path: Path) -> None:
     assert dataset.batch([0, 1])[1].unique().tolist() == [1]
 
     class All(torch.nn.Module):
-        def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-            return torch.stack([torch.zeros_like(pictures[:, 0]), torch.ones_like(pictures[:, 0])], dim=1)
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.stack([torch.zeros_like(images[:, 0]), torch.ones_like(images[:, 0])], dim=1)
 
     assert evaluate(All(), dataset) == {"dice": 1.0}
 
@@ -113,7 +113,7 @@ def test_what_is_missing_is_said_with_what_is_there(cache: Path, flowers: Path) 
     with pytest.raises(ArgumentError, match="a split of my/flowers is the name of a folder"):
         open_dataset("folder:my/flowers", "../train", roots=flowers)
     with pytest.raises(
-        DataNotFoundError, match=r"(?s)folder:my/flowers, split test.*Splits found: train, val. Put pic"
+        DataNotFoundError, match=r"(?s)folder:my/flowers, split test.*Splits found: train, val. Put images"
     ):
         open_dataset("folder:my/flowers", "test", roots=flowers)
     with pytest.raises(DataNotFoundError, match=r"(?s)masks:my/flowers, split val.*my/flowers/val/images and a mask"):

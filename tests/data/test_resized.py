@@ -12,16 +12,16 @@ from tailcut.errors import ArgumentError
 
 
 @pytest.mark.parametrize("side", [3, 8, 20])
-def test_pictures_are_those_of_pillow(side: int) -> None:
+def test_images_are_those_of_pillow(side: int) -> None:
     plain, dataset = open_dataset("digits", "test"), open_dataset(f"digits@{side}", "test")
-    assert (dataset.name, dataset.split, dataset.picture_shape) == (f"digits@{side}", "test", (1, side, side))
+    assert (dataset.name, dataset.split, dataset.image_shape) == (f"digits@{side}", "test", (1, side, side))
     assert (len(dataset), dataset.num_classes, dataset.class_names) == (len(plain), 10, plain.class_names)
-    pictures, targets = dataset.batch(range(5))
-    for index, picture in enumerate(pictures):
+    images, targets = dataset.batch(range(5))
+    for index, image in enumerate(images):
         pixels = (plain[index][0][0] * 255).round().numpy().astype(np.uint8)
         expected = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR))
-        assert np.abs(picture[0].numpy() * 255 - expected).max() <= 1
-        assert torch.equal(picture, dataset[index][0])
+        assert np.abs(image[0].numpy() * 255 - expected).max() <= 1
+        assert torch.equal(image, dataset[index][0])
     assert torch.equal(targets, plain.batch(range(5))[1])
 
 
@@ -29,10 +29,10 @@ def test_parts_are_of_that_size() -> None:
     dataset = open_dataset("digits@5", "train")
     first, last = split_off(dataset, 7)
     assert isinstance(last, ResizedDataset)
-    assert (len(last), last.picture_shape, last.name) == (7, (1, 5, 5), "digits@5")
+    assert (len(last), last.image_shape, last.name) == (7, (1, 5, 5), "digits@5")
     assert torch.equal(last.batch([0, 1])[0], dataset.batch([len(first), len(first) + 1])[0])
 
 
 def test_masks_keep_their_size(carvana_root: Path) -> None:
-    with pytest.raises(ArgumentError, match="the pictures of carvana keep their size, with their targets"):
+    with pytest.raises(ArgumentError, match="the images of carvana keep their size, with their targets"):
         open_dataset("carvana@64", roots=carvana_root)

@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
 def test_each_network_has_a_column_and_each_epsilon_a_row(folder: Path) -> None:
     text = attack_tables(folder)
     assert "| 0.05 | 0.05 | 25.00 % | 50.00 % |" in text
-    assert "first 1,000 test pictures" in text
+    assert "first 1,000 test images" in text
 
 
 def test_what_was_not_run_says_so(folder: Path) -> None:

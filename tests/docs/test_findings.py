@@ -42,7 +42,7 @@ def test_variants_are_compared_in_the_order_of_the_experiment(tmp_path: Path) ->
     assert line.startswith("- `drawn-anywhere` (51.00 ± 1.41 %, 2 seeds) is 40.00 points less accurate than `corner`")
 
 
-def test_a_picture_has_a_row_for_each_variant() -> None:
+def test_an_image_has_a_row_for_each_variant() -> None:
     points = [["corner", [0.9, 0.92]], ["near", [0.87]], ["far", [0.5, 0.54]]]
     (panel,) = draw_finding(points, "corner").axes
     assert [label.get_text() for label in panel.get_yticklabels()] == ["corner", "near", "far"]

@@ -129,7 +129,7 @@ def test_networks_of_pixels(name: str, macs: str, parameters: str) -> None:
 
 def test_networks_are_counted_as_they_are_trained() -> None:
     """The oracle is the network itself, in memory, with the stem that the training gives it."""
-    model = replace_stem(create_model("resnet18", num_classes=10), 24, picture_size=224)
+    model = replace_stem(create_model("resnet18", num_classes=10), 24, image_size=224)
     macs = count_macs(model, torch.zeros(1, 24, 28, 28)).total
     recipe = load_recipe("imagenette-resnet18-dct24")
     assert recipe_tables.dense_size(recipe.model_dump_json()) == (count_parameters(model), macs)

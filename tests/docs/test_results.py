@@ -15,8 +15,8 @@ from tailcut.training.recipe.toml_files import load_recipe, shipped_recipes
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = sorted((ROOT / build_tables.RESULTS).glob("frequency-*/*.json"))
-# Of Imagenette the records have 200 training and 60 test pictures a class, as the page says.
-TEST_PICTURES = {"mnist": 10_000, "cifar10": 10_000, "imagenette": 600, "carvana": 48}
+# Of Imagenette the records have 200 training and 60 test images a class, as the page says.
+TEST_IMAGES = {"mnist": 10_000, "cifar10": 10_000, "imagenette": 600, "carvana": 48}
 TOLERANCES = {"accuracy": 0.001, "fid": 0.01, "elbo": 0.001, "dice": 0.001}  # of the recorded value
 IN_THE_ZOO = [path for path in RECORDS if path.stem in zoo_names()]
 
@@ -36,7 +36,7 @@ def test_record_is_named_like_its_recipe(path: Path) -> None:
 def test_record_is_of_the_whole_test_split(path: Path) -> None:
     result = read_result(path)
     kind = result.recipe["data"]["name"].partition("@")[0]
-    assert result.split_sizes["test"] == TEST_PICTURES[kind]
+    assert result.split_sizes["test"] == TEST_IMAGES[kind]
 
 
 @pytest.mark.parametrize("path", IN_THE_ZOO, ids=name_of)
@@ -53,7 +53,7 @@ def test_record_is_of_the_file_in_the_zoo(path: Path) -> None:
 
 @pytest.mark.parametrize("path", IN_THE_ZOO, ids=name_of)
 def test_file_in_the_zoo_reaches_the_figures_of_its_record(path: Path, request: pytest.FixtureRequest) -> None:
-    """On the whole test split. Another CPU rounds otherwise, which moves a few pictures in ten thousand."""
+    """On the whole test split. Another CPU rounds otherwise, which moves a few images in ten thousand."""
     result, file = read_result(path), f"zoo:{path.stem}"
     data, split = result.recipe["data"]["name"], result.recipe["data"]["test_split"]
     roots = [request.getfixturevalue(f"{data}_root")]

@@ -13,7 +13,7 @@ from tailcut.tasks.attack import AttackPlan, accuracies_under_attack
 FLOWERS = ("rose", "tulip", "poppy")
 
 
-def pictures(names: Sequence[str], split: str = "val") -> InMemoryDataset:
+def images(names: Sequence[str], split: str = "val") -> InMemoryDataset:
     shape = (len(names), 1, 28, 28)
     return InMemoryDataset("folder:mine", split, torch.zeros(shape, dtype=torch.uint8), torch.arange(len(names)), names)
 
@@ -43,9 +43,9 @@ def network(names: Sequence[str] | None) -> torch.nn.Module:
 )
 def test_other_names_are_told(own: Sequence[str], others: Sequence[str], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
-        evaluate(network(own), pictures(others))
+        evaluate(network(own), images(others))
     with pytest.raises(ArgumentError, match=message):
-        accuracies_under_attack(network(own), pictures(others), AttackPlan())
+        accuracies_under_attack(network(own), images(others), AttackPlan())
 
 
 @pytest.mark.parametrize(
@@ -64,12 +64,12 @@ def test_other_names_are_told(own: Sequence[str], others: Sequence[str], message
     ],
 )
 def test_names_that_agree_or_cannot_be_compared_stop_nobody(own: Sequence[str] | None, others: Sequence[str]) -> None:
-    check_class_names(network(own), pictures(others))
+    check_class_names(network(own), images(others))
 
 
 def test_splits_have_the_same_classes() -> None:
-    train = pictures(FLOWERS, "train")
-    check_splits(train, pictures(FLOWERS))
+    train = images(FLOWERS, "train")
+    check_splits(train, images(FLOWERS))
     for others, message in (
         (
             ("rose", "oak", "poppy"),
@@ -78,4 +78,4 @@ def test_splits_have_the_same_classes() -> None:
         (("rose", "tulip"), "class 2 is 'poppy' in split train of folder:mine and missing in split val"),
     ):
         with pytest.raises(RecipeError, match=message):
-            check_splits(train, pictures(others))
+            check_splits(train, images(others))

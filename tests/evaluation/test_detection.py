@@ -106,7 +106,7 @@ def test_the_size_of_a_shift_is_seen(small: CocoDataset) -> None:
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
-def test_figures_are_those_of_coco_on_real_pictures(kind: Kind, coco_root: Path) -> None:
+def test_figures_are_those_of_coco_on_real_images(kind: Kind, coco_root: Path) -> None:
     dataset = open_dataset("coco", "val2017", roots=coco_root)
     assert isinstance(dataset, CocoDataset)
     dataset = dataset.part(0, 12)
@@ -132,14 +132,14 @@ def test_without_objects_there_is_no_figure(tmp_path: Path) -> None:
 
 
 def perfect(dataset: CocoDataset, monkeypatch: pytest.MonkeyPatch, *, masks: bool = True) -> Detector:
-    """A detector that finds every object of the data set, whose pictures it knows by heart. So do its copies."""
+    """A detector that finds every object of the data set, whose images it knows by heart. So do its copies."""
     torch.manual_seed(0)
     model = (mask_rcnn if masks else faster_rcnn)(**TINY)
-    pictures = [dataset.picture(index) for index in range(len(dataset))]
+    images = [dataset.image(index) for index in range(len(dataset))]
 
     def look_up(self: Detector, given: list[Tensor], targets: Any = None) -> list[dict[str, Tensor]]:
         assert not self.training
-        (index,) = (place for place, known in enumerate(pictures) if torch.equal(known, given[0]))
+        (index,) = (place for place, known in enumerate(images) if torch.equal(known, given[0]))
         objects = dataset.objects(index, masks=masks)
         found = {"boxes": objects.boxes, "labels": objects.labels, "scores": torch.ones(len(objects.labels))}
         return [found if objects.masks is None else {**found, "masks": objects.masks.float()}]
@@ -159,7 +159,7 @@ def test_a_detector_is_measured(masks: bool, small: CocoDataset, monkeypatch: py
     assert model.training
 
 
-def test_processes_share_the_pictures(small: CocoDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_share_the_images(small: CocoDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     model = perfect(small, monkeypatch)
     expected = evaluate_detector(model, small)
     barrier = threading.Barrier(3)

@@ -7,15 +7,15 @@ from tailcut.evaluation.elbo import negative_elbo
 
 
 def test_the_bound_of_a_vae_is_that_of_the_distributions() -> None:
-    pictures = torch.rand(5, 1, 4, 6).round()
+    images = torch.rand(5, 1, 4, 6).round()
     logits, mean, log_variance = 2 * torch.randn(5, 1, 4, 6), torch.randn(5, 3), torch.randn(5, 3)
-    likelihood = Bernoulli(logits=logits).log_prob(pictures).sum(dim=(1, 2, 3))
+    likelihood = Bernoulli(logits=logits).log_prob(images).sum(dim=(1, 2, 3))
     divergence = kl_divergence(Normal(mean, (log_variance / 2).exp()), Normal(0, 1)).sum(dim=1)
-    torch.testing.assert_close(negative_elbo((logits, mean, log_variance), pictures), divergence - likelihood)
+    torch.testing.assert_close(negative_elbo((logits, mean, log_variance), images), divergence - likelihood)
 
 
 def test_a_grey_pixel_is_best_met_by_its_own_value() -> None:
-    pictures, code = torch.full((1, 1, 1, 1), 0.3), torch.zeros(1, 2)
+    images, code = torch.full((1, 1, 1, 1), 0.3), torch.zeros(1, 2)
     logits = torch.linspace(-3, 3, 601)
-    losses = [negative_elbo((logit.view(1, 1, 1, 1), code, code), pictures).item() for logit in logits]
+    losses = [negative_elbo((logit.view(1, 1, 1, 1), code, code), images).item() for logit in logits]
     assert sigmoid(logits[torch.tensor(losses).argmin()]).item() == pytest.approx(0.3, abs=0.003)

@@ -33,9 +33,9 @@ from tailcut.weights import regularize
 
 
 class Masks(Dataset):
-    """Pictures whose mask is where they are bright; of two sizes."""
+    """Images whose mask is where they are bright; of two sizes."""
 
-    name, split, task, num_classes, class_names, picture_shape = (
+    name, split, task, num_classes, class_names, image_shape = (
         "masks",
         "test",
         "segmentation",
@@ -49,8 +49,8 @@ class Masks(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         size = 32 if index % 2 else 48
-        picture = torch.rand(3, size, size, generator=torch.Generator().manual_seed(index))
-        return picture, (picture[0] > 0.5).long()
+        image = torch.rand(3, size, size, generator=torch.Generator().manual_seed(index))
+        return image, (image[0] > 0.5).long()
 
 
 class Threshold(nn.Module):
@@ -79,8 +79,8 @@ def test_accuracy_agrees_with_a_plain_loop() -> None:
 def test_many_classes_have_two_figures() -> None:
     torch.manual_seed(0)
     model = create_model("lenet300", num_classes=120)
-    pictures = torch.randint(0, 256, (240, 1, 28, 28), dtype=torch.uint8)
-    dataset = InMemoryDataset("many", "test", pictures, torch.arange(240) % 120, [f"{number}" for number in range(120)])
+    images = torch.randint(0, 256, (240, 1, 28, 28), dtype=torch.uint8)
+    dataset = InMemoryDataset("many", "test", images, torch.arange(240) % 120, [f"{number}" for number in range(120)])
     inputs, classes = dataset.batch(range(240))
     places = (model(inputs).argsort(dim=1, descending=True) == classes[:, None]).int().argmax(dim=1)
     expected = {"accuracy": (places == 0).double().mean().item(), "top5_accuracy": (places < 5).double().mean().item()}
@@ -128,8 +128,8 @@ def test_an_engine_of_one_process_gives_the_same_report(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_measure_what_one_measures(tmp_path: Path) -> None:
-    """Over gloo, on an odd number of pictures of different difficulty: a mean of two means would be another figure."""
-    write_photos(tmp_path / "carvana" / "test", num_pictures=5)
+    """Over gloo, on an odd number of images of different difficulty: a mean of two means would be another figure."""
+    write_photos(tmp_path / "carvana" / "test", num_images=5)
     torch.manual_seed(0)
     model = create_model("unet", widths=(4, 8), bias=False, affine=False, running_stats=False)
     regularize(model, num_kept=20)
@@ -155,17 +155,17 @@ def test_two_processes_measure_what_one_measures(tmp_path: Path) -> None:
     assert two["metrics"] == pytest.approx(one.metrics, abs=1e-12)
 
 
-def write_photos(folder: Path, *, num_pictures: int) -> None:
+def write_photos(folder: Path, *, num_images: int) -> None:
     """Noise with a bright rectangle, and the rectangle as a mask."""
     draw = np.random.default_rng(0)
     for kind in ("images", "masks"):
         (folder / kind).mkdir(parents=True)
-    for number in range(num_pictures):
+    for number in range(num_images):
         mask = np.zeros((32, 48), dtype=np.uint8)
         mask[4 : 8 + 4 * number, 5 : 12 + 7 * number] = 255
-        picture = (mask[:, :, None] // 2 + draw.integers(0, 100, (32, 48, 3))).astype(np.uint8)
+        image = (mask[:, :, None] // 2 + draw.integers(0, 100, (32, 48, 3))).astype(np.uint8)
         Image.fromarray(mask).save(folder / "masks" / f"{number}.png")
-        Image.fromarray(picture).save(folder / "images" / f"{number}.png")
+        Image.fromarray(image).save(folder / "images" / f"{number}.png")
 
 
 class BatchStatistics(nn.Module):
@@ -183,7 +183,7 @@ class BatchStatistics(nn.Module):
 
 
 @pytest.mark.parametrize("running_stats", [False, True])
-def test_networks_with_batch_statistics_see_one_picture_at_a_time(running_stats: bool) -> None:
+def test_networks_with_batch_statistics_see_one_image_at_a_time(running_stats: bool) -> None:
     sizes: list[int] = []
     model = BatchStatistics(sizes, running_stats=running_stats)
     assert uses_batch_statistics(model) is not running_stats
@@ -206,16 +206,16 @@ def test_what_a_network_refuses_itself_is_told(error: Exception, reason: str) ->
         def forward(self, x: Tensor) -> Tensor:
             raise error
 
-    with pytest.raises(ArgumentError, match=rf"cannot take pictures of shape \(355, 1, 28, 28\): {reason}"):
+    with pytest.raises(ArgumentError, match=rf"cannot take images of shape \(355, 1, 28, 28\): {reason}"):
         evaluate(Strict(), open_dataset("digits", "test"))
 
 
 def test_what_does_not_fit_is_told() -> None:
     digits = open_dataset("digits", "test")
-    with pytest.raises(ArgumentError, match=r"cannot take pictures of shape \(500, 3, 8, 8\)|shape"):
+    with pytest.raises(ArgumentError, match=r"cannot take images of shape \(500, 3, 8, 8\)|shape"):
         evaluate(create_model("unet", widths=(2, 4)), digits)
     wide = InMemoryDataset("wide", "test", torch.zeros(2, 1, 40, 40, dtype=torch.uint8), torch.zeros(2).long(), ["a"])
-    with pytest.raises(ArgumentError, match=r"cannot take pictures of shape \(2, 1, 40, 40\)"):
+    with pytest.raises(ArgumentError, match=r"cannot take images of shape \(2, 1, 40, 40\)"):
         evaluate(create_model("lenet300"), wide)
     with pytest.raises(ArgumentError, match=r"10 classes for classification.*gives \(355, 784\)"):
         evaluate(nn.Flatten(), digits)
@@ -254,7 +254,7 @@ def test_batch_statistics_of_a_file_are_said(tmp_path: Path, caplog: pytest.LogC
         evaluate_file(tmp_path / "unet.tailcut", "carvana", "nowhere", roots=tmp_path)
     with caplog.at_level(logging.INFO), pytest.raises(ArgumentError):
         evaluate_file(tmp_path / "unet.tailcut", "digits")
-    assert "one picture at a time" in caplog.text
+    assert "one image at a time" in caplog.text
 
 
 def test_a_report_shows_percent() -> None:
@@ -272,15 +272,15 @@ def test_devices_are_chosen_by_name() -> None:
 
 @pytest.mark.slow
 def test_the_published_network_has_its_dice(carvana_root: Path, tmp_path: Path) -> None:
-    """The first two of the eight published pictures: 0.9788 and 0.9793."""
+    """The first two of the eight published images: 0.9788 and 0.9793."""
     from tailcut.format.conversion import frereg
 
     model = frereg.convert(carvana_root / "carvana" / "published" / "unet_fr.tar.xz", model="unet")
-    pictures = open_dataset("carvana", "published", roots=carvana_root)
-    assert evaluate(model, pictures.part(0, 1))["dice"] == pytest.approx(0.9788, abs=5e-5)
+    images = open_dataset("carvana", "published", roots=carvana_root)
+    assert evaluate(model, images.part(0, 1))["dice"] == pytest.approx(0.9788, abs=5e-5)
 
 
-def test_a_lost_connection_is_no_fault_of_the_pictures() -> None:
+def test_a_lost_connection_is_no_fault_of_the_images() -> None:
     lost = RuntimeError("[/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:20133")
     with pytest.raises(RuntimeError, match="closed by peer") as caught, fitting(torch.zeros(1, 3, 8, 8)):
         raise lost
@@ -289,7 +289,7 @@ def test_a_lost_connection_is_no_fault_of_the_pictures() -> None:
 
 @pytest.mark.slow
 def test_what_ends_one_of_several_processes_is_told(tmp_path: Path) -> None:
-    """The second of two processes reads a damaged picture: it says so, and the first that the other has ended."""
+    """The second of two processes reads a damaged image: it says so, and the first that the other has ended."""
     save(create_model("resnet20", num_classes=1), tmp_path / "a.tailcut")
     folder = tmp_path / "own" / "test" / "a"
     folder.mkdir(parents=True)
@@ -309,14 +309,12 @@ def test_what_ends_one_of_several_processes_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("warn", [True, False])
 def test_a_network_that_tells_nothing_apart_is_told(warn: bool, caplog: pytest.LogCaptureFixture) -> None:
     digits = open_dataset("digits", "test")
-    last = nn.Linear(math.prod(digits.picture_shape), 10)
+    last = nn.Linear(math.prod(digits.image_shape), 10)
     with torch.no_grad():
         last.weight.zero_()
         last.bias.copy_(torch.arange(10) == 7)
     evaluate(nn.Sequential(nn.Flatten(), last), digits, warn=warn)
-    expected = [
-        "the network gives all 355 pictures of digits, split test, the same class, 7 (7): it tells nothing apart"
-    ]
+    expected = ["the network gives all 355 images of digits, split test, the same class, 7 (7): it tells nothing apart"]
     assert caplog.messages == (expected if warn else [])
 
 
@@ -330,7 +328,7 @@ def test_a_file_that_tells_nothing_apart_is_told(tmp_path: Path, caplog: pytest.
     assert "the same class, 0" in caplog.text
 
 
-def test_a_network_that_enlarges_its_pictures_too_much_is_refused(tmp_path: Path) -> None:
+def test_a_network_that_enlarges_its_images_too_much_is_refused(tmp_path: Path) -> None:
     save(create_model("alexnet", resize=65536, width=1, hidden=1, num_classes=10), tmp_path / "a.tailcut")
     with pytest.raises(LimitError, match="65,536 x 65,536 pixels"):
         evaluate_file(tmp_path / "a.tailcut", "digits")
@@ -343,7 +341,7 @@ def test_a_network_that_enlarges_its_pictures_too_much_is_refused(tmp_path: Path
 def test_memory_that_is_refused_is_told(error: Exception) -> None:
     for within in (fitting, within_memory):
         with (
-            pytest.raises(ArgumentError, match=r"not enough memory .* shape \(2, 3\): fewer pictures"),
+            pytest.raises(ArgumentError, match=r"not enough memory .* shape \(2, 3\): fewer images"),
             within(torch.zeros(2, 3)),
         ):
             raise error

@@ -38,10 +38,10 @@ def test_moments_are_those_of_numpy_whatever_the_batches() -> None:
     torch.testing.assert_close(parts[0].moments(), (mean, covariance))
 
 
-def test_one_picture_has_no_covariance() -> None:
+def test_one_image_has_no_covariance() -> None:
     statistics = FeatureStatistics(3)
     statistics.update(torch.ones(1, 3))
-    with pytest.raises(ArgumentError, match="at least 2 pictures, got 1"):
+    with pytest.raises(ArgumentError, match="at least 2 images, got 1"):
         statistics.moments()
 
 
@@ -90,7 +90,7 @@ def test_features_are_the_hidden_layer_of_the_network_in_the_zoo() -> None:
     torch.testing.assert_close(FeatureNetwork()(digits), hidden)
 
 
-def test_pictures_are_brought_to_the_networks_size() -> None:
+def test_images_are_brought_to_the_networks_size() -> None:
     digits = open_dataset("digits", "test").batch(range(3))[0]
     assert resized(digits, (28, 28)) is digits
     large = interpolate(digits, size=(64, 64), mode="bilinear", antialias=True)
@@ -101,21 +101,21 @@ def test_pictures_are_brought_to_the_networks_size() -> None:
 
 def test_other_digits_are_nearer_than_noise() -> None:
     """Two thirds of scikit-learn's digits are much nearer to the rest than random pixels of the same histogram."""
-    pictures = open_dataset("digits", "train").batch(range(1400))[0]
-    shuffled = pictures.flatten()[torch.randperm(pictures.numel(), generator=torch.Generator().manual_seed(0))]
+    images = open_dataset("digits", "train").batch(range(1400))[0]
+    shuffled = images.flatten()[torch.randperm(images.numel(), generator=torch.Generator().manual_seed(0))]
     network = FeatureNetwork()
-    first, rest = moments_of(network(pictures[:900])), moments_of(network(pictures[900:]))
-    noise = moments_of(network(shuffled.view_as(pictures)))
+    first, rest = moments_of(network(images[:900])), moments_of(network(images[900:]))
+    noise = moments_of(network(shuffled.view_as(images)))
     assert 20 * frechet_distance(*first, *rest) < frechet_distance(*first, *noise)
 
 
 def test_the_scale_on_the_page_is_measured(mnist_root: Path) -> None:
     network = FeatureNetwork()
 
-    def moments(pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def moments(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         statistics = FeatureStatistics()
         with torch.no_grad():
-            for batch in pictures.split(500):
+            for batch in images.split(500):
                 statistics.update(network(batch))
         return statistics.moments()
 

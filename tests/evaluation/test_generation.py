@@ -90,13 +90,13 @@ def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "try_to_draw_curves", lambda *args, **settings: None)
 
 
-def moments_of(pictures: Tensor) -> tuple[Tensor, Tensor]:
+def moments_of(images: Tensor) -> tuple[Tensor, Tensor]:
     statistics = FeatureStatistics()
-    statistics.update(FeatureNetwork()(pictures))
+    statistics.update(FeatureNetwork()(images))
     return statistics.moments()
 
 
-def test_pictures_are_what_the_networks_make_of_codes() -> None:
+def test_images_are_what_the_networks_make_of_codes() -> None:
     model = small_vae()
     codes = torch.randn(4, 3)
     assert Sampler(model).code_size == 3
@@ -154,7 +154,7 @@ def test_the_figures_of_a_vae_are_those_of_the_definitions() -> None:
     assert figures["fid"] == pytest.approx(frechet_distance(*moments_of(made), *moments_of(real)), rel=1e-5)
 
 
-def test_real_pictures_are_first_brought_to_the_size_of_the_made_ones() -> None:
+def test_real_images_are_first_brought_to_the_size_of_the_made_ones() -> None:
     generator = create_model("dcgan_generator", latent_size=5, width=4)
     codes = torch.randn(50, 5, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -192,21 +192,21 @@ def test_figures_depend_neither_on_batches_nor_on_processes() -> None:
 
 def test_what_cannot_be_measured_is_told() -> None:
     colour = InMemoryDataset("colour", "test", torch.zeros(2, 3, 28, 28, dtype=torch.uint8), torch.zeros(2).long(), "a")
-    with pytest.raises(ArgumentError, match=r"of 1 channel; the network makes pictures of 1, colour has 3"):
+    with pytest.raises(ArgumentError, match=r"of 1 channel; the network makes images of 1, colour has 3"):
         evaluate_generator(small_vae(), colour, num_samples=5)
-    with pytest.raises(ArgumentError, match="LeNet300 makes no pictures; vae and dcgan_generator do"):
+    with pytest.raises(ArgumentError, match="LeNet300 makes no images; vae and dcgan_generator do"):
         evaluate_generator(create_model("lenet300"), DIGITS)
     with pytest.raises(ArgumentError, match="num_samples at least 2, got 250 and 1"):
         evaluate_generator(small_vae(), DIGITS, num_samples=1)
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_pictures_that_are_no_numbers_are_told(number: float) -> None:
+def test_images_that_are_no_numbers_are_told(number: float) -> None:
     model = small_vae()
     with torch.no_grad():
         for parameter in model.decoder.parameters():
             parameter.fill_(number)
-    with pytest.raises(ArgumentError, match="the network's pictures are not numbers"):
+    with pytest.raises(ArgumentError, match="the network's images are not numbers"):
         evaluate_generator(model, DIGITS, num_samples=20)
 
 
@@ -243,7 +243,7 @@ def test_the_report_of_a_file_says_what_was_measured(tmp_path: Path) -> None:
     text = str(GenerationReport("a", "mnist", "test", 10, {"fid": 93.957, "elbo": -98.1}, 1.0, 50, 0, "zoo:lenet5-ref"))
     assert text.splitlines()[2].split() == ["a", "mnist", "test", "10", "93.96", "-98.10", "1.0"]
     assert text.splitlines()[-1] == (
-        "fid: 50 made pictures (seed 0) against the 10 real ones, by the features of zoo:lenet5-ref"
+        "fid: 50 made images (seed 0) against the 10 real ones, by the features of zoo:lenet5-ref"
     )
 
 

@@ -45,8 +45,8 @@ def cache(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home / "hub" / "checkpoints" / FILE
 
 
-def as_bytes(pictures: Tensor) -> Tensor:
-    return (pictures * 255).round().byte().repeat(1, 3, 1, 1)
+def as_bytes(images: Tensor) -> Tensor:
+    return (images * 255).round().byte().repeat(1, 3, 1, 1)
 
 
 def test_distance_is_that_of_torch_fidelity(cache: Path) -> None:
@@ -55,8 +55,8 @@ def test_distance_is_that_of_torch_fidelity(cache: Path) -> None:
 
     torch.manual_seed(1)
     model = create_model("vae", hidden=16)
-    pictures, targets = open_dataset("digits", "test").batch(range(12))
-    some = InMemoryDataset("some", "test", (pictures * 255).byte(), targets, "0123456789")
+    images, targets = open_dataset("digits", "test").batch(range(12))
+    some = InMemoryDataset("some", "test", (images * 255).byte(), targets, "0123456789")
     figures = evaluate_generator(model, some, num_samples=9, features=InceptionFeatures(), batch_size=5)
     assert figures.keys() == {"fid_inception", "elbo"}
     sampler = Sampler(model)

@@ -98,7 +98,7 @@ def test_a_mean_of_nothing_is_refused() -> None:
         StreamingMean().value()
 
 
-def test_one_class_for_pictures_of_several_is_noticed() -> None:
+def test_one_class_for_images_of_several_is_noticed() -> None:
     outputs = torch.tensor([[0.1, 2.0, 0.3], [0.0, 0.5, 0.4]])
     counts = ClassCounts(3)
     counts.update(outputs, torch.tensor([1, 1]))

@@ -10,17 +10,17 @@ from tailcut.weights import regularize
 
 
 def test_a_network_of_pixels_reads_them_as_they_are() -> None:
-    pictures = torch.rand(2, 1, 28, 28)
-    assert reader_of(create_model("lenet300"))(pictures) is pictures
-    assert reader_of(nn.Flatten())(pictures) is pictures
+    images = torch.rand(2, 1, 28, 28)
+    assert reader_of(create_model("lenet300"))(images) is images
+    assert reader_of(nn.Flatten())(images) is images
 
 
 def test_a_network_of_channels_reads_them_through_its_own_transform() -> None:
     model = create_model("resnet18", width=8, num_classes=3)
     replace_stem(model, BlockDCT(6, chroma="full"), example_input=torch.zeros(1, 3, 64, 64))
-    pictures = torch.rand(2, 3, 32, 40)
-    expected = BlockDCT(6, chroma="full")(pictures)
-    assert torch.equal(reader_of(model)(pictures), expected)
+    images = torch.rand(2, 3, 32, 40)
+    expected = BlockDCT(6, chroma="full")(images)
+    assert torch.equal(reader_of(model)(images), expected)
     assert expected.shape == (2, 6, 4, 5)
 
 

@@ -10,7 +10,7 @@ def test_batches_are_drawn_without_repetition() -> None:
     dataset = open_dataset("digits", "train")
     batches = list(random_batches(dataset, 100, 3, 0))
     assert [tuple(batch.shape) for batch in batches] == [(100, 1, 28, 28)] * 3
-    assert len({tuple(picture.flatten().tolist()) for batch in batches for picture in batch}) > 295
+    assert len({tuple(image.flatten().tolist()) for batch in batches for image in batch}) > 295
     again, other = list(random_batches(dataset, 100, 3, 0)), list(random_batches(dataset, 100, 3, 1))
     assert all(torch.equal(own, same) for own, same in zip(batches, again, strict=True))
     assert not torch.equal(batches[0], other[0])

@@ -12,7 +12,7 @@ from tailcut.structure import set_class_names
 class Photos(Dataset):
     """Seven photos of different sizes; the mask is where the first channel is above a half."""
 
-    name, split, task, num_classes, class_names, picture_shape = (
+    name, split, task, num_classes, class_names, image_shape = (
         "photos",
         "test",
         "segmentation",
@@ -25,8 +25,8 @@ class Photos(Dataset):
         return 7
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        picture = torch.rand(3, 4 + index, 5, generator=torch.Generator().manual_seed(index))
-        return picture, (picture[0] > 0.5).long()
+        image = torch.rand(3, 4 + index, 5, generator=torch.Generator().manual_seed(index))
+        return image, (image[0] > 0.5).long()
 
 
 class Brightness(nn.Module):
@@ -44,9 +44,9 @@ def test_classes_and_probabilities_are_those_of_the_network() -> None:
     dataset, model = open_dataset("digits", "test"), load("zoo:lenet5-ref")
     samples = predict_samples(model, dataset, 5)
     assert [position for position, *_ in samples] == [place * len(dataset) // 5 for place in range(5)]
-    for position, picture, target, predicted, probability in samples:
+    for position, image, target, predicted, probability in samples:
         expected, label = dataset[position]
-        assert torch.equal(picture, expected)
+        assert torch.equal(image, expected)
         assert target == label
         with torch.no_grad():
             outputs = model(expected[None])[0]
@@ -76,7 +76,7 @@ def test_there_are_no_more_than_the_data_set_has() -> None:
     [
         (nn.Flatten(), "10 classes, the network gives 784"),
         (Brightness(0.5), "accuracy needs outputs"),
-        (nn.Conv2d(3, 2, 1), "cannot take pictures"),
+        (nn.Conv2d(3, 2, 1), "cannot take images"),
     ],
 )
 def test_a_network_that_does_not_fit_is_refused(model: nn.Module, message: str) -> None:
@@ -84,12 +84,12 @@ def test_a_network_that_does_not_fit_is_refused(model: nn.Module, message: str) 
         predict_samples(model, open_dataset("digits", "test"), 1)
 
 
-def test_there_must_be_a_picture() -> None:
-    with pytest.raises(ArgumentError, match="at least 1 picture"):
+def test_there_must_be_an_image() -> None:
+    with pytest.raises(ArgumentError, match="at least 1 image"):
         predict_samples(Brightness(0.5), Photos(), 0)
 
 
-def test_pictures_of_other_classes_are_refused() -> None:
+def test_images_of_other_classes_are_refused() -> None:
     dataset, model = open_dataset("digits", "test"), load("zoo:lenet5-ref")
     set_class_names(model, [f"word {letter}" for letter in "abcdefghij"])
     dataset.class_names = tuple(f"word {letter}" for letter in "bacdefghij")

@@ -35,7 +35,7 @@ class FailsOnce(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def picture(model: nn.Module) -> list[Any]:
+def image(model: nn.Module) -> list[Any]:
     """All that a network is: classes, attributes, hooks, names, and the identity and numbers of its tensors."""
     found: list[Any] = [record_of(model), list(model.state_dict())]
     for name, module in model.named_modules():
@@ -76,7 +76,7 @@ def test_load_into_fails_at_every_call(case: Any, tmp_path: Path) -> None:
     network = randomize(make(), 3).train()
     for parameter in network.parameters():
         parameter.grad = torch.ones_like(parameter)
-    before, values = str(picture(network)), numbers(network)
+    before, values = str(image(network)), numbers(network)
     calls = 0
     while True:
         calls += 1
@@ -88,7 +88,7 @@ def test_load_into_fails_at_every_call(case: Any, tmp_path: Path) -> None:
             found = str(error)
         # A copy that cannot be made is told as such.
         assert not found or "cannot be copied" in found
-        assert str(picture(network)) == before, calls
+        assert str(image(network)) == before, calls
         after = numbers(network)
         assert all(same_bits(after[name], values[name]) for name in values), calls
     assert calls > 50
@@ -99,7 +99,7 @@ def test_load_into_fails_at_every_call(case: Any, tmp_path: Path) -> None:
 
 def test_an_interruption_leaves_the_network_too() -> None:
     network = OwnNet()
-    before = str(picture(network))
+    before = str(image(network))
 
     def interrupted() -> None:
         with unchanged_on_error(network):
@@ -108,7 +108,7 @@ def test_an_interruption_leaves_the_network_too() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert str(picture(network)) == before
+    assert str(image(network)) == before
     tailcut.regularize(network, num_kept=3)
 
 
@@ -117,7 +117,7 @@ def test_save_fails_at_a_system_call(name: str, tmp_path: Path, monkeypatch: pyt
     path = tmp_path / "a.tailcut"
     model = randomize(OwnNet(), 1)
     tailcut.save(model, path)
-    old, before = path.read_bytes(), str(picture(model))
+    old, before = path.read_bytes(), str(image(model))
     failed = []
 
     def fail(*_: object, **__: object) -> None:
@@ -134,7 +134,7 @@ def test_save_fails_at_a_system_call(name: str, tmp_path: Path, monkeypatch: pyt
     if failed:
         assert path.read_bytes() == old
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.tailcut"]
-    assert str(picture(model)) == before
+    assert str(image(model)) == before
     tailcut.save(other, path)
     assert path.read_bytes() != old
 
@@ -144,7 +144,7 @@ def test_save_fails_at_every_call(tmp_path: Path) -> None:
     tailcut.regularize(model, num_kept=4)
     path = tmp_path / "a.tailcut"
     path.write_bytes(b"old")
-    before, values, calls = str(picture(model)), numbers(model), 0
+    before, values, calls = str(image(model)), numbers(model), 0
     while True:
         calls += 1
         try:
@@ -154,7 +154,7 @@ def test_save_fails_at_every_call(tmp_path: Path) -> None:
         except (MemoryError, tailcut.TailcutError):
             assert path.read_bytes() == b"old", calls
         assert [entry.name for entry in tmp_path.iterdir()] == ["a.tailcut"], calls
-        assert str(picture(model)) == before, calls
+        assert str(image(model)) == before, calls
         assert all(same_bits(value, values[name]) for name, value in numbers(model).items()), calls
     assert calls > 20
     tailcut.load(path, into=OwnNet())

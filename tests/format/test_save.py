@@ -295,7 +295,7 @@ def slim() -> nn.Module:
 
 def other_stem() -> nn.Module:
     model = tailcut.create_model("resnet20")
-    use_ycbcr(model, YCbCrPixels(), picture_size=32)
+    use_ycbcr(model, YCbCrPixels(), image_size=32)
     return model
 
 

@@ -41,11 +41,11 @@ def encode(image: Image.Image, sampling: str = "4:4:4", **options: object) -> by
 
 def quantized_by_jpeglib(data: bytes, folder: Path) -> list[np.ndarray]:
     """The quantised coefficients as libjpeg reads them, int16 (blocks_h, blocks_w, 8, 8) per component."""
-    path = folder / "picture.jpg"
+    path = folder / "image.jpg"
     path.write_bytes(data)
-    picture = jpeglib.read_dct(str(path))
-    picture.load()
-    return [plane for plane in (picture.Y, picture.Cb, picture.Cr) if plane is not None]
+    image = jpeglib.read_dct(str(path))
+    image.load()
+    return [plane for plane in (image.Y, image.Cb, image.Cr) if plane is not None]
 
 
 def luma_by_pillow(data: bytes) -> np.ndarray:
@@ -95,7 +95,7 @@ def one_scan_per_component(greys: list[bytes], factors: list[int], size: tuple[i
     Args:
         greys: baseline grey files, each the plane of a component.
         factors: sampling factors, 16 horizontal + vertical.
-        size: (height, width) of the picture.
+        size: (height, width) of the image.
     """
     first = greys[0]
     tables = b"".join(first[start:stop] for kind, start, stop in segments(first) if kind in (0xDB, 0xC4))

@@ -121,13 +121,13 @@ class AllInOrder(nn.ModuleDict):
 
 
 class Detector(nn.Module):
-    """Has its CNN as a part, and reads lists of pictures."""
+    """Has its CNN as a part, and reads lists of images."""
 
     def __init__(self) -> None:
         super().__init__()
         self.backbone = AllInOrder()
         self.head = nn.Linear(5, 2)
 
-    def forward(self, pictures: list[Tensor]) -> Tensor:
-        y: Tensor = self.head(self.backbone(torch.stack(pictures))["layer2"].mean(dim=(2, 3)))
+    def forward(self, images: list[Tensor]) -> Tensor:
+        y: Tensor = self.head(self.backbone(torch.stack(images))["layer2"].mean(dim=(2, 3)))
         return y

@@ -37,7 +37,7 @@ def write(root: Path, data: bytes) -> Path:
     """Make `data` the only file."""
     folder = root / "only" / "class"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "picture.jpg").write_bytes(data)
+    (folder / "image.jpg").write_bytes(data)
     return root / "only"
 
 
@@ -100,11 +100,11 @@ def test_channels_are_those_of_the_transform(root: Path, size: int | tuple[int, 
     transform = BlockDCT(24, chroma=chroma)  # type: ignore[arg-type]
     transform.mean.normal_(0, 10)
     transform.std.uniform_(1, 5)
-    channels, pictures = JpegFolder(root, transform, size=size), JpegFolder(root, None, size=size)
+    channels, images = JpegFolder(root, transform, size=size), JpegFolder(root, None, size=size)
     for index in range(4):
         item = channels[index][0]
         assert item.shape == channels.item_shape
-        torch.testing.assert_close(item, transform(pictures[index][0]), rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(item, transform(images[index][0]), rtol=1e-4, atol=1e-3)
         assert not item.requires_grad
 
 
@@ -120,9 +120,9 @@ def test_without_compiled_loops(root: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_types_and_bytes(root: Path) -> None:
     single = JpegFolder(root, BlockDCT(24), size=48)
     half = JpegFolder(root, BlockDCT(24), size=48, dtype=torch.float16)
-    pictures = JpegFolder(root, None, size=48)
-    assert (single.item_bytes, half.item_bytes, pictures.item_bytes) == (24 * 36 * 4, 24 * 36 * 2, 3 * 48 * 48)
-    for dataset in (single, half, pictures):
+    images = JpegFolder(root, None, size=48)
+    assert (single.item_bytes, half.item_bytes, images.item_bytes) == (24 * 36 * 4, 24 * 36 * 2, 3 * 48 * 48)
+    for dataset in (single, half, images):
         item = dataset[0][0]
         assert (item.shape, item.nbytes) == (dataset.item_shape, dataset.item_bytes)
     assert torch.equal(half[0][0], single[0][0].half())
@@ -135,7 +135,7 @@ def test_pixels_are_upright(root: Path, orientation: int, decoder: loading.Decod
     exif[0x0112] = orientation
     stored = photo(64, 96)
     folder = write(root, encode(stored, quality=95, exif=exif))
-    upright = ImageOps.exif_transpose(Image.open(folder / "class" / "picture.jpg"))
+    upright = ImageOps.exif_transpose(Image.open(folder / "class" / "image.jpg"))
     plain = write(root / "plain", encode(upright, quality=95))
     found, expected = (JpegFolder(path, None, size=56, decoder=decoder)[0][0] for path in (folder, plain))
     assert (found.int() - expected.int()).abs().float().mean() < 1.5, "but for the second encoding"
@@ -146,7 +146,7 @@ def test_pixels_are_upright(root: Path, orientation: int, decoder: loading.Decod
     assert torch.equal(turned, torch.from_numpy(np.array(ImageOps.exif_transpose(again))).permute(2, 0, 1))
 
 
-def test_coefficients_of_a_picture_of_the_size(root: Path) -> None:
+def test_coefficients_of_an_image_of_the_size(root: Path) -> None:
     data = encode(photo(64, 96), "4:2:0", quality=90)
     transform = BlockDCT(24)
     dataset = JpegFolder(write(root, data), transform, size=(64, 96), source="coefficients")
@@ -196,23 +196,23 @@ def test_augmentation_is_random_and_repeatable(root: Path, source: loading.Sourc
     assert not all(map(torch.equal, items[0], items[2]))
 
 
-def test_augmented_coefficients_are_parts_of_the_picture(root: Path) -> None:
+def test_augmented_coefficients_are_parts_of_the_image(root: Path) -> None:
     """Each is one of the parts that begin at a chroma block, as it is or mirrored."""
     data = encode(photo(64, 112), "4:4:4", quality=90)
     transform = BlockDCT([0])
     dataset = JpegFolder(write(root, data), transform, size=32, source="coefficients", augment=True)
     # Parts of 64 x 64 pixels begin at columns 0, 16, 32 and 48, and are halved once.
-    picture = read_jpeg(data)
+    image = read_jpeg(data)
     torch.manual_seed(0)
     found = {tuple(dataset[0][0].round().flatten().tolist()) for _ in range(80)}
-    parts = [transform.from_coefficients(halve_size(crop(picture, 0, left, 64, 64)))[0] for left in range(0, 64, 16)]
+    parts = [transform.from_coefficients(halve_size(crop(image, 0, left, 64, 64)))[0] for left in range(0, 64, 16)]
     expected = {tuple(part.round().flatten().tolist()) for one in parts for part in (one, one.flip(-1))}
     assert found == expected
     assert len(expected) == 8
 
 
-def test_augmented_pictures_are_of_the_picture(root: Path) -> None:
-    """A picture whose columns grow brighter: a part does too, or the other way round if it was flipped."""
+def test_augmented_images_are_of_the_image(root: Path) -> None:
+    """An image whose columns grow brighter: a part does too, or the other way round if it was flipped."""
     ramp = Image.fromarray(np.tile(np.arange(0, 256, dtype=np.uint8), (200, 1))).convert("RGB")
     dataset = JpegFolder(write(root, encode(ramp, quality=100)), None, size=32, augment=True)
     torch.manual_seed(0)
@@ -231,7 +231,7 @@ def test_augmented_pictures_are_of_the_picture(root: Path) -> None:
 def test_loader_in_workers(root: Path) -> None:
     dataset = JpegFolder(root, BlockDCT(24), size=32)
     batches = list(loader(dataset, 3, num_workers=2))
-    assert [tuple(pictures.shape) for pictures, _ in batches] == [(3, 24, 4, 4), (1, 24, 4, 4)]
+    assert [tuple(images.shape) for images, _ in batches] == [(3, 24, 4, 4), (1, 24, 4, 4)]
     assert torch.cat([labels for _, labels in batches]).tolist() == [0, 0, 1, 1]
     assert torch.equal(batches[0][0][1], dataset[1][0])
     assert len(list(loader(dataset, 3, drop_last=True))) == 1
@@ -257,12 +257,12 @@ def test_folders_can_be_sent_to_processes(root: Path) -> None:
 def test_damaged_files_are_named(root: Path, decoder: loading.Decoder, source: loading.Source) -> None:
     data = encode(photo(64, 64), quality=90)
     dataset = JpegFolder(write(root, data), BlockDCT(6), size=16, decoder=decoder, source=source)
-    for damaged in (data[: len(data) // 2], data[:20], b"", b"no picture"):
+    for damaged in (data[: len(data) // 2], data[:20], b"", b"no image"):
         dataset.files[0].write_bytes(damaged)
         with pytest.raises(DataError, match=str(dataset.files[0])):
             dataset[0]
     dataset.files[0].unlink()
-    with pytest.raises(DataError, match=f"cannot read the picture {dataset.files[0]}: No such file"):
+    with pytest.raises(DataError, match=f"cannot read the image {dataset.files[0]}: No such file"):
         dataset[0]
     with pytest.raises(IndexError):
         dataset[1]
@@ -275,7 +275,7 @@ def test_cmyk_is_refused_or_converted(root: Path) -> None:
     assert JpegFolder(folder, None, size=16, decoder="pillow")[0][0].shape == (3, 16, 16)
 
 
-def test_very_large_pictures_are_refused(root: Path) -> None:
+def test_very_large_images_are_refused(root: Path) -> None:
     data = encode(photo(16, 16))
     at = segment(data, 0xC0)[0] + 5
     huge = data[:at] + b"\xff\xff\xff\xff" + data[at + 4 :]
@@ -337,7 +337,7 @@ def test_broken_files_are_left_out_of_batches(root: Path, num_workers: int, capl
     batches = list(loader(dataset, 2, num_workers=num_workers))
     assert [len(labels) for _, labels in batches] == [1, 2, 1]
     assert sorted(dataset.skipped) == [1, 4, 5]
-    assert "left out 3 of 7 pictures that cannot be read" in caplog.text
+    assert "left out 3 of 7 images that cannot be read" in caplog.text
     for (channels, _), positions in zip(batches, ([0], [2, 3], [6]), strict=True):
         assert torch.equal(channels, torch.stack([dataset[position][0] for position in positions]))
     with pytest.raises(DataError, match=r"1\.jpg"):

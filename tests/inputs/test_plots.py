@@ -14,12 +14,12 @@ from tailcut.inputs import (
     Selection,
     draw_channels,
     draw_frequency_map,
-    draw_picture,
+    draw_image,
     draw_reconstruction,
 )
 
 
-def picture(height: int = 24, width: int = 40) -> Tensor:
+def image(height: int = 24, width: int = 40) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.nn.functional.interpolate(torch.rand(1, 3, 5, 6, generator=generator), (height, width))[0]
 
@@ -32,7 +32,7 @@ def pixels(path: Path) -> np.ndarray:
 
 @pytest.mark.parametrize("selection", [Selection.of(24), Selection((), (63,)), Selection.of(192)])
 def test_channels(selection: Selection, tmp_path: Path) -> None:
-    channels = BlockDCT(selection)(picture())
+    channels = BlockDCT(selection)(image())
     draw_channels(channels, selection, tmp_path / "a.png")
     drawn = pixels(tmp_path / "a.png")
     assert drawn[0, 0].tolist() == [255, 255, 255]
@@ -74,8 +74,8 @@ def test_equal_values_can_be_drawn(value: float, logarithmic: bool, tmp_path: Pa
 
 
 def test_reconstruction(tmp_path: Path) -> None:
-    draw_reconstruction(picture(), picture() + 0.2, tmp_path / "a.png", title="lighter")
-    draw_reconstruction(picture(), picture(), tmp_path / "b.png", title="lighter")
+    draw_reconstruction(image(), image() + 0.2, tmp_path / "a.png", title="lighter")
+    draw_reconstruction(image(), image(), tmp_path / "b.png", title="lighter")
     third = pixels(tmp_path / "a.png").shape[1] // 3
     difference = np.abs(pixels(tmp_path / "a.png") - pixels(tmp_path / "b.png"))
     assert difference[:, :third].max() == 0
@@ -83,13 +83,13 @@ def test_reconstruction(tmp_path: Path) -> None:
     assert difference[:, 2 * third :].max() > 100
 
 
-def test_everything_of_a_picture(tmp_path: Path) -> None:
-    report = draw_picture(picture(19, 33), BlockDCT(24), tmp_path / "deep" / "folder", name="a.png")
+def test_everything_of_an_image(tmp_path: Path) -> None:
+    report = draw_image(image(19, 33), BlockDCT(24), tmp_path / "deep" / "folder", name="a.png")
     assert report.files == [
         str(tmp_path / "deep" / "folder" / name) for name in ("channels.png", "energy.png", "reconstruction.png")
     ]
     assert all(pixels(Path(file)).size for file in report.files)
-    again = draw_picture(picture(19, 33), BlockDCT(24), tmp_path / "deep" / "folder", name="a.png")
+    again = draw_image(image(19, 33), BlockDCT(24), tmp_path / "deep" / "folder", name="a.png")
     assert again == report
 
 
@@ -102,11 +102,11 @@ def test_bad_input(tmp_path: Path) -> None:
             draw_frequency_map(values, path, title="t")
     with pytest.raises(ArgumentError, match="not negative for a logarithmic map"):
         draw_frequency_map(-torch.ones(192), path, title="t", logarithmic=True)
-    with pytest.raises(ArgumentError, match=r"two pictures \(3, height, width\) of one size"):
-        draw_reconstruction(picture(), picture(8, 8), path, title="t")
+    with pytest.raises(ArgumentError, match=r"two images \(3, height, width\) of one size"):
+        draw_reconstruction(image(), image(8, 8), path, title="t")
     (tmp_path / "file").write_text("")
     with pytest.raises(ArgumentError, match="cannot make the folder"):
-        draw_picture(picture(), BlockDCT(6), tmp_path / "file")
+        draw_image(image(), BlockDCT(6), tmp_path / "file")
     assert not path.exists()
 
 
@@ -119,6 +119,6 @@ def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         return real(name, *args, **settings)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(MissingExtraError, match=r"a picture of frequency channels needs .*pip install '\.\[plots\]"):
-        draw_picture(picture(), BlockDCT(6), tmp_path)
+    with pytest.raises(MissingExtraError, match=r"an image of frequency channels needs .*pip install '\.\[plots\]"):
+        draw_image(image(), BlockDCT(6), tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -41,7 +41,7 @@ def test_whole_files_pass(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_lost_bytes_are_found_that_pillow_passes_over(kind: str) -> None:
-    """Thirty bytes taken out of the picture data: Pillow makes a picture of nearly all of these files."""
+    """Thirty bytes taken out of the image data: Pillow makes an image of nearly all of these files."""
     data = KINDS[kind]
     _, start = segment(data, 0xDA)
     whole = np.asarray(Image.open(io.BytesIO(data)))

@@ -90,5 +90,5 @@ def test_errors_say_where() -> None:
         decode(data, dataclasses.replace(markers, scans=tuple(short)))
     data = encode(photo(32, 32), "grayscale")
     smaller = dataclasses.replace(read_markers(data), size=(16, 32))
-    with pytest.raises(DataError, match=r"more picture data .* needs \(in its picture data, at MCU 8 of 8\)"):
+    with pytest.raises(DataError, match=r"more image data .* needs \(in its image data, at MCU 8 of 8\)"):
         decode(data, smaller)

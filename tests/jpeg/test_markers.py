@@ -80,7 +80,7 @@ def test_restart_interval_is_that_of_its_scan() -> None:
     assert read_markers(encode(photo(40, 56), restart_marker_blocks=3)).scans[0].restart_interval == 3
 
 
-def test_what_follows_the_picture_is_not_looked_at() -> None:
+def test_what_follows_the_image_is_not_looked_at() -> None:
     assert read_markers(SMALL + b"\xff\xd8 anything").size == (40, 56)
 
 
@@ -176,8 +176,8 @@ REFUSED = {
     "empty": (b"", "does not begin with the bytes FF D8"),
     "png": (b"\x89PNG\r\n\x1a\n", "does not begin with the bytes FF D8"),
     "only the start": (SMALL[:2], "truncated: it ends at byte 2 without an end-of-image"),
-    "no picture": (b"\xff\xd8\xff\xd9", "ends before any picture data"),
-    "no data": (SMALL[: segment(SMALL, 0xDA)[0]] + b"\xff\xd9", "ends before any picture data"),
+    "no image": (b"\xff\xd8\xff\xd9", "ends before any image data"),
+    "no data": (SMALL[: segment(SMALL, 0xDA)[0]] + b"\xff\xd9", "ends before any image data"),
     "no frame": (without(SMALL, 0xC0), "data come before the frame header"),
     "two frames": (inserted(SMALL, 0xC0, b"x", segment(SMALL, 0xC0)[1]), "more than one frame"),
     "no marker": (SMALL[:2] + b"\0" + SMALL[2:], "byte 2 must be FF, the beginning of a marker; it is 00"),
@@ -264,7 +264,7 @@ def test_outline(sampling: str) -> None:
     assert read_outline(encode(photo(20, 30).convert("CMYK"), "4:4:4")) == ((20, 30), 1)
 
 
-@pytest.mark.parametrize("name", ["empty", "png", "only the start", "no picture", "height 0", "very large"])
+@pytest.mark.parametrize("name", ["empty", "png", "only the start", "no image", "height 0", "very large"])
 def test_outlines_that_are_refused(name: str) -> None:
-    with pytest.raises(DataError, match=REFUSED[name][1].replace("any picture data", "its frame header")):
+    with pytest.raises(DataError, match=REFUSED[name][1].replace("any image data", "its frame header")):
         read_outline(REFUSED[name][0])

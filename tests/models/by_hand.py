@@ -52,7 +52,7 @@ class ByHand:
         return product + self.numbers[f"{name}.bias"] if f"{name}.bias" in self.numbers else product
 
 
-def picture(*shape: int) -> Tensor:
+def image(*shape: int) -> Tensor:
     """Random numbers in 0..1, float64."""
     return torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models.by_hand import ByHand, on_meta, picture, relu
+from tests.models.by_hand import ByHand, image, on_meta, relu
 from torch.nn import functional as f
 
 from tailcut.counting import count_macs, count_parameters
@@ -21,7 +21,7 @@ def test_counts_of_frequency_regularization() -> None:
 def test_forward(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     model = AlexNet(num_classes=7, width=2, hidden=5)
-    by, x = ByHand(model), picture(2, 3, *size)
+    by, x = ByHand(model), image(2, 3, *size)
     maps = f.max_pool2d(relu(by.conv(x, "features.0", 4, 2)), 3, 2)
     maps = f.max_pool2d(relu(by.conv(maps, "features.3", 1, 2)), 3, 2)
     for place in (6, 8, 10):

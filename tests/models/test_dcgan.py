@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models.by_hand import ByHand, on_meta, picture, relu
+from tests.models.by_hand import ByHand, image, on_meta, relu
 from torch import nn
 
 from tailcut.counting import count_parameters
@@ -23,7 +23,7 @@ def test_counts_of_frequency_regularization() -> None:
 def test_forward_of_the_generator() -> None:
     torch.manual_seed(0)
     model = DCGANGenerator(latent_size=5, width=3, out_channels=2)
-    by, z = ByHand(model), picture(2, 5)
+    by, z = ByHand(model), image(2, 5)
     maps = relu(by.norm(by.transposed(z[:, :, None, None], "main.0", 1, 0), "main.1"))
     for place in (3, 6, 9):
         maps = relu(by.norm(by.transposed(maps, f"main.{place}", 2, 1), f"main.{place + 1}"))
@@ -36,7 +36,7 @@ def test_forward_of_the_generator() -> None:
 def test_forward_of_the_discriminator() -> None:
     torch.manual_seed(0)
     model = DCGANDiscriminator(width=3, in_channels=2)
-    by, x = ByHand(model), picture(2, 2, 64, 64) * 2 - 1
+    by, x = ByHand(model), image(2, 2, 64, 64) * 2 - 1
 
     def leaky(x: torch.Tensor) -> torch.Tensor:
         return torch.where(x > 0, x, 0.2 * x)

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models.by_hand import ByHand, on_meta, picture, relu
+from tests.models.by_hand import ByHand, image, on_meta, relu
 from torch import nn
 from torch.nn import functional as f
 
@@ -23,7 +23,7 @@ def test_counts_of_papers_on_pruning() -> None:
 def test_forward(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     model = DenseNet40(num_classes=7, growth=2)
-    by, x = ByHand(model), picture(2, 3, *size)
+    by, x = ByHand(model), image(2, 3, *size)
     maps = by.conv(x, "conv1", 1, 1)
     for number in (1, 2, 3):
         for layer in range(12):

@@ -201,9 +201,9 @@ def test_normalisation_is_that_of_torchvisions_checkpoints() -> None:
     plain = create_model("resnet18", **SMALL_RESNET).eval()
     normalising = create_model("resnet18", **SMALL_RESNET, normalize=True).eval()
     normalising.load_state_dict(plain.state_dict())
-    pictures = torch.rand(2, 3, 32, 32)
+    images = torch.rand(2, 3, 32, 32)
     mean, spread = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    torch.testing.assert_close(normalising(pictures), plain((pictures - mean[:, None, None]) / spread[:, None, None]))
+    torch.testing.assert_close(normalising(images), plain((images - mean[:, None, None]) / spread[:, None, None]))
     assert "normalize" not in dict(plain.named_modules())  # whose order files rely on
 
 

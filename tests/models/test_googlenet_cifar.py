@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models.by_hand import ByHand, on_meta, picture, relu
+from tests.models.by_hand import ByHand, image, on_meta, relu
 from torch import Tensor, nn
 from torch.nn import functional as f
 
@@ -35,7 +35,7 @@ def inception(by: ByHand, x: Tensor, name: str) -> Tensor:
 def test_forward(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     model = GoogLeNetCIFAR(num_classes=7, width=4)
-    by, x = ByHand(model), picture(2, 3, *size)
+    by, x = ByHand(model), image(2, 3, *size)
     maps = relu(by.norm(by.conv(x, "pre_layers.0", 1, 1), "pre_layers.1"))
     for name in ["a3", "b3", "-", "a4", "b4", "c4", "d4", "e4", "-", "a5", "b5"]:
         maps = f.max_pool2d(maps, 3, 2, 1) if name == "-" else inception(by, maps, name)

@@ -19,10 +19,10 @@ def test_counts_of_the_paper(convolutional: bool) -> None:
     assert names == ["conv1.weight", "conv2.weight", "fc1.weight", "fc2.weight"]
 
 
-def numpy_lenet5(picture: np.ndarray, model: LeNet5, *, conv_relu: bool) -> np.ndarray:
+def numpy_lenet5(image: np.ndarray, model: LeNet5, *, conv_relu: bool) -> np.ndarray:
     """The oracle: Caffe's network in float64 with SciPy's correlation."""
     numbers = {name: value.double().numpy() for name, value in model.state_dict().items()}
-    maps = picture.astype(np.float64)
+    maps = image.astype(np.float64)
     for layer in ("conv1", "conv2"):
         weight, bias = numbers[f"{layer}.weight"], numbers[f"{layer}.bias"]
         maps = np.stack([correlate(maps, kernel, mode="valid")[0] for kernel in weight]) + bias[:, None, None]
@@ -40,9 +40,9 @@ def test_forward(convolutional: bool, conv_relu: bool) -> None:
     torch.manual_seed(0)
     model = LeNet5(convolutional=convolutional, conv_relu=conv_relu)
     x = torch.rand(3, 1, 28, 28)
-    expected = np.stack([numpy_lenet5(picture.numpy(), model, conv_relu=conv_relu) for picture in x])
+    expected = np.stack([numpy_lenet5(image.numpy(), model, conv_relu=conv_relu) for image in x])
     np.testing.assert_allclose(model(x).detach().numpy(), expected, atol=1e-5)
-    other = np.stack([numpy_lenet5(picture.numpy(), model, conv_relu=not conv_relu) for picture in x])
+    other = np.stack([numpy_lenet5(image.numpy(), model, conv_relu=not conv_relu) for image in x])
     assert np.abs(other - expected).max() > 1e-3, "the test tells the two networks apart"
 
 

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models.by_hand import ByHand, picture, relu
+from tests.models.by_hand import ByHand, image, relu
 
 from tailcut.errors import ArgumentError
 from tailcut.models import MobileNetV1CIFAR
@@ -15,7 +15,7 @@ WIDTHS = (64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
 def test_forward(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     model = MobileNetV1CIFAR(num_classes=7, width=2)
-    by, x = ByHand(model), picture(2, 3, *size)
+    by, x = ByHand(model), image(2, 3, *size)
     maps = relu(by.norm(by.conv(x, "conv1", 1, 1), "bn1"))
     for block, (stride, width) in enumerate(zip(STRIDES, WIDTHS, strict=True)):
         name = f"layers.{block}"

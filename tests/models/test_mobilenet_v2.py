@@ -2,14 +2,14 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models.by_hand import ByHand, on_meta, picture
+from tests.models.by_hand import ByHand, image, on_meta
 from torch import Tensor
 
 from tailcut.counting import count_macs, count_parameters
 from tailcut.errors import ArgumentError
 from tailcut.models import mobilenetv2, mobilenetv2_cifar
 
-# Strides of blocks 1 to 17 for large pictures.
+# Strides of blocks 1 to 17 for large images.
 STRIDES = (1, 2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1)
 
 
@@ -22,7 +22,7 @@ def relu6(x: Tensor) -> Tensor:
 def test_forward(build: Any, small_input: bool, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     model = build(num_classes=7, width_multiplier=0.1)
-    by, x = ByHand(model), picture(2, 3, *size)
+    by, x = ByHand(model), image(2, 3, *size)
     maps = relu6(by.norm(by.conv(x, "features.0.0", 1 if small_input else 2, 1), "features.0.1"))
     for number, usual in enumerate(STRIDES, start=1):
         stride = 1 if small_input and number == 2 else usual

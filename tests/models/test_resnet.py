@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models.by_hand import ByHand, on_meta, picture, relu
+from tests.models.by_hand import ByHand, image, on_meta, relu
 from torch import Tensor, nn
 from torch.nn import functional as f
 
@@ -64,7 +64,7 @@ def test_forward(build: Any, num_blocks: int, small_input: bool) -> None:
     model = build(num_classes=7, width=3, small_input=small_input)
     blocks = stage_names(model)
     assert len(blocks) == num_blocks
-    by, x = ByHand(model), picture(2, 3, 33, 20)
+    by, x = ByHand(model), image(2, 3, 33, 20)
     torch.testing.assert_close(model(x), forward(by, x, blocks, small_input=small_input))
 
 
@@ -75,7 +75,7 @@ def test_he_initialisation() -> None:
     assert weight.std().item() == pytest.approx((2 / (128 * 9)) ** 0.5, rel=0.02)
 
 
-def test_stem_for_small_pictures() -> None:
+def test_stem_for_small_images() -> None:
     """Children by name, which an edit of the stem relies on."""
     children = ["conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4", "avgpool", "fc"]
     for small_input, side in ((True, 32), (False, 8)):

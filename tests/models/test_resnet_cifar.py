@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.models.by_hand import ByHand, names_and_shapes, on_meta, picture, relu
+from tests.models.by_hand import ByHand, image, names_and_shapes, on_meta, relu
 from torch import Tensor, nn
 
 from tailcut.counting import count_macs, count_parameters
@@ -41,7 +41,7 @@ def forward(by: ByHand, x: Tensor, blocks_per_stage: int) -> Tensor:
 def test_forward(build: Any, blocks_per_stage: int, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     model = build(num_classes=7, width=3)
-    by, x = ByHand(model), picture(2, 3, *size)
+    by, x = ByHand(model), image(2, 3, *size)
     torch.testing.assert_close(model(x), forward(by, x, blocks_per_stage))
 
 
@@ -67,9 +67,9 @@ def test_published_checkpoint(weights_root: Path, cifar10_root: Path, name: str,
     expected = [entry for entry in names_and_shapes(model) if not entry[0].endswith("num_batches_tracked")]
     assert [(key, tuple(tensor.shape)) for key, tensor in weights.items()] == expected
     model.load_state_dict(weights)
-    pictures, labels = open_dataset("cifar10", "test", roots=cifar10_root).batch(range(100))
+    images, labels = open_dataset("cifar10", "test", roots=cifar10_root).batch(range(100))
     with torch.inference_mode():
-        assert abs(int((model(pictures).argmax(1) == labels).sum()) - num_correct) <= 1
+        assert abs(int((model(images).argmax(1) == labels).sum()) - num_correct) <= 1
 
 
 @pytest.mark.slow
@@ -80,10 +80,10 @@ def test_published_accuracy(weights_root: Path, cifar10_root: Path, name: str, b
     dataset = open_dataset("cifar10", "test", roots=cifar10_root)
     num_correct = 0
     for start in range(0, len(dataset), 500):
-        pictures, labels = dataset.batch(range(start, start + 500))
+        images, labels = dataset.batch(range(start, start + 500))
         with torch.inference_mode():
-            num_correct += int((model(pictures).argmax(1) == labels).sum())
-    assert 100 * num_correct / len(dataset) == pytest.approx(percent, abs=0.015)  # one picture either way
+            num_correct += int((model(images).argmax(1) == labels).sum())
+    assert 100 * num_correct / len(dataset) == pytest.approx(percent, abs=0.015)  # one image either way
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 5), (1, 1)])

@@ -51,7 +51,7 @@ def test_output_has_the_size_of_the_input(bilinear: bool, size: tuple[int, int],
 
 
 @pytest.mark.parametrize(("widths", "smallest"), [((3, 4), 4), ((2, 3, 4), 8), ((2,) * 6, 64)])
-def test_smallest_picture(widths: tuple[int, ...], smallest: int) -> None:
+def test_smallest_image(widths: tuple[int, ...], smallest: int) -> None:
     model = UNet(widths=widths, **PUBLISHED)
     assert model(torch.rand(1, 3, smallest, smallest)).shape == (1, 2, smallest, smallest)
     for shape in ((1, 3, smallest - 1, smallest), (1, 3, smallest, smallest - 1), (3, smallest, smallest)):
@@ -80,16 +80,16 @@ def test_forward_of_the_smallest_network_by_hand() -> None:
         for name, parameter in numbers.items():
             if name.endswith(("1.weight", "4.weight", "1.bias", "4.bias")):
                 parameter.add_(torch.rand_like(parameter))  # else batch norm's scale and shift would be 1 and 0
-    picture = torch.rand(2, 1, 7, 5, dtype=torch.float64)
-    skip = double_conv(picture, "inc.double_conv")
+    image = torch.rand(2, 1, 7, 5, dtype=torch.float64)
+    skip = double_conv(image, "inc.double_conv")
     deep = double_conv(f.max_pool2d(skip, 2), "down1.maxpool_conv.1.double_conv")
     up = f.conv_transpose2d(deep, numbers["up1.up.weight"], numbers["up1.up.bias"], stride=2)
     padded = torch.zeros(2, 2, 7, 5, dtype=torch.float64)
     padded[:, :, :6, :4] = up
     joined = double_conv(torch.cat([skip, padded], dim=1), "up1.conv.double_conv")
     expected = f.conv2d(joined, numbers["outc.conv.weight"], numbers["outc.conv.bias"])
-    torch.testing.assert_close(model(picture), expected)
-    torch.testing.assert_close(model.eval()(picture), expected, msg="no running statistics: evaluation is the same")
+    torch.testing.assert_close(model(image), expected)
+    torch.testing.assert_close(model.eval()(image), expected, msg="no running statistics: evaluation is the same")
 
 
 def test_gradients_reach_every_parameter() -> None:
@@ -166,9 +166,9 @@ def test_published_network_has_the_published_dice(
     dice = []
     dataset = open_dataset("carvana", "published", roots=carvana_root)
     for index in range(len(dataset)):
-        picture, mask = dataset[index]
+        image, mask = dataset[index]
         with torch.inference_mode():
-            predicted = model(picture[None])[0].argmax(dim=0)
+            predicted = model(image[None])[0].argmax(dim=0)
         dice.append(2 * int((predicted & mask).sum()) / int(predicted.sum() + mask.sum()))
     assert dice[:3] == pytest.approx([0.9788, 0.9793, 0.9747], abs=5e-5)
     assert sum(dice) / len(dice) == pytest.approx(0.975010, abs=1e-5)

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models.by_hand import ByHand, on_meta, picture, relu
+from tests.models.by_hand import ByHand, image, on_meta, relu
 
 from tailcut.counting import count_parameters
 from tailcut.errors import ArgumentError
@@ -19,7 +19,7 @@ def test_counts_of_frequency_regularization() -> None:
 def test_forward(bias: bool) -> None:
     torch.manual_seed(0)
     model = VAE(latent_size=3, hidden=11, bias=bias)
-    by, x = ByHand(model), picture(2, 1, 28, 28)
+    by, x = ByHand(model), image(2, 1, 28, 28)
     hidden = relu(by.linear(relu(by.linear(x.flatten(1), "encoder.0")), "encoder.2"))
     mean, log_variance = by.linear(hidden, "mean"), by.linear(hidden, "log_variance")
     hidden = relu(by.linear(relu(by.linear(mean, "decoder.0")), "decoder.2"))
@@ -44,7 +44,7 @@ def test_convolutional_form_is_the_same_map(bias: bool) -> None:
     if bias:
         weights["decoder.4.bias"] = weights["decoder.4.bias"][:1]
     model.load_state_dict(weights)
-    x = picture(2, 1, 28, 28)
+    x = image(2, 1, 28, 28)
     torch.testing.assert_close(model.double().eval()(x), plain.double().eval()(x))
     assert count_parameters(on_meta(VAE, bias=False, convolutional=True)) == 971_200
 
@@ -58,7 +58,7 @@ def test_codes_of_training_have_the_mean_and_variance() -> None:
         seen.append(args[0].detach())
 
     model.decoder.register_forward_pre_hook(keep)
-    x = picture(1, 1, 28, 28).expand(20_000, -1, -1, -1)
+    x = image(1, 1, 28, 28).expand(20_000, -1, -1, -1)
     _, mean, log_variance = model(x)
     code = seen.pop()
     deviation = (log_variance[0] / 2).exp()

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models.by_hand import ByHand, picture, relu
+from tests.models.by_hand import ByHand, image, relu
 from torch import Tensor
 from torch.nn import functional as f
 
@@ -33,7 +33,7 @@ def features(by: ByHand, x: Tensor, depths: tuple[int, ...], *, batch_norm: bool
 def test_forward(build: Any, batch_norm: bool, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     model = build(num_classes=6, width=1, hidden=4)
-    by, x = ByHand(model), picture(2, 3, *size)
+    by, x = ByHand(model), image(2, 3, *size)
     maps = f.adaptive_avg_pool2d(features(by, x, (2, 2, 3, 3, 3), batch_norm=batch_norm), 7).flatten(1)
     hidden = relu(by.linear(relu(by.linear(maps, "classifier.0")), "classifier.3"))
     torch.testing.assert_close(model(x), by.linear(hidden, "classifier.6"))

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models.by_hand import ByHand, on_meta, picture, relu
+from tests.models.by_hand import ByHand, image, on_meta, relu
 from tests.models.test_vgg import features
 from torch import nn
 
@@ -39,7 +39,7 @@ def test_forward_of_vgg16(size: tuple[int, int]) -> None:
     """The last maps are averaged, where the other network takes their maximum."""
     torch.manual_seed(0)
     model = vgg16_bn_cifar(width=2, hidden=5)
-    by, x = ByHand(model), picture(2, 3, *size)
+    by, x = ByHand(model), image(2, 3, *size)
     maps = features(by, x, (2, 2, 3, 3), batch_norm=True)
     for conv, norm in ((34, 35), (37, 38), (40, 41)):
         maps = relu(by.norm(by.conv(maps, f"features.{conv}", 1, 1), f"features.{norm}"))
@@ -51,7 +51,7 @@ def test_forward_of_vgg16(size: tuple[int, int]) -> None:
 def test_forward_of_vgg19(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     model = vgg19_bn_cifar(width=2)
-    by, x = ByHand(model), picture(2, 3, *size)
+    by, x = ByHand(model), image(2, 3, *size)
     maps = features(by, x, (2, 2, 4, 4, 4), batch_norm=True)
     torch.testing.assert_close(model(x), by.linear(maps.mean((2, 3)), "classifier"))
 

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models.by_hand import ByHand, on_meta, picture
+from tests.models.by_hand import ByHand, image, on_meta
 from torch import Tensor
 from torch.nn import functional as f
 
@@ -48,7 +48,7 @@ def test_forward() -> None:
     model = VisionTransformer(
         image_size=12, patch_size=3, width=10, depth=2, num_heads=5, mlp_width=7, num_classes=4, dropout=0.3
     )
-    by, x = ByHand(model), picture(2, 3, 12, 12)
+    by, x = ByHand(model), image(2, 3, 12, 12)
     weight = by.numbers["patch_embedding.weight"].flatten(1)
     rows = x.unfold(2, 3, 3).unfold(3, 3, 3).permute(0, 2, 3, 1, 4, 5).reshape(2, 16, 27)  # patches, row by row
     patches = rows @ weight.T + by.numbers["patch_embedding.bias"]

@@ -1,6 +1,6 @@
 """Every recipe that comes with Tailcut takes a step of its training, and cuts to the paper's number of coefficients.
 
-The pictures are drawn: few, and where the network allows it smaller than the real ones. Networks keep their widths, but
+The images are drawn: few, and where the network allows it smaller than the real ones. Networks keep their widths, but
 for detectors.
 """
 
@@ -31,7 +31,7 @@ from tailcut.training.train import train
 from tailcut.training.trainer import base
 from tailcut.weights import kept_counts
 
-NUM_PICTURES = 4
+NUM_IMAGES = 4
 LARGEST_SIDE = 112
 SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32), "carvana": (3, 64, 96)}
 NUM_CLASSES = {"imagenet": 1000}
@@ -55,18 +55,18 @@ class Drawn(Dataset):
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
         self.name, self.split, self.task = "carvana", "drawn", "segmentation"
-        self.num_classes, self.class_names, self.picture_shape = 2, ("background", "car"), shape
+        self.num_classes, self.class_names, self.image_shape = 2, ("background", "car"), shape
 
     def __len__(self) -> int:
-        return NUM_PICTURES
+        return NUM_IMAGES
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        picture = torch.rand(self.picture_shape, generator=torch.Generator().manual_seed(index))
-        return picture, (picture[0] > 0.5).long()
+        image = torch.rand(self.image_shape, generator=torch.Generator().manual_seed(index))
+        return image, (image[0] > 0.5).long()
 
 
 def drawn_dataset(name: str, split: str, **settings: Any) -> Dataset:
-    """Stands for `open_dataset`, with pictures of the same kind; digits and the small COCO are opened."""
+    """Stands for `open_dataset`, with images of the same kind; digits and the small COCO are opened."""
     if name in ("digits", "coco"):
         return open_dataset(name, split, **settings)
     kind, _, side = name.partition("@")
@@ -75,9 +75,9 @@ def drawn_dataset(name: str, split: str, **settings: Any) -> Dataset:
     square = min(int(side or LARGEST_SIDE), LARGEST_SIDE)
     shape = SHAPES.get(kind, (3, square, square))
     noise = torch.Generator().manual_seed(0)
-    pictures = torch.randint(0, 256, (NUM_PICTURES, *shape), generator=noise, dtype=torch.uint8)
+    images = torch.randint(0, 256, (NUM_IMAGES, *shape), generator=noise, dtype=torch.uint8)
     classes = [f"{number}" for number in range(NUM_CLASSES.get(kind, 10))]
-    return InMemoryDataset(name, split, pictures, torch.arange(NUM_PICTURES), classes)
+    return InMemoryDataset(name, split, images, torch.arange(NUM_IMAGES), classes)
 
 
 class OneStepDone(Exception):
@@ -90,13 +90,13 @@ def one_batch(*args: Any, **settings: Any) -> Iterator[tuple[Tensor, Tensor, Ten
 
 
 def small(name: str) -> Recipe:
-    """The recipe for a few pictures."""
+    """The recipe for a few images."""
     recipe = load_recipe(name)
     changes = {"data.batch_size": "2", "data.holdout": "0"}
     if recipe.inputs is not None:
-        changes["inputs.statistics_pictures"] = f"{NUM_PICTURES}"
+        changes["inputs.statistics_images"] = f"{NUM_IMAGES}"
     if recipe.pruning is not None:
-        changes |= {"pruning.num_batches": "1", "pruning.batch_size": f"{NUM_PICTURES}"}
+        changes |= {"pruning.num_batches": "1", "pruning.batch_size": f"{NUM_IMAGES}"}
     if recipe.detection is not None:
         changes |= DETECTORS
     return load_recipe(name, [f"{key}={value}" for key, value in changes.items()])

@@ -57,12 +57,12 @@ def look_at(
     """
     frame = f'<iframe srcdoc="{escape(page.read_text(encoding="utf-8"))}" '
     frame += f'style="border: 0; width: {width}px; height: {height}px"></iframe>'
-    holder, picture = folder / "holder.html", folder / "picture.png"
+    holder, image = folder / "holder.html", folder / "image.png"
     holder.write_text(f'<!DOCTYPE html><html><body style="margin: 0">{frame}{MEASURE}</body></html>', encoding="utf-8")
     words = [find_browser(), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
     words += [f"--blink-settings=preferredColorScheme={scheme}", f"--user-data-dir={folder / 'profile'}"]
-    words += [f"--window-size={max(width, LEAST_WIDTH)},{height}", f"--screenshot={picture}", "--dump-dom"]
+    words += [f"--window-size={max(width, LEAST_WIDTH)},{height}", f"--screenshot={image}", "--dump-dom"]
     done = subprocess.run([*words, holder.as_uri()], capture_output=True, text=True, timeout=240, check=True)
     found = re.search(r"<title>(\{.*?\})</title>", done.stdout, re.DOTALL)
     assert found is not None, done.stderr
-    return json.loads(found[1]), Image.open(picture).convert("RGB").crop((0, 0, width, height))
+    return json.loads(found[1]), Image.open(image).convert("RGB").crop((0, 0, width, height))

@@ -5,7 +5,7 @@ from xml.etree.ElementTree import Element
 import pytest
 from tests.reports.pages import Page, check_page
 
-from tailcut.reports.elements import POLICY, Section, element, figure, image, table, write_page
+from tailcut.reports.elements import POLICY, Section, element, figure, image_element, table, write_page
 
 HOSTILE = "<script>alert('1')</script>\"><img src=x onerror=alert(2)> & </style> &amp;"
 
@@ -50,8 +50,8 @@ def test_a_table_needs_a_cell_for_each_column() -> None:
         table("sizes", ["layer", "bytes"], [["conv"]], align="<>")
 
 
-def test_pictures_lie_in_the_page() -> None:
-    page = check_page(page_of(figure(image(b"\x89PNG", "png", "a digit", (3, 4)), "a caption")))
+def test_images_lie_in_the_page() -> None:
+    page = check_page(page_of(figure(image_element(b"\x89PNG", "png", "a digit", (3, 4)), "a caption")))
     (shown,) = page.all("img")
     assert base64.b64decode(shown["src"].removeprefix("data:image/png;base64,")) == b"\x89PNG"
     assert (shown["alt"], shown["width"], shown["height"]) == ("a digit", "3", "4")

@@ -18,7 +18,7 @@ from tailcut.reports.networks import (
 )
 from tailcut.reports.summary import summary_section
 from tailcut.runs import Run
-from tailcut.structure import create_model, set_picture_size
+from tailcut.structure import create_model, set_image_size
 from tailcut.weights import kept_counts, regularize
 
 
@@ -197,17 +197,17 @@ def test_example_inputs_are_the_same_in_every_call(name: str, shape: tuple[int, 
 
 def test_example_inputs_have_the_size_that_the_network_was_trained_on() -> None:
     network = create_model("resnet20")
-    set_picture_size(network, (48, 64))
+    set_image_size(network, (48, 64))
     example = example_input(network, 2)
     assert example is not None
     assert example.shape == (2, 3, 48, 64)
     channels = create_model("resnet18")
     replace_stem(channels, BlockDCT(24))
-    set_picture_size(channels, (448, 224))
+    set_image_size(channels, (448, 224))
     example = example_input(channels)
     assert example is not None
     assert example.shape == (1, 24, 56, 28)
     channels.eval()(example)
-    set_picture_size(network, (65536, 65536))
+    set_image_size(network, (65536, 65536))
     with pytest.raises(LimitError, match="65,536"):
         example_input(network)

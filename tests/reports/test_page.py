@@ -94,19 +94,19 @@ def test_a_place_that_cannot_be_written_is_refused(out: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("width", [PHONE, DESKTOP])
 @pytest.mark.parametrize("scheme", [LIGHT, DARK])
 def test_a_browser_shows_it(width: int, scheme: int, report: PageReport, tmp_path: Path) -> None:
-    facts, picture = look_at(report.out, tmp_path, width=width, scheme=scheme)
+    facts, image = look_at(report.out, tmp_path, width=width, scheme=scheme)
     assert facts["width"] == width
     assert facts["scroll_width"] <= width  # wide tables scroll in their own boxes
     assert facts["height"] > 2400
     assert facts["broken"] == 0
     assert facts["least_font"] >= 12
     assert all(20 < part[0] < width and part[1] > 20 for part in facts["drawings"])
-    shades = np.asarray(picture.convert("L")).astype(float)
+    shades = np.asarray(image.convert("L")).astype(float)
     paper, ink = (shades < 60, shades > 180) if scheme == DARK else (shades > 220, shades < 100)
     assert paper.mean() > 0.6
     assert 0.005 < ink.mean() < 0.3
     # Drawings are on it: more than greys.
-    red, green, blue = np.moveaxis(np.asarray(picture).astype(int), 2, 0)
+    red, green, blue = np.moveaxis(np.asarray(image).astype(int), 2, 0)
     assert (abs(red - green) + abs(green - blue) > 90).mean() > 0.002
 
 
@@ -116,8 +116,8 @@ def test_the_browser_of_these_tests_sees_what_is_wrong(tmp_path: Path) -> None:
     wide.write_text(
         '<!DOCTYPE html><html><body><p style="width: 900px">wide</p><img src="data:image/png;base64,AA"></body></html>'
     )
-    facts, picture = look_at(wide, tmp_path, width=PHONE, scheme=LIGHT, height=500)
+    facts, image = look_at(wide, tmp_path, width=PHONE, scheme=LIGHT, height=500)
     assert facts["scroll_width"] > PHONE
     assert facts["broken"] == 1
-    assert isinstance(picture, Image.Image)
-    assert picture.size == (PHONE, 500)
+    assert isinstance(image, Image.Image)
+    assert image.size == (PHONE, 500)

@@ -61,12 +61,12 @@ def test_a_run_has_its_own_figures_and_notes(networks: list[ReportedNetwork]) ->
 def test_what_cannot_be_compared_has_no_difference(networks: list[ReportedNetwork]) -> None:
     result = networks[1].result
     assert result is not None
-    changed = dataclasses.replace(result, paper={**result.paper, "why_not": "other pictures"})
+    changed = dataclasses.replace(result, paper={**result.paper, "why_not": "other images"})
     network = dataclasses.replace(networks[1], result=changed)
     (row,) = rows([network])
     assert "difference" not in row
     assert row["paper"] == "97.52 %"
-    assert "not to be compared with the paper: other pictures." in notes([network])
+    assert "not to be compared with the paper: other images." in notes([network])
 
 
 def test_distances_are_no_percentages(networks: list[ReportedNetwork]) -> None:

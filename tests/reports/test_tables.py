@@ -119,10 +119,10 @@ def test_json_has_a_row_for_each_run_and_the_means_beside(result: Result) -> Non
 
 
 def test_a_row_that_cannot_be_compared_says_why(result: Result) -> None:
-    wanted = dataclasses.replace(PAPER, why_not="other pictures")
+    wanted = dataclasses.replace(PAPER, why_not="other images")
     report = make_table("table1", [wanted], {"lenet5-776": [result]})
-    assert (report.rows[0].comparable, report.rows[0].why_not) == (False, "other pictures")
-    assert "other pictures" in str(report)
+    assert (report.rows[0].comparable, report.rows[0].why_not) == (False, "other images")
+    assert "other images" in str(report)
     assert "+" not in str(report)
 
 

@@ -17,10 +17,10 @@ class Terminal(io.StringIO):
 def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", Terminal())
-    with live_progress(True, "pictures", 10) as bar:
+    with live_progress(True, "images", 10) as bar:
         bar.show(4, "loss 0.5")
     assert isinstance(sys.stderr, Terminal)
-    assert "pictures" in sys.stderr.getvalue()
+    assert "images" in sys.stderr.getvalue()
     assert "4/10" in sys.stderr.getvalue()
 
 
@@ -28,16 +28,16 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_elsewhere_nothing_is_written_unasked(
     wanted: bool, interval: float | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.INFO), live_progress(wanted, "pictures", 10, interval=interval) as bar:
+    with caplog.at_level(logging.INFO), live_progress(wanted, "images", 10, interval=interval) as bar:
         bar.show(4)
     assert caplog.text == ""
 
 
 def test_elsewhere_a_line_is_written_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO), live_progress(True, "pictures", 10, interval=-1) as bar:
+    with caplog.at_level(logging.INFO), live_progress(True, "images", 10, interval=-1) as bar:
         bar.show(4, "fine")
-    assert caplog.messages == ["4 of 10 pictures  fine"]
-    with live_progress(True, "pictures", 10, interval=1000) as bar:
+    assert caplog.messages == ["4 of 10 images  fine"]
+    with live_progress(True, "images", 10, interval=1000) as bar:
         bar.show(5)
     assert len(caplog.messages) == 1
 
@@ -73,7 +73,7 @@ def test_a_line_tells_an_epoch() -> None:
     )
     assert "accuracy" not in epoch_line({**line, "split": "", "metrics": {}}, 30)
     coarse = epoch_line({**line, "coarse": 2}, 30)
-    assert "98.76 %  (trained on pictures 2 times smaller so far)  lr" in coarse
+    assert "98.76 %  (trained on images 2 times smaller so far)  lr" in coarse
     assert "smaller" not in epoch_line({**line, "coarse": 1}, 30)
 
 

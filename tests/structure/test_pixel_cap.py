@@ -5,7 +5,7 @@ from tailcut.structure import create_model
 from tailcut.structure.pixel_cap import MAX_PIXELS, check_pixels
 
 
-def test_pictures_up_to_the_cap_are_let_through() -> None:
+def test_images_up_to_the_cap_are_let_through() -> None:
     assert MAX_PIXELS == 2**24
     check_pixels(create_model("resnet20"), (4096, 4096))
     check_pixels(create_model("resnet20"), (3, 1 << 24, 1))
@@ -19,7 +19,7 @@ def test_larger_ones_are_refused_unless_allowed(size: tuple[int, int]) -> None:
     check_pixels(network, size, max_pixels=size[0] * size[1])
 
 
-def test_networks_that_enlarge_their_pictures_are_seen_through() -> None:
+def test_networks_that_enlarge_their_images_are_seen_through() -> None:
     network = create_model("alexnet", resize=5000, width=1, hidden=1)
     with pytest.raises(LimitError, match="5,000 x 5,000 pixels"):
         check_pixels(network, (32, 32))

@@ -36,7 +36,7 @@ def classifier(seed: int = 0) -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 26 * 26, 10)).eval()
 
 
-def pictures(num: int = 4) -> tuple[Tensor, Tensor]:
+def images(num: int = 4) -> tuple[Tensor, Tensor]:
     x, target = open_dataset("digits", "test").batch(range(num))
     return x, target
 
@@ -57,9 +57,9 @@ def test_one_step_by_hand() -> None:
     torch.testing.assert_close(small, (x + 8e-7 * (error @ weight).sign().view_as(x)).clamp(0, 1), rtol=0, atol=1e-12)
 
 
-def test_pictures_do_not_depend_on_their_batch() -> None:
+def test_images_do_not_depend_on_their_batch() -> None:
     model = classifier()
-    x, target = pictures(5)
+    x, target = images(5)
     one_by_one = torch.cat([fgsm(model, x[i : i + 1], target[i : i + 1], 0.2) for i in range(5)])
     assert float((fgsm(model, x, target, 0.2) != one_by_one).float().mean()) < 1e-3
 
@@ -74,7 +74,7 @@ def test_pictures_do_not_depend_on_their_batch() -> None:
 def test_pgd_stays_within_epsilon_and_within_pixels(
     epsilon: float, steps: int, step_size: float | None, seed: int | None
 ) -> None:
-    x, target = pictures(3)
+    x, target = images(3)
     noise = None if seed is None else torch.Generator().manual_seed(seed)
     moved = pgd(classifier(), x, target, epsilon, steps=steps, step_size=step_size, noise=noise)
     assert moved.shape == x.shape
@@ -87,7 +87,7 @@ def test_pgd_stays_within_epsilon_and_within_pixels(
 
 def test_attacks_raise_the_loss_and_more_steps_raise_it_more() -> None:
     model = classifier()
-    x, target = pictures(40)
+    x, target = images(40)
 
     def loss(moved: Tensor) -> float:
         return float(nn.functional.cross_entropy(model(moved), target).detach())
@@ -99,7 +99,7 @@ def test_attacks_raise_the_loss_and_more_steps_raise_it_more() -> None:
 
 def test_nothing_is_changed() -> None:
     model = classifier()
-    x, target = pictures()
+    x, target = images()
     before = x.clone()
     fgsm(model, x, target, 0.3)
     pgd(model, x, target, 0.3, noise=torch.Generator())
@@ -171,8 +171,8 @@ def test_regularised_networks_are_attacked_as_they_are() -> None:
 def test_networks_on_frequency_channels_are_attacked_by_their_pixels() -> None:
     torch.manual_seed(0)
     model = replace_stem(create_model("resnet18", width=4, num_classes=3), channels=6).eval()
-    pictures = torch.randint(0, 256, (12, 3, 32, 32), dtype=torch.uint8)
-    dataset = InMemoryDataset("noise", "test", pictures, torch.arange(12) % 3, ["a", "b", "c"])
+    images = torch.randint(0, 256, (12, 3, 32, 32), dtype=torch.uint8)
+    dataset = InMemoryDataset("noise", "test", images, torch.arange(12) % 3, ["a", "b", "c"])
     found = accuracies_under_attack(model, dataset, AttackPlan("fgsm", (0, 0.1)))
     x, classes = dataset.batch(range(12))
     read = transform_of(model)
@@ -187,7 +187,7 @@ def test_networks_that_do_not_fit() -> None:
     dataset = open_dataset("digits", "test").part(0, 5)
     with pytest.raises(ArgumentError, match=r"needs outputs \(batch, 10\); the network gives \(5, 3\)"):
         accuracies_under_attack(nn.Sequential(nn.Flatten(), nn.Linear(784, 3)), dataset, AttackPlan())
-    with pytest.raises(ArgumentError, match="the network cannot take pictures of shape"):
+    with pytest.raises(ArgumentError, match="the network cannot take images of shape"):
         accuracies_under_attack(nn.Conv2d(3, 4, 3), dataset, AttackPlan())
     with pytest.raises(ArgumentError, match="batch_size must be at least 1"):
         accuracies_under_attack(nn.Flatten(), dataset, AttackPlan(), batch_size=0)
@@ -203,7 +203,7 @@ def test_two_files_and_their_curves(tmp_path: Path) -> None:
         save(create_model("lenet300"), tmp_path / f"{name}.tailcut")
     files = [tmp_path / "a.tailcut", tmp_path / "b.tailcut"]
     plan = AttackPlan("pgd", (0.0, 0.1), steps=2)
-    report = attack_files(files, "digits", plan=plan, num_pictures=30, out=tmp_path / "curves.png", device="cpu")
+    report = attack_files(files, "digits", plan=plan, num_images=30, out=tmp_path / "curves.png", device="cpu")
     assert isinstance(report, AttackReport)
     assert (report.num_samples, report.split, report.steps) == (30, "test[0:30]", 2)
     assert [curve.model for curve in report.curves] == [str(file) for file in files]
@@ -212,9 +212,9 @@ def test_two_files_and_their_curves(tmp_path: Path) -> None:
         assert image.format == "PNG"
     lines = str(report).splitlines()
     assert lines[2].split()[:2] == ["0", "0"]
-    assert lines[-1] == "pgd, 2 steps: accuracy on 30 pictures of digits, test[0:30]"
+    assert lines[-1] == "pgd, 2 steps: accuracy on 30 images of digits, test[0:30]"
     with pytest.raises(ArgumentError, match="a part needs"):
-        attack_files(files, "digits", plan=plan, num_pictures=10**6)
+        attack_files(files, "digits", plan=plan, num_images=10**6)
 
 
 def test_curves_show_the_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

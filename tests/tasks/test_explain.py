@@ -134,7 +134,7 @@ def test_networks_that_cannot_be_explained() -> None:
         grad_cam(nn.Linear(16, 3), X)
     with pytest.raises(ArgumentError, match="needs a classifier"):
         grad_cam(nn.Sequential(nn.Conv2d(3, 2, 3)), X)
-    with pytest.raises(ArgumentError, match=r"one picture \(1, channels, height, width\), got \(2, 3, 12, 16\)"):
+    with pytest.raises(ArgumentError, match=r"one image \(1, channels, height, width\), got \(2, 3, 12, 16\)"):
         grad_cam(Pooled(), X.expand(2, -1, -1, -1))
 
     class Unrelated(Pooled):
@@ -198,7 +198,7 @@ def test_two_files_side_by_side(names: list[str] | None, tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("reads", ["frequencies", "ycbcr"])
-def test_the_picture_is_drawn_whatever_the_network_reads(
+def test_the_image_is_drawn_whatever_the_network_reads(
     reads: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("matplotlib")
@@ -218,6 +218,6 @@ def test_the_picture_is_drawn_whatever_the_network_reads(
         assert all(image.get_extent() == shown.get_extent() for image in heat)
 
 
-def test_files_that_take_no_pictures(tmp_path: Path) -> None:
+def test_files_that_take_no_images(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="at least one file"):
         explain_files([], tmp_path / "x.png", tmp_path / "cam.png")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.small_imagenette import write_pictures
+from tests.small_imagenette import write_images
 
 from tailcut.channels import Scores, score
 from tailcut.errors import ArgumentError, StructureError
@@ -36,7 +36,7 @@ def test_scored_now_and_scored_before_are_the_same(file: Path, tmp_path: Path) -
     assert (slim.conv1.out_channels, slim.conv2.out_channels) == (12, 30)
     assert now.file_bytes == (tmp_path / "now.tailcut").stat().st_size
     assert (
-        str(now).splitlines()[-1].endswith(f"now.tailcut: {now.file_bytes:,} bytes; scores by spectral, on 32 pictures")
+        str(now).splitlines()[-1].endswith(f"now.tailcut: {now.file_bytes:,} bytes; scores by spectral, on 32 images")
     )
 
 
@@ -61,25 +61,25 @@ def test_batch_norm_is_measured_again(tmp_path: Path) -> None:
     model = create_model("resnet18", width=4, num_classes=10)
     save(model, tmp_path / "a.tailcut")
     settings: dict[str, Any] = {"rates": 0.5, "num_batches": 2, "batch_size": 4, "device": "cpu"}
-    write_pictures(tmp_path, 8)
+    write_images(tmp_path, 8)
     plain = prune_file(tmp_path / "a.tailcut", tmp_path / "b.tailcut", "imagenette@32", roots=tmp_path, **settings)
     again = prune_file(
         tmp_path / "a.tailcut", tmp_path / "c.tailcut", "imagenette@32", roots=tmp_path, recalibrate=True, **settings
     )
     assert (plain.recalibrated_on, again.recalibrated_on) == (0, 8)
-    assert str(again).endswith("; batch norm measured again on 8 pictures")
+    assert str(again).endswith("; batch norm measured again on 8 images")
     before, after = load(tmp_path / "b.tailcut"), load(tmp_path / "c.tailcut")
     assert torch.equal(before.get_parameter("conv1.weight"), after.get_parameter("conv1.weight"))
     assert not torch.allclose(before.get_buffer("bn1.running_mean"), after.get_buffer("bn1.running_mean"))
 
 
-def test_a_network_on_frequency_channels_reads_pictures(tmp_path: Path) -> None:
+def test_a_network_on_frequency_channels_reads_images(tmp_path: Path) -> None:
     """Scored, pruned and measured again through its own transform."""
     torch.manual_seed(0)
     model = create_model("resnet18", width=4, num_classes=10)
     replace_stem(model, channels=6)
     save(model, tmp_path / "a.tailcut")
-    write_pictures(tmp_path, 8)
+    write_images(tmp_path, 8)
     settings: dict[str, Any] = {"roots": tmp_path, "num_batches": 1, "batch_size": 4, "device": "cpu"}
     score_file(tmp_path / "a.tailcut", tmp_path / "s.json", "imagenette@64", **settings)
     report = prune_file(
@@ -90,7 +90,7 @@ def test_a_network_on_frequency_channels_reads_pictures(tmp_path: Path) -> None:
     assert load(tmp_path / "b.tailcut")(torch.rand(1, 6, 8, 8)).shape == (1, 10)
 
 
-def test_measuring_again_needs_pictures(file: Path, tmp_path: Path) -> None:
+def test_measuring_again_needs_images(file: Path, tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="name a data set with --data"):
         prune_file(file, tmp_path / "slim.tailcut", method="l1", rates=0.5, recalibrate=True)
 
@@ -133,7 +133,7 @@ def test_nothing_to_measure_again_is_said(file: Path, tmp_path: Path, caplog: py
     assert "nothing was measured again: the network has no batch norm that keeps statistics" in caplog.text
 
 
-def test_pictures_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+def test_images_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     save(create_model("resnet20", width=4), tmp_path / "a.tailcut")
     settings: dict[str, Any] = {"num_batches": 1, "batch_size": 2, "device": "cpu", "rates": 0.5}
     for others in ({"method": "apoz"}, {"method": "l1", "recalibrate": True}):

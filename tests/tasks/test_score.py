@@ -40,7 +40,7 @@ def test_scores_of_a_file(file: Path, tmp_path: Path) -> None:
     with Image.open(plot) as image:
         assert image.format == "PNG"
     assert json.loads(report.to_json())["layers"][1]["name"] == "conv2"
-    assert str(report).splitlines()[-1] == f"{out}: scores by spectral, on 40 pictures of digits, train"
+    assert str(report).splitlines()[-1] == f"{out}: scores by spectral, on 40 images of digits, train"
 
 
 def create_from(file: Path) -> torch.nn.Module:
@@ -49,7 +49,7 @@ def create_from(file: Path) -> torch.nn.Module:
     return load(file)
 
 
-def test_pictures_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+def test_images_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     save(create_model("resnet20", width=4), tmp_path / "a.tailcut")
     with pytest.raises(ArgumentError, match=r"does not run on an input of shape \(2, 1, 28, 28\): Given groups"):
         score_file(tmp_path / "a.tailcut", tmp_path / "s.json", "digits", batch_size=2, num_batches=1, device="cpu")

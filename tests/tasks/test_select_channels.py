@@ -21,7 +21,7 @@ from tailcut.tasks.select_channels import select_channels
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A data root with an Imagenette of five pictures."""
+    """A data root with an Imagenette of five images."""
     generator = np.random.default_rng(0)
     for number, name in enumerate(("n01440764", "n01440764", "n02102040", "n02102040", "n02979186")):
         folder = tmp_path / "data" / "imagenette224" / "val" / name
@@ -46,7 +46,7 @@ def gated() -> nn.Module:
 
 
 def expected(model: nn.Module, root: Path) -> np.ndarray:
-    """Mean probability of each of the 24 channels, picture by picture."""
+    """Mean probability of each of the 24 channels, image by image."""
     dataset, transform = open_dataset("imagenette@64", roots=root), transform_of(model)
     gate = model.get_submodule("normalize")
     assert isinstance(gate, FrequencyGate)
@@ -68,7 +68,7 @@ def test_the_channels_of_a_file(gated: nn.Module, root: Path, tmp_path: Path) ->
     means = expected(gated, root)
     channels = Selection.of(24).indices
     assert Selection.load(out).indices == tuple(sorted(channels[place] for place in np.argsort(-means)[:5]))
-    assert (report.num_pictures, report.num_channels, report.split, report.heat_maps) == (5, 5, "val", None)
+    assert (report.num_images, report.num_channels, report.split, report.heat_maps) == (5, 5, "val", None)
     assert list(report.probability) == list(channels)
     np.testing.assert_allclose(list(report.probability.values()), means, atol=1e-5)
     assert "5 channels" in str(report)
@@ -90,9 +90,9 @@ def test_a_run_tells_its_data(gated: nn.Module, root: Path, tmp_path: Path) -> N
         '[model]\nname = "resnet20"\n[data]\nname = "imagenette@64"\n[training]\nepochs = 1\n[optimizer]\nlr = 0.1\n'
     )
     report = select_channels(run.path, tmp_path / "a.json", roots=root, heat_maps=tmp_path / "heat.png")
-    assert (report.data, report.num_pictures) == ("imagenette@64", 5)
-    with Image.open(tmp_path / "heat.png") as picture:
-        assert picture.width > 600
+    assert (report.data, report.num_images) == ("imagenette@64", 5)
+    with Image.open(tmp_path / "heat.png") as image:
+        assert image.width > 600
     assert report.num_channels == sum(value > 0.5 for value in report.probability.values())
 
 

@@ -14,9 +14,9 @@ EVERYTHING = AugmentationSection(shift=3, flip=True)
 
 
 def numbered(num: int) -> InMemoryDataset:
-    """A data set whose pictures tell their number."""
-    pictures = torch.arange(num, dtype=torch.uint8)[:, None, None, None].expand(num, 1, 6, 5).contiguous()
-    return InMemoryDataset("numbered", "train", pictures, torch.arange(num), [str(i) for i in range(num)])
+    """A data set whose images tell their number."""
+    images = torch.arange(num, dtype=torch.uint8)[:, None, None, None].expand(num, 1, 6, 5).contiguous()
+    return InMemoryDataset("numbered", "train", images, torch.arange(num), [str(i) for i in range(num)])
 
 
 def numbers(dataset: InMemoryDataset, **settings: int) -> list[list[int]]:
@@ -24,15 +24,15 @@ def numbers(dataset: InMemoryDataset, **settings: int) -> list[list[int]]:
     return [targets.tolist() for _, targets, _ in work]
 
 
-def test_an_epoch_has_each_picture_at_most_once_in_full_batches() -> None:
+def test_an_epoch_has_each_image_at_most_once_in_full_batches() -> None:
     got = numbers(numbered(18))
     assert [len(batch) for batch in got] == [4, 4, 4, 4]
     assert len({number for batch in got for number in batch}) == 16
 
 
-def test_pictures_go_with_their_targets() -> None:
-    for pictures, targets, places in batches(numbered(18), batch_size=4, seed=1, epoch=0, augmentation=NOTHING):
-        assert (pictures[:, 0, 0, 0] * 255).round().long().tolist() == targets.tolist() == places.tolist()
+def test_images_go_with_their_targets() -> None:
+    for images, targets, places in batches(numbered(18), batch_size=4, seed=1, epoch=0, augmentation=NOTHING):
+        assert (images[:, 0, 0, 0] * 255).round().long().tolist() == targets.tolist() == places.tolist()
 
 
 def test_the_order_depends_on_seed_and_epoch_alone() -> None:
@@ -67,46 +67,46 @@ def test_generators_of_different_keys_differ() -> None:
 
 @given(st.integers(-7, 7), st.integers(-7, 7))
 def test_a_shift_agrees_with_scipy(down: int, right: int) -> None:
-    picture = torch.rand(1, 2, 6, 5, generator=torch.Generator().manual_seed(0))
-    moved = shift(picture, torch.tensor([[down, right]]))
-    expected = ndimage.shift(picture[0].numpy(), (0, down, right), order=0, mode="constant", cval=0.0)
+    image = torch.rand(1, 2, 6, 5, generator=torch.Generator().manual_seed(0))
+    moved = shift(image, torch.tensor([[down, right]]))
+    expected = ndimage.shift(image[0].numpy(), (0, down, right), order=0, mode="constant", cval=0.0)
     np.testing.assert_array_equal(moved[0].numpy(), expected)
 
 
-def test_a_mask_is_changed_like_its_picture() -> None:
+def test_a_mask_is_changed_like_its_image() -> None:
     masks = torch.randint(0, 2, (8, 6, 5), generator=torch.Generator().manual_seed(0))
-    pictures, targets = augment(masks[:, None].float(), masks, EVERYTHING, generator(1), 8, torch.arange(8))
-    assert torch.equal(pictures[:, 0].long(), targets)
+    images, targets = augment(masks[:, None].float(), masks, EVERYTHING, generator(1), 8, torch.arange(8))
+    assert torch.equal(images[:, 0].long(), targets)
     assert not torch.equal(targets, masks)
     assert targets.dtype == torch.int64
 
 
 @given(st.integers(2, 4), st.integers(4, 11), st.integers(4, 11))
-def test_coarse_pictures_are_means_of_squares(factor: int, height: int, width: int) -> None:
-    pictures = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
-    smaller, classes = coarsen(pictures, torch.tensor([4, 7]), factor)
+def test_coarse_images_are_means_of_squares(factor: int, height: int, width: int) -> None:
+    images = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    smaller, classes = coarsen(images, torch.tensor([4, 7]), factor)
     rows, columns = height // factor * factor, width // factor * factor
-    squares = pictures[:, :, :rows, :columns].numpy().reshape(2, 3, rows // factor, factor, columns // factor, factor)
+    squares = images[:, :, :rows, :columns].numpy().reshape(2, 3, rows // factor, factor, columns // factor, factor)
     np.testing.assert_allclose(smaller.numpy(), squares.mean((3, 5)), atol=1e-6)
     assert classes.tolist() == [4, 7]
 
 
 @pytest.mark.parametrize("factor", [2, 3])
 @pytest.mark.parametrize("width", [12, 13])
-def test_a_coarse_mask_lies_on_its_picture(factor: int, width: int) -> None:
+def test_a_coarse_mask_lies_on_its_image(factor: int, width: int) -> None:
     mask = torch.zeros(1, 9, width, dtype=torch.int64)
     mask[0, :, width // 2 :] = 1
-    picture, target = coarsen(mask[:, None].float(), mask, factor)
-    assert target.shape == picture[:, 0].shape
+    image, target = coarsen(mask[:, None].float(), mask, factor)
+    assert target.shape == image[:, 0].shape
     assert target.dtype == torch.int64
-    sure = (picture[:, 0] == 0) | (picture[:, 0] == 1)
-    assert torch.equal(target[sure], picture[:, 0][sure].long())
+    sure = (image[:, 0] == 0) | (image[:, 0] == 1)
+    assert torch.equal(target[sure], image[:, 0][sure].long())
 
 
-def test_a_flip_mirrors_about_half_of_the_pictures() -> None:
-    picture = torch.arange(5.0).expand(400, 1, 1, 5)
+def test_a_flip_mirrors_about_half_of_the_images() -> None:
+    image = torch.arange(5.0).expand(400, 1, 1, 5)
     flipped, _ = augment(
-        picture,
+        image,
         torch.zeros(400, dtype=torch.int64),
         AugmentationSection(flip=True),
         generator(0),
@@ -119,7 +119,7 @@ def test_a_flip_mirrors_about_half_of_the_pictures() -> None:
 
 
 def test_no_augmentation_changes_nothing() -> None:
-    pictures, targets = torch.rand(4, 1, 6, 5), torch.arange(4)
-    same = augment(pictures, targets, NOTHING, generator(0), 4, torch.arange(4))
-    assert torch.equal(same[0], pictures)
+    images, targets = torch.rand(4, 1, 6, 5), torch.arange(4)
+    same = augment(images, targets, NOTHING, generator(0), 4, torch.arange(4))
+    assert torch.equal(same[0], images)
     assert torch.equal(same[1], targets)

@@ -16,14 +16,14 @@ DIGITS = open_dataset("digits", "test")
 
 
 class Counting(nn.Module):
-    """A network that counts the pictures that it was asked about."""
+    """A network that counts the images that it was asked about."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network, self.pictures = network, 0
+        self.network, self.images = network, 0
 
     def forward(self, x: Tensor) -> Tensor:
-        self.pictures += len(x)
+        self.images += len(x)
         outputs: Tensor = self.network(x)
         return outputs
 
@@ -38,19 +38,19 @@ def teacher(network: nn.Module, *, unchanged: bool) -> Teacher:
     return Teacher(network, nullcontext, torch.device("cpu"), torch.channels_last, data)
 
 
-def test_pictures_that_stay_as_they_are_are_asked_about_once() -> None:
+def test_images_that_stay_as_they_are_are_asked_about_once() -> None:
     network = counting()
     once, always = teacher(network, unchanged=True), teacher(network, unchanged=False)
     for places in (torch.tensor([5, 0, 354]), torch.tensor([7]), torch.arange(355).flip(0)):
-        pictures, _ = DIGITS.batch(places)
-        before = network.pictures
-        expected = always(pictures, places)
-        assert network.pictures == before + len(places)
-        torch.testing.assert_close(once(pictures, places), expected)
-    assert network.pictures == len(DIGITS) + 3 + 1 + 355
-    pictures, _ = DIGITS.batch(range(4))
+        images, _ = DIGITS.batch(places)
+        before = network.images
+        expected = always(images, places)
+        assert network.images == before + len(places)
+        torch.testing.assert_close(once(images, places), expected)
+    assert network.images == len(DIGITS) + 3 + 1 + 355
+    images, _ = DIGITS.batch(range(4))
     with pytest.raises(IndexError):
-        once(pictures, torch.tensor([len(DIGITS)]))
+        once(images, torch.tensor([len(DIGITS)]))
 
 
 def test_large_answers_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,10 +58,10 @@ def test_large_answers_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     network = counting()
     asked = teacher(network, unchanged=True)
     places = torch.arange(10)
-    pictures, _ = DIGITS.batch(places)
+    images, _ = DIGITS.batch(places)
     for times in (1, 2):
-        torch.testing.assert_close(asked(pictures, places), network.network(pictures))
-        assert network.pictures == distillation.BATCH_SIZE + 10 * times
+        torch.testing.assert_close(asked(images, places), network.network(images))
+        assert network.images == distillation.BATCH_SIZE + 10 * times
 
 
 def test_a_teacher_of_other_classes_is_refused() -> None:
@@ -74,10 +74,8 @@ def test_a_teacher_of_other_classes_is_refused() -> None:
         check_teacher(teacher, digits)
 
 
-def test_pictures_that_the_teacher_cannot_take() -> None:
+def test_images_that_the_teacher_cannot_take() -> None:
     for unchanged in (False, True):
         asked = teacher(create_model("resnet20"), unchanged=unchanged)
-        with pytest.raises(
-            ArgumentError, match=r"cannot take pictures of shape .* \(distillation.teacher\): .*channels"
-        ):
+        with pytest.raises(ArgumentError, match=r"cannot take images of shape .* \(distillation.teacher\): .*channels"):
             asked(*DIGITS.batch(range(2)))

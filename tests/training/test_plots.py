@@ -15,12 +15,12 @@ LINES = [
 
 
 @pytest.mark.parametrize("lines", [LINES, LINES[:1]])
-def test_a_plot_is_a_picture(lines: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_a_plot_is_an_image(lines: list[dict[str, Any]], tmp_path: Path) -> None:
     draw_curves(lines, tmp_path / "curves.png", title="lenet5-776")
-    with Image.open(tmp_path / "curves.png") as picture:
-        assert picture.format == "PNG"
-        assert picture.width > 3 * picture.height
-        assert len(picture.convert("RGB").getcolors(maxcolors=1 << 24) or ()) > 10
+    with Image.open(tmp_path / "curves.png") as image:
+        assert image.format == "PNG"
+        assert image.width > 3 * image.height
+        assert len(image.convert("RGB").getcolors(maxcolors=1 << 24) or ()) > 10
 
 
 def test_the_plot_shows_the_lines(tmp_path: Path) -> None:
@@ -63,6 +63,6 @@ def test_two_metrics_have_two_colours(tmp_path: Path) -> None:
     for metrics, expected in (({"fid": 90.0}, False), ({"fid": 90.0, "elbo": -100.0}, True)):
         lines = [{**LINES[1], "epoch": epoch, "metrics": metrics} for epoch in (1, 2)]
         draw_curves(lines, tmp_path / "curves.png", title="vae")
-        with Image.open(tmp_path / "curves.png") as picture:
-            colours = {colour for _, colour in picture.convert("RGB").getcolors(maxcolors=1 << 24) or ()}
+        with Image.open(tmp_path / "curves.png") as image:
+            colours = {colour for _, colour in image.convert("RGB").getcolors(maxcolors=1 << 24) or ()}
         assert (purple in colours) == expected

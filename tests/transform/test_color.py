@@ -11,7 +11,7 @@ from tailcut.transform.color import RGB_TO_YCBCR, rgb_to_ycbcr, ycbcr_to_rgb
 
 
 def every_colour(step: int = 5) -> np.ndarray:
-    """A picture (n, n^2, 3) of all colours on a grid, the corners of the cube among them."""
+    """An image (n, n^2, 3) of all colours on a grid, the corners of the cube among them."""
     levels = np.unique(np.append(np.arange(0, 256, step), 255)).astype(np.uint8)
     grid = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1)
     return np.ascontiguousarray(grid.reshape(len(levels), -1, 3))
@@ -32,8 +32,8 @@ def test_like_pillow_to_its_rounding() -> None:
 
 def test_back_like_pillow_to_its_rounding() -> None:
     colours = every_colour()
-    picture = Image.frombytes("YCbCr", colours.shape[1::-1], colours.tobytes())
-    expected = to_tensor(np.array(picture.convert("RGB")))
+    image = Image.frombytes("YCbCr", colours.shape[1::-1], colours.tobytes())
+    expected = to_tensor(np.array(image.convert("RGB")))
     # Green is a sum of rounded terms there.
     assert (ycbcr_to_rgb(to_tensor(colours)).clamp(0, 255) - expected).abs().max() <= 1.01
 
@@ -42,10 +42,10 @@ def test_the_matrix_of_the_standard() -> None:
     """The digits of JFIF 1.02, section 7."""
     expected = [[0.299, 0.587, 0.114], [-0.1687, -0.3313, 0.5], [0.5, -0.4187, -0.0813]]
     np.testing.assert_allclose(RGB_TO_YCBCR, expected, atol=5e-5)
-    pictures = torch.rand(3, 4, 5, dtype=torch.float64) * 255
-    expected_planes = torch.tensor(RGB_TO_YCBCR, dtype=torch.float64) @ pictures.flatten(1)
+    images = torch.rand(3, 4, 5, dtype=torch.float64) * 255
+    expected_planes = torch.tensor(RGB_TO_YCBCR, dtype=torch.float64) @ images.flatten(1)
     expected_planes += torch.tensor([[0.0], [128.0], [128.0]])
-    torch.testing.assert_close(rgb_to_ycbcr(pictures).flatten(1), expected_planes, rtol=0, atol=1e-12)
+    torch.testing.assert_close(rgb_to_ycbcr(images).flatten(1), expected_planes, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -87,8 +87,8 @@ def test_gradcheck() -> None:
 @pytest.mark.parametrize("function", [rgb_to_ycbcr, ycbcr_to_rgb])
 def test_bad_input(function: object) -> None:
     assert callable(function)
-    with pytest.raises(ArgumentError, match=r"expected floating-point pictures of 0 to 255, got torch.uint8"):
+    with pytest.raises(ArgumentError, match=r"expected floating-point images of 0 to 255, got torch.uint8"):
         function(torch.zeros(3, 2, 2, dtype=torch.uint8))
     for shape in ((3, 4), (1, 4, 4), (3, 4, 4, 4), ()):
-        with pytest.raises(ArgumentError, match=r"expected pictures \(..., 3, height, width\) of .* got shape"):
+        with pytest.raises(ArgumentError, match=r"expected images \(..., 3, height, width\) of .* got shape"):
             function(torch.zeros(shape))

@@ -26,7 +26,7 @@ def regularised(num_kept: int = 40) -> nn.Sequential:
     return model
 
 
-PICTURES = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+IMAGES = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
 KEY = "0.parametrizations.weight.original"
 PICKLERS: list[Callable[[nn.Module], Any]] = [
     pickle.dumps,
@@ -49,7 +49,7 @@ def test_what_the_error_recommends_works() -> None:
     model = regularised()
     torch.save(model.state_dict(), io.BytesIO())
     dense = pickle.loads(pickle.dumps(to_dense(model)))
-    assert torch.equal(dense(PICTURES), model(PICTURES))
+    assert torch.equal(dense(IMAGES), model(IMAGES))
 
 
 def test_copies_refuse_too_and_plain_ones_do_not() -> None:
@@ -98,11 +98,11 @@ def test_loading_adopts_the_length(length: int, assign: bool) -> None:
     vector = truncation_of(model, "0.weight").vector
     model.load_state_dict(source.state_dict(), assign=assign)
     assert kept_counts(model) == kept_counts(source) == {"0.weight": length, "2.weight": 9}
-    assert torch.equal(model(PICTURES), source(PICTURES))
+    assert torch.equal(model(IMAGES), source(IMAGES))
     if not assign:
         assert truncation_of(model, "0.weight").vector is vector
         assert vector.grad is None
-    model(PICTURES).sum().backward()
+    model(IMAGES).sum().backward()
 
 
 def test_loading_from_a_file_goes_on_training() -> None:
@@ -113,7 +113,7 @@ def test_loading_from_a_file_goes_on_training() -> None:
     file.seek(0)
     model = regularised()
     model.load_state_dict(torch.load(file, weights_only=True))
-    assert torch.equal(model(PICTURES), source(PICTURES))
+    assert torch.equal(model(IMAGES), source(IMAGES))
     assert len(truncation_of(model, "0.weight").vector) == 7
 
 
@@ -198,7 +198,7 @@ def test_assigned_vectors_of_another_type_bring_the_constants_along() -> None:
     model = regularised()
     model.load_state_dict(source.state_dict(), assign=True)
     assert truncation_of(model, "0.weight").truncation.basis_type == torch.float64
-    torch.testing.assert_close(model(PICTURES.double()), source(PICTURES.double()), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(model(IMAGES.double()), source(IMAGES.double()), rtol=1e-13, atol=1e-13)
 
 
 def test_hooks_of_a_copy_serve_the_copy() -> None:
@@ -218,7 +218,7 @@ def test_set_length_keeps_the_first_entries(length: int) -> None:
     model = regularised()
     tensor = truncation_of(model, "0.weight")
     before, vector = tensor.vector.detach().clone(), tensor.vector
-    model(PICTURES).sum().backward()
+    model(IMAGES).sum().backward()
     assert vector.grad is not None
     gathered = vector.grad.clone()
     set_length(tensor.holder, tensor.truncation, length)
@@ -230,7 +230,7 @@ def test_set_length_keeps_the_first_entries(length: int) -> None:
     assert torch.equal(vector.grad[:shared], gathered[:shared])  # of an accumulation that is under way
     assert vector.grad.shape == vector.shape
     assert torch.all(vector.grad[shared:] == 0)
-    model(PICTURES).sum().backward()
+    model(IMAGES).sum().backward()
     if length == 40:
         torch.testing.assert_close(vector.grad, 2 * gathered)
     vector.grad = None

@@ -101,13 +101,13 @@ def test_initialisations_do_not_look_trained(number: int, shape: tuple[int, ...]
 
 def test_a_few_steps_of_training_show() -> None:
     digits = open_dataset("digits", "train")
-    pictures, labels = digits.batch(range(len(digits)))
+    images, labels = digits.batch(range(len(digits)))
     torch.manual_seed(0)
     model = tailcut.create_model("lenet300")
     optimizer = torch.optim.Adam(model.parameters())
     for batch in torch.randperm(len(labels)).split(64)[:20]:
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(pictures[batch]), labels[batch]).backward()
+        nn.functional.cross_entropy(model(images[batch]), labels[batch]).backward()
         optimizer.step()
     assert any(looks_trained(parameter) for parameter in model.parameters())
 

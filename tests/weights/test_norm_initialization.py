@@ -34,7 +34,7 @@ def test_gains_and_biases_get_noise_and_nothing_else_does() -> None:
 
 def test_channels_that_truncation_made_alike_differ() -> None:
     def resemblance() -> float:
-        """Mean correlation of each channel with the next, over places and pictures."""
+        """Mean correlation of each channel with the next, over places and images."""
         inputs = torch.randn(8, 3, 12, 12)
         outputs = model[:3](inputs).movedim(1, 0).flatten(1)
         outputs = outputs[outputs.std(1) > 0]

@@ -73,7 +73,7 @@ WEIGHTS = {
     "blocks.1.short.weight",
     "head.weight",
 }
-PICTURES = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(2))
+IMAGES = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(2))
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def trained() -> ResNet:
     optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
     for _ in range(5):
         optimizer.zero_grad()
-        functional.cross_entropy(model(PICTURES), torch.tensor([0, 1, 2, 3])).backward()
+        functional.cross_entropy(model(IMAGES), torch.tensor([0, 1, 2, 3])).backward()
         optimizer.step()
     return model
 
@@ -102,19 +102,19 @@ def test_at_ratio_one_a_trained_network_changes_by_rounding_only(trained: ResNet
     plain = copy.deepcopy(trained)
     report = regularize(trained, keep_ratio=1.0)
     assert {tensor.name for tensor in report.tensors} == WEIGHTS
-    torch.testing.assert_close(trained.train(training)(PICTURES), plain.train(training)(PICTURES), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(trained.train(training)(IMAGES), plain.train(training)(IMAGES), rtol=1e-4, atol=1e-5)
 
 
 def test_at_ratio_one_in_float64_nearly_nothing_changes(trained: ResNet) -> None:
     plain = copy.deepcopy(trained.double().eval())
     regularize(trained)
-    torch.testing.assert_close(trained(PICTURES.double()), plain(PICTURES.double()), rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(trained(IMAGES.double()), plain(IMAGES.double()), rtol=1e-11, atol=1e-11)
 
 
 def test_channels_last_weights_keep_their_values(trained: ResNet) -> None:
     plain = copy.deepcopy(trained.eval())
     regularize(trained.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
-    torch.testing.assert_close(trained(PICTURES), plain(PICTURES), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(trained(IMAGES), plain(IMAGES), rtol=1e-4, atol=1e-5)
 
 
 def test_every_weight_is_truncated_as_scipy_does_it(trained: ResNet, truncate: Truncate) -> None:
@@ -233,7 +233,7 @@ def test_patterns_are_on_names(trained: ResNet) -> None:
 def test_normalisation_only_by_its_full_name(trained: ResNet) -> None:
     regularize(trained, num_kept=5, include=["blocks.0.bn1.weight", "head.weight"])
     assert kept_counts(trained) == {"blocks.0.bn1.weight": 5, "head.weight": 5}
-    trained(PICTURES).sum().backward()
+    trained(IMAGES).sum().backward()
 
 
 def test_later_overrides_win(trained: ResNet) -> None:
@@ -346,7 +346,7 @@ def test_frozen_parameters_stay_frozen(trained: ResNet) -> None:
     trained.stem.requires_grad_(False)
     regularize(trained, num_kept=9, include=["stem.weight", "*conv?.weight", "head.weight"])
     assert {tensor.name for tensor in truncated_tensors(trained) if not tensor.vector.requires_grad} == {"stem.weight"}
-    trained(PICTURES).sum().backward()
+    trained(IMAGES).sum().backward()
     assert truncated_tensors(trained)[0].vector.grad is None
     assert not to_dense(trained).get_parameter("stem.weight").requires_grad
     assert to_dense(trained).get_parameter("head.weight").requires_grad
@@ -355,14 +355,14 @@ def test_frozen_parameters_stay_frozen(trained: ResNet) -> None:
 def test_parameters_stay_the_same_objects(trained: ResNet) -> None:
     before = dict(trained.named_parameters())
     optimizer = torch.optim.Adam(trained.parameters(), 1e-3)
-    trained(PICTURES).sum().backward()
+    trained(IMAGES).sum().backward()
     regularize(trained, num_kept=9)
     for tensor in truncated_tensors(trained):
         assert tensor.vector is before[tensor.name]
         assert tensor.vector.grad is None
     vector = truncated_tensors(trained)[0].vector.detach().clone()
     optimizer.zero_grad()
-    trained(PICTURES).sum().backward()
+    trained(IMAGES).sum().backward()
     optimizer.step()
     assert not torch.equal(truncated_tensors(trained)[0].vector, vector)
 
@@ -585,7 +585,7 @@ def test_to_dense_copies(trained: ResNet) -> None:
     assert [name for name, _ in dense.named_parameters()] == order
     assert not dense.training
     assert {type(module) for module in dense.modules()} == {type(module) for module in ResNet().modules()}
-    assert torch.equal(dense(PICTURES), trained(PICTURES))
+    assert torch.equal(dense(IMAGES), trained(IMAGES))
     assert base_of(dense) == Base("resnet", {})
     assert set(dense.__dict__) == attributes
     with torch.no_grad():
@@ -611,11 +611,11 @@ def test_to_dense_leaves_nothing_of_tailcut(trained: ResNet) -> None:
 def test_to_dense_of_a_copy_leaves_the_original(trained: ResNet) -> None:
     regularize(trained, num_kept=25)
     copied = copy.deepcopy(trained)
-    expected = trained.eval()(PICTURES)
+    expected = trained.eval()(IMAGES)
     dense = to_dense(copied)
-    assert torch.equal(dense.eval()(PICTURES), expected)
-    assert torch.equal(trained(PICTURES), expected)
-    assert torch.equal(copied.eval()(PICTURES), expected)
+    assert torch.equal(dense.eval()(IMAGES), expected)
+    assert torch.equal(trained(IMAGES), expected)
+    assert torch.equal(copied.eval()(IMAGES), expected)
     assert kept_counts(copied) == kept_counts(trained)
 
 
@@ -636,7 +636,7 @@ def test_to_dense_in_inference_mode_can_be_trained(trained: ResNet) -> None:
     regularize(trained, num_kept=25)
     with torch.inference_mode():
         dense = to_dense(trained)
-    dense(PICTURES).sum().backward()
+    dense(IMAGES).sum().backward()
 
 
 def test_to_dense_of_a_fused_network(trained: ResNet) -> None:

@@ -335,11 +335,11 @@ def test_a_unet_of_half_the_width_has_the_same_dice(carvana_root: Path) -> None:
         "unet", widths=(32, 64, 128, 256, 512), bias=False, affine=False, running_stats=False
     ).eval()
     resample(model, other)
-    pictures, masks = open_dataset("carvana", "val", roots=[carvana_root]).batch([0, 12, 24, 36])
+    images, masks = open_dataset("carvana", "val", roots=[carvana_root]).batch([0, 12, 24, 36])
     cars, found = [], []
     for network in (fuse(model), fuse(other)):
         with torch.no_grad():
-            cars.append(torch.cat([network(picture[None]).argmax(1) for picture in pictures]) == 1)
+            cars.append(torch.cat([network(image[None]).argmax(1) for image in images]) == 1)
         common, sizes = cars[-1] & (masks == 1), cars[-1].sum((1, 2)) + (masks == 1).sum((1, 2))
         found.append((2 * common.sum((1, 2)) / sizes).mean().item())
     assert found[0] > 0.9

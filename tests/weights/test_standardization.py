@@ -30,7 +30,7 @@ def network() -> nn.Sequential:
     return model
 
 
-def pictures(number: int = 64) -> Tensor:
+def images(number: int = 64) -> Tensor:
     return torch.rand(number, 3, 12, 12, generator=torch.Generator().manual_seed(1))
 
 
@@ -47,30 +47,30 @@ def outputs_of(model: nn.Sequential, inputs: Tensor) -> dict[str, Tensor]:
 
 def test_every_layer_gives_mean_zero_and_variance_one() -> None:
     model = network()
-    before = outputs_of(model, pictures())
+    before = outputs_of(model, images())
     assert float(before["10"].std(0).mean()) < 1e-2  # or there would be nothing to do
-    factors = standardize_outputs(model.train(), pictures())
+    factors = standardize_outputs(model.train(), images())
     assert list(factors) == ["0.weight", "2.weight", "4.weight", "8.weight", "10.weight"]
-    for name, outputs in outputs_of(model, pictures()).items():
+    for name, outputs in outputs_of(model, images()).items():
         assert float(outputs.var(0).mean()) == pytest.approx(1, rel=1e-3), name
         if name != "2":  # it has no bias
             torch.testing.assert_close(outputs.mean(0), torch.zeros(outputs.shape[1]), atol=1e-3, rtol=0)
 
 
-def test_one_picture_without_a_batch_has_channels_first() -> None:
+def test_one_image_without_a_batch_has_channels_first() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3))
     regularize(model, num_kept=60)
     alone = copy.deepcopy(model)
-    picture = torch.rand(3, 12, 10)
-    assert standardize_outputs(alone, picture) == standardize_outputs(model, picture[None])
-    torch.testing.assert_close(alone(picture).mean((1, 2)), torch.zeros(8), atol=1e-4, rtol=0)
+    image = torch.rand(3, 12, 10)
+    assert standardize_outputs(alone, image) == standardize_outputs(model, image[None])
+    torch.testing.assert_close(alone(image).mean((1, 2)), torch.zeros(8), atol=1e-4, rtol=0)
 
 
 def test_weights_are_multiplied_by_what_is_returned() -> None:
     model = network()
     before = {tensor.name: tensor.vector.detach().clone() for tensor in truncated_tensors(model)}
-    factors = standardize_outputs(model, pictures())
+    factors = standardize_outputs(model, images())
     for tensor in truncated_tensors(model):
         torch.testing.assert_close(tensor.vector.detach(), before[tensor.name] * factors[tensor.name])
 
@@ -79,7 +79,7 @@ def test_modes_hooks_gradients_and_random_numbers_stay() -> None:
     model = network().train()
     model[5].eval()
     state = torch.random.get_rng_state()
-    standardize_outputs(model, pictures())
+    standardize_outputs(model, images())
     assert [module.training for module in model] == [n != 5 for n in range(len(model))]
     assert model.training
     assert torch.equal(state, torch.random.get_rng_state())
@@ -102,7 +102,7 @@ def test_plain_layers_and_normalisation_stay_as_they_are() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(512, 5))
     regularize(model, num_kept=20, exclude=("2.*",))
     before = {name: value.clone() for name, value in model.state_dict().items() if name.startswith(("1.", "2."))}
-    assert list(standardize_outputs(model, pictures())) == ["0.weight", "4.weight"]
+    assert list(standardize_outputs(model, images())) == ["0.weight", "4.weight"]
     assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
 
 
@@ -131,7 +131,7 @@ def test_a_shared_weight_is_scaled_once() -> None:
     assert float(model.first(inputs).detach().var(0).mean()) == pytest.approx(1, rel=1e-3)
 
 
-def test_a_deep_network_without_normalisation_tells_pictures_apart() -> None:
+def test_a_deep_network_without_normalisation_tells_images_apart() -> None:
     torch.manual_seed(0)
     plain = tailcut.create_model("alexnet", num_classes=10, width=8, hidden=64, resize=64, dropout=0.0)
     regularize(plain, num_kept=60)
@@ -148,8 +148,8 @@ def test_a_deep_network_without_normalisation_tells_pictures_apart() -> None:
     [
         (torch.ones(8, 3, 12, 12), "8: expected outputs that differ from input to input"),
         (torch.full((8, 3, 12, 12), float("nan")), "0: expected outputs that differ .* nan"),
-        (pictures(1), "8: expected outputs .*there is only one"),
-        (pictures(0), "there are none"),
+        (images(1), "8: expected outputs .*there is only one"),
+        (images(0), "there are none"),
     ],
 )
 def test_inputs_that_tell_nothing_are_refused_and_nothing_changes(inputs: Tensor, message: str) -> None:

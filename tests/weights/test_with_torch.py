@@ -37,7 +37,7 @@ class Net(nn.Module):
         return logits
 
 
-PICTURES = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+IMAGES = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(1))
 CLASSES = torch.arange(8) % 5
 
 
@@ -48,9 +48,9 @@ def network(**settings: Any) -> Net:
     return model
 
 
-def train(model: nn.Module, optimizer: torch.optim.Optimizer, pictures: Tensor = PICTURES) -> Tensor:
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor = IMAGES) -> Tensor:
     optimizer.zero_grad()
-    loss = functional.cross_entropy(model(pictures), CLASSES[: len(pictures)])
+    loss = functional.cross_entropy(model(images), CLASSES[: len(images)])
     loss.backward()
     optimizer.step()
     return loss
@@ -75,7 +75,7 @@ def test_training_under_autocast_through_cuts(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     plain = Net()
     with torch.autocast("cpu", dtype=dtype):
-        torch.testing.assert_close(model(PICTURES), plain(PICTURES), rtol=0.05, atol=0.05)
+        torch.testing.assert_close(model(IMAGES), plain(IMAGES), rtol=0.05, atol=0.05)
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
     schedule = TailTruncation(model, num_kept=10, num_steps=4, spacing="geometric", optimizer=optimizer)
     losses = []
@@ -97,7 +97,7 @@ def test_deepcopy_through_cuts() -> None:
     schedule.step()
     copied = copy.deepcopy(model)
     counts = kept_counts(model)
-    assert torch.equal(copied.eval()(PICTURES), model.eval()(PICTURES))
+    assert torch.equal(copied.eval()(IMAGES), model.eval()(IMAGES))
     schedule.step()
     schedule.finish()
     assert kept_counts(copied) == counts
@@ -142,7 +142,7 @@ def test_averaged_model_through_cuts(kind: str, use_buffers: bool) -> None:
         assert torch.equal(average_tensor.truncation.positions, expected_positions)
     schedule.finish()
     dense = to_dense(average.module).eval()
-    assert torch.equal(dense(PICTURES), average.eval()(PICTURES))
+    assert torch.equal(dense(IMAGES), average.eval()(IMAGES))
 
 
 # --- torch.compile ---------------------------------------------------------------------------------------------
@@ -180,10 +180,10 @@ def test_compile_through_cuts_without_a_recompilation(backend: CountingBackend) 
         torch.testing.assert_close(loss, expected)
         assert schedule.step() == plain_schedule.step()
     assert backend.num_graphs == 1
-    torch.testing.assert_close(compiled(PICTURES), plain(PICTURES))
+    torch.testing.assert_close(compiled(IMAGES), plain(IMAGES))
     schedule.finish()
     plain_schedule.finish()
-    torch.testing.assert_close(compiled(PICTURES), plain(PICTURES))
+    torch.testing.assert_close(compiled(IMAGES), plain(IMAGES))
     assert backend.num_graphs == 2
 
 
@@ -195,7 +195,7 @@ def test_compile_with_autograd_traced_ahead(backend: CountingBackend) -> None:
         gradients = []
         for network_ in (compiled, model):
             model.zero_grad()
-            network_(PICTURES).square().sum().backward()
+            network_(IMAGES).square().sum().backward()
             gradients.append([tensor.vector.grad for tensor in truncated_tensors(model)])
         for ours, theirs in zip(*gradients, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
@@ -215,24 +215,24 @@ def test_export(strict: bool, cut: bool) -> None:
     with warnings.catch_warnings():
         # torch's own, about its tables of types for export
         warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
-        exported = torch.export.export(model, (PICTURES,), strict=strict)
-    torch.testing.assert_close(exported.module()(PICTURES), model(PICTURES), rtol=1e-5, atol=1e-6)
+        exported = torch.export.export(model, (IMAGES,), strict=strict)
+    torch.testing.assert_close(exported.module()(IMAGES), model(IMAGES), rtol=1e-5, atol=1e-6)
     file = io.BytesIO()
     torch.export.save(exported, file)
     file.seek(0)
     again = torch.export.load(file).module()
-    torch.testing.assert_close(again(PICTURES), model(PICTURES), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(again(IMAGES), model(IMAGES), rtol=1e-5, atol=1e-6)
     assert all(tensor.truncation.held is None for tensor in truncated_tensors(model))
 
 
 def test_functional_call() -> None:
     model = network(num_kept=30).eval()
     doubled = {name: 2 * value.detach() for name, value in model.named_parameters()}
-    result = torch.func.functional_call(model, doubled, (PICTURES,))
-    assert not torch.equal(result, model(PICTURES))
+    result = torch.func.functional_call(model, doubled, (IMAGES,))
+    assert not torch.equal(result, model(IMAGES))
     other = copy.deepcopy(model)
     other.load_state_dict(doubled, strict=False)
-    torch.testing.assert_close(result, other(PICTURES))
+    torch.testing.assert_close(result, other(IMAGES))
 
 
 def test_functional_call_in_float64() -> None:
@@ -249,7 +249,7 @@ def test_gradients_of_functions() -> None:
     parameters = {name: value.detach() for name, value in model.named_parameters()}
 
     def loss(values: dict[str, Tensor]) -> Tensor:
-        return functional.cross_entropy(torch.func.functional_call(model, values, (PICTURES,)), CLASSES)
+        return functional.cross_entropy(torch.func.functional_call(model, values, (IMAGES,)), CLASSES)
 
     gradients = torch.func.grad(loss)(parameters)
     loss(dict(model.named_parameters())).backward()
@@ -290,7 +290,7 @@ def test_gradients_per_sample_by_vmap() -> None:
 @pytest.mark.parametrize("use_reentrant", [True, False])
 def test_activation_checkpointing(use_reentrant: bool) -> None:
     model = network(num_kept=30).eval()
-    x, y = PICTURES.clone().requires_grad_(), PICTURES.clone().requires_grad_()
+    x, y = IMAGES.clone().requires_grad_(), IMAGES.clone().requires_grad_()
     model(x).square().sum().backward()
     expected = {name: value.grad for name, value in model.named_parameters()}
     model.zero_grad()
@@ -314,7 +314,7 @@ def test_a_loss_that_is_still_referred_to_does_not_hinder() -> None:
     """torch keeps one gradient accumulator per parameter and graph, which knows the old shape."""
     torch.manual_seed(0)
     model = Net()
-    losses = [model(PICTURES).sum()]
+    losses = [model(IMAGES).sum()]
     regularize(model)
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
     schedule = TailTruncation(model, num_kept=9, num_steps=3, spacing="geometric", optimizer=optimizer)
@@ -327,10 +327,10 @@ def test_a_loss_that_is_still_referred_to_does_not_hinder() -> None:
     schedule.finish()
     losses.append(train(model, optimizer))
     model.load_state_dict(longer)
-    losses.append(model(PICTURES).sum())
+    losses.append(model(IMAGES).sum())
     losses[-1].backward()
     model.double()
-    model(PICTURES.double()).sum().backward()
+    model(IMAGES.double()).sum().backward()
     assert len(losses) == 7
 
 
@@ -339,9 +339,9 @@ def test_hooks_on_the_parameter_survive_a_change_of_length() -> None:
     seen = []
     vector = truncated_tensors(model)[0].vector
     vector.register_post_accumulate_grad_hook(lambda parameter: seen.append(parameter.shape))
-    model(PICTURES).sum().backward()
+    model(IMAGES).sum().backward()
     TailTruncation(model, num_kept=7, rate=1.0).finish()
-    model(PICTURES).sum().backward()
+    model(IMAGES).sum().backward()
     assert seen == [torch.Size([30]), torch.Size([7])]
 
 
@@ -355,29 +355,29 @@ def test_meta_device(assign: bool) -> None:
     with torch.device("meta"):
         model = Net()
     regularize(model, keep_ratio=0.5)
-    assert model(PICTURES.to("meta")).shape == (8, 5)
+    assert model(IMAGES.to("meta")).shape == (8, 5)
     if not assign:
         model.to_empty(device="cpu")
     model.load_state_dict(source.state_dict(), assign=assign)
     # Shorter vectors have smaller corners, whose sums a processor may add up in another order.
-    torch.testing.assert_close(model.eval()(PICTURES), source(PICTURES))
+    torch.testing.assert_close(model.eval()(IMAGES), source(IMAGES))
     assert kept_counts(model) == kept_counts(source)
     train(model, torch.optim.Adam(model.parameters(), 0.01))
 
 
 def test_to_the_meta_device_and_back() -> None:
     model = network(num_kept=30).eval()
-    state, expected = copy.deepcopy(model.state_dict()), model(PICTURES)
+    state, expected = copy.deepcopy(model.state_dict()), model(IMAGES)
     model.to("meta").to_empty(device="cpu").load_state_dict(state)
-    assert torch.equal(model(PICTURES), expected)
+    assert torch.equal(model(IMAGES), expected)
 
 
 def test_shared_memory() -> None:
     model = network(num_kept=30)
-    expected = model(PICTURES)
+    expected = model(IMAGES)
     model.share_memory()
     assert all(tensor.vector.is_shared() for tensor in truncated_tensors(model))
-    assert torch.equal(model(PICTURES), expected)
+    assert torch.equal(model(IMAGES), expected)
 
 
 def test_two_processes_are_one_on_the_joint_batch(tmp_path: Path) -> None:

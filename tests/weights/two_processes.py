@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tailcut.weights import TailTruncation, regularize
 
 History = list[dict[str, Tensor]]
-PICTURES = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+IMAGES = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 CLASSES = torch.arange(8) % 5
 
 
@@ -44,7 +44,7 @@ def train(model: nn.Module, inner: Net, part: slice) -> History:
     history = []
     for _ in range(5):
         optimizer.zero_grad()
-        functional.cross_entropy(model(PICTURES[part]), CLASSES[part]).backward()
+        functional.cross_entropy(model(IMAGES[part]), CLASSES[part]).backward()
         gradients = {
             f"gradient of {name}": value.grad.clone()
             for name, value in inner.named_parameters()

@@ -4,12 +4,12 @@ S. Khaki, W. Luo: "CFDP: Common Frequency Domain Pruning", CVPR Workshops 2023 (
 
 | equation                                            | function                                                    |
 |-----------------------------------------------------|-------------------------------------------------------------|
-| (3): mean over pictures                             | `score` (score.py)                                          |
+| (3): mean over images                             | `score` (score.py)                                          |
 | (4): Gaussian filter                                | `gaussian_matrix` (gaussian.py)                             |
 | (5), (6): block DCT without factors                 | `Blocks.axis_matrix` (blocks.py)                            |
 | (7) spectral, (8) dist, (9) their product, (10) spatial | `map_parts` (formulas.py)                               |
 | (12): L = L_Fq + lambda L_Sp                        | `Formula.combine` (formulas.py)                             |
-| figure 1: sorted scores                             | `draw_scores` (pictures.py)                                 |
+| figure 1: sorted scores                             | `draw_scores` (images.py)                                 |
 | algorithm 1: what is kept and what goes             | `prune` (prune.py), at the rates of `PAPER_RATES` (rates.py) |
 
 Known deviations. The paper gives no sigma for its filter: ours is 1 pixel, with the border and the reach of SciPy's.

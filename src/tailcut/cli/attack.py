@@ -12,11 +12,11 @@ def add_parser(verbs: Verbs) -> None:
         verbs,
         "attack",
         summary="measure networks under adversarial attack",
-        description="Measure the accuracy of classifiers while each picture is changed against them: by FGSM, one step "
+        description="Measure the accuracy of classifiers while each image is changed against them: by FGSM, one step "
         "along the sign of the gradient, or by PGD, several smaller ones from a random start. Epsilon is the most that "
         "a pixel changes, in units of the pixel range 0..1; pixels stay within it.",
         example="  tailcut attack resnet20.tailcut slim.tailcut --data cifar10 --method pgd --steps 10 -o attack.png\n"
-        "  tailcut attack zoo:lenet5-776 --data mnist --epsilon 0,0.1,0.2 --num-pictures 1000",
+        "  tailcut attack zoo:lenet5-776 --data mnist --epsilon 0,0.1,0.2 --num-images 1000",
         run=run,
     )
     parser.add_argument("files", nargs="+", metavar="FILE", help="a .tailcut file or zoo:NAME; more to compare")
@@ -33,11 +33,11 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument(
         "--step-size", type=float, metavar="S", help="what a step of PGD changes (default: 2.5 epsilon / steps)"
     )
-    parser.add_argument("--num-pictures", type=int, metavar="N", help="attack the first N pictures only")
-    parser.add_argument("-o", "--out", metavar="PICTURE", help="draw the curves as a PNG")
+    parser.add_argument("--num-images", type=int, metavar="N", help="attack the first N images only")
+    parser.add_argument("-o", "--out", metavar="IMAGE", help="draw the curves as a PNG")
     add_data_roots(parser)
     add_reading(parser)
-    parser.add_argument("--batch-size", type=int, default=250, metavar="N", help="pictures per forward pass")
+    parser.add_argument("--batch-size", type=int, default=250, metavar="N", help="images per forward pass")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the places where PGD starts")
     add_device(parser)
 
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> Report:
         arguments.data,
         arguments.split,
         plan=plan,
-        num_pictures=arguments.num_pictures,
+        num_images=arguments.num_images,
         out=arguments.out,
         roots=arguments.data_root,
         download=arguments.download,

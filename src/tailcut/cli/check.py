@@ -1,4 +1,4 @@
-"""`tailcut check`: which pictures of a folder are broken."""
+"""`tailcut check`: which images of a folder are broken."""
 
 import argparse
 
@@ -11,13 +11,13 @@ def add_parser(verbs: Verbs) -> None:
     parser = add_verb(
         verbs,
         "check",
-        summary="find the broken pictures of a folder",
+        summary="find the broken images of a folder",
         description="Read every PNG and JPEG file in a folder, and in the folders within it, once, and list those that "
         "cannot be read, each with the reason. Exit code 1 if there are any.",
         example="  tailcut check ~/data/flowers\n  tailcut check ~/data/flowers --json",
         run=run,
     )
-    parser.add_argument("folder", metavar="FOLDER", help="a folder of pictures, in any folders within it")
+    parser.add_argument("folder", metavar="FOLDER", help="a folder of images, in any folders within it")
     add_reading(parser, skips=False)
 
 
@@ -25,4 +25,4 @@ def run(arguments: argparse.Namespace) -> Report:
     """Check."""
     from tailcut.data import check_folder
 
-    return check_folder(arguments.folder, strict=not arguments.lenient, max_pixels=arguments.max_picture_pixels)
+    return check_folder(arguments.folder, strict=not arguments.lenient, max_pixels=arguments.max_image_pixels)

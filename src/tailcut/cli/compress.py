@@ -14,7 +14,7 @@ def add_parser(verbs: Verbs) -> None:
         "compress",
         summary="write a trained network to a small file, without training",
         description="Round the numbers of a trained network, truncated or not, to steps and code them in a few bits "
-        "each. How much each number matters is measured on training pictures, biases and batch norm's statistics "
+        "each. How much each number matters is measured on training images, biases and batch norm's statistics "
         "are moved by what the rounding changed. Say the size, or how much the metric may fall.",
         example="  tailcut compress zoo:lenet5-776 -o lenet5.tailcut --data mnist --max-bytes 640\n"
         "  tailcut compress resnet20-cifar10.th --model resnet20 --set-argument normalize=true --data cifar10 "
@@ -31,23 +31,23 @@ def add_parser(verbs: Verbs) -> None:
         "--max-drop",
         type=float,
         metavar="POINTS",
-        help="at most so many percentage points worse, on training pictures held out: 0.5",
+        help="at most so many percentage points worse, on training images held out: 0.5",
     )
     amount.add_argument("--step", type=float, metavar="S", help="the step itself, in units of the root of the loss")
     parser.add_argument(
         "--num-gradients",
         type=int,
         metavar="N",
-        help="gradients of 8 pictures that tell how much each number matters (default: by the network, 100 to 4,000)",
+        help="gradients of 8 images that tell how much each number matters (default: by the network, 100 to 4,000)",
     )
     parser.add_argument(
-        "--held-out", type=int, default=1000, metavar="N", help="pictures held out for --max-drop (default: 1000)"
+        "--held-out", type=int, default=1000, metavar="N", help="images held out for --max-drop (default: 1000)"
     )
     parser.add_argument(
-        "--test-split", default="", metavar="NAME", help="evaluate this part at the end (default: the test pictures)"
+        "--test-split", default="", metavar="NAME", help="evaluate this part at the end (default: the test images)"
     )
     parser.add_argument("--no-test", action="store_true", help="evaluate nothing at the end")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="chooses the pictures")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="chooses the images")
 
 
 def run(arguments: argparse.Namespace) -> Report:

@@ -1,4 +1,4 @@
-"""`tailcut dct`: a picture as frequency channels, and what a selection of them keeps."""
+"""`tailcut dct`: an image as frequency channels, and what a selection of them keeps."""
 
 import argparse
 import re
@@ -16,18 +16,18 @@ def add_parser(verbs: Verbs) -> None:
     parser = add_verb(
         verbs,
         "dct",
-        summary="show a picture as frequency channels",
-        description="Show what a network with frequency-domain inputs sees of a picture: its channels (channels.png), "
-        "the energy of each frequency with the kept ones framed (energy.png), and the picture rebuilt from the kept "
-        "channels (reconstruction.png). Prints sizes, kept energy and the error of the rebuilt picture. Needs the "
+        summary="show an image as frequency channels",
+        description="Show what a network with frequency-domain inputs sees of an image: its channels (channels.png), "
+        "the energy of each frequency with the kept ones framed (energy.png), and the image rebuilt from the kept "
+        "channels (reconstruction.png). Prints sizes, kept energy and the error of the rebuilt image. Needs the "
         "extra plots.",
         example="  tailcut dct photo.jpg -o photo-dct\n"
         "  tailcut dct photo.jpg -o photo-dct --channels selection.json --chroma full",
         run=run,
     )
-    parser.add_argument("picture", metavar="PICTURE", help="a PNG or JPEG file")
+    parser.add_argument("image", metavar="IMAGE", help="a PNG or JPEG file")
     add_reading(parser, skips=False)
-    parser.add_argument("-o", "--out", required=True, metavar="DIR", help="folder for the pictures")
+    parser.add_argument("-o", "--out", required=True, metavar="DIR", help="folder for the images")
     parser.add_argument(
         "--channels",
         default="24",
@@ -45,12 +45,12 @@ def add_parser(verbs: Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> Report:
     """Draw and measure."""
-    from tailcut.data import read_picture
-    from tailcut.inputs import BlockDCT, draw_picture
+    from tailcut.data import read_image
+    from tailcut.inputs import BlockDCT, draw_image
 
     transform = BlockDCT(selection_of(arguments.channels), chroma=arguments.chroma)
-    picture = read_picture(arguments.picture, channels=3)[0]
-    return draw_picture(picture, transform, arguments.out, name=arguments.picture)
+    image = read_image(arguments.image, channels=3)[0]
+    return draw_image(image, transform, arguments.out, name=arguments.image)
 
 
 def selection_of(text: str) -> "Selection":

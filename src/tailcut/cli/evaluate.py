@@ -25,9 +25,9 @@ def add_parser(verbs: Verbs) -> None:
         verbs,
         "evaluate",
         summary="measure a file on a data set",
-        description="Measure a .tailcut file on a data set: accuracy for classes, mean Dice per picture for masks, "
-        "COCO's average precision for objects, the Fréchet distance of pictures that the file makes. Several devices "
-        "or machines share the pictures.",
+        description="Measure a .tailcut file on a data set: accuracy for classes, mean Dice per image for masks, "
+        "COCO's average precision for objects, the Fréchet distance of images that the file makes. Several devices "
+        "or machines share the images.",
         example="  tailcut evaluate zoo:lenet5-776 --data mnist --data-root ~/data\n"
         "  tailcut evaluate unet.tailcut --data carvana --split published --json\n"
         "  tailcut evaluate unet.tailcut --data carvana --devices 4",
@@ -43,14 +43,14 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("--split", metavar="NAME", help="the part of the data set; its test split if not given")
     add_data_roots(parser)
     add_reading(parser)
-    parser.add_argument("--batch-size", type=int, metavar="N", help="pictures per forward pass")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="images per forward pass")
     parser.add_argument(
-        "--num-samples", type=int, metavar="N", help="networks that make pictures: how many are made (10,000)"
+        "--num-samples", type=int, metavar="N", help="networks that make images: how many are made (10,000)"
     )
     parser.add_argument(
         "--features",
         metavar="NAME",
-        help="networks that make pictures: whose features the distance compares: lenet5 (if not given) or inception",
+        help="networks that make images: whose features the distance compares: lenet5 (if not given) or inception",
     )
     add_device(parser)
     add_machines(parser)
@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> Report | None:
         settings |= {} if arguments.features is None else {"features": arguments.features}
         report = evaluate_generator_file(*what, num_samples=num_samples, **settings)
     elif arguments.num_samples is not None or arguments.features is not None:
-        raise ArgumentError("--num-samples and --features are for networks that make pictures; this network makes none")
+        raise ArgumentError("--num-samples and --features are for networks that make images; this network makes none")
     elif arguments.data == "coco" or holds_detector(arguments.file):
         report = evaluate_detector_file(*what, **settings)
     else:

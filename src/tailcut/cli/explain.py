@@ -1,4 +1,4 @@
-"""`tailcut explain`: where in a picture networks find its class."""
+"""`tailcut explain`: where in an image networks find its class."""
 
 import argparse
 
@@ -11,15 +11,15 @@ def add_parser(verbs: Verbs) -> None:
     parser = add_verb(
         verbs,
         "explain",
-        summary="draw where in a picture networks find its class (Grad-CAM)",
-        description="Draw a picture and, on it, where each network finds a class, by Grad-CAM: red speaks for the "
+        summary="draw where in an image networks find its class (Grad-CAM)",
+        description="Draw an image and, on it, where each network finds a class, by Grad-CAM: red speaks for the "
         "class. Two files show what pruning changed. All explain one class.",
-        example="  tailcut explain resnet20.tailcut slim.tailcut --picture frog.png -o cam.png\n"
-        "  tailcut explain zoo:lenet5-776 --picture digit.png --layer conv2 --class 7 -o cam.png",
+        example="  tailcut explain resnet20.tailcut slim.tailcut --image frog.png -o cam.png\n"
+        "  tailcut explain zoo:lenet5-776 --image digit.png --layer conv2 --class 7 -o cam.png",
         run=run,
     )
     parser.add_argument("files", nargs="+", metavar="FILE", help="a .tailcut file or zoo:NAME; more to compare")
-    parser.add_argument("--picture", required=True, metavar="PICTURE", help="a PNG or JPEG file")
+    parser.add_argument("--image", required=True, metavar="IMAGE", help="a PNG or JPEG file")
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="the PNG to write")
     parser.add_argument("--layer", metavar="NAME", help="the convolution to look at; the last one if not given")
     parser.add_argument(
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> Report:
 
     return explain_files(
         arguments.files,
-        arguments.picture,
+        arguments.image,
         arguments.out,
         layer=arguments.layer,
         class_number=arguments.class_number,

@@ -31,7 +31,7 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument(
         "--input",
         choices=INPUTS,
-        help="onnx: what the file takes. own: what the network takes (default); pixels: RGB pictures of 0 to 1, and "
+        help="onnx: what the file takes. own: what the network takes (default); pixels: RGB images of 0 to 1, and "
         "the file itself makes the input of a network on frequency channels or YCbCr",
     )
 

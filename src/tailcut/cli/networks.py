@@ -1,4 +1,4 @@
-"""The words of a command that scores a network: the network, and the pictures that it runs on."""
+"""The words of a command that scores a network: the network, and the images that it runs on."""
 
 from tailcut.cli.parser import Parser, add_data_roots, add_model_arguments, add_reading
 
@@ -12,12 +12,12 @@ def add_network(parser: Parser) -> None:
     add_model_arguments(parser, "an argument of the model of a checkpoint")
 
 
-def add_pictures(parser: Parser) -> None:
-    """Add --data, --split, data roots, --num-batches, --batch-size and --seed: the pictures that scores are made of."""
+def add_images(parser: Parser) -> None:
+    """Add --data, --split, data roots, --num-batches, --batch-size and --seed: the images that scores are made of."""
     parser.add_argument("--data", metavar="NAME", help="the data set to run on; not needed for l1, l2, fpgm and random")
     parser.add_argument("--split", default="train", metavar="NAME", help="the part of it (default: train)")
     add_data_roots(parser)
     add_reading(parser)
     parser.add_argument("--num-batches", type=int, default=5, metavar="N", help="batches to run on (default: 5)")
-    parser.add_argument("--batch-size", type=int, default=128, metavar="N", help="pictures in each (default: 128)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="chooses the pictures")
+    parser.add_argument("--batch-size", type=int, default=128, metavar="N", help="images in each (default: 128)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="chooses the images")

@@ -107,13 +107,13 @@ def add_data_roots(parser: Parser) -> None:
 
 
 def add_reading(parser: Parser, *, skips: bool = True) -> None:
-    """Add --on-error (if `skips`), --lenient and --max-picture-pixels; `reading_of` reads them."""
+    """Add --on-error (if `skips`), --lenient and --max-image-pixels; `reading_of` reads them."""
     if skips:
         parser.add_argument(
             "--on-error",
             choices=("raise", "skip"),
             default="raise",
-            help="pictures that cannot be read: end there (raise, the default), or leave them out and count them",
+            help="images that cannot be read: end there (raise, the default), or leave them out and count them",
         )
     parser.add_argument(
         "--lenient",
@@ -121,16 +121,16 @@ def add_reading(parser: Parser, *, skips: bool = True) -> None:
         help="of damaged JPEG files take what libjpeg makes of them, instead of refusing them",
     )
     parser.add_argument(
-        "--max-picture-pixels",
+        "--max-image-pixels",
         type=int,
         metavar="N",
-        help="the most pixels of a picture's file (2^24, or 16 for each byte of its file if that is more)",
+        help="the most pixels of an image's file (2^24, or 16 for each byte of its file if that is more)",
     )
 
 
 @contextmanager
 def reading_of(arguments: argparse.Namespace) -> Iterator[None]:
-    """Within the block pictures are read as the options of `add_reading` say; what was left out is told at its end."""
+    """Within the block images are read as the options of `add_reading` say; what was left out is told at its end."""
     if not hasattr(arguments, "lenient"):
         yield
         return
@@ -140,7 +140,7 @@ def reading_of(arguments: argparse.Namespace) -> Iterator[None]:
     with reading(
         on_error=on_error,
         strict=not arguments.lenient,
-        max_pixels=arguments.max_picture_pixels,
+        max_pixels=arguments.max_image_pixels,
         place="command line",
     ) as settings:
         yield
@@ -193,7 +193,7 @@ def add_max_pixels(parser: Parser) -> None:
         type=int,
         default=MAX_PIXELS,
         metavar="N",
-        help=f"the most pixels of a picture that the file may ask for ({MAX_PIXELS:,}); more for files that you trust",
+        help=f"the most pixels of an image that the file may ask for ({MAX_PIXELS:,}); more for files that you trust",
     )
 
 

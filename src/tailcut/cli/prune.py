@@ -2,7 +2,7 @@
 
 import argparse
 
-from tailcut.cli.networks import add_network, add_pictures
+from tailcut.cli.networks import add_images, add_network
 from tailcut.cli.parser import CODECS, Verbs, add_device, add_verb, settings
 from tailcut.printing import Report
 
@@ -34,7 +34,7 @@ def add_parser(verbs: Verbs) -> None:
     amount.add_argument("--params-ratio", type=float, metavar="R", help="the same for parameters")
     parser.add_argument("--scores", metavar="SCORES", help="the JSON file of tailcut score; scored now if not given")
     parser.add_argument("--method", metavar="NAME", help="how to score now (default: spectral); not with --scores")
-    add_pictures(parser)
+    add_images(parser)
     parser.add_argument(
         "--ignore", action="append", default=[], metavar="PATTERN", help="layers that keep their channels, 'layer3.*'"
     )

@@ -35,7 +35,7 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("--data", metavar="NAME", help="the data set of the samples; that of each recipe if not given")
     parser.add_argument("--split", metavar="NAME", help="the part of it; the recipe's test split if not given")
     parser.add_argument(
-        "--samples", type=int, default=NUM_SAMPLES, metavar="N", help=f"pictures per network (default: {NUM_SAMPLES})"
+        "--samples", type=int, default=NUM_SAMPLES, metavar="N", help=f"images per network (default: {NUM_SAMPLES})"
     )
     add_data_roots(parser)
 
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> Report:
 
 
 def _samples(network: "ReportedNetwork", arguments: argparse.Namespace) -> "Shown":
-    """What the network makes of pictures of its data set, or of random codes; or why there is nothing to see."""
+    """What the network makes of images of its data set, or of random codes; or why there is nothing to see."""
     from tailcut.evaluation.generation import GENERATORS, Sampler, draw_codes
     from tailcut.reports.samples import Generated
 
@@ -78,7 +78,7 @@ def _samples(network: "ReportedNetwork", arguments: argparse.Namespace) -> "Show
 
 
 def _predicted(model: "nn.Module", name: str, split: str | None, arguments: argparse.Namespace) -> "Shown":
-    """What a network takes pictures of this data set for; or why that is not known."""
+    """What a network takes images of this data set for; or why that is not known."""
     from tailcut.data import open_dataset
     from tailcut.errors import ArgumentError, DataError, DataNotFoundError, MissingExtraError
     from tailcut.evaluation.samples import predict_samples

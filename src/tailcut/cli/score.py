@@ -2,7 +2,7 @@
 
 import argparse
 
-from tailcut.cli.networks import add_network, add_pictures
+from tailcut.cli.networks import add_images, add_network
 from tailcut.cli.parser import Verbs, add_device, add_verb, settings
 from tailcut.printing import Report
 
@@ -27,9 +27,9 @@ def add_parser(verbs: Verbs) -> None:
     )
     add_network(parser)
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="the JSON file to write")
-    parser.add_argument("--plot", metavar="PICTURE", help="draw the sorted scores of up to 12 layers as a PNG")
+    parser.add_argument("--plot", metavar="IMAGE", help="draw the sorted scores of up to 12 layers as a PNG")
     parser.add_argument("--method", choices=METHODS, default="spectral", help="the score (default: spectral)")
-    add_pictures(parser)
+    add_images(parser)
     parser.add_argument(
         "--variant", choices=("paper", "published"), default="paper", help="the formulas of the paper or of its code"
     )

@@ -26,12 +26,12 @@ def add_parser(verbs: Verbs) -> None:
         metavar="N",
         help="how many, or three counts for Y, Cb and Cr as in 14+5+5; those more likely open than closed if not given",
     )
-    parser.add_argument("--heat-maps", metavar="PICTURE", help="draw the probabilities as a PNG; needs the extra plots")
+    parser.add_argument("--heat-maps", metavar="IMAGE", help="draw the probabilities as a PNG; needs the extra plots")
     parser.add_argument("--data", metavar="NAME", help="the data set, imagenette@448 for example; a run knows its own")
     parser.add_argument("--split", metavar="NAME", help="the part of the data set; its test split if not given")
     add_data_roots(parser)
     add_reading(parser)
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="pictures at a time (default: 32)")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at a time (default: 32)")
     add_device(parser)
 
 

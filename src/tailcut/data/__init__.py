@@ -14,13 +14,13 @@ from tailcut.data.dataset import InMemoryDataset as InMemoryDataset
 from tailcut.data.dataset import split_off as split_off
 from tailcut.data.imagefolder import FolderDataset as FolderDataset
 from tailcut.data.imagefolder import open_imagenet, open_imagenette
+from tailcut.data.images import image_size as image_size
+from tailcut.data.images import read_image as read_image
+from tailcut.data.images import read_mask as read_mask
+from tailcut.data.images import write_mask as write_mask
 from tailcut.data.masks import MaskDataset as MaskDataset
 from tailcut.data.masks import open_carvana
 from tailcut.data.own import open_own, side_of
-from tailcut.data.pictures import picture_size as picture_size
-from tailcut.data.pictures import read_mask as read_mask
-from tailcut.data.pictures import read_picture as read_picture
-from tailcut.data.pictures import write_mask as write_mask
 from tailcut.data.reading import OnError as OnError
 from tailcut.data.reading import current_reading as current_reading
 from tailcut.data.reading import leave_out as leave_out
@@ -36,7 +36,7 @@ from tailcut.errors import ArgumentError
 class _Kind:
     """One known data set: how to open a split, which there are (None: any folder), which is the default.
 
-    `open_sized` opens it with pictures of a wanted side in pixels (`NAME@SIDE`). Where it is None, pictures of classes
+    `open_sized` opens it with images of a wanted side in pixels (`NAME@SIDE`). Where it is None, images of classes
     are resized as they are asked for; masks and boxes have the pixels of their photos.
     """
 
@@ -93,18 +93,18 @@ def open_dataset(
     """Open a data set by its name.
 
     Args:
-        name: one of `dataset_names()`; for those with classes also `NAME@SIDE`, with pictures that are resized to
+        name: one of `dataset_names()`; for those with classes also `NAME@SIDE`, with images that are resized to
             SIDE x SIDE pixels. Or your own, `folder:NAME`, `folder:NAME@SIDE` or `masks:NAME`: see `open_own`.
         split: the part to open; None is `test`, for carvana, imagenette and your own `val`, for coco `val2017`. The
             splits of carvana, coco and your own are the folders that lie in theirs.
         roots: data roots to try before those of TAILCUT_DATA and the user cache.
         download: fetch MNIST or CIFAR-10 into the user cache, with their hashes checked, where no root has
             them.
-        on_error: "skip" reads every picture once now and leaves out those that cannot be read, which `skipped` of the
-            data set then names; "raise" ends in an error when such a picture is asked for. As the enclosing `reading`
+        on_error: "skip" reads every image once now and leaves out those that cannot be read, which `skipped` of the
+            data set then names; "raise" ends in an error when such an image is asked for. As the enclosing `reading`
             says when None; "raise" without one.
-        strict: whether JPEG files must be whole and sound; see `read_picture`.
-        max_pixels: the most pixels of a picture; see `read_picture`.
+        strict: whether JPEG files must be whole and sound; see `read_image`.
+        max_pixels: the most pixels of an image; see `read_image`.
 
     Returns:
         The data set; its items and batches are described in `Dataset`.
@@ -147,6 +147,6 @@ def _open(name: str, split: str | None, roots: Roots, *, download: bool) -> Data
     dataset = kind.open(split, roots, download)
     if dataset.task != "classification":
         raise ArgumentError(
-            f"the pictures of {kind_name} keep their size, with their targets: ask for {kind_name!r}, not for {name!r}"
+            f"the images of {kind_name} keep their size, with their targets: ask for {kind_name!r}, not for {name!r}"
         )
     return ResizedDataset(dataset, side)

@@ -1,4 +1,4 @@
-"""Reading every picture of a folder once, to find those that are broken before a training does."""
+"""Reading every image of a folder once, to find those that are broken before a training does."""
 
 import os
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tailcut.compiling import is_installed
-from tailcut.data.pictures import read_picture
+from tailcut.data.images import read_image
 from tailcut.data.reading import reading
 from tailcut.errors import DataError
 from tailcut.jpeg.limits import check_max_pixels
@@ -25,14 +25,14 @@ class CheckReport(Report):
 
     Attributes:
         folder: the folder.
-        num_pictures: how many files were read.
+        num_images: how many files were read.
         num_others: how many files are called something else, and were not.
         bits_checked: whether JPEG files were looked at bit by bit, which needs numba (extra `jpeg`).
         broken: `path` and `reason` of each file that cannot be read.
     """
 
     folder: str
-    num_pictures: int
+    num_images: int
     num_others: int
     bits_checked: bool
     broken: list[dict[str, Any]]
@@ -44,23 +44,23 @@ class CheckReport(Report):
 
     def __str__(self) -> str:
         others = f"; {self.num_others:,} other files were not looked at" if self.num_others else ""
-        lines = [f"{self.folder}: {len(self.broken):,} of {self.num_pictures:,} pictures are broken{others}"]
+        lines = [f"{self.folder}: {len(self.broken):,} of {self.num_images:,} images are broken{others}"]
         if not self.bits_checked:
             lines.append(
                 "numba is not installed (extra jpeg): of JPEG files only the markers and what libjpeg refuses were seen"
             )
         if self.broken:
-            lines += ["", table(["picture", "reason"], [(item["path"], item["reason"]) for item in self.broken])]
+            lines += ["", table(["image", "reason"], [(item["path"], item["reason"]) for item in self.broken])]
         return "\n".join(lines)
 
 
 def check_folder(folder: str | Path, *, strict: bool = True, max_pixels: int | None = None) -> CheckReport:
-    """Read all PNG and JPEG files in a folder and in the folders within it, as `read_picture` does.
+    """Read all PNG and JPEG files in a folder and in the folders within it, as `read_image` does.
 
     Args:
         folder: where to look, or one file. What a link points to is read; folders behind links are not gone into.
             Hidden files and folders are left out.
-        strict: see `read_picture`.
+        strict: see `read_image`.
         max_pixels: likewise.
 
     Raises:
@@ -70,27 +70,27 @@ def check_folder(folder: str | Path, *, strict: bool = True, max_pixels: int | N
     check_max_pixels(max_pixels)
     root = Path(folder)
     broken: list[dict[str, Any]] = []
-    num_pictures = num_others = 0
-    pictures: list[Path] = []
+    num_images = num_others = 0
+    images: list[Path] = []
 
     def look(pool: ThreadPoolExecutor) -> None:
-        reasons = pool.map(lambda path: _reason(path, strict=strict, max_pixels=max_pixels), pictures)
-        for path, reason in zip(pictures, reasons, strict=True):
+        reasons = pool.map(lambda path: _reason(path, strict=strict, max_pixels=max_pixels), images)
+        for path, reason in zip(images, reasons, strict=True):
             if reason is not None:
                 broken.append({"path": str(path), "reason": reason})
-        pictures.clear()
+        images.clear()
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for path in _files(root):
             if path.suffix.lower() in SUFFIXES or path == root:
-                num_pictures += 1
-                pictures.append(path)
+                num_images += 1
+                images.append(path)
             else:
                 num_others += 1
-            if len(pictures) == CHUNK:
+            if len(images) == CHUNK:
                 look(pool)
         look(pool)
-    return CheckReport(str(folder), num_pictures, num_others, is_installed(), broken)
+    return CheckReport(str(folder), num_images, num_others, is_installed(), broken)
 
 
 def _files(root: Path) -> Iterator[Path]:
@@ -112,11 +112,11 @@ def _files(root: Path) -> Iterator[Path]:
 
 
 def _reason(path: Path, *, strict: bool, max_pixels: int | None) -> str | None:
-    """Why a picture cannot be read; None if it can."""
+    """Why an image cannot be read; None if it can."""
     try:
         with reading(strict=strict, max_pixels=max_pixels, place="report"):
-            read_picture(path, channels=3)
+            read_image(path, channels=3)
     except DataError as error:
         text = str(error)
-        return text.removeprefix(f"cannot use the picture {path}: ").removeprefix(f"{path} ")
+        return text.removeprefix(f"cannot use the image {path}: ").removeprefix(f"{path} ")
     return None

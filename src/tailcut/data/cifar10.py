@@ -1,4 +1,4 @@
-"""CIFAR-10: 50,000 + 10,000 colour pictures, 32 x 32, from the official binary version."""
+"""CIFAR-10: 50,000 + 10,000 colour images, 32 x 32, from the official binary version."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def open_cifar10(split: str, *, roots: Roots = None, download: bool = False) -> 
             files.
 
     Returns:
-        Pictures of shape (3, 32, 32), RGB, and classes 0..9.
+        Images of shape (3, 32, 32), RGB, and classes 0..9.
 
     Raises:
         DataNotFoundError: no data root holds the files.
@@ -46,9 +46,9 @@ def open_cifar10(split: str, *, roots: Roots = None, download: bool = False) -> 
     )
     root = find(layout, roots=roots, download=download)
     parts = [_read_records(root / name) for name in names]
-    pictures = torch.cat([pictures for pictures, _ in parts])
+    images = torch.cat([images for images, _ in parts])
     labels = torch.cat([labels for _, labels in parts])
-    return InMemoryDataset("cifar10", split, pictures, labels, CLASS_NAMES)
+    return InMemoryDataset("cifar10", split, images, labels, CLASS_NAMES)
 
 
 def _read_records(path: Path) -> tuple[Tensor, Tensor]:

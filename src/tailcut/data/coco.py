@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tailcut.data.dataset import Dataset, Indices
-from tailcut.data.pictures import read_picture
+from tailcut.data.images import read_image
 from tailcut.data.reading import current_reading, readable
 from tailcut.data.roots import Layout, Roots, find
 from tailcut.errors import ArgumentError, DataError, MissingExtraError
@@ -20,7 +20,7 @@ FOLDER = "coco"
 BACKGROUND = "background"
 MAX_CATEGORY = 1 << 16
 MAX_SIDE = 1 << 16  # pixels
-MAX_NUMBER = 1 << 33  # square pixels, more than any picture has
+MAX_NUMBER = 1 << 33  # square pixels, more than any image has
 MIN_POLYGON = 6  # numbers: three corners
 MAX_RUN_BITS = 30
 NUM_SHOWN = 3  # names in a message
@@ -30,10 +30,10 @@ Annotation = dict[str, Any]
 
 @dataclass(frozen=True)
 class Objects:
-    """The objects of one picture, to train on: crowds and boxes without area are left out.
+    """The objects of one image, to train on: crowds and boxes without area are left out.
 
     Attributes:
-        boxes: float32 (objects, 4) as left, top, right, bottom in pixels, within the picture.
+        boxes: float32 (objects, 4) as left, top, right, bottom in pixels, within the image.
         labels: int64 (objects,), the category numbers of the annotation file, 1 or more.
         masks: bool (objects, height, width); None if they were not asked for.
     """
@@ -44,13 +44,13 @@ class Objects:
 
 
 class CocoDataset(Dataset):
-    """The pictures of an annotation file, in the order of their numbers, read when asked for.
+    """The images of an annotation file, in the order of their numbers, read when asked for.
 
     A target is a table of objects, float32 (objects, 5): left, top, right, bottom in pixels and the category number.
     `objects` gives their masks too.
 
     Args:
-        folder: the folder of the pictures.
+        folder: the folder of the images.
         annotations: the JSON file in COCO's format; its categories are numbered from 1.
         split: what the part is called.
 
@@ -59,7 +59,7 @@ class CocoDataset(Dataset):
         class_names: by category number; empty for numbers that are not used.
 
     Raises:
-        DataError: the file is damaged, an annotation contradicts the rest, or a picture is missing.
+        DataError: the file is damaged, an annotation contradicts the rest, or an image is missing.
     """
 
     def __init__(self, folder: Path, annotations: Path, split: str) -> None:
@@ -67,9 +67,9 @@ class CocoDataset(Dataset):
         self.split = split
         self.task = "detection"
         content = _read_json(annotations)
-        self.images = _checked_images(content, annotations)
+        self.entries = _checked_images(content, annotations)
         self.categories = _checked_categories(content, annotations)
-        known = {image["id"]: image for image in self.images}
+        known = {entry["id"]: entry for entry in self.entries}
         self._objects: dict[int, list[Annotation]] = {number: [] for number in known}
         for item in _checked_annotations(content, annotations, known, self.categories):
             self._objects[item["image_id"]].append(item)
@@ -77,31 +77,31 @@ class CocoDataset(Dataset):
         names = {0: BACKGROUND} | self.categories
         self.class_names = tuple(names.get(number, "") for number in range(self.num_classes))
         self._folder, self._annotations = folder, annotations
-        _check_files(folder, self.images)
+        _check_files(folder, self.entries)
         self._reading = current_reading()
-        paths = [folder / image["file_name"] for image in self.images]
-        kept, self.skipped = readable(paths, self.picture, f"{self.name}, split {split},")
-        self.images = [self.images[position] for position in kept]
-        self.picture_shape = (3, self.images[0]["height"], self.images[0]["width"])
+        paths = [folder / entry["file_name"] for entry in self.entries]
+        kept, self.skipped = readable(paths, self.image, f"{self.name}, split {split},")
+        self.entries = [self.entries[position] for position in kept]
+        self.image_shape = (3, self.entries[0]["height"], self.entries[0]["width"])
 
     def __len__(self) -> int:
-        """The number of pictures."""
-        return len(self.images)
+        """The number of images."""
+        return len(self.entries)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """See `Dataset.__getitem__`; the target is (objects, 5).
 
         Raises:
-            IndexError: there is no such picture.
+            IndexError: there is no such image.
             DataError: the file is damaged, or has another size than the annotations say.
         """
         objects = self.objects(index)
-        return self.picture(index), torch.cat([objects.boxes, objects.labels[:, None].float()], dim=1)
+        return self.image(index), torch.cat([objects.boxes, objects.labels[:, None].float()], dim=1)
 
     def batch(self, indices: Indices) -> tuple[Tensor, Tensor]:
-        """Not possible: raises DataError. Pictures differ in size and in the number of their objects."""
+        """Not possible: raises DataError. Images differ in size and in the number of their objects."""
         raise DataError(
-            f"{self.name}, split {self.split}: pictures with objects cannot be stacked to a batch, since they differ "
+            f"{self.name}, split {self.split}: images with objects cannot be stacked to a batch, since they differ "
             "in size and number of objects; only a detector (faster_rcnn, mask_rcnn) can be trained on them"
         )
 
@@ -111,40 +111,40 @@ class CocoDataset(Dataset):
         part = object.__new__(CocoDataset)
         part.__dict__.update(self.__dict__)
         part.split = f"{self.split}[{start}:{stop}]"
-        part.images = self.images[start:stop]
-        part.picture_shape = (3, part.images[0]["height"], part.images[0]["width"])
+        part.entries = self.entries[start:stop]
+        part.image_shape = (3, part.entries[0]["height"], part.entries[0]["width"])
         return part
 
-    def picture(self, index: int) -> Tensor:
-        """One picture, float32 (3, height, width) in 0..1. Raises as `__getitem__`."""
-        image = self.images[index]
-        path = self._folder / image["file_name"]
+    def image(self, index: int) -> Tensor:
+        """One image, float32 (3, height, width) in 0..1. Raises as `__getitem__`."""
+        entry = self.entries[index]
+        path = self._folder / entry["file_name"]
         strict, max_pixels = self._reading.strict, self._reading.max_pixels
-        picture = read_picture(path, channels=3, strict=strict, max_pixels=max_pixels)[0]
-        size = (image["height"], image["width"])
-        if picture.shape[1:] != size:
+        image = read_image(path, channels=3, strict=strict, max_pixels=max_pixels)[0]
+        size = (entry["height"], entry["width"])
+        if image.shape[1:] != size:
             raise DataError(
                 f"{path}: {self._annotations.name} says that it has (height, width) {size}, it has "
-                f"{tuple(picture.shape[1:])}"
+                f"{tuple(image.shape[1:])}"
             )
-        return picture
+        return image
 
     def objects(self, index: int, *, masks: bool = False) -> Objects:
-        """The objects of one picture.
+        """The objects of one image.
 
         Args:
-            index: which picture.
+            index: which image.
             masks: give their masks too; this needs pycocotools.
 
         Raises:
-            IndexError: there is no such picture.
+            IndexError: there is no such image.
             DataError: a mask is damaged.
             MissingExtraError: masks without pycocotools.
         """
-        image = self.images[index]
-        height, width = image["height"], image["width"]
+        entry = self.entries[index]
+        height, width = entry["height"], entry["width"]
         boxes, chosen = [], []
-        for item in self._objects[image["id"]]:
+        for item in self._objects[entry["id"]]:
             left, top, across, down = item["bbox"]
             box = (max(left, 0.0), max(top, 0.0), min(left + across, width), min(top + down, height))
             if not item["iscrowd"] and box[0] < box[2] and box[1] < box[3]:
@@ -159,12 +159,12 @@ class CocoDataset(Dataset):
 
     @property
     def has_objects(self) -> bool:
-        """Whether any picture shows an object that is no crowd."""
-        return any(not item["iscrowd"] for image in self.images for item in self._objects[image["id"]])
+        """Whether any image shows an object that is no crowd."""
+        return any(not item["iscrowd"] for entry in self.entries for item in self._objects[entry["id"]])
 
     def image_id(self, index: int) -> int:
-        """The number of a picture in the annotation file."""
-        number: int = self.images[index]["id"]
+        """The number of an image in the annotation file."""
+        number: int = self.entries[index]["id"]
         return number
 
     def ground_truth(self, *, masks: bool = False) -> dict[str, list[dict[str, Any]]]:
@@ -177,15 +177,15 @@ class CocoDataset(Dataset):
             DataError: a mask is damaged.
         """
         annotations = []
-        for image in self.images:
-            size = image["height"], image["width"]
-            for item in self._objects[image["id"]]:
+        for entry in self.entries:
+            size = entry["height"], entry["width"]
+            for item in self._objects[entry["id"]]:
                 entry = {key: item[key] for key in ("id", "image_id", "category_id", "bbox", "area", "iscrowd")}
                 if masks:
                     entry["segmentation"] = _checked_segmentation(item, *size, self._annotations)
                 annotations.append(entry)
         return {
-            "images": [{key: image[key] for key in ("id", "height", "width")} for image in self.images],
+            "images": [{key: entry[key] for key in ("id", "height", "width")} for entry in self.entries],
             "annotations": annotations,
             "categories": [{"id": number, "name": name} for number, name in self.categories.items()],
         }
@@ -209,14 +209,14 @@ def open_coco(split: str, *, roots: Roots = None) -> CocoDataset:
     """
     if split in ("", ".", "..") or "/" in split or "\\" in split:
         raise ArgumentError(f"a split of coco is the name of a folder, got {split!r}")
-    pictures, annotations = f"{FOLDER}/{split}", f"{FOLDER}/annotations/instances_{split}.json"
+    images, annotations = f"{FOLDER}/{split}", f"{FOLDER}/annotations/instances_{split}.json"
     layout = Layout(
         title=f"COCO, split {split}",
-        files=(pictures, annotations),
-        advice="Pictures and annotations of COCO 2017 are at https://cocodataset.org/#download",
+        files=(images, annotations),
+        advice="Images and annotations of COCO 2017 are at https://cocodataset.org/#download",
     )
     root = find(layout, roots=roots)
-    return CocoDataset(root / pictures, root / annotations, split)
+    return CocoDataset(root / images, root / annotations, split)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -238,7 +238,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _checked_images(content: dict[str, Any], path: Path) -> list[dict[str, Any]]:
     images = content["images"]
     if not images:
-        raise DataError(f"{path} names no pictures")
+        raise DataError(f"{path} names no images")
     for place, image in enumerate(images):
         where = f"{path}, image {place}"
         _check_integer(image, "id", 0, 1 << 62, where)
@@ -300,11 +300,11 @@ def _check_files(folder: Path, images: Sequence[dict[str, Any]]) -> None:
         there = {path.name for path in folder.iterdir()}
     except OSError as error:
         raise DataError(f"cannot read the folder {folder}: {error.strerror or error}") from error
-    names = (image["file_name"] for image in images)
+    names = (entry["file_name"] for entry in images)
     missing = [name for name in names if name not in there and not (folder / name).is_file()]
     if missing:
         more = f" and {len(missing) - NUM_SHOWN} more" if len(missing) > NUM_SHOWN else ""
-        raise DataError(f"{folder} lacks the pictures {', '.join(missing[:NUM_SHOWN])}{more}")
+        raise DataError(f"{folder} lacks the images {', '.join(missing[:NUM_SHOWN])}{more}")
 
 
 def _decode_mask(item: Annotation, height: int, width: int, path: Path) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -341,7 +341,7 @@ def _checked_segmentation(item: Annotation, height: int, width: int, path: Path)
             return {"size": [height, width], "counts": counts}
     raise DataError(
         f"{path}, annotation with id {item['id']}: segmentation must be polygons [x, y, x, y, x, y, ...] in pixels, "
-        f"or run lengths that add up to the picture's size (height, width) {(height, width)}"
+        f"or run lengths that add up to the image's size (height, width) {(height, width)}"
     )
 
 

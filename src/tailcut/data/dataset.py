@@ -1,4 +1,4 @@
-"""What a data set is: pictures as float tensors in 0..1 with a class or a mask each."""
+"""What a data set is: images as float tensors in 0..1 with a class or a mask each."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ Indices = Sequence[int] | range | Tensor
 
 
 class Dataset(ABC, torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
-    """Pictures with targets, in a fixed order; a `torch.utils.data.DataLoader` takes it as it is.
+    """Images with targets, in a fixed order; a `torch.utils.data.DataLoader` takes it as it is.
 
     Attributes:
         name: the registered name, `mnist`.
@@ -24,8 +24,8 @@ class Dataset(ABC, torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             is a table of objects, see `CocoDataset`).
         num_classes: how many classes there are; 2 for masks of foreground and background.
         class_names: one name per class.
-        picture_shape: (channels, height, width) of a picture; where pictures differ, that of the first.
-        sorted_by_class: whether all pictures of a class come one after another.
+        image_shape: (channels, height, width) of an image; where images differ, that of the first.
+        sorted_by_class: whether all images of a class come one after another.
         skipped: the files that were left out since they cannot be read, and why; see `open_dataset`.
     """
 
@@ -34,54 +34,54 @@ class Dataset(ABC, torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     task: Task
     num_classes: int
     class_names: tuple[str, ...]
-    picture_shape: tuple[int, int, int]
+    image_shape: tuple[int, int, int]
     sorted_by_class: bool = False
     skipped: Mapping[str, str] = MappingProxyType({})
 
     @abstractmethod
     def __len__(self) -> int:
-        """The number of pictures."""
+        """The number of images."""
 
     @abstractmethod
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """One picture and its target.
+        """One image and its target.
 
         Returns:
-            The picture, float32 (channels, height, width) in 0..1 (pixels / 255), and its target: an int64
+            The image, float32 (channels, height, width) in 0..1 (pixels / 255), and its target: an int64
             class, shape (), or an int64 mask of 0 and 1, shape (height, width).
 
         Raises:
-            IndexError: there is no such picture.
+            IndexError: there is no such image.
         """
 
     def batch(self, indices: Indices) -> tuple[Tensor, Tensor]:
-        """Several pictures and their targets, stacked along a new first axis.
+        """Several images and their targets, stacked along a new first axis.
 
         Args:
             indices: positions in the data set, at least one.
 
         Returns:
-            Pictures (batch, channels, height, width) and targets (batch,) or (batch, height, width).
+            Images (batch, channels, height, width) and targets (batch,) or (batch, height, width).
 
         Raises:
             ArgumentError: there are no indices, or they are not integers.
-            IndexError: there is no such picture.
-            DataError: the pictures differ in size.
+            IndexError: there is no such image.
+            DataError: the images differ in size.
         """
         positions = _as_positions(indices).tolist()
-        pictures, targets = zip(*(self[position] for position in positions), strict=True)
-        if len({picture.shape for picture in pictures}) > 1:
-            sizes = sorted({tuple(picture.shape[1:]) for picture in pictures})
+        images, targets = zip(*(self[position] for position in positions), strict=True)
+        if len({image.shape for image in images}) > 1:
+            sizes = sorted({tuple(image.shape[1:]) for image in images})
             resizing = f"open the data as {self.name}@SIDE, which resizes them all to SIDE x SIDE pixels, or "
             raise DataError(
-                f"{self.name}, split {self.split}: the pictures of a batch must have one size, these have (height, "
+                f"{self.name}, split {self.split}: the images of a batch must have one size, these have (height, "
                 f"width) {', '.join(map(str, sizes))}; {resizing if self.task == 'classification' else ''}"
-                "use batches of one picture"
+                "use batches of one image"
             )
-        return torch.stack(pictures), torch.stack(targets)
+        return torch.stack(images), torch.stack(targets)
 
     def part(self, start: int, stop: int) -> "Dataset":
-        """The pictures from `start` up to `stop` (not included), as a data set.
+        """The images from `start` up to `stop` (not included), as a data set.
 
         It shares this one's storage. Its split is named like a Python slice: `train[0:55000]`.
 
@@ -105,44 +105,44 @@ class InMemoryDataset(Dataset):
     Args:
         name: the registered name.
         split: the part of the data set.
-        pictures: uint8 (pictures, channels, height, width).
-        labels: int64 (pictures,), each in 0..len(class_names) - 1.
+        images: uint8 (images, channels, height, width).
+        labels: int64 (images,), each in 0..len(class_names) - 1.
         class_names: one name per class.
 
     Raises:
         DataError: shapes, types or labels do not fit together.
     """
 
-    def __init__(self, name: str, split: str, pictures: Tensor, labels: Tensor, class_names: Sequence[str]) -> None:
-        _check_tensors(f"{name}, split {split}", pictures, labels, len(class_names))
+    def __init__(self, name: str, split: str, images: Tensor, labels: Tensor, class_names: Sequence[str]) -> None:
+        _check_tensors(f"{name}, split {split}", images, labels, len(class_names))
         self.name = name
         self.split = split
         self.task = "classification"
         self.num_classes = len(class_names)
         self.class_names = tuple(class_names)
-        self.pictures = pictures
+        self.images = images
         self.labels = labels
-        channels, height, width = pictures.shape[1:]
-        self.picture_shape = (channels, height, width)
+        channels, height, width = images.shape[1:]
+        self.image_shape = (channels, height, width)
 
     def __len__(self) -> int:
-        """The number of pictures."""
+        """The number of images."""
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """See `Dataset.__getitem__`."""
-        return self.pictures[index].float() / 255, self.labels[index]
+        return self.images[index].float() / 255, self.labels[index]
 
     def batch(self, indices: Indices) -> tuple[Tensor, Tensor]:
         """See `Dataset.batch`."""
         positions = _as_positions(indices).to(self.labels.device)
-        return self.pictures[positions].float() / 255, self.labels[positions]
+        return self.images[positions].float() / 255, self.labels[positions]
 
     def part(self, start: int, stop: int) -> "InMemoryDataset":
         """See `Dataset.part`."""
         self._check_part(start, stop)
         split = f"{self.split}[{start}:{stop}]"
-        return InMemoryDataset(self.name, split, self.pictures[start:stop], self.labels[start:stop], self.class_names)
+        return InMemoryDataset(self.name, split, self.images[start:stop], self.labels[start:stop], self.class_names)
 
 
 class DatasetView(Dataset):
@@ -154,18 +154,18 @@ class DatasetView(Dataset):
         self.task = dataset.task
         self.num_classes = dataset.num_classes
         self.class_names = dataset.class_names
-        self.picture_shape = dataset.picture_shape
+        self.image_shape = dataset.image_shape
         self.sorted_by_class = dataset.sorted_by_class
         self.skipped = dataset.skipped
         self._dataset = dataset
 
     def __len__(self) -> int:
-        """The number of pictures."""
+        """The number of images."""
         return len(self._dataset)
 
 
 class DatasetPart(DatasetView):
-    """The pictures at some positions of any data set.
+    """The images at some positions of any data set.
 
     Args:
         dataset: the whole; its storage is shared.
@@ -179,7 +179,7 @@ class DatasetPart(DatasetView):
         self._positions = positions
 
     def __len__(self) -> int:
-        """The number of pictures."""
+        """The number of images."""
         return len(self._positions)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
@@ -188,23 +188,23 @@ class DatasetPart(DatasetView):
 
 
 def split_off(dataset: Dataset, num_held_out: int) -> tuple[Dataset, Dataset]:
-    """Hold out pictures of a data set, for validation: the last ones; of one sorted by class, evenly spaced ones.
+    """Hold out images of a data set, for validation: the last ones; of one sorted by class, evenly spaced ones.
 
     Args:
         dataset: any data set; it is not changed.
-        num_held_out: how many pictures go to the second part, 1 to len(dataset) - 1.
+        num_held_out: how many images go to the second part, 1 to len(dataset) - 1.
 
     Returns:
-        The other pictures and those held out, in their order; both share the storage.
+        The other images and those held out, in their order; both share the storage.
 
     Raises:
-        ArgumentError: `num_held_out` does not leave at least one picture on each side.
+        ArgumentError: `num_held_out` does not leave at least one image on each side.
     """
     total = len(dataset)
     if not 1 <= num_held_out < total:
         raise ArgumentError(
-            f"the number of pictures to hold out must be 1 to {total - 1} for {dataset.name}, split {dataset.split} "
-            f"({total} pictures), got {num_held_out}"
+            f"the number of images to hold out must be 1 to {total - 1} for {dataset.name}, split {dataset.split} "
+            f"({total} images), got {num_held_out}"
         )
     if not dataset.sorted_by_class:
         border = total - num_held_out
@@ -227,18 +227,17 @@ def _as_positions(indices: Indices) -> Tensor:
     return positions.long()
 
 
-def _check_tensors(where: str, pictures: Tensor, labels: Tensor, num_classes: int) -> None:
-    if pictures.ndim != 4 or pictures.dtype != torch.uint8:
+def _check_tensors(where: str, images: Tensor, labels: Tensor, num_classes: int) -> None:
+    if images.ndim != 4 or images.dtype != torch.uint8:
         raise DataError(
-            f"{where}: pictures must be uint8 (pictures, channels, height, width), "
-            f"got {pictures.dtype} {tuple(pictures.shape)}"
+            f"{where}: images must be uint8 (images, channels, height, width), got {images.dtype} {tuple(images.shape)}"
         )
     if labels.ndim != 1 or labels.dtype != torch.int64:
-        raise DataError(f"{where}: labels must be int64 (pictures,), got {labels.dtype} {tuple(labels.shape)}")
-    if len(pictures) != len(labels):
-        raise DataError(f"{where}: {len(pictures)} pictures but {len(labels)} labels")
+        raise DataError(f"{where}: labels must be int64 (images,), got {labels.dtype} {tuple(labels.shape)}")
+    if len(images) != len(labels):
+        raise DataError(f"{where}: {len(images)} images but {len(labels)} labels")
     if len(labels) == 0:
-        raise DataError(f"{where}: there are no pictures")
+        raise DataError(f"{where}: there are no images")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= num_classes:
         raise DataError(f"{where}: labels must be 0 to {num_classes - 1}, found {low} to {high}")

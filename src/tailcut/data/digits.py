@@ -24,7 +24,7 @@ def open_digits(split: str) -> InMemoryDataset:
         split: `train` (1,442 digits) or `test` (355).
 
     Returns:
-        Pictures of shape (1, 28, 28), white on black, and classes 0..9.
+        Images of shape (1, 28, 28), white on black, and classes 0..9.
 
     Raises:
         MissingExtraError: scikit-learn is not installed.
@@ -35,10 +35,10 @@ def open_digits(split: str) -> InMemoryDataset:
         raise MissingExtraError("the data set digits", "scikit-learn", "train") from error
     source = load_digits()
     small = torch.as_tensor(source.images, dtype=torch.float32)[:, None] * (255 / HIGHEST_VALUE)
-    pictures = interpolate(small, size=(SIDE, SIDE), mode="bilinear").round().to(torch.uint8)
+    images = interpolate(small, size=(SIDE, SIDE), mode="bilinear").round().to(torch.uint8)
     labels = torch.as_tensor(source.target, dtype=torch.int64)
     same_class = labels[:, None] == labels
     position_in_class = same_class.tril(diagonal=-1).sum(dim=1)
     is_test = position_in_class % TEST_EVERY == TEST_EVERY - 1
     chosen = is_test if split == "test" else ~is_test
-    return InMemoryDataset("digits", split, pictures[chosen], labels[chosen], CLASS_NAMES)
+    return InMemoryDataset("digits", split, images[chosen], labels[chosen], CLASS_NAMES)

@@ -1,4 +1,4 @@
-"""Pictures in one folder per class, and Imagenette, ten classes of ImageNet, in that form."""
+"""Images in one folder per class, and Imagenette, ten classes of ImageNet, in that form."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tailcut.data.dataset import Dataset
-from tailcut.data.pictures import read_picture
+from tailcut.data.images import read_image
 from tailcut.data.reading import current_reading, readable
 from tailcut.data.resized import check_side, resize
 from tailcut.data.roots import Roots, find_split, folders_of
@@ -29,31 +29,31 @@ CLASS_NAMES = {
     "n03445777": "golf ball",
     "n03888257": "parachute",
 }
-# Decoded pictures are kept in memory, as bytes, up to so many together; the others are read each time.
+# Decoded images are kept in memory, as bytes, up to so many together; the others are read each time.
 MAX_KEPT_BYTES = 1 << 30
 
 
 class FolderDataset(Dataset):
-    """The pictures of `FOLDER/CLASS/*`, one class per folder, in the order of their paths.
+    """The images of `FOLDER/CLASS/*`, one class per folder, in the order of their paths.
 
-    A picture is decoded when it is first asked for, and its bytes stay in memory: as large as they are stored or, if
+    An image is decoded when it is first asked for, and its bytes stay in memory: as large as they are stored or, if
     that is smaller, as they are wanted.
 
     Args:
         folder: holds a folder for each class.
         name: the registered name.
-        size: side in pixels to which every picture is resized, whatever its shape (bilinear with antialiasing, rounded
+        size: side in pixels to which every image is resized, whatever its shape (bilinear with antialiasing, rounded
             to whole grey levels); None leaves them as they are.
         class_names: names of the folders' classes; a folder that is not in it is called as it is.
         classes: names of the class folders, in the order of the class numbers, where not just those of `folder` count:
-            one that is not there has no pictures. The folders that there are, sorted, when None.
+            one that is not there has no images. The folders that there are, sorted, when None.
 
     Attributes:
         files: the paths, in order.
 
     Raises:
         ArgumentError: `size` is not 1 to 4096.
-        DataError: there are no class folders, or one of them holds no pictures.
+        DataError: there are no class folders, or one of them holds no images.
     """
 
     def __init__(
@@ -77,8 +77,8 @@ class FolderDataset(Dataset):
         names = [path.name for path in there] if classes is None else list(classes)
         self.class_names = tuple((class_names or {}).get(name, name) for name in names)
         self.num_classes = len(names)
-        pictures = {path.name: _pictures_of(path) for path in there}
-        per_class = [pictures.get(name, []) for name in names]
+        images = {path.name: _images_of(path) for path in there}
+        per_class = [images.get(name, []) for name in names]
         self.files = [path for files in per_class for path in files]
         self._labels = torch.tensor([label for label, files in enumerate(per_class) for _ in files])
         self._size = size
@@ -90,29 +90,29 @@ class FolderDataset(Dataset):
             self._kept = {new: self._kept[old] for new, old in enumerate(kept) if old in self._kept}
             self.files, self._labels = [self.files[position] for position in kept], self._labels[kept]
         height, width = self[0][0].shape[1:]
-        self.picture_shape = (3, height, width)
+        self.image_shape = (3, height, width)
 
     def __len__(self) -> int:
-        """The number of pictures."""
+        """The number of images."""
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """See `Dataset.__getitem__`.
 
         Raises:
-            IndexError: there is no such picture.
+            IndexError: there is no such image.
             DataError: the file is damaged.
         """
         pixels = self._resized(self._decoded(range(len(self))[index]))
         return pixels.float() / 255, self._labels[index]
 
     def _decoded(self, index: int) -> Tensor:
-        """The bytes of a picture, uint8 (3, height, width), of its own size or of the wanted one."""
+        """The bytes of an image, uint8 (3, height, width), of its own size or of the wanted one."""
         if index in self._kept:
             return self._kept[index]
         strict, max_pixels = self._reading.strict, self._reading.max_pixels
-        picture = read_picture(self.files[index], channels=3, strict=strict, max_pixels=max_pixels)[0]
-        pixels = (picture * 255).round().to(torch.uint8)
+        image = read_image(self.files[index], channels=3, strict=strict, max_pixels=max_pixels)[0]
+        pixels = (image * 255).round().to(torch.uint8)
         resized = self._resized(pixels)
         smaller = resized if resized.numel() < pixels.numel() else pixels
         if self._num_kept_bytes + smaller.numel() <= MAX_KEPT_BYTES:
@@ -133,12 +133,12 @@ def open_imagenette(split: str, *, size: int | None = None, roots: Roots = None)
         roots: data roots to try first; see `data_roots`.
 
     Returns:
-        Pictures of shape (3, size, size), RGB, and classes 0..9 in the order of their WordNet numbers.
+        Images of shape (3, size, size), RGB, and classes 0..9 in the order of their WordNet numbers.
 
     Raises:
         ArgumentError: `size` is not 1 to 4096.
         DataNotFoundError: no data root holds the split.
-        DataError: the folder holds no pictures, or the first is damaged.
+        DataError: the folder holds no images, or the first is damaged.
     """
     advice = "The photos are those of https://github.com/fastai/imagenette, squashed to 224 x 224 pixels."
     folder = find_split(FOLDER, split, title="Imagenette", advice=advice, roots=roots)
@@ -146,7 +146,7 @@ def open_imagenette(split: str, *, size: int | None = None, roots: Roots = None)
 
 
 def open_imagenet(split: str, *, size: int = 224, roots: Roots = None) -> FolderDataset:
-    """ImageNet from `imagenet/{train,val}/WNID/*` under a data root, every picture squashed to size x size pixels.
+    """ImageNet from `imagenet/{train,val}/WNID/*` under a data root, every image squashed to size x size pixels.
 
     Args:
         split: `train` or `val`.
@@ -154,22 +154,22 @@ def open_imagenet(split: str, *, size: int = 224, roots: Roots = None) -> Folder
         roots: data roots to try first; see `data_roots`.
 
     Returns:
-        Pictures of shape (3, size, size), RGB, and classes 0..999 in the order of their WordNet numbers.
+        Images of shape (3, size, size), RGB, and classes 0..999 in the order of their WordNet numbers.
 
     Raises:
         ArgumentError: `size` is not 1 to 4096.
         DataNotFoundError: no data root holds the split.
-        DataError: the folder holds no pictures, or the first is damaged.
+        DataError: the folder holds no images, or the first is damaged.
     """
     advice = "ImageNet is at https://image-net.org; sort its photos into one folder per WordNet number."
     folder = find_split("imagenet", split, title="ImageNet", advice=advice, roots=roots)
     return FolderDataset(folder, name="imagenet", size=size)
 
 
-def _pictures_of(folder: Path) -> list[Path]:
+def _images_of(folder: Path) -> list[Path]:
     files = sorted(
         path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
     )
     if not files:
-        raise DataError(f"{folder} holds no pictures ({', '.join(SUFFIXES)})")
+        raise DataError(f"{folder} holds no images ({', '.join(SUFFIXES)})")
     return files

@@ -1,4 +1,4 @@
-"""Photos with masks, as folders of pictures that are read when asked for; Carvana's cars are the known ones."""
+"""Photos with masks, as folders of images that are read when asked for; Carvana's cars are the known ones."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from tailcut.data.dataset import Dataset
-from tailcut.data.pictures import picture_size, read_mask, read_picture
+from tailcut.data.images import image_size, read_image, read_mask
 from tailcut.data.reading import current_reading, readable
 from tailcut.data.roots import Roots, find_split
 from tailcut.errors import DataError
@@ -22,10 +22,10 @@ PARTS = ("images", "masks")  # of a split
 
 
 class MaskDataset(Dataset):
-    """The pictures of `FOLDER/images`, each with its mask of `FOLDER/masks`.
+    """The images of `FOLDER/images`, each with its mask of `FOLDER/masks`.
 
-    A picture `ID.jpg` or `ID.png` has the mask `ID.png`; a picture `in0000.png`, as in the authors' own
-    test pictures, has the mask `gt0000.png`. Pictures are in the order of their names. Both files are read
+    An image `ID.jpg` or `ID.png` has the mask `ID.png`; an image `in0000.png`, as in the authors' own
+    test images, has the mask `gt0000.png`. Images are in the order of their names. Both files are read
     each time they are asked for.
 
     Args:
@@ -34,7 +34,7 @@ class MaskDataset(Dataset):
         class_names: of what is 0 and of what is 1 in a mask.
 
     Raises:
-        DataError: there are no pictures, or a picture lacks its mask or a mask its picture.
+        DataError: there are no images, or an image lacks its mask or a mask its image.
     """
 
     def __init__(self, folder: Path, *, name: str, class_names: tuple[str, str] = ("background", "foreground")) -> None:
@@ -45,32 +45,32 @@ class MaskDataset(Dataset):
         self.class_names = class_names
         self.files = _matched_files(folder)
         self._reading = current_reading()
-        kept, self.skipped = readable([picture for picture, _ in self.files], self.__getitem__, str(folder))
+        kept, self.skipped = readable([image for image, _ in self.files], self.__getitem__, str(folder))
         self.files = [self.files[position] for position in kept]
-        height, width = picture_size(self.files[0][0], max_pixels=self._reading.max_pixels)
-        self.picture_shape = (3, height, width)
+        height, width = image_size(self.files[0][0], max_pixels=self._reading.max_pixels)
+        self.image_shape = (3, height, width)
 
     def __len__(self) -> int:
-        """The number of pictures."""
+        """The number of images."""
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """See `Dataset.__getitem__`.
 
         Raises:
-            IndexError: there is no such picture.
-            DataError: a file is damaged, or the mask has another size than the picture.
+            IndexError: there is no such image.
+            DataError: a file is damaged, or the mask has another size than the image.
         """
-        picture_path, mask_path = self.files[index]
+        image_path, mask_path = self.files[index]
         strict, max_pixels = self._reading.strict, self._reading.max_pixels
-        picture = read_picture(picture_path, channels=3, strict=strict, max_pixels=max_pixels)[0]
+        image = read_image(image_path, channels=3, strict=strict, max_pixels=max_pixels)[0]
         mask = read_mask(mask_path, strict=strict, max_pixels=max_pixels)
-        if picture.shape[1:] != mask.shape:
+        if image.shape[1:] != mask.shape:
             raise DataError(
-                f"{mask_path}: a mask has the size of its picture {picture_path.name}, (height, width) "
-                f"{tuple(picture.shape[1:])}; this one has {tuple(mask.shape)}"
+                f"{mask_path}: a mask has the size of its image {image_path.name}, (height, width) "
+                f"{tuple(image.shape[1:])}; this one has {tuple(mask.shape)}"
             )
-        return picture, mask
+        return image, mask
 
 
 def open_carvana(split: str, *, roots: Roots = None) -> MaskDataset:
@@ -81,30 +81,30 @@ def open_carvana(split: str, *, roots: Roots = None) -> MaskDataset:
         roots: data roots to try first; see `data_roots`.
 
     Returns:
-        Pictures of shape (3, height, width), RGB, and masks (height, width), 1 for the car.
+        Images of shape (3, height, width), RGB, and masks (height, width), 1 for the car.
 
     Raises:
         ArgumentError: the split is not the name of a folder.
         DataNotFoundError: no data root holds the two folders.
-        DataError: pictures and masks do not match.
+        DataError: images and masks do not match.
     """
     folder = find_split(CARVANA, split, PARTS, title="Carvana", advice=CARVANA_ADVICE, roots=roots)
     return MaskDataset(folder, name=CARVANA, class_names=CARVANA_CLASSES)
 
 
 def _matched_files(folder: Path) -> list[tuple[Path, Path]]:
-    pictures = _files_by_stem(folder / "images")
+    images = _files_by_stem(folder / "images")
     masks = _files_by_stem(folder / "masks")
-    if not pictures:
-        raise DataError(f"{folder / 'images'} holds no pictures ({', '.join(SUFFIXES)})")
-    wanted = {stem: _mask_stem(stem, masks) for stem in pictures}
-    without_mask = [pictures[stem].name for stem, mask_stem in wanted.items() if mask_stem not in masks]
+    if not images:
+        raise DataError(f"{folder / 'images'} holds no images ({', '.join(SUFFIXES)})")
+    wanted = {stem: _mask_stem(stem, masks) for stem in images}
+    without_mask = [images[stem].name for stem, mask_stem in wanted.items() if mask_stem not in masks]
     if without_mask:
         raise DataError(f"{folder / 'masks'} lacks the masks of {_some(without_mask)}")
     spare = [masks[stem].name for stem in sorted(masks.keys() - wanted.values())]
     if spare:
-        raise DataError(f"{folder / 'images'} lacks the pictures of the masks {_some(spare)}")
-    return [(pictures[stem], masks[wanted[stem]]) for stem in sorted(pictures)]
+        raise DataError(f"{folder / 'images'} lacks the images of the masks {_some(spare)}")
+    return [(images[stem], masks[wanted[stem]]) for stem in sorted(images)]
 
 
 def _mask_stem(stem: str, masks: Mapping[str, Path]) -> str:

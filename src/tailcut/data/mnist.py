@@ -37,7 +37,7 @@ def open_mnist(split: str, *, roots: Roots = None, download: bool = False) -> In
         download: fetch the four files into the user cache where no root has this split's.
 
     Returns:
-        Pictures of shape (1, 28, 28), white on black, and classes 0..9.
+        Images of shape (1, 28, 28), white on black, and classes 0..9.
 
     Raises:
         DataNotFoundError: no data root holds the files.
@@ -52,11 +52,11 @@ def open_mnist(split: str, *, roots: Roots = None, download: bool = False) -> In
         download=_download,
     )
     root = find(layout, roots=roots, download=download)
-    pictures = read_idx(root / names[0], item_shape=(SIDE, SIDE))
+    images = read_idx(root / names[0], item_shape=(SIDE, SIDE))
     labels = read_idx(root / names[1], item_shape=())
-    if len(pictures) != len(labels):
-        raise DataError(f"{root / names[0]} holds {len(pictures)} pictures, but {root / names[1]} {len(labels)} labels")
-    return InMemoryDataset("mnist", split, pictures[:, None], labels.long(), CLASS_NAMES)
+    if len(images) != len(labels):
+        raise DataError(f"{root / names[0]} holds {len(images)} images, but {root / names[1]} {len(labels)} labels")
+    return InMemoryDataset("mnist", split, images[:, None], labels.long(), CLASS_NAMES)
 
 
 def read_idx(path: Path, *, item_shape: tuple[int, ...]) -> Tensor:

@@ -18,16 +18,16 @@ def open_own(name: str, split: str | None = None, *, roots: Roots = None) -> Dat
     """Open `folder:NAME`, `folder:NAME@SIDE` or `masks:NAME`.
 
     Args:
-        name: NAME is a path relative to a data root. For `folder:` it holds `SPLIT/CLASS/*`, pictures in one folder for
+        name: NAME is a path relative to a data root. For `folder:` it holds `SPLIT/CLASS/*`, images in one folder for
             each class; the classes are those of all splits together, sorted by name. For `masks:` it holds
-            `SPLIT/images/*` and `SPLIT/masks/*`, see `MaskDataset`. `@SIDE` resizes pictures to SIDE x SIDE pixels.
+            `SPLIT/images/*` and `SPLIT/masks/*`, see `MaskDataset`. `@SIDE` resizes images to SIDE x SIDE pixels.
         split: the name of a folder in NAME; `val` when None.
         roots: data roots to try first; see `data_roots`.
 
     Raises:
         ArgumentError: this is no such name, or the split is not the name of a folder.
         DataNotFoundError: no data root holds the split.
-        DataError: the folder holds no pictures, or they do not match their masks.
+        DataError: the folder holds no images, or they do not match their masks.
     """
     kind, _, rest = name.partition(":")
     openers: dict[str, Callable[[str, str, Roots], Dataset]] = {CLASSES: _open_classes, MASKS: _open_masks}
@@ -40,7 +40,7 @@ def _open_classes(rest: str, split: str, roots: Roots) -> Dataset:
     name, at, side = rest.rpartition("@") if "@" in rest else (rest, "", "")
     size = side_of(side, f"{CLASSES}:{name}") if at else None
     name = _checked(name)
-    advice = f"Put pictures there in one folder for each class: {name}/{split}/CLASS/*.jpg or .png."
+    advice = f"Put images there in one folder for each class: {name}/{split}/CLASS/*.jpg or .png."
     folder = find_split(name, split, title=f"{CLASSES}:{name}", advice=advice, roots=roots)
     classes = sorted({path.name for one in folders_of(folder.parent) for path in folders_of(one)})
     return FolderDataset(folder, name=f"{CLASSES}:{name}", size=size, classes=classes)
@@ -67,7 +67,7 @@ def side_of(text: str, name: str) -> int:
     """
     if not (text.isascii() and text.isdecimal() and len(text) <= MAX_SIZE_DIGITS):
         raise ArgumentError(
-            f"after @ comes the side of the pictures in pixels, as in {name}@112; got {name + '@' + text!r}"
+            f"after @ comes the side of the images in pixels, as in {name}@112; got {name + '@' + text!r}"
         )
     return int(text)
 

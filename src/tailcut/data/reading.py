@@ -1,4 +1,4 @@
-"""How pictures are read: what becomes of damaged ones, how strictly files are looked at, how large they may be."""
+"""How images are read: what becomes of damaged ones, how strictly files are looked at, how large they may be."""
 
 import dataclasses
 import logging
@@ -19,7 +19,7 @@ OnError = Literal["raise", "skip"]
 # How to read leniently and how to allow more pixels, in the words of where the user is.
 ADVICE = {
     "Python": ("give strict=False", "give max_pixels=N"),
-    "command line": ("give --lenient", "give --max-picture-pixels N"),
+    "command line": ("give --lenient", "give --max-image-pixels N"),
     "report": ("", ""),
     "recipe": ("set data.strict = false in the recipe", "set data.max_pixels in the recipe"),
 }
@@ -28,13 +28,13 @@ NUM_NAMED = 3
 
 @dataclass(frozen=True)
 class Reading:
-    """How pictures are read.
+    """How images are read.
 
     Attributes:
-        on_error: what a data set does with pictures that cannot be read: "raise" ends in an error when one is asked
+        on_error: what a data set does with images that cannot be read: "raise" ends in an error when one is asked
             for; "skip" reads all of them once when it is opened, and leaves the broken ones out.
         strict: refuse JPEG files that are damaged anywhere, as `read_jpeg` does; else take what libjpeg makes of them.
-        max_pixels: the most pixels of a picture; None for 2^24, or 16 for each byte of the file if that is more.
+        max_pixels: the most pixels of an image; None for 2^24, or 16 for each byte of the file if that is more.
         place: whose words errors speak: a key of `ADVICE`.
         skipped: filled with the files that were left out, and why.
 
@@ -64,7 +64,7 @@ class Reading:
             return
         named = "; ".join(list(self.skipped.values())[:NUM_NAMED])
         more = f"; and {len(self.skipped) - NUM_NAMED} more" if len(self.skipped) > NUM_NAMED else ""
-        count = f"{len(self.skipped):,} picture{'s' if len(self.skipped) > 1 else ''}"
+        count = f"{len(self.skipped):,} image{'s' if len(self.skipped) > 1 else ''}"
         logger.warning("left out %s that cannot be read: %s%s (tailcut check FOLDER lists all)", count, named, more)
 
 
@@ -72,7 +72,7 @@ _current: ContextVar[Reading | None] = ContextVar("reading", default=None)
 
 
 def current_reading() -> Reading:
-    """How pictures are read here: as the innermost `reading` says."""
+    """How images are read here: as the innermost `reading` says."""
     return _current.get() or Reading()
 
 
@@ -85,7 +85,7 @@ def reading(
     place: str = "Python",
     skipped: dict[str, str] | None = None,
 ) -> Iterator[Reading]:
-    """Within the block, pictures are read so, and data sets that are opened in it go on reading so.
+    """Within the block, images are read so, and data sets that are opened in it go on reading so.
 
     Args:
         on_error: see `Reading`, as for the others.
@@ -117,7 +117,7 @@ def settled(strict: bool | None, max_pixels: int | None) -> Reading:
 
 
 def leave_out(path: str | Path, error: DataError) -> None:
-    """Note that a picture cannot be read, where broken ones are to be left out; else raise the error."""
+    """Note that an image cannot be read, where broken ones are to be left out; else raise the error."""
     settings = current_reading()
     if settings.on_error == "raise":
         raise error
@@ -125,10 +125,10 @@ def leave_out(path: str | Path, error: DataError) -> None:
 
 
 def readable(files: Sequence[Path], read: Callable[[int], object], what: str) -> tuple[list[int], dict[str, str]]:
-    """Which pictures can be read: all, unread, unless the current settings say that broken ones are left out.
+    """Which images can be read: all, unread, unless the current settings say that broken ones are left out.
 
     Args:
-        files: the pictures.
+        files: the images.
         read: reads one, given its position.
         what: what they are, for messages.
 
@@ -141,7 +141,7 @@ def readable(files: Sequence[Path], read: Callable[[int], object], what: str) ->
     settings = current_reading()
     if settings.on_error == "raise":
         return list(range(len(files))), {}
-    logger.info("reading the %s pictures of %s once, to leave out broken ones", f"{len(files):,}", what)
+    logger.info("reading the %s images of %s once, to leave out broken ones", f"{len(files):,}", what)
     kept, left_out = [], {}
     for position, path in enumerate(files):
         try:
@@ -152,5 +152,5 @@ def readable(files: Sequence[Path], read: Callable[[int], object], what: str) ->
             kept.append(position)
     settings.skipped.update(left_out)
     if left_out and not kept:
-        raise DataError(f"{what}: not one of {len(files):,} pictures can be read; {next(iter(left_out.values()))}")
+        raise DataError(f"{what}: not one of {len(files):,} images can be read; {next(iter(left_out.values()))}")
     return kept, left_out

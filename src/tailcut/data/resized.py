@@ -1,4 +1,4 @@
-"""Pictures at another size than that in which they are stored (`NAME@SIDE`)."""
+"""Images at another size than that in which they are stored (`NAME@SIDE`)."""
 
 import torch
 from torch import Tensor
@@ -11,28 +11,28 @@ MAX_SIDE = 4096
 
 
 def check_side(side: int) -> None:
-    """Check a wanted side of pictures, in pixels.
+    """Check a wanted side of images, in pixels.
 
     Raises:
         ArgumentError: it is not 1 to 4096.
     """
     if not 1 <= side <= MAX_SIDE:
-        raise ArgumentError(f"the size of pictures must be 1 to {MAX_SIDE}, got {side}")
+        raise ArgumentError(f"the size of images must be 1 to {MAX_SIDE}, got {side}")
 
 
-def resize(pictures: Tensor, side: int) -> Tensor:
-    """Pictures (n, channels, height, width) squashed to (n, channels, side, side), bilinear with antialiasing.
+def resize(images: Tensor, side: int) -> Tensor:
+    """Images (n, channels, height, width) squashed to (n, channels, side, side), bilinear with antialiasing.
 
     Bytes are rounded to whole grey levels.
     """
-    if pictures.shape[-2:] == (side, side):
-        return pictures
-    resized: Tensor = interpolate(pictures, (side, side), mode="bilinear", antialias=True)
+    if images.shape[-2:] == (side, side):
+        return images
+    resized: Tensor = interpolate(images, (side, side), mode="bilinear", antialias=True)
     return resized
 
 
 class ResizedDataset(DatasetView):
-    """A data set of classes with all pictures squashed to side x side pixels, when they are asked for.
+    """A data set of classes with all images squashed to side x side pixels, when they are asked for.
 
     Args:
         dataset: any data set for classification; its storage is shared.
@@ -46,23 +46,23 @@ class ResizedDataset(DatasetView):
         check_side(side)
         super().__init__(dataset)
         self.name = f"{dataset.name}@{side}"
-        self.picture_shape = (dataset.picture_shape[0], side, side)
+        self.image_shape = (dataset.image_shape[0], side, side)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """See `Dataset.__getitem__`."""
-        picture, target = self._dataset[index]
-        return self._resized(picture[None])[0], target
+        image, target = self._dataset[index]
+        return self._resized(image[None])[0], target
 
     def batch(self, indices: Indices) -> tuple[Tensor, Tensor]:
         """See `Dataset.batch`."""
-        pictures, targets = self._dataset.batch(indices)
-        return self._resized(pictures), targets
+        images, targets = self._dataset.batch(indices)
+        return self._resized(images), targets
 
     def part(self, start: int, stop: int) -> "ResizedDataset":
         """See `Dataset.part`."""
-        return ResizedDataset(self._dataset.part(start, stop), self.picture_shape[1])
+        return ResizedDataset(self._dataset.part(start, stop), self.image_shape[1])
 
-    def _resized(self, pictures: Tensor) -> Tensor:
-        # By bytes, as stored pictures are, so that both kinds of data set give the same pictures.
-        pixels = (pictures * 255).round().to(torch.uint8)
-        return resize(pixels, self.picture_shape[1]).float() / 255
+    def _resized(self, images: Tensor) -> Tensor:
+        # By bytes, as stored images are, so that both kinds of data set give the same images.
+        pixels = (images * 255).round().to(torch.uint8)
+        return resize(pixels, self.image_shape[1]).float() / 255

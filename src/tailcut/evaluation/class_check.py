@@ -1,4 +1,4 @@
-"""Whether a network and the pictures that it is measured on call their classes alike."""
+"""Whether a network and the images that it is measured on call their classes alike."""
 
 import re
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from tailcut.structure import class_names
 
 
 def check_class_names(model: nn.Module, dataset: Dataset) -> None:
-    """Check that a classifier and the pictures to measure it on mean the same classes by the same numbers.
+    """Check that a classifier and the images to measure it on mean the same classes by the same numbers.
 
     Nothing is said where they cannot be compared: either has no names, other numbers of classes (which the outputs
     tell), or only one of them names its classes by numbers or codes (`7`, `digit 7`, `n01440764`). Upper and lower

@@ -49,7 +49,7 @@ def evaluate_detector_file(
         ArgumentError: the file holds no detector, the data set has no objects, or `batch_size` is not 1 or None.
     """
     if batch_size not in (None, 1):
-        raise ArgumentError(f"a detector is measured one picture at a time; batch_size must be 1, got {batch_size}")
+        raise ArgumentError(f"a detector is measured one image at a time; batch_size must be 1, got {batch_size}")
 
     def measure(share: Share) -> EvaluateReport:
         model = load(file, device=str(share.device))
@@ -79,7 +79,7 @@ def evaluate_detector(
 
     Args:
         model: a `Detector`, regularised or not.
-        dataset: pictures and objects.
+        dataset: images and objects.
         share: where to run, and which part of the work.
         progress: show on standard error how far it is.
 
@@ -96,9 +96,9 @@ def evaluate_detector(
     if not isinstance(network, Detector):
         raise ArgumentError(f"expected a detector, got {type(model).__name__}")
     findings: list[Finding] = []
-    with live_progress(progress, "pictures", len(dataset), interval=PROGRESS_INTERVAL) as bar, torch.inference_mode():
+    with live_progress(progress, "images", len(dataset), interval=PROGRESS_INTERVAL) as bar, torch.inference_mode():
         for index in range(share.rank, len(dataset), share.num_processes):
-            (found,) = network([dataset.picture(index).to(share.device)])
+            (found,) = network([dataset.image(index).to(share.device)])
             findings += as_findings(found, dataset.image_id(index))
             bar.show(index + 1)
     if share.num_processes > 1:
@@ -110,11 +110,11 @@ def evaluate_detector(
 
 
 def as_findings(found: Mapping[str, Tensor], image_id: int) -> list[Finding]:
-    """What a detector found in one picture, in COCO's format for results.
+    """What a detector found in one image, in COCO's format for results.
 
     Args:
-        found: its boxes, labels, scores and, if any, masks, in pixels of the picture.
-        image_id: the number of the picture.
+        found: its boxes, labels, scores and, if any, masks, in pixels of the image.
+        image_id: the number of the image.
     """
     boxes = found["boxes"].float().cpu()
     corners = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()
@@ -135,7 +135,7 @@ def average_precision(dataset: CocoDataset, findings: Sequence[Finding], kind: K
     """COCO's six figures, 0 to 1, without those of which the data set has no objects.
 
     Args:
-        dataset: pictures and objects; crowds count neither for nor against a finding.
+        dataset: images and objects; crowds count neither for nor against a finding.
         findings: see `as_findings`.
         kind: "bbox" compares boxes, "segm" masks; the size of a finding is that of what is compared.
 

@@ -48,7 +48,7 @@ class EvaluateReport(Report):
         model: the file (or `zoo:NAME`), as it was given.
         data: name of the data set.
         split: name of the split.
-        num_samples: how many pictures it has.
+        num_samples: how many images it has.
         metrics: `accuracy` (from 100 classes on `top5_accuracy` too) or `dice`, 0 to 1.
         seconds: time of the evaluation.
     """
@@ -63,7 +63,7 @@ class EvaluateReport(Report):
     def __str__(self) -> str:
         """One row for people."""
         figures = [(name, figure_text(name, value)) for name, value in self.metrics.items()]
-        header = ["model", "data", "split", "pictures", *(name for name, _ in figures), "seconds"]
+        header = ["model", "data", "split", "images", *(name for name, _ in figures), "seconds"]
         row = [self.model, self.data, self.split, f"{self.num_samples:,}", *(text for _, text in figures)]
         return table(header, [[*row, f"{self.seconds:.1f}"]], align="<<<" + ">" * (len(figures) + 2))
 
@@ -82,7 +82,7 @@ def evaluate_file(
     progress: bool = False,
     max_pixels: int = MAX_PIXELS,
 ) -> EvaluateReport:
-    """Evaluate a .tailcut file on a data set, by one process or by several that share the pictures.
+    """Evaluate a .tailcut file on a data set, by one process or by several that share the images.
 
     Args:
         file: a .tailcut file of a registered model, or `zoo:NAME`.
@@ -95,21 +95,21 @@ def evaluate_file(
         download: fetch the data set if it lies nowhere.
         dense: see `runnable`.
         progress: show on standard error how far it is.
-        max_pixels: the most pixels of the pictures, as the network enlarges them if it does.
+        max_pixels: the most pixels of the images, as the network enlarges them if it does.
 
     Raises:
         FormatError: the file cannot be loaded.
-        LimitError: the network enlarges its pictures beyond that.
-        ArgumentError: unknown data set or split, the network does not fit the pictures, or there are no such devices.
+        LimitError: the network enlarges its images beyond that.
+        ArgumentError: unknown data set or split, the network does not fit the images, or there are no such devices.
         DataNotFoundError: the data set lies nowhere.
     """
 
     def measure(share: Share) -> EvaluateReport:
         model = load(file, device=str(share.device))
         dataset = open_dataset(data, split, roots=roots, download=download)
-        check_pixels(model, (0, 0), max_pixels)  # the data set's own pictures are the user's
+        check_pixels(model, (0, 0), max_pixels)  # the data set's own images are the user's
         if uses_batch_statistics(model) and share.rank == 0:
-            logger.info("batch norm of this network uses the statistics of each batch: one picture at a time")
+            logger.info("batch norm of this network uses the statistics of each batch: one image at a time")
         start = time.perf_counter()
         metrics = evaluate(
             model,
@@ -168,21 +168,21 @@ def evaluate(
     """The metrics of a network on a data set. The model is not changed: a copy of it is evaluated.
 
     Args:
-        model: any network, regularised or not; its pictures and outputs must fit the data set.
-        dataset: pictures and targets.
-        batch_size: pictures per forward; 500 for classes and 1 for masks when None. Always 1 for a network
+        model: any network, regularised or not; its images and outputs must fit the data set.
+        dataset: images and targets.
+        batch_size: images per forward; 500 for classes and 1 for masks when None. Always 1 for a network
             whose batch norm uses the statistics of the batch in evaluation too.
         share: where to run, and which part of the work.
         dense: see `runnable`.
         progress: show on standard error how far it is.
-        warn: log a warning if pictures of several classes all get the same one.
+        warn: log a warning if images of several classes all get the same one.
 
     Returns:
         `{"accuracy": 0..1}` for classes, from 100 classes on `top5_accuracy` too; `{"dice": 0..1}` (mean over
-        pictures) for masks.
+        images) for masks.
 
     Raises:
-        ArgumentError: the network does not fit the pictures or the targets, or names its classes otherwise.
+        ArgumentError: the network does not fit the images or the targets, or names its classes otherwise.
     """
     check_class_names(model, dataset)
     network = runnable(model, share.device, dense=dense)
@@ -199,11 +199,11 @@ def evaluate(
     means = {name: StreamingMean() for name in figures}
     classes = ClassCounts(dataset.num_classes) if warn and dataset.task == "classification" else None
     starts = range(0, len(dataset), batch_size)
-    with live_progress(progress, "pictures", len(dataset), interval=PROGRESS_INTERVAL) as bar:
+    with live_progress(progress, "images", len(dataset), interval=PROGRESS_INTERVAL) as bar:
         for start in starts[share.rank :: share.num_processes]:
             stop = min(start + batch_size, len(dataset))
-            pictures, targets = dataset.batch(range(start, stop))
-            outputs = run_forward(network, read(pictures.to(share.device)))
+            images, targets = dataset.batch(range(start, stop))
+            outputs = run_forward(network, read(images.to(share.device)))
             check_outputs(outputs, dataset)
             for name, figure in figures.items():
                 means[name].update(figure(outputs, targets.to(share.device)))
@@ -224,7 +224,7 @@ def _warn_of_one_class(counts: ClassCounts, dataset: Dataset) -> None:
     if number is not None:
         name = "" if dataset.class_names is None else f" ({dataset.class_names[number]})"
         logger.warning(
-            "the network gives all %d pictures of %s, split %s, the same class, %d%s: it tells nothing apart",
+            "the network gives all %d images of %s, split %s, the same class, %d%s: it tells nothing apart",
             len(dataset), dataset.name, dataset.split, number, name,
         )  # fmt: skip
 
@@ -243,14 +243,14 @@ def runnable(model: nn.Module, device: torch.device | str, *, dense: bool = Fals
     return fuse(copy.deepcopy(model).to(device).eval())
 
 
-def run_forward(model: nn.Module, pictures: Tensor) -> Tensor:
+def run_forward(model: nn.Module, images: Tensor) -> Tensor:
     """The model's outputs for a batch, without gradients; the model is not changed.
 
     Raises:
-        ArgumentError: the model cannot take pictures of this shape, or gives no tensor.
+        ArgumentError: the model cannot take images of this shape, or gives no tensor.
     """
-    with torch.inference_mode(), fitting(pictures):
-        outputs = model(pictures)
+    with torch.inference_mode(), fitting(images):
+        outputs = model(images)
     if not isinstance(outputs, Tensor):
         raise ArgumentError(f"expected a tensor from the network, got {type(outputs).__name__}")
     return outputs
@@ -262,15 +262,15 @@ _REFUSALS = (MemoryError, RuntimeError, ValueError, TypeError, IndexError, Asser
 
 
 @contextmanager
-def fitting(pictures: Tensor, made: str = "") -> Iterator[None]:
-    """A forward of these pictures within: what the network's layers refuse becomes one clear error.
+def fitting(images: Tensor, made: str = "") -> Iterator[None]:
+    """A forward of these images within: what the network's layers refuse becomes one clear error.
 
     Args:
-        pictures: the batch.
-        made: for the error, how the pictures came to be of their shape.
+        images: the batch.
+        made: for the error, how the images came to be of their shape.
 
     Raises:
-        ArgumentError: the network cannot take pictures of this shape.
+        ArgumentError: the network cannot take images of this shape.
     """
     try:
         yield
@@ -279,25 +279,25 @@ def fitting(pictures: Tensor, made: str = "") -> Iterator[None]:
     except _REFUSALS as error:
         if is_lost_connection(error):  # data parallel forwards share buffers first
             raise
-        shape = tuple(pictures.shape)
+        shape = tuple(images.shape)
         if is_out_of_memory(error):
-            raise ArgumentError(_too_much_memory(pictures)) from error
-        raise ArgumentError(f"the network cannot take pictures of shape {shape}{made}: {first_line(error)}") from error
+            raise ArgumentError(_too_much_memory(images)) from error
+        raise ArgumentError(f"the network cannot take images of shape {shape}{made}: {first_line(error)}") from error
 
 
 @contextmanager
-def within_memory(pictures: Tensor) -> Iterator[None]:
+def within_memory(images: Tensor) -> Iterator[None]:
     """Within the block, memory that is refused becomes one clear error.
 
     Raises:
-        ArgumentError: these pictures need more memory than there is.
+        ArgumentError: these images need more memory than there is.
     """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise ArgumentError(_too_much_memory(pictures)) from error
+        raise ArgumentError(_too_much_memory(images)) from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -305,14 +305,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in str(error) for words in _NO_MEMORY)
 
 
-def _too_much_memory(pictures: Tensor) -> str:
-    few = "fewer pictures at a time (batch_size, on the command line --batch-size) or " if len(pictures) > 1 else ""
-    shape = tuple(pictures.shape)
-    return f"there is not enough memory to run the network on pictures of shape {shape}: {few}smaller ones need less"
+def _too_much_memory(images: Tensor) -> str:
+    few = "fewer images at a time (batch_size, on the command line --batch-size) or " if len(images) > 1 else ""
+    shape = tuple(images.shape)
+    return f"there is not enough memory to run the network on images of shape {shape}: {few}smaller ones need less"
 
 
 def uses_batch_statistics(model: nn.Module) -> bool:
-    """Whether an answer of `model` in evaluation depends on the other pictures of the batch (not changed)."""
+    """Whether an answer of `model` in evaluation depends on the other images of the batch (not changed)."""
     return any(isinstance(module, _BatchNorm) and module.running_mean is None for module in model.modules())
 
 

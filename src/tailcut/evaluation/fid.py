@@ -1,4 +1,4 @@
-"""The Fréchet distance between made and real pictures, seen through a network of features (FID).
+"""The Fréchet distance between made and real images, seen through a network of features (FID).
 
 Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium" (2017), equation 6.
 There the features are those of Inception, which learned ImageNet (see `inception`); here they are those of the LeNet-5
@@ -16,7 +16,7 @@ from tailcut.weights import to_dense
 
 FEATURE_NETWORK = "zoo:lenet5-ref"
 NUM_FEATURES = 500  # neurons of its last hidden layer
-CHANNELS, SIDE = 1, 28  # of the pictures that it reads
+CHANNELS, SIDE = 1, 28  # of the images that it reads
 
 
 class Features(nn.Module):
@@ -28,7 +28,7 @@ class Features(nn.Module):
         metric: what the distance by these features is called.
         title: what they are, for people.
         num_features: length of a row.
-        channels: how many channels pictures may have.
+        channels: how many channels images may have.
     """
 
     metric: str
@@ -66,7 +66,7 @@ class FeatureStatistics:
         """
         count, total, products = self.state.split(self._sizes)
         if count < 2:
-            raise ArgumentError(f"a covariance needs at least 2 pictures, got {int(count)}")
+            raise ArgumentError(f"a covariance needs at least 2 images, got {int(count)}")
         mean = total / count
         products = products.view(len(total), len(total))
         return mean, (products - count * torch.outer(mean, mean)) / (count - 1)
@@ -117,14 +117,14 @@ class FeatureNetwork(Features):
         self.network.fc2 = nn.Identity()  # what it gets is the last hidden layer
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features (batch, 500) of pictures, without gradients."""
+        """Features (batch, 500) of images, without gradients."""
         with torch.inference_mode():
             features: Tensor = self.network(resized(x, (SIDE, SIDE)))
         return features
 
 
-def resized(pictures: Tensor, size: tuple[int, int]) -> Tensor:
-    """Pictures (batch, channels, height, width) in another size, by bilinear interpolation; kept where it is theirs."""
-    if tuple(pictures.shape[2:]) == size:
-        return pictures
-    return interpolate(pictures, size=size, mode="bilinear", antialias=True)
+def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images (batch, channels, height, width) in another size, by bilinear interpolation; kept where it is theirs."""
+    if tuple(images.shape[2:]) == size:
+        return images
+    return interpolate(images, size=size, mode="bilinear", antialias=True)

@@ -1,7 +1,7 @@
-"""Networks that make pictures: what they make, and how far it is from a data set.
+"""Networks that make images: what they make, and how far it is from a data set.
 
-A variational autoencoder (`vae`) makes pictures with its decoder, a GAN with its generator (`dcgan_generator`). Both
-turn codes of normal random numbers into pictures.
+A variational autoencoder (`vae`) makes images with its decoder, a GAN with its generator (`dcgan_generator`). Both
+turn codes of normal random numbers into images.
 """
 
 import time
@@ -40,10 +40,10 @@ GENERATORS = (VAE, DCGANGenerator)
 
 @dataclass
 class GenerationReport(EvaluateReport):
-    """The figures of a network that makes pictures; `metrics` are those of `evaluate_generator`.
+    """The figures of a network that makes images; `metrics` are those of `evaluate_generator`.
 
     Attributes:
-        num_generated: how many pictures it made.
+        num_generated: how many images it made.
         seed: of their codes.
         features: the network whose features the Fréchet distance compares.
     """
@@ -56,7 +56,7 @@ class GenerationReport(EvaluateReport):
         """One row for people, and what the distance is between."""
         distance = next(iter(self.metrics))
         return (
-            f"{super().__str__()}\n\n{distance}: {self.num_generated:,} made pictures (seed {self.seed}) against the "
+            f"{super().__str__()}\n\n{distance}: {self.num_generated:,} made images (seed {self.seed}) against the "
             f"{self.num_samples:,} real ones, by the features of {self.features}"
         )
 
@@ -70,7 +70,7 @@ class Sampler:
         dense: see `runnable`; a VAE runs with dense weights always.
 
     Attributes:
-        code_size: how many random numbers a picture is made of.
+        code_size: how many random numbers an image is made of.
         vae: the whole network that runs, if it is a VAE.
 
     Raises:
@@ -92,10 +92,10 @@ class Sampler:
             self.code_size = cast(nn.ConvTranspose2d, source.main[0]).in_channels
             self._decode = lambda codes: (network(codes) + 1) / 2
         else:
-            raise ArgumentError(f"{type(source).__name__} makes no pictures; vae and dcgan_generator do")
+            raise ArgumentError(f"{type(source).__name__} makes no images; vae and dcgan_generator do")
 
     def __call__(self, codes: Tensor) -> Tensor:
-        """Pictures (batch, channels, height, width) in 0..1 of codes (batch, code_size), on the sampler's device."""
+        """Images (batch, channels, height, width) in 0..1 of codes (batch, code_size), on the sampler's device."""
         with torch.inference_mode():
             return self._decode(codes.to(self._device))
 
@@ -130,30 +130,30 @@ def evaluate_generator(
     dense: bool = False,
     progress: bool = False,
 ) -> dict[str, float]:
-    """The figures of a network that makes pictures. The model is not changed: a copy of it is evaluated.
+    """The figures of a network that makes images. The model is not changed: a copy of it is evaluated.
 
-    Real pictures are brought to the size of the made ones first: all that the network could have learned from.
+    Real images are brought to the size of the made ones first: all that the network could have learned from.
 
     Args:
         model: a `VAE` or a `DCGANGenerator`, regularised or not.
-        dataset: the real pictures, of as many channels as the made ones.
-        num_samples: how many pictures are made.
+        dataset: the real images, of as many channels as the made ones.
+        num_samples: how many images are made.
         seed: of their codes.
         features: what the distance compares, on the share's device: `InceptionFeatures` or another of
             `fid.Features`; `fid.FeatureNetwork` when None.
-        batch_size: pictures per forward; 250 when None.
+        batch_size: images per forward; 250 when None.
         share: where to run, and which part of the work.
         dense: see `Sampler`.
         progress: show on standard error how far it is.
 
     Returns:
-        `{"fid": ...}`, the Fréchet distance (at least 0) of made and real pictures by the features (under their
+        `{"fid": ...}`, the Fréchet distance (at least 0) of made and real images by the features (under their
         `metric`, `fid_inception` by Inception's); of a VAE also `elbo`, the mean bound on the logarithm of a real
-        picture's likelihood in nats (at most 0; see `losses.negative_elbo`). Both do not depend on batches and
+        image's likelihood in nats (at most 0; see `losses.negative_elbo`). Both do not depend on batches and
         processes, up to rounding.
 
     Raises:
-        ArgumentError: the model makes no pictures, they do not fit the data set's, or they are no numbers.
+        ArgumentError: the model makes no images, they do not fit the data set's, or they are no numbers.
     """
     sampler = Sampler(model, share.device, dense=dense)
     size = BATCH_SIZE if batch_size is None else batch_size
@@ -162,25 +162,25 @@ def evaluate_generator(
     codes = draw_codes(sampler, num_samples, seed)
     noise = draw_codes(sampler, len(dataset), (seed + 1) % (MAX_SEED + 1))
     network = FeatureNetwork().to(share.device) if features is None else features
-    shape = _check_pictures(sampler, dataset, network)
+    shape = _check_images(sampler, dataset, network)
     made, real = FeatureStatistics(network.num_features), FeatureStatistics(network.num_features)
     elbo = StreamingMean()
-    with live_progress(progress, "pictures", num_samples + len(dataset), interval=PROGRESS_INTERVAL) as bar:
+    with live_progress(progress, "images", num_samples + len(dataset), interval=PROGRESS_INTERVAL) as bar:
         for start in range(0, num_samples, size)[share.rank :: share.num_processes]:
             made.update(network(sampler(codes[start : start + size])))
             bar.show(min(start + size, num_samples))
         for start in range(0, len(dataset), size)[share.rank :: share.num_processes]:
             stop = min(start + size, len(dataset))
-            pictures = resized(dataset.batch(range(start, stop))[0].to(share.device), shape)
-            real.update(network(pictures))
+            images = resized(dataset.batch(range(start, stop))[0].to(share.device), shape)
+            real.update(network(images))
             if sampler.vae is not None:
-                elbo.update(-_with_drawn_code(sampler.vae, pictures, noise[start:stop]))
+                elbo.update(-_with_drawn_code(sampler.vae, images, noise[start:stop]))
             bar.show(num_samples + stop)
     for state in (made, real, elbo):
         state.state = share.total(state.state)
     if not bool(made.state.isfinite().all()):
         raise ArgumentError(
-            "the network's pictures are not numbers (NaN or infinite), so they have no distance to real ones; its "
+            "the network's images are not numbers (NaN or infinite), so they have no distance to real ones; its "
             "training diverged or its file is damaged"
         )
     distance = frechet_distance(*made.moments(), *real.moments())
@@ -203,7 +203,7 @@ def evaluate_generator_file(
     dense: bool = False,
     progress: bool = False,
 ) -> GenerationReport:
-    """Evaluate the .tailcut file of a network that makes pictures; see `evaluate_generator` and `evaluate_file`.
+    """Evaluate the .tailcut file of a network that makes images; see `evaluate_generator` and `evaluate_file`.
 
     `features` is one of `FEATURES`; `download` fetches Inception's weights too.
     """
@@ -234,28 +234,28 @@ def evaluate_generator_file(
 
 
 def holds_generator(file: str | Path) -> bool:
-    """Whether a .tailcut file (or `zoo:NAME`) names a network that makes pictures. Raises what `load` raises."""
+    """Whether a .tailcut file (or `zoo:NAME`) names a network that makes images. Raises what `load` raises."""
     base = read_contents(file).base
     build = None if base is None else family(base.name).build
     return isinstance(build, type) and issubclass(build, GENERATORS)
 
 
-def _with_drawn_code(vae: VAE, pictures: Tensor, noise: Tensor) -> Tensor:
-    """`negative_elbo` of each picture (batch,), with the codes that this noise (batch, code_size) gives."""
+def _with_drawn_code(vae: VAE, images: Tensor, noise: Tensor) -> Tensor:
+    """`negative_elbo` of each image (batch,), with the codes that this noise (batch, code_size) gives."""
     with torch.inference_mode():
-        mean, log_variance = vae.encode(pictures)
+        mean, log_variance = vae.encode(images)
         code = mean + torch.exp(log_variance / 2) * noise.to(mean.device)
-        return negative_elbo((vae.decode(code), mean, log_variance), pictures)
+        return negative_elbo((vae.decode(code), mean, log_variance), images)
 
 
-def _check_pictures(sampler: Sampler, dataset: Dataset, features: Features) -> tuple[int, int]:
+def _check_images(sampler: Sampler, dataset: Dataset, features: Features) -> tuple[int, int]:
     """Height and width of what is made; `ArgumentError` if features cannot be taken of it and of the data set."""
     _, made, height, width = sampler(torch.zeros(1, sampler.code_size)).shape
-    real = dataset.picture_shape[0]
+    real = dataset.image_shape[0]
     if made != real or made not in features.channels:
         raise ArgumentError(
-            f"the Fréchet distance is measured by the features of {features.title}, which reads pictures of "
+            f"the Fréchet distance is measured by the features of {features.title}, which reads images of "
             f"{' or '.join(map(str, features.channels))} channel{'s' * (features.channels != (1,))}; the network makes "
-            f"pictures of {made}, {dataset.name} has {real}"
+            f"images of {made}, {dataset.name} has {real}"
         )
     return height, width

@@ -1,4 +1,4 @@
-"""Inception's features for the Fréchet distance, as the papers on picture making have them (extra `inception`).
+"""Inception's features for the Fréchet distance, as the papers on image making have them (extra `inception`).
 
 The network and its weights are those of torch-fidelity: Inception v3 of December 2015 with TensorFlow's own resizing,
 which Heusel et al. (2017) used. The weights (91 MB) do not come with any package.
@@ -21,7 +21,7 @@ _NAME, _COLORS, _GREY = "inception-v3-compat", 3, 1
 class InceptionFeatures(Features):
     """The 2,048 pooled features of Inception v3, in evaluation mode.
 
-    Input: (batch, 1 or 3, height, width), pixels in 0..1, of any size. Output: (batch, 2048), none below 0. Pictures
+    Input: (batch, 1 or 3, height, width), pixels in 0..1, of any size. Output: (batch, 2048), none below 0. Images
     are rounded to 8 bits, one channel is taken as grey, and the network brings them to 299 x 299.
 
     Args:
@@ -49,9 +49,9 @@ class InceptionFeatures(Features):
             raise DataError(f"{file} does not hold the weights of Inception v3: {error}") from error
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features (batch, 2048) of pictures, without gradients."""
+        """Features (batch, 2048) of images, without gradients."""
         if x.ndim != 4 or x.shape[1] not in self.channels:
-            raise ArgumentError(f"Inception reads pictures (batch, 1 or 3, height, width), got {tuple(x.shape)}")
+            raise ArgumentError(f"Inception reads images (batch, 1 or 3, height, width), got {tuple(x.shape)}")
         with torch.inference_mode():
             pixels = (x.clamp(0, 1) * 255).round().to(torch.uint8).expand(-1, _COLORS, -1, -1)
             features: Tensor = self.network(pixels)[0]

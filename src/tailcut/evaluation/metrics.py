@@ -1,4 +1,4 @@
-"""Metrics: one figure per picture, and their exact mean over any number of batches and processes."""
+"""Metrics: one figure per image, and their exact mean over any number of batches and processes."""
 
 from collections.abc import Callable
 
@@ -7,11 +7,11 @@ from torch import Tensor
 
 from tailcut.errors import ArgumentError
 
-PerPicture = Callable[[Tensor, Tensor], Tensor]
+PerImage = Callable[[Tensor, Tensor], Tensor]
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """1 for each picture whose largest output is its class, else 0; their mean is the top-1 accuracy.
+    """1 for each image whose largest output is its class, else 0; their mean is the top-1 accuracy.
 
     Args:
         outputs: (batch, classes).
@@ -32,7 +32,7 @@ def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def top5_accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """1 for each picture whose class is among its five largest outputs, else 0; ImageNet's second figure.
+    """1 for each image whose class is among its five largest outputs, else 0; ImageNet's second figure.
 
     Args:
         outputs: (batch, classes), at least 5 classes.
@@ -53,7 +53,7 @@ def top5_accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def dice(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Dice's coefficient 2 |A and B| / (|A| + |B|) of each picture's mask; 1 where both masks are empty.
+    """Dice's coefficient 2 |A and B| / (|A| + |B|) of each image's mask; 1 where both masks are empty.
 
     Args:
         outputs: (batch, 2, height, width), foreground where the second output is larger; or (batch, 1,
@@ -94,14 +94,14 @@ def foreground(outputs: Tensor) -> Tensor:
     return outputs[:, 0] > 0 if outputs.shape[1] == 1 else outputs.argmax(dim=1) > 0
 
 
-METRICS: dict[str, tuple[str, PerPicture]] = {
+METRICS: dict[str, tuple[str, PerImage]] = {
     "classification": ("accuracy", accuracy),
     "segmentation": ("dice", dice),
 }
 MANY_CLASSES = 100
 
 
-def metrics_for(task: str, num_classes: int) -> dict[str, PerPicture]:
+def metrics_for(task: str, num_classes: int) -> dict[str, PerImage]:
     """The metrics of a task, the chief one first; from 100 classes on the top-5 accuracy is one of them.
 
     Args:
@@ -137,12 +137,12 @@ class StreamingMean:
             ArgumentError: there were none.
         """
         if self.state[1] == 0:
-            raise ArgumentError("the mean of no figures is not defined; update with at least one picture")
+            raise ArgumentError("the mean of no figures is not defined; update with at least one image")
         return float(self.state[0] / self.state[1])
 
 
 class ClassCounts:
-    """How many pictures a network gives each class, and how many belong to it.
+    """How many images a network gives each class, and how many belong to it.
 
     Args:
         num_classes: of the data set.
@@ -161,6 +161,6 @@ class ClassCounts:
             row += torch.bincount(numbers.cpu(), minlength=num_classes)
 
     def only_class(self) -> int | None:
-        """The class that all pictures get though they are of several; None if they get several or are of one."""
+        """The class that all images get though they are of several; None if they get several or are of one."""
         given, true = (row.nonzero().flatten().tolist() for row in self.state)
         return given[0] if len(given) == 1 and len(true) > 1 else None

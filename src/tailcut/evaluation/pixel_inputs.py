@@ -1,11 +1,11 @@
-"""How a network reads pictures: as they are, or through the transform of its frequency-domain stem."""
+"""How a network reads images: as they are, or through the transform of its frequency-domain stem."""
 
 from collections.abc import Callable
 
 from torch import Tensor, nn
 
 from tailcut.inputs import FrequencyGate
-from tailcut.inputs.stem.replace import picture_shape as picture_shape
+from tailcut.inputs.stem.replace import image_shape as image_shape
 from tailcut.inputs.transform.input_transform import input_transform_of
 from tailcut.structure import source_of
 
@@ -13,20 +13,20 @@ Reader = Callable[[Tensor], Tensor]
 
 
 def reader_of(model: nn.Module) -> Reader:
-    """What turns a batch of pictures, (batch, channels, height, width) in 0..1, into the input of `model`.
+    """What turns a batch of images, (batch, channels, height, width) in 0..1, into the input of `model`.
 
-    The transform that a network keeps if it reads frequency channels or YCbCr; for all others the pictures are the
+    The transform that a network keeps if it reads frequency channels or YCbCr; for all others the images are the
     input. The model is not changed.
     """
     transform = input_transform_of(source_of(model))
     return _unchanged if transform is None else transform
 
 
-class PictureReader(nn.Module):
-    """A network behind its transform: it takes pictures, with gradients for their pixels.
+class ImageReader(nn.Module):
+    """A network behind its transform: it takes images, with gradients for their pixels.
 
     Args:
-        model: any network; one that reads pictures as they are runs as it is.
+        model: any network; one that reads images as they are runs as it is.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -35,9 +35,9 @@ class PictureReader(nn.Module):
         self.training = model.training
         self._read = reader_of(model)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """The network's outputs for pictures (batch, channels, height, width) in 0..1."""
-        outputs: Tensor = self.model(self._read(pictures))
+    def forward(self, images: Tensor) -> Tensor:
+        """The network's outputs for images (batch, channels, height, width) in 0..1."""
+        outputs: Tensor = self.model(self._read(images))
         return outputs
 
 
@@ -52,5 +52,5 @@ def gate_penalty(model: nn.Module, strength: float) -> Tensor | None:
     return sum(penalties[1:], penalties[0]) if penalties else None
 
 
-def _unchanged(pictures: Tensor) -> Tensor:
-    return pictures
+def _unchanged(images: Tensor) -> Tensor:
+    return images

@@ -17,11 +17,11 @@ SPLIT = "train"
 def random_batches(
     dataset: Dataset, batch_size: int, num_batches: int, seed: int, bar: Progress | None = None
 ) -> Iterator[Tensor]:
-    """Batches of pictures drawn without repetition: the same for the same seed.
+    """Batches of images drawn without repetition: the same for the same seed.
 
     Args:
         dataset: where they come from.
-        batch_size: pictures per batch; the last has fewer where the data set ends.
+        batch_size: images per batch; the last has fewer where the data set ends.
         num_batches: the most batches.
         seed: of the order.
         bar: shown how many were given.
@@ -46,9 +46,9 @@ def network_inputs(
     seed: int,
     bar: Progress | None = None,
 ) -> Iterator[Tensor]:
-    """The same pictures as the network reads them: through its transform, if it has one; see `random_batches`."""
+    """The same images as the network reads them: through its transform, if it has one; see `random_batches`."""
     read = reader_of(network)
     parameter = next(network.parameters(), None)
     device = torch.device("cpu") if parameter is None else parameter.device
-    for pictures in random_batches(dataset, batch_size, num_batches, seed, bar):
-        yield read(pictures.to(device))
+    for images in random_batches(dataset, batch_size, num_batches, seed, bar):
+        yield read(images.to(device))

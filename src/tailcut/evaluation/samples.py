@@ -1,4 +1,4 @@
-"""A few pictures of a data set with what a network takes them for, to be shown."""
+"""A few images of a data set with what a network takes them for, to be shown."""
 
 import torch
 from torch import Tensor, nn
@@ -14,26 +14,26 @@ PredictedSample = tuple[int, Tensor, Tensor, Tensor, float]
 
 
 def predict_samples(model: nn.Module, dataset: Dataset, num: int) -> list[PredictedSample]:
-    """What a network takes some pictures for; they lie evenly over the data set. The model is not changed.
+    """What a network takes some images for; they lie evenly over the data set. The model is not changed.
 
     Args:
-        model: a network whose pictures and outputs fit the data set.
-        dataset: pictures with classes or masks.
-        num: how many pictures, at least 1; all if there are fewer.
+        model: a network whose images and outputs fit the data set.
+        dataset: images with classes or masks.
+        num: how many images, at least 1; all if there are fewer.
 
     Returns:
-        Per picture its position; itself, (channels, height, width), 0 to 1; its class, (), or its mask of 0 and 1,
+        Per image its position; itself, (channels, height, width), 0 to 1; its class, (), or its mask of 0 and 1,
         (height, width); the same by the network; and the probability that the network gives its class, or the Dice
         coefficient of its mask.
 
     Raises:
-        ArgumentError: the network does not fit the pictures, the targets or the classes' names, or the data set has
+        ArgumentError: the network does not fit the images, the targets or the classes' names, or the data set has
             objects.
     """
     if dataset.task not in METRICS:
         raise ArgumentError(f"{dataset.name} has boxes of objects: draw what a detector finds with tailcut predict")
     if num < 1:
-        raise ArgumentError(f"expected at least 1 picture, got {num}")
+        raise ArgumentError(f"expected at least 1 image, got {num}")
     check_class_names(model, dataset)
     network = runnable(model, "cpu")
     read = reader_of(network)
@@ -41,10 +41,10 @@ def predict_samples(model: nn.Module, dataset: Dataset, num: int) -> list[Predic
     samples = []
     # One at a time: photos differ in size, and batch norm may look at the whole batch.
     for position in (place * len(dataset) // num for place in range(num)):
-        picture, target = dataset[position]
-        outputs = run_forward(network, read(picture[None]))
+        image, target = dataset[position]
+        outputs = run_forward(network, read(image[None]))
         predict = _mask if dataset.task == "segmentation" else _class
-        samples.append((position, picture, target, *predict(outputs, target, dataset)))
+        samples.append((position, image, target, *predict(outputs, target, dataset)))
     return samples
 
 

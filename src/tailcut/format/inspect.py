@@ -197,14 +197,15 @@ def _bytes_by_kind(
 
 
 def _metadata_lines(metadata: dict[str, Any]) -> list[str]:
-    """Names of classes and the size of pictures in readable lines, all else as it is."""
+    """Names of classes and the size of images in readable lines, all else as it is."""
     rest, lines = dict(metadata), []
     if structure.are_names(metadata.get(structure.METADATA_KEY)):
         names = rest.pop(structure.METADATA_KEY)
         lines.append(f"classes          {len(names)}: {shorten(', '.join(names), NAMES_WIDTH, placeholder=' ...')}")
-    if structure.is_size(metadata.get(structure.SIZE_KEY)):
-        height, width = rest.pop(structure.SIZE_KEY)
-        lines.append(f"pictures         {height} x {width} pixels")
+    size_key = structure.size_key_in(metadata)
+    if size_key is not None:
+        height, width = rest.pop(size_key)
+        lines.append(f"images           {height} x {width} pixels")
     return [*lines, f"metadata         {rest}"] if rest else lines
 
 

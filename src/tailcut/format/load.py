@@ -37,7 +37,6 @@ from tailcut.format.zoo import resolve
 from tailcut.limits import check_total, check_work, limit_of, non_finite_allowed, the_cap
 from tailcut.structure import (
     METADATA_KEY,
-    SIZE_KEY,
     Edit,
     Reader,
     Record,
@@ -45,10 +44,10 @@ from tailcut.structure import (
     are_names,
     check_module,
     edit_kind,
-    is_size,
     record_of,
     set_class_names,
-    set_picture_size,
+    set_image_size,
+    size_key_in,
     set_record,
     view_in,
 )
@@ -76,7 +75,7 @@ def load(
 
     Returns:
         The network in evaluation mode, regularised as it was saved. `.train()` to go on training. It knows the names of
-        its classes (`tailcut.class_names`) and its pictures' size (`tailcut.inputs.picture_size`) if the file does.
+        its classes (`tailcut.class_names`) and its images' size (`tailcut.inputs.image_size`) if the file does.
         A file does not tell the `precision` of `regularize`: to go on training with rounding, set
         `tensor.truncation.precision = "float16"` for each `tensor` of `tailcut.weights.truncated_tensors(model)`.
 
@@ -275,9 +274,9 @@ def _told(contents: Contents, model: nn.Module) -> nn.Module:
     names = contents.metadata.get(METADATA_KEY)
     if are_names(names):
         set_class_names(model, names)
-    size = contents.metadata.get(SIZE_KEY)
-    if is_size(size):
-        set_picture_size(model, size)
+    size_key = size_key_in(contents.metadata)
+    if size_key is not None:
+        set_image_size(model, contents.metadata[size_key])
     return model
 
 

@@ -104,8 +104,8 @@ def save(
         max_bytes: the most bytes that a quantised file may have; the finest step that fits is taken.
         sensitivity: how much each tensor matters; None goes by its magnitudes.
         metadata: anything JSON can hold, at most 64 KiB. The network's class names (see `tailcut.set_class_names`) and
-            its pictures' size (`tailcut.inputs.set_picture_size`) are written with it, unless it says `class_names` or
-            `picture_size` itself.
+            its images' size (`tailcut.inputs.set_image_size`) are written with it, unless it says `class_names` or
+            `image_size` itself.
         registered: write the registered name, so that `load(path)` rebuilds the network. False writes it as a
             class of your own, for `load(path, into=...)`.
         allow_non_finite: write numbers that are not finite (NaN, infinities) in tensors that are no coefficients;

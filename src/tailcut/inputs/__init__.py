@@ -1,4 +1,4 @@
-"""Learning in the Frequency Domain: networks that read the DCT of a picture instead of its pixels.
+"""Learning in the Frequency Domain: networks that read the DCT of an image instead of its pixels.
 
 K. Xu, M. Qin, F. Sun, Y. Wang, Y.-K. Chen, F. Ren: "Learning in the Frequency Domain", CVPR 2020 (arXiv 2002.12416).
 
@@ -16,10 +16,10 @@ K. Xu, M. Qin, F. Sun, Y. Wang, Y.-K. Chen, F. Ren: "Learning in the Frequency D
 Known deviations:
 
 - The published code gets coefficients from a JPEG encoder. Here they are a float block DCT of planes that are never
-  rounded; the difference is that rounding. Its chroma, of the picture enlarged by 2 and subsampled 4:2:0, is computed
+  rounded; the difference is that rounding. Its chroma, of the image enlarged by 2 and subsampled 4:2:0, is computed
   without enlarging anything (`tailcut.inputs.chroma`); the result is the same.
-- Statistics are the spread over all pixels of all pictures. The published constants are the spread of means per
-  picture, so that normalised channels reach a spread of 20 to 74; here it is 1.
+- Statistics are the spread over all pixels of all images. The published constants are the spread of means per
+  image, so that normalised channels reach a spread of 20 to 74; here it is 1.
 - The paper gives no table for DCT-12S, and none for its triangles: `Selection.of(12)` and `triangle` follow the pattern
   of the others. The 24 channels of DCT-24D stand commented out in the published code (`Selection.learned`). The tables
   count row-major, the paper's figure in zigzag order; ours print both.
@@ -35,7 +35,7 @@ and `JpegFolder` loads channels in workers. `transplant_stem` fits the new first
 
 from tailcut.inputs.detection import detectors as detectors
 from tailcut.inputs.energy import FrequencyReport as FrequencyReport
-from tailcut.inputs.energy import describe_picture as describe_picture
+from tailcut.inputs.energy import describe_image as describe_image
 from tailcut.inputs.energy import frequency_energy as frequency_energy
 from tailcut.inputs.energy import reconstruction_errors as reconstruction_errors
 from tailcut.inputs.heat_maps import draw_heat_maps as draw_heat_maps
@@ -46,7 +46,7 @@ from tailcut.inputs.loading import JpegFolder as JpegFolder
 from tailcut.inputs.loading import loader as loader
 from tailcut.inputs.plots import draw_channels as draw_channels
 from tailcut.inputs.plots import draw_frequency_map as draw_frequency_map
-from tailcut.inputs.plots import draw_picture as draw_picture
+from tailcut.inputs.plots import draw_image as draw_image
 from tailcut.inputs.plots import draw_reconstruction as draw_reconstruction
 from tailcut.inputs.selection.gate import FrequencyGate as FrequencyGate
 from tailcut.inputs.selection.gate import GateActivity as GateActivity
@@ -64,5 +64,5 @@ from tailcut.inputs.stem.ycbcr import YCbCrPixels as YCbCrPixels
 from tailcut.inputs.stem.ycbcr import use_ycbcr as use_ycbcr
 from tailcut.inputs.transform.block_dct import BlockDCT as BlockDCT
 from tailcut.inputs.transform.statistics import ChannelStatistics as ChannelStatistics
-from tailcut.structure import picture_size as picture_size
-from tailcut.structure import set_picture_size as set_picture_size
+from tailcut.structure import image_size as image_size
+from tailcut.structure import set_image_size as set_image_size

@@ -1,4 +1,4 @@
-"""Where the energy of pictures lies: per frequency, and what a selection keeps of it."""
+"""Where the energy of images lies: per frequency, and what a selection keeps of it."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -14,29 +14,29 @@ from tailcut.inputs.selection.patterns import NUM_CHANNELS, NUM_FREQUENCIES
 from tailcut.inputs.transform.block_dct import BlockDCT, Chroma
 from tailcut.printing import Report, table
 
-_ROUNDING = 1e-18  # grey levels squared: the energy of a flat picture's details, which are 0 but for rounding, is less
+_ROUNDING = 1e-18  # grey levels squared: the energy of a flat image's details, which are 0 but for rounding, is less
 
 
 @dataclass
 class FrequencyReport(Report):
-    """What a selection of channels keeps of a picture.
+    """What a selection of channels keeps of an image.
 
     Attributes:
-        picture: the file.
-        height: of the picture, in pixels.
-        width: of the picture, in pixels.
+        image: the file.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
         chroma: "two_scale" or "full", see `BlockDCT`.
         selection: kept row-major frequencies by component.
         shape: of the channels: (n, blocks_h, blocks_w).
-        input_ratio: numbers in the channels over numbers in the RGB picture.
+        input_ratio: numbers in the channels over numbers in the RGB image.
         energy_ratio: kept energy over all energy of the level-shifted planes, 0 to 1.
         detail_ratio: the same without the three constant frequencies, which hold the blocks' means; 0 to 1.
-        psnr_db: of the picture rebuilt from the kept channels and clipped, over all of RGB, in decibels; None if there
+        psnr_db: of the image rebuilt from the kept channels and clipped, over all of RGB, in decibels; None if there
             is no error at all.
-        files: the pictures that were drawn.
+        files: the images that were drawn.
     """
 
-    picture: str
+    image: str
     height: int
     width: int
     chroma: str
@@ -58,17 +58,17 @@ class FrequencyReport(Report):
             ("numbers, against RGB", f"{100 * self.input_ratio:.1f} %"),
             ("energy kept", f"{100 * self.energy_ratio:.2f} %"),
             ("without the blocks' means", f"{100 * self.detail_ratio:.2f} %"),
-            ("rebuilt picture", psnr),
+            ("rebuilt image", psnr),
             *(("drawn", file) for file in self.files),
         ]
-        return table([self.picture, ""], rows)
+        return table([self.image, ""], rows)
 
 
 def frequency_energy(source: Tensor | JpegCoefficients | Iterable[Any], *, chroma: Chroma = "full") -> Tensor:
-    """The mean square of each frequency's coefficients, over all blocks of all pictures.
+    """The mean square of each frequency's coefficients, over all blocks of all images.
 
     Args:
-        source: pictures as `BlockDCT` takes them, or the stored coefficients of a JPEG file, or a loader of these.
+        source: images as `BlockDCT` takes them, or the stored coefficients of a JPEG file, or a loader of these.
         chroma: "full" or "two_scale", see `BlockDCT`.
 
     Returns:
@@ -83,12 +83,12 @@ def frequency_energy(source: Tensor | JpegCoefficients | Iterable[Any], *, chrom
     transform = BlockDCT(NUM_CHANNELS, chroma=chroma)
     statistics = transform.statistics(loader)
     if statistics.count == 0:
-        raise DataError("there is no energy in no pictures: the loader is empty")
+        raise DataError("there is no energy in no images: the loader is empty")
     return statistics.std.square() + statistics.mean.square()
 
 
 def reconstruction_errors(energy: Tensor, order: Sequence[int] | None = None) -> Tensor:
-    """The error of pictures rebuilt from the first 0, 1, ..., 192 channels in some order.
+    """The error of images rebuilt from the first 0, 1, ..., 192 channels in some order.
 
     The transform is orthonormal, so that the squared error is the energy of what is left out (Parseval).
 
@@ -114,22 +114,22 @@ def reconstruction_errors(energy: Tensor, order: Sequence[int] | None = None) ->
 
 
 @torch.no_grad()
-def describe_picture(picture: Tensor, transform: BlockDCT, *, name: str = "picture") -> FrequencyReport:
-    """What a transform's channels keep of one picture.
+def describe_image(image: Tensor, transform: BlockDCT, *, name: str = "image") -> FrequencyReport:
+    """What a transform's channels keep of one image.
 
     Args:
-        picture: RGB (3, height, width), uint8 or floating point of 0 to 1.
+        image: RGB (3, height, width), uint8 or floating point of 0 to 1.
         transform: the channels.
-        name: the picture's name in the report.
+        name: the image's name in the report.
 
     Raises:
-        ArgumentError: the picture is not such a tensor.
+        ArgumentError: the image is not such a tensor.
     """
-    if picture.ndim != 3:
-        raise ArgumentError(f"expected one picture (3, height, width), got shape {tuple(picture.shape)}")
-    channels = transform(picture)
-    height, width = picture.shape[-2:]
-    exact = picture.double() / 255 if picture.dtype == torch.uint8 else picture.double()
+    if image.ndim != 3:
+        raise ArgumentError(f"expected one image (3, height, width), got shape {tuple(image.shape)}")
+    channels = transform(image)
+    height, width = image.shape[-2:]
+    exact = image.double() / 255 if image.dtype == torch.uint8 else image.double()
     rebuilt = transform.inverse(channels, (height, width)).clamp(0, 1)
     error = float((rebuilt.double() - exact).square().mean())
     # In double precision what is rounding error, and what is a faint detail, lie many orders of magnitude apart.
@@ -140,13 +140,13 @@ def describe_picture(picture: Tensor, transform: BlockDCT, *, name: str = "pictu
     detail = torch.ones(NUM_CHANNELS, dtype=torch.bool)
     detail[::NUM_FREQUENCIES] = False
     return FrequencyReport(
-        picture=name,
+        image=name,
         height=height,
         width=width,
         chroma=transform.chroma,
         selection={component: list(part) for component, part in transform.selection.components().items()},
         shape=(channels.shape[0], channels.shape[1], channels.shape[2]),
-        input_ratio=channels.numel() / picture.numel(),
+        input_ratio=channels.numel() / image.numel(),
         energy_ratio=_ratio(energy[kept].sum(), energy.sum()),
         detail_ratio=_ratio(energy[kept & detail].sum(), energy[detail].sum()),
         psnr_db=None if error == 0 else -10 * math.log10(error),

@@ -19,10 +19,10 @@ def draw_heat_maps(
     zigzag and its tables row-major. Channels that the gate does not read have the probability 0.
 
     Args:
-        activity: of a gate, over some pictures.
+        activity: of a gate, over some images.
         path: the PNG to write.
         selection: channels to frame, for example those chosen; none when None.
-        title: what the values are; says how many pictures were seen when None.
+        title: what the values are; says how many images were seen when None.
 
     Raises:
         ArgumentError: the folder of `path` does not exist.
@@ -30,5 +30,5 @@ def draw_heat_maps(
     """
     values = torch.zeros(NUM_CHANNELS, dtype=torch.float64)
     values[list(activity.channels)] = torch.tensor(activity.probability, dtype=torch.float64)
-    told = title or f"probability to be open, mean of {activity.num_pictures:,} pictures"
+    told = title or f"probability to be open, mean of {activity.num_images:,} images"
     draw_frequency_map(values, path, title=told, selection=selection)

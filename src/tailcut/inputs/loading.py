@@ -40,16 +40,16 @@ Region = tuple[int, int, int, int]  # top, left, height, width
 SUFFIXES = (".jpg", ".jpeg")
 # The published evaluation resizes the short side to 512 and cuts 448 out of its middle.
 CENTRAL_RATIO = 448 / 512
-# Random parts of a picture to train on: of its area, and their width over their height.
+# Random parts of an image to train on: of its area, and their width over their height.
 AREA_RATIOS, ASPECT_RATIOS, MAX_TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10
-# Decoders make a picture smaller by these in no more time; by numbers between them in more.
+# Decoders make an image smaller by these in no more time; by numbers between them in more.
 DECODER_DIVISORS = (1, 2, 4, 8)
 # Parts of stored coefficients begin and end here: a block of half-size chroma.
 UNIT = 2 * BLOCK_SIZE
 
 
 class JpegFolder(torch.utils.data.Dataset[tuple[Tensor, int]]):
-    """JPEG files, one folder per class, as normalised frequency channels or as RGB pictures.
+    """JPEG files, one folder per class, as normalised frequency channels or as RGB images.
 
     From "pixels" a file is decoded, turned upright, a part of it is resized to `size` (bilinear with antialiasing) and
     transformed. Where a file is at least twice as large as needed, the decoder makes it smaller by 2, 4 or 8 at once.
@@ -59,7 +59,7 @@ class JpegFolder(torch.utils.data.Dataset[tuple[Tensor, int]]):
     multiples of 8, by `transform` itself otherwise: the same numbers but for rounding, in more time.
 
     From "coefficients" nothing is decoded: the middle is cut out at a block, as much as 1, 2, 4 ... times `size` (the
-    largest that fits), and halved as often; a picture smaller than `size` is doubled. So between half of a picture and
+    largest that fits), and halved as often; an image smaller than `size` is doubled. So between half of an image and
     all of it is shown along its shorter side.
 
     To train, `augment` takes random parts instead, and flips every second one: from pixels parts of 8 % to 100 % of
@@ -68,8 +68,8 @@ class JpegFolder(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
     Args:
         root: a folder with a folder of files (.jpg, .jpeg) for each class.
-        transform: makes the channels; it is used on the CPU. None gives RGB pictures.
-        size: (height, width) of the pictures that are transformed, or one number for both; multiples of 16 for
+        transform: makes the channels; it is used on the CPU. None gives RGB images.
+        size: (height, width) of the images that are transformed, or one number for both; multiples of 16 for
             coefficients.
         source: "pixels" or "coefficients".
         decoder: "simplejpeg" (extra `jpeg`), or "pillow", which needs no extra and is somewhat slower.
@@ -79,7 +79,7 @@ class JpegFolder(torch.utils.data.Dataset[tuple[Tensor, int]]):
         dtype: type of the channels.
         on_error: what becomes of files that cannot be read: "raise" ends in an error; "skip" leaves them out of
             their batches, which are then smaller, and notes them in `skipped`. A single item still ends in an error.
-        max_pixels: the most pixels of a picture; see `read_jpeg`.
+        max_pixels: the most pixels of an image; see `read_jpeg`.
 
     Attributes:
         files: the paths, in order: folder by folder, by name.
@@ -117,7 +117,7 @@ class JpegFolder(torch.utils.data.Dataset[tuple[Tensor, int]]):
         if len(self.size) != 2 or any(side < unit or side % unit for side in self.size):
             raise ArgumentError(f"size must be (height, width), positive multiples of {unit}, got {size}")
         if source == "coefficients" and transform is None:
-            raise ArgumentError("coefficients need a transform; pictures come from source='pixels'")
+            raise ArgumentError("coefficients need a transform; images come from source='pixels'")
         if not dtype.is_floating_point:
             raise ArgumentError(f"dtype must be floating point, got {dtype}")
         check_max_pixels(max_pixels)
@@ -138,7 +138,7 @@ class JpegFolder(torch.utils.data.Dataset[tuple[Tensor, int]]):
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """One picture and its class.
+        """One image and its class.
 
         Returns:
             Channels (n, ceil(height / 8), ceil(width / 8)) of `dtype`, or without a transform uint8
@@ -153,7 +153,7 @@ class JpegFolder(torch.utils.data.Dataset[tuple[Tensor, int]]):
             data = path.read_bytes()
             item = self._from_coefficients(data) if self.source == "coefficients" else self._from_pixels(data)
         except OSError as error:
-            raise DataError(f"cannot read the picture {path}: {error.strerror or error}") from error
+            raise DataError(f"cannot read the image {path}: {error.strerror or error}") from error
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
         return item, self.labels[index]
@@ -177,7 +177,7 @@ class JpegFolder(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
     @property
     def item_shape(self) -> tuple[int, int, int]:
-        """Shape of what stands for a picture."""
+        """Shape of what stands for an image."""
         if self.transform is None:
             return (3, *self.size)
         height, width = (math.ceil(side / BLOCK_SIZE) for side in self.size)
@@ -185,7 +185,7 @@ class JpegFolder(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
     @property
     def item_bytes(self) -> int:
-        """Bytes per picture that go to the device."""
+        """Bytes per image that go to the device."""
         return math.prod(self.item_shape) * (1 if self.transform is None else self.dtype.itemsize)
 
     @torch.no_grad()
@@ -193,7 +193,7 @@ class JpegFolder(torch.utils.data.Dataset[tuple[Tensor, int]]):
         stored, orientation = read_outline(data, max_pixels=self.max_pixels)
         height, width = reversed(stored) if orientation in TRANSPOSED else stored
         region = _random_region(height, width) if self.augment else _central_region(height, width, self.size)
-        # The smallest decoded picture whose region is still as large as wanted.
+        # The smallest decoded image whose region is still as large as wanted.
         spare = min(side / wanted for side, wanted in zip(region[2:], self.size, strict=True))
         divisor = max(number for number in DECODER_DIVISORS if number <= max(spare, 1))
         decoded = torch.from_numpy(self._decode(data, stored, divisor))
@@ -202,42 +202,42 @@ class JpegFolder(torch.utils.data.Dataset[tuple[Tensor, int]]):
         part = pixels[None, :, top : top + rows, left : left + columns]
         if part.shape[2:] != self.size:
             part = interpolate(part, self.size, mode="bilinear", antialias=True)
-        picture = part[0].flip(-1) if self.augment and _is_heads() else part[0]
+        image = part[0].flip(-1) if self.augment and _is_heads() else part[0]
         if self.transform is None:
-            return picture.contiguous()
-        channels = self.transform(picture) if self._compiled is None else self._compiled.from_pixels(picture)
+            return image.contiguous()
+        channels = self.transform(image) if self._compiled is None else self._compiled.from_pixels(image)
         return channels.to(self.dtype)
 
     @torch.no_grad()
     def _from_coefficients(self, data: bytes) -> Tensor:
-        picture = read_jpeg(data, max_pixels=self.max_pixels)
-        scale = min(side / wanted for side, wanted in zip(picture.size, self.size, strict=True))
+        image = read_jpeg(data, max_pixels=self.max_pixels)
+        scale = min(side / wanted for side, wanted in zip(image.size, self.size, strict=True))
         num_halvings = math.floor(math.log2(scale))  # or doublings, below 0
         # What is not shown is not resized.
-        picture = self._part(picture, 2.0**num_halvings)
+        image = self._part(image, 2.0**num_halvings)
         for _ in range(num_halvings):
-            picture = halve_size(picture)
+            image = halve_size(image)
         for _ in range(-num_halvings):
-            picture = double_size(picture)
+            image = double_size(image)
         if num_halvings < 0:
-            picture = self._part(picture, 1)
+            image = self._part(image, 1)
         if self.augment and _is_heads():
-            picture = flip_horizontal(picture)
+            image = flip_horizontal(image)
         if self._compiled is None:
             raise ArgumentError("coefficients need a transform")
-        return self._compiled.from_coefficients(picture).to(self.dtype)
+        return self._compiled.from_coefficients(image).to(self.dtype)
 
-    def _part(self, picture: JpegCoefficients, factor: float) -> JpegCoefficients:
-        """The middle, or a random part: `factor` times `size`, or the next whole blocks, as far as the picture goes."""
+    def _part(self, image: JpegCoefficients, factor: float) -> JpegCoefficients:
+        """The middle, or a random part: `factor` times `size`, or the next whole blocks, as far as the image goes."""
         sides = [
             min(side, math.ceil(factor * wanted / UNIT) * UNIT)
-            for side, wanted in zip(picture.size, self.size, strict=True)
+            for side, wanted in zip(image.size, self.size, strict=True)
         ]
         starts = []
-        for whole, side in zip(picture.size, sides, strict=True):
+        for whole, side in zip(image.size, sides, strict=True):
             num_steps = (whole - side) // UNIT
             starts.append(UNIT * (_random_integer(num_steps + 1) if self.augment else num_steps // 2))
-        return crop(picture, starts[0], starts[1], sides[0], sides[1])
+        return crop(image, starts[0], starts[1], sides[0], sides[1])
 
 
 def loader(
@@ -257,7 +257,7 @@ def loader(
 
     Args:
         dataset: the folder.
-        batch_size: pictures in a batch.
+        batch_size: images in a batch.
         shuffle: another order in each epoch.
         num_workers: processes that read; 0 reads in this one. They live until the loader is dropped.
         drop_last: leave out an incomplete last batch.
@@ -300,26 +300,26 @@ class _Loader(DataLoader[tuple[Tensor, int]]):
         if folder.skipped:
             first = next(iter(folder.skipped.values()))
             logger.warning(
-                "left out %s of %s pictures that cannot be read: %s ...", len(folder.skipped), len(folder), first
+                "left out %s of %s images that cannot be read: %s ...", len(folder.skipped), len(folder), first
             )
 
 
 def turned_upright(pixels: Tensor, orientation: int) -> Tensor:
-    """A picture (..., height, width) as its EXIF orientation, 1 to 8, wants it."""
+    """An image (..., height, width) as its EXIF orientation, 1 to 8, wants it."""
     turned = pixels.transpose(-2, -1) if orientation in TRANSPOSED else pixels
     axes = [axis for axis, orientations in ((-1, FLIPPED_COLUMNS), (-2, FLIPPED_ROWS)) if orientation in orientations]
     return turned.flip(axes) if axes else turned
 
 
 def _central_region(height: int, width: int, size: tuple[int, int]) -> Region:
-    """The middle of a picture, of the form of `size`, CENTRAL_RATIO of the largest such part."""
+    """The middle of an image, of the form of `size`, CENTRAL_RATIO of the largest such part."""
     scale = CENTRAL_RATIO * min(height / size[0], width / size[1])
     rows, columns = (max(1, round(scale * side)) for side in size)
     return (height - rows) // 2, (width - columns) // 2, rows, columns
 
 
 def _random_region(height: int, width: int) -> Region:
-    """A part of random area and aspect; the whole picture if none of ten fits in."""
+    """A part of random area and aspect; the whole image if none of ten fits in."""
     for _ in range(MAX_TRIES):
         area = height * width * float(torch.empty(()).uniform_(*AREA_RATIOS))
         aspect = math.exp(float(torch.empty(()).uniform_(*map(math.log, ASPECT_RATIOS))))
@@ -330,7 +330,7 @@ def _random_region(height: int, width: int) -> Region:
 
 
 def _scaled(region: Region, vertical: float, horizontal: float) -> Region:
-    """The region in a picture that a decoder made smaller; at least one pixel."""
+    """The region in an image that a decoder made smaller; at least one pixel."""
     top, left, height, width = region
     first_row, first_column = int(top * vertical), int(left * horizontal)
     rows, columns = max(1, int(height * vertical)), max(1, int(width * horizontal))

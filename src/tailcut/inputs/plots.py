@@ -1,4 +1,4 @@
-"""Pictures of frequency channels: the channels themselves, a value per frequency, what a selection gives back."""
+"""Images of frequency channels: the channels themselves, a value per frequency, what a selection gives back."""
 
 import io
 from pathlib import Path
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tailcut.errors import ArgumentError, MissingExtraError
 from tailcut.files import write_atomically
-from tailcut.inputs.energy import FrequencyReport, describe_picture, frequency_energy
+from tailcut.inputs.energy import FrequencyReport, describe_image, frequency_energy
 from tailcut.inputs.selection.patterns import COMPONENTS, NUM_CHANNELS, NUM_FREQUENCIES
 from tailcut.inputs.selection.selection import Selection
 from tailcut.inputs.transform.block_dct import BlockDCT
@@ -146,27 +146,27 @@ def show_frequencies(panel: "Axes", values: Tensor, framed: tuple[int, ...], lim
     return image
 
 
-def draw_reconstruction(picture: Tensor, rebuilt: Tensor, path: str | Path, *, title: str) -> None:
-    """Draw a picture, what its channels give back, and the difference, as a PNG.
+def draw_reconstruction(image: Tensor, rebuilt: Tensor, path: str | Path, *, title: str) -> None:
+    """Draw an image, what its channels give back, and the difference, as a PNG.
 
     Args:
-        picture: RGB (3, height, width), floating point of 0 to 1.
+        image: RGB (3, height, width), floating point of 0 to 1.
         rebuilt: likewise; clipped for the drawing.
         path: the PNG to write.
-        title: of the rebuilt picture.
+        title: of the rebuilt image.
 
     Raises:
-        ArgumentError: the pictures are not of one such shape, or the folder of `path` does not exist.
+        ArgumentError: the images are not of one such shape, or the folder of `path` does not exist.
         MissingExtraError: matplotlib is not installed.
     """
-    if picture.ndim != 3 or picture.shape[0] != 3 or picture.shape != rebuilt.shape:
+    if image.ndim != 3 or image.shape[0] != 3 or image.shape != rebuilt.shape:
         raise ArgumentError(
-            f"expected two pictures (3, height, width) of one size, got {tuple(picture.shape)}, {tuple(rebuilt.shape)}"
+            f"expected two images (3, height, width) of one size, got {tuple(image.shape)}, {tuple(rebuilt.shape)}"
         )
-    height, width = picture.shape[-2:]
+    height, width = image.shape[-2:]
     figure = _figure(13, max(1.5, min(13.0, 0.5 + 13 / 3 * height / width)))
-    error = (rebuilt.clamp(0, 1) - picture) * ERROR_SCALE + 0.5
-    shown = {"picture": picture, title: rebuilt, f"difference, {ERROR_SCALE} times": error}
+    error = (rebuilt.clamp(0, 1) - image) * ERROR_SCALE + 0.5
+    shown = {"image": image, title: rebuilt, f"difference, {ERROR_SCALE} times": error}
     for panel, (name, values) in zip(figure.subplots(1, len(shown)), shown.items(), strict=True):
         panel.imshow(values.detach().clamp(0, 1).permute(1, 2, 0).cpu().float().numpy())
         panel.set_title(name, fontsize=10)
@@ -175,33 +175,33 @@ def draw_reconstruction(picture: Tensor, rebuilt: Tensor, path: str | Path, *, t
 
 
 @torch.no_grad()
-def draw_picture(picture: Tensor, transform: BlockDCT, folder: str | Path, *, name: str = "picture") -> FrequencyReport:
-    """Draw what a transform makes of a picture: `channels.png`, `energy.png` and `reconstruction.png`.
+def draw_image(image: Tensor, transform: BlockDCT, folder: str | Path, *, name: str = "image") -> FrequencyReport:
+    """Draw what a transform makes of an image: `channels.png`, `energy.png` and `reconstruction.png`.
 
     Args:
-        picture: RGB (3, height, width), floating point of 0 to 1.
+        image: RGB (3, height, width), floating point of 0 to 1.
         transform: the channels.
         folder: where to write; made if it does not exist.
-        name: the picture's name in the report.
+        name: the image's name in the report.
 
     Raises:
-        ArgumentError: the picture is not such a tensor, or the folder cannot be made.
+        ArgumentError: the image is not such a tensor, or the folder cannot be made.
         MissingExtraError: matplotlib is not installed.
     """
-    report = describe_picture(picture, transform, name=name)
+    report = describe_image(image, transform, name=name)
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ArgumentError(f"cannot make the folder {folder}: {error.strerror or error}") from error
-    channels = transform(picture)
+    channels = transform(image)
     rebuilt = transform.inverse(channels, (report.height, report.width))
     files = [folder / file for file in ("channels.png", "energy.png", "reconstruction.png")]
     draw_channels(channels, transform.selection, files[0])
-    energy = frequency_energy(picture, chroma=transform.chroma)
+    energy = frequency_energy(image, chroma=transform.chroma)
     draw_frequency_map(energy, files[1], title="energy", selection=transform.selection, logarithmic=True)
     psnr = "exact" if report.psnr_db is None else f"{report.psnr_db:.1f} dB"
-    draw_reconstruction(picture, rebuilt, files[2], title=f"from {report.shape[0]} of {NUM_CHANNELS} channels: {psnr}")
+    draw_reconstruction(image, rebuilt, files[2], title=f"from {report.shape[0]} of {NUM_CHANNELS} channels: {psnr}")
     report.files = [str(file) for file in files]
     return report
 
@@ -212,7 +212,7 @@ def _figure(width: float, height: float) -> "Figure":
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingExtraError("a picture of frequency channels", "matplotlib", "plots") from error
+        raise MissingExtraError("an image of frequency channels", "matplotlib", "plots") from error
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure

@@ -16,7 +16,7 @@ def check_jpeg(data: bytes) -> bool:
         lossless, hierarchical or of more than 8 bits.
 
     Raises:
-        DataError: the file is truncated or damaged anywhere up to the end of its picture; see `read_jpeg`.
+        DataError: the file is truncated or damaged anywhere up to the end of its image; see `read_jpeg`.
     """
     try:
         markers = read_markers(data, any_colors=True, max_pixels=1 << 32)

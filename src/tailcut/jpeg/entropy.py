@@ -35,11 +35,11 @@ def decode(data: bytes, markers: JpegMarkers) -> list[np.ndarray]:
     for scan in markers.scans:
         # Each block takes a bit at least, so that a small file cannot ask for much memory.
         if scan.band[0] == 0 and frame.num_blocks_in(scan) > 8 * (scan.data[1] - scan.data[0]):
-            raise DataError("it is truncated: its picture data are too short for its size")
+            raise DataError("it is truncated: its image data are too short for its size")
     blocks = np.zeros((frame.first_block[-1], NUM_COEFFICIENTS), np.int16)
     source = np.frombuffer(data, np.uint8)
     for number, (scan, kind) in enumerate(zip(markers.scans, kinds, strict=True)):
-        where = f"scan {number + 1} of {len(kinds)}" if len(kinds) > 1 else "its picture data"
+        where = f"scan {number + 1} of {len(kinds)}" if len(kinds) > 1 else "its image data"
         _decode_scan(loops, source, frame, scan, kind, blocks, where)
     return [frame.plane(blocks, index) for index in range(len(markers.components))]
 
@@ -172,9 +172,9 @@ def _decode_scan(
 
 def _meaning(loops: Any, status: int) -> str:
     return {
-        loops.ENDS_EARLY: "it is truncated or damaged: the picture data end early",
-        loops.BYTES_LEFT: "it is damaged: there are more picture data than the size needs",
-        loops.BAD_CODE: "it is damaged: the picture data hold bits that are no code",
+        loops.ENDS_EARLY: "it is truncated or damaged: the image data end early",
+        loops.BYTES_LEFT: "it is damaged: there are more image data than the size needs",
+        loops.BAD_CODE: "it is damaged: the image data hold bits that are no code",
         loops.BAD_POSITION: "it is damaged: a block has more than 64 coefficients",
         loops.BAD_VALUE: "it is damaged: a coefficient is larger than 8-bit samples give",
     }[status]

@@ -1,17 +1,17 @@
-"""How large a picture may be, known from its header before memory is taken."""
+"""How large an image may be, known from its header before memory is taken."""
 
 from tailcut.errors import ArgumentError, DataError
 
-# A picture may have so many pixels, or so many per byte of its file, whichever is more: a photo of a large camera has
+# An image may have so many pixels, or so many per byte of its file, whichever is more: a photo of a large camera has
 # a byte for 2 to 8 of them, a file made to fill the memory one for thousands.
 MAX_PIXELS = 1 << 24
 PIXELS_PER_BYTE = 16
-# Pillow refuses pictures of more than twice its MAX_IMAGE_PIXELS; this is that number.
+# Pillow refuses images of more than twice its MAX_IMAGE_PIXELS; this is that number.
 HARD_MAX_PIXELS = 178_956_970
 
 
 def check_size(height: int, width: int, num_bytes: int, max_pixels: int | None = None, advice: str = "") -> None:
-    """Refuse a picture that is too large.
+    """Refuse an image that is too large.
 
     Args:
         height: in pixels.
@@ -22,7 +22,7 @@ def check_size(height: int, width: int, num_bytes: int, max_pixels: int | None =
 
     Raises:
         ArgumentError: `max_pixels` is not positive.
-        DataError: a side is 0, or the picture has more pixels than allowed.
+        DataError: a side is 0, or the image has more pixels than allowed.
     """
     check_max_pixels(max_pixels)
     if height == 0 or width == 0:

@@ -1,7 +1,7 @@
 """The marker segments of a JPEG file (ITU-T T.81), checked before anything is decoded or any memory is taken.
 
 Common readers accept truncated and damaged files with a warning at most. Here every marker is walked, from the first
-byte to the end of the picture, and what does not add up is refused; `entropy` then does the same for the data
+byte to the end of the image, and what does not add up is refused; `entropy` then does the same for the data
 between the markers.
 """
 
@@ -19,7 +19,7 @@ from tailcut.transform.block import BLOCK_SIZE, zigzag_order
 
 # A progressive scan visits every block, however few bytes it has. Encoders write some 10 scans, optimisers up to 64.
 MAX_SCANS = 100
-# The highest symbols of 8-bit pictures (T.81, tables F.1 and F.2): bits of a DC difference and of an AC coefficient.
+# The highest symbols of 8-bit images (T.81, tables F.1 and F.2): bits of a DC difference and of an AC coefficient.
 MAX_DC_BITS, MAX_AC_BITS = 11, 10
 MAX_LOW_BIT = 13
 
@@ -183,7 +183,7 @@ class _Walk:
             if marker in segments:
                 segments[marker](content)
         if not self.scans:
-            raise DataError("it ends before any picture data")
+            raise DataError("it ends before any image data")
         return self._result()
 
     def to_first_scan(self) -> tuple[tuple[int, int], int]:
@@ -291,7 +291,7 @@ class _Walk:
             raise OtherKindError(f"its samples have {precision} bits; only 8 are supported")
         self._set_size(height, width)
         if num_components not in ((1, 2, 3, 4) if self.any_colors else (1, 3)):
-            kind = "CMYK or YCCK" if num_components == 4 else f"a picture of {num_components} components"
+            kind = "CMYK or YCCK" if num_components == 4 else f"an image of {num_components} components"
             raise DataError(f"it is {kind}; only YCbCr and grayscale are supported (convert it first)")
         self.components = tuple(
             Component(identifier, factors >> 4, factors & 15, table)
@@ -309,7 +309,7 @@ class _Walk:
 
     def _read_scan(self, content: bytes) -> None:
         if not self.kind:
-            raise DataError("its picture data come before the frame header")
+            raise DataError("its image data come before the frame header")
         if len(self.scans) >= MAX_SCANS:
             raise DataError(f"it has more than {MAX_SCANS} scans")
         num_components = content[0] if content else 0
@@ -324,7 +324,7 @@ class _Walk:
         first, last, approximation = content[-3:]
         end = _MARKER_AFTER_DATA.search(self.data, self.position)
         if end is None:
-            raise DataError(f"it is truncated: it ends at byte {len(self.data)} inside its picture data")
+            raise DataError(f"it is truncated: it ends at byte {len(self.data)} inside its image data")
         self.scans.append(
             Scan(
                 chosen,

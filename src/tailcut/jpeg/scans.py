@@ -134,7 +134,7 @@ def _difference(words: Array, reader: Reader, tables: Array, row: Int) -> tuple[
 def _sequential_ac(
     words: Array, reader: Reader, tables: Array, row: Int, blocks: Array, block: Int
 ) -> tuple[Int, Reader]:
-    """The AC coefficients of a block of a sequential picture."""
+    """The AC coefficients of a block of a sequential image."""
     at, held, num = reader
     k: Int = 1
     while k < 64:

@@ -24,7 +24,7 @@ class AlexNet(nn.Module):
     logits. The last maps are averaged to 6 x 6, which they have at 224 x 224.
 
     With 10 classes it is the network of Frequency Regularization's Table 2: 57,035,456 weights and 9,354 biases.
-    The convolutions are too coarse for CIFAR's 32 x 32 pictures, so `resize` enlarges them; the paper does not
+    The convolutions are too coarse for CIFAR's 32 x 32 images, so `resize` enlarges them; the paper does not
     say to what. `resize=224` gives the network its own geometry; `resize=64` is the smallest power of two it
     takes, at about a seventh of the MACs (the last maps are then one pixel).
 
@@ -33,7 +33,7 @@ class AlexNet(nn.Module):
         width: channels of the first convolution; the others have 3, 6, 4 and 4 times as many.
         hidden: neurons of each of the two hidden linear layers.
         dropout: share of the inputs of the hidden linear layers that are dropped in training.
-        resize: height and width to which pictures are first brought by bilinear interpolation; 0 takes them as
+        resize: height and width to which images are first brought by bilinear interpolation; 0 takes them as
             they are.
 
     Raises:
@@ -83,7 +83,7 @@ class AlexNet(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (batch, num_classes) of pictures (batch, 3, height, width)."""
+        """Logits (batch, num_classes) of images (batch, 3, height, width)."""
         x = self.avgpool(self.features(self.resize(x)))
         logits: Tensor = self.classifier(x.flatten(1))
         return logits

@@ -19,21 +19,21 @@ def _latent_shape(*, latent_size: int, **_: object) -> tuple[int, ...]:
     return 1, latent_size
 
 
-def _picture_shape(*, in_channels: int, **_: object) -> tuple[int, ...]:
+def _image_shape(*, in_channels: int, **_: object) -> tuple[int, ...]:
     return 1, in_channels, SIDE, SIDE
 
 
 @register_model("dcgan_generator", example_shape=_latent_shape)
 class DCGANGenerator(nn.Module):
-    """Five transposed convolutions from a random vector to a picture: 3,574,656 parameters, 102.53 M MACs.
+    """Five transposed convolutions from a random vector to an image: 3,574,656 parameters, 102.53 M MACs.
 
     Input: (batch, latent_size), or (batch, latent_size, 1, 1), standard normal numbers. Output:
     (batch, out_channels, 64, 64), pixels in -1..1.
 
     Args:
         latent_size: length of the random vector.
-        width: channels of the last maps before the picture; those before them have 2, 4 and 8 times as many.
-        out_channels: channels of the picture.
+        width: channels of the last maps before the image; those before them have 2, 4 and 8 times as many.
+        out_channels: channels of the image.
 
     Raises:
         ArgumentError: a count is not from 1 to 65,536.
@@ -55,20 +55,20 @@ class DCGANGenerator(nn.Module):
         _initialize(self)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Pictures (batch, out_channels, 64, 64) of random vectors (batch, latent_size)."""
-        picture: Tensor = self.main(z.flatten(1)[:, :, None, None])
-        return picture
+        """Images (batch, out_channels, 64, 64) of random vectors (batch, latent_size)."""
+        image: Tensor = self.main(z.flatten(1)[:, :, None, None])
+        return image
 
 
-@register_model("dcgan_discriminator", example_shape=_picture_shape)
+@register_model("dcgan_discriminator", example_shape=_image_shape)
 class DCGANDiscriminator(nn.Module):
-    """Five convolutions from a picture to whether it is real: 2,763,520 parameters, 101.72 M MACs.
+    """Five convolutions from an image to whether it is real: 2,763,520 parameters, 101.72 M MACs.
 
     Input: (batch, in_channels, 64, 64), pixels in -1..1. Output: (batch, 1), logits, positive for real.
 
     Args:
         width: channels of the first maps; those after them have 2, 4 and 8 times as many.
-        in_channels: channels of the picture.
+        in_channels: channels of the image.
 
     Raises:
         ArgumentError: a count is not from 1 to 65,536.
@@ -88,7 +88,7 @@ class DCGANDiscriminator(nn.Module):
         _initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (batch, 1) of pictures (batch, in_channels, 64, 64)."""
+        """Logits (batch, 1) of images (batch, in_channels, 64, 64)."""
         logits: Tensor = self.main(x).flatten(1)
         return logits
 

@@ -1,4 +1,4 @@
-"""DenseNet for 32 x 32 pictures: Huang et al., "Densely Connected Convolutional Networks" (2017).
+"""DenseNet for 32 x 32 images: Huang et al., "Densely Connected Convolutional Networks" (2017).
 
 The variant without bottlenecks (and without compression between the blocks).
 """
@@ -53,7 +53,7 @@ class DenseNet40(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (batch, num_classes) of pictures (batch, 3, height, width)."""
+        """Logits (batch, num_classes) of images (batch, 3, height, width)."""
         x = self.trans1(self.dense1(self.conv1(x)))
         x = self.dense3(self.trans2(self.dense2(x)))
         logits: Tensor = self.fc(self.avgpool(self.relu(self.bn(x))).flatten(1))

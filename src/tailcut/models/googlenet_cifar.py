@@ -1,4 +1,4 @@
-"""GoogLeNet for 32 x 32 pictures: Szegedy et al., "Going Deeper with Convolutions" (2015).
+"""GoogLeNet for 32 x 32 images: Szegedy et al., "Going Deeper with Convolutions" (2015).
 
 The variant that papers on channel pruning report (from kuangliu/pytorch-cifar, whose tensor names it has): one
 3 x 3 convolution as the stem, batch norm everywhere, two 3 x 3 convolutions for the 5 x 5 one, no auxiliary
@@ -67,7 +67,7 @@ class GoogLeNetCIFAR(nn.Module):
         self.linear = nn.Linear(self.b5.out_channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (batch, num_classes) of pictures (batch, 3, height, width)."""
+        """Logits (batch, num_classes) of images (batch, 3, height, width)."""
         x = self.pre_layers(x)
         x = self.maxpool1(self.b3(self.a3(x)))
         x = self.e4(self.d4(self.c4(self.b4(self.a4(x)))))

@@ -16,9 +16,9 @@ class LeNet300(nn.Module):
     Args:
         bias: give each layer a bias (410 numbers for 10 classes).
         num_classes: how many classes there are.
-        convolutional: make the first layer a convolution whose kernel is the whole picture. The map is the
+        convolutional: make the first layer a convolution whose kernel is the whole image. The map is the
             same and so are the parameters' names; but the first weight has shape (300, 1, 28, 28) instead of
-            (300, 784), so that its transform sees the two axes of the picture.
+            (300, 784), so that its transform sees the two axes of the image.
 
     Raises:
         ArgumentError: `num_classes` is not positive.
@@ -33,7 +33,7 @@ class LeNet300(nn.Module):
         self.convolutional = convolutional
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (batch, num_classes) of pictures (batch, 1, 28, 28)."""
+        """Logits (batch, num_classes) of images (batch, 1, 28, 28)."""
         x = self.fc1(x).flatten(1) if self.convolutional else self.fc1(x.flatten(1))
         x = relu(self.fc2(relu(x)))
         logits: Tensor = self.fc3(x)

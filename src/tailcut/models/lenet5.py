@@ -21,7 +21,7 @@ class LeNet5(nn.Module):
         num_classes: how many classes there are.
         convolutional: make the first fully connected layer a convolution whose kernel is its whole input.
             The map is the same and so are the parameters' names; but its weight has shape (500, 50, 4, 4)
-            instead of (500, 800), so that its transform sees the two axes of the picture.
+            instead of (500, 800), so that its transform sees the two axes of the image.
         conv_relu: put a ReLU after each of the two convolutions too, which Caffe's network lacks.
 
     Raises:
@@ -46,7 +46,7 @@ class LeNet5(nn.Module):
         self.conv_relu = conv_relu
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (batch, num_classes) of pictures (batch, 1, 28, 28)."""
+        """Logits (batch, num_classes) of images (batch, 1, 28, 28)."""
         x = max_pool2d(self.conv1(x), 2)  # (batch, 20, 12, 12)
         x = relu(x) if self.conv_relu else x
         x = max_pool2d(self.conv2(x), 2)  # (batch, 50, 4, 4)

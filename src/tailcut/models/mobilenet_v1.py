@@ -1,4 +1,4 @@
-"""MobileNet for 32 x 32 pictures: Howard et al., "MobileNets" (2017)."""
+"""MobileNet for 32 x 32 images: Howard et al., "MobileNets" (2017)."""
 
 from torch import Tensor, nn
 
@@ -45,7 +45,7 @@ class MobileNetV1CIFAR(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (batch, num_classes) of pictures (batch, 3, height, width)."""
+        """Logits (batch, num_classes) of images (batch, 3, height, width)."""
         x = self.layers(self.relu(self.bn1(self.conv1(x))))
         logits: Tensor = self.linear(self.avgpool(x).flatten(1))
         return logits

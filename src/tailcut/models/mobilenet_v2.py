@@ -35,7 +35,7 @@ class MobileNetV2(nn.Module):
 
     Args:
         name: the family.
-        small_input: for pictures of about 32 x 32.
+        small_input: for images of about 32 x 32.
         num_classes: how many classes there are.
         width_multiplier: of all numbers of channels, which are then rounded to multiples of 8 (by less than a
             tenth downwards); the last convolution is never narrower than 1,280.
@@ -72,7 +72,7 @@ class MobileNetV2(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (batch, num_classes) of pictures (batch, 3, height, width)."""
+        """Logits (batch, num_classes) of images (batch, 3, height, width)."""
         logits: Tensor = self.classifier(self.avgpool(self.features(x)).flatten(1))
         return logits
 
@@ -131,7 +131,7 @@ def mobilenetv2(*, num_classes: int = 1000, width_multiplier: float = 1.0, dropo
 
 @register_model("mobilenetv2_cifar", example_shape=(1, 3, 32, 32))
 def mobilenetv2_cifar(*, num_classes: int = 10, width_multiplier: float = 1.0, dropout: float = 0.2) -> MobileNetV2:
-    """MobileNetV2 for 32 x 32 pictures: 2,236,682 parameters, 87.98 M MACs at 32 x 32.
+    """MobileNetV2 for 32 x 32 images: 2,236,682 parameters, 87.98 M MACs at 32 x 32.
 
     Stem and second stage have stride 1, as in kuangliu/pytorch-cifar; but shortcuts are the identity as in the
     paper, where that code puts a convolution wherever the stride is 1.

@@ -28,7 +28,7 @@ class ResNet(nn.Module):
         name: the family, one of `DEPTHS`.
         num_classes: how many classes there are.
         width: channels of the first stage.
-        small_input: the stem for pictures of about 32 x 32: a 3 x 3 convolution of stride 1, no pooling.
+        small_input: the stem for images of about 32 x 32: a 3 x 3 convolution of stride 1, no pooling.
         normalize: take off ImageNet's mean and divide by its spread first (`Normalize`), so that torchvision's
             checkpoints, trained on inputs normalised in that way, take pixels in 0..1.
 
@@ -59,7 +59,7 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (batch, num_classes) of pictures (batch, 3, height, width)."""
+        """Logits (batch, num_classes) of images (batch, 3, height, width)."""
         x = x if self.normalize is None else self.normalize(x)
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))

@@ -1,4 +1,4 @@
-"""Residual networks for 32 x 32 pictures: He et al., "Deep Residual Learning for Image Recognition" (2016), 4.2.
+"""Residual networks for 32 x 32 images: He et al., "Deep Residual Learning for Image Recognition" (2016), 4.2.
 
 Three stages of basic blocks, 6 n + 2 layers deep, with shortcuts that have no parameters (the paper's option A).
 The names and the order of the tensors are those of the common PyTorch implementation
@@ -52,7 +52,7 @@ class ResNetCIFAR(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (batch, num_classes) of pictures (batch, 3, height, width)."""
+        """Logits (batch, num_classes) of images (batch, 3, height, width)."""
         x = self.relu(self.bn1(self.conv1(self.normalize(x))))
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: Tensor = self.linear(self.avgpool(x).flatten(1))

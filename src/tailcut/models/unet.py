@@ -13,7 +13,7 @@ from tailcut.errors import ArgumentError
 from tailcut.models.arguments import check_channels
 from tailcut.structure import register_model
 
-MAX_SCALES = 16  # a smallest picture of 65,536 pixels a side
+MAX_SCALES = 16  # a smallest image of 65,536 pixels a side
 
 
 def _example_shape(*, in_channels: int, widths: tuple[int, ...], **_: object) -> tuple[int, ...]:
@@ -31,11 +31,11 @@ class UNet(nn.Module):
     With the defaults it has 31,043,586 parameters: 31,024,960 weights, 11,776 of batch norm and 6,850
     biases, as in the paper's Table 1. The network that the paper's authors published has `bias=False,
     affine=False, running_stats=False`: 23 weights and nothing else. Without running statistics batch norm
-    uses those of the batch in evaluation too; give such a network one picture at a time, or the answer for a
-    picture depends on its neighbours.
+    uses those of the batch in evaluation too; give such a network one image at a time, or the answer for an
+    image depends on its neighbours.
 
     Args:
-        in_channels: channels of the picture.
+        in_channels: channels of the image.
         num_classes: channels of the output.
         widths: channels at each scale, from the full size down; each scale halves the size.
         bilinear: enlarge by bilinear interpolation, with half the channels at the lowest scale, instead of
@@ -86,10 +86,10 @@ class UNet(nn.Module):
         self.outc = OutConv(deep, num_classes, bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (batch, num_classes, height, width) of pictures (batch, in_channels, height, width).
+        """Logits (batch, num_classes, height, width) of images (batch, in_channels, height, width).
 
         Raises:
-            ArgumentError: the picture is too small for the number of scales.
+            ArgumentError: the image is too small for the number of scales.
         """
         smallest = 2**self.num_scales
         if x.ndim != 4 or x.shape[2] < smallest or x.shape[3] < smallest:

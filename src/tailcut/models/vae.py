@@ -16,7 +16,7 @@ class VAE(nn.Module):
     Input: (batch, 1, 28, 28), pixels in 0..1. Output: three tensors: the reconstruction (batch, 1, 28, 28) as
     logits of the pixels, and the mean and the logarithm of the variance of the code, (batch, latent_size) each.
 
-    The code is drawn in training only; in evaluation it is the mean, so that a picture has one reconstruction.
+    The code is drawn in training only; in evaluation it is the mean, so that an image has one reconstruction.
     971,200 is the count of Frequency Regularization's Table 4.
 
     Args:
@@ -24,8 +24,8 @@ class VAE(nn.Module):
         hidden: neurons of each hidden layer.
         bias: give each layer a bias.
         convolutional: make the first layer a convolution, and the last a transposed one, whose kernels are the whole
-            picture. The maps and the parameters' names are the same; but these two weights have shape (hidden, 1, 28,
-            28), so that their transform sees the two axes of the picture, and the last bias is one number for all
+            image. The maps and the parameters' names are the same; but these two weights have shape (hidden, 1, 28,
+            28), so that their transform sees the two axes of the image, and the last bias is one number for all
             pixels.
 
     Raises:
@@ -55,7 +55,7 @@ class VAE(nn.Module):
         self.convolutional = convolutional
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Reconstruction logits, mean and log variance of pictures (batch, 1, 28, 28)."""
+        """Reconstruction logits, mean and log variance of images (batch, 1, 28, 28)."""
         mean, log_variance = self.encode(x)
         code = mean
         if self.training:
@@ -63,7 +63,7 @@ class VAE(nn.Module):
         return self.decode(code), mean, log_variance
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log variance of the codes, (batch, latent_size) each, of pictures (batch, 1, 28, 28)."""
+        """Mean and log variance of the codes, (batch, latent_size) each, of images (batch, 1, 28, 28)."""
         features = self.encoder(x if self.convolutional else x.flatten(1))
         return self.mean(features), self.log_variance(features)
 

@@ -1,4 +1,4 @@
-"""VGG networks with batch norm for 32 x 32 pictures, as papers on compression report them; see `vgg`.
+"""VGG networks with batch norm for 32 x 32 images, as papers on compression report them; see `vgg`.
 
 `vgg16_bn_cifar` has its tensors in the order and the shapes of lmbxmu/HRank's code (under other names),
 `vgg19_bn_cifar` also the names of kuangliu/pytorch-cifar.
@@ -56,7 +56,7 @@ class VGGCIFAR(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (batch, num_classes) of pictures (batch, 3, height, width)."""
+        """Logits (batch, num_classes) of images (batch, 3, height, width)."""
         logits: Tensor = self.classifier(self.avgpool(self.features(x)).flatten(1))
         return logits
 

@@ -27,7 +27,7 @@ class VisionTransformer(nn.Module):
     norm. 640.95 M MACs. The projections to queries, keys and values have no bias.
 
     Args:
-        image_size: height and width of the pictures.
+        image_size: height and width of the images.
         patch_size: height and width of a patch.
         width: size of a token.
         depth: number of blocks.
@@ -78,7 +78,7 @@ class VisionTransformer(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (batch, num_classes) of pictures (batch, 3, image_size, image_size)."""
+        """Logits (batch, num_classes) of images (batch, 3, image_size, image_size)."""
         patches = self.patch_embedding(x).flatten(2).transpose(1, 2)  # (batch, patches, width)
         first = self.class_token.expand(x.shape[0], -1, -1)
         tokens = self.dropout(torch.cat([first, patches], dim=1) + self.position)

@@ -57,11 +57,11 @@ def corner_figure(tensor: TruncatedTensor, roles: Sequence[str]) -> Element:
     corner = tensor.truncation.corner_shape
     counts = f"{tensor.num_kept:,} of {math.prod(tensor.shape):,}"
     label = f"coefficients of {tensor.name}: {counts}, corner {_sizes(corner)} of {_sizes(tensor.shape)}"
-    picture = drawing(label, lambda canvas: show_corner(canvas, sizes, axis_names(tensor, roles)), height=2.9)
+    image = drawing(label, lambda canvas: show_corner(canvas, sizes, axis_names(tensor, roles)), height=2.9)
     notes = [f": {counts}; corner {_sizes(corner)} of {_sizes(tensor.shape)}"]
     if factor > 1:
         notes.append(f"; each point is the largest of {factor} x {factor}")
-    return figure(picture, element("strong", tensor.name), *notes)
+    return figure(image, element("strong", tensor.name), *notes)
 
 
 def folded_corner(tensor: TruncatedTensor) -> tuple[Tensor, int]:

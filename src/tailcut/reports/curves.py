@@ -34,7 +34,7 @@ def curves_section(networks: Sequence[ReportedNetwork]) -> Section:
     if len(shown) > 1:
         section.body.append(_legend([network.name for network in shown]))
     drawings = [_drawing(shown, title, of, logarithmic=log) for title, of, log in _quantities(shown)]
-    section.body.append(element("div", *(element("figure", picture) for picture in drawings), class_="grid"))
+    section.body.append(element("div", *(element("figure", image) for image in drawings), class_="grid"))
     return section
 
 

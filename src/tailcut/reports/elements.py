@@ -85,13 +85,13 @@ def table(label: str, header: Sequence[str], rows: Sequence[Sequence[Child]], *,
     return element("div", whole, class_="scroll", role="region", aria_label=label, tabindex="0")
 
 
-def figure(picture: Element, *caption: Child) -> Element:
-    """A picture with its caption."""
-    return element("figure", picture, element("figcaption", *caption))
+def figure(image: Element, *caption: Child) -> Element:
+    """An image with its caption."""
+    return element("figure", image, element("figcaption", *caption))
 
 
-def image(content: bytes, kind: str, description: str, size: tuple[int, int]) -> Element:
-    """A picture that lies in the page itself.
+def image_element(content: bytes, kind: str, description: str, size: tuple[int, int]) -> Element:
+    """An image that lies in the page itself.
 
     Args:
         content: of the file.

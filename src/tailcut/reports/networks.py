@@ -15,7 +15,7 @@ from tailcut.format.load import read_contents
 from tailcut.format.zoo import PREFIX
 from tailcut.inputs import transform_of
 from tailcut.runs import Result, Run, packed_network, read_result
-from tailcut.structure import check_pixels, edit_kind, example_shape, picture_size
+from tailcut.structure import check_pixels, edit_kind, example_shape, image_size
 from tailcut.transform.block import BLOCK_SIZE
 
 
@@ -95,7 +95,7 @@ def edit_names(source: str | Path) -> list[str]:
 def example_input(model: nn.Module, num: int = 1) -> Tensor | None:
     """Random inputs of the shape that the network was trained on, the same in every call; None for a user's own class.
 
-    Of pictures that is the size that it was told (`tailcut.inputs.picture_size`), else its family's.
+    Of images that is the size that it was told (`tailcut.inputs.image_size`), else its family's.
 
     Args:
         model: a network; not changed.
@@ -110,9 +110,9 @@ def example_input(model: nn.Module, num: int = 1) -> Tensor | None:
     shape = example_shape(model)
     if shape is None:
         return None
-    size = picture_size(model)
+    size = image_size(model)
     if size is not None and len(shape) == 4:
-        # Frequency channels are smaller than the pictures by the side of a block.
+        # Frequency channels are smaller than the images by the side of a block.
         factor = 1 if transform_of(model) is None else BLOCK_SIZE
         check_pixels(model, size)
         shape = (*shape[:2], *(max(1, side // factor) for side in size))

@@ -36,7 +36,7 @@ def read_records(folder: str | Path) -> list[Result]:
 def read_runs(folder: str | Path, measured: Measured | None = None) -> list[Result]:
     """The results of the finished runs in a folder, by name and seed; none if it does not exist.
 
-    A damaged result, or one of other pictures than `measured` says for its name, is named in a warning and left out.
+    A damaged result, or one of other images than `measured` says for its name, is named in a warning and left out.
 
     Args:
         folder: holds run folders, and what else there may be.

@@ -1,4 +1,4 @@
-"""What networks make of a few pictures: classes and masks of test pictures, and pictures that generators draw."""
+"""What networks make of a few images: classes and masks of test images, and images that generators draw."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tailcut.reports.elements import Section, element, figure, image
+from tailcut.reports.elements import Section, element, figure, image_element
 from tailcut.reports.networks import ReportedNetwork
 
-# Pictures are shown at most so many pixels wide or high.
+# Images are shown at most so many pixels wide or high.
 MAX_SIDE = 360
 # Colours of masks, red, green and blue: where both have foreground, only the network, only the truth.
 BOTH, ONLY_PREDICTED, ONLY_TRUE = (0.2, 0.8, 0.3), (1.0, 0.25, 0.2), (0.2, 0.5, 1.0)
@@ -22,18 +22,18 @@ JPEG_QUALITY = 82
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture and what a network takes it for.
+    """An image and what a network takes it for.
 
     Attributes:
-        position: of the picture in its split.
-        picture: (channels, height, width), 0 to 1.
+        position: of the image in its split.
+        image: (channels, height, width), 0 to 1.
         target: its class, (), or its mask of 0 and 1, (height, width).
         predicted: the same by the network.
         figure: for a class the probability that the network gives it; for a mask its Dice coefficient.
     """
 
     position: int
-    picture: Tensor
+    image: Tensor
     target: Tensor
     predicted: Tensor
     figure: float
@@ -47,7 +47,7 @@ class Samples:
         data: name of the data set.
         split: of it.
         class_names: one name per class.
-        samples: some pictures.
+        samples: some images.
     """
 
     data: str
@@ -61,11 +61,11 @@ class Generated:
     """What a generator draws from the first codes of a fixed seed, which are the same for codes of the same size.
 
     Attributes:
-        pictures: (num, channels, height, width), 0 to 1.
+        images: (num, channels, height, width), 0 to 1.
         code_size: numbers of a code.
     """
 
-    pictures: Tensor
+    images: Tensor
     code_size: int
 
 
@@ -74,20 +74,20 @@ Shown = Samples | Generated | str
 
 
 def samples_section(networks: Sequence[ReportedNetwork], samples: Mapping[str, Shown]) -> Section:
-    """Generated pictures of all generators, then the samples of each other network.
+    """Generated images of all generators, then the samples of each other network.
 
     Args:
         networks: of the report.
         samples: by name of a network.
     """
-    section = Section("Samples", "samples", "A few pictures, chosen evenly over their split, not by what comes out.")
+    section = Section("Samples", "samples", "A few images, chosen evenly over their split, not by what comes out.")
     drawn = {name: found for name, found in samples.items() if isinstance(found, Generated)}
     if drawn:
         section.body.append(element("p", _about_codes({found.code_size for found in drawn.values()})))
-        strips = [figure(_strip(found.pictures, name), element("strong", name)) for name, found in drawn.items()]
+        strips = [figure(_strip(found.images, name), element("strong", name)) for name, found in drawn.items()]
         section.body.append(element("div", *strips, class_="digits"))
     for network in networks:
-        found = samples.get(network.name, network.missing.get("model", "it was not run on pictures"))
+        found = samples.get(network.name, network.missing.get("model", "it was not run on images"))
         if isinstance(found, str):
             section.left[network.name] = found
         elif isinstance(found, Samples):
@@ -97,26 +97,26 @@ def samples_section(networks: Sequence[ReportedNetwork], samples: Mapping[str, S
 
 def _about_codes(sizes: set[int]) -> str:
     if len(sizes) == 1:
-        return "Generated pictures: in each column all networks were given the same code."
+        return "Generated images: in each column all networks were given the same code."
     numbers = " and ".join(map(str, sorted(sizes)))
     return (
-        f"Generated pictures of random codes, which have {numbers} numbers: in each column the networks whose codes "
+        f"Generated images of random codes, which have {numbers} numbers: in each column the networks whose codes "
         "have the same size were given the same one."
     )
 
 
 def overlay(sample: Sample) -> Tensor:
-    """A picture with its two masks over it, (3, height, width): what both have green, else red (predicted) or blue."""
-    picture = sample.picture.expand(3, -1, -1)
+    """An image with its two masks over it, (3, height, width): what both have green, else red (predicted) or blue."""
+    image = sample.image.expand(3, -1, -1)
     predicted, actual = sample.predicted > 0, sample.target > 0
     for where, color in (
         (predicted & actual, BOTH),
         (predicted & ~actual, ONLY_PREDICTED),
         (actual & ~predicted, ONLY_TRUE),
     ):
-        tinted = (1 - OPACITY) * picture + OPACITY * torch.tensor(color)[:, None, None]
-        picture = torch.where(where, tinted, picture)
-    return picture
+        tinted = (1 - OPACITY) * image + OPACITY * torch.tensor(color)[:, None, None]
+        image = torch.where(where, tinted, image)
+    return image
 
 
 def _shown(found: Samples) -> list[Element]:
@@ -124,9 +124,7 @@ def _shown(found: Samples) -> list[Element]:
     has_masks = any(sample.target.ndim == 2 for sample in found.samples)
     if not has_masks:
         right = sum(int(sample.predicted) == int(sample.target) for sample in found.samples)
-        text = (
-            f"Pictures of {where}: the class that the network says, how sure it is, and the true one where it differs."
-        )
+        text = f"Images of {where}: the class that the network says, how sure it is, and the true one where it differs."
         classes = [_class_figure(sample, found.class_names) for sample in found.samples]
         note = f"{right} of these {len(found.samples)} are right."
         return [element("p", f"{text} {note}"), element("div", *classes, class_="small grid")]
@@ -150,20 +148,20 @@ def _class_figure(sample: Sample, names: Sequence[str]) -> Element:
     text = f"{said} ({100 * sample.figure:.0f} %)"
     is_right = int(sample.predicted) == int(sample.target)
     text += "" if is_right else f", true: {true}"
-    shown = figure(_embedded(sample.picture, f"picture {sample.position}: predicted {said}, true {true}"), text)
+    shown = figure(_embedded(sample.image, f"image {sample.position}: predicted {said}, true {true}"), text)
     if not is_right:
         shown.set("class", "wrong")
     return shown
 
 
-def _strip(pictures: Tensor, name: str) -> Element:
-    """Pictures side by side."""
-    return _embedded(torch.cat(list(pictures), dim=2), f"{len(pictures)} pictures that {name} generated", shrink=False)
+def _strip(images: Tensor, name: str) -> Element:
+    """Images side by side."""
+    return _embedded(torch.cat(list(images), dim=2), f"{len(images)} images that {name} generated", shrink=False)
 
 
-def _embedded(picture: Tensor, description: str, *, shrink: bool = True) -> Element:
-    """A picture (channels, height, width), 0 to 1, as an element: large ones reduced and as JPEG, small ones as PNG."""
-    values = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+def _embedded(image: Tensor, description: str, *, shrink: bool = True) -> Element:
+    """An image (channels, height, width), 0 to 1, as an element: large ones reduced and as JPEG, small ones as PNG."""
+    values = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
     shown = Image.fromarray(values[:, :, 0] if values.shape[2] == 1 else values)
     is_large = shrink and max(shown.size) > MAX_SIDE
     if is_large:
@@ -173,4 +171,4 @@ def _embedded(picture: Tensor, description: str, *, shrink: bool = True) -> Elem
         shown.save(content, format="JPEG", quality=JPEG_QUALITY)
     else:
         shown.save(content, format="PNG", optimize=True)
-    return image(content.getvalue(), "jpeg" if is_large else "png", description, shown.size)
+    return image_element(content.getvalue(), "jpeg" if is_large else "png", description, shown.size)

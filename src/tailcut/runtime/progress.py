@@ -18,7 +18,7 @@ class Progress:
     """A live bar in a terminal; elsewhere a line every now and then.
 
     Args:
-        what: what is counted, for example `pictures`.
+        what: what is counted, for example `images`.
         total: how many there are.
         bar: the `rich` bar; None where there is no terminal.
         interval: seconds between two lines; none are written when None.
@@ -102,7 +102,7 @@ def epoch_line(line: dict[str, Any], num_epochs: int) -> str:
     parts = [f"epoch {line['epoch']}/{num_epochs}", f"loss {line['loss']:.4f}"]
     if line.get("split"):
         parts += [f"{line['split']} {name} {figure_text(name, value)}" for name, value in line["metrics"].items()]
-        if line.get("coarse", 1) > 1:  # batch norm's statistics are then of other pictures than these
-            parts.append(f"(trained on pictures {line['coarse']} times smaller so far)")
+        if line.get("coarse", 1) > 1:  # batch norm's statistics are then of other images than these
+            parts.append(f"(trained on images {line['coarse']} times smaller so far)")
     parts += [f"lr {line['lr']:.2e}", f"kept {line['num_kept']:,}", f"{line['seconds']:.1f} s"]
     return "  ".join(parts)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from tailcut.errors import ArgumentError
-from tailcut.structure.picture_size import SIZE_KEY, picture_size
+from tailcut.structure.image_size import SIZE_KEY, image_size
 from tailcut.structure.views import source_of
 
 METADATA_KEY = "class_names"
@@ -58,8 +58,8 @@ def as_metadata(model: nn.Module) -> dict[str, str]:
 
 
 def told(model: nn.Module) -> dict[str, Any]:
-    """What a network was told, by the key of a file's metadata: `class_names` and `picture_size`, if any."""
-    found: dict[str, Sequence[Any] | None] = {METADATA_KEY: class_names(model), SIZE_KEY: picture_size(model)}
+    """What a network was told, by the key of a file's metadata: `class_names` and `image_size`, if any."""
+    found: dict[str, Sequence[Any] | None] = {METADATA_KEY: class_names(model), SIZE_KEY: image_size(model)}
     return {key: list(value) for key, value in found.items() if value is not None}
 
 

@@ -1,4 +1,4 @@
-"""A cap on the pictures that a network may ask for: a file of a kilobyte can name a size that takes all memory."""
+"""A cap on the images that a network may ask for: a file of a kilobyte can name a size that takes all memory."""
 
 from collections.abc import Sequence
 
@@ -8,19 +8,19 @@ from tailcut.errors import LimitError
 from tailcut.structure.record import record_of
 
 MAX_PIXELS = 1 << 24
-_RESIZE = "resize"  # the argument of networks that bring their pictures to a side of their own
+_RESIZE = "resize"  # the argument of networks that bring their images to a side of their own
 
 
 def check_pixels(model: nn.Module, size: Sequence[int], max_pixels: int = MAX_PIXELS) -> None:
-    """Refuse pictures that are too large, before memory is taken for them. The model is not changed.
+    """Refuse images that are too large, before memory is taken for them. The model is not changed.
 
     Args:
-        model: the network; one with an argument `resize` enlarges its pictures itself.
-        size: (height, width) in pixels of the pictures that it shall get.
-        max_pixels: the most pixels of a picture.
+        model: the network; one with an argument `resize` enlarges its images itself.
+        size: (height, width) in pixels of the images that it shall get.
+        max_pixels: the most pixels of an image.
 
     Raises:
-        LimitError: a picture would have more.
+        LimitError: an image would have more.
     """
     base = record_of(model).base
     side = None if base is None else base.arguments.get(_RESIZE)
@@ -28,7 +28,7 @@ def check_pixels(model: nn.Module, size: Sequence[int], max_pixels: int = MAX_PI
     for height, width in sizes:
         if height * width > max_pixels:
             raise LimitError(
-                f"the network asks for pictures of {height:,} x {width:,} pixels, more than the cap of {max_pixels:,} "
+                f"the network asks for images of {height:,} x {width:,} pixels, more than the cap of {max_pixels:,} "
                 "pixels. If you trust its file and have the memory, max_pixels (on the command line --max-pixels) "
                 "allows more"
             )

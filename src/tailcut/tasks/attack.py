@@ -1,8 +1,8 @@
 """How a classifier stands up to attacks: FGSM and PGD over the size of what they may change.
 
 FGSM: Goodfellow et al., "Explaining and Harnessing Adversarial Examples" (2014). PGD: Madry et al., "Towards Deep
-Learning Models Resistant to Adversarial Attacks" (2017). Pictures have pixels in 0..1, epsilon is in the same units,
-and what an attack makes is clamped to 0..1: it is a valid picture.
+Learning Models Resistant to Adversarial Attacks" (2017). Images have pixels in 0..1, epsilon is in the same units,
+and what an attack makes is clamped to 0..1: it is a valid image.
 """
 
 import math
@@ -21,7 +21,7 @@ from tailcut.errors import ArgumentError
 from tailcut.evaluation.class_check import check_class_names
 from tailcut.evaluation.evaluate import choose_device, run_forward, runnable, uses_batch_statistics
 from tailcut.evaluation.metrics import StreamingMean, accuracy
-from tailcut.evaluation.pixel_inputs import PictureReader
+from tailcut.evaluation.pixel_inputs import ImageReader
 from tailcut.format import load
 from tailcut.plotting import new_figure, write_figure
 from tailcut.printing import Report, table
@@ -104,8 +104,8 @@ class AttackReport(Report):
 
     Attributes:
         data: name of the data set.
-        split: its split; a part of it has the numbers of the pictures behind it.
-        num_samples: how many pictures.
+        split: its split; a part of it has the numbers of the images behind it.
+        num_samples: how many images.
         method: `fgsm` or `pgd`.
         epsilons: the most that a pixel may change, pixels being in 0..1.
         steps: of PGD; 1 for FGSM.
@@ -129,7 +129,7 @@ class AttackReport(Report):
         header = ("epsilon", "step size", *(curve.model for curve in self.curves))
         text = table(header, self.cells(), align=">" * len(header))
         steps = "" if self.method == "fgsm" else f", {self.steps} steps"
-        return f"{text}\n\n{self.method}{steps}: accuracy on {self.num_samples:,} pictures of {self.data}, {self.split}"
+        return f"{text}\n\n{self.method}{steps}: accuracy on {self.num_samples:,} images of {self.data}, {self.split}"
 
     def cells(self) -> list[tuple[str, ...]]:
         """Of each epsilon: itself, the step size, and the accuracy of each network, as text."""
@@ -139,14 +139,14 @@ class AttackReport(Report):
         ]
 
 
-def fgsm(model: nn.Module, pictures: Tensor, targets: Tensor, epsilon: float) -> Tensor:
-    """Pictures moved by epsilon against the network: x + epsilon sign(gradient of the loss), clamped to 0..1.
+def fgsm(model: nn.Module, images: Tensor, targets: Tensor, epsilon: float) -> Tensor:
+    """Images moved by epsilon against the network: x + epsilon sign(gradient of the loss), clamped to 0..1.
 
     The model is not changed; it runs in the mode that it is in.
 
     Args:
         model: a classifier.
-        pictures: (batch, channels, height, width), pixels in 0..1.
+        images: (batch, channels, height, width), pixels in 0..1.
         targets: int64 (batch,), the true classes.
         epsilon: at least 0.
 
@@ -154,12 +154,12 @@ def fgsm(model: nn.Module, pictures: Tensor, targets: Tensor, epsilon: float) ->
         (batch, channels, height, width).
     """
     _check_epsilon(epsilon)
-    return (pictures + epsilon * _gradient(model, pictures, targets).sign()).clamp(0, 1)
+    return (images + epsilon * _gradient(model, images, targets).sign()).clamp(0, 1)
 
 
 def pgd(
     model: nn.Module,
-    pictures: Tensor,
+    images: Tensor,
     targets: Tensor,
     epsilon: float,
     *,
@@ -167,29 +167,29 @@ def pgd(
     step_size: float | None = None,
     noise: torch.Generator | None = None,
 ) -> Tensor:
-    """Pictures moved against the network in several steps, none further than epsilon from where it was.
+    """Images moved against the network in several steps, none further than epsilon from where it was.
 
-    Each step is one of `fgsm` by `step_size`, after which the change is clamped to -epsilon..epsilon and the picture to
+    Each step is one of `fgsm` by `step_size`, after which the change is clamped to -epsilon..epsilon and the image to
     0..1. The model is not changed; it runs in the mode that it is in.
 
     Args:
         model: a classifier.
-        pictures: (batch, channels, height, width), pixels in 0..1.
+        images: (batch, channels, height, width), pixels in 0..1.
         targets: int64 (batch,), the true classes.
         epsilon: at least 0.
         steps: how many, at least 1.
         step_size: 2.5 epsilon / steps when None.
-        noise: start from a random place within epsilon, drawn on the CPU; from the picture itself when None.
+        noise: start from a random place within epsilon, drawn on the CPU; from the image itself when None.
 
     Returns:
         (batch, channels, height, width).
     """
     _check_epsilon(epsilon)
     size = step_size_of(epsilon, steps, step_size)
-    lowest, highest = (pictures - epsilon).clamp(min=0), (pictures + epsilon).clamp(max=1)
-    moved = pictures.clone()
+    lowest, highest = (images - epsilon).clamp(min=0), (images + epsilon).clamp(max=1)
+    moved = images.clone()
     if noise is not None:
-        start = torch.rand(pictures.shape, generator=noise, dtype=pictures.dtype).to(pictures.device)
+        start = torch.rand(images.shape, generator=noise, dtype=images.dtype).to(images.device)
         moved = (moved + epsilon * (2 * start - 1)).clamp(0, 1)
     for _ in range(steps):
         moved = moved + size * _gradient(model, moved, targets).sign()
@@ -221,11 +221,11 @@ def accuracies_under_attack(
 
     Args:
         model: any classifier, regularised or not.
-        dataset: pictures and classes.
+        dataset: images and classes.
         plan: the attack.
-        batch_size: pictures per forward; always 1 for a network whose batch norm uses the statistics of the batch.
+        batch_size: images per forward; always 1 for a network whose batch norm uses the statistics of the batch.
         device: where to run.
-        bar: shown how many pictures are done.
+        bar: shown how many images are done.
 
     Returns:
         One accuracy per epsilon, 0 to 1.
@@ -238,15 +238,15 @@ def accuracies_under_attack(
     if batch_size < 1:
         raise ArgumentError(f"batch_size must be at least 1, got {batch_size}")
     check_class_names(model, dataset)
-    network = PictureReader(runnable(model, device, dense=True)).requires_grad_(False)
+    network = ImageReader(runnable(model, device, dense=True)).requires_grad_(False)
     batch_size = 1 if uses_batch_statistics(network) else batch_size
     noise = torch.Generator().manual_seed(plan.seed)
     means = [StreamingMean() for _ in plan.epsilons]
     for start in range(0, len(dataset), batch_size):
         stop = min(start + batch_size, len(dataset))
-        pictures, targets = (tensor.to(device) for tensor in dataset.batch(range(start, stop)))
-        _check_outputs(run_forward(network, pictures), dataset)
-        for mean, moved in zip(means, _attacked(network, pictures, targets, plan, noise), strict=True):
+        images, targets = (tensor.to(device) for tensor in dataset.batch(range(start, stop)))
+        _check_outputs(run_forward(network, images), dataset)
+        for mean, moved in zip(means, _attacked(network, images, targets, plan, noise), strict=True):
             mean.update(accuracy(run_forward(network, moved), targets))
         if bar is not None:
             bar.show(stop)
@@ -259,7 +259,7 @@ def attack_files(
     split: str | None = None,
     *,
     plan: AttackPlan,
-    num_pictures: int | None = None,
+    num_images: int | None = None,
     out: str | Path | None = None,
     roots: Roots = None,
     download: bool = False,
@@ -274,27 +274,27 @@ def attack_files(
         data: name of the data set.
         split: one of its splits; its test split when None.
         plan: the attack.
-        num_pictures: attack the first of the split only; all when None.
+        num_images: attack the first of the split only; all when None.
         out: a PNG of the curves.
         roots: data roots to try first.
         download: fetch the data set if it lies nowhere.
-        batch_size: pictures per forward.
+        batch_size: images per forward.
         device: see `choose_device`.
         progress: show on standard error how far it is.
 
     Raises:
-        ArgumentError: a network does not fit the data set, or there are not so many pictures.
+        ArgumentError: a network does not fit the data set, or there are not so many images.
         DataNotFoundError: the data set lies nowhere.
         MissingExtraError: the curves cannot be drawn without matplotlib.
     """
     start, place = time.perf_counter(), choose_device(device)
     dataset = open_dataset(data, split, roots=roots, download=download)
-    if num_pictures is not None:
-        dataset = dataset.part(0, num_pictures)
+    if num_images is not None:
+        dataset = dataset.part(0, num_images)
     curves = []
     for file in files:
         model = load(file, device=place)
-        with live_progress(progress, f"pictures of {file}", len(dataset), interval=PROGRESS_INTERVAL) as bar:
+        with live_progress(progress, f"images of {file}", len(dataset), interval=PROGRESS_INTERVAL) as bar:
             found = accuracies_under_attack(model, dataset, plan, batch_size=batch_size, device=place, bar=bar)
         curves.append(AttackCurve(str(file), found))
     report = AttackReport(
@@ -331,23 +331,23 @@ def draw_curves(report: AttackReport, path: str | Path) -> None:
 
 
 def _attacked(
-    model: nn.Module, pictures: Tensor, targets: Tensor, plan: AttackPlan, noise: torch.Generator
+    model: nn.Module, images: Tensor, targets: Tensor, plan: AttackPlan, noise: torch.Generator
 ) -> Iterator[Tensor]:
-    """The pictures as the attack leaves them, for each epsilon."""
-    signs = _gradient(model, pictures, targets).sign() if plan.method == "fgsm" else None
+    """The images as the attack leaves them, for each epsilon."""
+    signs = _gradient(model, images, targets).sign() if plan.method == "fgsm" else None
     for epsilon, size in zip(plan.epsilons, plan.step_sizes, strict=True):
         if signs is not None:  # one gradient serves every epsilon
-            yield (pictures + epsilon * signs).clamp(0, 1)
+            yield (images + epsilon * signs).clamp(0, 1)
         elif epsilon == 0:
-            yield pictures
+            yield images
         else:
-            yield pgd(model, pictures, targets, epsilon, steps=plan.num_steps, step_size=size, noise=noise)
+            yield pgd(model, images, targets, epsilon, steps=plan.num_steps, step_size=size, noise=noise)
 
 
-def _gradient(model: nn.Module, pictures: Tensor, targets: Tensor) -> Tensor:
-    """The gradient of the loss by each picture. Their losses are added, so that none depends on its batch."""
+def _gradient(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    """The gradient of the loss by each image. Their losses are added, so that none depends on its batch."""
     with torch.enable_grad():
-        x = pictures.detach().requires_grad_()
+        x = images.detach().requires_grad_()
         loss = cross_entropy(model(x), targets, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, x)
     return gradient

@@ -1,4 +1,4 @@
-"""A file's network in fewer bytes: measured on training pictures, evaluated on those of the test."""
+"""A file's network in fewer bytes: measured on training images, evaluated on those of the test."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -39,7 +39,7 @@ class CompressFileReport(Report):
         metric: "accuracy" or "dice".
         before: of the network as it came, on that split; None likewise.
         after: of the file's.
-        settings: what was asked for: max_bytes, max_drop or step; gradients, seed; held-out pictures and the model of a
+        settings: what was asked for: max_bytes, max_drop or step; gradients, seed; held-out images and the model of a
             checkpoint, if there are such.
         seconds: for all but the evaluation.
         threads: of torch.
@@ -93,21 +93,21 @@ def compress_file(
         out: the file to write.
         data: name of a data set of classes or masks; its split "train" tells how much each number matters.
         max_bytes: the most bytes.
-        max_drop: instead: how much the metric may fall, in 0..1, on pictures held out of "train".
+        max_drop: instead: how much the metric may fall, in 0..1, on images held out of "train".
         step: instead: the step.
         model: of a checkpoint.
         arguments: of that model.
         roots: see `tailcut.data.open_dataset`.
         download: likewise.
-        num_gradients: gradients of 8 pictures each; by the network's size when None.
-        held_out: how many of the training pictures are kept for `max_drop`, and nothing else.
-        test_split: what is evaluated at the end; "" the data set's test pictures, None nothing.
-        seed: chooses the pictures, and what is drawn.
+        num_gradients: gradients of 8 images each; by the network's size when None.
+        held_out: how many of the training images are kept for `max_drop`, and nothing else.
+        test_split: what is evaluated at the end; "" the data set's test images, None nothing.
+        seed: chooses the images, and what is drawn.
         progress: show on standard error how far it is.
 
     Raises:
         ArgumentError: the arguments exclude each other, do not fit the network, or no step does what is asked for.
-        DataError: pictures cannot be found or read.
+        DataError: images cannot be found or read.
         FormatError: the file cannot be loaded.
     """
     check_place(out)
@@ -144,9 +144,9 @@ def compress_file(
 
 
 def _inputs(network: nn.Module, dataset: Dataset, count: int, seed: int, progress: bool) -> list[Tensor]:
-    """Batches of training pictures as the network reads them; of one where it mixes the pictures of a batch."""
+    """Batches of training images as the network reads them; of one where it mixes the images of a batch."""
     size = 1 if uses_batch_statistics(network) else GRADIENT_BATCH
-    with live_progress(progress, "pictures read", min(count * size, len(dataset)), interval=PROGRESS_INTERVAL) as bar:
+    with live_progress(progress, "images read", min(count * size, len(dataset)), interval=PROGRESS_INTERVAL) as bar:
         return list(network_inputs(network, dataset, size, count, seed, bar))
 
 

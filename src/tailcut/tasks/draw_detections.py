@@ -1,4 +1,4 @@
-"""Pictures of what a detector found: boxes, names and masks drawn on the photo."""
+"""Images of what a detector found: boxes, names and masks drawn on the photo."""
 
 import colorsys
 from collections.abc import Mapping, Sequence
@@ -21,30 +21,30 @@ MIDDLE_GREY = 128
 Colour = tuple[int, int, int]
 
 
-def draw_objects(picture: Tensor, found: Mapping[str, Tensor], names: Sequence[str]) -> Image.Image:
-    """The picture with each object's mask, box, name and score, the surest on top.
+def draw_objects(image: Tensor, found: Mapping[str, Tensor], names: Sequence[str]) -> Image.Image:
+    """The image with each object's mask, box, name and score, the surest on top.
 
     Args:
-        picture: RGB (3, height, width) in 0..1.
+        image: RGB (3, height, width) in 0..1.
         found: boxes (objects, 4) as left, top, right, bottom in pixels, labels, scores, best first, and masks (objects,
             height, width) if there are any.
         names: name of each label.
     """
-    pixels = (picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy().astype(np.float32)
+    pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy().astype(np.float32)
     order = range(len(found["labels"]) - 1, -1, -1)
     labels, scores, boxes = found["labels"].tolist(), found["scores"].tolist(), found["boxes"].tolist()
     for place in order if "masks" in found else ():
         inside = (found["masks"][place] > MASK_THRESHOLD).cpu().numpy()
         colour = np.array(colour_of(labels[place]), dtype=np.float32)
         pixels[inside] = (1 - MASK_STRENGTH) * pixels[inside] + MASK_STRENGTH * colour
-    image = Image.fromarray(pixels.round().astype(np.uint8))
+    canvas = Image.fromarray(pixels.round().astype(np.uint8))
     for place in order:
-        _draw_box(image, boxes[place], f"{names[labels[place]]} {scores[place]:.2f}", colour_of(labels[place]))
-    return image
+        _draw_box(canvas, boxes[place], f"{names[labels[place]]} {scores[place]:.2f}", colour_of(labels[place]))
+    return canvas
 
 
-def write_picture(image: Image.Image, path: Path) -> None:
-    """Write the picture as a PNG file, whole or not at all."""
+def write_image(image: Image.Image, path: Path) -> None:
+    """Write the image as a PNG file, whole or not at all."""
     with atomic_write(path) as file:
         image.save(file, format="PNG", optimize=True)
 

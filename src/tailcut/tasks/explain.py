@@ -1,4 +1,4 @@
-"""Grad-CAM: where in a picture a network finds its class.
+"""Grad-CAM: where in an image a network finds its class.
 
 Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization" (2017): the maps of
 a layer, each weighted by the mean of the gradient of the class's output over it, added up; what speaks against the
@@ -15,10 +15,10 @@ from torch.nn.functional import interpolate
 
 from tailcut.channels.scoring.feature_maps import follow_maps
 from tailcut.channels.scoring.forward import running, unwrapped
-from tailcut.data import read_picture
+from tailcut.data import read_image
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.evaluation.evaluate import choose_device, runnable
-from tailcut.evaluation.pixel_inputs import picture_shape, reader_of
+from tailcut.evaluation.pixel_inputs import image_shape, reader_of
 from tailcut.format import load
 from tailcut.plotting import new_figure, write_figure
 from tailcut.printing import Report, table
@@ -68,17 +68,17 @@ class Explanation(Report):
 
 @dataclass
 class ExplainReport(Report):
-    """What networks see in a picture.
+    """What networks see in an image.
 
     Attributes:
-        picture: the file.
+        image: the file.
         class_number: the class that is explained.
         class_name: its name, by the first network that was told it; None without.
-        out: the drawing: the picture, and the heat map of each network on it.
+        out: the drawing: the image, and the heat map of each network on it.
         explanations: one per network.
     """
 
-    picture: str
+    image: str
     class_number: int
     class_name: str | None
     out: str
@@ -96,26 +96,24 @@ class ExplainReport(Report):
 
 
 @torch.enable_grad()
-def grad_cam(
-    model: nn.Module, picture: Tensor, *, layer: str | None = None, class_number: int | None = None
-) -> HeatMap:
+def grad_cam(model: nn.Module, image: Tensor, *, layer: str | None = None, class_number: int | None = None) -> HeatMap:
     """Where the network finds a class. The model is not changed.
 
     Args:
         model: a classifier.
-        picture: (1, channels, height, width).
+        image: (1, channels, height, width).
         layer: name of the convolution whose maps are used, as `tailcut.channels.maps` finds them; the last one that
             runs when None.
         class_number: the class; the likeliest when None.
 
     Raises:
-        ArgumentError: the picture is no batch of one, there is no such layer or class, or the class does not depend on
+        ArgumentError: the image is no batch of one, there is no such layer or class, or the class does not depend on
             the layer's maps.
         StructureError: the network has no convolution.
     """
     network = unwrapped(model)
-    if picture.ndim != 4 or len(picture) != 1:
-        raise ArgumentError(f"Grad-CAM looks at one picture (1, channels, height, width), got {tuple(picture.shape)}")
+    if image.ndim != 4 or len(image) != 1:
+        raise ArgumentError(f"Grad-CAM looks at one image (1, channels, height, width), got {tuple(image.shape)}")
     layers = _convolutions(network, layer)
     found: list[tuple[str, Tensor, Tensor]] = []
 
@@ -123,9 +121,9 @@ def grad_cam(
         # A copy of the values: what comes after may work in place.
         found.append((names[-1], maps, maps.detach().clone()))
 
-    # The gradient goes through the picture too, so that a network whose weights are frozen gives one.
+    # The gradient goes through the image too, so that a network whose weights are frozen gives one.
     with running(network), follow_maps(layers, take):
-        outputs = network(picture.detach().clone().requires_grad_())
+        outputs = network(image.detach().clone().requires_grad_())
     if not isinstance(outputs, Tensor) or outputs.ndim != 2:
         raise ArgumentError("Grad-CAM needs a classifier: outputs (1, classes)")
     if not found:
@@ -139,7 +137,7 @@ def grad_cam(
         raise ArgumentError(f"the outputs do not depend on the maps of layer {name}")
     weights = gradient.mean(dim=(2, 3), keepdim=True)
     heat = (weights * values).sum(dim=1, keepdim=True).relu()
-    heat = interpolate(heat.float(), size=picture.shape[2:], mode="bilinear", align_corners=False)[0, 0]
+    heat = interpolate(heat.float(), size=image.shape[2:], mode="bilinear", align_corners=False)[0, 0]
     highest = float(heat.max())
     scaled = heat / highest if highest > 0 else torch.zeros_like(heat)
     probability = float(outputs[0].detach().softmax(dim=0)[number])
@@ -148,7 +146,7 @@ def grad_cam(
 
 def explain_files(
     files: Sequence[str | Path],
-    picture: str | Path,
+    image: str | Path,
     out: str | Path,
     *,
     layer: str | None = None,
@@ -156,21 +154,21 @@ def explain_files(
     device: str = "auto",
     max_pixels: int = MAX_PIXELS,
 ) -> ExplainReport:
-    """Draw what the networks of .tailcut files (or `zoo:NAME`) see in a picture, side by side.
+    """Draw what the networks of .tailcut files (or `zoo:NAME`) see in an image, side by side.
 
     Args:
-        files: one or more, of registered classifiers; each gets the picture in the size of its example shape.
-        picture: a PNG or JPEG file.
+        files: one or more, of registered classifiers; each gets the image in the size of its example shape.
+        image: a PNG or JPEG file.
         out: the PNG to write.
         layer: see `grad_cam`.
         class_number: the class to explain; that which the first network finds likeliest when None.
         device: see `choose_device`.
-        max_pixels: the most pixels of the pictures that a network may ask for.
+        max_pixels: the most pixels of the images that a network may ask for.
 
     Raises:
-        LimitError: a network asks for larger pictures.
-        ArgumentError: a network takes no pictures, or as in `grad_cam`.
-        DataError: the picture cannot be read.
+        LimitError: a network asks for larger images.
+        ArgumentError: a network takes no images, or as in `grad_cam`.
+        DataError: the image cannot be read.
         MissingExtraError: matplotlib is not installed.
     """
     if not files:
@@ -181,7 +179,7 @@ def explain_files(
     number, explained = class_number, None
     for file in files:
         model = load(file, device=place)
-        pixels = _pixels(picture, model, max_pixels).to(place)
+        pixels = _pixels(image, model, max_pixels).to(place)
         x = reader_of(model)(pixels)
         network = runnable(model, place, dense=True)
         own = grad_cam(network, x, layer=layer)
@@ -194,7 +192,7 @@ def explain_files(
         explanations.append(Explanation(str(file), heat.layer, own.class_number, best, heat.probability, focus))
     number = panels[0][2].class_number
     _draw(panels, shown_class(number, explained), out)
-    return ExplainReport(str(picture), number, explained, str(out), explanations)
+    return ExplainReport(str(image), number, explained, str(out), explanations)
 
 
 def _convolutions(network: nn.Module, layer: str | None) -> dict[str, nn.Module]:
@@ -212,13 +210,13 @@ def _convolutions(network: nn.Module, layer: str | None) -> dict[str, nn.Module]
 
 
 def _pixels(path: str | Path, model: nn.Module, max_pixels: int) -> Tensor:
-    """The picture (1, channels, height, width) in the size that the network's family (or its edits) has as example."""
-    shape = picture_shape(model)
+    """The image (1, channels, height, width) in the size that the network's family (or its edits) has as example."""
+    shape = image_shape(model)
     if shape is None:
-        raise ArgumentError("explain needs a network of a registered family that takes pictures")
+        raise ArgumentError("explain needs a network of a registered family that takes images")
     channels, height, width = shape
     check_pixels(model, (height, width), max_pixels)
-    return read_picture(path, channels=channels, size=(height, width))
+    return read_image(path, channels=channels, size=(height, width))
 
 
 def _focus(values: Tensor) -> tuple[float, float] | None:
@@ -233,8 +231,8 @@ def _draw(panels: Sequence[tuple[str, Tensor, HeatMap]], explained: str, out: st
     figure = new_figure("a heat map", (3.4 * (len(panels) + 1), 4.2))
     axes = figure.subplots(1, len(panels) + 1)
     for place, axis in enumerate(axes):
-        title, picture, heat = panels[max(0, place - 1)]
-        pixels = picture.expand(3, -1, -1) if len(picture) == 1 else picture
+        title, image, heat = panels[max(0, place - 1)]
+        pixels = image.expand(3, -1, -1) if len(image) == 1 else image
         axis.imshow(pixels.permute(1, 2, 0).numpy())
         height, width = pixels.shape[1:]
         axis.set_axis_off()

@@ -20,7 +20,7 @@ from tailcut.format.conversion.checkpoints import named_tensors, read_torch_file
 from tailcut.format.numbers import QUANTIZED_CODEC
 from tailcut.printing import Report, sizes, table
 from tailcut.runs import Run
-from tailcut.structure import as_metadata, create_model, set_class_names, set_picture_size
+from tailcut.structure import as_metadata, create_model, set_class_names, set_image_size
 from tailcut.training.checkpoints import is_checkpoint, newest_checkpoint, read_checkpoint
 from tailcut.weights import RegularizationReport, regularize, to_dense
 from tailcut.weights.attach import meaning_of
@@ -163,8 +163,8 @@ def _warn_of_loss(cut: RegularizationReport) -> None:
 def unpack(file: str | Path, out: str | Path, *, to: Literal["safetensors", "torch"] = "safetensors") -> UnpackReport:
     """Write the dense weights of a .tailcut file as safetensors or as a state_dict of torch, whole or not at all.
 
-    Names of classes and a size of pictures that the network was told stand in the metadata of safetensors as
-    `class_names` and `picture_size`, lists in JSON.
+    Names of classes and a size of images that the network was told stand in the metadata of safetensors as
+    `class_names` and `image_size`, lists in JSON.
 
     Args:
         file: a .tailcut file of a registered model, or `zoo:NAME`.
@@ -241,7 +241,7 @@ def _from_checkpoint(state: Mapping[str, Any], path: Path, run: Run) -> tuple[nn
     if isinstance(network, GanNetworks):
         network = network.generator
     set_class_names(network, state.get("class_names"))
-    set_picture_size(network, state.get("picture_size"))
+    set_image_size(network, state.get("image_size"))
     return network, (recipe.pack.codec, recipe.pack.other_codec)
 
 

@@ -1,4 +1,4 @@
-"""Prediction: masks as pictures, classes as a table."""
+"""Prediction: masks as images, classes as a table."""
 
 import time
 from collections import Counter
@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from tailcut.data import leave_out, read_picture, write_mask
-from tailcut.data.pictures import picture_size
+from tailcut.data import leave_out, read_image, write_mask
+from tailcut.data.images import image_size
 from tailcut.errors import ArgumentError, DataError, first_line
 from tailcut.evaluation.evaluate import PROGRESS_INTERVAL, choose_device, run_forward, runnable, within_memory
 from tailcut.evaluation.metrics import foreground
-from tailcut.evaluation.pixel_inputs import picture_shape, reader_of
+from tailcut.evaluation.pixel_inputs import image_shape, reader_of
 from tailcut.files import write_atomically
 from tailcut.format import load
 from tailcut.printing import Report, table
@@ -34,16 +34,16 @@ def shown_class(number: int, name: str | None) -> str:
 
 @dataclass
 class PredictReport(Report):
-    """What a network says about some pictures.
+    """What a network says about some images.
 
     Attributes:
         model: the file (or `zoo:NAME`), as it was given.
         task: `classification` or `segmentation`.
-        predictions: one dict per picture. For classes: `picture`, `class` (its number), `name` (None where the network
-            was not told it), `probability` and `best` (the three likeliest classes, likewise). For masks: `picture`,
+        predictions: one dict per image. For classes: `image`, `class` (its number), `name` (None where the network
+            was not told it), `probability` and `best` (the three likeliest classes, likewise). For masks: `image`,
             `mask` (the file) and `foreground_ratio`.
         seconds: time of it all.
-        skipped: `picture` and `reason` of those that were left out since they cannot be read.
+        skipped: `image` and `reason` of those that were left out since they cannot be read.
     """
 
     model: str
@@ -53,22 +53,22 @@ class PredictReport(Report):
     skipped: list[dict[str, Any]] = field(default_factory=list)
 
     def __str__(self) -> str:
-        """One row per picture."""
+        """One row per image."""
         if self.task == "segmentation":
             rows = [
-                (item["picture"], item["mask"], f"{100 * item['foreground_ratio']:.1f} %") for item in self.predictions
+                (item["image"], item["mask"], f"{100 * item['foreground_ratio']:.1f} %") for item in self.predictions
             ]
-            return table(["picture", "mask", "foreground"], rows, align="<<>")
+            return table(["image", "mask", "foreground"], rows, align="<<>")
         rows = [
-            (item["picture"], shown_class(item["class"], item["name"]), f"{100 * item['probability']:.1f} %")
+            (item["image"], shown_class(item["class"], item["name"]), f"{100 * item['probability']:.1f} %")
             for item in self.predictions
         ]
-        return table(["picture", "class", "probability"], rows, align="<<>")
+        return table(["image", "class", "probability"], rows, align="<<>")
 
 
 def predict(
     model: nn.Module,
-    pictures: Sequence[str | Path],
+    images: Sequence[str | Path],
     out: str | Path | None = None,
     *,
     device: torch.device | str = "cpu",
@@ -78,49 +78,49 @@ def predict(
     progress: bool = False,
     max_pixels: int = MAX_PIXELS,
 ) -> PredictReport:
-    """Run a network on picture files. The model is not changed.
+    """Run a network on image files. The model is not changed.
 
-    A network with fully connected layers gets the pictures resized to its example shape; any other gets them
+    A network with fully connected layers gets the images resized to its example shape; any other gets them
     in their own size, enlarged to its example shape where they are smaller. Masks have the size of their
-    picture.
+    image.
 
     Args:
         model: a network of a registered family (its example shape tells channels and size).
-        pictures: PNG or JPEG files.
-        out: folder for the masks (PNG, foreground white, named like the picture) or for the classes
+        images: PNG or JPEG files.
+        out: folder for the masks (PNG, foreground white, named like the image) or for the classes
             (`predictions.json`); made if needed. Masks need it.
         device: where to run.
         invert: take 1 - pixels: for dark digits on light paper, where the network learned light on dark.
         dense: run with dense weights instead of fused; see `evaluation.runnable`.
         name: what the report calls the model.
         progress: show on standard error how far it is.
-        max_pixels: the most pixels of the pictures that the network may ask for.
+        max_pixels: the most pixels of the images that the network may ask for.
 
     Raises:
-        LimitError: the network asks for larger pictures.
+        LimitError: the network asks for larger images.
         ArgumentError: the network is of no registered family, or gives neither classes nor masks, or masks without
-            `out`, or two pictures whose masks would have one name.
-        DataError: a picture cannot be read; within `tailcut.data.reading(on_error="skip")` it is left out instead.
+            `out`, or two images whose masks would have one name.
+        DataError: an image cannot be read; within `tailcut.data.reading(on_error="skip")` it is left out instead.
     """
     start = time.perf_counter()
-    shape = _picture_shape(model)
+    shape = _image_shape(model)
     check_pixels(model, shape[1:], max_pixels)
     network = runnable(model, device, dense=dense)
     read = reader_of(network)
     resized = any(isinstance(module, nn.Linear) for module in network.modules())
-    paths, folder = [Path(picture) for picture in pictures], prepare_folder(out)
+    paths, folder = [Path(image) for image in images], prepare_folder(out)
     masks: dict[Path, Path] | None = None
     predictions, skipped = [], []
-    with live_progress(progress, "pictures", len(paths), interval=PROGRESS_INTERVAL) as bar:
+    with live_progress(progress, "images", len(paths), interval=PROGRESS_INTERVAL) as bar:
         for number, path in enumerate(paths, start=1):
             try:
-                picture = _read(path, shape, resized=resized, invert=invert)
+                image = _read(path, shape, resized=resized, invert=invert)
             except DataError as error:
                 leave_out(path, error)
-                skipped.append({"picture": str(path), "reason": first_line(error)})
+                skipped.append({"image": str(path), "reason": first_line(error)})
                 continue
-            with within_memory(picture):
-                inputs = read(picture.to(device))
+            with within_memory(image):
+                inputs = read(image.to(device))
             outputs = _answers(run_forward(network, inputs))
             if outputs.ndim == 2:
                 predictions.append(_class(path, outputs[0], model))
@@ -137,7 +137,7 @@ def predict(
 
 def predict_file(
     file: str | Path,
-    pictures: Sequence[str | Path],
+    images: Sequence[str | Path],
     out: str | Path | None = None,
     *,
     device: str = "auto",
@@ -151,7 +151,7 @@ def predict_file(
     model = load(file, device=str(place))
     return predict(
         model,
-        pictures,
+        images,
         out,
         device=place,
         invert=invert,
@@ -173,31 +173,31 @@ def prepare_folder(out: str | Path | None) -> Path | None:
     return folder
 
 
-def _picture_shape(model: nn.Module) -> tuple[int, int, int]:
-    shape = picture_shape(model)
+def _image_shape(model: nn.Module) -> tuple[int, int, int]:
+    shape = image_shape(model)
     if shape is None:
         raise ArgumentError(
             "predict needs a network of a registered family, which tells the channels and the size of its "
-            "pictures; load a network of your own class in Python and call it there"
+            "images; load a network of your own class in Python and call it there"
         )
     return shape
 
 
 def _read(path: Path, shape: tuple[int, int, int], *, resized: bool, invert: bool) -> Tensor:
-    """The picture as the network takes it: (1, channels, height, width)."""
+    """The image as the network takes it: (1, channels, height, width)."""
     channels, *example = shape
     least_height, least_width = example
-    height, width = example if resized else picture_size(path)
+    height, width = example if resized else image_size(path)
     size = (max(height, least_height), max(width, least_width))
-    picture = read_picture(path, channels=channels, size=size)
-    return 1 - picture if invert else picture
+    image = read_image(path, channels=channels, size=size)
+    return 1 - image if invert else image
 
 
 def _answers(outputs: Tensor) -> Tensor:
-    """The outputs for one picture, (1, classes) or (1, classes, height, width); `ArgumentError` for others."""
+    """The outputs for one image, (1, classes) or (1, classes, height, width); `ArgumentError` for others."""
     if outputs.ndim not in (2, 4) or outputs.shape[0] != 1:
         raise ArgumentError(
-            "predict needs outputs of shape (1, classes), or (1, classes, height, width) for masks; for one picture "
+            "predict needs outputs of shape (1, classes), or (1, classes, height, width) for masks; for one image "
             f"the network gives {tuple(outputs.shape)}"
         )
     return outputs.cpu().float()
@@ -210,25 +210,25 @@ def _class(path: Path, outputs: Tensor, model: nn.Module) -> dict[str, Any]:
         {"class": number, "name": name_of(model, number, len(outputs)), "probability": value}
         for number, value in zip(classes.tolist(), values.tolist(), strict=True)
     ]
-    return {"picture": str(path), **best[0], "best": best}
+    return {"image": str(path), **best[0], "best": best}
 
 
 def _mask(path: Path, outputs: Tensor, mask_path: Path) -> dict[str, Any]:
-    size = picture_size(path)
+    size = image_size(path)
     if tuple(outputs.shape[2:]) != size:
         outputs = interpolate(outputs, size=size, mode="bilinear")
     mask = foreground(outputs)[0]
     write_mask(mask_path, mask)
-    return {"picture": str(path), "mask": str(mask_path), "foreground_ratio": float(mask.double().mean())}
+    return {"image": str(path), "mask": str(mask_path), "foreground_ratio": float(mask.double().mean())}
 
 
-def _mask_paths(pictures: Sequence[Path], folder: Path | None) -> dict[Path, Path]:
+def _mask_paths(images: Sequence[Path], folder: Path | None) -> dict[Path, Path]:
     if folder is None:
         raise ArgumentError("this network makes masks; name a folder for them (-o DIR)")
-    twice = [stem for stem, count in Counter(path.stem for path in set(pictures)).items() if count > 1]
+    twice = [stem for stem, count in Counter(path.stem for path in set(images)).items() if count > 1]
     if twice:
-        raise ArgumentError(f"several pictures are named {twice[0]}: their masks would have one name; run them apart")
-    masks = {path: folder / f"{path.stem}.png" for path in pictures}
+        raise ArgumentError(f"several images are named {twice[0]}: their masks would have one name; run them apart")
+    masks = {path: folder / f"{path.stem}.png" for path in images}
     for path, mask in masks.items():
         if mask.exists() and mask.samefile(path):
             raise ArgumentError(f"the mask of {path} would replace it; choose another folder")

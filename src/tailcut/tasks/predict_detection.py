@@ -1,4 +1,4 @@
-"""Prediction of detectors: objects as a table, and drawn on their pictures."""
+"""Prediction of detectors: objects as a table, and drawn on their images."""
 
 import time
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tailcut import structure
-from tailcut.data import leave_out, read_picture
+from tailcut.data import leave_out, read_image
 from tailcut.data.coco_categories import CATEGORIES, NUM_CLASSES
 from tailcut.errors import ArgumentError, DataError, first_line
 from tailcut.evaluation.evaluate import PROGRESS_INTERVAL, choose_device, runnable
@@ -20,7 +20,7 @@ from tailcut.format.load import read_contents
 from tailcut.inputs.detection.detectors import Detector
 from tailcut.printing import table
 from tailcut.runtime.progress import live_progress
-from tailcut.tasks.draw_detections import draw_objects, write_picture
+from tailcut.tasks.draw_detections import draw_objects, write_image
 from tailcut.tasks.predict import TABLE_FILE, PredictReport, prepare_folder
 
 FAMILIES = ("faster_rcnn", "mask_rcnn")
@@ -29,25 +29,25 @@ LEAST_SCORE = 0.5
 
 @dataclass
 class PredictObjectsReport(PredictReport):
-    """What a detector found in some pictures.
+    """What a detector found in some images.
 
     Attributes:
         model: the file, as it was given.
         task: `detection`.
-        predictions: one dict per picture: `picture`, `drawing` (the file; None without a folder) and `objects`, the
+        predictions: one dict per image: `image`, `drawing` (the file; None without a folder) and `objects`, the
             surest first: `class` (its number), `name`, `probability` and `box` (left, top, right, bottom in pixels).
         seconds: time of it all.
-        skipped: `picture` and `reason` of those that were left out since they cannot be read.
+        skipped: `image` and `reason` of those that were left out since they cannot be read.
     """
 
     def __str__(self) -> str:
         """One row per object."""
         rows = [
-            (item["picture"], found["name"], f"{100 * found['probability']:.1f} %", _box_text(found["box"]))
+            (item["image"], found["name"], f"{100 * found['probability']:.1f} %", _box_text(found["box"]))
             for item in self.predictions
             for found in item["objects"] or [{"name": "nothing", "probability": 0.0, "box": ()}]
         ]
-        return table(["picture", "object", "probability", "left, top, right, bottom"], rows, align="<<><")
+        return table(["image", "object", "probability", "left, top, right, bottom"], rows, align="<<><")
 
 
 def holds_detector(file: str | Path) -> bool:
@@ -58,7 +58,7 @@ def holds_detector(file: str | Path) -> bool:
 
 def predict_objects_file(
     file: str | Path,
-    pictures: Sequence[str | Path],
+    images: Sequence[str | Path],
     out: str | Path | None = None,
     *,
     least_score: float = LEAST_SCORE,
@@ -68,14 +68,12 @@ def predict_objects_file(
     """Load the .tailcut file of a detector and `predict_objects` with it."""
     place = choose_device(device)
     model = load(file, device=str(place))
-    return predict_objects(
-        model, pictures, out, least_score=least_score, device=place, name=str(file), progress=progress
-    )
+    return predict_objects(model, images, out, least_score=least_score, device=place, name=str(file), progress=progress)
 
 
 def predict_objects(
     model: nn.Module,
-    pictures: Sequence[str | Path],
+    images: Sequence[str | Path],
     out: str | Path | None = None,
     *,
     least_score: float = LEAST_SCORE,
@@ -84,12 +82,12 @@ def predict_objects(
     name: str = "",
     progress: bool = False,
 ) -> PredictObjectsReport:
-    """Find the objects in picture files. The model is not changed.
+    """Find the objects in image files. The model is not changed.
 
     Args:
         model: a `Detector`.
-        pictures: PNG or JPEG files.
-        out: folder for the drawings (PNG, named like the picture) and the table (`predictions.json`); made if needed.
+        images: PNG or JPEG files.
+        out: folder for the drawings (PNG, named like the image) and the table (`predictions.json`); made if needed.
         least_score: what is less sure is left out, 0 to 1.
         class_names: by label; when None those that the model was told (`tailcut.set_class_names`), else COCO's for a
             detector of 91 classes, else the numbers.
@@ -99,7 +97,7 @@ def predict_objects(
 
     Raises:
         ArgumentError: the model is no detector, the names are too few, or two drawings would have one name.
-        DataError: a picture cannot be read; within `tailcut.data.reading(on_error="skip")` it is left out instead.
+        DataError: an image cannot be read; within `tailcut.data.reading(on_error="skip")` it is left out instead.
     """
     start = time.perf_counter()
     network = runnable(model, device, dense=True)
@@ -110,23 +108,23 @@ def predict_objects(
     names = _names(model, network.num_classes) if class_names is None else list(class_names)
     if len(names) < network.num_classes:
         raise ArgumentError(f"the detector has {network.num_classes} classes, but there are {len(names)} names")
-    paths, folder = [Path(picture) for picture in pictures], prepare_folder(out)
+    paths, folder = [Path(image) for image in images], prepare_folder(out)
     drawings = {} if folder is None else _drawing_paths(paths, folder)
     predictions, skipped = [], []
-    with live_progress(progress, "pictures", len(paths), interval=PROGRESS_INTERVAL) as bar, torch.inference_mode():
+    with live_progress(progress, "images", len(paths), interval=PROGRESS_INTERVAL) as bar, torch.inference_mode():
         for number, path in enumerate(paths, start=1):
             try:
-                picture = read_picture(path, channels=3)[0]
+                image = read_image(path, channels=3)[0]
             except DataError as error:
                 leave_out(path, error)
-                skipped.append({"picture": str(path), "reason": first_line(error)})
+                skipped.append({"image": str(path), "reason": first_line(error)})
                 continue
-            (found,) = network([picture.to(device)])
+            (found,) = network([image.to(device)])
             kept = {key: value[found["scores"] >= least_score].cpu() for key, value in found.items()}
             if path in drawings:
-                write_picture(draw_objects(picture, kept, names), drawings[path])
+                write_image(draw_objects(image, kept, names), drawings[path])
             drawing = str(drawings[path]) if path in drawings else None
-            predictions.append({"picture": str(path), "drawing": drawing, "objects": _objects(kept, names)})
+            predictions.append({"image": str(path), "drawing": drawing, "objects": _objects(kept, names)})
             bar.show(number)
     report = PredictObjectsReport(name, "detection", predictions, time.perf_counter() - start, skipped)
     if folder is not None:
@@ -134,14 +132,12 @@ def predict_objects(
     return report
 
 
-def _drawing_paths(pictures: Sequence[Path], folder: Path) -> dict[Path, Path]:
+def _drawing_paths(images: Sequence[Path], folder: Path) -> dict[Path, Path]:
     drawings: dict[Path, Path] = {}
-    for path in dict.fromkeys(pictures):
+    for path in dict.fromkeys(images):
         drawing = folder / f"{path.stem}.png"
         if drawing in drawings.values():
-            raise ArgumentError(
-                f"two pictures are named {path.stem}: their drawings would have one name; run them apart"
-            )
+            raise ArgumentError(f"two images are named {path.stem}: their drawings would have one name; run them apart")
         if drawing.exists() and drawing.samefile(path):
             raise ArgumentError(f"the drawing of {path} would replace it; choose another folder")
         drawings[path] = drawing

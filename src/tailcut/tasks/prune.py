@@ -37,8 +37,8 @@ class PruneFileReport(Report):
         out: the .tailcut file that was written.
         file_bytes: its size.
         method: how channels were scored.
-        num_images: on how many pictures.
-        recalibrated_on: on how many pictures the statistics of batch norm were measured again; 0 without, and for a
+        num_images: on how many images.
+        recalibrated_on: on how many images the statistics of batch norm were measured again; 0 without, and for a
             network that keeps none.
         pruning: what was removed, and what could not be.
     """
@@ -53,8 +53,8 @@ class PruneFileReport(Report):
 
     def __str__(self) -> str:
         """The pruning, then one line on the file."""
-        on = f", on {self.num_images:,} pictures" if self.num_images else ""
-        again = f"; batch norm measured again on {self.recalibrated_on:,} pictures" if self.recalibrated_on else ""
+        on = f", on {self.num_images:,} images" if self.num_images else ""
+        again = f"; batch norm measured again on {self.recalibrated_on:,} images" if self.recalibrated_on else ""
         return f"{self.pruning}\n\n{self.out}: {self.file_bytes:,} bytes; scores by {self.method}{on}{again}"
 
 
@@ -93,9 +93,9 @@ def prune_file(
         roots: data roots to try first.
         download: fetch the data set if it lies nowhere.
         num_batches: how many batches to score on.
-        batch_size: pictures in each.
-        seed: chooses the pictures.
-        recalibrate: measure the statistics of batch norm again after the cut, on as many pictures of `data`; a network
+        batch_size: images in each.
+        seed: chooses the images.
+        recalibrate: measure the statistics of batch norm again after the cut, on as many images of `data`; a network
             that keeps none is left, with a warning.
         codec: number type of the file; the network's own when None.
         device: see `choose_device`.
@@ -116,20 +116,20 @@ def prune_file(
     if looks and data is None:
         raise ArgumentError(f"the method {method} looks at feature maps: name a data set with --data, or --scores")
     if recalibrate and data is None:
-        raise ArgumentError("statistics of batch norm are measured on pictures: name a data set with --data")
+        raise ArgumentError("statistics of batch norm are measured on images: name a data set with --data")
     dataset = open_dataset(data, split, roots=roots, download=download) if data and (looks or recalibrate) else None
 
-    def pictures(bar: Progress | None = None) -> Iterator[Tensor] | None:
+    def images(bar: Progress | None = None) -> Iterator[Tensor] | None:
         return None if dataset is None else network_inputs(network, dataset, batch_size, num_batches, seed, bar)
 
     if scores is not None:
         found = Scores.load(scores)
     else:
-        with live_progress(progress, "pictures", num_batches * batch_size, interval=PROGRESS_INTERVAL) as bar:
-            loader = pictures(bar) if looks else None
+        with live_progress(progress, "images", num_batches * batch_size, interval=PROGRESS_INTERVAL) as bar:
+            loader = images(bar) if looks else None
             found = score(network, loader, method=method, num_batches=num_batches, seed=seed)  # type: ignore[arg-type]
     pruning = prune(network, example, found, **settings)
-    measured_on = _measure_again(network, pictures(), num_batches) if recalibrate else 0
+    measured_on = _measure_again(network, images(), num_batches) if recalibrate else 0
     written = save(network, out, codec=codec or "float32", other_codec=codec)
     return PruneFileReport(
         str(source), str(out), written.file_bytes, found.method, found.num_images, measured_on, pruning
@@ -142,8 +142,8 @@ def _method(method: str | None, scores: str | Path | None) -> str:
     return method or SPECTRAL
 
 
-def _measure_again(network: nn.Module, pictures: Iterator[Tensor] | None, num_batches: int) -> int:
-    measured_on = 0 if pictures is None else measure_again(network, pictures, num_batches)
+def _measure_again(network: nn.Module, images: Iterator[Tensor] | None, num_batches: int) -> int:
+    measured_on = 0 if images is None else measure_again(network, images, num_batches)
     if not measured_on:
         logger.warning("nothing was measured again: the network has no batch norm that keeps statistics")
     return measured_on

@@ -14,10 +14,10 @@ from tailcut.structure import (
     class_names,
     create_model,
     family,
-    picture_size,
+    image_size,
     record_of,
     set_class_names,
-    set_picture_size,
+    set_image_size,
 )
 from tailcut.structure.outputs import output_tensors
 from tailcut.weights.edit import RegularizeEdit
@@ -88,7 +88,7 @@ def resample_file(
     if all(tensor.before == tensor.after for tensor in report.tensors):
         raise ArgumentError(f"no weight of {name} changes its shape with {', '.join(arguments)}; see tailcut models")
     set_class_names(other, class_names(network))
-    set_picture_size(other, picture_size(network))
+    set_image_size(other, image_size(network))
     written = save(other, out, codec=codec, other_codec=other_codec)
     dense = inspect(source).num_parameters
     return ResampleFileReport(str(source), str(out), written.file_bytes, dense, written.num_parameters, report)

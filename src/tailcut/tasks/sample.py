@@ -1,4 +1,4 @@
-"""Pictures that a network makes, as one PNG."""
+"""Images that a network makes, as one PNG."""
 
 import math
 import time
@@ -20,7 +20,7 @@ from tailcut.tasks.predict import prepare_folder
 
 NUM_SAMPLES = 64
 SHEET_FILE = "samples.png"
-PADDING = 2  # black pixels around each picture
+PADDING = 2  # black pixels around each image
 CHANNELS_OF_PNG = (1, 3)
 
 
@@ -30,21 +30,21 @@ class SampleReport(Report):
 
     Attributes:
         model: the file (or `zoo:NAME`), as it was given.
-        picture: the PNG of all pictures, row by row.
-        num_samples: how many pictures it has.
+        image: the PNG of all images, row by row.
+        num_samples: how many images it has.
         seed: of their codes.
         seconds: time of it all.
     """
 
     model: str
-    picture: str
+    image: str
     num_samples: int
     seed: int
     seconds: float
 
     def __str__(self) -> str:
         """One line for people."""
-        return f"{self.picture}: {self.num_samples} pictures by {self.model}, seed {self.seed}, {self.seconds:.1f} s"
+        return f"{self.image}: {self.num_samples} images by {self.model}, seed {self.seed}, {self.seconds:.1f} s"
 
 
 def sample(
@@ -57,29 +57,29 @@ def sample(
     dense: bool = False,
     name: str = "",
 ) -> SampleReport:
-    """Have a network make pictures and write them as `samples.png`. The model is not changed.
+    """Have a network make images and write them as `samples.png`. The model is not changed.
 
     Args:
         model: a `VAE` or a `DCGANGenerator`, regularised or not.
         out: folder for the PNG; made if needed.
-        num_samples: how many pictures.
-        seed: of their codes. The first pictures of a seed are the same, however many there are.
+        num_samples: how many images.
+        seed: of their codes. The first images of a seed are the same, however many there are.
         device: where to run.
         dense: see `Sampler`.
         name: what the report calls the model.
 
     Raises:
-        ArgumentError: the model makes no pictures, `num_samples` is not positive, or `out` is a file.
+        ArgumentError: the model makes no images, `num_samples` is not positive, or `out` is a file.
     """
     start = time.perf_counter()
     sampler = Sampler(model, device, dense=dense)
     codes = draw_codes(sampler, num_samples, seed)
     folder = prepare_folder(out)
-    pictures = torch.cat([sampler(part).cpu() for part in codes.split(BATCH_SIZE)])
+    images = torch.cat([sampler(part).cpu() for part in codes.split(BATCH_SIZE)])
     path = (folder or Path()) / SHEET_FILE
-    pixels = (sheet(pictures) * 255).round().byte()
+    pixels = (sheet(images) * 255).round().byte()
     if len(pixels) not in CHANNELS_OF_PNG:
-        raise ArgumentError(f"the network makes pictures of {len(pixels)} channels; a PNG has 1 or 3")
+        raise ArgumentError(f"the network makes images of {len(pixels)} channels; a PNG has 1 or 3")
     with atomic_write(path) as file:
         Image.fromarray(pixels.permute(1, 2, 0).squeeze(2).numpy()).save(file, format="PNG", optimize=True)
     return SampleReport(name, str(path), num_samples, seed, time.perf_counter() - start)
@@ -94,22 +94,22 @@ def sample_file(
     device: str = "auto",
     dense: bool = False,
 ) -> SampleReport:
-    """Load a .tailcut file (or `zoo:NAME`) of a network that makes pictures and `sample` from it."""
+    """Load a .tailcut file (or `zoo:NAME`) of a network that makes images and `sample` from it."""
     place = choose_device(device)
     model = load(file, device=str(place))
     return sample(model, out, num_samples=num_samples, seed=seed, device=place, dense=dense, name=str(file))
 
 
-def sheet(pictures: Tensor) -> Tensor:
-    """All pictures side by side, in rows that make about a square, black between them.
+def sheet(images: Tensor) -> Tensor:
+    """All images side by side, in rows that make about a square, black between them.
 
     Args:
-        pictures: (pictures, channels, height, width), 0 to 1; at least one.
+        images: (images, channels, height, width), 0 to 1; at least one.
 
     Returns:
         (channels, rows, columns) of pixels.
     """
-    framed = pad(pictures.clamp(0, 1), (PADDING,) * 4)
+    framed = pad(images.clamp(0, 1), (PADDING,) * 4)
     per_row = math.isqrt(len(framed) - 1) + 1
     missing = -len(framed) % per_row
     whole = torch.cat([framed, framed.new_zeros(missing, *framed.shape[1:])])

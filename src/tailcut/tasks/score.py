@@ -28,9 +28,9 @@ class ScoreReport(Report):
         split: its split; likewise.
         method: how channels were scored.
         settings: the settings of the method.
-        num_images: on how many pictures.
+        num_images: on how many images.
         out: the JSON file of all scores.
-        plot: the picture of the sorted scores; None if none was wanted.
+        plot: the image of the sorted scores; None if none was wanted.
         layers: every scored layer in short.
         left: layers that were not scored, and why.
     """
@@ -48,7 +48,7 @@ class ScoreReport(Report):
 
     def __str__(self) -> str:
         """One row per layer."""
-        on = f", on {self.num_images:,} pictures of {self.data}, {self.split}" if self.data else ""
+        on = f", on {self.num_images:,} images of {self.data}, {self.split}" if self.data else ""
         return f"{layer_table(self.layers, self.left)}\n\n{self.out}: scores by {self.method}{on}"
 
 
@@ -81,8 +81,8 @@ def score_file(
         split: the part of the data set.
         roots: data roots to try first.
         download: fetch the data set if it lies nowhere.
-        batch_size: pictures per forward.
-        seed: chooses the pictures; and the numbers of the method `random`.
+        batch_size: images per forward.
+        seed: chooses the images; and the numbers of the method `random`.
         device: see `choose_device`.
         progress: show on standard error how far it is.
         settings: further arguments of `tailcut.channels.score`: `method`, `num_batches`, `variant`, ...
@@ -102,7 +102,7 @@ def score_file(
     dataset = None
     if data is not None and needs_loader(method):
         dataset = open_dataset(data, split, roots=roots, download=download)
-    with live_progress(progress, "pictures", num_batches * batch_size, interval=PROGRESS_INTERVAL) as bar:
+    with live_progress(progress, "images", num_batches * batch_size, interval=PROGRESS_INTERVAL) as bar:
         loader = None if dataset is None else network_inputs(network, dataset, batch_size, num_batches, seed, bar)
         scores = score(network, loader, seed=seed, **settings)
     return _write(scores, source, dataset, out, plot)

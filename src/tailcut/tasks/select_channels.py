@@ -32,19 +32,19 @@ class SelectReport(Report):
         model: the file or run, as it was given.
         data: name of the data set.
         split: name of the split.
-        num_pictures: how many pictures the gate saw.
-        num_open: channels that were open for a picture, in the mean.
+        num_images: how many images the gate saw.
+        num_open: channels that were open for an image, in the mean.
         num_channels: channels selected.
         selection: row-major frequencies 8 v + u by component.
         probability: mean probability of each channel that the gate reads, by channel number of 0 to 191.
         out: the file of the selection.
-        heat_maps: the picture, None if none was asked for.
+        heat_maps: the image, None if none was asked for.
     """
 
     model: str
     data: str
     split: str
-    num_pictures: int
+    num_images: int
     num_open: float
     num_channels: int
     selection: dict[str, tuple[int, ...]]
@@ -56,7 +56,7 @@ class SelectReport(Report):
         """A few lines for people."""
         counts = " + ".join(str(len(part)) for part in self.selection.values())
         lines = [
-            f"{self.out}: {self.num_channels} channels ({counts}) by {self.num_pictures:,} pictures of {self.data}, "
+            f"{self.out}: {self.num_channels} channels ({counts}) by {self.num_images:,} images of {self.data}, "
             f"split {self.split}; open in the mean: {self.num_open:.1f} of {len(self.probability)}"
         ]
         lines += [f"  {name:<12} {' '.join(map(str, part)) or '-'}" for name, part in self.selection.items()]
@@ -83,12 +83,12 @@ def select_channels(
         source: a .tailcut file of a registered model with a gate, or a run folder that holds one.
         out: the JSON file to write; `Selection.load` reads it.
         num_channels: how many, or three counts for Y, Cb and Cr; those more likely open than closed when None.
-        data: name of a data set (`imagenette@448` for its pictures at 448 pixels); a run's own when None.
+        data: name of a data set (`imagenette@448` for its images at 448 pixels); a run's own when None.
         split: one of its splits; its test split when None.
         roots: data roots to try first.
         download: fetch the data set if it lies nowhere.
         heat_maps: draw the probabilities as a PNG.
-        batch_size: pictures at a time.
+        batch_size: images at a time.
         device: see `choose_device`.
         progress: show on standard error how far it is.
 
@@ -121,7 +121,7 @@ def select_channels(
         str(source),
         dataset.name,
         dataset.split,
-        activity.num_pictures,
+        activity.num_images,
         sum(activity.open_ratio),
         selection.num_channels,
         selection.components(),
@@ -151,7 +151,7 @@ def _data_of(source: str | Path) -> str:
 
 
 def _batches(dataset: Dataset, batch_size: int, *, progress: bool) -> Iterator[Tensor]:
-    with live_progress(progress, "pictures", len(dataset), interval=PROGRESS_INTERVAL) as bar:
+    with live_progress(progress, "images", len(dataset), interval=PROGRESS_INTERVAL) as bar:
         for start in range(0, len(dataset), batch_size):
             stop = min(start + batch_size, len(dataset))
             yield dataset.batch(range(start, stop))[0]

@@ -13,7 +13,7 @@ Information Redundancy in Convolutional Neural Networks", IEEE Access 11, 2023, 
 
 Known deviations: the paper cuts once per epoch with gamma = 0.01 until an end it does not state; a recipe may
 also cut every few iterations and reach its target at a stated fraction of the run. The paper
-does not say on what its settings were chosen; here figures to choose by come from pictures held out of the
+does not say on what its settings were chosen; here figures to choose by come from images held out of the
 training split, and the test split serves the final figure, of the packed file. A recipe without hold-out shows
 the test split after each epoch, labels it so, and chooses nothing by it. The Fréchet distance of Table 4 is by the
 features of our LeNet-5 for MNIST in place of Inception's: only ratios of rows can be compared.

@@ -40,99 +40,99 @@ def batches(
     """The augmented batches of one epoch, of one process; an incomplete last batch is left out.
 
     Args:
-        dataset: the training pictures.
-        batch_size: pictures per step, of all processes together.
+        dataset: the training images.
+        batch_size: images per step, of all processes together.
         seed: the run's seed.
         epoch: number of the epoch.
         augmentation: what is changed at random.
-        coarse: how many times smaller the pictures become after that, along each side; see `coarsen`.
-        rank: number of this process, which takes every `num_processes`-th picture of each batch.
+        coarse: how many times smaller the images become after that, along each side; see `coarsen`.
+        rank: number of this process, which takes every `num_processes`-th image of each batch.
         num_processes: how many processes share a batch.
 
     Yields:
-        Pictures (batch_size / num_processes, channels, height, width), targets, and the pictures' places in the data
+        Images (batch_size / num_processes, channels, height, width), targets, and the images' places in the data
         set, int64 (batch_size / num_processes,).
     """
     order = torch.randperm(len(dataset), generator=generator(seed, epoch))
     for step in range(len(dataset) // batch_size):
         mine = order[step * batch_size : (step + 1) * batch_size][rank::num_processes]
-        pictures, targets = dataset.batch(mine)
+        images, targets = dataset.batch(mine)
         noise = generator(seed, epoch, step)
         places = torch.arange(batch_size)[rank::num_processes]
-        yield *coarsen(*augment(pictures, targets, augmentation, noise, batch_size, places), coarse), mine
+        yield *coarsen(*augment(images, targets, augmentation, noise, batch_size, places), coarse), mine
 
 
 def augment(
-    pictures: Tensor,
+    images: Tensor,
     targets: Tensor,
     augmentation: AugmentationSection,
     noise: torch.Generator,
     batch_size: int,
     places: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Pictures and masks changed at random; classes stay.
+    """Images and masks changed at random; classes stay.
 
     Args:
-        pictures: (n, channels, height, width).
+        images: (n, channels, height, width).
         targets: classes (n,) or masks (n, height, width).
         augmentation: what to do.
         noise: gives the random numbers of the whole batch.
-        batch_size: pictures in the whole batch.
-        places: int64 (n,), the places of these pictures in the whole batch.
+        batch_size: images in the whole batch.
+        places: int64 (n,), the places of these images in the whole batch.
 
     Returns:
-        Pictures and targets of the same shapes.
+        Images and targets of the same shapes.
     """
     has_masks = targets.ndim == 3
     if augmentation.shift:
         reach = augmentation.shift
         moves = torch.randint(-reach, reach + 1, (batch_size, 2), generator=noise)[places]
-        pictures = shift(pictures, moves)
+        images = shift(images, moves)
         targets = shift(targets[:, None], moves)[:, 0] if has_masks else targets
     if augmentation.flip:
         flipped = (torch.rand(batch_size, generator=noise) < 0.5)[places]
-        pictures = torch.where(flipped[:, None, None, None], pictures.flip(3), pictures)
+        images = torch.where(flipped[:, None, None, None], images.flip(3), images)
         targets = torch.where(flipped[:, None, None], targets.flip(2), targets) if has_masks else targets
-    return pictures, targets
+    return images, targets
 
 
-def coarsen(pictures: Tensor, targets: Tensor, factor: int) -> tuple[Tensor, Tensor]:
-    """Pictures and masks that are `factor` times smaller along each side; classes stay.
+def coarsen(images: Tensor, targets: Tensor, factor: int) -> tuple[Tensor, Tensor]:
+    """Images and masks that are `factor` times smaller along each side; classes stay.
 
     Args:
-        pictures: (n, channels, height, width).
+        images: (n, channels, height, width).
         targets: classes (n,) or masks (n, height, width).
         factor: a square of so many pixels a side becomes their mean, or the pixel in the middle of a mask.
 
     Returns:
-        Pictures (n, channels, height // factor, width // factor) and their targets.
+        Images (n, channels, height // factor, width // factor) and their targets.
     """
     if factor == 1:
-        return pictures, targets
-    smaller = avg_pool2d(pictures, factor)
+        return images, targets
+    smaller = avg_pool2d(images, factor)
     if targets.ndim == 3:
         height, width = smaller.shape[-2:]
         targets = targets[:, factor // 2 :: factor, factor // 2 :: factor][:, :height, :width]
     return smaller, targets
 
 
-def shift(pictures: Tensor, moves: Tensor) -> Tensor:
-    """Each picture moved by its own number of pixels; zeros move in.
+def shift(images: Tensor, moves: Tensor) -> Tensor:
+    """Each image moved by its own number of pixels; zeros move in.
 
     Args:
-        pictures: (n, channels, height, width).
+        images: (n, channels, height, width).
         moves: int64 (n, 2), pixels down and to the right.
 
     Returns:
         (n, channels, height, width).
     """
-    num, channels, height, width = pictures.shape
+    num, channels, height, width = images.shape
     rows = torch.arange(height) - moves[:, :1]  # (n, height): the row that comes from there
     columns = torch.arange(width) - moves[:, 1:]
     inside_rows = (rows >= 0) & (rows < height)
     inside_columns = (columns >= 0) & (columns < width)
     index = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
     index = index.view(num, 1, height * width).expand(-1, channels, -1)
-    moved = pictures.reshape(num, channels, height * width).gather(2, index).view(pictures.shape)
+    moved = images.reshape(num, channels, height * width).gather(2, index).view(images.shape)
     inside = inside_rows[:, None, :, None] & inside_columns[:, None, None, :]
     return torch.where(inside, moved, torch.zeros_like(moved))

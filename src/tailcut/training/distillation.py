@@ -1,4 +1,4 @@
-"""What the teacher of a distillation says of training pictures."""
+"""What the teacher of a distillation says of training images."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -17,7 +17,7 @@ MAX_NUMBERS = 1 << 26  # 256 MiB of float32
 
 
 def check_teacher(network: nn.Module, dataset: Dataset) -> None:
-    """Check that a teacher means the same classes by the same numbers as the training pictures.
+    """Check that a teacher means the same classes by the same numbers as the training images.
 
     Raises:
         RecipeError: names differ.
@@ -29,9 +29,9 @@ def check_teacher(network: nn.Module, dataset: Dataset) -> None:
 
 
 class Teacher:
-    """A network that is asked about each batch, or once about all pictures.
+    """A network that is asked about each batch, or once about all images.
 
-    Pictures that are not changed at random get the same answer in every epoch. Then all are asked about in the order of
+    Images that are not changed at random get the same answer in every epoch. Then all are asked about in the order of
     the data set, whatever the batches, so that a resumed run hears the very same; a network of masks, whose answers
     are large, is asked batch by batch all the same.
 
@@ -39,8 +39,8 @@ class Teacher:
         network: the teacher, in evaluation mode.
         autocast: gives the context that it runs in.
         device: where it is.
-        memory_format: of the pictures.
-        unchanged: the training pictures, if they come as they are; None if they are augmented.
+        memory_format: of the images.
+        unchanged: the training images, if they come as they are; None if they are augmented.
     """
 
     def __init__(
@@ -56,28 +56,28 @@ class Teacher:
         self._unchanged = unchanged
         self._answers: Tensor | None = None
 
-    def __call__(self, pictures: Tensor, places: Tensor) -> Tensor:
-        """Outputs for pictures (batch, channels, height, width) that lie at `places` (batch,) of the data set.
+    def __call__(self, images: Tensor, places: Tensor) -> Tensor:
+        """Outputs for images (batch, channels, height, width) that lie at `places` (batch,) of the data set.
 
         Raises:
-            ArgumentError: the teacher cannot take such pictures.
+            ArgumentError: the teacher cannot take such images.
         """
         if self._answers is None and self._unchanged is not None:
             self._answers = self._ask_about_all(self._unchanged)
             if self._answers is None:
                 self._unchanged = None
-        return self._ask(pictures) if self._answers is None else self._answers[places.to(self._device)]
+        return self._ask(images) if self._answers is None else self._answers[places.to(self._device)]
 
-    def _ask(self, pictures: Tensor) -> Tensor:
-        with torch.no_grad(), self._autocast(), fitting(pictures, " (distillation.teacher)"):
-            outputs: Tensor = self._network(self._read(pictures))
+    def _ask(self, images: Tensor) -> Tensor:
+        with torch.no_grad(), self._autocast(), fitting(images, " (distillation.teacher)"):
+            outputs: Tensor = self._network(self._read(images))
         return outputs
 
     def _ask_about_all(self, dataset: Dataset) -> Tensor | None:
         answers = []
         for start in range(0, len(dataset), BATCH_SIZE):
-            pictures, _ = dataset.batch(range(start, min(start + BATCH_SIZE, len(dataset))))
-            answers.append(self._ask(pictures.to(self._device, memory_format=self._memory_format)))
+            images, _ = dataset.batch(range(start, min(start + BATCH_SIZE, len(dataset))))
+            answers.append(self._ask(images.to(self._device, memory_format=self._memory_format)))
             if answers[0][0].numel() * len(dataset) > MAX_NUMBERS:
                 return None
         return torch.cat(answers)

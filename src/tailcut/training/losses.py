@@ -1,4 +1,4 @@
-"""Losses: cross entropy, soft Dice for masks, what a teacher adds, and those of networks that make pictures."""
+"""Losses: cross entropy, soft Dice for masks, what a teacher adds, and those of networks that make images."""
 
 from typing import TYPE_CHECKING
 
@@ -39,7 +39,7 @@ def label_loss(outputs: Tensor, targets: Tensor, section: "TrainingSection") -> 
 
 
 def soft_dice_loss(outputs: Tensor, targets: Tensor) -> Tensor:
-    """1 - Dice's coefficient of the probabilities of foreground, mean over pictures.
+    """1 - Dice's coefficient of the probabilities of foreground, mean over images.
 
     Args:
         outputs: (batch, 1 or 2, height, width), logits.
@@ -68,7 +68,7 @@ def distillation_loss(outputs: Tensor, teacher_outputs: Tensor, section: "Distil
         section: gives the temperature.
 
     Returns:
-        A scalar: the mean over pictures (and pixels).
+        A scalar: the mean over images (and pixels).
 
     Raises:
         ArgumentError: the shapes differ.
@@ -86,14 +86,14 @@ def distillation_loss(outputs: Tensor, teacher_outputs: Tensor, section: "Distil
 
 
 def adversarial_loss(logits: Tensor, *, real: bool) -> Tensor:
-    """The cross entropy of a discriminator's answers with what they should be. A scalar, the mean over pictures.
+    """The cross entropy of a discriminator's answers with what they should be. A scalar, the mean over images.
 
     The discriminator learns by `real` as it is; the generator by real=True for what it made (Goodfellow et al.,
     "Generative Adversarial Nets" (2014), section 3: the gradient that does not vanish).
 
     Args:
         logits: (batch, 1), positive for real.
-        real: what the pictures shall be taken for.
+        real: what the images shall be taken for.
     """
     logits = logits.float()
     return binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(real)))

@@ -20,7 +20,7 @@ def draw_curves(lines: Sequence[dict[str, Any]], path: Path, *, title: str) -> N
 
     Args:
         lines: one per epoch, as `Run.read_metrics` gives them; at least one.
-        path: the picture to write.
+        path: the image to write.
         title: stands above it.
 
     Raises:

@@ -1,4 +1,4 @@
-"""B x B block DCT of pictures and maps, and regrouping: one channel per frequency.
+"""B x B block DCT of images and maps, and regrouping: one channel per frequency.
 
 Axes of blocks are `(..., blocks_h, blocks_w, v, u)`: v is the vertical and u the horizontal frequency. A frequency's
 row-major index is B v + u; JPEG files, and the numbers in the paper's heat maps, count in zigzag order.

@@ -18,11 +18,11 @@ RGB_TO_YCBCR = (
 )
 
 
-def rgb_to_ycbcr(pictures: Tensor) -> Tensor:
-    """Full-range YCbCr of RGB pictures (JFIF 1.02, section 7), without rounding or clipping. Differentiable.
+def rgb_to_ycbcr(images: Tensor) -> Tensor:
+    """Full-range YCbCr of RGB images (JFIF 1.02, section 7), without rounding or clipping. Differentiable.
 
     Args:
-        pictures: floating point (..., 3, height, width), 0 to 255.
+        images: floating point (..., 3, height, width), 0 to 255.
 
     Returns:
         Y, Cb and Cr, same shape and type; Y is 0 to 255, chroma 0.5 to 255.5 with grey at 128. float16 and
@@ -34,30 +34,30 @@ def rgb_to_ycbcr(pictures: Tensor) -> Tensor:
     >>> rgb_to_ycbcr(torch.tensor([255.0, 255.0, 255.0]).reshape(3, 1, 1)).flatten().tolist()
     [255.0, 128.0, 128.0]
     """
-    red, green, blue = _planes(pictures, "red, green and blue")
+    red, green, blue = _planes(images, "red, green and blue")
     luma = KR * red + KG * green + KB * blue
     chroma_blue = (blue - luma) / BLUE_SCALE + CHROMA_CENTRE
     chroma_red = (red - luma) / RED_SCALE + CHROMA_CENTRE
-    return torch.stack((luma, chroma_blue, chroma_red), dim=-3).to(pictures.dtype)
+    return torch.stack((luma, chroma_blue, chroma_red), dim=-3).to(images.dtype)
 
 
-def ycbcr_to_rgb(pictures: Tensor) -> Tensor:
+def ycbcr_to_rgb(images: Tensor) -> Tensor:
     """The inverse of `rgb_to_ycbcr`; colours that RGB cannot show come out below 0 or above 255.
 
     Raises:
         ArgumentError: not floating point, or the third axis from the end is not 3.
     """
-    luma, chroma_blue, chroma_red = _planes(pictures, "Y, Cb and Cr")
+    luma, chroma_blue, chroma_red = _planes(images, "Y, Cb and Cr")
     red = luma + RED_SCALE * (chroma_red - CHROMA_CENTRE)
     blue = luma + BLUE_SCALE * (chroma_blue - CHROMA_CENTRE)
     green = (luma - KR * red - KB * blue) / KG
-    return torch.stack((red, green, blue), dim=-3).to(pictures.dtype)
+    return torch.stack((red, green, blue), dim=-3).to(images.dtype)
 
 
-def _planes(pictures: Tensor, names: str) -> tuple[Tensor, ...]:
-    if not pictures.dtype.is_floating_point:
-        raise ArgumentError(f"expected floating-point pictures of 0 to 255, got {pictures.dtype}; use .float()")
-    if pictures.ndim < 3 or pictures.shape[-3] != 3:
-        raise ArgumentError(f"expected pictures (..., 3, height, width) of {names}, got shape {tuple(pictures.shape)}")
-    work = pictures if pictures.dtype == torch.float64 else pictures.float()
+def _planes(images: Tensor, names: str) -> tuple[Tensor, ...]:
+    if not images.dtype.is_floating_point:
+        raise ArgumentError(f"expected floating-point images of 0 to 255, got {images.dtype}; use .float()")
+    if images.ndim < 3 or images.shape[-3] != 3:
+        raise ArgumentError(f"expected images (..., 3, height, width) of {names}, got shape {tuple(images.shape)}")
+    work = images if images.dtype == torch.float64 else images.float()
     return work.unbind(-3)

@@ -49,7 +49,7 @@ def standardize_outputs(model: nn.Module, *inputs: Tensor) -> dict[str, float]:
 
     Args:
         model: a regularised network, before training.
-        inputs: what it is called with: a batch of a few hundred different pictures.
+        inputs: what it is called with: a batch of a few hundred different images.
 
     Returns:
         What each weight was multiplied by, by the tensor's name.

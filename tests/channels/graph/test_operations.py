@@ -127,7 +127,7 @@ KEPT: dict[str, Callable[[Tensor], Tensor]] = {
     "a scale over places": lambda x: x * torch.ones(4, 6),
     "dropout of channels": lambda x: functional.dropout2d(x, 0.5, training=True),
     "alpha dropout of channels": lambda x: functional.feature_alpha_dropout(x, 0.5, training=True),
-    "dropout of pictures": lambda x: x * x.new_empty((len(x), 1, 1, 1)).bernoulli_(0.5).div_(0.5),
+    "dropout of images": lambda x: x * x.new_empty((len(x), 1, 1, 1)).bernoulli_(0.5).div_(0.5),
     "new zeros and ones": lambda x: x * x.new_ones(x.shape) + x.new_zeros(1, x.shape[1], 1, 1) + x.new_full((1,), 2.0),
     "beside its own zeros": lambda x: torch.cat([x, x.new_zeros(x.shape)], 1)[:, :, 1:].unflatten(1, (2, -1)).sum(1),
 }

@@ -63,7 +63,7 @@ def test_a_training_mode_that_fails_leaves_the_layers_idle() -> None:
 
 
 class DropPath(nn.Module):
-    """Leaves out a picture's whole map, in training."""
+    """Leaves out an image's whole map, in training."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x * x.new_empty(len(x), 1, 1, 1).bernoulli_(0.8).div_(0.8) if self.training else x

@@ -95,7 +95,7 @@ def test_ranks_are_numpy_s() -> None:
     maps[0, 1] = np.outer(maps[0, 1, 0], maps[0, 1, 1])
     maps[1, 0] = 0
     maps[1, 2, :4] = 0
-    expected = [[np.linalg.matrix_rank(one) for one in picture] for picture in maps]
+    expected = [[np.linalg.matrix_rank(one) for one in image] for image in maps]
     found = map_ranks(torch.from_numpy(maps))[0]
     assert found.tolist() == expected
     assert found.tolist() == [[8, 1, 8], [0, 8, 4]]

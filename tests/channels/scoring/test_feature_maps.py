@@ -301,7 +301,7 @@ def test_maps_carry_gradients() -> None:
     assert gradient.abs().sum() > 0
 
 
-def test_a_picture_without_batch_axis_is_refused() -> None:
+def test_an_image_without_batch_axis_is_refused() -> None:
     with pytest.raises(
         ArgumentError, match=r"layer 0 gives \(4, 8, 8\), 4 axes were expected: give the network batches"
     ):

@@ -34,9 +34,9 @@ def real_maps() -> dict[int, Tensor]:
     photo = torch.from_numpy(load_sample_images().images[0][:384, :384].copy()).permute(2, 0, 1)[None] / 255
     maps = {}
     for size in SIZES:
-        picture = nn.functional.interpolate(photo, size=(2 * size, 2 * size), mode="bilinear", antialias=True)
+        image = nn.functional.interpolate(photo, size=(2 * size, 2 * size), mode="bilinear", antialias=True)
         network = nn.Sequential(nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.ReLU())
-        maps[size] = network(picture).detach().double()
+        maps[size] = network(image).detach().double()
     return maps
 
 
@@ -213,7 +213,7 @@ def test_autocast_does_not_round() -> None:
     assert_parts_close(found, map_parts(maps))
 
 
-def test_no_pictures_give_no_scores() -> None:
+def test_no_images_give_no_scores() -> None:
     assert map_scores(torch.zeros(0, 3, 8, 8)).shape == (0, 3)
 
 

@@ -19,9 +19,9 @@ def test_matrix_filters_as_scipy_does(size: int, sigma: float) -> None:
 
 @pytest.mark.parametrize("shape", [(32, 32), (7, 7), (2, 2), (1, 1), (5, 9)])
 def test_two_axes_filter_as_scipy_does(shape: tuple[int, int]) -> None:
-    picture = np.random.default_rng(0).normal(size=shape)
-    ours = gaussian_matrix(shape[0], 1.0) @ picture @ gaussian_matrix(shape[1], 1.0).T
-    np.testing.assert_allclose(ours, gaussian_filter(picture, 1.0), rtol=0, atol=1e-14)
+    image = np.random.default_rng(0).normal(size=shape)
+    ours = gaussian_matrix(shape[0], 1.0) @ image @ gaussian_matrix(shape[1], 1.0).T
+    np.testing.assert_allclose(ours, gaussian_filter(image, 1.0), rtol=0, atol=1e-14)
 
 
 def test_kernel_is_equation_4_scaled_to_sum_1() -> None:

@@ -1,4 +1,4 @@
-"""Pictures of scores: they are drawn, and what they show is right."""
+"""Images of scores: they are drawn, and what they show is right."""
 
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,7 @@ def test_bad_requests(tmp_path: Path) -> None:
         draw_scores(scores, tmp_path / "a.png", layers=[])
     with pytest.raises(ArgumentError, match="there is no layer 'conv7'"):
         draw_maps(network(), X[:1], "conv7", tmp_path / "a.png")
-    with pytest.raises(ArgumentError, match="maps are drawn of one picture, got 2"):
+    with pytest.raises(ArgumentError, match="maps are drawn of one image, got 2"):
         draw_maps(network(), X, "0", tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []
 

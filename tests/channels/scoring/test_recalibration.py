@@ -50,10 +50,10 @@ def test_a_fused_view_measures_the_same_through_its_narrow_layers() -> None:
     torch.manual_seed(0)
     model = tailcut.create_model("resnet18", num_classes=10, small_input=True)
     tailcut.regularize(model, num_kept=64)
-    pictures = list(torch.rand(2, 16, 3, 32, 32))
+    images = list(torch.rand(2, 16, 3, 32, 32))
     plain = copy.deepcopy(model)
     fused = tailcut.fuse(model)
-    assert recalibrate(fused, pictures) == recalibrate(plain, pictures) == 32
+    assert recalibrate(fused, images) == recalibrate(plain, images) == 32
     assert "fused" in {layer.way for layer in fused.report().layers}
     for name, value in plain.named_buffers():
         torch.testing.assert_close(model.get_buffer(name), value, rtol=1e-3, atol=1e-5)

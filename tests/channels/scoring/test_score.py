@@ -49,21 +49,21 @@ class Residual(nn.Module):
         return logits
 
 
-def pictures(*sizes: int) -> list[Tensor]:
+def images(*sizes: int) -> list[Tensor]:
     noise = torch.Generator().manual_seed(0)
     return [torch.rand(size, 3, 12, 12, generator=noise, dtype=torch.float64) for size in sizes]
 
 
-def test_scores_are_means_over_pictures_of_the_formula() -> None:
+def test_scores_are_means_over_images_of_the_formula() -> None:
     model = Residual().double()
-    loader = pictures(3, 5, 2)
+    loader = images(3, 5, 2)
     with torch.no_grad():
         maps = copy.deepcopy(model).eval().maps(torch.cat(loader))
     found = score(model, loader)
     assert list(found) == ["conv1", "conv2", "conv3"]
     assert (found.method, found.num_images, found.left) == ("spectral", 10, {})
     for name, own in maps.items():
-        parts = torch.tensor([[paper(one.numpy()) for one in picture] for picture in own], dtype=torch.float64)
+        parts = torch.tensor([[paper(one.numpy()) for one in image] for image in own], dtype=torch.float64)
         spectral, dist, spatial = parts.unbind(dim=2)
         expected = (dist * spectral + 0.03 * spatial).mean(dim=0)
         torch.testing.assert_close(found[name], expected, rtol=1e-11, atol=0)
@@ -74,16 +74,16 @@ def test_scores_are_means_over_pictures_of_the_formula() -> None:
 
 def test_the_published_variant_and_its_settings() -> None:
     model = Residual().double()
-    (batch,) = loader = pictures(2)
+    (batch,) = loader = images(2)
     with torch.no_grad():
         maps = copy.deepcopy(model).eval().maps(batch)["conv2"]
-    parts = torch.tensor([[published(one.numpy()) for one in picture] for picture in maps], dtype=torch.float64)
+    parts = torch.tensor([[published(one.numpy()) for one in image] for image in maps], dtype=torch.float64)
     expected = (parts[..., 0] * parts[..., 1] + 0.03 * parts[..., 2]).mean(dim=0)
     torch.testing.assert_close(score(model, loader, variant="published")["conv2"], expected, rtol=1e-11, atol=0)
     switched = score(
         model, loader, block_size=8, gaussian_sigma=None, spatial_weight=0.5, components=("dist", "spatial")
     )
-    parts = torch.tensor([[paper(one.numpy(), 8, None) for one in picture] for picture in maps], dtype=torch.float64)
+    parts = torch.tensor([[paper(one.numpy(), 8, None) for one in image] for image in maps], dtype=torch.float64)
     expected = (parts[..., 1] + 0.5 * parts[..., 2]).mean(dim=0)
     torch.testing.assert_close(switched["conv2"], expected, rtol=1e-11, atol=0)
     assert switched.settings == {
@@ -97,7 +97,7 @@ def test_the_published_variant_and_its_settings() -> None:
 
 def test_batches_are_counted_and_their_sizes_do_not_matter() -> None:
     model = Residual().double()
-    loader = pictures(4, 4, 4, 4, 4, 4, 4)
+    loader = images(4, 4, 4, 4, 4, 4, 4)
     five = score(model, loader)
     assert five.num_images == 20
     assert score(model, loader, num_batches=None).num_images == 28
@@ -109,7 +109,7 @@ def test_batches_are_counted_and_their_sizes_do_not_matter() -> None:
 
 def test_the_same_batches_give_the_same_scores() -> None:
     model = Residual()
-    loader = [batch.float() for batch in pictures(4, 4)]
+    loader = [batch.float() for batch in images(4, 4)]
     first, second = score(model, loader), score(model, loader)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -133,7 +133,7 @@ def test_the_model_stays_as_it_was() -> None:
     modes = [module.training for module in model.modules()]
     hooks = [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()]
     random = torch.get_rng_state()
-    loader = [batch.float() for batch in pictures(2, 2)]
+    loader = [batch.float() for batch in images(2, 2)]
     for method in METHODS:
         score(model, loader, method=method)  # type: ignore[arg-type]
     assert [module.training for module in model.modules()] == modes
@@ -188,18 +188,18 @@ def test_networks_of_several_inputs() -> None:
             return torch.cat([torch.relu(self.one(x)), torch.relu(self.other(y))], 1)
 
     model = Beside().double()
-    batches = [{"x": x, "y": x[:, :1] * 2, "target": 1} for x in pictures(4, 3)]
+    batches = [{"x": x, "y": x[:, :1] * 2, "target": 1} for x in images(4, 3)]
     found = score(model, batches, inputs=lambda batch: (batch["x"], batch["y"]))
     assert found.num_images == 7
-    one = score(nn.Sequential(model.one, nn.ReLU()), pictures(4, 3))
-    other = score(nn.Sequential(model.other, nn.ReLU()), [x[:, :1] * 2 for x in pictures(4, 3)])
+    one = score(nn.Sequential(model.one, nn.ReLU()), images(4, 3))
+    other = score(nn.Sequential(model.other, nn.ReLU()), [x[:, :1] * 2 for x in images(4, 3)])
     torch.testing.assert_close(found["one"], one["0"])
     torch.testing.assert_close(found["other"], other["0"])
 
 
 def test_layers_by_name() -> None:
     model = Residual().double()
-    loader = pictures(3)
+    loader = images(3)
     found = score(model, loader, layers=["conv3", "fc"])
     assert list(found) == ["conv3", "fc"]
     assert torch.equal(found["conv3"], score(model, loader)["conv3"])

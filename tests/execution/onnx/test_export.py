@@ -277,8 +277,8 @@ def test_the_published_unet_takes_less_than_30_kilobytes(carvana_root: Path, tmp
     assert report.file_bytes < 30_000
     assert report.inputs == {"x": ("batch", 3, "height", "width")}
     assert {tensor.name for tensor in report.tensors if tensor.way != "factored"} == {"outc.conv.weight"}
-    picture = torch.from_numpy(np.array(Image.open(published / "images" / "in0001.png").convert("RGB")))
-    pixels = picture.permute(2, 0, 1)[None].float() / 255
+    image = torch.from_numpy(np.array(Image.open(published / "images" / "in0001.png").convert("RGB")))
+    pixels = image.permute(2, 0, 1)[None].float() / 255
     for x in (pixels[:, :, 200:331, 300:475], pixels[:, :, :33, :47]):
         assert errors(path, model, x) < 1e-4
         with torch.no_grad():

@@ -11,7 +11,7 @@ from tailcut.execution.onnx import lowering
 from tailcut.execution.onnx.lowering import lower_locally
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-PICTURES = torch.linspace(-4, 4, 2 * 3 * 8 * 8).view(2, 3, 8, 8)
+IMAGES = torch.linspace(-4, 4, 2 * 3 * 8 * 8).view(2, 3, 8, 8)
 
 
 class Body(nn.Module):
@@ -125,22 +125,22 @@ def test_the_numbers_are_those_of_pytorch(name: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(lowering._Lowering, "run", run)
     network.eval()
     dynamic = ({0: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO},)
-    traced = torch.export.export(network, (PICTURES,), dynamic_shapes=dynamic, strict=False)
+    traced = torch.export.export(network, (IMAGES,), dynamic_shapes=dynamic, strict=False)
     lower_locally(traced)
     program = torch.onnx.export(traced, (), dynamo=True, verbose=False)
     assert program is not None
     assert told == [is_local]
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
-    for pictures in (PICTURES, PICTURES[:1, :, :, 1:7].contiguous()):
+    for images in (IMAGES, IMAGES[:1, :, :, 1:7].contiguous()):
         with torch.no_grad():
-            expected = network(pictures.clone())
-        (found,) = session.run(None, {session.get_inputs()[0].name: pictures.numpy()})
+            expected = network(images.clone())
+        (found,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
         np.testing.assert_allclose(found, expected.numpy(), atol=1e-4 if name != "promoted" else 1e-2)
 
 
 def test_no_operation_in_place_and_no_unused_one_is_left() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Dropout2d()).eval()
-    traced = torch.export.export(network, (PICTURES,), strict=False)
+    traced = torch.export.export(network, (IMAGES,), strict=False)
     lower_locally(traced)
     program = torch.onnx.export(traced, (), dynamo=True, verbose=False, optimize=False)
     assert program is not None

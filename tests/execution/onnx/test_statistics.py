@@ -36,7 +36,7 @@ def run(graph: ir.Graph, nodes: WeightNodes, x: np.ndarray) -> np.ndarray:
     return result
 
 
-def test_a_large_mean_over_a_large_picture_costs_few_digits() -> None:
+def test_a_large_mean_over_a_large_image_costs_few_digits() -> None:
     graph, nodes = graph_of(computed=True)
     compute_statistics_exactly(graph, nodes)
     generator = np.random.default_rng(0)

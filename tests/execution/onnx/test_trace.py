@@ -11,7 +11,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 class Coupled(nn.Module):
-    """Its input must have 12 values in each picture; the tracer does not see that either size alone is fixed."""
+    """Its input must have 12 values in each image; the tracer does not see that either size alone is fixed."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -375,21 +375,21 @@ def test_reports_need_a_forward() -> None:
     with pytest.raises(ArgumentError, match="example_input"):
         fused.report()
     with pytest.raises(ArgumentError, match="tensor or a tuple"):
-        fuse(VGG(), "picture")
+        fuse(VGG(), "image")
     with pytest.raises(ArgumentError, match="engine must be"):
         fuse(VGG(), engine="fast")
     with pytest.raises(ArgumentError, match="needs an example_input"):
         fuse(VGG(), check_by_timing=True)
 
 
-def test_pictures_of_other_channels_are_refused_in_the_words_of_the_network_itself() -> None:
+def test_images_of_other_channels_are_refused_in_the_words_of_the_network_itself() -> None:
     model = tailcut.create_model("resnet18", num_classes=10, small_input=True).eval()
     tailcut.regularize(model, num_kept=64)
-    pictures = torch.randn(64, 1, 32, 32)
+    images = torch.randn(64, 1, 32, 32)
     with pytest.raises(RuntimeError) as plain:
-        model(pictures)
+        model(images)
     with torch.no_grad(), pytest.raises(RuntimeError) as fused:
-        fuse(model)(pictures)
+        fuse(model)(images)
     assert str(fused.value) == str(plain.value)
 
 
@@ -407,16 +407,16 @@ def test_timing_prefers_the_faster_way(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("engine", ["torch", "compiled"])
-def test_published_pictures(carvana_root: Path, engine: str) -> None:
+def test_published_images(carvana_root: Path, engine: str) -> None:
     if engine == "compiled":
         pytest.importorskip("numba")
     model = convert(carvana_root / "carvana" / "published" / "unet_fr.tar.xz", model="unet")
     fused = fuse(model, engine=engine)
-    pictures = open_dataset("carvana", "published", roots=str(carvana_root))
-    picture = pictures[0][0][None, :, ::3, ::3].contiguous()
+    images = open_dataset("carvana", "published", roots=str(carvana_root))
+    image = images[0][0][None, :, ::3, ::3].contiguous()
     with torch.no_grad():
-        exact = copy.deepcopy(model).double()(picture.double())
-        found = fused(picture)
+        exact = copy.deepcopy(model).double()(image.double())
+        found = fused(image)
     assert error(found.double(), exact) < 1e-4
     margin = (exact[:, 0] - exact[:, 1]).abs() > 2e-4 * exact.abs().max()
     assert torch.equal(found.argmax(1)[margin], exact.argmax(1)[margin])
@@ -442,7 +442,7 @@ def test_memory_follows_the_narrow_maps() -> None:
             pytest.skip("needs Linux to reset the peak of memory")
         before = kilobytes("VmRSS")
         fused(x)
-    # 4 GiB for 6,000 x 4,000 pixels are 178 bytes a pixel, the picture (12) and the program itself included.
+    # 4 GiB for 6,000 x 4,000 pixels are 178 bytes a pixel, the image (12) and the program itself included.
     assert 1024 * (kilobytes("VmHWM") - before) < 155 * 800 * 1000
 
 
@@ -482,10 +482,10 @@ def num_tensors() -> int:
     return sum(1 for item in gc.get_objects() if type(item) in (torch.Tensor, NarrowMap))
 
 
-def test_the_own_example_of_a_network_in_training_has_two_pictures() -> None:
-    """Batch norm refuses one number per channel, which the last map of one small picture is."""
+def test_the_own_example_of_a_network_in_training_has_two_images() -> None:
+    """Batch norm refuses one number per channel, which the last map of one small image is."""
     model = tailcut.create_model("resnet18", width=4, num_classes=10)
-    tailcut.inputs.replace_stem(model, channels=6, picture_size=32)
+    tailcut.inputs.replace_stem(model, channels=6, image_size=32)
     tailcut.regularize(model, num_kept=8)
     assert fuse(model.train()).report().input_shapes[0][0] == 2
     assert fuse(model.eval()).report().input_shapes[0][0] == 1

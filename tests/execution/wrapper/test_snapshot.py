@@ -107,7 +107,7 @@ def test_a_network_that_writes_to_its_input_does_so_once(monkeypatch: pytest.Mon
 
 
 class Cache:
-    """What an attention keeps of the pictures before, in an object of a class of its own."""
+    """What an attention keeps of the images before, in an object of a class of its own."""
 
     def __init__(self) -> None:
         self.items: list[Tensor] = []
@@ -122,7 +122,7 @@ class LockedCache(Cache):
 
 
 class Remembering(nn.Module):
-    """Its answer depends on all pictures that were kept before."""
+    """Its answer depends on all images that were kept before."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()

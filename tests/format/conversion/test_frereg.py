@@ -250,12 +250,12 @@ def test_the_bare_torch_file_gives_the_same(published: dict[str, Path], carvana_
 
 
 def mean_dice(path: Path, folder: Path) -> float:
-    """Over the published pictures, straight from the files. tests/models/test_unet.py does so with dense weights."""
+    """Over the published images, straight from the files. tests/models/test_unet.py does so with dense weights."""
     network = tailcut.fuse(tailcut.load(path))
     figures = []
-    for picture in sorted((folder / "images").glob("*.png")):
-        mask = np.asarray(Image.open(folder / "masks" / picture.name.replace("in", "gt", 1)).convert("L")) > 0
-        pixels = np.asarray(Image.open(picture).convert("RGB"), dtype=np.float32) / 255
+    for image in sorted((folder / "images").glob("*.png")):
+        mask = np.asarray(Image.open(folder / "masks" / image.name.replace("in", "gt", 1)).convert("L")) > 0
+        pixels = np.asarray(Image.open(image).convert("RGB"), dtype=np.float32) / 255
         with torch.inference_mode():
             outputs = network(torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None])[0]
         found = (outputs[1] > outputs[0]).numpy()

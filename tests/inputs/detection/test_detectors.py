@@ -26,9 +26,9 @@ def make(masks: bool = True, **changes: Any) -> Detector:
 
 
 def scene(*sizes: tuple[int, int]) -> tuple[list[Tensor], list[Target]]:
-    """Pictures of noise, each with one object but the last, which has none."""
+    """Images of noise, each with one object but the last, which has none."""
     generator = torch.Generator().manual_seed(1)
-    pictures = [torch.rand(3, *size, generator=generator) for size in sizes]
+    images = [torch.rand(3, *size, generator=generator) for size in sizes]
     targets = []
     for place, (height, width) in enumerate(sizes):
         count = 0 if place == len(sizes) - 1 else 1
@@ -36,7 +36,7 @@ def scene(*sizes: tuple[int, int]) -> tuple[list[Tensor], list[Target]]:
         masks[:, 5:30, 10:40] = True
         box = torch.tensor([[10.0, 5.0, 40.0, 30.0]])
         targets.append({"boxes": box[:count], "labels": torch.full((count,), 2), "masks": masks})
-    return pictures, targets
+    return images, targets
 
 
 def numbers(found: list[Target]) -> list[Tensor]:
@@ -80,19 +80,19 @@ def test_the_rgb_detector_is_torchvisions(masks: bool) -> None:
     ours = make(masks, reads="rgb", norm="frozen", width=64, score_threshold=0.0)
     assert set(ours.state_dict()) == set(peer.state_dict())
     ours.load_state_dict(peer.state_dict())
-    pictures, targets = scene((48, 64), (60, 40))
+    images, targets = scene((48, 64), (60, 40))
     losses = []
     for model in (ours, peer):
         torch.manual_seed(5)  # of the regions that are drawn
         if model is ours:
-            for _ in pictures:
+            for _ in images:
                 torch.empty(1).uniform_()  # with which torchvision chooses among sizes, of which there is one
-        losses.append(model.train()(pictures, [dict(target) for target in targets]))
+        losses.append(model.train()(images, [dict(target) for target in targets]))
     assert losses[0].keys() == losses[1].keys()
     for name, loss in losses[1].items():
         assert losses[0][name].item() == pytest.approx(loss.item(), rel=1e-3), name
     with torch.no_grad():
-        found, expected = ours.eval()(pictures), peer.eval()(pictures)
+        found, expected = ours.eval()(images), peer.eval()(images)
     for one, other in zip(found, expected, strict=True):
         assert len(one["labels"]) == len(other["labels"]) > 0
         assert torch.allclose(one["scores"], other["scores"], atol=1e-4)
@@ -103,18 +103,18 @@ def test_the_rgb_detector_is_torchvisions(masks: bool) -> None:
 
 
 def test_channels_get_the_maps_and_anchors_that_rgb_gets() -> None:
-    pictures, _ = scene((48, 64), (60, 40))
+    images, _ = scene((48, 64), (60, 40))
     seen: dict[str, Any] = {}
     for reads in ("rgb", "dct"):
         model = make(reads=reads).eval()
         model.rpn.anchor_generator.register_forward_hook(
             lambda module, given, anchors, reads=reads: seen.update({reads: (given, anchors)})
         )
-        model(pictures)
-    (images, maps), anchors = seen["dct"]
-    (expected_images, expected_maps), expected_anchors = seen["rgb"]
+        model(images)
+    (batch, maps), anchors = seen["dct"]
+    (expected_batch, expected_maps), expected_anchors = seen["rgb"]
     assert [one.shape for one in maps] == [one.shape for one in expected_maps]
-    assert images.image_sizes == expected_images.image_sizes == [(64, 85), (96, 64)]
+    assert batch.image_sizes == expected_batch.image_sizes == [(64, 85), (96, 64)]
     for one, other in zip(anchors, expected_anchors, strict=True):
         assert torch.equal(one, other)
 
@@ -122,8 +122,8 @@ def test_channels_get_the_maps_and_anchors_that_rgb_gets() -> None:
 @pytest.mark.parametrize("masks", [False, True])
 def test_a_training_step_reaches_every_weight(masks: bool) -> None:
     model = make(masks).train()
-    pictures, targets = scene((48, 64), (60, 40), (64, 64))
-    losses = model(pictures, targets)
+    images, targets = scene((48, 64), (60, 40), (64, 64))
+    losses = model(images, targets)
     expected = {"loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"}
     assert set(losses) == expected | ({"loss_mask"} if masks else set())
     sum(losses.values()).backward()
@@ -131,40 +131,40 @@ def test_a_training_step_reaches_every_weight(masks: bool) -> None:
     assert without == []
 
 
-def test_objects_are_in_pixels_of_the_picture() -> None:
+def test_objects_are_in_pixels_of_the_image() -> None:
     model = make(score_threshold=0.0).eval()
-    pictures, _ = scene((48, 64), (300, 200))
+    images, _ = scene((48, 64), (300, 200))
     with torch.no_grad():
-        found = model(pictures)
-    for one, picture in zip(found, pictures, strict=True):
-        height, width = picture.shape[1:]
+        found = model(images)
+    for one, image in zip(found, images, strict=True):
+        height, width = image.shape[1:]
         count = len(one["labels"])
         assert count > 0
         assert one["masks"].shape == (count, height, width)
         assert bool((one["boxes"] >= 0).all())
         assert bool((one["boxes"] <= torch.tensor([width, height, width, height]) + 1e-3).all())
         assert one["scores"].tolist() == sorted(one["scores"].tolist(), reverse=True)
-    assert found[1]["boxes"].max() > 100  # beyond the resized picture
+    assert found[1]["boxes"].max() > 100  # beyond the resized image
 
 
-def test_paths_and_one_tensor_are_pictures_too(tmp_path: Path) -> None:
+def test_paths_and_one_tensor_are_images_too(tmp_path: Path) -> None:
     model = make(score_threshold=0.0).eval()
     pixels = (torch.rand(48, 64, 3, generator=torch.Generator().manual_seed(0)) * 255).byte()
     Image.fromarray(pixels.numpy()).save(tmp_path / "a.png")
-    picture = pixels.permute(2, 0, 1).float() / 255
+    image = pixels.permute(2, 0, 1).float() / 255
     with torch.no_grad():
-        expected = numbers(model([picture]))
-        for given_pictures in ([tmp_path / "a.png"], [str(tmp_path / "a.png")], picture[None]):
-            assert all(map(torch.equal, numbers(model(given_pictures)), expected))
-    with pytest.raises(DataError, match="cannot read the picture"):
+        expected = numbers(model([image]))
+        for given_images in ([tmp_path / "a.png"], [str(tmp_path / "a.png")], image[None]):
+            assert all(map(torch.equal, numbers(model(given_images)), expected))
+    with pytest.raises(DataError, match="cannot read the image"):
         model([tmp_path / "gone.png"])
 
 
 @pytest.mark.parametrize("masks", [False, True])
 def test_files_restore_a_detector(masks: bool, tmp_path: Path) -> None:
     model = make(masks, score_threshold=0.0, channels=[0, 1, 8, 64, 128])
-    pictures, _ = scene((48, 64), (60, 40))
-    model.fit(pictures)
+    images, _ = scene((48, 64), (60, 40))
+    model.fit(images)
     tailcut.save(model, tmp_path / "a.tailcut")
     for other in (
         tailcut.load(tmp_path / "a.tailcut"),
@@ -175,7 +175,7 @@ def test_files_restore_a_detector(masks: bool, tmp_path: Path) -> None:
         assert other.transform.dct is not None
         assert other.transform.dct.selection == Selection.of([0, 1, 8, 64, 128])
         with torch.no_grad():
-            assert all(map(torch.equal, numbers(other(pictures)), numbers(model.eval()(pictures))))
+            assert all(map(torch.equal, numbers(other(images)), numbers(model.eval()(images))))
 
 
 def test_files_restore_a_class_of_ones_own(tmp_path: Path) -> None:
@@ -192,26 +192,26 @@ def test_files_restore_a_class_of_ones_own(tmp_path: Path) -> None:
         assert torch.equal(value, other.state_dict()[name]), name
 
 
-def test_statistics_are_those_of_the_enlarged_pictures() -> None:
+def test_statistics_are_those_of_the_enlarged_images() -> None:
     model = make(channels=24)
-    pictures, _ = scene((48, 64), (60, 40))
+    images, _ = scene((48, 64), (60, 40))
     assert model.transform.dct is not None
-    expected = BlockDCT(24).fit(model.transform.resized(picture)[None] for picture in pictures)
-    assert model.fit(pictures) is model
+    expected = BlockDCT(24).fit(model.transform.resized(image)[None] for image in images)
+    assert model.fit(images) is model
     assert torch.allclose(model.transform.dct.mean, expected.mean)
     assert torch.allclose(model.transform.dct.std, expected.std)
-    batch = model.transform(pictures)
+    batch = model.transform(images)
     assert batch.maps[0, :, :16, :22].std() == pytest.approx(1, abs=0.3)
     with pytest.raises(DataError, match="empty"):
         model.fit([])
     with pytest.raises(ArgumentError, match="reads RGB"):
-        make(reads="rgb").fit(pictures)
+        make(reads="rgb").fit(images)
 
 
 def test_a_gate_adds_its_penalty() -> None:
     model = make(channels=192, gate=True, gate_strength=0.3).train()
-    pictures, targets = scene((48, 64), (60, 40))
-    losses = model(pictures, targets)
+    images, targets = scene((48, 64), (60, 40))
+    losses = model(images, targets)
     assert model.gate is not None
     expected = 0.3 * model.gate.probabilities.mean()
     assert losses["loss_gate"].item() == pytest.approx(expected.item())
@@ -219,17 +219,17 @@ def test_a_gate_adds_its_penalty() -> None:
     assert model.gate.mix.weight.grad is not None
     assert make().gate is None
     with torch.no_grad():
-        model.eval()(pictures)
-    assert model.gate.activity.num_pictures == 2
+        model.eval()(images)
+    assert model.gate.activity.num_images == 2
 
 
 def test_a_strong_penalty_closes_the_gate() -> None:
     model = make(channels=192, gate=True, gate_strength=100.0).train()
-    pictures, targets = scene((48, 64), (60, 40))
+    images, targets = scene((48, 64), (60, 40))
     assert model.gate is not None
     optimizer = torch.optim.Adam(model.gate.parameters(), lr=0.1)
     for _ in range(12):
-        loss = sum(model(pictures, targets).values())
+        loss = sum(model(images, targets).values())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -353,8 +353,8 @@ MASK = torch.ones(1, 48, 64, dtype=torch.bool)
 @pytest.mark.parametrize(
     ("targets", "message"),
     [
-        (None, "needs the objects of each of the 1 pictures, got none"),
-        ([], "of each of the 1 pictures, got 0"),
+        (None, "needs the objects of each of the 1 images, got none"),
+        ([], "of each of the 1 images, got 0"),
         ([{"boxes": BOX}], r"targets\[0\] lacks labels"),
         ([{"boxes": BOX[0], "labels": LABEL}], r"expected float boxes \(objects, 4\), got torch.float32 \(4,\)"),
         ([{"boxes": BOX.long(), "labels": LABEL}], "expected float boxes"),
@@ -373,26 +373,26 @@ def test_targets_that_do_not_fit(targets: Any, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pictures", "message"),
+    ("images", "message"),
     [
-        ([], "at least one picture"),
+        ([], "at least one image"),
         (
             [torch.rand(1, 20, 20)],
-            r"takes float pictures \(3, height, width\) .*, got torch.float32 \(1, 20, 20\)",
+            r"takes float images \(3, height, width\) .*, got torch.float32 \(1, 20, 20\)",
         ),
         ([torch.zeros(3, 20, 20, dtype=torch.uint8)], "got torch.uint8"),
-        ([torch.rand(3, 0, 20)], "takes float pictures"),
-        ([7], "takes float pictures .*, got int"),
+        ([torch.rand(3, 0, 20)], "takes float images"),
+        ([7], "takes float images .*, got int"),
     ],
 )
-def test_pictures_that_do_not_fit(pictures: Any, message: str) -> None:
+def test_images_that_do_not_fit(images: Any, message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
-        make().eval()(pictures)
+        make().eval()(images)
 
 
 @settings(max_examples=8)
 @given(st.integers(1, 200), st.integers(1, 200))
-def test_pictures_of_any_size(height: int, width: int) -> None:
+def test_images_of_any_size(height: int, width: int) -> None:
     model = make(masks=False, width=4, pyramid_channels=4, head_features=4, proposals=4, channels=6).eval()
     with torch.no_grad():
         (found,) = model([torch.rand(3, height, width)])
@@ -425,19 +425,19 @@ def test_mask_rcnn_of_the_paper() -> None:
     model = mask_rcnn("resnet50", 64)
     assert sum(value.numel() for value in model.parameters()) == pytest.approx(44.4e6, rel=0.01)
     generator = torch.Generator().manual_seed(0)
-    picture = torch.rand(3, 480, 640, generator=generator)
+    image = torch.rand(3, 480, 640, generator=generator)
     masks = torch.zeros(1, 480, 640, dtype=torch.bool)
     masks[:, 100:300, 100:400] = True
     target = {"boxes": torch.tensor([[100.0, 100.0, 400.0, 300.0]]), "labels": torch.tensor([18]), "masks": masks}
-    model.fit([picture])
+    model.fit([image])
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
-    losses = model.train()([picture], [target])
+    losses = model.train()([image], [target])
     loss = torch.stack(list(losses.values())).sum()
     loss.backward()
     optimizer.step()
     assert torch.isfinite(loss)
-    batch = model.transform([picture])
-    assert batch.maps.shape == (1, 64, 200, 272)  # the picture at 1600 x 2132
+    batch = model.transform([image])
+    assert batch.maps.shape == (1, 64, 200, 272)  # the image at 1600 x 2132
     with torch.no_grad():
-        (found,) = model.eval()([picture])
+        (found,) = model.eval()([image])
     assert set(found) == {"boxes", "labels", "scores", "masks"}

@@ -14,16 +14,16 @@ from tailcut.inputs import BlockDCT
 from tailcut.inputs.detection.inputs import DetectorInputs, read_pixels
 
 
-def pictures(*sizes: tuple[int, int]) -> list[Tensor]:
+def images(*sizes: tuple[int, int]) -> list[Tensor]:
     generator = torch.Generator().manual_seed(3)
     return [torch.rand(3, *size, generator=generator) for size in sizes]
 
 
 def test_the_sizes_of_the_paper() -> None:
     inputs = DetectorInputs(BlockDCT(64), min_size=800, max_size=1333)
-    batch = inputs(pictures((48, 80)))  # 3 : 5, as much as the limits allow
+    batch = inputs(images((48, 80)))  # 3 : 5, as much as the limits allow
     assert batch.sizes == [(799, 1333)]
-    assert inputs.resized(pictures((48, 80))[0]).shape == (3, 1598, 2666)
+    assert inputs.resized(images((48, 80))[0]).shape == (3, 1598, 2666)
     assert batch.maps.shape == (1, 64, 200, 336)  # 200 x 334, padded to whole pixels of the coarsest maps
     assert batch.padded == (800, 1344)
     assert bool((batch.maps[..., 334:] == 0).all())
@@ -31,7 +31,7 @@ def test_the_sizes_of_the_paper() -> None:
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 1000), st.integers(0, 1000))
-def test_a_picture_becomes_as_large_as_the_limits_allow(height: int, width: int, least: int, more: int) -> None:
+def test_an_image_becomes_as_large_as_the_limits_allow(height: int, width: int, least: int, more: int) -> None:
     inputs = DetectorInputs(None, min_size=least, max_size=least + more)
     rows, columns = inputs.size_of(torch.empty(3, height, width, device="meta"))
     assert min(rows, columns) <= least
@@ -43,8 +43,8 @@ def test_a_picture_becomes_as_large_as_the_limits_allow(height: int, width: int,
     assert columns == pytest.approx(width * factor, abs=1.001) or columns == 1
 
 
-def test_channels_are_those_of_the_enlarged_picture_alone() -> None:
-    one, other = pictures((40, 64), (64, 48))
+def test_channels_are_those_of_the_enlarged_image_alone() -> None:
+    one, other = images((40, 64), (64, 48))
     dct = BlockDCT(24)
     dct.mean.fill_(3.0)
     inputs = DetectorInputs(dct, min_size=40, max_size=64)
@@ -60,21 +60,21 @@ def test_channels_are_those_of_the_enlarged_picture_alone() -> None:
 
 def test_rgb_is_what_torchvision_makes_of_it() -> None:
     transform = pytest.importorskip("torchvision.models.detection.transform")
-    given_pictures = pictures((40, 64), (50, 30))
+    given_images = images((40, 64), (50, 30))
     targets = [
         {
             "boxes": torch.tensor([[2.0, 3.0, 30.0, 20.0]]),
             "labels": torch.tensor([1]),
-            "masks": (torch.rand(1, *picture.shape[1:], generator=torch.Generator().manual_seed(0)) > 0.5).byte(),
+            "masks": (torch.rand(1, *image.shape[1:], generator=torch.Generator().manual_seed(0)) > 0.5).byte(),
         }
-        for picture in given_pictures
+        for image in given_images
     ]
     peer = transform.GeneralizedRCNNTransform(80, 120, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    images, moved = peer(given_pictures, targets)
-    batch = DetectorInputs(None, min_size=80, max_size=120)(given_pictures, targets)
-    assert batch.sizes == [tuple(size) for size in images.image_sizes]
-    assert batch.padded == tuple(images.tensors.shape[-2:])
-    assert torch.allclose(batch.maps, images.tensors, atol=1e-4)
+    expected, moved = peer(given_images, targets)
+    batch = DetectorInputs(None, min_size=80, max_size=120)(given_images, targets)
+    assert batch.sizes == [tuple(size) for size in expected.image_sizes]
+    assert batch.padded == tuple(expected.tensors.shape[-2:])
+    assert torch.allclose(batch.maps, expected.tensors, atol=1e-4)
     assert batch.targets is not None
     for ours, theirs in zip(batch.targets, moved, strict=True):
         assert torch.allclose(ours["boxes"], theirs["boxes"], atol=1e-4)
@@ -82,7 +82,7 @@ def test_rgb_is_what_torchvision_makes_of_it() -> None:
 
 
 @given(st.integers(8, 200), st.integers(8, 200))
-def test_boxes_come_back_to_the_picture(height: int, width: int) -> None:
+def test_boxes_come_back_to_the_image(height: int, width: int) -> None:
     inputs = DetectorInputs(None, min_size=32, max_size=64)
     boxes = torch.tensor([[0.0, 0.0, width, height], [1.0, 2.0, 5.0, 7.0]])
     batch = inputs([torch.zeros(3, height, width)], [{"boxes": boxes}])
@@ -94,10 +94,10 @@ def test_boxes_come_back_to_the_picture(height: int, width: int) -> None:
 
 
 def test_nothing_given_is_changed() -> None:
-    (picture,) = pictures((20, 30))
-    before, target = picture.clone(), {"boxes": torch.tensor([[1.0, 2.0, 3.0, 4.0]])}
-    DetectorInputs(BlockDCT(6), min_size=40, max_size=80)([picture], [target])
-    assert torch.equal(picture, before)
+    (image,) = images((20, 30))
+    before, target = image.clone(), {"boxes": torch.tensor([[1.0, 2.0, 3.0, 4.0]])}
+    DetectorInputs(BlockDCT(6), min_size=40, max_size=80)([image], [target])
+    assert torch.equal(image, before)
     assert target["boxes"].tolist() == [[1, 2, 3, 4]]
 
 
@@ -107,22 +107,22 @@ def test_sizes_that_cannot_be(least: int, most: int) -> None:
         DetectorInputs(None, min_size=least, max_size=most)
 
 
-def test_files_become_pictures(tmp_path: Path) -> None:
-    image = Image.new("RGB", (6, 4), (255, 0, 51))
-    image.putpixel((5, 0), (0, 0, 0))
-    image.save(tmp_path / "a.png")
-    picture = read_pixels(tmp_path / "a.png")
-    assert picture.shape == (3, 4, 6)
-    assert picture[:, 1, 1].tolist() == pytest.approx([1, 0, 0.2])
-    assert picture[:, 0, 5].tolist() == [0, 0, 0]
+def test_files_become_images(tmp_path: Path) -> None:
+    made = Image.new("RGB", (6, 4), (255, 0, 51))
+    made.putpixel((5, 0), (0, 0, 0))
+    made.save(tmp_path / "a.png")
+    image = read_pixels(tmp_path / "a.png")
+    assert image.shape == (3, 4, 6)
+    assert image[:, 1, 1].tolist() == pytest.approx([1, 0, 0.2])
+    assert image[:, 0, 5].tolist() == [0, 0, 0]
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise
-    image.save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    made.save(tmp_path / "turned.jpg", exif=exif, quality=95)
     assert read_pixels(tmp_path / "turned.jpg").shape == (3, 6, 4)
 
 
-def test_files_that_are_no_pictures(tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").write_bytes(b"no picture")
+def test_files_that_are_no_images(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"no image")
     for name in ("a.jpg", "gone.jpg"):
-        with pytest.raises(DataError, match=f"cannot read the picture .*{name}"):
+        with pytest.raises(DataError, match=f"cannot read the image .*{name}"):
             read_pixels(tmp_path / name)

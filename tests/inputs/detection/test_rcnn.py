@@ -31,7 +31,7 @@ def test_the_backbone_is_torchvisions() -> None:
 def test_the_pyramid_has_the_strides_of_rgb_on_channels(name: str) -> None:
     network = replace_stem(tailcut.create_model(name, width=8), 24)
     backbone = rcnn.make_backbone(network, 16).eval()
-    maps = backbone(torch.randn(1, 24, 16, 24))  # of a picture of 128 x 192, instead of RGB at 64 x 96
+    maps = backbone(torch.randn(1, 24, 16, 24))  # of an image of 128 x 192, instead of RGB at 64 x 96
     sizes = [tuple(one.shape[1:]) for one in maps.values()]
     assert sizes == [(16, 16, 24), (16, 8, 12), (16, 4, 6), (16, 2, 3), (16, 1, 2)]
 
@@ -60,13 +60,13 @@ def test_a_gate_keeps_its_batch_norm() -> None:
     assert kinds == [gate.norm]
 
 
-def test_the_strides_of_the_pooling_do_not_come_from_the_first_picture() -> None:
+def test_the_strides_of_the_pooling_do_not_come_from_the_first_image() -> None:
     from torchvision.ops import roi_align
 
     pool = rcnn._pool(7)
     maps = {str(place): torch.randn(1, 2, 64 // 2**place, 64 // 2**place) for place in range(4)}
     box = torch.tensor([[3.0, 4.0, 15.0, 18.0]])
-    # One small picture in much padding, of which torchvision would guess another stride.
+    # One small image in much padding, of which torchvision would guess another stride.
     found = pool(maps, [box], [(20, 20)])
     expected = roi_align(maps["0"], [box], 7, spatial_scale=1 / 4, sampling_ratio=2)
     assert torch.allclose(found, expected)

@@ -8,7 +8,7 @@ from tailcut.errors import ArgumentError
 from tailcut.inputs.jpeg.coefficients import JpegCoefficients, Sampling, num_blocks
 
 
-def picture(size: tuple[int, int] = (24, 40), sampling: Sampling = "4:2:0") -> JpegCoefficients:
+def image(size: tuple[int, int] = (24, 40), sampling: Sampling = "4:2:0") -> JpegCoefficients:
     planes = {"4:4:4": (3, 5), "4:2:2": (3, 3), "4:2:0": (2, 3), "4:4:0": (2, 5)}
     chroma = None if sampling == "grayscale" else torch.zeros(*planes[sampling], 8, 8)
     tables = (torch.ones(8, 8),) * (1 if chroma is None else 3)
@@ -25,7 +25,7 @@ def picture(size: tuple[int, int] = (24, 40), sampling: Sampling = "4:2:0") -> J
     ],
 )
 def test_sizes_of_planes(sampling: Sampling, factors: tuple[int, int], chroma_size: tuple[int, int]) -> None:
-    made = picture((23, 37), sampling)
+    made = image((23, 37), sampling)
     assert made.chroma_factors == factors
     assert [made.plane_size(index) for index in range(3)] == [(23, 37), chroma_size, chroma_size]
     assert len(made.planes) == 3
@@ -33,20 +33,20 @@ def test_sizes_of_planes(sampling: Sampling, factors: tuple[int, int], chroma_si
 
 
 def test_grayscale_has_one_plane() -> None:
-    assert len(picture(sampling="grayscale").planes) == 1
+    assert len(image(sampling="grayscale").planes) == 1
 
 
 def test_planes_are_replaced() -> None:
-    made = picture()
+    made = image()
     other = made.with_planes(tuple(plane + 1 for plane in made.planes))
     assert [float(plane.mean()) for plane in other.planes] == [1, 1, 1]
     assert other.size == made.size
-    grey = picture(sampling="grayscale")
+    grey = image(sampling="grayscale")
     assert grey.with_planes((grey.luma[:2],), (16, 33)).size == (16, 33)
 
 
 def test_to_device() -> None:
-    moved = picture().to("meta")
+    moved = image().to("meta")
     assert {tensor.device.type for tensor in (*moved.planes, *moved.quantization)} == {"meta"}
 
 
@@ -59,11 +59,11 @@ def test_to_device() -> None:
         ({"orientation": 0}, "EXIF orientation is 1 to 8, got 0"),
         ({"chroma_red": None}, "'4:2:0' goes with two chroma planes"),
         ({"sampling": "grayscale"}, "'grayscale' goes with no chroma planes"),
-        ({"size": (25, 40)}, "component 0 of a 4:2:0 picture of (25, 40) pixels is floating point (4, 5, 8, 8)"),
-        ({"sampling": "4:4:4"}, "component 1 of a 4:4:4 picture of (24, 40) pixels is floating point (3, 5, 8, 8)"),
+        ({"size": (25, 40)}, "component 0 of a 4:2:0 image of (25, 40) pixels is floating point (4, 5, 8, 8)"),
+        ({"sampling": "4:4:4"}, "component 1 of a 4:4:4 image of (24, 40) pixels is floating point (3, 5, 8, 8)"),
         ({"luma": torch.zeros(3, 5, 8, 8, dtype=torch.int16)}, "got torch.int16 (3, 5, 8, 8)"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ArgumentError, match=message if "\\" in message else re.escape(message)):
-        dataclasses.replace(picture(), **changes)  # type: ignore[arg-type]
+        dataclasses.replace(image(), **changes)  # type: ignore[arg-type]

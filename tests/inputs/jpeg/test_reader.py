@@ -36,8 +36,8 @@ SAMPLINGS = ["4:4:4", "4:2:2", "4:2:0", "4:4:0", "grayscale"]
 SIZES = [(64, 96), (61, 83), (9, 7), (1, 1), (16, 17)]
 
 
-def quantized(picture: JpegCoefficients) -> list[np.ndarray]:
-    found = [plane / table for plane, table in zip(picture.planes, picture.quantization, strict=True)]
+def quantized(image: JpegCoefficients) -> list[np.ndarray]:
+    found = [plane / table for plane, table in zip(image.planes, image.quantization, strict=True)]
     assert all(torch.equal(plane, plane.round()) for plane in found)
     return [plane.numpy().astype(np.int16) for plane in found]
 
@@ -50,29 +50,29 @@ def samples_of(plane: torch.Tensor) -> np.ndarray:
 
 
 def check_against_jpeglib(data: bytes, folder: Path) -> JpegCoefficients:
-    picture = read_jpeg(data)
-    for found, wanted in zip(quantized(picture), quantized_by_jpeglib(data, folder), strict=True):
+    image = read_jpeg(data)
+    for found, wanted in zip(quantized(image), quantized_by_jpeglib(data, folder), strict=True):
         np.testing.assert_array_equal(found, wanted)
-    return picture
+    return image
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("quality", [3, 60, 100])
 def test_coefficients_are_those_of_libjpeg(tmp_path: Path, sampling: str, size: tuple[int, int], quality: int) -> None:
-    picture = check_against_jpeglib(encode(photo(*size), sampling, quality=quality), tmp_path)
-    assert (picture.sampling, picture.size, picture.orientation) == (sampling, size, 1)
-    assert {plane.dtype for plane in picture.planes} == {torch.float32}
+    image = check_against_jpeglib(encode(photo(*size), sampling, quality=quality), tmp_path)
+    assert (image.sampling, image.size, image.orientation) == (sampling, size, 1)
+    assert {plane.dtype for plane in image.planes} == {torch.float32}
 
 
 @pytest.mark.parametrize("sampling", ["4:4:4", "4:2:2", "4:2:0", "grayscale"])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("quality", [3, 60, 100])
 def test_progressive(tmp_path: Path, sampling: str, size: tuple[int, int], quality: int) -> None:
-    image = photo(*size)
-    picture = check_against_jpeglib(encode(image, sampling, quality=quality, progressive=True), tmp_path)
-    baseline = read_jpeg(encode(image, sampling, quality=quality))
-    assert all(map(torch.equal, picture.planes, baseline.planes)), "only the order of the file differs"
+    pixels = photo(*size)
+    image = check_against_jpeglib(encode(pixels, sampling, quality=quality, progressive=True), tmp_path)
+    baseline = read_jpeg(encode(pixels, sampling, quality=quality))
+    assert all(map(torch.equal, image.planes, baseline.planes)), "only the order of the file differs"
 
 
 @pytest.mark.parametrize("progressive", [False, True])
@@ -88,8 +88,8 @@ def test_restart_markers_and_own_tables(tmp_path: Path, options: dict[str, objec
 def test_noise_fills_every_coefficient(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     for progressive in (False, True):
-        picture = check_against_jpeglib(encode(Image.fromarray(pixels), quality=100, progressive=progressive), tmp_path)
-        assert (picture.luma != 0).float().mean() > 0.9
+        image = check_against_jpeglib(encode(Image.fromarray(pixels), quality=100, progressive=progressive), tmp_path)
+        assert (image.luma != 0).float().mean() > 0.9
 
 
 def test_one_scan_per_component(tmp_path: Path) -> None:
@@ -97,13 +97,13 @@ def test_one_scan_per_component(tmp_path: Path) -> None:
     planes = [photo(33, 41).convert("L"), photo(17, 21).convert("L"), photo(17, 21, number=1).convert("L")]
     greys = [encode(plane, "grayscale", quality=80) for plane in planes]
     data = one_scan_per_component(greys, [0x22, 0x11, 0x11], (33, 41))
-    picture = check_against_jpeglib(data, tmp_path)
-    assert picture.sampling == "4:2:0"
-    for plane, grey in zip(picture.planes, greys, strict=True):
+    image = check_against_jpeglib(data, tmp_path)
+    assert image.sampling == "4:2:0"
+    for plane, grey in zip(image.planes, greys, strict=True):
         assert torch.equal(plane, read_jpeg(grey).luma)
 
 
-def test_sampling_factors_of_grey_pictures_mean_nothing(tmp_path: Path) -> None:
+def test_sampling_factors_of_grey_images_mean_nothing(tmp_path: Path) -> None:
     data = encode(photo(33, 41), "grayscale")
     other = replaced(data, frame_position(data) + 11, 0x22)
     assert torch.equal(check_against_jpeglib(other, tmp_path).luma, read_jpeg(data).luma)
@@ -127,15 +127,15 @@ def test_planes_are_what_pillow_decodes() -> None:
 def test_upsampled_chroma_is_what_pillow_decodes(sampling: str) -> None:
     """libjpeg interpolates linearly too, but rounds twice on the way."""
     data = encode(photo(64, 96), sampling, quality=90)
-    picture = read_jpeg(data)
-    for plane, decoded in zip(picture.planes[1:], ycbcr_by_pillow(data)[1:], strict=True):
-        samples = samples_of(upsample_blocks(plane, *picture.chroma_factors))
+    image = read_jpeg(data)
+    for plane, decoded in zip(image.planes[1:], ycbcr_by_pillow(data)[1:], strict=True):
+        samples = samples_of(upsample_blocks(plane, *image.chroma_factors))
         assert np.abs(samples - decoded).max() <= 2
         assert np.abs(samples - decoded).mean() < 0.5
 
 
 def test_paths_and_bytes(tmp_path: Path) -> None:
-    path = tmp_path / "picture.jpg"
+    path = tmp_path / "image.jpg"
     data = encode(photo(16, 24))
     path.write_bytes(data)
     for source in (path, str(path), data, bytearray(data), memoryview(data)):
@@ -149,15 +149,15 @@ def test_planes_are_contiguous_and_own_their_memory() -> None:
 
 
 def test_errors_name_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "picture.jpg"
-    with pytest.raises(DataError, match=f"cannot read the picture {path}: No such file"):
+    path = tmp_path / "image.jpg"
+    with pytest.raises(DataError, match=f"cannot read the image {path}: No such file"):
         read_jpeg(path)
     path.write_bytes(b"nothing")
-    with pytest.raises(DataError, match=f"cannot use the picture {path}: it is no JPEG"):
+    with pytest.raises(DataError, match=f"cannot use the image {path}: it is no JPEG"):
         read_jpeg(path)
     with pytest.raises(DataError, match="cannot use the JPEG data: it is no JPEG"):
         read_jpeg(b"nothing")
-    with pytest.raises(DataError, match="cannot read the picture"):
+    with pytest.raises(DataError, match="cannot read the image"):
         read_jpeg(tmp_path)
     with pytest.raises(ArgumentError, match="expected a JPEG's path or its bytes, got BytesIO"):
         read_jpeg(io.BytesIO(b""))  # type: ignore[arg-type]
@@ -198,7 +198,7 @@ def test_truncation_is_noticed_at_every_byte(name: str, end: bytes) -> None:
 def test_data_that_are_left_over_are_noticed(name: str) -> None:
     data = SMALL[name]
     for spare in (b"\0", b"\x55\x55", b"\0" * 100):
-        with pytest.raises(DataError, match="more picture data than the size needs"):
+        with pytest.raises(DataError, match="more image data than the size needs"):
             read_jpeg(data[:-2] + spare + data[-2:])
 
 
@@ -211,7 +211,7 @@ def test_a_missing_restart_marker_is_noticed() -> None:
         data[:at] + b"\xff\xd1" + data[at:],
         data[:at] + b"\xff\xd1\xff\xd2" + data[at + 2 :],
     ):
-        with pytest.raises(DataError, match=r"cannot use .*(restart markers in its picture data are not the|the pic)"):
+        with pytest.raises(DataError, match=r"cannot use .*(restart markers in its image data are not the|the pic)"):
             read_jpeg(damaged)
 
 
@@ -255,7 +255,7 @@ def test_a_small_file_cannot_ask_for_much_memory(monkeypatch: pytest.MonkeyPatch
         raise AssertionError("memory was taken")
 
     monkeypatch.setattr("tailcut.jpeg.entropy.np.zeros", no_memory)
-    with pytest.raises(DataError, match="picture data are too short for its size"):
+    with pytest.raises(DataError, match="image data are too short for its size"):
         read_jpeg(huge, max_pixels=13000 * 13000)
 
 
@@ -270,11 +270,11 @@ def test_other_sizes_are_noticed(name: str) -> None:
             changed = replaced(data, at, *struct.pack(">HH", height, width))
             has_as_many = -(-height // unit) * -(-width // unit) == -(-20 // unit) * -(-28 // unit)
             try:
-                picture = read_jpeg(changed)
+                image = read_jpeg(changed)
             except DataError:
                 assert not has_as_many or name == "progressive", "its scans of one component have fewer blocks"
             else:
-                assert picture.size == (height, width)
+                assert image.size == (height, width)
                 assert has_as_many
 
 
@@ -287,10 +287,10 @@ def test_damage_never_does_more_than_raise(name: str, data: st.DataObject) -> No
     for _ in range(data.draw(st.integers(1, 3))):
         content[data.draw(st.integers(2, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     try:
-        picture = read_jpeg(bytes(content))
+        image = read_jpeg(bytes(content))
     except DataError:
         return
-    assert all(bool(plane.isfinite().all()) for plane in picture.planes)
+    assert all(bool(plane.isfinite().all()) for plane in image.planes)
 
 
 DAMAGE_UNDER_BOUNDS_CHECKS = """
@@ -346,11 +346,11 @@ def test_damage_that_is_not_noticed_reads_as_in_libjpeg(
         at = int(rng.integers(start, len(data) - 2))
         damaged = replaced(data, at, data[at] ^ (1 << int(rng.integers(0, 8))))
         try:
-            picture = read_jpeg(damaged)
+            image = read_jpeg(damaged)
         except DataError:
             continue
         num_read += 1
-        for found, wanted in zip(quantized(picture), quantized_by_jpeglib(damaged, tmp_path), strict=True):
+        for found, wanted in zip(quantized(image), quantized_by_jpeglib(damaged, tmp_path), strict=True):
             np.testing.assert_array_equal(found, wanted)
     capfd.readouterr()
 
@@ -372,9 +372,9 @@ def test_a_scan_without_progression_is_whole(place: int, value: int, message: st
 
 
 def test_pillow_takes_what_is_refused_here() -> None:
-    """Why the reader is our own: half of a picture passes for a whole one elsewhere."""
+    """Why the reader is our own: half of an image passes for a whole one elsewhere."""
     data = encode(photo(64, 96), quality=90)
     half = data[: len(data) // 2] + b"\xff\xd9"
     assert np.asarray(Image.open(io.BytesIO(half))).shape == (64, 96, 3)
-    with pytest.raises(DataError, match="picture data end early"):
+    with pytest.raises(DataError, match="image data end early"):
         read_jpeg(half)

@@ -54,10 +54,10 @@ def test_evaluation_is_the_figure_without_noise() -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_each_picture_has_its_own_channels() -> None:
+def test_each_image_has_its_own_channels() -> None:
     gate = a_gate(3).eval()
     x = torch.randn(8, 4, 2, 2)
-    alone = torch.cat([gate(picture[None]) for picture in x])
+    alone = torch.cat([gate(image[None]) for image in x])
     torch.testing.assert_close(gate(x), alone)
     assert len({tuple(row) for row in gate.mask.tolist()}) > 1
 
@@ -143,8 +143,8 @@ def test_copies_after_a_step_begin_afresh() -> None:
         _ = copied.mask
     x = torch.randn(3, 4, 2, 2)
     assert torch.equal(copied.eval()(x), gate.eval()(x))
-    assert copied.activity.num_pictures == 3
-    assert copy.deepcopy(copied).activity.num_pictures == 0
+    assert copied.activity.num_images == 3
+    assert copy.deepcopy(copied).activity.num_images == 0
 
 
 def test_half_precision_and_autocast() -> None:
@@ -160,7 +160,7 @@ def test_exported_it_gives_the_same_and_has_seen_nothing() -> None:
     gate = a_gate().eval()
     x = torch.randn(3, 4, 2, 2)
     program = torch.export.export(gate, (x,)).module()
-    assert gate.activity.num_pictures == 0
+    assert gate.activity.num_images == 0
     assert torch.equal(program(x), gate(x))
 
 
@@ -178,12 +178,12 @@ def test_activity_is_counted_in_evaluation_only() -> None:
     with torch.inference_mode():
         gate(batches[1])
     activity = gate.activity
-    assert activity.num_pictures == 8
+    assert activity.num_images == 8
     np.testing.assert_allclose(activity.probability, expected.mean(0), atol=1e-6)
     np.testing.assert_allclose(activity.open_ratio, (expected > 0.5).mean(0), atol=1e-6)
-    assert str(activity).startswith("8 pictures, ")
+    assert str(activity).startswith("8 images, ")
     gate.reset_activity()
-    assert gate.activity.num_pictures == 0
+    assert gate.activity.num_images == 0
 
 
 def test_measuring_leaves_the_mode_and_takes_what_loaders_give() -> None:
@@ -191,10 +191,10 @@ def test_measuring_leaves_the_mode_and_takes_what_loaders_give() -> None:
     gate.norm.eval()
     x = torch.randn(6, 4, 2, 2)
     first = gate.measure([(x, torch.zeros(6)), [x]])
-    assert (first.num_pictures, gate.training, gate.norm.training) == (12, True, False)
-    second = gate.measure([x / 2], transform=lambda pictures: pictures * 2)
+    assert (first.num_images, gate.training, gate.norm.training) == (12, True, False)
+    second = gate.measure([x / 2], transform=lambda images: images * 2)
     np.testing.assert_allclose(second.probability, first.probability, atol=1e-6)
-    assert gate.measure(iter([x])).num_pictures == 6
+    assert gate.measure(iter([x])).num_images == 6
     with pytest.raises(ArgumentError, match="gives no batch"):
         gate.measure([])
 
@@ -271,7 +271,7 @@ def test_bad_arguments() -> None:
     gate = FrequencyGate(FEW)
     with pytest.raises(ArgumentError, match=r"expects \(batch, 4, height, width\), got \(2, 5, 2, 2\)"):
         gate(torch.zeros(2, 5, 2, 2))
-    with pytest.raises(ArgumentError, match="at least 2 pictures"):
+    with pytest.raises(ArgumentError, match="at least 2 images"):
         gate(torch.zeros(1, 4, 2, 2))
     gate.norm.eval()
     assert gate(torch.zeros(1, 4, 2, 2)).shape == (1, 4, 2, 2)
@@ -283,7 +283,7 @@ def test_bad_arguments() -> None:
 INFORMATIVE = (3, 9)
 
 
-def pictures(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def images(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Sixteen channels of noise; the sum of the means of two of them tells the class."""
     x = torch.randn(count, 16, 4, 4, generator=generator)
     offsets = torch.randn(count, 16, 1, 1, generator=generator)
@@ -292,19 +292,19 @@ def pictures(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def trained(strength: float, *, steps: int = 250) -> tuple[FrequencyGate, float]:
-    """A gate trained with a linear classifier of the channels' means, and its accuracy on new pictures."""
+    """A gate trained with a linear classifier of the channels' means, and its accuracy on new images."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(1)
     gate, head = FrequencyGate(list(range(16))), nn.Linear(16, 2)
     optimizer = torch.optim.Adam([*gate.parameters(), *head.parameters()], lr=0.02)
     for _ in range(steps):
-        x, labels = pictures(128, generator)
+        x, labels = images(128, generator)
         loss = cross_entropy(head(gate(x).mean(dim=(2, 3))), labels) + gate.penalty(strength)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     gate.eval()
-    x, labels = pictures(1000, generator)
+    x, labels = images(1000, generator)
     with torch.no_grad():
         right = (head(gate(x).mean(dim=(2, 3))).argmax(1) == labels).double().mean()
     return gate, float(right)
@@ -320,11 +320,11 @@ def test_strength_drives_the_number_of_open_channels_and_informative_ones_surviv
     assert results[50.0][1] < 0.6
 
 
-def test_numbers_of_channels_are_checked_without_a_picture() -> None:
+def test_numbers_of_channels_are_checked_without_an_image() -> None:
     gate = FrequencyGate(24)
     for count in (None, 24, (2, 1, 0)):
         gate.check_num_channels(count)
     for wrong in (0, 25, (17, 0, 0), (1, 1)):
         with pytest.raises(ArgumentError, match="expected"):
             gate.check_num_channels(wrong)
-    assert gate.activity.num_pictures == 0
+    assert gate.activity.num_images == 0

@@ -25,14 +25,14 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TINY = {"image_size": 32, "patch_size": 16, "width": 12, "depth": 1, "num_heads": 2, "mlp_width": 8}
 
 
-def normalized(pictures: Tensor) -> Tensor:
-    mean, std = (torch.tensor(values, dtype=pictures.dtype)[:, None, None] for values in (MEAN, STD))
-    return (pictures - mean) / std
+def normalized(images: Tensor) -> Tensor:
+    mean, std = (torch.tensor(values, dtype=images.dtype)[:, None, None] for values in (MEAN, STD))
+    return (images - mean) / std
 
 
-def channels_by_hand(pictures: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+def channels_by_hand(images: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
     """All 192 normalised channels of (batch, 3, h, w) in 0..1, chroma in full, by SciPy."""
-    red, green, blue = np.moveaxis(pictures * 255, 1, 0)
+    red, green, blue = np.moveaxis(images * 255, 1, 0)
     luma = 0.299 * red + 0.587 * green + 0.114 * blue
     planes = np.stack([luma - 128, (blue - luma) / 1.772, (red - luma) / 1.402], axis=1)
     batch, _, height, width = planes.shape
@@ -61,14 +61,14 @@ def test_the_same_tokens(size: int, bias: bool, dtype: torch.dtype, tolerance: f
     assert isinstance(new, nn.Conv2d)
     assert (new.kernel_size, new.stride, new.weight.dtype) == ((size // 8,) * 2, (size // 8,) * 2, dtype)
     assert convolution.in_channels == 3
-    pictures = torch.rand(3, 3, 64, 96, dtype=dtype)
-    expected = convolution(normalized(pictures))
-    torch.testing.assert_close(new(transform(pictures)), expected, atol=tolerance, rtol=0)
-    hand = channels_by_hand(pictures.double().numpy(), *(t.double().numpy() for t in (transform.mean, transform.std)))
+    images = torch.rand(3, 3, 64, 96, dtype=dtype)
+    expected = convolution(normalized(images))
+    torch.testing.assert_close(new(transform(images)), expected, atol=tolerance, rtol=0)
+    hand = channels_by_hand(images.double().numpy(), *(t.double().numpy() for t in (transform.mean, transform.std)))
     torch.testing.assert_close(new(torch.from_numpy(hand).to(dtype)), expected, atol=tolerance, rtol=0)
 
 
-def test_two_scale_chroma_is_exact_for_flat_colours_and_grey_pictures() -> None:
+def test_two_scale_chroma_is_exact_for_flat_colours_and_grey_images() -> None:
     convolution = nn.Conv2d(3, 6, 16, 16, dtype=torch.float64)
     transform = statistics(BlockDCT(192).double())
     new = convert_patch_embedding(convolution, transform)
@@ -91,16 +91,16 @@ def test_frequencies_that_are_not_selected_count_as_zero() -> None:
 def test_a_network_gives_the_same_and_is_restored_from_its_file(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = create_model("vit", **TINY).eval()
-    pictures = torch.rand(4, 3, 32, 32)
-    expected = model(normalized(pictures))
-    transform = BlockDCT(192, chroma="full").fit([pictures])
+    images = torch.rand(4, 3, 32, 32)
+    expected = model(normalized(images))
+    transform = BlockDCT(192, chroma="full").fit([images])
     assert convert_patch_embedding(model, transform, mean=MEAN, std=STD) is model
-    torch.testing.assert_close(model(transform(pictures)), expected, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(model(transform(images)), expected, atol=2e-5, rtol=1e-4)
     save(model, tmp_path / "a.tailcut")
     restored = load(tmp_path / "a.tailcut")
     own = transform_of(restored)
     assert own is not None
-    torch.testing.assert_close(restored(own(pictures)), expected, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(restored(own(images)), expected, atol=2e-5, rtol=1e-4)
     assert describe_stem(restored).map_size == (4, 4)
     assert "patch_embedding" in str(describe_stem(restored))
 
@@ -113,16 +113,16 @@ def test_torchvisions_counts_of_pixels_are_divided(tmp_path: Path) -> None:
 
     model = build()
     nn.init.normal_(model.heads.head.weight)
-    pictures = torch.rand(4, 3, 32, 32)
-    expected = model(pictures)
+    images = torch.rand(4, 3, 32, 32)
+    expected = model(images)
     convert_patch_embedding(model)
     own = transform_of(model)
     assert own is not None
-    torch.testing.assert_close(model(own(pictures)), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(model(own(images)), expected, atol=1e-4, rtol=1e-4)
     assert (model.image_size, model.patch_size) == (4, 2)
     save(model, tmp_path / "a.tailcut")
     restored = load(tmp_path / "a.tailcut", into=build())
-    torch.testing.assert_close(restored(own(pictures)), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(restored(own(images)), expected, atol=1e-4, rtol=1e-4)
     uneven = torchvision.VisionTransformer(36, 12, 1, 2, 12, 8)
     with pytest.raises(StructureError, match="multiples of 8"):
         convert_patch_embedding(uneven)
@@ -143,14 +143,14 @@ class Wrapped(nn.Module):
 
 def test_own_names() -> None:
     model = Wrapped().double()
-    pictures = torch.rand(2, 3, 16, 24, dtype=torch.float64)
-    expected = model(pictures)
+    images = torch.rand(2, 3, 16, 24, dtype=torch.float64)
+    expected = model(images)
     with pytest.raises(ArgumentError, match="give its name"):
         convert_patch_embedding(copy.deepcopy(model))
     convert_patch_embedding(model, name="tokens")
     transform = transform_of(model)
     assert transform is not None
-    torch.testing.assert_close(model(transform(pictures)), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(model(transform(images)), expected, atol=1e-6, rtol=0)
     with pytest.raises(StructureError, match="early runs first; tokens must be the first module"):
         convert_patch_embedding(Wrapped(early=True), name="tokens")
     with pytest.raises(StructureError, match="runs all its children"):

@@ -375,8 +375,8 @@ def assert_same(one: nn.Module, other: nn.Module, shape: tuple[int, ...]) -> Non
     left, right = transform_of(one), transform_of(other)
     assert left is not None
     assert right is not None
-    picture = torch.rand(3, 20, 26)
-    assert torch.equal(left(picture), right(picture))
+    image = torch.rand(3, 20, 26)
+    assert torch.equal(left(image), right(image))
 
 
 @pytest.mark.parametrize(
@@ -455,20 +455,20 @@ def test_the_report_is_for_people_and_machines() -> None:
     assert report.changed[:2] == ("layer1.0.conv1 (24 to 4)", "layer1.0.downsample (24 to 4)")
     assert "gated" in str(report)
     gate = next(module for module in model.modules() if isinstance(module, FrequencyGate))
-    assert gate.activity.num_pictures == 0
+    assert gate.activity.num_images == 0
 
 
 def test_the_example_of_a_network_that_reads_channels() -> None:
     for size, expected in ((None, (1, 24, 56, 56)), (224, (1, 24, 28, 28)), ((100, 64), (1, 24, 13, 8))):
-        model = replace_stem(create_model("resnet18", **SMALL), 24, picture_size=size)
+        model = replace_stem(create_model("resnet18", **SMALL), 24, image_size=size)
         (edit,) = record_of(model).edits
         assert isinstance(edit, ReplaceStemEdit)
         assert edit.example_shape((1, 3, 224, 224)) == expected
         assert describe_stem(model).map_size == expected[2:]
     for wrong in (0, (3,), (3, 4, 5), 8193, (1.5, 2)):
-        with pytest.raises(ArgumentError, match="side of a picture"):
-            replace_stem(create_model("resnet18", **SMALL), 24, picture_size=wrong)  # type: ignore[arg-type]
-        with pytest.raises(ArgumentError, match="side of a picture"):
+        with pytest.raises(ArgumentError, match="side of an image"):
+            replace_stem(create_model("resnet18", **SMALL), 24, image_size=wrong)  # type: ignore[arg-type]
+        with pytest.raises(ArgumentError, match="side of an image"):
             describe_stem(model, wrong)  # type: ignore[arg-type]
 
 

@@ -24,8 +24,8 @@ from tailcut.weights import regularize
 MEAN, STD = torch.tensor([0.4, 0.5, 0.6])[:, None, None], torch.tensor([0.2, 0.3, 0.25])[:, None, None]
 
 
-def pictures(count: int, size: int, seed: int = 0) -> Tensor:
-    """Pictures with most energy at low frequencies, as photos have."""
+def images(count: int, size: int, seed: int = 0) -> Tensor:
+    """Images with most energy at low frequencies, as photos have."""
     generator = torch.Generator().manual_seed(seed)
     parts = [
         interpolate(torch.rand(count, 3, side, side, generator=generator), (size, size), mode="bilinear") * weight
@@ -55,10 +55,10 @@ class Patches(nn.Module):
 
 @pytest.mark.parametrize(("stride", "shuffle", "new_stride"), [(2, 4, 1), (8, 1, 1), (16, 1, 2)])
 def test_a_stem_of_whole_blocks_is_found_exactly(stride: int, shuffle: int, new_stride: int) -> None:
-    loader = [pictures(8, 32, seed).double() for seed in range(16)]
+    loader = [images(8, 32, seed).double() for seed in range(16)]
     model = Patches(stride).double().eval()
     transform = fitted(192, loader).double()
-    x = pictures(4, 48, 99).double()
+    x = images(4, 48, 99).double()
     expected = model((x - MEAN) / STD)
     report = transplant_stem(
         model,
@@ -69,7 +69,7 @@ def test_a_stem_of_whole_blocks_is_found_exactly(stride: int, shuffle: int, new_
         ridge=1e-12,
     )
     assert report.relative_error < 1e-4
-    assert (report.shuffle, report.stride, report.num_pictures) == (shuffle, new_stride, 128)
+    assert (report.shuffle, report.stride, report.num_images) == (shuffle, new_stride, 128)
     if new_stride == 1:  # with a stride of 2 the kernel lies around the block that the old one began with
         torch.testing.assert_close(model(transform(x)), expected, atol=1e-4, rtol=1e-3)
 
@@ -90,7 +90,7 @@ def lstsq(x: Tensor, y: Tensor, kernel: int, ridge: float) -> tuple[np.ndarray, 
 
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_the_fit_is_ridge_regression(kernel: int) -> None:
-    loader = [pictures(5, 32, seed) for seed in range(3)]
+    loader = [images(5, 32, seed) for seed in range(3)]
     model = networks.SharedReLU().eval()
     model.conv = nn.Conv2d(3, 6, 7, stride=8, padding=3)
     transform = fitted(12, loader)
@@ -105,7 +105,7 @@ def test_the_fit_is_ridge_regression(kernel: int) -> None:
 
 
 def test_finer_maps_are_sorted_by_pixel_shuffle() -> None:
-    loader = [pictures(6, 32, seed) for seed in range(2)]
+    loader = [images(6, 32, seed) for seed in range(2)]
     model = networks.SharedReLU().eval()  # its first convolution has stride 1: 32 x 32 maps of 4 x 4 blocks
     transform = fitted(24, loader)
     old = model.conv(torch.cat(loader)).detach()
@@ -119,11 +119,11 @@ def test_finer_maps_are_sorted_by_pixel_shuffle() -> None:
     assert float((new - old).square().sum() / spread.square().sum()) ** 0.5 == pytest.approx(error, rel=1e-3)
     assert report.relative_error == pytest.approx(error, rel=1e-3)
     assert report.shuffle == 8
-    assert "8 x 8 finer in the place of conv, fitted to 12 pictures" in str(report)
+    assert "8 x 8 finer in the place of conv, fitted to 12 images" in str(report)
 
 
-def test_uint8_and_resized_pictures() -> None:
-    whole = [(pictures(4, 16, seed) * 255).byte() for seed in range(3)]
+def test_uint8_and_resized_images() -> None:
+    whole = [(images(4, 16, seed) * 255).byte() for seed in range(3)]
 
     def enlarged(x: Tensor) -> Tensor:
         return interpolate(x, scale_factor=2.0, mode="bilinear")
@@ -147,7 +147,7 @@ def test_uint8_and_resized_pictures() -> None:
 
 @pytest.mark.parametrize("target", [None, "relu"])
 def test_files_restore_it(target: str | None, tmp_path: Path) -> None:
-    loader = [pictures(6, 32, seed) for seed in range(2)]
+    loader = [images(6, 32, seed) for seed in range(2)]
     model = create_model("resnet20", width=3, normalize=True).eval()
     transform = fitted(Selection.triangle(20), loader, chroma="two_scale")
     report = transplant_stem(model, transform, loader, target=target)
@@ -158,7 +158,7 @@ def test_files_restore_it(target: str | None, tmp_path: Path) -> None:
     restored = load(tmp_path / "a.tailcut")
     own = transform_of(restored)
     assert own is not None
-    x = pictures(3, 32, 7)
+    x = images(3, 32, 7)
     with torch.no_grad():
         assert torch.equal(restored(own(x)), model(transform(x)))
     save(restored, tmp_path / "b.tailcut")
@@ -166,14 +166,14 @@ def test_files_restore_it(target: str | None, tmp_path: Path) -> None:
 
 
 def test_a_sequence(tmp_path: Path) -> None:
-    loader = [pictures(6, 32, seed) for seed in range(2)]
+    loader = [images(6, 32, seed) for seed in range(2)]
     model = networks.sequence().eval()
     transplant_stem(model, fitted(24, loader), loader)
     own = transform_of(model)
     assert own is model[0].input_transform
     save(model, tmp_path / "a.tailcut")
     restored = load(tmp_path / "a.tailcut", into=networks.sequence())
-    x = own(pictures(2, 32, 5))
+    x = own(images(2, 32, 5))
     with torch.no_grad():
         assert torch.equal(restored(x), model(x))
 
@@ -190,15 +190,15 @@ def test_a_sequence(tmp_path: Path) -> None:
         ({"preprocess": lambda x: x / 0}, None, DataError, "conv1 gives numbers that are not finite"),
         ({"kernel_size": 63}, None, ArgumentError, "more than 8192 inputs"),
         ({"ridge": 0}, [torch.zeros(1, 3, 32, 32)], ArgumentError, "raise ridge above 0"),
-        ({}, [], DataError, "no pictures"),
-        ({}, [torch.zeros(3, 8, 8)], ArgumentError, "loader of RGB pictures"),
+        ({}, [], DataError, "no images"),
+        ({}, [torch.zeros(3, 8, 8)], ArgumentError, "loader of RGB images"),
         ({}, ["a.png"], ArgumentError, "got str"),
     ],
 )
 def test_what_does_not_fit_leaves_the_network_as_it_was(
     options: dict[str, Any], loader: Any, error: type[Exception], message: str
 ) -> None:
-    batches = [pictures(3, 32)]
+    batches = [images(3, 32)]
     model = create_model("resnet20", width=2)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(error, match=message):
@@ -211,7 +211,7 @@ def test_what_does_not_fit_leaves_the_network_as_it_was(
 
 
 def test_what_stands_in_the_way() -> None:
-    batches = [pictures(3, 32)]
+    batches = [images(3, 32)]
     model = networks.Functional()
     with pytest.raises(StructureError, match="between the input and body the forward does more than call modules"):
         transplant_stem(model, fitted(24, batches), batches, target="body")
@@ -233,7 +233,7 @@ def weights_root() -> Path:
 
 
 def test_a_trained_network_keeps_its_accuracy(cifar10_root: Path, weights_root: Path) -> None:
-    """ResNet-20 reads half the numbers (24 channels of the picture enlarged by 2), fitted to 100 pictures."""
+    """ResNet-20 reads half the numbers (24 channels of the image enlarged by 2), fitted to 100 images."""
     model = create_model("resnet20", normalize=True).eval()
     state = torch.load(weights_root / "weights" / "resnet20-cifar10.th", weights_only=True, map_location="cpu")[
         "state_dict"

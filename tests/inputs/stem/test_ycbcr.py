@@ -29,7 +29,7 @@ JFIF = torch.tensor(
 
 
 @pytest.fixture
-def pictures() -> Tensor:
+def images() -> Tensor:
     return torch.randint(0, 256, (2, 3, 12, 9), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
@@ -38,8 +38,8 @@ def small() -> nn.Module:
     return create_model("resnet18", width=2, num_classes=4).eval()
 
 
-def fitted(pictures: Tensor) -> YCbCrPixels:
-    return YCbCrPixels().fit([pictures])
+def fitted(images: Tensor) -> YCbCrPixels:
+    return YCbCrPixels().fit([images])
 
 
 def decoded(content: bytes) -> YCbCrEdit:
@@ -49,40 +49,40 @@ def decoded(content: bytes) -> YCbCrEdit:
     return edit
 
 
-def test_colours_are_those_of_jfif(pictures: Tensor) -> None:
-    ours = YCbCrPixels().double()(pictures)
-    expected = torch.einsum("yc,nchw->nyhw", JFIF, pictures.double()) - torch.tensor([128.0, 0, 0])[:, None, None]
+def test_colours_are_those_of_jfif(images: Tensor) -> None:
+    ours = YCbCrPixels().double()(images)
+    expected = torch.einsum("yc,nchw->nyhw", JFIF, images.double()) - torch.tensor([128.0, 0, 0])[:, None, None]
     assert (ours - expected).abs().max() < 0.0001 * 255  # four digits are printed
 
 
-def test_colours_are_those_of_pillow(pictures: Tensor) -> None:
+def test_colours_are_those_of_pillow(images: Tensor) -> None:
     """Pillow rounds each plane to whole numbers."""
-    for picture in pictures:
-        theirs = np.array(Image.fromarray(picture.permute(1, 2, 0).numpy()).convert("YCbCr"))
-        ours = YCbCrPixels()(picture) + 128
+    for image in images:
+        theirs = np.array(Image.fromarray(image.permute(1, 2, 0).numpy()).convert("YCbCr"))
+        ours = YCbCrPixels()(image) + 128
         assert (ours - torch.from_numpy(theirs).permute(2, 0, 1)).abs().max() <= 1
 
 
-def test_floats_are_a_255th(pictures: Tensor) -> None:
-    transform = fitted(pictures)
-    torch.testing.assert_close(transform(pictures / 255), transform(pictures))
-    assert transform(pictures.half() / 255).dtype == torch.float16
+def test_floats_are_a_255th(images: Tensor) -> None:
+    transform = fitted(images)
+    torch.testing.assert_close(transform(images / 255), transform(images))
+    assert transform(images.half() / 255).dtype == torch.float16
     double = transform.double()
-    assert double(pictures).dtype == torch.float64
+    assert double(images).dtype == torch.float64
 
 
-def test_fitted_planes_are_normalised(pictures: Tensor) -> None:
-    planes = fitted(pictures)(pictures)
-    assert planes.shape == pictures.shape
+def test_fitted_planes_are_normalised(images: Tensor) -> None:
+    planes = fitted(images)(images)
+    assert planes.shape == images.shape
     assert planes.mean((0, 2, 3)).abs().max() < 1e-5
     assert (planes.std((0, 2, 3), correction=0) - 1).abs().max() < 1e-5
 
 
-def test_weights_mapped_through_the_colours_give_the_same(pictures: Tensor) -> None:
+def test_weights_mapped_through_the_colours_give_the_same(images: Tensor) -> None:
     """What a convolution of RGB gives, one of YCbCr gives too: the colours, the shift and the spread are linear."""
-    transform = fitted(pictures).double()
+    transform = fitted(images).double()
     rgb = torch.rand(5, 3, 3, 3, dtype=torch.float64)
-    x = transform(pictures)
+    x = transform(images)
     # RGB = J^-1 (std x + mean + shift), with J the colours of the transform itself, one basis colour at a time.
     corners = torch.eye(3, dtype=torch.float64)[:, :, None, None] * 255
     origin = YCbCrPixels().double()(0 * corners[:1])[0, :, 0, 0]
@@ -90,7 +90,7 @@ def test_weights_mapped_through_the_colours_give_the_same(pictures: Tensor) -> N
     inverse = torch.linalg.inv(colours)
     weight = torch.einsum("ochw,cy->oyhw", rgb, inverse) * transform.std[:, None, None]
     bias = torch.einsum("ochw,cy,y->o", rgb, inverse, transform.mean - origin)
-    torch.testing.assert_close(conv2d(x, weight, bias), conv2d(pictures.double(), rgb))
+    torch.testing.assert_close(conv2d(x, weight, bias), conv2d(images.double(), rgb))
 
 
 def test_gradients_reach_the_pixels() -> None:
@@ -98,45 +98,45 @@ def test_gradients_reach_the_pixels() -> None:
     assert torch.autograd.gradcheck(YCbCrPixels().double(), (pixels,))
 
 
-def test_bad_pictures() -> None:
+def test_bad_images() -> None:
     transform = YCbCrPixels()
     stored = JpegCoefficients.__new__(JpegCoefficients)
     with pytest.raises(ArgumentError, match="decode it first"):
         transform.unnormalized(stored)
     for method in (transform, transform.unnormalized):
-        with pytest.raises(ArgumentError, match="RGB pictures"):
+        with pytest.raises(ArgumentError, match="RGB images"):
             method(torch.zeros(1, 4, 4))
 
 
-def test_a_packed_network_reads_as_before(pictures: Tensor, tmp_path: Path) -> None:
-    model = use_ycbcr(small(), fitted(pictures), picture_size=(40, 48))
+def test_a_packed_network_reads_as_before(images: Tensor, tmp_path: Path) -> None:
+    model = use_ycbcr(small(), fitted(images), image_size=(40, 48))
     read = model.get_submodule("input_transform")
-    before = model(read(pictures))
+    before = model(read(images))
     save(model, tmp_path / "a.tailcut")
     again = load(tmp_path / "a.tailcut").eval()
     own = again.get_submodule("input_transform")
     assert isinstance(own, YCbCrPixels)
-    assert torch.equal(again(own(pictures)), before)
+    assert torch.equal(again(own(images)), before)
     assert example_shape(again) == (1, 3, 40, 48)
     assert record_of(again).edits == [YCbCrEdit((40, 48))]
     assert transform_of(again) is None
 
 
-def test_it_goes_with_other_edits(pictures: Tensor, tmp_path: Path) -> None:
-    model = use_ycbcr(small(), fitted(pictures))
+def test_it_goes_with_other_edits(images: Tensor, tmp_path: Path) -> None:
+    model = use_ycbcr(small(), fitted(images))
     regularize(model, keep_ratio=0.3)
     save(model, tmp_path / "a.tailcut")
     again = load(tmp_path / "a.tailcut").eval()
-    x = model.get_submodule("input_transform")(pictures)
+    x = model.get_submodule("input_transform")(images)
     torch.testing.assert_close(again(x), model(x))
     assert [edit.kind for edit in record_of(again).edits] == ["ycbcr", "regularize"]
 
 
-def test_a_network_of_your_own(pictures: Tensor, tmp_path: Path) -> None:
-    model = use_ycbcr(networks.Functional().eval(), fitted(pictures), example_input=torch.zeros(1, 3, 16, 16))
+def test_a_network_of_your_own(images: Tensor, tmp_path: Path) -> None:
+    model = use_ycbcr(networks.Functional().eval(), fitted(images), example_input=torch.zeros(1, 3, 16, 16))
     save(model, tmp_path / "a.tailcut")
     again = load(tmp_path / "a.tailcut", into=networks.Functional().eval())
-    x = again.get_submodule("input_transform")(pictures)
+    x = again.get_submodule("input_transform")(images)
     assert torch.equal(again(x), model(x))
 
 
@@ -171,7 +171,7 @@ class RunsAll(nn.Module):
         (lambda: replace_stem(small(), 24), StructureError, "replaced already"),
         (networks.sequence, StructureError, r"nn\.Sequential would run"),
         (RunsAll, StructureError, "runs all its children"),
-        (lambda: create_model("lenet5"), ArgumentError, "lenet5 does not read pictures of three channels"),
+        (lambda: create_model("lenet5"), ArgumentError, "lenet5 does not read images of three channels"),
         (lambda: nn.Linear(3, 2), StructureError, "does not run"),
     ],
 )
@@ -189,8 +189,8 @@ def test_a_stem_is_not_replaced_behind_it() -> None:
 
 
 def test_other_bad_input() -> None:
-    with pytest.raises(ArgumentError, match="side of a picture"):
-        use_ycbcr(small(), picture_size=0)
+    with pytest.raises(ArgumentError, match="side of an image"):
+        use_ycbcr(small(), image_size=0)
     taken = small()
     taken.input_transform = nn.Identity()
     with pytest.raises(StructureError, match="place of the transform"):

@@ -24,7 +24,7 @@ CHROMAS: list[Chroma] = ["two_scale", "full"]
 BOTH = pytest.mark.parametrize("chroma", CHROMAS)
 
 
-def pictures(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+def images(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
@@ -42,9 +42,9 @@ def blocks_by_scipy(planes: np.ndarray) -> np.ndarray:
     return found.reshape(192, rows, columns)
 
 
-def transcribed(picture: Tensor, chroma: str) -> Tensor:
-    """Step by step, nothing joined: JFIF's equations, edges, x 2 and 4:2:0, SciPy's DCT. Picture (3, h, w), 0 to 1."""
-    red, green, blue = (picture.double() * 255).numpy()
+def transcribed(image: Tensor, chroma: str) -> Tensor:
+    """Step by step, nothing joined: JFIF's equations, edges, x 2 and 4:2:0, SciPy's DCT. Image (3, h, w), 0 to 1."""
+    red, green, blue = (image.double() * 255).numpy()
     luma = 0.299 * red + 0.587 * green + 0.114 * blue
     planes = np.stack([luma, (blue - luma) / 1.772 + 128, (red - luma) / 1.402 + 128])
     height, width = luma.shape
@@ -65,7 +65,7 @@ def transcribed(picture: Tensor, chroma: str) -> Tensor:
 def test_channels_like_the_steps_one_by_one(
     size: tuple[int, int], channels: Any, chroma: Chroma, lead: list[int], dtype: torch.dtype
 ) -> None:
-    x = pictures(*lead, 3, *size, dtype=dtype)
+    x = images(*lead, 3, *size, dtype=dtype)
     transform = BlockDCT(channels, chroma=chroma)
     found = transform(x)
     grid = (-(-size[0] // 8), -(-size[1] // 8))
@@ -79,7 +79,7 @@ def test_channels_like_the_steps_one_by_one(
 
 @BOTH
 def test_selection_before_the_arithmetic_is_selection_after_it(chroma: Chroma) -> None:
-    x = pictures(2, 3, 20, 30)
+    x = images(2, 3, 20, 30)
     everything = BlockDCT(192, chroma=chroma)(x)
     for selection in (Selection.of(24), Selection((), (5,), ()), Selection((63, 1)), Selection((), (), (0, 9))):
         transform = BlockDCT(selection, chroma=chroma)
@@ -99,16 +99,16 @@ def test_uint8_and_floats_agree(chroma: Chroma) -> None:
 
 @BOTH
 @pytest.mark.parametrize("size", [(8, 8), (40, 16)])
-def test_inverse_gives_the_picture_back(chroma: Chroma, size: tuple[int, int]) -> None:
-    x = pictures(2, 3, *size)
+def test_inverse_gives_the_image_back(chroma: Chroma, size: tuple[int, int]) -> None:
+    x = images(2, 3, *size)
     transform = BlockDCT(192, chroma=chroma).double()
     torch.testing.assert_close(transform.inverse(transform(x)), x, rtol=0, atol=1e-12)
-    transform.fit([pictures(4, 3, 16, 16, seed=1)])
+    transform.fit([images(4, 3, 16, 16, seed=1)])
     torch.testing.assert_close(transform.inverse(transform(x)), x, rtol=0, atol=1e-12)
 
 
-def test_inverse_of_a_padded_picture_is_cut_to_its_size() -> None:
-    x = pictures(3, 13, 18)
+def test_inverse_of_a_padded_image_is_cut_to_its_size() -> None:
+    x = images(3, 13, 18)
     transform = BlockDCT(192, chroma="full").double()
     assert transform.inverse(transform(x)).shape == (3, 16, 24)
     torch.testing.assert_close(transform.inverse(transform(x), (13, 18)), x, rtol=0, atol=1e-12)
@@ -126,9 +126,9 @@ def test_inverse_is_a_right_inverse_for_every_selection(
     blocks: tuple[int, int], channels: list[int], chroma: Chroma
 ) -> None:
     transform = BlockDCT(channels, chroma=chroma).double()
-    transform.mean.copy_(pictures(len(channels)))
-    transform.std.copy_(pictures(len(channels)) + 0.5)
-    x = pictures(2, len(channels), *blocks) - 0.5
+    transform.mean.copy_(images(len(channels)))
+    transform.std.copy_(images(len(channels)) + 0.5)
+    x = images(2, len(channels), *blocks) - 0.5
     torch.testing.assert_close(transform(transform.inverse(x)), x, rtol=0, atol=1e-10)
 
 
@@ -152,7 +152,7 @@ def test_plain_coefficients_have_jpegs_level_shift() -> None:
 
 @BOTH
 def test_fit_like_numpy_over_everything_at_once(chroma: Chroma) -> None:
-    batches = [pictures(n, 3, 8 * n, 16, seed=n, dtype=torch.float32) for n in (1, 2, 3)]
+    batches = [images(n, 3, 8 * n, 16, seed=n, dtype=torch.float32) for n in (1, 2, 3)]
     transform = BlockDCT(24, chroma=chroma)
     assert transform.fit((batch, torch.zeros(len(batch))) for batch in batches) is transform
     plain = BlockDCT(24, chroma=chroma)
@@ -165,7 +165,7 @@ def test_fit_like_numpy_over_everything_at_once(chroma: Chroma) -> None:
 
 
 def test_fit_takes_what_loaders_yield() -> None:
-    x = pictures(4, 3, 16, 16)
+    x = images(4, 3, 16, 16)
     expected = BlockDCT(6).fit([x]).mean
     loaders: list[Any] = [
         [[x, torch.arange(4)]],
@@ -181,13 +181,13 @@ def test_fit_takes_what_loaders_yield() -> None:
 
 
 def test_fit_again_forgets_and_measures_coefficients_not_channels() -> None:
-    transform = BlockDCT(6).fit([pictures(2, 3, 8, 8, seed=5) / 4])
-    transform.fit([pictures(2, 3, 8, 8)])
-    assert torch.equal(transform.mean, BlockDCT(6).fit([pictures(2, 3, 8, 8)]).mean)
+    transform = BlockDCT(6).fit([images(2, 3, 8, 8, seed=5) / 4])
+    transform.fit([images(2, 3, 8, 8)])
+    assert torch.equal(transform.mean, BlockDCT(6).fit([images(2, 3, 8, 8)]).mean)
 
 
 def test_a_channel_that_never_varies_gets_std_1() -> None:
-    grey = pictures(2, 1, 16, 16).expand(2, 3, 16, 16)
+    grey = images(2, 1, 16, 16).expand(2, 3, 16, 16)
     transform = BlockDCT(6).fit([grey])
     assert transform.std[-2:].tolist() == [1, 1]
     assert transform.std[:4].min() > 1
@@ -198,15 +198,15 @@ def test_a_channel_that_never_varies_gets_std_1() -> None:
     [
         ([], DataError, "the loader is empty"),
         ([torch.zeros(0, 3, 8, 8)], DataError, "the loader is empty"),
-        (["a.jpg"], ArgumentError, "expected a loader of pictures as tensors, .* got str in an item of type str"),
+        (["a.jpg"], ArgumentError, "expected a loader of images as tensors, .* got str in an item of type str"),
         ([()], DataError, "the loader is empty"),
         ([({"x": 1},)], ArgumentError, "got dict in an item of type tuple"),
         ([torch.full((1, 3, 8, 8), torch.nan)], DataError, "not finite"),
-        ([torch.zeros(1, 1, 8, 8)], ArgumentError, "expected RGB pictures"),
+        ([torch.zeros(1, 1, 8, 8)], ArgumentError, "expected RGB images"),
     ],
 )
 def test_fit_of_nothing_sensible(loader: Any, error: type[Exception], message: str) -> None:
-    transform = BlockDCT(6).fit([pictures(1, 3, 8, 8)])
+    transform = BlockDCT(6).fit([images(1, 3, 8, 8)])
     before = copy.deepcopy(transform.state_dict())
     with pytest.raises(error, match=message):
         transform.fit(loader)
@@ -223,8 +223,8 @@ def stored(sampling: Sampling, blocks: tuple[int, int]) -> tuple[JpegCoefficient
     """Coefficients of random planes whose sizes are whole blocks, and the planes at luma's size."""
     factors = CHROMA_FACTORS[sampling]
     height, width = 8 * blocks[0] * factors[0], 8 * blocks[1] * factors[1]
-    luma = pictures(height, width) * 255
-    chroma = [] if sampling == "grayscale" else [pictures(8 * blocks[0], 8 * blocks[1], seed=n) * 255 for n in (1, 2)]
+    luma = images(height, width) * 255
+    chroma = [] if sampling == "grayscale" else [images(8 * blocks[0], 8 * blocks[1], seed=n) * 255 for n in (1, 2)]
     planes = [block_dct(plane - 128) for plane in (luma, *chroma)]
     table = torch.ones(8, 8)
     c = JpegCoefficients(
@@ -253,9 +253,9 @@ def test_stored_coefficients_give_the_channels_of_the_planes(sampling: Sampling,
         torch.testing.assert_close(found, expected[list(transform.selection.indices)], rtol=0, atol=1e-4)
 
 
-def jpeg_of(picture: Tensor, sampling: Sampling) -> JpegCoefficients:
-    """What a JPEG file of very high quality holds of a picture (3, height, width), 0 to 1."""
-    pixels = (picture * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+def jpeg_of(image: Tensor, sampling: Sampling) -> JpegCoefficients:
+    """What a JPEG file of very high quality holds of an image (3, height, width), 0 to 1."""
+    pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     content = io.BytesIO()
     Image.fromarray(pixels).save(
         content, "JPEG", quality=100, subsampling={"4:4:4": 0, "4:2:2": 1, "4:2:0": 2}[sampling]
@@ -266,7 +266,7 @@ def jpeg_of(picture: Tensor, sampling: Sampling) -> JpegCoefficients:
 @BOTH
 @pytest.mark.parametrize("sampling", ["4:4:4", "4:2:2", "4:2:0"])
 @pytest.mark.parametrize("size", [(96, 128), (83, 101)])
-def test_a_jpeg_gives_the_channels_of_its_decoded_picture(
+def test_a_jpeg_gives_the_channels_of_its_decoded_image(
     size: tuple[int, int], sampling: Sampling, chroma: Chroma
 ) -> None:
     content = io.BytesIO()
@@ -286,7 +286,7 @@ def test_a_jpeg_gives_the_channels_of_its_decoded_picture(
 
 
 def test_the_published_pipeline_differs_by_its_rounding_only() -> None:
-    """Chroma of the picture enlarged by 2 and encoded as 4:2:0 JPEG, luma of the picture encoded as it is."""
+    """Chroma of the image enlarged by 2 and encoded as 4:2:0 JPEG, luma of the image encoded as it is."""
     pixels = photo(150, 150, 160, 192)
     image = Image.fromarray(pixels)
     planes = []
@@ -322,7 +322,7 @@ def test_statistics_apply_to_stored_coefficients_too() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_and_autocast(dtype: torch.dtype) -> None:
-    x = pictures(1, 3, 16, 16, dtype=dtype)
+    x = images(1, 3, 16, 16, dtype=dtype)
     transform = BlockDCT(24)
     assert torch.equal(transform(x), transform(x.float()).to(dtype))
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -335,7 +335,7 @@ def test_half_precision_and_autocast(dtype: torch.dtype) -> None:
 
 
 def test_moves_do_not_lose_the_filters() -> None:
-    x = pictures(3, 16, 16)
+    x = images(3, 16, 16)
     expected = BlockDCT(24).double()(x)
     again = BlockDCT(24).to(torch.bfloat16).double()
     torch.testing.assert_close(again(x), expected, rtol=0, atol=1e-9)
@@ -348,14 +348,14 @@ def test_moves_do_not_lose_the_filters() -> None:
     torch.testing.assert_close(filled(x.float()), expected.float(), rtol=0, atol=5e-3)
     with torch.inference_mode():
         made = BlockDCT(24)
-    made(pictures(1, 3, 8, 8).requires_grad_()).sum().backward()
+    made(images(1, 3, 8, 8).requires_grad_()).sum().backward()
 
 
 def test_state_is_mean_and_std() -> None:
     transform = BlockDCT(6)
     assert set(transform.state_dict()) == {"mean", "std"}
     assert (transform.mean.tolist(), transform.std.tolist()) == ([0.0] * 6, [1.0] * 6)
-    copied = copy.deepcopy(transform.fit([pictures(1, 3, 16, 16)]))
+    copied = copy.deepcopy(transform.fit([images(1, 3, 16, 16)]))
     assert torch.equal(copied.mean, transform.mean)
     assert list(transform.parameters()) == []
 
@@ -363,16 +363,16 @@ def test_state_is_mean_and_std() -> None:
 @BOTH
 def test_gradcheck(chroma: Chroma) -> None:
     transform = BlockDCT([0, 5, 64, 190], chroma=chroma).double()
-    x = pictures(1, 3, 9, 10).requires_grad_()
+    x = images(1, 3, 9, 10).requires_grad_()
     assert torch.autograd.gradcheck(transform, (x,))
-    assert torch.autograd.gradcheck(transform.inverse, (pictures(1, 4, 1, 2).requires_grad_(),))
+    assert torch.autograd.gradcheck(transform.inverse, (images(1, 4, 1, 2).requires_grad_(),))
 
 
 @BOTH
 def test_compiles_and_exports(chroma: Chroma) -> None:
     torch.compiler.reset()
     transform = BlockDCT(24, chroma=chroma)
-    x = pictures(2, 3, 16, 24, dtype=torch.float32)
+    x = images(2, 3, 16, 24, dtype=torch.float32)
     compiled = torch.compile(transform, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), transform(x))
     exported = torch.export.export(nn.Sequential(transform), (x,))
@@ -380,7 +380,7 @@ def test_compiles_and_exports(chroma: Chroma) -> None:
 
 
 def test_memory_formats_and_views() -> None:
-    x = pictures(2, 3, 16, 24, dtype=torch.float32)
+    x = images(2, 3, 16, 24, dtype=torch.float32)
     transform = BlockDCT(24)
     expected = transform(x)
     torch.testing.assert_close(transform(x.to(memory_format=torch.channels_last)), expected, rtol=0, atol=1e-3)
@@ -399,15 +399,15 @@ def test_text() -> None:
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (torch.zeros(3, 8, 8, dtype=torch.int64), r"expected pictures of uint8 \(0 to 255\) or floats \(0 to 1\), got"),
+        (torch.zeros(3, 8, 8, dtype=torch.int64), r"expected images of uint8 \(0 to 255\) or floats \(0 to 1\), got"),
         (torch.zeros(3, 8, 8, dtype=torch.bool), "got torch.bool"),
-        (torch.zeros(8, 8), r"expected RGB pictures \(..., 3, height, width\), got shape \(8, 8\)"),
+        (torch.zeros(8, 8), r"expected RGB images \(..., 3, height, width\), got shape \(8, 8\)"),
         (torch.zeros(1, 8, 8), r"got shape \(1, 8, 8\)"),
         (torch.zeros(8, 8, 3), r"got shape \(8, 8, 3\)"),
         (torch.zeros(3, 0, 8), r"got shape \(3, 0, 8\)"),
     ],
 )
-def test_pictures_that_are_none(x: Tensor, message: str) -> None:
+def test_images_that_are_none(x: Tensor, message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         BlockDCT(6)(x)
 

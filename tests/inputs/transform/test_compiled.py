@@ -45,9 +45,9 @@ def exact(transform: BlockDCT) -> BlockDCT:
 def test_pixels(selection: Selection, chroma: Chroma, blocks_h: int, blocks_w: int, seed: int) -> None:
     transform = fitted(selection, chroma, seed)
     generator = torch.Generator().manual_seed(seed)
-    picture = torch.randint(0, 256, (3, 8 * blocks_h, 8 * blocks_w), dtype=torch.uint8, generator=generator)
-    channels = CompiledTransform(transform).from_pixels(picture)
-    expected = exact(transform)(picture)
+    image = torch.randint(0, 256, (3, 8 * blocks_h, 8 * blocks_w), dtype=torch.uint8, generator=generator)
+    channels = CompiledTransform(transform).from_pixels(image)
+    expected = exact(transform)(image)
     assert (channels.dtype, channels.shape) == (torch.float32, expected.shape)
     # float32 sums of 64 products of up to 255, divided by the spread.
     tolerance = 2e-3 / transform.std[:, None, None].double()
@@ -65,18 +65,18 @@ def test_coefficients(
     grid = (-(-blocks_h // vertical), -(-blocks_w // horizontal))
     blue, red = (100 * torch.randn(*grid, 8, 8, generator=generator) for _ in range(2))
     is_grey = sampling == "grayscale"
-    picture = JpegCoefficients(
+    image = JpegCoefficients(
         luma, None if is_grey else blue, None if is_grey else red, sampling, (), (8 * blocks_h, 8 * blocks_w)
     )
-    channels = CompiledTransform(transform).from_coefficients(picture)
-    precise = picture.with_planes(tuple(plane.double() for plane in picture.planes))
+    channels = CompiledTransform(transform).from_coefficients(image)
+    precise = image.with_planes(tuple(plane.double() for plane in image.planes))
     expected = exact(transform).from_coefficients(precise)
     assert (channels.dtype, channels.shape) == (torch.float32, expected.shape)
     tolerance = 1e-3 / transform.std[:, None, None].double()
     assert bool(((channels - expected).abs() <= tolerance).all())
 
 
-def test_parts_of_pictures_are_views() -> None:
+def test_parts_of_images_are_views() -> None:
     """Planes that are not contiguous."""
     whole = read_jpeg(encode(photo(128, 160), "4:2:0"))
     part = crop(whole, 16, 32, 64, 96)
@@ -84,25 +84,25 @@ def test_parts_of_pictures_are_views() -> None:
     copied = part.with_planes(tuple(plane.clone() for plane in part.planes))
     transform = CompiledTransform(BlockDCT(24))
     assert torch.equal(transform.from_coefficients(part), transform.from_coefficients(copied))
-    picture = torch.randint(0, 256, (32, 48, 3), dtype=torch.uint8)
+    image = torch.randint(0, 256, (32, 48, 3), dtype=torch.uint8)
     assert torch.equal(
-        transform.from_pixels(picture.permute(2, 0, 1)), transform.from_pixels(picture.permute(2, 0, 1).contiguous())
+        transform.from_pixels(image.permute(2, 0, 1)), transform.from_pixels(image.permute(2, 0, 1).contiguous())
     )
 
 
 def test_statistics_are_those_of_the_call() -> None:
     module = BlockDCT(24)
     transform = CompiledTransform(module)
-    picture = torch.randint(0, 256, (3, 16, 16), dtype=torch.uint8)
-    before = transform.from_pixels(picture)
+    image = torch.randint(0, 256, (3, 16, 16), dtype=torch.uint8)
+    before = transform.from_pixels(image)
     module.mean.fill_(3)
     module.std.fill_(2)
-    torch.testing.assert_close(transform.from_pixels(picture), (before - 3) / 2, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(transform.from_pixels(image), (before - 3) / 2, rtol=1e-4, atol=1e-3)
     assert (module.mean == 3).all(), "it is only read"
 
 
 @pytest.mark.parametrize(
-    "picture",
+    "image",
     [
         torch.zeros(3, 16, 16),
         torch.zeros(1, 16, 16, dtype=torch.uint8),
@@ -110,9 +110,9 @@ def test_statistics_are_those_of_the_call() -> None:
         torch.zeros(3, 16, 16, dtype=torch.uint8, device="meta"),
     ],
 )
-def test_other_pictures_are_refused(picture: torch.Tensor) -> None:
-    with pytest.raises(ArgumentError, match=r"expected a uint8 picture \(3, height, width\) on the CPU"):
-        CompiledTransform(BlockDCT(6)).from_pixels(picture)
+def test_other_images_are_refused(image: torch.Tensor) -> None:
+    with pytest.raises(ArgumentError, match=r"expected a uint8 image \(3, height, width\) on the CPU"):
+        CompiledTransform(BlockDCT(6)).from_pixels(image)
 
 
 @pytest.mark.parametrize("size", [(12, 16), (16, 4), (0, 16)])
@@ -123,16 +123,16 @@ def test_incomplete_blocks_are_refused(size: tuple[int, int]) -> None:
 
 def test_other_coefficients_are_refused() -> None:
     transform = CompiledTransform(BlockDCT(6))
-    picture = read_jpeg(encode(photo(16, 16)))
+    image = read_jpeg(encode(photo(16, 16)))
     for other in (
-        picture.with_planes(tuple(plane.double() for plane in picture.planes)),
-        picture.to("meta"),
+        image.with_planes(tuple(plane.double() for plane in image.planes)),
+        image.to("meta"),
         read_jpeg(encode(photo(16, 17))),
     ):
         with pytest.raises(ArgumentError, match="expected float32 coefficients on the CPU of sides"):
             transform.from_coefficients(other)
-    with pytest.raises(ArgumentError, match="expected an upright picture, got EXIF orientation 3"):
-        transform.from_coefficients(dataclasses.replace(picture, orientation=3))
+    with pytest.raises(ArgumentError, match="expected an upright image, got EXIF orientation 3"):
+        transform.from_coefficients(dataclasses.replace(image, orientation=3))
 
 
 def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,18 +8,18 @@ from tailcut.errors import ArgumentError, DataError
 from tailcut.inputs.jpeg.coefficients import JpegCoefficients
 from tailcut.inputs.stem.ycbcr import YCbCrPixels
 from tailcut.inputs.transform.block_dct import BlockDCT
-from tailcut.inputs.transform.input_transform import InputTransform, check_pictures, compute_type, input_transform_of
+from tailcut.inputs.transform.input_transform import InputTransform, check_images, compute_type, input_transform_of
 
 
 class Halves(InputTransform):
-    """Two channels: a picture's first one, and nothing."""
+    """Two channels: an image's first one, and nothing."""
 
     def __init__(self) -> None:
         super().__init__(2)
 
-    def unnormalized(self, pictures: Tensor | JpegCoefficients) -> Tensor:
-        assert isinstance(pictures, Tensor)
-        first = pictures[..., :1, :, :]
+    def unnormalized(self, images: Tensor | JpegCoefficients) -> Tensor:
+        assert isinstance(images, Tensor)
+        first = images[..., :1, :, :]
         return torch.cat([first, 0 * first], dim=-3)
 
 
@@ -28,7 +28,7 @@ def test_the_base_cannot_be_made() -> None:
         InputTransform(3)  # type: ignore[abstract]
 
 
-def test_fit_measures_over_all_pictures() -> None:
+def test_fit_measures_over_all_images() -> None:
     """The oracle is torch's own mean and spread of everything at once."""
     batches = [torch.rand(3, 3, 4, 5, dtype=torch.float64) * 9 + 100, torch.rand(2, 3, 8, 2, dtype=torch.float64)]
     values = torch.cat([batch[:, 0].flatten() for batch in batches])
@@ -39,16 +39,16 @@ def test_fit_measures_over_all_pictures() -> None:
     assert transform.statistics(batches).count == len(values)
 
 
-def test_the_spread_of_the_pictures_means_is_another() -> None:
-    """What the published constants are: the pixels of a picture differ much more than the means of pictures."""
-    pictures = torch.rand(6, 3, 8, 8, dtype=torch.float64)
-    transform = Halves().double().fit(pictures.split(4), over="pictures")
-    means = pictures[:, 0].mean(dim=(1, 2))
+def test_the_spread_of_the_images_means_is_another() -> None:
+    """What the published constants are: the pixels of an image differ much more than the means of images."""
+    images = torch.rand(6, 3, 8, 8, dtype=torch.float64)
+    transform = Halves().double().fit(images.split(4), over="images")
+    means = images[:, 0].mean(dim=(1, 2))
     torch.testing.assert_close(transform.mean[0], means.mean())
     torch.testing.assert_close(transform.std[0], means.std(correction=0))
-    assert transform.std[0] < 0.2 * Halves().double().fit([pictures]).std[0]
-    with pytest.raises(ArgumentError, match="over must be one of pixels, pictures, got 'planes'"):
-        transform.fit([pictures], over="planes")
+    assert transform.std[0] < 0.2 * Halves().double().fit([images]).std[0]
+    with pytest.raises(ArgumentError, match="over must be one of pixels, images, got 'planes'"):
+        transform.fit([images], over="planes")
 
 
 def test_nothing_to_fit() -> None:
@@ -70,21 +70,21 @@ def test_the_transform_of_a_network() -> None:
 
 
 def test_types_and_shapes() -> None:
-    assert check_pictures(torch.zeros(3, 1, 1, dtype=torch.uint8))
-    assert not check_pictures(torch.zeros(2, 3, 1, 1, dtype=torch.float16))
+    assert check_images(torch.zeros(3, 1, 1, dtype=torch.uint8))
+    assert not check_images(torch.zeros(2, 3, 1, 1, dtype=torch.float16))
     with pytest.raises(ArgumentError, match="int64"):
-        check_pictures(torch.zeros(3, 4, 4, dtype=torch.int64))
+        check_images(torch.zeros(3, 4, 4, dtype=torch.int64))
     for shape in ((3, 4), (1, 4, 4), (3, 0, 4)):
         with pytest.raises(ArgumentError, match="height, width"):
-            check_pictures(torch.zeros(shape))
+            check_images(torch.zeros(shape))
     assert [compute_type(dtype) for dtype in (torch.float64, torch.bfloat16)] == [torch.float64, torch.float32]
 
 
 def test_floats_of_0_to_255_and_arrays_are_told() -> None:
-    pictures: Any = torch.rand(2, 3, 16, 16)
+    images: Any = torch.rand(2, 3, 16, 16)
     block = BlockDCT()
     with pytest.raises(ArgumentError, match=r"expected floats of 0 to 1, got up to .*uint8"):
-        block(pictures * 255)
-    block(pictures * 1.5)
+        block(images * 255)
+    block(images * 1.5)
     with pytest.raises(ArgumentError, match=r"got ndarray; .*torch\.from_numpy"):
-        block(pictures.numpy())
+        block(images.numpy())

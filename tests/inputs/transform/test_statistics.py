@@ -42,11 +42,11 @@ def test_merging_is_like_seeing_both(cut: int) -> None:
     torch.testing.assert_close(merged.std, whole.std)
 
 
-def test_the_spread_is_of_numbers_not_of_means_per_picture() -> None:
-    """Pictures of equal means still spread; the published constants are spreads of such means."""
-    picture = torch.tensor([[-1.0, 1.0], [1.0, -1.0]]).expand(5, 1, 2, 2)
-    statistics = ChannelStatistics(1).update(picture)
-    assert picture.mean((-2, -1)).std() == 0
+def test_the_spread_is_of_numbers_not_of_means_per_image() -> None:
+    """Images of equal means still spread; the published constants are spreads of such means."""
+    image = torch.tensor([[-1.0, 1.0], [1.0, -1.0]]).expand(5, 1, 2, 2)
+    statistics = ChannelStatistics(1).update(image)
+    assert image.mean((-2, -1)).std() == 0
     assert statistics.std.item() == 1
 
 

@@ -61,7 +61,7 @@ def test_a_schedule_has_one_target_and_one_speed(section: dict[str, Any], messag
         ({"detection": {}}, "a detector"),
     ],
 )
-def test_what_takes_no_batch_of_pictures_has_no_standardized_start(extra: dict[str, Any], kind: str) -> None:
+def test_what_takes_no_batch_of_images_has_no_standardized_start(extra: dict[str, Any], kind: str) -> None:
     wanted = {**SMALLEST, "regularization": {"num_kept": 5, "initialization": "standardized"}}
     assert Recipe.model_validate(wanted).regularization is not None
     with pytest.raises(ValidationError, match=f"'standardized' runs the network .* {kind} cannot be run so"):

@@ -5,13 +5,13 @@ from tailcut.errors import RecipeError
 from tailcut.training.recipe.sections import AugmentationSection, CoarseSection, DataSection
 
 
-def test_defaults_change_no_picture(make_recipe: MakeRecipe) -> None:
+def test_defaults_change_no_image(make_recipe: MakeRecipe) -> None:
     assert make_recipe().data == DataSection(name="digits", holdout=200, batch_size=64)
     assert DataSection(name="digits").augmentation == AugmentationSection(shift=0, flip=False)
     assert DataSection(name="digits").coarse is None
 
 
-def test_coarse_pictures(make_recipe: MakeRecipe) -> None:
+def test_coarse_images(make_recipe: MakeRecipe) -> None:
     assert make_recipe("data.coarse.fraction=0.5").data.coarse == CoarseSection(factor=2, fraction=0.5)
     assert make_recipe("data.coarse={ factor = 4, fraction = 0.9 }").data.coarse == CoarseSection(
         factor=4, fraction=0.9

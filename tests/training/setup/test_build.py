@@ -9,7 +9,7 @@ import torch
 from tailcut.data import open_dataset, split_off
 from tailcut.errors import RecipeError
 from tailcut.format import save
-from tailcut.structure import create_model, picture_size
+from tailcut.structure import create_model, image_size
 from tailcut.training.recipe.schema import LrScheduleSection, OptimizerSection, Recipe
 from tailcut.training.setup.build import (
     build_model,
@@ -19,7 +19,7 @@ from tailcut.training.setup.build import (
     hold_out,
     load_teacher,
     lr_factor,
-    note_picture_size,
+    note_image_size,
     set_precision,
 )
 from tailcut.weights import kept_counts, to_dense, truncated_tensors
@@ -143,7 +143,7 @@ def test_batches_must_fit_the_data_and_the_processes(make_recipe: MakeRecipe) ->
         check_data(make_recipe("training.loss=dice_bce"), train, 1)
 
 
-def test_pictures_are_held_out_as_the_recipe_says(make_recipe: MakeRecipe) -> None:
+def test_images_are_held_out_as_the_recipe_says(make_recipe: MakeRecipe) -> None:
     digits = open_dataset("digits", "train")
     train, held_out = hold_out(make_recipe(), digits)
     assert held_out is not None
@@ -181,19 +181,19 @@ def test_a_missing_teacher_names_its_key(make_recipe: MakeRecipe) -> None:
 
 def test_a_classifier_is_told_a_size_that_is_not_its_familys(make_recipe: MakeRecipe) -> None:
     recipe, model = make_recipe(), create_model("lenet5")
-    note_picture_size(recipe, model, open_dataset("digits@14", "train"))
-    assert picture_size(model) == (14, 14)
-    note_picture_size(recipe, model, open_dataset("digits", "train"))
-    assert picture_size(model) is None
+    note_image_size(recipe, model, open_dataset("digits@14", "train"))
+    assert image_size(model) == (14, 14)
+    note_image_size(recipe, model, open_dataset("digits", "train"))
+    assert image_size(model) is None
 
 
-@pytest.mark.parametrize(("num_pictures", "told"), [(64 * 12, True), (64 * 13, False)])
+@pytest.mark.parametrize(("num_images", "told"), [(64 * 12, True), (64 * 13, False)])
 def test_few_steps_are_told(
-    num_pictures: int, told: bool, make_recipe: MakeRecipe, caplog: pytest.LogCaptureFixture
+    num_images: int, told: bool, make_recipe: MakeRecipe, caplog: pytest.LogCaptureFixture
 ) -> None:
     digits = open_dataset("digits", "train")
-    train = split_off(digits, len(digits) - num_pictures)[0]
-    assert check_data(make_recipe(), train, 1) == num_pictures // 64
+    train = split_off(digits, len(digits) - num_images)[0]
+    assert check_data(make_recipe(), train, 1) == num_images // 64
     assert ("4 epochs of 12 steps are 48 steps in all" in caplog.text) is told
     caplog.clear()
     check_data(make_recipe("start.file=zoo:a"), train, 1)

@@ -95,8 +95,8 @@ def test_a_schedule_cuts_both() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("model={ name = 'vae' }", "model.name: vae makes no pictures of codes; dcgan_generator does"),
-        ("model.arguments.out_channels=3", r"reads pictures .* like \(1, 1, 64, 64\), the generator makes \(1, 3, 64"),
+        ("model={ name = 'vae' }", "model.name: vae makes no images of codes; dcgan_generator does"),
+        ("model.arguments.out_channels=3", r"reads images .* like \(1, 1, 64, 64\), the generator makes \(1, 3, 64"),
         ("generation.discriminator.name=lenet", "unknown model 'lenet'"),
         ("regularization.num_kept={ 'generator.main.99.weight' = 5 }", "main.99.weight"),
     ],
@@ -131,15 +131,15 @@ def test_the_loss_must_be_that_of_the_network() -> None:
     check_generative(other, create_model("lenet300"), digits)
 
 
-def test_pictures_must_be_of_the_networks_shape() -> None:
+def test_images_must_be_of_the_networks_shape() -> None:
     def blank(*shape: int) -> InMemoryDataset:
-        pictures = torch.zeros(2, *shape, dtype=torch.uint8)
-        return InMemoryDataset("blank", "train", pictures, torch.zeros(2).long(), ["a"])
+        images = torch.zeros(2, *shape, dtype=torch.uint8)
+        return InMemoryDataset("blank", "train", images, torch.zeros(2).long(), ["a"])
 
     recipe = small_recipe("training.loss=vae", "generation=", "model={ name = 'vae' }")
     model = create_model("vae", hidden=4)
     check_generative(recipe, model, blank(1, 28, 28))
     with pytest.raises(RecipeError, match="of 1 channel; blank has 3"):
         check_generative(recipe, model, blank(3, 28, 28))
-    with pytest.raises(RecipeError, match=r"vae reads pictures \(1, 1, 28, 28\), got \(1, 32, 32\)"):
+    with pytest.raises(RecipeError, match=r"vae reads images \(1, 1, 28, 28\), got \(1, 32, 32\)"):
         check_generative(recipe, model, blank(1, 32, 32))

@@ -26,10 +26,10 @@ FUSED_HERE = COMPILED if is_installed() else FUSED
 def test_small_layers_train_densely_and_wide_ones_with_small_corners_fused(make_recipe: MakeRecipe) -> None:
     recipe = make_recipe()
     model = create_model("unet", widths=(64, 128), bias=False)
-    pictures = torch.zeros(2, 3, 64, 64)
+    images = torch.zeros(2, 3, 64, 64)
     regularize(model, num_kept=33)
-    assert choose_execution(recipe, model, pictures) == FUSED_HERE
-    assert choose_execution(recipe, model, pictures[:, :, :4, :4]) == "dense"
+    assert choose_execution(recipe, model, images) == FUSED_HERE
+    assert choose_execution(recipe, model, images[:, :, :4, :4]) == "dense"
 
 
 def test_the_question_changes_nothing(make_recipe: MakeRecipe) -> None:
@@ -37,9 +37,9 @@ def test_the_question_changes_nothing(make_recipe: MakeRecipe) -> None:
     regularize(model, num_kept=33)
     model.eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    pictures = torch.rand(2, 3, 64, 64)
+    images = torch.rand(2, 3, 64, 64)
     state = torch.get_rng_state()
-    choose_execution(make_recipe(), model, pictures)
+    choose_execution(make_recipe(), model, images)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
     assert not model.training
@@ -47,18 +47,18 @@ def test_the_question_changes_nothing(make_recipe: MakeRecipe) -> None:
 
 def test_the_recipe_has_the_last_word(make_recipe: MakeRecipe) -> None:
     model = create_model("lenet300")
-    pictures = torch.zeros(4, 1, 28, 28)
-    assert choose_execution(make_recipe("training.execution=fused"), model, pictures) == FUSED_HERE
+    images = torch.zeros(4, 1, 28, 28)
+    assert choose_execution(make_recipe("training.execution=fused"), model, images) == FUSED_HERE
     regularize(model, num_kept=5)
-    assert choose_execution(make_recipe("training.execution=dense"), model, pictures) == "dense"
+    assert choose_execution(make_recipe("training.execution=dense"), model, images) == "dense"
 
 
 def test_mixed_precision_and_plain_networks_train_densely(make_recipe: MakeRecipe) -> None:
     model = create_model("unet", widths=(64, 128), bias=False)
-    pictures = torch.zeros(2, 3, 64, 64)
-    assert choose_execution(make_recipe(), model, pictures) == "dense"
+    images = torch.zeros(2, 3, 64, 64)
+    assert choose_execution(make_recipe(), model, images) == "dense"
     regularize(model, num_kept=33)
-    assert choose_execution(make_recipe("training.precision=bf16"), model, pictures) == "dense"
+    assert choose_execution(make_recipe("training.precision=bf16"), model, images) == "dense"
 
 
 def test_fused_needs_coefficients_and_full_precision(make_recipe: MakeRecipe, recipe_text: str) -> None:
@@ -144,8 +144,8 @@ def test_a_resumed_training_keeps_its_decision(
     assert [line["execution"] for line in lines] == ["fused", "fused"]
 
 
-def test_pictures_that_do_not_fit_are_one_clear_error(make_recipe: MakeRecipe) -> None:
+def test_images_that_do_not_fit_are_one_clear_error(make_recipe: MakeRecipe) -> None:
     model = create_model("resnet20")
     regularize(model, num_kept=20)
-    with pytest.raises(ArgumentError, match=r"cannot take pictures of shape \(4, 1, 28, 28\): .*channels"):
+    with pytest.raises(ArgumentError, match=r"cannot take images of shape \(4, 1, 28, 28\): .*channels"):
         choose_execution(make_recipe(), model, torch.zeros(4, 1, 28, 28))

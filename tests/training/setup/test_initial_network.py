@@ -55,8 +55,8 @@ epochs = 1
 @pytest.fixture
 def colours() -> InMemoryDataset:
     generator = torch.Generator().manual_seed(0)
-    pictures = torch.randint(0, 256, (24, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    return InMemoryDataset("colours", "train", pictures, torch.arange(24) % 10, [str(number) for number in range(10)])
+    images = torch.randint(0, 256, (24, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    return InMemoryDataset("colours", "train", images, torch.arange(24) % 10, [str(number) for number in range(10)])
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_a_start_is_made_once(run: Run, colours: InMemoryDataset) -> None:
 
 
 def test_the_stem_gives_way_to_measured_channels(run: Run, colours: InMemoryDataset) -> None:
-    text = '[inputs]\nchannels = 6\nfirst = "layer1"\ngate = true\nstatistics_pictures = 24'
+    text = '[inputs]\nchannels = 6\nfirst = "layer1"\ngate = true\nstatistics_images = 24'
     model = started(recipe_of(text), run, colours)
     transform = transform_of(model)
     assert transform is not None
@@ -118,19 +118,19 @@ def test_the_stem_gives_way_to_measured_channels(run: Run, colours: InMemoryData
 def test_pixels_of_other_colours_are_measured_packed_and_predicted(
     run: Run, colours: InMemoryDataset, tmp_path: Path
 ) -> None:
-    recipe = recipe_of('[inputs]\npixels = "ycbcr"\nstatistics_pictures = 24')
+    recipe = recipe_of('[inputs]\npixels = "ycbcr"\nstatistics_images = 24')
     assert parse_recipe(to_toml(recipe), source="again") == recipe
     model = started(recipe, run, colours).eval()
     transform = input_transform_of(model)
     assert isinstance(transform, YCbCrPixels)
-    pictures = colours.batch(range(24))[0]
-    assert (transform(pictures).mean((0, 2, 3)).abs() < 1e-4).all()
+    images = colours.batch(range(24))[0]
+    assert (transform(images).mean((0, 2, 3)).abs() < 1e-4).all()
     save(model, tmp_path / "model.tailcut")
-    pixels = (255 * pictures[0]).round().to(torch.uint8).permute(1, 2, 0)
-    Image.fromarray(pixels.numpy()).save(tmp_path / "picture.png")
-    (found,) = predict_file(tmp_path / "model.tailcut", [tmp_path / "picture.png"], device="cpu").predictions
+    pixels = (255 * images[0]).round().to(torch.uint8).permute(1, 2, 0)
+    Image.fromarray(pixels.numpy()).save(tmp_path / "image.png")
+    (found,) = predict_file(tmp_path / "model.tailcut", [tmp_path / "image.png"], device="cpu").predictions
     with torch.no_grad():
-        probabilities = model(transform(pictures[:1])).softmax(1)[0]
+        probabilities = model(transform(images[:1])).softmax(1)[0]
     assert (found["class"], found["probability"]) == (
         int(probabilities.argmax()),
         pytest.approx(float(probabilities.max())),
@@ -207,9 +207,9 @@ def test_a_start_under_no_data_root_is_missing_data(run: Run, colours: InMemoryD
     assert not run.start.exists()
 
 
-def test_a_network_of_grey_pictures_has_no_other_colours(run: Run, colours: InMemoryDataset) -> None:
+def test_a_network_of_grey_images_has_no_other_colours(run: Run, colours: InMemoryDataset) -> None:
     recipe = recipe_of('[inputs]\npixels = "ycbcr"', "model.name=lenet5", "model.arguments=")
-    with pytest.raises(RecipeError, match="inputs: lenet5 does not read pictures of three channels"):
+    with pytest.raises(RecipeError, match="inputs: lenet5 does not read images of three channels"):
         make_start(recipe, run, colours)
 
 
@@ -244,7 +244,7 @@ def test_pruned_regularised_trained_and_packed(make_recipe: MakeRecipe, recipe_t
     assert result.metrics["accuracy"] > 0.6
 
 
-@pytest.mark.parametrize("setting", ["optimizer.ema_decay=0.9", "training.statistics_pictures=20"])
+@pytest.mark.parametrize("setting", ["optimizer.ema_decay=0.9", "training.statistics_images=20"])
 def test_norms_are_measured_for_the_parameters_that_are_packed(
     setting: str, colours: InMemoryDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -316,7 +316,7 @@ def test_a_truncated_network_is_trained_on_and_cut_further(tmp_path: Path) -> No
 
 
 def test_a_network_of_channels_trains_resumes_and_evaluates_from_its_file(run: Run, colours: InMemoryDataset) -> None:
-    text = '[inputs]\nchannels = 12\nfirst = "layer1"\nchroma = "full"\nstatistics_pictures = 24'
+    text = '[inputs]\nchannels = 12\nfirst = "layer1"\nchroma = "full"\nstatistics_images = 24'
     model = started(recipe_of(text), run, colours)
     again = load(run.start)
     figures = [evaluate(network, colours, batch_size=8) for network in (model.eval(), again)]
@@ -327,7 +327,7 @@ def test_norms_behind_a_gate_are_measured_as_it_evaluates(
     colours: InMemoryDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(base, "open_dataset", lambda *_, **__: colours)
-    text = '[inputs]\nchannels = 6\nfirst = "layer1"\ngate = true\nchroma = "full"\nstatistics_pictures = 24'
+    text = '[inputs]\nchannels = 6\nfirst = "layer1"\ngate = true\nchroma = "full"\nstatistics_images = 24'
     recipe = recipe_of(text, "data.batch_size=8", "optimizer.ema_decay=0.5")
     train(recipe, tmp_path / "run", machines=Machines("cpu"))
     packed = load(tmp_path / "run" / "model.tailcut")

@@ -57,7 +57,7 @@ def test_a_standardized_start_is_measured_on_one_batch(make_recipe: Callable[...
     standardize_start(recipe, model, dataset)
     with torch.no_grad():
         outputs = model.eval()(dataset.batch(range(len(dataset)))[0])
-    assert float(outputs.var(0).mean()) == pytest.approx(1, rel=0.3)  # the batch was 64 of those pictures
+    assert float(outputs.var(0).mean()) == pytest.approx(1, rel=0.3)  # the batch was 64 of those images
 
 
 def test_another_start_is_not_measured(make_recipe: Callable[..., Recipe]) -> None:

@@ -16,25 +16,25 @@ MakeRecipe = Callable[..., Recipe]
 
 
 @pytest.mark.parametrize(
-    ("overrides", "num_pictures", "expected"),
+    ("overrides", "num_images", "expected"),
     [
         ((), 64 * 20, (64, 0)),  # twenty steps tell enough of themselves
-        ((), 64 * 20 - 1, (64, 20)),  # nearly all pictures, in 20 batches of nearly 64
+        ((), 64 * 20 - 1, (64, 20)),  # nearly all images, in 20 batches of nearly 64
         (("data.batch_size=32",), 60, (30, 2)),
         (("data.batch_size=32",), 33, (17, 2)),
         (("data.batch_size=32",), 32, (32, 1)),
         (("optimizer.ema_decay=0.9",), 64 * 100, (64, 20)),
-        (("training.statistics_pictures=100",), 64 * 100, (64, 2)),
-        (("training.statistics_pictures=100000",), 64 * 100, (64, 100)),
-        (("training.statistics_pictures=1", "data.batch_size=10"), 55, (10, 1)),
+        (("training.statistics_images=100",), 64 * 100, (64, 2)),
+        (("training.statistics_images=100000",), 64 * 100, (64, 100)),
+        (("training.statistics_images=1", "data.batch_size=10"), 55, (10, 1)),
     ],
 )
-def test_how_many_pictures_are_measured(
-    overrides: tuple[str, ...], num_pictures: int, expected: tuple[int, int], make_recipe: MakeRecipe
+def test_how_many_images_are_measured(
+    overrides: tuple[str, ...], num_images: int, expected: tuple[int, int], make_recipe: MakeRecipe
 ) -> None:
     recipe = make_recipe(*overrides)
-    assert batches_for_norms(recipe, nn.Linear(1, 1), num_pictures)[1] == expected[1]
-    assert expected[1] == 0 or batches_for_norms(recipe, nn.Linear(1, 1), num_pictures) == expected
+    assert batches_for_norms(recipe, nn.Linear(1, 1), num_images)[1] == expected[1]
+    assert expected[1] == 0 or batches_for_norms(recipe, nn.Linear(1, 1), num_images) == expected
 
 
 SMALL = """
@@ -65,10 +65,10 @@ def test_a_small_folder_is_learnt(
         for number in range(3):
             folder = tmp_path / "colours" / split / "rgb"[number]
             folder.mkdir(parents=True)
-            for picture in range(num):
+            for image in range(num):
                 pixels = rng.integers(0, 160, (16, 16, 3), dtype=np.uint8)
                 pixels[:, :, number] += 80
-                Image.fromarray(pixels).save(folder / f"{picture}.png")
+                Image.fromarray(pixels).save(folder / f"{image}.png")
     if not measured:
         monkeypatch.setattr(norm_statistics, "FEW_STEPS", 0)
     accuracy = train(parse_recipe(SMALL, source="small.toml"), tmp_path / "run", roots=tmp_path).metrics["accuracy"]

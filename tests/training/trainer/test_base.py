@@ -325,7 +325,7 @@ def test_bfloat16_autocast_trains(make_recipe: MakeRecipe, tmp_path: Path) -> No
     ("model", "message"),
     [
         ('name = "lenet5"\narguments = { num_classes = 9 }', r"digits has 10 classes.* gives \(64, 9\)"),
-        ('name = "resnet20"', r"the network cannot take pictures of shape \(64, 1, 28, 28\): .*channels"),
+        ('name = "resnet20"', r"the network cannot take images of shape \(64, 1, 28, 28\): .*channels"),
     ],
 )
 def test_a_network_that_does_not_fit_the_data_is_told(
@@ -339,7 +339,7 @@ def test_a_network_that_does_not_fit_the_data_is_told(
 
 
 def write_masks(root: Path) -> None:
-    """Ten pictures of 32 x 32 with their masks, as the data set carvana lies there."""
+    """Ten images of 32 x 32 with their masks, as the data set carvana lies there."""
     for split, seeds in (("train", range(8)), ("test", range(8, 10))):
         for kind in ("images", "masks"):
             (root / "carvana" / split / kind).mkdir(parents=True)
@@ -347,8 +347,8 @@ def write_masks(root: Path) -> None:
             mask = np.zeros((32, 32), dtype=np.uint8)
             mask[seed : seed + 12, 5:20] = 255
             Image.fromarray(mask).save(root / "carvana" / split / "masks" / f"{seed}.png")
-            picture = np.stack([mask // 2 + 60, mask, 255 - mask], axis=2)
-            Image.fromarray(picture).save(root / "carvana" / split / "images" / f"{seed}.png")
+            image = np.stack([mask // 2 + 60, mask, 255 - mask], axis=2)
+            Image.fromarray(image).save(root / "carvana" / split / "images" / f"{seed}.png")
 
 
 def test_masks_are_learned(recipe_text: str, tmp_path: Path) -> None:
@@ -369,7 +369,7 @@ def test_masks_are_learned(recipe_text: str, tmp_path: Path) -> None:
 COARSE = "data.coarse.fraction=0.6"
 
 
-def test_pictures_are_coarse_in_the_first_epochs(
+def test_images_are_coarse_in_the_first_epochs(
     recipe_text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_masks(tmp_path)
@@ -404,15 +404,15 @@ def test_pictures_are_coarse_in_the_first_epochs(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ([COARSE], r"cannot take pictures of shape \(64, 1, 14, 14\) \(2 times smaller by data.coarse\)"),
-        ([COARSE, "data.coarse.factor=29"], "data.coarse.factor: must be at most 28, a side of the pictures, got 29"),
+        ([COARSE], r"cannot take images of shape \(64, 1, 14, 14\) \(2 times smaller by data.coarse\)"),
+        ([COARSE, "data.coarse.factor=29"], "data.coarse.factor: must be at most 28, a side of the images, got 29"),
         (
             [COARSE, "model={ name = 'vae' }", "training.loss=vae"],
             "data.coarse: has no meaning for training.loss 'vae'",
         ),
     ],
 )
-def test_coarse_pictures_that_do_not_fit(overrides: list[str], message: str, recipe_text: str, tmp_path: Path) -> None:
+def test_coarse_images_that_do_not_fit(overrides: list[str], message: str, recipe_text: str, tmp_path: Path) -> None:
     with pytest.raises(TailcutError, match=message):
         train(parse_recipe(recipe_text, source="coarse", overrides=overrides), tmp_path / "run", progress=False)
 

@@ -12,7 +12,7 @@ from tests.small_coco import SCENES, TINY, write_coco
 from torch import nn
 
 import tailcut
-from tailcut.data import open_dataset, picture_size
+from tailcut.data import image_size, open_dataset
 from tailcut.errors import RecipeError, TrainingError
 from tailcut.evaluation.detection import evaluate_detector
 from tailcut.inputs.detection.detectors import Detector
@@ -95,7 +95,7 @@ def test_a_run_leaves_everything_its_folder_promises(
     assert [line["epoch"] for line in lines] == [1, 2]
     assert set(result.metrics) >= {"box_AP", "box_AP50", "mask_AP"}
     assert "loss_mask" in caplog.text
-    assert "measured the mean and spread of the channels on 2 pictures" in caplog.text
+    assert "measured the mean and spread of the channels on 2 images" in caplog.text
 
     packed = tailcut.load(run.model)
     dataset: Any = open_dataset("coco", "val2017", roots=root)
@@ -140,13 +140,13 @@ def test_an_averaged_detector_has_statistics_of_its_own(root: Path, tmp_path: Pa
     means: list[torch.Tensor] = []
     first.register_forward_pre_hook(lambda _, inputs: means.append(inputs[0].mean((0, 2, 3))))
     with torch.no_grad():
-        for picture, _ in dataset:
-            packed([picture])
+        for image, _ in dataset:
+            packed([image])
     assert torch.allclose(first.running_mean, torch.stack(means).mean(0), atol=1e-5)
 
 
 def test_it_learns(tmp_path: Path) -> None:
-    """A small detector finds the objects of two pictures, which it sees again and again."""
+    """A small detector finds the objects of two images, which it sees again and again."""
     scenes = SCENES[1:3]
     root = write_coco(tmp_path / "data", "train2017", scenes=scenes * 8)
     write_coco(root, "val2017", scenes=scenes)
@@ -157,7 +157,7 @@ def test_it_learns(tmp_path: Path) -> None:
     assert result.metrics["box_AP50"] > 0.5
 
 
-def test_real_pictures_from_training_to_drawing(coco_root: Path, tmp_path: Path) -> None:
+def test_real_images_from_training_to_drawing(coco_root: Path, tmp_path: Path) -> None:
     source, folder = coco_root / "coco", tmp_path / "coco"
     content = json.loads((source / "annotations" / "instances_train2017.json").read_text())
     content["images"] = content["images"][:5]
@@ -173,7 +173,7 @@ def test_real_pictures_from_training_to_drawing(coco_root: Path, tmp_path: Path)
     assert {"box_AP", "box_APL", "mask_AP", "mask_APL"} <= set(result.metrics)
     photo = folder / "val2017" / content["images"][0]["file_name"]
     report = predict_objects_file(tmp_path / "run" / "model.tailcut", [photo], tmp_path / "out", device="cpu")
-    assert picture_size(report.predictions[0]["drawing"]) == picture_size(photo)
+    assert image_size(report.predictions[0]["drawing"]) == image_size(photo)
 
 
 def save_backbone(path: Path, channels: int) -> nn.Module:

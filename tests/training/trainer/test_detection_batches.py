@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.small_coco import HEIGHT, WIDTH, write_coco
 
 from tailcut.data import CocoDataset, open_dataset
-from tailcut.training.trainer.detection_batches import PictureNumbers, is_mirrored, mirror, training_example
+from tailcut.training.trainer.detection_batches import ImageNumbers, is_mirrored, mirror, training_example
 
 
 @pytest.fixture
@@ -17,22 +17,22 @@ def small(tmp_path: Path) -> CocoDataset:
     return dataset
 
 
-def test_numbers_stand_for_pictures(small: CocoDataset) -> None:
-    numbers = PictureNumbers(small)
+def test_numbers_stand_for_images(small: CocoDataset) -> None:
+    numbers = ImageNumbers(small)
     assert len(numbers) == 4
     assert numbers.task == "detection"
-    pictures, targets = numbers.batch(torch.tensor([2, 0]))
-    assert pictures.tolist() == targets.tolist() == [2, 0]
+    images, targets = numbers.batch(torch.tensor([2, 0]))
+    assert images.tolist() == targets.tolist() == [2, 0]
     with pytest.raises(IndexError):
         numbers[4]
 
 
 def test_an_example_and_its_mirror_image(small: CocoDataset) -> None:
-    picture, target = training_example(small, 0, masks=True, mirrored=False)
-    assert picture.shape == (3, HEIGHT, WIDTH)
+    image, target = training_example(small, 0, masks=True, mirrored=False)
+    assert image.shape == (3, HEIGHT, WIDTH)
     assert target["boxes"].tolist() == [[8, 10, 48, 40], [60, 20, 84, 60]]
     turned, moved = training_example(small, 0, masks=True, mirrored=True)
-    assert torch.equal(turned, picture.flip(2))
+    assert torch.equal(turned, image.flip(2))
     assert moved["boxes"].tolist() == [[WIDTH - 48, 10, WIDTH - 8, 40], [WIDTH - 84, 20, WIDTH - 60, 60]]
     assert moved["labels"].tolist() == [1, 3]
     for box, mask in zip(moved["boxes"].int().tolist(), moved["masks"], strict=True):
@@ -44,14 +44,14 @@ def test_an_example_and_its_mirror_image(small: CocoDataset) -> None:
 
 def test_mirrored_twice_is_the_same(small: CocoDataset) -> None:
     for index in range(4):
-        picture, target = training_example(small, index, masks=True, mirrored=False)
-        again, same = mirror(*mirror(picture, target))
-        assert torch.equal(again, picture)
+        image, target = training_example(small, index, masks=True, mirrored=False)
+        again, same = mirror(*mirror(image, target))
+        assert torch.equal(again, image)
         assert all(torch.equal(same[key], target[key]) for key in target)
 
 
 @given(st.integers(0, 1000), st.integers(0, 100))
-def test_the_coin_depends_on_seed_epoch_and_picture_alone(seed: int, epoch: int) -> None:
+def test_the_coin_depends_on_seed_epoch_and_image_alone(seed: int, epoch: int) -> None:
     coins = [is_mirrored(0.5, seed=seed, epoch=epoch, index=index) for index in range(200)]
     torch.rand(3)
     assert coins == [is_mirrored(0.5, seed=seed, epoch=epoch, index=index) for index in range(200)]

@@ -90,8 +90,8 @@ def test_steps_are_those_of_two_optimizers_by_hand(tmp_path: Path) -> None:
     torch.manual_seed(generator_of(3, 0, 1).initial_seed())
     digits = open_dataset("digits", "train").part(0, 64)
     settings: dict[str, Any] = {"batch_size": 16, "seed": 3, "epoch": 0, "augmentation": AugmentationSection()}
-    for pictures, *_ in batches_of_an_epoch(digits, **settings):
-        real = 2 * interpolate(pictures, size=(64, 64), mode="bilinear", antialias=True) - 1
+    for images, *_ in batches_of_an_epoch(digits, **settings):
+        real = 2 * interpolate(images, size=(64, 64), mode="bilinear", antialias=True) - 1
         made = generator(torch.randn(16, 6))
         right = binary_cross_entropy(discriminator(real).sigmoid(), torch.ones(16, 1))
         wrong = binary_cross_entropy(discriminator(made.detach()).sigmoid(), torch.zeros(16, 1))
@@ -193,7 +193,7 @@ def test_a_step_of_the_recipes_that_ship(name: str, num_kept: int, tmp_path: Pat
     assert result.metrics.keys() == {"fid"}
 
 
-def test_the_averaged_generator_has_statistics_of_its_own_pictures(tmp_path: Path) -> None:
+def test_the_averaged_generator_has_statistics_of_its_own_images(tmp_path: Path) -> None:
     """Its running statistics are those of one pass with the averaged numbers, not of the numbers that trained."""
     recipe = small_recipe("optimizer.ema_decay=0.9", "optimizer.lr=0.01", *DENSE, "pack.other_codec=float32")
     train(recipe, tmp_path / "run")
@@ -206,7 +206,7 @@ def test_the_averaged_generator_has_statistics_of_its_own_pictures(tmp_path: Pat
     random = torch.Generator().manual_seed(recipe.training.seed)
     before = {name: {key: x.clone() for key, x in norm.named_buffers()} for name, norm in norms.items()}
     with torch.no_grad():
-        for _ in range(64 // 16):  # as many as there are pictures
+        for _ in range(64 // 16):  # as many as there are images
             generator(torch.randn(16, 6, generator=random))
     assert norms
     for name, buffers in before.items():

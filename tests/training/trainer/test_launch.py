@@ -142,10 +142,10 @@ def test_a_recipe_of_the_users_own_in_the_folder_is_kept(make_recipe: MakeRecipe
     assert run.recipe.read_text() == own
 
 
-def test_broken_pictures_are_counted_at_the_end(
+def test_broken_images_are_counted_at_the_end(
     make_recipe: MakeRecipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One of 16 training pictures and one of the test are broken: an error that names the key, or two left out."""
+    """One of 16 training images and one of the test are broken: an error that names the key, or two left out."""
     for split in ("train", "val"):
         for number, name in enumerate(("rose", "tulip")):
             (tmp_path / "flowers" / split / name).mkdir(parents=True)
@@ -161,5 +161,5 @@ def test_broken_pictures_are_counted_at_the_end(
     result = train(make_recipe(*words, "training.epochs=1", "data.on_error='skip'"), tmp_path / "run", roots=tmp_path)
     assert result.split_sizes == {"train": 15, "test": 15}
     last = caplog.messages[-1]
-    assert last.startswith("left out 2 pictures that cannot be read: cannot use the picture")
+    assert last.startswith("left out 2 images that cannot be read: cannot use the image")
     assert last in Run(tmp_path / "run").log.read_text()

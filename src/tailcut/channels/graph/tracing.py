@@ -344,7 +344,7 @@ class _Tracer(TorchDispatchMode):
 
 
 def _is_mask(x: Tensor) -> bool:
-    """Whether it has one number for each picture, as the masks of drop path do."""
+    """Whether it has one number for each image, as the masks of drop path do."""
     return x.ndim > 1 and x.numel() == x.shape[0]
 
 

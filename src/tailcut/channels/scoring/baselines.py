@@ -6,8 +6,8 @@
 | `l2`       | L2 norm of its filter                                        | the same, as usual later                 |
 | `fpgm`     | sum of the distances of its filter to the layer's others     | He et al. 2019, FPGM                     |
 | `bn_scale` | size of the scale of the batch norm behind it                | Liu et al. 2017, Network Slimming        |
-| `apoz`     | part of its map that is not zero, mean over pictures         | Hu et al. 2016, Network Trimming         |
-| `hrank`    | rank of its map, mean over pictures                          | Lin et al. 2020, HRank                   |
+| `apoz`     | part of its map that is not zero, mean over images         | Hu et al. 2016, Network Trimming         |
+| `hrank`    | rank of its map, mean over images                          | Lin et al. 2020, HRank                   |
 | `random`   | a random number                                              |                                          |
 """
 

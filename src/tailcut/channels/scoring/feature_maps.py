@@ -87,7 +87,7 @@ def as_maps(output: Tensor, axis: int) -> Tensor:
     Args:
         output: of a 2-D convolution (batch, channels, height, width), taken as it is; of a 1-D one (batch, channels,
             length), maps of height 1; of a 3-D one (batch, channels, depth, height, width), where each slice is taken
-            as a picture of its own; of a linear layer (batch, ..., channels), maps of height 1 of what lies between.
+            as an image of its own; of a linear layer (batch, ..., channels), maps of height 1 of what lies between.
         axis: the axis of the channels, 1 or -1.
 
     Returns:
@@ -234,7 +234,7 @@ class MapFollower(TorchFunctionMode):
 
 
 def _goes_on(part: _Part, x: Tensor, result: Any) -> bool:
-    """Whether the result has the pictures and the channels of `x`, as what works channel by channel leaves them."""
+    """Whether the result has the images and the channels of `x`, as what works channel by channel leaves them."""
     if not isinstance(result, Tensor) or result.ndim != x.ndim or len(result) != len(x):
         return False
     return result.shape[part.axis] == x.shape[part.axis]

@@ -90,7 +90,7 @@ class Formula:
         )
 
     def combine(self, spectral: Tensor, dist: Tensor, frequency: Tensor, spatial: Tensor) -> Tensor:
-        """The score from its parts, or from their means over pictures: equation 12 is linear in them.
+        """The score from its parts, or from their means over images: equation 12 is linear in them.
 
         Args:
             spectral: equation 7.
@@ -180,10 +180,10 @@ def _chunks(maps: Tensor) -> Iterator[Tensor]:
     _, channels, height, width = maps.shape
     limit = CHUNK_ON_CPU * torch.get_num_threads() if maps.device.type == "cpu" else CHUNK_ELSEWHERE
     num = max(1, limit // (height * width))
-    # Contiguous maps are only seen another way; of others, as many pictures are copied at a time as a chunk holds.
-    num_pictures = len(maps) if maps.is_contiguous() else num // channels
-    for pictures in maps.split(max(1, num_pictures)):
-        yield from pictures.contiguous().flatten(0, 1).split(num)
+    # Contiguous maps are only seen another way; of others, as many images are copied at a time as a chunk holds.
+    num_images = len(maps) if maps.is_contiguous() else num // channels
+    for images in maps.split(max(1, num_images)):
+        yield from images.contiguous().flatten(0, 1).split(num)
 
 
 def _as_number(name: str, value: object) -> float:

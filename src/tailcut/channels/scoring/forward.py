@@ -136,7 +136,7 @@ def layer_maps(model: nn.Module, inputs: Tensor, layer: str) -> Tensor:
 def inputs_of(
     loader: Iterable[Any], num_batches: int | None, model: nn.Module, choose: Choose | None = None
 ) -> Iterator[Inputs]:
-    """What the network takes of the first batches, on its device; batches without pictures are left out.
+    """What the network takes of the first batches, on its device; batches without images are left out.
 
     Args:
         loader: yields batches.

@@ -1,4 +1,4 @@
-"""Pictures of scores: the sorted scores of layers (figure 1 of the paper), and maps that score high and low."""
+"""Images of scores: the sorted scores of layers (figure 1 of the paper), and maps that score high and low."""
 
 import io
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ def draw_scores(scores: Scores, path: str | Path, *, layers: Sequence[str] | Non
 
     Args:
         scores: of any method.
-        path: the picture to write.
+        path: the image to write.
         layers: which; at most 12 spread over the network when None.
 
     Raises:
@@ -59,22 +59,22 @@ def draw_scores(scores: Scores, path: str | Path, *, layers: Sequence[str] | Non
 
 def draw_maps(
     model: nn.Module,
-    picture: Tensor,
+    image: Tensor,
     layer: str,
     path: str | Path,
     *,
     formula: Formula | None = None,
     num_maps: int = 5,
 ) -> None:
-    """Draw a layer's highest and lowest scored maps of one picture as a PNG. The model is not changed.
+    """Draw a layer's highest and lowest scored maps of one image as a PNG. The model is not changed.
 
     Above the maps, below each the size of its DCT coefficients (logarithmic), block by block, and its score.
 
     Args:
         model: a network.
-        picture: one input, (1, channels, height, width).
+        image: one input, (1, channels, height, width).
         layer: name of a convolution whose maps have two axes.
-        path: the picture to write.
+        path: the image to write.
         formula: how maps are scored; the paper's when None.
         num_maps: how many of either kind.
 
@@ -82,17 +82,15 @@ def draw_maps(
         ArgumentError: there is no such layer, it did not run, or the input is no batch of one.
         MissingExtraError: matplotlib is not installed.
     """
-    _write(show_maps(model, picture, layer, formula=formula, num_maps=num_maps), path)
+    _write(show_maps(model, image, layer, formula=formula, num_maps=num_maps), path)
 
 
-def show_maps(
-    model: nn.Module, picture: Tensor, layer: str, *, formula: Formula | None = None, num_maps: int = 5
-) -> Any:
+def show_maps(model: nn.Module, image: Tensor, layer: str, *, formula: Formula | None = None, num_maps: int = 5) -> Any:
     """The matplotlib figure that `draw_maps` writes; arguments and errors are the same. The model is not changed."""
     formula = formula or Formula()
-    maps = layer_maps(model, picture, layer)
+    maps = layer_maps(model, image, layer)
     if len(maps) != 1:
-        raise ArgumentError(f"maps are drawn of one picture, got {len(maps)}")
+        raise ArgumentError(f"maps are drawn of one image, got {len(maps)}")
     values = map_scores(maps, formula)[0].cpu()
     order = values.argsort(descending=True, stable=True)
     num = min(num_maps, len(order))

@@ -18,7 +18,7 @@ Method = Literal["spectral", "l1", "l2", "fpgm", "apoz", "bn_scale", "hrank", "r
 Measure = Callable[[Tensor], tuple[Tensor, ...]]
 
 SPECTRAL, NORM_SCALE, RANDOM = "spectral", "bn_scale", "random"
-NUM_BATCHES = 5  # the published code's, of 128 pictures
+NUM_BATCHES = 5  # the published code's, of 128 images
 METHODS = (SPECTRAL, *WEIGHT_MEASURES, *MAP_MEASURES, NORM_SCALE, RANDOM)
 
 

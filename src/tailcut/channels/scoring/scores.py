@@ -30,7 +30,7 @@ class Scores(dict[str, Tensor]):
     Attributes:
         method: how they were found: `spectral`, `l1`, ...
         settings: the settings of the method, as plain values.
-        num_images: over how many pictures they are means (of all processes together); 0 if they are of weights only.
+        num_images: over how many images they are means (of all processes together); 0 if they are of weights only.
         parts: for the method `spectral`, layer name -> the means of the parts of its score; else empty.
         left: layers that were not scored, and why.
         fallback: scored layers that nobody named, linear ones over tokens: for `prune` they count only for channels
@@ -57,7 +57,7 @@ class Scores(dict[str, Tensor]):
         self.fallback = frozenset(fallback)
 
     def combined(self, formula: Formula) -> "Scores":
-        """The same pictures' scores by another weight of the spatial part or other components, without a new pass.
+        """The same images' scores by another weight of the spatial part or other components, without a new pass.
 
         Args:
             formula: its variant, block size and sigma must be those of these scores.

@@ -35,7 +35,7 @@ class Call:
             network: what is called.
             args: by place.
             kwargs: by name.
-            pixels: the first tensor is RGB pictures, which the network's own transform makes its input.
+            pixels: the first tensor is RGB images, which the network's own transform makes its input.
 
         Raises:
             ArgumentError: `network.forward` has no such arguments, or one is neither a tensor nor made of tensors,

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from tailcut.errors import ArgumentError, MissingExtraError
 from tailcut.files import write_atomically
-from tailcut.inputs.stem.replace import picture_shape
+from tailcut.inputs.stem.replace import image_shape
 from tailcut.printing import Report, table
 from tailcut.structure import as_metadata, example_shape, without_views
 from tailcut.weights import TruncatedTensor, to_dense, truncated_tensors
@@ -114,14 +114,14 @@ def export_onnx(
         path: the file to write, whole or not at all.
         example_input: a tensor, or a tuple of arguments for a network with several inputs, batch first; ones of the
             registered shape for a registered model when neither this nor `example_kwargs` is given. At a batch of 1 the
-            picture is taken twice for tracing. Each tensor in it becomes an input, also in lists, tuples and dicts;
+            image is taken twice for tracing. Each tensor in it becomes an input, also in lists, tuples and dicts;
             None, numbers and strings stay as they are.
         example_kwargs: arguments by keyword, beside those of `example_input`.
         opset: version of ONNX's operators, from 18.
         dynamic: let every size of the inputs vary that the network lets vary (the report says which: for example
             "batch", "height"). An axis of size 1 in the example never varies, the batch excepted.
         pixels: put the network's own input transform into the graph, if it reads frequency channels or YCbCr: its input
-            is then "pixels", RGB pictures (batch, 3, height, width) of 0 to 1, as is `example_input`.
+            is then "pixels", RGB images (batch, 3, height, width) of 0 to 1, as is `example_input`.
         tell: is told each stage when it begins, for example `print`.
 
     Returns:
@@ -195,7 +195,7 @@ def _example(model: nn.Module, example_input: Any, example_kwargs: Any, *, pixel
                 "tensors) of a shape that the network takes, batch first; or example_kwargs, arguments by name"
             )
         if pixels:
-            shape = (shape[0], *(picture_shape(model) or shape[1:]))
+            shape = (shape[0], *(image_shape(model) or shape[1:]))
         like = next(model.parameters(), torch.empty(0))
         return (torch.ones(shape, dtype=like.dtype, device=like.device),)
     example = tuple(example_input) if isinstance(example_input, (tuple, list)) else (example_input,)

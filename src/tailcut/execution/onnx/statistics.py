@@ -9,7 +9,7 @@ from tailcut.execution.onnx.weights import WeightNodes
 def compute_statistics_exactly(graph: ir.Graph, nodes: WeightNodes) -> None:
     """Write batch norm over computed statistics in a form that keeps its digits (changes the graph).
 
-    Runtimes add up one number after the other, and compute batch norm as x s + (b - mean s). Over a large picture
+    Runtimes add up one number after the other, and compute batch norm as x s + (b - mean s). Over a large image
     this is off by a thousandth. Here means are taken axis by axis, and x - mean is squared and scaled. Batch norm
     over stored statistics is left as it is.
 

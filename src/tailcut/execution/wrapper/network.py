@@ -370,7 +370,7 @@ def _example(model: nn.Module, example_input: Any) -> tuple[Any, ...] | None:
     parameter = next(model.parameters(), None)
     if shape is None or parameter is None or parameter.is_meta:
         return None
-    # Batch norm in training refuses a single number per channel, which the last map of one picture may be.
+    # Batch norm in training refuses a single number per channel, which the last map of one image may be.
     batch = 2 if model.training else shape[0]
     return (torch.zeros((batch, *shape[1:]), dtype=parameter.dtype, device=parameter.device),)
 

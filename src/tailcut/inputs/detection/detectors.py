@@ -27,11 +27,11 @@ BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101")
 READS = ("dct", "rgb")
 NORMS = ("frozen", "batch")
 NUM_STAGES = 4
-TRIAL_SIDE = 64  # pixels of the picture on which the stem is found: the smallest that all stages halve
+TRIAL_SIDE = 64  # pixels of the image on which the stem is found: the smallest that all stages halve
 MAX_WIDTH = 1 << 16
 GATE_LOSS = "loss_gate"
 
-Pictures = Sequence[Tensor | str | Path] | Tensor
+Images = Sequence[Tensor | str | Path] | Tensor
 
 
 class Detector(nn.Module):
@@ -40,15 +40,15 @@ class Detector(nn.Module):
     Base of `FasterRCNN` and `MaskRCNN`. The parts are torchvision's, and so are the names of the tensors: with
     `reads="rgb"` the weights of its detectors fit.
 
-    In training a call gives the losses by name, to be added up; in evaluation what was found in each picture: `boxes`
-    float (objects, 4) as left, top, right, bottom in pixels of the picture, `labels` int64 (objects,), `scores`
+    In training a call gives the losses by name, to be added up; in evaluation what was found in each image: `boxes`
+    float (objects, 4) as left, top, right, bottom in pixels of the image, `labels` int64 (objects,), `scores`
     (objects,), best first, and of Mask R-CNN `masks` float (objects, height, width) in 0..1, to be cut at 0.5.
 
     Args:
         backbone: one of `BACKBONES`.
         channels: the frequency channels, as `Selection.of` takes them.
         num_classes: the classes, of which 0 is the background; COCO's category numbers need 91.
-        min_size: length of the shorter side of a picture in pixels of RGB; the DCT is of a picture twice as large. The
+        min_size: length of the shorter side of an image in pixels of RGB; the DCT is of an image twice as large. The
             paper's 1600 x 2666 is 800 and 1333.
         max_size: what its longer side has at most.
         reads: "dct", or "rgb" for the usual network, to compare with.
@@ -56,13 +56,13 @@ class Detector(nn.Module):
             scratch.
         frozen_stages: the weights of so many stages of the backbone are not trained, the stem counting to the first;
             a gate always is.
-        gate: choose channels for each picture by a `FrequencyGate`; it needs batches of two pictures or more.
+        gate: choose channels for each image by a `FrequencyGate`; it needs batches of two images or more.
         gate_strength: what the mean probability of its channels counts in the loss (the paper's lambda).
         score_threshold: what is less likely than this is not reported.
         width: channels of the backbone's first stage.
         pyramid_channels: of all maps of the pyramid, and of the mask head.
         head_features: width of the two layers of the box head.
-        proposals: regions per picture that the region proposal network hands on in evaluation; twice as many in
+        proposals: regions per image that the region proposal network hands on in evaluation; twice as many in
             training.
         regions: of these so many are taken for the losses of the heads.
 
@@ -135,26 +135,26 @@ class Detector(nn.Module):
         """The gate before the backbone; None without."""
         return next((module for module in self.body.modules() if isinstance(module, FrequencyGate)), None)
 
-    def forward(self, pictures: Pictures, targets: Sequence[Target] | None = None) -> Any:
+    def forward(self, images: Images, targets: Sequence[Target] | None = None) -> Any:
         """See the class.
 
         Args:
-            pictures: RGB pictures, (3, height, width) each, float in 0..1, of any sizes; or paths of PNG or JPEG
+            images: RGB images, (3, height, width) each, float in 0..1, of any sizes; or paths of PNG or JPEG
                 files; or one tensor (batch, 3, height, width).
-            targets: in training the objects of each picture: `boxes` float (objects, 4) in pixels, `labels` int64
-                (objects,) from 1 on, and for Mask R-CNN `masks` bool or uint8 (objects, height, width). A picture
+            targets: in training the objects of each image: `boxes` float (objects, 4) in pixels, `labels` int64
+                (objects,) from 1 on, and for Mask R-CNN `masks` bool or uint8 (objects, height, width). An image
                 may have none. All on this module's device.
 
         Returns:
-            In training a dict of losses, else a list of one dict per picture.
+            In training a dict of losses, else a list of one dict per image.
 
         Raises:
-            ArgumentError: pictures or targets are not of this form.
+            ArgumentError: images or targets are not of this form.
             DataError: a file cannot be read.
         """
-        tensors = [self._checked(picture) for picture in pictures]
+        tensors = [self._checked(image) for image in images]
         if not tensors:
-            raise ArgumentError("expected at least one picture, got none")
+            raise ArgumentError("expected at least one image, got none")
         if self.training:
             self._check_targets(tensors, targets)
         batch = self.transform(tensors, targets if self.training else None)
@@ -164,28 +164,28 @@ class Detector(nn.Module):
             gate = self.gate
             return losses if gate is None else {**losses, GATE_LOSS: gate.penalty(self.gate_strength)}
         results = []
-        for one, size, picture in zip(found, batch.sizes, tensors, strict=True):
-            original = (picture.shape[1], picture.shape[2])
+        for one, size, image in zip(found, batch.sizes, tensors, strict=True):
+            original = (image.shape[1], image.shape[2])
             result = self.transform.restored(one, size, original)
             if self.has_masks:
                 result["masks"] = parts.whole_masks(result, original)
             results.append(result)
         return results
 
-    def fit(self, pictures: Iterable[Tensor]) -> Self:
-        """Set mean and spread of each channel to those of these pictures, resized (changes the module).
+    def fit(self, images: Iterable[Tensor]) -> Self:
+        """Set mean and spread of each channel to those of these images, resized (changes the module).
 
         Args:
-            pictures: RGB pictures (3, height, width), one by one.
+            images: RGB images (3, height, width), one by one.
 
         Raises:
             ArgumentError: the detector reads RGB.
-            DataError: there are no pictures.
+            DataError: there are no images.
         """
         dct = self.transform.dct
         if dct is None:
             raise ArgumentError("this detector reads RGB, which has fixed statistics: there is nothing to fit")
-        dct.fit(self.transform.resized(self._checked(picture))[None] for picture in pictures)
+        dct.fit(self.transform.resized(self._checked(image))[None] for image in images)
         return self
 
     def load_backbone(self, network: nn.Module) -> Self:
@@ -222,20 +222,20 @@ class Detector(nn.Module):
             dct.load_state_dict(their_dct.state_dict())
         return self
 
-    def _checked(self, picture: Tensor | str | Path) -> Tensor:
-        if isinstance(picture, (str, Path)):
-            return read_pixels(picture).to(self.transform.rgb_mean.device)
-        is_picture = isinstance(picture, Tensor) and picture.ndim == 3 and picture.shape[0] == 3
-        if not is_picture or not picture.is_floating_point() or 0 in picture.shape:
-            what = f"{picture.dtype} {tuple(picture.shape)}" if isinstance(picture, Tensor) else type(picture).__name__
-            raise ArgumentError(f"a detector takes float pictures (3, height, width) in 0..1, got {what}")
-        return picture
+    def _checked(self, image: Tensor | str | Path) -> Tensor:
+        if isinstance(image, (str, Path)):
+            return read_pixels(image).to(self.transform.rgb_mean.device)
+        is_image = isinstance(image, Tensor) and image.ndim == 3 and image.shape[0] == 3
+        if not is_image or not image.is_floating_point() or 0 in image.shape:
+            what = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+            raise ArgumentError(f"a detector takes float images (3, height, width) in 0..1, got {what}")
+        return image
 
-    def _check_targets(self, pictures: Sequence[Tensor], targets: Sequence[Target] | None) -> None:
-        if targets is None or len(targets) != len(pictures):
+    def _check_targets(self, images: Sequence[Tensor], targets: Sequence[Target] | None) -> None:
+        if targets is None or len(targets) != len(images):
             given = "none" if targets is None else len(targets)
-            raise ArgumentError(f"training needs the objects of each of the {len(pictures)} pictures, got {given}")
-        for place, (picture, target) in enumerate(zip(pictures, targets, strict=True)):
+            raise ArgumentError(f"training needs the objects of each of the {len(images)} images, got {given}")
+        for place, (image, target) in enumerate(zip(images, targets, strict=True)):
             num_objects = _check_boxes(target, f"targets[{place}]")
             labels = target["labels"]
             if labels.shape != (num_objects,) or labels.dtype != torch.int64:
@@ -248,7 +248,7 @@ class Detector(nn.Module):
                     f"targets[{place}]: labels must be 1 to {self.num_classes - 1}, got {int(labels.min())} to "
                     f"{int(labels.max())}; give the detector a larger num_classes"
                 )
-            shape = (num_objects, *picture.shape[1:])
+            shape = (num_objects, *image.shape[1:])
             if self.has_masks and ("masks" not in target or target["masks"].shape != shape):
                 masks = tuple(target["masks"].shape) if "masks" in target else "none"
                 raise ArgumentError(f"targets[{place}]: expected masks {shape}, got {masks}")

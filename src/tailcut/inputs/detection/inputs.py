@@ -1,9 +1,9 @@
-"""What a detector does with pictures before its backbone and with its findings after: sizes, channels, coordinates.
+"""What a detector does with images before its backbone and with its findings after: sizes, channels, coordinates.
 
-A detector thinks in the coordinates of the resized RGB picture, whatever it reads. RGB itself goes through a stem of
-stride 4. Frequency channels take its place: they are made of a picture twice as large, with blocks of 8 pixels, so
+A detector thinks in the coordinates of the resized RGB image, whatever it reads. RGB itself goes through a stem of
+stride 4. Frequency channels take its place: they are made of an image twice as large, with blocks of 8 pixels, so
 that their maps are as large as what the stem gives, and strides, anchors and pooling stay as they are (section 4.3
-of the paper: pictures of 1600 x 2666, channels of 200 x 334, the maps of RGB at 800 x 1333).
+of the paper: images of 1600 x 2666, channels of 200 x 334, the maps of RGB at 800 x 1333).
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from tailcut.inputs.transform.block_dct import BlockDCT
 Target = Mapping[str, Tensor]
 Size = tuple[int, int]
 
-STEM_STRIDE = 4  # picture pixels per pixel of the first maps
+STEM_STRIDE = 4  # image pixels per pixel of the first maps
 DCT_ENLARGEMENT = 2  # so that blocks of 8 x 8 pixels have the stem's stride
 SIZE_DIVISOR = 32  # the largest stride of the backbone
 RGB_MEAN = (0.485, 0.456, 0.406)
@@ -31,12 +31,12 @@ RGB_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class DetectorBatch:
-    """Pictures as the backbone takes them.
+    """Images as the backbone takes them.
 
     Attributes:
-        maps: RGB (batch, 3, height, width) or channels (batch, n, height / 4, width / 4), zeros behind each picture.
+        maps: RGB (batch, 3, height, width) or channels (batch, n, height / 4, width / 4), zeros behind each image.
         padded: (height, width) of the batch in the detector's coordinates, multiples of 32.
-        sizes: (height, width) of each picture in these coordinates.
+        sizes: (height, width) of each image in these coordinates.
         targets: the objects in these coordinates; None if there are none.
     """
 
@@ -47,13 +47,13 @@ class DetectorBatch:
 
 
 class DetectorInputs(nn.Module):
-    """Resizes pictures, turns them into normalised channels, and pads them to one size.
+    """Resizes images, turns them into normalised channels, and pads them to one size.
 
-    Each picture is transformed by itself, before it is padded: its channels do not depend on the rest of the batch.
+    Each image is transformed by itself, before it is padded: its channels do not depend on the rest of the batch.
 
     Args:
         dct: the transform; None for RGB, normalised as for ImageNet.
-        min_size: the shorter side of the resized RGB picture, in pixels; the DCT is of a picture twice as large.
+        min_size: the shorter side of the resized RGB image, in pixels; the DCT is of an image twice as large.
         max_size: what its longer side has at most; it wins over `min_size`.
 
     Raises:
@@ -72,72 +72,70 @@ class DetectorInputs(nn.Module):
         self.register_buffer("rgb_mean", torch.tensor(RGB_MEAN)[:, None, None], persistent=False)
         self.register_buffer("rgb_std", torch.tensor(RGB_STD)[:, None, None], persistent=False)
 
-    def forward(self, pictures: Sequence[Tensor], targets: Sequence[Target] | None = None) -> DetectorBatch:
-        """The batch of RGB pictures (3, height, width) in 0..1 on this module's device; nothing given is changed."""
-        sizes = [self.size_of(picture) for picture in pictures]
-        maps = [self._maps(self.resized(picture)) for picture in pictures]
+    def forward(self, images: Sequence[Tensor], targets: Sequence[Target] | None = None) -> DetectorBatch:
+        """The batch of RGB images (3, height, width) in 0..1 on this module's device; nothing given is changed."""
+        sizes = [self.size_of(image) for image in images]
+        maps = [self._maps(self.resized(image)) for image in images]
         stride = 1 if self.dct is None else STEM_STRIDE
         padded = _padded_size(sizes)
         rows, columns = padded[0] // stride, padded[1] // stride
         stacked = torch.stack([pad(one, (0, columns - one.shape[2], 0, rows - one.shape[1])) for one in maps])
         if targets is None:
             return DetectorBatch(stacked, padded, sizes, None)
-        moved = [
-            _moved(target, _size(picture), size) for target, picture, size in zip(targets, pictures, sizes, strict=True)
-        ]
+        moved = [_moved(target, _size(image), size) for target, image, size in zip(targets, images, sizes, strict=True)]
         return DetectorBatch(stacked, padded, sizes, moved)
 
-    def size_of(self, picture: Tensor) -> Size:
-        """(height, width) of a picture in the detector's coordinates: as large as the two limits allow."""
-        height, width = _size(picture)
+    def size_of(self, image: Tensor) -> Size:
+        """(height, width) of an image in the detector's coordinates: as large as the two limits allow."""
+        height, width = _size(image)
         short, long = min(height, width), max(height, width)
         target, side = (
             (self.min_size, short) if self.min_size * long <= self.max_size * short else (self.max_size, long)
         )
         return max(1, height * target // side), max(1, width * target // side)
 
-    def resized(self, picture: Tensor) -> Tensor:
-        """A picture (3, height, width) in the size in which it is read: `size_of`, twice that for the DCT."""
-        height, width = self.size_of(picture)
+    def resized(self, image: Tensor) -> Tensor:
+        """An image (3, height, width) in the size in which it is read: `size_of`, twice that for the DCT."""
+        height, width = self.size_of(image)
         factor = 1 if self.dct is None else DCT_ENLARGEMENT
         size = (factor * height, factor * width)
-        return picture if size == _size(picture) else _interpolated(picture, size)
+        return image if size == _size(image) else _interpolated(image, size)
 
     def restored(self, found: Target, size: Size, original: Size) -> dict[str, Tensor]:
-        """What was found in a picture of `size`, with its boxes in pixels of the `original` size."""
+        """What was found in an image of `size`, with its boxes in pixels of the `original` size."""
         return {**found, "boxes": _moved_boxes(found["boxes"], size, original)}
 
     def extra_repr(self) -> str:
         """The sizes, for `print(model)`."""
         return f"min_size={self.min_size}, max_size={self.max_size}"
 
-    def _maps(self, picture: Tensor) -> Tensor:
+    def _maps(self, image: Tensor) -> Tensor:
         if self.dct is None:
-            return (picture - self.rgb_mean) / self.rgb_std
-        channels: Tensor = self.dct(picture)
+            return (image - self.rgb_mean) / self.rgb_std
+        channels: Tensor = self.dct(image)
         return channels
 
 
 def read_pixels(path: str | Path) -> Tensor:
-    """A picture file upright as RGB, float32 (3, height, width) in 0..1.
+    """An image file upright as RGB, float32 (3, height, width) in 0..1.
 
     Raises:
-        DataError: the file cannot be read or is no picture.
+        DataError: the file cannot be read or is no image.
     """
     try:
         with Image.open(path) as image:
             pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"cannot read the picture {path}: {error}") from error
+        raise DataError(f"cannot read the image {path}: {error}") from error
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
 
-def _size(picture: Tensor) -> Size:
-    return picture.shape[-2], picture.shape[-1]
+def _size(image: Tensor) -> Size:
+    return image.shape[-2], image.shape[-1]
 
 
-def _interpolated(picture: Tensor, size: Size) -> Tensor:
-    return interpolate(picture[None], size=size, mode="bilinear", antialias=True)[0]
+def _interpolated(image: Tensor, size: Size) -> Tensor:
+    return interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
 
 
 def _padded_size(sizes: Sequence[Size]) -> Size:
@@ -146,7 +144,7 @@ def _padded_size(sizes: Sequence[Size]) -> Size:
 
 
 def _moved(target: Target, original: Size, size: Size) -> dict[str, Tensor]:
-    """The objects of a picture that was resized from `original` to `size`."""
+    """The objects of an image that was resized from `original` to `size`."""
     moved = {**target, "boxes": _moved_boxes(target["boxes"], original, size)}
     if "masks" in target and size != original:
         masks = target["masks"]

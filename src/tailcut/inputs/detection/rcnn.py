@@ -91,7 +91,7 @@ def freeze_batch_norm(network: nn.Module) -> None:
 
 
 def whole_masks(found: Mapping[str, Tensor], size: Size) -> Tensor:
-    """Masks of whole pictures, float (objects, height, width) in 0..1, of those found for boxes in pixels."""
+    """Masks of whole images, float (objects, height, width) in 0..1, of those found for boxes in pixels."""
     masks: Tensor = paste_masks_in_image(found["masks"], found["boxes"], size)
     return masks[:, 0]
 
@@ -99,7 +99,7 @@ def whole_masks(found: Mapping[str, Tensor], size: Size) -> Tensor:
 def _pool(side: int) -> nn.Module:
     """RoIAlign over the pyramid, for maps of these strides.
 
-    torchvision guesses the strides, for good, from the first batch it sees, wrongly if that is one small picture in
+    torchvision guesses the strides, for good, from the first batch it sees, wrongly if that is one small image in
     much padding. So it is shown a batch that leaves no doubt.
     """
     pool: nn.Module = MultiScaleRoIAlign([str(place) for place in range(len(STRIDES))], side, sampling_ratio=2)

@@ -1,16 +1,16 @@
-"""Augmentation of JPEG pictures without decoding them: flips, turns, crops, sizes and colours of DCT blocks.
+"""Augmentation of JPEG images without decoding them: flips, turns, crops, sizes and colours of DCT blocks.
 
 Each function gives what the same operation on the samples of every plane gives, but for rounding of floats; nothing
 is clipped to 0..255 on the way. A plane whose side is no multiple of 8 ends in blocks that it fills only in part.
 A flip would bring their padding to the front, so `edges` says what to do:
 
-- "recut" cuts that plane into new blocks: the picture stays whole, and the last sample is repeated behind it. Where
+- "recut" cuts that plane into new blocks: the image stays whole, and the last sample is repeated behind it. Where
   chroma is subsampled and the side is odd, chroma moves by one luma sample (half a chroma sample) against luma.
 - "trim" drops the incomplete blocks first, as `jpegtran -trim` does; up to 7 rows or columns, 15 where chroma is
   subsampled.
 - "error" refuses, as `jpegtran -perfect` does.
 
-The quantisation tables stay those of the file; they are transposed with the picture.
+The quantisation tables stay those of the file; they are transposed with the image.
 """
 
 import dataclasses
@@ -36,187 +36,187 @@ _ROWS, _COLUMNS = 0, 1
 TRANSPOSED, FLIPPED_COLUMNS, FLIPPED_ROWS = {5, 6, 7, 8}, {2, 3, 6, 7}, {3, 4, 7, 8}
 
 
-def flip_horizontal(picture: JpegCoefficients, *, edges: Edges = "recut") -> JpegCoefficients:
-    """Mirror a picture left to right: blocks in reverse, odd horizontal frequencies negated.
+def flip_horizontal(image: JpegCoefficients, *, edges: Edges = "recut") -> JpegCoefficients:
+    """Mirror an image left to right: blocks in reverse, odd horizontal frequencies negated.
 
     Args:
-        picture: it is not changed.
+        image: it is not changed.
         edges: what to do where the width is no multiple of 8 samples in each plane; see the top of this module.
 
     Raises:
         ArgumentError: an unknown `edges`; with "error", an incomplete block; with "trim", no complete one.
     """
-    return _flipped(picture, _COLUMNS, edges)
+    return _flipped(image, _COLUMNS, edges)
 
 
-def flip_vertical(picture: JpegCoefficients, *, edges: Edges = "recut") -> JpegCoefficients:
-    """Mirror a picture top to bottom; arguments and errors as for `flip_horizontal`."""
-    return _flipped(picture, _ROWS, edges)
+def flip_vertical(image: JpegCoefficients, *, edges: Edges = "recut") -> JpegCoefficients:
+    """Mirror an image top to bottom; arguments and errors as for `flip_horizontal`."""
+    return _flipped(image, _ROWS, edges)
 
 
-def transpose(picture: JpegCoefficients) -> JpegCoefficients:
+def transpose(image: JpegCoefficients) -> JpegCoefficients:
     """Swap rows and columns; always exact. 4:2:2 becomes 4:4:0 and the other way round."""
-    luma, *chroma = (plane.transpose(0, 1).transpose(2, 3).contiguous() for plane in picture.planes)
+    luma, *chroma = (plane.transpose(0, 1).transpose(2, 3).contiguous() for plane in image.planes)
     blue, red = chroma or (None, None)
     return dataclasses.replace(
-        picture,
+        image,
         luma=luma,
         chroma_blue=blue,
         chroma_red=red,
-        sampling=_TRANSPOSED_SAMPLING.get(picture.sampling, picture.sampling),
-        quantization=tuple(table.T.contiguous() for table in picture.quantization),
-        size=(picture.size[1], picture.size[0]),
+        sampling=_TRANSPOSED_SAMPLING.get(image.sampling, image.sampling),
+        quantization=tuple(table.T.contiguous() for table in image.quantization),
+        size=(image.size[1], image.size[0]),
     )
 
 
-def rotate90(picture: JpegCoefficients, *, edges: Edges = "recut") -> JpegCoefficients:
-    """Turn a picture by 90 degrees counterclockwise, as `torch.rot90` does; see `flip_vertical`."""
-    return flip_vertical(transpose(picture), edges=edges)
+def rotate90(image: JpegCoefficients, *, edges: Edges = "recut") -> JpegCoefficients:
+    """Turn an image by 90 degrees counterclockwise, as `torch.rot90` does; see `flip_vertical`."""
+    return flip_vertical(transpose(image), edges=edges)
 
 
-def rotate180(picture: JpegCoefficients, *, edges: Edges = "recut") -> JpegCoefficients:
-    """Turn a picture by 180 degrees; see `flip_horizontal`."""
-    return flip_vertical(flip_horizontal(picture, edges=edges), edges=edges)
+def rotate180(image: JpegCoefficients, *, edges: Edges = "recut") -> JpegCoefficients:
+    """Turn an image by 180 degrees; see `flip_horizontal`."""
+    return flip_vertical(flip_horizontal(image, edges=edges), edges=edges)
 
 
-def rotate270(picture: JpegCoefficients, *, edges: Edges = "recut") -> JpegCoefficients:
-    """Turn a picture by 90 degrees clockwise; see `flip_horizontal`."""
-    return flip_horizontal(transpose(picture), edges=edges)
+def rotate270(image: JpegCoefficients, *, edges: Edges = "recut") -> JpegCoefficients:
+    """Turn an image by 90 degrees clockwise; see `flip_horizontal`."""
+    return flip_horizontal(transpose(image), edges=edges)
 
 
-def upright(picture: JpegCoefficients, *, edges: Edges = "recut") -> JpegCoefficients:
-    """Turn a picture as its EXIF orientation says, so that its orientation is 1; see `flip_horizontal`."""
-    turned = dataclasses.replace(picture, orientation=1)
-    turned = transpose(turned) if picture.orientation in TRANSPOSED else turned
-    turned = flip_horizontal(turned, edges=edges) if picture.orientation in FLIPPED_COLUMNS else turned
-    return flip_vertical(turned, edges=edges) if picture.orientation in FLIPPED_ROWS else turned
+def upright(image: JpegCoefficients, *, edges: Edges = "recut") -> JpegCoefficients:
+    """Turn an image as its EXIF orientation says, so that its orientation is 1; see `flip_horizontal`."""
+    turned = dataclasses.replace(image, orientation=1)
+    turned = transpose(turned) if image.orientation in TRANSPOSED else turned
+    turned = flip_horizontal(turned, edges=edges) if image.orientation in FLIPPED_COLUMNS else turned
+    return flip_vertical(turned, edges=edges) if image.orientation in FLIPPED_ROWS else turned
 
 
-def crop(picture: JpegCoefficients, top: int, left: int, height: int, width: int) -> JpegCoefficients:
-    """Cut a part out of a picture; it begins at a block of every plane, and shares the picture's memory.
+def crop(image: JpegCoefficients, top: int, left: int, height: int, width: int) -> JpegCoefficients:
+    """Cut a part out of an image; it begins at a block of every plane, and shares the image's memory.
 
     Args:
-        picture: it is not changed.
+        image: it is not changed.
         top: first row in pixels, a multiple of 8, or of 16 where chroma has half the height.
         left: first column in pixels, likewise.
         height: rows in pixels, any number; where they end inside a block, the whole block is kept.
         width: columns in pixels, likewise.
 
     Raises:
-        ArgumentError: the part is not inside the picture, or does not begin at a block.
+        ArgumentError: the part is not inside the image, or does not begin at a block.
     """
-    rows, columns = picture.size
+    rows, columns = image.size
     if not (0 <= top < top + height <= rows and 0 <= left < left + width <= columns):
         raise ArgumentError(
-            f"expected a part of the picture's {rows} x {columns} pixels, got {height} x {width} at row {top}, "
+            f"expected a part of the image's {rows} x {columns} pixels, got {height} x {width} at row {top}, "
             f"column {left}"
         )
-    units = _unit(picture, _ROWS), _unit(picture, _COLUMNS)
+    units = _unit(image, _ROWS), _unit(image, _COLUMNS)
     if top % units[0] or left % units[1]:
         raise ArgumentError(
-            f"a crop of a {picture.sampling} picture begins at multiples of {units[0]} rows and {units[1]} columns, "
+            f"a crop of a {image.sampling} image begins at multiples of {units[0]} rows and {units[1]} columns, "
             f"got row {top}, column {left}"
         )
     planes = []
-    for index, plane in enumerate(picture.planes):
-        vertical, horizontal = (1, 1) if index == 0 else picture.chroma_factors
+    for index, plane in enumerate(image.planes):
+        vertical, horizontal = (1, 1) if index == 0 else image.chroma_factors
         first_row, first_column = top // (BLOCK_SIZE * vertical), left // (BLOCK_SIZE * horizontal)
         num_rows, num_columns = num_blocks((-(-height // vertical), -(-width // horizontal)))
         planes.append(plane[first_row : first_row + num_rows, first_column : first_column + num_columns])
-    return picture.with_planes(tuple(planes), (height, width))
+    return image.with_planes(tuple(planes), (height, width))
 
 
-def double_size(picture: JpegCoefficients, *, method: Method = "linear") -> JpegCoefficients:
-    """Enlarge a picture by 2 in both directions; see `upsample_blocks` for `method`."""
+def double_size(image: JpegCoefficients, *, method: Method = "linear") -> JpegCoefficients:
+    """Enlarge an image by 2 in both directions; see `upsample_blocks` for `method`."""
 
     def enlarge(plane: Tensor, size: tuple[int, int]) -> Tensor:
         # Interpolation at the end looks at the sample behind it, which must not be padding of the file.
         is_whole = size[0] % BLOCK_SIZE == size[1] % BLOCK_SIZE == 0
         return upsample_blocks(plane if is_whole else recut_blocks(plane, 0, 0, *size), method=method)
 
-    return _resized(picture, (2 * picture.size[0], 2 * picture.size[1]), enlarge)
+    return _resized(image, (2 * image.size[0], 2 * image.size[1]), enlarge)
 
 
-def halve_size(picture: JpegCoefficients) -> JpegCoefficients:
-    """Reduce a picture by 2 in both directions: each new sample is the mean of 2 x 2, of which the last may repeat."""
+def halve_size(image: JpegCoefficients) -> JpegCoefficients:
+    """Reduce an image by 2 in both directions: each new sample is the mean of 2 x 2, of which the last may repeat."""
 
     def reduce(plane: Tensor, size: tuple[int, int]) -> Tensor:
         is_even = size[0] % 2 == size[1] % 2 == 0
         return downsample_blocks(plane if is_even else recut_blocks(plane, 0, 0, *size))
 
-    return _resized(picture, (-(-picture.size[0] // 2), -(-picture.size[1] // 2)), reduce)
+    return _resized(image, (-(-image.size[0] // 2), -(-image.size[1] // 2)), reduce)
 
 
-def adjust_brightness(picture: JpegCoefficients, factor: float) -> JpegCoefficients:
-    """Multiply the picture's RGB values by `factor`, without clipping.
+def adjust_brightness(image: JpegCoefficients, factor: float) -> JpegCoefficients:
+    """Multiply the image's RGB values by `factor`, without clipping.
 
     Args:
-        picture: it is not changed.
-        factor: 0 gives black, 1 the same picture.
+        image: it is not changed.
+        factor: 0 gives black, 1 the same image.
 
     Raises:
         ArgumentError: the factor is negative or not finite.
     """
-    return _scaled(picture, factor, factor, 0.0)
+    return _scaled(image, factor, factor, 0.0)
 
 
-def adjust_contrast(picture: JpegCoefficients, factor: float) -> JpegCoefficients:
-    """Move the picture's RGB values away from its mean luma, without clipping: mean + factor (value - mean).
+def adjust_contrast(image: JpegCoefficients, factor: float) -> JpegCoefficients:
+    """Move the image's RGB values away from its mean luma, without clipping: mean + factor (value - mean).
 
     Args:
-        picture: it is not changed.
-        factor: 0 gives plain grey, 1 the same picture.
+        image: it is not changed.
+        factor: 0 gives plain grey, 1 the same image.
 
     Raises:
         ArgumentError: the factor is negative or not finite.
     """
-    return _scaled(picture, factor, factor, mean_luma(picture))
+    return _scaled(image, factor, factor, mean_luma(image))
 
 
-def adjust_saturation(picture: JpegCoefficients, factor: float) -> JpegCoefficients:
-    """Move the picture's RGB values away from their luma, without clipping: luma stays, chroma is multiplied.
+def adjust_saturation(image: JpegCoefficients, factor: float) -> JpegCoefficients:
+    """Move the image's RGB values away from their luma, without clipping: luma stays, chroma is multiplied.
 
     Args:
-        picture: it is not changed.
-        factor: 0 gives a grey picture, 1 the same picture.
+        image: it is not changed.
+        factor: 0 gives a grey image, 1 the same image.
 
     Raises:
         ArgumentError: the factor is negative or not finite.
     """
-    return _scaled(picture, 1.0, factor, 0.0)
+    return _scaled(image, 1.0, factor, 0.0)
 
 
-def mean_luma(picture: JpegCoefficients) -> float:
+def mean_luma(image: JpegCoefficients) -> float:
     """The mean of all luma samples, 0 to 255 but for what clipping would take away; padding does not count."""
     sums = []
-    for side, blocks in zip(picture.size, picture.luma.shape[:2], strict=True):
+    for side, blocks in zip(image.size, image.luma.shape[:2], strict=True):
         # The sum over the samples of a block, one weight per frequency; the last block may be filled only in part.
-        basis = dct_basis(BLOCK_SIZE, dtype=picture.luma.dtype, device=picture.luma.device)
+        basis = dct_basis(BLOCK_SIZE, dtype=image.luma.dtype, device=image.luma.device)
         weights = basis.sum(1).repeat(blocks, 1)
         weights[-1] = basis[:, : side - BLOCK_SIZE * (blocks - 1)].sum(1)
         sums.append(weights)
-    total = torch.einsum("ijvu,iv,ju->", picture.luma, *sums)
-    return float(total) / (picture.size[0] * picture.size[1]) + LEVEL_SHIFT
+    total = torch.einsum("ijvu,iv,ju->", image.luma, *sums)
+    return float(total) / (image.size[0] * image.size[1]) + LEVEL_SHIFT
 
 
-def _flipped(picture: JpegCoefficients, axis: int, edges: Edges) -> JpegCoefficients:
+def _flipped(image: JpegCoefficients, axis: int, edges: Edges) -> JpegCoefficients:
     if edges not in get_args(Edges):
         raise ArgumentError(f"edges must be {', '.join(map(repr, get_args(Edges)))}, got {edges!r}")
-    unit, side = _unit(picture, axis), picture.size[axis]
+    unit, side = _unit(image, axis), image.size[axis]
     if side % unit and edges == "error":
         name = ("height", "width")[axis]
         raise ArgumentError(
-            f"the {name} of a {picture.sampling} picture must be a multiple of {unit} to be flipped block by block, "
+            f"the {name} of a {image.sampling} image must be a multiple of {unit} to be flipped block by block, "
             f"got {side}; edges='recut' or 'trim' takes any"
         )
     if side % unit and edges == "trim":
         if side < unit:
-            raise ArgumentError(f"a picture of {picture.size} pixels has no complete blocks; use edges='recut'")
-        height, width = picture.size
+            raise ArgumentError(f"an image of {image.size} pixels has no complete blocks; use edges='recut'")
+        height, width = image.size
         kept = side // unit * unit
-        picture = crop(picture, 0, 0, *((kept, width) if axis == _ROWS else (height, kept)))
-    planes = [_flipped_plane(plane, picture.plane_size(i), axis) for i, plane in enumerate(picture.planes)]
-    return picture.with_planes(tuple(planes))
+        image = crop(image, 0, 0, *((kept, width) if axis == _ROWS else (height, kept)))
+    planes = [_flipped_plane(plane, image.plane_size(i), axis) for i, plane in enumerate(image.planes)]
+    return image.with_planes(tuple(planes))
 
 
 def _flipped_plane(plane: Tensor, size: tuple[int, int], axis: int) -> Tensor:
@@ -234,28 +234,28 @@ def _flipped_plane(plane: Tensor, size: tuple[int, int], axis: int) -> Tensor:
     return recut_blocks(flipped, 0, padding, rows, size[_COLUMNS])
 
 
-def _unit(picture: JpegCoefficients, axis: int) -> int:
+def _unit(image: JpegCoefficients, axis: int) -> int:
     """How many pixels the largest block takes along an axis."""
-    return BLOCK_SIZE * picture.chroma_factors[axis]
+    return BLOCK_SIZE * image.chroma_factors[axis]
 
 
 def _resized(
-    picture: JpegCoefficients, size: tuple[int, int], resize: Callable[[Tensor, tuple[int, int]], Tensor]
+    image: JpegCoefficients, size: tuple[int, int], resize: Callable[[Tensor, tuple[int, int]], Tensor]
 ) -> JpegCoefficients:
     planes = []
-    for index, plane in enumerate(picture.planes):
-        vertical, horizontal = (1, 1) if index == 0 else picture.chroma_factors
+    for index, plane in enumerate(image.planes):
+        vertical, horizontal = (1, 1) if index == 0 else image.chroma_factors
         num_rows, num_columns = num_blocks((-(-size[0] // vertical), -(-size[1] // horizontal)))
-        planes.append(resize(plane, picture.plane_size(index))[:num_rows, :num_columns].contiguous())
-    return picture.with_planes(tuple(planes), size)
+        planes.append(resize(plane, image.plane_size(index))[:num_rows, :num_columns].contiguous())
+    return image.with_planes(tuple(planes), size)
 
 
-def _scaled(picture: JpegCoefficients, luma: float, chroma: float, centre: float) -> JpegCoefficients:
+def _scaled(image: JpegCoefficients, luma: float, chroma: float, centre: float) -> JpegCoefficients:
     """Each luma sample becomes centre + luma (sample - centre), each chroma sample is scaled around grey."""
     if not 0 <= luma < math.inf or not 0 <= chroma < math.inf:
         raise ArgumentError(f"factor must be a finite number of at least 0, got {chroma}")
-    first, *others = picture.planes
+    first, *others = image.planes
     first = first * luma
     # Only the constant cosine has a sum; samples are stored minus 128.
     first[..., 0, 0] += (luma - 1) * (LEVEL_SHIFT - centre) * BLOCK_SIZE
-    return picture.with_planes((first, *(plane * chroma for plane in others)))
+    return image.with_planes((first, *(plane * chroma for plane in others)))

@@ -146,7 +146,7 @@ def _check(plane: Tensor, vertical: int = 1, horizontal: int = 1) -> None:
 
 
 def _swapped(plane: Tensor) -> Tensor:
-    """The transpose of the picture: blocks_h with blocks_w, v with u."""
+    """The transpose of the image: blocks_h with blocks_w, v with u."""
     return plane.transpose(-4, -3).transpose(-2, -1)
 
 

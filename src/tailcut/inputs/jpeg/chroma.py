@@ -1,9 +1,9 @@
 """Two-scale chroma: what becomes of a chroma plane that is enlarged by 2, then subsampled 4:2:0 as JPEG does.
 
-The published pipeline gets chroma as fine as luma from an encoder that halves it: it enlarges the picture by 2
-(bilinear) and takes the chroma of the enlarged picture. Enlarging puts 3/4 of a sample and 1/4 of its neighbour at
+The published pipeline gets chroma as fine as luma from an encoder that halves it: it enlarges the image by 2
+(bilinear) and takes the chroma of the enlarged image. Enlarging puts 3/4 of a sample and 1/4 of its neighbour at
 each new place, the encoder takes means of 2 x 2 of these. Together: each sample becomes 1/8, 3/4, 1/8 of itself and its
-neighbours along each axis, the picture repeated at its edges. So nothing need be enlarged; and the cosines of a
+neighbours along each axis, the image repeated at its edges. So nothing need be enlarged; and the cosines of a
 DCT-II are what this smoothing leaves alone but for a factor, so that it can be undone exactly.
 """
 

@@ -19,7 +19,7 @@ LEVEL_SHIFT = 128.0
 
 @dataclass(frozen=True)
 class JpegCoefficients:
-    """The dequantised DCT coefficients of a JPEG picture; `read_jpeg` makes them.
+    """The dequantised DCT coefficients of a JPEG image; `read_jpeg` makes them.
 
     Each plane is float32 (blocks_h, blocks_w, 8, 8), the last two axes (v, u): vertical and horizontal frequency.
     A block is the orthonormal DCT-II of 8 x 8 samples minus 128 (JPEG's level shift), in full-range JFIF YCbCr.
@@ -34,7 +34,7 @@ class JpegCoefficients:
         quantization: the file's quantisation tables, (8, 8) in (v, u), one per component. They tell what was lost;
             the coefficients are already multiplied by them.
         size: (height, width) in pixels.
-        orientation: EXIF orientation, 1 to 8, that is still to be applied to see the picture upright; 1 is upright.
+        orientation: EXIF orientation, 1 to 8, that is still to be applied to see the image upright; 1 is upright.
 
     Raises:
         ArgumentError: the planes do not fit the size, the sampling or one another.
@@ -62,7 +62,7 @@ class JpegCoefficients:
             expected = (*num_blocks(self.plane_size(index)), BLOCK_SIZE, BLOCK_SIZE)
             if not plane.is_floating_point() or tuple(plane.shape) != expected:
                 raise ArgumentError(
-                    f"component {index} of a {self.sampling} picture of {self.size} pixels is floating point "
+                    f"component {index} of a {self.sampling} image of {self.size} pixels is floating point "
                     f"{expected}, got {plane.dtype} {tuple(plane.shape)}"
                 )
 

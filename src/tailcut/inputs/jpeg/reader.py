@@ -21,14 +21,14 @@ def read_jpeg(
     """The coefficients of a JPEG file, multiplied by its quantisation tables and not touched otherwise.
 
     Read are 8-bit Huffman-coded files, baseline, extended and progressive, with or without restart markers, grey or
-    YCbCr in 4:4:4, 4:2:2, 4:2:0 and 4:4:0. What follows the end of the picture is not looked at.
+    YCbCr in 4:4:4, 4:2:2, 4:2:0 and 4:4:0. What follows the end of the image is not looked at.
 
     Args:
         source: a path, or the content of a file.
-        upright: turn the picture as its EXIF orientation says (see `augmentation.upright`); False leaves it as it is
+        upright: turn the image as its EXIF orientation says (see `augmentation.upright`); False leaves it as it is
             stored, and its `orientation` tells how it is to be turned. Where chroma is subsampled and a side that gets
             mirrored is odd, chroma moves by one luma sample (half a chroma sample) against luma.
-        max_pixels: the most pixels that a picture may have. When None, 2^24 (16.8 million), or 16 for each byte of the
+        max_pixels: the most pixels that an image may have. When None, 2^24 (16.8 million), or 16 for each byte of the
             file if that is more.
 
     Returns:
@@ -36,7 +36,7 @@ def read_jpeg(
 
     Raises:
         ArgumentError: `source` is neither a path nor bytes.
-        DataError: the file cannot be read, is no JPEG, is truncated or damaged anywhere up to the end of its picture,
+        DataError: the file cannot be read, is no JPEG, is truncated or damaged anywhere up to the end of its image,
             has more pixels than allowed, or is of another kind (CMYK, YCCK, RGB, 12 bits, lossless, arithmetic
             coding). Damage that leaves a valid file cannot be noticed: JPEG has no checksum.
         MissingExtraError: numba is not installed.
@@ -51,7 +51,7 @@ def read_jpeg(
     blue, red = chroma or (None, None)
     if markers.sampling is None:
         raise ArgumentError("coefficients of any colours cannot be taken apart")
-    picture = JpegCoefficients(
+    image = JpegCoefficients(
         luma,
         blue,
         red,
@@ -60,7 +60,7 @@ def read_jpeg(
         markers.size,
         markers.orientation,
     )
-    return turn_upright(picture) if upright else picture
+    return turn_upright(image) if upright else image
 
 
 def _content(source: str | Path | bytes | bytearray | memoryview) -> tuple[bytes, str]:
@@ -70,9 +70,9 @@ def _content(source: str | Path | bytes | bytearray | memoryview) -> tuple[bytes
     if not isinstance(source, (str, os.PathLike)):
         raise ArgumentError(f"expected a JPEG's path or its bytes, got {type(source).__name__}")
     try:
-        return Path(source).read_bytes(), f"the picture {source}"
+        return Path(source).read_bytes(), f"the image {source}"
     except OSError as error:
-        raise DataError(f"cannot read the picture {source}: {error.strerror or error}") from error
+        raise DataError(f"cannot read the image {source}: {error.strerror or error}") from error
 
 
 def _dequantized(plane: np.ndarray, table: np.ndarray) -> Tensor:

@@ -21,23 +21,23 @@ LOGIT_SPREAD_AT_START = 0.1
 
 @dataclass(frozen=True)
 class GateActivity(Report):
-    """How often a gate opened each of its channels, over a number of pictures.
+    """How often a gate opened each of its channels, over a number of images.
 
     Attributes:
         channels: index of each channel, component * 64 + 8 v + u.
-        num_pictures: how many pictures were seen.
+        num_images: how many images were seen.
         probability: mean probability that the channel is open, one per channel.
-        open_ratio: part of the pictures for which it was open without noise, one per channel.
+        open_ratio: part of the images for which it was open without noise, one per channel.
     """
 
     channels: tuple[int, ...]
-    num_pictures: int
+    num_images: int
     probability: tuple[float, ...]
     open_ratio: tuple[float, ...]
 
     def __str__(self) -> str:
         """One line per component."""
-        lines = [f"{self.num_pictures:,} pictures, {sum(self.open_ratio):.1f} of {len(self.channels)} channels open"]
+        lines = [f"{self.num_images:,} images, {sum(self.open_ratio):.1f} of {len(self.channels)} channels open"]
         for number, name in enumerate(COMPONENT_NAMES):
             own = [
                 ratio
@@ -79,14 +79,14 @@ class GateActivity(Report):
 
 
 class FrequencyGate(nn.Module):
-    """Opens or closes each frequency channel of a picture: learned selection (figure 4 of the paper).
+    """Opens or closes each frequency channel of an image: learned selection (figure 4 of the paper).
 
     Global average pool, 1 x 1 convolution C -> C, batch norm, ReLU, grouped 1 x 1 convolution to two numbers per
     channel (closed, open), and a hard choice between them: the channel is multiplied by 0 or 1. In training the
     choice is a sample of the Gumbel-softmax (straight-through: the forward uses 0 or 1, the backward the
     softmax at `temperature`). The loss of the network gets `gate.penalty(strength)` added.
 
-    - *Dynamic* use: keep the gate; each picture has its own channels.
+    - *Dynamic* use: keep the gate; each image has its own channels.
     - *Static* use: `gate.selection(24, loader=...)` gives the channels that are open most often; train a network on
       these alone.
 
@@ -142,13 +142,13 @@ class FrequencyGate(nn.Module):
         """(batch, C, height, width) to the same shape; keeps `probabilities` of this batch.
 
         Raises:
-            ArgumentError: the number of channels is another one, or a batch of one picture in training, of which
+            ArgumentError: the number of channels is another one, or a batch of one image in training, of which
                 batch norm cannot take statistics.
         """
         if x.ndim != 4 or x.shape[1] != self.num_channels:
             raise ArgumentError(f"the gate expects (batch, {self.num_channels}, height, width), got {tuple(x.shape)}")
         if self.norm.training and x.shape[0] == 1:
-            raise ArgumentError("the gate trains on at least 2 pictures a batch; or freeze it with gate.norm.eval()")
+            raise ArgumentError("the gate trains on at least 2 images a batch; or freeze it with gate.norm.eval()")
         pooled = x.mean(dim=(2, 3), keepdim=True)  # (batch, C, 1, 1)
         pairs = self.logits(self.relu(self.norm(self.mix(pooled)))).float().reshape(-1, self.num_channels, 2)
         margin = pairs[..., 1] - pairs[..., 0]  # (batch, C): the logit of "open"
@@ -198,14 +198,14 @@ class FrequencyGate(nn.Module):
             GateActivity(self.channels.indices, 0, nothing, nothing).top(num_channels)
 
     def reset_activity(self) -> None:
-        """Forget the pictures seen so far (changes the module)."""
+        """Forget the images seen so far (changes the module)."""
         self._seen = _Seen()
 
     def measure(self, loader: Iterable[Any], *, transform: Callable[[Tensor], Tensor] | None = None) -> GateActivity:
         """The activity over a loader, without the network behind the gate. Changes the module's activity only.
 
         Args:
-            loader: batches of channels (batch, C, height, width), or of pictures if there is a `transform`; of a
+            loader: batches of channels (batch, C, height, width), or of images if there is a `transform`; of a
                 tuple or list the first item counts.
             transform: makes channels of a batch.
 
@@ -218,7 +218,7 @@ class FrequencyGate(nn.Module):
             for batch in loader:
                 x = batch[0] if isinstance(batch, (tuple, list)) else batch
                 self(x.to(device) if transform is None else transform(x.to(device)))
-        if self.activity.num_pictures == 0:
+        if self.activity.num_images == 0:
             raise ArgumentError("the loader gives no batch, so the gate has no activity")
         return self.activity
 
@@ -238,11 +238,11 @@ class FrequencyGate(nn.Module):
 
         Raises:
             ArgumentError: see `GateActivity.top` and `measure`.
-            StructureError: no loader, and the gate has seen no picture in evaluation mode.
+            StructureError: no loader, and the gate has seen no image in evaluation mode.
         """
         activity = self.activity if loader is None else self.measure(loader, transform=transform)
-        if activity.num_pictures == 0:
-            raise StructureError("the gate has seen no picture in evaluation mode: give a loader")
+        if activity.num_images == 0:
+            raise StructureError("the gate has seen no image in evaluation mode: give a loader")
         return activity.top(num_channels)
 
     def extra_repr(self) -> str:
@@ -270,22 +270,22 @@ class _LastBatch:
 
 
 class _Seen:
-    """Running sums over the pictures seen in evaluation. No buffers: neither files nor averages keep them."""
+    """Running sums over the images seen in evaluation. No buffers: neither files nor averages keep them."""
 
     def __init__(self) -> None:
-        self._num_pictures = 0
+        self._num_images = 0
         self._sums: Tensor | None = None
 
     def add(self, probabilities: Tensor, is_open: Tensor) -> None:
         sums = torch.stack([probabilities.sum(0), is_open.to(probabilities.dtype).sum(0)])
-        self._num_pictures += probabilities.shape[0]
+        self._num_images += probabilities.shape[0]
         self._sums = sums if self._sums is None else self._sums.to(sums.device) + sums
 
     def activity(self, channels: tuple[int, ...]) -> GateActivity:
         if self._sums is None:
             return GateActivity(channels, 0, (0.0,) * len(channels), (0.0,) * len(channels))
-        probability, open_ratio = (self._sums / self._num_pictures).tolist()
-        return GateActivity(channels, self._num_pictures, tuple(probability), tuple(open_ratio))
+        probability, open_ratio = (self._sums / self._num_images).tolist()
+        return GateActivity(channels, self._num_images, tuple(probability), tuple(open_ratio))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return type(self)()

@@ -21,7 +21,7 @@ SELECTION_BYTES = NUM_CHANNELS // 8
 MAX_MODULES = 1 << 12
 MAX_WIDTH = 1 << 16
 MAX_SIDE = 64
-MAX_MAP_SIZE = 1 << 10  # a picture of 8,192 pixels a side: whoever tries a file on its example takes no more
+MAX_MAP_SIZE = 1 << 10  # an image of 8,192 pixels a side: whoever tries a file on its example takes no more
 # Numbers in files: only ever append.
 CHROMA: tuple[Chroma, ...] = ("two_scale", "full")
 PADDING: tuple[Padding, ...] = ("edge", "error")
@@ -89,7 +89,7 @@ class ReplaceStemEdit(Edit):
         resized: layers that take another number of channels.
         projections: shortcuts that do.
         settings: changed strides, counts of pixels, and shortcuts switched off.
-        map_size: height and width of the channels of an example picture.
+        map_size: height and width of the channels of an example image.
     """
 
     number = 2
@@ -173,7 +173,7 @@ class ReplaceStemEdit(Edit):
         )
 
     def example_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of an example input: channels in the place of pictures of `shape`, (batch, 3, height, width)."""
+        """Shape of an example input: channels in the place of images of `shape`, (batch, 3, height, width)."""
         return (shape[0], self.selection.num_channels, *self.map_size)
 
     def within(self, part: str) -> Self:

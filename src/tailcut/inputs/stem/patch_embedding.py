@@ -41,7 +41,7 @@ def convert_patch_embedding(
     shift, cosines and both normalisations (the network's and the transform's) go into its weights and bias.
 
     That is exact with all 192 channels and chroma in full (4:4:4). Frequencies that are not selected count as zero.
-    With two-scale chroma it is exact for pictures whose chroma the smoothing by 1/8, 3/4, 1/8 leaves alone: grey ones
+    With two-scale chroma it is exact for images whose chroma the smoothing by 1/8, 3/4, 1/8 leaves alone: grey ones
     and flat colours; others lose their finest chroma. The change is recorded, so that files restore it.
 
     Args:
@@ -170,7 +170,7 @@ def _tried(trial: nn.Module, edit: ReplaceStemEdit, place: str) -> tuple[int, in
     side = getattr(owner, "image_size", None)
     like = surgery.like_model(trial)
     pixels = noise((1, 3, side, side), like) if type(side) is int else example_of(trial)
-    trace = run(trial, pixels, what="an example picture")
+    trace = run(trial, pixels, what="an example image")
     early = modules_before(trial, trace, place, inclusive=True) if place in trace.starts else []
     if early != [place]:
         raise StructureError(

@@ -19,7 +19,7 @@ from tailcut.inputs.stem.trial import found, noise
 from tailcut.inputs.transform.block_dct import BlockDCT
 from tailcut.inputs.transform.input_transform import InputTransform, input_transform_of
 from tailcut.printing import Report, table
-from tailcut.structure import Edit, add_edit, base_of, example_shape, family, picture_size, record_of
+from tailcut.structure import Edit, add_edit, base_of, example_shape, family, image_size, record_of
 from tailcut.transform.block import BLOCK_SIZE
 
 _log = logging.getLogger(__name__)
@@ -37,18 +37,18 @@ class StemReport(Report):
     Attributes:
         num_channels: channels that it reads.
         chroma: how they are made, "two_scale" or "full".
-        picture_size: height and width of the picture, in pixels.
+        image_size: height and width of the image, in pixels.
         map_size: height and width of the channels.
         removed: modules that gave way.
         gate: whether a gate chooses among the channels.
         changed: layers that take other channels or have another stride, and shortcuts that became projections.
         num_parameters: of the network.
-        macs: multiply-accumulate operations for one picture, without those of the transform.
+        macs: multiply-accumulate operations for one image, without those of the transform.
     """
 
     num_channels: int
     chroma: str
-    picture_size: tuple[int, int]
+    image_size: tuple[int, int]
     map_size: tuple[int, int]
     removed: tuple[str, ...]
     gate: bool
@@ -58,9 +58,9 @@ class StemReport(Report):
 
     def __str__(self) -> str:
         """A table for people."""
-        (height, width), (rows, columns) = self.picture_size, self.map_size
+        (height, width), (rows, columns) = self.image_size, self.map_size
         rows_of_table = [
-            ("picture", f"{height} x {width}"),
+            ("image", f"{height} x {width}"),
             ("channels", f"{self.num_channels} x {rows} x {columns}, {self.chroma} chroma{', gated' * self.gate}"),
             ("removed", _listed(self.removed)),
             *(("changed" if place == 0 else "", what) for place, what in enumerate(self.changed or ("nothing",))),
@@ -79,7 +79,7 @@ def replace_stem(
     strides: str | Mapping[str, int] = "paper",
     gate: bool | float = False,
     example_input: Tensor | None = None,
-    picture_size: int | tuple[int, int] | None = None,
+    image_size: int | tuple[int, int] | None = None,
 ) -> nn.Module:
     """Make a network read frequency channels instead of pixels. Changes the model.
 
@@ -104,7 +104,7 @@ def replace_stem(
         gate: put a `FrequencyGate` before the first kept module; a number is its temperature.
         example_input: pixels that the model (or its part) takes as it is, (batch, 3, height, width); of its example
             shape when None (224 x 224 for a network of your own).
-        picture_size: side, or (height, width), in pixels, of the pictures that the transform will get; files tell it
+        image_size: side, or (height, width), in pixels, of the images that the transform will get; files tell it
             to those who predict. None: such that the first kept module sees maps of the size that it saw, 448 for a
             ResNet that was built for 224.
 
@@ -132,8 +132,8 @@ def replace_stem(
         edit = found(edit, trial_copy(reader), boundary, example).within(part)
     if part:  # what a part runs has nothing to do with the network's own children
         edit = replace(edit, inside=type(model).forward is nn.Sequential.forward)
-    if picture_size is not None:
-        edit = replace(edit, map_size=_map_size(picture_size)[1])
+    if image_size is not None:
+        edit = replace(edit, map_size=_map_size(image_size)[1])
     known = is_known(reader)
     make(model, edit, transform)
     for layer in edit.resized:
@@ -152,19 +152,19 @@ def describe_stem(model: nn.Module, size: int | tuple[int, int] | None = None) -
 
     Args:
         model: changed by `replace_stem`, `transplant_stem` or `convert_patch_embedding`, or loaded from a file.
-        size: side of the picture, or (height, width), in pixels; not every network takes every size. None: the
+        size: side of the image, or (height, width), in pixels; not every network takes every size. None: the
             size that the model was made for, see `replace_stem`.
 
     Raises:
         ArgumentError: no such size.
-        StructureError: the model reads pixels, or does not take pictures of this size.
+        StructureError: the model reads pixels, or does not take images of this size.
     """
     transform = transform_of(model)
     edit = next((edit for edit in record_of(model).edits if isinstance(edit, ReplaceStemEdit)), None)
     if transform is None or edit is None:
         raise StructureError("the model reads pixels: its stem was not replaced")
     own = edit.map_size[0] * BLOCK_SIZE, edit.map_size[1] * BLOCK_SIZE
-    picture_size, map_size = _map_size(own if size is None else size)
+    image_size, map_size = _map_size(own if size is None else size)
     changed = [f"{layer.name} ({layer.in_channels} to {layer.out_channels})" for layer in edit.resized]
     changed += [
         f"{item.name}.{item.attribute} ({item.in_channels} to {item.out_channels})" for item in edit.projections
@@ -173,7 +173,7 @@ def describe_stem(model: nn.Module, size: int | tuple[int, int] | None = None) -
     return StemReport(
         transform.num_channels,
         transform.chroma,
-        picture_size,
+        image_size,
         map_size,
         edit.removed,
         isinstance(edit.entry, GateEntry),
@@ -196,11 +196,11 @@ def example_of(model: nn.Module) -> Tensor:
     return noise(shape, surgery.like_model(model))
 
 
-def picture_shape(model: nn.Module) -> tuple[int, int, int] | None:
-    """(channels, height, width) of the pictures that a registered network reads, through its transform if it has one.
+def image_shape(model: nn.Module) -> tuple[int, int, int] | None:
+    """(channels, height, width) of the images that a registered network reads, through its transform if it has one.
 
-    The size is the one it was told (`tailcut.inputs.picture_size`), or else its family's. None for a user's own class,
-    and for a network that takes no pictures. The model is not changed.
+    The size is the one it was told (`tailcut.inputs.image_size`), or else its family's. None for a user's own class,
+    and for a network that takes no images. The model is not changed.
     """
     shape = example_shape(model)
     if shape is None or len(shape) != 4:
@@ -208,7 +208,7 @@ def picture_shape(model: nn.Module) -> tuple[int, int, int] | None:
     _, channels, height, width = shape
     if transform_of(model) is not None:
         channels, height, width = 3, BLOCK_SIZE * height, BLOCK_SIZE * width
-    return channels, *(picture_size(model) or (height, width))
+    return channels, *(image_size(model) or (height, width))
 
 
 def make(model: nn.Module, edit: Edit, transform: InputTransform) -> None:
@@ -229,18 +229,18 @@ def submodule(model: nn.Module, name: str, argument: str) -> nn.Module:
     return module
 
 
-def picture_sides(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Height and width of a picture; `ArgumentError` unless they are 1 to `MAX_SIZE`."""
+def image_sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width of an image; `ArgumentError` unless they are 1 to `MAX_SIZE`."""
     sides = (size, size) if isinstance(size, int) else tuple(size)
     if len(sides) != 2 or any(type(side) is not int or not 1 <= side <= MAX_SIZE for side in sides):
-        raise ArgumentError(f"expected the side of a picture, or (height, width), of 1 to {MAX_SIZE}; got {size!r}")
+        raise ArgumentError(f"expected the side of an image, or (height, width), of 1 to {MAX_SIZE}; got {size!r}")
     height, width = sides
     return height, width
 
 
 def _map_size(size: int | tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Height and width of a picture and of its channels."""
-    height, width = picture_sides(size)
+    """Height and width of an image and of its channels."""
+    height, width = image_sides(size)
     return (height, width), (-(-height // BLOCK_SIZE), -(-width // BLOCK_SIZE))
 
 

@@ -38,7 +38,7 @@ class TransplantReport(Report):
         kernel_size: of the new convolution, in channel pixels.
         stride: of the new convolution.
         shuffle: how many times finer the old stem's maps are than the channels (`nn.PixelShuffle`).
-        num_pictures: how many it was fitted to.
+        num_images: how many it was fitted to.
         relative_error: root mean square of what the new layer misses on these, over the spread of the old features.
     """
 
@@ -47,7 +47,7 @@ class TransplantReport(Report):
     kernel_size: int
     stride: int
     shuffle: int
-    num_pictures: int
+    num_images: int
     relative_error: float
 
     def __str__(self) -> str:
@@ -55,7 +55,7 @@ class TransplantReport(Report):
         finer = f", {self.shuffle} x {self.shuffle} finer" if self.shuffle > 1 else ""
         return (
             f"{self.kernel_size} x {self.kernel_size} convolution{finer} in the place of {', '.join(self.removed)}, "
-            f"fitted to {self.num_pictures:,} pictures: misses {100 * self.relative_error:.2f} % of {self.target}"
+            f"fitted to {self.num_images:,} images: misses {100 * self.relative_error:.2f} % of {self.target}"
         )
 
 
@@ -73,7 +73,7 @@ def transplant_stem(
     """Give a trained RGB network a first layer over frequency channels that does what its own did. Changes the model.
 
     The old features are a function of pixels, and pixels a linear function of the channels. So the first convolution of
-    a network is a convolution over the channels of the pictures, up to frequencies that are not selected and to what
+    a network is a convolution over the channels of the images, up to frequencies that are not selected and to what
     lies beyond `kernel_size` blocks: no training can do better than the linear regression. It is computed in closed
     form (ridge regression, normal equations in float64), streamed over the loader. Everything behind the target stays.
 
@@ -83,17 +83,17 @@ def transplant_stem(
 
     Where the old maps are r times finer than the channels (a stride-2 convolution on 224 pixels gives 112 x 112, the
     DCT 28 x 28), the convolution gives r x r as many maps, which `nn.PixelShuffle` sorts; where they are coarser, it
-    has a stride. Larger pictures for the transform (448) keep more of what the network saw, at more cost.
+    has a stride. Larger images for the transform (448) keep more of what the network saw, at more cost.
 
     Args:
         model: a trained network that reads pixels, in 3 channels.
-        transform: of the pictures that the network will read; fit its statistics before. Copied.
-        loader: batches of RGB pictures, (batch, 3, height, width), uint8 or 0 to 1; of a tuple or list the first item
+        transform: of the images that the network will read; fit its statistics before. Copied.
+        loader: batches of RGB images, (batch, 3, height, width), uint8 or 0 to 1; of a tuple or list the first item
             counts. A few hundred do; no labels.
-        preprocess: what the network gets of pictures of 0 to 1: its normalisation and, if the pictures have another
-            one, its size. None: the pictures as they are.
-        resize: what the transform gets of pictures of 0 to 1: enlarged by 2, for example, as in the paper. Do the
-            same when the network is used. None: the pictures as they are.
+        preprocess: what the network gets of images of 0 to 1: its normalisation and, if the images have another
+            one, its size. None: the images as they are.
+        resize: what the transform gets of images of 0 to 1: enlarged by 2, for example, as in the paper. Do the
+            same when the network is used. None: the images as they are.
         target: name of the module whose output is fitted; the first convolution when None.
         kernel_size: of the new convolution, odd.
         ridge: added to the diagonal of the normal equations, relative to its mean. Larger values damp weights of
@@ -111,20 +111,20 @@ def transplant_stem(
     """
     check_unedited(model)
     _check_numbers(kernel_size, ridge)
-    batches = _pictures(loader)
+    batches = _images(loader)
     first = next(batches, None)
     if first is None:
-        raise DataError("the loader gives no pictures to fit the stem to")
+        raise DataError("the loader gives no images to fit the stem to")
     old = _OldStem(trial_copy(model), preprocess, target, first[:1])
 
-    def channels(pictures: Tensor) -> Tensor:
-        made: Tensor = transform(_prepared(pictures, transform.mean, resize))
+    def channels(images: Tensor) -> Tensor:
+        made: Tensor = transform(_prepared(images, transform.mean, resize))
         return made
 
     entry = _entry(old(first[:1]).shape, channels(first[:1]).shape, kernel_size)
     fit = _Regression(entry)
-    for pictures in chain([first], batches):
-        fit.add(channels(pictures), old(pictures))
+    for images in chain([first], batches):
+        fit.add(channels(images), old(images))
     weight, bias, error = fit.solve(ridge)
     edit = ReplaceStemEdit(
         transform.selection,
@@ -141,9 +141,7 @@ def transplant_stem(
         convolution = new.convolution if isinstance(new, surgery.FinerConvolution) else new
         for name, values in (("weight", weight), ("bias", bias)):
             convolution.get_parameter(name).copy_(values)
-    report = TransplantReport(
-        old.target, edit.removed, kernel_size, entry.stride, entry.shuffle, fit.num_pictures, error
-    )
+    report = TransplantReport(old.target, edit.removed, kernel_size, entry.stride, entry.shuffle, fit.num_images, error)
     _log.info("%s", report)
     return report
 
@@ -155,10 +153,10 @@ class _Reached(Exception):  # noqa: N818, it is no error
 class _OldStem:
     """Runs a network up to the target module."""
 
-    def __init__(self, trial: nn.Module, preprocess: Preprocess | None, target: str | None, picture: Tensor) -> None:
+    def __init__(self, trial: nn.Module, preprocess: Preprocess | None, target: str | None, image: Tensor) -> None:
         self._trial, self._preprocess = trial, preprocess
-        pixels = self._pixels(picture)
-        trace = run(trial, pixels, what="a picture (after preprocess)")
+        pixels = self._pixels(image)
+        trace = run(trial, pixels, what="an image (after preprocess)")
         self.target = _first_convolution(trial, trace) if target is None else target
         self._module = submodule(trial, self.target, "target")
         if self.target not in trace.outputs or len(trace.outputs[self.target]) != 4:
@@ -167,8 +165,8 @@ class _OldStem:
             )
         self.removed = modules_before(trial, trace, self.target, inclusive=True)
 
-    def __call__(self, pictures: Tensor) -> Tensor:
-        """The target's output of pictures of 0 to 1 or 0 to 255."""
+    def __call__(self, images: Tensor) -> Tensor:
+        """The target's output of images of 0 to 1 or 0 to 255."""
         found: list[Tensor] = []
 
         def stop(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -178,17 +176,17 @@ class _OldStem:
         handle = self._module.register_forward_hook(stop)
         try:
             with torch.no_grad():
-                self._trial(self._pixels(pictures))
+                self._trial(self._pixels(images))
         except _Reached:
             pass
         finally:
             handle.remove()
         if not found[0].isfinite().all():
-            raise DataError(f"{self.target} gives numbers that are not finite; look at preprocess and the pictures")
+            raise DataError(f"{self.target} gives numbers that are not finite; look at preprocess and the images")
         return found[0]
 
-    def _pixels(self, pictures: Tensor) -> Tensor:
-        return _prepared(pictures, surgery.like_model(self._trial), self._preprocess)
+    def _pixels(self, images: Tensor) -> Tensor:
+        return _prepared(images, surgery.like_model(self._trial), self._preprocess)
 
 
 class _Regression:
@@ -200,18 +198,18 @@ class _Regression:
         self._moments: Tensor | None = None  # (inputs, outputs)
         self._squares: Tensor | None = None  # (outputs,)
         self._num_rows = 0
-        self.num_pictures = 0
+        self.num_images = 0
         self.map_size = (0, 0)
 
     def add(self, channels: Tensor, features: Tensor) -> None:
-        """Add channels (batch, C, h, w) and the features (batch, K, hy, wy) of the same pictures."""
+        """Add channels (batch, C, h, w) and the features (batch, K, hy, wy) of the same images."""
         x, y = channels.double(), features.to(channels.device).double()
         y = pixel_unshuffle(y, self._entry.shuffle)
-        per_picture = y.shape[2] * y.shape[3] * (x.shape[1] * self._entry.kernel**2 + 1)
-        step = max(1, CHUNK_NUMBERS // per_picture)
+        per_image = y.shape[2] * y.shape[3] * (x.shape[1] * self._entry.kernel**2 + 1)
+        step = max(1, CHUNK_NUMBERS // per_image)
         for start in range(0, x.shape[0], step):
             self._add_rows(x[start : start + step], y[start : start + step])
-        self.num_pictures += x.shape[0]
+        self.num_images += x.shape[0]
         self.map_size = (x.shape[2], x.shape[3])
 
     def _add_rows(self, x: Tensor, y: Tensor) -> None:
@@ -235,7 +233,7 @@ class _Regression:
         damping[-1] = 0
         factor, failed = torch.linalg.cholesky_ex(self._products + damping.diag())
         if int(failed) != 0:
-            raise ArgumentError(f"the channels of these pictures depend on each other; raise ridge above {ridge:g}")
+            raise ArgumentError(f"the channels of these images depend on each other; raise ridge above {ridge:g}")
         solution = torch.cholesky_solve(self._moments, factor)
         explained = 2 * (solution * self._moments).sum() - (solution * (self._products @ solution)).sum()
         means = self._moments[-1] / self._num_rows
@@ -247,19 +245,19 @@ class _Regression:
         return weight, solution[-1], error
 
 
-def _pictures(loader: Iterable[Any]) -> Iterator[Tensor]:
+def _images(loader: Iterable[Any]) -> Iterator[Tensor]:
     for item in loader:
-        pictures = item[0] if isinstance(item, (tuple, list)) and item else item
-        if not isinstance(pictures, Tensor) or pictures.ndim != 4 or pictures.shape[1] != 3:
-            what = tuple(pictures.shape) if isinstance(pictures, Tensor) else type(pictures).__name__
-            raise ArgumentError(f"expected a loader of RGB pictures (batch, 3, height, width), got {what}")
-        if pictures.shape[0]:
-            yield pictures
+        images = item[0] if isinstance(item, (tuple, list)) and item else item
+        if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3:
+            what = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+            raise ArgumentError(f"expected a loader of RGB images (batch, 3, height, width), got {what}")
+        if images.shape[0]:
+            yield images
 
 
-def _prepared(pictures: Tensor, like: Tensor, prepare: Preprocess | None) -> Tensor:
-    """Pictures of 0 to 1 on the device and in the type of `like`, then prepared."""
-    scaled = pictures.to(like.device, like.dtype) / (255 if pictures.dtype == torch.uint8 else 1)
+def _prepared(images: Tensor, like: Tensor, prepare: Preprocess | None) -> Tensor:
+    """Images of 0 to 1 on the device and in the type of `like`, then prepared."""
+    scaled = images.to(like.device, like.dtype) / (255 if images.dtype == torch.uint8 else 1)
     return scaled if prepare is None else prepare(scaled)
 
 
@@ -278,12 +276,10 @@ def _entry(features: torch.Size, channels: torch.Size, kernel_size: int) -> Laye
     if (rows * stride, columns * stride) != (high * shuffle, wide * shuffle) or max(shuffle, stride) > MAX_SIDE:
         raise ArgumentError(
             f"the old features are {rows} x {columns}, the channels {high} x {wide}: one must be a whole multiple of "
-            "the other; change the size of the pictures, or of what preprocess gives"
+            "the other; change the size of the images, or of what preprocess gives"
         )
     if max(high, wide) > MAX_MAP_SIZE:
-        raise ArgumentError(
-            f"the channels are {high} x {wide}, at most {MAX_MAP_SIZE} is allowed: take smaller pictures"
-        )
+        raise ArgumentError(f"the channels are {high} x {wide}, at most {MAX_MAP_SIZE} is allowed: take smaller images")
     if num_channels * kernel_size**2 > MAX_INPUTS:
         raise ArgumentError(
             f"{kernel_size} x {kernel_size} blocks of {num_channels} channels are more than {MAX_INPUTS} inputs"

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from tailcut.errors import ArgumentError, CorruptFileError, StructureError
 from tailcut.inputs.jpeg.coefficients import LEVEL_SHIFT, JpegCoefficients
 from tailcut.inputs.selection.patterns import COMPONENTS
-from tailcut.inputs.stem.replace import MAX_SIZE, example_of, make, picture_sides
+from tailcut.inputs.stem.replace import MAX_SIZE, example_of, image_sides, make
 from tailcut.inputs.stem.surgery import like_model
 from tailcut.inputs.stem.trace import run, trial_copy
 from tailcut.inputs.stem.trial import runs_transform
 from tailcut.inputs.transform.input_transform import (
     TRANSFORM,
     InputTransform,
-    check_pictures,
+    check_images,
     compute_type,
     input_transform_of,
 )
@@ -25,7 +25,7 @@ from tailcut.transform.color import rgb_to_ycbcr
 
 
 class YCbCrPixels(InputTransform):
-    """RGB pictures to normalised planes of Y, Cb and Cr, all of the picture's size.
+    """RGB images to normalised planes of Y, Cb and Cr, all of the image's size.
 
     The colours are those of `BlockDCT` (JFIF, full range, not rounded, 128 subtracted); with blocks of one pixel its
     channels would be these. Until `fit`, mean is 0 and std is 1.
@@ -34,36 +34,36 @@ class YCbCrPixels(InputTransform):
     def __init__(self) -> None:
         super().__init__(len(COMPONENTS))
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """The normalised planes of RGB pictures.
+    def forward(self, images: Tensor) -> Tensor:
+        """The normalised planes of RGB images.
 
         Args:
-            pictures: (..., 3, height, width) on the device of this module; uint8, 0 to 255, or floating point, 0 to 1.
+            images: (..., 3, height, width) on the device of this module; uint8, 0 to 255, or floating point, 0 to 1.
 
         Returns:
-            The same shape, of the pictures' type if floating point, else of the type of `mean`. float16 and bfloat16
+            The same shape, of the images' type if floating point, else of the type of `mean`. float16 and bfloat16
             are computed in float32.
 
         Raises:
-            ArgumentError: another shape or type, or an empty picture.
+            ArgumentError: another shape or type, or an empty image.
         """
-        is_integer = check_pictures(pictures)
-        out = self.mean.dtype if is_integer else pictures.dtype
-        planes = _planes(pictures, compute_type(out))
+        is_integer = check_images(images)
+        out = self.mean.dtype if is_integer else images.dtype
+        planes = _planes(images, compute_type(out))
         mean, std = (value.to(planes.dtype)[:, None, None] for value in (self.mean, self.std))
         return ((planes - mean) / std).to(out)
 
-    def unnormalized(self, pictures: Tensor | JpegCoefficients) -> Tensor:
-        """Y, Cb and Cr less 128, whatever `mean` and `std` are; of pictures as for `forward`, on any device.
+    def unnormalized(self, images: Tensor | JpegCoefficients) -> Tensor:
+        """Y, Cb and Cr less 128, whatever `mean` and `std` are; of images as for `forward`, on any device.
 
         Raises:
             ArgumentError: as `forward`, or coefficients of a JPEG file, which are no pixels.
         """
-        if isinstance(pictures, JpegCoefficients):
-            raise ArgumentError("expected pictures as tensors, got the coefficients of a JPEG file: decode it first")
-        check_pictures(pictures)
-        dtype = pictures.dtype if pictures.dtype.is_floating_point else self.mean.dtype
-        return _planes(pictures.to(self.mean.device), compute_type(dtype))
+        if isinstance(images, JpegCoefficients):
+            raise ArgumentError("expected images as tensors, got the coefficients of a JPEG file: decode it first")
+        check_images(images)
+        dtype = images.dtype if images.dtype.is_floating_point else self.mean.dtype
+        return _planes(images.to(self.mean.device), compute_type(dtype))
 
 
 @register_edit
@@ -72,13 +72,13 @@ class YCbCrEdit(Edit):
     """A network that reads YCbCr pixels instead of RGB.
 
     Attributes:
-        picture_size: height and width of an example picture.
+        image_size: height and width of an example image.
     """
 
     number = 4
     kind = "ycbcr"
 
-    picture_size: tuple[int, int]
+    image_size: tuple[int, int]
 
     def apply(self, model: nn.Module) -> None:
         """Give the model the transform as a child, without statistics. Changes the model."""
@@ -103,19 +103,19 @@ class YCbCrEdit(Edit):
 
     def example_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of an example input in the place of `shape`, (batch, 3, height, width)."""
-        return (shape[0], len(COMPONENTS), *self.picture_size)
+        return (shape[0], len(COMPONENTS), *self.image_size)
 
     def encode(self, writer: Writer, model: nn.Module | None) -> None:
         """Height and width; see `format/SPEC.md`."""
-        for side in self.picture_size:
+        for side in self.image_size:
             writer.uint(side)
 
     @classmethod
     def decode(cls, reader: Reader, model: nn.Module | None) -> Self:
         """Read what `encode` wrote."""
-        height, width = (reader.uint(at_most=MAX_SIZE, of="the side of a picture") for _ in range(2))
+        height, width = (reader.uint(at_most=MAX_SIZE, of="the side of an image") for _ in range(2))
         if 0 in (height, width):
-            raise CorruptFileError("the side of a picture is 0")
+            raise CorruptFileError("the side of an image is 0")
         return cls((height, width))
 
 
@@ -124,7 +124,7 @@ def use_ycbcr(
     transform: YCbCrPixels | None = None,
     *,
     example_input: Tensor | None = None,
-    picture_size: int | tuple[int, int] | None = None,
+    image_size: int | tuple[int, int] | None = None,
 ) -> nn.Module:
     """Make a network read YCbCr pixels instead of RGB. Changes the model.
 
@@ -132,26 +132,26 @@ def use_ycbcr(
     with it; the forward does not apply it. The change is recorded: `tailcut.save` and `load` restore it.
 
     Args:
-        model: any network that reads RGB pictures, but an `nn.Sequential`.
+        model: any network that reads RGB images, but an `nn.Sequential`.
         transform: its statistics become the model's own; None for 0 and 1.
         example_input: pixels that the model takes as it is, (batch, 3, height, width); of its example shape when None
             (224 x 224 for a network of your own).
-        picture_size: side, or (height, width), in pixels, of the pictures that the model will get; files tell it to
+        image_size: side, or (height, width), in pixels, of the images that the model will get; files tell it to
             those who predict. That of the example when None.
 
     Returns:
         The model.
 
     Raises:
-        ArgumentError: the model does not read pictures of three channels, or there is no such size.
+        ArgumentError: the model does not read images of three channels, or there is no such size.
         StructureError: the model's input is replaced already, or it has no place for the transform. The model is
             unchanged.
     """
     base = base_of(model)
     if base is not None and family(base.name).example_shape(**base.arguments)[1:2] != (len(COMPONENTS),):
-        raise ArgumentError(f"{base.name} does not read pictures of three channels, so its input cannot be YCbCr")
+        raise ArgumentError(f"{base.name} does not read images of three channels, so its input cannot be YCbCr")
     example = example_of(model) if example_input is None else example_input
-    size = (example.shape[-2], example.shape[-1]) if picture_size is None else picture_sides(picture_size)
+    size = (example.shape[-2], example.shape[-1]) if image_size is None else image_sides(image_size)
     edit = YCbCrEdit(size)
     edit.check(model)
     trial = trial_copy(model)
@@ -161,7 +161,7 @@ def use_ycbcr(
     return model
 
 
-def _planes(pictures: Tensor, dtype: torch.dtype) -> Tensor:
-    """Y, Cb and Cr less 128 of checked pictures, in `dtype`."""
-    scale = 1.0 if pictures.dtype == torch.uint8 else 255.0
-    return rgb_to_ycbcr(pictures.to(dtype) * scale) - LEVEL_SHIFT
+def _planes(images: Tensor, dtype: torch.dtype) -> Tensor:
+    """Y, Cb and Cr less 128 of checked images, in `dtype`."""
+    scale = 1.0 if images.dtype == torch.uint8 else 255.0
+    return rgb_to_ycbcr(images.to(dtype) * scale) - LEVEL_SHIFT

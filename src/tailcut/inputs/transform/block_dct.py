@@ -1,4 +1,4 @@
-"""Pictures as frequency channels: colour conversion, block DCT, selection and normalisation in one module."""
+"""Images as frequency channels: colour conversion, block DCT, selection and normalisation in one module."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal, Self, get_args
@@ -13,7 +13,7 @@ from tailcut.inputs.jpeg.chroma import smoothed_filters, unsmooth
 from tailcut.inputs.jpeg.coefficients import LEVEL_SHIFT, JpegCoefficients
 from tailcut.inputs.selection.patterns import COMPONENTS, NUM_CHANNELS, NUM_FREQUENCIES
 from tailcut.inputs.selection.selection import Selection
-from tailcut.inputs.transform.input_transform import InputTransform, check_pictures, compute_type
+from tailcut.inputs.transform.input_transform import InputTransform, check_images, compute_type
 from tailcut.transform.block import BLOCK_SIZE, block_filters, block_idct, from_channels
 from tailcut.transform.color import RGB_TO_YCBCR, ycbcr_to_rgb
 from tailcut.transform.dct import without_autocast
@@ -23,13 +23,13 @@ Padding = Literal["edge", "error"]
 
 
 class BlockDCT(InputTransform):
-    """RGB pictures to selected, normalised frequency channels at 1/8 of the resolution (the paper's figure 2).
+    """RGB images to selected, normalised frequency channels at 1/8 of the resolution (the paper's figure 2).
 
     RGB is converted to YCbCr (JFIF, full range, not rounded), level-shifted by 128 as in JPEG files, cut into blocks
     of 8 x 8 and transformed by the orthonormal DCT-II. Each kept frequency of each component is one channel, in the
     order of `Selection.indices`. All of it is one convolution with stride 8: what is not selected is not computed.
 
-    Chroma is "two_scale" as in the published networks: luma of the picture, chroma of the picture enlarged by 2
+    Chroma is "two_scale" as in the published networks: luma of the image, chroma of the image enlarged by 2
     (bilinear) and subsampled 4:2:0 as JPEG does, so that it has as many blocks as luma; the net effect is a slight
     smoothing (see `tailcut.inputs.chroma`). "full" is plain 4:4:4.
 
@@ -70,28 +70,28 @@ class BlockDCT(InputTransform):
         self.register_buffer("filters", None, persistent=False)
         self._make_filters()
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """The normalised channels of RGB pictures.
+    def forward(self, images: Tensor) -> Tensor:
+        """The normalised channels of RGB images.
 
         Args:
-            pictures: (..., 3, height, width) on the device of this module; uint8, 0 to 255, or floating point, 0 to 1.
+            images: (..., 3, height, width) on the device of this module; uint8, 0 to 255, or floating point, 0 to 1.
 
         Returns:
-            (..., n, ceil(height / 8), ceil(width / 8)), of the pictures' type if floating point, else of the type of
+            (..., n, ceil(height / 8), ceil(width / 8)), of the images' type if floating point, else of the type of
             `mean`. float16 and bfloat16 are computed in float32, also under autocast.
 
         Raises:
-            ArgumentError: another shape or type, an empty picture, or a size that `padding="error"` forbids.
+            ArgumentError: another shape or type, an empty image, or a size that `padding="error"` forbids.
 
         On CUDA devices `torch.backends.cudnn.allow_tf32`, on by default, applies as to every convolution.
         """
-        return self._channels(pictures, self.mean, self.std)
+        return self._channels(images, self.mean, self.std)
 
     def from_coefficients(self, coefficients: JpegCoefficients) -> Tensor:
         """The normalised channels of a JPEG file's stored coefficients, without decoding it to pixels.
 
-        They are those of `forward` on the decoded picture but for what a decoder rounds and clips, and for what the
-        file holds beyond the picture in its last blocks: subsampled chroma is upsampled as decoders do (bilinear), in
+        They are those of `forward` on the decoded image but for what a decoder rounds and clips, and for what the
+        file holds beyond the image in its last blocks: subsampled chroma is upsampled as decoders do (bilinear), in
         the DCT domain; the chroma of a grayscale file is flat.
 
         Args:
@@ -101,24 +101,24 @@ class BlockDCT(InputTransform):
             (n, blocks_h, blocks_w), one channel pixel per block of luma, in the type of the planes.
 
         Raises:
-            ArgumentError: the picture is still to be turned upright, or has a size that `padding="error"` forbids.
+            ArgumentError: the image is still to be turned upright, or has a size that `padding="error"` forbids.
         """
         channels = self._stored_channels(coefficients)
         mean, std = self.mean.to(channels.dtype), self.std.to(channels.dtype)
         return (channels - mean[:, None, None]) / std[:, None, None]
 
     def inverse(self, channels: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """The pictures that have these channels; frequencies that were not selected are zero.
+        """The images that have these channels; frequencies that were not selected are zero.
 
         `transform(transform.inverse(x))` is x for every x, and with all 192 channels `transform.inverse(transform(p))`
         is p (sizes that are multiples of 8), in both forms of chroma.
 
         Args:
             channels: normalised channels (..., n, blocks_h, blocks_w), floating point.
-            size: (height, width) to cut the pictures to, if they were padded.
+            size: (height, width) to cut the images to, if they were padded.
 
         Returns:
-            RGB (..., 3, 8 blocks_h, 8 blocks_w) or of `size`, the type of `channels`. 0 to 1 for what pictures hold;
+            RGB (..., 3, 8 blocks_h, 8 blocks_w) or of `size`, the type of `channels`. 0 to 1 for what images hold;
             not clipped: what lost frequencies may go beyond.
 
         Raises:
@@ -139,56 +139,56 @@ class BlockDCT(InputTransform):
         planes = block_idct(blocks) + LEVEL_SHIFT
         if self.chroma == "two_scale":
             planes = torch.cat([planes[..., :1, :, :], unsmooth(planes[..., 1:, :, :])], dim=-3)
-        pictures = (ycbcr_to_rgb(planes) / 255).to(channels.dtype)
+        images = (ycbcr_to_rgb(planes) / 255).to(channels.dtype)
         if size is None:
-            return pictures
-        if not (0 < size[0] <= pictures.shape[-2] and 0 < size[1] <= pictures.shape[-1]):
-            raise ArgumentError(f"expected a size of at most {tuple(pictures.shape[-2:])}, got {size}")
-        return pictures[..., : size[0], : size[1]]
+            return images
+        if not (0 < size[0] <= images.shape[-2] and 0 < size[1] <= images.shape[-1]):
+            raise ArgumentError(f"expected a size of at most {tuple(images.shape[-2:])}, got {size}")
+        return images[..., : size[0], : size[1]]
 
-    def unnormalized(self, pictures: Tensor | JpegCoefficients) -> Tensor:
+    def unnormalized(self, images: Tensor | JpegCoefficients) -> Tensor:
         """The selected channels without normalisation, whatever `mean` and `std` are.
 
         Args:
-            pictures: as for `forward`, on any device, or as for `from_coefficients`.
+            images: as for `forward`, on any device, or as for `from_coefficients`.
 
         Returns:
-            As `forward` or `from_coefficients`, of uint8 pictures in float32 or float64.
+            As `forward` or `from_coefficients`, of uint8 images in float32 or float64.
 
         Raises:
             ArgumentError: as `forward` or `from_coefficients`.
         """
-        if isinstance(pictures, JpegCoefficients):
-            return self._stored_channels(pictures)
+        if isinstance(images, JpegCoefficients):
+            return self._stored_channels(images)
         zero = torch.zeros_like(self.mean, dtype=compute_type(self.mean.dtype))
-        return self._channels(pictures.to(self.mean.device), zero, zero + 1)
+        return self._channels(images.to(self.mean.device), zero, zero + 1)
 
     def extra_repr(self) -> str:
         """Channels per component, chroma and padding, for `print(model)`."""
         counts = " + ".join(str(len(part)) for part in self.selection.components().values())
         return f"channels={self.num_channels} ({counts}), chroma={self.chroma!r}, padding={self.padding!r}"
 
-    def _channels(self, pictures: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    def _channels(self, images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         """`forward` with other statistics."""
-        is_integer = check_pictures(pictures)
-        self._check_size(*pictures.shape[-2:])
-        out = mean.dtype if is_integer else pictures.dtype
+        is_integer = check_images(images)
+        self._check_size(*images.shape[-2:])
+        out = mean.dtype if is_integer else images.dtype
         dtype = compute_type(out)
         filters = self.filters if self.filters.dtype == dtype else self._new_filters(dtype, self.filters.device)
         # All that follows the convolution is linear too, so that it goes into the filters.
         mean, std = mean.to(dtype), std.to(dtype)
         weight = filters * ((1.0 if is_integer else 255.0) / std)[:, None, None, None]
         bias = -(mean + self._level_shift(mean)) / std
-        x = self._padded(pictures.to(dtype).reshape(-1, *pictures.shape[-3:]))
+        x = self._padded(images.to(dtype).reshape(-1, *images.shape[-3:]))
         with without_autocast(x.device):
             channels = conv2d(x, weight, bias, stride=BLOCK_SIZE)
-        return channels.to(out).reshape(*pictures.shape[:-3], *channels.shape[1:])
+        return channels.to(out).reshape(*images.shape[:-3], *channels.shape[1:])
 
     def _stored_channels(self, coefficients: JpegCoefficients) -> Tensor:
         """`from_coefficients` without normalisation."""
         if coefficients.orientation != 1:
             raise ArgumentError(
-                f"the picture has EXIF orientation {coefficients.orientation}: turn the coefficients upright first"
+                f"the image has EXIF orientation {coefficients.orientation}: turn the coefficients upright first"
             )
         self._check_size(*coefficients.size)
         luma = coefficients.luma

@@ -1,4 +1,4 @@
-"""Frequency channels of one picture on the CPU, by compiled loops: what `BlockDCT` gives, in less than half the time.
+"""Frequency channels of one image on the CPU, by compiled loops: what `BlockDCT` gives, in less than half the time.
 
 `BlockDCT` is one convolution with filters of 8 x 8 x 3 pixels or more, which is what a GPU does best. But the cosines
 of a block are products of one along the height and one along the width, so that two short sums do the same: first the
@@ -26,7 +26,7 @@ from tailcut.transform.dct import dct_basis
 
 
 class CompiledTransform:
-    """A `BlockDCT` for pictures on the CPU, one at a time, without gradients; the same but for rounding.
+    """A `BlockDCT` for images on the CPU, one at a time, without gradients; the same but for rounding.
 
     Args:
         transform: its selection and chroma are taken now, its mean and std at each call.
@@ -57,7 +57,7 @@ class CompiledTransform:
                 channel += 1
 
     def from_pixels(self, pixels: Tensor) -> Tensor:
-        """The normalised channels of a picture of bytes.
+        """The normalised channels of an image of bytes.
 
         Args:
             pixels: uint8 (3, height, width) on the CPU, both multiples of 8.
@@ -70,7 +70,7 @@ class CompiledTransform:
         """
         if pixels.dtype != torch.uint8 or pixels.ndim != 3 or pixels.shape[0] != 3 or pixels.device.type != "cpu":
             raise ArgumentError(
-                f"expected a uint8 picture (3, height, width) on the CPU, got {pixels.dtype} {tuple(pixels.shape)} "
+                f"expected a uint8 image (3, height, width) on the CPU, got {pixels.dtype} {tuple(pixels.shape)} "
                 f"on {pixels.device}"
             )
         height, width = pixels.shape[1:]
@@ -100,7 +100,7 @@ class CompiledTransform:
             float32 (n, blocks_h, blocks_w).
 
         Raises:
-            ArgumentError: another type, device or size, or the picture is still to be turned upright.
+            ArgumentError: another type, device or size, or the image is still to be turned upright.
         """
         luma, sides = coefficients.luma, coefficients.size
         if luma.dtype != torch.float32 or luma.device.type != "cpu" or any(side % BLOCK_SIZE for side in sides):
@@ -109,7 +109,7 @@ class CompiledTransform:
                 f"{luma.dtype} on {luma.device} of {sides[0]} x {sides[1]}"
             )
         if coefficients.orientation != 1:
-            raise ArgumentError(f"expected an upright picture, got EXIF orientation {coefficients.orientation}")
+            raise ArgumentError(f"expected an upright image, got EXIF orientation {coefficients.orientation}")
         mean, std = self._statistics()
         scale, shift = 1 / std, (-mean / std).astype(np.float32)
         result = np.empty((len(std), *luma.shape[:2]), np.float32)
@@ -187,4 +187,4 @@ def _loops() -> Any:
     try:
         return importlib.import_module("tailcut.inputs.transform.loops")
     except ImportError as error:
-        raise MissingExtraError("the compiled transform of pictures", "numba", "jpeg") from error
+        raise MissingExtraError("the compiled transform of images", "numba", "jpeg") from error

@@ -15,14 +15,14 @@ TRANSFORM = "input_transform"  # the child of a network that its transform is
 # A channel that varies less than this (in grey levels times 8) is constant but for rounding; its spread counts as 1.
 MIN_STD = 1e-3
 
-SPREADS = ("pixels", "pictures")
+SPREADS = ("pixels", "images")
 
-# Floats of 0 to 1 may go a little beyond (noise, contrast); of 0 to 255 hardly a picture stays below.
+# Floats of 0 to 1 may go a little beyond (noise, contrast); of 0 to 255 hardly an image stays below.
 MAX_FLOAT = 8.0
 
 
 class InputTransform(nn.Module, ABC):
-    """RGB pictures to normalised channels. Abstract: `forward` and `unnormalized` say to which.
+    """RGB images to normalised channels. Abstract: `forward` and `unnormalized` say to which.
 
     Attributes:
         mean: buffer (n,), subtracted from each channel; 0 until `fit`.
@@ -43,18 +43,18 @@ class InputTransform(nn.Module, ABC):
         return len(self.mean)
 
     @abstractmethod
-    def unnormalized(self, pictures: Tensor | JpegCoefficients) -> Tensor:
-        """The channels without normalisation, whatever `mean` and `std` are, of pictures on any device."""
+    def unnormalized(self, images: Tensor | JpegCoefficients) -> Tensor:
+        """The channels without normalisation, whatever `mean` and `std` are, of images on any device."""
 
     @torch.no_grad()
     def fit(self, loader: Iterable[Any], *, over: str = "pixels") -> Self:
-        """Set `mean` and `std` to those of each channel over all pixels of all pictures (changes this module).
+        """Set `mean` and `std` to those of each channel over all pixels of all images (changes this module).
 
         One pass, batch by batch, in float64. A channel that never varies gets std 1.
 
         Args:
             loader: yields what `unnormalized` takes, or tuples and lists that begin with it, as a `DataLoader` does.
-            over: "pixels"; or "pictures" for the spread of the pictures' means, which is what the published constants
+            over: "pixels"; or "images" for the spread of the images' means, which is what the published constants
                 are. It is many times smaller for all but the lowest frequencies, so those channels stay large.
 
         Returns:
@@ -62,11 +62,11 @@ class InputTransform(nn.Module, ABC):
 
         Raises:
             ArgumentError: the loader yields something else, or `over` is neither.
-            DataError: it yields nothing, or pictures with numbers that are not finite.
+            DataError: it yields nothing, or images with numbers that are not finite.
         """
         statistics = self.statistics(loader, over=over)
         if statistics.count == 0:
-            raise DataError("cannot fit the statistics of no pictures: the loader is empty")
+            raise DataError("cannot fit the statistics of no images: the loader is empty")
         std = statistics.std
         self.mean.copy_(statistics.mean)
         self.std.copy_(torch.where(std < MIN_STD, 1.0, std))
@@ -79,8 +79,8 @@ class InputTransform(nn.Module, ABC):
             raise ArgumentError(f"over must be one of {', '.join(SPREADS)}, got {over!r}")
         statistics = ChannelStatistics(self.num_channels)
         for item in loader:
-            for pictures in _pictures_of(item):
-                maps = self.unnormalized(pictures)
+            for images in _images_of(item):
+                maps = self.unnormalized(images)
                 statistics.update(maps if over == "pixels" else maps.mean(dim=(-2, -1), keepdim=True))
         return statistics
 
@@ -90,36 +90,36 @@ def input_transform_of(model: nn.Module) -> InputTransform | None:
     return next((module for module in model.modules() if isinstance(module, InputTransform)), None)
 
 
-def check_pictures(pictures: Tensor) -> bool:
-    """Whether RGB pictures are uint8, 0 to 255, and not floats, 0 to 1.
+def check_images(images: Tensor) -> bool:
+    """Whether RGB images are uint8, 0 to 255, and not floats, 0 to 1.
 
     Raises:
         ArgumentError: no tensor, another type, not of shape (..., 3, height, width), empty, or floats far beyond 1.
     """
-    if not isinstance(pictures, Tensor):
+    if not isinstance(images, Tensor):
         raise ArgumentError(
-            f"expected pictures as a tensor (..., 3, height, width), got {type(pictures).__name__}; of an array of "
+            f"expected images as a tensor (..., 3, height, width), got {type(images).__name__}; of an array of "
             "(height, width, 3): torch.from_numpy(array).movedim(-1, -3)"
         )
-    is_integer = pictures.dtype == torch.uint8
-    if not is_integer and not pictures.dtype.is_floating_point:
-        raise ArgumentError(f"expected pictures of uint8 (0 to 255) or floats (0 to 1), got {pictures.dtype}")
-    if pictures.ndim < 3 or pictures.shape[-3] != 3 or 0 in pictures.shape[-2:]:
-        raise ArgumentError(f"expected RGB pictures (..., 3, height, width), got shape {tuple(pictures.shape)}")
-    if not is_integer and _can_be_read(pictures) and bool(pictures.detach().amax() > MAX_FLOAT):
+    is_integer = images.dtype == torch.uint8
+    if not is_integer and not images.dtype.is_floating_point:
+        raise ArgumentError(f"expected images of uint8 (0 to 255) or floats (0 to 1), got {images.dtype}")
+    if images.ndim < 3 or images.shape[-3] != 3 or 0 in images.shape[-2:]:
+        raise ArgumentError(f"expected RGB images (..., 3, height, width), got shape {tuple(images.shape)}")
+    if not is_integer and _can_be_read(images) and bool(images.detach().amax() > MAX_FLOAT):
         raise ArgumentError(
-            f"expected floats of 0 to 1, got up to {float(pictures.detach().amax()):.4g}: pictures of 0 to 255 are "
-            "uint8 (pictures.to(torch.uint8)), or divided by 255"
+            f"expected floats of 0 to 1, got up to {float(images.detach().amax()):.4g}: images of 0 to 255 are "
+            "uint8 (images.to(torch.uint8)), or divided by 255"
         )
     return is_integer
 
 
-def _can_be_read(pictures: Tensor) -> bool:
+def _can_be_read(images: Tensor) -> bool:
     """Whether numbers may be looked at: not on an accelerator, which would wait, nor where operations are recorded."""
     return (
-        type(pictures) is Tensor
-        and pictures.device.type == "cpu"
-        and pictures.numel() > 0
+        type(images) is Tensor
+        and images.device.type == "cpu"
+        and images.numel() > 0
         and not torch.compiler.is_compiling()
         and not torch.compiler.is_exporting()
         and torch._C._len_torch_dispatch_stack() == 0
@@ -133,14 +133,14 @@ def compute_type(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _pictures_of(item: Any) -> Iterator[Tensor | JpegCoefficients]:
-    """The pictures of one item of a loader: itself, or what it begins with, one batch or a list of pictures."""
+def _images_of(item: Any) -> Iterator[Tensor | JpegCoefficients]:
+    """The images of one item of a loader: itself, or what it begins with, one batch or a list of images."""
     first = item[0] if isinstance(item, (tuple, list)) and item else item
-    pictures = first if isinstance(first, (tuple, list)) else [first]
-    for picture in pictures:
-        if not isinstance(picture, (Tensor, JpegCoefficients)):
+    images = first if isinstance(first, (tuple, list)) else [first]
+    for image in images:
+        if not isinstance(image, (Tensor, JpegCoefficients)):
             raise ArgumentError(
-                f"expected a loader of pictures as tensors, or of tuples that begin with them, got "
-                f"{type(picture).__name__} in an item of type {type(item).__name__}"
+                f"expected a loader of images as tensors, or of tuples that begin with them, got "
+                f"{type(image).__name__} in an item of type {type(item).__name__}"
             )
-        yield picture
+        yield image

@@ -45,7 +45,7 @@ def transform_pixels(
     shift: Array,
     result: Array,
 ) -> None:
-    """Chosen frequencies of all blocks of a picture.
+    """Chosen frequencies of all blocks of an image.
 
     Args:
         pixels: uint8 (3, 8 blocks_h, 8 blocks_w), red, green and blue.

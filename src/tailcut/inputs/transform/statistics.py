@@ -1,4 +1,4 @@
-"""Mean and spread of each channel over all pixels of all pictures, in one pass."""
+"""Mean and spread of each channel over all pixels of all images, in one pass."""
 
 from typing import Self
 
@@ -13,7 +13,7 @@ class ChannelStatistics:
 
     Each batch is reduced to its count, mean and sum of squared deviations, which are merged with what came before
     (T. Chan, G. Golub, R. LeVeque, 1983): exact to rounding however large the mean is, and in any order of merging.
-    Unlike the mean of per-picture spreads this is the spread that a network sees.
+    Unlike the mean of per-image spreads this is the spread that a network sees.
 
     Attributes:
         count: numbers per channel so far.

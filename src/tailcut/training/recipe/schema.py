@@ -40,7 +40,7 @@ class RegularizationSection(Section):
             `he` (random coefficients such that the truncated weights have He's variance, 2 / inputs; biases
             start at zero); `normal` (random coefficients of standard deviation 0.1, as in the published code);
             `standardized` (as `he`, then scaled so that each layer's outputs have mean 0 and variance 1 for one batch
-            of training pictures; see `tailcut.weights.standardize_outputs`).
+            of training images; see `tailcut.weights.standardize_outputs`).
         norm_std: standard deviation of the noise that gains and biases of batch norm get at the start, so that channels
             differ; 0 for none. See `tailcut.weights.spread_norms`.
         num_drawn: train only so many of those coefficients, drawn at random; the others are zero and stay so. What
@@ -85,8 +85,8 @@ class PruningSection(Section):
         macs_ratio: instead: prune until at most this part of the MACs is left.
         params_ratio: instead: the same for parameters.
         method: `spectral` (the paper's) or a baseline: `l1`, `l2`, `fpgm`, `apoz`, `bn_scale`, `hrank`, `random`.
-        num_batches: batches of training pictures to score on.
-        batch_size: pictures in each.
+        num_batches: batches of training images to score on.
+        batch_size: images in each.
         block_size: side of the blocks, `whole`, or `variant`.
         gaussian_sigma: of the Gaussian filter in pixels, `off` for none, or `variant`.
         spatial_weight: lambda, the weight of the spatial part.
@@ -94,7 +94,7 @@ class PruningSection(Section):
         variant: `paper` or `published`.
         min_channels: fewest channels left in a layer.
         round_to: channels are kept in multiples of this.
-        recalibrate: measure the statistics of batch norm again after the cut, on as many pictures.
+        recalibrate: measure the statistics of batch norm again after the cut, on as many images.
     """
 
     rates: float | Literal["paper", "extended"] | tuple[float, ...] | dict[str, float] | None = None
@@ -132,9 +132,9 @@ class InputsSection(Section):
         gate: put a gate before the network, which learns the channels that matter.
         gate_temperature: of the gate's choice.
         gate_strength: the weight of the gate's mean in the loss (the paper's lambda).
-        statistics_pictures: training pictures to measure the mean and spread of the channels on; 0 leaves plain
+        statistics_images: training images to measure the mean and spread of the channels on; 0 leaves plain
             coefficients.
-        statistics: of all `pixels`; or the spread of the `pictures`' means, as the published constants.
+        statistics: of all `pixels`; or the spread of the `images`' means, as the published constants.
     """
 
     pixels: Literal["ycbcr"] | None = None
@@ -145,13 +145,13 @@ class InputsSection(Section):
     gate: bool = False
     gate_temperature: Annotated[float, Field(gt=0)] = 1.0
     gate_strength: Annotated[float, Field(ge=0)] = 0.1
-    statistics_pictures: Annotated[int, Field(ge=0)] = 1000
-    statistics: Literal["pixels", "pictures"] = "pixels"
+    statistics_images: Annotated[int, Field(ge=0)] = 1000
+    statistics: Literal["pixels", "images"] = "pixels"
 
     @model_validator(mode="after")
     def _pixels_or_channels(self) -> Self:
         fields = type(self).model_fields
-        both = [key for key in fields if key not in ("pixels", "statistics_pictures", "statistics")]
+        both = [key for key in fields if key not in ("pixels", "statistics_images", "statistics")]
         changed = [key for key in both if getattr(self, key) != fields[key].default]
         if self.pixels is not None and changed:
             raise ValueError(f"pixels are no frequency channels: leave out either pixels or {', '.join(changed)}")
@@ -234,20 +234,20 @@ class TrainingSection(Section):
     """The run.
 
     Attributes:
-        epochs: passes over the training pictures; with 0 the network is packed and evaluated as it starts, pruned and
+        epochs: passes over the training images; with 0 the network is packed and evaluated as it starts, pruned and
             cut if the recipe says so.
         seed: of everything random.
         precision: `fp32`, or mixed precision `bf16` or `fp16`; the transform itself always runs in float32.
         execution: `fused` trains without dense weights (see `tailcut.fuse`), `dense` builds them in each step; `auto`
             decides by a cost model, at the start and wherever vectors are shortened.
-        channels_last: train on pictures in channels-last memory order, often faster for convolutions.
+        channels_last: train on images in channels-last memory order, often faster for convolutions.
         loss: `cross_entropy`; `dice_bce` (soft Dice plus cross entropy) for masks; `vae` and `gan` for networks that
-            make pictures.
+            make images.
         label_smoothing: of the cross entropy.
         round_from: fraction of the run after which the forward pass uses coefficients rounded to `pack.codec`
             (straight-through: gradients reach the float32 masters); never when left out.
         validate_every: epochs between two validations.
-        statistics_pictures: training pictures on which the statistics of batch norm are measured again for each
+        statistics_images: training images on which the statistics of batch norm are measured again for each
             validation and for the packed network; with 0 they are those that training leaves, averages over its last
             batches, unless an epoch has fewer than 20 steps, or what is evaluated is not what trained (averaged
             parameters, a gate).
@@ -262,7 +262,7 @@ class TrainingSection(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     round_from: Fraction | None = None
     validate_every: Positive = 1
-    statistics_pictures: Annotated[int, Field(ge=0)] = 0
+    statistics_images: Annotated[int, Field(ge=0)] = 0
 
 
 class DistillationSection(Section):
@@ -286,14 +286,14 @@ class DetectionSection(Section):
     Attributes:
         backbone: the classification network that the backbone starts from: a .tailcut file, `zoo:NAME`, a finished
             run folder or `run:NAME` beside this run's; random weights when left out.
-        flip: probability that a training picture is mirrored, left to right.
-        statistics_pictures: training pictures of which the channels' mean and spread are measured; with a `backbone`
+        flip: probability that a training image is mirrored, left to right.
+        statistics_images: training images of which the channels' mean and spread are measured; with a `backbone`
             its own are taken.
     """
 
     backbone: str | None = None
     flip: Fraction = 0.5
-    statistics_pictures: Positive = 1000
+    statistics_images: Positive = 1000
 
 
 class PackSection(Section):
@@ -379,6 +379,6 @@ class Recipe(Section):
         if measured and (self.training.loss == "gan" or self.detection is not None):
             kind = "the networks of a gan" if self.training.loss == "gan" else "a detector"
             raise ValueError(
-                f"regularization.initialization 'standardized' runs the network on one batch of pictures, and {kind} "
+                f"regularization.initialization 'standardized' runs the network on one batch of images, and {kind} "
                 "cannot be run so; choose 'he'"
             )

@@ -15,11 +15,11 @@ GENERATIVE = ("vae", "gan")  # values of training.loss
 
 
 class AugmentationSection(Section):
-    """Random changes of training pictures.
+    """Random changes of training images.
 
     Attributes:
         shift: up to so many pixels in each direction, zeros move in.
-        flip: mirror every second picture, left to right.
+        flip: mirror every second image, left to right.
     """
 
     shift: Annotated[int, Field(ge=0)] = 0
@@ -27,14 +27,14 @@ class AugmentationSection(Section):
 
 
 class CoarseSection(Section):
-    """Smaller training pictures in the first part of a run, where a step then takes that much less time.
+    """Smaller training images in the first part of a run, where a step then takes that much less time.
 
     Known as progressive resizing: J. Howard, "Training Imagenet in 3 hours for 25 minutes" (2018).
 
     Attributes:
         factor: a square of so many pixels a side becomes one, their mean; rows and columns that do not fill one are
             left out. A mask gives the pixel in the middle.
-        fraction: of the epochs; the others have the pictures as they are.
+        fraction: of the epochs; the others have the images as they are.
     """
 
     factor: Annotated[int, Field(ge=2)] = 2
@@ -42,21 +42,21 @@ class CoarseSection(Section):
 
 
 class DataSection(Section):
-    """The pictures.
+    """The images.
 
     Attributes:
         name: a data set that `open_dataset` knows.
         train_split: the split to train on.
         test_split: the split for the final figure.
-        holdout: so many training pictures are held out for validation: the last ones; where they are sorted by class
+        holdout: so many training images are held out for validation: the last ones; where they are sorted by class
             (in folders), evenly spaced ones.
-        batch_size: pictures per step, on all devices together; an incomplete last batch is left out.
-        augmentation: random changes of the training pictures.
-        coarse: smaller training pictures at first.
-        on_error: "skip" reads all pictures once at the start and leaves out those that cannot be read; "raise" ends the
+        batch_size: images per step, on all devices together; an incomplete last batch is left out.
+        augmentation: random changes of the training images.
+        coarse: smaller training images at first.
+        on_error: "skip" reads all images once at the start and leaves out those that cannot be read; "raise" ends the
             run at the first.
         strict: refuse JPEG files that are damaged anywhere; false takes what libjpeg makes of them.
-        max_pixels: the most pixels of a picture; 2^24 (or 16 for each byte of its file) if it is not given.
+        max_pixels: the most pixels of an image; 2^24 (or 16 for each byte of its file) if it is not given.
     """
 
     name: str
@@ -72,11 +72,11 @@ class DataSection(Section):
 
 
 class GenerationSection(Section):
-    """What the training of a network that makes pictures has of its own; for `training.loss` `vae` and `gan`.
+    """What the training of a network that makes images has of its own; for `training.loss` `vae` and `gan`.
 
     Attributes:
-        num_samples: pictures that are made for the Fréchet distance.
-        discriminator: the other network of a GAN, which tells real pictures from made ones.
+        num_samples: images that are made for the Fréchet distance.
+        discriminator: the other network of a GAN, which tells real images from made ones.
     """
 
     num_samples: Annotated[int, Field(ge=2)] = 10_000

@@ -8,10 +8,10 @@ from torch import nn
 
 from tailcut.data import Dataset, Roots, split_off
 from tailcut.errors import ArgumentError, RecipeError, StructureError, TailcutError
-from tailcut.evaluation.pixel_inputs import picture_shape
+from tailcut.evaluation.pixel_inputs import image_shape
 from tailcut.format import load
 from tailcut.runs import Run, packed_network
-from tailcut.structure import set_class_names, set_picture_size
+from tailcut.structure import set_class_names, set_image_size
 from tailcut.training.recipe.schema import LrScheduleSection, OptimizerSection, Recipe
 from tailcut.training.recipe.sections import GENERATIVE
 from tailcut.training.setup.build_generation import build_gan
@@ -46,7 +46,7 @@ def build_model(recipe: Recipe, start: nn.Module | None = None) -> nn.Module:
 def name_classes(recipe: Recipe, model: nn.Module, dataset: Dataset) -> None:
     """Tell a classifier or a detector the names of the data set's classes (changes its note of them only).
 
-    Names that are the classes' numbers say nothing; masks and networks that make pictures have none.
+    Names that are the classes' numbers say nothing; masks and networks that make images have none.
     """
     names = dataset.class_names
     numbers = tuple(str(number) for number in range(len(names)))
@@ -58,16 +58,16 @@ def name_classes(recipe: Recipe, model: nn.Module, dataset: Dataset) -> None:
         set_class_names(model, None)
 
 
-def note_picture_size(recipe: Recipe, model: nn.Module, dataset: Dataset) -> None:
-    """Tell a classifier the size of the data set's pictures, if it is not its family's (changes its note of it only).
+def note_image_size(recipe: Recipe, model: nn.Module, dataset: Dataset) -> None:
+    """Tell a classifier the size of the data set's images, if it is not its family's (changes its note of it only).
 
-    Others get pictures in their own size, or are of one size.
+    Others get images in their own size, or are of one size.
     """
-    set_picture_size(model, None)
-    shape = picture_shape(model)
+    set_image_size(model, None)
+    shape = image_shape(model)
     classifies = dataset.task == "classification" and recipe.training.loss not in GENERATIVE
-    if classifies and shape is not None and shape[1:] != dataset.picture_shape[1:]:
-        set_picture_size(model, dataset.picture_shape[1:])
+    if classifies and shape is not None and shape[1:] != dataset.image_shape[1:]:
+        set_image_size(model, dataset.image_shape[1:])
 
 
 def build_optimizer(section: OptimizerSection, model: nn.Module) -> torch.optim.Optimizer:
@@ -142,24 +142,24 @@ def set_lr(optimizer: torch.optim.Optimizer, section: OptimizerSection, progress
 
 
 def check_data(recipe: Recipe, train: Dataset, num_processes: int) -> int:
-    """Check that the batches fit the data and the processes, and that coarse pictures have a pixel.
+    """Check that the batches fit the data and the processes, and that coarse images have a pixel.
 
     Returns:
         The number of steps per epoch.
 
     Raises:
-        RecipeError: not one full batch, a batch that cannot be shared evenly, or pictures below one coarse pixel.
+        RecipeError: not one full batch, a batch that cannot be shared evenly, or images below one coarse pixel.
     """
     size = recipe.data.batch_size
     if size > len(train):
-        raise RecipeError(f"data.batch_size: must be at most {len(train)}, the training pictures, got {size}")
+        raise RecipeError(f"data.batch_size: must be at most {len(train)}, the training images, got {size}")
     if size % num_processes:
         raise RecipeError(
             f"data.batch_size: must be a multiple of the {num_processes} processes that share each batch, got {size}"
         )
-    coarse, side = recipe.data.coarse, min(train.picture_shape[1:])
+    coarse, side = recipe.data.coarse, min(train.image_shape[1:])
     if coarse is not None and coarse.factor > side:
-        raise RecipeError(f"data.coarse.factor: must be at most {side}, a side of the pictures, got {coarse.factor}")
+        raise RecipeError(f"data.coarse.factor: must be at most {side}, a side of the images, got {coarse.factor}")
     masks = train.task == "segmentation"
     if masks != (recipe.training.loss == "dice_bce") and not masks:
         raise RecipeError(f"training.loss: {recipe.training.loss} is for masks; {recipe.data.name} has classes")
@@ -169,7 +169,7 @@ def check_data(recipe: Recipe, train: Dataset, num_processes: int) -> int:
 
 
 def _warn_of_few_steps(recipe: Recipe, num_steps: int) -> None:
-    """Say that a fresh network will hardly learn in so few steps, which is easily overlooked with few pictures."""
+    """Say that a fresh network will hardly learn in so few steps, which is easily overlooked with few images."""
     all_steps = recipe.training.epochs * num_steps
     if recipe.start is None and 0 < all_steps < FEW_STEPS:
         logger.warning(
@@ -183,10 +183,10 @@ def _warn_of_few_steps(recipe: Recipe, num_steps: int) -> None:
 
 
 def hold_out(recipe: Recipe, dataset: Dataset) -> tuple[Dataset, Dataset | None]:
-    """The pictures to train on, and those held out for validation; None where the recipe holds out none.
+    """The images to train on, and those held out for validation; None where the recipe holds out none.
 
     Raises:
-        RecipeError: there are not so many pictures.
+        RecipeError: there are not so many images.
     """
     if not recipe.data.holdout:
         return dataset, None

@@ -1,4 +1,4 @@
-"""The networks of a recipe that trains one which makes pictures, and whether the recipe fits them."""
+"""The networks of a recipe that trains one which makes images, and whether the recipe fits them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +22,7 @@ PARTS = ("generator", "discriminator")
 class GanNetworks(nn.Module):
     """The two networks of a GAN, trained against one another.
 
-    Input: codes (batch, code_size). Output: what the discriminator takes the made pictures for, logits (batch, 1).
+    Input: codes (batch, code_size). Output: what the discriminator takes the made images for, logits (batch, 1).
     """
 
     def __init__(self, generator: nn.Module, discriminator: nn.Module) -> None:
@@ -51,21 +51,21 @@ def build_gan(recipe: Recipe) -> GanNetworks:
         for part, model in zip(PARTS, (recipe.model, section.discriminator), strict=True)
     )
     if not isinstance(generator, DCGANGenerator):
-        raise RecipeError(f"model.name: {recipe.model.name} makes no pictures of codes; dcgan_generator does")
-    made = tuple(_picture_of(generator).shape)
+        raise RecipeError(f"model.name: {recipe.model.name} makes no images of codes; dcgan_generator does")
+    made = tuple(_image_of(generator).shape)
     if example_shape(discriminator) != made:
         raise RecipeError(
-            f"generation.discriminator: reads pictures (batch, channels, height, width) like "
+            f"generation.discriminator: reads images (batch, channels, height, width) like "
             f"{example_shape(discriminator)}, the generator makes {made}"
         )
     return GanNetworks(generator, discriminator)
 
 
 def check_generative(recipe: Recipe, model: nn.Module, dataset: Dataset) -> None:
-    """Whether a recipe, its network and its pictures fit, where either makes pictures; the network is not changed.
+    """Whether a recipe, its network and its images fit, where either makes images; the network is not changed.
 
     Raises:
-        RecipeError: the loss is for other networks, a section has no meaning, or the pictures have other channels.
+        RecipeError: the loss is for other networks, a section has no meaning, or the images have other channels.
     """
     loss = recipe.training.loss
     kinds: dict[str, tuple[type[nn.Module], ...]] = {"vae": (VAE,), "gan": (GanNetworks, DCGANGenerator)}
@@ -88,24 +88,24 @@ def check_generative(recipe: Recipe, model: nn.Module, dataset: Dataset) -> None
             "optimizer.clip_norm": recipe.optimizer.clip_norm is not None,
         }
     check_unused(useless, of=f"training.loss {loss!r}")
-    shape = tuple(dataset.picture_shape)
+    shape = tuple(dataset.image_shape)
     if shape[0] != CHANNELS:
         raise RecipeError(
-            f"data.name: the result is measured by the features of {FEATURE_NETWORK}, which reads pictures of "
+            f"data.name: the result is measured by the features of {FEATURE_NETWORK}, which reads images of "
             f"{CHANNELS} channel; {dataset.name} has {shape[0]}"
         )
     if loss == "vae" and shape != (example_shape(model) or shape)[-3:]:
-        raise RecipeError(f"data.name: {recipe.model.name} reads pictures {example_shape(model)}, got {shape}")
+        raise RecipeError(f"data.name: {recipe.model.name} reads images {example_shape(model)}, got {shape}")
 
 
-def _picture_of(generator: nn.Module) -> Tensor:
-    """A picture that the generator makes in evaluation mode (its mode is as before)."""
+def _image_of(generator: nn.Module) -> Tensor:
+    """An image that the generator makes in evaluation mode (its mode is as before)."""
     mode = generator.training
     try:
-        picture: Tensor = generator.eval()(next(generator.parameters()).new_zeros(example_shape(generator) or (1,)))
+        image: Tensor = generator.eval()(next(generator.parameters()).new_zeros(example_shape(generator) or (1,)))
     finally:
         generator.train(mode)
-    return picture.detach()
+    return image.detach()
 
 
 def _part(section: RegularizationSection | None, part: str) -> RegularizationSection | None:

@@ -14,7 +14,7 @@ Execution = str
 DENSE, FUSED, COMPILED = "dense", "fused", "compiled"
 
 
-def choose_execution(recipe: Recipe, model: nn.Module, pictures: Tensor) -> Execution:
+def choose_execution(recipe: Recipe, model: nn.Module, images: Tensor) -> Execution:
     """How the network trains from here on.
 
     "dense": its weights are rebuilt in each step. "fused": through `tailcut.fuse`. "compiled": the same, with numba's
@@ -25,21 +25,21 @@ def choose_execution(recipe: Recipe, model: nn.Module, pictures: Tensor) -> Exec
     Args:
         recipe: its `training.execution` decides, if it is not "auto".
         model: the network, on its device.
-        pictures: a batch like those of the training, on that device.
+        images: a batch like those of the training, on that device.
 
     Raises:
-        ArgumentError: the network cannot take pictures of this shape.
+        ArgumentError: the network cannot take images of this shape.
     """
     wanted = recipe.training.execution
-    fused = COMPILED if pictures.device.type == "cpu" and is_installed() else FUSED
+    fused = COMPILED if images.device.type == "cpu" and is_installed() else FUSED
     if wanted != "auto":
         return fused if wanted == FUSED else wanted
     if recipe.training.precision != "fp32" or not truncated_tensors(model):
         return DENSE
     mode = model.training
     try:
-        with fitting(pictures):
-            return fused if pays_in_training(model.train(), pictures) else DENSE
+        with fitting(images):
+            return fused if pays_in_training(model.train(), images) else DENSE
     finally:
         model.train(mode)
 
@@ -60,6 +60,6 @@ def trained_as(execution: Execution, model: nn.Module) -> nn.Module:
     return FusedNetwork(model, engine="compiled" if execution == COMPILED else "torch")
 
 
-def example_batch(recipe: Recipe, picture_shape: tuple[int, ...], num_processes: int, device: torch.device) -> Tensor:
+def example_batch(recipe: Recipe, image_shape: tuple[int, ...], num_processes: int, device: torch.device) -> Tensor:
     """A batch of zeros of the shape that one process gets in each step."""
-    return torch.zeros(recipe.data.batch_size // num_processes, *picture_shape, device=device)
+    return torch.zeros(recipe.data.batch_size // num_processes, *image_shape, device=device)

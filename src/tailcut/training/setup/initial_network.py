@@ -63,7 +63,7 @@ def make_start(recipe: Recipe, run: Run, dataset: Dataset, *, roots: Roots = Non
     Args:
         recipe: its `model`, `start`, `inputs` and `pruning` sections.
         run: the run.
-        dataset: the training pictures, for statistics and scores.
+        dataset: the training images, for statistics and scores.
         roots: data roots for `data:PATH`.
 
     Raises:
@@ -153,17 +153,17 @@ def _replace_input(model: nn.Module, section: InputsSection, dataset: Dataset, s
         transform = (
             BlockDCT(_selection(section.channels), chroma=section.chroma) if section.pixels is None else YCbCrPixels()
         )
-        if section.statistics_pictures:
-            count = min(section.statistics_pictures, len(dataset))
+        if section.statistics_images:
+            count = min(section.statistics_images, len(dataset))
             batches = -(-count // STATISTICS_BATCH)
             transform.fit(random_batches(dataset, STATISTICS_BATCH, batches, seed), over=section.statistics)
-            logger.info("measured the mean and spread of the channels on %d pictures", batches * STATISTICS_BATCH)
-        size = dataset.picture_shape[1:]
+            logger.info("measured the mean and spread of the channels on %d images", batches * STATISTICS_BATCH)
+        size = dataset.image_shape[1:]
         if isinstance(transform, YCbCrPixels):
-            use_ycbcr(model, transform, picture_size=size)
+            use_ycbcr(model, transform, image_size=size)
             return
         gate = section.gate_temperature if section.gate else False
-        replace_stem(model, transform, first=section.first, strides=section.strides, gate=gate, picture_size=size)
+        replace_stem(model, transform, first=section.first, strides=section.strides, gate=gate, image_size=size)
     except (TailcutError, OSError) as error:
         raise RecipeError(f"inputs: {error}") from error
 
@@ -181,9 +181,9 @@ def _prune(model: nn.Module, section: PruningSection, dataset: Dataset, seed: in
     }
     rates = list(section.rates) if isinstance(section.rates, tuple) else section.rates
     try:
-        pictures = partial(network_inputs, model, dataset, section.batch_size, section.num_batches, seed)
-        scores = score(model, pictures(), seed=seed, **settings)
-        example = reader_of(model)(torch.zeros(1, *dataset.picture_shape))
+        images = partial(network_inputs, model, dataset, section.batch_size, section.num_batches, seed)
+        scores = score(model, images(), seed=seed, **settings)
+        example = reader_of(model)(torch.zeros(1, *dataset.image_shape))
         report = prune(
             model,
             example,
@@ -195,7 +195,7 @@ def _prune(model: nn.Module, section: PruningSection, dataset: Dataset, seed: in
             round_to=section.round_to,
         )
         if section.recalibrate:
-            recalibrate(model, pictures(), section.num_batches)
+            recalibrate(model, images(), section.num_batches)
     except (ArgumentError, StructureError) as error:
         raise RecipeError(f"pruning: {error}") from error
     logger.info("%s", report)

@@ -1,8 +1,8 @@
-"""When and on how many pictures a training measures the statistics of batch norm again.
+"""When and on how many images a training measures the statistics of batch norm again.
 
 Batch norm evaluates with running averages over the steps of training, of which each step adds a tenth. They are good
 where many steps went by while the weights changed little. In a short training they are those of other weights: networks
-that have learnt their training pictures by heart then give every picture the same class.
+that have learnt their training images by heart then give every image the same class.
 """
 
 import math
@@ -12,15 +12,15 @@ from torch import nn
 from tailcut.evaluation.pixel_inputs import has_gate
 from tailcut.training.recipe.schema import Recipe
 
-NUM_BATCHES = 20  # of inputs, where a recipe does not say how many pictures
+NUM_BATCHES = 20  # of inputs, where a recipe does not say how many images
 # Running averages over fewer steps than that tell of weights that are long gone (0.9 ** 20 is 0.12).
 FEW_STEPS = 20
 
 
-def batches_for_norms(recipe: Recipe, model: nn.Module, num_pictures: int) -> tuple[int, int]:
-    """The batches that the statistics of batch norm are measured on again: pictures in each, and how many; 0 for none.
+def batches_for_norms(recipe: Recipe, model: nn.Module, num_images: int) -> tuple[int, int]:
+    """The batches that the statistics of batch norm are measured on again: images in each, and how many; 0 for none.
 
-    The recipe may say how many pictures. If not, it is done where the statistics of training do not fit. Short epochs:
+    The recipe may say how many images. If not, it is done where the statistics of training do not fit. Short epochs:
     above. Gates: channels whose probability is a little below one half are open half of the time in training and never
     in evaluation, where the statistics of training would be those of other inputs. Averages: the statistics are those
     of the parameters before averaging (Izmailov et al., "Averaging Weights Leads to Wider Optima", 2018, section 3).
@@ -28,16 +28,16 @@ def batches_for_norms(recipe: Recipe, model: nn.Module, num_pictures: int) -> tu
     Args:
         recipe: the recipe.
         model: the network (not changed).
-        num_pictures: in the training split.
+        num_images: in the training split.
     """
     size = recipe.data.batch_size
-    wanted = math.ceil(recipe.training.statistics_pictures / size)
-    # A generator's statistics do not depend on how many pictures there are to learn from, and no class hangs on them.
-    is_short = num_pictures // size < FEW_STEPS and recipe.training.loss != "gan"
+    wanted = math.ceil(recipe.training.statistics_images / size)
+    # A generator's statistics do not depend on how many images there are to learn from, and no class hangs on them.
+    is_short = num_images // size < FEW_STEPS and recipe.training.loss != "gan"
     if not wanted and (is_short or recipe.optimizer.ema_decay is not None or has_gate(model)):
         wanted = NUM_BATCHES
-    if wanted < num_pictures // size:
+    if wanted < num_images // size:
         return size, wanted
-    # All pictures, in batches of nearly one size: each counts the same, and small ones tell little.
-    count = math.ceil(num_pictures / size)
-    return math.ceil(num_pictures / count), count if wanted else 0
+    # All images, in batches of nearly one size: each counts the same, and small ones tell little.
+    count = math.ceil(num_images / size)
+    return math.ceil(num_images / count), count if wanted else 0

@@ -1,7 +1,7 @@
 """The training loop: read `Session` from top to bottom.
 
 One loop for every recipe, on Lightning Fabric, so that it runs on one CPU or on many machines. Shapes:
-pictures (batch, channels, height, width), targets (batch,) or (batch, height, width), outputs (batch,
+images (batch, channels, height, width), targets (batch,) or (batch, height, width), outputs (batch,
 classes, ...).
 """
 
@@ -32,7 +32,7 @@ from tailcut.runtime.devices import Machines as Machines
 from tailcut.runtime.distributed import Processes, share_of
 from tailcut.runtime.progress import Progress, epoch_line, live_progress
 from tailcut.runtime.signals import Interruption, interrupted, listen_for_interruption, not_a_number
-from tailcut.structure import class_names, picture_size
+from tailcut.structure import class_names, image_size
 from tailcut.training.batches import batches, generator
 from tailcut.training.checkpoints import (
     applying,
@@ -59,7 +59,7 @@ from tailcut.training.setup.build import (
     hold_out,
     load_teacher,
     name_classes,
-    note_picture_size,
+    note_image_size,
     set_lr,
     set_precision,
 )
@@ -100,7 +100,7 @@ class Session(Processes):
         standardize_start(recipe, self.model, self.train_data)
         check_generative(recipe, self.model, self.train_data)
         name_classes(recipe, self.model, self.train_data)
-        note_picture_size(recipe, self.model, self.train_data)
+        note_image_size(recipe, self.model, self.train_data)
         self.read = reader_of(self.model)
         self.optimizer = build_optimizer(recipe.optimizer, self.model)
         self.schedule = build_schedule(recipe, self.model, self.optimizer, self.num_steps)
@@ -142,9 +142,9 @@ class Session(Processes):
     def _wrapped(self) -> nn.Module:
         """The network in the form in which it trains, for this engine. What was decided before stays so."""
         if self.execution is None:
-            fabric, shape = self.fabric, self.train_data.picture_shape
-            pictures = example_batch(self.recipe, shape, fabric.world_size, fabric.device)
-            self.execution = choose_execution(self.recipe, self.model, self.read(pictures))
+            fabric, shape = self.fabric, self.train_data.image_shape
+            images = example_batch(self.recipe, shape, fabric.world_size, fabric.device)
+            self.execution = choose_execution(self.recipe, self.model, self.read(images))
         return self.fabric.setup_module(trained_as(self.execution, self.model), move_to_device=False)
 
     def train_epochs(self, *, progress: bool) -> None:
@@ -197,11 +197,11 @@ class Session(Processes):
             rank=self.fabric.global_rank,
             num_processes=self.fabric.world_size,
         )
-        for step, (pictures, targets, places) in enumerate(work):
+        for step, (images, targets, places) in enumerate(work):
             now = first_step + step
             lr = set_lr(self.optimizer, recipe.optimizer, now / all_steps)
-            pictures = pictures.to(self.fabric.device, memory_format=self.memory_format)
-            loss = self._step(pictures, targets.to(self.fabric.device), places)
+            images = images.to(self.fabric.device, memory_format=self.memory_format)
+            loss = self._step(images, targets.to(self.fabric.device), places)
             self._cut_if_due(now + 1)
             if self.average is not None:
                 self.average.update()
@@ -216,17 +216,17 @@ class Session(Processes):
             bar.show(now + 1, f"epoch {epoch + 1}  loss {smooth:.4f}")
         return total / self.num_steps
 
-    def _step(self, pictures: Tensor, targets: Tensor, places: Tensor) -> Tensor:
+    def _step(self, images: Tensor, targets: Tensor, places: Tensor) -> Tensor:
         """Forward, backward, and one step of the optimiser. Returns the loss, a scalar."""
         recipe = self.recipe
         factor = self._coarse_factor()
-        with fitting(pictures, "" if factor == 1 else f" ({factor} times smaller by data.coarse)"):
-            outputs = self.module(self.read(pictures))
+        with fitting(images, "" if factor == 1 else f" ({factor} times smaller by data.coarse)"):
+            outputs = self.module(self.read(images))
         if recipe.training.loss == "vae":
-            loss = negative_elbo(outputs, pictures).mean()
+            loss = negative_elbo(outputs, images).mean()
         else:
             check_outputs(outputs, self.train_data)
-            taught = None if self.teacher is None else self.teacher(pictures, places)
+            taught = None if self.teacher is None else self.teacher(images, places)
             loss = total_loss(outputs, targets, recipe.training, recipe.distillation, taught)
         if recipe.inputs is not None and recipe.inputs.gate:
             penalty = gate_penalty(self.model, recipe.inputs.gate_strength)
@@ -241,7 +241,7 @@ class Session(Processes):
         return loss.detach()
 
     def _coarse_factor(self) -> int:
-        """How many times smaller than the data set's the pictures of this epoch are, along each side."""
+        """How many times smaller than the data set's the images of this epoch are, along each side."""
         coarse = self.recipe.data.coarse
         if coarse is None or self.epoch >= coarse.fraction * self.recipe.training.epochs:
             return 1
@@ -262,7 +262,7 @@ class Session(Processes):
             self.schedule.step()
 
     def _validate(self) -> tuple[str, dict[str, float]]:
-        """Metrics on the held-out pictures, on the test split if none are held out; the split's name first.
+        """Metrics on the held-out images, on the test split if none are held out; the split's name first.
 
         Without hold-out nothing is chosen by these figures: the last epoch is packed whatever they are.
         """
@@ -282,8 +282,8 @@ class Session(Processes):
 
     def _recalibrate(self, size: int, count: int) -> None:
         """Measure the statistics on `count` batches of `size` inputs, the same in all processes."""
-        pictures = network_inputs(self.model, self.train_data, size, count, self.recipe.training.seed)
-        recalibrate(trained_as(self.execution or DENSE, self.model), pictures, count)
+        images = network_inputs(self.model, self.train_data, size, count, self.recipe.training.seed)
+        recalibrate(trained_as(self.execution or DENSE, self.model), images, count)
 
     def _evaluate(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:
         section = self.recipe.generation or GenerationSection()
@@ -309,7 +309,7 @@ class Session(Processes):
                 "schedule": schedule.state_dict() if schedule else None,
                 "average": self.average.state_dict() if self.average else None,
                 "class_names": class_names(self.model),
-                "picture_size": picture_size(self.model),
+                "image_size": image_size(self.model),
                 "scaler": self.fabric.strategy.precision.state_dict(),
                 "random": states,
             }

@@ -1,7 +1,7 @@
-"""Training of detectors: the loop of all recipes, with pictures and objects in the place of batches.
+"""Training of detectors: the loop of all recipes, with images and objects in the place of batches.
 
 The paper's recipe (section 4.3): 20 epochs at a learning rate of 0.0025, divided by 10 after 16 and 19; the rest as
-in MMDetection: SGD with momentum 0.9 and weight decay 1e-4, two pictures a step, mirrored with probability 0.5,
+in MMDetection: SGD with momentum 0.9 and weight decay 1e-4, two images a step, mirrored with probability 0.5,
 gradients clipped at norm 35, batch norm frozen.
 """
 
@@ -30,7 +30,7 @@ from tailcut.training.recipe.fields import check_unused
 from tailcut.training.recipe.schema import DetectionSection, Recipe
 from tailcut.training.recipe.sections import AugmentationSection
 from tailcut.training.trainer.base import Session
-from tailcut.training.trainer.detection_batches import Example, PictureNumbers, is_mirrored, training_example
+from tailcut.training.trainer.detection_batches import Example, ImageNumbers, is_mirrored, training_example
 from tailcut.weights import to_dense
 
 try:
@@ -80,7 +80,7 @@ def check_recipe(recipe: Recipe) -> DetectionSection:
     instead = {
         "start": "; its backbone starts from detection.backbone",
         "inputs": "; model.arguments says what it reads",
-        "data.augmentation": "; its pictures are mirrored by detection.flip",
+        "data.augmentation": "; its images are mirrored by detection.flip",
     }
     check_unused(useless, of="a detector", instead=instead)
     if recipe.regularization is not None and training.execution != "dense":
@@ -98,31 +98,31 @@ def check_recipe(recipe: Recipe) -> DetectionSection:
 
 
 class _ByNumber(nn.Module):
-    """A detector that takes numbers of pictures, which have no common size and so make no batch."""
+    """A detector that takes numbers of images, which have no common size and so make no batch."""
 
-    def __init__(self, detector: Detector, pictures: CocoDataset) -> None:
+    def __init__(self, detector: Detector, images: CocoDataset) -> None:
         super().__init__()
-        self.detector, self.pictures = detector, pictures
+        self.detector, self.images = detector, images
 
     def forward(self, numbers: Tensor) -> object:
-        """What the detector finds in the pictures of these numbers, int64, shape (batch,)."""
-        return self.detector([self.pictures.picture(number).to(numbers.device) for number in numbers.tolist()])
+        """What the detector finds in the images of these numbers, int64, shape (batch,)."""
+        return self.detector([self.images.image(number).to(numbers.device) for number in numbers.tolist()])
 
 
 class DetectionSession(Session):
-    """One process of a training. The loop counts pictures by number; `_step` reads them."""
+    """One process of a training. The loop counts images by number; `_step` reads them."""
 
     def __init__(self, recipe: Recipe, run: Run, fabric: Fabric, *, roots: Roots, download: bool) -> None:
         self.section = check_recipe(recipe)
         super().__init__(recipe, run, fabric, roots=roots, download=download)
         self.detector = cast(Detector, self.model)
-        self.pictures = self._checked(self.train_data)
+        self.images = self._checked(self.train_data)
         for dataset in (self.test_data, self.held_out):
             if dataset is not None and not self._checked(dataset).has_objects:
                 raise RecipeError(
                     f"data: {dataset.name}, split {dataset.split}, has no objects to measure a detector by"
                 )
-        self.train_data = PictureNumbers(self.train_data)
+        self.train_data = ImageNumbers(self.train_data)
         self.losses: Counter[str] = Counter()
         if self.epoch == 0:
             self._begin()
@@ -149,10 +149,10 @@ class DetectionSession(Session):
             except (TailcutError, OSError) as error:
                 raise RecipeError(f"detection.backbone: {error}") from error
         elif self.detector.transform.dct is not None:
-            order = torch.randperm(len(self.pictures), generator=generator(recipe.training.seed))
-            chosen = order[: section.statistics_pictures].tolist()
-            self.detector.fit(self.pictures.picture(index) for index in chosen)
-            logger.info("measured the mean and spread of the channels on %d pictures", len(chosen))
+            order = torch.randperm(len(self.images), generator=generator(recipe.training.seed))
+            chosen = order[: section.statistics_images].tolist()
+            self.detector.fit(self.images.image(index) for index in chosen)
+            logger.info("measured the mean and spread of the channels on %d images", len(chosen))
         if self.average is not None and recipe.optimizer.ema_decay is not None:
             self.average = MovingAverage(self.model, recipe.optimizer.ema_decay)
 
@@ -164,10 +164,10 @@ class DetectionSession(Session):
         logger.info("epoch %d of this process: %s", self.epoch + 1, ", ".join(parts))
         return loss
 
-    def _step(self, pictures: Tensor, targets: Tensor, places: Tensor) -> Tensor:
-        """Forward, backward, and one step of the optimiser. `pictures` are numbers. Returns the loss, a scalar."""
-        examples = [self._example(index) for index in pictures.tolist()]
-        losses = self.module([picture for picture, _ in examples], [target for _, target in examples])
+    def _step(self, images: Tensor, targets: Tensor, places: Tensor) -> Tensor:
+        """Forward, backward, and one step of the optimiser. `images` are numbers. Returns the loss, a scalar."""
+        examples = [self._example(index) for index in images.tolist()]
+        losses = self.module([image for image, _ in examples], [target for _, target in examples])
         loss = torch.stack(list(losses.values())).sum()
         self.stepper.zero_grad()
         self.fabric.backward(loss)
@@ -179,16 +179,16 @@ class DetectionSession(Session):
         return loss.detach()
 
     def _example(self, index: int) -> Example:
-        """One training picture with its objects, on the device, mirrored or not."""
+        """One training image with its objects, on the device, mirrored or not."""
         seed, device = self.recipe.training.seed, self.fabric.device
         mirrored = is_mirrored(self.section.flip, seed=seed, epoch=self.epoch, index=index)
-        picture, target = training_example(self.pictures, index, masks=self.detector.has_masks, mirrored=mirrored)
-        return picture.to(device), {name: value.to(device) for name, value in target.items()}
+        image, target = training_example(self.images, index, masks=self.detector.has_masks, mirrored=mirrored)
+        return image.to(device), {name: value.to(device) for name, value in target.items()}
 
     def _recalibrate(self, size: int, count: int) -> None:
-        """Measure the statistics on `count` batches of `size` pictures; frozen batch norm has none to measure."""
+        """Measure the statistics on `count` batches of `size` images; frozen batch norm has none to measure."""
         numbers = random_batches(self.train_data, size, count, self.recipe.training.seed)
-        recalibrate(_ByNumber(self.detector, self.pictures), numbers, count)
+        recalibrate(_ByNumber(self.detector, self.images), numbers, count)
 
     def _evaluate(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:
         return evaluate_detector(model, self._checked(dataset), share=share_of(self.fabric))

@@ -1,4 +1,4 @@
-"""Training pictures of detectors: what the loop counts, what a step reads, and how both are mirrored."""
+"""Training images of detectors: what the loop counts, what a step reads, and how both are mirrored."""
 
 import torch
 from torch import Tensor
@@ -9,35 +9,35 @@ from tailcut.training.batches import generator
 Example = tuple[Tensor, dict[str, Tensor]]
 
 
-class PictureNumbers(Dataset):
-    """Stands for a data set in the training loop: picture and target are the number of the picture.
+class ImageNumbers(Dataset):
+    """Stands for a data set in the training loop: image and target are the number of the image.
 
-    Pictures with objects have no common size and cannot be stacked; numbers can. A step reads what they stand for.
+    Images with objects have no common size and cannot be stacked; numbers can. A step reads what they stand for.
     """
 
     def __init__(self, dataset: Dataset) -> None:
         self.name, self.split, self.task = dataset.name, dataset.split, dataset.task
         self.num_classes, self.class_names = dataset.num_classes, dataset.class_names
-        self.picture_shape = dataset.picture_shape
-        self._num_pictures = len(dataset)
+        self.image_shape = dataset.image_shape
+        self._num_images = len(dataset)
 
     def __len__(self) -> int:
-        """The number of pictures."""
-        return self._num_pictures
+        """The number of images."""
+        return self._num_images
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """The number twice, int64, shape ()."""
-        if not 0 <= index < self._num_pictures:
-            raise IndexError(f"{self.name}, split {self.split}: there is no picture {index}")
+        if not 0 <= index < self._num_images:
+            raise IndexError(f"{self.name}, split {self.split}: there is no image {index}")
         return torch.tensor(index), torch.tensor(index)
 
 
 def training_example(dataset: CocoDataset, index: int, *, masks: bool, mirrored: bool) -> Example:
-    """One picture (3, height, width) with its objects, as a detector takes them.
+    """One image (3, height, width) with its objects, as a detector takes them.
 
     Args:
         dataset: the data set.
-        index: which picture.
+        index: which image.
         masks: with masks.
         mirrored: left and right exchanged.
     """
@@ -45,20 +45,20 @@ def training_example(dataset: CocoDataset, index: int, *, masks: bool, mirrored:
     target = {"boxes": objects.boxes, "labels": objects.labels}
     if objects.masks is not None:
         target["masks"] = objects.masks
-    example = dataset.picture(index), target
+    example = dataset.image(index), target
     return mirror(*example) if mirrored else example
 
 
-def mirror(picture: Tensor, target: dict[str, Tensor]) -> Example:
-    """A picture (3, height, width) and its objects with left and right exchanged."""
-    width = picture.shape[2]
+def mirror(image: Tensor, target: dict[str, Tensor]) -> Example:
+    """An image (3, height, width) and its objects with left and right exchanged."""
+    width = image.shape[2]
     left, top, right, bottom = target["boxes"].unbind(1)
     turned = {**target, "boxes": torch.stack([width - right, top, width - left, bottom], dim=1)}
     if "masks" in target:
         turned["masks"] = target["masks"].flip(2)
-    return picture.flip(2), turned
+    return image.flip(2), turned
 
 
 def is_mirrored(probability: float, *, seed: int, epoch: int, index: int) -> bool:
-    """Whether this picture is mirrored in this epoch: it depends on nothing else."""
+    """Whether this image is mirrored in this epoch: it depends on nothing else."""
     return float(torch.rand((), generator=generator(seed, epoch, index, 0))) < probability

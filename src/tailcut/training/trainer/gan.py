@@ -1,7 +1,7 @@
 """Training of a GAN: the loop of all recipes, with two networks that learn against one another.
 
 As in the paper of the DCGAN (Radford et al., 2016): in each step the discriminator learns to tell a batch of real
-pictures from a batch of made ones, then the generator learns to have its batch taken for real. Adam, with a learning
+images from a batch of made ones, then the generator learns to have its batch taken for real. Adam, with a learning
 rate of 2e-4 and betas (0.5, 0.999), is the custom.
 """
 
@@ -40,22 +40,22 @@ class GanSession(Session):
     opponent: nn.Module
     losses: defaultdict[str, float]
     code_size: int
-    picture_size: tuple[int, int]
+    image_size: tuple[int, int]
 
     def _build(self, roots: Roots) -> nn.Module:
         self.losses = defaultdict(float)
         self.networks = networks = cast(GanNetworks, super()._build(roots))
         _, self.code_size = cast(tuple[int, int], example_shape(networks.generator))
-        self.picture_size = cast(tuple[int, int], (example_shape(networks.discriminator) or ())[-2:])
+        self.image_size = cast(tuple[int, int], (example_shape(networks.discriminator) or ())[-2:])
         return networks
 
     def _wrapped(self) -> nn.Module:
         networks, fabric = self.networks, self.fabric
         if self.execution is None:
-            shape = (self.train_data.picture_shape[0], *self.picture_size)
-            pictures = example_batch(self.recipe, shape, fabric.world_size, fabric.device)
-            codes = pictures.new_zeros(len(pictures), self.code_size)
-            pairs = ((networks.generator, codes), (networks.discriminator, pictures))
+            shape = (self.train_data.image_shape[0], *self.image_size)
+            images = example_batch(self.recipe, shape, fabric.world_size, fabric.device)
+            codes = images.new_zeros(len(images), self.code_size)
+            pairs = ((networks.generator, codes), (networks.discriminator, images))
             ways = {choose_execution(self.recipe, network, example) for network, example in pairs} - {DENSE}
             self.execution = ways.pop() if ways else DENSE  # one for both, where it pays for either
         forms = {name: trained_as(self.execution, network) for name, network in networks.named_children()}
@@ -70,14 +70,14 @@ class GanSession(Session):
         logger.info("epoch %d of this process: %s", self.epoch + 1, ", ".join(parts))
         return loss
 
-    def _step(self, pictures: Tensor, targets: Tensor, places: Tensor) -> Tensor:
+    def _step(self, images: Tensor, targets: Tensor, places: Tensor) -> Tensor:
         """A step of the discriminator, then one of the generator. Returns the sum of their losses, a scalar.
 
         One optimiser has the parameters of both networks and changes only those with gradients: the same numbers as
         from two with these settings.
         """
         parts = cast(nn.ModuleDict, self.module)
-        real = 2 * resized(pictures, self.picture_size) - 1  # the generator's pixels are -1..1
+        real = 2 * resized(images, self.image_size) - 1  # the generator's pixels are -1..1
         made = parts["generator"](torch.randn(len(real), self.code_size).to(real.device))
 
         self.stepper.zero_grad()

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tailcut.data.pictures import picture_size, read_mask, read_picture, write_mask
+from tailcut.data.images import image_size, read_image, read_mask, write_mask
 from tailcut.errors import ArgumentError, DataError
 
 GENERATOR = np.random.default_rng(0)
@@ -39,8 +39,8 @@ def luma(pixels: np.ndarray) -> np.ndarray:
 
 def test_rgb(tmp_path: Path) -> None:
     path = save(tmp_path / "x.png", COLOURS)
-    assert torch.equal(read_picture(path, channels=3), as_tensor(COLOURS))
-    grey = read_picture(str(path), channels=1)
+    assert torch.equal(read_image(path, channels=3), as_tensor(COLOURS))
+    grey = read_image(str(path), channels=1)
     assert grey.shape == (1, 1, 6, 9)
     assert grey.is_contiguous()
     np.testing.assert_allclose(grey[0, 0] * 255, luma(COLOURS), atol=0.51)
@@ -48,20 +48,20 @@ def test_rgb(tmp_path: Path) -> None:
 
 def test_grey(tmp_path: Path) -> None:
     path = save(tmp_path / "x.png", GREY)
-    assert torch.equal(read_picture(path, channels=1), as_tensor(GREY))
-    assert torch.equal(read_picture(path, channels=3), as_tensor(GREY).expand(1, 3, 6, 9))
+    assert torch.equal(read_image(path, channels=1), as_tensor(GREY))
+    assert torch.equal(read_image(path, channels=3), as_tensor(GREY).expand(1, 3, 6, 9))
 
 
 def test_jpeg(tmp_path: Path) -> None:
     smooth = np.broadcast_to(np.linspace(0, 255, 32).astype(np.uint8)[:, None, None], (32, 32, 3))
     path = save(tmp_path / "x.jpg", np.ascontiguousarray(smooth), quality=95)
-    assert (read_picture(path, channels=3) - as_tensor(smooth)).abs().max() < 0.03
+    assert (read_image(path, channels=3) - as_tensor(smooth)).abs().max() < 0.03
 
 
 def test_cmyk_jpeg(tmp_path: Path) -> None:
     Image.new("RGB", (16, 8), (255, 0, 0)).convert("CMYK").save(tmp_path / "x.jpg", quality=95)
-    picture = read_picture(tmp_path / "x.jpg", channels=3)
-    torch.testing.assert_close(picture.mean(dim=(0, 2, 3)), torch.tensor([1.0, 0, 0]), atol=0.05, rtol=0)
+    image = read_image(tmp_path / "x.jpg", channels=3)
+    torch.testing.assert_close(image.mean(dim=(0, 2, 3)), torch.tensor([1.0, 0, 0]), atol=0.05, rtol=0)
 
 
 def test_transparency_is_laid_on_white(tmp_path: Path) -> None:
@@ -69,13 +69,13 @@ def test_transparency_is_laid_on_white(tmp_path: Path) -> None:
     path = save(tmp_path / "x.png", np.concatenate([COLOURS, alpha], axis=2))
     share = alpha / 255
     expected = COLOURS * share + 255 * (1 - share)
-    np.testing.assert_allclose(read_picture(path, channels=3)[0].permute(1, 2, 0) * 255, expected, atol=1.01)
-    np.testing.assert_allclose(read_picture(path, channels=1)[0, 0] * 255, luma(expected), atol=1.6)
+    np.testing.assert_allclose(read_image(path, channels=3)[0].permute(1, 2, 0) * 255, expected, atol=1.01)
+    np.testing.assert_allclose(read_image(path, channels=1)[0, 0] * 255, luma(expected), atol=1.6)
 
 
 def test_grey_with_alpha(tmp_path: Path) -> None:
     pixels = np.stack([GREY, np.zeros_like(GREY)], axis=2)
-    assert torch.equal(read_picture(save(tmp_path / "x.png", pixels), channels=1), torch.ones(1, 1, 6, 9))
+    assert torch.equal(read_image(save(tmp_path / "x.png", pixels), channels=1), torch.ones(1, 1, 6, 9))
 
 
 def test_palette_and_its_transparent_colour(tmp_path: Path) -> None:
@@ -84,8 +84,8 @@ def test_palette_and_its_transparent_colour(tmp_path: Path) -> None:
     image.putpixel((3, 1), 0)
     image.save(tmp_path / "opaque.png")
     image.save(tmp_path / "transparent.png", transparency=0)
-    opaque = read_picture(tmp_path / "opaque.png", channels=3) * 255
-    transparent = read_picture(tmp_path / "transparent.png", channels=3) * 255
+    opaque = read_image(tmp_path / "opaque.png", channels=3) * 255
+    transparent = read_image(tmp_path / "transparent.png", channels=3) * 255
     assert opaque[0, :, 0, 0].round().tolist() == transparent[0, :, 0, 0].round().tolist() == [200, 100, 50]
     assert opaque[0, :, 1, 3].round().tolist() == [10, 20, 30]
     assert transparent[0, :, 1, 3].tolist() == [255, 255, 255]
@@ -95,13 +95,13 @@ def test_sixteen_bits_are_kept(tmp_path: Path) -> None:
     pixels = GENERATOR.integers(0, 65536, (6, 9), dtype=np.uint16)
     path = save(tmp_path / "x.png", pixels)
     expected = torch.from_numpy(pixels.astype(np.float32) / 65535)
-    torch.testing.assert_close(read_picture(path, channels=1)[0, 0], expected)
-    torch.testing.assert_close(read_picture(path, channels=3)[0], expected.expand(3, 6, 9))
+    torch.testing.assert_close(read_image(path, channels=1)[0, 0], expected)
+    torch.testing.assert_close(read_image(path, channels=3)[0], expected.expand(3, 6, 9))
 
 
 def test_one_bit(tmp_path: Path) -> None:
     path = save(tmp_path / "x.png", GREY > 127)
-    assert torch.equal(read_picture(path, channels=1)[0, 0], torch.from_numpy(GREY > 127).float())
+    assert torch.equal(read_image(path, channels=1)[0, 0], torch.from_numpy(GREY > 127).float())
 
 
 @pytest.mark.parametrize(
@@ -113,41 +113,41 @@ def test_orientation_is_honoured(tmp_path: Path, orientation: int, upright: obje
     exif[ORIENTATION] = orientation
     path = save(tmp_path / "x.png", COLOURS, exif=exif)
     expected = upright(COLOURS).copy()  # type: ignore[operator]
-    assert torch.equal(read_picture(path, channels=3), as_tensor(expected))
-    assert picture_size(path) == expected.shape[:2]
+    assert torch.equal(read_image(path, channels=3), as_tensor(expected))
+    assert image_size(path) == expected.shape[:2]
 
 
 def test_resize_is_that_of_pillow(tmp_path: Path) -> None:
     path = save(tmp_path / "x.png", COLOURS)
     for height, width in ((3, 4), (12, 20), (3, 20), (6, 9)):
-        picture = read_picture(path, channels=3, size=(height, width))
+        image = read_image(path, channels=3, size=(height, width))
         expected = Image.fromarray(COLOURS).resize((width, height), Image.Resampling.BILINEAR)
-        np.testing.assert_allclose(picture[0].permute(1, 2, 0) * 255, np.asarray(expected), atol=1.01)
+        np.testing.assert_allclose(image[0].permute(1, 2, 0) * 255, np.asarray(expected), atol=1.01)
 
 
 @pytest.mark.parametrize("channels", [0, 2, 4])
 def test_wrong_channels(tmp_path: Path, channels: int) -> None:
     with pytest.raises(ArgumentError, match=rf"1 \(grey\) or 3 \(RGB\), got {channels}"):
-        read_picture(save(tmp_path / "x.png", GREY), channels=channels)
+        read_image(save(tmp_path / "x.png", GREY), channels=channels)
 
 
 @pytest.mark.parametrize("size", [(0, 4), (4, -1), (4,), (4, 4, 4)])
 def test_wrong_size(tmp_path: Path, size: tuple[int, int]) -> None:
     with pytest.raises(ArgumentError, match="positive"):
-        read_picture(save(tmp_path / "x.png", GREY), channels=1, size=size)
+        read_image(save(tmp_path / "x.png", GREY), channels=1, size=size)
 
 
-def test_files_that_are_no_pictures(tmp_path: Path) -> None:
+def test_files_that_are_no_images(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere\.png: No such file"):
-        read_picture(tmp_path / "nowhere.png", channels=1)
+        read_image(tmp_path / "nowhere.png", channels=1)
     with pytest.raises(DataError, match="Is a directory"):
-        read_picture(tmp_path, channels=1)
+        read_image(tmp_path, channels=1)
     (tmp_path / "x.png").write_bytes(b"hello")
-    with pytest.raises(DataError, match="no PNG or JPEG picture"):
-        read_picture(tmp_path / "x.png", channels=1)
+    with pytest.raises(DataError, match="no PNG or JPEG image"):
+        read_image(tmp_path / "x.png", channels=1)
     save(tmp_path / "y.png", GREY, format="BMP")
-    with pytest.raises(DataError, match="no PNG or JPEG picture"):
-        read_picture(tmp_path / "y.png", channels=1)
+    with pytest.raises(DataError, match="no PNG or JPEG image"):
+        read_image(tmp_path / "y.png", channels=1)
 
 
 @pytest.mark.parametrize(("name", "num_spare"), [("x.png", 4), ("x.jpg", 0)])
@@ -158,14 +158,14 @@ def test_truncated_files(tmp_path: Path, name: str, num_spare: int) -> None:
     for length in range(len(whole) - num_spare):
         path.write_bytes(whole[:length])
         with pytest.raises(DataError, match=str(path)):
-            read_picture(path, channels=3)
+            read_image(path, channels=3)
 
 
 def test_png_without_pixels(tmp_path: Path) -> None:
     content = save(tmp_path / "x.png", GREY).read_bytes()
     (tmp_path / "x.png").write_bytes(content[:33] + content[-12:])  # the header and the end
     with pytest.raises(DataError, match=r"x\.png"):
-        read_picture(tmp_path / "x.png", channels=1)
+        read_image(tmp_path / "x.png", channels=1)
 
 
 def test_claimed_size_beyond_reason(tmp_path: Path) -> None:
@@ -175,11 +175,11 @@ def test_claimed_size_beyond_reason(tmp_path: Path) -> None:
     content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
     path.write_bytes(content)
     too_large = r"983040 x 983040 pixels; at most 16,777,216 .*; for more, give max_pixels=N"
-    for read in (picture_size, read_mask, lambda path: read_picture(path, channels=1)):
+    for read in (image_size, read_mask, lambda path: read_image(path, channels=1)):
         with pytest.raises(DataError, match=too_large):
             read(path)
     with pytest.raises(DataError, match="decompression bomb"):
-        read_picture(path, channels=1, max_pixels=1 << 62)
+        read_image(path, channels=1, max_pixels=1 << 62)
 
 
 def test_a_small_file_of_many_pixels_is_refused_before_it_takes_memory(tmp_path: Path) -> None:
@@ -189,15 +189,15 @@ def test_a_small_file_of_many_pixels_is_refused_before_it_takes_memory(tmp_path:
     assert path.stat().st_size < 50_000
     tracemalloc.start()
     with pytest.raises(DataError, match="13000 x 13000 pixels; at most 16,777,216"):
-        read_picture(path, channels=3)
+        read_image(path, channels=3)
     assert tracemalloc.get_traced_memory()[1] < 1 << 20
     tracemalloc.stop()
     save(tmp_path / "y.png", GREY)
-    assert read_picture(tmp_path / "y.png", channels=1, max_pixels=54).shape == (1, 1, 6, 9)
+    assert read_image(tmp_path / "y.png", channels=1, max_pixels=54).shape == (1, 1, 6, 9)
     with pytest.raises(DataError, match="6 x 9 pixels; at most 53 are allowed"):
-        read_picture(tmp_path / "y.png", channels=1, max_pixels=53)
+        read_image(tmp_path / "y.png", channels=1, max_pixels=53)
     with pytest.raises(ArgumentError, match="max_pixels must be positive"):
-        read_picture(tmp_path / "y.png", channels=1, max_pixels=0)
+        read_image(tmp_path / "y.png", channels=1, max_pixels=0)
 
 
 def test_lost_bytes_of_jpeg_files_are_an_error_unless_lenient(tmp_path: Path) -> None:
@@ -207,13 +207,13 @@ def test_lost_bytes_of_jpeg_files_are_an_error_unless_lenient(tmp_path: Path) ->
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2] + b"\xff\xd9")
     with pytest.raises(
-        DataError, match=r"picture data end early .*; to take what libjpeg makes of it, give strict=False"
+        DataError, match=r"image data end early .*; to take what libjpeg makes of it, give strict=False"
     ):
-        read_picture(path, channels=3)
-    with pytest.raises(DataError, match="picture data end early"):
+        read_image(path, channels=3)
+    with pytest.raises(DataError, match="image data end early"):
         read_mask(path)
     expected = np.asarray(Image.open(path))
-    assert torch.equal(read_picture(path, channels=3, strict=False), as_tensor(expected))
+    assert torch.equal(read_image(path, channels=3, strict=False), as_tensor(expected))
     assert read_mask(path, strict=False).shape == (64, 64)
 
 
@@ -232,11 +232,11 @@ def test_sizes_come_from_headers(tmp_path: Path) -> None:
         exif[ORIENTATION] = number
         for kind in ("png", "jpg"):
             path = save(tmp_path / f"x.{kind}", COLOURS, exif=exif)
-            assert picture_size(path) == tuple(read_picture(path, channels=3).shape[2:])
+            assert image_size(path) == tuple(read_image(path, channels=3).shape[2:])
             path.write_bytes(path.read_bytes()[:-20])
-            assert picture_size(path) == ((6, 9) if number < 5 else (9, 6))
+            assert image_size(path) == ((6, 9) if number < 5 else (9, 6))
     late = png_with_late_orientation(tmp_path / "late.png")
-    assert picture_size(late) == tuple(read_picture(late, channels=3).shape[2:]) == (9, 6)
+    assert image_size(late) == tuple(read_image(late, channels=3).shape[2:]) == (9, 6)
 
 
 def encoded(image: Image.Image, **options: Any) -> bytes:
@@ -269,11 +269,11 @@ def test_damaged_files_raise_only_data_error(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of damaged EXIF data
         try:
-            picture = read_picture(path, channels=3)
+            image = read_image(path, channels=3)
         except DataError:
             return
-    assert picture.min() >= 0
-    assert picture.max() <= 1
+    assert image.min() >= 0
+    assert image.max() <= 1
 
 
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(0, 2**32 - 1))
@@ -368,7 +368,7 @@ def test_small_values_of_16_bit_masks_are_foreground_or_refused(tmp_path: Path) 
     assert torch.equal(read_mask(grey), torch.from_numpy(pixels[..., 0].astype(np.int64)))
     for channels in (2, 3, 4):
         path = png_of_16_bits(tmp_path / f"{channels}.png", pixels[..., :channels])
-        assert picture_size(path) == (4, 5)
+        assert image_size(path) == (4, 5)
         with pytest.raises(
             DataError, match=r"\.png: expected 8 bits per channel.* save it with 8 bits or as 16-bit grey"
         ):
@@ -377,5 +377,5 @@ def test_small_values_of_16_bit_masks_are_foreground_or_refused(tmp_path: Path) 
 
 def test_of_16_bit_colours_the_higher_8_are_read(tmp_path: Path) -> None:
     pixels = GENERATOR.integers(0, 65536, (6, 9, 3), dtype=np.uint16)
-    picture = read_picture(png_of_16_bits(tmp_path / "x.png", pixels), channels=3)
-    assert torch.equal(picture, as_tensor(pixels >> 8))
+    image = read_image(png_of_16_bits(tmp_path / "x.png", pixels), channels=3)
+    assert torch.equal(image, as_tensor(pixels >> 8))

@@ -1,6 +1,6 @@
-"""One very large picture through the fused UNet: seconds, and the memory of the whole process at its peak.
+"""One very large image through the fused UNet: seconds, and the memory of the whole process at its peak.
 
-    python -m bench.large_picture 6000 4000          one JSON object
+    python -m bench.large_image 6000 4000          one JSON object
 
 It is measured in a process of its own, so that nothing else counts.
 """
@@ -26,19 +26,19 @@ UNET_KEPT = 33
 FULL_SIZE_CHANNELS, NUMBER_BYTES = 64, 4
 
 
-def large_picture_table(scale: Scale) -> Table:
-    """The picture of this scale, measured in another process."""
-    width, height = scale.large_picture
-    command = [sys.executable, "-m", "bench.large_picture", str(width), str(height)]
+def large_image_table(scale: Scale) -> Table:
+    """The image of this scale, measured in another process."""
+    width, height = scale.large_image
+    command = [sys.executable, "-m", "bench.large_image", str(width), str(height)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
     measured = json.loads(done.stdout)
     single_map = width * height * FULL_SIZE_CHANNELS * NUMBER_BYTES
     return Table(
-        f"One picture of {width:,} x {height:,} through the fused UNet, {UNET_KEPT} coefficients a layer",
-        {"picture": "", "s": ".1f", "peak GiB": ".2f", "one dense map GiB": ".2f"},
+        f"One image of {width:,} x {height:,} through the fused UNet, {UNET_KEPT} coefficients a layer",
+        {"image": "", "s": ".1f", "peak GiB": ".2f", "one dense map GiB": ".2f"},
         [
             {
-                "picture": f"{width:,} x {height:,}",
+                "image": f"{width:,} x {height:,}",
                 "s": measured["seconds"],
                 "peak GiB": measured["peak_bytes"] / 2**30,
                 "one dense map GiB": single_map / 2**30,
@@ -58,10 +58,10 @@ def main() -> int:
     network = create_model("unet", bias=False, affine=False, running_stats=False).eval()
     regularize(network, num_kept=UNET_KEPT)
     fused = fuse(network)
-    picture = torch.rand(1, 3, arguments.height, arguments.width)
+    image = torch.rand(1, 3, arguments.height, arguments.width)
     start = time.perf_counter()
     with torch.inference_mode():
-        fused(picture)
+        fused(image)
     seconds = time.perf_counter() - start
     peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts KiB
     print(json.dumps({"seconds": seconds, "peak_bytes": peak}))

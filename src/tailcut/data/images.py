@@ -1,4 +1,4 @@
-"""Pictures of any kind as float tensors, and masks as PNG files."""
+"""Images of any kind as float tensors, and masks as PNG files."""
 
 import io
 import struct
@@ -42,7 +42,7 @@ _DAMAGED = (
 )
 
 
-def read_picture(
+def read_image(
     path: str | Path,
     *,
     channels: int,
@@ -55,16 +55,16 @@ def read_picture(
     A JPEG file must be whole and sound as for `read_jpeg`: each of its markers is looked at, and where numba is
     installed (extra `jpeg`) each bit between them; libjpeg itself would make up what lacks.
 
-    The orientation in the EXIF data is honoured; transparent pictures are laid on white; grey is made of
+    The orientation in the EXIF data is honoured; transparent images are laid on white; grey is made of
     colours by the luma weights of ITU-R BT.601; 16 bits are kept of grey without alpha only, of others the higher 8.
 
     Args:
         path: the file.
         channels: 1 for grey, 3 for RGB.
-        size: (height, width) to resize to, bilinear with antialiasing; None keeps the picture's own.
+        size: (height, width) to resize to, bilinear with antialiasing; None keeps the image's own.
         strict: False takes what libjpeg makes of a damaged JPEG file. As the enclosing `reading` says when None; True
             without one.
-        max_pixels: the most pixels that a picture may have, known from its header before any memory is taken. When
+        max_pixels: the most pixels that an image may have, known from its header before any memory is taken. When
             None as the enclosing `reading` says; without one 2^24 (16.8 million), or 16 for each byte of the file if
             that is more. Pillow's own bound, 178,956,970, stays.
 
@@ -73,22 +73,22 @@ def read_picture(
 
     Raises:
         ArgumentError: `channels` is neither 1 nor 3, or `size` or `max_pixels` is not positive.
-        DataError: the file cannot be read, is damaged, is too large or is no PNG or JPEG picture.
+        DataError: the file cannot be read, is damaged, is too large or is no PNG or JPEG image.
     """
     if channels not in (1, 3):
         raise ArgumentError(f"channels must be 1 (grey) or 3 (RGB), got {channels}")
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise ArgumentError(f"size must be a positive (height, width), got {size}")
-    image = _decoded(Path(path), _read(Path(path)), settled(strict, max_pixels))
-    if image.mode.startswith("I"):  # 16-bit grey; Pillow has no other integer PNG or JPEG
-        pixels = np.asarray(image).astype(np.float32)[:, :, None].repeat(channels, axis=2) / 65535
+    opened = _decoded(Path(path), _read(Path(path)), settled(strict, max_pixels))
+    if opened.mode.startswith("I"):  # 16-bit grey; Pillow has no other integer PNG or JPEG
+        pixels = np.asarray(opened).astype(np.float32)[:, :, None].repeat(channels, axis=2) / 65535
     else:
-        pixels = np.array(_flat(image).convert("L" if channels == 1 else "RGB"), dtype=np.float32) / 255
-        pixels = pixels.reshape(image.height, image.width, channels)
-    picture = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()[None]
-    if size is not None and size != (image.height, image.width):
-        picture = interpolate(picture, size=size, mode="bilinear", antialias=True)
-    return picture
+        pixels = np.array(_flat(opened).convert("L" if channels == 1 else "RGB"), dtype=np.float32) / 255
+        pixels = pixels.reshape(opened.height, opened.width, channels)
+    image = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()[None]
+    if size is not None and size != (opened.height, opened.width):
+        image = interpolate(image, size=size, mode="bilinear", antialias=True)
+    return image
 
 
 def read_mask(path: str | Path, *, strict: bool | None = None, max_pixels: int | None = None) -> Tensor:
@@ -100,14 +100,14 @@ def read_mask(path: str | Path, *, strict: bool | None = None, max_pixels: int |
 
     Args:
         path: the file.
-        strict: see `read_picture`.
+        strict: see `read_image`.
         max_pixels: likewise.
 
     Returns:
         int64 (height, width) of 0 and 1.
 
     Raises:
-        DataError: the file cannot be read, is damaged, too large or no PNG or JPEG picture, or has 16 bits per channel
+        DataError: the file cannot be read, is damaged, too large or no PNG or JPEG image, or has 16 bits per channel
             and is not plain grey.
     """
     content = _read(Path(path))
@@ -133,7 +133,7 @@ def write_mask(path: str | Path, mask: Tensor) -> None:
         mask: bool or integer (height, width); values above 0 are foreground.
 
     Raises:
-        ArgumentError: the mask is not a picture of two axes, or the folder of `path` does not exist.
+        ArgumentError: the mask is not an image of two axes, or the folder of `path` does not exist.
     """
     if mask.ndim != 2 or 0 in mask.shape or mask.is_floating_point():
         raise ArgumentError(f"a mask must be bool or integer (height, width), got {mask.dtype} {tuple(mask.shape)}")
@@ -142,12 +142,12 @@ def write_mask(path: str | Path, mask: Tensor) -> None:
         Image.fromarray(pixels).convert("1", dither=Image.Dither.NONE).save(file, format="PNG", optimize=True)
 
 
-def picture_size(path: str | Path, *, max_pixels: int | None = None) -> tuple[int, int]:
-    """(height, width) of a PNG or JPEG file as `read_picture` gives it, from its header: nothing is decoded.
+def image_size(path: str | Path, *, max_pixels: int | None = None) -> tuple[int, int]:
+    """(height, width) of a PNG or JPEG file as `read_image` gives it, from its header: nothing is decoded.
 
     Raises:
-        DataError: the file cannot be read, is damaged at its beginning, is too large (see `read_picture`) or is no
-            PNG or JPEG picture.
+        DataError: the file cannot be read, is damaged at its beginning, is too large (see `read_image`) or is no
+            PNG or JPEG image.
     """
     path, settings = Path(path), settled(None, max_pixels)
     content = _read(path)
@@ -157,7 +157,7 @@ def picture_size(path: str | Path, *, max_pixels: int | None = None) -> tuple[in
         if image.format == "PNG" and _has_late_metadata(content):
             upright = _decoded(path, content, settings)
             return upright.height, upright.width
-        # That of PNG files decodes the picture, to find what stands behind it.
+        # That of PNG files decodes the image, to find what stands behind it.
         orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
         sides = image.height, image.width
         return sides[::-1] if orientation in SWAPPING else sides
@@ -167,30 +167,30 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DataError(f"cannot read the picture {path}: {error.strerror or error}") from error
+        raise DataError(f"cannot read the image {path}: {error.strerror or error}") from error
 
 
 @contextmanager
 def _opened(path: Path, content: bytes, settings: Reading) -> Iterator[Image.Image]:
-    """The picture of which only the header was read; within the block all errors are told as `DataError`."""
+    """The image of which only the header was read; within the block all errors are told as `DataError`."""
     try:
         _check_size(content, settings)
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             yield image
     except UnidentifiedImageError as error:
-        raise DataError(f"{path} is no PNG or JPEG picture, or it is damaged at its beginning") from error
+        raise DataError(f"{path} is no PNG or JPEG image, or it is damaged at its beginning") from error
     except _DAMAGED as error:
-        raise DataError(f"cannot use the picture {path}: {error}") from error
+        raise DataError(f"cannot use the image {path}: {error}") from error
     except MemoryError as error:
-        raise DataError(f"cannot use the picture {path}: there is not enough memory for its pixels") from error
+        raise DataError(f"cannot use the image {path}: there is not enough memory for its pixels") from error
 
 
 def _decoded(path: Path, content: bytes, settings: Reading) -> Image.Image:
-    """The decoded picture, turned upright; `DataError` for whatever is wrong with the file."""
+    """The decoded image, turned upright; `DataError` for whatever is wrong with the file."""
     with _opened(path, content, settings) as image:
         if settings.strict and image.format != "PNG":
             _check_jpeg(content, settings)
-        image.verify()  # checks what loading does not: the end of a PNG; the picture must be opened anew
+        image.verify()  # checks what loading does not: the end of a PNG; the image must be opened anew
     with _opened(path, content, settings) as image:
         image.load()
         upright = ImageOps.exif_transpose(image)
@@ -242,7 +242,7 @@ def _is_seen(image: Image.Image) -> np.ndarray:
 
 
 def _flat(image: Image.Image) -> Image.Image:
-    """The picture without transparency: laid on white where it has any."""
+    """The image without transparency: laid on white where it has any."""
     if not image.has_transparency_data:
         return image
     colours = image.convert("RGBA")

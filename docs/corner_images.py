@@ -1,4 +1,4 @@
-"""Pictures of kept corners: the order of coefficients in two to four axes, and a weight made from its vector."""
+"""Images of kept corners: the order of coefficients in two to four axes, and a weight made from its vector."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def corner_2d() -> Figure:
-    """The canonical order in a matrix, and what a corner of a real picture's coefficients gives back."""
+    """The canonical order in a matrix, and what a corner of a real image's coefficients gives back."""
     figure = new_figure(11, 2.7)
     grid, digit, spectrum, kept, again = figure.subplots(1, 5)
     side, num_kept = 8, 20
@@ -40,20 +40,20 @@ def corner_2d() -> Figure:
         )
     grid.set_title(f"the order in an 8 x 8 matrix,\nthe first {num_kept} kept", fontsize=9)
 
-    picture = open_dataset("digits", "train")[8][0][0]
-    coefficients = dct(picture)
-    order, count = l1_order(picture.shape), 60
-    truncated = torch.zeros(picture.numel()).index_copy(0, order[:count], coefficients.flatten()[order[:count]])
-    digit.imshow(picture.numpy(), cmap="gray")
-    digit.set_title(f"a 28 x 28 picture:\n{picture.numel()} numbers", fontsize=9)
+    image = open_dataset("digits", "train")[8][0][0]
+    coefficients = dct(image)
+    order, count = l1_order(image.shape), 60
+    truncated = torch.zeros(image.numel()).index_copy(0, order[:count], coefficients.flatten()[order[:count]])
+    digit.imshow(image.numpy(), cmap="gray")
+    digit.set_title(f"a 28 x 28 image:\n{image.numel()} numbers", fontsize=9)
     scale: dict[str, Any] = {"cmap": SIZE_MAP, "vmin": -2.5, "vmax": 1.2}
     spectrum.imshow(coefficients.abs().clamp(min=1e-3).log10().numpy(), **scale)
     spectrum.set_title("its DCT (size, logarithmic):\n784 coefficients", fontsize=9)
-    seen = truncated.abs().reshape(picture.shape)
+    seen = truncated.abs().reshape(image.shape)
     kept.imshow(seen.log10().where(seen > 0, float("nan")).numpy(), **scale)
     kept.set_facecolor(CUT_COLOR)
     kept.set_title(f"the corner:\nthe first {count} of them", fontsize=9)
-    again.imshow(idct(truncated.reshape(picture.shape)).clamp(0, 1).numpy(), cmap="gray")
+    again.imshow(idct(truncated.reshape(image.shape)).clamp(0, 1).numpy(), cmap="gray")
     again.set_title(f"the inverse DCT\nof these {count}", fontsize=9)
     for panel in (grid, digit, spectrum, kept, again):
         panel.set(xticks=[], yticks=[])

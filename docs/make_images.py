@@ -1,4 +1,4 @@
-"""Draws the pictures of the pages in docs/ into docs/pictures/: `python -m docs.make_pictures`.
+"""Draws the images of the pages in docs/ into docs/images/: `python -m docs.make_images`.
 
 Run it again when what they show has changed.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from docs.corner_pictures import (
+from docs.corner_images import (
     CUT_COLOR,
     SIZE_MAP,
     channel_grids,
@@ -34,7 +34,7 @@ from tailcut.data import open_dataset
 from tailcut.errors import DataNotFoundError
 from tailcut.evaluation.generation import Sampler, draw_codes
 from tailcut.format import fingerprint
-from tailcut.inputs import BlockDCT, describe_picture
+from tailcut.inputs import BlockDCT, describe_image
 from tailcut.inputs.plots import TITLES, show_channels, show_frequencies
 from tailcut.inputs.selection.patterns import NUM_CHANNELS, NUM_FREQUENCIES
 from tailcut.reports.corners import axis_names, folded_corner, show_corner
@@ -45,12 +45,12 @@ from tailcut.transform.color import rgb_to_ycbcr
 from tailcut.weights import truncated_tensors
 
 GATE = build_tables.ROOT / "docs" / "results" / "gate-imagenette.json"  # `tailcut select --json`
-FOLDER = build_tables.ROOT / "docs" / "pictures"
+FOLDER = build_tables.ROOT / "docs" / "images"
 POINTS_KEY = "points"
 # Drawn by a command on their page, from networks that are not in the repository.
 BY_COMMAND = ("grad-cam.png",)
 NEEDS_DATA = ("masks.png",)  # drawn where the data lies under a data root, else left as it is
-# The networks of the zoo that a picture shows.
+# The networks of the zoo that an image shows.
 SHOWN = {
     "channel-grids": ("unet-759-float16",),
     "channel-scores": ("lenet5-ref",),
@@ -61,8 +61,8 @@ SHOWN = {
 
 
 def main() -> None:
-    """Draw all pictures."""
-    pictures: dict[str, Callable[[], Figure]] = {
+    """Draw all images."""
+    images: dict[str, Callable[[], Figure]] = {
         "corner-2d": corner_2d,
         "expansion": expansion,
         "corner-3d": corner_3d,
@@ -76,7 +76,7 @@ def main() -> None:
         "run-fast": run_fast,
         "report": report,
     }
-    for name, draw in pictures.items():
+    for name, draw in images.items():
         write(draw(), FOLDER / f"{name}.png", points=network_points(name))
     try:
         write(masks(), FOLDER / "masks.png", points=network_points("masks"))
@@ -102,7 +102,7 @@ def write(figure: Figure, path: Path, points: list[list[Any]] | None = None) -> 
 
 
 def network_points(name: str) -> list[list[Any]] | None:
-    """Name and fingerprint of each network that a picture shows, None for a picture of no network."""
+    """Name and fingerprint of each network that an image shows, None for an image of no network."""
     if name not in SHOWN:
         return None
     return [[network, fingerprint(tailcut.load(f"zoo:{network}"))] for network in SHOWN[name]]
@@ -141,10 +141,10 @@ def frequency_inputs() -> Figure:
     """A photo on its way to 24 frequency channels, and what they hold of it."""
     side, at = 384, (160, 176)
     photo = load_sample_image("flower.jpg")[20 : 20 + side, 110 : 110 + side]
-    picture = torch.from_numpy(photo.copy()).permute(2, 0, 1)
+    image = torch.from_numpy(photo.copy()).permute(2, 0, 1)
     transform = BlockDCT(24)
-    channels = transform(picture)
-    luma, blue, red = rgb_to_ycbcr(picture.double())
+    channels = transform(image)
+    luma, blue, red = rgb_to_ycbcr(image.double())
     block = luma[at[0] : at[0] + 8, at[1] : at[1] + 8]
     figure = new_figure(8.6, 2.4)
     rows = ("rgb y cb pixels y-channels cb-channels rebuilt", "rgb y cr coefficients y-channels cr-channels rebuilt")
@@ -168,7 +168,7 @@ def frequency_inputs() -> Figure:
         title = f"24 channels, {part.shape[1]} x {part.shape[2]}\n" if name == "y" else f"{len(part)} of {name.title()}"
         panels[f"{name}-channels"].set_title(title, fontsize=8)
     panels["rebuilt"].imshow(transform.inverse(channels).clamp(0, 1).permute(1, 2, 0).numpy())
-    report = describe_picture(picture, transform)
+    report = describe_image(image, transform)
     panels["rebuilt"].set_title(f"what they hold:\n{report.psnr_db:.0f} dB", fontsize=8)
     for panel in panels.values():
         panel.set(xticks=[], yticks=[])
@@ -223,7 +223,7 @@ def gate() -> Figure:
         image = show_frequencies(panel, part, tuple(told["selection"][name]), limits)
         panel.set_title(title, fontsize=10)
     bar = figure.colorbar(image, ax=panels, shrink=0.8, pad=0.01)
-    bar.set_label(f"probability to be open, {told['num_pictures']:,} pictures", fontsize=8)
+    bar.set_label(f"probability to be open, {told['num_images']:,} images", fontsize=8)
     return figure
 
 
@@ -283,7 +283,7 @@ def report() -> Figure:
 
 
 def result_points() -> list[list[Any]]:
-    """Method, network, bytes and accuracy of everything that the picture of the results shows."""
+    """Method, network, bytes and accuracy of everything that the image of the results shows."""
     points: list[list[Any]] = [
         ["the paper, numbers alone", row.network, 2 * row.num_kept, row.accuracy]
         for row in build_tables.PAPER

@@ -1,0 +1,57 @@
+"""The size of the images that a network was trained on, written down on the network itself, as its record is."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from tailcut.errors import ArgumentError
+from tailcut.structure.views import source_of
+
+SIZE_KEY = "image_size"
+OLD_SIZE_KEY = "picture_size"  # in files of before version 0.1.0
+MAX_SIDE = 1 << 16
+_ATTRIBUTE = "_tailcut_image_size"
+
+
+def image_size(model: nn.Module) -> tuple[int, int] | None:
+    """(height, width) in pixels of the images to give the network; None if it was never told: its family's own."""
+    size: tuple[int, int] | None = source_of(model).__dict__.get(_ATTRIBUTE)
+    return size
+
+
+def set_image_size(model: nn.Module, size: Sequence[int] | None) -> None:
+    """Tell a network the size of its images, where it is not its family's (changes the module's note of it only).
+
+    `tailcut predict` and `tailcut explain` resize images to it; `tailcut train` tells it. `tailcut.save` writes it
+    into the file, `tailcut.load` tells it to the network again, and a deepcopy has it.
+
+    Args:
+        model: a network of images.
+        size: (height, width) in pixels; None to forget it.
+
+    Raises:
+        ArgumentError: this is no size of 1 to 65,536 pixels a side.
+    """
+    source = source_of(model)
+    if size is None:
+        source.__dict__.pop(_ATTRIBUTE, None)
+        return
+    if not is_size(size):
+        raise ArgumentError(f"an image's size must be (height, width), 1 to {MAX_SIDE} pixels each, got {size!r:.200}")
+    height, width = size
+    source.__dict__[_ATTRIBUTE] = (height, width)
+
+
+def is_size(value: Any) -> bool:
+    """Whether `value` is a height and a width."""
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) == 2
+        and all(isinstance(side, int) and not isinstance(side, bool) and 1 <= side <= MAX_SIDE for side in value)
+    )
+
+
+def size_key_in(metadata: Mapping[str, Any]) -> str | None:
+    """The key under which a file's metadata hold the size of images; None if they hold none."""
+    return next((key for key in (SIZE_KEY, OLD_SIZE_KEY) if is_size(metadata.get(key))), None)
