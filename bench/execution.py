@@ -22,8 +22,8 @@ from bench.training import WholeFFT
 from tailcut.execution import fuse
 from tailcut.execution.cpu.compiled import is_installed
 from tailcut.execution.ir.cost import Costs
-from tailcut.execution.layers.factorization import Factors, TruncatedWeight
-from tailcut.execution.lazy.context import Run
+from tailcut.execution.layers.factorization import Factorization, TruncatedWeight
+from tailcut.execution.lazy.context import Context
 from tailcut.structure import create_model
 from tailcut.weights import regularize, to_dense, truncated_tensors, truncation_of
 
@@ -136,7 +136,7 @@ def _sweep_row(width: int, num_kept: int, size: int, scale: Scale, machine: Mach
         "width": width,
         "kept": num_kept,
         "corner": " x ".join(map(str, corner)),
-        "ways": ", ".join(sorted({layer.way for layer in layers})),
+        "ways": ", ".join(sorted({layer.strategy for layer in layers})),
         **{f"{name} ms": 1e3 * timing.median_s for name, timing in found.items()},
         "limit ms": 1e3 * limit,
         "times faster": found["dense"].median_s / found["fused"].median_s,
@@ -264,7 +264,7 @@ def _image(scale: Scale) -> tuple[int, int]:
 class NaivelyFactored(nn.Module):
     """Three layers for one: cosines of the input, the core, cosines of the output; wide maps in memory between."""
 
-    def __init__(self, layer: Any, factors: Factors) -> None:
+    def __init__(self, layer: Any, factors: Factorization) -> None:
         super().__init__()
         self.layer, self.factors = layer, factors
 
@@ -285,7 +285,7 @@ class NaivelyFactored(nn.Module):
 def naively_factored(network: nn.Module) -> nn.Module:
     """A copy of a network of convolutions without biases, each factored into three."""
     result = to_dense(network)
-    state = Run("torch", "auto", Costs.of("cpu", with_gradients=False))
+    state = Context("torch", "auto", Costs.of("cpu", with_gradients=False))
     for tensor in truncated_tensors(network):
         path = tensor.name.removesuffix(".weight")
         parent, _, child = path.rpartition(".")

@@ -93,7 +93,7 @@ def _size_rows(case: Case) -> list[Row]:
     dense = to_dense(case.model).state_dict()
     coefficients = [tensor.coefficients().detach().to(torch.float16) for tensor in truncated_tensors(case.model)]
     num_kept = sum(entry.numel() for entry in coefficients)
-    own = len(pack(case.model, codec=CODEC)[0])
+    own = len(pack(case.model, dtype=CODEC)[0])
     sizes = {
         "tailcut, float16": own,
         "coefficients, xz, float16": len(_xz(coefficients)),
@@ -148,11 +148,11 @@ def _torch_bytes(content: object) -> bytes:
 def _time_case(case: Case, folder: Path, scale: Scale) -> dict[str, dict[str, Timing]]:
     dense = to_dense(case.model).state_dict()
     ours, theirs, tensors = folder / "network.tailcut", folder / "network.pt", folder / "network.safetensors"
-    save(case.model, ours, codec=CODEC)
+    save(case.model, ours, dtype=CODEC)
     torch.save(dense, theirs)
     safetensors.torch.save_file(dense, tensors)
     packers: dict[str, Callable[[], object]] = {
-        "tailcut": lambda: pack(case.model, codec=CODEC),
+        "tailcut": lambda: pack(case.model, dtype=CODEC),
         "torch.save": lambda: _torch_bytes(dense),
         "safetensors": lambda: safetensors.torch.save(dense),
     }

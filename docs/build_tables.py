@@ -240,12 +240,12 @@ def beyond_the_paper(results: Sequence[Result], network: str) -> list[Result]:
 
 def paper_cells(row: PaperRow) -> list[str]:
     """A row of the paper; the bytes are those of the numbers alone."""
-    count, codec = (row.num_parameters, "float32") if row.num_kept is None else (row.num_kept, "float16")
-    num_bytes = count * BITS[codec] // 8
+    count, dtype = (row.num_parameters, "float32") if row.num_kept is None else (row.num_kept, "float16")
+    num_bytes = count * BITS[dtype] // 8
     return [
         f"the paper's {row.name}",
         percent(row.accuracy),
-        f"{count:,} {codec}",
+        f"{count:,} {dtype}",
         f"{num_bytes:,} and shapes",
         f"{row.smaller:,} x",
     ]
@@ -253,7 +253,7 @@ def paper_cells(row: PaperRow) -> list[str]:
 
 def our_cells(result: Result) -> list[str]:
     """A run of ours; the bytes are those of the whole file, the last column compares them with float32 weights."""
-    codec = result.recipe["pack"]["codec" if result.num_kept else "other_codec"]
+    dtype = result.recipe["pack"]["dtype" if result.num_kept else "other_dtype"]
     count = result.num_kept or result.num_parameters
     others = f" + {result.num_other:,}" if result.num_kept and result.num_other else ""
     smaller = 4 * result.num_parameters / result.file_bytes
@@ -261,7 +261,7 @@ def our_cells(result: Result) -> list[str]:
     return [
         f"**Tailcut** `{result.name}`",
         f"**{accuracy}**",
-        f"{count:,}{others} {codec}",
+        f"{count:,}{others} {dtype}",
         f"{result.file_bytes:,}",
         f"{smaller:,.0f} x",
     ]
@@ -309,23 +309,23 @@ def unet_table(folder: Path) -> str:
     """The published UNet as converted: bytes by `tailcut inspect --json`, Dice by `tailcut evaluate --json`."""
     rows = []
     for name in ("float32", "float16", "float16-val"):
-        codec = name.partition("-")[0]
-        inspected, evaluated = folder / f"inspect-{codec}.json", folder / f"evaluate-{name}.json"
+        dtype = name.partition("-")[0]
+        inspected, evaluated = folder / f"inspect-{dtype}.json", folder / f"evaluate-{name}.json"
         if not (inspected.is_file() and evaluated.is_file()):
-            rows.append([codec, "not run", "", "", ""])
+            rows.append([dtype, "not run", "", "", ""])
             continue
         stored = json.loads(inspected.read_text(encoding="utf-8"))
         measured = json.loads(evaluated.read_text(encoding="utf-8"))
         rows.append(
             [
-                codec,
+                dtype,
                 f"{measured['metrics']['dice']:.6f}",
                 f"{stored['num_kept']:,} of {stored['num_parameters']:,}",
                 f"{stored['file_bytes']:,}",
                 f"{measured['num_samples']}, split {measured['split']}",
             ]
         )
-    return markdown_table(["codec", "mean Dice", "coefficients", "bytes of the file", "images"], rows, "<>>><")
+    return markdown_table(["dtype", "mean Dice", "coefficients", "bytes of the file", "images"], rows, "<>>><")
 
 
 def experiment_tables(folder: Path) -> str:

@@ -41,8 +41,8 @@ epochs = 4
 seed = 3
 
 [pack]
-codec = "float16"
-other_codec = "float16"
+dtype = "float16"
+other_dtype = "float16"
 """
 
 MakeRecipe = Callable[..., Recipe]

@@ -67,7 +67,7 @@ assert str(tailcut.inspect("small.tailcut"))
 
 own = tailcut.create_model("lenet5")
 tailcut.regularize(own, num_kept=50)
-tailcut.save(own, "lenet5.tailcut", codec="float16")
+tailcut.save(own, "lenet5.tailcut", dtype="float16")
 assert set(tailcut.load("lenet5.tailcut").state_dict()) == set(own.state_dict())
 print(Path(tailcut.__file__))
 """

@@ -54,7 +54,7 @@ def packed(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     model = create_model("lenet300", bias=False)
     regularize(model, num_kept=50)
-    save(model, tmp_path / "small.tailcut", codec="float16")
+    save(model, tmp_path / "small.tailcut", dtype="float16")
     return tmp_path / "small.tailcut"
 
 

@@ -43,7 +43,7 @@ def test_verbs_are_completed(script: str) -> None:
 
 def test_options_and_their_values_are_completed(script: str) -> None:
     assert "--keep-ratio" in answers(script, "pack", "--keep")
-    assert answers(script, "pack", "--codec", "float1") == {"float16"}
+    assert answers(script, "pack", "--dtype", "float1") == {"float16"}
 
 
 @pytest.mark.parametrize("shell", SHELLS)

@@ -72,7 +72,7 @@ def test_a_size_that_cannot_be_had(tailcut: Tailcut, file: Path, tmp_path: Path)
 def test_pack_quantises_plain_weights(tailcut: Tailcut, tmp_path: Path) -> None:
     torch.manual_seed(0)
     torch.save(create_model("lenet5").state_dict(), tmp_path / "weights.pt")
-    words = ["pack", tmp_path / "weights.pt", "-o", tmp_path / "a.tailcut", "--model", "lenet5", "--codec", "quantized"]
+    words = ["pack", tmp_path / "weights.pt", "-o", tmp_path / "a.tailcut", "--model", "lenet5", "--dtype", "quantized"]
     assert tailcut(*words, "--max-bytes", "30KB").code == 0
     assert 25_000 < (tmp_path / "a.tailcut").stat().st_size <= 30_000
     report = json.loads(tailcut("inspect", tmp_path / "a.tailcut", "--json").out)

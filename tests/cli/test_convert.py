@@ -24,7 +24,7 @@ def published_file(folder: Path) -> Path:
 
 
 def test_a_published_file_is_converted(tailcut: Tailcut, tmp_path: Path) -> None:
-    words = ["--from", "frereg", "--model", "unet", "--codec", "float16", "-o", tmp_path / "unet.tailcut"]
+    words = ["--from", "frereg", "--model", "unet", "--dtype", "float16", "-o", tmp_path / "unet.tailcut"]
     arguments = ["widths=[2, 4]", "bias=false", "affine=false", "running_stats=false"]
     for argument in arguments:
         words += ["--set-argument", argument]
@@ -48,7 +48,7 @@ def test_a_file_that_does_not_fit_fails(tailcut: Tailcut, tmp_path: Path) -> Non
 def test_the_published_network_takes_at_most_1600_bytes(tailcut: Tailcut, carvana_root: Path, tmp_path: Path) -> None:
     source = carvana_root / "carvana" / "published" / "unet_fr.tar.xz"
     out = tmp_path / "unet.tailcut"
-    words = ["--from", "frereg", "--model", "unet", "-o", out, "--codec", "float16", "--json"]
+    words = ["--from", "frereg", "--model", "unet", "-o", out, "--dtype", "float16", "--json"]
     outcome = tailcut("convert", source, *words)
     assert outcome.code == 0
     assert outcome.json["num_kept"] == 759

@@ -16,13 +16,13 @@ def test_json_has_the_promised_keys(tailcut: Tailcut, packed: Path) -> None:
     assert outcome.json["num_kept"] == 150
     assert outcome.json["other_tensors"] == []
     tensor = outcome.json["tensors"][0]
-    assert {key: tensor[key] for key in ("name", "shape", "axes", "order_weights", "num_kept", "codec")} == {
+    assert {key: tensor[key] for key in ("name", "shape", "axes", "order_weights", "num_kept", "dtype")} == {
         "name": "fc1.weight",
         "shape": [300, 784],
         "axes": [0, 1],
         "order_weights": [1, 1],
         "num_kept": 50,
-        "codec": "float16",
+        "dtype": "float16",
     }
 
 

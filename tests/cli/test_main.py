@@ -66,7 +66,7 @@ def test_the_version_is_shown(tailcut: Tailcut) -> None:
         (["fly"], "invalid choice: 'fly'"),
         (["inspect"], "required: FILE"),
         (["inspect", "a", "--colour"], "unrecognized arguments: --colour"),
-        (["pack", "a", "-o", "b", "--codec", "float8"], "invalid choice: 'float8'"),
+        (["pack", "a", "-o", "b", "--dtype", "float8"], "invalid choice: 'float8'"),
         (["convert", "a", "--from", "zip", "--model", "unet", "-o", "b"], "invalid choice: 'zip'"),
         (["train", "lenet5-776"], "required: -o/--out"),
         (["evaluate", "a", "--data", "mnist", "--batch-size", "many"], "invalid int value: 'many'"),

@@ -13,7 +13,7 @@ def test_plain_weights_are_packed(tailcut: Tailcut, tmp_path: Path) -> None:
     torch.save(create_model("lenet5", bias=False).state_dict(), tmp_path / "weights.pt")
     out = tmp_path / "a.tailcut"
     words = ["pack", tmp_path / "weights.pt", "-o", out, "--model", "lenet5", "--set-argument", "bias=false"]
-    outcome = tailcut(*words, "--num-kept", "194", "--codec", "float16", "--json")
+    outcome = tailcut(*words, "--num-kept", "194", "--dtype", "float16", "--json")
     assert outcome.code == 0
     assert outcome.json["num_kept"] == 776
     assert outcome.json["path"] == str(out)

@@ -10,11 +10,11 @@ from tailcut.cli.parser import (
     add_device,
     add_machines,
     add_verb,
-    machines_of,
+    devices_of,
     settings,
 )
 from tailcut.errors import ArgumentError
-from tailcut.runtime.devices import Machines
+from tailcut.runtime.devices import Devices
 
 
 def test_settings_are_toml_else_text() -> None:
@@ -55,13 +55,13 @@ def test_a_verb_has_its_shared_options() -> None:
     add_device(verb)
     add_codecs(verb)
     add_machines(verb)
-    words = ["fly", "--json", "--data-root", "a", "--data-root", "b", "--device", "cpu", "--codec", "float16"]
+    words = ["fly", "--json", "--data-root", "a", "--data-root", "b", "--device", "cpu", "--dtype", "float16"]
     words += ["--devices", "4", "--num-nodes", "2", "--strategy", "ddp"]
     arguments = parser.parse_args(words)
     assert arguments.json is True
     assert arguments.data_root == ["a", "b"]
-    assert (arguments.device, arguments.codec, arguments.other_codec) == ("cpu", "float16", None)
-    assert machines_of(arguments) == Machines("auto", devices=4, num_nodes=2, strategy="ddp")
+    assert (arguments.device, arguments.dtype, arguments.other_dtype) == ("cpu", "float16", None)
+    assert devices_of(arguments) == Devices("auto", devices=4, num_nodes=2, strategy="ddp")
     assert arguments.run is run
     with pytest.raises(UsageError):  # no abbreviations: they would change meaning when options are added
         parser.parse_args(["fly", "--dev", "cpu"])

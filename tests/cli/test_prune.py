@@ -59,7 +59,7 @@ def test_every_setting_arrives(tailcut: Tailcut, file: Path, tmp_path: Path) -> 
     words = ["--data", "digits", "--num-batches", 1, "--batch-size", 4]
     assert tailcut("score", file, *words, "-o", scores).code == 0
     limits = ["--ignore", "conv1", "--min-channels", 9, "--round-to", 8, "--max-rate", 0.7]
-    outcome = tailcut("prune", file, "--scores", scores, "--rates", "0.9", *limits, "-o", out, "--codec", "float16")
+    outcome = tailcut("prune", file, "--scores", scores, "--rates", "0.9", *limits, "-o", out, "--dtype", "float16")
     assert outcome.code == 0
     assert "ignored" in outcome.out
     slim: Any = load(out)

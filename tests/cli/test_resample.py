@@ -57,9 +57,9 @@ def test_what_is_printed(tailcut: Tailcut, file: Path, tmp_path: Path) -> None:
 
 def test_codecs_arrive(tailcut: Tailcut, file: Path, tmp_path: Path) -> None:
     sizes = []
-    for codec in ("float16", "float32"):
+    for dtype in ("float16", "float32"):
         outcome = tailcut(
-            "resample", file, "--set-argument", "widths=[8,16]", "--codec", codec, "-o", tmp_path / codec, "--json"
+            "resample", file, "--set-argument", "widths=[8,16]", "--dtype", dtype, "-o", tmp_path / dtype, "--json"
         )
         sizes.append(outcome.json["file_bytes"])
     assert sizes[0] < sizes[1]

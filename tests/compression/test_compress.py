@@ -90,7 +90,7 @@ def test_it_beats_rounding_by_magnitude(trained: nn.Module, images: torch.Tensor
         if way == "measured":
             compress(trained, path, [images], max_bytes=2200)
         else:
-            tailcut.save(trained, path, codec="quantized", max_bytes=2200)
+            tailcut.save(trained, path, dtype="quantized", max_bytes=2200)
         found = tailcut.load(path, into=copy.deepcopy(trained))
         with torch.no_grad():
             logs = [nn.functional.log_softmax(model(x), 1) for model in (trained, found)]

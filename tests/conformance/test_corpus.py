@@ -111,7 +111,7 @@ def test_valid_files_are_told_by_inspect(name: str) -> None:
         (entry["name"], entry["shape"], entry["axes"], entry["order_weights"], entry["count"])
         for entry in wanted["coefficients"]
     ]
-    assert [(entry.name, [*entry.shape], entry.kind, entry.codec) for entry in report.other_tensors] == [
+    assert [(entry.name, [*entry.shape], entry.kind, entry.dtype) for entry in report.other_tensors] == [
         (entry["name"], entry["shape"], entry["kind"], entry["type"]) for entry in wanted["tensors"]
     ]
 

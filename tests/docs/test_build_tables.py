@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def result(
     network: str, num_kept: int, accuracy: float, *, name: str = "a", num_other: int = 0, file_bytes: int = 1500
 ) -> Result:
-    recipe = {"model": {"name": network}, "pack": {"codec": "float16", "other_codec": "float16"}}
+    recipe = {"model": {"name": network}, "pack": {"dtype": "float16", "other_dtype": "float16"}}
     return Result(
         name=name,
         command=f"tailcut train {name}",

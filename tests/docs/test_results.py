@@ -64,18 +64,18 @@ def test_file_in_the_zoo_reaches_the_figures_of_its_record(path: Path, request: 
         assert evaluated.metrics[name] == pytest.approx(value, rel=TOLERANCES[name]), name
 
 
-@pytest.mark.parametrize("codec", ["float32", "float16"])
-def test_record_of_the_published_unet(codec: str, carvana_root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_record_of_the_published_unet(dtype: str, carvana_root: Path, tmp_path: Path) -> None:
     model = frereg.convert(carvana_root / "carvana" / "published" / "unet_fr.tar.xz", model="unet")
-    save(model, tmp_path / "unet.tailcut", codec=codec)
-    recorded = json.loads((ROOT / build_tables.UNET / f"inspect-{codec}.json").read_text(encoding="utf-8"))
+    save(model, tmp_path / "unet.tailcut", dtype=dtype)
+    recorded = json.loads((ROOT / build_tables.UNET / f"inspect-{dtype}.json").read_text(encoding="utf-8"))
     assert json.loads(inspect(tmp_path / "unet.tailcut").to_json()) == recorded
 
 
 @pytest.mark.parametrize("split", ["published", "val"])
 def test_dice_of_the_published_unet(split: str, carvana_root: Path, tmp_path: Path) -> None:
     model = frereg.convert(carvana_root / "carvana" / "published" / "unet_fr.tar.xz", model="unet")
-    save(model, tmp_path / "unet.tailcut", codec="float16")
+    save(model, tmp_path / "unet.tailcut", dtype="float16")
     name = "evaluate-float16.json" if split == "published" else f"evaluate-float16-{split}.json"
     recorded = json.loads((ROOT / build_tables.UNET / name).read_text(encoding="utf-8"))
     evaluated = evaluate_file(tmp_path / "unet.tailcut", "carvana", split, roots=[carvana_root])

@@ -26,7 +26,7 @@ from tailcut.evaluation.evaluate import (
     within_memory,
 )
 from tailcut.format import save
-from tailcut.runtime.devices import Machines
+from tailcut.runtime.devices import Devices
 from tailcut.runtime.share import Share
 from tailcut.structure import create_model
 from tailcut.weights import regularize
@@ -115,15 +115,15 @@ def test_processes_share_the_work_and_add_up() -> None:
 def test_machines_and_one_device_exclude_each_other(tmp_path: Path) -> None:
     save(create_model("lenet300"), tmp_path / "a.tailcut")
     with pytest.raises(ArgumentError, match=r"one device is named \(cpu\).*give either"):
-        evaluate_file(tmp_path / "a.tailcut", "digits", device="cpu", machines=Machines("cpu"))
+        evaluate_file(tmp_path / "a.tailcut", "digits", device="cpu", devices=Devices("cpu"))
     with pytest.raises(ArgumentError, match="devices and num_nodes must be at least 1"):
-        evaluate_file(tmp_path / "a.tailcut", "digits", machines=Machines("cpu", devices=0))
+        evaluate_file(tmp_path / "a.tailcut", "digits", devices=Devices("cpu", devices=0))
 
 
 def test_an_engine_of_one_process_gives_the_same_report(tmp_path: Path) -> None:
     save(create_model("lenet300"), tmp_path / "a.tailcut")
     alone = evaluate_file(tmp_path / "a.tailcut", "digits", device="cpu")
-    assert evaluate_file(tmp_path / "a.tailcut", "digits", machines=Machines("cpu")).metrics == alone.metrics
+    assert evaluate_file(tmp_path / "a.tailcut", "digits", devices=Devices("cpu")).metrics == alone.metrics
 
 
 @pytest.mark.slow

@@ -68,7 +68,7 @@ loss = "vae"
 num_samples = 60
 
 [pack]
-codec = "float16"
+dtype = "float16"
 """
 DIGITS = open_dataset("digits", "test")
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from tailcut.execution.ir.cost import Costs
-from tailcut.execution.lazy.context import Run, running
+from tailcut.execution.lazy.context import Context, running
 
 
 @pytest.fixture
-def run() -> Iterator[Run]:
+def context() -> Iterator[Context]:
     """A forward that is under way, with plain tiles."""
-    with running(Run("torch", "narrow", Costs.of("cpu", with_gradients=False))) as run:
-        yield run
+    with running(Context("torch", "narrow", Costs.of("cpu", with_gradients=False))) as context:
+        yield context
 
 
 @pytest.fixture(autouse=True)

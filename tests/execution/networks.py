@@ -315,14 +315,16 @@ def between(function: Callable[..., Tensor] = lambda y, _: torch.relu(y)) -> tup
     return model, torch.randn(Between.example, dtype=torch.float64)
 
 
-def assert_same_gradients(fused: FusedNetwork, model: nn.Module, x: Tensor, *, ways: Sequence[str] = WAYS) -> None:
+def assert_same_gradients(
+    fused: FusedNetwork, model: nn.Module, x: Tensor, *, strategies: Sequence[str] = WAYS
+) -> None:
     """Output and gradients of the fused network are those of the network itself, at the first call and the second."""
     results: list[list[Tensor | None]] = []
-    for way in (None, *ways, *ways):
-        fused.way = way or "auto"
+    for strategy in (None, *strategies, *strategies):
+        fused.strategy = strategy or "auto"
         model.zero_grad()
         own = x.clone().requires_grad_()
-        output = (model if way is None else fused)(own)
+        output = (model if strategy is None else fused)(own)
         output.square().sum().backward()
         results.append([output, own.grad, *(parameter.grad for parameter in model.parameters())])
     for found in results[1:]:

@@ -39,7 +39,7 @@ def truncated(model: Any) -> Any:
 
 def narrow(model: nn.Module) -> FusedNetwork:
     fused = fuse(model, engine="torch")
-    fused.way = "narrow"
+    fused.strategy = "narrow"
     return fused
 
 
@@ -72,11 +72,11 @@ class AsItIs(Reversal):
 
 
 @pytest.mark.parametrize("function", [Reversal, StraightThrough, AsItIs])
-@pytest.mark.parametrize("way", ["narrow", "auto"])
-def test_functions_with_a_backward_of_their_own(function: Any, way: str) -> None:
+@pytest.mark.parametrize("strategy", ["narrow", "auto"])
+def test_functions_with_a_backward_of_their_own(function: Any, strategy: str) -> None:
     model = truncated(Net(function.apply))
     fused = fuse(model, engine="torch")
-    fused.way = way
+    fused.strategy = strategy
     for _ in range(2):
         expected = gradients(model, model, X)
         found = gradients(model, fused, X)
@@ -294,17 +294,17 @@ def with_a_statistic_of_a_script(x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("between", [scripted_swish, mapped_swish, with_a_statistic_of_a_script])
-@pytest.mark.parametrize("way", ["narrow", "auto"])
-def test_gradients_reach_past_what_torch_calls_below_them(between: Callable[[Tensor], Tensor], way: str) -> None:
+@pytest.mark.parametrize("strategy", ["narrow", "auto"])
+def test_gradients_reach_past_what_torch_calls_below_them(between: Callable[[Tensor], Tensor], strategy: str) -> None:
     model = truncated(Net(between))
     fused = fuse(model, engine="torch")
-    fused.way = way
+    fused.strategy = strategy
     for _ in range(3):
         expected = gradients(model, model, X)
         for name, gradient in gradients(model, fused, X).items():
             torch.testing.assert_close(gradient, expected[name], msg=name)
-    if way == "narrow":
-        assert {layer.way for layer in fused.report().layers} == {"dense"}
+    if strategy == "narrow":
+        assert {layer.strategy for layer in fused.report().layers} == {"dense"}
         assert "where torch records no gradients" in fused.report().layers[0].reason
 
 
@@ -321,7 +321,7 @@ def test_scripts_without_gradients_stay_fused() -> None:
     fused = narrow(model)
     with torch.no_grad():
         torch.testing.assert_close(fused(X), model(X))
-    assert "dense" not in {layer.way for layer in fused.report().layers}
+    assert "dense" not in {layer.strategy for layer in fused.report().layers}
 
 
 class Streaming(nn.Module):
@@ -345,17 +345,17 @@ class Streaming(nn.Module):
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-@pytest.mark.parametrize("way", ["narrow", "auto"])
-def test_what_a_map_has_met_may_change(mode: Any, way: str) -> None:
+@pytest.mark.parametrize("strategy", ["narrow", "auto"])
+def test_what_a_map_has_met_may_change(mode: Any, strategy: str) -> None:
     model = truncated(Streaming())
     dense, fused = copy.deepcopy(model), fuse(model, engine="torch")
-    fused.way = way
+    fused.strategy = strategy
     with mode():
         mine, theirs = torch.ones(1, 128, 12, 12).double(), torch.ones(1, 128, 12, 12).double()
         for _ in range(3):
             torch.testing.assert_close(fused(X[:1], mine), dense(X[:1], theirs))
     torch.testing.assert_close(mine, theirs)
-    assert "factored" in {layer.way for layer in fused.report().layers} or way == "auto"
+    assert "factored" in {layer.strategy for layer in fused.report().layers} or strategy == "auto"
 
 
 @pytest.mark.parametrize("named", [True, False])

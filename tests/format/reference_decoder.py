@@ -251,14 +251,14 @@ def check_digest(digest: bytes, kept: list[Kept], others: list[Other]) -> None:
         raise ValueError("digest")
 
 
-def decode(codec: int, payload: bytes, count: int, size: int) -> bytes:
-    if codec == 0:
+def decode(dtype: int, payload: bytes, count: int, size: int) -> bytes:
+    if dtype == 0:
         content = payload
-    elif codec == 1:
+    elif dtype == 1:
         planes = inflate(payload, count * size)
         # Plane 0 has the most significant byte of each number, which comes last in the number.
         content = bytes(planes[(size - 1 - byte) * count + item] for item in range(count) for byte in range(size))
-    elif codec == 2:
+    elif dtype == 2:
         content = RangeDecoder(payload, 8 * size).run(count)
     else:
         raise ValueError("unknown codec")

@@ -124,8 +124,8 @@ def test_the_stored_coefficients_mean_the_weights(path: Path) -> None:
 
 def test_the_files_show_every_part_of_the_format() -> None:
     reports = {path.stem: tailcut.inspect(path) for path in GOLDEN}
-    types = {entry.codec for report in reports.values() for entry in report.tensors}
-    types |= {entry.codec for report in reports.values() for entry in report.other_tensors}
+    types = {entry.dtype for report in reports.values() for entry in report.tensors}
+    types |= {entry.dtype for report in reports.values() for entry in report.other_tensors}
     assert types == {"float32", "float16", "bfloat16", "float64", "int64", "int16", "uint8", "bool"}
     assert {report.model for report in reports.values()} == {None, "lenet300", "lenet5", "unet"}
     assert any(report.tensors == () for report in reports.values())
@@ -143,9 +143,9 @@ def test_the_files_show_every_way_and_codec(monkeypatch: pytest.MonkeyPatch) -> 
         ways.add(edit.content[edit.place])
         return read_counts(edit, kept)
 
-    def watch_codec(codec: int, payload: bytes, count: int, size: int) -> bytes:
-        codecs.add(codec)
-        return decode(codec, payload, count, size)
+    def watch_codec(dtype: int, payload: bytes, count: int, size: int) -> bytes:
+        codecs.add(dtype)
+        return decode(dtype, payload, count, size)
 
     monkeypatch.setattr(reference, "read_counts", watch_counts)
     monkeypatch.setattr(reference, "decode", watch_codec)

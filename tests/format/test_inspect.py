@@ -18,7 +18,7 @@ def inspected(model: nn.Module, folder: Path, **settings: object) -> InspectRepo
 
 def test_a_registered_network(tmp_path: Path) -> None:
     model = regularized("lenet5", arguments={"num_classes": 7}, num_kept={"conv1.weight": 30, "fc1.weight": 200})
-    report = inspected(model, tmp_path, codec="float16", metadata={"epoch": 3})
+    report = inspected(model, tmp_path, dtype="float16", metadata={"epoch": 3})
     assert (report.version, report.model, report.arguments) == (1, "lenet5", {"num_classes": 7})
     assert report.file_bytes == (tmp_path / "a.tailcut").stat().st_size
     assert report.metadata == {"epoch": 3}
@@ -27,12 +27,12 @@ def test_a_registered_network(tmp_path: Path) -> None:
     assert report.num_truncated == 500 + 400_000
     assert report.dense_bytes == 4 * report.num_parameters
     assert report.compression_ratio == pytest.approx(report.dense_bytes / report.file_bytes, rel=1e-4)
-    assert [(t.name, t.shape, t.axes, t.order_weights, t.num_kept, t.codec) for t in report.tensors] == [
+    assert [(t.name, t.shape, t.axes, t.order_weights, t.num_kept, t.dtype) for t in report.tensors] == [
         ("conv1.weight", (20, 1, 5, 5), (0, 1, 2, 3), (1, 1, 1, 1), 30, "float16"),
         ("fc1.weight", (500, 800), (0, 1), (1, 1), 200, "float16"),
     ]
     assert [t.name for t in report.other_tensors][:3] == ["conv1.bias", "conv2.weight", "conv2.bias"]
-    assert {t.codec for t in report.other_tensors} == {"float32"}
+    assert {t.dtype for t in report.other_tensors} == {"float32"}
 
 
 def test_a_class_of_ones_own(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_a_class_of_ones_own(tmp_path: Path) -> None:
         (3, 1),
         5,
     )
-    others = {t.name: (t.shape, t.kind, t.codec) for t in report.other_tensors}
+    others = {t.name: (t.shape, t.kind, t.dtype) for t in report.other_tensors}
     assert others["constants.mask"] == ((2, 3), "buffer", "bool")
     assert others["constants.nothing"] == ((0, 4), "buffer", "float32")
     assert others["norm.num_batches_tracked"] == ((), "buffer", "int64")
@@ -71,7 +71,7 @@ def test_json_has_the_promised_keys(tmp_path: Path) -> None:
         *("version", "model", "file_bytes", "dense_bytes", "compression_ratio", "num_parameters", "num_truncated"),
         *("num_kept", "bytes_by_kind", "tensors", "other_tensors", "arguments", "metadata"),
     ]
-    of_coefficients = ["name", "shape", "axes", "order_weights", "num_kept", "codec", "bytes", "bits", "worst_error"]
+    of_coefficients = ["name", "shape", "axes", "order_weights", "num_kept", "dtype", "bytes", "bits", "worst_error"]
     assert list(plain["tensors"][0]) == of_coefficients
     assert plain["tensors"][0]["bits"] is None
 
@@ -81,11 +81,11 @@ def test_quantised_files_tell_bits_and_errors(tmp_path: Path) -> None:
     model.get_buffer("1.running_var").abs_()
     tailcut.regularize(model, num_kept=50)
     path = tmp_path / "a.tailcut"
-    tailcut.save(model, path, codec="quantized", registered=False)
+    tailcut.save(model, path, dtype="quantized", registered=False)
     report = tailcut.inspect(path)
     assert report.version == 2
     (weight,) = report.tensors
-    assert weight.codec == "quantized"
+    assert weight.dtype == "quantized"
     assert weight.bits is not None
     assert weight.worst_error is not None
     assert 8 * weight.bytes == pytest.approx(50 * weight.bits, abs=9)
@@ -93,7 +93,7 @@ def test_quantised_files_tell_bits_and_errors(tmp_path: Path) -> None:
     tensors = [network.get_parameter("0.parametrizations.weight.original").detach() for network in (model, again)]
     assert float((tensors[0] - tensors[1]).abs().max()) <= weight.worst_error * (1 + 1e-6)
     others = {entry.name: entry for entry in report.other_tensors}
-    assert others["1.num_batches_tracked"].codec == "integers"
+    assert others["1.num_batches_tracked"].dtype == "integers"
     assert {entry.transform for entry in others.values()} <= {"none", "log2", "dct", None}
     assert sum(report.bytes_by_kind.values()) == report.file_bytes
     for heading in ("format version   2", "worst error", "rounded are"):
@@ -116,7 +116,7 @@ def test_text_is_a_table(tmp_path: Path) -> None:
 def test_bytes_are_summed_by_kind(tmp_path: Path) -> None:
     model = randomize(nn.Sequential(nn.Conv2d(3, 40, 3), nn.BatchNorm2d(40), nn.PReLU(40), nn.Conv2d(40, 9, 3)), 1)
     tailcut.regularize(model, num_kept=50, include="0.weight")
-    report = inspected(model, tmp_path, codec="float16")
+    report = inspected(model, tmp_path, dtype="float16")
     kinds = report.bytes_by_kind
     assert list(kinds) == ["coefficients", "batch norm", "biases", "other tensors", "structure"]
     assert sum(kinds.values()) == report.file_bytes

@@ -21,7 +21,7 @@ from tailcut.weights import truncated_tensors
 def large_unet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of a UNet with 31 million parameters and 759 coefficients."""
     path = tmp_path_factory.mktemp("unet") / "unet.tailcut"
-    tailcut.save(regularized("unet", arguments=dict(BARE_UNET), num_kept=33), path, codec="float16")
+    tailcut.save(regularized("unet", arguments=dict(BARE_UNET), num_kept=33), path, dtype="float16")
     return path
 
 
@@ -207,7 +207,7 @@ def test_into_of_a_registered_network_stays_registered(tmp_path: Path) -> None:
     base = base_of(again)
     assert base is not None
     assert base.name == "lenet300"
-    assert pack(again, codec="float32")[0] == (tmp_path / "a.tailcut").read_bytes()
+    assert pack(again, dtype="float32")[0] == (tmp_path / "a.tailcut").read_bytes()
 
 
 class Wider(OwnNet):
@@ -357,7 +357,7 @@ def test_a_class_in_place_of_a_network_is_told_so(tmp_path: Path) -> None:
 def test_a_registered_network_of_larger_numbers_is_loaded_into_its_type(tmp_path: Path) -> None:
     model = tailcut.create_model("lenet300").double()
     model.get_parameter("fc1.bias").detach()[0] = 1e300
-    tailcut.save(model, tmp_path / "a.tailcut", codec="float64")
+    tailcut.save(model, tmp_path / "a.tailcut", dtype="float64")
     with pytest.raises(ModelMismatchError, match=r"fc1\.bias: 1e\+300 does not fit into float32.*of float64"):
         tailcut.load(tmp_path / "a.tailcut")
     again = tailcut.load(tmp_path / "a.tailcut", into=tailcut.create_model("lenet300").double())

@@ -6,7 +6,7 @@ import torch
 
 from tailcut.errors import ArgumentError, CorruptFileError, UnsupportedVersionError
 from tailcut.format.numbers import (
-    FLOAT_CODECS,
+    FLOAT_DTYPES,
     LARGEST_NUMBER_BYTES,
     NUMBER_TYPES,
     float_type,
@@ -63,7 +63,7 @@ def test_types_have_their_numbers_for_ever() -> None:
     assert {number: type_name(dtype) for number, dtype in NUMBER_TYPES.items()} == dict(enumerate(names))
     assert [type_number(number_type(number), name="x") for number in range(10)] == list(range(10))
     assert max(dtype.itemsize for dtype in NUMBER_TYPES.values()) == LARGEST_NUMBER_BYTES
-    assert {float_type(codec) for codec in FLOAT_CODECS} == {d for d in NUMBER_TYPES.values() if d.is_floating_point}
+    assert {float_type(dtype) for dtype in FLOAT_DTYPES} == {d for d in NUMBER_TYPES.values() if d.is_floating_point}
 
 
 def test_unknown_types_are_named() -> None:

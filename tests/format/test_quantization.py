@@ -37,7 +37,7 @@ def test_finer_steps_take_more_bytes_and_are_closer(tmp_path: Path) -> None:
     model, x = truncated_resnet(), torch.randn(8, 3, 32, 32)
     sizes, errors = [], []
     for step in (2.0, 0.5, 0.1, 0.02):
-        sizes.append(tailcut.save(model, tmp_path / "a.tailcut", codec="quantized", step=step).file_bytes)
+        sizes.append(tailcut.save(model, tmp_path / "a.tailcut", dtype="quantized", step=step).file_bytes)
         with torch.no_grad():
             errors.append(float((tailcut.load(tmp_path / "a.tailcut")(x) - model(x)).norm()))
     assert sizes == sorted(sizes)
@@ -48,7 +48,7 @@ def test_finer_steps_take_more_bytes_and_are_closer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("max_bytes", [1500, 2500, 5000])
 def test_the_size_is_used_up_and_not_passed(max_bytes: int, tmp_path: Path) -> None:
-    report = tailcut.save(truncated_resnet(), tmp_path / "a.tailcut", codec="quantized", max_bytes=max_bytes)
+    report = tailcut.save(truncated_resnet(), tmp_path / "a.tailcut", dtype="quantized", max_bytes=max_bytes)
     assert 0.9 * max_bytes < report.file_bytes == (tmp_path / "a.tailcut").stat().st_size <= max_bytes
 
 
@@ -56,7 +56,7 @@ def test_variances_stay_above_zero(tmp_path: Path) -> None:
     model = truncated_resnet()
     with torch.no_grad():
         model.get_buffer("bn1.running_var")[:2] = torch.tensor([0.0, 1e-9])
-    tailcut.save(model, tmp_path / "a.tailcut", codec="quantized", step=1.0)
+    tailcut.save(model, tmp_path / "a.tailcut", dtype="quantized", step=1.0)
     for name, value in tailcut.load(tmp_path / "a.tailcut").named_buffers():
         if name.endswith("running_var"):
             assert float(value.min()) > 0
@@ -69,7 +69,7 @@ def test_statistics_behind_few_frequencies_take_few_numbers(tmp_path: Path) -> N
     tailcut.regularize(model, num_kept=30)
     for _ in range(50):
         model(torch.randn(32, 3, 9, 9) + 1)
-    tailcut.save(model, tmp_path / "a.tailcut", codec="quantized", step=0.02, registered=False)
+    tailcut.save(model, tmp_path / "a.tailcut", dtype="quantized", step=0.02, registered=False)
     stored = {entry.name: entry for entry in tailcut.inspect(tmp_path / "a.tailcut").other_tensors}
     assert stored["1.running_mean"].transform == "dct"
     assert 8 * stored["1.running_mean"].bytes < 3 * 64
@@ -93,12 +93,12 @@ def test_statistics_behind_few_frequencies_take_few_numbers(tmp_path: Path) -> N
 )
 def test_mistakes(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=message):
-        tailcut.save(truncated_resnet(), tmp_path / "a.tailcut", codec="quantized", **settings)
+        tailcut.save(truncated_resnet(), tmp_path / "a.tailcut", dtype="quantized", **settings)
     assert not list(tmp_path.iterdir())
 
 
 def test_sizes_are_for_quantised_files(tmp_path: Path) -> None:
-    with pytest.raises(ArgumentError, match='are for codec="quantized"'):
+    with pytest.raises(ArgumentError, match='are for dtype="quantized"'):
         tailcut.save(truncated_resnet(), tmp_path / "a.tailcut", max_bytes=900)
 
 
@@ -107,7 +107,7 @@ def test_numbers_that_are_not_finite(tmp_path: Path) -> None:
     with torch.no_grad():
         next(entry.parameter for entry in tensors_of(model).coefficients)[0] = float("nan")
     with pytest.raises(ArgumentError, match=r"conv1\.weight has numbers that are not finite"):
-        tailcut.save(model, tmp_path / "a.tailcut", codec="quantized")
+        tailcut.save(model, tmp_path / "a.tailcut", dtype="quantized")
 
 
 def test_what_was_not_measured_counts_as_the_middle_one() -> None:
@@ -152,7 +152,7 @@ def test_a_block_of_another_size(tmp_path: Path) -> None:
     block = Block(("conv1.weight",), torch.eye(7))
     with pytest.raises(ArgumentError, match=r"measured for 7 numbers of conv1\.weight"):
         tailcut.save(
-            model, tmp_path / "a.tailcut", codec="quantized", sensitivity=replace(sensitivity, blocks=(block,))
+            model, tmp_path / "a.tailcut", dtype="quantized", sensitivity=replace(sensitivity, blocks=(block,))
         )
 
 
@@ -172,7 +172,7 @@ def test_the_finest_step_that_fits(guess: Callable[[float], int] | None) -> None
 def test_rounding_is_the_same_every_time(tmp_path: Path) -> None:
     model = truncated_resnet()
     for name in ("a", "b"):
-        tailcut.save(model, tmp_path / name, codec="quantized", max_bytes=3000)
+        tailcut.save(model, tmp_path / name, dtype="quantized", max_bytes=3000)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     again = tailcut.load(tmp_path / "a")
     with torch.no_grad():

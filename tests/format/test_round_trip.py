@@ -17,7 +17,7 @@ from torch import nn
 import tailcut
 from tailcut.format import pack
 from tailcut.format.container import decode
-from tailcut.format.numbers import FLOAT_CODECS
+from tailcut.format.numbers import FLOAT_DTYPES
 from tailcut.weights import truncated_tensors
 
 sizes = st.integers(1, 4)
@@ -96,16 +96,16 @@ def regularizations(draw: st.DrawFn, model: nn.Module) -> dict[str, Any] | None:
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
-@given(data=st.data(), plan=plans, seed=st.integers(0, 2**31), codec=st.sampled_from(sorted(FLOAT_CODECS)))
-def test_any_network_of_ones_own_comes_back(data: st.DataObject, plan: Plan, seed: int, codec: str) -> None:
+@given(data=st.data(), plan=plans, seed=st.integers(0, 2**31), dtype=st.sampled_from(sorted(FLOAT_DTYPES)))
+def test_any_network_of_ones_own_comes_back(data: st.DataObject, plan: Plan, seed: int, dtype: str) -> None:
     model = randomize(plan.build(), seed)
     arguments = data.draw(regularizations(model))
     if arguments is not None:
         tailcut.regularize(model, **arguments)
-    before = {name: vector.to(FLOAT_CODECS[codec]) for name, vector in vectors(model).items()}
+    before = {name: vector.to(FLOAT_DTYPES[dtype]) for name, vector in vectors(model).items()}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "own.tailcut"
-        tailcut.save(model, path, codec=codec, metadata={"seed": seed})
+        tailcut.save(model, path, dtype=dtype, metadata={"seed": seed})
         again = tailcut.load(path, into=plan.build())
         report = tailcut.inspect(path)
         content = path.read_bytes()
@@ -123,7 +123,7 @@ def test_any_network_of_ones_own_comes_back(data: st.DataObject, plan: Plan, see
         (own,) = {key for key in holders[0] if "weight" in key}
         assert holders[0][own] is holders[1][own]
     _compare_with_reference(content, before, state, report)
-    assert pack(again, codec=codec, metadata={"seed": seed})[0] == content
+    assert pack(again, dtype=dtype, metadata={"seed": seed})[0] == content
 
 
 def _compare_with_reference(
@@ -159,19 +159,19 @@ REGISTERED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("name", "arguments", "chosen"), REGISTERED)
-@pytest.mark.parametrize("codec", sorted(FLOAT_CODECS))
+@pytest.mark.parametrize("dtype", sorted(FLOAT_DTYPES))
 def test_registered_networks_come_back(
-    name: str, arguments: dict[str, Any], chosen: dict[str, Any], codec: str, tmp_path: Path
+    name: str, arguments: dict[str, Any], chosen: dict[str, Any], dtype: str, tmp_path: Path
 ) -> None:
     model = regularized(name, 3, arguments=arguments, **chosen) if chosen else tailcut.create_model(name, **arguments)
     path = tmp_path / "network.tailcut"
-    tailcut.save(model, path, codec=codec, other_codec="float16")
+    tailcut.save(model, path, dtype=dtype, other_dtype="float16")
     again = tailcut.load(path)
     assert type(again) is type(model)
     assert not again.training
     for (name_before, before), (name_after, after) in zip(vectors(model).items(), vectors(again).items(), strict=True):
         assert name_before == name_after
-        assert same_bits(after, before.to(FLOAT_CODECS[codec]).float())
+        assert same_bits(after, before.to(FLOAT_DTYPES[dtype]).float())
     for key, value in plain_state(again).items():
         before = plain_state(model)[key]
         assert same_bits(value, before.half().float() if before.is_floating_point() else before)
@@ -182,8 +182,8 @@ def test_registered_networks_come_back(
     ]
     for other in read.others:
         assert other.values == plain_state(again)[other.name].flatten().tolist()
-    assert pack(again, codec=codec, other_codec="float16")[0] == path.read_bytes()
-    assert pack(model, codec=codec, other_codec="float16")[0] == path.read_bytes()
+    assert pack(again, dtype=dtype, other_dtype="float16")[0] == path.read_bytes()
+    assert pack(model, dtype=dtype, other_dtype="float16")[0] == path.read_bytes()
 
 
 def test_outputs_agree_to_the_bit(tmp_path: Path) -> None:
@@ -219,5 +219,5 @@ def test_each_lossless_codec_is_chosen_where_it_wins(codec_number: int) -> None:
     values = {0: torch.randint(-(2**62), 2**62, (64,)).view(torch.float64), 1: torch.zeros(3000), 2: torch.randn(300)}
     model = nn.Module()
     model.register_buffer("kept", values[codec_number])
-    content, _ = pack(model, codec="float32")
+    content, _ = pack(model, dtype="float32")
     assert [stream.codec_number for stream in decode(content).other_streams] == [codec_number]

@@ -29,9 +29,9 @@ FAMILIES: list[tuple[str, dict[str, Any]]] = [
 TOTALS = {"lenet300": (4238, 2816), "lenet5": (7668, 776), "unet": (310_964, 31_096, 2936, 759)}
 
 
-def overhead(model: nn.Module, codec: str = "float16") -> tuple[int, int]:
+def overhead(model: nn.Module, dtype: str = "float16") -> tuple[int, int]:
     """Bytes of the file that are not payload, and what they may be at most."""
-    content, tensors = pack(model, codec=codec)
+    content, tensors = pack(model, dtype=dtype)
     streams = decode(content)
     assert streams.other_streams == ()
     assert streams.coefficients is not None
@@ -74,7 +74,7 @@ def test_order_weights_of_kernels_cost_few_bytes() -> None:
 
 def test_names_of_ones_own_class_are_packed() -> None:
     model = nn.Sequential(*(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)) for _ in range(100)))
-    content, tensors = pack(model, codec="float32")
+    content, tensors = pack(model, dtype="float32")
     names = sum(len(other.name) for other in tensors.others)
     payloads = sum(len(stream.payload) for stream in decode(content).other_streams)
     assert len(content) - payloads < names / 3
@@ -82,7 +82,7 @@ def test_names_of_ones_own_class_are_packed() -> None:
 
 def test_report_says_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "lenet.tailcut"
-    report = tailcut.save(regularized("lenet300", num_kept=100), path, codec="float16")
+    report = tailcut.save(regularized("lenet300", num_kept=100), path, dtype="float16")
     assert report.file_bytes == path.stat().st_size
     assert (report.path, report.num_kept, report.num_parameters) == (str(path), 300, 266_610)
     assert (report.num_truncated, report.dense_bytes) == (266_200, 4 * 266_610)
@@ -161,7 +161,7 @@ def test_the_model_is_not_changed(tmp_path: Path) -> None:
     model = regularized("lenet5", num_kept=20).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     state = torch.random.get_rng_state()
-    tailcut.save(model, tmp_path / "a.tailcut", codec="float16")
+    tailcut.save(model, tmp_path / "a.tailcut", dtype="float16")
     assert model.training
     assert torch.equal(torch.random.get_rng_state(), state)
     for key, value in model.state_dict().items():
@@ -183,7 +183,7 @@ def test_masked_tails_are_not_written(tmp_path: Path) -> None:
 
 def test_rounded_coefficients_are_written_as_the_forward_uses_them(tmp_path: Path) -> None:
     model = regularized("lenet300", num_kept=30, precision="float16").eval()
-    tailcut.save(model, tmp_path / "a.tailcut", codec="float16")
+    tailcut.save(model, tmp_path / "a.tailcut", dtype="float16")
     x = torch.rand(2, 1, 28, 28)
     assert torch.equal(tailcut.load(tmp_path / "a.tailcut")(x), model(x))
 
@@ -249,7 +249,7 @@ def test_layers_of_the_same_shapes_are_compared(change: Any, message: str) -> No
     tailcut.regularize(model, num_kept=2)
     change(model)
     with pytest.raises(StructureError, match=message):
-        pack(model, codec="float32")
+        pack(model, dtype="float32")
 
 
 def test_settings_of_training_may_change() -> None:
@@ -258,7 +258,7 @@ def test_settings_of_training_may_change() -> None:
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.01
     model.requires_grad_(False)
-    assert pack(model, codec="float32")[0]
+    assert pack(model, dtype="float32")[0]
 
 
 def test_a_regularised_part_or_wrapper_is_refused(tmp_path: Path) -> None:
@@ -416,7 +416,7 @@ def test_a_failing_save_leaves_the_old_file(tmp_path: Path) -> None:
     tailcut.save(nn.Linear(2, 2), path)
     before = path.read_bytes()
     with pytest.raises(ArgumentError):
-        tailcut.save(nn.Linear(3, 3), path, codec="float8")
+        tailcut.save(nn.Linear(3, 3), path, dtype="float8")
     assert path.read_bytes() == before
     with pytest.raises(ArgumentError, match="folder"):
         tailcut.save(nn.Linear(3, 3), tmp_path / "nowhere" / "a.tailcut")
@@ -427,22 +427,22 @@ def test_numbers_that_do_not_fit_are_refused() -> None:
     vector = truncated_tensors(model)[1].vector
     vector.data[2] = 70_000
     with pytest.raises(ArgumentError, match=r"fc2\.weight: 7e\+04 does not fit into float16; use bfloat16 or float32"):
-        pack(model, codec="float16")
-    assert pack(model, codec="bfloat16")[0]
-    assert pack(model, codec="float32")[0]
+        pack(model, dtype="float16")
+    assert pack(model, dtype="bfloat16")[0]
+    assert pack(model, dtype="float32")[0]
     for value in (float("nan"), float("inf"), float("-inf")):
         vector.data[2] = value
         with pytest.raises(ArgumentError, match=r"fc2\.weight has coefficients that are not finite"):
-            pack(model, codec="float32")
+            pack(model, dtype="float32")
 
 
 def test_other_tensors_may_be_infinite_but_must_fit() -> None:
     model = nn.Linear(2, 2)
     model.bias.data[0] = float("inf")
-    assert pack(model, codec="float32", other_codec="float16", allow_non_finite=True)[0]
+    assert pack(model, dtype="float32", other_dtype="float16", allow_non_finite=True)[0]
     model.bias.data[1] = -1e6
     with pytest.raises(ArgumentError, match=r"bias: 1e\+06 does not fit into float16"):
-        pack(model, codec="float32", other_codec="float16", allow_non_finite=True)
+        pack(model, dtype="float32", other_dtype="float16", allow_non_finite=True)
 
 
 class Extra(nn.Linear):
@@ -485,7 +485,7 @@ def _holding(value: torch.Tensor) -> nn.Module:
 )
 def test_what_cannot_be_stored_is_named(make: Any, message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
-        pack(make(), codec="float32")
+        pack(make(), dtype="float32")
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -493,7 +493,7 @@ def test_quantised_tensors_are_refused() -> None:
     model = nn.Module()
     model.register_buffer("kept", torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8))
     with pytest.raises(ArgumentError, match=r"kept: tensors of type torch\.qint8 cannot be stored"):
-        pack(model, codec="float32")
+        pack(model, dtype="float32")
 
 
 def test_meta_coefficients_are_refused() -> None:
@@ -501,7 +501,7 @@ def test_meta_coefficients_are_refused() -> None:
         model = tailcut.create_model("lenet300")
         tailcut.regularize(model, num_kept=3)
     with pytest.raises(ArgumentError, match="meta device"):
-        pack(model, codec="float32")
+        pack(model, dtype="float32")
 
 
 @pytest.mark.parametrize(
@@ -517,7 +517,7 @@ def test_meta_coefficients_are_refused() -> None:
 )
 def test_metadata_that_json_cannot_hold_is_refused(metadata: Any, message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
-        pack(nn.Linear(2, 2), codec="float32", metadata=metadata)
+        pack(nn.Linear(2, 2), dtype="float32", metadata=metadata)
 
 
 def test_deep_metadata_is_refused() -> None:
@@ -525,7 +525,7 @@ def test_deep_metadata_is_refused() -> None:
     for _ in range(20_000):
         deep = {"a": deep}
     with pytest.raises(ArgumentError, match="metadata"):
-        pack(nn.Linear(2, 2), codec="float32", metadata=deep)
+        pack(nn.Linear(2, 2), dtype="float32", metadata=deep)
 
 
 def test_metadata_comes_back(tmp_path: Path) -> None:
@@ -536,13 +536,13 @@ def test_metadata_comes_back(tmp_path: Path) -> None:
 
 def test_what_passes_a_cap_is_refused_when_written() -> None:
     with pytest.raises(ArgumentError, match=r"does not fit into a \.tailcut file: .* 16385, at most 16384"):
-        pack(nn.ParameterList([nn.Parameter(torch.zeros(())) for _ in range(16_385)]), codec="float32")
+        pack(nn.ParameterList([nn.Parameter(torch.zeros(())) for _ in range(16_385)]), dtype="float32")
     with pytest.raises(ArgumentError, match=r"header has \d+ bytes, at most 1048576"):
-        pack(nn.ParameterDict({f"{n:04}" + "x" * 4000: torch.zeros(()) for n in range(270)}), codec="float32")
+        pack(nn.ParameterDict({f"{n:04}" + "x" * 4000: torch.zeros(()) for n in range(270)}), dtype="float32")
     with pytest.raises(ArgumentError, match="at most 4096 bytes, got 5000"):
-        pack(nn.ParameterDict({"x" * 5000: torch.zeros(())}), codec="float32")
+        pack(nn.ParameterDict({"x" * 5000: torch.zeros(())}), dtype="float32")
     with pytest.raises(ArgumentError, match="without control characters"):
-        pack(nn.ParameterDict({"a\nb": torch.zeros(())}), codec="float32")
+        pack(nn.ParameterDict({"a\nb": torch.zeros(())}), dtype="float32")
 
 
 class ManyArguments(nn.Linear):
@@ -552,15 +552,15 @@ class ManyArguments(nn.Linear):
 
 def test_arguments_that_no_file_can_hold_are_refused() -> None:
     with registered("many-arguments", ManyArguments):
-        assert pack(tailcut.create_model("many-arguments", shape=(1,) * 256), codec="float32")[0]
+        assert pack(tailcut.create_model("many-arguments", shape=(1,) * 256), dtype="float32")[0]
         with pytest.raises(ArgumentError):
-            pack(tailcut.create_model("many-arguments", shape=(1,) * 257), codec="float32")
+            pack(tailcut.create_model("many-arguments", shape=(1,) * 257), dtype="float32")
         with pytest.raises(ArgumentError):
-            pack(tailcut.create_model("many-arguments", label="\x1b[2J"), codec="float32")
+            pack(tailcut.create_model("many-arguments", label="\x1b[2J"), dtype="float32")
 
 
 def test_unknown_codecs_are_refused_by_name() -> None:
-    for arguments in ({"codec": "float8"}, {"codec": "float32", "other_codec": "int8"}):
+    for arguments in ({"dtype": "float8"}, {"dtype": "float32", "other_dtype": "int8"}):
         with pytest.raises(
             ArgumentError, match="codec must be one of float32, float16, bfloat16, float64, quantized, got"
         ):
@@ -569,15 +569,15 @@ def test_unknown_codecs_are_refused_by_name() -> None:
 
 def test_other_codec_rounds_floating_point_tensors_only(tmp_path: Path) -> None:
     model = randomize(OwnNet(), 1)
-    tailcut.save(model, tmp_path / "a.tailcut", other_codec="bfloat16")
-    codec = {entry.name: entry.codec for entry in tailcut.inspect(tmp_path / "a.tailcut").other_tensors}
-    assert {codec["conv.weight"], codec["norm.running_mean"], codec["constants.limits"]} == {"bfloat16"}
-    assert codec["constants.steps"] == codec["norm.num_batches_tracked"] == "int64"
-    assert codec["constants.mask"] == "bool"
+    tailcut.save(model, tmp_path / "a.tailcut", other_dtype="bfloat16")
+    dtype = {entry.name: entry.dtype for entry in tailcut.inspect(tmp_path / "a.tailcut").other_tensors}
+    assert {dtype["conv.weight"], dtype["norm.running_mean"], dtype["constants.limits"]} == {"bfloat16"}
+    assert dtype["constants.steps"] == dtype["norm.num_batches_tracked"] == "int64"
+    assert dtype["constants.mask"] == "bool"
 
 
 def test_streams_take_the_shortest_codec() -> None:
-    content, tensors = pack(regularized("lenet300", num_kept=500), codec="float16")
+    content, tensors = pack(regularized("lenet300", num_kept=500), dtype="float16")
     stream = decode(content).coefficients
     assert stream is not None
     raw = b"".join(entry.values.half().numpy().tobytes() for entry in tensors.coefficients)

@@ -61,7 +61,7 @@ def test_load_reads_the_example_and_save_writes_it(tmp_path: Path) -> None:
     model = tailcut.load(path, into=torch.nn.Linear(3, 2))
     assert vectors(model)["weight"].tolist() == [1.5, -0.5, 0.25]
     torch.testing.assert_close(model.bias, torch.nn.Parameter(torch.tensor([0.1, -2.0])))
-    tailcut.save(model, tmp_path / "again.tailcut", codec="float16", metadata={"by": "me"})
+    tailcut.save(model, tmp_path / "again.tailcut", dtype="float16", metadata={"by": "me"})
     assert (tmp_path / "again.tailcut").read_bytes() == EXAMPLE
 
 

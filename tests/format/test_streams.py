@@ -42,7 +42,7 @@ def written(path: Path, *, keep: int | None = 20, **settings: Any) -> Mixed:
 
 
 @pytest.mark.parametrize("keep", [None, 20])
-@pytest.mark.parametrize("settings", [{"codec": "quantized"}, {"other_codec": "quantized"}, {"codec": "float16"}])
+@pytest.mark.parametrize("settings", [{"dtype": "quantized"}, {"other_dtype": "quantized"}, {"dtype": "float16"}])
 def test_what_was_saved_comes_back(keep: int | None, settings: dict[str, str], tmp_path: Path) -> None:
     path = tmp_path / "mixed.tailcut"
     step = {} if "float16" in settings.values() else {"step": 1e-4}
@@ -59,7 +59,7 @@ def test_what_was_saved_comes_back(keep: int | None, settings: dict[str, str], t
 
 def test_types_of_a_quantised_file(tmp_path: Path) -> None:
     path = tmp_path / "mixed.tailcut"
-    written(path, codec="quantized")
+    written(path, dtype="quantized")
     contents = decode(path.read_bytes())
     assert contents.version == 2
     names = [other.name for other in contents.others]
@@ -84,7 +84,7 @@ def test_nothing_to_quantise(tmp_path: Path) -> None:
     model = nn.Module()
     model.register_buffer("table", torch.tensor([0.5]))
     with pytest.raises(ArgumentError, match="nothing to quantise"):
-        tailcut.save(model, tmp_path / "x.tailcut", codec="quantized")
+        tailcut.save(model, tmp_path / "x.tailcut", dtype="quantized")
 
 
 def test_keys_are_the_last_part_of_a_name() -> None:

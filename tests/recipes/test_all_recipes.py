@@ -19,7 +19,7 @@ from tailcut.format import load, save
 from tailcut.format.codecs import deflate
 from tailcut.format.zoo import PREFIX as ZOO_PREFIX
 from tailcut.runs import RUN_PREFIX, Run
-from tailcut.runtime.devices import Machines
+from tailcut.runtime.devices import Devices
 from tailcut.structure import base_of, create_model
 from tailcut.training.batches import batches
 from tailcut.training.recipe.schema import Recipe
@@ -142,7 +142,7 @@ def test_a_step_of_the_training_is_taken(name: str, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(base, "open_dataset", drawn_dataset)
     monkeypatch.setattr(base, "batches", one_batch)
     with pytest.raises(OneStepDone):  # the loop itself refuses a loss that is no number
-        train(recipe, tmp_path / "run", roots=tmp_path, machines=Machines("cpu"))
+        train(recipe, tmp_path / "run", roots=tmp_path, devices=Devices("cpu"))
 
 
 def goes_on_truncated(recipe: Recipe) -> bool:
@@ -236,5 +236,5 @@ def test_each_row_of_tables_2_and_3_has_a_recipe(family: str) -> None:
 @pytest.mark.parametrize("name", [name for name in shipped_recipes() if name.endswith("-float16")])
 def test_float16_rows_keep_normalisation_in_float32(name: str) -> None:
     recipe = load_recipe(name)
-    assert (recipe.pack.codec, recipe.pack.other_codec) == ("float16", "float32")
+    assert (recipe.pack.dtype, recipe.pack.other_dtype) == ("float16", "float32")
     assert recipe.training.round_from is not None

@@ -29,7 +29,7 @@ lr = 0.01
 [training]
 epochs = 3
 [pack]
-codec = "float16"
+dtype = "float16"
 [paper]
 source = "a paper, <i>Table 9</i>"
 metrics = { accuracy = 0.5 }

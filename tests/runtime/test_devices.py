@@ -4,11 +4,11 @@ import sys
 import pytest
 
 from tailcut.errors import ArgumentError, TrainingError
-from tailcut.runtime.devices import Machines, is_first_process, make_fabric
+from tailcut.runtime.devices import Devices, is_first_process, make_fabric
 
 
 def test_one_cpu() -> None:
-    fabric = make_fabric(Machines(accelerator="cpu"))
+    fabric = make_fabric(Devices(accelerator="cpu"))
     assert fabric.device.type == "cpu"
     assert fabric.world_size == 1
 
@@ -16,16 +16,16 @@ def test_one_cpu() -> None:
 @pytest.mark.parametrize(
     "machines",
     [
-        Machines(accelerator="toaster"),
-        Machines(accelerator="cpu", devices=0),
-        Machines(accelerator="cpu", num_nodes=0),
-        Machines(accelerator="cpu", strategy="hope"),
-        Machines(accelerator="tpu"),
+        Devices(accelerator="toaster"),
+        Devices(accelerator="cpu", devices=0),
+        Devices(accelerator="cpu", num_nodes=0),
+        Devices(accelerator="cpu", strategy="hope"),
+        Devices(accelerator="tpu"),
     ],
 )
-def test_machines_that_are_not_there_are_refused(machines: Machines) -> None:
+def test_machines_that_are_not_there_are_refused(devices: Devices) -> None:
     with pytest.raises(ArgumentError, match=r"devices|cannot run on"):
-        make_fabric(machines)
+        make_fabric(devices)
 
 
 @pytest.mark.parametrize(("rank", "first"), [(None, True), (0, True), (1, False)])
@@ -45,7 +45,7 @@ def test_the_end_of_another_process_is_one_clear_error() -> None:
     def lose(fabric: object) -> None:
         raise RuntimeError("[/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:20133")
 
-    fabric = make_fabric(Machines(accelerator="cpu"))
+    fabric = make_fabric(Devices(accelerator="cpu"))
     with pytest.raises(TrainingError, match=r"another process of the same work has ended.*\[rank N\].*closed by peer"):
         fabric.launch(lose)
 
@@ -55,7 +55,7 @@ def test_a_defect_of_this_process_stays_what_it_is() -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="mat1"):
-        make_fabric(Machines(accelerator="cpu")).launch(fail)
+        make_fabric(Devices(accelerator="cpu")).launch(fail)
 
 
 def test_a_launcher_that_started_another_number_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +64,7 @@ def test_a_launcher_that_started_another_number_is_told(monkeypatch: pytest.Monk
         monkeypatch.setenv(name, "0")
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(ArgumentError, match=r"cannot run on .*does not match the world size \(3\)"):
-        make_fabric(Machines(accelerator="cpu", devices=2))
+        make_fabric(Devices(accelerator="cpu", devices=2))
 
 
 LAUNCH = """

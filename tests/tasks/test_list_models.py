@@ -25,7 +25,7 @@ def test_the_zoo_is_listed_with_its_committed_figures(tmp_path: Path, monkeypatc
     model = create_model("lenet300", bias=False)
     regularize(model, num_kept=100)
     for name in ("with", "without"):
-        save(model, tmp_path / f"{name}.tailcut", codec="float16")
+        save(model, tmp_path / f"{name}.tailcut", dtype="float16")
     result = Result(
         "with", "", {"data": {"name": "mnist"}}, 0, 1, "cpu", 1, 1, 1.0, {}, {}, {"accuracy": 0.97}, {}, 300, 0, 0, 1
     )

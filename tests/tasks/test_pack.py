@@ -39,8 +39,8 @@ def test_the_checkpoint_of_a_finished_run_gives_the_run_s_file(
         report = pack(source, tmp_path / "again.tailcut")
         assert (tmp_path / "again.tailcut").read_bytes() == run.model.read_bytes()
         assert report.num_kept == 1200
-    pack(run.path, tmp_path / "exact.tailcut", codec="float32")
-    assert {entry.codec for entry in inspect(tmp_path / "exact.tailcut").tensors} == {"float32"}
+    pack(run.path, tmp_path / "exact.tailcut", dtype="float32")
+    assert {entry.dtype for entry in inspect(tmp_path / "exact.tailcut").tensors} == {"float32"}
 
 
 def with_start(text: str, section: str) -> Recipe:

@@ -42,7 +42,7 @@ def test_scored_now_and_scored_before_are_the_same(file: Path, tmp_path: Path) -
 
 def test_weights_alone_need_no_data(file: Path, tmp_path: Path) -> None:
     out = tmp_path / "slim.tailcut"
-    report = prune_file(file, out, method="l1", macs_ratio=0.5, codec="float16", device="cpu")
+    report = prune_file(file, out, method="l1", macs_ratio=0.5, dtype="float16", device="cpu")
     assert 0.45 < report.pruning.macs_ratio <= 0.5
     assert report.num_images == 0
     assert str(report).endswith("scores by l1")

@@ -18,7 +18,7 @@ MakeRecipe = Callable[..., Recipe]
 def test_counts_and_bytes_are_those_of_the_file(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run")
     recipe = make_recipe("regularization.num_kept=100", "schedule=", "model.arguments.bias=true")
-    save(build_model(recipe), run.model, codec="float16")
+    save(build_model(recipe), run.model, dtype="float16")
     result = make_result(
         recipe,
         run,
@@ -56,7 +56,7 @@ def test_a_number_too_large_for_its_type_says_how_to_keep_the_training(tmp_path:
     with pytest.raises(
         DivergedError, match=r"not packed: fc1.weight: 1e\+09 does not fit.*tailcut pack .*run -o FILE --co"
     ):
-        save_trained(model, run.model, run, PackSection(codec="float16", other_codec="float16"))
+        save_trained(model, run.model, run, PackSection(dtype="float16", other_dtype="float16"))
     assert not run.model.exists()
     save_trained(model, run.model, run, PackSection())
     assert run.model.exists()

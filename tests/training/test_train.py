@@ -15,11 +15,11 @@ from tailcut.runs import Run
 from tailcut.training.checkpoints import read_checkpoint, write_checkpoint
 from tailcut.training.recipe.schema import Recipe
 from tailcut.training.recipe.toml_files import load_recipe
-from tailcut.training.train import session_of, train
+from tailcut.training.train import train, trainer_of
 from tailcut.training.trainer import base
-from tailcut.training.trainer.base import Session
-from tailcut.training.trainer.detection import DetectionSession
-from tailcut.training.trainer.gan import GanSession
+from tailcut.training.trainer.base import Trainer
+from tailcut.training.trainer.detection import DetectionTrainer
+from tailcut.training.trainer.gan import GanTrainer
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -29,14 +29,14 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     ("name", "overrides", "kind"),
     [
-        ("lenet5-776", [], Session),
-        ("vae-ref", [], Session),
-        ("gan-ref", [], GanSession),
-        ("faster-rcnn-rgb", ["detection.backbone=runs/backbone"], DetectionSession),
+        ("lenet5-776", [], Trainer),
+        ("vae-ref", [], Trainer),
+        ("gan-ref", [], GanTrainer),
+        ("faster-rcnn-rgb", ["detection.backbone=runs/backbone"], DetectionTrainer),
     ],
 )
-def test_each_recipe_has_its_session(name: str, overrides: list[str], kind: type[Session]) -> None:
-    assert session_of(load_recipe(name, overrides)) is kind
+def test_each_recipe_has_its_session(name: str, overrides: list[str], kind: type[Trainer]) -> None:
+    assert trainer_of(load_recipe(name, overrides)) is kind
 
 
 class Faults:

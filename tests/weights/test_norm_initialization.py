@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from tailcut.errors import ArgumentError, StructureError
-from tailcut.weights import regularize, spread_norms
+from tailcut.weights import initialize_norms, regularize
 
 
 def network(channels: int = 512) -> nn.Sequential:
@@ -22,7 +22,7 @@ def test_gains_and_biases_get_noise_and_nothing_else_does() -> None:
     torch.manual_seed(0)
     model = network()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    assert spread_norms(model, 0.5) == ["1"]
+    assert initialize_norms(model, 0.5) == ["1"]
     after = model.state_dict()
     assert {name for name in before if not torch.equal(before[name], after[name])} == {"1.weight", "1.bias"}
     gains, biases = after["1.weight"] - 1, after["1.bias"]
@@ -45,7 +45,7 @@ def test_channels_that_truncation_made_alike_differ() -> None:
     regularize(model, num_kept=8)
     with torch.no_grad():
         alike = resemblance()
-        spread_norms(model)
+        initialize_norms(model)
         assert alike > 0.95
         assert resemblance() < 0.7
 
@@ -55,7 +55,7 @@ def test_the_seed_decides_and_what_was_there_counts() -> None:
         norm = nn.BatchNorm1d(1000)
         nn.init.zeros_(norm.weight)  # as some networks begin their residual branches
         torch.manual_seed(seed)
-        spread_norms(norm, 0.1)
+        initialize_norms(norm, 0.1)
         return norm
 
     one, same, other = spread(1), spread(1), spread(2)
@@ -68,7 +68,7 @@ def test_the_seed_decides_and_what_was_there_counts() -> None:
 def test_frozen_gains_stay() -> None:
     norm = nn.BatchNorm2d(4)
     norm.weight.requires_grad_(False)
-    assert spread_norms(norm) == [""]
+    assert initialize_norms(norm) == [""]
     assert torch.equal(norm.weight, torch.ones(4))
     assert not torch.equal(norm.bias, torch.zeros(4))
 
@@ -77,10 +77,10 @@ def test_frozen_gains_stay() -> None:
 def test_a_deviation_out_of_range_is_refused(std: object) -> None:
     norm = nn.BatchNorm2d(4)
     with pytest.raises(ArgumentError, match="std must be a finite number above 0"):
-        spread_norms(norm, std)  # type: ignore[arg-type]
+        initialize_norms(norm, std)  # type: ignore[arg-type]
     assert torch.equal(norm.weight, torch.ones(4))
 
 
 def test_a_network_without_such_layers_is_told() -> None:
     with pytest.raises(StructureError, match="expected batch norm with gains or biases that train"):
-        spread_norms(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, affine=False)))
+        initialize_norms(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, affine=False)))

@@ -17,7 +17,7 @@ def add_parser(verbs: Verbs) -> None:
         summary="convert another project's file",
         description="Convert the file of another project. frereg: the networks published with Frequency "
         "Regularization (their .tar.xz, or the bare .pt in it).",
-        example="  tailcut convert unet_fr.tar.xz --from frereg --model unet -o unet.tailcut --codec float16",
+        example="  tailcut convert unet_fr.tar.xz --from frereg --model unet -o unet.tailcut --dtype float16",
         run=run,
     )
     parser.add_argument("file", metavar="FILE", help="the file to convert")
@@ -35,4 +35,4 @@ def run(arguments: argparse.Namespace) -> Report:
 
     model_arguments: dict[str, Any] | None = settings(arguments.model_arguments) or None
     model = frereg.convert(arguments.file, model=arguments.model, arguments=model_arguments)
-    return write(model, arguments.out, codec=arguments.codec or "float32", other_codec=arguments.other_codec)
+    return write(model, arguments.out, dtype=arguments.dtype or "float32", other_dtype=arguments.other_dtype)

@@ -13,7 +13,7 @@ from tailcut.cli.parser import (
     add_max_pixels,
     add_reading,
     add_verb,
-    machines_of,
+    devices_of,
 )
 from tailcut.errors import ArgumentError
 from tailcut.printing import Report
@@ -67,14 +67,14 @@ def run(arguments: argparse.Namespace) -> Report | None:
 
     # One process does without the engine of several, which is an extra.
     words = (arguments.accelerator, arguments.devices, arguments.num_nodes, arguments.strategy)
-    machines = None if words == ("auto", 1, 1, "auto") else machines_of(arguments)
+    devices = None if words == ("auto", 1, 1, "auto") else devices_of(arguments)
     check_processes("evaluate", arguments.devices, arguments.num_nodes)
     what = (arguments.file, arguments.data, arguments.split)
     settings: dict[str, Any] = {
         "roots": arguments.data_root,
         "batch_size": arguments.batch_size,
         "device": arguments.device,
-        "machines": machines,
+        "machines": devices,
         "progress": True,
     }
     report: Report
@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> Report | None:
     else:
         settings |= {"download": arguments.download, "dense": arguments.dense, "max_pixels": arguments.max_pixels}
         report = evaluate_file(*what, **settings)
-    return report if machines is None or _is_first_process() else None
+    return report if devices is None or _is_first_process() else None
 
 
 def _is_first_process() -> bool:

@@ -14,7 +14,7 @@ def add_parser(verbs: Verbs) -> None:
         summary="pack a run, a checkpoint or plain weights into a file",
         description="Pack a run folder's newest checkpoint, one checkpoint file of a run, or the state_dict "
         "of a registered model (a .pt or .safetensors file, with --model) into a .tailcut file.",
-        example="  tailcut pack runs/a -o a.tailcut --codec float16\n"
+        example="  tailcut pack runs/a -o a.tailcut --dtype float16\n"
         "  tailcut pack weights.pt --model lenet5 --set-argument bias=false --keep-ratio 0.05 "
         "-o lenet5.tailcut",
         run=run,
@@ -23,10 +23,10 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("-o", "--out", required=True, metavar="FILE", help="the .tailcut file to write")
     add_codecs(parser, more=(QUANTIZED,))
     parser.add_argument(
-        "--max-bytes", type=num_bytes, metavar="SIZE", help="with --codec quantized: the finest steps for that size"
+        "--max-bytes", type=num_bytes, metavar="SIZE", help="with --dtype quantized: the finest steps for that size"
     )
     parser.add_argument(
-        "--step", type=float, metavar="S", help="with --codec quantized: steps, in parts of each tensor's size (0.25)"
+        "--step", type=float, metavar="S", help="with --dtype quantized: steps, in parts of each tensor's size (0.25)"
     )
     parser.add_argument("--model", metavar="NAME", help="the registered model that plain weights belong to")
     add_model_arguments(parser, "an argument of that model")
@@ -49,8 +49,8 @@ def run(arguments: argparse.Namespace) -> Report:
     return pack(
         arguments.source,
         arguments.out,
-        codec=arguments.codec,
-        other_codec=arguments.other_codec,
+        dtype=arguments.dtype,
+        other_dtype=arguments.other_dtype,
         max_bytes=arguments.max_bytes,
         step=arguments.step,
         model=arguments.model,

@@ -11,11 +11,11 @@ from tailcut.structure import MAX_PIXELS
 
 if TYPE_CHECKING:
     from tailcut.data import OnError
-    from tailcut.runtime.devices import Machines
+    from tailcut.runtime.devices import Devices
 
 Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"
 
-CODECS = ("float32", "float16", "bfloat16")
+DTYPES = ("float32", "float16", "bfloat16")
 QUANTIZED = "quantized"
 UNITS = {"": 1, "B": 1, "KB": 1000, "MB": 1000**2, "KIB": 1024, "MIB": 1024**2}
 
@@ -160,11 +160,11 @@ def add_machines(parser: Parser) -> None:
     parser.add_argument("--strategy", default="auto", metavar="S", help="auto (default), ddp, ... (Lightning Fabric)")
 
 
-def machines_of(arguments: argparse.Namespace) -> "Machines":
+def devices_of(arguments: argparse.Namespace) -> "Devices":
     """The machines that these options name."""
-    from tailcut.runtime.devices import Machines
+    from tailcut.runtime.devices import Devices
 
-    return Machines(arguments.accelerator, arguments.devices, arguments.num_nodes, arguments.strategy)
+    return Devices(arguments.accelerator, arguments.devices, arguments.num_nodes, arguments.strategy)
 
 
 def add_model_arguments(parser: Parser, what: str, *, required: bool = False) -> None:
@@ -198,11 +198,11 @@ def add_max_pixels(parser: Parser) -> None:
 
 
 def add_codecs(parser: Parser, *, default: str | None = None, more: tuple[str, ...] = ()) -> None:
-    """Add --codec and --other-codec."""
-    choices = (*CODECS, *more)
-    parser.add_argument("--codec", choices=choices, default=default, help="number type of the coefficients")
+    """Add --dtype and --other-dtype."""
+    choices = (*DTYPES, *more)
+    parser.add_argument("--dtype", choices=choices, default=default, help="number type of the coefficients")
     parser.add_argument(
-        "--other-codec", choices=choices, default=default, help="number type of all else (biases, batch norm)"
+        "--other-dtype", choices=choices, default=default, help="number type of all else (biases, batch norm)"
     )
 
 

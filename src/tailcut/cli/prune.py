@@ -3,7 +3,7 @@
 import argparse
 
 from tailcut.cli.networks import add_images, add_network
-from tailcut.cli.parser import CODECS, Verbs, add_device, add_verb, settings
+from tailcut.cli.parser import DTYPES, Verbs, add_device, add_verb, settings
 from tailcut.printing import Report
 
 
@@ -46,7 +46,7 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument(
         "--recalibrate", action="store_true", help="measure the statistics of batch norm again after the cut, on --data"
     )
-    parser.add_argument("--codec", choices=CODECS, help="number type of the file; the network's own if not given")
+    parser.add_argument("--dtype", choices=DTYPES, help="number type of the file; the network's own if not given")
     add_device(parser)
 
 
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> Report:
         batch_size=arguments.batch_size,
         seed=arguments.seed,
         recalibrate=arguments.recalibrate,
-        codec=arguments.codec,
+        dtype=arguments.dtype,
         device=arguments.device,
         progress=True,
         rates=arguments.rates,

@@ -33,6 +33,6 @@ def run(arguments: argparse.Namespace) -> Report:
         arguments.file,
         arguments.out,
         settings(arguments.model_arguments),
-        codec=arguments.codec or "float32",
-        other_codec=arguments.other_codec,
+        dtype=arguments.dtype or "float32",
+        other_dtype=arguments.other_dtype,
     )

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from tailcut.cli.output import check_processes
-from tailcut.cli.parser import Verbs, add_data_roots, add_machines, add_verb, machines_of
+from tailcut.cli.parser import Verbs, add_data_roots, add_machines, add_verb, devices_of
 from tailcut.files import write_atomically
 from tailcut.printing import Report
 
@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> Report | None:
             missing_trials(trials, chosen, results),
             imports=arguments.imports,
             roots=arguments.data_root,
-            machines=machines_of(arguments),
+            devices=devices_of(arguments),
             download=arguments.download,
             progress=True,
         )

@@ -3,7 +3,7 @@
 import argparse
 
 from tailcut.cli.output import check_processes
-from tailcut.cli.parser import Verbs, add_data_roots, add_machines, add_verb, machines_of
+from tailcut.cli.parser import Verbs, add_data_roots, add_machines, add_verb, devices_of
 from tailcut.printing import Report
 
 
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> Report | None:
         arguments.out,
         resume=arguments.resume,
         roots=arguments.data_root,
-        machines=machines_of(arguments),
+        devices=devices_of(arguments),
         download=arguments.download,
         progress=True,
         command=training_command(

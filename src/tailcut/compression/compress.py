@@ -193,7 +193,7 @@ class _Work:
         return best
 
     def _pack(self, model: nn.Module, step: float, sensitivity: Sensitivity) -> bytes:
-        return pack(model, codec="quantized", step=step, sensitivity=sensitivity, **self.settings)[0]
+        return pack(model, dtype="quantized", step=step, sensitivity=sensitivity, **self.settings)[0]
 
 
 def usual_gradients(model: nn.Module) -> int:

@@ -54,7 +54,7 @@ def measure_sensitivity(
         seed: of the draws.
 
     Returns:
-        For `tailcut.save(codec="quantized", sensitivity=...)`. It has blocks for rounding with error feedback: of all
+        For `tailcut.save(dtype="quantized", sensitivity=...)`. It has blocks for rounding with error feedback: of all
         coefficients up to 8,192, else of each tensor's up to that; and of plain linear layers and convolutions.
 
     Raises:

@@ -21,7 +21,7 @@ from tailcut.runtime.progress import live_progress
 from tailcut.runtime.share import ALONE, Share
 
 if TYPE_CHECKING:
-    from tailcut.runtime.devices import Machines
+    from tailcut.runtime.devices import Devices
 
 # What COCOeval.summarize gives first: averaged over overlaps of 0.50 to 0.95, at 0.50, at 0.75, and by object size.
 FIGURES = ("AP", "AP50", "AP75", "APS", "APM", "APL")
@@ -39,7 +39,7 @@ def evaluate_detector_file(
     roots: Roots = None,
     batch_size: int | None = None,
     device: str = "auto",
-    machines: "Machines | None" = None,
+    devices: "Devices | None" = None,
     download: bool = False,
     progress: bool = False,
 ) -> EvaluateReport:
@@ -65,7 +65,7 @@ def evaluate_detector_file(
         seconds = time.perf_counter() - start
         return EvaluateReport(str(file), dataset.name, dataset.split, len(dataset), metrics, seconds)
 
-    return in_processes(measure, device, machines)
+    return in_processes(measure, device, devices)
 
 
 def evaluate_detector(

@@ -30,7 +30,7 @@ from tailcut.weights import to_dense, truncated_tensors
 if TYPE_CHECKING:  # they need an extra, which one process does without
     from lightning_fabric import Fabric
 
-    from tailcut.runtime.devices import Machines
+    from tailcut.runtime.devices import Devices
 
 Found = TypeVar("Found")
 
@@ -76,7 +76,7 @@ def evaluate_file(
     roots: Roots = None,
     batch_size: int | None = None,
     device: str = "auto",
-    machines: "Machines | None" = None,
+    devices: "Devices | None" = None,
     download: bool = False,
     dense: bool = False,
     progress: bool = False,
@@ -91,7 +91,7 @@ def evaluate_file(
         roots: data roots to try first.
         batch_size: see `evaluate`.
         device: of one process; see `choose_device`.
-        machines: instead of `device`: the devices of several processes, each of which returns the same report.
+        devices: instead of `device`: the devices of several processes, each of which returns the same report.
         download: fetch the data set if it lies nowhere.
         dense: see `runnable`.
         progress: show on standard error how far it is.
@@ -123,21 +123,21 @@ def evaluate_file(
         seconds = time.perf_counter() - start
         return EvaluateReport(str(file), dataset.name, dataset.split, len(dataset), metrics, seconds)
 
-    return in_processes(measure, device, machines)
+    return in_processes(measure, device, devices)
 
 
-def in_processes(work: Callable[[Share], Found], device: str, machines: "Machines | None") -> Found:
+def in_processes(work: Callable[[Share], Found], device: str, devices: "Devices | None") -> Found:
     """What `work` returns for the share of this process: all of it on one device, or a part of it on each of several.
 
     Args:
         work: called once in each process.
         device: of one process; see `choose_device`.
-        machines: instead of `device`: those of several processes, which are started if they are not there yet.
+        devices: instead of `device`: the devices of several processes, which are started if they are not there yet.
 
     Raises:
         ArgumentError: both are given, or there are no such devices.
     """
-    if machines is None:
+    if devices is None:
         return work(Share(choose_device(device)))
     from tailcut.runtime.devices import make_fabric
     from tailcut.runtime.distributed import share_of
@@ -151,7 +151,7 @@ def in_processes(work: Callable[[Share], Found], device: str, machines: "Machine
     def launched(fabric: "Fabric") -> Found:
         return work(share_of(fabric))
 
-    found: Found = make_fabric(machines).launch(launched)
+    found: Found = make_fabric(devices).launch(launched)
     return found
 
 

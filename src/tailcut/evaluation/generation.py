@@ -29,7 +29,7 @@ from tailcut.structure import family, source_of
 from tailcut.weights import to_dense
 
 if TYPE_CHECKING:  # it needs an extra, which one process does without
-    from tailcut.runtime.devices import Machines
+    from tailcut.runtime.devices import Devices
 
 NUM_SAMPLES = 10_000
 BATCH_SIZE = 250
@@ -198,7 +198,7 @@ def evaluate_generator_file(
     roots: Roots = None,
     batch_size: int | None = None,
     device: str = "auto",
-    machines: "Machines | None" = None,
+    devices: "Devices | None" = None,
     download: bool = False,
     dense: bool = False,
     progress: bool = False,
@@ -230,7 +230,7 @@ def evaluate_generator_file(
         facts = (str(file), dataset.name, dataset.split, len(dataset), metrics, seconds)
         return GenerationReport(*facts, num_samples, seed, network.title)
 
-    return in_processes(measure, device, machines)
+    return in_processes(measure, device, devices)
 
 
 def holds_generator(file: str | Path) -> bool:

@@ -7,10 +7,10 @@ pixel, through batch norm, activation, pooling and concatenation, up to the next
 The way of a forward, one module each:
 
 - `network.fuse` makes a view of the network in which regularised layers are `layers.NarrowLayer`;
-- a layer decides by `cost` and `geometry`, and gives a `narrow.NarrowMap`, which passes for a tensor;
+- a layer decides by `cost` and `geometry`, and gives a `narrow.LazyMap`, which passes for a tensor;
 - `operations` and `normalization` say what torch's functions make of narrow maps: `expression` trees;
 - the next layer projects the tree with `tiles` (or with compiled loops: `programs`, `program_calls`, `unrolled`);
-- `run` is the state of one forward, of which `report` tells.
+- `context` is the state of one forward, of which `report` tells.
 """
 
 from tailcut.execution.wrapper.network import FusedNetwork as FusedNetwork

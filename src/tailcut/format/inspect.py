@@ -48,7 +48,7 @@ class StoredTensor(Report):
     axes: tuple[int, ...]
     order_weights: tuple[int, ...]
     num_kept: int
-    codec: str
+    dtype: str
     bytes: int
     bits: float | None = None
     worst_error: float | None = None
@@ -65,7 +65,7 @@ class StoredOtherTensor(Report):
     name: str
     shape: tuple[int, ...]
     kind: str
-    codec: str
+    dtype: str
     bytes: int
     bits: float | None = None
     worst_error: float | None = None
@@ -131,16 +131,16 @@ class InspectReport(Report):
                     ",".join(map(str, entry.axes)),
                     ",".join(map(str, entry.order_weights)),
                     f"{entry.num_kept:,}",
-                    entry.codec,
+                    entry.dtype,
                     f"{entry.bytes:,}",
                     *_bits_and_error(entry),
                 )
                 for entry in self.tensors
             ]
-            columns = ("coefficients of", "shape", "axes", "order", "kept", "codec", "bytes", *_ROUNDING_COLUMNS)
+            columns = ("coefficients of", "shape", "axes", "order", "kept", "dtype", "bytes", *_ROUNDING_COLUMNS)
             parts.append(_without_empty(columns, rows, "<<<<><>>>"))
         if self.other_tensors:
-            names = ("other tensors", "shape", "kind", "codec", "bytes", *_ROUNDING_COLUMNS, "rounded are")
+            names = ("other tensors", "shape", "kind", "dtype", "bytes", *_ROUNDING_COLUMNS, "rounded are")
             parts.append(_without_empty(names, self._other_rows(), "<<<<>>><"))
         return shown("\n\n".join(parts), at_most=sys.maxsize)
 
@@ -152,7 +152,7 @@ class InspectReport(Report):
                 entry.name,
                 sizes(entry.shape),
                 entry.kind,
-                entry.codec,
+                entry.dtype,
                 f"{entry.bytes:,}",
                 *_bits_and_error(entry),
                 "the numbers" if entry.transform == "none" else entry.transform or "",
@@ -162,7 +162,7 @@ class InspectReport(Report):
         ]
         if len(counters) > 1:
             count = f"{sum(entry.bytes for entry in counters):,}"
-            rows.append((f"{len(counters)} x {_COUNTER}", "scalar", "buffer", counters[0].codec, count, "", "", ""))
+            rows.append((f"{len(counters)} x {_COUNTER}", "scalar", "buffer", counters[0].dtype, count, "", "", ""))
         return rows
 
 
@@ -295,7 +295,7 @@ def _rounded(contents: Contents, kept: Sequence[Kept], others: Sequence[NamedSha
 def _kept(contents: Contents, kept: Sequence[Kept], rounded: dict[str, _Rounded]) -> tuple[StoredTensor, ...]:
     if contents.coefficients is None:
         return ()
-    codec = number_type_name(contents.coefficients.type_number)
+    dtype = number_type_name(contents.coefficients.type_number)
     rest: list[tuple[int, float | None, float | None]]
     if contents.has_quantized_coefficients:
         entries = [rounded[entry.name] for entry in kept]
@@ -303,7 +303,7 @@ def _kept(contents: Contents, kept: Sequence[Kept], rounded: dict[str, _Rounded]
     else:
         rest = [(share, None, None) for share in _shares(contents.coefficients, [e.num_kept for e in kept])]
     return tuple(
-        StoredTensor(entry.name, entry.shape, entry.axes, entry.order_weights, entry.num_kept, codec, *more)
+        StoredTensor(entry.name, entry.shape, entry.axes, entry.order_weights, entry.num_kept, dtype, *more)
         for entry, more in zip(kept, rest, strict=True)
     )
 

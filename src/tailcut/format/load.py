@@ -47,8 +47,8 @@ from tailcut.structure import (
     record_of,
     set_class_names,
     set_image_size,
-    size_key_in,
     set_record,
+    size_key_in,
     view_in,
 )
 

@@ -26,8 +26,8 @@ LARGEST_NUMBER_BYTES = 8
 # Version 2 has two more: numbers of one payload of codec 3, quantised floats and whole numbers as they are.
 QUANTIZED, INTEGERS = 10, 11
 _NUMBERS = {dtype: number for number, dtype in NUMBER_TYPES.items()}
-QUANTIZED_CODEC = "quantized"
-FLOAT_CODECS = {
+QUANTIZED_DTYPE = "quantized"
+FLOAT_DTYPES = {
     "float32": torch.float32,
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
@@ -55,11 +55,11 @@ def number_type_name(number: int) -> str:
     return {QUANTIZED: "quantized", INTEGERS: "integers"}.get(number) or type_name(number_type(number))
 
 
-def float_type(codec: str) -> torch.dtype:
-    """The type a codec name stands for; `ArgumentError` lists the known names."""
-    if codec not in FLOAT_CODECS:
-        raise ArgumentError(f"codec must be one of {', '.join([*FLOAT_CODECS, QUANTIZED_CODEC])}, got {codec!r}")
-    return FLOAT_CODECS[codec]
+def float_type(dtype: str) -> torch.dtype:
+    """The type that a name stands for; `ArgumentError` lists the known names."""
+    if dtype not in FLOAT_DTYPES:
+        raise ArgumentError(f"dtype must be one of {', '.join([*FLOAT_DTYPES, QUANTIZED_DTYPE])}, got {dtype!r}")
+    return FLOAT_DTYPES[dtype]
 
 
 def type_name(dtype: torch.dtype) -> str:

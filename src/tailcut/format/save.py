@@ -16,7 +16,7 @@ from tailcut.errors import ArgumentError, StructureError, TailcutError
 from tailcut.files import write_atomically
 from tailcut.format import codecs, quantized
 from tailcut.format.container import Contents, StoredBase, StoredOther, Stream, encode, stream_types
-from tailcut.format.numbers import QUANTIZED, QUANTIZED_CODEC, float_type, has_non_finite, to_bytes, type_number
+from tailcut.format.numbers import QUANTIZED, QUANTIZED_DTYPE, float_type, has_non_finite, to_bytes, type_number
 from tailcut.format.quantization import (
     RELATIVE_STEP,
     Rounding,
@@ -40,7 +40,7 @@ from tailcut.structure import (
     create_model,
     family,
     record_of,
-    told,
+    user_metadata,
     without_views,
 )
 
@@ -81,8 +81,8 @@ def save(
     model: nn.Module,
     path: str | Path,
     *,
-    codec: str = "float32",
-    other_codec: str | None = None,
+    dtype: str = "float32",
+    other_dtype: str | None = None,
     step: float | None = None,
     max_bytes: int | None = None,
     sensitivity: Sensitivity | None = None,
@@ -95,10 +95,10 @@ def save(
     Args:
         model: a network from `create_model` or of a user's own class, regularised or not.
         path: the file; one of that name is replaced.
-        codec: type of the coefficients: "float32", "float16", "bfloat16" (or "float64"); or "quantized": rounded to
+        dtype: type of the coefficients: "float32", "float16", "bfloat16" (or "float64"); or "quantized": rounded to
             steps and coded in a few bits each, with parameters and running statistics too.
-        other_codec: type of all other floating-point tensors (biases, batch norm), or "quantized"; None: their own,
-            and quantised with `codec="quantized"`.
+        other_dtype: type of all other floating-point tensors (biases, batch norm), or "quantized"; None: their own,
+            and quantised with `dtype="quantized"`.
         step: of quantised numbers, one for the whole network: a tensor's own is `step` over the root of its
             sensitivity. Without `sensitivity` that is in parts of its root mean square; 0.25 when None.
         max_bytes: the most bytes that a quantised file may have; the finest step that fits is taken.
@@ -115,7 +115,7 @@ def save(
         Sizes and counts.
 
     Raises:
-        ArgumentError: a codec is unknown, a number does not fit into it or is not finite, the model is no module or
+        ArgumentError: a dtype is unknown, a number does not fit into it or is not finite, the model is no module or
             keeps state that is not a tensor, the metadata is no JSON object, the folder does not exist, or no step
             makes the file as small as `max_bytes`.
         StructureError: the model is no longer what its record says; or it wraps or holds the network that an edit was
@@ -124,8 +124,8 @@ def save(
     report = write(
         model,
         path,
-        codec=codec,
-        other_codec=other_codec,
+        dtype=dtype,
+        other_dtype=other_dtype,
         step=step,
         max_bytes=max_bytes,
         sensitivity=sensitivity,
@@ -172,8 +172,8 @@ def _check_arguments(model: object, path: object) -> None:
 def pack(
     model: nn.Module,
     *,
-    codec: str,
-    other_codec: str | None = None,
+    dtype: str,
+    other_dtype: str | None = None,
     step: float | None = None,
     max_bytes: int | None = None,
     sensitivity: Sensitivity | None = None,
@@ -183,9 +183,9 @@ def pack(
 ) -> tuple[bytes, NetworkTensors]:
     """The bytes of the file and the tensors in it; see `save`."""
     model = without_views(model)
-    kinds = _Kinds.of(codec, other_codec)
+    kinds = _Kinds.of(dtype, other_dtype)
     if not kinds.quantizes and (step, max_bytes, sensitivity) != (None, None, None):
-        raise ArgumentError('step=, max_bytes= and sensitivity= are for codec="quantized"')
+        raise ArgumentError('step=, max_bytes= and sensitivity= are for dtype="quantized"')
     if metadata is not None and not isinstance(metadata, Mapping):
         raise ArgumentError(f"metadata must be a dict, got {type(metadata).__name__}")
     record = record_of(model) if registered else Record(None, record_of(model).edits)
@@ -199,7 +199,7 @@ def pack(
     plain = Contents(
         base=None if record.base is None else _stored_base(record.base),
         digest=tensors.digest(),
-        metadata={**told(model), **(metadata or {})},
+        metadata={**user_metadata(model), **(metadata or {})},
         edits=tuple(encoded),
         others=() if record.base is not None else _stored_others(tensors.others),
     )
@@ -225,11 +225,11 @@ class _Kinds:
     rounds_others: bool
 
     @classmethod
-    def of(cls, codec: str, other_codec: str | None) -> "_Kinds":
-        rounds = codec == QUANTIZED_CODEC
-        rounds_others = rounds if other_codec is None else other_codec == QUANTIZED_CODEC
-        others = None if other_codec is None or rounds_others else float_type(other_codec)
-        return cls(torch.float32 if rounds else float_type(codec), others, rounds, rounds_others)
+    def of(cls, dtype: str, other_dtype: str | None) -> "_Kinds":
+        rounds = dtype == QUANTIZED_DTYPE
+        rounds_others = rounds if other_dtype is None else other_dtype == QUANTIZED_DTYPE
+        others = None if other_dtype is None or rounds_others else float_type(other_dtype)
+        return cls(torch.float32 if rounds else float_type(dtype), others, rounds, rounds_others)
 
     @property
     def quantizes(self) -> bool:

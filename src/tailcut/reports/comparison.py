@@ -166,7 +166,7 @@ def _dense(network: ReportedNetwork) -> dict[str, Tensor]:
 
 
 def _network(network: ReportedNetwork, stored: InspectReport) -> ComparedNetwork:
-    codecs = dict.fromkeys(tensor.codec for tensor in _all_tensors(stored))
+    codecs = dict.fromkeys(tensor.dtype for tensor in _all_tensors(stored))
     return ComparedNetwork(
         source=network.source,
         model=stored.model,

@@ -28,7 +28,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
-class Machines:
+class Devices:
     """Where a training or an evaluation runs; the words are those of Lightning Fabric.
 
     Attributes:
@@ -72,36 +72,34 @@ def _in_process_group() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
-def make_fabric(machines: Machines, precision: Precision = "fp32") -> Fabric:
+def make_fabric(devices: Devices, precision: Precision = "fp32") -> Fabric:
     """The engine on these machines, not yet launched.
 
     Args:
-        machines: where to run.
+        devices: where to run.
         precision: that of a recipe's `training` section.
 
     Raises:
         ArgumentError: there are no such machines here, or a launcher (torchrun, srun) started another number of
             processes.
     """
-    if machines.devices < 1 or machines.num_nodes < 1:
-        raise ArgumentError(
-            f"devices and num_nodes must be at least 1, got {machines.devices} and {machines.num_nodes}"
-        )
+    if devices.devices < 1 or devices.num_nodes < 1:
+        raise ArgumentError(f"devices and num_nodes must be at least 1, got {devices.devices} and {devices.num_nodes}")
     try:
         fabric = Engine(
-            accelerator=machines.accelerator,
-            devices=machines.devices,
-            num_nodes=machines.num_nodes,
-            strategy=machines.strategy,
+            accelerator=devices.accelerator,
+            devices=devices.devices,
+            num_nodes=devices.num_nodes,
+            strategy=devices.strategy,
             precision=PRECISIONS[precision],
         )
         strategy = fabric.strategy
         if isinstance(strategy, ParallelStrategy) and strategy.cluster_environment is not None:
             # As the launch does, which has no class of its own for what it raises.
-            strategy.cluster_environment.validate_settings(machines.devices, machines.num_nodes)
+            strategy.cluster_environment.validate_settings(devices.devices, devices.num_nodes)
         return fabric
     except (ValueError, RuntimeError, TypeError, ImportError) as error:  # what Fabric raises for what is not there
-        raise ArgumentError(f"cannot run on {machines}: {first_line(error)}") from error
+        raise ArgumentError(f"cannot run on {devices}: {first_line(error)}") from error
 
 
 def is_first_process() -> bool:

@@ -6,13 +6,13 @@ from tailcut.structure.class_names import as_metadata as as_metadata
 from tailcut.structure.class_names import class_names as class_names
 from tailcut.structure.class_names import name_of as name_of
 from tailcut.structure.class_names import set_class_names as set_class_names
-from tailcut.structure.class_names import told as told
+from tailcut.structure.class_names import user_metadata as user_metadata
 from tailcut.structure.image_size import OLD_SIZE_KEY as OLD_SIZE_KEY
 from tailcut.structure.image_size import SIZE_KEY as SIZE_KEY
-from tailcut.structure.image_size import size_key_in as size_key_in
 from tailcut.structure.image_size import image_size as image_size
 from tailcut.structure.image_size import is_size as is_size
 from tailcut.structure.image_size import set_image_size as set_image_size
+from tailcut.structure.image_size import size_key_in as size_key_in
 from tailcut.structure.pixel_cap import MAX_PIXELS as MAX_PIXELS
 from tailcut.structure.pixel_cap import check_pixels as check_pixels
 from tailcut.structure.record import Base as Base

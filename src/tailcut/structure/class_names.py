@@ -54,10 +54,10 @@ def are_names(value: Any) -> bool:
 
 def as_metadata(model: nn.Module) -> dict[str, str]:
     """What a file of another format, whose metadata are texts by key, says of a network: what it was told, in JSON."""
-    return {key: json.dumps(value, ensure_ascii=False) for key, value in told(model).items()}
+    return {key: json.dumps(value, ensure_ascii=False) for key, value in user_metadata(model).items()}
 
 
-def told(model: nn.Module) -> dict[str, Any]:
+def user_metadata(model: nn.Module) -> dict[str, Any]:
     """What a network was told, by the key of a file's metadata: `class_names` and `image_size`, if any."""
     found: dict[str, Sequence[Any] | None] = {METADATA_KEY: class_names(model), SIZE_KEY: image_size(model)}
     return {key: list(value) for key, value in found.items() if value is not None}

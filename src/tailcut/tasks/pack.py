@@ -17,7 +17,7 @@ from tailcut.errors import ArgumentError, DataError
 from tailcut.files import write_atomically
 from tailcut.format import SaveReport, load, write
 from tailcut.format.conversion.checkpoints import named_tensors, read_torch_file
-from tailcut.format.numbers import QUANTIZED_CODEC
+from tailcut.format.numbers import QUANTIZED_DTYPE
 from tailcut.printing import Report, sizes, table
 from tailcut.runs import Run
 from tailcut.structure import as_metadata, create_model, set_class_names, set_image_size
@@ -92,8 +92,8 @@ def pack(
     source: str | Path,
     out: str | Path,
     *,
-    codec: str | None = None,
-    other_codec: str | None = None,
+    dtype: str | None = None,
+    other_dtype: str | None = None,
     model: str | None = None,
     arguments: Mapping[str, Any] | None = None,
     keep_ratio: float | None = None,
@@ -111,8 +111,8 @@ def pack(
             registered model (`.safetensors`, or a file of `torch.save`; it is read without running code). Of
             coefficients without torch's metadata, the default axes and order are assumed, with a warning.
         out: the .tailcut file to write.
-        codec: number type of the coefficients; the recipe's, for plain weights float32, when None.
-        other_codec: number type of everything else, likewise.
+        dtype: number type of the coefficients; the recipe's, for plain weights float32, when None.
+        other_dtype: number type of everything else, likewise.
         model: name of the registered model, for plain weights.
         arguments: its arguments.
         keep_ratio: part of each tensor of plain weights to keep; all when None.
@@ -141,10 +141,10 @@ def pack(
             raise ArgumentError(f"{path} holds plain weights: name the registered model they belong to with --model")
         network, cut = _from_weights(path, named_tensors(content, path), model, arguments or {}, keep_ratio, num_kept)
         recipe_codecs = ("float32", "float32")
-    codec = codec or recipe_codecs[0]
-    if other_codec is None and codec != QUANTIZED_CODEC:
-        other_codec = recipe_codecs[1]
-    written = write(network, out, codec=codec, other_codec=other_codec, max_bytes=max_bytes, step=step)
+    dtype = dtype or recipe_codecs[0]
+    if other_dtype is None and dtype != QUANTIZED_DTYPE:
+        other_dtype = recipe_codecs[1]
+    written = write(network, out, dtype=dtype, other_dtype=other_dtype, max_bytes=max_bytes, step=step)
     if cut is not None:
         _warn_of_loss(cut)
     return PackReport(**vars(written), regularization=cut)
@@ -242,7 +242,7 @@ def _from_checkpoint(state: Mapping[str, Any], path: Path, run: Run) -> tuple[nn
         network = network.generator
     set_class_names(network, state.get("class_names"))
     set_image_size(network, state.get("image_size"))
-    return network, (recipe.pack.codec, recipe.pack.other_codec)
+    return network, (recipe.pack.dtype, recipe.pack.other_dtype)
 
 
 def _from_weights(

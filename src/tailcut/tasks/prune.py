@@ -74,7 +74,7 @@ def prune_file(
     batch_size: int = BATCH_SIZE,
     seed: int = 0,
     recalibrate: bool = False,
-    codec: str | None = None,
+    dtype: str | None = None,
     device: str = "auto",
     progress: bool = False,
     **settings: Any,
@@ -97,7 +97,7 @@ def prune_file(
         seed: chooses the images.
         recalibrate: measure the statistics of batch norm again after the cut, on as many images of `data`; a network
             that keeps none is left, with a warning.
-        codec: number type of the file; the network's own when None.
+        dtype: number type of the file; the network's own when None.
         device: see `choose_device`.
         progress: show on standard error how far it is.
         settings: further arguments of `tailcut.prune`: `rates`, `macs_ratio`, `min_channels`, ...
@@ -130,7 +130,7 @@ def prune_file(
             found = score(network, loader, method=method, num_batches=num_batches, seed=seed)  # type: ignore[arg-type]
     pruning = prune(network, example, found, **settings)
     measured_on = _measure_again(network, images(), num_batches) if recalibrate else 0
-    written = save(network, out, codec=codec or "float32", other_codec=codec)
+    written = save(network, out, dtype=dtype or "float32", other_dtype=dtype)
     return PruneFileReport(
         str(source), str(out), written.file_bytes, found.method, found.num_images, measured_on, pruning
     )

@@ -55,8 +55,8 @@ def resample_file(
     out: str | Path,
     arguments: Mapping[str, Any],
     *,
-    codec: str = "float32",
-    other_codec: str | None = None,
+    dtype: str = "float32",
+    other_dtype: str | None = None,
 ) -> ResampleFileReport:
     """Write a file's network with other numbers of channels; see `tailcut.weights.resample`.
 
@@ -64,8 +64,8 @@ def resample_file(
         source: a .tailcut file or `zoo:NAME`, of a registered model.
         out: the .tailcut file to write.
         arguments: the arguments of the model that change, for example `{"widths": (16, 32, 64, 128, 256)}`.
-        codec: number type of the coefficients.
-        other_codec: of all other numbers; see `save`.
+        dtype: number type of the coefficients.
+        other_dtype: of all other numbers; see `save`.
 
     Raises:
         StructureError: the network is of a user's own class, was changed by more than `regularize`, cannot be
@@ -89,7 +89,7 @@ def resample_file(
         raise ArgumentError(f"no weight of {name} changes its shape with {', '.join(arguments)}; see tailcut models")
     set_class_names(other, class_names(network))
     set_image_size(other, image_size(network))
-    written = save(other, out, codec=codec, other_codec=other_codec)
+    written = save(other, out, dtype=dtype, other_dtype=other_dtype)
     dense = inspect(source).num_parameters
     return ResampleFileReport(str(source), str(out), written.file_bytes, dense, written.num_parameters, report)
 

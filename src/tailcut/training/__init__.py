@@ -6,10 +6,10 @@ Information Redundancy in Convolutional Neural Networks", IEEE Access 11, 2023, 
 
 | where in the paper     | function                                                          |
 |------------------------|-------------------------------------------------------------------|
-| section III.B, beta_n  | `loop.Session` steps a `TailTruncation` (the `schedule` section)  |
+| section III.B, beta_n  | `loop.Trainer` steps a `TailTruncation` (the `schedule` section)  |
 | section IV.A, Table 1  | the recipes in `recipes/frequency-regularization/`                |
 | section IV.C, Dice     | `metrics.dice`                                                    |
-| section IV.D, Table 4  | `losses.negative_elbo`, `gan.GanSession`, `fid.frechet_distance`  |
+| section IV.D, Table 4  | `losses.negative_elbo`, `gan.GanTrainer`, `fid.frechet_distance`  |
 
 Known deviations: the paper cuts once per epoch with gamma = 0.01 until an end it does not state; a recipe may
 also cut every few iterations and reach its target at a stated fraction of the run. The paper

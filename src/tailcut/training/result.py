@@ -32,10 +32,10 @@ def save_trained(network: nn.Module, path: Path, run: Run, section: PackSection)
         DivergedError: a number has become too large for its type, or none at all.
     """
     try:
-        save(network, path, codec=section.codec, other_codec=section.other_codec)
+        save(network, path, dtype=section.dtype, other_dtype=section.other_dtype)
     except ArgumentError as error:
         raise DivergedError(
-            f"not packed: {error}. The checkpoint is kept: tailcut pack {run.path} -o FILE --codec float32 "
+            f"not packed: {error}. The checkpoint is kept: tailcut pack {run.path} -o FILE --dtype float32 "
             "packs it; or train anew in another folder with a lower optimizer.lr"
         ) from error
 

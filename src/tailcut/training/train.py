@@ -4,12 +4,12 @@ from pathlib import Path
 
 from tailcut.data import Roots
 from tailcut.runs import Result
-from tailcut.runtime.devices import Machines
+from tailcut.runtime.devices import Devices
 from tailcut.training.recipe.schema import Recipe
-from tailcut.training.trainer.base import Session
-from tailcut.training.trainer.detection import DetectionSession, check_recipe, is_for_detector
-from tailcut.training.trainer.gan import GanSession
-from tailcut.training.trainer.launch import run_sessions
+from tailcut.training.trainer.base import Trainer
+from tailcut.training.trainer.detection import DetectionTrainer, check_recipe, is_for_detector
+from tailcut.training.trainer.gan import GanTrainer
+from tailcut.training.trainer.launch import run_trainers
 
 
 def train(
@@ -18,7 +18,7 @@ def train(
     *,
     resume: bool = False,
     roots: Roots = None,
-    machines: Machines | None = None,
+    devices: Devices | None = None,
     download: bool = False,
     progress: bool = False,
     command: str = "",
@@ -35,7 +35,7 @@ def train(
         out: the run folder.
         resume: go on from the newest checkpoint of that folder; begin anew, with whatever recipe, if it has none.
         roots: data roots to try first.
-        machines: where to run; one device when None.
+        devices: where to run; one device when None.
         download: fetch the data set if it lies nowhere.
         progress: show a live bar on standard error, if that is a terminal.
         command: the command line, for the record.
@@ -52,10 +52,10 @@ def train(
         DataNotFoundError: the data set lies nowhere.
     """
     settings = {"roots": roots, "download": download, "progress": progress, "command": command}
-    return run_sessions(session_of(recipe), recipe, out, resume=resume, machines=machines, **settings)
+    return run_trainers(trainer_of(recipe), recipe, out, resume=resume, devices=devices, **settings)
 
 
-def session_of(recipe: Recipe) -> type[Session]:
+def trainer_of(recipe: Recipe) -> type[Trainer]:
     """The kind of session that a recipe is for.
 
     Raises:
@@ -63,5 +63,5 @@ def session_of(recipe: Recipe) -> type[Session]:
     """
     if is_for_detector(recipe):
         check_recipe(recipe)
-        return DetectionSession
-    return GanSession if recipe.training.loss == "gan" else Session
+        return DetectionTrainer
+    return GanTrainer if recipe.training.loss == "gan" else Trainer

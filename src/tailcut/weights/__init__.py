@@ -21,7 +21,8 @@ from tailcut.weights.access import kept_counts as kept_counts
 from tailcut.weights.access import truncated_tensors as truncated_tensors
 from tailcut.weights.access import truncation_of as truncation_of
 from tailcut.weights.budget import budget as budget
-from tailcut.weights.norm_initialization import spread_norms as spread_norms
+from tailcut.weights.lsuv import lsuv_init as lsuv_init
+from tailcut.weights.norm_initialization import initialize_norms as initialize_norms
 from tailcut.weights.regularize import RegularizationReport as RegularizationReport
 from tailcut.weights.regularize import regularize as regularize
 from tailcut.weights.regularize import to_dense as to_dense
@@ -29,4 +30,3 @@ from tailcut.weights.resampling import ResamplingReport as ResamplingReport
 from tailcut.weights.resampling import resample as resample
 from tailcut.weights.schedule import TailTruncation as TailTruncation
 from tailcut.weights.schedule import steps_to_reach as steps_to_reach
-from tailcut.weights.standardization import standardize_outputs as standardize_outputs

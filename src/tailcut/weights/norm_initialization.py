@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tailcut.errors import ArgumentError, StructureError
 
 
-def spread_norms(model: nn.Module, std: float = 1.0) -> list[str]:
+def initialize_norms(model: nn.Module, std: float = 1.0) -> list[str]:
     """Add normal noise to the gains and biases of batch norm (changes the model), before training.
 
     Each number gets noise of its own, from torch's global generator. Frozen gains and biases stay as they are.

@@ -46,7 +46,7 @@ def test_sizes_and_shapes_are_those_torch_gives(number: int, build: Any, narrow:
         }
         assert set(tensors) <= set(shapes)
     sizes = kind.sizes(expected)
-    assert kind.complaint(wide, sizes) is None
+    assert kind.failure_reason(wide, sizes) is None
     kind.set_sizes(wide, sizes)
     assert repr(wide) == repr(expected)
     constants = getattr(wide, "__constants__", ())

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tailcut.channels.graph.groups import find_groups
 from tailcut.channels.pruning.surgery import apply_cut, plan_cut
-from tailcut.channels.pruning.verification import complaint, culprits, lock_culprits, lock_rigid_groups
+from tailcut.channels.pruning.verification import failing_groups, failure_reason, lock_culprits, lock_rigid_groups
 from tailcut.structure import create_model
 
 X = torch.rand(1, 3, 16, 16)
@@ -26,7 +26,7 @@ def test_a_network_that_runs_has_nothing_to_complain_of() -> None:
     model = Plain().train()
     graph = find_groups(model, (X,))
     before = state_of(model)
-    assert complaint(model, (X,), graph.trace) is None
+    assert failure_reason(model, (X,), graph.trace) is None
     assert same_state(before, state_of(model))
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -35,27 +35,27 @@ def test_what_goes_wrong_forward_is_told() -> None:
     model = Plain()
     graph = find_groups(model, (X,))
     model[9] = nn.Linear(12, 4)
-    assert complaint(model, (X,), graph.trace) == "its outputs have shapes [(1, 4)] instead of [(1, 3)]"
+    assert failure_reason(model, (X,), graph.trace) == "its outputs have shapes [(1, 4)] instead of [(1, 3)]"
     model[9] = nn.Linear(11, 3)
-    assert "cannot be multiplied" in str(complaint(model, (X,), graph.trace))
+    assert "cannot be multiplied" in str(failure_reason(model, (X,), graph.trace))
 
 
 def test_what_goes_wrong_backward_is_told() -> None:
     model = OneWay()
     graph = find_groups(model, (X,))
-    assert complaint(model, (X,), graph.trace) == "no way back"
-    assert complaint(model, (X,), graph.trace, backward=False) is None
+    assert failure_reason(model, (X,), graph.trace) == "no way back"
+    assert failure_reason(model, (X,), graph.trace, backward=False) is None
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    assert complaint(model, (X,), graph.trace) is None
+    assert failure_reason(model, (X,), graph.trace) is None
 
 
 def test_layers_of_the_training_are_run_in_training() -> None:
     model = Auxiliary()
     graph = find_groups(model, (X,))
-    assert complaint(model, (X,), graph.trace) is None
+    assert failure_reason(model, (X,), graph.trace) is None
     model.auxiliary[2] = nn.Linear(5, 2)
-    assert "does not run" in str(complaint(model, (X,), graph.trace))
+    assert "does not run" in str(failure_reason(model, (X,), graph.trace))
 
 
 @pytest.mark.parametrize(
@@ -99,10 +99,10 @@ def test_culprits_are_told_from_what_goes_without_them() -> None:
     removed = {graph.groups["a"].units[0], graph.groups["b"].units[0]}
     before = state_of(model)
     why = "Together does not run on an input of shape (1, 3, 16, 16): too narrow"
-    assert culprits(model, (X,), graph, removed) == {"b": why}
+    assert failing_groups(model, (X,), graph, removed) == {"b": why}
     model.strict = False
-    assert culprits(model, (X,), graph, removed) == {"b": why}  # only both together fail, and a alone may go
-    assert culprits(model, (X,), graph, {graph.groups["a"].units[0]}) == {}
+    assert failing_groups(model, (X,), graph, removed) == {"b": why}  # only both together fail, and a alone may go
+    assert failing_groups(model, (X,), graph, {graph.groups["a"].units[0]}) == {}
     model.strict = True
     assert same_state(before, state_of(model))
 
@@ -129,10 +129,10 @@ def test_culprits_on_the_way_back_are_found_where_gradients_are_looked_at() -> N
     model = Rigid()
     graph = find_groups(model, (X,))
     removed = {graph.groups["a"].units[0], graph.groups["b"].units[0]}
-    failing = culprits(model, (X,), graph, removed)
+    failing = failing_groups(model, (X,), graph, removed)
     assert list(failing) == ["b"]
     assert "size" in failing["b"]
-    assert culprits(model, (X,), graph, removed, backward=False) == {}
+    assert failing_groups(model, (X,), graph, removed, backward=False) == {}
 
 
 def test_a_group_is_not_to_blame_for_its_leader() -> None:
@@ -154,7 +154,7 @@ def test_a_group_is_not_to_blame_for_its_leader() -> None:
     graph = find_groups(model, (X,))
     (follower, *_) = graph.followers
     beside, leader = next(iter(follower.beside.items()))
-    failing = culprits(model, (X,), graph, {leader, beside})
+    failing = failing_groups(model, (X,), graph, {leader, beside})
     assert list(failing) == [follower.leader] == ["network.conv1"]
     lock_culprits(graph, failing)
     assert graph.groups["network.conv1"].free == []
@@ -177,5 +177,5 @@ def test_a_cut_network_is_compared_with_the_trace_before() -> None:
     model = Plain()
     graph = find_groups(model, (X,))
     undo = apply_cut(model, plan_cut(graph, set(graph.groups["0"].units[:5])))
-    assert complaint(model, (X,), graph.trace) is None
+    assert failure_reason(model, (X,), graph.trace) is None
     undo()

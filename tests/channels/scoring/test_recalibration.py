@@ -54,7 +54,7 @@ def test_a_fused_view_measures_the_same_through_its_narrow_layers() -> None:
     plain = copy.deepcopy(model)
     fused = tailcut.fuse(model)
     assert recalibrate(fused, images) == recalibrate(plain, images) == 32
-    assert "fused" in {layer.way for layer in fused.report().layers}
+    assert "fused" in {layer.strategy for layer in fused.report().layers}
     for name, value in plain.named_buffers():
         torch.testing.assert_close(model.get_buffer(name), value, rtol=1e-3, atol=1e-5)
     assert model.training

@@ -10,7 +10,7 @@ from torch.nn import functional
 import tailcut
 from tailcut.execution.ir.cost import Costs
 from tailcut.execution.layers.factorization import MAX_COMPARED, TruncatedWeight, block_diagonal, grouped_outward
-from tailcut.execution.lazy.context import Run
+from tailcut.execution.lazy.context import Context
 from tailcut.weights import truncation_of
 
 LAYERS = [
@@ -23,8 +23,8 @@ LAYERS = [
 ]
 
 
-def new_run() -> Run:
-    return Run("torch", "narrow", Costs.of("cpu", with_gradients=False))
+def new_run() -> Context:
+    return Context("torch", "narrow", Costs.of("cpu", with_gradients=False))
 
 
 def weight_of(layer: nn.Module, **settings: object) -> TruncatedWeight:
@@ -84,9 +84,9 @@ def test_within_transforms_nothing_is_kept() -> None:
 
 
 def test_with_gradients_they_are_computed_once_per_forward() -> None:
-    weight, run = weight_of(nn.Linear(9, 7), num_kept=6), new_run()
-    factors = weight.factors(run)
-    assert weight.factors(run) is factors
+    weight, context = weight_of(nn.Linear(9, 7), num_kept=6), new_run()
+    factors = weight.factors(context)
+    assert weight.factors(context) is factors
     assert weight.factors(new_run()) is not factors
     assert factors.core.requires_grad
 
@@ -123,9 +123,9 @@ def test_numbers_written_through_numpy_are_seen() -> None:
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
     tailcut.regularize(model, num_kept=10)
     x = torch.randn(3, 8)
-    for way in ("auto", "narrow", "dense"):
+    for strategy in ("auto", "narrow", "dense"):
         fused = tailcut.fuse(model)
-        fused.way = way
+        fused.strategy = strategy
         with torch.no_grad():
             for _ in range(3):
                 torch.testing.assert_close(fused(x), model(x))

@@ -23,7 +23,7 @@ def check(model: nn.Module, x: Tensor, *, tolerance: float = 1e-10) -> Any:
     """Fused and dense agree, in values and in the gradients to input and parameters. Returns the report."""
     dense = copy.deepcopy(model)
     fused = fuse(model)
-    fused.way = "narrow"
+    fused.strategy = "narrow"
     one, two = x.clone().requires_grad_(), x.clone().requires_grad_()
     found, expected = fused(one), dense(two)
     assert relative(found, expected) < tolerance
@@ -96,7 +96,7 @@ def test_depthwise_layers_are_dense_and_say_so() -> None:
     model.double()
     tailcut.regularize(model, num_kept=8)
     report = check(model, torch.randn(1, 3, 6, 6).double())
-    assert {layer.name: layer.way for layer in report.layers}["2"] == "dense"
+    assert {layer.name: layer.strategy for layer in report.layers}["2"] == "dense"
 
 
 class Lookup(nn.Module):
@@ -115,7 +115,7 @@ def test_embeddings(settings: dict[str, Any]) -> None:
     model = Lookup(**settings).double()
     tailcut.regularize(model, num_kept=20, include=["table.weight", "out.weight"])
     dense, fused = copy.deepcopy(model), fuse(model)
-    fused.way = "narrow"
+    fused.strategy = "narrow"
     index = torch.randint(0, 30, (5, 7))
     found, expected = fused(index), dense(index)
     torch.testing.assert_close(found, expected)
@@ -123,16 +123,16 @@ def test_embeddings(settings: dict[str, Any]) -> None:
     expected.square().sum().backward()
     for mine, theirs in zip(model.parameters(), dense.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad)
-    assert fused.report().layers[0].way == ("dense" if settings else "fused")
+    assert fused.report().layers[0].strategy == ("dense" if settings else "fused")
 
 
-@pytest.mark.parametrize("way", ["auto", "narrow"])
+@pytest.mark.parametrize("strategy", ["auto", "narrow"])
 @pytest.mark.parametrize("shape", [(0, 7), (5, 0)])
-def test_no_words_at_all(shape: tuple[int, int], way: str) -> None:
+def test_no_words_at_all(shape: tuple[int, int], strategy: str) -> None:
     model = Lookup()
     tailcut.regularize(model, num_kept=20)
     fused = fuse(model)
-    fused.way = way
+    fused.strategy = strategy
     assert fused(torch.zeros(shape, dtype=torch.int64)).shape == (*shape, 4)
 
 
@@ -162,14 +162,14 @@ def test_a_forward_of_ones_own_is_kept() -> None:
     model = nn.Sequential(Doubled(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)).double()
     tailcut.regularize(model, num_kept=9)
     report = check(model, torch.randn(1, 3, 6, 6).double())
-    assert {layer.name: layer.way for layer in report.layers}["0"] == "dense"
+    assert {layer.name: layer.strategy for layer in report.layers}["0"] == "dense"
 
 
 def test_no_dense_weight_is_built_for_narrow_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tailcut.create_model("unet", widths=(16, 32, 48)).eval()
     tailcut.regularize(model, num_kept=20)
     fused = fuse(model)
-    fused.way = "narrow"
+    fused.strategy = "narrow"
 
     def refuse(*args: object) -> Tensor:
         raise RuntimeError("a dense weight was built")
@@ -177,7 +177,7 @@ def test_no_dense_weight_is_built_for_narrow_layers(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Truncation, "forward", refuse)
     with torch.no_grad():
         fused(torch.rand(1, 3, 40, 33))
-    assert {layer.way for layer in fused.report().layers} == {"fused"}
+    assert {layer.strategy for layer in fused.report().layers} == {"fused"}
     with pytest.raises(RuntimeError, match="a dense weight was built"):
         model(torch.rand(1, 3, 40, 33))
 
@@ -197,21 +197,21 @@ def test_arguments_may_be_named() -> None:
     model = Named().double().eval()
     tailcut.regularize(model, num_kept=10)
     index = torch.randint(20, (2, 9))
-    for way in ("narrow", "auto"):
+    for strategy in ("narrow", "auto"):
         fused = fuse(model)
-        fused.way = way
+        fused.strategy = strategy
         torch.testing.assert_close(fused(index), model(index))
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-@pytest.mark.parametrize("way", ["auto", "narrow"])
-def test_transformers_of_torch_with_a_mask(mode: Any, way: str) -> None:
+@pytest.mark.parametrize("strategy", ["auto", "narrow"])
+def test_transformers_of_torch_with_a_mask(mode: Any, strategy: str) -> None:
     layer = nn.TransformerEncoderLayer(64, 4, 256, batch_first=True)
     model = nn.TransformerEncoder(layer, 1).eval()
     tailcut.regularize(model, keep_ratio=0.3)
     fused, x = fuse(model), torch.randn(2, 10, 64)
-    fused.way = way
+    fused.strategy = strategy
     mask = torch.zeros(2, 10, dtype=torch.bool)
     mask[1, 6:] = True
     with mode():
@@ -222,27 +222,27 @@ def test_transformers_of_torch_with_a_mask(mode: Any, way: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
-@pytest.mark.parametrize("way", ["auto", "narrow"])
-def test_nested_tensors_run_densely(layout: torch.layout, way: str) -> None:
+@pytest.mark.parametrize("strategy", ["auto", "narrow"])
+def test_nested_tensors_run_densely(layout: torch.layout, strategy: str) -> None:
     model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 8))
     tailcut.regularize(model, num_kept=12)
     fused = fuse(model)
-    fused.way = way
+    fused.strategy = strategy
     for lengths in ((3, 5), (4, 1)):
         rows = [torch.randn(length, 16) for length in lengths]
         x = torch.nested.nested_tensor(rows, layout=layout)
         with torch.no_grad():
             for found, row in zip(fused(x).unbind(), rows, strict=True):
                 torch.testing.assert_close(found, model(row), rtol=1e-4, atol=1e-5)
-    assert {layer.way for layer in fused.report().layers} == {"dense"}
+    assert {layer.strategy for layer in fused.report().layers} == {"dense"}
 
 
-@pytest.mark.parametrize("way", ["auto", "narrow"])
-def test_sparse_tensors_run_densely(way: str) -> None:
+@pytest.mark.parametrize("strategy", ["auto", "narrow"])
+def test_sparse_tensors_run_densely(strategy: str) -> None:
     model = nn.Linear(16, 64)
     tailcut.regularize(model, num_kept=12)
     fused, x = fuse(model), torch.randn(5, 16).relu()
-    fused.way = way
+    fused.strategy = strategy
     with torch.no_grad():
         torch.testing.assert_close(fused(x.to_sparse()), model(x), rtol=1e-4, atol=1e-5)
 
@@ -271,9 +271,9 @@ def test_backward_hooks_registered_between_two_calls() -> None:
     def keep(_: nn.Module, inner: Any, outer: Any) -> None:
         gradients.append(inner[0])
 
-    for way in ("narrow", "auto"):
+    for strategy in ("narrow", "auto"):
         fused = fuse(model)
-        fused.way = way
+        fused.strategy = strategy
         fused(x)
         handle = model.b.register_full_backward_hook(keep)
         for called in (model, fused):
@@ -312,9 +312,9 @@ def test_autocast_within_the_forward(inner: Callable[..., Tensor], size: int) ->
     tailcut.regularize(model, num_kept=6)
     x = torch.randn(1, 8, size, size)
     expected = model(x)
-    for way in ("narrow", "auto"):
+    for strategy in ("narrow", "auto"):
         fused = fuse(model)
-        fused.way = way
+        fused.strategy = strategy
         for _ in range(2):
             found = fused(x)
             assert found.dtype == expected.dtype
@@ -332,8 +332,8 @@ def test_autocast_around_all_layers() -> None:
     tailcut.regularize(model, num_kept=6)
     x = torch.randn(Between.example)
     fused = fuse(model)
-    for way in ("narrow", "auto"):
-        fused.way = way
+    for strategy in ("narrow", "auto"):
+        fused.strategy = strategy
         found = fused(x)
         assert found.dtype == torch.bfloat16
         assert torch.equal(found, model(x))

@@ -5,39 +5,39 @@ import tailcut
 from tailcut.execution.ir.cost import Costs
 from tailcut.execution.ir.geometry import geometry_of
 from tailcut.execution.layers.factorization import TruncatedWeight
-from tailcut.execution.layers.strategies import Way, choose, possible_ways
-from tailcut.execution.lazy.context import Run
+from tailcut.execution.layers.strategies import Strategy, choose, possible_strategies
+from tailcut.execution.lazy.context import Context
 from tailcut.weights import truncation_of
 
 
-def ways_of(num_kept: int, run: Run, size: int = 64) -> list[Way]:
+def ways_of(num_kept: int, context: Context, size: int = 64) -> list[Strategy]:
     layer, x = nn.Conv2d(128, 128, 3, padding=1), torch.empty(1, 128, size, size)
     tailcut.regularize(layer, num_kept=num_kept)
     geometry = geometry_of(layer, tuple(x.shape), ())
     assert geometry is not None
-    return possible_ways(geometry, TruncatedWeight(truncation_of(layer, "weight"), layer), x, run)
+    return possible_strategies(geometry, TruncatedWeight(truncation_of(layer, "weight"), layer), x, context)
 
 
-def new_run(way: str) -> Run:
-    return Run("torch", way, Costs.of("cpu", with_gradients=False))
+def new_run(strategy: str) -> Context:
+    return Context("torch", strategy, Costs.of("cpu", with_gradients=False))
 
 
 def test_few_coefficients_are_narrow_and_all_are_dense() -> None:
-    run = new_run("auto")
-    assert [(way.project, way.narrow) for way in ways_of(12, run)] == [
+    context = new_run("auto")
+    assert [(strategy.project, strategy.narrow) for strategy in ways_of(12, context)] == [
         (False, False),
         (False, True),
         (True, False),
         (True, True),
     ]
-    best = choose(ways_of(12, run), run)
+    best = choose(ways_of(12, context), context)
     assert best is not None
     assert best.narrow
-    assert len(ways_of(128 * 128 * 9, run)) == 1
+    assert len(ways_of(128 * 128 * 9, context)) == 1
 
 
 def test_the_way_may_be_prescribed() -> None:
-    assert [(way.project, way.narrow) for way in ways_of(12, new_run("dense"))] == [(False, False)]
+    assert [(strategy.project, strategy.narrow) for strategy in ways_of(12, new_run("dense"))] == [(False, False)]
     tiny = choose(ways_of(12, new_run("auto"), 1), new_run("auto"))
     forced = choose(ways_of(12, new_run("narrow"), 1), new_run("narrow"))
     assert tiny is not None

@@ -8,31 +8,31 @@ from torch import nn
 import tailcut
 from tailcut.execution import fuse
 from tailcut.execution.ir.cost import Costs
-from tailcut.execution.lazy.context import NotNarrowError, Run, current_run, running
+from tailcut.execution.lazy.context import Context, NotNarrowError, current_context, running
 
 COSTS = Costs.of("cpu", with_gradients=False)
 
 
 def test_there_is_no_run_outside() -> None:
     with pytest.raises(RuntimeError, match="outside its forward"):
-        current_run()
+        current_context()
 
 
 def test_runs_nest() -> None:
-    outer, inner = Run("torch", "auto", COSTS), Run("torch", "auto", COSTS)
+    outer, inner = Context("torch", "auto", COSTS), Context("torch", "auto", COSTS)
     with running(outer):
         with running(inner):
-            assert current_run() is inner
-        assert current_run() is outer
+            assert current_context() is inner
+        assert current_context() is outer
 
 
 def test_updates_wait_for_success() -> None:
     done: list[str] = []
-    with running(Run("torch", "auto", COSTS)) as run:
-        run.pending.append(lambda: done.append("made"))
+    with running(Context("torch", "auto", COSTS)) as context:
+        context.pending.append(lambda: done.append("made"))
         assert done == []
     assert done == ["made"]
-    broken = Run("torch", "auto", COSTS)
+    broken = Context("torch", "auto", COSTS)
     broken.pending.append(lambda: done.append("never"))
     with pytest.raises(ValueError, match="broken"), running(broken):
         raise ValueError("broken")
@@ -40,20 +40,20 @@ def test_updates_wait_for_success() -> None:
 
 
 def test_a_written_map_makes_its_maker_factored() -> None:
-    run = Run("torch", "auto", COSTS)
-    record = run.record("conv", "fused", "no wide map is written")
-    run.note(("conv", "unknown"), "sum needs the whole map", 10)
-    assert record.way == "factored"
+    context = Context("torch", "auto", COSTS)
+    record = context.record("conv", "fused", "no wide map is written")
+    context.note(("conv", "unknown"), "sum needs the whole map", 10)
+    assert record.strategy == "factored"
     assert record.moved_bytes == 10
     assert record.reasons == ["no wide map is written", "sum needs the whole map"]
 
 
 def test_the_compiler_is_asked_where_its_loops_pay() -> None:
-    run = Run("compiled", "auto", COSTS)
-    assert run.engine_for(torch.zeros(1), elements=1 << 20, narrow=4) == "compiled"
-    assert run.engine_for(torch.zeros(1), elements=1 << 20, narrow=64) == "torch"
-    assert run.engine_for(torch.zeros(1), elements=1 << 10, narrow=4) == "torch"
-    assert run.engine_for(torch.zeros(1, dtype=torch.float16), elements=1 << 20, narrow=4) == "torch"
+    context = Context("compiled", "auto", COSTS)
+    assert context.engine_for(torch.zeros(1), elements=1 << 20, narrow=4) == "compiled"
+    assert context.engine_for(torch.zeros(1), elements=1 << 20, narrow=64) == "torch"
+    assert context.engine_for(torch.zeros(1), elements=1 << 10, narrow=4) == "torch"
+    assert context.engine_for(torch.zeros(1, dtype=torch.float16), elements=1 << 20, narrow=4) == "torch"
 
 
 def test_the_same_input_gives_the_same_bits_in_every_call() -> None:
@@ -64,7 +64,7 @@ def test_the_same_input_gives_the_same_bits_in_every_call() -> None:
     fused = fuse(model)
     with torch.no_grad():
         first = fused(x)
-        assert "dense" not in {layer.way for layer in fused.report().layers}
+        assert "dense" not in {layer.strategy for layer in fused.report().layers}
         for _ in range(20):
             assert torch.equal(fused(x), first)
         assert torch.equal(fuse(model)(x), first)
@@ -81,18 +81,18 @@ pools = nn.MaxPool2d(2), nn.Upsample(scale_factor=2), nn.AvgPool2d(2)
 model = nn.Sequential(nn.Conv2d(8, 64, 3), nn.ReLU(), *pools, nn.Conv2d(64, 8, 1))
 tailcut.regularize(model, num_kept=12)
 fused = fuse(model, engine="torch")
-fused.way = "narrow"
+fused.strategy = "narrow"
 with torch.no_grad():
     fused(torch.randn(1, 8, 16, 16))
-assert "dense" not in {layer.way for layer in fused.report().layers}
+assert "dense" not in {layer.strategy for layer in fused.report().layers}
 assert "sympy" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_spoiled_forward_is_not_narrow() -> None:
-    run = Run("torch", "auto", COSTS)
-    run.check()
-    run.spoiled = "no gradients"
+    context = Context("torch", "auto", COSTS)
+    context.check()
+    context.spoiled = "no gradients"
     with pytest.raises(NotNarrowError, match="no gradients"):
-        run.check()
+        context.check()

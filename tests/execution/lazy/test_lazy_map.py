@@ -10,13 +10,13 @@ from torch.nn import functional
 from tailcut.errors import StructureError
 from tailcut.execution import fuse
 from tailcut.execution.ir.expression import Affine
-from tailcut.execution.lazy.context import NotNarrowError, Run
-from tailcut.execution.lazy.lazy_map import NarrowMap, as_tensor, project_wide
+from tailcut.execution.lazy.context import Context, NotNarrowError
+from tailcut.execution.lazy.lazy_map import LazyMap, as_tensor, project_wide
 
 
-def narrow(*, channel_axis: int = 1) -> NarrowMap:
+def narrow(*, channel_axis: int = 1) -> LazyMap:
     source, matrix, shift = torch.randn(2, 3, 4, 5), torch.randn(6, 2), torch.randn(6)
-    return NarrowMap([Affine(6, source, matrix, shift)], channel_axis, ["conv"])
+    return LazyMap([Affine(6, source, matrix, shift)], channel_axis, ["conv"])
 
 
 def wide_of(tensor: Tensor) -> Tensor:
@@ -37,14 +37,14 @@ def test_it_passes_for_a_tensor() -> None:
     assert narrow(channel_axis=3).shape == (3, 4, 5, 6)
 
 
-def test_unknown_functions_get_the_whole_map(run: Run) -> None:
+def test_unknown_functions_get_the_whole_map(context: Context) -> None:
     x = narrow()
-    run.record("conv", "fused", "no wide map is written")
+    context.record("conv", "fused", "no wide map is written")
     total = torch.sort(x, dim=2).values
     assert type(total) is Tensor
     assert torch.equal(total, wide_of(x).sort(dim=2).values)
-    assert run.records["conv"].way == "factored"
-    assert run.records["conv"].reasons[-1] == "sort needs the whole map"
+    assert context.records["conv"].strategy == "factored"
+    assert context.records["conv"].reasons[-1] == "sort needs the whole map"
 
 
 @pytest.mark.usefixtures("run")
@@ -68,7 +68,7 @@ def test_relu_in_place_is_seen_by_all_readers() -> None:
     torch.testing.assert_close(wide_of(x), expected)
 
 
-def narrow_copy(x: NarrowMap) -> NarrowMap:
+def narrow_copy(x: LazyMap) -> LazyMap:
     return x.like(x.parts)
 
 
@@ -95,7 +95,7 @@ def test_projection_is_the_same_before_and_after_writing() -> None:
     torch.testing.assert_close(x.project(matrix), before)
 
 
-def test_settling_keeps_the_values(run: Run) -> None:
+def test_settling_keeps_the_values(context: Context) -> None:
     x = narrow()
     expected = wide_of(narrow_copy(x))
     x.settle("too long a chain")
@@ -148,15 +148,15 @@ def test_named_arguments_are_written_to_as_others_are() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script")
-def test_scripts_spoil_a_forward_that_needs_their_gradients(run: Run) -> None:
+def test_scripts_spoil_a_forward_that_needs_their_gradients(context: Context) -> None:
     doubled: Any = torch.jit.script(twice)
     doubled(narrow())
-    assert not run.spoiled
+    assert not context.spoiled
     source = torch.randn(2, 3, 4, 5, requires_grad=True)
-    x = NarrowMap([Affine(6, source, torch.randn(6, 2), None)], 1, ["conv"])
+    x = LazyMap([Affine(6, source, torch.randn(6, 2), None)], 1, ["conv"])
     torch.testing.assert_close(wide_of(doubled(x)), 2 * wide_of(x))
     with pytest.raises(NotNarrowError, match="records no gradients"):
-        run.check()
+        context.check()
 
 
 def twice(x: Tensor) -> Tensor:
@@ -223,9 +223,9 @@ def test_a_layer_without_gradients_gets_none() -> None:
             return result
 
     model = Frozen()
-    for way in ("narrow", "auto"):
+    for strategy in ("narrow", "auto"):
         fused = fuse(model)
-        fused.way = way
+        fused.strategy = strategy
         fused(model.x).sum().backward()
         assert all(parameter.grad is None for parameter in model.network.a.parameters())
         assert all(parameter.grad is not None for parameter in model.network.b.parameters())
@@ -241,7 +241,7 @@ def test_gradients_of_maps_are_retained() -> None:
 
     model, x = between(retains)
     fused = fuse(model)
-    fused.way = "narrow"
+    fused.strategy = "narrow"
     for called in (model, fused):
         called(x).square().sum().backward()
     assert kept[0].grad is not None
@@ -258,7 +258,7 @@ def test_facts_about_gradients() -> None:
 
     model, x = between(looks)
     fused = fuse(model)
-    fused.way = "narrow"
+    fused.strategy = "narrow"
     fused(x)
     with torch.no_grad():
         fused(x)
@@ -276,7 +276,7 @@ def test_gradients_with_respect_to_a_map() -> None:
 
     model, x = between(keeps)
     fused = fuse(model)
-    fused.way = "narrow"
+    fused.strategy = "narrow"
     total = fused(x).sum()
     with pytest.raises(StructureError, match="after its use"):
         torch.autograd.grad(total, kept[0])
@@ -289,7 +289,7 @@ def test_maps_are_tensors_after_the_forward() -> None:
     model, x = between()
     model.a.register_forward_hook(lambda module, inputs, output: kept.append(output))
     fused = fuse(model)
-    fused.way = "narrow"
+    fused.strategy = "narrow"
     results: list[Tensor] = []
     for called in (model, fused):
         kept.clear()

@@ -11,21 +11,21 @@ from torch.nn import functional
 
 from tailcut.execution.ir.cost import Costs
 from tailcut.execution.ir.expression import Affine
-from tailcut.execution.lazy.context import Run, running
-from tailcut.execution.lazy.lazy_map import NarrowMap, as_tensor
+from tailcut.execution.lazy.context import Context, running
+from tailcut.execution.lazy.lazy_map import LazyMap, as_tensor
 from tailcut.execution.lazy.normalization import source_moments, variance
 
 
 def narrow(
     channels: int = 12, k: int = 2, *, batch: int = 3, axis: int = 1, offset: float = 0.0, shift: bool = True
-) -> NarrowMap:
+) -> LazyMap:
     source = torch.randn(k, batch, 5, 4, dtype=torch.float64) + offset
     bias = torch.randn(channels, dtype=torch.float64) if shift else None
-    return NarrowMap([Affine(channels, source, torch.randn(channels, k, dtype=torch.float64), bias)], axis, ["conv"])
+    return LazyMap([Affine(channels, source, torch.randn(channels, k, dtype=torch.float64), bias)], axis, ["conv"])
 
 
 def wide_of(x: Any) -> Tensor:
-    result: Tensor = as_tensor(x.like(x.parts) if isinstance(x, NarrowMap) else x, "a test reads it")
+    result: Tensor = as_tensor(x.like(x.parts) if isinstance(x, LazyMap) else x, "a test reads it")
     return result
 
 
@@ -68,7 +68,7 @@ def randomize_like(make: Callable[[], nn.Module], norm: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d(24), nn.GroupNorm(2, 24)])
 def test_they_stay_narrow(norm: nn.Module) -> None:
     result = norm.double()(narrow(24))
-    assert isinstance(result, NarrowMap)
+    assert isinstance(result, LazyMap)
     assert all(isinstance(part, Affine) for part in result.parts)
 
 
@@ -79,7 +79,7 @@ def test_layer_norm_stays_narrow(affine: bool, shift: bool) -> None:
     norm = randomize(nn.LayerNorm(12, elementwise_affine=affine))
     x = narrow(axis=3, shift=shift)
     result = norm(x)
-    assert isinstance(result, NarrowMap)
+    assert isinstance(result, LazyMap)
     assert isinstance(result.parts[0], Affine)
     torch.testing.assert_close(wide_of(result), norm(wide_of(x)))
 
@@ -95,11 +95,11 @@ def test_digits_are_those_of_the_wide_norm_where_a_large_source_and_the_shift_ca
     shift = torch.randn(64) - matrix.sum(1) * offset
     part = Affine(64, source, matrix, shift)
     axis = 2 if isinstance(norm, nn.LayerNorm) else 1
-    result = norm(NarrowMap([part], axis, []))
-    assert isinstance(result, NarrowMap)
+    result = norm(LazyMap([part], axis, []))
+    assert isinstance(result, LazyMap)
     double = copy.deepcopy(norm).double()
-    exact = double(wide_of(NarrowMap([Affine(64, source.double(), matrix.double(), shift.double())], axis, [])))
-    dense = norm(wide_of(NarrowMap([part], axis, [])))
+    exact = double(wide_of(LazyMap([Affine(64, source.double(), matrix.double(), shift.double())], axis, [])))
+    dense = norm(wide_of(LazyMap([part], axis, [])))
     assert (wide_of(result) - exact).abs().max() < 8 * (dense - exact).abs().max() + 1e-5
 
 
@@ -113,9 +113,9 @@ def test_layer_norm_leaves_positions_apart(outlier: float, dtype: torch.dtype, g
     source[:, 1, 7] = outlier
     part = Affine(48, *(value.to(dtype).requires_grad_(gradients) for value in (source, matrix, shift)))
     norm = nn.LayerNorm(48).to(dtype)
-    result = norm(NarrowMap([part], 2, []))
-    assert isinstance(result, NarrowMap)
-    wide = wide_of(NarrowMap([Affine(48, *(value.to(dtype).double() for value in (source, matrix, shift)))], 2, []))
+    result = norm(LazyMap([part], 2, []))
+    assert isinstance(result, LazyMap)
+    wide = wide_of(LazyMap([Affine(48, *(value.to(dtype).double() for value in (source, matrix, shift)))], 2, []))
     exact = functional.layer_norm(wide.flatten(0, 1), [48])
     error = (wide_of(result).flatten(0, 1).double() - exact).abs()
     limit = 32 * torch.finfo(dtype).eps
@@ -134,7 +134,7 @@ def test_gradients_of_layer_norm_are_those_of_the_wide_one(columns: str) -> None
     leaves = [value.double().requires_grad_() for value in (source, matrix, shift)]
     upstream = torch.randn(2, 5, 12, dtype=torch.float64)
     norm = randomize(nn.LayerNorm(12)).double()
-    narrow_result = wide_of(norm(NarrowMap([Affine(12, *leaves)], 2, [])))
+    narrow_result = wide_of(norm(LazyMap([Affine(12, *leaves)], 2, [])))
     own = torch.autograd.grad((narrow_result * upstream).sum(), leaves)
     wide = torch.einsum("ck,kbp->bpc", leaves[1], leaves[0]) + leaves[2]
     expected = torch.autograd.grad((norm(wide) * upstream).sum(), leaves)
@@ -145,7 +145,7 @@ def test_running_statistics_are_torchs_own() -> None:
     fused, dense = nn.BatchNorm2d(12).double(), nn.BatchNorm2d(12).double()
     for _ in range(3):
         x = narrow(offset=5.0)
-        with running(Run("torch", "narrow", Costs.of("cpu", with_gradients=False))):
+        with running(Context("torch", "narrow", Costs.of("cpu", with_gradients=False))):
             fused(x)
             wide = wide_of(x)
         dense(wide)
@@ -158,7 +158,7 @@ def test_after_an_activation_running_statistics_are_folded() -> None:
     norm = randomize(nn.BatchNorm2d(12)).eval()
     x = narrow()
     result = norm(functional.gelu(x))
-    assert isinstance(result, NarrowMap)
+    assert isinstance(result, LazyMap)
     torch.testing.assert_close(wide_of(result), norm(functional.gelu(wide_of(x))))
 
 
@@ -175,7 +175,7 @@ def test_statistics_are_differentiable() -> None:
     matrix = torch.randn(12, 2, dtype=torch.float64, requires_grad=True)
     norm, weight = nn.BatchNorm2d(12).double(), torch.randn(3, 12, 5, 4, dtype=torch.float64)
     found = torch.autograd.grad(
-        (wide_of(norm(NarrowMap([Affine(12, source, matrix, None)], 1, []))) * weight).sum(), [source, matrix]
+        (wide_of(norm(LazyMap([Affine(12, source, matrix, None)], 1, []))) * weight).sum(), [source, matrix]
     )
     wide = torch.einsum("ck,kbhw->bchw", matrix, source)
     expected = torch.autograd.grad((norm(wide) * weight).sum(), [source, matrix])
@@ -188,7 +188,7 @@ def test_statistics_are_differentiable() -> None:
 def test_moments(k: int, positions: int, offset: float) -> None:
     torch.manual_seed(positions)
     source = torch.randn(k, positions) + offset
-    with running(Run("torch", "auto", Costs.of("cpu", with_gradients=False))):
+    with running(Context("torch", "auto", Costs.of("cpu", with_gradients=False))):
         mean, covariance = source_moments(source)
     exact = source.double()
     expected = torch.cov(exact, correction=0).reshape(k, k)

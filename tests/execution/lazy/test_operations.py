@@ -7,20 +7,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tailcut.execution.ir.expression import Affine, Function, Given, Pointwise, Resampled
-from tailcut.execution.lazy.context import Run
-from tailcut.execution.lazy.lazy_map import NarrowMap, as_tensor
+from tailcut.execution.lazy.context import Context
+from tailcut.execution.lazy.lazy_map import LazyMap, as_tensor
 
 pytestmark = pytest.mark.usefixtures("run")
 
 
-def narrow(channels: int = 6, k: int = 2, sizes: tuple[int, ...] = (7, 8)) -> NarrowMap:
+def narrow(channels: int = 6, k: int = 2, sizes: tuple[int, ...] = (7, 8)) -> LazyMap:
     source = torch.randn(k, 2, *sizes, dtype=torch.float64)
     matrix, shift = torch.randn(channels, k, dtype=torch.float64), torch.randn(channels, dtype=torch.float64)
-    return NarrowMap([Affine(channels, source, matrix, shift)], 1, ["conv"])
+    return LazyMap([Affine(channels, source, matrix, shift)], 1, ["conv"])
 
 
 def wide_of(x: Any) -> Tensor:
-    if isinstance(x, NarrowMap):
+    if isinstance(x, LazyMap):
         x = x.like(x.parts)  # so that `x` itself stays unwritten
     result: Tensor = as_tensor(x, "a test reads it")
     return result
@@ -68,7 +68,7 @@ ELEMENTWISE: list[Callable[[Any], Any]] = [
 def test_elementwise_functions_stay_narrow(function: Callable[[Any], Any]) -> None:
     x = narrow()
     result = function(x)
-    assert isinstance(result, NarrowMap)
+    assert isinstance(result, LazyMap)
     assert result._wide is None
     torch.testing.assert_close(wide_of(result), function(wide_of(x)))
 
@@ -99,7 +99,7 @@ def test_functions_in_place(function: Callable[[Any], Any]) -> None:
 def test_max_pool_stays_narrow(pool: nn.Module, activation: Callable[[Any], Any]) -> None:
     x = narrow(sizes=(9, 11))
     result = pool(activation(x))
-    assert isinstance(result, NarrowMap)
+    assert isinstance(result, LazyMap)
     torch.testing.assert_close(wide_of(result), pool(activation(wide_of(x))))
 
 
@@ -141,7 +141,7 @@ def test_linear_maps_of_the_grid_change_places_with_the_projection(
 ) -> None:
     x = narrow()
     result = function(activation(x))
-    assert isinstance(result, NarrowMap)
+    assert isinstance(result, LazyMap)
     expected = function(activation(wide_of(x)))
     assert result.shape == expected.shape
     matrix = torch.randn(3, 6, dtype=torch.float64)
@@ -160,7 +160,7 @@ def test_a_function_after_resampling_reads_the_whole_map() -> None:
 def test_concatenation_makes_parts() -> None:
     one, two, plain = narrow(), narrow(4), torch.randn(2, 3, 7, 8, dtype=torch.float64)
     result = torch.cat([torch.relu(one), two, plain], 1)
-    assert isinstance(result, NarrowMap)
+    assert isinstance(result, LazyMap)
     assert len(result.parts) == 3
     expected = torch.cat([wide_of(one).relu(), wide_of(two), plain], 1)
     torch.testing.assert_close(wide_of(result), expected)
@@ -171,7 +171,7 @@ def test_concatenation_makes_parts() -> None:
 def test_sums_of_affine_maps_stay_affine() -> None:
     one, two = narrow(), narrow(k=3)
     result = one + two
-    assert isinstance(result, NarrowMap)
+    assert isinstance(result, LazyMap)
     assert isinstance(result.parts[0], Affine)
     torch.testing.assert_close(wide_of(result), wide_of(one) + wide_of(two))
 
@@ -181,18 +181,18 @@ def test_residual_chains_stay_narrow() -> None:
     result = torch.relu(one) + two
     result += plain
     result = result * torch.sigmoid(one) - two
-    assert isinstance(result, NarrowMap)
+    assert isinstance(result, LazyMap)
     assert result._wide is None
     first, second = wide_of(one), wide_of(two)
     torch.testing.assert_close(wide_of(result), (first.relu() + second + plain) * first.sigmoid() - second)
 
 
-def test_a_long_chain_is_written_once(run: Run) -> None:
-    run.record("conv", "fused", "no wide map is written")
+def test_a_long_chain_is_written_once(context: Context) -> None:
+    context.record("conv", "fused", "no wide map is written")
     chain: Any = torch.relu(narrow(k=6))
     for _ in range(12):
         chain = torch.relu(chain + narrow(k=6))
-    assert "a long chain of additions is written once" in run.records["conv"].reasons
+    assert "a long chain of additions is written once" in context.records["conv"].reasons
 
 
 def test_sums_of_different_shapes_are_left_to_torch() -> None:

@@ -10,14 +10,14 @@ from torch.utils.checkpoint import checkpoint
 
 from tailcut.errors import StructureError
 from tailcut.execution import FusedNetwork, fuse
-from tailcut.execution.lazy.context import Run
+from tailcut.execution.lazy.context import Context
 from tailcut.execution.lazy.unsupported import is_autocast, is_transformed, refuse_detours
 
 
 def ways_of(model: nn.Module) -> list[FusedNetwork]:
     found = [fuse(model), fuse(model)]
-    for fused, way in zip(found, WAYS, strict=True):
-        fused.way = way
+    for fused, strategy in zip(found, WAYS, strict=True):
+        fused.strategy = strategy
     return found
 
 
@@ -78,7 +78,7 @@ def test_layers_before_a_function_get_its_gradients(function: Any) -> None:
     assert_same_gradients(fuse(model), model, x)
     fused = fuse(model)
     fused(x)
-    assert {layer.way for layer in fused.report().layers} == {"dense"}
+    assert {layer.strategy for layer in fused.report().layers} == {"dense"}
     with torch.no_grad():
         torch.testing.assert_close(fused(x), model(x))
 
@@ -97,8 +97,8 @@ def test_a_gradient_that_would_be_lost_is_an_error() -> None:
     function: Any = DetachedWithGradients
     model, x = between(lambda y, _: function.apply(1.5 * y))
     for fused in ways_of(model):
-        if fused.way == "auto":
-            assert_same_gradients(fused, model, x, ways=("auto",))
+        if fused.strategy == "auto":
+            assert_same_gradients(fused, model, x, strategies=("auto",))
             continue
         with pytest.raises(StructureError, match="would not reach the layers before"):
             fused(x).sum().backward()
@@ -126,21 +126,21 @@ def test_checkpoints_run_densely(use_reentrant: bool, around_map: bool) -> None:
     model = Checkpointed(use_reentrant=use_reentrant, around_map=around_map)
     fused = fuse(model)
     assert_same_gradients(fused, model, model.x)
-    assert {layer.way for layer in fused.report().layers} == {"dense"}
+    assert {layer.strategy for layer in fused.report().layers} == {"dense"}
 
 
-def test_a_checkpoint_around_the_network_is_none_of_its_business(run: Run) -> None:
+def test_a_checkpoint_around_the_network_is_none_of_its_business(context: Context) -> None:
     model, x = between()
     fused = fuse(model)
-    fused.way = "narrow"
+    fused.strategy = "narrow"
     expected = torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
     output = checkpoint(fused, x, use_reentrant=False)
-    assert "dense" not in {layer.way for layer in fused.report().layers}
+    assert "dense" not in {layer.strategy for layer in fused.report().layers}
     for found, wanted in zip(
         torch.autograd.grad(output.square().sum(), list(model.parameters())), expected, strict=True
     ):
         torch.testing.assert_close(found, wanted)
-    run.differentiates = True
+    context.differentiates = True
     refuse_detours()
 
 
@@ -161,7 +161,7 @@ def test_transforms_of_torch(number: int) -> None:
         for _ in range(2):
             torch.testing.assert_close(TRANSFORMS[number](fused, x), TRANSFORMS[number](model, x))
             torch.testing.assert_close(fused(x), model(x))
-        assert fused.way == "auto" or "dense" not in {layer.way for layer in fused.report().layers}
+        assert fused.strategy == "auto" or "dense" not in {layer.strategy for layer in fused.report().layers}
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script")

@@ -8,14 +8,14 @@ from torch import nn
 
 import tailcut
 from tailcut.execution import fuse
-from tailcut.execution.wrapper.change_detection import Freshness
+from tailcut.execution.wrapper.change_detection import ChangeDetector
 from tailcut.weights import truncated_tensors
 
 
-def made(size: int = 8, num_kept: int = 20) -> tuple[Any, Freshness]:
+def made(size: int = 8, num_kept: int = 20) -> tuple[Any, ChangeDetector]:
     model = nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, size))
     tailcut.regularize(model, num_kept=num_kept)
-    return model, Freshness(truncated_tensors(model))
+    return model, ChangeDetector(truncated_tensors(model))
 
 
 def in_place(vector: nn.Parameter) -> None:
@@ -74,11 +74,11 @@ def test_other_vectors_and_masks_are_seen() -> None:
     assert not freshness.is_same()
 
 
-@pytest.mark.parametrize("way", ["auto", "dense", "narrow"])
-def test_another_precision_is_seen_after_a_call(way: str) -> None:
+@pytest.mark.parametrize("strategy", ["auto", "dense", "narrow"])
+def test_another_precision_is_seen_after_a_call(strategy: str) -> None:
     model, x = between()
     fused = fuse(model)
-    fused.way = way
+    fused.strategy = strategy
     with torch.no_grad():
         for precision in ("float32", "bfloat16", "float16", "float32"):
             for tensor in truncated_tensors(model):
@@ -87,13 +87,13 @@ def test_another_precision_is_seen_after_a_call(way: str) -> None:
                 torch.testing.assert_close(fused(x), model(x), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("way", ["auto", "dense", "narrow"])
+@pytest.mark.parametrize("strategy", ["auto", "dense", "narrow"])
 @pytest.mark.parametrize("gradients", [False, True])
-def test_a_forward_that_is_set_after_calls_is_seen(way: str, gradients: bool) -> None:
+def test_a_forward_that_is_set_after_calls_is_seen(strategy: str, gradients: bool) -> None:
     model, x = between()
     holder = nn.Sequential(nn.Sequential(model))
     fused = fuse(holder)
-    fused.way = way
+    fused.strategy = strategy
     with torch.set_grad_enabled(gradients):
         for _ in range(3):
             fused(x)
@@ -137,6 +137,6 @@ def test_numbers_that_equal_nothing_are_the_same_as_before() -> None:
 
 
 def test_without_tensors_nothing_changes() -> None:
-    freshness = Freshness([])
+    freshness = ChangeDetector([])
     freshness.note()
     assert freshness.is_same()

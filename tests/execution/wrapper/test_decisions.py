@@ -10,7 +10,7 @@ import tailcut
 from tailcut.execution import fuse
 from tailcut.execution.wrapper import decisions
 from tailcut.execution.wrapper.decisions import ENOUGH_DENSE, Call, Decisions, call_of
-from tailcut.execution.wrapper.snapshot import Before
+from tailcut.execution.wrapper.snapshot import ModelSnapshot
 
 
 def call(*sizes: int, **settings: Any) -> Call:
@@ -105,7 +105,7 @@ def trials(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
     def counted(*arguments: Any) -> Any:
         made.append(arguments)
-        return Before(*arguments)
+        return ModelSnapshot(*arguments)
 
     monkeypatch.setattr("tailcut.execution.wrapper.network.Before", counted)
     return made
@@ -126,7 +126,7 @@ def test_inputs_that_have_always_another_length_are_not_all_tried(trials: list[o
             x = torch.randn(1, 64, length)
             torch.testing.assert_close(fused(x), model(x), rtol=1e-4, atol=1e-5)
     assert len(trials) <= ENOUGH_DENSE + 5
-    reasons = {(layer.way, layer.reason) for layer in fused.report().layers}
+    reasons = {(layer.strategy, layer.reason) for layer in fused.report().layers}
     assert reasons == {("dense", "calls of other sizes that were tried before ran so")}
     assert fused.report().input_shapes == ((1, 64, 149),)
 
@@ -138,9 +138,9 @@ def test_large_inputs_run_narrowly_after_many_small_ones(trials: list[object]) -
     with torch.no_grad():
         for size in range(3, 3 + 2 * ENOUGH_DENSE):
             fused(torch.randn(1, 64, 2, size))
-        assert {layer.way for layer in fused.report().layers} == {"dense"}
+        assert {layer.strategy for layer in fused.report().layers} == {"dense"}
         fused(torch.randn(2, 64, 48, 48))
-    assert "dense" not in {layer.way for layer in fused.report().layers}
+    assert "dense" not in {layer.strategy for layer in fused.report().layers}
 
 
 def prefer(fused: Any, x: torch.Tensor) -> None:
@@ -152,15 +152,17 @@ def try_once(fused: Any, x: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("decide", [prefer, try_once])
-@pytest.mark.parametrize("way", ["auto", "narrow"])
-def test_copies_keep_decisions(decide: Callable[[Any, torch.Tensor], None], way: str, trials: list[object]) -> None:
+@pytest.mark.parametrize("strategy", ["auto", "narrow"])
+def test_copies_keep_decisions(
+    decide: Callable[[Any, torch.Tensor], None], strategy: str, trials: list[object]
+) -> None:
     fused, x = fuse(sequences(), engine="torch"), torch.randn(1, 64, 50)
     with torch.no_grad():
         decide(fused, x)
-        fused.way = way
+        fused.strategy = strategy
         copied = copy.deepcopy(fused)
-        assert copied.way == way
-        copied.way = "auto"
+        assert copied.strategy == strategy
+        copied.strategy = "auto"
         trials.clear()
         copied(x)
         assert not trials

@@ -17,7 +17,7 @@ from tailcut.errors import ArgumentError
 from tailcut.execution import FusedNetwork, fuse
 from tailcut.execution.cpu import compiled, program_calls
 from tailcut.execution.ir import cost
-from tailcut.execution.lazy.lazy_map import NarrowMap
+from tailcut.execution.lazy.lazy_map import LazyMap
 from tailcut.format.conversion.frereg import convert
 
 
@@ -64,7 +64,7 @@ def made(name: str, num_kept: int) -> tuple[nn.Module, Tensor]:
 
 def narrowly(model: nn.Module) -> FusedNetwork:
     fused = fuse(model)
-    fused.way = "narrow"
+    fused.strategy = "narrow"
     return fused
 
 
@@ -93,9 +93,9 @@ def test_evaluation(name: str, num_kept: int) -> None:
     with torch.no_grad():
         assert error(fused(x), model(x)) < 1e-10
     report = fused.report()
-    ways = {layer.way for layer in report.layers}
-    assert ways <= NETWORKS[name][2]
-    assert ("fused" in ways) == ("fused" in NETWORKS[name][2])
+    strategies = {layer.strategy for layer in report.layers}
+    assert strategies <= NETWORKS[name][2]
+    assert ("fused" in strategies) == ("fused" in NETWORKS[name][2])
     assert all(layer.reason for layer in report.layers)
     assert report.not_run == ()
 
@@ -142,7 +142,7 @@ def test_the_cost_model_keeps_the_answer(keep_ratio: float) -> None:
         for _ in range(2):
             torch.testing.assert_close(fused(x), model(x), rtol=1e-4, atol=1e-4)
     if keep_ratio == 1:
-        assert {layer.way for layer in fused.report().layers} == {"dense"}
+        assert {layer.strategy for layer in fused.report().layers} == {"dense"}
 
 
 def test_nothing_about_the_model_changes() -> None:
@@ -286,13 +286,13 @@ def test_attributes_of_the_source_are_read_through_the_view() -> None:
 def test_attributes_of_the_source_are_written_through_the_view() -> None:
     fused: Any = fuse(Telling())
     source = fused.source
-    fused.config, fused.note, fused.way, fused.mine = 1, torch.ones(1), "narrow", 2
+    fused.config, fused.note, fused.strategy, fused.mine = 1, torch.ones(1), "narrow", 2
     fused.body = nn.Linear(2, 3)
     assert source.config == 1
     assert source.note.item() == 1
     assert source.body.out_features == 3
     assert fused(torch.ones(1, 2)).shape == (1, 3)
-    assert not hasattr(source, "way")
+    assert not hasattr(source, "strategy")
     assert not hasattr(source, "mine")
     assert fused.mine == 2
     del fused.config
@@ -303,14 +303,14 @@ def test_attributes_of_the_source_are_written_through_the_view() -> None:
 
 def test_what_the_source_calls_as_the_view_does_stays_its_own() -> None:
     model: Any = Telling()
-    model.engine, model.way, model._records, model._shapes = "diesel", "north", [1], [(1, 2)]
+    model.engine, model.strategy, model._records, model._shapes = "diesel", "north", [1], [(1, 2)]
     fused = fuse(model, engine="torch")
-    assert (model.engine, model.way, model._records, model._shapes) == ("diesel", "north", [1], [(1, 2)])
-    assert (fused.engine, fused.way) == ("torch", "auto")
+    assert (model.engine, model.strategy, model._records, model._shapes) == ("diesel", "north", [1], [(1, 2)])
+    assert (fused.engine, fused.strategy) == ("torch", "auto")
     again = fuse(fused)
-    again.way = "narrow"
+    again.strategy = "narrow"
     assert again.source is model
-    assert (fused.engine, fused.way) == ("torch", "auto")
+    assert (fused.engine, fused.strategy) == ("torch", "auto")
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # when torch loads its compiler
@@ -337,17 +337,17 @@ def test_networks_made_without_numbers_give_shapes() -> None:
         model = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 512))
         tailcut.regularize(model, num_kept=20)
     fused = fuse(model)
-    for way in ("auto", "narrow"):
-        fused.way = way
+    for strategy in ("auto", "narrow"):
+        fused.strategy = strategy
         assert fused(torch.empty(64, 512, device="meta")).shape == (64, 512)
-        assert {layer.way for layer in fused.report().layers} == {"dense"}
+        assert {layer.strategy for layer in fused.report().layers} == {"dense"}
     model.to_empty(device="cpu")
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_()
     x = torch.randn(64, 512)
     torch.testing.assert_close(fused(x), model(x), rtol=1e-3, atol=1e-3)
-    assert {layer.way for layer in fused.report().layers} == {"factored"}
+    assert {layer.strategy for layer in fused.report().layers} == {"factored"}
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning")
@@ -367,7 +367,7 @@ def test_autocast_runs_densely() -> None:
     fused, x = fuse(model), torch.rand(1, 3, 32, 32)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         torch.testing.assert_close(fused(x), model(x), rtol=0.1, atol=0.1)
-    assert {layer.way for layer in fused.report().layers} == {"dense"}
+    assert {layer.strategy for layer in fused.report().layers} == {"dense"}
 
 
 def test_reports_need_a_forward() -> None:
@@ -459,7 +459,7 @@ def test_what_a_step_held_is_free_without_garbage_collection() -> None:
     model = VGG()
     tailcut.regularize(model, num_kept=20)
     fused = fuse(model)
-    fused.way = "narrow"
+    fused.strategy = "narrow"
     x = torch.rand(VGG.example)
 
     def step() -> None:
@@ -479,7 +479,7 @@ def test_what_a_step_held_is_free_without_garbage_collection() -> None:
 
 
 def num_tensors() -> int:
-    return sum(1 for item in gc.get_objects() if type(item) in (torch.Tensor, NarrowMap))
+    return sum(1 for item in gc.get_objects() if type(item) in (torch.Tensor, LazyMap))
 
 
 def test_the_own_example_of_a_network_in_training_has_two_images() -> None:

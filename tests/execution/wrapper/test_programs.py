@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 import tailcut
 from tailcut.errors import StructureError
 from tailcut.execution import FusedNetwork, fuse
-from tailcut.execution.wrapper.programs import Assembly
+from tailcut.execution.wrapper.programs import NetworkPrograms
 
 X = torch.randn(2, 64, 12, 12, generator=torch.Generator().manual_seed(0))
 
@@ -59,11 +59,11 @@ CHANGES = [
 
 
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("way", ["narrow", "auto", "dense"])
-def test_layers_that_were_changed_after_fuse_are_those_that_run(change: Callable[[Any], None], way: str) -> None:
+@pytest.mark.parametrize("strategy", ["narrow", "auto", "dense"])
+def test_layers_that_were_changed_after_fuse_are_those_that_run(change: Callable[[Any], None], strategy: str) -> None:
     model = truncated()
     fused = fuse(model, X, engine="torch")
-    fused.way = way
+    fused.strategy = strategy
     with torch.no_grad():
         for _ in range(2):
             torch.testing.assert_close(fused(X), model(X), rtol=1e-4, atol=1e-5)
@@ -98,13 +98,13 @@ def test_a_new_head_learns() -> None:
 def test_layers_that_were_regularised_after_fuse_run_narrowly() -> None:
     model = nn.Sequential(nn.Conv2d(64, 128, 3), nn.ReLU(), nn.Conv2d(128, 128, 3))
     fused = fuse(model, engine="torch")
-    fused.way = "narrow"
+    fused.strategy = "narrow"
     with torch.no_grad():
         fused(X)
         assert fused.report().layers == ()
         tailcut.regularize(model, num_kept=12)
         torch.testing.assert_close(fused(X), model(X), rtol=1e-4, atol=1e-5)
-    assert {layer.way for layer in fused.report().layers} == {"factored"}
+    assert {layer.strategy for layer in fused.report().layers} == {"factored"}
 
 
 def test_decisions_about_layers_that_are_gone_are_forgotten() -> None:
@@ -142,7 +142,7 @@ def test_nothing_is_made_anew_without_need() -> None:
     model = truncated()
     with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
         with_script = nn.Sequential(model, torch.jit.script(nn.Sequential(nn.ReLU(), nn.BatchNorm2d(8))))
-    assembly = Assembly(with_script)
+    assembly = NetworkPrograms(with_script)
     with torch.no_grad():
         for parameter in with_script.parameters():
             parameter.add_(1)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import tailcut
 from tailcut.execution import fuse, pays_in_training
 from tailcut.execution.ir import cost
-from tailcut.execution.wrapper.snapshot import Before, try_out
+from tailcut.execution.wrapper.snapshot import ModelSnapshot, try_out
 
 
 class Noisy(nn.Module):
@@ -36,14 +36,14 @@ def test_a_trial_leaves_statistics_and_random_numbers_as_they_were() -> None:
 
 def test_it_is_known_whether_somebody_wrote_to_an_input() -> None:
     x = torch.ones(3)
-    before = Before(nn.Identity(), (x,))
+    before = ModelSnapshot(nn.Identity(), (x,))
     assert before.can_be_taken_back()
     x.add_(1)
     assert not before.can_be_taken_back()
 
 
 def test_a_call_with_a_cache_of_its_own_kind_cannot_be_taken_back() -> None:
-    assert not Before(nn.Identity(), (torch.ones(3),), {"cache": Cache()}).can_be_taken_back()
+    assert not ModelSnapshot(nn.Identity(), (torch.ones(3),), {"cache": Cache()}).can_be_taken_back()
 
 
 def test_random_numbers_of_numpy_are_put_back() -> None:
@@ -76,7 +76,7 @@ def test_a_network_that_gains_too_little_as_a_whole_runs_densely(monkeypatch: py
     fused, plain = fuse(model), copy.deepcopy(model)
     torch.manual_seed(1)
     first = fused(x)
-    assert {layer.way for layer in fused.report().layers} == {"dense"}
+    assert {layer.strategy for layer in fused.report().layers} == {"dense"}
     assert "as a whole" in fused.report().layers[0].reason
     torch.manual_seed(1)
     torch.testing.assert_close(first, plain(x))
@@ -172,8 +172,8 @@ def test_what_a_forward_keeps_in_an_argument_is_kept_once(kind: Any, body: Any) 
     if kind is not dict:
         items = [cache.items if isinstance(cache, Cache) else cache for cache in (mine, theirs)]
         assert [len(entry) for entry in items] == [3, 3]
-    ways = {layer.way for layer in fused.report().layers}
-    assert ("fused" in ways) == (body is paying and kind is not LockedCache)
+    strategies = {layer.strategy for layer in fused.report().layers}
+    assert ("fused" in strategies) == (body is paying and kind is not LockedCache)
     if kind is LockedCache:
         assert "it holds a lock" in fused.report().layers[0].reason
 
@@ -222,7 +222,7 @@ def test_a_call_that_is_wrong_itself_settles_nothing() -> None:
             torch.testing.assert_close(fused(x, Knowing.NOT_GIVEN), model(x, Knowing.NOT_GIVEN))
         finally:
             Knowing.NOT_GIVEN = before
-    assert "fused" in {layer.way for layer in fused.report().layers}
+    assert "fused" in {layer.strategy for layer in fused.report().layers}
 
 
 class Installing(nn.Module):
@@ -282,8 +282,8 @@ def test_a_regularised_module_around_others_runs_densely_too() -> None:
     for parameter in model.parameters():
         assert parameter.grad is not None
     with torch.no_grad():
-        for way in ("auto", "narrow", "dense", "auto"):
-            fused.way = way
+        for strategy in ("auto", "narrow", "dense", "auto"):
+            fused.strategy = strategy
             torch.testing.assert_close(fused(x), model(x))
 
 

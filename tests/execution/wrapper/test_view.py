@@ -46,10 +46,10 @@ def test_what_torch_compile_wraps_is_fused_and_not_changed(is_whole: bool) -> No
     compiled: Any = torch.compile(plain)
     parts, attributes = list(plain), dict(vars(plain))
     fused = fuse(compiled if is_whole else nn.Sequential(compiled, nn.ReLU()))
-    fused.way = "narrow"
+    fused.strategy = "narrow"
     expected = plain(X)
     torch.testing.assert_close(fused(X), expected if is_whole else expected.relu())
-    assert {layer.way for layer in fused.report().layers} == {"factored"}
+    assert {layer.strategy for layer in fused.report().layers} == {"factored"}
     assert vars(plain) == attributes
     assert all(one is two for one, two in zip(plain, parts, strict=True))
 
@@ -62,9 +62,9 @@ def test_a_network_that_was_told_to_compile_itself_is_fused() -> None:
     for part in (model, model[2]):
         part.compile(backend="eager")
     for view in (fused, fuse(model)):
-        view.way = "narrow"
+        view.strategy = "narrow"
         torch.testing.assert_close(view(X), expected)
-        assert {layer.way for layer in view.report().layers} <= {"fused", "factored"}
+        assert {layer.strategy for layer in view.report().layers} <= {"fused", "factored"}
         assert view.report().layers
     assert model._compiled_call_impl is not None
     assert model[2]._compiled_call_impl is not None
@@ -80,12 +80,12 @@ def test_hooks_of_what_wraps_a_module_are_called() -> None:
         expected = model(X)
         model[1] = wrapped(model[1])
         fused = fuse(model)
-        fused.way = "narrow"
+        fused.strategy = "narrow"
         handle = model[1].register_forward_hook(lambda *_: seen.append("after"))  # noqa: B023
         model[1].register_forward_pre_hook(lambda *_: seen.append("before"))  # noqa: B023
         torch.testing.assert_close(fused(X), expected)
         assert seen == ["before", "after"]
-        assert {layer.way for layer in fused.report().layers} <= {"fused", "factored"}
+        assert {layer.strategy for layer in fused.report().layers} <= {"fused", "factored"}
         handle.remove()
         fused(X)
         assert seen == ["before", "after", "before"]
@@ -131,8 +131,8 @@ def test_what_stands_for_a_wrapper_answers_as_it_does(wrapped: Any, include: Any
     model.body = wrapped(model.body)
     model.train(training)
     fused, x = fuse(model), torch.randn(3, 64)
-    for way in ("auto", "narrow", "dense"):
-        fused.way = way
+    for strategy in ("auto", "narrow", "dense"):
+        fused.strategy = strategy
         with torch.no_grad():
             torch.testing.assert_close(fused(x), model(x))
     assert model.body.calls == 6
@@ -158,8 +158,8 @@ def test_full_backward_hooks_of_a_fused_part_are_called() -> None:
     model[0] = fuse(model[0])
     model[0].register_full_backward_hook(lambda module, inputs, outputs: seen.append(len(outputs)))
     fused = fuse(model)
-    for way in ("auto", "narrow"):
-        fused.way = way
+    for strategy in ("auto", "narrow"):
+        fused.strategy = strategy
         fused(torch.randn(3, 64, requires_grad=True)).sum().backward()
     assert seen == [1, 1]
 
@@ -176,18 +176,18 @@ def test_what_is_compiled_and_has_no_truncated_layer_stays_compiled() -> None:
     tailcut.regularize(model, num_kept=12)
     model.append(torch.compile(nn.Sequential(nn.Tanh()), backend=backend))  # type: ignore[arg-type]
     fused = fuse(model)
-    fused.way = "narrow"
+    fused.strategy = "narrow"
     with torch.no_grad():
         torch.testing.assert_close(fused(X), model(X))
         fused(X)
     assert len(calls) == 1
-    assert {layer.way for layer in fused.report().layers} <= {"fused", "factored"}
+    assert {layer.strategy for layer in fused.report().layers} <= {"fused", "factored"}
 
 
 def narrow(model: nn.Module) -> FusedNetwork:
     tailcut.regularize(model, num_kept=12)
     fused = fuse(model, engine="torch")
-    fused.way = "narrow"
+    fused.strategy = "narrow"
     return fused
 
 

@@ -222,9 +222,9 @@ def published(carvana_root: Path, tmp_path_factory: pytest.TempPathFactory) -> d
     """The published network, packed with each codec."""
     folder = tmp_path_factory.mktemp("published")
     model = frereg.convert(carvana_root / "carvana" / "published" / "unet_fr.tar.xz", model="unet")
-    for codec in ("float32", "float16"):
-        tailcut.save(model, folder / f"{codec}.tailcut", codec=codec)
-    return {codec: folder / f"{codec}.tailcut" for codec in ("float32", "float16")}
+    for dtype in ("float32", "float16"):
+        tailcut.save(model, folder / f"{dtype}.tailcut", dtype=dtype)
+    return dict.fromkeys(("float32", "float16"), folder / f"{dtype}.tailcut")
 
 
 def test_the_published_network_has_33_coefficients_in_each_of_23_layers(published: dict[str, Path]) -> None:
@@ -245,7 +245,7 @@ def test_the_bare_torch_file_gives_the_same(published: dict[str, Path], carvana_
         member = file.extractfile("unet_fr.pt")
         assert member is not None
         (tmp_path / "unet_fr.pt").write_bytes(member.read())
-    tailcut.save(frereg.convert(tmp_path / "unet_fr.pt", model="unet"), tmp_path / "a.tailcut", codec="float32")
+    tailcut.save(frereg.convert(tmp_path / "unet_fr.pt", model="unet"), tmp_path / "a.tailcut", dtype="float32")
     assert (tmp_path / "a.tailcut").read_bytes() == published["float32"].read_bytes()
 
 
@@ -265,11 +265,11 @@ def mean_dice(path: Path, folder: Path) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("codec", "expected", "tolerance"), [("float32", 0.975010, 1e-5), ("float16", 0.9750, 2e-4)])
+@pytest.mark.parametrize(("dtype", "expected", "tolerance"), [("float32", 0.975010, 1e-5), ("float16", 0.9750, 2e-4)])
 def test_the_published_network_finds_its_masks(
-    codec: str, expected: float, tolerance: float, published: dict[str, Path], carvana_root: Path
+    dtype: str, expected: float, tolerance: float, published: dict[str, Path], carvana_root: Path
 ) -> None:
-    assert mean_dice(published[codec], carvana_root / "carvana" / "published") == pytest.approx(expected, abs=tolerance)
+    assert mean_dice(published[dtype], carvana_root / "carvana" / "published") == pytest.approx(expected, abs=tolerance)
 
 
 def tar_header(kind: bytes, size: int, name: bytes = b"x") -> bytes:

@@ -15,7 +15,7 @@ from tailcut.errors import ArgumentError, RecipeError, TrainingError
 from tailcut.evaluation import evaluate
 from tailcut.format import load
 from tailcut.runs import Result, Run
-from tailcut.runtime.devices import Machines
+from tailcut.runtime.devices import Devices
 from tailcut.training.batches import batches as batches_of_an_epoch
 from tailcut.training.experiments import sweep as experiments_sweep
 from tailcut.training.experiments.definition import Experiment, Trial, load_experiment, trials_of
@@ -322,7 +322,7 @@ def test_the_command_of_a_run_counts_its_devices(
     commands = []
     monkeypatch.setattr(experiments_sweep, "train", lambda *args, command, **settings: commands.append(command))
     trials = trials_of(experiment, tmp_path / "runs")[4:5]
-    train_trials(trials, machines=Machines("cpu", devices=4, num_nodes=2))
+    train_trials(trials, devices=Devices("cpu", devices=4, num_nodes=2))
     train_trials(trials)
     assert commands[0].endswith(" --devices 4 --num-nodes 2")
     assert commands[0].removesuffix(" --devices 4 --num-nodes 2") == commands[1]

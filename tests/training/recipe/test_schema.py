@@ -18,7 +18,7 @@ def test_the_smallest_recipe_is_a_reference_in_float32() -> None:
     recipe = Recipe.model_validate(SMALLEST)
     assert recipe.regularization is None
     assert recipe.schedule is None
-    assert recipe.pack.codec == "float32"
+    assert recipe.pack.dtype == "float32"
     assert recipe.data.train_split == "train"
 
 
@@ -62,9 +62,9 @@ def test_a_schedule_has_one_target_and_one_speed(section: dict[str, Any], messag
     ],
 )
 def test_what_takes_no_batch_of_images_has_no_standardized_start(extra: dict[str, Any], kind: str) -> None:
-    wanted = {**SMALLEST, "regularization": {"num_kept": 5, "initialization": "standardized"}}
+    wanted = {**SMALLEST, "regularization": {"num_kept": 5, "initialization": "lsuv"}}
     assert Recipe.model_validate(wanted).regularization is not None
-    with pytest.raises(ValidationError, match=f"'standardized' runs the network .* {kind} cannot be run so"):
+    with pytest.raises(ValidationError, match=f"'lsuv' runs the network .* {kind} cannot be run so"):
         Recipe.model_validate({**wanted, **extra})
 
 

@@ -41,7 +41,7 @@ def test_without_a_start_everything_is_kept(make_recipe: MakeRecipe) -> None:
 
 def test_each_initialization_has_its_variance(make_recipe: MakeRecipe) -> None:
     variances = {}
-    for name in ("model", "rescaled", "he", "standardized"):
+    for name in ("model", "rescaled", "he", "lsuv"):
         torch.manual_seed(0)
         model = to_dense(build_model(make_recipe(f"regularization.initialization={name}")))
         variances[name] = model.get_parameter("fc2.weight").var().item()
@@ -49,7 +49,7 @@ def test_each_initialization_has_its_variance(make_recipe: MakeRecipe) -> None:
     assert variances["model"] == pytest.approx(dense * 4000 / 30000, rel=0.1)
     assert variances["rescaled"] == pytest.approx(dense, rel=0.1)
     assert variances["he"] == pytest.approx(2 / 300, rel=0.1)
-    assert variances["standardized"] == variances["he"]  # to be measured yet
+    assert variances["lsuv"] == variances["he"]  # to be measured yet
 
 
 @pytest.mark.parametrize(

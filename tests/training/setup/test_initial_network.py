@@ -16,7 +16,7 @@ from tailcut.format import fingerprint, load, save
 from tailcut.inputs import FrequencyGate, YCbCrPixels, transform_of
 from tailcut.inputs.transform.input_transform import input_transform_of
 from tailcut.runs import Run
-from tailcut.runtime.devices import Machines
+from tailcut.runtime.devices import Devices
 from tailcut.structure import create_model
 from tailcut.tasks.predict import predict_file
 from tailcut.training.recipe.schema import Recipe
@@ -269,11 +269,11 @@ def test_what_a_failed_attempt_left_is_not_taken(
     corrected = recipe_of('[pruning]\nrates = 0.25\nmethod = "l1"', *small)
     for _ in range(2):  # the second attempt with what the first left
         with pytest.raises(ArgumentError, match="10 classes"):
-            train(slip, out, machines=Machines("cpu"), resume=True)
+            train(slip, out, devices=Devices("cpu"), resume=True)
         assert Run(out).start.is_file()
     with pytest.raises(ArgumentError, match="begin it anew with --resume"):
-        train(corrected, out, machines=Machines("cpu"))
-    train(corrected, out, machines=Machines("cpu"), resume=True)
+        train(corrected, out, devices=Devices("cpu"))
+    train(corrected, out, devices=Devices("cpu"), resume=True)
     assert load(out / "model.tailcut").get_parameter("layer3.0.conv1.weight").shape[0] == 24
     assert parse_recipe(Run(out).recipe.read_text(), source="run") == corrected
 
@@ -300,7 +300,7 @@ lr = 0.02
 epochs = 6
 round_from = 0.0
 [pack]
-codec = "float16"
+dtype = "float16"
 """
 
 
@@ -329,7 +329,7 @@ def test_norms_behind_a_gate_are_measured_as_it_evaluates(
     monkeypatch.setattr(base, "open_dataset", lambda *_, **__: colours)
     text = '[inputs]\nchannels = 6\nfirst = "layer1"\ngate = true\nchroma = "full"\nstatistics_images = 24'
     recipe = recipe_of(text, "data.batch_size=8", "optimizer.ema_decay=0.5")
-    train(recipe, tmp_path / "run", machines=Machines("cpu"))
+    train(recipe, tmp_path / "run", devices=Devices("cpu"))
     packed = load(tmp_path / "run" / "model.tailcut")
     before = {name: value.clone() for name, value in packed.named_buffers() if "running" in name}
     recalibrate(packed, network_inputs(packed, colours, 8, 3, recipe.training.seed), 3)

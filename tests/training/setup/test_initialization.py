@@ -51,7 +51,7 @@ def test_normal_coefficients_have_one_deviation_in_every_layer() -> None:
 
 
 def test_a_standardized_start_is_measured_on_one_batch(make_recipe: Callable[..., Recipe]) -> None:
-    recipe = make_recipe("regularization.initialization=standardized")
+    recipe = make_recipe("regularization.initialization=lsuv")
     dataset = open_dataset("digits", "train")
     model = build_model(recipe)
     standardize_start(recipe, model, dataset)

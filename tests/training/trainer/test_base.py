@@ -109,7 +109,7 @@ def test_the_figures_are_those_of_the_packed_file(make_recipe: MakeRecipe, tmp_p
     assert result.metrics == evaluate(packed, open_dataset("digits", "test"))
     assert result.validation == evaluate(packed, held_out)
     assert result.metrics["accuracy"] > 0.5
-    assert {entry.codec for entry in inspect(tmp_path / "run" / "model.tailcut").tensors} == {"float16"}
+    assert {entry.dtype for entry in inspect(tmp_path / "run" / "model.tailcut").tensors} == {"float16"}
 
 
 def test_the_same_recipe_gives_the_same_file(make_recipe: MakeRecipe, tmp_path: Path) -> None:

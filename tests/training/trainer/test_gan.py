@@ -195,7 +195,7 @@ def test_a_step_of_the_recipes_that_ship(name: str, num_kept: int, tmp_path: Pat
 
 def test_the_averaged_generator_has_statistics_of_its_own_images(tmp_path: Path) -> None:
     """Its running statistics are those of one pass with the averaged numbers, not of the numbers that trained."""
-    recipe = small_recipe("optimizer.ema_decay=0.9", "optimizer.lr=0.01", *DENSE, "pack.other_codec=float32")
+    recipe = small_recipe("optimizer.ema_decay=0.9", "optimizer.lr=0.01", *DENSE, "pack.other_dtype=float32")
     train(recipe, tmp_path / "run")
     generator = load(tmp_path / "run" / "model.tailcut")
     seen: dict[str, list[torch.Tensor]] = {}

@@ -12,7 +12,7 @@ from tailcut.training.recipe.schema import Recipe
 from tailcut.training.recipe.toml_files import parse_recipe, to_toml
 from tailcut.training.train import train
 from tailcut.training.trainer import launch as launching
-from tailcut.training.trainer.launch import run_sessions
+from tailcut.training.trainer.launch import run_trainers
 
 MakeRecipe = Callable[..., Recipe]
 SETTINGS: dict[str, Any] = {"roots": "there", "download": True, "progress": False, "command": "tailcut train"}
@@ -38,7 +38,7 @@ class Noted:
 
 
 def launch(recipe: Recipe, out: Path, *, resume: bool = False) -> Any:
-    return run_sessions(Noted, recipe, out, resume=resume, machines=None, **SETTINGS)
+    return run_trainers(Noted, recipe, out, resume=resume, devices=None, **SETTINGS)
 
 
 def test_the_recipe_stands_in_the_folder_before_the_training(make_recipe: MakeRecipe, tmp_path: Path) -> None:

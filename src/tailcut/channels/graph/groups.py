@@ -45,7 +45,7 @@ class PruningGroup:
 
 
 @dataclass(frozen=True)
-class Follower:
+class DependentGroup:
     """A group whose middle channels lie beside those of another one, in the same order, in a padded shortcut.
 
     A channel of the follower may go only with the channel beside it; a channel beside it may go alone, since the
@@ -70,7 +70,7 @@ class ChannelGraph:
 
     trace: Trace
     groups: dict[str, PruningGroup]
-    followers: list[Follower]
+    followers: list[DependentGroup]
 
     @property
     def coupling(self) -> Coupling:
@@ -173,12 +173,12 @@ def _lock_uncuttable(model: nn.Module, traced: Trace) -> None:
         coupling.lock(rest, f"meets single numbers of {name}, which can be cut in whole slices only")
 
 
-def _build(traced: Trace) -> tuple[dict[str, PruningGroup], list[Follower]]:
+def _build(traced: Trace) -> tuple[dict[str, PruningGroup], list[DependentGroup]]:
     """Groups and followers; a padded shortcut that cannot be followed couples its channels place by place."""
     hard: set[str] = set()
     while True:
         groups = _groups(traced)
-        followers: list[Follower] = []
+        followers: list[DependentGroup] = []
         refused: list[Alignment] = []
         for alignment in traced.alignments.values():
             if alignment.name in hard:
@@ -248,7 +248,7 @@ def _takers(traced: Trace, units: set[int]) -> list[str]:
     ]
 
 
-def _follower(traced: Trace, groups: dict[str, PruningGroup], alignment: Alignment) -> Follower | None:
+def _follower(traced: Trace, groups: dict[str, PruningGroup], alignment: Alignment) -> DependentGroup | None:
     """How a padded shortcut's output follows its input; None where the output cannot be put into another order."""
     coupling = traced.coupling
     inner, outer = units_of(coupling, alignment.inner), units_of(coupling, alignment.outer)
@@ -266,7 +266,7 @@ def _follower(traced: Trace, groups: dict[str, PruningGroup], alignment: Alignme
     if any(set(units_of(coupling, labels.flatten())) & set(group.units) for labels in traced.free.values()):
         return None
     beside = dict(zip(outer[alignment.before :], inner, strict=False))
-    return Follower(alignment, leader.name, group.name, beside)
+    return DependentGroup(alignment, leader.name, group.name, beside)
 
 
 def _holds_all(there: Sequence[int], units: Sequence[int]) -> bool:

@@ -53,7 +53,7 @@ class LayerKind(ABC):
     def shapes(self, module: nn.Module, sizes: Sizes) -> dict[str, Shape]:
         """Attribute -> shape of each tensor that the layer may have, for these sizes."""
 
-    def complaint(self, module: nn.Module, sizes: Sizes) -> str | None:
+    def failure_reason(self, module: nn.Module, sizes: Sizes) -> str | None:
         """Why a layer cannot take these sizes, None if it can: they only ever shrink."""
         own = self.sizes(module)
         for name in self.attributes:
@@ -91,10 +91,10 @@ class Convolution(LayerKind):
             pair = (inner, outer // sizes["groups"])
         return {"weight": (*pair, *module.kernel_size), "bias": (outer,)}  # type: ignore[misc]
 
-    def complaint(self, module: nn.Module, sizes: Sizes) -> str | None:
+    def failure_reason(self, module: nn.Module, sizes: Sizes) -> str | None:
         """The groups divide the channels."""
         groups = sizes["groups"]
-        why = super().complaint(module, sizes)
+        why = super().failure_reason(module, sizes)
         if why is None and (sizes["in_channels"] % groups or sizes["out_channels"] % groups):
             why = f"{groups} groups do not divide {sizes['in_channels']} and {sizes['out_channels']} channels"
         if why is None:
@@ -195,9 +195,9 @@ class GroupedNorm(Norm):
         """Scale and shift."""
         return dict.fromkeys(("weight", "bias"), (sizes["num_channels"],))
 
-    def complaint(self, module: nn.Module, sizes: Sizes) -> str | None:
+    def failure_reason(self, module: nn.Module, sizes: Sizes) -> str | None:
         """The groups divide the channels."""
-        why = super().complaint(module, sizes)
+        why = super().failure_reason(module, sizes)
         if why is None and sizes["num_channels"] % sizes["num_groups"]:
             why = f"{sizes['num_groups']} groups do not divide {sizes['num_channels']} channels"
         return why
@@ -255,7 +255,7 @@ class PaddedShortcut(LayerKind):
         """It has none."""
         return {}
 
-    def complaint(self, module: nn.Module, sizes: Sizes) -> str | None:
+    def failure_reason(self, module: nn.Module, sizes: Sizes) -> str | None:
         """None that the module itself can tell: a shortcut from fewer channels pads more; the edit bounds it."""
         return None
 

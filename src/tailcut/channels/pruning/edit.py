@@ -93,7 +93,7 @@ class PruneEdit(Edit):
                 expected = type(KIND_BY_NUMBER[layer.kind]).__name__
                 raise StructureError(f"{layer.name} is of the kind {type(kind).__name__}, recorded is {expected}")
             sizes = dict(zip(kind.attributes, layer.sizes, strict=True))
-            why = kind.complaint(module, sizes)
+            why = kind.failure_reason(module, sizes)
             if isinstance(kind, PaddedShortcut) and max(layer.sizes) > widest:
                 why = f"it pads {max(layer.sizes)} channels, the widest tensor of the model has {widest}"
             if why is not None:

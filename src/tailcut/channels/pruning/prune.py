@@ -31,8 +31,8 @@ from tailcut.channels.pruning.selection import (
 from tailcut.channels.pruning.surgery import Cut, apply_cut, plan_cut
 from tailcut.channels.pruning.verification import (
     accepted,
-    complaint,
-    culprits,
+    failing_groups,
+    failure_reason,
     lock_culprits,
     lock_rigid_groups,
     misread,
@@ -279,13 +279,13 @@ def _cut(
     backward = True
     if not why:
         why, after = _try_cut(model, inputs, graph, cut)
-    if why is not None and complaint(model, inputs, graph.trace) is not None:
+    if why is not None and failure_reason(model, inputs, graph.trace) is not None:
         # It did not run backward before either, so the cut is not to blame for that.
         backward = False
         why, after = _try_cut(model, inputs, graph, cut, backward=False)
     if why is None:
         return {}, after
-    failing = culprits(model, inputs, graph, removed, backward=backward)
+    failing = failing_groups(model, inputs, graph, removed, backward=backward)
     if not failing:
         raise StructureError(
             f"pruned, the network no longer runs ({why}), but it did when the same channels were cut to find which are "
@@ -312,7 +312,7 @@ def _try_cut(
         if after is None:
             why = misread(model, inputs, graph, cut)
         if after is None and why is None:
-            why = complaint(model, inputs, graph.trace, backward=backward, train=False)
+            why = failure_reason(model, inputs, graph.trace, backward=backward, train=False)
     except StoppedError as error:
         why = str(error)
     except BaseException:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tailcut.channels.graph.groups import ChannelGraph, Follower, units_of
+from tailcut.channels.graph.groups import ChannelGraph, DependentGroup, units_of
 from tailcut.channels.graph.layer_kinds import LayerKind, layer_kind
 from tailcut.errors import StructureError
 
@@ -186,7 +186,7 @@ def _reordered(graph: ChannelGraph, gone: set[int]) -> tuple[Order, dict[str, di
     return {slot: unit for slot, unit in order.items() if slot != unit}, pads
 
 
-def _reorder(graph: ChannelGraph, follower: Follower, gone: set[int], order: Order) -> dict[str, int]:
+def _reorder(graph: ChannelGraph, follower: DependentGroup, gone: set[int], order: Order) -> dict[str, int]:
     """Put the follower's channels beside those of its leader again (changes `order`); what is padded then."""
     alignment = follower.alignment
     inner, outer = (units_of(graph.coupling, labels) for labels in (alignment.inner, alignment.outer))

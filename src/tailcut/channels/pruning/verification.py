@@ -17,7 +17,7 @@ from tailcut.errors import ArgumentError, StructureError
 _OTHER_WIDTHS = "other channels are reshaped into groups by its width"
 
 
-def complaint(
+def failure_reason(
     model: nn.Module, inputs: Inputs, before: Trace, *, backward: bool = True, train: bool = True
 ) -> str | None:
     """What is wrong with a network after a cut, None if it runs. The model is not changed.
@@ -99,7 +99,7 @@ def _try_all(model: nn.Module, inputs: Inputs, graph: ChannelGraph, names: list[
     return why, sorted(names, key=nearest.__getitem__, reverse=True)
 
 
-def culprits(
+def failing_groups(
     model: nn.Module, inputs: Inputs, graph: ChannelGraph, removed: set[int], *, backward: bool = True
 ) -> dict[str, str]:
     """The groups without which the rest of a cut runs, each with what went wrong. The model is not changed.
@@ -130,7 +130,7 @@ def culprits(
 
 
 def lock_culprits(graph: ChannelGraph, failing: Mapping[str, str]) -> None:
-    """Lock groups that `culprits` found (changes the graph)."""
+    """Lock groups that `failing_groups` found (changes the graph)."""
     units = {name: graph.groups[name].units for name in failing}  # groups may be joined when one of them is locked
     for name, why in failing.items():
         graph.lock(units[name], f"its code fixes how many: {why}")
@@ -162,7 +162,7 @@ def _outcome(
     except StructureError as error:
         return str(error), []
     try:
-        if backward and (why := complaint(model, inputs, graph.trace)) is not None:
+        if backward and (why := failure_reason(model, inputs, graph.trace)) is not None:
             return why, []
         return misread(model, inputs, graph, cut), list(graph.trace.layers)
     except StoppedError as error:
@@ -193,7 +193,7 @@ def accepted(model: nn.Module, inputs: Inputs, graph: ChannelGraph, cut: Cut) ->
     """The trace of a network after a cut that is good in all respects, found in one go. The model is not changed.
 
     Its forward in evaluation mode is computed in full, followed and gone back through. None means that something is
-    wrong, or only looks so: with gradients torch may take other operations. `misread` and `complaint` tell it.
+    wrong, or only looks so: with gradients torch may take other operations. `misread` and `failure_reason` tell it.
 
     Args:
         model: the network, cut.

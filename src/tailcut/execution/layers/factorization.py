@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from tailcut.execution.lazy.context import Run
+from tailcut.execution.lazy.context import Context
 from tailcut.execution.lazy.unsupported import is_transformed
 from tailcut.transform.dct import expand_axis
 from tailcut.weights import TruncatedTensor
@@ -15,7 +15,7 @@ from tailcut.weights.layers import find_layer
 
 
 @dataclass(frozen=True)
-class Factors:
+class Factorization:
     """weight[out, in, kernel] = sum of outward[out, o] core[o, i, kernel] inward[i, in].
 
     Attributes:
@@ -29,7 +29,7 @@ class Factors:
     outward: Tensor | None
 
 
-Kept = TypeVar("Kept", Factors, Tensor)
+Kept = TypeVar("Kept", Factorization, Tensor)
 
 # Vectors of so many numbers are compared with those of the call before; of longer ones a sample of this many, as each
 # lies in another line of the cache, where the next layer's weights should stay.
@@ -59,10 +59,10 @@ class TruncatedWeight:
         self.swapped = roles[:1] == ("input",)
         self._parameters, self._truncation = tensor.holder._parameters, tensor.truncation
         self._buffers = tensor.truncation._buffers
-        self._kept: tuple[object, Factors | Tensor] | None = None
+        self._kept: tuple[object, Factorization | Tensor] | None = None
         self._seen: Tensor | None = None
         self._times_changed = 0
-        self._derived: dict[str, tuple[Factors, Tensor]] = {}
+        self._derived: dict[str, tuple[Factorization, Tensor]] = {}
 
     @property
     def vector(self) -> Tensor:
@@ -89,12 +89,12 @@ class TruncatedWeight:
     def _sizes(self) -> tuple[int, ...]:
         return self.tensor.truncation.corner_shape or self.tensor.shape
 
-    def factors(self, run: Run) -> Factors:
+    def factors(self, context: Context) -> Factorization:
         """The factors, differentiable where gradients are on."""
-        found = self._up_to_date(Factors, run)
-        return self._keep(self._lasting(self._factors), run) if found is None else found
+        found = self._up_to_date(Factorization, context)
+        return self._keep(self._lasting(self._factors), context) if found is None else found
 
-    def derived(self, key: str, factors: Factors, make: Callable[[Factors], Tensor]) -> Tensor:
+    def derived(self, key: str, factors: Factorization, make: Callable[[Factorization], Tensor]) -> Tensor:
         """make(factors); where no gradient is wanted it is kept as long as the factors are the same.
 
         Args:
@@ -109,9 +109,9 @@ class TruncatedWeight:
             kept = self._derived[key] = factors, self._lasting(lambda: make(factors))
         return kept[1]
 
-    def dense(self, run: Run) -> Tensor:
+    def dense(self, context: Context) -> Tensor:
         """The dense weight, differentiable where gradients are on."""
-        found = self._up_to_date(Tensor, run)
+        found = self._up_to_date(Tensor, context)
         if found is not None:
             return found
         # The strides of an axis of size one may be any number, by which torch may take a weight for a channels-last one
@@ -119,7 +119,7 @@ class TruncatedWeight:
         weight: Tensor = self._lasting(
             lambda: self.tensor.truncation(self.vector).contiguous().flatten().view(self.tensor.shape)
         )
-        return self._keep(weight, run)
+        return self._keep(weight, context)
 
     def _lasting(self, make: Callable[[], Kept]) -> Kept:
         """What `make` gives, as ordinary tensors: those of inference mode could not be used with gradients later."""
@@ -128,7 +128,7 @@ class TruncatedWeight:
         with torch.inference_mode(mode=False), torch.no_grad():
             return make()
 
-    def _factors(self) -> Factors:
+    def _factors(self) -> Factorization:
         corner = self.tensor.corner()
         bases = list(self.tensor.bases())
         for axis in range(2, corner.ndim):
@@ -141,7 +141,7 @@ class TruncatedWeight:
         dtype = self.tensor.vector.dtype
         outward = None if bases[0] is None else bases[0].T.contiguous().to(dtype)
         inward = None if bases[1] is None else bases[1].to(dtype)
-        return Factors(corner.contiguous().to(dtype), inward, outward)
+        return Factorization(corner.contiguous().to(dtype), inward, outward)
 
     def state(self) -> tuple[object, ...] | None:
         """What changes whenever a coefficient does; None where that cannot be told. Made to be fast.
@@ -173,17 +173,17 @@ class TruncatedWeight:
     def _is_differentiated(self) -> bool:
         return torch.is_grad_enabled() and self.vector.requires_grad
 
-    def _up_to_date(self, kind: type[Kept], run: Run) -> Kept | None:
+    def _up_to_date(self, kind: type[Kept], context: Context) -> Kept | None:
         if self._is_differentiated():
-            value = run.memo.get((id(self), kind))
+            value = context.memo.get((id(self), kind))
             return value if isinstance(value, kind) else None
         if self._kept is None or not isinstance(self._kept[1], kind) or self._kept[0] is None:
             return None
         return self._kept[1] if self._kept[0] == self.state() else None
 
-    def _keep(self, value: Kept, run: Run) -> Kept:
+    def _keep(self, value: Kept, context: Context) -> Kept:
         if self._is_differentiated():
-            run.memo[id(self), Factors if isinstance(value, Factors) else Tensor] = value
+            context.memo[id(self), Factorization if isinstance(value, Factorization) else Tensor] = value
         else:
             self._kept = self.state(), value
         return value

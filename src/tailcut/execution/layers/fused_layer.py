@@ -9,11 +9,11 @@ from torch.nn.modules.conv import _ConvNd
 from tailcut.execution.ir.expression import Affine, is_pointwise, map_sources
 from tailcut.execution.ir.geometry import Geometry, geometry_of
 from tailcut.execution.layers.call_key import is_plain
-from tailcut.execution.layers.factorization import Factors, TruncatedWeight, block_diagonal, grouped_outward
+from tailcut.execution.layers.factorization import Factorization, TruncatedWeight, block_diagonal, grouped_outward
 from tailcut.execution.layers.sharing import share_hooks, stand_for
-from tailcut.execution.layers.strategies import Plan, Way, choose, possible_ways
-from tailcut.execution.lazy.context import Run, current_run
-from tailcut.execution.lazy.lazy_map import NarrowMap, as_tensor, project_wide, shape_of
+from tailcut.execution.layers.strategies import Plan, Strategy, choose, possible_strategies
+from tailcut.execution.lazy.context import Context, current_context
+from tailcut.execution.lazy.lazy_map import LazyMap, as_tensor, project_wide, shape_of
 from tailcut.execution.lazy.unsupported import is_autocast, is_transformed, refuse_detours
 from tailcut.weights import TruncatedTensor
 
@@ -42,13 +42,13 @@ class DenseTwin:
             {key: TruncatedWeight(tensor, source) for key, tensor in tensors.items()} if like is None else like._weights
         )
 
-    def refresh(self, run: Run) -> None:
+    def refresh(self, context: Context) -> None:
         """Hold the dense tensors, as the coefficients are now, for the module's forward."""
         for attribute, weight in self._weights.items():
-            self._held[attribute] = weight.dense(run)
+            self._held[attribute] = weight.dense(context)
 
 
-class StandIn(nn.Module):
+class FusedLayer(nn.Module):
     """What stands for a regularised layer in a fused network; it reads the layer's present state."""
 
     # The layer is not registered as a child: it belongs to the network that is shared.
@@ -66,7 +66,7 @@ class StandIn(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The dense weight, for code that reads it from outside."""
-        return self.weights.dense(current_run())
+        return self.weights.dense(current_context())
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
@@ -81,9 +81,9 @@ class StandIn(nn.Module):
     def _call_impl(self, *args: Any, **kwargs: Any) -> Any:
         """As torch's. Backward hooks look at gradients of ordinary tensors, and may have been registered just now."""
         if "forward" in self.source.__dict__:  # set by hand, perhaps just now: it knows its own arguments
-            run, reason = current_run(), "it has a forward of its own"
-            run.record(self.name, "dense", reason)
-            self.twin.refresh(run)
+            context, reason = current_context(), "it has a forward of its own"
+            context.record(self.name, "dense", reason)
+            self.twin.refresh(context)
             args, kwargs = as_tensor((args, kwargs), reason)
             return self.twin.module(*args, **kwargs)
         if self._backward_hooks or self._backward_pre_hooks:
@@ -91,15 +91,15 @@ class StandIn(nn.Module):
             args, kwargs = as_tensor((args, kwargs), f"backward hooks of {self.name} look at its gradients")
         return super()._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
 
-    def _why_dense(self, run: Run) -> str:
+    def _why_dense(self, context: Context) -> str:
         """Why this call has to be done as the dense network does it, whatever it costs; empty if it has not.
 
         Raises:
             NotNarrowError: not only this call has to.
         """
         refuse_detours()
-        if run.way == "dense":
-            return run.way_reason
+        if context.strategy == "dense":
+            return context.way_reason
         if self._backward_hooks or self._backward_pre_hooks:
             return "it has backward hooks"
         if self.weights.is_blank:
@@ -111,7 +111,7 @@ class StandIn(nn.Module):
         return "" if isinstance(self.weights.vector, nn.Parameter) else "its vector is no parameter"
 
 
-class NarrowLayer(StandIn):
+class NarrowLayer(FusedLayer):
     """A regularised linear layer or convolution: cosines of the input, a small core, cosines of the output."""
 
     def __init__(self, source: nn.Module, name: str, tensor: TruncatedTensor, twin: DenseTwin) -> None:
@@ -120,112 +120,126 @@ class NarrowLayer(StandIn):
 
     def forward(self, input: Tensor, output_size: Any = None) -> Tensor:
         """As the original's: from an ordinary tensor or a narrow map, to one or the other."""
-        run, x = current_run(), input
+        context, x = current_context(), input
         args = () if output_size is None else (tuple(output_size),)
-        why_dense = self._why_dense(run)
+        why_dense = self._why_dense(context)
         if not is_plain(x):
-            return self._dense(x, args, run, None)
-        if isinstance(x, NarrowMap):
+            return self._dense(x, args, context, None)
+        if isinstance(x, LazyMap):
             if x.channel_axis != (x.ndim - 1 if isinstance(self.source, nn.Linear) else 1):
                 x = x.wide("its channels lie on another axis")
             elif x.must_be_written():
                 x = x.wide("it was made without gradients")
-        plan = self._plan(x, args, run)
+        plan = self._plan(x, args, context)
         if why_dense or plan is None or not (plan.best.project or plan.best.narrow):
-            return self._dense(x, args, run, None if plan is None else plan.dense, why_dense)
-        return self._narrow(x, plan.geometry, plan.best, plan.dense, run)
+            return self._dense(x, args, context, None if plan is None else plan.dense, why_dense)
+        return self._narrow(x, plan.geometry, plan.best, plan.dense, context)
 
-    def _plan(self, x: Tensor, args: tuple[Any, ...], run: Run) -> Plan | None:
+    def _plan(self, x: Tensor, args: tuple[Any, ...], context: Context) -> Plan | None:
         """The way of this call, None where there is but the dense one. It is thought out once for each key."""
-        unwritten = x.parts if isinstance(x, NarrowMap) and x._wide is None else ()
+        unwritten = x.parts if isinstance(x, LazyMap) and x._wide is None else ()
         making = tuple((part.flops, part.elements) for part in unwritten)
         settings = tuple(map(self.source.__dict__.get, _SETTINGS))
-        key = shape_of(x), making, run.way, run.costs, self.weights.num_in, self.weights.num_out, settings, args
+        key = (
+            shape_of(x),
+            making,
+            context.strategy,
+            context.costs,
+            self.weights.num_in,
+            self.weights.num_out,
+            settings,
+            args,
+        )
         if key not in self._plans:
             if len(self._plans) >= MAX_PLANS:
                 self._plans.clear()
             geometry = geometry_of(self.source, tuple(shape_of(x)), args)
-            ways = [] if geometry is None else possible_ways(geometry, self.weights, x, run)
-            best = choose(ways, run)
-            self._plans[key] = None if geometry is None or best is None else Plan(geometry, best, ways[0])
+            strategies = [] if geometry is None else possible_strategies(geometry, self.weights, x, context)
+            best = choose(strategies, context)
+            self._plans[key] = None if geometry is None or best is None else Plan(geometry, best, strategies[0])
         return self._plans[key]
 
-    def _dense(self, x: Tensor, args: tuple[Any, ...], run: Run, way: Way | None, reason: str = "") -> Tensor:
+    def _dense(
+        self, x: Tensor, args: tuple[Any, ...], context: Context, strategy: Strategy | None, reason: str = ""
+    ) -> Tensor:
         reason = reason or "the cost model prefers it"
-        record = run.record(self.name, "dense", reason if way is not None else "this use of it has no narrow way")
-        if way is not None:
-            record.count(way.work, way.work)
-        wide = x.wide(f"{self.name} is dense") if isinstance(x, NarrowMap) else x
-        self.twin.refresh(run)
+        record = context.record(
+            self.name, "dense", reason if strategy is not None else "this use of it has no narrow way"
+        )
+        if strategy is not None:
+            record.count(strategy.work, strategy.work)
+        wide = x.wide(f"{self.name} is dense") if isinstance(x, LazyMap) else x
+        self.twin.refresh(context)
         result: Tensor = self.twin.module.forward(wide, *args)
         return result
 
-    def _narrow(self, x: Tensor, geometry: Geometry, way: Way, dense: Way, run: Run) -> Tensor:
-        factors = self.weights.factors(run)
-        from_map = isinstance(x, NarrowMap) and x._wide is None
-        if way.project and isinstance(x, NarrowMap):
+    def _narrow(self, x: Tensor, geometry: Geometry, strategy: Strategy, dense: Strategy, context: Context) -> Tensor:
+        factors = self.weights.factors(context)
+        from_map = isinstance(x, LazyMap) and x._wide is None
+        if strategy.project and isinstance(x, LazyMap):
             x.use()
-        is_fused = from_map == way.project
+        is_fused = from_map == strategy.project
         reason = "a wide map is read from memory" if not is_fused else "no wide map is written"
-        record = run.record(self.name, "fused" if is_fused else "factored", reason)
-        record.count(way.work, dense.work)
-        result = self._folded(x, geometry, factors, way)
+        record = context.record(self.name, "fused" if is_fused else "factored", reason)
+        record.count(strategy.work, dense.work)
+        result = self._folded(x, geometry, factors, strategy)
         if result is None:
-            y = self._projected(x, geometry, factors, way)
-            result = self._core(y, geometry, factors, way)
-        if not way.narrow:
+            y = self._projected(x, geometry, factors, strategy)
+            result = self._core(y, geometry, factors, strategy)
+        if not strategy.narrow:
             return _to_batch_first(result, geometry)
         outward = grouped_outward(factors.outward, geometry.out_channels, geometry.groups, factors.core)
         part = Affine(geometry.out_channels, result, outward, self.bias)
-        return NarrowMap([part], geometry.channel_axis, [self.name])
+        return LazyMap([part], geometry.channel_axis, [self.name])
 
-    def _folded(self, x: Tensor, geometry: Geometry, factors: Factors, way: Way) -> Tensor | None:
+    def _folded(self, x: Tensor, geometry: Geometry, factors: Factorization, strategy: Strategy) -> Tensor | None:
         """For kernels of one position: core and input cosines are one matrix, which the tiles apply."""
-        if not geometry.is_one_position or geometry.groups > 1 or not way.project or factors.inward is None:
+        if not geometry.is_one_position or geometry.groups > 1 or not strategy.project or factors.inward is None:
             return None
-        rows = factors.core.shape[0] if way.narrow or factors.outward is None else factors.outward.shape[0]
+        rows = factors.core.shape[0] if strategy.narrow or factors.outward is None else factors.outward.shape[0]
         if rows > factors.core.shape[1]:
             return None
-        matrix = self.weights.derived("folded", factors, lambda found: _folded_matrix(found, narrow=way.narrow))
+        matrix = self.weights.derived("folded", factors, lambda found: _folded_matrix(found, narrow=strategy.narrow))
         result = project_any(_strided(x, geometry), matrix, geometry)
-        return result if way.narrow or self.bias is None else result + _along(self.bias, result)
+        return result if strategy.narrow or self.bias is None else result + _along(self.bias, result)
 
-    def _projected(self, x: Tensor, geometry: Geometry, factors: Factors, way: Way) -> Tensor:
+    def _projected(self, x: Tensor, geometry: Geometry, factors: Factorization, strategy: Strategy) -> Tensor:
         """(channels, batch, *spatial) of what the core works on."""
-        if way.project and factors.inward is not None:
+        if strategy.project and factors.inward is not None:
             return project_any(x, block_diagonal(factors.inward, geometry.groups), geometry)
-        wide = x.wide(f"{self.name} takes its input whole") if isinstance(x, NarrowMap) else x
+        wide = x.wide(f"{self.name} takes its input whole") if isinstance(x, LazyMap) else x
         return wide.movedim(geometry.channel_axis, 0)
 
-    def _core(self, y: Tensor, geometry: Geometry, factors: Factors, way: Way) -> Tensor:
+    def _core(self, y: Tensor, geometry: Geometry, factors: Factorization, strategy: Strategy) -> Tensor:
         """The small convolution; (channels, batch, *spatial) to (channels, batch, *spatial)."""
-        key = f"core, input {'narrow' if way.project else 'wide'}, output {'narrow' if way.narrow else 'wide'}"
-        core = self.weights.derived(key, factors, lambda found: _core_of(found, way))
-        if way.narrow and geometry.groups > 1:
+        inner, outer = ("narrow" if is_narrow else "wide" for is_narrow in (strategy.project, strategy.narrow))
+        key = f"core, input {inner}, output {outer}"
+        core = self.weights.derived(key, factors, lambda found: _core_of(found, strategy))
+        if strategy.narrow and geometry.groups > 1:
             core = core.repeat(geometry.groups, *([1] * (core.ndim - 1)))
-        return geometry.convolve(y, core, None if way.narrow else self.bias)
+        return geometry.convolve(y, core, None if strategy.narrow else self.bias)
 
 
-def _folded_matrix(factors: Factors, *, narrow: bool) -> Tensor:
+def _folded_matrix(factors: Factorization, *, narrow: bool) -> Tensor:
     """Of a kernel of one position: core and cosines of the input, and of the output unless it stays narrow."""
     core = factors.core.flatten(1)
     core = core if factors.inward is None else core @ factors.inward
     return core if narrow or factors.outward is None else factors.outward @ core
 
 
-def _core_of(factors: Factors, way: Way) -> Tensor:
+def _core_of(factors: Factorization, strategy: Strategy) -> Tensor:
     """The core with the cosines of those sides that are taken whole: (out, in, *kernel)."""
     core = factors.core
-    if not way.project and factors.inward is not None:
+    if not strategy.project and factors.inward is not None:
         core = torch.tensordot(core, factors.inward, dims=([1], [0])).movedim(-1, 1)
-    if not way.narrow and factors.outward is not None:
+    if not strategy.narrow and factors.outward is not None:
         core = torch.tensordot(factors.outward, core, dims=([1], [0]))
     return core
 
 
 def project_any(x: Tensor, matrix: Tensor, geometry: Geometry) -> Tensor:
     """Matrix @ x over the channels of an ordinary tensor or of a narrow map."""
-    if isinstance(x, NarrowMap):
+    if isinstance(x, LazyMap):
         return x.project(matrix)
     return project_wide(x, matrix, geometry.channel_axis)
 
@@ -235,7 +249,7 @@ def _strided(x: Tensor, geometry: Geometry) -> Tensor:
     if all(step == 1 for step in geometry.stride):
         return x
     index = (slice(None), slice(None), *(slice(None, None, step) for step in geometry.stride))
-    if not isinstance(x, NarrowMap):
+    if not isinstance(x, LazyMap):
         return x[index]
     if x._wide is not None or not all(map(is_pointwise, x.parts)):
         return x.wide("strides over a resampled map")[index]
@@ -251,30 +265,30 @@ def _to_batch_first(result: Tensor, geometry: Geometry) -> Tensor:
     return result.movedim(0, geometry.channel_axis).contiguous()
 
 
-class NarrowEmbedding(StandIn):
+class NarrowEmbedding(FusedLayer):
     """A regularised embedding: the cosines at the index, times the core; expanded when somebody needs it whole."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(...) of integers to (..., channels)."""
-        run, index = current_run(), input
+        context, index = current_context(), input
         source = self.source
         special = source.max_norm is not None or source.padding_idx is not None
         size: int = source.embedding_dim
-        why_dense = self._why_dense(run) or ("it has special rows" if special else "")
-        if run.way == "dense" or why_dense or index.ndim != 2 or self.weights.num_out >= size:
-            run.record(self.name, "dense", why_dense or "the cost model prefers it")
-            self.twin.refresh(run)
+        why_dense = self._why_dense(context) or ("it has special rows" if special else "")
+        if context.strategy == "dense" or why_dense or index.ndim != 2 or self.weights.num_out >= size:
+            context.record(self.name, "dense", why_dense or "the cost model prefers it")
+            self.twin.refresh(context)
             result: Tensor = self.twin.module.forward(index)
             return result
-        factors = self.weights.factors(run)
-        run.record(self.name, "fused", "rows are made from cosines at the index")
+        factors = self.weights.factors(context)
+        context.record(self.name, "fused", "rows are made from cosines at the index")
         picked = index.flatten()
         narrow = factors.core[:, picked] if factors.inward is None else factors.core @ factors.inward[:, picked]
         outward = factors.outward
         if outward is None:
             return narrow.T.reshape(*index.shape, size)
         part = Affine(size, narrow.reshape(narrow.shape[0], *index.shape), outward, None)
-        return NarrowMap([part], index.ndim, [self.name])
+        return LazyMap([part], index.ndim, [self.name])
 
 
 def narrow_layer(source: nn.Module, name: str, tensor: TruncatedTensor, twin: DenseTwin) -> nn.Module | None:

@@ -7,11 +7,11 @@ from torch import Tensor
 from tailcut.execution.ir.cost import NUMBER_BYTES, Costs, Work
 from tailcut.execution.ir.geometry import Geometry
 from tailcut.execution.layers.factorization import TruncatedWeight
-from tailcut.execution.lazy.context import Run
-from tailcut.execution.lazy.lazy_map import NarrowMap
+from tailcut.execution.lazy.context import Context
+from tailcut.execution.lazy.lazy_map import LazyMap
 
 
-class Way(NamedTuple):
+class Strategy(NamedTuple):
     """How one call of a layer is done.
 
     Attributes:
@@ -29,15 +29,15 @@ class Plan(NamedTuple):
     """What was decided for calls of some sizes: their geometry, the best way, and the dense one."""
 
     geometry: Geometry
-    best: Way
-    dense: Way
+    best: Strategy
+    dense: Strategy
 
 
-def possible_ways(geometry: Geometry, weights: TruncatedWeight, x: Tensor, run: Run) -> list[Way]:
+def possible_strategies(geometry: Geometry, weights: TruncatedWeight, x: Tensor, context: Context) -> list[Strategy]:
     """The ways that exist for this call, the dense one first."""
-    ways = [_way(geometry, weights, x, run, project=False, narrow=False)]
-    if run.way == "dense":
-        return ways
+    strategies = [_way(geometry, weights, x, context, project=False, narrow=False)]
+    if context.strategy == "dense":
+        return strategies
     axes = weights.tensor.axes
     input_axis, output_axis = (0, 1) if weights.swapped else (1, 0)
     can_project = input_axis in axes and geometry.groups * weights.num_in < geometry.in_channels
@@ -47,22 +47,28 @@ def possible_ways(geometry: Geometry, weights: TruncatedWeight, x: Tensor, run: 
     for project in projects:
         for narrow in narrows:
             if project or narrow:
-                ways.append(_way(geometry, weights, x, run, project=project, narrow=narrow))
-    return ways
+                strategies.append(_way(geometry, weights, x, context, project=project, narrow=narrow))
+    return strategies
 
 
-def choose(ways: list[Way], run: Run) -> Way | None:
+def choose(strategies: list[Strategy], context: Context) -> Strategy | None:
     """The cheapest way, the dense one unless another is clearly cheaper; with way "narrow" the cheapest other one."""
-    if run.way == "narrow" and len(ways) > 1:
-        ways = ways[1:]
-    best = min(ways, key=lambda way: way.work.seconds, default=None)
-    if best is None or run.way == "narrow" or run.costs.is_clearly_less(best.work.seconds, ways[0].work.seconds):
+    if context.strategy == "narrow" and len(strategies) > 1:
+        strategies = strategies[1:]
+    best = min(strategies, key=lambda strategy: strategy.work.seconds, default=None)
+    if (
+        best is None
+        or context.strategy == "narrow"
+        or context.costs.is_clearly_less(best.work.seconds, strategies[0].work.seconds)
+    ):
         return best
-    return ways[0]
+    return strategies[0]
 
 
-def _way(geometry: Geometry, weights: TruncatedWeight, x: Tensor, run: Run, *, project: bool, narrow: bool) -> Way:
-    costs, groups = run.costs, geometry.groups
+def _way(
+    geometry: Geometry, weights: TruncatedWeight, x: Tensor, context: Context, *, project: bool, narrow: bool
+) -> Strategy:
+    costs, groups = context.costs, geometry.groups
     inner = groups * weights.num_in if project else geometry.in_channels
     outer = groups * weights.num_out if narrow else geometry.out_channels
     positions, written = geometry.positions, NUMBER_BYTES * geometry.out_positions * outer
@@ -91,13 +97,13 @@ def _way(geometry: Geometry, weights: TruncatedWeight, x: Tensor, run: Run, *, p
         seconds += costs.move(2 * written)
     if project or narrow:
         seconds += costs.overhead()
-    return Way(project, narrow, Work(seconds, total.macs, total.moved_bytes))
+    return Strategy(project, narrow, Work(seconds, total.macs, total.moved_bytes))
 
 
 def _reading(geometry: Geometry, x: Tensor, costs: Costs, *, project: bool) -> Work:
     """A narrow map is made in tiles, and written and read again unless it is projected; a wide one is read."""
     read = NUMBER_BYTES * geometry.positions * geometry.in_channels
-    if not isinstance(x, NarrowMap) or x._wide is not None:
+    if not isinstance(x, LazyMap) or x._wide is not None:
         return Work(0, 0, read)
     making = sum(part.flops for part in x.parts) * geometry.positions
     seconds = costs.tiles(making, sum(part.elements for part in x.parts) * geometry.positions)
@@ -108,7 +114,7 @@ def _projecting(geometry: Geometry, x: Tensor, costs: Costs, positions: int, row
     """A matrix of so many rows times the input at so many positions."""
     channels, groups = geometry.in_channels, geometry.groups
     products = 2.0 * positions * rows * channels / groups
-    if isinstance(x, NarrowMap) and x._wide is None:
+    if isinstance(x, LazyMap) and x._wide is None:
         seconds = costs.tiles(products, 0)
     else:
         read = NUMBER_BYTES * geometry.positions * channels

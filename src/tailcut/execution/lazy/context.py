@@ -42,7 +42,7 @@ class LayerRecord:
     """
 
     name: str
-    way: str
+    strategy: str
     reasons: list[str]
     macs: float = 0
     dense_macs: float = 0
@@ -62,12 +62,12 @@ class LayerRecord:
 
     def turn_dense(self, reason: str) -> None:
         """Say that the layer runs densely after all."""
-        self.way, self.reasons = "dense", [reason]
+        self.strategy, self.reasons = "dense", [reason]
         self.macs, self.moved_bytes, self.seconds = self.dense_macs, self.dense_bytes, self.dense_seconds
 
 
 @dataclass
-class Run:
+class Context:
     """The state of one forward.
 
     Attributes:
@@ -84,7 +84,7 @@ class Run:
     """
 
     engine: str
-    way: str
+    strategy: str
     costs: Costs
     way_reason: str = ""
     differentiates: bool = False
@@ -94,13 +94,13 @@ class Run:
     spoiled: str = ""
     hooks: Any = field(default_factory=saving_hooks)
 
-    def record(self, name: str, way: str, reason: str) -> LayerRecord:
+    def record(self, name: str, strategy: str, reason: str) -> LayerRecord:
         """The record of a layer, made or continued (a layer may run several times)."""
         found = self.records.get(name)
         if found is None:
-            found = self.records[name] = LayerRecord(name, way, [reason])
+            found = self.records[name] = LayerRecord(name, strategy, [reason])
         elif reason not in found.reasons:
-            found.way = way
+            found.strategy = strategy
             found.reasons.append(reason)
         return found
 
@@ -113,8 +113,8 @@ class Run:
                 found.seconds += self.costs.move(WRITING_PASSES * num_bytes) / len(names)
                 if reason not in found.reasons:
                     found.reasons.append(reason)
-                if found.way == "fused":
-                    found.way = "factored"
+                if found.strategy == "fused":
+                    found.strategy = "factored"
 
     def check(self) -> None:
         """Raise `NotNarrowError` if something has spoiled the result."""
@@ -138,33 +138,33 @@ class Run:
         return "compiled" if pays and compiled.is_installed() else "torch"
 
 
-_current: ContextVar[Run | None] = ContextVar("tailcut_run", default=None)
+_current: ContextVar[Context | None] = ContextVar("tailcut_run", default=None)
 
 
-def current_run() -> Run:
+def current_context() -> Context:
     """The forward that is under way.
 
     Raises:
         RuntimeError: there is none: a part of a fused network was called on its own.
     """
-    run = run_under_way()
-    if run is None:
+    context = run_under_way()
+    if context is None:
         raise RuntimeError("a part of a fused network was called outside its forward; call the fused network")
-    return run
+    return context
 
 
-def run_under_way() -> Run | None:
+def run_under_way() -> Context | None:
     """The forward that is under way, None between forwards."""
     return _current.get()
 
 
 @contextmanager
-def running(run: Run) -> Iterator[Run]:
-    """Make `run` the current one; at the end, if nothing failed, make its pending updates."""
-    token = _current.set(run)
+def running(context: Context) -> Iterator[Context]:
+    """Make `context` the current one; at the end, if nothing failed, make its pending updates."""
+    token = _current.set(context)
     try:
-        yield run
+        yield context
     finally:
         _current.reset(token)
-    for update in run.pending:
+    for update in context.pending:
         update()

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from tailcut.errors import StructureError
 from tailcut.execution.cpu.tiles import project, write
 from tailcut.execution.ir.expression import Affine, Expression, Given, a_source, grid_of, nodes, parameters, sources
-from tailcut.execution.lazy.context import NotNarrowError, Run, current_run, run_under_way
+from tailcut.execution.lazy.context import Context, NotNarrowError, current_context, run_under_way
 from tailcut.execution.lazy.unsupported import detour_under_way, is_autocast, refuse_detours
 from tailcut.transform.dct import without_autocast
 
@@ -40,7 +40,7 @@ _FACTS |= {"_backward_hooks"}
 _GRADIENT_FACTS = frozenset({"requires_grad", "is_leaf", "grad_fn", "grad"})
 
 
-class NarrowMap(torch.Tensor):
+class LazyMap(torch.Tensor):
     """A map (batch, channels, *grid) or (batch, *grid, channels) given by expressions over narrow sources.
 
     Every function of torch may be called with it. Those in `HANDLERS` keep it narrow; for all others the wide map
@@ -63,16 +63,16 @@ class NarrowMap(torch.Tensor):
     _has_views: bool
     _is_used: bool
     _differentiable: bool
-    _relatives: "list[weakref.ref[NarrowMap]]"
+    _relatives: "list[weakref.ref[LazyMap]]"
 
     @staticmethod
-    def __new__(cls, parts: Sequence[Expression], channel_axis: int, makers: Sequence[str]) -> "NarrowMap":
+    def __new__(cls, parts: Sequence[Expression], channel_axis: int, makers: Sequence[str]) -> "LazyMap":
         """A tensor of that shape without storage."""
         channels = sum(part.channels for part in parts)
         grid = list(grid_of(parts[0]))
         like = a_source(parts[0])
         grid.insert(channel_axis, channels)
-        made: NarrowMap = torch.Tensor._make_wrapper_subclass(cls, grid, dtype=like.dtype, device=like.device)
+        made: LazyMap = torch.Tensor._make_wrapper_subclass(cls, grid, dtype=like.dtype, device=like.device)
         made.parts = tuple(parts)
         made.channel_axis = channel_axis
         made.makers = tuple(dict.fromkeys(makers))
@@ -134,12 +134,12 @@ class NarrowMap(torch.Tensor):
         That is below automatic differentiation (TorchScript, vmap), where no gradient finds the way back to what made
         the map. An error would come out of TorchScript as another one; so the forward is marked instead.
         """
-        run = run_under_way()
-        if run is not None and not run.spoiled:
+        context = run_under_way()
+        if context is not None and not context.spoiled:
             leaves = pytree.tree_leaves((args, kwargs))
-            if any(isinstance(item, NarrowMap) and item._has_gradients() for item in leaves):
-                run.spoiled = f"{func} takes a map where torch records no gradients (within TorchScript or vmap)"
-            run.spoiled = run.spoiled or detour_under_way()
+            if any(isinstance(item, LazyMap) and item._has_gradients() for item in leaves):
+                context.spoiled = f"{func} takes a map where torch records no gradients (within TorchScript or vmap)"
+            context.spoiled = context.spoiled or detour_under_way()
         return _on_wide(func, str(func), args, kwargs or {})
 
     def __repr__(self) -> str:  # type: ignore[override]
@@ -152,10 +152,10 @@ class NarrowMap(torch.Tensor):
         """
         if self._wide is None:
             self._check_history()
-            run = run_under_way()
-            if run is not None:
-                run.note(self.makers, reason, num_bytes(self))
-            engine = "torch" if run is None else _engine(run, self.parts, 0)
+            context = run_under_way()
+            if context is not None:
+                context.note(self.makers, reason, num_bytes(self))
+            engine = "torch" if context is None else _engine(context, self.parts, 0)
             with torch.set_grad_enabled(self._differentiable), without_autocast(a_source(self.parts[0]).device):
                 maps = [write(part, engine=engine) for part in self.parts]
                 stacked = maps[0] if len(maps) == 1 else torch.cat(maps)
@@ -166,13 +166,13 @@ class NarrowMap(torch.Tensor):
         """Matrix @ map over the channels: (num_out, channels) to (num_out, batch, *spatial), by tiles."""
         if self._wide is not None:
             return project_wide(self._wide, matrix, self.channel_axis)
-        return project(self.parts, matrix, engine=_engine(current_run(), self.parts, matrix.shape[0]))
+        return project(self.parts, matrix, engine=_engine(current_context(), self.parts, matrix.shape[0]))
 
     def settle(self, reason: str) -> None:
         """Write the parts to memory where each use would otherwise make them again."""
-        run = current_run()
-        run.note(self.makers, reason, num_bytes(self))
-        written = [write(part, engine=_engine(run, self.parts, 0)) for part in self.parts]
+        context = current_context()
+        context.note(self.makers, reason, num_bytes(self))
+        written = [write(part, engine=_engine(context, self.parts, 0)) for part in self.parts]
         self.parts = tuple(Given(source.shape[0], source) for source in written)
 
     def must_be_written(self) -> bool:
@@ -184,13 +184,13 @@ class NarrowMap(torch.Tensor):
         """Note that something is made of the parts: what is done to the written map later is not seen there."""
         self._is_used |= self._wide is None
 
-    def become(self, other: "NarrowMap") -> "NarrowMap":
+    def become(self, other: "LazyMap") -> "LazyMap":
         """Take the other's content, as functions that work in place do."""
         self.check_alone()
         self.parts, self.makers, self._wide = other.parts, other.makers, other._wide
         return self
 
-    def link(self, view: "NarrowMap") -> "NarrowMap":
+    def link(self, view: "LazyMap") -> "LazyMap":
         """Note that `view` shares its numbers with this map, as torch's views do. Returns it."""
         self._relatives.append(weakref.ref(view))
         view._relatives.append(weakref.ref(self))
@@ -201,9 +201,9 @@ class NarrowMap(torch.Tensor):
         if any(relative() is not None for relative in self._relatives):
             _give_up("a map is written in place while a view of it is in use")
 
-    def like(self, parts: Sequence[Expression]) -> "NarrowMap":
+    def like(self, parts: Sequence[Expression]) -> "LazyMap":
         """A map of these parts, with the same makers and the same axis of channels."""
-        return NarrowMap(parts, self.channel_axis, self.makers)
+        return LazyMap(parts, self.channel_axis, self.makers)
 
     def _has_to_be_wide(self, name: str, kwargs: dict[str, Any]) -> bool:
         """Whether a function must not be done narrowly, though it has a handler."""
@@ -308,8 +308,8 @@ def project_wide(wide: Tensor, matrix: Tensor, channel_axis: int) -> Tensor:
 def as_tensor(value: Any, reason: str) -> Any:
     """Ordinary tensors for all narrow maps in a structure of lists, tuples and dicts."""
     if isinstance(value, Tensor):
-        return value.wide(reason) if isinstance(value, NarrowMap) else value
-    return pytree.tree_map(lambda item: item.wide(reason) if isinstance(item, NarrowMap) else item, value)
+        return value.wide(reason) if isinstance(value, LazyMap) else value
+    return pytree.tree_map(lambda item: item.wide(reason) if isinstance(item, LazyMap) else item, value)
 
 
 def _handled(handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -325,13 +325,13 @@ def _handled(handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         raise
 
 
-def _changed(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "NarrowMap | None":
+def _changed(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "LazyMap | None":
     """The map that a function writes to."""
     out = kwargs.get("out")
-    if isinstance(out, NarrowMap):
+    if isinstance(out, LazyMap):
         return out
     first = args[0] if args else kwargs.get("input")
-    return first if isinstance(first, NarrowMap) and _works_in_place(name, kwargs) else None
+    return first if isinstance(first, LazyMap) and _works_in_place(name, kwargs) else None
 
 
 def _on_wide(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -351,15 +351,15 @@ def _on_wide(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs:
     return result
 
 
-def _maps_in(args: Sequence[Any]) -> list[NarrowMap]:
+def _maps_in(args: Sequence[Any]) -> list[LazyMap]:
     """The narrow maps among arguments and in lists of them."""
     flat = [item for value in args for item in (value if isinstance(value, (tuple, list)) else (value,))]
-    return [item for item in flat if isinstance(item, NarrowMap)]
+    return [item for item in flat if isinstance(item, LazyMap)]
 
 
 def _note_views(args: tuple[Any, ...], result: Any) -> None:
     """Note which maps' numbers a result shares."""
-    written = [item for item in pytree.tree_leaves(args) if isinstance(item, NarrowMap) and item._wide is not None]
+    written = [item for item in pytree.tree_leaves(args) if isinstance(item, LazyMap) and item._wide is not None]
     if written:
         given = {_storage(item) for item in pytree.tree_leaves(result) if type(item) is Tensor}
         for item in written:
@@ -377,12 +377,12 @@ def _works_in_place(name: str, kwargs: dict[str, Any]) -> bool:
     return bool(kwargs.get("inplace")) or single or in_place_operator or stem == "setitem"
 
 
-def _engine(run: Run, parts: Sequence[Expression], num_out: int) -> str:
-    if run.engine == "torch":
+def _engine(context: Context, parts: Sequence[Expression], num_out: int) -> str:
+    if context.engine == "torch":
         return "torch"
     like = a_source(parts[0])
     positions = like.shape[1:].numel()
     made = [part for part in parts if not isinstance(part, Affine)]
     elements = positions * sum(part.channels for part in made)
     narrow = max([num_out, *(node.source.shape[0] for node in nodes(made) if isinstance(node, Affine))])
-    return run.engine_for(like, elements=elements, narrow=narrow)
+    return context.engine_for(like, elements=elements, narrow=narrow)

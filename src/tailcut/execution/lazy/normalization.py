@@ -13,8 +13,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from tailcut.execution.ir.expression import Affine, Expression, is_pointwise
-from tailcut.execution.lazy.context import current_run
-from tailcut.execution.lazy.lazy_map import NarrowMap, handles, shape_of
+from tailcut.execution.lazy.context import current_context
+from tailcut.execution.lazy.lazy_map import LazyMap, handles, shape_of
 from tailcut.execution.lazy.operations import scale_parts
 
 # Numbers at a time, which stay in the second-level cache; chunks are merged in float64.
@@ -36,7 +36,7 @@ def batch_norm(
     eps: float = 1e-5,
 ) -> Any:
     """Folded into the parts. Statistics of the batch need affine parts; else the map is written."""
-    if not isinstance(input, NarrowMap) or input.channel_axis != 1 or not all(map(is_pointwise, input.parts)):
+    if not isinstance(input, LazyMap) or input.channel_axis != 1 or not all(map(is_pointwise, input.parts)):
         return NotImplemented
     if not training:
         if running_mean is None or running_var is None:
@@ -54,7 +54,9 @@ def batch_norm(
         var = torch.cat([entry[1] for entry in moments])
         if running_mean is not None and running_var is not None:
             unbiased = var.detach() * (count / (count - 1))
-            current_run().pending.append(_running_update(running_mean, running_var, mean.detach(), unbiased, momentum))
+            current_context().pending.append(
+                _running_update(running_mean, running_var, mean.detach(), unbiased, momentum)
+            )
     scale = torch.rsqrt(var + eps)
     if weight is not None:
         scale = scale * weight
@@ -154,7 +156,7 @@ def layer_norm(
     Positions are not mixed, so that one of them, however large, takes nothing from the digits of the others.
     """
     last = input.ndim - 1
-    fits = isinstance(input, NarrowMap) and input.channel_axis == last and len(normalized_shape) == 1
+    fits = isinstance(input, LazyMap) and input.channel_axis == last and len(normalized_shape) == 1
     part = input.parts[0] if fits and len(input.parts) == 1 else None
     if not isinstance(part, Affine) or part.matrix.shape[1] + 1 >= part.channels:
         return NotImplemented
@@ -198,7 +200,7 @@ def group_norm(
     input: Any, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Any:
     """Per image and group: each group becomes a part of its own, over sources scaled per image."""
-    part = input.parts[0] if isinstance(input, NarrowMap) and len(input.parts) == 1 else None
+    part = input.parts[0] if isinstance(input, LazyMap) and len(input.parts) == 1 else None
     if not isinstance(part, Affine) or input.channel_axis != 1 or input.ndim < 3:
         return NotImplemented
     if 2 * num_groups * (part.matrix.shape[1] + 2) > part.channels or part.channels % num_groups:

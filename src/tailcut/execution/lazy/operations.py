@@ -29,8 +29,8 @@ from tailcut.execution.ir.expression import (
     resample,
 )
 from tailcut.execution.ir.geometry import pooled_size
-from tailcut.execution.lazy.context import current_run
-from tailcut.execution.lazy.lazy_map import HANDLERS, NarrowMap, handles, shape_of
+from tailcut.execution.lazy.context import current_context
+from tailcut.execution.lazy.lazy_map import HANDLERS, LazyMap, handles, shape_of
 
 _INFINITY = math.inf
 _FUNCTIONS = (
@@ -83,7 +83,7 @@ def _with_arguments(function: Function, args: tuple[Any, ...], kwargs: dict[str,
 def _elementwise(function: Function) -> Callable[..., Any]:
     def handler(input: Any, *args: Any, inplace: bool = False, **kwargs: Any) -> Any:
         plain = all(isinstance(value, (int, float, bool, str, type(None))) for value in (*args, *kwargs.values()))
-        if not isinstance(input, NarrowMap) or not plain or not all(map(is_pointwise, input.parts)):
+        if not isinstance(input, LazyMap) or not plain or not all(map(is_pointwise, input.parts)):
             return NotImplemented
         chosen = _with_arguments(function, args, kwargs) if args or kwargs else function
         result = input.like([Pointwise(part.channels, chosen, (part,)) for part in input.parts])
@@ -109,7 +109,7 @@ for _alias, _name in _ALIASES.items():
 @handles("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
 def dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
     """Nothing happens in evaluation."""
-    return input if isinstance(input, NarrowMap) and (not training or p == 0) else NotImplemented
+    return input if isinstance(input, LazyMap) and (not training or p == 0) else NotImplemented
 
 
 @handles("contiguous")
@@ -129,14 +129,14 @@ def cat(tensors: Sequence[Tensor], dim: int = 0, **kwargs: Any) -> Any:
     """A list of parts; ordinary tensors become parts too."""
     # Torch leaves out empty tensors of one axis.
     tensors = [tensor for tensor in tensors if shape_of(tensor) != (0,)]
-    first = next(tensor for tensor in tensors if isinstance(tensor, NarrowMap))
+    first = next(tensor for tensor in tensors if isinstance(tensor, LazyMap))
     axis = first.channel_axis
     if kwargs or dim % len(shape_of(first)) != axis:
         return NotImplemented
     parts: list[Expression] = []
     makers: list[str] = []
     for tensor in tensors:
-        if isinstance(tensor, NarrowMap):
+        if isinstance(tensor, LazyMap):
             if tensor.channel_axis != axis:
                 return NotImplemented
             parts += tensor.parts
@@ -145,16 +145,16 @@ def cat(tensors: Sequence[Tensor], dim: int = 0, **kwargs: Any) -> Any:
             parts.append(given(tensor, axis))
     if len({grid_of(part) for part in parts}) > 1:
         return NotImplemented
-    return NarrowMap(parts, axis, makers)
+    return LazyMap(parts, axis, makers)
 
 
 def _binary(function: Function, *, inplace: bool) -> Callable[..., Any]:
     def handler(first: Any, second: Any, *, alpha: float = 1, out: Any = None) -> Any:
-        if alpha != 1 or out is not None or (inplace and not isinstance(first, NarrowMap)):
+        if alpha != 1 or out is not None or (inplace and not isinstance(first, LazyMap)):
             return NotImplemented
-        if isinstance(first, NarrowMap) and isinstance(second, NarrowMap):
+        if isinstance(first, LazyMap) and isinstance(second, LazyMap):
             result = _of_two(function, first, second)
-        elif isinstance(first, NarrowMap):
+        elif isinstance(first, LazyMap):
             result = _with_other(function, first, second)
         elif function.name != "sub":
             result = _with_other(function, second, first)
@@ -172,7 +172,7 @@ for _entry in (Function("add", torch.add), Function("sub", torch.sub), Function(
         handles(f"__r{_entry.name}__")(_binary(_entry, inplace=False))
 
 
-def _of_two(function: Function, first: NarrowMap, second: NarrowMap) -> Any:
+def _of_two(function: Function, first: LazyMap, second: LazyMap) -> Any:
     """Part by part. Two affine parts make one affine part; a chain that grows too dear is written once."""
     if shape_of(first) != shape_of(second) or first.channel_axis != second.channel_axis:
         return NotImplemented
@@ -187,10 +187,10 @@ def _of_two(function: Function, first: NarrowMap, second: NarrowMap) -> Any:
             parts.append(add_affine(one, two))
         else:
             parts.append(Pointwise(one.channels, function, (one, two)))
-    return NarrowMap(parts, first.channel_axis, (*first.makers, *second.makers))
+    return LazyMap(parts, first.channel_axis, (*first.makers, *second.makers))
 
 
-def _with_other(function: Function, narrow: NarrowMap, other: Any) -> Any:
+def _with_other(function: Function, narrow: LazyMap, other: Any) -> Any:
     """With a number, one number per channel, or an ordinary map of the same shape."""
     if not all(map(is_pointwise, narrow.parts)):
         return NotImplemented
@@ -227,9 +227,9 @@ def scale_parts(parts: Sequence[Expression], scale: Tensor, shift: Tensor) -> li
     return result
 
 
-def _settle_if_dear(narrow: NarrowMap) -> None:
+def _settle_if_dear(narrow: LazyMap) -> None:
     """Write a map that would cost more to make a second time than to write once and read twice."""
-    costs = current_run().costs
+    costs = current_context().costs
     work = sum(part.flops for part in narrow.parts)
     made = sum(part.elements for part in narrow.parts)
     is_dear = costs.is_dear(work, made, NUMBER_BYTES * shape_of(narrow)[narrow.channel_axis])
@@ -251,7 +251,7 @@ def max_pool(
 
     A position of a window outside the map is moved to the nearest inside, which lies in the same window.
     """
-    if return_indices or not isinstance(input, NarrowMap) or input.channel_axis != 1:
+    if return_indices or not isinstance(input, LazyMap) or input.channel_axis != 1:
         return NotImplemented
     if not all(map(is_pointwise, input.parts)):
         return NotImplemented
@@ -315,7 +315,7 @@ def _per_axis(value: Any, num: int) -> tuple[int, ...]:
 
 
 def _resampled(input: Any, operation: OnSource) -> Any:
-    if not isinstance(input, NarrowMap) or input.channel_axis != 1 or len(shape_of(input)) < 3:
+    if not isinstance(input, LazyMap) or input.channel_axis != 1 or len(shape_of(input)) < 3:
         return NotImplemented
     return input.like([resample(part, operation) for part in input.parts])
 
@@ -346,7 +346,7 @@ def interpolate(input: Any, *args: Any, **kwargs: Any) -> Any:
 @handles("pad")
 def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
     """Padding of the spatial axes: zeros are linear; a copy of the border is so too."""
-    if not isinstance(input, NarrowMap) or len(pad) > 2 * (input.ndim - 2) or value not in (None, 0):
+    if not isinstance(input, LazyMap) or len(pad) > 2 * (input.ndim - 2) or value not in (None, 0):
         return NotImplemented
     if not any(pad):
         return input
@@ -365,7 +365,7 @@ def mean(input: Any, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> A
 @handles("flatten")
 def flatten(input: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
     """Merging spatial axes; or dropping them where each has size 1."""
-    if not isinstance(input, NarrowMap) or input.channel_axis != 1:
+    if not isinstance(input, LazyMap) or input.channel_axis != 1:
         return NotImplemented
     shape = shape_of(input)
     start, end = start_dim % len(shape), end_dim % len(shape)
@@ -381,10 +381,10 @@ def transpose(input: Any, dim0: int, dim1: int) -> Any:
     """(batch, channels, positions) to (batch, positions, channels) and back: the same expressions."""
     if input.ndim != 3 or {dim0 % 3, dim1 % 3} != {1, 2}:
         return NotImplemented
-    return input.link(NarrowMap(input.parts, 3 - input.channel_axis, input.makers))
+    return input.link(LazyMap(input.parts, 3 - input.channel_axis, input.makers))
 
 
-def _regrid(input: NarrowMap, operation: OnSource) -> NarrowMap:
+def _regrid(input: LazyMap, operation: OnSource) -> LazyMap:
     """An operation on (batch, channels, *spatial) that only names positions anew."""
     known: dict[Any, Any] = {}
 

@@ -22,13 +22,13 @@ def detour_under_way() -> str:
     gradients, gradients are switched off; nothing else that can be seen from Python tells of it on all versions of
     torch. `torch.utils.checkpoint` calls its part of the network again in the backward pass.
     """
-    run = run_under_way()
-    if run is None or not run.differentiates:
+    context = run_under_way()
+    if context is None or not context.differentiates:
         return ""
     if not torch.is_grad_enabled():
         return "a part of it runs without gradients, as all does within a torch.autograd.Function"
     hooks = saving_hooks()
-    if hooks is not None and hooks != run.hooks and getattr(hooks[0], "__module__", "") == _CHECKPOINT:
+    if hooks is not None and hooks != context.hooks and getattr(hooks[0], "__module__", "") == _CHECKPOINT:
         return f"{_CHECKPOINT} calls a part of the network a second time"
     return ""
 

@@ -29,7 +29,7 @@ class _Seen(NamedTuple):
     precision: str
 
 
-class Freshness:
+class ChangeDetector:
     """Compares with the coefficients of the latest `note`, as `TruncatedWeight.state` would, at a fraction of its cost.
 
     Writes that torch does not count (through `.data`) are seen on the CPU, in long vectors by a sample.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tailcut.execution.layers.call_key import device_type, sizes_of, tensors_of, words_of
 from tailcut.execution.lazy.unsupported import is_autocast
-from tailcut.execution.wrapper.programs import Assembly
+from tailcut.execution.wrapper.programs import NetworkPrograms
 
 # So many kinds of calls are remembered, and further ones run densely: one that was forgotten might run another way when
 # it comes again.
@@ -71,7 +71,7 @@ class SettledCall:
         run: the dense network.
     """
 
-    def __init__(self, call: Call, network: nn.Module, assembly: Assembly) -> None:
+    def __init__(self, call: Call, network: nn.Module, assembly: NetworkPrograms) -> None:
         self.run = assembly.dense.root
         self._is_current, self._is_same = assembly.is_current, assembly.freshness.is_same
         self._shape, self._training = call.shapes[0], call.training
@@ -92,7 +92,7 @@ class SettledCall:
             and self._of_source["training"] is self._training
             and not any(self._hooks)
             and self._modules["source"] is self._source
-            and self._own["way"] == "auto"
+            and self._own["strategy"] == "auto"
             and "_compiled_call_impl" not in self._own
             and _get_tracing_state() is None
             and self._is_current()

@@ -14,14 +14,14 @@ from tailcut.execution.ir.cost import Costs
 from tailcut.execution.layers.call_key import device_type, sizes_of, tensors_of
 from tailcut.execution.lazy import normalization as normalization
 from tailcut.execution.lazy import operations as operations
-from tailcut.execution.lazy.context import LayerRecord, NotNarrowError, Run, running
+from tailcut.execution.lazy.context import Context, LayerRecord, NotNarrowError, running
 from tailcut.execution.lazy.lazy_map import as_tensor
 from tailcut.execution.lazy.unsupported import is_autocast, is_traced
 from tailcut.execution.wrapper.arguments import copies_of
 from tailcut.execution.wrapper.decisions import Call, Decisions, SettledCall, call_of, is_simple
-from tailcut.execution.wrapper.programs import Assembly
+from tailcut.execution.wrapper.programs import NetworkPrograms
 from tailcut.execution.wrapper.report import FuseReport, report_of
-from tailcut.execution.wrapper.snapshot import Before, try_out
+from tailcut.execution.wrapper.snapshot import ModelSnapshot, try_out
 from tailcut.execution.wrapper.view import is_code_of, unwrapped
 from tailcut.structure import NetworkView, example_shape, source_of
 
@@ -30,7 +30,9 @@ ENGINES = ("auto", "torch", "compiled")
 TIMING_CAP_BYTES = 1 << 30
 TIMING_REPEATS = 5
 # What a view has for itself; whatever else the source has is the source's.
-_OWN = frozenset({"source", "engine", "way", "training", "_assembly", "_decisions", "_records", "_shapes", "_settled"})
+_OWN = frozenset(
+    {"source", "engine", "strategy", "training", "_assembly", "_decisions", "_records", "_shapes", "_settled"}
+)
 
 
 class FusedNetwork(NetworkView):
@@ -51,10 +53,10 @@ class FusedNetwork(NetworkView):
             raise ArgumentError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}")
         self.source = source
         self.engine = ("compiled" if is_installed() else "torch") if engine == "auto" else engine
-        self.way = "auto"
+        self.strategy = "auto"
         self.training = source.training
         # Not registered: the programs are made of parts of `source`, which is registered.
-        self._assembly = Assembly(source)
+        self._assembly = NetworkPrograms(source)
         self._decisions = Decisions()
         # None after calls that were taken for dense, for which nothing was counted.
         self._records: list[LayerRecord] | None = []
@@ -74,7 +76,7 @@ class FusedNetwork(NetworkView):
             return self.source(*args, **kwargs)
         self._assembled()
         self._settled = None
-        call = self._call(args, kwargs) if self.way == "auto" else None
+        call = self._call(args, kwargs) if self.strategy == "auto" else None
         if call is not None and self._runs_densely(call):
             result = self._run_dense(args, kwargs)
             if is_simple(call, args, kwargs):
@@ -83,17 +85,17 @@ class FusedNetwork(NetworkView):
         if call is not None and self._decisions.is_narrow(call):
             before = None
         else:
-            before = Before(self.source, args, kwargs)
+            before = ModelSnapshot(self.source, args, kwargs)
             if call is not None and not before.arguments.are_plain:
                 return self._after_a_trial(call, before, args, kwargs)
-        run = None
+        context = None
         try:
-            result, run = self._run_narrow(args, kwargs)
+            result, context = self._run_narrow(args, kwargs)
         except NotNarrowError as stop:
             self._turn_dense(call, str(stop), before)
-        if run is None:  # out of the handler: torch 2.11 undoes a checkpoint's hooks as the error's traceback goes
+        if context is None:  # out of the handler: torch 2.11 undoes a checkpoint's hooks as the error's traceback goes
             return self._run_dense(args, kwargs)
-        if before is None or call is None or self._decide(call, run) or not before.can_be_taken_back():
+        if before is None or call is None or self._decide(call, context) or not before.can_be_taken_back():
             return result
         del result  # with what its backward pass would have needed
         before.restore()
@@ -144,11 +146,11 @@ class FusedNetwork(NetworkView):
         has_it = hasattr(type(source), name) or any(name in names for names in places)
         return source if has_it else None
 
-    def _assembled(self) -> Assembly:
+    def _assembled(self) -> NetworkPrograms:
         """The programs, made anew where layers were replaced, added, removed or regularised since."""
         source = self.source
         if self._assembly.source is not source or not self._assembly.is_current():
-            self._assembly = Assembly(source)
+            self._assembly = NetworkPrograms(source)
             self._decisions = Decisions()
         return self._assembly
 
@@ -161,7 +163,7 @@ class FusedNetwork(NetworkView):
         self._records, self._shapes = None, call.shapes
         return True
 
-    def _turn_dense(self, call: Call | None, reason: str, before: Before | None) -> None:
+    def _turn_dense(self, call: Call | None, reason: str, before: ModelSnapshot | None) -> None:
         """Give up a narrow forward: all is put back, and calls like this one run densely from now on."""
         if call is not None:
             self._decisions.settle(call, is_dense=True)
@@ -170,7 +172,7 @@ class FusedNetwork(NetworkView):
             raise StructureError(f"{reason}, and this call cannot be taken back; the next one will run densely")
         before.restore()
 
-    def _after_a_trial(self, call: Call, before: Before, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _after_a_trial(self, call: Call, before: ModelSnapshot, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What the network gives, once copies of its arguments have told how calls like this one are run."""
         problem = self._try_on_copies(call, before, args, kwargs)
         if not problem:
@@ -183,7 +185,7 @@ class FusedNetwork(NetworkView):
         self._decisions.settle(call, is_dense=True)
         self._records, self._shapes = self._assembly.records(reason), call.shapes
 
-    def _try_on_copies(self, call: Call, before: Before, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    def _try_on_copies(self, call: Call, before: ModelSnapshot, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """Settle how calls like this one are run, where a forward may change an argument, such as a cache.
 
         Returns what went wrong, where that says nothing about the narrow program: an object may refuse to be copied,
@@ -193,8 +195,8 @@ class FusedNetwork(NetworkView):
         try:
             copies = copies_of(args, kwargs)
             reason = "tried on copies of its arguments"
-            _, run = self._run_narrow(*copies)
-            self._decide(call, run)
+            _, context = self._run_narrow(*copies)
+            self._decide(call, context)
         except NotNarrowError as stop:
             self._settle_dense(call, str(stop))
         except Exception as error:  # noqa: BLE001 - of any object's or network's code
@@ -203,11 +205,11 @@ class FusedNetwork(NetworkView):
             before.restore()
         return ""
 
-    def _decide(self, call: Call, run: Run) -> bool:
+    def _decide(self, call: Call, context: Context) -> bool:
         """Settle how calls like this one are run from now on. Returns whether this one was run so already."""
-        records = run.records.values()
-        is_dense = all(record.way == "dense" for record in records)
-        if not records or (run.pays() and not is_dense):
+        records = context.records.values()
+        is_dense = all(record.strategy == "dense" for record in records)
+        if not records or (context.pays() and not is_dense):
             self._decisions.settle(call, is_dense=False)
             return True
         self._decisions.settle(call, is_dense=True)
@@ -232,11 +234,11 @@ class FusedNetwork(NetworkView):
     def __deepcopy__(self, memo: dict[int, Any]) -> "FusedNetwork":
         self._assembled()  # decisions about layers that are gone are not copied
         copied = FusedNetwork(copy.deepcopy(self.source, memo), engine=self.engine)
-        copied.way, copied._decisions = self.way, self._decisions.copied()
+        copied.strategy, copied._decisions = self.strategy, self._decisions.copied()
         copied._records, copied._shapes = copy.deepcopy(self._records, memo), self._shapes
         return copied
 
-    def _run_narrow(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Run]:
+    def _run_narrow(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Context]:
         """What the narrow program gives, and what was done for it.
 
         Raises:
@@ -244,17 +246,17 @@ class FusedNetwork(NetworkView):
         """
         assembly = self._assembly
         assembly.freshness.forget()
-        run = self._new_run(args, kwargs)
+        context = self._new_run(args, kwargs)
         self._shapes = sizes_of(tensors_of(args, kwargs))
-        with running(run):
+        with running(context):
             for twin in assembly.always_dense:
-                run.record(twin.name, "dense", "this kind of layer has no narrow way")
-                twin.refresh(run)
+                context.record(twin.name, "dense", "this kind of layer has no narrow way")
+                twin.refresh(context)
             result = as_tensor(assembly.narrow(*args, **kwargs), "it is an output of the network")
             assembly.narrow.settle()
-            run.check()
-        self._records = list(run.records.values())
-        return result, run
+            context.check()
+        self._records = list(context.records.values())
+        return result, context
 
     def _run_dense(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         assembly, freshness = self._assembly, self._assembly.freshness
@@ -264,21 +266,21 @@ class FusedNetwork(NetworkView):
                 freshness.forget()
             else:
                 freshness.note()
-            assembly.make_dense(Run(self.engine, "dense", Costs.of("cpu", with_gradients=False)))
+            assembly.make_dense(Context(self.engine, "dense", Costs.of("cpu", with_gradients=False)))
         return assembly.dense(*args, **kwargs)
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         """What the ways of a call depend on."""
         return call_of(args, kwargs, kept=self._assembly.kept(), training=self.source.training)
 
-    def _new_run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run:
+    def _new_run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Context:
         inputs = tensors_of(args, kwargs)
         device = device_type(inputs)
         wants = torch.is_grad_enabled() and any(x.requires_grad for x in (*self.source.parameters(), *inputs))
         costs = Costs.of(device, with_gradients=wants)
         if is_autocast(device):
-            return Run(self.engine, "dense", costs, "autocast is on: its types are for dense layers", wants)
-        return Run(self.engine, self.way, costs, "asked for", wants)
+            return Context(self.engine, "dense", costs, "autocast is on: its types are for dense layers", wants)
+        return Context(self.engine, self.strategy, costs, "asked for", wants)
 
     def prefer_dense(self, *args: Any, **kwargs: Any) -> None:
         """Run inputs of these shapes densely from now on (in the present mode of gradients)."""
@@ -355,7 +357,7 @@ def pays_in_training(model: nn.Module, *example: Any) -> bool:
             fused(*example)
 
     try_out(model, forward)
-    return any(layer.way != "dense" for layer in fused.report().layers)
+    return any(layer.strategy != "dense" for layer in fused.report().layers)
 
 
 def _example(model: nn.Module, example_input: Any) -> tuple[Any, ...] | None:
@@ -378,7 +380,7 @@ def _example(model: nn.Module, example_input: Any) -> tuple[Any, ...] | None:
 def _check_by_timing(fused: FusedNetwork, example: tuple[Any, ...]) -> None:
     layers = fused.report().layers
     largest = max((layer.dense_bytes for layer in layers), default=0)
-    if largest > TIMING_CAP_BYTES or all(layer.way == "dense" for layer in layers):
+    if largest > TIMING_CAP_BYTES or all(layer.strategy == "dense" for layer in layers):
         return
     records, shapes = fused._records, fused._shapes
 

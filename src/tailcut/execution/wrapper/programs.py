@@ -9,8 +9,8 @@ from torch.nn.utils import parametrize
 
 from tailcut.errors import StructureError
 from tailcut.execution.layers.fused_layer import DenseTwin, narrow_layer
-from tailcut.execution.lazy.context import LayerRecord, Run
-from tailcut.execution.wrapper.change_detection import Freshness
+from tailcut.execution.lazy.context import Context, LayerRecord
+from tailcut.execution.wrapper.change_detection import ChangeDetector
 from tailcut.execution.wrapper.view import View
 from tailcut.weights import TruncatedTensor, truncated_tensors
 from tailcut.weights.truncation import Truncation
@@ -20,7 +20,7 @@ _children = itemgetter("_modules")
 _FIXED = (Truncation, torch.jit.ScriptModule)
 
 
-class Assembly:
+class NetworkPrograms:
     """What a fused network runs, made for the layers that its source has now.
 
     Attributes:
@@ -46,7 +46,7 @@ class Assembly:
         narrow, dense = self._replacements(source, tensors)
         self.narrow, self.dense = View(source, narrow), View(source, dense)
         self._vectors: list[dict[str, Any]] = [tensor.holder._parameters for tensor in tensors]
-        self.freshness = Freshness(tensors)
+        self.freshness = ChangeDetector(tensors)
 
     def is_current(self) -> bool:
         """Whether the network has the layers, and the parametrisations, that it had. Made to be fast."""
@@ -56,10 +56,10 @@ class Assembly:
         """The length of all vectors of coefficients."""
         return sum([vector["original"].numel() for vector in self._vectors])
 
-    def make_dense(self, run: Run) -> None:
+    def make_dense(self, context: Context) -> None:
         """Give the dense program its weights, as the coefficients are now."""
         for twin in self._twins:
-            twin.refresh(run)
+            twin.refresh(context)
 
     def records(self, reason: str) -> list[LayerRecord]:
         """Records which say that all layers run densely."""

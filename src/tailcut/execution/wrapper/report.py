@@ -8,7 +8,7 @@ from tailcut.printing import Report, table
 
 
 @dataclass(frozen=True)
-class FusedLayer(Report):
+class LayerReport(Report):
     """One regularised layer.
 
     Attributes:
@@ -23,7 +23,7 @@ class FusedLayer(Report):
     """
 
     name: str
-    way: str
+    strategy: str
     reason: str
     macs: int
     dense_macs: int
@@ -43,7 +43,7 @@ class FuseReport(Report):
     """
 
     input_shapes: tuple[tuple[int, ...], ...]
-    layers: tuple[FusedLayer, ...]
+    layers: tuple[LayerReport, ...]
     not_run: tuple[str, ...]
     engine: str
 
@@ -51,7 +51,7 @@ class FuseReport(Report):
         rows = [
             (
                 layer.name,
-                layer.way,
+                layer.strategy,
                 f"{layer.macs / 1e6:,.2f}",
                 f"{layer.dense_macs / 1e6:,.2f}",
                 f"{layer.moved_bytes / 1e6:,.2f}",
@@ -60,9 +60,9 @@ class FuseReport(Report):
             )
             for layer in self.layers
         ]
-        header = ("layer", "way", "M MACs", "dense", "MB moved", "dense", "why")
+        header = ("layer", "strategy", "M MACs", "dense", "MB moved", "dense", "why")
         text = table(header, rows, align="<<>>>><")
-        if any(layer.way != "dense" for layer in self.layers):
+        if any(layer.strategy != "dense" for layer in self.layers):
             text += f"\n\nengine: {self.engine}"
         if self.not_run:
             text += "\n\nnot run by the example: " + ", ".join(self.not_run)
@@ -81,9 +81,9 @@ def report_of(
         engine: of the fused network.
     """
     layers = tuple(
-        FusedLayer(
+        LayerReport(
             record.name,
-            record.way,
+            record.strategy,
             "; ".join(record.reasons),
             round(record.macs),
             round(record.dense_macs),

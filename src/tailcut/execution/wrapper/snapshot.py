@@ -14,7 +14,7 @@ from tailcut.execution.wrapper.arguments import Arguments
 from tailcut.weights.truncation import Truncation
 
 
-class Before:
+class ModelSnapshot:
     """What a forward may change, as it was before: buffers, attributes, hooks, random numbers, lists and dicts given.
 
     Attributes that are bound to something else are put back, tensors among them with their numbers. What Python's code
@@ -99,9 +99,9 @@ def _bind(names: dict[str, Any], before: dict[str, Any]) -> None:
 def try_out(source: nn.Module, call: Callable[[], Any]) -> None:
     """Call a forward of `source` that leaves no gradients, and buffers, attributes and random numbers as before.
 
-    What else Python's code does in it (see `Before`) is done once more than in the calls that are asked for.
+    What else Python's code does in it (see `ModelSnapshot`) is done once more than in the calls that are asked for.
     """
-    before = Before(source)
+    before = ModelSnapshot(source)
     with torch.no_grad():
         try:
             call()

@@ -9,7 +9,7 @@ from torch.nn.modules import module as torch_modules
 from torch.nn.utils import parametrize
 
 from tailcut.execution.layers.sharing import share_hooks, stand_for
-from tailcut.execution.lazy.lazy_map import NarrowMap, as_tensor
+from tailcut.execution.lazy.lazy_map import LazyMap, as_tensor
 from tailcut.structure import NetworkView
 from tailcut.weights.truncation import Truncation
 
@@ -42,9 +42,9 @@ class View:
             if _is_torchs(part) and not (hooks or part._forward_hooks or part._forward_pre_hooks):
                 continue
             for values in (part.__dict__, part._buffers):
-                if NarrowMap in map(type, values.values()):
+                if LazyMap in map(type, values.values()):
                     for name, value in values.items():
-                        values[name] = as_tensor(value, _KEPT) if type(value) is NarrowMap else value
+                        values[name] = as_tensor(value, _KEPT) if type(value) is LazyMap else value
 
     def _view(self, module: nn.Module) -> nn.Module:
         inner = _run_by(module)

@@ -10,7 +10,7 @@ from typing import Any
 from tailcut.errors import ArgumentError, DataNotFoundError, DivergedError, TrainingError, first_line
 from tailcut.printing import Report, figure_text, markdown_table, mean_and_spread, spread_text, table
 from tailcut.runs import Result, read_result
-from tailcut.runtime.devices import Machines
+from tailcut.runtime.devices import Devices
 from tailcut.training.experiments.definition import Experiment, Trial, Variant
 from tailcut.training.recipe.toml_files import changed_since
 from tailcut.training.setup.initial_network import check_data_files
@@ -191,7 +191,7 @@ def train_trials(trials: Sequence[Trial], imports: Sequence[str] = (), **setting
     Args:
         trials: in an order in which each follows those that it needs.
         imports: the modules that register their networks, for the record.
-        settings: arguments of `tailcut.training.trainers.train`: `roots`, `machines`, `download`, `progress`.
+        settings: arguments of `tailcut.training.trainers.train`: `roots`, `devices`, `download`, `progress`.
 
     Raises:
         RecipeError: a run was begun with other settings, or a recipe does not fit its network or data.
@@ -213,8 +213,8 @@ def train_trials(trials: Sequence[Trial], imports: Sequence[str] = (), **setting
 
 def _train(trial: Trial, imports: Sequence[str], settings: Mapping[str, Any]) -> str | None:
     """Train one; why it has no result, where another attempt on this machine would end the same way."""
-    machines = settings.get("machines") or Machines()
-    command = trial.command(imports, devices=machines.devices, num_nodes=machines.num_nodes)
+    devices = settings.get("machines") or Devices()
+    command = trial.command(imports, devices=devices.devices, num_nodes=devices.num_nodes)
     try:
         if not trial.run.has_finished_epochs():
             # Of several processes only the first opens the start's file: here all find that it lies nowhere.

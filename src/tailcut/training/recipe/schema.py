@@ -39,10 +39,10 @@ class RegularizationSection(Section):
             `rescaled` (the same, enlarged so that the truncated weights have the variance of the dense ones);
             `he` (random coefficients such that the truncated weights have He's variance, 2 / inputs; biases
             start at zero); `normal` (random coefficients of standard deviation 0.1, as in the published code);
-            `standardized` (as `he`, then scaled so that each layer's outputs have mean 0 and variance 1 for one batch
-            of training images; see `tailcut.weights.standardize_outputs`).
+            `lsuv` (as `he`, then scaled so that each layer's outputs have mean 0 and variance 1 for one batch
+            of training images; see `tailcut.weights.lsuv_init`).
         norm_std: standard deviation of the noise that gains and biases of batch norm get at the start, so that channels
-            differ; 0 for none. See `tailcut.weights.spread_norms`.
+            differ; 0 for none. See `tailcut.weights.initialize_norms`.
         num_drawn: train only so many of those coefficients, drawn at random; the others are zero and stay so. What
             the low-frequency corner is compared with. One number for each tensor, or a table by tensor name.
     """
@@ -54,7 +54,7 @@ class RegularizationSection(Section):
     include: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
     overrides: dict[str, OverrideSection] = Field(default={})
-    initialization: Literal["model", "rescaled", "he", "normal", "standardized"] = "model"
+    initialization: Literal["model", "rescaled", "he", "normal", "lsuv"] = "model"
     norm_std: Annotated[float, Field(ge=0)] = 0.0
     num_drawn: Counts | None = None
 
@@ -244,7 +244,7 @@ class TrainingSection(Section):
         loss: `cross_entropy`; `dice_bce` (soft Dice plus cross entropy) for masks; `vae` and `gan` for networks that
             make images.
         label_smoothing: of the cross entropy.
-        round_from: fraction of the run after which the forward pass uses coefficients rounded to `pack.codec`
+        round_from: fraction of the run after which the forward pass uses coefficients rounded to `pack.dtype`
             (straight-through: gradients reach the float32 masters); never when left out.
         validate_every: epochs between two validations.
         statistics_images: training images on which the statistics of batch norm are measured again for each
@@ -300,12 +300,12 @@ class PackSection(Section):
     """How the result is packed.
 
     Attributes:
-        codec: number type of the coefficients.
-        other_codec: number type of everything else (biases, batch norm).
+        dtype: number type of the coefficients.
+        other_dtype: number type of everything else (biases, batch norm).
     """
 
-    codec: Codec = "float32"
-    other_codec: Codec = "float32"
+    dtype: Codec = "float32"
+    other_dtype: Codec = "float32"
 
 
 class PaperSection(Section):
@@ -368,17 +368,17 @@ class Recipe(Section):
         if self.training.round_from is not None:
             if self.regularization is None:
                 raise ValueError("training.round_from needs a [regularization] section")
-            if self.pack.codec == "float32":
-                raise ValueError("training.round_from rounds to pack.codec; choose float16 or bfloat16 there")
+            if self.pack.dtype == "float32":
+                raise ValueError("training.round_from rounds to pack.dtype; choose float16 or bfloat16 there")
         check_generation(self.generation, self.training.loss)
-        self._check_standardized()
+        self._check_lsuv()
         return self
 
-    def _check_standardized(self) -> None:
-        measured = self.regularization is not None and self.regularization.initialization == "standardized"
+    def _check_lsuv(self) -> None:
+        measured = self.regularization is not None and self.regularization.initialization == "lsuv"
         if measured and (self.training.loss == "gan" or self.detection is not None):
             kind = "the networks of a gan" if self.training.loss == "gan" else "a detector"
             raise ValueError(
-                f"regularization.initialization 'standardized' runs the network on one batch of images, and {kind} "
+                f"regularization.initialization 'lsuv' runs the network on one batch of images, and {kind} "
                 "cannot be run so; choose 'he'"
             )

@@ -196,10 +196,10 @@ def hold_out(recipe: Recipe, dataset: Dataset) -> tuple[Dataset, Dataset | None]
         raise RecipeError(f"data.holdout: {error}") from error
 
 
-def set_precision(model: nn.Module, codec: str) -> None:
-    """Have the forward round coefficients to `codec`, straight-through (changes the module)."""
+def set_precision(model: nn.Module, dtype: str) -> None:
+    """Have the forward round coefficients to `dtype`, straight-through (changes the module)."""
     for tensor in truncated_tensors(model):
-        tensor.truncation.precision = codec
+        tensor.truncation.precision = dtype
 
 
 def load_teacher(

@@ -12,15 +12,15 @@ from tailcut.evaluation.random_batches import network_inputs
 from tailcut.training.recipe.schema import Recipe, RegularizationSection
 from tailcut.weights import (
     TruncatedTensor,
+    initialize_norms,
     kept_counts,
+    lsuv_init,
     regularize,
-    spread_norms,
-    standardize_outputs,
     to_dense,
     truncated_tensors,
 )
 
-HE = ("he", "standardized")
+HE = ("he", "lsuv")
 PUBLISHED_STD = 0.1  # of every coefficient, whatever the layer: what the paper's published code draws
 
 
@@ -74,19 +74,19 @@ def regularized(model: nn.Module, section: RegularizationSection | None) -> nn.M
 
 def standardize_start(recipe: Recipe, model: nn.Module, dataset: Dataset) -> None:
     """Scale the coefficients by what the layers give for one batch of `dataset` (changes the module), if the recipe's
-    initialisation is `standardized`. The batch is the same for the same seed.
+    initialisation is `lsuv`. The batch is the same for the same seed.
 
     Raises:
         RecipeError: the outputs of a layer have no variance that could be made 1.
     """
     section = recipe.regularization
-    if section is None or section.initialization != "standardized":
+    if section is None or section.initialization != "lsuv":
         return
     (inputs,) = network_inputs(model, dataset, recipe.data.batch_size, 1, recipe.training.seed)
     try:
-        standardize_outputs(model, inputs)
+        lsuv_init(model, inputs)
     except (ArgumentError, StructureError) as error:
-        raise RecipeError(f"regularization.initialization 'standardized': {error}") from error
+        raise RecipeError(f"regularization.initialization 'lsuv': {error}") from error
 
 
 def num_in_use(model: nn.Module, section: RegularizationSection | None) -> int:
@@ -110,7 +110,7 @@ def _check_counts(section: RegularizationSection) -> None:
 
 def _spread(model: nn.Module, std: float) -> None:
     try:
-        spread_norms(model, std)
+        initialize_norms(model, std)
     except StructureError as error:
         raise RecipeError(f"regularization.norm_std: {error}") from error
 

@@ -1,4 +1,4 @@
-"""The training loop: read `Session` from top to bottom.
+"""The training loop: read `Trainer` from top to bottom.
 
 One loop for every recipe, on Lightning Fabric, so that it runs on one CPU or on many machines. Shapes:
 images (batch, channels, height, width), targets (batch,) or (batch, height, width), outputs (batch,
@@ -28,7 +28,7 @@ from tailcut.files import write_atomically
 from tailcut.format import load
 from tailcut.printing import plain
 from tailcut.runs import Result, Run
-from tailcut.runtime.devices import Machines as Machines
+from tailcut.runtime.devices import Devices as Devices
 from tailcut.runtime.distributed import Processes, share_of
 from tailcut.runtime.progress import Progress, epoch_line, live_progress
 from tailcut.runtime.signals import Interruption, interrupted, listen_for_interruption, not_a_number
@@ -80,7 +80,7 @@ LOSS_MEMORY = 0.98  # of the smoothed loss that the live bar shows
 logger = logging.getLogger("tailcut.training")
 
 
-class Session(Processes):
+class Trainer(Processes):
     """One process of a training: its parts, and what has happened so far.
 
     `model` is the network itself; `module` is the same network, wrapped by Fabric for the forward pass.
@@ -251,7 +251,7 @@ class Session(Processes):
         """From here on round the coefficients in the forward (changes the model), if the recipe says so."""
         begin = self.recipe.training.round_from
         if begin is not None and self.epoch >= begin * self.recipe.training.epochs:
-            set_precision(self.model, self.recipe.pack.codec)
+            set_precision(self.model, self.recipe.pack.dtype)
 
     def _cut_if_due(self, steps_done: int) -> None:
         """Cut the tails (changes the model) if the recipe has a cut after this many steps of the run."""

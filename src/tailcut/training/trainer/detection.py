@@ -29,7 +29,7 @@ from tailcut.training.ema import MovingAverage
 from tailcut.training.recipe.fields import check_unused
 from tailcut.training.recipe.schema import DetectionSection, Recipe
 from tailcut.training.recipe.sections import AugmentationSection
-from tailcut.training.trainer.base import Session
+from tailcut.training.trainer.base import Trainer
 from tailcut.training.trainer.detection_batches import Example, ImageNumbers, is_mirrored, training_example
 from tailcut.weights import to_dense
 
@@ -109,7 +109,7 @@ class _ByNumber(nn.Module):
         return self.detector([self.images.image(number).to(numbers.device) for number in numbers.tolist()])
 
 
-class DetectionSession(Session):
+class DetectionTrainer(Trainer):
     """One process of a training. The loop counts images by number; `_step` reads them."""
 
     def __init__(self, recipe: Recipe, run: Run, fabric: Fabric, *, roots: Roots, download: bool) -> None:

@@ -22,12 +22,12 @@ from tailcut.training.losses import adversarial_loss
 from tailcut.training.result import num_kept, save_trained
 from tailcut.training.setup.build_generation import GanNetworks
 from tailcut.training.setup.execution_mode import DENSE, choose_execution, example_batch, trained_as
-from tailcut.training.trainer.base import Session
+from tailcut.training.trainer.base import Trainer
 
 logger = logging.getLogger("tailcut.training")
 
 
-class GanSession(Session):
+class GanTrainer(Trainer):
     """One process of a training. `model` is both networks; each is wrapped by Fabric alone.
 
     The result is of the generator, whose file is `model.tailcut`; the discriminator is beside it,

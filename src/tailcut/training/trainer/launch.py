@@ -9,7 +9,7 @@ from tailcut.data import Roots, reading
 from tailcut.errors import ArgumentError, MissingExtraError
 from tailcut.files import write_atomically
 from tailcut.runs import Result, Run
-from tailcut.runtime.devices import Machines, is_first_process, make_fabric
+from tailcut.runtime.devices import Devices, is_first_process, make_fabric
 from tailcut.runtime.progress import log_to_file
 from tailcut.runtime.signals import explaining_lost_places
 from tailcut.training.checkpoints import remove_unfinished
@@ -22,7 +22,7 @@ except ImportError as error:
     raise MissingExtraError("training", "lightning-fabric", "train") from error
 
 
-class Session(Protocol):
+class Trainer(Protocol):
     """One process of a training."""
 
     def __init__(self, recipe: Recipe, run: Run, fabric: Fabric, *, roots: Roots, download: bool) -> None: ...
@@ -34,20 +34,20 @@ class Session(Protocol):
         """Pack and evaluate."""
 
 
-def run_sessions(
-    kind: type[Session], recipe: Recipe, out: str | Path, *, resume: bool, machines: Machines | None, **settings: Any
+def run_trainers(
+    kind: type[Trainer], recipe: Recipe, out: str | Path, *, resume: bool, devices: Devices | None, **settings: Any
 ) -> Result:
     """Run one session of this kind in each process; arguments, result and errors are those of `trainers.train`.
 
     No other training can begin or go on in the folder meanwhile.
     """
     run = Run(Path(out))
-    fabric = make_fabric(machines or Machines(), recipe.training.precision)
+    fabric = make_fabric(devices or Devices(), recipe.training.precision)
     with ExitStack() as held:
         if is_first_process():
             held.enter_context(run.locked())
             _take_up(run, recipe, resume=resume)
-        result: Result = fabric.launch(partial(_run_session, kind=kind, recipe=recipe, run=run, **settings))
+        result: Result = fabric.launch(partial(_run_trainer, kind=kind, recipe=recipe, run=run, **settings))
     return result
 
 
@@ -70,10 +70,10 @@ def _take_up(run: Run, recipe: Recipe, *, resume: bool) -> None:
     remove_unfinished(run)
 
 
-def _run_session(
+def _run_trainer(
     fabric: Fabric,
     *,
-    kind: type[Session],
+    kind: type[Trainer],
     recipe: Recipe,
     run: Run,
     roots: Roots,

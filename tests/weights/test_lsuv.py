@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 import tailcut
 from tailcut.errors import ArgumentError, StructureError
-from tailcut.weights import regularize, standardize_outputs, truncated_tensors
+from tailcut.weights import lsuv_init, regularize, truncated_tensors
 
 
 def network() -> nn.Sequential:
@@ -49,7 +49,7 @@ def test_every_layer_gives_mean_zero_and_variance_one() -> None:
     model = network()
     before = outputs_of(model, images())
     assert float(before["10"].std(0).mean()) < 1e-2  # or there would be nothing to do
-    factors = standardize_outputs(model.train(), images())
+    factors = lsuv_init(model.train(), images())
     assert list(factors) == ["0.weight", "2.weight", "4.weight", "8.weight", "10.weight"]
     for name, outputs in outputs_of(model, images()).items():
         assert float(outputs.var(0).mean()) == pytest.approx(1, rel=1e-3), name
@@ -63,14 +63,14 @@ def test_one_image_without_a_batch_has_channels_first() -> None:
     regularize(model, num_kept=60)
     alone = copy.deepcopy(model)
     image = torch.rand(3, 12, 10)
-    assert standardize_outputs(alone, image) == standardize_outputs(model, image[None])
+    assert lsuv_init(alone, image) == lsuv_init(model, image[None])
     torch.testing.assert_close(alone(image).mean((1, 2)), torch.zeros(8), atol=1e-4, rtol=0)
 
 
 def test_weights_are_multiplied_by_what_is_returned() -> None:
     model = network()
     before = {tensor.name: tensor.vector.detach().clone() for tensor in truncated_tensors(model)}
-    factors = standardize_outputs(model, images())
+    factors = lsuv_init(model, images())
     for tensor in truncated_tensors(model):
         torch.testing.assert_close(tensor.vector.detach(), before[tensor.name] * factors[tensor.name])
 
@@ -79,7 +79,7 @@ def test_modes_hooks_gradients_and_random_numbers_stay() -> None:
     model = network().train()
     model[5].eval()
     state = torch.random.get_rng_state()
-    standardize_outputs(model, images())
+    lsuv_init(model, images())
     assert [module.training for module in model] == [n != 5 for n in range(len(model))]
     assert model.training
     assert torch.equal(state, torch.random.get_rng_state())
@@ -93,7 +93,7 @@ def test_a_truncated_bias_is_scaled_along() -> None:
     regularize(model, num_kept=10, include=("*",))
     inputs = torch.randn(50, 20)
     before = model(inputs).detach()
-    (factor,) = standardize_outputs(model, inputs).values()
+    (factor,) = lsuv_init(model, inputs).values()
     torch.testing.assert_close(model(inputs).detach(), before * factor)
 
 
@@ -102,7 +102,7 @@ def test_plain_layers_and_normalisation_stay_as_they_are() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(512, 5))
     regularize(model, num_kept=20, exclude=("2.*",))
     before = {name: value.clone() for name, value in model.state_dict().items() if name.startswith(("1.", "2."))}
-    assert list(standardize_outputs(model, images())) == ["0.weight", "4.weight"]
+    assert list(lsuv_init(model, images())) == ["0.weight", "4.weight"]
     assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
 
 
@@ -110,7 +110,7 @@ def test_layers_beside_attention_are_scaled() -> None:
     torch.manual_seed(0)
     model = nn.TransformerEncoderLayer(16, 2, dim_feedforward=32, batch_first=True)
     regularize(model, num_kept=40, include=("linear*.weight",))
-    assert list(standardize_outputs(model, torch.randn(8, 5, 16))) == ["linear1.weight", "linear2.weight"]
+    assert list(lsuv_init(model, torch.randn(8, 5, 16))) == ["linear1.weight", "linear2.weight"]
 
 
 def test_a_shared_weight_is_scaled_once() -> None:
@@ -127,7 +127,7 @@ def test_a_shared_weight_is_scaled_once() -> None:
     model = Shared()
     regularize(model, num_kept=30)
     inputs = torch.randn(200, 16)
-    assert len(standardize_outputs(model, inputs)) == 1
+    assert len(lsuv_init(model, inputs)) == 1
     assert float(model.first(inputs).detach().var(0).mean()) == pytest.approx(1, rel=1e-3)
 
 
@@ -137,7 +137,7 @@ def test_a_deep_network_without_normalisation_tells_images_apart() -> None:
     regularize(plain, num_kept=60)
     inputs = torch.rand(16, 3, 32, 32)
     standardized = copy.deepcopy(plain)
-    standardize_outputs(standardized, inputs)
+    lsuv_init(standardized, inputs)
     spreads = [float(model.eval()(inputs).detach().var(0).mean()) for model in (plain, standardized)]
     assert spreads[0] < 1e-8
     assert spreads[1] == pytest.approx(1, rel=0.01)
@@ -156,7 +156,7 @@ def test_inputs_that_tell_nothing_are_refused_and_nothing_changes(inputs: Tensor
     model = network()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(ArgumentError, match=message):
-        standardize_outputs(model, inputs)
+        lsuv_init(model, inputs)
     assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
     assert not any(module._forward_hooks for module in model.modules())
 
@@ -165,12 +165,12 @@ def test_a_single_vector_is_refused() -> None:
     model = nn.Sequential(nn.Linear(8, 4))
     regularize(model, num_kept=6)
     with pytest.raises(ArgumentError, match="there is only one"):
-        standardize_outputs(model, torch.rand(8))
+        lsuv_init(model, torch.rand(8))
 
 
 def test_what_has_no_truncated_layer_is_refused() -> None:
     with pytest.raises(StructureError, match="not regularised"):
-        standardize_outputs(nn.Linear(3, 3), torch.randn(5, 3))
+        lsuv_init(nn.Linear(3, 3), torch.randn(5, 3))
 
     class Functional(nn.Module):
         def __init__(self) -> None:
@@ -183,4 +183,4 @@ def test_what_has_no_truncated_layer_is_refused() -> None:
     model = Functional()
     regularize(model, num_kept=9)
     with pytest.raises(StructureError, match="called no layer"):
-        standardize_outputs(model, torch.randn(5, 8))
+        lsuv_init(model, torch.randn(5, 8))

@@ -33,7 +33,7 @@ class _Layer:
         return bias if isinstance(bias, nn.Parameter) else None
 
 
-def standardize_outputs(model: nn.Module, *inputs: Tensor) -> dict[str, float]:
+def lsuv_init(model: nn.Module, *inputs: Tensor) -> dict[str, float]:
     """Scale the coefficients so that each truncated layer's outputs have mean 0 and variance 1 (changes the model).
 
     A truncated weight is smooth along its channels, and so is what the next layer reads: random coefficients add up or
