@@ -27,6 +27,7 @@ FOLLOWED = (
 )
 # What numba compiles: instrumented bytecode is none that it knows.
 COMPILED = (
+    "tailcut.format.quantized.loops",
     "tailcut.inputs.transform.loops",
     "tailcut.jpeg.scans",
     "tailcut.execution.cpu.interpreter",

@@ -22,7 +22,7 @@ from conformance.torch_networks import REGISTERED, build
 from torch import nn
 
 import tailcut
-from fuzz import mutators
+from fuzz import mutators, quantized
 from tailcut.errors import ArgumentError, CorruptFileError, DataError, FormatError, RecipeError
 from tailcut.format import codecs
 from tailcut.structure import registry
@@ -307,6 +307,7 @@ TARGETS = {
         Target("agreement", run_agreement, mutators.tailcut_file, "tailcut", _FILES[2:], 10, _LOADED),
         Target("read_jpeg", run_read_jpeg, mutators.jpeg, "jpeg", (), 10, 64 * MB + 24 * MAX_PIXELS),
         Target("codecs", run_codecs, mutators.blindly, "codecs", (), 5, 64 * MB),
+        Target("quantized", quantized.run, quantized.mutate, "quantized", (), 5, 64 * MB),
         Target("recipes", run_recipes, mutators.toml, "recipes", ("recipes/**/*.toml",), 5, 64 * MB),
     )
 }

@@ -10,10 +10,10 @@ from torch import nn
 
 import tailcut
 from fuzz import __main__ as runner
-from fuzz import engine, mutators, seeds, targets
+from fuzz import engine, mutators, quantized, seeds, targets
 from tailcut.errors import FormatError
 
-MUTANTS = {"inspect": 60, "load": 60, "agreement": 120, "read_jpeg": 120, "codecs": 120, "recipes": 60}
+MUTANTS = {"inspect": 60, "load": 60, "agreement": 120, "read_jpeg": 120, "codecs": 120, "quantized": 200, "recipes": 60}
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -35,6 +35,8 @@ def test_the_corpora_are_small_and_the_seeds_what_the_script_writes() -> None:
     for name, content in seeds.payloads().items():
         if not name.startswith("deflate"):  # whose payloads are those of the zlib at hand
             assert (CORPORA / "codecs" / name).read_bytes() == content
+    for name, content in quantized.seeds():
+        assert (CORPORA / "quantized" / name).read_bytes() == content
     assert {path.name for path in (CORPORA / "jpeg").iterdir()} >= set(seeds.jpegs())
 
 

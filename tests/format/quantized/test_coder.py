@@ -156,3 +156,10 @@ def test_large_tensors_need_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coder, "is_installed", lambda: False)
     with pytest.raises(MissingExtraError, match="needs the package 'numba'"):
         decode(b"\0", [Layout("weight", (1 << 21,), 1 << 21)])
+
+
+@pytest.mark.parametrize("shape", [(3, 0), (0, 3), (2, 3, 0, 4)])
+def test_an_empty_tensor_takes_its_parameters_only(shape: tuple[int, ...]) -> None:
+    layouts = [Layout("weight", shape, 0), Layout("bias", (2,), 2)]
+    payload = encode(layouts, [Coded(np.zeros(0, np.int64)), Coded(np.array([3, -1]))])
+    assert [tensor.numbers.tolist() for tensor in decode(payload, layouts)] == [[], [3, -1]]

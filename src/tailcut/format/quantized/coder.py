@@ -276,7 +276,7 @@ def _model(state: _State, layout: Layout, num: int, mean: int) -> tuple[Any, ...
     """The arguments of `put_numbers` from `index` on."""
     axes = [axis for axis, size in enumerate(layout.shape) if size > 1]
     # Only so far as the numbers reach: a long axis of which nothing is stored takes no memory.
-    strides = [math.prod(layout.shape[axis + 1 :]) for axis in axes]
+    strides = [max(1, math.prod(layout.shape[axis + 1 :])) for axis in axes]  # a tensor may be empty
     sizes = [min(layout.shape[axis], -(-num // stride)) for axis, stride in zip(axes, strides, strict=True)]
     index = np.zeros(0, np.int64)
     if layout.order is not None:
