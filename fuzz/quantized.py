@@ -17,7 +17,7 @@ from tailcut.compiling import is_installed
 from tailcut.errors import CorruptFileError, LimitError
 from tailcut.format import quantized
 from tailcut.format.quantized import Coded, Layout, coder
-from tailcut.transform.order import l1_order_index
+from tailcut.transform.order import corner_positions, l1_order_index
 
 COEFFICIENTS, WHOLE_TENSOR, INTEGERS = range(3)
 KEYS = ("weight", "running_var")
@@ -72,10 +72,10 @@ def _described(part: bytes) -> tuple[Layout, reference.Tensor]:
         return layout, reference.Tensor(key, shape, reference.row_major(shape), is_whole=is_integer)
     num = 1 + part[5] % size
 
-    def order(count: int) -> np.ndarray:
-        return l1_order_index(shape, count)
+    def order(count: int) -> tuple[np.ndarray, tuple[int, ...]]:
+        return corner_positions(shape, count, axes=range(len(shape)), weights=(1,) * len(shape))
 
-    indices = [tuple(index) for index in order(num).tolist()]
+    indices = [tuple(index) for index in l1_order_index(shape, num).tolist()]
     layout = Layout("", shape, num, order=order)
     return layout, reference.Tensor("", shape, indices, is_coefficients=True)
 

@@ -14,8 +14,8 @@ import tailcut
 from tailcut.channels.graph.layer_kinds import layer_kind
 from tailcut.channels.pruning.edit import NarrowedLayer, PruneEdit
 
-# Loads a small file first, so that imports do not count, then each file of a list, and tells of each the most memory,
-# the processor time and the error, if any.
+# Loads small files first, so that imports and the compiling of loops do not count, then each file of a list, and tells
+# of each the most memory, the processor time and the error, if any.
 MEASURE = """
 import json, os, pathlib, sys, time
 import tailcut
@@ -24,7 +24,8 @@ def memory(key):
     lines = pathlib.Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line for line in lines if line.startswith(key)).split()[1])
 
-tailcut.load(sys.argv[1])
+for path in json.loads(sys.argv[1]):
+    tailcut.load(path)
 for path, cap in json.loads(sys.argv[2]):
     pathlib.Path("/proc/self/clear_refs").write_text("5")
     before, start, error = memory("VmRSS"), time.process_time(), None
@@ -76,13 +77,24 @@ FILES: dict[str, tuple[dict[str, Any], float]] = {
         {"name": "alexnet", "num_classes": 65_000, "width": 1, "hidden": 200, "edits": [kept(all_of)]},
         13.1,
     ),
+    "quantised, many": (
+        {"name": "alexnet", "num_classes": 65_000, "width": 1, "hidden": 200, "codec": 3},
+        13.1,
+    ),
+    "quantised, a long axis, all kept": ({**long(2048, 2), "codec": 3, "edits": [kept(all_of)]}, 8.39),
+    "quantised, four axes, all kept": (
+        {"name": "vgg16", "width": 50, "hidden": 20, "num_classes": 2, "codec": 3, "edits": [kept(all_of)]},
+        9.5,
+    ),
+    "quantised, many tensors": ({**DEEP, "codec": 3, "edits": [at_most(1)]}, 0.01),
 }
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux to measure the most memory")
 def test_memory_and_time_are_bounded(tmp_path: Path) -> None:
-    small = tmp_path / "small.tailcut"
-    small.write_bytes(zero_file("lenet5", edits=[at_most(3)]))
+    first = [tmp_path / name for name in ("small.tailcut", "quantised.tailcut")]
+    first[0].write_bytes(zero_file("lenet5", edits=[at_most(3)]))
+    first[1].write_bytes(zero_file("lenet5", codec=3, edits=[kept(all_of)]))
     cases = []
     for number, (name, (arguments, millions)) in enumerate(FILES.items()):
         path = tmp_path / f"{number}.tailcut"
@@ -90,7 +102,7 @@ def test_memory_and_time_are_bounded(tmp_path: Path) -> None:
         caps = [cap for cap in (2_000_000, 10_000_000, 20_000_000) if cap >= millions * 1e6]
         cases += [(name, millions, path, cap) for cap in caps]
     listed = json.dumps([(str(path), cap) for _, _, path, cap in cases])
-    command = [sys.executable, "-c", MEASURE, str(small), listed]
+    command = [sys.executable, "-c", MEASURE, json.dumps(list(map(str, first))), listed]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     for (name, millions, path, cap), line in zip(cases, lines, strict=True):
         memory, seconds, error = json.loads(line)

@@ -4,13 +4,15 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from tailcut.format import codecs
+from tailcut.format import codecs, quantized
 from tailcut.format.container import Contents, StoredBase, Stream, encode
-from tailcut.format.numbers import NUMBER_TYPES, type_number
-from tailcut.format.tensors import network_tensors
+from tailcut.format.numbers import INTEGERS, NUMBER_TYPES, QUANTIZED, type_number
+from tailcut.format.streams import layout_of_kept, layout_of_other
+from tailcut.format.tensors import NetworkTensors, network_tensors
 from tailcut.structure import Edit, StoredTensor, Writer, create_model, family
 from tailcut.transform.order import normalize_axes
 from tailcut.weights.edit import RegularizeEdit
@@ -26,7 +28,7 @@ def zero_file(
         name: of the registered network.
         edits: each makes an edit from the network as it stands on the meta device; they are applied in order.
         type_of: number type of the coefficients.
-        codec: of all streams: 1 (deflate) or 2 (range).
+        codec: of all streams: 1 (deflate), 2 (range) or 3 (quantised: every number is coded, in 0.0014 bits).
         arguments: of the network.
     """
     with torch.device("meta"):
@@ -40,22 +42,50 @@ def zero_file(
         edit.apply(model)
         made.append(edit)
     tensors = network_tensors(model, made)
+    if codec == 3:
+        return _quantized_zeros(name, arguments, tuple(written), tensors)
     types = [type_number(other.tensor.dtype, name=other.name) for other in tensors.others]
     counts: dict[int, int] = {}
     for number, other in zip(types, tensors.others, strict=True):
         counts[number] = counts.get(number, 0) + other.tensor.numel()
     num_kept = sum(entry.num_kept for entry in tensors.coefficients)
-    places = list(family(name).defaults)
-    base = StoredBase(name, tuple(sorted((places.index(key), value) for key, value in arguments.items())))
     return encode(
         Contents(
-            base=base,
+            base=_base(name, arguments),
             digest=tensors.digest(),
             metadata={},
             edits=tuple(written),
             coefficients=_stream(type_of, num_kept, codec) if num_kept else None,
             other_types=tuple(types),
             other_streams=tuple(_stream(number, count, codec) for number, count in counts.items()),
+        )
+    )
+
+
+def _base(name: str, arguments: dict[str, Any]) -> StoredBase:
+    places = list(family(name).defaults)
+    return StoredBase(name, tuple(sorted((places.index(key), value) for key, value in arguments.items())))
+
+
+def _quantized_zeros(
+    name: str, arguments: dict[str, Any], edits: tuple[tuple[int, bytes], ...], tensors: NetworkTensors
+) -> bytes:
+    is_integer = [not other.tensor.is_floating_point() for other in tensors.others]
+    layouts = [layout_of_kept(entry) for entry in tensors.coefficients]
+    for other, whole in zip(tensors.others, is_integer, strict=True):
+        layouts.append(layout_of_other(other.name, tuple(other.tensor.shape), is_integer=whole))
+    payload = quantized.encode(layouts, [quantized.Coded(np.zeros(each.size, np.int64)) for each in layouts])
+    stream = Stream(QUANTIZED, quantized.NUMBER, payload)
+    with_coefficients = bool(tensors.coefficients)
+    return encode(
+        Contents(
+            base=_base(name, arguments),
+            digest=tensors.digest(),
+            metadata={},
+            edits=edits,
+            coefficients=stream if with_coefficients else None,
+            other_types=tuple(INTEGERS if whole else QUANTIZED for whole in is_integer),
+            other_streams=() if with_coefficients else (stream,),
         )
     )
 

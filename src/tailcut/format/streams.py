@@ -13,7 +13,7 @@ from tailcut.errors import CorruptFileError
 from tailcut.format import quantized
 from tailcut.format.container import Contents
 from tailcut.format.numbers import INTEGERS, QUANTIZED, from_bytes, number_type
-from tailcut.transform.order import l1_order_index
+from tailcut.transform.order import corner_positions
 
 
 class Kept(Protocol):
@@ -95,8 +95,8 @@ def layout_of_other(name: str, shape: tuple[int, ...], *, is_integer: bool) -> q
     return quantized.Layout(name.rpartition(".")[2], shape, math.prod(shape), is_integer=is_integer)
 
 
-def _order(entry: Kept, num: int) -> np.ndarray:
-    return l1_order_index(entry.shape, num, axes=entry.axes, weights=entry.order_weights)
+def _order(entry: Kept, num: int) -> tuple[np.ndarray, tuple[int, ...]]:
+    return corner_positions(entry.shape, num, axes=entry.axes, weights=entry.order_weights)
 
 
 def decode_quantized(

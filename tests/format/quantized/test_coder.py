@@ -12,13 +12,16 @@ from hypothesis import strategies as st
 
 from tailcut.errors import CorruptFileError, LimitError, MissingExtraError
 from tailcut.format.quantized import Coded, Layout, coder, decode, encode
-from tailcut.transform.order import l1_order_index
+from tailcut.transform.order import flat_positions, l1_order_index
 
 INTEGER = Layout("num_batches_tracked", (3,), 3, is_integer=True)
 
 
 def kept(shape: tuple[int, ...], num: int) -> Layout:
-    return Layout("", shape, num, order=lambda count: l1_order_index(shape, count))
+    def order(count: int) -> tuple[np.ndarray, tuple[int, ...]]:
+        return flat_positions(l1_order_index(shape, count), shape), shape
+
+    return Layout("", shape, num, order=order)
 
 
 @st.composite

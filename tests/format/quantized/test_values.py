@@ -99,7 +99,7 @@ def test_kernels_have_axes() -> None:
 
 
 def test_coefficients_are_not_transformed_again() -> None:
-    layout = Layout("", (2, 2), 2, order=lambda num: np.zeros((num, 2), np.int64))
+    layout = Layout("", (2, 2), 2, order=lambda num: (np.zeros(num, np.int64), (2, 2)))
     with pytest.raises(CorruptFileError, match="transform 2 of coefficients"):
         dequantize(Coded(np.array([1, 2]), DCT), layout)
 

@@ -49,15 +49,16 @@ class Layout:
         key: tensors of one key (the last part of a name) follow one another's parameters.
         shape: of the tensor.
         size: how many numbers it has at most: its coefficients, or all.
-        order: the indices of its first n numbers, int64 (n, axes), where they are coefficients in order; None where
-            they are all numbers in row-major order.
+        order: the places of its first n > 0 numbers where they are coefficients in order, and the sizes of a corner
+            that holds them all: row-major positions in it, int64 (n,); None where they are all numbers in row-major
+            order.
         is_integer: whole numbers, kept as they are.
     """
 
     key: str
     shape: tuple[int, ...]
     size: int
-    order: Callable[[int], np.ndarray] | None = None
+    order: Callable[[int], tuple[np.ndarray, tuple[int, ...]]] | None = None
     is_integer: bool = False
 
 
@@ -199,7 +200,7 @@ def _compiled_loops() -> Any:
 
 
 def _encode_tensor(state: _State, buffer: Any, layout: Layout, tensor: Coded) -> Any:
-    numbers = state.ints(tensor.numbers)
+    numbers = tensor.numbers
     if layout.is_integer:
         for number in tensor.numbers.tolist():
             buffer = _put(state, buffer, _WHOLE, number - state.latest)
@@ -211,11 +212,11 @@ def _encode_tensor(state: _State, buffer: Any, layout: Layout, tensor: Coded) ->
     for level, new, old in zip((_TRANSFORM, _STEP, _OFFSET, _COUNT), parameters, memory.parameters, strict=True):
         buffer = _put(state, buffer, level, new - old)
     memory.parameters = parameters
-    model = _model(state, layout, len(numbers), memory.mean)
+    index_of, model = _model(state, layout, len(numbers), memory.mean)
     for start in range(0, len(numbers), _CHUNK):
         buffer = _with_room(state, buffer, _CHUNK)
-        stop = min(start + _CHUNK, len(numbers))
-        state.loops.put_numbers(state.coder, buffer, state.zeros, state.seen, numbers, start, stop, *model)
+        part, index = state.ints(numbers[start : start + _CHUNK]), index_of(start)
+        state.loops.put_numbers(state.coder, buffer, state.zeros, state.seen, part, 0, len(part), index, *model)
     memory.mean = _mean(model[-1], memory.mean)
     return buffer
 
@@ -236,13 +237,14 @@ def _decode_tensor(state: _State, payload: Any, layout: Layout, most: int) -> Co
     if abs(step) > MAX_STEP or not 0 <= transform <= MAX_TRANSFORM:
         raise corrupt(f"transform {transform} and a step of 2^({step} / 8)")
     _check_claim(num, most)
-    numbers = state.ints(np.zeros(num, np.int64))
-    model = _model(state, layout, num, memory.mean)
+    numbers = np.zeros(num, np.int64)
+    index_of, model = _model(state, layout, num, memory.mean)
     for start in range(0, num, _CHUNK):
-        stop = min(start + _CHUNK, num)
-        state.loops.get_numbers(state.coder, payload, state.zeros, state.seen, numbers, start, stop, *model)
+        part, index = state.ints(numbers[start : start + _CHUNK]), index_of(start)
+        state.loops.get_numbers(state.coder, payload, state.zeros, state.seen, part, 0, len(part), index, *model)
+        numbers[start : start + _CHUNK] = part
     memory.mean = _mean(model[-1], memory.mean)
-    return Coded(np.asarray(numbers, dtype=np.int64), transform, step, offset)
+    return Coded(numbers, transform, step, offset)
 
 
 def _decode_integers(state: _State, payload: Any, layout: Layout, most: int) -> Iterator[int]:
@@ -272,23 +274,34 @@ def _with_room(state: _State, buffer: Any, count: int) -> Any:
     return np.concatenate([buffer, np.zeros(more, np.uint8)]) if state.is_compiled else buffer + bytes(more)
 
 
-def _model(state: _State, layout: Layout, num: int, mean: int) -> tuple[Any, ...]:
-    """The arguments of `put_numbers` from `index` on."""
+def _model(
+    state: _State, layout: Layout, num: int, mean: int
+) -> tuple[Callable[[int], MutableSequence[int]], tuple[MutableSequence[int], ...]]:
+    """The argument `index` of `put_numbers` for the chunk that begins at a number, and the arguments behind it.
+
+    Indices are made chunk by chunk: those of all numbers would take many times the memory of the numbers.
+    """
     axes = [axis for axis, size in enumerate(layout.shape) if size > 1]
     # Only so far as the numbers reach: a long axis of which nothing is stored takes no memory.
     strides = [max(1, math.prod(layout.shape[axis + 1 :])) for axis in axes]  # a tensor may be empty
     sizes = [min(layout.shape[axis], -(-num // stride)) for axis, stride in zip(axes, strides, strict=True)]
-    index = np.zeros(0, np.int64)
-    if layout.order is not None:
-        index = layout.order(num)[:, axes]
-        sizes = [int(column.max(initial=0)) + 1 for column in index.T]
+    positions, corner = np.zeros(0, np.int64), layout.shape
+    if layout.order is not None and num:
+        positions, corner = layout.order(num)
+        sizes = [min(corner[axis], num) for axis in axes]
     first = [sum(sizes[:place]) for place in range(len(sizes))]
     last = [start + size for start, size in zip(first, sizes, strict=True)]
-    if layout.order is not None:
-        index = (index + np.array(first, np.int64)).reshape(-1)
+
+    def index_of(start: int) -> MutableSequence[int]:
+        if not len(positions):
+            return state.ints(positions)
+        index = np.unravel_index(positions[start : start + _CHUNK], corner) if axes else ()
+        columns = [index[axis] + offset for axis, offset in zip(axes, first, strict=True)]
+        return state.ints(np.stack(columns, axis=1).reshape(-1) if columns else np.zeros(1, np.int64))
+
     total = [0] * sum(sizes)
-    parts: list[Any] = [index, first, last, first, total, total, [0, 0, mean, mean]]
-    return tuple(map(state.ints, parts))
+    parts: list[Sequence[int]] = [first, last, first, total, total, [0, 0, mean, mean]]
+    return index_of, tuple(map(state.ints, parts))
 
 
 def _mean(track: MutableSequence[int], before: int) -> int:
