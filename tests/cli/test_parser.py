@@ -36,6 +36,11 @@ def test_settings_need_a_key_and_a_value(word: str) -> None:
         settings([word])
 
 
+@pytest.mark.parametrize("text", ["9" * 5000, "[" * 2000])
+def test_what_python_cannot_read_as_toml_is_text(text: str) -> None:
+    assert settings([f"width={text}"]) == {"width": text}
+
+
 def test_errors_are_raised_and_carry_the_usage() -> None:
     parser = Parser(prog="tailcut fly")
     with pytest.raises(UsageError, match="unrecognized arguments: --far") as caught:

@@ -231,6 +231,6 @@ def settings(words: list[str] | None) -> dict[str, Any]:
             raise ArgumentError(f"expected KEY=VALUE, got {word!r}; for example bias=false")
         try:
             values[key.strip()] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):  # Python's own limits too: digits of an integer, nesting
             values[key.strip()] = text
     return values

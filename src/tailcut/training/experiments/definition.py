@@ -4,7 +4,6 @@ import difflib
 import importlib.resources
 import json
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from tailcut.runs import Run
 from tailcut.training.recipe.keys import problem_of
 from tailcut.training.recipe.schema import Fraction, Recipe, Section
 from tailcut.training.recipe.toml_files import SUFFIX, load_recipe, training_command
+from tailcut.training.recipe.toml_text import read_toml
 
 try:
     from pydantic import AfterValidator, Field, ValidationError, model_validator
@@ -162,12 +162,10 @@ def load_experiment(name_or_path: str | Path) -> Experiment:
     """
     path = find_experiment(name_or_path)
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        values = read_toml(path.read_text(encoding="utf-8-sig"), str(path))
         experiment = Experiment.model_validate({"name": path.stem, **values})
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"cannot read the experiment {path}: {error}") from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise RecipeError(f"{path}: this is no TOML: {error}") from error
     except ValidationError as error:
         problems = [_problem(item) for item in error.errors(include_url=False)]
         from_file = "name" not in values and any(item["loc"] == ("name",) for item in error.errors())

@@ -12,6 +12,7 @@ from typing import Any
 from tailcut.errors import MissingExtraError, RecipeError
 from tailcut.training.recipe.keys import problems_of, split_key, unknown_key
 from tailcut.training.recipe.schema import Recipe
+from tailcut.training.recipe.toml_text import read_toml
 
 try:
     from pydantic import ValidationError
@@ -43,11 +44,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
 
 def parse_recipe(content: str, *, source: str, overrides: Sequence[str] = ()) -> Recipe:
     """Check the text of a recipe. `source` is its name in errors. Raises as `load_recipe`."""
-    try:
-        values = tomllib.loads(content)
-    # Python's own limits: nesting, and the digits of an integer.
-    except (ValueError, RecursionError) as error:
-        raise RecipeError(f"{source}: this is no TOML: {error}") from error
+    values = read_toml(content, source)
     for override in overrides:
         _override(values, override, source)
     if "name" not in values:
