@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from tailcut.channels.graph.layer_kinds import layer_kind
+from tailcut.channels.pruning.edit import NarrowedLayer, PruneEdit
 from tailcut.format import codecs, quantized
 from tailcut.format.container import Contents, StoredBase, Stream, encode
 from tailcut.format.numbers import INTEGERS, NUMBER_TYPES, QUANTIZED, type_number
@@ -104,6 +106,20 @@ def kept(
                 weights = (1,) * len(chosen)
                 entries.append(StoredTensor(candidate.names[0], shape, chosen, weights, num_kept(shape)))
         return RegularizeEdit(tuple(entries))
+
+    return make
+
+
+def narrowed_alone(name: str) -> Callable[[nn.Module], PruneEdit]:
+    """An edit after which the layer of this name takes half its inputs, which those before it still give."""
+
+    def make(model: nn.Module) -> PruneEdit:
+        layer = model.get_submodule(name)
+        kind = layer_kind(layer)
+        assert kind is not None
+        sizes = kind.sizes(layer)
+        sizes["in_channels"] //= 2
+        return PruneEdit((NarrowedLayer(name, kind.number, tuple(sizes.values())),))
 
     return make
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.format.zeros import narrowed_alone, zero_file
 
 from tailcut.data import open_dataset
 from tailcut.errors import ArgumentError, DataNotFoundError
@@ -54,3 +55,10 @@ def test_mistakes(file: Path, tmp_path: Path) -> None:
     with pytest.raises(DataNotFoundError):
         compress_file(file, tmp_path / "b", "folder:nowhere", step=1.0)
     assert not (tmp_path / "b").exists()
+
+
+def test_a_network_that_cannot_run_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.tailcut").write_bytes(zero_file("lenet5", edits=[narrowed_alone("conv2")]))
+    with pytest.raises(ArgumentError, match=r"cannot take pictures of shape .*channels"):
+        compress_file(tmp_path / "a.tailcut", tmp_path / "b.tailcut", "digits", max_bytes=300, num_gradients=10)
+    assert not (tmp_path / "b.tailcut").exists()

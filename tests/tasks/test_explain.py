@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.format.zeros import narrowed_alone, zero_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
@@ -221,3 +222,11 @@ def test_the_image_is_drawn_whatever_the_network_reads(
 def test_files_that_take_no_images(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="at least one file"):
         explain_files([], tmp_path / "x.png", tmp_path / "cam.png")
+
+
+def test_a_network_that_cannot_run_is_told(tmp_path: Path) -> None:
+    """Two edits of a file may not fit each other, and still make a network of tensors that the file has."""
+    Image.fromarray(np.zeros((28, 28, 3), np.uint8)).save(tmp_path / "x.png")
+    (tmp_path / "a.tailcut").write_bytes(zero_file("resnet20", edits=[narrowed_alone("layer1.0.conv1")]))
+    with pytest.raises(ArgumentError, match=r"cannot take pictures of shape \(1, 3, 32, 32\): .*channels"):
+        explain_files([tmp_path / "a.tailcut"], tmp_path / "x.png", tmp_path / "cam.png", device="cpu")

@@ -14,7 +14,7 @@ from tailcut.compression.compress import usual_gradients
 from tailcut.compression.fisher import GRADIENT_BATCH
 from tailcut.data import Dataset, Roots, open_dataset, split_off
 from tailcut.errors import ArgumentError
-from tailcut.evaluation.evaluate import PROGRESS_INTERVAL, evaluate, uses_batch_statistics
+from tailcut.evaluation.evaluate import PROGRESS_INTERVAL, evaluate, run_forward, uses_batch_statistics
 from tailcut.evaluation.random_batches import network_inputs
 from tailcut.files import check_place
 from tailcut.format.open_network import open_network
@@ -121,6 +121,7 @@ def compress_file(
     count = usual_gradients(network) if num_gradients is None else num_gradients
     start = time.perf_counter()
     inputs = _inputs(network, train, count, seed, progress)
+    run_forward(network, inputs[0])  # a network that cannot run is told before the work
     report = compress(
         network,
         out,

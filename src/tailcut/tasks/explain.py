@@ -17,7 +17,7 @@ from tailcut.channels.scoring.feature_maps import follow_maps
 from tailcut.channels.scoring.forward import running, unwrapped
 from tailcut.data import read_image
 from tailcut.errors import ArgumentError, StructureError
-from tailcut.evaluation.evaluate import choose_device, runnable
+from tailcut.evaluation.evaluate import choose_device, fitting, runnable
 from tailcut.evaluation.pixel_inputs import image_shape, reader_of
 from tailcut.format import load
 from tailcut.plotting import new_figure, write_figure
@@ -182,7 +182,8 @@ def explain_files(
         pixels = _pixels(image, model, max_pixels).to(place)
         x = reader_of(model)(pixels)
         network = runnable(model, place, dense=True)
-        own = grad_cam(network, x, layer=layer)
+        with fitting(x):
+            own = grad_cam(network, x, layer=layer)
         number = own.class_number if number is None else number
         heat = own if own.class_number == number else grad_cam(network, x, layer=layer, class_number=number)
         panels.append((str(file), pixels.cpu()[0], heat))
