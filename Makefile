@@ -27,7 +27,7 @@ CODE := src tests fuzz conformance conftest.py $(wildcard demo.py bench/*.py)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test check check-versions format format-check lint types contracts duplicates bench fuzz docs build clean
+.PHONY: help setup demo test check check-versions format format-check lint types contracts duplicates bench indices fuzz docs build clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/' | expand -t 22
@@ -55,7 +55,7 @@ test: setup  ## run all tests (real data too, where TAILCUT_DATA points to it)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile $(TESTS)
 
 # The tests come last, so that the last line is their summary.
-check: format-check lint types contracts duplicates test  ## everything that must hold before a commit
+check: format-check lint types contracts duplicates indices test  ## everything that must hold before a commit
 
 # Pythons that the machine lacks are skipped with a line. All pairs are tried, then it fails if one did.
 check-versions:  ## run the tests on the lowest and the newest torch, and on Python 3.11 to 3.13
@@ -83,9 +83,13 @@ contracts: setup  ## import-linter: imports point downward only
 duplicates: setup  ## pylint's search for blocks of code that stand twice
 	@$(BIN)/pylint $$(find src -name '*.py')
 
+indices: setup  ## the compiled loops again, with every index checked
+	@NUMBA_BOUNDSCHECK=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/execution/cpu tests/format/quantized \
+		tests/inputs/transform/test_loops.py tests/inputs/transform/test_compiled.py tests/jpeg/test_scans.py
+
 # Atheris has wheels for Linux; without it the mutants are blind.
 fuzz: setup  ## try what reads others' files with contents that nobody wrote, for MINUTES in all
-	@$(BIN)/python -c "import atheris" 2>/dev/null || $(INSTALL) --only-binary atheris ".[fuzz]" || true
+	@$(BIN)/python -c "import atheris" 2>/dev/null || $(INSTALL) --no-build-isolation --only-binary atheris --editable ".[fuzz]" || true
 	@PYTHONPATH=. $(BIN)/python -m fuzz $(MINUTES)
 	@PYTHONPATH=. $(BIN)/python -m fuzz.graphs 300
 
