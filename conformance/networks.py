@@ -94,6 +94,7 @@ DESCRIPTIONS: dict[str, dict[str, Any]] = {
     "wide": _layer("Linear", in_features=64, out_features=3, bias=False),
     "nothing": _layer("ReLU"),
     "half": {"type": "Half", "parameters": {"weight": [[2, 2], "float16"], "bias": [[2], "float16"]}},
+    "empty": {"type": "Empty", "parameters": {"weight": [[3, 0], "float32"], "bias": [[2], "float32"]}},
     "sequence": {"type": "Sequential", "children": {"0": _conv(3, 2), "1": _layer("ReLU"), "2": _conv(2, 2)}},
     "own": _own(),
     "image": _image(),

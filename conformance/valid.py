@@ -370,6 +370,7 @@ def quantized() -> dict[str, Callable[[], Draft]]:
         ),
         "quantized-some-axes": lambda: own("linear", [regularize(LINEAR, 1, 3, 0, b"\2", 3)], coefficients=10),
         "quantized-half": lambda: own("half", types={"weight": 10, "bias": 10}),
+        "quantized-empty": lambda: own("empty", types={"weight": 10, "bias": 10}),
         "quantized-registered": lambda: named(
             CHAIN,
             arguments=[(0, [4, 3, 2])],
