@@ -218,7 +218,11 @@ def to_dense(model: nn.Module) -> nn.Module:
 
     Returns:
         The dense network: same class, device, type, mode and outputs, nothing of Tailcut in it.
+
+    Raises:
+        ArgumentError: no network.
     """
+    check_module("to_dense", model)
     with torch.inference_mode(False), torch.no_grad():
         source = without_views(model)
         dense = copy.deepcopy(source, {id(tensor): tensor.detach().clone() for tensor in computed_attributes(source)})

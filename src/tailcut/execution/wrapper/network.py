@@ -23,7 +23,7 @@ from tailcut.execution.wrapper.programs import NetworkPrograms
 from tailcut.execution.wrapper.report import FuseReport, report_of
 from tailcut.execution.wrapper.snapshot import ModelSnapshot, try_out
 from tailcut.execution.wrapper.view import is_code_of, unwrapped
-from tailcut.structure import NetworkView, example_shape, source_of
+from tailcut.structure import NetworkView, check_module, example_shape, source_of
 
 ENGINES = ("auto", "torch", "compiled")
 # The example is timed only where the dense network's largest map is below this.
@@ -331,8 +331,9 @@ def fuse(
         The fused network; of a view another one of the same network. Parameters, buffers and mode are those of `model`.
 
     Raises:
-        ArgumentError: an unknown engine, or `check_by_timing` without an example.
+        ArgumentError: no network, an unknown engine, or `check_by_timing` without an example.
     """
+    check_module("fuse", model)
     fused = FusedNetwork(source_of(model), engine=engine)
     example = _example(fused.source, example_input)
     if example is not None:
