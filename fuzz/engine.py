@@ -95,6 +95,7 @@ def led_by_coverage(name: str, corpus: Path, findings: Path, seconds: str, seed:
             f"-artifact_prefix={findings}/",
             f"-rss_limit_mb={RESIDENT_MB}",
             f"-timeout={SECONDS_OF_ONE}",
+            f"-report_slow_units={SECONDS_OF_ONE}",  # what is written counts as a finding; the target watches its time
             f"-max_len={MAX_LENGTH}",
             f"-seed={seed or 1}",
             "-print_final_stats=1",
