@@ -59,6 +59,6 @@ def test_mistakes(file: Path, tmp_path: Path) -> None:
 
 def test_a_network_that_cannot_run_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.tailcut").write_bytes(zero_file("lenet5", edits=[narrowed_alone("conv2")]))
-    with pytest.raises(ArgumentError, match=r"cannot take pictures of shape .*channels"):
+    with pytest.raises(ArgumentError, match=r"cannot take images of shape .*channels"):
         compress_file(tmp_path / "a.tailcut", tmp_path / "b.tailcut", "digits", max_bytes=300, num_gradients=10)
     assert not (tmp_path / "b.tailcut").exists()

@@ -228,5 +228,5 @@ def test_a_network_that_cannot_run_is_told(tmp_path: Path) -> None:
     """Two edits of a file may not fit each other, and still make a network of tensors that the file has."""
     Image.fromarray(np.zeros((28, 28, 3), np.uint8)).save(tmp_path / "x.png")
     (tmp_path / "a.tailcut").write_bytes(zero_file("resnet20", edits=[narrowed_alone("layer1.0.conv1")]))
-    with pytest.raises(ArgumentError, match=r"cannot take pictures of shape \(1, 3, 32, 32\): .*channels"):
+    with pytest.raises(ArgumentError, match=r"cannot take images of shape \(1, 3, 32, 32\): .*channels"):
         explain_files([tmp_path / "a.tailcut"], tmp_path / "x.png", tmp_path / "cam.png", device="cpu")
