@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tests.format.conversion.published import NETWORKS, filled
 
 from tailcut.format import load
 from tailcut.structure import create_model
@@ -53,3 +54,24 @@ def test_the_published_network_takes_at_most_1600_bytes(tailcut: Tailcut, carvan
     assert outcome.code == 0
     assert outcome.json["num_kept"] == 759
     assert out.stat().st_size <= 1600
+
+
+def test_a_network_of_hrank(tailcut: Tailcut, tmp_path: Path) -> None:
+    network = NETWORKS["resnet56"]
+    torch.save({"state_dict": filled(network.shapes(network.rates))}, tmp_path / "model_best.pth.tar")
+    out = tmp_path / "a.tailcut"
+    outcome = tailcut("convert", tmp_path / "model_best.pth.tar", "--from", "cfdp", "-o", out, "--json")
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["file_bytes"] == out.stat().st_size
+    assert load(out)(torch.rand(1, 3, 32, 32)).shape == (1, 10)
+    outcome = tailcut("convert", tmp_path / "model_best.pth.tar", "--from", "dctnet", "-o", out)
+    assert outcome.code == 1
+    assert (
+        "is not laid out as the published code for any of mask_rcnn, faster_rcnn, resnet50, mobilenetv2" in outcome.err
+    )
+
+
+def test_frereg_needs_the_model(tailcut: Tailcut, tmp_path: Path) -> None:
+    outcome = tailcut("convert", published_file(tmp_path), "--from", "frereg", "-o", tmp_path / "a.tailcut")
+    assert outcome.code == 2
+    assert "--from frereg needs --model" in outcome.err

@@ -122,6 +122,28 @@ def test_normalize() -> None:
     assert list(inside.state_dict()) == list(outside.state_dict())
 
 
+def test_channels_that_do_not_follow_from_width() -> None:
+    """Widths of a published pruned network: the first shortcut takes the middle 13 of 16 channels."""
+    torch.manual_seed(0)
+    model = resnet20(channels=(16, 13, 26, 64))
+    by, x = ByHand(model), image(2, 3, 8, 8)
+    stem = relu(by.norm(by.conv(x, "conv1", 1, 1), "bn1"))
+    y = relu(by.norm(by.conv(stem, "layer1.0.conv1", 1, 1), "layer1.0.bn1"))
+    y = by.norm(by.conv(y, "layer1.0.conv2", 1, 1), "layer1.0.bn2") + stem[:, 2:15]
+    torch.testing.assert_close(model.layer1[0](stem), relu(y))
+    assert model.linear.in_features == 64
+    assert "MiddleChannels(first=2, count=13)" in str(model)
+    assert [tuple(p.shape) for p in resnet20(channels=(5, 5, 10, 20)).parameters()] == [
+        tuple(p.shape) for p in resnet20(width=5).parameters()
+    ]
+
+
+@pytest.mark.parametrize("channels", [(16, 16, 32), (16, 32, 16, 64), (16, 16, 32, 0)])
+def test_wrong_channels(channels: tuple[int, ...]) -> None:
+    with pytest.raises(ArgumentError, match="resnet20: channels must be"):
+        resnet20(channels=channels)
+
+
 def test_children_by_name() -> None:
     names = [name for name, _ in resnet110(width=1).named_children()]
     assert names == ["normalize", "conv1", "bn1", "relu", "layer1", "layer2", "layer3", "avgpool", "linear"]

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.small_imagenette import write_images
@@ -145,3 +146,16 @@ def test_images_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_written_is_told_first(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"the folder .*nowhere does not exist"):
         prune_file(tmp_path / "no network yet", tmp_path / "nowhere" / "slim.tailcut", method="l1", rates=0.5)
+
+
+def test_a_folder_of_published_scores(tmp_path: Path) -> None:
+    """The channels that go are those with the lowest of the file's scores."""
+    save(create_model("resnet56", channels=(8, 8, 8, 8)), tmp_path / "a.tailcut")
+    folder = tmp_path / "ranks"
+    folder.mkdir()
+    for number in range(1, 56):
+        np.save(folder / f"rank_conv{number}.npy", np.roll(np.arange(8.0), number))
+    report = prune_file(tmp_path / "a.tailcut", tmp_path / "b.tailcut", scores=folder, rates={"layer1.0.conv1": 0.5})
+    assert (report.method, report.num_images) == ("hrank", 0)
+    removed = {layer.name: layer.removed for layer in report.pruning.layers}
+    assert removed["layer1.0.conv1"] == (2, 3, 4, 5)

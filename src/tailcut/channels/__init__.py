@@ -30,6 +30,7 @@ from tailcut.channels.scoring.formulas import map_scores as map_scores
 from tailcut.channels.scoring.importance import SpectralImportance as SpectralImportance
 from tailcut.channels.scoring.plots import draw_maps as draw_maps
 from tailcut.channels.scoring.plots import draw_scores as draw_scores
+from tailcut.channels.scoring.published_scores import read_score_folder as read_score_folder
 from tailcut.channels.scoring.recalibration import recalibrate as recalibrate
 from tailcut.channels.scoring.score import score as score
 from tailcut.channels.scoring.scores import Scores as Scores

@@ -6,7 +6,7 @@ from typing import Any
 from tailcut.cli.parser import Verbs, add_codecs, add_model_arguments, add_verb, settings
 from tailcut.printing import Report
 
-SOURCES = ("frereg",)
+FREREG, DCTNET, HRANK, CHIP, CFDP = SOURCES = ("frereg", "dctnet", "hrank", "chip", "cfdp")
 
 
 def add_parser(verbs: Verbs) -> None:
@@ -16,13 +16,18 @@ def add_parser(verbs: Verbs) -> None:
         "convert",
         summary="convert another project's file",
         description="Convert the file of another project. frereg: the networks published with Frequency "
-        "Regularization (their .tar.xz, or the bare .pt in it).",
-        example="  tailcut convert unet_fr.tar.xz --from frereg --model unet -o unet.tailcut --dtype float16",
+        "Regularization (their .tar.xz, or the bare .pt in it). dctnet: those of Learning in the Frequency Domain. "
+        "hrank, chip, cfdp: theirs, as trained or pruned. All are read without unpickling.",
+        example="  tailcut convert unet_fr.tar.xz --from frereg --model unet -o unet.tailcut --dtype float16\n"
+        "  tailcut convert model_best.pth.tar --from cfdp -o vgg16.tailcut\n"
+        "  tailcut convert latest.pth --from dctnet -o detector.tailcut",
         run=run,
     )
     parser.add_argument("file", metavar="FILE", help="the file to convert")
     parser.add_argument("--from", required=True, choices=SOURCES, dest="source", help="the project it comes from")
-    parser.add_argument("--model", required=True, metavar="NAME", help="the registered model it belongs to")
+    parser.add_argument(
+        "--model", metavar="NAME", help="the registered model it belongs to; needed for frereg, else found in the file"
+    )
     add_model_arguments(parser, "an argument of that model, where it is not the published one")
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="the .tailcut file to write")
     add_codecs(parser)
@@ -30,9 +35,18 @@ def add_parser(verbs: Verbs) -> None:
 
 def run(arguments: argparse.Namespace) -> Report:
     """Convert."""
+    from tailcut.errors import ArgumentError
+    from tailcut.files import check_place
     from tailcut.format import write
-    from tailcut.format.conversion import frereg
+    from tailcut.format.conversion import dctnet, frereg, hrank
 
+    check_place(arguments.out)
     model_arguments: dict[str, Any] | None = settings(arguments.model_arguments) or None
-    model = frereg.convert(arguments.file, model=arguments.model, arguments=model_arguments)
+    if arguments.source == FREREG:
+        if arguments.model is None:
+            raise ArgumentError("--from frereg needs --model: its files do not tell which network they are of")
+        model = frereg.convert(arguments.file, model=arguments.model, arguments=model_arguments)
+    else:
+        project = dctnet if arguments.source == DCTNET else hrank
+        model = project.convert(arguments.file, model=arguments.model, arguments=model_arguments)
     return write(model, arguments.out, dtype=arguments.dtype or "float32", other_dtype=arguments.other_dtype)

@@ -32,7 +32,12 @@ def add_parser(verbs: Verbs) -> None:
     )
     amount.add_argument("--macs-ratio", type=float, metavar="R", help="prune until this part of the MACs is left")
     amount.add_argument("--params-ratio", type=float, metavar="R", help="the same for parameters")
-    parser.add_argument("--scores", metavar="SCORES", help="the JSON file of tailcut score; scored now if not given")
+    parser.add_argument(
+        "--scores",
+        metavar="SCORES",
+        help="the JSON file of tailcut score, or a folder of .npy files that "
+        "HRank, CHIP or CFDP published for this network; scored now if not given",
+    )
     parser.add_argument("--method", metavar="NAME", help="how to score now (default: spectral); not with --scores")
     add_images(parser)
     parser.add_argument(

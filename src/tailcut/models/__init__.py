@@ -14,7 +14,8 @@ from tailcut.models.densenet_cifar import DenseNet40 as DenseNet40
 from tailcut.models.googlenet_cifar import GoogLeNetCIFAR as GoogLeNetCIFAR
 from tailcut.models.lenet5 import LeNet5 as LeNet5
 from tailcut.models.lenet300 import LeNet300 as LeNet300
-from tailcut.models.mobilenet_v1 import MobileNetV1CIFAR as MobileNetV1CIFAR
+from tailcut.models.mobilenet_v1 import mobilenetv1 as mobilenetv1
+from tailcut.models.mobilenet_v1 import mobilenetv1_cifar as mobilenetv1_cifar
 from tailcut.models.mobilenet_v2 import mobilenetv2 as mobilenetv2
 from tailcut.models.mobilenet_v2 import mobilenetv2_cifar as mobilenetv2_cifar
 from tailcut.models.resnet import resnet18 as resnet18

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.models.arguments import check_channels
+from tailcut.models.normalize import normalization
 from tailcut.structure import register_model
 
 NUM_LAYERS = 12  # in each of the three blocks
@@ -26,14 +27,18 @@ class DenseNet40(nn.Module):
     Args:
         num_classes: how many classes there are.
         growth: channels that each convolution adds.
+        normalize: take off a mean and divide by a spread per channel first, where the weights expect that: "cifar10" or
+            "imagenet" (or true).
 
     Raises:
         ArgumentError: a count is not from 1 to 65,536.
     """
 
-    def __init__(self, *, num_classes: int = 10, growth: int = 12) -> None:
+    def __init__(self, *, num_classes: int = 10, growth: int = 12, normalize: bool | str = False) -> None:
         super().__init__()
         check_channels("densenet40", num_classes=num_classes, growth=growth)
+        # No module where there is nothing to do: files know modules by their places.
+        self.normalize = normalization("densenet40", normalize)
         channels = 2 * growth
         self.conv1 = nn.Conv2d(3, channels, 3, padding=1, bias=False)
         self.dense1 = _dense_block(channels, growth)
@@ -54,6 +59,7 @@ class DenseNet40(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (batch, num_classes) of images (batch, 3, height, width)."""
+        x = x if self.normalize is None else self.normalize(x)
         x = self.trans1(self.dense1(self.conv1(x)))
         x = self.dense3(self.trans2(self.dense2(x)))
         logits: Tensor = self.fc(self.avgpool(self.relu(self.bn(x))).flatten(1))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.models.arguments import check_channels
+from tailcut.models.normalize import normalization
 from tailcut.structure import register_model
 
 STANDARD_WIDTH = 64
@@ -42,14 +43,18 @@ class GoogLeNetCIFAR(nn.Module):
         num_classes: how many classes there are.
         width: channels of the 1 x 1 branch of the first block; all others change in proportion, rounded down, but
             not below 1.
+        normalize: take off a mean and divide by a spread per channel first, where the weights expect that: "cifar10" or
+            "imagenet" (or true).
 
     Raises:
         ArgumentError: a count is not from 1 to 65,536.
     """
 
-    def __init__(self, *, num_classes: int = 10, width: int = STANDARD_WIDTH) -> None:
+    def __init__(self, *, num_classes: int = 10, width: int = STANDARD_WIDTH, normalize: bool | str = False) -> None:
         super().__init__()
         check_channels("googlenet_cifar", num_classes=num_classes, width=width)
+        # No module where there is nothing to do: files know modules by their places.
+        self.normalize = normalization("googlenet_cifar", normalize)
         stem = _scaled(STEM_CHANNELS, width)
         self.pre_layers = nn.Sequential(*_convolution(3, stem, 3))
         self.a3 = Inception(stem, INCEPTIONS["a3"], width)
@@ -68,6 +73,7 @@ class GoogLeNetCIFAR(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (batch, num_classes) of images (batch, 3, height, width)."""
+        x = x if self.normalize is None else self.normalize(x)
         x = self.pre_layers(x)
         x = self.maxpool1(self.b3(self.a3(x)))
         x = self.e4(self.d4(self.c4(self.b4(self.a4(x)))))

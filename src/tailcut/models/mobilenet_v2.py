@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tailcut.errors import ArgumentError
 from tailcut.models.arguments import check_channels, check_dropout
+from tailcut.models.normalize import normalization
 from tailcut.structure import register_model
 
 STEM_CHANNELS = 32
@@ -40,17 +41,29 @@ class MobileNetV2(nn.Module):
         width_multiplier: of all numbers of channels, which are then rounded to multiples of 8 (by less than a
             tenth downwards); the last convolution is never narrower than 1,280.
         dropout: share of the last features that are dropped in training.
+        normalize: take off a mean and divide by a spread per channel first, where the weights expect that: "cifar10" or
+            "imagenet" (or true).
 
     Raises:
         ArgumentError: `num_classes` is not from 1 to 65,536, `width_multiplier` not above 0 and at most 16, or
             `dropout` not from 0 to 1.
     """
 
-    def __init__(self, name: str, small_input: bool, num_classes: int, width_multiplier: float, dropout: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        small_input: bool,
+        num_classes: int,
+        width_multiplier: float,
+        dropout: float,
+        normalize: bool | str,
+    ) -> None:
         super().__init__()
         check_channels(name, num_classes=num_classes)
         check_dropout(name, dropout)
         _check_multiplier(name, width_multiplier)
+        # No module where there is nothing to do: files know modules by their places.
+        self.normalize = normalization(name, normalize)
         channels = _rounded(STEM_CHANNELS * width_multiplier)
         blocks: list[nn.Module] = [_convolution(3, channels, 3, 1 if small_input else 2)]
         for stage, (expansion, base, depth, first_stride) in enumerate(STAGES):
@@ -73,6 +86,7 @@ class MobileNetV2(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (batch, num_classes) of images (batch, 3, height, width)."""
+        x = x if self.normalize is None else self.normalize(x)
         logits: Tensor = self.classifier(self.avgpool(self.features(x)).flatten(1))
         return logits
 
@@ -124,16 +138,28 @@ def _check_multiplier(name: str, multiplier: float) -> None:
 
 
 @register_model("mobilenetv2", example_shape=(1, 3, 224, 224))
-def mobilenetv2(*, num_classes: int = 1000, width_multiplier: float = 1.0, dropout: float = 0.2) -> MobileNetV2:
+def mobilenetv2(
+    *,
+    num_classes: int = 1000,
+    width_multiplier: float = 1.0,
+    dropout: float = 0.2,
+    normalize: bool | str = False,
+) -> MobileNetV2:
     """MobileNetV2: 3,504,872 parameters, 300.77 M MACs at 224 x 224."""
-    return MobileNetV2("mobilenetv2", False, num_classes, width_multiplier, dropout)
+    return MobileNetV2("mobilenetv2", False, num_classes, width_multiplier, dropout, normalize)
 
 
 @register_model("mobilenetv2_cifar", example_shape=(1, 3, 32, 32))
-def mobilenetv2_cifar(*, num_classes: int = 10, width_multiplier: float = 1.0, dropout: float = 0.2) -> MobileNetV2:
+def mobilenetv2_cifar(
+    *,
+    num_classes: int = 10,
+    width_multiplier: float = 1.0,
+    dropout: float = 0.2,
+    normalize: bool | str = False,
+) -> MobileNetV2:
     """MobileNetV2 for 32 x 32 images: 2,236,682 parameters, 87.98 M MACs at 32 x 32.
 
     Stem and second stage have stride 1, as in kuangliu/pytorch-cifar; but shortcuts are the identity as in the
     paper, where that code puts a convolution wherever the stride is 1.
     """
-    return MobileNetV2("mobilenetv2_cifar", True, num_classes, width_multiplier, dropout)
+    return MobileNetV2("mobilenetv2_cifar", True, num_classes, width_multiplier, dropout, normalize)

@@ -3,18 +3,52 @@
 import torch
 from torch import Tensor, nn
 
-# What the images of ImageNet have per channel; published checkpoints were trained on inputs normalised so.
-MEAN = (0.485, 0.456, 0.406)
-STANDARD_DEVIATION = (0.229, 0.224, 0.225)
+from tailcut.errors import ArgumentError
+
+# Mean and spread per channel of the images that published checkpoints were trained on.
+STATISTICS = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+}
+MEAN, STANDARD_DEVIATION = STATISTICS["imagenet"]
 
 
 class Normalize(nn.Module):
-    """(x - `MEAN`) / `STANDARD_DEVIATION` for each of three channels. Shape (batch, 3, height, width) unchanged.
+    """(x - mean) / spread for each of three channels. Shape (batch, 3, height, width) unchanged.
 
     The numbers are plain constants and no buffers: nothing is stored, and nothing is lost on the meta device.
+
+    Args:
+        which: "imagenet", or "cifar10" for the constants that most code for CIFAR-10 has (its spread is that of
+            the images' own spreads, not of all pixels).
     """
+
+    __constants__ = ("which",)  # compared when a network is saved
+
+    def __init__(self, which: str = "imagenet") -> None:
+        super().__init__()
+        self.which = which
+        self.mean, self.standard_deviation = STATISTICS[which]
 
     def forward(self, x: Tensor) -> Tensor:
         """The normalised image."""
-        planes = [(x[:, i] - MEAN[i]) / STANDARD_DEVIATION[i] for i in range(len(MEAN))]
+        planes = [(x[:, i] - self.mean[i]) / self.standard_deviation[i] for i in range(len(self.mean))]
         return torch.stack(planes, dim=1)
+
+    def extra_repr(self) -> str:
+        """The constants' name, for printing."""
+        return repr(self.which)
+
+
+def normalization(model: str, choice: bool | str) -> Normalize | None:
+    """The layer for the argument `normalize` of a network: None where it is False, ImageNet's constants where True.
+
+    Raises:
+        ArgumentError: a string that names no constants.
+    """
+    if choice is False:
+        return None
+    which = "imagenet" if choice is True else choice
+    if which not in STATISTICS:
+        raise ArgumentError(f"{model}: normalize must be true, false, {' or '.join(STATISTICS)}, got {choice!r}")
+    return Normalize(which)

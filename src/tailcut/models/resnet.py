@@ -7,7 +7,7 @@ there, a bottleneck block takes its stride in the 3 x 3 convolution ("v1.5") and
 from torch import Tensor, nn
 
 from tailcut.models.arguments import check_channels
-from tailcut.models.normalize import Normalize
+from tailcut.models.normalize import normalization
 from tailcut.structure import register_model
 
 DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
@@ -30,19 +30,19 @@ class ResNet(nn.Module):
         width: channels of the first stage.
         small_input: the stem for images of about 32 x 32: a 3 x 3 convolution of stride 1, no pooling.
         normalize: take off ImageNet's mean and divide by its spread first (`Normalize`), so that torchvision's
-            checkpoints, trained on inputs normalised in that way, take pixels in 0..1.
+            checkpoints, trained on inputs normalised in that way, take pixels in 0..1; "cifar10" for CIFAR-10's.
 
     Raises:
         ArgumentError: a count is not from 1 to 65,536.
     """
 
-    def __init__(self, name: str, num_classes: int, width: int, small_input: bool, normalize: bool) -> None:
+    def __init__(self, name: str, num_classes: int, width: int, small_input: bool, normalize: bool | str) -> None:
         super().__init__()
         check_channels(name, num_classes=num_classes, width=width)
         block: type[BasicBlock | Bottleneck] = BasicBlock if name in ("resnet18", "resnet34") else Bottleneck
         kernel, stride = (3, 1) if small_input else (7, 2)
         # No module where there is nothing to do: files know modules by their places.
-        self.normalize = Normalize() if normalize else None
+        self.normalize = normalization(name, normalize)
         self.conv1 = nn.Conv2d(3, width, kernel, stride, padding=kernel // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU()
@@ -135,7 +135,9 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
 
 
 @register_model("resnet18", example_shape=_example_shape)
-def resnet18(*, num_classes: int = 1000, width: int = 64, small_input: bool = False, normalize: bool = False) -> ResNet:
+def resnet18(
+    *, num_classes: int = 1000, width: int = 64, small_input: bool = False, normalize: bool | str = False
+) -> ResNet:
     """ResNet-18: 11,689,512 parameters, 1.81 G MACs at 224 x 224.
 
     With `small_input=True, num_classes=10` it is the network of CIFAR-10 results: 11,173,962 parameters, of
@@ -145,20 +147,24 @@ def resnet18(*, num_classes: int = 1000, width: int = 64, small_input: bool = Fa
 
 
 @register_model("resnet34", example_shape=_example_shape)
-def resnet34(*, num_classes: int = 1000, width: int = 64, small_input: bool = False, normalize: bool = False) -> ResNet:
+def resnet34(
+    *, num_classes: int = 1000, width: int = 64, small_input: bool = False, normalize: bool | str = False
+) -> ResNet:
     """ResNet-34: 21,797,672 parameters, 3.66 G MACs at 224 x 224."""
     return ResNet("resnet34", num_classes, width, small_input, normalize)
 
 
 @register_model("resnet50", example_shape=_example_shape)
-def resnet50(*, num_classes: int = 1000, width: int = 64, small_input: bool = False, normalize: bool = False) -> ResNet:
+def resnet50(
+    *, num_classes: int = 1000, width: int = 64, small_input: bool = False, normalize: bool | str = False
+) -> ResNet:
     """ResNet-50: 25,557,032 parameters, 4.09 G MACs at 224 x 224; 25.50 M of them are not batch norm's."""
     return ResNet("resnet50", num_classes, width, small_input, normalize)
 
 
 @register_model("resnet101", example_shape=_example_shape)
 def resnet101(
-    *, num_classes: int = 1000, width: int = 64, small_input: bool = False, normalize: bool = False
+    *, num_classes: int = 1000, width: int = 64, small_input: bool = False, normalize: bool | str = False
 ) -> ResNet:
     """ResNet-101: 44,549,160 parameters, 7.80 G MACs at 224 x 224."""
     return ResNet("resnet101", num_classes, width, small_input, normalize)

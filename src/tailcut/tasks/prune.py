@@ -13,6 +13,7 @@ from tailcut.channels import Scores, score
 from tailcut.channels import recalibrate as measure_again
 from tailcut.channels.pruning.prune import prune
 from tailcut.channels.pruning.report import PruneReport
+from tailcut.channels.scoring.published_scores import read_score_folder
 from tailcut.channels.scoring.score import NUM_BATCHES, SPECTRAL, needs_loader
 from tailcut.data import Roots, open_dataset
 from tailcut.errors import ArgumentError
@@ -87,7 +88,8 @@ def prune_file(
         data: name of the data set to score on; not needed with `scores`, nor for methods that look at weights only.
         model: see `open_network`.
         arguments: likewise.
-        scores: the JSON file of `tailcut score`; the network is scored now when None.
+        scores: the JSON file of `tailcut score`, or a folder as `read_score_folder` reads it; the network is scored
+            now when None.
         method: see `tailcut.channels.score`, as for `num_batches` and `seed`; `spectral` when None. Not with `scores`.
         split: the part of the data set.
         roots: data roots to try first.
@@ -123,7 +125,7 @@ def prune_file(
         return None if dataset is None else network_inputs(network, dataset, batch_size, num_batches, seed, bar)
 
     if scores is not None:
-        found = Scores.load(scores)
+        found = read_score_folder(scores, network) if Path(scores).is_dir() else Scores.load(scores)
     else:
         with live_progress(progress, "images", num_batches * batch_size, interval=PROGRESS_INTERVAL) as bar:
             loader = images(bar) if looks else None

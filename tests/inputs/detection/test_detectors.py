@@ -441,3 +441,9 @@ def test_mask_rcnn_of_the_paper() -> None:
     with torch.no_grad():
         (found,) = model.eval()([image])
     assert set(found) == {"boxes", "labels", "scores", "masks"}
+
+
+@pytest.mark.parametrize("offset", [-0.1, 1.0])
+def test_wrong_anchor_offset(offset: float) -> None:
+    with pytest.raises(ArgumentError, match="anchor_offset must be from 0 up to 1"):
+        make(anchor_offset=offset)

@@ -39,7 +39,20 @@ def load_checkpoint(path: str | Path, model: nn.Module) -> None:
         ModelMismatchError: names or shapes differ; the message lists which.
         FileNotFoundError: there is no such file.
     """
-    tensors = read_tensors(path)
+    fill_in(model, read_tensors(path), path)
+
+
+def fill_in(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """Fill `model` with tensors by name, as `load_checkpoint` does (changes the module).
+
+    Args:
+        model: the network.
+        tensors: of its state_dict, but for batch norm's counters.
+        path: where they come from, for messages.
+
+    Raises:
+        ModelMismatchError: names or shapes differ; the message lists which.
+    """
     own: dict[str, Tensor] = model.state_dict(keep_vars=True)
     missing = [name for name in own if name not in tensors and not name.endswith(_COUNTER)]
     unexpected = [name for name in tensors if name not in own]

@@ -65,6 +65,8 @@ class Detector(nn.Module):
         proposals: regions per image that the region proposal network hands on in evaluation; twice as many in
             training.
         regions: of these so many are taken for the losses of the heads.
+        anchor_offset: where in its cell an anchor lies, as a part of the stride: 0 for its corner, as torchvision has
+            it, 0.5 for its middle, as mmdetection has.
 
     Attributes:
         transform: the `DetectorInputs`; `transform.dct` is the `BlockDCT`.
@@ -95,6 +97,7 @@ class Detector(nn.Module):
         head_features: int = 1024,
         proposals: int = 1000,
         regions: int = 512,
+        anchor_offset: float = 0.0,
     ) -> None:
         super().__init__()
         parts = require_torchvision()
@@ -119,7 +122,7 @@ class Detector(nn.Module):
         if norm == "frozen":
             parts.freeze_batch_norm(network)
         self.backbone = parts.make_backbone(network, pyramid_channels)
-        heads = {"head_features": head_features, "score_threshold": score_threshold}
+        heads = {"head_features": head_features, "score_threshold": score_threshold, "anchor_offset": anchor_offset}
         heads |= {"num_classes": num_classes, "proposals": proposals, "regions": regions}
         self.rpn, self.roi_heads = parts.make_heads(self.backbone, masks=self.has_masks, **heads)
         _freeze_stages(self.body, frozen_stages)

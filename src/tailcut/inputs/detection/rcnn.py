@@ -10,18 +10,41 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import faster_rcnn, mask_rcnn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
+from tailcut.errors import ArgumentError
 from tailcut.inputs.detection.inputs import DetectorBatch, Size
 from tailcut.inputs.selection.gate import FrequencyGate
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 STRIDES = (4, 8, 16, 32)
+LEVEL_STRIDES = (*STRIDES, 64)  # those of the maps, and of every second pixel of the last one
+ANCHOR_SIZES = (32, 64, 128, 256, 512)
+ANCHOR_RATIOS = (0.5, 1.0, 2.0)
 BOX_SIDE, MASK_SIDE = 7, 14  # pixels of a pooled region
 MASK_LAYERS = 4
+
+
+class MovedAnchors(AnchorGenerator):  # type: ignore[misc]
+    """The usual anchors, moved from the corner of their cells by a part of the stride.
+
+    The strides are those of the levels. torchvision divides the size of the batch by that of the map, which is another
+    number where it does not go without rest (in the coarsest level).
+    """
+
+    def __init__(self, offset: float) -> None:
+        super().__init__(tuple((size,) for size in ANCHOR_SIZES), (ANCHOR_RATIOS,) * len(ANCHOR_SIZES))
+        cells: list[Tensor] = vars(self)["cell_anchors"]
+        self.cell_anchors = [cell + offset * stride for cell, stride in zip(cells, LEVEL_STRIDES, strict=True)]
+
+    def grid_anchors(self, grid_sizes: Any, strides: Any) -> list[Tensor]:
+        """Anchors of each level's cells, whatever `strides` are."""
+        found: list[Tensor] = super().grid_anchors(grid_sizes, [(stride, stride) for stride in LEVEL_STRIDES])
+        return found
 
 
 def make_backbone(network: nn.Module, pyramid_channels: int) -> nn.Module:
@@ -44,8 +67,15 @@ def make_heads(
     score_threshold: float,
     proposals: int,
     regions: int,
+    anchor_offset: float = 0.0,
 ) -> tuple[nn.Module, nn.Module]:
-    """The region proposal network and the heads for classes, boxes and, if wanted, masks; see `Detector`."""
+    """The region proposal network and the heads for classes, boxes and, if wanted, masks; see `Detector`.
+
+    Raises:
+        ArgumentError: `anchor_offset` is not from 0 up to 1.
+    """
+    if not 0 <= anchor_offset < 1:
+        raise ArgumentError(f"anchor_offset must be from 0 up to 1, not included, got {anchor_offset}")
     channels: Any = backbone.out_channels
     settings: dict[str, Any] = {
         "box_roi_pool": _pool(BOX_SIDE),
@@ -62,6 +92,8 @@ def make_heads(
             "mask_head": mask_rcnn.MaskRCNNHeads(channels, (channels,) * MASK_LAYERS, 1),
             "mask_predictor": mask_rcnn.MaskRCNNPredictor(channels, channels, num_classes),
         }
+    if anchor_offset:
+        settings["rpn_anchor_generator"] = MovedAnchors(anchor_offset)
     kind = mask_rcnn.MaskRCNN if masks else faster_rcnn.FasterRCNN
     parts = kind(backbone, **settings)
     return parts.rpn, parts.roi_heads
