@@ -7,9 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from tailcut.data import FolderDataset, MaskDataset, open_dataset, split_off
+from tailcut.data import FolderDataset, MaskDataset, default_split, open_dataset, split_off
 from tailcut.errors import ArgumentError, DataError, DataNotFoundError
 from tailcut.evaluation.evaluate import evaluate
+from tailcut.training.recipe.sections import DataSection
 from tailcut.training.recipe.toml_files import parse_recipe
 from tailcut.training.train import train
 
@@ -36,6 +37,26 @@ def test_classes_are_those_of_all_splits(flowers: Path) -> None:
     assert (train_part.name, train_part.split, test_part.split) == ("folder:my/flowers@8", "train", "val")
     assert train_part.batch(range(16))[0].shape == (16, 3, 8, 8)
     assert test_part.batch(range(8))[1].tolist() == [1] * 8
+
+
+def test_figures_are_of_test_where_there_is_one(flowers: Path) -> None:
+    """A recipe that names no split and an evaluation that names none take the same images."""
+    recipe = {"name": "folder:my/flowers@8"}
+    for expected in ("val", "test"):
+        if expected == "test":
+            write(flowers / "my" / "flowers" / "test" / "rose" / "0.png", 3)
+        section = DataSection.model_validate(recipe)
+        for split in (None, section.test_split):
+            assert open_dataset(section.name, split, roots=flowers).split == expected
+    assert open_dataset(recipe["name"], "val", roots=flowers).split == "val"
+
+
+@pytest.mark.parametrize(
+    ("name", "split"), [("mnist", "test"), ("cifar10@16", "test"), ("imagenette@32", "val"), ("coco", "val2017")]
+)
+def test_known_data_have_their_split(name: str, split: str) -> None:
+    assert default_split(name) == DataSection.model_validate({"name": name}).test_split == split
+    assert DataSection.model_validate({"name": name, "test_split": "train"}).test_split == "train"
 
 
 def test_images_of_several_sizes_need_a_side(flowers: Path) -> None:
@@ -113,7 +134,7 @@ def test_what_is_missing_is_said_with_what_is_there(cache: Path, flowers: Path) 
     with pytest.raises(ArgumentError, match="a split of my/flowers is the name of a folder"):
         open_dataset("folder:my/flowers", "../train", roots=flowers)
     with pytest.raises(
-        DataNotFoundError, match=r"(?s)folder:my/flowers, split test.*Splits found: train, val. Put images"
+        DataNotFoundError, match=r"(?s)folder:my/flowers, split test.*Splits found: train, val. Put pic"
     ):
         open_dataset("folder:my/flowers", "test", roots=flowers)
     with pytest.raises(DataNotFoundError, match=r"(?s)masks:my/flowers, split val.*my/flowers/val/images and a mask"):

@@ -1,8 +1,12 @@
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from tailcut.data import Dataset, open_dataset
+from tailcut.data import Dataset, imagefolder, open_dataset, read_image
 from tailcut.errors import ArgumentError
 from tailcut.evaluation.samples import predict_samples
 from tailcut.format import load
@@ -95,3 +99,22 @@ def test_images_of_other_classes_are_refused() -> None:
     dataset.class_names = tuple(f"word {letter}" for letter in "bacdefghij")
     with pytest.raises(ArgumentError, match="class 0 is 'word a' for the network and 'word b' in digits"):
         predict_samples(model, dataset, 2)
+
+
+def test_one_file_is_read_for_each_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page shows a few images: the rest of a split of files stays unread, but for the first one."""
+    for number in range(40):
+        path = tmp_path / "flowers" / "val" / ("rose", "tulip")[number % 2] / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(path)
+    read: list[str] = []
+
+    def noted(path: Path, **settings: Any) -> Any:
+        read.append(path.name)
+        return read_image(path, **settings)
+
+    monkeypatch.setattr(imagefolder, "read_image", noted)
+    dataset = open_dataset("folder:flowers", "val", roots=tmp_path)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
+    assert [sample[0] for sample in predict_samples(network, dataset, 4)] == [0, 10, 20, 30]
+    assert sorted(read) == ["00.png", "01.png", "20.png", "21.png"]

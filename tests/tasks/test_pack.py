@@ -19,6 +19,7 @@ from tailcut.format import inspect, load, save
 from tailcut.runs import Run
 from tailcut.structure import class_names, create_model, set_class_names
 from tailcut.tasks.pack import pack, unpack
+from tailcut.tasks.prune import prune_file
 from tailcut.training.recipe.schema import Recipe
 from tailcut.training.recipe.toml_files import parse_recipe
 from tailcut.training.train import train
@@ -174,8 +175,22 @@ def test_a_state_dict_tells_how_its_coefficients_were_made(wrap: Callable[[Any],
     again = load(tmp_path / "a.tailcut")
     inputs = torch.rand(3, 1, 28, 28)
     assert torch.equal(again(inputs), model(inputs))
-    with pytest.raises(ArgumentError, match="holds coefficients already: leave out --keep-ratio and --num-kept"):
+    with pytest.raises(ArgumentError, match="holds coefficients already: leave out --keep-ratio, --num-kept"):
         pack(tmp_path / "weights.pt", tmp_path / "b.tailcut", model="lenet5", keep_ratio=0.1)
+
+
+def test_plain_weights_stay_plain(tmp_path: Path) -> None:
+    model = create_model("lenet5", conv_relu=True)
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    arguments = {"conv_relu": True}
+    report = pack(tmp_path / "weights.pt", tmp_path / "a.tailcut", model="lenet5", arguments=arguments, plain=True)
+    assert report.regularization is None
+    again = load(tmp_path / "a.tailcut")
+    assert kept_counts(again) == {}
+    assert all(torch.equal(again.state_dict()[name], value) for name, value in model.state_dict().items())
+    prune_file(tmp_path / "a.tailcut", tmp_path / "b.tailcut", method="l1", rates=0.5, device="cpu")
+    with pytest.raises(ArgumentError, match="plain weights are kept whole"):
+        pack(tmp_path / "weights.pt", tmp_path / "b.tailcut", model="lenet5", plain=True, num_kept=3)
 
 
 @pytest.mark.parametrize("wrap", [AveragedModel, lambda model: torch.compile(nn.DataParallel(model), backend="eager")])

@@ -16,6 +16,7 @@ import tailcut
 from tailcut.data import open_dataset
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.execution import fuse
+from tailcut.structure import create_model
 from tailcut.transform.order import l1_order_index
 from tailcut.weights import kept_counts, regularize, resample, truncated_tensors, truncation_of
 
@@ -345,3 +346,14 @@ def test_a_unet_of_half_the_width_has_the_same_dice(carvana_root: Path) -> None:
     assert found[0] > 0.9
     assert found[1] == pytest.approx(found[0], abs=2e-3)
     assert (cars[0] == cars[1]).double().mean((1, 2)).min() > 0.99
+
+
+def test_networks_must_have_been_changed_alike() -> None:
+    """Pruned channels are no grid of those of another network, though all shapes could be filled."""
+    pruned, fresh = (create_model("lenet5", conv_relu=True) for _ in range(2))
+    tailcut.prune(pruned, torch.zeros(1, 1, 28, 28), {"conv1": torch.arange(20.0)}, 0.5)
+    regularize(pruned, num_kept=9)
+    with pytest.raises(StructureError, match="changed by prune, the other one by nothing: change the other one alike"):
+        resample(pruned, fresh)
+    tailcut.prune(fresh, torch.zeros(1, 1, 28, 28), {"conv1": torch.arange(20.0)}, 0.25)
+    assert [tensor.after[0] for tensor in resample(pruned, fresh).tensors][:1] == [15]

@@ -38,6 +38,11 @@ def add_parser(verbs: Verbs) -> None:
         help="part of each tensor of plain weights to keep (default: all)",
     )
     amount.add_argument(
+        "--plain",
+        action="store_true",
+        help="keep plain weights as they are, without coefficients: prune takes such files",
+    )
+    amount.add_argument(
         "--num-kept", type=int, metavar="N", help="coefficients of each tensor of plain weights to keep"
     )
 
@@ -57,4 +62,5 @@ def run(arguments: argparse.Namespace) -> Report:
         arguments=settings(arguments.model_arguments),
         keep_ratio=arguments.keep_ratio,
         num_kept=arguments.num_kept,
+        plain=arguments.plain,
     )

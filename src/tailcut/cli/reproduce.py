@@ -79,7 +79,7 @@ def wanted_rows(only: list[str] | None = None) -> list[Wanted]:
         paper = recipe.paper
         metric = "accuracy" if recipe.detection is None else "box_AP"
         data, split = recipe.data.name, recipe.data.test_split
-        entry = Wanted(name, recipe.name, measured=metric, data=data, test_split=split)
+        entry = Wanted(name, recipe.name, measured=metric, data=data, test_split=split or "")
         if paper is not None:
             entry = replace(
                 entry, source=paper.source, metrics=paper.metrics, num_kept=paper.num_kept, why_not=paper.why_not

@@ -80,6 +80,16 @@ def dataset_names() -> list[str]:
     return sorted(_KINDS)
 
 
+def default_split(name: str) -> str | None:
+    """The split for the figures of a data set, where nobody names one.
+
+    `test`; for carvana, imagenet and imagenette `val`, for coco `val2017`. None for your own (and for names that are
+    not known): `test` if it has such a folder, else `val`.
+    """
+    kind = _KINDS.get(name.partition("@")[0])
+    return None if kind is None else kind.default_split
+
+
 def open_dataset(
     name: str,
     split: str | None = None,
@@ -95,8 +105,8 @@ def open_dataset(
     Args:
         name: one of `dataset_names()`; for those with classes also `NAME@SIDE`, with images that are resized to
             SIDE x SIDE pixels. Or your own, `folder:NAME`, `folder:NAME@SIDE` or `masks:NAME`: see `open_own`.
-        split: the part to open; None is `test`, for carvana, imagenette and your own `val`, for coco `val2017`. The
-            splits of carvana, coco and your own are the folders that lie in theirs.
+        split: the part to open; None is `default_split(name)`. The splits of carvana, coco and your own are the folders
+            that lie in theirs.
         roots: data roots to try before those of TAILCUT_DATA and the user cache.
         download: fetch MNIST or CIFAR-10 into the user cache, with their hashes checked, where no root has
             them.

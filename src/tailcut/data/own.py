@@ -1,16 +1,16 @@
 """Data sets of one's own, as folders under a data root: `folder:NAME` for classes, `masks:NAME` for masks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from tailcut.data.dataset import Dataset
 from tailcut.data.imagefolder import FolderDataset
 from tailcut.data.masks import PARTS, MaskDataset
 from tailcut.data.roots import Roots, find_split, folders_of
-from tailcut.errors import ArgumentError
+from tailcut.errors import ArgumentError, DataNotFoundError
 
 CLASSES, MASKS = "folder", "masks"
-DEFAULT_SPLIT = "val"
+DEFAULT_SPLITS = ("test", "val")  # the first one that is there
 MAX_SIZE_DIGITS = 6
 
 
@@ -21,7 +21,7 @@ def open_own(name: str, split: str | None = None, *, roots: Roots = None) -> Dat
         name: NAME is a path relative to a data root. For `folder:` it holds `SPLIT/CLASS/*`, images in one folder for
             each class; the classes are those of all splits together, sorted by name. For `masks:` it holds
             `SPLIT/images/*` and `SPLIT/masks/*`, see `MaskDataset`. `@SIDE` resizes images to SIDE x SIDE pixels.
-        split: the name of a folder in NAME; `val` when None.
+        split: the name of a folder in NAME; when None `test` if there is one, else `val`.
         roots: data roots to try first; see `data_roots`.
 
     Raises:
@@ -30,23 +30,24 @@ def open_own(name: str, split: str | None = None, *, roots: Roots = None) -> Dat
         DataError: the folder holds no images, or they do not match their masks.
     """
     kind, _, rest = name.partition(":")
-    openers: dict[str, Callable[[str, str, Roots], Dataset]] = {CLASSES: _open_classes, MASKS: _open_masks}
+    openers: dict[str, Callable[[str, str | None, Roots], Dataset]] = {CLASSES: _open_classes, MASKS: _open_masks}
     if kind not in openers:
         raise ArgumentError(f"unknown data set {name!r}; your own are {CLASSES}:NAME or {MASKS}:NAME")
-    return openers[kind](rest, DEFAULT_SPLIT if split is None else split, roots)
+    return openers[kind](rest, split, roots)
 
 
-def _open_classes(rest: str, split: str, roots: Roots) -> Dataset:
+def _open_classes(rest: str, split: str | None, roots: Roots) -> Dataset:
     name, at, side = rest.rpartition("@") if "@" in rest else (rest, "", "")
     size = side_of(side, f"{CLASSES}:{name}") if at else None
     name = _checked(name)
-    advice = f"Put images there in one folder for each class: {name}/{split}/CLASS/*.jpg or .png."
-    folder = find_split(name, split, title=f"{CLASSES}:{name}", advice=advice, roots=roots)
+    where = f"{name}/{split or DEFAULT_SPLITS[-1]}"
+    advice = f"Put images there in one folder for each class: {where}/CLASS/*.jpg or .png."
+    folder = _find(name, split, (), title=f"{CLASSES}:{name}", advice=advice, roots=roots)
     classes = sorted({path.name for one in folders_of(folder.parent) for path in folders_of(one)})
     return FolderDataset(folder, name=f"{CLASSES}:{name}", size=size, classes=classes)
 
 
-def _open_masks(name: str, split: str, roots: Roots) -> Dataset:
+def _open_masks(name: str, split: str | None, roots: Roots) -> Dataset:
     whole, at, _ = name.rpartition("@")
     if at:
         raise ArgumentError(
@@ -54,9 +55,21 @@ def _open_masks(name: str, split: str, roots: Roots) -> Dataset:
             f"{MASKS + ':' + whole!r}, not for {MASKS + ':' + name!r}"
         )
     name = _checked(name)
-    advice = f"Put photos into {name}/{split}/images and a mask of the same name, a PNG, into {name}/{split}/masks."
-    folder: Path = find_split(name, split, PARTS, title=f"{MASKS}:{name}", advice=advice, roots=roots)
+    where = f"{name}/{split or DEFAULT_SPLITS[-1]}"
+    advice = f"Put photos into {where}/images and a mask of the same name, a PNG, into {where}/masks."
+    folder = _find(name, split, PARTS, title=f"{MASKS}:{name}", advice=advice, roots=roots)
     return MaskDataset(folder, name=f"{MASKS}:{name}")
+
+
+def _find(name: str, split: str | None, parts: Sequence[str], *, title: str, advice: str, roots: Roots) -> Path:
+    """The folder of a split, or of the first of those for tests that is there."""
+    first, last = DEFAULT_SPLITS
+    try:
+        return find_split(name, first if split is None else split, parts, title=title, advice=advice, roots=roots)
+    except DataNotFoundError:
+        if split is not None:
+            raise
+    return find_split(name, last, parts, title=title, advice=advice, roots=roots)
 
 
 def side_of(text: str, name: str) -> int:

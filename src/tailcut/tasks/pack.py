@@ -98,6 +98,7 @@ def pack(
     arguments: Mapping[str, Any] | None = None,
     keep_ratio: float | None = None,
     num_kept: int | None = None,
+    plain: bool = False,
     max_bytes: int | None = None,
     step: float | None = None,
 ) -> PackReport:
@@ -117,6 +118,7 @@ def pack(
         arguments: its arguments.
         keep_ratio: part of each tensor of plain weights to keep; all when None.
         num_kept: instead of a ratio: coefficients of each tensor of plain weights to keep.
+        plain: keep plain weights as they are, without coefficients; such a file can be pruned.
         max_bytes: of a quantised file, see `tailcut.save`.
         step: likewise.
 
@@ -127,10 +129,10 @@ def pack(
     path = Path(source)
     content = _read_source(path)
     if is_checkpoint(content):
-        if model is not None or arguments or keep_ratio is not None or num_kept is not None:
+        if model is not None or arguments or plain or keep_ratio is not None or num_kept is not None:
             raise ArgumentError(
                 f"{path} is a run's: its recipe tells the model and what is kept; leave out --model, "
-                "--set-argument, --keep-ratio and --num-kept"
+                "--set-argument, --keep-ratio, --num-kept and --plain"
             )
         # A checkpoint lies in RUN/checkpoints.
         run = Run(path if path.is_dir() else path.absolute().parent.parent)
@@ -139,7 +141,14 @@ def pack(
     else:
         if model is None:
             raise ArgumentError(f"{path} holds plain weights: name the registered model they belong to with --model")
-        network, cut = _from_weights(path, named_tensors(content, path), model, arguments or {}, keep_ratio, num_kept)
+        if plain and not (keep_ratio is None and num_kept is None):
+            raise ArgumentError("plain weights are kept whole: leave out --keep-ratio and --num-kept, or --plain")
+        network, has_coefficients = _from_weights(path, named_tensors(content, path), model, arguments or {})
+        if has_coefficients and not (keep_ratio is None and num_kept is None and not plain):
+            raise ArgumentError(f"{path} holds coefficients already: leave out --keep-ratio, --num-kept and --plain")
+        cut = None
+        if not has_coefficients and not plain:
+            cut = regularize(network, keep_ratio=keep_ratio, num_kept=num_kept, warn=False)
         recipe_codecs = ("float32", "float32")
     dtype = dtype or recipe_codecs[0]
     if other_dtype is None and dtype != QUANTIZED_DTYPE:
@@ -250,14 +259,11 @@ def _from_weights(
     state: OrderedDict[str, Tensor],
     model: str,
     arguments: Mapping[str, Any],
-    keep_ratio: float | None,
-    num_kept: int | None,
-) -> tuple[nn.Module, RegularizationReport | None]:
+) -> tuple[nn.Module, bool]:
+    """The network with these weights, and whether they are coefficients."""
     network = create_model(model, **arguments)
     vectors = {_plain_name(name): value.numel() for name, value in state.items() if _plain_name(name)}
     if vectors:  # the state_dict of a regularised network
-        if keep_ratio is not None or num_kept is not None:
-            raise ArgumentError(f"{path} holds coefficients already: leave out --keep-ratio and --num-kept")
         meanings = {_plain_name(name): meaning_of(state, name) for name in state if _plain_name(name)}
         _warn_of_unknown(
             path, [name for name, found in meanings.items() if not {"axes", "order_weights"} <= found.keys()]
@@ -271,7 +277,7 @@ def _from_weights(
         raise ArgumentError(
             f"the weights of {path} do not fit model {model!r} with {dict(arguments)}: {_reasons(error)}"
         ) from error
-    return network, None if vectors else regularize(network, keep_ratio=keep_ratio, num_kept=num_kept, warn=False)
+    return network, bool(vectors)
 
 
 def _warn_of_unknown(path: Path, names: Sequence[str]) -> None:

@@ -11,8 +11,9 @@ from torch.nn.functional import interpolate
 
 from tailcut.errors import StructureError
 from tailcut.printing import Report, sizes, table
-from tailcut.structure import source_of
+from tailcut.structure import record_of, source_of
 from tailcut.weights.access import TruncatedTensor, truncated_tensors
+from tailcut.weights.edit import RegularizeEdit
 from tailcut.weights.layers import Candidate, candidates, find_layer
 from tailcut.weights.regularize import check_fits, narrowest_type, regularize
 
@@ -137,6 +138,16 @@ def _check_networks(sources: list[TruncatedTensor], model: nn.Module, other: nn.
         raise StructureError("nothing to resample: only truncated weights are smooth along channels; regularize first")
     if truncated_tensors(other):
         raise StructureError("the other network is regularised already; give a fresh one")
+    changes, others = (
+        [edit.kind for edit in record_of(network).edits if not isinstance(edit, RegularizeEdit)]
+        for network in (model, other)
+    )
+    if changes != others:
+        what = [", ".join(kinds) or "nothing" for kinds in (changes, others)]
+        raise StructureError(
+            f"before it was regularised, the network was changed by {what[0]}, the other one by {what[1]}: change the "
+            "other one alike first"
+        )
     for name, module in model.named_modules():
         if isinstance(module, nn.MultiheadAttention):
             raise StructureError(f"{name}: attention divides by the root of its channels' number, so it cannot change")

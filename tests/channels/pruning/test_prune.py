@@ -369,6 +369,19 @@ def test_what_is_no_network_to_prune(model: Any, message: str) -> None:
         prune(model, X, {}, 0.5)
 
 
+def test_networks_of_inference_mode_are_refused() -> None:
+    """Torch lets nobody change such numbers; a network made outside can be pruned within it, and trains on."""
+    with torch.inference_mode():
+        made_inside = Plain()
+    with pytest.raises(ArgumentError, match=r"built or loaded under torch\.inference_mode"):
+        prune(made_inside, X, random_scores(Plain(), 0), 0.5)
+    model = Plain()
+    with torch.inference_mode():
+        prune(model, X, random_scores(Plain(), 0), 0.5)
+    model.train()(X).sum().backward()
+    assert model[0].out_channels == 4
+
+
 def test_a_budget_is_met_from_below() -> None:
     for name, key in (("macs_ratio", "macs_ratio"), ("params_ratio", "parameters_ratio")):
         for target in (0.9, 0.5, 0.2):

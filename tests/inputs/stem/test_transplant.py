@@ -260,3 +260,16 @@ def test_a_trained_network_keeps_its_accuracy(cifar10_root: Path, weights_root: 
     assert accuracy[0] > 0.89
     assert accuracy[1] > accuracy[0] - 0.02
     assert (before == after).float().mean() > 0.96
+
+
+@pytest.mark.parametrize(("scale", "num_warnings"), [(2, 1), (1, 0)])
+def test_images_that_are_enlarged_outside_are_warned_of(
+    scale: int, num_warnings: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    loader = [torch.rand(8, 3, 32, 32) for _ in range(4)]
+    with caplog.at_level("WARNING"):
+        transplant_stem(model, BlockDCT(24), loader, resize=lambda x: interpolate(x, scale_factor=scale))
+    assert len(caplog.records) == num_warnings
+    assert not num_warnings or "resize makes images of 64 x 64 of those of 32 x 32, outside" in caplog.text

@@ -208,6 +208,11 @@ def _check_network(model: nn.Module, example_input: Tensor | tuple[Tensor, ...])
     tensors = [*model.parameters(), *model.buffers()]
     if any(is_lazy(x) for x in tensors):
         raise ArgumentError("the network is not initialised yet: run one forward first")
+    if any(x.is_inference() for x in tensors):
+        raise ArgumentError(
+            "the network was built or loaded under torch.inference_mode, so that its numbers can neither be changed "
+            "nor trained: build or load it outside of that, then prune it"
+        )
     if any(x.is_meta for x in tensors):
         raise ArgumentError("the network lies on the meta device, where it has no weights to keep")
     if any(edit.coefficients(model) for edit in record_of(model).edits):

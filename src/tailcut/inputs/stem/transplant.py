@@ -122,6 +122,8 @@ def transplant_stem(
         return made
 
     entry = _entry(old(first[:1]).shape, channels(first[:1]).shape, kernel_size)
+    if resize is not None:
+        _warn_of_resizing(first, _prepared(first[:1], transform.mean, resize))
     fit = _Regression(entry)
     for images in chain([first], batches):
         fit.add(channels(images), old(images))
@@ -243,6 +245,16 @@ class _Regression:
         kernel = self._entry.kernel
         weight = solution[:-1].T.reshape(solution.shape[1], -1, kernel, kernel)
         return weight, solution[-1], error
+
+
+def _warn_of_resizing(images: Tensor, resized: Tensor) -> None:
+    before, after = ("{} x {}".format(*x.shape[-2:]) for x in (images, resized))
+    if before != after:
+        _log.warning(
+            "resize makes images of %s of those of %s, outside of the network: give it such images wherever it is "
+            "used. tailcut predict does; tailcut evaluate takes a data set's images as they are (NAME@SIDE resizes)",
+            *(after, before),
+        )
 
 
 def _images(loader: Iterable[Any]) -> Iterator[Tensor]:

@@ -1,13 +1,13 @@
 """Sections of recipes for the training data and for networks that generate images."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from tailcut.data import OnError
+from tailcut.data import OnError, default_split
 from tailcut.errors import MissingExtraError
 from tailcut.training.recipe.fields import ModelSection, Positive, Section
 
 try:
-    from pydantic import Field
+    from pydantic import Field, model_validator
 except ImportError as error:
     raise MissingExtraError("reading a recipe", "pydantic", "train") from error
 
@@ -47,7 +47,7 @@ class DataSection(Section):
     Attributes:
         name: a data set that `open_dataset` knows.
         train_split: the split to train on.
-        test_split: the split for the final figure.
+        test_split: the split for the final figure; `tailcut.data.default_split` of the data set if it is not given.
         holdout: so many training images are held out for validation: the last ones; where they are sorted by class
             (in folders), evenly spaced ones.
         batch_size: images per step, on all devices together; an incomplete last batch is left out.
@@ -61,7 +61,7 @@ class DataSection(Section):
 
     name: str
     train_split: str = "train"
-    test_split: str = "test"
+    test_split: str | None = None
     holdout: Annotated[int, Field(ge=0)] = 0
     batch_size: Positive = 256
     augmentation: AugmentationSection = AugmentationSection()
@@ -69,6 +69,13 @@ class DataSection(Section):
     on_error: OnError = "raise"
     strict: bool = True
     max_pixels: Positive | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_test_split(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("name"), str) and values.get("test_split") is None:
+            return {**values, "test_split": default_split(values["name"])}
+        return values
 
 
 class GenerationSection(Section):
