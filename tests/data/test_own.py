@@ -134,7 +134,7 @@ def test_what_is_missing_is_said_with_what_is_there(cache: Path, flowers: Path) 
     with pytest.raises(ArgumentError, match="a split of my/flowers is the name of a folder"):
         open_dataset("folder:my/flowers", "../train", roots=flowers)
     with pytest.raises(
-        DataNotFoundError, match=r"(?s)folder:my/flowers, split test.*Splits found: train, val. Put pic"
+        DataNotFoundError, match=r"(?s)folder:my/flowers, split test.*Splits found: train, val. Put ima"
     ):
         open_dataset("folder:my/flowers", "test", roots=flowers)
     with pytest.raises(DataNotFoundError, match=r"(?s)masks:my/flowers, split val.*my/flowers/val/images and a mask"):

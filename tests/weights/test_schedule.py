@@ -136,6 +136,15 @@ def test_targets_by_number_ratio_and_name() -> None:
     assert schedule.finish() == {"0.weight": 120, "2.weight": 7}
 
 
+def test_a_ratio_leaves_a_minimum() -> None:
+    """As the paper's code protects so many of each tensor: 120 and 50 coefficients, the second cut to 20 before."""
+    model = network()
+    TailTruncation(model, num_kept={"2.weight": 20}).finish()
+    assert TailTruncation(model, keep_ratio=0.1, min_kept=7).targets == {"0.weight": 12, "2.weight": 7}
+    assert TailTruncation(model, keep_ratio=0.1, min_kept=31).targets == {"0.weight": 31, "2.weight": 20}
+    assert TailTruncation(model, keep_ratio=0.1, min_kept=1000).targets == {"0.weight": 120, "2.weight": 20}
+
+
 @pytest.mark.parametrize("by_steps", [0, 1, 3])
 def test_finish_is_exact(by_steps: int) -> None:
     model = network()
@@ -379,6 +388,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"num_kept": 81}, "num_kept 81 cuts nothing: no tensor keeps more than 80; start higher"),
     ({"keep_ratio": 0.9}, "0.weight keeps 80 coefficients, fewer than the target 108; start higher"),
     ({"keep_ratio": 0}, "keep_ratio must be above 0 and at most 1, got 0"),
+    ({"keep_ratio": 0.1, "min_kept": 0}, "min_kept must be a positive integer, got 0"),
+    ({"num_kept": 3, "min_kept": 2}, "min_kept goes with keep_ratio: num_kept says what is kept"),
     ({"num_kept": 3, "rate": 0}, "rate must be above 0 and at most 1, got 0"),
     ({"num_kept": 3, "rate": 1.5}, "rate must be above 0 and at most 1, got 1.5"),
     ({"num_kept": 3, "rate": float("nan")}, "rate must be above 0 and at most 1, got nan"),

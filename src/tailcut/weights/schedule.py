@@ -32,6 +32,8 @@ class TailTruncation:
         model: a regularised network, or a fused view of one.
         num_kept: the target: coefficients per tensor, or a dict by name (tensors not named stay as they are).
         keep_ratio: the target as a ratio per tensor, instead.
+        min_kept: the fewest coefficients that a ratio leaves of a tensor (the paper's code protects 31 to 255); a
+            tensor that keeps fewer already stays as it is.
         rate: the paper's gamma, above 0 and at most 1; not used when `num_steps` is given.
         num_steps: after how many steps the target is reached.
         spacing: "paper" or "geometric" (needs `num_steps`).
@@ -49,6 +51,7 @@ class TailTruncation:
         *,
         num_kept: int | Mapping[str, int] | None = None,
         keep_ratio: float | None = None,
+        min_kept: int = 1,
         rate: float = 0.01,
         num_steps: int | None = None,
         spacing: str = "paper",
@@ -61,7 +64,7 @@ class TailTruncation:
         self._check(model)
         rate = check_part("rate", rate)
         self.starts = self.num_kept
-        self.targets = self._resolve_targets(num_kept, keep_ratio)
+        self.targets = self._resolve_targets(num_kept, keep_ratio, check_positive("min_kept", min_kept))
         self._rate = rate if self._num_steps is None else self._rate_for(self._num_steps)
         self._steps_done = 0
 
@@ -161,9 +164,13 @@ class TailTruncation:
                 "and cannot be cut; take another one, or give none and make a new LBFGS after finish()"
             )
 
-    def _resolve_targets(self, num_kept: int | Mapping[str, int] | None, keep_ratio: float | None) -> dict[str, int]:
+    def _resolve_targets(
+        self, num_kept: int | Mapping[str, int] | None, keep_ratio: float | None, min_kept: int
+    ) -> dict[str, int]:
         if (num_kept is None) == (keep_ratio is None):
             raise ArgumentError("give the target as either num_kept or keep_ratio")
+        if num_kept is not None and min_kept > 1:
+            raise ArgumentError("min_kept goes with keep_ratio: num_kept says what is kept")
         names = {alias: tensor.name for tensor in self._tensors for alias in (tensor.name, *tensor.aliases)}
         by_name = None
         if isinstance(num_kept, Mapping):
@@ -190,7 +197,8 @@ class TailTruncation:
                 raise ArgumentError(
                     f"{tensor.name} keeps {tensor.num_kept} coefficients, fewer than the target {target}; start higher"
                 )
-            targets[tensor.name] = min(target, tensor.num_kept)
+            least = 1 if keep_ratio is None else min_kept
+            targets[tensor.name] = min(max(target, least), tensor.num_kept)
         most = max(self.starts.values())
         if num_kept is not None and not isinstance(num_kept, Mapping) and num_kept > most:
             raise ArgumentError(f"num_kept {num_kept} cuts nothing: no tensor keeps more than {most}; start higher")

@@ -35,7 +35,7 @@ def test_figures_are_those_of_the_papers_tables(name: str) -> None:
     [
         ("vgg16_bn_cifar", 130_566_528, 2_766_541),
         ("resnet56", 89_017_984, 659_719),
-        ("googlenet_cifar", 637_568_768, 2_865_666),
+        ("googlenet_cifar", 643_804_480, 2_857_760),
     ],
 )
 def test_our_own_figures_stay(name: str, macs: int, parameters: int) -> None:

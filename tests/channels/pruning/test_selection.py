@@ -37,19 +37,26 @@ def graph_of(model: nn.Module) -> ChannelGraph:
 
 @given(count=st.integers(1, 600), rate=st.floats(0, 0.999))
 def test_rates_round_to_whole_units(count: int, rate: float) -> None:
-    kept, kept_up = num_kept(count, Rate(rate)), num_kept(count, Rate(rate, round_up=True))
-    assert 1 <= kept <= kept_up <= count
-    assert kept_up - kept <= 1
+    kept, published = num_kept(count, Rate(rate)), num_kept(count, Rate(rate, as_published=True))
+    assert 1 <= published <= kept <= count
+    assert published == max(1, int(count * (1 - rate)))
     assert kept == 1 or kept <= count * (1 - rate) + 1e-8
-    assert kept_up >= count * (1 - rate) - 1e-8
+    assert kept + 1 > count * (1 - rate)
 
 
 @pytest.mark.parametrize(
-    ("count", "rate", "kept", "kept_up"),
-    [(64, 0.21, 50, 51), (512, 0.75, 128, 128), (16, 0.18, 13, 14), (10, 0.9, 1, 1), (10, 0.3, 7, 7), (3, 0.99, 1, 1)],
+    ("count", "rate", "kept", "published"),
+    [
+        (64, 0.21, 50, 50),
+        (512, 0.75, 128, 128),
+        (16, 0.18, 13, 13),
+        (320, 0.8, 64, 63),
+        (10, 0.9, 1, 1),
+        (3, 0.99, 1, 1),
+    ],
 )
-def test_rates_of_the_paper(count: int, rate: float, kept: int, kept_up: int) -> None:
-    assert (num_kept(count, Rate(rate)), num_kept(count, Rate(rate, round_up=True))) == (kept, kept_up)
+def test_rates_of_the_paper(count: int, rate: float, kept: int, published: int) -> None:
+    assert (num_kept(count, Rate(rate)), num_kept(count, Rate(rate, as_published=True))) == (kept, published)
 
 
 def test_importance_is_relative_to_the_mean_of_a_layer() -> None:
@@ -92,7 +99,6 @@ def test_units_that_only_some_layers_have() -> None:
         (Limits(round_to=16), None, 0),
         (Limits(max_rate=0.5), None, 4),
         (Limits(), Rate(0.3), 3),
-        (Limits(), Rate(0.3, round_up=True), 2),
         (Limits(max_rate=0.25), Rate(0.9), 2),
         (Limits(min_channels=100), None, 0),
     ],
@@ -136,7 +142,7 @@ def test_rates_by_list_and_by_dict() -> None:
     model = create_model("resnet18", width=4, small_input=True)
     graph = graph_of(model)
     entries = [("conv1",), ("layer1.0.conv2",), ("layer1.0.conv1", "layer1.1.conv1")]
-    chosen = rates_for_list(graph, entries, [0.0, 0.2, 0.3], round_up=True)
+    chosen = rates_for_list(graph, entries, [0.0, 0.2, 0.3], as_published=True)
     assert chosen == {
         "conv1": Rate(0.2, "layer1.0.conv2", True),  # the later of two entries for one group
         "layer1.0.conv1": Rate(0.3, "layer1.0.conv1", True),

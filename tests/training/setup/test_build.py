@@ -198,3 +198,16 @@ def test_few_steps_are_told(
     caplog.clear()
     check_data(make_recipe("start.file=zoo:a"), train, 1)
     assert caplog.text == ""
+
+
+def test_a_minimum_of_coefficients(make_recipe: MakeRecipe) -> None:
+    """In the section, in an override and in the schedule, which leaves what is below it."""
+    recipe = make_recipe(
+        "regularization={ keep_ratio = 0.01, min_kept = 31, overrides = { 'fc2.weight' = { min_kept = 5000 } } }",
+        "schedule={ keep_ratio = 0.001, min_kept = 40, fraction = 1.0 }",
+    )
+    model = build_model(recipe)
+    assert kept_counts(model) == {"fc1.weight": 2352, "fc2.weight": 5000, "fc3.weight": 31}
+    schedule = build_schedule(recipe, model)
+    assert schedule is not None
+    assert schedule.finish() == {"fc1.weight": 235, "fc2.weight": 40, "fc3.weight": 31}

@@ -249,7 +249,7 @@ def _rates_by_group(
     if isinstance(given, Sequence):
         known = None if name is None else PAPER_RATES.get(name)
         if known is not None:
-            return rates_for_list(graph, known.layers, given, round_up=known.round_up)
+            return rates_for_list(graph, known.layers, given, as_published=True)
         return rates_for_list(graph, [(group,) for group in listed], given)
     if number_of(given) is None:
         raise ArgumentError(

@@ -16,18 +16,16 @@ class PaperRates:
     """A list of the paper.
 
     Attributes:
-        layers: for each rate the layers that lose this part of their channels.
+        layers: for each rate the layers that lose this part of their channels; none for a rate that nobody reads.
         rates: the published list.
         macs: of the pruned network, from the paper's table.
         parameters: the same.
-        round_up: what is kept is rounded up to whole channels, as the published code does for this network.
     """
 
     layers: tuple[tuple[str, ...], ...]
     rates: tuple[float, ...]
     macs: float
     parameters: float
-    round_up: bool = False
 
 
 def named_rates(which: str, name: str | None) -> Sequence[float]:
@@ -91,14 +89,13 @@ PAPER_RATES = {
         2.26e9,
         15.09e6,
     ),
-    # The first convolution; in each inception module the 3 x 3 convolutions, of which the last module keeps those that
-    # make its output. The 1 x 1 convolutions are kept.
+    # In each inception module the 3 x 3 convolutions, of which the last module keeps those that make its output. The
+    # 1 x 1 convolutions are kept, and the first one too: the published code does not read its rate.
     "googlenet_cifar": PaperRates(
-        (("pre_layers.0",), *_inceptions()),
+        ((), *_inceptions()),
         (0.3,) + (0.6,) * 2 + (0.7,) * 5 + (0.8,) * 2,
         0.65e9,
         2.86e6,
-        round_up=True,
     ),
 }
 

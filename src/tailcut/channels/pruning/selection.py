@@ -51,12 +51,13 @@ class Rate:
     Attributes:
         value: part of its units, from 0 up to 1, not included.
         layer: the layer whose own scores decide, None for the mean over all layers of the group.
-        round_up: round what is kept up to whole units, not down.
+        as_published: what is kept is int(count * (1 - rate)) as the published code computes it: 63 of 320 at 0.8, since
+            1 - 0.8 is a little less than 0.2 in floating point. Without it 64.
     """
 
     value: float
     layer: str | None = None
-    round_up: bool = False
+    as_published: bool = False
 
 
 def number_of(value: Any) -> int | float | None:
@@ -201,8 +202,8 @@ def held_by_limits(graph: ChannelGraph, rates: Mapping[str, Rate], removed: set[
 
 def num_kept(count: int, rate: Rate) -> int:
     """How many of `count` units stay at a rate: never 0."""
-    exact = round(count * (1 - rate.value), 9)  # 20 * (1 - 0.3) is 14, not 13.999...
-    return max(1, math.ceil(exact) if rate.round_up else math.floor(exact))
+    exact = count * (1 - rate.value)
+    return max(1, math.floor(exact if rate.as_published else round(exact, 9)))  # 20 * (1 - 0.3) is 14, not 13.999...
 
 
 def candidates(graph: ChannelGraph, group: PruningGroup, removed: set[int]) -> list[int]:
@@ -248,7 +249,7 @@ def _least(counts: Mapping[int, int], limits: Limits, rate: Rate | None) -> int:
 
 
 def rates_for_list(
-    graph: ChannelGraph, layers: Sequence[Sequence[str]], rates: Sequence[float], *, round_up: bool = False
+    graph: ChannelGraph, layers: Sequence[Sequence[str]], rates: Sequence[float], *, as_published: bool = False
 ) -> dict[str, Rate]:
     """Rates by group, from one for each entry of `layers`; of two entries for one group the later one counts.
 
@@ -256,7 +257,7 @@ def rates_for_list(
         ArgumentError: the lengths differ, or a rate is no number from 0 up to 1.
     """
     if len(rates) != len(layers):
-        names = ", ".join("+".join(entry) for entry in layers)
+        names = ", ".join("+".join(entry) or "nothing" for entry in layers)
         raise ArgumentError(f"expected {len(layers)} rates, one for each of {names}; got {len(rates)}")
     chosen: dict[str, Rate] = {}
     for entry, rate in zip(layers, rates, strict=True):
@@ -264,7 +265,7 @@ def rates_for_list(
             group = graph.group_of(name)
             if group is None:
                 raise ArgumentError(f"a rate is given for {name!r}, which is no layer with channels of its own")
-            chosen[group.name] = Rate(check_rate(rate, name), name, round_up)
+            chosen[group.name] = Rate(check_rate(rate, name), name, as_published)
     return chosen
 
 

@@ -22,6 +22,7 @@ class OverrideSection(Section):
     num_kept: Positive | None = None
     axes: Axes | None = None
     order_weights: tuple[Positive, ...] | None = None
+    min_kept: Positive | None = None
 
 
 class RegularizationSection(Section):
@@ -30,6 +31,7 @@ class RegularizationSection(Section):
     Attributes:
         keep_ratio: part of each tensor kept at the start.
         num_kept: coefficients kept at the start: one number for each tensor, or a table by tensor name.
+        min_kept: the fewest that `keep_ratio` leaves of a tensor.
         axes: the transformed axes.
         order_weights: weight of each axis in the order of coefficients.
         include: name patterns of the tensors; all that can be when left out.
@@ -49,6 +51,7 @@ class RegularizationSection(Section):
 
     keep_ratio: KeepRatio | None = None
     num_kept: Counts | None = None
+    min_kept: Positive = 1
     axes: Axes = "all"
     order_weights: tuple[Positive, ...] | None = None
     include: tuple[str, ...] | None = None
@@ -164,6 +167,7 @@ class ScheduleSection(Section):
     Attributes:
         num_kept: coefficients kept at the end: one number for each tensor, or a table by tensor name.
         keep_ratio: the same as a part of each tensor.
+        min_kept: the fewest that `keep_ratio` leaves of a tensor.
         spacing: `paper` (beta_n = beta_(n-1) - rate (beta_(n-1) - epsilon)) or `geometric`.
         rate: the paper's gamma per cut; the rest is cut at the end of the run.
         fraction: reach the target after this fraction of the run instead.
@@ -172,6 +176,7 @@ class ScheduleSection(Section):
 
     num_kept: Counts | None = None
     keep_ratio: KeepRatio | None = None
+    min_kept: Positive = 1
     spacing: Literal["paper", "geometric"] = "paper"
     rate: Annotated[float, Field(gt=0, le=1)] | None = None
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None

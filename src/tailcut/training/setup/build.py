@@ -106,6 +106,7 @@ def build_schedule(
             model,
             num_kept=section.num_kept,
             keep_ratio=section.keep_ratio,
+            min_kept=section.min_kept,
             spacing=section.spacing,
             rate=PAPER_RATE if section.rate is None else section.rate,
             num_steps=num_cuts,

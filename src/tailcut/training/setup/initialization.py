@@ -47,6 +47,7 @@ def regularized(model: nn.Module, section: RegularizationSection | None) -> nn.M
             model,
             keep_ratio=section.keep_ratio,
             num_kept=section.num_kept,
+            min_kept=section.min_kept,
             axes=section.axes,
             order_weights=section.order_weights,
             include=section.include,
