@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tests.torchvision_operators  # noqa: F401
 import torch
+from tests.small_coco import TINY
 from tests.small_imagenette import write_images
 
 from tailcut.channels import Scores, score
@@ -159,3 +161,19 @@ def test_a_folder_of_published_scores(tmp_path: Path) -> None:
     assert (report.method, report.num_images) == ("hrank", 0)
     removed = {layer.name: layer.removed for layer in report.pruning.layers}
     assert removed["layer1.0.conv1"] == (2, 3, 4, 5)
+
+
+@pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn"])
+def test_a_detector_loses_channels_of_its_backbone(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    detector = create_model(kind, **TINY).eval()
+    save(detector, tmp_path / "a.tailcut")
+    report = prune_file(tmp_path / "a.tailcut", tmp_path / "b.tailcut", method="l1", rates=0.3, device="cpu")
+    assert report.pruning.parameters_ratio < 0.6
+    slim = load(tmp_path / "b.tailcut").eval()
+    image = torch.rand(3, 64, 96)
+    with torch.inference_mode():
+        (found,), (before,) = slim([image]), detector([image])
+    assert found.keys() == before.keys()
+    with pytest.raises(ArgumentError, match="images are not run through a detector to prune it"):
+        prune_file(tmp_path / "a.tailcut", tmp_path / "b.tailcut", "coco", rates=0.3, device="cpu")

@@ -20,6 +20,7 @@ with the lowest scores; they are the ones to prune. The authors' code differs fr
 `Formula`). Both score convolutions; here linear layers can be scored too, by name.
 """
 
+from tailcut.channels.pruning.part import prune_part as prune_part
 from tailcut.channels.pruning.prune import prune as prune
 from tailcut.channels.pruning.rates import PAPER_RATES as PAPER_RATES
 from tailcut.channels.pruning.report import PruneReport as PruneReport

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tailcut.channels import Scores, score
 from tailcut.channels import recalibrate as measure_again
+from tailcut.channels.pruning.part import prune_part
 from tailcut.channels.pruning.prune import prune
 from tailcut.channels.pruning.report import PruneReport
 from tailcut.channels.scoring.published_scores import read_score_folder
@@ -22,9 +23,12 @@ from tailcut.evaluation.random_batches import BATCH_SIZE, SPLIT, network_inputs
 from tailcut.files import check_place
 from tailcut.format import save
 from tailcut.format.open_network import open_network
+from tailcut.inputs.detection.detectors import Detector
 from tailcut.printing import Report
 from tailcut.runtime.progress import Progress, live_progress
 from tailcut.structure import example_shape
+
+BACKBONE, MAP_SIDE = "backbone", 32  # of a detector; the maps that its backbone is followed with
 
 logger = logging.getLogger("tailcut.training")
 
@@ -80,7 +84,7 @@ def prune_file(
     progress: bool = False,
     **settings: Any,
 ) -> PruneFileReport:
-    """Prune a file's network and write the narrower one.
+    """Prune a file's network and write the narrower one; of a detector the backbone.
 
     Args:
         source: see `open_network`.
@@ -113,8 +117,14 @@ def prune_file(
     method = _method(method, scores)
     place = choose_device(device)
     network = open_network(source, model=model, arguments=arguments, device=place)
-    example = torch.zeros(_example_shape(network, source), device=place)
+    is_detector = isinstance(network, Detector)
     looks = scores is None and needs_loader(method)
+    if is_detector and (looks or recalibrate):
+        raise ArgumentError(
+            "images are not run through a detector to prune it: score its weights (--method l1, l2, fpgm or random) or "
+            "give --scores, and leave out --recalibrate"
+        )
+    example = torch.zeros(_example_shape(network, source), device=place)
     if looks and data is None:
         raise ArgumentError(f"the method {method} looks at feature maps: name a data set with --data, or --scores")
     if recalibrate and data is None:
@@ -130,7 +140,11 @@ def prune_file(
         with live_progress(progress, "images", num_batches * batch_size, interval=PROGRESS_INTERVAL) as bar:
             loader = images(bar) if looks else None
             found = score(network, loader, method=method, num_batches=num_batches, seed=seed)  # type: ignore[arg-type]
-    pruning = prune(network, example, found, **settings)
+    pruning = (
+        prune_part(network, BACKBONE, example, found, **settings)
+        if is_detector
+        else prune(network, example, found, **settings)
+    )
     measured_on = _measure_again(network, images(), num_batches) if recalibrate else 0
     written = save(network, out, dtype=dtype or "float32", other_dtype=dtype)
     return PruneFileReport(
@@ -152,6 +166,9 @@ def _measure_again(network: nn.Module, images: Iterator[Tensor] | None, num_batc
 
 
 def _example_shape(network: nn.Module, source: str | Path) -> tuple[int, ...]:
+    if isinstance(network, Detector):
+        dct = network.transform.dct
+        return (1, 3, 4 * MAP_SIDE, 4 * MAP_SIDE) if dct is None else (1, dct.num_channels, MAP_SIDE, MAP_SIDE)
     shape = example_shape(network)
     if shape is None:
         raise ArgumentError(f"{source} holds a network of a user's own class, whose inputs are not known here")

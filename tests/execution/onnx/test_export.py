@@ -9,9 +9,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import tests.torchvision_operators  # noqa: F401
 import torch
 from PIL import Image
 from tests.execution.networks import MobileNetV2, ResNet, ViT
+from tests.small_coco import TINY
 from torch import Tensor, nn
 
 from tailcut.errors import ArgumentError, MissingExtraError, StructureError
@@ -326,3 +328,12 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else real(name))
     with pytest.raises(MissingExtraError, match=r"'onnxscript': pip install '\.\[onnx\]'"):
         export_onnx(create_model("lenet300"), tmp_path / "a.onnx")
+
+
+def test_a_detector_is_refused_and_its_backbone_is_not(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    detector: Any = create_model("faster_rcnn", **TINY).eval()
+    with pytest.raises(StructureError, match=r"export its detector\.backbone, which takes example_input"):
+        export_onnx(detector, tmp_path / "a.onnx")
+    report = export_onnx(detector.backbone, tmp_path / "a.onnx", example_input=torch.zeros(1, 24, 32, 32))
+    assert len(report.outputs) == 5

@@ -174,7 +174,11 @@ class PruneEdit(Edit):
 
 def record_cut(model: nn.Module, cut: Cut) -> None:
     """Write a cut that was made on `model` into its record; cuts right after one another become one edit."""
-    edit = PruneEdit.of(model, cut)
+    record_edit(model, PruneEdit.of(model, cut))
+
+
+def record_edit(model: nn.Module, edit: PruneEdit) -> None:
+    """Write an edit that was made on `model` into its record; edits right after one another become one."""
     record = record_of(model)
     edits = list(record.edits)
     last = edits[-1] if edits else None

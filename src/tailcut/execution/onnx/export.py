@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from tailcut.errors import ArgumentError, MissingExtraError
+from tailcut.errors import ArgumentError, MissingExtraError, StructureError
 from tailcut.files import write_atomically
+from tailcut.inputs.detection.detectors import Detector
 from tailcut.inputs.stem.replace import image_shape
 from tailcut.printing import Report, table
 from tailcut.structure import as_metadata, example_shape, without_views
@@ -141,6 +142,11 @@ def export_onnx(
 
     _check_opset(opset)
     source = without_views(model)
+    if isinstance(source, Detector):
+        raise StructureError(
+            "a detector finds as many objects as there are, which torch's exporter cannot write down: export its "
+            "detector.backbone, which takes example_input=torch.zeros(1, channels, height / 4, width / 4)"
+        )
     example = _example(source, example_input, example_kwargs, pixels=pixels)
     tensors = truncated_tensors(source)
     dense = to_dense(source).eval()

@@ -1,0 +1,72 @@
+"""`prune_part`: one module of a network is pruned, where the rest cannot be followed."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from tailcut.channels.pruning.edit import PruneEdit, record_edit
+from tailcut.channels.pruning.prune import Rates, prune
+from tailcut.channels.pruning.report import PruneReport
+from tailcut.errors import ArgumentError
+from tailcut.structure import record_of, set_record
+from tailcut.structure.record import Record
+
+
+def prune_part(
+    model: nn.Module,
+    part: str,
+    example_input: Tensor | tuple[Tensor, ...],
+    scores: Mapping[str, Tensor],
+    rates: Rates | None = None,
+    **settings: Any,
+) -> PruneReport:
+    """Remove the channels with the lowest scores from one module of a network. Changes the network.
+
+    For a network whose forward cannot be followed as a whole, such as a detector, whose heads work on as many regions
+    as there are: its backbone can. What the module gives keeps its channels. The cut is recorded on the network, so
+    that `save` and `load` restore it.
+
+    Args:
+        model: the network.
+        part: name of the module, for example "backbone".
+        example_input: what the module takes.
+        scores: as for `prune`, by the names of layers in the whole network; those elsewhere do not count.
+        rates: as for `prune`; a dict by the names in the whole network.
+        settings: further arguments of `prune`. `ignore` is patterns on names within the module.
+
+    Returns:
+        The report of `prune` on the module; names are those within it.
+
+    Raises:
+        ArgumentError: there is no such module, or as `prune`.
+        StructureError: as `prune`.
+    """
+    module = dict(model.named_modules()).get(part) if part else None
+    if module is None:
+        raise ArgumentError(f"the network has no module {part!r} to prune")
+    prefix = f"{part}."
+    if isinstance(rates, Mapping):
+        outside = [name for name in rates if not name.startswith(prefix)]
+        if outside:
+            raise ArgumentError(f"a rate is given for {outside[0]}, which is no layer of {part}")
+        rates = {name.removeprefix(prefix): rate for name, rate in rates.items()}
+    own = {name.removeprefix(prefix): values for name, values in scores.items() if name.startswith(prefix)}
+    fallback: frozenset[str] = getattr(scores, "fallback", frozenset())
+    if fallback:
+        own = {name: values for name, values in own.items() if prefix + name not in fallback}
+    kept = record_of(module)
+    set_record(module, Record(None, []))
+    try:
+        report = prune(module, example_input, own, rates, **settings)
+        (edit,) = record_of(module).edits
+    finally:
+        set_record(module, kept)
+    record_edit(model, _within(cast(PruneEdit, edit), prefix))
+    return report
+
+
+def _within(edit: PruneEdit, prefix: str) -> PruneEdit:
+    layers = tuple(layer._replace(name=prefix + layer.name) for layer in edit.layers)
+    return replace(edit, layers=layers, tensors=tuple(x._replace(name=prefix + x.name) for x in edit.tensors))

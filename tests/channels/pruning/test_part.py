@@ -1,0 +1,76 @@
+"""A part is pruned as a network of its own is, and files restore it within the whole."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tailcut.channels import prune, prune_part, score
+from tailcut.errors import ArgumentError
+from tailcut.format import load, save
+from tailcut.structure import create_model, record_of
+
+X = torch.rand(2, 3, 16, 16)
+
+
+class Whole(nn.Module):
+    """What it does behind its backbone depends on numbers, which no one can follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.backbone = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        self.head = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        maps = self.backbone(x)
+        return self.head(maps[: 1 + int(maps.sum().item() > 0)])  # type: ignore[no-any-return]
+
+
+def test_a_part_is_pruned_as_a_network_of_its_own(tmp_path: Path) -> None:
+    model = Whole().eval()
+    alone = copy.deepcopy(model.backbone)
+    scores = score(model, method="l1")
+    report = prune_part(model, "backbone", X, scores, 0.5)
+    own = {name.removeprefix("backbone."): x for name, x in scores.items() if name != "head"}
+    expected = prune(alone, X, own, 0.5)
+    assert report == expected
+    assert torch.equal(model.backbone(X), alone(X))
+    assert model.get_parameter("backbone.0.weight").shape[0] == 4
+    assert [edit.kind for edit in record_of(model).edits] == ["prune"]
+    assert not record_of(model.backbone).edits
+    save(model, tmp_path / "a.tailcut")
+    again = load(tmp_path / "a.tailcut", into=Whole()).eval()
+    torch.testing.assert_close(again(X), model(X))
+
+
+def test_cuts_of_two_parts_are_one_edit(tmp_path: Path) -> None:
+    model = create_model("resnet18", width=8, small_input=True).eval()
+    scores = score(model, method="l1")
+    for part in ("layer2", "layer1"):
+        prune_part(model, part, torch.rand(1, 8, 8, 8), scores, {f"{part}.1.conv1": 0.5})
+    assert len(record_of(model).edits) == 1
+    assert model.get_parameter("layer1.1.conv1.weight").shape[0] == 4
+    save(model, tmp_path / "a.tailcut")
+    torch.testing.assert_close(load(tmp_path / "a.tailcut")(X), model(X))
+
+
+@pytest.mark.parametrize(
+    ("part", "rates", "message"),
+    [
+        ("neck", 0.5, "the network has no module 'neck' to prune"),
+        ("", 0.5, "the network has no module '' to prune"),
+        ("backbone", {"head": 0.5}, "a rate is given for head, which is no layer of backbone"),
+        ("head", 0.5, "nothing can be pruned"),
+    ],
+)
+def test_what_does_not_fit(part: str, rates: Any, message: str) -> None:
+    model = Whole()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ArgumentError, match=message):
+        prune_part(model, part, torch.rand(1, 4 if part == "head" else 3, 16, 16), score(model, method="l1"), rates)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not record_of(model).edits
