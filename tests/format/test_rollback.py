@@ -73,7 +73,7 @@ def regularised(folder: Path) -> tuple[Path, Callable[[], nn.Module]]:
 def quantised(folder: Path) -> tuple[Path, Callable[[], nn.Module]]:
     model = randomize(OwnNet(), 1)
     tailcut.regularize(model, num_kept=5)
-    tailcut.save(model, folder / "small.tailcut", codec="quantized")
+    tailcut.save(model, folder / "small.tailcut", dtype="quantized")
     return folder / "small.tailcut", OwnNet
 
 
@@ -147,7 +147,7 @@ def test_save_fails_at_a_system_call(name: str, tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("codec", ["float32", "quantized"])
-def test_save_fails_at_every_call(codec: str, tmp_path: Path) -> None:
+def test_save_fails_at_every_call(dtype: str, tmp_path: Path) -> None:
     model = randomize(OwnNet(), 1)
     tailcut.regularize(model, num_kept=4)
     path = tmp_path / "a.tailcut"
@@ -157,7 +157,7 @@ def test_save_fails_at_every_call(codec: str, tmp_path: Path) -> None:
         calls += 1
         try:
             with FailsOnce(calls):
-                tailcut.save(model, path, codec=codec)
+                tailcut.save(model, path, dtype=dtype)
             break
         except (MemoryError, tailcut.TailcutError):
             assert path.read_bytes() == b"old", calls
