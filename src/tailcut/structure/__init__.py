@@ -1,4 +1,4 @@
-"""A network = a base (registered name + arguments, or the user's class) + an ordered list of edits."""
+"""Network structure: a base (registered name and arguments, or the user's class) plus an ordered list of edits."""
 
 from tailcut.structure.class_names import METADATA_KEY as METADATA_KEY
 from tailcut.structure.class_names import are_names as are_names

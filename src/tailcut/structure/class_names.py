@@ -1,4 +1,4 @@
-"""The names of a classifier's classes, written down on the network itself, as its record is."""
+"""Class names of a classifier, stored on the network beside its record."""
 
 import json
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _ATTRIBUTE = "_tailcut_class_names"
 
 
 def class_names(model: nn.Module) -> tuple[str, ...] | None:
-    """The names of the classes by number, None if the network was never told them."""
+    """Return the class names in the order of the class numbers, or None if the network has none."""
     names: tuple[str, ...] | None = source_of(model).__dict__.get(_ATTRIBUTE)
     return names
 
@@ -53,12 +53,12 @@ def are_names(value: Any) -> bool:
 
 
 def as_metadata(model: nn.Module) -> dict[str, str]:
-    """What a file of another format, whose metadata are texts by key, says of a network: what it was told, in JSON."""
+    """Return the user's metadata of a network as strings (JSON), for file formats whose metadata are strings."""
     return {key: json.dumps(value, ensure_ascii=False) for key, value in user_metadata(model).items()}
 
 
 def user_metadata(model: nn.Module) -> dict[str, Any]:
-    """What a network was told, by the key of a file's metadata: `class_names` and `image_size`, if any."""
+    """Return the user's metadata of a network by their keys in a file: `class_names` and `image_size`, if any."""
     found: dict[str, Sequence[Any] | None] = {METADATA_KEY: class_names(model), SIZE_KEY: image_size(model)}
     return {key: list(value) for key, value in found.items() if value is not None}
 
@@ -77,6 +77,6 @@ def _size(names: Sequence[str]) -> int:
 
 
 def name_of(model: nn.Module, number: int, num_classes: int) -> str | None:
-    """The name of a class of a network that has `num_classes` outputs; None without names for exactly these."""
+    """Return the name of a class, or None if the network does not have exactly `num_classes` class names."""
     names = class_names(model)
     return names[number] if names is not None and len(names) == num_classes else None

@@ -1,4 +1,4 @@
-"""The size of the images that a network was trained on, written down on the network itself, as its record is."""
+"""Size of the images that a network was trained on, stored on the network beside its record."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -44,7 +44,7 @@ def set_image_size(model: nn.Module, size: Sequence[int] | None) -> None:
 
 
 def is_size(value: Any) -> bool:
-    """Whether `value` is a height and a width."""
+    """Return whether `value` is a height and a width."""
     return (
         isinstance(value, (list, tuple))
         and len(value) == 2
@@ -53,5 +53,5 @@ def is_size(value: Any) -> bool:
 
 
 def size_key_in(metadata: Mapping[str, Any]) -> str | None:
-    """The key under which a file's metadata hold the size of images; None if they hold none."""
+    """Return the key of the image size in a file's metadata, or None if they hold none."""
     return next((key for key in (SIZE_KEY, OLD_SIZE_KEY) if is_size(metadata.get(key))), None)

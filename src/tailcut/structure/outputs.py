@@ -1,4 +1,4 @@
-"""What a network gives: tensors, alone or in tuples, lists, dicts and objects that hold them."""
+"""Traversal of network outputs: tensors, alone or nested in tuples, lists, dicts and plain objects."""
 
 from collections.abc import Iterator
 from types import ModuleType
@@ -9,7 +9,7 @@ from torch.utils import _pytree as pytree
 
 
 def output_tensors(outputs: Any) -> list[Tensor]:
-    """The tensors among a network's outputs, in their order; also those of dataclasses and other plain objects."""
+    """Return the tensors in a network's outputs, in order; those in dataclasses and other plain objects too."""
     return list(_found(outputs, set()))
 
 

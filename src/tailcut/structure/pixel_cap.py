@@ -1,4 +1,4 @@
-"""A cap on the images that a network may ask for: a file of a kilobyte can name a size that takes all memory."""
+"""Limit on the image size that a network may ask for, since a file of a kilobyte can name one that fills the memory."""
 
 from collections.abc import Sequence
 

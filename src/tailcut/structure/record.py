@@ -1,4 +1,4 @@
-"""What a network is made of: a base and an ordered list of edits, written down on the network itself."""
+"""Record of a network: its base and the ordered list of its edits, stored on the network itself."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -80,7 +80,7 @@ class Edit(ABC):
 
     @abstractmethod
     def current(self, model: nn.Module) -> Self:
-        """The edit as it stands on `model` now."""
+        """Return the edit in its current state on `model`."""
 
     @abstractmethod
     def encode(self, writer: Writer, model: nn.Module | None) -> None:
@@ -96,11 +96,11 @@ class Edit(ABC):
         """Read what `encode` wrote, with the same `model`. Errors are those of `tailcut.errors.FormatError`."""
 
     def coefficients(self, model: nn.Module) -> list[Coefficients]:
-        """The tensors of `model` that this edit keeps as coefficients. None by default."""
+        """Return the tensors of `model` that this edit keeps as coefficients. None by default."""
         return []
 
     def stored_tensors(self) -> list[StoredTensor]:
-        """The same without a network: what the edit alone tells of them. None by default."""
+        """Return the tensors that this edit keeps as coefficients, known from the edit alone. None by default."""
         return []
 
     def example_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -128,12 +128,12 @@ def register_edit(kind: Kind) -> Kind:
 
 
 def edit_kind(number: int) -> type[Edit] | None:
-    """The kind of edit registered under `number`, None if there is none."""
+    """Return the edit class registered under `number`, or None if there is none."""
     return _edit_kinds.get(number)
 
 
 def record_of(model: nn.Module) -> Record:
-    """The record of `model`; an empty one without base if nothing was recorded."""
+    """Return the record of `model`; an empty one without base if nothing was recorded."""
     record = model.__dict__.get(_ATTRIBUTE)
     return record if isinstance(record, Record) else Record(None, [])
 
@@ -156,5 +156,5 @@ def add_edit(model: nn.Module, edit: Edit) -> None:
 
 
 def base_of(model: nn.Module) -> Base | None:
-    """The registered name and arguments `model` was created from, None for a user's own class."""
+    """Return the registered name and arguments `model` was created from, None for a user's own class."""
     return record_of(model).base

@@ -1,4 +1,4 @@
-"""Network families by name: a file that names one can rebuild it from a few typed arguments."""
+"""Registry of network families, so that a file can name one and rebuild it from a few typed arguments."""
 
 import inspect
 import math
@@ -120,7 +120,7 @@ def create_model(name: str, /, **arguments: Value) -> nn.Module:
 
 
 def family(name: str) -> ModelFamily:
-    """The registered family of that name; `ArgumentError` lists the known ones."""
+    """Return the registered family of that name; `ArgumentError` lists the known ones."""
     if name not in _families:
         raise ArgumentError(f"unknown model {name!r}; registered: {', '.join(model_names())}; {UNKNOWN_ADVICE}")
     return _families[name]
@@ -171,7 +171,7 @@ def _signature(name: str, build: Callable[..., nn.Module]) -> tuple[dict[str, Va
 
 
 def _is_supported(hint: Any, *, depth: int = 0) -> bool:
-    """Whether values of this type can stand in a file."""
+    """Return whether a file can hold values of this type."""
     options = typing.get_args(hint)
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return all(_is_supported(option, depth=depth) for option in options)

@@ -1,4 +1,4 @@
-"""Views: networks that only run another one, or stand in one for a part that they run."""
+"""Views: wrappers that run another network, or that replace a part of a network and run that part."""
 
 from collections.abc import Callable
 
@@ -22,17 +22,17 @@ def check_module(what: str, model: object) -> None:
 
 
 def source_of(model: nn.Module) -> nn.Module:
-    """The network that a view runs; any other network itself."""
+    """Return the network that a view runs; any other network itself."""
     return model.source if isinstance(model, NetworkView) else model
 
 
 def view_in(model: nn.Module) -> str | None:
-    """The path of the first view among the parts of a network ("" for itself), None if there is none."""
+    """Return the path of the first view among a network's modules ("" for the network itself), or None without one."""
     return next((path for path, part in model.named_modules() if isinstance(part, NetworkView)), None)
 
 
 def without_views(model: nn.Module) -> nn.Module:
-    """The network with what views run, in all its parts, in their places: names of tensors are those without views.
+    """Return the network with every view replaced by the module that it runs, so that tensors have their own names.
 
     Changes nothing; it is `model` itself where there is no view. Else modules with a view in them are others, of the
     same class, with the same tensors and attributes.

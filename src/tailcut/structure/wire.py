@@ -1,4 +1,4 @@
-"""The byte primitives of files and edits: unsigned variable-length integers, strings, small typed values."""
+"""Byte primitives of files and edits: unsigned variable-length integers, strings, small typed values."""
 
 import re
 import struct
@@ -91,7 +91,7 @@ class Writer:
                 self.value(item, depth=depth + 1)
 
     def getvalue(self) -> bytes:
-        """All bytes appended so far."""
+        """Return all bytes appended so far."""
         return bytes(self._parts)
 
 
@@ -109,7 +109,7 @@ class Reader:
         return len(self._content) - self._position
 
     def raw(self, num_bytes: int) -> bytes:
-        """The next `num_bytes` bytes."""
+        """Return the next `num_bytes` bytes."""
         if num_bytes > self.remaining:
             raise TruncatedFileError(
                 f"{self._what}: {num_bytes} bytes expected at offset {self._position}, {self.remaining} are left"
@@ -119,14 +119,19 @@ class Reader:
         return self._content[start : self._position]
 
     def byte(self) -> int:
-        """The next byte."""
+        """Return the next byte."""
         if self._position >= len(self._content):
             self.raw(1)
         self._position += 1
         return self._content[self._position - 1]
 
     def uint(self, *, at_most: int | None = None, of: str = "a number") -> int:
-        """The next unsigned integer; `LimitError` above `at_most`, `CorruptFileError` if not in shortest form."""
+        """Return the next unsigned integer.
+
+        Raises:
+            LimitError: it is above `at_most`.
+            CorruptFileError: it is not in its shortest form.
+        """
         value = 0
         for count in range(_MAX_VARINT_BYTES):
             byte = self.byte()
@@ -142,12 +147,12 @@ class Reader:
         return value
 
     def float64(self) -> float:
-        """The next IEEE 754 double."""
+        """Return the next IEEE 754 double."""
         number: float = struct.unpack("<d", self.raw(8))[0]
         return number
 
     def text(self) -> str:
-        """The next string."""
+        """Return the next string."""
         length = self.uint(at_most=MAX_TEXT_BYTES, of="the length of a text")
         try:
             text = self.raw(length).decode()
@@ -158,12 +163,12 @@ class Reader:
         return text
 
     def shape(self) -> tuple[int, ...]:
-        """The next shape; its sizes are not checked against anything."""
+        """Return the next shape; its sizes are not checked against anything."""
         num_axes = self.uint(at_most=MAX_AXES, of="the number of axes")
         return tuple(self.uint(of="the size of an axis") for _ in range(num_axes))
 
     def value(self, *, depth: int = 0) -> Value:
-        """The next typed value; lists nest at most twice."""
+        """Return the next typed value; lists nest at most twice."""
         tag = self.byte()
         if tag in (type_tags["false"], type_tags["true"]):
             return tag == type_tags["true"]
