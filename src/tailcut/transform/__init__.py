@@ -1,4 +1,4 @@
-"""Tensor -> tensor mathematics of the frequency domain: no modules, no files."""
+"""Tensor-to-tensor mathematics of the frequency domain: no modules, no files."""
 
 from tailcut.transform.dct import dct as dct
 from tailcut.transform.dct import dct_basis as dct_basis

@@ -1,4 +1,4 @@
-"""B x B block DCT of images and maps, and regrouping: one channel per frequency.
+"""Block DCT of images and feature maps, and its layout with one channel per frequency.
 
 Axes of blocks are `(..., blocks_h, blocks_w, v, u)`: v is the vertical and u the horizontal frequency. A frequency's
 row-major index is B v + u; JPEG files, and the numbers in the paper's heat maps, count in zigzag order.
@@ -51,7 +51,7 @@ def block_dct(maps: Tensor, block_size: int = BLOCK_SIZE) -> Tensor:
 
 
 def block_idct(blocks: Tensor) -> Tensor:
-    """The inverse of `block_dct`: (..., blocks_h, blocks_w, v, u) to maps (..., height, width).
+    """Return the inverse of `block_dct`: (..., blocks_h, blocks_w, v, u) to maps (..., height, width).
 
     Raises:
         ArgumentError: not floating point, or the last two axes are not equal.
@@ -63,7 +63,7 @@ def block_idct(blocks: Tensor) -> Tensor:
 
 
 def to_channels(blocks: Tensor) -> Tensor:
-    """One channel per frequency: (..., blocks_h, blocks_w, v, u) to (..., v u, blocks_h, blocks_w), row-major.
+    """Return one channel per frequency: (..., blocks_h, blocks_w, v, u) to (..., v u, blocks_h, blocks_w), row-major.
 
     >>> to_channels(torch.zeros(3, 28, 28, 8, 8)).shape
     torch.Size([3, 64, 28, 28])
@@ -77,7 +77,7 @@ def to_channels(blocks: Tensor) -> Tensor:
 
 
 def from_channels(channels: Tensor) -> Tensor:
-    """The inverse of `to_channels`: (..., B B, blocks_h, blocks_w) to (..., blocks_h, blocks_w, B, B).
+    """Return the inverse of `to_channels`: (..., B B, blocks_h, blocks_w) to (..., blocks_h, blocks_w, B, B).
 
     Raises:
         ArgumentError: the number of channels is no square.
@@ -98,7 +98,7 @@ def block_filters(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """The cosines of chosen frequencies as filters for `conv2d(maps, filters, stride=block_size)`.
+    """Return the cosines of chosen frequencies as filters for `conv2d(maps, filters, stride=block_size)`.
 
     On maps (batch, 1, height, width) this gives the chosen channels of `to_channels(block_dct(maps))` and computes no
     others.
@@ -126,7 +126,7 @@ def block_filters(
 
 
 def zigzag_order(block_size: int = BLOCK_SIZE) -> Tensor:
-    """The row-major index of the i-th frequency in JPEG's zigzag order (ITU-T T.81, figure A.6).
+    """Return the row-major index of the i-th frequency in JPEG's zigzag order (ITU-T T.81, figure A.6).
 
     Its inverse, the zigzag number of a row-major index, is `zigzag_order().argsort()`.
 

@@ -1,4 +1,4 @@
-"""RGB <-> YCbCr as JPEG files define it (JFIF: the weights of ITU-R BT.601, full range), never rounded."""
+"""RGB <-> YCbCr conversion as in JPEG files (JFIF: ITU-R BT.601 weights, full range), without rounding."""
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ def rgb_to_ycbcr(images: Tensor) -> Tensor:
 
 
 def ycbcr_to_rgb(images: Tensor) -> Tensor:
-    """The inverse of `rgb_to_ycbcr`; colours that RGB cannot show come out below 0 or above 255.
+    """Return the inverse of `rgb_to_ycbcr`; colours that RGB cannot show come out below 0 or above 255.
 
     Raises:
         ArgumentError: not floating point, or the third axis from the end is not 3.

@@ -1,4 +1,4 @@
-"""From a low-frequency corner to the whole tensor and back, at the cost of the corner.
+"""Expansion of a low-frequency corner to the whole tensor and its transpose, at the cost of the corner.
 
 A truncated tensor is its first n coefficients in order. They lie in a small box at the origin, the
 corner; each axis of the corner is expanded by a truncated basis, so the dense coefficient tensor is never
@@ -57,7 +57,7 @@ class Stage:
     by_fft: bool
 
     def basis(self, dtype: torch.dtype) -> torch.Tensor:
-        """The matrix of this stage on the CPU, (product of kept, product of sizes)."""
+        """Return the matrix of this stage on the CPU, (product of kept, product of sizes)."""
         if len(self.sizes) == 1:
             return dct_basis(self.sizes[0], self.kept[0], dtype=dtype)
         matrix = torch.ones(1, 1, dtype=torch.float64, device="cpu")
@@ -73,7 +73,7 @@ class Stage:
         return joined.reshape(*joined.shape[: self.first], *self.sizes, *joined.shape[self.first + 1 :])
 
     def project(self, x: torch.Tensor, basis: torch.Tensor | None) -> torch.Tensor:
-        """The transpose of `expand`."""
+        """Return the transpose of `expand`."""
         if basis is None:
             return project_axis_by_fft(x, self.first, self.kept[0])
         joined = project_axis(x.flatten(self.first, self.last - 1), self.first, basis)
@@ -81,7 +81,7 @@ class Stage:
 
 
 def plan_stages(corner: Sequence[int], shape: Sequence[int], axes: Sequence[int]) -> tuple[Stage, ...]:
-    """The steps from a corner to the full tensor, in the order that costs least.
+    """Return the steps from a corner to the full tensor, in the order that costs least.
 
     Args:
         corner: sizes of the corner, one per axis of the tensor (full along axes not transformed).

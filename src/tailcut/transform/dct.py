@@ -1,4 +1,4 @@
-"""Orthonormal DCT-II and DCT-III along any axes, and truncated bases (a corner gives the whole tensor).
+"""Orthonormal DCT-II and DCT-III along any axes, and truncated bases (from a corner to the whole tensor).
 
 Every function is differentiable and keeps the type of its input; float16 and bfloat16 are computed in
 float32, also under autocast. `dct` is SciPy's `dctn(norm="ortho")`, `idct` its `idctn(norm="ortho")`.
@@ -34,7 +34,7 @@ def dct_basis(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
 ) -> torch.Tensor:
-    """The first `num_kept` orthonormal cosines of length `size`, computed in float64.
+    """Return the first `num_kept` orthonormal cosines of length `size`, computed in float64.
 
     Args:
         size: length of the axis, at least 1.
@@ -99,7 +99,7 @@ def idct(x: torch.Tensor, axes: Sequence[int] | None = None) -> torch.Tensor:
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """A context in which matrix products on `device` keep their type: autocast would round them to 16 bits."""
+    """Return a context in which matrix products on `device` keep their type: autocast would round them to 16 bits."""
     kind = device.type
     # While it compiles, torch 2.11 cannot follow the first question; what it compiles for has autocast.
     has_autocast = torch.compiler.is_compiling() or torch.amp.is_autocast_available(kind)
@@ -120,7 +120,7 @@ def expand_axis(x: torch.Tensor, axis: int, basis: torch.Tensor) -> torch.Tensor
 
 
 def project_axis(x: torch.Tensor, axis: int, basis: torch.Tensor) -> torch.Tensor:
-    """The transpose of `expand_axis`: from `size` values along `axis` to `num_kept` coefficients."""
+    """Return the transpose of `expand_axis`: from `size` values along `axis` to `num_kept` coefficients."""
     return _apply_matrix(x, axis, basis)
 
 
@@ -179,13 +179,13 @@ def _rotation(size: int, x: torch.Tensor) -> torch.Tensor:
 
 
 def _folding(size: int, device: torch.device) -> torch.Tensor:
-    """The even positions, then the odd ones backwards: 0, 2, 4, ..., 5, 3, 1."""
+    """Return the even positions, then the odd ones backwards: 0, 2, 4, ..., 5, 3, 1."""
     positions = torch.arange(size, device=device)
     return torch.cat([positions[::2], positions[1::2].flip(0)])
 
 
 def _to_rows(x: torch.Tensor, axis: int) -> torch.Tensor:
-    """All fibres of `x` along `axis` as rows of a matrix, side by side in memory."""
+    """Return all fibres of `x` along `axis` as rows of a matrix, side by side in memory."""
     before, size, after = math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :])
     if after == 1:
         return x.reshape(before, size)
@@ -195,7 +195,7 @@ def _to_rows(x: torch.Tensor, axis: int) -> torch.Tensor:
 
 
 def _from_rows(rows: torch.Tensor, axis: int, shape: Sequence[int]) -> torch.Tensor:
-    """The way back: a tensor of `shape`, but as long along `axis` as the rows are."""
+    """Return rows as a tensor of `shape`, with their length along `axis`: the inverse of `_to_rows`."""
     before, size, after = math.prod(shape[:axis]), rows.shape[-1], math.prod(shape[axis + 1 :])
     whole = (*shape[:axis], size, *shape[axis + 1 :])
     if before == 1:
@@ -204,7 +204,7 @@ def _from_rows(rows: torch.Tensor, axis: int, shape: Sequence[int]) -> torch.Ten
 
 
 def _dct_rows(x: torch.Tensor, num_kept: int) -> torch.Tensor:
-    """The first coefficients of each row's DCT-II, by one real FFT of its length (Makhoul 1980)."""
+    """Return the first coefficients of each row's DCT-II, by one real FFT of its length (Makhoul 1980)."""
     size = x.shape[-1]
     rotation, folding = _rotation(size, x), _folding(size, x.device)
 
@@ -218,7 +218,7 @@ def _dct_rows(x: torch.Tensor, num_kept: int) -> torch.Tensor:
 
 
 def _idct_rows(x: torch.Tensor, size: int) -> torch.Tensor:
-    """The DCT-III to length `size` of each row, which may lack its tail: the steps of `_dct_rows` backwards."""
+    """Return the DCT-III to length `size` of each row, which may lack its tail: the steps of `_dct_rows` backwards."""
     tail, half = size - x.shape[-1], size // 2 + 1
     rotation, unfolding = _rotation(size, x), _folding(size, x.device).argsort()
     rotation = rotation / rotation.abs().square()

@@ -1,4 +1,4 @@
-"""The canonical order of coefficients: which index is the i-th (L1 norm first, ties lexicographic)."""
+"""Canonical order of the coefficients: by L1 norm of the index, ties lexicographically."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -35,7 +35,7 @@ def normalize_axes(axes: Sequence[int] | None, num_axes: int) -> tuple[int, ...]
 
 
 def check_order_weights(weights: Sequence[int] | None, num_axes: int) -> tuple[int, ...]:
-    """One weight per transformed axis; None means all ones.
+    """Return one weight per transformed axis; None means all ones.
 
     Raises:
         ArgumentError: not one integer from 1 to 64 per transformed axis.
@@ -52,7 +52,7 @@ def check_order_weights(weights: Sequence[int] | None, num_axes: int) -> tuple[i
 
 
 def _are_integers(values: object) -> bool:
-    """Whether this is a list (or the like) of integers; NumPy's count, bools do not."""
+    """Return whether this is a sequence of integers; NumPy's count, bools do not."""
     return isinstance(values, Iterable) and all(
         isinstance(value, Integral) and not isinstance(value, bool) for value in values
     )
@@ -65,7 +65,7 @@ def l1_order_index(
     axes: Sequence[int] | None = None,
     weights: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """The multi-indices of the first `num` coefficients, in order.
+    """Return the multi-indices of the first `num` coefficients, in order.
 
     Frequencies (indices over the transformed axes) are ordered by the weighted sum of their index, ties by
     the index read lexicographically. Axes that are not transformed are kept whole: for each frequency come
@@ -112,7 +112,7 @@ def l1_order(
     axes: Sequence[int] | None = None,
     weights: Sequence[int] | None = None,
 ) -> torch.Tensor:
-    """The flat (row-major) positions of the first `num` coefficients, in the canonical order.
+    """Return the flat (row-major) positions of the first `num` coefficients, in the canonical order.
 
     Args:
         shape: shape of the tensor.
@@ -136,7 +136,7 @@ def l1_order(
 def l1_rank(
     shape: Sequence[int], *, axes: Sequence[int] | None = None, weights: Sequence[int] | None = None
 ) -> torch.Tensor:
-    """The inverse of `l1_order`: at each index of a tensor of `shape`, the place of its coefficient.
+    """Return the inverse of `l1_order`: for each index of a tensor of `shape`, the position of its coefficient.
 
     Returns:
         int64 tensor of shape `shape`.
@@ -163,7 +163,7 @@ def flat_positions(index: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 def corner_positions(
     shape: Sequence[int], num: int, *, axes: Sequence[int], weights: Sequence[int]
 ) -> tuple[np.ndarray, tuple[int, ...]]:
-    """The smallest corner that holds the first `num` coefficients, and where in it each of them lies.
+    """Return the smallest corner that holds the first `num` coefficients, and their positions in it.
 
     The order is that of `l1_order_index`. It takes the result's 8 bytes and about 2 more per coefficient, whatever the
     shape: networks of a file are not to be trusted.
@@ -223,7 +223,7 @@ class _Grid:
         self._others = self._enumerated(self._last)
 
     def largest_index(self) -> list[int]:
-        """The largest index along each axis among the first `num`."""
+        """Return the largest index along each axis among the first `num`."""
         largest = [0] * self._num_axes
         for place, axis in enumerate(self._axes):
             largest[axis] = min(self._sizes[place] - 1, (self._last - 1) // self._weights[place]) if self._last else 0
@@ -234,7 +234,10 @@ class _Grid:
         return largest
 
     def places(self, strides: Sequence[int], num_positions: int) -> np.ndarray:
-        """The sum of index times stride of each, in order, (num,): strides of a row-major array of `num_positions`."""
+        """Return the position of each coefficient, in order, (num,): the sum of index times stride.
+
+        `num_positions` is the size of the row-major array that the strides belong to.
+        """
         found = np.empty(self._num, dtype=np.int64)
         if not self._axes:
             found[:] = 0
@@ -264,7 +267,7 @@ class _Grid:
         return found
 
     def _last_sum(self) -> int:
-        """The smallest sum s such that at least `num` indices have a sum of at most s."""
+        """Return the smallest sum s such that at least `num` indices have a sum of at most s."""
         bound = min(16, self._most)
         while bound < min(self._most, MAX_TABLE) and self._table(bound)[-1] < self._num:
             bound = min(2 * bound, self._most)
@@ -293,7 +296,9 @@ class _Grid:
         return int(np.clip((largest - sums) // self._weights[self._run] + 1, 0, self._sizes[self._run]).sum())
 
     def _enumerated(self, bound: int) -> tuple[np.ndarray, np.ndarray]:
-        """The indices along all axes but the longest, lexicographically, (n, axes - 1), with a sum of at most `bound`.
+        """Return the indices along all axes but the longest whose sum is at most `bound`, and their sums.
+
+        The indices are in lexicographic order, (n, axes - 1); the sums are (n,).
 
         Their sums come with them, (n,).
         """
@@ -308,7 +313,7 @@ class _Grid:
         return index, sums
 
     def _shell(self) -> np.ndarray:
-        """All indices with the last sum, in order: (n, axes longer than 1)."""
+        """Return all indices with the last sum, in order: (n, axes longer than 1)."""
         index, sums = self._others
         if not self._axes:
             return np.zeros((1, 0), dtype=np.int64)
@@ -319,7 +324,7 @@ class _Grid:
         return ordered
 
     def _range_end(self, begin: int, done: int) -> int:
-        """The largest end of a range of sums that holds no more than a block; one sum is taken in any case."""
+        """Return the largest end of a range of sums with at most a block of indices; the range has at least one sum."""
         wanted = done + max(ORDER_BLOCK, self._num // ORDER_PART)
         if self._reached is not None:
             return max(begin + 1, int(np.searchsorted(self._reached, wanted, side="right")))
@@ -331,7 +336,7 @@ class _Grid:
 
 
 def _first_frequencies(sizes: Sequence[int], weights: Sequence[int], num: int) -> np.ndarray:
-    """The first `num` indices of a grid of `sizes`, by weighted sum, then lexicographically: (num, axes)."""
+    """Return the first `num` indices of a grid of `sizes`, by weighted sum, then lexicographically: (num, axes)."""
     if not sizes:
         return np.zeros((num, 0), dtype=np.int64)
     largest = _largest_sum(sizes, weights, num)
@@ -350,7 +355,7 @@ def _first_frequencies(sizes: Sequence[int], weights: Sequence[int], num: int) -
 
 
 def _largest_sum(sizes: Sequence[int], weights: Sequence[int], num: int) -> int:
-    """The smallest weighted sum s such that at least `num` indices have a sum of at most s."""
+    """Return the smallest weighted sum s such that at least `num` indices have a sum of at most s."""
     most = sum(weight * (size - 1) for size, weight in zip(sizes, weights, strict=True))
     bound = 16
     while True:
@@ -362,8 +367,9 @@ def _largest_sum(sizes: Sequence[int], weights: Sequence[int], num: int) -> int:
 
 
 def _counts_by_sum(sizes: Sequence[int], weights: Sequence[int], bound: int) -> np.ndarray:
-    """How many indices have the weighted sum 0, 1, ..., `bound`. Floats: counts may pass 2^63, and only
-    comparisons with a count that fits into memory are made.
+    """Return the number of indices with the weighted sums 0, 1, ..., `bound`.
+
+    The numbers are floats: counts may exceed 2^63, and are only compared with a count that fits into memory.
     """
     counts = np.zeros(bound + 1)
     counts[0] = 1
