@@ -1,4 +1,4 @@
-"""Frequency Regularization: a network's weights live as truncated DCT coefficients.
+"""Frequency Regularization: network weights stored and trained as truncated DCT coefficients.
 
 C. Zhao, G. Dong, S. Zhang, Z. Tan, A. Basu: "Frequency Regularization: Reducing Information Redundancy in
 Convolutional Neural Networks", IEEE Access 11, 2023, doi:10.1109/ACCESS.2023.3320642 (arXiv 2304.07973).

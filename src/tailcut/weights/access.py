@@ -1,4 +1,4 @@
-"""Finding the truncated tensors of a network, and the views that other parts of Tailcut read."""
+"""Access to the truncated tensors of a network, for the other packages."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -52,11 +52,11 @@ class TruncatedTensor:
         return self.truncation.num_kept
 
     def coefficients(self) -> torch.Tensor:
-        """The coefficients that count, in order, rounded as the forward rounds them: (num_kept,). Differentiable."""
+        """Return the kept coefficients in order, rounded as in the forward: (num_kept,). Differentiable."""
         return self.truncation.coefficients(self.vector)[: self.num_kept]
 
     def corner(self) -> torch.Tensor:
-        """The low-frequency corner, zeros between the coefficients: one size per axis. Differentiable."""
+        """Return the low-frequency corner, zeros between the coefficients: one size per axis. Differentiable."""
         return self.truncation.corner(self.vector)
 
     def bases(self) -> tuple[torch.Tensor | None, ...]:
@@ -71,7 +71,7 @@ class TruncatedTensor:
 
 
 def truncated_tensors(model: nn.Module) -> list[TruncatedTensor]:
-    """All regularised tensors of `model`, in module order, tied ones once. Does not change the model.
+    """Return all regularised tensors of `model`, in module order, tied ones once. Does not change the model.
 
     A fused view has those of the network it runs, by their names there.
     """

@@ -1,4 +1,4 @@
-"""Putting truncations on modules, taking them off, and the hooks that keep state dicts free of tails."""
+"""Attachment and removal of truncations on modules, and the hooks that keep state dicts free of tails."""
 
 import logging
 from collections.abc import Mapping
@@ -76,7 +76,7 @@ def detach(module: nn.Module, attribute: str, weight: nn.Parameter) -> None:
 
 
 def finish_attaching(model: nn.Module) -> None:
-    """What a network needs as a whole once truncations are on it (changes its hooks and attributes)."""
+    """Install the hooks and attributes that a network needs after truncations were attached (changes the model)."""
     _hold_during_forward(model)
     _spare_constants_from_ddp(model)
 
@@ -184,7 +184,7 @@ def _trim_to_kept(holder: nn.Module, state: dict[str, Any], prefix: str, local_m
 
 
 def meaning_of(state: Mapping[str, Any], name: str) -> dict[str, list[Any]]:
-    """The settings of `regularize` that a vector of a state dict was made with; empty where it does not tell them."""
+    """Return the `regularize` settings that a vector of a state dict was made with; empty if it holds none."""
     meaning = getattr(state, "_metadata", {}).get(name.rpartition(".")[0], {}).get(_META)
     known = meaning if isinstance(meaning, Mapping) else {}
     return {key: list(known[key]) for key in ("axes", "order_weights") if isinstance(known.get(key), (tuple, list))}
@@ -239,7 +239,7 @@ def _hint_at_dense_weight(vector: str, missing_keys: list[str], unexpected_keys:
 
 
 def _weight_of(key: str) -> str | None:
-    """The key that a vector's weight has in the plain network; None if the key is not a vector's."""
+    """Return the key that a vector's weight has in the plain network; None if the key is not a vector's."""
     *path, lists, attribute, last = ["", "", *key.split(".")]
     if (lists, last) != ("parametrizations", "original"):
         return None
@@ -247,7 +247,7 @@ def _weight_of(key: str) -> str | None:
 
 
 def _follow_vector(holder: nn.Module, incompatible_keys: Any) -> None:
-    """Loading with assign=True may have put the vector on another device or made it another type."""
+    """Move the truncation's buffers to the vector's device and type: loading with assign=True may have changed it."""
     truncation, vector = holder[0], holder.original  # type: ignore[index]
     dtype = compute_type(vector.dtype)  # type: ignore[arg-type]
     if vector.device != truncation.positions.device or dtype != truncation.basis_type:

@@ -1,4 +1,4 @@
-"""Splitting a total number of coefficients over the tensors of a network."""
+"""Distribution of a total number of coefficients over the tensors of a network."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -93,7 +93,7 @@ def _is_included(candidate: Candidate, included: Sequence[str] | None) -> bool:
 
 
 def _fill(shares: Sequence[float], sizes: Sequence[int], least: Sequence[int], total: int) -> list[int]:
-    """Counts in the ratio of `shares`, between `least` and `sizes`, that add up to `total`."""
+    """Return counts in proportion to `shares`, between `least` and `sizes`, that sum to `total`."""
     low, high = 0.0, total / min(shares)
     for _ in range(200):
         level = (low + high) / 2
@@ -141,7 +141,7 @@ def _energy_in_order(parameter: torch.Tensor) -> np.ndarray:
 
 
 def _envelope(energy: np.ndarray, start: int) -> list[tuple[float, int]]:
-    """The pieces (slope, width) of the least concave function above the cumulative energy, from `start` on."""
+    """Return the pieces (slope, width) of the least concave function above the cumulative energy, from `start` on."""
     pieces: list[tuple[float, int]] = []
     for value in energy[start:]:
         gain, width = float(value), 1

@@ -1,4 +1,4 @@
-"""How many coefficients each tensor of an edit keeps, as bytes: by a rule if there is one, else one by one."""
+"""Byte encoding of the number of coefficients per tensor: by a rule if one fits, else one by one."""
 
 import math
 from collections.abc import Sequence
@@ -68,7 +68,7 @@ def read_counts(reader: Reader, shapes: Sequence[tuple[int, ...]], axes: Sequenc
 
 
 def count_by_ratio(shape: Sequence[int], axes: Sequence[int], ratio: float) -> int:
-    """The count that a file's keep ratio stands for. Part of the format: it must never change.
+    """Return the count that a file's keep ratio stands for. Part of the format: it must never change.
 
     A ratio counts frequencies: indices over the transformed axes, each with all positions along the others.
     """
@@ -78,7 +78,7 @@ def count_by_ratio(shape: Sequence[int], axes: Sequence[int], ratio: float) -> i
 
 
 def _best_ratio(tensors: Sequence[StoredTensor]) -> float:
-    """The keep ratio that gives each tensor just its count, if there is one; one near it else."""
+    """Return a keep ratio that gives each tensor exactly its count, or a close one if none does."""
     low, high, total, total_kept = 0.0, 1.0, 1, 1.0
     for tensor in tensors:
         frequencies = math.prod(tensor.shape[axis] for axis in tensor.axes)

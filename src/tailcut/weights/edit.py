@@ -1,4 +1,4 @@
-"""The edit that files restore: which tensors are kept as coefficients, along which axes, and how many."""
+"""The `regularize` edit in files: the tensors kept as coefficients, their transformed axes and counts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class RegularizeEdit(Edit):
 
     @classmethod
     def of(cls, model: nn.Module) -> Self:
-        """The edit that describes the regularised tensors of `model`. Does not change the model."""
+        """Return the edit that describes the regularised tensors of `model`. Does not change the model."""
         return cls(
             tuple(
                 StoredTensor(tensor.name, tensor.shape, tensor.axes, tensor.truncation.order_weights, tensor.num_kept)
@@ -43,7 +43,7 @@ class RegularizeEdit(Edit):
         )
 
     def current(self, model: nn.Module) -> Self:
-        """The edit with the counts that `model` keeps now."""
+        """Return the edit with the counts that `model` keeps now."""
         return self.of(model)
 
     def check(self, model: nn.Module) -> None:
@@ -81,7 +81,7 @@ class RegularizeEdit(Edit):
         finish_attaching(model)
 
     def coefficients(self, model: nn.Module) -> list[Coefficients]:
-        """The regularised tensors of `model`, in the order of this edit."""
+        """Return the regularised tensors of `model`, in the order of this edit."""
         found = {tensor.name: tensor for tensor in truncated_tensors(model)}
         missing = [tensor.name for tensor in self.tensors if tensor.name not in found]
         if missing:
@@ -93,7 +93,7 @@ class RegularizeEdit(Edit):
         return list(self.tensors)
 
     def encode(self, writer: Writer, model: nn.Module | None) -> None:
-        """Selection, settings, counts; see `format/SPEC.md`."""
+        """Write selection, settings and counts; see `format/SPEC.md`."""
         if model is None:
             _write_names(writer, self.tensors)
         else:
@@ -183,7 +183,7 @@ def _setting(tensor: StoredTensor) -> _Setting:
 
 
 def _fits(setting: _Setting, tensor: StoredTensor) -> bool:
-    """Whether a tensor may be written with this setting: it takes the first of the order weights."""
+    """Return whether a tensor can be written with this setting: it takes the first order weights."""
     axes, weights = setting
     same_axes = (tuple(range(len(tensor.shape))) if axes is None else axes) == tensor.axes
     num_axes = len(tensor.axes)
@@ -191,7 +191,7 @@ def _fits(setting: _Setting, tensor: StoredTensor) -> bool:
 
 
 def _settings(tensors: Sequence[StoredTensor]) -> list[_Setting]:
-    """The fewest settings found that fit all tensors: longer order weights serve shorter ones."""
+    """Return few settings that fit all tensors: a tensor with fewer axes takes the first order weights."""
     chosen: list[_Setting] = []
     for setting in sorted(dict.fromkeys(map(_setting, tensors)), key=lambda setting: -len(setting[1])):
         rest = [tensor for tensor in tensors if not any(_fits(known, tensor) for known in chosen)]
@@ -229,7 +229,7 @@ def _read_settings(reader: Reader, shapes: Sequence[tuple[int, ...]]) -> list[tu
 
 
 def _read_weight(reader: Reader) -> int:
-    """An order weight, checked here: no tensor may take it."""
+    """Return an order weight, checked here: no tensor may take it."""
     weight = reader.uint(of="an order weight")
     if not 1 <= weight <= MAX_ORDER_WEIGHT:
         raise CorruptFileError(f"expected order weights as integers from 1 to {MAX_ORDER_WEIGHT}, got {weight}")

@@ -1,4 +1,4 @@
-"""What a cut takes from weights: their energy (the sum of squares), and whether it was learned or drawn at random.
+"""Energy (sum of squares) that a cut removes from weights, and a test for weights that were never trained.
 
 The transform is orthonormal, so the energy of a weight is that of its coefficients, and what is lost is the energy of
 those left out: the squared distance between the weight before and after. Of a weight as it is drawn at the start
@@ -46,21 +46,21 @@ class Loss:
 
 
 def part_lost(before: float, after: float) -> float | None:
-    """The part of an energy that is lost, 0 to 1; None where it is not known."""
+    """Return the lost part of an energy, 0 to 1, or None if unknown."""
     if not (math.isfinite(before) and math.isfinite(after)):
         return None
     return max(0.0, 1 - after / before) if before > 0 else 0.0
 
 
 def energy(values: Tensor) -> float:
-    """The sum of squares, in float64; not a number on the meta device."""
+    """Return the sum of squares in float64; NaN on the meta device."""
     if values.is_meta:
         return math.nan
     return float(torch.linalg.vector_norm(values.detach(), dtype=torch.float64)) ** 2
 
 
 def looks_trained(weight: Tensor) -> bool:
-    """Whether the numbers of a weight are not those of a random initialisation.
+    """Return whether a weight differs from a random initialisation.
 
     An initialisation draws all numbers of a weight alike, so that its slices along any axis (the rows, the columns, the
     places of a kernel) have the same energy but for chance; training gives each output, input and place its own size.
@@ -88,23 +88,23 @@ def _excess(squares: Tensor, axis: int, mean: Tensor, variance: Tensor) -> float
 
 
 def total_lost(losses: Sequence[Loss]) -> float | None:
-    """The part that all of them lost together."""
+    """Return the part of the total energy that was lost."""
     return part_lost(sum(loss.before for loss in losses), sum(loss.after for loss in losses))
 
 
 def lost_of_trained(losses: Sequence[Loss]) -> float | None:
-    """The part that those lost together which look trained; None where none does."""
+    """Return the lost part of the energy of the weights that look trained, or None if none does."""
     trained = [loss for loss in losses if loss.is_trained]
     return total_lost(trained) if trained else None
 
 
 def worth_a_warning(lost: float | None) -> bool:
-    """Whether trained weights that lost this part of their energy likely give other answers."""
+    """Return whether trained weights that lost this part of their energy likely predict something else."""
     return lost is not None and lost > _WORTH_A_WARNING
 
 
 def percent(part: float | None) -> str:
-    """A part for people.
+    """Return a part of the energy as text.
 
     >>> percent(0.0213), percent(0.00004), percent(None)
     ('2.1 %', '< 0.1 %', '')

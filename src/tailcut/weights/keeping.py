@@ -1,4 +1,4 @@
-"""Dense weights that are made once in evaluation and kept until their coefficients change.
+"""Cache of dense weights in evaluation mode, valid until the coefficients change.
 
 A network that is loaded, or put into evaluation, runs as fast as the dense one after its first call, at the price of
 the dense weights' memory beside the coefficients. What may have changed is looked at before every use: the vector
@@ -55,14 +55,14 @@ class Keeper(Protocol):
     precision: str
 
     def expand(self, vector: Tensor, /) -> Tensor:
-        """The dense weight of a vector."""
+        """Return the dense weight of a vector."""
 
     def project(self, dense: Tensor, /) -> Tensor:
-        """The vector of a dense weight."""
+        """Return the vector of a dense weight."""
 
 
 def may_be_kept(vector: Tensor, dropped: Tensor) -> bool:
-    """Whether changes of a vector can be told, and nothing looks into the operations that make its weight."""
+    """Return whether changes of a vector can be detected, and no tracer needs the operations behind its weight."""
     return (
         type(vector) is nn.Parameter
         and not vector.is_meta
@@ -77,7 +77,7 @@ def may_be_kept(vector: Tensor, dropped: Tensor) -> bool:
 
 
 def weight_of(truncation: Keeper, vector: Tensor) -> Tensor:
-    """The dense weight of a vector that may be kept (changes what `truncation` keeps). Differentiable."""
+    """Return the dense weight of a vector, cached if possible (changes the cache of `truncation`). Differentiable."""
     kept = truncation.kept
     if kept is None or not _is_current(kept, truncation, vector):
         kept = truncation.kept = _made(truncation, vector)
@@ -103,7 +103,7 @@ def _made(truncation: Keeper, vector: Tensor) -> KeptWeight:
 
 
 def _is_current(kept: KeptWeight, truncation: Keeper, vector: Tensor) -> bool:
-    """Whether nothing changed since the weight was made."""
+    """Return whether nothing changed since the weight was computed."""
     return (
         kept.vector is vector
         and kept.pointer == vector.data_ptr()
@@ -116,19 +116,19 @@ def _is_current(kept: KeptWeight, truncation: Keeper, vector: Tensor) -> bool:
 
 
 def _places(vector: Tensor, num_dense: int) -> list[Tensor]:
-    """The bits of a vector to compare: all, or of a long one a sample."""
+    """Return the bits of a vector to compare: all, or a sample of a long one."""
     if vector.numel() <= max(MAX_WHOLE, num_dense // WHOLE_PART):
         return [_bits(vector)]
     return [_bits(vector)[:NUM_FIRST], _spread(vector.detach()[NUM_FIRST:], NUM_SPREAD)]
 
 
 def _spread(values: Tensor, count: int) -> Tensor:
-    """The bits of about `count` of the values, evenly spread."""
+    """Return the bits of about `count` of the values, evenly spread."""
     return _bits(values).flatten()[:: -(-values.numel() // count) or 1]
 
 
 def _reader(place: Tensor) -> Callable[[], bytes]:
-    """What gives the bytes of a tensor as they are at that moment."""
+    """Return a function that reads the current bytes of a tensor."""
     if place.device.type == "cpu":
         return place.numpy().tobytes  # several times quicker than an operation of torch's
     return lambda: place.cpu().numpy().tobytes()

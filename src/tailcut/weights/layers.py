@@ -1,4 +1,4 @@
-"""The layer table: which parameters of which layers are regularised, and what their axes mean.
+"""Layer table: the parameters of each layer type that are regularised, and the meaning of their axes.
 
 A new layer type is one new row.
 """
@@ -45,7 +45,7 @@ class Layer:
     once_per_forward: bool = False
 
     def roles(self, attribute: str) -> tuple[str, ...] | None:
-        """The roles of the axes of one parameter, None if it is no weight of this row."""
+        """Return the roles of the axes of one parameter, or None if it is not a weight in this row."""
         return next((axes for pattern, axes in self.weights.items() if fnmatchcase(attribute, pattern)), None)
 
 
@@ -94,12 +94,12 @@ class Candidate:
 
 
 def find_layer(module: nn.Module) -> Layer | None:
-    """The row of the table that fits `module`, None if there is none."""
+    """Return the table row of `module`, or None."""
     return next((layer for layer in LAYERS if _is_of_type(module, layer.type)), None)
 
 
 def candidates(model: nn.Module) -> list[Candidate]:
-    """All parameters of `model` in their order, tied ones once.
+    """Return all parameters of `model` in their order, tied ones once.
 
     A frozen parameter among trained ones was fixed on purpose, so there is a reservation about it. Where nothing is
     trained, or biases and normalisations only, that says nothing about any one of them.
@@ -117,7 +117,7 @@ def candidates(model: nn.Module) -> list[Candidate]:
 
 
 def _is_of_channels(entry: Candidate) -> bool:
-    """Whether it is a bias, or a normalisation's."""
+    """Return whether the parameter is a bias or belongs to a normalisation."""
     return _has_one_axis(entry.parameter) or any(_is_normalization(module) for module, _ in entry.owners)
 
 
@@ -145,7 +145,7 @@ def quantized_weights(model: nn.Module) -> list[tuple[str, tuple[int, ...], torc
 
 
 def _is_packed(value: torch.Tensor) -> bool:
-    """Whether it may hold a layer's weight in integers: one number per class does not."""
+    """Return whether the tensor may hold a layer's integer weight, which has more than one number per class."""
     dtype = value.dtype
     return value.ndim > 1 and not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
 
@@ -175,7 +175,7 @@ def _is_weight(module: nn.Module, attribute: str) -> bool:
 
 
 def _is_normalization(module: nn.Module) -> bool:
-    """Whether it is one of torch's, or one of the networks' own (RMSNorm), which have only names in common."""
+    """Return whether it is one of torch's norms, or a network's own (RMSNorm), known only by its name."""
     if isinstance(module, NORMALIZATIONS):
         return True
     # A network may be called NormFreeNet: a normalisation has gains and biases only.

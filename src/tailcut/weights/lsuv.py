@@ -1,4 +1,4 @@
-"""Data-dependent initialisation: coefficients of a size at which each layer's outputs have mean 0 and variance 1.
+"""LSUV initialisation: scales coefficients from data so that each layer's outputs have mean 0 and variance 1.
 
 Mishkin and Matas, "All You Need Is a Good Init" (2016); the means go into the biases as in Krähenbühl et al.,
 "Data-dependent Initializations of Convolutional Neural Networks" (2016).
@@ -28,7 +28,7 @@ class _Layer:
     truncated_bias: TruncatedTensor | None
 
     def shifted_bias(self) -> nn.Parameter | None:
-        """The bias that can take any mean: one that is not truncated."""
+        """Return the layer's bias if it is not truncated, so that it can take any mean."""
         bias = None if self.truncated_bias is not None else self.module.bias
         return bias if isinstance(bias, nn.Parameter) else None
 
@@ -92,7 +92,7 @@ def _layers(model: nn.Module) -> list[_Layer]:
 
 
 def _held(layer: _Layer) -> list[Tensor]:
-    """The numbers of a layer that change."""
+    """Return the parameters of a layer that LSUV changes."""
     bias = layer.shifted_bias()
     truncated = None if layer.truncated_bias is None else layer.truncated_bias.vector
     return [layer.weight.vector, *(part for part in (bias, truncated) if part is not None)]
@@ -105,7 +105,7 @@ class _Measurement:
         self.factors: dict[str, float] = {}
 
     def hook(self, layer: _Layer) -> Any:
-        """A forward hook that scales `layer` and gives on what it gives from now on."""
+        """Return a forward hook that scales `layer` and returns its new output."""
 
         def scale(module: nn.Module, inputs: Any, outputs: Tensor) -> Tensor | None:
             if layer.weight.name in self.factors:

@@ -1,4 +1,4 @@
-"""Spread starts of batch norm: channels that truncation made alike are told apart.
+"""Batch norm initialisation with spread values, which separates channels that truncation made identical.
 
 A truncated weight is smooth along its outputs: channels beside each other begin nearly as copies. What has a number of
 its own for each channel is the batch norm behind it, and by custom all its gains begin at one and its biases at zero.

@@ -1,4 +1,4 @@
-"""The list of their own that torch's recurrent layers (LSTM, GRU, RNN) keep of their weights.
+"""Weight lists of torch's recurrent layers (LSTM, GRU, RNN), kept in step with truncated weights.
 
 They hand this list to their kernels, and never look at the attributes in a forward. Of a regularised layer it is made
 of the attributes whenever it is asked for, so that it is never older than the coefficients, and copies of the layer
@@ -31,8 +31,8 @@ def _weights(module: nn.RNNBase) -> list[Tensor | None]:
 
 
 def _ignore(module: nn.RNNBase, weights: list[Tensor | None]) -> None:
-    """What torch sets when a module was moved, or an attribute changed: it is there already."""
+    """Ignore the weights that torch sets when a module is moved or an attribute changes: they are there already."""
 
 
 def _leave(module: nn.RNNBase) -> None:
-    """What torch calls with every new list."""
+    """Do nothing where torch flattens each new list of weights."""

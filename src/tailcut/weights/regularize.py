@@ -1,4 +1,4 @@
-"""`regularize`: a network's weights become truncated DCT coefficients, in place; `to_dense` is the way back."""
+"""`regularize` replaces a network's weights by truncated DCT coefficients in place; `to_dense` is the inverse."""
 
 import copy
 import logging
@@ -211,7 +211,7 @@ def _check_model(model: nn.Module) -> None:
 
 
 def to_dense(model: nn.Module) -> nn.Module:
-    """A copy of `model` with plain weights and plain state_dict keys; the model is not changed.
+    """Return a copy of `model` with plain weights and plain state_dict keys; the model is not changed.
 
     Args:
         model: a regularised network, or a fused view of one, or one with fused parts (a plain one is just copied).

@@ -1,4 +1,4 @@
-"""`resample`: truncated weights are smooth along their channels: the same coefficients serve more or fewer of them."""
+"""`resample`: truncated weights evaluated for more or fewer channels, since they are smooth along that axis."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -154,7 +154,7 @@ def _check_networks(sources: list[TruncatedTensor], model: nn.Module, other: nn.
 
 
 def _check_tensor(source: TruncatedTensor, place: Candidate | None) -> Candidate:
-    """The place of the same name, which must take the tensor."""
+    """Return the parameter of the same name, which must fit the tensor."""
     if place is None:
         raise StructureError(f"the other network has no parameter {source.name!r}; expected the same class")
     shape = tuple(place.parameter.shape)
@@ -204,13 +204,13 @@ def _check_values(values: Mapping[str, torch.Tensor], others: Mapping[str, torch
 
 
 def _has_one_axis(before: tuple[int, ...], after: tuple[int, ...]) -> bool:
-    """Whether both are one value per channel: vectors, but for axes of size 1."""
+    """Return whether both are one value per channel: vectors, but for axes of size 1."""
     same_place = [size > 1 for size in before] == [size > 1 for size in after]
     return same_place and math.prod(before) == max(before, default=0) and math.prod(after) == max(after, default=0)
 
 
 def _roles(place: Candidate) -> tuple[str, ...] | None:
-    """What the axes mean by the layer table; None for a parameter that it does not know."""
+    """Return the meaning of the axes in the layer table, or None for a parameter that is not in it."""
     return _roles_at(*place.owners[0])
 
 
@@ -254,7 +254,10 @@ def _move(source: TruncatedTensor, target: TruncatedTensor, roles: tuple[str, ..
 
 
 def _scale(before: tuple[int, ...], after: tuple[int, ...], roles: tuple[str, ...] | None) -> float:
-    """What keeps the outputs: an orthonormal coefficient grows with the root of an axis, a sum with its length."""
+    """Return the factor that preserves the outputs when an axis changes its length.
+
+    An orthonormal coefficient grows with the root of the axis, a sum over it with its length.
+    """
     scale = 1.0
     for old, new, role in zip(before, after, roles or (), strict=roles is not None):
         scale *= math.sqrt(old / new if role == "input" else new / old)

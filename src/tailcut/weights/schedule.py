@@ -1,4 +1,4 @@
-"""Dynamic tail-truncation (section III.B of the paper): the tail is cut a little at every step."""
+"""Dynamic tail-truncation (section III.B of the paper): each step cuts a little of the tail."""
 
 import copy
 import math
@@ -75,7 +75,7 @@ class TailTruncation:
 
     @property
     def finished(self) -> bool:
-        """Whether every tensor is at its target."""
+        """True if every tensor has reached its target."""
         return self.num_kept == self.targets
 
     def step(self) -> dict[str, int]:
@@ -108,7 +108,7 @@ class TailTruncation:
         return worthwhile
 
     def state_dict(self) -> dict[str, Any]:
-        """Steps done, counts and vector lengths: plain values."""
+        """Return the steps done, the counts and the vector lengths as plain values."""
         return {
             "steps_done": self._steps_done,
             "starts": dict(self.starts),
@@ -138,7 +138,7 @@ class TailTruncation:
                 tensor.truncation.cut(int(state["num_kept"][tensor.name]))
 
     def optimizer_state_dict(self) -> dict[str, Any]:
-        """The optimiser's state_dict without the tails: what belongs to masked coefficients is left out."""
+        """Return the optimiser's state_dict without the tails, the state of masked coefficients."""
         return self._resized_optimizer_state(self._require_optimizer().state_dict(), to_lengths=False)
 
     def load_optimizer_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -205,7 +205,7 @@ class TailTruncation:
         return targets
 
     def _rate_for(self, num_steps: int) -> float:
-        """The rate that leaves every tensor less than half a coefficient above its target after all steps."""
+        """Return the rate that leaves every tensor less than half a coefficient above its target after all steps."""
         farthest = max(self.starts[name] - target for name, target in self.targets.items())
         if farthest == 0:
             return 1.0
@@ -296,5 +296,5 @@ def steps_to_reach(start: int, target: int, rate: float) -> int:
 
 
 def _paper_count(start: int, target: int, rate: float, steps: int) -> int:
-    """The paper's recurrence, solved: the distance to the target shrinks by 1 - rate in each step."""
+    """Return the paper's recurrence, solved: the distance to the target shrinks by 1 - rate in each step."""
     return round_half_up(target + (start - target) * (1 - rate) ** steps)

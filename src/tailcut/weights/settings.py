@@ -1,4 +1,4 @@
-"""From the arguments of `regularize` to one setting per tensor: patterns, overrides, counts."""
+"""Resolution of the arguments of `regularize` to one setting per tensor: patterns, overrides, counts."""
 
 import difflib
 import math
@@ -49,7 +49,7 @@ def count_kept(
     min_kept: int = 1,
     name: str = "tensor",
 ) -> int:
-    """The number of coefficients to keep of one tensor.
+    """Return the number of coefficients to keep of one tensor.
 
     A count is taken as it is, but never more than the tensor has. A ratio is rounded to the nearest number of
     whole frequencies (one coefficient each, if all axes are transformed), at least `min_kept`.
@@ -83,7 +83,7 @@ def check_part(what: str, value: object) -> float:
 
 
 def check_named_counts(counts: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of counts by name. Raises `ArgumentError` if there are none, or a name is no text."""
+    """Return a copy of counts by name. Raises `ArgumentError` if there are none, or a name is not a string."""
     if not counts:
         raise ArgumentError("num_kept is an empty dict: expected the count of at least one tensor, by its name")
     wrong = [name for name in counts if not isinstance(name, str)]
@@ -93,7 +93,7 @@ def check_named_counts(counts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def round_half_up(value: float) -> int:
-    """The nearest integer, halves up."""
+    """Return the nearest integer, halves up."""
     return math.floor(value + 0.5)
 
 
@@ -103,7 +103,7 @@ def plan_tensors(
     counts: Mapping[str, int] | None,
     overrides: Mapping[str, Any],
 ) -> list[TensorPlan]:
-    """One plan per chosen tensor; later overrides win. Raises `ArgumentError` that names the tensor."""
+    """Return one plan per chosen tensor; later overrides win. Raises `ArgumentError` that names the tensor."""
     if not isinstance(overrides, Mapping):
         raise ArgumentError(f"overrides must be a dict of dicts by pattern, got {overrides!r}")
     for pattern, override in overrides.items():
@@ -155,12 +155,12 @@ def _fitting_weights(weights: Sequence[int] | None, num_axes: int) -> Sequence[i
 
 
 def matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
-    """Whether any of the names matches any of the shell-style patterns, or is one: names may have brackets."""
+    """Return whether any of the names matches any of the shell-style patterns, or is one: names may have brackets."""
     return any(name == pattern or fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
 
 def as_patterns(what: str, patterns: str | Sequence[str]) -> Sequence[str]:
-    """One pattern or several, as a list of them. Raises `ArgumentError` for anything but texts."""
+    """Return one or several patterns as a list. Raises `ArgumentError` for anything but strings."""
     listed = [patterns] if isinstance(patterns, str) else patterns
     if not isinstance(listed, Iterable) or not all(isinstance(pattern, str) for pattern in listed):
         raise ArgumentError(f"{what} must be a pattern of names or a list of patterns, got {patterns!r}")

@@ -1,4 +1,4 @@
-"""The parametrisation: a weight tensor that is the inverse DCT of a vector of its first coefficients."""
+"""Parametrization that computes a weight as the inverse DCT of a vector of its first coefficients."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -127,7 +127,7 @@ class Truncation(nn.Module):
         return super().train(mode)
 
     def constant_names(self) -> list[str]:
-        """The names of all buffers that there may be."""
+        """Return the names of all possible buffers."""
         return ["dropped", *(f"basis_{number}" for number in range(len(self.shape)))]
 
     def _bases(self) -> list[torch.Tensor | None]:
@@ -152,7 +152,7 @@ class Truncation(nn.Module):
         return self
 
     def coefficients(self, vector: torch.Tensor) -> torch.Tensor:
-        """The vector as it counts: rounded to the precision (straight-through), the tail masked. (length,)."""
+        """Return the vector of the forward: rounded to the precision (straight-through), the tail masked. (length,)."""
         values = vector.to(compute_type(vector.dtype))
         rounded_to = PRECISIONS[self.precision]
         if rounded_to is not None:
@@ -160,13 +160,13 @@ class Truncation(nn.Module):
         return values.masked_fill(self.dropped > 0, 0.0)
 
     def corner(self, vector: torch.Tensor) -> torch.Tensor:
-        """The low-frequency corner that holds the coefficients; zeros between. Shape `corner_shape`."""
+        """Return the low-frequency corner that holds the coefficients; zeros between. Shape `corner_shape`."""
         values = self.coefficients(vector)
         empty = values.new_zeros(math.prod(self.corner_shape))
         return empty.index_copy(0, self.positions, values).reshape(self.corner_shape)
 
     def forward(self, vector: torch.Tensor) -> torch.Tensor:
-        """The dense tensor, shape `shape`, of a vector, shape (length,). Not reduced under autocast."""
+        """Return the dense tensor, shape `shape`, of a vector, shape (length,). Not reduced under autocast."""
         if self.held is not None:
             return self.held
         if self.training or torch.compiler.is_compiling() or not may_be_kept(vector, self.dropped):
@@ -184,7 +184,7 @@ class Truncation(nn.Module):
             return x.to(vector.dtype)
 
     def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
-        """The first coefficients of a dense tensor: shape `shape` to shape (length,)."""
+        """Return the first coefficients of a dense tensor: shape `shape` to shape (length,)."""
         if self.attaching == "adopt":
             return weight.detach()
         if weight.is_meta or self.attaching == "blank":
@@ -192,7 +192,7 @@ class Truncation(nn.Module):
         return self.project(weight).to(weight.dtype)
 
     def project(self, weight: torch.Tensor) -> torch.Tensor:
-        """What `right_inverse` rounds to the weight's type, in the type it is computed in: (length,)."""
+        """Return the coefficients of `weight` in the type of the computation, before rounding: (length,)."""
         x = weight.to(compute_type(weight.dtype))
         with without_autocast(weight.device):
             for stage, basis in zip(reversed(self.stages), reversed(self._bases()), strict=True):
@@ -216,7 +216,7 @@ class Truncation(nn.Module):
 
 
 def compute_type(dtype: torch.dtype) -> torch.dtype:
-    """The type the transform is computed in: float64 for float64 vectors, float32 for all others.
+    """Return the type of the transform's computation: float64 for float64 vectors, float32 for all others.
 
     Raises:
         ArgumentError: the type is complex.
@@ -230,7 +230,7 @@ def compute_type(dtype: torch.dtype) -> torch.dtype:
 
 
 def _shared_basis(stage: Stage, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """The basis of a stage, the same tensor for all truncations that are in use: it is never written to."""
+    """Return the basis of a stage: one read-only tensor, shared by all truncations in use."""
     key = (stage.kept, stage.sizes, dtype, device)
     basis = _bases_in_use.get(key)
     if basis is None:
