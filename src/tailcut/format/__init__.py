@@ -1,4 +1,4 @@
-"""The .tailcut file: a network as data, a few kilobytes, safe to load. SPEC.md describes every byte."""
+"""The `.tailcut` file: a network as data, a few kilobytes, safe to load. SPEC.md describes every byte."""
 
 from tailcut.format.fingerprint import fingerprint as fingerprint
 from tailcut.format.inspect import InspectReport as InspectReport

@@ -1,4 +1,4 @@
-"""Building the registered network that a file names: without memory first, for real when all is checked."""
+"""Construction of the registered network that a file names: on the meta device first, then with memory."""
 
 import threading
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from tailcut.structure.wire import Value
 
 
 def named_base(base: StoredBase) -> Base:
-    """The base with its arguments by name; `ModelMismatchError` if it is not known here."""
+    """Return the base with its arguments by name; raise `ModelMismatchError` if it is not registered."""
     if base.name not in model_names():
         raise ModelMismatchError(
             f"the file names the model {base.name!r}, which is not registered here (registered: "
@@ -39,7 +39,7 @@ def named_base(base: StoredBase) -> Base:
 
 
 def build_on_meta(base: StoredBase, max_parameters: int) -> nn.Module:
-    """The network without memory for its tensors.
+    """Return the network on the meta device.
 
     Raises:
         LimitError: it has more than `max_parameters` numbers; it is not built to the end.
@@ -58,7 +58,7 @@ def build_on_meta(base: StoredBase, max_parameters: int) -> nn.Module:
 
 
 def build_for_real(base: Base) -> nn.Module:
-    """The network with freshly initialised tensors. The global random state stays as it is."""
+    """Return the network with freshly initialised tensors. The global random state stays as it is."""
     with torch.random.fork_rng(devices=[]):
         return create_model(base.name, **base.arguments)
 

@@ -1,4 +1,4 @@
-"""The bytes of a `.tailcut` file, versions 1 and 2: SPEC.md in this folder describes every one of them."""
+"""Container of a `.tailcut` file, versions 1 and 2: header, streams and checksum as in SPEC.md in this folder."""
 
 import itertools
 import json
@@ -71,7 +71,7 @@ class Stream:
     payload: bytes
 
     def decode(self, count: int) -> bytes:
-        """The `count` numbers as bytes. Raises `CorruptFileError` if the payload does not hold just these."""
+        """Return the `count` numbers as bytes. Raises `CorruptFileError` if the payload holds fewer or more."""
         item_bytes = number_type(self.type_number).itemsize
         return codecs.decode(self.codec_number, self.payload, count * item_bytes, item_bytes)
 
@@ -105,7 +105,7 @@ class Contents:
 
     @property
     def has_quantized_coefficients(self) -> bool:
-        """Whether the coefficients' stream holds quantised numbers, and so those of the other tensors too."""
+        """True if the coefficients' stream holds quantised numbers, and so those of the other tensors too."""
         return self.coefficients is not None and self.coefficients.type_number == QUANTIZED
 
     @property
@@ -115,7 +115,7 @@ class Contents:
 
 
 def encode(contents: Contents) -> bytes:
-    """The bytes of a file.
+    """Return the bytes of a file.
 
     Raises:
         ArgumentError: the contents pass a cap of the format, or the metadata is no JSON object.
@@ -191,7 +191,7 @@ def _deflated(header: bytes) -> bytes:
 
 
 def _read_header(reader: Reader) -> bytes:
-    """The bytes of the header, expanded if they are packed: names of hundreds of tensors pack well."""
+    """Return the header's bytes, decompressed if compressed (names of hundreds of tensors compress well)."""
     mark = reader.uint(at_most=MAX_HEADER_BYTES << 1 | 1, of="the size of the header")
     if not mark & 1:
         return reader.raw(mark >> 1)
@@ -226,7 +226,7 @@ def _encode_header(contents: Contents) -> bytes:
 
 
 def _decode_header(reader: Reader, digest: bytes, version: int) -> tuple[Contents, list[int]]:
-    """The contents with empty payloads, and the lengths of all payloads but the last."""
+    """Return the contents with empty payloads, and the lengths of all payloads but the last."""
     base = _read_base(reader)
     metadata = _read_metadata(reader)
     count = reader.uint(at_most=MAX_EDITS, of="the number of edits")
@@ -249,7 +249,7 @@ def _decode_header(reader: Reader, digest: bytes, version: int) -> tuple[Content
 
 
 def stream_types(types: Sequence[int], *, has_quantized_coefficients: bool) -> list[int]:
-    """The types of the streams of other tensors.
+    """Return the types of the streams of other tensors.
 
     Args:
         types: of these tensors.
@@ -351,7 +351,7 @@ def _read_others(reader: Reader) -> tuple[StoredOther, ...]:
 
 
 def _write_types(writer: Writer, types: Sequence[int], has_coefficients: bool) -> None:
-    """The number types of the other tensors in runs (how many, type), and whether there are coefficients."""
+    """Write the number types of the other tensors as runs (count, type), and a flag for the coefficients."""
     runs = [(number, len(list(members))) for number, members in itertools.groupby(types)]
     writer.uint(len(runs) << 1 | has_coefficients)
     for number, length in runs:

@@ -1,4 +1,4 @@
-"""The fingerprint of a network's numbers: equal for two files that hold the same network, whatever they say of it."""
+"""Fingerprint of a network's numbers: equal for two files of the same network, whatever their metadata."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""`inspect`: what a `.tailcut` file holds, tensor by tensor, without loading it."""
+"""`inspect`: the contents of a `.tailcut` file, tensor by tensor, without building its network."""
 
 import itertools
 import math
@@ -145,7 +145,7 @@ class InspectReport(Report):
         return shown("\n\n".join(parts), at_most=sys.maxsize)
 
     def _other_rows(self) -> list[tuple[str, ...]]:
-        """One row each, and one for all of batch norm's counters."""
+        """Return one row per tensor, and one for all of batch norm's counters."""
         counters = [entry for entry in self.other_tensors if _is_counter(entry)]
         rows: list[tuple[str, ...]] = [
             (
@@ -172,7 +172,7 @@ def _bits_and_error(entry: StoredTensor | StoredOtherTensor) -> tuple[str, str]:
 
 
 def _without_empty(header: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
-    """A table without the columns in which nothing stands: those of rounding, where nothing is rounded."""
+    """Return a table without its empty columns: those of rounding in a file without rounding."""
     used = [place for place in range(len(header)) if any(row[place] for row in rows)]
     columns = [tuple(row[place] for place in used) for row in rows]
     return table(tuple(header[place] for place in used), columns, align="".join(align[place] for place in used))
@@ -185,7 +185,7 @@ def _is_counter(entry: StoredOtherTensor) -> bool:
 def _bytes_by_kind(
     file_bytes: int, tensors: Sequence[StoredTensor], others: Sequence[StoredOtherTensor]
 ) -> dict[str, int]:
-    """The bytes of the file by what they are for. A module with running statistics is a batch norm."""
+    """Return the bytes of the file by purpose. A module with running statistics is a batch norm."""
     norms = {entry.name.rpartition(".")[0] for entry in others if entry.name.rpartition(".")[2] in _STATISTICS}
     kinds = dict.fromkeys(("coefficients", "batch norm", "biases", "other tensors"), 0)
     kinds["coefficients"] = sum(entry.bytes for entry in tensors)
@@ -210,7 +210,9 @@ def _metadata_lines(metadata: dict[str, Any]) -> list[str]:
 
 
 def inspect(path: str | Path, *, max_parameters: int | None = None) -> InspectReport:
-    """What a `.tailcut` file holds, tensor by tensor. It is checked whole, but the dense network takes no memory.
+    """Describe the contents of a `.tailcut` file, tensor by tensor.
+
+    The whole file is checked, but no memory is taken for the dense network.
 
     Args:
         path: the file, or "zoo:NAME".
@@ -326,7 +328,7 @@ def _others(
 
 
 def _shares(stream: Stream | None, counts: Sequence[int]) -> list[int]:
-    """The bytes of a payload split in the ratio of `counts`, so that they add up."""
+    """Return a payload's bytes split in proportion to `counts`, with the same sum."""
     total = sum(counts)
     if stream is None or total == 0:
         return [0] * len(counts)

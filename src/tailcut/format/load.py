@@ -1,4 +1,4 @@
-"""`load`: a `.tailcut` file becomes a network again, with everything checked before memory is taken."""
+"""`load`: rebuilds the network of a `.tailcut` file, after every check that can be made before memory is taken."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -107,7 +107,7 @@ def naming(path: str | Path) -> Iterator[None]:
 
 
 def read_file(path: str | Path, max_parameters: int | None = None) -> bytes:
-    """The bytes of the file `path` or "zoo:NAME".
+    """Return the bytes of the file `path` or "zoo:NAME".
 
     Raises:
         FormatError: it is no file of ours, or larger than one with `max_parameters` numbers can be.
@@ -129,7 +129,7 @@ def read_file(path: str | Path, max_parameters: int | None = None) -> bytes:
 
 
 def read_contents(path: str | Path) -> Contents:
-    """What the file `path` or "zoo:NAME" says of its network, which is not built.
+    """Return the contents of the file `path` or "zoo:NAME" without building its network.
 
     Raises:
         FormatError: as `load`, with the file's name.
@@ -141,7 +141,7 @@ def read_contents(path: str | Path) -> Contents:
 
 
 def bare_network(contents: Contents, max_parameters: int) -> nn.Module:
-    """The registered network of a file before its edits, without memory for its tensors."""
+    """Return the registered network of a file before its edits, without memory for its tensors."""
     if contents.base is None:
         raise ArgumentError("the file holds a network of a user's own class: load(path, into=YourClass())")
     model = build_on_meta(contents.base, max_parameters)
@@ -189,7 +189,7 @@ def check_tensors(contents: Contents, tensors: NetworkTensors, max_parameters: i
 
 
 def _can_hold(own: torch.dtype, number: int) -> bool:
-    """Whether a network's tensor takes numbers of that type of the file."""
+    """Return whether a network's tensor can hold the file's number type."""
     stored = number_type(number)
     if number == INTEGERS:
         return not (own.is_floating_point or own.is_complex)
@@ -197,7 +197,7 @@ def _can_hold(own: torch.dtype, number: int) -> bool:
 
 
 def decode_edits(contents: Contents, model: nn.Module | None) -> list[Edit]:
-    """The edits of a user's own class (`model` None), as far as they can be read without it."""
+    """Return the edits of a user's class (`model` None) that can be read without it."""
     return [_decode_edit(number, content, model) for number, content in contents.edits]
 
 
@@ -281,7 +281,7 @@ def _told(contents: Contents, model: nn.Module) -> nn.Module:
 
 
 def _values_for(contents: Contents, tensors: NetworkTensors, allow_non_finite: bool) -> list[torch.Tensor]:
-    """The numbers of a file in the order of `tensors`, after a look whether these can hold them."""
+    """Return the numbers of a file in the order of `tensors`, after a check that these can hold them."""
     vectors, others = decode_values(
         contents, tensors.coefficients, [(other.name, other.shape) for other in tensors.others]
     )

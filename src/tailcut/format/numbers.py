@@ -1,4 +1,4 @@
-"""How numbers lie in a payload: little-endian arrays of the types below, bit for bit."""
+"""Number arrays in payloads: little-endian, bit for bit, of the types below."""
 
 import logging
 import sys
@@ -36,14 +36,14 @@ FLOAT_DTYPES = {
 
 
 def type_number(dtype: torch.dtype, *, name: str) -> int:
-    """The number of a type in files; `ArgumentError` if tensors of it cannot be stored."""
+    """Return the number of a type in files; `ArgumentError` if tensors of it cannot be stored."""
     if dtype not in _NUMBERS:
         raise ArgumentError(f"{name}: tensors of type {dtype} cannot be stored; convert it to one of {_known()}")
     return _NUMBERS[dtype]
 
 
 def number_type(number: int) -> torch.dtype:
-    """The type of that number, as which it is read; `UnsupportedVersionError` if there is none here."""
+    """Return the dtype with this number; raise `UnsupportedVersionError` if it is unknown."""
     known = {**NUMBER_TYPES, QUANTIZED: torch.float32, INTEGERS: torch.int64}
     if number not in known:
         raise UnsupportedVersionError(f"unknown number type {number}; the file may need a newer version of tailcut")
@@ -51,12 +51,12 @@ def number_type(number: int) -> torch.dtype:
 
 
 def number_type_name(number: int) -> str:
-    """What reports call it."""
+    """Return the name of a number type in reports."""
     return {QUANTIZED: "quantized", INTEGERS: "integers"}.get(number) or type_name(number_type(number))
 
 
 def float_type(dtype: str) -> torch.dtype:
-    """The type that a name stands for; `ArgumentError` lists the known names."""
+    """Return the dtype with this name; raise `ArgumentError`, which lists the known names."""
     if dtype not in FLOAT_DTYPES:
         raise ArgumentError(f"dtype must be one of {', '.join([*FLOAT_DTYPES, QUANTIZED_DTYPE])}, got {dtype!r}")
     return FLOAT_DTYPES[dtype]
@@ -68,7 +68,7 @@ def type_name(dtype: torch.dtype) -> str:
 
 
 def to_bytes(values: torch.Tensor, dtype: torch.dtype, *, name: str) -> bytes:
-    """The numbers of `values` as little-endian bytes of type `dtype`, in row-major order.
+    """Return the numbers of `values` as little-endian bytes of type `dtype`, in row-major order.
 
     Raises:
         ArgumentError: a finite number would become infinite, or the tensor is sparse or has no numbers (meta
@@ -88,7 +88,7 @@ def to_bytes(values: torch.Tensor, dtype: torch.dtype, *, name: str) -> bytes:
 
 
 def overflowing(values: torch.Tensor, dtype: torch.dtype) -> float | None:
-    """The largest magnitude of finite `values` if `dtype` has no such number; None if all fit.
+    """Return the largest magnitude of finite `values` if `dtype` has no such number; None if all fit.
 
     Args:
         values: of any shape, with memory.
@@ -109,7 +109,7 @@ def overflowing(values: torch.Tensor, dtype: torch.dtype) -> float | None:
 
 
 def has_non_finite(name: str, values: torch.Tensor, *, is_parameter: bool) -> bool:
-    """Whether a tensor holds numbers that spoil a network's answers; False on the meta device.
+    """Return whether a tensor holds NaN or infinity; False on the meta device.
 
     NaN does anywhere. Infinities do in parameters and in running statistics; other buffers (masks) may have them.
     """
@@ -140,7 +140,7 @@ def _warn_of_vanishing(values: torch.Tensor, dtype: torch.dtype, name: str) -> N
 
 
 def from_bytes(content: bytes, dtype: torch.dtype) -> torch.Tensor:
-    """The reverse of `to_bytes`: a 1-D tensor on the CPU."""
+    """Return the numbers of little-endian bytes, as a 1-D tensor on the CPU: the inverse of `to_bytes`."""
     if not content:
         return torch.empty(0, dtype=dtype)
     raw = torch.frombuffer(bytearray(content), dtype=torch.uint8)

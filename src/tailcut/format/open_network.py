@@ -1,4 +1,4 @@
-"""A network from a file of any kind: a .tailcut file, or a torch checkpoint of a registered model."""
+"""Opening a network from any supported file: `.tailcut`, or a torch checkpoint of a registered model."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +22,7 @@ def open_network(
     arguments: Mapping[str, Any] | None = None,
     device: torch.device | str = "cpu",
 ) -> nn.Module:
-    """The network of a file, in evaluation mode.
+    """Return the network of a file, in evaluation mode.
 
     Args:
         source: a .tailcut file or `zoo:NAME`; or a checkpoint of torch (see `tailcut.format.checkpoints`).
@@ -48,7 +48,7 @@ def open_network(
 
 
 def is_tailcut_file(source: str | Path) -> bool:
-    """Whether a file begins as .tailcut files do; `zoo:NAME` does.
+    """Return whether a file begins with the magic of .tailcut; `zoo:NAME` does.
 
     Raises:
         ArgumentError: the zoo has no such network.

@@ -1,4 +1,4 @@
-"""The writer's side of quantised files: which tensors are rounded, to which steps, by which transform."""
+"""Encoder side of quantised files: the choice of tensors, steps and transforms."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -49,7 +49,10 @@ class _Candidate:
 
 
 def default_sensitivity(tensors: NetworkTensors) -> Sensitivity:
-    """What can be said without data: steps in proportion to the root mean square of the numbers.
+    """Return data-free sensitivities: steps in proportion to the root mean square of each tensor.
+
+    Batch norm's gains, shifts and means are measured by what they are added to or multiplied with: all get the same
+    relative noise.
 
     Gains, shifts and means of batch norm are measured by what they are added to or multiplied with: the same relative
     noise for all.
@@ -99,7 +102,7 @@ def _has(sensitivity: Sensitivity, name: str) -> bool:
 
 
 def types_of_others(others: Sequence[OtherTensor], dtype: torch.dtype | None) -> list[int]:
-    """The number type of each other tensor in a quantised file.
+    """Return the number type of each other tensor in a quantised file.
 
     Parameters and running statistics are rounded, whole numbers kept as they are in the same payload; all else (masks,
     positions, means and deviations of inputs) stays exact.
@@ -144,7 +147,7 @@ class Rounding:
     sensitivity: Sensitivity
 
     def payload(self, step: float) -> bytes:
-        """The payload at that step; a tensor's own is `step` over the root of its curvature.
+        """Return the payload at this step; a tensor's own step is `step` over the root of its curvature.
 
         Raises:
             ArgumentError: the step is too fine for a tensor.
@@ -153,7 +156,7 @@ class Rounding:
         return quantized.encode(layouts, tensors)
 
     def values(self, step: float) -> dict[str, Tensor]:
-        """The numbers that a reader finds at that step, flat, by name; whole numbers apart."""
+        """Return the numbers that a reader decodes at this step, flat, by name; integers separately."""
         names = [entry.name for entry in self.tensors.coefficients if self.with_coefficients]
         pairs = zip(self.tensors.others, self.types, strict=True)
         names += [other.name for other, number in pairs if number in (QUANTIZED, INTEGERS)]
@@ -184,7 +187,7 @@ class Rounding:
                 yield layout, _cheapest(other.tensor, layout, list(self._candidates(other, step)))
 
     def _as_measured(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The values with the kernels of plain weights as their DCT, as blocks have them."""
+        """Return the values, with kernels of plain weights replaced by their DCT."""
         kernels = {other.name: other.shape for other in self.tensors.others if len(other.shape) > 2}
         return {
             name: transform_of(tensor, layout_of_other(name, kernels[name], is_integer=False), KERNEL_DCT)
@@ -194,7 +197,7 @@ class Rounding:
         }
 
     def _values(self) -> dict[str, Tensor]:
-        """What is rounded, flat, by name.
+        """Return the values to round, flat, by name.
 
         Raises:
             ArgumentError: a number is not finite.
@@ -227,7 +230,7 @@ class Rounding:
 def finest_step(
     size_of: Callable[[float], int], max_bytes: int, *, guess: Callable[[float], int] | None = None
 ) -> float:
-    """The finest step whose file has at most `max_bytes` bytes.
+    """Return the finest step whose file has at most `max_bytes` bytes.
 
     Args:
         size_of: step -> bytes; coarser steps take fewer, or about as many.
@@ -279,7 +282,7 @@ def _fits(size_of: Callable[[float], int], max_bytes: int, eighth: int) -> bool:
 
 
 def rounded_with_feedback(block: Block, values: Mapping[str, Tensor], steps: Mapping[str, int]) -> dict[str, Tensor]:
-    """The numbers of a block as multiples of their steps, each after the errors of those before it.
+    """Return the numbers of a block as multiples of their steps, each after the errors of those before it.
 
     Optimal Brain Quantization (Frantar and Alistarh, 2022) in a fixed order, as in GPTQ: the error of a number is made
     good by those that follow, as far as their curvature says that they can.
@@ -315,7 +318,7 @@ def rounded_with_feedback(block: Block, values: Mapping[str, Tensor], steps: Map
 
 
 def _cheapest(values: Tensor, layout: Layout, candidates: list[_Candidate]) -> Coded:
-    """The cheapest of the candidates. A running variance stays above 0."""
+    """Return the cheapest of the candidates. A running variance stays above 0."""
     found = []
     for candidate in candidates:
         tensor = quantize(values, layout, candidate.transform, nearest_step(candidate.step))

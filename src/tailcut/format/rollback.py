@@ -1,4 +1,4 @@
-"""A network that is being filled from a file, and how it was before: an error leaves nothing half done."""
+"""Rollback for a network that is filled from a file: after an error it is as it was before."""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator

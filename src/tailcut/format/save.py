@@ -1,4 +1,4 @@
-"""`save`: a network becomes a `.tailcut` file."""
+"""`save`: writes a network to a `.tailcut` file."""
 
 import logging
 import math
@@ -181,7 +181,7 @@ def pack(
     registered: bool = True,
     allow_non_finite: bool = False,
 ) -> tuple[bytes, NetworkTensors]:
-    """The bytes of the file and the tensors in it; see `save`."""
+    """Return the bytes of the file and the tensors in it; see `save`."""
     model = without_views(model)
     kinds = _Kinds.of(dtype, other_dtype)
     if not kinds.quantizes and (step, max_bytes, sensitivity) != (None, None, None):
@@ -244,7 +244,7 @@ def _quantized(
     max_bytes: int | None,
     sensitivity: Sensitivity | None,
 ) -> bytes:
-    """The bytes of a file of version 2."""
+    """Return the bytes of a file of version 2."""
     types = types_of_others(tensors.others, kinds.others) if kinds.rounds_others else None
     if types is None:
         types = [type_number(_stored_type(other, kinds.others), name=other.name) for other in tensors.others]
@@ -282,14 +282,14 @@ def _sensitivity_of(tensors: NetworkTensors, given: Sensitivity | None) -> Sensi
 
 
 def checked_step(step: object) -> float:
-    """A step as a user gave it; `ArgumentError` unless it is a number above 0."""
+    """Return the user's step; raise `ArgumentError` unless it is a number above 0."""
     if isinstance(step, bool) or not isinstance(step, (int, float)) or not 0 < step < math.inf:
         raise ArgumentError(f"step must be a number above 0, got {step!r}")
     return float(step)
 
 
 def dense_bytes(num_parameters: int) -> int:
-    """The bytes of a dense network's parameters in float32, which all ratios compare with."""
+    """Return the bytes of a dense network's float32 parameters, the base of all ratios."""
     return num_parameters * torch.float32.itemsize
 
 
@@ -318,7 +318,10 @@ def _stored_base(base: Base) -> StoredBase:
 def _encode_edits(
     model: nn.Module, base: Base | None, edits: Sequence[Edit], tensors: NetworkTensors
 ) -> list[tuple[int, bytes]]:
-    """The edits as bytes; with a base they are made again on a bare copy of it, which must be the same network."""
+    """Return the edits as bytes.
+
+    With a base, the edits are also applied to a bare copy of it, which must give the same network.
+    """
     with torch.device("meta"):
         rebuilt = None if base is None else create_model(base.name, **base.arguments)
     encoded = []
@@ -369,7 +372,7 @@ def _stored_type(other: OtherTensor, other_type: torch.dtype | None) -> torch.dt
 def _other_streams(
     others: Sequence[OtherTensor], types: Sequence[int | None], other_type: torch.dtype | None
 ) -> list[Stream]:
-    """One for each type, in the order of first occurrence; tensors without one have none."""
+    """Return one entry per type, in order of first occurrence; tensors without one have none."""
     streams = []
     for number in dict.fromkeys(number for number in types if number is not None):
         members = [other for other, stored in zip(others, types, strict=True) if stored == number]

@@ -1,4 +1,4 @@
-"""How much each tensor of a network matters, as `save` is told it."""
+"""Sensitivity of a network to rounding errors in each of its tensors, an argument of `save`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Block:
 
 
 def block_of(names: tuple[str, ...], curvature: Tensor) -> Block:
-    """The block of a curvature.
+    """Return the block of a curvature.
 
     Args:
         names: of the tensors.

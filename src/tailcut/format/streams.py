@@ -1,4 +1,4 @@
-"""The numbers of a file: its streams to tensors."""
+"""Decoding of a file's number streams to tensors."""
 
 import math
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ NamedShape = tuple[str, tuple[int, ...]]
 def decode_values(
     contents: Contents, kept: Sequence[Kept], others: Sequence[NamedShape]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """The numbers of a file: one vector per tensor kept as coefficients, and the other tensors.
+    """Return the numbers of a file: one vector per tensor kept as coefficients, and the other tensors.
 
     Args:
         contents: of the file.
@@ -86,12 +86,12 @@ def quantized_layouts(contents: Contents, kept: Sequence[Kept], others: Sequence
 
 
 def layout_of_kept(entry: Kept) -> quantized.Layout:
-    """The layout of the coefficients of a tensor."""
+    """Return the layout of the coefficients of a tensor."""
     return quantized.Layout("", entry.shape, entry.num_kept, order=partial(_order, entry))
 
 
 def layout_of_other(name: str, shape: tuple[int, ...], *, is_integer: bool) -> quantized.Layout:
-    """The layout of a tensor that is stored whole; those whose names end alike resemble each other."""
+    """Return the layout of a tensor that is stored whole; tensors with the same last name resemble each other."""
     return quantized.Layout(name.rpartition(".")[2], shape, math.prod(shape), is_integer=is_integer)
 
 
@@ -102,7 +102,7 @@ def _order(entry: Kept, num: int) -> tuple[np.ndarray, tuple[int, ...]]:
 def decode_quantized(
     contents: Contents, kept: Sequence[Kept], others: Sequence[NamedShape]
 ) -> list[tuple[quantized.Layout, quantized.Coded]]:
-    """The whole numbers of the quantised stream, in its order; nothing where there is none.
+    """Return the integers of the quantised stream, in its order; none without one.
 
     Raises:
         CorruptFileError: the payload does not hold just these.

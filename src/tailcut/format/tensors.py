@@ -1,4 +1,4 @@
-"""The canonical list of a network's tensors: what is stored, in which order, and its digest."""
+"""Canonical list of a network's tensors: names, shapes and order of what is stored, and its digest."""
 
 import copy
 import hashlib
@@ -39,7 +39,7 @@ class NetworkTensors:
     others: list[OtherTensor]
 
     def digest(self) -> bytes:
-        """The digest of the canonical list, see `list_digest`."""
+        """Return the digest of the canonical list, see `list_digest`."""
         return list_digest(self.coefficients, ((other.name, other.shape, other.is_parameter) for other in self.others))
 
     def num_parameters(self) -> int:
@@ -100,7 +100,7 @@ def network_tensors(model: nn.Module, edits: list[Edit]) -> NetworkTensors:
 
 
 def meta_copy(model: nn.Module) -> nn.Module:
-    """A copy of `model` whose tensors have shapes but no memory; the model is not changed.
+    """Return a copy of `model` whose tensors have shapes but no memory; the model is not changed.
 
     Raises:
         ArgumentError: a module of it cannot be copied, or is not initialised.

@@ -1,4 +1,4 @@
-"""Whether a network is what its record says, all of it: `save` asks before it writes a file."""
+"""Check before saving that a network matches its record."""
 
 from typing import Any
 
@@ -75,7 +75,7 @@ def check_covered(model: nn.Module, tensors: NetworkTensors, *, rebuilt: bool) -
 
 
 def _unwrapped(model: nn.Module) -> tuple[nn.Module, str]:
-    """The network inside what torch wraps around networks, and the path to it: `.module`, `._orig_mod.module`."""
+    """Return the network inside torch's wrappers, and the path to it: `.module`, `._orig_mod.module`."""
     path = ""
     inner: nn.Module | None
     while True:

@@ -10,7 +10,7 @@ SUFFIX = ".tailcut"
 
 
 def zoo_folder() -> Path:
-    """The folder of the package that holds the zoo."""
+    """Return the folder of the package that holds the zoo."""
     return Path(str(resources.files("tailcut.format"))) / "zoo"
 
 
@@ -20,7 +20,7 @@ def zoo_names() -> list[str]:
 
 
 def resolve(path: str | Path) -> Path:
-    """The file that `path` names: itself, or the zoo's for "zoo:NAME".
+    """Return the file that `path` names: itself, or the zoo's for "zoo:NAME".
 
     Raises:
         ArgumentError: the zoo has no network of that name, or the path is a pipe or a device.

@@ -1,4 +1,4 @@
-"""What a codec is: the base class and the laws."""
+"""Base class of lossless codecs, and the laws that each codec must keep."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
@@ -36,7 +36,7 @@ class Codec(ABC):
 
     @abstractmethod
     def encode(self, content: bytes, item_bytes: int) -> bytes | None:
-        """The payload that stands for `content`.
+        """Return `content`, encoded.
 
         Args:
             content: the numbers, little-endian, one after another.
@@ -52,7 +52,7 @@ class Codec(ABC):
 
     @abstractmethod
     def decode(self, payload: bytes, num_bytes: int, item_bytes: int) -> bytes:
-        """The content that `payload` stands for.
+        """Return `payload`, decoded.
 
         Args:
             payload: what `encode` gave.

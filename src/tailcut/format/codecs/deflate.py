@@ -1,4 +1,4 @@
-"""Codec 1: byte planes through raw DEFLATE."""
+"""Codec 1: byte planes compressed by raw DEFLATE."""
 
 import zlib
 from typing import ClassVar
@@ -38,7 +38,7 @@ class Deflate(Codec):
         return compressor.compress(planes) + compressor.flush()
 
     def decode(self, payload: bytes, num_bytes: int, item_bytes: int) -> bytes:
-        """The content behind the planes. See `Codec.decode`."""
+        """Return the content of decompressed planes. See `Codec.decode`."""
         self._check_size(num_bytes, item_bytes)
         decompressor = zlib.decompressobj(RAW_WINDOW_BITS)
         try:

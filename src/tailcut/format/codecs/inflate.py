@@ -1,4 +1,4 @@
-"""A reference decoder for raw DEFLATE (RFC 1951); it accepts and refuses what zlib does."""
+"""Reference decoder for raw DEFLATE (RFC 1951); it accepts and rejects the same payloads as zlib."""
 
 from tailcut.errors import CorruptFileError
 
@@ -101,7 +101,7 @@ class _Inflater:
 
 
 def _code(lengths: list[int], may_be_single: bool = True) -> _Code:
-    """The canonical prefix code of these lengths (3.2.2), as a map from (length, code word) to symbol."""
+    """Return the canonical prefix code of these lengths (3.2.2), as a map from (length, code word) to symbol."""
     code: _Code = {}
     word = previous = 0
     for length, symbol in sorted((length, symbol) for symbol, length in enumerate(lengths) if length):

@@ -1,4 +1,4 @@
-"""Codec 2: an adaptive binary range coder for arrays of some tens to some ten thousand numbers."""
+"""Codec 2: adaptive binary range coder for arrays of tens to tens of thousands of numbers."""
 
 from typing import ClassVar
 
@@ -83,7 +83,7 @@ class RangeCoder(Codec):
     name: ClassVar[str] = "range"
 
     def encode(self, content: bytes, item_bytes: int) -> bytes | None:
-        """The payload, or None if `content` is empty or has more than 65,536 bytes. See `Codec.encode`."""
+        """Return the payload, or None if `content` is empty or has more than 65,536 bytes. See `Codec.encode`."""
         self._check_content(content, item_bytes)
         if not 0 < len(content) <= MAX_BYTES:
             return None
@@ -102,7 +102,7 @@ class RangeCoder(Codec):
         return encoder.finish()
 
     def decode(self, payload: bytes, num_bytes: int, item_bytes: int) -> bytes:
-        """The content, if `payload` is exactly what `encode` gives for it. See `Codec.decode`."""
+        """Return the content if `payload` is exactly its encoding. See `Codec.decode`."""
         self._check_size(num_bytes, item_bytes)
         if not 0 < num_bytes <= MAX_BYTES:
             raise self._corrupt(f"expected 1 to {MAX_BYTES} bytes of content, the header says {num_bytes}")
@@ -165,7 +165,7 @@ class _Encoder(_Contexts):
             self._range <<= 8
 
     def finish(self) -> bytes:
-        """The payload, with its last byte."""
+        """Return the payload, with the final byte flushed."""
         self._raise_low((1 << 24) - 1)
         self._write_byte()
         return bytes(self._payload)
@@ -214,5 +214,5 @@ class _Decoder(_Contexts):
         return bit
 
     def finished(self) -> bool:
-        """Whether the payload ends where the code does, with the last byte that the encoder chooses."""
+        """Return whether the payload ends with the code, in the final byte that the encoder would write."""
         return self._next == len(self._payload) + 3 and self._offset < 1 << 24

@@ -1,4 +1,4 @@
-"""Codec 0: the content itself."""
+"""Codec 0: the content, unchanged."""
 
 from typing import ClassVar
 
@@ -12,12 +12,12 @@ class Raw(Codec):
     name: ClassVar[str] = "raw"
 
     def encode(self, content: bytes, item_bytes: int) -> bytes:
-        """The content itself. See `Codec.encode`."""
+        """Return the content itself. See `Codec.encode`."""
         self._check_content(content, item_bytes)
         return bytes(content)
 
     def decode(self, payload: bytes, num_bytes: int, item_bytes: int) -> bytes:
-        """The payload itself, which must have `num_bytes` bytes. See `Codec.decode`."""
+        """Return the payload itself, which must have `num_bytes` bytes. See `Codec.decode`."""
         self._check_size(num_bytes, item_bytes)
         if len(payload) != num_bytes:
             raise self._corrupt(f"expected {num_bytes} bytes, got {len(payload)}")

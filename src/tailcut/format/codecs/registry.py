@@ -1,4 +1,4 @@
-"""The codecs by their numbers, and the choice among them."""
+"""Registry of the lossless codecs by number, and the choice of the shortest payload."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -18,7 +18,7 @@ CODECS: Mapping[int, Codec] = MappingProxyType({codec.number: codec for codec in
 
 
 def best(content: bytes, item_bytes: int) -> tuple[int, bytes]:
-    r"""The shortest payload of `content` that any codec gives.
+    r"""Return the shortest payload of `content` over all codecs.
 
     Args:
         content: the numbers, little-endian, one after another.
@@ -44,7 +44,7 @@ def best(content: bytes, item_bytes: int) -> tuple[int, bytes]:
 
 
 def decode(number: int, payload: bytes, num_bytes: int, item_bytes: int) -> bytes:
-    """The content that `payload` stands for, by the codec of that number.
+    """Return `payload`, decoded by the codec with this number.
 
     Args:
         number: the number of the codec, from the file.

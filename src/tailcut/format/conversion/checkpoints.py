@@ -1,4 +1,4 @@
-"""Weights from other people's checkpoints: files of `torch.save` or safetensors, read as data, by name."""
+"""Weights from checkpoints of other projects (`torch.save` or safetensors), read by name and without running code."""
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -79,12 +79,12 @@ def fill_in(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name, on the CPU; see `load_checkpoint`."""
+    """Return the tensors of a checkpoint by name, on the CPU; see `load_checkpoint`."""
     return named_tensors(_read(Path(path)), path)
 
 
 def named_tensors(content: Any, path: str | Path) -> OrderedDict[str, Tensor]:
-    """The tensors by name of what a checkpoint at `path` holds, out of the wrappings that are usual.
+    """Return the tensors of the checkpoint at `path` by name, unwrapped from the usual outer dicts.
 
     Torch's metadata comes along, where a state dict was stored with it: it tells what coefficients mean.
 
@@ -127,7 +127,7 @@ def _unwrapped(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> OrderedD
 
 
 def read_torch_file(path: str | Path) -> Any:
-    """What `torch.save` wrote, its tensors on the CPU; no code in the file is run.
+    """Return the content of a `torch.save` file with its tensors on the CPU; no code in the file is run.
 
     Raises:
         DataError: the file cannot be read, is damaged, or holds more than tensors and plain values.

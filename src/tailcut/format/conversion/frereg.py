@@ -1,4 +1,4 @@
-"""Reading the files of other projects: the networks published with Frequency Regularization ("frereg").
+"""Reader for the networks that the authors of Frequency Regularization published ("frereg").
 
 The authors' `unet_fr.tar.xz` holds a torch file `unet_fr.pt`: a dict of sparse float32 tensors, the orthonormal
 DCT coefficients of each weight, in the order of the network's layers, most of them zero.
@@ -80,7 +80,7 @@ def convert(path: str | Path, *, model: str, arguments: Mapping[str, Value] | No
 
 
 def _first_coefficients(key: str, tensor: torch.Tensor) -> torch.Tensor:
-    """The coefficients from the first to the last non-zero one, in canonical order."""
+    """Return the coefficients from the first to the last non-zero one, in canonical order."""
     sparse = (tensor if tensor.layout == torch.sparse_coo else tensor.to_dense().to_sparse_coo()).coalesce()
     index, values = sparse.indices(), sparse.values()
     nonzero = values != 0

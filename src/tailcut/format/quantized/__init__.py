@@ -1,4 +1,4 @@
-"""Codec 3: numbers rounded to steps, and their adaptive code. `coder` has the bytes, `values` what they mean."""
+"""Codec 3: numbers rounded to steps, and their adaptive code. `coder` handles bytes, `values` their meaning."""
 
 from tailcut.format.quantized.coder import NUMBER as NUMBER
 from tailcut.format.quantized.coder import Coded as Coded

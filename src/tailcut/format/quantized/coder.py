@@ -1,4 +1,4 @@
-"""Codec 3, `quantized`: whole numbers on lattices to bytes and back, by an adaptive binary range coder."""
+"""Codec 3, `quantized`: integers on lattices to bytes and back, by an adaptive binary range coder."""
 
 import math
 from collections.abc import Callable, Iterator, MutableSequence, Sequence
@@ -119,7 +119,7 @@ class _State:
 
 
 def encode(layouts: Sequence[Layout], tensors: Sequence[Coded]) -> bytes:
-    """The payload of these tensors; writes on each the bits that it takes.
+    """Return the payload of these tensors; sets the number of bits of each.
 
     Args:
         layouts: of the tensors.
@@ -138,7 +138,7 @@ def encode(layouts: Sequence[Layout], tensors: Sequence[Coded]) -> bytes:
 
 
 def decode(payload: bytes, layouts: Sequence[Layout]) -> list[Coded]:
-    """The tensors behind a payload.
+    """Return the tensors of a payload.
 
     Raises:
         CorruptFileError: it is not a payload of tensors of these layouts.
@@ -160,7 +160,7 @@ def decode(payload: bytes, layouts: Sequence[Layout]) -> list[Coded]:
 
 
 def corrupt(reason: str) -> CorruptFileError:
-    """The error for a payload that breaks a rule."""
+    """Return the error for a payload that breaks a rule."""
     return CorruptFileError(f"quantized payload: {reason}; the file is damaged, get a fresh copy of it")
 
 
@@ -266,7 +266,7 @@ def _put(state: _State, buffer: Any, level: int, number: int) -> Any:
 
 
 def _with_room(state: _State, buffer: Any, count: int) -> Any:
-    """The buffer, longer if `count` numbers may not fit."""
+    """Return the buffer, enlarged if `count` more numbers may not fit."""
     missing = state.coder[2] + _BYTES_PER_NUMBER * count - len(buffer)
     if missing <= 0:
         return buffer
@@ -305,5 +305,5 @@ def _model(
 
 
 def _mean(track: MutableSequence[int], before: int) -> int:
-    """The mean magnitude of a tensor; of an empty one that before it."""
+    """Return the mean magnitude of a tensor, or that of the tensor before an empty one."""
     return int(plain.ONE * track[0] // track[1]) if track[1] else before

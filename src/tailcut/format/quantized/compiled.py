@@ -1,4 +1,4 @@
-"""The loops of codec 3 for many numbers, compiled by numba. Import this module only where numba is installed."""
+"""Loops of codec 3 compiled by numba, for many numbers. Import this module only where numba is installed."""
 
 import importlib
 from types import FunctionType, SimpleNamespace
@@ -11,7 +11,7 @@ _OUTER = ("put_numbers", "get_numbers")
 
 
 def _compiled() -> SimpleNamespace:
-    """The functions of `loops` under their names, each compiled and calling the others compiled."""
+    """Return the compiled functions of `loops` by name; each calls the others compiled."""
     njit = importlib.import_module("numba").njit(nogil=True)
     names = [name for name, value in vars(plain).items() if isinstance(value, FunctionType)]
     space: dict[str, Any] = dict(vars(plain))

@@ -1,4 +1,4 @@
-"""The arithmetic of codec 3: every loop in plain Python, which `compiled` gives to numba word for word.
+"""Arithmetic of codec 3 as plain Python loops, which `compiled` compiles unchanged with numba.
 
 All numbers are integers of at most 63 bits and all shifts round down, so that both ways and every machine agree.
 "Array" is a list of integers or a NumPy array of int64, "bytes" a bytearray or an array of uint8. SPEC.md, "Codec 3",
@@ -53,7 +53,7 @@ def log2_16(number: int) -> int:
 
 
 def expected_level(places: Array, num_axes: int, sums: Array, counts: Array, track: Array) -> int:
-    """The set of contexts of the next number.
+    """Return the number of the context set for the next number.
 
     Args:
         places: where the number lies, one entry of `sums` and `counts` per axis.

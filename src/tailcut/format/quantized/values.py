@@ -1,4 +1,4 @@
-"""From the whole numbers of a quantised tensor to its values, and back: steps and transforms."""
+"""Dequantisation: from the integers of a quantised tensor to its values and back, by steps and transforms."""
 
 import math
 
@@ -39,7 +39,7 @@ def step_size(step: int) -> float:
 
 
 def nearest_step(size: float) -> int:
-    """The step next to a size in octaves, within what a file can hold."""
+    """Return the step nearest to a size in octaves, within the range of a file."""
     return min(max(round(8 * math.log2(size)), -MAX_STEP), MAX_STEP) if size > 0 else -MAX_STEP
 
 
@@ -60,7 +60,7 @@ def quantize(values: Tensor, layout: Layout, transform: int, step: int) -> Coded
 
 
 def coded(multiples: Tensor, transform: int, step: int, layout: Layout) -> Coded:
-    """What is rounded, in steps, as it is coded: less an offset where it lies around one, without zeros at the end.
+    """Return rounded multiples in the form that is coded: without their offset, if they have one, and trailing zeros.
 
     Raises:
         ArgumentError: a number passes `MAX_MAGNITUDE`.
@@ -85,7 +85,7 @@ def coded(multiples: Tensor, transform: int, step: int, layout: Layout) -> Coded
 
 
 def transform_of(values: Tensor, layout: Layout, transform: int) -> Tensor:
-    """What is rounded, float64 and flat."""
+    """Return the values to round, float64 and flat: `values` after the transform."""
     values = values.detach().to("cpu", torch.float64)
     if transform == LOG2:
         values = torch.log2(values.clamp(min=LEAST_LOGARITHM))
@@ -95,7 +95,7 @@ def transform_of(values: Tensor, layout: Layout, transform: int) -> Tensor:
 
 
 def dequantize(tensor: Coded, layout: Layout) -> Tensor:
-    """The values, flat: float32, int64 for whole numbers.
+    """Return the values, flat: float32, int64 for whole numbers.
 
     Raises:
         CorruptFileError: the transform does not fit the tensor, or a value is not finite.
