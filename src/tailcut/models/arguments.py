@@ -1,4 +1,4 @@
-"""Checks of the arguments that networks are built with."""
+"""Checks of the constructor arguments of networks."""
 
 from tailcut.errors import ArgumentError
 

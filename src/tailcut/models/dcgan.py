@@ -106,7 +106,7 @@ def _reduce(in_channels: int, out_channels: int) -> list[nn.Module]:
 
 
 def _initialize(model: nn.Module) -> None:
-    """Normal numbers of the paper's standard deviation, around 0 for weights, around 1 for batch norm's scales."""
+    """Draw normal numbers with the paper's standard deviation: mean 0 for weights, mean 1 for batch norm's scales."""
     for module in model.modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
             nn.init.normal_(module.weight, 0.0, WEIGHT_STD)

@@ -76,7 +76,7 @@ class DenseLayer(nn.Module):
         self.conv1 = nn.Conv2d(channels, growth, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The input and after it the new maps."""
+        """Return the input and the new maps, concatenated."""
         return torch.cat([x, self.conv1(self.relu(self.bn1(x)))], dim=1)
 
 
@@ -91,7 +91,7 @@ class Transition(nn.Module):
         self.avgpool = nn.AvgPool2d(2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps of the next block."""
+        """Return the feature maps of the next block."""
         y: Tensor = self.avgpool(self.conv1(self.relu(self.bn1(x))))
         return y
 

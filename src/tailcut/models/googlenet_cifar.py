@@ -103,7 +103,7 @@ class Inception(nn.Module):
         self.out_channels = w1 + w3 + w5 + pooled
 
     def forward(self, x: Tensor) -> Tensor:
-        """The branches' maps one after the other."""
+        """Return the branches' maps, concatenated."""
         return torch.cat([self.b1(x), self.b2(x), self.b3(x), self.b4(x)], dim=1)
 
 

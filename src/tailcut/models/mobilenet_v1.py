@@ -72,7 +72,7 @@ class SeparableConv(nn.Module):
         self.relu2 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps of the next block."""
+        """Return the feature maps of the next block."""
         x = self.relu1(self.bn1(self.conv1(x)))
         y: Tensor = self.relu2(self.bn2(self.conv2(x)))
         return y

@@ -110,7 +110,7 @@ class InvertedResidual(nn.Module):
         self.has_shortcut = stride == 1 and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps of the next block."""
+        """Return the feature maps of the next block."""
         y: Tensor = self.conv(x)
         return x + y if self.has_shortcut else y
 
@@ -124,7 +124,7 @@ def _convolution(in_channels: int, out_channels: int, kernel: int, stride: int, 
 
 
 def _rounded(channels: float) -> int:
-    """The nearest multiple of 8, the next one if that is less than nine tenths of `channels`."""
+    """Return the nearest multiple of 8, but at least nine tenths of `channels`."""
     nearest = max(CHANNEL_STEP, int(channels + CHANNEL_STEP / 2) // CHANNEL_STEP * CHANNEL_STEP)
     return nearest + CHANNEL_STEP if nearest < 0.9 * channels else nearest
 

@@ -83,7 +83,7 @@ class BasicBlock(nn.Module):
         self.relu2 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps of the next block."""
+        """Return the feature maps of the next block."""
         y = self.relu1(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         out: Tensor = self.relu2(y + self.downsample(x))
@@ -110,7 +110,7 @@ class Bottleneck(nn.Module):
         self.relu3 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps of the next block."""
+        """Return the feature maps of the next block."""
         y = self.relu1(self.bn1(self.conv1(x)))
         y = self.relu2(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
@@ -127,7 +127,7 @@ def _stage(
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
-    """The identity where shapes agree, else a 1 x 1 convolution with batch norm."""
+    """Return the identity where shapes agree, else a 1 x 1 convolution with batch norm."""
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
     convolution = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)

@@ -86,7 +86,7 @@ class Block(nn.Module):
         self.relu2 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps of the next block."""
+        """Return the feature maps of the next block."""
         y = self.relu1(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         out: Tensor = self.relu2(y + self.shortcut(x))
@@ -113,11 +113,11 @@ class PadShortcut(nn.Module):
         self.pad_after = pad_after
 
     def forward(self, x: Tensor) -> Tensor:
-        """The input's values at fewer pixels, in more channels."""
+        """Return the input's values at fewer pixels, in more channels."""
         return pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad_before, self.pad_after))
 
     def extra_repr(self) -> str:
-        """The attributes, for printing."""
+        """Return the attributes, for printing."""
         return f"stride={self.stride}, pad_before={self.pad_before}, pad_after={self.pad_after}"
 
 

@@ -1,4 +1,4 @@
-"""UNet in the form of the reference implementation that Frequency Regularization was shown on.
+"""UNet in the form of the reference implementation used by the Frequency Regularization paper.
 
 Ronneberger et al., "U-Net: Convolutional Networks for Biomedical Image Segmentation" (2015), with padded
 convolutions and batch norm. The names and the order of the modules are those of the common PyTorch

@@ -61,7 +61,7 @@ class VGG(nn.Module):
 
 
 def convolutions(stages: tuple[tuple[int, ...], ...], width: int, *, batch_norm: bool, bias: bool) -> list[nn.Module]:
-    """The layers of `features`: convolution, (batch norm,) ReLU, and max pooling after each stage."""
+    """Return the layers of `features`: convolution, (batch norm,) ReLU, and max pooling after each stage."""
     layers: list[nn.Module] = []
     in_channels = 3
     for stage in stages:
