@@ -1,4 +1,4 @@
-"""Data sets and where they lie: `open_dataset(name, split)` finds, checks and opens them."""
+"""Data sets and data roots: `open_dataset(name, split)` finds, checks and opens a data set."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -76,7 +76,7 @@ _KINDS = {
 
 
 def dataset_names() -> list[str]:
-    """The names of data sets that `open_dataset` knows, sorted; your own are `folder:NAME` and `masks:NAME` beside."""
+    """Return the sorted names that `open_dataset` knows; `folder:NAME` and `masks:NAME` open your own data sets."""
     return sorted(_KINDS)
 
 

@@ -1,4 +1,4 @@
-"""Reading every image of a folder once, to find those that are broken before a training does."""
+"""Check of a folder of images: reads each once, so that broken ones are found before a training."""
 
 import os
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ class CheckReport(Report):
 
     @property
     def failed(self) -> bool:
-        """Whether a file is broken."""
+        """True if a file is broken."""
         return bool(self.broken)
 
     def __str__(self) -> str:
@@ -94,7 +94,7 @@ def check_folder(folder: str | Path, *, strict: bool = True, max_pixels: int | N
 
 
 def _files(root: Path) -> Iterator[Path]:
-    """All files that are not hidden, folder by folder, in the order of their names."""
+    """Yield all files that are not hidden, folder by folder, in the order of their names."""
     if root.is_file():
         yield root
         return

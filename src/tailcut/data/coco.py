@@ -85,7 +85,7 @@ class CocoDataset(Dataset):
         self.image_shape = (3, self.entries[0]["height"], self.entries[0]["width"])
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
         return len(self.entries)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
@@ -116,7 +116,7 @@ class CocoDataset(Dataset):
         return part
 
     def image(self, index: int) -> Tensor:
-        """One image, float32 (3, height, width) in 0..1. Raises as `__getitem__`."""
+        """Return one image, float32 (3, height, width) in 0..1. Raises as `__getitem__`."""
         entry = self.entries[index]
         path = self._folder / entry["file_name"]
         strict, max_pixels = self._reading.strict, self._reading.max_pixels
@@ -130,7 +130,7 @@ class CocoDataset(Dataset):
         return image
 
     def objects(self, index: int, *, masks: bool = False) -> Objects:
-        """The objects of one image.
+        """Return the objects of one image.
 
         Args:
             index: which image.
@@ -159,11 +159,11 @@ class CocoDataset(Dataset):
 
     @property
     def has_objects(self) -> bool:
-        """Whether any image shows an object that is no crowd."""
+        """True if any image has an object that is not a crowd."""
         return any(not item["iscrowd"] for entry in self.entries for item in self._objects[entry["id"]])
 
     def image_id(self, index: int) -> int:
-        """The number of an image in the annotation file."""
+        """Return the image's id in the annotation file."""
         number: int = self.entries[index]["id"]
         return number
 
@@ -271,7 +271,7 @@ def _checked_categories(content: dict[str, Any], path: Path) -> dict[int, str]:
 def _checked_annotations(
     content: dict[str, Any], path: Path, images: dict[int, dict[str, Any]], categories: dict[int, str]
 ) -> Iterable[Annotation]:
-    """The annotations, each checked when it is taken; its mask is checked when it is used."""
+    """Yield the annotations, each checked on access; masks are checked on use."""
     seen: set[int] = set()
     for place, item in enumerate(content["annotations"]):
         where = f"{path}, annotation {place}"
@@ -308,7 +308,7 @@ def _check_files(folder: Path, images: Sequence[dict[str, Any]]) -> None:
 
 
 def _decode_mask(item: Annotation, height: int, width: int, path: Path) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """The mask of one object, bool (height, width)."""
+    """Return the mask of one object, bool (height, width)."""
     segmentation = _checked_segmentation(item, height, width, path)
     counts = segmentation["counts"] if isinstance(segmentation, dict) else _fill_polygons(segmentation, height, width)
     is_inside = np.arange(len(counts)) % 2 == 1  # runs go down the columns, the first one is outside
@@ -316,7 +316,7 @@ def _decode_mask(item: Annotation, height: int, width: int, path: Path) -> np.nd
 
 
 def _fill_polygons(polygons: list[list[float]], height: int, width: int) -> list[int]:
-    """The run lengths of what lies in any of the polygons."""
+    """Return the run lengths of the union of the polygons."""
     try:
         from pycocotools import mask as run_lengths
     except ImportError as error:
@@ -326,7 +326,7 @@ def _fill_polygons(polygons: list[list[float]], height: int, width: int) -> list
 
 
 def _checked_segmentation(item: Annotation, height: int, width: int, path: Path) -> list[Any] | dict[str, Any]:
-    """The mask of an object as polygons or as a list of run lengths, safe to give to pycocotools.
+    """Return the mask of an object as polygons or as a list of run lengths, safe to give to pycocotools.
 
     Its C code trusts what it gets: a damaged text of run lengths reads past its end or never ends.
     """
@@ -346,7 +346,7 @@ def _checked_segmentation(item: Annotation, height: int, width: int, path: Path)
 
 
 def _counts_of_text(text: str) -> list[int]:
-    """The run lengths of COCO's compressed form; empty if the text is damaged.
+    """Return the run lengths of COCO's compressed form; empty if the text is damaged.
 
     Each number is the difference to the last but one (from the fourth on), in groups of 5 bits from the lowest on, one
     character each (from "0" on); bit 5 says that another group follows, bit 4 of the last group is the sign.
@@ -376,7 +376,7 @@ def _is_integer(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether `value` is a number that is no nonsense as pixels: not infinite, no NaN."""
+    """Return whether `value` is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER
 
 

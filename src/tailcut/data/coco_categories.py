@@ -1,4 +1,4 @@
-"""The 80 categories of COCO's instance annotations. Their numbers, 1 to 90, have gaps: the empty names."""
+"""The 80 categories of COCO's instance annotations. Their numbers, 1 to 90, have gaps: empty names."""
 
 _NAMES = (
     "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,,stop sign,parking meter,"

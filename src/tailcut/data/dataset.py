@@ -1,4 +1,4 @@
-"""What a data set is: images as float tensors in 0..1 with a class or a mask each."""
+"""Data set classes: images as float tensors in 0..1 with one class or one mask each."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -40,11 +40,11 @@ class Dataset(ABC, torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
 
     @abstractmethod
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
 
     @abstractmethod
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """One image and its target.
+        """Return one image and its target.
 
         Returns:
             The image, float32 (channels, height, width) in 0..1 (pixels / 255), and its target: an int64
@@ -81,7 +81,7 @@ class Dataset(ABC, torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         return torch.stack(images), torch.stack(targets)
 
     def part(self, start: int, stop: int) -> "Dataset":
-        """The images from `start` up to `stop` (not included), as a data set.
+        """Return the images from `start` up to `stop` (not included), as a data set.
 
         It shares this one's storage. Its split is named like a Python slice: `train[0:55000]`.
 
@@ -126,7 +126,7 @@ class InMemoryDataset(Dataset):
         self.image_shape = (channels, height, width)
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
@@ -160,7 +160,7 @@ class DatasetView(Dataset):
         self._dataset = dataset
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
         return len(self._dataset)
 
 
@@ -179,7 +179,7 @@ class DatasetPart(DatasetView):
         self._positions = positions
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
         return len(self._positions)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ TEST_EVERY = 5
 
 
 def open_digits(split: str) -> InMemoryDataset:
-    """The digits of `sklearn.datasets.load_digits` in the shape of MNIST.
+    """Return the digits of `sklearn.datasets.load_digits` in the shape of MNIST.
 
     The originals have 8 x 8 pixels with values 0..16. They are scaled to 0..255 and resized to 28 x 28 by
     bilinear interpolation. Within each class, in the order of scikit-learn, every fifth digit belongs to the

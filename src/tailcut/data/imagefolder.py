@@ -93,7 +93,7 @@ class FolderDataset(Dataset):
         self.image_shape = (3, height, width)
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
@@ -107,7 +107,7 @@ class FolderDataset(Dataset):
         return pixels.float() / 255, self._labels[index]
 
     def _decoded(self, index: int) -> Tensor:
-        """The bytes of an image, uint8 (3, height, width), of its own size or of the wanted one."""
+        """Return the pixels of an image, uint8 (3, height, width), at its own size or the requested one."""
         if index in self._kept:
             return self._kept[index]
         strict, max_pixels = self._reading.strict, self._reading.max_pixels

@@ -1,4 +1,4 @@
-"""Images of any kind as float tensors, and masks as PNG files."""
+"""Image files read as float tensors, and masks written as PNG files."""
 
 import io
 import struct
@@ -172,7 +172,7 @@ def _read(path: Path) -> bytes:
 
 @contextmanager
 def _opened(path: Path, content: bytes, settings: Reading) -> Iterator[Image.Image]:
-    """The image of which only the header was read; within the block all errors are told as `DataError`."""
+    """Open an image and read its header; convert every error within the block to `DataError`."""
     try:
         _check_size(content, settings)
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
@@ -186,7 +186,7 @@ def _opened(path: Path, content: bytes, settings: Reading) -> Iterator[Image.Ima
 
 
 def _decoded(path: Path, content: bytes, settings: Reading) -> Image.Image:
-    """The decoded image, turned upright; `DataError` for whatever is wrong with the file."""
+    """Return the decoded image with its EXIF orientation applied; raise `DataError` for a damaged file."""
     with _opened(path, content, settings) as image:
         if settings.strict and image.format != "PNG":
             _check_jpeg(content, settings)
@@ -219,7 +219,7 @@ def _check_jpeg(content: bytes, settings: Reading) -> None:
 
 
 def _has_late_metadata(content: bytes) -> bool:
-    """Whether a PNG has chunks behind its pixels that may say how it is to be turned."""
+    """Return whether a PNG has chunks behind its pixels that may hold an orientation."""
     position, has_pixels = len(_PNG_SIGNATURE), False
     while position + 8 <= len(content):
         length, kind = struct.unpack_from(">I4s", content, position)
@@ -242,7 +242,7 @@ def _is_seen(image: Image.Image) -> np.ndarray:
 
 
 def _flat(image: Image.Image) -> Image.Image:
-    """The image without transparency: laid on white where it has any."""
+    """Return the image without transparency, blended with white."""
     if not image.has_transparency_data:
         return image
     colours = image.convert("RGBA")

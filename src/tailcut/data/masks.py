@@ -1,4 +1,4 @@
-"""Photos with masks, as folders of images that are read when asked for; Carvana's cars are the known ones."""
+"""Photos with masks, as folders of images read on access; Carvana is one of them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,7 +51,7 @@ class MaskDataset(Dataset):
         self.image_shape = (3, height, width)
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Data sets of one's own, as folders under a data root: `folder:NAME` for classes, `masks:NAME` for masks."""
+"""Your own data sets, as folders under a data root: `folder:NAME` with classes, `masks:NAME` with masks."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
@@ -73,7 +73,7 @@ def _find(name: str, split: str | None, parts: Sequence[str], *, title: str, adv
 
 
 def side_of(text: str, name: str) -> int:
-    """The number behind `@` in the name of a data set, of which `name` stands before it.
+    """Return the number behind `NAME@` in the name of a data set.
 
     Raises:
         ArgumentError: it is none.

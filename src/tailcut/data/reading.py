@@ -1,4 +1,4 @@
-"""How images are read: what becomes of damaged ones, how strictly files are looked at, how large they may be."""
+"""Settings for reading images: treatment of damaged files, strictness of the checks, largest size."""
 
 import dataclasses
 import logging
@@ -109,7 +109,7 @@ def reading(
 
 
 def settled(strict: bool | None, max_pixels: int | None) -> Reading:
-    """The current settings with those that a call gives."""
+    """Return the current settings, overridden by those of a call."""
     found = current_reading()
     if strict is not None:
         found = dataclasses.replace(found, strict=strict)

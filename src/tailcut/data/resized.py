@@ -1,4 +1,4 @@
-"""Images at another size than that in which they are stored (`NAME@SIDE`)."""
+"""Data sets resized to a given side length (`NAME@SIDE`)."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Data roots: the folders under which data sets lie, and the user cache that downloads fill."""
+"""Data roots: the folders that hold data sets, and the user cache for downloads."""
 
 import os
 import tarfile
@@ -33,7 +33,7 @@ class Layout:
 
 
 def data_roots(roots: Roots = None) -> list[Path]:
-    """The data roots in the order they are tried.
+    """Return the data roots in the order they are tried.
 
     Args:
         roots: one root or several; they come first.
@@ -48,14 +48,14 @@ def data_roots(roots: Roots = None) -> list[Path]:
 
 
 def cache_root() -> Path:
-    """The user cache: the folder that downloads fill and that is tried last."""
+    """Return the user cache: the folder for downloads, tried last."""
     import pooch  # here, since it takes a tenth of a second to import
 
     return Path(pooch.os_cache("tailcut"))
 
 
 def find_file(name: str, *, roots: Roots = None) -> Path:
-    """The first file of this name, a path relative to a data root, that a data root holds.
+    """Return the first file with this path relative to a data root.
 
     Raises:
         DataNotFoundError: none does.
@@ -64,7 +64,7 @@ def find_file(name: str, *, roots: Roots = None) -> Path:
 
 
 def find(layout: Layout, *, roots: Roots = None, download: bool = False) -> Path:
-    """The first data root that holds all files of a layout.
+    """Return the first data root that holds all files of a layout.
 
     Args:
         layout: the files to look for.
@@ -96,7 +96,7 @@ def find(layout: Layout, *, roots: Roots = None, download: bool = False) -> Path
 def find_split(
     folder: str, split: str, parts: Sequence[str] = (), *, title: str, advice: str = "", roots: Roots = None
 ) -> Path:
-    """The folder `FOLDER/SPLIT` under the first data root that has it.
+    """Return the folder `FOLDER/SPLIT` under the first data root that has it.
 
     Args:
         folder: a path relative to a data root.
@@ -122,7 +122,7 @@ def find_split(
 
 
 def folders_of(parent: Path) -> list[Path]:
-    """The folders in a folder, sorted, hidden ones left out; none if it is none or cannot be read."""
+    """Return the sorted folders in a folder without hidden ones; none if it is not a readable folder."""
     try:
         return sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError:  # `find` reports a root that cannot be read
