@@ -1,1 +1,1 @@
-"""JPEG files (ITU-T T.81) without a decoder: their markers, their entropy-coded data, whether anything is amiss."""
+"""JPEG files (ITU-T T.81) parsed without libjpeg: markers, entropy-coded data, integrity checks."""

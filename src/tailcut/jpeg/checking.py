@@ -1,4 +1,4 @@
-"""Whether a JPEG file is whole and sound, for those who leave the decoding to libjpeg, which goes on with a warning."""
+"""Integrity check of a JPEG file, for callers that decode with libjpeg, which only warns of damage."""
 
 from tailcut.compiling import is_installed
 from tailcut.jpeg.entropy import decode

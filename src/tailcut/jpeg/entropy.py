@@ -1,4 +1,4 @@
-"""From the entropy-coded data of a JPEG file to its quantised coefficients, every bit accounted for."""
+"""Entropy decoding of a JPEG file to quantised coefficients, with every bit accounted for."""
 
 import functools
 import importlib
@@ -16,7 +16,7 @@ UNSEEN = -1
 
 
 def decode(data: bytes, markers: JpegMarkers) -> list[np.ndarray]:
-    """The quantised coefficients of each component.
+    """Return the quantised coefficients of each component.
 
     Args:
         data: the file.
@@ -76,7 +76,7 @@ class _Frame:
         return rows * columns * sum(v * h for v, h in per_mcu)
 
     def layout(self, scan: Scan) -> np.ndarray:
-        """What `decode_scan` calls so."""
+        """Return the layout of a scan's blocks in the form that `decode_scan` takes."""
         rows = [
             (self.first_block[index], self.stored[index][1], *self.blocks_per_mcu(scan, index))
             for index in scan.components
@@ -84,7 +84,7 @@ class _Frame:
         return np.array(rows, np.int64)
 
     def plane(self, blocks: np.ndarray, index: int) -> np.ndarray:
-        """The blocks of one component that hold samples."""
+        """Return the blocks of one component that hold samples."""
         own = blocks[self.first_block[index] : self.first_block[index + 1]]
         rows, columns = self.sizes[index]
         return own.reshape(*self.stored[index], BLOCK_SIZE, BLOCK_SIZE)[:rows, :columns]
@@ -99,7 +99,7 @@ def _loops() -> Any:
 
 
 def _scan_kinds(loops: Any, markers: JpegMarkers) -> list[int]:
-    """What each scan brings; refuses scans out of order, twice or missing.
+    """Return the kind of each scan; reject scans that are out of order, duplicate or missing.
 
     libjpeg goes on with a warning there. A progressive file that was cut between two scans is noticed only here.
     """
@@ -126,7 +126,7 @@ def _scan_kinds(loops: Any, markers: JpegMarkers) -> list[int]:
 
 
 def _progressive_kind(loops: Any, scan: Scan, bits_left: np.ndarray) -> int:
-    """The kind of one progressive scan; counts down `bits_left` (components, 64)."""
+    """Return the kind of one progressive scan; counts down `bits_left` (components, 64)."""
     (first, last), (high, low) = scan.band, scan.approximation
     is_dc, is_first = first == 0, high == 0
     fits = last == 0 if is_dc else first <= last < NUM_COEFFICIENTS and len(scan.components) == 1
@@ -181,7 +181,7 @@ def _meaning(loops: Any, status: int) -> str:
 
 
 def _lookup(loops: Any, table: HuffmanTable | None) -> np.ndarray:
-    """A Huffman table in the form of the loops."""
+    """Return a Huffman table in the form of the loops."""
     if table is None:
         raise DataError("a scan has no Huffman table")
     return _cached_lookup(table.counts, table.symbols)
@@ -210,7 +210,7 @@ def _cached_lookup(counts: tuple[int, ...], symbols: bytes) -> np.ndarray:
 
 
 def _whole_coefficients(loops: Any, length: int, symbol: int) -> np.ndarray:
-    """What the bits after a code of `length` bits make of the AC symbol; 0 where they are too few."""
+    """Return the coefficients that fit whole behind a code of `length` bits with this AC symbol; 0 if too few bits."""
     run, size = divmod(symbol, 16)
     rest = np.arange(1 << (loops.LOOK_BITS - length))
     if symbol == 0:

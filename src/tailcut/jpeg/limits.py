@@ -1,4 +1,4 @@
-"""How large an image may be, known from its header before memory is taken."""
+"""Limit on the size of an image, checked in its header before memory is taken."""
 
 from tailcut.errors import ArgumentError, DataError
 

@@ -1,4 +1,4 @@
-"""The marker segments of a JPEG file (ITU-T T.81), checked before anything is decoded or any memory is taken.
+"""Marker segments of a JPEG file (ITU-T T.81), checked before anything is decoded or memory is taken.
 
 Common readers accept truncated and damaged files with a warning at most. Here every marker is walked, from the first
 byte to the end of the image, and what does not add up is refused; `entropy` then does the same for the data
@@ -226,7 +226,7 @@ class _Walk:
         return self.data[self.position - 1]
 
     def _content(self) -> bytes:
-        """The bytes of the segment whose marker was just read; goes behind it."""
+        """Return the bytes of the segment whose marker was just read; moves behind it."""
         start = self.position
         length = int.from_bytes(self.data[start : start + 2], "big")
         if start + max(length, 2) > len(self.data):
@@ -341,7 +341,7 @@ class _Walk:
             self._latch_quantization(index)
 
     def _latch_quantization(self, index: int) -> None:
-        """A component has the table that its slot holds when its first scan begins (as libjpeg reads it)."""
+        """Fix the quantisation table of a component: that in its slot when its first scan begins, as in libjpeg."""
         slot = self.components[index].table
         if slot not in self.tables:
             raise DataError(f"component {index} has no quantisation table (slot {slot})")
@@ -361,7 +361,7 @@ class _Walk:
 
 
 def _exif_orientation(content: bytes) -> int:
-    """The orientation in a TIFF structure; 0 where there is none or it cannot be read."""
+    """Return the orientation in a TIFF structure; 0 if it is missing or unreadable."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(content[:4])
     if order is None or len(content) < 8:
         return 0

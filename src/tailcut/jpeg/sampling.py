@@ -1,4 +1,4 @@
-"""The sampling of a JPEG file's components, and the blocks that cover them."""
+"""Sampling factors of a JPEG file's components, and the grids of blocks that cover them."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -31,7 +31,7 @@ def check_factors(factors: Sequence[tuple[int, int]]) -> None:
 
 
 def sampling_of(factors: Sequence[tuple[int, int]]) -> Sampling:
-    """The form of the chroma planes, from the (vertical, horizontal) sampling factors of the components.
+    """Return the name of the chroma subsampling, from the components' (vertical, horizontal) sampling factors.
 
     Raises:
         DataError: it is none of `CHROMA_FACTORS`.

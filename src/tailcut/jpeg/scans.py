@@ -1,4 +1,4 @@
-"""The loops over entropy-coded data that numba compiles. Import this module only where numba is installed.
+"""Loops over entropy-coded data, compiled by numba. Import this module only where numba is installed.
 
 No loop trusts the data: a block reads at most BLOCK_WORDS words, and its position is checked after each block against
 the end of its restart interval, behind which the array goes on for at least that long. Indices into a block never
@@ -96,7 +96,7 @@ def _fill(words: Array, at: Int, held: Int, num: Int) -> Reader:
 
 @_inner
 def _symbol(tables: Array, row: Int, held: Int, num: Int) -> tuple[Int, Int]:
-    """The symbol of the next code and how many unused bits are left; -1 if it is no code."""
+    """Return the symbol of the next code and the number of unused bits left; -1 for an invalid code."""
     entry = tables[row, SHORT_CODES + ((held >> (num - LOOK_BITS)) & (SHORT_CODES - 1))]
     if entry != 0:
         return np.int64(entry & 255), num - np.int64(entry >> 8)
@@ -110,14 +110,14 @@ def _symbol(tables: Array, row: Int, held: Int, num: Int) -> tuple[Int, Int]:
 
 @_inner
 def _value(held: Int, num: Int, size: Int) -> Int:
-    """The next `size` bits (1 or more) as a signed number (T.81, F.2.2.1)."""
+    """Return the next `size` bits (1 or more) as a signed number (T.81, F.2.2.1)."""
     value = (held >> (num - size)) & ((1 << size) - 1)
     return value if value >> (size - 1) else value - (1 << size) + 1
 
 
 @_inner
 def _difference(words: Array, reader: Reader, tables: Array, row: Int) -> tuple[Int, Int, Reader]:
-    """The status, and the difference of a DC coefficient to that of the block before."""
+    """Return the status, and the difference of a DC coefficient to that of the block before."""
     at, held, num = reader
     at, held, num = _fill(words, at, held, num)
     size, num = _symbol(tables, row, held, num)
@@ -134,7 +134,7 @@ def _difference(words: Array, reader: Reader, tables: Array, row: Int) -> tuple[
 def _sequential_ac(
     words: Array, reader: Reader, tables: Array, row: Int, blocks: Array, block: Int
 ) -> tuple[Int, Reader]:
-    """The AC coefficients of a block of a sequential image."""
+    """Decode the AC coefficients of a block of a sequential image."""
     at, held, num = reader
     k: Int = 1
     while k < 64:
@@ -176,7 +176,7 @@ def _sequential_ac(
 def _first_ac(
     words: Array, reader: Reader, tables: Array, band: tuple[Int, Int, Int], blocks: Array, block: Int, ending: Int
 ) -> tuple[Int, Int, Reader]:
-    """The first scan of a band of AC coefficients; returns the status and how many blocks more end at once."""
+    """Decode the first scan of a band of AC coefficients; return the status and the length of the end-of-band run."""
     at, held, num = reader
     k, last, low = band
     if ending > 0:
@@ -208,7 +208,7 @@ def _first_ac(
 def _refine_ac(
     words: Array, reader: Reader, tables: Array, band: tuple[Int, Int, Int], blocks: Array, block: Int, ending: Int
 ) -> tuple[Int, Int, Reader]:
-    """One more bit of a band of AC coefficients (T.81, G.1.2.3); returns as `_first_ac` does."""
+    """Decode one more bit of a band of AC coefficients (T.81, G.1.2.3); return as `_first_ac` does."""
     at, held, num = reader
     k, last, low = band
     while k <= last:
@@ -258,7 +258,7 @@ def _progressive(
     block: Int,
     ending: Int,
 ) -> tuple[Int, Int, Reader]:
-    """What any progressive scan but the first DC brings of one block; returns as `_first_ac` does."""
+    """Decode a block in a progressive scan other than the first DC scan; return as `_first_ac` does."""
     if kind == AC_FIRST:
         return _first_ac(words, reader, tables, band, blocks, block, ending)
     if kind == AC_REFINE:
