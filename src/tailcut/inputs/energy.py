@@ -1,4 +1,4 @@
-"""Where the energy of images lies: per frequency, and what a selection keeps of it."""
+"""Energy of images per frequency, and the part of it that a selection keeps."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -49,7 +49,7 @@ class FrequencyReport(Report):
     files: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        """A table for people."""
+        """Return the report as a table."""
         counts = " + ".join(str(len(part)) for part in self.selection.values())
         psnr = "no error" if self.psnr_db is None else f"{self.psnr_db:.1f} dB"
         rows = [
@@ -65,7 +65,7 @@ class FrequencyReport(Report):
 
 
 def frequency_energy(source: Tensor | JpegCoefficients | Iterable[Any], *, chroma: Chroma = "full") -> Tensor:
-    """The mean square of each frequency's coefficients, over all blocks of all images.
+    """Return the mean square of each frequency's coefficients, over all blocks of all images.
 
     Args:
         source: images as `BlockDCT` takes them, or the stored coefficients of a JPEG file, or a loader of these.
@@ -88,7 +88,7 @@ def frequency_energy(source: Tensor | JpegCoefficients | Iterable[Any], *, chrom
 
 
 def reconstruction_errors(energy: Tensor, order: Sequence[int] | None = None) -> Tensor:
-    """The error of images rebuilt from the first 0, 1, ..., 192 channels in some order.
+    """Return the error of images reconstructed from the first 0, 1, ..., 192 channels in a given order.
 
     The transform is orthonormal, so that the squared error is the energy of what is left out (Parseval).
 
@@ -115,7 +115,7 @@ def reconstruction_errors(energy: Tensor, order: Sequence[int] | None = None) ->
 
 @torch.no_grad()
 def describe_image(image: Tensor, transform: BlockDCT, *, name: str = "image") -> FrequencyReport:
-    """What a transform's channels keep of one image.
+    """Describe the part of an image's energy that a transform's channels keep.
 
     Args:
         image: RGB (3, height, width), uint8 or floating point of 0 to 1.

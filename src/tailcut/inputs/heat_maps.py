@@ -1,4 +1,4 @@
-"""The heat maps of a gate: how likely each frequency channel is to be used (the paper's figure 5)."""
+"""Heat maps of a gate: the probability that each frequency channel is used (the paper's figure 5)."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Folders of JPEG files as what a network takes, made in the workers of a `torch.utils.data.DataLoader`."""
+"""Data sets over folders of JPEG files, whose items are network inputs made in `DataLoader` workers."""
 
 import logging
 import math
@@ -134,11 +134,11 @@ class JpegFolder(torch.utils.data.Dataset[tuple[Tensor, int]]):
             self._decode = simplejpeg_decoder(approximate)
 
     def __len__(self) -> int:
-        """The number of files."""
+        """Return the number of files."""
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """One image and its class.
+        """Return one image and its class.
 
         Returns:
             Channels (n, ceil(height / 8), ceil(width / 8)) of `dtype`, or without a transform uint8
@@ -159,7 +159,7 @@ class JpegFolder(torch.utils.data.Dataset[tuple[Tensor, int]]):
         return item, self.labels[index]
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
-        """The items of a batch, as a `DataLoader` asks for them: without those that are left out.
+        """Return the items of a batch for a `DataLoader`, without skipped ones.
 
         Raises:
             IndexError: there is no such file.
@@ -228,7 +228,7 @@ class JpegFolder(torch.utils.data.Dataset[tuple[Tensor, int]]):
         return self._compiled.from_coefficients(image).to(self.dtype)
 
     def _part(self, image: JpegCoefficients, factor: float) -> JpegCoefficients:
-        """The middle, or a random part: `factor` times `size`, or the next whole blocks, as far as the image goes."""
+        """Return the central or a random part of `factor` times `size`, extended to whole blocks inside the image."""
         sides = [
             min(side, math.ceil(factor * wanted / UNIT) * UNIT)
             for side, wanted in zip(image.size, self.size, strict=True)
@@ -305,21 +305,21 @@ class _Loader(DataLoader[tuple[Tensor, int]]):
 
 
 def turned_upright(pixels: Tensor, orientation: int) -> Tensor:
-    """An image (..., height, width) as its EXIF orientation, 1 to 8, wants it."""
+    """Return an image (..., height, width) with its EXIF orientation, 1 to 8, applied."""
     turned = pixels.transpose(-2, -1) if orientation in TRANSPOSED else pixels
     axes = [axis for axis, orientations in ((-1, FLIPPED_COLUMNS), (-2, FLIPPED_ROWS)) if orientation in orientations]
     return turned.flip(axes) if axes else turned
 
 
 def _central_region(height: int, width: int, size: tuple[int, int]) -> Region:
-    """The middle of an image, of the form of `size`, CENTRAL_RATIO of the largest such part."""
+    """Return the centre crop of an image: CENTRAL_RATIO of the largest crop with the aspect of `size`."""
     scale = CENTRAL_RATIO * min(height / size[0], width / size[1])
     rows, columns = (max(1, round(scale * side)) for side in size)
     return (height - rows) // 2, (width - columns) // 2, rows, columns
 
 
 def _random_region(height: int, width: int) -> Region:
-    """A part of random area and aspect; the whole image if none of ten fits in."""
+    """Return a crop of random area and aspect, or the whole image if none of ten fits in."""
     for _ in range(MAX_TRIES):
         area = height * width * float(torch.empty(()).uniform_(*AREA_RATIOS))
         aspect = math.exp(float(torch.empty(()).uniform_(*map(math.log, ASPECT_RATIOS))))
@@ -330,7 +330,7 @@ def _random_region(height: int, width: int) -> Region:
 
 
 def _scaled(region: Region, vertical: float, horizontal: float) -> Region:
-    """The region in an image that a decoder made smaller; at least one pixel."""
+    """Return the region in an image that was decoded at reduced size; at least one pixel."""
     top, left, height, width = region
     first_row, first_column = int(top * vertical), int(left * horizontal)
     rows, columns = max(1, int(height * vertical)), max(1, int(width * horizontal))

@@ -1,4 +1,4 @@
-"""Images of frequency channels: the channels themselves, a value per frequency, what a selection gives back."""
+"""Plots of frequency channels: the channels, one value per frequency, the image that a selection reconstructs."""
 
 import io
 from pathlib import Path
@@ -207,7 +207,7 @@ def draw_image(image: Tensor, transform: BlockDCT, folder: str | Path, *, name: 
 
 
 def _figure(width: float, height: float) -> "Figure":
-    """A figure on a white ground, sizes in inches."""
+    """Return a figure with a white background, sizes in inches."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure

@@ -272,19 +272,19 @@ class MaskRCNN(Detector):
 def faster_rcnn(
     backbone: str = "resnet50", channels: int | Sequence[int] | Selection = 64, **settings: Value
 ) -> FasterRCNN:
-    """A Faster R-CNN that files can restore; for the arguments see `Detector`."""
+    """Return a Faster R-CNN that files can restore; for the arguments see `Detector`."""
     return cast(FasterRCNN, create_model("faster_rcnn", backbone=backbone, channels=_plain(channels), **settings))
 
 
 def mask_rcnn(
     backbone: str = "resnet50", channels: int | Sequence[int] | Selection = 64, **settings: Value
 ) -> MaskRCNN:
-    """A Mask R-CNN that files can restore; for the arguments see `Detector`."""
+    """Return a Mask R-CNN that files can restore; for the arguments see `Detector`."""
     return cast(MaskRCNN, create_model("mask_rcnn", backbone=backbone, channels=_plain(channels), **settings))
 
 
 def require_torchvision() -> ModuleType:
-    """The module with torchvision's parts.
+    """Return the module that holds torchvision's parts.
 
     Raises:
         MissingExtraError: torchvision is not installed, or cannot be imported beside this torch.
@@ -322,7 +322,7 @@ def _freeze_stages(body: nn.Module, num_stages: int) -> None:
 
 
 def _check_boxes(target: Mapping[str, Tensor], where: str) -> int:
-    """The number of objects."""
+    """Return the number of objects."""
     missing = [key for key in ("boxes", "labels") if key not in target]
     if missing:
         raise ArgumentError(f"{where} lacks {' and '.join(missing)}")

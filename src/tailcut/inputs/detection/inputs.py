@@ -1,4 +1,4 @@
-"""What a detector does with images before its backbone and with its findings after: sizes, channels, coordinates.
+"""Pre- and postprocessing of a detector: image sizes, frequency channels, box coordinates.
 
 A detector thinks in the coordinates of the resized RGB image, whatever it reads. RGB itself goes through a stem of
 stride 4. Frequency channels take its place: they are made of an image twice as large, with blocks of 8 pixels, so
@@ -73,7 +73,7 @@ class DetectorInputs(nn.Module):
         self.register_buffer("rgb_std", torch.tensor(RGB_STD)[:, None, None], persistent=False)
 
     def forward(self, images: Sequence[Tensor], targets: Sequence[Target] | None = None) -> DetectorBatch:
-        """The batch of RGB images (3, height, width) in 0..1 on this module's device; nothing given is changed."""
+        """Return the batch of RGB images (3, height, width) in 0..1 on this module's device; no input is changed."""
         sizes = [self.size_of(image) for image in images]
         maps = [self._maps(self.resized(image)) for image in images]
         stride = 1 if self.dct is None else STEM_STRIDE
@@ -95,18 +95,18 @@ class DetectorInputs(nn.Module):
         return max(1, height * target // side), max(1, width * target // side)
 
     def resized(self, image: Tensor) -> Tensor:
-        """An image (3, height, width) in the size in which it is read: `size_of`, twice that for the DCT."""
+        """Return an image (3, height, width) at its reading size: that of `size_of`, or twice that for the DCT."""
         height, width = self.size_of(image)
         factor = 1 if self.dct is None else DCT_ENLARGEMENT
         size = (factor * height, factor * width)
         return image if size == _size(image) else _interpolated(image, size)
 
     def restored(self, found: Target, size: Size, original: Size) -> dict[str, Tensor]:
-        """What was found in an image of `size`, with its boxes in pixels of the `original` size."""
+        """Return detections in an image of `size` with their boxes in pixels of the `original` size."""
         return {**found, "boxes": _moved_boxes(found["boxes"], size, original)}
 
     def extra_repr(self) -> str:
-        """The sizes, for `print(model)`."""
+        """Return the sizes, for `print(model)`."""
         return f"min_size={self.min_size}, max_size={self.max_size}"
 
     def _maps(self, image: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ class DetectorInputs(nn.Module):
 
 
 def read_pixels(path: str | Path) -> Tensor:
-    """An image file upright as RGB, float32 (3, height, width) in 0..1.
+    """Return an image file with its EXIF orientation applied, as RGB, float32 (3, height, width) in 0..1.
 
     Raises:
         DataError: the file cannot be read or is no image.
@@ -144,7 +144,7 @@ def _padded_size(sizes: Sequence[Size]) -> Size:
 
 
 def _moved(target: Target, original: Size, size: Size) -> dict[str, Tensor]:
-    """The objects of an image that was resized from `original` to `size`."""
+    """Return the objects of an image that was resized from `original` to `size`."""
     moved = {**target, "boxes": _moved_boxes(target["boxes"], original, size)}
     if "masks" in target and size != original:
         masks = target["masks"]

@@ -1,4 +1,4 @@
-"""The parts of Faster and Mask R-CNN that torchvision has. Only this module imports torchvision.
+"""Torchvision's parts of Faster and Mask R-CNN. Only this module imports torchvision.
 
 S. Ren, K. He, R. Girshick, J. Sun: "Faster R-CNN" (2015); K. He, G. Gkioxari, P. Dollar, R. Girshick: "Mask R-CNN"
 (2017); T.-Y. Lin et al.: "Feature Pyramid Networks for Object Detection" (2017).
@@ -48,7 +48,7 @@ class MovedAnchors(AnchorGenerator):  # type: ignore[misc]
 
 
 def make_backbone(network: nn.Module, pyramid_channels: int) -> nn.Module:
-    """A residual network without its head, under a feature pyramid. Takes the network's modules over.
+    """Return a residual network without head, under a feature pyramid. Reuses the network's modules.
 
     Its output: a dict of maps "0" to "3" with strides 4 to 32, and "pool", of every second pixel of "3".
     """
@@ -102,7 +102,7 @@ def make_heads(
 def run(
     backbone: nn.Module, rpn: nn.Module, heads: nn.Module, batch: DetectorBatch
 ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-    """What is found in a batch, in the detector's coordinates, and in training the losses."""
+    """Return the detections of a batch, in the detector's coordinates, and in training the losses."""
     features = backbone(batch.maps)
     # The heads ask the batch for its size only, from which they take the strides: a tensor without channels has it.
     shown = ImageList(batch.maps.new_empty(len(batch.sizes), 0, *batch.padded), batch.sizes)

@@ -1,1 +1,1 @@
-"""The DCT coefficients that JPEG files store: read, resample, augment."""
+"""DCT coefficients stored in JPEG files: reading, resampling, augmentation."""

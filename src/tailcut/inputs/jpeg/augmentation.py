@@ -1,4 +1,4 @@
-"""Augmentation of JPEG images without decoding them: flips, turns, crops, sizes and colours of DCT blocks.
+"""Augmentation of JPEG images on their DCT blocks, without decoding: flips, rotations, crops, sizes, colours.
 
 Each function gives what the same operation on the samples of every plane gives, but for rounding of floats; nothing
 is clipped to 0..255 on the way. A plane whose side is no multiple of 8 ends in blocks that it fills only in part.
@@ -187,7 +187,7 @@ def adjust_saturation(image: JpegCoefficients, factor: float) -> JpegCoefficient
 
 
 def mean_luma(image: JpegCoefficients) -> float:
-    """The mean of all luma samples, 0 to 255 but for what clipping would take away; padding does not count."""
+    """Return the mean of all luma samples, 0 to 255 if nothing would be clipped; padding does not count."""
     sums = []
     for side, blocks in zip(image.size, image.luma.shape[:2], strict=True):
         # The sum over the samples of a block, one weight per frequency; the last block may be filled only in part.
@@ -220,7 +220,7 @@ def _flipped(image: JpegCoefficients, axis: int, edges: Edges) -> JpegCoefficien
 
 
 def _flipped_plane(plane: Tensor, size: tuple[int, int], axis: int) -> Tensor:
-    """The plane mirrored along an axis of its samples, 0 or 1."""
+    """Return the plane mirrored along an axis of its samples, 0 or 1."""
     signs = torch.ones(BLOCK_SIZE, dtype=plane.dtype, device=plane.device)
     signs[1::2] = -1
     flipped = plane.flip(axis) * (signs[:, None] if axis == _ROWS else signs)
@@ -251,7 +251,7 @@ def _resized(
 
 
 def _scaled(image: JpegCoefficients, luma: float, chroma: float, centre: float) -> JpegCoefficients:
-    """Each luma sample becomes centre + luma (sample - centre), each chroma sample is scaled around grey."""
+    """Return luma samples as centre + luma (sample - centre), and chroma samples scaled around grey."""
     if not 0 <= luma < math.inf or not 0 <= chroma < math.inf:
         raise ArgumentError(f"factor must be a finite number of at least 0, got {chroma}")
     first, *others = image.planes

@@ -1,4 +1,4 @@
-"""Planes of DCT blocks enlarged, reduced or cut anew: linear maps on blocks, exact but for rounding of floats.
+"""Resampling of planes of DCT blocks (enlarge, reduce, shift) by linear maps, exact up to float rounding.
 
 Planes are (..., blocks_h, blocks_w, 8, 8), the last two axes (v, u). Everything here is what the same operation on
 the samples of the plane gives, followed by a block DCT; samples are neither rounded nor clipped on the way.
@@ -146,7 +146,7 @@ def _check(plane: Tensor, vertical: int = 1, horizontal: int = 1) -> None:
 
 
 def _swapped(plane: Tensor) -> Tensor:
-    """The transpose of the image: blocks_h with blocks_w, v with u."""
+    """Return the transpose of the image: swaps blocks_h with blocks_w, v with u."""
     return plane.transpose(-4, -3).transpose(-2, -1)
 
 
@@ -161,7 +161,7 @@ def _upsample_rows(plane: Tensor, matrix: Tensor, factor: int) -> Tensor:
 
 
 def _stretched(rows: Tensor, matrix: Tensor) -> Tensor:
-    """Each block and its neighbours times a matrix: (..., blocks, 8, n) and (m, 24) to (..., blocks, m, n)."""
+    """Multiply each block and its neighbours by a matrix: (..., blocks, 8, n) and (m, 24) to (..., blocks, m, n)."""
     first = _row_matrix(0).to(rows) @ rows[..., :1, :, :]
     last = _row_matrix(BLOCK_SIZE - 1).to(rows) @ rows[..., -1:, :, :]
     longer = torch.cat([first, rows, last], dim=-3)
@@ -171,7 +171,7 @@ def _stretched(rows: Tensor, matrix: Tensor) -> Tensor:
 
 
 def _first_rows(matrix: Tensor, num: int) -> Tensor:
-    """The first `num` frequencies of each block that a matrix (8 factor, 24) gives."""
+    """Return the matrix (8 factor, 24) cut to the first `num` frequencies of each block."""
     kept: Tensor = matrix.unflatten(0, (-1, BLOCK_SIZE))[:, :num].flatten(0, 1)
     return kept
 
@@ -196,7 +196,7 @@ def _downsample_rows(plane: Tensor, factor: int) -> Tensor:
 
 @lru_cache
 def window_matrices(factor: int, smooth: bool) -> Tensor:
-    """The map of `upsampled_channels` along one axis, for each place of a block among its neighbours.
+    """Return the map of `upsampled_channels` along one axis, for each place of a block among its neighbours.
 
     Args:
         factor: 1 to 8.
@@ -252,7 +252,7 @@ def _row_matrix(row: int) -> Tensor:
 
 
 def _on_frequencies(weights: Tensor) -> Tensor:
-    """A map on samples, (8 a, 8 b) for a blocks out of b blocks, as the map on their DCTs."""
+    """Return a linear map on samples, (8 a, 8 b) from b to a blocks, as the map on their DCTs."""
     basis = dct_basis(BLOCK_SIZE, dtype=torch.float64)
     outer, inner = (torch.block_diag(*[basis] * (side // BLOCK_SIZE)) for side in weights.shape)
     result: Tensor = outer @ weights @ inner.T

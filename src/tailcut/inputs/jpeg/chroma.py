@@ -1,4 +1,4 @@
-"""Two-scale chroma: what becomes of a chroma plane that is enlarged by 2, then subsampled 4:2:0 as JPEG does.
+"""Two-scale chroma: the coefficients of a chroma plane enlarged by 2, then subsampled 4:2:0 as in JPEG.
 
 The published pipeline gets chroma as fine as luma from an encoder that halves it: it enlarges the image by 2
 (bilinear) and takes the chroma of the enlarged image. Enlarging puts 3/4 of a sample and 1/4 of its neighbour at
@@ -21,7 +21,9 @@ CENTRE, NEIGHBOUR = 3 / 4, 1 / 8
 
 
 def smoothed_filters(indices: Sequence[int]) -> Tensor:
-    """Filters that smooth a plane and give chosen coefficients of its blocks: `block_filters`, one sample wider.
+    """Return filters that smooth a plane and compute chosen coefficients of its blocks.
+
+    They are those of `block_filters`, one sample wider.
 
     Args:
         indices: row-major frequencies, 0 to 63.

@@ -1,4 +1,4 @@
-"""What a JPEG file holds: one plane of 8 x 8 DCT blocks per colour component."""
+"""Coefficients of a JPEG file: one plane of 8 x 8 DCT blocks per colour component."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -84,11 +84,11 @@ class JpegCoefficients:
         return -(-self.size[0] // vertical), -(-self.size[1] // horizontal)
 
     def with_planes(self, planes: tuple[Tensor, ...], size: tuple[int, int] | None = None) -> Self:
-        """A copy with other planes (as many), and with another size if there is one."""
+        """Return a copy with other planes (as many), and with another size if there is one."""
         luma, blue, red = planes if len(planes) == 3 else (planes[0], None, None)
         return dataclasses.replace(self, luma=luma, chroma_blue=blue, chroma_red=red, size=size or self.size)
 
     def to(self, device: torch.device | str) -> Self:
-        """A copy whose planes and tables lie on `device`."""
+        """Return a copy whose planes and tables lie on `device`."""
         moved = self.with_planes(tuple(plane.to(device) for plane in self.planes))
         return dataclasses.replace(moved, quantization=tuple(table.to(device) for table in self.quantization))

@@ -1,4 +1,4 @@
-"""Decoding JPEG files to pixels, at a half, a fourth or an eighth of their size at once."""
+"""Decoding of JPEG files to pixels, directly at 1/2, 1/4 or 1/8 of their size."""
 
 import functools
 import io

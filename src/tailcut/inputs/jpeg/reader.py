@@ -1,4 +1,4 @@
-"""Reading the DCT coefficients that a JPEG file stores, without decoding it to pixels."""
+"""Reader of the DCT coefficients that a JPEG file stores, without decoding to pixels."""
 
 import os
 from pathlib import Path
@@ -18,7 +18,7 @@ from tailcut.jpeg.markers import read_markers
 def read_jpeg(
     source: str | Path | bytes | bytearray | memoryview, *, upright: bool = True, max_pixels: int | None = None
 ) -> JpegCoefficients:
-    """The coefficients of a JPEG file, multiplied by its quantisation tables and not touched otherwise.
+    """Return the coefficients of a JPEG file, multiplied by its quantisation tables and otherwise unchanged.
 
     Read are 8-bit Huffman-coded files, baseline, extended and progressive, with or without restart markers, grey or
     YCbCr in 4:4:4, 4:2:2, 4:2:0 and 4:4:0. What follows the end of the image is not looked at.
@@ -64,7 +64,7 @@ def read_jpeg(
 
 
 def _content(source: str | Path | bytes | bytearray | memoryview) -> tuple[bytes, str]:
-    """The bytes, and what to call them in a message."""
+    """Return the bytes, and their name in messages."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         return bytes(source), "the JPEG data"
     if not isinstance(source, (str, os.PathLike)):

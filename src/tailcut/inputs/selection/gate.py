@@ -1,4 +1,4 @@
-"""The gate that learns which frequency channels a network needs (section 3.2 of the paper)."""
+"""Gate that learns which frequency channels a network needs (section 3.2 of the paper)."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class GateActivity(Report):
     open_ratio: tuple[float, ...]
 
     def __str__(self) -> str:
-        """One line per component."""
+        """Return one line per component."""
         lines = [f"{self.num_images:,} images, {sum(self.open_ratio):.1f} of {len(self.channels)} channels open"]
         for number, name in enumerate(COMPONENT_NAMES):
             own = [
@@ -48,7 +48,7 @@ class GateActivity(Report):
         return "\n".join(lines)
 
     def top(self, num_channels: int | Sequence[int] | None = None) -> Selection:
-        """The channels that are open most often, by mean probability; ties go to the lower index.
+        """Return the channels that are open most often, by mean probability; ties go to the lower index.
 
         Args:
             num_channels: how many; or three counts for Y, Cb and Cr (the paper's 24D is (14, 5, 5)); or None for
@@ -183,7 +183,7 @@ class FrequencyGate(nn.Module):
         return self._last.mask
 
     def penalty(self, strength: float) -> Tensor:
-        """What the loss gets added: `strength` (the paper's lambda) times the mean probability of the last batch."""
+        """Return the loss term of the gate: `strength` (the paper's lambda) times the last batch's mean probability."""
         return strength * self.probabilities.mean()
 
     @property
@@ -202,7 +202,7 @@ class FrequencyGate(nn.Module):
         self._seen = _Seen()
 
     def measure(self, loader: Iterable[Any], *, transform: Callable[[Tensor], Tensor] | None = None) -> GateActivity:
-        """The activity over a loader, without the network behind the gate. Changes the module's activity only.
+        """Return the activity over a loader, without the network behind the gate. Changes the module's activity only.
 
         Args:
             loader: batches of channels (batch, C, height, width), or of images if there is a `transform`; of a
@@ -229,7 +229,7 @@ class FrequencyGate(nn.Module):
         loader: Iterable[Any] | None = None,
         transform: Callable[[Tensor], Tensor] | None = None,
     ) -> Selection:
-        """The static selection of a trained gate: the channels that are open most often.
+        """Return the static selection of a trained gate: the channels that are open most often.
 
         Args:
             num_channels: see `GateActivity.top`.
@@ -292,7 +292,7 @@ class _Seen:
 
 
 def check_temperature(temperature: float) -> float:
-    """The temperature as a float; `ArgumentError` unless it is positive and finite."""
+    """Return the temperature as a float; raise `ArgumentError` unless it is positive and finite."""
     if isinstance(temperature, bool) or not isinstance(temperature, (int, float)) or not 0 < temperature < float("inf"):
         raise ArgumentError(f"expected a temperature above 0, got {temperature!r}")
     return float(temperature)

@@ -1,4 +1,4 @@
-"""Which frequencies a selection keeps: the published tables, squares, triangles, and how a total is split."""
+"""Tables and patterns (squares, triangles) of selected frequencies, and the split of a total over Y, Cb, Cr."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ Indices = tuple[int, ...]
 
 
 def _spans(*spans: tuple[int, int]) -> Indices:
-    """Indices of spans, first and last included."""
+    """Return the indices of spans, first and last included."""
     return tuple(index for first, last in spans for index in range(first, last + 1))
 
 
@@ -39,7 +39,7 @@ LEARNED = (_spans((0, 5), (8, 10), (16, 18), (24, 24), (32, 32)), (0, 1, 3, 8, 2
 
 
 def square_indices(count: int) -> Indices:
-    """The first `count` frequencies in L1 order of the smallest upper-left square that holds so many, row-major.
+    """Return the first `count` frequencies in L1 order of the smallest upper-left square that holds them, row-major.
 
     >>> square_indices(4), square_indices(5)
     ((0, 1, 8, 9), (0, 1, 2, 8, 9))
@@ -50,7 +50,7 @@ def square_indices(count: int) -> Indices:
 
 
 def triangle_indices(count: int) -> Indices:
-    """The first `count` frequencies in L1 order (upper-left diagonals), row-major.
+    """Return the first `count` frequencies in L1 order (upper-left diagonals), row-major.
 
     >>> triangle_indices(6)
     (0, 1, 2, 8, 9, 16)

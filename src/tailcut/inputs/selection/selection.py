@@ -1,4 +1,4 @@
-"""A selection of frequency channels: which frequencies of luma and chroma a network sees."""
+"""Selection of frequency channels: the frequencies of luma and chroma that a network reads."""
 
 import json
 import reprlib
@@ -62,7 +62,7 @@ class Selection:
 
     @classmethod
     def of(cls, channels: "int | Sequence[int] | Selection") -> "Selection":
-        """What `channels` stands for.
+        """Return the selection that `channels` stands for.
 
         Args:
             channels: 6, 24, 32, 48 or 64, the paper's static selections (12 too: the paper gives no table for its
@@ -120,13 +120,13 @@ class Selection:
 
     @classmethod
     def learned(cls) -> "Selection":
-        """The 14 + 5 + 5 channels that the paper's gate chose on ImageNet (DCT-24D)."""
+        """Return the 14 + 5 + 5 channels that the paper's gate chose on ImageNet (DCT-24D)."""
         luma, chroma = LEARNED
         return cls(luma, chroma, chroma)
 
     @classmethod
     def top(cls, importance: Tensor | Sequence[float], num_channels: int) -> "Selection":
-        """The most important channels, for example by the probabilities of a gate.
+        """Return the most important channels, for example by the probabilities of a gate.
 
         Args:
             importance: 192 numbers, one per channel; of equal ones the first come first.
@@ -145,7 +145,7 @@ class Selection:
 
     @classmethod
     def by_energy(cls, energy: Tensor | Sequence[float], num_channels: int) -> "Selection":
-        """The channels with most energy, as `frequency_energy` measures it.
+        """Return the channels with most energy, as `frequency_energy` measures it.
 
         Raises:
             ArgumentError: not 192 finite, non-negative numbers, or a count out of range.
@@ -178,11 +178,11 @@ class Selection:
         return tuple(place * NUM_FREQUENCIES + index for place, part in parts for index in part)
 
     def components(self) -> dict[str, Indices]:
-        """The frequencies of each component by its name, in the order Y, Cb, Cr."""
+        """Return the frequencies of each component by its name, in the order Y, Cb, Cr."""
         return {name: getattr(self, name) for name in COMPONENTS}
 
     def to_json(self) -> str:
-        """One JSON object: the three lists of row-major indices by name."""
+        """Return a JSON object with the three lists of row-major indices by name."""
         return json.dumps({name: list(part) for name, part in self.components().items()})
 
     @classmethod
@@ -268,7 +268,7 @@ def triangle(channels: int | tuple[int, int, int]) -> Selection:
 
 
 def _checked(indices: object, limit: int, what: str) -> Indices:
-    """The indices sorted; ArgumentError unless they are different integers of 0 to `limit` - 1."""
+    """Return the indices sorted; raise ArgumentError unless they are distinct integers of 0 to `limit` - 1."""
     given = indices.tolist() if isinstance(indices, Tensor) else indices
     items = list(given) if isinstance(given, Iterable) else [given]
     # NumPy's integers count as integers, bools do not.
@@ -286,7 +286,7 @@ def _check_count(num_channels: int) -> None:
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object as a dict; a key that comes twice is an error."""
+    """Return a JSON object as a dict; a duplicate key is an error."""
     values = dict(pairs)
     if len(values) < len(pairs):
         raise ValueError("a key comes twice")

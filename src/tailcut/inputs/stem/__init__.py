@@ -1,1 +1,1 @@
-"""Stems: a network that reads pixels becomes one that reads frequency channels."""
+"""Stem replacement: turns a network that reads pixels into one that reads frequency channels."""

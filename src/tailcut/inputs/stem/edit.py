@@ -1,4 +1,4 @@
-"""The edit that files restore: which modules gave way to channels, what became wider or narrower, which channels."""
+"""The `replace_stem` edit in files: replaced modules, changed widths, selected channels."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -158,7 +158,7 @@ class ReplaceStemEdit(Edit):
             raise StructureError(f"the model has an attribute {TRANSFORM!r}, which is the place of the transform")
 
     def current(self, model: nn.Module) -> Self:
-        """The edit with the transform and the temperature that `model` has now."""
+        """Return the edit with the transform and the temperature that `model` has now."""
         transform = transform_of(model)
         if transform is None:
             raise StructureError(f"the model has lost its {TRANSFORM}, though its record says that it reads channels")
@@ -177,7 +177,7 @@ class ReplaceStemEdit(Edit):
         return (shape[0], self.selection.num_channels, *self.map_size)
 
     def within(self, part: str) -> Self:
-        """The edit of the network whose module `part` this is the edit of."""
+        """Return this edit of the module `part` as an edit of the whole network."""
         if part == "":
             return self
         return replace(
@@ -278,7 +278,7 @@ class ReplaceStemEdit(Edit):
 
 
 def transform_of(model: nn.Module) -> BlockDCT | None:
-    """The transform that makes the channels `model` reads, None if it reads pixels. The model is not changed."""
+    """Return the transform from pixels to the channels of `model`, or None if it reads pixels (model not changed)."""
     return next((module for module in model.modules() if isinstance(module, BlockDCT)), None)
 
 

@@ -1,4 +1,4 @@
-"""What is known of network families: the first module that is kept, and the variants of their strides."""
+"""Known network families: the first module that a new stem keeps, and the variants of their strides."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,12 @@ _RESNET = ("conv1", "bn1", "layer1", "layer2", "layer3")
 
 
 def first_kept_module(model: nn.Module) -> str | None:
-    """The first module of `model` that is kept when channels take the place of pixels; None for unknown networks.
+    """Return the name of the first module that is kept when channels replace pixels, or None for an unknown network.
+
+    Families are recognised by torchvision's module names: ResNet (`layer1`), MobileNetV2 (the first inverted residual,
+    `features.1`) and VGG (the first convolution after the second pooling). In all of them a 448-pixel image (896 for
+    MobileNetV2) gives the kept modules maps of the size that a 224-pixel RGB image gave them, so that their weights
+    still fit. (VGG without the third pooling is `first="features.17"`: RGB's map size at 448, at four times the cost.)
 
     Known by the names of their modules, which are torchvision's: ResNet (`layer1`), MobileNetV2 (the first inverted
     residual, `features.1`) and VGG (the first convolution after the second pooling). What all have in common: a
@@ -35,7 +40,7 @@ def first_kept_module(model: nn.Module) -> str | None:
 
 
 def stride_settings(model: nn.Module, strides: str | Mapping[str, int]) -> tuple[Setting, ...]:
-    """The strides to set for a variant.
+    """Return the strides to set for a variant.
 
     Args:
         model: the network; it is not changed.
@@ -63,7 +68,7 @@ def stride_settings(model: nn.Module, strides: str | Mapping[str, int]) -> tuple
 
 
 def is_known(model: nn.Module) -> bool:
-    """Whether the family of `model` is known, so that new layers start as its own layers do."""
+    """Return whether the family of `model` is known, so that new layers are initialised like its own."""
     return first_kept_module(model) is not None
 
 

@@ -150,7 +150,7 @@ def _check_patches(convolution: nn.Conv2d) -> None:
 
 
 def _pixel_counts(model: nn.Module, place: str, patch: int) -> tuple[Setting, ...]:
-    """Settings that divide by 8 what the owner of the patch embedding counts in pixels."""
+    """Return the attributes of the patch embedding's owner that count pixels, divided by 8."""
     owner_name = place.rpartition(".")[0]
     owner = model.get_submodule(owner_name)
     counts = {attribute: getattr(owner, attribute, None) for attribute in PIXEL_COUNTS}

@@ -1,4 +1,4 @@
-"""`replace_stem`: a network that reads pixels becomes one that reads frequency channels (section 3.1, figure 3)."""
+"""`replace_stem`: makes a network read frequency channels instead of pixels (section 3.1, figure 3)."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -57,7 +57,7 @@ class StemReport(Report):
     macs: int
 
     def __str__(self) -> str:
-        """A table for people."""
+        """Return the report as a table."""
         (height, width), (rows, columns) = self.image_size, self.map_size
         rows_of_table = [
             ("image", f"{height} x {width}"),
@@ -148,7 +148,7 @@ def replace_stem(
 
 
 def describe_stem(model: nn.Module, size: int | tuple[int, int] | None = None) -> StemReport:
-    """What a network with a replaced stem reads, and what it costs. Does not change the model.
+    """Report the channels that a network with a replaced stem reads, and their cost. Does not change the model.
 
     Args:
         model: changed by `replace_stem`, `transplant_stem` or `convert_patch_embedding`, or loaded from a file.
@@ -222,7 +222,7 @@ def make(model: nn.Module, edit: Edit, transform: InputTransform) -> None:
 
 
 def submodule(model: nn.Module, name: str, argument: str) -> nn.Module:
-    """The module of that name; `ArgumentError` if there is none."""
+    """Return the module with this name; raise `ArgumentError` if there is none."""
     module: nn.Module | None = dict(model.named_modules()).get(name)
     if module is None:
         raise ArgumentError(f"{argument}: the model has no module {name!r}")

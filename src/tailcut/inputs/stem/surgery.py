@@ -1,4 +1,4 @@
-"""Layers that take another number of channels, and modules that take another's place; all change the model."""
+"""Module surgery: layers with other numbers of channels, and replaced modules; everything changes the model."""
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ class FinerConvolution(nn.Module):
         self.shuffle = nn.PixelShuffle(factor)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The finer maps."""
+        """Return the maps at the higher resolution."""
         y: Tensor = self.shuffle(self.convolution(x))
         return y
 
@@ -118,7 +118,7 @@ def replace(model: nn.Module, name: str, new: nn.Module) -> None:
 
 
 def empty_shortcut(block: nn.Module) -> str | None:
-    """The attribute under which `block` keeps a shortcut that passes its input on unchanged, None without one."""
+    """Return the attribute under which `block` keeps an identity shortcut, or None without one."""
     for attribute in SHORTCUTS:
         if hasattr(block, attribute):
             found = getattr(block, attribute)
@@ -128,14 +128,14 @@ def empty_shortcut(block: nn.Module) -> str | None:
 
 
 def projection(in_channels: int, out_channels: int, like: Tensor) -> nn.Sequential:
-    """A shortcut that changes the number of channels: 1 x 1 convolution and batch norm (He et al., option B)."""
+    """Return a shortcut that changes the number of channels: 1 x 1 convolution and batch norm (He et al., option B)."""
     device, dtype = like.device, like.dtype  # made there: on the meta device a file's numbers take no memory
     convolution = nn.Conv2d(in_channels, out_channels, 1, bias=False, device=device, dtype=dtype)
     return nn.Sequential(convolution, nn.BatchNorm2d(out_channels, device=device, dtype=dtype))
 
 
 def like_model(model: nn.Module) -> Tensor:
-    """An empty tensor of the device and type of the first floating-point parameter; those of torch without one."""
+    """Return an empty tensor with the device and type of the first floating-point parameter, or torch's defaults."""
     found = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), torch.empty(0))
     return torch.empty(0, device=found.device, dtype=found.dtype)
 

@@ -1,4 +1,4 @@
-"""Which modules run before a given one: watched in one forward of a copy, by hooks."""
+"""Execution order of modules, recorded by hooks in one forward of a copy."""
 
 import copy
 from collections.abc import Iterator
@@ -29,12 +29,12 @@ class Trace:
     outputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def keeps_shape(self, name: str) -> bool:
-        """Whether the module gave a tensor of the shape that it got."""
+        """Return whether the module's output has the shape of its input."""
         return name in self.inputs and name in self.outputs and self.inputs[name] == self.outputs[name]
 
 
 def trial_copy(model: nn.Module) -> nn.Module:
-    """A copy of `model` in evaluation mode to try changes on; the model is not changed.
+    """Return a copy of `model` in evaluation mode for trial changes; the model is not changed.
 
     Raises:
         ArgumentError: it cannot be copied.
@@ -70,7 +70,9 @@ def run(model: nn.Module, x: Tensor, *, what: str) -> Trace:
 
 
 def modules_before(model: nn.Module, trace: Trace, boundary: str, *, inclusive: bool) -> list[str]:
-    """The modules that run before `boundary` starts, or until it ends; whole ones where possible, in order of calls.
+    """Return the modules that run before `boundary` starts, or until it ends.
+
+    They are in order of their calls, and as few as possible: a parent in the place of all its children.
 
     Args:
         model: the network that was run.
@@ -96,7 +98,7 @@ def modules_before(model: nn.Module, trace: Trace, boundary: str, *, inclusive: 
 
 
 def _early(module: nn.Module, name: str, names: dict[int, str], trace: Trace, limit: int) -> Iterator[str]:
-    """`module` if it ran before the limit; if it never runs itself (a list of modules), those in it that did."""
+    """Yield `module` if it ran before the limit; for one that never runs itself (a list), its children that did."""
     if name not in trace.starts:
         for child in module.children():
             yield from _early(child, names[id(child)], names, trace, limit)

@@ -1,4 +1,4 @@
-"""`transplant_stem`: a trained RGB network reads frequency channels without training; the new first layer is fitted."""
+"""`transplant_stem`: makes a trained RGB network read frequency channels by a fitted first layer, without training."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -51,7 +51,7 @@ class TransplantReport(Report):
     relative_error: float
 
     def __str__(self) -> str:
-        """One line for people."""
+        """Return the report as one line."""
         finer = f", {self.shuffle} x {self.shuffle} finer" if self.shuffle > 1 else ""
         return (
             f"{self.kernel_size} x {self.kernel_size} convolution{finer} in the place of {', '.join(self.removed)}, "
@@ -168,7 +168,7 @@ class _OldStem:
         self.removed = modules_before(trial, trace, self.target, inclusive=True)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """The target's output of images of 0 to 1 or 0 to 255."""
+        """Return the target's output for images of 0 to 1 or 0 to 255."""
         found: list[Tensor] = []
 
         def stop(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -282,7 +282,7 @@ def _first_convolution(trial: nn.Module, trace: Trace) -> str:
 
 
 def _entry(features: torch.Size, channels: torch.Size, kernel_size: int) -> LayerEntry:
-    """The new layer: `features` and `channels` are the shapes of old maps and of channels."""
+    """Return the new layer: `features` and `channels` are the shapes of old maps and of channels."""
     (_, width, rows, columns), (_, num_channels, high, wide) = features, channels
     shuffle, stride = max(rows // high, 1), max(high // rows, 1)
     if (rows * stride, columns * stride) != (high * shuffle, wide * shuffle) or max(shuffle, stride) > MAX_SIDE:
@@ -300,7 +300,7 @@ def _entry(features: torch.Size, channels: torch.Size, kernel_size: int) -> Laye
 
 
 def _tried(edit: ReplaceStemEdit, trial: nn.Module, target: str) -> ReplaceStemEdit:
-    """The edit, after channels ran through `trial` (which is changed) and reached the target's place untouched."""
+    """Return the edit, after channels ran through `trial` (which is changed) and reached the target unchanged."""
     edit.check(trial)
     edit.replace_modules(trial)
     made: dict[str, Tensor] = {}

@@ -1,4 +1,4 @@
-"""Finding a stem by trial: on a copy of the network, pixels run through it and then channels."""
+"""Search for a stem on a copy of the network, by a forward of pixels and then of channels."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,7 +40,7 @@ def runs_transform(trial: nn.Module, run_it: Callable[[], Any]) -> bool:
 
 
 def found(edit: ReplaceStemEdit, trial: nn.Module, boundary: str, example: Tensor) -> ReplaceStemEdit:
-    """The edit completed by what two forwards show: of pixels, then of channels. Changes `trial`."""
+    """Return the edit completed by the shapes of two forwards, of pixels and of channels. Changes `trial`."""
     trace = run(trial, example, what="the example input")
     if boundary not in trace.starts:
         raise ArgumentError(f"first: {boundary} does not run in the forward; name a module that is called")

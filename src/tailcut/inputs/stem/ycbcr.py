@@ -1,4 +1,4 @@
-"""YCbCr pixels without a DCT: what a network loses or gains by the colours alone."""
+"""YCbCr pixels without a DCT, to measure the effect of the colour space alone."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -35,7 +35,7 @@ class YCbCrPixels(InputTransform):
         super().__init__(len(COMPONENTS))
 
     def forward(self, images: Tensor) -> Tensor:
-        """The normalised planes of RGB images.
+        """Return the normalised planes of RGB images.
 
         Args:
             images: (..., 3, height, width) on the device of this module; uint8, 0 to 255, or floating point, 0 to 1.
@@ -96,7 +96,7 @@ class YCbCrEdit(Edit):
             raise StructureError("an nn.Sequential would run the transform; make it a child of a module of your own")
 
     def current(self, model: nn.Module) -> Self:
-        """The edit itself: nothing in it changes."""
+        """Return the edit itself: nothing in it changes."""
         if not isinstance(input_transform_of(model), YCbCrPixels):
             raise StructureError(f"the model has lost its {TRANSFORM}, though its record says that it reads YCbCr")
         return self

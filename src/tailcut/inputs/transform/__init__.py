@@ -1,1 +1,1 @@
-"""Images to frequency channels: the block DCT, its statistics and compiled loops."""
+"""Transforms from images to frequency channels: block DCT, channel statistics, compiled loops."""

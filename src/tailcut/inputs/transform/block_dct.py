@@ -1,4 +1,4 @@
-"""Images as frequency channels: colour conversion, block DCT, selection and normalisation in one module."""
+"""`BlockDCT`: colour conversion, block DCT, selection and normalisation as one module."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal, Self, get_args
@@ -71,7 +71,7 @@ class BlockDCT(InputTransform):
         self._make_filters()
 
     def forward(self, images: Tensor) -> Tensor:
-        """The normalised channels of RGB images.
+        """Return the normalised channels of RGB images.
 
         Args:
             images: (..., 3, height, width) on the device of this module; uint8, 0 to 255, or floating point, 0 to 1.
@@ -88,7 +88,7 @@ class BlockDCT(InputTransform):
         return self._channels(images, self.mean, self.std)
 
     def from_coefficients(self, coefficients: JpegCoefficients) -> Tensor:
-        """The normalised channels of a JPEG file's stored coefficients, without decoding it to pixels.
+        """Return the normalised channels of a JPEG file's stored coefficients, without decoding it to pixels.
 
         They are those of `forward` on the decoded image but for what a decoder rounds and clips, and for what the
         file holds beyond the image in its last blocks: subsampled chroma is upsampled as decoders do (bilinear), in
@@ -108,7 +108,7 @@ class BlockDCT(InputTransform):
         return (channels - mean[:, None, None]) / std[:, None, None]
 
     def inverse(self, channels: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """The images that have these channels; frequencies that were not selected are zero.
+        """Return the images with these channels; frequencies that were not selected are zero.
 
         `transform(transform.inverse(x))` is x for every x, and with all 192 channels `transform.inverse(transform(p))`
         is p (sizes that are multiples of 8), in both forms of chroma.
@@ -147,7 +147,7 @@ class BlockDCT(InputTransform):
         return images[..., : size[0], : size[1]]
 
     def unnormalized(self, images: Tensor | JpegCoefficients) -> Tensor:
-        """The selected channels without normalisation, whatever `mean` and `std` are.
+        """Return the selected channels without normalisation, whatever `mean` and `std` are.
 
         Args:
             images: as for `forward`, on any device, or as for `from_coefficients`.
@@ -207,7 +207,10 @@ class BlockDCT(InputTransform):
         return torch.cat(parts)
 
     def _level_shift(self, like: Tensor) -> Tensor:
-        """What the level shift takes from each channel: of all cosines only luma's constant one has a sum.
+        """Return the value that the level shift subtracts from each channel.
+
+        Only luma's constant cosine has a sum other than zero: 8 x 128 are subtracted from the first coefficient of each
+        luma block, nothing from the others.
 
         In luma it takes 8 x 128 from the first coefficient of each block and leaves all others alone.
         """

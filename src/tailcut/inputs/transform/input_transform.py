@@ -1,4 +1,4 @@
-"""What networks read in the place of RGB pixels: the base of the transforms, which measures and keeps statistics."""
+"""Base class of input transforms, which replace RGB pixels and keep their normalisation statistics."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
@@ -44,7 +44,7 @@ class InputTransform(nn.Module, ABC):
 
     @abstractmethod
     def unnormalized(self, images: Tensor | JpegCoefficients) -> Tensor:
-        """The channels without normalisation, whatever `mean` and `std` are, of images on any device."""
+        """Return the channels without normalisation, whatever `mean` and `std` are, of images on any device."""
 
     @torch.no_grad()
     def fit(self, loader: Iterable[Any], *, over: str = "pixels") -> Self:
@@ -86,12 +86,12 @@ class InputTransform(nn.Module, ABC):
 
 
 def input_transform_of(model: nn.Module) -> InputTransform | None:
-    """The transform that makes what `model` reads, None if it reads RGB pixels. The model is not changed."""
+    """Return the transform from RGB pixels to the input of `model`, or None if it reads pixels. Not changed."""
     return next((module for module in model.modules() if isinstance(module, InputTransform)), None)
 
 
 def check_images(images: Tensor) -> bool:
-    """Whether RGB images are uint8, 0 to 255, and not floats, 0 to 1.
+    """Return whether RGB images are uint8, 0 to 255, and not floats, 0 to 1.
 
     Raises:
         ArgumentError: no tensor, another type, not of shape (..., 3, height, width), empty, or floats far beyond 1.
@@ -134,7 +134,7 @@ def compute_type(dtype: torch.dtype) -> torch.dtype:
 
 
 def _images_of(item: Any) -> Iterator[Tensor | JpegCoefficients]:
-    """The images of one item of a loader: itself, or what it begins with, one batch or a list of images."""
+    """Yield the images of a loader's item: the item itself or its first entry, a batch or a list of images."""
     first = item[0] if isinstance(item, (tuple, list)) and item else item
     images = first if isinstance(first, (tuple, list)) else [first]
     for image in images:

@@ -1,4 +1,4 @@
-"""The loops of `compiled.py` that numba compiles. Import this module only where numba is installed.
+"""Loops of `compiled.py` for numba. Import this module only where numba is installed.
 
 Innermost loops run over neighbours in memory by a plain counter and take several rows at once, which the compiler
 turns into whole vectors. All work of a row of blocks stays in the first- and second-level cache.
@@ -183,7 +183,7 @@ def _lay_out(blocks: Array, start: int, num: int, rows: Array, first: int) -> No
 
 @_inner
 def _sum_of_eight(lines: Array, factors: Array, k: int, offset: int, sums: Array) -> None:
-    """Sums = the 8 lines inside the blocks times factors[k, offset ...]."""
+    """Set sums to the 8 lines inside the blocks times factors[k, offset ...]."""
     a, b, c, d = factors[k, offset], factors[k, offset + 1], factors[k, offset + 2], factors[k, offset + 3]
     e, f, g, h = factors[k, offset + 4], factors[k, offset + 5], factors[k, offset + 6], factors[k, offset + 7]
     for j in range(len(sums)):
@@ -194,7 +194,7 @@ def _sum_of_eight(lines: Array, factors: Array, k: int, offset: int, sums: Array
 
 @_inner
 def _weighted_sum(columns: Array, factors: Array, terms: int, shift: float, result: Array) -> None:
-    """Result = shift + the first `terms` (a multiple of 4) columns times factors."""
+    """Set result to shift + the first `terms` (a multiple of 4) columns times factors."""
     for b in range(len(result)):
         result[b] = shift
     for m in range(0, terms, 4):

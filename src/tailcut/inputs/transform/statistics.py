@@ -1,4 +1,4 @@
-"""Mean and spread of each channel over all pixels of all images, in one pass."""
+"""Mean and standard deviation of each channel over all pixels of all images, in one pass."""
 
 from typing import Self
 
