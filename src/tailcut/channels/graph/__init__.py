@@ -1,1 +1,1 @@
-"""The dependency graph of channels: channels that can only go together, and those that must stay."""
+"""Dependency graph of channels: groups that can only be removed together, and channels that must stay."""

@@ -1,4 +1,4 @@
-"""Which channels belong together: every channel has a number, and numbers are coupled when one cannot go alone.
+"""Channel labels: every channel has a number, and coupled numbers can only be removed together.
 
 Beside each tensor of a traced forward lies a tensor of *labels* of the same shape: for each entry the number of the
 channel that it comes from, `FIXED` for none. Labels of maps are the same along most axes; these axes have stride 0, so
@@ -52,11 +52,11 @@ class Coupling:
         return torch.from_numpy(self._roots(labels.numpy()))
 
     def tidy(self, labels: Tensor) -> Tensor:
-        """The roots of labels, with stride 0 along every axis along which they are the same."""
+        """Return the roots of labels, with stride 0 along every axis along which they are the same."""
         return torch.from_numpy(self._tidy(labels.numpy())).expand(labels.shape)
 
     def varied(self, labels: Tensor) -> tuple[int, ...]:
-        """The axes along which labels differ."""
+        """Return the axes along which labels differ."""
         return tuple(axis for axis, size in enumerate(self._tidy(labels.numpy()).shape) if size > 1)
 
     def couple(self, a: Tensor, b: Tensor, reason: str) -> Tensor:
@@ -89,7 +89,7 @@ class Coupling:
         return self.tidy(labels)
 
     def lock(self, labels: Tensor | Iterable[int], reason: str) -> None:
-        """These channels must stay. The first reason that is given for a channel counts."""
+        """Mark these channels as not removable. The first reason given for a channel counts."""
         for number in _numbers(labels):
             self.locks.setdefault(number, reason)
 
@@ -142,7 +142,7 @@ class Coupling:
         return np.asarray(self._parents[labels])
 
     def _tidy(self, labels: np.ndarray) -> np.ndarray:
-        """The roots of labels, one entry along every axis along which they are the same."""
+        """Return the roots of labels, one entry along every axis along which they are the same."""
         bare = self._roots(_bare(labels))
         for axis, size in enumerate(bare.shape):
             if size > 1:
@@ -166,7 +166,7 @@ def along(vector: Tensor, axis: int, shape: Iterable[int]) -> Tensor:
 
 
 def _bare(labels: np.ndarray) -> np.ndarray:
-    """One entry along each axis of stride 0."""
+    """Return one entry along each axis of stride 0."""
     return labels[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in labels.strides)]
 
 

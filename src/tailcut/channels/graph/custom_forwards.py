@@ -1,4 +1,4 @@
-"""Convolutions and linear layers with a forward of their own: padding, a standardised weight, a second path beside it.
+"""Convolutions and linear layers with custom forwards: padding, standardised weights, a parallel path.
 
 The one operation in it that multiplies by the weight is taken for the layer; what stands around it is followed as the
 rest of the network is. The weight's labels tell its output channels only, so a weight that was computed from it counts
@@ -38,13 +38,13 @@ class WeightCall(NamedTuple):
     axis: int
 
     def has_own_channels(self, coupling: Coupling, labels: Tensor) -> bool:
-        """Whether the weight's labels differ along the axis of the output channels alone, and none is fixed."""
+        """Return whether the weight's labels differ along the axis of the output channels alone, and none is fixed."""
         labels = coupling.tidy(labels)
         return set(coupling.varied(labels)) <= {self.axis} and not bool((labels == FIXED).any())
 
 
 def is_followed(module: nn.Module) -> bool:
-    """Whether it is a layer of this page, given that its forward is not torch's."""
+    """Return whether it is a layer that this module handles, given that its forward is not torch's."""
     return isinstance(module, (_ConvNd, nn.Linear))
 
 
@@ -67,7 +67,7 @@ def num_outputs(module: nn.Module) -> int:
 
 
 def weight_call(func: Any, given: Mapping[str, Any], module: nn.Module) -> WeightCall | None:
-    """What an operation means to the layer in whose forward it stands; None if it is none that is known.
+    """Return the role of an operation inside a layer's custom forward, or None for an unknown one.
 
     Args:
         func: the operation.

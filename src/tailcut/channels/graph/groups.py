@@ -1,4 +1,4 @@
-"""Pruning groups: which channels of a network can only go together, and which must stay, and why.
+"""Pruning groups: the channels that can only be removed together, and the reasons why others must stay.
 
 A *unit* is a set of channels that are coupled: they are added, gated, or tied, so that they go together or not at all.
 A *group* is the units of the layers that share some of them: all channels that a convolution makes, or those of all
@@ -78,11 +78,11 @@ class ChannelGraph:
         return self.trace.coupling
 
     def group_of(self, layer: str) -> PruningGroup | None:
-        """The group that a layer's output channels belong to; None if it is no such layer."""
+        """Return the group of a layer's output channels, or None if it is not a prunable layer."""
         return next((group for group in self.groups.values() if layer in group.layers), None)
 
     def layer(self, name: str) -> TracedLayer:
-        """A layer by name."""
+        """Return the module with this name."""
         return self.trace.layers[name]
 
     def widths(self, group: PruningGroup) -> list[dict[int, int]]:
@@ -119,7 +119,7 @@ class ChannelGraph:
 
 
 def find_groups(model: nn.Module, inputs: Inputs, ignore: Sequence[str] = ()) -> ChannelGraph:
-    """The pruning groups of a network. The model is not changed.
+    """Return the pruning groups of a network. The model is not changed.
 
     Args:
         model: any network.
@@ -145,7 +145,7 @@ def find_groups(model: nn.Module, inputs: Inputs, ignore: Sequence[str] = ()) ->
 
 
 def units_of(coupling: Coupling, labels: Tensor) -> list[int]:
-    """The unit of each entry of a vector of labels."""
+    """Return the unit of each entry of a vector of labels."""
     units: list[int] = coupling.roots(labels).tolist()
     return units
 
@@ -174,7 +174,7 @@ def _lock_uncuttable(model: nn.Module, traced: Trace) -> None:
 
 
 def _build(traced: Trace) -> tuple[dict[str, PruningGroup], list[DependentGroup]]:
-    """Groups and followers; a padded shortcut that cannot be followed couples its channels place by place."""
+    """Return the groups and the dependent groups; a padded shortcut of unknown form couples channel by channel."""
     hard: set[str] = set()
     while True:
         groups = _groups(traced)
@@ -270,7 +270,7 @@ def _follower(traced: Trace, groups: dict[str, PruningGroup], alignment: Alignme
 
 
 def _holds_all(there: Sequence[int], units: Sequence[int]) -> bool:
-    """Whether a row of units holds none of a group's, or each of them equally often."""
+    """Return whether a row of units holds none of a group's units, or each of them equally often."""
     wanted = set(units)
     counts = dict.fromkeys(units, 0)
     for unit in there:

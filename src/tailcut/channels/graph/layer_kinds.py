@@ -1,4 +1,4 @@
-"""The layers that pruning narrows: their sizes by attribute, and the shapes that their tensors have for these sizes."""
+"""Prunable layer types: their size attributes, and the tensor shapes that follow from these sizes."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -27,17 +27,17 @@ class LayerKind(ABC):
     attributes: ClassVar[tuple[str, ...]]
 
     def fits(self, module: nn.Module) -> bool:
-        """Whether `module` is such a layer."""
+        """Return whether `module` is a layer of this kind."""
         return self.keeps_forward(module)
 
     def keeps_forward(self, module: nn.Module) -> bool:
-        """Whether `module` is of one of the types and computes what they do."""
+        """Return whether `module` has one of the types and their forward."""
         return any(
             isinstance(module, kind) and getattr(type(module), "forward", None) == kind.forward for kind in self.types
         )
 
     def sizes(self, module: nn.Module) -> dict[str, int]:
-        """The sizes of a layer as it is."""
+        """Return the current sizes of a layer."""
         return {name: int(getattr(module, name)) for name in self.attributes}
 
     def set_sizes(self, module: nn.Module, sizes: Sizes) -> None:
@@ -46,7 +46,7 @@ class LayerKind(ABC):
             setattr(module, name, sizes[name])
 
     def narrowed(self, module: nn.Module, num_inner: int, num_outer: int) -> dict[str, int]:
-        """The sizes for so many input and output channels."""
+        """Return the sizes for so many input and output channels."""
         return dict.fromkeys(self.attributes, num_outer)
 
     @abstractmethod
@@ -70,11 +70,11 @@ class Convolution(LayerKind):
     attributes = ("in_channels", "out_channels", "groups")
 
     def fits(self, module: nn.Module) -> bool:
-        """Whether it is a convolution, in whatever forward."""
+        """Return whether it is a convolution, with any forward."""
         return isinstance(module, _ConvNd)
 
     def keeps_forward(self, module: nn.Module) -> bool:
-        """Whether it is one whose forward is torch's."""
+        """Return whether its forward is torch's."""
         return isinstance(module, _ConvNd) and type(module).forward in _CONVOLUTION_FORWARDS
 
     def narrowed(self, module: nn.Module, num_inner: int, num_outer: int) -> dict[str, int]:
@@ -92,7 +92,7 @@ class Convolution(LayerKind):
         return {"weight": (*pair, *module.kernel_size), "bias": (outer,)}  # type: ignore[misc]
 
     def failure_reason(self, module: nn.Module, sizes: Sizes) -> str | None:
-        """The groups divide the channels."""
+        """Return whether the groups divide the channels."""
         groups = sizes["groups"]
         why = super().failure_reason(module, sizes)
         if why is None and (sizes["in_channels"] % groups or sizes["out_channels"] % groups):
@@ -113,11 +113,11 @@ class Dense(LayerKind):
     attributes = ("in_features", "out_features")
 
     def fits(self, module: nn.Module) -> bool:
-        """Whether it is a linear layer, in whatever forward."""
+        """Return whether it is a linear layer, with any forward."""
         return isinstance(module, nn.Linear)
 
     def narrowed(self, module: nn.Module, num_inner: int, num_outer: int) -> dict[str, int]:
-        """One size each."""
+        """Return one size per attribute."""
         return {"in_features": num_inner, "out_features": num_outer}
 
     def shapes(self, module: nn.Module, sizes: Sizes) -> dict[str, Shape]:
@@ -129,7 +129,7 @@ class Norm(LayerKind):
     """Norms. With a forward of their own, which may pad, turn or activate as well, they are followed by operations."""
 
     def fits(self, module: nn.Module) -> bool:
-        """Whether it is such a norm, in whatever forward."""
+        """Return whether it is a norm of this kind, with any forward."""
         return isinstance(module, self.types)
 
     def num_channels(self, module: nn.Module) -> int:
@@ -145,7 +145,7 @@ class ChannelNorm(Norm):
     attributes = ("num_features",)
 
     def keeps_forward(self, module: nn.Module) -> bool:
-        """Whether it is one whose forward is torch's."""
+        """Return whether its forward is torch's."""
         return isinstance(module, _NormBase) and type(module).forward.__module__.startswith("torch.nn.modules.")
 
     def shapes(self, module: nn.Module, sizes: Sizes) -> dict[str, Shape]:
@@ -162,15 +162,15 @@ class FeatureNorm(Norm):
     attributes = ("normalized_shape",)
 
     def fits(self, module: nn.Module) -> bool:
-        """Whether it normalises one axis."""
+        """Return whether it normalises one axis."""
         return super().fits(module) and len(module.normalized_shape) == 1  # type: ignore[arg-type]
 
     def sizes(self, module: nn.Module) -> dict[str, int]:
-        """The one size."""
+        """Return the only size."""
         return {"normalized_shape": int(module.normalized_shape[0])}  # type: ignore[index]
 
     def set_sizes(self, module: nn.Module, sizes: Sizes) -> None:
-        """A tuple of the one size."""
+        """Set the one size as a tuple."""
         module.normalized_shape = (sizes["normalized_shape"],)  # type: ignore[assignment]
 
     def shapes(self, module: nn.Module, sizes: Sizes) -> dict[str, Shape]:
@@ -186,7 +186,7 @@ class GroupedNorm(Norm):
     attributes = ("num_groups", "num_channels")
 
     def narrowed(self, module: nn.Module, num_inner: int, num_outer: int) -> dict[str, int]:
-        """Groups of one channel are as many as the channels, others stay as many."""
+        """Return the sizes for so many channels; depthwise groups shrink with them, other groups keep their number."""
         own = self.sizes(module)
         groups = num_outer if own["num_groups"] == own["num_channels"] else own["num_groups"]
         return {"num_groups": groups, "num_channels": num_outer}
@@ -196,7 +196,7 @@ class GroupedNorm(Norm):
         return dict.fromkeys(("weight", "bias"), (sizes["num_channels"],))
 
     def failure_reason(self, module: nn.Module, sizes: Sizes) -> str | None:
-        """The groups divide the channels."""
+        """Return whether the groups divide the channels."""
         why = super().failure_reason(module, sizes)
         if why is None and sizes["num_channels"] % sizes["num_groups"]:
             why = f"{sizes['num_groups']} groups do not divide {sizes['num_channels']} channels"
@@ -211,7 +211,7 @@ class ChannelSlope(LayerKind):
     attributes = ("num_parameters",)
 
     def shapes(self, module: nn.Module, sizes: Sizes) -> dict[str, Shape]:
-        """The slopes."""
+        """Return the shape of the slopes."""
         return {"weight": (sizes["num_parameters"],)}
 
 
@@ -239,7 +239,7 @@ class PaddedShortcut(LayerKind):
     attributes = ("pad_before", "pad_after")
 
     def fits(self, module: nn.Module) -> bool:
-        """Whether it has both attributes, and neither tensors nor children."""
+        """Return whether it has both attributes, and neither tensors nor children."""
         has_both = all(type(getattr(module, name, None)) is int for name in self.attributes)
         return has_both and not any((module._parameters, module._buffers, module._modules))
 
@@ -252,7 +252,7 @@ class PaddedShortcut(LayerKind):
         return self.sizes(module)
 
     def shapes(self, module: nn.Module, sizes: Sizes) -> dict[str, Shape]:
-        """It has none."""
+        """Return no shapes: the layer has no tensors."""
         return {}
 
     def failure_reason(self, module: nn.Module, sizes: Sizes) -> str | None:
@@ -286,12 +286,12 @@ WHOLE_LAYERS: tuple[tuple[type[nn.Module], str], ...] = (
 
 
 def layer_kind(module: nn.Module) -> LayerKind | None:
-    """The row that fits `module`, None if there is none."""
+    """Return the table row of `module`, or None."""
     return next((kind for kind in _possible_kinds(type(module)) if kind.fits(module)), None)
 
 
 def _possible_kinds(kind_of_module: type[nn.Module]) -> tuple[LayerKind, ...]:
-    """The rows whose classes a module's class is one of; looked up once for each class."""
+    """Return the rows for a module's class; cached per class."""
     found = _POSSIBLE.get(kind_of_module)
     if found is None:
         found = tuple(kind for kind in KINDS if not kind.types or issubclass(kind_of_module, kind.types))
@@ -300,13 +300,13 @@ def _possible_kinds(kind_of_module: type[nn.Module]) -> tuple[LayerKind, ...]:
 
 
 def is_traced_through(module: nn.Module) -> bool:
-    """Whether it is a layer with a forward of its own, whose operations tell what its tensors belong to."""
+    """Return whether it is a layer with a custom forward, whose operations assign its tensors to channels."""
     kind = layer_kind(module)
     return kind is not None and not kind.keeps_forward(module)
 
 
 def channel_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a layer whose shapes follow from its sizes, by attribute."""
+    """Return the tensors of a layer whose shapes follow from its sizes, by attribute."""
     kind = layer_kind(module)
     names = () if kind is None else kind.shapes(module, kind.sizes(module))
     found = {name: getattr(module, name, None) for name in names}

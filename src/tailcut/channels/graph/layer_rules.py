@@ -1,4 +1,4 @@
-"""What layers do to the labels of channels, and which axes of their tensors lie along which channels."""
+"""Propagation of channel labels through layers, and the axes of their tensors that follow from it."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -47,11 +47,11 @@ class TracedLayer:
     why: str | None = None
 
     def path(self, attribute: str) -> str:
-        """The name of one of its tensors in the network."""
+        """Return the name of one of its tensors in the network."""
         return f"{self.name}.{attribute}" if self.name else attribute
 
     def labels(self) -> Iterator[Tensor]:
-        """All labels of its tensors."""
+        """Yield the labels of all its tensors."""
         for axes in self.axes.values():
             yield from axes.values()
 
@@ -92,7 +92,7 @@ class _Pass:
         return self.network.coupling
 
     def channels(self, axis: int) -> Tensor | None:
-        """The channel at each place along an axis, None where channels lie along other axes only."""
+        """Return the channel at each place along an axis, None where channels lie along other axes only."""
         axis %= self.x.ndim
         labels = self.coupling.tidy(self.labels)
         varied = set(self.coupling.varied(labels))
@@ -175,7 +175,7 @@ def write_norm(
 
 
 def couple_tied(model: nn.Module, network: Network) -> None:
-    """A parameter of several layers is cut in all of them or in none."""
+    """Couple the uses of a tied parameter, so that it is narrowed in all its layers or in none."""
     coupling, reason = network.coupling, "its weight is tied to one that is kept whole"
     seen: dict[int, dict[int, Tensor]] = {}
     for name, module in model.named_modules():
@@ -299,7 +299,7 @@ def _padded_shortcut(run: _Pass) -> Tensor:
 
 
 def _new_outer(run: _Pass, size: int) -> Tensor:
-    """The numbers of a layer's own output channels: those of its first run."""
+    """Return the labels of a layer's output channels: those of its first call."""
     known = run.network.layers.get(run.name)
     if known is not None and known.outer is not None:
         return known.outer[:size]

@@ -1,4 +1,4 @@
-"""Where the entries of a tensor lie in memory, for operations that read them there by strides of their own."""
+"""Memory layout of a tensor's entries, for operations such as `as_strided` that address memory directly."""
 
 from typing import NamedTuple, Self
 
@@ -19,11 +19,11 @@ class Layout(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor) -> Self:
-        """The layout of a tensor as it is now."""
+        """Return the current layout of a tensor."""
         return cls(tuple(x.shape), tuple(x.stride()), int(x.storage_offset()))
 
     def is_like(self, other: "Layout") -> bool:
-        """Whether each entry of both lies at the same place; strides of axes of size 1 mean nothing."""
+        """Return whether the entries of both lie at the same addresses; strides of axes of size 1 mean nothing."""
         if (self.sizes, self.offset) != (other.sizes, other.offset):
             return False
         pairs = zip(self.sizes, self.strides, other.strides, strict=True)

@@ -1,4 +1,4 @@
-"""What torch's operations do to the labels of channels: one rule for each family of operations.
+"""Propagation of channel labels through torch's operations: one rule per family of operations.
 
 A rule gets a `Call` and returns the labels of the results. Operations that only move numbers about (views, joins,
 paddings) are run on the labels themselves; those that work entry by entry couple the labels that meet. An operation
@@ -56,7 +56,7 @@ class Call:
         return self.coupling.tidy(self.labels(self.inputs[0]))
 
     def axes(self, key: str) -> tuple[int, ...]:
-        """An argument that names axes, as non-negative numbers; all axes for None and for an empty list."""
+        """Return an argument that names axes, as non-negative numbers; all axes for None and for an empty list."""
         value = self.arguments.get(key)
         num_axes = self.inputs[0].ndim
         if value is None or value == []:
@@ -79,7 +79,7 @@ Rule = Callable[[Call], list[Tensor]]
 
 
 def bind_arguments(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of an operation by the names of its schema."""
+    """Return the arguments of an operation by the names of its schema."""
     values = {}
     for place, argument in enumerate(func._schema.arguments):
         if place < len(args) and not argument.kwarg_only:
@@ -92,7 +92,7 @@ def bind_arguments(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
 
 
 def labels_of_results(call: Call) -> list[Tensor]:
-    """The labels of what an operation gave."""
+    """Return the labels of an operation's result."""
     rule = _RULES.get(call.name)
     if rule is None:
         if torch.Tag.pointwise in call.func.tags:
@@ -186,7 +186,7 @@ def layout(call: Call) -> list[Tensor]:
 
 
 def reshape(call: Call) -> list[Tensor]:
-    """Views. An axis of channels that is split takes groups of equal width for granted, to be tried out."""
+    """Propagate labels through views. A split channel axis is assumed to have equal groups; verification tests it."""
     before, coupling = call.main, call.coupling
     if before.numel() != call.results[0].numel():
         return call.lock_all(f"channels cannot be followed through {call.func}")
@@ -241,7 +241,7 @@ def gated_half(call: Call) -> list[Tensor]:
 
 
 def pad(call: Call) -> list[Tensor]:
-    """Padding around the map keeps the channels; numbers put beside channels cannot go."""
+    """Propagate labels through padding: around the map channels stay; numbers put beside channels lock them."""
     labels, varied = call.main, set(call.coupling.varied(call.main))
     amounts, shape = list(call.arguments["pad"]), list(call.inputs[0].shape)
     for place in range(len(amounts) // 2):
@@ -293,7 +293,7 @@ def channel_norm(call: Call) -> list[Tensor]:
 
 
 def reduction(call: Call) -> list[Tensor]:
-    """Sums, means, norms: over the map they keep the channels; over the channels nothing is left of them."""
+    """Propagate labels through sums, means, norms: over the map channels stay, over channels they end."""
     labels, coupling = call.main, call.coupling
     reduced, varied = set(call.axes("dim")), set(coupling.varied(labels))
     if varied & reduced:
@@ -341,7 +341,7 @@ def _aligned(labels: Tensor, num_axes: int) -> Tensor:
 
 
 def _stretched(x: Tensor, shape: torch.Size) -> set[int]:
-    """The axes of `shape` along which `x` is broadcast."""
+    """Return the axes of `shape` along which `x` is broadcast."""
     lead = len(shape) - x.ndim
     own = (1,) * lead + tuple(x.shape)
     return {axis for axis, (size, full) in enumerate(zip(own, shape, strict=True)) if size == 1 and full != 1}

@@ -1,4 +1,4 @@
-"""Forwards and backwards for their shapes alone: products with weights give zeros instead of numbers, in no time.
+"""Shape-only forwards and backwards: products with weights give zeros of the right shape, at no cost.
 
 Convolutions, matrix products, batch norms and activations are nearly all of a network's time. Whether a narrowed
 network runs does not depend on what they give, so that they give zeros of the right shape here, and batch norm leaves
@@ -68,7 +68,7 @@ def attempt(run: Callable[[], Any], *, shapes_only: bool) -> Any:
 
 
 def zeros_for(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What an operation gives, zeros in place of a product of the same shape."""
+    """Return the result of an operation, with zeros of the same shape in place of a product."""
     rule = _RULES.get(func)
     found = rule(*args) if rule is not None and not kwargs and _is_plain(args) else None
     return func(*args, **kwargs) if found is None else found

@@ -1,4 +1,4 @@
-"""Tracing: one forward of the network as it is, with the labels of channels carried along beside every tensor.
+"""Tracing: one forward of the unmodified network, with channel labels attached to every tensor.
 
 Layers of `layer_kinds` are taken as a whole (their rules are in layer_rules.py); everything between them is seen as
 torch's operations (operations.py). Nothing is compiled or rewritten: any Python in the forward is fine.
@@ -141,7 +141,7 @@ def _follow_training(
 
 
 def _follow(model: nn.Module, inputs: Inputs, found: Trace, shapes_only: bool) -> tuple[list[Tensor], list[object]]:
-    """One forward. Returns its outputs, and the layers and operations that it ran, but for dropout."""
+    """Run one forward. Return its outputs, and the layers and operations that it ran except dropout."""
     tracer = _Tracer(model, found, shapes_only)
     try:
         with tracer.hooked(model), tracer:
@@ -175,7 +175,7 @@ class _Tracer(TorchDispatchMode):
         }
 
     def labels(self, x: Tensor) -> Tensor:
-        """The labels of a tensor; a free parameter gets them when it is first met."""
+        """Return the labels of a tensor; a parameter outside layers gets new ones on first use."""
         known: Tensor | None = self._labels.get(x)
         if known is not None:
             return known
@@ -290,7 +290,7 @@ class _Tracer(TorchDispatchMode):
         self.found.layers.setdefault(name, TracedLayer(name, module, why=why or "it has several inputs or outputs"))
 
     def _begin(self, name: str, module: nn.Module) -> None:
-        """A layer with a forward of its own: its weight and bias go with its output channels."""
+        """Couple weight and bias of a layer with a custom forward to its output channels."""
         known = self.found.layers.get(name)
         outer = known.outer if known is not None else None
         if outer is None:
@@ -344,7 +344,7 @@ class _Tracer(TorchDispatchMode):
 
 
 def _is_mask(x: Tensor) -> bool:
-    """Whether it has one number for each image, as the masks of drop path do."""
+    """Return whether it has one number for each image, as the masks of drop path do."""
     return x.ndim > 1 and x.numel() == x.shape[0]
 
 
@@ -366,7 +366,7 @@ def _owners(model: nn.Module) -> dict[int, list[str]]:
 
 
 def _is_layer(module: nn.Module) -> bool:
-    """Whether it is taken as a whole."""
+    """Return whether the module is traced as one unit."""
     known = layer_kind(module) is not None or whole_layer(module) is not None
     return known and not is_traced_through(module)
 
@@ -387,7 +387,7 @@ def _idle(model: nn.Module, found: Trace) -> list[str]:
 
 
 def _holds_weights(module: nn.Module) -> bool:
-    """Whether a weight is a parameter of its module, not an attribute that some hook writes."""
+    """Return whether a weight is a parameter of its module, not an attribute written by a hook."""
     return not any(isinstance(vars(module).get(name), Tensor) for name in ("weight", "bias"))
 
 

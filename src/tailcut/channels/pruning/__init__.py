@@ -1,1 +1,1 @@
-"""Removal of channels: plan, surgery, verification and the edit that files restore."""
+"""Channel removal: plan, surgery, verification and the edit that files restore."""

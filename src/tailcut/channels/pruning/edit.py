@@ -1,4 +1,4 @@
-"""The edit that files restore: which layers are narrower than the network is built, and how wide they are."""
+"""The `prune` edit in files: the layers that are narrower than built, and their widths."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ class PruneEdit(Edit):
 
     @classmethod
     def of(cls, model: nn.Module, cut: Cut) -> Self:
-        """The edit that describes a cut, made on `model` already. Does not change the model."""
+        """Return the edit that describes a cut already made on `model`. Does not change the model."""
         modules = dict(model.named_modules())
         layers = []
         for name in (name for name in modules if name in cut.sizes):
@@ -66,7 +66,7 @@ class PruneEdit(Edit):
         return cls(tuple(layers), tuple(free))
 
     def followed_by(self, other: "PruneEdit", model: nn.Module) -> "PruneEdit":
-        """One edit for this one and another right after it, both made on `model`. Does not change the model."""
+        """Return this edit and the one right after it, both made on `model`, as one. Does not change the model."""
         layers = {layer.name: layer for layer in (*self.layers, *other.layers)}
         tensors = {tensor.name: tensor for tensor in (*self.tensors, *other.tensors)}
         names = [name for name, _ in model.named_modules()]
@@ -77,7 +77,7 @@ class PruneEdit(Edit):
         )
 
     def current(self, model: nn.Module) -> Self:
-        """The edit itself: widths do not change in training."""
+        """Return the edit itself: widths do not change in training."""
         return self
 
     def check(self, model: nn.Module) -> None:
@@ -198,7 +198,7 @@ def _kind(name: str, module: nn.Module) -> LayerKind:
 
 
 def _layer_tensors(modules: Mapping[str, nn.Module]) -> Sequence[tuple[str, str]]:
-    """What narrowing a layer narrows; a layer may have tensors beside these (a gain), which narrow by themselves."""
+    """Return the tensors that narrow with a layer; other tensors of a layer (a gain) are narrowed on their own."""
     found = []
     for name, module in modules.items():
         kind = layer_kind(module)

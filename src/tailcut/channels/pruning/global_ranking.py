@@ -1,4 +1,4 @@
-"""Budgets: all channels of a network in one ranking, cut from below until MACs or parameters fit."""
+"""Global ranking: all channels of a network, removed from the lowest until MACs or parameters fit a budget."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -47,7 +47,7 @@ class Costs:
         self._rest = {of: whole - self._sum(of, nothing) for of, whole in self._whole.items()}
 
     def ratio(self, of: str, removed: set[int]) -> float:
-        """What is left of the "macs" or "parameters" when these units go."""
+        """Return the ratio of "macs" or "parameters" that is left when these units are removed."""
         gone = np.zeros(self._num_units, dtype=bool)
         gone[list(removed)] = True
         return (self._rest[of] + self._sum(of, gone)) / max(1, self._whole[of])
@@ -60,7 +60,7 @@ class Costs:
 def select_by_budget(
     graph: ChannelGraph, scores: Mapping[str, Tensor], limits: Limits, ratio: Callable[[set[int]], float], target: float
 ) -> set[int]:
-    """The fewest units, lowest first, whose removal brings `ratio` down to `target`.
+    """Return the fewest units, lowest first, whose removal brings `ratio` down to `target`.
 
     The importance of a unit is relative to the mean of its layers (`importance_of`), so that units of all groups
     stand in one ranking.
@@ -108,7 +108,7 @@ def _within_limits(graph: ChannelGraph, lowest: list[int], limits: Limits) -> se
 
 
 def _tensors(model: nn.Module, graph: ChannelGraph) -> list[_Tensor]:
-    """The parameters whose size depends on channels; tied ones once, with all their uses."""
+    """Return the parameters whose size depends on channels; tied ones once, with all their uses."""
     found: dict[int, _Tensor] = {}
     for name, _, attribute, x in holders(model):
         if not isinstance(x, nn.Parameter):

@@ -1,4 +1,4 @@
-"""`prune`: the channels that matter least are cut out of a network, and what could not be cut is told."""
+"""`prune`: removes the least important channels of a network, and reports those that it could not remove."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence

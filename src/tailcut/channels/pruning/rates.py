@@ -1,4 +1,4 @@
-"""The paper's rates: for each network the layers that they stand for, and what its tables say of the result.
+"""Published pruning rates: the layers of each network that they apply to, and the results in the paper's tables.
 
 The paper prints lists without saying which convolutions they count; these readings give its MACs and parameters to
 2 % (its figures are in `PAPER_RATES`). Where it differs: channels that are added go together here, while the published
@@ -29,7 +29,7 @@ class PaperRates:
 
 
 def named_rates(which: str, name: str | None) -> Sequence[float]:
-    """A list by name for a registered network.
+    """Return a list by name for a registered network.
 
     Args:
         which: "paper" (the paper's tables), or "extended" (about half of the MACs).

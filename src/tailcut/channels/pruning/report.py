@@ -1,4 +1,4 @@
-"""What `prune` did, and what it could not."""
+"""Report of `prune`: removed channels, and those that could not be removed, with the reason."""
 
 from dataclasses import dataclass
 

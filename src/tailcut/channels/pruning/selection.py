@@ -1,4 +1,4 @@
-"""Selection: from scores and rates to the channels that go."""
+"""Selection of the channels to remove, from scores and rates."""
 
 import math
 import numbers
@@ -61,7 +61,7 @@ class Rate:
 
 
 def number_of(value: Any) -> int | float | None:
-    """The number that Python, NumPy or a tensor without axes gives, as Python's own; None for anything else.
+    """Return a number of Python, NumPy or a 0-D tensor as a Python number, or None for anything else.
 
     Truth values are no numbers, and an array of one number is none either.
     """
@@ -75,7 +75,7 @@ def number_of(value: Any) -> int | float | None:
 
 
 def check_rate(value: Any, layer: str) -> float:
-    """The rate of a layer as Python's number.
+    """Return the rate of a layer as a Python number.
 
     Raises:
         ArgumentError: it is no number from 0 up to 1, not included.
@@ -88,7 +88,7 @@ def check_rate(value: Any, layer: str) -> float:
 
 
 def check_scores(scores: Mapping[str, Tensor], model: nn.Module, graph: ChannelGraph) -> dict[str, Tensor]:
-    """The scores as float64 vectors on the CPU.
+    """Return the scores as float64 vectors on the CPU.
 
     Raises:
         ArgumentError: they are no mapping of layer names to vectors of finite numbers, a layer is not known, or a
@@ -119,7 +119,7 @@ def check_scores(scores: Mapping[str, Tensor], model: nn.Module, graph: ChannelG
 def importance_of(
     graph: ChannelGraph, group: PruningGroup, scores: Mapping[str, Tensor], layer: str | None = None
 ) -> Importance | None:
-    """The importance of each unit of a group, None without scores of any of its layers.
+    """Return the importance of each unit of a group, or None if no layer of it has scores.
 
     Each layer's scores are divided by their mean, so that layers weigh the same. A unit gets the mean over the
     channels that it has in a layer, then the mean over the layers that have it. Layers of `Scores.fallback` count only
@@ -145,14 +145,14 @@ def importance_of(
 
 
 def is_scored(group: PruningGroup, scores: Mapping[str, Tensor]) -> bool:
-    """Whether any layer of a group has scores."""
+    """Return whether any layer of a group has scores."""
     return any(name in scores for name in group.layers)
 
 
 def select_by_rates(
     graph: ChannelGraph, rates: Mapping[str, Rate], scores: Mapping[str, Tensor], limits: Limits
 ) -> set[int]:
-    """The units that go, by a rate for each group named.
+    """Return the units to remove, by a rate for each group named.
 
     Raises:
         ArgumentError: a rate is no number from 0 up to 1, or a group to be cut has no scores.
@@ -174,7 +174,7 @@ def select_by_rates(
 
 
 def held_by_limits(graph: ChannelGraph, rates: Mapping[str, Rate], removed: set[int], limits: Limits) -> dict[str, str]:
-    """The groups that a rate would cut, but of which the limits let no unit go: name -> what held it.
+    """Return the groups that have a rate but lose no unit because of the limits: name -> the limit.
 
     Args:
         graph: of the network.
@@ -207,7 +207,7 @@ def num_kept(count: int, rate: Rate) -> int:
 
 
 def candidates(graph: ChannelGraph, group: PruningGroup, removed: set[int]) -> list[int]:
-    """The units of a group that may go, given what goes of the groups before it."""
+    """Return the removable units of a group, given the units removed from the groups before it."""
     bound = [follower.beside for follower in graph.followers if follower.group == group.name]
     return [unit for unit in group.free if all(beside.get(unit) in removed for beside in bound if unit in beside)]
 
@@ -215,7 +215,7 @@ def candidates(graph: ChannelGraph, group: PruningGroup, removed: set[int]) -> l
 def take(
     graph: ChannelGraph, group: PruningGroup, lowest: Sequence[int], limits: Limits, rate: Rate | None = None
 ) -> set[int]:
-    """The first of the units `lowest` that may go of a group: as many as the limits, and a rate, allow.
+    """Return as many of a group's `lowest` units as the limits, and a rate, allow to remove.
 
     No layer of the group gets narrower than the rate says, and each that gets narrower keeps a multiple of `round_to`.
     """
@@ -242,7 +242,7 @@ def take(
 
 
 def _least(counts: Mapping[int, int], limits: Limits, rate: Rate | None) -> int:
-    """The fewest channels that a layer keeps, given how many of them each unit has."""
+    """Return the fewest channels that a layer keeps, given how many of them each unit has."""
     width, units = sum(counts.values()), len(counts)
     by_rate = max(num_kept(units, chosen) for chosen in (Rate(limits.max_rate), rate) if chosen is not None)
     return max(min(limits.min_channels, width), by_rate * (width // max(1, units)))
@@ -298,7 +298,7 @@ def rates_for_dict(graph: ChannelGraph, model: nn.Module, rates: Mapping[str, fl
 
 
 def why_locked(group: PruningGroup) -> str:
-    """The reasons why units of a group stay."""
+    """Return the reasons why units of a group must stay."""
     return "; ".join(dict.fromkeys(group.locked.values()))
 
 

@@ -1,4 +1,4 @@
-"""Removal: what is kept of each tensor when channels go, the cut itself, and its undoing."""
+"""Surgery: the indices that each tensor keeps, the cut itself, and its reversal."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ class Cut:
 
 
 def plan_cut(graph: ChannelGraph, removed: Iterable[int]) -> Cut:
-    """What is kept when these units go. Nothing is changed.
+    """Plan the indices to keep when these units are removed. Nothing is changed.
 
     Args:
         graph: of the network.
@@ -154,7 +154,7 @@ def _num_kept(units: np.ndarray, gone: np.ndarray, order: Order) -> int:
 
 
 def _in_order(units: Sequence[int], gone: np.ndarray, order: Order) -> list[int]:
-    """Indices along an axis to keep. `order` says which unit comes to the place of which."""
+    """Return the indices along an axis to keep. `order` says which unit takes the place of which."""
     places: dict[int, list[int]] = {}
     for place, unit in enumerate(units):
         places.setdefault(unit, []).append(place)
@@ -169,7 +169,7 @@ def _in_order(units: Sequence[int], gone: np.ndarray, order: Order) -> list[int]
 
 
 def _reordered(graph: ChannelGraph, gone: set[int]) -> tuple[Order, dict[str, dict[str, int]]]:
-    """The new order of the followers' channels, and what their shortcuts pad."""
+    """Return the new channel order of the dependent groups, and the padding of their shortcuts."""
     order: Order = {}
     pads: dict[str, dict[str, int]] = {}
     followed = set()

@@ -1,4 +1,4 @@
-"""Trying a cut: the narrowed network must run forward and backward, and give what it gave before, in shape."""
+"""Verification of a cut: the narrowed network must run forward and backward, and keep the shapes of its outputs."""
 
 from collections.abc import Mapping, Sequence
 
@@ -20,7 +20,7 @@ _OTHER_WIDTHS = "other channels are reshaped into groups by its width"
 def failure_reason(
     model: nn.Module, inputs: Inputs, before: Trace, *, backward: bool = True, train: bool = True
 ) -> str | None:
-    """What is wrong with a network after a cut, None if it runs. The model is not changed.
+    """Return the reason why a network fails after a cut, or None if it runs. The model is not changed.
 
     Args:
         model: the network, cut.
@@ -102,7 +102,7 @@ def _try_all(model: nn.Module, inputs: Inputs, graph: ChannelGraph, names: list[
 def failing_groups(
     model: nn.Module, inputs: Inputs, graph: ChannelGraph, removed: set[int], *, backward: bool = True
 ) -> dict[str, str]:
-    """The groups without which the rest of a cut runs, each with what went wrong. The model is not changed.
+    """Return the groups whose removal fails, with the error of each; the rest runs. The model is not changed.
 
     Groups are added to the cut one after another, and one with which the network no longer runs is left out of it: so
     of groups that fail only together, say of two widths that the code compares, the first goes.
@@ -145,7 +145,7 @@ def _assumption(graph: ChannelGraph, group: PruningGroup) -> str | None:
 
 
 def _beside(graph: ChannelGraph, units: set[int]) -> set[int]:
-    """The channels that must go with these, all the way up."""
+    """Return the channels that must be removed with these, transitively."""
     found: set[int] = set()
     for follower in reversed(graph.followers):
         found |= {leader for unit, leader in follower.beside.items() if unit in units | found}
@@ -155,7 +155,7 @@ def _beside(graph: ChannelGraph, units: set[int]) -> set[int]:
 def _outcome(
     model: nn.Module, inputs: Inputs, graph: ChannelGraph, removed: set[int], *, backward: bool = False
 ) -> tuple[str | None, list[str]]:
-    """What goes wrong when these units go, and the layers that ran before it did."""
+    """Return the failure when these units are removed, or None, and the layers that ran before it."""
     cut = plan_cut(graph, removed)
     try:
         undo = apply_cut(model, cut)
@@ -172,7 +172,7 @@ def _outcome(
 
 
 def misread(model: nn.Module, inputs: Inputs, graph: ChannelGraph, cut: Cut) -> str | None:
-    """What the channels of a network after a cut tell against it, None if nothing. The model is not changed.
+    """Return a contradiction between the channels after a cut and the graph, or None. The model is not changed.
 
     Args:
         model: the network, cut.
@@ -190,7 +190,7 @@ def misread(model: nn.Module, inputs: Inputs, graph: ChannelGraph, cut: Cut) -> 
 
 
 def accepted(model: nn.Module, inputs: Inputs, graph: ChannelGraph, cut: Cut) -> Trace | None:
-    """The trace of a network after a cut that is good in all respects, found in one go. The model is not changed.
+    """Return the trace of a network after a cut that passes every check, found in one go. The model is not changed.
 
     Its forward in evaluation mode is computed in full, followed and gone back through. None means that something is
     wrong, or only looks so: with gradients torch may take other operations. `misread` and `failure_reason` tell it.
@@ -243,7 +243,7 @@ def _misread(graph: ChannelGraph, cut: Cut, after: Trace) -> str | None:
 
 
 def _lone(graph: ChannelGraph, after: Trace) -> np.ndarray:
-    """The numbers of channels that are the only ones left of several.
+    """Return the labels of channels that are the only ones left of several.
 
     Nothing can be told of them: an axis of one entry is stretched to any width, and its sum is the channel itself.
     """

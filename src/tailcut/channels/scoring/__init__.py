@@ -1,1 +1,1 @@
-"""Scores of channels: from feature maps in the frequency domain, and the usual baselines."""
+"""Channel scores: from feature maps in the frequency domain, and the usual baselines."""

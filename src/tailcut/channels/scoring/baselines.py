@@ -1,4 +1,4 @@
-"""The usual scores of channels, to compare with: of weights, of batch norm, of feature maps, and none at all.
+"""Baseline channel scores for comparison: from weights, batch norm, feature maps, and random ones.
 
 | method     | importance of a channel                                      | source                                   |
 |------------|--------------------------------------------------------------|------------------------------------------|
@@ -25,7 +25,7 @@ from tailcut.errors import StructureError
 
 
 def filters(layer: nn.Module) -> Tensor:
-    """The weights that make each output channel of a convolution or a linear layer: float64 (channels, numbers).
+    """Return the weights of each output channel of a convolution or a linear layer: float64 (channels, numbers).
 
     Of a regularised layer they are those that its coefficients give. Biases are left out.
     """
@@ -41,12 +41,12 @@ def filters(layer: nn.Module) -> Tensor:
 
 
 def l1_norms(layer: nn.Module) -> Tensor:
-    """The L1 norm of each filter, float64 (channels,)."""
+    """Return the L1 norm of each filter, float64 (channels,)."""
     return _on_cpu(filters(layer).abs().sum(dim=1))
 
 
 def l2_norms(layer: nn.Module) -> Tensor:
-    """The L2 norm of each filter, float64 (channels,)."""
+    """Return the L2 norm of each filter, float64 (channels,)."""
     return _on_cpu(torch.linalg.vector_norm(filters(layer), dim=1))
 
 
@@ -58,7 +58,7 @@ def median_distances(layer: nn.Module) -> Tensor:
 
 
 def nonzero_ratios(maps: Tensor) -> tuple[Tensor]:
-    """One minus ApoZ: the part of each map that is not zero, float64 (batch, channels). NaN stays NaN."""
+    """Return one minus ApoZ: the part of each map that is not zero, float64 (batch, channels). NaN stays NaN."""
     ratio = (maps != 0).double().mean(dim=(2, 3))
     return (torch.where(maps.isnan().any(dim=3).any(dim=2), torch.nan, ratio),)
 
@@ -94,7 +94,7 @@ def random_importance(layers: Mapping[str, nn.Module], seed: int) -> dict[str, T
 def norm_scales(
     model: nn.Module, layers: Mapping[str, nn.Module], inputs: Inputs
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The sizes of the scales of the batch norm that each layer's output goes to; the model is not changed.
+    """Return the absolute scales of the batch norm behind each layer; the model is not changed.
 
     Args:
         model: the network; one forward shows which batch norm follows which layer.

@@ -1,4 +1,4 @@
-"""Smoothing and block DCT of many feature maps at once: along each axis they are one matrix."""
+"""Smoothing and block DCT of many feature maps at once, as one matrix per axis."""
 
 import math
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Blocks:
     leaves_ends_out: bool
 
     def axis_matrix(self, size: int) -> np.ndarray:
-        """What happens along an axis of `size` pixels: float64 (coefficients, size)."""
+        """Return smoothing and block DCT along an axis of `size` pixels as a matrix: float64 (coefficients, size)."""
         side = size if self.size is None else min(self.size, size)
         sides = [side] * (size // side)
         if size % side and not self.leaves_ends_out:
@@ -133,6 +133,6 @@ def _tiles(size: int, blocks: Blocks) -> list[Tile]:
 
 @lru_cache(maxsize=64)
 def _map_tiles(height: int, width: int, blocks: Blocks) -> list[Tile]:
-    """The one matrix that takes a small map, row after row, to all of its coefficients."""
+    """Return the matrix from a small map, flattened row by row, to all of its coefficients."""
     matrix = torch.from_numpy(np.kron(blocks.axis_matrix(height), blocks.axis_matrix(width)))
     return [Tile(0, len(matrix), 0, height * width, matrix)]

@@ -1,4 +1,4 @@
-"""Finding the feature map of each layer while a network runs: its output, followed to the activation behind it.
+"""Feature map of each layer in a running network: the layer's output, followed to the activation behind it.
 
 A layer's output is followed from operation to operation, so that it does not matter whether an activation is a module
 or a function, or in which module the two stand:
@@ -63,7 +63,7 @@ class _Part:
 
 
 def channel_axis(layer: nn.Module) -> int:
-    """The axis of a layer's output that its channels lie along: 1 of a convolution, the last of any other."""
+    """Return the channel axis of a layer's output: 1 for a convolution, the last for any other."""
     return 1 if isinstance(layer, _ConvNd) else -1
 
 
@@ -77,12 +77,12 @@ def num_channels(layer: nn.Module) -> int:
 
 
 def is_tokens(output: Tensor) -> bool:
-    """Whether a linear layer's output is tokens, (batch, tokens ..., features), and not (batch, features)."""
+    """Return whether a linear layer's output is tokens, (batch, tokens ..., features), and not (batch, features)."""
     return output.ndim >= 3 and output.is_floating_point() and output.numel() > 0
 
 
 def as_maps(output: Tensor, axis: int) -> Tensor:
-    """A layer's output as maps of two axes.
+    """Return a layer's output as two-dimensional maps.
 
     Args:
         output: of a 2-D convolution (batch, channels, height, width), taken as it is; of a 1-D one (batch, channels,
@@ -143,7 +143,7 @@ class MapFollower(TorchFunctionMode):
         self._followed: dict[int, tuple[Tensor, list[_Part]]] = {}
 
     def hook(self, name: str, layer: nn.Module, *, only_tokens: bool = False) -> Callable[[nn.Module, Any, Any], None]:
-        """A forward hook that begins to follow the output of `layer`; `only_tokens`: where `is_tokens` says so."""
+        """Return a forward hook that follows the output of `layer`; with `only_tokens` only if it is tokens."""
         axis = channel_axis(layer)
         num_axes = len(layer.kernel_size) + 2 if isinstance(layer, _ConvNd) else None
 
@@ -225,7 +225,7 @@ class MapFollower(TorchFunctionMode):
         return self._followed.get(id(x), (None, []))[1]
 
     def _give(self, x: Tensor, parts: list[_Part]) -> None:
-        """The map of these parts of `x` is final."""
+        """Report the map of these parts of `x` as final."""
         by_place: dict[tuple[int, int, int], list[str]] = {}
         for part in parts:
             by_place.setdefault((part.axis, part.start, part.size), []).append(part.layer)
@@ -241,7 +241,7 @@ def _goes_on(part: _Part, x: Tensor, result: Any) -> bool:
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
-    """The tensors among the values, and in lists and tuples among them."""
+    """Yield the tensors among the values, and in lists and tuples among them."""
     for value in values:
         if isinstance(value, Tensor):
             yield value

@@ -1,4 +1,4 @@
-"""The score of a feature map: how much its block DCT holds and how widely that is spread (section 3 of the paper)."""
+"""Score of a feature map: the energy of its block DCT and the spread of that energy (section 3 of the paper)."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -90,7 +90,7 @@ class Formula:
         )
 
     def combine(self, spectral: Tensor, dist: Tensor, frequency: Tensor, spatial: Tensor) -> Tensor:
-        """The score from its parts, or from their means over images: equation 12 is linear in them.
+        """Return the score from its parts, or from their means over images: equation 12 is linear in them.
 
         Args:
             spectral: equation 7.
@@ -119,14 +119,14 @@ class MapParts(NamedTuple):
 
 
 def map_scores(maps: Tensor, formula: Formula | None = None) -> Tensor:
-    """The score of each feature map (equation 12): float64 (batch, channels). Otherwise as `map_parts`."""
+    """Return the score of each feature map (equation 12): float64 (batch, channels). Otherwise as `map_parts`."""
     formula = formula or Formula()
     return formula.combine(*map_parts(maps, formula))
 
 
 @torch.no_grad()
 def map_parts(maps: Tensor, formula: Formula | None = None) -> MapParts:
-    """The parts of the score of each feature map.
+    """Return the parts of the score of each feature map.
 
     Besides the maps this needs memory for a few chunks of them. It works in the maps' own type, for 16 bits in float32.
 
@@ -176,7 +176,7 @@ def _parts_of(maps: Tensor, transform: BlockTransform, is_strict: bool) -> tuple
 
 
 def _chunks(maps: Tensor) -> Iterator[Tensor]:
-    """All maps in order, contiguous (num, height, width), a bounded number at a time."""
+    """Yield all maps in order, contiguous (num, height, width), a bounded number at a time."""
     _, channels, height, width = maps.shape
     limit = CHUNK_ON_CPU * torch.get_num_threads() if maps.device.type == "cpu" else CHUNK_ELSEWHERE
     num = max(1, limit // (height * width))

@@ -1,4 +1,4 @@
-"""How a network runs while its feature maps are looked at: itself, in evaluation mode, operation by operation."""
+"""Forward of a network under observation: unwrapped, in evaluation mode, operation by operation."""
 
 import itertools
 import numbers
@@ -20,7 +20,7 @@ Choose = Callable[[Any], Tensor | Inputs]
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The network itself: out of DistributedDataParallel, DataParallel, torch.compile and a fused view. Not changed."""
+    """Return the network inside DistributedDataParallel, DataParallel, torch.compile or a fused view. Not changed."""
     while True:
         if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
             model = model.module
@@ -33,7 +33,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def forward(model: nn.Module, inputs: Inputs) -> Any:
-    """What the model gives for these inputs.
+    """Return the outputs of the model for these inputs.
 
     Raises:
         ArgumentError: the forward fails, whatever the network raises.
@@ -50,8 +50,9 @@ def forward(model: nn.Module, inputs: Inputs) -> Any:
 
 @contextmanager
 def running(model: nn.Module) -> Iterator[None]:
-    """Within the block the model is in evaluation mode and runs as it was written, even where it was given to
-    torch.compile, attention layer by layer; afterwards each module is in the mode it was in.
+    """Run the model in evaluation mode and uncompiled within the block; restore the mode of each module afterwards.
+
+    Parts given to torch.compile run as they were written, and attention runs layer by layer.
     """
     with evaluating(model), _eager(model):
         yield
@@ -68,7 +69,7 @@ def training(model: nn.Module) -> Iterator[None]:
 
 
 def for_training(inputs: Inputs) -> Inputs:
-    """The inputs twice in a batch: batch norm in training needs more than one value per channel."""
+    """Return the inputs twice in a batch: batch norm in training needs more than one value per channel."""
     return tuple(torch.cat([x, x]) if x.ndim else x for x in inputs)
 
 
@@ -94,7 +95,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 def run(model: nn.Module, inputs: Inputs) -> list[Tensor]:
-    """The tensors that one forward gives.
+    """Return the output tensors of one forward.
 
     Raises:
         ArgumentError: it fails, whatever the network raises.
@@ -103,7 +104,7 @@ def run(model: nn.Module, inputs: Inputs) -> list[Tensor]:
 
 
 def layer_maps(model: nn.Module, inputs: Tensor, layer: str) -> Tensor:
-    """The feature maps of one layer, as `score` sees them. The model is not changed.
+    """Return the feature maps of one layer, as `score` sees them. The model is not changed.
 
     Args:
         model: a network.
@@ -136,7 +137,7 @@ def layer_maps(model: nn.Module, inputs: Tensor, layer: str) -> Tensor:
 def inputs_of(
     loader: Iterable[Any], num_batches: int | None, model: nn.Module, choose: Choose | None = None
 ) -> Iterator[Inputs]:
-    """What the network takes of the first batches, on its device; batches without images are left out.
+    """Yield the network's inputs of the first batches, on its device; batches without images are left out.
 
     Args:
         loader: yields batches.
@@ -176,7 +177,7 @@ def _first(batch: Any) -> Any:
 
 
 def _eager(model: nn.Module) -> AbstractContextManager[object]:
-    """A context in which parts of the model that torch.compile was given run as they were written: maps are seen."""
+    """Return a context in which parts given to torch.compile run uncompiled, so that hooks see their maps."""
     is_compiled = any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules())
     if is_compiled or any(hasattr(module, "_orig_mod") for module in model.modules()):
         stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")

@@ -1,4 +1,4 @@
-"""The Gaussian filter of equation 4 as a matrix, so that smoothing joins the transform in one product."""
+"""Gaussian filter of equation 4 as a matrix, so that smoothing and transform are one product."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ MAX_SIGMA = 1000.0
 
 
 def gaussian_kernel(sigma: float) -> np.ndarray:
-    """The samples of equation 4 along one axis, cut off and scaled to sum 1.
+    """Return the samples of equation 4 along one axis, cut off and scaled to sum 1.
 
     Args:
         sigma: standard deviation in pixels, above 0, at most 1,000.
@@ -34,7 +34,7 @@ def gaussian_kernel(sigma: float) -> np.ndarray:
 
 
 def gaussian_matrix(size: int, sigma: float) -> np.ndarray:
-    """The matrix that filters an axis: `matrix @ signal` is `scipy.ndimage.gaussian_filter1d(signal, sigma)`.
+    """Return the matrix that filters an axis: `matrix @ signal` is `scipy.ndimage.gaussian_filter1d(signal, sigma)`.
 
     Beyond its ends the signal goes on mirrored, with the pixel at the end repeated (SciPy's mode `reflect`, its
     default), as often as the kernel is longer than the axis.

@@ -1,4 +1,4 @@
-"""`SpectralImportance`: our scores in the form that Torch-Pruning's pruners ask for."""
+"""`SpectralImportance`: Tailcut's scores as an importance for Torch-Pruning's pruners."""
 
 import inspect
 from collections.abc import Iterable, Iterator
@@ -49,7 +49,7 @@ class SpectralImportance:
 
     @torch.no_grad()
     def __call__(self, group: Any) -> Tensor:
-        """The importance of each channel of a `torch_pruning.Group`.
+        """Return the importance of each channel of a `torch_pruning.Group`.
 
         Returns:
             float64 (channels of the group's root,).

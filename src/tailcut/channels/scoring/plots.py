@@ -1,4 +1,4 @@
-"""Images of scores: the sorted scores of layers (figure 1 of the paper), and maps that score high and low."""
+"""Plots of scores: the sorted scores of layers (figure 1 of the paper), and maps with high and low scores."""
 
 import io
 from collections.abc import Sequence
@@ -86,7 +86,7 @@ def draw_maps(
 
 
 def show_maps(model: nn.Module, image: Tensor, layer: str, *, formula: Formula | None = None, num_maps: int = 5) -> Any:
-    """The matplotlib figure that `draw_maps` writes; arguments and errors are the same. The model is not changed."""
+    """Return the matplotlib figure of `draw_maps`, with the same arguments and errors. Does not change the model."""
     formula = formula or Formula()
     maps = layer_maps(model, image, layer)
     if len(maps) != 1:

@@ -1,4 +1,4 @@
-"""Statistics of batch norm, measured again: after channels went, those of the dense network no longer fit."""
+"""Recalibration of batch norm: statistics measured again, since those of the dense network no longer fit."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -1,4 +1,4 @@
-"""`score`: how important each channel of each layer is, by the paper's score or by one of the usual baselines."""
+"""`score`: the importance of each channel of each layer, by the paper's score or a baseline."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -37,7 +37,7 @@ def score(
     inputs: Choose | None = None,
     seed: int = 0,
 ) -> Scores:
-    """The importance of each output channel of a network's layers. The model is not changed.
+    """Return the importance of each output channel of a network's layers. The model is not changed.
 
     The network runs in evaluation mode, without gradients, once per batch; all layers are scored in that pass, and
     memory does not grow with the number of batches. `tailcut.channels.maps` says which map belongs to a layer. The same
@@ -100,7 +100,7 @@ def score(
 
 
 def needs_loader(method: str) -> bool:
-    """Whether a method looks at feature maps, and not at weights only.
+    """Return whether a method looks at feature maps, and not at weights only.
 
     Raises:
         ArgumentError: there is no such method.
@@ -217,7 +217,7 @@ class _Means:
         self._counts[name] += len(columns[0])
 
     def finish(self, model: nn.Module, unnamed: frozenset[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """The means by layer, (columns, channels), and the layers that gave no map, over all processes.
+        """Return the means by layer, (columns, channels), and the layers that gave no map, over all processes.
 
         Linear layers that nobody named and that gave no tokens are in neither.
         """

@@ -57,7 +57,7 @@ class Scores(dict[str, Tensor]):
         self.fallback = frozenset(fallback)
 
     def combined(self, formula: Formula) -> "Scores":
-        """The same images' scores by another weight of the spatial part or other components, without a new pass.
+        """Return the scores of the same images for another spatial weight or other components, without a new pass.
 
         Args:
             formula: its variant, block size and sigma must be those of these scores.
@@ -119,7 +119,7 @@ class Scores(dict[str, Tensor]):
             raise DataError(f"{path} is no file of channel scores, or it is damaged: {error}") from error
 
     def summary(self) -> list["ScoredLayer"]:
-        """Every scored layer in short."""
+        """Return a short line per scored layer."""
         return [
             ScoredLayer(name, len(values), float(values.min()), float(values.median()), float(values.max()))
             for name, values in self.items()
@@ -152,7 +152,7 @@ class ScoredLayer(Report):
 
 
 def layer_table(layers: Sequence[ScoredLayer], left: Mapping[str, str]) -> str:
-    """A row per layer, for people; below them those that were not scored."""
+    """Return a table with a row per layer, and below it the layers that were not scored."""
     rows = [
         (layer.name, layer.num_channels, f"{layer.lowest:.4g}", f"{layer.median:.4g}", f"{layer.highest:.4g}")
         for layer in layers
@@ -162,7 +162,7 @@ def layer_table(layers: Sequence[ScoredLayer], left: Mapping[str, str]) -> str:
 
 
 def formula_settings(formula: Formula) -> dict[str, Any]:
-    """A formula as plain values, for `Scores.settings`."""
+    """Return a formula as plain values, for `Scores.settings`."""
     return {
         "variant": formula.variant,
         "block_size": formula.block_size,
