@@ -1,1 +1,1 @@
-"""Devices, processes, signals and progress: what long work on one or many machines needs."""
+"""Runtime support for long work on one or several machines: devices, processes, signals, progress."""

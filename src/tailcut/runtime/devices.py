@@ -1,4 +1,4 @@
-"""Where a training or an evaluation runs: devices and processes, through Lightning Fabric."""
+"""Devices and processes of a training or an evaluation, through Lightning Fabric."""
 
 import os
 from collections.abc import Callable
@@ -48,7 +48,7 @@ class Engine(Fabric):
     """Lightning Fabric, for which the end of another process is one clear error, and which ends its process group."""
 
     def launch(self, function: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:  # type: ignore[override]
-        """What `function` returns, called with this engine in each process.
+        """Call `function` with this engine in each process, and return its result.
 
         Raises:
             TrainingError: another process ended before its work was done.
@@ -73,7 +73,7 @@ def _in_process_group() -> bool:
 
 
 def make_fabric(devices: Devices, precision: Precision = "fp32") -> Fabric:
-    """The engine on these machines, not yet launched.
+    """Return the Fabric engine on these devices, not yet launched.
 
     Args:
         devices: where to run.
@@ -103,7 +103,7 @@ def make_fabric(devices: Devices, precision: Precision = "fp32") -> Fabric:
 
 
 def is_first_process() -> bool:
-    """Whether this is the process that writes files and talks; the others only compute.
+    """Return whether this process writes files and messages; the others only compute.
 
     Fabric knows its rank once it is launched; before, the variables of whoever started the processes tell.
     """

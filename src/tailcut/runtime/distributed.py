@@ -1,4 +1,4 @@
-"""What the processes of one training or one evaluation tell each other."""
+"""Communication between the processes of one training or one evaluation."""
 
 from functools import partial
 from typing import cast
@@ -16,12 +16,12 @@ except ImportError as error:
 
 
 def add_up(fabric: Fabric, state: Tensor) -> Tensor:
-    """The sum of a tensor over all processes, on the CPU: the same numbers on each, of the tensor's type."""
+    """Return the sum of a tensor over all processes, on the CPU: the same numbers on each, of the tensor's type."""
     return cast(Tensor, fabric.all_reduce(state.to(fabric.device), reduce_op="sum")).cpu()
 
 
 def share_of(fabric: Fabric) -> Share:
-    """The part of this process in an evaluation by all processes of an engine."""
+    """Return this process's share of an evaluation by all processes of an engine."""
     total = partial(add_up, fabric) if fabric.world_size > 1 else None
     return Share(fabric.device, fabric.global_rank, fabric.world_size, total)
 
@@ -38,7 +38,7 @@ class Processes:
     model: nn.Module
 
     def _agree(self, loss: Tensor, stop: bool) -> tuple[float, bool]:
-        """The mean loss of all processes, and whether any wants to stop: all then do the same."""
+        """Return the mean loss of all processes, and whether any wants to stop, so that all agree."""
         if self.fabric.world_size == 1:
             return loss.item(), stop
         both = torch.stack([loss, torch.tensor(float(stop), device=loss.device)])
@@ -49,7 +49,7 @@ class Processes:
         return add_up(self.fabric, state)
 
     def _gather(self, value: Tensor) -> Tensor:
-        """The values of all processes, one row each."""
+        """Return the values of all processes, one row each."""
         rows = value.new_zeros(self.fabric.world_size, *value.shape)
         rows[self.fabric.global_rank] = value
         return self._add_up(rows)

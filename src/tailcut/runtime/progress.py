@@ -1,4 +1,4 @@
-"""What a person sees of a training: a live bar in a terminal, a line per epoch everywhere."""
+"""Progress of a training: a live bar in a terminal, a line per epoch elsewhere."""
 
 import logging
 import sys
@@ -98,7 +98,7 @@ class _LogFile(logging.FileHandler):
 
 
 def epoch_line(line: dict[str, Any], num_epochs: int) -> str:
-    """One line of `metrics.jsonl` for people."""
+    """Return a line of `metrics.jsonl` as readable text."""
     parts = [f"epoch {line['epoch']}/{num_epochs}", f"loss {line['loss']:.4f}"]
     if line.get("split"):
         parts += [f"{line['split']} {name} {figure_text(name, value)}" for name, value in line["metrics"].items()]

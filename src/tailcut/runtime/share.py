@@ -1,4 +1,4 @@
-"""The part of one process in work that several share."""
+"""The share of one process in work that several processes split."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Share:
     add_up: Callable[[Tensor], Tensor] | None = None
 
     def total(self, state: Tensor) -> Tensor:
-        """The sum of a tensor over all processes."""
+        """Return the sum of a tensor over all processes."""
         return state if self.add_up is None else self.add_up(state)
 
 

@@ -1,4 +1,4 @@
-"""Ends before the end: Ctrl-C as a wish, other processes that are gone, and what is said to the user then."""
+"""Early ends of a training: Ctrl-C, lost processes, a loss that is not finite, and the messages for them."""
 
 import os
 import signal
@@ -49,14 +49,14 @@ def listen_for_interruption() -> Iterator[Interruption]:
 
 
 def is_lost_connection(error: BaseException) -> bool:
-    """Whether this says that another process, which works on the same, cannot be reached any more."""
+    """Return whether the error means that another process of the group cannot be reached."""
     text = str(error).lower()
     words_of_gloo = isinstance(error, RuntimeError) and any(words in text for words in _LOST_WORDS)
     return words_of_gloo or isinstance(error, _DIST_ERROR)
 
 
 def lost_connection(error: BaseException) -> str:
-    """What to tell a user of a process that lost the others."""
+    """Return the message for a process that lost its connection to the others."""
     reason = first_line(error).partition(". ")[0]  # advice follows
     return (
         "another process of the same work has ended; its own error stands above or below, marked [rank N]. "
@@ -65,7 +65,7 @@ def lost_connection(error: BaseException) -> str:
 
 
 def interrupted(run: Run, epoch: int, step: int) -> str:
-    """What to tell whoever pressed Ctrl-C after this step of this epoch, both counted from 0."""
+    """Return the message after Ctrl-C at this step of this epoch, both counted from 0."""
     epochs = "1 finished epoch is" if epoch == 1 else f"{epoch} finished epochs are"
     saved = f"{epochs} saved in {run.path}" if epoch else "no epoch is finished yet"
     where = f"interrupted in epoch {epoch + 1}, step {step + 1}"
@@ -102,7 +102,7 @@ def _lies_in(path: object, folder: Path) -> bool:
 
 
 def not_a_number(loss: float, epoch: int, step: int, lr: float) -> str:
-    """What to tell a user whose loss is no number after this step of this epoch, both counted from 0."""
+    """Return the message for a loss that is not finite after this step of this epoch, both counted from 0."""
     kept = f"the checkpoint after epoch {epoch} is kept" if epoch else "there is no checkpoint yet"
     # The run's own folder goes on with the same recipe only, which would end here again.
     return (
