@@ -1,4 +1,4 @@
-"""Metrics of networks on data sets: classification, segmentation, detection, generation.
+"""Evaluation of networks on data sets: classification, segmentation, detection, generation.
 
 Needs no extra for one process. Imported by tasks and training, never the other way round.
 """

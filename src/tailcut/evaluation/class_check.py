@@ -1,4 +1,4 @@
-"""Whether a network and the images that it is measured on call their classes alike."""
+"""Check that a network and a data set name their classes alike."""
 
 import re
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ def check_splits(train: Dataset, test: Dataset) -> None:
 
 
 def _are_counted(names: Sequence[str]) -> bool:
-    """Whether the names are the numbers of the classes, from 0 or 1, with or without a word before them."""
+    """Return whether the names are just class numbers, from 0 or 1, with or without a word before them."""
     if not _are_codes(names):
         return False
     numbers = [int(name) for name in re.findall(r"[0-9]+$", "\n".join(names), re.MULTILINE)]
@@ -63,10 +63,10 @@ def _are_counted(names: Sequence[str]) -> bool:
 
 
 def _are_codes(names: Sequence[str]) -> bool:
-    """Whether the names are numbers behind one and the same word, or behind none."""
+    """Return whether the names are numbers behind one common word, or behind none."""
     return all(re.search(r"[0-9]$", name) for name in names) and len({re.sub(r"[0-9]+$", "", n) for n in names}) == 1
 
 
 def _words(name: str) -> str:
-    """The name without case, and with one space for what stands between words; signs before and after them stay."""
+    """Return the name in lower case, with one space between words; signs before and after them stay."""
     return re.sub(r"(?<=[^\W_])[\W_]+(?=[^\W_])", " ", name.casefold().strip())

@@ -1,4 +1,4 @@
-"""The figures of detectors: COCO's average precision of boxes and masks, counted by pycocotools."""
+"""Metrics of detectors: COCO's average precision of boxes and masks, counted by pycocotools."""
 
 import contextlib
 import io
@@ -110,7 +110,7 @@ def evaluate_detector(
 
 
 def as_findings(found: Mapping[str, Tensor], image_id: int) -> list[Finding]:
-    """What a detector found in one image, in COCO's format for results.
+    """Return the detections of one image in COCO's result format.
 
     Args:
         found: its boxes, labels, scores and, if any, masks, in pixels of the image.
@@ -164,7 +164,7 @@ def average_precision(dataset: CocoDataset, findings: Sequence[Finding], kind: K
 
 
 def _indexed(content: dict[str, Any]) -> Any:
-    """The content as pycocotools' own class."""
+    """Return the content as pycocotools' own class."""
     coco = _pycocotools("coco").COCO()
     coco.dataset = content
     coco.createIndex()
@@ -172,7 +172,7 @@ def _indexed(content: dict[str, Any]) -> Any:
 
 
 def _pycocotools(name: str) -> Any:
-    """A module of pycocotools."""
+    """Return a module of pycocotools."""
     try:
         from pycocotools import coco, cocoeval, mask
     except ImportError as error:
@@ -181,7 +181,7 @@ def _pycocotools(name: str) -> Any:
 
 
 def _of_all_processes(findings: list[Finding], share: Share) -> list[Finding]:
-    """The findings of all processes, the same list on each: every one adds its text to a table of bytes."""
+    """Return the detections of all processes, the same list on each; they are gathered as a table of bytes."""
     text = torch.frombuffer(bytearray(json.dumps(findings).encode()), dtype=torch.uint8)
     lengths = torch.zeros(share.num_processes, dtype=torch.int64)
     lengths[share.rank] = len(text)

@@ -1,11 +1,11 @@
-"""The evidence lower bound of variational autoencoders."""
+"""Evidence lower bound (ELBO) of variational autoencoders."""
 
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 
 def negative_elbo(outputs: tuple[Tensor, Tensor, Tensor], images: Tensor) -> Tensor:
-    """The bound that a variational autoencoder minimises: reconstruction error plus divergence of the code.
+    """Return the bound that a variational autoencoder minimises: reconstruction error plus divergence of the code.
 
     Kingma and Welling, "Auto-Encoding Variational Bayes" (2014), equation 10, with one drawn code per image: the
     binary cross entropy of all pixels, plus the Kullback-Leibler divergence of the code's normal distribution from the

@@ -1,4 +1,4 @@
-"""Evaluation: the figures of a network on a data set, and of a file as a report."""
+"""Evaluation of a network, or of the network in a file, on a data set."""
 
 import copy
 import logging
@@ -61,7 +61,7 @@ class EvaluateReport(Report):
     seconds: float
 
     def __str__(self) -> str:
-        """One row for people."""
+        """Return the report as one row."""
         figures = [(name, figure_text(name, value)) for name, value in self.metrics.items()]
         header = ["model", "data", "split", "images", *(name for name, _ in figures), "seconds"]
         row = [self.model, self.data, self.split, f"{self.num_samples:,}", *(text for _, text in figures)]
@@ -127,7 +127,9 @@ def evaluate_file(
 
 
 def in_processes(work: Callable[[Share], Found], device: str, devices: "Devices | None") -> Found:
-    """What `work` returns for the share of this process: all of it on one device, or a part of it on each of several.
+    """Run `work` on the share of this process and return its result.
+
+    The work runs whole on one device, or in parts on several.
 
     Args:
         work: called once in each process.
@@ -165,7 +167,7 @@ def evaluate(
     progress: bool = False,
     warn: bool = False,
 ) -> dict[str, float]:
-    """The metrics of a network on a data set. The model is not changed: a copy of it is evaluated.
+    """Return the metrics of a network on a data set. The model is not changed: a copy of it is evaluated.
 
     Args:
         model: any network, regularised or not; its images and outputs must fit the data set.
@@ -230,7 +232,7 @@ def _warn_of_one_class(counts: ClassCounts, dataset: Dataset) -> None:
 
 
 def runnable(model: nn.Module, device: torch.device | str, *, dense: bool = False) -> nn.Module:
-    """A copy of `model` on `device`, in evaluation mode, in the form in which it runs. The model is not changed.
+    """Return a copy of `model` on `device` in evaluation mode, as it will run. The model is not changed.
 
     Args:
         model: any network.
@@ -244,7 +246,7 @@ def runnable(model: nn.Module, device: torch.device | str, *, dense: bool = Fals
 
 
 def run_forward(model: nn.Module, images: Tensor) -> Tensor:
-    """The model's outputs for a batch, without gradients; the model is not changed.
+    """Return the model's outputs for a batch, without gradients; the model is not changed.
 
     Raises:
         ArgumentError: the model cannot take images of this shape, or gives no tensor.
@@ -263,7 +265,7 @@ _REFUSALS = (MemoryError, RuntimeError, ValueError, TypeError, IndexError, Asser
 
 @contextmanager
 def fitting(images: Tensor, made: str = "") -> Iterator[None]:
-    """A forward of these images within: what the network's layers refuse becomes one clear error.
+    """Convert an error of the network's layers within the block, for images that do not fit, to one clear error.
 
     Args:
         images: the batch.
@@ -301,7 +303,7 @@ def within_memory(images: Tensor) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether this says that memory was asked for which there is not; torch says so of the CPU in words only."""
+    """Return whether this is an out-of-memory error; on the CPU torch says so only in the message."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in str(error) for words in _NO_MEMORY)
 
 
@@ -312,12 +314,12 @@ def _too_much_memory(images: Tensor) -> str:
 
 
 def uses_batch_statistics(model: nn.Module) -> bool:
-    """Whether an answer of `model` in evaluation depends on the other images of the batch (not changed)."""
+    """Return whether an output of `model` in evaluation depends on the other images of the batch (not changed)."""
     return any(isinstance(module, _BatchNorm) and module.running_mean is None for module in model.modules())
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of a name: `auto` (CUDA if there is any, else the CPU) or a name that torch knows.
+    """Return the device of a name: `auto` (CUDA if there is any, else the CPU) or a name that torch knows.
 
     Raises:
         ArgumentError: there is no such device here.

@@ -1,4 +1,4 @@
-"""The Fréchet distance between made and real images, seen through a network of features (FID).
+"""Fréchet distance between generated and real images in the feature space of a network (FID).
 
 Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium" (2017), equation 6.
 There the features are those of Inception, which learned ImageNet (see `inception`); here they are those of the LeNet-5
@@ -73,7 +73,7 @@ class FeatureStatistics:
 
 
 def frechet_distance(mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor) -> float:
-    """The squared Fréchet distance of two normal distributions: |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)).
+    """Return the squared Fréchet distance of two normal distributions: |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)).
 
     Args:
         mean: (n,), in float64.

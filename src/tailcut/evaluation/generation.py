@@ -1,4 +1,4 @@
-"""Networks that make images: what they make, and how far it is from a data set.
+"""Evaluation of generative networks: their samples, and the distance of these from a data set.
 
 A variational autoencoder (`vae`) makes images with its decoder, a GAN with its generator (`dcgan_generator`). Both
 turn codes of normal random numbers into images.
@@ -53,7 +53,7 @@ class GenerationReport(EvaluateReport):
     features: str
 
     def __str__(self) -> str:
-        """One row for people, and what the distance is between."""
+        """Return one row, and the data that the distance compares."""
         distance = next(iter(self.metrics))
         return (
             f"{super().__str__()}\n\n{distance}: {self.num_generated:,} made images (seed {self.seed}) against the "
@@ -101,7 +101,7 @@ class Sampler:
 
 
 def draw_codes(sampler: Sampler, num_samples: int, seed: int) -> Tensor:
-    """Standard normal numbers (num_samples, code_size), on the CPU; the same for the same seed.
+    """Return standard normal latent codes (num_samples, code_size) on the CPU; the same for the same seed.
 
     Raises:
         ArgumentError: there are no samples or more than memory holds, or the seed is negative or above `MAX_SEED`.
@@ -130,7 +130,7 @@ def evaluate_generator(
     dense: bool = False,
     progress: bool = False,
 ) -> dict[str, float]:
-    """The figures of a network that makes images. The model is not changed: a copy of it is evaluated.
+    """Return the metrics of a generative network. The model is not changed: a copy of it is evaluated.
 
     Real images are brought to the size of the made ones first: all that the network could have learned from.
 
@@ -234,7 +234,7 @@ def evaluate_generator_file(
 
 
 def holds_generator(file: str | Path) -> bool:
-    """Whether a .tailcut file (or `zoo:NAME`) names a network that makes images. Raises what `load` raises."""
+    """Return whether a .tailcut file (or `zoo:NAME`) names a generative network. Raises the errors of `load`."""
     base = read_contents(file).base
     build = None if base is None else family(base.name).build
     return isinstance(build, type) and issubclass(build, GENERATORS)

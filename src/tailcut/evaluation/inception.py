@@ -1,4 +1,4 @@
-"""Inception's features for the Fréchet distance, as the papers on image making have them (extra `inception`).
+"""Inception features for the Fréchet distance, as in the papers on generative networks (extra `inception`).
 
 The network and its weights are those of torch-fidelity: Inception v3 of December 2015 with TensorFlow's own resizing,
 which Heusel et al. (2017) used. The weights (91 MB) do not come with any package.

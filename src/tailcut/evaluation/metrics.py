@@ -1,4 +1,4 @@
-"""Metrics: one figure per image, and their exact mean over any number of batches and processes."""
+"""Metrics per image, and their exact mean over any number of batches and processes."""
 
 from collections.abc import Callable
 
@@ -78,7 +78,7 @@ def dice(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def foreground(outputs: Tensor) -> Tensor:
-    """The masks that a network's outputs mean.
+    """Return the masks that a network's outputs stand for.
 
     Args:
         outputs: (batch, 1 or 2, height, width); see `dice`.
@@ -102,7 +102,7 @@ MANY_CLASSES = 100
 
 
 def metrics_for(task: str, num_classes: int) -> dict[str, PerImage]:
-    """The metrics of a task, the chief one first; from 100 classes on the top-5 accuracy is one of them.
+    """Return the metrics of a task, the main one first; with 100 or more classes top-5 accuracy is one of them.
 
     Args:
         task: a key of `METRICS`.
@@ -131,7 +131,7 @@ class StreamingMean:
         self.state += batch
 
     def value(self) -> float:
-        """The mean of all figures so far.
+        """Return the mean of all values so far.
 
         Raises:
             ArgumentError: there were none.
@@ -161,6 +161,6 @@ class ClassCounts:
             row += torch.bincount(numbers.cpu(), minlength=num_classes)
 
     def only_class(self) -> int | None:
-        """The class that all images get though they are of several; None if they get several or are of one."""
+        """Return the class predicted for all images although they have several, or None."""
         given, true = (row.nonzero().flatten().tolist() for row in self.state)
         return given[0] if len(given) == 1 and len(true) > 1 else None

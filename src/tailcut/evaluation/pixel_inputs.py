@@ -1,4 +1,4 @@
-"""How a network reads images: as they are, or through the transform of its frequency-domain stem."""
+"""Conversion of pixels to network inputs: the pixels themselves, or the transform of a frequency-domain stem."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ Reader = Callable[[Tensor], Tensor]
 
 
 def reader_of(model: nn.Module) -> Reader:
-    """What turns a batch of images, (batch, channels, height, width) in 0..1, into the input of `model`.
+    """Return the function from a batch of images, (batch, channels, height, width) in 0..1, to the input of `model`.
 
     The transform that a network keeps if it reads frequency channels or YCbCr; for all others the images are the
     input. The model is not changed.
@@ -36,18 +36,18 @@ class ImageReader(nn.Module):
         self._read = reader_of(model)
 
     def forward(self, images: Tensor) -> Tensor:
-        """The network's outputs for images (batch, channels, height, width) in 0..1."""
+        """Return the network's outputs for images (batch, channels, height, width) in 0..1."""
         outputs: Tensor = self.model(self._read(images))
         return outputs
 
 
 def has_gate(model: nn.Module) -> bool:
-    """Whether a gate stands in the model."""
+    """Return whether the model has a gate."""
     return any(isinstance(module, FrequencyGate) for module in model.modules())
 
 
 def gate_penalty(model: nn.Module, strength: float) -> Tensor | None:
-    """What the gates of `model` add to the loss of the last batch; None without gates."""
+    """Return the loss term of the model's gates for the last batch, or None without gates."""
     penalties = [module.penalty(strength) for module in model.modules() if isinstance(module, FrequencyGate)]
     return sum(penalties[1:], penalties[0]) if penalties else None
 

@@ -1,4 +1,4 @@
-"""Random batches of a data set, as a network reads them."""
+"""Random batches of a data set as network inputs."""
 
 from collections.abc import Iterator
 
@@ -46,7 +46,7 @@ def network_inputs(
     seed: int,
     bar: Progress | None = None,
 ) -> Iterator[Tensor]:
-    """The same images as the network reads them: through its transform, if it has one; see `random_batches`."""
+    """Yield random batches as network inputs: through its transform, if it has one; see `random_batches`."""
     read = reader_of(network)
     parameter = next(network.parameters(), None)
     device = torch.device("cpu") if parameter is None else parameter.device

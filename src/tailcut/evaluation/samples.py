@@ -1,4 +1,4 @@
-"""A few images of a data set with what a network takes them for, to be shown."""
+"""Sample images of a data set with a network's predictions, for display."""
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ PredictedSample = tuple[int, Tensor, Tensor, Tensor, float]
 
 
 def predict_samples(model: nn.Module, dataset: Dataset, num: int) -> list[PredictedSample]:
-    """What a network takes some images for; they lie evenly over the data set. The model is not changed.
+    """Return a network's predictions for some images, evenly spread over the data set. The model is not changed.
 
     Args:
         model: a network whose images and outputs fit the data set.
