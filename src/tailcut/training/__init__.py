@@ -1,4 +1,4 @@
-"""Training under frequency regularisation, evaluation and prediction.
+"""Training under frequency regularisation: recipes, the training loop, run folders.
 
 Chenqiu Zhao, Guanfang Dong, Shupei Zhang, Zijie Tan and Anup Basu, "Frequency Regularization: Reducing
 Information Redundancy in Convolutional Neural Networks", IEEE Access 11, 2023, doi

@@ -1,5 +1,4 @@
-"""Training batches: their order and their augmentation are pure functions of the seed and the position in the
-run.
+"""Training batches, whose order and augmentation are pure functions of the seed and the position in the run.
 
 So a run that was killed continues with the very batches it would have had, and any number of processes sees
 together what one process sees.
@@ -17,7 +16,7 @@ from tailcut.training.recipe.sections import AugmentationSection
 
 
 def generator(*key: int) -> torch.Generator:
-    """A random number generator that depends on nothing but the key, on the CPU.
+    """Return a random number generator that depends on nothing but the key, on the CPU.
 
     Args:
         key: integers such as seed, epoch and step; generators of different keys are independent.
@@ -37,7 +36,7 @@ def batches(
     rank: int = 0,
     num_processes: int = 1,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """The augmented batches of one epoch, of one process; an incomplete last batch is left out.
+    """Yield the augmented batches of one epoch, of one process; an incomplete last batch is left out.
 
     Args:
         dataset: the training images.
@@ -117,7 +116,7 @@ def coarsen(images: Tensor, targets: Tensor, factor: int) -> tuple[Tensor, Tenso
 
 
 def shift(images: Tensor, moves: Tensor) -> Tensor:
-    """Each image moved by its own number of pixels; zeros move in.
+    """Return each image shifted by its own number of pixels, padded with zeros.
 
     Args:
         images: (n, channels, height, width).

@@ -1,4 +1,4 @@
-"""Sealed files of `torch.save`: a digest of all bytes before it stands at the end, so that any change is noticed.
+"""Digest of a `torch.save` file, appended to its bytes, so that any change is noticed.
 
 A file of `torch.save` is a zip archive; the seal is the archive's comment, so that every reader of such files reads
 sealed ones too. The zip's own checksums cover the content of its members only, and torch does not look at them.
@@ -37,7 +37,7 @@ def save_sealed(content: Any, file: IO[bytes]) -> None:
 
 
 def is_sealed(path: Path) -> bool:
-    """Whether a file has a seal, which is then the right one.
+    """Return whether a file has a digest, and check it.
 
     Raises:
         DataError: the file cannot be read, or its bytes are others than those that were sealed.

@@ -1,4 +1,4 @@
-"""Checkpoints: all that a run needs to go on, in files that are read without running code.
+"""Checkpoints: everything that a run needs to resume, in files that are read without running code.
 
 A checkpoint is a dict of tensors and plain values, written by `torch.save` and read with `weights_only=True`. A digest
 of the whole file stands at its end (see `sealing`) and is checked before anything is used.
@@ -43,7 +43,7 @@ def write_checkpoint(run: Run, state: Mapping[str, Any]) -> None:
 
 
 def newest_checkpoint(run: Run) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint of a run that can be read, and its file; None if the run has none.
+    """Return the newest checkpoint of a run that can be read, and its file; None if the run has none.
 
     Where that is the one before the last, a warning says why.
 
@@ -146,7 +146,7 @@ def applying(path: Path) -> Iterator[None]:
 
 
 def is_checkpoint(content: Any) -> bool:
-    """Whether what was read from a file is a checkpoint of a Tailcut run."""
+    """Return whether the content of a file is a checkpoint of a Tailcut run."""
     return isinstance(content, dict) and "version" in content and isinstance(content.get("recipe"), str)
 
 
@@ -163,7 +163,7 @@ def say_resumed(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def random_state() -> dict[str, Tensor]:
-    """The states of all global random number generators of this process, as tensors that can be gathered."""
+    """Return the states of all global random number generators of this process, as tensors for a gather."""
     _, integers, python_gauss = random.getstate()
     legacy: Any = np.random.get_state()
     _, numpy_key, numpy_position, has_gauss, numpy_gauss = legacy
@@ -188,7 +188,7 @@ def set_random_state(state: Mapping[str, Tensor]) -> None:
 
 
 def _parsed(state: Mapping[str, Tensor]) -> tuple[random.Random, np.random.RandomState, torch.Generator]:
-    """Generators in these states, which are no global ones. Raises one of `_TORN` if a state is none."""
+    """Return local generators in these states. Raises one of `_TORN` for an invalid state."""
     *integers, gauss = state["python"].tolist()
     python = random.Random()  # noqa: S311  # the state of whatever the user draws
     python.setstate((3, tuple(int(value) for value in integers), None if gauss != gauss else gauss))

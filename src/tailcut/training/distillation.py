@@ -1,4 +1,4 @@
-"""What the teacher of a distillation says of training images."""
+"""Teacher of a distillation: its outputs for training images."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -57,7 +57,7 @@ class Teacher:
         self._answers: Tensor | None = None
 
     def __call__(self, images: Tensor, places: Tensor) -> Tensor:
-        """Outputs for images (batch, channels, height, width) that lie at `places` (batch,) of the data set.
+        """Return the teacher's outputs for images (batch, channels, height, width) with indices `places` (batch,).
 
         Raises:
             ArgumentError: the teacher cannot take such images.

@@ -1,4 +1,4 @@
-"""The moving average of parameters, which is what a run evaluates and packs where the recipe asks for it."""
+"""Exponential moving average of parameters, which a run evaluates and packs if the recipe asks for it."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -51,7 +51,7 @@ class MovingAverage:
         self._copy(self.values)
 
     def state_dict(self) -> dict[str, object]:
-        """The averages, vectors trimmed to the coefficients that count."""
+        """Return the averages, with vectors trimmed to their kept coefficients."""
         self._fit(self._parameters())
         lengths = self._kept()
         values = {

@@ -1,4 +1,4 @@
-"""Losses: cross entropy, soft Dice for masks, what a teacher adds, and those of networks that make images."""
+"""Losses: cross entropy, soft Dice for masks, distillation, and those of generative networks."""
 
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # they need an extra, which evaluation does without
 
 
 def label_loss(outputs: Tensor, targets: Tensor, section: "TrainingSection") -> Tensor:
-    """The loss against the labels, as the recipe's `training` section defines it.
+    """Return the loss against the labels, as the recipe's `training` section defines it.
 
     Args:
         outputs: (batch, classes) or (batch, classes, height, width).
@@ -56,8 +56,7 @@ def soft_dice_loss(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def distillation_loss(outputs: Tensor, teacher_outputs: Tensor, section: "DistillationSection") -> Tensor:
-    """The Kullback-Leibler divergence from the teacher's softened probabilities, times the squared
-    temperature.
+    """Return the Kullback-Leibler divergence from the teacher's softened probabilities, times temperature squared.
 
     Hinton et al., "Distilling the Knowledge in a Neural Network" (2015), section 2: the square keeps the size
     of the gradients independent of the temperature.
@@ -86,7 +85,7 @@ def distillation_loss(outputs: Tensor, teacher_outputs: Tensor, section: "Distil
 
 
 def adversarial_loss(logits: Tensor, *, real: bool) -> Tensor:
-    """The cross entropy of a discriminator's answers with what they should be. A scalar, the mean over images.
+    """Return the cross entropy of a discriminator's outputs against real or fake. A scalar, the mean over images.
 
     The discriminator learns by `real` as it is; the generator by real=True for what it made (Goodfellow et al.,
     "Generative Adversarial Nets" (2014), section 3: the gradient that does not vanish).
@@ -106,7 +105,7 @@ def total_loss(
     distillation: "DistillationSection | None" = None,
     teacher_outputs: Tensor | None = None,
 ) -> Tensor:
-    """The loss of a step: against the labels, and against a teacher where there is one. A scalar."""
+    """Return the loss of a step: against the labels and, if there is one, a teacher. A scalar."""
     loss = label_loss(outputs, targets, section)
     if distillation is None or teacher_outputs is None:
         return loss

@@ -1,4 +1,4 @@
-"""The plot of a run: loss, metric and kept coefficients over the epochs."""
+"""Plot of a run: loss, metric and kept coefficients over the epochs."""
 
 import io
 import logging

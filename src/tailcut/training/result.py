@@ -1,4 +1,4 @@
-"""The record of a finished run: figures of the packed file, and what made them."""
+"""Result of a finished run: the metrics of the packed file, and the settings that produced them."""
 
 import logging
 import math
@@ -53,7 +53,7 @@ def make_result(
     metrics: dict[str, float],
     validation: dict[str, float],
 ) -> Result:
-    """The result of a run whose packed file was loaded as `packed` (not changed); see `Result`."""
+    """Return the result of a run whose packed file was loaded as `packed` (not changed); see `Result`."""
     tensors = truncated_tensors(packed)
     vectors = {id(tensor.vector) for tensor in tensors}
     num_other = sum(value.numel() for value in packed.parameters() if id(value) not in vectors)
@@ -85,7 +85,7 @@ def make_result(
 
 
 def num_kept(model: nn.Module) -> int:
-    """The coefficients that `model` keeps; of one that is not regularised, all its parameters (not changed)."""
+    """Return the number of coefficients that `model` keeps, or of parameters if it is not regularised (not changed)."""
     return sum(kept_counts(model).values()) or sum(value.numel() for value in model.parameters())
 
 

@@ -1,4 +1,4 @@
-"""The way into every training: `train`."""
+"""Entry point of every training: `train`."""
 
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def train(
 
 
 def trainer_of(recipe: Recipe) -> type[Trainer]:
-    """The kind of session that a recipe is for.
+    """Return the trainer class for a recipe.
 
     Raises:
         RecipeError: it is for a detector, and asks for what detectors have no use for.

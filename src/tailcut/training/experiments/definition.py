@@ -1,4 +1,4 @@
-"""Experiments: variants of a recipe, each trained with several seeds, as one TOML file; and the trainings it means."""
+"""Experiment files (TOML): variants of a recipe, each trained with several seeds, and the list of trainings."""
 
 import difflib
 import importlib.resources
@@ -140,7 +140,7 @@ class Trial:
     needs: Mapping[str, str]
 
     def command(self, imports: Sequence[str] = (), *, devices: int = 1, num_nodes: int = 1) -> str:
-        """The command that trains just this; `imports` are the modules that register its network."""
+        """Return the command for this training; `imports` are the modules that register its network."""
         return training_command(
             self.source,
             self.run.path.as_posix(),
@@ -175,7 +175,7 @@ def load_experiment(name_or_path: str | Path) -> Experiment:
 
 
 def find_experiment(name_or_path: str | Path) -> Path:
-    """The file of an experiment: a path, or the name of one that comes with Tailcut.
+    """Return the file of an experiment, given as a path or as the name of a shipped one.
 
     Raises:
         RecipeError: there is no such file and no such name.
@@ -196,7 +196,7 @@ def find_experiment(name_or_path: str | Path) -> Path:
 
 
 def shipped_experiments() -> dict[str, Path]:
-    """The experiments that come with Tailcut: name -> file, sorted by name."""
+    """Return the shipped experiments: name -> file, sorted by name."""
     package = Path(str(importlib.resources.files("tailcut")))
     places = (package / "experiments", package.parents[1] / "experiments")  # installed; source checkout
     folder = next((place for place in places if place.is_dir()), places[0])
@@ -204,7 +204,7 @@ def shipped_experiments() -> dict[str, Path]:
 
 
 def trials_of(experiment: Experiment, runs: str | Path) -> list[Trial]:
-    """All trainings of an experiment: variant by variant, each with all seeds.
+    """Return all trainings of an experiment: variant by variant, each with all seeds.
 
     Args:
         experiment: the experiment.
@@ -250,7 +250,7 @@ def _inline_toml(value: Any) -> str:
 
 
 def _with_places(experiment: Experiment, folder: Path) -> Experiment:
-    """The same experiment with paths of recipes that do not depend on where we are."""
+    """Return the experiment with recipe paths that do not depend on the working directory."""
 
     def placed(recipe: str) -> str:
         return str(folder / recipe) if (folder / recipe).is_file() else recipe
@@ -263,7 +263,7 @@ def _with_places(experiment: Experiment, folder: Path) -> Experiment:
 
 
 def _problem(error: ErrorDetails) -> str:
-    """One error of pydantic, with its key: variants are counted from 1."""
+    """Return one error of pydantic, with its key: variants are counted from 1."""
     key = ".".join(str(part + 1 if isinstance(part, int) else part) for part in error["loc"])
 
     def unknown(parts: Sequence[str], _given: object) -> str:

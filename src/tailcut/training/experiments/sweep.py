@@ -1,4 +1,4 @@
-"""Sweeps: an experiment's trainings that have no result yet, and the table of all."""
+"""Sweeps: run the trainings of an experiment that have no result yet, and tabulate all."""
 
 import logging
 import statistics
@@ -76,14 +76,14 @@ class SweepReport(Report):
     rows: tuple[SweepRow, ...]
 
     def __str__(self) -> str:
-        """The question, and aligned columns under it; a variant that was not run says so."""
+        """Return the question and an aligned table; variants that were not run are marked."""
         header, *rows = self._cells()
         note = [f"the paper's figures: {self.paper_source}"] if self.paper_source else []
         shown = table(header, rows, align="<<" + ">" * (len(header) - 2))
         return "\n\n".join([self.question, shown, *note])
 
     def to_markdown(self) -> str:
-        """The table as Markdown."""
+        """Return the table as Markdown."""
         header, *rows = self._cells()
         return markdown_table(header, rows, "<<" + ">" * (len(header) - 2)) + "\n"
 
@@ -112,7 +112,7 @@ class SweepReport(Report):
 
 
 def choose_variants(experiment: Experiment, only: Sequence[str] | None) -> Experiment:
-    """The experiment with these variants only, all of them when None; its trainings stay the same.
+    """Return the experiment with these variants only, all of them when None; its trainings stay the same.
 
     Raises:
         ArgumentError: there is no such variant.
@@ -127,7 +127,7 @@ def choose_variants(experiment: Experiment, only: Sequence[str] | None) -> Exper
 
 
 def find_results(trials: Sequence[Trial], records: str | Path | None = None) -> Results:
-    """The results that there are, by variant and seed: of finished runs, else those kept as records.
+    """Return the existing results by variant and seed: from finished runs, else from the records.
 
     A result counts for the recipe that it was trained with: one of other settings is named in a warning and left out,
     and a run's does not hide the record.
@@ -152,7 +152,7 @@ def find_results(trials: Sequence[Trial], records: str | Path | None = None) -> 
 
 
 def _valid_result(path: Path, trial: Trial) -> Result | None:
-    """The result that lies there; None, with a warning, for one of other settings than the trial's."""
+    """Return the result in the folder, or None, with a warning, if its settings are not the trial's."""
     result = read_result(path)
     changed = changed_since(result.recipe, trial.recipe, aside=trial.needs)  # where runs lie may differ
     if changed:
@@ -162,7 +162,7 @@ def _valid_result(path: Path, trial: Trial) -> Result | None:
 
 
 def missing_trials(trials: Sequence[Trial], chosen: Experiment, results: Results) -> list[Trial]:
-    """The trainings still to do: those of chosen variants without a result, each after the runs that it needs.
+    """Return the trainings still to run: chosen variants without a result, each after the runs that it needs.
 
     A run that another one needs must have its network; a result kept elsewhere is not enough.
     """
@@ -228,7 +228,10 @@ def _train(trial: Trial, imports: Sequence[str], settings: Mapping[str, Any]) ->
 
 
 def make_report(chosen: Experiment, trials: Sequence[Trial], results: Results) -> SweepReport:
-    """The table of the chosen variants; `trials` are those of the whole experiment, `results` see `find_results`."""
+    """Return the table of the chosen variants.
+
+    `trials` are those of the whole experiment; `results` come from `find_results`.
+    """
     metrics = list(dict.fromkeys(name for result in results.values() for name in result.metrics))
     rows = []
     for variant in chosen.variants:
@@ -239,7 +242,7 @@ def make_report(chosen: Experiment, trials: Sequence[Trial], results: Results) -
 
 
 def _rows(variant: Variant, epochs: int, metrics: Sequence[str], results: Sequence[Result]) -> list[SweepRow]:
-    """One row per metric of the results; the paper's figure is that of the first."""
+    """Return one row per metric of the results; the paper's figure is that of the first."""
     measured = [metric for metric in metrics if any(metric in result.metrics for result in results)]
     if not measured:
         metric = metrics[0] if metrics else None

@@ -1,4 +1,4 @@
-"""What all sections of a recipe share: their base class and the types of their values."""
+"""Base class and value types shared by all sections of a recipe."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal

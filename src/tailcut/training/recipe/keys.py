@@ -1,4 +1,4 @@
-"""The keys of recipes: as `--set` writes them, whether there are such, and errors that name them."""
+"""Recipe keys in the form of `--set`, their check, and error messages that name them."""
 
 import difflib
 import re
@@ -24,7 +24,7 @@ _BRANCHES = ("int", "str", "float", "constrained-int")
 
 
 def split_key(text: str) -> list[str]:
-    """The parts of a dotted key; a name with dots of its own stands in quotes. Empty if this is no key."""
+    """Return the parts of a dotted key; a part with dots is quoted. Empty if this is not a key."""
     try:
         values: Any = tomllib.loads(f"{text} = 0")
     except (ValueError, RecursionError):
@@ -37,7 +37,7 @@ def split_key(text: str) -> list[str]:
 
 
 def unknown_key(parts: Sequence[str]) -> str | None:
-    """What is wrong with a key that no recipe has; None for one that a recipe may have."""
+    """Return the error for a key that no recipe has, or None for a valid key."""
     kind: Any = Recipe
     for index, part in enumerate(parts):
         section, entry = _section_of(kind), _entry_of(kind)
@@ -60,12 +60,12 @@ def unknown_key(parts: Sequence[str]) -> str | None:
 
 
 def _is_one_name(parts: Sequence[str], section: type[BaseModel]) -> bool:
-    """Whether these parts are the dotted name of a tensor that has such a section, with no key of it behind."""
+    """Return whether these parts are just the dotted name of a tensor's section, without a key of it."""
     return len(parts) == 1 or ("." not in parts[0] and parts[-1] not in section.model_fields)
 
 
 def problems_of(error: ValidationError) -> list[str]:
-    """What is wrong with the values of a recipe, one line per key."""
+    """Return the errors in the values of a recipe, one line per key."""
     found: dict[str, list[ErrorDetails]] = {}
     for item in error.errors(include_url=False):
         found.setdefault(_key(item["loc"]), []).append(item)
@@ -73,13 +73,13 @@ def problems_of(error: ValidationError) -> list[str]:
 
 
 def _is_told_within(key: str, items: Sequence[ErrorDetails], found: Iterable[str]) -> bool:
-    """Whether the value is of a form that the key may have, and something in it is wrong: that is the error."""
+    """Return whether the value has a form that the key may have, so that the error is inside it."""
     of_other_forms = all(item["loc"] and _is_branch(item["loc"][-1]) for item in items)
     return of_other_forms and any(other.startswith(f"{key}.") for other in found)
 
 
 def problem_of(key: str, items: Sequence[ErrorDetails], unknown: Callable[[Sequence[str], Any], str]) -> str:
-    """What is wrong with one value, of which pydantic says this much.
+    """Return the error for one value, from pydantic's error items.
 
     Args:
         key: the key as the user knows it.
@@ -100,7 +100,7 @@ def problem_of(key: str, items: Sequence[ErrorDetails], unknown: Callable[[Seque
 
 
 def _wanted(item: ErrorDetails) -> str:
-    """What pydantic wants, in the words of TOML."""
+    """Return the expected value of a pydantic error in TOML's terms."""
     if item["type"] == "invalid-json-value":  # a date: records in JSON could not hold it
         return "a number, a text, true, false, a list or a table"
     message = item["msg"].removeprefix("Input should be ")
@@ -111,7 +111,7 @@ def _wanted(item: ErrorDetails) -> str:
 
 
 def _unknown(parts: Sequence[str], given: Any) -> str:
-    """What is said of the last of these parts, which is no key where it stands; `given` is its value."""
+    """Return the error for the last of these parts, an unknown key; `given` is its value."""
     kind: Any = Recipe
     named = None  # the position of a name in a table of sections
     for index, part in enumerate(parts[:-1]):
@@ -132,14 +132,14 @@ def _unknown(parts: Sequence[str], given: Any) -> str:
 
 
 def _names_in(given: Any, known: Sequence[str]) -> Iterator[str]:
-    """The rest of a name that was read as nested tables, down to the known keys."""
+    """Yield the rest of a name that TOML read as nested tables, down to the known keys."""
     while isinstance(given, dict) and len(given) == 1 and not given.keys() & set(known):
         (part, given), *_ = given.items()
         yield part
 
 
 def _key(location: Sequence[int | str]) -> str:
-    """The key of an error's place: without the branch of a union, which is no key of the recipe."""
+    """Return the key of an error's location, without pydantic's union branches, which are no keys."""
     branches = [index for index, part in enumerate(location) if _is_branch(part)]
     return ".".join(str(part) for index, part in enumerate(location) if index not in branches[:1])
 
@@ -149,13 +149,13 @@ def _is_branch(part: int | str) -> bool:
 
 
 def _section_of(annotation: Any) -> type[BaseModel] | None:
-    """The section among the types that a key may have."""
+    """Return the section among the types that a key may have."""
     options = _options(annotation)
     return next((item for item in options if isinstance(item, type) and issubclass(item, BaseModel)), None)
 
 
 def _entry_of(annotation: Any) -> Any:
-    """The type of the values where a key may have a table by name; None elsewhere."""
+    """Return the type of the values where a key may have a table by name; None elsewhere."""
     return next((typing.get_args(item)[1] for item in _options(annotation) if typing.get_origin(item) is dict), None)
 
 

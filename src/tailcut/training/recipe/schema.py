@@ -1,4 +1,4 @@
-"""Recipes: what is trained, on what and how, as typed models with errors that name the key."""
+"""Recipe schema: model, data and training settings as typed models with errors that name the key."""
 
 from typing import Annotated, Literal, Self
 

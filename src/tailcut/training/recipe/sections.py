@@ -1,4 +1,4 @@
-"""Sections of recipes for the training data and for networks that generate images."""
+"""Recipe sections for the training data and for generative networks."""
 
 from typing import Annotated, Any
 

@@ -1,4 +1,4 @@
-"""Recipes as TOML: found by name, read, overridden from the command line, and written as resolved."""
+"""Recipe files (TOML): found by name, read, overridden from the command line, written as resolved."""
 
 import difflib
 import importlib.resources
@@ -66,7 +66,7 @@ def training_command(
     devices: int = 1,
     num_nodes: int = 1,
 ) -> str:
-    """The command that trains a recipe to this result again: without the places of this machine.
+    """Return the command that reproduces this result, without paths of this machine.
 
     Args:
         source: the recipe's name or file.
@@ -85,7 +85,7 @@ def training_command(
 
 
 def find_recipe(name_or_path: str | Path) -> Path:
-    """The file of a recipe.
+    """Return the file of a recipe.
 
     Args:
         name_or_path: a path; or the name of a recipe that comes with Tailcut, with or without its folder
@@ -113,7 +113,7 @@ def find_recipe(name_or_path: str | Path) -> Path:
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """The recipes that come with Tailcut: name with folder -> file, sorted by name."""
+    """Return the shipped recipes: name with folder -> file, sorted by name."""
     package = Path(str(importlib.resources.files("tailcut")))
     for folder in (package / "recipes", package.parents[1] / "recipes"):  # installed; source checkout
         if folder.is_dir():
@@ -123,12 +123,12 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def to_toml(recipe: Recipe) -> str:
-    """The recipe as TOML with all defaults written out; `parse_recipe` gives an equal one back."""
+    """Return the recipe as TOML with all defaults written out; `parse_recipe` gives an equal one back."""
     return "\n".join(_toml_lines(recipe.model_dump(mode="json", exclude_none=True), "")) + "\n"
 
 
 def differences(one: Recipe, other: Recipe) -> list[str]:
-    """What differs between two recipes, one line per key: `optimizer.lr: 0.01 and 0.02`."""
+    """Return the differences between two recipes, one line per key: `optimizer.lr: 0.01 and 0.02`."""
     left, right = _leaves(one.model_dump(mode="json")), _leaves(other.model_dump(mode="json"))
     keys = [*left, *(key for key in right if key not in left)]
     return [
@@ -139,7 +139,7 @@ def differences(one: Recipe, other: Recipe) -> list[str]:
 
 
 def changed_since(recorded: Mapping[str, Any], recipe: Recipe, aside: Collection[str] = ()) -> list[str]:
-    """What differs between a recipe as a result holds it and `recipe`: see `differences`; keys `aside` may differ."""
+    """Return the differences between a result's recipe and `recipe`; see `differences`. Keys `aside` may differ."""
     try:
         changed = differences(Recipe.model_validate(recorded), recipe)
     except ValidationError:
@@ -148,7 +148,7 @@ def changed_since(recorded: Mapping[str, Any], recipe: Recipe, aside: Collection
 
 
 def holds(path: Path, recipe: Recipe) -> bool:
-    """Whether the file `path` is there and says just this recipe."""
+    """Return whether the file `path` exists and holds exactly this recipe."""
     try:
         return path.is_file() and load_recipe(path) == recipe
     except RecipeError:

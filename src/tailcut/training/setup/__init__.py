@@ -1,1 +1,1 @@
-"""The network, the optimiser and the schedule that a recipe describes."""
+"""Set-up of a training: the network, the optimiser and the schedule of a recipe."""

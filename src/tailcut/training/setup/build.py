@@ -1,4 +1,4 @@
-"""From a recipe to the network, the optimiser, the cutting of tails and the learning rate."""
+"""Construction of a recipe's network, optimiser, tail-truncation and learning rate schedule."""
 
 import logging
 import math
@@ -71,7 +71,7 @@ def note_image_size(recipe: Recipe, model: nn.Module, dataset: Dataset) -> None:
 
 
 def build_optimizer(section: OptimizerSection, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser over all trainable parameters of `model`, which is not changed."""
+    """Return the optimiser over all trainable parameters of `model`, which is not changed."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if section.name == "sgd":
         return torch.optim.SGD(parameters, lr=section.lr, momentum=section.momentum, weight_decay=section.weight_decay)
@@ -82,7 +82,7 @@ def build_optimizer(section: OptimizerSection, model: nn.Module) -> torch.optim.
 def build_schedule(
     recipe: Recipe, model: nn.Module, optimizer: torch.optim.Optimizer | None = None, steps_per_epoch: int = 1
 ) -> TailTruncation | None:
-    """The cutting of tails of `model`; None without a `schedule` section.
+    """Return the tail-truncation of `model`, or None without a `schedule` section.
 
     Args:
         recipe: the recipe.
@@ -117,7 +117,7 @@ def build_schedule(
 
 
 def lr_factor(section: LrScheduleSection, progress: float) -> float:
-    """The learning rate as a part of `optimizer.lr`.
+    """Return the learning rate as a fraction of `optimizer.lr`.
 
     Args:
         section: the form of the curve.
@@ -184,7 +184,7 @@ def _warn_of_few_steps(recipe: Recipe, num_steps: int) -> None:
 
 
 def hold_out(recipe: Recipe, dataset: Dataset) -> tuple[Dataset, Dataset | None]:
-    """The images to train on, and those held out for validation; None where the recipe holds out none.
+    """Return the training images, and those held out for validation, or None if the recipe holds out none.
 
     Raises:
         RecipeError: there are not so many images.
@@ -206,7 +206,7 @@ def set_precision(model: nn.Module, dtype: str) -> None:
 def load_teacher(
     recipe: Recipe, device: torch.device, *, roots: Roots = None, beside: Run | None = None
 ) -> nn.Module | None:
-    """The dense teacher of the `distillation` section on a device, without gradients; None without the section.
+    """Return the dense teacher of the `distillation` section on a device, without gradients; None without the section.
 
     Args:
         recipe: the recipe.

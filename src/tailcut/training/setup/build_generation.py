@@ -1,4 +1,4 @@
-"""The networks of a recipe that trains one which makes images, and whether the recipe fits them."""
+"""Construction of a recipe's generative networks, and the check that the recipe fits them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -99,7 +99,7 @@ def check_generative(recipe: Recipe, model: nn.Module, dataset: Dataset) -> None
 
 
 def _image_of(generator: nn.Module) -> Tensor:
-    """An image that the generator makes in evaluation mode (its mode is as before)."""
+    """Return an image of the generator in evaluation mode (its mode is restored)."""
     mode = generator.training
     try:
         image: Tensor = generator.eval()(next(generator.parameters()).new_zeros(example_shape(generator) or (1,)))
@@ -109,7 +109,7 @@ def _image_of(generator: nn.Module) -> Tensor:
 
 
 def _part(section: RegularizationSection | None, part: str) -> RegularizationSection | None:
-    """What the section says of one network, in that network's names.
+    """Return the part of the section for one network, with names as in that network.
 
     Names and patterns that begin with `generator.` or `discriminator.` are for that network, all others for both. A
     network of which `num_drawn` names nothing trains all its coefficients.
@@ -133,6 +133,6 @@ def _part(section: RegularizationSection | None, part: str) -> RegularizationSec
 
 
 def _mine(names: Mapping[str, Any], part: str) -> dict[str, Any]:
-    """The entries of one network, under its own names."""
+    """Return the entries of one network, under its own names."""
     others = tuple(f"{other}." for other in PARTS if other != part)
     return {name.removeprefix(f"{part}."): value for name, value in names.items() if not name.startswith(others)}

@@ -1,4 +1,4 @@
-"""Whether a training runs through the fused network: decided from sizes alone, so that it can be repeated."""
+"""Choice between fused and dense training, from sizes alone, so that it is reproducible."""
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ def choose_execution(recipe: Recipe, model: nn.Module, images: Tensor) -> Execut
 
 
 def trained_as(execution: Execution, model: nn.Module) -> nn.Module:
-    """The module whose forward pass trains `model` in this way; it shares all parameters with it.
+    """Return the module whose forward trains `model` in this mode; it shares all parameters with `model`.
 
     Raises:
         TrainingError: the way is "compiled", as a checkpoint may say, and numba is not installed.
@@ -61,5 +61,5 @@ def trained_as(execution: Execution, model: nn.Module) -> nn.Module:
 
 
 def example_batch(recipe: Recipe, image_shape: tuple[int, ...], num_processes: int, device: torch.device) -> Tensor:
-    """A batch of zeros of the shape that one process gets in each step."""
+    """Return a batch of zeros with the shape of one process's batch."""
     return torch.zeros(recipe.data.batch_size // num_processes, *image_shape, device=device)

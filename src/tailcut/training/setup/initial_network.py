@@ -1,4 +1,4 @@
-"""The network that a training starts from: made or loaded, given another stem, pruned. Made once per run."""
+"""Initial network of a training: created or loaded, with a new stem, pruned. Made once per run."""
 
 import logging
 from functools import partial
@@ -28,12 +28,12 @@ logger = logging.getLogger("tailcut.training")
 
 
 def needs_start(recipe: Recipe) -> bool:
-    """Whether the network is more than a fresh one of the recipe's model."""
+    """Return whether the initial network differs from a fresh one of the recipe's model."""
     return recipe.start is not None or recipe.inputs is not None or recipe.pruning is not None
 
 
 def sources(recipe: Recipe) -> list[str]:
-    """The networks that a recipe goes on or learns from, as it names them: a file, `run:NAME`, `zoo:NAME`, `start`."""
+    """Return the networks that a recipe starts or learns from: a file, `run:NAME`, `zoo:NAME`, `start`."""
     named = [
         recipe.start.file if recipe.start is not None else None,
         recipe.distillation.teacher if recipe.distillation is not None else None,
@@ -43,7 +43,7 @@ def sources(recipe: Recipe) -> list[str]:
 
 
 def needed_runs(recipe: Recipe) -> list[str]:
-    """The names of the runs that must be finished beside a run of this recipe (`run:NAME` in it)."""
+    """Return the names of the runs that must be finished beside a run of this recipe (`run:NAME` in it)."""
     named = [source.removeprefix(RUN_PREFIX) for source in sources(recipe) if source.startswith(RUN_PREFIX)]
     return list(dict.fromkeys(named))
 
@@ -83,17 +83,17 @@ def make_start(recipe: Recipe, run: Run, dataset: Dataset, *, roots: Roots = Non
 
 
 def parent_fingerprint(run: Run) -> str:
-    """The fingerprint of the network that the recipe's `start` section named as the run began; empty without one."""
+    """Return the fingerprint of the network in the recipe's `start` section at the run's begin; empty without one."""
     return str(inspect(run.start).metadata.get(PARENT_KEY, "")) if run.start.is_file() else ""
 
 
 def load_start(run: Run) -> nn.Module:
-    """The network that `make_start` wrote, with gradients, in training mode."""
+    """Return the network that `make_start` wrote, with gradients, in training mode."""
     return load(run.start).requires_grad_().train()
 
 
 def fresh_network(recipe: Recipe) -> nn.Module:
-    """The recipe's model with fresh parameters, of torch's global generator.
+    """Return the recipe's model with fresh parameters from torch's global generator.
 
     Raises:
         RecipeError: unknown model or wrong arguments.
@@ -105,7 +105,7 @@ def fresh_network(recipe: Recipe) -> nn.Module:
 
 
 def parent(recipe: Recipe, *, roots: Roots = None, beside: Run | None = None) -> nn.Module:
-    """The network of the `start` section, as its file has it.
+    """Return the network of the `start` section, as in its file.
 
     Args:
         recipe: its `start` section.

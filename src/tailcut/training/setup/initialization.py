@@ -1,4 +1,4 @@
-"""From the `regularization` section of a recipe to coefficients and their initial values."""
+"""Initialisation of coefficients from the `regularization` section of a recipe."""
 
 import math
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ PUBLISHED_STD = 0.1  # of every coefficient, whatever the layer: what the paper'
 
 
 def regularized(model: nn.Module, section: RegularizationSection | None) -> nn.Module:
-    """The model regularised as the section says (changes the module); as it is without a section.
+    """Return the model, regularised as in the section (changes the module); unchanged without a section.
 
     A model that is truncated already goes on with its coefficients if the section is empty. Otherwise a dense copy of
     it is regularised, which must have a corner for each tensor again: coefficients inside of the old and the new one
@@ -74,8 +74,9 @@ def regularized(model: nn.Module, section: RegularizationSection | None) -> nn.M
 
 
 def standardize_start(recipe: Recipe, model: nn.Module, dataset: Dataset) -> None:
-    """Scale the coefficients by what the layers give for one batch of `dataset` (changes the module), if the recipe's
-    initialisation is `lsuv`. The batch is the same for the same seed.
+    """Scale the coefficients by the outputs of the layers (changes the module) if the initialisation is `lsuv`.
+
+    The outputs are those for one batch of `dataset`, which is the same for the same seed.
 
     Raises:
         RecipeError: the outputs of a layer have no variance that could be made 1.
@@ -91,7 +92,7 @@ def standardize_start(recipe: Recipe, model: nn.Module, dataset: Dataset) -> Non
 
 
 def num_in_use(model: nn.Module, section: RegularizationSection | None) -> int:
-    """The coefficients of `model` that count: those kept, of a section that draws some of them those that are not zero.
+    """Return the number of coefficients in use: the kept ones, or with drawn coefficients those that are not zero.
 
     The model is not changed.
     """
@@ -137,8 +138,9 @@ def _initialize(model: nn.Module, initialization: str) -> None:
 
 
 def _draw(model: nn.Module, counts: int | Mapping[str, int], *, enlarge: bool) -> None:
-    """Leave so many coefficients of each tensor, drawn by torch's global generator; the rest is zero and gets no
-    gradient (changes the module). `enlarge` keeps the variance of the weights.
+    """Draw the coefficients that each tensor keeps, by torch's global generator (changes the module).
+
+    The others are zero and get no gradient. `enlarge` preserves the variance of the weights.
     """
     for tensor in truncated_tensors(model):
         number = _number_drawn(tensor, counts)

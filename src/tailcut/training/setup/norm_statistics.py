@@ -1,4 +1,4 @@
-"""When and on how many images a training measures the statistics of batch norm again.
+"""Schedule and sample size of the recalibration of batch norm in a training.
 
 Batch norm evaluates with running averages over the steps of training, of which each step adds a tenth. They are good
 where many steps went by while the weights changed little. In a short training they are those of other weights: networks
@@ -18,7 +18,7 @@ FEW_STEPS = 20
 
 
 def batches_for_norms(recipe: Recipe, model: nn.Module, num_images: int) -> tuple[int, int]:
-    """The batches that the statistics of batch norm are measured on again: images in each, and how many; 0 for none.
+    """Return the batches for the recalibration of batch norm: images per batch, and number of batches; 0 for none.
 
     The recipe may say how many images. If not, it is done where the statistics of training do not fit. Short epochs:
     above. Gates: channels whose probability is a little below one half are open half of the time in training and never

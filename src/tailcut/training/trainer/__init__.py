@@ -1,1 +1,1 @@
-"""Trainers: the loop of all recipes, and what detectors and GANs do differently."""
+"""Trainers: the training loop, and its variants for detectors and GANs."""

@@ -117,7 +117,7 @@ class Trainer(Processes):
         self.stepper: Any = fabric.setup_optimizers(self.optimizer)
 
     def _build(self, roots: Roots) -> nn.Module:
-        """The network that is trained, with the numbers that it begins with."""
+        """Return the network to train, with its initial parameters."""
         return build_model(self.recipe, self._start(roots))
 
     def _teacher(self, roots: Roots) -> Teacher | None:
@@ -131,7 +131,7 @@ class Trainer(Processes):
         return Teacher(network, self.fabric.autocast, self.fabric.device, self.memory_format, unchanged)
 
     def _start(self, roots: Roots) -> nn.Module | None:
-        """The network that the recipe starts from, None for a fresh one. The first process makes it, all load it."""
+        """Return the network that the recipe starts from, or None. The first process makes it, all load it."""
         if not needs_start(self.recipe):
             return None
         if self.fabric.is_global_zero:
@@ -140,7 +140,7 @@ class Trainer(Processes):
         return load_start(self.run)
 
     def _wrapped(self) -> nn.Module:
-        """The network in the form in which it trains, for this engine. What was decided before stays so."""
+        """Return the network in its training mode, for this engine; an earlier decision about the mode is kept."""
         if self.execution is None:
             fabric, shape = self.fabric, self.train_data.image_shape
             images = example_batch(self.recipe, shape, fabric.world_size, fabric.device)

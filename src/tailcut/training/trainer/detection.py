@@ -1,4 +1,4 @@
-"""Training of detectors: the loop of all recipes, with images and objects in the place of batches.
+"""Trainer for detectors: the common loop, with images and objects in place of batches of classes or masks.
 
 The paper's recipe (section 4.3): 20 epochs at a learning rate of 0.0025, divided by 10 after 16 and 19; the rest as
 in MMDetection: SGD with momentum 0.9 and weight decay 1e-4, two images a step, mirrored with probability 0.5,
@@ -42,7 +42,7 @@ logger = logging.getLogger("tailcut.training")
 
 
 def is_for_detector(recipe: Recipe) -> bool:
-    """Whether a recipe has a `detection` section, or a detector for a network."""
+    """Return whether a recipe has a `detection` section, or a detector as its model."""
     return recipe.detection is not None or (recipe.model.name in model_names() and _is_detector(recipe))
 
 
@@ -52,7 +52,7 @@ def _is_detector(recipe: Recipe) -> bool:
 
 
 def check_recipe(recipe: Recipe) -> DetectionSection:
-    """The `detection` section of a recipe.
+    """Return the `detection` section of a recipe.
 
     Raises:
         RecipeError: there is none, or the recipe asks for what detectors have no use for.
@@ -105,7 +105,7 @@ class _ByNumber(nn.Module):
         self.detector, self.images = detector, images
 
     def forward(self, numbers: Tensor) -> object:
-        """What the detector finds in the images of these numbers, int64, shape (batch,)."""
+        """Return the detector's outputs for the images with these indices, int64 (batch,)."""
         return self.detector([self.images.image(number).to(numbers.device) for number in numbers.tolist()])
 
 
@@ -179,7 +179,7 @@ class DetectionTrainer(Trainer):
         return loss.detach()
 
     def _example(self, index: int) -> Example:
-        """One training image with its objects, on the device, mirrored or not."""
+        """Return one training image with its objects, on the device, flipped or not."""
         seed, device = self.recipe.training.seed, self.fabric.device
         mirrored = is_mirrored(self.section.flip, seed=seed, epoch=self.epoch, index=index)
         image, target = training_example(self.images, index, masks=self.detector.has_masks, mirrored=mirrored)

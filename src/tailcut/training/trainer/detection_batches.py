@@ -1,4 +1,4 @@
-"""Training images of detectors: what the loop counts, what a step reads, and how both are mirrored."""
+"""Training batches of detectors: images with objects, and their horizontal flips."""
 
 import torch
 from torch import Tensor
@@ -22,18 +22,18 @@ class ImageNumbers(Dataset):
         self._num_images = len(dataset)
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
         return self._num_images
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """The number twice, int64, shape ()."""
+        """Return the index as image and as target, int64, shape ()."""
         if not 0 <= index < self._num_images:
             raise IndexError(f"{self.name}, split {self.split}: there is no image {index}")
         return torch.tensor(index), torch.tensor(index)
 
 
 def training_example(dataset: CocoDataset, index: int, *, masks: bool, mirrored: bool) -> Example:
-    """One image (3, height, width) with its objects, as a detector takes them.
+    """Return one image (3, height, width) with its objects, as a detector takes them.
 
     Args:
         dataset: the data set.
@@ -50,7 +50,7 @@ def training_example(dataset: CocoDataset, index: int, *, masks: bool, mirrored:
 
 
 def mirror(image: Tensor, target: dict[str, Tensor]) -> Example:
-    """An image (3, height, width) and its objects with left and right exchanged."""
+    """Return an image (3, height, width) and its objects, flipped horizontally."""
     width = image.shape[2]
     left, top, right, bottom = target["boxes"].unbind(1)
     turned = {**target, "boxes": torch.stack([width - right, top, width - left, bottom], dim=1)}
@@ -60,5 +60,5 @@ def mirror(image: Tensor, target: dict[str, Tensor]) -> Example:
 
 
 def is_mirrored(probability: float, *, seed: int, epoch: int, index: int) -> bool:
-    """Whether this image is mirrored in this epoch: it depends on nothing else."""
+    """Return whether this image is flipped in this epoch, a pure function of seed, epoch and index."""
     return float(torch.rand((), generator=generator(seed, epoch, index, 0))) < probability

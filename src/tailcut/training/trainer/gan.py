@@ -1,4 +1,4 @@
-"""Training of a GAN: the loop of all recipes, with two networks that learn against one another.
+"""Trainer for GANs: the common loop, with a generator and a discriminator.
 
 As in the paper of the DCGAN (Radford et al., 2016): in each step the discriminator learns to tell a batch of real
 images from a batch of made ones, then the generator learns to have its batch taken for real. Adam, with a learning
@@ -71,7 +71,7 @@ class GanTrainer(Trainer):
         return loss
 
     def _step(self, images: Tensor, targets: Tensor, places: Tensor) -> Tensor:
-        """A step of the discriminator, then one of the generator. Returns the sum of their losses, a scalar.
+        """Train the discriminator for a step, then the generator. Return the sum of their losses, a scalar.
 
         One optimiser has the parameters of both networks and changes only those with gradients: the same numbers as
         from two with these settings.

@@ -1,4 +1,4 @@
-"""Starting a training: its folder, its engine, and one session in each process."""
+"""Launch of a training: its folder, its devices, and one trainer per process."""
 
 from contextlib import ExitStack, nullcontext
 from functools import partial
@@ -81,7 +81,7 @@ def _run_trainer(
     progress: bool,
     command: str,
 ) -> Result:
-    """What each process does."""
+    """Train in one process, and return the result."""
     data = recipe.data
     how = reading(on_error=data.on_error, strict=data.strict, max_pixels=data.max_pixels, place="recipe")
     log = log_to_file(run) if fabric.is_global_zero else nullcontext()
