@@ -1,4 +1,4 @@
-"""Work on files, one module a task: the verbs of the command line call them."""
+"""Tasks on files, one module each; the verbs of the command line call them."""
 
 from tailcut.tasks.predict import PredictReport as PredictReport
 from tailcut.tasks.predict import predict as predict

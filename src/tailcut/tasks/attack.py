@@ -1,4 +1,4 @@
-"""How a classifier stands up to attacks: FGSM and PGD over the size of what they may change.
+"""Adversarial attacks on a classifier: its accuracy under FGSM and PGD over the size of the perturbation.
 
 FGSM: Goodfellow et al., "Explaining and Harnessing Adversarial Examples" (2014). PGD: Madry et al., "Towards Deep
 Learning Models Resistant to Adversarial Attacks" (2017). Images have pixels in 0..1, epsilon is in the same units,
@@ -125,7 +125,7 @@ class AttackReport(Report):
     seconds: float
 
     def __str__(self) -> str:
-        """One row per epsilon."""
+        """Return one row per epsilon."""
         header = ("epsilon", "step size", *(curve.model for curve in self.curves))
         text = table(header, self.cells(), align=">" * len(header))
         steps = "" if self.method == "fgsm" else f", {self.steps} steps"
@@ -217,7 +217,7 @@ def accuracies_under_attack(
     device: torch.device | str = "cpu",
     bar: Progress | None = None,
 ) -> list[float]:
-    """The accuracy of a classifier at each epsilon. The model is not changed: a dense copy of it is attacked.
+    """Return the accuracy of a classifier at each epsilon. The model is not changed: a dense copy of it is attacked.
 
     Args:
         model: any classifier, regularised or not.
@@ -333,7 +333,7 @@ def draw_curves(report: AttackReport, path: str | Path) -> None:
 def _attacked(
     model: nn.Module, images: Tensor, targets: Tensor, plan: AttackPlan, noise: torch.Generator
 ) -> Iterator[Tensor]:
-    """The images as the attack leaves them, for each epsilon."""
+    """Yield the attacked images for each epsilon."""
     signs = _gradient(model, images, targets).sign() if plan.method == "fgsm" else None
     for epsilon, size in zip(plan.epsilons, plan.step_sizes, strict=True):
         if signs is not None:  # one gradient serves every epsilon
@@ -345,7 +345,7 @@ def _attacked(
 
 
 def _gradient(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-    """The gradient of the loss by each image. Their losses are added, so that none depends on its batch."""
+    """Return the gradient of the loss for each image. Losses are summed, so that none depends on its batch."""
     with torch.enable_grad():
         x = images.detach().requires_grad_()
         loss = cross_entropy(model(x), targets, reduction="sum")

@@ -1,4 +1,4 @@
-"""A file's network in fewer bytes: measured on training images, evaluated on those of the test."""
+"""Compression of a file's network: measured on training images, evaluated on test images."""
 
 import time
 from collections.abc import Callable, Mapping

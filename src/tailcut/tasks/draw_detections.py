@@ -1,4 +1,4 @@
-"""Images of what a detector found: boxes, names and masks drawn on the photo."""
+"""Drawings of detections: boxes, names and masks on the photo."""
 
 import colorsys
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ Colour = tuple[int, int, int]
 
 
 def draw_objects(image: Tensor, found: Mapping[str, Tensor], names: Sequence[str]) -> Image.Image:
-    """The image with each object's mask, box, name and score, the surest on top.
+    """Return the image with each object's mask, box, name and score, the highest score on top.
 
     Args:
         image: RGB (3, height, width) in 0..1.
@@ -50,7 +50,7 @@ def write_image(image: Image.Image, path: Path) -> None:
 
 
 def colour_of(label: int) -> Colour:
-    """The colour of a class: bright, always the same."""
+    """Return the colour of a class: bright, and fixed per class."""
     red, green, blue = colorsys.hsv_to_rgb(label * HUE_STEP % 1, 0.85, 1.0)
     return round(255 * red), round(255 * green), round(255 * blue)
 
@@ -70,6 +70,6 @@ def _draw_box(image: Image.Image, box: Sequence[float], text: str, colour: Colou
 
 
 def _brightness(colour: Colour) -> float:
-    """The luma of ITU-R BT.601, 0 to 255."""
+    """Return the luma of ITU-R BT.601, 0 to 255."""
     red, green, blue = colour
     return 0.299 * red + 0.587 * green + 0.114 * blue

@@ -1,4 +1,4 @@
-"""Grad-CAM: where in an image a network finds its class.
+"""Grad-CAM: the regions of an image that a network's class score depends on.
 
 Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization" (2017): the maps of
 a layer, each weighted by the mean of the gradient of the class's output over it, added up; what speaks against the
@@ -85,7 +85,7 @@ class ExplainReport(Report):
     explanations: list[Explanation]
 
     def __str__(self) -> str:
-        """One row per network."""
+        """Return one row per network."""
         rows = [
             (item.model, item.layer, shown_class(item.best_class, item.best_name), f"{100 * item.probability:.1f} %")
             for item in self.explanations
@@ -211,7 +211,7 @@ def _convolutions(network: nn.Module, layer: str | None) -> dict[str, nn.Module]
 
 
 def _pixels(path: str | Path, model: nn.Module, max_pixels: int) -> Tensor:
-    """The image (1, channels, height, width) in the size that the network's family (or its edits) has as example."""
+    """Return the image (1, channels, height, width) at the example size of the network's family, or of its edits."""
     shape = image_shape(model)
     if shape is None:
         raise ArgumentError("explain needs a network of a registered family that takes images")

@@ -1,4 +1,4 @@
-"""What there is: registered architectures, and the trained networks of the zoo with their figures."""
+"""Lists of the registered architectures and of the zoo's trained networks with their metrics."""
 
 import contextlib
 from dataclasses import dataclass
@@ -65,7 +65,7 @@ class ModelsReport(Report):
     zoo: list[ZooEntry]
 
     def __str__(self) -> str:
-        """Two tables."""
+        """Return two tables."""
         architectures = [
             (
                 entry.name,
@@ -95,7 +95,7 @@ class ModelsReport(Report):
 
 
 def list_models() -> ModelsReport:
-    """All registered architectures (those of the user's own code too, once imported) and the whole zoo."""
+    """Return all registered architectures (the user's too, once imported) and the whole zoo."""
     return ModelsReport(
         models=[_architecture(name) for name in model_names()], zoo=[_zoo_entry(name) for name in zoo_names()]
     )

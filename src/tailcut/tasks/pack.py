@@ -1,4 +1,4 @@
-"""From runs, checkpoints and plain weights to .tailcut files, and from these to dense weights."""
+"""Packing of runs, checkpoints and plain weights to .tailcut files, and unpacking to dense weights."""
 
 import io
 import logging
@@ -50,7 +50,7 @@ class UnpackReport(Report):
     file_bytes: int
 
     def __str__(self) -> str:
-        """One line for people."""
+        """Return the report as one line."""
         return (
             f"{self.out}: {self.num_tensors} tensors, {self.num_parameters:,} numbers, {self.file_bytes:,} "
             f"bytes, from {self.file}"
@@ -69,7 +69,7 @@ class PackReport(SaveReport):
     regularization: RegularizationReport | None
 
     def __str__(self) -> str:
-        """The cuts as a table, and one line about the file."""
+        """Return the cuts as a table, and one line about the file."""
         cut = self.regularization
         if cut is None or cut.num_kept == cut.num_parameters:
             return super().__str__()
@@ -214,7 +214,7 @@ def _read_source(path: Path) -> Any:
 
 
 def _from_checkpoint(state: Mapping[str, Any], path: Path, run: Run) -> tuple[nn.Module, tuple[str, str]]:
-    """The network of a checkpoint as it would be packed now, and the codecs of its recipe.
+    """Return the network of a checkpoint as it would be packed now, and the number types of its recipe.
 
     Args:
         state: the checkpoint.
@@ -281,7 +281,7 @@ def _from_weights(
 
 
 def _warn_of_unknown(path: Path, names: Sequence[str]) -> None:
-    """The same numbers are another weight along other axes or in another order: nobody else would notice."""
+    """Warn that axes and order are guessed: the same numbers with others are another weight, without any error."""
     if names:
         logger.warning(
             "%s does not say which axes and order its coefficients belong to (%s): all axes and order weights of 1 are "
@@ -293,7 +293,7 @@ def _warn_of_unknown(path: Path, names: Sequence[str]) -> None:
 
 
 def _reasons(error: RuntimeError) -> str:
-    """What `load_state_dict` says, on one line, without the name of the class."""
+    """Return the message of a `load_state_dict` error on one line, without the name of the class."""
     return " ".join(line.strip() for line in str(error).splitlines()[1:])
 
 

@@ -28,7 +28,7 @@ TABLE_FILE = "predictions.json"
 
 
 def shown_class(number: int, name: str | None) -> str:
-    """A class for people: `3 cat`, or `3` where the network was not told its name."""
+    """Return a class as text: `3 cat`, or `3` if the network has no class names."""
     return f"{number} {name}" if name else str(number)
 
 
@@ -53,7 +53,7 @@ class PredictReport(Report):
     skipped: list[dict[str, Any]] = field(default_factory=list)
 
     def __str__(self) -> str:
-        """One row per image."""
+        """Return one row per image."""
         if self.task == "segmentation":
             rows = [
                 (item["image"], item["mask"], f"{100 * item['foreground_ratio']:.1f} %") for item in self.predictions
@@ -163,7 +163,7 @@ def predict_file(
 
 
 def prepare_folder(out: str | Path | None) -> Path | None:
-    """The folder for predictions, made if needed; None without one. `ArgumentError` if it is a file."""
+    """Return the folder for predictions, created if needed, or None; raise `ArgumentError` if it is a file."""
     if out is None:
         return None
     folder = Path(out)
@@ -184,7 +184,7 @@ def _image_shape(model: nn.Module) -> tuple[int, int, int]:
 
 
 def _read(path: Path, shape: tuple[int, int, int], *, resized: bool, invert: bool) -> Tensor:
-    """The image as the network takes it: (1, channels, height, width)."""
+    """Return the image as a batch of one: (1, channels, height, width)."""
     channels, *example = shape
     least_height, least_width = example
     height, width = example if resized else image_size(path)
@@ -194,7 +194,7 @@ def _read(path: Path, shape: tuple[int, int, int], *, resized: bool, invert: boo
 
 
 def _answers(outputs: Tensor) -> Tensor:
-    """The outputs for one image, (1, classes) or (1, classes, height, width); `ArgumentError` for others."""
+    """Return the outputs for one image, (1, classes) or (1, classes, height, width); else raise `ArgumentError`."""
     if outputs.ndim not in (2, 4) or outputs.shape[0] != 1:
         raise ArgumentError(
             "predict needs outputs of shape (1, classes), or (1, classes, height, width) for masks; for one image "

@@ -41,7 +41,7 @@ class PredictObjectsReport(PredictReport):
     """
 
     def __str__(self) -> str:
-        """One row per object."""
+        """Return one row per object."""
         rows = [
             (item["image"], found["name"], f"{100 * found['probability']:.1f} %", _box_text(found["box"]))
             for item in self.predictions
@@ -51,7 +51,7 @@ class PredictObjectsReport(PredictReport):
 
 
 def holds_detector(file: str | Path) -> bool:
-    """Whether a .tailcut file (or `zoo:NAME`) names a registered detector. Raises what `load` raises."""
+    """Return whether a .tailcut file (or `zoo:NAME`) names a registered detector. Raises the errors of `load`."""
     base = read_contents(file).base
     return base is not None and base.name in FAMILIES
 
@@ -145,7 +145,7 @@ def _drawing_paths(images: Sequence[Path], folder: Path) -> dict[Path, Path]:
 
 
 def _names(model: nn.Module, num_classes: int) -> list[str]:
-    """A name for each label. Data that lack the last categories name fewer than the detector has."""
+    """Return a name for each label. Data without the last categories name fewer than the detector has."""
     told = structure.class_names(model)
     if told is not None and len(told) <= num_classes:
         return [*(name or str(label) for label, name in enumerate(told)), *map(str, range(len(told), num_classes))]

@@ -1,4 +1,4 @@
-"""From a file to a slimmer one: score the channels of its network, prune it, save it."""
+"""Pruning of a file's network: score the channels, remove the lowest, save the result."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -57,7 +57,7 @@ class PruneFileReport(Report):
     pruning: PruneReport
 
     def __str__(self) -> str:
-        """The pruning, then one line on the file."""
+        """Return the pruning report, then one line about the file."""
         on = f", on {self.num_images:,} images" if self.num_images else ""
         again = f"; batch norm measured again on {self.recalibrated_on:,} images" if self.recalibrated_on else ""
         return f"{self.pruning}\n\n{self.out}: {self.file_bytes:,} bytes; scores by {self.method}{on}{again}"

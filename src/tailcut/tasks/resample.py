@@ -1,4 +1,4 @@
-"""A file's network with more or fewer channels, as another file."""
+"""Resampling of a file's network to more or fewer channels."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class ResampleFileReport(Report):
     resampling: ResamplingReport
 
     def __str__(self) -> str:
-        """The tensors, then one line on the file."""
+        """Return the tensors, then one line about the file."""
         change = f"{self.parameters_before:,} dense numbers are now {self.parameters_after:,}"
         return f"{self.resampling}\n\n{self.out}: {self.file_bytes:,} bytes; {change}. Measure it: tailcut evaluate"
 

@@ -1,4 +1,4 @@
-"""Images that a network makes, as one PNG."""
+"""Samples of a generative network, as one PNG."""
 
 import math
 import time
@@ -43,7 +43,7 @@ class SampleReport(Report):
     seconds: float
 
     def __str__(self) -> str:
-        """One line for people."""
+        """Return the report as one line."""
         return f"{self.image}: {self.num_samples} images by {self.model}, seed {self.seed}, {self.seconds:.1f} s"
 
 
@@ -101,7 +101,7 @@ def sample_file(
 
 
 def sheet(images: Tensor) -> Tensor:
-    """All images side by side, in rows that make about a square, black between them.
+    """Return all images in a grid that is about square, with black lines between them.
 
     Args:
         images: (images, channels, height, width), 0 to 1; at least one.

@@ -1,4 +1,4 @@
-"""The scores of a file's network on a data set, written as JSON and drawn."""
+"""Channel scores of a file's network on a data set, as JSON and as a plot."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ class ScoreReport(Report):
     left: dict[str, str]
 
     def __str__(self) -> str:
-        """One row per layer."""
+        """Return one row per layer."""
         on = f", on {self.num_images:,} images of {self.data}, {self.split}" if self.data else ""
         return f"{layer_table(self.layers, self.left)}\n\n{self.out}: scores by {self.method}{on}"
 

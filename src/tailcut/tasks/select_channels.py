@@ -1,4 +1,4 @@
-"""A static selection of frequency channels from a network with a trained gate."""
+"""Static selection of frequency channels from a network with a trained gate."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -53,7 +53,7 @@ class SelectReport(Report):
     heat_maps: str | None
 
     def __str__(self) -> str:
-        """A few lines for people."""
+        """Return the report as a few lines."""
         counts = " + ".join(str(len(part)) for part in self.selection.values())
         lines = [
             f"{self.out}: {self.num_channels} channels ({counts}) by {self.num_images:,} images of {self.data}, "
@@ -132,7 +132,7 @@ def select_channels(
 
 
 def _packed(source: str | Path) -> str | Path:
-    """The file itself, or the packed network of a run folder."""
+    """Return the file itself, or the packed network of a run folder."""
     packed = packed_network(source)
     if Path(source).is_dir() and not Path(packed).is_file():
         raise ArgumentError(f"{source} holds no {Path(packed).name}: finish the run, or pack it with tailcut pack")
