@@ -1,4 +1,4 @@
-"""Tables of results: what the papers print beside what was measured here. Reads results, never trains."""
+"""Reports of results: the papers' figures beside those measured here. Reads results, never trains."""
 
 from tailcut.reports.records import by_name as by_name
 from tailcut.reports.records import find_results as find_results

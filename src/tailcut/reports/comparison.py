@@ -1,4 +1,4 @@
-"""Two networks side by side: what their files hold, and how far their weights and outputs are apart."""
+"""Comparison of two networks: the contents of their files, the differences of their weights and outputs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -98,7 +98,7 @@ class ComparisonReport(Report):
     why_not: tuple[str, ...]
 
     def __str__(self) -> str:
-        """A table of the networks, one of their tensors, and what the outputs say."""
+        """Return tables of the networks and of their tensors, and the difference of the outputs."""
         parts = [_facts(self.networks)]
         structure = "the same" if self.same_structure else "different: only tensors of one name and shape are compared"
         header = ("tensor", "shape", "corner", "kept", "bytes", "largest difference", "relative")
@@ -218,14 +218,14 @@ def _differences(first: Sequence[Tensor], second: Sequence[Tensor]) -> dict[str,
 
 
 def largest_difference(first: Sequence[Tensor], second: Sequence[Tensor]) -> float | None:
-    """The largest |one - other| of tensors that fit one another; None if any is not finite. No numbers differ by 0."""
+    """Return the largest absolute difference, or None if a number is not finite. Empty tensors differ by 0."""
     pairs = [(one.double(), other.double()) for one, other in zip(first, second, strict=True) if one.numel()]
     found = [float((one - other).abs().max()) for one, other in pairs]
     return max(found, default=0.0) if all(map(math.isfinite, found)) else None
 
 
 def _compare_outputs(first: ReportedNetwork, second: ReportedNetwork) -> tuple[ComparedOutputs | None, str]:
-    """What both say of one random input; or None and why not."""
+    """Compare the outputs of both networks for one random input; return None and the reason if they cannot be."""
     results: list[list[Tensor]] = []
     shapes: list[Sizes] = []
     for network in (first, second):
@@ -279,7 +279,7 @@ def _cells(tensor: ComparedTensor) -> list[str]:
 
 
 def _both(texts: Sequence[str]) -> str:
-    """One text where both are the same; `-` where one has nothing to say."""
+    """Return both texts, as one if they are equal; `-` for an empty one."""
     first, second = (text or "-" for text in texts)
     return first if first == second else f"{first} | {second}"
 

@@ -1,4 +1,4 @@
-"""The kept corner of each tensor as a map: where its coefficients lie, and how large they are."""
+"""Maps of the kept corner of each tensor: the positions and sizes of its coefficients."""
 
 import math
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ COLORS = "viridis"
 
 
 def corners_section(networks: Sequence[ReportedNetwork]) -> Section:
-    """A map per truncated tensor."""
+    """Return a map per truncated tensor."""
     section = Section(
         "Kept corners",
         "corners",
@@ -47,7 +47,7 @@ def corners_section(networks: Sequence[ReportedNetwork]) -> Section:
 
 
 def corner_figure(tensor: TruncatedTensor, roles: Sequence[str]) -> Element:
-    """The map of one tensor with its caption.
+    """Return the map of one tensor with its caption.
 
     Args:
         tensor: of a network.
@@ -65,7 +65,7 @@ def corner_figure(tensor: TruncatedTensor, roles: Sequence[str]) -> Element:
 
 
 def folded_corner(tensor: TruncatedTensor) -> tuple[Tensor, int]:
-    """The sizes of a tensor's coefficients over its corner, folded to two axes.
+    """Return the sizes of a tensor's coefficients over its corner, folded to two axes.
 
     Args:
         tensor: of a network.
@@ -121,7 +121,7 @@ def show_corner(canvas: Any, sizes: Tensor, names: tuple[str, str]) -> None:
 
 
 def axis_names(tensor: TruncatedTensor, roles: Sequence[str]) -> tuple[str, str]:
-    """What stands beside and below the map of a tensor whose axes have these roles."""
+    """Return the labels of the axes of a tensor's map, given the roles of the tensor's axes."""
     if len(tensor.shape) == 1:
         return "", _axis_name(tensor, 0, roles)
     below = _axis_name(tensor, 1, roles)

@@ -1,4 +1,4 @@
-"""A report's training curves: loss, figures, kept coefficients and learning rate over the epochs."""
+"""Training curves of a report: loss, metrics, kept coefficients and learning rate over the epochs."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,7 +20,7 @@ _QUANTITIES = {
 
 
 def curves_section(networks: Sequence[ReportedNetwork]) -> Section:
-    """The curves of all networks in one drawing per quantity."""
+    """Return the curves of all networks in one drawing per quantity."""
     section = Section(
         "Training curves",
         "curves",

@@ -1,4 +1,4 @@
-"""Drawings of matplotlib as elements of a page: lines and text take the page's colours, light or dark."""
+"""Matplotlib drawings as page elements: lines and text take the page's colours, light or dark."""
 
 import io
 import re
@@ -39,12 +39,12 @@ _STYLE: dict[Any, Any] = {
 
 
 def series_color(number: int) -> str:
-    """The colour of the line of that number, for matplotlib; after `NUM_SERIES` they begin again."""
+    """Return the matplotlib colour of a series; after `NUM_SERIES` they repeat."""
     return _SERIES[number % NUM_SERIES]
 
 
 def series_style(number: int) -> str:
-    """The style of the line of that number, for matplotlib and CSS: another one where the colours begin again."""
+    """Return the line style of a series, for matplotlib and CSS: another one where the colours repeat."""
     return LINE_STYLES[number // NUM_SERIES % len(LINE_STYLES)]
 
 
@@ -87,12 +87,12 @@ def label_values(panel: Any) -> None:
 
 
 def plain_numbers(value: float, _: object = None) -> str:
-    """A number at an axis as plain text: 0.001, 20,000; beyond these as 1e-06."""
+    """Return a tick label as plain text: 0.001, 20,000; smaller and larger numbers as 1e-06."""
     return f"{value:,.0f}" if 1 <= abs(value) < 1e6 and value == round(value) else f"{value:g}"
 
 
 def _as_element(text: str, description: str) -> Element:
-    """What matplotlib wrote, without what belongs to files of their own."""
+    """Return matplotlib's SVG as an element, without the parts of a stand-alone file."""
     text = re.sub("|".join(_PAGE_COLORS), lambda found: _PAGE_COLORS[found[0]], text)
     root = fromstring(text)  # noqa: S314, it was written here
     used = set(re.findall(r'(?:url\(|href=")#([^")]+)', text))

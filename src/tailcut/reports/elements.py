@@ -1,4 +1,4 @@
-"""Elements of an HTML page as a tree: whatever text they hold is escaped when the page is written."""
+"""Elements of an HTML page as a tree; text is escaped when the page is written."""
 
 import base64
 import re
@@ -35,7 +35,7 @@ class Section:
 
 
 def element(tag: str, *children: Child, **attributes: str) -> Element:
-    """An element with these children, in order; text may be anything.
+    """Return an element with these children, in order; any text is escaped.
 
     Args:
         tag: `p`, `table`, ...
@@ -64,7 +64,7 @@ def clean(text: str) -> str:
 
 
 def table(label: str, header: Sequence[str], rows: Sequence[Sequence[Child]], *, align: str) -> Element:
-    """A table that scrolls in a box of its own where it is wider than the page.
+    """Return a table that scrolls horizontally if it is wider than the page.
 
     Args:
         label: what the table shows, for those who do not see it.
@@ -86,12 +86,12 @@ def table(label: str, header: Sequence[str], rows: Sequence[Sequence[Child]], *,
 
 
 def figure(image: Element, *caption: Child) -> Element:
-    """An image with its caption."""
+    """Return an image with its caption."""
     return element("figure", image, element("figcaption", *caption))
 
 
 def image_element(content: bytes, kind: str, description: str, size: tuple[int, int]) -> Element:
-    """An image that lies in the page itself.
+    """Return an image embedded in the page.
 
     Args:
         content: of the file.
@@ -104,7 +104,7 @@ def image_element(content: bytes, kind: str, description: str, size: tuple[int, 
 
 
 def write_page(title: str, head: Sequence[Element], sections: Sequence[Section]) -> str:
-    """The whole page as HTML.
+    """Return the whole page as HTML.
 
     Args:
         title: of the page.

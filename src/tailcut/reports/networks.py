@@ -1,4 +1,4 @@
-"""The networks of a report: what a run folder, a file or the zoo tells of each, and why it tells no more."""
+"""Networks of a report: the data that a run folder, a file or the zoo holds of each, and reasons for missing data."""
 
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -44,13 +44,13 @@ class ReportedNetwork:
     missing: Mapping[str, str] = field(default_factory=dict)
 
     def recipe_section(self, name: str) -> Mapping[str, Any]:
-        """A section of the recipe; {} where it has none."""
+        """Return a section of the recipe; {} where it has none."""
         section = self.recipe.get(name)
         return section if isinstance(section, Mapping) else {}
 
 
 def open_networks(sources: Sequence[str | Path]) -> list[ReportedNetwork]:
-    """The networks of a report, each under a name of its own.
+    """Return the networks of a report, each under a unique name.
 
     Args:
         sources: run folders, .tailcut files or `zoo:NAME`, in the order of the report.
@@ -71,7 +71,7 @@ def open_networks(sources: Sequence[str | Path]) -> list[ReportedNetwork]:
 
 
 def open_network(source: str | Path, name: str) -> ReportedNetwork:
-    """One network of a report, under this name; see `open_networks`."""
+    """Return one network of a report, under this name; see `open_networks`."""
     text = str(source)
     if Path(text).is_dir():
         return _open_run(Run(Path(text)), text, name)
@@ -84,7 +84,7 @@ def open_network(source: str | Path, name: str) -> ReportedNetwork:
 
 
 def edit_names(source: str | Path) -> list[str]:
-    """The kinds of edits that a .tailcut file records, in their order: `regularize`, `prune`, ...
+    """Return the kinds of edits that a .tailcut file records, in their order: `regularize`, `prune`, ...
 
     Raises as `tailcut.inspect`.
     """

@@ -1,4 +1,4 @@
-"""The page of a report: one HTML file that needs nothing else."""
+"""Report page: one self-contained HTML file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ class PageReport(Report):
     left: tuple[LeftOut, ...]
 
     def __str__(self) -> str:
-        """What was written, and what is not in it."""
+        """Return the file that was written, and the parts that the page lacks."""
         lines = [f"{self.out}: {', '.join(self.networks)}; {self.page_bytes:,} bytes"]
         return "\n".join([*lines, *(f"{item.section}: without {item.network}: {item.reason}" for item in self.left)])
 

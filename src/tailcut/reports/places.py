@@ -1,4 +1,4 @@
-"""Where a page or a table may be written: in a folder that exists, over no file of what is reported on."""
+"""Check of output paths: the folder must exist, and the file must not be one of those reported on."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ def check_out(out: str | Path, sources: Sequence[str]) -> None:
 
 
 def _own_files(source: str) -> Iterator[tuple[Path, str]]:
-    """The files that belong to a source, and what they are; a folder stands for all files in it."""
+    """Yield the files that belong to a source, with their descriptions; a folder stands for all files in it."""
     if Path(source).is_dir():
         yield from _run_files(Run(Path(source)))
         return

@@ -1,4 +1,4 @@
-"""Finished runs: those of a folder, and the records of ours that come with Tailcut."""
+"""Records of finished runs: those in a folder, and those that ship with Tailcut."""
 
 import importlib.resources
 import logging
@@ -18,14 +18,14 @@ logger = logging.getLogger("tailcut.reports")
 
 
 def records_folder() -> Path:
-    """The folder of the records, in which each folder of recipes has one: FOLDER/NAME.json or FOLDER/NAME-SEED.json."""
+    """Return the folder of the shipped records: FOLDER/NAME.json or FOLDER/NAME-SEED.json per folder of recipes."""
     package = Path(str(importlib.resources.files("tailcut")))
     installed, checkout = package / "results", package.parents[1] / "docs" / "results"
     return installed if installed.is_dir() else checkout
 
 
 def read_records(folder: str | Path) -> list[Result]:
-    """All records under a folder such as `records_folder()`, by name and seed; none if it does not exist.
+    """Return all records under a folder such as `records_folder()`, by name and seed; none if it does not exist.
 
     Raises:
         DataError: a record is damaged.
@@ -34,7 +34,7 @@ def read_records(folder: str | Path) -> list[Result]:
 
 
 def read_runs(folder: str | Path, measured: Measured | None = None) -> list[Result]:
-    """The results of the finished runs in a folder, by name and seed; none if it does not exist.
+    """Return the results of the finished runs in a folder, by name and seed; none if it does not exist.
 
     A damaged result, or one of other images than `measured` says for its name, is named in a warning and left out.
 
@@ -66,7 +66,7 @@ def read_runs(folder: str | Path, measured: Measured | None = None) -> list[Resu
 def find_results(
     runs: str | Path, *, records: bool = True, measured: Measured | None = None
 ) -> dict[str, list[Result]]:
-    """The results by recipe name: of finished runs under a folder; of recipes without any, the records of ours.
+    """Return the results by recipe name: from finished runs under a folder, else from the shipped records.
 
     Args:
         runs: a folder that holds run folders; it need not exist.
@@ -83,7 +83,7 @@ def find_results(
 
 
 def by_name(results: Iterable[Result]) -> dict[str, list[Result]]:
-    """The results of each recipe name, in their order."""
+    """Return the results of each recipe name, in their order."""
     found: dict[str, list[Result]] = {}
     for result in results:
         found.setdefault(result.name, []).append(result)
@@ -91,7 +91,7 @@ def by_name(results: Iterable[Result]) -> dict[str, list[Result]]:
 
 
 def _is_of(result: Result, measured: Measured, run: Run) -> bool:
-    """Whether the result is of the data that its recipe's figures are of; a warning if not."""
+    """Return whether the result is for the same data as its recipe's published figures; warn if not."""
     wanted = measured.get(result.name)
     data = result.recipe.get("data", {})
     here = data.get("name"), data.get("test_split")

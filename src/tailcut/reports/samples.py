@@ -1,4 +1,4 @@
-"""What networks make of a few images: classes and masks of test images, and images that generators draw."""
+"""Samples of networks: predicted classes and masks of test images, and images that generators draw."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -74,7 +74,7 @@ Shown = Samples | Generated | str
 
 
 def samples_section(networks: Sequence[ReportedNetwork], samples: Mapping[str, Shown]) -> Section:
-    """Generated images of all generators, then the samples of each other network.
+    """Return the section with the images of all generators, then the samples of each other network.
 
     Args:
         networks: of the report.
@@ -106,7 +106,7 @@ def _about_codes(sizes: set[int]) -> str:
 
 
 def overlay(sample: Sample) -> Tensor:
-    """An image with its two masks over it, (3, height, width): what both have green, else red (predicted) or blue."""
+    """Return an image under its masks, (3, height, width): green where both agree, else red (predicted) or blue."""
     image = sample.image.expand(3, -1, -1)
     predicted, actual = sample.predicted > 0, sample.target > 0
     for where, color in (
@@ -160,7 +160,7 @@ def _strip(images: Tensor, name: str) -> Element:
 
 
 def _embedded(image: Tensor, description: str, *, shrink: bool = True) -> Element:
-    """An image (channels, height, width), 0 to 1, as an element: large ones reduced and as JPEG, small ones as PNG."""
+    """Return an image (channels, height, width) as an element: a large one as reduced JPEG, a small one as PNG."""
     values = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
     shown = Image.fromarray(values[:, :, 0] if values.shape[2] == 1 else values)
     is_large = shrink and max(shown.size) > MAX_SIDE

@@ -1,4 +1,4 @@
-"""Several runs of one recipe that differ in their seeds only: what is their mean, and how far they lie apart."""
+"""Statistics over runs of one recipe that differ in their seeds only: mean and spread."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class SeedMean(Report):
 
 
 def seed_means(results: Sequence[Result]) -> list[SeedMean]:
-    """The mean of each metric of results of one recipe name; those of other settings are not mixed.
+    """Return the mean of each metric of results of one recipe name; those of other settings are not mixed.
 
     Runs with other settings, on other images or with other metrics have means of their own; a single seed has none.
     Of runs with the same settings and the same seed the first counts.
@@ -48,7 +48,7 @@ def seed_means(results: Sequence[Result]) -> list[SeedMean]:
 
 
 def same_training(results: Sequence[Result]) -> list[list[Result]]:
-    """The results in groups that differ in their seeds only, in their order; the first of each seed."""
+    """Return the results in groups that differ in their seeds only, in order, with the first result of each seed."""
     groups: list[tuple[Any, list[Result]]] = []
     for result in results:
         settings = _settings(result)
@@ -61,7 +61,7 @@ def same_training(results: Sequence[Result]) -> list[list[Result]]:
 
 
 def _settings(result: Result) -> Any:
-    """What runs must have in common for a mean to say something."""
+    """Return the settings that runs must share for their mean to be meaningful."""
     return result.name, _without_seed(result.recipe), result.split_sizes, sorted(result.metrics)
 
 

@@ -1,4 +1,4 @@
-"""Where the bytes of a packed file are spent, layer by layer."""
+"""Bytes of a packed file, layer by layer."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ FRAME = "head, names of edits, checksum"
 
 
 def sizes_section(networks: Sequence[ReportedNetwork]) -> Section:
-    """A table per network."""
+    """Return a table per network."""
     section = Section(
         "Bytes per layer",
         "bytes",

@@ -1,4 +1,4 @@
-"""The spectrum of weights: how the energy of each tensor is spread over the frequencies of each axis."""
+"""Spectrum of weights: the energy of each tensor over the frequencies of each axis."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ MAX_POINTS = 128
 
 
 def spectrum_section(networks: Sequence[ReportedNetwork]) -> Section:
-    """A drawing per weight."""
+    """Return a drawing per weight."""
     section = Section(
         "Spectrum of the weights",
         "spectrum",
@@ -46,7 +46,7 @@ def spectrum_section(networks: Sequence[ReportedNetwork]) -> Section:
 
 
 def axis_energies(model: nn.Module) -> Iterator[tuple[str, dict[int, Tensor]]]:
-    """The energy at each frequency of each transformed axis, tensor by tensor; the model is not changed.
+    """Yield the energy at each frequency of each transformed axis, tensor by tensor; the model is not changed.
 
     Yields:
         Name of a weight, and by axis its energies: (frequencies,), float64. Of truncated tensors those of the
@@ -63,7 +63,7 @@ def axis_energies(model: nn.Module) -> Iterator[tuple[str, dict[int, Tensor]]]:
 
 
 def axis_roles(model: nn.Module) -> Mapping[str, tuple[str, ...]]:
-    """The role of each axis (`output`, `input`, `kernel`) of each weight of a known layer, by name."""
+    """Return the role of each axis (`output`, `input`, `kernel`) of each weight of a known layer, by name."""
     roles = {}
     for path, module in model.named_modules():
         layer = find_layer(module)
@@ -81,7 +81,7 @@ def _parameter_names(module: nn.Module) -> list[str]:
 
 
 def spectrum_figure(name: str, energies: Mapping[int, Tensor], roles: Sequence[str]) -> Element:
-    """The drawing of one weight with its caption.
+    """Return the drawing of one weight with its caption.
 
     Args:
         name: of the weight.

@@ -1,4 +1,4 @@
-"""How long a forward of a truncated network takes here: fused, and with dense weights."""
+"""Forward times of a truncated network on this machine: fused, and with dense weights."""
 
 import platform
 import statistics
@@ -46,7 +46,7 @@ class Speed(Report):
 
 
 def speed_section(networks: Sequence[ReportedNetwork]) -> tuple[Section, list[Speed]]:
-    """A row per network that can be built, and what was measured."""
+    """Return a row per network that can be built, and what was measured."""
     section = Section(
         "Speed, fused against dense",
         "speed",

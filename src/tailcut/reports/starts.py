@@ -1,4 +1,4 @@
-"""What a finished run went on from, and whether that network is still the one of its name."""
+"""Parent of a finished run: the network that it started from, and a check that its name still means that network."""
 
 from functools import cache
 
@@ -8,13 +8,13 @@ from tailcut.runs import Result
 
 
 def start_of(result: Result) -> str | None:
-    """The trained network that the run went on from, as its recipe names it; None for fresh parameters."""
+    """Return the trained network that the run started from, as its recipe names it; None for fresh parameters."""
     file: str | None = result.recipe.get("start", {}).get("file")
     return file
 
 
 def start_is_older(result: Result) -> bool | None:
-    """Whether the zoo holds another network by now under the name that the run went on from.
+    """Return whether the name that the run started from now means another network of the zoo.
 
     None where that is not known: for fresh parameters, other files, and records without a fingerprint.
     """

@@ -1,4 +1,4 @@
-"""The table of a report: what each network reached, beside the paper's figures, and what it costs."""
+"""Summary table of a report: each network's metrics beside the paper's, and its cost."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ HEADER = (
 
 
 def summary_section(networks: Sequence[ReportedNetwork]) -> Section:
-    """One row per network and figure, and below what must be known to read it."""
+    """Return a table with one row per network and metric, with footnotes."""
     section = Section(
         "Results",
         "results",
@@ -62,7 +62,7 @@ def _rows(network: ReportedNetwork) -> Iterator[list[str]]:
 
 
 def paper_of(network: ReportedNetwork) -> Mapping[str, Any]:
-    """The paper's figures for the row that the network's recipe stands for; empty if there are none."""
+    """Return the paper's figures for the row of the network's recipe; empty if there are none."""
     return network.recipe_section("paper") if network.result is None else network.result.paper
 
 

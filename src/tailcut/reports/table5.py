@@ -1,4 +1,4 @@
-"""Table 5 of Frequency Regularization, which is a benchmark and no training: 508 photos through the UNet."""
+"""Table 5 of Frequency Regularization, a benchmark without training: 508 photos through the UNet."""
 
 import json
 from pathlib import Path

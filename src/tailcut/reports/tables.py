@@ -1,4 +1,4 @@
-"""A paper's table: one row per recipe, the paper's figures beside those of finished runs."""
+"""Tables of the papers: one row per recipe, the paper's figures beside those of finished runs."""
 
 import math
 import re
@@ -116,11 +116,11 @@ class ReproduceReport(Report):
         return "\n".join([shown, "", *notes]) if notes else shown
 
     def to_markdown(self) -> str:
-        """The same as a Markdown table."""
+        """Return the table as Markdown."""
         return markdown_table(_COLUMNS, list(self._lines()), _ALIGN) + "\n"
 
     def _lines(self) -> Iterator[list[str]]:
-        """The cells of all rows, and of the means behind the rows of their recipe."""
+        """Yield the cells of all rows, and of the means behind the rows of their recipe."""
         for name, rows in groupby(self.rows, key=lambda row: row.name):
             of_metric = {}
             for row in rows:
@@ -130,7 +130,7 @@ class ReproduceReport(Report):
 
 
 def _notes(opening: str, said: Mapping[str, str | None]) -> list[str]:
-    """A line for each thing that is said of rows, with the names of these."""
+    """Return one line per remark, with the names of the rows that it applies to."""
     return [
         f"{opening}, {what}: {', '.join(name for name, other in said.items() if other == what)}"
         for what in dict.fromkeys(filter(None, said.values()))
@@ -142,7 +142,7 @@ _ALIGN = "<<" + ">" * (len(_COLUMNS) - 2)
 
 
 def table_of(recipe: str, source: str) -> str | None:
-    """The table that a recipe is a row of; None if it is of none.
+    """Return the table that has a row for a recipe, or None.
 
     Args:
         recipe: its name with folder.
@@ -156,7 +156,7 @@ def table_of(recipe: str, source: str) -> str | None:
 
 
 def make_table(name: str, wanted: Sequence[Wanted], results: Mapping[str, Sequence[Result]]) -> ReproduceReport:
-    """The table of that name.
+    """Return the table with this name.
 
     Args:
         name: one of `TABLES`.
@@ -178,13 +178,13 @@ def make_table(name: str, wanted: Sequence[Wanted], results: Mapping[str, Sequen
 
 
 def _place(wanted: Wanted) -> tuple[str, float, str]:
-    """The order of the papers' tables: network by network, the reference first and the smallest last."""
+    """Return the order of the papers' tables: network by network, the reference first and the smallest last."""
     num_kept = math.inf if wanted.num_kept is None else wanted.num_kept
     return wanted.name.partition("-")[0], -num_kept, wanted.name
 
 
 def _no_row(name: str, wanted: Sequence[Wanted]) -> str:
-    """That none of these recipes is a row of the table, and of which they are."""
+    """Return the error message for recipe names without a row in the table; it lists those with one."""
     places = [(entry.name, table_of(entry.recipe, entry.source)) for entry in wanted]
     said = (
         f"{recipe} is a row of {place or 'no table'}{f', not of {name}' if place else ''}" for recipe, place in places
@@ -259,7 +259,7 @@ def _cells(row: ReproducedRow) -> list[str]:
 
 
 def _mean_cells(mean: SeedMean, row: ReproducedRow) -> list[str]:
-    """A mean below the rows of its runs, of which `row` is the last."""
+    """Return the row of the mean below the runs, of which `row` is the last."""
     ours = spread_text(mean.metric, mean.mean, mean.spread)
     what = f"mean of {len(mean.seeds)} seeds"
     return [
