@@ -1,4 +1,4 @@
-"""Messages name what helps in Python; on the command line they name what helps there."""
+"""Translation of advice in error messages from Python arguments to command line options."""
 
 # What messages say in Python -> on the command line. Each stands in one text of the package's code.
 ADVICE = {
@@ -29,7 +29,7 @@ ADVICE = {
 
 
 def for_command_line(message: str) -> str:
-    """A message with the advice that fits on the command line.
+    """Return a message with Python arguments replaced by command line options.
 
     >>> for_command_line("bias has numbers that are not finite; load(..., allow_non_finite=True) takes them")
     'bias has numbers that are not finite; --allow-non-finite takes them'

@@ -1,4 +1,4 @@
-"""`tailcut check`: which images of a folder are broken."""
+"""`tailcut check`: lists the broken images of a folder."""
 
 import argparse
 

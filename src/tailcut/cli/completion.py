@@ -1,4 +1,4 @@
-"""Completion of verbs, options and file names in shells, by scripts that shtab writes from the parser."""
+"""Shell completion of verbs, options and file names, by scripts that shtab writes from the parser."""
 
 import argparse
 from collections.abc import Iterator, Sequence
@@ -33,7 +33,7 @@ class PrintCompletion(argparse.Action):
 
 
 def completion_script(parser: argparse.ArgumentParser, shell: str) -> str:
-    """The script that completes the words of `parser` in a shell; it needs neither Python nor Tailcut to run.
+    """Return the script that completes the words of `parser` in a shell; it needs neither Python nor Tailcut to run.
 
     Args:
         parser: with all its verbs. Its arguments get marks of what they complete to (changed).
@@ -56,7 +56,7 @@ def completion_script(parser: argparse.ArgumentParser, shell: str) -> str:
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
-    """The arguments of a parser and of all its verbs."""
+    """Yield the arguments of a parser and of all its verbs."""
     for action in parser._actions:
         yield action
         if isinstance(action, argparse._SubParsersAction):

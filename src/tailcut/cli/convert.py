@@ -1,4 +1,4 @@
-"""`tailcut convert`: other projects' files to .tailcut."""
+"""`tailcut convert`: converts other projects' files to .tailcut."""
 
 import argparse
 from typing import Any

@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> Report:
 
 
 def selection_of(text: str) -> "Selection":
-    """The selection that a word of the command line stands for.
+    """Return the selection that a command line argument names.
 
     Raises:
         ArgumentError: there is no such selection.

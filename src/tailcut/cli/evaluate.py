@@ -1,4 +1,4 @@
-"""`tailcut evaluate`: the figures of a file on a data set."""
+"""`tailcut evaluate`: the metrics of a file's network on a data set."""
 
 import argparse
 from typing import Any

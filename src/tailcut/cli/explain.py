@@ -1,4 +1,4 @@
-"""`tailcut explain`: where in an image networks find its class."""
+"""`tailcut explain`: the regions of an image that a class score depends on."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""`--import`: a module of the user's, whose networks are registered as it is imported."""
+"""`--import`: imports a module of the user's, which registers its networks."""
 
 import importlib
 import sys

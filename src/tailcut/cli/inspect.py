@@ -1,4 +1,4 @@
-"""`tailcut inspect`: what is in a file."""
+"""`tailcut inspect`: the contents of a file."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""The words of a command that scores a network: the network, and the images that it runs on."""
+"""Arguments of commands that score a network: the network, and the images that it runs on."""
 
 from tailcut.cli.parser import Parser, add_data_roots, add_model_arguments, add_reading
 

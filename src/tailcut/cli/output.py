@@ -1,4 +1,4 @@
-"""Messages on standard error, and which of several processes writes what."""
+"""Messages on standard error, written by one of several processes."""
 
 import logging
 import os
@@ -28,7 +28,7 @@ class _StderrHandler(logging.Handler):
 
 
 def is_first_process() -> bool:
-    """Whether this process may talk: of the processes that a launcher started for one training, the first."""
+    """Return whether this process writes messages: only the first of those that a launcher started."""
     return _rank() == "0" and all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK"))
 
 
@@ -43,7 +43,7 @@ def say_error(prog: str, message: str, error: BaseException) -> None:
 
 
 def _rank() -> str:
-    """The number of this process among those of one work, as whoever started it says."""
+    """Return the rank of this process, as its launcher set it."""
     for name in ("RANK", "LOCAL_RANK"):
         if name in os.environ:
             return os.environ[name]

@@ -1,4 +1,4 @@
-"""What the verbs' parsers share: errors that can be caught, and options that several verbs have."""
+"""Common parts of the verbs' parsers: errors that can be caught, and options of several verbs."""
 
 import argparse
 import re
@@ -161,7 +161,7 @@ def add_machines(parser: Parser) -> None:
 
 
 def devices_of(arguments: argparse.Namespace) -> "Devices":
-    """The machines that these options name."""
+    """Return the devices that these options name."""
     from tailcut.runtime.devices import Devices
 
     return Devices(arguments.accelerator, arguments.devices, arguments.num_nodes, arguments.strategy)

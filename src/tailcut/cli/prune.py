@@ -1,4 +1,4 @@
-"""`tailcut prune`: a network loses the channels that matter least."""
+"""`tailcut prune`: removes the least important channels of a network."""
 
 import argparse
 
@@ -56,7 +56,7 @@ def add_parser(verbs: Verbs) -> None:
 
 
 def rates(text: str) -> float | str | tuple[float, ...]:
-    """A number, numbers with commas, or a name."""
+    """Parse a number, comma-separated numbers, or a name."""
     if "," in text:
         return tuple(float(part) for part in text.split(",") if part.strip())
     try:

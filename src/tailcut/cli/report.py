@@ -1,4 +1,4 @@
-"""`tailcut report`: a page to look at."""
+"""`tailcut report`: one or more networks on an HTML page."""
 
 import argparse
 import shlex
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> Report:
 
 
 def _samples(network: "ReportedNetwork", arguments: argparse.Namespace) -> "Shown":
-    """What the network makes of images of its data set, or of random codes; or why there is nothing to see."""
+    """Return the network's samples on its data set or of random codes, or the reason why there are none."""
     from tailcut.evaluation.generation import GENERATORS, Sampler, draw_codes
     from tailcut.reports.samples import Generated
 
@@ -78,7 +78,7 @@ def _samples(network: "ReportedNetwork", arguments: argparse.Namespace) -> "Show
 
 
 def _predicted(model: "nn.Module", name: str, split: str | None, arguments: argparse.Namespace) -> "Shown":
-    """What a network takes images of this data set for; or why that is not known."""
+    """Return the network's predictions on this data set, or the reason why there are none."""
     from tailcut.data import open_dataset
     from tailcut.errors import ArgumentError, DataError, DataNotFoundError, MissingExtraError
     from tailcut.evaluation.samples import predict_samples

@@ -1,4 +1,4 @@
-"""`tailcut reproduce`: a paper's table, trained here."""
+"""`tailcut reproduce`: a paper's table, trained on this machine."""
 
 import argparse
 import logging
@@ -70,7 +70,7 @@ def _table(wanted: list[Wanted], arguments: argparse.Namespace) -> ReproduceRepo
 
 
 def wanted_rows(only: list[str] | None = None) -> list[Wanted]:
-    """What the recipes that come with Tailcut say of their rows; with `only` of those names."""
+    """Return the rows that the shipped recipes name, or those of the recipes in `only`."""
     from tailcut.training.recipe.toml_files import load_recipe, shipped_recipes
 
     found = []

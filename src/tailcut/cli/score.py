@@ -1,4 +1,4 @@
-"""`tailcut score`: how important each channel of a network is."""
+"""`tailcut score`: the importance of each channel of a network."""
 
 import argparse
 
