@@ -24,13 +24,13 @@ SPATIAL_WEIGHT = 0.03
 
 
 def run(scale: Scale, machine: Machine) -> list[Table]:
-    """Maps of several sizes by both formulas, whole networks, and their pruning."""
+    """Measure maps of several sizes by both formulas, whole networks, and their pruning."""
     torch.manual_seed(0)
     return [_maps(scale, machine), _networks(scale), pruning.table(scale)]
 
 
 def published_loops(maps: np.ndarray) -> np.ndarray:
-    """The score as the authors' code computes it, block by block, map by map: (num, size, size) to (num,)."""
+    """Return the score as the authors' code computes it, block by block, map by map: (num, size, size) to (num,)."""
     scores = np.empty(len(maps))
     for number, one in enumerate(maps):
         size = len(one)
@@ -48,7 +48,7 @@ def published_loops(maps: np.ndarray) -> np.ndarray:
 
 
 def paper_loops(maps: np.ndarray) -> np.ndarray:
-    """The paper's score in the same manner: one filter per map, and a transform per block of 4."""
+    """Return the paper's score in the same manner: one filter per map, and a transform per block of 4."""
     scores = np.empty(len(maps))
     for number, one in enumerate(maps):
         smooth = gaussian_filter(one, sigma=1)

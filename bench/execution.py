@@ -40,7 +40,7 @@ Candidates = Mapping[str, Callable[[], object]]
 
 
 def run(scale: Scale, machine: Machine) -> list[Table]:
-    """The UNet, a very large image, a block over corner sizes and widths, whole networks, and a training step."""
+    """Measure the UNet, a very large image, a block over corner sizes and widths, networks, a training step."""
     torch.manual_seed(0)
     return [
         _unet(scale, machine),
@@ -144,7 +144,7 @@ def _sweep_row(width: int, num_kept: int, size: int, scale: Scale, machine: Mach
 
 
 def tucker_factored(dense: nn.Module, ranks: Sequence[int]) -> nn.Module:
-    """A copy of a network whose convolutions are tensorly-torch's, in Tucker form of these ranks."""
+    """Return a copy of a network whose convolutions are tensorly-torch's, in Tucker form of these ranks."""
     import tltorch
 
     result = copy.deepcopy(dense)
@@ -283,7 +283,7 @@ class NaivelyFactored(nn.Module):
 
 
 def naively_factored(network: nn.Module) -> nn.Module:
-    """A copy of a network of convolutions without biases, each factored into three."""
+    """Return a copy of a network of convolutions without biases, each factored into three."""
     result = to_dense(network)
     state = Context("torch", "auto", Costs.of("cpu", with_gradients=False))
     for tensor in truncated_tensors(network):

@@ -45,7 +45,7 @@ class Case:
 
 
 def run(scale: Scale, machine: Machine) -> list[Table]:
-    """A table of sizes, one of packing, one of loading."""
+    """Return a table of sizes, one of packing, one of loading."""
     torch.manual_seed(0)
     cases = [_lenet5(), _smallest_unet(scale), _unet_one_percent(scale)]
     with tempfile.TemporaryDirectory() as folder:
@@ -59,7 +59,7 @@ def run(scale: Scale, machine: Machine) -> list[Table]:
 
 
 def published_file() -> Path | None:
-    """The archive of the paper's authors, if a data root has it."""
+    """Return the archive of the paper's authors, if a data root has it."""
     found = [root / PUBLISHED for root in data_roots() if (root / PUBLISHED).is_file()]
     return found[0] if found else None
 
@@ -166,7 +166,7 @@ def _time_case(case: Case, folder: Path, scale: Scale) -> dict[str, dict[str, Ti
 
 
 def _filled(case: Case, state: dict[str, torch.Tensor]) -> nn.Module:
-    """The dense network around tensors that were read, without first making weights of its own."""
+    """Return the dense network around tensors that were read, without first making weights of its own."""
     base = base_of(case.model)
     if base is None:
         raise ValueError(f"{case.title} is not of a registered family")

@@ -35,7 +35,7 @@ SAMPLE_SIZES, SAMPLE_QUALITIES = {"2 photos, 480 x 720": 480, "2 photos, 1440 x 
 
 
 def run(scale: Scale, machine: Machine) -> list[Table]:
-    """A table for each set of images: scikit-learn's photos, and folders of the data roots."""
+    """Return a table for each set of images: scikit-learn's photos, and folders of the data roots."""
     sizes = SAMPLE_SIZES if scale.unet_widths == FULL.unet_widths else dict([*SAMPLE_SIZES.items()][:1])
     with tempfile.TemporaryDirectory() as scratch, num_threads(1):
         tables = []
@@ -133,7 +133,7 @@ def _rows(timings: dict[str, Timing], num_bytes: dict[str, int], num_images: int
 
 
 def _our_ways(folder: Path, chosen: Sequence[int]) -> tuple[dict[str, Callable[[], object]], dict[str, int]]:
-    """What to run, and the bytes per image that go to the device."""
+    """Return the function to run, and the bytes per image that go to the device."""
     datasets = {f"tailcut, {channels} channels": JpegFolder(folder, BlockDCT(channels)) for channels in CHANNELS}
     datasets["tailcut, 24 channels, approximate"] = JpegFolder(folder, BlockDCT(24), approximate=True)
     datasets["tailcut, 24 channels, float16"] = JpegFolder(folder, BlockDCT(24), dtype=torch.float16)
@@ -149,14 +149,14 @@ def _all(dataset: JpegFolder, chosen: Sequence[int]) -> Callable[[], object]:
 
 
 def _pillow_rgb(path: Path) -> Tensor:
-    """The usual way: decode, resize, to float."""
+    """Return the usual way: decode, resize, to float."""
     with Image.open(path) as image:
         resized = image.convert("RGB").resize((RGB_SIZE, RGB_SIZE), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1).float().div_(255)
 
 
 def _cut(path: Path) -> Tensor:
-    """The middle of an image at SIZE, uint8 (1, 3, SIZE, SIZE)."""
+    """Return the middle of an image at SIZE, uint8 (1, 3, SIZE, SIZE)."""
     pixels = torch.from_numpy(simplejpeg.decode_jpeg(path.read_bytes())).permute(2, 0, 1)[None]
     height, width = pixels.shape[2:]
     side = max(1, round(CENTRAL_RATIO * min(height, width)))
@@ -196,7 +196,7 @@ def _published(path: Path, transform: BlockDCT, scratch: Path, read: Reader) -> 
 
 
 def _one_encoding(path: Path, transform: BlockDCT, scratch: Path) -> Tensor:
-    """The cheaper form: chroma channels are interpolated from half the size."""
+    """Return the cheaper form: chroma channels are interpolated from half the size."""
     luma, *chroma = _jpeglib_planes(_encoded(_cut(path)), scratch)
     grid = luma.shape[:2]
     larger = []

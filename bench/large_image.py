@@ -27,7 +27,7 @@ FULL_SIZE_CHANNELS, NUMBER_BYTES = 64, 4
 
 
 def large_image_table(scale: Scale) -> Table:
-    """The image of this scale, measured in another process."""
+    """Return the image of this scale, measured in another process."""
     width, height = scale.large_image
     command = [sys.executable, "-m", "bench.large_image", str(width), str(height)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)

@@ -34,7 +34,7 @@ class Machine:
     python_version: str
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values."""
+        """Return the fields as plain values."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -68,7 +68,7 @@ def measure_machine(scale: Scale, note: str = "") -> Machine:
 
 
 def processor_name() -> str:
-    """The processor's name as the system gives it."""
+    """Return the processor's name as the system gives it."""
     information = Path("/proc/cpuinfo")
     if information.is_file():
         for line in information.read_text(encoding="utf-8").splitlines():

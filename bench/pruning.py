@@ -173,11 +173,11 @@ def _size(model: nn.Module) -> int:
 
 
 def what_is_left(report: PruneReport) -> str:
-    """The reasons in a report, with the number of layers of each: "12 x attention heads ...; 1 x ..."."""
+    """Return the reasons in a report, with the number of layers of each: "12 x attention heads ...; 1 x ..."."""
     counts = collections.Counter(_without_place(part.reason) for part in report.left)
     return "; ".join(f"{count} x {reason}" for reason, count in counts.most_common())
 
 
 def _without_place(reason: str) -> str:
-    """A reason without the module that it names."""
+    """Return a reason without the module that it names."""
     return reason.split(", in ")[0].split(": ")[0]

@@ -45,7 +45,7 @@ class Scale:
     clock: str = "wall"
 
     def unet_arguments(self) -> dict[str, Value]:
-        """The published UNet's arguments, at this scale's widths."""
+        """Return the published UNet's arguments, at this scale's widths."""
         return {"widths": self.unet_widths, "bias": False, "affine": False, "running_stats": False}
 
 

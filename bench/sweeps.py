@@ -13,7 +13,7 @@ from tailcut.transform.dct import FFT_MIN_SIZE, dct_basis, expand_axis, expand_a
 
 
 def run(scale: Scale, machine: Machine) -> list[Table]:
-    """All sweeps, on one thread and on as many as torch is set to."""
+    """Return all sweeps, on one thread and on as many as torch is set to."""
     tables = []
     for threads in sorted({1, machine.num_threads}):
         with num_threads(threads), torch.no_grad():

@@ -32,7 +32,7 @@ SPLIT = "bench"
 
 
 def run(scale: Scale, machine: Machine) -> list[Table]:
-    """The table: the paper's rows, then ours."""
+    """Return the table: the paper's rows, then ours."""
     torch.manual_seed(0)
     rows: list[Row] = [
         _row("the paper's GPUs", gpus, PAPER_IMAGES, s, PAPER_SECONDS[1]) for gpus, s in PAPER_SECONDS.items()

@@ -59,7 +59,7 @@ def compare(candidates: Mapping[str, Callable[[], object]], scale: Scale, *, sha
 
 
 def forward_of(model: nn.Module, x: Tensor) -> Callable[[], object]:
-    """The network's forward on x without gradients, as something to time."""
+    """Return the network's forward on x without gradients, as something to time."""
 
     def call() -> object:
         with torch.no_grad():

@@ -46,7 +46,7 @@ class Task:
 
 
 def run(scale: Scale, machine: Machine) -> list[Table]:
-    """One table per network and batch."""
+    """Return one table per network and batch."""
     torch.manual_seed(0)
     tasks = [_lenet5_task(batch) for batch in scale.lenet_batches] + [_unet_task(scale)]
     return [_curve(task, scale, machine) for task in tasks]
@@ -66,7 +66,7 @@ class WholeFFT(nn.Module):
         return idct_by_torch_dct(coefficients * self.mask)
 
     def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
-        """What the weights are does not matter here."""
+        """Do nothing: the values of the weights do not matter here."""
         return weight
 
 

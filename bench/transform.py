@@ -73,7 +73,7 @@ def run(scale: Scale, machine: Machine) -> list[Table]:
 
 
 def make_weights(scale: Scale, count: Callable[[int], int]) -> Weights:
-    """The UNet's weights with random coefficients."""
+    """Return the UNet's weights with random coefficients."""
     torch.manual_seed(0)
     model = create_model("unet", **scale.unet_arguments())
     counts = {name: count(weight.numel()) for name, weight in model.named_parameters() if weight.ndim > 1}
@@ -93,7 +93,7 @@ def expand_by_truncated_bases(weights: Weights) -> list[torch.Tensor]:
 
 
 def expand_by_torch_dct(padded: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """The published code's way: an FFT along each axis."""
+    """Return the published code's way: an FFT along each axis."""
     return [idct_by_torch_dct(tensor) for tensor in padded]
 
 

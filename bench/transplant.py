@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(name: str, train: Dataset, test: Dataset, num_fit: int, num_test: int) -> Iterator[Row]:
-    """The network as it was trained, then with a transplanted stem in each setting."""
+    """Yield the network as it was trained, then with a transplanted stem in each setting."""
     network = trained(name)
     before = accuracy(network, lambda images: images, test, num_test)
     yield {"network": name, "input": "RGB", "numbers": RGB_NUMBERS, "accuracy": before, "kept": 1.0}
@@ -70,7 +70,7 @@ def measure(name: str, train: Dataset, test: Dataset, num_fit: int, num_test: in
 
 
 def trained(name: str) -> nn.Module:
-    """The trained network, for images in 0..1."""
+    """Return the trained network, for images in 0..1."""
     network = create_model(name, normalize=True)
     load_checkpoint(find_file(f"weights/{name}-cifar10.th"), network)
     return network.eval()
@@ -87,13 +87,13 @@ def enlarger(times: int) -> Callable[[Tensor], Tensor]:
 
 
 def batches(dataset: Dataset, count: int) -> Iterator[Tensor]:
-    """The first images of a data set."""
+    """Yield the first images of a data set."""
     for start in range(0, count, BATCH):
         yield dataset.batch(range(start, min(start + BATCH, count)))[0]
 
 
 def accuracy(network: nn.Module, read: Callable[[Tensor], Tensor], dataset: Dataset, count: int) -> float:
-    """The part of the first `count` images that the network names rightly."""
+    """Return the part of the first `count` images that the network names rightly."""
     right = 0
     with torch.no_grad():
         for start in range(0, count, BATCH):

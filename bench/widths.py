@@ -29,7 +29,7 @@ DATA = "carvana"
 
 
 def run(scale: Scale, machine: Machine) -> list[Table]:
-    """The UNet with all, half and a quarter of its channels."""
+    """Return the UNet with all, half and a quarter of its channels."""
     del machine
     model = load(NETWORK) if scale.unet_widths == FULL.unet_widths else _small_network(scale)
     with tempfile.TemporaryDirectory() as folder:

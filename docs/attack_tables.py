@@ -13,7 +13,7 @@ TITLES = {"fgsm": "FGSM, one step", "pgd": "PGD, {steps} steps from a random sta
 
 
 def attack_tables(folder: Path) -> str:
-    """One table per method, of FOLDER/METHOD.json; a method without that file was not run."""
+    """Return one table per method, of FOLDER/METHOD.json; a method without that file was not run."""
     parts = []
     for method, title in TITLES.items():
         path = folder / f"{method}.json"
@@ -25,7 +25,7 @@ def attack_tables(folder: Path) -> str:
 
 
 def read_report(path: Path) -> AttackReport:
-    """The report of one file."""
+    """Return the report of one file."""
     content: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return AttackReport(**{**content, "curves": [AttackCurve(**curve) for curve in content["curves"]]})
 

@@ -111,7 +111,7 @@ def main() -> int:
 
 
 def build(root: Path) -> dict[Path, str]:
-    """The pages that have generated parts, and the text that each should have."""
+    """Return the pages that have generated parts, and the text that each should have."""
     results = read_results(root / TABLE1)
     parts: dict[str, dict[str, Callable[[], str]]] = {
         "README.md": {
@@ -171,12 +171,12 @@ def replace_block(text: str, name: str, content: str) -> str:
 
 
 def read_results(folder: Path) -> list[Result]:
-    """The results of all runs in a folder, sorted by name of the file."""
+    """Return the results of all runs in a folder, sorted by name of the file."""
     return [read_result(path) for path in sorted(folder.glob("*.json"))]
 
 
 def paper_table(name: str, root: Path) -> str:
-    """A paper's table beside the records of this project."""
+    """Return a paper's table beside the records of this project."""
     return make_table(name, wanted_rows(), by_name(read_records(root / RESULTS))).to_markdown().rstrip()
 
 
@@ -187,7 +187,7 @@ def of_row(results: Sequence[Result], row: PaperRow) -> list[Result]:
 
 
 def network_of(result: Result) -> str:
-    """The registered network that a run trained."""
+    """Return the registered network that a run trained."""
     return str(result.recipe["model"]["name"])
 
 
@@ -215,7 +215,7 @@ def summary_table(results: Sequence[Result]) -> str:
 
 
 def table1(results: Sequence[Result]) -> str:
-    """The paper's Table 1 with our rows beside the paper's, and the peers'."""
+    """Return the paper's Table 1 with our rows beside the paper's, and the peers'."""
     rows: list[list[str]] = []
     for network, title in NETWORKS.items():
         rows.append([f"**{title}**", "", "", "", ""])
@@ -239,7 +239,7 @@ def beyond_the_paper(results: Sequence[Result], network: str) -> list[Result]:
 
 
 def paper_cells(row: PaperRow) -> list[str]:
-    """A row of the paper; the bytes are those of the numbers alone."""
+    """Return a row of the paper; the bytes are those of the numbers alone."""
     count, dtype = (row.num_parameters, "float32") if row.num_kept is None else (row.num_kept, "float16")
     num_bytes = count * BITS[dtype] // 8
     return [
@@ -252,7 +252,7 @@ def paper_cells(row: PaperRow) -> list[str]:
 
 
 def our_cells(result: Result) -> list[str]:
-    """A run of ours; the bytes are those of the whole file, the last column compares them with float32 weights."""
+    """Return the row of a run: bytes of the whole file, and their ratio to float32 weights in the last column."""
     dtype = result.recipe["pack"]["dtype" if result.num_kept else "other_dtype"]
     count = result.num_kept or result.num_parameters
     others = f" + {result.num_other:,}" if result.num_kept and result.num_other else ""
@@ -306,7 +306,7 @@ def metrics_text(metrics: Mapping[str, float]) -> str:
 
 
 def unet_table(folder: Path) -> str:
-    """The published UNet as converted: bytes by `tailcut inspect --json`, Dice by `tailcut evaluate --json`."""
+    """Return the published UNet as converted: bytes by `tailcut inspect --json`, Dice by `tailcut evaluate --json`."""
     rows = []
     for name in ("float32", "float16", "float16-val"):
         dtype = name.partition("-")[0]
@@ -329,7 +329,7 @@ def unet_table(folder: Path) -> str:
 
 
 def experiment_tables(folder: Path) -> str:
-    """Each experiment that ships: its question, what it compares, and its table from FOLDER/NAME/*.json."""
+    """Return each experiment that ships: its question, what it compares, and its table from FOLDER/NAME/*.json."""
     parts = []
     for name in shipped_experiments():
         experiment, records = load_experiment(name), folder / name
@@ -342,7 +342,7 @@ def experiment_tables(folder: Path) -> str:
 
 
 def bench_tables(path: Path, *, headings: bool = True) -> str:
-    """The benchmarks that were run, one table each; with a heading for each topic, if wanted."""
+    """Return the benchmarks that were run, one table each; with a heading for each topic, if wanted."""
     if not path.is_file():
         return "No benchmark run is committed yet."
     record = json.loads(path.read_text(encoding="utf-8"))
@@ -361,7 +361,7 @@ def bench_tables(path: Path, *, headings: bool = True) -> str:
 
 
 def bench_rows(path: Path) -> str:
-    """A measurement without times: its table and notes."""
+    """Return a measurement without times: its table and notes."""
     return _bench_table(json.loads(path.read_text(encoding="utf-8")))
 
 
@@ -374,7 +374,7 @@ def _bench_table(table: Mapping[str, Any]) -> str:
 
 
 def figure(value: str | float | None) -> str:
-    """A value of a benchmark: whole numbers whole, others with three digits that count."""
+    """Return a value of a benchmark: whole numbers whole, others with three digits that count."""
     if value is None or isinstance(value, str):
         return value or "-"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -14,7 +14,7 @@ ZOO = "zoo:"
 
 
 def byte_table(results: Path) -> str:
-    """One row for each record, the smallest files of a network last."""
+    """Return one row for each record, the smallest files of a network last."""
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((results / FOLDER).glob("*.json"))]
     rows = [_row(record) for record in sorted(records, key=lambda record: (record["source"], -record["file_bytes"]))]
     header = ("network", "data", "before", "bytes before", "**after**", "**bytes after**", "command", "seconds")

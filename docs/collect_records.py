@@ -84,7 +84,7 @@ def _recipe(name: str, runs: Path, results: Path, zoo: Path) -> list[Path]:
 
 
 def _same_settings(run: Run, result: Result, recipe: Recipe) -> bool:
-    """Whether the run was trained by this recipe, but for its seed."""
+    """Return whether the run was trained by this recipe, but for its seed."""
     changed = changed_since(result.recipe, recipe, aside=("training.seed",))
     if changed:
         print(f"{run.path}: left out, its settings differ: {'; '.join(changed)}", file=sys.stderr)
@@ -92,7 +92,7 @@ def _same_settings(run: Run, result: Result, recipe: Recipe) -> bool:
 
 
 def is_ours(recipe: Recipe) -> bool:
-    """Whether no file of another's training went into the network, as start, teacher or backbone."""
+    """Return whether no file of another's training went into the network, as start, teacher or backbone."""
     given = [source for source in sources(recipe) if source != "start"]
     return all(source.startswith((RUN_PREFIX, ZOO_PREFIX)) for source in given) and all(
         is_ours(load_recipe(needed)) for needed in needed_runs(recipe)

@@ -37,23 +37,23 @@ TUNED_SCORES = (("spectral", "l1"), ("spectral", "random"), ("l1", "random"))
 
 
 def answers(records: Path) -> str:
-    """What the trainings on Imagenette say of the claims of "Learning in the Frequency Domain"."""
+    """Return the findings of the trainings on Imagenette on the claims of "Learning in the Frequency Domain"."""
     return "\n".join(f"- {comparison(records, name, other)}" for name, other in CLAIMS)
 
 
 def scores_compared(experiments: Path, pairs: Sequence[tuple[str, str]] = SCORES) -> str:
-    """What the pruning of ResNet-20 says of scores of channels: a sentence for each pair of variants."""
+    """Return the findings of the pruning of ResNet-20 on channel scores: a sentence for each pair of variants."""
     return variants_compared(experiments / "cfdp-baselines", pairs)
 
 
 def variants_compared(records: Path, pairs: Sequence[tuple[str, str]]) -> str:
-    """A sentence for each pair of variants of an experiment, from the folder of its records."""
+    """Return a sentence for each pair of variants of an experiment, from the folder of its records."""
     found = {name: accuracies(records, name) for pair in pairs for name in pair}
     return "\n".join(f"- {_sentence(name, found[name], other, found[other])}" for name, other in pairs)
 
 
 def accuracies(records: Path, variant: str) -> list[float]:
-    """The accuracies of a variant's seeds, from the folder of an experiment's records, VARIANT-SEED.json.
+    """Return the accuracies of a variant's seeds, from the folder of an experiment's records, VARIANT-SEED.json.
 
     `a-47-0` is seed 0 of the variant `a-47`, not one of `a`.
     """
@@ -84,7 +84,7 @@ def _sentence(name: str, ours: Sequence[float], other: str, theirs: Sequence[flo
 
 
 def values_of(results: Sequence[Result], name: str) -> list[float]:
-    """The accuracies of a recipe's runs of one kind, of which there are most."""
+    """Return the accuracies of a recipe's runs of one kind, of which there are most."""
     groups = same_training([result for result in results if result.name == name])
     return [result.metrics[ACCURACY] for result in max(groups, key=len, default=[])]
 
@@ -96,7 +96,7 @@ def figure(values: Sequence[float]) -> str:
 
 
 def meaning(ours: Sequence[float], theirs: Sequence[float]) -> str:
-    """What the difference is worth: by Welch's t-test, as two or three seeds tell little of their own spread."""
+    """Return the significance by Welch's t-test, as two or three seeds tell little of their own spread."""
     if min(len(ours), len(theirs)) < 2:
         return "one seed cannot tell whether that is chance"
     # By mean and spread: where a network never learns all seeds are equal, which a test of the values warns of.

@@ -19,14 +19,14 @@ CURVE_COLORS = ("tab:blue", "tab:orange", "tab:green")
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure on a white ground, sizes in inches of 100 pixels."""
+    """Return a figure on a white ground, sizes in inches of 100 pixels."""
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
 def corner_2d() -> Figure:
-    """The canonical order in a matrix, and what a corner of a real image's coefficients gives back."""
+    """Return the canonical order in a matrix, and what a corner of a real image's coefficients gives back."""
     figure = new_figure(11, 2.7)
     grid, digit, spectrum, kept, again = figure.subplots(1, 5)
     side, num_kept = 8, 20
@@ -61,7 +61,7 @@ def corner_2d() -> Figure:
 
 
 def expansion() -> Figure:
-    """A matrix from its vector: corner, times one truncated basis per axis."""
+    """Return a matrix from its vector: corner, times one truncated basis per axis."""
     rows, columns, count = 40, 60, 45
     order = l1_order((rows, columns), count)
     noise = torch.randn(count, generator=torch.Generator().manual_seed(3))
@@ -90,7 +90,7 @@ def expansion() -> Figure:
 
 
 def corner_3d() -> Figure:
-    """The kept coefficients of three-axis tensors as blocks."""
+    """Return the kept coefficients of three-axis tensors as blocks."""
     figure = new_figure(10, 4)
     shape, count = (12, 12, 5), 120
     for place, weights in enumerate(((1, 1, 1), (1, 1, 3)), start=1):

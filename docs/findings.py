@@ -32,7 +32,7 @@ NEAR = 7.0  # points of accuracy below the row compared with; rows with a lower 
 
 
 def finding(name: str, experiments: Path = EXPERIMENTS) -> str:
-    """A sentence for each variant that was run, against the experiment's own row."""
+    """Return a sentence for each variant that was run, against the experiment's own row."""
     base = AGAINST[name]
     others = [variant for variant, _ in finding_points(name, experiments) if variant != base]
     if not others:
@@ -51,12 +51,12 @@ def finding_points(name: str, experiments: Path = EXPERIMENTS) -> list[list[Any]
 
 
 def with_records(experiments: Path = EXPERIMENTS) -> list[str]:
-    """The experiments of which something was run."""
+    """Return the experiments of which something was run."""
     return [name for name in AGAINST if finding_points(name, experiments)]
 
 
 def draw_finding(points: list[list[Any]], base: str) -> Figure:
-    """A dot for each seed and a line at the mean, one row per variant; the row compared with is red.
+    """Return a dot for each seed and a line at the mean, one row per variant; the row compared with is red.
 
     The axis covers what is near that row, or differences of tenths of a point could not be seen; further away, the mean
     stands as a number at the edge.

@@ -20,7 +20,7 @@ PRUNED = ("resnet56-tuned", "resnet56-47")
 
 
 def highlights(records: Path) -> str:
-    """One line or more for each part of the library: what there was before, and ours.
+    """Return one line or more for each part of the library: what there was before, and ours.
 
     Args:
         records: the folder of the records, see `tailcut.reports.records_folder`.

@@ -138,7 +138,7 @@ def schedule() -> Figure:
 
 
 def frequency_inputs() -> Figure:
-    """A photo on its way to 24 frequency channels, and what they hold of it."""
+    """Return a photo on its way to 24 frequency channels, and what they hold of it."""
     side, at = 384, (160, 176)
     photo = load_sample_image("flower.jpg")[20 : 20 + side, 110 : 110 + side]
     image = torch.from_numpy(photo.copy()).permute(2, 0, 1)
@@ -228,7 +228,7 @@ def gate() -> Figure:
 
 
 def channel_scores() -> Figure:
-    """Maps of our LeNet-5 with high and low scores, of a handwritten digit."""
+    """Draw maps of our LeNet-5 with high and low scores, of a handwritten digit."""
     digit, _ = open_dataset("digits", "test").batch([4])
     figure: Figure = show_maps(tailcut.load("zoo:lenet5-ref"), digit, "conv1")
     return figure
@@ -283,7 +283,7 @@ def report() -> Figure:
 
 
 def result_points() -> list[list[Any]]:
-    """Method, network, bytes and accuracy of everything that the image of the results shows."""
+    """Return method, network, bytes and accuracy of every point in the image of the results."""
     points: list[list[Any]] = [
         ["the paper, numbers alone", row.network, 2 * row.num_kept, row.accuracy]
         for row in build_tables.PAPER

@@ -37,7 +37,7 @@ ALIGN = "<<>>>>>><><"
 
 
 def recipe_table(records: Path, folder: str) -> str:
-    """One line per recipe of `folder` that comes with Tailcut, with the mean over its seeds.
+    """Return one line per recipe of `folder` that comes with Tailcut, with the mean over its seeds.
 
     Args:
         records: the folder of the records, see `tailcut.reports.records_folder`.
@@ -54,7 +54,7 @@ def recipe_table(records: Path, folder: str) -> str:
 
 
 def cells(recipe: Recipe, runs: Sequence[Result]) -> list[str]:
-    """The line of runs that differ in their seeds only; of none, one that says so."""
+    """Return the line of runs that differ in their seeds only; of none, one that says so."""
     metric = metric_of(recipe)
     paper = recipe.paper.metrics.get(metric) if recipe.paper is not None and not recipe.paper.why_not else None
     # What was trained may differ from the recipe as it stands now (`--set`, or the recipe was changed since).
@@ -86,12 +86,12 @@ def cells(recipe: Recipe, runs: Sequence[Result]) -> list[str]:
 
 
 def metric_of(recipe: Recipe) -> str:
-    """The figure of a line: the first that the paper has for it, accuracy if it has none."""
+    """Return the figure of a line: the first that the paper has for it, accuracy if it has none."""
     return next(iter(recipe.paper.metrics), ACCURACY) if recipe.paper is not None else ACCURACY
 
 
 def labelled(metric: str, text: str) -> str:
-    """The figure, with its name where it is no accuracy."""
+    """Return the figure, with its name where it is no accuracy."""
     return text if metric == ACCURACY else f"{metric} {text}"
 
 
@@ -131,7 +131,7 @@ def dense_size(recipe_json: str) -> tuple[int, int] | None:
 
 
 def macs_left(recipe: Recipe) -> float:
-    """The part of its MACs that a recipe with rates leaves of a network.
+    """Return the part of its MACs that a recipe with rates leaves of a network.
 
     Raises:
         ValueError: the recipe does not prune by rates.

@@ -30,12 +30,12 @@ PACKAGES = (
 
 
 def public_names() -> str:
-    """Every name of `tailcut.__all__`."""
+    """Return every name of `tailcut.__all__`."""
     return markdown_table(["name", "what it is"], list(_entries(tailcut, "tailcut", tailcut.__all__)), "<<")
 
 
 def package_names() -> str:
-    """The public names of each package below."""
+    """Return the public names of each package below."""
     parts = []
     for name in PACKAGES:
         module = importlib.import_module(f"tailcut.{name}")
@@ -45,7 +45,7 @@ def package_names() -> str:
 
 
 def exported(module: ModuleType) -> list[str]:
-    """The functions and classes that a module defines, or hands on as `from .x import X as X`."""
+    """Return the functions and classes that a module defines, or hands on as `from .x import X as X`."""
     source = inspect.getsource(module)
     names = re.findall(r"^from tailcut\.\S+ import (\w+) as \1$", source, re.MULTILINE)
     names += re.findall(r"^(?:class|def) ([A-Za-z]\w*)", source, re.MULTILINE)
@@ -60,6 +60,6 @@ def _entries(module: ModuleType, prefix: str, names: Sequence[str]) -> Iterator[
 
 
 def first_line(thing: object) -> str:
-    """The first sentence of a docstring, on one line."""
+    """Return the first sentence of a docstring, on one line."""
     paragraph = (inspect.getdoc(thing) or "").partition("\n\n")[0]
     return " ".join(paragraph.split()).replace("|", "\\|")

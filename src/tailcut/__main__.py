@@ -1,4 +1,4 @@
-"""`python -m tailcut`: the command line."""
+"""Entry point of `python -m tailcut`, the command line."""
 
 import sys
 

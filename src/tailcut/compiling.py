@@ -1,4 +1,4 @@
-"""Loops that numba compiles: kept on disk where a folder can be written, compiled anew in each process where none can.
+"""Loops compiled by numba, cached on disk where a folder is writable and compiled anew in each process otherwise.
 
 numba's own cache ends in an error where it finds no folder, where a disk is full and where a file is damaged. Here each
 of these costs time, and nothing else. What is kept of a loop is one file, whose name says what it was compiled from
@@ -36,12 +36,12 @@ _said: set[str] = set()
 
 
 def is_installed() -> bool:
-    """Whether numba is there."""
+    """Return whether numba is installed."""
     return importlib.util.find_spec("numba") is not None
 
 
 def compile_loop(loop: Loop, **options: Any) -> Loop:
-    """A function that numba compiles at its first call with arguments of each kind, or takes from the disk.
+    """Return a function that numba compiles, or loads from disk, at its first call with arguments of each type.
 
     Args:
         loop: the function; it holds no lock of Python's while it runs.
@@ -66,7 +66,7 @@ class _LoopCache:
         self._loop, self._options = loop, options
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
-        """The compiled loop for a signature; None if it is to be compiled."""
+        """Return the compiled loop for a signature, or None if it must be compiled."""
         name = self._name(signature, target_context.codegen())
         for folder in _folders():
             with suppress(OSError):
@@ -128,7 +128,7 @@ class _LoopCache:
 
 
 def _load(path: Path, target_context: Any) -> Any:
-    """The compiled loop in a file; None, and the file is removed, if it is not what was written."""
+    """Return the compiled loop in a file; remove the file and return None if its content is not what was written."""
     if path.name.split(".")[-2] != _digest(path.read_bytes()):
         path.unlink()
         return None

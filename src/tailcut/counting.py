@@ -1,4 +1,4 @@
-"""How many parameters a network has, and how many multiply-accumulate operations (MACs) one run of it takes."""
+"""Counts of parameters and of multiply-accumulate operations (MACs) per forward."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,7 +30,7 @@ class MacCount:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """The numbers that training changes, tied ones once; `model` is not changed.
+    """Return the number of trainable parameters, tied ones counted once; `model` is not changed.
 
     A tensor that is computed from others by a parametrisation (a truncated weight, for one) counts as what it is
     computed to: with the size that the layer sees.
@@ -135,7 +135,7 @@ def _attention(_: object, queries: Tensor, keys: Tensor, values: Tensor, *__: An
 
 
 def _lstm(_: object, x: Tensor, input_weight: Tensor, hidden_weight: Tensor, *__: Any) -> int:
-    """(steps, batch, size): every step of every sequence meets both weights."""
+    """Count every step of every sequence with both weights: `x` is (steps, batch, size)."""
     return x.shape[:2].numel() * (input_weight.numel() + hidden_weight.numel())
 
 
@@ -171,8 +171,9 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Within the block all modules are in evaluation mode, and attention is out of its fast path, which hides the
-    layers it is made of; afterwards both are as before.
+    """Put all modules into evaluation mode within the block, and restore their modes afterwards.
+
+    Attention's fast path is off within the block, since it hides the layers that attention is made of.
     """
     training = [(module, module.training) for module in model.modules()]
     fast_path = torch.backends.mha.get_fastpath_enabled()
@@ -211,12 +212,12 @@ def _followed(model: nn.Module, counter: _Counter) -> Iterator[None]:
 
 
 def _parametrizations(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """What computes parameters of the module, by their names."""
+    """Yield the parametrizations of a module with the names of the parameters that they compute."""
     if parametrize.is_parametrized(module) and isinstance(module.parametrizations, nn.ModuleDict):
         yield from module.parametrizations.items()
 
 
 def _inside_parametrizations(model: nn.Module) -> set[nn.Module]:
-    """The modules that compute weights."""
+    """Return the modules inside parametrizations, which compute weights."""
     holders = [module for module in model.modules() if isinstance(module, parametrize.ParametrizationList)]
     return {module for holder in holders for module in holder.modules()}

@@ -1,4 +1,4 @@
-"""The errors Tailcut raises: one class per cause, all of them `TailcutError`."""
+"""Errors that Tailcut raises: one class per cause, all of them subclasses of `TailcutError`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,13 +45,13 @@ def shown(text: str, *, at_most: int = MAX_SHOWN) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its kind where it says nothing."""
+    """Return the first line of an error's message, or the name of its class if the message is empty."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 
 
 def how_to_install(extra: str) -> str:
-    """The command that installs an extra, and where to give it."""
+    """Return the command that installs an extra, and the environment to run it in."""
     return f"pip install '.[{extra}]' in the clone of Tailcut's repository"
 
 

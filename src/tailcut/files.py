@@ -1,4 +1,4 @@
-"""Atomic writes: a file appears under its name whole or not at all. And locks, for one writer at a time."""
+"""Atomic file writes (a file appears whole or not at all), and locks for one writer at a time."""
 
 import errno
 import os
@@ -51,7 +51,7 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _beside(path: Path) -> Iterator[IO[bytes]]:
-    """A new file in the folder of `path`, which gets that name at the end, or is removed."""
+    """Open a temporary file in the folder of `path`; rename it to `path` at the end, or remove it after an error."""
     # Not with the file's own name in it: that may be as long as the file system allows.
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=PREFIX, suffix=".part")
     try:
@@ -170,7 +170,7 @@ def _is_unfinished(path: object) -> bool:
 
 
 def _mode(path: Path) -> int:
-    """The permissions of the file that is replaced, those of a new file if there is none."""
+    """Return the permissions of the file that is replaced, or those of a new file if there is none."""
     try:
         return path.stat().st_mode & 0o777
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""How large a network a file may ask for, and how long it may take: checked before memory is taken."""
+"""Limits on the size of the network that a file may ask for, checked before memory is taken."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -43,12 +43,12 @@ def command_line_limit(max_parameters: int | None, *, allow_non_finite: bool = F
 
 
 def non_finite_allowed(given: bool) -> bool:
-    """Whether numbers that are not finite are read and written: as given, or with --allow-non-finite."""
+    """Return whether NaN and infinity are read and written: the argument, or --allow-non-finite."""
     return given or _non_finite_of_command.get()
 
 
 def limit_of(max_parameters: int | None) -> int:
-    """The limit that holds: the one given, else that of the command line, else `MAX_PARAMETERS`."""
+    """Return the limit in effect: the one given, else that of the command line, else `MAX_PARAMETERS`."""
     return (_of_command.get() or MAX_PARAMETERS) if max_parameters is None else max_parameters
 
 
@@ -79,7 +79,7 @@ def check_work(num_tensors: int, *, num_kept: int = 0, num_edits: int = 0, max_p
 
 
 def too_many_numbers(total: int, max_parameters: int) -> LimitError:
-    """The error for a network that is larger than the user allows."""
+    """Return the error for a network that is larger than the user allows."""
     return LimitError(
         f"the network has {total} numbers or more, at most {max_parameters} are allowed; "
         f"if you trust the file, raise {the_cap()}"
@@ -87,5 +87,5 @@ def too_many_numbers(total: int, max_parameters: int) -> LimitError:
 
 
 def the_cap() -> str:
-    """What raises the limit, in the words of where the user is."""
+    """Return the name of the setting that raises the limit: an argument in Python, an option on the command line."""
     return "the cap with max_parameters=" if _of_command.get() is None else "--max-parameters"

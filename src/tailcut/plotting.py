@@ -1,4 +1,4 @@
-"""Figures of matplotlib as PNG files, drawn without a display."""
+"""Matplotlib figures written as PNG files, without a display."""
 
 import io
 from pathlib import Path
@@ -9,7 +9,7 @@ from tailcut.files import write_atomically
 
 
 def new_figure(what: str, size: tuple[float, float]) -> Any:
-    """An empty `matplotlib.figure.Figure`.
+    """Return an empty `matplotlib.figure.Figure`.
 
     Args:
         what: what shall be drawn, for the error.

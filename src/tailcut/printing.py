@@ -1,4 +1,4 @@
-"""Reports: typed objects that are printed as text and given as JSON from one definition."""
+"""Reports: typed objects that print as text and convert to JSON from one definition."""
 
 import dataclasses
 import json
@@ -16,17 +16,17 @@ class Report:
 
     @property
     def failed(self) -> bool:
-        """Whether what is reported is a failure, for the exit code of a command."""
+        """True if the report is of a failure, for the exit code of a command."""
         return False
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain Python values, in the order of their definition."""
+        """Return the fields as plain Python values, in the order of their definition."""
         if not dataclasses.is_dataclass(self):
             raise TypeError(f"{type(self).__name__} must be a dataclass")
         return {field.name: plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
     def to_json(self) -> str:
-        """The fields as one JSON object on one line."""
+        """Return the fields as one JSON object on one line."""
         return json.dumps(self.to_dict(), allow_nan=False)
 
 
@@ -44,12 +44,12 @@ def plain(value: Any) -> Any:
 
 
 def is_fraction(metric: str) -> bool:
-    """Whether a metric of this name is 0 to 1 (`accuracy`, `dice`) and not a distance, a logarithm or a time."""
+    """Return whether a metric is a fraction in 0..1 (`accuracy`, `dice`), not a distance, a logarithm or a time."""
     return not metric.startswith(_PLAIN_METRICS)
 
 
 def figure_text(metric: str, value: float) -> str:
-    """The value of a metric for people: percent, or the number itself where it is no fraction.
+    """Return the value of a metric as text: in percent if it is a fraction.
 
     >>> figure_text("accuracy", 0.98261), figure_text("fid", 93.957)
     ('98.26 %', '93.96')
@@ -75,7 +75,7 @@ def spread_text(metric: str, mean: float, spread: float) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
-    """A table in Markdown; `align` has one `<` or `>` per column.
+    """Return a table in Markdown; `align` has one `<` or `>` per column.
 
     >>> print(markdown_table(["name", "kept"], [["fc", "33"]], "<>"))
     | name | kept |
@@ -105,5 +105,5 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, align: str
 
 
 def sizes(shape: Sequence[int]) -> str:
-    """A tensor's shape for people: `64 x 3 x 3 x 3`."""
+    """Return a tensor's shape as text: `64 x 3 x 3 x 3`."""
     return " x ".join(map(str, shape)) or "scalar"

@@ -1,4 +1,4 @@
-"""The run folder: what `train` leaves behind, by name.
+"""Run folders: the files that `train` writes, by name.
 
 RUN/
   recipe.toml             the recipe as resolved: overrides applied, defaults written out
@@ -105,7 +105,7 @@ class Result(Report):
     start_fingerprint: str = ""
 
     def __str__(self) -> str:
-        """The figures as a table for people, beside the paper's if there are any."""
+        """Return the figures as a table for people, beside the paper's if there are any."""
         rows = [
             (f"test {name}", figure_text(name, value), self._in_paper(name)) for name, value in self.metrics.items()
         ]
@@ -246,20 +246,20 @@ class Run:
             yield
 
     def exists(self) -> bool:
-        """Whether the folder holds a run (its recipe was written)."""
+        """Return whether the folder holds a run (its recipe was written)."""
         return self.recipe.is_file()
 
     def has_finished_epochs(self) -> bool:
-        """Whether there is anything that a training writes only after an epoch, or after none if it has none."""
+        """Return whether there is a file that a training writes only after its first epoch."""
         written = (self.last_checkpoint, self.previous_checkpoint, self.model, self.result)
         return any(path.is_file() for path in written)
 
     def has_checkpoint(self) -> bool:
-        """Whether there is a file of a checkpoint, readable or not."""
+        """Return whether there is a checkpoint file, readable or not."""
         return self.last_checkpoint.is_file() or self.previous_checkpoint.is_file()
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The lines of `metrics.jsonl`, None for figures that are no numbers; empty if there are none yet.
+        """Return the lines of `metrics.jsonl`, with None for NaN; empty if there are none yet.
 
         Raises:
             DataError: the file cannot be read, a line is no JSON object, or a value is of another kind.
@@ -274,7 +274,7 @@ class Run:
         return lines
 
     def read_result(self) -> Result:
-        """The result of a finished run.
+        """Return the result of a finished run.
 
         Raises:
             DataError: the run is not finished, or the file is damaged.
@@ -289,7 +289,7 @@ class Run:
 
 
 def packed_network(source: str | Path, *, beside: Run | None = None) -> str | Path:
-    """The packed network of a run folder; any other source (a file, `zoo:NAME`) as it is.
+    """Return the packed network of a run folder; any other source (a file, `zoo:NAME`) as it is.
 
     Args:
         source: where it is; `run:NAME` is the run folder NAME that lies beside another run.
@@ -345,7 +345,7 @@ def read_result(path: str | Path) -> Result:
 
 
 def tailcut_version() -> str:
-    """The version of this Tailcut, as `tailcut.__version__` has it."""
+    """Return the version of this Tailcut, as `tailcut.__version__` has it."""
     return str(sys.modules[__name__.partition(".")[0]].__version__)
 
 
@@ -374,7 +374,7 @@ def _check_kinds(values: Mapping[str, Any], kinds: Mapping[str, Any], where: str
 
 
 def _is_of_kind(value: Any, kind: Any) -> bool:
-    """Whether a value that JSON held is of a kind among those of `_WORDS`."""
+    """Return whether a JSON value is of one of the kinds in `_WORDS`."""
     if kind is Any:
         return True
     if get_origin(kind) is dict:
