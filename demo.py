@@ -71,7 +71,7 @@ def main(out: Path, overrides: Sequence[str] = ()) -> None:
 
 
 def mnist_is_there() -> bool:
-    """Whether a data root holds MNIST."""
+    """Return whether a data root holds MNIST."""
     try:
         return all(len(open_dataset("mnist", split)) for split in ("train", "test"))
     except DataNotFoundError:

@@ -552,7 +552,7 @@ def ycbcr() -> Iterator[Named]:
 
 
 def tensors() -> Iterator[Named]:
-    """The digest, and the network that the file is read into."""
+    """Yield the digest, and the network that the file is read into."""
     plain, chain = _plain(), named(CHAIN)
     flipped = bytes([plain.digest[0] ^ 1]) + plain.digest[1:]
     yield "digest-own", "own-digest", replace(plain, digest=flipped)
@@ -574,7 +574,7 @@ def tensors() -> Iterator[Named]:
 
 
 def _relisted(draft: Draft, kind: bytes, place: int) -> Draft:
-    """The file with another kind of one of its tensors, and the digest of that."""
+    """Return the file with another kind of one of its tensors, and the digest of that."""
     others = [
         replace(o, is_parameter=bool(kind[0]) if n == place else o.is_parameter) for n, o in enumerate(draft.tensors)
     ]

@@ -104,12 +104,12 @@ DESCRIPTIONS: dict[str, dict[str, Any]] = {
 
 
 def own_class(name: str) -> Module:
-    """The network of an own class, fresh."""
+    """Return the network of an own class, fresh."""
     return build(json.loads(json.dumps(DESCRIPTIONS[name])))
 
 
 def registered() -> dict[str, Registered]:
-    """The registered networks: a chain by a formula, and one without arguments."""
+    """Return the registered networks: a chain by a formula, and one without arguments."""
     return {
         "conformance-chain": Registered(CHAIN_DEFAULTS, chain),
         "conformance-image": Registered({}, lambda arguments: own_class("image")),

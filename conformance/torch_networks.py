@@ -18,7 +18,7 @@ class PadShortcut(nn.Module):
 
 
 def build(name: str) -> nn.Module:
-    """The network of that name, its tensors as PyTorch makes them."""
+    """Return the network of that name, its tensors as PyTorch makes them."""
     description = DESCRIPTIONS[name]
     root = _build(description)
     for name, first in description.get("tied", {}).items():

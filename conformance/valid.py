@@ -18,7 +18,7 @@ ALL_192 = b"\xff" * 24
 
 
 def channels(*chosen: int) -> bytes:
-    """The bitmap of a replaced stem."""
+    """Return the bitmap of a replaced stem."""
     return sum(1 << channel for channel in chosen).to_bytes(24, "little")
 
 
@@ -27,7 +27,7 @@ def regularize(*parts: int | str | bytes | float) -> Edit:
 
 
 def own(name: str, edits: Sequence[Edit] = (), **options: Any) -> Draft:
-    """A file of an own class."""
+    """Return a file of an own class."""
     network = own_class(name)
     kept: list[Kept] = []
     for number, content in edits:
@@ -36,7 +36,7 @@ def own(name: str, edits: Sequence[Edit] = (), **options: Any) -> Draft:
 
 
 def named(name: str, edits: Sequence[Edit] = (), arguments: Sequence[tuple[int, Any]] = (), **options: Any) -> Draft:
-    """A file of a registered network."""
+    """Return a file of a registered network."""
     entry = registered()[name]
     names = list(entry.defaults)
     network = entry.build({**entry.defaults, **{names[place]: given for place, given in arguments}})
@@ -48,7 +48,7 @@ def named(name: str, edits: Sequence[Edit] = (), arguments: Sequence[tuple[int, 
 
 
 def place(name: str, network: Module) -> int:
-    """The number of a module."""
+    """Return the number of a module."""
     return [found for found, _ in network.walk()].index(name)
 
 
@@ -107,7 +107,7 @@ def registered_prune() -> bytes:
 
 
 def registered_stem() -> bytes:
-    """A gate in the network of an image, with modules by their places."""
+    """Return a gate in the network of an image, with modules by their places."""
     network = _image()
     conv, norm, block, up = (place(name, network) for name in ("conv1", "norm1", "block", "other"))
     return items(
@@ -140,7 +140,7 @@ def registered_stem() -> bytes:
 
 
 def _after_stem() -> bytes:
-    """A prune of what a replaced stem left: the places count the modules of the gate."""
+    """Return a prune of what a replaced stem left: the places count the modules of the gate."""
     network: Module = _image()
     apply(2, Items(registered_stem()), network, False, [])
     return items(1, place("norm1", network), b"\3", 5, 0)
@@ -170,7 +170,7 @@ def ways() -> dict[str, Callable[[], Draft]]:
 
 
 def codecs() -> dict[str, Callable[[], Draft]]:
-    """Each codec with each size of numbers."""
+    """Return each codec with each size of numbers."""
     made: dict[str, Callable[[], Draft]] = {}
     kept = [regularize(WIDE, 0, b"\0", 150)]
     for codec in ("raw", "stored", "fixed", "range"):
@@ -193,7 +193,7 @@ def codecs() -> dict[str, Callable[[], Draft]]:
 
 
 def headers() -> dict[str, Callable[[], Draft]]:
-    """The head, the base, metadata, packing."""
+    """Return the head, the base, metadata, packing."""
     long = b'{"text": "' + b"x" * 65_500 + b'", "n": 1e308}'
     json_ = '{"class_names":["a","\u00e9\U0001f600"],"image_size":[7,9],"deep":[[[[{"a":null}]]]],"n":[-0,1.5,true]}'
     return {
@@ -246,7 +246,7 @@ def numbers() -> dict[str, Callable[[], Draft]]:
 
 
 def edits() -> dict[str, Callable[[], Draft]]:
-    """Each kind of edit, alone and together, with modules by name and by number."""
+    """Return each kind of edit, alone and together, with modules by name and by number."""
     image = _image()
     some = _selected(image, "conv1.weight", "grouped.weight", "table.weight")
     names = [name for name, _ in image.parameters()]

@@ -260,7 +260,7 @@ def draft(
     packing: Callable[[bytes], bytes] | None = None,
     parameters: dict[str, Sequence[int]] | None = None,
 ) -> Draft:
-    """A sound file.
+    """Return a sound file.
 
     Args:
         network: as the edits leave it.

@@ -87,7 +87,7 @@ Line = tuple[str, int]
 
 
 def lines_of(target: Target, content: bytes) -> set[Line]:
-    """The lines of ours that a content runs."""
+    """Return the lines of ours that a content runs."""
     seen: set[Line] = set()
     ours = str(ROOT / "src")
 

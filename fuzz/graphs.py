@@ -244,7 +244,7 @@ def _norm(rng: random.Random, axes: int, channels: int) -> nn.Module:
 
 
 def network(seed: int) -> tuple[RandomNetwork, Tensor]:
-    """A regularised random network in float64, in either mode, and an input."""
+    """Return a regularised random network in float64, in either mode, and an input."""
     rng = random.Random(seed + 1)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

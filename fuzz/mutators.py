@@ -33,7 +33,7 @@ class Mutator(Protocol):
 
 
 def havoc(content: bytes, rng: random.Random) -> bytes:
-    """One to four blind changes: bits, bytes, blocks taken out, put in twice or swapped, huge varints."""
+    """Return one to four blind changes: bits, bytes, blocks taken out, put in twice or swapped, huge varints."""
     changed = bytearray(content)
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         place = rng.randrange(len(changed) + 1)
@@ -61,7 +61,7 @@ def havoc(content: bytes, rng: random.Random) -> bytes:
 
 
 def blindly(content: bytes, rng: random.Random, change: Havoc = havoc) -> bytes:
-    """The content as a whole."""
+    """Return the content as a whole."""
     return change(content, rng)
 
 
@@ -95,7 +95,7 @@ def tailcut_file(content: bytes, rng: random.Random, change: Havoc = havoc) -> b
 
 
 def split(content: bytes) -> tuple[bytes, bytes]:
-    """The header, expanded, and what follows it."""
+    """Return the header, expanded, and what follows it."""
     reader = Reader(content[HEAD_BYTES + DIGEST_BYTES :])
     mark = reader.uint(at_most=1 << 21)
     if not mark & 1:
@@ -107,7 +107,7 @@ def split(content: bytes) -> tuple[bytes, bytes]:
 
 
 def join(header: bytes, rest: bytes, *, is_packed: bool = False, version: int = 1) -> bytes:
-    """A file with the digest 0, which `with_digest` repairs."""
+    """Return a file with the digest 0, which `with_digest` repairs."""
     frame = varint(2 * len(header)) + header
     if is_packed:
         deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
@@ -153,7 +153,7 @@ def edits_in(header: bytes) -> tuple[int, int, list[tuple[int, bytes]]]:
 
 
 def with_digest(content: bytes) -> bytes:
-    """The file with the digest that it should have, as far as it can be read; always with a true checksum."""
+    """Return the file with the digest that it should have, as far as it can be read; always with a true checksum."""
     try:
         digest = decoder.true_digest(content, registered())
     except RefusedError as error:

@@ -52,7 +52,7 @@ def jpegs() -> dict[str, bytes]:
 
 
 def payloads() -> dict[str, bytes]:
-    """The number of the codec, the size of an item, how many there are, and a payload."""
+    """Return the number of the codec, the size of an item, how many there are, and a payload."""
     rng = random.Random(1)
     made = {}
     contents = {"zeros": bytes(64), "noise": rng.randbytes(64), "ramp": bytes(range(0, 192, 3)), "empty": b""}

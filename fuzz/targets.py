@@ -66,7 +66,7 @@ class Target:
     num_bytes: int
 
     def seeds(self) -> list[Path]:
-        """The contents in the repository, in a fixed order."""
+        """Return the contents in the repository, in a fixed order."""
         found = [path for pattern in self.known for path in sorted(ROOT.glob(pattern))]
         return [*found, *sorted((CORPORA / self.corpus).glob("*"))]
 
@@ -123,7 +123,7 @@ def as_file(content: bytes) -> Iterator[Path]:
 
 
 def own_class_of(content: bytes) -> str:
-    """The own class of the corpus whose tensors have most in common with those that the file lists."""
+    """Return the own class of the corpus whose tensors have most in common with those that the file lists."""
     try:
         header = decoder.read_header(Items(decoder.read_frame(Items(content[13:]))), content[4])
     except RefusedError:
@@ -230,7 +230,7 @@ def run_agreement(content: bytes) -> None:
 
 
 def _same(one: float, other: float) -> bool:
-    """Whether they agree, up to the rounding of another type."""
+    """Return whether they agree, up to the rounding of another type."""
     return math.isclose(one, other, rel_tol=1e-2, abs_tol=1e-7) or (math.isnan(one) and math.isnan(other))
 
 

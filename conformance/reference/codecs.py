@@ -41,7 +41,7 @@ OVERFLOWS = {
 
 
 def numbers_of(content: bytes, number: int) -> list[Any]:
-    """The numbers of a type: float or int of Python."""
+    """Return the numbers of a type: float or int of Python."""
     name, size, code = TYPES[number]
     count = len(content) // size
     if name == "bfloat16":
@@ -54,7 +54,7 @@ def numbers_of(content: bytes, number: int) -> list[Any]:
 
 
 def decode(codec: int, payload: bytes, count: int, size: int) -> bytes:
-    """The bytes of `count` numbers of `size` bytes."""
+    """Return the bytes of `count` numbers of `size` bytes."""
     if codec == 0:
         require(len(payload) == count * size, "payload-raw", f"{len(payload)} bytes for {count * size}")
         return payload
@@ -67,7 +67,7 @@ def decode(codec: int, payload: bytes, count: int, size: int) -> bytes:
 
 
 def inflate(payload: bytes, length: int, rule: str, end_rule: str) -> bytes:
-    """A raw DEFLATE stream that expands to just `length` bytes and ends with the payload."""
+    """Return a raw DEFLATE stream that expands to just `length` bytes and ends with the payload."""
     stream = zlib.decompressobj(-15)
     try:
         content = stream.decompress(payload, length + 1)

@@ -115,7 +115,7 @@ def read(
 
 
 def true_digest(content: bytes, registered: Mapping[str, Registered]) -> bytes:
-    """The digest that a file should have; for an own class that of the tensors that it lists.
+    """Return the digest that a file should have; for an own class that of the tensors that it lists.
 
     Raises:
         RefusedError: the file cannot be read so far.
@@ -378,7 +378,7 @@ def read_quantized(payload: bytes, kept: list[Kept], others: list[Other]) -> Non
 
 
 def order_of(entry: Kept) -> list[tuple[int, ...]]:
-    """The indices of the first coefficients of a tensor; see "Meaning"."""
+    """Return the indices of the first coefficients of a tensor; see "Meaning"."""
 
     def rank(index: tuple[int, ...]) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
         moved = tuple(index[axis] for axis in entry.axes)

@@ -370,7 +370,7 @@ def read_prune(edit: Items, network: Module | None, is_own: bool) -> tuple[list[
 
 
 def kind_of(module: Module) -> int:
-    """The kind of layer that a module is, 0 for none."""
+    """Return the kind of layer that a module is, 0 for none."""
     if module.type in (*CONVOLUTIONS, *TRANSPOSED):
         return 1
     if module.type in ("LayerNorm", "RMSNorm"):

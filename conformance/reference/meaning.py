@@ -7,7 +7,7 @@ from conformance.reference.decoder import Kept, order_of
 
 
 def dense(entry: Kept) -> list[float]:
-    """The numbers of the dense tensor, row-major, as float64."""
+    """Return the numbers of the dense tensor, row-major, as float64."""
     indices = order_of(entry)
     values = dict(zip(indices, entry.numbers, strict=False))
     for axis in entry.axes:
@@ -16,7 +16,7 @@ def dense(entry: Kept) -> list[float]:
 
 
 def _inverse(values: dict[tuple[int, ...], float], axis: int, size: int) -> dict[tuple[int, ...], float]:
-    """The inverse of the orthonormal DCT-II along one axis."""
+    """Return the inverse of the orthonormal DCT-II along one axis."""
     made: dict[tuple[int, ...], float] = {}
     for index, value in values.items():
         k = index[axis]

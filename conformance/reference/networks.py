@@ -42,7 +42,7 @@ class Module:
             yield from child.walk(_joined(name, child_name), seen)
 
     def state(self, name: str = "") -> Iterator[tuple[str, Tensor]]:
-        """The entries of `state_dict()`, tied ones under each name."""
+        """Yield the entries of `state_dict()`, tied ones under each name."""
         for own, tensor in self.tensors.items():
             yield _joined(name, own), tensor
         for child_name, child in self.children.items():
@@ -69,7 +69,7 @@ def _joined(*names: str) -> str:
 
 
 def shapes_of(kind: str, sizes: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """The shapes that PyTorch gives the tensors of a layer, by name."""
+    """Return the shapes that PyTorch gives the tensors of a layer, by name."""
     if kind in CONVOLUTIONS:
         outer = sizes["out_channels"]
         weight = (outer, sizes["in_channels"] // sizes["groups"], *sizes["kernel_size"])
@@ -98,7 +98,7 @@ def shapes_of(kind: str, sizes: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def layer(kind: str, type_: str = "float32", **sizes: Any) -> Module:
-    """A layer with its tensors; floating-point ones are of `type_`."""
+    """Return a layer with its tensors; floating-point ones are of `type_`."""
     module = Module(kind, sizes)
     for name, shape in shapes_of(kind, sizes).items():
         is_parameter = not name.startswith(("running_", "num_batches"))
@@ -107,7 +107,7 @@ def layer(kind: str, type_: str = "float32", **sizes: Any) -> Module:
 
 
 def build(description: dict[str, Any]) -> Module:
-    """The network of a description; see README.md."""
+    """Return the network of a description; see README.md."""
     root = _build(description)
     for name, first in description.get("tied", {}).items():
         owner, _, own = name.rpartition(".")
@@ -132,7 +132,7 @@ def _build(description: dict[str, Any]) -> Module:
 
 
 def chain(arguments: dict[str, Any]) -> Module | None:
-    """The registered network "conformance-chain"; None if it does not take these arguments."""
+    """Return the registered network "conformance-chain"; None if it does not take these arguments."""
     widths, bias = arguments["widths"], arguments["bias"]
     scale, label = arguments["scale"], arguments["label"]
     if not isinstance(widths, list) or not isinstance(bias, bool) or not isinstance(label, str):

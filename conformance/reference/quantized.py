@@ -192,7 +192,7 @@ def logarithm(y: int) -> int:
 
 
 def values(tensor: Tensor) -> list[float]:
-    """The numbers of a tensor of type 10, as float32."""
+    """Return the numbers of a tensor of type 10, as float32."""
     t, s, o, _ = tensor.parameters
     require(not (tensor.is_coefficients and t), "quantized-transform")
     require(t != 3 or len(tensor.shape) >= 3, "quantized-transform")
@@ -211,7 +211,7 @@ def values(tensor: Tensor) -> list[float]:
 
 
 def inverse(table: dict[Index, float], axis: int, size: int) -> dict[Index, float]:
-    """The inverse of the orthonormal DCT-II along one axis."""
+    """Return the inverse of the orthonormal DCT-II along one axis."""
     made: dict[Index, list[float]] = {}
     for index, value in table.items():
         k = index[axis]
