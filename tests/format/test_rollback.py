@@ -146,7 +146,7 @@ def test_save_fails_at_a_system_call(name: str, tmp_path: Path, monkeypatch: pyt
     assert path.read_bytes() != old
 
 
-@pytest.mark.parametrize("codec", ["float32", "quantized"])
+@pytest.mark.parametrize("dtype", ["float32", "quantized"])
 def test_save_fails_at_every_call(dtype: str, tmp_path: Path) -> None:
     model = randomize(OwnNet(), 1)
     tailcut.regularize(model, num_kept=4)
