@@ -121,7 +121,6 @@ def compress_file(
     count = usual_gradients(network) if num_gradients is None else num_gradients
     start = time.perf_counter()
     inputs = _inputs(network, train, count, seed, progress)
-    run_forward(network, inputs[0])  # a network that cannot run is told before the work
     report = compress(
         network,
         out,
@@ -148,7 +147,9 @@ def _inputs(network: nn.Module, dataset: Dataset, count: int, seed: int, progres
     """Batches of training images as the network reads them; of one where it mixes the images of a batch."""
     size = 1 if uses_batch_statistics(network) else GRADIENT_BATCH
     with live_progress(progress, "images read", min(count * size, len(dataset)), interval=PROGRESS_INTERVAL) as bar:
-        return list(network_inputs(network, dataset, size, count, seed, bar))
+        inputs = list(network_inputs(network, dataset, size, count, seed, bar))
+    run_forward(network, inputs[0])  # a network that cannot run is told before the work
+    return inputs
 
 
 def _measure(dataset: Dataset, metric: str) -> Callable[[nn.Module], float]:

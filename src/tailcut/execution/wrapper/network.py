@@ -315,8 +315,7 @@ def fuse(
     numbers (of torch, NumPy and Python), and lists and dicts among the arguments are put back in between; with
     arguments of other kinds, such as a cache of keys and values, copies are tried. What the network's code does to
     other objects (a list of its own, a file) happens twice. What `torch.compile` wraps is run without it if a truncated
-    layer is in it.
-    Where no gradients are wanted and the last eight new sizes ended dense, others no larger are not tried.
+    layer is in it. Without gradients, after eight new sizes that ended dense, others no larger are not tried.
 
     Args:
         model: any network; regularised by `tailcut.regularize` where there is something to gain.
