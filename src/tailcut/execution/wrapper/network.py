@@ -308,8 +308,7 @@ def fuse(
     statistics, gradients to the coefficients: all as with `model` itself, up to rounding. Under autocast all layers
     run densely, and so do those with backward hooks, those that `torch.func` looks into, and calls in which gradients
     could not pass a map (TorchScript, `torch.vmap`, a `torch.autograd.Function`, `torch.utils.checkpoint`). Second
-    derivatives of fused layers are not available. Layers that are replaced, added, removed or regularised later are
-    seen by the next call.
+    derivatives of fused layers are not available. The next call sees layers that were replaced, added or regularised.
 
     Sizes that come for the first time may be run twice, once to try them. Buffers, attributes of modules, random
     numbers (of torch, NumPy and Python), and lists and dicts among the arguments are put back in between; with
