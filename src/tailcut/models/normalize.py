@@ -31,17 +31,17 @@ class Normalize(nn.Module):
         self.mean, self.standard_deviation = STATISTICS[which]
 
     def forward(self, x: Tensor) -> Tensor:
-        """The normalised image."""
+        """Return the normalised image."""
         planes = [(x[:, i] - self.mean[i]) / self.standard_deviation[i] for i in range(len(self.mean))]
         return torch.stack(planes, dim=1)
 
     def extra_repr(self) -> str:
-        """The constants' name, for printing."""
+        """Return the constants' name, for printing."""
         return repr(self.which)
 
 
 def normalization(model: str, choice: bool | str) -> Normalize | None:
-    """The layer for the argument `normalize` of a network: None where it is False, ImageNet's constants where True.
+    """Return the layer for a network's argument `normalize`: None for False, ImageNet's constants for True.
 
     Raises:
         ArgumentError: a string that names no constants.

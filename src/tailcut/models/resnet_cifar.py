@@ -137,11 +137,11 @@ class MiddleChannels(nn.Module):
         self.count = count
 
     def forward(self, x: Tensor) -> Tensor:
-        """These channels."""
+        """Return these channels."""
         return x[:, self.first : self.first + self.count]
 
     def extra_repr(self) -> str:
-        """The attributes, for printing."""
+        """Return the attributes, for printing."""
         return f"first={self.first}, count={self.count}"
 
 

@@ -260,7 +260,7 @@ def _from_weights(
     model: str,
     arguments: Mapping[str, Any],
 ) -> tuple[nn.Module, bool]:
-    """The network with these weights, and whether they are coefficients."""
+    """Return the network with these weights, and whether they are coefficients."""
     network = create_model(model, **arguments)
     vectors = {_plain_name(name): value.numel() for name, value in state.items() if _plain_name(name)}
     if vectors:  # the state_dict of a regularised network

@@ -25,7 +25,7 @@ _INCEPTIONS = ("a3", "b3", "a4", "b4", "c4", "d4", "e4", "a5", "b5")
 
 
 def read_score_folder(folder: str | Path, model: nn.Module) -> Scores:
-    """The scores in a folder, for the layers of a network. Neither is changed.
+    """Return the scores in a folder, for the layers of a network. Neither is changed.
 
     Args:
         folder: it holds `rank_conv1.npy`, ... (or `ci_conv...`, `score_conv...`); other files are left alone.
@@ -64,7 +64,7 @@ def read_score_folder(folder: str | Path, model: nn.Module) -> Scores:
 
 
 def layer_names(model: nn.Module) -> Mapping[tuple[int, str | None], tuple[str, ...]]:
-    """(Number, branch) of a file -> the layers whose channels it scores.
+    """Map (number, branch) of a file to the layers whose channels it scores.
 
     Raises:
         ArgumentError: the network is none of those that were published.
@@ -99,7 +99,7 @@ _IN_ORDER = (
 
 
 def _order_of_resnet50(name: str) -> tuple[str, int, int]:
-    """A block's shortcut comes before its last convolution, and the first convolution before all."""
+    """Sort by position: a block's shortcut comes before its last convolution, and the first convolution before all."""
     found = re.fullmatch(r"layer(\d)\.(\d+)\.(conv\d|downsample)(?:\.0)?", name)
     if found is None:
         return "", 0, 0

@@ -61,7 +61,7 @@ def read_checkpoint(path: str | Path) -> Tensors:
 
 
 def find_layout(layouts: tuple[Layout, ...], tensors: Tensors, path: str | Path, model: str | None) -> Layout:
-    """The layout that the names of tensors follow.
+    """Return the layout that the names of tensors follow.
 
     Args:
         layouts: those of a project.
@@ -85,7 +85,7 @@ def find_layout(layouts: tuple[Layout, ...], tensors: Tensors, path: str | Path,
 
 
 def renamed(tensors: Tensors, rename: Callable[[str], str], path: str | Path) -> dict[str, Tensor]:
-    """The tensors under our names.
+    """Return the tensors under our names.
 
     Raises:
         ModelMismatchError: two of them would have the same name.
@@ -171,7 +171,7 @@ def _check_bytes(path: Path, num_bytes: int) -> None:
 
 
 def _sizes(kind: LayerKind, module: nn.Module, weight: Tensor) -> dict[str, int]:
-    """The sizes that a layer has with this weight."""
+    """Return the sizes that a layer has with this weight."""
     inner, outer = weight.shape[min(1, weight.ndim - 1)], weight.shape[0]
     if isinstance(kind, Convolution):
         own = kind.sizes(module)

@@ -277,7 +277,7 @@ def _with_room(state: _State, buffer: Any, count: int) -> Any:
 def _model(
     state: _State, layout: Layout, num: int, mean: int
 ) -> tuple[Callable[[int], MutableSequence[int]], tuple[MutableSequence[int], ...]]:
-    """The argument `index` of `put_numbers` for the chunk that begins at a number, and the arguments behind it.
+    """Return the argument `index` of `put_numbers` for the chunk that begins at a number, and the arguments behind it.
 
     Indices are made chunk by chunk: those of all numbers would take many times the memory of the numbers.
     """

@@ -33,7 +33,7 @@ def read_toml(content: str, source: str) -> dict[str, Any]:
 
 
 def _place(content: str) -> str:
-    """The key, and the line, at which the reader gave up."""
+    """Return the key, and the line, at which the reader gave up."""
     lines = content.splitlines(keepends=True)
     low, high = 0, len(lines)
     while low + 1 < high:  # a document is read from its beginning: the limit is passed once the line is there
@@ -53,7 +53,7 @@ def _passes_a_limit(content: str) -> bool:
 
 
 def _key_at(lines: Sequence[str]) -> str:
-    """The key of the last value that begins in these lines, dotted."""
+    """Return the key of the last value that begins in these lines, dotted."""
     key = next((found[1] for line in reversed(lines) if (found := _KEY.match(line))), "the document")
     table = next((found[1].strip() for line in reversed(lines) if (found := _TABLE.match(line))), "")
     return f"{table}.{key}" if table else key
