@@ -58,7 +58,7 @@ def compile_loop(loop: Loop, **options: Any) -> Loop:
 
 
 class _LoopCache:
-    """What numba asks before it compiles a loop, and gives the result to: the interface of its own caches."""
+    """Cache of compiled loops, with the interface of numba's own caches."""
 
     cache_path = None
 
@@ -150,7 +150,7 @@ def _load(path: Path, target_context: Any) -> Any:
 
 
 def _folders() -> Iterator[Path]:
-    """Where loops may lie, the first choice first: as numba has it."""
+    """Return the candidate cache folders in numba's order of preference."""
     named = importlib.import_module("numba").config.CACHE_DIR
     if named:
         yield Path(named) / "tailcut"

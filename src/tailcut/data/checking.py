@@ -21,7 +21,7 @@ CHUNK = 1024
 
 @dataclass(frozen=True)
 class CheckReport(Report):
-    """What `check_folder` found.
+    """Report of `check_folder`.
 
     Attributes:
         folder: the folder.
@@ -112,7 +112,7 @@ def _files(root: Path) -> Iterator[Path]:
 
 
 def _reason(path: Path, *, strict: bool, max_pixels: int | None) -> str | None:
-    """Why an image cannot be read; None if it can."""
+    """Return the reason why an image cannot be read, or None if it can."""
     try:
         with reading(strict=strict, max_pixels=max_pixels, place="report"):
             read_image(path, channels=3)

@@ -231,7 +231,7 @@ def _has_late_metadata(content: bytes) -> bool:
 
 
 def _is_seen(image: Image.Image) -> np.ndarray:
-    """Which pixels are not wholly transparent, bool (height, width)."""
+    """Return a mask of the pixels that are not fully transparent, bool (height, width)."""
     if not image.has_transparency_data:
         return np.ones((image.height, image.width), dtype=bool)
     if image.mode.startswith("I"):  # 16-bit grey, of which one value may be transparent; Pillow cannot convert it

@@ -62,7 +62,7 @@ def _open_masks(name: str, split: str | None, roots: Roots) -> Dataset:
 
 
 def _find(name: str, split: str | None, parts: Sequence[str], *, title: str, advice: str, roots: Roots) -> Path:
-    """Return the folder of a split, or of the first of those for tests that is there."""
+    """Return the folder of a split, or of the first existing one of those for tests."""
     first, last = DEFAULT_SPLITS
     try:
         return find_split(name, first if split is None else split, parts, title=title, advice=advice, roots=roots)

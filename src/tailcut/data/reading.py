@@ -28,7 +28,7 @@ NUM_NAMED = 3
 
 @dataclass(frozen=True)
 class Reading:
-    """How images are read.
+    """Settings for reading images.
 
     Attributes:
         on_error: what a data set does with images that cannot be read: "raise" ends in an error when one is asked
@@ -55,7 +55,7 @@ class Reading:
 
     @property
     def advice(self) -> tuple[str, str]:
-        """How to read leniently, and how to allow more pixels."""
+        """Return advice on lenient reading and on the pixel limit."""
         return ADVICE[self.place]
 
     def report(self) -> None:
@@ -72,7 +72,7 @@ _current: ContextVar[Reading | None] = ContextVar("reading", default=None)
 
 
 def current_reading() -> Reading:
-    """How images are read here: as the innermost `reading` says."""
+    """Return the current settings for reading images: those of the innermost `reading` block."""
     return _current.get() or Reading()
 
 
@@ -125,7 +125,7 @@ def leave_out(path: str | Path, error: DataError) -> None:
 
 
 def readable(files: Sequence[Path], read: Callable[[int], object], what: str) -> tuple[list[int], dict[str, str]]:
-    """Which images can be read: all, unread, unless the current settings say that broken ones are left out.
+    """Return the readable images: all of them, unchecked, unless the current settings skip broken ones.
 
     Args:
         files: the images.

@@ -62,7 +62,7 @@ class GenerationReport(EvaluateReport):
 
 
 class Sampler:
-    """What a network makes of codes. The model is not changed: a copy of it runs, in evaluation mode.
+    """Sampler of a generative network. The model is not changed: a copy of it runs, in evaluation mode.
 
     Args:
         model: a `VAE` or a `DCGANGenerator`, regularised or not.

@@ -142,7 +142,7 @@ class StreamingMean:
 
 
 class ClassCounts:
-    """How many images a network gives each class, and how many belong to it.
+    """Counts of images per class: as predicted by a network, and as labelled.
 
     Args:
         num_classes: of the data set.

@@ -64,7 +64,7 @@ def build_for_real(base: Base) -> nn.Module:
 
 
 def needs_real_tensors(model: nn.Module) -> bool:
-    """Whether a network on the meta device holds tensors that a file does not: constants that it computes itself."""
+    """Return whether a network on the meta device has tensors that no file stores: constants that it computes."""
     tensors = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     tensors |= {name for name, _ in model.named_buffers(remove_duplicate=False)}
     if tensors - set(model.state_dict(keep_vars=True)):

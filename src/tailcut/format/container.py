@@ -78,7 +78,7 @@ class Stream:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file holds, not yet interpreted.
+    """Contents of a file, not yet interpreted.
 
     Attributes:
         base: None for a user's own class.

@@ -74,7 +74,7 @@ class StoredOtherTensor(Report):
 
 @dataclass(frozen=True)
 class InspectReport(Report):
-    """What a file holds.
+    """Report of the contents of a file.
 
     Attributes:
         version: of the format.
@@ -268,7 +268,7 @@ def _inspect(contents: Contents, file_bytes: int, max_parameters: int) -> Inspec
 
 @dataclass(frozen=True)
 class _Rounded:
-    """What a quantised tensor takes of the payload."""
+    """Share of a quantised tensor in the payload."""
 
     bytes: int
     bits: float | None

@@ -49,7 +49,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SaveReport(Report):
-    """What was written.
+    """Report of `save`.
 
     Attributes:
         path: the file.
@@ -217,7 +217,7 @@ def pack(
 
 @dataclass(frozen=True)
 class _Kinds:
-    """What becomes of coefficients and of the other tensors: a type, None for their own, or rounded."""
+    """Storage of coefficients and of the other tensors: a type, None for their own, or rounded."""
 
     coefficients: torch.dtype
     others: torch.dtype | None

@@ -35,7 +35,7 @@ def block_of(names: tuple[str, ...], curvature: Tensor) -> Block:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """How much the loss of a network changes when a number does: what sets the steps of a quantised file.
+    """Sensitivity of a network's loss to its numbers, which determines the steps of a quantised file.
 
     Attributes:
         curvature: name of a tensor -> the mean over its numbers of the second derivative of the loss, in any unit that

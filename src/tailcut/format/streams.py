@@ -37,7 +37,7 @@ class Kept(Protocol):
 
     @property
     def num_kept(self) -> int:
-        """How many coefficients it has."""
+        """Number of coefficients."""
 
 
 NamedShape = tuple[str, tuple[int, ...]]
@@ -73,7 +73,7 @@ def decode_values(
 
 
 def quantized_places(contents: Contents) -> list[int]:
-    """Which of the other tensors are in the quantised stream."""
+    """Return the indices of the other tensors that are in the quantised stream."""
     return [place for place, number in enumerate(contents.other_types) if number in (QUANTIZED, INTEGERS)]
 
 

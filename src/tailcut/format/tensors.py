@@ -43,7 +43,7 @@ class NetworkTensors:
         return list_digest(self.coefficients, ((other.name, other.shape, other.is_parameter) for other in self.others))
 
     def num_parameters(self) -> int:
-        """How many numbers the dense network's parameters have."""
+        """Return the number of parameters of the dense network."""
         return self.dense_of_kept() + sum(math.prod(other.shape) for other in self.others if other.is_parameter)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -52,7 +52,7 @@ class NetworkTensors:
         return kept | {other.name: other.shape for other in self.others}
 
     def dense_of_kept(self) -> int:
-        """How many numbers the tensors kept as coefficients have when dense."""
+        """Return the number of parameters, when dense, in the tensors kept as coefficients."""
         return sum(math.prod(entry.shape) for entry in self.coefficients)
 
 

@@ -19,7 +19,7 @@ _ROUNDING = 1e-18  # grey levels squared: the energy of a flat image's details, 
 
 @dataclass
 class FrequencyReport(Report):
-    """What a selection of channels keeps of an image.
+    """Report of the energy of an image that a selection of channels keeps.
 
     Attributes:
         image: the file.

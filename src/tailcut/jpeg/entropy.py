@@ -45,7 +45,7 @@ def decode(data: bytes, markers: JpegMarkers) -> list[np.ndarray]:
 
 
 class _Frame:
-    """Where each block lies: component by component, in rows of whole MCUs."""
+    """Positions of the blocks of a frame: component by component, in rows of whole MCUs."""
 
     def __init__(self, markers: JpegMarkers) -> None:
         # A single component has MCUs of one block, whatever its sampling factors are.
@@ -70,7 +70,7 @@ class _Frame:
         return (1, 1) if len(scan.components) == 1 else self.factors[index]
 
     def num_blocks_in(self, scan: Scan) -> int:
-        """How many blocks the scan has."""
+        """Return the number of blocks in the scan."""
         rows, columns = self.mcus_of(scan)
         per_mcu = [self.blocks_per_mcu(scan, index) for index in scan.components]
         return rows * columns * sum(v * h for v, h in per_mcu)

@@ -88,7 +88,7 @@ class Scan:
 
 @dataclass(frozen=True)
 class JpegMarkers:
-    """What the markers of a file say.
+    """Contents of the markers of a file.
 
     Attributes:
         size: (height, width) in pixels, as stored.

@@ -20,7 +20,7 @@ MAX_BLOCKS_PER_MCU = 10
 
 
 def num_blocks(size: tuple[int, int]) -> tuple[int, int]:
-    """How many 8 x 8 blocks cover (height, width) samples, per axis."""
+    """Return the number of 8 x 8 blocks that cover (height, width) samples, per axis."""
     return -(-size[0] // BLOCK_SIZE), -(-size[1] // BLOCK_SIZE)
 
 

@@ -137,7 +137,7 @@ class MiddleChannels(nn.Module):
         self.count = count
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return these channels."""
+        """Return the channels to keep."""
         return x[:, self.first : self.first + self.count]
 
     def extra_repr(self) -> str:

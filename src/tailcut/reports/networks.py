@@ -157,14 +157,14 @@ def _open_run(run: Run, text: str, name: str) -> ReportedNetwork:
 
 
 def _why_no_lines(run: Run, result: Result | None) -> str:
-    """Why the run tells nothing of its epochs."""
+    """Return the reason why the run has no lines of epochs."""
     if result is None:
         return "no epoch of it is finished yet"
     return "it was trained for 0 epochs" if result.epochs == 0 else f"its {run.metrics.name} is missing or empty"
 
 
 def _why_no_network(run: Run, num_epochs: int) -> str:
-    """Why the run has no packed network; empty if it has one."""
+    """Return the reason why the run has no packed network; empty if it has one."""
     if run.model.is_file():
         return ""
     if run.result.is_file():

@@ -50,7 +50,7 @@ def _run_files(run: Run) -> Iterator[tuple[Path, str]]:
 
 
 def _is_same(file: Path, other: Path) -> bool:
-    """Whether both are one file or folder, also by links, or by names in other letters where these do not matter."""
+    """Return whether both are the same file or folder, also through links or a case-insensitive file system."""
     if file.exists() and other.exists():
         return file.samefile(other)
     return os.path.realpath(file) == os.path.realpath(other)

@@ -58,7 +58,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Generated:
-    """What a generator draws from the first codes of a fixed seed, which are the same for codes of the same size.
+    """Images of a generator for the first codes of a fixed seed, equal for all networks with the same code size.
 
     Attributes:
         images: (num, channels, height, width), 0 to 1.

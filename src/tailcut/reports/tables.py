@@ -25,7 +25,7 @@ FLOAT32_BYTES = 4
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a recipe says of its row.
+    """Row of a table that a recipe asks for.
 
     Attributes:
         recipe: its name with folder, `frequency-regularization/lenet5-776`.

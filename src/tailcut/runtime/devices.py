@@ -29,7 +29,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 @dataclass(frozen=True)
 class Devices:
-    """Where a training or an evaluation runs; the words are those of Lightning Fabric.
+    """Devices of a training or an evaluation, in the terms of Lightning Fabric.
 
     Attributes:
         accelerator: `auto` (a GPU if there is one), `cpu`, `cuda`, ...

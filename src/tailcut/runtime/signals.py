@@ -19,7 +19,7 @@ _LOST_WORDS = ("gloo/transport", "connection closed by peer", "connection reset 
 
 
 class Interruption:
-    """Whether somebody asked the training to stop."""
+    """Flag that is set when Ctrl-C asks the training to stop."""
 
     def __init__(self) -> None:
         self.wanted = False

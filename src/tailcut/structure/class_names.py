@@ -48,7 +48,7 @@ def set_class_names(model: nn.Module, names: Sequence[str] | None) -> None:
 
 
 def are_names(value: Any) -> bool:
-    """Whether `value` is a list of names that can be shown as they are, without a control character, and stored."""
+    """Return whether `value` is a list of names without control characters, which can be stored and printed."""
     return _are_texts(value) and _size(value) <= MAX_BYTES
 
 

@@ -46,7 +46,7 @@ class Coefficients:
 
 
 class StoredTensor(NamedTuple):
-    """What a file tells of a tensor kept as coefficients; see `Coefficients`."""
+    """A file's description of a tensor kept as coefficients; see `Coefficients`."""
 
     name: str
     shape: tuple[int, ...]

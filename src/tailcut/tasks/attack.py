@@ -39,7 +39,7 @@ PROGRESS_INTERVAL = 10.0  # seconds
 
 @dataclass(frozen=True)
 class AttackPlan:
-    """Which attack, and how strong.
+    """Settings of an attack: method and strength.
 
     Attributes:
         method: `fgsm` or `pgd`, which starts at random.
@@ -79,7 +79,7 @@ class AttackPlan:
 
     @property
     def step_sizes(self) -> list[float]:
-        """What a step changes, of each epsilon."""
+        """Return the step size for each epsilon."""
         if self.method == "fgsm":
             return [float(epsilon) for epsilon in self.epsilons]
         return [step_size_of(epsilon, self.num_steps, self.step_size) for epsilon in self.epsilons]
@@ -198,7 +198,7 @@ def pgd(
 
 
 def step_size_of(epsilon: float, steps: int, step_size: float | None) -> float:
-    """How much one step of PGD changes a pixel: `step_size`, or 2.5 epsilon / steps when that is None.
+    """Return the change of a pixel by one step of PGD: `step_size`, or 2.5 epsilon / steps when that is None.
 
     Raises:
         ArgumentError: a number is out of range.

@@ -26,7 +26,7 @@ METRICS = {"classification": "accuracy", "segmentation": "dice"}
 
 @dataclass(frozen=True)
 class CompressFileReport(Report):
-    """What `tailcut compress` wrote, from what, and how good it is.
+    """Report of `tailcut compress`: source, file and metrics.
 
     Attributes:
         source: the network, as it was given.

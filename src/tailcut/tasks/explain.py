@@ -28,7 +28,7 @@ from tailcut.tasks.predict import shown_class
 
 @dataclass(frozen=True)
 class HeatMap:
-    """What Grad-CAM finds.
+    """Result of Grad-CAM.
 
     Attributes:
         layer: whose maps were used.
@@ -68,7 +68,7 @@ class Explanation(Report):
 
 @dataclass
 class ExplainReport(Report):
-    """What networks see in an image.
+    """Report of the heat maps of networks for an image.
 
     Attributes:
         image: the file.
@@ -97,7 +97,7 @@ class ExplainReport(Report):
 
 @torch.enable_grad()
 def grad_cam(model: nn.Module, image: Tensor, *, layer: str | None = None, class_number: int | None = None) -> HeatMap:
-    """Where the network finds a class. The model is not changed.
+    """Compute the Grad-CAM heat map of a class. The model is not changed.
 
     Args:
         model: a classifier.

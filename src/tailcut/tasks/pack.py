@@ -33,7 +33,7 @@ logger = logging.getLogger("tailcut.training")
 
 @dataclass
 class UnpackReport(Report):
-    """What `unpack` wrote.
+    """Report of `unpack`.
 
     Attributes:
         file: the .tailcut file, as it was given.
@@ -59,7 +59,7 @@ class UnpackReport(Report):
 
 @dataclass(frozen=True)
 class PackReport(SaveReport):
-    """What `pack` wrote, and what it cut from plain weights.
+    """Report of `pack`: the file, and the cuts of plain weights.
 
     Attributes:
         regularization: the tensors that it made coefficients, with the energy that each lost; None where the source is

@@ -34,7 +34,7 @@ def shown_class(number: int, name: str | None) -> str:
 
 @dataclass
 class PredictReport(Report):
-    """What a network says about some images.
+    """Report of the predictions for images.
 
     Attributes:
         model: the file (or `zoo:NAME`), as it was given.

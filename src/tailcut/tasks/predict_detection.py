@@ -29,7 +29,7 @@ LEAST_SCORE = 0.5
 
 @dataclass
 class PredictObjectsReport(PredictReport):
-    """What a detector found in some images.
+    """Report of the detections in images.
 
     Attributes:
         model: the file, as it was given.

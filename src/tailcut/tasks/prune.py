@@ -35,7 +35,7 @@ logger = logging.getLogger("tailcut.training")
 
 @dataclass
 class PruneFileReport(Report):
-    """What was pruned, and where it is.
+    """Report of the pruning of a file.
 
     Attributes:
         model: the file, as it was given.

@@ -26,7 +26,7 @@ from tailcut.weights.resampling import ResamplingReport, resample
 
 @dataclass(frozen=True)
 class ResampleFileReport(Report):
-    """What was resampled, and where it is.
+    """Report of the resampling of a file.
 
     Attributes:
         model: the file, as it was given.

@@ -26,7 +26,7 @@ CHANNELS_OF_PNG = (1, 3)
 
 @dataclass
 class SampleReport(Report):
-    """What a network made.
+    """Report of the samples of a network.
 
     Attributes:
         model: the file (or `zoo:NAME`), as it was given.

@@ -20,7 +20,7 @@ from tailcut.runtime.progress import live_progress
 
 @dataclass
 class ScoreReport(Report):
-    """What was scored, how, and where the scores are.
+    """Report of the channel scores of a file.
 
     Attributes:
         model: the file, as it was given.

@@ -77,7 +77,7 @@ class MovingAverage:
         return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
 
     def _kept(self) -> dict[str, int]:
-        """How many entries count, for the parameters that are vectors of coefficients."""
+        """Return the number of kept entries of each parameter that is a vector of coefficients."""
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}
         return {names[id(tensor.vector)]: tensor.num_kept for tensor in truncated_tensors(self.model)}
 

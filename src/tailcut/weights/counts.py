@@ -98,7 +98,7 @@ def _listed(counts: Sequence[int]) -> Writer:
 
 
 def _write_differences(writer: Writer, differences: Sequence[int]) -> None:
-    """How far below the guess a count may lie, then how much above that it lies, in as few bits as they need."""
+    """Write the largest distance below the guess, then each count's distance above that, in as few bits as needed."""
     below = max(0, -min(differences))
     width = (below + max(differences)).bit_length()
     bits = sum(below + difference << width * place for place, difference in enumerate(differences))

@@ -48,7 +48,7 @@ class KeptWeight(NamedTuple):
 
 
 class Keeper(Protocol):
-    """What makes a weight from its vector, and holds the one that is kept: a `Truncation`."""
+    """Protocol of a module that computes a weight from its vector and caches it: a `Truncation`."""
 
     kept: KeptWeight | None
     dropped: Tensor
@@ -140,7 +140,7 @@ def _bits(values: Tensor) -> Tensor:
 
 
 class _Expansion(torch.autograd.Function):
-    """From a vector to its weight, which is there already; backward is the transpose of the transform."""
+    """Autograd function from a vector to its cached weight; backward is the transpose of the transform."""
 
     @staticmethod
     def forward(ctx: Any, vector: Tensor, truncation: Keeper, kept: KeptWeight) -> Tensor:

@@ -61,7 +61,7 @@ class LeftTensor(Report):
 
 @dataclass(frozen=True)
 class RegularizationReport(Report):
-    """What became coefficients, what was left and why.
+    """Report of `regularize`: tensors that became coefficients, and skipped ones with the reason.
 
     Attributes:
         num_parameters: numbers in the tensors that became coefficients.

@@ -18,7 +18,7 @@ OVERRIDE_KEYS = ("keep_ratio", "num_kept", "axes", "order_weights", "min_kept", 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a user asked for, for one tensor or for all."""
+    """User settings for one tensor or for all."""
 
     keep_ratio: float | None = None
     num_kept: int | None = None
@@ -30,7 +30,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class TensorPlan:
-    """What one tensor gets: resolved axes, weights and count."""
+    """Resolved settings of one tensor: axes, order weights and count."""
 
     candidate: Candidate
     shape: tuple[int, ...]

@@ -249,7 +249,7 @@ def _takers(traced: Trace, units: set[int]) -> list[str]:
 
 
 def _follower(traced: Trace, groups: dict[str, PruningGroup], alignment: Alignment) -> DependentGroup | None:
-    """How a padded shortcut's output follows its input; None where the output cannot be put into another order."""
+    """Return the dependence of a padded shortcut's output on its input, or None if the output cannot be reordered."""
     coupling = traced.coupling
     inner, outer = units_of(coupling, alignment.inner), units_of(coupling, alignment.outer)
     leader = next((group for group in groups.values() if set(inner) <= set(group.units)), None)

@@ -54,7 +54,7 @@ class LayerKind(ABC):
         """Attribute -> shape of each tensor that the layer may have, for these sizes."""
 
     def failure_reason(self, module: nn.Module, sizes: Sizes) -> str | None:
-        """Why a layer cannot take these sizes, None if it can: they only ever shrink."""
+        """Return the reason why a layer cannot take these sizes, or None if it can; sizes only shrink."""
         own = self.sizes(module)
         for name in self.attributes:
             if not 1 <= sizes[name] <= own[name]:
@@ -133,7 +133,7 @@ class Norm(LayerKind):
         return isinstance(module, self.types)
 
     def num_channels(self, module: nn.Module) -> int:
-        """How many channels it scales."""
+        """Return the number of channels that the layer scales."""
         return self.sizes(module)[self.attributes[-1]]
 
 
@@ -314,7 +314,7 @@ def channel_tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def whole_layer(module: nn.Module) -> str | None:
-    """Why pruning leaves this layer whole; None if it may narrow it, or knows nothing of it."""
+    """Return the reason why this layer must keep its width, or None if it may be narrowed or is unknown."""
     return next((reason for kind, reason in WHOLE_LAYERS if isinstance(module, kind)), None)
 
 

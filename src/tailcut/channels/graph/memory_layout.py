@@ -11,7 +11,7 @@ RESTRIDING = (torch.ops.aten.as_strided, torch.ops.aten.as_strided_)
 
 
 class Layout(NamedTuple):
-    """How a tensor lies in its storage: sizes, strides and offset, in numbers."""
+    """Memory layout of a tensor: sizes, strides and offset, in elements."""
 
     sizes: tuple[int, ...]
     strides: tuple[int, ...]
@@ -40,7 +40,7 @@ class Layout(NamedTuple):
 
 
 def entries_at(before: Layout, after: Layout) -> np.ndarray | None:
-    """Which entry of one tensor each entry of another one is, both in the same storage.
+    """Return, for each entry of a tensor, the index of the same entry in another tensor with the same storage.
 
     Args:
         before: of the tensor whose entries are known.

@@ -34,7 +34,7 @@ MAX_FREE_NUMBERS = 1 << 22  # entries of a parameter outside of layers that are 
 
 @dataclass
 class Trace:
-    """What one forward told.
+    """Trace of one forward.
 
     Attributes:
         coupling: the channels' numbers.
@@ -197,7 +197,7 @@ class _Tracer(TorchDispatchMode):
                 self.coupling.lock(self._numbered[x], f"the place of one of its channels is used, {self.place()}")
 
     def place(self) -> str:
-        """Where in the network, for messages."""
+        """Return the module path, for messages."""
         return f"in {self.running[-1]}" if self.running and self.running[-1] else "in the network's forward"
 
     def __torch_dispatch__(

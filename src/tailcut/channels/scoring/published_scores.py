@@ -64,7 +64,7 @@ def read_score_folder(folder: str | Path, model: nn.Module) -> Scores:
 
 
 def layer_names(model: nn.Module) -> Mapping[tuple[int, str | None], tuple[str, ...]]:
-    """Map (number, branch) of a file to the layers whose channels it scores.
+    """Map each file's (number, branch) to the layers whose channels it scores.
 
     Raises:
         ArgumentError: the network is none of those that were published.
@@ -99,7 +99,7 @@ _IN_ORDER = (
 
 
 def _order_of_resnet50(name: str) -> tuple[str, int, int]:
-    """Sort by position: a block's shortcut comes before its last convolution, and the first convolution before all."""
+    """Sort a block's shortcut before its last convolution, and the first convolution before all."""
     found = re.fullmatch(r"layer(\d)\.(\d+)\.(conv\d|downsample)(?:\.0)?", name)
     if found is None:
         return "", 0, 0

@@ -43,7 +43,7 @@ _TRANSFORM, _STEP, _OFFSET, _COUNT, _WHOLE = plain.PARAMETER_SETS
 
 @dataclass(frozen=True)
 class Layout:
-    """What a reader knows of a tensor before it reads its numbers.
+    """Layout of a tensor, known to a reader before its numbers.
 
     Attributes:
         key: tensors of one key (the last part of a name) follow one another's parameters.
@@ -277,7 +277,7 @@ def _with_room(state: _State, buffer: Any, count: int) -> Any:
 def _model(
     state: _State, layout: Layout, num: int, mean: int
 ) -> tuple[Callable[[int], MutableSequence[int]], tuple[MutableSequence[int], ...]]:
-    """Return the argument `index` of `put_numbers` for the chunk that begins at a number, and the arguments behind it.
+    """Return the `index` argument of `put_numbers` for the chunk that begins at a number, and the later arguments.
 
     Indices are made chunk by chunk: those of all numbers would take many times the memory of the numbers.
     """

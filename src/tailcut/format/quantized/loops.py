@@ -86,7 +86,7 @@ def learn(magnitude: int, places: Array, num_axes: int, sums: Array, counts: Arr
 
 
 def step_on(places: Array, num_axes: int, first: Ints, last: Ints) -> None:
-    """From one position of a whole tensor to the next, the last axis first."""
+    """Advance to the next position of a whole tensor, the last axis first."""
     axis = num_axes - 1
     while axis >= 0:
         places[axis] += 1

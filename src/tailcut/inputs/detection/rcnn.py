@@ -69,7 +69,7 @@ def make_heads(
     regions: int,
     anchor_offset: float = 0.0,
 ) -> tuple[nn.Module, nn.Module]:
-    """Build the region proposal network and the heads for classes, boxes and, if wanted, masks; see `Detector`.
+    """Return the region proposal network and the heads for classes, boxes and, if wanted, masks; see `Detector`.
 
     Raises:
         ArgumentError: `anchor_offset` is not from 0 up to 1.

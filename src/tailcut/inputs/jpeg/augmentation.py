@@ -235,7 +235,7 @@ def _flipped_plane(plane: Tensor, size: tuple[int, int], axis: int) -> Tensor:
 
 
 def _unit(image: JpegCoefficients, axis: int) -> int:
-    """How many pixels the largest block takes along an axis."""
+    """Return the number of pixels of the largest block along an axis."""
     return BLOCK_SIZE * image.chroma_factors[axis]
 
 

@@ -21,7 +21,7 @@ LOGIT_SPREAD_AT_START = 0.1
 
 @dataclass(frozen=True)
 class GateActivity(Report):
-    """How often a gate opened each of its channels, over a number of images.
+    """Frequency with which a gate opened each channel, over a number of images.
 
     Attributes:
         channels: index of each channel, component * 64 + 8 v + u.
@@ -177,7 +177,7 @@ class FrequencyGate(nn.Module):
 
     @property
     def mask(self) -> Tensor:
-        """What the last batch was multiplied by, (batch, C), each 0 or 1."""
+        """Mask of the last batch, (batch, C), each 0 or 1."""
         if self._last.mask is None:
             raise StructureError("the gate has seen no batch yet: run a forward first")
         return self._last.mask
@@ -188,7 +188,7 @@ class FrequencyGate(nn.Module):
 
     @property
     def activity(self) -> GateActivity:
-        """What the gate did in evaluation mode since it was made, copied, or `reset_activity` was called."""
+        """Activity of the gate in evaluation mode since its creation, a copy, or `reset_activity`."""
         return self._seen.activity(self.channels.indices)
 
     def check_num_channels(self, num_channels: int | Sequence[int] | None) -> None:

@@ -59,7 +59,7 @@ def triangle_indices(count: int) -> Indices:
 
 
 def split_channels(channels: int | tuple[int, int, int]) -> tuple[int, int, int]:
-    """How many frequencies each of luma, blue and red chroma gets.
+    """Return the number of frequencies of luma, blue chroma and red chroma.
 
     A total is split as the paper splits 24, 32, 48 and 64: a sixth, rounded down, for each chroma component, the rest
     for luma; what luma cannot take goes to chroma.

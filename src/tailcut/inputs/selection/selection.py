@@ -168,7 +168,7 @@ class Selection:
 
     @property
     def num_channels(self) -> int:
-        """How many channels are kept, of all components together."""
+        """Number of kept channels over all components."""
         return len(self.luma) + len(self.chroma_blue) + len(self.chroma_red)
 
     @property

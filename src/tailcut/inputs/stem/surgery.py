@@ -29,7 +29,7 @@ class FinerConvolution(nn.Module):
 
 
 def takes_channels(layer: nn.Module) -> int | None:
-    """How many channels `layer` is built for, None if it takes any number."""
+    """Return the number of input channels that `layer` is built for, or None if it takes any number."""
     if isinstance(layer, nn.Conv2d):
         return layer.in_channels
     if isinstance(layer, _NormBase):

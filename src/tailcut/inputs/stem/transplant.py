@@ -30,7 +30,7 @@ Preprocess = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class TransplantReport(Report):
-    """What was fitted, and how well.
+    """Report of `transplant_stem`: the fitted layer and its error.
 
     Attributes:
         target: the module whose output the new layer gives.

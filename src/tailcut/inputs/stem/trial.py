@@ -29,7 +29,7 @@ class _Probe(nn.Module):
 
 
 def runs_transform(trial: nn.Module, run_it: Callable[[], Any]) -> bool:
-    """Whether `trial` (which is changed) runs all its children, a transform among them, as an `nn.Sequential` does."""
+    """Return whether `trial` (changed) runs its children, a transform among them, in order like `nn.Sequential`."""
     probe = _Probe()
     trial.add_module(TRANSFORM, probe)
     try:

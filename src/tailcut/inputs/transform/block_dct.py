@@ -221,7 +221,7 @@ class BlockDCT(InputTransform):
 
     @property
     def _margin(self) -> int:
-        """How far the filters reach beyond their block: smoothed chroma takes one pixel more on each side."""
+        """Return the reach of the filters beyond their block: one pixel on each side for smoothed chroma."""
         has_chroma = bool(self.selection.chroma_blue or self.selection.chroma_red)
         return 1 if self.chroma == "two_scale" and has_chroma else 0
 

@@ -178,7 +178,7 @@ def _wide_cosines(cosines: np.ndarray, is_smooth: bool) -> np.ndarray:
 
 
 def _num_rows(indices: tuple[int, ...]) -> int:
-    """How many vertical frequencies are needed."""
+    """Return the number of vertical frequencies that are needed."""
     return 1 + max((index // BLOCK_SIZE for index in indices), default=-1)
 
 

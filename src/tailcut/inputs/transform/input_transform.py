@@ -39,7 +39,7 @@ class InputTransform(nn.Module, ABC):
 
     @property
     def num_channels(self) -> int:
-        """How many channels come out."""
+        """Number of output channels."""
         return len(self.mean)
 
     @abstractmethod
@@ -115,7 +115,7 @@ def check_images(images: Tensor) -> bool:
 
 
 def _can_be_read(images: Tensor) -> bool:
-    """Whether numbers may be looked at: not on an accelerator, which would wait, nor where operations are recorded."""
+    """Return whether values can be read: not on an accelerator (it would synchronise), nor during tracing."""
     return (
         type(images) is Tensor
         and images.device.type == "cpu"

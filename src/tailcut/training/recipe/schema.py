@@ -26,7 +26,7 @@ class OverrideSection(Section):
 
 
 class RegularizationSection(Section):
-    """Which tensors become coefficients, and how many at the start; see `tailcut.regularize`.
+    """Tensors that become coefficients, and their initial counts; see `tailcut.regularize`.
 
     Attributes:
         keep_ratio: part of each tensor kept at the start.
@@ -286,7 +286,7 @@ class DistillationSection(Section):
 
 
 class DetectionSection(Section):
-    """What the training of a detector has of its own; a recipe with this section trains `faster_rcnn` or `mask_rcnn`.
+    """Settings of the training of a detector; a recipe with this section trains `faster_rcnn` or `mask_rcnn`.
 
     Attributes:
         backbone: the classification network that the backbone starts from: a .tailcut file, `zoo:NAME`, a finished
@@ -302,7 +302,7 @@ class DetectionSection(Section):
 
 
 class PackSection(Section):
-    """How the result is packed.
+    """Settings of the packed file.
 
     Attributes:
         dtype: number type of the coefficients.

@@ -79,7 +79,7 @@ class DataSection(Section):
 
 
 class GenerationSection(Section):
-    """What the training of a network that makes images has of its own; for `training.loss` `vae` and `gan`.
+    """Settings of the training of a generative network, for `training.loss` `vae` and `gan`.
 
     Attributes:
         num_samples: images that are made for the Fréchet distance.

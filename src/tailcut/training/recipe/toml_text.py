@@ -33,7 +33,7 @@ def read_toml(content: str, source: str) -> dict[str, Any]:
 
 
 def _place(content: str) -> str:
-    """Return the key, and the line, at which the reader gave up."""
+    """Return the key, and the line, of a syntax error."""
     lines = content.splitlines(keepends=True)
     low, high = 0, len(lines)
     while low + 1 < high:  # a document is read from its beginning: the limit is passed once the line is there

@@ -62,7 +62,7 @@ def build_gan(recipe: Recipe) -> GanNetworks:
 
 
 def check_generative(recipe: Recipe, model: nn.Module, dataset: Dataset) -> None:
-    """Whether a recipe, its network and its images fit, where either makes images; the network is not changed.
+    """Check that a generative recipe, its network and its images fit; the network is not changed.
 
     Raises:
         RecipeError: the loss is for other networks, a section has no meaning, or the images have other channels.

@@ -15,7 +15,7 @@ DENSE, FUSED, COMPILED = "dense", "fused", "compiled"
 
 
 def choose_execution(recipe: Recipe, model: nn.Module, images: Tensor) -> Execution:
-    """How the network trains from here on.
+    """Return the execution mode of the training from here on.
 
     "dense": its weights are rebuilt in each step. "fused": through `tailcut.fuse`. "compiled": the same, with numba's
     loops, on a CPU where numba is installed. Beside that the answer depends on the recipe, on the corners as they are

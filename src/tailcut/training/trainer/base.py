@@ -241,14 +241,14 @@ class Trainer(Processes):
         return loss.detach()
 
     def _coarse_factor(self) -> int:
-        """How many times smaller than the data set's the images of this epoch are, along each side."""
+        """Return the factor by which images of this epoch are smaller than the data set's, along each side."""
         coarse = self.recipe.data.coarse
         if coarse is None or self.epoch >= coarse.fraction * self.recipe.training.epochs:
             return 1
         return coarse.factor
 
     def _round_if_due(self) -> None:
-        """From here on round the coefficients in the forward (changes the model), if the recipe says so."""
+        """Start to round the coefficients in the forward (changes the model), if the recipe says so."""
         begin = self.recipe.training.round_from
         if begin is not None and self.epoch >= begin * self.recipe.training.epochs:
             set_precision(self.model, self.recipe.pack.dtype)
