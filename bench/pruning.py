@@ -174,7 +174,7 @@ def _size(model: nn.Module) -> int:
 
 def what_is_left(report: PruneReport) -> str:
     """Return the reasons in a report, with the number of layers of each: "12 x attention heads ...; 1 x ..."."""
-    counts = collections.Counter(_without_place(part.reason) for part in report.left)
+    counts = collections.Counter(_without_place(part.reason) for part in report.skipped)
     return "; ".join(f"{count} x {reason}" for reason, count in counts.most_common())
 
 

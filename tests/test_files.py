@@ -11,7 +11,7 @@ import pytest
 
 from tailcut import files
 from tailcut.errors import ArgumentError
-from tailcut.files import atomic_write, check_place, locked, sync_folder, write_atomically
+from tailcut.files import atomic_write, check_output_path, locked, sync_folder, write_atomically
 
 
 def names_in(folder: Path) -> list[str]:
@@ -287,8 +287,8 @@ def test_file_systems_that_cannot_synchronise_folders_are_used_without(
 )
 def test_a_place_that_cannot_be_written_is_refused(out: str, problem: str, tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=f"cannot write .*{problem}"):
-        check_place(tmp_path / out)
-    check_place(tmp_path / "report.html")
+        check_output_path(tmp_path / out)
+    check_output_path(tmp_path / "report.html")
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o664])

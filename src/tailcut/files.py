@@ -38,7 +38,7 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
         ArgumentError: the folder of `path`, or of what it links to, does not exist, or `path` is a folder.
         OSError: it cannot be written, for example because the disk is full; its `filename` is `path`.
     """
-    check_place(path)
+    check_output_path(path)
     path = Path(os.path.realpath(path))
     with naming(path):
         if path.exists() and not path.is_file():
@@ -116,7 +116,7 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
         file.write(content)
 
 
-def check_place(out: str | Path) -> None:
+def check_output_path(out: str | Path) -> None:
     """Raise `ArgumentError` if no file can lie there; for commands that would notice only after hours of work."""
     path, target = Path(out), Path(os.path.realpath(out))
     if path.is_dir():

@@ -74,7 +74,7 @@ def check_work(num_tensors: int, *, num_kept: int = 0, num_edits: int = 0, max_p
     if work > max(MIN_WORK, max_parameters // 2):
         raise LimitError(
             f"the network has {num_tensors} tensors or more, {num_kept} of them kept as coefficients, and {num_edits} "
-            f"edits: more than is allowed for {max_parameters} numbers; if you trust the file, raise {the_cap()}"
+            f"edits: more than is allowed for {max_parameters} numbers; if you trust the file, raise {limit_setting()}"
         )
 
 
@@ -82,10 +82,10 @@ def too_many_numbers(total: int, max_parameters: int) -> LimitError:
     """Return the error for a network that is larger than the user allows."""
     return LimitError(
         f"the network has {total} numbers or more, at most {max_parameters} are allowed; "
-        f"if you trust the file, raise {the_cap()}"
+        f"if you trust the file, raise {limit_setting()}"
     )
 
 
-def the_cap() -> str:
+def limit_setting() -> str:
     """Return the name of the setting that raises the limit: an argument in Python, an option on the command line."""
     return "the cap with max_parameters=" if _of_command.get() is None else "--max-parameters"

@@ -3,7 +3,7 @@
 from bench.pruning import _row, what_is_left
 from tests.channels.slim_networks import Plain
 
-from tailcut.channels.pruning.report import LeftChannels, PruneReport
+from tailcut.channels.pruning.report import PruneReport, SkippedChannels
 
 
 def test_a_row_compares_both_on_the_same_network() -> None:
@@ -15,6 +15,6 @@ def test_a_row_compares_both_on_the_same_network() -> None:
 
 
 def test_reasons_are_counted_without_their_places() -> None:
-    left = tuple(LeftChannels(str(number), 8, f"is reshaped, in blocks.{number}") for number in range(3))
-    report = PruneReport(1, 1, 1, 1, (), (*left, LeftChannels("head", 2, "the network's output")))
+    left = tuple(SkippedChannels(str(number), 8, f"is reshaped, in blocks.{number}") for number in range(3))
+    report = PruneReport(1, 1, 1, 1, (), (*left, SkippedChannels("head", 2, "the network's output")))
     assert what_is_left(report) == "3 x is reshaped; 1 x the network's output"

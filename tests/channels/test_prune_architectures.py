@@ -44,7 +44,7 @@ def test_random_rates(name: str) -> None:
     x = torch.rand(chosen.example_shape(**arguments), generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(len(name))
     first = prune(model, x, random_scores(model, 0), 0.0)
-    locked = {part.name for part in first.left}
+    locked = {part.name for part in first.skipped}
     groups = sorted({layer.group for layer in first.layers} - locked)
     rates = dict(zip(groups, (0.9 * torch.rand(len(groups), generator=generator)).tolist(), strict=True))
     report = prune(model, x, random_scores(model, 1), rates)

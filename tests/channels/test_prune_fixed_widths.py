@@ -66,7 +66,7 @@ def test_what_code_fixes_is_left_and_the_rest_pruned_exactly(amount: dict[str, A
     dense = randomized(Encoder(), 0)
     model: Any = copy.deepcopy(dense)
     report = prune(model, X, random_scores(model, 0), **amount)
-    assert {part.name: (part.channels, part.reason) for part in report.left} == {
+    assert {part.name: (part.channels, part.reason) for part in report.skipped} == {
         "stem": (8, WHY),
         "second": (8, WHY),
         "head": (4, "the network's output"),
@@ -157,7 +157,7 @@ def test_a_failing_forward_and_other_shapes_are_reasons(build: Any, message: str
     model = build().train()
     report = prune(model, x := X[:, :, :8].float(), random_scores(model, 0), 0.5)
     assert widths(report) == {"first": 4, "second": 8, "head": 4}
-    (reason,) = [part.reason for part in report.left if part.name == "second"]
+    (reason,) = [part.reason for part in report.skipped if part.name == "second"]
     assert message in reason
     assert model(x).shape == (2, 4, 8, 16)
 

@@ -16,7 +16,7 @@ def random_rates(model: nn.Module, case: Case, seed: int) -> dict[str, float]:
     """A rate for each group, found by the layers' names in a first report of nothing pruned."""
     scores = random_scores(model, seed)
     report = prune(copy.deepcopy(model), case.example(), scores, 0.0, ignore=case.ignore)
-    locked = {part.name for part in report.left}
+    locked = {part.name for part in report.skipped}
     generator = torch.Generator().manual_seed(seed)
     names = sorted({layer.group for layer in report.layers if layer.group not in locked})
     return dict(zip(names, (0.95 * torch.rand(len(names), generator=generator)).tolist(), strict=True))

@@ -74,7 +74,7 @@ def test_linear_layers_over_tokens_are_scored_unasked_as_they_are_by_name(
     model, loader = make(), [batch.float() for batch in images(3, 2)]
     found, named = score(model, loader, method=method), score(model, loader, method=method, layers=names)
     assert list(found) == list(named) == list(names)
-    assert found.left == {}
+    assert found.skipped == {}
     assert found.fallback == set(names) - {"patches"}
     assert named.fallback == frozenset()
     assert all(torch.equal(found[name], named[name]) for name in names)
@@ -153,7 +153,7 @@ def test_nothing_is_left_for_want_of_scores() -> None:
     for make in (Block, Mixer):
         model, (batch,) = make().double().eval(), images(2)
         report = tailcut.prune(model, batch[:1], score(model, [batch]), 0.25)
-        assert not [row for row in report.left if "no scores were given" in row.reason]
+        assert not [row for row in report.skipped if "no scores were given" in row.reason]
         assert model(batch).shape == (2, 5)
 
 

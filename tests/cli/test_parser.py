@@ -8,7 +8,7 @@ from tailcut.cli.parser import (
     add_codecs,
     add_data_roots,
     add_device,
-    add_machines,
+    add_device_arguments,
     add_verb,
     devices_of,
     settings,
@@ -59,7 +59,7 @@ def test_a_verb_has_its_shared_options() -> None:
     add_data_roots(verb)
     add_device(verb)
     add_codecs(verb)
-    add_machines(verb)
+    add_device_arguments(verb)
     words = ["fly", "--json", "--data-root", "a", "--data-root", "b", "--device", "cpu", "--dtype", "float16"]
     words += ["--devices", "4", "--num-nodes", "2", "--strategy", "ddp"]
     arguments = parser.parse_args(words)

@@ -46,7 +46,7 @@ def test_json_has_exactly_the_promised_keys(tailcut: Tailcut, file: Path, tmp_pa
         "parameters_before",
         "parameters_after",
         "layers",
-        "left",
+        "skipped",
     ]
     assert list(outcome.json["pruning"]["layers"][0]) == ["name", "group", "before", "after", "removed"]
     assert outcome.json["file_bytes"] == out.stat().st_size

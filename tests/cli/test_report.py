@@ -22,7 +22,7 @@ def test_a_page_is_written_with_samples(tailcut: Tailcut, tmp_path: Path) -> Non
     assert shown.json["out"] == str(out)
     assert shown.json["page_bytes"] == out.stat().st_size
     assert shown.json["networks"] == ["zoo:lenet300-2816"]
-    assert [item["section"] for item in shown.json["left"]] == ["Training curves"]
+    assert [item["section"] for item in shown.json["skipped"]] == ["Training curves"]
     (speed,) = shown.json["speeds"]
     assert speed["input_shape"] == [1, 1, 28, 28]
     content = out.read_text()
@@ -139,7 +139,7 @@ def test_an_own_class_has_the_sections_of_its_file(tailcut: Tailcut, tmp_path: P
     save(nn.Linear(4, 4), tmp_path / "own.tailcut")
     shown = tailcut("report", tmp_path / "own.tailcut", "-o", tmp_path / "a.html", "--json")
     assert shown.code == 0, shown.err
-    left = {item["section"] for item in shown.json["left"]}
+    left = {item["section"] for item in shown.json["skipped"]}
     assert left == {
         "Results",
         "Training curves",

@@ -40,7 +40,7 @@ def test_json_has_exactly_the_promised_keys(tailcut: Tailcut, file: Path, tmp_pa
         "out",
         "plot",
         "layers",
-        "left",
+        "skipped",
     ]
     assert outcome.json["num_images"] == 16
     assert list(outcome.json["layers"][0]) == ["name", "num_channels", "lowest", "median", "highest"]

@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 from tailcut import errors
-from tailcut.channels.pruning.report import LeftChannels, PrunedLayer, PruneReport
+from tailcut.channels.pruning.report import PrunedLayer, PruneReport, SkippedChannels
 from tailcut.channels.scoring.scores import ScoredLayer
 from tailcut.cli import VERBS
 from tailcut.cli.parser import Parser
@@ -25,7 +25,7 @@ from tailcut.inputs import FrequencyReport
 from tailcut.printing import Report
 from tailcut.reports import ReproducedRow, ReproduceReport, SeedMean
 from tailcut.reports.comparison import ComparedNetwork, ComparedOutputs, ComparedTensor, ComparisonReport
-from tailcut.reports.page import LeftOut, PageReport
+from tailcut.reports.page import PageReport, SkippedPart
 from tailcut.reports.speed import Speed
 from tailcut.runs import Result
 from tailcut.tasks import PredictReport
@@ -39,7 +39,7 @@ from tailcut.tasks.score import ScoreReport
 from tailcut.tasks.select_channels import SelectReport
 from tailcut.training.recipe.schema import OverrideSection, Recipe
 from tailcut.training.recipe.toml_files import find_recipe, parse_recipe, shipped_recipes
-from tailcut.weights.regularize import LeftTensor, RegularizationReport, RegularizedTensor
+from tailcut.weights.regularize import RegularizationReport, RegularizedTensor, SkippedTensor
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -47,10 +47,10 @@ COMMAND_LINE = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
 RECIPES = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
 REPORTS: dict[str, tuple[type[Report], ...]] = {
     "train": (Result,),
-    "report": (PageReport, Speed, LeftOut),
+    "report": (PageReport, Speed, SkippedPart),
     "compare": (ComparisonReport, ComparedNetwork, ComparedTensor, ComparedOutputs),
     "reproduce": (ReproduceReport, ReproducedRow, SeedMean),
-    "pack": (PackReport, RegularizationReport, RegularizedTensor, LeftTensor),
+    "pack": (PackReport, RegularizationReport, RegularizedTensor, SkippedTensor),
     "inspect": (InspectReport, StoredTensor, StoredOtherTensor),
     "evaluate": (EvaluateReport, GenerationReport),
     "predict": (PredictReport, SampleReport),
@@ -58,7 +58,7 @@ REPORTS: dict[str, tuple[type[Report], ...]] = {
     "dct": (FrequencyReport,),
     "select": (SelectReport,),
     "score": (ScoreReport, ScoredLayer),
-    "prune": (PruneFileReport, PruneReport, PrunedLayer, LeftChannels),
+    "prune": (PruneFileReport, PruneReport, PrunedLayer, SkippedChannels),
     "attack": (AttackReport, AttackCurve),
     "explain": (ExplainReport, Explanation),
     "models": (ModelsReport, Architecture, ZooEntry),

@@ -16,7 +16,13 @@ from torch import Tensor
 import tailcut
 from tailcut.data import CocoDataset, open_dataset
 from tailcut.errors import ArgumentError, DataError
-from tailcut.evaluation.detection import Kind, as_findings, average_precision, evaluate_detector, evaluate_detector_file
+from tailcut.evaluation.detection import (
+    Kind,
+    average_precision,
+    evaluate_detector,
+    evaluate_detector_file,
+    to_coco_results,
+)
 from tailcut.inputs.detection.detectors import Detector, faster_rcnn, mask_rcnn
 from tailcut.runtime.share import Share
 
@@ -46,7 +52,7 @@ def truth_as_found(dataset: CocoDataset, *, shift: float = 0.0, score: float = 0
             "scores": torch.full((len(objects.labels),), score),
             "masks": objects.masks.roll(round(shift), dims=2).float(),
         }
-        findings += as_findings(found, dataset.image_id(index))
+        findings += to_coco_results(found, dataset.image_id(index))
     return findings
 
 
@@ -72,7 +78,7 @@ def test_findings_are_in_the_form_of_coco() -> None:
         "scores": torch.tensor([0.25]),
         "masks": masks,
     }
-    (finding,) = as_findings(found, 12)
+    (finding,) = to_coco_results(found, 12)
     assert {key: finding[key] for key in ("image_id", "category_id", "score", "bbox")} == {
         "image_id": 12,
         "category_id": 7,
@@ -83,7 +89,7 @@ def test_findings_are_in_the_form_of_coco() -> None:
 
     assert finding["segmentation"]["size"] == [10, 20]
     assert run_lengths.area(finding["segmentation"]) == 18
-    assert "segmentation" not in as_findings({key: found[key] for key in ("boxes", "labels", "scores")}, 1)[0]
+    assert "segmentation" not in to_coco_results({key: found[key] for key in ("boxes", "labels", "scores")}, 1)[0]
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])

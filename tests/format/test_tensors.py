@@ -31,7 +31,7 @@ def test_regularised_tensors_come_first_with_their_dense_shape() -> None:
         ("embedding.weight", (11, 6), 5),
         ("conv.weight", (4, 6, 5), 5),
     ]
-    assert listed.dense_of_kept() == 66 + 120
+    assert listed.num_dense_of_kept() == 66 + 120
     assert list(listed.shapes())[:3] == ["embedding.weight", "conv.weight", "conv.bias"]
     assert all("parametrizations" not in other.name for other in listed.others)
 

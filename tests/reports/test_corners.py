@@ -95,5 +95,5 @@ def test_captions_give_counts(networks: list[ReportedNetwork]) -> None:
     section = corners_section(networks)
     text = " ".join("".join(part.itertext()) for part in section.body)
     assert "conv2.weight: 220 of 25,000; corner 11 x 12 x 4 x 4 of 50 x 20 x 5 x 5" in text
-    assert section.left == {"zoo:lenet300-ref": "no tensor of it is stored as coefficients"}
+    assert section.skipped == {"zoo:lenet300-ref": "no tensor of it is stored as coefficients"}
     assert sum(len(list(part.iter("figure"))) for part in section.body) == 3 + 4

@@ -9,11 +9,11 @@ from tests.reports.pages import check_page
 
 from tailcut.reports.curves import curves_section
 from tailcut.reports.drawing import NUM_SERIES
-from tailcut.reports.elements import Section, write_page
+from tailcut.reports.elements import PageSection, write_page
 from tailcut.reports.networks import ReportedNetwork
 
 
-def drawings(section: Section) -> dict[str, Element]:
+def drawings(section: PageSection) -> dict[str, Element]:
     """By title."""
     found = [drawing for part in section.body for drawing in part.iter("svg")]
     return {drawing.attrib["aria-label"].partition(" over the epochs")[0]: drawing for drawing in found}
@@ -32,7 +32,7 @@ def line_of(drawing: Element, series: int = 0) -> np.ndarray:
 def test_each_quantity_of_a_run_is_drawn(networks: list[ReportedNetwork]) -> None:
     section = curves_section(networks)
     assert list(drawings(section)) == ["training loss", "test accuracy", "kept coefficients", "learning rate"]
-    assert set(section.left) == {"zoo:lenet5-776", "zoo:lenet300-ref"}
+    assert set(section.skipped) == {"zoo:lenet5-776", "zoo:lenet300-ref"}
 
 
 @pytest.mark.parametrize(
@@ -93,4 +93,4 @@ def test_a_loss_below_zero_has_a_linear_axis(networks: list[ReportedNetwork]) ->
 def test_without_any_run_there_is_only_the_reason(networks: list[ReportedNetwork]) -> None:
     section = curves_section(networks[1:])
     assert section.body == []
-    assert len(section.left) == 2
+    assert len(section.skipped) == 2

@@ -5,17 +5,19 @@ from xml.etree.ElementTree import Element
 import pytest
 from tests.reports.pages import Page, check_page
 
-from tailcut.reports.elements import POLICY, Section, element, figure, image_element, table, write_page
+from tailcut.reports.elements import POLICY, PageSection, element, figure, image_element, table, write_page
 
 HOSTILE = "<script>alert('1')</script>\"><img src=x onerror=alert(2)> & </style> &amp;"
 
 
 def page_of(*parts: Element) -> str:
-    return write_page("a page", [], [Section("A part", "part", "What it shows.", list(parts))])
+    return write_page("a page", [], [PageSection("A part", "part", "What it shows.", list(parts))])
 
 
 def test_text_and_attributes_are_shown_as_they_are() -> None:
-    content = write_page(HOSTILE, [element("p", HOSTILE)], [Section(HOSTILE, "part", HOSTILE, left={HOSTILE: HOSTILE})])
+    content = write_page(
+        HOSTILE, [element("p", HOSTILE)], [PageSection(HOSTILE, "part", HOSTILE, skipped={HOSTILE: HOSTILE})]
+    )
     page = check_page(content)
     assert page.text.count(HOSTILE) == 8  # title twice, head, link, heading, introduction, name and reason
     assert "<img" not in content
@@ -85,7 +87,9 @@ def test_the_style_knows_light_and_dark() -> None:
 
 
 def test_one_reason_is_told_once() -> None:
-    page = check_page(write_page("a", [], [Section("A", "a", "b", left={"x": "same", "y": "same", "z": "other"})]))
+    page = check_page(
+        write_page("a", [], [PageSection("A", "a", "b", skipped={"x": "same", "y": "same", "z": "other"})])
+    )
     assert "x, y: same" in page.text
     assert page.text.count("same") == 1
 

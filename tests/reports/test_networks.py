@@ -120,7 +120,7 @@ def test_a_damaged_result_of_a_run_leaves_its_network(run_folder: Path, tmp_path
     assert network.result is None
     assert network.recipe_section("model")["name"] == "lenet300"
     assert "result.json is no result of a run" in network.missing["result"]
-    assert summary_section([network]).left == {"run": network.missing["result"]}
+    assert summary_section([network]).skipped == {"run": network.missing["result"]}
 
 
 def test_an_error_without_words_is_told_by_its_kind() -> None:

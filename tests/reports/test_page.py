@@ -61,11 +61,11 @@ def test_names_and_recipes_are_text_and_no_more(content: str) -> None:
 
 def test_what_is_missing_is_said_on_the_page_and_in_the_report(report: PageReport, content: str) -> None:
     text = check_page(content).text
-    found = {(item.section, item.network) for item in report.left}
+    found = {(item.section, item.network) for item in report.skipped}
     assert ("Training curves", "zoo:lenet5-776") in found
     assert ("Kept corners", "zoo:lenet300-ref") in found
     assert ("Samples", "zoo:lenet5-776") in found
-    assert all(item.reason in text for item in report.left)
+    assert all(item.reason in text for item in report.skipped)
     assert str(report).startswith(f"{report.out}: ")
     assert "Training curves: without zoo:lenet5-776" in str(report)
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from tests.reports.pages import check_page
 
-from tailcut.reports.elements import Section, write_page
+from tailcut.reports.elements import PageSection, write_page
 from tailcut.reports.networks import ReportedNetwork
 from tailcut.reports.samples import MAX_SIDE, Generated, Sample, Samples, Shown, overlay, samples_section
 
@@ -18,7 +18,7 @@ def digit(position: int, target: int, predicted: int) -> Sample:
     return Sample(position, image, torch.tensor(target), torch.tensor(predicted), 0.987)
 
 
-def images(section: Section) -> list[Element]:
+def images(section: PageSection) -> list[Element]:
     return [image for part in section.body for image in part.iter("img")]
 
 
@@ -77,7 +77,7 @@ def test_generated_images_stand_below_one_another(networks: list[ReportedNetwork
     assert pixels(first).shape == (28, 3 * 28)
     np.testing.assert_allclose(pixels(first)[:, 28:56] / 255, made[1, 0], atol=0.5 / 255 + 1e-6)
     np.testing.assert_allclose(pixels(first).astype(int) + pixels(second), 255, atol=1)
-    assert section.left == {networks[0].name: "no data"}
+    assert section.skipped == {networks[0].name: "no data"}
 
 
 def test_codes_of_different_sizes_are_not_said_to_be_the_same(networks: list[ReportedNetwork]) -> None:
@@ -99,5 +99,5 @@ def test_images_are_chosen_from_the_split_that_is_named(networks: list[ReportedN
 @pytest.mark.parametrize("samples", [{}, {"zoo:lenet5-776": "it lies nowhere"}])
 def test_a_network_without_samples_says_why(samples: dict[str, str], networks: list[ReportedNetwork]) -> None:
     section = samples_section(networks[1:2], samples)
-    assert section.left == {"zoo:lenet5-776": samples.get("zoo:lenet5-776", "it was not run on images")}
+    assert section.skipped == {"zoo:lenet5-776": samples.get("zoo:lenet5-776", "it was not run on images")}
     assert images(section) == []

@@ -51,4 +51,4 @@ def test_the_table_adds_up(networks: list[ReportedNetwork]) -> None:
 def test_a_run_without_a_file_says_why(networks: list[ReportedNetwork]) -> None:
     network = dataclasses.replace(networks[0], stored=None, missing={"stored": "not finished"})
     section = sizes_section([network])
-    assert (section.body, section.left) == ([], {network.name: "not finished"})
+    assert (section.body, section.skipped) == ([], {network.name: "not finished"})

@@ -82,7 +82,7 @@ def test_a_line_per_axis_with_few_points() -> None:
 
 def test_networks_without_truncated_weights_have_spectra_too(networks: list[ReportedNetwork]) -> None:
     section = spectrum_section(networks)
-    assert section.left == {}
+    assert section.skipped == {}
     titles = [part.text for part in section.body if part.tag == "h3"]
     assert titles == [network.name for network in networks]
     assert sum(len(list(part.iter("figure"))) for part in section.body) == 3 + 4 + 3

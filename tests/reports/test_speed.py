@@ -58,8 +58,8 @@ def test_the_table_says_how_it_was_measured(networks: list[ReportedNetwork]) -> 
     assert "no layer is truncated" in text
     assert f"{1000 * speeds[0].dense_seconds:.2f} ms" in text
     assert f"{torch.get_num_threads()} of torch's threads" in section.introduction
-    assert section.left["missing"] == "not there"
-    assert "registered family" in section.left["broken"]
+    assert section.skipped["missing"] == "not there"
+    assert "registered family" in section.skipped["broken"]
 
 
 @pytest.mark.parametrize("error", [ValueError("too small"), AssertionError(), IndexError("no such axis"), KeyError(3)])
@@ -72,7 +72,7 @@ def test_whatever_a_users_network_raises_is_named(
     monkeypatch.setattr(type(networks[1].model), "forward", refuse)
     section, speeds = speed_section(networks[1:2])
     assert speeds == []
-    assert section.left == {"zoo:lenet5-776": f"its example input does not run: {str(error) or 'AssertionError'}"}
+    assert section.skipped == {"zoo:lenet5-776": f"its example input does not run: {str(error) or 'AssertionError'}"}
 
 
 def test_outputs_that_are_not_finite_have_no_difference(networks: list[ReportedNetwork]) -> None:

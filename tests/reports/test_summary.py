@@ -93,14 +93,14 @@ def test_an_unfinished_run_tells_how_far_it_is(networks: list[ReportedNetwork]) 
     (row,) = rows([network])
     assert (row["epochs"], row["paper"]) == ("3 of 3", "50.00 %")
     assert "here" not in row
-    assert summary_section([network]).left == {network.name: "not finished"}
+    assert summary_section([network]).skipped == {network.name: "not finished"}
 
 
 def test_columns_without_content_are_left_out(networks: list[ReportedNetwork]) -> None:
     network = dataclasses.replace(networks[1], result=None, recipe={})
     (row,) = rows([network])
     assert list(row) == ["network", "coefficients", "parameters", "file, bytes", "smaller by"]
-    assert set(summary_section([network]).left) == {network.name}
+    assert set(summary_section([network]).skipped) == {network.name}
 
 
 def test_several_devices_are_counted(networks: list[ReportedNetwork]) -> None:
@@ -120,7 +120,7 @@ def test_coefficients_and_sizes_are_those_of_the_result(networks: list[ReportedN
     gone = dataclasses.replace(networks[1], stored=None, missing={"stored": "it is gone"})
     (row,) = rows([gone])
     assert (row["coefficients"], row["parameters"], row["file, bytes"]) == ("776", "430,500", f"{result.file_bytes:,}")
-    assert summary_section([gone]).left == {gone.name: "it is gone"}
+    assert summary_section([gone]).skipped == {gone.name: "it is gone"}
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])

@@ -7,21 +7,21 @@ import pytest
 import torch
 
 from tailcut.errors import DataError
-from tailcut.training.checkpoint_digest import MARK, SEAL_BYTES, check_members, is_sealed, save_sealed
+from tailcut.training.checkpoint_digest import MARK, SEAL_BYTES, check_members, has_digest, save_with_digest
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "a.pt"
     with path.open("wb") as file:
-        save_sealed({"weight": torch.arange(70_000), "bytes": torch.ones(3, dtype=torch.uint8)}, file)
+        save_with_digest({"weight": torch.arange(70_000), "bytes": torch.ones(3, dtype=torch.uint8)}, file)
     return path
 
 
 def test_the_seal_is_the_digest_of_all_bytes_before_it(path: Path) -> None:
     content = path.read_bytes()
     assert content[-SEAL_BYTES:] == MARK + hashlib.sha256(content[:-SEAL_BYTES]).digest()
-    assert is_sealed(path)
+    assert has_digest(path)
 
 
 def test_a_sealed_file_is_one_of_torch_and_a_zip_archive(path: Path) -> None:
@@ -42,16 +42,16 @@ def test_changed_bytes_are_told(path: Path) -> None:
     for place in (0, 5000, len(content) - 30, len(content) - 1):
         path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
         with pytest.raises(DataError, match="its bytes do not match its digest"):
-            is_sealed(path)
+            has_digest(path)
 
 
 def test_files_without_a_seal(tmp_path: Path) -> None:
     torch.save({"weight": torch.ones(3)}, tmp_path / "plain.pt")
-    assert not is_sealed(tmp_path / "plain.pt")
+    assert not has_digest(tmp_path / "plain.pt")
     (tmp_path / "short").write_bytes(b"PK")
-    assert not is_sealed(tmp_path / "short")
+    assert not has_digest(tmp_path / "short")
     with pytest.raises(DataError, match="cannot read"):
-        is_sealed(tmp_path / "missing")
+        has_digest(tmp_path / "missing")
 
 
 def test_members_are_checked_where_there_is_no_seal(tmp_path: Path) -> None:

@@ -289,7 +289,7 @@ def test_obstacles_are_named_even_on_request(name: str) -> None:
         regularize(model, include=name)
     report = regularize(model, num_kept=2)
     assert "linear.weight" in kept_counts(model)
-    assert {left.name for left in report.left} == {key for key, reason in EXPECTED.items() if reason != WEIGHT}
+    assert {left.name for left in report.skipped} == {key for key, reason in EXPECTED.items() if reason != WEIGHT}
 
 
 @pytest.mark.parametrize("name", [name for name, reason in EXPECTED.items() if reason == BY_NAME])
@@ -313,7 +313,7 @@ def test_a_scripted_module_is_an_obstacle() -> None:
     model = nn.Sequential(nn.Linear(3, 4), torch.jit.script(nn.Linear(4, 3)))
     report = regularize(model, include="*")
     assert [tensor.name for tensor in report.tensors] == ["0.weight", "0.bias"]
-    assert [left.reason for left in report.left] == ["scripted modules cannot be changed"] * 2
+    assert [left.reason for left in report.skipped] == ["scripted modules cannot be changed"] * 2
 
 
 def test_a_tie_to_an_obstacle_is_an_obstacle() -> None:
@@ -321,7 +321,7 @@ def test_a_tie_to_an_obstacle_is_an_obstacle() -> None:
     linear = nn.Linear(3, 12, bias=False)
     linear.weight = held[0]
     report = regularize(nn.ModuleList([linear, held, nn.Linear(2, 2)]))
-    assert {left.name: left.reason for left in report.left}["0.weight"].startswith("lies in a ParameterList")
+    assert {left.name: left.reason for left in report.skipped}["0.weight"].startswith("lies in a ParameterList")
 
 
 TABLES: list[Callable[..., nn.Module]] = [nn.Embedding, nn.EmbeddingBag]
@@ -333,7 +333,7 @@ PADDING = "its padding (padding_idx=3) would not stay zero; include it by its fu
 def test_a_row_of_padding_stays_zero(table: Callable[..., nn.Module], settings: dict[str, Any]) -> None:
     model = nn.ModuleDict({"table": table(9, 5, padding_idx=3), "out": nn.Linear(5, 4)})
     report = regularize(model, num_kept=6, **settings)
-    assert {left.name: left.reason for left in report.left}["table.weight"] == PADDING
+    assert {left.name: left.reason for left in report.skipped}["table.weight"] == PADDING
     assert "table.weight" not in kept_counts(model)
     optimizer = torch.optim.SGD(model.parameters(), 0.5)
     model["out"](model["table"](INDICES)).square().sum().backward()
@@ -402,7 +402,7 @@ def test_norms_of_ones_own_are_left_as_torchs_are(kind: str) -> None:
         ("*.weight", "normalisation; include it by its full name"),
     ):
         report = regularize(model(), include=include)
-        assert {left.name: left.reason for left in report.left} == {"norm.weight": reason}
+        assert {left.name: left.reason for left in report.skipped} == {"norm.weight": reason}
     assert [tensor.name for tensor in regularize(model(), include="norm.weight").tensors] == ["norm.weight"]
 
 
@@ -430,7 +430,7 @@ def test_a_lazy_norm_of_ones_own_is_an_obstacle() -> None:
     norm = renamed("LazyNorm")(4)
     norm.weight = nn.UninitializedParameter()
     report = regularize(nn.ModuleDict({"linear": nn.Linear(3, 4, bias=False), "norm": norm}))
-    assert [left.reason for left in report.left] == ["not initialised yet: run one forward first"]
+    assert [left.reason for left in report.skipped] == ["not initialised yet: run one forward first"]
 
 
 FROZEN = "frozen, unlike others (requires_grad=False); include it by its full name"
@@ -450,7 +450,7 @@ def test_a_frozen_parameter_among_others_is_left(settings: dict[str, Any]) -> No
     model = Positions()
     before = model.positions.weight.clone()
     report = regularize(model, num_kept=6, **settings)
-    assert {left.name: left.reason for left in report.left} == {"positions.weight": FROZEN}
+    assert {left.name: left.reason for left in report.skipped} == {"positions.weight": FROZEN}
     assert torch.equal(model.positions.weight, before)
     assert budget(Positions(), 6) == {"linear.weight": 6}
 
@@ -512,7 +512,7 @@ def test_quantised_weights_are_named() -> None:
     model["bare"].weight = nn.Parameter(torch.zeros(6, 1, dtype=torch.uint8), requires_grad=False)
     report = regularize(model)
     assert [tensor.name for tensor in report.tensors] == ["linear.weight"]
-    assert [(left.name, left.shape, left.reason) for left in report.left] == [
+    assert [(left.name, left.shape, left.reason) for left in report.skipped] == [
         ("bare.weight", (6, 1), "not floating point (torch.uint8)"),
         ("gptq.qweight", (2, 4), "quantised already (torch.int32)"),
         ("ao.weight", (3, 4), "quantised already (torch.qint8)"),

@@ -129,8 +129,8 @@ def test_report_tells_what_became_of_every_parameter(trained: ResNet) -> None:
     names = {name for name, _ in trained.named_parameters()}
     sizes = {name: value.numel() for name, value in trained.named_parameters()}
     report = regularize(trained, keep_ratio=0.1, exclude="head.*")
-    assert {tensor.name for tensor in report.tensors} | {tensor.name for tensor in report.left} == names
-    reasons = {tensor.name: tensor.reason for tensor in report.left}
+    assert {tensor.name for tensor in report.tensors} | {tensor.name for tensor in report.skipped} == names
+    reasons = {tensor.name: tensor.reason for tensor in report.skipped}
     assert reasons["head.weight"] == reasons["head.bias"] == "excluded"
     assert reasons["blocks.0.bn1.weight"] == "normalisation"
     assert report.num_parameters == sum(sizes[tensor.name] for tensor in report.tensors)
@@ -212,13 +212,13 @@ def test_count_is_capped_by_the_tensors_size(trained: ResNet) -> None:
 def test_counts_by_name_choose_the_tensors(trained: ResNet) -> None:
     report = regularize(trained, num_kept={"head.weight": 7, "stem.weight": 9})
     assert kept_counts(trained) == {"stem.weight": 9, "head.weight": 7}
-    assert {left.reason for left in report.left} == {"not included"}
+    assert {left.reason for left in report.skipped} == {"not included"}
 
 
 def test_counts_by_name_within_what_is_included(trained: ResNet) -> None:
     report = regularize(trained, num_kept={"head.weight": 7, "stem.weight": 9}, include="*.weight", exclude="stem*")
     assert kept_counts(trained) == {"head.weight": 7}
-    reasons = {left.name: left.reason for left in report.left}
+    reasons = {left.name: left.reason for left in report.skipped}
     assert reasons["blocks.0.conv1.weight"] == "no count given"
     assert reasons["stem.weight"] == "excluded"
 
@@ -226,7 +226,7 @@ def test_counts_by_name_within_what_is_included(trained: ResNet) -> None:
 def test_patterns_are_on_names(trained: ResNet) -> None:
     report = regularize(trained, num_kept=5, include=["blocks.*.conv?.weight", "*.bias"], exclude="blocks.1.*")
     assert set(kept_counts(trained)) == {"blocks.0.conv1.weight", "blocks.0.conv2.weight", "head.bias"}
-    reasons = {left.name: left.reason for left in report.left}
+    reasons = {left.name: left.reason for left in report.skipped}
     assert reasons["blocks.0.bn1.bias"] == "normalisation; include it by its full name"
 
 
@@ -472,7 +472,7 @@ def test_weight_norm_and_spectral_norm_are_left_alone() -> None:
     expected = model(x)
     report = regularize(model)
     assert [tensor.name for tensor in report.tensors] == ["3.weight"]
-    assert "parametrised by something else already" in {left.reason for left in report.left}
+    assert "parametrised by something else already" in {left.reason for left in report.skipped}
     torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(to_dense(model)(x), expected, rtol=1e-4, atol=1e-5)
     assert torch.nn.utils.parametrize.is_parametrized(to_dense(model)[0])  # type: ignore[index]

@@ -14,7 +14,6 @@ from tailcut.weights.layers import candidates
 from tailcut.weights.settings import (
     OVERRIDE_KEYS,
     Setting,
-    as_patterns,
     check_named_counts,
     check_part,
     check_patterns,
@@ -23,6 +22,7 @@ from tailcut.weights.settings import (
     matches,
     plan_tensors,
     round_half_up,
+    to_pattern_list,
 )
 
 SHAPES = st.lists(st.integers(1, 40), max_size=4).map(tuple)
@@ -120,12 +120,12 @@ def test_patterns_are_shell_style_on_any_name() -> None:
 
 
 def test_patterns_come_as_one_or_several() -> None:
-    assert as_patterns("include", "a.*") == ["a.*"]
-    assert as_patterns("include", ("a", "b")) == ["a", "b"]
+    assert to_pattern_list("include", "a.*") == ["a.*"]
+    assert to_pattern_list("include", ("a", "b")) == ["a", "b"]
     wrong: Any
     for wrong in (3, [3], None, [None]):
         with pytest.raises(ArgumentError, match="include must be a pattern of names or a list of patterns, got"):
-            as_patterns("include", wrong)
+            to_pattern_list("include", wrong)
 
 
 def test_a_pattern_that_matches_nothing_is_a_slip_of_the_pen() -> None:

@@ -36,11 +36,11 @@ def add_parser(verbs: Verbs) -> None:
 def run(arguments: argparse.Namespace) -> Report:
     """Convert."""
     from tailcut.errors import ArgumentError
-    from tailcut.files import check_place
+    from tailcut.files import check_output_path
     from tailcut.format import write
     from tailcut.format.conversion import dctnet, frereg, hrank
 
-    check_place(arguments.out)
+    check_output_path(arguments.out)
     model_arguments: dict[str, Any] | None = settings(arguments.model_arguments) or None
     if arguments.source == FREREG:
         if arguments.model is None:

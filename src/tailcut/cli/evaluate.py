@@ -9,7 +9,7 @@ from tailcut.cli.parser import (
     add_data_roots,
     add_dense,
     add_device,
-    add_machines,
+    add_device_arguments,
     add_max_pixels,
     add_reading,
     add_verb,
@@ -53,7 +53,7 @@ def add_parser(verbs: Verbs) -> None:
         help="networks that make images: whose features the distance compares: lenet5 (if not given) or inception",
     )
     add_device(parser)
-    add_machines(parser)
+    add_device_arguments(parser)
     add_dense(parser)
     add_max_pixels(parser)
 

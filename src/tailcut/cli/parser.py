@@ -152,7 +152,7 @@ def add_device(parser: Parser) -> None:
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto (default), cpu, cuda, cuda:1, ...")
 
 
-def add_machines(parser: Parser) -> None:
+def add_device_arguments(parser: Parser) -> None:
     """Add --accelerator, --devices, --num-nodes and --strategy."""
     parser.add_argument("--accelerator", default="auto", help="auto (default), cpu, cuda, ... (Lightning Fabric)")
     parser.add_argument("--devices", type=int, default=1, metavar="N", help="devices per machine")

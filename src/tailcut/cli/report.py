@@ -44,8 +44,8 @@ def run(arguments: argparse.Namespace) -> Report:
     """Report."""
     from tailcut.errors import ArgumentError
     from tailcut.reports.networks import open_networks
+    from tailcut.reports.output_paths import check_out
     from tailcut.reports.page import write_report
-    from tailcut.reports.places import check_out
 
     if arguments.samples < 0:
         raise ArgumentError(f"--samples must be at least 0, got {arguments.samples}")

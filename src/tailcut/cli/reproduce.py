@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tailcut.cli.parser import Verbs, add_data_roots, add_verb
 from tailcut.errors import ArgumentError, DataError, DataNotFoundError, DivergedError, first_line
-from tailcut.files import check_place, write_atomically
+from tailcut.files import check_output_path, write_atomically
 from tailcut.printing import Report
 from tailcut.reports import ReproduceReport, Wanted, find_results, make_table, table5, table_of
 from tailcut.runs import Run
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> Report:
     """Train what is missing, then show. Table 5 is a benchmark: it is only shown."""
     wanted = wanted_rows(arguments.only)
     if arguments.markdown is not None:
-        check_place(arguments.markdown)
+        check_output_path(arguments.markdown)
     report = _table(wanted, arguments)
     missing = list(dict.fromkeys(row.name for row in report.rows if row.ours is None))
     if missing and not arguments.show and arguments.table != "table5":

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from tailcut.cli.output import check_processes
-from tailcut.cli.parser import Verbs, add_data_roots, add_machines, add_verb, devices_of
+from tailcut.cli.parser import Verbs, add_data_roots, add_device_arguments, add_verb, devices_of
 from tailcut.files import write_atomically
 from tailcut.printing import Report
 
@@ -36,12 +36,12 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("--only", action="append", metavar="VARIANT", help="this row only; may be given more than once")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table as Markdown as well")
     add_data_roots(parser)
-    add_machines(parser)
+    add_device_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> Report | None:
     """Train what is missing, then show; only the first process reports."""
-    from tailcut.files import check_place
+    from tailcut.files import check_output_path
     from tailcut.runtime.devices import is_first_process
     from tailcut.training.experiments.definition import load_experiment, trials_of
     from tailcut.training.experiments.sweep import (
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> Report | None:
     )
 
     if arguments.markdown is not None:
-        check_place(arguments.markdown)
+        check_output_path(arguments.markdown)
     if not arguments.show:
         check_processes("sweep", arguments.devices, arguments.num_nodes)
     experiment = load_experiment(arguments.experiment)

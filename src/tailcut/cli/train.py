@@ -3,7 +3,7 @@
 import argparse
 
 from tailcut.cli.output import check_processes
-from tailcut.cli.parser import Verbs, add_data_roots, add_machines, add_verb, devices_of
+from tailcut.cli.parser import Verbs, add_data_roots, add_device_arguments, add_verb, devices_of
 from tailcut.printing import Report
 
 
@@ -34,7 +34,7 @@ def add_parser(verbs: Verbs) -> None:
         "once",
     )
     add_data_roots(parser)
-    add_machines(parser)
+    add_device_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> Report | None:

@@ -13,7 +13,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from tailcut.data.reading import Reading, settled
+from tailcut.data.reading import Reading, resolve_reading
 from tailcut.errors import ArgumentError, DataError
 from tailcut.files import atomic_write
 from tailcut.jpeg.checking import check_jpeg
@@ -79,7 +79,7 @@ def read_image(
         raise ArgumentError(f"channels must be 1 (grey) or 3 (RGB), got {channels}")
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise ArgumentError(f"size must be a positive (height, width), got {size}")
-    opened = _decoded(Path(path), _read(Path(path)), settled(strict, max_pixels))
+    opened = _decoded(Path(path), _read(Path(path)), resolve_reading(strict, max_pixels))
     if opened.mode.startswith("I"):  # 16-bit grey; Pillow has no other integer PNG or JPEG
         pixels = np.asarray(opened).astype(np.float32)[:, :, None].repeat(channels, axis=2) / 65535
     else:
@@ -111,7 +111,7 @@ def read_mask(path: str | Path, *, strict: bool | None = None, max_pixels: int |
             and is not plain grey.
     """
     content = _read(Path(path))
-    image = _decoded(Path(path), content, settled(strict, max_pixels))
+    image = _decoded(Path(path), content, resolve_reading(strict, max_pixels))
     if image.format == "PNG" and content[_DEPTH] == 16 and content[_COLOUR] != _GREY:
         # Pillow reads the high bytes of these alone, and small values would become background.
         raise DataError(
@@ -149,7 +149,7 @@ def image_size(path: str | Path, *, max_pixels: int | None = None) -> tuple[int,
         DataError: the file cannot be read, is damaged at its beginning, is too large (see `read_image`) or is no
             PNG or JPEG image.
     """
-    path, settings = Path(path), settled(None, max_pixels)
+    path, settings = Path(path), resolve_reading(None, max_pixels)
     content = _read(path)
     with _opened(path, content, settings) as image:
         if image.width == image.height:

@@ -108,7 +108,7 @@ def reading(
         _current.reset(token)
 
 
-def settled(strict: bool | None, max_pixels: int | None) -> Reading:
+def resolve_reading(strict: bool | None, max_pixels: int | None) -> Reading:
     """Return the current settings, overridden by those of a call."""
     found = current_reading()
     if strict is not None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tailcut.data import CocoDataset, Roots, open_dataset
 from tailcut.errors import ArgumentError, DataError, MissingExtraError
-from tailcut.evaluation.evaluate import PROGRESS_INTERVAL, EvaluateReport, in_processes, runnable
+from tailcut.evaluation.evaluate import PROGRESS_INTERVAL, EvaluateReport, run_in_processes, runnable
 from tailcut.format import load
 from tailcut.inputs.detection.detectors import Detector
 from tailcut.runtime.progress import live_progress
@@ -65,7 +65,7 @@ def evaluate_detector_file(
         seconds = time.perf_counter() - start
         return EvaluateReport(str(file), dataset.name, dataset.split, len(dataset), metrics, seconds)
 
-    return in_processes(measure, device, devices)
+    return run_in_processes(measure, device, devices)
 
 
 def evaluate_detector(
@@ -99,7 +99,7 @@ def evaluate_detector(
     with live_progress(progress, "images", len(dataset), interval=PROGRESS_INTERVAL) as bar, torch.inference_mode():
         for index in range(share.rank, len(dataset), share.num_processes):
             (found,) = network([dataset.image(index).to(share.device)])
-            findings += as_findings(found, dataset.image_id(index))
+            findings += to_coco_results(found, dataset.image_id(index))
             bar.show(index + 1)
     if share.num_processes > 1:
         findings = _of_all_processes(findings, share)
@@ -109,7 +109,7 @@ def evaluate_detector(
     return metrics
 
 
-def as_findings(found: Mapping[str, Tensor], image_id: int) -> list[Finding]:
+def to_coco_results(found: Mapping[str, Tensor], image_id: int) -> list[Finding]:
     """Return the detections of one image in COCO's result format.
 
     Args:
@@ -136,7 +136,7 @@ def average_precision(dataset: CocoDataset, findings: Sequence[Finding], kind: K
 
     Args:
         dataset: images and objects; crowds count neither for nor against a finding.
-        findings: see `as_findings`.
+        findings: see `to_coco_results`.
         kind: "bbox" compares boxes, "segm" masks; the size of a finding is that of what is compared.
 
     Raises:

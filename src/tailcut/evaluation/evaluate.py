@@ -123,10 +123,10 @@ def evaluate_file(
         seconds = time.perf_counter() - start
         return EvaluateReport(str(file), dataset.name, dataset.split, len(dataset), metrics, seconds)
 
-    return in_processes(measure, device, devices)
+    return run_in_processes(measure, device, devices)
 
 
-def in_processes(work: Callable[[Share], Found], device: str, devices: "Devices | None") -> Found:
+def run_in_processes(work: Callable[[Share], Found], device: str, devices: "Devices | None") -> Found:
     """Run `work` on the share of this process and return its result.
 
     The work runs whole on one device, or in parts on several.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tailcut.data import Dataset, Roots, open_dataset
 from tailcut.errors import ArgumentError
 from tailcut.evaluation.elbo import negative_elbo
-from tailcut.evaluation.evaluate import PROGRESS_INTERVAL, EvaluateReport, in_processes, runnable
+from tailcut.evaluation.evaluate import PROGRESS_INTERVAL, EvaluateReport, run_in_processes, runnable
 from tailcut.evaluation.fid import FeatureNetwork, Features, FeatureStatistics, frechet_distance, resized
 from tailcut.evaluation.inception import InceptionFeatures
 from tailcut.evaluation.metrics import StreamingMean
@@ -230,7 +230,7 @@ def evaluate_generator_file(
         facts = (str(file), dataset.name, dataset.split, len(dataset), metrics, seconds)
         return GenerationReport(*facts, num_samples, seed, network.title)
 
-    return in_processes(measure, device, devices)
+    return run_in_processes(measure, device, devices)
 
 
 def holds_generator(file: str | Path) -> bool:

@@ -34,7 +34,7 @@ from tailcut.format.rollback import unchanged_on_error
 from tailcut.format.streams import decode_values
 from tailcut.format.tensors import NetworkTensors, list_digest, meta_copy, network_tensors
 from tailcut.format.zoo import resolve
-from tailcut.limits import check_total, check_work, limit_of, non_finite_allowed, the_cap
+from tailcut.limits import check_total, check_work, limit_of, limit_setting, non_finite_allowed
 from tailcut.structure import (
     METADATA_KEY,
     Edit,
@@ -122,7 +122,7 @@ def read_file(path: str | Path, max_parameters: int | None = None) -> bytes:
         if size > most:
             raise LimitError(
                 f"{path} has {size} bytes, at most {most} are allowed for {max_parameters} numbers; if you "
-                f"trust the file, raise {the_cap()}"
+                f"trust the file, raise {limit_setting()}"
             )
         file.seek(0)
         return file.read()

@@ -147,7 +147,7 @@ def write(model: nn.Module, path: str | Path, **settings: Any) -> SaveReport:
         dense_bytes(tensors.num_parameters()),
         compression_ratio(tensors.num_parameters(), len(content)),
         tensors.num_parameters(),
-        tensors.dense_of_kept(),
+        tensors.num_dense_of_kept(),
         sum(entry.num_kept for entry in tensors.coefficients),
     )
     # Last: whatever fails before leaves an old file as it was.

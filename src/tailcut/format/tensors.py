@@ -44,14 +44,14 @@ class NetworkTensors:
 
     def num_parameters(self) -> int:
         """Return the number of parameters of the dense network."""
-        return self.dense_of_kept() + sum(math.prod(other.shape) for other in self.others if other.is_parameter)
+        return self.num_dense_of_kept() + sum(math.prod(other.shape) for other in self.others if other.is_parameter)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape of the dense tensor, in the order of the file."""
         kept = {entry.name: entry.shape for entry in self.coefficients}
         return kept | {other.name: other.shape for other in self.others}
 
-    def dense_of_kept(self) -> int:
+    def num_dense_of_kept(self) -> int:
         """Return the number of parameters, when dense, in the tensors kept as coefficients."""
         return sum(math.prod(entry.shape) for entry in self.coefficients)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from tailcut.reports.drawing import INK, drawing
-from tailcut.reports.elements import Section, element, figure
+from tailcut.reports.elements import PageSection, element, figure
 from tailcut.reports.networks import ReportedNetwork
 from tailcut.reports.spectrum import axis_roles
 from tailcut.weights import TruncatedTensor, truncated_tensors
@@ -23,9 +23,9 @@ NOT_KEPT = -1.0
 COLORS = "viridis"
 
 
-def corners_section(networks: Sequence[ReportedNetwork]) -> Section:
+def corners_section(networks: Sequence[ReportedNetwork]) -> PageSection:
     """Return a map per truncated tensor."""
-    section = Section(
+    section = PageSection(
         "Kept corners",
         "corners",
         "Each weight is stored as the first coefficients of its DCT, which lie in a corner at the lowest frequencies. "
@@ -35,9 +35,9 @@ def corners_section(networks: Sequence[ReportedNetwork]) -> Section:
     for network in networks:
         tensors = [] if network.model is None else truncated_tensors(network.model)
         if network.model is None:
-            section.left[network.name] = network.missing["model"]
+            section.skipped[network.name] = network.missing["model"]
         elif not tensors:
-            section.left[network.name] = "no tensor of it is stored as coefficients"
+            section.skipped[network.name] = "no tensor of it is stored as coefficients"
         else:
             section.body.append(element("h3", network.name))
             roles = axis_roles(network.model)

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from tailcut.reports.drawing import NUM_SERIES, drawing, label_values, series_color, series_style
-from tailcut.reports.elements import Section, clean, element
+from tailcut.reports.elements import PageSection, clean, element
 from tailcut.reports.networks import ReportedNetwork
 
 Line = dict[str, Any]
@@ -19,14 +19,14 @@ _QUANTITIES = {
 }
 
 
-def curves_section(networks: Sequence[ReportedNetwork]) -> Section:
+def curves_section(networks: Sequence[ReportedNetwork]) -> PageSection:
     """Return the curves of all networks in one drawing per quantity."""
-    section = Section(
+    section = PageSection(
         "Training curves",
         "curves",
         "Over the epochs: the mean training loss, the figures on the split named above each, the kept coefficients "
         "and the learning rate.",
-        left={network.name: network.missing["lines"] for network in networks if not network.lines},
+        skipped={network.name: network.missing["lines"] for network in networks if not network.lines},
     )
     shown = [network for network in networks if network.lines]
     if not shown:

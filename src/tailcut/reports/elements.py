@@ -16,7 +16,7 @@ Child = Element | str
 
 
 @dataclass
-class Section:
+class PageSection:
     """A part of a report's page.
 
     Attributes:
@@ -24,14 +24,14 @@ class Section:
         anchor: its id in the page.
         introduction: what there is to see, in a sentence or two.
         body: the elements below.
-        left: by name of a network, why it is not in this part.
+        skipped: by name of a network, why it is not in this part.
     """
 
     title: str
     anchor: str
     introduction: str
     body: list[Element] = field(default_factory=list)
-    left: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
 
 
 def element(tag: str, *children: Child, **attributes: str) -> Element:
@@ -103,7 +103,7 @@ def image_element(content: bytes, kind: str, description: str, size: tuple[int, 
     return element("img", src=source, alt=description, width=str(size[0]), height=str(size[1]))
 
 
-def write_page(title: str, head: Sequence[Element], sections: Sequence[Section]) -> str:
+def write_page(title: str, head: Sequence[Element], sections: Sequence[PageSection]) -> str:
     """Return the whole page as HTML.
 
     Args:
@@ -132,13 +132,13 @@ def write_page(title: str, head: Sequence[Element], sections: Sequence[Section])
     return f"<!DOCTYPE html>\n{tostring(page, encoding='unicode', method='html')}\n"
 
 
-def _section(section: Section) -> Element:
+def _section(section: PageSection) -> Element:
     heading = element("h2", section.title, id=f"{section.anchor}-title")
     made = element("section", heading, id=section.anchor, aria_labelledby=f"{section.anchor}-title")
     made.append(element("p", section.introduction))
     made.extend(section.body)
-    for reason in dict.fromkeys(section.left.values()):
-        names = ", ".join(name for name, own in section.left.items() if own == reason)
+    for reason in dict.fromkeys(section.skipped.values()):
+        names = ", ".join(name for name, own in section.skipped.items() if own == reason)
         made.append(element("p", element("strong", names), f": {reason}", class_="left-out"))
     return made
 

@@ -8,9 +8,9 @@ from tailcut.files import atomic_write
 from tailcut.printing import Report
 from tailcut.reports.corners import corners_section
 from tailcut.reports.curves import curves_section
-from tailcut.reports.elements import Section, element, write_page
+from tailcut.reports.elements import PageSection, element, write_page
 from tailcut.reports.networks import ReportedNetwork
-from tailcut.reports.places import check_out
+from tailcut.reports.output_paths import check_out
 from tailcut.reports.samples import Shown, samples_section
 from tailcut.reports.sizes import sizes_section
 from tailcut.reports.spectrum import spectrum_section
@@ -20,7 +20,7 @@ from tailcut.runs import tailcut_version
 
 
 @dataclass(frozen=True)
-class LeftOut(Report):
+class SkippedPart(Report):
     """A network that a part of the page lacks: the title of the part, the network's name, the reason."""
 
     section: str
@@ -37,19 +37,19 @@ class PageReport(Report):
         page_bytes: its size.
         networks: the names under which it shows them.
         speeds: the times that it shows.
-        left: what it could not show, and why; the page says so too.
+        skipped: what it could not show, and why; the page says so too.
     """
 
     out: Path
     page_bytes: int
     networks: tuple[str, ...]
     speeds: tuple[Speed, ...]
-    left: tuple[LeftOut, ...]
+    skipped: tuple[SkippedPart, ...]
 
     def __str__(self) -> str:
         """Return the file that was written, and the parts that the page lacks."""
         lines = [f"{self.out}: {', '.join(self.networks)}; {self.page_bytes:,} bytes"]
-        return "\n".join([*lines, *(f"{item.section}: without {item.network}: {item.reason}" for item in self.left)])
+        return "\n".join([*lines, *(f"{item.section}: without {item.network}: {item.reason}" for item in self.skipped)])
 
 
 def write_report(
@@ -74,11 +74,15 @@ def write_report(
     content = write_page(title, [element("p", made)], sections).encode()
     with atomic_write(out) as file:
         file.write(content)
-    left = tuple(LeftOut(section.title, name, reason) for section in sections for name, reason in section.left.items())
-    return PageReport(Path(out), len(content), tuple(network.name for network in networks), tuple(speeds), left)
+    skipped = tuple(
+        SkippedPart(section.title, name, reason) for section in sections for name, reason in section.skipped.items()
+    )
+    return PageReport(Path(out), len(content), tuple(network.name for network in networks), tuple(speeds), skipped)
 
 
-def _sections(networks: Sequence[ReportedNetwork], samples: Mapping[str, Shown]) -> tuple[list[Section], list[Speed]]:
+def _sections(
+    networks: Sequence[ReportedNetwork], samples: Mapping[str, Shown]
+) -> tuple[list[PageSection], list[Speed]]:
     # Times first: what is drawn later leaves the memory's caches full of other things.
     speed, speeds = speed_section(networks)
     sections = [

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tailcut.reports.elements import Section, element, figure, image_element
+from tailcut.reports.elements import PageSection, element, figure, image_element
 from tailcut.reports.networks import ReportedNetwork
 
 # Images are shown at most so many pixels wide or high.
@@ -73,14 +73,14 @@ class Generated:
 Shown = Samples | Generated | str
 
 
-def samples_section(networks: Sequence[ReportedNetwork], samples: Mapping[str, Shown]) -> Section:
+def samples_section(networks: Sequence[ReportedNetwork], samples: Mapping[str, Shown]) -> PageSection:
     """Return the section with the images of all generators, then the samples of each other network.
 
     Args:
         networks: of the report.
         samples: by name of a network.
     """
-    section = Section("Samples", "samples", "A few images, chosen evenly over their split, not by what comes out.")
+    section = PageSection("Samples", "samples", "A few images, chosen evenly over their split, not by what comes out.")
     drawn = {name: found for name, found in samples.items() if isinstance(found, Generated)}
     if drawn:
         section.body.append(element("p", _about_codes({found.code_size for found in drawn.values()})))
@@ -89,7 +89,7 @@ def samples_section(networks: Sequence[ReportedNetwork], samples: Mapping[str, S
     for network in networks:
         found = samples.get(network.name, network.missing.get("model", "it was not run on images"))
         if isinstance(found, str):
-            section.left[network.name] = found
+            section.skipped[network.name] = found
         elif isinstance(found, Samples):
             section.body += [element("h3", network.name), *_shown(found)]
     return section

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from xml.etree.ElementTree import Element
 
 from tailcut.format import InspectReport
-from tailcut.reports.elements import Child, Section, element, table
+from tailcut.reports.elements import Child, PageSection, element, table
 from tailcut.reports.networks import ReportedNetwork
 
 FRAME = "head, names of edits, checksum"
 
 
-def sizes_section(networks: Sequence[ReportedNetwork]) -> Section:
+def sizes_section(networks: Sequence[ReportedNetwork]) -> PageSection:
     """Return a table per network."""
-    section = Section(
+    section = PageSection(
         "Bytes per layer",
         "bytes",
         "What the packed file spends on each layer: coefficients, and other numbers (biases, batch norm, weights "
@@ -21,7 +21,7 @@ def sizes_section(networks: Sequence[ReportedNetwork]) -> Section:
     )
     for network in networks:
         if network.stored is None:
-            section.left[network.name] = network.missing["stored"]
+            section.skipped[network.name] = network.missing["stored"]
         else:
             section.body += [element("h3", network.name), _table(network.name, network.stored)]
     return section

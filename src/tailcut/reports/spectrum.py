@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.reports.drawing import drawing, label_values, series_color
-from tailcut.reports.elements import Section, element, figure
+from tailcut.reports.elements import PageSection, element, figure
 from tailcut.reports.networks import ReportedNetwork
 from tailcut.transform import dct
 from tailcut.weights import truncated_tensors
@@ -21,9 +21,9 @@ SMALLEST = 1e-8
 MAX_POINTS = 128
 
 
-def spectrum_section(networks: Sequence[ReportedNetwork]) -> Section:
+def spectrum_section(networks: Sequence[ReportedNetwork]) -> PageSection:
     """Return a drawing per weight."""
-    section = Section(
+    section = PageSection(
         "Spectrum of the weights",
         "spectrum",
         "The part of a weight's energy (its sum of squares) that lies at each frequency of an axis, summed over all "
@@ -32,7 +32,7 @@ def spectrum_section(networks: Sequence[ReportedNetwork]) -> Section:
     )
     for network in networks:
         if network.model is None:
-            section.left[network.name] = network.missing["model"]
+            section.skipped[network.name] = network.missing["model"]
             continue
         roles = axis_roles(network.model)
         drawings = [
@@ -41,7 +41,7 @@ def spectrum_section(networks: Sequence[ReportedNetwork]) -> Section:
         if drawings:
             section.body += [element("h3", network.name), element("div", *drawings, class_="grid")]
         else:
-            section.left[network.name] = "it has no weights that could be truncated"
+            section.skipped[network.name] = "it has no weights that could be truncated"
     return section
 
 

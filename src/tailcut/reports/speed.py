@@ -13,7 +13,7 @@ from tailcut.errors import ArgumentError, first_line
 from tailcut.execution import fuse
 from tailcut.printing import Report
 from tailcut.reports.comparison import largest_difference
-from tailcut.reports.elements import Section, table
+from tailcut.reports.elements import PageSection, table
 from tailcut.reports.networks import ReportedNetwork, example_input
 from tailcut.structure.outputs import output_tensors
 from tailcut.weights import to_dense, truncated_tensors
@@ -45,9 +45,9 @@ class Speed(Report):
     num_threads: int
 
 
-def speed_section(networks: Sequence[ReportedNetwork]) -> tuple[Section, list[Speed]]:
+def speed_section(networks: Sequence[ReportedNetwork]) -> tuple[PageSection, list[Speed]]:
     """Return a row per network that can be built, and what was measured."""
-    section = Section(
+    section = PageSection(
         "Speed, fused against dense",
         "speed",
         "The time of one forward of a random input, without dense weights (fused) and with them, in turn. "
@@ -57,12 +57,12 @@ def speed_section(networks: Sequence[ReportedNetwork]) -> tuple[Section, list[Sp
     speeds = []
     for network in networks:
         if network.model is None:
-            section.left[network.name] = network.missing["model"]
+            section.skipped[network.name] = network.missing["model"]
             continue
         try:
             speeds.append(measure_speed(network.name, network.model))
         except Exception as error:  # noqa: BLE001 -- any error of a user's code
-            section.left[network.name] = f"its example input does not run: {first_line(error)}"
+            section.skipped[network.name] = f"its example input does not run: {first_line(error)}"
     if speeds:
         header = ("network", "input", "fused", "dense", "faster by", "largest difference of outputs", "rounds")
         rows = [_cells(speed) for speed in speeds]

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tailcut.printing import figure_text, is_fraction
-from tailcut.reports.elements import Section, element, table
+from tailcut.reports.elements import PageSection, element, table
 from tailcut.reports.networks import ReportedNetwork
 
 FLOAT32_BYTES = 4
@@ -15,9 +15,9 @@ HEADER = (
 )  # fmt: skip
 
 
-def summary_section(networks: Sequence[ReportedNetwork]) -> Section:
+def summary_section(networks: Sequence[ReportedNetwork]) -> PageSection:
     """Return a table with one row per network and metric, with footnotes."""
-    section = Section(
+    section = PageSection(
         "Results",
         "results",
         "Figures are those of the packed file on the whole test split. 'Smaller by' is the size of the dense network "
@@ -34,10 +34,10 @@ def summary_section(networks: Sequence[ReportedNetwork]) -> Section:
         section.body.append(element("ul", *(element("li", note) for note in notes)))
     for network in networks:
         if network.stored is None:
-            section.left[network.name] = network.missing["stored"]
+            section.skipped[network.name] = network.missing["stored"]
         elif network.result is None:
             untold = "the file alone does not tell how it was trained and what it reached"
-            section.left[network.name] = network.missing.get("result", untold)
+            section.skipped[network.name] = network.missing.get("result", untold)
     return section
 
 

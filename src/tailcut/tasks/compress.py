@@ -16,7 +16,7 @@ from tailcut.data import Dataset, Roots, open_dataset, split_off
 from tailcut.errors import ArgumentError
 from tailcut.evaluation.evaluate import PROGRESS_INTERVAL, evaluate, run_forward, uses_batch_statistics
 from tailcut.evaluation.random_batches import network_inputs
-from tailcut.files import check_place
+from tailcut.files import check_output_path
 from tailcut.format.open_network import open_network
 from tailcut.printing import Report
 from tailcut.runtime.progress import live_progress
@@ -110,7 +110,7 @@ def compress_file(
         DataError: images cannot be found or read.
         FormatError: the file cannot be loaded.
     """
-    check_place(out)
+    check_output_path(out)
     network = open_network(source, model=model, arguments=arguments)
     train = open_dataset(data, "train", roots=roots, download=download)
     if train.task not in METRICS:

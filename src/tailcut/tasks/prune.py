@@ -20,7 +20,7 @@ from tailcut.data import Roots, open_dataset
 from tailcut.errors import ArgumentError
 from tailcut.evaluation.evaluate import PROGRESS_INTERVAL, choose_device
 from tailcut.evaluation.random_batches import BATCH_SIZE, SPLIT, network_inputs
-from tailcut.files import check_place
+from tailcut.files import check_output_path
 from tailcut.format import save
 from tailcut.format.open_network import open_network
 from tailcut.inputs.detection.detectors import Detector
@@ -113,7 +113,7 @@ def prune_file(
             written.
         StructureError: the network is regularised, or does not run once it is pruned.
     """
-    check_place(out)
+    check_output_path(out)
     method = _method(method, scores)
     place = choose_device(device)
     network = open_network(source, model=model, arguments=arguments, device=place)

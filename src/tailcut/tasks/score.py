@@ -12,7 +12,7 @@ from tailcut.data import Dataset, Roots, open_dataset
 from tailcut.errors import ArgumentError
 from tailcut.evaluation.evaluate import PROGRESS_INTERVAL, choose_device
 from tailcut.evaluation.random_batches import BATCH_SIZE, SPLIT, network_inputs
-from tailcut.files import check_place
+from tailcut.files import check_output_path
 from tailcut.format.open_network import open_network
 from tailcut.printing import Report
 from tailcut.runtime.progress import live_progress
@@ -32,7 +32,7 @@ class ScoreReport(Report):
         out: the JSON file of all scores.
         plot: the image of the sorted scores; None if none was wanted.
         layers: every scored layer in short.
-        left: layers that were not scored, and why.
+        skipped: layers that were not scored, and why.
     """
 
     model: str
@@ -44,12 +44,12 @@ class ScoreReport(Report):
     out: str
     plot: str | None
     layers: list[ScoredLayer]
-    left: dict[str, str]
+    skipped: dict[str, str]
 
     def __str__(self) -> str:
         """Return one row per layer."""
         on = f", on {self.num_images:,} images of {self.data}, {self.split}" if self.data else ""
-        return f"{layer_table(self.layers, self.left)}\n\n{self.out}: scores by {self.method}{on}"
+        return f"{layer_table(self.layers, self.skipped)}\n\n{self.out}: scores by {self.method}{on}"
 
 
 def score_file(
@@ -93,7 +93,7 @@ def score_file(
     """
     for path in (out, plot):
         if path is not None:
-            check_place(path)
+            check_output_path(path)
     place = choose_device(device)
     method, num_batches = settings.get("method", SPECTRAL), settings.get("num_batches", NUM_BATCHES)
     if needs_loader(method) and data is None:
@@ -124,5 +124,5 @@ def _write(
         out=str(out),
         plot=None if plot is None else str(plot),
         layers=scores.summary(),
-        left=scores.left,
+        skipped=scores.skipped,
     )

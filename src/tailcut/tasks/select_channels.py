@@ -10,7 +10,7 @@ from torch import Tensor
 from tailcut.data import Dataset, Roots, open_dataset
 from tailcut.errors import ArgumentError, MissingExtraError
 from tailcut.evaluation.evaluate import PROGRESS_INTERVAL, choose_device
-from tailcut.files import check_place
+from tailcut.files import check_output_path
 from tailcut.format import load
 from tailcut.inputs.heat_maps import draw_heat_maps
 from tailcut.inputs.selection.gate import FrequencyGate
@@ -109,7 +109,7 @@ def select_channels(
         raise ArgumentError(f"{source}: the network has no trained gate; train one with replace_stem(..., gate=True)")
     for path in (out, heat_maps):
         if path is not None:
-            check_place(path)
+            check_output_path(path)
     gate.check_num_channels(num_channels)
     dataset = open_dataset(data or _data_of(source), split, roots=roots, download=download)
     activity = gate.measure(_batches(dataset, batch_size, progress=progress), transform=transform)

@@ -20,7 +20,7 @@ _LENGTH_BYTES = 2  # of the comment: the last field of an archive without one
 _CHUNK = 1 << 20
 
 
-def save_sealed(content: Any, file: IO[bytes]) -> None:
+def save_with_digest(content: Any, file: IO[bytes]) -> None:
     """Write tensors and plain values as `torch.save` does, and a seal behind them.
 
     Raises:
@@ -36,7 +36,7 @@ def save_sealed(content: Any, file: IO[bytes]) -> None:
     writer.seal()
 
 
-def is_sealed(path: Path) -> bool:
+def has_digest(path: Path) -> bool:
     """Return whether a file has a digest, and check it.
 
     Raises:

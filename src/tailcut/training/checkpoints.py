@@ -20,7 +20,7 @@ from tailcut.errors import DataError, first_line
 from tailcut.files import atomic_write, rename
 from tailcut.format.conversion.checkpoints import read_torch_file
 from tailcut.runs import Run
-from tailcut.training.checkpoint_digest import check_members, is_sealed, save_sealed
+from tailcut.training.checkpoint_digest import check_members, has_digest, save_with_digest
 
 VERSION = 2
 UNSEALED_VERSION = 1  # the same content without a digest
@@ -35,7 +35,7 @@ def write_checkpoint(run: Run, state: Mapping[str, Any]) -> None:
     """Write the newest checkpoint; the one before stays as `previous`. At any moment one of them is whole."""
     run.checkpoints.mkdir(exist_ok=True)
     with atomic_write(run.last_checkpoint) as file:
-        save_sealed({"version": VERSION, **state}, file)
+        save_with_digest({"version": VERSION, **state}, file)
         file.flush()
         os.fsync(file.fileno())  # the new one must be whole before the old one gives up its name
         if run.last_checkpoint.exists():
@@ -91,7 +91,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         DataError: the file is damaged or no checkpoint of a Tailcut run, or something in it is missing or of another
             kind.
     """
-    sealed = is_sealed(path)
+    sealed = has_digest(path)
     try:
         state = read_torch_file(path)
     except DataError as error:  # whose advice is for files of the user's own

@@ -11,7 +11,7 @@ from tailcut.errors import ArgumentError, StructureError
 from tailcut.transform import dct, l1_order
 from tailcut.weights.access import truncated_tensors
 from tailcut.weights.layers import Candidate, candidates
-from tailcut.weights.settings import as_patterns, check_patterns, check_positive, matches
+from tailcut.weights.settings import check_patterns, check_positive, matches, to_pattern_list
 
 RULES = ("equal", "proportional", "energy")
 
@@ -51,8 +51,8 @@ def budget(
     if rule not in RULES:
         raise ArgumentError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
     total, min_kept = check_positive("total", total), check_positive("min_kept", min_kept)
-    included = None if include is None else as_patterns("include", include)
-    chosen = _choose(model, included, as_patterns("exclude", exclude))
+    included = None if include is None else to_pattern_list("include", include)
+    chosen = _choose(model, included, to_pattern_list("exclude", exclude))
     sizes = [candidate.parameter.numel() for candidate in chosen]
     least = [min(min_kept, size) for size in sizes]
     if not sum(least) <= total <= sum(sizes) or not chosen:

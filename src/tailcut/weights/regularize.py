@@ -21,11 +21,11 @@ from tailcut.weights.layers import Candidate, candidates, quantized_weights
 from tailcut.weights.settings import (
     Setting,
     TensorPlan,
-    as_patterns,
     check_named_counts,
     check_patterns,
     matches,
     plan_tensors,
+    to_pattern_list,
 )
 from tailcut.weights.truncation import PRECISIONS, Truncation
 
@@ -51,7 +51,7 @@ class RegularizedTensor(Report):
 
 
 @dataclass(frozen=True)
-class LeftTensor(Report):
+class SkippedTensor(Report):
     """One parameter, or weight that is quantised already, that was left as it was, and why."""
 
     name: str
@@ -70,7 +70,7 @@ class RegularizationReport(Report):
         energy_lost_of_trained: the same of those weights only that are not as a random initialisation leaves them; None
             where there is none, or none of them lost anything.
         tensors: those that became coefficients.
-        left: those that did not.
+        skipped: those that did not.
     """
 
     num_parameters: int
@@ -78,7 +78,7 @@ class RegularizationReport(Report):
     energy_lost: float | None
     energy_lost_of_trained: float | None
     tensors: tuple[RegularizedTensor, ...]
-    left: tuple[LeftTensor, ...]
+    skipped: tuple[SkippedTensor, ...]
 
     def __str__(self) -> str:
         entries = [(entry.name, sizes(entry.shape), *_figures(entry)) for entry in self.tensors]
@@ -87,9 +87,9 @@ class RegularizationReport(Report):
         rows = [row[:columns] for row in (*entries, ("in all", "", *_figures(self)))]
         header = ("regularised", "shape", "numbers", "kept", "energy lost")[:columns]
         text = table(header, rows, align="<<>>>"[:columns])
-        if self.left:
-            left = [(tensor.name, sizes(tensor.shape), tensor.reason) for tensor in self.left]
-            text += "\n\n" + table(("left as it is", "shape", "why"), left)
+        if self.skipped:
+            skipped = [(tensor.name, sizes(tensor.shape), tensor.reason) for tensor in self.skipped]
+            text += "\n\n" + table(("left as it is", "shape", "why"), skipped)
         return text
 
 
@@ -178,8 +178,8 @@ def regularize(
         min_kept=min_kept,
         precision=precision,
     )
-    included = None if include is None else as_patterns("include", include)
-    chosen, left = _choose(model, included, as_patterns("exclude", exclude), counts)
+    included = None if include is None else to_pattern_list("include", include)
+    chosen, skipped = _choose(model, included, to_pattern_list("exclude", exclude), counts)
     plans = plan_tensors(chosen, setting, counts, overrides or {})
     with torch.inference_mode(False), torch.no_grad():
         truncations = [_truncation(plan) for plan in plans]
@@ -188,7 +188,7 @@ def regularize(
         losses = [_attach(plan, truncation) for plan, truncation in zip(plans, truncations, strict=True)]
     finish_attaching(model)
     add_edit(model, RegularizeEdit.of(model))
-    report = _report(plans, losses, left)
+    report = _report(plans, losses, skipped)
     if warn:
         warn_of_loss(losses, stacklevel=2)
     _log.debug(f"regularised {len(plans)} tensors: {report.num_kept:,} of {report.num_parameters:,} numbers kept")
@@ -244,7 +244,7 @@ def _choose(
     include: Sequence[str] | None,
     exclude: Sequence[str],
     counts: Mapping[str, int] | None,
-) -> tuple[list[Candidate], list[LeftTensor]]:
+) -> tuple[list[Candidate], list[SkippedTensor]]:
     found = candidates(model)
     names = [name for candidate in found for name in candidate.names]
     if counts is not None:
@@ -252,19 +252,21 @@ def _choose(
         include = list(counts) if include is None else include
     check_patterns("include", include or (), names)
     check_patterns("exclude", exclude, names)
-    chosen, left = [], []
+    chosen, skipped = [], []
     for candidate in found:
         reason = _reason_to_leave(candidate, include, exclude, counts)
         if reason is None:
             chosen.append(candidate)
         else:
-            left.append(LeftTensor(candidate.names[0], tuple(_shape(candidate)), reason))
-    left += [LeftTensor(name, shape, f"quantised already ({dtype})") for name, shape, dtype in quantized_weights(model)]
+            skipped.append(SkippedTensor(candidate.names[0], tuple(_shape(candidate)), reason))
+    skipped += [
+        SkippedTensor(name, shape, f"quantised already ({dtype})") for name, shape, dtype in quantized_weights(model)
+    ]
     if not chosen:
-        told = sorted(left, key=lambda tensor: tensor.reason in (_EXCLUDED, _NOT_INCLUDED))[:3]
+        told = sorted(skipped, key=lambda tensor: tensor.reason in (_EXCLUDED, _NOT_INCLUDED))[:3]
         why = "; ".join(f"{tensor.name}: {tensor.reason}" for tensor in told) or "it has no parameters"
         raise ArgumentError(f"nothing to regularise in {len(found)} parameters ({why})")
-    return chosen, left
+    return chosen, skipped
 
 
 def _reason_to_leave(
@@ -337,7 +339,9 @@ def _attach(plan: TensorPlan, truncation: Truncation) -> Loss:
     return Loss(name, before, energy(parameter) if cuts else before, is_trained)  # now the vector
 
 
-def _report(plans: Sequence[TensorPlan], losses: Sequence[Loss], left: Sequence[LeftTensor]) -> RegularizationReport:
+def _report(
+    plans: Sequence[TensorPlan], losses: Sequence[Loss], skipped: Sequence[SkippedTensor]
+) -> RegularizationReport:
     tensors = tuple(
         RegularizedTensor(
             plan.candidate.names[0],
@@ -356,7 +360,7 @@ def _report(plans: Sequence[TensorPlan], losses: Sequence[Loss], left: Sequence[
         total_lost(losses),
         lost_of_trained(losses),
         tensors,
-        tuple(left),
+        tuple(skipped),
     )
 
 

@@ -159,7 +159,7 @@ def matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
     return any(name == pattern or fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
 
-def as_patterns(what: str, patterns: str | Sequence[str]) -> Sequence[str]:
+def to_pattern_list(what: str, patterns: str | Sequence[str]) -> Sequence[str]:
     """Return one or several patterns as a list. Raises `ArgumentError` for anything but strings."""
     listed = [patterns] if isinstance(patterns, str) else patterns
     if not isinstance(listed, Iterable) or not all(isinstance(pattern, str) for pattern in listed):

@@ -13,7 +13,7 @@ from tailcut.errors import ArgumentError
 from tailcut.transform.corner import Stage, plan_stages
 from tailcut.transform.dct import without_autocast
 from tailcut.transform.order import corner_positions
-from tailcut.weights.keeping import KeptWeight, may_be_kept, weight_of
+from tailcut.weights.dense_cache import KeptWeight, can_cache, weight_of
 
 _bases_in_use: WeakValueDictionary[tuple[Any, ...], torch.Tensor] = WeakValueDictionary()
 PRECISIONS = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -169,7 +169,7 @@ class Truncation(nn.Module):
         """Return the dense tensor, shape `shape`, of a vector, shape (length,). Not reduced under autocast."""
         if self.held is not None:
             return self.held
-        if self.training or torch.compiler.is_compiling() or not may_be_kept(vector, self.dropped):
+        if self.training or torch.compiler.is_compiling() or not can_cache(vector, self.dropped):
             return self.expand(vector)
         return weight_of(self, vector)
 

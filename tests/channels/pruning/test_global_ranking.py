@@ -5,7 +5,7 @@ import torch
 from tests.channels.slim_networks import EXACT, Gated, Plain, macs, random_scores
 
 from tailcut.channels.graph.groups import find_groups
-from tailcut.channels.pruning.global_ranking import Costs, select_by_budget
+from tailcut.channels.pruning.global_ranking import CostModel, select_by_budget
 from tailcut.channels.pruning.selection import Limits, candidates
 from tailcut.channels.pruning.surgery import apply_cut, plan_cut
 from tailcut.counting import count_macs, count_parameters
@@ -19,7 +19,7 @@ def test_costs_are_those_of_the_cut_network(kind: str) -> None:
     x = case.example().float()
     graph = find_groups(model, (x,), case.ignore)
     before, parameters = macs(model, x), sum(p.numel() for p in model.parameters())
-    costs = Costs(model, graph, macs=before, parameters=parameters)
+    costs = CostModel(model, graph, macs=before, parameters=parameters)
     assert costs.ratio("macs", set()) == costs.ratio("parameters", set()) == 1
     generator = torch.Generator().manual_seed(0)
     removed: set[int] = set()
@@ -43,7 +43,7 @@ def test_the_lowest_of_all_go_first_and_no_more_than_needed() -> None:
     }
     order = [graph.groups["0"].units[0], *graph.groups["4"].units[:2]]
     total, parameters = count_macs(model, x).total, count_parameters(model)
-    costs = Costs(model, graph, macs=total, parameters=parameters)
+    costs = CostModel(model, graph, macs=total, parameters=parameters)
     for count in range(1, 4):
         target = costs.ratio("macs", set(order[:count]))
         chosen = select_by_budget(graph, scores, Limits(), lambda gone: costs.ratio("macs", gone), target)
@@ -58,7 +58,7 @@ def test_a_group_without_scores_is_left_alone() -> None:
     x = torch.rand(1, 3, 16, 16)
     graph = find_groups(model, (x,))
     scores = {"squeeze": torch.rand(6).double()}
-    costs = Costs(model, graph, macs=count_macs(model, x).total, parameters=count_parameters(model))
+    costs = CostModel(model, graph, macs=count_macs(model, x).total, parameters=count_parameters(model))
     chosen = select_by_budget(graph, scores, Limits(), lambda gone: costs.ratio("parameters", gone), 0.9)
     assert chosen
     assert chosen <= set(graph.groups["squeeze"].units)
@@ -68,7 +68,7 @@ def test_budgets_out_of_reach() -> None:
     model = Plain()
     x = torch.rand(1, 3, 16, 16)
     graph = find_groups(model, (x,))
-    costs = Costs(model, graph, macs=count_macs(model, x).total, parameters=count_parameters(model))
+    costs = CostModel(model, graph, macs=count_macs(model, x).total, parameters=count_parameters(model))
     scores = {name: values.double() for name, values in random_scores(model, 0).items()}
     with pytest.raises(ArgumentError, match=r"a ratio of 0\.5 cannot be reached: .* removed, 0\.[5-9]\d* is left"):
         select_by_budget(graph, scores, Limits(max_rate=0.1), lambda gone: costs.ratio("macs", gone), 0.5)
@@ -78,7 +78,7 @@ def test_limits_hold_for_budgets_too() -> None:
     model = Plain()
     x = torch.rand(1, 3, 16, 16)
     graph = find_groups(copy.deepcopy(model), (x,))
-    costs = Costs(model, graph, macs=count_macs(model, x).total, parameters=count_parameters(model))
+    costs = CostModel(model, graph, macs=count_macs(model, x).total, parameters=count_parameters(model))
     scores = {name: values.double() for name, values in random_scores(model, 0).items()}
     limits = Limits(min_channels=3, round_to=2)
     chosen = select_by_budget(graph, scores, limits, lambda gone: costs.ratio("macs", gone), 0.4)

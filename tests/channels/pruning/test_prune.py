@@ -44,7 +44,7 @@ def test_half_of_every_group_goes(kind: str) -> None:
     model = randomized(case.build(), 0)
     report = prune(model, case.example(), random_scores(model, 0), 0.5, ignore=case.ignore)
     assert report.macs_after < report.macs_before
-    locked = {part.name for part in report.left}
+    locked = {part.name for part in report.skipped}
     halved = [layer for layer in report.layers if layer.name not in locked]
     assert halved
     for layer in halved:
@@ -86,7 +86,7 @@ def test_what_the_code_fixes_is_left_with_the_reason() -> None:
     report = prune(model, X, random_scores(model, 0), 0.5)
     assert model.conv.out_channels == 8
     assert model.hidden.out_features == 3
-    (reason,) = [part.reason for part in report.left if part.name == "conv"]
+    (reason,) = [part.reason for part in report.skipped if part.name == "conv"]
     assert "reshaped" in reason
     assert "32" in reason
     with pytest.raises(ArgumentError, match="nothing can be pruned: its channels are split"):
@@ -103,12 +103,12 @@ def test_layers_that_cannot_be_cut_are_named_where_nothing_is_left() -> None:
 def test_attention_is_left_with_the_reason() -> None:
     model = create_model("vit", image_size=16, width=16, depth=1, num_heads=2, mlp_width=24)
     report = prune(model, X, random_scores(model, 0), 0.5, ignore="patch_embedding")
-    reasons = {part.name: part.reason for part in report.left}
+    reasons = {part.name: part.reason for part in report.skipped}
     assert "attention" in reasons["blocks.0.attention.qkv"]
     assert reasons["patch_embedding"] == "ignored"
     assert {layer.name: layer.after for layer in report.layers}["blocks.0.mlp.0"] == 12
     model = Encoder()
-    reasons = {part.name: part.reason for part in prune(model, X, random_scores(model, 0), 0.5).left}
+    reasons = {part.name: part.reason for part in prune(model, X, random_scores(model, 0), 0.5).skipped}
     assert "nn.MultiheadAttention" in reasons["encoder.self_attn"]
 
 
@@ -136,7 +136,7 @@ def test_a_layer_that_never_runs_is_named() -> None:
 
     network: Any = Idle()
     report = prune(network, X, random_scores(Plain(), 0), 0.5)
-    assert [part.name for part in report.left if "did not run" in part.reason] == ["idle.spare"]
+    assert [part.name for part in report.skipped if "did not run" in part.reason] == ["idle.spare"]
     assert network.idle["spare"].in_channels == 8
 
 
@@ -179,7 +179,7 @@ def test_ignored_layers_minimum_widths_and_multiples() -> None:
     assert after["layer2.0.conv1"] == (32, 12)  # 9 rounded up to a multiple
     # Sixteen of its channels lie beside those of layer 1, which stay.
     assert after["layer2.0.conv2"] == (32, 16)
-    assert {part.reason for part in report.left} == {"ignored", "the network's output"}
+    assert {part.reason for part in report.skipped} == {"ignored", "the network's output"}
     model = Plain()
     report = prune(model, X, random_scores(model, 0), 0.9, min_channels=5)
     assert [layer.after for layer in report.layers] == [5, 5, 5, 3]
@@ -193,7 +193,7 @@ def test_the_lowest_scores_go() -> None:
     report = prune(model, X, scores, {"0": 0.5, "4": 0.3})
     assert report.layers[0].removed == (1, 3, 5, 7)
     assert report.layers[1].removed == (0, 1, 2)
-    assert {part.name: part.reason for part in report.left}["7"] == (
+    assert {part.name: part.reason for part in report.skipped}["7"] == (
         "no scores were given for it: score(layers=['7', ...])"
     )
 
@@ -336,7 +336,7 @@ def test_regularised_and_parametrised_networks() -> None:
     part = Plain()
     regularize(part[4], keep_ratio=0.5)  # not recorded on the network itself
     report = prune(part, X, random_scores(Plain(), 0), 0.5)
-    reasons = {left.name: left.reason for left in report.left}
+    reasons = {left.name: left.reason for left in report.skipped}
     assert "parametrised (Truncation); prune first" in reasons["0"]
     assert reasons["0"].startswith("goes into 4: ")
     assert part[7].out_features == 6
@@ -350,7 +350,7 @@ def test_regularised_and_parametrised_networks() -> None:
         old = nn.utils.weight_norm(Plain()[4])
     network = Plain()
     network[4] = old
-    reasons = {left.name: left.reason for left in prune(network, X, random_scores(Plain(), 0), 0.5).left}
+    reasons = {left.name: left.reason for left in prune(network, X, random_scores(Plain(), 0), 0.5).skipped}
     assert "computed by a hook" in reasons["0"]
 
 
@@ -396,10 +396,10 @@ def test_inputs_may_be_a_tuple() -> None:
     class Two(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.left, self.right, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(2, 8, 1), nn.Conv2d(8, 2, 1)
+            self.skipped, self.right, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(2, 8, 1), nn.Conv2d(8, 2, 1)
 
         def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-            return {"out": self.head(torch.relu(self.left(x)) + torch.relu(self.right(y)))}
+            return {"out": self.head(torch.relu(self.skipped(x)) + torch.relu(self.right(y)))}
 
     model = Two()
     report = prune(model, (torch.rand(1, 3, 4, 4), torch.rand(1, 2, 4, 4)), random_scores(model, 0), 0.5)
@@ -411,14 +411,14 @@ def test_padded_in_code_keeps_what_it_pads() -> None:
     model = PaddedInCode()
     report = prune(model, X, random_scores(model, 0), 0.5)
     assert [layer.after for layer in report.layers] == [4, 12, 4]
-    (left,) = [part for part in report.left if part.name == "second"]
+    (left,) = [part for part in report.skipped if part.name == "second"]
     assert left.channels == 8
 
 
 def test_limits_that_let_nothing_go_are_named() -> None:
     report = prune(model := Plain(), X, random_scores(model, 0), {"0": 0.25, "4": 0.5}, round_to=5)
     assert [layer.after for layer in report.layers] == [8, 5, 12, 3]
-    assert [(part.name, part.channels) for part in report.left if part.reason == "round_to=5 lets none go"] == [
+    assert [(part.name, part.channels) for part in report.skipped if part.reason == "round_to=5 lets none go"] == [
         ("0", 8)
     ]
 
@@ -448,7 +448,7 @@ def test_dropout_of_channels_holds_no_layer() -> None:
     case = EXACT["dropped channels and paths"]
     model = randomized(case.build(), 0)
     report = prune(model, case.example(), random_scores(model, 0), 0.5)
-    assert [(part.name, part.reason) for part in report.left] == [("head", "the network's output")]
+    assert [(part.name, part.reason) for part in report.skipped] == [("head", "the network's output")]
     assert [layer.after for layer in report.layers if layer.name in ("stem", "inner", "outer", "last")] == [4, 6, 4, 5]
 
 

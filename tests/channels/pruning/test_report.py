@@ -4,7 +4,7 @@ import torch
 from tests.channels.slim_networks import ConcatenatedDepthwise
 
 from tailcut.channels.pruning.prune import prune
-from tailcut.channels.pruning.report import LeftChannels, PrunedLayer, PruneReport
+from tailcut.channels.pruning.report import PrunedLayer, PruneReport, SkippedChannels
 
 REPORT = PruneReport(
     macs_before=1_000_000,
@@ -12,7 +12,7 @@ REPORT = PruneReport(
     parameters_before=2000,
     parameters_after=1500,
     layers=(PrunedLayer("conv", "conv", 8, 6, (1, 5)), PrunedLayer("depthwise", "conv", 16, 12, (2, 3, 10, 11))),
-    left=(LeftChannels("head", 4, "the network's output"),),
+    skipped=(SkippedChannels("head", 4, "the network's output"),),
 )
 
 
@@ -38,16 +38,16 @@ def test_it_prints_as_tables() -> None:
 
 def test_it_goes_through_json() -> None:
     content = json.loads(REPORT.to_json())
-    assert list(content) == ["macs_before", "macs_after", "parameters_before", "parameters_after", "layers", "left"]
+    assert list(content) == ["macs_before", "macs_after", "parameters_before", "parameters_after", "layers", "skipped"]
     assert content["layers"][0] == {"name": "conv", "group": "conv", "before": 8, "after": 6, "removed": [1, 5]}
-    assert content["left"] == [{"name": "head", "channels": 4, "reason": "the network's output"}]
+    assert content["skipped"] == [{"name": "head", "channels": 4, "reason": "the network's output"}]
 
 
 def test_a_pruning_fills_it() -> None:
     scores = {"conv": torch.tensor([9.0, 0, 9, 9, 9, 1, 9, 9])}
     report = prune(ConcatenatedDepthwise(), torch.rand(1, 3, 4, 4), scores, 0.25)
     assert report.layers[:2] == REPORT.layers
-    assert report.left == REPORT.left
+    assert report.skipped == REPORT.skipped
     empty = PruneReport(0, 0, 0, 0, (), ())
     assert empty.macs_ratio == empty.parameters_ratio == 0
     assert "not pruned" not in str(empty)

@@ -30,7 +30,7 @@ def test_vgg(prefix: str, method: str, tmp_path: Path) -> None:
     assert scores.method == method
     assert list(scores) == [f"features.{place}" for place in (0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37)]
     assert scores["features.7"].tolist() == list(range(2, 130))
-    assert list(scores.left) == ["features.40"]
+    assert list(scores.skipped) == ["features.40"]
     tailcut.prune(model, torch.zeros(1, 3, 32, 32), scores, rates="paper")
     assert model.get_parameter("features.0.weight").shape[0] == 50
 

@@ -61,7 +61,7 @@ def test_scores_are_means_over_images_of_the_formula() -> None:
         maps = copy.deepcopy(model).eval().maps(torch.cat(loader))
     found = score(model, loader)
     assert list(found) == ["conv1", "conv2", "conv3"]
-    assert (found.method, found.num_images, found.left) == ("spectral", 10, {})
+    assert (found.method, found.num_images, found.skipped) == ("spectral", 10, {})
     for name, own in maps.items():
         parts = torch.tensor([[paper(one.numpy()) for one in image] for image in own], dtype=torch.float64)
         spectral, dist, spatial = parts.unbind(dim=2)
@@ -248,7 +248,7 @@ class TwoHeads(nn.Module):
 def test_layers_that_gave_no_map_are_named() -> None:
     found = score(TwoHeads(), [torch.rand(2, 3, 8, 8)])
     assert list(found) == ["body"]
-    assert found.left == dict.fromkeys(("unused", "function"), "it did not run in the forward, or not as a module")
+    assert found.skipped == dict.fromkeys(("unused", "function"), "it did not run in the forward, or not as a module")
     with pytest.raises(StructureError, match="no layer gave feature maps"):
         score(TwoHeads(), [torch.rand(2, 3, 8, 8)], layers=["unused"])
 
@@ -403,4 +403,4 @@ def test_every_convolution_of_registered_networks_has_its_map(name: str) -> None
     found = score(model, [x])
     convolutions = [name for name, module in model.named_modules() if isinstance(module, _ConvNd)]
     assert list(found) == convolutions
-    assert found.left == {}
+    assert found.skipped == {}

@@ -32,7 +32,7 @@ def spectral(formula: Formula | None = None) -> Scores:
         settings=formula_settings(formula),
         num_images=640,
         parts=parts,
-        left={"aux": "it did not run"},
+        skipped={"aux": "it did not run"},
     )
 
 
@@ -41,11 +41,11 @@ def assert_same(found: Scores, expected: Scores) -> None:
     for name, values in expected.items():
         assert found[name].dtype == torch.float64
         assert torch.equal(found[name], values)
-    assert (found.method, found.settings, found.num_images, found.left) == (
+    assert (found.method, found.settings, found.num_images, found.skipped) == (
         expected.method,
         expected.settings,
         expected.num_images,
-        expected.left,
+        expected.skipped,
     )
     assert list(found.parts) == list(expected.parts)
     for name, parts in expected.parts.items():
@@ -111,7 +111,7 @@ def plain(tmp_path: Path) -> dict[str, Any]:
         ({"settings": []}, "settings must be of type dict, found list"),
         ({"num_images": -1}, "num_images is negative"),
         ({"num_images": True}, "num_images must be of type int, found bool"),
-        ({"left": {"a": 1}}, "a reason in left is no text"),
+        ({"skipped": {"a": 1}}, "a reason in skipped is no text"),
         ({"fallback": "conv"}, "fallback must be a list of names of its layers"),
         ({"fallback": ["other"]}, "fallback must be a list of names of its layers"),
         ({"layers": None}, "layers must be of type dict, found NoneType"),

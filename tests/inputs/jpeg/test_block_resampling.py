@@ -10,7 +10,7 @@ from scipy.ndimage import convolve1d
 from torch.nn.functional import interpolate
 
 from tailcut.errors import ArgumentError
-from tailcut.inputs.jpeg.block_resampling import downsample_blocks, recut_blocks, upsample_blocks, upsampled_channels
+from tailcut.inputs.jpeg.block_resampling import crop_blocks, downsample_blocks, upsample_blocks, upsampled_channels
 from tailcut.transform.block import to_channels
 
 FACTORS = st.tuples(st.integers(1, 8), st.integers(1, 8))
@@ -90,7 +90,7 @@ def test_recutting_is_a_part_of_the_samples(data: st.DataObject) -> None:
     height, width = data.draw(st.integers(1, 8 * grid[0] - top)), data.draw(st.integers(1, 8 * grid[1] - left))
     part = samples_of(plane)[top : top + height, left : left + width]
     part = np.pad(part, ((0, -height % 8), (0, -width % 8)), mode="edge")
-    np.testing.assert_allclose(recut_blocks(plane, top, left, height, width).numpy(), blocks_of(part), atol=1e-12)
+    np.testing.assert_allclose(crop_blocks(plane, top, left, height, width).numpy(), blocks_of(part), atol=1e-12)
 
 
 def test_types_are_kept_and_gradients_flow() -> None:
@@ -98,7 +98,7 @@ def test_types_are_kept_and_gradients_flow() -> None:
     results = [
         upsample_blocks(plane),
         downsample_blocks(plane),
-        recut_blocks(plane, 3, 1, 9, 9),
+        crop_blocks(plane, 3, 1, 9, 9),
         upsampled_channels(plane, [0, 9], smooth=True),
     ]
     assert {result.dtype for result in results} == {torch.float32}
@@ -122,9 +122,9 @@ def test_types_are_kept_and_gradients_flow() -> None:
         (lambda plane: upsample_blocks(plane[:0]), "at least one block"),
         (lambda plane: upsampled_channels(plane, []), "at least one, got"),
         (lambda plane: upsampled_channels(plane, [64]), r"frequencies 0 to 63.*\[64\]"),
-        (lambda plane: recut_blocks(plane, 0, 0, 17, 1), "part of the plane's 16 x 24 samples, got 17 x 1"),
-        (lambda plane: recut_blocks(plane, 0, -1, 4, 4), "at row 0, column -1"),
-        (lambda plane: recut_blocks(plane, 0, 0, 0, 4), "got 0 x 4"),
+        (lambda plane: crop_blocks(plane, 0, 0, 17, 1), "part of the plane's 16 x 24 samples, got 17 x 1"),
+        (lambda plane: crop_blocks(plane, 0, -1, 4, 4), "at row 0, column -1"),
+        (lambda plane: crop_blocks(plane, 0, 0, 0, 4), "got 0 x 4"),
     ],
 )
 def test_bad_arguments(call: object, message: str) -> None:

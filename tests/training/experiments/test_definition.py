@@ -12,9 +12,9 @@ from tailcut.errors import RecipeError
 from tailcut.training.experiments.definition import (
     find_experiment,
     load_experiment,
+    override_arguments,
     shipped_experiments,
     trials_of,
-    words_of,
 )
 from tailcut.training.recipe.toml_files import parse_recipe, shipped_recipes
 from tailcut.training.setup.build import build_model, build_schedule
@@ -155,7 +155,7 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
 
 @given(VALUES)
 def test_any_value_survives_as_an_override(value: Any) -> None:
-    (word,) = words_of({"model.arguments": value})
+    (word,) = override_arguments({"model.arguments": value})
     key, _, text = word.partition("=")
     assert key == "model.arguments"
     assert (text == "") == (value == "")

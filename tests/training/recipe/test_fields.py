@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from tailcut.training.recipe.fields import Counts, KeepRatio, ModelSection, Section
+from tailcut.training.recipe.fields import Counts, KeepRatio, ModelSection, RecipeSection
 from tailcut.training.recipe.schema import OptimizerSection, TrainingSection
 from tailcut.training.recipe.sections import AugmentationSection
 
@@ -51,7 +51,7 @@ def test_sections_refuse_unknown_keys_and_changes() -> None:
         (AugmentationSection, {"flip": 1}),
     ],
 )
-def test_a_value_of_another_type_is_not_taken_for_one(section: type[Section], values: dict[str, Any]) -> None:
+def test_a_value_of_another_type_is_not_taken_for_one(section: type[RecipeSection], values: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="valid"):
         section.model_validate(values)
 

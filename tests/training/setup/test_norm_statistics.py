@@ -9,7 +9,7 @@ from torch import nn
 from tailcut.training.recipe.schema import Recipe
 from tailcut.training.recipe.toml_files import parse_recipe
 from tailcut.training.setup import norm_statistics
-from tailcut.training.setup.norm_statistics import batches_for_norms
+from tailcut.training.setup.norm_statistics import recalibration_batches
 from tailcut.training.train import train
 
 MakeRecipe = Callable[..., Recipe]
@@ -33,8 +33,8 @@ def test_how_many_images_are_measured(
     overrides: tuple[str, ...], num_images: int, expected: tuple[int, int], make_recipe: MakeRecipe
 ) -> None:
     recipe = make_recipe(*overrides)
-    assert batches_for_norms(recipe, nn.Linear(1, 1), num_images)[1] == expected[1]
-    assert expected[1] == 0 or batches_for_norms(recipe, nn.Linear(1, 1), num_images) == expected
+    assert recalibration_batches(recipe, nn.Linear(1, 1), num_images)[1] == expected[1]
+    assert expected[1] == 0 or recalibration_batches(recipe, nn.Linear(1, 1), num_images) == expected
 
 
 SMALL = """

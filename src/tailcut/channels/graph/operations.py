@@ -1,8 +1,8 @@
 """Propagation of channel labels through torch's operations: one rule per family of operations.
 
-A rule gets a `Call` and returns the labels of the results. Operations that only move numbers about (views, joins,
-paddings) are run on the labels themselves; those that work entry by entry couple the labels that meet. An operation
-that no rule knows locks what goes into it, so that nothing is ever cut on a guess.
+A rule gets an `OperationCall` and returns the labels of the results. Operations that only move numbers (views,
+concatenations, padding) run on the labels themselves; elementwise operations couple the labels of their operands. An
+operation without a rule locks its inputs, so that nothing is ever cut on a guess.
 """
 
 import re
@@ -22,7 +22,7 @@ _INDEXING = {"argmax", "argmin", "max", "min", "median", "nanmedian", "mode", "k
 
 
 @dataclass(frozen=True)
-class Call:
+class OperationCall:
     """One operation of a forward.
 
     Attributes:
@@ -75,7 +75,7 @@ class Call:
         return self.fixed_results()
 
 
-Rule = Callable[[Call], list[Tensor]]
+Rule = Callable[[OperationCall], list[Tensor]]
 
 
 def bind_arguments(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def bind_arguments(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
     return values
 
 
-def labels_of_results(call: Call) -> list[Tensor]:
+def labels_of_results(call: OperationCall) -> list[Tensor]:
     """Return the labels of an operation's result."""
     rule = _RULES.get(call.name)
     if rule is None:
@@ -108,7 +108,7 @@ def labels_of_results(call: Call) -> list[Tensor]:
     return [call.coupling.tidy(labels) for labels in rule(call)]
 
 
-def numbered_channels(call: Call) -> Tensor | None:
+def numbered_channels(call: OperationCall) -> Tensor | None:
     """Labels of the channels that the last result tells the place of; None where it is no place among channels."""
     if call.name not in _INDEXING or not (call.name.startswith("arg") or len(call.results) > 1):
         return None
@@ -116,7 +116,7 @@ def numbered_channels(call: Call) -> Tensor | None:
     return labels if set(call.axes("dim")) & set(call.coupling.varied(labels)) else None
 
 
-def entry_by_entry(call: Call) -> list[Tensor]:
+def entry_by_entry(call: OperationCall) -> list[Tensor]:
     """Addition, activations, ...: what meets at one entry goes or stays together.
 
     An operand that is stretched along the channels of another one (a gate of one channel, a number) does not
@@ -138,12 +138,12 @@ def entry_by_entry(call: Call) -> list[Tensor]:
     return [merged for _ in call.results]
 
 
-def like_input(call: Call) -> list[Tensor]:
+def like_input(call: OperationCall) -> list[Tensor]:
     """Results with the sizes of the input: copies, `zeros_like`."""
     return [call.main for _ in call.results]
 
 
-def new_like(call: Call) -> list[Tensor]:
+def new_like(call: OperationCall) -> list[Tensor]:
     """`x.new_empty(sizes)`: numbers that do not depend on `x`, as wide as `x` where they have its width.
 
     So does dropout of whole channels draw its mask: (batch, channels, 1, 1), beside the channels of its input.
@@ -158,7 +158,7 @@ def new_like(call: Call) -> list[Tensor]:
     return [labels.expand(shape)]
 
 
-def restrided(call: Call) -> list[Tensor]:
+def restrided(call: OperationCall) -> list[Tensor]:
     """`as_strided`: each entry is the one that the new strides point to in memory, so its label is too.
 
     Global pooling of maps in the channels-last layout writes other strides for the axes of size 1 with it.
@@ -178,14 +178,14 @@ def restrided(call: Call) -> list[Tensor]:
     return [labels.reshape(-1)[torch.from_numpy(found)]]
 
 
-def layout(call: Call) -> list[Tensor]:
+def layout(call: OperationCall) -> list[Tensor]:
     """Operations that move numbers about are run on the labels."""
     arguments = pytree.tree_map(lambda x: call.labels(x) if isinstance(x, Tensor) else x, dict(call.arguments))
     result = call.func(**arguments)
     return [result] if isinstance(result, Tensor) else list(result)
 
 
-def reshape(call: Call) -> list[Tensor]:
+def reshape(call: OperationCall) -> list[Tensor]:
     """Propagate labels through views. A split channel axis is assumed to have equal groups; verification tests it."""
     before, coupling = call.main, call.coupling
     if before.numel() != call.results[0].numel():
@@ -204,7 +204,7 @@ def reshape(call: Call) -> list[Tensor]:
     return [after]
 
 
-def along_axis(call: Call) -> list[Tensor]:
+def along_axis(call: OperationCall) -> list[Tensor]:
     """`select`, `slice`, `unbind`, `flip`, `roll`, `softmax`, ...: nothing special across the channels' axis."""
     keys = [key for key in ("dim", "dims") if key in call.arguments]
     chosen = {axis for key in keys for axis in call.axes(key)}
@@ -218,7 +218,7 @@ def along_axis(call: Call) -> list[Tensor]:
     return [labels.expand(result.shape) for result in call.results]
 
 
-def split(call: Call) -> list[Tensor]:
+def split(call: OperationCall) -> list[Tensor]:
     """Equal parts of the channels stay equally wide: the same channels go from each."""
     (axis,) = call.axes("dim")
     labels, coupling = call.main, call.coupling
@@ -233,14 +233,14 @@ def split(call: Call) -> list[Tensor]:
     return layout(call)
 
 
-def gated_half(call: Call) -> list[Tensor]:
+def gated_half(call: OperationCall) -> list[Tensor]:
     """`glu`: the second half of the channels gates the first, so the same channels go from both."""
     (axis,) = call.axes("dim")
     first, second = call.main.split(call.results[0].shape[axis], dim=axis)
     return [call.coupling.couple(first, second, f"gated with fixed entries, {call.place}")]
 
 
-def pad(call: Call) -> list[Tensor]:
+def pad(call: OperationCall) -> list[Tensor]:
     """Propagate labels through padding: around the map channels stay; numbers put beside channels lock them."""
     labels, varied = call.main, set(call.coupling.varied(call.main))
     amounts, shape = list(call.arguments["pad"]), list(call.inputs[0].shape)
@@ -258,7 +258,7 @@ def pad(call: Call) -> list[Tensor]:
     return [labels]
 
 
-def layer_norm(call: Call) -> list[Tensor]:
+def layer_norm(call: OperationCall) -> list[Tensor]:
     """Normalisation over the last axes, by scales and shifts that go with the channels along the last one."""
     labels, coupling = call.main, call.coupling
     num_axes = len(call.arguments["normalized_shape"])
@@ -277,7 +277,7 @@ def layer_norm(call: Call) -> list[Tensor]:
     return [labels, *(statistics.expand(result.shape) for result in call.results[1:])]
 
 
-def channel_norm(call: Call) -> list[Tensor]:
+def channel_norm(call: OperationCall) -> list[Tensor]:
     """Batch norm and group norm: scales, shifts and statistics go with the channels along axis 1."""
     coupling, why = call.coupling, f"normalised with fixed entries, {call.place}"
     labels = coupling.couple_along(call.main, [axis for axis in coupling.varied(call.main) if axis != 1], why)
@@ -292,7 +292,7 @@ def channel_norm(call: Call) -> list[Tensor]:
     return [labels, *(channels if one.shape == shape else fixed(one.shape) for one in call.results[1:])]
 
 
-def reduction(call: Call) -> list[Tensor]:
+def reduction(call: OperationCall) -> list[Tensor]:
     """Propagate labels through sums, means, norms: over the map channels stay, over channels they end."""
     labels, coupling = call.main, call.coupling
     reduced, varied = set(call.axes("dim")), set(coupling.varied(labels))
@@ -308,7 +308,7 @@ def reduction(call: Call) -> list[Tensor]:
     return [labels for _ in call.results]
 
 
-def spatial(call: Call) -> list[Tensor]:
+def spatial(call: OperationCall) -> list[Tensor]:
     """Pooling, resizing, padding by reflection: over the last axes, map by map."""
     found = _NUM_AXES.search(call.name)
     num_axes = int(found[1]) if found else 0
@@ -319,7 +319,7 @@ def spatial(call: Call) -> list[Tensor]:
     return [labels.expand(result.shape) for result in call.results]
 
 
-def shuffle(call: Call) -> list[Tensor]:
+def shuffle(call: OperationCall) -> list[Tensor]:
     """`channel_shuffle` by its groups: the same channels go from each."""
     labels, coupling = call.main, call.coupling
     groups = int(call.arguments["groups"])
@@ -328,7 +328,7 @@ def shuffle(call: Call) -> list[Tensor]:
     return [parts.transpose(1, 2).reshape(labels.shape)]
 
 
-def pixel_shuffle(call: Call) -> list[Tensor]:
+def pixel_shuffle(call: OperationCall) -> list[Tensor]:
     """Channels that become places of one channel go together."""
     labels = call.main
     parts = labels.unflatten(-3, (-1, int(call.arguments["upscale_factor"]) ** 2))
@@ -347,7 +347,7 @@ def _stretched(x: Tensor, shape: torch.Size) -> set[int]:
     return {axis for axis, (size, full) in enumerate(zip(own, shape, strict=True)) if size == 1 and full != 1}
 
 
-def product(call: Call) -> list[Tensor]:
+def product(call: OperationCall) -> list[Tensor]:
     """Matrix products of maps with maps, or with weights that no layer holds."""
     return call.lock_all("multiplied with other maps or with weights outside of a layer (attention?)")
 

@@ -22,7 +22,7 @@ from tailcut.channels.graph.custom_forwards import WHY, is_followed, num_outputs
 from tailcut.channels.graph.layer_kinds import channel_tensors, is_traced_through, layer_kind, whole_layer
 from tailcut.channels.graph.layer_rules import Alignment, TracedLayer, couple_tied, pass_layer, write_norm
 from tailcut.channels.graph.memory_layout import RESTRIDING, Layout
-from tailcut.channels.graph.operations import Call, bind_arguments, labels_of_results, numbered_channels
+from tailcut.channels.graph.operations import OperationCall, bind_arguments, labels_of_results, numbered_channels
 from tailcut.channels.graph.shape_only import READING, zeros_for
 from tailcut.channels.scoring.forward import Inputs, for_training, run, training, undisturbed
 from tailcut.counting import operation_macs
@@ -222,7 +222,7 @@ class _Tracer(TorchDispatchMode):
             results = [x for x in pytree.tree_leaves(result) if isinstance(x, Tensor)]
             if not (self._dropouts.intersection(self.running[-1:]) or any(map(_is_mask, (*inputs, *results)))):
                 self.operations.append(func)
-            call = Call(self.coupling, func, arguments, inputs, results, self.labels, self.place(), layout)
+            call = OperationCall(self.coupling, func, arguments, inputs, results, self.labels, self.place(), layout)
             for x, labels in zip(results, labels_of_results(call), strict=True):
                 self.set_labels(x, labels)
             numbered = numbered_channels(call)

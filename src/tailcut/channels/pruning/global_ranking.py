@@ -29,7 +29,7 @@ class _Tensor:
         return size
 
 
-class Costs:
+class CostModel:
     """Parameters and MACs of a network as a function of the units that go.
 
     Args:

@@ -13,9 +13,9 @@ from tailcut.channels.graph.groups import ChannelGraph, find_groups, units_of
 from tailcut.channels.graph.shape_only import attempt
 from tailcut.channels.graph.tracing import StoppedError, Trace
 from tailcut.channels.pruning.edit import record_cut
-from tailcut.channels.pruning.global_ranking import Costs, select_by_budget
+from tailcut.channels.pruning.global_ranking import CostModel, select_by_budget
 from tailcut.channels.pruning.rates import PAPER_RATES, named_rates
-from tailcut.channels.pruning.report import LeftChannels, PrunedLayer, PruneReport
+from tailcut.channels.pruning.report import PrunedLayer, PruneReport, SkippedChannels
 from tailcut.channels.pruning.selection import (
     Limits,
     Rate,
@@ -164,9 +164,9 @@ def _prune(
             removed = select_by_rates(graph, by_group, vectors, amount.limits)
             held = held_by_limits(graph, by_group, removed, amount.limits)
         else:
-            costs = Costs(model, graph, macs=macs, parameters=parameters)
+            costs = CostModel(model, graph, macs=macs, parameters=parameters)
             removed, held = _select_by_ratio(graph, vectors, amount, costs), {}
-        layers, left = _rows(graph, removed, vectors, held)
+        layers, skipped = _rows(graph, removed, vectors, held)
         if not is_tried:
             why, after = _try_cut(model, inputs, graph, plan_cut(graph, removed)) if removed else ("", None)
             refused = removed, why
@@ -180,7 +180,7 @@ def _prune(
             break
         lock_culprits(graph, failing)
     left_macs = after.macs if after is not None and has_own else _macs(model, inputs, graph)
-    report = PruneReport(macs, left_macs, parameters, count_parameters(model), layers, left)
+    report = PruneReport(macs, left_macs, parameters, count_parameters(model), layers, skipped)
     percent = 100 * report.macs_ratio, 100 * report.parameters_ratio
     _log.info("pruned to %.1f %% of the MACs, %.1f %% of the parameters", *percent)
     return report
@@ -259,7 +259,7 @@ def _rates_by_group(
     return {name: Rate(check_rate(given, name)) for name in names}
 
 
-def _select_by_ratio(graph: ChannelGraph, scores: Mapping[str, Tensor], amount: _Amount, costs: Costs) -> set[int]:
+def _select_by_ratio(graph: ChannelGraph, scores: Mapping[str, Tensor], amount: _Amount, costs: CostModel) -> set[int]:
     name, of, target = (
         ("macs_ratio", "macs", amount.macs_ratio)
         if amount.macs_ratio is not None
@@ -332,23 +332,27 @@ def _try_cut(
 
 def _rows(
     graph: ChannelGraph, removed: set[int], scores: Mapping[str, Tensor], held: Mapping[str, str]
-) -> tuple[tuple[PrunedLayer, ...], tuple[LeftChannels, ...]]:
-    layers, left = [], []
+) -> tuple[tuple[PrunedLayer, ...], tuple[SkippedChannels, ...]]:
+    layers, skipped = [], []
     for name, layer in graph.trace.layers.items():
         group = graph.group_of(name)
         if group is None or layer.outer is None:
             if layer.why is not None:
-                left.append(LeftChannels(name, 0 if layer.outer is None else len(layer.outer), layer.why))
+                skipped.append(SkippedChannels(name, 0 if layer.outer is None else len(layer.outer), layer.why))
             continue
         units = units_of(graph.coupling, layer.outer)
         gone = tuple(place for place, unit in enumerate(units) if unit in removed)
         layers.append(PrunedLayer(name, group.name, len(units), len(units) - len(gone), gone))
         for reason in dict.fromkeys(group.locked[unit] for unit in units if unit in group.locked):
             count = sum(group.locked.get(unit) == reason for unit in units)
-            left.append(LeftChannels(name, count, reason))
+            skipped.append(SkippedChannels(name, count, reason))
         if group.free and not is_scored(group, scores):
-            left.append(LeftChannels(name, len(units), f"no scores were given for it: score(layers=[{name!r}, ...])"))
+            skipped.append(
+                SkippedChannels(name, len(units), f"no scores were given for it: score(layers=[{name!r}, ...])")
+            )
         if group.name in held:
-            left.append(LeftChannels(name, sum(unit not in group.locked for unit in units), held[group.name]))
-    left += [LeftChannels(name, 0, "it did not run, so nothing is known of its channels") for name in graph.trace.idle]
-    return tuple(layers), tuple(left)
+            skipped.append(SkippedChannels(name, sum(unit not in group.locked for unit in units), held[group.name]))
+    skipped += [
+        SkippedChannels(name, 0, "it did not run, so nothing is known of its channels") for name in graph.trace.idle
+    ]
+    return tuple(layers), tuple(skipped)

@@ -25,7 +25,7 @@ class PrunedLayer(Report):
 
 
 @dataclass(frozen=True)
-class LeftChannels(Report):
+class SkippedChannels(Report):
     """Channels that could not be pruned.
 
     Attributes:
@@ -49,7 +49,7 @@ class PruneReport(Report):
         parameters_before: numbers in the parameters.
         parameters_after: the same of the pruned network.
         layers: the layers with output channels of their own, in the order in which they run.
-        left: what could not be pruned.
+        skipped: what could not be pruned.
     """
 
     macs_before: int
@@ -57,7 +57,7 @@ class PruneReport(Report):
     parameters_before: int
     parameters_after: int
     layers: tuple[PrunedLayer, ...]
-    left: tuple[LeftChannels, ...]
+    skipped: tuple[SkippedChannels, ...]
 
     @property
     def macs_ratio(self) -> float:
@@ -85,7 +85,7 @@ class PruneReport(Report):
             ),
         ]
         text += "\n\n" + table(("", "before", "after", ""), totals, align="<>>>")
-        if self.left:
-            left = [(part.name, part.channels, part.reason) for part in self.left]
-            text += "\n\n" + table(("not pruned", "channels", "why"), left, align="<><")
+        if self.skipped:
+            skipped = [(part.name, part.channels, part.reason) for part in self.skipped]
+            text += "\n\n" + table(("not pruned", "channels", "why"), skipped, align="<><")
         return text

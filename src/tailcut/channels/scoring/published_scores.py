@@ -59,8 +59,8 @@ def read_score_folder(folder: str | Path, model: nn.Module) -> Scores:
         what = f"scores of several methods ({', '.join(sorted(methods))})" if methods else "no file rank_conv1.npy, ..."
         raise DataError(f"{folder} holds {what}; expected rank_conv*.npy, ci_conv*.npy or score_conv*.npy")
     ordered = {name: importance[name] for name in widths if name in importance}
-    left = {name: "no file holds its scores" for name in widths if name not in importance}
-    return Scores(ordered, method=METHODS[methods.pop()], settings={"folder": folder.name}, left=left)
+    skipped = {name: "no file holds its scores" for name in widths if name not in importance}
+    return Scores(ordered, method=METHODS[methods.pop()], settings={"folder": folder.name}, skipped=skipped)
 
 
 def layer_names(model: nn.Module) -> Mapping[tuple[int, str | None], tuple[str, ...]]:

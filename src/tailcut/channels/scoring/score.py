@@ -184,11 +184,11 @@ def _score_maps(
             forward(model, batch)
             follower.finish()
             means.num_images += len(batch[0])
-    found, left = means.finish(model, unnamed)
+    found, skipped = means.finish(model, unnamed)
     fallback = [name for name in found if name in unnamed]
     if not is_spectral:
         importance = {name: columns[0] for name, columns in found.items()}
-        return Scores(importance, method=method, num_images=means.num_images, left=left, fallback=fallback)
+        return Scores(importance, method=method, num_images=means.num_images, skipped=skipped, fallback=fallback)
     parts = {name: MapParts(*columns) for name, columns in found.items()}
     importance = {name: formula.combine(*part) for name, part in parts.items()}
     return Scores(
@@ -197,7 +197,7 @@ def _score_maps(
         settings=formula_settings(formula),
         num_images=means.num_images,
         parts=parts,
-        left=left,
+        skipped=skipped,
         fallback=fallback,
     )
 
@@ -224,23 +224,23 @@ class _Means:
         self._add_up_processes(model)
         if self.num_images == 0:
             raise ArgumentError("the loader gave no batch: there is nothing to score by")
-        found, left = {}, {}
+        found, skipped = {}, {}
         for name, sums in self._sums.items():
             if self._counts[name] == 0 and name in unnamed:
                 continue
             if self._counts[name] == 0:
-                left[name] = "it did not run in the forward, or not as a module"
+                skipped[name] = "it did not run in the forward, or not as a module"
             elif not bool(torch.isfinite(sums).all()):
                 raise StructureError(
                     f"the feature maps of layer {name} hold NaN or infinity; check the weights up to it and the inputs"
                 )
             else:
                 found[name] = sums / self._counts[name]
-        if not found and not left:
+        if not found and not skipped:
             raise _nothing_to_score(model)
         if not found:
             raise StructureError("no layer gave feature maps: none of the layers to score ran as a module")
-        return found, left
+        return found, skipped
 
     def _add_up_processes(self, model: nn.Module) -> None:
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
@@ -261,7 +261,7 @@ def _score_norms(model: nn.Module, layers: Mapping[str, nn.Module], inputs: Inpu
     if inputs is None:
         raise ArgumentError("the loader gave no batch: there is nothing to see the order of the layers by")
     with torch.no_grad(), running(model):
-        importance, left = norm_scales(model, layers, inputs)
+        importance, skipped = norm_scales(model, layers, inputs)
     if not importance:
         raise StructureError("no batch norm with a scale follows any of the layers: the method bn_scale has no score")
-    return Scores(importance, method=NORM_SCALE, left=left)
+    return Scores(importance, method=NORM_SCALE, skipped=skipped)

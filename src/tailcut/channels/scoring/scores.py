@@ -32,7 +32,7 @@ class Scores(dict[str, Tensor]):
         settings: the settings of the method, as plain values.
         num_images: over how many images they are means (of all processes together); 0 if they are of weights only.
         parts: for the method `spectral`, layer name -> the means of the parts of its score; else empty.
-        left: layers that were not scored, and why.
+        skipped: layers that were not scored, and why.
         fallback: scored layers that nobody named, linear ones over tokens: for `prune` they count only for channels
             that go together with no other scored layer.
     """
@@ -45,7 +45,7 @@ class Scores(dict[str, Tensor]):
         settings: Mapping[str, Any] | None = None,
         num_images: int = 0,
         parts: Mapping[str, MapParts] | None = None,
-        left: Mapping[str, str] | None = None,
+        skipped: Mapping[str, str] | None = None,
         fallback: Iterable[str] = (),
     ) -> None:
         super().__init__(importance)
@@ -53,7 +53,7 @@ class Scores(dict[str, Tensor]):
         self.settings = dict(settings or {})
         self.num_images = num_images
         self.parts = dict(parts or {})
-        self.left = dict(left or {})
+        self.skipped = dict(skipped or {})
         self.fallback = frozenset(fallback)
 
     def combined(self, formula: Formula) -> "Scores":
@@ -78,7 +78,7 @@ class Scores(dict[str, Tensor]):
             settings=self.settings | settings,
             num_images=self.num_images,
             parts=self.parts,
-            left=self.left,
+            skipped=self.skipped,
             fallback=self.fallback,
         )
 
@@ -100,7 +100,7 @@ class Scores(dict[str, Tensor]):
             "settings": self.settings,
             "num_images": self.num_images,
             "layers": layers,
-            "left": self.left,
+            "skipped": self.skipped,
             "fallback": [name for name in self if name in self.fallback],
         }
         write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
@@ -126,7 +126,7 @@ class Scores(dict[str, Tensor]):
         ]
 
     def __str__(self) -> str:
-        return layer_table(self.summary(), self.left)
+        return layer_table(self.summary(), self.skipped)
 
     def __repr__(self) -> str:
         return f"Scores(method={self.method!r}, {len(self)} layers, num_images={self.num_images})"
@@ -151,14 +151,14 @@ class ScoredLayer(Report):
     highest: float
 
 
-def layer_table(layers: Sequence[ScoredLayer], left: Mapping[str, str]) -> str:
+def layer_table(layers: Sequence[ScoredLayer], skipped: Mapping[str, str]) -> str:
     """Return a table with a row per layer, and below it the layers that were not scored."""
     rows = [
         (layer.name, layer.num_channels, f"{layer.lowest:.4g}", f"{layer.median:.4g}", f"{layer.highest:.4g}")
         for layer in layers
     ]
     text = table(("layer", "channels", "lowest", "median", "highest"), rows, align="<>>>>")
-    return f"{text}\n\n{table(('not scored', 'why'), list(left.items()))}" if left else text
+    return f"{text}\n\n{table(('not scored', 'why'), list(skipped.items()))}" if skipped else text
 
 
 def formula_settings(formula: Formula) -> dict[str, Any]:
@@ -195,10 +195,10 @@ def _from_plain(content: Any) -> Scores:
     if content.get("version") != VERSION:
         raise _DamagedError(f"it is of version {content.get('version')!r}, this Tailcut reads version {VERSION}")
     method, settings = _of_type(content, "method", str), _of_type(content, "settings", dict)
-    layers, left = _of_type(content, "layers", dict), _of_type(content, "left", dict)
+    layers, skipped = _of_type(content, "layers", dict), _of_type(content, "skipped", dict)
     num_images = _of_type(content, "num_images", int)
-    if num_images < 0 or not all(isinstance(reason, str) for reason in left.values()):
-        raise _DamagedError("num_images is negative, or a reason in left is no text")
+    if num_images < 0 or not all(isinstance(reason, str) for reason in skipped.values()):
+        raise _DamagedError("num_images is negative, or a reason in skipped is no text")
     fallback = content.get("fallback", [])  # older files have none
     if not isinstance(fallback, list) or not all(isinstance(name, str) and name in layers for name in fallback):
         raise _DamagedError("fallback must be a list of names of its layers")
@@ -213,7 +213,7 @@ def _from_plain(content: Any) -> Scores:
         settings=settings,
         num_images=num_images,
         parts=parts,
-        left=left,
+        skipped=skipped,
         fallback=fallback,
     )
 

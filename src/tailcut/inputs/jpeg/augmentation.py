@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from tailcut.errors import ArgumentError
-from tailcut.inputs.jpeg.block_resampling import Method, downsample_blocks, recut_blocks, upsample_blocks
+from tailcut.inputs.jpeg.block_resampling import Method, crop_blocks, downsample_blocks, upsample_blocks
 from tailcut.inputs.jpeg.coefficients import LEVEL_SHIFT, JpegCoefficients, Sampling, num_blocks
 from tailcut.transform.block import BLOCK_SIZE
 from tailcut.transform.dct import dct_basis
@@ -132,7 +132,7 @@ def double_size(image: JpegCoefficients, *, method: Method = "linear") -> JpegCo
     def enlarge(plane: Tensor, size: tuple[int, int]) -> Tensor:
         # Interpolation at the end looks at the sample behind it, which must not be padding of the file.
         is_whole = size[0] % BLOCK_SIZE == size[1] % BLOCK_SIZE == 0
-        return upsample_blocks(plane if is_whole else recut_blocks(plane, 0, 0, *size), method=method)
+        return upsample_blocks(plane if is_whole else crop_blocks(plane, 0, 0, *size), method=method)
 
     return _resized(image, (2 * image.size[0], 2 * image.size[1]), enlarge)
 
@@ -142,7 +142,7 @@ def halve_size(image: JpegCoefficients) -> JpegCoefficients:
 
     def reduce(plane: Tensor, size: tuple[int, int]) -> Tensor:
         is_even = size[0] % 2 == size[1] % 2 == 0
-        return downsample_blocks(plane if is_even else recut_blocks(plane, 0, 0, *size))
+        return downsample_blocks(plane if is_even else crop_blocks(plane, 0, 0, *size))
 
     return _resized(image, (-(-image.size[0] // 2), -(-image.size[1] // 2)), reduce)
 
@@ -230,8 +230,8 @@ def _flipped_plane(plane: Tensor, size: tuple[int, int], axis: int) -> Tensor:
     # The padding is in front now, and what comes behind it is cut anew.
     rows, columns = (BLOCK_SIZE * blocks for blocks in plane.shape[:2])
     if axis == _ROWS:
-        return recut_blocks(flipped, padding, 0, size[_ROWS], columns)
-    return recut_blocks(flipped, 0, padding, rows, size[_COLUMNS])
+        return crop_blocks(flipped, padding, 0, size[_ROWS], columns)
+    return crop_blocks(flipped, 0, padding, rows, size[_COLUMNS])
 
 
 def _unit(image: JpegCoefficients, axis: int) -> int:

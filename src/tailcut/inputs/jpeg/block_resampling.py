@@ -103,7 +103,7 @@ def downsample_blocks(plane: Tensor, vertical: int = 2, horizontal: int = 2) -> 
     return _swapped(_downsample_rows(_swapped(plane), horizontal))
 
 
-def recut_blocks(plane: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
+def crop_blocks(plane: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
     """Cut a part of a plane's samples into blocks of its own, which need not be aligned with the old ones.
 
     Args:

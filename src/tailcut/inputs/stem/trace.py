@@ -13,7 +13,7 @@ from tailcut.errors import ArgumentError, StructureError, first_line
 
 
 @dataclass
-class Trace:
+class ModuleTrace:
     """One forward of a network.
 
     Attributes:
@@ -45,7 +45,7 @@ def trial_copy(model: nn.Module) -> nn.Module:
         raise ArgumentError(f"the network cannot be copied, so a change of it cannot be tried: {error}") from error
 
 
-def run(model: nn.Module, x: Tensor, *, what: str) -> Trace:
+def run(model: nn.Module, x: Tensor, *, what: str) -> ModuleTrace:
     """Run `model`, in its mode, and watch its modules; the model is not changed.
 
     Args:
@@ -56,7 +56,7 @@ def run(model: nn.Module, x: Tensor, *, what: str) -> Trace:
     Raises:
         StructureError: the forward fails.
     """
-    trace = Trace()
+    trace = ModuleTrace()
     with torch.no_grad(), _watched(model, trace):
         try:
             model(x)
@@ -69,7 +69,7 @@ def run(model: nn.Module, x: Tensor, *, what: str) -> Trace:
     return trace
 
 
-def modules_before(model: nn.Module, trace: Trace, boundary: str, *, inclusive: bool) -> list[str]:
+def modules_before(model: nn.Module, trace: ModuleTrace, boundary: str, *, inclusive: bool) -> list[str]:
     """Return the modules that run before `boundary` starts, or until it ends.
 
     They are in order of their calls, and as few as possible: a parent in the place of all its children.
@@ -97,7 +97,7 @@ def modules_before(model: nn.Module, trace: Trace, boundary: str, *, inclusive: 
     return sorted(dict.fromkeys(found), key=lambda name: trace.starts[name][0])
 
 
-def _early(module: nn.Module, name: str, names: dict[int, str], trace: Trace, limit: int) -> Iterator[str]:
+def _early(module: nn.Module, name: str, names: dict[int, str], trace: ModuleTrace, limit: int) -> Iterator[str]:
     """Yield `module` if it ran before the limit; for one that never runs itself (a list), its children that did."""
     if name not in trace.starts:
         for child in module.children():
@@ -112,7 +112,7 @@ def _early(module: nn.Module, name: str, names: dict[int, str], trace: Trace, li
 
 
 @contextmanager
-def _watched(model: nn.Module, trace: Trace) -> Iterator[None]:
+def _watched(model: nn.Module, trace: ModuleTrace) -> Iterator[None]:
     count = 0
 
     def note(times: dict[str, list[int]], name: str) -> None:

@@ -14,7 +14,7 @@ from tailcut.errors import ArgumentError, DataError, StructureError
 from tailcut.inputs.stem import surgery
 from tailcut.inputs.stem.edit import MAX_MAP_SIZE, MAX_SIDE, LayerEntry, ReplaceStemEdit
 from tailcut.inputs.stem.replace import check_unedited, make, submodule
-from tailcut.inputs.stem.trace import Trace, modules_before, run, trial_copy
+from tailcut.inputs.stem.trace import ModuleTrace, modules_before, run, trial_copy
 from tailcut.inputs.stem.trial import arrives, noise, runs_transform
 from tailcut.inputs.transform.block_dct import BlockDCT
 from tailcut.printing import Report
@@ -273,7 +273,7 @@ def _prepared(images: Tensor, like: Tensor, prepare: Preprocess | None) -> Tenso
     return scaled if prepare is None else prepare(scaled)
 
 
-def _first_convolution(trial: nn.Module, trace: Trace) -> str:
+def _first_convolution(trial: nn.Module, trace: ModuleTrace) -> str:
     ran = [name for name, module in trial.named_modules() if isinstance(module, nn.Conv2d) and name in trace.starts]
     if not ran:
         raise ArgumentError("the network runs no Conv2d; name the target module")

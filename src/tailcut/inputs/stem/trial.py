@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.inputs.stem import surgery
 from tailcut.inputs.stem.edit import MAX_MAP_SIZE, SWITCHES, Projection, ReplaceStemEdit, Resized, Setting
-from tailcut.inputs.stem.trace import Trace, modules_before, run
+from tailcut.inputs.stem.trace import ModuleTrace, modules_before, run
 from tailcut.inputs.transform.input_transform import TRANSFORM
 
 
@@ -79,7 +79,7 @@ def found(edit: ReplaceStemEdit, trial: nn.Module, boundary: str, example: Tenso
 class _Widths:
     """Fits layers to the number of channels that reaches them, while a forward runs."""
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: ModuleTrace) -> None:
         self._trace = trace
         self.resized: list[Resized] = []
         self.projections: list[Projection] = []

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Self
 from tailcut.errors import MissingExtraError, RecipeError
 from tailcut.runs import Run
 from tailcut.training.recipe.keys import problem_of
-from tailcut.training.recipe.schema import Fraction, Recipe, Section
+from tailcut.training.recipe.schema import Fraction, Recipe, RecipeSection
 from tailcut.training.recipe.toml_files import SUFFIX, load_recipe, training_command
 from tailcut.training.recipe.toml_text import read_toml
 
@@ -53,7 +53,7 @@ def _check_overrides(values: dict[str, Any]) -> dict[str, Any]:
 Overrides = Annotated[dict[str, Any], AfterValidator(_check_overrides)]
 
 
-class Variant(Section):
+class Variant(RecipeSection):
     """One variant of the recipe.
 
     Attributes:
@@ -77,7 +77,7 @@ class Variant(Section):
         return {key: text.removeprefix(prefix) for key, text in texts.items() if text.startswith(prefix)}
 
 
-class Experiment(Section):
+class Experiment(RecipeSection):
     """A question to a recipe, and the variants whose figures answer it.
 
     Attributes:
@@ -223,7 +223,9 @@ def _trial(experiment: Experiment, variant: Variant, seed: int, folder: Path) ->
     needs = variant.needs
     places = {key: (folder / f"{name}-{seed}").as_posix() for key, name in needs.items()}
     own = {"name": f"{experiment.name}/{variant.name}", "description": "", "paper": "", "training.seed": seed}
-    overrides = tuple(words_of(own) + words_of(common) + words_of({**variant.overrides, **places}))
+    overrides = tuple(
+        override_arguments(own) + override_arguments(common) + override_arguments({**variant.overrides, **places})
+    )
     try:
         recipe = load_recipe(source, overrides)
     except RecipeError as error:
@@ -231,10 +233,10 @@ def _trial(experiment: Experiment, variant: Variant, seed: int, folder: Path) ->
     return Trial(variant.name, seed, source, overrides, recipe, Run(folder / f"{variant.name}-{seed}"), needs)
 
 
-def words_of(overrides: Mapping[str, Any]) -> list[str]:
+def override_arguments(overrides: Mapping[str, Any]) -> list[str]:
     """Recipe keys and values as `KEY=VALUE`, which `load_recipe` reads back to the same values.
 
-    >>> words_of({"optimizer.lr": 0.1, "schedule": "", "schedule.num_kept": {"fc1.weight": 5}})
+    >>> override_arguments({"optimizer.lr": 0.1, "schedule": "", "schedule.num_kept": {"fc1.weight": 5}})
     ['optimizer.lr=0.1', 'schedule=', 'schedule.num_kept={ "fc1.weight" = 5 }']
     """
     return [f"{key}={'' if value == '' else _inline_toml(value)}" for key, value in overrides.items()]
@@ -273,5 +275,5 @@ def _problem(error: ErrorDetails) -> str:
     return problem_of(key, [error], unknown)
 
 
-def _keys(section: type[Section]) -> Sequence[str]:
+def _keys(section: type[RecipeSection]) -> Sequence[str]:
     return [field.alias or name for name, field in section.model_fields.items()]

@@ -36,7 +36,7 @@ def _flat_names(value: Any) -> Any:
 Counts = Annotated[Positive | dict[str, Positive], BeforeValidator(_flat_names)]
 
 
-class Section(BaseModel):
+class RecipeSection(BaseModel):
     """Base of all sections: values cannot be changed, unknown keys are refused."""
 
     # Nobody means the text "no" as true, or true as one epoch.
@@ -50,7 +50,7 @@ class Section(BaseModel):
         return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
-class ModelSection(Section):
+class ModelSection(RecipeSection):
     """The network: a registered name and its arguments."""
 
     name: str

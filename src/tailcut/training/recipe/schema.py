@@ -6,7 +6,7 @@ from tailcut.errors import MissingExtraError
 from tailcut.printing import is_fraction
 from tailcut.training.recipe.fields import Axes, Codec, Counts, KeepRatio, ModelSection, Positive
 from tailcut.training.recipe.fields import Fraction as Fraction
-from tailcut.training.recipe.fields import Section as Section
+from tailcut.training.recipe.fields import RecipeSection as RecipeSection
 from tailcut.training.recipe.sections import DataSection, GenerationSection, check_generation
 
 try:
@@ -15,7 +15,7 @@ except ImportError as error:
     raise MissingExtraError("reading a recipe", "pydantic", "train") from error
 
 
-class OverrideSection(Section):
+class OverrideSection(RecipeSection):
     """Other settings for the tensors whose name fits a pattern; see `tailcut.regularize`."""
 
     keep_ratio: KeepRatio | None = None
@@ -25,7 +25,7 @@ class OverrideSection(Section):
     min_kept: Positive | None = None
 
 
-class RegularizationSection(Section):
+class RegularizationSection(RecipeSection):
     """Tensors that become coefficients, and their initial counts; see `tailcut.regularize`.
 
     Attributes:
@@ -68,7 +68,7 @@ class RegularizationSection(Section):
         return self
 
 
-class StartSection(Section):
+class StartSection(RecipeSection):
     """The trained network to start from, in place of fresh parameters.
 
     Attributes:
@@ -80,7 +80,7 @@ class StartSection(Section):
     file: str
 
 
-class PruningSection(Section):
+class PruningSection(RecipeSection):
     """Channels removed before the training; see `tailcut.prune` and `tailcut.channels.score`.
 
     Attributes:
@@ -122,7 +122,7 @@ class PruningSection(Section):
         return self
 
 
-class InputsSection(Section):
+class InputsSection(RecipeSection):
     """The network reads frequency channels instead of pixels; see `tailcut.inputs.replace_stem`.
 
     Attributes:
@@ -161,7 +161,7 @@ class InputsSection(Section):
         return self
 
 
-class ScheduleSection(Section):
+class ScheduleSection(RecipeSection):
     """The cutting of tails; see `tailcut.TailTruncation`.
 
     Attributes:
@@ -193,7 +193,7 @@ class ScheduleSection(Section):
         return self
 
 
-class LrScheduleSection(Section):
+class LrScheduleSection(RecipeSection):
     """The learning rate over the run, as a factor of `optimizer.lr`.
 
     Attributes:
@@ -210,7 +210,7 @@ class LrScheduleSection(Section):
     factor: Annotated[float, Field(gt=0)] = 0.1
 
 
-class OptimizerSection(Section):
+class OptimizerSection(RecipeSection):
     """The optimiser.
 
     Attributes:
@@ -235,7 +235,7 @@ class OptimizerSection(Section):
     lr_schedule: LrScheduleSection = LrScheduleSection()
 
 
-class TrainingSection(Section):
+class TrainingSection(RecipeSection):
     """The run.
 
     Attributes:
@@ -270,7 +270,7 @@ class TrainingSection(Section):
     statistics_images: Annotated[int, Field(ge=0)] = 0
 
 
-class DistillationSection(Section):
+class DistillationSection(RecipeSection):
     """A teacher whose outputs the network learns beside the labels.
 
     Attributes:
@@ -285,7 +285,7 @@ class DistillationSection(Section):
     weight: Fraction = 0.7
 
 
-class DetectionSection(Section):
+class DetectionSection(RecipeSection):
     """Settings of the training of a detector; a recipe with this section trains `faster_rcnn` or `mask_rcnn`.
 
     Attributes:
@@ -301,7 +301,7 @@ class DetectionSection(Section):
     statistics_images: Positive = 1000
 
 
-class PackSection(Section):
+class PackSection(RecipeSection):
     """Settings of the packed file.
 
     Attributes:
@@ -313,7 +313,7 @@ class PackSection(Section):
     other_dtype: Codec = "float32"
 
 
-class PaperSection(Section):
+class PaperSection(RecipeSection):
     """The figures of the paper's row that the recipe stands for.
 
     Attributes:
@@ -337,7 +337,7 @@ class PaperSection(Section):
         return metrics
 
 
-class Recipe(Section):
+class Recipe(RecipeSection):
     """A whole recipe; a section that is None is not used."""
 
     name: str

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from tailcut.data import OnError, default_split
 from tailcut.errors import MissingExtraError
-from tailcut.training.recipe.fields import ModelSection, Positive, Section
+from tailcut.training.recipe.fields import ModelSection, Positive, RecipeSection
 
 try:
     from pydantic import Field, model_validator
@@ -14,7 +14,7 @@ except ImportError as error:
 GENERATIVE = ("vae", "gan")  # values of training.loss
 
 
-class AugmentationSection(Section):
+class AugmentationSection(RecipeSection):
     """Random changes of training images.
 
     Attributes:
@@ -26,7 +26,7 @@ class AugmentationSection(Section):
     flip: bool = False
 
 
-class CoarseSection(Section):
+class CoarseSection(RecipeSection):
     """Smaller training images in the first part of a run, where a step then takes that much less time.
 
     Known as progressive resizing: J. Howard, "Training Imagenet in 3 hours for 25 minutes" (2018).
@@ -41,7 +41,7 @@ class CoarseSection(Section):
     fraction: Annotated[float, Field(gt=0, lt=1)]
 
 
-class DataSection(Section):
+class DataSection(RecipeSection):
     """The images.
 
     Attributes:
@@ -78,7 +78,7 @@ class DataSection(Section):
         return values
 
 
-class GenerationSection(Section):
+class GenerationSection(RecipeSection):
     """Settings of the training of a generative network, for `training.loss` `vae` and `gan`.
 
     Attributes:

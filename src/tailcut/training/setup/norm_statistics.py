@@ -17,7 +17,7 @@ NUM_BATCHES = 20  # of inputs, where a recipe does not say how many images
 FEW_STEPS = 20
 
 
-def batches_for_norms(recipe: Recipe, model: nn.Module, num_images: int) -> tuple[int, int]:
+def recalibration_batches(recipe: Recipe, model: nn.Module, num_images: int) -> tuple[int, int]:
     """Return the batches for the recalibration of batch norm: images per batch, and number of batches; 0 for none.
 
     The recipe may say how many images. If not, it is done where the statistics of training do not fit. Short epochs:

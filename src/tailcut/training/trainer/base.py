@@ -67,7 +67,7 @@ from tailcut.training.setup.build_generation import check_generative
 from tailcut.training.setup.execution_mode import DENSE, Execution, choose_execution, example_batch, trained_as
 from tailcut.training.setup.initial_network import load_start, make_start, needs_start
 from tailcut.training.setup.initialization import standardize_start
-from tailcut.training.setup.norm_statistics import batches_for_norms
+from tailcut.training.setup.norm_statistics import recalibration_batches
 
 try:
     from lightning_fabric import Fabric
@@ -276,7 +276,7 @@ class Trainer(Processes):
 
     def _measure_norms_again(self) -> None:
         """Statistics of batch norm (changes the model), where those that training leaves do not fit."""
-        size, count = batches_for_norms(self.recipe, self.model, len(self.train_data))
+        size, count = recalibration_batches(self.recipe, self.model, len(self.train_data))
         if count:
             self._recalibrate(size, count)
 

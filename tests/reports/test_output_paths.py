@@ -5,7 +5,7 @@ import pytest
 
 from tailcut.errors import ArgumentError
 from tailcut.format import load, resolve
-from tailcut.reports.places import check_out
+from tailcut.reports.output_paths import check_out
 from tailcut.runs import Run
 
 RUN_FILES = [

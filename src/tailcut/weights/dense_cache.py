@@ -61,7 +61,7 @@ class Keeper(Protocol):
         """Return the vector of a dense weight."""
 
 
-def may_be_kept(vector: Tensor, dropped: Tensor) -> bool:
+def can_cache(vector: Tensor, dropped: Tensor) -> bool:
     """Return whether changes of a vector can be detected, and no tracer needs the operations behind its weight."""
     return (
         type(vector) is nn.Parameter

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tailcut.errors import ArgumentError
-from tailcut.files import check_place
+from tailcut.files import check_output_path
 from tailcut.format import resolve
 from tailcut.runs import Run
 
@@ -21,7 +21,7 @@ def check_out(out: str | Path, sources: Sequence[str]) -> None:
         ArgumentError: `out` cannot be written, or is a file of a source, whether that is there yet or not.
         FileNotFoundError: there is no such source.
     """
-    check_place(out)
+    check_output_path(out)
     path = Path(out)
     for source in sources:
         for file, what in _own_files(source):
