@@ -140,7 +140,7 @@ def _load(path: Path, target_context: Any) -> Any:
         importlib.import_module("numba.core.runtime").rtsys.initialize(target_context)
         payload = caching.IndexDataCacheFile(str(path.parent), "", None)._load_data(path.name)
         return compiler.CompileResult._rebuild(target_context, *payload)
-    except Exception as error:  # noqa: BLE001 -- whatever numba says of its own file: the loop can be compiled
+    except Exception as error:  # noqa: BLE001 -- for any damage to numba's file the loop can be compiled
         path.unlink()
         _warn_once(
             f"a compiled loop that was kept on disk cannot be used, and is compiled anew ({path}: "

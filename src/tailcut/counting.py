@@ -190,7 +190,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _followed(model: nn.Module, counter: _Counter) -> Iterator[None]:
-    """Tell the counter which module runs."""
+    """Record the running module in the counter."""
     inside = _inside_parametrizations(model)
     handles = []
     try:

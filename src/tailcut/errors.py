@@ -57,7 +57,7 @@ def how_to_install(extra: str) -> str:
 
 @contextmanager
 def importing_torchvision(feature: str, package: str, extra: str) -> Iterator[None]:
-    """Around an import that needs torchvision: what it raises is told as one missing extra.
+    """Convert any error of an import that needs torchvision to that of a missing extra.
 
     Raises:
         MissingExtraError: the package is not installed, or torchvision cannot be imported beside this torch.

@@ -128,7 +128,7 @@ def check_output_path(out: str | Path) -> None:
 
 @contextmanager
 def locked(folder: str | Path, taken: str) -> Iterator[None]:
-    """Hold an exclusive lock on a folder while the block runs, whatever is made and deleted in it meanwhile.
+    """Hold an exclusive lock on a folder within the block, even if files in it are created and deleted meanwhile.
 
     The kernel lets go of the lock when the process ends, however that happens. On a file system that locks files only,
     the lock is on `.lock` in the folder. Where there are no locks, by the file system or the operating system, the

@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(report.to_json() if arguments.json else report)
             sys.stdout.flush()
             return FAILED if report.failed else OK
-    except BrokenPipeError:  # whoever read our output has had enough
+    except BrokenPipeError:  # the reader of our output closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except KeyboardInterrupt:

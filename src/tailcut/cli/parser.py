@@ -21,7 +21,7 @@ UNITS = {"": 1, "B": 1, "KB": 1000, "MB": 1000**2, "KIB": 1024, "MIB": 1024**2}
 
 
 class UsageError(Exception):
-    """The words of a command do not fit its parser.
+    """The arguments of a command do not fit its parser.
 
     Attributes:
         prog: the command, `tailcut pack`.
@@ -130,7 +130,7 @@ def add_reading(parser: Parser, *, skips: bool = True) -> None:
 
 @contextmanager
 def reading_of(arguments: argparse.Namespace) -> Iterator[None]:
-    """Within the block images are read as the options of `add_reading` say; what was left out is told at its end."""
+    """Read images within the block with the options of `add_reading`; report skipped ones at its end."""
     if not hasattr(arguments, "lenient"):
         yield
         return

@@ -127,7 +127,7 @@ def _warn_of_another(run: Run, name: str) -> None:
     try:
         found = run.read_result().name
     except DataError:
-        return  # the table has told it
+        return  # the table shows it already
     if found != name:
         logger.warning(
             "%s: not run: %s is the result of %s; move that folder away, or choose another with --runs",

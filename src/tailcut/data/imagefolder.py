@@ -42,7 +42,7 @@ class FolderDataset(Dataset):
     Args:
         folder: holds a folder for each class.
         name: the registered name.
-        size: side in pixels to which every image is resized, whatever its shape (bilinear with antialiasing, rounded
+        size: side in pixels to which every image is resized, ignoring its aspect (bilinear with antialiasing, rounded
             to whole grey levels); None leaves them as they are.
         class_names: names of the folders' classes; a folder that is not in it is called as it is.
         classes: names of the class folders, in the order of the class numbers, where not just those of `folder` count:

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 OnError = Literal["raise", "skip"]
 
-# How to read leniently and how to allow more pixels, in the words of where the user is.
+# Advice on lenient reading and on the pixel limit, for Python, the command line and recipes.
 ADVICE = {
     "Python": ("give strict=False", "give max_pixels=N"),
     "command line": ("give --lenient", "give --max-image-pixels N"),
@@ -92,10 +92,10 @@ def reading(
         strict: likewise.
         max_pixels: likewise.
         place: likewise.
-        skipped: what is left out is noted here; in a dictionary of its own when None.
+        skipped: collects the skipped images; a new dictionary when None.
 
     Yields:
-        The settings, whose `skipped` tells what was left out.
+        The settings, whose `skipped` lists the skipped images.
 
     Raises:
         ArgumentError: an argument is none of these.

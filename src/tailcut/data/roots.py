@@ -103,7 +103,7 @@ def find_split(
         split: the name of a folder in it.
         parts: names of folders that the split must hold.
         title: of the data set.
-        advice: see `Layout`; the splits that were found are told before it.
+        advice: see `Layout`; it follows the list of the splits that were found.
         roots: data roots to try first.
 
     Raises:

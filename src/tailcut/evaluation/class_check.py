@@ -14,8 +14,8 @@ from tailcut.structure import class_names
 def check_class_names(model: nn.Module, dataset: Dataset) -> None:
     """Check that a classifier and the images to measure it on mean the same classes by the same numbers.
 
-    Nothing is said where they cannot be compared: either has no names, other numbers of classes (which the outputs
-    tell), or only one of them names its classes by numbers or codes (`7`, `digit 7`, `n01440764`). Upper and lower
+    Nothing is reported if they cannot be compared: either has no names, other numbers of classes (which the outputs
+    show), or only one of them names its classes by numbers or codes (`7`, `digit 7`, `n01440764`). Upper and lower
     case, spaces and signs between words do not count.
 
     Raises:
@@ -27,7 +27,7 @@ def check_class_names(model: nn.Module, dataset: Dataset) -> None:
     if _are_counted(told) or _are_counted(found) or _are_codes(told) != _are_codes(found):
         return
     plain = all(len({_words(name) for name in names}) == len(names) for names in (told, found))
-    alike = _words if plain else str  # signs tell some classes apart, as in C and C++
+    alike = _words if plain else str  # signs distinguish some classes, as in C and C++
     for number, (own, other) in enumerate(zip(told, found, strict=True)):
         if alike(own) != alike(other):
             raise ArgumentError(

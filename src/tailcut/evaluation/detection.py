@@ -149,7 +149,7 @@ def average_precision(dataset: CocoDataset, findings: Sequence[Finding], kind: K
             entry["area"] = float(_pycocotools("mask").area(entry["segmentation"]))
         else:
             entry["area"] = entry["bbox"][2] * entry["bbox"][3]
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells how it goes
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         # A copy: pycocotools writes into annotations.
         known = _indexed({**truth, "annotations": [dict(item) for item in truth["annotations"]]})
         evaluation = _pycocotools("cocoeval").COCOeval(known, _indexed({**truth, "annotations": entries}), kind)

@@ -258,7 +258,7 @@ def run_forward(model: nn.Module, images: Tensor) -> Tensor:
     return outputs
 
 
-# What layers of torch raise, and the checks that networks have of their own.
+# Errors of torch's layers, and of networks' own checks.
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 _REFUSALS = (MemoryError, RuntimeError, ValueError, TypeError, IndexError, AssertionError)
 

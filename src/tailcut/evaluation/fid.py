@@ -2,7 +2,7 @@
 
 Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium" (2017), equation 6.
 There the features are those of Inception, which learned ImageNet (see `inception`); here they are those of the LeNet-5
-of our zoo, which learned MNIST: they tell digits apart, and come with the package. Distances by different features
+of the zoo, trained on MNIST: they separate digits, and ship with the package. Distances by different features
 cannot be compared.
 """
 

@@ -53,7 +53,7 @@ def build_on_meta(base: StoredBase, max_parameters: int) -> nn.Module:
     except (LimitError, MissingExtraError):
         raise
     except Exception as error:
-        # Whatever a family raises on arguments that nobody but a file would give it.
+        # Errors that a family may raise on arguments that only a damaged file would have.
         raise CorruptFileError(f"the model {base.name!r} cannot be built with the stored arguments: {error}") from error
 
 

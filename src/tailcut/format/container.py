@@ -85,7 +85,7 @@ class Contents:
         digest: of the canonical list of tensors, 4 bytes.
         metadata: the user's JSON.
         edits: (number of the kind, its bytes), in order.
-        others: names and shapes of the other tensors; empty if the base tells them.
+        others: names and shapes of the other tensors; empty if they follow from the base.
         coefficients: the stream of all coefficients, None if there are none.
         other_types: number type of each other tensor, in order.
         other_streams: one stream per type that occurs, in the order of first occurrence. Quantised and whole numbers

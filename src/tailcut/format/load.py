@@ -76,7 +76,7 @@ def load(
     Returns:
         The network in evaluation mode, regularised as it was saved. `.train()` to go on training. It knows the names of
         its classes (`tailcut.class_names`) and its images' size (`tailcut.inputs.image_size`) if the file does.
-        A file does not tell the `precision` of `regularize`: to go on training with rounding, set
+        A file does not hold the `precision` of `regularize`: to continue training with rounding, set
         `tensor.truncation.precision = "float16"` for each `tensor` of `tailcut.weights.truncated_tensors(model)`.
 
     Raises:
@@ -255,7 +255,7 @@ def _load_into(contents: Contents, into: nn.Module, max_parameters: int, allow_n
     except (CorruptFileError, TruncatedFileError) as error:
         if contents.base is None:
             raise
-        # The edits of a registered network leave out what its parameters tell.
+        # The edits of a registered network omit what follows from its parameters.
         raise ModelMismatchError(f"the file holds a {contents.base.name!r}, which into= is not: {error}") from error
     if contents.base is None:
         check_own_list(contents, [entry for edit in edits for entry in edit.stored_tensors()], max_parameters)
@@ -270,7 +270,7 @@ def _load_into(contents: Contents, into: nn.Module, max_parameters: int, allow_n
 
 
 def _told(contents: Contents, model: nn.Module) -> nn.Module:
-    """Tell a network what a file says beside its structure and numbers (changes the model's notes only)."""
+    """Set a file's user metadata on a network (changes the model's metadata only)."""
     names = contents.metadata.get(METADATA_KEY)
     if are_names(names):
         set_class_names(model, names)

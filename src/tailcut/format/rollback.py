@@ -51,7 +51,7 @@ class Snapshot:
 
 @contextmanager
 def unchanged_on_error(model: nn.Module) -> Iterator[Snapshot]:
-    """Within the block `model` may be changed; whatever is raised there, an interruption too, leaves it as it was."""
+    """Restore `model` if the block, which may change it, raises; an interruption too."""
     snapshot = Snapshot(model)
     try:
         yield snapshot

@@ -150,7 +150,7 @@ def write(model: nn.Module, path: str | Path, **settings: Any) -> SaveReport:
         tensors.num_dense_of_kept(),
         sum(entry.num_kept for entry in tensors.coefficients),
     )
-    # Last: whatever fails before leaves an old file as it was.
+    # Last, so that an earlier failure leaves an old file unchanged.
     write_atomically(path, content)
     return report
 

@@ -17,7 +17,7 @@ from tailcut.transform.order import corner_positions
 
 
 class Kept(Protocol):
-    """A tensor kept as coefficients, as a network or a file tells of it; see `tailcut.structure.Coefficients`."""
+    """A tensor kept as coefficients, described by a network or a file; see `tailcut.structure.Coefficients`."""
 
     @property
     def name(self) -> str:

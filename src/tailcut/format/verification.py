@@ -33,7 +33,7 @@ def check_not_wrapped(model: nn.Module, *, registered: bool) -> None:
             f"{type(model).__name__} is a wrapper: save the network that the edit {record.edits[0].kind!r} was made "
             f"on, its {path}"
         )
-    # With edits of its own the wrapper is what must be saved: nobody else knows of them.
+    # A wrapper with edits must be saved itself: only its own record holds them.
     if registered and record.base is not None and not record_of(model).edits:
         raise StructureError(
             f"{type(model).__name__} is a wrapper: save the registered network {record.base.name!r} in it, its {path}; "
@@ -42,7 +42,7 @@ def check_not_wrapped(model: nn.Module, *, registered: bool) -> None:
 
 
 def check_covered(model: nn.Module, tensors: NetworkTensors, *, rebuilt: bool) -> None:
-    """Refuse a network with an edited part: the edit stands in the part's record, and the file would not tell it.
+    """Refuse a network with an edited part: the edit is in the part's record, so the file would lack it.
 
     Args:
         model: to be saved; it is not changed.

@@ -48,7 +48,7 @@ class _Frame:
     """Positions of the blocks of a frame: component by component, in rows of whole MCUs."""
 
     def __init__(self, markers: JpegMarkers) -> None:
-        # A single component has MCUs of one block, whatever its sampling factors are.
+        # A single component has MCUs of one block, for any sampling factors.
         is_single = len(markers.components) == 1
         factors = [(1, 1) if is_single else (entry.vertical, entry.horizontal) for entry in markers.components]
         self.factors = factors

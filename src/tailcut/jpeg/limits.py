@@ -17,7 +17,7 @@ def check_size(height: int, width: int, num_bytes: int, max_pixels: int | None =
         height: in pixels.
         width: in pixels.
         num_bytes: size of the file.
-        max_pixels: the most pixels allowed, whatever the file's size; None for the default.
+        max_pixels: the most pixels allowed, independent of the file's size; None for the default.
         advice: how to allow more, for the message.
 
     Raises:

@@ -53,7 +53,7 @@ def unstuff(data: Array, start: int, stop: int, words: Array, starts: Array, end
         start: first byte of the data.
         stop: one behind the last.
         words: uint32, zeros, with room for the data and 4 bytes per restart interval; filled with the bytes, the
-            first in the highest bits, each interval from a word of its own.
+            first in the highest bits, each interval from a new word.
         starts: int64, one entry per restart interval; filled with the word where it begins.
         ends: int64, likewise; filled with the bit behind its last one, counted from the first word.
 

@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element, tostring
 
 # What no page may hold: control characters but tab and line feed, and halves of surrogate pairs.
 _NO_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-# Nothing from elsewhere is ever asked for, and no script runs, whatever a name or a recipe holds.
+# No external resource is loaded and no script runs, even if a name or a recipe holds HTML.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 Child = Element | str
@@ -144,7 +144,7 @@ def _section(section: PageSection) -> Element:
 
 
 def _part_identifiers(page: Element) -> None:
-    """Drawings name their parts alike: each gets names of its own."""
+    """Make the ids of a drawing unique: drawings use the same ones."""
     for number, drawing in enumerate(page.iter("svg")):
         for part in drawing.iter():
             for name, value in part.attrib.items():

@@ -26,8 +26,8 @@ class ReportedNetwork:
     Attributes:
         name: what the report calls it.
         source: the run folder, the file or `zoo:NAME`, as it was given.
-        result: how it was trained and what it reached; None if nothing tells.
-        recipe: its recipe, {} if nothing tells.
+        result: its training and metrics; None if unknown.
+        recipe: its recipe, {} if unknown.
         lines: one per epoch, as `Run.read_metrics` gives them; empty if there are none.
         stored: what its file holds; None without a file, or where that of a run is damaged.
         model: the network; None if it cannot be built.
@@ -57,7 +57,7 @@ def open_networks(sources: Sequence[str | Path]) -> list[ReportedNetwork]:
 
     Raises:
         ArgumentError: one is given twice, or the zoo has no such network.
-        DataError: a folder holds no run, or one that tells its recipe nowhere; a record of the zoo is damaged.
+        DataError: a folder holds no run, or one without a recipe; a record of the zoo is damaged.
         FormatError: a .tailcut file that is given by itself cannot be loaded.
         FileNotFoundError: there is no such file.
     """
@@ -95,14 +95,14 @@ def edit_names(source: str | Path) -> list[str]:
 def example_input(model: nn.Module, num: int = 1) -> Tensor | None:
     """Random inputs of the shape that the network was trained on, the same in every call; None for a user's own class.
 
-    Of images that is the size that it was told (`tailcut.inputs.image_size`), else its family's.
+    For images that is the recorded size (`tailcut.inputs.image_size`), else its family's.
 
     Args:
         model: a network; not changed.
         num: how many.
 
     Raises:
-        LimitError: it was told a size beyond `tailcut.structure.MAX_PIXELS`.
+        LimitError: its recorded size is beyond `tailcut.structure.MAX_PIXELS`.
 
     Returns:
         (num, ...): standard normal numbers for vectors (the codes of generators), else numbers of 0 to 1 (pixels).

@@ -33,7 +33,7 @@ class SeedMean(Report):
 def seed_means(results: Sequence[Result]) -> list[SeedMean]:
     """Return the mean of each metric of results of one recipe name; those of other settings are not mixed.
 
-    Runs with other settings, on other images or with other metrics have means of their own; a single seed has none.
+    Runs with other settings, images or metrics have separate means; a single seed has none.
     Of runs with the same settings and the same seed the first counts.
     """
     found = []

@@ -74,7 +74,7 @@ def measure_speed(name: str, model: nn.Module) -> Speed:
     """Time a forward of `model` (not changed) on the CPU, fused and dense, on its example input.
 
     Raises:
-        ArgumentError: the network is of no registered family, which would tell its example input.
+        ArgumentError: the network is of no registered family, so its example input is unknown.
     """
     example = example_input(model)
     if example is None:

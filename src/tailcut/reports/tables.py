@@ -71,7 +71,7 @@ class ReproducedRow(Report):
         hours: of training.
         start: the trained network that it went on from (`zoo:NAME`, `run:NAME`, a file), whose epochs and hours are not
             in the row; None for fresh parameters.
-        start_is_older: whether the zoo holds another network under that name by now; None where that is not known.
+        start_is_older: whether that name now means another network of the zoo; None if unknown.
     """
 
     name: str

@@ -59,7 +59,7 @@ class Engine(Fabric):
         except RuntimeError as error:
             if not is_lost_connection(error):
                 raise
-            # Fabric ends this process (SIGKILL) within seconds of one that it started: first be able to tell why.
+            # Fabric kills this process (SIGKILL) within seconds of one that it started: print the reason first.
             getattr(self.strategy.launcher, "procs", []).clear()
             raise TrainingError(lost_connection(error)) from error
         if is_ours and _in_process_group():
@@ -95,7 +95,7 @@ def make_fabric(devices: Devices, precision: Precision = "fp32") -> Fabric:
         )
         strategy = fabric.strategy
         if isinstance(strategy, ParallelStrategy) and strategy.cluster_environment is not None:
-            # As the launch does, which has no class of its own for what it raises.
+            # As the launch does, which has no error class of its own.
             strategy.cluster_environment.validate_settings(devices.devices, devices.num_nodes)
         return fabric
     except (ValueError, RuntimeError, TypeError, ImportError) as error:  # what Fabric raises for what is not there
@@ -105,7 +105,7 @@ def make_fabric(devices: Devices, precision: Precision = "fp32") -> Fabric:
 def is_first_process() -> bool:
     """Return whether this process writes files and messages; the others only compute.
 
-    Fabric knows its rank once it is launched; before, the variables of whoever started the processes tell.
+    Fabric knows its rank once it is launched; before, the launcher's environment variables give it.
     """
     rank = getattr(rank_zero_only, "rank", None)
     return rank in (None, 0) and os.environ.get("NODE_RANK", "0") == "0"

@@ -13,7 +13,7 @@ import torch
 from tailcut.errors import TailcutError, TrainingError, first_line
 from tailcut.runs import Run
 
-# What PyTorch raises where other processes are gone: a class of its own, or the words of Gloo in a RuntimeError.
+# PyTorch's errors for lost processes: a class of their own, or Gloo's messages in a RuntimeError.
 _DIST_ERROR: type[Exception] | tuple[()] = getattr(torch.distributed, "DistError", ())
 _LOST_WORDS = ("gloo/transport", "connection closed by peer", "connection reset by peer", "connectfullmesh")
 

@@ -23,9 +23,9 @@ def class_names(model: nn.Module) -> tuple[str, ...] | None:
 
 
 def set_class_names(model: nn.Module, names: Sequence[str] | None) -> None:
-    """Tell a network the names of its classes (changes the module's note of them only).
+    """Set the class names of a network (changes the module's metadata only).
 
-    `tailcut.save` writes them into the file, `tailcut.load` tells them to the network again, and a deepcopy has them.
+    `tailcut.save` writes them into the file, `tailcut.load` restores them, and a deepcopy has them.
 
     Args:
         model: a classifier.

@@ -15,16 +15,16 @@ _ATTRIBUTE = "_tailcut_image_size"
 
 
 def image_size(model: nn.Module) -> tuple[int, int] | None:
-    """(height, width) in pixels of the images to give the network; None if it was never told: its family's own."""
+    """Return the image size of the network, (height, width) in pixels; None means that of its family."""
     size: tuple[int, int] | None = source_of(model).__dict__.get(_ATTRIBUTE)
     return size
 
 
 def set_image_size(model: nn.Module, size: Sequence[int] | None) -> None:
-    """Tell a network the size of its images, where it is not its family's (changes the module's note of it only).
+    """Set the image size of a network, if it is not its family's (changes the module's metadata only).
 
-    `tailcut predict` and `tailcut explain` resize images to it; `tailcut train` tells it. `tailcut.save` writes it
-    into the file, `tailcut.load` tells it to the network again, and a deepcopy has it.
+    `tailcut predict` and `tailcut explain` resize images to it; `tailcut train` sets it. `tailcut.save` writes it
+    into the file, `tailcut.load` restores it, and a deepcopy has it.
 
     Args:
         model: a network of images.

@@ -8,7 +8,7 @@ from tailcut.errors import LimitError
 from tailcut.structure.record import record_of
 
 MAX_PIXELS = 1 << 24
-_RESIZE = "resize"  # the argument of networks that bring their images to a side of their own
+_RESIZE = "resize"  # the argument of networks that resize their images
 
 
 def check_pixels(model: nn.Module, size: Sequence[int], max_pixels: int = MAX_PIXELS) -> None:

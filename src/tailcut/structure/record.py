@@ -86,7 +86,7 @@ class Edit(ABC):
     def encode(self, writer: Writer, model: nn.Module | None) -> None:
         """Append the edit to `writer`.
 
-        `model` is the network before the edit (a meta copy will do): names and shapes that it tells are not
+        `model` is the network before the edit (a meta copy will do): names and shapes that follow from it are not
         written. None for a user's own class: then the edit writes what it needs to be read without the class.
         """
 

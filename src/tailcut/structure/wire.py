@@ -12,7 +12,7 @@ MAX_LIST_LENGTH = 256
 MAX_LIST_DEPTH = 2
 MAX_AXES = 16
 _MAX_VARINT_BYTES = 9
-# Texts are printed: C0, DEL and C1 could command the terminal of whoever inspects a file.
+# Texts are printed: C0, DEL and C1 could control the terminal of a user who inspects a file.
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 Value = bool | int | float | str | tuple["Value", ...]

@@ -91,7 +91,7 @@ def compress_file(
     Args:
         source: a .tailcut file or "zoo:NAME", or a checkpoint of a registered model.
         out: the file to write.
-        data: name of a data set of classes or masks; its split "train" tells how much each number matters.
+        data: name of a data set of classes or masks; its split "train" measures how much each number matters.
         max_bytes: the most bytes.
         max_drop: instead: how much the metric may fall, in 0..1, on images held out of "train".
         step: instead: the step.
@@ -148,7 +148,7 @@ def _inputs(network: nn.Module, dataset: Dataset, count: int, seed: int, progres
     size = 1 if uses_batch_statistics(network) else GRADIENT_BATCH
     with live_progress(progress, "images read", min(count * size, len(dataset)), interval=PROGRESS_INTERVAL) as bar:
         inputs = list(network_inputs(network, dataset, size, count, seed, bar))
-    run_forward(network, inputs[0])  # a network that cannot run is told before the work
+    run_forward(network, inputs[0])  # a network that cannot run fails before the work
     return inputs
 
 

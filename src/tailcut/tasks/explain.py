@@ -53,7 +53,7 @@ class Explanation(Report):
         model: the file, as it was given.
         layer: whose maps were used.
         best_class: the class that the network finds likeliest.
-        best_name: its name, None where the network was not told it.
+        best_name: its name, None if the network has no class names.
         probability: of the explained class, 0 to 1.
         focus: (row, column) of the strongest point, 0 to 1 from the top left; None where nothing speaks for the class.
     """
@@ -73,7 +73,7 @@ class ExplainReport(Report):
     Attributes:
         image: the file.
         class_number: the class that is explained.
-        class_name: its name, by the first network that was told it; None without.
+        class_name: its name, from the first network with class names; None without.
         out: the drawing: the image, and the heat map of each network on it.
         explanations: one per network.
     """

@@ -172,7 +172,7 @@ def _warn_of_loss(cut: RegularizationReport) -> None:
 def unpack(file: str | Path, out: str | Path, *, to: Literal["safetensors", "torch"] = "safetensors") -> UnpackReport:
     """Write the dense weights of a .tailcut file as safetensors or as a state_dict of torch, whole or not at all.
 
-    Names of classes and a size of images that the network was told stand in the metadata of safetensors as
+    Class names and image size of the network are in the metadata of safetensors as
     `class_names` and `image_size`, lists in JSON.
 
     Args:

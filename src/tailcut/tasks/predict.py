@@ -85,7 +85,7 @@ def predict(
     image.
 
     Args:
-        model: a network of a registered family (its example shape tells channels and size).
+        model: a network of a registered family (its example shape gives channels and size).
         images: PNG or JPEG files.
         out: folder for the masks (PNG, foreground white, named like the image) or for the classes
             (`predictions.json`); made if needed. Masks need it.

@@ -89,7 +89,7 @@ def predict_objects(
         images: PNG or JPEG files.
         out: folder for the drawings (PNG, named like the image) and the table (`predictions.json`); made if needed.
         least_score: what is less sure is left out, 0 to 1.
-        class_names: by label; when None those that the model was told (`tailcut.set_class_names`), else COCO's for a
+        class_names: by label; when None those of the model (`tailcut.set_class_names`), else COCO's for a
             detector of 91 classes, else the numbers.
         device: where to run.
         name: what the report calls the model.

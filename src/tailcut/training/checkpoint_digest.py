@@ -68,7 +68,7 @@ def check_members(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
-    except Exception as error:  # whatever zipfile raises on bytes that are no archive
+    except Exception as error:  # zipfile raises many errors on bytes that are no archive
         raise DataError(f"{path} is damaged: {error}") from error
     if broken is not None:
         raise DataError(f"{path} is damaged: {broken} in it does not match its checksum")

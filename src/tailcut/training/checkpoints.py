@@ -71,7 +71,7 @@ def newest_checkpoint(run: Run) -> tuple[Path, dict[str, Any]] | None:
 def put_aside_damaged(run: Run) -> None:
     """Give the last checkpoint, which could not be read, another name.
 
-    Else the next one would put it in the place of the one before, which can be read.
+    Else the next one would overwrite the previous one, which is readable.
     """
     if run.last_checkpoint.is_file():
         rename(run.last_checkpoint, run.damaged_checkpoint)
@@ -190,7 +190,7 @@ def set_random_state(state: Mapping[str, Tensor]) -> None:
 def _parsed(state: Mapping[str, Tensor]) -> tuple[random.Random, np.random.RandomState, torch.Generator]:
     """Return local generators in these states. Raises one of `_TORN` for an invalid state."""
     *integers, gauss = state["python"].tolist()
-    python = random.Random()  # noqa: S311  # the state of whatever the user draws
+    python = random.Random()  # noqa: S311  # the state of the user's own draws
     python.setstate((3, tuple(int(value) for value in integers), None if gauss != gauss else gauss))
     *key, position, has_gauss, numpy_gauss = state["numpy"].tolist()
     words = np.array(key, dtype=np.uint32)

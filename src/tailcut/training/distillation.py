@@ -32,7 +32,7 @@ class Teacher:
     """A network that is asked about each batch, or once about all images.
 
     Images that are not changed at random get the same answer in every epoch. Then all are asked about in the order of
-    the data set, whatever the batches, so that a resumed run hears the very same; a network of masks, whose answers
+    the data set, independent of the batches, so that a resumed run gets the same; a network of masks, whose outputs
     are large, is asked batch by batch all the same.
 
     Args:

@@ -25,7 +25,7 @@ def save_trained(network: nn.Module, path: Path, run: Run, section: PackSection)
     Args:
         network: the network.
         path: its file.
-        run: the run, whose checkpoint is told of.
+        run: the run of the checkpoint.
         section: the types of the numbers.
 
     Raises:

@@ -33,7 +33,7 @@ def train(
     Args:
         recipe: what to train.
         out: the run folder.
-        resume: go on from the newest checkpoint of that folder; begin anew, with whatever recipe, if it has none.
+        resume: continue from the newest checkpoint of that folder; start anew, with any recipe, if it has none.
         roots: data roots to try first.
         devices: where to run; one device when None.
         download: fetch the data set if it lies nowhere.

@@ -57,7 +57,7 @@ def dct_basis(
         return torch.from_numpy(_cached_basis(size, num_kept)).to(device=device, dtype=dtype, copy=True)
     if torch.compiler.is_compiling():
         return torch.from_numpy(_basis_rows(size, 0, num_kept)).to(device=device, dtype=dtype, copy=True)
-    # Some rows at a time: what is computed in float64 in between takes no more than a block, whatever the size.
+    # Some rows at a time, so that the float64 intermediates never take more than a block.
     basis = torch.empty(num_kept, size, dtype=dtype, device=device)
     height = max(1, MAX_CACHED_SIZE // size)
     for first in range(0, num_kept, height):

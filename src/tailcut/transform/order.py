@@ -165,7 +165,7 @@ def corner_positions(
 ) -> tuple[np.ndarray, tuple[int, ...]]:
     """Return the smallest corner that holds the first `num` coefficients, and their positions in it.
 
-    The order is that of `l1_order_index`. It takes the result's 8 bytes and about 2 more per coefficient, whatever the
+    The order is that of `l1_order_index`. It takes the result's 8 bytes and about 2 more per coefficient, for any
     shape: networks of a file are not to be trusted.
 
     Args:

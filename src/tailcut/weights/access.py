@@ -109,7 +109,7 @@ def kept_counts(model: nn.Module) -> dict[str, int]:
 
 
 def computed_attributes(model: nn.Module) -> list[torch.Tensor]:
-    """Results of computations that modules hold as plain attributes; whoever copies the model must copy them first.
+    """Return tensors computed with gradients that modules hold as plain attributes; a deepcopy needs copies of them.
 
     `torch.nn.utils.weight_norm` leaves such a weight, made of two parameters, until the next forward makes it anew.
     A deepcopy refuses tensors that have a gradient function.

@@ -206,7 +206,7 @@ def _adopt_length(
 ) -> None:
     """Give the vector the length that the checkpoint has; what cannot fit is left to torch's own message.
 
-    The same numbers mean another weight for another shape, other axes or order weights: where the state dict tells
+    The same numbers mean another weight for another shape, other axes or order weights: if the state dict holds
     these (it does unless it was made into a plain dict), they must be the same.
     """
     truncation = holder[0]  # type: ignore[index]
@@ -226,7 +226,7 @@ def _adopt_length(
 def _hint_at_dense_weight(vector: str, missing_keys: list[str], unexpected_keys: list[str]) -> None:
     """Say once per call of `load_state_dict` that the state dict has weights where the network has coefficients.
 
-    Logged, not raised: torch tells hooks strict=True even with strict=False, which must go on working, and raises its
+    Logged, not raised: torch passes hooks strict=True even with strict=False, which must keep working, and raises its
     own error about the keys with strict=True.
     """
     weight = _weight_of(vector)

@@ -26,7 +26,7 @@ _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class KeptWeight(NamedTuple):
-    """A dense weight, what it was made of, and how to tell whether that is still so.
+    """A cached dense weight, with what is needed to detect changes of its vector.
 
     Attributes:
         weight: the dense weight.

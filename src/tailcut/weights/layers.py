@@ -184,7 +184,7 @@ def _is_normalization(module: nn.Module) -> bool:
 
 
 def _has_one_axis(parameter: nn.Parameter) -> bool:
-    """Whether it is one number per channel (or a single one), whatever axes of size 1 there are beside that one."""
+    """Return whether it is one number per channel (or a single one), up to axes of size 1."""
     return isinstance(parameter, UninitializedParameter) or sum(size > 1 for size in parameter.shape) <= 1
 
 

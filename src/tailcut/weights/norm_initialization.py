@@ -16,7 +16,7 @@ from tailcut.errors import ArgumentError, StructureError
 def initialize_norms(model: nn.Module, std: float = 1.0) -> list[str]:
     """Add normal noise to the gains and biases of batch norm (changes the model), before training.
 
-    Each number gets noise of its own, from torch's global generator. Frozen gains and biases stay as they are.
+    Each number gets independent noise from torch's global generator. Frozen gains and biases stay as they are.
 
     Args:
         model: a network before training.

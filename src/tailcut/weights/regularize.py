@@ -131,7 +131,7 @@ def regularize(
         axes: "all", or the axes to transform; the others are kept whole.
         include: shell-style patterns on names ("features.*.weight", "*.bias"); all layers' weights when None.
         exclude: patterns of names to leave as they are.
-        overrides: pattern -> settings of its own (keep_ratio or num_kept, axes, order_weights, min_kept,
+        overrides: pattern -> settings (keep_ratio or num_kept, axes, order_weights, min_kept,
             precision).
         min_kept: the fewest coefficients a ratio leaves of a tensor.
         order_weights: one integer per transformed axis: coefficients are ordered by the weighted sum of
@@ -330,7 +330,7 @@ def _check_range(plan: TensorPlan, truncation: Truncation) -> None:
 
 
 def _attach(plan: TensorPlan, truncation: Truncation) -> Loss:
-    """Make a weight coefficients (changes its modules), and tell what that took from it."""
+    """Replace a weight by coefficients (changes its modules), and return its loss of energy."""
     parameter, name = plan.candidate.parameter, plan.candidate.names[0]
     before = energy(parameter)
     cuts = plan.num_kept < parameter.numel()

@@ -135,7 +135,7 @@ class Truncation(nn.Module):
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         # Conversions must not round the bases, and `to_empty` must not leave them undefined: what `fn` would
-        # make of a constant tells only the device and the type to go to.
+        # make of a constant gives only the target device and type.
         self.kept = None
         probe = fn(torch.empty(0, dtype=self.basis_type, device=self.positions.device))
         dtype = compute_type(probe.dtype)

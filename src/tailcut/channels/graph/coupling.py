@@ -27,7 +27,7 @@ class Coupling:
     """
 
     def __init__(self, views: Sequence[int | None] = ()) -> None:
-        """Take the axes that `views` tells, of a trace of the same code at other widths, as far as they go."""
+        """Take the axes from `views`, those of a trace of the same code at other widths, as far as they are known."""
         self.views: list[int | None] = []
         self._known_views = tuple(views)
         self._parents = np.zeros(1, dtype=np.int64)

@@ -1,7 +1,7 @@
 """Convolutions and linear layers with custom forwards: padding, standardised weights, a parallel path.
 
 The one operation in it that multiplies by the weight is taken for the layer; what stands around it is followed as the
-rest of the network is. The weight's labels tell its output channels only, so a weight that was computed from it counts
+rest of the network is. The weight's labels hold its output channels only, so a weight that was computed from it counts
 as long as each output channel of it came from the same one of the layer's.
 """
 

@@ -63,7 +63,7 @@ class ChannelGraph:
     """All that is known of a network's channels.
 
     Attributes:
-        trace: what the forward told.
+        trace: the trace of the forward.
         groups: by name, in the order in which their first layers run.
         followers: groups that stand in a padded shortcut's relation to another one.
     """

@@ -63,7 +63,7 @@ class LayerKind(ABC):
 
 
 class Convolution(LayerKind):
-    """Convolutions, transposed ones too. For those with a forward of their own see own_forwards.py."""
+    """Convolutions, transposed ones too. For those with a custom forward see custom_forwards.py."""
 
     number = 1
     types = (_ConvNd,)
@@ -106,7 +106,7 @@ class Convolution(LayerKind):
 
 
 class Dense(LayerKind):
-    """Linear layers. For those with a forward of their own see own_forwards.py."""
+    """Linear layers. For those with a custom forward see custom_forwards.py."""
 
     number = 2
     types = (nn.Linear,)
@@ -126,7 +126,7 @@ class Dense(LayerKind):
 
 
 class Norm(LayerKind):
-    """Norms. With a forward of their own, which may pad, turn or activate as well, they are followed by operations."""
+    """Norms. Those with a custom forward, which may pad, rotate or activate as well, are followed by operations."""
 
     def fits(self, module: nn.Module) -> bool:
         """Return whether it is a norm of this kind, with any forward."""
@@ -244,7 +244,7 @@ class PaddedShortcut(LayerKind):
         return has_both and not any((module._parameters, module._buffers, module._modules))
 
     def keeps_forward(self, module: nn.Module) -> bool:
-        """Whatever it computes, its output tells where its channels lie."""
+        """Return nothing: only the output of the layer shows the axis of its channels."""
         return True
 
     def narrowed(self, module: nn.Module, num_inner: int, num_outer: int) -> dict[str, int]:
@@ -256,7 +256,7 @@ class PaddedShortcut(LayerKind):
         return {}
 
     def failure_reason(self, module: nn.Module, sizes: Sizes) -> str | None:
-        """None that the module itself can tell: a shortcut from fewer channels pads more; the edit bounds it."""
+        """Return None: the module itself cannot know. A shortcut from fewer channels pads more; the edit bounds it."""
         return None
 
 
@@ -273,7 +273,7 @@ KINDS: tuple[LayerKind, ...] = (
 _POSSIBLE: WeakKeyDictionary[type[nn.Module], tuple[LayerKind, ...]] = WeakKeyDictionary()
 KIND_BY_NUMBER: dict[int, LayerKind] = {kind.number: kind for kind in KINDS}
 
-# Layers that mix their channels in ways that pruning leaves alone, and why.
+# Layers that mix their channels in ways that pruning does not support, and why.
 WHOLE_LAYERS: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.MultiheadAttention, "attention heads share the width of nn.MultiheadAttention, which is kept whole"),
     (nn.RNNBase, "recurrent layers are kept whole"),

@@ -109,7 +109,7 @@ def labels_of_results(call: OperationCall) -> list[Tensor]:
 
 
 def numbered_channels(call: OperationCall) -> Tensor | None:
-    """Labels of the channels that the last result tells the place of; None where it is no place among channels."""
+    """Labels of the channels that the last result indexes, or None if it is not an index of channels."""
     if call.name not in _INDEXING or not (call.name.startswith("arg") or len(call.results) > 1):
         return None
     labels = call.main

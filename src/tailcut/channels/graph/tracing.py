@@ -191,7 +191,7 @@ class _Tracer(TorchDispatchMode):
         self._labels[x] = labels
 
     def lock_numbered(self, used: Sequence[Tensor]) -> None:
-        """Channels must stay where a place among them is used: the place of a class is its name."""
+        """Lock channels whose index is used: the index of a class is its name."""
         for x in used:
             if x in self._numbered:
                 self.coupling.lock(self._numbered[x], f"the place of one of its channels is used, {self.place()}")

@@ -41,7 +41,7 @@ class NarrowedTensor(NamedTuple):
 @register_edit
 @dataclass(frozen=True)
 class PruneEdit(Edit):
-    """Layers with fewer channels. Which channels went is not told: the file holds the numbers of those that stay."""
+    """Layers with fewer channels. The removed channels are not recorded: the file holds the kept numbers."""
 
     number = 3
     kind = "prune"

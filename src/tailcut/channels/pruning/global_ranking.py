@@ -35,7 +35,7 @@ class CostModel:
     Args:
         model: the network, not yet cut; it is not changed.
         graph: of the network.
-        macs: of the whole network; what the layers do not tell (products within attention) counts as constant.
+        macs: of the whole network; products outside layers (within attention) count as constant.
         parameters: of the whole network, likewise.
     """
 

@@ -151,7 +151,7 @@ def _prune(
     macs = graph.trace.macs if has_own else _macs(model, inputs, graph)
     parameters = count_parameters(model)
     vectors = check_scores(scores, model, graph)
-    # Rates by layer and lists need to know at once which groups must stay; else a cut that works tells all.
+    # Rates by layer and lists need to know at once which groups must stay; else one working cut is enough.
     is_tried = not (amount.rates is None or number_of(amount.rates) is not None)
     if is_tried:
         lock_rigid_groups(model, inputs, graph)

@@ -48,7 +48,7 @@ class PruneReport(Report):
         macs_after: the same of the pruned network.
         parameters_before: numbers in the parameters.
         parameters_after: the same of the pruned network.
-        layers: the layers with output channels of their own, in the order in which they run.
+        layers: the layers with prunable output channels, in the order in which they run.
         skipped: what could not be pruned.
     """
 

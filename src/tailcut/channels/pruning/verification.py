@@ -193,7 +193,7 @@ def accepted(model: nn.Module, inputs: Inputs, graph: ChannelGraph, cut: Cut) ->
     """Return the trace of a network after a cut that passes every check, found in one go. The model is not changed.
 
     Its forward in evaluation mode is computed in full, followed and gone back through. None means that something is
-    wrong, or only looks so: with gradients torch may take other operations. `misread` and `failure_reason` tell it.
+    wrong, or only looks so: with gradients torch may use other operations. `misread` and `failure_reason` decide.
 
     Args:
         model: the network, cut.
@@ -245,7 +245,7 @@ def _misread(graph: ChannelGraph, cut: Cut, after: Trace) -> str | None:
 def _lone(graph: ChannelGraph, after: Trace) -> np.ndarray:
     """Return the labels of channels that are the only ones left of several.
 
-    Nothing can be told of them: an axis of one entry is stretched to any width, and its sum is the channel itself.
+    They cannot be checked: an axis of one entry broadcasts to any width, and its sum is the channel itself.
     """
     found = [
         after.coupling.roots(labels).numpy()

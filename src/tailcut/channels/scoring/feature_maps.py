@@ -87,7 +87,7 @@ def as_maps(output: Tensor, axis: int) -> Tensor:
     Args:
         output: of a 2-D convolution (batch, channels, height, width), taken as it is; of a 1-D one (batch, channels,
             length), maps of height 1; of a 3-D one (batch, channels, depth, height, width), where each slice is taken
-            as an image of its own; of a linear layer (batch, ..., channels), maps of height 1 of what lies between.
+            as a separate image; for a linear layer (batch, ..., channels), maps of height 1 of the axes between.
         axis: the axis of the channels, 1 or -1.
 
     Returns:

@@ -36,7 +36,7 @@ def forward(model: nn.Module, inputs: Inputs) -> Any:
     """Return the outputs of the model for these inputs.
 
     Raises:
-        ArgumentError: the forward fails, whatever the network raises.
+        ArgumentError: the forward raises any error.
     """
     try:
         return model(*inputs)
@@ -98,7 +98,7 @@ def run(model: nn.Module, inputs: Inputs) -> list[Tensor]:
     """Return the output tensors of one forward.
 
     Raises:
-        ArgumentError: it fails, whatever the network raises.
+        ArgumentError: it raises any error.
     """
     return output_tensors(forward(model, inputs))
 

@@ -28,7 +28,7 @@ def read_score_folder(folder: str | Path, model: nn.Module) -> Scores:
     """Return the scores in a folder, for the layers of a network. Neither is changed.
 
     Args:
-        folder: it holds `rank_conv1.npy`, ... (or `ci_conv...`, `score_conv...`); other files are left alone.
+        folder: it holds `rank_conv1.npy`, ... (or `ci_conv...`, `score_conv...`); other files are ignored.
         model: `vgg16_bn_cifar`, `resnet56`, `resnet110`, `resnet50`, `densenet40`, `googlenet_cifar`, `mobilenetv1` or
             `mobilenetv2` (or the forms of the last two for small images), as wide as what was scored.
 

@@ -23,7 +23,7 @@ class Codec(ABC):
       choose different payloads for one content; every one of them decodes to it.)
     - Exact: `decode` returns `num_bytes` bytes or raises `CorruptFileError`. It reads the payload to its
       last byte: one that ends early, goes on after the end, or breaks a rule of the codec is refused. (A
-      damaged payload can be the payload of another content; only the file's checksum tells.)
+      damaged payload can be the payload of another content; only the file's checksum detects it.)
     - Bounded: `decode` takes time and memory in proportion to `num_bytes + len(payload)`, whatever the
       payload claims. The caller checks `num_bytes` against its caps first.
     """

@@ -86,7 +86,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 def named_tensors(content: Any, path: str | Path) -> OrderedDict[str, Tensor]:
     """Return the tensors of the checkpoint at `path` by name, unwrapped from the usual outer dicts.
 
-    Torch's metadata comes along, where a state dict was stored with it: it tells what coefficients mean.
+    Torch's metadata is kept if the state dict has it: it holds the meaning of coefficients.
 
     Raises:
         DataError: there are none, or there is something else among them.
@@ -109,7 +109,7 @@ def named_tensors(content: Any, path: str | Path) -> OrderedDict[str, Tensor]:
 
 
 def _unwrapped(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> OrderedDict[str, Tensor]:
-    """Without the names of wrappers around the network, in whatever order they were put on."""
+    """Return the names without the prefixes of wrappers around the network, in any order."""
     while True:
         count = tensors.get(_AVERAGED)
         rest = {name: value for name, value in tensors.items() if name != _AVERAGED}
@@ -137,7 +137,7 @@ def read_torch_file(path: str | Path) -> Any:
     except OSError as error:
         raise DataError(f"cannot read {path}: {error}") from error
     except Exception as error:
-        # Whatever torch's readers raise on bytes that they did not write. The text advises to load without
+        # Errors of torch's readers on foreign bytes. Their text advises to load without
         # weights_only, which would run what the file says.
         raise DataError(
             f"cannot read {path}: it is damaged, or no file of torch.save, or holds other things than tensors and "

@@ -106,7 +106,7 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
         content = _only_torch_member(path)
     try:
         with torch.sparse.check_sparse_tensor_invariants(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Validating sparse tensor invariants")  # torch 2.15 tells that it does
+            warnings.filterwarnings("ignore", "Validating sparse tensor invariants")  # torch 2.15 warns that it does
             loaded: Any = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:
         # The text of torch's error advises to load without weights_only, which would run what the file says.

@@ -48,7 +48,7 @@ def convert(path: str | Path, *, model: str | None = None, arguments: Arguments 
         path: their checkpoint, of the original network or of a pruned one: a torch file (read with weights_only,
             never unpickled) with the tensors by name, also under `state_dict`, also with `module.` before all names.
         model: the registered family, to be sure of it; found by the names of the tensors when None.
-        arguments: of the family, for what the file does not tell: `normalize`, which is "cifar10" or "imagenet" as in
+        arguments: of the family that the file does not determine: `normalize`, which is "cifar10" or "imagenet" as in
             their code if it is not given.
 
     Returns:
@@ -142,7 +142,7 @@ LAYOUTS = (
     Layout("googlenet_cifar", "inception_a3.branch1x1.0.weight", _rename_googlenet, partial(_classes, "linear", CIFAR)),
     Layout("densenet40", "trans1.conv1.weight", str, partial(_classes, "fc", CIFAR)),
     Layout("resnet50", "layer4.2.conv3.weight", str, partial(_classes, "fc", IMAGENET)),
-    # The networks for ImageNet have a third convolution in each block; more blocks tell the deeper ones.
+    # The networks for ImageNet have a third convolution in each block; deeper ones have more blocks.
     Layout("resnet110", "layer3.17.conv2.weight", _rename_resnet, _resnet_arguments),
     Layout("resnet56", "layer3.8.conv2.weight", _rename_resnet, _resnet_arguments),
     Layout("mobilenetv1", "features.12.3.weight", _rename_mobilenet_v1, partial(_classes, "classifier.0", IMAGENET)),

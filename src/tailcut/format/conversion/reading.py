@@ -29,7 +29,7 @@ class Layout:
         model: the registered family.
         marker: a name that only this layout has.
         rename: their name of a tensor -> ours.
-        arguments: of the family, as the tensors' shapes tell them.
+        arguments: of the family, derived from the tensors' shapes.
     """
 
     model: str
@@ -154,10 +154,10 @@ def narrow_and_fill(network: nn.Module, tensors: Tensors, path: str | Path) -> n
 
 
 def expect_no_arguments_twice(own: Arguments, given: Arguments) -> dict[str, Value]:
-    """Arguments that the tensors tell, and those of the user for what they do not tell.
+    """Return the arguments derived from the tensors, and the user's for the others.
 
     Raises:
-        ArgumentError: the user gives another value than the tensors tell.
+        ArgumentError: the user's value contradicts the tensors.
     """
     for key, value in given.items():
         if key in own and key != "normalize" and own[key] != value:

@@ -20,7 +20,7 @@ PARAMETER_SETS = (32, 33, 34, 35, 36)
 """Transform, step, offset and count of a tensor, and whole numbers."""
 
 SECOND_BITS = SET_SIZE * 37
-"""The first of the contexts for the second bit below the highest: 2 e + the bit above, whatever the set."""
+"""Return the first context of the second bit below the highest: 2 e + the bit above, for any context set."""
 
 NUM_CONTEXTS = SECOND_BITS + 40
 LAST_BUCKET = 19

@@ -342,7 +342,7 @@ def _channels_text(dct: InputTransform | None) -> str:
 
 
 def _check_strides(body: nn.Module, network: nn.Module) -> None:
-    """Raise `ArgumentError` if a convolution has another stride in the two, which no tensor tells."""
+    """Raise `ArgumentError` if a convolution's strides differ, which no tensor shows."""
     others = dict(network.named_modules())
     for name, module in body.named_modules():
         other = others.get(name)

@@ -1,6 +1,6 @@
 """Pre- and postprocessing of a detector: image sizes, frequency channels, box coordinates.
 
-A detector thinks in the coordinates of the resized RGB image, whatever it reads. RGB itself goes through a stem of
+A detector works in the coordinates of the resized RGB image for any input. RGB itself passes a stem of
 stride 4. Frequency channels take its place: they are made of an image twice as large, with blocks of 8 pixels, so
 that their maps are as large as what the stem gives, and strides, anchors and pooling stay as they are (section 4.3
 of the paper: images of 1600 x 2666, channels of 200 x 334, the maps of RGB at 800 x 1333).

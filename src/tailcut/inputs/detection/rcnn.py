@@ -42,7 +42,7 @@ class MovedAnchors(AnchorGenerator):  # type: ignore[misc]
         self.cell_anchors = [cell + offset * stride for cell, stride in zip(cells, LEVEL_STRIDES, strict=True)]
 
     def grid_anchors(self, grid_sizes: Any, strides: Any) -> list[Tensor]:
-        """Anchors of each level's cells, whatever `strides` are."""
+        """Return the anchors of each level's cells, for any `strides`."""
         found: list[Tensor] = super().grid_anchors(grid_sizes, [(stride, stride) for stride in LEVEL_STRIDES])
         return found
 
@@ -112,7 +112,7 @@ def run(
 
 
 def freeze_batch_norm(network: nn.Module) -> None:
-    """Put batch norm with fixed numbers in the place of each batch norm, but not in a gate (changes the module)."""
+    """Replace each batch norm, except in a gate, by one with fixed statistics (changes the module)."""
     for name, child in list(network.named_children()):
         if isinstance(child, nn.BatchNorm2d):
             frozen = FrozenBatchNorm2d(child.num_features, child.eps)

@@ -104,7 +104,7 @@ def downsample_blocks(plane: Tensor, vertical: int = 2, horizontal: int = 2) -> 
 
 
 def crop_blocks(plane: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
-    """Cut a part of a plane's samples into blocks of its own, which need not be aligned with the old ones.
+    """Crop a plane's samples into new blocks, which need not be aligned with the old ones.
 
     Args:
         plane: floating point (..., blocks_h, blocks_w, 8, 8).

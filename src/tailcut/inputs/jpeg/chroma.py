@@ -4,7 +4,7 @@ The published pipeline gets chroma as fine as luma from an encoder that halves i
 (bilinear) and takes the chroma of the enlarged image. Enlarging puts 3/4 of a sample and 1/4 of its neighbour at
 each new place, the encoder takes means of 2 x 2 of these. Together: each sample becomes 1/8, 3/4, 1/8 of itself and its
 neighbours along each axis, the image repeated at its edges. So nothing need be enlarged; and the cosines of a
-DCT-II are what this smoothing leaves alone but for a factor, so that it can be undone exactly.
+DCT-II are eigenvectors of this smoothing, so that it can be undone exactly.
 """
 
 import math

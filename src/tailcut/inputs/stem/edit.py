@@ -21,7 +21,7 @@ SELECTION_BYTES = NUM_CHANNELS // 8
 MAX_MODULES = 1 << 12
 MAX_WIDTH = 1 << 16
 MAX_SIDE = 64
-MAX_MAP_SIZE = 1 << 10  # an image of 8,192 pixels a side: whoever tries a file on its example takes no more
+MAX_MAP_SIZE = 1 << 10  # an image of 8,192 pixels a side: running a file's example takes no more
 # Numbers in files: only ever append.
 CHROMA: tuple[Chroma, ...] = ("two_scale", "full")
 PADDING: tuple[Padding, ...] = ("edge", "error")
@@ -173,7 +173,7 @@ class ReplaceStemEdit(Edit):
         )
 
     def example_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of an example input: channels in the place of images of `shape`, (batch, 3, height, width)."""
+        """Return the shape of an example input: channels instead of images of `shape`, (batch, 3, height, width)."""
         return (shape[0], self.selection.num_channels, *self.map_size)
 
     def within(self, part: str) -> Self:

@@ -165,7 +165,7 @@ def _pixel_counts(model: nn.Module, place: str, patch: int) -> tuple[Setting, ..
 
 
 def _tried(trial: nn.Module, edit: ReplaceStemEdit, place: str) -> tuple[int, int]:
-    """Size of the channels that the network runs with in the place of pixels. Changes `trial`."""
+    """Return the size of the channels that the network runs with instead of pixels. Changes `trial`."""
     owner = trial.get_submodule(place.rpartition(".")[0])
     side = getattr(owner, "image_size", None)
     like = surgery.like_model(trial)

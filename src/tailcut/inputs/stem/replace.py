@@ -104,7 +104,7 @@ def replace_stem(
         gate: put a `FrequencyGate` before the first kept module; a number is its temperature.
         example_input: pixels that the model (or its part) takes as it is, (batch, 3, height, width); of its example
             shape when None (224 x 224 for a network of your own).
-        image_size: side, or (height, width), in pixels, of the images that the transform will get; files tell it
+        image_size: side, or (height, width), in pixels, of the images that the transform will get; files record it
             to those who predict. None: such that the first kept module sees maps of the size that it saw, 448 for a
             ResNet that was built for 224.
 
@@ -199,7 +199,7 @@ def example_of(model: nn.Module) -> Tensor:
 def image_shape(model: nn.Module) -> tuple[int, int, int] | None:
     """(channels, height, width) of the images that a registered network reads, through its transform if it has one.
 
-    The size is the one it was told (`tailcut.inputs.image_size`), or else its family's. None for a user's own class,
+    The size is the recorded one (`tailcut.inputs.image_size`), or else its family's. None for a user's own class,
     and for a network that takes no images. The model is not changed.
     """
     shape = example_shape(model)

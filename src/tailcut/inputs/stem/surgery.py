@@ -108,7 +108,7 @@ def initialize(layer: nn.Module) -> None:
 
 
 def replace(model: nn.Module, name: str, new: nn.Module) -> None:
-    """Put `new` in the place of the module `name`, everywhere where this stands (changes `model`)."""
+    """Replace the module `name` by `new` everywhere it is used (changes `model`)."""
     old = model.get_submodule(name)
     new.train(old.training)
     for parent in list(model.modules()):

@@ -72,7 +72,7 @@ def run(model: nn.Module, x: Tensor, *, what: str) -> ModuleTrace:
 def modules_before(model: nn.Module, trace: ModuleTrace, boundary: str, *, inclusive: bool) -> list[str]:
     """Return the modules that run before `boundary` starts, or until it ends.
 
-    They are in order of their calls, and as few as possible: a parent in the place of all its children.
+    They are in order of their calls, and as few as possible: a parent replaces all its children.
 
     Args:
         model: the network that was run.

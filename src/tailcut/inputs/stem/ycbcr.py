@@ -54,7 +54,7 @@ class YCbCrPixels(InputTransform):
         return ((planes - mean) / std).to(out)
 
     def unnormalized(self, images: Tensor | JpegCoefficients) -> Tensor:
-        """Y, Cb and Cr less 128, whatever `mean` and `std` are; of images as for `forward`, on any device.
+        """Return Y, Cb and Cr minus 128, without normalisation; images as for `forward`, on any device.
 
         Raises:
             ArgumentError: as `forward`, or coefficients of a JPEG file, which are no pixels.
@@ -102,7 +102,7 @@ class YCbCrEdit(Edit):
         return self
 
     def example_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of an example input in the place of `shape`, (batch, 3, height, width)."""
+        """Return the shape of an example input that replaces `shape`, (batch, 3, height, width)."""
         return (shape[0], len(COMPONENTS), *self.image_size)
 
     def encode(self, writer: Writer, model: nn.Module | None) -> None:

@@ -147,7 +147,7 @@ class BlockDCT(InputTransform):
         return images[..., : size[0], : size[1]]
 
     def unnormalized(self, images: Tensor | JpegCoefficients) -> Tensor:
-        """Return the selected channels without normalisation, whatever `mean` and `std` are.
+        """Return the selected channels without normalisation.
 
         Args:
             images: as for `forward`, on any device, or as for `from_coefficients`.

@@ -44,7 +44,7 @@ class InputTransform(nn.Module, ABC):
 
     @abstractmethod
     def unnormalized(self, images: Tensor | JpegCoefficients) -> Tensor:
-        """Return the channels without normalisation, whatever `mean` and `std` are, of images on any device."""
+        """Return the channels of images on any device, without normalisation."""
 
     @torch.no_grad()
     def fit(self, loader: Iterable[Any], *, over: str = "pixels") -> Self:

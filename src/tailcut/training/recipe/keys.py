@@ -19,7 +19,7 @@ except ImportError as error:
 
 # What pydantic says of a value that is of another type than this branch of a union: another branch may want it.
 _OTHER_TYPE = re.compile(r"_(type|parsing|from_float)$|^literal_error$")
-# What it calls the branches of unions in the place of an error.
+# pydantic's names for the branches of unions in an error's location.
 _BRANCHES = ("int", "str", "float", "constrained-int")
 
 

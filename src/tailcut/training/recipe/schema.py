@@ -35,7 +35,7 @@ class RegularizationSection(RecipeSection):
         axes: the transformed axes.
         order_weights: weight of each axis in the order of coefficients.
         include: name patterns of the tensors; all that can be when left out.
-        exclude: name patterns of tensors left alone.
+        exclude: name patterns of tensors that stay as they are.
         overrides: settings per name pattern.
         initialization: `model` (transform the model's own initial weights, which loses the energy of the tail);
             `rescaled` (the same, enlarged so that the truncated weights have the variance of the dense ones);

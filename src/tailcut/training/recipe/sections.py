@@ -83,7 +83,7 @@ class GenerationSection(RecipeSection):
 
     Attributes:
         num_samples: images that are made for the Fréchet distance.
-        discriminator: the other network of a GAN, which tells real images from made ones.
+        discriminator: the other network of a GAN, which separates real from generated images.
     """
 
     num_samples: Annotated[int, Field(ge=2)] = 10_000

@@ -203,7 +203,7 @@ def _override(values: dict[str, Any], override: str, source: str) -> None:
     for part in parts[:-1]:
         inner = table.setdefault(part, {})
         if not isinstance(inner, dict):
-            inner = table[part] = {}  # a table by tensor name takes the place of one number for all
+            inner = table[part] = {}  # a table by tensor name replaces one number for all
         table = inner
     table[parts[-1]] = value
 

@@ -1,4 +1,4 @@
-"""The text of a TOML file to its values, with an error that names the place of what cannot be read."""
+"""TOML parsing with errors that name the key and the line."""
 
 import re
 import tomllib

@@ -44,7 +44,7 @@ def build_model(recipe: Recipe, start: nn.Module | None = None) -> nn.Module:
 
 
 def name_classes(recipe: Recipe, model: nn.Module, dataset: Dataset) -> None:
-    """Tell a classifier or a detector the names of the data set's classes (changes its note of them only).
+    """Set the data set's class names on a classifier or a detector (changes its metadata only).
 
     Names that are the classes' numbers say nothing; masks and networks that make images have none.
     """
@@ -59,7 +59,7 @@ def name_classes(recipe: Recipe, model: nn.Module, dataset: Dataset) -> None:
 
 
 def note_image_size(recipe: Recipe, model: nn.Module, dataset: Dataset) -> None:
-    """Tell a classifier the size of the data set's images, if it is not its family's (changes its note of it only).
+    """Set the data set's image size on a classifier, if it is not its family's (changes its metadata only).
 
     Others get images in their own size, or are of one size.
     """

@@ -21,7 +21,7 @@ from tailcut.weights import (
 )
 
 HE = ("he", "lsuv")
-PUBLISHED_STD = 0.1  # of every coefficient, whatever the layer: what the paper's published code draws
+PUBLISHED_STD = 0.1  # of every coefficient in every layer, as in the paper's published code
 
 
 def regularized(model: nn.Module, section: RegularizationSection | None) -> nn.Module:

@@ -13,7 +13,7 @@ from tailcut.evaluation.pixel_inputs import has_gate
 from tailcut.training.recipe.schema import Recipe
 
 NUM_BATCHES = 20  # of inputs, where a recipe does not say how many images
-# Running averages over fewer steps than that tell of weights that are long gone (0.9 ** 20 is 0.12).
+# Running averages over fewer steps than that still contain old weights (0.9 ** 20 is 0.12).
 FEW_STEPS = 20
 
 
@@ -38,6 +38,6 @@ def recalibration_batches(recipe: Recipe, model: nn.Module, num_images: int) -> 
         wanted = NUM_BATCHES
     if wanted < num_images // size:
         return size, wanted
-    # All images, in batches of nearly one size: each counts the same, and small ones tell little.
+    # All images, in batches of nearly one size: each counts the same, and small ones are noisy.
     count = math.ceil(num_images / size)
     return math.ceil(num_images / count), count if wanted else 0

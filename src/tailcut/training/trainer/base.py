@@ -264,7 +264,7 @@ class Trainer(Processes):
     def _validate(self) -> tuple[str, dict[str, float]]:
         """Metrics on the held-out images, on the test split if none are held out; the split's name first.
 
-        Without hold-out nothing is chosen by these figures: the last epoch is packed whatever they are.
+        Without hold-out these figures select nothing: the last epoch is always packed.
         """
         if self.epoch % self.recipe.training.validate_every and self.epoch != self.recipe.training.epochs:
             return "", {}

@@ -1,6 +1,6 @@
 """Trainer for GANs: the common loop, with a generator and a discriminator.
 
-As in the paper of the DCGAN (Radford et al., 2016): in each step the discriminator learns to tell a batch of real
+As in the paper of the DCGAN (Radford et al., 2016): in each step the discriminator learns to separate a batch of real
 images from a batch of made ones, then the generator learns to have its batch taken for real. Adam, with a learning
 rate of 2e-4 and betas (0.5, 0.999), is the custom.
 """
