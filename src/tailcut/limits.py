@@ -9,7 +9,7 @@ from tailcut.errors import ArgumentError, LimitError
 
 MAX_PARAMETERS = 1 << 30
 MAX_TENSORS = 1 << 14
-# Work, in numbers that take as long to load: of a tensor, of one kept as coefficients, of each that an edit looks at.
+# Work, in numbers that take as long to load: of a tensor, of one kept as coefficients, of each that an edit reads.
 TENSOR_WORK = 1 << 11
 KEPT_WORK = 1 << 13
 EDIT_WORK = 1 << 7

@@ -1,6 +1,6 @@
 """Translation of advice in error messages from Python arguments to command line options."""
 
-# What messages say in Python -> on the command line. Each stands in one text of the package's code.
+# Advice in Python -> on the command line. Each text occurs once in the package's code.
 ADVICE = {
     "for one of your own import the module that registers it (tailcut.register_model) first": (
         "for one of your own give --import FILE.py, with the file that registers it"

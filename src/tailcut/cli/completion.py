@@ -8,7 +8,7 @@ from tailcut.errors import MissingExtraError
 
 SHELLS = ("bash", "zsh", "fish", "tcsh")
 
-# What stands for a place on the disk in usage lines; a metavar may join several by "|".
+# Metavars of paths in usage lines; a metavar may join several by "|".
 _FILES = {"FILE", "OUT", "RUN", "RECIPE", "EXPERIMENT", "IMAGE", "SCORES", "CHECKPOINT", "MODULE"}
 _FOLDERS = {"DIR", "FOLDER"}
 

@@ -20,7 +20,7 @@ SHARED_ERRORS = (UsageError, LauncherError, KeyboardInterrupt, TrainingError)
 
 
 class _StderrHandler(logging.Handler):
-    """Writes to what standard error is at that moment: a live progress bar stands in for it for a while."""
+    """Stream to the current standard error, which a live progress bar replaces temporarily."""
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "

@@ -58,7 +58,7 @@ def check_folder(folder: str | Path, *, strict: bool = True, max_pixels: int | N
     """Read all PNG and JPEG files in a folder and in the folders within it, as `read_image` does.
 
     Args:
-        folder: where to look, or one file. What a link points to is read; folders behind links are not gone into.
+        folder: a folder, or one file. Links to files are followed, links to folders are not.
             Hidden files and folders are left out.
         strict: see `read_image`.
         max_pixels: likewise.

@@ -157,7 +157,7 @@ def image_size(path: str | Path, *, max_pixels: int | None = None) -> tuple[int,
         if image.format == "PNG" and _has_late_metadata(content):
             upright = _decoded(path, content, settings)
             return upright.height, upright.width
-        # That of PNG files decodes the image, to find what stands behind it.
+        # That of PNG files decodes the image, to find the chunks behind it.
         orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
         sides = image.height, image.width
         return sides[::-1] if orientation in SWAPPING else sides

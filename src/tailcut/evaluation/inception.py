@@ -22,7 +22,7 @@ class InceptionFeatures(Features):
     """The 2,048 pooled features of Inception v3, in evaluation mode.
 
     Input: (batch, 1 or 3, height, width), pixels in 0..1, of any size. Output: (batch, 2048), none below 0. Images
-    are rounded to 8 bits, one channel is taken as grey, and the network brings them to 299 x 299.
+    are rounded to 8 bits, one channel is taken as grey, and the network resizes them to 299 x 299.
 
     Args:
         download: fetch the weights into torch's cache where they are not there.

@@ -39,7 +39,7 @@ def predict_samples(model: nn.Module, dataset: Dataset, num: int) -> list[Predic
     read = reader_of(network)
     num = min(num, len(dataset))
     samples = []
-    # One at a time: photos differ in size, and batch norm may look at the whole batch.
+    # One at a time: photos differ in size, and batch norm may depend on the whole batch.
     for position in (place * len(dataset) // num for place in range(num)):
         image, target = dataset[position]
         outputs = run_forward(network, read(image[None]))

@@ -102,7 +102,7 @@ def naming(path: str | Path) -> Iterator[None]:
     try:
         yield
     except (FormatError, ArgumentError) as error:
-        # What the file says stands in the message.
+        # The message holds text from the file.
         raise type(error)(f"{path}: {shown(str(error))}") from error
 
 

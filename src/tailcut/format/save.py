@@ -102,7 +102,7 @@ def save(
         step: of quantised numbers, one for the whole network: a tensor's own is `step` over the root of its
             sensitivity. Without `sensitivity` that is in parts of its root mean square; 0.25 when None.
         max_bytes: the most bytes that a quantised file may have; the finest step that fits is taken.
-        sensitivity: how much each tensor matters; None goes by its magnitudes.
+        sensitivity: how much each tensor matters; None estimates it from magnitudes.
         metadata: anything JSON can hold, at most 64 KiB. The network's class names (see `tailcut.set_class_names`) and
             its images' size (`tailcut.inputs.set_image_size`) are written with it, unless it says `class_names` or
             `image_size` itself.

@@ -177,7 +177,7 @@ class JpegFolder(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
     @property
     def item_shape(self) -> tuple[int, int, int]:
-        """Shape of what stands for an image."""
+        """Return the shape of an item that represents an image."""
         if self.transform is None:
             return (3, *self.size)
         height, width = (math.ceil(side / BLOCK_SIZE) for side in self.size)
@@ -279,7 +279,7 @@ def loader(
 
 
 class _Collate:
-    """Stacks items; with them goes what this process left out, which the process that trains is to know."""
+    """Collate function that stacks items and adds the list of skipped files for the training process."""
 
     def __init__(self, dataset: JpegFolder) -> None:
         self._dataset = dataset

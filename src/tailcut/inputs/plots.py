@@ -26,7 +26,7 @@ ERROR_SCALE = 4
 
 
 def draw_channels(channels: Tensor, selection: Selection, path: str | Path) -> None:
-    """Draw channels as a PNG: a panel per component, each map where its frequency stands in the block.
+    """Draw channels as a PNG: a panel per component, each map at its frequency's position in the block.
 
     Each map is drawn around its mean, from black (3 standard deviations below) to white (3 above).
 

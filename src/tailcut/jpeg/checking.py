@@ -6,7 +6,7 @@ from tailcut.jpeg.markers import OtherKindError, read_markers
 
 
 def check_jpeg(data: bytes) -> bool:
-    """Look at every marker of a file of any colours and, if numba is installed, at every bit between them.
+    """Check every marker of a file of any colours and, if numba is installed, every bit between them.
 
     Args:
         data: the file. Its size in pixels is not checked: see `limits.check_size`.

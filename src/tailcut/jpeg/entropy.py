@@ -101,7 +101,7 @@ def _loops() -> Any:
 def _scan_kinds(loops: Any, markers: JpegMarkers) -> list[int]:
     """Return the kind of each scan; reject scans that are out of order, duplicate or missing.
 
-    libjpeg goes on with a warning there. A progressive file that was cut between two scans is noticed only here.
+    libjpeg only warns of these. A progressive file that was cut between two scans is detected only here.
     """
     bits_left = np.full((len(markers.components), NUM_COEFFICIENTS), UNSEEN)
     kinds = []

@@ -12,7 +12,7 @@ from tailcut.reports.elements import clean, element
 NUM_SERIES = 8
 LINE_STYLES = ("solid", "dashed", "dotted")  # matplotlib and CSS call them so
 WIDTH, HEIGHT = 3.7, 2.4  # inches
-# Colours that stand for those of the page; no drawing uses them otherwise.
+# Placeholders for the page's colours; no drawing uses them otherwise.
 INK = "#010203"
 _SERIES = tuple(f"#0a0b{number:02x}" for number in range(NUM_SERIES))
 _PAGE_COLORS = {INK: "currentColor"} | {color: f"var(--series-{number})" for number, color in enumerate(_SERIES)}

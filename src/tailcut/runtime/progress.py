@@ -30,7 +30,7 @@ class Progress:
         self._task = None if bar is None else bar.add_task(what, total=total, note="")
 
     def show(self, done: int, note: str = "") -> None:
-        """`done` of the total are done; `note` says how it goes."""
+        """Show that `done` of the total are done; `note` is the current status."""
         if self._bar is not None:
             self._bar.update(self._task, completed=done, note=note)
         elif self._interval is not None and time.monotonic() - self._last > self._interval:
@@ -68,7 +68,7 @@ def live_progress(wanted: bool, what: str, total: int, *, interval: float | None
 
 @contextmanager
 def log_to_file(run: Run) -> Iterator[None]:
-    """Within the block, what Tailcut logs goes to the run's `log.txt` too, as does an error that ends it."""
+    """Write Tailcut's log to the run's `log.txt` too within the block, and an error that ends it."""
     handler = _LogFile(run.log, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     root = logging.getLogger("tailcut")

@@ -75,7 +75,7 @@ def interrupted(run: Run, epoch: int, step: int) -> str:
 
 @contextmanager
 def explaining_lost_places(run: Run) -> Iterator[None]:
-    """Within the block, a run folder that is gone or cannot be written becomes one clear error.
+    """Convert errors of a run folder that is missing or not writable within the block to one clear error.
 
     Raises:
         TrainingError: in place of the error that came of it.
@@ -104,7 +104,7 @@ def _lies_in(path: object, folder: Path) -> bool:
 def not_a_number(loss: float, epoch: int, step: int, lr: float) -> str:
     """Return the message for a loss that is not finite after this step of this epoch, both counted from 0."""
     kept = f"the checkpoint after epoch {epoch} is kept" if epoch else "there is no checkpoint yet"
-    # The run's own folder goes on with the same recipe only, which would end here again.
+    # The run's folder resumes with the same recipe only, which would end here again.
     return (
         f"the loss is {loss} in epoch {epoch + 1}, step {step + 1}, at learning rate {lr:.3g}; {kept}. Train "
         "anew in another folder with a lower optimizer.lr, optimizer.clip_norm = 1.0, a longer "

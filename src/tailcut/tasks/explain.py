@@ -121,7 +121,7 @@ def grad_cam(model: nn.Module, image: Tensor, *, layer: str | None = None, class
         # A copy of the values: what comes after may work in place.
         found.append((names[-1], maps, maps.detach().clone()))
 
-    # The gradient goes through the image too, so that a network whose weights are frozen gives one.
+    # The image requires a gradient too, so that a network with frozen weights has one.
     with running(network), follow_maps(layers, take):
         outputs = network(image.detach().clone().requires_grad_())
     if not isinstance(outputs, Tensor) or outputs.ndim != 2:

@@ -89,7 +89,7 @@ def prune_file(
     Args:
         source: see `open_network`.
         out: the .tailcut file to write.
-        data: name of the data set to score on; not needed with `scores`, nor for methods that look at weights only.
+        data: name of the data set to score on; not needed with `scores`, nor for methods that use weights only.
         model: see `open_network`.
         arguments: likewise.
         scores: the JSON file of `tailcut score`, or a folder as `read_score_folder` reads it; the network is scored

@@ -74,7 +74,7 @@ def score_file(
     Args:
         source: see `open_network`.
         out: the JSON file to write; `Scores.load` reads it.
-        data: name of the data set to run the network on; not needed for the methods that look at weights only.
+        data: name of the data set to run the network on; not needed for methods that use weights only.
         model: see `open_network`.
         arguments: likewise.
         plot: a PNG of the sorted scores.

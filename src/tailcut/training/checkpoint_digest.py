@@ -1,7 +1,7 @@
 """Digest of a `torch.save` file, appended to its bytes, so that any change is noticed.
 
 A file of `torch.save` is a zip archive; the seal is the archive's comment, so that every reader of such files reads
-sealed ones too. The zip's own checksums cover the content of its members only, and torch does not look at them.
+sealed ones too. The zip's own checksums cover the content of its members only, and torch does not check them.
 """
 
 import hashlib

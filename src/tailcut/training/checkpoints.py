@@ -113,7 +113,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _check_content(state: Mapping[str, Any], path: Path) -> None:
-    """Raise `DataError` if something that a run goes on from is missing or of another kind."""
+    """Raise `DataError` if an entry that a run resumes from is missing or of another type."""
     for key, (fits, expected) in _PARTS.items():
         if key not in state or not fits(state[key]):
             found = f"found {str(state[key])[:40]!r}" if key in state else "it is missing"
@@ -151,7 +151,7 @@ def is_checkpoint(content: Any) -> bool:
 
 
 def say_resumed(path: Path, state: Mapping[str, Any]) -> None:
-    """Log where a run goes on, and what will keep it from the same numbers."""
+    """Log the position at which a run resumes, and the reasons why its numbers may differ."""
     logger.info("resumed from %s after epoch %d", path, state["epoch"])
     threads = torch.get_num_threads()
     if state["num_threads"] != threads:

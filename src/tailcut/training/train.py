@@ -41,7 +41,7 @@ def train(
         command: the command line, for the record.
 
     Returns:
-        The result, as it stands in `result.json`. On several processes each gets it.
+        The result, as in `result.json`. On several processes each returns it.
 
     Raises:
         RecipeError: the recipe does not fit the network, the data, or the run that it shall resume.

@@ -25,7 +25,7 @@ _META = "tailcut"
 def attach(candidate: Candidate, truncation: Truncation, *, blank: bool = False) -> None:
     """Make the parameter a vector of coefficients (changes the modules that own it).
 
-    The `nn.Parameter` object stays the same, so that an optimiser that holds it goes on; tied parameters share
+    The `nn.Parameter` object stays the same, so that an optimiser that holds it keeps working; tied parameters share
     one vector and one truncation.
 
     Args:
@@ -54,7 +54,7 @@ def attach(candidate: Candidate, truncation: Truncation, *, blank: bool = False)
 def detach(module: nn.Module, attribute: str, weight: nn.Parameter) -> None:
     """Replace the parametrisation of one attribute by a plain parameter (changes the module)."""
     if not parametrize.is_parametrized(module, attribute):
-        return  # the module stands in the network twice
+        return  # the module occurs in the network twice
     kind = type(module)
     _take_own_class(module)
     delattr(type(module), attribute)
@@ -230,7 +230,7 @@ def _hint_at_dense_weight(vector: str, missing_keys: list[str], unexpected_keys:
     own error about the keys with strict=True.
     """
     weight = _weight_of(vector)
-    # torch looks at a module before its children, and at these in turn: earlier vectors are in `missing_keys` already.
+    # torch loads a module before its children, and these in order: earlier vectors are in `missing_keys` already.
     if weight in unexpected_keys and not any(_weight_of(key) in unexpected_keys for key in missing_keys):
         _log.warning(
             f"the state dict has plain weights ({weight}) where the network keeps coefficients; load it first, then "

@@ -31,7 +31,7 @@ def budget(
         model: the network before `regularize`.
         total: how many coefficients in all.
         rule: "equal" per tensor (as in the published networks; what a small tensor cannot take goes to the
-            others), "proportional" to the tensors' sizes, or by "energy": each coefficient goes where it adds
+            others), "proportional" to the tensors' sizes, or by "energy": each coefficient where it adds
             most to the kept part of a tensor's spectral energy (for trained networks).
         include: patterns of names; the weights of all layers in the table when None.
         exclude: patterns of names to leave out.
@@ -100,7 +100,7 @@ def _fill(shares: Sequence[float], sizes: Sequence[int], least: Sequence[int], t
         counts = _at_level(level, shares, sizes, least)
         low, high = (level, high) if sum(counts) <= total else (low, level)
     counts = _at_level(low, shares, sizes, least)
-    # What rounding down left over goes one by one to those whose exact share was cut most.
+    # The remainder of rounding down is given one by one to those whose exact share was cut most.
     exact = [low * share - count for share, count in zip(shares, counts, strict=True)]
     for place in sorted(range(len(counts)), key=lambda place: -exact[place]) * (total - sum(counts) + 1):
         if sum(counts) == total:

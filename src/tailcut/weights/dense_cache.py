@@ -3,7 +3,7 @@
 A network that is loaded, or put into evaluation, runs as fast as the dense one after its first call, at the price of
 the dense weights' memory beside the coefficients. What may have changed is looked at before every use: the vector
 itself, its place, torch's counters of writes, the mask, the precision, and the numbers, since writes through `.data`
-are not counted. Nothing is kept in training, while something looks into every operation (torch.compile, torch.export,
+are not counted. Nothing is cached in training, while a tracer records every operation (torch.compile, torch.export,
 `torch.jit.trace`, torch.func, modes that see all operations), or for vectors that are no plain parameters.
 """
 

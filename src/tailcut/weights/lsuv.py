@@ -39,7 +39,7 @@ def lsuv_init(model: nn.Module, *inputs: Tensor) -> dict[str, float]:
     A truncated weight is smooth along its channels, and so is what the next layer reads: random coefficients add up or
     cancel out, by factors that no formula of the layer's size knows. So they are measured: linear layers,
     convolutions and transposed ones, in the order in which the network calls them, are each scaled by what they give
-    for `inputs`. The variance is the mean over the channels; each channel's mean goes into the bias, where the layer
+    for `inputs`. The variance is the mean over the channels; the bias absorbs each channel's mean, where the layer
     has one that is not truncated (a truncated one is scaled along). Batch norm after a layer takes its scale away:
     such networks need none of this.
 

@@ -1,6 +1,6 @@
 """Weight lists of torch's recurrent layers (LSTM, GRU, RNN), kept in step with truncated weights.
 
-They hand this list to their kernels, and never look at the attributes in a forward. Of a regularised layer it is made
+They pass this list to their kernels, and never read the attributes in a forward. For a regularised layer it is made
 of the attributes whenever it is asked for, so that it is never older than the coefficients, and copies of the layer
 hold no weights.
 """

@@ -219,7 +219,7 @@ def _roles_at(module: nn.Module, attribute: str) -> tuple[str, ...] | None:
     if layer is None:
         return None
     if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
-        return None  # gates stand behind one another: their places are no frequencies' places
+        return None  # gates are concatenated along this axis, so that it has no smooth order
     if attribute in layer.biases:
         return ("output",)
     if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):

@@ -21,7 +21,7 @@ class TailTruncation:
 
     With spacing "paper" the kept part beta follows the paper's equation, per tensor:
     beta_n = beta_(n-1) - rate (beta_(n-1) - epsilon), where epsilon is the target; it comes close to the target
-    and `finish` goes the rest of the way. With `num_steps` the rate is chosen so that the last step reaches
+    and `finish` cuts the rest. With `num_steps` the rate is chosen so that the last step reaches
     the target. With spacing "geometric" the count is divided by the same factor in each of `num_steps` steps.
 
     `step` masks: vectors keep their length, so optimisers, DDP, compiled graphs and moving averages go on;

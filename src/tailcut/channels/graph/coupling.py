@@ -48,7 +48,7 @@ class Coupling:
         return torch.from_numpy(numbers.copy())
 
     def roots(self, labels: Tensor) -> Tensor:
-        """For each label the number that stands for all channels coupled with it. Shape as `labels`."""
+        """Return, for each label, the representative of its coupled channels. Shape as `labels`."""
         return torch.from_numpy(self._roots(labels.numpy()))
 
     def tidy(self, labels: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ class WeightCall(NamedTuple):
     """The operation of a layer.
 
     Attributes:
-        x: what goes in.
+        x: the input.
         weight: of the layer's shape, for products transposed.
         bias: None if there is none.
         axis: of the weight along which the output channels lie.

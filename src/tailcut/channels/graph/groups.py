@@ -65,7 +65,7 @@ class ChannelGraph:
     Attributes:
         trace: the trace of the forward.
         groups: by name, in the order in which their first layers run.
-        followers: groups that stand in a padded shortcut's relation to another one.
+        followers: groups that depend on another one through a padded shortcut.
     """
 
     trace: Trace

@@ -244,7 +244,7 @@ class PaddedShortcut(LayerKind):
         return has_both and not any((module._parameters, module._buffers, module._modules))
 
     def keeps_forward(self, module: nn.Module) -> bool:
-        """Return nothing: only the output of the layer shows the axis of its channels."""
+        """Return True: only the output of the layer shows the axis of its channels."""
         return True
 
     def narrowed(self, module: nn.Module, num_inner: int, num_outer: int) -> dict[str, int]:

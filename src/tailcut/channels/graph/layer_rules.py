@@ -106,7 +106,7 @@ class _Pass:
         return labels.contiguous()
 
     def refuse(self, why: str) -> Tensor:
-        """Keep the layer and what goes into it whole."""
+        """Lock the layer and its input channels."""
         self.coupling.lock(self.labels, f"goes into {self.name}: {why}")
         self.network.layers[self.name] = TracedLayer(self.name, self.module, why=why)
         return fixed(self.output.shape)
@@ -229,7 +229,7 @@ def _dense(run: _Pass) -> Tensor:
     outer = _new_outer(run, size)
     positions = run.output.numel() // size
     if inner is None:
-        # It mixes along another axis than that of the channels, each of which goes through by itself.
+        # It mixes along another axis than the channels', so that each channel passes separately.
         run.coupling.lock(outer, "its outputs lie across the channels of other layers")
         kept = fixed([int(run.module.in_features)])  # type: ignore[arg-type]
         axes = run.tensors(weight={0: outer, 1: kept}, bias={0: outer})

@@ -69,7 +69,7 @@ class OperationCall:
         return [fixed(result.shape) for result in self.results]
 
     def lock_all(self, why: str) -> list[Tensor]:
-        """Lock all that goes in."""
+        """Lock all inputs."""
         for tensor in self.inputs:
             self.coupling.lock(self.labels(tensor), f"{why}, {self.place}")
         return self.fixed_results()
@@ -117,7 +117,7 @@ def numbered_channels(call: OperationCall) -> Tensor | None:
 
 
 def entry_by_entry(call: OperationCall) -> list[Tensor]:
-    """Addition, activations, ...: what meets at one entry goes or stays together.
+    """Couple the operands of an elementwise operation (addition, activation): they are kept or removed together.
 
     An operand that is stretched along the channels of another one (a gate of one channel, a number) does not
     belong to any of them; it stays as it is.

@@ -22,7 +22,7 @@ class _Tensor:
     axes: tuple[np.ndarray, ...]  # unit of each place along the others
 
     def size(self, gone: np.ndarray) -> int:
-        """How many numbers it has when the units marked in `gone` go."""
+        """Return its number of entries without the units marked in `gone`."""
         size = self.constant
         for units in self.axes:
             size *= int(np.count_nonzero(~gone[units]))

@@ -89,7 +89,7 @@ def prune(
         ignore: shell-style patterns on names of layers, or of modules that hold layers, that keep their channels.
         min_channels: the fewest channels that a layer keeps.
         round_to: layers that lose channels keep a multiple of this many.
-        max_rate: the largest part of a layer's channels that goes.
+        max_rate: the largest part of a layer's channels to remove.
 
     Returns:
         A report that prints as tables: each layer before and after, MACs, parameters, what was left and why.

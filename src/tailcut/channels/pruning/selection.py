@@ -24,7 +24,7 @@ class Limits:
     Attributes:
         min_channels: the fewest channels that a layer keeps.
         round_to: layers that lose channels keep a multiple of this many.
-        max_rate: the largest part of a group that goes.
+        max_rate: the largest part of a group to remove.
     """
 
     min_channels: int = 1
@@ -46,7 +46,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Rate:
-    """How much of a group goes.
+    """Rate of a group to remove.
 
     Attributes:
         value: part of its units, from 0 up to 1, not included.

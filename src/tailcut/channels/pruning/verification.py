@@ -26,7 +26,7 @@ def failure_reason(
         model: the network, cut.
         inputs: what its forward takes.
         before: the trace before the cut.
-        backward: look at the gradients too.
+        backward: check the gradients too.
         train: run in training mode too, if it did before.
     """
     try:
@@ -112,7 +112,7 @@ def failing_groups(
         inputs: what its forward takes.
         graph: of the network.
         removed: the units of a cut with which it does not run.
-        backward: look at the gradients too.
+        backward: check the gradients too.
     """
     runs: set[int] = set()
     failing: dict[str, str] = {}
@@ -192,7 +192,7 @@ def misread(model: nn.Module, inputs: Inputs, graph: ChannelGraph, cut: Cut) -> 
 def accepted(model: nn.Module, inputs: Inputs, graph: ChannelGraph, cut: Cut) -> Trace | None:
     """Return the trace of a network after a cut that passes every check, found in one go. The model is not changed.
 
-    Its forward in evaluation mode is computed in full, followed and gone back through. None means that something is
+    Its forward in evaluation mode is computed in full, traced and backpropagated. None means that something is
     wrong, or only looks so: with gradients torch may use other operations. `misread` and `failure_reason` decide.
 
     Args:

@@ -36,7 +36,7 @@ def gaussian_kernel(sigma: float) -> np.ndarray:
 def gaussian_matrix(size: int, sigma: float) -> np.ndarray:
     """Return the matrix that filters an axis: `matrix @ signal` is `scipy.ndimage.gaussian_filter1d(signal, sigma)`.
 
-    Beyond its ends the signal goes on mirrored, with the pixel at the end repeated (SciPy's mode `reflect`, its
+    Beyond its ends the signal is mirrored, with the pixel at the end repeated (SciPy's mode `reflect`, its
     default), as often as the kernel is longer than the axis.
 
     Args:

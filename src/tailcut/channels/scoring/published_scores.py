@@ -1,7 +1,7 @@
 """Folders of `.npy` files with the scores that HRank, CHIP and CFDP published, or that their code writes.
 
 One file holds the scores of the channels of one convolution: `rank_conv12.npy`, `ci_conv12.npy`, `score_conv12.npy`,
-numbered from 1 in the order in which their code goes through the network; in GoogLeNet one file for each branch of a
+numbered from 1 in the order in which their code traverses the network; in GoogLeNet one file for each branch of a
 module, `rank_conv2_n3x3.npy`.
 """
 

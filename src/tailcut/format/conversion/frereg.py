@@ -141,7 +141,7 @@ def _bounded_info() -> type[tarfile.TarInfo]:
     read = 0
 
     class BoundedInfo(tarfile.TarInfo):
-        # The hooks where tarfile goes on to the content of a header by its type; its public face has none.
+        # The hooks where tarfile reads a header's content by its type; its public API has none.
         def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
             nonlocal read
             if self.type == tarfile.GNUTYPE_SPARSE:

@@ -15,7 +15,7 @@ TRANSFORMS = ("none", "log2", "dct", "kernel dct")
 """What the numbers are of: the values, their logarithms, their DCT along all axes or along those from the third on."""
 
 LEAST_LOGARITHM = 2.0**-40
-"""What stands for anything smaller, 0 included, where logarithms are rounded: far below batch norm's epsilon."""
+"""Floor of values whose logarithms are rounded, 0 included: far below batch norm's epsilon."""
 
 # 2^(k / 8) as float64, so that every machine has the same.
 EIGHTHS = tuple(

@@ -130,7 +130,7 @@ def double_size(image: JpegCoefficients, *, method: Method = "linear") -> JpegCo
     """Enlarge an image by 2 in both directions; see `upsample_blocks` for `method`."""
 
     def enlarge(plane: Tensor, size: tuple[int, int]) -> Tensor:
-        # Interpolation at the end looks at the sample behind it, which must not be padding of the file.
+        # Interpolation at the end reads the sample behind it, which must not be padding of the file.
         is_whole = size[0] % BLOCK_SIZE == size[1] % BLOCK_SIZE == 0
         return upsample_blocks(plane if is_whole else crop_blocks(plane, 0, 0, *size), method=method)
 

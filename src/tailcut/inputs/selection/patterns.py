@@ -62,7 +62,7 @@ def split_channels(channels: int | tuple[int, int, int]) -> tuple[int, int, int]
     """Return the number of frequencies of luma, blue chroma and red chroma.
 
     A total is split as the paper splits 24, 32, 48 and 64: a sixth, rounded down, for each chroma component, the rest
-    for luma; what luma cannot take goes to chroma.
+    for luma; the excess over luma's 64 is for chroma.
 
     Raises:
         ArgumentError: not a total of 1 to 192, or not three counts of 0 to 64 with at least one frequency.

@@ -287,7 +287,7 @@ def _joined(part: str, name: str) -> str:
 
 
 def _check_apart(removed: Sequence[str], touched: Sequence[str]) -> None:
-    """No module is changed that goes away with another one."""
+    """Check that no changed module is inside a removed one."""
     gone = set(removed)
     if "" in gone:
         raise StructureError("the edit removes the whole network")

@@ -44,7 +44,7 @@ def takes_channels(layer: nn.Module) -> int | None:
 def new_widths(layer: nn.Module, num_channels: int) -> tuple[int, int, int]:
     """Input channels, output channels and groups of `layer` when `num_channels` enter it; the layer is not changed.
 
-    A depthwise convolution (one group per input channel) goes on having as many outputs per channel; any other
+    A depthwise convolution (one group per input channel) keeps its number of outputs per channel; any other
     convolution keeps its outputs. Layers that are no convolution have 0 groups.
 
     Raises:

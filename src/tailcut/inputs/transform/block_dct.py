@@ -175,7 +175,7 @@ class BlockDCT(InputTransform):
         out = mean.dtype if is_integer else images.dtype
         dtype = compute_type(out)
         filters = self.filters if self.filters.dtype == dtype else self._new_filters(dtype, self.filters.device)
-        # All that follows the convolution is linear too, so that it goes into the filters.
+        # Everything after the convolution is linear too, so that it is folded into the filters.
         mean, std = mean.to(dtype), std.to(dtype)
         weight = filters * ((1.0 if is_integer else 255.0) / std)[:, None, None, None]
         bias = -(mean + self._level_shift(mean)) / std

@@ -22,7 +22,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("reading an experiment", "pydantic", "train") from error
 
-VARIANT_PREFIX = "variant:"  # a value that stands for the run folder of another variant, with the same seed
+VARIANT_PREFIX = "variant:"  # a value that refers to the run folder of another variant, with the same seed
 OF_THE_SWEEP = ("name", "paper", "training.seed")  # set for each run by the sweep itself
 
 

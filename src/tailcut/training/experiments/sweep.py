@@ -195,7 +195,7 @@ def train_trials(trials: Sequence[Trial], imports: Sequence[str] = (), **setting
 
     Raises:
         RecipeError: a run was begun with other settings, or a recipe does not fit its network or data.
-        TrainingError: somebody pressed Ctrl-C; the next sweep goes on from there.
+        TrainingError: Ctrl-C was pressed; the next sweep continues from there.
     """
     left_out: set[tuple[str, int]] = set()
     for number, trial in enumerate(trials, start=1):

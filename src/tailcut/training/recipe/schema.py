@@ -314,7 +314,7 @@ class PackSection(RecipeSection):
 
 
 class PaperSection(RecipeSection):
-    """The figures of the paper's row that the recipe stands for.
+    """The figures of the paper's row that the recipe reproduces.
 
     Attributes:
         source: where they stand.

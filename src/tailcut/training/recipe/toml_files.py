@@ -171,7 +171,7 @@ def check_replaceable(recipe: Recipe, path: Path) -> None:
 
 
 def check_same(recipe: Recipe, path: Path) -> None:
-    """Raise `RecipeError` if `path` holds another recipe than this one, or none: a run goes on as it began."""
+    """Raise `RecipeError` unless `path` holds this recipe: a run resumes with the recipe of its start."""
     if path.is_file():
         changed = differences(load_recipe(path), recipe)
         if changed:

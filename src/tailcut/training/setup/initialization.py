@@ -27,7 +27,7 @@ PUBLISHED_STD = 0.1  # of every coefficient in every layer, as in the paper's pu
 def regularized(model: nn.Module, section: RegularizationSection | None) -> nn.Module:
     """Return the model, regularised as in the section (changes the module); unchanged without a section.
 
-    A model that is truncated already goes on with its coefficients if the section is empty. Otherwise a dense copy of
+    A model that is truncated already keeps its coefficients if the section is empty. Otherwise a dense copy of
     it is regularised, which must have a corner for each tensor again: coefficients inside of the old and the new one
     keep their values, those new to it are zero.
 

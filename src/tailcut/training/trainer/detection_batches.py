@@ -10,9 +10,9 @@ Example = tuple[Tensor, dict[str, Tensor]]
 
 
 class ImageNumbers(Dataset):
-    """Stands for a data set in the training loop: image and target are the number of the image.
+    """Placeholder for a data set in the training loop: image and target are the index of the image.
 
-    Images with objects have no common size and cannot be stacked; numbers can. A step reads what they stand for.
+    Images with objects have no common size and cannot be stacked; indices can. A step reads their images.
     """
 
     def __init__(self, dataset: Dataset) -> None:

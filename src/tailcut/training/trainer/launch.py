@@ -56,7 +56,7 @@ def _take_up(run: Run, recipe: Recipe, *, resume: bool) -> None:
 
     Raises:
         ArgumentError: there is a finished run without its checkpoints, which would be trained anew and overwritten.
-        RecipeError: the run was begun with another recipe, or another one that is the user's own stands in its place.
+        RecipeError: the run was started with another recipe, or a file of the user's is where its recipe belongs.
     """
     Run.create(run.path, resume=resume)
     if run.has_finished_epochs():
