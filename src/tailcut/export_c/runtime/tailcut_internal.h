@@ -1,0 +1,60 @@
+/* What the parts of the reader share. Not for users. */
+#ifndef TAILCUT_INTERNAL_H
+#define TAILCUT_INTERNAL_H
+
+#include "tailcut.h"
+
+/* Bytes that are read from front to end. The first error stays; after it every item is 0. */
+typedef struct {
+    const uint8_t *at;
+    const uint8_t *end;
+    tailcut_status status;
+} tailcut_items;
+
+/* Memory from both ends: results from the bottom, what is needed for a while from the top. */
+typedef struct {
+    uint8_t *base;
+    size_t bottom;
+    size_t top;
+    size_t size;
+    size_t peak;
+} tailcut_arena;
+
+void tailcut_fail(tailcut_items *items, tailcut_status status);
+const uint8_t *tailcut_take(tailcut_items *items, uint64_t count);
+uint32_t tailcut_byte(tailcut_items *items);
+uint64_t tailcut_varint(tailcut_items *items);
+uint32_t tailcut_capped(tailcut_items *items, uint32_t most); /* a varint, TAILCUT_LIMIT above `most` */
+double tailcut_float64(tailcut_items *items);
+const uint8_t *tailcut_text(tailcut_items *items, uint32_t *num_bytes);
+void tailcut_value(tailcut_items *items);
+int tailcut_is_json_object(const uint8_t *bytes, uint32_t num_bytes);
+int tailcut_is_utf8(const uint8_t *bytes, uint32_t num_bytes, int refuses_controls);
+
+uint32_t tailcut_crc32(const uint8_t *bytes, size_t num_bytes);
+
+void *tailcut_keep(tailcut_arena *arena, uint64_t num_bytes);    /* from the bottom, aligned; NULL if there is no room */
+void *tailcut_borrow(tailcut_arena *arena, uint64_t num_bytes);  /* from the top; give back by setting `top` again */
+
+/* BLAKE2b with a digest of four bytes. */
+typedef struct {
+    uint64_t state[8];
+    uint8_t block[128];
+    uint64_t num_bytes;
+    uint32_t filled;
+} tailcut_digest;
+
+void tailcut_digest_start(tailcut_digest *digest);
+void tailcut_digest_add(tailcut_digest *digest, const void *bytes, uint32_t num_bytes);
+uint32_t tailcut_digest_end(tailcut_digest *digest); /* its four bytes, read as a little-endian number */
+
+/* A raw DEFLATE stream that expands to just `expanded` bytes and ends with its last byte. */
+tailcut_status tailcut_inflate(const uint8_t *bytes, size_t num_bytes, uint8_t *into, size_t expanded, tailcut_arena *arena);
+/* Codec 2: `count` numbers of `width` bytes, lowest byte first. */
+tailcut_status tailcut_unrange(const uint8_t *bytes, size_t num_bytes, uint8_t *into, uint32_t count, uint32_t width,
+                               tailcut_arena *arena);
+/* Codec 3: fills in the numbers of tensors of stored types 10 and 11, which it finds among `tensors`. */
+tailcut_status tailcut_unquantize(const uint8_t *bytes, size_t num_bytes, tailcut_tensor *tensors, uint32_t num_tensors,
+                                  tailcut_arena *arena);
+
+#endif

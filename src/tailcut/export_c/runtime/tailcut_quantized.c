@@ -1,0 +1,385 @@
+/* Codec 3: numbers rounded to steps. SPEC.md: "Codec 3, quantized". */
+#include "tailcut_coder.h"
+
+#include <string.h>
+
+#define NUM_SETS 37
+#define MAX_BUCKET 19
+#define PER_SET (2 * MAX_BUCKET + 1) /* Z, then B(0) to B(18), then M(1) to M(19) */
+#define NUM_CONTEXTS (NUM_SETS * PER_SET + 2 * (MAX_BUCKET - 1))
+#define SET_OF_WHOLE 36
+#define MAX_WHOLE 65536
+#define QUANTIZED 10
+#define WHOLE 11
+/* Above this, rounding to float32 gives infinity: (2 - 2^-24) 2^127. */
+#define OVERFLOWS 3.4028235677973366e38
+
+static const uint16_t zero_bit[32] = {
+    61568, 59999, 57854, 54967, 51169, 46341, 40503, 33924, 27146, 20830, 15471, 11244, 8068, 5748, 4080, 2891,
+    2046,  1447,  1024,  724,   512,   362,   256,   181,   128,   91,    64,    64,    64,   64,   64,   64,
+};
+static const uint16_t bucket_bit[32] = {
+    63490, 62645, 61456, 59788, 57468, 54292, 50065, 44706, 38390, 31612, 25033, 19195, 14367, 10569, 7682, 5537,
+    3968,  2832,  2016,  1432,  1016,  720,   510,   361,   256,   181,   128,   90,    64,    64,    64,   64,
+};
+
+/* What the tensors of one key hand on. */
+typedef struct {
+    const char *key;
+    int64_t last[4]; /* transform, step, offset, count */
+    int64_t mean;
+    uint32_t key_bytes;
+    uint32_t unused;
+} memory;
+
+typedef struct {
+    uint64_t sum;
+    uint64_t count;
+} tally;
+
+typedef struct {
+    tailcut_coder coder;
+    tailcut_context *contexts;
+    memory *memories; /* the last one made comes first */
+    uint32_t num_memories;
+    int64_t whole;
+    uint64_t claims_left;
+    tailcut_arena *arena;
+} reader;
+
+static void start_contexts(tailcut_context *contexts) {
+    uint32_t set, e;
+    for (e = 0; e < NUM_CONTEXTS; e++) {
+        contexts[e].zero = 32768;
+        contexts[e].seen = 8;
+    }
+    for (set = 0; set < NUM_SETS; set++) {
+        uint32_t level = set < 32 ? set : set == 33 ? 13 : 6;
+        contexts[set * PER_SET].zero = zero_bit[level];
+        for (e = 0; e < MAX_BUCKET; e++) {
+            contexts[set * PER_SET + 1 + e].zero = bucket_bit[level > 2 * e ? level - 2 * e : 0];
+        }
+    }
+}
+
+static uint32_t plain(tailcut_coder *coder) {
+    return tailcut_decide(coder, coder->is_whole ? UINT32_C(1) << 31 : coder->range >> 1);
+}
+
+static int32_t read_number(reader *from, uint32_t set) {
+    tailcut_context *own = from->contexts + set * PER_SET, *shared = from->contexts + NUM_SETS * PER_SET;
+    uint32_t is_negative, e = 0, magnitude = 1, place;
+    if (!tailcut_coded_bit(&from->coder, own, 64)) return 0;
+    is_negative = plain(&from->coder);
+    while (e < MAX_BUCKET && tailcut_coded_bit(&from->coder, own + 1 + e, 64)) e++;
+    for (place = e; place-- > 0;) {
+        uint32_t bit;
+        if (place + 1 == e) {
+            bit = tailcut_coded_bit(&from->coder, own + MAX_BUCKET + e, 64);
+        } else if (place + 2 == e) {
+            bit = tailcut_coded_bit(&from->coder, shared + 2 * (e - 2) + (magnitude & 1), 64);
+        } else {
+            bit = plain(&from->coder);
+        }
+        magnitude = magnitude << 1 | bit;
+    }
+    return is_negative ? -(int32_t)magnitude : (int32_t)magnitude;
+}
+
+/* A logarithm in sixteenths, of 1 or more. */
+static int32_t logarithm(uint64_t value) {
+    int32_t n = 0;
+    while (value >> n > 1) n++;
+    return 16 * n + (int32_t)(16 * value >> n) - 16;
+}
+
+/* Rounds down, below 0 too. */
+static int64_t shifted(int64_t value, unsigned bits) { return value < 0 ? -((-value - 1) >> bits) - 1 : value >> bits; }
+
+static memory *memory_of(reader *from, const tailcut_tensor *tensor) {
+    const char *key = tensor->name;
+    uint32_t n, key_bytes = tensor->name_bytes;
+    memory *found;
+    for (n = 0; n < tensor->name_bytes; n++) {
+        if (tensor->name[n] == '.') {
+            key = tensor->name + n + 1;
+            key_bytes = tensor->name_bytes - n - 1;
+        }
+    }
+    if (tensor->is_kept) key_bytes = 0;
+    for (n = 0; n < from->num_memories; n++) {
+        found = from->memories + n;
+        if (found->key_bytes == key_bytes && memcmp(found->key, key, key_bytes) == 0) return found;
+    }
+    found = tailcut_borrow(from->arena, sizeof *found); /* right below the last one */
+    if (found == NULL) return NULL;
+    memset(found, 0, sizeof *found);
+    found->key = key;
+    found->key_bytes = key_bytes;
+    found->mean = 1024;
+    from->memories = found;
+    from->num_memories++;
+    return found;
+}
+
+/* ---- mathematics without a library ---- */
+
+static double power_of_two(int32_t exponent) {
+    uint64_t word = (uint64_t)(exponent + 1023) << 52;
+    double value;
+    memcpy(&value, &word, sizeof value);
+    return value;
+}
+
+/* 2^y for y up to 128; 0 far below. */
+static double exp2_of(double y) {
+    double term = 1.0, sum = 1.0;
+    int32_t whole, n;
+    if (y < -200.0) return 0.0;
+    whole = (int32_t)(y < 0 ? y - 0.5 : y + 0.5);
+    y = (y - whole) * 0.69314718055994530942;
+    for (n = 1; n < 18; n++) {
+        term *= y / n;
+        sum += term;
+    }
+    return sum * power_of_two(whole);
+}
+
+/* cos(pi / 2 * m / n) for m from 0 to n. */
+static double cosine_of(uint32_t m, uint32_t n) {
+    int is_sine = 2 * (uint64_t)m > n;
+    double x = 1.57079632679489661923 * (is_sine ? n - m : m) / n, term = is_sine ? x : 1.0, sum = term;
+    int k;
+    for (k = is_sine ? 2 : 1; k < 24; k += 2) {
+        term *= -x * x / (k * (k + 1.0));
+        sum += term;
+    }
+    return sum;
+}
+
+static double root_of(double value) { /* of 2^-31 to 2 */
+    double root = 1.0;
+    int n;
+    for (n = 0; n < 32; n++) root = 0.5 * (root + value / root);
+    return root;
+}
+
+/* The inverse of the orthonormal DCT-II along one axis of a tensor in row-major order. */
+static tailcut_status inverse_dct(double *values, uint32_t count, uint32_t size, uint32_t stride, tailcut_arena *arena) {
+    size_t top = arena->top;
+    double *cosines = tailcut_borrow(arena, ((uint64_t)size + 1) * sizeof *cosines);
+    double *line = tailcut_borrow(arena, (uint64_t)size * sizeof *line);
+    double first = root_of(1.0 / size), others = root_of(2.0 / size);
+    uint32_t outer, inner, n, k;
+    if (cosines == NULL || line == NULL) return TAILCUT_ARENA_TOO_SMALL;
+    for (n = 0; n <= size; n++) cosines[n] = cosine_of(n, size);
+    for (outer = 0; outer < count; outer += size * stride) {
+        for (inner = 0; inner < stride; inner++) {
+            double *at = values + outer + inner;
+            for (n = 0; n < size; n++) line[n] = 0.0;
+            for (k = 0; k < size; k++) {
+                double value = at[(size_t)k * stride] * (k == 0 ? first : others);
+                uint64_t turn = k, full = 4 * (uint64_t)size; /* (2 n + 1) k, modulo a whole turn */
+                if (value == 0.0) continue;
+                for (n = 0; n < size; n++) {
+                    uint64_t angle = turn > full / 2 ? full - turn : turn;
+                    line[n] += value * (angle > size ? -cosines[full / 2 - angle] : cosines[angle]);
+                    turn += 2 * (uint64_t)k;
+                    if (turn >= full) turn -= full;
+                }
+            }
+            for (n = 0; n < size; n++) at[(size_t)n * stride] = line[n];
+        }
+    }
+    arena->top = top;
+    return TAILCUT_OK;
+}
+
+static void put_float(uint8_t *into, double value) {
+    float rounded = (float)value;
+    uint32_t word;
+    memcpy(&word, &rounded, sizeof word);
+    into[0] = (uint8_t)word;
+    into[1] = (uint8_t)(word >> 8);
+    into[2] = (uint8_t)(word >> 16);
+    into[3] = (uint8_t)(word >> 24);
+}
+
+/* ---- tensors ---- */
+
+static tailcut_status read_whole(reader *from, tailcut_tensor *tensor) {
+    uint8_t *into = tailcut_keep(from->arena, 8 * (uint64_t)tensor->count);
+    uint32_t n;
+    if (into == NULL) return TAILCUT_ARENA_TOO_SMALL;
+    tensor->numbers = into;
+    for (n = 0; n < tensor->count; n++) {
+        uint32_t byte;
+        uint64_t word;
+        from->whole += read_number(from, SET_OF_WHOLE);
+        word = (uint64_t)from->whole;
+        for (byte = 0; byte < 8; byte++) *into++ = (uint8_t)(word >> 8 * byte);
+    }
+    return TAILCUT_OK;
+}
+
+/* The sums of magnitudes along the axes, which say what to expect of the next number. */
+typedef struct {
+    tally *tallies[TAILCUT_MAX_AXES];
+    uint8_t axes[TAILCUT_MAX_AXES];
+    uint32_t num_axes; /* longer than 1 */
+} surroundings;
+
+static tailcut_status start_surroundings(surroundings *around, const tailcut_tensor *tensor, tailcut_arena *arena) {
+    uint32_t n;
+    around->num_axes = 0;
+    for (n = 0; n < tensor->num_axes; n++) {
+        if (tensor->sizes[n] > 1) around->axes[around->num_axes++] = (uint8_t)n;
+    }
+    for (n = 0; around->num_axes > 1 && n < around->num_axes; n++) {
+        /* No index along an axis is above the number of coefficients before it. */
+        uint32_t axis = around->axes[n], size = tensor->sizes[axis];
+        if (size > tensor->count && tensor->axes >> axis & 1) size = tensor->count;
+        around->tallies[n] = tailcut_borrow(arena, size * (uint64_t)sizeof(tally));
+        if (around->tallies[n] == NULL) return TAILCUT_ARENA_TOO_SMALL;
+        memset(around->tallies[n], 0, size * sizeof(tally));
+    }
+    return TAILCUT_OK;
+}
+
+static tailcut_status read_numbers(reader *from, tailcut_tensor *tensor, memory *own, uint32_t claimed, uint8_t *into,
+                                   double *values) {
+    size_t top = from->arena->top;
+    surroundings around;
+    tailcut_order order;
+    uint64_t sum = 0, count = 0, mean = (uint64_t)own->mean;
+    int64_t recent = own->mean;
+    double step = exp2_of((double)own->last[1] / 8.0), offset = (double)own->last[2];
+    uint32_t place, n;
+    tailcut_status status = start_surroundings(&around, tensor, from->arena);
+    if (status != TAILCUT_OK) return status;
+    tailcut_order_start(&order, tensor);
+    for (place = 0; place < tensor->count; place++) {
+        int32_t number = 0;
+        double value;
+        if (place < claimed) {
+            uint64_t g = (256 * sum + 4 * mean) / (count + 4), magnitude;
+            int32_t u = logarithm((around.num_axes == 1 ? (uint64_t)recent : g) + 8), v = 0;
+            int64_t level;
+            for (n = 0; around.num_axes > 1 && n < around.num_axes; n++) {
+                const tally *at = around.tallies[n] + order.index[around.axes[n]];
+                v += logarithm((256 * at->sum + 8 * g) / (at->count + 8) + 8) - u;
+            }
+            level = shifted(u + shifted(3 * (int64_t)v, 2) - 60, 3);
+            number = read_number(from, level < 0 ? 0 : level > 31 ? 31 : (uint32_t)level);
+            magnitude = (uint64_t)(number < 0 ? -number : number);
+            sum += magnitude;
+            count++;
+            recent += shifted((int64_t)(256 * magnitude) - recent, 3);
+            for (n = 0; around.num_axes > 1 && n < around.num_axes; n++) {
+                tally *at = around.tallies[n] + order.index[around.axes[n]];
+                at->sum += magnitude;
+                at->count++;
+            }
+            if (place + 1 < claimed) tailcut_order_next(&order);
+        }
+        value = (number + offset) * step;
+        if (values != NULL) {
+            values[place] = value;
+            continue;
+        }
+        if (own->last[0] == 1) value = value < 128.0 ? exp2_of(value) : 2 * OVERFLOWS;
+        if (!(value < OVERFLOWS && value > -OVERFLOWS)) return TAILCUT_CORRUPT;
+        put_float(into + 4 * (size_t)place, value);
+    }
+    if (count > 0) own->mean = (int64_t)(256 * sum / count);
+    from->arena->top = top;
+    return TAILCUT_OK;
+}
+
+static tailcut_status read_quantized(reader *from, tailcut_tensor *tensor, memory *own) {
+    size_t top = from->arena->top;
+    double *values = NULL;
+    uint8_t *into = tailcut_keep(from->arena, 4 * (uint64_t)tensor->count);
+    uint32_t claimed = own->last[3] ? (uint32_t)own->last[3] - 1 : tensor->count, n, axis, stride = 1;
+    tailcut_status status;
+    if (into == NULL) return TAILCUT_ARENA_TOO_SMALL;
+    tensor->numbers = into;
+    if (own->last[0] > 1) {
+        if (tensor->is_kept || (own->last[0] == 3 && tensor->num_axes < 3)) return TAILCUT_CORRUPT;
+        values = tailcut_borrow(from->arena, 8 * (uint64_t)tensor->count);
+        if (values == NULL) return TAILCUT_ARENA_TOO_SMALL;
+    } else if (tensor->is_kept && own->last[0] != 0) {
+        return TAILCUT_CORRUPT;
+    }
+    status = read_numbers(from, tensor, own, claimed, into, values);
+    if (status != TAILCUT_OK || values == NULL) return status;
+    for (axis = tensor->num_axes; axis-- > (own->last[0] == 3 ? 2u : 0u) && tensor->count > 0;) {
+        status = inverse_dct(values, tensor->count, tensor->sizes[axis], stride, from->arena);
+        if (status != TAILCUT_OK) return status;
+        stride *= tensor->sizes[axis];
+    }
+    for (n = 0; n < tensor->count; n++) {
+        if (!(values[n] < OVERFLOWS && values[n] > -OVERFLOWS)) return TAILCUT_CORRUPT;
+        put_float(into + 4 * (size_t)n, values[n]);
+    }
+    from->arena->top = top;
+    return TAILCUT_OK;
+}
+
+static tailcut_status claim(reader *from, uint64_t count) {
+    if (count > from->claims_left) return TAILCUT_CORRUPT;
+    from->claims_left -= count;
+    return TAILCUT_OK;
+}
+
+static tailcut_status read_tensor(reader *from, tailcut_tensor *tensor) {
+    memory *own;
+    tailcut_status status;
+    unsigned n;
+    if (tensor->stored_type == WHOLE) {
+        status = claim(from, tensor->count);
+        return status == TAILCUT_OK ? read_whole(from, tensor) : status;
+    }
+    own = memory_of(from, tensor);
+    if (own == NULL) return TAILCUT_ARENA_TOO_SMALL;
+    for (n = 0; n < 4; n++) own->last[n] += read_number(from, 32 + n);
+    if (own->last[0] < 0 || own->last[0] > 3 || own->last[1] < -400 || own->last[1] > 400 || own->last[3] < 0 ||
+        own->last[3] > (int64_t)tensor->count) {
+        return TAILCUT_CORRUPT;
+    }
+    status = claim(from, own->last[3] ? (uint64_t)own->last[3] - 1 : tensor->count);
+    return status == TAILCUT_OK ? read_quantized(from, tensor, own) : status;
+}
+
+static int is_here(const tailcut_tensor *tensor) { return tensor->stored_type >= QUANTIZED; }
+
+tailcut_status tailcut_unquantize(const uint8_t *bytes, size_t num_bytes, tailcut_tensor *tensors, uint32_t num_tensors,
+                                  tailcut_arena *arena) {
+    size_t top = arena->top;
+    reader from;
+    uint32_t n;
+    uint64_t whole = 0;
+    for (n = 0; n < num_tensors; n++) {
+        if (tensors[n].stored_type == WHOLE) whole += tensors[n].count;
+    }
+    if (whole > MAX_WHOLE) return TAILCUT_LIMIT;
+    memset(&from, 0, sizeof from);
+    from.arena = arena;
+    from.contexts = tailcut_borrow(arena, NUM_CONTEXTS * sizeof *from.contexts);
+    if (from.contexts == NULL) return TAILCUT_ARENA_TOO_SMALL;
+    start_contexts(from.contexts);
+    tailcut_start_coder(&from.coder, bytes, num_bytes);
+    from.claims_left = 6144 * (uint64_t)num_bytes + 49152;
+    for (n = 0; n < num_tensors; n++) {
+        tailcut_tensor *tensor = tensors + n;
+        tailcut_status status;
+        if (!is_here(tensor)) continue;
+        tensor->type = tensor->stored_type == WHOLE ? TAILCUT_INT64 : TAILCUT_FLOAT32;
+        tensor->item_stride = tensor->stored_type == WHOLE ? 8 : 4;
+        tensor->byte_stride = 1;
+        status = read_tensor(&from, tensor);
+        if (status != TAILCUT_OK) return status;
+    }
+    arena->top = top;
+    return tailcut_end_coder(&from.coder);
+}

@@ -1,0 +1,216 @@
+"""The reader in C, beside Python's: same verdict, same numbers, on sound, broken and damaged files."""
+
+import json
+import random
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conformance.networks import FOLDER
+from conformance.torch_networks import Chain, Image, build
+from tests.export_c.compiling import C_FOLDER, SANITIZED, compile_c
+from tests.export_c.oracle import Numbers, damage, is_described, metadata_of, read_alone, read_into, refusal
+from tests.export_c.reader import Answer, ReadTensor, Request, read_all
+from tests.format.networks import OwnNet, registered
+from torch import nn
+
+import tailcut
+from tailcut.export_c import describe, reader_sources
+from tailcut.transform.order import l1_order_index
+
+VALID: dict[str, Any] = json.loads((FOLDER / "valid.json").read_text(encoding="utf-8"))
+INVALID: dict[str, Any] = json.loads((FOLDER / "invalid.json").read_text(encoding="utf-8"))
+GOLDEN = sorted((Path(__file__).parents[1] / "format" / "golden").rglob("*.tailcut"))
+ZOO = sorted((Path(tailcut.__file__).parent / "format" / "zoo").glob("*.tailcut"))
+OWN_CLASSES: dict[str, Callable[[], nn.Module]] = {
+    "own-class": OwnNet,
+    "own-zeros": lambda: nn.Sequential(*(nn.Linear(12, 12) for _ in range(6))),
+}
+# Read in C before the edits that a header ends within; in Python after the header.
+OTHER_ERRORS = {"edits-fewer": "UnsupportedVersionError"}
+WIDE = 1 << 23
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The reader with sanitizers for addresses and undefined behaviour, which end it at the first finding."""
+    into = tmp_path_factory.mktemp("reader") / "reader_batch"
+    return compile_c(into, [*reader_sources(), C_FOLDER / "reader_batch.c"], "-O1", *SANITIZED)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def registered_networks() -> Iterator[None]:
+    with ExitStack() as stack:
+        stack.enter_context(registered("conformance-chain", Chain))
+        stack.enter_context(registered("conformance-image", Image))
+        yield
+
+
+def content_of(name: str, kind: str = "valid") -> bytes:
+    return (FOLDER / kind / f"{name}.tailcut").read_bytes()
+
+
+def check_numbers(answer: Answer, wanted: Numbers, what: object = "") -> None:
+    """Bit by bit; to 1e-6 of each where numbers are computed from rounded ones."""
+    for (name, shape, axes, weights, numbers), found in zip(wanted.kept, answer.kept, strict=True):
+        assert (found.name, found.shape, found.axes, found.weights) == (name, shape, axes, weights), what
+        _check_same(found, numbers, what)
+    for (name, shape, is_parameter, numbers), found in zip(wanted.others, answer.others, strict=True):
+        assert (found.name, found.shape, found.is_parameter) == (name, shape, is_parameter), what
+        _check_same(found, numbers, what)
+    assert metadata_of(answer.metadata) == wanted.contents.metadata
+    assert answer.num_edits == len(wanted.contents.edits)
+
+
+def _check_same(found: ReadTensor, numbers: torch.Tensor, what: object) -> None:
+    numbers = numbers.reshape(-1)
+    assert found.type == numbers.dtype
+    if found.is_quantized:
+        torch.testing.assert_close(found.numbers, numbers, rtol=1e-6, atol=1e-30)
+    else:
+        raw = [values.contiguous().view(torch.uint8) for values in (found.numbers, numbers)]
+        assert torch.equal(*raw), what
+    torch.testing.assert_close(found.values, numbers.float(), rtol=1e-6, atol=1e-30, equal_nan=True)
+
+
+def test_valid_files_alone(program: Path) -> None:
+    names = [name for name, entry in VALID.items() if not entry["base"]]
+    requests = [Request(content_of(name), arena=WIDE) for name in names]
+    for name, request, answer in zip(names, requests, read_all(program, requests), strict=True):
+        assert answer.error == "", name
+        check_numbers(answer, read_alone(request.content), name)
+
+
+def test_invalid_files_alone(program: Path) -> None:
+    wanted = {name: entry.get("alone", entry["error"]) or "" for name, entry in INVALID.items() if entry["own"]}
+    requests = [
+        Request(content_of(name, "invalid"), max_parameters=INVALID[name].get("max_parameters", 1 << 30), arena=WIDE)
+        for name in wanted
+    ]
+    for name, answer in zip(wanted, read_all(program, requests), strict=True):
+        if answer.error != "bad argument":  # of a registered network, which is not to be read without
+            assert answer.error == OTHER_ERRORS.get(name, wanted[name]), name
+
+
+def test_valid_files_with_their_networks(program: Path) -> None:
+    own = {name: build(entry["own"]) if entry["own"] else None for name, entry in VALID.items()}
+    described = [describe(FOLDER / "valid" / f"{name}.tailcut", into=own[name]) for name in VALID]
+    requests = [Request(content_of(name), network, arena=WIDE) for name, network in zip(VALID, described, strict=True)]
+    for name, answer in zip(VALID, read_all(program, requests), strict=True):
+        assert answer.error == "", name
+        check_numbers(answer, read_into(content_of(name), own[name]), name)
+
+
+def test_invalid_files_with_their_networks(program: Path) -> None:
+    """Described as they are before any edit, so that an edit which changes layers is that of another network."""
+    requests, names = [], []
+    for name, entry in INVALID.items():
+        like = "nothing" if entry["own"] else next(n for n, e in VALID.items() if e["base"] == "conformance-chain")
+        network = describe(FOLDER / "valid" / f"{like}.tailcut", into=build(entry["own"]) if entry["own"] else None)
+        requests.append(Request(content_of(name, "invalid"), network, entry.get("max_parameters", 1 << 30), WIDE))
+        names.append(name)
+    for name, answer in zip(names, read_all(program, requests), strict=True):
+        assert answer.error not in ("", "arena too small"), name
+
+
+@pytest.mark.parametrize("path", [*GOLDEN, *ZOO], ids=lambda path: path.stem)
+def test_golden_and_zoo_files(program: Path, path: Path) -> None:
+    make = OWN_CLASSES.get(path.stem)
+    into = None if make is None else make()
+    content = path.read_bytes()
+    network = describe(path, into=into)
+    large = 1 << 26 if len(content) > 100_000 else WIDE
+    (answer,) = read_all(program, [Request(content, network, arena=large)])
+    assert answer.error == ""
+    check_numbers(answer, read_into(content, into))
+    # The arena is as large as it says, and not a byte larger.
+    tight = [Request(content, network, arena=answer.peak + extra) for extra in (0, -8)]
+    first, second = read_all(program, tight)
+    assert (first.error, second.error) == ("", "arena too small")
+
+
+def test_every_smaller_arena_is_told(program: Path) -> None:
+    for name in ("quantized-coefficients", "packed-fixed"):
+        content = content_of(name)
+        (whole,) = read_all(program, [Request(content, arena=WIDE)])
+        requests = [Request(content, arena=size) for size in range(0, whole.peak + 64, 8)]
+        errors = [answer.error for answer in read_all(program, requests)]
+        small = errors.index("")
+        assert set(errors[:small]) == {"arena too small"}
+        assert set(errors[small:]) == {""}
+        assert small * 8 >= whole.peak - 8
+
+
+def test_damaged_files_by_themselves(program: Path) -> None:
+    draw = random.Random(37)
+    names = [name for name, entry in VALID.items() if not entry["base"]]
+    pool = [content_of(name) for name in VALID]
+    contents = [damage(content_of(draw.choice(names)), pool, draw) for _ in range(16_000)]
+    taken = _compare(program, [Request(content, arena=1 << 18) for content in contents], lambda _: None)
+    assert 400 < taken < 8000
+
+
+def test_damaged_files_of_known_networks(program: Path) -> None:
+    draw = random.Random(73)
+    own = {name: build(entry["own"]) if entry["own"] else None for name, entry in VALID.items()}
+    described = {name: describe(FOLDER / "valid" / f"{name}.tailcut", into=own[name]) for name in VALID}
+    networks = {id(described[name]): own[name] for name in VALID}
+    pool = [content_of(name) for name in VALID]
+    names = [draw.choice([*VALID]) for _ in range(4_000)]
+    requests = [Request(damage(content_of(name), pool, draw), described[name], arena=1 << 18) for name in sorted(names)]
+    taken = _compare(program, requests, lambda request: networks[id(request.network)])
+    assert 100 < taken < 2000
+
+
+def _compare(program: Path, requests: list[Request], own_of: Callable[[Request], nn.Module | None]) -> int:
+    """Same verdict, same numbers; how many files were taken."""
+    taken = 0
+    for request, answer in zip(requests, read_all(program, requests), strict=True):
+        own = own_of(request)
+        if request.network is None:
+            error, wanted = refusal(read_alone, request.content)
+        else:
+            error, wanted = refusal(read_into, request.content, own)
+        if error == "ArgumentError":  # now of an own class, for which Python has no network
+            continue
+        if wanted is not None and request.network is not None:
+            error = "" if is_described(wanted.contents, request.network, own) else "another network"
+        assert bool(error) == bool(answer.error), (error, answer.error, request.content.hex())
+        if wanted is not None and not error:
+            check_numbers(answer, wanted, request.content.hex())
+            taken += 1
+    return taken
+
+
+def test_the_order_of_coefficients(program: Path) -> None:
+    checked = 0
+    for name, entry in VALID.items():
+        if entry["base"]:
+            continue
+        (answer,) = read_all(program, [Request(content_of(name), arena=WIDE)])
+        for tensor in answer.kept:
+            wanted = l1_order_index(tensor.shape, len(tensor.numbers), axes=tensor.axes, weights=tensor.weights)
+            assert tensor.order == [tuple(index) for index in wanted.tolist()], (name, tensor.name)
+            checked += len(tensor.order)
+    assert checked > 500
+
+
+def test_it_compiles_for_size_and_for_speed(tmp_path: Path) -> None:
+    for number, options in enumerate((["-Os"], ["-O3", "-funsigned-char"], ["-O2", "-fshort-enums"])):
+        program = compile_c(tmp_path / f"reader{number}", [*reader_sources(), C_FOLDER / "reader_batch.c"], *options)
+        (answer,) = read_all(program, [Request(content_of("plain"))])
+        assert answer.error == ""
+
+
+def test_the_fuzz_entry_point(tmp_path: Path) -> None:
+    """libFuzzer's function, here over the corpus; docs/c-reader.md says how to fuzz with it."""
+    sources = [*reader_sources(), C_FOLDER / "fuzz_reader.c"]
+    program = compile_c(tmp_path / "fuzz_reader", sources, "-O1", "-DFUZZ_MAIN", *SANITIZED)
+    files = [str(path) for path in sorted(FOLDER.glob("*valid/*.tailcut"))]
+    done = subprocess.run([str(program), *files], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"{len(files)} files" in done.stdout
