@@ -27,7 +27,7 @@ def compiler() -> str:
 
 def compile_c(into: Path, sources: Sequence[Path], *options: str, folders: Sequence[Path] = ()) -> Path:
     """The program, compiled without a warning."""
-    includes = [f"-I{folder}" for folder in (runtime_folder(), *folders)]
+    includes = [f"-I{folder}" for folder in (*folders, runtime_folder())]
     command = [compiler(), *STRICT, *options, *includes, *map(str, sources), "-o", str(into)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -2,8 +2,17 @@
 
 from pathlib import Path
 
-READER = ("tailcut_items.c", "tailcut_json.c", "tailcut_codecs.c", "tailcut_quantized.c", "tailcut_reader.c")
+READER = (
+    "tailcut_items.c",
+    "tailcut_order.c",
+    "tailcut_json.c",
+    "tailcut_codecs.c",
+    "tailcut_quantized.c",
+    "tailcut_reader.c",
+)
 READER_HEADERS = ("tailcut.h", "tailcut_internal.h", "tailcut_coder.h")
+RUNNER = ("tailcut_run.c", "tailcut_order.c")
+RUNNER_HEADERS = ("tailcut.h", "tailcut_run.h")
 
 
 def runtime_folder() -> Path:
@@ -14,3 +23,8 @@ def runtime_folder() -> Path:
 def reader_sources() -> list[Path]:
     """The C files of the reader."""
     return [runtime_folder() / name for name in READER]
+
+
+def runner_files() -> tuple[str, ...]:
+    """The names of the files that run a network, `model.c` aside."""
+    return (*RUNNER_HEADERS, *RUNNER)

@@ -10,7 +10,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length);
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length) {
     static const uint32_t matrix[2] = {2, 3}, row[1] = {2};
-    static const tailcut_slot slots[2] = {{"weight", matrix, 2, 1, TAILCUT_FLOAT32}, {"bias", row, 1, 1, TAILCUT_FLOAT32}};
+    static const tailcut_slot slots[2] = {{"weight", matrix, 2, 1, TAILCUT_FLOAT32},
+                                          {"bias", row, 1, 1, TAILCUT_FLOAT32}};
     tailcut_network network = {"", NULL, 0, NULL, 0, slots, 2};
     uint8_t *arena = malloc(ARENA), *copy = malloc(length ? length : 1);
     tailcut_file file;
@@ -29,7 +30,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length) {
             }
             for (n = 0; n < 4; n++) copy[5 + n] = (uint8_t)(~crc >> 8 * n);
         }
-        if (tailcut_open(copy, length, way & 1 ? &network : NULL, 1u << 20, arena, ARENA, &file) != TAILCUT_OK) continue;
+        if (tailcut_open(copy, length, way & 1 ? &network : NULL, 1u << 20, arena, ARENA, &file) != TAILCUT_OK)
+            continue;
         for (n = 0; n < file.num_tensors; n++) {
             volatile float sum = 0;
             for (k = 0; k < file.tensors[n].count; k++) sum += tailcut_number(file.tensors + n, k);

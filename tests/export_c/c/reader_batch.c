@@ -138,7 +138,8 @@ int main(void) {
         bytes = memory(settings[2]);
         arena = (uint8_t *)memory(settings[1] + 1u) + 1; /* of no alignment */
         if (!read_exactly(bytes, settings[2])) abort();
-        status = tailcut_open(bytes, settings[2], has_network ? &network : NULL, settings[0], arena, settings[1], &file);
+        status =
+            tailcut_open(bytes, settings[2], has_network ? &network : NULL, settings[0], arena, settings[1], &file);
         put8((uint32_t)status);
         if (status == TAILCUT_OK) answer(&file);
         free(arena - 1);

@@ -59,9 +59,11 @@ typedef struct {
     const char *base;         /* its registered name, "" for an own class */
     const uint8_t *arguments; /* number of arguments and arguments, as they stand in a file; not read without a base */
     uint32_t arguments_bytes;
-    const uint8_t *edits; /* the edits of a file that change the network's layers (kinds 2 to 4), each as it stands there */
+    const uint8_t
+        *edits; /* the edits of a file that change the network's layers (kinds 2 to 4), each as it stands there */
     uint32_t edits_bytes;
-    const tailcut_slot *slots; /* all tensors of its state_dict in order, tied ones once, before kind 1 and after kinds 2 to 4 */
+    const tailcut_slot
+        *slots; /* all tensors of its state_dict in order, tied ones once, before kind 1 and after kinds 2 to 4 */
     uint32_t num_slots;
 } tailcut_network;
 
@@ -74,10 +76,11 @@ typedef struct {
     uint8_t num_axes;
     uint8_t type;         /* TAILCUT_FLOAT32 to TAILCUT_BOOL: how the numbers are stored */
     uint8_t is_parameter; /* 1 for a parameter, 0 for a buffer */
-    uint8_t is_kept;      /* 1 if the numbers are the first coefficients of its DCT, 0 if they are the tensor in row-major order */
-    uint16_t axes;        /* bit a is 1 if axis a is transformed */
+    uint8_t is_kept; /* 1 if the numbers are the first coefficients of its DCT, 0 if they are the tensor in row-major
+                        order */
+    uint16_t axes;   /* bit a is 1 if axis a is transformed */
     const uint8_t *order_weights; /* one for each transformed axis; NULL where all are 1 */
-    const uint8_t *numbers;       /* byte b (from the lowest) of number i is numbers[i * item_stride + b * byte_stride] */
+    const uint8_t *numbers; /* byte b (from the lowest) of number i is numbers[i * item_stride + b * byte_stride] */
     ptrdiff_t item_stride;
     ptrdiff_t byte_stride;
     uint8_t stored_type; /* as `type`, or 10 (quantised) or 11 (whole numbers): the type in the file */
@@ -101,10 +104,10 @@ typedef struct {
  *
  * bytes, length: the file; must stay as long as `file` is used, since numbers stored as they are are read from there.
  * network: what the file shall fill; NULL for an own class to read the file as it is.
- * max_parameters: the most numbers that the dense network may have, TAILCUT_MAX_PARAMETERS for the usual cap. Together with
- *     the arena it bounds the time: quantised numbers under a DCT take a product for each number and coefficient of an axis.
- * arena, arena_bytes: memory of any alignment; what is needed is told by `tailcut export --to c`, or found by trying.
- * file: the result; not to be used unless TAILCUT_OK is returned.
+ * max_parameters: the most numbers that the dense network may have, TAILCUT_MAX_PARAMETERS for the usual cap. Together
+ * with the arena it bounds the time: quantised numbers under a DCT take a product for each number and coefficient of an
+ * axis. arena, arena_bytes: memory of any alignment; what is needed is told by `tailcut export --to c`, or found by
+ * trying. file: the result; not to be used unless TAILCUT_OK is returned.
  */
 tailcut_status tailcut_open(const void *bytes, size_t length, const tailcut_network *network, uint32_t max_parameters,
                             void *arena, size_t arena_bytes, tailcut_file *file);

@@ -10,7 +10,7 @@ typedef struct {
     size_t read;     /* bytes, those behind the end counted too, which are 0 */
     uint32_t offset; /* below the range */
     uint32_t range;
-    int is_whole;    /* the range is 2^32, and stands as 0 */
+    int is_whole; /* the range is 2^32, and stands as 0 */
 } tailcut_coder;
 
 typedef struct {

@@ -33,8 +33,8 @@ int tailcut_is_utf8(const uint8_t *bytes, uint32_t num_bytes, int refuses_contro
 
 uint32_t tailcut_crc32(const uint8_t *bytes, size_t num_bytes);
 
-void *tailcut_keep(tailcut_arena *arena, uint64_t num_bytes);    /* from the bottom, aligned; NULL if there is no room */
-void *tailcut_borrow(tailcut_arena *arena, uint64_t num_bytes);  /* from the top; give back by setting `top` again */
+void *tailcut_keep(tailcut_arena *arena, uint64_t num_bytes);   /* from the bottom, aligned; NULL if there is no room */
+void *tailcut_borrow(tailcut_arena *arena, uint64_t num_bytes); /* from the top; give back by setting `top` again */
 
 /* BLAKE2b with a digest of four bytes. */
 typedef struct {
@@ -49,7 +49,8 @@ void tailcut_digest_add(tailcut_digest *digest, const void *bytes, uint32_t num_
 uint32_t tailcut_digest_end(tailcut_digest *digest); /* its four bytes, read as a little-endian number */
 
 /* A raw DEFLATE stream that expands to just `expanded` bytes and ends with its last byte. */
-tailcut_status tailcut_inflate(const uint8_t *bytes, size_t num_bytes, uint8_t *into, size_t expanded, tailcut_arena *arena);
+tailcut_status tailcut_inflate(const uint8_t *bytes, size_t num_bytes, uint8_t *into, size_t expanded,
+                               tailcut_arena *arena);
 /* Codec 2: `count` numbers of `width` bytes, lowest byte first. */
 tailcut_status tailcut_unrange(const uint8_t *bytes, size_t num_bytes, uint8_t *into, uint32_t count, uint32_t width,
                                tailcut_arena *arena);

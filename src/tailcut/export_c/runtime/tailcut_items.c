@@ -1,4 +1,4 @@
-/* Items of a header, checksums, memory, and the order of coefficients. SPEC.md: "Items", "Digest", "Meaning". */
+/* Items of a header, checksums and memory. SPEC.md: "Items", "Digest". */
 #include "tailcut_internal.h"
 
 #include <string.h>
@@ -181,8 +181,9 @@ void *tailcut_borrow(tailcut_arena *arena, uint64_t num_bytes) {
 /* ---- BLAKE2b, RFC 7693 ---- */
 
 static const uint64_t blake_start[8] = {
-    UINT64_C(0x6a09e667f3bcc908), UINT64_C(0xbb67ae8584caa73b), UINT64_C(0x3c6ef372fe94f82b), UINT64_C(0xa54ff53a5f1d36f1),
-    UINT64_C(0x510e527fade682d1), UINT64_C(0x9b05688c2b3e6c1f), UINT64_C(0x1f83d9abfb41bd6b), UINT64_C(0x5be0cd19137e2179),
+    UINT64_C(0x6a09e667f3bcc908), UINT64_C(0xbb67ae8584caa73b), UINT64_C(0x3c6ef372fe94f82b),
+    UINT64_C(0xa54ff53a5f1d36f1), UINT64_C(0x510e527fade682d1), UINT64_C(0x9b05688c2b3e6c1f),
+    UINT64_C(0x1f83d9abfb41bd6b), UINT64_C(0x5be0cd19137e2179),
 };
 
 static const uint8_t blake_places[10][16] = {
@@ -247,66 +248,4 @@ uint32_t tailcut_digest_end(tailcut_digest *digest) {
     memset(digest->block + digest->filled, 0, 128 - digest->filled);
     blake_block(digest, 1);
     return (uint32_t)digest->state[0];
-}
-
-/* ---- the order of coefficients ---- */
-
-/* The lowest value of transformed axis `n`, at least `from`, after which the rest can still reach the level; 0 if none. */
-static int put(tailcut_order *order, unsigned n, uint64_t from) {
-    unsigned axis = order->inner[n];
-    uint64_t weight = order->weights[n], rest = order->remaining[n], later = order->most[n + 1];
-    if (rest > later) {
-        uint64_t least = (rest - later + weight - 1) / weight;
-        if (least > from) from = least;
-    }
-    if (from >= order->sizes[axis] || weight * from > rest) return 0;
-    order->index[axis] = (uint32_t)from;
-    order->remaining[n + 1] = rest - weight * from;
-    return 1;
-}
-
-void tailcut_order_start(tailcut_order *order, const tailcut_tensor *tensor) {
-    unsigned axis;
-    memset(order, 0, sizeof *order);
-    order->sizes = tensor->sizes;
-    for (axis = 0; axis < tensor->num_axes; axis++) {
-        if (tensor->axes >> axis & 1) {
-            order->weights[order->num_inner] = tensor->order_weights ? tensor->order_weights[order->num_inner] : 1;
-            order->inner[order->num_inner++] = (uint8_t)axis;
-        } else {
-            order->outer[order->num_outer++] = (uint8_t)axis;
-        }
-    }
-    for (axis = order->num_inner; axis-- > 0;) {
-        uint64_t reach = (uint64_t)(order->sizes[order->inner[axis]] - 1) * order->weights[axis];
-        order->most[axis] = order->most[axis + 1] + reach;
-    }
-}
-
-void tailcut_order_next(tailcut_order *order) {
-    unsigned n;
-    for (n = order->num_outer; n-- > 0;) {
-        unsigned axis = order->outer[n];
-        if (++order->index[axis] < order->sizes[axis]) return;
-        order->index[axis] = 0;
-    }
-    if (order->num_inner == 0) return;
-    n = order->num_inner - 1;
-    for (;;) {
-        /* Raise axis n; where that fails, the one before it, at last the level; then fill in the axes behind it. */
-        uint64_t from = (uint64_t)order->index[order->inner[n]] + 1;
-        while (!put(order, n, from)) {
-            if (n == 0) {
-                if (order->level >= order->most[0]) return; /* behind the last one */
-                order->remaining[0] = ++order->level;
-                from = 0;
-            } else {
-                n--;
-                from = (uint64_t)order->index[order->inner[n]] + 1;
-            }
-        }
-        for (n++; n < order->num_inner && put(order, n, 0); n++) continue;
-        if (n == order->num_inner) return;
-        n--;
-    }
 }

@@ -165,7 +165,8 @@ static double root_of(double value) { /* of 2^-31 to 2 */
 }
 
 /* The inverse of the orthonormal DCT-II along one axis of a tensor in row-major order. */
-static tailcut_status inverse_dct(double *values, uint32_t count, uint32_t size, uint32_t stride, tailcut_arena *arena) {
+static tailcut_status inverse_dct(double *values, uint32_t count, uint32_t size, uint32_t stride,
+                                  tailcut_arena *arena) {
     size_t top = arena->top;
     double *cosines = tailcut_borrow(arena, ((uint64_t)size + 1) * sizeof *cosines);
     double *line = tailcut_borrow(arena, (uint64_t)size * sizeof *line);

@@ -625,7 +625,8 @@ static int is_known_type(const reading *from, uint32_t type) {
     return type <= TAILCUT_BOOL || (type <= WHOLE && from->file->version == 2);
 }
 
-/* Runs of number types, for so many other tensors. They are remembered by where they stand until the tensors are known. */
+/* Runs of number types, for so many other tensors. They are remembered by where they stand until the tensors are known.
+ */
 static void read_types(reading *from, tailcut_items *items) {
     tailcut_file *file = from->file;
     uint64_t word = tailcut_varint(items), runs = word >> 1;
@@ -872,7 +873,8 @@ static void read_metadata(reading *from, tailcut_items *items) {
     file->metadata_bytes = tailcut_capped(items, 65536);
     bytes = tailcut_take(items, file->metadata_bytes);
     file->metadata = (const char *)bytes;
-    if (items->status == TAILCUT_OK && file->metadata_bytes > 0 && !tailcut_is_json_object(bytes, file->metadata_bytes)) {
+    if (items->status == TAILCUT_OK && file->metadata_bytes > 0 &&
+        !tailcut_is_json_object(bytes, file->metadata_bytes)) {
         tailcut_fail(items, TAILCUT_CORRUPT);
     }
 }

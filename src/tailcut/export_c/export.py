@@ -1,0 +1,190 @@
+"""`export_c`: a network as C99 that a microcontroller can run, without its dense weights."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tailcut.errors import ArgumentError, StructureError, first_line
+from tailcut.export_c.lowering import KeptTensor, Lowering
+from tailcut.export_c.memory import plan
+from tailcut.export_c.operations import HANDLERS
+from tailcut.export_c.program import Program
+from tailcut.export_c.sources import runner_files, runtime_folder
+from tailcut.export_c.writing import features, write_program
+from tailcut.files import write_atomically
+from tailcut.printing import Report, sizes, table
+from tailcut.structure import example_shape, without_views
+from tailcut.weights import to_dense, truncated_tensors
+
+NAME = "model"
+FEATURES = "tailcut_features.h"
+
+
+@dataclass(frozen=True)
+class CExportReport(Report):
+    """What `export_c` wrote, and what it takes on the device; code is not counted, the compiler knows that.
+
+    Attributes:
+        folder: where the files are.
+        files: their names.
+        input_shape: of one input, without the batch.
+        output_shapes: of the outputs, which lie one after the other.
+        flash_bytes: of the network's constants, by what they are for; "program" on a processor of 32 bits.
+        arena_bytes: memory for one call.
+        input_bytes: of the caller's input, float32.
+        output_bytes: of the caller's output, float32.
+        dense_weight_bytes: what the weights take as float32 arrays.
+        dense_map_bytes: what the largest layer's whole input and output take, float32: the least that a runtime needs
+            which writes each layer's output to memory.
+    """
+
+    folder: str
+    files: tuple[str, ...]
+    input_shape: tuple[int, ...]
+    output_shapes: tuple[tuple[int, ...], ...]
+    flash_bytes: dict[str, int]
+    arena_bytes: int
+    input_bytes: int
+    output_bytes: int
+    dense_weight_bytes: int
+    dense_map_bytes: int
+
+    def __str__(self) -> str:
+        outputs = ", ".join(map(sizes, self.output_shapes))
+        flash = [(f"flash: {kind}", f"{count:,}", "") for kind, count in self.flash_bytes.items() if count]
+        rows = [
+            *flash,
+            ("flash: all but code", f"{sum(self.flash_bytes.values()):,}", f"{self.dense_weight_bytes:,}"),
+            ("RAM: arena", f"{self.arena_bytes:,}", f"{self.dense_map_bytes:,}"),
+            ("RAM: input", f"{self.input_bytes:,}", f"{self.input_bytes:,}"),
+            ("RAM: output", f"{self.output_bytes:,}", f"{self.output_bytes:,}"),
+        ]
+        return (
+            f"{self.folder}: {', '.join(self.files)}\ninput {sizes(self.input_shape)}, output {outputs}, float32\n\n"
+            + table(("bytes", "this network", "dense"), rows, align="<>>")
+        )
+
+
+def export_c(
+    model: nn.Module, folder: str | Path, *, example_input: Tensor | None = None, size: tuple[int, int] | None = None
+) -> CExportReport:
+    """Write `model` as C99 for one size of input: `model.h`, `model.c` and the runtime. The model is not changed.
+
+    Truncated layers run as: project the input's channels on a few cosines, small core, expand, row by row; their
+    dense weights and wide maps are never made. Numbers stay in the narrowest type that holds them without loss. The
+    program needs no memory but an arena whose size is a constant, and no library but `memcpy` and its like.
+
+    Args:
+        model: a network that `torch.export` can trace on one input of batch size 1.
+        folder: where the files go; made if it is not there. Files of these names are replaced.
+        example_input: (1, channels, height, width) or (1, features); the registered shape if neither is given.
+        size: height and width of the input instead, for a registered model.
+
+    Returns:
+        Flash and RAM, byte by byte.
+
+    Raises:
+        ArgumentError: the example does not fit.
+        StructureError: a layer has no form in C; the message names it.
+    """
+    model = without_views(model)
+    example = _example(model, example_input, size)
+    dense = to_dense(model).eval()
+    program, map_bytes = lower(model, dense, example)
+    text = write_program(program, NAME, f"{type(dense).__name__}, written by tailcut export --to c; do not edit.")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / f"{NAME}.h", text.header)
+    write_atomically(folder / f"{NAME}.c", text.source)
+    write_atomically(folder / FEATURES, features(program))
+    for name in runner_files():
+        write_atomically(folder / name, (runtime_folder() / name).read_text(encoding="utf-8"))
+    return CExportReport(
+        str(folder),
+        (f"{NAME}.h", f"{NAME}.c", FEATURES, *runner_files()),
+        program.input_shape,
+        program.output_shapes,
+        text.flash,
+        4 * program.arena_floats,
+        4 * int(np.prod(program.input_shape)),
+        4 * sum(int(np.prod(shape)) for shape in program.output_shapes),
+        4 * sum(parameter.numel() for parameter in dense.parameters()),
+        map_bytes,
+    )
+
+
+def lower(model: nn.Module, dense: nn.Module, example: Tensor) -> tuple[Program, int]:
+    """The program of a network, its memory planned, and the bytes of the dense network's largest input and output.
+
+    Args:
+        model: with truncated tensors or without.
+        dense: `to_dense` of it, in evaluation mode.
+        example: of batch size 1.
+    """
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            traced = torch.export.export(dense, (example,))
+        except Exception as error:
+            raise StructureError(
+                f"{type(dense).__name__} cannot be exported: {first_line(error)} (torch.export must trace it)"
+            ) from error
+    signature = traced.graph_signature
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    constants: dict[str, Any] = {
+        place: traced.state_dict[name] for place, name in names.items() if name in traced.state_dict
+    }
+    for place, name in {**signature.inputs_to_buffers, **signature.inputs_to_lifted_tensor_constants}.items():
+        if name in traced.constants:
+            constants[place] = traced.constants[name]
+    program = Lowering(_kept(model), constants, names, HANDLERS).run(traced.graph)
+    plan(program)
+    return program, _largest_maps(traced.graph, set(constants))
+
+
+def _kept(model: nn.Module) -> dict[str, KeptTensor]:
+    found: dict[str, KeptTensor] = {}
+    for tensor in truncated_tensors(model):
+        truncation = tensor.truncation
+        numbers = tensor.coefficients().detach().to(torch.float32).cpu().numpy()
+        kept = KeptTensor(numbers, tensor.shape, truncation.corner_shape, tensor.axes, truncation.order_weights)
+        found |= dict.fromkeys((tensor.name, *tensor.aliases), kept)
+    return found
+
+
+def _example(model: nn.Module, example: Tensor | None, size: tuple[int, int] | None) -> Tensor:
+    if example is not None and size is not None:
+        raise ArgumentError("give example_input= or size=, not both")
+    if example is None:
+        shape = example_shape(model)
+        if shape is None:
+            raise ArgumentError("a network of your own class needs example_input=, a tensor of batch size 1")
+        if size is not None:
+            if len(shape) != 4 or min(size) < 1:
+                raise ArgumentError(f"size={size} is for networks that read maps, of at least 1 x 1")
+            shape = (1, shape[1], *size)
+        example = torch.rand(1, *shape[1:])
+    if example.ndim not in (2, 4) or example.shape[0] != 1:
+        raise ArgumentError(
+            f"expected an example (1, channels, height, width) or (1, features), got {tuple(example.shape)}"
+        )
+    return example
+
+
+def _largest_maps(graph: torch.fx.Graph, constants: set[str]) -> int:
+    """Bytes of the largest input and output of one node together."""
+
+    def floats(node: torch.fx.Node) -> int:
+        value = node.meta.get("val")
+        return value.numel() if isinstance(value, Tensor) and node.name not in constants else 0
+
+    most = max(
+        (floats(node) + sum(map(floats, node.all_input_nodes)) for node in graph.nodes if node.op == "call_function"),
+        default=0,
+    )
+    return 4 * most

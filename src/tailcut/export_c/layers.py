@@ -1,0 +1,131 @@
+"""Layers in a program: convolutions, linear layers, batch norm."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from torch import fx
+
+from tailcut.errors import StructureError
+from tailcut.export_c.lowering import Handlers, Lowering, of_leaf, pair, size_of, window
+from tailcut.export_c.program import Kind, Leaf, Map, Norm, Op, Operation, Stage, Value
+
+HANDLERS = Handlers()
+
+
+@HANDLERS.register("conv2d")
+def _conv2d(
+    low: Lowering,
+    node: fx.Node,
+    x: fx.Node,
+    weight: fx.Node,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Value:
+    value, found = low.value(x), low.weight(weight)
+    if padding == "valid":
+        padding = 0
+    elif padding == "same":
+        reach = [step * (size - 1) for step, size in zip(pair(dilation), found.sizes[2:], strict=True)]
+        if any(part % 2 for part in reach):
+            raise StructureError("padding='same' with an even kernel")
+        padding = [part // 2 for part in reach]
+    by = window(found.sizes[2:], stride, padding, dilation)
+    is_narrow = found.is_narrow_out and groups == 1
+    out = Map(found.corner[0] if is_narrow or groups == 1 else found.sizes[0], *size_of(node))
+    is_whole = value.size == by.kernel and by.padding == (0, 0) and by.dilation == (1, 1) and groups == 1
+    kind = Kind.WHOLE if is_whole and found.is_truncated else Kind.CONV
+    low.add(Stage(kind, value, out, found, by, groups, node=node.name))
+    return _with_bias(low, Leaf(out, found.sizes[0], out.height, out.width, is_narrow=is_narrow), bias)
+
+
+@HANDLERS.register("conv_transpose2d")
+def _conv_transpose2d(
+    low: Lowering,
+    node: fx.Node,
+    x: fx.Node,
+    weight: fx.Node,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Value:
+    if groups != 1:
+        raise StructureError("a transposed convolution with groups")
+    value, found = low.value(x), low.weight(weight, is_swapped=True)
+    by, (height, width) = window(found.sizes[2:], stride, padding, dilation), size_of(node)
+    is_side_by_side = by.kernel == by.stride and by.padding == (0, 0) and pair(output_padding) == (0, 0)
+    if is_side_by_side and found.is_truncated:
+        # Spread over its kernel where it is read: the larger map is never stored.
+        narrow = Map(found.corner[1] if found.is_narrow_in else value.channels, *value.size)
+        low.add(Stage(Kind.PROJECT, value, narrow, found, node=node.name))
+        leaf = Leaf(narrow, found.sizes[0], height, width, is_narrow=found.is_narrow_out, up=found)
+        return _with_bias(low, leaf, bias)
+    out = Map(found.corner[0], height, width)
+    low.add(Stage(Kind.CONV_TRANSPOSED, value, out, found, by, node=node.name))
+    return _with_bias(low, Leaf(out, found.sizes[0], height, width, is_narrow=found.is_narrow_out), bias)
+
+
+@HANDLERS.register("linear")
+def _linear(low: Lowering, node: fx.Node, x: fx.Node, weight: fx.Node, bias: Any = None) -> Value:
+    value, found = low.value(x), low.weight(weight)
+    if len(node.meta["val"].shape) != 2:
+        raise StructureError(f"a linear layer over {tuple(node.meta['val'].shape)}; C code knows (batch, features)")
+    kind = Kind.FLAT if value.size != (1, 1) else Kind.WHOLE if found.is_truncated else Kind.CONV
+    out = Map(found.corner[0], 1, 1)
+    low.add(Stage(kind, value, out, found, node=node.name))
+    return _with_bias(low, Leaf(out, found.sizes[0], 1, 1, is_narrow=found.is_narrow_out), bias)
+
+
+def _with_bias(low: Lowering, leaf: Leaf, bias: Any) -> Value:
+    numbers = low.constant(bias)
+    return of_leaf(leaf) if numbers is None else of_leaf(leaf).then(Op(Operation.SCALE, shift=numbers))
+
+
+@HANDLERS.register("batch_norm")
+def _batch_norm(
+    low: Lowering,
+    node: fx.Node,
+    x: fx.Node,
+    weight: Any,
+    bias: Any,
+    mean: Any,
+    variance: Any,
+    training: bool,
+    momentum: float,
+    epsilon: float,
+    cudnn: bool = False,
+) -> Value:
+    value = low.value(x)
+    if value.is_flat and value.size != (1, 1):
+        raise StructureError("batch norm of a flattened map")
+    gamma, beta = low.constant(weight), low.constant(bias)
+    if training:
+        return _measured_norm(low, value, gamma, beta, epsilon)
+    means, variances = low.constant(mean), low.constant(variance)
+    if means is None or variances is None:
+        raise StructureError("batch norm without statistics")
+    scale = np.ones(len(means)) if gamma is None else gamma.astype(np.float64)
+    scale = scale / np.sqrt(variances.astype(np.float64) + epsilon)
+    shift = (0.0 if beta is None else beta.astype(np.float64)) - means.astype(np.float64) * scale
+    return value.then(Op(Operation.SCALE, scale=scale.astype(np.float32), shift=shift.astype(np.float32)))
+
+
+def _measured_norm(low: Lowering, value: Value, gamma: Any, beta: Any, epsilon: float) -> Value:
+    """Batch norm by the statistics of its own input, which the stage before it measures."""
+    norm = Norm(value.channels, gamma, beta, epsilon)
+    stage = low.program.stages[-1] if low.program.stages else None
+    (first, *rest) = value.segments[0].ops
+    leaf = first.leaf
+    is_bias = all(op.kind == Operation.SCALE and op.scale is None and op.low == 1.0 for op in rest)
+    is_fresh = stage is not None and leaf is not None and stage.out is leaf.map and stage.norm is None
+    is_whole = value.is_plain and len(value.segments) == 1 and leaf is not None and leaf.up is None
+    if is_fresh and is_whole and is_bias and stage is not None and leaf is not None and stage.kind != Kind.MEAN:
+        stage.norm = norm  # a constant is no part of what the statistics leave
+        return of_leaf(replace(leaf, norm=norm))
+    return low.stored(value, norm=norm)

@@ -1,0 +1,259 @@
+"""A traced network becomes a program: each of torch's operations is a value, a stage, or refused by its name."""
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from tailcut.errors import StructureError
+from tailcut.export_c.program import (
+    MAX_LEAVES,
+    Floats,
+    Kind,
+    Leaf,
+    Map,
+    Norm,
+    Op,
+    Operation,
+    Program,
+    Resampling,
+    Segment,
+    Stage,
+    Value,
+    Weight,
+    Window,
+)
+
+# More maps than these in one expression are written to memory where the value is used again.
+MAX_SHARED_LEAVES = 4
+MAX_SIZE = 65_535
+
+
+@dataclass(frozen=True)
+class KeptTensor:
+    """A parameter kept as coefficients.
+
+    Attributes:
+        numbers: the coefficients, in the order of the file.
+        shape: of the dense tensor.
+        corner: the sizes of the corner that holds them.
+        axes: transformed ones.
+        order_weights: one for each of these.
+    """
+
+    numbers: Floats
+    shape: tuple[int, ...]
+    corner: tuple[int, ...]
+    axes: tuple[int, ...]
+    order_weights: tuple[int, ...]
+
+
+class Lowering:
+    """What is known while a network is lowered.
+
+    Attributes:
+        program: so far.
+        kept: the parameters kept as coefficients, by name.
+        constants: parameters, buffers and constants of the trace, by the name of their placeholder.
+        names: of the parameters, by placeholder.
+    """
+
+    def __init__(
+        self,
+        kept: Mapping[str, KeptTensor],
+        constants: Mapping[str, Tensor],
+        names: Mapping[str, str],
+        handlers: Mapping[str, Callable[..., Value]],
+    ) -> None:
+        self.program = Program()
+        self.kept, self.constants, self.names = kept, constants, names
+        self.values: dict[str, Value] = {}
+        self._handlers = handlers
+        self._weights: dict[tuple[str, bool], Weight] = {}
+
+    def run(self, graph: fx.Graph) -> Program:
+        """The program of a graph of ATen operations on one input of batch size 1.
+
+        Raises:
+            StructureError: an operation or layer has no form here.
+        """
+        for node in graph.nodes:
+            if node.op == "placeholder":
+                if node.name not in self.constants:
+                    self._input(node)
+            elif node.op == "output":
+                self._outputs(node)
+            else:
+                self.values[node.name] = self._shared(node, self._lower(node))
+        return self.program
+
+    def value(self, node: Any) -> Value:
+        """What a node gave."""
+        if not isinstance(node, fx.Node) or node.name not in self.values:
+            raise StructureError(f"{node} is no map of the network's input, which C code needs here")
+        return self.values[node.name]
+
+    def plain(self, node: Any) -> Value:
+        """What a node gave, as expressions without a change of size."""
+        value = self.value(node)
+        return value if value.is_plain else self.stored(value)
+
+    def constant(self, node: Any) -> Floats | None:
+        """The numbers of a parameter or buffer; None for None."""
+        if node is None:
+            return None
+        if not isinstance(node, fx.Node) or node.name not in self.constants:
+            raise StructureError(f"{node} is computed from the input, where C code needs a parameter or a constant")
+        numbers: Floats = self.constants[node.name].detach().to(torch.float32).contiguous().numpy()
+        return numbers
+
+    def weight(self, node: fx.Node, *, is_swapped: bool = False) -> Weight:
+        """The weight of a layer: its coefficients if it is truncated, else (out, in, rows, columns)."""
+        name = self.names.get(node.name, node.name)
+        if (name, is_swapped) not in self._weights:
+            self._weights[name, is_swapped] = self._new_weight(node, name, is_swapped)
+        return self._weights[name, is_swapped]
+
+    def _new_weight(self, node: fx.Node, name: str, is_swapped: bool) -> Weight:
+        if name in self.kept:
+            kept = self.kept[name]
+            sizes, corner = (_swapped(four(shape), is_swapped) for shape in (kept.shape, kept.corner))
+            return Weight(name, kept.numbers, sizes, corner, kept.axes, kept.order_weights, True, is_swapped)
+        numbers = self.constant(node)
+        if numbers is None:
+            raise StructureError("a layer without a weight")
+        numbers = numbers.swapaxes(0, 1) if is_swapped else numbers
+        sizes = four(numbers.shape)
+        return Weight(name, np.ascontiguousarray(numbers).reshape(-1), sizes, sizes)
+
+    def add(self, stage: Stage) -> None:
+        """Append a stage, after a look whether its numbers fit into the C structures."""
+        leaves = stage.value.leaves()
+        if len(leaves) > MAX_LEAVES:
+            raise StructureError(f"{stage.node}: {len(leaves)} maps are read at once, at most {MAX_LEAVES} can be")
+        sizes = [stage.value.channels, *stage.value.source, *stage.value.size]
+        sizes += [*stage.weight.sizes] if stage.weight is not None else []
+        if max(sizes) > MAX_SIZE:
+            raise StructureError(f"{stage.node}: a size of {max(sizes)}, C code has sizes up to {MAX_SIZE}")
+        if max(*stage.window.kernel, *stage.window.stride, *stage.window.padding, *stage.window.dilation) > 255:
+            raise StructureError(f"{stage.node}: a kernel, stride, padding or dilation above 255")
+        self.program.stages.append(stage)
+
+    def stored(self, value: Value, kind: Kind = Kind.STORE, norm: Norm | None = None) -> Value:
+        """The value written to memory, every channel of it."""
+        height, width = (1, 1) if kind == Kind.MEAN else value.size
+        out = Map(value.channels, height, width)
+        self.add(Stage(kind, value, out, norm=norm, node=kind.name.lower()))
+        leaf = Leaf(out, value.channels, height, width, norm=norm)
+        return replace(of_leaf(leaf), is_flat=value.is_flat and kind != Kind.MEAN)
+
+    def _shared(self, node: fx.Node, value: Value) -> Value:
+        """Stored, where it would be made several times at some cost."""
+        is_costly = not value.is_plain or len(value.leaves()) > MAX_SHARED_LEAVES
+        return self.stored(value) if len(node.users) > 1 and is_costly else value
+
+    def _input(self, node: fx.Node) -> None:
+        if self.program.input_shape:
+            raise StructureError("the network takes several inputs; C code is made for one")
+        shape = tuple(node.meta["val"].shape)
+        if len(shape) not in (2, 4) or shape[0] != 1:
+            raise StructureError(f"expected an input (1, channels, height, width) or (1, features), got {shape}")
+        channels, height, width = (*shape[1:], 1, 1)[:3]
+        self.program.input_shape = shape[1:]
+        self.values[node.name] = of_leaf(Leaf(Map(channels, height, width, is_input=True), channels, height, width))
+
+    def _outputs(self, node: fx.Node) -> None:
+        shapes, offset = [], 0
+        outputs: Any = node.args[0]
+        for output in outputs:
+            value = self.value(output)
+            self.add(Stage(Kind.OUTPUT, value, output_offset=offset, node=output.name))
+            offset += value.floats
+            shapes.append(tuple(output.meta["val"].shape[1:]))
+        self.program.output_shapes = tuple(shapes)
+
+    def _lower(self, node: fx.Node) -> Value:
+        name = _name_of(node.target)
+        handler = self._handlers.get(name)
+        where = f"{name} ({_layer_of(node)})"
+        if handler is None:
+            raise StructureError(f"C code has no form of {where}; known: {', '.join(sorted(self._handlers))}")
+        try:
+            return handler(self, node, *node.args, **node.kwargs)
+        except StructureError as error:
+            raise StructureError(f"{where}: {error}") from error
+
+
+class Handlers(dict[str, Callable[..., Value]]):
+    """Lowerings by the names of torch's operations."""
+
+    def register(self, *names: str) -> Callable[[Callable[..., Value]], Callable[..., Value]]:
+        """Take in the decorated function under these names."""
+
+        def take(handler: Callable[..., Value]) -> Callable[..., Value]:
+            self.update(dict.fromkeys(names, handler))
+            return handler
+
+        return take
+
+
+def of_leaf(leaf: Leaf, *ops: Op) -> Value:
+    """The value that reads a map."""
+    size = leaf.top + leaf.height, leaf.left + leaf.width
+    channels = leaf.num_channels
+    return Value((Segment(channels, (Op(Operation.LEAF, leaf), *ops)),), size, size)
+
+
+def four(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """The sizes of a weight with its kernel's axes."""
+    if len(shape) not in (2, 4):
+        raise StructureError(f"a weight of shape {shape}; C code knows linear layers and convolutions of two axes")
+    first, second, *kernel = shape
+    rows, columns = kernel or (1, 1)
+    return first, second, rows, columns
+
+
+def _swapped(sizes: tuple[int, int, int, int], is_swapped: bool) -> tuple[int, int, int, int]:
+    first, second, rows, columns = sizes
+    return (second, first, rows, columns) if is_swapped else sizes
+
+
+def pair(value: Any) -> tuple[int, int]:
+    """A number for both axes, or two."""
+    numbers = [int(item) for item in value] if isinstance(value, (list, tuple)) else [int(value)]
+    return numbers[0], numbers[-1]
+
+
+def window(kernel: Any, stride: Any, padding: Any, dilation: Any = 1) -> Window:
+    """A kernel along two axes."""
+    return Window(pair(kernel), pair(stride), pair(padding), pair(dilation))
+
+
+def size_of(node: fx.Node) -> tuple[int, int]:
+    """Height and width of what a node gives."""
+    shape = tuple(node.meta["val"].shape)
+    return (int(shape[2]), int(shape[3])) if len(shape) == 4 else (1, 1)
+
+
+def resampled(
+    value: Value, node: fx.Node, resampling: Resampling, by: Window | None = None, flag: bool = False
+) -> Value:
+    """A plain value with a change of size."""
+    return replace(value, size=size_of(node), resampling=resampling, window=by or Window(), flag=flag)
+
+
+def _name_of(target: Any) -> str:
+    """The name of an operation of torch, without its overload."""
+    if target is operator.getitem:
+        return "getitem"
+    return str(target).removeprefix("aten.").rpartition(".")[0] or str(target)
+
+
+def _layer_of(node: fx.Node) -> str:
+    stack = node.meta.get("nn_module_stack") or {}
+    path = next((str(entry[0]) for entry in reversed(stack.values()) if entry[0]), "")
+    return path.removeprefix("L['self'].") or node.name

@@ -1,0 +1,204 @@
+"""Where in the arena the maps of a program lie, and what each stage needs for itself."""
+
+import math
+from dataclasses import dataclass
+
+from tailcut.export_c.program import (
+    OF_TWO,
+    Kind,
+    Leaf,
+    Map,
+    Norm,
+    Operation,
+    Program,
+    Resampling,
+    Segment,
+    Stage,
+    Weight,
+)
+
+# Rows that a change of size reads.
+ROWS_BEFORE = {Resampling.AS_IT_IS: 0, Resampling.BILINEAR: 2}
+
+
+def plan(program: Program) -> None:
+    """Give every map, every measured norm and every stage's scratch its place; fills in the program."""
+    buffers = _buffers(program)
+    placed: list[_Buffer] = []
+    for buffer in sorted(buffers, key=lambda item: -item.floats):
+        _place(buffer, placed)
+        placed.append(buffer)
+    program.arena_floats = max((buffer.offset + buffer.floats for buffer in placed), default=0)
+
+
+@dataclass(eq=False)
+class _Buffer:
+    floats: int
+    first: int
+    last: int
+    owners: list[Map | Norm | Stage]
+    offset: int = 0
+
+
+def _buffers(program: Program) -> list[_Buffer]:
+    """All that needs memory, with the first and the last stage that uses it."""
+    last: dict[int, int] = {}
+    for place, stage in enumerate(program.stages):
+        for leaf in stage.value.leaves():
+            last[id(leaf.map.owner)] = place
+            if leaf.norm is not None:
+                last[id(leaf.norm)] = place
+    buffers: list[_Buffer] = []
+    of_map: dict[int, _Buffer] = {}
+    for place, stage in enumerate(program.stages):
+        buffers.append(_Buffer(scratch_floats(stage), place, place, [stage]))
+        if stage.norm is not None:
+            buffers.append(_Buffer(2 * stage.norm.channels, place, last.get(id(stage.norm), place), [stage.norm]))
+        if stage.out is None:
+            continue
+        own_last = last.get(id(stage.out), place)
+        same = _replaced(stage, place, last)
+        if same is not None:
+            buffer = of_map[id(same)]
+            buffer.last = own_last
+            buffer.owners.append(stage.out)
+            stage.out.row_stride = same.row_stride
+        else:
+            stage.out.row_stride = stage.out.channels * stage.out.width
+            buffer = _Buffer(stage.out.floats, place, own_last, [stage.out])
+            buffers.append(buffer)
+        of_map[id(stage.out)] = buffer
+    return buffers
+
+
+def _replaced(stage: Stage, place: int, last: dict[int, int]) -> Map | None:
+    """A map that the stage reads row by row for the last time, so that its output may take the same rows.
+
+    An output row is written after all input rows up to the same one were read.
+    """
+    out, window = stage.out, stage.window
+    if stage.kind != Kind.CONV or out is None or stage.value.resampling != Resampling.AS_IT_IS:
+        return None
+    if window.stride != (1, 1) or window.padding[0] > (window.kernel[0] - 1) * window.dilation[0]:
+        return None
+    for leaf in stage.value.leaves():
+        found = leaf.map
+        fits = (found.height, found.width) == (out.height, out.width) and out.channels <= found.channels
+        is_whole = leaf.up is None and leaf.top == 0 and not found.is_input and found.view_of is None
+        if fits and is_whole and last[id(found)] == place:
+            return found
+    return None
+
+
+def _place(buffer: _Buffer, placed: list[_Buffer]) -> None:
+    """The lowest place that no buffer of the same time has."""
+    others = sorted(
+        (other for other in placed if other.first <= buffer.last and buffer.first <= other.last),
+        key=lambda item: item.offset,
+    )
+    offset = 0
+    for other in others:
+        if offset + buffer.floats <= other.offset:
+            break
+        offset = max(offset, other.offset + other.floats)
+    buffer.offset = offset
+    for owner in buffer.owners:
+        if isinstance(owner, Stage):
+            owner.scratch_offset = offset
+        else:
+            owner.offset = offset
+
+
+class _Bump:
+    """Memory that is taken one after the other, as the C program does."""
+
+    def __init__(self) -> None:
+        self.used = 0
+        self.peak = 0
+
+    def take(self, floats: int) -> None:
+        self.used += floats
+        self.peak = max(self.peak, self.used)
+
+    def take_core(self, weight: Weight) -> None:
+        """The core, and for a while the cosines of the kernel's axes."""
+        self.take(weight.core_floats)
+        self.peak = max(self.peak, self.used + sum(2 * size + 1 for size in weight.sizes[2:]))
+
+
+def mix_floats(stage: Stage) -> int:
+    """Factors of one channel: of the leaves, of the layer's input, of a norm."""
+    counts = [leaf.num_narrow for leaf in stage.value.leaves()]
+    weight = stage.weight
+    if weight is not None and weight.is_truncated:
+        counts.append(weight.corner[1] + (weight.corner[0] if stage.groups > 1 else 0))
+    if stage.norm is not None and stage.out is not None:
+        counts.append(stage.out.channels)
+    return max([0, *counts])
+
+
+def stack_depth(segments: tuple[Segment, ...]) -> int:
+    """Rows on the stack but the lowest."""
+    deepest = 1
+    for segment in segments:
+        depth = 0
+        for op in segment.ops:
+            depth += op.kind in (Operation.LEAF, Operation.ZERO)
+            deepest = max(deepest, depth)
+            depth -= op.kind in OF_TWO
+    return deepest - 1
+
+
+def scratch_floats(stage: Stage) -> int:
+    """What the stage takes for itself; `run_stage` of `tailcut_run.c` takes the same."""
+    bump, value, weight = _Bump(), stage.value, stage.weight
+    width = value.size[1]
+    bump.take(mix_floats(stage))
+    bump.take(stack_depth(value.segments) * value.source[1])
+    bump.take(ROWS_BEFORE.get(value.resampling, 1) * value.source[1])
+    bump.take(width)
+    for leaf in value.leaves():
+        _take_leaf(bump, leaf)
+    if weight is not None:
+        _take_weight(bump, stage, weight)
+    if stage.norm is None or stage.out is None:
+        return bump.peak
+    own, count = _Bump(), stage.out.channels
+    own.take(mix_floats(stage) + count)
+    if weight is not None and weight.is_narrow_out and stage.groups == 1:
+        own.take(weight.sizes[0] + 1 + count * count)
+    return max(bump.peak, own.peak)
+
+
+def _take_leaf(bump: _Bump, leaf: Leaf) -> None:
+    if leaf.is_narrow:
+        bump.take(leaf.num_channels + 1)
+    if leaf.up is not None:
+        if leaf.up.is_truncated:
+            bump.take_core(leaf.up)
+        bump.take(leaf.up.corner[0] * leaf.width)
+
+
+def _take_weight(bump: _Bump, stage: Stage, weight: Weight) -> None:
+    width = stage.value.size[1]
+    is_narrow = weight.is_truncated and weight.is_narrow_in
+    if stage.kind not in (Kind.PROJECT, Kind.WHOLE):
+        if weight.is_truncated:
+            bump.take_core(weight)
+        elif not weight.stored.is_float32 and stage.kind != Kind.FLAT:
+            bump.take(weight.corner[1] * weight.taps)
+    if is_narrow:
+        bump.take(weight.sizes[1] + 1)
+    if stage.kind == Kind.WHOLE:
+        bump.take(math.prod(weight.corner[1:]) + sum(stage.value.size) + 2)
+    window = stage.window
+    reach = (window.kernel[0] - 1) * window.dilation[0]
+    if stage.kind == Kind.CONV:
+        bump.take((reach + 1) * (stage.value.channels if stage.groups > 1 else weight.corner[1]) * width)
+        if stage.groups > 1 and weight.is_truncated:
+            bump.take(weight.sizes[1] * weight.taps)
+            bump.take(weight.sizes[0] + 1 if weight.is_narrow_out else 0)
+    elif stage.kind == Kind.CONV_TRANSPOSED:
+        bump.take((reach // window.stride[0] + 1) * weight.corner[1] * width)
+    elif stage.kind == Kind.FLAT and is_narrow:
+        bump.take(weight.corner[1])

@@ -1,0 +1,157 @@
+"""Activations and arithmetic in a program."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from torch import fx
+
+from tailcut.errors import StructureError
+from tailcut.export_c.lowering import Handlers, Lowering
+from tailcut.export_c.program import Kind, Op, Operation, Segment, Value
+
+HANDLERS = Handlers()
+LARGEST = float(np.finfo(np.float32).max)
+
+
+def _clamp(low: Lowering, x: fx.Node, least: float, most: float) -> Value:
+    return low.value(x).then(Op(Operation.CLAMP, low=least, high=most))
+
+
+@HANDLERS.register("relu", "relu_")
+def _relu(low: Lowering, node: fx.Node, x: fx.Node) -> Value:
+    return _clamp(low, x, 0.0, LARGEST)
+
+
+@HANDLERS.register("relu6", "relu6_")
+def _relu6(low: Lowering, node: fx.Node, x: fx.Node) -> Value:
+    return _clamp(low, x, 0.0, 6.0)
+
+
+@HANDLERS.register("hardtanh", "hardtanh_")
+def _hardtanh(low: Lowering, node: fx.Node, x: fx.Node, least: float = -1.0, most: float = 1.0) -> Value:
+    return _clamp(low, x, least, most)
+
+
+@HANDLERS.register("clamp", "clamp_")
+def _clamp_to(low: Lowering, node: fx.Node, x: fx.Node, min: Any = None, max: Any = None) -> Value:
+    return _clamp(low, x, -LARGEST if min is None else min, LARGEST if max is None else max)
+
+
+@HANDLERS.register("leaky_relu", "leaky_relu_")
+def _leaky_relu(low: Lowering, node: fx.Node, x: fx.Node, negative_slope: float = 0.01) -> Value:
+    return low.value(x).then(Op(Operation.LEAKY, low=negative_slope))
+
+
+@HANDLERS.register("prelu")
+def _prelu(low: Lowering, node: fx.Node, x: fx.Node, slope: fx.Node) -> Value:
+    value, numbers = low.value(x), low.constant(slope)
+    if numbers is None or len(numbers) not in (1, value.channels):
+        raise StructureError("PReLU with another number of slopes than channels")
+    return value.then(Op(Operation.LEAKY, scale=np.broadcast_to(numbers, value.channels).copy()))
+
+
+@HANDLERS.register("hardsigmoid", "hardsigmoid_")
+def _hardsigmoid(low: Lowering, node: fx.Node, x: fx.Node) -> Value:
+    value = low.value(x).then(Op(Operation.SCALE, low=1 / 6, high=0.5))
+    return value.then(Op(Operation.CLAMP, low=0.0, high=1.0))
+
+
+def _register_functions() -> None:
+    kinds = {
+        "sigmoid": Operation.SIGMOID,
+        "tanh": Operation.TANH,
+        "silu": Operation.SILU,
+        "hardswish": Operation.HARDSWISH,
+    }
+    for name, kind in kinds.items():
+
+        def handler(low: Lowering, node: fx.Node, x: fx.Node, kind: Operation = kind) -> Value:
+            return low.value(x).then(Op(kind))
+
+        HANDLERS[name] = HANDLERS[f"{name}_"] = handler
+
+
+_register_functions()
+
+
+@HANDLERS.register("gelu", "gelu_")
+def _gelu(low: Lowering, node: fx.Node, x: fx.Node, approximate: str = "none") -> Value:
+    if approximate != "none":
+        raise StructureError(f"GELU with approximate={approximate!r}")
+    return low.value(x).then(Op(Operation.GELU))
+
+
+@HANDLERS.register("softmax")
+def _softmax(low: Lowering, node: fx.Node, x: fx.Node, axis: int, dtype: Any = None) -> Value:
+    value = low.value(x)
+    if axis % len(node.meta["val"].shape) != 1 or (value.is_flat and value.size != (1, 1)):
+        raise StructureError(f"softmax along axis {axis}; C code knows that of the channels")
+    return low.stored(value, Kind.SOFTMAX)
+
+
+def _binary(low: Lowering, one: Any, two: Any, kind: Operation) -> Value:
+    values = [low.plain(node) for node in (one, two)]
+    if (values[0].channels, values[0].size) != (values[1].channels, values[1].size):
+        raise StructureError("two maps of different shapes")
+    limited = [value if len(value.segments) == 1 else low.stored(value) for value in values]
+    if sum(len(value.leaves()) for value in limited) > 4:
+        largest = max(range(2), key=lambda place: len(limited[place].leaves()))
+        limited[largest] = low.stored(limited[largest])
+    ops = (*limited[0].segments[0].ops, *limited[1].segments[0].ops, Op(kind))
+    return replace(limited[0], segments=(Segment(limited[0].channels, ops),))
+
+
+def _factors(low: Lowering, node: Any, channels: int) -> Any:
+    """A number, or one for each channel."""
+    if isinstance(node, (int, float)):
+        return np.float64(node)
+    numbers = low.constant(node)
+    if numbers is None or numbers.size not in (1, channels) or (numbers.size > 1 and numbers.shape[-2:] != (1, 1)):
+        raise StructureError("a constant that is not one number for each channel")
+    return numbers.reshape(-1).astype(np.float64) if numbers.size > 1 else np.float64(numbers.reshape(-1)[0])
+
+
+def _scaled(value: Value, scale: Any, shift: Any) -> Value:
+    arrays = [np.asarray(part, np.float64) for part in (scale, shift)]
+    given = [part.astype(np.float32) if part.ndim else None for part in arrays]
+    low, high = (0.0 if part.ndim else float(part) for part in arrays)
+    return value.then(Op(Operation.SCALE, None, given[0], given[1], low, high))
+
+
+def _is_map(low: Lowering, node: Any) -> bool:
+    return isinstance(node, fx.Node) and node.name in low.values
+
+
+@HANDLERS.register("add", "add_")
+def _add(low: Lowering, node: fx.Node, one: Any, two: Any, alpha: float = 1) -> Value:
+    if _is_map(low, one) and _is_map(low, two):
+        if alpha != 1:
+            raise StructureError("a sum of maps with a factor")
+        return _binary(low, one, two, Operation.ADD)
+    value, other = (low.value(one), two) if _is_map(low, one) else (low.value(two), one)
+    return _scaled(value, 1.0, _factors(low, other, value.channels) * (alpha if _is_map(low, one) else 1))
+
+
+@HANDLERS.register("sub", "sub_")
+def _sub(low: Lowering, node: fx.Node, one: Any, two: Any, alpha: float = 1) -> Value:
+    value = low.value(one)
+    if _is_map(low, two):
+        raise StructureError("a difference of maps")
+    return _scaled(value, 1.0, -alpha * _factors(low, two, value.channels))
+
+
+@HANDLERS.register("mul", "mul_")
+def _mul(low: Lowering, node: fx.Node, one: Any, two: Any) -> Value:
+    if _is_map(low, one) and _is_map(low, two):
+        return _binary(low, one, two, Operation.MULTIPLY)
+    value, other = (low.value(one), two) if _is_map(low, one) else (low.value(two), one)
+    return _scaled(value, _factors(low, other, value.channels), 0.0)
+
+
+@HANDLERS.register("div", "div_")
+def _div(low: Lowering, node: fx.Node, one: Any, two: Any) -> Value:
+    value = low.value(one)
+    if _is_map(low, two):
+        raise StructureError("a quotient of maps")
+    return _scaled(value, 1.0 / _factors(low, two, value.channels), 0.0)

@@ -1,0 +1,374 @@
+"""A network as a C program runs it: passes over rows, whose inputs are expressions of maps in memory.
+
+`runtime/tailcut_run.h` has the same structures; `memory.py` gives the maps their places, `writing.py` writes them down.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+MAX_LEAVES = 8
+
+
+class Kind(enum.IntEnum):
+    """What a stage does with its input."""
+
+    CONV = 0
+    CONV_TRANSPOSED = 1
+    FLAT = 2
+    WHOLE = 3
+    PROJECT = 4
+    STORE = 5
+    MEAN = 6
+    OUTPUT = 7
+    SOFTMAX = 8
+
+
+class Resampling(enum.IntEnum):
+    """A change of the input's size."""
+
+    AS_IT_IS = 0
+    MAX = 1
+    AVERAGE = 2
+    PICK = 3
+    NEAREST = 4
+    BILINEAR = 5
+
+
+class Operation(enum.IntEnum):
+    """A step of an expression."""
+
+    LEAF = 0
+    ZERO = 1
+    SCALE = 2
+    CLAMP = 3
+    ADD = 4
+    MULTIPLY = 5
+    LEAKY = 6
+    SIGMOID = 7
+    TANH = 8
+    SILU = 9
+    HARDSWISH = 10
+    GELU = 11
+
+
+OF_TWO = (Operation.ADD, Operation.MULTIPLY)
+
+
+@dataclass(frozen=True, eq=False)
+class StoredNumbers:
+    """Numbers as they lie in flash: `step` times `content`, which is of float32, float16, int16 or int8."""
+
+    content: npt.NDArray[np.generic]
+    step: float = 1.0
+
+    @property
+    def is_float32(self) -> bool:
+        """Whether they are read where they lie."""
+        return self.content.dtype == np.float32
+
+
+def stored_numbers(numbers: Floats) -> StoredNumbers:
+    """Numbers in the narrowest type that holds every one of them: of quantised files int8 or int16 and the step.
+
+    The steps of files are powers of 2^(1/8); multiples of one are met to 1e-6, other numbers bit for bit.
+    """
+    largest = float(np.abs(numbers).max(initial=0.0))
+    if not largest:
+        return StoredNumbers(np.zeros(numbers.shape, np.int8))
+    top = math.floor(8 * math.log2(largest)) + 1
+    for power in range(top, top - 8 * 16, -1):
+        step = 2.0 ** (power / 8)
+        if largest / step >= 32_767 or not all(_are_multiples(part, step) for part in (numbers[:64], numbers)):
+            continue
+        whole = np.rint(numbers.astype(np.float64) / step)
+        return StoredNumbers(whole.astype(np.int8 if np.abs(whole).max() <= 127 else np.int16), step)
+    with np.errstate(over="ignore"):
+        half = numbers.astype(np.float16)
+    if np.isfinite(half).all() and np.array_equal(half.astype(np.float32), numbers):
+        return StoredNumbers(half)
+    return StoredNumbers(numbers)
+
+
+def _are_multiples(numbers: Floats, step: float) -> bool:
+    return np.allclose(np.rint(numbers.astype(np.float64) / step) * step, numbers, 1e-6, 0)
+
+
+@dataclass(eq=False)
+class Weight:
+    """A weight as its first coefficients, or dense.
+
+    Attributes:
+        name: of the parameter.
+        numbers: in the order of the file, or row-major (out, in, rows, columns).
+        sizes: (out channels, in channels of a group, rows, columns).
+        corner: the sizes of the corner that holds the coefficients, in the same order; `sizes` for a dense one.
+        axes: transformed axes, as they are stored.
+        order_weights: one for each of them.
+        is_truncated: kept as coefficients.
+        is_swapped: stored as (in, out, rows, columns).
+    """
+
+    name: str
+    numbers: Floats
+    sizes: tuple[int, int, int, int]
+    corner: tuple[int, int, int, int]
+    axes: tuple[int, ...] = ()
+    order_weights: tuple[int, ...] = ()
+    is_truncated: bool = False
+    is_swapped: bool = False
+
+    @cached_property
+    def stored(self) -> StoredNumbers:
+        """The numbers in the narrowest type that holds them."""
+        return stored_numbers(self.numbers)
+
+    @property
+    def is_narrow_out(self) -> bool:
+        """Whether the output channels are sums of cosines."""
+        return (1 if self.is_swapped else 0) in self.axes
+
+    @property
+    def is_narrow_in(self) -> bool:
+        """Whether the input channels are projected on cosines."""
+        return (0 if self.is_swapped else 1) in self.axes
+
+    @property
+    def taps(self) -> int:
+        """Products per pair of channels."""
+        return self.sizes[2] * self.sizes[3]
+
+    @property
+    def core_floats(self) -> int:
+        """Numbers of the core."""
+        return self.corner[0] * self.corner[1] * self.taps
+
+
+@dataclass(eq=False)
+class Map:
+    """Numbers (channels, height, width) in memory, channels of one row side by side.
+
+    Attributes:
+        view_of: the map whose numbers these are, with other sizes (its own are (channels, 1, 1)).
+        offset, row_stride: filled in by `memory.plan`; in floats.
+    """
+
+    channels: int
+    height: int
+    width: int
+    is_input: bool = False
+    view_of: Map | None = None
+    offset: int = -1
+    row_stride: int = 0
+
+    @property
+    def channel_stride(self) -> int:
+        """From a channel to the next."""
+        in_planes = self.is_input or self.view_of is not None
+        return self.height * self.width if in_planes else self.width
+
+    @property
+    def owner(self) -> Map:
+        """The map that has the memory."""
+        return self if self.view_of is None else self.view_of
+
+    @property
+    def floats(self) -> int:
+        """How many numbers."""
+        return self.channels * self.height * self.width
+
+
+@dataclass(eq=False)
+class Norm:
+    """Batch norm by the statistics of the input itself: scales and shifts for each channel, measured by a stage."""
+
+    channels: int
+    gamma: Floats | None
+    beta: Floats | None
+    epsilon: float
+    offset: int = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Leaf:
+    """A map as an expression reads it; see `tailcut_leaf`."""
+
+    map: Map
+    num_channels: int
+    height: int
+    width: int
+    first: int = 0
+    is_narrow: bool = False
+    top: int = 0
+    left: int = 0
+    norm: Norm | None = None
+    up: Weight | None = None
+
+    @property
+    def num_narrow(self) -> int:
+        """Numbers that a channel is a sum of, 0 for whole maps."""
+        if not self.is_narrow:
+            return 0
+        return self.map.channels if self.up is None else self.up.corner[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """A step of an expression. `scale` and `shift` are per channel, or None for `low` and `high` in all."""
+
+    kind: Operation
+    leaf: Leaf | None = None
+    scale: Floats | None = None
+    shift: Floats | None = None
+    low: float = 1.0
+    high: float = 0.0
+
+    def of_channels(self, channels: slice) -> Op:
+        """The step for some of the channels."""
+        scale = None if self.scale is None else self.scale[channels]
+        shift = None if self.shift is None else self.shift[channels]
+        leaf = self.leaf and replace(self.leaf, first=self.leaf.first + channels.start)
+        return replace(self, scale=scale, shift=shift, leaf=leaf)
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """Some channels, and the operations that make them on a stack of rows."""
+
+    channels: int
+    ops: tuple[Op, ...]
+
+    def leaves(self) -> list[Leaf]:
+        """What it reads."""
+        return [op.leaf for op in self.ops if op.leaf is not None]
+
+
+@dataclass(frozen=True)
+class Window:
+    """The kernel of a pooling or a layer, along both axes."""
+
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """What a node of the network gives: expressions, a change of size, further operations.
+
+    Attributes:
+        segments: its channels, on the grid `source`.
+        source: height and width of the expressions.
+        size: height and width after the change of size.
+        resampling, window, flag: the change; `flag` counts padding in averages, aligns corners of bilinear maps.
+        ops: of one argument, after the change.
+        is_flat: seen as one axis of channels, rows and columns.
+    """
+
+    segments: tuple[Segment, ...]
+    source: tuple[int, int]
+    size: tuple[int, int]
+    resampling: Resampling = Resampling.AS_IT_IS
+    window: Window = Window()
+    flag: bool = False
+    ops: tuple[Op, ...] = ()
+    is_flat: bool = False
+
+    @property
+    def channels(self) -> int:
+        """Of all segments."""
+        return sum(segment.channels for segment in self.segments)
+
+    @property
+    def floats(self) -> int:
+        """Numbers of the whole map."""
+        return self.channels * self.size[0] * self.size[1]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is expressions alone, without a change of size."""
+        return self.resampling == Resampling.AS_IT_IS and not self.ops
+
+    def leaves(self) -> list[Leaf]:
+        """What it reads, each once."""
+        return list({id(leaf): leaf for segment in self.segments for leaf in segment.leaves()}.values())
+
+    def then(self, op: Op) -> Value:
+        """The value with one more operation of one argument."""
+        if not self.is_plain:
+            return replace(self, ops=_joined(self.ops, op))
+        segments, begin = [], 0
+        for segment in self.segments:
+            own = op.of_channels(slice(begin, begin + segment.channels))
+            segments.append(Segment(segment.channels, _joined(segment.ops, own)))
+            begin += segment.channels
+        return replace(self, segments=tuple(segments))
+
+
+def _joined(ops: tuple[Op, ...], op: Op) -> tuple[Op, ...]:
+    """With one more; two linear ones after another are one."""
+    if not ops or op.kind != Operation.SCALE or ops[-1].kind != Operation.SCALE:
+        return (*ops, op)
+    before = ops[-1]
+    one, two = (_linear(item) for item in (before, op))
+    scale, shift = two[0] * one[0], two[0] * one[1] + two[1]
+    return (
+        *ops[:-1],
+        Op(Operation.SCALE, None, _per_channel(scale), _per_channel(shift), _scalar(scale), _scalar(shift)),
+    )
+
+
+def _linear(op: Op) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    return (
+        np.asarray(op.low if op.scale is None else op.scale, np.float64),
+        np.asarray(op.high if op.shift is None else op.shift, np.float64),
+    )
+
+
+def _per_channel(values: npt.NDArray[np.float64]) -> Floats | None:
+    return values.astype(np.float32) if values.ndim else None
+
+
+def _scalar(values: npt.NDArray[np.float64]) -> float:
+    return 0.0 if values.ndim else float(values)
+
+
+@dataclass(eq=False)
+class Stage:
+    """One pass over an input; see `tailcut_stage`."""
+
+    kind: Kind
+    value: Value
+    out: Map | None = None
+    weight: Weight | None = None
+    window: Window = Window()
+    groups: int = 1
+    norm: Norm | None = None
+    output_offset: int = 0
+    scratch_offset: int = 0
+    node: str = ""
+
+
+@dataclass(eq=False)
+class Program:
+    """A network for one size of input.
+
+    Attributes:
+        stages: in order.
+        input_shape: (channels, height, width).
+        output_shapes: of all outputs, without the batch.
+        arena_floats: filled in by `memory.plan`.
+    """
+
+    stages: list[Stage] = field(default_factory=list)
+    input_shape: tuple[int, ...] = ()
+    output_shapes: tuple[tuple[int, ...], ...] = ()
+    arena_floats: int = 0

@@ -1,0 +1,39 @@
+/* What of the runtime is compiled: all of it. `tailcut export --to c` writes a shorter list beside its network. */
+#ifndef TAILCUT_FEATURES_H
+#define TAILCUT_FEATURES_H
+
+#define TAILCUT_HAS_CONV 1
+#define TAILCUT_HAS_CONV_TRANSPOSED 1
+#define TAILCUT_HAS_FLAT 1
+#define TAILCUT_HAS_WHOLE 1
+#define TAILCUT_HAS_PROJECT 1
+#define TAILCUT_HAS_STORE 1
+#define TAILCUT_HAS_MEAN 1
+#define TAILCUT_HAS_SOFTMAX 1
+#define TAILCUT_HAS_MAX 1
+#define TAILCUT_HAS_AVERAGE 1
+#define TAILCUT_HAS_PICK 1
+#define TAILCUT_HAS_NEAREST 1
+#define TAILCUT_HAS_BILINEAR 1
+#define TAILCUT_HAS_ZERO 1
+#define TAILCUT_HAS_SCALE 1
+#define TAILCUT_HAS_CLAMP 1
+#define TAILCUT_HAS_ADD 1
+#define TAILCUT_HAS_MULTIPLY 1
+#define TAILCUT_HAS_LEAKY 1
+#define TAILCUT_HAS_SIGMOID 1
+#define TAILCUT_HAS_TANH 1
+#define TAILCUT_HAS_SILU 1
+#define TAILCUT_HAS_HARDSWISH 1
+#define TAILCUT_HAS_GELU 1
+#define TAILCUT_HAS_GROUPS 1
+#define TAILCUT_HAS_UP 1
+#define TAILCUT_HAS_STATS 1
+#define TAILCUT_HAS_TRUNCATED 1
+#define TAILCUT_HAS_DENSE 1
+#define TAILCUT_HAS_FLOAT32 1
+#define TAILCUT_HAS_FLOAT16 1
+#define TAILCUT_HAS_INT16 1
+#define TAILCUT_HAS_INT8 1
+
+#endif

@@ -1,0 +1,938 @@
+/* The stages of a network, row by row: nothing as wide as a map of the dense network is ever stored. */
+#include "tailcut_features.h"
+#include "tailcut_run.h"
+
+#include <string.h>
+
+#ifndef TAILCUT_MAX_LEAVES
+#define TAILCUT_MAX_LEAVES 8 /* of one stage; the export keeps to it */
+#endif
+
+#define HAS_POOLING (TAILCUT_HAS_MAX || TAILCUT_HAS_AVERAGE)
+#define HAS_PICKING (TAILCUT_HAS_PICK || TAILCUT_HAS_NEAREST)
+#define HAS_OTHER_SIZES (HAS_PICKING || TAILCUT_HAS_BILINEAR)
+#define HAS_RESAMPLING (HAS_POOLING || HAS_OTHER_SIZES)
+#define IS_GROUPED(groups) (TAILCUT_HAS_GROUPS && (groups) > 1)
+#define HAS_STORE (TAILCUT_HAS_STORE || TAILCUT_HAS_SOFTMAX)
+
+/* What is known while a stage runs. */
+typedef struct {
+    const tailcut_model *model;
+    const tailcut_stage *stage;
+    const float *input;
+    float *output;
+    float *arena;
+    float *scratch;                           /* free floats */
+    const float *cosines[TAILCUT_MAX_LEAVES]; /* of each narrow leaf's channels, see make_cosines */
+    const float *up_core[TAILCUT_MAX_LEAVES];
+    float *up_rows[TAILCUT_MAX_LEAVES];
+    const float *in_cosines; /* of the weight's input channels, NULL where these are whole */
+    const float *core;
+    float *line;   /* the weights of one output, where they are decoded one by one */
+    float *stack;  /* rows of expressions, but for the lowest */
+    float *before; /* rows before their change of size */
+    float *row;    /* a row of the stage's input */
+    float *mix;    /* factors of one channel */
+} machine;
+
+static float *take(machine *m, uint32_t count) {
+    float *found = m->scratch;
+    m->scratch += count;
+    return found;
+}
+
+/* ---- mathematics ---- */
+
+static float root(float value) { /* of 0 or more */
+    float guess, least = 1e-30f;
+    uint32_t word;
+    int n;
+    if (value < least) return 0.0f;
+    memcpy(&word, &value, sizeof word);
+    word = (word >> 1) + 0x1fc00000u;
+    memcpy(&guess, &word, sizeof guess);
+    for (n = 0; n < 4; n++) guess = 0.5f * (guess + value / guess);
+    return guess;
+}
+
+static float exponential(float x) {
+    float y = x * 1.44269504f, sum;
+    int32_t whole;
+    uint32_t word;
+    if (x > 88.0f) x = 88.0f, y = x * 1.44269504f;
+    if (x < -87.0f) return 0.0f;
+    whole = (int32_t)(y < 0 ? y - 0.5f : y + 0.5f);
+    x = (x - (float)whole * 0.693359375f) + (float)whole * 2.12194440e-4f;
+    sum = 1.0f +
+          x * (1.0f + x * (0.5f + x * (1.6666667e-1f + x * (4.1666667e-2f + x * (8.3333333e-3f + x * 1.3888889e-3f)))));
+    word = (uint32_t)(whole + 127) << 23;
+    memcpy(&y, &word, sizeof y);
+    return sum * y;
+}
+
+static float hyperbolic_tangent(float x) {
+    float e, xx = x * x;
+    if (xx < 0.01f) return x * (1.0f - xx * (0.33333333f - xx * (0.13333333f - xx * 0.053968254f)));
+    e = exponential(-2.0f * (x < 0 ? -x : x));
+    e = (1.0f - e) / (1.0f + e);
+    return x < 0 ? -e : e;
+}
+
+static float sigmoid(float x) {
+    return x < 0 ? 1.0f - 1.0f / (1.0f + exponential(x)) : 1.0f / (1.0f + exponential(-x));
+}
+
+static float gelu(float x) { /* by the error function: Abramowitz and Stegun 7.1.28 squared up, to 3e-7 */
+    float z = (x < 0 ? -x : x) * 0.70710678f, t = 1.0f / (1.0f + 0.3275911f * z);
+    float tail = t * (0.254829592f + t * (-0.284496736f + t * (1.421413741f + t * (-1.453152027f + t * 1.061405429f))));
+    tail *= exponential(-z * z);
+    return x < 0 ? 0.5f * x * tail : x * (1.0f - 0.5f * tail);
+}
+
+/* ---- rows ---- */
+
+static void clear(float *row, uint32_t count) { memset(row, 0, count * sizeof *row); }
+
+/* row += sum of factors[a] * rows[a * stride], four at a time so that `row` is touched less. */
+static void add_rows(float *row, const float *rows, uint32_t stride, const float *factors, uint32_t count,
+                     uint32_t width) {
+    uint32_t a, x;
+    for (a = 0; a + 4 <= count; a += 4, rows += 4 * (size_t)stride) {
+        const float *r0 = rows, *r1 = rows + stride, *r2 = r1 + stride, *r3 = r2 + stride;
+        float f0 = factors[a], f1 = factors[a + 1], f2 = factors[a + 2], f3 = factors[a + 3];
+        for (x = 0; x < width; x++) row[x] += f0 * r0[x] + f1 * r1[x] + (f2 * r2[x] + f3 * r3[x]);
+    }
+    for (; a < count; a++, rows += stride) {
+        float f = factors[a];
+        for (x = 0; x < width; x++) row[x] += f * rows[x];
+    }
+}
+
+/* rows[a * stride] += factors[a] * row */
+static void spread_row(float *rows, uint32_t stride, const float *factors, uint32_t count, const float *row,
+                       uint32_t width) {
+    uint32_t a, x;
+    for (a = 0; a + 4 <= count; a += 4, rows += 4 * (size_t)stride) {
+        float *r0 = rows, *r1 = rows + stride, *r2 = r1 + stride, *r3 = r2 + stride;
+        float f0 = factors[a], f1 = factors[a + 1], f2 = factors[a + 2], f3 = factors[a + 3];
+        for (x = 0; x < width; x++) {
+            float v = row[x];
+            r0[x] += f0 * v;
+            r1[x] += f1 * v;
+            r2[x] += f2 * v;
+            r3[x] += f3 * v;
+        }
+    }
+    for (; a < count; a++, rows += stride) {
+        float f = factors[a];
+        for (x = 0; x < width; x++) rows[x] += f * row[x];
+    }
+}
+
+/* cos(pi / 2 * n / size) for n from 0 to `size`. */
+static const float *make_cosines(machine *m, uint32_t size) {
+    float *table = take(m, size + 1);
+    double unit = 1.57079632679489661923 / (double)size;
+    float high = (float)unit, low;
+    uint32_t n, word;
+    /* Of eight bits, so that its products with all n are exact. */
+    memcpy(&word, &high, sizeof word);
+    word &= 0xffff0000u;
+    memcpy(&high, &word, sizeof high);
+    low = (float)(unit - (double)high);
+    for (n = 0; n <= size; n++) {
+        uint32_t place = 2 * n > size ? size - n : n;
+        float x = (float)place * high + (float)place * low, xx = x * x;
+        if (2 * n > size) {
+            x *= 1.0f + xx * (-1.6666667e-1f + xx * (8.3333333e-3f + xx * (-1.9841270e-4f + xx * 2.7557319e-6f)));
+        } else {
+            x = 1.0f +
+                xx * (-0.5f + xx * (4.1666667e-2f + xx * (-1.3888889e-3f + xx * (2.4801587e-5f - xx * 2.7557319e-7f))));
+        }
+        table[n] = x;
+    }
+    return table;
+}
+
+/* cos(pi (2 place + 1) k / (2 size)) for k below `count`. */
+static void cosines_of(const float *table, uint32_t size, uint32_t place, uint32_t count, float *into) {
+    uint32_t step = 2 * place + 1, angle = 0, k;
+    for (k = 0; k < count; k++) {
+        uint32_t turn = angle > 2 * size ? 4 * size - angle : angle;
+        into[k] = turn > size ? -table[2 * size - turn] : table[turn];
+        angle += step;
+        if (angle >= 4 * size) angle -= 4 * size;
+    }
+}
+
+/* ---- weights ---- */
+
+static float number(const tailcut_array *array, uint32_t place) {
+    uint32_t half, word;
+    float value;
+    if (TAILCUT_HAS_FLOAT32 && array->type == TAILCUT_FLOAT32) return ((const float *)array->numbers)[place];
+    if (TAILCUT_HAS_INT16 && array->type == TAILCUT_INT16)
+        return array->step * (float)((const int16_t *)array->numbers)[place];
+    if (TAILCUT_HAS_INT8 && array->type == TAILCUT_INT8)
+        return array->step * (float)((const int8_t *)array->numbers)[place];
+    if (!TAILCUT_HAS_FLOAT16) return 0.0f;
+    half = ((const uint16_t *)array->numbers)[place];
+    word = ((half >> 10 & 31) + 112) << 23 | (half & 1023) << 13;
+    memcpy(&value, &word, sizeof value);
+    if ((half >> 10 & 31) == 0) value = (float)(half & 1023) * 5.9604644775390625e-8f; /* 2^-24 */
+    return half >> 15 ? -value : value;
+}
+
+/* cos(pi (2 place + 1) k / (2 size)) of a short axis. */
+static float cosine_at(const float *table, uint32_t size, uint32_t place, uint32_t k) {
+    uint32_t angle = (2 * place + 1) * k % (4 * size), turn = angle > 2 * size ? 4 * size - angle : angle;
+    return turn > size ? -table[2 * size - turn] : table[turn];
+}
+
+/* Goes through the coefficients of a weight; `index` of the order is of the axes as they are stored. */
+typedef struct {
+    tailcut_order order;
+    const tailcut_weight *weight;
+    uint32_t sizes[4];
+    float first[4]; /* the scale of cosine 0 along each axis, and that of the others */
+    float others[4];
+    uint32_t place;
+    uint8_t out_axis;
+    uint8_t in_axis;
+} walk;
+
+static void start_walk(walk *w, const tailcut_weight *weight) {
+    tailcut_tensor tensor;
+    uint32_t axis;
+    memset(&tensor, 0, sizeof tensor);
+    w->weight = weight;
+    w->place = 0;
+    w->out_axis = weight->is_swapped ? 1 : 0;
+    w->in_axis = weight->is_swapped ? 0 : 1;
+    w->sizes[w->out_axis] = weight->sizes[0];
+    w->sizes[w->in_axis] = weight->sizes[1];
+    w->sizes[2] = weight->sizes[2];
+    w->sizes[3] = weight->sizes[3];
+    for (axis = 0; axis < 4; axis++) {
+        int is_transformed = weight->axes >> axis & 1;
+        w->first[axis] = is_transformed ? root(1.0f / (float)w->sizes[axis]) : 1.0f;
+        w->others[axis] = is_transformed ? root(2.0f / (float)w->sizes[axis]) : 1.0f;
+    }
+    tensor.sizes = w->sizes;
+    tensor.num_axes = 4;
+    tensor.axes = weight->axes;
+    tensor.order_weights = weight->order_weights;
+    tailcut_order_start(&w->order, &tensor);
+}
+
+/* The next coefficient times the scales of its cosines; 0 behind the last one. */
+static int step(walk *w, float *value) {
+    uint32_t axis;
+    if (w->place == w->weight->array.count) return 0;
+    if (w->place > 0) tailcut_order_next(&w->order);
+    *value = number(&w->weight->array, w->place++);
+    for (axis = 0; axis < 4; axis++) *value *= w->order.index[axis] ? w->others[axis] : w->first[axis];
+    return 1;
+}
+
+/* Cosine `k` of an axis of the kernel at `place`; of an axis that is whole, whether it is there. */
+static float kernel_cosine(const tailcut_weight *weight, uint32_t axis, const float *table, uint32_t place,
+                           uint32_t k) {
+    return weight->axes >> axis & 1 ? cosine_at(table, weight->sizes[axis], place, k) : k == place ? 1.0f : 0.0f;
+}
+
+/* The core (num_out, num_in, rows, columns) of a truncated weight, with the scales of all cosines in it. */
+static float *make_core(machine *m, const tailcut_weight *weight) {
+    uint32_t taps = (uint32_t)weight->sizes[2] * weight->sizes[3], num_in = weight->corner[1], axis, k, y, x;
+    float *core = take(m, weight->corner[0] * num_in * taps), *after = m->scratch, *lines[2], value;
+    const float *tables[2];
+    walk w;
+    for (axis = 0; axis < 2; axis++) {
+        tables[axis] = make_cosines(m, weight->sizes[2 + axis]);
+        lines[axis] = take(m, weight->sizes[2 + axis]);
+    }
+    clear(core, weight->corner[0] * num_in * taps);
+    start_walk(&w, weight);
+    while (step(&w, &value)) {
+        float *at = core + (w.order.index[w.out_axis] * num_in + w.order.index[w.in_axis]) * taps;
+        for (axis = 0; axis < 2; axis++) {
+            for (k = 0; k < weight->sizes[2 + axis]; k++) {
+                lines[axis][k] = kernel_cosine(weight, 2 + axis, tables[axis], k, w.order.index[2 + axis]);
+            }
+        }
+        for (y = 0; y < weight->sizes[2]; y++) {
+            for (x = 0; x < weight->sizes[3]; x++) *at++ += value * lines[0][y] * lines[1][x];
+        }
+    }
+    m->scratch = after;
+    return core;
+}
+
+static int is_narrow_out(const tailcut_weight *weight) { return weight->axes >> (weight->is_swapped ? 1 : 0) & 1; }
+
+static int is_narrow_in(const tailcut_weight *weight) { return weight->axes >> (weight->is_swapped ? 0 : 1) & 1; }
+
+/* The weights (num_in, rows, columns) of output `a`. */
+static const float *core_of(machine *m, const tailcut_weight *weight, uint32_t a) {
+    uint32_t count = (uint32_t)weight->corner[1] * weight->sizes[2] * weight->sizes[3], n;
+    if (!TAILCUT_HAS_DENSE || m->core != NULL) return m->core + (size_t)a * count;
+    for (n = 0; n < count; n++) m->line[n] = number(&weight->array, a * count + n);
+    return m->line;
+}
+
+/* The core of a truncated weight; a dense one is read where it lies, or output by output into a line. */
+static void start_weight(machine *m, const tailcut_weight *weight) {
+    m->core = NULL;
+    if (m->stage->kind == TAILCUT_PROJECT || m->stage->kind == TAILCUT_WHOLE) return;
+    if (TAILCUT_HAS_TRUNCATED && (!TAILCUT_HAS_DENSE || weight->is_truncated)) {
+        m->core = make_core(m, weight);
+    } else if (weight->array.type == TAILCUT_FLOAT32) {
+        m->core = weight->array.numbers;
+    } else if (m->stage->kind != TAILCUT_FLAT) {
+        m->line = take(m, (uint32_t)weight->corner[1] * weight->sizes[2] * weight->sizes[3]);
+    }
+}
+
+/* ---- expressions ---- */
+
+static const float *row_of(const machine *m, const tailcut_map *map, uint32_t y) {
+    const float *base = map->offset == TAILCUT_INPUT ? m->input : m->arena + map->offset;
+    return base + (size_t)y * map->row_stride;
+}
+
+static void start_leaves(machine *m) {
+    uint32_t n;
+    for (n = 0; n < m->stage->num_leaves; n++) {
+        const tailcut_leaf *leaf = m->model->leaves + m->stage->first_leaf + n;
+        if (leaf->is_narrow) m->cosines[n] = make_cosines(m, leaf->num_channels);
+        if (TAILCUT_HAS_UP && leaf->up != TAILCUT_NONE) {
+            const tailcut_weight *weight = m->model->weights + leaf->up;
+            m->up_core[n] = make_core(m, weight);
+            m->up_rows[n] = take(m, (uint32_t)weight->corner[0] * leaf->width);
+        }
+    }
+}
+
+/* One row of all maps that are spread by transposed convolutions. */
+static void spread_leaves(machine *m, uint32_t y) {
+    uint32_t n, a, b, x, dx;
+    for (n = 0; TAILCUT_HAS_UP && n < m->stage->num_leaves; n++) {
+        const tailcut_leaf *leaf = m->model->leaves + m->stage->first_leaf + n;
+        const tailcut_weight *weight;
+        uint32_t own = (uint32_t)((int32_t)y - leaf->top), rows, columns;
+        const float *core, *source;
+        if (leaf->up == TAILCUT_NONE || own >= leaf->height) continue;
+        weight = m->model->weights + leaf->up;
+        rows = weight->sizes[2];
+        columns = weight->sizes[3];
+        source = row_of(m, &leaf->map, own / rows);
+        for (a = 0; a < weight->corner[0]; a++) {
+            float *into = m->up_rows[n] + a * leaf->width;
+            clear(into, leaf->width);
+            core = m->up_core[n] + ((size_t)a * weight->corner[1] * rows + own % rows) * columns;
+            for (b = 0; b < weight->corner[1]; b++, core += rows * columns) {
+                const float *from = source + b * leaf->map.channel_stride;
+                for (dx = 0; dx < columns; dx++) {
+                    for (x = 0; x < leaf->map.width; x++) into[x * columns + dx] += core[dx] * from[x];
+                }
+            }
+        }
+    }
+}
+
+static void read_leaf(machine *m, uint32_t number_of_leaf, uint32_t channel, uint32_t y, float *row, uint32_t width) {
+    const tailcut_leaf *leaf = m->model->leaves + number_of_leaf;
+    uint32_t n = number_of_leaf - m->stage->first_leaf, own = (uint32_t)((int32_t)y - leaf->top), x, stride;
+    const float *rows;
+    clear(row, width);
+    if (own >= leaf->height) return;
+    channel += leaf->first;
+    row += leaf->left;
+    width = leaf->width;
+    if (TAILCUT_HAS_UP && leaf->up != TAILCUT_NONE) {
+        rows = m->up_rows[n];
+        stride = width;
+    } else {
+        rows = row_of(m, &leaf->map, own);
+        stride = leaf->map.channel_stride;
+    }
+    if (leaf->is_narrow) {
+        uint32_t count =
+            TAILCUT_HAS_UP && leaf->up != TAILCUT_NONE ? m->model->weights[leaf->up].corner[0] : leaf->map.channels;
+        cosines_of(m->cosines[n], leaf->num_channels, channel, count, m->mix);
+        add_rows(row, rows, stride, m->mix, count, width);
+    } else {
+        memcpy(row, rows + (size_t)channel * stride, width * sizeof *row);
+    }
+    if (TAILCUT_HAS_STATS && leaf->stats != TAILCUT_NONE) {
+        float scale = m->arena[leaf->stats + (int32_t)channel];
+        float shift = m->arena[leaf->stats + (int32_t)(leaf->num_channels + channel)];
+        for (x = 0; x < width; x++) row[x] = row[x] * scale + shift;
+    }
+}
+
+static void apply(const tailcut_op *op, uint32_t channel, float *row, const float *other, uint32_t width) {
+    float scale = op->scale ? op->scale[channel] : op->low, shift = op->shift ? op->shift[channel] : op->high;
+    uint32_t x;
+    switch (op->kind) {
+        case TAILCUT_OP_SCALE:
+            if (!TAILCUT_HAS_SCALE) break;
+            for (x = 0; x < width; x++) row[x] = row[x] * scale + shift;
+            break;
+        case TAILCUT_OP_CLAMP:
+            if (!TAILCUT_HAS_CLAMP) break;
+            for (x = 0; x < width; x++) {
+                float v = row[x] < op->low ? op->low : row[x];
+                row[x] = v > op->high ? op->high : v;
+            }
+            break;
+        case TAILCUT_OP_ADD:
+            if (!TAILCUT_HAS_ADD) break;
+            for (x = 0; x < width; x++) row[x] += other[x];
+            break;
+        case TAILCUT_OP_MULTIPLY:
+            if (!TAILCUT_HAS_MULTIPLY) break;
+            for (x = 0; x < width; x++) row[x] *= other[x];
+            break;
+        case TAILCUT_OP_LEAKY:
+            if (!TAILCUT_HAS_LEAKY) break;
+            for (x = 0; x < width; x++) row[x] = row[x] < 0 ? row[x] * scale : row[x];
+            break;
+        case TAILCUT_OP_SIGMOID:
+            if (!TAILCUT_HAS_SIGMOID) break;
+            for (x = 0; x < width; x++) row[x] = sigmoid(row[x]);
+            break;
+        case TAILCUT_OP_TANH:
+            if (!TAILCUT_HAS_TANH) break;
+            for (x = 0; x < width; x++) row[x] = hyperbolic_tangent(row[x]);
+            break;
+        case TAILCUT_OP_SILU:
+            if (!TAILCUT_HAS_SILU) break;
+            for (x = 0; x < width; x++) row[x] *= sigmoid(row[x]);
+            break;
+        case TAILCUT_OP_HARDSWISH:
+            if (!TAILCUT_HAS_HARDSWISH) break;
+            for (x = 0; x < width; x++) {
+                float v = row[x] + 3.0f;
+                row[x] *= (v < 0 ? 0.0f : v > 6.0f ? 6.0f : v) / 6.0f;
+            }
+            break;
+        case TAILCUT_OP_GELU:
+            if (!TAILCUT_HAS_GELU) break;
+            for (x = 0; x < width; x++) row[x] = gelu(row[x]);
+            break;
+        default:
+            break;
+    }
+}
+
+/* Channel `channel` of a segment at row `y` of the expressions' grid. */
+static void evaluate(machine *m, const tailcut_segment *segment, uint32_t channel, uint32_t y, float *row) {
+    const tailcut_op *op = m->model->ops + segment->first_op, *end = op + segment->num_ops;
+    uint32_t width = m->stage->source_width, rows = 0;
+    for (; op < end; op++) {
+        float *top = rows == 0 ? row : rows == 1 ? row : m->stack + (rows - 2) * (size_t)width;
+        if (op->kind == TAILCUT_OP_LEAF || (TAILCUT_HAS_ZERO && op->kind == TAILCUT_OP_ZERO)) {
+            if (rows > 0) top = m->stack + (rows - 1) * (size_t)width;
+            if (!TAILCUT_HAS_ZERO || op->kind == TAILCUT_OP_LEAF) {
+                read_leaf(m, op->leaf, channel, y, top, width);
+            } else {
+                clear(top, width);
+            }
+            rows++;
+        } else if ((TAILCUT_HAS_ADD && op->kind == TAILCUT_OP_ADD) ||
+                   (TAILCUT_HAS_MULTIPLY && op->kind == TAILCUT_OP_MULTIPLY)) {
+            rows--;
+            apply(op, channel, rows == 1 ? row : m->stack + (rows - 2) * (size_t)width, top, width);
+        } else {
+            apply(op, channel, top, NULL, width);
+        }
+    }
+}
+
+/* ---- changes of size ---- */
+
+static void pool(machine *m, const tailcut_segment *segment, uint32_t channel, uint32_t y, float *row) {
+    const tailcut_stage *stage = m->stage;
+    int is_max = !TAILCUT_HAS_AVERAGE || (TAILCUT_HAS_MAX && stage->resample == TAILCUT_MAX);
+    uint32_t dy, dx, x;
+    for (x = 0; x < stage->width; x++) row[x] = is_max ? -3.4028235e38f : 0.0f;
+    for (dy = 0; dy < stage->pool_kernel[0]; dy++) {
+        uint32_t from = y * stage->pool_stride[0] + dy - stage->pool_padding[0];
+        if (from >= stage->source_height) continue;
+        evaluate(m, segment, channel, from, m->before);
+        for (x = 0; x < stage->width; x++) {
+            for (dx = 0; dx < stage->pool_kernel[1]; dx++) {
+                uint32_t at = x * stage->pool_stride[1] + dx - stage->pool_padding[1];
+                if (at >= stage->source_width) continue;
+                if (!is_max) {
+                    row[x] += m->before[at];
+                } else if (m->before[at] > row[x]) {
+                    row[x] = m->before[at];
+                }
+            }
+        }
+    }
+    for (x = 0; !is_max && x < stage->width; x++) {
+        uint32_t rows = 0, columns = 0;
+        for (dy = 0; dy < stage->pool_kernel[0]; dy++) {
+            uint32_t from = y * stage->pool_stride[0] + dy - stage->pool_padding[0];
+            rows += stage->counts_padding || from < stage->source_height;
+        }
+        for (dx = 0; dx < stage->pool_kernel[1]; dx++) {
+            uint32_t at = x * stage->pool_stride[1] + dx - stage->pool_padding[1];
+            columns += stage->counts_padding || at < stage->source_width;
+        }
+        row[x] /= (float)(rows * columns);
+    }
+}
+
+/* Where a pixel of the larger map lies in the smaller one, and how far it is from the next. */
+static uint32_t place_of(uint32_t at, uint32_t from, uint32_t to, int aligns_corners, float *part) {
+    float place = aligns_corners ? (to > 1 ? (float)at * (float)(from - 1) / (float)(to - 1) : 0.0f)
+                                 : ((float)at + 0.5f) * (float)from / (float)to - 0.5f;
+    uint32_t whole;
+    if (place < 0) place = 0;
+    whole = (uint32_t)place;
+    if (whole > from - 1) whole = from - 1;
+    *part = place - (float)whole;
+    return whole;
+}
+
+static void enlarge(machine *m, const tailcut_segment *segment, uint32_t channel, uint32_t y, float *row) {
+    const tailcut_stage *stage = m->stage;
+    uint32_t x, first, width = stage->source_width;
+    float down = 0.0f, right;
+    if (HAS_PICKING && (!TAILCUT_HAS_BILINEAR || stage->resample != TAILCUT_BILINEAR)) {
+        int picks = TAILCUT_HAS_PICK && stage->resample == TAILCUT_PICK;
+        evaluate(m, segment, channel, picks ? y * stage->pool_stride[0] : y * stage->source_height / stage->height,
+                 m->before);
+        for (x = 0; x < stage->width; x++)
+            row[x] = m->before[picks ? x * stage->pool_stride[1] : x * width / stage->width];
+        return;
+    }
+    first = place_of(y, stage->source_height, stage->height, stage->counts_padding, &down);
+    evaluate(m, segment, channel, first, m->before);
+    evaluate(m, segment, channel, first + 1u < stage->source_height ? first + 1 : first, m->before + width);
+    for (x = 0; x < width; x++) m->before[x] += down * (m->before[width + x] - m->before[x]);
+    for (x = 0; x < stage->width; x++) {
+        uint32_t at = place_of(x, width, stage->width, stage->counts_padding, &right);
+        row[x] = m->before[at] + right * (m->before[at + 1u < width ? at + 1 : at] - m->before[at]);
+    }
+}
+
+/* Channel `channel` of the stage's input, the `own`-th of its segment, at row y. */
+static void input_row(machine *m, const tailcut_segment *segment, uint32_t own, uint32_t channel, uint32_t y,
+                      float *row) {
+    const tailcut_stage *stage = m->stage;
+    uint32_t n;
+    if (!HAS_RESAMPLING || stage->resample == TAILCUT_AS_IT_IS) {
+        evaluate(m, segment, own, y, row);
+    } else if (HAS_POOLING &&
+               (!HAS_OTHER_SIZES || stage->resample == TAILCUT_MAX || stage->resample == TAILCUT_AVERAGE)) {
+        pool(m, segment, own, y, row);
+    } else if (HAS_OTHER_SIZES) {
+        enlarge(m, segment, own, y, row);
+    }
+    for (n = 0; n < stage->num_ops; n++) apply(m->model->ops + stage->first_op + n, channel, row, NULL, stage->width);
+}
+
+/* ---- layers ---- */
+
+/* Row y of what the layer reads, (num_in, width): all channels, or their projection on its cosines. */
+static void project_row(machine *m, const tailcut_weight *weight, uint32_t y, float *into) {
+    const tailcut_stage *stage = m->stage;
+    const tailcut_segment *segment = m->model->segments + stage->first_segment;
+    uint32_t n, own, channel = 0, num_in = weight->corner[1];
+    spread_leaves(m, y);
+    if (m->in_cosines != NULL) clear(into, num_in * stage->width);
+    for (n = 0; n < stage->num_segments; n++, segment++) {
+        for (own = 0; own < segment->channels; own++, channel++) {
+            if (m->in_cosines == NULL) {
+                input_row(m, segment, own, channel, y, into + channel * (size_t)stage->width);
+                continue;
+            }
+            input_row(m, segment, own, channel, y, m->row);
+            cosines_of(m->in_cosines, stage->channels, channel, num_in, m->mix);
+            spread_row(into, stage->width, m->mix, num_in, m->row, stage->width);
+        }
+    }
+}
+
+/* One tap of a convolution: row[x] += factor * from[x * stride + shift], where that is there. */
+static void add_tap(float *row, uint32_t num, const float *from, uint32_t width, float factor, uint32_t stride,
+                    int32_t shift) {
+    uint32_t x = shift < 0 ? ((uint32_t)-shift + stride - 1) / stride : 0, end = num;
+    int32_t last = (int32_t)width - 1 - shift; /* x * stride at most */
+    if (factor == 0.0f || last < 0) return;
+    if ((uint32_t)last / stride + 1 < end) end = (uint32_t)last / stride + 1;
+    if (stride == 1) {
+        from += shift;
+        for (; x < end; x++) row[x] += factor * from[x];
+    } else {
+        for (; x < end; x++) row[x] += factor * from[(int32_t)(x * stride) + shift];
+    }
+}
+
+/* One tap of a transposed convolution: row[x * stride + shift] += factor * from[x], where that is there. */
+static void add_spread_tap(float *row, uint32_t num, const float *from, uint32_t width, float factor, uint32_t stride,
+                           int32_t shift) {
+    uint32_t x = shift < 0 ? ((uint32_t)-shift + stride - 1) / stride : 0;
+    int32_t last = (int32_t)num - 1 - shift;
+    if (last < 0) return;
+    if ((uint32_t)last / stride + 1 < width) width = (uint32_t)last / stride + 1;
+    for (; x < width; x++) row[(int32_t)(x * stride) + shift] += factor * from[x];
+}
+
+/* The weights (in channels of a group, taps) of one output channel of a grouped convolution. */
+static const float *grouped_weights(machine *m, const tailcut_weight *weight, uint32_t channel,
+                                    const float *out_cosines, float *into) {
+    uint32_t num_in = weight->corner[1], inner = weight->sizes[1], taps = (uint32_t)weight->sizes[2] * weight->sizes[3];
+    uint32_t a, b, i, t, first = channel, last = channel + 1;
+    float *in_mix = m->mix + weight->corner[0];
+    if (!weight->is_truncated) return core_of(m, weight, channel);
+    if (out_cosines != NULL) {
+        cosines_of(out_cosines, weight->sizes[0], channel, weight->corner[0], m->mix);
+        first = 0;
+        last = weight->corner[0];
+    }
+    clear(into, inner * taps);
+    for (i = 0; i < inner; i++) {
+        if (m->in_cosines != NULL) cosines_of(m->in_cosines, inner, i, num_in, in_mix);
+        for (a = first; a < last; a++) {
+            for (b = m->in_cosines != NULL ? 0 : i; b < (m->in_cosines != NULL ? num_in : i + 1); b++) {
+                float factor = (out_cosines ? m->mix[a] : 1.0f) * (m->in_cosines ? in_mix[b] : 1.0f);
+                for (t = 0; t < taps; t++) into[i * taps + t] += factor * m->core[(a * num_in + b) * taps + t];
+            }
+        }
+    }
+    return into;
+}
+
+static void convolve(machine *m, const tailcut_weight *weight) {
+    const tailcut_stage *stage = m->stage;
+    uint32_t rows = stage->kernel[0], columns = stage->kernel[1], groups = stage->groups;
+    uint32_t span = (rows - 1u) * stage->dilation[0] + 1,
+             num_in = IS_GROUPED(groups) ? stage->channels : weight->corner[1];
+    uint32_t made = 0, y, a, b, dy, dx, per_group = stage->out.channels / groups, inner = num_in / groups;
+    float *ring = take(m, span * num_in * stage->width), *own = NULL;
+    const float *out_cosines = NULL;
+    if (IS_GROUPED(groups) && weight->is_truncated) {
+        own = take(m, (uint32_t)weight->sizes[1] * rows * columns);
+        if (is_narrow_out(weight)) out_cosines = make_cosines(m, weight->sizes[0]);
+    }
+    for (y = 0; y < stage->out.height; y++) {
+        int32_t first = (int32_t)(y * stage->stride[0]) - stage->padding[0];
+        for (; made < stage->height && (int32_t)made < first + (int32_t)span; made++) {
+            const float *cosines = m->in_cosines;
+            if (IS_GROUPED(groups)) m->in_cosines = NULL; /* all channels as they are */
+            project_row(m, weight, made, ring + made % span * (size_t)num_in * stage->width);
+            m->in_cosines = cosines;
+        }
+        for (a = 0; a < stage->out.channels; a++) {
+            float *row = m->arena + stage->out.offset + y * stage->out.row_stride + a * stage->out.channel_stride;
+            const float *core =
+                IS_GROUPED(groups) ? grouped_weights(m, weight, a, out_cosines, own) : core_of(m, weight, a);
+            uint32_t group = a / per_group * inner;
+            clear(row, stage->out.width);
+            for (b = 0; b < inner; b++) {
+                for (dy = 0; dy < rows; dy++, core += columns) {
+                    int32_t from = first + (int32_t)(dy * stage->dilation[0]);
+                    const float *source = ring + (((uint32_t)from % span) * num_in + group + b) * (size_t)stage->width;
+                    if (from < 0 || from >= stage->height) continue;
+                    for (dx = 0; dx < columns; dx++) {
+                        int32_t shift = (int32_t)(dx * stage->dilation[1]) - stage->padding[1];
+                        add_tap(row, stage->out.width, source, stage->width, core[dx], stage->stride[1], shift);
+                    }
+                }
+            }
+        }
+    }
+}
+
+static void convolve_transposed(machine *m, const tailcut_weight *weight) {
+    const tailcut_stage *stage = m->stage;
+    uint32_t rows = stage->kernel[0], columns = stage->kernel[1], num_in = weight->corner[1];
+    uint32_t span = (rows - 1u) * stage->dilation[0] / stage->stride[0] + 1, made = 0, y, a, b, dy, dx;
+    float *ring = take(m, span * num_in * stage->width);
+    for (y = 0; y < stage->out.height; y++) {
+        for (; made < stage->height && made * stage->stride[0] <= y + stage->padding[0]; made++) {
+            project_row(m, weight, made, ring + made % span * (size_t)num_in * stage->width);
+        }
+        for (a = 0; a < stage->out.channels; a++) {
+            float *row = m->arena + stage->out.offset + y * stage->out.row_stride + a * stage->out.channel_stride;
+            const float *core = core_of(m, weight, a);
+            clear(row, stage->out.width);
+            for (b = 0; b < num_in; b++) {
+                for (dy = 0; dy < rows; dy++, core += columns) {
+                    int32_t at = (int32_t)(y + stage->padding[0]) - (int32_t)(dy * stage->dilation[0]);
+                    uint32_t from = (uint32_t)at / stage->stride[0];
+                    if (at < 0 || (uint32_t)at % stage->stride[0] != 0 || from >= stage->height) continue;
+                    for (dx = 0; dx < columns; dx++) {
+                        int32_t shift = (int32_t)(dx * stage->dilation[1]) - stage->padding[1];
+                        add_spread_tap(row, stage->out.width, ring + (from % span * num_in + b) * (size_t)stage->width,
+                                       stage->width, core[dx], stage->stride[1], shift);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/* A linear layer over all numbers of a map, in the order channel, row, column. */
+static void multiply_flat(machine *m, const tailcut_weight *weight) {
+    const tailcut_stage *stage = m->stage;
+    const tailcut_segment *segment = m->model->segments + stage->first_segment;
+    uint32_t size = (uint32_t)stage->channels * stage->height * stage->width, num_in = weight->corner[1];
+    uint32_t n, own, x, y, a, b, channel = 0;
+    float *narrow = m->in_cosines ? take(m, num_in) : NULL, *out = m->arena + stage->out.offset;
+    clear(m->in_cosines ? narrow : out, m->in_cosines ? num_in : stage->out.channels);
+    for (n = 0; n < stage->num_segments; n++, segment++) {
+        for (own = 0; own < segment->channels; own++, channel++) {
+            for (y = 0; y < stage->height; y++) {
+                uint32_t place = (channel * stage->height + y) * stage->width;
+                spread_leaves(m, y);
+                input_row(m, segment, own, channel, y, m->row);
+                for (x = 0; x < stage->width; x++, place++) {
+                    if (m->in_cosines != NULL) {
+                        cosines_of(m->in_cosines, size, place, num_in, m->mix);
+                        for (b = 0; b < num_in; b++) narrow[b] += m->mix[b] * m->row[x];
+                    } else if (m->core != NULL) {
+                        for (a = 0; a < stage->out.channels; a++)
+                            out[a] += m->core[(size_t)a * size + place] * m->row[x];
+                    } else {
+                        for (a = 0; a < stage->out.channels; a++)
+                            out[a] += number(&weight->array, a * size + place) * m->row[x];
+                    }
+                }
+            }
+        }
+    }
+    if (m->in_cosines == NULL) return;
+    for (a = 0; a < stage->out.channels; a++) {
+        out[a] = 0.0f;
+        for (b = 0; b < num_in; b++) out[a] += m->core[(size_t)a * num_in + b] * narrow[b];
+    }
+}
+
+/* A truncated layer whose kernel is its whole input, or a linear one: all axes are projected, no core is made. */
+static void multiply_whole(machine *m, const tailcut_weight *weight) {
+    const tailcut_stage *stage = m->stage;
+    const tailcut_segment *segment = m->model->segments + stage->first_segment;
+    uint32_t num_in = weight->corner[1], rows = weight->corner[2], columns = weight->corner[3];
+    uint32_t n, own, x, y, b, k, l, channel;
+    const float *tables[2];
+    float *narrow = take(m, num_in * rows * columns), *out = m->arena + stage->out.offset, value;
+    walk w;
+    tables[0] = make_cosines(m, stage->height);
+    tables[1] = make_cosines(m, stage->width);
+    clear(narrow, num_in * rows * columns);
+    for (y = 0; y < stage->height; y++) {
+        segment = m->model->segments + stage->first_segment;
+        spread_leaves(m, y);
+        for (n = 0, channel = 0; n < stage->num_segments; n++, segment++) {
+            for (own = 0; own < segment->channels; own++, channel++) {
+                uint32_t first = m->in_cosines != NULL ? 0 : channel,
+                         last = m->in_cosines != NULL ? num_in : channel + 1;
+                input_row(m, segment, own, channel, y, m->row);
+                if (m->in_cosines != NULL) {
+                    cosines_of(m->in_cosines, stage->channels, channel, num_in, m->mix);
+                } else {
+                    m->mix[channel] = 1.0f;
+                }
+                for (l = 0; l < columns; l++) {
+                    float sum = 0.0f;
+                    for (x = 0; x < stage->width; x++) sum += m->row[x] * kernel_cosine(weight, 3, tables[1], x, l);
+                    for (k = 0; k < rows; k++) {
+                        float part = sum * kernel_cosine(weight, 2, tables[0], y, k);
+                        for (b = first; b < last; b++) narrow[(b * rows + k) * columns + l] += m->mix[b] * part;
+                    }
+                }
+            }
+        }
+    }
+    clear(out, stage->out.channels);
+    start_walk(&w, weight);
+    while (step(&w, &value)) {
+        const uint32_t *at = w.order.index;
+        out[at[w.out_axis]] += value * narrow[(at[w.in_axis] * rows + at[2]) * columns + at[3]];
+    }
+}
+
+static void store(machine *m) {
+    const tailcut_stage *stage = m->stage;
+    const tailcut_segment *segment = m->model->segments + stage->first_segment;
+    uint32_t n, own, x, y, channel;
+    for (y = 0; y < stage->height; y++) {
+        segment = m->model->segments + stage->first_segment;
+        spread_leaves(m, y);
+        for (n = 0, channel = 0; n < stage->num_segments; n++, segment++) {
+            for (own = 0; own < segment->channels; own++, channel++) {
+                input_row(m, segment, own, channel, y, m->row);
+                if ((!TAILCUT_HAS_MEAN && !HAS_STORE) || stage->kind == TAILCUT_OUTPUT) {
+                    size_t at = stage->output_offset + ((size_t)channel * stage->height + y) * stage->width;
+                    memcpy(m->output + at, m->row, stage->width * sizeof(float));
+                } else if (TAILCUT_HAS_MEAN && (!HAS_STORE || stage->kind == TAILCUT_MEAN)) {
+                    float *mean = m->arena + stage->out.offset + channel, sum = 0.0f;
+                    for (x = 0; x < stage->width; x++) sum += m->row[x];
+                    *mean = (y == 0 ? 0.0f : *mean) + sum / ((float)stage->height * (float)stage->width);
+                } else {
+                    float *into = m->arena + stage->out.offset + y * stage->out.row_stride;
+                    memcpy(into + channel * (size_t)stage->out.channel_stride, m->row, stage->width * sizeof(float));
+                }
+            }
+        }
+    }
+}
+
+static void soften(machine *m) {
+    const tailcut_map *out = &m->stage->out;
+    uint32_t x, y, n;
+    for (y = 0; y < out->height; y++) {
+        for (x = 0; x < out->width; x++) {
+            float *at = m->arena + out->offset + y * out->row_stride + x, most = at[0], sum = 0.0f;
+            for (n = 1; n < out->channels; n++)
+                most = at[n * out->channel_stride] > most ? at[n * out->channel_stride] : most;
+            for (n = 0; n < out->channels; n++) {
+                at[n * out->channel_stride] = exponential(at[n * out->channel_stride] - most);
+                sum += at[n * out->channel_stride];
+            }
+            for (n = 0; n < out->channels; n++) at[n * out->channel_stride] /= sum;
+        }
+    }
+}
+
+/* ---- batch norm by the input itself ---- */
+
+static float mean_of(const machine *m, uint32_t a) {
+    const tailcut_map *out = &m->stage->out;
+    double sum = 0.0;
+    uint32_t x, y;
+    for (y = 0; y < out->height; y++) {
+        const float *row = row_of(m, out, y) + a * out->channel_stride;
+        float part = 0.0f;
+        for (x = 0; x < out->width; x++) part += row[x];
+        sum += (double)part;
+    }
+    return (float)(sum / ((double)out->height * out->width));
+}
+
+static float covariance_of(const machine *m, uint32_t a, uint32_t b, float mean_a, float mean_b) {
+    const tailcut_map *out = &m->stage->out;
+    double sum = 0.0;
+    uint32_t x, y;
+    for (y = 0; y < out->height; y++) {
+        const float *one = row_of(m, out, y) + a * out->channel_stride,
+                    *two = row_of(m, out, y) + b * out->channel_stride;
+        float part = 0.0f;
+        for (x = 0; x < out->width; x++) part += (one[x] - mean_a) * (two[x] - mean_b);
+        sum += (double)part;
+    }
+    return (float)(sum / ((double)out->height * out->width));
+}
+
+/* Scales and shifts that normalise the wide channels, from means and covariances of the narrow ones. */
+static void measure(machine *m) {
+    const tailcut_stage *stage = m->stage;
+    const tailcut_weight *weight = stage->weight == TAILCUT_NONE ? NULL : m->model->weights + stage->weight;
+    uint32_t count = stage->out.channels, channels = count, a, b, n;
+    float *means = take(m, count), *covariances = NULL, *scales = m->arena + stage->stats;
+    const float *cosines = NULL;
+    if (weight != NULL && is_narrow_out(weight) && stage->groups == 1) {
+        channels = weight->sizes[0];
+        cosines = make_cosines(m, channels);
+        covariances = take(m, count * count);
+    }
+    for (a = 0; a < count; a++) means[a] = mean_of(m, a);
+    for (a = 0; a < count && cosines != NULL; a++) {
+        for (b = 0; b <= a; b++)
+            covariances[a * count + b] = covariances[b * count + a] = covariance_of(m, a, b, means[a], means[b]);
+    }
+    for (n = 0; n < channels; n++) {
+        float mean = 0.0f, variance = 0.0f, scale;
+        if (cosines == NULL) {
+            mean = means[n];
+            variance = covariance_of(m, n, n, mean, mean);
+        } else {
+            cosines_of(cosines, channels, n, count, m->mix);
+            for (a = 0; a < count; a++) {
+                float part = 0.0f;
+                for (b = 0; b < count; b++) part += covariances[a * count + b] * m->mix[b];
+                mean += m->mix[a] * means[a];
+                variance += m->mix[a] * part;
+            }
+        }
+        scale = (stage->gamma ? stage->gamma[n] : 1.0f) / root((variance < 0 ? 0.0f : variance) + stage->epsilon);
+        scales[n] = scale;
+        scales[channels + n] = (stage->beta ? stage->beta[n] : 0.0f) - mean * scale;
+    }
+}
+
+/* ---- the whole ---- */
+
+static void run_stage(machine *m) {
+    const tailcut_stage *stage = m->stage;
+    const tailcut_weight *weight = stage->weight == TAILCUT_NONE ? NULL : m->model->weights + stage->weight;
+    float *start = m->scratch;
+    m->mix = take(m, stage->mix);
+    m->stack = take(m, (uint32_t)stage->depth * stage->source_width);
+    m->before = take(m, (stage->resample == TAILCUT_AS_IT_IS   ? 0u
+                         : stage->resample == TAILCUT_BILINEAR ? 2u
+                                                               : 1u) *
+                            stage->source_width);
+    m->row = take(m, stage->width);
+    start_leaves(m);
+    m->in_cosines = NULL;
+    if (weight != NULL) {
+        start_weight(m, weight);
+        if (weight->is_truncated && is_narrow_in(weight)) m->in_cosines = make_cosines(m, weight->sizes[1]);
+    }
+    switch (stage->kind) {
+        case TAILCUT_CONV:
+            if (TAILCUT_HAS_CONV) convolve(m, weight);
+            break;
+        case TAILCUT_CONV_TRANSPOSED:
+            if (TAILCUT_HAS_CONV_TRANSPOSED) convolve_transposed(m, weight);
+            break;
+        case TAILCUT_FLAT:
+            if (TAILCUT_HAS_FLAT) multiply_flat(m, weight);
+            break;
+        case TAILCUT_WHOLE:
+            if (TAILCUT_HAS_WHOLE) multiply_whole(m, weight);
+            break;
+        case TAILCUT_PROJECT: {
+            uint32_t y;
+            for (y = 0; TAILCUT_HAS_PROJECT && y < stage->height; y++) {
+                project_row(m, weight, y, m->arena + stage->out.offset + y * stage->out.row_stride);
+            }
+            break;
+        }
+        default:
+            store(m);
+            if (TAILCUT_HAS_SOFTMAX && stage->kind == TAILCUT_SOFTMAX) soften(m);
+    }
+    m->scratch = start;
+    if (TAILCUT_HAS_STATS && stage->stats != TAILCUT_NONE) {
+        m->mix = take(m, stage->mix);
+        measure(m);
+        m->scratch = start;
+    }
+}
+
+tailcut_status tailcut_run(const tailcut_model *model, const float *input, float *output, void *arena) {
+    machine m;
+    uint32_t n;
+    if (model == NULL || input == NULL || output == NULL || arena == NULL) return TAILCUT_BAD_ARGUMENT;
+    if (((uintptr_t)arena | (uintptr_t)input | (uintptr_t)output) % sizeof(float) != 0) return TAILCUT_BAD_ARGUMENT;
+    memset(&m, 0, sizeof m);
+    m.model = model;
+    m.input = input;
+    m.output = output;
+    m.arena = arena;
+    for (n = 0; n < model->num_stages; n++) {
+        m.stage = model->stages + n;
+        m.scratch = m.arena + m.stage->scratch;
+        run_stage(&m);
+    }
+    return TAILCUT_OK;
+}

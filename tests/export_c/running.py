@@ -1,0 +1,39 @@
+"""Exported networks, compiled and run beside torch."""
+
+import subprocess
+from pathlib import Path
+
+import torch
+from tests.export_c.compiling import C_FOLDER, SANITIZED, compile_c
+from torch import Tensor, nn
+
+import tailcut
+from tailcut.export_c.export import CExportReport, export_c
+
+NUM_INPUTS = 2
+
+
+def compare(model: nn.Module, folder: Path, **settings: object) -> tuple[float, CExportReport]:
+    """The largest difference from torch in float64, of the largest output, over some inputs; under sanitizers.
+
+    The arena has just the bytes that the export says, and what it leaves out of the runtime is not there.
+    """
+    report = export_c(model, folder, **settings)  # type: ignore[arg-type]
+    sources = [*sorted(folder.glob("*.c")), C_FOLDER / "run_model.c"]
+    program = compile_c(folder / "run_model", sources, "-O1", *SANITIZED, folders=[folder])
+    generator = torch.Generator().manual_seed(1)
+    inputs = 2 * torch.randn(NUM_INPUTS, *report.input_shape, generator=generator)
+    done = subprocess.run([str(program)], input=inputs.numpy().tobytes(), capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    found = torch.frombuffer(bytearray(done.stdout), dtype=torch.float32).reshape(NUM_INPUTS, -1).double()
+    dense = tailcut.to_dense(model).eval().double()
+    with torch.no_grad():
+        wanted = torch.stack([_joined(dense(one[None].double())) for one in inputs])
+    assert found.shape == wanted.shape
+    assert (wanted[0] - wanted[1]).abs().max() > 1e-4 * wanted.abs().max()  # or it would not depend on the input
+    return float((found - wanted).abs().max() / wanted.abs().max()), report
+
+
+def _joined(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
+    parts = outputs if isinstance(outputs, tuple) else (outputs,)
+    return torch.cat([part.flatten() for part in parts])

@@ -1,0 +1,132 @@
+"""Networks in C, beside torch: the same outputs, in the memory that the export says."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.export_c.networks import MADE, enliven, lively, truncated
+from tests.export_c.running import compare
+from torch import nn
+
+import tailcut
+from tailcut.errors import ArgumentError, StructureError
+from tailcut.export_c.export import export_c
+
+CLOSE = 1e-5
+EDITED = sorted((Path(__file__).parents[1] / "format" / "golden" / "edits").glob("*.tailcut"))
+# One of each architecture, kind of file and way of a layer; all others differ in numbers only.
+ZOO = {
+    "alexnet-1408-float16": None,
+    "gan-64383": None,
+    "lenet300-2816": None,
+    "lenet300-ref": None,
+    "lenet5-776": None,
+    "lenet5-7668": None,
+    "lenet5-ref": None,
+    "resnet18-2688": None,
+    "resnet18-12058": None,
+    "unet-2936": (48, 40),
+    "unet-759-float16": (96, 96),
+    "vae-97134": None,
+    "vgg16-2048": None,
+}
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_networks_of_the_zoo(name: str, tmp_path: Path) -> None:
+    model = tailcut.load(f"zoo:{name}")
+    settings = {} if ZOO[name] is None else {"size": ZOO[name]}
+    difference, report = compare(model, tmp_path, **settings)
+    assert difference < CLOSE
+    if "-ref" not in name:
+        assert sum(report.flash_bytes.values()) < report.dense_weight_bytes / 15
+
+
+@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"num_kept": 30}, {"keep_ratio": 0.4, "axes": (0, 1)}, {"keep_ratio": 0.5, "axes": (1,)}],
+    ids=["plain", "all axes", "channels", "input channels"],
+)
+def test_every_operation(name: str, settings: dict[str, object], tmp_path: Path) -> None:
+    model, shape = truncated(name, **settings)
+    difference, _ = compare(model, tmp_path, example_input=torch.rand(1, *shape))
+    assert difference < CLOSE
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "size"),
+    [
+        ("resnet20", {}, None),
+        ("resnet50", {"width": 4, "small_input": True, "normalize": True}, None),
+        ("mobilenetv2_cifar", {}, None),
+        ("densenet40", {}, None),
+        ("unet", {"widths": (8, 12, 16)}, (37, 43)),
+        ("unet", {"widths": (8, 12, 16), "bilinear": True}, (37, 43)),
+        ("unet", {"widths": (8, 12, 16), "bias": False, "affine": False, "running_stats": False}, (33, 50)),
+        ("vgg16_bn_cifar", {"width": 4, "hidden": 16}, None),
+        ("dcgan_discriminator", {"width": 8}, None),
+    ],
+)
+def test_registered_networks(
+    name: str, arguments: dict[str, Any], size: tuple[int, int] | None, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = lively(tailcut.create_model(name, **arguments))
+    tailcut.regularize(model, num_kept=40)
+    difference, _ = compare(enliven(model), tmp_path, **({} if size is None else {"size": size}))
+    assert difference < CLOSE
+
+
+@pytest.mark.parametrize("path", [path for path in EDITED if "gate" not in path.stem], ids=lambda path: path.stem)
+def test_networks_with_edits(path: Path, tmp_path: Path) -> None:
+    """Pruned ones, and ones that read frequency channels or YCbCr."""
+    difference, _ = compare(tailcut.load(path), tmp_path)
+    assert difference < CLOSE
+
+
+def test_quantised_coefficients_stay_small_integers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = tailcut.create_model("lenet5", bias=False, convolutional=True)
+    tailcut.regularize(model, num_kept=100)
+    tailcut.save(model, tmp_path / "small.tailcut", codec="quantized", step=0.2)
+    difference, report = compare(tailcut.load(tmp_path / "small.tailcut"), tmp_path / "c")
+    assert difference < CLOSE
+    assert report.flash_bytes["coefficients"] == 400  # bytes, one each
+
+
+def test_unet_needs_less_than_its_maps(tmp_path: Path) -> None:
+    report = export_c(tailcut.load("zoo:unet-759-float16"), tmp_path, size=(96, 96))
+    assert report.arena_bytes < 240_000
+    assert report.dense_map_bytes > 9_000_000
+    assert report.dense_weight_bytes == 124_099_840
+
+
+def test_what_has_no_form_in_c_is_named(tmp_path: Path) -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Sequential(nn.Conv2d(3, 4, 1), nn.InstanceNorm2d(4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.inner(x)
+            return y
+
+    with pytest.raises(StructureError, match=r"instance_norm \(inner\.1\)"):
+        export_c(Attention(), tmp_path, example_input=torch.rand(1, 3, 4, 4))
+    with pytest.raises(StructureError, match="flatten"):
+        export_c(tailcut.create_model("vit"), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_examples(tmp_path: Path) -> None:
+    model = tailcut.create_model("lenet5")
+    with pytest.raises(ArgumentError, match="not both"):
+        export_c(model, tmp_path, example_input=torch.rand(1, 1, 28, 28), size=(28, 28))
+    with pytest.raises(ArgumentError, match="expected an example"):
+        export_c(model, tmp_path, example_input=torch.rand(2, 1, 28, 28))
+    with pytest.raises(ArgumentError, match="example_input="):
+        export_c(nn.Conv2d(1, 1, 1), tmp_path)
+    with pytest.raises(StructureError, match="cannot be exported"):
+        export_c(model, tmp_path, size=(14, 14))

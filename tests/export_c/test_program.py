@@ -1,0 +1,96 @@
+"""Programs: operations joined, numbers in narrow types, places in memory, text."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+import tailcut
+from tailcut.export_c import layers, pointwise, resizing
+from tailcut.export_c.export import lower
+from tailcut.export_c.lowering import four
+from tailcut.export_c.memory import plan, scratch_floats
+from tailcut.export_c.operations import HANDLERS
+from tailcut.export_c.program import Leaf, Map, Op, Operation, Program, Segment, Value, stored_numbers
+from tailcut.export_c.writing import features, write_program
+
+
+def test_two_linear_steps_are_one() -> None:
+    leaf = Leaf(Map(2, 3, 3), 2, 3, 3)
+    value = Value((Segment(2, (Op(Operation.LEAF, leaf),)),), (3, 3), (3, 3))
+    one = Op(Operation.SCALE, scale=np.array([2.0, 3.0], np.float32), shift=np.array([1.0, -1.0], np.float32))
+    joined = value.then(one).then(Op(Operation.SCALE, low=10.0, high=5.0))
+    (_, linear) = joined.segments[0].ops
+    assert linear.scale is not None
+    assert linear.shift is not None
+    assert linear.scale.tolist() == [20.0, 30.0]
+    assert linear.shift.tolist() == [15.0, -5.0]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "kind"),
+    [
+        (np.arange(-100, 100) * 2.0**-1.125, "int8"),
+        (np.arange(-3000, 3000) * 2.0**0.5, "int16"),
+        (np.random.default_rng(0).normal(size=500).astype(np.float16), "float16"),
+        (np.random.default_rng(0).normal(size=500), "float32"),
+        (np.zeros(5), "int8"),
+    ],
+)
+def test_numbers_take_the_narrowest_type(numbers: np.ndarray, kind: str) -> None:
+    numbers = numbers.astype(np.float32)
+    stored = stored_numbers(numbers)
+    assert stored.content.dtype.name == kind
+    np.testing.assert_allclose(stored.content.astype(np.float64) * stored.step, numbers, rtol=1e-6)
+
+
+def unet() -> Program:
+    torch.manual_seed(0)
+    model = tailcut.create_model("unet", widths=(8, 12, 16), bias=False, affine=False, running_stats=False)
+    tailcut.regularize(model, num_kept=33)
+    program, _ = lower(model, tailcut.to_dense(model).eval(), torch.rand(1, 3, 32, 40))
+    return program
+
+
+def test_maps_of_the_same_time_do_not_overlap() -> None:
+    program = unet()
+    plan(program)
+    written: dict[int, tuple[int, int, int]] = {}  # of each map: its place and the last stage that reads it
+    last = {id(leaf.map.owner): n for n, stage in enumerate(program.stages) for leaf in stage.value.leaves()}
+    for number, stage in enumerate(program.stages):
+        assert stage.scratch_offset + scratch_floats(stage) <= program.arena_floats
+        if stage.out is not None:
+            end = stage.out.offset + stage.out.row_stride * stage.out.height
+            assert end <= program.arena_floats
+            # A map that is replaced row by row is read for the last time by this stage.
+            alive = [(begin, stop) for begin, stop, until in written.values() if until > number]
+            assert all(end <= begin or stop <= stage.out.offset for begin, stop in alive)
+            written[id(stage.out)] = stage.out.offset, end, last.get(id(stage.out), number)
+    assert any(one[:2] == two[:2] for one, two in itertools.combinations(written.values(), 2))
+
+
+def test_the_text_says_what_is_used() -> None:
+    program = unet()
+    text = write_program(program, "small", "a comment")
+    assert f"#define SMALL_ARENA_BYTES {4 * program.arena_floats}u" in text.header
+    assert "1 x 3" not in text.header
+    assert "const tailcut_model small" in text.source
+    assert text.flash["coefficients"] == 4 * (12 * 33 + 16)  # of float32
+    used = features(program)
+    assert "#define TAILCUT_HAS_STATS 1" in used
+    assert "#define TAILCUT_HAS_UP 1" in used
+    assert "#define TAILCUT_HAS_GELU 0" in used
+
+
+def test_weights_have_two_axes_of_channels() -> None:
+    assert four((3, 4)) == (3, 4, 1, 1)
+    with pytest.raises(tailcut.errors.StructureError, match="of shape"):
+        four((3, 4, 5))
+    assert {"conv2d", "linear", "batch_norm", "cat"} <= set(HANDLERS)
+
+
+def test_the_operations_are_those_of_their_modules() -> None:
+    for module in (layers, pointwise, resizing):
+        assert module.HANDLERS
+        assert set(module.HANDLERS) <= set(HANDLERS)
