@@ -10,7 +10,19 @@ from typing import Any
 
 import torch
 
-from bench import channels, execution, exporting, files, inputs, sweeps, table5, training, transform, widths
+from bench import (
+    channels,
+    execution,
+    exporting,
+    files,
+    inputs,
+    microcontroller,
+    sweeps,
+    table5,
+    training,
+    transform,
+    widths,
+)
 from bench.machine import Machine, measure_machine
 from bench.scale import FULL, QUICK, TINY, Scale
 from bench.tables import Table
@@ -28,6 +40,7 @@ TOPICS: dict[str, Callable[[Scale, Machine], list[Table]]] = {
     "table5": table5.run,
     "widths": widths.run,
     "exporting": exporting.run,
+    "microcontroller": microcontroller.run,
 }
 SCALES = {"full": FULL, "quick": QUICK, "tiny": TINY}
 

@@ -40,7 +40,7 @@ UNET = Path("docs/results/published-unet")
 BENCH = Path("docs/results/bench-main.json")
 BENCH_OF = {
     topic: Path(f"docs/results/bench-{topic}.json")
-    for topic in ("execution", "inputs", "channels", "table5", "widths", "exporting")
+    for topic in ("execution", "inputs", "channels", "table5", "widths", "exporting", "microcontroller")
 }
 EXPERIMENTS = Path("docs/results/experiments")
 ATTACKS = Path("docs/results/attacks")
@@ -134,6 +134,7 @@ def build(root: Path) -> dict[Path, str]:
             "bench": lambda: bench_tables(root / BENCH_OF["widths"], headings=False),
             "exporting": lambda: bench_tables(root / BENCH_OF["exporting"], headings=False),
         },
+        "docs/microcontroller.md": {"bench": lambda: bench_tables(root / BENCH_OF["microcontroller"], headings=False)},
         "docs/frequency-inputs.md": {
             "answers": lambda: answers(root / RESULTS),
             "runs": lambda: recipe_table(root / RESULTS, "frequency-inputs"),

@@ -16,7 +16,7 @@ from bench.tables import Table
 from bench.timing import CLOCKS, compare, num_threads
 from bench.transform import KEPT, check_agreement, make_weights
 
-from bench import inputs
+from bench import inputs, microcontroller
 
 TABLES_PER_TOPIC = {
     "transform": 2,
@@ -29,6 +29,7 @@ TABLES_PER_TOPIC = {
     "table5": 1,
     "widths": 1,
     "exporting": 1,
+    "microcontroller": 1,
 }
 RATIOS = {
     "transform": "torch-dct / tailcut",
@@ -41,6 +42,7 @@ RATIOS = {
     "table5": "images/s",
     "widths": "times faster",
     "exporting": "open: times torch",
+    "microcontroller": "million instructions",
 }
 
 
@@ -54,6 +56,8 @@ class Outcome:
 @pytest.fixture(scope="module", params=list(TOPICS))
 def outcome(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """One topic, run on one thread without any data."""
+    if request.param == "microcontroller" and microcontroller.missing_tools():
+        pytest.skip(f"needs {' and '.join(microcontroller.missing_tools())}")
     folder = tmp_path_factory.mktemp("bench")
     arguments = ["--scale", "tiny", "--threads", "1", "--machine", "a machine", "--json", str(folder / "bench.json")]
     printed = io.StringIO()

@@ -1,13 +1,16 @@
 """Networks described for the C reader."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
+from tests.export_c.compiling import compile_c
 from torch import nn
 
 import tailcut
 from tailcut.errors import ArgumentError
-from tailcut.export_c.description import describe
+from tailcut.export_c.description import NetworkDescription, describe
+from tailcut.export_c.description_text import description_text
 
 ZOO = "zoo:lenet5-776"
 
@@ -44,3 +47,16 @@ def test_edits_that_change_layers() -> None:
     assert found.edits[:1] == b"\x03"  # kind 3, prune
     state = tailcut.to_dense(tailcut.load(golden)).state_dict()
     assert {slot.name: slot.shape for slot in found.slots} == {key: tuple(value.shape) for key, value in state.items()}
+
+
+def test_the_text_is_c(tmp_path: Path) -> None:
+    """Of a network with arguments, edits and tensors without axes."""
+    golden = Path(__file__).parents[1] / "format" / "golden" / "edits" / "pruned-regularized.tailcut"
+    described = describe(golden)
+    text = description_text(described)
+    main = f"int main(void) {{ return network.num_slots == {len(described.slots)} ? 0 : 1; }}"
+    source = f'#include "tailcut.h"\n{text}{main}\n'
+    (tmp_path / "a.c").write_text(source, encoding="utf-8")
+    program = compile_c(tmp_path / "a", [tmp_path / "a.c"])
+    assert subprocess.run([str(program)], check=False).returncode == 0
+    assert '"say \\042\\134\\303\\244"' in description_text(NetworkDescription('say "\\ä', b"", b"", described.slots))

@@ -5,6 +5,7 @@ import random
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from torch import nn
 
 import tailcut
 from tailcut.export_c import describe, reader_sources
+from tailcut.format.container import Stream, decode, encode
 from tailcut.transform.order import l1_order_index
+from tailcut.weights import truncated_tensors
 
 VALID: dict[str, Any] = json.loads((FOLDER / "valid.json").read_text(encoding="utf-8"))
 INVALID: dict[str, Any] = json.loads((FOLDER / "invalid.json").read_text(encoding="utf-8"))
@@ -214,3 +217,27 @@ def test_the_fuzz_entry_point(tmp_path: Path) -> None:
     done = subprocess.run([str(program), *files], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert f"{len(files)} files" in done.stdout
+
+
+def test_what_is_left_out_is_refused_by_its_name(tmp_path: Path) -> None:
+    parts = ("OWN_CLASSES", "DEFLATE", "RANGE", "QUANTIZED", "METADATA")
+    options = [f"-DTAILCUT_READ_{part}=0" for part in parts]
+    sources = [*reader_sources(), C_FOLDER / "reader_batch.c"]
+    small = compile_c(tmp_path / "small", sources, "-Os", *options)
+    torch.manual_seed(0)
+    model = tailcut.create_model("lenet5", bias=False)
+    tailcut.regularize(model, num_kept=20)
+    path = tmp_path / "lenet5.tailcut"
+    tailcut.save(model, path, codec="quantized", step=0.1)
+    network = describe(path)
+    (answer,) = read_all(small, [Request(path.read_bytes(), network)])
+    assert answer.error == "UnsupportedVersionError"
+    (answer,) = read_all(small, [Request(content_of("plain"))])
+    assert answer.error == "UnsupportedVersionError"
+    tailcut.save(model, path, codec="float32")
+    contents = replace(decode(path.read_bytes()), coefficients=None)
+    raw = Stream(0, 0, torch.cat([t.coefficients().detach() for t in truncated_tensors(model)]).numpy().tobytes())
+    content = encode(replace(contents, coefficients=raw))
+    (answer,) = read_all(small, [Request(content, network)])
+    assert answer.error == ""
+    check_numbers(answer, read_into(content, None))

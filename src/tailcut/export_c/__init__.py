@@ -1,13 +1,14 @@
 """Networks where Python is not: a C99 reader of `.tailcut` files and, for one network, a C99 program that runs it.
 
 - `runtime/` holds the C files, which ship with the package; `sources` says where they are;
-- `description` tells a C program what network a file shall fill;
+- `description` tells a C program what network a file shall fill; `description_text` as a constant;
 - `export` writes a network as C: `lowering` and `operations` make a program of what torch traced, `memory` gives its
   maps their places, `writing` writes it down.
 """
 
 from tailcut.export_c.description import NetworkDescription as NetworkDescription
 from tailcut.export_c.description import describe as describe
+from tailcut.export_c.description_text import description_text as description_text
 from tailcut.export_c.export import CExportReport as CExportReport
 from tailcut.export_c.export import export_c as export_c
 from tailcut.export_c.sources import reader_sources as reader_sources

@@ -4,6 +4,24 @@
 
 #include "tailcut.h"
 
+/* What a program may leave out to save flash, as -DTAILCUT_READ_OWN_CLASSES=0. What is not there is refused: a file
+ * that needs it as TAILCUT_UNSUPPORTED_VERSION. */
+#ifndef TAILCUT_READ_OWN_CLASSES
+#define TAILCUT_READ_OWN_CLASSES 1 /* files of own classes; registered networks, described by the caller, stay */
+#endif
+#ifndef TAILCUT_READ_DEFLATE
+#define TAILCUT_READ_DEFLATE 1 /* codec 1, and packed headers */
+#endif
+#ifndef TAILCUT_READ_RANGE
+#define TAILCUT_READ_RANGE 1 /* codec 2 */
+#endif
+#ifndef TAILCUT_READ_QUANTIZED
+#define TAILCUT_READ_QUANTIZED 1 /* codec 3 */
+#endif
+#ifndef TAILCUT_READ_METADATA
+#define TAILCUT_READ_METADATA 1 /* whether metadata are looked at: 0 takes any bytes */
+#endif
+
 /* Bytes that are read from front to end. The first error stays; after it every item is 0. */
 typedef struct {
     const uint8_t *at;

@@ -3,13 +3,28 @@
 
 #include <string.h>
 
+/* value / weight, rounded up, without the long division of 64 bits that small cores have no instruction for. */
+static uint64_t divided(uint64_t value, uint32_t weight) {
+    uint64_t quotient = 0;
+    uint32_t rest = 0;
+    int place;
+    value += weight - 1;
+    for (place = 48; place >= 0; place -= 16) {
+        rest = rest << 16 | (uint32_t)(value >> place & 0xffff);
+        quotient = quotient << 16 | rest / weight;
+        rest %= weight;
+    }
+    return quotient;
+}
+
 /* The lowest value of transformed axis `n`, at least `from`, after which the rest can still reach the level; 0 if none.
  */
 static int put(tailcut_order *order, unsigned n, uint64_t from) {
     unsigned axis = order->inner[n];
-    uint64_t weight = order->weights[n], rest = order->remaining[n], later = order->most[n + 1];
+    uint32_t weight = order->weights[n];
+    uint64_t rest = order->remaining[n], later = order->most[n + 1];
     if (rest > later) {
-        uint64_t least = (rest - later + weight - 1) / weight;
+        uint64_t least = divided(rest - later, weight);
         if (least > from) from = least;
     }
     if (from >= order->sizes[axis] || weight * from > rest) return 0;

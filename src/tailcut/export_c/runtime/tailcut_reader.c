@@ -66,7 +66,7 @@ const char *tailcut_status_name(tailcut_status status) {
 
 static int is_float(uint32_t type) { return type <= TAILCUT_FLOAT64 || type == QUANTIZED; }
 
-static int is_own(const reading *from) { return from->file->base_bytes == 0; }
+static int is_own(const reading *from) { return TAILCUT_READ_OWN_CLASSES && from->file->base_bytes == 0; }
 
 static void *keep(reading *from, tailcut_items *items, uint64_t num_bytes) {
     void *found = tailcut_keep(&from->arena, num_bytes);
@@ -75,10 +75,10 @@ static void *keep(reading *from, tailcut_items *items, uint64_t num_bytes) {
 }
 
 /* More numbers than any cap stand as 2^62. */
-static uint64_t product(uint64_t first, uint64_t second) {
-    const uint64_t most = UINT64_C(1) << 62;
+static uint64_t product(uint64_t first, uint32_t second) {
     if (first == 0 || second == 0) return 0;
-    return first > most / second ? most : first * second;
+    if (second == 1 || first < UINT64_C(1) << 31) return first * second;
+    return UINT64_C(1) << 62;
 }
 
 static uint64_t size_of(const uint32_t *sizes, uint32_t num_axes) {
@@ -237,14 +237,18 @@ static void read_settings(reading *from, tailcut_items *items, tailcut_tensor *t
 
 static uint64_t by_ratio(const tailcut_tensor *tensor, double ratio) {
     uint64_t inner = 1, outer = 1, kept;
+    volatile double scaled;
     uint32_t axis;
     for (axis = 0; axis < tensor->num_axes; axis++) {
         uint64_t *part = tensor->axes >> axis & 1 ? &inner : &outer;
         *part = product(*part, tensor->sizes[axis]);
     }
-    kept = (uint64_t)(ratio * (double)inner + 0.5); /* at most 2^62, where a double holds no halves */
+    if (inner >> 32) return UINT64_C(1) << 62; /* more than any cap */
+    scaled =
+        ratio * (double)(uint32_t)inner; /* rounded on its own: volatile, lest it becomes one operation with the sum */
+    kept = (uint32_t)(scaled + 0.5);
     if (kept < 1) kept = 1;
-    return product(outer, kept < inner ? kept : inner);
+    return product(outer, (uint32_t)(kept < inner ? kept : inner));
 }
 
 /* Bits `from` to `from + width - 1`, of a string whose bit i is bit i mod 8 of byte i div 8. */
@@ -312,7 +316,7 @@ static void read_regularize(reading *from, tailcut_items *items) {
     }
     if (items->status != TAILCUT_OK) return;
     tensors = from->file->tensors + from->file->num_tensors;
-    if (from->network != NULL) fit_to_slots(from, items, tensors);
+    if (is_own(from) && from->network != NULL) fit_to_slots(from, items, tensors);
     if (items->status == TAILCUT_OK) read_settings(from, items, tensors);
     if (items->status == TAILCUT_OK) read_counts(from, items, tensors);
     from->file->num_tensors += from->num_selected;
@@ -451,7 +455,7 @@ static void read_edit(reading *from, tailcut_items *edit, uint64_t kind, const u
     const tailcut_network *network = from->network;
     if (kind == 1) {
         read_regularize(from, edit);
-    } else if (network != NULL) {
+    } else if (!TAILCUT_READ_OWN_CLASSES || network != NULL) {
         /* The network is described as these edits made it, so they must be the same. */
         size_t length = (size_t)(edit->end - start);
         if (network->edits_bytes - from->first_edits < length ||
@@ -665,6 +669,12 @@ static void check_types(const reading *from, tailcut_items *items) {
     }
 }
 
+static int is_known_codec(const reading *from, uint32_t codec) {
+    if (codec == 1) return TAILCUT_READ_DEFLATE;
+    if (codec == 2) return TAILCUT_READ_RANGE;
+    return codec == 0 || (TAILCUT_READ_QUANTIZED && codec == 3 && from->file->version == 2);
+}
+
 static uint32_t stream_of(uint32_t type) { return type == WHOLE ? QUANTIZED : type; }
 
 /* What streams there are: of the coefficients first, then of each type of others in the order of first occurrence. */
@@ -681,7 +691,7 @@ static uint32_t read_streams(reading *from, tailcut_items *items, payload *strea
     for (n = 0; n < number && items->status == TAILCUT_OK; n++) {
         uint32_t byte = tailcut_byte(items), type = byte >> 4, codec = byte & 15;
         if (items->status != TAILCUT_OK) break;
-        if (type > QUANTIZED || !is_known_type(from, type) || codec > 3 || (codec == 3 && file->version == 1)) {
+        if (type > QUANTIZED || !is_known_type(from, type) || !is_known_codec(from, codec)) {
             tailcut_fail(items, TAILCUT_UNSUPPORTED_VERSION);
         } else if ((type == QUANTIZED) != (codec == 3)) {
             tailcut_fail(items, TAILCUT_CORRUPT);
@@ -731,9 +741,11 @@ static tailcut_status place_numbers(reading *from, const payload *stream, const 
         if (stream->codec == 2 && (total == 0 || total * width > 65536)) return TAILCUT_CORRUPT;
         made = tailcut_keep(&from->arena, total * width);
         if (made == NULL) return TAILCUT_ARENA_TOO_SMALL;
-        status = stream->codec == 1
-                     ? tailcut_inflate(bytes, (size_t)stream->bytes, made, (size_t)(total * width), &from->arena)
-                     : tailcut_unrange(bytes, (size_t)stream->bytes, made, (uint32_t)total, width, &from->arena);
+        if (TAILCUT_READ_DEFLATE && stream->codec == 1) {
+            status = tailcut_inflate(bytes, (size_t)stream->bytes, made, (size_t)(total * width), &from->arena);
+        } else if (TAILCUT_READ_RANGE) {
+            status = tailcut_unrange(bytes, (size_t)stream->bytes, made, (uint32_t)total, width, &from->arena);
+        }
         numbers = made;
     }
     for (n = first; n < last; n++) {
@@ -761,13 +773,13 @@ static int is_finite_word(uint32_t type, uint64_t word) {
 }
 
 /* Whether a finite number stays finite, and a whole number within its range, in the type that the network has. */
-static int fits_type(const tailcut_tensor *tensor, uint32_t place, uint64_t word, uint32_t own) {
-    static const uint64_t overflow[3] = {
+static int fits_type(const tailcut_tensor *tensor, uint64_t word, uint32_t own) {
+    static const uint64_t overflows_double[3] = {
         UINT64_C(0x47effffff0000000), /* float32: (2 - 2^-24) 2^127 */
         UINT64_C(0x40effe0000000000), /* float16: 65520 */
         UINT64_C(0x47eff00000000000), /* bfloat16: (2 - 2^-8) 2^127 */
     };
-    uint64_t magnitude = word;
+    static const uint32_t overflows_float[3] = {0x7f800000u, 0x477ff000u, 0x7f7f8000u}; /* the same in float32 */
     if (tensor->stored_type == WHOLE) {
         uint64_t sign = word >> 63 ? ~word : word; /* n, or -n - 1 */
         switch (own) {
@@ -786,11 +798,10 @@ static int fits_type(const tailcut_tensor *tensor, uint32_t place, uint64_t word
         }
     }
     if (own >= TAILCUT_FLOAT64 || own == tensor->type || !is_finite_word(tensor->type, word)) return 1;
-    if (tensor->type != TAILCUT_FLOAT64) {
-        double value = (double)tailcut_number(tensor, place);
-        memcpy(&magnitude, &value, sizeof magnitude);
-    }
-    return (magnitude & ~(UINT64_C(1) << 63)) < overflow[own];
+    if (tensor->type == TAILCUT_FLOAT64) return (word & ~(UINT64_C(1) << 63)) < overflows_double[own];
+    if (tensor->type == TAILCUT_FLOAT16) return 1;
+    if (tensor->type == TAILCUT_BFLOAT16) word <<= 16;
+    return (word & 0x7fffffffu) < overflows_float[own];
 }
 
 static tailcut_status check_numbers(const reading *from) {
@@ -811,7 +822,7 @@ static tailcut_status check_numbers(const reading *from) {
             uint64_t word = item_word(tensor, place);
             if (tensor->is_kept && !is_finite_word(tensor->type, word)) return TAILCUT_CORRUPT;
             if (tensor->type == TAILCUT_BOOL && word > 1) return TAILCUT_CORRUPT;
-            if (own < NUM_TYPES && !fits_type(tensor, place, word, own)) return TAILCUT_MODEL_MISMATCH;
+            if (own < NUM_TYPES && !fits_type(tensor, word, own)) return TAILCUT_MODEL_MISMATCH;
         }
     }
     return TAILCUT_OK;
@@ -826,7 +837,7 @@ static tailcut_status read_payloads(reading *from, payload *streams, uint32_t nu
         tailcut_status status;
         if (n + 1 == number) streams[n].bytes = rest;
         if (streams[n].bytes > rest) return TAILCUT_TRUNCATED;
-        if (streams[n].codec == 3) {
+        if (TAILCUT_READ_QUANTIZED && streams[n].codec == 3) {
             status = tailcut_unquantize(at, (size_t)streams[n].bytes, file->tensors, file->num_tensors, &from->arena);
         } else {
             status = place_numbers(from, streams + n, at, n == 0 && from->has_coefficients);
@@ -846,6 +857,7 @@ static void read_base(reading *from, tailcut_items *items) {
     uint32_t number, n;
     uint64_t last = 0;
     file->base = (const char *)tailcut_text(items, &file->base_bytes);
+    if (!TAILCUT_READ_OWN_CLASSES && file->base_bytes == 0) tailcut_fail(items, TAILCUT_UNSUPPORTED_VERSION);
     if (items->status != TAILCUT_OK || file->base_bytes == 0) return;
     if (network == NULL) {
         tailcut_fail(items, TAILCUT_BAD_ARGUMENT);
@@ -873,7 +885,7 @@ static void read_metadata(reading *from, tailcut_items *items) {
     file->metadata_bytes = tailcut_capped(items, 65536);
     bytes = tailcut_take(items, file->metadata_bytes);
     file->metadata = (const char *)bytes;
-    if (items->status == TAILCUT_OK && file->metadata_bytes > 0 &&
+    if (items->status == TAILCUT_OK && TAILCUT_READ_METADATA && file->metadata_bytes > 0 &&
         !tailcut_is_json_object(bytes, file->metadata_bytes)) {
         tailcut_fail(items, TAILCUT_CORRUPT);
     }
@@ -885,7 +897,9 @@ static tailcut_items read_header(reading *from, tailcut_items *body) {
     const uint8_t *bytes;
     if (stored > MAX_HEADER) tailcut_fail(body, TAILCUT_LIMIT);
     header.at = header.end = body->end;
-    if (word & 1) {
+    if ((word & 1) && !TAILCUT_READ_DEFLATE) {
+        header.status = TAILCUT_UNSUPPORTED_VERSION;
+    } else if (word & 1) {
         uint32_t expanded = tailcut_capped(body, MAX_HEADER);
         uint8_t *made;
         bytes = tailcut_take(body, stored);
@@ -1013,9 +1027,12 @@ float tailcut_number(const tailcut_tensor *tensor, uint32_t place) {
         case TAILCUT_BFLOAT16:
             return float_of_word((uint32_t)word << 16);
         case TAILCUT_FLOAT64:
+            /* Where rounding gives infinity, C leaves open what a conversion does. */
+            if ((word & ~(UINT64_C(1) << 63)) >= UINT64_C(0x47effffff0000000)) {
+                int is_nan = (word & ~(UINT64_C(1) << 63)) > UINT64_C(0x7ff0000000000000);
+                return float_of_word((word >> 63 ? 0xff800000u : 0x7f800000u) | (is_nan ? 0x400000u : 0));
+            }
             memcpy(&value, &word, sizeof value);
-            if (value >= 3.4028235677973366e38) return float_of_word(0x7f800000u);
-            if (value <= -3.4028235677973366e38) return float_of_word(0xff800000u);
             return (float)value;
         case TAILCUT_UINT8:
         case TAILCUT_BOOL:

@@ -132,14 +132,15 @@ static void spread_row(float *rows, uint32_t stride, const float *factors, uint3
 /* cos(pi / 2 * n / size) for n from 0 to `size`. */
 static const float *make_cosines(machine *m, uint32_t size) {
     float *table = take(m, size + 1);
-    double unit = 1.57079632679489661923 / (double)size;
-    float high = (float)unit, low;
+    /* pi / 2 in two floats, and its `size`-th part in two: of eight bits, so that its products with all n are exact,
+     * and the rest. */
+    const float half_pi = 1.57079637f, less = -4.37113883e-8f;
+    float high = half_pi / (float)size, low;
     uint32_t n, word;
-    /* Of eight bits, so that its products with all n are exact. */
     memcpy(&word, &high, sizeof word);
     word &= 0xffff0000u;
     memcpy(&high, &word, sizeof high);
-    low = (float)(unit - (double)high);
+    low = ((half_pi - high * (float)size) + less) / (float)size;
     for (n = 0; n <= size; n++) {
         uint32_t place = 2 * n > size ? size - n : n;
         float x = (float)place * high + (float)place * low, xx = x * x;

@@ -1,0 +1,218 @@
+"""Networks in C on a small core: what they take of flash and RAM, and how many instructions a Cortex-M4 needs.
+
+Needs `arm-none-eabi-gcc` and `qemu-system-arm` (Debian: gcc-arm-none-eabi, qemu-system-arm).
+"""
+
+import json
+import shutil
+import struct
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+import tailcut
+from bench.machine import Machine
+from bench.scale import TINY, Scale
+from bench.tables import Row, Table
+from tailcut.export_c import export_c, reader_sources, runtime_folder
+from tailcut.export_c.description import describe
+from tailcut.export_c.description_text import description_text
+from tailcut.export_c.export import CExportReport
+from tailcut.format.load import read_file
+from tailcut.format.zoo import zoo_folder
+
+FIRMWARE = Path(__file__).parent / "firmware"
+COMPILER, SIZER, EMULATOR = "arm-none-eabi-gcc", "arm-none-eabi-size", "qemu-system-arm"
+CORE = ("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16")
+STRICT = ("-std=gnu99", "-Wall", "-Wextra", "-Werror", "-ffunction-sections", "-fdata-sections")
+# Loops of startup.c are the library's functions themselves.
+LINK = ("-nostdlib", "-ffreestanding", "-fno-tree-loop-distribute-patterns", "-Wl,--gc-sections", "-lgcc")
+# Of the reader, for firmware that takes files of one registered network in float16.
+LEFT_OUT = ("OWN_CLASSES", "METADATA", "QUANTIZED")
+# The emulated timer counts at 25 MHz, one instruction takes a nanosecond.
+INSTRUCTIONS_PER_TICK = 40
+NETWORKS: tuple[tuple[str, tuple[int, int] | None], ...] = (
+    ("lenet5-776", None),
+    ("lenet5-7668", None),
+    ("lenet300-2816", None),
+    ("unet-759-float16", (96, 96)),
+    ("resnet18-2688", None),
+    ("vgg16-2048", None),
+)
+
+
+def missing_tools() -> list[str]:
+    """Programs that are not there."""
+    return [name for name in (COMPILER, EMULATOR) if shutil.which(name) is None]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run on the emulated core.
+
+    Attributes:
+        flash: bytes that the network and the runtime add to a program.
+        instructions: of one call.
+        stack: bytes.
+        outputs: of the network.
+    """
+
+    flash: int
+    instructions: int
+    stack: int
+    outputs: torch.Tensor
+
+
+def run(scale: Scale, machine: Machine) -> list[Table]:
+    """The zoo's networks of each kind."""
+    del machine
+    networks = NETWORKS[:1] if scale.unet_widths == TINY.unet_widths else NETWORKS
+    columns = {
+        "network": "",
+        "input": "",
+        "constants": ",",
+        "code": ",",
+        "reader": ",",
+        "small reader": ",",
+        "RAM: arena": ",",
+        "RAM: input and output": ",",
+        "RAM: stack": ",",
+        "million instructions": ",.1f",
+        "with -O2": ",.1f",
+        "accuracy or Dice": "",
+        "difference": ".1e",
+    }
+    notes = [
+        "Bytes. Cortex-M4 with its floating-point unit, -Os but where it says -O2, in QEMU (mps2-an386), which counts "
+        "instructions and knows no cycles. constants: the network in flash; code: what runner and network add to an "
+        "empty program, without the constants; reader: what tailcut_open adds to that; small reader: the same without "
+        "own classes, a look at metadata, and quantised numbers. difference: the "
+        "largest from torch in float64, in parts of the largest output."
+    ]
+    missing = missing_tools()
+    if missing:
+        notes.append(f"needs {' and '.join(missing)}.")
+        return [Table("Networks in C on a Cortex-M4", columns, [], notes)]
+    return [Table("Networks in C on a Cortex-M4", columns, [_row(*network) for network in networks], notes)]
+
+
+def _row(name: str, size: tuple[int, int] | None) -> Row:
+    with tempfile.TemporaryDirectory() as folder:
+        model = tailcut.load(f"zoo:{name}")
+        report = export_c(model, folder, size=size)
+        torch.manual_seed(0)
+        x = torch.rand(1, *report.input_shape)
+        write_given(Path(folder), x, f"zoo:{name}")
+        small = measure(Path(folder), report)
+        fast = measure(Path(folder), report, optimize="-O2")
+        reader = reader_code(Path(folder))
+        small_reader = reader_code(Path(folder), *LEFT_OUT)
+    with torch.no_grad():
+        wanted = torch.cat([part.flatten() for part in _tuple(tailcut.to_dense(model).eval().double()(x.double()))])
+    accuracy = _accuracy(name)
+    return {
+        "network": name,
+        "input": " x ".join(map(str, report.input_shape)),
+        "constants": sum(report.flash_bytes.values()),
+        "code": small.flash - sum(report.flash_bytes.values()),
+        "reader": reader,
+        "small reader": small_reader,
+        "RAM: arena": report.arena_bytes,
+        "RAM: input and output": report.input_bytes + report.output_bytes,
+        "RAM: stack": small.stack,
+        "million instructions": small.instructions / 1e6,
+        "with -O2": fast.instructions / 1e6,
+        "accuracy or Dice": "-" if accuracy is None else f"{100 * accuracy:.2f} %",
+        "difference": float((small.outputs.double() - wanted).abs().max() / wanted.abs().max()),
+    }
+
+
+def _tuple(outputs: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return outputs if isinstance(outputs, tuple) else (outputs,)
+
+
+def write_given(folder: Path, x: torch.Tensor, path: str | Path) -> None:
+    """`given.h` for the firmware: an input, a file, and the network that this fills."""
+    content = read_file(path)
+    numbers = ", ".join(f"{value.hex()}f" for value in x.flatten().tolist())
+    text = f"static const float given_input[] = {{{numbers}}};\n"
+    reader = f"#define GIVEN_READER_ARENA {8 * len(content) + 131072}\n"
+    reader += f"static const uint8_t given_file[] = {{{', '.join(map(str, content))}}};\n"
+    reader += description_text(describe(path), "given_network")
+    (folder / "given.h").write_text(f'#include "tailcut.h"\n{text}\n#if READS\n{reader}\n#endif\n', encoding="utf-8")
+
+
+def measure(folder: Path, report: CExportReport, *, optimize: str = "-Os", reads: bool = False) -> Measured:
+    """Compile an exported network for the small core, run it there, and read what it prints.
+
+    Args:
+        folder: where `export_c` and `write_given` wrote.
+        report: of the export.
+        optimize: the compiler's option.
+        reads: open the file with the reader too; an error there is one here.
+    """
+    program = _compile(folder, runs=1, reads=2 if reads else 0, optimize=optimize)
+    flash = _size(program) - _size(_compile(folder, runs=0, reads=0, optimize=optimize))
+    ticks, stack, *words = (int(line, 16) for line in _emulate(program))
+    outputs = torch.tensor([struct.unpack("<f", struct.pack("<I", word))[0] for word in words])
+    if len(words) * 4 != report.output_bytes:
+        raise RuntimeError(f"{len(words)} outputs came back, expected {report.output_bytes // 4}")
+    return Measured(flash, ticks * INSTRUCTIONS_PER_TICK, stack, outputs)
+
+
+def reader_code(folder: Path, *without: str) -> int:
+    """Bytes that the reader adds to a program with the runner in it, the file and the network's description aside.
+
+    Args:
+        folder: as for `measure`.
+        without: parts of the reader that are left out.
+    """
+    options = [f"-DTAILCUT_READ_{part}=0" for part in without]
+    with_reader, without_it = (
+        _size(_compile(folder, *options, runs=1, reads=reads, optimize="-Os")) for reads in (2, 1)
+    )
+    return with_reader - without_it
+
+
+def _compile(folder: Path, *more: str, runs: int, reads: int, optimize: str) -> Path:
+    program = folder / f"firmware{runs}{reads}{optimize}.elf"
+    sources = [FIRMWARE / "startup.c", FIRMWARE / "main.c", *sorted(folder.glob("*.c"))]
+    sources += [path for path in reader_sources() if reads and not (folder / path.name).exists()]
+    options = [*more, optimize, f"-DRUNS={runs}", f"-DREADS={reads}", f"-I{folder}", f"-I{runtime_folder()}"]
+    command = [COMPILER, *CORE, *STRICT, *options, *map(str, sources)]
+    _run([*command, "-T", str(FIRMWARE / "link.ld"), *LINK, "-o", str(program)])
+    return program
+
+
+def _accuracy(name: str) -> float | None:
+    metrics = json.loads((zoo_folder() / f"{name}.json").read_text(encoding="utf-8"))["metrics"]
+    return next(iter(metrics.values()), None)
+
+
+def _size(program: Path) -> int:
+    """Bytes of flash: code, constants and initial values."""
+    text, data, *_ = _run([SIZER, str(program)]).splitlines()[1].split()
+    return int(text) + int(data)
+
+
+def _emulate(program: Path) -> list[str]:
+    machine = ["-M", "mps2-an386", "-cpu", "cortex-m4", "-nographic", "-monitor", "none", "-serial", "none"]
+    command = [EMULATOR, *machine, "-icount", "shift=0", "-semihosting-config", "enable=on,target=native"]
+    done = subprocess.run(
+        [*command, "-kernel", str(program)], capture_output=True, text=True, check=False, timeout=1200
+    )
+    lines = (done.stdout + done.stderr).split()
+    if done.returncode != 0 or "fault" in lines:
+        raise RuntimeError(f"the emulated core failed: {done.stdout[-300:]} {done.stderr[-300:]}")
+    return lines
+
+
+def _run(command: Sequence[str]) -> str:
+    done = subprocess.run(list(command), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{command[0]} failed: {done.stderr[-2000:]}")
+    return done.stdout

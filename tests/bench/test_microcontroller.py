@@ -1,0 +1,56 @@
+"""Networks in C on an emulated Cortex-M4: torch's outputs, in little flash and RAM."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tailcut
+from bench import microcontroller as bench
+from tailcut.export_c import export_c
+
+MISSING = bench.missing_tools()
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs {' and '.join(MISSING)}")
+
+
+def test_lenet_in_eight_kilobytes(tmp_path: Path) -> None:
+    model = tailcut.load("zoo:lenet5-776")
+    report = export_c(model, tmp_path)
+    x = torch.rand(1, 1, 28, 28)
+    bench.write_given(tmp_path, x, "zoo:lenet5-776")
+    measured = bench.measure(tmp_path, report)
+    with torch.no_grad():
+        wanted = tailcut.to_dense(model).eval()(x).flatten()
+    torch.testing.assert_close(measured.outputs, wanted, rtol=0, atol=1e-5 * float(wanted.abs().max()))
+    assert measured.flash < 8192  # code and network
+    assert report.arena_bytes + measured.stack < 48_000
+    assert measured.instructions < 10_000_000
+
+
+def test_the_reader_takes_a_file_there(tmp_path: Path) -> None:
+    """The same bytes as on this machine, with a processor of 32 bits; a status that is not ok would be an error."""
+    torch.manual_seed(0)
+    model = tailcut.create_model("lenet5", bias=False, convolutional=True)
+    tailcut.regularize(model, num_kept=60)
+    kinds: dict[str, dict[str, Any]] = {"a": {"codec": "float16"}, "b": {"codec": "quantized", "step": 0.1}}
+    for name, settings in kinds.items():
+        folder = tmp_path / name
+        tailcut.save(model, tmp_path / f"{name}.tailcut", **settings)
+        report = export_c(model, folder)
+        bench.write_given(folder, torch.rand(1, 1, 28, 28), tmp_path / f"{name}.tailcut")
+        bench.measure(folder, report, reads=True)
+    assert bench.reader_code(tmp_path / "a", *bench.LEFT_OUT) < 12_288
+    assert bench.reader_code(tmp_path / "a") < 20_480
+
+
+def test_unet_in_a_quarter_of_a_megabyte(tmp_path: Path) -> None:
+    model = tailcut.load("zoo:unet-759-float16")
+    report = export_c(model, tmp_path, size=(96, 96))
+    x = torch.rand(1, 3, 96, 96)
+    bench.write_given(tmp_path, x, "zoo:unet-759-float16")
+    measured = bench.measure(tmp_path, report, optimize="-O2")
+    with torch.no_grad():
+        wanted = tailcut.to_dense(model).eval()(x).flatten()
+    torch.testing.assert_close(measured.outputs, wanted, rtol=0, atol=1e-5 * float(wanted.abs().max()))
+    assert report.arena_bytes + measured.stack < 256 * 1024
