@@ -1,0 +1,206 @@
+"""`tailcut split`, `join` and `qr`: files over thin links and on paper."""
+
+import importlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from tailcut.errors import ArgumentError, MissingExtraError
+from tailcut.files import write_atomically
+from tailcut.format.container import decode
+from tailcut.format.load import naming, read_file
+from tailcut.format.packets import FRAME_BYTES, join, split
+from tailcut.printing import Report
+
+SUFFIX = ".packet"
+MAX_CODES = 4
+# Bytes of the largest code, version 40, at the lowest and the second lowest level of error correction.
+LEVELS = {"low": ("L", 2953), "medium": ("M", 2331)}
+PIXELS_PER_MODULE = 6
+MODULES_OF_BORDER = 4
+
+
+@dataclass(frozen=True)
+class SplitReport(Report):
+    """What `split` wrote.
+
+    Attributes:
+        folder: where the packets are.
+        files: their names, in order.
+        file_bytes: of the file.
+        packet_bytes: of the largest packet.
+        total_bytes: of all packets.
+    """
+
+    folder: str
+    files: tuple[str, ...]
+    file_bytes: int
+    packet_bytes: int
+    total_bytes: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.folder}: {len(self.files)} packets of at most {self.packet_bytes} bytes, {self.total_bytes:,} "
+            f"bytes for a file of {self.file_bytes:,}"
+        )
+
+
+@dataclass(frozen=True)
+class JoinReport(Report):
+    """What `join` wrote.
+
+    Attributes:
+        path: the file.
+        file_bytes: its size.
+        num_packets: how many it was made of.
+    """
+
+    path: str
+    file_bytes: int
+    num_packets: int
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.file_bytes:,} bytes from {self.num_packets} packets"
+
+
+@dataclass(frozen=True)
+class QRReport(Report):
+    """What `qr` drew.
+
+    Attributes:
+        path: the image.
+        num_codes: 1 to 4.
+        version: of the largest code, 1 to 40.
+        file_bytes: of the file in them.
+        size: width and height of the image in pixels.
+    """
+
+    path: str
+    num_codes: int
+    version: int
+    file_bytes: int
+    size: tuple[int, int]
+
+    def __str__(self) -> str:
+        codes = "1 QR code" if self.num_codes == 1 else f"{self.num_codes} QR codes"
+        width, height = self.size
+        return (
+            f"{self.path}: {codes} of version {self.version} for {self.file_bytes:,} bytes, {width} x {height} pixels"
+        )
+
+
+def split_file(path: str | Path, folder: str | Path, *, packet_bytes: int) -> SplitReport:
+    """Split a `.tailcut` file into packets, one file each: `NAME-000.packet`, ...
+
+    Args:
+        path: the file, or "zoo:NAME".
+        folder: where the packets go; made if it is not there.
+        packet_bytes: the most that a packet may have.
+
+    Raises:
+        ArgumentError: the packets are too small.
+        FormatError: it is no sound `.tailcut` file.
+    """
+    content = _read(path)
+    packets = split(content, packet_bytes)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    digits = max(3, len(str(len(packets) - 1)))
+    stem = Path(str(path).removeprefix("zoo:")).stem
+    names = tuple(f"{stem}-{number:0{digits}d}{SUFFIX}" for number in range(len(packets)))
+    for name, packet in zip(names, packets, strict=True):
+        write_atomically(folder / name, packet)
+    return SplitReport(str(folder), names, len(content), max(map(len, packets)), sum(map(len, packets)))
+
+
+def join_files(paths: list[str | Path], out: str | Path) -> JoinReport:
+    """Join packets, or folders of packets, to the file that was split.
+
+    Args:
+        paths: packets in any order; of a folder all `*.packet`.
+        out: the file to write.
+
+    Raises:
+        FormatError: packets are missing (the message says which), one is damaged or of another file, or the file is no
+            sound `.tailcut` file.
+        ArgumentError: there is none.
+    """
+    files = [file for path in map(Path, paths) for file in _packets_in(path)]
+    content = join((str(file), file.read_bytes()) for file in files)
+    with naming(out):
+        decode(content)
+    write_atomically(out, content)
+    return JoinReport(str(out), len(content), len(files))
+
+
+def draw_codes(path: str | Path, out: str | Path, *, level: str = "medium") -> QRReport:
+    """Draw a `.tailcut` file as one to four QR codes in one image: binary codes, of several each one packet.
+
+    Args:
+        path: the file, or "zoo:NAME".
+        out: the image, a `.png`.
+        level: error correction, "low" or "medium": how much of a code may be spoilt, 7 % or 15 %.
+
+    Raises:
+        ArgumentError: the file does not fit into four codes, or the name or level is another one.
+        MissingExtraError: segno is not installed.
+        FormatError: it is no sound `.tailcut` file.
+    """
+    if level not in LEVELS:
+        raise ArgumentError(f"expected a level of {', '.join(LEVELS)}, got {level!r}")
+    if Path(out).suffix.lower() != ".png":
+        raise ArgumentError(f"expected a name that ends in .png, got {out}")
+    segno = _segno()
+    content = _read(path)
+    letter, room = LEVELS[level]
+    parts = [content] if len(content) <= room else split(content, room)
+    if len(parts) > MAX_CODES:
+        raise ArgumentError(
+            f"{path} has {len(content):,} bytes, {MAX_CODES} QR codes hold about "
+            f"{MAX_CODES * (room - FRAME_BYTES):,} at the level {level}; make "
+            "the file smaller with tailcut compress, or use tailcut split"
+        )
+    if len(parts) > 1:  # of the same size, so that none has smaller squares than it needs
+        parts = split(content, -(-len(content) // len(parts)) + FRAME_BYTES)
+    codes = [segno.make(part, error=letter, mode="byte", micro=False, boost_error=False) for part in parts]
+    image = _drawn([code.matrix for code in codes])
+    data = io.BytesIO()
+    image.save(data, format="PNG", optimize=True)
+    write_atomically(out, data.getvalue())
+    return QRReport(str(out), len(codes), max(int(code.version) for code in codes), len(content), image.size)
+
+
+def _packets_in(path: Path) -> list[Path]:
+    return sorted(path.glob(f"*{SUFFIX}")) if path.is_dir() else [path]
+
+
+def _read(path: str | Path) -> bytes:
+    content = read_file(path)
+    with naming(path):
+        decode(content)
+    return content
+
+
+def _drawn(matrices: list[Any]) -> Image.Image:
+    """The codes side by side, or two by two, each with the quiet border that readers need."""
+    side = max(len(matrix) for matrix in matrices) + 2 * MODULES_OF_BORDER
+    columns = min(2, len(matrices))
+    rows = -(-len(matrices) // columns)
+    image = Image.new("1", (columns * side, rows * side), 1)
+    for place, matrix in enumerate(matrices):
+        left, top = place % columns * side + MODULES_OF_BORDER, place // columns * side + MODULES_OF_BORDER
+        for y, row in enumerate(matrix):
+            for x, module in enumerate(row):
+                if module:
+                    image.putpixel((left + x, top + y), 0)
+    return image.resize((image.width * PIXELS_PER_MODULE, image.height * PIXELS_PER_MODULE), Image.Resampling.NEAREST)
+
+
+def _segno() -> Any:
+    try:
+        return importlib.import_module("segno")
+    except ImportError as error:
+        raise MissingExtraError("tailcut qr", "segno", "qr") from error

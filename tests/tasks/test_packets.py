@@ -1,0 +1,66 @@
+"""Files over thin links and on paper."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tailcut.errors import ArgumentError, ChecksumError, MissingExtraError, TruncatedFileError
+from tailcut.format.load import read_file
+from tailcut.format.packets import join
+from tailcut.tasks.packets import draw_codes, join_files, split_file
+
+NAME = "zoo:unet-759-float16"
+
+
+def test_a_file_over_a_thin_link(tmp_path: Path) -> None:
+    report = split_file(NAME, tmp_path / "packets", packet_bytes=200)
+    assert len(report.files) == 8
+    assert report.packet_bytes <= 200
+    assert str(report).endswith("1,451 bytes for a file of 1,363")
+    files = [tmp_path / "packets" / name for name in report.files]
+    joined = join_files([*reversed(files)], tmp_path / "again.tailcut")
+    assert (tmp_path / "again.tailcut").read_bytes() == read_file(NAME)
+    assert joined.num_packets == 8
+    files[3].unlink()
+    with pytest.raises(TruncatedFileError, match="1 of 8 packets are missing: 3 "):
+        join_files([tmp_path / "packets"], tmp_path / "not.tailcut")
+    assert not (tmp_path / "not.tailcut").exists()
+
+
+def test_only_sound_files_are_split(tmp_path: Path) -> None:
+    content = bytearray(read_file(NAME))
+    content[100] ^= 1
+    (tmp_path / "damaged.tailcut").write_bytes(content)
+    with pytest.raises(ChecksumError):
+        split_file(tmp_path / "damaged.tailcut", tmp_path / "packets", packet_bytes=200)
+    assert not (tmp_path / "packets").exists()
+
+
+@pytest.mark.parametrize(("name", "level", "number"), [("lenet5-776", "medium", 1), ("unet-2936-float16", "low", 2)])
+def test_qr_codes_are_read_back(name: str, level: str, number: int, tmp_path: Path) -> None:
+    pytest.importorskip("segno", reason="needs the extra qr")
+    reader = pytest.importorskip("zxingcpp", reason="needs zxing-cpp, which reads QR codes")
+    report = draw_codes(f"zoo:{name}", tmp_path / "codes.png", level=level)
+    assert report.num_codes == number
+    with Image.open(tmp_path / "codes.png") as image:
+        assert image.size == report.size
+        read = reader.read_barcodes(image.convert("L"), formats=reader.BarcodeFormat.QRCode)
+    parts = [(f"code {place}", bytes(code.bytes)) for place, code in enumerate(read)]
+    assert len(parts) == number
+    content = parts[0][1] if number == 1 else join(parts)
+    assert content == read_file(f"zoo:{name}")
+
+
+def test_what_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ArgumentError, match=r"\.png"):
+        draw_codes(NAME, tmp_path / "code.svg")
+    with pytest.raises(ArgumentError, match="level"):
+        draw_codes(NAME, tmp_path / "code.png", level="high")
+    monkeypatch.setitem(__import__("sys").modules, "segno", None)
+    with pytest.raises(MissingExtraError, match="qr"):
+        draw_codes(NAME, tmp_path / "code.png")
+    monkeypatch.undo()
+    pytest.importorskip("segno", reason="needs the extra qr")
+    with pytest.raises(ArgumentError, match="4 QR codes hold about 9,280"):
+        draw_codes("zoo:lenet5-7668", tmp_path / "code.png")
