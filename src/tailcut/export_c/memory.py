@@ -17,6 +17,8 @@ from tailcut.export_c.program import (
     Weight,
 )
 
+# Channels that are made before they are projected.
+CHANNELS_AT_ONCE = 4
 # Rows that a change of size reads.
 ROWS_BEFORE = {Resampling.AS_IT_IS: 0, Resampling.BILINEAR: 2}
 
@@ -156,7 +158,10 @@ def scratch_floats(stage: Stage) -> int:
     bump.take(mix_floats(stage))
     bump.take(stack_depth(value.segments) * value.source[1])
     bump.take(ROWS_BEFORE.get(value.resampling, 1) * value.source[1])
-    bump.take(width)
+    if weight is not None and _projects_rows(stage, weight):
+        bump.take(CHANNELS_AT_ONCE * (width + weight.corner[1]))
+    else:
+        bump.take(width)
     for leaf in value.leaves():
         _take_leaf(bump, leaf)
     if weight is not None:
@@ -168,6 +173,12 @@ def scratch_floats(stage: Stage) -> int:
     if weight is not None and weight.is_narrow_out and stage.groups == 1:
         own.take(weight.sizes[0] + 1 + count * count)
     return max(bump.peak, own.peak)
+
+
+def _projects_rows(stage: Stage, weight: Weight) -> bool:
+    """Whether it projects rows on cosines, some channels at a time."""
+    is_narrow = weight.is_truncated and weight.is_narrow_in and stage.groups == 1
+    return is_narrow and stage.kind in (Kind.CONV, Kind.CONV_TRANSPOSED, Kind.PROJECT)
 
 
 def _take_leaf(bump: _Bump, leaf: Leaf) -> None:

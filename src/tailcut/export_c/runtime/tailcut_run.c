@@ -33,6 +33,7 @@ typedef struct {
     float *before; /* rows before their change of size */
     float *row;    /* a row of the stage's input */
     float *mix;    /* factors of one channel */
+    float *in_mix; /* of the layer's input, for four channels */
 } machine;
 
 static float *take(machine *m, uint32_t count) {
@@ -93,39 +94,58 @@ static float gelu(float x) { /* by the error function: Abramowitz and Stegun 7.1
 
 static void clear(float *row, uint32_t count) { memset(row, 0, count * sizeof *row); }
 
-/* row += sum of factors[a] * rows[a * stride], four at a time so that `row` is touched less. */
-static void add_rows(float *row, const float *rows, uint32_t stride, const float *factors, uint32_t count,
-                     uint32_t width) {
+/* What is done to the sum that a row becomes, in the same pass: row = clamp(start + sum). */
+typedef struct {
+    float start;
+    float low;
+    float high;
+} finish;
+
+static float clamped(float value, const finish *last) {
+    value = value < last->low ? last->low : value;
+    return value > last->high ? last->high : value;
+}
+
+/* row = clamp(start + sum of factors[a] * rows[a * stride]), four at a time so that `row` is touched less. */
+static void combine(float *row, const float *rows, uint32_t stride, const float *factors, uint32_t count,
+                    uint32_t width, const finish *last) {
     uint32_t a, x;
     for (a = 0; a + 4 <= count; a += 4, rows += 4 * (size_t)stride) {
         const float *r0 = rows, *r1 = rows + stride, *r2 = r1 + stride, *r3 = r2 + stride;
         float f0 = factors[a], f1 = factors[a + 1], f2 = factors[a + 2], f3 = factors[a + 3];
-        for (x = 0; x < width; x++) row[x] += f0 * r0[x] + f1 * r1[x] + (f2 * r2[x] + f3 * r3[x]);
-    }
-    for (; a < count; a++, rows += stride) {
-        float f = factors[a];
-        for (x = 0; x < width; x++) row[x] += f * rows[x];
-    }
-}
-
-/* rows[a * stride] += factors[a] * row */
-static void spread_row(float *rows, uint32_t stride, const float *factors, uint32_t count, const float *row,
-                       uint32_t width) {
-    uint32_t a, x;
-    for (a = 0; a + 4 <= count; a += 4, rows += 4 * (size_t)stride) {
-        float *r0 = rows, *r1 = rows + stride, *r2 = r1 + stride, *r3 = r2 + stride;
-        float f0 = factors[a], f1 = factors[a + 1], f2 = factors[a + 2], f3 = factors[a + 3];
-        for (x = 0; x < width; x++) {
-            float v = row[x];
-            r0[x] += f0 * v;
-            r1[x] += f1 * v;
-            r2[x] += f2 * v;
-            r3[x] += f3 * v;
+        if (a > 0) {
+            for (x = 0; x < width; x++) row[x] += f0 * r0[x] + f1 * r1[x] + (f2 * r2[x] + f3 * r3[x]);
+        } else if (count == 4) {
+            for (x = 0; x < width; x++) {
+                row[x] = clamped(last->start + f0 * r0[x] + f1 * r1[x] + (f2 * r2[x] + f3 * r3[x]), last);
+            }
+            return;
+        } else {
+            for (x = 0; x < width; x++) row[x] = last->start + f0 * r0[x] + f1 * r1[x] + (f2 * r2[x] + f3 * r3[x]);
         }
     }
     for (; a < count; a++, rows += stride) {
         float f = factors[a];
-        for (x = 0; x < width; x++) rows[x] += f * row[x];
+        for (x = 0; x < width; x++) row[x] = (a > 0 ? row[x] : last->start) + f * rows[x];
+    }
+    for (x = 0; x < width; x++) row[x] = clamped(row[x], last);
+}
+
+/* into[b * width] += sum over c of mix[c * count + b] * rows[c * width], for up to four rows. */
+static void spread_rows(float *into, uint32_t count, const float *mix, const float *rows, uint32_t num_rows,
+                        uint32_t width) {
+    uint32_t b, c, x;
+    for (b = 0; b < count; b++, into += width) {
+        if (num_rows == 4) {
+            const float *r1 = rows + width, *r2 = r1 + width, *r3 = r2 + width;
+            float f0 = mix[b], f1 = mix[count + b], f2 = mix[2 * count + b], f3 = mix[3 * count + b];
+            for (x = 0; x < width; x++) into[x] += f0 * rows[x] + f1 * r1[x] + (f2 * r2[x] + f3 * r3[x]);
+        } else {
+            for (c = 0; c < num_rows; c++) {
+                float f = mix[c * count + b];
+                for (x = 0; x < width; x++) into[x] += f * rows[c * width + x];
+            }
+        }
     }
 }
 
@@ -341,12 +361,16 @@ static void spread_leaves(machine *m, uint32_t y) {
     }
 }
 
-static void read_leaf(machine *m, uint32_t number_of_leaf, uint32_t channel, uint32_t y, float *row, uint32_t width) {
+/* One row of a leaf, times `scale` and plus `last->start`, within the bounds of `last`. */
+static void read_leaf(machine *m, uint32_t number_of_leaf, uint32_t channel, uint32_t y, float *row, uint32_t width,
+                      float scale, finish last) {
     const tailcut_leaf *leaf = m->model->leaves + number_of_leaf;
     uint32_t n = number_of_leaf - m->stage->first_leaf, own = (uint32_t)((int32_t)y - leaf->top), x, stride;
     const float *rows;
-    clear(row, width);
-    if (own >= leaf->height) return;
+    if (own >= leaf->height || leaf->width != width) {
+        for (x = 0; x < width; x++) row[x] = clamped(last.start, &last); /* zeros around the map */
+        if (own >= leaf->height) return;
+    }
     channel += leaf->first;
     row += leaf->left;
     width = leaf->width;
@@ -357,18 +381,18 @@ static void read_leaf(machine *m, uint32_t number_of_leaf, uint32_t channel, uin
         rows = row_of(m, &leaf->map, own);
         stride = leaf->map.channel_stride;
     }
+    if (TAILCUT_HAS_STATS && leaf->stats != TAILCUT_NONE) {
+        last.start += scale * m->arena[leaf->stats + (int32_t)(leaf->num_channels + channel)];
+        scale *= m->arena[leaf->stats + (int32_t)channel];
+    }
     if (leaf->is_narrow) {
         uint32_t count =
             TAILCUT_HAS_UP && leaf->up != TAILCUT_NONE ? m->model->weights[leaf->up].corner[0] : leaf->map.channels;
         cosines_of(m->cosines[n], leaf->num_channels, channel, count, m->mix);
-        add_rows(row, rows, stride, m->mix, count, width);
+        for (x = 0; x < count; x++) m->mix[x] *= scale;
+        combine(row, rows, stride, m->mix, count, width, &last);
     } else {
-        memcpy(row, rows + (size_t)channel * stride, width * sizeof *row);
-    }
-    if (TAILCUT_HAS_STATS && leaf->stats != TAILCUT_NONE) {
-        float scale = m->arena[leaf->stats + (int32_t)channel];
-        float shift = m->arena[leaf->stats + (int32_t)(leaf->num_channels + channel)];
-        for (x = 0; x < width; x++) row[x] = row[x] * scale + shift;
+        combine(row, rows + (size_t)channel * stride, stride, &scale, 1, width, &last);
     }
 }
 
@@ -432,15 +456,29 @@ static void evaluate(machine *m, const tailcut_segment *segment, uint32_t channe
     const tailcut_op *op = m->model->ops + segment->first_op, *end = op + segment->num_ops;
     uint32_t width = m->stage->source_width, rows = 0;
     for (; op < end; op++) {
-        float *top = rows == 0 ? row : rows == 1 ? row : m->stack + (rows - 2) * (size_t)width;
+        float *top = rows <= 1 ? row : m->stack + (rows - 2) * (size_t)width;
         if (op->kind == TAILCUT_OP_LEAF || (TAILCUT_HAS_ZERO && op->kind == TAILCUT_OP_ZERO)) {
             if (rows > 0) top = m->stack + (rows - 1) * (size_t)width;
+            rows++;
             if (!TAILCUT_HAS_ZERO || op->kind == TAILCUT_OP_LEAF) {
-                read_leaf(m, op->leaf, channel, y, top, width);
+                /* A linear operation and a clamp that follow are done in the same pass. */
+                finish last = {0.0f, -3.4028235e38f, 3.4028235e38f};
+                uint32_t leaf = op->leaf;
+                float scale = 1.0f;
+                if (TAILCUT_HAS_SCALE && op + 1 < end && op[1].kind == TAILCUT_OP_SCALE) {
+                    op++;
+                    scale = op->scale ? op->scale[channel] : op->low;
+                    last.start = op->shift ? op->shift[channel] : op->high;
+                }
+                if (TAILCUT_HAS_CLAMP && op + 1 < end && op[1].kind == TAILCUT_OP_CLAMP) {
+                    op++;
+                    last.low = op->low;
+                    last.high = op->high;
+                }
+                read_leaf(m, leaf, channel, y, top, width, scale, last);
             } else {
                 clear(top, width);
             }
-            rows++;
         } else if ((TAILCUT_HAS_ADD && op->kind == TAILCUT_OP_ADD) ||
                    (TAILCUT_HAS_MULTIPLY && op->kind == TAILCUT_OP_MULTIPLY)) {
             rows--;
@@ -544,7 +582,7 @@ static void input_row(machine *m, const tailcut_segment *segment, uint32_t own, 
 static void project_row(machine *m, const tailcut_weight *weight, uint32_t y, float *into) {
     const tailcut_stage *stage = m->stage;
     const tailcut_segment *segment = m->model->segments + stage->first_segment;
-    uint32_t n, own, channel = 0, num_in = weight->corner[1];
+    uint32_t n, own, channel = 0, num_in = weight->corner[1], ready = 0;
     spread_leaves(m, y);
     if (m->in_cosines != NULL) clear(into, num_in * stage->width);
     for (n = 0; n < stage->num_segments; n++, segment++) {
@@ -553,11 +591,16 @@ static void project_row(machine *m, const tailcut_weight *weight, uint32_t y, fl
                 input_row(m, segment, own, channel, y, into + channel * (size_t)stage->width);
                 continue;
             }
-            input_row(m, segment, own, channel, y, m->row);
-            cosines_of(m->in_cosines, stage->channels, channel, num_in, m->mix);
-            spread_row(into, stage->width, m->mix, num_in, m->row, stage->width);
+            /* Four channels are made, then projected together, so that `into` is touched less. */
+            input_row(m, segment, own, channel, y, m->row + ready * (size_t)stage->width);
+            cosines_of(m->in_cosines, stage->channels, channel, num_in, m->in_mix + ready * num_in);
+            if (++ready == 4) {
+                spread_rows(into, num_in, m->in_mix, m->row, ready, stage->width);
+                ready = 0;
+            }
         }
     }
+    if (ready > 0) spread_rows(into, num_in, m->in_mix, m->row, ready, stage->width);
 }
 
 /* One tap of a convolution: row[x] += factor * from[x * stride + shift], where that is there. */
@@ -573,6 +616,17 @@ static void add_tap(float *row, uint32_t num, const float *from, uint32_t width,
     } else {
         for (; x < end; x++) row[x] += factor * from[(int32_t)(x * stride) + shift];
     }
+}
+
+/* Three taps side by side, of a row and its two neighbours' places, where both maps have the same width. */
+static void add_three_taps(float *row, const float *from, uint32_t width, const float *core) {
+    float f0 = core[0], f1 = core[1], f2 = core[2];
+    uint32_t x;
+    row[0] += f1 * from[0];
+    if (width == 1) return;
+    row[0] += f2 * from[1];
+    for (x = 1; x + 1 < width; x++) row[x] += f0 * from[x - 1] + f1 * from[x] + f2 * from[x + 1];
+    row[x] += f0 * from[x - 1] + f1 * from[x];
 }
 
 /* One tap of a transposed convolution: row[x * stride + shift] += factor * from[x], where that is there. */
@@ -617,6 +671,8 @@ static void convolve(machine *m, const tailcut_weight *weight) {
              num_in = IS_GROUPED(groups) ? stage->channels : weight->corner[1];
     uint32_t made = 0, y, a, b, dy, dx, per_group = stage->out.channels / groups, inner = num_in / groups;
     float *ring = take(m, span * num_in * stage->width), *own = NULL;
+    int is_three = TAILCUT_HAS_THREE_COLUMNS && columns == 3 && stage->stride[1] == 1 && stage->padding[1] == 1 &&
+                   stage->dilation[1] == 1;
     const float *out_cosines = NULL;
     if (IS_GROUPED(groups) && weight->is_truncated) {
         own = take(m, (uint32_t)weight->sizes[1] * rows * columns);
@@ -641,6 +697,10 @@ static void convolve(machine *m, const tailcut_weight *weight) {
                     int32_t from = first + (int32_t)(dy * stage->dilation[0]);
                     const float *source = ring + (((uint32_t)from % span) * num_in + group + b) * (size_t)stage->width;
                     if (from < 0 || from >= stage->height) continue;
+                    if (is_three) {
+                        add_three_taps(row, source, stage->width, core);
+                        continue;
+                    }
                     for (dx = 0; dx < columns; dx++) {
                         int32_t shift = (int32_t)(dx * stage->dilation[1]) - stage->padding[1];
                         add_tap(row, stage->out.width, source, stage->width, core[dx], stage->stride[1], shift);
@@ -875,18 +935,23 @@ static void run_stage(machine *m) {
     const tailcut_stage *stage = m->stage;
     const tailcut_weight *weight = stage->weight == TAILCUT_NONE ? NULL : m->model->weights + stage->weight;
     float *start = m->scratch;
+    int is_narrow = weight != NULL && weight->is_truncated && is_narrow_in(weight);
+    /* Those that project rows, four channels at a time. */
+    uint32_t rows =
+        is_narrow && stage->groups == 1 && stage->kind != TAILCUT_FLAT && stage->kind != TAILCUT_WHOLE ? 4 : 1;
     m->mix = take(m, stage->mix);
     m->stack = take(m, (uint32_t)stage->depth * stage->source_width);
     m->before = take(m, (stage->resample == TAILCUT_AS_IT_IS   ? 0u
                          : stage->resample == TAILCUT_BILINEAR ? 2u
                                                                : 1u) *
                             stage->source_width);
-    m->row = take(m, stage->width);
+    m->row = take(m, rows * stage->width);
+    if (rows == 4) m->in_mix = take(m, 4u * weight->corner[1]);
     start_leaves(m);
     m->in_cosines = NULL;
     if (weight != NULL) {
         start_weight(m, weight);
-        if (weight->is_truncated && is_narrow_in(weight)) m->in_cosines = make_cosines(m, weight->sizes[1]);
+        if (is_narrow) m->in_cosines = make_cosines(m, weight->sizes[1]);
     }
     switch (stage->kind) {
         case TAILCUT_CONV:
