@@ -33,7 +33,7 @@ def test_the_reader_takes_a_file_there(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = tailcut.create_model("lenet5", bias=False, convolutional=True)
     tailcut.regularize(model, num_kept=60)
-    kinds: dict[str, dict[str, Any]] = {"a": {"codec": "float16"}, "b": {"codec": "quantized", "step": 0.1}}
+    kinds: dict[str, dict[str, Any]] = {"a": {"dtype": "float16"}, "b": {"dtype": "quantized", "step": 0.1}}
     for name, settings in kinds.items():
         folder = tmp_path / name
         tailcut.save(model, tmp_path / f"{name}.tailcut", **settings)

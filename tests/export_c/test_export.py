@@ -1,10 +1,12 @@
 """Networks in C, beside torch: the same outputs, in the memory that the export says."""
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.export_c.compiling import C_FOLDER, SANITIZED, compile_c
 from tests.export_c.networks import MADE, enliven, lively, truncated
 from tests.export_c.running import compare
 from torch import nn
@@ -12,6 +14,9 @@ from torch import nn
 import tailcut
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.export_c.export import export_c
+from tailcut.export_c.lowering import of_leaf
+from tailcut.export_c.memory import plan
+from tailcut.export_c.program import Kind, Leaf, Map, Program, Stage
 
 CLOSE = 1e-5
 EDITED = sorted((Path(__file__).parents[1] / "format" / "golden" / "edits").glob("*.tailcut"))
@@ -90,7 +95,7 @@ def test_quantised_coefficients_stay_small_integers(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = tailcut.create_model("lenet5", bias=False, convolutional=True)
     tailcut.regularize(model, num_kept=100)
-    tailcut.save(model, tmp_path / "small.tailcut", codec="quantized", step=0.2)
+    tailcut.save(model, tmp_path / "small.tailcut", dtype="quantized", step=0.2)
     difference, report = compare(tailcut.load(tmp_path / "small.tailcut"), tmp_path / "c")
     assert difference < CLOSE
     assert report.flash_bytes["coefficients"] == 400  # bytes, one each
@@ -130,3 +135,25 @@ def test_bad_examples(tmp_path: Path) -> None:
         export_c(nn.Conv2d(1, 1, 1), tmp_path)
     with pytest.raises(StructureError, match="cannot be exported"):
         export_c(model, tmp_path, size=(14, 14))
+
+
+def test_bad_arguments_and_another_arena_of_the_same_size(tmp_path: Path) -> None:
+    """NULL and misaligned pointers are refused; what the arena held before does not matter."""
+    export_c(tailcut.load("zoo:lenet300-2816"), tmp_path)
+    program = compile_c(
+        tmp_path / "arguments",
+        [*sorted(tmp_path.glob("*.c")), C_FOLDER / "run_arguments.c"],
+        *("-O1", *SANITIZED),
+        folders=[tmp_path],
+    )
+    assert subprocess.run([str(program)], check=False).returncode == 0
+
+
+def test_windows_and_maps_beyond_the_structures_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(StructureError, match="of 300, at most 255"):
+        export_c(nn.AvgPool2d(300), tmp_path, example_input=torch.rand(1, 1, 600, 600))
+    with pytest.raises(StructureError, match="sizes up to 65535"):
+        export_c(nn.Linear(70_000, 2), tmp_path, example_input=torch.rand(1, 70_000))
+    program = Program([Stage(Kind.STORE, of_leaf(Leaf(Map(1, 1, 1), 1, 1, 1)), Map(1 << 16, 1 << 15, 1))])
+    with pytest.raises(StructureError, match="smaller input"):
+        plan(program)

@@ -228,13 +228,13 @@ def test_what_is_left_out_is_refused_by_its_name(tmp_path: Path) -> None:
     model = tailcut.create_model("lenet5", bias=False)
     tailcut.regularize(model, num_kept=20)
     path = tmp_path / "lenet5.tailcut"
-    tailcut.save(model, path, codec="quantized", step=0.1)
+    tailcut.save(model, path, dtype="quantized", step=0.1)
     network = describe(path)
     (answer,) = read_all(small, [Request(path.read_bytes(), network)])
     assert answer.error == "UnsupportedVersionError"
     (answer,) = read_all(small, [Request(content_of("plain"))])
     assert answer.error == "UnsupportedVersionError"
-    tailcut.save(model, path, codec="float32")
+    tailcut.save(model, path, dtype="float32")
     contents = replace(decode(path.read_bytes()), coefficients=None)
     raw = Stream(0, 0, torch.cat([t.coefficients().detach() for t in truncated_tensors(model)]).numpy().tobytes())
     content = encode(replace(contents, coefficients=raw))

@@ -94,7 +94,7 @@ def export_c(
     """
     model = without_views(model)
     example = _example(model, example_input, size)
-    dense = to_dense(model).eval()
+    dense = to_dense(model).cpu().float().eval()
     program, map_bytes = lower(model, dense, example)
     text = write_program(program, NAME, f"{type(dense).__name__}, written by tailcut export --to c; do not edit.")
     folder = Path(folder)
@@ -173,7 +173,7 @@ def _example(model: nn.Module, example: Tensor | None, size: tuple[int, int] | N
         raise ArgumentError(
             f"expected an example (1, channels, height, width) or (1, features), got {tuple(example.shape)}"
         )
-    return example
+    return example.cpu().float()
 
 
 def _largest_maps(graph: torch.fx.Graph, constants: set[str]) -> int:

@@ -31,6 +31,7 @@ from tailcut.export_c.program import (
 # More maps than these in one expression are written to memory where the value is used again.
 MAX_SHARED_LEAVES = 4
 MAX_SIZE = 65_535
+MAX_WINDOW = 255
 
 
 @dataclass(frozen=True)
@@ -139,8 +140,15 @@ class Lowering:
         sizes += [*stage.weight.sizes] if stage.weight is not None else []
         if max(sizes) > MAX_SIZE:
             raise StructureError(f"{stage.node}: a size of {max(sizes)}, C code has sizes up to {MAX_SIZE}")
-        if max(*stage.window.kernel, *stage.window.stride, *stage.window.padding, *stage.window.dilation) > 255:
-            raise StructureError(f"{stage.node}: a kernel, stride, padding or dilation above 255")
+        numbers = [
+            number
+            for by in (stage.window, stage.value.window)
+            for number in (*by.kernel, *by.stride, *by.padding, *by.dilation)
+        ]
+        if max(numbers) > MAX_WINDOW:
+            raise StructureError(
+                f"{stage.node}: a kernel, stride, padding or dilation of {max(numbers)}, at most {MAX_WINDOW}"
+            )
         self.program.stages.append(stage)
 
     def stored(self, value: Value, kind: Kind = Kind.STORE, norm: Norm | None = None) -> Value:

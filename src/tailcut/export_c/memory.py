@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from tailcut.errors import StructureError
 from tailcut.export_c.program import (
     OF_TWO,
     Kind,
@@ -17,6 +18,7 @@ from tailcut.export_c.program import (
     Weight,
 )
 
+MAX_ARENA_FLOATS = (1 << 31) - 1
 # Channels that are made before they are projected.
 CHANNELS_AT_ONCE = 4
 # Rows that a change of size reads.
@@ -24,13 +26,22 @@ ROWS_BEFORE = {Resampling.AS_IT_IS: 0, Resampling.BILINEAR: 2}
 
 
 def plan(program: Program) -> None:
-    """Give every map, every measured norm and every stage's scratch its place; fills in the program."""
+    """Give every map, every measured norm and every stage's scratch its place; fills in the program.
+
+    Raises:
+        StructureError: it would be more memory than the offsets in C can tell.
+    """
     buffers = _buffers(program)
     placed: list[_Buffer] = []
     for buffer in sorted(buffers, key=lambda item: -item.floats):
         _place(buffer, placed)
         placed.append(buffer)
     program.arena_floats = max((buffer.offset + buffer.floats for buffer in placed), default=0)
+    if program.arena_floats > MAX_ARENA_FLOATS:
+        raise StructureError(
+            f"the network needs {4 * program.arena_floats:,} bytes for one input, C code has at most "
+            f"{4 * MAX_ARENA_FLOATS:,}; give a smaller input"
+        )
 
 
 @dataclass(eq=False)
