@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from bench import (
+    c_speed,
     channels,
     execution,
     exporting,
@@ -41,6 +42,7 @@ TOPICS: dict[str, Callable[[Scale, Machine], list[Table]]] = {
     "widths": widths.run,
     "exporting": exporting.run,
     "microcontroller": microcontroller.run,
+    "c_speed": c_speed.run,
 }
 SCALES = {"full": FULL, "quick": QUICK, "tiny": TINY}
 

@@ -30,6 +30,7 @@ TABLES_PER_TOPIC = {
     "widths": 1,
     "exporting": 1,
     "microcontroller": 1,
+    "c_speed": 1,
 }
 RATIOS = {
     "transform": "torch-dct / tailcut",
@@ -43,6 +44,7 @@ RATIOS = {
     "widths": "times faster",
     "exporting": "open: times torch",
     "microcontroller": "million instructions",
+    "c_speed": "C / fused",
 }
 
 

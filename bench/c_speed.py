@@ -1,0 +1,123 @@
+"""The exported C on this machine, beside the compiled loops of `fuse`, torch and ONNX Runtime; all on one thread."""
+
+import ctypes
+import importlib
+import importlib.util
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from bench.machine import Machine
+from bench.scale import FULL, TINY, Scale
+from bench.tables import Row, Table
+from bench.timing import compare, forward_of, num_threads
+from tailcut.execution import fuse
+from tailcut.execution.onnx.export import export_onnx
+from tailcut.export_c import export_c
+from tailcut.format import load
+from tailcut.structure import example_shape
+from tailcut.weights import to_dense
+
+COMPILER = "cc"
+OPTIONS = ("-std=c99", "-O3", "-march=native", "-shared", "-fPIC")
+NETWORKS = (
+    *("lenet5-776", "lenet300-2816", "unet-759-float16", "resnet18-2688", "vgg16-2048", "alexnet-1408-float16"),
+    "gan-64383",
+)
+
+
+def run(scale: Scale, machine: Machine) -> list[Table]:
+    """The zoo's networks of each kind; the UNet on an image of the scale's size."""
+    del machine
+    names = NETWORKS[:1] if scale.unet_widths == TINY.unet_widths else NETWORKS
+    columns = {
+        "network": "",
+        "input": "",
+        "C ms": ".3g",
+        "fused ms": ".3g",
+        "dense ms": ".3g",
+        "ONNX Runtime ms": ".3g",
+        "C / fused": ".3g",
+        "ONNX Runtime / C": ".3g",
+    }
+    notes = [
+        f"One input, one thread. C: {COMPILER} {' '.join(OPTIONS[:3])}. fused: tailcut.fuse, compiled loops where they "
+        "pay. dense and ONNX Runtime: with dense weights."
+    ]
+    if shutil.which(COMPILER) is None:
+        return [Table("Networks in C on this machine", columns, [], [*notes, f"Left out: all, no {COMPILER} is here."])]
+    with num_threads(1):
+        rows = [_row(name, scale) for name in names]
+    return [Table("Networks in C on this machine", columns, rows, notes)]
+
+
+def _row(name: str, scale: Scale) -> Row:
+    model = load(f"zoo:{name}")
+    shape = example_shape(model) or ()
+    if name.startswith("unet"):
+        size = scale.photo_size if scale.unet_widths == FULL.unet_widths else (96, 96)
+        shape = (1, 3, *size)
+    x = torch.rand(1, *shape[1:])
+    with tempfile.TemporaryDirectory() as folder:
+        ways: dict[str, Callable[[], object]] = {
+            "C": c_forward(model, x, Path(folder)),
+            "fused": forward_of(fuse(model), x),
+            "dense": forward_of(to_dense(model).eval(), x),
+        }
+        if all(importlib.util.find_spec(package) is not None for package in ("onnxscript", "onnxruntime")):
+            ways["onnx"] = _onnx_forward(to_dense(model).eval(), x, Path(folder) / "dense.onnx")
+        timings = compare(ways, scale, share=1 / len(NETWORKS))
+    seconds = {way: timing.median_s for way, timing in timings.items()}
+    onnx = seconds.get("onnx")
+    return {
+        "network": name,
+        "input": " x ".join(map(str, shape[1:])),
+        "C ms": 1e3 * seconds["C"],
+        "fused ms": 1e3 * seconds["fused"],
+        "dense ms": 1e3 * seconds["dense"],
+        "ONNX Runtime ms": None if onnx is None else 1e3 * onnx,
+        "C / fused": seconds["C"] / seconds["fused"],
+        "ONNX Runtime / C": None if onnx is None else onnx / seconds["C"],
+    }
+
+
+def c_forward(model: nn.Module, x: Tensor, folder: Path) -> Callable[[], Tensor]:
+    """A call of the exported network, compiled for this machine.
+
+    Args:
+        model: see `export_c`.
+        x: the input, of batch size 1.
+        folder: for the files, which must stay.
+    """
+    report = export_c(model, folder, example_input=x)
+    library = folder / "model.so"
+    subprocess.run(
+        [COMPILER, *OPTIONS, f"-I{folder}", *map(str, sorted(folder.glob("*.c"))), "-o", str(library)], check=True
+    )
+    code = ctypes.CDLL(str(library))
+    network = ctypes.byref(ctypes.c_char.in_dll(code, "model"))
+    # Referred to by the call below, so that their memory stays.
+    memory = x.contiguous(), torch.empty(report.output_bytes // 4), torch.empty(report.arena_bytes // 4 + 1)
+
+    def forward() -> Tensor:
+        if code.tailcut_run(network, *(ctypes.c_void_p(tensor.data_ptr()) for tensor in memory)):
+            raise RuntimeError(f"tailcut_run refused an input of {tuple(x.shape)}")
+        return memory[1]
+
+    return forward
+
+
+def _onnx_forward(model: nn.Module, x: Tensor, path: Path) -> Callable[[], object]:
+    runtime = importlib.import_module("onnxruntime")
+    export_onnx(model, path, example_input=x, dynamic=False)
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = runtime.InferenceSession(path, options)
+    (entry,) = session.get_inputs()
+    given = {entry.name: x.numpy()}
+    return lambda: session.run(None, given)
