@@ -109,7 +109,7 @@ def macs_text(recipe: Recipe, macs: int) -> str:
 def image_side(recipe: Recipe) -> int:
     """Of the recipe's images, in pixels."""
     kind, _, size = recipe.data.name.partition("@")
-    return int(size) if size else SIDES[kind]
+    return int(size.rpartition("/")[2]) if size else SIDES[kind]
 
 
 @functools.cache

@@ -347,3 +347,24 @@ def test_memory_that_is_refused_is_told(error: Exception) -> None:
             raise error
     with pytest.raises(RuntimeError, match="other"), within_memory(torch.zeros(2, 3)):
         raise RuntimeError("other")
+
+
+def test_workers_change_nothing_and_the_middle_is_measured(tmp_path: Path) -> None:
+    """Photos whose middle tells the class, and whose border tells the other one."""
+    for number in range(18):
+        label, outside = number % 2, 255 * (number % 2)
+        pixels = np.full((32, 48, 3), outside, dtype=np.uint8)
+        pixels[4:28, 12:36] = 255 - outside
+        path = tmp_path / "middles" / "val" / f"{label}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    layer = nn.Linear(3, 2)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1.0, 1, 1], [-1, -1, -1]]))
+        layer.bias.copy_(torch.tensor([-1.5, 1.5]))
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), layer)
+    for name, accuracy in (("folder:middles@32/24", 1.0), ("folder:middles@24", 0.0)):
+        dataset = open_dataset(name, roots=tmp_path)
+        for workers in (0, 2):
+            found = evaluate(network, dataset, batch_size=5, workers=workers)
+            assert found == {"accuracy": accuracy}

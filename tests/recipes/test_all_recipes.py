@@ -1,16 +1,19 @@
 """Every recipe that comes with Tailcut takes a step of its training, and cuts to the paper's number of coefficients.
 
 The images are drawn: few, and where the network allows it smaller than the real ones. Networks keep their widths, but
-for detectors.
+for detectors. Recipes on ImageNet and COCO read theirs from folders in the form of these, and take two steps.
 """
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tests.torchvision_operators  # noqa: F401
 import torch
+from PIL import Image
 from tests.small_coco import TINY, write_coco
 from torch import Tensor, nn
 
@@ -66,10 +69,14 @@ class Drawn(Dataset):
 
 
 def drawn_dataset(name: str, split: str, **settings: Any) -> Dataset:
-    """Stands for `open_dataset`, with images of the same kind; digits and the small COCO are opened."""
+    """Stands for `open_dataset`, with images of the same kind; digits, the small COCO and ImageNet are opened."""
     if name in ("digits", "coco"):
         return open_dataset(name, split, **settings)
     kind, _, side = name.partition("@")
+    if kind == "imagenet":
+        shorter, middle = side.split("/")
+        assert int(shorter) * 7 == int(middle) * 8  # the paper's evaluation
+        return open_dataset(f"imagenet@{LARGEST_SIDE + 16}/{LARGEST_SIDE}", split, **settings)
     if kind == "carvana":
         return Drawn(SHAPES[kind])
     square = min(int(side or LARGEST_SIDE), LARGEST_SIDE)
@@ -84,15 +91,28 @@ class OneStepDone(Exception):
     """The first step went well; no more are wanted."""
 
 
-def one_batch(*args: Any, **settings: Any) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    yield next(batches(*args, **settings))
+def one_batch(dataset: Dataset, **settings: Any) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    num_steps = 2 if dataset.name.partition("@")[0] in ("coco", "imagenet") else 1
+    yield from itertools.islice(batches(dataset, **settings), num_steps)
     raise OneStepDone
+
+
+def write_imagenet(root: Path) -> None:
+    """Photos of several shapes in a thousand classes, most of which have the same small one."""
+    noise = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for number in range(NUM_CLASSES["imagenet"]):
+            side = 130 + 40 * number if number < NUM_IMAGES else 8
+            path = root / "imagenet" / split / f"n{number:08}" / "0.jpg"
+            path.parent.mkdir(parents=True)
+            pixels = noise.integers(0, 256, (side, 150 if side > 8 else 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(path)
 
 
 def small(name: str) -> Recipe:
     """The recipe for a few images."""
     recipe = load_recipe(name)
-    changes = {"data.batch_size": "2", "data.holdout": "0"}
+    changes = {"data.batch_size": "2", "data.holdout": "0", "data.workers": "0"}
     if recipe.inputs is not None:
         changes["inputs.statistics_images"] = f"{NUM_IMAGES}"
     if recipe.pruning is not None:
@@ -139,6 +159,8 @@ def test_a_step_of_the_training_is_taken(name: str, tmp_path: Path, monkeypatch:
         write_start(recipe, tmp_path)
     if recipe.data.name == "coco":
         write_coco(tmp_path, *filter(None, (recipe.data.train_split, recipe.data.test_split)))
+    if recipe.data.name.startswith("imagenet@"):
+        write_imagenet(tmp_path)
     monkeypatch.setattr(base, "open_dataset", drawn_dataset)
     monkeypatch.setattr(base, "batches", one_batch)
     with pytest.raises(OneStepDone):  # the loop itself refuses a loss that is no number

@@ -1,11 +1,16 @@
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from scipy import ndimage
 
-from tailcut.data import InMemoryDataset
+from tailcut.data import Dataset, InMemoryDataset, open_dataset, split_off
+from tailcut.errors import ArgumentError
 from tailcut.training.batches import augment, batches, coarsen, generator, shift
 from tailcut.training.recipe.sections import AugmentationSection
 
@@ -123,3 +128,42 @@ def test_no_augmentation_changes_nothing() -> None:
     same = augment(images, targets, NOTHING, generator(0), 4, torch.arange(4))
     assert torch.equal(same[0], images)
     assert torch.equal(same[1], targets)
+
+
+def photos(root: Path) -> Dataset:
+    """Twelve photos of several sizes in two classes."""
+    noise = np.random.default_rng(0)
+    for number in range(12):
+        path = root / "photos" / "train" / ("a", "b")[number % 2] / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise.integers(0, 256, (30 + number, 40, 3), dtype=np.uint8)).save(path)
+    return open_dataset("folder:photos@24/16", "train", roots=root)
+
+
+def test_random_parts_do_not_depend_on_who_makes_them(tmp_path: Path) -> None:
+    """Neither on the number of processes that share a batch, nor on workers."""
+    dataset = photos(tmp_path)
+    section = AugmentationSection(crop=True, flip=True)
+    settings: dict[str, Any] = {"batch_size": 4, "seed": 3, "epoch": 1, "augmentation": section}
+    alone = list(batches(dataset, **settings))
+    assert [images.shape for images, _, _ in alone] == [(4, 3, 16, 16)] * 3
+    parts = [list(batches(dataset, **settings, rank=rank, num_processes=2)) for rank in (0, 1)]
+    for whole, first, second in zip(alone, *parts, strict=True):
+        for values, even, odd in zip(whole, first, second, strict=True):
+            assert torch.equal(values[0::2], even)
+            assert torch.equal(values[1::2], odd)
+    for whole, ahead in zip(alone, batches(dataset, **settings, workers=2), strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(whole, ahead, strict=True))
+    images, _, places = next(batches(dataset, **{**settings, "epoch": 2}))
+    assert not torch.equal(images, alone[0][0])
+    middles = dataset.batch(places)[0]
+    assert not torch.equal(images, middles)
+    held_out, _ = split_off(dataset, 4)
+    assert next(batches(held_out, **settings))[0].shape == (4, 3, 16, 16)
+
+
+def test_random_parts_need_photos_in_folders() -> None:
+    dataset = open_dataset("digits", "train")
+    section = AugmentationSection(crop=True)
+    with pytest.raises(ArgumentError, match=r"random parts \(data\.augmentation\.crop\) are of photos of classes"):
+        next(batches(dataset, batch_size=4, seed=0, epoch=0, augmentation=section))

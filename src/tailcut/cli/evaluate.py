@@ -45,6 +45,9 @@ def add_parser(verbs: Verbs) -> None:
     add_reading(parser)
     parser.add_argument("--batch-size", type=int, metavar="N", help="images per forward pass")
     parser.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="processes that read images of classes or masks ahead (0)"
+    )
+    parser.add_argument(
         "--num-samples", type=int, metavar="N", help="networks that make images: how many are made (10,000)"
     )
     parser.add_argument(
@@ -74,7 +77,7 @@ def run(arguments: argparse.Namespace) -> Report | None:
         "roots": arguments.data_root,
         "batch_size": arguments.batch_size,
         "device": arguments.device,
-        "machines": devices,
+        "devices": devices,
         "progress": True,
     }
     report: Report
@@ -89,6 +92,7 @@ def run(arguments: argparse.Namespace) -> Report | None:
         report = evaluate_detector_file(*what, **settings)
     else:
         settings |= {"download": arguments.download, "dense": arguments.dense, "max_pixels": arguments.max_pixels}
+        settings["workers"] = arguments.workers
         report = evaluate_file(*what, **settings)
     return report if devices is None or _is_first_process() else None
 

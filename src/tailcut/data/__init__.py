@@ -12,6 +12,7 @@ from tailcut.data.coco import open_coco
 from tailcut.data.dataset import Dataset as Dataset
 from tailcut.data.dataset import InMemoryDataset as InMemoryDataset
 from tailcut.data.dataset import split_off as split_off
+from tailcut.data.framing import Framing
 from tailcut.data.imagefolder import FolderDataset as FolderDataset
 from tailcut.data.imagefolder import open_imagenet, open_imagenette
 from tailcut.data.images import image_size as image_size
@@ -20,7 +21,7 @@ from tailcut.data.images import read_mask as read_mask
 from tailcut.data.images import write_mask as write_mask
 from tailcut.data.masks import MaskDataset as MaskDataset
 from tailcut.data.masks import open_carvana
-from tailcut.data.own import open_own, side_of
+from tailcut.data.own import framing_of, open_own
 from tailcut.data.reading import OnError as OnError
 from tailcut.data.reading import current_reading as current_reading
 from tailcut.data.reading import leave_out as leave_out
@@ -29,6 +30,7 @@ from tailcut.data.resized import ResizedDataset as ResizedDataset
 from tailcut.data.roots import Roots as Roots
 from tailcut.data.roots import data_roots as data_roots
 from tailcut.data.roots import find_file as find_file
+from tailcut.data.workers import in_order as in_order
 from tailcut.errors import ArgumentError
 
 
@@ -43,7 +45,7 @@ class _Kind:
     open: Callable[[str, Roots, bool], Dataset]
     splits: tuple[str, ...] | None
     default_split: str
-    open_sized: Callable[[str, Roots, int], Dataset] | None = None
+    open_sized: Callable[[str, Roots, Framing], Dataset] | None = None
 
 
 _KINDS = {
@@ -104,7 +106,9 @@ def open_dataset(
 
     Args:
         name: one of `dataset_names()`; for those with classes also `NAME@SIDE`, with images that are resized to
-            SIDE x SIDE pixels. Or your own, `folder:NAME`, `folder:NAME@SIDE` or `masks:NAME`: see `open_own`.
+            SIDE x SIDE pixels, and `NAME@SHORTER/SIDE`, with the middle, SIDE x SIDE, of images whose shorter side is
+            resized to SHORTER: `imagenet@256/224`. Or your own, `folder:NAME`, `folder:NAME@SIDE` or `masks:NAME`: see
+            `open_own`.
         split: the part to open; None is `default_split(name)`. The splits of carvana, coco and your own are the folders
             that lie in theirs.
         roots: data roots to try before those of TAILCUT_DATA and the user cache.
@@ -151,7 +155,7 @@ def _open(name: str, split: str | None, roots: Roots, *, download: bool) -> Data
         raise ArgumentError(f"{name} has no split {split!r}; it has {', '.join(kind.splits)}")
     if not has_size:
         return kind.open(split, roots, download)
-    side = side_of(size, kind_name)
+    side = framing_of(size, kind_name)
     if kind.open_sized is not None:
         return kind.open_sized(split, roots, side)
     dataset = kind.open(split, roots, download)

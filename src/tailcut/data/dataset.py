@@ -68,7 +68,7 @@ class Dataset(ABC, torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             IndexError: there is no such image.
             DataError: the images differ in size.
         """
-        positions = _as_positions(indices).tolist()
+        positions = as_positions(indices).tolist()
         images, targets = zip(*(self[position] for position in positions), strict=True)
         if len({image.shape for image in images}) > 1:
             sizes = sorted({tuple(image.shape[1:]) for image in images})
@@ -79,6 +79,24 @@ class Dataset(ABC, torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
                 "use batches of one image"
             )
         return torch.stack(images), torch.stack(targets)
+
+    def random_parts(self, indices: Indices, noises: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+        """Return random parts of several images to train on, and their targets: see `tailcut.data.framing.random_part`.
+
+        Args:
+            indices: as for `batch`.
+            noises: for each image what gives its random numbers.
+
+        Returns:
+            As `batch`.
+
+        Raises:
+            ArgumentError: the images have no size to which parts could be resized, or no files behind them.
+        """
+        raise ArgumentError(
+            f"{self.name}: random parts (data.augmentation.crop) are of photos of classes in folders, at a size that "
+            "the name says (imagenet@512/448, folder:NAME@256/224)"
+        )
 
     def part(self, start: int, stop: int) -> "Dataset":
         """Return the images from `start` up to `stop` (not included), as a data set.
@@ -135,7 +153,7 @@ class InMemoryDataset(Dataset):
 
     def batch(self, indices: Indices) -> tuple[Tensor, Tensor]:
         """See `Dataset.batch`."""
-        positions = _as_positions(indices).to(self.labels.device)
+        positions = as_positions(indices).to(self.labels.device)
         return self.images[positions].float() / 255, self.labels[positions]
 
     def part(self, start: int, stop: int) -> "InMemoryDataset":
@@ -186,6 +204,10 @@ class DatasetPart(DatasetView):
         """See `Dataset.__getitem__`."""
         return self._dataset[self._positions[index]]
 
+    def random_parts(self, indices: Indices, noises: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+        """See `Dataset.random_parts`."""
+        return self._dataset.random_parts([self._positions[i] for i in as_positions(indices).tolist()], noises)
+
 
 def split_off(dataset: Dataset, num_held_out: int) -> tuple[Dataset, Dataset]:
     """Hold out images of a data set, for validation: the last ones; of one sorted by class, evenly spaced ones.
@@ -218,7 +240,12 @@ def split_off(dataset: Dataset, num_held_out: int) -> tuple[Dataset, Dataset]:
     )
 
 
-def _as_positions(indices: Indices) -> Tensor:
+def as_positions(indices: Indices) -> Tensor:
+    """Return positions in a data set as int64 (n,).
+
+    Raises:
+        ArgumentError: there are none, or they are not integers.
+    """
     positions = indices if isinstance(indices, Tensor) else torch.tensor(list(indices))
     if positions.ndim != 1 or positions.numel() == 0:
         raise ArgumentError(f"a batch needs a list of at least one index, got shape {tuple(positions.shape)}")

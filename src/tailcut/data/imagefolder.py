@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from tailcut.data.dataset import Dataset
+from tailcut.data.dataset import Dataset, Indices, as_positions
+from tailcut.data.framing import Framing, check_framing, framed, named, random_part, side_of
 from tailcut.data.images import read_image
 from tailcut.data.reading import current_reading, readable
-from tailcut.data.resized import check_side, resize
 from tailcut.data.roots import Roots, find_split, folders_of
 from tailcut.errors import DataError
 
@@ -43,7 +44,8 @@ class FolderDataset(Dataset):
         folder: holds a folder for each class.
         name: the registered name.
         size: side in pixels to which every image is resized, ignoring its aspect (bilinear with antialiasing, rounded
-            to whole grey levels); None leaves them as they are.
+            to whole grey levels); or a pair, for the middle of the image (see `tailcut.data.framing`); None leaves them
+            as they are.
         class_names: names of the folders' classes; a folder that is not in it is called as it is.
         classes: names of the class folders, in the order of the class numbers, where not just those of `folder` count:
             one that is not there has no images. The folders that there are, sorted, when None.
@@ -61,13 +63,13 @@ class FolderDataset(Dataset):
         folder: Path,
         *,
         name: str,
-        size: int | None = None,
+        size: Framing | None = None,
         class_names: Mapping[str, str] | None = None,
         classes: Sequence[str] | None = None,
     ) -> None:
         if size is not None:
-            check_side(size)
-        self.name = name if size is None else f"{name}@{size}"
+            check_framing(size)
+        self.name = name if size is None else f"{name}@{named(size)}"
         self.split = folder.name
         self.task = "classification"
         self.sorted_by_class = True
@@ -106,30 +108,51 @@ class FolderDataset(Dataset):
         pixels = self._resized(self._decoded(range(len(self))[index]))
         return pixels.float() / 255, self._labels[index]
 
+    def random_parts(self, indices: Indices, noises: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+        """See `Dataset.random_parts`. Files are decoded anew each time."""
+        if self._size is None:
+            return super().random_parts(indices, noises)
+        positions = [range(len(self))[position] for position in as_positions(indices).tolist()]
+        side = side_of(self._size)
+        parts = [random_part(self._stored(place), side, noise) for place, noise in zip(positions, noises, strict=True)]
+        return torch.stack(parts).float() / 255, self._labels[positions]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state for other processes, which keep images of their own."""
+        return {**vars(self), "_kept": {}, "_num_kept_bytes": 0}
+
+    def _stored(self, index: int) -> Tensor:
+        """Return the bytes of an image, uint8 (3, height, width), of its own size."""
+        strict, max_pixels = self._reading.strict, self._reading.max_pixels
+        image = read_image(self.files[index], channels=3, strict=strict, max_pixels=max_pixels)[0]
+        return (image * 255).round().to(torch.uint8)
+
     def _decoded(self, index: int) -> Tensor:
         """Return the pixels of an image, uint8 (3, height, width), at its own size or the requested one."""
         if index in self._kept:
             return self._kept[index]
-        strict, max_pixels = self._reading.strict, self._reading.max_pixels
-        image = read_image(self.files[index], channels=3, strict=strict, max_pixels=max_pixels)[0]
-        pixels = (image * 255).round().to(torch.uint8)
+        pixels = self._stored(index)
         resized = self._resized(pixels)
-        smaller = resized if resized.numel() < pixels.numel() else pixels
+        smaller = resized if resized.numel() <= pixels.numel() else pixels
         if self._num_kept_bytes + smaller.numel() <= MAX_KEPT_BYTES:
             self._kept[index] = smaller
             self._num_kept_bytes += smaller.numel()
         return smaller
 
     def _resized(self, pixels: Tensor) -> Tensor:
-        return pixels if self._size is None else resize(pixels[None], self._size)[0]
+        return pixels if self._size is None or self._is_framed(pixels) else framed(pixels[None], self._size)[0]
+
+    def _is_framed(self, pixels: Tensor) -> bool:
+        """Return whether they have their size already: what is kept has, if it is smaller so."""
+        return self._size is not None and pixels.shape[-2:] == (side_of(self._size),) * 2
 
 
-def open_imagenette(split: str, *, size: int | None = None, roots: Roots = None) -> FolderDataset:
+def open_imagenette(split: str, *, size: Framing | None = None, roots: Roots = None) -> FolderDataset:
     """Imagenette from `imagenette224/{train,val}/WNID/*.JPEG` under a data root: photos of 224 x 224 pixels.
 
     Args:
         split: `train` or `val`.
-        size: side in pixels to resize to; None leaves 224.
+        size: side in pixels to resize to, or a pair for the middle; None leaves 224.
         roots: data roots to try first; see `data_roots`.
 
     Returns:
@@ -145,12 +168,12 @@ def open_imagenette(split: str, *, size: int | None = None, roots: Roots = None)
     return FolderDataset(folder, name=NAME, size=size, class_names=CLASS_NAMES)
 
 
-def open_imagenet(split: str, *, size: int = 224, roots: Roots = None) -> FolderDataset:
-    """ImageNet from `imagenet/{train,val}/WNID/*` under a data root, every image squashed to size x size pixels.
+def open_imagenet(split: str, *, size: Framing = 224, roots: Roots = None) -> FolderDataset:
+    """ImageNet from `imagenet/{train,val}/WNID/*` under a data root, every image at one size.
 
     Args:
         split: `train` or `val`.
-        size: side in pixels.
+        size: side in pixels, or a pair for the middle (512 and 448 in the evaluation of the paper on frequency inputs).
         roots: data roots to try first; see `data_roots`.
 
     Returns:

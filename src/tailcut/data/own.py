@@ -1,9 +1,11 @@
 """Your own data sets, as folders under a data root: `folder:NAME` with classes, `masks:NAME` with masks."""
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from tailcut.data.dataset import Dataset
+from tailcut.data.framing import Framing
 from tailcut.data.imagefolder import FolderDataset
 from tailcut.data.masks import PARTS, MaskDataset
 from tailcut.data.roots import Roots, find_split, folders_of
@@ -11,7 +13,7 @@ from tailcut.errors import ArgumentError, DataNotFoundError
 
 CLASSES, MASKS = "folder", "masks"
 DEFAULT_SPLITS = ("test", "val")  # the first one that is there
-MAX_SIZE_DIGITS = 6
+MAX_SIDE_DIGITS, NUM_SIDES = 6, 2
 
 
 def open_own(name: str, split: str | None = None, *, roots: Roots = None) -> Dataset:
@@ -20,7 +22,8 @@ def open_own(name: str, split: str | None = None, *, roots: Roots = None) -> Dat
     Args:
         name: NAME is a path relative to a data root. For `folder:` it holds `SPLIT/CLASS/*`, images in one folder for
             each class; the classes are those of all splits together, sorted by name. For `masks:` it holds
-            `SPLIT/images/*` and `SPLIT/masks/*`, see `MaskDataset`. `@SIDE` resizes images to SIDE x SIDE pixels.
+            `SPLIT/images/*` and `SPLIT/masks/*`, see `MaskDataset`. `@SIDE` resizes images to SIDE x SIDE pixels,
+            `@SHORTER/SIDE` shows their middle.
         split: the name of a folder in NAME; when None `test` if there is one, else `val`.
         roots: data roots to try first; see `data_roots`.
 
@@ -38,7 +41,7 @@ def open_own(name: str, split: str | None = None, *, roots: Roots = None) -> Dat
 
 def _open_classes(rest: str, split: str | None, roots: Roots) -> Dataset:
     name, at, side = rest.rpartition("@") if "@" in rest else (rest, "", "")
-    size = side_of(side, f"{CLASSES}:{name}") if at else None
+    size = framing_of(side, f"{CLASSES}:{name}") if at else None
     name = _checked(name)
     where = f"{name}/{split or DEFAULT_SPLITS[-1]}"
     advice = f"Put images there in one folder for each class: {where}/CLASS/*.jpg or .png."
@@ -72,17 +75,19 @@ def _find(name: str, split: str | None, parts: Sequence[str], *, title: str, adv
     return find_split(name, last, parts, title=title, advice=advice, roots=roots)
 
 
-def side_of(text: str, name: str) -> int:
-    """Return the number behind `NAME@` in the name of a data set.
+def framing_of(text: str, name: str) -> Framing:
+    """Return what stands behind `NAME@` in the name of a data set: 448, or 512/448.
 
     Raises:
-        ArgumentError: it is none.
+        ArgumentError: it is neither a number nor two.
     """
-    if not (text.isascii() and text.isdecimal() and len(text) <= MAX_SIZE_DIGITS):
+    sides = text.split("/")
+    if len(sides) > NUM_SIDES or not all(re.fullmatch(f"[0-9]{{1,{MAX_SIDE_DIGITS}}}", side) for side in sides):
         raise ArgumentError(
-            f"after @ comes the side of the images in pixels, as in {name}@112; got {name + '@' + text!r}"
+            f"after @ comes the side of the images in pixels, as in {name}@112, or the shorter side and that of the "
+            f"middle, {name}@512/448; got {name + '@' + text!r}"
         )
-    return int(text)
+    return int(text) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
 
 
 def _checked(name: str) -> str:

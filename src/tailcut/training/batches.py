@@ -6,12 +6,14 @@ together what one process sees.
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from tailcut.data import Dataset
+from tailcut.data import Dataset, in_order
 from tailcut.training.recipe.sections import AugmentationSection
 
 
@@ -35,6 +37,7 @@ def batches(
     coarse: int = 1,
     rank: int = 0,
     num_processes: int = 1,
+    workers: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield the augmented batches of one epoch, of one process; an incomplete last batch is left out.
 
@@ -47,18 +50,45 @@ def batches(
         coarse: how many times smaller the images become after that, along each side; see `coarsen`.
         rank: number of this process, which takes every `num_processes`-th image of each batch.
         num_processes: how many processes share a batch.
+        workers: processes that make batches ahead for this one; the batches are the same.
 
     Yields:
         Images (batch_size / num_processes, channels, height, width), targets, and the images' places in the data
         set, int64 (batch_size / num_processes,).
     """
-    order = torch.randperm(len(dataset), generator=generator(seed, epoch))
-    for step in range(len(dataset) // batch_size):
-        mine = order[step * batch_size : (step + 1) * batch_size][rank::num_processes]
-        images, targets = dataset.batch(mine)
-        noise = generator(seed, epoch, step)
-        places = torch.arange(batch_size)[rank::num_processes]
-        yield *coarsen(*augment(images, targets, augmentation, noise, batch_size, places), coarse), mine
+    made = EpochBatches(dataset, batch_size, seed, epoch, augmentation, coarse, rank, num_processes)
+    yield from in_order(made, len(dataset) // batch_size, workers)
+
+
+@dataclass(frozen=True)
+class EpochBatches(torch.utils.data.Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """The batch of each step of an epoch; see `batches`."""
+
+    dataset: Dataset
+    batch_size: int
+    seed: int
+    epoch: int
+    augmentation: AugmentationSection
+    coarse: int
+    rank: int
+    num_processes: int
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return images, targets and places of one step."""
+        places = torch.arange(self.batch_size)[self.rank :: self.num_processes]
+        mine = self._order[step * self.batch_size + places]
+        if self.augmentation.crop:
+            noises = [generator(self.seed, self.epoch, step, place) for place in places.tolist()]
+            images, targets = self.dataset.random_parts(mine, noises)
+        else:
+            images, targets = self.dataset.batch(mine)
+        noise = generator(self.seed, self.epoch, step)
+        images, targets = augment(images, targets, self.augmentation, noise, self.batch_size, places)
+        return *coarsen(images, targets, self.coarse), mine
+
+    @cached_property
+    def _order(self) -> Tensor:
+        return torch.randperm(len(self.dataset), generator=generator(self.seed, self.epoch))
 
 
 def augment(

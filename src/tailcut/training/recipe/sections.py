@@ -3,6 +3,7 @@
 from typing import Annotated, Any
 
 from tailcut.data import OnError, default_split
+from tailcut.data.workers import MAX_WORKERS
 from tailcut.errors import MissingExtraError
 from tailcut.training.recipe.fields import ModelSection, Positive, RecipeSection
 
@@ -20,10 +21,12 @@ class AugmentationSection(RecipeSection):
     Attributes:
         shift: up to so many pixels in each direction, zeros move in.
         flip: mirror every second image, left to right.
+        crop: random parts of photos in folders, 8 % to 100 % of their area, at the size that the data's name says.
     """
 
     shift: Annotated[int, Field(ge=0)] = 0
     flip: bool = False
+    crop: bool = False
 
 
 class CoarseSection(RecipeSection):
@@ -57,6 +60,8 @@ class DataSection(RecipeSection):
             run at the first.
         strict: refuse JPEG files that are damaged anywhere; false takes what libjpeg makes of them.
         max_pixels: the most pixels of an image; 2^24 (or 16 for each byte of its file) if it is not given.
+        workers: processes that read images ahead, on each device; 0 reads them where they are needed. The result is the
+            same.
     """
 
     name: str
@@ -69,6 +74,7 @@ class DataSection(RecipeSection):
     on_error: OnError = "raise"
     strict: bool = True
     max_pixels: Positive | None = None
+    workers: Annotated[int, Field(ge=0, le=MAX_WORKERS)] = 0
 
     @model_validator(mode="before")
     @classmethod

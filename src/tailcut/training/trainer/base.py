@@ -196,6 +196,7 @@ class Trainer(Processes):
             coarse=self._coarse_factor(),
             rank=self.fabric.global_rank,
             num_processes=self.fabric.world_size,
+            workers=recipe.data.workers,
         )
         for step, (images, targets, places) in enumerate(work):
             now = first_step + step
@@ -287,11 +288,11 @@ class Trainer(Processes):
 
     def _evaluate(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:
         section = self.recipe.generation or GenerationSection()
-        generates = self.recipe.training.loss in GENERATIVE
-        if generates:
-            return evaluate_generator(model, dataset, num_samples=section.num_samples, share=share_of(self.fabric))
+        share, workers = share_of(self.fabric), self.recipe.data.workers
+        if self.recipe.training.loss in GENERATIVE:
+            return evaluate_generator(model, dataset, num_samples=section.num_samples, share=share)
         is_final = model is not self.model and dataset is self.test_data
-        return evaluate(model, dataset, share=share_of(self.fabric), warn=is_final)
+        return evaluate(model, dataset, share=share, warn=is_final, workers=workers)
 
     def _save(self) -> None:
         """Write a checkpoint and the metrics, on the first process."""

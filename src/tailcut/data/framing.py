@@ -1,0 +1,87 @@
+"""Resized and cropped images: the whole squashed, the middle, or a random part to train on."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from tailcut.errors import ArgumentError
+
+MAX_SIDE = 4096
+# Random parts: of an image's area, and their width over their height.
+AREA_RATIOS, ASPECT_RATIOS, MAX_TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10
+# A side, for the whole image squashed to a square; or the shorter side to resize to, and the side of the middle.
+Framing = int | tuple[int, int]
+
+
+def check_framing(framing: Framing) -> None:
+    """Raise unless the wanted size of images, in pixels, is possible.
+
+    Raises:
+        ArgumentError: a side is not 1 to 4096, or the middle is larger than the image.
+    """
+    sides = (framing,) if isinstance(framing, int) else framing
+    for side in sides:
+        if not 1 <= side <= MAX_SIDE:
+            raise ArgumentError(f"the size of images must be 1 to {MAX_SIDE}, got {side}")
+    if sides[-1] > sides[0]:
+        raise ArgumentError(f"a middle of {sides[-1]} pixels does not fit into images whose shorter side is {sides[0]}")
+
+
+def side_of(framing: Framing) -> int:
+    """Return the height and width of the images that come out."""
+    return framing if isinstance(framing, int) else framing[1]
+
+
+def named(framing: Framing) -> str:
+    """Return the framing as it stands behind `@` in the name of a data set."""
+    return f"{framing}" if isinstance(framing, int) else f"{framing[0]}/{framing[1]}"
+
+
+def framed(images: Tensor, framing: Framing) -> Tensor:
+    """Resize images (n, channels, height, width) to (n, channels, side, side), bilinear with antialiasing.
+
+    For a side they are squashed. For a pair their shorter side is resized to the first number and the middle of the
+    second is cut out, as torchvision's `Resize` and `CenterCrop` do. Bytes are rounded to whole grey levels.
+    """
+    side = side_of(framing)
+    if isinstance(framing, int):
+        return _resized(images, side, side)
+    height, width = images.shape[-2:]
+    shorter = framing[0]
+    longer = int(shorter * max(height, width) / min(height, width))
+    rows, columns = (shorter, longer) if height <= width else (longer, shorter)
+    images = _resized(images, rows, columns)
+    top, left = round((rows - side) / 2), round((columns - side) / 2)
+    return images[..., top : top + side, left : left + side]
+
+
+def random_part(image: Tensor, side: int, noise: torch.Generator) -> Tensor:
+    """Cut a random part out of an image (channels, height, width) and resize it to (channels, side, side).
+
+    It has 8 % to 100 % of the area, evenly drawn, and is 3/4 to 4/3 times as wide as high, by an evenly drawn
+    logarithm; after ten parts that do not fit, the middle (as torchvision's `RandomResizedCrop`).
+    """
+    height, width = image.shape[-2:]
+    low, high = (math.log(ratio) for ratio in ASPECT_RATIOS)
+    for _ in range(MAX_TRIES):
+        drawn = torch.rand(4, generator=noise, dtype=torch.float64).tolist()
+        area = height * width * (AREA_RATIOS[0] + drawn[0] * (AREA_RATIOS[1] - AREA_RATIOS[0]))
+        aspect = math.exp(low + drawn[1] * (high - low))
+        rows, columns = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+        if 1 <= rows <= height and 1 <= columns <= width:
+            top, left = int(drawn[2] * (height - rows + 1)), int(drawn[3] * (width - columns + 1))
+            break
+    else:
+        rows = min(height, round(width / ASPECT_RATIOS[0]))
+        columns = min(width, round(height * ASPECT_RATIOS[1]))
+        top, left = (height - rows) // 2, (width - columns) // 2
+    return _resized(image[None, :, top : top + rows, left : left + columns], side, side)[0]
+
+
+def _resized(images: Tensor, height: int, width: int) -> Tensor:
+    if images.shape[-2:] == (height, width):
+        return images
+    resized: Tensor = interpolate(images, (height, width), mode="bilinear", antialias=True)
+    return resized
