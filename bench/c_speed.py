@@ -32,7 +32,7 @@ NETWORKS = (
 
 
 def run(scale: Scale, machine: Machine) -> list[Table]:
-    """The zoo's networks of each kind; the UNet on an image of the scale's size."""
+    """Return the zoo's networks of each kind; the UNet on an image of the scale's size."""
     del machine
     names = NETWORKS[:1] if scale.unet_widths == TINY.unet_widths else NETWORKS
     columns = {
@@ -87,7 +87,7 @@ def _row(name: str, scale: Scale) -> Row:
 
 
 def c_forward(model: nn.Module, x: Tensor, folder: Path) -> Callable[[], Tensor]:
-    """A call of the exported network, compiled for this machine.
+    """Return a call of the exported network, compiled for this machine.
 
     Args:
         model: see `export_c`.

@@ -68,7 +68,7 @@ class Measured:
 
 
 def run(scale: Scale, machine: Machine) -> list[Table]:
-    """The zoo's networks of each kind."""
+    """Return the zoo's networks of each kind."""
     del machine
     networks = NETWORKS[:1] if scale.unet_widths == TINY.unet_widths else NETWORKS
     columns = {

@@ -5,10 +5,10 @@ import pytest
 from tailcut.cli.parser import (
     Parser,
     UsageError,
-    add_codecs,
     add_data_roots,
     add_device,
     add_device_arguments,
+    add_dtypes,
     add_verb,
     devices_of,
     settings,
@@ -58,7 +58,7 @@ def test_a_verb_has_its_shared_options() -> None:
     verb = add_verb(verbs, "fly", summary="s", description="d", example="  tailcut fly", run=run)
     add_data_roots(verb)
     add_device(verb)
-    add_codecs(verb)
+    add_dtypes(verb)
     add_device_arguments(verb)
     words = ["fly", "--json", "--data-root", "a", "--data-root", "b", "--device", "cpu", "--dtype", "float16"]
     words += ["--devices", "4", "--num-nodes", "2", "--strategy", "ddp"]

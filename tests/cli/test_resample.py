@@ -55,7 +55,7 @@ def test_what_is_printed(tailcut: Tailcut, file: Path, tmp_path: Path) -> None:
     assert "Measure it: tailcut evaluate" in outcome.out
 
 
-def test_codecs_arrive(tailcut: Tailcut, file: Path, tmp_path: Path) -> None:
+def test_dtypes_arrive(tailcut: Tailcut, file: Path, tmp_path: Path) -> None:
     sizes = []
     for dtype in ("float16", "float32"):
         outcome = tailcut(

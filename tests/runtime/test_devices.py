@@ -14,7 +14,7 @@ def test_one_cpu() -> None:
 
 
 @pytest.mark.parametrize(
-    "machines",
+    "devices",
     [
         Devices(accelerator="toaster"),
         Devices(accelerator="cpu", devices=0),

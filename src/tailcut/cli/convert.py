@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from tailcut.cli.parser import Verbs, add_codecs, add_model_arguments, add_verb, settings
+from tailcut.cli.parser import Verbs, add_dtypes, add_model_arguments, add_verb, settings
 from tailcut.printing import Report
 
 FREREG, DCTNET, HRANK, CHIP, CFDP = SOURCES = ("frereg", "dctnet", "hrank", "chip", "cfdp")
@@ -30,7 +30,7 @@ def add_parser(verbs: Verbs) -> None:
     )
     add_model_arguments(parser, "an argument of that model, where it is not the published one")
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="the .tailcut file to write")
-    add_codecs(parser)
+    add_dtypes(parser)
 
 
 def run(arguments: argparse.Namespace) -> Report:

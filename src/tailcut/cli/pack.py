@@ -2,7 +2,7 @@
 
 import argparse
 
-from tailcut.cli.parser import QUANTIZED, Verbs, add_codecs, add_model_arguments, add_verb, num_bytes, settings
+from tailcut.cli.parser import QUANTIZED, Verbs, add_dtypes, add_model_arguments, add_verb, num_bytes, settings
 from tailcut.printing import Report
 
 
@@ -21,7 +21,7 @@ def add_parser(verbs: Verbs) -> None:
     )
     parser.add_argument("source", metavar="RUN|CHECKPOINT", help="a run folder, a checkpoint, or plain weights")
     parser.add_argument("-o", "--out", required=True, metavar="FILE", help="the .tailcut file to write")
-    add_codecs(parser, more=(QUANTIZED,))
+    add_dtypes(parser, more=(QUANTIZED,))
     parser.add_argument(
         "--max-bytes", type=num_bytes, metavar="SIZE", help="with --dtype quantized: the finest steps for that size"
     )

@@ -197,7 +197,7 @@ def add_max_pixels(parser: Parser) -> None:
     )
 
 
-def add_codecs(parser: Parser, *, default: str | None = None, more: tuple[str, ...] = ()) -> None:
+def add_dtypes(parser: Parser, *, default: str | None = None, more: tuple[str, ...] = ()) -> None:
     """Add --dtype and --other-dtype."""
     choices = (*DTYPES, *more)
     parser.add_argument("--dtype", choices=choices, default=default, help="number type of the coefficients")

@@ -2,7 +2,7 @@
 
 import argparse
 
-from tailcut.cli.parser import Verbs, add_codecs, add_model_arguments, add_verb, settings
+from tailcut.cli.parser import Verbs, add_dtypes, add_model_arguments, add_verb, settings
 from tailcut.printing import Report
 
 
@@ -22,7 +22,7 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("file", metavar="FILE", help="a .tailcut file or zoo:NAME, of a registered model")
     add_model_arguments(parser, "an argument of the model that sets its channels, see tailcut models", required=True)
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="the .tailcut file to write")
-    add_codecs(parser)
+    add_dtypes(parser)
 
 
 def run(arguments: argparse.Namespace) -> Report:

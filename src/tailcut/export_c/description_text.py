@@ -4,7 +4,7 @@ from tailcut.export_c.description import NetworkDescription
 
 
 def description_text(description: NetworkDescription, name: str = "network") -> str:
-    """The C text of a description: a `static const tailcut_network` of that name, for one source file.
+    """Return the C text of a description: a `static const tailcut_network` of that name, for one source file.
 
     Args:
         description: see `describe`.
@@ -38,5 +38,5 @@ def description_text(description: NetworkDescription, name: str = "network") -> 
 
 
 def _text(content: str) -> str:
-    """A C string; bytes beyond ASCII in octal, which takes no digit that follows."""
+    """Return a C string; bytes beyond ASCII in octal, which takes no digit that follows."""
     return '"' + "".join(chr(b) if 32 <= b < 127 and b not in b'"\\?' else f"\\{b:03o}" for b in content.encode()) + '"'

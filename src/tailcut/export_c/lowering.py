@@ -77,7 +77,7 @@ class Lowering:
         self._weights: dict[tuple[str, bool], Weight] = {}
 
     def run(self, graph: fx.Graph) -> Program:
-        """The program of a graph of ATen operations on one input of batch size 1.
+        """Return the program of a graph of ATen operations on one input of batch size 1.
 
         Raises:
             StructureError: an operation or layer has no form here.
@@ -93,18 +93,18 @@ class Lowering:
         return self.program
 
     def value(self, node: Any) -> Value:
-        """What a node gave."""
+        """Return the value of a node."""
         if not isinstance(node, fx.Node) or node.name not in self.values:
             raise StructureError(f"{node} is no map of the network's input, which C code needs here")
         return self.values[node.name]
 
     def plain(self, node: Any) -> Value:
-        """What a node gave, as expressions without a change of size."""
+        """Return the value of a node as expressions without a change of size."""
         value = self.value(node)
         return value if value.is_plain else self.stored(value)
 
     def constant(self, node: Any) -> Floats | None:
-        """The numbers of a parameter or buffer; None for None."""
+        """Return the numbers of a parameter or buffer; None for None."""
         if node is None:
             return None
         if not isinstance(node, fx.Node) or node.name not in self.constants:
@@ -113,7 +113,7 @@ class Lowering:
         return numbers
 
     def weight(self, node: fx.Node, *, is_swapped: bool = False) -> Weight:
-        """The weight of a layer: its coefficients if it is truncated, else (out, in, rows, columns)."""
+        """Return the weight of a layer: its coefficients if it is truncated, else (out, in, rows, columns)."""
         name = self.names.get(node.name, node.name)
         if (name, is_swapped) not in self._weights:
             self._weights[name, is_swapped] = self._new_weight(node, name, is_swapped)
@@ -152,7 +152,7 @@ class Lowering:
         self.program.stages.append(stage)
 
     def stored(self, value: Value, kind: Kind = Kind.STORE, norm: Norm | None = None) -> Value:
-        """The value written to memory, every channel of it."""
+        """Return the value written to memory, every channel of it."""
         height, width = (1, 1) if kind == Kind.MEAN else value.size
         out = Map(value.channels, height, width)
         self.add(Stage(kind, value, out, norm=norm, node=kind.name.lower()))
@@ -160,7 +160,7 @@ class Lowering:
         return replace(of_leaf(leaf), is_flat=value.is_flat and kind != Kind.MEAN)
 
     def _shared(self, node: fx.Node, value: Value) -> Value:
-        """Stored, where it would be made several times at some cost."""
+        """Store the value if it would be computed several times at some cost."""
         is_costly = not value.is_plain or len(value.leaves()) > MAX_SHARED_LEAVES
         return self.stored(value) if len(node.users) > 1 and is_costly else value
 
@@ -210,14 +210,14 @@ class Handlers(dict[str, Callable[..., Value]]):
 
 
 def of_leaf(leaf: Leaf, *ops: Op) -> Value:
-    """The value that reads a map."""
+    """Return the value that reads a map."""
     size = leaf.top + leaf.height, leaf.left + leaf.width
     channels = leaf.num_channels
     return Value((Segment(channels, (Op(Operation.LEAF, leaf), *ops)),), size, size)
 
 
 def four(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """The sizes of a weight with its kernel's axes."""
+    """Return the sizes of a weight with its kernel's axes."""
     if len(shape) not in (2, 4):
         raise StructureError(f"a weight of shape {shape}; C code knows linear layers and convolutions of two axes")
     first, second, *kernel = shape
@@ -231,13 +231,13 @@ def _swapped(sizes: tuple[int, int, int, int], is_swapped: bool) -> tuple[int, i
 
 
 def pair(value: Any) -> tuple[int, int]:
-    """A number for both axes, or two."""
+    """Return a number for both axes, or two."""
     numbers = [int(item) for item in value] if isinstance(value, (list, tuple)) else [int(value)]
     return numbers[0], numbers[-1]
 
 
 def window(kernel: Any, stride: Any, padding: Any, dilation: Any = 1) -> Window:
-    """A kernel along two axes."""
+    """Return a kernel along two axes."""
     return Window(pair(kernel), pair(stride), pair(padding), pair(dilation))
 
 
@@ -250,12 +250,12 @@ def size_of(node: fx.Node) -> tuple[int, int]:
 def resampled(
     value: Value, node: fx.Node, resampling: Resampling, by: Window | None = None, flag: bool = False
 ) -> Value:
-    """A plain value with a change of size."""
+    """Return a plain value with a change of size."""
     return replace(value, size=size_of(node), resampling=resampling, window=by or Window(), flag=flag)
 
 
 def _name_of(target: Any) -> str:
-    """The name of an operation of torch, without its overload."""
+    """Return the name of an operation of torch, without its overload."""
     if target is operator.getitem:
         return "getitem"
     return str(target).removeprefix("aten.").rpartition(".")[0] or str(target)

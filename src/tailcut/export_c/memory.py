@@ -85,7 +85,7 @@ def _buffers(program: Program) -> list[_Buffer]:
 
 
 def _replaced(stage: Stage, place: int, last: dict[int, int]) -> Map | None:
-    """A map that the stage reads row by row for the last time, so that its output may take the same rows.
+    """Return a map that the stage reads row by row for the last time, so that its output may take the same rows.
 
     An output row is written after all input rows up to the same one were read.
     """
@@ -104,7 +104,7 @@ def _replaced(stage: Stage, place: int, last: dict[int, int]) -> Map | None:
 
 
 def _place(buffer: _Buffer, placed: list[_Buffer]) -> None:
-    """The lowest place that no buffer of the same time has."""
+    """Place a buffer at the lowest offset that no buffer alive at the same time has."""
     others = sorted(
         (other for other in placed if other.first <= buffer.last and buffer.first <= other.last),
         key=lambda item: item.offset,
@@ -134,7 +134,7 @@ class _Bump:
         self.peak = max(self.peak, self.used)
 
     def take_core(self, weight: Weight) -> None:
-        """The core, and for a while the cosines of the kernel's axes."""
+        """Take the core, and for a while the cosines of the kernel's axes."""
         self.take(weight.core_floats)
         self.peak = max(self.peak, self.used + sum(2 * size + 1 for size in weight.sizes[2:]))
 
@@ -163,7 +163,7 @@ def stack_depth(segments: tuple[Segment, ...]) -> int:
 
 
 def scratch_floats(stage: Stage) -> int:
-    """What the stage takes for itself; `run_stage` of `tailcut_run.c` takes the same."""
+    """Count the floats of a stage's own scratch memory; `run_stage` of `tailcut_run.c` takes the same."""
     bump, value, weight = _Bump(), stage.value, stage.weight
     width = value.size[1]
     bump.take(mix_floats(stage))

@@ -103,7 +103,7 @@ def _binary(low: Lowering, one: Any, two: Any, kind: Operation) -> Value:
 
 
 def _factors(low: Lowering, node: Any, channels: int) -> Any:
-    """A number, or one for each channel."""
+    """Return a number, or one for each channel."""
     if isinstance(node, (int, float)):
         return np.float64(node)
     numbers = low.constant(node)

@@ -231,7 +231,7 @@ class Op:
     high: float = 0.0
 
     def of_channels(self, channels: slice) -> Op:
-        """The step for some of the channels."""
+        """Return the step for some of the channels."""
         scale = None if self.scale is None else self.scale[channels]
         shift = None if self.shift is None else self.shift[channels]
         leaf = self.leaf and replace(self.leaf, first=self.leaf.first + channels.start)
@@ -246,7 +246,7 @@ class Segment:
     ops: tuple[Op, ...]
 
     def leaves(self) -> list[Leaf]:
-        """What it reads."""
+        """Return the leaves that it reads."""
         return [op.leaf for op in self.ops if op.leaf is not None]
 
 
@@ -298,11 +298,11 @@ class Value:
         return self.resampling == Resampling.AS_IT_IS and not self.ops
 
     def leaves(self) -> list[Leaf]:
-        """What it reads, each once."""
+        """Return the leaves that it reads, each once."""
         return list({id(leaf): leaf for segment in self.segments for leaf in segment.leaves()}.values())
 
     def then(self, op: Op) -> Value:
-        """The value with one more operation of one argument."""
+        """Return the value with one more operation of one argument."""
         if not self.is_plain:
             return replace(self, ops=_joined(self.ops, op))
         segments, begin = [], 0

@@ -135,7 +135,7 @@ def _select(low: Lowering, node: fx.Node, x: fx.Node, axis: int, index: int) -> 
 
 
 def _channels(value: Value, begin: int, stop: int) -> Value:
-    """Some of the channels of a plain value."""
+    """Return some of the channels of a plain value."""
     segments, first = [], 0
     for segment in value.segments:
         part = slice(max(begin - first, 0), min(stop - first, segment.channels))

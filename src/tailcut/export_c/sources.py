@@ -16,15 +16,15 @@ RUNNER_HEADERS = ("tailcut.h", "tailcut_run.h")
 
 
 def runtime_folder() -> Path:
-    """The folder of all C files; give it to the compiler as `-I`."""
+    """Return the folder of all C files; give it to the compiler as `-I`."""
     return Path(__file__).parent / "runtime"
 
 
 def reader_sources() -> list[Path]:
-    """The C files of the reader."""
+    """Return the C files of the reader."""
     return [runtime_folder() / name for name in READER]
 
 
 def runner_files() -> tuple[str, ...]:
-    """The names of the files that run a network, `model.c` aside."""
+    """Return the names of the files that run a network, `model.c` aside."""
     return (*RUNNER_HEADERS, *RUNNER)

@@ -28,7 +28,7 @@ class Text:
 
 
 def write_program(program: Program, name: str, comment: str) -> Text:
-    """The C text of a program.
+    """Return the C text of a program.
 
     Args:
         program: with its memory planned.
@@ -117,7 +117,7 @@ class _Writer:
         )
 
     def _array(self, stored: StoredNumbers, purpose: str) -> str:
-        """The name of a constant array, the same for the same content."""
+        """Return the name of a constant array, the same for the same content."""
         content = np.ascontiguousarray(stored.content)
         key = content.dtype.str.encode() + content.tobytes()
         if key not in self._names:

@@ -47,7 +47,7 @@ class Packet:
 
 
 def split(content: bytes, packet_bytes: int) -> list[bytes]:
-    """The packets of a file, each of at most `packet_bytes` bytes.
+    """Return the packets of a file, each of at most `packet_bytes` bytes.
 
     Raises:
         ArgumentError: the packets are too small for the file, or the file is empty.
@@ -93,7 +93,7 @@ def read_packet(content: bytes, name: str = "the packet") -> Packet:
 
 
 def join(packets: Iterable[tuple[str, bytes]]) -> bytes:
-    """The file that packets make, in any order; the same one twice is as good as once.
+    """Return the file that packets make, in any order; the same one twice is as good as once.
 
     Args:
         packets: a name for errors, and the bytes, of each.

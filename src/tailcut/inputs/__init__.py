@@ -33,7 +33,7 @@ and `JpegFolder` loads channels in workers. `transplant_stem` fits the new first
 `use_ycbcr` is a baseline: the colours of JPEG files without the DCT.
 """
 
-from tailcut.inputs.detection import detectors as detectors
+from tailcut.inputs import detection as detection
 from tailcut.inputs.energy import FrequencyReport as FrequencyReport
 from tailcut.inputs.energy import describe_image as describe_image
 from tailcut.inputs.energy import frequency_energy as frequency_energy

@@ -34,7 +34,7 @@ class ComparedNetwork(Report):
         num_parameters: numbers in the parameters of the dense network.
         num_kept: coefficients in the file.
         file_bytes: size of the file.
-        codecs: number types of the file: of coefficients, then those of all else.
+        dtypes: number types of the file: of coefficients, then those of all else.
     """
 
     source: str
@@ -44,7 +44,7 @@ class ComparedNetwork(Report):
     num_parameters: int
     num_kept: int
     file_bytes: int
-    codecs: tuple[str, ...]
+    dtypes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def _dense(network: ReportedNetwork) -> dict[str, Tensor]:
 
 
 def _network(network: ReportedNetwork, stored: InspectReport) -> ComparedNetwork:
-    codecs = dict.fromkeys(tensor.dtype for tensor in _all_tensors(stored))
+    dtypes = dict.fromkeys(tensor.dtype for tensor in _all_tensors(stored))
     return ComparedNetwork(
         source=network.source,
         model=stored.model,
@@ -175,7 +175,7 @@ def _network(network: ReportedNetwork, stored: InspectReport) -> ComparedNetwork
         num_parameters=stored.num_parameters,
         num_kept=stored.num_kept,
         file_bytes=stored.file_bytes,
-        codecs=tuple(codecs),
+        dtypes=tuple(dtypes),
     )
 
 
@@ -261,7 +261,7 @@ def _facts(networks: tuple[ComparedNetwork, ComparedNetwork]) -> str:
         row("parameters", [f"{item.num_parameters:,}" for item in networks]),
         row("coefficients", [f"{item.num_kept:,}" for item in networks]),
         row("file, bytes", [f"{item.file_bytes:,}" for item in networks]),
-        row("codecs", [", ".join(item.codecs) for item in networks]),
+        row("dtypes", [", ".join(item.dtypes) for item in networks]),
     ]
     return table(["", networks[0].source, networks[1].source], rows)
 

@@ -185,7 +185,7 @@ def _read(path: str | Path) -> bytes:
 
 
 def _drawn(matrices: list[Any]) -> Image.Image:
-    """The codes side by side, or two by two, each with the quiet border that readers need."""
+    """Return the codes side by side, or two by two, each with the quiet border that readers need."""
     side = max(len(matrix) for matrix in matrices) + 2 * MODULES_OF_BORDER
     columns = min(2, len(matrices))
     rows = -(-len(matrices) // columns)

@@ -107,7 +107,7 @@ def trials(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         made.append(arguments)
         return ModelSnapshot(*arguments)
 
-    monkeypatch.setattr("tailcut.execution.wrapper.network.Before", counted)
+    monkeypatch.setattr("tailcut.execution.wrapper.network.ModelSnapshot", counted)
     return made
 
 

@@ -213,7 +213,7 @@ def train_trials(trials: Sequence[Trial], imports: Sequence[str] = (), **setting
 
 def _train(trial: Trial, imports: Sequence[str], settings: Mapping[str, Any]) -> str | None:
     """Train one; why it has no result, where another attempt on this machine would end the same way."""
-    devices = settings.get("machines") or Devices()
+    devices = settings.get("devices") or Devices()
     command = trial.command(imports, devices=devices.devices, num_nodes=devices.num_nodes)
     try:
         if not trial.run.has_finished_epochs():
