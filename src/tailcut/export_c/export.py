@@ -119,7 +119,7 @@ def export_c(
 
 
 def lower(model: nn.Module, dense: nn.Module, example: Tensor) -> tuple[Program, int]:
-    """Return the program of a network, its memory planned, and the bytes of the dense network's largest input and output.
+    """Return the program of a network, its memory planned, and the bytes of the dense one's largest input and output.
 
     Args:
         model: with truncated tensors or without.
