@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from docs import build_tables
 from tailcut.runs import read_result
 from tailcut.training.experiments.definition import Experiment, Variant, load_experiment, shipped_experiments, trials_of
 from tailcut.training.experiments.sweep import SweepReport, SweepRow, find_results
+from tools.docs import build_tables
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = ROOT / build_tables.EXPERIMENTS

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from docs import build_tables
 from tailcut.evaluation.evaluate import evaluate_file
 from tailcut.evaluation.generation import evaluate_generator_file, holds_generator
 from tailcut.format import inspect, resolve, save, zoo_folder, zoo_names
 from tailcut.format.conversion import frereg
 from tailcut.runs import read_result
 from tailcut.training.recipe.toml_files import load_recipe, shipped_recipes
+from tools.docs import build_tables
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = sorted((ROOT / build_tables.RESULTS).glob("frequency-*/*.json"))

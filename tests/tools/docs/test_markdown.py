@@ -1,6 +1,6 @@
 import pytest
 
-from docs import markdown
+from tools.docs import markdown
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(5, "5 s"), (600, "10 min"), (9000, "2.5 h")])

@@ -5,13 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from docs.comparisons import figure, values_of
-from docs.markdown import markdown_table, percent
-from docs.recipe_tables import macs_left
-
 from tailcut.reports import read_records
 from tailcut.runs import Result
 from tailcut.training.recipe.toml_files import load_recipe
+from tools.docs.comparisons import figure, values_of
+from tools.docs.markdown import markdown_table, percent
+from tools.docs.recipe_tables import macs_left
 
 PUBLISHED_UNET_BYTES = 4524  # unet_fr.tar.xz, as its authors published it
 PIXELS, FREQUENCIES = "imagenette-resnet18-rgb112", "imagenette-resnet18-dct24"

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from docs.comparisons import accuracies, comparison, scores_compared
-from tests.docs.test_recipe_tables import record
+from tests.tools.docs.test_recipe_tables import record
+from tools.docs.comparisons import accuracies, comparison, scores_compared
 
 from tailcut.format.zoo import zoo_folder
 from tailcut.runs import read_result

@@ -4,9 +4,9 @@ import json
 import shutil
 from pathlib import Path
 
-from docs.highlights import highlights
+from tools.docs.highlights import highlights
 
-RECORDS = Path(__file__).resolve().parents[2] / "docs" / "results"
+RECORDS = Path(__file__).resolve().parents[3] / "docs" / "results"
 
 
 def test_figures_come_from_the_records(tmp_path: Path) -> None:

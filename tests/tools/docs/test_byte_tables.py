@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-from docs.byte_tables import byte_table
+from tools.docs.byte_tables import byte_table
 
-RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
+RESULTS = Path(__file__).resolve().parents[3] / "docs" / "results"
 
 
 def test_rows_come_from_the_records(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Writes the generated parts of README.md and of the pages in docs/, from the project's own records.
 
-    python -m docs.build_tables            rewrite the pages
-    python -m docs.build_tables --check    exit with 1 if a page is not what it would be
+    python -m tools.docs.build_tables            rewrite the pages
+    python -m tools.docs.build_tables --check    exit with 1 if a page is not what it would be
 
 A generated part stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->`. The records are docs/results/ (what
 `tailcut train`, `tailcut evaluate --json` and the benchmarks wrote) and the package itself, for the list of its names.
@@ -17,23 +17,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from docs.attack_tables import attack_tables
-from docs.byte_tables import byte_table
-from docs.comparisons import LAYER_SCORES, TUNED_SCORES, answers, scores_compared, variants_compared
-from docs.findings import AGAINST, finding
-from docs.highlights import highlights
-from docs.markdown import counted, duration, markdown_table, percent
-from docs.recipe_tables import recipe_table
-from docs.reference_tables import package_names, public_names
-
 from tailcut.cli.reproduce import wanted_rows
 from tailcut.printing import figure_text
 from tailcut.reports import by_name, make_table, read_records, start_is_older, start_of
 from tailcut.runs import Result, read_result
 from tailcut.training.experiments.definition import load_experiment, shipped_experiments, trials_of
 from tailcut.training.experiments.sweep import find_results, make_report
+from tools.docs.attack_tables import attack_tables
+from tools.docs.byte_tables import byte_table
+from tools.docs.comparisons import LAYER_SCORES, TUNED_SCORES, answers, scores_compared, variants_compared
+from tools.docs.findings import AGAINST, finding
+from tools.docs.highlights import highlights
+from tools.docs.markdown import counted, duration, markdown_table, percent
+from tools.docs.recipe_tables import recipe_table
+from tools.docs.reference_tables import package_names, public_names
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path("docs/results")
 TABLE1 = RESULTS / "frequency-regularization"
 UNET = Path("docs/results/published-unet")

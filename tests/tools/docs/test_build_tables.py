@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from docs import build_tables
 from tailcut.runs import Result
+from tools.docs import build_tables
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def result(
@@ -43,7 +43,7 @@ def row_with(table: str, text: str) -> str:
 
 def test_pages_are_up_to_date() -> None:
     stale = [page.name for page, text in build_tables.build(ROOT).items() if page.read_text(encoding="utf-8") != text]
-    assert stale == [], "run: python -m docs.build_tables"
+    assert stale == [], "run: python -m tools.docs.build_tables"
 
 
 def test_building_twice_changes_nothing() -> None:

@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from docs.markdown import markdown_table, percent
-
 from tailcut.format.zoo import resolve
+from tools.docs.markdown import markdown_table, percent
 
 FOLDER = Path("bytes")
 ZOO = "zoo:"

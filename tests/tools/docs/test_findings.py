@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from docs.findings import AGAINST, draw_finding, finding, finding_points, with_records
+from tools.docs.findings import AGAINST, draw_finding, finding, finding_points, with_records
 
 from tailcut.format.zoo import zoo_folder
 from tailcut.runs import read_result

@@ -4,13 +4,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from docs.comparisons import accuracies, variants_compared
-from docs.corner_images import new_figure
 from matplotlib.figure import Figure
 
 from tailcut.training.experiments.definition import load_experiment
+from tools.docs.comparisons import accuracies, variants_compared
+from tools.docs.corner_images import new_figure
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = ROOT / "docs" / "results" / "experiments"
 # Each experiment's row that the others are compared with.
 AGAINST = {

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 
-from docs import recipe_tables
 from tailcut.counting import count_macs, count_parameters
 from tailcut.inputs import replace_stem
 from tailcut.reports import read_records
@@ -14,8 +13,9 @@ from tailcut.runs import Result, Run
 from tailcut.structure import create_model
 from tailcut.training.recipe.schema import Recipe
 from tailcut.training.recipe.toml_files import load_recipe, shipped_recipes
+from tools.docs import recipe_tables
 
-RECORDS = Path(__file__).resolve().parents[2] / "docs" / "results"
+RECORDS = Path(__file__).resolve().parents[3] / "docs" / "results"
 HEADER = list(recipe_tables.HEADER)
 
 

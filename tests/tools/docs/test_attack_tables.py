@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from docs.attack_tables import attack_tables, read_report
+from tools.docs.attack_tables import attack_tables, read_report
 
 
 @pytest.fixture

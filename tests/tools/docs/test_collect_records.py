@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from docs.collect_records import collect, is_ours, main
-from tests.docs.test_recipe_tables import record
+from tests.tools.docs.test_recipe_tables import record
+from tools.docs.collect_records import collect, is_ours, main
 
-from docs import collect_records
 from tailcut.errors import ArgumentError, DataError
 from tailcut.runs import Run
 from tailcut.training.experiments.definition import load_experiment, trials_of
 from tailcut.training.recipe.toml_files import load_recipe
+from tools.docs import collect_records
 
 
 def a_run(place: Path, name: str, seed: int = 0, *overrides: str, size: int = 3, **changes: Any) -> Run:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from docs.markdown import counted, duration, markdown_table, percent
 from torch import nn
 
 from tailcut.channels import prune
@@ -17,6 +16,7 @@ from tailcut.runs import Result
 from tailcut.structure import create_model, example_shape
 from tailcut.training.recipe.schema import InputsSection, Recipe
 from tailcut.training.recipe.toml_files import load_recipe, shipped_recipes
+from tools.docs.markdown import counted, duration, markdown_table, percent
 
 ACCURACY = "accuracy"
 SIDES = {"cifar10": 32, "imagenet": 224, "imagenette": 224}  # of images, in pixels, where a recipe does not say it

@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from docs.markdown import markdown_table
-
 from tailcut.tasks.attack import AttackCurve, AttackReport
+from tools.docs.markdown import markdown_table
 
 TITLES = {"fgsm": "FGSM, one step", "pgd": "PGD, {steps} steps from a random start"}
 

@@ -1,4 +1,4 @@
-"""Draws the images of the pages in docs/ into docs/images/: `python -m docs.make_images`.
+"""Draws the images of the pages in docs/ into docs/images/: `python -m tools.docs.make_images`.
 
 Run it again when what they show has changed.
 """
@@ -11,16 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from docs.corner_images import (
-    CUT_COLOR,
-    SIZE_MAP,
-    channel_grids,
-    corner_2d,
-    corner_3d,
-    corner_4d,
-    expansion,
-    new_figure,
-)
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
@@ -28,7 +18,6 @@ from PIL import Image, PngImagePlugin
 from sklearn.datasets import load_sample_image
 
 import tailcut
-from docs import build_tables, findings
 from tailcut.channels.scoring.plots import show_maps
 from tailcut.data import open_dataset
 from tailcut.errors import DataNotFoundError
@@ -43,6 +32,17 @@ from tailcut.tasks.sample import sheet
 from tailcut.transform.block import block_dct
 from tailcut.transform.color import rgb_to_ycbcr
 from tailcut.weights import truncated_tensors
+from tools.docs import build_tables, findings
+from tools.docs.corner_images import (
+    CUT_COLOR,
+    SIZE_MAP,
+    channel_grids,
+    corner_2d,
+    corner_3d,
+    corner_4d,
+    expansion,
+    new_figure,
+)
 
 GATE = build_tables.ROOT / "docs" / "results" / "gate-imagenette.json"  # `tailcut select --json`
 FOLDER = build_tables.ROOT / "docs" / "images"

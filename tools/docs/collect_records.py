@@ -1,10 +1,10 @@
 """Copies what finished runs measured into docs/results, and small networks of ours into the zoo.
 
-    python -m docs.collect_records NAME ... [--runs runs]
+    python -m tools.docs.collect_records NAME ... [--runs runs]
 
 NAME is a recipe, whose runs are RUNS/NAME and RUNS/NAME-SEED, or an experiment (`tailcut sweep`), whose runs are
 RUNS/NAME/VARIANT-SEED. A run that was trained with other settings than the recipe has now is left out with a warning.
-Run `python -m docs.build_tables` and `python -m docs.make_images` afterwards.
+Run `python -m tools.docs.build_tables` and `python -m tools.docs.make_images` afterwards.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from tailcut.training.recipe.schema import Recipe
 from tailcut.training.recipe.toml_files import changed_since, load_recipe, shipped_recipes
 from tailcut.training.setup.initial_network import needed_runs, sources
 
-RESULTS = Path(__file__).resolve().parent / "results"
+RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 ZOO_BYTES = 2_000_000  # a larger network does not ship
 
 

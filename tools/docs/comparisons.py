@@ -4,11 +4,11 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from docs.markdown import counted
 from scipy.stats import ttest_ind_from_stats
 
 from tailcut.reports import read_records, same_training
 from tailcut.runs import Result, read_result
+from tools.docs.markdown import counted
 
 ACCURACY = "accuracy"
 SIGNIFICANT = 0.05

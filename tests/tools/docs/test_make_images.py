@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from docs import findings, make_images
+from tools.docs import findings, make_images
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 IMAGES = sorted((ROOT / "docs" / "images").glob("*.png"))
 MAX_BYTES = 60_000
 
@@ -34,17 +34,17 @@ def points_of(name: str) -> Any:
 
 
 def test_image_of_the_results_is_up_to_date() -> None:
-    assert points_of("results") == make_images.result_points(), "run: python -m docs.make_images"
+    assert points_of("results") == make_images.result_points(), "run: python -m tools.docs.make_images"
 
 
 def test_images_of_the_findings_are_up_to_date() -> None:
     for name in findings.with_records():
-        assert points_of(name) == findings.finding_points(name), f"{name}: run: python -m docs.make_images"
+        assert points_of(name) == findings.finding_points(name), f"{name}: run: python -m tools.docs.make_images"
 
 
 @pytest.mark.parametrize("name", make_images.SHOWN)
 def test_images_show_the_networks_of_the_zoo(name: str) -> None:
-    assert points_of(name) == make_images.network_points(name), "run: python -m docs.make_images"
+    assert points_of(name) == make_images.network_points(name), "run: python -m tools.docs.make_images"
 
 
 @pytest.mark.slow
