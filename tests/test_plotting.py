@@ -32,6 +32,17 @@ def test_texts_may_hold_dollar_signs(tmp_path: Path) -> None:
     assert (tmp_path / "line.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_powers_of_ten_stay_formulas(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    figure = new_figure("a line", (3, 2))
+    panel = figure.subplots()
+    panel.plot([0, 1], [1, 1000])
+    panel.set(yscale="log", ylabel="a$_{$")
+    write_figure(figure, tmp_path / "line.png")
+    assert [label.get_parse_math() for label in panel.yaxis.get_ticklabels()].count(False) == 0
+    assert not panel.yaxis.label.get_parse_math()
+
+
 def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtraError, match=r"a line needs the package 'matplotlib': pip install '\.\[plots\]'"):

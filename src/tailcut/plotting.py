@@ -8,6 +8,23 @@ from tailcut.errors import MissingExtraError
 from tailcut.files import write_atomically
 
 
+def import_matplotlib(what: str) -> Any:
+    """The package `matplotlib` with what draws without a display.
+
+    Args:
+        what: what shall be drawn, for the error.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib.backends.backend_agg
+        import matplotlib.figure
+    except ImportError as error:
+        raise MissingExtraError(what, "matplotlib", "plots") from error
+    return matplotlib
+
+
 def new_figure(what: str, size: tuple[float, float]) -> Any:
     """Return an empty `matplotlib.figure.Figure`.
 
@@ -18,22 +35,24 @@ def new_figure(what: str, size: tuple[float, float]) -> Any:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError(what, "matplotlib", "plots") from error
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
+    matplotlib = import_matplotlib(what)
+    figure = matplotlib.figure.Figure(figsize=size, layout="constrained", facecolor="white")
+    matplotlib.backends.backend_agg.FigureCanvasAgg(figure)
     return figure
 
 
 def write_figure(figure: Any, path: str | Path) -> None:
-    """Write a figure as PNG, whole or not at all. Its texts are shown as they are (changes the figure)."""
+    """Write a figure as PNG, whole or not at all.
+
+    Its texts are shown as they are (changes the figure): a name may hold dollar signs. The powers of ten at logarithmic
+    axes, which matplotlib itself writes as formulas, stay.
+    """
     from matplotlib.text import Text
 
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)  # a name may hold dollar signs
+    logarithmic = [axis for panel in figure.axes for axis in (panel.xaxis, panel.yaxis) if axis.get_scale() == "log"]
+    formulas = {text for axis in logarithmic for text in axis.findobj(Text) if text is not axis.label}
+    for text in set(figure.findobj(Text)) - formulas:
+        text.set_parse_math(False)
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=110)
     write_atomically(path, content.getvalue())

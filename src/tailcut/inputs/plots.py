@@ -1,24 +1,23 @@
 """Plots of frequency channels: the channels, one value per frequency, the image that a selection reconstructs."""
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from tailcut.errors import ArgumentError, MissingExtraError
-from tailcut.files import write_atomically
+from tailcut.errors import ArgumentError
 from tailcut.inputs.energy import FrequencyReport, describe_image, frequency_energy
 from tailcut.inputs.selection.patterns import COMPONENTS, NUM_CHANNELS, NUM_FREQUENCIES
 from tailcut.inputs.selection.selection import Selection
 from tailcut.inputs.transform.block_dct import BlockDCT
+from tailcut.plotting import new_figure, write_figure
 from tailcut.transform.block import BLOCK_SIZE, zigzag_order
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
+DRAWN = "an image of frequency channels"  # for the error without matplotlib
 TITLES = {"luma": "Y", "chroma_blue": "Cb", "chroma_red": "Cr"}
 EMPTY_COLOR = "0.92"
 # Errors are small; this many times as large they can be seen.
@@ -46,14 +45,14 @@ def draw_channels(channels: Tensor, selection: Selection, path: str | Path) -> N
     shown = {name: part for name, part in selection.components().items() if part}
     corners = {name: _corner(part) for name, part in shown.items()}
     tallest = max(rows / columns for rows, columns in corners.values()) * channels.shape[1] / channels.shape[2]
-    figure = _figure(4.4 * len(shown), 1 + min(4 * tallest, 13))
+    figure = new_figure(DRAWN, (4.4 * len(shown), 1 + min(4 * tallest, 13)))
     panels = figure.subplots(1, len(shown), squeeze=False)[0]
     first = 0
     for panel, (name, part) in zip(panels, shown.items(), strict=True):
         show_channels(panel, channels[first : first + len(part)], part)
         panel.set_title(f"{TITLES[name]}: {len(part)} of {NUM_FREQUENCIES} frequencies", fontsize=10)
         first += len(part)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def show_channels(panel: "Axes", maps: Tensor, indices: tuple[int, ...]) -> None:
@@ -113,7 +112,7 @@ def draw_frequency_map(
             raise ArgumentError("expected values that are not negative for a logarithmic map")
         # Zero is shown as what is a millionth of a millionth of the largest.
         shown = shown.clamp(min=max(float(shown.max()) * 1e-12, 1e-30)).log10()
-    figure = _figure(13, 4.6)
+    figure = new_figure(DRAWN, (13, 4.6))
     low = float(shown.min())
     high = max(float(shown.max()), low + 1e-12)
     panels = figure.subplots(1, len(COMPONENTS))
@@ -123,7 +122,7 @@ def draw_frequency_map(
         panel.set_title(TITLES[name], fontsize=11)
     bar = figure.colorbar(image, ax=panels, shrink=0.8, pad=0.01)
     bar.set_label(f"log10 of {title}" if logarithmic else title, fontsize=9)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def show_frequencies(panel: "Axes", values: Tensor, framed: tuple[int, ...], limits: tuple[float, float]) -> Any:
@@ -164,14 +163,14 @@ def draw_reconstruction(image: Tensor, rebuilt: Tensor, path: str | Path, *, tit
             f"expected two images (3, height, width) of one size, got {tuple(image.shape)}, {tuple(rebuilt.shape)}"
         )
     height, width = image.shape[-2:]
-    figure = _figure(13, max(1.5, min(13.0, 0.5 + 13 / 3 * height / width)))
+    figure = new_figure(DRAWN, (13, max(1.5, min(13.0, 0.5 + 13 / 3 * height / width))))
     error = (rebuilt.clamp(0, 1) - image) * ERROR_SCALE + 0.5
     shown = {"image": image, title: rebuilt, f"difference, {ERROR_SCALE} times": error}
     for panel, (name, values) in zip(figure.subplots(1, len(shown)), shown.items(), strict=True):
         panel.imshow(values.detach().clamp(0, 1).permute(1, 2, 0).cpu().float().numpy())
         panel.set_title(name, fontsize=10)
         panel.set(xticks=[], yticks=[])
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 @torch.no_grad()
@@ -206,25 +205,7 @@ def draw_image(image: Tensor, transform: BlockDCT, folder: str | Path, *, name: 
     return report
 
 
-def _figure(width: float, height: float) -> "Figure":
-    """Return a figure with a white background, sizes in inches."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("an image of frequency channels", "matplotlib", "plots") from error
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
 def _rectangle(corner: tuple[float, float], side: float) -> Any:
     from matplotlib.patches import Rectangle
 
     return Rectangle(corner, side, side, fill=False, edgecolor="cyan", linewidth=1.5)
-
-
-def _write(figure: "Figure", path: str | Path) -> None:
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=110)
-    write_atomically(path, content.getvalue())

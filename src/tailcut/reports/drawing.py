@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 from xml.etree.ElementTree import Element, fromstring
 
-from tailcut.errors import MissingExtraError
+from tailcut.plotting import import_matplotlib, new_figure
 from tailcut.reports.elements import clean, element
 
+DRAWN = "the page of a report"  # for the error without matplotlib
 NUM_SERIES = 8
 LINE_STYLES = ("solid", "dashed", "dotted")  # matplotlib and CSS call them so
 WIDTH, HEIGHT = 3.7, 2.4  # inches
@@ -63,14 +64,9 @@ def drawing(description: str, draw: Callable[[Any], None], *, width: float = WID
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("the page of a report", "matplotlib", "plots") from error
     content = io.BytesIO()
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
+    with import_matplotlib(DRAWN).rc_context(_STYLE):
+        figure = new_figure(DRAWN, (width, height))
         draw(figure)
         figure.savefig(content, format="svg", transparent=True)
     return _as_element(content.getvalue().decode(), description)

@@ -1,6 +1,5 @@
 """Plot of a run: loss, metric and kept coefficients over the epochs."""
 
-import io
 import logging
 from collections.abc import Sequence
 from itertools import cycle
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tailcut.errors import MissingExtraError
-from tailcut.files import write_atomically
+from tailcut.plotting import new_figure, write_figure
 from tailcut.printing import is_fraction
 
 logger = logging.getLogger("tailcut.training")
@@ -26,15 +25,9 @@ def draw_curves(lines: Sequence[dict[str, Any]], path: Path, *, title: str) -> N
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("the plot of a run", "matplotlib", "plots") from error
+    figure = new_figure("the plot of a run", (12, 3.6))
+    figure.suptitle(title)
     epochs = [line["epoch"] for line in lines]
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, parse_math=False)  # a name may hold dollar signs
     loss, metric, kept = figure.subplots(1, 3)
     loss.plot(epochs, [line["loss"] for line in lines], color="tab:blue")
     loss.set(title="training loss", xlabel="epoch", yscale="log")
@@ -52,9 +45,7 @@ def draw_curves(lines: Sequence[dict[str, Any]], path: Path, *, title: str) -> N
     kept.set(title="kept coefficients", xlabel="epoch", yscale="log")
     for panel in (loss, metric, kept):
         panel.grid(visible=True, alpha=0.3)
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=110)
-    write_atomically(path, content.getvalue())
+    write_figure(figure, path)
 
 
 def try_to_draw_curves(lines: Sequence[dict[str, Any]], path: Path, *, title: str) -> None:

@@ -1,6 +1,5 @@
 """Plots of scores: the sorted scores of layers (figure 1 of the paper), and maps with high and low scores."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from tailcut.channels.scoring.blocks import BlockTransform
 from tailcut.channels.scoring.formulas import Formula, map_scores
 from tailcut.channels.scoring.forward import layer_maps
 from tailcut.channels.scoring.scores import Scores
-from tailcut.errors import ArgumentError, MissingExtraError
-from tailcut.files import write_atomically
+from tailcut.errors import ArgumentError
+from tailcut.plotting import new_figure, write_figure
 
 MAX_PANELS = 12
 PANELS_PER_ROW = 4
@@ -40,7 +39,7 @@ def draw_scores(scores: Scores, path: str | Path, *, layers: Sequence[str] | Non
         raise ArgumentError(f"there are no scores of layer {missing[0] if missing else '(none given)'}")
     num_columns = min(PANELS_PER_ROW, len(chosen))
     num_rows = -(-len(chosen) // num_columns)
-    figure, panels = _new_figure(num_rows, num_columns, (3.4 * num_columns, 2.6 * num_rows + 0.4))
+    figure, panels = _grid(num_rows, num_columns, (3.4 * num_columns, 2.6 * num_rows + 0.4))
     shown = "" if len(chosen) == len(scores) else f", {len(chosen)} of {len(scores)} layers"
     figure.suptitle(f"scores by {scores.method}{shown}")
     for panel, name in zip(panels, chosen, strict=False):
@@ -54,7 +53,7 @@ def draw_scores(scores: Scores, path: str | Path, *, layers: Sequence[str] | Non
         panel.set_axis_off()
     if chosen[0] in scores.parts:
         panels[0].legend(fontsize=7)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def draw_maps(
@@ -82,7 +81,7 @@ def draw_maps(
         ArgumentError: there is no such layer, it did not run, or the input is no batch of one.
         MissingExtraError: matplotlib is not installed.
     """
-    _write(show_maps(model, image, layer, formula=formula, num_maps=num_maps), path)
+    write_figure(show_maps(model, image, layer, formula=formula, num_maps=num_maps), path)
 
 
 def show_maps(model: nn.Module, image: Tensor, layer: str, *, formula: Formula | None = None, num_maps: int = 5) -> Any:
@@ -97,7 +96,7 @@ def show_maps(model: nn.Module, image: Tensor, layer: str, *, formula: Formula |
     columns = [("high", index) for index in order[:num].tolist()] + [("low", index) for index in order[-num:].tolist()]
     transform = BlockTransform(maps.shape[2], maps.shape[3], formula.blocks, torch.float32, maps.device)
     num_rows = len(formula.blocks.axis_matrix(maps.shape[2]))
-    figure, panels = _new_figure(2, len(columns), (1.6 * len(columns), 4.0))
+    figure, panels = _grid(2, len(columns), (1.6 * len(columns), 4.0))
     figure.suptitle(f"maps of {layer} that score highest and lowest, and their coefficients")
     shown = maps[0, [index for _, index in columns]].float().contiguous()
     lowest, highest = float(shown.min()), float(shown.max())  # one scale for all, or a weak map would look strong
@@ -135,18 +134,6 @@ def _spread(names: list[str]) -> list[str]:
     return [names[round(place * (len(names) - 1) / (MAX_PANELS - 1))] for place in range(MAX_PANELS)]
 
 
-def _new_figure(num_rows: int, num_columns: int, size: tuple[float, float]) -> tuple[Any, list[Any]]:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("drawing scores", "matplotlib", "plots") from error
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
+def _grid(num_rows: int, num_columns: int, size: tuple[float, float]) -> tuple[Any, list[Any]]:
+    figure = new_figure("drawing scores", size)
     return figure, list(figure.subplots(num_rows, num_columns, squeeze=False).flat)
-
-
-def _write(figure: Any, path: str | Path) -> None:
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=110)
-    write_atomically(path, content.getvalue())
