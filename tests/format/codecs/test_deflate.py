@@ -5,10 +5,10 @@ import zlib
 
 import numpy as np
 import pytest
+from tests.format.inflate import inflate
 
 from tailcut.errors import CorruptFileError
 from tailcut.format.codecs.deflate import Deflate
-from tailcut.format.codecs.inflate import inflate
 
 
 def test_the_payload_holds_the_most_significant_plane_first() -> None:

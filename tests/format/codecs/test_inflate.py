@@ -6,9 +6,9 @@ import zlib
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.format.inflate import inflate
 
 from tailcut.errors import CorruptFileError
-from tailcut.format.codecs.inflate import inflate
 
 CODE_LENGTH_ORDER = (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15)
 

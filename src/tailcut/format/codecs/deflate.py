@@ -24,7 +24,7 @@ class Deflate(Codec):
     last byte of the payload; the unused high bits of that byte are ignored.
 
     The decoder is zlib's, which stops at one byte more than expected, so that no payload expands without
-    bound. `inflate.inflate` is the reference decoder of the stream.
+    bound.
     """
 
     number: ClassVar[int] = 1
