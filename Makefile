@@ -23,11 +23,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
-CODE := src tests fuzz conformance conftest.py $(wildcard demo.py bench/*.py)
+QUICK := $(wildcard tests/test_*.py) $(addprefix tests/,transform structure jpeg models weights format/codecs \
+	format/test_round_trip.py format/test_save.py format/test_load.py channels/graph inputs/selection runtime)
+CODE := src tests tools fuzz conformance bench conftest.py demo.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test check check-versions format format-check lint types contracts duplicates bench indices fuzz docs build clean
+.PHONY: help setup demo test test-fast coverage check check-versions format format-check lint types contracts duplicates bench indices fuzz docs build clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/' | expand -t 22
@@ -52,7 +54,14 @@ demo: setup  ## train, pack, load and run a small network, in a few minutes and 
 	@$(BIN)/python demo.py
 
 test: setup  ## run all tests (real data too, where TAILCUT_DATA points to it)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile $(TESTS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile --durations=15 $(TESTS)
+
+test-fast: setup  ## run the tests of the core, without those marked slow, in under two minutes on two cores
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --maxprocesses 4 --dist loadfile -m "not slow" $(QUICK)
+
+coverage: setup  ## run all tests and print which lines and branches of src they miss
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --maxprocesses 4 --dist loadfile \
+		--cov --cov-report=term --cov-report=html:build/coverage $(TESTS)
 
 # The tests come last, so that the last line is their summary.
 check: format-check lint types contracts duplicates indices test  ## everything that must hold before a commit
@@ -96,14 +105,14 @@ fuzz: setup  ## try what reads others' files with contents that nobody wrote, fo
 bench: setup  ## print the benchmark tables
 	@$(BIN)/python -m bench
 
-docs: setup  ## write the API reference to build/docs
-	@$(BIN)/pdoc --docformat google --output-directory build/docs \
-		tailcut $(foreach package,cli data execution format reports runs errors structure training transform,tailcut.$(package))
+docs: setup  ## build the site into build/docs: all pages with search, the API reference; fails at a dead link
+	@$(BIN)/python -m tools.docs.site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 	@echo "Open build/docs/index.html"
 
 build: setup  ## build the source distribution and the wheel into dist
 	@$(BIN)/python -m build --no-isolation --outdir dist
 
 clean:  ## remove what the other commands made, except .venv
-	@rm -rf build dist demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf build dist .coverage demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -9,7 +9,7 @@ from tailcut.files import write_atomically
 
 
 def import_matplotlib(what: str) -> Any:
-    """The package `matplotlib` with what draws without a display.
+    """Import `matplotlib` with the parts that draw without a display.
 
     Args:
         what: what shall be drawn, for the error.
