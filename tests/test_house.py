@@ -17,6 +17,7 @@ RECIPES = sorted((REPOSITORY / "recipes").rglob("*.toml"))
 
 MAX_MODULE_LINES = 400
 MAX_FUNCTION_LINES = 50
+CHANGELOG_KINDS = ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")
 
 Rule = Callable[[Path, str, ast.Module], Iterator[str]]
 
@@ -156,10 +157,15 @@ def test_recipes_are_toml() -> None:
 
 
 def test_changelog_has_an_unreleased_section() -> None:
+    """In the form of Keep a Changelog: kinds of changes in their order, each with its bullets."""
     text = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
-    section = re.search(r"^## Unreleased\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    section = re.search(r"^## \[Unreleased\]\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     assert section is not None
-    assert section[1].lstrip().startswith("- ")
+    parts = re.split(r"^### (.*)\n", section[1], flags=re.MULTILINE)
+    kinds, bullets = parts[1::2], parts[2::2]
+    assert kinds
+    assert kinds == [kind for kind in CHANGELOG_KINDS if kind in kinds]
+    assert [kind for kind, text in zip(kinds, bullets, strict=True) if not text.startswith("\n- ")] == []
 
 
 def _project() -> dict[str, object]:
@@ -201,3 +207,21 @@ def test_constraints_pin_every_dependency() -> None:
     pins = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pinned = {line.split("==")[0].lower() for line in pins if "==" in line}
     assert names - pinned == set()
+
+
+def test_workflows_cover_the_versions_of_python_that_are_supported() -> None:
+    classifiers = _project()["classifiers"]
+    assert isinstance(classifiers, list)
+    named = [found[1] for one in classifiers if (found := re.search(r":: (3\.\d+)$", one))]
+    workflow = (REPOSITORY / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    (row,) = re.findall(r"python-version: \[(.*)\]", workflow)
+    assert re.findall(r'"([\d.]+)"', row) == named
+
+
+def test_workflows_call_make_targets_that_exist() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    workflow = (REPOSITORY / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    called = [word for line in re.findall(r"run: make (.*)", workflow) for word in line.split() if "=" not in word]
+    assert called
+    assert [word for word in called if word not in targets] == []
