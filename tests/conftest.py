@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.small_recipe import make_recipe, one_thread, recipe_text
+from tests.small_recipe import make_recipe, no_curves, one_thread, recipe_text
 
-__all__ = ["make_recipe", "one_thread", "recipe_text"]  # fixtures
+__all__ = ["make_recipe", "no_curves", "one_thread", "recipe_text"]  # fixtures
 
 
 @pytest.fixture(autouse=True)
@@ -54,3 +54,9 @@ def cifar10_root() -> Path:
 def coco_root() -> Path:
     """A data root that holds coco/."""
     return _find_root("coco")
+
+
+@pytest.fixture(scope="session")
+def weights_root() -> Path:
+    """A data root that holds weights/, the published checkpoints."""
+    return _find_root("weights")

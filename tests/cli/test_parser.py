@@ -2,6 +2,7 @@ import argparse
 
 import pytest
 
+from tailcut.cli.networks import add_network
 from tailcut.cli.parser import (
     Parser,
     UsageError,
@@ -70,3 +71,12 @@ def test_a_verb_has_its_shared_options() -> None:
     assert arguments.run is run
     with pytest.raises(UsageError):  # no abbreviations: they would change meaning when options are added
         parser.parse_args(["fly", "--dev", "cpu"])
+
+
+def test_a_network_is_a_file_or_a_checkpoint_with_its_model() -> None:
+    parser = Parser()
+    add_network(parser)
+    plain = parser.parse_args(["a.tailcut"])
+    assert (plain.source, plain.model, plain.model_arguments) == ("a.tailcut", None, None)
+    named = parser.parse_args(["a.th", "--model", "resnet20", "--set-argument", "width=4", "--set-argument", "a=b"])
+    assert (named.model, named.model_arguments) == ("resnet20", ["width=4", "a=b"])

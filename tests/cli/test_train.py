@@ -1,10 +1,9 @@
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from tailcut.training.recipe.toml_files import find_recipe
 
@@ -13,12 +12,7 @@ Tailcut = Callable[..., Any]
 SHORT = ["--set", "training.epochs=1", "--set", "data.batch_size=256", "--accelerator", "cpu"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_a_recipe_is_trained_by_its_name(tailcut: Tailcut, tmp_path: Path) -> None:

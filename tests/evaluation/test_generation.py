@@ -36,7 +36,7 @@ from tailcut.training.train import train
 from tailcut.training.trainer import base
 from tailcut.weights import regularize, to_dense
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_curves")
 
 RECIPE = """
 name = "small"
@@ -82,12 +82,6 @@ def small_vae() -> VAE:
     model = create_model("vae", hidden=16, latent_size=3)
     assert isinstance(model, VAE)
     return model
-
-
-@pytest.fixture(autouse=True)
-def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plot takes longer than these trainings."""
-    monkeypatch.setattr(base, "try_to_draw_curves", lambda *args, **settings: None)
 
 
 def moments_of(images: Tensor) -> tuple[Tensor, Tensor]:

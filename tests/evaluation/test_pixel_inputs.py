@@ -2,7 +2,10 @@ import pytest
 import torch
 from torch import nn
 
+from tailcut.data import open_dataset
+from tailcut.errors import ArgumentError
 from tailcut.evaluation.pixel_inputs import gate_penalty, reader_of
+from tailcut.evaluation.random_batches import random_batches
 from tailcut.execution import fuse
 from tailcut.inputs import BlockDCT, FrequencyGate, replace_stem
 from tailcut.structure import create_model
@@ -42,3 +45,17 @@ def test_gates_add_their_mean_to_the_loss() -> None:
 
 def test_without_gates_nothing_is_added() -> None:
     assert gate_penalty(create_model("lenet300"), 0.5) is None
+
+
+def test_batches_are_drawn_without_repetition() -> None:
+    dataset = open_dataset("digits", "train")
+    batches = list(random_batches(dataset, 100, 3, 0))
+    assert [tuple(batch.shape) for batch in batches] == [(100, 1, 28, 28)] * 3
+    assert len({tuple(image.flatten().tolist()) for batch in batches for image in batch}) > 295
+    again, other = list(random_batches(dataset, 100, 3, 0)), list(random_batches(dataset, 100, 3, 1))
+    assert all(torch.equal(own, same) for own, same in zip(batches, again, strict=True))
+    assert not torch.equal(batches[0], other[0])
+    # Where the data set ends, so do the batches.
+    assert [len(batch) for batch in random_batches(dataset.part(0, 25), 10, 9, 0)] == [10, 10, 5]
+    with pytest.raises(ArgumentError, match="must be at least 1, got 0 and 3"):
+        list(random_batches(dataset, 0, 3, 0))

@@ -177,3 +177,11 @@ def test_rounding_is_the_same_every_time(tmp_path: Path) -> None:
     again = tailcut.load(tmp_path / "a")
     with torch.no_grad():
         assert np.isfinite(again(torch.zeros(1, 3, 32, 32)).numpy()).all()
+
+
+def test_upper_factor_of_the_inverse() -> None:
+    half = torch.randn(12, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    curvature = half.T @ half + torch.eye(5, dtype=torch.float64)
+    upper = block_of(("weight",), curvature).upper.double().numpy()
+    assert np.array_equal(upper, np.triu(upper))
+    np.testing.assert_allclose(upper.T @ upper, np.linalg.inv(curvature.numpy()), rtol=1e-5, atol=1e-7)

@@ -45,12 +45,7 @@ DETECTORS = {
 DETECTORS |= {"model.arguments.frozen_stages": "", "detection.backbone": ""}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Drawn(Dataset):

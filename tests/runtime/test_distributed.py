@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.runtime.distributed import Processes, add_up
+from tailcut.runtime.share import ALONE, Share
 
 
 class Together:
@@ -60,3 +61,14 @@ def test_one_process_agrees_with_itself(stop: bool) -> None:
     alone = process([0.0, 0.0])
     cast(Any, alone.fabric).world_size = 1
     assert alone._agree(torch.tensor(1.5), stop) == (1.5, stop)
+
+
+def test_a_process_alone_has_the_total_already() -> None:
+    assert ALONE.num_processes == 1
+    assert ALONE.rank == 0
+    assert torch.equal(ALONE.total(torch.tensor([1.0, 2.0])), torch.tensor([1.0, 2.0]))
+
+
+def test_the_total_is_that_of_all_processes() -> None:
+    share = Share(torch.device("cpu"), rank=1, num_processes=2, add_up=lambda state: 2 * state)
+    assert torch.equal(share.total(torch.tensor([3.0])), torch.tensor([6.0]))

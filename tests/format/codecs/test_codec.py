@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from tailcut.errors import ArgumentError, CorruptFileError
 from tailcut.format.codecs import CODECS, Codec
+from tailcut.format.codecs.raw import Raw
 
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.json"))
 ITEM_BYTES = (1, 2, 4, 8)
@@ -204,3 +205,13 @@ def test_stored_payloads_decode_for_ever(path: Path) -> None:
 def test_every_codec_and_item_size_has_stored_payloads() -> None:
     stored = {(golden["codec"], golden["item_bytes"]) for golden in (json.loads(path.read_text()) for path in GOLDEN)}
     assert stored == {(number, item_bytes) for number in CODECS for item_bytes in ITEM_BYTES}
+
+
+def test_payload_is_the_content() -> None:
+    assert Raw().encode(b"\x01\x02\x03\x04", 2) == b"\x01\x02\x03\x04"
+    assert Raw().encode(b"", 8) == b""
+
+
+def test_a_payload_of_another_length_is_refused() -> None:
+    with pytest.raises(CorruptFileError, match="expected 2 bytes, got 4"):
+        Raw().decode(b"\x01\x02\x03\x04", 2, 2)

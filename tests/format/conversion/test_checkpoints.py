@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from tests.conftest import _find_root
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -209,11 +208,6 @@ def test_no_error_advises_to_run_what_a_file_says(tmp_path: Path) -> None:
             assert "likely succeed" not in str(caught.value)
     with pytest.raises(DataError, match=r"cannot read .*gone\.pt: .*No such file"):
         read_torch_file(tmp_path / "gone.pt")
-
-
-@pytest.fixture
-def weights_root() -> Path:
-    return _find_root("weights")
 
 
 def test_the_published_resnet(weights_root: Path) -> None:

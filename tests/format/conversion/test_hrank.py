@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from tests.format.conversion.published import NETWORKS, PublishedNetwork, filled, mobilenet_v2, resnet
+from tests.format.conversion.stored import stored
 from torch import Tensor, nn
 
 import tailcut
@@ -18,11 +19,6 @@ CONSTANTS = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
-
-
-def stored(path: Path, content: object) -> Path:
-    torch.save(content, path)
-    return path
 
 
 def normalized(pixels: Tensor, which: str) -> Tensor:

@@ -6,14 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from tests.format.conversion.stored import stored
 
 from tailcut.errors import ArgumentError, DataError, LimitError
 from tailcut.format.conversion import reading
-
-
-def stored(path: Path, content: object) -> Path:
-    torch.save(content, path)
-    return path
 
 
 def test_a_checkpoint_is_read(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import random
 import pytest
 
 from tailcut.format.quantized import loops
+from tailcut.format.quantized.levels import INITIAL_STOP, INITIAL_ZERO
+from tailcut.format.quantized.loops import LEVELS
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 5, 8, 255, 256, 1000, 2**20 - 1, 2**33 + 7, 2**58])
@@ -81,3 +83,13 @@ def test_a_number_is_read_as_it_was_written() -> None:
     contexts = [32768] * loops.NUM_CONTEXTS, [8] * loops.NUM_CONTEXTS
     coder = [int.from_bytes(payload[:4], "big"), 1 << 32, 4]
     assert [loops.get_number(coder, payload, *contexts, 12) for _ in numbers] == numbers
+
+
+@pytest.mark.parametrize("level", range(LEVELS))
+def test_tables_are_those_of_a_laplace_distribution(level: int) -> None:
+    mean = 2 ** ((level - 8) / 2)
+    ratio = (math.sqrt(1 + mean**2) - 1) / mean
+    magnitudes = sum(2 * n * (1 - ratio) / (1 + ratio) * ratio**n for n in range(1, 80_000))
+    assert magnitudes == pytest.approx(mean, rel=1e-3)
+    assert INITIAL_ZERO[level] == min(max(round(65536 * (1 - ratio) / (1 + ratio)), 64), 65472)
+    assert INITIAL_STOP[level] == min(max(round(65536 * (1 - ratio)), 64), 65472)

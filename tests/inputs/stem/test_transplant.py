@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.conftest import _find_root
 from tests.inputs import networks
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
@@ -224,12 +223,6 @@ def test_what_stands_in_the_way() -> None:
     linear = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2))
     with pytest.raises(ArgumentError, match="runs no Conv2d"):
         transplant_stem(linear, fitted(24, batches), batches)
-
-
-@pytest.fixture
-def weights_root() -> Path:
-    """A data root that holds weights/, the published checkpoints."""
-    return _find_root("weights")
 
 
 def test_a_trained_network_keeps_its_accuracy(cifar10_root: Path, weights_root: Path) -> None:

@@ -27,7 +27,7 @@ from tailcut.training.recipe.toml_files import load_recipe, parse_recipe, shippe
 from tailcut.training.train import train
 from tailcut.training.trainer import base
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_curves")
 
 MakeRecipe = Callable[..., Recipe]
 ARGUMENTS = json.dumps(TINY).replace('": ', '" = ')
@@ -62,12 +62,6 @@ def small_recipe(*overrides: str) -> Recipe:
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return write_coco(tmp_path / "data", "train2017", "val2017")
-
-
-@pytest.fixture(autouse=True)
-def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plot takes longer than these trainings."""
-    monkeypatch.setattr(base, "try_to_draw_curves", lambda *args, **settings: None)
 
 
 def assert_same_numbers(one: Path, other: Path) -> None:

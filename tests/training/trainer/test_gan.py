@@ -24,7 +24,7 @@ from tailcut.training.recipe.toml_files import load_recipe, parse_recipe
 from tailcut.training.train import train
 from tailcut.training.trainer import base
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "no_curves")
 
 RECIPE = """
 name = "small"
@@ -63,12 +63,6 @@ DENSE = ("regularization=", "schedule=")
 
 def small_recipe(*overrides: str) -> Recipe:
     return parse_recipe(RECIPE, source="small.toml", overrides=overrides)
-
-
-@pytest.fixture(autouse=True)
-def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plot takes longer than these trainings."""
-    monkeypatch.setattr(base, "try_to_draw_curves", lambda *args, **settings: None)
 
 
 def numbers_of(path: Path) -> dict[str, torch.Tensor]:
