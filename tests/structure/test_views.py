@@ -8,6 +8,7 @@ from torch import nn
 import tailcut
 from tailcut.errors import ArgumentError
 from tailcut.structure import source_of, view_in, without_views
+from tailcut.structure.views import unwrap
 
 
 class Head(nn.Sequential):
@@ -82,3 +83,13 @@ def test_what_needs_the_network_itself_says_so(tmp_path: Path) -> None:
         tailcut.regularize(fresh, num_kept=8)
     with pytest.raises(ArgumentError, match=r"fused view in it \(0\): load into the network first, then fuse"):
         tailcut.load(tmp_path / "plain.tailcut", into=fresh)
+
+
+def test_the_network_inside_wrappers_and_its_path() -> None:
+    model = made()
+    compiled = nn.Module()
+    compiled.add_module("_orig_mod", model)  # as the class of torch.compile has it
+    assert unwrap(model) == (model, "")
+    assert unwrap(nn.DataParallel(nn.DataParallel(model))) == (model, ".module.module")
+    assert unwrap(nn.DataParallel(compiled)) == (model, ".module._orig_mod")
+    assert unwrap(tailcut.fuse(model.eval())) == (model, "")

@@ -6,7 +6,8 @@ from torch import nn
 
 from tailcut.errors import StructureError
 from tailcut.format.tensors import NetworkTensors
-from tailcut.structure import record_of, source_of
+from tailcut.structure import record_of
+from tailcut.structure.views import unwrap
 from tailcut.weights import truncated_tensors
 
 # Settings of layers that change how they train, not what they compute afterwards.
@@ -24,7 +25,7 @@ def check_not_wrapped(model: nn.Module, *, registered: bool) -> None:
         StructureError: it is a DataParallel, a DistributedDataParallel or of torch.compile, and the network inside was
             edited or is a registered one.
     """
-    inner, path = _unwrapped(model)
+    inner, path = unwrap(model)
     record = record_of(inner)
     if inner is model:
         return
@@ -72,21 +73,6 @@ def check_covered(model: nn.Module, tensors: NetworkTensors, *, rebuilt: bool) -
                 "itself, as it is made, can be saved once it is registered (tailcut.register_model), or with "
                 "registered=False, to be loaded into such a class"
             )
-
-
-def _unwrapped(model: nn.Module) -> tuple[nn.Module, str]:
-    """Return the network inside torch's wrappers, and the path to it: `.module`, `._orig_mod.module`."""
-    path = ""
-    inner: nn.Module | None
-    while True:
-        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            inner, name = model.module, "module"
-        else:
-            # By its name: the class of torch.compile comes with half of its compiler.
-            inner, name = model._modules.get("_orig_mod"), "_orig_mod"
-        if not isinstance(inner, nn.Module):
-            return source_of(model), path
-        model, path = inner, f"{path}.{name}"
 
 
 def check_same_network(

@@ -26,6 +26,26 @@ def source_of(model: nn.Module) -> nn.Module:
     return model.source if isinstance(model, NetworkView) else model
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the network inside DistributedDataParallel, DataParallel, torch.compile or a fused view. Not changed."""
+    return unwrap(model)[0]
+
+
+def unwrap(model: nn.Module) -> tuple[nn.Module, str]:
+    """Return the network inside torch's wrappers and views, and the path to it: `.module`, `._orig_mod.module`."""
+    path = ""
+    while True:
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model, path = model.module, f"{path}.module"
+        elif isinstance(model, NetworkView):
+            model = model.source
+        # By its name: the class of torch.compile comes with half of its compiler.
+        elif isinstance(inner := model._modules.get("_orig_mod"), nn.Module):
+            model, path = inner, f"{path}._orig_mod"
+        else:
+            return model, path
+
+
 def view_in(model: nn.Module) -> str | None:
     """Return the path of the first view among a network's modules ("" for the network itself), or None without one."""
     return next((path for path, part in model.named_modules() if isinstance(part, NetworkView)), None)

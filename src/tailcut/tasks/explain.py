@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from tailcut.channels.scoring.feature_maps import follow_maps
-from tailcut.channels.scoring.forward import running, unwrapped
+from tailcut.channels.scoring.forward import running
 from tailcut.data import read_image
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.evaluation.evaluate import choose_device, fitting, runnable
@@ -23,6 +23,7 @@ from tailcut.format import load
 from tailcut.plotting import new_figure, write_figure
 from tailcut.printing import Report, table
 from tailcut.structure import MAX_PIXELS, check_pixels, name_of
+from tailcut.structure.views import unwrapped
 from tailcut.tasks.predict import shown_class
 
 

@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tailcut.channels.scoring.forward import forward, inputs_of, layer_maps, running, unwrapped
+from tailcut.channels.scoring.forward import forward, inputs_of, layer_maps, running
 from tailcut.errors import ArgumentError
 from tailcut.execution import fuse
+from tailcut.structure.views import unwrapped
 from tailcut.weights import regularize
 
 

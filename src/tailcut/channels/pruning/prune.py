@@ -37,10 +37,10 @@ from tailcut.channels.pruning.verification import (
     lock_rigid_groups,
     misread,
 )
-from tailcut.channels.scoring.forward import unwrapped
 from tailcut.counting import count_macs, count_parameters
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.structure import base_of, record_of
+from tailcut.structure.views import unwrapped
 
 Rates = float | str | Sequence[float] | Mapping[str, float]
 

@@ -12,24 +12,11 @@ from torch import Tensor, nn
 from tailcut.channels.scoring.feature_maps import as_maps, channel_axis, follow_maps
 from tailcut.counting import evaluating
 from tailcut.errors import ArgumentError, TailcutError, first_line
-from tailcut.structure import NetworkView
 from tailcut.structure.outputs import output_tensors
+from tailcut.structure.views import unwrapped
 
 Inputs = tuple[Tensor, ...]
 Choose = Callable[[Any], Tensor | Inputs]
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the network inside DistributedDataParallel, DataParallel, torch.compile or a fused view. Not changed."""
-    while True:
-        if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-            model = model.module
-        elif isinstance(model, NetworkView):
-            model = model.source
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-            model = inner
-        else:
-            return model
 
 
 def forward(model: nn.Module, inputs: Inputs) -> Any:

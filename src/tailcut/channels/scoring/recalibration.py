@@ -7,10 +7,11 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tailcut.channels.scoring.forward import Choose, Inputs, forward, inputs_of, running, unwrapped
+from tailcut.channels.scoring.forward import Choose, Inputs, forward, inputs_of, running
 from tailcut.channels.scoring.score import NUM_BATCHES
 from tailcut.errors import ArgumentError
 from tailcut.structure import NetworkView
+from tailcut.structure.views import unwrapped
 
 
 def recalibrate(

@@ -10,9 +10,10 @@ from torch.nn.modules.conv import _ConvNd
 from tailcut.channels.scoring.baselines import MAP_MEASURES, WEIGHT_MEASURES, norm_scales, random_importance
 from tailcut.channels.scoring.feature_maps import as_maps, channel_axis, follow_maps, is_tokens, num_channels
 from tailcut.channels.scoring.formulas import COMPONENTS, Component, Formula, MapParts, Variant, map_parts
-from tailcut.channels.scoring.forward import Choose, Inputs, check_num_batches, forward, inputs_of, running, unwrapped
+from tailcut.channels.scoring.forward import Choose, Inputs, check_num_batches, forward, inputs_of, running
 from tailcut.channels.scoring.scores import Scores, formula_settings
 from tailcut.errors import ArgumentError, StructureError
+from tailcut.structure.views import unwrapped
 
 Method = Literal["spectral", "l1", "l2", "fpgm", "apoz", "bn_scale", "hrank", "random"]
 Measure = Callable[[Tensor], tuple[Tensor, ...]]
