@@ -5,6 +5,7 @@ from tailcut import inputs as inputs
 from tailcut import models as models
 from tailcut import weights as weights
 from tailcut.channels.pruning.prune import prune as prune
+from tailcut.compression import RateLoss as RateLoss
 from tailcut.compression import compress as compress
 from tailcut.compression import measure_sensitivity as measure_sensitivity
 from tailcut.errors import TailcutError as TailcutError
@@ -24,6 +25,7 @@ from tailcut.weights import to_dense as to_dense
 
 __version__ = "0.1.0"
 __all__ = [
+    "RateLoss",
     "TailTruncation",
     "TailcutError",
     "channels",

@@ -19,7 +19,7 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +28,7 @@ from typing import Any, get_args, get_origin
 
 from tailcut.errors import ArgumentError, DataError
 from tailcut.files import locked, write_atomically
-from tailcut.printing import Report, figure_text, table
+from tailcut.printing import Report, figure_text, plain, table
 
 RUN_PREFIX = "run:"  # what a run beside this one is called in a recipe
 
@@ -272,6 +272,10 @@ class Run:
         for line, place in zip(lines, places, strict=True):
             _check_kinds(line, _LINE_KINDS, place)
         return lines
+
+    def write_metrics(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Write `metrics.jsonl`, whole or not at all."""
+        write_atomically(self.metrics, "".join(json.dumps(plain(line), allow_nan=False) + "\n" for line in lines))
 
     def read_result(self) -> Result:
         """Return the result of a finished run.

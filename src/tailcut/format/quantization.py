@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -94,7 +94,7 @@ def completed(sensitivity: Sensitivity, tensors: NetworkTensors) -> Sensitivity:
     curvature |= {name: size for name, size in sensitivity.curvature.items() if size > 0}
     logs = {name: middle * size for name, size in usual.log_curvature.items()}
     logs |= {name: size for name, size in sensitivity.log_curvature.items() if size > 0}
-    return Sensitivity(curvature, logs, sensitivity.blocks)
+    return replace(sensitivity, curvature=curvature, log_curvature=logs)
 
 
 def _has(sensitivity: Sensitivity, name: str) -> bool:
@@ -213,6 +213,9 @@ class Rounding:
 
     def _candidates(self, other: OtherTensor, step: float) -> Iterator[_Candidate]:
         size = self._step_of(other.name, self.sensitivity.curvature, step)
+        if other.name in self.sensitivity.transforms:
+            yield _Candidate(self.sensitivity.transforms[other.name], size)
+            return
         is_variance = other.name.rpartition(".")[2] == "running_var"
         if is_variance and bool((other.tensor >= 0).all()):
             yield _Candidate(LOG2, self._step_of(other.name, self.sensitivity.log_curvature, step))
@@ -242,13 +245,8 @@ def finest_step(
     """
     if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
         raise ArgumentError(f"max_bytes must be a whole number of bytes, got {max_bytes!r}")
+    check_least(size_of, max_bytes)
     coarse, fine = COARSEST, FINEST
-    least = size_of(step_size(coarse))
-    if least > max_bytes:
-        raise ArgumentError(
-            f"the file cannot have {max_bytes:,} bytes: with all numbers rounded away it has {least:,}, for names, "
-            "structure and what stays exact"
-        )
     if guess is not None:
         start, width = _bisected(guess, max_bytes, coarse, fine), 1
         if _fits(size_of, max_bytes, start):
@@ -262,6 +260,16 @@ def finest_step(
                 fine, width = start + width, 2 * width
             coarse = min(coarse, start + width)
     return step_size(_bisected(size_of, max_bytes, coarse, fine))
+
+
+def check_least(size_of: Callable[[float], int], max_bytes: int) -> None:
+    """Raise `ArgumentError` if the file has more than `max_bytes` bytes even with all numbers rounded away."""
+    least = size_of(step_size(COARSEST))
+    if least > max_bytes:
+        raise ArgumentError(
+            f"the file cannot have {max_bytes:,} bytes: with all numbers rounded away it has {least:,}, for names, "
+            "structure and what stays exact"
+        )
 
 
 def _bisected(size_of: Callable[[float], int], max_bytes: int, coarse: int, fine: int) -> int:

@@ -1,7 +1,7 @@
 """Sensitivity of a network to rounding errors in each of its tensors, an argument of `save`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -42,8 +42,11 @@ class Sensitivity:
             all share. Coefficients under the plain name of their tensor.
         log_curvature: the same for base-2 logarithms of the numbers, of running variances.
         blocks: of coefficients that are rounded with error feedback; none are without.
+        transforms: name of a plain tensor -> the transform whose numbers are rounded (see `format.quantized.values`);
+            of those without an entry the cheapest is taken.
     """
 
     curvature: Mapping[str, float]
     log_curvature: Mapping[str, float]
     blocks: tuple[Block, ...] = ()
+    transforms: Mapping[str, int] = field(default_factory=dict)

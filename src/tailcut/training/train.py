@@ -7,6 +7,7 @@ from tailcut.runs import Result
 from tailcut.runtime.devices import Devices
 from tailcut.training.recipe.schema import Recipe
 from tailcut.training.trainer.base import Trainer
+from tailcut.training.trainer.compression import CompressionTrainer, check_compression
 from tailcut.training.trainer.detection import DetectionTrainer, check_recipe, is_for_detector
 from tailcut.training.trainer.gan import GanTrainer
 from tailcut.training.trainer.launch import run_trainers
@@ -25,7 +26,8 @@ def train(
 ) -> Result:
     """Train a recipe's network, pack it, and evaluate the packed file on the test split.
 
-    A recipe with a `detection` section is for a detector, the loss `gan` for a generator and its discriminator.
+    A recipe with a `detection` section is for a detector, the loss `gan` for a generator and its discriminator; with a
+    `compression` section it trains for bytes.
 
     With the same recipe, the same number of threads and one CPU the outcome is always the same, bit by bit,
     also if the run was killed at any moment and resumed.
@@ -59,8 +61,11 @@ def trainer_of(recipe: Recipe) -> type[Trainer]:
     """Return the trainer class for a recipe.
 
     Raises:
-        RecipeError: it is for a detector, and asks for what detectors have no use for.
+        RecipeError: it is for a detector or trains for bytes, and asks for what these have no use for.
     """
+    if recipe.compression is not None:
+        check_compression(recipe)
+        return CompressionTrainer
     if is_for_detector(recipe):
         check_recipe(recipe)
         return DetectionTrainer

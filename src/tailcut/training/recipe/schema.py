@@ -7,7 +7,7 @@ from tailcut.printing import is_fraction
 from tailcut.training.recipe.fields import Axes, Codec, Counts, KeepRatio, ModelSection, Positive
 from tailcut.training.recipe.fields import Fraction as Fraction
 from tailcut.training.recipe.fields import RecipeSection as RecipeSection
-from tailcut.training.recipe.sections import DataSection, GenerationSection, check_generation
+from tailcut.training.recipe.sections import CompressionSection, DataSection, GenerationSection, check_generation
 
 try:
     from pydantic import Field, field_validator, model_validator
@@ -352,6 +352,7 @@ class Recipe(RecipeSection):
     optimizer: OptimizerSection
     training: TrainingSection
     distillation: DistillationSection | None = None
+    compression: CompressionSection | None = None
     detection: DetectionSection | None = None
     generation: GenerationSection | None = None
     pack: PackSection = PackSection()

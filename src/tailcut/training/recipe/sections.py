@@ -1,4 +1,4 @@
-"""Recipe sections for the training data and for generative networks."""
+"""Recipe sections for the training data, for training for bytes and for generative networks."""
 
 from typing import Annotated, Any
 
@@ -82,6 +82,25 @@ class DataSection(RecipeSection):
         if isinstance(values, dict) and isinstance(values.get("name"), str) and values.get("test_split") is None:
             return {**values, "test_split": default_split(values["name"])}
         return values
+
+
+class CompressionSection(RecipeSection):
+    """Settings of training for bytes, where the bytes of the file are a part of the loss; see `tailcut.RateLoss`.
+
+    With this section `optimizer.lr` is in steps of the file: 0.01 moves a number by a hundredth of its step at most.
+
+    Attributes:
+        target_bytes: the most bytes of the packed file.
+        start_bytes: the goal at the start, which falls over the first 40 % of the run; three times the target when left
+            out.
+        step_lr: learning rate of the steps' logarithms, in octaves.
+        num_gradients: gradients that measure how much each number matters, at the start and at the end.
+    """
+
+    target_bytes: Positive
+    start_bytes: Positive | None = None
+    step_lr: Annotated[float, Field(gt=0)] = 0.02
+    num_gradients: Positive = 300
 
 
 class GenerationSection(RecipeSection):

@@ -138,7 +138,7 @@ def set_lr(optimizer: torch.optim.Optimizer, section: OptimizerSection, progress
     """Give the optimiser the learning rate of this moment (see `lr_factor`), which is returned."""
     lr = section.lr * lr_factor(section.lr_schedule, progress)
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("relative_lr", 1.0)
     return lr
 
 

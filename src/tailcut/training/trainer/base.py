@@ -5,7 +5,6 @@ images (batch, channels, height, width), targets (batch,) or (batch, height, wid
 classes, ...).
 """
 
-import json
 import logging
 import math
 import time
@@ -24,9 +23,7 @@ from tailcut.evaluation.evaluate import check_outputs, evaluate, fitting
 from tailcut.evaluation.generation import evaluate_generator
 from tailcut.evaluation.pixel_inputs import gate_penalty, reader_of
 from tailcut.evaluation.random_batches import network_inputs
-from tailcut.files import write_atomically
 from tailcut.format import load
-from tailcut.printing import plain
 from tailcut.runs import Result, Run
 from tailcut.runtime.devices import Devices as Devices
 from tailcut.runtime.distributed import Processes, share_of
@@ -102,7 +99,7 @@ class Trainer(Processes):
         name_classes(recipe, self.model, self.train_data)
         note_image_size(recipe, self.model, self.train_data)
         self.read = reader_of(self.model)
-        self.optimizer = build_optimizer(recipe.optimizer, self.model)
+        self.optimizer = self._build_optimizer()
         self.schedule = build_schedule(recipe, self.model, self.optimizer, self.num_steps)
         decay = recipe.optimizer.ema_decay
         self.memory_format = torch.channels_last if recipe.training.channels_last else torch.contiguous_format
@@ -119,6 +116,9 @@ class Trainer(Processes):
     def _build(self, roots: Roots) -> nn.Module:
         """Return the network to train, with its initial parameters."""
         return build_model(self.recipe, self._start(roots))
+
+    def _build_optimizer(self) -> torch.optim.Optimizer:
+        return build_optimizer(self.recipe.optimizer, self.model)
 
     def _teacher(self, roots: Roots) -> Teacher | None:
         network = load_teacher(self.recipe, self.fabric.device, roots=roots, beside=self.run)
@@ -219,8 +219,23 @@ class Trainer(Processes):
 
     def _step(self, images: Tensor, targets: Tensor, places: Tensor) -> Tensor:
         """Forward, backward, and one step of the optimiser. Returns the loss, a scalar."""
-        recipe = self.recipe
-        factor = self._coarse_factor()
+        self.stepper.zero_grad()
+        loss = self._gradients(images, targets, places)
+        if self.recipe.optimizer.clip_norm is not None:
+            self.fabric.clip_gradients(
+                self.module, self.stepper, max_norm=self.recipe.optimizer.clip_norm, error_if_nonfinite=False
+            )
+        self.stepper.step()
+        return loss
+
+    def _gradients(self, images: Tensor, targets: Tensor, places: Tensor) -> Tensor:
+        """Forward and backward. Returns the loss, a scalar."""
+        loss = self._loss(images, targets, places)
+        self.fabric.backward(loss)
+        return loss.detach()
+
+    def _loss(self, images: Tensor, targets: Tensor, places: Tensor) -> Tensor:
+        recipe, factor = self.recipe, self._coarse_factor()
         with fitting(images, "" if factor == 1 else f" ({factor} times smaller by data.coarse)"):
             outputs = self.module(self.read(images))
         if recipe.training.loss == "vae":
@@ -232,14 +247,7 @@ class Trainer(Processes):
         if recipe.inputs is not None and recipe.inputs.gate:
             penalty = gate_penalty(self.model, recipe.inputs.gate_strength)
             loss = loss if penalty is None else loss + penalty
-        self.stepper.zero_grad()
-        self.fabric.backward(loss)
-        if recipe.optimizer.clip_norm is not None:
-            self.fabric.clip_gradients(
-                self.module, self.stepper, max_norm=recipe.optimizer.clip_norm, error_if_nonfinite=False
-            )
-        self.stepper.step()
-        return loss.detach()
+        return loss
 
     def _coarse_factor(self) -> int:
         """Return the factor by which images of this epoch are smaller than the data set's, along each side."""
@@ -298,30 +306,28 @@ class Trainer(Processes):
         """Write a checkpoint and the metrics, on the first process."""
         states = {name: self._gather(value) for name, value in random_state().items()}
         if self.fabric.is_global_zero:
-            schedule = self.schedule
-            state = {
-                "recipe": to_toml(self.recipe),
-                "epoch": self.epoch,
-                "execution": self.execution,
-                "lines": self.lines,
-                "num_threads": torch.get_num_threads(),
-                "model": dict(self.model.state_dict()),
-                "optimizer": (schedule.optimizer_state_dict() if schedule else self.optimizer.state_dict()),
-                "schedule": schedule.state_dict() if schedule else None,
-                "average": self.average.state_dict() if self.average else None,
-                "class_names": class_names(self.model),
-                "image_size": image_size(self.model),
-                "scaler": self.fabric.strategy.precision.state_dict(),
-                "random": states,
-            }
-            write_checkpoint(self.run, state)
-            self._write_lines()
+            write_checkpoint(self.run, self._state(states))
+            self.run.write_metrics(self.lines)
         self.fabric.barrier()
 
-    def _write_lines(self) -> None:
-        write_atomically(
-            self.run.metrics, "".join(json.dumps(plain(line), allow_nan=False) + "\n" for line in self.lines)
-        )
+    def _state(self, states: dict[str, Tensor]) -> dict[str, Any]:
+        """What a checkpoint holds; `states` are those of the random generators."""
+        schedule = self.schedule
+        return {
+            "recipe": to_toml(self.recipe),
+            "epoch": self.epoch,
+            "execution": self.execution,
+            "lines": self.lines,
+            "num_threads": torch.get_num_threads(),
+            "model": dict(self.model.state_dict()),
+            "optimizer": (schedule.optimizer_state_dict() if schedule else self.optimizer.state_dict()),
+            "schedule": schedule.state_dict() if schedule else None,
+            "average": self.average.state_dict() if self.average else None,
+            "class_names": class_names(self.model),
+            "image_size": image_size(self.model),
+            "scaler": self.fabric.strategy.precision.state_dict(),
+            "random": states,
+        }
 
     def _restore(self) -> None:
         """Go on from the newest checkpoint, if there is one (changes the model and everything else)."""
@@ -334,7 +340,7 @@ class Trainer(Processes):
         if self.fabric.is_global_zero:
             if path != self.run.last_checkpoint:
                 put_aside_damaged(self.run)
-            self._write_lines()
+            self.run.write_metrics(self.lines)
             say_resumed(path, state)
 
     def _apply(self, state: dict[str, Any]) -> None:
@@ -371,11 +377,7 @@ class Trainer(Processes):
         packed = load(run.model)
         metrics = self._evaluate(packed, self.test_data)
         validation = {} if self.held_out is None else self._evaluate(packed, self.held_out)
-        sizes = {
-            "train": len(self.train_data),
-            "validation": len(self.held_out or ()),
-            "test": len(self.test_data),
-        }
+        sizes = {"train": len(self.train_data), "validation": len(self.held_out or ()), "test": len(self.test_data)}
         result = make_result(
             recipe,
             run,

@@ -1,0 +1,31 @@
+"""The bits that rounded numbers take, as a function that has gradients: a discretised Laplace distribution."""
+
+import math
+
+import torch
+from torch import Tensor
+
+LEAST_MEAN = 1 / 32
+"""Added to every mean magnitude, as the coder of the file does: no number costs nothing."""
+
+
+def laplace_bits(values: Tensor, means: Tensor) -> Tensor:
+    """Bits of each number when numbers are expected to have these mean magnitudes. Differentiable.
+
+    -log2 of the probability that a Laplace distribution gives to the interval of width 1 around the value. For whole
+    numbers these are the probabilities of a code; between them it goes on smoothly, as Ballé et al., "End-to-end
+    optimized image compression" (2017), have it for numbers with uniform noise in place of rounding.
+
+    Args:
+        values: in steps, any shape.
+        means: expected magnitudes of the rounded numbers, above 0; the same shape.
+
+    Returns:
+        The same shape.
+    """
+    root = (torch.sqrt(1 + 4 * means.square()) - 1) / (2 * means)  # exp(-1 / (2 b)) of the distribution of that mean
+    decay = -2 * torch.log(root)  # 1 / b
+    size = values.abs()
+    outside = decay * size - torch.log(torch.sinh(decay / 2))
+    inside = -torch.log(1 - root * torch.cosh(decay * size.clamp(max=0.5)))
+    return torch.where(size < 0.5, inside, outside) / math.log(2)

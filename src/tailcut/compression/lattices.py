@@ -1,0 +1,156 @@
+"""The trained numbers of a network that a quantised file rounds, as one flat vector with places along their axes."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tailcut.compression.laplace import LEAST_MEAN
+from tailcut.format.quantized.values import KERNEL_DCT, NONE
+from tailcut.format.streams import Kept, layout_of_kept
+from tailcut.format.tensors import NetworkTensors
+from tailcut.transform import dct, idct
+
+PRIOR, PRIOR_OF_TENSOR = 8, 4
+"""Numbers that a place, and a tensor, are credited with beforehand, as in the coder."""
+
+FIRST_MEAN = 1.0
+"""The mean magnitude that a tensor is expected to have beforehand."""
+
+APART = 0.75
+"""How much of what the places of a number say counts, as in the coder."""
+
+
+@dataclass(frozen=True)
+class TrainedTensor:
+    """One tensor that is trained for bytes.
+
+    Attributes:
+        name: its plain name.
+        parameter: what the optimiser trains; of coefficients its first `count` entries count.
+        count: how many numbers it has.
+        shape: of the dense tensor.
+        index: the places of its numbers along the axes longer than 1, int64 (count, axes).
+        transform: `NONE`, or `KERNEL_DCT` where the DCT along the kernel is rounded.
+        is_kept: whether it is a vector of coefficients.
+    """
+
+    name: str
+    parameter: nn.Parameter
+    count: int
+    shape: tuple[int, ...]
+    index: Tensor
+    transform: int
+    is_kept: bool
+
+    def numbers(self, values: Tensor) -> Tensor:
+        """What is rounded, (count,), of a tensor like the parameter."""
+        if self.transform == KERNEL_DCT:
+            return dct(values, tuple(range(2, values.ndim))).reshape(-1)
+        return values.reshape(-1)[: self.count]
+
+    def values(self, numbers: Tensor) -> Tensor:
+        """A tensor like the parameter, behind numbers as `numbers` gives them; what does not count is 0."""
+        if self.transform == KERNEL_DCT:
+            return idct(numbers.reshape(self.shape), tuple(range(2, len(self.shape))))
+        missing = self.parameter.numel() - self.count
+        return torch.cat([numbers, numbers.new_zeros(missing)]).reshape(self.parameter.shape)
+
+    def offset(self, steps: Tensor) -> Tensor:
+        """What the file takes off all numbers, a whole number of steps: of gains, which lie around 1.
+
+        Args:
+            steps: the numbers in steps, (count,).
+        """
+        if self.is_kept or len(self.shape) > 1 or self.count == 1:
+            return steps.new_zeros(())
+        middle = steps.median().round()
+        return torch.where(middle.abs() > 2 * (steps - middle).abs().mean(), middle, torch.zeros_like(middle))
+
+
+def trained_tensors(tensors: NetworkTensors) -> list[TrainedTensor]:
+    """The coefficients and floating-point parameters of a network that want a gradient."""
+    found = [
+        TrainedTensor(entry.name, entry.parameter, entry.num_kept, entry.shape, _kept_index(entry), NONE, is_kept=True)
+        for entry in tensors.coefficients
+        if entry.parameter.requires_grad
+    ]
+    for other in tensors.others:
+        tensor, shape = other.tensor, other.shape
+        if isinstance(tensor, nn.Parameter) and tensor.requires_grad and tensor.is_floating_point() and tensor.numel():
+            transform = KERNEL_DCT if len(shape) > 2 else NONE
+            index = _whole_index(shape)
+            found.append(TrainedTensor(other.name, tensor, tensor.numel(), shape, index, transform, is_kept=False))
+    return found
+
+
+def _kept_index(entry: Kept) -> Tensor:
+    order = layout_of_kept(entry).order
+    if order is None:
+        raise TypeError("coefficients have an order")
+    axes = [axis for axis, size in enumerate(entry.shape) if size > 1]
+    return torch.from_numpy(order(entry.num_kept)[:, axes].copy())
+
+
+def _whole_index(shape: Sequence[int]) -> Tensor:
+    axes = [axis for axis, size in enumerate(shape) if size > 1]
+    if not axes:
+        return torch.zeros(math.prod(shape), 0, dtype=torch.int64)
+    places = torch.unravel_index(torch.arange(math.prod(shape)), tuple(shape))
+    return torch.stack([places[axis] for axis in axes], 1)
+
+
+class Lattices:
+    """The magnitude to be expected of each number, from those of its tensor and of its places along the axes.
+
+    The coder of the file learns them number by number; here all others of a place tell.
+
+    Attributes:
+        counts: how many numbers each tensor has.
+        owner: int64 (numbers,): the tensor of each number.
+    """
+
+    def __init__(self, tensors: Sequence[TrainedTensor]) -> None:
+        device = tensors[0].parameter.device
+        self.counts = [tensor.count for tensor in tensors]
+        numbers = torch.tensor(self.counts)
+        self.owner = torch.repeat_interleave(torch.arange(len(tensors)), numbers).to(device)
+        self._places = [(place.to(device), told.to(device)) for place, told in _places(tensors)]
+
+    def means(self, magnitudes: Tensor) -> Tensor:
+        """Expected magnitudes of numbers of these magnitudes, (numbers,), float64. They have no gradient."""
+        magnitudes = magnitudes.detach().double()
+        first = torch.full_like(magnitudes, FIRST_MEAN)
+        whole = _means_of_others(magnitudes, self.owner, len(self.counts), PRIOR_OF_TENSOR, first)
+        level = torch.log2(whole + LEAST_MEAN)
+        apart = torch.zeros_like(level)
+        for place, told in self._places:
+            found = _means_of_others(magnitudes, place, int(place.max()) + 1, PRIOR, whole)
+            apart += (torch.log2(found + LEAST_MEAN) - level) * told
+        return torch.exp2(level + APART * apart)
+
+
+def _means_of_others(magnitudes: Tensor, place: Tensor, count: int, prior: int, before: Tensor) -> Tensor:
+    """The mean of all other numbers in the place of each, with `prior` more of magnitude `before`."""
+    sums = magnitudes.new_zeros(count).index_add_(0, place, magnitudes)
+    nums = magnitudes.new_zeros(count).index_add_(0, place, torch.ones_like(magnitudes))
+    return (sums[place] - magnitudes + prior * before) / (nums[place] - 1 + prior)
+
+
+def _places(tensors: Sequence[TrainedTensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """For the first axis, the second and so on: where each number lies, and whether that tells anything.
+
+    Places of different tensors are different. Along a single axis each number is a place of its own, which tells
+    nothing, nor does an axis that a tensor has not.
+    """
+    for axis in range(max(tensor.index.shape[1] for tensor in tensors)):
+        found, told, start = [], [], 0
+        for tensor in tensors:
+            has_axis = axis < tensor.index.shape[1] > 1
+            place = tensor.index[:, axis] if has_axis else torch.zeros(tensor.count, dtype=torch.int64)
+            found.append(place + start)
+            told.append(torch.full((tensor.count,), float(has_axis), dtype=torch.float64))
+            start += int(place.max()) + 1
+        yield torch.cat(found), torch.cat(told)

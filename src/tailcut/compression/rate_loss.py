@@ -1,0 +1,344 @@
+"""`RateLoss`: training for bytes, in a loop of one's own."""
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tailcut.compression.batches import Batches
+from tailcut.compression.byte_target import ByteTarget
+from tailcut.compression.fisher import measure_sensitivity
+from tailcut.compression.laplace import laplace_bits
+from tailcut.compression.lattices import Lattices, trained_tensors
+from tailcut.compression.tails import cut_empty_tails, cut_to
+from tailcut.errors import ArgumentError
+from tailcut.format.numbers import QUANTIZED, QUANTIZED_CODEC
+from tailcut.format.quantization import (
+    RELATIVE_STEP,
+    check_least,
+    completed,
+    default_sensitivity,
+    finest_step,
+    types_of_others,
+)
+from tailcut.format.save import SaveReport, pack, save
+from tailcut.format.sensitivity import Sensitivity
+from tailcut.format.tensors import network_tensors
+from tailcut.structure import check_module, record_of, without_views
+from tailcut.weights import kept_counts
+
+EIGHTHS = 8
+"""Steps of a file are whole eighths of an octave."""
+
+SEEDS = 1 << 32
+"""The noise of a run begins at its seed times this."""
+
+START_BYTES = 3
+"""The goal at the start, in parts of that at the end."""
+
+
+class RateLoss(nn.Module):
+    """The bytes of a network's file as a part of its loss: training for bytes.
+
+    Within `rounded()` the network computes with the numbers that its file would have. Gradients go straight through the
+    rounding, the steps are learned, and the call gives what the bytes cost: the bits of a discretised Laplace
+    distribution whose spread follows the neighbours of each number, as the file's coder has it, times a weight that is
+    controlled so that the run ends at `target_bytes`.
+
+        rate = tailcut.RateLoss(model, target_bytes=1500, num_steps=epochs * len(loader))
+        optimizer = rate.optimizer(torch.optim.Adam, lr=0.01)
+        for images, labels in batches:
+            optimizer.zero_grad()
+            with rate.rounded():
+                loss = cross_entropy(model(images), labels) + rate()
+                loss.backward()
+            optimizer.step()
+        rate.save("small.tailcut", images)
+
+    Trained are all coefficients and all parameters that want a gradient: weights, biases, gains and shifts.
+
+    Args:
+        model: a network, truncated or not, trained or not. Coefficients must keep their number from here on.
+        target_bytes: of the whole file at the end.
+        num_steps: how many times the loss will be computed in the whole run.
+        sensitivity: how much each number matters, which sets the first steps (`tailcut.measure_sensitivity` of a
+            trained network); None goes by magnitudes, for a fresh one.
+        start_bytes: the goal at the start, which falls over the first 40 % of the run; three times the target when
+            None.
+        seed: of the noise in the estimate.
+
+    Raises:
+        ArgumentError: a number is out of range, no parameter wants a gradient, or no step makes the file as small as
+            `start_bytes`.
+
+    Attributes:
+        log_steps: parameter, (tensors,), base-2 logarithms of the steps.
+        trained: the tensors that are trained.
+        target: how far the run is: bytes, goal and weight.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        target_bytes: int,
+        num_steps: int,
+        sensitivity: Sensitivity | None = None,
+        start_bytes: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_module("RateLoss", model)
+        _checked("target_bytes", target_bytes)
+        self._held = (without_views(model),)  # no part of this module
+        self._seed = seed
+        tensors = network_tensors(self._model, [edit.current(self._model) for edit in record_of(self._model).edits])
+        self.trained = trained_tensors(tensors)
+        if not self.trained:
+            raise ArgumentError("no parameter of the network wants a gradient: there is nothing to train for bytes")
+        self._lattices = Lattices(self.trained)
+        transforms = {tensor.name: tensor.transform for tensor in self.trained if not tensor.is_kept}
+        found = completed(default_sensitivity(tensors) if sensitivity is None else sensitivity, tensors)
+        found = replace(found, blocks=(), transforms=transforms)
+        check_least(lambda step: self._packed_bytes(step, found), target_bytes)
+        if start_bytes is None:
+            start_bytes = START_BYTES * target_bytes
+            if sensitivity is None:  # the digits behind of fresh numbers tell nothing
+                start_bytes = min(start_bytes, max(self._packed_bytes(RELATIVE_STEP, found), 3 * target_bytes // 2))
+        step = finest_step(lambda size: self._packed_bytes(size, found), _checked("start_bytes", start_bytes))
+        # In units of the network's first step, so that a step of 1 is the first.
+        self._first = _times(found, 1 / step**2)
+        sizes = [self._first.curvature.get(tensor.name, 1.0) ** -0.5 for tensor in self.trained]
+        first = torch.tensor(sizes, dtype=torch.float32).log2()
+        self._first_log_steps = first.to(self._lattices.owner.device)
+        self.log_steps = nn.Parameter(first.to(self._lattices.owner.device, copy=True))
+        start = float(self._packed_bytes(1.0, self._first))
+        self.target = ByteTarget(start, target_bytes, _checked("num_steps", num_steps))
+        self._masters: list[Tensor] | None = None
+        self._numbers: Tensor | None = None
+
+    def optimizer(
+        self, kind: Callable[..., torch.optim.Optimizer], *, lr: float = 0.01, step_lr: float = 0.02, **settings: Any
+    ) -> torch.optim.Optimizer:
+        """An optimiser of all that is trained, whose learning rates are in steps.
+
+        A tensor's numbers move by `lr` of its step at most, whatever their size: its rate is multiplied by the step, as
+        it is just then, whenever the optimiser steps. Schedulers of the learning rate do what they always do.
+
+        Args:
+            kind: the class, one with steps of a size of its own, such as `torch.optim.Adam`.
+            lr: of all numbers, in steps.
+            step_lr: of the steps' logarithms, in octaves.
+            settings: of the class.
+        """
+        groups: list[dict[str, Any]] = [{"params": [tensor.parameter], "lr": lr} for tensor in self.trained]
+        optimizer = kind([*groups, {"params": [self.log_steps], "lr": step_lr}], **settings)
+        self.use(optimizer)
+        return optimizer
+
+    def use(self, optimizer: torch.optim.Optimizer) -> None:
+        """Take the learning rates of an optimiser in steps; its first groups are the tensors, one each, in order."""
+        asked: list[float] = []
+
+        def before(_: object, args: object, settings: object) -> None:
+            sizes = [*self.step_sizes().tolist(), 1.0]
+            asked[:] = [group["lr"] for group in optimizer.param_groups]
+            for group, size in zip(optimizer.param_groups, sizes, strict=True):
+                group["lr"] = group["lr"] * size
+
+        def after(_: object, args: object, settings: object) -> None:
+            for group, lr in zip(optimizer.param_groups, asked, strict=True):
+                group["lr"] = lr
+
+        optimizer.register_step_pre_hook(before)
+        optimizer.register_step_post_hook(after)
+
+    def step_sizes(self) -> Tensor:
+        """The steps as the file has them, (tensors,): whole eighths of octaves, straight-through."""
+        eighths = EIGHTHS * self.log_steps
+        return torch.exp2((eighths + (torch.round(eighths) - eighths).detach()) / EIGHTHS)
+
+    @property
+    def _model(self) -> nn.Module:
+        return self._held[0]
+
+    @property
+    def is_rounded(self) -> bool:
+        """Whether a block of `rounded()` is open."""
+        return self._masters is not None
+
+    @contextmanager
+    def rounded(self) -> Iterator[None]:
+        """Within the block the network has the numbers of its file (changes the model, and back).
+
+        Gradients of a `backward` within the block go to the numbers behind, and to the steps.
+        """
+        if self._masters is not None:
+            raise ArgumentError("rounded() is open already: it cannot be nested")
+        parameters = [tensor.parameter for tensor in self.trained]
+        before = [parameter.grad for parameter in parameters]
+        self._masters = [parameter.detach().clone() for parameter in parameters]
+        errors, is_used = self._round()
+        for parameter in parameters:
+            parameter.grad = None
+        try:
+            yield
+            self._collect_gradients(errors, is_used)
+        finally:
+            with torch.no_grad():
+                for parameter, master, gradient in zip(parameters, self._masters, before, strict=True):
+                    parameter.copy_(master)
+                    if gradient is not None:
+                        parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+            self._masters = self._numbers = None
+
+    def forward(self) -> Tensor:
+        """What the bytes cost, a scalar to add to the loss; within `rounded()`. A step of the run.
+
+        Raises:
+            ArgumentError: it is called outside.
+        """
+        if self._masters is None:
+            raise ArgumentError("call the RateLoss within `with rate.rounded():`, as the network")
+        self._numbers = self._flat(self._masters).requires_grad_()
+        steps = self._numbers / self.step_sizes()[self._lattices.owner]
+        offsets = [t.offset(part) for t, part in zip(self.trained, self._parts(steps.detach()), strict=True)]
+        steps = steps - torch.stack(offsets)[self._lattices.owner]
+        generator = torch.Generator().manual_seed(SEEDS * self._seed + self.target.num_done)
+        noise = torch.rand(steps.shape, generator=generator).to(steps) - 0.5
+        means = self._lattices.means(torch.round(steps.detach()).abs())
+        num_bytes = laplace_bits((steps + noise).double(), means).sum() / 8
+        self.target.follow(float(num_bytes.detach()), lambda: self._packed_bytes(1.0, self.sensitivity()))
+        return (self.target.price * num_bytes).float()
+
+    def sensitivity(self, measured: Sensitivity | None = None) -> Sensitivity:
+        """The steps as learned: `tailcut.save(..., codec="quantized", step=1.0, sensitivity=rate.sensitivity())`.
+
+        Args:
+            measured: of the network as it is now: for numbers that are not trained, and for rounding with error
+                feedback. None: as at the start, in steps that have grown as those of the trained ones.
+        """
+        now, counts = self.log_steps.detach(), torch.tensor(self._lattices.counts).to(self.log_steps)
+        if measured is None:
+            measured, wider = self._first, now - self._first_log_steps
+        else:
+            curvature = [measured.curvature.get(tensor.name, 0.0) for tensor in self.trained]
+            known = torch.tensor(curvature, dtype=torch.float64).to(now.device)
+            counts, wider = counts * (known > 0), now + known.clamp(min=1e-300).log2() / 2
+        mean = float((wider.double() * counts).sum() / counts.sum()) if float(counts.sum()) else 0.0
+        found = _times(measured, 4**-mean)
+        sizes = self.step_sizes().detach().tolist()
+        learned = {tensor.name: size**-2 for tensor, size in zip(self.trained, sizes, strict=True)}
+        return replace(found, curvature={**found.curvature, **learned}, transforms=self._first.transforms)
+
+    def save(
+        self, path: str | Path, inputs: Batches | None = None, *, num_gradients: int = 300, **settings: Any
+    ) -> SaveReport:
+        """Write the trained network to a file of at most `target_bytes`. Does not change the model.
+
+        Coefficients at the ends of their tensors that have become 0 are cut.
+
+        Args:
+            path: the file.
+            inputs: batches of inputs from the training data, for the steps of what was not trained, such as running
+                statistics; those that it had at the start when None.
+            num_gradients: see `tailcut.measure_sensitivity`.
+            settings: metadata and registered, see `tailcut.save`.
+
+        Raises:
+            ArgumentError: no step makes the file so small.
+        """
+        masters = copy.deepcopy(self._model).eval()
+        with self.rounded():
+            network = copy.deepcopy(self._model).eval()
+        cut_empty_tails(network)
+        cut_to(masters, kept_counts(network))
+        measured = None
+        if inputs is not None and self._has_untrained(network):
+            measured = measure_sensitivity(network, inputs, num_gradients=num_gradients)
+        sensitivity = replace(self.sensitivity(measured), blocks=())
+        content, _ = pack(network, codec=QUANTIZED_CODEC, step=1.0, sensitivity=sensitivity, **settings)
+        if len(content) <= self.target.target_bytes:
+            return save(network, path, codec=QUANTIZED_CODEC, step=1.0, sensitivity=sensitivity, **settings)
+        most = self.target.target_bytes
+        return save(masters, path, codec=QUANTIZED_CODEC, max_bytes=most, sensitivity=sensitivity, **settings)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """For `state_dict`: how far the run is."""
+        return self.target.state_dict()
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """For `load_state_dict`."""
+        self.target.load_state_dict(state)
+
+    def _round(self) -> tuple[Tensor, Tensor]:
+        """Write the rounded numbers into the network.
+
+        Returns:
+            What the numbers were changed by, (numbers,); for each tensor 1 if a number of it is not 0, (tensors,).
+        """
+        if self._masters is None:
+            raise RuntimeError("there are no masters")
+        with torch.no_grad():
+            numbers, sizes = self._flat(self._masters), self.step_sizes()[self._lattices.owner]
+            rounded = torch.round(numbers / sizes) * sizes
+            for tensor, part in zip(self.trained, self._parts(rounded), strict=True):
+                tensor.parameter.copy_(tensor.values(part))
+            used = [(part != 0).any() for part in self._parts(rounded)]
+            return rounded - numbers, torch.stack(used).to(numbers)
+
+    def _collect_gradients(self, errors: Tensor, is_used: Tensor) -> None:
+        """Gradients of the steps through the rounding, and of the numbers by the bytes."""
+        with torch.no_grad():
+            zeros = torch.zeros_like(errors)
+            found = [
+                part if t.parameter.grad is None else t.numbers(t.parameter.grad)
+                for t, part in zip(self.trained, self._parts(zeros), strict=True)
+            ]
+            # A rounded number is step * round(number / step), whose derivative by log2(step) is, straight through the
+            # rounding, its error times ln 2.
+            products = math.log(2) * torch.cat(found) * errors
+            by_step = torch.zeros_like(self.log_steps).index_add_(0, self._lattices.owner, products)
+            self.log_steps.grad = by_step if self.log_steps.grad is None else self.log_steps.grad.add_(by_step)
+            self.log_steps.grad *= is_used  # the step of an empty tensor would grow for ever
+            if self._numbers is None or self._numbers.grad is None:
+                return
+            for tensor, part in zip(self.trained, self._parts(self._numbers.grad), strict=True):
+                by_bytes, parameter = tensor.values(part), tensor.parameter
+                parameter.grad = by_bytes if parameter.grad is None else parameter.grad.add_(by_bytes)
+
+    def _flat(self, values: list[Tensor]) -> Tensor:
+        return torch.cat([tensor.numbers(value) for tensor, value in zip(self.trained, values, strict=True)])
+
+    def _parts(self, flat: Tensor) -> tuple[Tensor, ...]:
+        return torch.split(flat, self._lattices.counts)
+
+    def _has_untrained(self, network: nn.Module) -> bool:
+        """Whether something is rounded that is not trained."""
+        trained = {tensor.name for tensor in self.trained}
+        others = network_tensors(network, [edit.current(network) for edit in record_of(network).edits]).others
+        pairs = zip(others, types_of_others(others, None), strict=True)
+        return any(number == QUANTIZED and other.name not in trained for other, number in pairs)
+
+    def _packed_bytes(self, step: float, sensitivity: Sensitivity) -> int:
+        return len(pack(self._model, codec=QUANTIZED_CODEC, step=step, sensitivity=sensitivity)[0])
+
+
+def _checked(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ArgumentError(f"{name} must be a whole number above 0, got {value!r}")
+    return value
+
+
+def _times(sensitivity: Sensitivity, factor: float) -> Sensitivity:
+    return replace(
+        sensitivity,
+        curvature={name: factor * size for name, size in sensitivity.curvature.items()},
+        log_curvature={name: factor * size for name, size in sensitivity.log_curvature.items()},
+    )

@@ -1,0 +1,260 @@
+"""`RateLoss`: real digits, networks trained for bytes, and the file's own coder as the judge."""
+
+import copy
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+import tailcut
+from tailcut import RateLoss
+from tailcut.data import open_dataset
+from tailcut.errors import ArgumentError
+from tailcut.weights import kept_counts
+
+DIGITS = {split: open_dataset("digits", split) for split in ("train", "test")}
+IMAGES, LABELS = DIGITS["train"].batch(range(len(DIGITS["train"])))
+
+
+def accuracy(model: nn.Module) -> float:
+    images, labels = DIGITS["test"].batch(range(len(DIGITS["test"])))
+    with torch.no_grad():
+        return float((model(images).argmax(1) == labels).float().mean())
+
+
+def plain(*, norm: bool = True) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 5, stride=2, bias=not norm),
+        nn.BatchNorm2d(16) if norm else nn.Identity(),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, stride=2, padding=1, bias=not norm),
+        nn.BatchNorm2d(32) if norm else nn.Identity(),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(128, 10),
+    )
+
+
+def network(*, norm: bool = True) -> nn.Sequential:
+    model = plain(norm=norm)
+    tailcut.regularize(model, num_kept=150, include=["3.weight"], warn=False)
+    return model
+
+
+def train_plainly(model: nn.Module, epochs: int) -> None:
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(epochs):
+        for part in torch.randperm(len(IMAGES)).split(64):
+            optimizer.zero_grad()
+            cross_entropy(model(IMAGES[part]), LABELS[part]).backward()
+            optimizer.step()
+
+
+@pytest.fixture(scope="module")
+def trained() -> nn.Module:
+    model = network()
+    train_plainly(model, 12)
+    assert accuracy(model.eval()) > 0.9
+    return model
+
+
+def gradients(rate: RateLoss, model: nn.Module) -> dict[str, Tensor]:
+    model.zero_grad()
+    rate.zero_grad()
+    with rate.rounded():
+        (cross_entropy(model(IMAGES[:32]), LABELS[:32]) + rate()).backward()
+    found = {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
+    assert rate.log_steps.grad is not None
+    return found | {"log_steps": rate.log_steps.grad.clone()}
+
+
+def run(rate: RateLoss, optimizer: torch.optim.Optimizer, model: nn.Module, steps: range, lr: float) -> None:
+    """Steps of a training whose rate falls to zero."""
+    model.train()
+    for step in steps:
+        part = torch.randperm(len(IMAGES), generator=torch.Generator().manual_seed(step))[:64]
+        factor = min(1.0, 2.02 - 2 * step / rate.target.num_steps)
+        for group, full in zip(optimizer.param_groups, [lr] * len(rate.trained) + [0.02], strict=True):
+            group["lr"] = full * factor
+        optimizer.zero_grad()
+        with rate.rounded():
+            (cross_entropy(model(IMAGES[part]), LABELS[part]) + rate()).backward()
+        optimizer.step()
+
+
+def test_the_estimate_is_the_size_of_the_file(trained: nn.Module, tmp_path: Path) -> None:
+    """What the coder counts beside the estimate is the structure and the statistics: little, and about the same."""
+    for target, share in ((900, 0.4), (2000, 0.15)):
+        rate = RateLoss(trained, target_bytes=target, num_steps=10, start_bytes=target)
+        with rate.rounded():
+            rate()
+        report = tailcut.save(
+            trained, tmp_path / "a.tailcut", codec="quantized", step=1.0, sensitivity=rate.sensitivity()
+        )
+        assert rate.target.num_bytes == report.file_bytes <= target
+        assert abs(rate.target.overhead) < share * target
+
+
+def test_within_the_block_the_network_is_that_of_its_file(trained: nn.Module, tmp_path: Path) -> None:
+    model = copy.deepcopy(trained)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    rate = RateLoss(model, target_bytes=1500, num_steps=10)
+    tailcut.save(model, tmp_path / "a.tailcut", codec="quantized", step=1.0, sensitivity=rate.sensitivity())
+    loaded = dict(tailcut.load(tmp_path / "a.tailcut", into=plain()).named_parameters())
+    with rate.rounded():
+        for name, value in model.named_parameters():
+            torch.testing.assert_close(value, loaded[name], rtol=1e-6, atol=1e-7)
+            assert not torch.equal(value, before[name])
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_gradients_are_straight_through(trained: nn.Module) -> None:
+    """The same by autograd: each parameter replaced by step * round(number / step), the rounding's gradient 1."""
+    model = copy.deepcopy(trained).eval()
+    rate = RateLoss(model, target_bytes=1500, num_steps=10)
+    rate.target.weight = 0.0  # the loss of the network alone
+    found = gradients(rate, model)
+    log_steps = rate.log_steps.detach().clone().requires_grad_()
+    replaced = {}
+    names = {id(value): name for name, value in model.named_parameters()}
+    for place, tensor in enumerate(rate.trained):
+        rounded = torch.round(8 * log_steps[place])
+        step = torch.exp2((8 * log_steps[place] + (rounded - 8 * log_steps[place]).detach()) / 8)
+        steps = tensor.numbers(tensor.parameter) / step
+        steps = steps + (torch.round(steps) - steps).detach()
+        replaced[names[id(tensor.parameter)]] = tensor.values(steps * step)
+    outputs = torch.func.functional_call(model, replaced, (IMAGES[:32],))
+    loss = cross_entropy(outputs, LABELS[:32])
+    wanted = torch.autograd.grad(loss, [*model.parameters(), log_steps])
+    for (name, _), value in zip(model.named_parameters(), wanted, strict=False):
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(found["log_steps"], wanted[-1], rtol=1e-3, atol=1e-5)
+
+
+def test_bytes_pull_numbers_to_zero_and_steps_up(trained: nn.Module) -> None:
+    model = copy.deepcopy(trained)
+    rate = RateLoss(model, target_bytes=1500, num_steps=10)
+    rate.target.weight = 1.0  # the bytes alone count
+    found = gradients(rate, model)
+    assert bool(
+        (found["log_steps"][:2] < 0).all()
+    )  # weights; a handful of gains may just as well cost less in finer steps
+    vector = model.get_parameter("3.parametrizations.weight.original")
+    far = vector.detach().abs() > 2 * float(rate.step_sizes()[0].detach())
+    agrees = (found["3.parametrizations.weight.original"] * vector.detach())[far] > 0
+    assert float(agrees.float().mean()) > 0.9
+
+
+def test_gradients_gather_over_several_batches(trained: nn.Module) -> None:
+    model = copy.deepcopy(trained).eval()
+    rate = RateLoss(model, target_bytes=1500, num_steps=10)
+    rate.target.weight = 0.0
+    parts = []
+    for part in (slice(0, 16), slice(16, 32)):
+        with rate.rounded():
+            (cross_entropy(model(IMAGES[part]), LABELS[part]) / 2 + rate()).backward()
+        parts.append([value.grad.clone() for value in (*model.parameters(), rate.log_steps) if value.grad is not None])
+    whole = gradients(rate, model)
+    for found, wanted in zip(parts[-1], whole.values(), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
+
+
+def test_learning_rates_are_in_steps(trained: nn.Module) -> None:
+    """Adam's first step moves every number by its learning rate."""
+    model = copy.deepcopy(trained)
+    rate = RateLoss(model, target_bytes=1500, num_steps=10)
+    optimizer = rate.optimizer(torch.optim.Adam, lr=0.01, step_lr=0.02)
+    before, sizes, steps = copy.deepcopy(model), rate.step_sizes().tolist(), rate.log_steps.detach().clone()
+    gradients(rate, model)
+    optimizer.step()
+    old = dict(before.named_parameters())
+    names = {id(value): name for name, value in model.named_parameters()}
+    for tensor, size in zip(rate.trained, sizes, strict=True):
+        moved = (tensor.parameter - old[names[id(tensor.parameter)]]).detach().abs().max()
+        assert float(moved) == pytest.approx(0.01 * size, rel=1e-2)
+    assert float((rate.log_steps.detach() - steps).abs().max()) == pytest.approx(0.02, rel=1e-3)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.01] * len(rate.trained) + [0.02]
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_trained_for_bytes_it_is_better_than_compressed(norm: bool, tmp_path: Path) -> None:
+    model, path = network(norm=norm), tmp_path / "small.tailcut"
+    train_plainly(model, 8)
+    most = 700 if norm else 450
+    compressed = tailcut.compress(model.eval(), path, IMAGES[:256].split(64), max_bytes=most, evaluate=accuracy)
+    sensitivity = tailcut.measure_sensitivity(model, IMAGES[:256].split(8), num_gradients=32)
+    rate = RateLoss(model, target_bytes=most, num_steps=800, sensitivity=sensitivity)
+    run(rate, rate.optimizer(torch.optim.Adam, lr=0.1), model, range(800), 0.1)
+    report = rate.save(path, IMAGES[:256].split(8), num_gradients=32)
+    assert 0.85 * most < report.file_bytes == path.stat().st_size <= most
+    after = accuracy(tailcut.load(path, into=plain(norm=norm)).eval())
+    assert compressed.metric is not None
+    assert after > compressed.metric + 0.02
+    assert after > 0.85
+
+
+def test_a_run_that_goes_on_from_its_state_gives_the_same(tmp_path: Path) -> None:
+    whole = network()
+    rate = RateLoss(whole, target_bytes=1200, num_steps=120)
+    run(rate, rate.optimizer(torch.optim.Adam, lr=0.05), whole, range(120), 0.05)
+
+    first = network()
+    rate_of_first = RateLoss(first, target_bytes=1200, num_steps=120)
+    optimizer = rate_of_first.optimizer(torch.optim.Adam, lr=0.05)
+    run(rate_of_first, optimizer, first, range(70), 0.05)
+    torch.save([first.state_dict(), rate_of_first.state_dict(), optimizer.state_dict()], tmp_path / "state.pt")
+
+    again = network()
+    rate_of_again = RateLoss(again, target_bytes=1200, num_steps=120)
+    optimizer = rate_of_again.optimizer(torch.optim.Adam, lr=0.05)
+    of_model, of_rate, of_optimizer = torch.load(tmp_path / "state.pt")
+    again.load_state_dict(of_model)
+    rate_of_again.load_state_dict(of_rate)
+    optimizer.load_state_dict(of_optimizer)
+    run(rate_of_again, optimizer, again, range(70, 120), 0.05)
+    for one, other in zip(whole.state_dict().values(), again.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(rate.log_steps, rate_of_again.log_steps)
+    assert rate.target == rate_of_again.target
+
+
+def test_a_network_of_plain_weights_trains_from_scratch(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(IMAGES.shape[1:]), 24), nn.ReLU(), nn.Linear(24, 10))
+    rate = RateLoss(model, target_bytes=2500, num_steps=500)
+    run(rate, rate.optimizer(torch.optim.Adam, lr=0.1), model, range(500), 0.1)
+    report = rate.save(tmp_path / "a.tailcut")
+    assert report.file_bytes <= 2500
+    assert accuracy(tailcut.load(tmp_path / "a.tailcut", into=copy.deepcopy(model))) > 0.85
+
+
+def test_emptied_tails_are_cut_in_the_file(trained: nn.Module, tmp_path: Path) -> None:
+    model = copy.deepcopy(trained)
+    rate = RateLoss(model, target_bytes=1500, num_steps=10)
+    with torch.no_grad():
+        model.get_parameter("3.parametrizations.weight.original")[40:] = 0.01 * rate.step_sizes()[0]
+    rate.save(tmp_path / "a.tailcut", IMAGES[:64].split(8), num_gradients=8)
+    assert kept_counts(tailcut.load(tmp_path / "a.tailcut", into=plain()))["3.weight"] <= 40
+    assert kept_counts(model)["3.weight"] == 150
+
+
+def test_what_cannot_be_is_said(trained: nn.Module) -> None:
+    model = copy.deepcopy(trained)
+    with pytest.raises(ArgumentError, match="cannot have 30 bytes: with all numbers rounded away it has"):
+        RateLoss(model, target_bytes=30, num_steps=10)
+    with pytest.raises(ArgumentError, match="num_steps must be a whole number above 0, got 0"):
+        RateLoss(model, target_bytes=1000, num_steps=0)
+    with pytest.raises(ArgumentError, match=r"target_bytes must be a whole number above 0, got 10\.5"):
+        RateLoss(model, target_bytes=10.5, num_steps=10)  # type: ignore[arg-type]
+    rate = RateLoss(model, target_bytes=1000, num_steps=10)
+    with pytest.raises(ArgumentError, match=r"within `with rate.rounded\(\):`"):
+        rate()
+    with rate.rounded(), pytest.raises(ArgumentError, match="cannot be nested"), rate.rounded():
+        pass
+    with pytest.raises(ArgumentError, match="no parameter of the network wants a gradient"):
+        RateLoss(copy.deepcopy(trained).requires_grad_(False), target_bytes=1000, num_steps=10)
