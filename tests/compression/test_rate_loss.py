@@ -94,7 +94,7 @@ def test_the_estimate_is_the_size_of_the_file(trained: nn.Module, tmp_path: Path
         with rate.rounded():
             rate()
         report = tailcut.save(
-            trained, tmp_path / "a.tailcut", codec="quantized", step=1.0, sensitivity=rate.sensitivity()
+            trained, tmp_path / "a.tailcut", dtype="quantized", step=1.0, sensitivity=rate.sensitivity()
         )
         assert rate.target.num_bytes == report.file_bytes <= target
         assert abs(rate.target.overhead) < share * target
@@ -104,7 +104,7 @@ def test_within_the_block_the_network_is_that_of_its_file(trained: nn.Module, tm
     model = copy.deepcopy(trained)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     rate = RateLoss(model, target_bytes=1500, num_steps=10)
-    tailcut.save(model, tmp_path / "a.tailcut", codec="quantized", step=1.0, sensitivity=rate.sensitivity())
+    tailcut.save(model, tmp_path / "a.tailcut", dtype="quantized", step=1.0, sensitivity=rate.sensitivity())
     loaded = dict(tailcut.load(tmp_path / "a.tailcut", into=plain()).named_parameters())
     with rate.rounded():
         for name, value in model.named_parameters():

@@ -18,7 +18,7 @@ from tailcut.compression.laplace import laplace_bits
 from tailcut.compression.lattices import Lattices, trained_tensors
 from tailcut.compression.tails import cut_empty_tails, cut_to
 from tailcut.errors import ArgumentError
-from tailcut.format.numbers import QUANTIZED, QUANTIZED_CODEC
+from tailcut.format.numbers import QUANTIZED, QUANTIZED_DTYPE
 from tailcut.format.quantization import (
     RELATIVE_STEP,
     check_least,
@@ -218,7 +218,7 @@ class RateLoss(nn.Module):
         return (self.target.price * num_bytes).float()
 
     def sensitivity(self, measured: Sensitivity | None = None) -> Sensitivity:
-        """The steps as learned: `tailcut.save(..., codec="quantized", step=1.0, sensitivity=rate.sensitivity())`.
+        """The steps as learned: `tailcut.save(..., dtype="quantized", step=1.0, sensitivity=rate.sensitivity())`.
 
         Args:
             measured: of the network as it is now: for numbers that are not trained, and for rounding with error
@@ -263,11 +263,11 @@ class RateLoss(nn.Module):
         if inputs is not None and self._has_untrained(network):
             measured = measure_sensitivity(network, inputs, num_gradients=num_gradients)
         sensitivity = replace(self.sensitivity(measured), blocks=())
-        content, _ = pack(network, codec=QUANTIZED_CODEC, step=1.0, sensitivity=sensitivity, **settings)
+        content, _ = pack(network, dtype=QUANTIZED_DTYPE, step=1.0, sensitivity=sensitivity, **settings)
         if len(content) <= self.target.target_bytes:
-            return save(network, path, codec=QUANTIZED_CODEC, step=1.0, sensitivity=sensitivity, **settings)
+            return save(network, path, dtype=QUANTIZED_DTYPE, step=1.0, sensitivity=sensitivity, **settings)
         most = self.target.target_bytes
-        return save(masters, path, codec=QUANTIZED_CODEC, max_bytes=most, sensitivity=sensitivity, **settings)
+        return save(masters, path, dtype=QUANTIZED_DTYPE, max_bytes=most, sensitivity=sensitivity, **settings)
 
     def get_extra_state(self) -> dict[str, Any]:
         """For `state_dict`: how far the run is."""
@@ -327,7 +327,7 @@ class RateLoss(nn.Module):
         return any(number == QUANTIZED and other.name not in trained for other, number in pairs)
 
     def _packed_bytes(self, step: float, sensitivity: Sensitivity) -> int:
-        return len(pack(self._model, codec=QUANTIZED_CODEC, step=step, sensitivity=sensitivity)[0])
+        return len(pack(self._model, dtype=QUANTIZED_DTYPE, step=step, sensitivity=sensitivity)[0])
 
 
 def _checked(name: str, value: object) -> int:

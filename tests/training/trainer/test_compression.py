@@ -65,7 +65,7 @@ def test_from_scratch_and_on_from_there(make_recipe: MakeRecipe, tmp_path: Path)
     assert result.file_bytes > 780
     assert result.metrics["accuracy"] > 0.65
     assert result.metrics == evaluate(load(run.model), open_dataset("digits", "test"))
-    assert {entry.codec for entry in inspect(run.model).tensors} == {"quantized"}
+    assert {entry.dtype for entry in inspect(run.model).tensors} == {"quantized"}
     lines = run.read_metrics()
     assert lines[0]["num_bytes"] > lines[-1]["num_bytes"]
     assert lines[-1]["num_bytes"] == pytest.approx(result.file_bytes, rel=0.06)
@@ -112,7 +112,7 @@ def test_numbers_of_a_checkpoint_are_those_behind_the_rounding(make_recipe: Make
     [
         (["compression.target_bytes=20"], "compression: the file cannot have 20 bytes"),
         (["schedule={ num_kept = 100, fraction = 0.5 }"], "schedule: has no meaning for training for bytes"),
-        (["pack.codec=float16"], "pack: has no meaning for training for bytes, leave it out; its file is quantised"),
+        (["pack.dtype=float16"], "pack: has no meaning for training for bytes, leave it out; its file is quantised"),
         (["optimizer.ema_decay=0.9"], "optimizer.ema_decay: has no meaning"),
         (["optimizer.name=sgd"], "optimizer.name: training for bytes takes learning rates in steps"),
         (["training.epochs=0"], "training.epochs: training for bytes needs at least one"),
