@@ -30,7 +30,7 @@ from tailcut.format.tensors import network_tensors
 from tailcut.limits import limit_of
 from tailcut.printing import Report, sizes, table
 
-NAMES_WIDTH = 100
+NAMES_WIDTH, BAR_WIDTH = 100, 40
 _COUNTER = "num_batches_tracked"
 _ROUNDING_COLUMNS = ("bits", "worst error")
 _STATISTICS = ("running_mean", "running_var", _COUNTER)
@@ -120,9 +120,15 @@ class InspectReport(Report):
             head.append(f"compression      {self.compression_ratio:,.1f} : 1 (dense bytes over file bytes)")
         head += _metadata_lines(self.metadata)
         kinds = [
-            (kind, f"{count:,}", f"{100 * count / self.file_bytes:.0f} %") for kind, count in self.bytes_by_kind.items()
+            (
+                kind,
+                f"{count:,}",
+                f"{100 * count / self.file_bytes:.0f} %",
+                "#" * round(BAR_WIDTH * count / self.file_bytes),
+            )
+            for kind, count in self.bytes_by_kind.items()
         ]
-        parts = ["\n".join(head), table(("bytes of the file for", "bytes", "part"), kinds, align="<>>")]
+        parts = ["\n".join(head), table(("bytes of the file for", "bytes", "part", ""), kinds, align="<>><")]
         if self.tensors:
             rows = [
                 (

@@ -51,8 +51,7 @@ def budget(
     if rule not in RULES:
         raise ArgumentError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
     total, min_kept = check_positive("total", total), check_positive("min_kept", min_kept)
-    included = None if include is None else to_pattern_list("include", include)
-    chosen = _choose(model, included, to_pattern_list("exclude", exclude))
+    chosen = weights_of(model, include, exclude)
     sizes = [candidate.parameter.numel() for candidate in chosen]
     least = [min(min_kept, size) for size in sizes]
     if not sum(least) <= total <= sum(sizes) or not chosen:
@@ -73,7 +72,10 @@ def budget(
     return {candidate.names[0]: count for candidate, count in zip(chosen, rules[rule](), strict=True)}
 
 
-def _choose(model: nn.Module, included: Sequence[str] | None, excluded: Sequence[str]) -> list[Candidate]:
+def weights_of(model: nn.Module, include: str | Sequence[str] | None, exclude: str | Sequence[str]) -> list[Candidate]:
+    """The tensors of a plain network that `regularize` would take with these patterns."""
+    included = None if include is None else to_pattern_list("include", include)
+    excluded = to_pattern_list("exclude", exclude)
     found = candidates(model)
     names = [name for candidate in found for name in candidate.names]
     check_patterns("include", included or (), names)

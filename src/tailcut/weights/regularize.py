@@ -3,7 +3,7 @@
 import copy
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from tailcut.printing import Report, sizes, table
 from tailcut.structure import Record, add_edit, check_module, record_of, set_record, view_in, without_views
 from tailcut.weights.access import computed_attributes, truncated_tensors
 from tailcut.weights.attach import attach, detach, finish_attaching, finish_detaching
+from tailcut.weights.byte_budget import ByteBudget, byte_budget
 from tailcut.weights.edit import RegularizeEdit
 from tailcut.weights.energy import Loss, energy, looks_trained, lost_of_trained, percent, total_lost, warn_of_loss
 from tailcut.weights.layers import Candidate, candidates, quantized_weights
@@ -71,6 +72,7 @@ class RegularizationReport(Report):
             where there is none, or none of them lost anything.
         tensors: those that became coefficients.
         skipped: those that did not.
+        planned: what the bytes of the file will be spent on, with `target_bytes`; None without.
     """
 
     num_parameters: int
@@ -79,6 +81,7 @@ class RegularizationReport(Report):
     energy_lost_of_trained: float | None
     tensors: tuple[RegularizedTensor, ...]
     skipped: tuple[SkippedTensor, ...]
+    planned: ByteBudget | None = None
 
     def __str__(self) -> str:
         entries = [(entry.name, sizes(entry.shape), *_figures(entry)) for entry in self.tensors]
@@ -90,6 +93,8 @@ class RegularizationReport(Report):
         if self.skipped:
             skipped = [(tensor.name, sizes(tensor.shape), tensor.reason) for tensor in self.skipped]
             text += "\n\n" + table(("left as it is", "shape", "why"), skipped)
+        if self.planned is not None:
+            text += f"\n\n{self.planned}"
         return text
 
 
@@ -102,6 +107,7 @@ def regularize(
     *,
     keep_ratio: float | None = None,
     num_kept: int | Mapping[str, int] | None = None,
+    target_bytes: int | None = None,
     axes: str | Sequence[int] = "all",
     include: str | Sequence[str] | None = None,
     exclude: str | Sequence[str] = (),
@@ -128,6 +134,9 @@ def regularize(
         keep_ratio: part of each tensor's coefficients to keep, above 0, at most 1. 1 if nothing is given.
         num_kept: instead of a ratio: how many coefficients of each tensor, or a dict by name (then only those
             named are regularised, unless `include` says otherwise).
+        target_bytes: instead: how large the file shall be, once it is compressed (`tailcut.compress`) or trained for
+            bytes (`tailcut.RateLoss`): equal counts for all tensors, about as many as there is room for beside all
+            other numbers. The report says what will take most.
         axes: "all", or the axes to transform; the others are kept whole.
         include: shell-style patterns on names ("features.*.weight", "*.bias"); all layers' weights when None.
         exclude: patterns of names to leave as they are.
@@ -166,8 +175,11 @@ def regularize(
     bias           10     not a layer weight; name it in include
     """
     _check_model(model)
-    if keep_ratio is not None and num_kept is not None:
-        raise ArgumentError("give either keep_ratio or num_kept")
+    if sum(amount is not None for amount in (keep_ratio, num_kept, target_bytes)) > 1:
+        raise ArgumentError("give either keep_ratio or num_kept, or target_bytes")
+    planned = None if target_bytes is None else byte_budget(model, target_bytes, include=include, exclude=exclude)
+    if planned is not None:
+        num_kept = planned.num_kept
     counts = check_named_counts(num_kept) if isinstance(num_kept, Mapping) else None
     whole = keep_ratio is None and num_kept is None
     setting = Setting(
@@ -188,7 +200,7 @@ def regularize(
         losses = [_attach(plan, truncation) for plan, truncation in zip(plans, truncations, strict=True)]
     finish_attaching(model)
     add_edit(model, RegularizeEdit.of(model))
-    report = _report(plans, losses, skipped)
+    report = replace(_report(plans, losses, skipped), planned=planned)
     if warn:
         warn_of_loss(losses, stacklevel=2)
     _log.debug(f"regularised {len(plans)} tensors: {report.num_kept:,} of {report.num_parameters:,} numbers kept")
