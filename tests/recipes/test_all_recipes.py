@@ -114,6 +114,8 @@ def small(name: str) -> Recipe:
         changes |= {"pruning.num_batches": "1", "pruning.batch_size": f"{NUM_IMAGES}"}
     if recipe.detection is not None:
         changes |= DETECTORS
+    if recipe.compression is not None:
+        changes["compression.num_gradients"] = "2"
     return load_recipe(name, [f"{key}={value}" for key, value in changes.items()])
 
 
