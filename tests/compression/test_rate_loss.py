@@ -233,6 +233,19 @@ def test_a_network_of_plain_weights_trains_from_scratch(tmp_path: Path) -> None:
     assert accuracy(tailcut.load(tmp_path / "a.tailcut", into=copy.deepcopy(model))) > 0.85
 
 
+def test_statistics_give_way_before_what_was_trained(trained: nn.Module, tmp_path: Path) -> None:
+    model, path = copy.deepcopy(trained), tmp_path / "a.tailcut"
+    rate = RateLoss(model, target_bytes=1500, num_steps=10)
+    whole = rate.save(path).file_bytes
+    rate.target.target_bytes = whole - 8
+    assert rate.save(path).file_bytes <= whole - 8
+    loaded = tailcut.load(path, into=plain())
+    with rate.rounded():
+        for name, value in loaded.named_parameters():
+            count = len(value) if value.ndim == 1 else None  # tails of zeros are cut
+            torch.testing.assert_close(value, model.get_parameter(name)[:count], rtol=1e-6, atol=1e-7)
+
+
 def test_emptied_tails_are_cut_in_the_file(trained: nn.Module, tmp_path: Path) -> None:
     model = copy.deepcopy(trained)
     rate = RateLoss(model, target_bytes=1500, num_steps=10)

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from tailcut.compression.laplace import LEAST_MEAN
 from tailcut.format.quantized.values import KERNEL_DCT, NONE
-from tailcut.format.streams import Kept, layout_of_kept
+from tailcut.format.streams import Kept
 from tailcut.format.tensors import NetworkTensors
 from tailcut.transform import dct, idct
+from tailcut.transform.order import l1_order_index
 
 PRIOR, PRIOR_OF_TENSOR = 8, 4
 """Numbers that a place, and a tensor, are credited with beforehand, as in the coder."""
@@ -87,11 +88,9 @@ def trained_tensors(tensors: NetworkTensors) -> list[TrainedTensor]:
 
 
 def _kept_index(entry: Kept) -> Tensor:
-    order = layout_of_kept(entry).order
-    if order is None:
-        raise TypeError("coefficients have an order")
     axes = [axis for axis, size in enumerate(entry.shape) if size > 1]
-    return torch.from_numpy(order(entry.num_kept)[:, axes].copy())
+    order = l1_order_index(entry.shape, entry.num_kept, axes=entry.axes, weights=entry.order_weights)
+    return torch.from_numpy(order[:, axes].copy())
 
 
 def _whole_index(shape: Sequence[int]) -> Tensor:

@@ -39,6 +39,9 @@ EIGHTHS = 8
 SEEDS = 1 << 32
 """The noise of a run begins at its seed times this."""
 
+MAX_COARSER = 6
+"""Half octaves by which the steps of what is not trained may grow where a file is a little too large."""
+
 START_BYTES = 3
 """The goal at the start, in parts of that at the end."""
 
@@ -259,15 +262,18 @@ class RateLoss(nn.Module):
             network = copy.deepcopy(self._model).eval()
         cut_empty_tails(network)
         cut_to(masters, kept_counts(network))
-        measured = None
-        if inputs is not None and self._has_untrained(network):
+        has_untrained, measured = self._has_untrained(network), None
+        if inputs is not None and has_untrained:
             measured = measure_sensitivity(network, inputs, num_gradients=num_gradients)
-        sensitivity = replace(self.sensitivity(measured), blocks=())
-        content, _ = pack(network, dtype=QUANTIZED_DTYPE, step=1.0, sensitivity=sensitivity, **settings)
-        if len(content) <= self.target.target_bytes:
-            return save(network, path, dtype=QUANTIZED_DTYPE, step=1.0, sensitivity=sensitivity, **settings)
+        learned = replace(self.sensitivity(measured), blocks=())
+        # What was not trained gives way first; then the numbers behind the rounding are rounded to coarser steps.
+        for halves in range(MAX_COARSER + 1) if has_untrained else range(1):
+            sensitivity = self._with_coarser_others(learned, 2**-halves)
+            content, _ = pack(network, dtype=QUANTIZED_DTYPE, step=1.0, sensitivity=sensitivity, **settings)
+            if len(content) <= self.target.target_bytes:
+                return save(network, path, dtype=QUANTIZED_DTYPE, step=1.0, sensitivity=sensitivity, **settings)
         most = self.target.target_bytes
-        return save(masters, path, dtype=QUANTIZED_DTYPE, max_bytes=most, sensitivity=sensitivity, **settings)
+        return save(masters, path, dtype=QUANTIZED_DTYPE, max_bytes=most, sensitivity=learned, **settings)
 
     def get_extra_state(self) -> dict[str, Any]:
         """For `state_dict`: how far the run is."""
@@ -318,6 +324,12 @@ class RateLoss(nn.Module):
 
     def _parts(self, flat: Tensor) -> tuple[Tensor, ...]:
         return torch.split(flat, self._lattices.counts)
+
+    def _with_coarser_others(self, sensitivity: Sensitivity, factor: float) -> Sensitivity:
+        """The sensitivity with that factor on the curvature of what is not trained."""
+        scaled = _times(sensitivity, factor)
+        learned = {tensor.name: sensitivity.curvature[tensor.name] for tensor in self.trained}
+        return replace(scaled, curvature={**scaled.curvature, **learned})
 
     def _has_untrained(self, network: nn.Module) -> bool:
         """Whether something is rounded that is not trained."""

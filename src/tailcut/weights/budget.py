@@ -73,7 +73,7 @@ def budget(
 
 
 def weights_of(model: nn.Module, include: str | Sequence[str] | None, exclude: str | Sequence[str]) -> list[Candidate]:
-    """The tensors of a plain network that `regularize` would take with these patterns."""
+    """Choose the tensors of a plain network that `regularize` would take with these patterns."""
     included = None if include is None else to_pattern_list("include", include)
     excluded = to_pattern_list("exclude", exclude)
     found = candidates(model)

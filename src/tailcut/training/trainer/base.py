@@ -311,8 +311,7 @@ class Trainer(Processes):
         self.fabric.barrier()
 
     def _state(self, states: dict[str, Tensor]) -> dict[str, Any]:
-        """What a checkpoint holds; `states` are those of the random generators."""
-        schedule = self.schedule
+        """Collect what a checkpoint holds; `states` are those of the random generators."""
         return {
             "recipe": to_toml(self.recipe),
             "epoch": self.epoch,
@@ -320,8 +319,8 @@ class Trainer(Processes):
             "lines": self.lines,
             "num_threads": torch.get_num_threads(),
             "model": dict(self.model.state_dict()),
-            "optimizer": (schedule.optimizer_state_dict() if schedule else self.optimizer.state_dict()),
-            "schedule": schedule.state_dict() if schedule else None,
+            "optimizer": self.schedule.optimizer_state_dict() if self.schedule else self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict() if self.schedule else None,
             "average": self.average.state_dict() if self.average else None,
             "class_names": class_names(self.model),
             "image_size": image_size(self.model),

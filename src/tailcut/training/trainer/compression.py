@@ -24,7 +24,7 @@ logger = logging.getLogger("tailcut.training")
 
 
 def check_compression(recipe: Recipe) -> CompressionSection:
-    """The `compression` section of a recipe.
+    """Check a recipe that trains for bytes, and give its `compression` section.
 
     Raises:
         RecipeError: there is none, or the recipe asks for what training for bytes has no use for.
