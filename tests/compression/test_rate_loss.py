@@ -235,7 +235,7 @@ def test_a_network_of_plain_weights_trains_from_scratch(tmp_path: Path) -> None:
 
 def test_statistics_give_way_before_what_was_trained(trained: nn.Module, tmp_path: Path) -> None:
     model, path = copy.deepcopy(trained), tmp_path / "a.tailcut"
-    rate = RateLoss(model, target_bytes=1500, num_steps=10)
+    rate = RateLoss(model, target_bytes=1500, num_steps=10, start_bytes=1500)
     whole = rate.save(path).file_bytes
     rate.target.target_bytes = whole - 8
     assert rate.save(path).file_bytes <= whole - 8
