@@ -32,7 +32,7 @@ NETWORKS = (
 
 
 def run(scale: Scale, machine: Machine) -> list[Table]:
-    """Return the zoo's networks of each kind; the UNet on an image of the scale's size."""
+    """Time networks of each kind in the zoo; the UNet on an image of the scale's size."""
     del machine
     names = NETWORKS[:1] if scale.unet_widths == TINY.unet_widths else NETWORKS
     columns = {

@@ -68,7 +68,7 @@ class Measured:
 
 
 def run(scale: Scale, machine: Machine) -> list[Table]:
-    """Return the zoo's networks of each kind."""
+    """Measure networks of each kind in the zoo."""
     del machine
     networks = NETWORKS[:1] if scale.unet_widths == TINY.unet_widths else NETWORKS
     columns = {

@@ -32,7 +32,22 @@ def test_the_verbs_are_those_promised(tailcut: Tailcut) -> None:
         "resample",
         "export",
     ]
-    new = ["dct", "select", "score", "prune", "attack", "explain", "reproduce", "sweep", "report", "compare", "models"]
+    new = [
+        "split",
+        "join",
+        "qr",
+        "dct",
+        "select",
+        "score",
+        "prune",
+        "attack",
+        "explain",
+        "reproduce",
+        "sweep",
+        "report",
+        "compare",
+        "models",
+    ]
     new += ["check"]
     assert of_files + new == NAMES
     shown = tailcut("--help")

@@ -1,4 +1,4 @@
-"""What a C program must know of a network to read its files: names, shapes and types of its tensors."""
+"""Networks described for a C program that reads their files: names, shapes and types of its tensors."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -27,7 +27,7 @@ FEATURES = "tailcut_features.h"
 
 @dataclass(frozen=True)
 class CExportReport(Report):
-    """What `export_c` wrote, and what it takes on the device; code is not counted, the compiler knows that.
+    """Files that `export_c` wrote, and the bytes they take on the device; the compiler knows those of the code.
 
     Attributes:
         folder: where the files are.
@@ -119,7 +119,7 @@ def export_c(
 
 
 def lower(model: nn.Module, dense: nn.Module, example: Tensor) -> tuple[Program, int]:
-    """Return the program of a network, its memory planned, and the bytes of the dense one's largest input and output.
+    """Lower a network, plan its memory, and count the bytes of the dense network's largest input and output.
 
     Args:
         model: with truncated tensors or without.

@@ -54,7 +54,7 @@ class KeptTensor:
 
 
 class Lowering:
-    """What is known while a network is lowered.
+    """State of one lowering of a network.
 
     Attributes:
         program: so far.
@@ -77,7 +77,7 @@ class Lowering:
         self._weights: dict[tuple[str, bool], Weight] = {}
 
     def run(self, graph: fx.Graph) -> Program:
-        """Return the program of a graph of ATen operations on one input of batch size 1.
+        """Lower a graph of ATen operations on one input of batch size 1.
 
         Raises:
             StructureError: an operation or layer has no form here.
@@ -152,7 +152,7 @@ class Lowering:
         self.program.stages.append(stage)
 
     def stored(self, value: Value, kind: Kind = Kind.STORE, norm: Norm | None = None) -> Value:
-        """Return the value written to memory, every channel of it."""
+        """Write a value to memory, every channel of it, and return what reads it there."""
         height, width = (1, 1) if kind == Kind.MEAN else value.size
         out = Map(value.channels, height, width)
         self.add(Stage(kind, value, out, norm=norm, node=kind.name.lower()))
@@ -160,7 +160,7 @@ class Lowering:
         return replace(of_leaf(leaf), is_flat=value.is_flat and kind != Kind.MEAN)
 
     def _shared(self, node: fx.Node, value: Value) -> Value:
-        """Store the value if it would be computed several times at some cost."""
+        """Store a value that would be made several times at some cost."""
         is_costly = not value.is_plain or len(value.leaves()) > MAX_SHARED_LEAVES
         return self.stored(value) if len(node.users) > 1 and is_costly else value
 

@@ -1,4 +1,4 @@
-"""Where in the arena the maps of a program lie, and what each stage needs for itself."""
+"""Places of a program's maps in the arena, and the memory that each stage needs for itself."""
 
 import math
 from dataclasses import dataclass
@@ -104,7 +104,7 @@ def _replaced(stage: Stage, place: int, last: dict[int, int]) -> Map | None:
 
 
 def _place(buffer: _Buffer, placed: list[_Buffer]) -> None:
-    """Place a buffer at the lowest offset that no buffer alive at the same time has."""
+    """Return the lowest place that no buffer of the same time has."""
     others = sorted(
         (other for other in placed if other.first <= buffer.last and buffer.first <= other.last),
         key=lambda item: item.offset,
@@ -163,7 +163,7 @@ def stack_depth(segments: tuple[Segment, ...]) -> int:
 
 
 def scratch_floats(stage: Stage) -> int:
-    """Count the floats of a stage's own scratch memory; `run_stage` of `tailcut_run.c` takes the same."""
+    """Count the floats that a stage takes for itself, as `run_stage` of `tailcut_run.c` does."""
     bump, value, weight = _Bump(), stage.value, stage.weight
     width = value.size[1]
     bump.take(mix_floats(stage))
@@ -187,7 +187,7 @@ def scratch_floats(stage: Stage) -> int:
 
 
 def _projects_rows(stage: Stage, weight: Weight) -> bool:
-    """Whether it projects rows on cosines, some channels at a time."""
+    """Tell if a stage projects rows on cosines, some channels at a time."""
     is_narrow = weight.is_truncated and weight.is_narrow_in and stage.groups == 1
     return is_narrow and stage.kind in (Kind.CONV, Kind.CONV_TRANSPOSED, Kind.PROJECT)
 

@@ -18,7 +18,7 @@ MAX_LEAVES = 8
 
 
 class Kind(enum.IntEnum):
-    """What a stage does with its input."""
+    """Ways in which a stage treats its input."""
 
     CONV = 0
     CONV_TRANSPOSED = 1
@@ -71,7 +71,7 @@ class StoredNumbers:
 
     @property
     def is_float32(self) -> bool:
-        """Whether they are read where they lie."""
+        """True if they are read where they lie."""
         return self.content.dtype == np.float32
 
 
@@ -132,12 +132,12 @@ class Weight:
 
     @property
     def is_narrow_out(self) -> bool:
-        """Whether the output channels are sums of cosines."""
+        """True if the output channels are sums of cosines."""
         return (1 if self.is_swapped else 0) in self.axes
 
     @property
     def is_narrow_in(self) -> bool:
-        """Whether the input channels are projected on cosines."""
+        """True if the input channels are projected on cosines."""
         return (0 if self.is_swapped else 1) in self.axes
 
     @property
@@ -181,7 +181,7 @@ class Map:
 
     @property
     def floats(self) -> int:
-        """How many numbers."""
+        """Count of its numbers."""
         return self.channels * self.height * self.width
 
 
@@ -246,7 +246,7 @@ class Segment:
     ops: tuple[Op, ...]
 
     def leaves(self) -> list[Leaf]:
-        """Return the leaves that it reads."""
+        """List the maps that are read."""
         return [op.leaf for op in self.ops if op.leaf is not None]
 
 
@@ -262,7 +262,7 @@ class Window:
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """What a node of the network gives: expressions, a change of size, further operations.
+    """Result of a node of the network: expressions, a change of size, further operations.
 
     Attributes:
         segments: its channels, on the grid `source`.
@@ -294,11 +294,11 @@ class Value:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is expressions alone, without a change of size."""
+        """True if it is expressions alone, without a change of size."""
         return self.resampling == Resampling.AS_IT_IS and not self.ops
 
     def leaves(self) -> list[Leaf]:
-        """Return the leaves that it reads, each once."""
+        """List the maps that are read, each once."""
         return list({id(leaf): leaf for segment in self.segments for leaf in segment.leaves()}.values())
 
     def then(self, op: Op) -> Value:

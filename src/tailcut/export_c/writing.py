@@ -28,7 +28,7 @@ class Text:
 
 
 def write_program(program: Program, name: str, comment: str) -> Text:
-    """Return the C text of a program.
+    """Write a program as C text.
 
     Args:
         program: with its memory planned.

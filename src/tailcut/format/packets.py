@@ -25,7 +25,7 @@ MAGIC = 0x8A
 MAX_PACKETS = 1 << 16
 CHECKSUM_BYTES = 4
 FRAME_BYTES = 1 + 1 + 1 + 4 + CHECKSUM_BYTES
-"""What a packet takes beside its part of the file, where there are at most 127 packets."""
+"""Bytes that a packet takes beside its part of the file, where there are at most 127 packets."""
 MAX_SHOWN_NUMBERS = 20
 
 
@@ -47,7 +47,7 @@ class Packet:
 
 
 def split(content: bytes, packet_bytes: int) -> list[bytes]:
-    """Return the packets of a file, each of at most `packet_bytes` bytes.
+    """Split a file into packets of at most `packet_bytes` bytes each.
 
     Raises:
         ArgumentError: the packets are too small for the file, or the file is empty.
@@ -93,7 +93,7 @@ def read_packet(content: bytes, name: str = "the packet") -> Packet:
 
 
 def join(packets: Iterable[tuple[str, bytes]]) -> bytes:
-    """Return the file that packets make, in any order; the same one twice is as good as once.
+    """Join packets, in any order, to the file that they make; the same one twice is as good as once.
 
     Args:
         packets: a name for errors, and the bytes, of each.

@@ -25,7 +25,7 @@ MODULES_OF_BORDER = 4
 
 @dataclass(frozen=True)
 class SplitReport(Report):
-    """What `split` wrote.
+    """Packets that `split` wrote.
 
     Attributes:
         folder: where the packets are.
@@ -50,7 +50,7 @@ class SplitReport(Report):
 
 @dataclass(frozen=True)
 class JoinReport(Report):
-    """What `join` wrote.
+    """File that `join` wrote.
 
     Attributes:
         path: the file.
@@ -68,7 +68,7 @@ class JoinReport(Report):
 
 @dataclass(frozen=True)
 class QRReport(Report):
-    """What `qr` drew.
+    """Image that `qr` drew.
 
     Attributes:
         path: the image.
@@ -185,7 +185,7 @@ def _read(path: str | Path) -> bytes:
 
 
 def _drawn(matrices: list[Any]) -> Image.Image:
-    """Return the codes side by side, or two by two, each with the quiet border that readers need."""
+    """Draw the codes side by side, or two by two, each with the quiet border that readers need."""
     side = max(len(matrix) for matrix in matrices) + 2 * MODULES_OF_BORDER
     columns = min(2, len(matrices))
     rows = -(-len(matrices) // columns)
