@@ -16,6 +16,7 @@ PACKAGES = (
     "inputs",
     "channels",
     "execution",
+    "export_c",
     "format",
     "models",
     "structure",
