@@ -396,10 +396,10 @@ def test_inputs_may_be_a_tuple() -> None:
     class Two(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.skipped, self.right, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(2, 8, 1), nn.Conv2d(8, 2, 1)
+            self.left, self.right, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(2, 8, 1), nn.Conv2d(8, 2, 1)
 
         def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-            return {"out": self.head(torch.relu(self.skipped(x)) + torch.relu(self.right(y)))}
+            return {"out": self.head(torch.relu(self.left(x)) + torch.relu(self.right(y)))}
 
     model = Two()
     report = prune(model, (torch.rand(1, 3, 4, 4), torch.rand(1, 2, 4, 4)), random_scores(model, 0), 0.5)
