@@ -15,7 +15,7 @@ SOURCE = REPOSITORY / "src" / "tailcut"
 MODULES = sorted(SOURCE.rglob("*.py"))
 RECIPES = sorted((REPOSITORY / "recipes").rglob("*.toml"))
 
-MAX_MODULE_LINES = 400
+MAX_MODULE_LINES = 500
 MAX_FUNCTION_LINES = 50
 CHANGELOG_KINDS = ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")
 

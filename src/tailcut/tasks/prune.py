@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,32 +120,21 @@ def prune_file(
     network = open_network(source, model=model, arguments=arguments, device=place)
     is_detector = isinstance(network, Detector)
     looks = scores is None and needs_loader(method)
-    if is_detector and (looks or recalibrate):
-        raise ArgumentError(
-            "images are not run through a detector to prune it: score its weights (--method l1, l2, fpgm or random) or "
-            "give --scores, and leave out --recalibrate"
-        )
     example = torch.zeros(_example_shape(network, source), device=place)
-    if looks and data is None:
-        raise ArgumentError(f"the method {method} looks at feature maps: name a data set with --data, or --scores")
-    if recalibrate and data is None:
-        raise ArgumentError("statistics of batch norm are measured on images: name a data set with --data")
+    _check_data(method, data, is_detector=is_detector, looks=looks, recalibrate=recalibrate)
     dataset = open_dataset(data, split, roots=roots, download=download) if data and (looks or recalibrate) else None
 
     def images(bar: Progress | None = None) -> Iterator[Tensor] | None:
         return None if dataset is None else network_inputs(network, dataset, batch_size, num_batches, seed, bar)
 
     if scores is not None:
-        found = read_score_folder(scores, network) if Path(scores).is_dir() else Scores.load(scores)
+        found = _stored_scores(scores, network)
     else:
         with live_progress(progress, "images", num_batches * batch_size, interval=PROGRESS_INTERVAL) as bar:
             loader = images(bar) if looks else None
             found = score(network, loader, method=method, num_batches=num_batches, seed=seed)  # type: ignore[arg-type]
-    pruning = (
-        prune_part(network, BACKBONE, example, found, **settings)
-        if is_detector
-        else prune(network, example, found, **settings)
-    )
+    cut = partial(prune_part, network, BACKBONE) if is_detector else partial(prune, network)
+    pruning = cut(example, found, **settings)
     measured_on = _measure_again(network, images(), num_batches) if recalibrate else 0
     written = save(network, out, dtype=dtype or "float32", other_dtype=dtype)
     return PruneFileReport(
@@ -156,6 +146,23 @@ def _method(method: str | None, scores: str | Path | None) -> str:
     if scores is not None and method is not None:
         raise ArgumentError(f"{scores} holds scores by a method of its own: give either --scores or --method {method}")
     return method or SPECTRAL
+
+
+def _stored_scores(scores: str | Path, network: nn.Module) -> Scores:
+    return read_score_folder(scores, network) if Path(scores).is_dir() else Scores.load(scores)
+
+
+def _check_data(method: str, data: str | None, *, is_detector: bool, looks: bool, recalibrate: bool) -> None:
+    """Raise `ArgumentError` unless the images that the scores and the statistics need can be had."""
+    if is_detector and (looks or recalibrate):
+        raise ArgumentError(
+            "images are not run through a detector to prune it: score its weights (--method l1, l2, fpgm or random) or "
+            "give --scores, and leave out --recalibrate"
+        )
+    if looks and data is None:
+        raise ArgumentError(f"the method {method} looks at feature maps: name a data set with --data, or --scores")
+    if recalibrate and data is None:
+        raise ArgumentError("statistics of batch norm are measured on images: name a data set with --data")
 
 
 def _measure_again(network: nn.Module, images: Iterator[Tensor] | None, num_batches: int) -> int:
