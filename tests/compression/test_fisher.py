@@ -82,14 +82,13 @@ def test_the_network_is_left_as_it_was() -> None:
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
-def test_one_block_of_all_coefficients_and_one_of_each_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_block_of_all_coefficients(monkeypatch: pytest.MonkeyPatch) -> None:
     model, inputs = truncated(), [torch.randn(16, 1, 8, 8)]
     found = measure_sensitivity(model, inputs, num_gradients=5)
-    norm = ("1.weight", "1.bias")
-    assert [(block.names, len(block.upper)) for block in found.blocks] == [(("0.weight", "4.weight"), 24), (norm, 8)]
+    assert [(block.names, len(block.upper)) for block in found.blocks] == [(("0.weight", "4.weight"), 24)]
     monkeypatch.setattr(fisher, "MAX_BLOCK", 20)
     found = measure_sensitivity(model, inputs, num_gradients=5)
-    assert [block.names for block in found.blocks] == [("0.weight",), ("4.weight",), norm]
+    assert [block.names for block in found.blocks] == [("0.weight",), ("4.weight",)]
 
 
 def test_the_same_seed_the_same_figures() -> None:

@@ -1,7 +1,7 @@
 """How much each number of a network matters for its answers: the Fisher information, from inputs without labels."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from itertools import cycle, islice
 
 import torch
@@ -124,9 +124,7 @@ class _Sums:
         self.norms = _norms(model)
         self.squares: dict[str, float] = {}
         self.logs: dict[str, float] = {}
-        sizes = {name: value.numel() for name, value in zip(self.names, self.parameters, strict=True)} | self.counts
-        together = [*_block_names(self.counts), *_norm_names(self.norms, sizes)]
-        self.blocks = [_Products({name: sizes[name] for name in names}) for names in together]
+        self.blocks = [_Products({name: self.counts[name] for name in names}) for names in _block_names(self.counts)]
         self.num_inputs = 0
 
     def add(self, gradients: Iterable[Tensor | None], num_inputs: int) -> None:
@@ -209,12 +207,6 @@ def _block_names(counts: dict[str, int]) -> list[list[str]]:
     if sum(counts.values()) <= MAX_BLOCK:
         return [list(counts)] if counts else []
     return [[name] for name, count in counts.items() if count <= MAX_BLOCK]
-
-
-def _norm_names(norms: Iterable[str], sizes: Mapping[str, int]) -> list[list[str]]:
-    """Gains and shifts of each norm together."""
-    pairs = [[f"{prefix}weight", f"{prefix}bias"] for prefix in norms]
-    return [pair for pair in pairs if 0 < sum(sizes.get(name, MAX_BLOCK) for name in pair) <= MAX_BLOCK]
 
 
 def _add_square(sums: dict[str, float], name: str, gradient: Tensor) -> None:
