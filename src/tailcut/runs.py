@@ -230,7 +230,7 @@ class Run:
             ArgumentError: the path is a file.
         """
         if self.path.exists() and not self.path.is_dir():
-            raise ArgumentError(f"{self.path} is a file; a run needs a folder of its own")
+            raise ArgumentError(f"{self.path} is a file; a run needs its own folder")
         self.path.mkdir(parents=True, exist_ok=True)
 
     @contextmanager

@@ -108,7 +108,7 @@ def test_channels_whose_places_are_used_stay(number: Callable[[Tensor], Tensor])
     report = prune(Numbered(number), X, {"a": torch.arange(8.0), "b": torch.arange(6.0)}, rates=0.5)
     kept = {layer.name: layer.after for layer in report.layers}
     assert kept == {"a": 4, "b": 6}
-    assert [part.name for part in report.skipped if "place of one of its channels" in part.reason] == ["b"]
+    assert [part.name for part in report.skipped if "index of one of its channels" in part.reason] == ["b"]
 
 
 def test_values_of_a_maximum_over_channels_number_none() -> None:
@@ -209,7 +209,7 @@ def test_a_width_that_training_alone_fixes_is_told() -> None:
             result: Tensor = self.b(x)
             return result
 
-    with pytest.raises(ArgumentError, match="no channels of their own"):
+    with pytest.raises(ArgumentError, match="numbers that have no channels"):
         prune(Fixed(functional.relu), X, {"a": torch.arange(16.0)}, rates=0.5)
 
 

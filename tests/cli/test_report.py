@@ -49,7 +49,7 @@ def test_generators_draw_from_the_same_codes(tailcut: Tailcut, tmp_path: Path) -
     [
         (["--samples", "0"], "none were asked for"),
         (["--data", "coco"], "the data set was not found"),
-        ([], "nothing tells its data set: name one with --data"),
+        ([], "its data set is unknown: name one with --data"),
     ],
 )
 def test_without_samples_the_page_says_why(

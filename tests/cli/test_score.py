@@ -82,7 +82,7 @@ def test_a_checkpoint_and_a_plot(tailcut: Tailcut, tmp_path: Path) -> None:
         (["--method", "best"], "invalid choice: 'best'"),
         (["--block-size", "big"], "--block-size"),
         (["--components", "phase"], "expected some of spectral,dist,spatial"),
-        (["--method", "l1", "--model", "lenet5"], "tells its model itself"),
+        (["--method", "l1", "--model", "lenet5"], "names its model itself"),
     ],
 )
 def test_bad_usage(words: list[str], message: str, tailcut: Tailcut, file: Path, tmp_path: Path) -> None:

@@ -314,7 +314,7 @@ def test_a_network_that_tells_nothing_apart_is_told(warn: bool, caplog: pytest.L
         last.weight.zero_()
         last.bias.copy_(torch.arange(10) == 7)
     evaluate(nn.Sequential(nn.Flatten(), last), digits, warn=warn)
-    expected = ["the network gives all 355 images of digits, split test, the same class, 7 (7): it tells nothing apart"]
+    expected = ["the network gives all 355 images of digits, split test, the same class, 7 (7): it separates none"]
     assert caplog.messages == (expected if warn else [])
 
 

@@ -44,9 +44,9 @@ def test_a_tailcut_file(tmp_path: Path) -> None:
 
 def test_wrong_words(tmp_path: Path) -> None:
     save(create_model("lenet300"), tmp_path / "a.tailcut")
-    with pytest.raises(ArgumentError, match="tells its model itself: leave out --model"):
+    with pytest.raises(ArgumentError, match="names its model itself: leave out --model"):
         open_network(tmp_path / "a.tailcut", model="lenet300")
-    with pytest.raises(ArgumentError, match="tells its model itself"):
+    with pytest.raises(ArgumentError, match="names its model itself"):
         open_network(tmp_path / "a.tailcut", arguments={"bias": False})
     path = checkpoint(tmp_path)
     with pytest.raises(ArgumentError, match="name the registered model of its weights with --model"):

@@ -142,7 +142,7 @@ def test_slips_get_an_answer(tmp_path: Path) -> None:
     for first, second, answer in [
         (path, model, "the network comes first"),
         (str(path), model, "the network comes first"),
-        (model.state_dict(), path, "got a dict: a state_dict does not tell the layers"),
+        (model.state_dict(), path, "got a dict: a state_dict does not describe the layers"),
         (nn.Linear, path, r"got its class; make one: Linear\(...\)"),
         ([model], path, r"expected a network \(a torch.nn.Module\), got list"),
         (model, None, "expected the name of the file to write, got NoneType"),

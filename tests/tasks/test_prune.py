@@ -115,9 +115,7 @@ def test_what_does_not_fit(file: Path, tmp_path: Path) -> None:
     Scores({"conv9": torch.rand(3).double()}, method="l1").save(tmp_path / "other.json")
     with pytest.raises(ArgumentError, match="a layer 'conv9', which LeNet5 does not have"):
         prune_file(file, out, scores=tmp_path / "other.json", rates=0.5)
-    with pytest.raises(
-        ArgumentError, match=r"other\.json holds scores by a method of its own: give either --scores or"
-    ):
+    with pytest.raises(ArgumentError, match=r"other\.json holds scores by its own method: give either --scores or"):
         prune_file(file, out, scores=tmp_path / "other.json", method="nosuch", rates=0.5)
     with pytest.raises(ArgumentError, match="from 0 up to 1"):
         prune_file(file, out, method="l1", rates=1.0)

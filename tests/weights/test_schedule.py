@@ -389,7 +389,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"keep_ratio": 0.9}, "0.weight keeps 80 coefficients, fewer than the target 108; start higher"),
     ({"keep_ratio": 0}, "keep_ratio must be above 0 and at most 1, got 0"),
     ({"keep_ratio": 0.1, "min_kept": 0}, "min_kept must be a positive integer, got 0"),
-    ({"num_kept": 3, "min_kept": 2}, "min_kept goes with keep_ratio: num_kept says what is kept"),
+    ({"num_kept": 3, "min_kept": 2}, "min_kept is for keep_ratio: num_kept sets the count itself"),
     ({"num_kept": 3, "rate": 0}, "rate must be above 0 and at most 1, got 0"),
     ({"num_kept": 3, "rate": 1.5}, "rate must be above 0 and at most 1, got 1.5"),
     ({"num_kept": 3, "rate": float("nan")}, "rate must be above 0 and at most 1, got nan"),

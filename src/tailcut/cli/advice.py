@@ -17,7 +17,7 @@ ADVICE = {
     "load(..., allow_non_finite=True) takes them": "--allow-non-finite takes them",
     "allow_non_finite=True writes them all the same": "--allow-non-finite writes them all the same",
     "save it as a class of your own with registered=False, and load it with into=": (
-        "register what it is now as a model of its own (tailcut.register_model), in a file for --import"
+        "register it as it is now as a new model (tailcut.register_model), in a file for --import"
     ),
     "; or the wrapper as a class of your own, with registered=False": "",
     ", or with registered=False, to be loaded into such a class": "",

@@ -38,7 +38,7 @@ def add_parser(verbs: Verbs) -> None:
         "--num-gradients",
         type=int,
         metavar="N",
-        help="gradients of 8 images that tell how much each number matters (default: by the network, 100 to 4,000)",
+        help="gradients of 8 images that measure how much each number matters (default: by the network, 100 to 4,000)",
     )
     parser.add_argument(
         "--held-out", type=int, default=1000, metavar="N", help="images held out for --max-drop (default: 1000)"

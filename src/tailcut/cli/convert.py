@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> Report:
     model_arguments: dict[str, Any] | None = settings(arguments.model_arguments) or None
     if arguments.source == FREREG:
         if arguments.model is None:
-            raise ArgumentError("--from frereg needs --model: its files do not tell which network they are of")
+            raise ArgumentError("--from frereg needs --model: its files do not name their network")
         model = frereg.convert(arguments.file, model=arguments.model, arguments=model_arguments)
     else:
         project = dctnet if arguments.source == DCTNET else hrank

@@ -71,7 +71,7 @@ def _samples(network: "ReportedNetwork", arguments: argparse.Namespace) -> "Show
     recipe = network.recipe_section("data")
     name, split = arguments.data or recipe.get("name"), arguments.split
     if name is None:
-        return "nothing tells its data set: name one with --data"
+        return "its data set is unknown: name one with --data"
     if split is None and arguments.data is None:
         split = recipe.get("test_split")
     return _predicted(network.model, name, split, arguments)

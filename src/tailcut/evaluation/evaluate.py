@@ -244,7 +244,7 @@ def _warn_of_one_class(counts: ClassCounts, dataset: Dataset) -> None:
     if number is not None:
         name = "" if dataset.class_names is None else f" ({dataset.class_names[number]})"
         logger.warning(
-            "the network gives all %d images of %s, split %s, the same class, %d%s: it tells nothing apart",
+            "the network gives all %d images of %s, split %s, the same class, %d%s: it separates none",
             len(dataset), dataset.name, dataset.split, number, name,
         )  # fmt: skip
 

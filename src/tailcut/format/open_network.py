@@ -38,7 +38,7 @@ def open_network(
     """
     if is_tailcut_file(source):
         if model is not None or arguments:
-            raise ArgumentError(f"{source} tells its model itself: leave out --model and --set-argument")
+            raise ArgumentError(f"{source} names its model itself: leave out --model and --set-argument")
         return load(source, device=device)
     if model is None:
         raise ArgumentError(f"{source} is no .tailcut file: name the registered model of its weights with --model")

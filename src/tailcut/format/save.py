@@ -161,7 +161,7 @@ def _check_arguments(model: object, path: object) -> None:
         raise ArgumentError("the network comes first: save(model, path)")
     if isinstance(model, Mapping):
         raise ArgumentError(
-            "expected a network, got a dict: a state_dict does not tell the layers; load it into its network "
+            "expected a network, got a dict: a state_dict does not describe the layers; load it into its network "
             "(model.load_state_dict(...)) and save that"
         )
     check_module("save", model)

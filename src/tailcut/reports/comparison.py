@@ -231,7 +231,7 @@ def _compare_outputs(first: ReportedNetwork, second: ReportedNetwork) -> tuple[C
     for network in (first, second):
         example = None if network.model is None else example_input(network.model)
         if network.model is None or example is None:
-            return None, f"{network.source} does not tell the shape of its input"
+            return None, f"{network.source} does not give the shape of its input"
         shapes.append(tuple(example.shape))
         try:
             with torch.inference_mode():

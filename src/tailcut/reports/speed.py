@@ -78,7 +78,7 @@ def measure_speed(name: str, model: nn.Module) -> Speed:
     """
     example = example_input(model)
     if example is None:
-        raise ArgumentError("it is of no registered family, which would tell the shape of its input")
+        raise ArgumentError("it is of no registered family, so the shape of its input is unknown")
     dense = to_dense(model).eval()
     ways: dict[str, Callable[[], object]] = {"dense": lambda: dense(example)}
     difference = None

@@ -36,7 +36,7 @@ def summary_section(networks: Sequence[ReportedNetwork]) -> PageSection:
         if network.stored is None:
             section.skipped[network.name] = network.missing["stored"]
         elif network.result is None:
-            untold = "the file alone does not tell how it was trained and what it reached"
+            untold = "the file alone does not say how it was trained and what it reached"
             section.skipped[network.name] = network.missing.get("result", untold)
     return section
 

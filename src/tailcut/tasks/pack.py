@@ -131,7 +131,7 @@ def pack(
     if is_checkpoint(content):
         if model is not None or arguments or plain or keep_ratio is not None or num_kept is not None:
             raise ArgumentError(
-                f"{path} is a run's: its recipe tells the model and what is kept; leave out --model, "
+                f"{path} is a run's: its recipe sets the model and what is kept; leave out --model, "
                 "--set-argument, --keep-ratio, --num-kept and --plain"
             )
         # A checkpoint lies in RUN/checkpoints.
@@ -163,8 +163,8 @@ def _warn_of_loss(cut: RegularizationReport) -> None:
     if worth_a_warning(cut.energy_lost_of_trained):
         logger.warning(
             "%s of the energy of trained weights was cut away without training, so expect the network to be less "
-            "accurate, perhaps by far (tailcut evaluate FILE --data NAME tells). Train while it is cut: tailcut train "
-            "with a recipe whose [start] is these weights and whose [regularization] keeps as few",
+            "accurate, perhaps by far (tailcut evaluate FILE --data NAME measures it). Train while it is cut: "
+            "tailcut train with a recipe whose [start] is these weights and whose [regularization] keeps as few",
             percent(cut.energy_lost_of_trained),
         )
 

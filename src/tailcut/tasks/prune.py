@@ -144,7 +144,7 @@ def prune_file(
 
 def _method(method: str | None, scores: str | Path | None) -> str:
     if scores is not None and method is not None:
-        raise ArgumentError(f"{scores} holds scores by a method of its own: give either --scores or --method {method}")
+        raise ArgumentError(f"{scores} holds scores by its own method: give either --scores or --method {method}")
     return method or SPECTRAL
 
 

@@ -142,7 +142,7 @@ def _packed(source: str | Path) -> str | Path:
 def _data_of(source: str | Path) -> str:
     run = Run(Path(source))
     if not run.exists():
-        raise ArgumentError(f"{source} is no run folder, which would tell its data set: give --data")
+        raise ArgumentError(f"{source} is no run folder, so its data set is unknown: give --data")
     try:
         from tailcut.training.recipe.toml_files import load_recipe
     except MissingExtraError as error:

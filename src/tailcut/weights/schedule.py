@@ -170,7 +170,7 @@ class TailTruncation:
         if (num_kept is None) == (keep_ratio is None):
             raise ArgumentError("give the target as either num_kept or keep_ratio")
         if num_kept is not None and min_kept > 1:
-            raise ArgumentError("min_kept goes with keep_ratio: num_kept says what is kept")
+            raise ArgumentError("min_kept is for keep_ratio: num_kept sets the count itself")
         names = {alias: tensor.name for tensor in self._tensors for alias in (tensor.name, *tensor.aliases)}
         by_name = None
         if isinstance(num_kept, Mapping):

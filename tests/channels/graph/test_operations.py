@@ -141,10 +141,10 @@ def test_what_works_channel_by_channel_keeps_them(name: str) -> None:
 
 
 LOST: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
-    "constants per channel": (lambda x: x + torch.ones(8, 1, 1), "meets numbers that have no channels of their own"),
+    "constants per channel": (lambda x: x + torch.ones(8, 1, 1), "is combined with numbers that have no channels"),
     "new constants of another shape": (
         lambda x: x * x.new_ones(8, 1, 1),
-        "meets numbers that have no channels of their own",
+        "is combined with numbers that have no channels",
     ),
     "read beside them": (
         lambda x: (

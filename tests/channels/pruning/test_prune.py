@@ -253,7 +253,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"rates": [0.5]}, "expected 3 rates, one for each of 0, 4, 7; got 1"),
     (
         {"rates": {"nowhere": 0.5}},
-        "a rate is given for 'nowhere': expected a layer with channels of its own, found noth",
+        "a rate is given for 'nowhere': expected a layer with prunable channels, found noth",
     ),
     ({"rates": {"1": 0.5}}, "found a BatchNorm2d"),
     ({"rates": {"9": 0.5}}, "9, which cannot be pruned: the network's output"),

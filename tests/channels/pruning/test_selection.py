@@ -150,7 +150,7 @@ def test_rates_by_list_and_by_dict() -> None:
     }
     with pytest.raises(ArgumentError, match=r"expected 3 rates, one for each of conv1, .*\+layer1\.1\.conv1; got 2"):
         rates_for_list(graph, entries, [0.1, 0.2])
-    with pytest.raises(ArgumentError, match="'bn1', which is no layer with channels of its own"):
+    with pytest.raises(ArgumentError, match="'bn1', which is not a layer with prunable channels"):
         rates_for_list(graph, [("bn1",)], [0.1])
     assert rates_for_dict(graph, model, {"layer1.0.conv2": 0.5, "conv1": 0.5}) == {"conv1": Rate(0.5, "layer1.0.conv2")}
     assert rates_for_dict(graph, model, {"fc": 0.0}) == {"fc": Rate(0.0, "fc")}

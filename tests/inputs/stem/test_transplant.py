@@ -118,7 +118,7 @@ def test_finer_maps_are_sorted_by_pixel_shuffle() -> None:
     assert float((new - old).square().sum() / spread.square().sum()) ** 0.5 == pytest.approx(error, rel=1e-3)
     assert report.relative_error == pytest.approx(error, rel=1e-3)
     assert report.shuffle == 8
-    assert "8 x 8 finer in the place of conv, fitted to 12 images" in str(report)
+    assert "8 x 8 finer in place of conv, fitted to 12 images" in str(report)
 
 
 def test_uint8_and_resized_images() -> None:

@@ -193,7 +193,7 @@ def test_other_bad_input() -> None:
         use_ycbcr(small(), image_size=0)
     taken = small()
     taken.input_transform = nn.Identity()
-    with pytest.raises(StructureError, match="place of the transform"):
+    with pytest.raises(StructureError, match="reserved for the transform"):
         use_ycbcr(taken)
     lost = use_ycbcr(small())
     del lost.input_transform

@@ -117,7 +117,7 @@ def test_a_finished_run_without_its_checkpoints_is_not_trained_anew(make_recipe:
     run.previous_checkpoint.unlink()
     run.checkpoints.rmdir()
     Noted.calls = []
-    with pytest.raises(ArgumentError, match=r"finished run whose checkpoints are gone.*keep it as it is, or choose"):
+    with pytest.raises(ArgumentError, match=r"finished run whose checkpoints are missing.*keep it as it is, or choose"):
         launch(recipe, run.path, resume=True)
     assert Noted.calls == []
 

@@ -15,7 +15,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from tailcut.channels.graph.coupling import FIXED, Coupling, along
 from tailcut.channels.graph.layer_kinds import channel_tensors
 
-WHY = "it has a forward of its own, in which its weight is not seen to multiply"
+WHY = "it has a custom forward, in which its weight is not seen to multiply"
 
 _CONVOLUTION = torch.ops.aten.convolution.default
 _PRODUCT = torch.ops.aten.mm.default

@@ -132,7 +132,7 @@ def entry_by_entry(call: OperationCall) -> list[Tensor]:
             call.coupling.lock(labels, f"stretched over other channels, {call.place}")
             continue
         labels = labels.expand(shape)
-        why = f"meets numbers that have no channels of their own, {call.place}"
+        why = f"is combined with numbers that have no channels, {call.place}"
         merged = labels if merged is None else call.coupling.couple(merged, labels, why)
     merged = fixed(shape) if merged is None else merged
     return [merged for _ in call.results]

@@ -194,7 +194,7 @@ class _Tracer(TorchDispatchMode):
         """Lock channels whose index is used: the index of a class is its name."""
         for x in used:
             if x in self._numbered:
-                self.coupling.lock(self._numbered[x], f"the place of one of its channels is used, {self.place()}")
+                self.coupling.lock(self._numbered[x], f"the index of one of its channels is used, {self.place()}")
 
     def place(self) -> str:
         """Return the module path, for messages."""

@@ -264,7 +264,7 @@ def rates_for_list(
         for name in entry:
             group = graph.group_of(name)
             if group is None:
-                raise ArgumentError(f"a rate is given for {name!r}, which is no layer with channels of its own")
+                raise ArgumentError(f"a rate is given for {name!r}, which is not a layer with prunable channels")
             chosen[group.name] = Rate(check_rate(rate, name), name, as_published)
     return chosen
 
@@ -282,9 +282,7 @@ def rates_for_dict(graph: ChannelGraph, model: nn.Module, rates: Mapping[str, fl
         group = graph.group_of(name)
         if group is None:
             found = f"a {type(modules[name]).__name__}" if name in modules else "nothing"
-            raise ArgumentError(
-                f"a rate is given for {name!r}: expected a layer with channels of its own, found {found}"
-            )
+            raise ArgumentError(f"a rate is given for {name!r}: expected a layer with prunable channels, found {found}")
         rate = check_rate(rate, name)
         if rate and not group.free:
             raise ArgumentError(f"a rate is given for {name}, which cannot be pruned: {why_locked(group)}")

@@ -155,7 +155,7 @@ class ReplaceStemEdit(Edit):
         for setting in self.settings:
             _check_setting(setting, modules[setting.name])
         if not self.inside and hasattr(model, TRANSFORM):
-            raise StructureError(f"the model has an attribute {TRANSFORM!r}, which is the place of the transform")
+            raise StructureError(f"the model has an attribute {TRANSFORM!r}, which is reserved for the transform")
 
     def current(self, model: nn.Module) -> Self:
         """Return the edit with the transform and the temperature that `model` has now."""
@@ -259,7 +259,7 @@ class ReplaceStemEdit(Edit):
 
     def _check_consistent(self) -> None:
         if not self.removed and (self.inside or self.entry is not None):
-            raise CorruptFileError("a replaced stem puts something in the place of a module, but removes none")
+            raise CorruptFileError("a replaced stem adds a replacement, but removes no module")
         for names in (self.removed, [item.name for item in self.resized], [item.name for item in self.projections]):
             if len(set(names)) < len(names):
                 raise CorruptFileError("a replaced stem names a module twice")

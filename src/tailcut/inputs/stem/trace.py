@@ -106,7 +106,7 @@ def _early(module: nn.Module, name: str, names: dict[int, str], trace: ModuleTra
         late = [end for end in trace.ends[name] if end > limit]
         if late:
             raise StructureError(
-                f"{name} runs in the stem and again later, so it cannot be replaced; give the stem a module of its own"
+                f"{name} runs in the stem and again later, so it cannot be replaced; give the stem its own module"
             )
         yield name
 

@@ -54,7 +54,7 @@ class TransplantReport(Report):
         """Return the report as one line."""
         finer = f", {self.shuffle} x {self.shuffle} finer" if self.shuffle > 1 else ""
         return (
-            f"{self.kernel_size} x {self.kernel_size} convolution{finer} in the place of {', '.join(self.removed)}, "
+            f"{self.kernel_size} x {self.kernel_size} convolution{finer} in place of {', '.join(self.removed)}, "
             f"fitted to {self.num_images:,} images: misses {100 * self.relative_error:.2f} % of {self.target}"
         )
 

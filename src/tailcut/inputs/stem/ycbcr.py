@@ -91,7 +91,7 @@ class YCbCrEdit(Edit):
         if input_transform_of(model) is not None:
             raise StructureError("the model's input is replaced already; start from a fresh network")
         if hasattr(model, TRANSFORM):
-            raise StructureError(f"the model has an attribute {TRANSFORM!r}, which is the place of the transform")
+            raise StructureError(f"the model has an attribute {TRANSFORM!r}, which is reserved for the transform")
         if type(model).forward is nn.Sequential.forward:
             raise StructureError("an nn.Sequential would run the transform; make it a child of a module of your own")
 

@@ -54,7 +54,7 @@ def name_classes(recipe: Recipe, model: nn.Module, dataset: Dataset) -> None:
     try:
         set_class_names(model, names if told else None)
     except ArgumentError as error:
-        logger.warning("the network is not told the names of its classes: %s", error)
+        logger.warning("the class names are not set on the network: %s", error)
         set_class_names(model, None)
 
 

@@ -64,8 +64,8 @@ def _take_up(run: Run, recipe: Recipe, *, resume: bool) -> None:
     check_replaceable(recipe, run.recipe)
     if recipe.training.epochs and run.result.is_file() and not run.has_checkpoint():
         raise ArgumentError(
-            f"{run.path} holds a finished run whose checkpoints are gone, so it cannot go on, and training anew would "
-            "overwrite it; keep it as it is, or choose another folder"
+            f"{run.path} holds a finished run whose checkpoints are missing, so it cannot resume, and training anew "
+            "would overwrite it; keep it as it is, or choose another folder"
         )
     remove_unfinished(run)
 
