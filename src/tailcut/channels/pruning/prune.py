@@ -2,33 +2,21 @@
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-from tailcut.channels.graph.groups import ChannelGraph, find_groups, units_of
+from tailcut.channels.graph.groups import ChannelGraph, find_groups
 from tailcut.channels.graph.shape_only import attempt
 from tailcut.channels.graph.tracing import StoppedError, Trace
 from tailcut.channels.pruning.edit import record_cut
-from tailcut.channels.pruning.global_ranking import CostModel, select_by_budget
-from tailcut.channels.pruning.rates import PAPER_RATES, named_rates
-from tailcut.channels.pruning.report import PrunedLayer, PruneReport, SkippedChannels
-from tailcut.channels.pruning.selection import (
-    Limits,
-    Rate,
-    check_rate,
-    check_scores,
-    held_by_limits,
-    is_scored,
-    number_of,
-    rates_for_dict,
-    rates_for_list,
-    select_by_rates,
-)
-from tailcut.channels.pruning.surgery import Cut, apply_cut, plan_cut
+from tailcut.channels.pruning.plan import Amount, Planner, PruningPlan
+from tailcut.channels.pruning.plan import Rates as Rates
+from tailcut.channels.pruning.report import PruneReport
+from tailcut.channels.pruning.selection import Limits, check_scores
+from tailcut.channels.pruning.surgery import apply_cut
 from tailcut.channels.pruning.verification import (
     accepted,
     failing_groups,
@@ -39,11 +27,8 @@ from tailcut.channels.pruning.verification import (
 )
 from tailcut.counting import count_macs, count_parameters
 from tailcut.errors import ArgumentError, StructureError
-from tailcut.structure import base_of, record_of
+from tailcut.structure import record_of
 from tailcut.structure.views import unwrapped
-
-Rates = float | str | Sequence[float] | Mapping[str, float]
-
 
 _log = logging.getLogger(__name__)
 
@@ -89,7 +74,7 @@ def prune(
         ignore: shell-style patterns on names of layers, or of modules that hold layers, that keep their channels.
         min_channels: the fewest channels that a layer keeps.
         round_to: layers that lose channels keep a multiple of this many.
-        max_rate: the largest part of a layer's channels to remove.
+        max_rate: the largest part of a layer's channels that goes.
 
     Returns:
         A report that prints as tables: each layer before and after, MACs, parameters, what was left and why.
@@ -121,69 +106,66 @@ def prune(
     inputs = _check_network(model, example_input)
     if sum(given is not None for given in (rates, macs_ratio, params_ratio)) != 1:
         raise ArgumentError("give one of rates, macs_ratio and params_ratio")
-    amount = _Amount(rates, macs_ratio, params_ratio, Limits(min_channels, round_to, max_rate))
+    amount = Amount(rates, macs_ratio, params_ratio, Limits(min_channels, round_to, max_rate))
     patterns = _patterns(ignore)
     # In inference mode torch does not show all operations, and new parameters could not be trained.
     with torch.inference_mode(False):
         return _prune(model, tuple(x.detach().clone() for x in inputs), scores, amount, patterns)
 
 
-@dataclass(frozen=True)
-class _Amount:
-    """How much shall go."""
-
-    rates: Rates | None
-    macs_ratio: float | None
-    params_ratio: float | None
-    limits: Limits
-
-
 def _prune(
     model: nn.Module,
     inputs: tuple[Tensor, ...],
     scores: Mapping[str, Tensor],
-    amount: _Amount,
+    amount: Amount,
     ignore: tuple[str, ...],
 ) -> PruneReport:
+    """Trace and group the channels, plan what goes, cut and verify, report. Changes the module."""
     graph = find_groups(model, inputs, ignore)
     # A parametrised weight is computed by operations that do not count.
     has_own = not any(parametrize.is_parametrized(module) for module in model.modules())
     macs = graph.trace.macs if has_own else _macs(model, inputs, graph)
     parameters = count_parameters(model)
     vectors = check_scores(scores, model, graph)
-    # Rates by layer and lists need to know at once which groups must stay; else one working cut is enough.
-    is_tried = not (amount.rates is None or number_of(amount.rates) is not None)
-    if is_tried:
+    # Rates by layer and lists need to know at once which groups must stay; else a cut that works tells all.
+    if amount.is_by_layer:
         lock_rigid_groups(model, inputs, graph)
-    listed = [name for name, group in graph.groups.items() if group.free]
-    refused: tuple[set[int], str | None] = set(), None  # a cut with which the network does not run, and why
-    while True:
-        _check_something_free(graph, vectors)
-        if amount.rates is not None:
-            by_group = _rates_by_group(model, graph, amount.rates, vectors, listed)
-            removed = select_by_rates(graph, by_group, vectors, amount.limits)
-            held = held_by_limits(graph, by_group, removed, amount.limits)
-        else:
-            costs = CostModel(model, graph, macs=macs, parameters=parameters)
-            removed, held = _select_by_ratio(graph, vectors, amount, costs), {}
-        layers, skipped = _rows(graph, removed, vectors, held)
-        if not is_tried:
-            why, after = _try_cut(model, inputs, graph, plan_cut(graph, removed)) if removed else ("", None)
-            refused = removed, why
-            if why is None:
-                break
+    listed = tuple(name for name, group in graph.groups.items() if group.free)
+    planner = Planner(model, graph, vectors, amount, macs, parameters, listed)
+    if amount.is_by_layer:
+        plan, after = _cut_what_runs(model, inputs, planner)
+    else:
+        plan = planner.plan()
+        why, after = _try_cut(model, inputs, plan) if plan.removed else ("", None)
+        if why is not None:
             lock_rigid_groups(model, inputs, graph)
-            is_tried = True
-            continue
-        failing, after = _cut(model, inputs, graph, removed, refused[1] if removed and removed == refused[0] else None)
-        if not failing:
-            break
-        lock_culprits(graph, failing)
+            plan, after = _cut_what_runs(model, inputs, planner, refused=plan, why=why)
     left_macs = after.macs if after is not None and has_own else _macs(model, inputs, graph)
-    report = PruneReport(macs, left_macs, parameters, count_parameters(model), layers, skipped)
+    report = PruneReport(macs, left_macs, parameters, count_parameters(model), plan.layers, plan.skipped)
     percent = 100 * report.macs_ratio, 100 * report.parameters_ratio
     _log.info("pruned to %.1f %% of the MACs, %.1f %% of the parameters", *percent)
     return report
+
+
+def _cut_what_runs(
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    planner: Planner,
+    *,
+    refused: PruningPlan | None = None,
+    why: str = "",
+) -> tuple[PruningPlan, Trace | None]:
+    """Cut by the first plan with which the network runs; the groups to blame for one that fails are locked.
+
+    `refused` is a plan that was tried, and `why` what went wrong.
+    """
+    while True:
+        plan = planner.plan()
+        is_known = refused is not None and plan.removed and plan.removed == refused.removed
+        failing, after = _cut(model, inputs, plan, why if is_known else None)
+        if not failing:
+            return plan, after
+        lock_culprits(planner.graph, failing)
 
 
 def _macs(model: nn.Module, inputs: tuple[Tensor, ...], graph: ChannelGraph) -> int:
@@ -226,71 +208,25 @@ def _check_network(model: nn.Module, example_input: Tensor | tuple[Tensor, ...])
     return inputs
 
 
-def _check_something_free(graph: ChannelGraph, scores: Mapping[str, Tensor]) -> None:
-    if any(group.free and is_scored(group, scores) for group in graph.groups.values()):
-        return
-    reasons = {reason for group in graph.groups.values() for reason in group.locked.values()}
-    reasons |= {f"{name}: {layer.why}" for name, layer in graph.trace.layers.items() if layer.why is not None}
-    unscored = [name for name, group in graph.groups.items() if group.free]
-    if unscored:
-        reasons.add(f"the scores name none of the layers that can be pruned, {', '.join(unscored[:3])}, ...")
-    raise ArgumentError(f"nothing can be pruned: {'; '.join(sorted(reasons)) or 'no layer has prunable channels'}")
-
-
-def _rates_by_group(
-    model: nn.Module, graph: ChannelGraph, rates: Rates, scores: Mapping[str, Tensor], listed: Sequence[str]
-) -> dict[str, Rate]:
-    """Rates by group; `listed` are the groups that a list has rates for, even where some of them were locked since."""
-    if isinstance(rates, Mapping):
-        return rates_for_dict(graph, model, rates)
-    base = base_of(model)
-    name = None if base is None else base.name
-    given = named_rates(rates, name) if isinstance(rates, str) else rates
-    if isinstance(given, Sequence):
-        known = None if name is None else PAPER_RATES.get(name)
-        if known is not None:
-            return rates_for_list(graph, known.layers, given, as_published=True)
-        return rates_for_list(graph, [(group,) for group in listed], given)
-    if number_of(given) is None:
-        raise ArgumentError(
-            f"rates must be one number, a list of numbers, a dict by layer or the name of a list; got {given!r}"
-        )
-    names = [group.name for group in graph.groups.values() if group.free and is_scored(group, scores)]
-    return {name: Rate(check_rate(given, name)) for name in names}
-
-
-def _select_by_ratio(graph: ChannelGraph, scores: Mapping[str, Tensor], amount: _Amount, costs: CostModel) -> set[int]:
-    name, of, target = (
-        ("macs_ratio", "macs", amount.macs_ratio)
-        if amount.macs_ratio is not None
-        else ("params_ratio", "parameters", amount.params_ratio)
-    )
-    ratio = number_of(target)
-    if ratio is None or not 0 < ratio <= 1:
-        raise ArgumentError(f"{name} must be above 0 and at most 1, got {target!r}")
-    return select_by_budget(graph, scores, amount.limits, lambda removed: costs.ratio(of, removed), float(ratio))
-
-
 def _cut(
-    model: nn.Module, inputs: tuple[Tensor, ...], graph: ChannelGraph, removed: set[int], why: str | None
+    model: nn.Module, inputs: tuple[Tensor, ...], plan: PruningPlan, why: str | None
 ) -> tuple[dict[str, str], Trace | None]:
     """Cut the model and record it; where it then no longer runs, put it back and give the groups to blame, and why.
 
     `why` says that this cut was tried, and what went wrong. The trace is that of the model after the cut, if known.
     """
-    cut, after = plan_cut(graph, removed), None
-    if not cut.kept:
+    if not plan.cut.kept:
         return {}, None
-    backward = True
+    graph, after, backward = plan.graph, None, True
     if not why:
-        why, after = _try_cut(model, inputs, graph, cut)
+        why, after = _try_cut(model, inputs, plan)
     if why is not None and failure_reason(model, inputs, graph.trace) is not None:
         # It did not run backward before either, so the cut is not to blame for that.
         backward = False
-        why, after = _try_cut(model, inputs, graph, cut, backward=False)
+        why, after = _try_cut(model, inputs, plan, backward=False)
     if why is None:
         return {}, after
-    failing = failing_groups(model, inputs, graph, removed, backward=backward)
+    failing = failing_groups(model, inputs, graph, plan.removed, backward=backward)
     if not failing:
         raise StructureError(
             f"pruned, the network no longer runs ({why}), but it did when the same channels were cut to find which are "
@@ -300,13 +236,14 @@ def _cut(
 
 
 def _try_cut(
-    model: nn.Module, inputs: tuple[Tensor, ...], graph: ChannelGraph, cut: Cut, *, backward: bool = True
+    model: nn.Module, inputs: tuple[Tensor, ...], plan: PruningPlan, *, backward: bool = True
 ) -> tuple[str | None, Trace | None]:
     """Cut the model and record it; where it no longer runs, or other channels meet, put it back and say why not.
 
     Returns:
         What is wrong, None if nothing; and the trace of the model after the cut, if it is known.
     """
+    graph, cut = plan.graph, plan.cut
     try:
         undo = apply_cut(model, cut)
     except StructureError as error:
@@ -328,31 +265,3 @@ def _try_cut(
     else:
         undo()
     return why, after
-
-
-def _rows(
-    graph: ChannelGraph, removed: set[int], scores: Mapping[str, Tensor], held: Mapping[str, str]
-) -> tuple[tuple[PrunedLayer, ...], tuple[SkippedChannels, ...]]:
-    layers, skipped = [], []
-    for name, layer in graph.trace.layers.items():
-        group = graph.group_of(name)
-        if group is None or layer.outer is None:
-            if layer.why is not None:
-                skipped.append(SkippedChannels(name, 0 if layer.outer is None else len(layer.outer), layer.why))
-            continue
-        units = units_of(graph.coupling, layer.outer)
-        gone = tuple(place for place, unit in enumerate(units) if unit in removed)
-        layers.append(PrunedLayer(name, group.name, len(units), len(units) - len(gone), gone))
-        for reason in dict.fromkeys(group.locked[unit] for unit in units if unit in group.locked):
-            count = sum(group.locked.get(unit) == reason for unit in units)
-            skipped.append(SkippedChannels(name, count, reason))
-        if group.free and not is_scored(group, scores):
-            skipped.append(
-                SkippedChannels(name, len(units), f"no scores were given for it: score(layers=[{name!r}, ...])")
-            )
-        if group.name in held:
-            skipped.append(SkippedChannels(name, sum(unit not in group.locked for unit in units), held[group.name]))
-    skipped += [
-        SkippedChannels(name, 0, "it did not run, so nothing is known of its channels") for name in graph.trace.idle
-    ]
-    return tuple(layers), tuple(skipped)

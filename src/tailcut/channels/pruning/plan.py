@@ -1,0 +1,172 @@
+"""The plan of a pruning: the channels to remove, those to keep, and why."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from tailcut.channels.graph.groups import ChannelGraph, units_of
+from tailcut.channels.pruning.global_ranking import CostModel, select_by_budget
+from tailcut.channels.pruning.rates import PAPER_RATES, named_rates
+from tailcut.channels.pruning.report import PrunedLayer, SkippedChannels
+from tailcut.channels.pruning.selection import (
+    Limits,
+    Rate,
+    check_rate,
+    held_by_limits,
+    is_scored,
+    number_of,
+    rates_for_dict,
+    rates_for_list,
+    select_by_rates,
+)
+from tailcut.channels.pruning.surgery import Cut, plan_cut
+from tailcut.errors import ArgumentError
+from tailcut.structure import base_of
+
+Rates = float | str | Sequence[float] | Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Amount:
+    """The amount to prune, as the user asks for it; see `prune`."""
+
+    rates: Rates | None
+    macs_ratio: float | None
+    params_ratio: float | None
+    limits: Limits
+
+    @property
+    def is_by_layer(self) -> bool:
+        """Whether it names layers or groups, by a dict or a list."""
+        return self.rates is not None and number_of(self.rates) is None
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """The channels to remove from a network, those to keep, and why.
+
+    Attributes:
+        graph: the groups that it is made of.
+        removed: the units to remove.
+        cut: what is kept of each tensor then.
+        layers: rows of the report, one for each layer.
+        skipped: rows of the report: what could not be removed, and why.
+    """
+
+    graph: ChannelGraph
+    removed: set[int]
+    cut: Cut
+    layers: tuple[PrunedLayer, ...]
+    skipped: tuple[SkippedChannels, ...]
+
+
+@dataclass(frozen=True)
+class Planner:
+    """What plans are made of. The groups may be locked between two plans.
+
+    Attributes:
+        model: the network, not cut.
+        graph: of it.
+        scores: as `check_scores` gives them.
+        amount: to prune.
+        macs: of the network.
+        parameters: of the network.
+        listed: the groups that a list has rates for, even where some of them are locked later.
+    """
+
+    model: nn.Module
+    graph: ChannelGraph
+    scores: Mapping[str, Tensor]
+    amount: Amount
+    macs: int
+    parameters: int
+    listed: tuple[str, ...]
+
+    def plan(self) -> PruningPlan:
+        """Plan the removal with the groups as they are locked now.
+
+        Raises:
+            ArgumentError: nothing can be pruned, or the amount does not fit the groups.
+        """
+        graph, scores, amount = self.graph, self.scores, self.amount
+        _check_something_free(graph, scores)
+        if amount.rates is not None:
+            rates = _rates_by_group(self.model, graph, amount.rates, scores, self.listed)
+            removed = select_by_rates(graph, rates, scores, amount.limits)
+            held = held_by_limits(graph, rates, removed, amount.limits)
+        else:
+            costs = CostModel(self.model, graph, macs=self.macs, parameters=self.parameters)
+            removed, held = _select_by_ratio(graph, scores, amount, costs), {}
+        return PruningPlan(graph, removed, plan_cut(graph, removed), *_rows(graph, removed, scores, held))
+
+
+def _check_something_free(graph: ChannelGraph, scores: Mapping[str, Tensor]) -> None:
+    if any(group.free and is_scored(group, scores) for group in graph.groups.values()):
+        return
+    reasons = {reason for group in graph.groups.values() for reason in group.locked.values()}
+    reasons |= {f"{name}: {layer.why}" for name, layer in graph.trace.layers.items() if layer.why is not None}
+    unscored = [name for name, group in graph.groups.items() if group.free]
+    if unscored:
+        reasons.add(f"the scores name none of the layers that can be pruned, {', '.join(unscored[:3])}, ...")
+    raise ArgumentError(f"nothing can be pruned: {'; '.join(sorted(reasons)) or 'no layer has channels of its own'}")
+
+
+def _rates_by_group(
+    model: nn.Module, graph: ChannelGraph, rates: Rates, scores: Mapping[str, Tensor], listed: Sequence[str]
+) -> dict[str, Rate]:
+    """Return rates by group; a list has one for each of the groups `listed`, even where some were locked since."""
+    if isinstance(rates, Mapping):
+        return rates_for_dict(graph, model, rates)
+    base = base_of(model)
+    name = None if base is None else base.name
+    given = named_rates(rates, name) if isinstance(rates, str) else rates
+    if isinstance(given, Sequence):
+        known = None if name is None else PAPER_RATES.get(name)
+        if known is not None:
+            return rates_for_list(graph, known.layers, given, as_published=True)
+        return rates_for_list(graph, [(group,) for group in listed], given)
+    if number_of(given) is None:
+        raise ArgumentError(
+            f"rates must be one number, a list of numbers, a dict by layer or the name of a list; got {given!r}"
+        )
+    names = [group.name for group in graph.groups.values() if group.free and is_scored(group, scores)]
+    return {name: Rate(check_rate(given, name)) for name in names}
+
+
+def _select_by_ratio(graph: ChannelGraph, scores: Mapping[str, Tensor], amount: Amount, costs: CostModel) -> set[int]:
+    name, of, target = (
+        ("macs_ratio", "macs", amount.macs_ratio)
+        if amount.macs_ratio is not None
+        else ("params_ratio", "parameters", amount.params_ratio)
+    )
+    ratio = number_of(target)
+    if ratio is None or not 0 < ratio <= 1:
+        raise ArgumentError(f"{name} must be above 0 and at most 1, got {target!r}")
+    return select_by_budget(graph, scores, amount.limits, lambda removed: costs.ratio(of, removed), float(ratio))
+
+
+def _rows(
+    graph: ChannelGraph, removed: set[int], scores: Mapping[str, Tensor], held: Mapping[str, str]
+) -> tuple[tuple[PrunedLayer, ...], tuple[SkippedChannels, ...]]:
+    layers, skipped = [], []
+    for name, layer in graph.trace.layers.items():
+        group = graph.group_of(name)
+        if group is None or layer.outer is None:
+            if layer.why is not None:
+                skipped.append(SkippedChannels(name, 0 if layer.outer is None else len(layer.outer), layer.why))
+            continue
+        units = units_of(graph.coupling, layer.outer)
+        gone = tuple(place for place, unit in enumerate(units) if unit in removed)
+        layers.append(PrunedLayer(name, group.name, len(units), len(units) - len(gone), gone))
+        for reason in dict.fromkeys(group.locked[unit] for unit in units if unit in group.locked):
+            count = sum(group.locked.get(unit) == reason for unit in units)
+            skipped.append(SkippedChannels(name, count, reason))
+        if group.free and not is_scored(group, scores):
+            why = f"no scores were given for it: score(layers=[{name!r}, ...])"
+            skipped.append(SkippedChannels(name, len(units), why))
+        if group.name in held:
+            skipped.append(SkippedChannels(name, sum(unit not in group.locked for unit in units), held[group.name]))
+    idle = "it did not run, so nothing is known of its channels"
+    skipped += [SkippedChannels(name, 0, idle) for name in graph.trace.idle]
+    return tuple(layers), tuple(skipped)
