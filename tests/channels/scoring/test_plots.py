@@ -29,13 +29,13 @@ def network(num_layers: int = 2) -> nn.Sequential:
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The figures that are written."""
     found: list[Any] = []
-    original = plots._write
+    original = plots.write_figure
 
     def write(figure: Any, path: Path) -> None:
         found.append(figure)
         original(figure, path)
 
-    monkeypatch.setattr(plots, "_write", write)
+    monkeypatch.setattr(plots, "write_figure", write)
     return found
 
 
