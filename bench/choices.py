@@ -1,6 +1,8 @@
-"""What `fuse` chooses for whole networks, and what its view costs where dense weights are the better choice."""
+"""What `fuse` chooses for whole networks, and what its wrapper costs where dense weights are the better choice."""
 
 import dataclasses
+import statistics
+import time
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
@@ -10,7 +12,7 @@ from torch import nn
 
 from bench.scale import Scale
 from bench.tables import Row, Table
-from bench.timing import compare, forward_of
+from bench.timing import CLOCKS, compare, forward_of
 from tailcut.execution import fuse
 from tailcut.structure import create_model
 from tailcut.weights import regularize, to_dense
@@ -22,7 +24,7 @@ def perceptron(widths: tuple[int, ...]) -> nn.Module:
     return nn.Sequential(*layers[:-1])
 
 
-# Networks with the shapes of their inputs. In a tiny one all that shows is the Python of the view around it.
+# Networks with the shapes of their inputs. In a tiny one all that shows is the Python of the wrapper around it.
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "2 linear layers of 32": (partial(perceptron, (32, 32, 10)), (32,)),
     "20 linear layers of 64": (partial(perceptron, (64,) * 21), (64,)),
@@ -76,3 +78,67 @@ def _times_faster(name: str, kept: int | float, batch: int, scale: Scale) -> flo
     many = dataclasses.replace(scale, max_repetitions=MORE * scale.max_repetitions)
     found = compare(candidates, many, share=SHARE)
     return found["dense"].best_s / found["fused"].best_s
+
+
+# Networks in which nothing is fused: a call of the wrapper should cost one look-up.
+NEVER_FUSED = ("2 linear layers of 32", "lenet5", "resnet20", "mobilenetv2")
+NEVER_FUSED_KEPT = 200
+BLOCK_SECONDS = 2e-3  # so long one network runs before the other has its turn
+PAIRS = 101
+
+
+def overhead_table(scale: Scale) -> Table:
+    """Networks that run densely: the speed of the wrapper's calls, and what the first call of a shape costs."""
+    is_small = len(scale.unet_widths) < 5
+    rows: list[Row] = []
+    for name in NEVER_FUSED[:2] if is_small else NEVER_FUSED:
+        for batch in BATCHES:
+            rows.append(_overhead_row(name, batch, scale, 11 if is_small else PAIRS))
+    columns = {"network": "", "batch": "d", "dense ms": ".3f", "speed of dense": ".3f", "first call": ".1f"}
+    notes = [
+        f"{NEVER_FUSED_KEPT} coefficients kept in each tensor. Speed of dense: time of the network with dense weights "
+        "by that of the fused one, the median over pairs of blocks run in turn. First call: of a shape, in calls of the "
+        "network with dense weights; the median of several new wrappers."
+    ]
+    return Table("Where nothing is fused: a call of the wrapper", columns, rows, notes)
+
+
+def _overhead_row(name: str, batch: int, scale: Scale, pairs: int) -> Row:
+    torch.manual_seed(0)
+    build, shape = NETWORKS[name]
+    network = build().eval()
+    regularize(network, num_kept=NEVER_FUSED_KEPT)
+    plain, x = to_dense(network), torch.rand(batch, *shape)
+    clock = CLOCKS[scale.clock]
+    with torch.no_grad():
+        plain(x)
+        first = statistics.median(_seconds(fuse(network), x, 1, clock) for _ in range(5))
+        fused = fuse(network)
+        for _ in range(3):
+            fused(x)
+        if any(layer.strategy != "dense" for layer in fused.report().layers):
+            raise ValueError(f"{name} is fused at batch {batch}: this table is of networks that run densely")
+        number = max(1, round(BLOCK_SECONDS / _seconds(plain, x, 5, time.perf_counter)))
+        timed = [
+            (_seconds(plain, x, number, clock), _seconds(fused, x, number, clock))
+            if turn % 2
+            else tuple(reversed((_seconds(fused, x, number, clock), _seconds(plain, x, number, clock))))
+            for turn in range(pairs)
+        ]
+    dense = statistics.median(pair[0] for pair in timed)
+    ratio = statistics.median(pair[0] / pair[1] for pair in timed)
+    return {
+        "network": name,
+        "batch": batch,
+        "dense ms": 1e3 * dense,
+        "speed of dense": ratio,
+        "first call": first / dense,
+    }
+
+
+def _seconds(network: nn.Module, x: torch.Tensor, number: int, clock: Callable[[], float]) -> float:
+    """Seconds of one of so many calls."""
+    start = clock()
+    for _ in range(number):
+        network(x)
+    return (clock() - start) / number

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import parametrize
 
-from bench.choices import choices_table
+from bench.choices import choices_table, overhead_table
 from bench.large_image import large_image_table
 from bench.machine import Machine
 from bench.scale import Scale
@@ -47,6 +47,7 @@ def run(scale: Scale, machine: Machine) -> list[Table]:
         large_image_table(scale),
         _sweep(scale, machine),
         choices_table(scale),
+        overhead_table(scale),
         _training(scale, machine),
     ]
 

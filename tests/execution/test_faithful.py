@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 import tailcut
-from tailcut.errors import StructureError
 from tailcut.execution import FusedNetwork, fuse
 
 X = torch.randn(2, 64, 12, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -84,14 +83,6 @@ def test_functions_with_a_backward_of_their_own(function: Any, strategy: str) ->
             torch.testing.assert_close(found[name], gradient, msg=name)
     with torch.no_grad():
         torch.testing.assert_close(fused(X), model(X))
-
-
-def test_a_forward_that_cannot_be_taken_back_is_an_error_once() -> None:
-    fused = fuse(truncated(Net()), engine="torch")
-    call = fused._call((X,), {})
-    with pytest.raises(StructureError, match="no way back, and this call cannot be taken back; the next one will run"):
-        fused._turn_dense(call, "no way back", None)
-    torch.testing.assert_close(fused(X), fused.source(X))
 
 
 def no_gradient_block(x: Tensor) -> Tensor:
@@ -190,41 +181,6 @@ def test_a_forward_of_its_own_is_called() -> None:
     own = model.b.forward
     model.b.forward = lambda x: 2 * own(x)  # type: ignore[method-assign,assignment]
     torch.testing.assert_close(narrow(model)(X), model(X))
-
-
-def test_attributes_are_written_to_the_network_itself() -> None:
-    class Keeps(Net):
-        calls = 0
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.auxiliary: Tensor | None = None
-            self.kept: Tensor | None = None
-            self.done = True
-
-        def forward(self, x: Tensor) -> Any:
-            self.calls += 1
-            self.kept = self.a(x)
-            self.auxiliary = self.kept.square().mean()
-            if self.done:
-                del self.done
-            return self.b(torch.relu(self.kept))
-
-    model = truncated(Keeps())
-    model.done = True
-    fused = narrow(model)
-    fused(X)
-    assert isinstance(model, Keeps)
-    assert model.calls == 1
-    assert type(model.kept) is Tensor
-    assert "done" not in vars(model)
-    model.done = False
-    fused(X)
-    assert model.calls == 2
-    assert model.auxiliary is not None
-    auxiliary = model.auxiliary
-    model(X)
-    torch.testing.assert_close(auxiliary, model.auxiliary)
 
 
 def test_maps_that_hooks_and_objects_keep_are_tensors_afterwards() -> None:

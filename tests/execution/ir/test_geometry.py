@@ -25,7 +25,7 @@ CONVOLUTIONS: list[tuple[Any, tuple[int, ...]]] = [
 ]
 
 
-@pytest.mark.usefixtures("run")
+@pytest.mark.usefixtures("context")
 @pytest.mark.parametrize(("layer", "shape"), CONVOLUTIONS)
 def test_the_same_convolution_with_channels_first(layer: Any, shape: tuple[int, ...]) -> None:
     x = torch.randn(shape)

@@ -3,10 +3,7 @@ import sys
 
 import pytest
 import torch
-from torch import nn
 
-import tailcut
-from tailcut.execution import fuse
 from tailcut.execution.ir.cost import Costs
 from tailcut.execution.lazy.context import Context, NotNarrowError, current_context, running
 
@@ -54,21 +51,6 @@ def test_the_compiler_is_asked_where_its_loops_pay() -> None:
     assert context.engine_for(torch.zeros(1), elements=1 << 20, narrow=64) == "torch"
     assert context.engine_for(torch.zeros(1), elements=1 << 10, narrow=4) == "torch"
     assert context.engine_for(torch.zeros(1, dtype=torch.float16), elements=1 << 20, narrow=4) == "torch"
-
-
-def test_the_same_input_gives_the_same_bits_in_every_call() -> None:
-    """Work done before, by this network or by others, must not choose the engine."""
-    model = nn.Sequential(nn.Conv2d(64, 128, 3, padding=1), nn.ReLU(), nn.Conv2d(128, 64, 3, padding=1))
-    tailcut.regularize(model, num_kept=40)
-    model, x = model.eval(), torch.randn(2, 64, 64, 64)  # 2^20 numbers between the layers: enough for compiled loops
-    fused = fuse(model)
-    with torch.no_grad():
-        first = fused(x)
-        assert "dense" not in {layer.strategy for layer in fused.report().layers}
-        for _ in range(20):
-            assert torch.equal(fused(x), first)
-        assert torch.equal(fuse(model)(x), first)
-        assert torch.equal(fuse(model, engine=fused.report().engine)(x), first)
 
 
 def test_the_first_call_does_not_import_the_compiler_of_torch() -> None:

@@ -25,7 +25,7 @@ def wide_of(tensor: Tensor) -> Tensor:
     return result
 
 
-@pytest.mark.usefixtures("run")
+@pytest.mark.usefixtures("context")
 def test_it_passes_for_a_tensor() -> None:
     x = narrow()
     assert isinstance(x, Tensor)
@@ -47,7 +47,7 @@ def test_unknown_functions_get_the_whole_map(context: Context) -> None:
     assert context.records["conv"].reasons[-1] == "sort needs the whole map"
 
 
-@pytest.mark.usefixtures("run")
+@pytest.mark.usefixtures("context")
 def test_functions_in_place_change_the_map_itself() -> None:
     x = narrow()
     expected = wide_of(x).clone()
@@ -60,7 +60,7 @@ def test_functions_in_place_change_the_map_itself() -> None:
     assert torch.equal(wide_of(z), expected.relu())
 
 
-@pytest.mark.usefixtures("run")
+@pytest.mark.usefixtures("context")
 def test_relu_in_place_is_seen_by_all_readers() -> None:
     x = narrow()
     expected = wide_of(narrow_copy(x)).relu()
@@ -72,7 +72,7 @@ def narrow_copy(x: LazyMap) -> LazyMap:
     return x.like(x.parts)
 
 
-@pytest.mark.usefixtures("run")
+@pytest.mark.usefixtures("context")
 def test_operators_of_python_work() -> None:
     x = narrow()
     torch.testing.assert_close(wide_of(1 - narrow_copy(x) / 2), 1 - wide_of(x) / 2)
@@ -87,7 +87,7 @@ def test_projection_of_ordinary_tensors() -> None:
     torch.testing.assert_close(project_wide(rows, matrix, 2), torch.einsum("oc,btc->obt", matrix, rows))
 
 
-@pytest.mark.usefixtures("run")
+@pytest.mark.usefixtures("context")
 def test_projection_is_the_same_before_and_after_writing() -> None:
     x, matrix = narrow(), torch.randn(2, 6)
     before = x.project(matrix)
@@ -119,7 +119,7 @@ SPELLINGS: list[Callable[[Tensor], Tensor]] = [
 ]
 
 
-@pytest.mark.usefixtures("run")
+@pytest.mark.usefixtures("context")
 @pytest.mark.parametrize("number", range(len(SPELLINGS)))
 def test_all_spellings_of_torch_are_taken(number: int) -> None:
     x = narrow()
@@ -127,7 +127,7 @@ def test_all_spellings_of_torch_are_taken(number: int) -> None:
     torch.testing.assert_close(wide_of(SPELLINGS[number](x)), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.usefixtures("run")
+@pytest.mark.usefixtures("context")
 def test_wrong_arguments_are_refused_as_by_torch() -> None:
     with pytest.raises(TypeError):
         functional.max_pool2d(narrow(), kernel_size="wide")  # type: ignore[call-overload]
@@ -135,7 +135,7 @@ def test_wrong_arguments_are_refused_as_by_torch() -> None:
         torch.relu(narrow(), slope=2)  # type: ignore[call-arg]
 
 
-@pytest.mark.usefixtures("run")
+@pytest.mark.usefixtures("context")
 def test_named_arguments_are_written_to_as_others_are() -> None:
     x = narrow()
     expected = wide_of(narrow_copy(x))

@@ -47,7 +47,7 @@ def randomize(norm: nn.Module) -> nn.Module:
     return norm.double()
 
 
-@pytest.mark.usefixtures("run")
+@pytest.mark.usefixtures("context")
 @pytest.mark.parametrize("make", NORMS)
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("shift", [True, False])
@@ -64,7 +64,7 @@ def randomize_like(make: Callable[[], nn.Module], norm: nn.Module) -> nn.Module:
     return other
 
 
-@pytest.mark.usefixtures("run")
+@pytest.mark.usefixtures("context")
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d(24), nn.GroupNorm(2, 24)])
 def test_they_stay_narrow(norm: nn.Module) -> None:
     result = norm.double()(narrow(24))
@@ -72,7 +72,7 @@ def test_they_stay_narrow(norm: nn.Module) -> None:
     assert all(isinstance(part, Affine) for part in result.parts)
 
 
-@pytest.mark.usefixtures("run")
+@pytest.mark.usefixtures("context")
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("shift", [True, False])
 def test_layer_norm_stays_narrow(affine: bool, shift: bool) -> None:
@@ -84,7 +84,7 @@ def test_layer_norm_stays_narrow(affine: bool, shift: bool) -> None:
     torch.testing.assert_close(wide_of(result), norm(wide_of(x)))
 
 
-@pytest.mark.usefixtures("run")
+@pytest.mark.usefixtures("context")
 @pytest.mark.parametrize("norm", [nn.LayerNorm(64), nn.GroupNorm(2, 64)])
 @pytest.mark.parametrize("offset", [1e2, 1e4])
 def test_digits_are_those_of_the_wide_norm_where_a_large_source_and_the_shift_cancel(
@@ -103,7 +103,7 @@ def test_digits_are_those_of_the_wide_norm_where_a_large_source_and_the_shift_ca
     assert (wide_of(result) - exact).abs().max() < 8 * (dense - exact).abs().max() + 1e-5
 
 
-@pytest.mark.usefixtures("run")
+@pytest.mark.usefixtures("context")
 @pytest.mark.parametrize("gradients", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("outlier", [float("nan"), 1e3, 3e4])
@@ -124,7 +124,7 @@ def test_layer_norm_leaves_positions_apart(outlier: float, dtype: torch.dtype, g
     assert bool(exact[27].isnan().any()) or error[27].max() < limit
 
 
-@pytest.mark.usefixtures("run")
+@pytest.mark.usefixtures("context")
 @pytest.mark.parametrize("columns", ["apart", "dependent"])
 def test_gradients_of_layer_norm_are_those_of_the_wide_one(columns: str) -> None:
     torch.manual_seed(0)
@@ -153,7 +153,7 @@ def test_running_statistics_are_torchs_own() -> None:
         torch.testing.assert_close(fused.state_dict()[key], value)
 
 
-@pytest.mark.usefixtures("run")
+@pytest.mark.usefixtures("context")
 def test_after_an_activation_running_statistics_are_folded() -> None:
     norm = randomize(nn.BatchNorm2d(12)).eval()
     x = narrow()
@@ -162,14 +162,14 @@ def test_after_an_activation_running_statistics_are_folded() -> None:
     torch.testing.assert_close(wide_of(result), norm(functional.gelu(wide_of(x))))
 
 
-@pytest.mark.usefixtures("run")
+@pytest.mark.usefixtures("context")
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d(12), nn.InstanceNorm2d(12), nn.GroupNorm(2, 12), nn.LayerNorm(4)])
 def test_other_cases_read_the_whole_map(norm: nn.Module) -> None:
     x = narrow()
     torch.testing.assert_close(wide_of(norm.double()(functional.gelu(x))), norm(functional.gelu(wide_of(x))))
 
 
-@pytest.mark.usefixtures("run")
+@pytest.mark.usefixtures("context")
 def test_statistics_are_differentiable() -> None:
     source = torch.randn(2, 3, 5, 4, dtype=torch.float64, requires_grad=True)
     matrix = torch.randn(12, 2, dtype=torch.float64, requires_grad=True)

@@ -10,7 +10,7 @@ from tailcut.execution.ir.expression import Affine, Function, Given, Pointwise, 
 from tailcut.execution.lazy.context import Context
 from tailcut.execution.lazy.lazy_map import LazyMap, as_tensor
 
-pytestmark = pytest.mark.usefixtures("run")
+pytestmark = pytest.mark.usefixtures("context")
 
 
 def narrow(channels: int = 6, k: int = 2, sizes: tuple[int, ...] = (7, 8)) -> LazyMap:

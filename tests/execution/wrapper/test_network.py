@@ -1,5 +1,4 @@
 import copy
-import functools
 import gc
 import itertools
 from collections.abc import Callable
@@ -245,84 +244,6 @@ def test_hooks_of_the_user_see_the_map() -> None:
     model[0].register_forward_hook(lambda module, args, output: seen.append(output + 0))
     narrowly(model)(torch.randn(1, 3, 8, 8))
     assert [tuple(tensor.shape) for tensor in seen] == [(1, 8, 6, 6)]
-
-
-class Telling(nn.Module):
-    note: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Linear(2, 2)
-        self.config: Any = {"widths": [8]}
-        self.kind = nn.Linear
-        self.questions = 0
-        self.register_buffer("note", torch.zeros(1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.body(x)
-        return result
-
-    features = forward
-
-    @property
-    def asked(self) -> int:
-        self.questions += 1
-        return self.questions
-
-
-def test_attributes_of_the_source_are_read_through_the_view() -> None:
-    fused = fuse(Telling())
-    assert fused.config is fused.source.config
-    assert fused.kind is nn.Linear
-    assert fused.asked == 1
-    for name in ("features", "body"):
-        with pytest.raises(AttributeError, match=f"'{name}' of the Telling would run it as it is"):
-            getattr(fused, name)
-    with pytest.raises(AttributeError, match="'Telling' object has no attribute 'other'"):
-        _ = fused.other
-    assert not hasattr(copy.deepcopy(fused), "__other__")
-
-
-def test_attributes_of_the_source_are_written_through_the_view() -> None:
-    fused: Any = fuse(Telling())
-    source = fused.source
-    fused.config, fused.note, fused.strategy, fused.mine = 1, torch.ones(1), "narrow", 2
-    fused.body = nn.Linear(2, 3)
-    assert source.config == 1
-    assert source.note.item() == 1
-    assert source.body.out_features == 3
-    assert fused(torch.ones(1, 2)).shape == (1, 3)
-    assert not hasattr(source, "strategy")
-    assert not hasattr(source, "mine")
-    assert fused.mine == 2
-    del fused.config
-    del fused.mine
-    assert not hasattr(source, "config")
-    assert not hasattr(fused, "mine")
-
-
-def test_what_the_source_calls_as_the_view_does_stays_its_own() -> None:
-    model: Any = Telling()
-    model.engine, model.strategy, model._records, model._shapes = "diesel", "north", [1], [(1, 2)]
-    fused = fuse(model, engine="torch")
-    assert (model.engine, model.strategy, model._records, model._shapes) == ("diesel", "north", [1], [(1, 2)])
-    assert (fused.engine, fused.strategy) == ("torch", "auto")
-    again = fuse(fused)
-    again.strategy = "narrow"
-    assert again.source is model
-    assert (fused.engine, fused.strategy) == ("torch", "auto")
-
-
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # when torch loads its compiler
-def test_attributes_of_what_torch_compile_wraps() -> None:
-    model: Any = Telling()
-    fused: Any = fuse(torch.compile(model, backend="eager"))  # type: ignore[arg-type]
-    fused.config = 1
-    assert model.config == 1
-    model.other = functools.partial(model.features)
-    for name in ("features", "other"):
-        with pytest.raises(AttributeError, match=f"'{name}' of the Telling would run it as it is"):
-            getattr(fused, name)
 
 
 def test_networks_without_numbers_give_shapes() -> None:

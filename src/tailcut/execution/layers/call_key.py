@@ -1,13 +1,22 @@
 """What the way of a call is decided by: the tensors among its arguments, and what else it was called with."""
 
 from enum import Enum
+from pathlib import PurePath
+from types import NoneType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from tailcut.execution.lazy.unsupported import is_transformed
+
+# Of these nothing can be changed.
+_CONSTANTS = (
+    *(NoneType, bool, int, float, complex, str, bytes, slice, range, tuple, frozenset, Enum, type, PurePath),
+    *(torch.dtype, torch.device, torch.layout, torch.memory_format, np.generic, np.dtype),
+)
 
 
 def tensors_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
@@ -15,6 +24,14 @@ def tensors_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     if not kwargs and all(isinstance(value, Tensor) for value in args):
         return list(args)
     return [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+
+
+def has_other_objects(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """The class of an argument that a forward may change unseen, such as a cache of keys and values; or ""."""
+    if not kwargs and all(isinstance(value, Tensor) for value in args):
+        return ""
+    leaves = pytree.tree_leaves((args, kwargs))
+    return next((type(leaf).__name__ for leaf in leaves if not isinstance(leaf, (Tensor, *_CONSTANTS))), "")
 
 
 def words_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[object, ...]:

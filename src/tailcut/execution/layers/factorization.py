@@ -31,17 +31,6 @@ class Factorization:
 
 Kept = TypeVar("Kept", Factorization, Tensor)
 
-# Vectors of so many numbers are compared with those of the call before; of longer ones a sample of this many, as each
-# lies in another line of the cache, where the next layer's weights should stay.
-MAX_COMPARED = 1 << 8
-SAMPLE = 1 << 2
-
-
-def step_of(vector: Tensor) -> int:
-    """The distance of the numbers of a vector that are compared."""
-    length = vector.numel()
-    return 1 if length <= MAX_COMPARED else -(-length // SAMPLE)
-
 
 def counts_changes(vector: Tensor, dropped: Tensor) -> bool:
     """Whether torch tells that a vector or its mask was written to."""
@@ -60,8 +49,6 @@ class TruncatedWeight:
         self._parameters, self._truncation = tensor.holder._parameters, tensor.truncation
         self._buffers = tensor.truncation._buffers
         self._kept: tuple[object, Factorization | Tensor] | None = None
-        self._seen: Tensor | None = None
-        self._times_changed = 0
         self._derived: dict[str, tuple[Factorization, Tensor]] = {}
 
     @property
@@ -144,31 +131,12 @@ class TruncatedWeight:
         return Factorization(corner.contiguous().to(dtype), inward, outward)
 
     def state(self) -> tuple[object, ...] | None:
-        """What changes whenever a coefficient does; None where that cannot be told. Made to be fast.
-
-        Writes that torch does not count (through `.data`) are seen on the CPU, in long vectors by a sample; elsewhere
-        the comparison would have to wait for the device.
-        """
+        """What changes whenever torch counts a write to a coefficient; None where it does not count."""
         vector, dropped = self._parameters["original"], self._buffers["dropped"]
         if vector is None or dropped is None or not counts_changes(vector, dropped):
             return None
-        positions = id(self._truncation.positions)
-        content = self._content(vector) if vector.device.type == "cpu" else 0
-        written = vector._version, content, vector.data_ptr(), dropped._version
-        return id(vector), *written, vector.dtype, positions, self._truncation.precision
-
-    def _content(self, vector: Tensor) -> int:
-        """How often other numbers were found in it: writes through `.data` and numpy are not counted by torch."""
-        looked_at = vector.detach()[:: step_of(vector)]
-        seen = self._seen
-        if seen is None or seen.dtype != vector.dtype or seen.device != vector.device:
-            is_same = False
-        else:
-            is_same = torch.equal(looked_at, seen)
-        if not is_same:
-            self._seen = looked_at.detach().clone()
-            self._times_changed += 1
-        return self._times_changed
+        written = vector._version, vector.data_ptr(), dropped._version
+        return id(vector), *written, vector.dtype, id(self._truncation.positions), self._truncation.precision
 
     def _is_differentiated(self) -> bool:
         return torch.is_grad_enabled() and self.vector.requires_grad

@@ -10,34 +10,39 @@ from tailcut.execution.ir.expression import Affine, is_pointwise, map_sources
 from tailcut.execution.ir.geometry import Geometry, geometry_of
 from tailcut.execution.layers.call_key import is_plain
 from tailcut.execution.layers.factorization import Factorization, TruncatedWeight, block_diagonal, grouped_outward
-from tailcut.execution.layers.sharing import share_hooks, stand_for
+from tailcut.execution.layers.module_copy import shallow_copy
 from tailcut.execution.layers.strategies import Plan, Strategy, choose, possible_strategies
 from tailcut.execution.lazy.context import Context, current_context
-from tailcut.execution.lazy.lazy_map import LazyMap, as_tensor, project_wide, shape_of
+from tailcut.execution.lazy.lazy_map import LazyMap, project_wide, shape_of
 from tailcut.execution.lazy.unsupported import is_autocast, is_transformed, refuse_detours
 from tailcut.weights import TruncatedTensor
 
-# What a layer's sizes depend on beside its weight; and for so many different calls it remembers its way.
-_SETTINGS = ("stride", "padding", "dilation", "groups", "padding_mode", "output_padding")
+# A layer remembers its strategy for so many different calls.
 MAX_PLANS = 256
+_KINDS: dict[tuple[type[nn.Module], type[nn.Module]], type[nn.Module]] = {}
 
 
-class DenseTwin:
-    """A module like a regularised one, whose regularised parameters are dense tensors of its own.
+class DenseLayer:
+    """A copy of a regularised module whose regularised parameters are dense tensors.
 
     Attributes:
-        module: an instance of the class the original had before, sharing all its other state.
+        module: the copy, an instance of the class that the original had before.
         name: the original's name in the network.
+        held: names of the dense tensors, and of its other parameters.
 
     Two of one module may share what they keep (`like`): each has children of its own.
     """
 
     def __init__(
-        self, source: nn.Module, name: str, tensors: dict[str, TruncatedTensor], *, like: "DenseTwin | None" = None
+        self, source: nn.Module, name: str, tensors: dict[str, TruncatedTensor], *, like: "DenseLayer | None" = None
     ) -> None:
-        self._held: dict[str, Tensor | None] = dict.fromkeys(tensors)
-        self.module = stand_for(source, type(source).__bases__[0], self._held)
+        kind = _plain_kind(source)
+        # Torch's own layers have no hooks here: calling them is calling their forward.
+        self.module = shallow_copy(source, _kind_with(_CalledDirectly, kind) if _is_torchs(kind) else kind)
         self.name = name
+        self._attributes = self.module.__dict__
+        self._attributes.update(dict.fromkeys(tensors), **self.module._parameters)
+        self.held = frozenset({*tensors, *self.module._parameters})
         self._weights: dict[str, TruncatedWeight] = (
             {key: TruncatedWeight(tensor, source) for key, tensor in tensors.items()} if like is None else like._weights
         )
@@ -45,51 +50,35 @@ class DenseTwin:
     def refresh(self, context: Context) -> None:
         """Hold the dense tensors, as the coefficients are now, for the module's forward."""
         for attribute, weight in self._weights.items():
-            self._held[attribute] = weight.dense(context)
+            self._attributes[attribute] = weight.dense(context)
+        # Found there at once; torch looks for parameters of a module only after all else.
+        self._attributes.update(self.module._parameters)
+
+
+class _CalledDirectly(nn.Module):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.forward(*args, **kwargs)
 
 
 class FusedLayer(nn.Module):
-    """What stands for a regularised layer in a fused network; it reads the layer's present state."""
+    """A copy of a regularised layer that can run without its dense weight; `fused_layer` makes it.
 
-    # The layer is not registered as a child: it belongs to the network that is shared.
-    source: Any
+    It is of a subclass of the layer's own class. Settings, bias and hooks are the layer's.
 
-    def __init__(self, source: nn.Module, name: str, tensor: TruncatedTensor, twin: DenseTwin) -> None:
-        super().__init__()
-        self.__dict__["source"] = source
-        share_hooks(self, source)
-        del self.__dict__["training"]  # it is the layer's, see __getattr__
-        self.twin = twin
-        self.name = name
-        self.weights = TruncatedWeight(tensor, source)
+    Attributes:
+        dense: the copy that runs with a dense weight.
+        name: the layer's name in the network.
+        weights: its weight, as factors or dense.
+    """
+
+    dense: DenseLayer
+    name: str
+    weights: TruncatedWeight
 
     @property
     def weight(self) -> Tensor:
         """The dense weight, for code that reads it from outside."""
         return self.weights.dense(current_context())
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        """The class that the layer had, for code that asks `isinstance(module, nn.Conv2d)`."""
-        source = self.__dict__.get("source")
-        return type(self) if source is None else type(source).__bases__[0]
-
-    def __getattr__(self, name: str) -> Any:
-        """Sizes, settings and bias are those of the layer."""
-        return getattr(self.__dict__["source"], name)
-
-    def _call_impl(self, *args: Any, **kwargs: Any) -> Any:
-        """As torch's. Backward hooks look at gradients of ordinary tensors, and may have been registered just now."""
-        if "forward" in self.source.__dict__:  # set by hand, perhaps just now: it knows its own arguments
-            context, reason = current_context(), "it has a forward of its own"
-            context.record(self.name, "dense", reason)
-            self.twin.refresh(context)
-            args, kwargs = as_tensor((args, kwargs), reason)
-            return self.twin.module(*args, **kwargs)
-        if self._backward_hooks or self._backward_pre_hooks:
-            self.__dict__["_is_full_backward_hook"] = self.source._is_full_backward_hook
-            args, kwargs = as_tensor((args, kwargs), f"backward hooks of {self.name} look at its gradients")
-        return super()._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _why_dense(self, context: Context) -> str:
         """Why this call has to be done as the dense network does it, whatever it costs; empty if it has not.
@@ -100,8 +89,6 @@ class FusedLayer(nn.Module):
         refuse_detours()
         if context.strategy == "dense":
             return context.way_reason
-        if self._backward_hooks or self._backward_pre_hooks:
-            return "it has backward hooks"
         if self.weights.is_blank:
             return "its network has no memory yet"
         if is_autocast(self.weights.vector.device.type):
@@ -114,9 +101,8 @@ class FusedLayer(nn.Module):
 class NarrowLayer(FusedLayer):
     """A regularised linear layer or convolution: cosines of the input, a small core, cosines of the output."""
 
-    def __init__(self, source: nn.Module, name: str, tensor: TruncatedTensor, twin: DenseTwin) -> None:
-        super().__init__(source, name, tensor, twin)
-        self._plans: dict[object, Plan | None] = {}
+    plans: dict[object, Plan | None]
+    bias: Tensor | None
 
     def forward(self, input: Tensor, output_size: Any = None) -> Tensor:
         """As the original's: from an ordinary tensor or a narrow map, to one or the other."""
@@ -126,7 +112,7 @@ class NarrowLayer(FusedLayer):
         if not is_plain(x):
             return self._dense(x, args, context, None)
         if isinstance(x, LazyMap):
-            if x.channel_axis != (x.ndim - 1 if isinstance(self.source, nn.Linear) else 1):
+            if x.channel_axis != (x.ndim - 1 if isinstance(self, nn.Linear) else 1):
                 x = x.wide("its channels lie on another axis")
             elif x.must_be_written():
                 x = x.wide("it was made without gradients")
@@ -139,7 +125,6 @@ class NarrowLayer(FusedLayer):
         """The way of this call, None where there is but the dense one. It is thought out once for each key."""
         unwritten = x.parts if isinstance(x, LazyMap) and x._wide is None else ()
         making = tuple((part.flops, part.elements) for part in unwritten)
-        settings = tuple(map(self.source.__dict__.get, _SETTINGS))
         key = (
             shape_of(x),
             making,
@@ -147,17 +132,16 @@ class NarrowLayer(FusedLayer):
             context.costs,
             self.weights.num_in,
             self.weights.num_out,
-            settings,
             args,
         )
-        if key not in self._plans:
-            if len(self._plans) >= MAX_PLANS:
-                self._plans.clear()
-            geometry = geometry_of(self.source, tuple(shape_of(x)), args)
+        if key not in self.plans:
+            if len(self.plans) >= MAX_PLANS:
+                self.plans.clear()
+            geometry = geometry_of(self, tuple(shape_of(x)), args)
             strategies = [] if geometry is None else possible_strategies(geometry, self.weights, x, context)
             best = choose(strategies, context)
-            self._plans[key] = None if geometry is None or best is None else Plan(geometry, best, strategies[0])
-        return self._plans[key]
+            self.plans[key] = None if geometry is None or best is None else Plan(geometry, best, strategies[0])
+        return self.plans[key]
 
     def _dense(
         self, x: Tensor, args: tuple[Any, ...], context: Context, strategy: Strategy | None, reason: str = ""
@@ -169,8 +153,8 @@ class NarrowLayer(FusedLayer):
         if strategy is not None:
             record.count(strategy.work, strategy.work)
         wide = x.wide(f"{self.name} is dense") if isinstance(x, LazyMap) else x
-        self.twin.refresh(context)
-        result: Tensor = self.twin.module.forward(wide, *args)
+        self.dense.refresh(context)
+        result: Tensor = self.dense.module.forward(wide, *args)
         return result
 
     def _narrow(self, x: Tensor, geometry: Geometry, strategy: Strategy, dense: Strategy, context: Context) -> Tensor:
@@ -268,17 +252,20 @@ def _to_batch_first(result: Tensor, geometry: Geometry) -> Tensor:
 class NarrowEmbedding(FusedLayer):
     """A regularised embedding: the cosines at the index, times the core; expanded when somebody needs it whole."""
 
+    max_norm: float | None
+    padding_idx: int | None
+    embedding_dim: int
+
     def forward(self, input: Tensor) -> Tensor:
         """(...) of integers to (..., channels)."""
         context, index = current_context(), input
-        source = self.source
-        special = source.max_norm is not None or source.padding_idx is not None
-        size: int = source.embedding_dim
+        special = self.max_norm is not None or self.padding_idx is not None
+        size = self.embedding_dim
         why_dense = self._why_dense(context) or ("it has special rows" if special else "")
         if context.strategy == "dense" or why_dense or index.ndim != 2 or self.weights.num_out >= size:
             context.record(self.name, "dense", why_dense or "the cost model prefers it")
-            self.twin.refresh(context)
-            result: Tensor = self.twin.module.forward(index)
+            self.dense.refresh(context)
+            result: Tensor = self.dense.module.forward(index)
             return result
         factors = self.weights.factors(context)
         context.record(self.name, "fused", "rows are made from cosines at the index")
@@ -291,13 +278,35 @@ class NarrowEmbedding(FusedLayer):
         return LazyMap([part], index.ndim, [self.name])
 
 
-def narrow_layer(source: nn.Module, name: str, tensor: TruncatedTensor, twin: DenseTwin) -> nn.Module | None:
-    """The narrow way of a layer; None for kinds that have none."""
-    kind = type(source).__bases__[0]
+def fused_layer(source: nn.Module, name: str, tensor: TruncatedTensor, dense: DenseLayer) -> FusedLayer | None:
+    """The fused form of a layer; None for kinds that have none."""
+    kind = _plain_kind(source)
     if kind is nn.Embedding and isinstance(source, nn.Embedding):
         if source.sparse or source.scale_grad_by_freq:
             return None
-        return NarrowEmbedding(source, name, tensor, twin)
-    if kind is nn.Linear or (kind.__module__ == nn.Conv2d.__module__ and isinstance(source, _ConvNd)):
-        return NarrowLayer(source, name, tensor, twin)
-    return None
+        form: type[FusedLayer] = NarrowEmbedding
+    elif _is_torchs(kind):
+        form = NarrowLayer
+    else:
+        return None
+    made = shallow_copy(source, _kind_with(form, kind))
+    made.__dict__.update(dense=dense, name=name, weights=TruncatedWeight(tensor, source), plans={})
+    return made if isinstance(made, FusedLayer) else None
+
+
+def _plain_kind(source: nn.Module) -> type[nn.Module]:
+    """The class that a module had before it was parametrised."""
+    kind: type[nn.Module] = type(source).__bases__[0]
+    return kind
+
+
+def _is_torchs(kind: type[nn.Module]) -> bool:
+    """Whether it is torch's own linear layer or a convolution of torch's."""
+    return kind is nn.Linear or (kind.__module__ == nn.Conv2d.__module__ and issubclass(kind, _ConvNd))
+
+
+def _kind_with(form: type[nn.Module], kind: type[nn.Module]) -> type[nn.Module]:
+    """The subclass of a kind of layers that runs in a form; the same one each time."""
+    if (form, kind) not in _KINDS:
+        _KINDS[form, kind] = type(f"{form.__name__}{kind.__name__}", (form, kind), {})
+    return _KINDS[form, kind]

@@ -1,4 +1,4 @@
-"""What was settled about calls of a fused network: which run narrowly, which densely, and which need no trial."""
+"""What was decided about calls of a fused network: which run fused, which densely, and which need no probe."""
 
 import math
 from typing import Any, NamedTuple
@@ -7,18 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.execution.layers.call_key import device_type, sizes_of, tensors_of, words_of
+from tailcut.execution.layers.module_copy import GLOBAL_HOOKS, HOOKS
+from tailcut.execution.lazy.context import LayerRecord
 from tailcut.execution.lazy.unsupported import is_autocast
 from tailcut.execution.wrapper.programs import NetworkPrograms
 
 # So many kinds of calls are remembered, and further ones run densely: one that was forgotten might run another way when
 # it comes again.
-MAX_SETTLED = 1024
-# After so many new sizes in a row that ended dense, others are taken for dense without a trial,
-ENOUGH_DENSE = 8
-# unless they are larger than any of those by this factor: narrow ways pay more, the larger the maps.
+MAX_DECIDED = 1024
 LARGER = 1.25
-# What makes a call of a module more than its forward.
-_HOOKS_OF_CALLS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 # Found once: a call of a small network takes a few microseconds.
 _is_grad_enabled, _get_tracing_state = torch.is_grad_enabled, torch._C._get_tracing_state
 
@@ -64,106 +61,108 @@ def call_of(args: tuple[Any, ...], kwargs: dict[str, Any], *, kept: int, trainin
     return Call(sizes_of(tensors), places, words, kept, training, torch.is_grad_enabled(), autocast)
 
 
-class SettledCall:
-    """The latest call, if it ran densely without gradients on one tensor: others like it need no further look.
+class DenseCalls:
+    """Calls of one tensor, without gradients, that are known to run densely: they need no further look.
 
     Attributes:
-        run: the dense network.
+        records: what the report says of them, by the tensor's shape.
+        latest: the shape of the latest call, where it was one of these.
+        run: the dense program.
     """
 
-    def __init__(self, call: Call, network: nn.Module, assembly: NetworkPrograms) -> None:
-        self.run = assembly.dense.root
-        self._is_current, self._is_same = assembly.is_current, assembly.freshness.is_same
-        self._shape, self._training = call.shapes[0], call.training
-        self._own, self._source = network.__dict__, assembly.source
-        self._modules, self._of_source = network._modules, assembly.source.__dict__
-        self._hooks = [self._own[name] for name in _HOOKS_OF_CALLS]
+    __slots__ = ("_hooks", "_is_current", "_is_same", "_kind", "latest", "records", "run")
 
-    def holds(self, args: tuple[Any, ...]) -> bool:
-        """Whether a call of the fused network is like this one, and the dense weights are those of the coefficients.
+    def __init__(self, network: nn.Module, programs: NetworkPrograms) -> None:
+        self.records: dict[tuple[int, ...], list[LayerRecord]] = {}
+        self.latest: tuple[int, ...] | None = None
+        self._kind: tuple[object, ...] = ()
+        self._hooks = [*(network.__dict__[name] for name in HOOKS), *GLOBAL_HOOKS]
+        # The root has no hooks either, if it is a copy: calling it is calling its forward.
+        dense: Any = programs.dense
+        is_plain = dense is not programs.source and type(dense).__call__ is nn.Module.__call__
+        self.run = dense.forward if is_plain else dense
+        self._is_same, self._is_current = programs.guard.is_same, programs.versions.is_same
 
-        The device and the layout are not asked: the dense network gives the right answer, or the error, for all.
+    def remember(self, call: Call, records: list[LayerRecord]) -> None:
+        """Note a call (see `is_simple`), of which the dense program just ran. Those of another mode are forgotten."""
+        kind = call.training, call.kept
+        if kind != self._kind or len(self.records) >= MAX_DECIDED:
+            self.records.clear()
+        self._kind = kind
+        self.records[call.shapes[0]] = records
+
+    def holds(self, x: Any) -> bool:
+        """Whether the call is one of these, and the dense weights are those of the coefficients.
+
+        The device, the layout and the type are not asked: the dense program gives the right answer, or the error, for
+        all.
         """
-        return (
-            len(args) == 1
-            and type(args[0]) is Tensor
-            and args[0].shape == self._shape
-            and not _is_grad_enabled()
-            and self._of_source["training"] is self._training
-            and not any(self._hooks)
-            and self._modules["source"] is self._source
-            and self._own["strategy"] == "auto"
-            and "_compiled_call_impl" not in self._own
-            and _get_tracing_state() is None
-            and self._is_current()
-            and self._is_same()
-        )
+        if type(x) is Tensor and not _is_grad_enabled() and _get_tracing_state() is None:
+            shape = x.shape
+            if shape in self.records and self._is_same() and self._is_current() and not any(self._hooks):
+                self.latest = shape
+                return True
+        return False
 
 
 def is_simple(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a `SettledCall` can remember a call."""
+    """Whether `DenseCalls` can remember a call."""
     return not (call.gradients or call.autocast or kwargs) and len(args) == 1 and type(args[0]) is Tensor
 
 
 class Decisions:
-    """Each new call is tried once; its end settles the way of all like it.
+    """Each new call is tried once; its end decides how all like it run.
 
-    Networks whose inputs have always another size would try them all. So after `ENOUGH_DENSE` new sizes in a row that
-    ended dense, others of that family run densely without a trial, unless they are larger than any of those by
-    `LARGER`. That depends on the calls before; so it is not done where gradients are enabled: a training that is
-    resumed must decide as one that was not interrupted.
+    Attributes:
+        records: what the report says of calls that run densely.
+
+    Without gradients, a call that is not `LARGER` than one that ended dense is taken for dense without a probe: fusing
+    pays more, the larger the maps. With gradients each is tried: a training that is resumed must decide as one that was
+    not interrupted.
     """
 
     def __init__(self) -> None:
-        self._dense: set[Call] = set()
-        self._narrow: set[Call] = set()
-        self._timed: set[Call] = set()
-        self._in_a_row: dict[object, tuple[int, int]] = {}
+        self._is_dense: dict[Call, bool] = {}
+        self.records: dict[Call, list[LayerRecord]] = {}
+        self._largest_dense: dict[object, int] = {}
 
-    def is_dense(self, call: Call) -> bool:
-        """Whether calls like this one run densely."""
-        return call in self._dense or call in self._timed
-
-    def is_narrow(self, call: Call) -> bool:
-        """Whether calls like this one run narrowly."""
-        return call in self._narrow
-
-    def take_for_dense(self, call: Call) -> bool:
-        """Whether so many others of its family ended dense that this one runs densely from now on, without a trial."""
-        times, largest = (0, 0) if call.gradients else self._in_a_row.get(call.family, (0, 0))
-        if self._has_room(call) and (times < ENOUGH_DENSE or call.numbers > LARGER * largest):
-            return False
-        self._remember(self._dense, call)
+    def is_dense(self, call: Call) -> bool | None:
+        """Whether calls like this one run densely; None where that is not decided."""
+        found = self._is_dense.get(call)
+        if found is not None or call.gradients:
+            return found
+        if call.numbers > LARGER * self._largest_dense.get(call.family, 0) and self._has_room(call):
+            return None
+        self._remember(call, is_dense=True)
         return True
 
-    def settle(self, call: Call, *, is_dense: bool) -> None:
-        """Calls like this one run so from now on."""
-        self._remember(self._dense if is_dense else self._narrow, call)
-        if len(self._in_a_row) >= MAX_SETTLED:
-            self._in_a_row.clear()
-        times, largest = self._in_a_row.pop(call.family, (0, 0))
-        if is_dense:
-            self._in_a_row[call.family] = times + 1, max(largest, call.numbers)
+    def decide(self, call: Call, dense: list[LayerRecord] | None) -> None:
+        """Calls like this one run densely from now on, with these records for the report; or fused (None)."""
+        self._remember(call, is_dense=dense is not None)
+        if dense is not None:
+            self.records[call] = dense
+            self._largest_dense[call.family] = max(call.numbers, self._largest_dense.get(call.family, 0))
 
-    def _has_room(self, call: Call) -> bool:
-        """Whether a call can be remembered. Those of coefficients that were cut since are forgotten for it."""
-        if len(self._dense) + len(self._narrow) >= MAX_SETTLED:
-            for settled in (self._dense, self._narrow):
-                settled.intersection_update({one for one in settled if one.kept == call.kept})
-        return len(self._dense) + len(self._narrow) < MAX_SETTLED
-
-    def _remember(self, settled: set[Call], call: Call) -> None:
-        if self._has_room(call):
-            settled.add(call)
-
-    def prefer_dense(self, call: Call) -> None:
-        """Calls like this one run densely, whatever the cost model says of them."""
-        self._timed.add(call)
-        self._narrow.discard(call)
+    def prefer_dense(self, call: Call, records: list[LayerRecord]) -> None:
+        """Calls like this one run densely, whatever the cost model says of them; of others nothing is concluded."""
+        self._is_dense[call] = True
+        self.records[call] = records
 
     def copied(self) -> "Decisions":
         """The same decisions, for a copy of the network."""
         other = Decisions()
-        other._dense, other._narrow, other._timed = self._dense.copy(), self._narrow.copy(), self._timed.copy()
-        other._in_a_row = self._in_a_row.copy()
+        other._is_dense, other._largest_dense = self._is_dense.copy(), self._largest_dense.copy()
+        other.records = self.records.copy()
         return other
+
+    def _has_room(self, call: Call) -> bool:
+        """Whether a call can be remembered. Those of coefficients that were cut since are forgotten for it."""
+        if len(self._is_dense) >= MAX_DECIDED:
+            self._is_dense = {one: is_dense for one, is_dense in self._is_dense.items() if one.kept == call.kept}
+            self.records = {one: records for one, records in self.records.items() if one in self._is_dense}
+            self._largest_dense.clear()
+        return len(self._is_dense) < MAX_DECIDED
+
+    def _remember(self, call: Call, *, is_dense: bool) -> None:
+        if self._has_room(call):
+            self._is_dense[call] = is_dense

@@ -1,4 +1,4 @@
-"""`fuse`: a view of a network that runs its truncated layers without their dense weights."""
+"""`fuse`: a wrapper that runs a network's truncated layers without their dense weights."""
 
 import copy
 import time
@@ -7,44 +7,48 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.execution.cpu.compiled import is_installed
 from tailcut.execution.ir.cost import Costs
-from tailcut.execution.layers.call_key import device_type, sizes_of, tensors_of
+from tailcut.execution.layers.call_key import device_type, has_other_objects, tensors_of
+from tailcut.execution.layers.module_copy import GLOBAL_HOOKS
 from tailcut.execution.lazy import normalization as normalization
 from tailcut.execution.lazy import operations as operations
-from tailcut.execution.lazy.context import Context, LayerRecord, NotNarrowError, running
-from tailcut.execution.lazy.lazy_map import as_tensor
-from tailcut.execution.lazy.unsupported import is_autocast, is_traced
-from tailcut.execution.wrapper.arguments import copies_of
-from tailcut.execution.wrapper.decisions import Call, Decisions, SettledCall, call_of, is_simple
+from tailcut.execution.lazy.context import Context, LayerRecord, NotNarrowError, run_under_way, running
+from tailcut.execution.lazy.lazy_map import LazyMap, as_tensor
+from tailcut.execution.lazy.unsupported import is_traced, is_transformed
+from tailcut.execution.wrapper.decisions import Call, Decisions, DenseCalls, call_of, is_simple
 from tailcut.execution.wrapper.programs import NetworkPrograms
 from tailcut.execution.wrapper.report import FuseReport, report_of
 from tailcut.execution.wrapper.snapshot import ModelSnapshot, try_out
-from tailcut.execution.wrapper.view import is_code_of, unwrapped
 from tailcut.structure import NetworkView, check_module, example_shape, source_of
 
 ENGINES = ("auto", "torch", "compiled")
 # The example is timed only where the dense network's largest map is below this.
 TIMING_CAP_BYTES = 1 << 30
 TIMING_REPEATS = 5
-# What a view has for itself; whatever else the source has is the source's.
-_OWN = frozenset(
-    {"source", "engine", "strategy", "training", "_assembly", "_decisions", "_records", "_shapes", "_settled"}
-)
 
 
 class FusedNetwork(NetworkView):
     """A network's truncated layers run without their dense weights; everything else runs as it is.
 
-    Made by `fuse`. It shares all parameters and buffers with `source`, whose mode (training or evaluation), device
-    and type it follows; so an optimiser of the one trains the other.
+    Made by `fuse`, for the module tree that the network has then.
+
+    - It shares all parameters and buffers with `source`, and follows its mode (training or evaluation), device and
+      type. Parameters may be trained and loaded, and vectors of coefficients cut and shortened, at any time.
+    - After any other change to a module that is a truncated layer, or has one in it, call `refresh`: modules replaced,
+      added or removed, hooks added, an attribute or a forward set, the precision of coefficients set. Until then a
+      call raises `StructureError`.
+    - Not seen: writes that torch does not count, through `.data` or `numpy()`. Call `refresh` after those too.
+    - Code that cannot run fused runs densely, and `report` names it with the reason.
+    - The same input gives the same bits on every call.
 
     Attributes:
         source: the network itself, unchanged.
         engine: "torch" or "compiled", from the beginning on; see `fuse`.
-        way: "auto"; "narrow" takes no layer densely that can run narrowly, whatever it costs, "dense" takes all so.
+        strategy: "auto"; "narrow" takes no layer densely that can run narrowly, whatever it costs, "dense" takes all so.
     """
 
     def __init__(self, source: nn.Module, *, engine: str = "auto") -> None:
@@ -55,168 +59,69 @@ class FusedNetwork(NetworkView):
         self.engine = ("compiled" if is_installed() else "torch") if engine == "auto" else engine
         self.strategy = "auto"
         self.training = source.training
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the network anew, after a change to its modules. All that was decided and timed is decided anew."""
         # Not registered: the programs are made of parts of `source`, which is registered.
-        self._assembly = NetworkPrograms(source)
+        self._programs = NetworkPrograms(self.source)
         self._decisions = Decisions()
-        # None after calls that were taken for dense, for which nothing was counted.
-        self._records: list[LayerRecord] | None = []
+        self._dense_calls = DenseCalls(self, self._programs)
+        self._records: list[LayerRecord] = []
         self._shapes: tuple[tuple[int, ...], ...] | None = None
-        self._settled: SettledCall | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What `forward` gives, with hooks. Where the latest call ran densely, one like it costs one comparison."""
-        settled = self.__dict__["_settled"]
-        if settled is not None and not kwargs and settled.holds(args):
-            return settled.run(*args)
+        """What `forward` gives, with hooks. A call that is known to run densely costs one look-up."""
+        dense = self._dense_calls
+        if not kwargs and len(args) == 1 and dense.holds(args[0]):
+            return dense.run(args[0])
         return super().__call__(*args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What `source(*args, **kwargs)` gives, up to rounding."""
-        if is_traced():  # what is done to decide, and to know whether coefficients changed, would be in it
+        """What `source(*args, **kwargs)` gives, up to rounding.
+
+        Raises:
+            StructureError: the network was changed in a way that needs `refresh`.
+        """
+        programs = self._programs
+        if is_traced() or run_under_way() is not None:
             return self.source(*args, **kwargs)
-        self._assembled()
-        self._settled = None
-        call = self._call(args, kwargs) if self.strategy == "auto" else None
-        if call is not None and self._runs_densely(call):
-            result = self._run_dense(args, kwargs)
-            if is_simple(call, args, kwargs):
-                self._settled = SettledCall(call, self, self._assembly)
-            return result
-        if call is not None and self._decisions.is_narrow(call):
-            before = None
-        else:
-            before = ModelSnapshot(self.source, args, kwargs)
-            if call is not None and not before.arguments.are_plain:
-                return self._after_a_trial(call, before, args, kwargs)
-        context = None
-        try:
-            result, context = self._run_narrow(args, kwargs)
-        except NotNarrowError as stop:
-            self._turn_dense(call, str(stop), before)
-        if context is None:  # out of the handler: torch 2.11 undoes a checkpoint's hooks as the error's traceback goes
-            return self._run_dense(args, kwargs)
-        if before is None or call is None or self._decide(call, context) or not before.can_be_taken_back():
-            return result
-        del result  # with what its backward pass would have needed
-        before.restore()
-        return self._run_dense(args, kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        """Attributes of the source but for its methods and modules: its configuration, its numbers, its tensors."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            source = self.__dict__.get("_modules", {}).get("source")
-            if source is None or name.startswith("__"):
-                raise
-        source = unwrapped(source)
-        value = getattr(source, name)
-        if not is_code_of(source, value):
-            return value
-        raise AttributeError(
-            f"{name!r} of the {type(source).__name__} would run it as it is: source.{name} does so. To have it run a "
-            "fused module, put that in the module's place, such as model.body = fuse(model.body)"
-        )
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """What the source has, and the view has not, is written to the source."""
-        source = self._source_with(name)
-        if source is None:
-            super().__setattr__(name, value)
-        else:
-            setattr(source, name, value)
-
-    def __delattr__(self, name: str) -> None:
-        """As for writing."""
-        source = self._source_with(name)
-        if source is None:
-            super().__delattr__(name)
-        else:
-            delattr(source, name)
-
-    def _source_with(self, name: str) -> nn.Module | None:
-        """The source if it has the attribute, and the view has not; else None."""
-        if name in _OWN or name in self.__dict__ or hasattr(type(self), name):
-            return None
-        source = self.__dict__.get("_modules", {}).get("source")
-        if source is None:
-            return None
-        source = unwrapped(source)
-        places = (source.__dict__, source._parameters, source._buffers, source._modules)
-        has_it = hasattr(type(source), name) or any(name in names for names in places)
-        return source if has_it else None
-
-    def _assembled(self) -> NetworkPrograms:
-        """The programs, made anew where layers were replaced, added, removed or regularised since."""
-        source = self.source
-        if self._assembly.source is not source or not self._assembly.is_current():
-            self._assembly = NetworkPrograms(source)
-            self._decisions = Decisions()
-        return self._assembly
-
-    def _runs_densely(self, call: Call) -> bool:
-        """Whether it is known, or to be expected, that this call does not pay narrowly."""
-        if self._decisions.is_dense(call):
-            return True
-        if self._decisions.is_narrow(call) or not self._decisions.take_for_dense(call):
-            return False
-        self._records, self._shapes = None, call.shapes
-        return True
-
-    def _turn_dense(self, call: Call | None, reason: str, before: ModelSnapshot | None) -> None:
-        """Give up a narrow forward: all is put back, and calls like this one run densely from now on."""
-        if call is not None:
-            self._decisions.settle(call, is_dense=True)
-        self._records = self._assembly.records(reason)
-        if before is None or not before.can_be_taken_back():
-            raise StructureError(f"{reason}, and this call cannot be taken back; the next one will run densely")
-        before.restore()
-
-    def _after_a_trial(self, call: Call, before: ModelSnapshot, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What the network gives, once copies of its arguments have told how calls like this one are run."""
-        problem = self._try_on_copies(call, before, args, kwargs)
-        if not problem:
-            return self.forward(*args, **kwargs)
-        result = self._run_dense(args, kwargs)  # where this fails too, the call was wrong, and nothing is settled
-        self._settle_dense(call, problem)
+        if programs.source is not self.source:
+            raise StructureError("the source of a fused network was set; make another one: fuse(network)")
+        if not programs.unsupported:  # else the network itself runs, whatever it is
+            programs.guard.check()
+        self._dense_calls.latest = None
+        call = self._call(args, kwargs)
+        self._shapes = call.shapes
+        reason = self._unsupported(call, args, kwargs)
+        if reason:
+            self._records = programs.records(reason)
+            return self.source(*args, **kwargs)
+        if self.strategy != "auto":
+            return self._probed(None, args, kwargs)
+        is_dense = self._decisions.is_dense(call)
+        if is_dense is None:
+            return self._probed(call, args, kwargs)
+        if not is_dense:
+            try:
+                return self._run_fused(args, kwargs)[0]
+            except NotNarrowError as stop:
+                raise StructureError(
+                    f"{stop}, where an earlier call like this one did nothing of the kind; refresh() decides anew"
+                ) from stop
+        result = self._run_dense(args, kwargs)
+        reason = "calls of other sizes that were probed before ran so"
+        self._records = self._decisions.records.get(call) or programs.records(reason)
+        if is_simple(call, args, kwargs):
+            self._dense_calls.remember(call, self._records)
         return result
 
-    def _settle_dense(self, call: Call, reason: str) -> None:
-        self._decisions.settle(call, is_dense=True)
-        self._records, self._shapes = self._assembly.records(reason), call.shapes
-
-    def _try_on_copies(self, call: Call, before: ModelSnapshot, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-        """Settle how calls like this one are run, where a forward may change an argument, such as a cache.
-
-        Returns what went wrong, where that says nothing about the narrow program: an object may refuse to be copied,
-        and code may know its arguments by their identity. Else nothing.
-        """
-        reason = "not tried: an argument cannot be copied"
+    def __getattr__(self, name: str) -> Any:
+        """As torch's; what the wrapper lacks is to be had from the network itself."""
         try:
-            copies = copies_of(args, kwargs)
-            reason = "tried on copies of its arguments"
-            _, context = self._run_narrow(*copies)
-            self._decide(call, context)
-        except NotNarrowError as stop:
-            self._settle_dense(call, str(stop))
-        except Exception as error:  # noqa: BLE001 - of any object's or network's code
-            return f"{reason} ({type(error).__name__}: {error})"
-        finally:
-            before.restore()
-        return ""
-
-    def _decide(self, call: Call, context: Context) -> bool:
-        """Settle how calls like this one are run from now on. Returns whether this one was run so already."""
-        records = context.records.values()
-        is_dense = all(record.strategy == "dense" for record in records)
-        if not records or (context.pays() and not is_dense):
-            self._decisions.settle(call, is_dense=False)
-            return True
-        self._decisions.settle(call, is_dense=True)
-        if not is_dense:
-            for record in records:
-                record.turn_dense("the network as a whole would gain too little")
-        return is_dense
+            return super().__getattr__(name)
+        except AttributeError as error:
+            raise AttributeError(f"{error}; of the network itself it would be .source.{name}") from None
 
     def report(self) -> FuseReport:
         """What each regularised layer did in the latest forward (right after `fuse`: that of the example).
@@ -224,70 +129,132 @@ class FusedNetwork(NetworkView):
         Raises:
             ArgumentError: there was none yet.
         """
+        latest = self._dense_calls.latest
+        if latest is not None:
+            self._records, self._shapes = self._dense_calls.records[latest], (latest,)
         if self._shapes is None:
             raise ArgumentError("nothing to report yet: give fuse an example_input, or run the network once")
-        assembly = self._assembled()
-        expected = "calls of other sizes that were tried before ran so"
-        records = assembly.records(expected) if self._records is None else self._records
-        return report_of(records, self._shapes, assembly.layer_names, self.engine)
+        return report_of(self._records, self._shapes, self._programs.layer_names, self.engine)
+
+    def prefer_dense(self, *args: Any, **kwargs: Any) -> None:
+        """Run inputs of these shapes densely from now on (in the present mode of gradients)."""
+        for record in self._records:
+            record.turn_dense("timed: dense weights were faster")
+        self._decisions.prefer_dense(self._call(args, kwargs), self._records)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "FusedNetwork":
-        self._assembled()  # decisions about layers that are gone are not copied
         copied = FusedNetwork(copy.deepcopy(self.source, memo), engine=self.engine)
         copied.strategy, copied._decisions = self.strategy, self._decisions.copied()
         copied._records, copied._shapes = copy.deepcopy(self._records, memo), self._shapes
         return copied
 
-    def _run_narrow(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Context]:
-        """What the narrow program gives, and what was done for it.
+    def _unsupported(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        """Why the network itself runs in this call; empty if it has not to."""
+        if call.autocast:
+            return "autocast is on where it is called"
+        if any(GLOBAL_HOOKS):
+            return "hooks of all modules are registered"
+        if is_transformed():
+            return "torch.func or forward-mode differentiation looks into it"
+        kind = has_other_objects(args, kwargs)
+        return self._programs.unsupported or (f"an argument is a {kind}, which a forward may change" if kind else "")
+
+    def _probed(self, call: Call | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a call fused, and densely if that does not pay or cannot be done; decide so for all calls like it.
+
+        Args:
+            call: None where nothing is to be decided.
+            args: of the call.
+            kwargs: of the call.
+        """
+        programs = self._programs
+        before = ModelSnapshot(self.source, tensors_of(args, kwargs))
+        # Lists and dicts of its own, so that it is seen, and does no harm, where the forward changes them.
+        own_args, own_kwargs = pytree.tree_map(lambda leaf: leaf, (args, kwargs))
+        result, is_dense, is_final, reason, unsupported = None, True, False, "", ""
+        try:
+            result, context = self._run_fused(own_args, own_kwargs)
+            unsupported = programs.guard.set_by_forward() or self._kept_map()
+            if not _is_same((own_args, own_kwargs), (args, kwargs)):
+                unsupported = "its forward changes a list or dict among its arguments"
+            is_all_dense = all(record.strategy == "dense" for record in self._records)
+            is_dense = call is not None and (is_all_dense or not context.pays())
+            is_final = not unsupported and (is_all_dense or not is_dense)
+        except NotNarrowError as stop:
+            reason = str(stop)
+        reason = reason or unsupported
+        if not is_final:
+            # Out of the handler: torch 2.11 undoes a checkpoint's hooks as the error's traceback goes.
+            if before.inputs_are_written():
+                return self._cannot_be_taken_back(call, reason, result)
+            del result  # with what its backward pass would have needed
+            before.restore()
+            for record in self._records:
+                record.turn_dense("the network as a whole would gain too little")
+            self._records = programs.records(reason) if reason else self._records
+        programs.unsupported = unsupported
+        if call is not None and not unsupported:
+            self._decisions.decide(call, self._records if is_dense else None)
+        return result if is_final else self._run_dense(args, kwargs)
+
+    def _cannot_be_taken_back(self, call: Call | None, reason: str, result: Any) -> Any:
+        """The result of a probe that wrote to its inputs; calls like it go on as this one went."""
+        if call is not None:
+            self._decisions.decide(call, self._programs.records(reason) if reason else None)
+        if reason:
+            raise StructureError(
+                f"{reason}, and the forward wrote to its input, which cannot be taken back; the next call like this "
+                "one will run densely"
+            )
+        return result
+
+    def _kept_map(self) -> str:
+        """Which module keeps a map in an attribute or buffer after the forward; empty if none does."""
+        for path, part in self.source.named_modules():
+            for values in (part.__dict__, part._buffers):
+                if LazyMap in map(type, values.values()):
+                    names = [name for name, value in values.items() if type(value) is LazyMap]
+                    return f"its forward keeps a map in {', '.join(names)} of {path!r}"
+        return ""
+
+    def _run_fused(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Context]:
+        """What the fused program gives, and what was done for it.
 
         Raises:
             NotNarrowError: the network does something that the program cannot follow.
         """
-        assembly = self._assembly
-        assembly.freshness.forget()
-        context = self._new_run(args, kwargs)
-        self._shapes = sizes_of(tensors_of(args, kwargs))
+        programs = self._programs
+        programs.versions.forget()
+        context = self._new_context(args, kwargs)
         with running(context):
-            for twin in assembly.always_dense:
-                context.record(twin.name, "dense", "this kind of layer has no narrow way")
-                twin.refresh(context)
-            result = as_tensor(assembly.narrow(*args, **kwargs), "it is an output of the network")
-            assembly.narrow.settle()
+            programs.begin(context)
+            result = as_tensor(programs.fused(*args, **kwargs), "it is an output of the network")
             context.check()
         self._records = list(context.records.values())
         return result, context
 
     def _run_dense(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        assembly, freshness = self._assembly, self._assembly.freshness
-        is_current = not torch.is_grad_enabled() and freshness.is_same()
-        if not is_current:
-            if torch.is_grad_enabled():
-                freshness.forget()
-            else:
-                freshness.note()
-            assembly.make_dense(Context(self.engine, "dense", Costs.of("cpu", with_gradients=False)))
-        return assembly.dense(*args, **kwargs)
+        """What the dense program gives, or the network itself where it cannot be copied."""
+        programs = self._programs
+        if programs.unsupported:
+            return self.source(*args, **kwargs)
+        if torch.is_grad_enabled():
+            programs.versions.forget()
+            programs.make_dense(self._new_context(args, kwargs))
+        elif not programs.versions.is_same():
+            programs.versions.note()
+            programs.make_dense(self._new_context(args, kwargs))
+        return programs.dense(*args, **kwargs)
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-        """What the ways of a call depend on."""
-        return call_of(args, kwargs, kept=self._assembly.kept(), training=self.source.training)
+        """What decides how a call runs."""
+        return call_of(args, kwargs, kept=self._programs.kept(), training=self.source.training)
 
-    def _new_run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Context:
+    def _new_context(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Context:
         inputs = tensors_of(args, kwargs)
-        device = device_type(inputs)
         wants = torch.is_grad_enabled() and any(x.requires_grad for x in (*self.source.parameters(), *inputs))
-        costs = Costs.of(device, with_gradients=wants)
-        if is_autocast(device):
-            return Context(self.engine, "dense", costs, "autocast is on: its types are for dense layers", wants)
+        costs = Costs.of(device_type(inputs), with_gradients=wants)
         return Context(self.engine, self.strategy, costs, "asked for", wants)
-
-    def prefer_dense(self, *args: Any, **kwargs: Any) -> None:
-        """Run inputs of these shapes densely from now on (in the present mode of gradients)."""
-        self._assembled()
-        self._decisions.prefer_dense(self._call(args, kwargs))
-        for record in self._records or ():
-            record.turn_dense("timed: dense weights were faster")
 
 
 def fuse(
@@ -297,24 +264,29 @@ def fuse(
     engine: str = "auto",
     check_by_timing: bool = False,
 ) -> FusedNetwork:
-    """A view of `model` that runs its truncated layers without their dense weights; the model is not changed.
+    """Wrap `model` so that its truncated layers run without their dense weights; the model is not changed.
 
     A truncated weight is exactly low-rank: the layer projects its input channels on a few cosines, runs a tiny core
-    and expands the result by a few cosines. Between two such layers the wide map is a function of a few numbers per
+    and expands the result by a few cosines. Between two such layers the full map is a function of a few numbers per
     pixel (batch norm, activations, pooling, sums, concatenations included), so it is made tile by tile, used and
-    dropped. What cannot run so runs densely, layer by layer, and `report` names it with the reason.
+    dropped. Which strategy a layer takes follows from the sizes of the call and of its corner alone. Batch statistics,
+    running statistics, gradients to the coefficients: all as with `model` itself, up to rounding.
 
-    Which way a layer takes follows from the sizes of the call and of its corner alone. Batch statistics, running
-    statistics, gradients to the coefficients: all as with `model` itself, up to rounding. Under autocast all layers
-    run densely, and so do those with backward hooks, those that `torch.func` looks into, and calls in which gradients
-    could not pass a map (TorchScript, `torch.vmap`, a `torch.autograd.Function`, `torch.utils.checkpoint`). Second
-    derivatives of fused layers are not available. The next call sees layers that were replaced, added or regularised.
+    The contract:
 
-    Sizes that come for the first time may be run twice, once to try them. Buffers, attributes of modules, random
-    numbers (of torch, NumPy and Python), and lists and dicts among the arguments are put back in between; with
-    arguments of other kinds, such as a cache of keys and values, copies are tried. What the network's code does to
-    other objects (a list of its own, a file) happens twice. What `torch.compile` wraps is run without it if a truncated
-    layer is in it. Without gradients, after eight new sizes that ended dense, others no larger are not tried.
+    - **Free to change**: parameters and buffers (trained, loaded, moved, of another type), the mode, the counts of
+      coefficients.
+    - **Needs `refresh()`**, and is an error without it: modules replaced, added or removed, hooks added, a forward or
+      another attribute set, in a truncated layer or in a module that has one in it. Writes through `.data` or `numpy()`
+      need it too, and are not seen.
+    - **Runs densely**, named by `report`: autocast; `torch.func` and forward-mode differentiation; networks with a part
+      that is compiled by `torch.compile`, that is fused itself, or whose forward sets attributes; layers with hooks or
+      a forward of their own; calls with arguments other than tensors and constants, in lists, tuples and dicts; calls
+      in which gradients could not pass a map (TorchScript, `torch.vmap`, a `torch.autograd.Function`,
+      `torch.utils.checkpoint`). Second derivatives of fused layers are not available.
+    - **The first call of a kind** (shapes, mode, gradients) may run the forward twice. Buffers and torch's random
+      numbers are put back in between; what else the code does, such as writing to a file, is done twice.
+    - **Repeatable**: the same input gives the same bits on every call.
 
     Args:
         model: any network; regularised by `tailcut.regularize` where there is something to gain.
@@ -326,7 +298,8 @@ def fuse(
         check_by_timing: time the example both ways, and run inputs of its shape densely if that is faster.
 
     Returns:
-        The fused network; of a view another one of the same network. Parameters, buffers and mode are those of `model`.
+        The fused network; of a fused one another one of the same network. Parameters, buffers and mode are those of
+        `model`.
 
     Raises:
         ArgumentError: no network, an unknown engine, or `check_by_timing` without an example.
@@ -344,10 +317,10 @@ def fuse(
 
 
 def pays_in_training(model: nn.Module, *example: Any) -> bool:
-    """Whether the cost model runs any layer narrowly in a training step on inputs of these shapes.
+    """Whether the cost model runs any layer fused in a training step on inputs of these shapes.
 
-    The model is not changed, neither its buffers and attributes nor the state of random numbers; what its code does to
-    other objects, in one forward, is done.
+    The model's buffers and the state of torch's random numbers are not changed; what else its code does in a forward is
+    done.
     """
     fused = FusedNetwork(model, engine="torch")
 
@@ -357,6 +330,12 @@ def pays_in_training(model: nn.Module, *example: Any) -> bool:
 
     try_out(model, forward)
     return any(layer.strategy != "dense" for layer in fused.report().layers)
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two structures of lists, tuples and dicts hold the same objects."""
+    (leaves, structure), (others, other_structure) = pytree.tree_flatten(one), pytree.tree_flatten(other)
+    return structure == other_structure and all(leaf is found for leaf, found in zip(leaves, others, strict=True))
 
 
 def _example(model: nn.Module, example_input: Any) -> tuple[Any, ...] | None:
@@ -392,8 +371,8 @@ def _check_by_timing(fused: FusedNetwork, example: tuple[Any, ...]) -> None:
     pairs = [
         (timed(lambda: fused(*example)), timed(lambda: fused._run_dense(example, {}))) for _ in range(TIMING_REPEATS)
     ]
-    narrow, dense = (min(times) for times in zip(*pairs, strict=True))
+    seconds, dense_seconds = (min(times) for times in zip(*pairs, strict=True))
     fused._records, fused._shapes = records, shapes
-    if dense < narrow:
+    if dense_seconds < seconds:
         with torch.no_grad():
             fused.prefer_dense(*example)

@@ -1,56 +1,61 @@
-"""The narrow and the dense program of a network, and whether it still has the layers that they were made of."""
+"""The fused and the dense program of a network: copies of its module tree, made for the layers that it has."""
 
-from operator import itemgetter
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
 from tailcut.errors import StructureError
-from tailcut.execution.layers.fused_layer import DenseTwin, narrow_layer
+from tailcut.execution.layers.fused_layer import DenseLayer, fused_layer
+from tailcut.execution.layers.module_copy import copy_with, reason_to_leave
 from tailcut.execution.lazy.context import Context, LayerRecord
-from tailcut.execution.wrapper.change_detection import ChangeDetector
-from tailcut.execution.wrapper.view import View
+from tailcut.execution.wrapper.guard import CoefficientVersions, Copied, Guard
+from tailcut.structure import NetworkView
 from tailcut.weights import TruncatedTensor, truncated_tensors
 from tailcut.weights.truncation import Truncation
 
-_children = itemgetter("_modules")
-# They have no layers that could be replaced.
-_FIXED = (Truncation, torch.jit.ScriptModule)
+_PARAMETRIZATIONS = "parametrizations"
 
 
 class NetworkPrograms:
-    """What a fused network runs, made for the layers that its source has now.
+    """What a fused network runs, made once for the module tree that its source has.
 
     Attributes:
         source: the network.
-        narrow: the program in which layers run narrowly that can.
-        dense: the program in which all regularised layers have dense weights.
-        always_dense: those of the narrow program that have no narrow way.
+        fused: its copy in which layers run fused that can.
+        dense: its copy in which all regularised layers have dense weights.
         layer_names: of all regularised layers.
+        unsupported: why the network can only run as it is; else empty.
+        guard: tells of changes to the network.
+        versions: of the coefficients that the dense program's weights were made of.
     """
 
     def __init__(self, source: nn.Module) -> None:
         self.source = source
-        self._attributes = [part.__dict__ for part in source.modules() if not isinstance(part, _FIXED)]
-        # Copies hold the modules themselves, so that no new one can have the identity of an old one.
-        children = list(map(_children, self._attributes))
-        self._parents = [part for part, below in zip(self._attributes, children, strict=True) if below]
-        self._leaves = [part for part, below in zip(self._attributes, children, strict=True) if not below]
-        self._layers = [dict(below) for below in children if below]
         self.layer_names: list[str] = []
-        self.always_dense: list[DenseTwin] = []
-        self._twins: list[DenseTwin] = []
+        self.unsupported = ""
+        self._left: dict[str, str] = {}
+        self._dense_layers: list[DenseLayer] = []
+        self._dense_only: list[DenseLayer] = []
         tensors = truncated_tensors(source)
-        narrow, dense = self._replacements(source, tensors)
-        self.narrow, self.dense = View(source, narrow), View(source, dense)
+        self._known = {id(tensor.truncation): tensor for tensor in tensors}
+        self._paths: dict[int, str] = {}
+        self._to_fused: dict[int, nn.Module] = {}
+        self._to_dense: dict[int, nn.Module] = {}
+        self._visit(source, "", "")
+        fused: dict[int, nn.Module] = {}
+        dense: dict[int, nn.Module] = {}
+        self.fused = copy_with(source, self._to_fused, fused)
+        self.dense = copy_with(source, self._to_dense, dense)
+        held = {id(layer.module): layer.held for layer in (*self._dense_layers, *self._dense_only)}
+        copied = [
+            Copied(path, part, (fused[id(part)], dense[id(part)]), held.get(id(dense[id(part)]), frozenset()))
+            for path, part in source.named_modules()
+            if dense.get(id(part), part) is not part
+        ]
+        self.guard = Guard(copied, tensors)
+        self.versions = CoefficientVersions(tensors, [layer.module for layer in self._dense_layers])
         self._vectors: list[dict[str, Any]] = [tensor.holder._parameters for tensor in tensors]
-        self.freshness = ChangeDetector(tensors)
-
-    def is_current(self) -> bool:
-        """Whether the network has the layers, and the parametrisations, that it had. Made to be fast."""
-        return list(map(_children, self._parents)) == self._layers and not any(map(_children, self._leaves))
 
     def kept(self) -> int:
         """The length of all vectors of coefficients."""
@@ -58,46 +63,76 @@ class NetworkPrograms:
 
     def make_dense(self, context: Context) -> None:
         """Give the dense program its weights, as the coefficients are now."""
-        for twin in self._twins:
-            twin.refresh(context)
+        for layer in self._dense_layers:
+            layer.refresh(context)
+
+    def begin(self, context: Context) -> None:
+        """Make ready what runs densely in the fused program, and say why it does."""
+        for name, reason in self._left.items():
+            context.record(name, "dense", reason)
+        for layer in self._dense_only:
+            context.record(layer.name, "dense", "this kind of layer has no fused form")
+            layer.refresh(context)
 
     def records(self, reason: str) -> list[LayerRecord]:
         """Records which say that all layers run densely."""
-        return [LayerRecord(name, "dense", [reason]) for name in self.layer_names]
+        reasons = {} if self.unsupported else self._left
+        return [LayerRecord(name, "dense", [reasons.get(name, reason)]) for name in self.layer_names]
 
-    def _replacements(
-        self, source: nn.Module, tensors: list[TruncatedTensor]
-    ) -> tuple[dict[int, nn.Module], dict[int, nn.Module]]:
-        """What stands for the regularised modules: in the narrow program, and in the dense one."""
-        narrow: dict[int, nn.Module] = {}
-        dense: dict[int, nn.Module] = {}
-        known = {id(tensor.truncation): tensor for tensor in tensors}
-        for name, module in source.named_modules():
-            found = _regularised(module, known)
-            if not found:
-                continue
-            twin = DenseTwin(module, name, found)
-            self._twins.append(twin)
-            self.layer_names.append(name)
-            dense[id(module)] = twin.module
-            layer = narrow_layer(module, name, found["weight"], twin) if "weight" in found else None
-            if layer is None:  # not the same twin: its children are narrow in one program, dense in the other
-                twin = DenseTwin(module, name, found, like=twin)
-                self.always_dense.append(twin)
-            narrow[id(module)] = twin.module if layer is None else layer
-        return narrow, dense
+    def _visit(self, module: nn.Module, path: str, left: str) -> None:
+        """Find the regularised layers of a module, and the parts that are left as they are."""
+        if id(module) in self._paths:
+            return
+        self._paths[id(module)] = path
+        place = f"{path!r}" if path else "the network"
+        wrapper = _wrapper_of(module)
+        if wrapper:
+            self.unsupported = self.unsupported or f"{place} {wrapper}"
+        reason = reason_to_leave(module)
+        left = left or (f"{place} {reason}" if reason else "")
+        found = self._regularised(module)
+        if found:
+            self.layer_names.append(path)
+        if found and left:
+            self._left[path] = left
+        elif found:
+            self._replace(module, path, found)
+        for name, child in module.named_children():
+            if name != _PARAMETRIZATIONS:
+                self._visit(child, f"{path}.{name}" if path else name, left)
+
+    def _replace(self, module: nn.Module, path: str, tensors: dict[str, TruncatedTensor]) -> None:
+        dense = DenseLayer(module, path, tensors)
+        self._dense_layers.append(dense)
+        self._to_dense[id(module)] = dense.module
+        layer: nn.Module | None = None
+        if "weight" in tensors:
+            layer = fused_layer(module, path, tensors["weight"], dense)
+        if layer is None:  # not the same copy: its children are fused in one program, dense in the other
+            dense = DenseLayer(module, path, tensors, like=dense)
+            self._dense_only.append(dense)
+            layer = dense.module
+        self._to_fused[id(module)] = layer
+
+    def _regularised(self, module: nn.Module) -> dict[str, TruncatedTensor]:
+        """The regularised parameters of the module itself, by attribute."""
+        if not parametrize.is_parametrized(module):
+            return {}
+        lists = module.parametrizations
+        if not isinstance(lists, nn.ModuleDict):
+            raise StructureError(f"{type(module).__name__}.parametrizations was changed by hand")
+        found = {}
+        for attribute, holder in lists.items():
+            first = holder[0] if isinstance(holder, parametrize.ParametrizationList) else None
+            if isinstance(first, Truncation):
+                found[attribute] = self._known[id(first)]
+        return found
 
 
-def _regularised(module: nn.Module, known: dict[int, TruncatedTensor]) -> dict[str, TruncatedTensor]:
-    """The regularised parameters of the module itself, by attribute."""
-    if not parametrize.is_parametrized(module):
-        return {}
-    lists = module.parametrizations
-    if not isinstance(lists, nn.ModuleDict):
-        raise StructureError(f"{type(module).__name__}.parametrizations was changed by hand")
-    found = {}
-    for attribute, holder in lists.items():
-        first = holder[0] if isinstance(holder, parametrize.ParametrizationList) else None
-        if isinstance(first, Truncation):
-            found[attribute] = known[id(first)]
-    return found
+def _wrapper_of(module: nn.Module) -> str:
+    """What runs a module in a way of its own, which lazy maps cannot pass; empty if nothing does."""
+    if isinstance(module, NetworkView):
+        return "is a fused network itself"
+    kind = type(module)  # not imported for `isinstance`: torch loads its compiler with it
+    is_compiled = kind.__name__ == "OptimizedModule" and kind.__module__ == "torch._dynamo.eval_frame"
+    return "is compiled by torch.compile" if is_compiled or module._compiled_call_impl is not None else ""

@@ -1,0 +1,156 @@
+"""Changes to a network after `fuse`: those that are followed, and those that are an error until `refresh`."""
+
+from collections.abc import Sequence
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from tailcut.errors import StructureError
+from tailcut.execution.layers.factorization import counts_changes
+from tailcut.execution.layers.module_copy import HOOKS
+from tailcut.weights import TruncatedTensor
+
+_precision = itemgetter("precision")
+
+
+class Copied(NamedTuple):
+    """A module of the network, its copies in the two programs, and the attributes that only these have."""
+
+    path: str
+    source: nn.Module
+    copies: tuple[nn.Module, ...]
+    held: frozenset[str]
+
+
+class Guard:
+    """Compares the modules that were copied with what they were. Made to be fast: dense calls ask it each time."""
+
+    def __init__(self, copied: Sequence[Copied], tensors: Sequence[TruncatedTensor]) -> None:
+        self._copied = copied
+        self._attributes = [one.source.__dict__ for one in copied]
+        self._parts = [part for one in copied for part in (one.source, *_holders(one.source))]
+        self._children: list[dict[str, Any]] = [part._modules for part in self._parts]
+        self._hooks = [one.source.__dict__[name] for one in copied for name in HOOKS]
+        self._names = [tensor.name for tensor in tensors]
+        self._truncations = [tensor.truncation.__dict__ for tensor in tensors]
+        self._seen_precisions = list(map(_precision, self._truncations))
+        self._seen_children = list(map(dict, self._children))
+        self._own = [(one, copy.__dict__) for one in copied for copy in one.copies]
+        self._note()
+
+    def _note(self) -> None:
+        self._seen_attributes = list(map(dict, self._attributes))
+        self._seen_own = [dict(own) for _, own in self._own]
+
+    def is_same(self) -> bool:
+        """Whether nothing changed, not even the mode (training or evaluation) of a module."""
+        try:
+            return (
+                self._attributes == self._seen_attributes
+                and self._children == self._seen_children
+                and not any(self._hooks)
+                and list(map(_precision, self._truncations)) == self._seen_precisions
+            )
+        except Exception:  # noqa: BLE001 - attributes may be of any class, which need not know what equality is
+            return False
+
+    def check(self) -> None:
+        """Give the copies the modes of their originals.
+
+        Raises:
+            StructureError: something else has changed.
+        """
+        if self.is_same():
+            return
+        for name, truncation, precision in zip(self._names, self._truncations, self._seen_precisions, strict=True):
+            if truncation["precision"] != precision:
+                raise _changed(f"the precision of {name} was set to {truncation['precision']!r}")
+        for part, seen in zip(self._parts, self._seen_children, strict=True):
+            if part._modules != seen:
+                names = ", ".join(sorted(_differences(part._modules, seen)))
+                raise _changed(f"modules of {self._name(part)} were replaced, added or removed ({names})")
+        for one, seen in zip(self._copied, self._seen_attributes, strict=True):
+            if any(one.source.__dict__[name] for name in HOOKS):
+                raise _changed(f"hooks were added to {self._name(one.source)}")
+            names = _differences(one.source.__dict__, seen) - {"training"}
+            if names:
+                raise _changed(f"{', '.join(sorted(names))} of {self._name(one.source)} was set")
+            for copy in one.copies:
+                copy.__dict__["training"] = one.source.training
+        self._note()
+
+    def set_by_forward(self) -> str:
+        """Which attributes the network's own code has bound in the copies, where the network lacks them; or ""."""
+        for (one, own), seen in zip(self._own, self._seen_own, strict=True):
+            names = _differences(own, seen) - {"training", *one.held}
+            if names:
+                own.update({name: seen[name] for name in names & seen.keys()})
+                for name in names - seen.keys():
+                    del own[name]
+                return f"its forward sets {', '.join(sorted(names))} of {self._name(one.source)}"
+        return ""
+
+    def _name(self, module: nn.Module) -> str:
+        found = [one.path for one in self._copied if module is one.source or module in _holders(one.source)]
+        return f"{found[0]!r}" if found and found[0] else "the network"
+
+
+class CoefficientVersions:
+    """What dense layers were made of: coefficients, by torch's count of the writes to them, and other parameters."""
+
+    def __init__(self, tensors: Sequence[TruncatedTensor], layers: Sequence[nn.Module]) -> None:
+        self._places = [(tensor.holder._parameters, tensor.truncation._buffers) for tensor in tensors]
+        self._parameters: list[dict[str, Any]] = [layer._parameters for layer in layers]
+        self._seen: list[tuple[Any, ...]] | None = None
+
+    def note(self) -> None:
+        """The coefficients as they are now are those to compare with."""
+        seen = []
+        for parameters, buffers in self._places:
+            vector, dropped = parameters["original"], buffers["dropped"]
+            if vector is None or dropped is None or not counts_changes(vector, dropped):
+                self._seen = None
+                return
+            written = vector._version, vector.data_ptr()
+            seen.append((parameters, buffers, vector, *written, dropped, dropped._version))
+        self._seen, self._seen_parameters = seen, list(map(dict, self._parameters))
+
+    def forget(self) -> None:
+        """The coefficients count as changed from now on."""
+        self._seen = None
+
+    def is_same(self) -> bool:
+        """Whether nothing changed since `note`; False where that cannot be told."""
+        if self._seen is None:
+            return False
+        for parameters, buffers, vector, version, pointer, dropped, times in self._seen:
+            if (
+                parameters["original"] is not vector
+                or vector._version != version
+                or vector.data_ptr() != pointer
+                or buffers["dropped"] is not dropped
+                or dropped._version != times
+            ):
+                return False
+        try:
+            return self._parameters == self._seen_parameters
+        except RuntimeError:  # torch compares the numbers of one that was replaced
+            return False
+
+
+def _holders(module: nn.Module) -> list[nn.Module]:
+    """The modules in which torch keeps the parametrisations of a module."""
+    holders = module._modules.get("parametrizations")
+    return [] if holders is None else [holders, *holders.children()]
+
+
+def _differences(now: dict[str, Any], seen: dict[str, Any]) -> set[str]:
+    missing = object()
+    return {name for name in {**seen, **now} if now.get(name, missing) is not seen.get(name, missing)}
+
+
+def _changed(what: str) -> StructureError:
+    return StructureError(
+        f"the network was changed after fuse: {what}. Call refresh() of the fused network after such a change"
+    )
