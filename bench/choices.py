@@ -97,8 +97,8 @@ def overhead_table(scale: Scale) -> Table:
     columns = {"network": "", "batch": "d", "dense ms": ".3f", "speed of dense": ".3f", "first call": ".1f"}
     notes = [
         f"{NEVER_FUSED_KEPT} coefficients kept in each tensor. Speed of dense: time of the network with dense weights "
-        "by that of the fused one, the median over pairs of blocks run in turn. First call: of a shape, in calls of the "
-        "network with dense weights; the median of several new wrappers."
+        "by that of the fused one, the median over pairs of blocks run in turn. First call: of a shape, in calls "
+        "of the network with dense weights; the median of several new wrappers."
     ]
     return Table("Where nothing is fused: a call of the wrapper", columns, rows, notes)
 

@@ -12,7 +12,7 @@ from tailcut.execution.lazy.context import Context, running
 @pytest.fixture
 def context() -> Iterator[Context]:
     """A forward that is under way, with plain tiles."""
-    with running(Context("torch", "narrow", Costs.of("cpu", with_gradients=False))) as context:
+    with running(Context("torch", "low_rank", Costs.of("cpu", with_gradients=False))) as context:
         yield context
 
 

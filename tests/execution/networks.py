@@ -9,7 +9,7 @@ from torch.nn import functional
 import tailcut
 from tailcut.execution import FusedNetwork
 
-WAYS = ("narrow", "auto")
+STRATEGIES = ("low_rank", "auto")
 
 
 class AlexNet(nn.Sequential):
@@ -316,7 +316,7 @@ def between(function: Callable[..., Tensor] = lambda y, _: torch.relu(y)) -> tup
 
 
 def assert_same_gradients(
-    fused: FusedNetwork, model: nn.Module, x: Tensor, *, strategies: Sequence[str] = WAYS
+    fused: FusedNetwork, model: nn.Module, x: Tensor, *, strategies: Sequence[str] = STRATEGIES
 ) -> None:
     """Output and gradients of the fused network are those of the network itself, at the first call and the second."""
     results: list[list[Tensor | None]] = []

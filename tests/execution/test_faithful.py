@@ -36,9 +36,9 @@ def truncated(model: Any) -> Any:
     return model
 
 
-def narrow(model: nn.Module) -> FusedNetwork:
+def low_rank(model: nn.Module) -> FusedNetwork:
     fused = fuse(model, engine="torch")
-    fused.strategy = "narrow"
+    fused.strategy = "low_rank"
     return fused
 
 
@@ -71,7 +71,7 @@ class AsItIs(Reversal):
 
 
 @pytest.mark.parametrize("function", [Reversal, StraightThrough, AsItIs])
-@pytest.mark.parametrize("strategy", ["narrow", "auto"])
+@pytest.mark.parametrize("strategy", ["low_rank", "auto"])
 def test_functions_with_a_backward_of_their_own(function: Any, strategy: str) -> None:
     model = truncated(Net(function.apply))
     fused = fuse(model, engine="torch")
@@ -145,7 +145,7 @@ def with_an_empty_one(x: Tensor) -> Tensor:
 )
 def test_what_code_does_with_maps(between: Callable[[Tensor], Tensor]) -> None:
     model = truncated(Net(between))
-    fused = narrow(model)
+    fused = low_rank(model)
     with torch.no_grad():
         torch.testing.assert_close(fused(X), model(X))
     expected = gradients(model, model, X)
@@ -171,7 +171,7 @@ def test_layers_are_of_the_class_that_they_were() -> None:
     model = truncated(Loop())
     expected = model(X)
     assert len(model.seen) == 2
-    torch.testing.assert_close(narrow(model)(X), expected)
+    torch.testing.assert_close(low_rank(model)(X), expected)
     assert len(model.seen) == 4
 
 
@@ -180,7 +180,7 @@ def test_a_forward_of_its_own_is_called() -> None:
     assert isinstance(model, Net)
     own = model.b.forward
     model.b.forward = lambda x: 2 * own(x)  # type: ignore[method-assign,assignment]
-    torch.testing.assert_close(narrow(model)(X), model(X))
+    torch.testing.assert_close(low_rank(model)(X), model(X))
 
 
 def test_maps_that_hooks_and_objects_keep_are_tensors_afterwards() -> None:
@@ -196,7 +196,7 @@ def test_maps_that_hooks_and_objects_keep_are_tensors_afterwards() -> None:
     expected = model(X).maps
     kept: list[Tensor] = []
     model.a.register_forward_hook(lambda module, inputs, output: kept.append(output))
-    found = narrow(model)(X).maps
+    found = low_rank(model)(X).maps
     torch.testing.assert_close(found.mean((2, 3)), expected.mean((2, 3)))
     torch.testing.assert_close(kept[0].relu().sum(), expected.sum())
     gradient = torch.autograd.grad(kept[0].square().sum(), list(model.parameters()), allow_unused=True)[0]
@@ -212,7 +212,7 @@ def test_batch_norm_over_tokens(shape: tuple[int, ...], training: bool) -> None:
     norm.running_var.uniform_(0.5, 2)
     x = torch.randn(shape, dtype=torch.float64)
     expected = model.train(training)(x)
-    torch.testing.assert_close(narrow(model)(x), expected)
+    torch.testing.assert_close(low_rank(model)(x), expected)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_settings_that_were_changed_afterwards(mode: Any, padding: Any) -> None:
     model[2].dilation = (2, 2)
     model[2].padding = padding
     truncated(model)
-    torch.testing.assert_close(narrow(model)(X), model(X))
+    torch.testing.assert_close(low_rank(model)(X), model(X))
 
 
 def swish(x: Tensor) -> Tensor:
@@ -250,7 +250,7 @@ def with_a_statistic_of_a_script(x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("between", [scripted_swish, mapped_swish, with_a_statistic_of_a_script])
-@pytest.mark.parametrize("strategy", ["narrow", "auto"])
+@pytest.mark.parametrize("strategy", ["low_rank", "auto"])
 def test_gradients_reach_past_what_torch_calls_below_them(between: Callable[[Tensor], Tensor], strategy: str) -> None:
     model = truncated(Net(between))
     fused = fuse(model, engine="torch")
@@ -259,7 +259,7 @@ def test_gradients_reach_past_what_torch_calls_below_them(between: Callable[[Ten
         expected = gradients(model, model, X)
         for name, gradient in gradients(model, fused, X).items():
             torch.testing.assert_close(gradient, expected[name], msg=name)
-    if strategy == "narrow":
+    if strategy == "low_rank":
         assert {layer.strategy for layer in fused.report().layers} == {"dense"}
         assert "where torch records no gradients" in fused.report().layers[0].reason
 
@@ -269,12 +269,12 @@ def test_gradients_of_the_input_alone(between: Callable[[Tensor], Tensor]) -> No
     model = truncated(Net(between)).requires_grad_(False)
     x = X.clone().requires_grad_()
     expected = torch.autograd.grad(model(x).square().sum(), x)[0]
-    torch.testing.assert_close(torch.autograd.grad(narrow(model)(x).square().sum(), x)[0], expected)
+    torch.testing.assert_close(torch.autograd.grad(low_rank(model)(x).square().sum(), x)[0], expected)
 
 
 def test_scripts_without_gradients_stay_fused() -> None:
     model = truncated(Net(scripted_swish))
-    fused = narrow(model)
+    fused = low_rank(model)
     with torch.no_grad():
         torch.testing.assert_close(fused(X), model(X))
     assert "dense" not in {layer.strategy for layer in fused.report().layers}
@@ -301,7 +301,7 @@ class Streaming(nn.Module):
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-@pytest.mark.parametrize("strategy", ["narrow", "auto"])
+@pytest.mark.parametrize("strategy", ["low_rank", "auto"])
 def test_what_a_map_has_met_may_change(mode: Any, strategy: str) -> None:
     model = truncated(Streaming())
     dense, fused = copy.deepcopy(model), fuse(model, engine="torch")

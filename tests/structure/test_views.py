@@ -69,7 +69,7 @@ def test_files_and_dense_copies_of_a_network_with_fused_parts_are_those_of_the_n
 def test_a_network_with_fused_parts_is_fused_as_a_whole() -> None:
     model, fused = with_fused_parts(8)
     whole = tailcut.fuse(fused)
-    whole.strategy = "narrow"
+    whole.strategy = "low_rank"
     torch.testing.assert_close(whole(X), model(X))
     assert [layer.name for layer in whole.report().layers] == ["0", "1.source.0.source", "1.source.2", "2"]
     assert {layer.strategy for layer in whole.report().layers} <= {"fused", "factored"}

@@ -4,7 +4,7 @@ import torch
 from tailcut.execution.cpu import compiled
 
 
-def test_small_maps_and_wide_corners_are_left_to_tiles() -> None:
+def test_small_maps_and_full_corners_are_left_to_tiles() -> None:
     assert compiled.pays(1 << 19, 16)
     assert not compiled.pays((1 << 19) - 1, 1)
     assert not compiled.pays(1 << 30, 17)

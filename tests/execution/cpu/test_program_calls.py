@@ -36,10 +36,10 @@ def residual_chain() -> Case:
 
 
 def map_in_memory() -> Case:
-    z, matrix, wide, scale, shift = leaf(4, 2, 700), leaf(7, 4), leaf(7, 2, 700), leaf(7), leaf(7)
-    scaled = Scaled(7, Given(7, wide), scale, shift)
+    z, matrix, full, scale, shift = leaf(4, 2, 700), leaf(7, 4), leaf(7, 2, 700), leaf(7), leaf(7)
+    scaled = Scaled(7, Given(7, full), scale, shift)
     total = Pointwise(7, ADD, (Affine(7, z, matrix, None), scaled))
-    return [z, matrix, wide, scale, shift], [Pointwise(7, RELU, (total,))]
+    return [z, matrix, full, scale, shift], [Pointwise(7, RELU, (total,))]
 
 
 def two_parts() -> Case:

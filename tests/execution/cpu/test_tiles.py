@@ -11,7 +11,7 @@ ADD = Function("add", torch.add)
 
 
 def chain(channels: int = 5, positions: int = 700) -> tuple[list[Expression], Tensor, list[Tensor]]:
-    """A residual chain and a second part; the wide map by plain operations; and all tensors."""
+    """A residual chain and a second part; the full map by plain operations; and all tensors."""
     z, y, x = (torch.randn(k, 2, positions // 2, dtype=torch.float64) for k in (2, 3, 5))
     a, b = torch.randn(channels, 2, dtype=torch.float64), torch.randn(channels, 3, dtype=torch.float64)
     shift, scale = torch.randn(channels, dtype=torch.float64), torch.rand(channels, dtype=torch.float64)
@@ -32,27 +32,27 @@ def _small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiles, "MIN_TILE", 64)
 
 
-def test_a_projection_is_the_product_with_the_wide_map() -> None:
-    parts, wide, _ = chain()
+def test_a_projection_is_the_product_with_the_full_map() -> None:
+    parts, full, _ = chain()
     matrix = torch.randn(4, 10, dtype=torch.float64)
     with torch.no_grad():
         result = project(parts, matrix)
     assert result.shape == (4, 2, 350)
-    torch.testing.assert_close(result.flatten(1), matrix @ wide)
+    torch.testing.assert_close(result.flatten(1), matrix @ full)
 
 
-def test_written_maps_are_the_wide_map() -> None:
-    parts, wide, _ = chain()
+def test_written_maps_are_the_full_map() -> None:
+    parts, full, _ = chain()
     with torch.no_grad():
         written = torch.cat([write(part) for part in parts])
-    torch.testing.assert_close(written.flatten(1), wide)
+    torch.testing.assert_close(written.flatten(1), full)
 
 
-def test_gradients_are_those_of_the_wide_map() -> None:
-    parts, wide, tensors = chain()
+def test_gradients_are_those_of_the_full_map() -> None:
+    parts, full, tensors = chain()
     matrix = torch.randn(4, 10, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(4, 700, dtype=torch.float64)
-    expected = torch.autograd.grad((matrix @ wide * weight).sum(), [*tensors, matrix])
+    expected = torch.autograd.grad((matrix @ full * weight).sum(), [*tensors, matrix])
     found = torch.autograd.grad((project(parts, matrix).flatten(1) * weight).sum(), [*tensors, matrix])
     for one, two in zip(found, expected, strict=True):
         torch.testing.assert_close(one, two)
@@ -75,7 +75,7 @@ def test_only_what_needs_a_gradient_gets_one() -> None:
     assert z.grad is None
 
 
-def test_nothing_wide_is_kept_for_the_backward_pass() -> None:
+def test_nothing_full_is_kept_for_the_backward_pass() -> None:
     z, a = torch.randn(2, 1, 5000, requires_grad=True), torch.randn(64, 2, requires_grad=True)
     kept = 0
 

@@ -42,7 +42,9 @@ def test_numbers_of_a_tile_cost_beside_their_products() -> None:
 def test_a_long_chain_is_written_and_with_gradients_later() -> None:
     without, with_it = (Costs.of("cpu", with_gradients=flag) for flag in (False, True))
     lengths = range(1, 100)
-    first = {costs: next(n for n in lengths if costs.is_dear(n * 1000, n * 64, 4 * 64)) for costs in (without, with_it)}
+    first = {
+        costs: next(n for n in lengths if costs.is_costly(n * 1000, n * 64, 4 * 64)) for costs in (without, with_it)
+    }
     assert 1 < first[without] < first[with_it]
 
 

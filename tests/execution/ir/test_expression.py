@@ -70,8 +70,8 @@ def test_resampling_twice_composes() -> None:
     assert isinstance(twice, Resampled)
     assert twice.child is part
     assert grid_of(twice) == (3, 1, 1)
-    wide = torch.nn.functional.pad(write(part), (1, 1)).mean((2, 3), keepdim=True)
-    torch.testing.assert_close(write(twice), wide)
+    full = torch.nn.functional.pad(write(part), (1, 1)).mean((2, 3), keepdim=True)
+    torch.testing.assert_close(write(twice), full)
 
 
 def test_flops_count_products_twice() -> None:

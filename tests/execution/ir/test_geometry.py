@@ -70,7 +70,7 @@ def test_large_maps_go_band_by_band(options: dict[str, Any], band: int, monkeypa
         (nn.Bilinear(2, 2, 2), (3, 2)),
     ],
 )
-def test_calls_without_a_narrow_way(layer: nn.Module, shape: tuple[int, ...]) -> None:
+def test_calls_without_a_low_rank_way(layer: nn.Module, shape: tuple[int, ...]) -> None:
     assert geometry_of(layer, shape, ()) is None
 
 

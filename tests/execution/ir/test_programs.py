@@ -27,5 +27,5 @@ def test_a_source_used_twice_is_read_once() -> None:
     part = Pointwise(9, ADD, (Affine(9, z, leaf(9, 5), None), Affine(9, z, leaf(9, 5), None)))
     program = programs.program_of(part)
     assert program is not None
-    assert len(program.narrow) == 1
+    assert len(program.low_rank) == 1
     assert program.code.tolist() == [[0, 0, 5, 0, 0], [0, 0, 5, 5, 1], [4, 0, 1, 0, 0]]

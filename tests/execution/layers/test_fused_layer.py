@@ -23,7 +23,7 @@ def check(model: nn.Module, x: Tensor, *, tolerance: float = 1e-10) -> Any:
     """Fused and dense agree, in values and in the gradients to input and parameters. Returns the report."""
     dense = copy.deepcopy(model)
     fused = fuse(model)
-    fused.strategy = "narrow"
+    fused.strategy = "low_rank"
     one, two = x.clone().requires_grad_(), x.clone().requires_grad_()
     found, expected = fused(one), dense(two)
     assert relative(found, expected) < tolerance
@@ -115,7 +115,7 @@ def test_embeddings(settings: dict[str, Any]) -> None:
     model = Lookup(**settings).double()
     tailcut.regularize(model, num_kept=20, include=["table.weight", "out.weight"])
     dense, fused = copy.deepcopy(model), fuse(model)
-    fused.strategy = "narrow"
+    fused.strategy = "low_rank"
     index = torch.randint(0, 30, (5, 7))
     found, expected = fused(index), dense(index)
     torch.testing.assert_close(found, expected)
@@ -126,7 +126,7 @@ def test_embeddings(settings: dict[str, Any]) -> None:
     assert fused.report().layers[0].strategy == ("dense" if settings else "fused")
 
 
-@pytest.mark.parametrize("strategy", ["auto", "narrow"])
+@pytest.mark.parametrize("strategy", ["auto", "low_rank"])
 @pytest.mark.parametrize("shape", [(0, 7), (5, 0)])
 def test_no_words_at_all(shape: tuple[int, int], strategy: str) -> None:
     model = Lookup()
@@ -151,7 +151,7 @@ def test_attention_and_biases_run_densely() -> None:
     tailcut.regularize(model, num_kept=12, include=["*weight", "out.bias"])
     report = check(model, torch.randn(2, 5, 16).double())
     reasons = {layer.name: layer.reason for layer in report.layers}
-    assert reasons["attention"] == "this kind of layer has no narrow way"
+    assert reasons["attention"] == "this kind of layer has no fused form"
 
 
 def test_a_forward_of_ones_own_is_kept() -> None:
@@ -165,11 +165,11 @@ def test_a_forward_of_ones_own_is_kept() -> None:
     assert {layer.name: layer.strategy for layer in report.layers}["0"] == "dense"
 
 
-def test_no_dense_weight_is_built_for_narrow_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_dense_weight_is_built_for_low_rank_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tailcut.create_model("unet", widths=(16, 32, 48)).eval()
     tailcut.regularize(model, num_kept=20)
     fused = fuse(model)
-    fused.strategy = "narrow"
+    fused.strategy = "low_rank"
 
     def refuse(*args: object) -> Tensor:
         raise RuntimeError("a dense weight was built")
@@ -197,7 +197,7 @@ def test_arguments_may_be_named() -> None:
     model = Named().double().eval()
     tailcut.regularize(model, num_kept=10)
     index = torch.randint(20, (2, 9))
-    for strategy in ("narrow", "auto"):
+    for strategy in ("low_rank", "auto"):
         fused = fuse(model)
         fused.strategy = strategy
         torch.testing.assert_close(fused(index), model(index))
@@ -205,7 +205,7 @@ def test_arguments_may_be_named() -> None:
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-@pytest.mark.parametrize("strategy", ["auto", "narrow"])
+@pytest.mark.parametrize("strategy", ["auto", "low_rank"])
 def test_transformers_of_torch_with_a_mask(mode: Any, strategy: str) -> None:
     layer = nn.TransformerEncoderLayer(64, 4, 256, batch_first=True)
     model = nn.TransformerEncoder(layer, 1).eval()
@@ -222,7 +222,7 @@ def test_transformers_of_torch_with_a_mask(mode: Any, strategy: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
-@pytest.mark.parametrize("strategy", ["auto", "narrow"])
+@pytest.mark.parametrize("strategy", ["auto", "low_rank"])
 def test_nested_tensors_run_densely(layout: torch.layout, strategy: str) -> None:
     model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 8))
     tailcut.regularize(model, num_kept=12)
@@ -237,7 +237,7 @@ def test_nested_tensors_run_densely(layout: torch.layout, strategy: str) -> None
     assert {layer.strategy for layer in fused.report().layers} == {"dense"}
 
 
-@pytest.mark.parametrize("strategy", ["auto", "narrow"])
+@pytest.mark.parametrize("strategy", ["auto", "low_rank"])
 def test_sparse_tensors_run_densely(strategy: str) -> None:
     model = nn.Linear(16, 64)
     tailcut.regularize(model, num_kept=12)
@@ -271,7 +271,7 @@ def test_backward_hooks_registered_between_two_calls() -> None:
     def keep(_: nn.Module, inner: Any, outer: Any) -> None:
         gradients.append(inner[0])
 
-    for strategy in ("narrow", "auto"):
+    for strategy in ("low_rank", "auto"):
         fused = fuse(model)
         fused.strategy = strategy
         fused(x)
@@ -312,7 +312,7 @@ def test_autocast_within_the_forward(inner: Callable[..., Tensor], size: int) ->
     tailcut.regularize(model, num_kept=6)
     x = torch.randn(1, 8, size, size)
     expected = model(x)
-    for strategy in ("narrow", "auto"):
+    for strategy in ("low_rank", "auto"):
         fused = fuse(model)
         fused.strategy = strategy
         for _ in range(2):
@@ -332,7 +332,7 @@ def test_autocast_around_all_layers() -> None:
     tailcut.regularize(model, num_kept=6)
     x = torch.randn(Between.example)
     fused = fuse(model)
-    for strategy in ("narrow", "auto"):
+    for strategy in ("low_rank", "auto"):
         fused.strategy = strategy
         found = fused(x)
         assert found.dtype == torch.bfloat16

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tailcut.execution.ir.cost import Costs
-from tailcut.execution.lazy.context import Context, NotNarrowError, current_context, running
+from tailcut.execution.lazy.context import Context, UnsupportedError, current_context, running
 
 COSTS = Costs.of("cpu", with_gradients=False)
 
@@ -38,19 +38,19 @@ def test_updates_wait_for_success() -> None:
 
 def test_a_written_map_makes_its_maker_factored() -> None:
     context = Context("torch", "auto", COSTS)
-    record = context.record("conv", "fused", "no wide map is written")
+    record = context.record("conv", "fused", "no full map is written")
     context.note(("conv", "unknown"), "sum needs the whole map", 10)
     assert record.strategy == "factored"
     assert record.moved_bytes == 10
-    assert record.reasons == ["no wide map is written", "sum needs the whole map"]
+    assert record.reasons == ["no full map is written", "sum needs the whole map"]
 
 
 def test_the_compiler_is_asked_where_its_loops_pay() -> None:
     context = Context("compiled", "auto", COSTS)
-    assert context.engine_for(torch.zeros(1), elements=1 << 20, narrow=4) == "compiled"
-    assert context.engine_for(torch.zeros(1), elements=1 << 20, narrow=64) == "torch"
-    assert context.engine_for(torch.zeros(1), elements=1 << 10, narrow=4) == "torch"
-    assert context.engine_for(torch.zeros(1, dtype=torch.float16), elements=1 << 20, narrow=4) == "torch"
+    assert context.engine_for(torch.zeros(1), elements=1 << 20, rank=4) == "compiled"
+    assert context.engine_for(torch.zeros(1), elements=1 << 20, rank=64) == "torch"
+    assert context.engine_for(torch.zeros(1), elements=1 << 10, rank=4) == "torch"
+    assert context.engine_for(torch.zeros(1, dtype=torch.float16), elements=1 << 20, rank=4) == "torch"
 
 
 def test_the_first_call_does_not_import_the_compiler_of_torch() -> None:
@@ -63,7 +63,7 @@ pools = nn.MaxPool2d(2), nn.Upsample(scale_factor=2), nn.AvgPool2d(2)
 model = nn.Sequential(nn.Conv2d(8, 64, 3), nn.ReLU(), *pools, nn.Conv2d(64, 8, 1))
 tailcut.regularize(model, num_kept=12)
 fused = fuse(model, engine="torch")
-fused.strategy = "narrow"
+fused.strategy = "low_rank"
 with torch.no_grad():
     fused(torch.randn(1, 8, 16, 16))
 assert "dense" not in {layer.strategy for layer in fused.report().layers}
@@ -72,9 +72,9 @@ assert "sympy" not in sys.modules
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_spoiled_forward_is_not_narrow() -> None:
+def test_a_spoiled_forward_is_not_low_rank() -> None:
     context = Context("torch", "auto", COSTS)
     context.check()
     context.spoiled = "no gradients"
-    with pytest.raises(NotNarrowError, match="no gradients"):
+    with pytest.raises(UnsupportedError, match="no gradients"):
         context.check()

@@ -10,16 +10,16 @@ from torch.nn import functional
 from tailcut.errors import StructureError
 from tailcut.execution import fuse
 from tailcut.execution.ir.expression import Affine
-from tailcut.execution.lazy.context import Context, NotNarrowError
-from tailcut.execution.lazy.lazy_map import LazyMap, as_tensor, project_wide
+from tailcut.execution.lazy.context import Context, UnsupportedError
+from tailcut.execution.lazy.lazy_map import LazyMap, as_tensor, project_full
 
 
-def narrow(*, channel_axis: int = 1) -> LazyMap:
+def low_rank(*, channel_axis: int = 1) -> LazyMap:
     source, matrix, shift = torch.randn(2, 3, 4, 5), torch.randn(6, 2), torch.randn(6)
     return LazyMap([Affine(6, source, matrix, shift)], channel_axis, ["conv"])
 
 
-def wide_of(tensor: Tensor) -> Tensor:
+def full_of(tensor: Tensor) -> Tensor:
     result = as_tensor(tensor, "a test reads it")
     assert type(result) is Tensor
     return result
@@ -27,55 +27,55 @@ def wide_of(tensor: Tensor) -> Tensor:
 
 @pytest.mark.usefixtures("context")
 def test_it_passes_for_a_tensor() -> None:
-    x = narrow()
+    x = low_rank()
     assert isinstance(x, Tensor)
     assert x.shape == (3, 6, 4, 5)
     assert x.ndim == x.dim() == 4
     assert (x.size(1), x.numel(), x.dtype, x.device.type) == (6, 360, torch.float32, "cpu")
     assert not x.is_cuda
-    assert x._wide is None
-    assert narrow(channel_axis=3).shape == (3, 4, 5, 6)
+    assert x._full is None
+    assert low_rank(channel_axis=3).shape == (3, 4, 5, 6)
 
 
 def test_unknown_functions_get_the_whole_map(context: Context) -> None:
-    x = narrow()
-    context.record("conv", "fused", "no wide map is written")
+    x = low_rank()
+    context.record("conv", "fused", "no full map is written")
     total = torch.sort(x, dim=2).values
     assert type(total) is Tensor
-    assert torch.equal(total, wide_of(x).sort(dim=2).values)
+    assert torch.equal(total, full_of(x).sort(dim=2).values)
     assert context.records["conv"].strategy == "factored"
     assert context.records["conv"].reasons[-1] == "sort needs the whole map"
 
 
 @pytest.mark.usefixtures("context")
 def test_functions_in_place_change_the_map_itself() -> None:
-    x = narrow()
-    expected = wide_of(x).clone()
+    x = low_rank()
+    expected = full_of(x).clone()
     y = x
     y[:, 0] = 7.0
     y.floor_()
     expected[:, 0] = 7.0
-    assert torch.equal(wide_of(x), expected.floor_())
+    assert torch.equal(full_of(x), expected.floor_())
     z = torch.relu(x)
-    assert torch.equal(wide_of(z), expected.relu())
+    assert torch.equal(full_of(z), expected.relu())
 
 
 @pytest.mark.usefixtures("context")
 def test_relu_in_place_is_seen_by_all_readers() -> None:
-    x = narrow()
-    expected = wide_of(narrow_copy(x)).relu()
+    x = low_rank()
+    expected = full_of(low_rank_copy(x)).relu()
     nn.ReLU(inplace=True)(x)
-    torch.testing.assert_close(wide_of(x), expected)
+    torch.testing.assert_close(full_of(x), expected)
 
 
-def narrow_copy(x: LazyMap) -> LazyMap:
+def low_rank_copy(x: LazyMap) -> LazyMap:
     return x.like(x.parts)
 
 
 @pytest.mark.usefixtures("context")
 def test_operators_of_python_work() -> None:
-    x = narrow()
-    torch.testing.assert_close(wide_of(1 - narrow_copy(x) / 2), 1 - wide_of(x) / 2)
+    x = low_rank()
+    torch.testing.assert_close(full_of(1 - low_rank_copy(x) / 2), 1 - full_of(x) / 2)
     assert len(x) == 3
     assert "from conv" in repr(x)
 
@@ -83,23 +83,23 @@ def test_operators_of_python_work() -> None:
 def test_projection_of_ordinary_tensors() -> None:
     matrix = torch.randn(2, 6)
     images, rows = torch.randn(3, 6, 4, 5), torch.randn(3, 4, 6)
-    torch.testing.assert_close(project_wide(images, matrix, 1), torch.einsum("oc,bchw->obhw", matrix, images))
-    torch.testing.assert_close(project_wide(rows, matrix, 2), torch.einsum("oc,btc->obt", matrix, rows))
+    torch.testing.assert_close(project_full(images, matrix, 1), torch.einsum("oc,bchw->obhw", matrix, images))
+    torch.testing.assert_close(project_full(rows, matrix, 2), torch.einsum("oc,btc->obt", matrix, rows))
 
 
 @pytest.mark.usefixtures("context")
 def test_projection_is_the_same_before_and_after_writing() -> None:
-    x, matrix = narrow(), torch.randn(2, 6)
+    x, matrix = low_rank(), torch.randn(2, 6)
     before = x.project(matrix)
-    x.wide("a test reads it")
+    x.materialize("a test reads it")
     torch.testing.assert_close(x.project(matrix), before)
 
 
 def test_settling_keeps_the_values(context: Context) -> None:
-    x = narrow()
-    expected = wide_of(narrow_copy(x))
-    x.settle("too long a chain")
-    torch.testing.assert_close(wide_of(x), expected)
+    x = low_rank()
+    expected = full_of(low_rank_copy(x))
+    x.write_parts("too long a chain")
+    torch.testing.assert_close(full_of(x), expected)
 
 
 VECTOR, OTHER = torch.rand(6) + 0.5, torch.randn(6)
@@ -122,40 +122,40 @@ SPELLINGS: list[Callable[[Tensor], Tensor]] = [
 @pytest.mark.usefixtures("context")
 @pytest.mark.parametrize("number", range(len(SPELLINGS)))
 def test_all_spellings_of_torch_are_taken(number: int) -> None:
-    x = narrow()
-    expected = SPELLINGS[number](wide_of(narrow_copy(x)))
-    torch.testing.assert_close(wide_of(SPELLINGS[number](x)), expected, rtol=1e-4, atol=1e-5)
+    x = low_rank()
+    expected = SPELLINGS[number](full_of(low_rank_copy(x)))
+    torch.testing.assert_close(full_of(SPELLINGS[number](x)), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.usefixtures("context")
 def test_wrong_arguments_are_refused_as_by_torch() -> None:
     with pytest.raises(TypeError):
-        functional.max_pool2d(narrow(), kernel_size="wide")  # type: ignore[call-overload]
+        functional.max_pool2d(low_rank(), kernel_size="full")  # type: ignore[call-overload]
     with pytest.raises(TypeError):
-        torch.relu(narrow(), slope=2)  # type: ignore[call-arg]
+        torch.relu(low_rank(), slope=2)  # type: ignore[call-arg]
 
 
 @pytest.mark.usefixtures("context")
 def test_named_arguments_are_written_to_as_others_are() -> None:
-    x = narrow()
-    expected = wide_of(narrow_copy(x))
+    x = low_rank()
+    expected = full_of(low_rank_copy(x))
     view = x[:, :1]
     functional.relu(input=x, inplace=True)
     torch.testing.assert_close(view, expected[:, :1].relu())
-    torch.testing.assert_close(wide_of(x + 0), expected.relu())
+    torch.testing.assert_close(full_of(x + 0), expected.relu())
     torch.floor(expected, out=x)
-    torch.testing.assert_close(wide_of(x + 0), expected.floor())
+    torch.testing.assert_close(full_of(x + 0), expected.floor())
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script")
 def test_scripts_spoil_a_forward_that_needs_their_gradients(context: Context) -> None:
     doubled: Any = torch.jit.script(twice)
-    doubled(narrow())
+    doubled(low_rank())
     assert not context.spoiled
     source = torch.randn(2, 3, 4, 5, requires_grad=True)
     x = LazyMap([Affine(6, source, torch.randn(6, 2), None)], 1, ["conv"])
-    torch.testing.assert_close(wide_of(doubled(x)), 2 * wide_of(x))
-    with pytest.raises(NotNarrowError, match="records no gradients"):
+    torch.testing.assert_close(full_of(doubled(x)), 2 * full_of(x))
+    with pytest.raises(UnsupportedError, match="records no gradients"):
         context.check()
 
 
@@ -223,7 +223,7 @@ def test_a_layer_without_gradients_gets_none() -> None:
             return result
 
     model = Frozen()
-    for strategy in ("narrow", "auto"):
+    for strategy in ("low_rank", "auto"):
         fused = fuse(model)
         fused.strategy = strategy
         fused(model.x).sum().backward()
@@ -241,7 +241,7 @@ def test_gradients_of_maps_are_retained() -> None:
 
     model, x = between(retains)
     fused = fuse(model)
-    fused.strategy = "narrow"
+    fused.strategy = "low_rank"
     for called in (model, fused):
         called(x).square().sum().backward()
     assert kept[0].grad is not None
@@ -258,7 +258,7 @@ def test_facts_about_gradients() -> None:
 
     model, x = between(looks)
     fused = fuse(model)
-    fused.strategy = "narrow"
+    fused.strategy = "low_rank"
     fused(x)
     with torch.no_grad():
         fused(x)
@@ -276,7 +276,7 @@ def test_gradients_with_respect_to_a_map() -> None:
 
     model, x = between(keeps)
     fused = fuse(model)
-    fused.strategy = "narrow"
+    fused.strategy = "low_rank"
     total = fused(x).sum()
     with pytest.raises(StructureError, match="after its use"):
         torch.autograd.grad(total, kept[0])
@@ -289,7 +289,7 @@ def test_maps_are_tensors_after_the_forward() -> None:
     model, x = between()
     model.a.register_forward_hook(lambda module, inputs, output: kept.append(output))
     fused = fuse(model)
-    fused.strategy = "narrow"
+    fused.strategy = "low_rank"
     results: list[Tensor] = []
     for called in (model, fused):
         kept.clear()

@@ -16,7 +16,7 @@ from tailcut.execution.lazy.lazy_map import LazyMap, as_tensor
 from tailcut.execution.lazy.normalization import source_moments, variance
 
 
-def narrow(
+def low_rank(
     channels: int = 12, k: int = 2, *, batch: int = 3, axis: int = 1, offset: float = 0.0, shift: bool = True
 ) -> LazyMap:
     source = torch.randn(k, batch, 5, 4, dtype=torch.float64) + offset
@@ -24,7 +24,7 @@ def narrow(
     return LazyMap([Affine(channels, source, torch.randn(channels, k, dtype=torch.float64), bias)], axis, ["conv"])
 
 
-def wide_of(x: Any) -> Tensor:
+def full_of(x: Any) -> Tensor:
     result: Tensor = as_tensor(x.like(x.parts) if isinstance(x, LazyMap) else x, "a test reads it")
     return result
 
@@ -52,10 +52,10 @@ def randomize(norm: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("shift", [True, False])
 @pytest.mark.parametrize("batch", [1, 3])
-def test_the_norm_of_the_wide_map(make: Callable[[], nn.Module], training: bool, shift: bool, batch: int) -> None:
+def test_the_norm_of_the_full_map(make: Callable[[], nn.Module], training: bool, shift: bool, batch: int) -> None:
     norm = randomize(make()).train(training)
-    x = narrow(shift=shift, batch=batch)
-    torch.testing.assert_close(wide_of(norm(x)), randomize_like(make, norm)(wide_of(x)))
+    x = low_rank(shift=shift, batch=batch)
+    torch.testing.assert_close(full_of(norm(x)), randomize_like(make, norm)(full_of(x)))
 
 
 def randomize_like(make: Callable[[], nn.Module], norm: nn.Module) -> nn.Module:
@@ -66,8 +66,8 @@ def randomize_like(make: Callable[[], nn.Module], norm: nn.Module) -> nn.Module:
 
 @pytest.mark.usefixtures("context")
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d(24), nn.GroupNorm(2, 24)])
-def test_they_stay_narrow(norm: nn.Module) -> None:
-    result = norm.double()(narrow(24))
+def test_they_stay_low_rank(norm: nn.Module) -> None:
+    result = norm.double()(low_rank(24))
     assert isinstance(result, LazyMap)
     assert all(isinstance(part, Affine) for part in result.parts)
 
@@ -75,19 +75,19 @@ def test_they_stay_narrow(norm: nn.Module) -> None:
 @pytest.mark.usefixtures("context")
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("shift", [True, False])
-def test_layer_norm_stays_narrow(affine: bool, shift: bool) -> None:
+def test_layer_norm_stays_low_rank(affine: bool, shift: bool) -> None:
     norm = randomize(nn.LayerNorm(12, elementwise_affine=affine))
-    x = narrow(axis=3, shift=shift)
+    x = low_rank(axis=3, shift=shift)
     result = norm(x)
     assert isinstance(result, LazyMap)
     assert isinstance(result.parts[0], Affine)
-    torch.testing.assert_close(wide_of(result), norm(wide_of(x)))
+    torch.testing.assert_close(full_of(result), norm(full_of(x)))
 
 
 @pytest.mark.usefixtures("context")
 @pytest.mark.parametrize("norm", [nn.LayerNorm(64), nn.GroupNorm(2, 64)])
 @pytest.mark.parametrize("offset", [1e2, 1e4])
-def test_digits_are_those_of_the_wide_norm_where_a_large_source_and_the_shift_cancel(
+def test_digits_are_those_of_the_full_norm_where_a_large_source_and_the_shift_cancel(
     norm: nn.Module, offset: float
 ) -> None:
     torch.manual_seed(0)
@@ -98,9 +98,9 @@ def test_digits_are_those_of_the_wide_norm_where_a_large_source_and_the_shift_ca
     result = norm(LazyMap([part], axis, []))
     assert isinstance(result, LazyMap)
     double = copy.deepcopy(norm).double()
-    exact = double(wide_of(LazyMap([Affine(64, source.double(), matrix.double(), shift.double())], axis, [])))
-    dense = norm(wide_of(LazyMap([part], axis, [])))
-    assert (wide_of(result) - exact).abs().max() < 8 * (dense - exact).abs().max() + 1e-5
+    exact = double(full_of(LazyMap([Affine(64, source.double(), matrix.double(), shift.double())], axis, [])))
+    dense = norm(full_of(LazyMap([part], axis, [])))
+    assert (full_of(result) - exact).abs().max() < 8 * (dense - exact).abs().max() + 1e-5
 
 
 @pytest.mark.usefixtures("context")
@@ -115,9 +115,9 @@ def test_layer_norm_leaves_positions_apart(outlier: float, dtype: torch.dtype, g
     norm = nn.LayerNorm(48).to(dtype)
     result = norm(LazyMap([part], 2, []))
     assert isinstance(result, LazyMap)
-    wide = wide_of(LazyMap([Affine(48, *(value.to(dtype).double() for value in (source, matrix, shift)))], 2, []))
-    exact = functional.layer_norm(wide.flatten(0, 1), [48])
-    error = (wide_of(result).flatten(0, 1).double() - exact).abs()
+    full = full_of(LazyMap([Affine(48, *(value.to(dtype).double() for value in (source, matrix, shift)))], 2, []))
+    exact = functional.layer_norm(full.flatten(0, 1), [48])
+    error = (full_of(result).flatten(0, 1).double() - exact).abs()
     limit = 32 * torch.finfo(dtype).eps
     assert error[:27].max() < limit
     assert error[28:].max() < limit
@@ -126,7 +126,7 @@ def test_layer_norm_leaves_positions_apart(outlier: float, dtype: torch.dtype, g
 
 @pytest.mark.usefixtures("context")
 @pytest.mark.parametrize("columns", ["apart", "dependent"])
-def test_gradients_of_layer_norm_are_those_of_the_wide_one(columns: str) -> None:
+def test_gradients_of_layer_norm_are_those_of_the_full_one(columns: str) -> None:
     torch.manual_seed(0)
     source, matrix, shift = torch.randn(3, 2, 5), torch.randn(12, 3), torch.randn(12)
     if columns == "dependent":
@@ -134,21 +134,21 @@ def test_gradients_of_layer_norm_are_those_of_the_wide_one(columns: str) -> None
     leaves = [value.double().requires_grad_() for value in (source, matrix, shift)]
     upstream = torch.randn(2, 5, 12, dtype=torch.float64)
     norm = randomize(nn.LayerNorm(12)).double()
-    narrow_result = wide_of(norm(LazyMap([Affine(12, *leaves)], 2, [])))
-    own = torch.autograd.grad((narrow_result * upstream).sum(), leaves)
-    wide = torch.einsum("ck,kbp->bpc", leaves[1], leaves[0]) + leaves[2]
-    expected = torch.autograd.grad((norm(wide) * upstream).sum(), leaves)
+    low_rank_result = full_of(norm(LazyMap([Affine(12, *leaves)], 2, [])))
+    own = torch.autograd.grad((low_rank_result * upstream).sum(), leaves)
+    full = torch.einsum("ck,kbp->bpc", leaves[1], leaves[0]) + leaves[2]
+    expected = torch.autograd.grad((norm(full) * upstream).sum(), leaves)
     torch.testing.assert_close(own, expected)
 
 
 def test_running_statistics_are_torchs_own() -> None:
     fused, dense = nn.BatchNorm2d(12).double(), nn.BatchNorm2d(12).double()
     for _ in range(3):
-        x = narrow(offset=5.0)
-        with running(Context("torch", "narrow", Costs.of("cpu", with_gradients=False))):
+        x = low_rank(offset=5.0)
+        with running(Context("torch", "low_rank", Costs.of("cpu", with_gradients=False))):
             fused(x)
-            wide = wide_of(x)
-        dense(wide)
+            full = full_of(x)
+        dense(full)
     for key, value in dense.state_dict().items():
         torch.testing.assert_close(fused.state_dict()[key], value)
 
@@ -156,17 +156,17 @@ def test_running_statistics_are_torchs_own() -> None:
 @pytest.mark.usefixtures("context")
 def test_after_an_activation_running_statistics_are_folded() -> None:
     norm = randomize(nn.BatchNorm2d(12)).eval()
-    x = narrow()
+    x = low_rank()
     result = norm(functional.gelu(x))
     assert isinstance(result, LazyMap)
-    torch.testing.assert_close(wide_of(result), norm(functional.gelu(wide_of(x))))
+    torch.testing.assert_close(full_of(result), norm(functional.gelu(full_of(x))))
 
 
 @pytest.mark.usefixtures("context")
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d(12), nn.InstanceNorm2d(12), nn.GroupNorm(2, 12), nn.LayerNorm(4)])
 def test_other_cases_read_the_whole_map(norm: nn.Module) -> None:
-    x = narrow()
-    torch.testing.assert_close(wide_of(norm.double()(functional.gelu(x))), norm(functional.gelu(wide_of(x))))
+    x = low_rank()
+    torch.testing.assert_close(full_of(norm.double()(functional.gelu(x))), norm(functional.gelu(full_of(x))))
 
 
 @pytest.mark.usefixtures("context")
@@ -175,10 +175,10 @@ def test_statistics_are_differentiable() -> None:
     matrix = torch.randn(12, 2, dtype=torch.float64, requires_grad=True)
     norm, weight = nn.BatchNorm2d(12).double(), torch.randn(3, 12, 5, 4, dtype=torch.float64)
     found = torch.autograd.grad(
-        (wide_of(norm(LazyMap([Affine(12, source, matrix, None)], 1, []))) * weight).sum(), [source, matrix]
+        (full_of(norm(LazyMap([Affine(12, source, matrix, None)], 1, []))) * weight).sum(), [source, matrix]
     )
-    wide = torch.einsum("ck,kbhw->bchw", matrix, source)
-    expected = torch.autograd.grad((norm(wide) * weight).sum(), [source, matrix])
+    full = torch.einsum("ck,kbhw->bchw", matrix, source)
+    expected = torch.autograd.grad((norm(full) * weight).sum(), [source, matrix])
     for one, two in zip(found, expected, strict=True):
         torch.testing.assert_close(one, two)
 

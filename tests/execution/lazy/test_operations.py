@@ -13,13 +13,13 @@ from tailcut.execution.lazy.lazy_map import LazyMap, as_tensor
 pytestmark = pytest.mark.usefixtures("context")
 
 
-def narrow(channels: int = 6, k: int = 2, sizes: tuple[int, ...] = (7, 8)) -> LazyMap:
+def low_rank(channels: int = 6, k: int = 2, sizes: tuple[int, ...] = (7, 8)) -> LazyMap:
     source = torch.randn(k, 2, *sizes, dtype=torch.float64)
     matrix, shift = torch.randn(channels, k, dtype=torch.float64), torch.randn(channels, dtype=torch.float64)
     return LazyMap([Affine(channels, source, matrix, shift)], 1, ["conv"])
 
 
-def wide_of(x: Any) -> Tensor:
+def full_of(x: Any) -> Tensor:
     if isinstance(x, LazyMap):
         x = x.like(x.parts)  # so that `x` itself stays unwritten
     result: Tensor = as_tensor(x, "a test reads it")
@@ -65,22 +65,22 @@ ELEMENTWISE: list[Callable[[Any], Any]] = [
 
 
 @pytest.mark.parametrize("function", ELEMENTWISE)
-def test_elementwise_functions_stay_narrow(function: Callable[[Any], Any]) -> None:
-    x = narrow()
+def test_elementwise_functions_stay_low_rank(function: Callable[[Any], Any]) -> None:
+    x = low_rank()
     result = function(x)
     assert isinstance(result, LazyMap)
-    assert result._wide is None
-    torch.testing.assert_close(wide_of(result), function(wide_of(x)))
+    assert result._full is None
+    torch.testing.assert_close(full_of(result), function(full_of(x)))
 
 
 @pytest.mark.parametrize(
     "function", [nn.ReLU(inplace=True), nn.Hardtanh(inplace=True), nn.ReLU6(inplace=True), torch.relu_, Tensor.sigmoid_]
 )
 def test_functions_in_place(function: Callable[[Any], Any]) -> None:
-    x = narrow()
-    expected = function(wide_of(x))
+    x = low_rank()
+    expected = function(full_of(x))
     assert function(x) is x
-    torch.testing.assert_close(wide_of(x), expected)
+    torch.testing.assert_close(full_of(x), expected)
 
 
 @pytest.mark.parametrize(
@@ -96,23 +96,23 @@ def test_functions_in_place(function: Callable[[Any], Any]) -> None:
     ],
 )
 @pytest.mark.parametrize("activation", [torch.relu, functional.gelu])
-def test_max_pool_stays_narrow(pool: nn.Module, activation: Callable[[Any], Any]) -> None:
-    x = narrow(sizes=(9, 11))
+def test_max_pool_stays_low_rank(pool: nn.Module, activation: Callable[[Any], Any]) -> None:
+    x = low_rank(sizes=(9, 11))
     result = pool(activation(x))
     assert isinstance(result, LazyMap)
-    torch.testing.assert_close(wide_of(result), pool(activation(wide_of(x))))
+    torch.testing.assert_close(full_of(result), pool(activation(full_of(x))))
 
 
 def test_an_increasing_function_waits_for_the_maximum() -> None:
-    part = functional.max_pool2d(torch.relu(narrow()), 2).parts[0]  # type: ignore[attr-defined]
+    part = functional.max_pool2d(torch.relu(low_rank()), 2).parts[0]  # type: ignore[attr-defined]
     assert isinstance(part, Pointwise)
     assert part.function.name == "relu"
 
 
 def test_max_pool_along_one_and_three_axes() -> None:
     for sizes, pool in (((9,), nn.MaxPool1d(2)), ((4, 5, 6), nn.MaxPool3d(2))):
-        x = narrow(sizes=sizes)
-        torch.testing.assert_close(wide_of(pool(x)), pool(wide_of(x)))
+        x = low_rank(sizes=sizes)
+        torch.testing.assert_close(full_of(pool(x)), pool(full_of(x)))
 
 
 RESAMPLING: list[Callable[[Any], Any]] = [
@@ -139,85 +139,85 @@ RESAMPLING: list[Callable[[Any], Any]] = [
 def test_linear_maps_of_the_grid_change_places_with_the_projection(
     function: Callable[[Any], Any], activation: Callable[[Any], Any]
 ) -> None:
-    x = narrow()
+    x = low_rank()
     result = function(activation(x))
     assert isinstance(result, LazyMap)
-    expected = function(activation(wide_of(x)))
+    expected = function(activation(full_of(x)))
     assert result.shape == expected.shape
     matrix = torch.randn(3, 6, dtype=torch.float64)
     torch.testing.assert_close(
         result.project(matrix), torch.tensordot(matrix, expected.movedim(result.channel_axis, 0), dims=1)
     )
-    torch.testing.assert_close(wide_of(result), expected)
+    torch.testing.assert_close(full_of(result), expected)
 
 
 def test_a_function_after_resampling_reads_the_whole_map() -> None:
-    x = narrow()
+    x = low_rank()
     result = torch.relu(functional.pad(x, (1, 1)))
-    torch.testing.assert_close(wide_of(result), torch.relu(functional.pad(wide_of(x), (1, 1))))
+    torch.testing.assert_close(full_of(result), torch.relu(functional.pad(full_of(x), (1, 1))))
 
 
 def test_concatenation_makes_parts() -> None:
-    one, two, plain = narrow(), narrow(4), torch.randn(2, 3, 7, 8, dtype=torch.float64)
+    one, two, plain = low_rank(), low_rank(4), torch.randn(2, 3, 7, 8, dtype=torch.float64)
     result = torch.cat([torch.relu(one), two, plain], 1)
     assert isinstance(result, LazyMap)
     assert len(result.parts) == 3
-    expected = torch.cat([wide_of(one).relu(), wide_of(two), plain], 1)
-    torch.testing.assert_close(wide_of(result), expected)
-    along_rows = torch.cat([one, narrow()], dim=2)
+    expected = torch.cat([full_of(one).relu(), full_of(two), plain], 1)
+    torch.testing.assert_close(full_of(result), expected)
+    along_rows = torch.cat([one, low_rank()], dim=2)
     assert type(along_rows) is Tensor
 
 
 def test_sums_of_affine_maps_stay_affine() -> None:
-    one, two = narrow(), narrow(k=3)
+    one, two = low_rank(), low_rank(k=3)
     result = one + two
     assert isinstance(result, LazyMap)
     assert isinstance(result.parts[0], Affine)
-    torch.testing.assert_close(wide_of(result), wide_of(one) + wide_of(two))
+    torch.testing.assert_close(full_of(result), full_of(one) + full_of(two))
 
 
-def test_residual_chains_stay_narrow() -> None:
-    one, two, plain = narrow(), narrow(), torch.randn(2, 6, 7, 8, dtype=torch.float64)
+def test_residual_chains_stay_low_rank() -> None:
+    one, two, plain = low_rank(), low_rank(), torch.randn(2, 6, 7, 8, dtype=torch.float64)
     result = torch.relu(one) + two
     result += plain
     result = result * torch.sigmoid(one) - two
     assert isinstance(result, LazyMap)
-    assert result._wide is None
-    first, second = wide_of(one), wide_of(two)
-    torch.testing.assert_close(wide_of(result), (first.relu() + second + plain) * first.sigmoid() - second)
+    assert result._full is None
+    first, second = full_of(one), full_of(two)
+    torch.testing.assert_close(full_of(result), (first.relu() + second + plain) * first.sigmoid() - second)
 
 
 def test_a_long_chain_is_written_once(context: Context) -> None:
-    context.record("conv", "fused", "no wide map is written")
-    chain: Any = torch.relu(narrow(k=6))
+    context.record("conv", "fused", "no full map is written")
+    chain: Any = torch.relu(low_rank(k=6))
     for _ in range(12):
-        chain = torch.relu(chain + narrow(k=6))
+        chain = torch.relu(chain + low_rank(k=6))
     assert "a long chain of additions is written once" in context.records["conv"].reasons
 
 
 def test_sums_of_different_shapes_are_left_to_torch() -> None:
-    x, gate = narrow(), torch.randn(2, 6, 1, 1, dtype=torch.float64)
-    torch.testing.assert_close(wide_of(x * gate), wide_of(x) * gate)
-    torch.testing.assert_close(wide_of(torch.add(x, x, alpha=2)), 3 * wide_of(x))
-    torch.testing.assert_close(wide_of(2 - x), 2 - wide_of(x))
+    x, gate = low_rank(), torch.randn(2, 6, 1, 1, dtype=torch.float64)
+    torch.testing.assert_close(full_of(x * gate), full_of(x) * gate)
+    torch.testing.assert_close(full_of(torch.add(x, x, alpha=2)), 3 * full_of(x))
+    torch.testing.assert_close(full_of(2 - x), 2 - full_of(x))
 
 
 def test_dropout_in_training_reads_the_whole_map() -> None:
-    x = narrow()
+    x = low_rank()
     torch.manual_seed(1)
     found = functional.dropout(x, 0.5, training=True)
     torch.manual_seed(1)
-    torch.testing.assert_close(wide_of(found), functional.dropout(wide_of(x), 0.5, training=True))
+    torch.testing.assert_close(full_of(found), functional.dropout(full_of(x), 0.5, training=True))
 
 
 def test_shapes_that_cannot_be_flattened_narrowly() -> None:
-    x = narrow()
-    torch.testing.assert_close(wide_of(x.flatten(1)), wide_of(x).flatten(1))
-    torch.testing.assert_close(wide_of(x.mean(1)), wide_of(x).mean(1))
+    x = low_rank()
+    torch.testing.assert_close(full_of(x.flatten(1)), full_of(x).flatten(1))
+    torch.testing.assert_close(full_of(x.mean(1)), full_of(x).mean(1))
 
 
 def test_given_parts_and_functions_have_names() -> None:
     assert Function("relu", torch.relu).name == "relu"
-    part = functional.adaptive_avg_pool2d(torch.relu(narrow()), 1).parts[0]  # type: ignore[attr-defined]
+    part = functional.adaptive_avg_pool2d(torch.relu(low_rank()), 1).parts[0]  # type: ignore[attr-defined]
     assert isinstance(part, Resampled)
     assert not isinstance(part, Given)

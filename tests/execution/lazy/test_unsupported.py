@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.execution.networks import WAYS, assert_same_gradients, between
+from tests.execution.networks import STRATEGIES, assert_same_gradients, between
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
@@ -11,12 +11,12 @@ from torch.utils.checkpoint import checkpoint
 from tailcut.errors import StructureError
 from tailcut.execution import FusedNetwork, fuse
 from tailcut.execution.lazy.context import Context
-from tailcut.execution.lazy.unsupported import is_autocast, is_transformed, refuse_detours
+from tailcut.execution.lazy.unsupported import is_autocast, is_transformed, refuse_unsupported
 
 
-def ways_of(model: nn.Module) -> list[FusedNetwork]:
+def strategies_for(model: nn.Module) -> list[FusedNetwork]:
     found = [fuse(model), fuse(model)]
-    for fused, strategy in zip(found, WAYS, strict=True):
+    for fused, strategy in zip(found, STRATEGIES, strict=True):
         fused.strategy = strategy
     return found
 
@@ -96,7 +96,7 @@ class DetachedWithGradients(Opposite):
 def test_a_gradient_that_would_be_lost_is_an_error() -> None:
     function: Any = DetachedWithGradients
     model, x = between(lambda y, _: function.apply(1.5 * y))
-    for fused in ways_of(model):
+    for fused in strategies_for(model):
         if fused.strategy == "auto":
             assert_same_gradients(fused, model, x, strategies=("auto",))
             continue
@@ -132,7 +132,7 @@ def test_checkpoints_run_densely(use_reentrant: bool, around_map: bool) -> None:
 def test_a_checkpoint_around_the_network_is_none_of_its_business(context: Context) -> None:
     model, x = between()
     fused = fuse(model)
-    fused.strategy = "narrow"
+    fused.strategy = "low_rank"
     expected = torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
     output = checkpoint(fused, x, use_reentrant=False)
     assert "dense" not in {layer.strategy for layer in fused.report().layers}
@@ -141,7 +141,7 @@ def test_a_checkpoint_around_the_network_is_none_of_its_business(context: Contex
     ):
         torch.testing.assert_close(found, wanted)
     context.differentiates = True
-    refuse_detours()
+    refuse_unsupported()
 
 
 TRANSFORMS: list[Callable[[Any, Tensor], Any]] = [
@@ -156,7 +156,7 @@ TRANSFORMS: list[Callable[[Any, Tensor], Any]] = [
 @pytest.mark.parametrize("number", range(len(TRANSFORMS)))
 def test_transforms_of_torch(number: int) -> None:
     model, x = between()
-    for fused in ways_of(model):
+    for fused in strategies_for(model):
         fused(x)
         for _ in range(2):
             torch.testing.assert_close(TRANSFORMS[number](fused, x), TRANSFORMS[number](model, x))
@@ -182,7 +182,7 @@ def test_forward_mode_differentiation(of_coefficients: bool) -> None:
             found: Tensor = forward_ad.unpack_dual(output).tangent
             return found
 
-    for fused in ways_of(model):
+    for fused in strategies_for(model):
         with torch.no_grad():
             fused(x)
         for scale in (1.0, 2.0):

@@ -15,7 +15,7 @@ from tailcut.errors import StructureError
 from tailcut.execution import FusedNetwork, fuse
 from tailcut.weights import truncated_tensors
 
-STRATEGIES = ("auto", "narrow", "dense")
+STRATEGIES = ("auto", "low_rank", "dense")
 
 
 def network(num_kept: int = 12) -> Any:
@@ -212,7 +212,7 @@ def test_a_layer_with_hooks_runs_densely_and_the_others_fused() -> None:
     model, seen = network(), []
     model[2][0].register_forward_hook(lambda module, args, output: seen.append((module, type(output))))
     fused = fuse(model)
-    fused.strategy = "narrow"
+    fused.strategy = "low_rank"
     with torch.no_grad():
         torch.testing.assert_close(fused(X), model(X))
     assert seen == [(model[2][0], Tensor)] * 2
@@ -249,7 +249,7 @@ def fused_part(model: Any) -> Any:
         (fused_part, "'2' is a fused network itself"),
     ],
 )
-@pytest.mark.parametrize("strategy", ["auto", "narrow"])
+@pytest.mark.parametrize("strategy", ["auto", "low_rank"])
 def test_networks_with_wrapped_parts_run_as_they_are(wrap: Callable[[Any], Any], reason: str, strategy: str) -> None:
     fused = fuse(wrap(network()))
     fused.strategy = strategy
@@ -296,7 +296,7 @@ def keeps_in_a_part(model: Keeping, y: Tensor) -> None:
         (keeps_in_a_part, "its forward keeps a map in seen of 'other'"),
     ],
 )
-@pytest.mark.parametrize("strategy", ["auto", "narrow"])
+@pytest.mark.parametrize("strategy", ["auto", "low_rank"])
 def test_networks_that_keep_state_run_as_they_are(keep: Any, reason: str, strategy: str) -> None:
     model = Keeping(keep)
     tailcut.regularize(model.double(), num_kept=12)
@@ -314,7 +314,7 @@ def test_networks_that_keep_state_run_as_they_are(keep: Any, reason: str, strate
     ):
         assert type(kept) is type(wanted)
         torch.testing.assert_close(kept, wanted)
-    if strategy == "narrow" or keep is counts:
+    if strategy == "low_rank" or keep is counts:
         assert set(reasons_of(fused).values()) == {reason}
 
 
@@ -362,14 +362,14 @@ def test_the_same_input_gives_the_same_bits_in_twenty_calls(engine: str, gradien
     """Also after other shapes, and in another wrapper; work done before must not choose the engine."""
     if engine == "compiled":
         pytest.importorskip("numba")
-    wide = nn.Sequential(nn.Conv2d(64, 128, 3, padding=1), nn.ReLU(), nn.Conv2d(128, 64, 3, padding=1))
-    tailcut.regularize(wide, num_kept=40)
+    full = nn.Sequential(nn.Conv2d(64, 128, 3, padding=1), nn.ReLU(), nn.Conv2d(128, 64, 3, padding=1))
+    tailcut.regularize(full, num_kept=40)
     # 2^20 numbers between the layers: enough for compiled loops; and a network that is too small for anything.
-    for model, x in ((wide, torch.randn(2, 64, 64, 64)), (network().float(), torch.randn(1, 3, 12, 12))):
+    for model, x in ((full, torch.randn(2, 64, 64, 64)), (network().float(), torch.randn(1, 3, 12, 12))):
         fused = fuse(model.eval(), engine=engine)
         with torch.set_grad_enabled(gradients):
             first = fused(x)
-            assert ("dense" in strategies_of(fused)) == (model is not wide)
+            assert ("dense" in strategies_of(fused)) == (model is not full)
             for number in range(20):
                 fused(x[..., : 8 + number % 3])
                 assert torch.equal(fused(x), first)
@@ -426,11 +426,9 @@ def test_buffers_and_random_numbers_of_a_probe_are_put_back(tmp_path: Path) -> N
 def test_attributes_of_the_network_are_had_from_the_network() -> None:
     model = network()
     model.config = {"width": 64}
-    with pytest.raises(
-        AttributeError, match=r"no attribute 'config'; of the network itself it would be .source.config"
-    ):
-        _ = fuse(model).config
+    fused = fuse(model, X)
+    with pytest.raises(AttributeError, match=r"no attribute 'config'; of the network itself it is .source.config"):
+        _ = fused.config
+    fused.source = network()
     with pytest.raises(StructureError, match="make another one"):
-        fused = fuse(model, X)
-        fused.source = network()
         fused(X)

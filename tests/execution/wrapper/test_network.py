@@ -24,7 +24,7 @@ def unet(**arguments: Any) -> nn.Module:
     return tailcut.create_model("unet", widths=(8, 16, 32), **arguments)
 
 
-# name -> (how to make it, shape of an input, the ways its layers take when all are narrow that can be)
+# name -> (how to make it, shape of an input, the ways its layers take when all are low-rank that can be)
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], set[str]]] = {
     "alexnet": (AlexNet, AlexNet.example, {"fused", "factored"}),
     "vgg": (VGG, VGG.example, {"fused", "factored"}),
@@ -61,9 +61,9 @@ def made(name: str, num_kept: int) -> tuple[nn.Module, Tensor]:
     return model, torch.randn(NETWORKS[name][1], dtype=torch.float64)
 
 
-def narrowly(model: nn.Module) -> FusedNetwork:
+def in_low_rank(model: nn.Module) -> FusedNetwork:
     fused = fuse(model)
-    fused.strategy = "narrow"
+    fused.strategy = "low_rank"
     return fused
 
 
@@ -88,7 +88,7 @@ def test_evaluation(name: str, num_kept: int) -> None:
     model, x = made(name, num_kept)
     with torch.no_grad():
         model.train()(x)  # running statistics other than 0 and 1
-    fused = narrowly(model.eval())
+    fused = in_low_rank(model.eval())
     with torch.no_grad():
         assert error(fused(x), model(x)) < 1e-10
     report = fused.report()
@@ -102,7 +102,7 @@ def test_evaluation(name: str, num_kept: int) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_training(name: str) -> None:
     model, x = made(name, 30)
-    dense, fused = copy.deepcopy(model).train(), narrowly(model.train())
+    dense, fused = copy.deepcopy(model).train(), in_low_rank(model.train())
     check_step(dense, fused, x)
     for one, two in zip(model.buffers(), dense.buffers(), strict=True):
         torch.testing.assert_close(one, two)
@@ -121,10 +121,10 @@ def test_compiled_loops_do_the_same(name: str, training: bool, monkeypatch: pyte
 
     monkeypatch.setattr(program_calls, "in_threads", counted)
     monkeypatch.setattr(compiled, "MIN_ELEMENTS", 0)
-    monkeypatch.setattr(compiled, "MAX_NARROW", 1000)
+    monkeypatch.setattr(compiled, "MAX_RANK", 1000)
     monkeypatch.setattr(compiled, "MIN_POSITIONS", 1)
     model, x = made(name, 30)
-    dense, fused = copy.deepcopy(model).train(training), narrowly(model.train(training))
+    dense, fused = copy.deepcopy(model).train(training), in_low_rank(model.train(training))
     fused.engine = "compiled"
     check_step(dense, fused, x)
     assert calls
@@ -160,7 +160,7 @@ def test_nothing_about_the_model_changes() -> None:
 def test_coefficients_mode_and_type_are_shared() -> None:
     model = unet().eval()
     tailcut.regularize(model, num_kept=20)
-    fused, x = narrowly(model), torch.rand(1, 3, 16, 17)
+    fused, x = in_low_rank(model), torch.rand(1, 3, 16, 17)
     with torch.no_grad():
         first = fused(x)
         for parameter in model.parameters():
@@ -191,7 +191,7 @@ def test_dense_networks_see_changed_coefficients_too() -> None:
 def test_copies_are_independent() -> None:
     model = unet().eval()
     tailcut.regularize(model, num_kept=20)
-    fused, x = narrowly(model), torch.rand(1, 3, 16, 16)
+    fused, x = in_low_rank(model), torch.rand(1, 3, 16, 16)
     with torch.no_grad():
         before = fused(x)
         copied = copy.deepcopy(fused)
@@ -204,7 +204,7 @@ def test_copies_are_independent() -> None:
 def test_shorter_vectors_are_followed() -> None:
     model = unet().eval()
     tailcut.regularize(model, keep_ratio=0.2)
-    fused, x = narrowly(model), torch.rand(1, 3, 16, 16)
+    fused, x = in_low_rank(model), torch.rand(1, 3, 16, 16)
     schedule = tailcut.TailTruncation(model, num_kept=20, num_steps=2)
     with torch.no_grad():
         schedule.step()
@@ -230,7 +230,7 @@ def test_what_python_does_in_a_forward_is_done() -> None:
 
     model = Branching()
     tailcut.regularize(model, num_kept=8)
-    fused, x = narrowly(model), torch.randn(1, 3, 9, 9)
+    fused, x = in_low_rank(model), torch.randn(1, 3, 9, 9)
     found, expected = fused(x, times=3), model(x, times=3)
     for key, value in expected.items():
         assert type(found[key]) is Tensor
@@ -242,12 +242,12 @@ def test_hooks_of_the_user_see_the_map() -> None:
     tailcut.regularize(model, num_kept=8)
     seen: list[Tensor] = []
     model[0].register_forward_hook(lambda module, args, output: seen.append(output + 0))
-    narrowly(model)(torch.randn(1, 3, 8, 8))
+    in_low_rank(model)(torch.randn(1, 3, 8, 8))
     assert [tuple(tensor.shape) for tensor in seen] == [(1, 8, 6, 6)]
 
 
 def test_networks_without_numbers_give_shapes() -> None:
-    model = narrowly(made("resnet18", 30)[0].to("meta")).source
+    model = in_low_rank(made("resnet18", 30)[0].to("meta")).source
     fused = fuse(model)
     with torch.no_grad():
         assert fused(torch.empty(ResNet.example, device="meta", dtype=torch.float64)).shape == (ResNet.example[0], 10)
@@ -258,7 +258,7 @@ def test_networks_made_without_numbers_give_shapes() -> None:
         model = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 512))
         tailcut.regularize(model, num_kept=20)
     fused = fuse(model)
-    for strategy in ("auto", "narrow"):
+    for strategy in ("auto", "low_rank"):
         fused.strategy = strategy
         assert fused(torch.empty(64, 512, device="meta")).shape == (64, 512)
         assert {layer.strategy for layer in fused.report().layers} == {"dense"}
@@ -344,7 +344,7 @@ def test_published_images(carvana_root: Path, engine: str) -> None:
 
 
 @pytest.mark.slow
-def test_memory_follows_the_narrow_maps() -> None:
+def test_memory_follows_the_low_rank_maps() -> None:
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     if not status.exists():
         pytest.skip("needs Linux to tell the peak of memory")
@@ -380,7 +380,7 @@ def test_what_a_step_held_is_free_without_garbage_collection() -> None:
     model = VGG()
     tailcut.regularize(model, num_kept=20)
     fused = fuse(model)
-    fused.strategy = "narrow"
+    fused.strategy = "low_rank"
     x = torch.rand(VGG.example)
 
     def step() -> None:

@@ -1,7 +1,7 @@
 """Loops written for one program: what `program_loops` does node by node, as straight lines over a strip of positions.
 
 The text of a loop has a statement for each product, so that the compiler keeps a position's numbers in registers from
-the narrow sources to the projected sum; nothing is read or written twice. Each form of a program is compiled once
+the low-rank sources to the projected sum; nothing is read or written twice. Each form of a program is compiled once
 and kept on disk, which takes seconds: so sizes are rounded up to few different ones, and only long calls come here.
 """
 
@@ -32,7 +32,7 @@ class Form:
     Attributes:
         code: the nodes as in `programs.Program`, rows and columns of rounded sources.
         bounds: of each node, for clamps.
-        num_rows: narrow numbers per position.
+        num_rows: low-rank numbers per position.
         num_columns: of the matrices side by side.
         num_factors: shifts and scales.
         num_given: maps in memory.
@@ -54,7 +54,7 @@ class Form:
 
     @property
     def incoming_row(self) -> int:
-        """Where in a strip the gradients of the result begin: behind narrow numbers and maps."""
+        """Where in a strip the gradients of the result begin: behind low-rank numbers and maps."""
         return self.num_rows + BLOCK * self.num_given
 
 
@@ -72,7 +72,7 @@ def pays(form: Form, flops: float) -> bool:
 def forward_loop(form: Form) -> Callable[..., None]:
     """(rows, sources, parameters, result, begin, end): add projection @ program to `result`, or write the program.
 
-    Args of the loop: see `program_loops.forward_strips`; `rows`, (num_rows,), says which row of the narrow sources
+    Args of the loop: see `program_loops.forward_strips`; `rows`, (num_rows,), says which row of the low-rank sources
     stands at each place, -1 for zeros. The result may have fewer rows than the form's.
     """
     return _compile("rows, sources, parameters, result, begin, end", _forward_lines(form))
@@ -105,7 +105,7 @@ def _indented(depth: int, lines: Sequence[str]) -> list[str]:
 
 
 def _opening(form: Form, num_read: int, num_written: int) -> list[str]:
-    """Buffers, and what is the same for all strips; then the loop over strips up to the narrow numbers' loading."""
+    """Buffers, and what is the same for all strips; then the loop over strips up to the low-rank numbers' loading."""
     bounds = [
         f"{side}{node} = kind({bound!r})"
         for node, pair in enumerate(form.bounds)

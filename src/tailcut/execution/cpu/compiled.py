@@ -19,21 +19,21 @@ from tailcut.compiling import is_installed as is_installed
 MIN_POSITIONS = 512
 # So many numbers must be made, each of few, before the loops beat PyTorch's products (measured on a server core).
 MIN_ELEMENTS = 1 << 19
-MAX_NARROW = 16
+MAX_RANK = 16
 # Work below this is not worth another thread.
 FLOPS_PER_PIECE = 4e6
 STRIP, BLOCK = 512, 4  # as in loops.py, which needs numba to be imported
 _TYPES = (torch.float32, torch.float64)
 
 
-def pays(elements: int, narrow: int) -> bool:
-    """Whether the loops are the faster way by sizes alone.
+def pays(elements: int, rank: int) -> bool:
+    """Whether the loops are faster, by sizes alone.
 
     Args:
-        elements: numbers of the wide map, made and dropped.
-        narrow: the most numbers per position that it is made of, or projected to.
+        elements: numbers of the full map, made and dropped.
+        rank: the most numbers per position that it is made of, or projected to.
     """
-    return elements >= MIN_ELEMENTS and narrow <= MAX_NARROW
+    return elements >= MIN_ELEMENTS and rank <= MAX_RANK
 
 
 def fits(tensor: Tensor) -> bool:

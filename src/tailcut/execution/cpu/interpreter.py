@@ -1,7 +1,7 @@
 """The loops that numba compiles for programs (see programs.py), forward and backward.
 
 Import this module only where numba is installed. As in loops.py the values of one strip of positions stay in a cache,
-four channels at a time; nothing as wide as the map is written unless it is asked for.
+four channels at a time; nothing as large as the map is written unless it is asked for.
 """
 
 import numpy as np
@@ -28,7 +28,7 @@ def forward_strips(
     Args:
         code: (nodes, 5), see programs.py.
         bounds: (nodes, 2), of clamps.
-        sources: over positions: all narrow ones, one below the other, (rows, positions); then two maps in memory,
+        sources: over positions: all low-rank ones, one below the other, (rows, positions); then two maps in memory,
             (channels, positions), empty where there is none.
         parameters: over channels: the matrices of affine nodes side by side, (padded channels, columns); shifts and
             scales side by side, (padded channels, columns); the projection, (num_out, padded channels).

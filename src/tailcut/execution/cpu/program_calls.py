@@ -1,4 +1,4 @@
-"""Programs run by compiled loops, forward and backward: how a training step avoids wide maps on a CPU.
+"""Programs run by compiled loops, forward and backward: how a training step avoids full maps on a CPU.
 
 Long calls have a loop of their own (`unrolled.py`), all others the one that goes from node to node
 (`program_loops.py`). Which of them follows from sizes alone, so that a run gives the same numbers each time.
@@ -27,7 +27,7 @@ class Call(NamedTuple):
 
     Attributes:
         form: of the loop that is written for the program; None for the one that goes from node to node.
-        sources: what is read at each position: narrow sources together, then maps in memory.
+        sources: what is read at each position: low-rank sources together, then maps in memory.
         parameters: what is read for each channel: matrices, shifts and scales, the projection.
         columns: of each matrix, as they stand side by side.
         ranges: of positions, one for each piece of work.
@@ -88,7 +88,7 @@ def backward(
     in_threads(work, (), call.ranges)
     of_z, *of_given = (torch.from_numpy(array) for array in of_sources)
     totals = [torch.from_numpy(part.sum(0)).to(gradient.dtype) for part in sums]
-    yield from _split(program.narrow, of_z)
+    yield from _split(program.low_rank, of_z)
     yield from zip(program.given, of_given, strict=False)
     for part, own in zip(program.matrices, totals[0][: program.channels].split(call.columns, dim=1), strict=True):
         yield part, own[:, : part.shape[1]]
@@ -102,7 +102,7 @@ def backward(
 def _call(program: Program, matrix: Tensor | None, values: Values, product: Tensor) -> Call:
     """The loop and what it reads; `product`, (num_out, positions), is the result or its gradient."""
     num_out, num_positions = product.shape
-    rows = sum(source.shape[0] for source in program.narrow)
+    rows = sum(source.shape[0] for source in program.low_rank)
     flops = 2.0 * program.channels * (rows + num_out)
     own = form_of(program, 0 if matrix is None else num_out)
     form = own if codegen.pays(own, flops * num_positions) else None
@@ -131,13 +131,13 @@ def form_of(program: Program, num_out: int) -> Form:
 
 def _first_rows(program: Program) -> Iterator[tuple[int, Tensor]]:
     first = 0
-    for source in program.narrow:
+    for source in program.low_rank:
         yield first, source
         first += source.shape[0]
 
 
 def _rows(program: Program) -> Array:
-    """Which row of the narrow sources stands at each place of the form's, -1 for zeros."""
+    """Which row of the low-rank sources stands at each place of the form's, -1 for zeros."""
     rows: list[int] = []
     for first, source in _first_rows(program):
         size = source.shape[0]
@@ -156,8 +156,8 @@ def _split(tensors: Sequence[Tensor], joined: Tensor) -> Iterator[tuple[Tensor, 
 
 
 def _sources(program: Program, values: Values) -> Arrays:
-    narrow = [values[id(source)].detach() for source in program.narrow]
-    z = _array(narrow[0] if len(narrow) == 1 else torch.cat(narrow))
+    low_rank = [values[id(source)].detach() for source in program.low_rank]
+    z = _array(low_rank[0] if len(low_rank) == 1 else torch.cat(low_rank))
     given = [_array(values[id(source)]) for source in program.given]
     return z, *given, *(np.empty((0, 0), z.dtype) for _ in range(MAX_GIVEN - len(given)))
 

@@ -1,6 +1,6 @@
-"""Wide maps made, used and dropped, one range of positions (a tile) at a time.
+"""Full maps made, used and dropped, one range of positions (a tile) at a time.
 
-`project` multiplies a wide map by a matrix over its channels without writing the map to memory; `write` writes it.
+`project` multiplies a full map by a matrix over its channels without writing the map to memory; `write` writes it.
 Both are differentiable: the backward pass makes each tile again instead of storing it.
 """
 
@@ -78,7 +78,7 @@ def project(parts: Sequence[Expression], matrix: Tensor, *, engine: str = "torch
 
 
 def write(part: Expression, *, engine: str = "torch") -> Tensor:
-    """The wide map itself, (channels, batch, *spatial)."""
+    """The full map itself, (channels, batch, *spatial)."""
     if isinstance(part, Given):
         return part.source
     if isinstance(part, Resampled):
@@ -93,7 +93,7 @@ def on_channels_first(operation: Any, source: Tensor) -> Tensor:
 
 
 def _fold(part: Affine, matrix: Tensor) -> Tensor:
-    """Matrix @ (A z + b) = (matrix A) z + matrix b: no wide value at all."""
+    """Matrix @ (A z + b) = (matrix A) z + matrix b: no full value at all."""
     flat = part.source.flatten(1)
     small = matrix @ part.matrix
     result = small @ flat if part.shift is None else torch.addmm((matrix @ part.shift)[:, None], small, flat)
@@ -157,15 +157,15 @@ class _Plan:
         evaluation = _Evaluation(values, self.order, overwrite=into is not None)
         total: Tensor | None = None
         for term in self.terms:
-            wide = evaluation.value(term.expression)
+            full = evaluation.value(term.expression)
             if term.matrix is None:
-                total = wide if into is None else into.copy_(wide)
+                total = full if into is None else into.copy_(full)
                 continue
             matrix = values[id(term.matrix)]
             if into is not None:
-                total = torch.mm(matrix, wide, out=into) if total is None else total.addmm_(matrix, wide)
+                total = torch.mm(matrix, full, out=into) if total is None else total.addmm_(matrix, full)
             else:
-                total = matrix @ wide if total is None else torch.addmm(total, matrix, wide)
+                total = matrix @ full if total is None else torch.addmm(total, matrix, full)
         if total is None:
             raise ValueError("a sum without terms")
         return total

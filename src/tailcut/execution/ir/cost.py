@@ -1,7 +1,7 @@
-"""The cost model: seconds that a way would take, from sizes alone, so that every machine decides alike.
+"""The cost model: seconds that a strategy would take, from sizes alone, so that every machine decides alike.
 
 Only the ratios of the constants matter: how much slower a convolution of a few channels is than one of many, what a
-number made in a tile costs beside its products, what a byte costs, and what a narrow layer's calls from Python cost.
+number made in a tile costs beside its products, what a byte costs, and what a low-rank layer's calls from Python cost.
 Those of the CPU were fitted to one thread's times of these parts on a current server core; more threads divide all
 of them nearly alike.
 """
@@ -42,7 +42,7 @@ DEVICES = {
 }
 # Of a number in a map or a weight, as the estimates count them.
 NUMBER_BYTES = 4
-# Calls from Python that a narrow layer makes, with what follows it, beyond those of a dense one.
+# Calls from Python that a low-rank layer makes, with what follows it, beyond those of a dense one.
 EXTRA_CALLS = 45
 # The backward pass in units of the forward pass. Tiles are made again, and each product has two gradients.
 BACKWARD_TILES = 4.5
@@ -50,8 +50,8 @@ BACKWARD_DENSE = 2.3
 BACKWARD_CALLS = 2.5
 # Channels that a convolution takes at once.
 VECTOR = 8
-# The estimates are right to about a third, the small products of narrow ways gain less from more threads than dense
-# convolutions do, and a wrong choice of a narrow way costs more than a missed one.
+# The estimates are right to about a third, small products gain less from more threads than dense
+# convolutions do, and a wrong choice of a low-rank strategy costs more than a missed one.
 MARGIN = 0.6
 # With gradients less is at stake: what is made whole is kept, and all that follows reads and writes it again, which
 # these estimates count once only.
@@ -60,7 +60,7 @@ MARGIN_WITH_GRADIENTS = 0.75
 # long with several threads. With gradients less is at stake: dense weights are made anew in each step.
 NETWORK_MARGIN = 0.45
 NETWORK_MARGIN_WITH_GRADIENTS = 0.8
-# How much dearer than writing it the making of a map may be while gradients are kept.
+# How much costlier than writing it the making of a map may be while gradients are kept.
 PATIENCE_WITH_GRADIENTS = 3.5
 # Passes over a weight to build it from its coefficients, and to bring its gradient back.
 PASSES_PER_WEIGHT = 4
@@ -130,10 +130,10 @@ class Costs:
         return PASSES_PER_WEIGHT * one_pass + (min(products, PASSES_OF_FFT * one_pass) if is_whole else products)
 
     def overhead(self) -> float:
-        """Seconds of the extra calls of a narrow layer."""
+        """Seconds of the extra calls of a low-rank layer."""
         return self._with_backward(EXTRA_CALLS * self.device.call, BACKWARD_CALLS)
 
-    def is_dear(self, flops: float, elements: float, num_bytes: float) -> bool:
+    def is_costly(self, flops: float, elements: float, num_bytes: float) -> bool:
         """Whether a map that is used twice is better written than made twice.
 
         Written, it is written once and read twice. With gradients it then stays in memory until the backward pass, so
@@ -148,7 +148,7 @@ class Costs:
         return self.tiles(flops, elements) > patience * self.move(3 * num_bytes)
 
     def is_clearly_less(self, seconds: float, than: float) -> bool:
-        """Whether a narrow way is the better one beyond the errors of these estimates."""
+        """Whether a low-rank strategy is the better one beyond the errors of these estimates."""
         return seconds < (MARGIN_WITH_GRADIENTS if self.with_gradients else MARGIN) * than
 
     def network_pays(self, seconds: float, dense: float) -> bool:

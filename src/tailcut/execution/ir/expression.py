@@ -1,4 +1,4 @@
-"""What a wide map is made of: an expression that gives its channels at a pixel from a few numbers there.
+"""What a full map is made of: an expression that gives its channels at a pixel from a few numbers there.
 
 Every node gives `channels` values at each position of one grid, (batch, *spatial). Sources are stored with the
 channels first, (channels, batch, *spatial), so that any range of positions is one matrix with positions as columns.
@@ -38,8 +38,8 @@ class Affine(Expression):
     """matrix @ source + shift.
 
     Attributes:
-        source: (num_narrow, batch, *spatial).
-        matrix: (channels, num_narrow).
+        source: (rank, batch, *spatial).
+        matrix: (channels, rank).
         shift: (channels,), or None for zero.
     """
 

@@ -22,11 +22,11 @@ class Program:
     """An expression in the form the loops know.
 
     Attributes:
-        code: (nodes, 5) of int64: the operation and its arguments. Affine: first row among the narrow sources, number
+        code: (nodes, 5) of int64: the operation and its arguments. Affine: first row among the low-rank sources, number
             of rows, first column of the matrix, column of the shift. Given: its number. Scaled: child, column of the
             scale, column of the shift. Clamp: child. Sum and maximum: both children.
         bounds: (nodes, 2), of clamps.
-        narrow: the sources of affine nodes, as they are stacked.
+        low-rank: the sources of affine nodes, as they are stacked.
         given: maps in memory.
         matrices: of the affine nodes, as they stand side by side.
         factors: shifts and scales, as they stand side by side; None for a shift of zero.
@@ -35,7 +35,7 @@ class Program:
 
     code: Array
     bounds: Array
-    narrow: tuple[Tensor, ...]
+    low_rank: tuple[Tensor, ...]
     given: tuple[Tensor, ...]
     matrices: tuple[Tensor, ...]
     factors: tuple[Tensor | None, ...]
@@ -51,7 +51,7 @@ def program_of(root: Expression) -> Program | None:
     if not writer.matrices or len(writer.given) > MAX_GIVEN:
         return None
     code = np.array([[*row, 0, 0, 0, 0][:5] for row in writer.code], dtype=np.int64)
-    parts = tuple(writer.narrow), tuple(writer.given), tuple(writer.matrices), tuple(writer.factors)
+    parts = tuple(writer.low_rank), tuple(writer.given), tuple(writer.matrices), tuple(writer.factors)
     return Program(code, np.array(writer.bounds), *parts, root.channels)
 
 
@@ -59,7 +59,7 @@ class _Writer:
     def __init__(self) -> None:
         self.code: list[tuple[int, ...]] = []
         self.bounds: list[tuple[float, float]] = []
-        self.narrow: list[Tensor] = []
+        self.low_rank: list[Tensor] = []
         self.given: list[Tensor] = []
         self.matrices: list[Tensor] = []
         self.factors: list[Tensor | None] = []
@@ -103,11 +103,11 @@ class _Writer:
 
     def _row_of(self, source: Tensor) -> int:
         first = 0
-        for known in self.narrow:
+        for known in self.low_rank:
             if known is source:
                 return first
             first += known.shape[0]
-        self.narrow.append(source)
+        self.low_rank.append(source)
         return first
 
     def _factor(self, factor: Tensor | None) -> int:

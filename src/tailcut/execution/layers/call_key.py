@@ -1,4 +1,4 @@
-"""What the way of a call is decided by: the tensors among its arguments, and what else it was called with."""
+"""Keys of calls, by which it is decided how they run: tensors and other arguments."""
 
 from enum import Enum
 from pathlib import PurePath
@@ -35,9 +35,9 @@ def has_other_objects(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
 
 
 def words_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[object, ...]:
-    """What else may tell a network to go another way: switches, names, and which arguments were given.
+    """What else may choose a branch of a network: switches, names, and which arguments were given.
 
-    Numbers are left out: such as the time in a diffusion differ from call to call, and seldom choose a way. What
+    Numbers are left out: such as the time in a diffusion differ from call to call, and seldom choose a strategy. What
     torch.func asks is told apart, since it runs densely.
     """
     around = ("transformed",) if is_transformed() else ()

@@ -163,6 +163,6 @@ def block_diagonal(matrix: Tensor, groups: int) -> Tensor:
 
 
 def grouped_outward(outward: Tensor | None, num_channels: int, groups: int, like: Tensor) -> Tensor:
-    """(out channels, groups * num_out): each group's channels are made of that group's narrow ones."""
+    """(out channels, groups * num_out): each group's channels are made of that group's low-rank ones."""
     whole = torch.eye(num_channels, dtype=like.dtype, device=like.device) if outward is None else outward
     return whole if groups == 1 else torch.block_diag(*whole.split(num_channels // groups))

@@ -1,4 +1,4 @@
-"""Regularised layers in a fused network: each call takes the cheapest way that the cost model sees."""
+"""Regularised layers in a fused network: each call takes the cheapest strategy that the cost model sees."""
 
 from typing import Any
 
@@ -13,8 +13,8 @@ from tailcut.execution.layers.factorization import Factorization, TruncatedWeigh
 from tailcut.execution.layers.module_copy import shallow_copy
 from tailcut.execution.layers.strategies import Plan, Strategy, choose, possible_strategies
 from tailcut.execution.lazy.context import Context, current_context
-from tailcut.execution.lazy.lazy_map import LazyMap, project_wide, shape_of
-from tailcut.execution.lazy.unsupported import is_autocast, is_transformed, refuse_detours
+from tailcut.execution.lazy.lazy_map import LazyMap, project_full, shape_of
+from tailcut.execution.lazy.unsupported import is_autocast, is_transformed, refuse_unsupported
 from tailcut.weights import TruncatedTensor
 
 # A layer remembers its strategy for so many different calls.
@@ -84,11 +84,11 @@ class FusedLayer(nn.Module):
         """Why this call has to be done as the dense network does it, whatever it costs; empty if it has not.
 
         Raises:
-            NotNarrowError: not only this call has to.
+            UnsupportedError: not only this call has to.
         """
-        refuse_detours()
+        refuse_unsupported()
         if context.strategy == "dense":
-            return context.way_reason
+            return context.strategy_reason
         if self.weights.is_blank:
             return "its network has no memory yet"
         if is_autocast(self.weights.vector.device.type):
@@ -98,14 +98,14 @@ class FusedLayer(nn.Module):
         return "" if isinstance(self.weights.vector, nn.Parameter) else "its vector is no parameter"
 
 
-class NarrowLayer(FusedLayer):
+class LowRankLayer(FusedLayer):
     """A regularised linear layer or convolution: cosines of the input, a small core, cosines of the output."""
 
     plans: dict[object, Plan | None]
     bias: Tensor | None
 
     def forward(self, input: Tensor, output_size: Any = None) -> Tensor:
-        """As the original's: from an ordinary tensor or a narrow map, to one or the other."""
+        """As the original's: from an ordinary tensor or a lazy map, to one or the other."""
         context, x = current_context(), input
         args = () if output_size is None else (tuple(output_size),)
         why_dense = self._why_dense(context)
@@ -113,17 +113,17 @@ class NarrowLayer(FusedLayer):
             return self._dense(x, args, context, None)
         if isinstance(x, LazyMap):
             if x.channel_axis != (x.ndim - 1 if isinstance(self, nn.Linear) else 1):
-                x = x.wide("its channels lie on another axis")
+                x = x.materialize("its channels lie on another axis")
             elif x.must_be_written():
-                x = x.wide("it was made without gradients")
+                x = x.materialize("it was made without gradients")
         plan = self._plan(x, args, context)
-        if why_dense or plan is None or not (plan.best.project or plan.best.narrow):
+        if why_dense or plan is None or not (plan.best.project or plan.best.low_rank):
             return self._dense(x, args, context, None if plan is None else plan.dense, why_dense)
-        return self._narrow(x, plan.geometry, plan.best, plan.dense, context)
+        return self._low_rank(x, plan.geometry, plan.best, plan.dense, context)
 
     def _plan(self, x: Tensor, args: tuple[Any, ...], context: Context) -> Plan | None:
-        """The way of this call, None where there is but the dense one. It is thought out once for each key."""
-        unwritten = x.parts if isinstance(x, LazyMap) and x._wide is None else ()
+        """The strategy of this call, None where there is but the dense one. It is thought out once for each key."""
+        unwritten = x.parts if isinstance(x, LazyMap) and x._full is None else ()
         making = tuple((part.flops, part.elements) for part in unwritten)
         key = (
             shape_of(x),
@@ -148,29 +148,29 @@ class NarrowLayer(FusedLayer):
     ) -> Tensor:
         reason = reason or "the cost model prefers it"
         record = context.record(
-            self.name, "dense", reason if strategy is not None else "this use of it has no narrow way"
+            self.name, "dense", reason if strategy is not None else "this use of it has no fused form"
         )
         if strategy is not None:
             record.count(strategy.work, strategy.work)
-        wide = x.wide(f"{self.name} is dense") if isinstance(x, LazyMap) else x
+        full = x.materialize(f"{self.name} is dense") if isinstance(x, LazyMap) else x
         self.dense.refresh(context)
-        result: Tensor = self.dense.module.forward(wide, *args)
+        result: Tensor = self.dense.module.forward(full, *args)
         return result
 
-    def _narrow(self, x: Tensor, geometry: Geometry, strategy: Strategy, dense: Strategy, context: Context) -> Tensor:
+    def _low_rank(self, x: Tensor, geometry: Geometry, strategy: Strategy, dense: Strategy, context: Context) -> Tensor:
         factors = self.weights.factors(context)
-        from_map = isinstance(x, LazyMap) and x._wide is None
+        from_map = isinstance(x, LazyMap) and x._full is None
         if strategy.project and isinstance(x, LazyMap):
             x.use()
         is_fused = from_map == strategy.project
-        reason = "a wide map is read from memory" if not is_fused else "no wide map is written"
+        reason = "a full map is read from memory" if not is_fused else "no full map is written"
         record = context.record(self.name, "fused" if is_fused else "factored", reason)
         record.count(strategy.work, dense.work)
         result = self._folded(x, geometry, factors, strategy)
         if result is None:
             y = self._projected(x, geometry, factors, strategy)
             result = self._core(y, geometry, factors, strategy)
-        if not strategy.narrow:
+        if not strategy.low_rank:
             return _to_batch_first(result, geometry)
         outward = grouped_outward(factors.outward, geometry.out_channels, geometry.groups, factors.core)
         part = Affine(geometry.out_channels, result, outward, self.bias)
@@ -180,35 +180,37 @@ class NarrowLayer(FusedLayer):
         """For kernels of one position: core and input cosines are one matrix, which the tiles apply."""
         if not geometry.is_one_position or geometry.groups > 1 or not strategy.project or factors.inward is None:
             return None
-        rows = factors.core.shape[0] if strategy.narrow or factors.outward is None else factors.outward.shape[0]
+        rows = factors.core.shape[0] if strategy.low_rank or factors.outward is None else factors.outward.shape[0]
         if rows > factors.core.shape[1]:
             return None
-        matrix = self.weights.derived("folded", factors, lambda found: _folded_matrix(found, narrow=strategy.narrow))
+        matrix = self.weights.derived(
+            "folded", factors, lambda found: _folded_matrix(found, low_rank=strategy.low_rank)
+        )
         result = project_any(_strided(x, geometry), matrix, geometry)
-        return result if strategy.narrow or self.bias is None else result + _along(self.bias, result)
+        return result if strategy.low_rank or self.bias is None else result + _along(self.bias, result)
 
     def _projected(self, x: Tensor, geometry: Geometry, factors: Factorization, strategy: Strategy) -> Tensor:
         """(channels, batch, *spatial) of what the core works on."""
         if strategy.project and factors.inward is not None:
             return project_any(x, block_diagonal(factors.inward, geometry.groups), geometry)
-        wide = x.wide(f"{self.name} takes its input whole") if isinstance(x, LazyMap) else x
-        return wide.movedim(geometry.channel_axis, 0)
+        full = x.materialize(f"{self.name} takes its input whole") if isinstance(x, LazyMap) else x
+        return full.movedim(geometry.channel_axis, 0)
 
     def _core(self, y: Tensor, geometry: Geometry, factors: Factorization, strategy: Strategy) -> Tensor:
         """The small convolution; (channels, batch, *spatial) to (channels, batch, *spatial)."""
-        inner, outer = ("narrow" if is_narrow else "wide" for is_narrow in (strategy.project, strategy.narrow))
+        inner, outer = ("low_rank" if is_low_rank else "full" for is_low_rank in (strategy.project, strategy.low_rank))
         key = f"core, input {inner}, output {outer}"
         core = self.weights.derived(key, factors, lambda found: _core_of(found, strategy))
-        if strategy.narrow and geometry.groups > 1:
+        if strategy.low_rank and geometry.groups > 1:
             core = core.repeat(geometry.groups, *([1] * (core.ndim - 1)))
-        return geometry.convolve(y, core, None if strategy.narrow else self.bias)
+        return geometry.convolve(y, core, None if strategy.low_rank else self.bias)
 
 
-def _folded_matrix(factors: Factorization, *, narrow: bool) -> Tensor:
-    """Of a kernel of one position: core and cosines of the input, and of the output unless it stays narrow."""
+def _folded_matrix(factors: Factorization, *, low_rank: bool) -> Tensor:
+    """Of a kernel of one position: core and cosines of the input, and of the output unless it stays low-rank."""
     core = factors.core.flatten(1)
     core = core if factors.inward is None else core @ factors.inward
-    return core if narrow or factors.outward is None else factors.outward @ core
+    return core if low_rank or factors.outward is None else factors.outward @ core
 
 
 def _core_of(factors: Factorization, strategy: Strategy) -> Tensor:
@@ -216,16 +218,16 @@ def _core_of(factors: Factorization, strategy: Strategy) -> Tensor:
     core = factors.core
     if not strategy.project and factors.inward is not None:
         core = torch.tensordot(core, factors.inward, dims=([1], [0])).movedim(-1, 1)
-    if not strategy.narrow and factors.outward is not None:
+    if not strategy.low_rank and factors.outward is not None:
         core = torch.tensordot(factors.outward, core, dims=([1], [0]))
     return core
 
 
 def project_any(x: Tensor, matrix: Tensor, geometry: Geometry) -> Tensor:
-    """Matrix @ x over the channels of an ordinary tensor or of a narrow map."""
+    """Matrix @ x over the channels of an ordinary tensor or of a lazy map."""
     if isinstance(x, LazyMap):
         return x.project(matrix)
-    return project_wide(x, matrix, geometry.channel_axis)
+    return project_full(x, matrix, geometry.channel_axis)
 
 
 def _strided(x: Tensor, geometry: Geometry) -> Tensor:
@@ -235,8 +237,8 @@ def _strided(x: Tensor, geometry: Geometry) -> Tensor:
     index = (slice(None), slice(None), *(slice(None, None, step) for step in geometry.stride))
     if not isinstance(x, LazyMap):
         return x[index]
-    if x._wide is not None or not all(map(is_pointwise, x.parts)):
-        return x.wide("strides over a resampled map")[index]
+    if x._full is not None or not all(map(is_pointwise, x.parts)):
+        return x.materialize("strides over a resampled map")[index]
     known: dict[Any, Any] = {}
     return x.like([map_sources(part, lambda source: source[index].contiguous(), known) for part in x.parts])
 
@@ -249,7 +251,7 @@ def _to_batch_first(result: Tensor, geometry: Geometry) -> Tensor:
     return result.movedim(0, geometry.channel_axis).contiguous()
 
 
-class NarrowEmbedding(FusedLayer):
+class LowRankEmbedding(FusedLayer):
     """A regularised embedding: the cosines at the index, times the core; expanded when somebody needs it whole."""
 
     max_norm: float | None
@@ -270,11 +272,11 @@ class NarrowEmbedding(FusedLayer):
         factors = self.weights.factors(context)
         context.record(self.name, "fused", "rows are made from cosines at the index")
         picked = index.flatten()
-        narrow = factors.core[:, picked] if factors.inward is None else factors.core @ factors.inward[:, picked]
+        low_rank = factors.core[:, picked] if factors.inward is None else factors.core @ factors.inward[:, picked]
         outward = factors.outward
         if outward is None:
-            return narrow.T.reshape(*index.shape, size)
-        part = Affine(size, narrow.reshape(narrow.shape[0], *index.shape), outward, None)
+            return low_rank.T.reshape(*index.shape, size)
+        part = Affine(size, low_rank.reshape(low_rank.shape[0], *index.shape), outward, None)
         return LazyMap([part], index.ndim, [self.name])
 
 
@@ -284,9 +286,9 @@ def fused_layer(source: nn.Module, name: str, tensor: TruncatedTensor, dense: De
     if kind is nn.Embedding and isinstance(source, nn.Embedding):
         if source.sparse or source.scale_grad_by_freq:
             return None
-        form: type[FusedLayer] = NarrowEmbedding
+        form: type[FusedLayer] = LowRankEmbedding
     elif _is_torchs(kind):
-        form = NarrowLayer
+        form = LowRankLayer
     else:
         return None
     made = shallow_copy(source, _kind_with(form, kind))

@@ -1,4 +1,4 @@
-"""The ways in which one call of a regularised layer can be done, what each costs, and the cheapest of them."""
+"""The strategies by which one call of a regularised layer can be done, what each costs, and the cheapest of them."""
 
 from typing import NamedTuple
 
@@ -16,17 +16,17 @@ class Strategy(NamedTuple):
 
     Attributes:
         project: the input is projected on its cosines first; else it is taken whole.
-        narrow: the output stays narrow; else it is made whole at once.
+        low_rank: the output stays low-rank; else it is made whole at once.
         work: what it costs.
     """
 
     project: bool
-    narrow: bool
+    low_rank: bool
     work: Work
 
 
 class Plan(NamedTuple):
-    """What was decided for calls of some sizes: their geometry, the best way, and the dense one."""
+    """What was decided for calls of some sizes: their geometry, the best strategy, and the dense one."""
 
     geometry: Geometry
     best: Strategy
@@ -34,43 +34,43 @@ class Plan(NamedTuple):
 
 
 def possible_strategies(geometry: Geometry, weights: TruncatedWeight, x: Tensor, context: Context) -> list[Strategy]:
-    """The ways that exist for this call, the dense one first."""
-    strategies = [_way(geometry, weights, x, context, project=False, narrow=False)]
+    """The strategies that exist for this call, the dense one first."""
+    strategies = [_strategy(geometry, weights, x, context, project=False, low_rank=False)]
     if context.strategy == "dense":
         return strategies
     axes = weights.tensor.axes
     input_axis, output_axis = (0, 1) if weights.swapped else (1, 0)
     can_project = input_axis in axes and geometry.groups * weights.num_in < geometry.in_channels
-    can_narrow = output_axis in axes and geometry.groups * weights.num_out < geometry.out_channels
+    can_low_rank = output_axis in axes and geometry.groups * weights.num_out < geometry.out_channels
     projects = [False, True] if can_project else [False]
-    narrows = [False, True] if can_narrow else [False]
+    low_ranks = [False, True] if can_low_rank else [False]
     for project in projects:
-        for narrow in narrows:
-            if project or narrow:
-                strategies.append(_way(geometry, weights, x, context, project=project, narrow=narrow))
+        for low_rank in low_ranks:
+            if project or low_rank:
+                strategies.append(_strategy(geometry, weights, x, context, project=project, low_rank=low_rank))
     return strategies
 
 
 def choose(strategies: list[Strategy], context: Context) -> Strategy | None:
-    """The cheapest way, the dense one unless another is clearly cheaper; with way "narrow" the cheapest other one."""
-    if context.strategy == "narrow" and len(strategies) > 1:
+    """The cheapest strategy: the dense one unless another is clearly cheaper, or the context asks for "low_rank"."""
+    if context.strategy == "low_rank" and len(strategies) > 1:
         strategies = strategies[1:]
     best = min(strategies, key=lambda strategy: strategy.work.seconds, default=None)
     if (
         best is None
-        or context.strategy == "narrow"
+        or context.strategy == "low_rank"
         or context.costs.is_clearly_less(best.work.seconds, strategies[0].work.seconds)
     ):
         return best
     return strategies[0]
 
 
-def _way(
-    geometry: Geometry, weights: TruncatedWeight, x: Tensor, context: Context, *, project: bool, narrow: bool
+def _strategy(
+    geometry: Geometry, weights: TruncatedWeight, x: Tensor, context: Context, *, project: bool, low_rank: bool
 ) -> Strategy:
     costs, groups = context.costs, geometry.groups
     inner = groups * weights.num_in if project else geometry.in_channels
-    outer = groups * weights.num_out if narrow else geometry.out_channels
+    outer = groups * weights.num_out if low_rank else geometry.out_channels
     positions, written = geometry.positions, NUMBER_BYTES * geometry.out_positions * outer
     total = _reading(geometry, x, costs, project=project)
     if project and geometry.is_one_position and groups == 1 and outer <= inner:
@@ -86,24 +86,24 @@ def _way(
     if project:
         total = total.plus(_projecting(geometry, x, costs, positions, rows))
     if core_inner > 0:
-        sides = {"project": project, "narrow": narrow}
+        sides = {"project": project, "low_rank": low_rank}
         total = total.plus(_convolving(geometry, weights, costs, core_inner, outer, **sides))
     seconds = total.seconds
-    if narrow:  # sooner or later somebody makes the wide map of it, in tiles
-        wide = geometry.out_positions * geometry.out_channels
-        seconds += costs.tiles(2.0 * outer * wide / groups, wide)
+    if low_rank:  # sooner or later somebody makes the full map of it, in tiles
+        full = geometry.out_positions * geometry.out_channels
+        seconds += costs.tiles(2.0 * outer * full / groups, full)
         seconds += costs.move(NUMBER_BYTES * outer * geometry.out_channels / groups)
     else:  # sooner or later somebody reads it and writes it again
         seconds += costs.move(2 * written)
-    if project or narrow:
+    if project or low_rank:
         seconds += costs.overhead()
-    return Strategy(project, narrow, Work(seconds, total.macs, total.moved_bytes))
+    return Strategy(project, low_rank, Work(seconds, total.macs, total.moved_bytes))
 
 
 def _reading(geometry: Geometry, x: Tensor, costs: Costs, *, project: bool) -> Work:
-    """A narrow map is made in tiles, and written and read again unless it is projected; a wide one is read."""
+    """A lazy map is made in tiles, and written and read again unless it is projected; a full one is read."""
     read = NUMBER_BYTES * geometry.positions * geometry.in_channels
-    if not isinstance(x, LazyMap) or x._wide is not None:
+    if not isinstance(x, LazyMap) or x._full is not None:
         return Work(0, 0, read)
     making = sum(part.flops for part in x.parts) * geometry.positions
     seconds = costs.tiles(making, sum(part.elements for part in x.parts) * geometry.positions)
@@ -114,7 +114,7 @@ def _projecting(geometry: Geometry, x: Tensor, costs: Costs, positions: int, row
     """A matrix of so many rows times the input at so many positions."""
     channels, groups = geometry.in_channels, geometry.groups
     products = 2.0 * positions * rows * channels / groups
-    if isinstance(x, LazyMap) and x._wide is None:
+    if isinstance(x, LazyMap) and x._full is None:
         seconds = costs.tiles(products, 0)
     else:
         read = NUMBER_BYTES * geometry.positions * channels
@@ -131,7 +131,7 @@ def _convolving(
     outer: int,
     *,
     project: bool,
-    narrow: bool,
+    low_rank: bool,
 ) -> Work:
     """The convolution from `inner` to `outer` channels."""
     groups = geometry.groups
@@ -140,18 +140,18 @@ def _convolving(
     weight_bytes = NUMBER_BYTES * geometry.kernel_size * inner * outer / groups
     maps = written + NUMBER_BYTES * geometry.positions * inner
     seconds = costs.product(products, maps + weight_bytes, inner // groups, outer // groups)
-    if project or narrow:  # its operands are turned from channels first to what a convolution wants, and back
+    if project or low_rank:  # its operands are turned from channels first to what a convolution wants, and back
         seconds += costs.move(maps)
-    if not (project and narrow):
-        making = _rebuilding(geometry, weights, project=project, narrow=narrow)
-        seconds += costs.rebuild(making, weight_bytes, is_whole=not (project or narrow))
+    if not (project and low_rank):
+        making = _rebuilding(geometry, weights, project=project, low_rank=low_rank)
+        seconds += costs.rebuild(making, weight_bytes, is_whole=not (project or low_rank))
     return Work(seconds, products / 2, written + weight_bytes)
 
 
-def _rebuilding(geometry: Geometry, weights: TruncatedWeight, *, project: bool, narrow: bool) -> float:
+def _rebuilding(geometry: Geometry, weights: TruncatedWeight, *, project: bool, low_rank: bool) -> float:
     """Operations to put the cosines of one side, or of both, into the core."""
     num_in, num_out = weights.num_in, weights.num_out
     of_input = 2.0 * geometry.kernel_size * num_in * num_out * (geometry.in_channels // geometry.groups)
     of_output = 2.0 * geometry.kernel_size * num_out * geometry.out_channels
     of_output *= num_in if project else geometry.in_channels // geometry.groups
-    return (0.0 if project else of_input) + (0.0 if narrow else of_output)
+    return (0.0 if project else of_input) + (0.0 if low_rank else of_output)

@@ -16,8 +16,8 @@ from tailcut.execution.ir.cost import Costs, Work
 WRITING_PASSES = 3
 
 
-class NotNarrowError(Exception):
-    """The narrow program cannot do what the network does; the message says what. `FusedNetwork` runs it densely."""
+class UnsupportedError(Exception):
+    """The fused program cannot do what the network does; the message says what. `FusedNetwork` runs it densely."""
 
 
 def saving_hooks() -> Any:
@@ -31,7 +31,7 @@ class LayerRecord:
 
     Attributes:
         name: the layer's name.
-        way: "dense", "factored" or "fused".
+        strategy: "dense", "factored" or "fused".
         reasons: why, in words.
         macs: multiplications done for it.
         dense_macs: multiplications of the dense layer.
@@ -72,8 +72,8 @@ class Context:
 
     Attributes:
         engine: "torch" or "compiled".
-        way: "auto" (the cost model chooses); "dense", or "narrow" where a layer can, for all layers alike.
-        way_reason: why it is "dense".
+        strategy: "auto" (the cost model chooses); "dense", or "low_rank" where a layer can, for all layers alike.
+        strategy_reason: why it is "dense".
         differentiates: gradients are wanted.
         costs: the cost model's view of the device and of gradients.
         records: by layer, in order of execution.
@@ -86,7 +86,7 @@ class Context:
     engine: str
     strategy: str
     costs: Costs
-    way_reason: str = ""
+    strategy_reason: str = ""
     differentiates: bool = False
     records: dict[str, LayerRecord] = field(default_factory=dict)
     memo: dict[Any, Any] = field(default_factory=dict)
@@ -117,24 +117,24 @@ class Context:
                     found.strategy = "factored"
 
     def check(self) -> None:
-        """Raise `NotNarrowError` if something has spoiled the result."""
+        """Raise `UnsupportedError` if something has spoiled the result."""
         if self.spoiled:
-            raise NotNarrowError(self.spoiled)
+            raise UnsupportedError(self.spoiled)
 
     def pays(self) -> bool:
         """Whether the forward as a whole is clearly cheaper than with dense weights, what was written included."""
         seconds = sum(record.seconds for record in self.records.values())
         return self.costs.network_pays(seconds, sum(record.dense_seconds for record in self.records.values()))
 
-    def engine_for(self, like: Tensor, *, elements: int, narrow: int) -> str:
+    def engine_for(self, like: Tensor, *, elements: int, rank: int) -> str:
         """The engine for so much work in tiles, by sizes alone: the same input gives the same bits in every call.
 
         Args:
             like: one of the tensors it reads.
-            elements: numbers of the wide map.
-            narrow: the most numbers per position that it is made of, or projected to.
+            elements: numbers of the full map.
+            rank: the most numbers per position that it is made of, or projected to.
         """
-        pays = self.engine == "compiled" and compiled.fits(like) and compiled.pays(elements, narrow)
+        pays = self.engine == "compiled" and compiled.fits(like) and compiled.pays(elements, rank)
         return "compiled" if pays and compiled.is_installed() else "torch"
 
 
@@ -147,13 +147,13 @@ def current_context() -> Context:
     Raises:
         RuntimeError: there is none: a part of a fused network was called on its own.
     """
-    context = run_under_way()
+    context = active_context()
     if context is None:
         raise RuntimeError("a part of a fused network was called outside its forward; call the fused network")
     return context
 
 
-def run_under_way() -> Context | None:
+def active_context() -> Context | None:
     """The forward that is under way, None between forwards."""
     return _current.get()
 

@@ -1,4 +1,4 @@
-"""NarrowMap: a wide map that passes for a tensor but is not written to memory until somebody needs it whole."""
+"""LazyMap: a full map that passes for a tensor but is not written to memory until somebody needs it whole."""
 
 import inspect
 import weakref
@@ -12,13 +12,13 @@ from torch.utils import _pytree as pytree
 from tailcut.errors import StructureError
 from tailcut.execution.cpu.tiles import project, write
 from tailcut.execution.ir.expression import Affine, Expression, Given, a_source, grid_of, nodes, parameters, sources
-from tailcut.execution.lazy.context import Context, NotNarrowError, current_context, run_under_way
-from tailcut.execution.lazy.unsupported import detour_under_way, is_autocast, refuse_detours
+from tailcut.execution.lazy.context import Context, UnsupportedError, active_context, current_context
+from tailcut.execution.lazy.unsupported import is_autocast, refuse_unsupported, unsupported_reason
 from tailcut.transform.dct import without_autocast
 
 Handler = Callable[..., Any]
 # By the name of torch's function or method, or by the function itself where torch has others of that name with other
-# arguments. A handler gives NotImplemented for what it cannot do narrowly.
+# arguments. A handler gives NotImplemented for what it cannot do in low rank.
 HANDLERS: dict[Any, Handler] = {}
 # These ask for nothing but shape and type, which the tensor itself knows.
 _FACTS = frozenset({"shape", "ndim", "dim", "size", "numel", "nelement", "ndimension", "__len__", "__hash__", "names"})
@@ -41,9 +41,9 @@ _GRADIENT_FACTS = frozenset({"requires_grad", "is_leaf", "grad_fn", "grad"})
 
 
 class LazyMap(torch.Tensor):
-    """A map (batch, channels, *grid) or (batch, *grid, channels) given by expressions over narrow sources.
+    """A map (batch, channels, *grid) or (batch, *grid, channels) given by expressions over low-rank sources.
 
-    Every function of torch may be called with it. Those in `HANDLERS` keep it narrow; for all others the wide map
+    Every function of torch may be called with it. Those in `HANDLERS` keep it low-rank; for all others the full map
     is written first (once), and the layers that made it are told so in the record.
 
     Attributes:
@@ -52,14 +52,14 @@ class LazyMap(torch.Tensor):
         makers: names of the layers that it comes from.
 
     Where an ordinary view of the written map was given out, writes to either must be seen by both: then nothing is done
-    narrowly with it any more (`_has_views`), nor where somebody waits for its gradient (`_watch`). A narrow view
+    in low rank with it any more (`_has_views`), nor where somebody waits for its gradient (`_watch`). A lazy view
     (`link`) cannot be written to while the other one lives.
     """
 
     parts: tuple[Expression, ...]
     channel_axis: int
     makers: tuple[str, ...]
-    _wide: Tensor | None
+    _full: Tensor | None
     _has_views: bool
     _is_used: bool
     _differentiable: bool
@@ -76,7 +76,7 @@ class LazyMap(torch.Tensor):
         made.parts = tuple(parts)
         made.channel_axis = channel_axis
         made.makers = tuple(dict.fromkeys(makers))
-        made._wide = None
+        made._full = None
         made._has_views = False
         made._is_used = False
         made._differentiable = torch.is_grad_enabled()
@@ -96,7 +96,7 @@ class LazyMap(torch.Tensor):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Torch's hook: keep narrow what can be, write the map for the rest."""
+        """Torch's hook: keep low-rank what can be, write the map for the rest."""
         kwargs = kwargs or {}
         name = getattr(func, "__name__", str(func))
         is_getter = name == "__get__"
@@ -105,13 +105,13 @@ class LazyMap(torch.Tensor):
         with torch._C.DisableTorchFunctionSubclass():
             if name in _FACTS:
                 return func(*args, **kwargs)
-            refuse_detours()
+            refuse_unsupported()
             if is_getter and name in _GRADIENT_FACTS:
                 return args[0]._gradient_fact(name)
             handler = HANDLERS.get(name) or HANDLERS.get(func)
-            if handler is not None and run_under_way() is not None:
+            if handler is not None and active_context() is not None:
                 maps = _maps_in((*args, *kwargs.values()) if kwargs else args)
-                if not any(item._has_to_be_wide(name, kwargs) for item in maps):
+                if not any(item._has_to_be_full(name, kwargs) for item in maps):
                     result = _handled(handler, args, kwargs)
                     if result is not NotImplemented:
                         for item in maps:
@@ -119,7 +119,7 @@ class LazyMap(torch.Tensor):
                         return result
             for item in _maps_in(_watched(name, args, kwargs)):
                 item._watch(name)
-            return _on_wide(func, name, args, kwargs)
+            return _on_full(func, name, args, kwargs)
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
@@ -129,46 +129,46 @@ class LazyMap(torch.Tensor):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """What reaches torch past `__torch_function__` gets the wide map.
+        """What reaches torch past `__torch_function__` gets the full map.
 
         That is below automatic differentiation (TorchScript, vmap), where no gradient finds the way back to what made
         the map. An error would come out of TorchScript as another one; so the forward is marked instead.
         """
-        context = run_under_way()
+        context = active_context()
         if context is not None and not context.spoiled:
             leaves = pytree.tree_leaves((args, kwargs))
             if any(isinstance(item, LazyMap) and item._has_gradients() for item in leaves):
                 context.spoiled = f"{func} takes a map where torch records no gradients (within TorchScript or vmap)"
-            context.spoiled = context.spoiled or detour_under_way()
-        return _on_wide(func, str(func), args, kwargs or {})
+            context.spoiled = context.spoiled or unsupported_reason()
+        return _on_full(func, str(func), args, kwargs or {})
 
     def __repr__(self) -> str:  # type: ignore[override]
-        return f"NarrowMap(shape={tuple(shape_of(self))}, from {', '.join(self.makers)})"
+        return f"LazyMap(shape={tuple(shape_of(self))}, from {', '.join(self.makers)})"
 
-    def wide(self, reason: str) -> Tensor:
+    def materialize(self, reason: str) -> Tensor:
         """The map as an ordinary tensor; written at the first call, with `reason` in the record.
 
         That may be after the forward, where a hook or an object kept the map. It has the gradients it was made with.
         """
-        if self._wide is None:
+        if self._full is None:
             self._check_history()
-            context = run_under_way()
+            context = active_context()
             if context is not None:
                 context.note(self.makers, reason, num_bytes(self))
             engine = "torch" if context is None else _engine(context, self.parts, 0)
             with torch.set_grad_enabled(self._differentiable), without_autocast(a_source(self.parts[0]).device):
                 maps = [write(part, engine=engine) for part in self.parts]
                 stacked = maps[0] if len(maps) == 1 else torch.cat(maps)
-                self._wide = stacked.movedim(0, self.channel_axis).contiguous()
-        return self._wide
+                self._full = stacked.movedim(0, self.channel_axis).contiguous()
+        return self._full
 
     def project(self, matrix: Tensor) -> Tensor:
         """Matrix @ map over the channels: (num_out, channels) to (num_out, batch, *spatial), by tiles."""
-        if self._wide is not None:
-            return project_wide(self._wide, matrix, self.channel_axis)
+        if self._full is not None:
+            return project_full(self._full, matrix, self.channel_axis)
         return project(self.parts, matrix, engine=_engine(current_context(), self.parts, matrix.shape[0]))
 
-    def settle(self, reason: str) -> None:
+    def write_parts(self, reason: str) -> None:
         """Write the parts to memory where each use would otherwise make them again."""
         context = current_context()
         context.note(self.makers, reason, num_bytes(self))
@@ -178,16 +178,16 @@ class LazyMap(torch.Tensor):
     def must_be_written(self) -> bool:
         """Whether it has to be written before it is used: made without gradients, it must give none to its makers."""
         self._check_history()
-        return torch.is_grad_enabled() and not self._differentiable and self._wide is None and self._makers_learn()
+        return torch.is_grad_enabled() and not self._differentiable and self._full is None and self._makers_learn()
 
     def use(self) -> None:
         """Note that something is made of the parts: what is done to the written map later is not seen there."""
-        self._is_used |= self._wide is None
+        self._is_used |= self._full is None
 
     def become(self, other: "LazyMap") -> "LazyMap":
         """Take the other's content, as functions that work in place do."""
         self.check_alone()
-        self.parts, self.makers, self._wide = other.parts, other.makers, other._wide
+        self.parts, self.makers, self._full = other.parts, other.makers, other._full
         return self
 
     def link(self, view: "LazyMap") -> "LazyMap":
@@ -197,7 +197,7 @@ class LazyMap(torch.Tensor):
         return view
 
     def check_alone(self) -> None:
-        """Raise `NotNarrowError` if another narrow map would have to see what is written to this one."""
+        """Raise `UnsupportedError` if another lazy map would have to see what is written to this one."""
         if any(relative() is not None for relative in self._relatives):
             _give_up("a map is written in place while a view of it is in use")
 
@@ -205,8 +205,8 @@ class LazyMap(torch.Tensor):
         """A map of these parts, with the same makers and the same axis of channels."""
         return LazyMap(parts, self.channel_axis, self.makers)
 
-    def _has_to_be_wide(self, name: str, kwargs: dict[str, Any]) -> bool:
-        """Whether a function must not be done narrowly, though it has a handler."""
+    def _has_to_be_full(self, name: str, kwargs: dict[str, Any]) -> bool:
+        """Whether a function must not be done in low rank, though it has a handler."""
         self._check_history()
         if self._has_views or is_autocast(self.device.type):
             return True
@@ -216,7 +216,7 @@ class LazyMap(torch.Tensor):
         return self._makers_learn() and (not self._differentiable or _works_in_place(name, kwargs))
 
     def _check_history(self) -> None:
-        """Raise `NotNarrowError` for what a `torch.autograd.Function` gave out: the parts lack its backward pass."""
+        """Raise `UnsupportedError` for what a `torch.autograd.Function` gave out: the parts lack its backward pass."""
         with torch._C.DisableTorchFunctionSubclass():
             if self._differentiable and self.grad_fn is not None:
                 _give_up(f"{type(self.grad_fn).__name__} has a backward pass of its own for a map")
@@ -231,11 +231,11 @@ class LazyMap(torch.Tensor):
     def _gradient_fact(self, name: str) -> Any:
         """`requires_grad`, `is_leaf`, `grad` or `grad_fn`, as the dense network's tensor has it."""
         if name == "grad_fn" and self._has_gradients():
-            if run_under_way() is not None:
+            if active_context() is not None:
                 self._watch(name)
-            return self.wide("its grad_fn is asked for").grad_fn
-        if self._wide is not None:
-            return getattr(self._wide, name)
+            return self.materialize("its grad_fn is asked for").grad_fn
+        if self._full is not None:
+            return getattr(self._full, name)
         return {"requires_grad": self._has_gradients(), "is_leaf": not self._has_gradients()}.get(name)
 
     def _watch(self, name: str) -> None:
@@ -245,17 +245,17 @@ class LazyMap(torch.Tensor):
         """
         if self._is_used and self._has_gradients():
             _give_up(f"{name} asks for the gradient of a map after its use")
-        self.wide(f"{name} asks for its gradient")
+        self.materialize(f"{name} asks for its gradient")
         self._has_views = True
 
 
 def _give_up(reason: str) -> NoReturn:
     """Have the network run densely; after its forward it is too late for that."""
-    if run_under_way() is None:
+    if active_context() is None:
         raise StructureError(
             f"{reason}, out of a fused network's forward; do it within the forward, or use the model itself"
         )
-    raise NotNarrowError(reason)
+    raise UnsupportedError(reason)
 
 
 def _refuse_gradient(_: Tensor) -> NoReturn:
@@ -297,19 +297,19 @@ def num_bytes(tensor: Tensor) -> int:
         return tensor.numel() * tensor.element_size()
 
 
-def project_wide(wide: Tensor, matrix: Tensor, channel_axis: int) -> Tensor:
+def project_full(full: Tensor, matrix: Tensor, channel_axis: int) -> Tensor:
     """Matrix @ an ordinary tensor over its axis of channels: (num_out, the other axes in order)."""
-    if channel_axis == wide.ndim - 1:
-        return (matrix @ wide.flatten(0, -2).T).reshape(matrix.shape[0], *wide.shape[:-1])
-    flat = torch.matmul(matrix, wide.flatten(2))
-    return flat.transpose(0, 1).reshape(matrix.shape[0], wide.shape[0], *wide.shape[2:])
+    if channel_axis == full.ndim - 1:
+        return (matrix @ full.flatten(0, -2).T).reshape(matrix.shape[0], *full.shape[:-1])
+    flat = torch.matmul(matrix, full.flatten(2))
+    return flat.transpose(0, 1).reshape(matrix.shape[0], full.shape[0], *full.shape[2:])
 
 
 def as_tensor(value: Any, reason: str) -> Any:
-    """Ordinary tensors for all narrow maps in a structure of lists, tuples and dicts."""
+    """Ordinary tensors for all lazy maps in a structure of lists, tuples and dicts."""
     if isinstance(value, Tensor):
-        return value.wide(reason) if isinstance(value, LazyMap) else value
-    return pytree.tree_map(lambda item: item.wide(reason) if isinstance(item, LazyMap) else item, value)
+        return value.materialize(reason) if isinstance(value, LazyMap) else value
+    return pytree.tree_map(lambda item: item.materialize(reason) if isinstance(item, LazyMap) else item, value)
 
 
 def _handled(handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -334,17 +334,17 @@ def _changed(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "LazyM
     return first if isinstance(first, LazyMap) and _works_in_place(name, kwargs) else None
 
 
-def _on_wide(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _on_full(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     reason = f"{name} needs the whole map"
     changed = _changed(name, args, kwargs)
     if changed is not None:
         changed.check_alone()
     result = func(*as_tensor(args, reason), **as_tensor(kwargs, reason))
     if changed is not None:
-        wide = changed.wide(reason)
-        changed._differentiable |= wide.requires_grad
+        full = changed.materialize(reason)
+        changed._differentiable |= full.requires_grad
         with torch.set_grad_enabled(changed._differentiable):
-            stacked = wide.movedim(changed.channel_axis, 0).contiguous()
+            stacked = full.movedim(changed.channel_axis, 0).contiguous()
         changed.parts = (Given(stacked.shape[0], stacked),)
         return changed if result is not None else None
     _note_views((*args, *kwargs.values()), result)
@@ -352,18 +352,18 @@ def _on_wide(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs:
 
 
 def _maps_in(args: Sequence[Any]) -> list[LazyMap]:
-    """The narrow maps among arguments and in lists of them."""
+    """The lazy maps among arguments and in lists of them."""
     flat = [item for value in args for item in (value if isinstance(value, (tuple, list)) else (value,))]
     return [item for item in flat if isinstance(item, LazyMap)]
 
 
 def _note_views(args: tuple[Any, ...], result: Any) -> None:
     """Note which maps' numbers a result shares."""
-    written = [item for item in pytree.tree_leaves(args) if isinstance(item, LazyMap) and item._wide is not None]
+    written = [item for item in pytree.tree_leaves(args) if isinstance(item, LazyMap) and item._full is not None]
     if written:
         given = {_storage(item) for item in pytree.tree_leaves(result) if type(item) is Tensor}
         for item in written:
-            item._has_views |= item._wide is not None and _storage(item._wide) in given
+            item._has_views |= item._full is not None and _storage(item._full) in given
 
 
 def _storage(tensor: Tensor) -> int:
@@ -384,5 +384,5 @@ def _engine(context: Context, parts: Sequence[Expression], num_out: int) -> str:
     positions = like.shape[1:].numel()
     made = [part for part in parts if not isinstance(part, Affine)]
     elements = positions * sum(part.channels for part in made)
-    narrow = max([num_out, *(node.source.shape[0] for node in nodes(made) if isinstance(node, Affine))])
-    return context.engine_for(like, elements=elements, narrow=narrow)
+    rank = max([num_out, *(node.source.shape[0] for node in nodes(made) if isinstance(node, Affine))])
+    return context.engine_for(like, elements=elements, rank=rank)

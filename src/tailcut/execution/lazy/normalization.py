@@ -1,6 +1,6 @@
-"""Normalisation of narrow maps: statistics of the wide map follow from mean and covariance of the narrow one.
+"""Normalisation of lazy maps: statistics of the full map follow from mean and covariance of the low-rank one.
 
-For y = A z + b over some positions: mean(y) = A mean(z) + b, var(y) = diag(A cov(z) A^T). Narrow values are centred
+For y = A z + b over some positions: mean(y) = A mean(z) + b, var(y) = diag(A cov(z) A^T). Low-rank values are centred
 before they are multiplied: E[x^2] - E[x]^2 would lose half the digits.
 """
 
@@ -78,10 +78,10 @@ def _running_update(
 def _batch_moments(part: Affine) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of each channel, (channels,)."""
     mean, covariance = source_moments(part.source.flatten(1))
-    wide_mean = part.matrix @ mean
+    full_mean = part.matrix @ mean
     if part.shift is not None:
-        wide_mean = wide_mean + part.shift
-    return wide_mean, variance(part.matrix, covariance)
+        full_mean = full_mean + part.shift
+    return full_mean, variance(part.matrix, covariance)
 
 
 def variance(matrix: Tensor, covariance: Tensor) -> Tensor:
@@ -173,9 +173,9 @@ def layer_norm(
 
 
 def _squares(matrix: Tensor, source: Tensor) -> Tensor:
-    """|matrix @ z|^2 for each column z of `source` (k, positions): (positions,), without the wide product.
+    """|matrix @ z|^2 for each column z of `source` (k, positions): (positions,), without the full product.
 
-    With the triangle R of the matrix's QR decomposition it is |R z|^2, which loses no more digits than the wide
+    With the triangle R of the matrix's QR decomposition it is |R z|^2, which loses no more digits than the full
     product where terms cancel; the quadratic form z^T (matrix^T matrix) z loses twice as many, but not its gradient,
     and it can be differentiated where columns depend on each other.
     """
@@ -241,7 +241,7 @@ def _one_group(source: Tensor, matrix: Tensor, mean: Tensor, centred: Tensor, co
 
 @handles(functional.instance_norm)
 def instance_norm(input: Any, *args: Any, **kwargs: Any) -> Any:
-    """A group per channel gains nothing from narrow sources, but with one image it is batch norm."""
+    """A group per channel gains nothing from low-rank sources, but with one image it is batch norm."""
     names = ("running_mean", "running_var", "weight", "bias", "use_input_stats", "momentum", "eps")
     given = dict(zip(names, args, strict=False)) | kwargs
     if not given.get("use_input_stats", True) or shape_of(input)[0] != 1 or given.get("running_mean") is not None:

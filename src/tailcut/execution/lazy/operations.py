@@ -1,6 +1,6 @@
-"""What torch's functions do to a narrow map: elementwise functions, pooling, concatenation, padding, sums.
+"""What torch's functions do to a lazy map: elementwise functions, pooling, concatenation, padding, sums.
 
-Each handler has the signature of torch's function, and gives NotImplemented where it would need the wide map.
+Each handler has the signature of torch's function, and gives NotImplemented where it would need the full map.
 """
 
 import itertools
@@ -114,7 +114,7 @@ def dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = F
 
 @handles("contiguous")
 def contiguous(input: Any, **kwargs: Any) -> Any:
-    """A narrow map has no order in memory."""
+    """A lazy map has no order in memory."""
     return NotImplemented if kwargs else input
 
 
@@ -173,11 +173,11 @@ for _entry in (Function("add", torch.add), Function("sub", torch.sub), Function(
 
 
 def _of_two(function: Function, first: LazyMap, second: LazyMap) -> Any:
-    """Part by part. Two affine parts make one affine part; a chain that grows too dear is written once."""
+    """Part by part. Two affine parts make one affine part; a chain that grows too costly is written once."""
     if shape_of(first) != shape_of(second) or first.channel_axis != second.channel_axis:
         return NotImplemented
     for operand in (first, second):
-        _settle_if_dear(operand)
+        _write_if_costly(operand)
     splits = [part.channels for part in first.parts] == [part.channels for part in second.parts]
     if not splits or not all(map(is_pointwise, (*first.parts, *second.parts))):
         return NotImplemented
@@ -190,26 +190,26 @@ def _of_two(function: Function, first: LazyMap, second: LazyMap) -> Any:
     return LazyMap(parts, first.channel_axis, (*first.makers, *second.makers))
 
 
-def _with_other(function: Function, narrow: LazyMap, other: Any) -> Any:
+def _with_other(function: Function, lazy: LazyMap, other: Any) -> Any:
     """With a number, one number per channel, or an ordinary map of the same shape."""
-    if not all(map(is_pointwise, narrow.parts)):
+    if not all(map(is_pointwise, lazy.parts)):
         return NotImplemented
     if isinstance(other, (int, float)):
-        other = torch.tensor(float(other), dtype=narrow.dtype, device=narrow.device)
-    if not isinstance(other, Tensor) or other.dtype != narrow.dtype:
+        other = torch.tensor(float(other), dtype=lazy.dtype, device=lazy.device)
+    if not isinstance(other, Tensor) or other.dtype != lazy.dtype:
         return NotImplemented
-    channels = shape_of(narrow)[narrow.channel_axis]
-    if other.shape == shape_of(narrow) and len(narrow.parts) == 1:
-        return narrow.like([Pointwise(channels, function, (narrow.parts[0], given(other, narrow.channel_axis)))])
-    shape = [1] * (len(shape_of(narrow)) - other.ndim) + list(other.shape)
-    if len(shape) > len(shape_of(narrow)) or any(
-        size != 1 and not (axis == narrow.channel_axis and size == channels) for axis, size in enumerate(shape)
+    channels = shape_of(lazy)[lazy.channel_axis]
+    if other.shape == shape_of(lazy) and len(lazy.parts) == 1:
+        return lazy.like([Pointwise(channels, function, (lazy.parts[0], given(other, lazy.channel_axis)))])
+    shape = [1] * (len(shape_of(lazy)) - other.ndim) + list(other.shape)
+    if len(shape) > len(shape_of(lazy)) or any(
+        size != 1 and not (axis == lazy.channel_axis and size == channels) for axis, size in enumerate(shape)
     ):
         return NotImplemented
     values = other.reshape(-1).expand(channels).clone()  # for the reason that `given` copies
     one, zero = torch.ones_like(values), torch.zeros_like(values)
     scale, shift = {"add": (one, values), "sub": (one, -values), "mul": (values, zero)}[function.name]
-    return narrow.like(scale_parts(narrow.parts, scale, shift))
+    return lazy.like(scale_parts(lazy.parts, scale, shift))
 
 
 def scale_parts(parts: Sequence[Expression], scale: Tensor, shift: Tensor) -> list[Expression]:
@@ -227,14 +227,14 @@ def scale_parts(parts: Sequence[Expression], scale: Tensor, shift: Tensor) -> li
     return result
 
 
-def _settle_if_dear(narrow: LazyMap) -> None:
+def _write_if_costly(lazy: LazyMap) -> None:
     """Write a map that would cost more to make a second time than to write once and read twice."""
     costs = current_context().costs
-    work = sum(part.flops for part in narrow.parts)
-    made = sum(part.elements for part in narrow.parts)
-    is_dear = costs.is_dear(work, made, NUMBER_BYTES * shape_of(narrow)[narrow.channel_axis])
-    if is_dear and len(narrow.parts) == 1 and not isinstance(narrow.parts[0], (Affine, Given)):
-        narrow.settle("a long chain of additions is written once")
+    work = sum(part.flops for part in lazy.parts)
+    made = sum(part.elements for part in lazy.parts)
+    is_costly = costs.is_costly(work, made, NUMBER_BYTES * shape_of(lazy)[lazy.channel_axis])
+    if is_costly and len(lazy.parts) == 1 and not isinstance(lazy.parts[0], (Affine, Given)):
+        lazy.write_parts("a long chain of additions is written once")
 
 
 @handles("max_pool1d", "max_pool2d", "max_pool3d")

@@ -1,28 +1,28 @@
-"""What a forward may do that the narrow program cannot follow: its own backward passes, types, transforms, hooks."""
+"""Features of torch that the fused program cannot follow: own backward passes, types, transforms, checkpoints."""
 
 import torch
 from torch.autograd import forward_ad
 
-from tailcut.execution.lazy.context import NotNarrowError, run_under_way, saving_hooks
+from tailcut.execution.lazy.context import UnsupportedError, active_context, saving_hooks
 
 _CHECKPOINT = "torch.utils.checkpoint"
 
 
-def refuse_detours() -> None:
-    """Raise `NotNarrowError` where the backward pass would not reach what made a map, or would call the code again."""
-    reason = detour_under_way()
+def refuse_unsupported() -> None:
+    """Raise `UnsupportedError` where the backward pass would not reach what made a map, or would call the code again."""
+    reason = unsupported_reason()
     if reason:
-        raise NotNarrowError(reason)
+        raise UnsupportedError(reason)
 
 
-def detour_under_way() -> str:
-    """Why no map may be used here and no layer run narrowly, although gradients are wanted of the network; or "".
+def unsupported_reason() -> str:
+    """Why no map may be used here and no layer run in low rank, although gradients are wanted of the network; or "".
 
     Within a `torch.autograd.Function`, which gets its arguments past all hooks and takes maps for tensors without
     gradients, gradients are switched off; nothing else that can be seen from Python tells of it on all versions of
     torch. `torch.utils.checkpoint` calls its part of the network again in the backward pass.
     """
-    context = run_under_way()
+    context = active_context()
     if context is None or not context.differentiates:
         return ""
     if not torch.is_grad_enabled():

@@ -21,7 +21,7 @@ _is_grad_enabled, _get_tracing_state = torch.is_grad_enabled, torch._C._get_trac
 
 
 class Call(NamedTuple):
-    """What the way of a call depends on.
+    """What the strategy of a call depends on.
 
     Attributes:
         shapes: of the tensors among its arguments.
@@ -147,13 +147,6 @@ class Decisions:
         """Calls like this one run densely, whatever the cost model says of them; of others nothing is concluded."""
         self._is_dense[call] = True
         self.records[call] = records
-
-    def copied(self) -> "Decisions":
-        """The same decisions, for a copy of the network."""
-        other = Decisions()
-        other._is_dense, other._largest_dense = self._is_dense.copy(), self._largest_dense.copy()
-        other.records = self.records.copy()
-        return other
 
     def _has_room(self, call: Call) -> bool:
         """Whether a call can be remembered. Those of coefficients that were cut since are forgotten for it."""

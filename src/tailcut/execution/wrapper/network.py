@@ -16,7 +16,7 @@ from tailcut.execution.layers.call_key import device_type, has_other_objects, te
 from tailcut.execution.layers.module_copy import GLOBAL_HOOKS
 from tailcut.execution.lazy import normalization as normalization
 from tailcut.execution.lazy import operations as operations
-from tailcut.execution.lazy.context import Context, LayerRecord, NotNarrowError, run_under_way, running
+from tailcut.execution.lazy.context import Context, LayerRecord, UnsupportedError, active_context, running
 from tailcut.execution.lazy.lazy_map import LazyMap, as_tensor
 from tailcut.execution.lazy.unsupported import is_traced, is_transformed
 from tailcut.execution.wrapper.decisions import Call, Decisions, DenseCalls, call_of, is_simple
@@ -34,21 +34,13 @@ TIMING_REPEATS = 5
 class FusedNetwork(NetworkView):
     """A network's truncated layers run without their dense weights; everything else runs as it is.
 
-    Made by `fuse`, for the module tree that the network has then.
-
-    - It shares all parameters and buffers with `source`, and follows its mode (training or evaluation), device and
-      type. Parameters may be trained and loaded, and vectors of coefficients cut and shortened, at any time.
-    - After any other change to a module that is a truncated layer, or has one in it, call `refresh`: modules replaced,
-      added or removed, hooks added, an attribute or a forward set, the precision of coefficients set. Until then a
-      call raises `StructureError`.
-    - Not seen: writes that torch does not count, through `.data` or `numpy()`. Call `refresh` after those too.
-    - Code that cannot run fused runs densely, and `report` names it with the reason.
-    - The same input gives the same bits on every call.
+    Made by `fuse`, whose contract it keeps, for the module tree that the network has then. It shares all parameters
+    and buffers with `source`, and follows its mode (training or evaluation), device and type.
 
     Attributes:
         source: the network itself, unchanged.
         engine: "torch" or "compiled", from the beginning on; see `fuse`.
-        strategy: "auto"; "narrow" takes no layer densely that can run narrowly, whatever it costs, "dense" takes all so.
+        strategy: "auto"; "low_rank" lets all layers run in low rank that can, whatever it costs; "dense" none.
     """
 
     def __init__(self, source: nn.Module, *, engine: str = "auto") -> None:
@@ -84,7 +76,7 @@ class FusedNetwork(NetworkView):
             StructureError: the network was changed in a way that needs `refresh`.
         """
         programs = self._programs
-        if is_traced() or run_under_way() is not None:
+        if is_traced() or active_context() is not None:
             return self.source(*args, **kwargs)
         if programs.source is not self.source:
             raise StructureError("the source of a fused network was set; make another one: fuse(network)")
@@ -105,7 +97,7 @@ class FusedNetwork(NetworkView):
         if not is_dense:
             try:
                 return self._run_fused(args, kwargs)[0]
-            except NotNarrowError as stop:
+            except UnsupportedError as stop:
                 raise StructureError(
                     f"{stop}, where an earlier call like this one did nothing of the kind; refresh() decides anew"
                 ) from stop
@@ -121,7 +113,7 @@ class FusedNetwork(NetworkView):
         try:
             return super().__getattr__(name)
         except AttributeError as error:
-            raise AttributeError(f"{error}; of the network itself it would be .source.{name}") from None
+            raise AttributeError(f"{error}; of the network itself it is .source.{name}") from None
 
     def report(self) -> FuseReport:
         """What each regularised layer did in the latest forward (right after `fuse`: that of the example).
@@ -144,8 +136,7 @@ class FusedNetwork(NetworkView):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "FusedNetwork":
         copied = FusedNetwork(copy.deepcopy(self.source, memo), engine=self.engine)
-        copied.strategy, copied._decisions = self.strategy, self._decisions.copied()
-        copied._records, copied._shapes = copy.deepcopy(self._records, memo), self._shapes
+        copied.strategy = self.strategy
         return copied
 
     def _unsupported(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
@@ -180,9 +171,10 @@ class FusedNetwork(NetworkView):
             is_all_dense = all(record.strategy == "dense" for record in self._records)
             is_dense = call is not None and (is_all_dense or not context.pays())
             is_final = not unsupported and (is_all_dense or not is_dense)
-        except NotNarrowError as stop:
+        except UnsupportedError as stop:
             reason = str(stop)
         reason = reason or unsupported
+        programs.unsupported = unsupported
         if not is_final:
             # Out of the handler: torch 2.11 undoes a checkpoint's hooks as the error's traceback goes.
             if before.inputs_are_written():
@@ -192,7 +184,6 @@ class FusedNetwork(NetworkView):
             for record in self._records:
                 record.turn_dense("the network as a whole would gain too little")
             self._records = programs.records(reason) if reason else self._records
-        programs.unsupported = unsupported
         if call is not None and not unsupported:
             self._decisions.decide(call, self._records if is_dense else None)
         return result if is_final else self._run_dense(args, kwargs)
@@ -221,7 +212,7 @@ class FusedNetwork(NetworkView):
         """What the fused program gives, and what was done for it.
 
         Raises:
-            NotNarrowError: the network does something that the program cannot follow.
+            UnsupportedError: the network does something that the program cannot follow.
         """
         programs = self._programs
         programs.versions.forget()

@@ -13,7 +13,7 @@ class LayerReport(Report):
 
     Attributes:
         name: its name.
-        way: "dense" (a dense weight is used), "factored" (no dense weight, but a wide map is written or read), or
+        strategy: "dense" (a dense weight is used), "factored" (no dense weight, but a full map is written or read), or
             "fused" (neither).
         reason: why.
         macs: multiplications per forward of the example.
