@@ -272,12 +272,12 @@ def compare(seed: int) -> None:
     model, x = network(seed)
     inputs = (x, x.flip(0) * 0.5, x)  # the first call tries, the others know
     wanted = [_results(model, model, each) for each in inputs]
-    for way in ("narrow", "auto"):
+    for strategy in ("low_rank", "auto"):
         own, _ = network(seed)
         view = tailcut.fuse(own)
-        view.way = way
+        view.strategy = strategy
         for call, (each, expected) in enumerate(zip(inputs, wanted, strict=True)):
-            _check(expected, _results(view, own, each), f"seed {seed}, {way}, call {call + 1}")
+            _check(expected, _results(view, own, each), f"seed {seed}, {strategy}, call {call + 1}")
 
 
 def _results(runner: nn.Module | FusedNetwork, model: nn.Module, x: Tensor) -> dict[str, Tensor | None]:

@@ -25,7 +25,7 @@ def test_networks_are_told_side_by_side(zoo: ComparisonReport) -> None:
     assert (first.num_kept, second.num_kept) == (776, 7668)
     assert first.num_parameters == second.num_parameters == 430_500
     assert first.edits == second.edits == ("regularize",)
-    assert first.codecs == ("float16",)
+    assert first.dtypes == ("float16",)
     assert first.arguments == {"bias": False, "convolutional": True, "conv_relu": True}
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 import tailcut
-from tailcut.weights import TailTruncation, keeping, truncated_tensors
+from tailcut.weights import TailTruncation, dense_cache, truncated_tensors
 from tailcut.weights.truncation import Truncation
 
 
@@ -50,13 +50,13 @@ def vector(model: Net, name: str = "head") -> nn.Parameter:
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     """One entry for each weight that is made."""
     calls: list[None] = []
-    make = keeping._made
+    make = dense_cache._made
 
-    def counting(truncation: Truncation, vector: Tensor) -> keeping.KeptWeight:
+    def counting(truncation: Truncation, vector: Tensor) -> dense_cache.KeptWeight:
         calls.append(None)
         return make(truncation, vector)
 
-    monkeypatch.setattr(keeping, "_made", counting)
+    monkeypatch.setattr(dense_cache, "_made", counting)
     return calls
 
 
@@ -166,13 +166,13 @@ def test_no_answer_is_stale(change: Callable[[Net], None], grad: bool) -> None:
     assert torch.equal(after, before) == change.__name__.startswith("_write_weight")
 
 
-@pytest.mark.parametrize("place", [0, 5, keeping.MAX_WHOLE - 1])
+@pytest.mark.parametrize("place", [0, 5, dense_cache.MAX_WHOLE - 1])
 def test_one_number_of_a_long_vector_written_through_data_is_seen(place: int) -> None:
     model = nn.Sequential(nn.Linear(1 << 9, 1 << 8))
     tailcut.regularize(model)
     model.eval()
     parameter = truncated_tensors(model)[0].vector
-    assert parameter.numel() == keeping.MAX_WHOLE
+    assert parameter.numel() == dense_cache.MAX_WHOLE
     inputs = torch.randn(2, 1 << 9)
     with torch.no_grad():
         model(inputs)
@@ -181,9 +181,9 @@ def test_one_number_of_a_long_vector_written_through_data_is_seen(place: int) ->
 
 
 def test_writes_to_the_longest_vectors_are_seen_by_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeping, "MAX_WHOLE", 8)
-    monkeypatch.setattr(keeping, "NUM_FIRST", 4)
-    monkeypatch.setattr(keeping, "NUM_SPREAD", 64)
+    monkeypatch.setattr(dense_cache, "MAX_WHOLE", 8)
+    monkeypatch.setattr(dense_cache, "NUM_FIRST", 4)
+    monkeypatch.setattr(dense_cache, "NUM_SPREAD", 64)
     for write in (_write, _scale_data, _replace_data, _step, _load):
         test_no_answer_is_stale(write, grad=False)
 

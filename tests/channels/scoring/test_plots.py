@@ -12,6 +12,7 @@ from torch import nn
 from tailcut.channels import Formula, draw_maps, draw_scores, map_scores, score
 from tailcut.channels.scoring import plots
 from tailcut.errors import ArgumentError, MissingExtraError
+from tailcut.plotting import write_figure
 
 matplotlib = pytest.importorskip("matplotlib")
 X = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -29,13 +30,13 @@ def network(num_layers: int = 2) -> nn.Sequential:
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The figures that are written."""
     found: list[Any] = []
-    original = plots.write_figure
+    original = write_figure
 
     def write(figure: Any, path: Path) -> None:
         found.append(figure)
         original(figure, path)
 
-    monkeypatch.setattr(plots, "write_figure", write)
+    monkeypatch.setattr("tailcut.channels.scoring.plots.write_figure", write)
     return found
 
 
