@@ -172,7 +172,7 @@ LOST: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "sorted": (lambda x: x.sort(1).values, "sort along its channels"),
     "cropped": (lambda x: functional.pad(x, (0, 0, 0, 0, -1, 1)), "cut off along its channels"),
     "Fourier": (lambda x: torch.fft.rfft2(x).real[..., :4], "cannot be followed through aten._fft_r2c"),
-    "into a fixed tensor": (lambda x: torch.zeros(2, 8, 4, 6).copy_(x), "meets numbers"),
+    "into a fixed tensor": (lambda x: torch.zeros(2, 8, 4, 6).copy_(x), "combined with numbers"),
     "outer products": (
         lambda x: (x.mean((2, 3))[:, :, None] * x.mean((2, 3))[:, None]).flatten(1)[:, :8, None, None],
         "stretched over other channels",

@@ -109,7 +109,7 @@ def _check_something_free(graph: ChannelGraph, scores: Mapping[str, Tensor]) -> 
     unscored = [name for name, group in graph.groups.items() if group.free]
     if unscored:
         reasons.add(f"the scores name none of the layers that can be pruned, {', '.join(unscored[:3])}, ...")
-    raise ArgumentError(f"nothing can be pruned: {'; '.join(sorted(reasons)) or 'no layer has channels of its own'}")
+    raise ArgumentError(f"nothing can be pruned: {'; '.join(sorted(reasons)) or 'no layer has prunable channels'}")
 
 
 def _rates_by_group(
