@@ -225,10 +225,6 @@ def compiled_part(model: Any) -> Any:
     return model
 
 
-def compiled_whole(model: Any) -> Any:
-    return torch.compile(model, backend="eager")
-
-
 def compiled_by_itself(model: Any) -> Any:
     model.compile(backend="eager")
     return model
@@ -244,7 +240,6 @@ def fused_part(model: Any) -> Any:
     ("wrap", "reason"),
     [
         (compiled_part, "'2' is compiled by torch.compile"),
-        (compiled_whole, "the network is compiled by torch.compile"),
         (compiled_by_itself, "the network is compiled by torch.compile"),
         (fused_part, "'2' is a fused network itself"),
     ],

@@ -9,7 +9,7 @@ _CHECKPOINT = "torch.utils.checkpoint"
 
 
 def refuse_unsupported() -> None:
-    """Raise `UnsupportedError` where the backward pass would not reach what made a map, or would call the code again."""
+    """Raise `UnsupportedError` where the backward pass would not reach a map's makers, or would call the code again."""
     reason = unsupported_reason()
     if reason:
         raise UnsupportedError(reason)

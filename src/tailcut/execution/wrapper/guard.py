@@ -68,8 +68,8 @@ class Guard:
                 raise _changed(f"the precision of {name} was set to {truncation['precision']!r}")
         for part, seen in zip(self._parts, self._seen_children, strict=True):
             if part._modules != seen:
-                names = ", ".join(sorted(_differences(part._modules, seen)))
-                raise _changed(f"modules of {self._name(part)} were replaced, added or removed ({names})")
+                changed = ", ".join(sorted(_differences(part._modules, seen)))
+                raise _changed(f"modules of {self._name(part)} were replaced, added or removed ({changed})")
         for one, seen in zip(self._copied, self._seen_attributes, strict=True):
             if any(one.source.__dict__[name] for name in HOOKS):
                 raise _changed(f"hooks were added to {self._name(one.source)}")

@@ -32,10 +32,10 @@ class ModelSnapshot:
                 own.clear()
                 own.update(before)
         with torch.no_grad():
-            for tensor, before in self._tensors:
+            for tensor, copied in self._tensors:
                 # Batch norm's updates do not count as writes.
-                if not is_plain(tensor) or not torch.equal(tensor, before):
-                    tensor.copy_(before)
+                if not is_plain(tensor) or not torch.equal(tensor, copied):
+                    tensor.copy_(copied)
         torch.set_rng_state(self._random)
         for state, device in self._device_random:
             torch.cuda.set_rng_state(state, device)
