@@ -559,10 +559,10 @@ def test_arguments_that_no_file_can_hold_are_refused() -> None:
             pack(tailcut.create_model("many-arguments", label="\x1b[2J"), dtype="float32")
 
 
-def test_unknown_codecs_are_refused_by_name() -> None:
+def test_unknown_dtypes_are_refused_by_name() -> None:
     for arguments in ({"dtype": "float8"}, {"dtype": "float32", "other_dtype": "int8"}):
         with pytest.raises(
-            ArgumentError, match="codec must be one of float32, float16, bfloat16, float64, quantized, got"
+            ArgumentError, match="dtype must be one of float32, float16, bfloat16, float64, quantized, got"
         ):
             pack(nn.Linear(2, 2), **arguments)  # type: ignore[arg-type]
 

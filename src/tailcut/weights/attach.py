@@ -85,12 +85,17 @@ def finish_detaching(model: nn.Module) -> None:
     """Undo `finish_attaching` once all truncations are off (changes hooks and attributes)."""
     for module in model.modules():
         for hooks in (module._forward_pre_hooks, module._forward_hooks):
-            for number in [key for key, hook in hooks.items() if hook in (_hold_weights, _release_weights)]:
+            for number in [key for key, hook in hooks.items() if is_own_hook(hook)]:
                 del hooks[number]
                 module._forward_hooks_always_called.pop(number, None)
     names = [name for name in model.__dict__.pop(_DDP_IGNORED, []) if "parametrizations" not in name.split(".")]
     if names:
         model.__dict__[_DDP_IGNORED] = names
+
+
+def is_own_hook(hook: object) -> bool:
+    """Return whether a forward hook of a module was installed here."""
+    return hook in (_hold_weights, _release_weights)
 
 
 def _hold_during_forward(model: nn.Module) -> None:

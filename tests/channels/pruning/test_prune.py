@@ -361,7 +361,7 @@ def test_regularised_and_parametrised_networks() -> None:
         (nn.DataParallel(Plain()), "DataParallel is a wrapper: prune the network itself"),
         (nn.Sequential(nn.LazyConv2d(4, 1)), "not initialised yet"),
         (Plain().to("meta"), "meta device"),
-        (nn.Sequential(nn.ReLU()), "nothing can be pruned: no layer has channels"),
+        (nn.Sequential(nn.ReLU()), "nothing can be pruned: no layer has prunable channels"),
     ],
 )
 def test_what_is_no_network_to_prune(model: Any, message: str) -> None:

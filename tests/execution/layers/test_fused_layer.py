@@ -151,7 +151,7 @@ def test_attention_and_biases_run_densely() -> None:
     tailcut.regularize(model, num_kept=12, include=["*weight", "out.bias"])
     report = check(model, torch.randn(2, 5, 16).double())
     reasons = {layer.name: layer.reason for layer in report.layers}
-    assert reasons["attention"] == "this kind of layer has no fused form"
+    assert reasons["attention"] == "'attention' reads its weights several times in a forward"
 
 
 def test_a_forward_of_ones_own_is_kept() -> None:
@@ -338,3 +338,20 @@ def test_autocast_around_all_layers() -> None:
         assert found.dtype == torch.bfloat16
         assert torch.equal(found, model(x))
     assert {layer.reason for layer in fused.report().layers} == {"autocast is on where it is called"}
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(24, 30), nn.Conv2d(24, 30, 3, padding=1)])
+def test_a_truncated_bias_is_added(layer: nn.Module) -> None:
+    torch.manual_seed(0)
+    shape = (2, 24) if isinstance(layer, nn.Linear) else (2, 24, 5, 6)
+    model, x = nn.Sequential(layer, nn.ReLU()).double(), torch.randn(*shape, dtype=torch.float64)
+    tailcut.regularize(model, num_kept={"0.weight": 20, "0.bias": 7}, include=["0.weight", "0.bias"])
+    fused = tailcut.fuse(model)
+    fused.strategy = "low_rank"
+    torch.testing.assert_close(fused(x), model(x), rtol=1e-10, atol=1e-12)
+    assert [layer.strategy for layer in fused.report().layers] == ["factored"]
+    fused(x).square().sum().backward()
+    got = [parameter.grad for parameter in model.parameters()]
+    model.zero_grad()
+    model(x).square().sum().backward()
+    torch.testing.assert_close(got, [parameter.grad for parameter in model.parameters()], rtol=1e-9, atol=1e-10)

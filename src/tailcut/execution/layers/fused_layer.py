@@ -47,6 +47,10 @@ class DenseLayer:
             {key: TruncatedWeight(tensor, source) for key, tensor in tensors.items()} if like is None else like._weights
         )
 
+    def truncated(self, attribute: str) -> TruncatedWeight | None:
+        """Return a truncated tensor of the module by its attribute; None where that is an ordinary parameter."""
+        return self._weights.get(attribute)
+
     def refresh(self, context: Context) -> None:
         """Hold the dense tensors, as the coefficients are now, for the module's forward."""
         for attribute, weight in self._weights.items():
@@ -102,7 +106,12 @@ class LowRankLayer(FusedLayer):
     """A regularised linear layer or convolution: cosines of the input, a small core, cosines of the output."""
 
     plans: dict[object, Plan | None]
-    bias: Tensor | None
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The layer's bias, made dense where it is truncated too."""
+        truncated = self.dense.truncated("bias")
+        return self._parameters["bias"] if truncated is None else truncated.dense(current_context())
 
     def forward(self, input: Tensor, output_size: Any = None) -> Tensor:
         """As the original's: from an ordinary tensor or a lazy map, to one or the other."""

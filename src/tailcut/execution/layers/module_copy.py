@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from tailcut.weights.attach import is_own_hook
 from tailcut.weights.truncation import Truncation
 
 # The attributes in which a module keeps what is called around its forward: a dict each.
@@ -55,8 +56,10 @@ def reason_to_leave(module: nn.Module) -> str:
     """Why a module cannot be copied, and runs as it is with all that is in it; empty if it can be."""
     if isinstance(module, torch.jit.ScriptModule):
         return "is a TorchScript module"
-    if any(module.__dict__[name] for name in HOOKS):
-        return "has hooks"
+    hooks = [hook for name in HOOKS for hook in module.__dict__[name].values()]
+    if hooks:
+        is_ours = all(map(is_own_hook, hooks))
+        return "reads its weights several times in a forward" if is_ours else "has hooks"
     if "forward" in module.__dict__:
         return "has a forward that was set by hand"
     others = module._modules.get("parametrizations")

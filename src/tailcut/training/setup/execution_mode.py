@@ -60,6 +60,13 @@ def trained_as(execution: Execution, model: nn.Module) -> nn.Module:
     return FusedNetwork(model, engine="compiled" if execution == COMPILED else "torch")
 
 
+def refresh_fused(module: nn.Module) -> None:
+    """Have fused networks in `module` read their sources anew, after a change that they do not follow by themselves."""
+    for part in module.modules():
+        if isinstance(part, FusedNetwork):
+            part.refresh()
+
+
 def example_batch(recipe: Recipe, image_shape: tuple[int, ...], num_processes: int, device: torch.device) -> Tensor:
     """Return a batch of zeros with the shape of one process's batch."""
     return torch.zeros(recipe.data.batch_size // num_processes, *image_shape, device=device)

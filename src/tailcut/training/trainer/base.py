@@ -61,7 +61,14 @@ from tailcut.training.setup.build import (
     set_precision,
 )
 from tailcut.training.setup.build_generation import check_generative
-from tailcut.training.setup.execution_mode import DENSE, Execution, choose_execution, example_batch, trained_as
+from tailcut.training.setup.execution_mode import (
+    DENSE,
+    Execution,
+    choose_execution,
+    example_batch,
+    refresh_fused,
+    trained_as,
+)
 from tailcut.training.setup.initial_network import load_start, make_start, needs_start
 from tailcut.training.setup.initialization import standardize_start
 from tailcut.training.setup.norm_statistics import recalibration_batches
@@ -261,6 +268,7 @@ class Trainer(Processes):
         begin = self.recipe.training.round_from
         if begin is not None and self.epoch >= begin * self.recipe.training.epochs:
             set_precision(self.model, self.recipe.pack.dtype)
+            refresh_fused(self.module)
 
     def _cut_if_due(self, steps_done: int) -> None:
         """Cut the tails (changes the model) if the recipe has a cut after this many steps of the run."""
