@@ -1,6 +1,7 @@
 """`tailcut convert`: converts other projects' files to .tailcut."""
 
 import argparse
+from functools import partial
 from typing import Any
 
 from tailcut.cli.parser import Verbs, add_dtypes, add_model_arguments, add_verb, settings
@@ -20,13 +21,16 @@ def add_parser(verbs: Verbs) -> None:
         "hrank, chip, cfdp: theirs, as trained or pruned. All are read without unpickling.",
         example="  tailcut convert unet_fr.tar.xz --from frereg --model unet -o unet.tailcut --dtype float16\n"
         "  tailcut convert model_best.pth.tar --from cfdp -o vgg16.tailcut\n"
-        "  tailcut convert latest.pth --from dctnet -o detector.tailcut",
+        "  tailcut convert latest.pth --from dctnet --statistics mean_std.py -o detector.tailcut",
         run=run,
     )
     parser.add_argument("file", metavar="FILE", help="the file to convert")
     parser.add_argument("--from", required=True, choices=SOURCES, dest="source", help="the project it comes from")
     parser.add_argument(
         "--model", metavar="NAME", help="the registered model it belongs to; needed for frereg, else found in the file"
+    )
+    parser.add_argument(
+        "--statistics", metavar="PY", help="for dctnet: the file of its source code with the channel statistics"
     )
     add_model_arguments(parser, "an argument of that model, where it is not the published one")
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="the .tailcut file to write")
@@ -47,6 +51,10 @@ def run(arguments: argparse.Namespace) -> Report:
             raise ArgumentError("--from frereg needs --model: its files do not name their network")
         model = frereg.convert(arguments.file, model=arguments.model, arguments=model_arguments)
     else:
-        project = dctnet if arguments.source == DCTNET else hrank
-        model = project.convert(arguments.file, model=arguments.model, arguments=model_arguments)
+        if arguments.statistics is not None and arguments.source != DCTNET:
+            raise ArgumentError("--statistics is for --from dctnet")
+        convert = hrank.convert
+        if arguments.source == DCTNET:
+            convert = partial(dctnet.convert, statistics=arguments.statistics)
+        model = convert(arguments.file, model=arguments.model, arguments=model_arguments)
     return write(model, arguments.out, dtype=arguments.dtype or "float32", other_dtype=arguments.other_dtype)

@@ -2,7 +2,7 @@
 
 K. Xu et al. (2020). Their ResNet-50 reads 24, 48, 64 or 192 channels of images of 448 x 448 and has stride 1 in its
 second stage, which the paper does not say; their MobileNetV2 reads 6, 12, 24 or 32 channels of 896 x 896. Channels are
-normalised with their statistics (dctnet_statistics.py).
+normalised with their statistics, which stand in their source code and not in their checkpoints.
 
 Their detectors are mmdetection 1's. Boxes there end at the last pixel and here behind it, which is the same region;
 anchors there lie in the middle of their cells (`anchor_offset`); classes there are numbered without gaps. One thing
@@ -21,7 +21,7 @@ from tailcut.data.coco_categories import CATEGORIES, NUM_CLASSES
 from tailcut.errors import ArgumentError, ModelMismatchError
 from tailcut.format.building import build_for_real
 from tailcut.format.conversion.checkpoints import fill_in
-from tailcut.format.conversion.dctnet_statistics import COCO_MEAN, COCO_STD, IMAGENET_MEAN, IMAGENET_STD
+from tailcut.format.conversion.dctnet_statistics import read_statistics
 from tailcut.format.conversion.hrank import rename_inverted_residual
 from tailcut.format.conversion.reading import (
     Arguments,
@@ -68,12 +68,19 @@ _DETECTOR_NAMES = (
 _BY_CLASS = {"cls_score": 1, "bbox_pred": 4, "mask_fcn_logits": 1}
 
 
-def convert(path: str | Path, *, model: str | None = None, arguments: Arguments | None = None) -> nn.Module:
+def convert(
+    path: str | Path,
+    *,
+    statistics: str | Path | None = None,
+    model: str | None = None,
+    arguments: Arguments | None = None,
+) -> nn.Module:
     """Rebuild a network published with "Learning in the Frequency Domain", for `save`.
 
     Args:
         path: their checkpoint: a torch file (read with weights_only, never unpickled) with the tensors by name, also
             under `state_dict`, also with `module.` before all names.
+        statistics: see `read_statistics`; the networks give nothing sensible without them.
         model: "resnet50", "mobilenetv2", "faster_rcnn" or "mask_rcnn", to be sure of it; found by the names of the
             tensors when None.
         arguments: further arguments of the family; `channels` of a detector, if they are not one of the tables.
@@ -83,7 +90,8 @@ def convert(path: str | Path, *, model: str | None = None, arguments: Arguments 
 
     Raises:
         ModelMismatchError: the tensors are not those of one of these networks.
-        ArgumentError: the number of channels is none of their tables, or an argument does not fit.
+        ArgumentError: there are no statistics, the number of channels is none of their tables, or an argument does not
+            fit.
         LimitError: the file holds more than a GiB.
         DataError: it is no torch file, or holds other things than tensors.
         FileNotFoundError: there is no such file.
@@ -96,12 +104,19 @@ def convert(path: str | Path, *, model: str | None = None, arguments: Arguments 
             "networks on fixed channels are rebuilt"
         )
     layout = find_layout(LAYOUTS, tensors, path, model)
+    if statistics is None:
+        raise ArgumentError(
+            "the networks of DCTNet need the channel statistics that they were trained with, which their checkpoints "
+            "lack: give statistics= (--statistics), the file of DCTNet's source code that defines them "
+            "(classification/datasets/__init__.py, for detectors segmentation/configs/mean_std.py)"
+        )
+    mean, spread = read_statistics(statistics)
     chosen = expect_no_arguments_twice(layout.arguments(tensors), arguments or {})
     own = renamed({name: x for name, x in tensors.items() if not _UNUSED.match(name)}, layout.rename, path)
     if layout.model in IMAGE_SIZE:
         network = build_for_real(Base(layout.model, chosen))
         selection = Selection.of(_num_channels(tensors))
-        transform = _with_statistics(BlockDCT(selection), IMAGENET_MEAN, IMAGENET_STD)
+        transform = _with_statistics(BlockDCT(selection), mean, spread)
         strides = "published" if layout.model == RESNET else "paper"
         replace_stem(network, transform, strides=strides, image_size=IMAGE_SIZE[layout.model])
         place = "input_transform"
@@ -109,7 +124,7 @@ def convert(path: str | Path, *, model: str | None = None, arguments: Arguments 
         network = build_for_real(Base(layout.model, chosen))
         own = {name: _by_category(name, x) for name, x in own.items()}
         transform = network.transform.dct  # type: ignore[union-attr, assignment]
-        _with_statistics(transform, COCO_MEAN, COCO_STD)
+        _with_statistics(transform, mean, spread)
         place = "transform.dct"
     own |= {f"{place}.mean": transform.mean, f"{place}.std": transform.std}
     known = network.state_dict(keep_vars=True)
