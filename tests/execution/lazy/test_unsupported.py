@@ -129,7 +129,7 @@ def test_checkpoints_run_densely(use_reentrant: bool, around_map: bool) -> None:
     assert {layer.strategy for layer in fused.report().layers} == {"dense"}
 
 
-def test_a_checkpoint_around_the_network_is_none_of_its_business(context: Context) -> None:
+def test_a_checkpoint_around_the_network_is_none_of_its_business() -> None:
     model, x = between()
     fused = fuse(model)
     fused.strategy = "low_rank"
@@ -140,6 +140,9 @@ def test_a_checkpoint_around_the_network_is_none_of_its_business(context: Contex
         torch.autograd.grad(output.square().sum(), list(model.parameters())), expected, strict=True
     ):
         torch.testing.assert_close(found, wanted)
+
+
+def test_a_checkpoint_around_a_forward_is_not_within_it(context: Context) -> None:
     context.differentiates = True
     refuse_unsupported()
 
