@@ -73,7 +73,7 @@ def test_unknown_types_are_named() -> None:
     with pytest.raises(ArgumentError, match=r"fc\.weight: tensors of type torch\.complex64 .* float32, .*, bool"):
         type_number(torch.complex64, name="fc.weight")
     with pytest.raises(
-        ArgumentError, match="codec must be one of float32, float16, bfloat16, float64, quantized, got 'half'"
+        ArgumentError, match="dtype must be one of float32, float16, bfloat16, float64, quantized, got 'half'"
     ):
         float_type("half")
 
