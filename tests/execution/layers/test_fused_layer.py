@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import tailcut
+from tailcut.errors import StructureError
 from tailcut.execution import fuse
 from tailcut.weights.truncation import Truncation
 
@@ -260,6 +261,10 @@ def test_backward_hooks_are_called(register: str, first: bool) -> None:
     fused = None if first else fuse(model)
     for layer in (model.a, model.b):
         getattr(layer, register)(doubles)
+    if fused is not None:
+        with pytest.raises(StructureError, match="hooks were added to 'a'"):
+            fused(x)
+        fused.refresh()
     assert_same_gradients(fused or fuse(model), model, x)
     assert len(calls) == 10
 
@@ -276,6 +281,9 @@ def test_backward_hooks_registered_between_two_calls() -> None:
         fused.strategy = strategy
         fused(x)
         handle = model.b.register_full_backward_hook(keep)
+        with pytest.raises(StructureError, match="hooks were added to 'b'"):
+            fused(x)
+        fused.refresh()
         for called in (model, fused):
             called(x).square().sum().backward()
         handle.remove()

@@ -98,6 +98,8 @@ class DenseCalls:
         all.
         """
         if type(x) is Tensor and not _is_grad_enabled() and _get_tracing_state() is None:
+            if x.is_nested:  # it has no shape
+                return False
             shape = x.shape
             if shape in self.records and self._is_same() and self._is_current() and not any(self._hooks):
                 self.latest = shape
