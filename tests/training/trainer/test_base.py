@@ -340,7 +340,7 @@ def test_a_network_that_does_not_fit_the_data_is_told(
 
 def write_masks(root: Path) -> None:
     """Ten images of 32 x 32 with their masks, as the data set carvana lies there."""
-    for split, seeds in (("train", range(8)), ("test", range(8, 10))):
+    for split, seeds in (("train", range(8)), ("val", range(8, 10))):
         for kind in ("images", "masks"):
             (root / "carvana" / split / kind).mkdir(parents=True)
         for seed in seeds:
