@@ -69,11 +69,11 @@ def test_a_launcher_that_started_another_number_is_told(monkeypatch: pytest.Monk
 
 LAUNCH = """
 import torch
-from tailcut.runtime.devices import Machines, make_fabric
+from tailcut.runtime.devices import Devices, make_fabric
 group = torch.distributed
 if "{before}":
     group.init_process_group("gloo", init_method="tcp://127.0.0.1:0", rank=0, world_size=1)
-fabric = make_fabric(Machines(accelerator="cpu", strategy="ddp"))
+fabric = make_fabric(Devices(accelerator="cpu", strategy="ddp"))
 print(fabric.launch(lambda fabric: group.is_initialized()), group.is_initialized())
 """
 
