@@ -9,7 +9,7 @@ from tailcut.errors import ArgumentError, DataError
 from tailcut.runs import Result, Run, read_result
 
 # One folder per folder of recipes. What else lies beside them (benchmarks, for one) is no record of a training.
-RECORDS = "frequency-*/*.json"
+RECORDS = ("frequency-*/*.json", "training-for-bytes/*.json")
 
 # By recipe name the data set and the split that its figures are of.
 Measured = Mapping[str, tuple[str, str]]
@@ -30,7 +30,7 @@ def read_records(folder: str | Path) -> list[Result]:
     Raises:
         DataError: a record is damaged.
     """
-    return _sorted([read_result(path) for path in Path(folder).glob(RECORDS)])
+    return _sorted([read_result(path) for pattern in RECORDS for path in Path(folder).glob(pattern)])
 
 
 def read_runs(folder: str | Path, measured: Measured | None = None) -> list[Result]:
