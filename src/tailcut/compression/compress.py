@@ -137,9 +137,9 @@ def compress(
 
 def _check_goal(max_bytes: object, max_drop: object, step: object, evaluate: object) -> None:
     if sum(value is not None for value in (max_bytes, max_drop, step)) != 1:
-        raise ArgumentError("give one of max_bytes=, max_drop= and step=: each sets the others")
+        raise ArgumentError("give one of max_bytes, max_drop and step: each sets the others")
     if max_drop is not None and evaluate is None:
-        raise ArgumentError("max_drop= needs evaluate=, a function of a network that gives the metric")
+        raise ArgumentError("max_drop needs evaluate, a function of a network that gives the metric")
 
 
 class _Work:

@@ -185,7 +185,7 @@ def pack(
     model = without_views(model)
     kinds = _Kinds.of(dtype, other_dtype)
     if not kinds.quantizes and (step, max_bytes, sensitivity) != (None, None, None):
-        raise ArgumentError('step=, max_bytes= and sensitivity= are for dtype="quantized"')
+        raise ArgumentError('step, max_bytes and sensitivity are for dtype="quantized"')
     if metadata is not None and not isinstance(metadata, Mapping):
         raise ArgumentError(f"metadata must be a dict, got {type(metadata).__name__}")
     record = record_of(model) if registered else Record(None, record_of(model).edits)
@@ -270,7 +270,7 @@ def _quantized(
     if max_bytes is None:
         return content(RELATIVE_STEP if step is None else checked_step(step))
     if step is not None:
-        raise ArgumentError("step= and max_bytes= exclude each other: one sets the other")
+        raise ArgumentError("step and max_bytes exclude each other: one sets the other")
     guess = (lambda size: len(content(size, nearest=True))) if rounding.sensitivity.blocks else None
     return content(finest_step(lambda size: len(content(size)), max_bytes, guess=guess))
 
