@@ -54,7 +54,7 @@ def test_a_number_too_large_for_its_type_says_how_to_keep_the_training(tmp_path:
     with torch.no_grad():
         model.get_parameter("fc1.weight")[0, 0] = 1e9
     with pytest.raises(
-        DivergedError, match=r"not packed: fc1.weight: 1e\+09 does not fit.*tailcut pack .*run -o FILE --co"
+        DivergedError, match=r"not packed: fc1.weight: 1e\+09 does not fit.*tailcut pack .*run -o FILE --dtype"
     ):
         save_trained(model, run.model, run, PackSection(dtype="float16", other_dtype="float16"))
     assert not run.model.exists()
