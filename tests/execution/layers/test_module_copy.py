@@ -1,3 +1,5 @@
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -5,21 +7,21 @@ from tailcut.execution.layers.module_copy import copy_with, reason_to_leave, sha
 
 
 def test_a_copy_shares_numbers_and_hooks_but_not_children() -> None:
-    source = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
-    made = shallow_copy(source, nn.Sequential)
+    source: Any = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    made: Any = shallow_copy(source, nn.Sequential)
     assert made[0] is source[0]
     made._modules["0"] = nn.Identity()
     assert isinstance(source[0], nn.Linear)
-    linear = shallow_copy(source[0], nn.Linear)
+    linear: Any = shallow_copy(source[0], nn.Linear)
     with torch.no_grad():
         linear.weight.zero_()
     assert source[0].weight.abs().sum() == 0
 
 
 def test_only_what_leads_to_a_replacement_is_copied() -> None:
-    source = nn.Sequential(nn.Sequential(nn.Linear(3, 3)), nn.Sequential(nn.ReLU()))
+    source: Any = nn.Sequential(nn.Sequential(nn.Linear(3, 3)), nn.Sequential(nn.ReLU()))
     other = nn.Linear(3, 3)
-    made = copy_with(source, {id(source[0][0]): other}, {})
+    made: Any = copy_with(source, {id(source[0][0]): other}, {})
     assert isinstance(made, nn.Sequential)
     assert made[0][0] is other
     assert made[1] is source[1]

@@ -8,7 +8,7 @@ from tailcut.execution.wrapper.guard import Guard
 from tailcut.execution.wrapper.programs import NetworkPrograms
 
 
-def programs() -> tuple[nn.Module, NetworkPrograms]:
+def programs() -> tuple[nn.Sequential, NetworkPrograms]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1))
     tailcut.regularize(model, num_kept={"0.weight": 12, "2.weight": 5})
