@@ -24,6 +24,7 @@ from packaging.utils import canonicalize_name
 pytestmark = pytest.mark.slow
 
 REPOSITORY = Path(__file__).parent.parent
+RESULTS = REPOSITORY / "docs" / "results"
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 # One module of each distribution that only extras or the development tools ask for.
@@ -138,6 +139,10 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def _records() -> list[Path]:
+    return [path for folder in ("frequency-*", "training-for-bytes") for path in RESULTS.glob(f"{folder}/*.json")]
+
+
 def test_wheel_holds_the_package_data(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     source = REPOSITORY / "src"
@@ -148,8 +153,7 @@ def test_wheel_holds_the_package_data(wheel: Path) -> None:
     assert {"tailcut/py.typed", "tailcut/format/SPEC.md"} <= wanted
     assert any(name.endswith(".tailcut") for name in wanted)
     assert recipes
-    results = REPOSITORY / "docs" / "results"
-    wanted |= {f"tailcut/results/{path.relative_to(results)}" for path in results.glob("frequency-*/*.json")}
+    wanted |= {f"tailcut/results/{path.relative_to(RESULTS)}" for path in _records()}
     assert wanted - names == set()
 
 
@@ -212,8 +216,7 @@ print(sorted(result.name for results in find_results("nowhere").values() for res
 """
     folder, names = _run([environment / "bin" / "python", "-c", program], tmp_path).splitlines()
     assert Path(folder).is_relative_to(environment)
-    records = (REPOSITORY / "docs" / "results").glob("frequency-*/*.json")
-    assert names == str(sorted(json.loads(path.read_text())["name"] for path in records))
+    assert names == str(sorted(json.loads(path.read_text())["name"] for path in _records()))
 
 
 def test_zoo_loads_with_no_extra(environment: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ TABLES_PER_TOPIC = {
     "sweeps": 3,
     "training": 2,
     "files": 3,
-    "execution": 5,
+    "execution": 6,
     "inputs": 1,
     "channels": 3,
     "table5": 1,

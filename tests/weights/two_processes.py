@@ -4,6 +4,7 @@ Each trains on its half of the batch through three cuts, and leaves what it saw 
 """
 
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -64,7 +65,9 @@ def alone() -> History:
 
 def together(rank: int, folder: Path) -> list[History]:
     """This process's part: once with a graph that is told to be static, once without."""
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2, timeout=timedelta(seconds=90)
+    )
     histories = []
     for static_graph in (False, True):
         model = Net(seed=rank)  # different ones: that of the first process counts

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.channels.score_two_processes import batches, network, score_together
+from tests.channels.scoring.score_two_processes import batches, network, score_together
 from tests.channels.transcription import paper, published
 from torch import Tensor, nn
 from torch.nn import functional

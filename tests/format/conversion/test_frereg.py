@@ -219,12 +219,13 @@ def test_indices_outside_the_tensor(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def published(carvana_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The published network, packed with each codec."""
+    """The published network, packed with each number type."""
     folder = tmp_path_factory.mktemp("published")
     model = frereg.convert(carvana_root / "carvana" / "published" / "unet_fr.tar.xz", model="unet")
-    for dtype in ("float32", "float16"):
-        tailcut.save(model, folder / f"{dtype}.tailcut", dtype=dtype)
-    return dict.fromkeys(("float32", "float16"), folder / f"{dtype}.tailcut")
+    files = {dtype: folder / f"{dtype}.tailcut" for dtype in ("float32", "float16")}
+    for dtype, path in files.items():
+        tailcut.save(model, path, dtype=dtype)
+    return files
 
 
 def test_the_published_network_has_33_coefficients_in_each_of_23_layers(published: dict[str, Path]) -> None:

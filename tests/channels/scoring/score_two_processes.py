@@ -5,6 +5,7 @@ the scores are left in FOLDER/RANK-alone.json.
 """
 
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tailcut.channels import score
+
+# What the other process takes to start; where it died, this one must not wait for torch's half hour.
+WAIT = timedelta(seconds=90)
 
 
 def network() -> nn.Module:
@@ -29,7 +33,9 @@ def batches() -> list[Tensor]:
 
 def score_together(rank: int, folder: Path) -> None:
     """What one process does."""
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2, timeout=WAIT
+    )
     try:
         own = batches()[:3] if rank == 0 else batches()[3:]
         model = DistributedDataParallel(network())
