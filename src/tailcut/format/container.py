@@ -1,4 +1,4 @@
-"""Container of a `.tailcut` file, versions 1 and 2: header, streams and checksum as in SPEC.md in this folder."""
+"""Container of a `.tailcut` file, versions 1 to 3: header, streams and checksum as in SPEC.md in this folder."""
 
 import itertools
 import json
@@ -18,6 +18,7 @@ from tailcut.errors import (
     UnsupportedVersionError,
 )
 from tailcut.format import codecs
+from tailcut.format.levels import join_blocks, split_blocks
 from tailcut.format.numbers import INTEGERS, QUANTIZED, number_type
 from tailcut.format.quantized import NUMBER as QUANTIZED_CODEC
 from tailcut.limits import MAX_TENSORS
@@ -25,8 +26,8 @@ from tailcut.structure import Reader, Writer
 from tailcut.structure.wire import Value
 
 MAGIC = b"\x89TCT"
-VERSIONS = (1, 2)
-"""What is read. Files without quantised numbers are written as version 1, others as version 2."""
+VERSIONS = (1, 2, 3)
+"""What is read. Files with levels are written as version 3, others with quantised numbers as version 2."""
 
 MAX_HEADER_BYTES = 1 << 20
 MAX_METADATA_BYTES = 1 << 16
@@ -70,10 +71,30 @@ class Stream:
     codec_number: int
     payload: bytes
 
-    def decode(self, count: int) -> bytes:
-        """Return the `count` numbers as bytes. Raises `CorruptFileError` if the payload holds fewer or more."""
+    def decode(self, count: int, known: bytes = b"") -> bytes:
+        """Return the `count` numbers as bytes. Raises `CorruptFileError` if the payload holds fewer or more.
+
+        Args:
+            count: of numbers in this payload.
+            known: the numbers of the levels below.
+        """
         item_bytes = number_type(self.type_number).itemsize
-        return codecs.decode(self.codec_number, self.payload, count * item_bytes, item_bytes)
+        return codecs.decode(self.codec_number, self.payload, count * item_bytes, item_bytes, known)
+
+
+@dataclass(frozen=True)
+class Level:
+    """What a level has beside those below it.
+
+    Attributes:
+        coefficients: the stream of its further coefficients; None in a file without coefficients.
+        has_others: whether it has the other tensors; otherwise they are those of the level below.
+        other_streams: their streams.
+    """
+
+    coefficients: Stream | None
+    has_others: bool
+    other_streams: tuple[Stream, ...]
 
 
 @dataclass(frozen=True)
@@ -91,6 +112,9 @@ class Contents:
         other_streams: one stream per type that occurs, in the order of first occurrence. Quantised and whole numbers
             have one together, after the coefficients' if these are quantised too: that of the coefficients.
         version: of the format.
+        parts: of each level but the highest, the parts of the coefficients that it has of the level above; empty for
+            a file without levels. The fields above are those of the lowest level, but the edits those of the highest.
+        added: the levels above the lowest, as far as they were read.
     """
 
     base: StoredBase | None
@@ -102,6 +126,18 @@ class Contents:
     other_types: tuple[int, ...] = ()
     other_streams: tuple[Stream, ...] = field(default=())
     version: int = 1
+    parts: tuple[int, ...] = ()
+    added: tuple[Level, ...] = ()
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """All levels that were read, the lowest first."""
+        return (Level(self.coefficients, True, self.other_streams), *self.added)
+
+    @property
+    def parts_above(self) -> tuple[int, ...]:
+        """From the highest level of the file down, what leads to the counts of the highest level that was read."""
+        return self.parts[len(self.added) :][::-1]
 
     @property
     def has_quantized_coefficients(self) -> bool:
@@ -120,7 +156,7 @@ def encode(contents: Contents) -> bytes:
     Raises:
         ArgumentError: the contents pass a cap of the format, or the metadata is no JSON object.
     """
-    version = 1 if contents.quantized_stream is None else 2
+    version = 3 if contents.parts else 1 if contents.quantized_stream is None else 2
     header = _encode_header(contents)
     try:
         # What is written can be read: the reader's rules are the writer's too.
@@ -131,24 +167,43 @@ def encode(contents: Contents) -> bytes:
         raise ArgumentError(f"the network does not fit into a .tailcut file: {error}") from error
     body = contents.digest + min(_plain(header), _deflated(header), key=len)
     body += b"".join(stream.payload for stream in _streams(contents))
+    if version == 3:
+        blocks = [body, *map(_encode_level, contents.added)]
+        return MAGIC + bytes([version]) + join_blocks(contents.parts, blocks)
     return MAGIC + bytes([version]) + zlib.crc32(body).to_bytes(4, "little") + body
 
 
-def decode(content: bytes) -> Contents:
+def decode(content: bytes, level: int | None = None) -> Contents:
     """Take the bytes of a file apart, with every number checked against what is there.
+
+    Args:
+        content: of the file.
+        level: the highest level to be read, from 1; all that are there when None.
 
     Raises:
         FormatError: in one of its kinds; see `tailcut.errors`.
+        ArgumentError: the file has no such level.
     """
     check_magic(content)
     if len(content) < HEAD_BYTES + _DIGEST_BYTES:
         raise TruncatedFileError(f"the file ends after {len(content)} bytes, in its head")
-    reader = Reader(content[HEAD_BYTES:])
+    version = content[len(MAGIC)]
+    if version == 3:
+        parts, blocks = split_blocks(content[len(MAGIC) + 1 :], level)
+        contents = replace(_decode_body(Reader(blocks[0]), version), parts=parts)
+        if contents.coefficients is None:
+            raise CorruptFileError("levels of a network without coefficients")
+        return replace(contents, added=tuple(_decode_level(Reader(block), contents) for block in blocks[1:]))
+    if level not in (None, 1):
+        raise ArgumentError(f"the file has no levels, asked for was level {level}")
     stored = int.from_bytes(content[HEAD_BYTES - 4 : HEAD_BYTES], "little")
     if zlib.crc32(memoryview(content)[HEAD_BYTES:]) != stored:
         raise ChecksumError("the checksum does not match: the file is damaged or cut short; get a fresh copy")
+    return _decode_body(Reader(content[HEAD_BYTES:]), version)
+
+
+def _decode_body(reader: Reader, version: int) -> Contents:
     digest = reader.raw(_DIGEST_BYTES)
-    version = content[len(MAGIC)]
     contents, lengths = _decode_header(Reader(_read_header(reader), what="header"), digest, version)
     # The last payload ends where the file ends; only those before it have a length.
     payloads = [reader.raw(length) for length in lengths]
@@ -165,13 +220,39 @@ def decode(content: bytes) -> Contents:
     )
 
 
+def _encode_level(level: Level) -> bytes:
+    """Return the block of a level above the lowest."""
+    writer = Writer()
+    writer.byte(level.has_others)
+    streams = [stream for stream in (level.coefficients, *level.other_streams) if stream is not None]
+    for stream in streams:
+        writer.byte(stream.codec_number)
+    for stream in streams[:-1]:
+        writer.uint(len(stream.payload))
+    return writer.getvalue() + b"".join(stream.payload for stream in streams)
+
+
+def _decode_level(reader: Reader, lowest: Contents) -> Level:
+    """Return the level of a block: its streams have the number types of those in the lowest level."""
+    has_others = reader.byte()
+    if has_others > 1:
+        raise CorruptFileError("the first byte of a level is neither 0 nor 1")
+    kinds = list(_streams(lowest)) if has_others else list(_streams(lowest))[:1]
+    streams = [_checked_stream(kind.type_number, reader.byte(), 3) for kind in kinds]
+    lengths = [reader.uint(of="the length of a payload") for _ in streams[:-1]]
+    payloads = [reader.raw(length) for length in lengths]
+    payloads.append(reader.raw(reader.remaining))
+    filled = [replace(stream, payload=payload) for stream, payload in zip(streams, payloads, strict=True)]
+    return Level(filled[0], bool(has_others), tuple(filled[1:]))
+
+
 def check_magic(content: bytes) -> None:
     """Raise unless `content`, the first bytes of a file, are those of a file that this version reads."""
     if content[: len(MAGIC)] != MAGIC[: len(content)] or not content:
         raise NotTailcutFileError("not a .tailcut file: it does not begin with the magic bytes 89 54 43 54")
     if len(content) > len(MAGIC) and content[len(MAGIC)] not in VERSIONS:
         raise UnsupportedVersionError(
-            f"the file has format version {content[len(MAGIC)]}, this Tailcut reads versions 1 and 2; "
+            f"the file has format version {content[len(MAGIC)]}, this Tailcut reads versions 1 to 3; "
             "update tailcut (pip install -U tailcut)"
         )
 
@@ -261,7 +342,10 @@ def stream_types(types: Sequence[int], *, has_quantized_coefficients: bool) -> l
 
 def _read_stream(reader: Reader, version: int) -> Stream:
     kind = reader.byte()
-    number, codec = kind >> 4, kind & 15
+    return _checked_stream(kind >> 4, kind & 15, version)
+
+
+def _checked_stream(number: int, codec: int, version: int) -> Stream:
     _check_type(number, version)
     if version > 1 and (number == QUANTIZED) != (codec == QUANTIZED_CODEC):
         raise CorruptFileError(f"a stream of number type {number} in codec {codec}")

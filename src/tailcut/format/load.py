@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial, reduce
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from tailcut.errors import (
 )
 from tailcut.format.building import build_for_real, build_on_meta, materialize, needs_real_tensors
 from tailcut.format.container import HEAD_BYTES, MAX_FRAME_BYTES, Contents, check_magic, decode
+from tailcut.format.levels import count_below
 from tailcut.format.numbers import (
     INTEGERS,
     LARGEST_NUMBER_BYTES,
@@ -60,6 +62,7 @@ def load(
     device: torch.device | str = "cpu",
     max_parameters: int | None = None,
     allow_non_finite: bool = False,
+    level: int | None = None,
 ) -> nn.Module:
     """Rebuild the network of a `.tailcut` file. The file is data only: nothing in it is ever executed.
 
@@ -72,6 +75,8 @@ def load(
             bounded by it: see docs/file-format.md.
         allow_non_finite: take numbers that are not finite (NaN, infinities) in tensors that are no coefficients, which
             are an error otherwise. Infinities in buffers, as masks have them, are taken in any case.
+        level: of a file with levels (`save(..., levels=)`): the network of this level, from 1, the smallest. What
+            follows in the file is not looked at. None takes all that is there.
 
     Returns:
         The network in evaluation mode, regularised as it was saved. `.train()` to go on training. It knows the names of
@@ -81,7 +86,7 @@ def load(
 
     Raises:
         FormatError: in one of its kinds: the file is damaged, hostile, too new, too large, or of another model.
-        ArgumentError: the file needs `into`, or `into` is no fresh network with memory.
+        ArgumentError: the file needs `into`, `into` is no fresh network with memory, or there is no such level.
         FileNotFoundError: there is no such file.
     """
     if into is not None:
@@ -89,11 +94,18 @@ def load(
     max_parameters, allow_non_finite = limit_of(max_parameters), non_finite_allowed(allow_non_finite)
     content = read_file(path, max_parameters)
     with naming(path):
-        contents = decode(content)
+        contents = decode(content, checked_level(level))
         del content
         if into is not None:
             return _load_into(contents, into, max_parameters, allow_non_finite)
         return _told(contents, _load_registered(contents, torch.device(device), max_parameters, allow_non_finite))
+
+
+def checked_level(level: object) -> int | None:
+    """Return the user's level; raise `ArgumentError` unless it is None or a whole number from 1."""
+    if level is None or (isinstance(level, int) and not isinstance(level, bool) and level >= 1):
+        return level
+    raise ArgumentError(f"level must be a whole number from 1, the smallest, got {level!r}")
 
 
 @contextmanager
@@ -198,7 +210,7 @@ def _can_hold(own: torch.dtype, number: int) -> bool:
 
 def decode_edits(contents: Contents, model: nn.Module | None) -> list[Edit]:
     """Return the edits of a user's class (`model` None) that can be read without it."""
-    return [_decode_edit(number, content, model) for number, content in contents.edits]
+    return [_decode_edit(number, content, model, contents.parts_above) for number, content in contents.edits]
 
 
 def apply_edits(contents: Contents, model: nn.Module, max_parameters: int) -> list[Edit]:
@@ -207,7 +219,7 @@ def apply_edits(contents: Contents, model: nn.Module, max_parameters: int) -> li
     edits: list[Edit] = []
     num_tensors, num_kept = len(model.state_dict(keep_vars=True)), 0
     for number, content in contents.edits:
-        edit = _decode_edit(number, content, context)
+        edit = _decode_edit(number, content, context, contents.parts_above)
         num_kept += len(edit.stored_tensors())
         check_work(num_tensors, num_kept=num_kept, num_edits=len(contents.edits), max_parameters=max_parameters)
         try:
@@ -316,14 +328,15 @@ def _filled(model: nn.Module, record: Record, values: Sequence[torch.Tensor], di
     return model.eval()
 
 
-def _decode_edit(number: int, content: bytes, model: nn.Module | None) -> Edit:
+def _decode_edit(number: int, content: bytes, model: nn.Module | None, parts_above: Sequence[int]) -> Edit:
+    """Return an edit with the counts of the level that was read."""
     kind = edit_kind(number)
     if kind is None:
         raise UnsupportedVersionError(f"unknown kind of edit {number}; the file may need a newer version of tailcut")
     reader = Reader(content, what=f"edit {kind.kind!r}")
     edit = kind.decode(reader, model)
     reader.end()
-    return edit
+    return edit.with_counts(partial(reduce, count_below, parts_above)) if parts_above else edit
 
 
 def _compare_names(contents: Contents, tensors: NetworkTensors) -> None:

@@ -146,24 +146,23 @@ class Rounding:
     with_coefficients: bool
     sensitivity: Sensitivity
 
-    def payload(self, step: float) -> bytes:
-        """Return the payload at this step; a tensor's own step is `step` over the root of its curvature.
-
-        Raises:
-            ArgumentError: the step is too fine for a tensor.
-        """
-        layouts, tensors = zip(*self._rounded(step), strict=True)
-        return quantized.encode(layouts, tensors)
-
     def values(self, step: float) -> dict[str, Tensor]:
         """Return the numbers that a reader decodes at this step, flat, by name; integers separately."""
         names = [entry.name for entry in self.tensors.coefficients if self.with_coefficients]
         pairs = zip(self.tensors.others, self.types, strict=True)
         names += [other.name for other, number in pairs if number in (QUANTIZED, INTEGERS)]
-        found = zip(names, self._rounded(step), strict=True)
+        found = zip(names, self.rounded(step), strict=True)
         return {name: quantized.dequantize(tensor, layout) for name, (layout, tensor) in found if not layout.is_integer}
 
-    def _rounded(self, step: float) -> Iterator[tuple[Layout, Coded]]:
+    def rounded(self, step: float) -> Iterator[tuple[Layout, Coded]]:
+        """Yield the layout and the whole numbers of each tensor, in the order of the payload.
+
+        Args:
+            step: of the network; a tensor's own step is `step` over the root of its curvature.
+
+        Raises:
+            ArgumentError: the step is too fine for a tensor.
+        """
         values, steps = self._values(), {}
         for name in values:
             steps[name] = nearest_step(self._step_of(name, self.sensitivity.curvature, step))

@@ -3,7 +3,7 @@
 import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -14,9 +14,12 @@ from torch import nn
 
 from tailcut.errors import ArgumentError, StructureError, TailcutError
 from tailcut.files import write_atomically
-from tailcut.format import codecs, quantized
-from tailcut.format.container import Contents, StoredBase, StoredOther, Stream, encode, stream_types
-from tailcut.format.numbers import QUANTIZED, QUANTIZED_DTYPE, float_type, has_non_finite, to_bytes, type_number
+from tailcut.format import quantized
+from tailcut.format.container import Contents, Level, StoredBase, StoredOther, Stream, encode, stream_types
+from tailcut.format.level_streams import coefficient_streams, other_streams, quantized_payloads, stored_type
+from tailcut.format.levels import parts_of
+from tailcut.format.network_levels import NetworkLevel, network_levels
+from tailcut.format.numbers import QUANTIZED, QUANTIZED_DTYPE, float_type, has_non_finite, type_number
 from tailcut.format.quantization import (
     RELATIVE_STEP,
     Rounding,
@@ -89,6 +92,8 @@ def save(
     metadata: Mapping[str, Any] | None = None,
     registered: bool = True,
     allow_non_finite: bool = False,
+    levels: Sequence[float] = (),
+    calibration: Iterable[Any] | None = None,
 ) -> SaveReport:
     """Write `model` to a `.tailcut` file, whole or not at all. Does not change the model.
 
@@ -110,14 +115,19 @@ def save(
             class of your own, for `load(path, into=...)`.
         allow_non_finite: write numbers that are not finite (NaN, infinities) in tensors that are no coefficients;
             `load` needs the same then. Infinities in buffers, as masks have them, are written in any case.
+        levels: for a progressive file, of which a part is a network: the coefficients that each smaller network has of
+            every tensor, as parts of all, from the smallest, such as (0.25, 0.5). `load(path, level=1)` gives the
+            smallest, and so does a file that was cut at the end of its level.
+        calibration: batches of training inputs, on which batch norm's running statistics are measured for each smaller
+            network; they have those of the whole one when None.
 
     Returns:
         Sizes and counts.
 
     Raises:
         ArgumentError: a dtype is unknown, a number does not fit into it or is not finite, the model is no module or
-            keeps state that is not a tensor, the metadata is no JSON object, the folder does not exist, or no step
-            makes the file as small as `max_bytes`.
+            keeps state that is not a tensor, the metadata is no JSON object, the folder does not exist, no step makes
+            the file as small as `max_bytes`, or the levels do not rise from above 0 to below 1.
         StructureError: the model is no longer what its record says; or it wraps or holds the network that an edit was
             made on (`DataParallel`, `DistributedDataParallel`, `torch.compile`, a class around a pruned backbone).
     """
@@ -132,6 +142,8 @@ def save(
         metadata=metadata,
         registered=registered,
         allow_non_finite=allow_non_finite,
+        levels=levels,
+        calibration=calibration,
     )
     _log.info("saved %s", report)
     return report
@@ -180,10 +192,15 @@ def pack(
     metadata: Mapping[str, Any] | None = None,
     registered: bool = True,
     allow_non_finite: bool = False,
+    levels: Sequence[float] = (),
+    calibration: Iterable[Any] | None = None,
 ) -> tuple[bytes, NetworkTensors]:
     """Return the bytes of the file and the tensors in it; see `save`."""
     model = without_views(model)
     kinds = _Kinds.of(dtype, other_dtype)
+    parts = parts_of(levels) if len(levels) else ()
+    if calibration is not None and not parts:
+        raise ArgumentError("calibration is for a file with levels=")
     if not kinds.quantizes and (step, max_bytes, sensitivity) != (None, None, None):
         raise ArgumentError('step, max_bytes and sensitivity are for dtype="quantized"')
     if metadata is not None and not isinstance(metadata, Mapping):
@@ -202,17 +219,28 @@ def pack(
         metadata={**user_metadata(model), **(metadata or {})},
         edits=tuple(encoded),
         others=() if record.base is not None else _stored_others(tensors.others),
+        parts=parts,
     )
+    found = network_levels(model, tensors, edits, parts, calibration)
     if kinds.quantizes:
-        return _quantized(plain, tensors, kinds, step, max_bytes, sensitivity), tensors
-    stored = [type_number(_stored_type(other, kinds.others), name=other.name) for other in tensors.others]
-    contents = replace(
-        plain,
-        coefficients=_coefficient_stream(tensors, kinds.coefficients) if tensors.coefficients else None,
-        other_types=tuple(stored),
-        other_streams=tuple(_other_streams(tensors.others, stored, kinds.others)),
-    )
-    return encode(contents), tensors
+        return _quantized(plain, found, kinds, step, max_bytes, sensitivity), tensors
+    stored = [type_number(stored_type(other, kinds.others), name=other.name) for other in tensors.others]
+    vectors = coefficient_streams(found, kinds.coefficients)
+    others = [other_streams(level.tensors.others, stored, kinds.others) for level in found if level.has_others]
+    return encode(_with_streams(replace(plain, other_types=tuple(stored)), found, vectors, others)), tensors
+
+
+def _with_streams(
+    plain: Contents, levels: Sequence[NetworkLevel], vectors: Sequence[Stream], others: Sequence[Sequence[Stream]]
+) -> Contents:
+    """Return the contents with the coefficients of each level, and the other tensors of those that have them."""
+    own, lowest = iter(others), next(iter(vectors), None)
+    one_each: Sequence[Stream | None] = vectors or [None]
+    added = [
+        Level(vector, level.has_others, tuple(next(own)) if level.has_others else ())
+        for level, vector in zip(levels, one_each, strict=True)
+    ]
+    return replace(plain, coefficients=lowest, other_streams=added[0].other_streams, added=tuple(added[1:]))
 
 
 @dataclass(frozen=True)
@@ -238,34 +266,37 @@ class _Kinds:
 
 def _quantized(
     plain: Contents,
-    tensors: NetworkTensors,
+    levels: Sequence[NetworkLevel],
     kinds: _Kinds,
     step: float | None,
     max_bytes: int | None,
     sensitivity: Sensitivity | None,
 ) -> bytes:
-    """Return the bytes of a file of version 2."""
+    """Return the bytes of a file with quantised numbers."""
+    tensors = levels[-1].tensors
     types = types_of_others(tensors.others, kinds.others) if kinds.rounds_others else None
     if types is None:
-        types = [type_number(_stored_type(other, kinds.others), name=other.name) for other in tensors.others]
+        types = [type_number(stored_type(other, kinds.others), name=other.name) for other in tensors.others]
     with_coefficients = kinds.rounds_coefficients and bool(tensors.coefficients)
     exact = [number if number < QUANTIZED else None for number in types]
-    streams = _other_streams(tensors.others, exact, kinds.others)
     if not with_coefficients and not any(number >= QUANTIZED for number in types):
         raise ArgumentError("the network has nothing to quantise: no coefficients, parameters or running statistics")
     rounding = Rounding(tensors, types, with_coefficients, _sensitivity_of(tensors, sensitivity))
+    expected = stream_types(types, has_quantized_coefficients=with_coefficients)
+    exact_streams = [other_streams(level.tensors.others, exact, kinds.others) for level in levels if level.has_others]
+    exact_vectors = [] if with_coefficients else coefficient_streams(levels, kinds.coefficients)
 
     @cache
     def content(size: float, nearest: bool = False) -> bytes:
         rounds = replace(rounding, sensitivity=replace(rounding.sensitivity, blocks=())) if nearest else rounding
-        stream = Stream(QUANTIZED, quantized.NUMBER, rounds.payload(size))
-        by_type = {entry.type_number: entry for entry in [*streams, stream]}
-        expected = stream_types(types, has_quantized_coefficients=with_coefficients)
-        coefficients = stream if with_coefficients else None
-        if coefficients is None and tensors.coefficients:
-            coefficients = _coefficient_stream(tensors, kinds.coefficients)
-        other_streams = tuple(by_type[number] for number in expected)
-        return encode(replace(plain, coefficients=coefficients, other_types=tuple(types), other_streams=other_streams))
+        streams = [Stream(QUANTIZED, quantized.NUMBER, made) for made in quantized_payloads(levels, rounds, size)]
+        own = [stream for level, stream in zip(levels, streams, strict=True) if level.has_others]
+        others = []
+        for exactly, stream in zip(exact_streams, own, strict=True):
+            by_type = {entry.type_number: entry for entry in [*exactly, stream]}
+            others.append([by_type[number] for number in expected])
+        vectors = streams if with_coefficients else exact_vectors
+        return encode(_with_streams(replace(plain, other_types=tuple(types)), levels, vectors, others))
 
     if max_bytes is None:
         return content(RELATIVE_STEP if step is None else checked_step(step))
@@ -351,36 +382,6 @@ def _changed(base: Base | None, why: str) -> str:
         f"the model is no longer the registered {base.name!r} with its recorded edits ({why}); "
         "save it as a class of your own with registered=False, and load it with into="
     )
-
-
-def _coefficient_stream(tensors: NetworkTensors, dtype: torch.dtype) -> Stream:
-    for entry in tensors.coefficients:
-        if not entry.values.is_meta and not bool(torch.isfinite(entry.values).all()):
-            raise ArgumentError(
-                f"{entry.name} has coefficients that are not finite; one of them spoils the whole tensor"
-            )
-    content = b"".join(to_bytes(entry.values, dtype, name=entry.name) for entry in tensors.coefficients)
-    codec_number, payload = codecs.best(content, dtype.itemsize)
-    return Stream(type_number(dtype, name="coefficients"), codec_number, payload)
-
-
-def _stored_type(other: OtherTensor, other_type: torch.dtype | None) -> torch.dtype:
-    is_float = other.tensor.dtype.is_floating_point
-    return other_type if is_float and other_type is not None else other.tensor.dtype
-
-
-def _other_streams(
-    others: Sequence[OtherTensor], types: Sequence[int | None], other_type: torch.dtype | None
-) -> list[Stream]:
-    """Return one entry per type, in order of first occurrence; tensors without one have none."""
-    streams = []
-    for number in dict.fromkeys(number for number in types if number is not None):
-        members = [other for other, stored in zip(others, types, strict=True) if stored == number]
-        dtype = _stored_type(members[0], other_type)
-        content = b"".join(to_bytes(other.tensor, dtype, name=other.name) for other in members)
-        codec_number, payload = codecs.best(content, dtype.itemsize)
-        streams.append(Stream(number, codec_number, payload))
-    return streams
 
 
 def _stored_others(others: Sequence[OtherTensor]) -> tuple[StoredOther, ...]:

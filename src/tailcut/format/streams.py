@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from tailcut.errors import CorruptFileError
 from tailcut.format import quantized
-from tailcut.format.container import Contents
+from tailcut.format.container import Contents, Stream
+from tailcut.format.levels import count_below
 from tailcut.format.numbers import INTEGERS, QUANTIZED, from_bytes, number_type
 from tailcut.transform.order import corner_positions
 
@@ -62,14 +64,28 @@ def decode_values(
     num_vectors = len(kept) if contents.has_quantized_coefficients else 0
     vectors = found[:num_vectors] if num_vectors else _plain_vectors(contents, kept)
     rest = dict(zip(quantized_places(contents), found[num_vectors:], strict=True))
-    for stream in contents.other_streams:
-        if stream.type_number == QUANTIZED:
-            continue
-        members = [place for place, number in enumerate(contents.other_types) if number == stream.type_number]
-        sizes = [math.prod(others[place][1]) for place in members]
-        numbers = from_bytes(stream.decode(sum(sizes)), number_type(stream.type_number))
-        rest |= zip(members, numbers.split(sizes), strict=True)
+    for level in contents.levels:
+        for stream in level.other_streams:
+            rest |= _plain_others(contents, stream, others)
     return vectors, [rest[place].reshape(shape) for place, (_, shape) in enumerate(others)]
+
+
+def _plain_others(contents: Contents, stream: Stream, others: Sequence[NamedShape]) -> dict[int, Tensor]:
+    """Return the tensors of a stream by their places; none if it is quantised."""
+    if stream.type_number == QUANTIZED:
+        return {}
+    members = [place for place, number in enumerate(contents.other_types) if number == stream.type_number]
+    sizes = [math.prod(others[place][1]) for place in members]
+    numbers = from_bytes(stream.decode(sum(sizes)), number_type(stream.type_number))
+    return dict(zip(members, numbers.split(sizes), strict=True))
+
+
+def counts_by_level(contents: Contents, counts: Sequence[int]) -> list[list[int]]:
+    """Return how many coefficients each tensor has in each level that was read, from the counts in the highest."""
+    found = [list(counts)]
+    for parts in reversed(contents.parts[: len(contents.added)]):
+        found.append([count_below(count, parts) for count in found[-1]])
+    return found[::-1]
 
 
 def quantized_places(contents: Contents) -> list[int]:
@@ -77,17 +93,17 @@ def quantized_places(contents: Contents) -> list[int]:
     return [place for place, number in enumerate(contents.other_types) if number in (QUANTIZED, INTEGERS)]
 
 
-def quantized_layouts(contents: Contents, kept: Sequence[Kept], others: Sequence[NamedShape]) -> list[quantized.Layout]:
-    """Of all tensors in the quantised stream, in its order."""
-    layouts = [layout_of_kept(entry) for entry in kept] if contents.has_quantized_coefficients else []
-    for place in quantized_places(contents):
-        layouts.append(layout_of_other(*others[place], is_integer=contents.other_types[place] == INTEGERS))
-    return layouts
+def quantized_others(contents: Contents, others: Sequence[NamedShape]) -> list[quantized.Layout]:
+    """Of the tensors in the quantised stream that are stored whole, in its order."""
+    return [
+        layout_of_other(*others[place], is_integer=contents.other_types[place] == INTEGERS)
+        for place in quantized_places(contents)
+    ]
 
 
-def layout_of_kept(entry: Kept) -> quantized.Layout:
-    """Return the layout of the coefficients of a tensor."""
-    return quantized.Layout("", entry.shape, entry.num_kept, order=partial(_order, entry))
+def layout_of_kept(entry: Kept, size: int | None = None) -> quantized.Layout:
+    """Return the layout of the coefficients of a tensor: all that are kept, or the first `size` of them."""
+    return quantized.Layout("", entry.shape, entry.num_kept if size is None else size, order=partial(_order, entry))
 
 
 def layout_of_other(name: str, shape: tuple[int, ...], *, is_integer: bool) -> quantized.Layout:
@@ -107,11 +123,37 @@ def decode_quantized(
     Raises:
         CorruptFileError: the payload does not hold just these.
     """
-    stream = contents.quantized_stream
-    if stream is None:
-        return []
-    layouts = quantized_layouts(contents, kept, others)
-    return list(zip(layouts, quantized.decode(stream.payload, layouts), strict=True))
+    whole = quantized_others(contents, others)
+    if contents.has_quantized_coefficients:
+        return _decode_levels(contents, kept, whole)
+    found: list[tuple[quantized.Layout, quantized.Coded]] = []
+    for level in contents.levels:
+        for stream in level.other_streams:
+            if stream.type_number == QUANTIZED:
+                found = list(zip(whole, quantized.decode(stream.payload, whole), strict=True))
+    return found
+
+
+def _decode_levels(
+    contents: Contents, kept: Sequence[Kept], whole: Sequence[quantized.Layout]
+) -> list[tuple[quantized.Layout, quantized.Coded]]:
+    """Return coefficients and other tensors, where one stream has them all."""
+    sizes = counts_by_level(contents, [entry.num_kept for entry in kept])
+    layouts = [[layout_of_kept(entry, size) for entry, size in zip(kept, row, strict=True)] for row in sizes]
+    decoder = quantized.Decoder([*layouts[-1], *whole])
+    vectors: list[quantized.Coded] = []
+    rest: list[quantized.Coded] = []
+    for number, (level, row) in enumerate(zip(contents.levels, layouts, strict=True)):
+        payload = b"" if level.coefficients is None else level.coefficients.payload
+        below = [padded(tensor, size) for tensor, size in zip(vectors, sizes[number - 1], strict=False)]
+        found = decoder.level(payload, [*row, *(whole if level.has_others else ())], below)
+        vectors, rest = found[: len(row)], found[len(row) :] if level.has_others else rest
+    return list(zip([*layouts[-1], *whole], [*vectors, *rest], strict=True))
+
+
+def padded(tensor: quantized.Coded, size: int) -> quantized.Coded:
+    """Return a tensor of coefficients with the zeros at its end."""
+    return replace(tensor, numbers=np.pad(tensor.numbers, (0, size - len(tensor.numbers))))
 
 
 def _plain_vectors(contents: Contents, kept: Sequence[Kept]) -> list[Tensor]:
@@ -120,8 +162,15 @@ def _plain_vectors(contents: Contents, kept: Sequence[Kept]) -> list[Tensor]:
     dtype = number_type(contents.coefficients.type_number)
     if not dtype.is_floating_point:
         raise CorruptFileError(f"coefficients of type {dtype} are no real numbers")
-    counts = [entry.num_kept for entry in kept]
-    numbers = from_bytes(contents.coefficients.decode(sum(counts)), dtype)
-    if not bool(torch.isfinite(numbers).all()):
-        raise CorruptFileError("a coefficient is not finite")
-    return list(numbers.split(counts))
+    known, lower = b"", [0] * len(kept)
+    parts: list[list[Tensor]] = [[] for _ in kept]
+    for level, counts in zip(contents.levels, counts_by_level(contents, [e.num_kept for e in kept]), strict=True):
+        more = [count - before for count, before in zip(counts, lower, strict=True)]
+        content = b"" if level.coefficients is None else level.coefficients.decode(sum(more), known)
+        numbers = from_bytes(content, dtype)
+        if not bool(torch.isfinite(numbers).all()):
+            raise CorruptFileError("a coefficient is not finite")
+        for part, values in zip(parts, numbers.split(more), strict=True):
+            part.append(values)
+        known, lower = known + content, counts
+    return [torch.cat(part) if len(part) > 1 else part[0] for part in parts]

@@ -1,6 +1,7 @@
 """Record of a network: its base and the ordered list of its edits, stored on the network itself."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple, Self, TypeVar
 
@@ -102,6 +103,10 @@ class Edit(ABC):
     def stored_tensors(self) -> list[StoredTensor]:
         """Return the tensors that this edit keeps as coefficients, known from the edit alone. None by default."""
         return []
+
+    def with_counts(self, change: Callable[[int], int]) -> Self:
+        """Return the edit with `change` of the number of coefficients of each tensor. The same by default."""
+        return self
 
     def example_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of an example input (batch first) after this edit, from that before it. The same by default."""

@@ -1,6 +1,6 @@
 """The `regularize` edit in files: the tensors kept as coefficients, their transformed axes and counts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -91,6 +91,10 @@ class RegularizeEdit(Edit):
     def stored_tensors(self) -> list[StoredTensor]:
         """Names, shapes, axes, order weights and counts."""
         return list(self.tensors)
+
+    def with_counts(self, change: Callable[[int], int]) -> Self:
+        """Return the edit with other counts, each from 1 to the size of its tensor."""
+        return type(self)(tuple(tensor._replace(num_kept=change(tensor.num_kept)) for tensor in self.tensors))
 
     def encode(self, writer: Writer, model: nn.Module | None) -> None:
         """Write selection, settings and counts; see `format/SPEC.md`."""

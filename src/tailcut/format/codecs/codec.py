@@ -35,12 +35,13 @@ class Codec(ABC):
     """The codec's name in reports."""
 
     @abstractmethod
-    def encode(self, content: bytes, item_bytes: int) -> bytes | None:
+    def encode(self, content: bytes, item_bytes: int, known: bytes = b"") -> bytes | None:
         """Return `content`, encoded.
 
         Args:
             content: the numbers, little-endian, one after another.
             item_bytes: bytes of one number: 1, 2, 4 or 8.
+            known: numbers that the reader has already, for a codec that learns from them.
 
         Returns:
             The payload (it may be longer than `content`), or None when the codec does not apply to a
@@ -51,13 +52,14 @@ class Codec(ABC):
         """
 
     @abstractmethod
-    def decode(self, payload: bytes, num_bytes: int, item_bytes: int) -> bytes:
+    def decode(self, payload: bytes, num_bytes: int, item_bytes: int, known: bytes = b"") -> bytes:
         """Return `payload`, decoded.
 
         Args:
             payload: what `encode` gave.
             num_bytes: the length of the content, known from the header; already checked against the caps.
             item_bytes: bytes of one number: 1, 2, 4 or 8.
+            known: as for `encode`.
 
         Returns:
             The content, exactly `num_bytes` bytes.

@@ -30,14 +30,14 @@ class Deflate(Codec):
     number: ClassVar[int] = 1
     name: ClassVar[str] = "deflate"
 
-    def encode(self, content: bytes, item_bytes: int) -> bytes:
+    def encode(self, content: bytes, item_bytes: int, known: bytes = b"") -> bytes:
         """Byte planes through zlib at level 9. See `Codec.encode`."""
         self._check_content(content, item_bytes)
         planes = b"".join(content[plane::item_bytes] for plane in reversed(range(item_bytes)))
         compressor = zlib.compressobj(LEVEL, zlib.DEFLATED, RAW_WINDOW_BITS)
         return compressor.compress(planes) + compressor.flush()
 
-    def decode(self, payload: bytes, num_bytes: int, item_bytes: int) -> bytes:
+    def decode(self, payload: bytes, num_bytes: int, item_bytes: int, known: bytes = b"") -> bytes:
         """Return the content of decompressed planes. See `Codec.decode`."""
         self._check_size(num_bytes, item_bytes)
         decompressor = zlib.decompressobj(RAW_WINDOW_BITS)

@@ -1,5 +1,6 @@
 """Codec 2: adaptive binary range coder for arrays of tens to tens of thousands of numbers."""
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 from .codec import Codec
@@ -28,7 +29,7 @@ RATES = tuple((2 << 16) // (2 * count + 3) for count in range(COUNT_LIMIT + 1))
 class RangeCoder(Codec):
     """Codec 2, `range`: a binary range coder with adaptive probabilities.
 
-    It applies to contents of 1 to 65,536 bytes.
+    It applies to contents of 1 to 65,536 bytes, known numbers included.
 
     All numbers below are unsigned integers, `//` rounds down, and no floating-point number takes part, so
     that the same content has the same payload everywhere. The code is one-to-one: `decode` accepts
@@ -53,6 +54,8 @@ class RangeCoder(Codec):
     - then n = n + 1 if n < 126.
 
     (So p stays within 1 to 65535 by itself.)
+
+    Known numbers. Contexts begin as if the numbers that the reader has already had been coded before.
 
     Interval. The coder holds `low` and `range`, at the start 0 and 2^32. To code a bit with probability p:
 
@@ -82,32 +85,25 @@ class RangeCoder(Codec):
     number: ClassVar[int] = 2
     name: ClassVar[str] = "range"
 
-    def encode(self, content: bytes, item_bytes: int) -> bytes | None:
+    def encode(self, content: bytes, item_bytes: int, known: bytes = b"") -> bytes | None:
         """Return the payload, or None if `content` is empty or has more than 65,536 bytes. See `Codec.encode`."""
         self._check_content(content, item_bytes)
-        if not 0 < len(content) <= MAX_BYTES:
+        if not content or len(known) + len(content) > MAX_BYTES:
             return None
-        num_bits = 8 * item_bytes
-        encoder = _Encoder(num_bits)
-        for start in range(0, len(content), item_bytes):
-            item = int.from_bytes(content[start : start + item_bytes], "little")
-            rotated = (item << 1) & ((1 << num_bits) - 1) | item >> (num_bits - 1)
-            node = 1
-            for position in range(num_bits - 1, num_bits - 1 - TOP_BITS, -1):
-                bit = rotated >> position & 1
-                encoder.put(node, bit)
-                node = node << 1 | bit
-            for position in range(num_bits - 1 - TOP_BITS, -1, -1):
-                encoder.put(TREE_CONTEXTS + position, rotated >> position & 1)
+        encoder = _Encoder(8 * item_bytes)
+        encoder.learn(known)
+        for context, bit in _decisions(content, 8 * item_bytes):
+            encoder.put(context, bit)
         return encoder.finish()
 
-    def decode(self, payload: bytes, num_bytes: int, item_bytes: int) -> bytes:
+    def decode(self, payload: bytes, num_bytes: int, item_bytes: int, known: bytes = b"") -> bytes:
         """Return the content if `payload` is exactly its encoding. See `Codec.decode`."""
         self._check_size(num_bytes, item_bytes)
-        if not 0 < num_bytes <= MAX_BYTES:
-            raise self._corrupt(f"expected 1 to {MAX_BYTES} bytes of content, the header says {num_bytes}")
+        if num_bytes < 1 or len(known) + num_bytes > MAX_BYTES:
+            raise self._corrupt(f"expected 1 to {MAX_BYTES - len(known)} bytes of content, the header says {num_bytes}")
         num_bits = 8 * item_bytes
         decoder = _Decoder(num_bits, payload)
+        decoder.learn(known)
         content = bytearray()
         for _ in range(num_bytes // item_bytes):
             rotated = 1
@@ -122,14 +118,34 @@ class RangeCoder(Codec):
         return bytes(content)
 
 
+def _decisions(content: bytes, num_bits: int) -> Iterator[tuple[int, int]]:
+    """Yield the context and the bit of each decision of these items."""
+    for start in range(0, len(content), num_bits // 8):
+        item = int.from_bytes(content[start : start + num_bits // 8], "little")
+        rotated = (item << 1) & ((1 << num_bits) - 1) | item >> (num_bits - 1)
+        node = 1
+        for position in range(num_bits - 1, num_bits - 1 - TOP_BITS, -1):
+            bit = rotated >> position & 1
+            yield node, bit
+            node = node << 1 | bit
+        for position in range(num_bits - 1 - TOP_BITS, -1, -1):
+            yield TREE_CONTEXTS + position, rotated >> position & 1
+
+
 class _Contexts:
     """The adaptive probabilities of all contexts, as `RangeCoder` specifies them."""
 
     def __init__(self, num_bits: int) -> None:
         num_fast = 1 << FAST_LEVELS
+        self._num_bits = num_bits
         num_low = num_bits - TOP_BITS
         self._zeros = [1 << 15] * (TREE_CONTEXTS + num_low)
         self._counts = [FAST_COUNT] * num_fast + [SLOW_COUNT] * (TREE_CONTEXTS - num_fast) + [LOW_COUNT] * num_low
+
+    def learn(self, known: bytes) -> None:
+        """Take in numbers as if they had been coded."""
+        for context, bit in _decisions(known, self._num_bits):
+            self._adapt(context, bit)
 
     def _adapt(self, context: int, bit: int) -> None:
         count = self._counts[context]

@@ -17,12 +17,13 @@ CODECS: Mapping[int, Codec] = MappingProxyType({codec.number: codec for codec in
 """Every codec by its number in the file, in ascending order. Numbers are never reused; 3 to 7 are free."""
 
 
-def best(content: bytes, item_bytes: int) -> tuple[int, bytes]:
+def best(content: bytes, item_bytes: int, known: bytes = b"") -> tuple[int, bytes]:
     r"""Return the shortest payload of `content` over all codecs.
 
     Args:
         content: the numbers, little-endian, one after another.
         item_bytes: bytes of one number: 1, 2, 4 or 8.
+        known: numbers that the reader has already.
 
     Returns:
         The number of the codec and its payload. Of equally short ones the codec with the lowest number, so
@@ -37,13 +38,13 @@ def best(content: bytes, item_bytes: int) -> tuple[int, bytes]:
         >>> best(b"\x01\x02", 2)
         (0, b'\x01\x02')
     """
-    payloads = {number: codec.encode(content, item_bytes) for number, codec in CODECS.items()}
+    payloads = {number: codec.encode(content, item_bytes, known) for number, codec in CODECS.items()}
     applicable = [(len(payload), number, payload) for number, payload in payloads.items() if payload is not None]
     _, number, payload = min(applicable)
     return number, payload
 
 
-def decode(number: int, payload: bytes, num_bytes: int, item_bytes: int) -> bytes:
+def decode(number: int, payload: bytes, num_bytes: int, item_bytes: int, known: bytes = b"") -> bytes:
     """Return `payload`, decoded by the codec with this number.
 
     Args:
@@ -51,6 +52,7 @@ def decode(number: int, payload: bytes, num_bytes: int, item_bytes: int) -> byte
         payload: what the codec's `encode` gave.
         num_bytes: the length of the content; check it against the caps first, this much memory is taken.
         item_bytes: bytes of one number: 1, 2, 4 or 8.
+        known: numbers that the reader has already, as the encoder had them.
 
     Returns:
         The content, exactly `num_bytes` bytes.
@@ -62,8 +64,8 @@ def decode(number: int, payload: bytes, num_bytes: int, item_bytes: int) -> byte
     """
     codec = CODECS.get(number)
     if codec is None:
-        known = ", ".join(f"{codec.number} ({codec.name})" for codec in CODECS.values())
+        all_known = ", ".join(f"{codec.number} ({codec.name})" for codec in CODECS.values())
         raise UnsupportedVersionError(
-            f"unknown codec {number}, known are {known}; the file may need a newer version of tailcut"
+            f"unknown codec {number}, known are {all_known}; the file may need a newer version of tailcut"
         )
-    return codec.decode(payload, num_bytes, item_bytes)
+    return codec.decode(payload, num_bytes, item_bytes, known)

@@ -1,7 +1,10 @@
 """Codec 3: numbers rounded to steps, and their adaptive code. `coder` handles bytes, `values` their meaning."""
 
+from tailcut.format.quantized.coder import MAX_MAGNITUDE as MAX_MAGNITUDE
 from tailcut.format.quantized.coder import NUMBER as NUMBER
 from tailcut.format.quantized.coder import Coded as Coded
+from tailcut.format.quantized.coder import Decoder as Decoder
+from tailcut.format.quantized.coder import Encoder as Encoder
 from tailcut.format.quantized.coder import Layout as Layout
 from tailcut.format.quantized.coder import decode as decode
 from tailcut.format.quantized.coder import encode as encode

@@ -1,5 +1,6 @@
 """Codec 3, `quantized`: integers on lattices to bytes and back, by an adaptive binary range coder."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, MutableSequence, Sequence
 from dataclasses import dataclass, field
@@ -38,7 +39,8 @@ MAX_STEP = 400
 
 _CHUNK = 4096
 _BYTES_PER_NUMBER = 64  # never reached: 43 decisions of at most 10 bits
-_TRANSFORM, _STEP, _OFFSET, _COUNT, _WHOLE = plain.PARAMETER_SETS
+_PARAMETERS, _WHOLE = plain.PARAMETER_SETS[:4], plain.PARAMETER_SETS[4]
+_TRANSFORM, _COUNT = _PARAMETERS[0], _PARAMETERS[3]
 
 
 @dataclass(frozen=True)
@@ -125,16 +127,7 @@ def encode(layouts: Sequence[Layout], tensors: Sequence[Coded]) -> bytes:
         layouts: of the tensors.
         tensors: at most `size` numbers each, of magnitudes up to `MAX_MAGNITUDE`.
     """
-    state = _state(layouts, [0, 1 << 32, 0])
-    buffer: Any = np.zeros(0, np.uint8) if state.is_compiled else bytearray()
-    for layout, tensor in zip(layouts, tensors, strict=True):
-        start = state.bits()
-        buffer = _encode_tensor(state, buffer, layout, tensor)
-        tensor.bits = state.bits() - start
-    buffer = _with_room(state, buffer, 1)
-    low, written = int(state.coder[0]) + (1 << 24) - 1, int(state.coder[2])
-    payload = int.from_bytes(bytes(buffer[:written]), "big") + (low >> 32)
-    return payload.to_bytes(written, "big") + bytes([low >> 24 & 255])
+    return Encoder(layouts).level(layouts, tensors)
 
 
 def decode(payload: bytes, layouts: Sequence[Layout]) -> list[Coded]:
@@ -145,18 +138,78 @@ def decode(payload: bytes, layouts: Sequence[Layout]) -> list[Coded]:
         LimitError: they have more whole numbers than are allowed.
         MissingExtraError: they have so many numbers that numba is needed.
     """
-    state = _state(layouts, [int.from_bytes(payload[:4].ljust(4, b"\0"), "big"), 1 << 32, 4])
-    source: Any = np.frombuffer(payload, np.uint8) if state.is_compiled else payload
-    most, tensors = NUMBERS_PER_BYTE * (len(payload) + 8), []
-    for layout in layouts:
-        start = state.bits()
-        tensor = _decode_tensor(state, source, layout, most)
-        most -= len(tensor.numbers)
-        tensor.bits = state.bits() - start
-        tensors.append(tensor)
-    if state.coder[2] != len(payload) + 3 or state.coder[0] >= 1 << 24:
-        raise corrupt(f"its {len(payload)} bytes are not the code of any numbers of these tensors")
-    return tensors
+    return Decoder(layouts).level(payload, layouts)
+
+
+class Encoder:
+    """Writes the levels of a file, the lowest first: each goes on with what those before it have taught the contexts.
+
+    Args:
+        layouts: of the tensors of the highest level.
+    """
+
+    def __init__(self, layouts: Sequence[Layout]) -> None:
+        self._state = _state(layouts)
+
+    def level(self, layouts: Sequence[Layout], tensors: Sequence[Coded], known: Sequence[int] = ()) -> bytes:
+        """Return the payload of a level; sets the number of bits of each tensor, in this level.
+
+        Args:
+            layouts: of its tensors.
+            tensors: their numbers, those of the levels below too.
+            known: how many numbers of each of the first tensors the levels below have.
+        """
+        state = self._state
+        state.coder = state.ints([0, 1 << 32, 0])
+        buffer: Any = np.zeros(0, np.uint8) if state.is_compiled else bytearray()
+        for layout, tensor, count in itertools.zip_longest(layouts, tensors, known):
+            start = state.bits()
+            buffer = _encode_tensor(state, buffer, layout, tensor, count)
+            tensor.bits = state.bits() - start
+        buffer = _with_room(state, buffer, 1)
+        low, written = int(state.coder[0]) + (1 << 24) - 1, int(state.coder[2])
+        payload = int.from_bytes(bytes(buffer[:written]), "big") + (low >> 32)
+        return payload.to_bytes(written, "big") + bytes([low >> 24 & 255])
+
+
+class Decoder:
+    """Reads the levels of a file, the lowest first.
+
+    Args:
+        layouts: of the tensors of the highest level to be read.
+
+    Raises:
+        LimitError: they have more whole numbers than are allowed.
+        MissingExtraError: they have so many numbers that numba is needed.
+    """
+
+    def __init__(self, layouts: Sequence[Layout]) -> None:
+        self._state = _state(layouts)
+
+    def level(self, payload: bytes, layouts: Sequence[Layout], below: Sequence[Coded] = ()) -> list[Coded]:
+        """Return the tensors of a level, with the numbers and bits of the levels below.
+
+        Args:
+            payload: of the level.
+            layouts: of its tensors.
+            below: the first of these tensors, as the levels below have them.
+
+        Raises:
+            CorruptFileError: it is not a payload of tensors of these layouts.
+        """
+        state = self._state
+        state.coder = state.ints([int.from_bytes(payload[:4].ljust(4, b"\0"), "big"), 1 << 32, 4])
+        source: Any = np.frombuffer(payload, np.uint8) if state.is_compiled else payload
+        most, tensors = NUMBERS_PER_BYTE * (len(payload) + 8), []
+        for layout, lower in itertools.zip_longest(layouts, below):
+            start = state.bits()
+            tensor = _decode_tensor(state, source, layout, most, lower)
+            most -= len(tensor.numbers) - (0 if lower is None else len(lower.numbers))
+            tensor.bits = state.bits() - start + (0 if lower is None else lower.bits)
+            tensors.append(tensor)
+        if state.coder[2] != len(payload) + 3 or state.coder[0] >= 1 << 24:
+            raise corrupt(f"its {len(payload)} bytes are not the code of any numbers of these tensors")
+        return tensors
 
 
 def corrupt(reason: str) -> CorruptFileError:
@@ -164,7 +217,7 @@ def corrupt(reason: str) -> CorruptFileError:
     return CorruptFileError(f"quantized payload: {reason}; the file is damaged, get a fresh copy of it")
 
 
-def _state(layouts: Sequence[Layout], coder: list[int]) -> _State:
+def _state(layouts: Sequence[Layout]) -> _State:
     num_integers = sum(layout.size for layout in layouts if layout.is_integer)
     if num_integers > MAX_INTEGERS:
         raise LimitError(f"{num_integers} whole numbers in the quantised payload, at most {MAX_INTEGERS} are allowed")
@@ -180,7 +233,6 @@ def _state(layouts: Sequence[Layout], coder: list[int]) -> _State:
         for bucket in range(plain.LAST_BUCKET):
             zeros[base + 1 + bucket] = INITIAL_STOP[max(start - 2 * bucket, 0)]
     state.zeros, state.seen = state.ints(zeros), state.ints([8] * plain.NUM_CONTEXTS)
-    state.coder = state.ints(coder)
     return state
 
 
@@ -199,21 +251,24 @@ def _compiled_loops() -> Any:
     return loops
 
 
-def _encode_tensor(state: _State, buffer: Any, layout: Layout, tensor: Coded) -> Any:
+def _encode_tensor(state: _State, buffer: Any, layout: Layout, tensor: Coded, known: int | None) -> Any:
+    """Write a tensor; `known` numbers of it are in the levels below, None if it is not there."""
     numbers = tensor.numbers
     if layout.is_integer:
         for number in tensor.numbers.tolist():
             buffer = _put(state, buffer, _WHOLE, number - state.latest)
             state.latest = number
         return buffer
-    memory = state.memory(layout.key)
-    count = 0 if len(numbers) == layout.size else len(numbers) + 1
+    memory, done = state.memory(layout.key), known or 0
+    count = 0 if len(numbers) == layout.size else len(numbers) - done + 1
     parameters = [tensor.transform, tensor.step, tensor.offset, count]
-    for level, new, old in zip((_TRANSFORM, _STEP, _OFFSET, _COUNT), parameters, memory.parameters, strict=True):
-        buffer = _put(state, buffer, level, new - old)
-    memory.parameters = parameters
+    for place in _PARAMETERS if known is None else (_COUNT,):
+        number = parameters[place - _TRANSFORM]
+        buffer = _put(state, buffer, place, number - memory.parameters[place - _TRANSFORM])
+        memory.parameters[place - _TRANSFORM] = number
     index_of, model = _model(state, layout, len(numbers), memory.mean)
-    for start in range(0, len(numbers), _CHUNK):
+    _learn(state, numbers[:done], index_of, model)
+    for start in range(done, len(numbers), _CHUNK):
         buffer = _with_room(state, buffer, _CHUNK)
         part, index = state.ints(numbers[start : start + _CHUNK]), index_of(start)
         state.loops.put_numbers(state.coder, buffer, state.zeros, state.seen, part, 0, len(part), index, *model)
@@ -221,30 +276,41 @@ def _encode_tensor(state: _State, buffer: Any, layout: Layout, tensor: Coded) ->
     return buffer
 
 
-def _decode_tensor(state: _State, payload: Any, layout: Layout, most: int) -> Coded:
+def _decode_tensor(state: _State, payload: Any, layout: Layout, most: int, below: Coded | None) -> Coded:
     if layout.is_integer:
         return Coded(np.array(list(_decode_integers(state, payload, layout, most)), dtype=np.int64))
     memory = state.memory(layout.key)
-    parameters = [
-        old + int(state.loops.get_number(state.coder, payload, state.zeros, state.seen, level))
-        for level, old in zip((_TRANSFORM, _STEP, _OFFSET, _COUNT), memory.parameters, strict=True)
-    ]
-    memory.parameters = parameters
-    transform, step, offset, count = parameters
-    num = layout.size if count == 0 else count - 1
-    if not 0 <= num <= layout.size or (count and num == layout.size):
+    for place in _PARAMETERS if below is None else (_COUNT,):
+        difference = int(state.loops.get_number(state.coder, payload, state.zeros, state.seen, place))
+        memory.parameters[place - _TRANSFORM] += difference
+    transform, step, offset, count = memory.parameters
+    if below is not None:
+        transform, step, offset = below.transform, below.step, below.offset
+    done = 0 if below is None else len(below.numbers)
+    num = layout.size if count == 0 else done + count - 1
+    if not done <= num <= layout.size or (count and num == layout.size):
         raise corrupt(f"{num} numbers of a tensor of {layout.size}")
     if abs(step) > MAX_STEP or not 0 <= transform <= MAX_TRANSFORM:
         raise corrupt(f"transform {transform} and a step of 2^({step} / 8)")
-    _check_claim(num, most)
+    _check_claim(num - done, most)
     numbers = np.zeros(num, np.int64)
     index_of, model = _model(state, layout, num, memory.mean)
-    for start in range(0, num, _CHUNK):
+    if below is not None:
+        numbers[:done] = below.numbers
+        _learn(state, below.numbers, index_of, model)
+    for start in range(done, num, _CHUNK):
         part, index = state.ints(numbers[start : start + _CHUNK]), index_of(start)
         state.loops.get_numbers(state.coder, payload, state.zeros, state.seen, part, 0, len(part), index, *model)
         numbers[start : start + _CHUNK] = part
     memory.mean = _mean(model[-1], memory.mean)
     return Coded(numbers, transform, step, offset)
+
+
+def _learn(state: _State, known: np.ndarray, index_of: Callable[[int], MutableSequence[int]], model: Any) -> None:
+    """Take the numbers that the levels below have into what the others are expected to be."""
+    for start in range(0, len(known), _CHUNK):
+        part = state.ints(known[start : start + _CHUNK])
+        state.loops.learn_numbers(part, index_of(start), *model)
 
 
 def _decode_integers(state: _State, payload: Any, layout: Layout, most: int) -> Iterator[int]:

@@ -7,7 +7,7 @@ from typing import Any
 from tailcut.compiling import compile_loop
 from tailcut.format.quantized import loops as plain
 
-_OUTER = ("put_numbers", "get_numbers")
+_OUTER = ("put_numbers", "get_numbers", "learn_numbers")
 
 
 def _compiled() -> SimpleNamespace:
@@ -24,4 +24,4 @@ def _compiled() -> SimpleNamespace:
 
 
 loops = _compiled()
-put_numbers, get_numbers = loops.put_numbers, loops.get_numbers
+put_numbers, get_numbers, learn_numbers = loops.put_numbers, loops.get_numbers, loops.learn_numbers

@@ -205,6 +205,27 @@ def put_numbers(
             step_on(places, num_axes, first, last)
 
 
+def learn_numbers(
+    numbers: Ints,
+    index: Ints,
+    first: Ints,
+    last: Ints,
+    places: Array,
+    sums: Array,
+    counts: Array,
+    track: Array,
+) -> None:
+    """Take numbers that are known already into what `expected_level` reads; see `put_numbers`."""
+    num_axes, is_whole = len(first), len(index) == 0
+    for at in range(len(numbers)):
+        if not is_whole:
+            for axis in range(num_axes):
+                places[axis] = index[at * num_axes + axis]
+        learn(abs(numbers[at]), places, num_axes, sums, counts, track)
+        if is_whole:
+            step_on(places, num_axes, first, last)
+
+
 def get_half(coder: Array, payload: Ints, bound: int) -> int:
     """Read one bit. `coder` is offset, range, bytes read."""
     if coder[0] < bound:
