@@ -26,6 +26,7 @@ def test_public_name_has_a_docstring(name: str) -> None:
 
 def test_main_functions_are_public() -> None:
     wanted = {
+        "NestedLevels",
         "TailTruncation",
         "create_model",
         "inspect",

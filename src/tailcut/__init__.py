@@ -19,12 +19,14 @@ from tailcut.structure import create_model as create_model
 from tailcut.structure import model_names as model_names
 from tailcut.structure import register_model as register_model
 from tailcut.structure import set_class_names as set_class_names
+from tailcut.weights import NestedLevels as NestedLevels
 from tailcut.weights import TailTruncation as TailTruncation
 from tailcut.weights import regularize as regularize
 from tailcut.weights import to_dense as to_dense
 
 __version__ = "0.1.0"
 __all__ = [
+    "NestedLevels",
     "RateLoss",
     "TailTruncation",
     "TailcutError",

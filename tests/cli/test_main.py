@@ -28,6 +28,7 @@ def test_the_verbs_are_those_promised(tailcut: Tailcut) -> None:
         "evaluate",
         "predict",
         "convert",
+        "cut",
         "unpack",
         "resample",
         "export",

@@ -37,7 +37,7 @@ def test_an_own_class_with_edits(tmp_path: Path) -> None:
     assert [slot.is_parameter for slot in found.slots][-3:] == [False, True, True]
     assert found.slots[-3].type_number == 4  # int64: num_batches_tracked
     assert list(given.state_dict()) == list(fresh().state_dict())
-    with pytest.raises(ArgumentError, match="into="):
+    with pytest.raises(ArgumentError, match="own class: give a fresh network"):
         describe(tmp_path / "own.tailcut")
 
 

@@ -3,7 +3,7 @@
 import argparse
 
 from tailcut.cli.networks import add_network
-from tailcut.cli.parser import Verbs, add_data_roots, add_verb, num_bytes, settings
+from tailcut.cli.parser import Verbs, add_data_roots, add_levels, add_verb, num_bytes, settings
 from tailcut.printing import Report
 
 
@@ -34,6 +34,7 @@ def add_parser(verbs: Verbs) -> None:
         help="at most so many percentage points worse, on training images held out: 0.5",
     )
     amount.add_argument("--step", type=float, metavar="S", help="the step itself, in units of the root of the loss")
+    add_levels(parser)
     parser.add_argument(
         "--num-gradients",
         type=int,
@@ -61,6 +62,7 @@ def run(arguments: argparse.Namespace) -> Report:
         max_bytes=arguments.max_bytes,
         max_drop=None if arguments.max_drop is None else arguments.max_drop / 100,
         step=arguments.step,
+        levels=arguments.levels,
         model=arguments.model,
         arguments=settings(arguments.model_arguments),
         roots=arguments.data_root,

@@ -2,7 +2,16 @@
 
 import argparse
 
-from tailcut.cli.parser import QUANTIZED, Verbs, add_dtypes, add_model_arguments, add_verb, num_bytes, settings
+from tailcut.cli.parser import (
+    QUANTIZED,
+    Verbs,
+    add_dtypes,
+    add_levels,
+    add_model_arguments,
+    add_verb,
+    num_bytes,
+    settings,
+)
 from tailcut.printing import Report
 
 
@@ -12,14 +21,16 @@ def add_parser(verbs: Verbs) -> None:
         verbs,
         "pack",
         summary="pack a run, a checkpoint or plain weights into a file",
-        description="Pack a run folder's newest checkpoint, one checkpoint file of a run, or the state_dict "
-        "of a registered model (a .pt or .safetensors file, with --model) into a .tailcut file.",
+        description="Pack a run folder's newest checkpoint, one checkpoint file of a run, another .tailcut file, or "
+        "the state_dict of a registered model (a .pt or .safetensors file, with --model) into a .tailcut file.",
         example="  tailcut pack runs/a -o a.tailcut --dtype float16\n"
         "  tailcut pack weights.pt --model lenet5 --set-argument bias=false --keep-ratio 0.05 "
         "-o lenet5.tailcut",
         run=run,
     )
-    parser.add_argument("source", metavar="RUN|CHECKPOINT", help="a run folder, a checkpoint, or plain weights")
+    parser.add_argument(
+        "source", metavar="RUN|CHECKPOINT|FILE", help="a run folder, a checkpoint, a .tailcut file, plain weights"
+    )
     parser.add_argument("-o", "--out", required=True, metavar="FILE", help="the .tailcut file to write")
     add_dtypes(parser, more=(QUANTIZED,))
     parser.add_argument(
@@ -28,6 +39,7 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument(
         "--step", type=float, metavar="S", help="with --dtype quantized: steps, in parts of each tensor's size (0.25)"
     )
+    add_levels(parser)
     parser.add_argument("--model", metavar="NAME", help="the registered model that plain weights belong to")
     add_model_arguments(parser, "an argument of that model")
     amount = parser.add_mutually_exclusive_group()
@@ -58,6 +70,7 @@ def run(arguments: argparse.Namespace) -> Report:
         other_dtype=arguments.other_dtype,
         max_bytes=arguments.max_bytes,
         step=arguments.step,
+        levels=arguments.levels,
         model=arguments.model,
         arguments=settings(arguments.model_arguments),
         keep_ratio=arguments.keep_ratio,

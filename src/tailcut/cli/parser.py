@@ -206,6 +206,24 @@ def add_dtypes(parser: Parser, *, default: str | None = None, more: tuple[str, .
     )
 
 
+def add_levels(parser: argparse.ArgumentParser) -> None:
+    """Add `--levels`, for files of which a part is a network."""
+    parser.add_argument(
+        "--levels",
+        type=_fractions,
+        default=(),
+        metavar="PARTS",
+        help="a progressive file: the coefficients of its smaller networks as parts of all, such as 0.25,0.5",
+    )
+
+
+def _fractions(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected numbers such as 0.25,0.5, got {text!r}") from None
+
+
 def num_bytes(text: str) -> int:
     """`640`, `64KB` (1,000 bytes each), `1.5MiB` (1,024 x 1,024)."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KM]?I?B?)", text.strip().upper())

@@ -76,6 +76,7 @@ def compress(
     num_gradients: int | None = None,
     metadata: Mapping[str, Any] | None = None,
     registered: bool = True,
+    levels: Sequence[float] = (),
 ) -> CompressReport:
     """Write a trained network to a small file: rounded to steps, without training. Does not change the model.
 
@@ -95,6 +96,7 @@ def compress(
         num_gradients: for that; by the network's size when None.
         metadata: see `tailcut.save`.
         registered: see `tailcut.save`.
+        levels: of a progressive file, see `tailcut.save`; `inputs` calibrate them.
 
     Raises:
         ArgumentError: not just one of `max_bytes`, `max_drop` and `step` is given, `max_drop` without `evaluate`, there
@@ -107,7 +109,7 @@ def compress(
         _log.info("measuring how much each number matters")
         count = usual_gradients(model) if num_gradients is None else num_gradients
         sensitivity = measure_sensitivity(model, batches, num_gradients=count)
-    settings = {"metadata": metadata, "registered": registered}
+    settings = {"metadata": metadata, "registered": registered, "levels": levels}
     work = _Work(copy.deepcopy(without_views(model)).eval(), batches, sensitivity, settings)
     before = None if evaluate is None else float(evaluate(work.model))
     if max_bytes is not None:
@@ -158,7 +160,8 @@ class _Work:
         types = types_of_others(self.tensors.others, None)
         rounding = Rounding(self.tensors, types, bool(self.tensors.coefficients), self.sensitivity)
         moved = corrected(self.model, rounding.values(step), self.inputs)
-        content = self._pack(moved, step, self.sensitivity)
+        calibration = self.inputs if len(self.settings["levels"]) else None
+        content = self._pack(moved, step, self.sensitivity, calibration)
         rounding = replace(rounding, tensors=network_tensors(moved, self.edits))
         write_numbers(moved, rounding.values(step))
         return content, moved
@@ -192,8 +195,12 @@ class _Work:
             raise ArgumentError(f"no step keeps the metric at {least:.4f} or more: is evaluate= the same each time?")
         return best
 
-    def _pack(self, model: nn.Module, step: float, sensitivity: Sensitivity) -> bytes:
-        return pack(model, dtype="quantized", step=step, sensitivity=sensitivity, **self.settings)[0]
+    def _pack(
+        self, model: nn.Module, step: float, sensitivity: Sensitivity, calibration: Sequence[Tensor] | None = None
+    ) -> bytes:
+        return pack(
+            model, dtype="quantized", step=step, sensitivity=sensitivity, calibration=calibration, **self.settings
+        )[0]
 
 
 def usual_gradients(model: nn.Module) -> int:

@@ -72,7 +72,7 @@ def describe_contents(
 ) -> NetworkDescription:
     """Describe the network of a file that was read already; see `describe`."""
     if contents.base is None and into is None:
-        raise ArgumentError("the file holds a network of a user's own class: give a fresh one as into=")
+        raise ArgumentError("the file holds a network of a user's own class: give a fresh network of it")
     # Tensors are told by their order before some of them are kept as coefficients, and by their shapes in the end.
     kinds = [kind for kind, _ in contents.edits]
     first = kinds.index(REGULARIZE) if REGULARIZE in kinds else len(kinds)

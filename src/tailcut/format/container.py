@@ -115,6 +115,7 @@ class Contents:
         parts: of each level but the highest, the parts of the coefficients that it has of the level above; empty for
             a file without levels. The fields above are those of the lowest level, but the edits those of the highest.
         added: the levels above the lowest, as far as they were read.
+        level_ends: of a file with levels, how many bytes of it each level that was read needs.
     """
 
     base: StoredBase | None
@@ -128,6 +129,7 @@ class Contents:
     version: int = 1
     parts: tuple[int, ...] = ()
     added: tuple[Level, ...] = ()
+    level_ends: tuple[int, ...] = field(default=(), compare=False)
 
     @property
     def levels(self) -> tuple[Level, ...]:
@@ -189,11 +191,12 @@ def decode(content: bytes, level: int | None = None) -> Contents:
         raise TruncatedFileError(f"the file ends after {len(content)} bytes, in its head")
     version = content[len(MAGIC)]
     if version == 3:
-        parts, blocks = split_blocks(content[len(MAGIC) + 1 :], level)
-        contents = replace(_decode_body(Reader(blocks[0]), version), parts=parts)
+        parts, blocks = split_blocks(content, level)
+        contents = _decode_body(Reader(blocks[0].content), version)
         if contents.coefficients is None:
             raise CorruptFileError("levels of a network without coefficients")
-        return replace(contents, added=tuple(_decode_level(Reader(block), contents) for block in blocks[1:]))
+        added = tuple(_decode_level(Reader(block.content), contents) for block in blocks[1:])
+        return replace(contents, parts=parts, added=added, level_ends=tuple(block.end for block in blocks))
     if level not in (None, 1):
         raise ArgumentError(f"the file has no levels, asked for was level {level}")
     stored = int.from_bytes(content[HEAD_BYTES - 4 : HEAD_BYTES], "little")

@@ -12,7 +12,7 @@ from typing import Any
 from tailcut import structure
 from tailcut.errors import shown
 from tailcut.format.building import named_base
-from tailcut.format.container import Contents, Stream, decode
+from tailcut.format.container import Contents, decode
 from tailcut.format.load import (
     apply_edits,
     bare_network,
@@ -25,7 +25,14 @@ from tailcut.format.load import (
 from tailcut.format.numbers import INTEGERS, QUANTIZED, number_type_name
 from tailcut.format.quantized.values import TRANSFORMS, step_size
 from tailcut.format.save import compression_ratio, dense_bytes
-from tailcut.format.streams import Kept, NamedShape, decode_quantized, decode_values, quantized_places
+from tailcut.format.streams import (
+    Kept,
+    NamedShape,
+    counts_by_level,
+    decode_quantized,
+    decode_values,
+    quantized_places,
+)
 from tailcut.format.tensors import network_tensors
 from tailcut.limits import limit_of
 from tailcut.printing import Report, sizes, table
@@ -73,6 +80,15 @@ class StoredOtherTensor(Report):
 
 
 @dataclass(frozen=True)
+class LevelReport(Report):
+    """A level of a file: how many coefficients its network has, and how many of the file's first bytes it needs."""
+
+    level: int
+    num_kept: int
+    file_bytes: int
+
+
+@dataclass(frozen=True)
 class InspectReport(Report):
     """Report of the contents of a file.
 
@@ -91,6 +107,8 @@ class InspectReport(Report):
         other_tensors: all others.
         arguments: of the registered model, where they differ from the defaults.
         metadata: the user's JSON.
+        num_levels: of the whole file; 1 for one without levels.
+        levels: those that are there, of a file with levels.
     """
 
     version: int
@@ -106,6 +124,8 @@ class InspectReport(Report):
     other_tensors: tuple[StoredOtherTensor, ...]
     arguments: dict[str, Any]
     metadata: dict[str, Any]
+    num_levels: int = 1
+    levels: tuple[LevelReport, ...] = ()
 
     def __str__(self) -> str:
         arguments = ", ".join(f"{key}={value}" for key, value in self.arguments.items())
@@ -119,6 +139,7 @@ class InspectReport(Report):
         if self.compression_ratio is not None:
             head.append(f"compression      {self.compression_ratio:,.1f} : 1 (dense bytes over file bytes)")
         head += _metadata_lines(self.metadata)
+        levels = [_levels_table(self.levels, self.num_levels)] if self.levels else []
         kinds = [
             (
                 kind,
@@ -128,7 +149,7 @@ class InspectReport(Report):
             )
             for kind, count in self.bytes_by_kind.items()
         ]
-        parts = ["\n".join(head), table(("bytes of the file for", "bytes", "part", ""), kinds, align="<>><")]
+        parts = ["\n".join(head), *levels, table(("bytes of the file for", "bytes", "part", ""), kinds, align="<>><")]
         if self.tensors:
             rows = [
                 (
@@ -170,6 +191,13 @@ class InspectReport(Report):
             count = f"{sum(entry.bytes for entry in counters):,}"
             rows.append((f"{len(counters)} x {_COUNTER}", "scalar", "buffer", counters[0].dtype, count, "", "", ""))
         return rows
+
+
+def _levels_table(levels: Sequence[LevelReport], num_levels: int) -> str:
+    rows = [(str(entry.level), f"{entry.num_kept:,}", f"{entry.file_bytes:,}") for entry in levels]
+    if len(levels) < num_levels:
+        rows.append((f"of {num_levels}", "", "cut off"))
+    return table(("level", "coefficients", "bytes of the file"), rows, align="<>>")
 
 
 def _bits_and_error(entry: StoredTensor | StoredOtherTensor) -> tuple[str, str]:
@@ -269,6 +297,18 @@ def _inspect(contents: Contents, file_bytes: int, max_parameters: int) -> Inspec
         other_tensors=stored_others,
         arguments={} if contents.base is None else dict(named_base(contents.base).arguments),
         metadata=contents.metadata,
+        num_levels=len(contents.parts) + 1,
+        levels=_levels(contents, kept),
+    )
+
+
+def _levels(contents: Contents, kept: Sequence[Kept]) -> tuple[LevelReport, ...]:
+    if not contents.parts:
+        return ()
+    counts = map(sum, counts_by_level(contents, [entry.num_kept for entry in kept]))
+    return tuple(
+        LevelReport(number, count, end)
+        for number, (count, end) in enumerate(zip(counts, contents.level_ends, strict=True), start=1)
     )
 
 
@@ -284,14 +324,14 @@ class _Rounded:
 
 def _rounded(contents: Contents, kept: Sequence[Kept], others: Sequence[NamedShape]) -> dict[str, _Rounded]:
     """Of each tensor in the quantised stream, by name."""
-    stream = contents.quantized_stream
-    if stream is None:
+    if contents.quantized_stream is None:
         return {}
+    num_bytes = _payload_bytes(contents, QUANTIZED)
     found = decode_quantized(contents, kept, others)
     names = [entry.name for entry in kept] if contents.has_quantized_coefficients else []
     names += [others[place][0] for place in quantized_places(contents)]
     total = sum(tensor.bits for _, tensor in found) or 1.0
-    ends = [round(len(stream.payload) * end / total) for end in itertools.accumulate(t.bits for _, t in found)]
+    ends = [round(num_bytes * end / total) for end in itertools.accumulate(t.bits for _, t in found)]
     rounded = {}
     for name, (layout, tensor), start, end in zip(names, found, [0, *ends], ends, strict=False):
         bits = round(tensor.bits / layout.size, 2) if layout.size else None
@@ -309,7 +349,8 @@ def _kept(contents: Contents, kept: Sequence[Kept], rounded: dict[str, _Rounded]
         entries = [rounded[entry.name] for entry in kept]
         rest = [(entry.bytes, entry.bits, entry.worst_error) for entry in entries]
     else:
-        rest = [(share, None, None) for share in _shares(contents.coefficients, [e.num_kept for e in kept])]
+        total = sum(len(level.coefficients.payload) for level in contents.levels if level.coefficients)
+        rest = [(share, None, None) for share in _shares(total, [e.num_kept for e in kept])]
     return tuple(
         StoredTensor(entry.name, entry.shape, entry.axes, entry.order_weights, entry.num_kept, dtype, *more)
         for entry, more in zip(kept, rest, strict=True)
@@ -322,7 +363,9 @@ def _others(
     sizes = [0] * len(others)
     for stream in contents.other_streams:
         members = [place for place, number in enumerate(contents.other_types) if number == stream.type_number]
-        shares = _shares(stream, [math.prod(others[place][1]) for place in members])
+        shares = _shares(
+            _payload_bytes(contents, stream.type_number), [math.prod(others[place][1]) for place in members]
+        )
         for place, share in zip(members, shares, strict=True):
             sizes[place] = share
     stored = []
@@ -333,10 +376,18 @@ def _others(
     return tuple(stored)
 
 
-def _shares(stream: Stream | None, counts: Sequence[int]) -> list[int]:
-    """Return a payload's bytes split in proportion to `counts`, with the same sum."""
+def _payload_bytes(contents: Contents, type_number: int) -> int:
+    """Return the bytes of the streams of other tensors of a type, or of the quantised streams, in all levels."""
+    streams = [stream for level in contents.levels for stream in level.other_streams]
+    if contents.has_quantized_coefficients:
+        streams += [level.coefficients for level in contents.levels if level.coefficients is not None]
+    return sum(len(stream.payload) for stream in streams if stream.type_number == type_number)
+
+
+def _shares(num_bytes: int, counts: Sequence[int]) -> list[int]:
+    """Return bytes split in proportion to `counts`, with the same sum."""
     total = sum(counts)
-    if stream is None or total == 0:
+    if total == 0:
         return [0] * len(counts)
-    ends = [len(stream.payload) * place // total for place in itertools.accumulate(counts, initial=0)]
+    ends = [num_bytes * place // total for place in itertools.accumulate(counts, initial=0)]
     return [end - start for start, end in itertools.pairwise(ends)]

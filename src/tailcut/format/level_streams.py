@@ -13,7 +13,7 @@ from tailcut.format.network_levels import NetworkLevel
 from tailcut.format.numbers import to_bytes, type_number
 from tailcut.format.quantization import Rounding
 from tailcut.format.streams import layout_of_kept
-from tailcut.format.tensors import OtherTensor
+from tailcut.format.tensors import NetworkTensors, OtherTensor
 
 
 def coefficient_streams(levels: Sequence[NetworkLevel], dtype: torch.dtype) -> list[Stream]:
@@ -54,11 +54,14 @@ def quantized_payloads(levels: Sequence[NetworkLevel], rounding: Rounding, step:
     vectors = list(rounding.rounded(step))[:num_vectors]
     if not num_vectors:
         return [_whole(replace(rounding, tensors=level.tensors), step) if level.has_others else b"" for level in levels]
+    top = rounding.tensors.coefficients
     others = [
-        list(replace(rounding, tensors=level.tensors).rounded(step))[num_vectors:] if level.has_others else []
+        # With all coefficients, since the sensitivity is that of the whole network.
+        list(replace(rounding, tensors=NetworkTensors(top, level.tensors.others)).rounded(step))[num_vectors:]
+        if level.has_others
+        else []
         for level in levels
     ]
-    top = rounding.tensors.coefficients
     encoder = quantized.Encoder([layout for layout, _ in (*vectors, *max(others, key=len))])
     payloads: list[bytes] = []
     known: list[int] = []

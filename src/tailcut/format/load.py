@@ -22,7 +22,6 @@ from tailcut.errors import (
 )
 from tailcut.format.building import build_for_real, build_on_meta, materialize, needs_real_tensors
 from tailcut.format.container import HEAD_BYTES, MAX_FRAME_BYTES, Contents, check_magic, decode
-from tailcut.format.levels import count_below
 from tailcut.format.numbers import (
     INTEGERS,
     LARGEST_NUMBER_BYTES,
@@ -53,6 +52,7 @@ from tailcut.structure import (
     size_key_in,
     view_in,
 )
+from tailcut.weights.level_counts import count_below
 
 
 def load(

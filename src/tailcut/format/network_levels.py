@@ -5,20 +5,19 @@ import itertools
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tailcut.channels import recalibrate
+from tailcut.channels.scoring.recalibration import recalibrate
 from tailcut.errors import ArgumentError
-from tailcut.format.levels import count_below
 from tailcut.format.tensors import NetworkTensors, OtherTensor, network_tensors
 from tailcut.structure import Coefficients, Edit
 from tailcut.weights import truncated_tensors
 from tailcut.weights.attach import set_length
+from tailcut.weights.level_counts import count_in
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +64,7 @@ def network_levels(
         )
     found = []
     for number in range(len(parts)):
-        counts = [reduce(count_below, reversed(parts[number:]), entry.num_kept) for entry in tensors.coefficients]
+        counts = [count_in(number, entry.num_kept, parts) for entry in tensors.coefficients]
         others = tensors.others
         if has_statistics and calibration is not None:
             others = _others_of(model, edits, counts, tensors, calibration)

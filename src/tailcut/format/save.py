@@ -17,7 +17,6 @@ from tailcut.files import write_atomically
 from tailcut.format import quantized
 from tailcut.format.container import Contents, Level, StoredBase, StoredOther, Stream, encode, stream_types
 from tailcut.format.level_streams import coefficient_streams, other_streams, quantized_payloads, stored_type
-from tailcut.format.levels import parts_of
 from tailcut.format.network_levels import NetworkLevel, network_levels
 from tailcut.format.numbers import QUANTIZED, QUANTIZED_DTYPE, float_type, has_non_finite, type_number
 from tailcut.format.quantization import (
@@ -46,6 +45,7 @@ from tailcut.structure import (
     user_metadata,
     without_views,
 )
+from tailcut.weights.level_counts import parts_of
 
 _log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from tailcut.errors import CorruptFileError
 from tailcut.format import quantized
 from tailcut.format.container import Contents, Stream
-from tailcut.format.levels import count_below
 from tailcut.format.numbers import INTEGERS, QUANTIZED, from_bytes, number_type
 from tailcut.transform.order import corner_positions
+from tailcut.weights.level_counts import count_below
 
 
 class Kept(Protocol):

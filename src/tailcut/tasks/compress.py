@@ -1,7 +1,7 @@
 """Compression of a file's network: measured on training images, evaluated on test images."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,7 @@ def compress_file(
     step: float | None = None,
     model: str | None = None,
     arguments: Mapping[str, Any] | None = None,
+    levels: Sequence[float] = (),
     roots: Roots = None,
     download: bool = False,
     num_gradients: int | None = None,
@@ -97,6 +98,7 @@ def compress_file(
         step: instead: the step.
         model: of a checkpoint.
         arguments: of that model.
+        levels: of a progressive file, see `tailcut.save`.
         roots: see `tailcut.data.open_dataset`.
         download: likewise.
         num_gradients: gradients of 8 images each; by the network's size when None.
@@ -119,21 +121,20 @@ def compress_file(
     metric = METRICS[train.task]
     train, judge = (train, None) if max_drop is None else split_off(train, held_out)
     count = usual_gradients(network) if num_gradients is None else num_gradients
+    goal: dict[str, Any] = {"max_bytes": max_bytes, "max_drop": max_drop, "step": step}
     start = time.perf_counter()
     inputs = _inputs(network, train, count, seed, progress)
     report = compress(
         network,
         out,
         inputs,
-        max_bytes=max_bytes,
-        max_drop=max_drop,
-        step=step,
+        **goal,
+        levels=levels,
         evaluate=None if judge is None else _measure(judge, metric),
         sensitivity=measure_sensitivity(network, inputs, num_gradients=count, seed=seed),
     )
     seconds = round(time.perf_counter() - start, 1)
-    settings: dict[str, Any] = {"max_bytes": max_bytes, "max_drop": max_drop, "step": step}
-    settings |= {"num_gradients": count, "seed": seed}
+    settings = {**goal, "num_gradients": count, "seed": seed, **({"levels": list(levels)} if len(levels) else {})}
     settings |= {} if judge is None else {"held_out": held_out}
     settings |= {} if model is None else {"model": model, "arguments": dict(arguments or {})}
     sizes, judged = report.sizes, (data, None if test is None else test.split, metric)

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from tailcut.errors import ArgumentError, DataError
 from tailcut.files import write_atomically
-from tailcut.format import SaveReport, load, write
+from tailcut.format import SaveReport, inspect, load, write
 from tailcut.format.conversion.checkpoints import named_tensors, read_torch_file
 from tailcut.format.numbers import QUANTIZED_DTYPE
+from tailcut.format.open_network import is_tailcut_file
 from tailcut.printing import Report, sizes, table
 from tailcut.runs import Run
 from tailcut.structure import as_metadata, create_model, set_class_names, set_image_size
@@ -101,6 +102,7 @@ def pack(
     plain: bool = False,
     max_bytes: int | None = None,
     step: float | None = None,
+    levels: Sequence[float] = (),
 ) -> PackReport:
     """Pack a run, a checkpoint or plain weights.
 
@@ -108,9 +110,9 @@ def pack(
     where trained weights lose much.
 
     Args:
-        source: a run folder (its newest checkpoint is packed), a checkpoint of a run, or a state_dict of a
-            registered model (`.safetensors`, or a file of `torch.save`; it is read without running code). Of
-            coefficients without torch's metadata, the default axes and order are assumed, with a warning.
+        source: a .tailcut file or "zoo:NAME"; a run folder (its newest checkpoint is packed) or a checkpoint of a run;
+            or a state_dict of a registered model (`.safetensors`, or a file of `torch.save`; it is read without running
+            code). Of coefficients without torch's metadata, the default axes and order are assumed, with a warning.
         out: the .tailcut file to write.
         dtype: number type of the coefficients; the recipe's, for plain weights float32, when None.
         other_dtype: number type of everything else, likewise.
@@ -121,12 +123,20 @@ def pack(
         plain: keep plain weights as they are, without coefficients; such a file can be pruned.
         max_bytes: of a quantised file, see `tailcut.save`.
         step: likewise.
+        levels: of a progressive file, likewise.
 
     Raises:
         ArgumentError: the arguments do not fit the source.
         DataError: the source cannot be read, or the network that its training started from is not beside it.
     """
-    path = Path(source)
+    path, settings = Path(source), {"max_bytes": max_bytes, "step": step, "levels": levels}
+    if not path.is_dir() and is_tailcut_file(source):
+        if model is not None or arguments or plain or keep_ratio is not None or num_kept is not None:
+            raise ArgumentError(
+                f"{source} says its network itself: leave out --model, --set-argument, --keep-ratio, --num-kept and "
+                "--plain"
+            )
+        return _written(load(source), out, (dtype, other_dtype), (_dtype_of(source), None), None, **settings)
     content = _read_source(path)
     if is_checkpoint(content):
         if model is not None or arguments or plain or keep_ratio is not None or num_kept is not None:
@@ -150,10 +160,27 @@ def pack(
         if not has_coefficients and not plain:
             cut = regularize(network, keep_ratio=keep_ratio, num_kept=num_kept, warn=False)
         recipe_codecs = ("float32", "float32")
-    dtype = dtype or recipe_codecs[0]
+    return _written(network, out, (dtype, other_dtype), recipe_codecs, cut, **settings)
+
+
+def _dtype_of(file: str | Path) -> str:
+    """Return the number type of a file's coefficients; float32 for one without."""
+    tensors = inspect(file).tensors
+    return tensors[0].dtype if tensors else "float32"
+
+
+def _written(
+    network: nn.Module,
+    out: str | Path,
+    asked: tuple[str | None, str | None],
+    usual: tuple[str, str | None],
+    cut: RegularizationReport | None,
+    **settings: Any,
+) -> PackReport:
+    dtype, other_dtype = asked[0] or usual[0], asked[1]
     if other_dtype is None and dtype != QUANTIZED_DTYPE:
-        other_dtype = recipe_codecs[1]
-    written = write(network, out, dtype=dtype, other_dtype=other_dtype, max_bytes=max_bytes, step=step)
+        other_dtype = usual[1]
+    written = write(network, out, dtype=dtype, other_dtype=other_dtype, **settings)
     if cut is not None:
         _warn_of_loss(cut)
     return PackReport(**vars(written), regularization=cut)
