@@ -1,0 +1,112 @@
+"""Callbacks for Hugging Face's `Trainer`: cut tails, train for bytes, pack (extra `transformers`)."""
+
+import importlib.util
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from tailcut.compression import RateLoss
+from tailcut.errors import MissingExtraError
+from tailcut.integrations.companion import write_companion
+from tailcut.structure import check_module
+from tailcut.weights import TailTruncation
+
+if importlib.util.find_spec("transformers") is None:
+    raise MissingExtraError("tailcut.integrations.transformers", "transformers", "transformers")
+
+from transformers import TrainerCallback
+
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+
+class TruncationCallback(TrainerCallback):
+    """Cuts the tails of a regularised network's tensors after each epoch, see `tailcut.TailTruncation`.
+
+    Vectors keep their length while training, so that checkpoints fit; the end of the training shortens them.
+
+        tailcut.regularize(model)
+        Trainer(model, arguments, callbacks=[TruncationCallback(model, keep_ratio=0.05, num_steps=5)], ...)
+
+    Args:
+        model: the regularised network, or the regularised part of it.
+        settings: of `TailTruncation`: `num_kept` or `keep_ratio`, `num_steps`, `spacing` and so on.
+    """
+
+    def __init__(self, model: nn.Module, **settings: Any) -> None:
+        check_module("TruncationCallback", model)
+        self.schedule = TailTruncation(model, **settings)
+
+    def on_epoch_end(
+        self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
+    ) -> None:
+        """Cut once (changes the network)."""
+        if not self.schedule.finished:
+            self.schedule.step()
+
+    def on_train_end(
+        self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
+    ) -> None:
+        """Shorten the vectors to what is kept (changes the network)."""
+        self.schedule.compact()
+
+
+class RateLossCallback(TrainerCallback):
+    """Trains a network for the bytes of its file, see `tailcut.RateLoss`.
+
+        rate = tailcut.RateLoss(model, target_bytes=20_000, num_steps=steps)
+        Trainer(model, arguments, optimizers=(rate.optimizer(torch.optim.Adam, lr=0.01), None),
+                callbacks=[RateLossCallback(rate), PackCallback(model, rate=rate)], ...)
+
+    The network computes with the numbers of its file in each step. Gradients are clipped before those of the bytes are
+    added. Evaluation sees the numbers behind the rounding; evaluate the packed file.
+    """
+
+    def __init__(self, rate: RateLoss) -> None:
+        self.rate = rate
+        self._block = ExitStack()
+
+    def on_step_begin(
+        self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
+    ) -> None:
+        """Give the network the numbers of its file."""
+        if not self.rate.is_rounded:
+            self._block.enter_context(self.rate.rounded())
+
+    def on_pre_optimizer_step(
+        self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
+    ) -> None:
+        """Add the gradients of the bytes, and give the network the numbers behind the rounding again."""
+        self.rate().backward()
+        self._block.close()
+
+
+class PackCallback(TrainerCallback):
+    """Packs the network to `model.tailcut` in the folder of each checkpoint, and in the output folder at the end.
+
+    Args:
+        model: the network.
+        rate: of a training for bytes; its steps are those of the file.
+        settings: of `tailcut.save`, such as `dtype="float16"`; with `rate` those of `RateLoss.save`.
+    """
+
+    def __init__(self, model: nn.Module, *, rate: RateLoss | None = None, **settings: Any) -> None:
+        check_module("PackCallback", model)
+        self.model, self.rate, self.settings = model, rate, settings
+
+    def on_save(
+        self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
+    ) -> None:
+        """Pack beside the checkpoint."""
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
+            write_companion(self.model, folder, self.rate, self.settings)
+
+    def on_train_end(
+        self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl", **kwargs: Any
+    ) -> None:
+        """Pack the network as it is in the end."""
+        if state.is_world_process_zero:
+            write_companion(self.model, args.output_dir or ".", self.rate, self.settings)

@@ -1,0 +1,132 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tests.torchvision_operators  # noqa: F401
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
+
+import tailcut
+from tailcut.data import open_dataset
+from tailcut.errors import ArgumentError, StructureError
+from tailcut.format.numbers import QUANTIZED_DTYPE
+from tailcut.integrations.companion import COMPANION
+from tailcut.weights import kept_counts
+
+pytest.importorskip("pytorch_lightning", reason="needs the extra lightning")
+
+import pytorch_lightning as lightning
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from tailcut.integrations.lightning import PackCallback, RateLossCallback, TruncationCallback
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*Checkpoint directory"),
+    pytest.mark.filterwarnings("ignore::pytorch_lightning.utilities.warnings.PossibleUserWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+
+def network() -> nn.Module:
+    """LeNet-5 with 194 coefficients in each of 4 layers, which knows MNIST's digits but not these."""
+    return tailcut.load("zoo:lenet5-776").train()
+
+
+class Digits(lightning.LightningModule):
+    """A LightningModule as users write it."""
+
+    def __init__(self, target_bytes: int | None = None) -> None:
+        super().__init__()
+        self.network = network()
+        self.rate = None
+        if target_bytes is not None:
+            self.rate = tailcut.RateLoss(self.network, target_bytes=target_bytes, num_steps=8 * 16)
+
+    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return cross_entropy(self.network(batch[0]), batch[1])
+
+    def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
+        self.log("accuracy", (self.network(batch[0]).argmax(1) == batch[1]).float().mean())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        if self.rate is not None:
+            return self.rate.optimizer(torch.optim.Adam, lr=0.1)
+        return torch.optim.Adam(self.parameters(), lr=0.02)
+
+
+def loader(part: range) -> DataLoader[tuple[Tensor, ...]]:
+    images, labels = open_dataset("digits", "train").batch(part)
+    return DataLoader(TensorDataset(images, labels), batch_size=64)
+
+
+def trainer(folder: Path, callbacks: list[Any], max_epochs: int) -> lightning.Trainer:
+    return lightning.Trainer(
+        accelerator="cpu",
+        max_epochs=max_epochs,
+        default_root_dir=folder,
+        callbacks=[*callbacks, ModelCheckpoint(dirpath=folder, save_last=True)],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def fit(folder: Path, callbacks: list[Any], module: Digits, max_epochs: int, **settings: Any) -> lightning.Trainer:
+    made = trainer(folder, callbacks, max_epochs)
+    torch.manual_seed(1)
+    made.fit(module, loader(range(1024)), loader(range(1024, 1280)), **settings)
+    return made
+
+
+def test_tails_are_cut_epoch_by_epoch_and_the_file_lies_beside_the_checkpoint(tmp_path: Path) -> None:
+    module = Digits()
+    cut = TruncationCallback(module.network, num_kept=100, num_steps=3)
+    made = fit(tmp_path, [cut, PackCallback(module.network, dtype="float16")], module, 8)
+    assert set(kept_counts(module.network).values()) == {100}
+    assert all(len(parameter) == 100 for parameter in module.network.parameters())
+    packed = tailcut.load(tmp_path / COMPANION)
+    images, _ = open_dataset("digits", "train").batch(range(64))
+    torch.testing.assert_close(packed(images), module.network.eval()(images), rtol=0.02, atol=0.02)
+    assert float(made.callback_metrics["accuracy"]) > 0.4
+    assert float(made.callback_metrics["num_kept"]) == 400
+
+
+def test_a_training_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    def run(folder: Path, max_epochs: int, **settings: Any) -> Digits:
+        module = Digits()
+        fit(folder, [TruncationCallback(module.network, num_kept=100, num_steps=4)], module, max_epochs, **settings)
+        return module
+
+    whole = run(tmp_path / "whole", 4)
+    run(tmp_path / "part", 2)
+    again = run(tmp_path / "part", 4, ckpt_path=tmp_path / "part" / "last.ckpt", weights_only=False)
+    assert kept_counts(again.network) == kept_counts(whole.network)
+    for one, other in zip(again.network.parameters(), whole.network.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_training_for_bytes_ends_at_the_size(tmp_path: Path) -> None:
+    module = Digits(target_bytes=700)
+    assert module.rate is not None
+    callbacks = [RateLossCallback(module.rate), PackCallback(module.network, rate=module.rate)]
+    made = fit(tmp_path, callbacks, module, 8)
+    assert not module.rate.is_rounded
+    assert 600 < (tmp_path / COMPANION).stat().st_size <= 700
+    report = tailcut.inspect(tmp_path / COMPANION)
+    assert {tensor.dtype for tensor in report.tensors} == {QUANTIZED_DTYPE}
+    images, labels = open_dataset("digits", "train").batch(range(1024, 1280))
+    with torch.no_grad():
+        accuracy = float((tailcut.load(tmp_path / COMPANION)(images).argmax(1) == labels).float().mean())
+    assert accuracy > 0.5
+    assert abs(float(made.callback_metrics["accuracy"]) - accuracy) < 0.05, "validation sees the network of the file"
+
+
+def test_no_module(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError):
+        PackCallback("network")  # type: ignore[arg-type]
+    with pytest.raises(StructureError, match="not regularised"):
+        TruncationCallback(nn.Linear(3, 3), num_kept=5)
