@@ -15,6 +15,17 @@ from tools.docs.recipe_tables import macs_left
 PUBLISHED_UNET_BYTES = 4524  # unet_fr.tar.xz, as its authors published it
 PIXELS, FREQUENCIES = "imagenette-resnet18-rgb112", "imagenette-resnet18-dct24"
 UNET = "unet-2936-float16"
+# Training for bytes: name -> what it is, and what others have with their source.
+FOR_BYTES = {
+    "lenet5-1500": (
+        "LeNet-5 on MNIST, whole file",
+        "99.04 % in 1,520 bytes, [MIRACLE](https://arxiv.org/abs/1810.00440)",
+    ),
+    "resnet18-9900": (
+        "ResNet18 on CIFAR-10, whole file",
+        "77.52 % in 9,920 bytes, [tiny-cifar](https://github.com/Rome-1/tiny-cifar), its decoder included",
+    ),
+}
 PRUNED = ("resnet56-tuned", "resnet56-47")
 
 
@@ -27,6 +38,7 @@ def highlights(records: Path) -> str:
     results = read_records(records)
     rows = [
         _file(records),
+        *_bytes(results),
         *_masks(records, results),
         _speed(records),
         _reading(records),
@@ -44,6 +56,19 @@ def _file(records: Path) -> list[str]:
     page = "[results](docs/results.md#the-published-unet)"
     ours = f"**{stored['file_bytes']:,} bytes**, the same Dice of {dice} on the {photos} photos beside it ({page})"
     return [what, f"{PUBLISHED_UNET_BYTES:,} bytes", ours]
+
+
+def _bytes(results: Sequence[Result]) -> list[list[str]]:
+    page = "[accuracy per byte](docs/accuracy-per-byte.md)"
+    return [
+        [
+            FOR_BYTES[result.name][0],
+            FOR_BYTES[result.name][1],
+            f"**{percent(result.metrics['accuracy'])} in {result.file_bytes:,} bytes** ({page})",
+        ]
+        for result in results
+        if result.name in FOR_BYTES
+    ]
 
 
 def _masks(records: Path, results: Sequence[Result]) -> list[list[str]]:
