@@ -33,7 +33,7 @@ from tailcut.training.checkpoints import read_checkpoint
 from tailcut.training.recipe.schema import Recipe
 from tailcut.training.recipe.toml_files import load_recipe, parse_recipe
 from tailcut.training.train import train
-from tailcut.training.trainer import base
+from tailcut.training.trainer import base, image_network
 from tailcut.weights import regularize, to_dense
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_curves")
@@ -214,7 +214,7 @@ def test_a_run_keeps_its_result_with_a_figure_that_is_no_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figures = {"fid": 9.5, "elbo": float("nan")}
-    monkeypatch.setattr(base, "evaluate_generator", lambda *args, **settings: figures)
+    monkeypatch.setattr(image_network, "evaluate_generator", lambda *args, **settings: figures)
     train(small_recipe("training.epochs=1"), tmp_path / "run")
     run = Run(tmp_path / "run")
     for path in (run.metrics, run.result):

@@ -27,6 +27,7 @@ from tailcut.structure import base_of, create_model
 from tailcut.training.batches import batches
 from tailcut.training.recipe.schema import Recipe
 from tailcut.training.recipe.toml_files import load_recipe, shipped_recipes
+from tailcut.training.setup import data as setup_data
 from tailcut.training.setup.build import build_model, build_schedule
 from tailcut.training.setup.initial_network import DATA_PREFIX
 from tailcut.training.setup.initialization import regularized
@@ -158,7 +159,7 @@ def test_a_step_of_the_training_is_taken(name: str, tmp_path: Path, monkeypatch:
         write_coco(tmp_path, *filter(None, (recipe.data.train_split, recipe.data.test_split)))
     if recipe.data.name.startswith("imagenet@"):
         write_imagenet(tmp_path)
-    monkeypatch.setattr(base, "open_dataset", drawn_dataset)
+    monkeypatch.setattr(setup_data, "open_dataset", drawn_dataset)
     monkeypatch.setattr(base, "batches", one_batch)
     with pytest.raises(OneStepDone):  # the loop itself refuses a loss that is no number
         train(recipe, tmp_path / "run", roots=tmp_path, devices=Devices("cpu"))

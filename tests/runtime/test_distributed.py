@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tailcut.runtime.distributed import Processes, add_up
+from tailcut.runtime.distributed import add_up, agree, gather, share_buffers
 from tailcut.runtime.share import ALONE, Share
 
 
@@ -24,43 +24,38 @@ class Together:
         return self.other
 
 
-def process(other: Any, model: nn.Module | None = None) -> Processes:
-    made = Processes()
-    made.fabric = cast(Any, Together(torch.as_tensor(other)))
-    made.model = model or nn.Identity()
-    return made
+def together(other: Any) -> Any:
+    return cast(Any, Together(torch.as_tensor(other)))
 
 
 def test_the_loss_is_the_mean_and_one_wish_to_stop_is_enough() -> None:
-    assert process([3.0, 0.0])._agree(torch.tensor(1.0), False) == (2.0, False)
-    assert process([3.0, 1.0])._agree(torch.tensor(1.0), False) == (2.0, True)
+    assert agree(together([3.0, 0.0]), torch.tensor(1.0), False) == (2.0, False)
+    assert agree(together([3.0, 1.0]), torch.tensor(1.0), False) == (2.0, True)
 
 
 def test_sums_keep_their_type() -> None:
-    total = add_up(
-        cast(Any, Together(torch.tensor([0.25, 3.0], dtype=torch.float64))), torch.ones(2, dtype=torch.float64)
-    )
+    total = add_up(together(torch.tensor([0.25, 3.0], dtype=torch.float64)), torch.ones(2, dtype=torch.float64))
     assert total.dtype == torch.float64
     assert total.tolist() == [1.25, 4.0]
 
 
 def test_values_are_gathered_in_rows() -> None:
-    gathered = process(torch.tensor([[0.0, 0.0], [5.0, 6.0]]))._gather(torch.tensor([1.0, 2.0]))
+    gathered = gather(together([[0.0, 0.0], [5.0, 6.0]]), torch.tensor([1.0, 2.0]))
     assert gathered.tolist() == [[1.0, 2.0], [5.0, 6.0]]
 
 
 def test_buffers_become_those_of_the_first_process() -> None:
     norm = nn.BatchNorm1d(1)
-    process(torch.tensor(7), norm)._share_buffers()
+    share_buffers(together(7), norm)
     assert norm.running_mean is not None
     assert norm.running_mean.item() == 7
 
 
 @pytest.mark.parametrize("stop", [False, True])
 def test_one_process_agrees_with_itself(stop: bool) -> None:
-    alone = process([0.0, 0.0])
-    cast(Any, alone.fabric).world_size = 1
-    assert alone._agree(torch.tensor(1.5), stop) == (1.5, stop)
+    alone = together([0.0, 0.0])
+    alone.world_size = 1
+    assert agree(alone, torch.tensor(1.5), stop) == (1.5, stop)
 
 
 def test_a_process_alone_has_the_total_already() -> None:

@@ -1,12 +1,15 @@
 """Entry point of every training: `train`."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from tailcut.data import Roots
 from tailcut.runs import Result
 from tailcut.runtime.devices import Devices
 from tailcut.training.recipe.schema import Recipe
+from tailcut.training.setup.job import Job
 from tailcut.training.trainer.base import Trainer
+from tailcut.training.trainer.classification import ClassificationTrainer
 from tailcut.training.trainer.compression import CompressionTrainer, check_compression
 from tailcut.training.trainer.detection import DetectionTrainer, check_recipe, is_for_detector
 from tailcut.training.trainer.gan import GanTrainer
@@ -57,7 +60,7 @@ def train(
     return run_trainers(trainer_of(recipe), recipe, out, resume=resume, devices=devices, **settings)
 
 
-def trainer_of(recipe: Recipe) -> type[Trainer]:
+def trainer_of(recipe: Recipe) -> Callable[[Job], Trainer]:
     """Return the trainer class for a recipe.
 
     Raises:
@@ -69,4 +72,4 @@ def trainer_of(recipe: Recipe) -> type[Trainer]:
     if is_for_detector(recipe):
         check_recipe(recipe)
         return DetectionTrainer
-    return GanTrainer if recipe.training.loss == "gan" else Trainer
+    return GanTrainer if recipe.training.loss == "gan" else ClassificationTrainer

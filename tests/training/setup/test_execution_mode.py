@@ -16,7 +16,7 @@ from tailcut.training.recipe.schema import Recipe
 from tailcut.training.setup import execution_mode
 from tailcut.training.setup.execution_mode import COMPILED, FUSED, choose_execution, example_batch, trained_as
 from tailcut.training.train import train
-from tailcut.training.trainer import base
+from tailcut.training.trainer import image_network
 from tailcut.weights import regularize
 
 MakeRecipe = Callable[..., Recipe]
@@ -113,7 +113,7 @@ def stop_at_call(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
             raise TrainingError("stopped")
         return total_loss(*args)
 
-    monkeypatch.setattr(base, "total_loss", failing)
+    monkeypatch.setattr(image_network, "total_loss", failing)
 
 
 def test_a_fused_training_resumes_to_the_same_bytes(
@@ -134,11 +134,11 @@ def test_a_resumed_training_keeps_its_decision(
 ) -> None:
     recipe = make_recipe("training.epochs=2", "schedule.num_kept=4000")  # nothing is shortened, nothing asked again
     stop_at_call(monkeypatch, 25)
-    monkeypatch.setattr(base, "choose_execution", lambda *args: "fused")
+    monkeypatch.setattr(image_network, "choose_execution", lambda *args: "fused")
     with pytest.raises(TrainingError, match="stopped"):
         train(recipe, tmp_path / "run")
     monkeypatch.undo()
-    monkeypatch.setattr(base, "choose_execution", lambda *args: "dense")
+    monkeypatch.setattr(image_network, "choose_execution", lambda *args: "dense")
     train(recipe, tmp_path / "run", resume=True)
     lines = [json.loads(line) for line in Run(tmp_path / "run").metrics.read_text().splitlines()]
     assert [line["execution"] for line in lines] == ["fused", "fused"]

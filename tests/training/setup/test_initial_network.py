@@ -21,6 +21,7 @@ from tailcut.structure import create_model
 from tailcut.tasks.predict import predict_file
 from tailcut.training.recipe.schema import Recipe
 from tailcut.training.recipe.toml_files import parse_recipe, to_toml
+from tailcut.training.setup import data as setup_data
 from tailcut.training.setup.build import load_teacher
 from tailcut.training.setup.initial_network import (
     check_data_files,
@@ -33,7 +34,6 @@ from tailcut.training.setup.initial_network import (
     parent_fingerprint,
 )
 from tailcut.training.train import train
-from tailcut.training.trainer import base
 from tailcut.weights import truncated_tensors
 
 MakeRecipe = Callable[..., Recipe]
@@ -248,7 +248,7 @@ def test_pruned_regularised_trained_and_packed(make_recipe: MakeRecipe, recipe_t
 def test_norms_are_measured_for_the_parameters_that_are_packed(
     setting: str, colours: InMemoryDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "open_dataset", lambda *args, **settings: colours)
+    monkeypatch.setattr(setup_data, "open_dataset", lambda *args, **settings: colours)
     recipe = recipe_of("", setting, "optimizer.lr=0.05", "data.batch_size=8", "training.epochs=3")
     train(recipe, tmp_path / "run", progress=False)
     packed = load(tmp_path / "run" / "model.tailcut")
@@ -262,7 +262,7 @@ def test_norms_are_measured_for_the_parameters_that_are_packed(
 def test_what_a_failed_attempt_left_is_not_taken(
     colours: InMemoryDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "open_dataset", lambda *_, **__: colours)
+    monkeypatch.setattr(setup_data, "open_dataset", lambda *_, **__: colours)
     out, small = tmp_path / "run", ("data.batch_size=8", "training.epochs=1")
     too_few = "model.arguments={ width = 8, num_classes = 7 }"
     slip = recipe_of('[pruning]\nrates = 0.5\nmethod = "l1"', *small, too_few)
@@ -326,7 +326,7 @@ def test_a_network_of_channels_trains_resumes_and_evaluates_from_its_file(run: R
 def test_norms_behind_a_gate_are_measured_as_it_evaluates(
     colours: InMemoryDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "open_dataset", lambda *_, **__: colours)
+    monkeypatch.setattr(setup_data, "open_dataset", lambda *_, **__: colours)
     text = '[inputs]\nchannels = 6\nfirst = "layer1"\ngate = true\nchroma = "full"\nstatistics_images = 24'
     recipe = recipe_of(text, "data.batch_size=8", "optimizer.ema_decay=0.5")
     train(recipe, tmp_path / "run", devices=Devices("cpu"))

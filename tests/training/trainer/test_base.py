@@ -24,8 +24,14 @@ from tailcut.training.batches import batches as batches_of_an_epoch
 from tailcut.training.checkpoints import read_checkpoint
 from tailcut.training.recipe.schema import Recipe
 from tailcut.training.recipe.toml_files import parse_recipe, to_toml
+from tailcut.training.setup import data as setup_data
 from tailcut.training.train import train
 from tailcut.training.trainer import base
+from tailcut.training.trainer.base import Trainer
+from tailcut.training.trainer.classification import ClassificationTrainer
+from tailcut.training.trainer.compression import CompressionTrainer
+from tailcut.training.trainer.detection import DetectionTrainer
+from tailcut.training.trainer.gan import GanTrainer
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -248,7 +254,7 @@ def test_splits_of_other_classes_are_refused(
     test_data = open_dataset("digits", "test")
     test_data.class_names = tuple(reversed(test_data.class_names))
     splits = {"train": open_dataset("digits", "train"), "test": test_data}
-    monkeypatch.setattr(base, "open_dataset", lambda name, split, **_: splits[split])
+    monkeypatch.setattr(setup_data, "open_dataset", lambda name, split, **_: splits[split])
     with pytest.raises(
         RecipeError, match=r"data\.test_split: class 0 is '0' in split train of digits and '9' in split"
     ):
@@ -436,3 +442,19 @@ def test_other_threads_are_said(make_recipe: MakeRecipe, tmp_path: Path, caplog:
     torch.set_num_threads(2)
     train(make_recipe("training.epochs=1"), tmp_path / "run", resume=True)
     assert "began with 1 threads and goes on with 2" in caplog.text
+
+
+TRAINERS = [ClassificationTrainer, CompressionTrainer, DetectionTrainer, GanTrainer]
+
+
+@pytest.mark.parametrize("kind", TRAINERS)
+def test_a_trainer_is_final_and_overrides_abstract_methods_only(kind: type[Trainer]) -> None:
+    assert kind.__mro__[1] is Trainer
+    assert getattr(kind, "__final__", False)
+    assert not kind.__abstractmethods__
+    overridden = {name for name in vars(kind) if callable(vars(Trainer).get(name)) and not name.startswith("__")}
+    assert overridden == Trainer.__abstractmethods__
+
+
+def test_no_other_trainer_exists() -> None:
+    assert set(Trainer.__subclasses__()) == set(TRAINERS)

@@ -1,6 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ from tailcut.errors import ArgumentError, DataError, RecipeError
 from tailcut.runs import Run
 from tailcut.training.recipe.schema import Recipe
 from tailcut.training.recipe.toml_files import parse_recipe, to_toml
+from tailcut.training.setup.job import Job
 from tailcut.training.train import train
 from tailcut.training.trainer import launch as launching
 from tailcut.training.trainer.launch import run_trainers
@@ -19,14 +20,14 @@ SETTINGS: dict[str, Any] = {"roots": "there", "download": True, "progress": Fals
 
 
 class Noted:
-    """A session that writes down what it is asked for."""
+    """A trainer that writes down what it is asked for."""
 
     calls: list[Any]
     meanwhile: Callable[[], None] = staticmethod(lambda: None)
 
-    def __init__(self, recipe: Recipe, run: Run, fabric: Any, **settings: Any) -> None:
-        self.run = run
-        Noted.calls = [settings]
+    def __init__(self, job: Job) -> None:
+        self.run = job.run
+        Noted.calls = [{"roots": job.roots, "download": job.download}]
         Noted.meanwhile()
 
     def train_epochs(self, *, progress: bool) -> None:
@@ -38,7 +39,7 @@ class Noted:
 
 
 def launch(recipe: Recipe, out: Path, *, resume: bool = False) -> Any:
-    return run_trainers(Noted, recipe, out, resume=resume, devices=None, **SETTINGS)
+    return run_trainers(cast(Any, Noted), recipe, out, resume=resume, devices=None, **SETTINGS)
 
 
 def test_the_recipe_stands_in_the_folder_before_the_training(make_recipe: MakeRecipe, tmp_path: Path) -> None:

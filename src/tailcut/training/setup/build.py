@@ -12,9 +12,10 @@ from tailcut.evaluation.pixel_inputs import image_shape
 from tailcut.format import load
 from tailcut.runs import Run, packed_network
 from tailcut.structure import set_class_names, set_image_size
+from tailcut.training.batches import generator
 from tailcut.training.recipe.schema import LrScheduleSection, OptimizerSection, Recipe
 from tailcut.training.recipe.sections import GENERATIVE
-from tailcut.training.setup.build_generation import build_gan
+from tailcut.training.setup.build_generation import build_gan, check_generative
 from tailcut.training.setup.initial_network import fresh_network, parent
 from tailcut.training.setup.initialization import regularized
 from tailcut.weights import TailTruncation, to_dense, truncated_tensors
@@ -41,6 +42,22 @@ def build_model(recipe: Recipe, start: nn.Module | None = None) -> nn.Module:
         return build_gan(recipe)
     model = fresh_network(recipe) if start is None else start
     return regularized(model, recipe.regularization)
+
+
+def seed_parameters(recipe: Recipe) -> None:
+    """Seed torch's global generator for fresh parameters: the same in all processes."""
+    torch.manual_seed(generator(recipe.training.seed).initial_seed())
+
+
+def note_data(recipe: Recipe, model: nn.Module, dataset: Dataset) -> None:
+    """Tell the network the classes and the image size of its data (changes its metadata only).
+
+    Raises:
+        RecipeError: a generative network does not fit the data.
+    """
+    check_generative(recipe, model, dataset)
+    name_classes(recipe, model, dataset)
+    note_image_size(recipe, model, dataset)
 
 
 def name_classes(recipe: Recipe, model: nn.Module, dataset: Dataset) -> None:

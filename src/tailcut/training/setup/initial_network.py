@@ -19,6 +19,7 @@ from tailcut.inputs import BlockDCT, Selection, YCbCrPixels, replace_stem, use_y
 from tailcut.runs import RUN_PREFIX, Run, packed_network
 from tailcut.structure import base_of, create_model
 from tailcut.training.recipe.schema import InputsSection, PruningSection, Recipe
+from tailcut.training.setup.job import Job
 
 STATISTICS_BATCH = 50
 DATA_PREFIX = "data:"
@@ -52,6 +53,20 @@ def check_data_files(recipe: Recipe, roots: Roots = None) -> None:
     """Raise `DataNotFoundError` if the file `data:PATH` that a recipe's `start` section names lies nowhere."""
     if recipe.start is not None and recipe.start.file.startswith(DATA_PREFIX):
         _find(recipe.start.file, roots, None)
+
+
+def initial_network(job: Job, dataset: Dataset) -> nn.Module | None:
+    """Return the network that a training starts from, or None. The first process makes it, all load it.
+
+    Raises:
+        DataNotFoundError, RecipeError: as `make_start`.
+    """
+    if not needs_start(job.recipe):
+        return None
+    if job.fabric.is_global_zero:
+        make_start(job.recipe, job.run, dataset, roots=job.roots)
+    job.fabric.barrier()
+    return load_start(job.run)
 
 
 def make_start(recipe: Recipe, run: Run, dataset: Dataset, *, roots: Roots = None) -> None:

@@ -1,24 +1,25 @@
 """Training for bytes: the loop of all recipes, in which the network computes with the numbers of its file."""
 
 import logging
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tailcut.compression import RateLoss, measure_sensitivity
 from tailcut.compression.fisher import GRADIENT_BATCH
+from tailcut.data import Dataset
 from tailcut.errors import ArgumentError, DivergedError, RecipeError
 from tailcut.evaluation.evaluate import uses_batch_statistics
 from tailcut.evaluation.random_batches import network_inputs
-from tailcut.format.sensitivity import Sensitivity
-from tailcut.runtime.progress import Progress
-from tailcut.runtime.signals import Interruption
 from tailcut.training.recipe.fields import check_unused
 from tailcut.training.recipe.schema import PackSection, Recipe
 from tailcut.training.recipe.sections import GENERATIVE, CompressionSection
+from tailcut.training.setup.execution_mode import DENSE, Execution
+from tailcut.training.setup.job import Job
 from tailcut.training.trainer.base import Trainer
+from tailcut.training.trainer.image_network import ImageNetwork
 
 logger = logging.getLogger("tailcut.training")
 
@@ -54,91 +55,98 @@ def check_compression(recipe: Recipe) -> CompressionSection:
     return section
 
 
+@final
 class CompressionTrainer(Trainer):
     """One process of a training. `rate` has the steps, and what the bytes cost.
 
     Each line of `metrics.jsonl` has the bytes of the file, as it would be then.
     """
 
-    rate: RateLoss
+    def __init__(self, job: Job) -> None:
+        self.section = check_compression(job.recipe)
+        self.network = ImageNetwork(job)
+        self.rate = make_rate(job.recipe, self.section, self.network)
+        optimizer = make_optimizer(job.recipe, self.section, self.rate)
+        super().__init__(job, self.network.data, self.network.model, optimizer, {"compression": self.rate})
 
-    def _build_optimizer(self) -> torch.optim.Optimizer:
-        recipe, section = self.recipe, check_compression(self.recipe)
-        optimizer = recipe.optimizer
-        try:
-            self.rate = RateLoss(
-                self.model,
-                target_bytes=section.target_bytes,
-                num_steps=recipe.training.epochs * self.num_steps,
-                start_bytes=section.start_bytes,
-                # Of fresh numbers nothing can be measured.
-                sensitivity=None if recipe.start is None else self._sensitivity(section.num_gradients),
-                seed=recipe.training.seed,
-            )
-        except ArgumentError as error:
-            raise RecipeError(f"compression: {error}") from error
-        built = self.rate.optimizer(
-            torch.optim.AdamW if optimizer.name == "adamw" else torch.optim.Adam,
-            lr=optimizer.lr,
-            step_lr=section.step_lr,
-            betas=optimizer.betas,
-            weight_decay=optimizer.weight_decay,
-        )
-        built.param_groups[-1]["relative_lr"] = section.step_lr / optimizer.lr
-        return built
+    def _choose_execution(self) -> Execution:
+        return self.network.choose_execution()
 
-    def _sensitivity(self, num_gradients: int) -> Sensitivity:
-        return measure_sensitivity(
-            self.model, self._inputs(num_gradients), num_gradients=num_gradients, seed=self.recipe.training.seed
-        )
+    def _wrap(self, execution: Execution) -> nn.Module:
+        return self.network.wrap(execution)
 
-    def _inputs(self, count: int) -> list[Tensor]:
-        size = 1 if uses_batch_statistics(self.model) else GRADIENT_BATCH
-        return list(network_inputs(self.model, self.train_data, size, count, self.recipe.training.seed))
+    def _step(self, images: Tensor, targets: Tensor, places: Tensor) -> Tensor:
+        self.stepper.zero_grad()
+        with self.rate.rounded():
+            cost: Tensor = self.rate()
+            loss = self.network.loss(self.module, images, targets, places, self._coarse_factor()) + cost
+            self.fabric.backward(loss)
+        self._update()
+        return loss.detach()
 
-    def _train_epoch(self, bar: Progress, interruption: Interruption) -> float:
-        """Train one epoch. Returns its mean loss."""
-        loss = super()._train_epoch(bar, interruption)
+    def _recalibrate(self, size: int, count: int) -> None:
+        with self.rate.rounded():
+            self.network.recalibrate(self.execution or DENSE, size, count)
+
+    def _evaluate(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:
+        with self.rate.rounded() if model is self.model else nullcontext():
+            return self.network.evaluate(model, dataset)
+
+    def _epoch_figures(self) -> dict[str, Any]:
         target = self.rate.target
         logger.info("%d bytes, goal %d; a byte is worth %.1e", target.num_bytes, target.goal, target.price)
-        return loss
-
-    def _gradients(self, images: Tensor, targets: Tensor, places: Tensor) -> Tensor:
-        with self.rate.rounded():
-            return super()._gradients(images, targets, places)
-
-    def _loss(self, images: Tensor, targets: Tensor, places: Tensor) -> Tensor:
-        cost: Tensor = self.rate()
-        return super()._loss(images, targets, places) + cost
-
-    def _validate(self) -> tuple[str, dict[str, float]]:
-        with self._as_in_file():
-            return super()._validate()
-
-    def _measure_norms_again(self) -> None:
-        with self._as_in_file():
-            super()._measure_norms_again()
-
-    def _as_in_file(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.rate.is_rounded else self.rate.rounded()
-
-    def _save(self) -> None:
-        self.lines[-1]["num_bytes"] = round(self.rate.target.num_bytes)
-        super()._save()
-
-    def _state(self, states: dict[str, Tensor]) -> dict[str, Any]:
-        return {**super()._state(states), "compression": self.rate.state_dict()}
-
-    def _apply(self, state: dict[str, Any]) -> None:
-        super()._apply(state)
-        self.rate.load_state_dict(state["compression"])
+        return {"num_bytes": round(target.num_bytes)}
 
     def _pack(self) -> None:
-        count = check_compression(self.recipe).num_gradients
+        count = self.section.num_gradients
         try:
-            self.rate.save(self.run.model, self._inputs(count), num_gradients=count)
+            self.rate.save(self.run.model, gradient_inputs(self.recipe, self.network, count), num_gradients=count)
         except ArgumentError as error:
             raise DivergedError(
                 f"not packed: {error}. The checkpoint is kept; train anew in another folder with a lower optimizer.lr "
                 "or more bytes"
             ) from error
+
+
+def make_rate(recipe: Recipe, section: CompressionSection, network: ImageNetwork) -> RateLoss:
+    """Return the cost of the network's bytes, with its first steps.
+
+    Raises:
+        RecipeError: no step makes the file as small as the recipe asks.
+    """
+    count, seed = section.num_gradients, recipe.training.seed
+    sensitivity = None  # of fresh numbers nothing can be measured
+    if recipe.start is not None:
+        inputs = gradient_inputs(recipe, network, count)
+        sensitivity = measure_sensitivity(network.model, inputs, num_gradients=count, seed=seed)
+    try:
+        return RateLoss(
+            network.model,
+            target_bytes=section.target_bytes,
+            num_steps=recipe.training.epochs * network.data.num_steps,
+            start_bytes=section.start_bytes,
+            sensitivity=sensitivity,
+            seed=seed,
+        )
+    except ArgumentError as error:
+        raise RecipeError(f"compression: {error}") from error
+
+
+def make_optimizer(recipe: Recipe, section: CompressionSection, rate: RateLoss) -> torch.optim.Optimizer:
+    """Return the optimiser of the network and of the steps, which have a learning rate of their own."""
+    optimizer = recipe.optimizer
+    built = rate.optimizer(
+        torch.optim.AdamW if optimizer.name == "adamw" else torch.optim.Adam,
+        lr=optimizer.lr,
+        step_lr=section.step_lr,
+        betas=optimizer.betas,
+        weight_decay=optimizer.weight_decay,
+    )
+    built.param_groups[-1]["relative_lr"] = section.step_lr / optimizer.lr
+    return built
+
+
+def gradient_inputs(recipe: Recipe, network: ImageNetwork, count: int) -> list[Tensor]:
+    """Return `count` batches of training images as the network reads them, to measure its sensitivity on."""
+    size = 1 if uses_batch_statistics(network.model) else GRADIENT_BATCH
+    return list(network_inputs(network.model, network.data.train, size, count, recipe.training.seed))

@@ -6,37 +6,34 @@ gradients clipped at norm 35, batch norm frozen.
 """
 
 import logging
-from collections import Counter
-from typing import cast
+from dataclasses import replace
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor, nn
 
 from tailcut.channels import recalibrate
-from tailcut.data import CocoDataset, Dataset, Roots
-from tailcut.errors import ArgumentError, MissingExtraError, RecipeError, TailcutError
+from tailcut.data import CocoDataset, Dataset
+from tailcut.errors import ArgumentError, RecipeError, TailcutError
 from tailcut.evaluation.detection import evaluate_detector
 from tailcut.evaluation.random_batches import random_batches
 from tailcut.format import load
 from tailcut.inputs.detection.detectors import Detector
-from tailcut.runs import Run, packed_network
+from tailcut.runs import packed_network
 from tailcut.runtime.distributed import share_of
-from tailcut.runtime.progress import Progress
-from tailcut.runtime.signals import Interruption
 from tailcut.structure import family, model_names
 from tailcut.training.batches import generator
-from tailcut.training.ema import MovingAverage
 from tailcut.training.recipe.fields import check_unused
 from tailcut.training.recipe.schema import DetectionSection, Recipe
 from tailcut.training.recipe.sections import AugmentationSection
+from tailcut.training.result import save_trained
+from tailcut.training.setup.build import build_model, build_optimizer, note_data, seed_parameters
+from tailcut.training.setup.data import TrainingData, open_data
+from tailcut.training.setup.execution_mode import DENSE, Execution
+from tailcut.training.setup.job import Job
 from tailcut.training.trainer.base import Trainer
 from tailcut.training.trainer.detection_batches import Example, ImageNumbers, is_mirrored, training_example
 from tailcut.weights import to_dense
-
-try:
-    from lightning_fabric import Fabric
-except ImportError as error:
-    raise MissingExtraError("training", "lightning-fabric", "train") from error
 
 logger = logging.getLogger("tailcut.training")
 
@@ -109,73 +106,39 @@ class _ByNumber(nn.Module):
         return self.detector([self.images.image(number).to(numbers.device) for number in numbers.tolist()])
 
 
+@final
 class DetectionTrainer(Trainer):
     """One process of a training. The loop counts images by number; `_step` reads them."""
 
-    def __init__(self, recipe: Recipe, run: Run, fabric: Fabric, *, roots: Roots, download: bool) -> None:
+    def __init__(self, job: Job) -> None:
+        recipe, device = job.recipe, job.fabric.device
         self.section = check_recipe(recipe)
-        super().__init__(recipe, run, fabric, roots=roots, download=download)
-        self.detector = cast(Detector, self.model)
-        self.images = self._checked(self.train_data)
-        for dataset in (self.test_data, self.held_out):
-            if dataset is not None and not self._checked(dataset).has_objects:
-                raise RecipeError(
-                    f"data: {dataset.name}, split {dataset.split}, has no objects to measure a detector by"
-                )
-        self.train_data = ImageNumbers(self.train_data)
-        self.losses: Counter[str] = Counter()
-        if self.epoch == 0:
-            self._begin()
+        data = open_data(job)
+        seed_parameters(recipe)
+        self.detector = cast(Detector, build_model(recipe).to(device))
+        self.images = check_objects(self.detector, data)
+        if not job.run.has_checkpoint():  # which would have all of it
+            begin(self.detector, self.section, self.images, job)
+        note_data(recipe, self.detector, data.train)
+        optimizer = build_optimizer(recipe.optimizer, self.detector)
+        super().__init__(job, replace(data, train=ImageNumbers(data.train)), self.detector, optimizer)
 
-    def _checked(self, dataset: Dataset) -> CocoDataset:
-        if not isinstance(dataset, CocoDataset):
-            raise RecipeError(
-                f"data.name: a detector learns from boxes of objects, which {dataset.name} has not; use coco"
-            )
-        if dataset.num_classes > self.detector.num_classes:
-            raise RecipeError(
-                f"model.arguments.num_classes: must be at least {dataset.num_classes}, the highest category number of "
-                f"{dataset.name} plus one, got {self.detector.num_classes}"
-            )
-        return dataset
+    def _choose_execution(self) -> Execution:
+        return DENSE
 
-    def _begin(self) -> None:
-        """Take the backbone's weights over, or else measure the channels (changes the model)."""
-        recipe, section = self.recipe, self.section
-        if section.backbone is not None:
-            try:
-                source = packed_network(section.backbone, beside=self.run)
-                self.detector.load_backbone(to_dense(load(source, device=str(self.fabric.device))))
-            except (TailcutError, OSError) as error:
-                raise RecipeError(f"detection.backbone: {error}") from error
-        elif self.detector.transform.dct is not None:
-            order = torch.randperm(len(self.images), generator=generator(recipe.training.seed))
-            chosen = order[: section.statistics_images].tolist()
-            self.detector.fit(self.images.image(index) for index in chosen)
-            logger.info("measured the mean and spread of the channels on %d images", len(chosen))
-        if self.average is not None and recipe.optimizer.ema_decay is not None:
-            self.average = MovingAverage(self.model, recipe.optimizer.ema_decay)
-
-    def _train_epoch(self, bar: Progress, interruption: Interruption) -> float:
-        """Train one epoch, and log what the loss is made of. Returns its mean loss."""
-        self.losses.clear()
-        loss = super()._train_epoch(bar, interruption)
-        parts = [f"{name} {value / self.num_steps:.4f}" for name, value in sorted(self.losses.items())]
-        logger.info("epoch %d of this process: %s", self.epoch + 1, ", ".join(parts))
-        return loss
+    def _wrap(self, execution: Execution) -> nn.Module:
+        return self.fabric.setup_module(self.model, move_to_device=False)
 
     def _step(self, images: Tensor, targets: Tensor, places: Tensor) -> Tensor:
-        """Forward, backward, and one step of the optimiser. `images` are numbers. Returns the loss, a scalar."""
+        """Run forward, backward, and a step of the optimiser. `images` are numbers. Return the loss, a scalar."""
         examples = [self._example(index) for index in images.tolist()]
+        self.stepper.zero_grad()
         losses = self.module([image for image, _ in examples], [target for _, target in examples])
         loss = torch.stack(list(losses.values())).sum()
-        self.stepper.zero_grad()
         self.fabric.backward(loss)
-        limit = self.recipe.optimizer.clip_norm
-        if limit is not None:
-            self.fabric.clip_gradients(self.module, self.stepper, max_norm=limit, error_if_nonfinite=False)
-        self.stepper.step()
-        self.losses.update({name: value.item() for name, value in losses.items()})
+        self._update()
+        for name, value in losses.items():
+            self.loss_parts[name] += value.item()
         return loss.detach()
 
     def _example(self, index: int) -> Example:
@@ -187,8 +150,61 @@ class DetectionTrainer(Trainer):
 
     def _recalibrate(self, size: int, count: int) -> None:
         """Measure the statistics on `count` batches of `size` images; frozen batch norm has none to measure."""
-        numbers = random_batches(self.train_data, size, count, self.recipe.training.seed)
+        numbers = random_batches(self.data.train, size, count, self.recipe.training.seed)
         recalibrate(_ByNumber(self.detector, self.images), numbers, count)
 
     def _evaluate(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:
-        return evaluate_detector(model, self._checked(dataset), share=share_of(self.fabric))
+        return evaluate_detector(model, check_boxes(self.detector, dataset), share=share_of(self.fabric))
+
+    def _epoch_figures(self) -> dict[str, Any]:
+        return {}
+
+    def _pack(self) -> None:
+        save_trained(self.model, self.run.model, self.run, self.recipe.pack)
+
+
+def check_boxes(detector: Detector, dataset: Dataset) -> CocoDataset:
+    """Return the data set as one of boxes, of categories that the detector has.
+
+    Raises:
+        RecipeError: it has no boxes, or more categories.
+    """
+    if not isinstance(dataset, CocoDataset):
+        raise RecipeError(f"data.name: a detector learns from boxes of objects, which {dataset.name} has not; use coco")
+    if dataset.num_classes > detector.num_classes:
+        raise RecipeError(
+            f"model.arguments.num_classes: must be at least {dataset.num_classes}, the highest category number of "
+            f"{dataset.name} plus one, got {detector.num_classes}"
+        )
+    return dataset
+
+
+def check_objects(detector: Detector, data: TrainingData) -> CocoDataset:
+    """Return the training images of a detector; those that it is measured by must have objects.
+
+    Raises:
+        RecipeError: see `check_boxes`; or there is nothing to measure it by.
+    """
+    for dataset in (data.test, data.held_out):
+        if dataset is not None and not check_boxes(detector, dataset).has_objects:
+            raise RecipeError(f"data: {dataset.name}, split {dataset.split}, has no objects to measure a detector by")
+    return check_boxes(detector, data.train)
+
+
+def begin(detector: Detector, section: DetectionSection, images: CocoDataset, job: Job) -> None:
+    """Take the backbone's weights over, or else measure the channels (changes the detector).
+
+    Raises:
+        RecipeError: the backbone cannot be loaded, or does not fit.
+    """
+    if section.backbone is not None:
+        try:
+            source = packed_network(section.backbone, beside=job.run)
+            detector.load_backbone(to_dense(load(source, device=str(job.fabric.device))))
+        except (TailcutError, OSError) as error:
+            raise RecipeError(f"detection.backbone: {error}") from error
+    elif detector.transform.dct is not None:
+        order = torch.randperm(len(images), generator=generator(job.recipe.training.seed))
+        chosen = order[: section.statistics_images].tolist()
+        detector.fit(images.image(index) for index in chosen)
+        logger.info("measured the mean and spread of the channels on %d images", len(chosen))

@@ -6,69 +6,60 @@ rate of 2e-4 and betas (0.5, 0.999), is the custom.
 """
 
 import logging
-from collections import defaultdict
-from typing import cast
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor, nn
 
 from tailcut.channels import recalibrate
-from tailcut.data import Dataset, Roots
+from tailcut.data import Dataset
 from tailcut.evaluation.fid import resized
-from tailcut.runtime.progress import Progress
-from tailcut.runtime.signals import Interruption
+from tailcut.evaluation.generation import evaluate_generator
+from tailcut.runtime.distributed import share_of
 from tailcut.structure import example_shape
 from tailcut.training.losses import adversarial_loss
+from tailcut.training.recipe.sections import GenerationSection
 from tailcut.training.result import num_kept, save_trained
-from tailcut.training.setup.build_generation import GanNetworks
-from tailcut.training.setup.execution_mode import DENSE, choose_execution, example_batch, trained_as
+from tailcut.training.setup.build import build_optimizer, note_data, seed_parameters
+from tailcut.training.setup.build_generation import GanNetworks, build_gan
+from tailcut.training.setup.data import open_data
+from tailcut.training.setup.execution_mode import DENSE, Execution, choose_execution, example_batch, trained_as
+from tailcut.training.setup.job import Job
 from tailcut.training.trainer.base import Trainer
 
 logger = logging.getLogger("tailcut.training")
 
 
+@final
 class GanTrainer(Trainer):
     """One process of a training. `model` is both networks; each is wrapped by Fabric alone.
 
     The result is of the generator, whose file is `model.tailcut`; the discriminator is beside it,
     `discriminator.tailcut`. The counts of `metrics.jsonl` are of both networks.
-
-    `opponent` is the discriminator as the generator meets it, without Fabric's wrapper.
     """
 
-    networks: GanNetworks
-    opponent: nn.Module
-    losses: defaultdict[str, float]
-    code_size: int
-    image_size: tuple[int, int]
+    def __init__(self, job: Job) -> None:
+        data = open_data(job)
+        seed_parameters(job.recipe)
+        self.networks = build_gan(job.recipe).to(job.fabric.device)
+        _, self.code_size = cast(tuple[int, int], example_shape(self.networks.generator))
+        self.image_size = cast(tuple[int, int], (example_shape(self.networks.discriminator) or ())[-2:])
+        note_data(job.recipe, self.networks, data.train)
+        super().__init__(job, data, self.networks, build_optimizer(job.recipe.optimizer, self.networks))
 
-    def _build(self, roots: Roots) -> nn.Module:
-        self.losses = defaultdict(float)
-        self.networks = networks = cast(GanNetworks, super()._build(roots))
-        _, self.code_size = cast(tuple[int, int], example_shape(networks.generator))
-        self.image_size = cast(tuple[int, int], (example_shape(networks.discriminator) or ())[-2:])
-        return networks
+    def _choose_execution(self) -> Execution:
+        shape = (self.data.train.image_shape[0], *self.image_size)
+        images = example_batch(self.recipe, shape, self.fabric.world_size, self.fabric.device)
+        codes = images.new_zeros(len(images), self.code_size)
+        pairs = ((self.networks.generator, codes), (self.networks.discriminator, images))
+        ways = {choose_execution(self.recipe, network, example) for network, example in pairs} - {DENSE}
+        return ways.pop() if ways else DENSE  # one for both, where it pays for either
 
-    def _wrapped(self) -> nn.Module:
-        networks, fabric = self.networks, self.fabric
-        if self.execution is None:
-            shape = (self.train_data.image_shape[0], *self.image_size)
-            images = example_batch(self.recipe, shape, fabric.world_size, fabric.device)
-            codes = images.new_zeros(len(images), self.code_size)
-            pairs = ((networks.generator, codes), (networks.discriminator, images))
-            ways = {choose_execution(self.recipe, network, example) for network, example in pairs} - {DENSE}
-            self.execution = ways.pop() if ways else DENSE  # one for both, where it pays for either
-        forms = {name: trained_as(self.execution, network) for name, network in networks.named_children()}
-        self.opponent = forms["discriminator"]
-        return nn.ModuleDict({name: fabric.setup_module(form, move_to_device=False) for name, form in forms.items()})
-
-    def _train_epoch(self, bar: Progress, interruption: Interruption) -> float:
-        """Train one epoch, and log the losses of both networks. Returns their mean sum."""
-        self.losses.clear()
-        loss = super()._train_epoch(bar, interruption)
-        parts = [f"{name} {value / self.num_steps:.4f}" for name, value in sorted(self.losses.items())]
-        logger.info("epoch %d of this process: %s", self.epoch + 1, ", ".join(parts))
-        return loss
+    def _wrap(self, execution: Execution) -> nn.Module:
+        forms = {name: trained_as(execution, network) for name, network in self.networks.named_children()}
+        return nn.ModuleDict(
+            {name: self.fabric.setup_module(form, move_to_device=False) for name, form in forms.items()}
+        )
 
     def _step(self, images: Tensor, targets: Tensor, places: Tensor) -> Tensor:
         """Train the discriminator for a step, then the generator. Return the sum of their losses, a scalar.
@@ -77,6 +68,7 @@ class GanTrainer(Trainer):
         from two with these settings.
         """
         parts = cast(nn.ModuleDict, self.module)
+        opponent = cast(nn.Module, parts["discriminator"].module)  # as the generator meets it: without Fabric's wrapper
         real = 2 * resized(images, self.image_size) - 1  # the generator's pixels are -1..1
         made = parts["generator"](torch.randn(len(real), self.code_size).to(real.device))
 
@@ -88,14 +80,14 @@ class GanTrainer(Trainer):
         self.stepper.step()
 
         self.stepper.zero_grad()
-        self.opponent.requires_grad_(False)
+        opponent.requires_grad_(False)
         with self.fabric.autocast():  # not through its wrapper: its gradients are not wanted
-            deceived = adversarial_loss(self.opponent(made), real=True)
+            deceived = adversarial_loss(opponent(made), real=True)
         self.fabric.backward(deceived)
         self.stepper.step()
-        self.opponent.requires_grad_()
-        self.losses["discriminator"] += (loss + loss_of_made).item()
-        self.losses["generator"] += deceived.item()
+        opponent.requires_grad_()
+        self.loss_parts["discriminator"] += (loss + loss_of_made).item()
+        self.loss_parts["generator"] += deceived.item()
         return (loss + loss_of_made + deceived).detach()
 
     def _recalibrate(self, size: int, count: int) -> None:
@@ -105,7 +97,12 @@ class GanTrainer(Trainer):
         recalibrate(self.networks.generator, codes, count)
 
     def _evaluate(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:
-        return super()._evaluate(model.generator if isinstance(model, GanNetworks) else model, dataset)
+        network = model.generator if isinstance(model, GanNetworks) else model
+        num_samples = (self.recipe.generation or GenerationSection()).num_samples
+        return evaluate_generator(network, dataset, num_samples=num_samples, share=share_of(self.fabric))
+
+    def _epoch_figures(self) -> dict[str, Any]:
+        return {}
 
     def _pack(self) -> None:
         networks = self.networks

@@ -1,12 +1,13 @@
 """Launch of a training: its folder, its devices, and one trainer per process."""
 
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tailcut.data import Roots, reading
-from tailcut.errors import ArgumentError, MissingExtraError
+from tailcut.errors import ArgumentError
 from tailcut.files import write_atomically
 from tailcut.runs import Result, Run
 from tailcut.runtime.devices import Devices, is_first_process, make_fabric
@@ -15,29 +16,20 @@ from tailcut.runtime.signals import explaining_lost_places
 from tailcut.training.checkpoints import remove_unfinished
 from tailcut.training.recipe.schema import Recipe
 from tailcut.training.recipe.toml_files import check_replaceable, check_same, holds, to_toml
-
-try:
-    from lightning_fabric import Fabric
-except ImportError as error:
-    raise MissingExtraError("training", "lightning-fabric", "train") from error
-
-
-class Trainer(Protocol):
-    """One process of a training."""
-
-    def __init__(self, recipe: Recipe, run: Run, fabric: Fabric, *, roots: Roots, download: bool) -> None: ...
-
-    def train_epochs(self, *, progress: bool) -> None:
-        """Train what is left of the epochs."""
-
-    def finish(self, command: str) -> Result:
-        """Pack and evaluate."""
+from tailcut.training.setup.job import Fabric, Job
+from tailcut.training.trainer.base import Trainer
 
 
 def run_trainers(
-    kind: type[Trainer], recipe: Recipe, out: str | Path, *, resume: bool, devices: Devices | None, **settings: Any
+    kind: Callable[[Job], Trainer],
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    resume: bool,
+    devices: Devices | None,
+    **settings: Any,
 ) -> Result:
-    """Run one session of this kind in each process; arguments, result and errors are those of `trainers.train`.
+    """Run one trainer of this kind in each process; arguments, result and errors are those of `train`.
 
     No other training can begin or go on in the folder meanwhile.
     """
@@ -73,7 +65,7 @@ def _take_up(run: Run, recipe: Recipe, *, resume: bool) -> None:
 def _run_trainer(
     fabric: Fabric,
     *,
-    kind: type[Trainer],
+    kind: Callable[[Job], Trainer],
     recipe: Recipe,
     run: Run,
     roots: Roots,
@@ -86,11 +78,11 @@ def _run_trainer(
     how = reading(on_error=data.on_error, strict=data.strict, max_pixels=data.max_pixels, place="recipe")
     log = log_to_file(run) if fabric.is_global_zero else nullcontext()
     with log, explaining_lost_places(run), how as settings:
-        session = kind(recipe, run, fabric, roots=roots, download=download)
+        trainer = kind(Job(recipe, run, fabric, roots, download))
         if fabric.is_global_zero and not holds(run.recipe, recipe):  # else it may be the user's own, with comments
             write_atomically(run.recipe, to_toml(recipe))
-        session.train_epochs(progress=progress)
-        result = session.finish(command)
+        trainer.train_epochs(progress=progress)
+        result = trainer.finish(command)
         if fabric.is_global_zero:
             settings.report()
         return result

@@ -1,0 +1,45 @@
+"""The images of a training: those to learn from, those held out, and those of the test."""
+
+from dataclasses import dataclass
+
+from tailcut.data import Dataset, open_dataset
+from tailcut.evaluation.class_check import check_splits
+from tailcut.training.setup.build import check_data, hold_out
+from tailcut.training.setup.job import Job
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The images of a training.
+
+    Attributes:
+        train: those to learn from.
+        held_out: those held out for validation; None without hold-out.
+        test: those of the final figures.
+        num_steps: optimiser steps in each epoch.
+    """
+
+    train: Dataset
+    held_out: Dataset | None
+    test: Dataset
+    num_steps: int
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The number of images in each split."""
+        return {"train": len(self.train), "validation": len(self.held_out or ()), "test": len(self.test)}
+
+
+def open_data(job: Job) -> TrainingData:
+    """Open the data sets of a recipe.
+
+    Raises:
+        RecipeError: the splits have other classes, or the batches do not fit the images or the processes.
+        DataNotFoundError: the data set lies nowhere.
+    """
+    section = job.recipe.data
+    everything = open_dataset(section.name, section.train_split, roots=job.roots, download=job.download)
+    test = open_dataset(section.name, section.test_split, roots=job.roots, download=job.download)
+    check_splits(everything, test)
+    train, held_out = hold_out(job.recipe, everything)
+    return TrainingData(train, held_out, test, check_data(job.recipe, train, job.fabric.world_size))

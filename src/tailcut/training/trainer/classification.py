@@ -1,0 +1,48 @@
+"""Trainer for networks with classes or masks as targets, and for a VAE."""
+
+from typing import Any, final
+
+from torch import Tensor, nn
+
+from tailcut.data import Dataset
+from tailcut.training.result import save_trained
+from tailcut.training.setup.build import build_optimizer
+from tailcut.training.setup.execution_mode import DENSE, Execution
+from tailcut.training.setup.job import Job
+from tailcut.training.trainer.base import Trainer
+from tailcut.training.trainer.image_network import ImageNetwork
+
+
+@final
+class ClassificationTrainer(Trainer):
+    """One process of a training for classes, masks, or the loss of a VAE."""
+
+    def __init__(self, job: Job) -> None:
+        self.network = ImageNetwork(job)
+        model = self.network.model
+        super().__init__(job, self.network.data, model, build_optimizer(job.recipe.optimizer, model))
+
+    def _choose_execution(self) -> Execution:
+        return self.network.choose_execution()
+
+    def _wrap(self, execution: Execution) -> nn.Module:
+        return self.network.wrap(execution)
+
+    def _step(self, images: Tensor, targets: Tensor, places: Tensor) -> Tensor:
+        self.stepper.zero_grad()
+        loss = self.network.loss(self.module, images, targets, places, self._coarse_factor())
+        self.fabric.backward(loss)
+        self._update()
+        return loss.detach()
+
+    def _recalibrate(self, size: int, count: int) -> None:
+        self.network.recalibrate(self.execution or DENSE, size, count)
+
+    def _evaluate(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:
+        return self.network.evaluate(model, dataset)
+
+    def _epoch_figures(self) -> dict[str, Any]:
+        return {}
+
+    def _pack(self) -> None:
+        save_trained(self.model, self.run.model, self.run, self.recipe.pack)
