@@ -11,6 +11,7 @@ RUN/
   result.json             the figures of the packed network and how it was trained
   curves.png              loss, metric and kept coefficients over the epochs
   log.txt                 the log
+  stages/NAME/            a run folder for each stage of the recipe, where it has any
 
 A training that runs holds a lock on the folder.
 """
@@ -31,6 +32,7 @@ from tailcut.files import locked, write_atomically
 from tailcut.printing import Report, figure_text, plain, table
 
 RUN_PREFIX = "run:"  # what a run beside this one is called in a recipe
+STAGE_PREFIX = "stage:"  # what a stage of the same run is called
 
 # What the values of the files may be, and the words for it. A figure that is no number is null there.
 _WORDS: dict[Any, str] = {
@@ -128,9 +130,27 @@ class Result(Report):
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder. Only the names: the files may or may not exist yet."""
+    """A run folder. Only the names: the files may or may not exist yet.
+
+    Attributes:
+        path: the folder.
+        whole: the run that this one is a stage of, if it is one.
+    """
 
     path: Path
+    whole: "Run | None" = None
+
+    def stage(self, name: str) -> "Run":
+        """Return the run folder of a stage."""
+        return Run(self._stages / name, self)
+
+    def has_stages(self) -> bool:
+        """Return whether there are run folders of stages."""
+        return self._stages.is_dir()
+
+    @property
+    def _stages(self) -> Path:
+        return self.path / "stages"
 
     @property
     def recipe(self) -> Path:
@@ -250,9 +270,10 @@ class Run:
         return self.recipe.is_file()
 
     def has_finished_epochs(self) -> bool:
-        """Return whether there is a file that a training writes only after its first epoch."""
+        """Return whether there is a file that a training writes only after its first epoch, here or of a stage."""
         written = (self.last_checkpoint, self.previous_checkpoint, self.model, self.result)
-        return any(path.is_file() for path in written)
+        stages = self._stages.iterdir() if self.has_stages() else ()
+        return any(path.is_file() for path in written) or any(Run(path).has_finished_epochs() for path in stages)
 
     def has_checkpoint(self) -> bool:
         """Return whether there is a checkpoint file, readable or not."""
@@ -297,13 +318,16 @@ def packed_network(source: str | Path, *, beside: Run | None = None) -> str | Pa
 
     Args:
         source: where it is; `run:NAME` is the run folder NAME that lies beside another run.
-        beside: that other run.
+        beside: that other run. `stage:NAME` is a stage of it.
 
     Raises:
         ArgumentError: `run:NAME` without a run that it may lie beside, or there is no finished run.
     """
+    whole = None if beside is None else beside.whole or beside
+    if str(source).startswith(STAGE_PREFIX) and whole is not None:
+        return whole.stage(str(source).removeprefix(STAGE_PREFIX)).model
     if str(source).startswith(RUN_PREFIX):
-        return _network_beside(str(source).removeprefix(RUN_PREFIX), beside)
+        return _network_beside(str(source).removeprefix(RUN_PREFIX), whole)
     return Run(Path(source)).model if Path(source).is_dir() else source
 
 

@@ -6,6 +6,7 @@ for detectors. Recipes on ImageNet and COCO read theirs from folders in the form
 
 import itertools
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +22,21 @@ from tailcut.data import Dataset, InMemoryDataset, open_dataset
 from tailcut.format import load, save
 from tailcut.format.codecs import deflate
 from tailcut.format.zoo import PREFIX as ZOO_PREFIX
-from tailcut.runs import RUN_PREFIX, Run
+from tailcut.runs import RUN_PREFIX, Run, read_result
 from tailcut.runtime.devices import Devices
 from tailcut.structure import base_of, create_model
 from tailcut.training.batches import batches
 from tailcut.training.recipe.schema import Recipe
-from tailcut.training.recipe.toml_files import load_recipe, shipped_recipes
+from tailcut.training.recipe.stages import last_stage, stages_of
+from tailcut.training.recipe.toml_files import changed_since, load_recipe, shipped_recipes
 from tailcut.training.setup import data as setup_data
 from tailcut.training.setup.build import build_model, build_schedule
 from tailcut.training.setup.initial_network import DATA_PREFIX
 from tailcut.training.setup.initialization import regularized
 from tailcut.training.train import train
 from tailcut.training.trainer import base
-from tailcut.weights import kept_counts
+from tailcut.weights import kept_counts, truncated_tensors
+from tailcut.weights.attach import set_length
 
 NUM_IMAGES = 4
 LARGEST_SIDE = 112
@@ -165,14 +168,7 @@ def test_a_step_of_the_training_is_taken(name: str, tmp_path: Path, monkeypatch:
         train(recipe, tmp_path / "run", roots=tmp_path, devices=Devices("cpu"))
 
 
-def goes_on_truncated(recipe: Recipe) -> bool:
-    """Whether its network comes from the zoo as truncated as it will be."""
-    return recipe.start is not None and recipe.start.file.startswith(ZOO_PREFIX) and recipe.schedule is None
-
-
-TRUNCATED = [
-    name for name in shipped_recipes() if load_recipe(name).schedule is not None or goes_on_truncated(load_recipe(name))
-]
+TRUNCATED = [name for name in shipped_recipes() if load_recipe(name).schedule is not None or load_recipe(name).stage]
 ROWS = {
     "alexnet": {570365, 57364, 1408},
     "vgg16": {200578, 20302, 2048},
@@ -182,17 +178,29 @@ ROWS = {
 }
 
 
+def trainings_of(recipe: Recipe) -> list[Recipe]:
+    """Its stages, and the last training."""
+    return [*stages_of(recipe).values(), last_stage(recipe)]
+
+
+def cut_networks(recipe: Recipe) -> Iterator[tuple[dict[str, int], dict[str, int]]]:
+    """What each training of a recipe begins with and leaves of each tensor, stage after stage."""
+    network = None
+    for training in trainings_of(recipe):
+        with torch.device("meta"):
+            network = build_model(training, network)
+        before = kept_counts(network)
+        schedule = build_schedule(training, network, None, steps_per_epoch=100)
+        targets = {} if schedule is None else schedule.targets
+        for tensor in truncated_tensors(network):
+            set_length(tensor.holder, tensor.truncation, targets.get(tensor.name, tensor.num_kept))
+        yield before, kept_counts(network)
+
+
 def final_counts(name: str) -> dict[str, int]:
-    """What a recipe leaves of each tensor, by its schedule or as in the network it starts from."""
-    recipe = load_recipe(name)
-    if goes_on_truncated(recipe):
-        assert recipe.start is not None
-        return kept_counts(regularized(load(recipe.start.file), recipe.regularization))
-    with torch.device("meta"):
-        model = build_model(recipe)
-    schedule = build_schedule(recipe, model, None, steps_per_epoch=100)
-    assert schedule is not None
-    return schedule.targets
+    """What a recipe leaves of each tensor."""
+    *_, (_, counts) = cut_networks(load_recipe(name))
+    return counts
 
 
 @pytest.mark.parametrize("name", TRUNCATED)
@@ -219,7 +227,7 @@ def test_the_smallest_networks_share_equally(name: str, counts: set[int]) -> Non
 @pytest.mark.parametrize("name", [name for name in shipped_recipes() if name.endswith("-float16")])
 def test_a_float16_row_goes_on_from_the_row_of_its_number(name: str) -> None:
     recipe = load_recipe(name)
-    if recipe.start is None or recipe.start.file.startswith(ZOO_PREFIX):
+    if recipe.start is None:
         assert name in TRUNCATED
         return
     parent = load_recipe(recipe.start.file.removeprefix(RUN_PREFIX))
@@ -230,19 +238,58 @@ def test_a_float16_row_goes_on_from_the_row_of_its_number(name: str) -> None:
     assert (recipe.model, recipe.data) == (parent.model, at_full_size)
 
 
-@pytest.mark.parametrize("name", [name for name in shipped_recipes() if load_recipe(name).start is not None])
-def test_a_network_of_the_zoo_goes_on_with_all_it_has_and_ends_with_no_more(name: str) -> None:
+STAGED = [name for name in shipped_recipes() if load_recipe(name).stage]
+
+
+@pytest.mark.parametrize("name", STAGED)
+def test_a_stage_goes_on_with_all_that_the_one_before_left(name: str) -> None:
     recipe = load_recipe(name)
-    assert recipe.start is not None
-    if not recipe.start.file.startswith(ZOO_PREFIX):
+    counts = list(cut_networks(recipe))
+    assert len(counts) == len(recipe.stage) + 1
+    for (_, left), (begun, _) in pairwise(counts):
+        assert left.keys() == begun.keys()
+        assert all(begun[tensor] >= left[tensor] for tensor in left)
+    totals = [sum(left.values()) for _, left in counts]
+    assert totals == sorted(totals, reverse=True)
+    assert len({training.model_dump_json(include={"model"}) for training in trainings_of(recipe)}) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "row"),
+    [
+        ("resnet18-2688", 0, "resnet18-12058"),
+        ("unet-759-float16", 0, "unet-2936"),
+    ],
+)
+def test_a_first_stage_is_the_row_of_its_number(name: str, number: int, row: str) -> None:
+    changed = changed_since(load_recipe(row).model_dump(mode="json"), trainings_of(load_recipe(name))[number])
+    assert {line.partition(":")[0].partition(".")[0] for line in changed} <= {"name", "description", "paper"}
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_a_network_of_the_zoo_goes_on_with_all_it_has(name: str) -> None:
+    recipe = load_recipe(name)
+    if recipe.start is None or not recipe.start.file.startswith(ZOO_PREFIX):
         return
     start = load(recipe.start.file)
-    before, after = kept_counts(start), final_counts(name)
-    assert before.keys() == after.keys()
-    at_first = kept_counts(regularized(start, recipe.regularization))
-    assert all(at_first[tensor] >= max(before[tensor], after[tensor]) for tensor in after)
-    assert sum(after.values()) <= sum(before.values())
     assert base_of(start) == base_of(create_model(recipe.model.name, **recipe.model.arguments))
+    before = kept_counts(start)
+    after = kept_counts(regularized(start, recipe.regularization))
+    assert before.keys() == after.keys()
+    assert all(after[tensor] >= before[tensor] for tensor in before)
+
+
+STAGE_RECORDS = sorted((Path(__file__).resolve().parents[2] / "docs" / "results" / "stages").rglob("*.json"))
+
+
+@pytest.mark.parametrize("path", STAGE_RECORDS, ids=lambda path: path.stem)
+def test_the_record_of_a_stage_has_its_settings(path: Path) -> None:
+    """They were trained as separate runs."""
+    result = read_result(path)
+    (name,) = [name for name in STAGED if name.rpartition("/")[2].startswith(result.name.rpartition("-")[0])]
+    stage = stages_of(load_recipe(name))[result.name.rpartition("-")[2]]
+    changed = changed_since(result.recipe, stage)
+    assert {line.partition(":")[0].partition(".")[0] for line in changed} <= {"name", "description", "paper", "start"}
 
 
 @pytest.mark.parametrize("family", ROWS)

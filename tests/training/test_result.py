@@ -26,6 +26,7 @@ def test_counts_and_bytes_are_those_of_the_file(make_recipe: MakeRecipe, tmp_pat
         command="tailcut train small",
         device="cpu",
         num_devices=1,
+        epochs=recipe.training.epochs,
         seconds=1.23456,
         split_sizes={"train": 10, "validation": 0, "test": 5},
         metrics={"accuracy": 0.5},

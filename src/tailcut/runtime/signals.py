@@ -68,9 +68,14 @@ def interrupted(run: Run, epoch: int, step: int) -> str:
     """Return the message after Ctrl-C at this step of this epoch, both counted from 0."""
     epochs = "1 finished epoch is" if epoch == 1 else f"{epoch} finished epochs are"
     saved = f"{epochs} saved in {run.path}" if epoch else "no epoch is finished yet"
-    where = f"interrupted in epoch {epoch + 1}, step {step + 1}"
-    goes_on = "goes on" if epoch else "begins again"
+    stage = "" if run.whole is None else f"stage {run.path.name}, "
+    where = f"interrupted in {stage}epoch {epoch + 1}, step {step + 1}"
+    goes_on = "goes on" if epoch else _begins_again(run)
     return f"{where}; {saved}: the same command with --resume {goes_on}"
+
+
+def _begins_again(run: Run) -> str:
+    return "begins this stage again" if run.whole is not None or run.has_stages() else "begins again"
 
 
 @contextmanager
@@ -90,7 +95,7 @@ def explaining_lost_places(run: Run) -> Iterator[None]:
             ) from error
         if isinstance(error, TailcutError) or not _lies_in(error.filename, run.path):
             raise
-        goes_on = "goes on after the last saved epoch" if run.has_checkpoint() else "begins again"
+        goes_on = "goes on after the last saved epoch" if run.has_checkpoint() else _begins_again(run)
         raise TrainingError(
             f"cannot write {error.filename}: {error.strerror}. What was written before is whole: when this is mended, "
             f"the same command with --resume {goes_on}"

@@ -30,7 +30,7 @@ def train(
     """Train a recipe's network, pack it, and evaluate the packed file on the test split.
 
     A recipe with a `detection` section is for a detector, the loss `gan` for a generator and its discriminator; with a
-    `compression` section it trains for bytes.
+    `compression` section it trains for bytes. A recipe with stages is one training after another.
 
     With the same recipe, the same number of threads and one CPU the outcome is always the same, bit by bit,
     also if the run was killed at any moment and resumed.
@@ -57,7 +57,7 @@ def train(
         DataNotFoundError: the data set lies nowhere.
     """
     settings = {"roots": roots, "download": download, "progress": progress, "command": command}
-    return run_trainers(trainer_of(recipe), recipe, out, resume=resume, devices=devices, **settings)
+    return run_trainers(trainer_of, recipe, out, resume=resume, devices=devices, **settings)
 
 
 def trainer_of(recipe: Recipe) -> Callable[[Job], Trainer]:

@@ -36,6 +36,20 @@ def split_key(text: str) -> list[str]:
     return parts if values == 0 and all(parts) else []
 
 
+def remove_key(values: dict[str, Any], parts: Sequence[str]) -> bool:
+    """Remove a key of nested tables (changes them), if it is there. Returns whether it was."""
+    table: Any = values
+    for index, part in enumerate(parts):
+        if not isinstance(table, dict):
+            return False
+        rest = ".".join(parts[index:])
+        if rest in table:  # the last part, or the name of a tensor with its dots
+            del table[rest]
+            return True
+        table = table.get(part)
+    return False
+
+
 def unknown_key(parts: Sequence[str]) -> str | None:
     """Return the error for a key that no recipe has, or None for a valid key."""
     kind: Any = Recipe

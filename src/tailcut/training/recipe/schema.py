@@ -7,7 +7,14 @@ from tailcut.printing import is_fraction
 from tailcut.training.recipe.fields import Axes, Codec, Counts, KeepRatio, ModelSection, Positive
 from tailcut.training.recipe.fields import Fraction as Fraction
 from tailcut.training.recipe.fields import RecipeSection as RecipeSection
-from tailcut.training.recipe.sections import CompressionSection, DataSection, GenerationSection, check_generation
+from tailcut.training.recipe.sections import (
+    CompressionSection,
+    DataSection,
+    GenerationSection,
+    Stages,
+    check_generation,
+    check_stages,
+)
 
 try:
     from pydantic import Field, field_validator, model_validator
@@ -338,7 +345,11 @@ class PaperSection(RecipeSection):
 
 
 class Recipe(RecipeSection):
-    """A whole recipe; a section that is None is not used."""
+    """A whole recipe; a section that is None is not used.
+
+    The trainings of `stage` come first, one after another, each from the network of the one before; then that of the
+    recipe itself. See `tailcut.training.recipe.stages`.
+    """
 
     name: str
     description: str = ""
@@ -357,6 +368,7 @@ class Recipe(RecipeSection):
     generation: GenerationSection | None = None
     pack: PackSection = PackSection()
     paper: PaperSection | None = None
+    stage: Stages = ()
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Self:
@@ -364,8 +376,11 @@ class Recipe(RecipeSection):
             raise ValueError("a [schedule] needs a [regularization] section (it may be empty)")
         if self.schedule is not None and self.regularization is not None and self.regularization.num_drawn is not None:
             raise ValueError("regularization.num_drawn takes no [schedule]: a tail of coefficients drawn is no tail")
-        if self.distillation is not None and self.distillation.teacher == "start" and self.start is None:
+        if self.distillation is not None and self.distillation.teacher == "start" and not self._goes_on():
             raise ValueError("distillation.teacher 'start' needs a [start] section")
+        if self.stage and (self.training.loss == "gan" or self.detection is not None):
+            raise ValueError("stage: a gan and a detector cannot go on from another network, and so have no stages")
+        check_stages(self.stage)
         if self.training.execution == "fused":
             if self.regularization is None:
                 raise ValueError("training.execution 'fused' needs a [regularization] section")
@@ -379,6 +394,10 @@ class Recipe(RecipeSection):
         check_generation(self.generation, self.training.loss)
         self._check_lsuv()
         return self
+
+    def _goes_on(self) -> bool:
+        """Whether there is a network to start from."""
+        return self.start is not None or bool(self.stage)
 
     def _check_lsuv(self) -> None:
         measured = self.regularization is not None and self.regularization.initialization == "lsuv"

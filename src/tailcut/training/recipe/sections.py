@@ -8,7 +8,7 @@ from tailcut.errors import MissingExtraError
 from tailcut.training.recipe.fields import ModelSection, Positive, RecipeSection
 
 try:
-    from pydantic import Field, model_validator
+    from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 except ImportError as error:
     raise MissingExtraError("reading a recipe", "pydantic", "train") from error
 
@@ -113,6 +113,40 @@ class GenerationSection(RecipeSection):
 
     num_samples: Annotated[int, Field(ge=2)] = 10_000
     discriminator: ModelSection | None = None
+
+
+class StageSection(RecipeSection):
+    """A training before that of the recipe: the recipe with other values for the keys of this table.
+
+    Attributes:
+        name: of its run folder, in the folder `stages` of the run.
+        without: keys of the recipe that it does not have, dotted (`data.coarse`).
+    """
+
+    # The other keys are those of a recipe; `stages_of` checks them.
+    model_config = ConfigDict(extra="allow")
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+    without: tuple[str, ...] = ()
+
+
+def _stage_tables(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return value
+    raise ValueError(
+        "each stage is a [[stage]] table with a name; --set changes a key of the recipe and of all its stages"
+    )
+
+
+Stages = Annotated[tuple[StageSection, ...], BeforeValidator(_stage_tables)]
+
+
+def check_stages(stages: Stages) -> None:
+    """Raise `ValueError` unless each stage has another name."""
+    names = [stage.name for stage in stages]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"stage: {names.count(name)} of them are named {name!r}; each has its own run folder")
 
 
 def check_generation(section: GenerationSection | None, loss: str) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tailcut.errors import MissingExtraError, RecipeError
-from tailcut.training.recipe.keys import problems_of, split_key, unknown_key
+from tailcut.training.recipe.keys import problems_of, remove_key, split_key, unknown_key
 from tailcut.training.recipe.schema import Recipe
+from tailcut.training.recipe.stages import stages_of
 from tailcut.training.recipe.toml_text import read_toml
 
 try:
@@ -28,8 +29,9 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     Args:
         name_or_path: see `find_recipe`.
         overrides: `KEY=VALUE` each, the key dotted (`optimizer.lr`), the value as TOML; a value that is no TOML
-            is taken as text, an empty one removes the key or section (`distillation=`) if it is there. A name with
-            dots stands in quotes unless it ends the key (`regularization.overrides."conv.weight".axes=[0]`).
+            is taken as text, an empty one removes the key or section (`distillation=`) if it is there. It holds for
+            all stages, whatever these say of the key. A name with dots stands in quotes unless it ends the key
+            (`regularization.overrides."conv.weight".axes=[0]`).
 
     Raises:
         RecipeError: not found, no TOML, or a key is unknown, missing or has a wrong value.
@@ -50,11 +52,16 @@ def parse_recipe(content: str, *, source: str, overrides: Sequence[str] = ()) ->
     if "name" not in values:
         values = {"name": Path(source).stem, **values}
     try:
-        return Recipe.model_validate(values)
+        recipe = Recipe.model_validate(values)
     except ValidationError as error:
         problems = problems_of(error)
         lines = problems[0] if len(problems) == 1 else "".join(f"\n  {problem}" for problem in problems)
         raise RecipeError(f"{source}: {lines}") from error
+    try:
+        stages_of(recipe)
+    except RecipeError as error:
+        raise RecipeError(f"{source}: {error}") from error
+    return recipe
 
 
 def training_command(
@@ -189,11 +196,15 @@ def _override(values: dict[str, Any], override: str, source: str) -> None:
             f"--set {override}: expected KEY=VALUE, for example optimizer.lr=0.01; a name with other characters than "
             "letters, digits, - and _ stands in quotes"
         )
+    stages = values.get("stage")
+    for stage in stages if isinstance(stages, list) else ():
+        if isinstance(stage, dict) and parts[0] not in ("name", "without"):
+            remove_key(stage, parts)
     if not text.strip():
         problem = unknown_key(parts)
         if problem is not None:
             raise RecipeError(f"{source}: {problem}")
-        _remove(values, parts)
+        remove_key(values, parts)
         return
     try:
         value = tomllib.loads(f"value = {text}")["value"]
@@ -208,26 +219,23 @@ def _override(values: dict[str, Any], override: str, source: str) -> None:
     table[parts[-1]] = value
 
 
-def _remove(values: dict[str, Any], parts: Sequence[str]) -> None:
-    """Remove a key, if it is there."""
-    table: Any = values
-    for index, part in enumerate(parts):
-        if not isinstance(table, dict):
-            return
-        rest = ".".join(parts[index:])
-        if rest in table:  # the last part, or the name of a tensor with its dots
-            del table[rest]
-            return
-        table = table.get(part)
-
-
 def _toml_lines(values: Mapping[str, Any], prefix: str) -> list[str]:
     tables = {key: item for key, item in values.items() if isinstance(item, dict)}
-    lines = [f"{_toml_key(key)} = {_toml_value(item)}" for key, item in values.items() if key not in tables]
+    arrays = {key: item for key, item in values.items() if _is_array_of_tables(item)}
+    others = {key: item for key, item in values.items() if key not in tables and key not in arrays}
+    lines = [f"{_toml_key(key)} = {_toml_value(item)}" for key, item in others.items()]
     for key, item in tables.items():
         name = f"{prefix}{_toml_key(key)}"
         lines += ["", f"[{name}]", *_toml_lines(item, f"{name}.")]
+    for key, items in arrays.items():
+        name = f"{prefix}{_toml_key(key)}"
+        for item in items:
+            lines += ["", f"[[{name}]]", *_toml_lines(item, f"{name}.")]
     return lines
+
+
+def _is_array_of_tables(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
 
 
 def _toml_key(key: str) -> str:
@@ -245,6 +253,8 @@ def _toml_value(value: Any) -> str:
 
 
 def _leaves(values: Any, prefix: str = "") -> dict[str, Any]:
+    if _is_array_of_tables(values):
+        values = {item.get("name", str(number)): item for number, item in enumerate(values)}
     if not isinstance(values, dict) or not values:
         return {prefix: values}
     leaves: dict[str, Any] = {}

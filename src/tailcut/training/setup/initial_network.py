@@ -16,9 +16,10 @@ from tailcut.evaluation.random_batches import network_inputs, random_batches
 from tailcut.format import fingerprint, inspect, load, save
 from tailcut.format.open_network import is_tailcut_file, open_network
 from tailcut.inputs import BlockDCT, Selection, YCbCrPixels, replace_stem, use_ycbcr
-from tailcut.runs import RUN_PREFIX, Run, packed_network
+from tailcut.runs import RUN_PREFIX, STAGE_PREFIX, Run, packed_network
 from tailcut.structure import base_of, create_model
 from tailcut.training.recipe.schema import InputsSection, PruningSection, Recipe
+from tailcut.training.recipe.stages import stages_of
 from tailcut.training.setup.job import Job
 
 STATISTICS_BATCH = 50
@@ -34,13 +35,13 @@ def needs_start(recipe: Recipe) -> bool:
 
 
 def sources(recipe: Recipe) -> list[str]:
-    """Return the networks that a recipe starts or learns from: a file, `run:NAME`, `zoo:NAME`, `start`."""
-    named = [
-        recipe.start.file if recipe.start is not None else None,
-        recipe.distillation.teacher if recipe.distillation is not None else None,
-        recipe.detection.backbone if recipe.detection is not None else None,
-    ]
-    return [source for source in named if source is not None]
+    """Return the networks that a recipe and its stages start or learn from: files, `run:NAME`, `zoo:NAME`, `start`."""
+    named: list[str] = []
+    for training in (recipe, *stages_of(recipe).values()):
+        named += [training.start.file] if training.start is not None else []
+        named += [training.distillation.teacher] if training.distillation is not None else []
+        named += [training.detection.backbone] if training.detection and training.detection.backbone else []
+    return [source for source in dict.fromkeys(named) if not source.startswith(STAGE_PREFIX)]
 
 
 def needed_runs(recipe: Recipe) -> list[str]:

@@ -23,6 +23,9 @@ class Job:
         fabric: the engine, launched.
         roots: data roots to try first.
         download: fetch the data set if it lies nowhere.
+        record: the recipe as the result records it; other than `recipe` where that is its last training.
+        earlier_epochs: those of the stages before it.
+        earlier_seconds: those of the stages before it.
     """
 
     recipe: Recipe
@@ -30,3 +33,6 @@ class Job:
     fabric: Fabric
     roots: Roots = None
     download: bool = False
+    record: Recipe | None = None
+    earlier_epochs: int = 0
+    earlier_seconds: float = 0.0

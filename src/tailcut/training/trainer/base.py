@@ -335,13 +335,14 @@ class Trainer(ABC):
         fabric.barrier()
         packed = load(run.model)
         result = make_result(
-            recipe,
+            self.job.record or recipe,
             run,
             packed,
             command=command,
             device=fabric.device.type,
             num_devices=fabric.world_size,
-            seconds=sum(line["seconds"] for line in self.lines),
+            epochs=self.job.earlier_epochs + recipe.training.epochs,
+            seconds=self.job.earlier_seconds + sum(line["seconds"] for line in self.lines),
             split_sizes=self.data.sizes,
             metrics=self._evaluate(packed, self.data.test),
             validation={} if self.data.held_out is None else self._evaluate(packed, self.data.held_out),
