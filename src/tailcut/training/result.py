@@ -3,7 +3,9 @@
 import logging
 import math
 import platform
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,20 +21,30 @@ from tailcut.weights import kept_counts, truncated_tensors
 logger = logging.getLogger("tailcut.training")
 
 
-def save_trained(network: nn.Module, path: Path, run: Run, section: PackSection) -> None:
+def save_trained(
+    network: nn.Module, path: Path, run: Run, section: PackSection, calibration: Iterable[Any] | None = None
+) -> None:
     """Write a network of a finished training, on the first process.
 
     Args:
         network: the network.
         path: its file.
         run: the run of the checkpoint.
-        section: the types of the numbers.
+        section: the types of the numbers, and the levels.
+        calibration: batches of inputs for these.
 
     Raises:
         DivergedError: a number has become too large for its type, or none at all.
     """
     try:
-        save(network, path, dtype=section.dtype, other_dtype=section.other_dtype)
+        save(
+            network,
+            path,
+            dtype=section.dtype,
+            other_dtype=section.other_dtype,
+            levels=section.levels,
+            calibration=calibration,
+        )
     except ArgumentError as error:
         raise DivergedError(
             f"not packed: {error}. The checkpoint is kept: tailcut pack {run.path} -o FILE --dtype float32 "

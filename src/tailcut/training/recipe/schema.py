@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from tailcut.errors import MissingExtraError
+from tailcut.errors import ArgumentError, MissingExtraError
 from tailcut.printing import is_fraction
 from tailcut.training.recipe.fields import Axes, Codec, Counts, KeepRatio, ModelSection, Positive
 from tailcut.training.recipe.fields import Fraction as Fraction
@@ -15,6 +15,7 @@ from tailcut.training.recipe.sections import (
     check_generation,
     check_stages,
 )
+from tailcut.weights.level_counts import parts_of
 
 try:
     from pydantic import Field, field_validator, model_validator
@@ -314,10 +315,23 @@ class PackSection(RecipeSection):
     Attributes:
         dtype: number type of the coefficients.
         other_dtype: number type of everything else (biases, batch norm).
+        levels: of a progressive file, the parts of the coefficients that its smaller networks have, see
+            `tailcut.save`; a level is drawn in each step, see `tailcut.NestedLevels`. Empty for one network.
     """
 
     dtype: Codec = "float32"
     other_dtype: Codec = "float32"
+    levels: tuple[float, ...] = ()
+
+    @field_validator("levels")
+    @classmethod
+    def _rise(cls, levels: tuple[float, ...]) -> tuple[float, ...]:
+        if levels:
+            try:
+                parts_of(levels)
+            except ArgumentError as error:
+                raise ValueError(str(error)) from error
+        return levels
 
 
 class PaperSection(RecipeSection):
@@ -391,6 +405,10 @@ class Recipe(RecipeSection):
                 raise ValueError("training.round_from needs a [regularization] section")
             if self.pack.dtype == "float32":
                 raise ValueError("training.round_from rounds to pack.dtype; choose float16 or bfloat16 there")
+        if self.pack.levels and (
+            self.regularization is None or self.training.loss == "gan" or self.detection is not None
+        ):
+            raise ValueError("pack.levels is for networks of classes or masks with a [regularization] section")
         check_generation(self.generation, self.training.loss)
         self._check_lsuv()
         return self

@@ -1,16 +1,20 @@
 """Trainer for networks with classes or masks as targets, and for a VAE."""
 
+from contextlib import nullcontext
 from typing import Any, final
 
 from torch import Tensor, nn
 
 from tailcut.data import Dataset
+from tailcut.evaluation.random_batches import network_inputs
 from tailcut.training.result import save_trained
 from tailcut.training.setup.build import build_optimizer
 from tailcut.training.setup.execution_mode import DENSE, Execution
 from tailcut.training.setup.job import Job
+from tailcut.training.setup.norm_statistics import NUM_BATCHES
 from tailcut.training.trainer.base import Trainer
 from tailcut.training.trainer.image_network import ImageNetwork
+from tailcut.weights import NestedLevels
 
 
 @final
@@ -20,7 +24,11 @@ class ClassificationTrainer(Trainer):
     def __init__(self, job: Job) -> None:
         self.network = ImageNetwork(job)
         model = self.network.model
-        super().__init__(job, self.network.data, model, build_optimizer(job.recipe.optimizer, model))
+        optimizer, levels, seed = job.recipe.optimizer, job.recipe.pack.levels, job.recipe.training.seed
+        # Each process draws the same level, so that gradients are of the same network.
+        self.nested = NestedLevels(model, levels, seed=seed) if levels else None
+        stateful = {} if self.nested is None else {"levels": self.nested}
+        super().__init__(job, self.network.data, model, build_optimizer(optimizer, model), stateful)
 
     def _choose_execution(self) -> Execution:
         return self.network.choose_execution()
@@ -30,8 +38,9 @@ class ClassificationTrainer(Trainer):
 
     def _step(self, images: Tensor, targets: Tensor, places: Tensor) -> Tensor:
         self.stepper.zero_grad()
-        loss = self.network.loss(self.module, images, targets, places, self._coarse_factor())
-        self.fabric.backward(loss)
+        with nullcontext() if self.nested is None else self.nested.drawn():
+            loss = self.network.loss(self.module, images, targets, places, self._coarse_factor())
+            self.fabric.backward(loss)
         self._update()
         return loss.detach()
 
@@ -45,4 +54,15 @@ class ClassificationTrainer(Trainer):
         return {}
 
     def _pack(self) -> None:
-        save_trained(self.model, self.run.model, self.run, self.recipe.pack)
+        save_trained(self.model, self.run.model, self.run, self.recipe.pack, self._calibration())
+
+    def _calibration(self) -> list[Tensor] | None:
+        """Return batches of training images for the statistics of a file's levels; None without levels."""
+        if self.nested is None:
+            return None
+        recipe = self.recipe
+        size, count = (
+            recipe.data.batch_size,
+            max(NUM_BATCHES, recipe.training.statistics_images // recipe.data.batch_size),
+        )
+        return list(network_inputs(self.model, self.data.train, size, count, recipe.training.seed))
