@@ -28,6 +28,7 @@ from tools.docs.byte_tables import byte_table
 from tools.docs.comparisons import LAYER_SCORES, TUNED_SCORES, answers, scores_compared, variants_compared
 from tools.docs.findings import AGAINST, finding
 from tools.docs.highlights import highlights
+from tools.docs.level_tables import level_table
 from tools.docs.markdown import counted, duration, markdown_table, percent
 from tools.docs.recipe_tables import recipe_table
 from tools.docs.reference_tables import package_names, public_names
@@ -123,6 +124,7 @@ def build(root: Path) -> dict[Path, str]:
             "unet": lambda: unet_table(root / UNET),
             **{name: partial(paper_table, name, root) for name in ("table2", "table3", "table4")},
         },
+        "docs/progressive-files.md": {"levels": lambda: level_table(root / RESULTS)},
         "docs/accuracy-per-byte.md": {"bytes": lambda: byte_table(root / RESULTS)},
         "docs/benchmarks.md": {
             "bench": lambda: bench_tables(root / BENCH),
