@@ -22,6 +22,7 @@ from tailcut.data import Dataset, InMemoryDataset, open_dataset
 from tailcut.format import load, save
 from tailcut.format.codecs import deflate
 from tailcut.format.zoo import PREFIX as ZOO_PREFIX
+from tailcut.format.zoo import zoo_names
 from tailcut.runs import RUN_PREFIX, Run, read_result
 from tailcut.runtime.devices import Devices
 from tailcut.structure import base_of, create_model
@@ -277,6 +278,11 @@ def test_a_network_of_the_zoo_goes_on_with_all_it_has(name: str) -> None:
     after = kept_counts(regularized(start, recipe.regularization))
     assert before.keys() == after.keys()
     assert all(after[tensor] >= before[tensor] for tensor in before)
+
+
+def test_the_zoo_has_final_networks_only() -> None:
+    finals = {load_recipe(name).name for name in shipped_recipes()}
+    assert [name for name in zoo_names() if name not in finals] == []
 
 
 STAGE_RECORDS = sorted((Path(__file__).resolve().parents[2] / "docs" / "results" / "stages").rglob("*.json"))
