@@ -625,6 +625,8 @@ def cases() -> dict[str, Case]:
             found[name] = Case(rule, content, own_class, alone=_alone(content) if is_of_network else rule)
     for name, rule, content, own_class in invalid_levels.cases():
         found[name] = Case(rule, content, own_class, alone=rule)
+    work = invalid_levels.too_much_work()
+    found["levels-work"] = Case("level-work", work.file(), work.own, 1 << 21, "level-work")
     for name, rule, draft, cap in capped():
         found[name] = Case(rule, draft.file(), draft.own, cap, rule)
     return found

@@ -5,9 +5,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from conformance.level_writer import Further, Levels, in_levels, joined
+from conformance.networks import registered
+from conformance.reference.decoder import Kept, apply, digest_of, list_others
+from conformance.reference.items import Items
 from conformance.valid import CHAIN, LINEAR, own, regularize
 from conformance.valid_levels import infinite_below
-from conformance.writer import items, varint
+from conformance.writer import base_of, items, varint
 
 Named = tuple[str, str, bytes, str | None]
 ALL = regularize(LINEAR, 0, b"\1", 1.0)
@@ -43,6 +46,7 @@ def blocks() -> Iterator[tuple[str, str, bytes]]:
         yield f"number-{number}", "level-number", joined([first, second], [128] * max(0, number - 1), number)
     yield "part-0", "level-parts", joined([first, second], [0])
     yield "second-part-0", "level-parts", joined([first, second, second], [128, 0])
+    yield "no-block", "level-cut", joined([], [128] * 7)
     yield "short-head", "file-short", whole[:12]
     yield "cut-lowest", "level-cut", whole[: end - 1]
     yield "cut-size", "cut-off", whole[:end] + b"\x80"
@@ -140,6 +144,21 @@ def contents() -> Iterator[tuple[str, str, Levels]]:
     )
     short = replace(wide.further[0], payloads=[rounded.further[1].payloads[0]])
     yield "quantized-claims", "quantized-claims", _with(wide, 0, short)
+
+
+def too_much_work() -> Levels:
+    """Return a file whose levels repeat more than is allowed; it is refused before its few numbers are looked at.
+
+    It needs a `max_parameters` below 2^23 for that.
+    """
+    edit, arguments = regularize(b"\1", 0, b"\1", 1.0), [(0, [2048, 512])]
+    made = in_levels(CHAIN, [edit], [255] * 5)
+    network = registered()[CHAIN].build({**registered()[CHAIN].defaults, "widths": [2048, 512]})
+    assert network is not None
+    kept: list[Kept] = []
+    apply(1, Items(edit[1]), network, False, kept)
+    digest = digest_of(kept, list_others(network, kept))
+    return replace(made, lowest=replace(made.lowest, base=base_of(CHAIN, arguments), digest=digest))
 
 
 def cases() -> Iterator[Named]:

@@ -100,6 +100,8 @@ def read(
     payloads = [body.take(length) for length in header.lengths] + [body.rest()]
     require(bool(header.streams) or not payloads[-1], "payload-of-nothing")
 
+    heads = [levels.read_head(Items(further), len(header.streams)) for further in blocks.contents[1:level]]
+
     is_own = not header.base
     network = deepcopy(own) if is_own else build_registered(header, registered or {}, max_parameters)
     made: list[tuple[int, Any]] = []
@@ -112,16 +114,7 @@ def read(
         other.type = TYPES[number][0]
     require(header.has_coefficients == bool(kept), "coefficients-there")
     require(bool(kept) or not blocks.parts, "level-coefficients")
-    counts = [blocks.counts(entry.count) for entry in kept]
-    reader = _Reader(header, kept, others)
-    for place, stored in enumerate(blocks.contents[:level]):
-        for entry, each in zip(kept, counts, strict=True):
-            entry.count = each[place]
-        if place == 0:
-            reader.read_lowest(payloads)
-        else:
-            reader.read_further(levels.read_head(Items(stored), len(header.streams)))
-    reader.fill_in()
+    read_levels(_Reader(header, kept, others), blocks, payloads, heads, max_parameters)
     if network is not None:
         check_range(header, network, kept, others)
     type_ = TYPES[header.streams[0] // 16][0] if header.has_coefficients else None
@@ -354,6 +347,24 @@ def digest_of(kept: list[Kept], others: list[Other]) -> bytes:
     lines = [f"{entry.name} {ints(entry.shape)} {ints(entry.axes)} {ints(entry.weights)}\n" for entry in kept]
     lines += [f"{entry.name} {ints(entry.shape)} {'p' if entry.is_parameter else 'b'}\n" for entry in others]
     return hashlib.blake2b("".join(lines).encode(), digest_size=4).digest()
+
+
+def read_levels(
+    reader: "_Reader", blocks: Blocks, payloads: list[bytes], heads: list[levels.Head], max_parameters: int
+) -> None:
+    """Read the lowest level, and the further ones of these heads."""
+    counts = [blocks.counts(entry.count) for entry in reader.kept]
+    known = sum(each[place] for each in counts for place in range(len(heads)))
+    anew = sum(math.prod(other.shape) for other in reader.others) * sum(head.has_others for head in heads)
+    require(known + 4 * anew <= max(1 << 22, max_parameters // 2), "level-work")
+    for place in range(1 + len(heads)):
+        for entry, each in zip(reader.kept, counts, strict=True):
+            entry.count = each[place]
+        if place == 0:
+            reader.read_lowest(payloads)
+        else:
+            reader.read_further(heads[place - 1])
+    reader.fill_in()
 
 
 class _Reader:
