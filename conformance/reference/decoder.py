@@ -100,7 +100,8 @@ def read(
     payloads = [body.take(length) for length in header.lengths] + [body.rest()]
     require(bool(header.streams) or not payloads[-1], "payload-of-nothing")
 
-    heads = [levels.read_head(Items(further), len(header.streams)) for further in blocks.contents[1:level]]
+    require(header.has_coefficients or not blocks.parts, "level-coefficients")
+    heads = [levels.read_head(Items(further), header.streams) for further in blocks.contents[1:level]]
 
     is_own = not header.base
     network = deepcopy(own) if is_own else build_registered(header, registered or {}, max_parameters)
@@ -113,7 +114,6 @@ def read(
     for other, number in zip(others, header.types, strict=True):
         other.type = TYPES[number][0]
     require(header.has_coefficients == bool(kept), "coefficients-there")
-    require(bool(kept) or not blocks.parts, "level-coefficients")
     read_levels(_Reader(header, kept, others), blocks, payloads, heads, max_parameters)
     if network is not None:
         check_range(header, network, kept, others)
@@ -381,8 +381,6 @@ class _Reader:
         self.read(payloads, [kind % 16 for kind in self.header.streams])
 
     def read_further(self, head: levels.Head) -> None:
-        for kind, codec in zip(self.header.streams, head.codecs, strict=False):
-            require((kind // 16 == QUANTIZED) == (codec == 3), "quantized-codec")
         self.read(head.payloads, head.codecs, head.has_others)
 
     def read(self, payloads: list[bytes], codecs: list[int], has_others: bool = True) -> None:

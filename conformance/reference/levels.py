@@ -3,6 +3,7 @@
 import zlib
 from dataclasses import dataclass, field
 
+from conformance.reference.codecs import QUANTIZED
 from conformance.reference.items import Items
 from conformance.reference.refusal import require
 
@@ -56,10 +57,13 @@ class Head:
     payloads: list[bytes]
 
 
-def read_head(level: Items, num_streams: int) -> Head:
-    """Read the content of a further level, of a file whose lowest level has so many streams."""
+def read_head(level: Items, streams: list[int]) -> Head:
+    """Read the content of a further level, of a file whose lowest level has these streams: type and codec of each."""
     mark = level.byte()
     require(mark <= 1, "level-others", str(mark))
-    codecs = [level.byte() for _ in range(num_streams if mark else 1)]
+    codecs = []
+    for kind in streams if mark else streams[:1]:
+        codecs.append(level.byte())
+        require((kind // 16 == QUANTIZED) == (codecs[-1] == 3), "quantized-codec")
     lengths = [level.varint() for _ in codecs[:-1]]
     return Head(bool(mark), codecs, [level.take(length) for length in lengths] + [level.rest()])
