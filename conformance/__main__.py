@@ -40,7 +40,8 @@ def check() -> list[str]:
 
 def _compare(name: str, found: Content, wanted: dict[str, Any]) -> list[str]:
     complaints = []
-    stored = [(entry.name, entry.raw.hex()) for entry in (*found.kept, *found.others)]
+    stored = [(entry.name, entry.raw.hex()) for entry in found.kept]
+    stored += [(entry.name, entry.raw.hex()) for entry in found.others]
     if stored != [(entry["name"], entry["numbers"]) for entry in (*wanted["coefficients"], *wanted["tensors"])]:
         complaints.append(f"{name}: other tensors or numbers")
     if found.metadata != wanted["metadata"] or [number for number, _ in found.edits] != wanted["edits"]:

@@ -173,7 +173,7 @@ def in_levels(
         coefficients=coefficients,
         codecs=(codecs[0], *other_codecs),
         types=types,
-        numbers={**numbers, **first},
+        numbers={name: list(each) for name, each in {**numbers, **first}.items()},
         parameters=parameters,
     )
     lowest = replace(lowest, own=None if is_registered else name, version=3)

@@ -64,7 +64,7 @@ class Coder:
         self.range = 2**32
         self.last: dict[str, list[int]] = below.last if below else {}
         self.mean: dict[str, int] = below.mean if below else {}
-        self.whole = below.whole if below else 0
+        self.whole: int = below.whole if below else 0
 
     def decide(self, bound: int, bit: int) -> int:
         raise NotImplementedError

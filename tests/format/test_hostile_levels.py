@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 from tests.format import test_hostile as hostile
-from tests.format.networks import randomize
+from tests.format.networks import randomize, registered
 from tests.format.test_bounds import at_most
 from tests.format.zeros import kept, zero_file
 from torch import nn
@@ -184,7 +184,7 @@ def test_a_payload_that_expands_is_refused_before_memory_is_taken(trial: hostile
 def test_a_level_claims_no_more_than_its_payload_can_hold(trial: hostile.Trial) -> None:
     """200,000 numbers of a level whose payload has four bytes, which can hold 73,728."""
     long_axis = kept(lambda shape: 200_000 if shape == (1, 2_100_000) else 1)
-    with hostile.registered("long", Long):
+    with registered("long", Long):
         sound = decode(zero_file("long", edits=[long_axis], codec=3, parts=(1,)))
         trial.load(encode(sound))
         for payload in (b"", bytes(4), b"\xff" * 4):
@@ -200,7 +200,7 @@ class Long(nn.Module):
 
 
 def test_codec_2_bounds_the_numbers_of_all_levels(trial: hostile.Trial) -> None:
-    with hostile.registered("long", Long):
+    with registered("long", Long):
         fits = decode(zero_file("long", edits=[at_most(16_000)], parts=(128,)))
         trial.refuse(encode(changed_level(fits, 2, b"\0")), CorruptFileError, "not the code of any")
         large = decode(zero_file("long", edits=[at_most(16_400)], parts=(128,)))

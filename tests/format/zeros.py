@@ -108,7 +108,8 @@ def _quantized_zeros(
     ]
     by_level = _counts(tensors, parts)
     encoder = quantized.Encoder([*map(layout_of_kept, tensors.coefficients), *others])
-    streams, known = [], []
+    streams: list[Stream] = []
+    known: list[int] = []
     for number, counts in enumerate(by_level):
         layouts = [layout_of_kept(entry, count) for entry, count in zip(tensors.coefficients, counts, strict=True)]
         layouts += others if has_others or number == 0 else []
