@@ -49,7 +49,8 @@ def small_file(dtype: str = "float16", levels: Sequence[float] = (0.3, 0.6)) -> 
 
 
 def blocks_of(content: bytes) -> tuple[tuple[int, ...], list[bytes]]:
-    return split_blocks(content[5:], None)
+    parts, blocks = split_blocks(content, None)
+    return parts, [block.content for block in blocks]
 
 
 def joined(parts: Sequence[int], blocks: Sequence[bytes]) -> bytes:

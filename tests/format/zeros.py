@@ -3,7 +3,6 @@
 import itertools
 import zlib
 from collections.abc import Callable, Sequence
-from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from tailcut.channels.graph.layer_kinds import layer_kind
 from tailcut.channels.pruning.edit import NarrowedLayer, PruneEdit
 from tailcut.format import codecs, quantized
 from tailcut.format.container import Contents, Level, StoredBase, Stream, encode
-from tailcut.format.levels import count_below
 from tailcut.format.numbers import INTEGERS, NUMBER_TYPES, QUANTIZED, type_number
 from tailcut.format.streams import layout_of_kept, layout_of_other
 from tailcut.format.tensors import NetworkTensors, network_tensors
@@ -22,6 +20,7 @@ from tailcut.structure import Edit, StoredTensor, Writer, create_model, family
 from tailcut.transform.order import normalize_axes
 from tailcut.weights.edit import RegularizeEdit
 from tailcut.weights.layers import candidates
+from tailcut.weights.level_counts import count_in
 
 
 def zero_file(
@@ -83,8 +82,7 @@ def zero_file(
 def _counts(tensors: NetworkTensors, parts: Sequence[int]) -> list[list[int]]:
     """The coefficients of each tensor in each level."""
     return [
-        [reduce(count_below, reversed(parts[level:]), entry.num_kept) for entry in tensors.coefficients]
-        for level in range(len(parts) + 1)
+        [count_in(level, entry.num_kept, parts) for entry in tensors.coefficients] for level in range(len(parts) + 1)
     ]
 
 
