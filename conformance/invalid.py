@@ -4,6 +4,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from conformance import invalid_levels
 from conformance.reference.decoder import digest_of, read
 from conformance.reference.refusal import RefusedError
 from conformance.valid import (
@@ -70,9 +71,9 @@ def head() -> Iterator[Named]:
     yield "magic-empty", "magic", b""
     yield "magic-short", "magic", b"\x89TCU"
     yield "magic-other", "magic", b"\x89PNG" + sound[4:]
-    for version in (0, 3, 255):
+    for version in (0, 4, 255):
         yield f"version-{version}", "version", sound[:4] + bytes([version]) + sound[5:]
-    yield "version-short", "version", b"\x89TCT\x03"
+    yield "version-short", "version", b"\x89TCT\x04"
     for length in (1, 4, 5, 12):
         yield f"short-{length}", "file-short", sound[:length]
     yield "checksum-payload", "checksum", sound[:-1] + bytes([sound[-1] ^ 1])
@@ -622,6 +623,10 @@ def cases() -> dict[str, Case]:
             own_class = made.own if isinstance(made, Draft) else "nothing"
             is_of_network = own_class is not None and name.startswith("fit-")
             found[name] = Case(rule, content, own_class, alone=_alone(content) if is_of_network else rule)
+    for name, rule, content, own_class in invalid_levels.cases():
+        found[name] = Case(rule, content, own_class, alone=rule)
+    work = invalid_levels.too_much_work()
+    found["levels-work"] = Case("level-work", work.file(), work.own, 1 << 21, "level-work")
     for name, rule, draft, cap in capped():
         found[name] = Case(rule, draft.file(), draft.own, cap, rule)
     return found

@@ -4,7 +4,8 @@ import json
 import shutil
 from typing import Any
 
-from conformance import invalid, valid
+from conformance import invalid, valid, valid_levels
+from conformance.level_writer import Levels
 from conformance.networks import FOLDER, own_class, registered, written
 from conformance.reference.decoder import read
 from conformance.reference.meaning import dense
@@ -65,6 +66,10 @@ def contents() -> dict[str, bytes]:
         draft = case()
         made[f"valid/{name}.tailcut"] = draft.file()
         found[name] = expected(draft, draft.file())
+    for name, whole in valid_levels.cases().items():
+        levels = whole()
+        made[f"valid/{name}.tailcut"] = levels.file()
+        found[name] = {**expected(levels.draft(), levels.file()), **_told(name, levels)}
     made["valid.json"] = _lines(found)
     rules = json.loads((FOLDER / "rules.json").read_text(encoding="utf-8"))
     refused: dict[str, Any] = {}
@@ -77,6 +82,14 @@ def contents() -> dict[str, bytes]:
             refused[name]["alone"] = wrong.alone and rules[wrong.alone]["error"]
     made["invalid.json"] = _lines(refused)
     return made
+
+
+def _told(name: str, made: Levels) -> dict[str, Any]:
+    """What the corpus says of levels."""
+    is_whole = made.there == len(made.found)
+    cuts = valid_levels.beginnings(name, len(made.parts)) if is_whole else range(0)
+    below = [valid_levels.beginning(name, there) for there in cuts]
+    return {"levels": len(made.found), "there": made.there, "below": below}
 
 
 def _lines(found: dict[str, Any]) -> bytes:

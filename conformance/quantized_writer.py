@@ -8,8 +8,8 @@ from conformance.reference.quantized import WHOLE, Coder, Tensor
 class Writer(Coder):
     """The encoder of codec 2 with the contexts of codec 3."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, below: Coder | None = None) -> None:
+        super().__init__(below)
         self.low, self.written, self.length = 0, 0, 0
 
     def decide(self, bound: int, bit: int) -> int:
@@ -33,7 +33,10 @@ class Writer(Coder):
                     self.number(WHOLE, number - self.whole)
                     self.whole = number
             else:
-                self.parameters(tensor.key, tensor.parameters)
+                if tensor.known:
+                    self.count(tensor, tensor.parameters[3])
+                else:
+                    self.parameters(tensor.key, tensor.parameters)
                 numbers = list(tensor.numbers)
                 self.run(tensor)
                 tensor.numbers = numbers

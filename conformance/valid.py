@@ -52,7 +52,7 @@ def place(name: str, network: Module) -> int:
     return [found for found, _ in network.walk()].index(name)
 
 
-def _selected(network: Module, *names: str) -> bytes:
+def selected(network: Module, *names: str) -> bytes:
     known = [name for name, _ in network.parameters()]
     return sum(1 << known.index(name) for name in names).to_bytes((len(known) + 7) // 8, "little")
 
@@ -248,7 +248,7 @@ def numbers() -> dict[str, Callable[[], Draft]]:
 def edits() -> dict[str, Callable[[], Draft]]:
     """Return each kind of edit, alone and together, with modules by name and by number."""
     image = _image()
-    some = _selected(image, "conv1.weight", "grouped.weight", "table.weight")
+    some = selected(image, "conv1.weight", "grouped.weight", "table.weight")
     names = [name for name, _ in image.parameters()]
     kept_first = regularize(some, 0, b"\0", 2)
     every = ((1 << len(names)) - 1).to_bytes((len(names) + 7) // 8, "little")
@@ -312,7 +312,7 @@ def _last_selected() -> bytes:
     network, edits = _image(), [(2, registered_stem()), (3, _after_stem())]
     for number, content in edits:
         apply(number, Items(content), network, False, [])
-    return _selected(network, "conv1.mix.weight", "grouped.weight")
+    return selected(network, "conv1.mix.weight", "grouped.weight")
 
 
 def quantized() -> dict[str, Callable[[], Draft]]:

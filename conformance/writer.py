@@ -109,15 +109,16 @@ def fixed_block(content: bytes) -> bytes:
     return bytes(sum(bit << place for place, bit in enumerate(bits[at : at + 8])) for at in range(0, len(bits), 8))
 
 
-def range_payload(content: bytes, size: int) -> bytes:
-    """Codec 2, as SPEC.md gives its encoder."""
+def range_payload(content: bytes, size: int, below: bytes = b"") -> bytes:
+    """Codec 2, as SPEC.md gives its encoder; contexts begin as if `below` had been coded."""
     width = 8 * size
     zero = [32768] * (256 + width)
     seen = [0] * 32 + [8] * 224 + [4] * width
     written, low, span = 0, 0, 2**32
     length = 0
-    for at in range(0, len(content), size):
-        number = int.from_bytes(content[at : at + size], "little")
+    for at in range(-len(below), len(content), size):
+        item = below[at : at + size or None] if at < 0 else content[at : at + size]
+        number = int.from_bytes(item, "little")
         rotated = (number << 1 | number >> (width - 1)) % 2**width
         node = 1
         for place in reversed(range(width)):
@@ -126,13 +127,14 @@ def range_payload(content: bytes, size: int) -> bytes:
             node = 2 * node + bit if place > width - 9 else node
             bound = span // 65536 * zero[context]
             rate = 131072 // (2 * seen[context] + 3)
+            zero[context] += -(zero[context] * rate // 65536) if bit else (65536 - zero[context]) * rate // 65536
+            seen[context] = min(126, seen[context] + 1)
+            if at < 0:
+                continue
             if bit:
                 low, span = low + bound, span - bound
-                zero[context] -= zero[context] * rate // 65536
             else:
                 span = bound
-                zero[context] += (65536 - zero[context]) * rate // 65536
-            seen[context] = min(126, seen[context] + 1)
             if low >= 2**32:
                 low, written = low - 2**32, written + 1
             while span < 2**24:
@@ -211,13 +213,17 @@ class Draft:
         lengths = list(map(len, self.payloads[:-1])) if self.lengths is None else self.lengths
         return made + b"".join(map(varint, lengths)) + self.after
 
-    def file(self) -> bytes:
+    def body(self) -> bytes:
+        """All behind the checksum; the lowest level of a file that has levels."""
         header = self.header()
         frame = varint(2 * len(header)) + header
         if self.packing is not None:
             packed = self.packing(header)
             frame = items(2 * len(packed) + 1, len(header), packed)
-        return whole(self.digest + frame + b"".join(self.payloads), self.version)
+        return self.digest + frame + b"".join(self.payloads)
+
+    def file(self) -> bytes:
+        return whole(self.body(), self.version)
 
 
 def whole(body: bytes, version: int = 1) -> bytes:
@@ -331,13 +337,13 @@ def quantized_payload(kept: Sequence[Kept], others: Sequence[Other], parameters:
             tensor.numbers = tensor.numbers[: max(0, tensor.parameters[3] - 1)]
     payload = Writer().payload([tensor for _, tensor in tensors])
     for told, tensor in tensors:
-        found: list[Any] = list(tensor.numbers) if tensor.is_whole else _values(tensor)
+        found: list[Any] = list(tensor.numbers) if tensor.is_whole else values_of(tensor)
         told.numbers = found
         told.raw = struct.pack(f"<{len(found)}{'q' if tensor.is_whole else 'f'}", *found)
     return payload
 
 
-def _values(tensor: Tensor) -> list[float]:
+def values_of(tensor: Tensor) -> list[float]:
     try:
         return values(tensor)
     except RefusedError:  # a draft of what is to be refused

@@ -22,6 +22,7 @@ from tailcut.structure.wire import Reader, Writer
 
 MAX_NUMBERS = 1 << 20
 DIGEST_BYTES = 4
+LEVELS = b"\3"  # the version of files with levels
 HUGE = (2**63 - 1, 2**62, 2**40, 2**32, 2**31 - 1, 2**24, 65_537, 65_536, 16_385, 4_097, 257, 256, 128, 127)
 Havoc = Callable[[bytes, random.Random], bytes]
 
@@ -75,10 +76,12 @@ def varint(number: int) -> bytes:
 
 
 def tailcut_file(content: bytes, rng: random.Random, change: Havoc = havoc) -> bytes:
-    """Change the header, an edit or the payloads of a `.tailcut` file; repair sizes, digest and checksum."""
+    """Change the header, an edit or the payloads of a `.tailcut` file; repair sizes, digest and checksums."""
     if rng.random() < 0.02:
         return change(content, rng)
     try:
+        if content[4:5] == LEVELS and rng.random() < 0.7:
+            return with_digest(change_levels(content, rng, change))
         header, rest = split(content)
     except (TailcutError, IndexError, zlib.error, struct.error):
         return with_checksum(change(content, rng))
@@ -89,14 +92,68 @@ def tailcut_file(content: bytes, rng: random.Random, change: Havoc = havoc) -> b
         header = change_an_edit(header, rng, change)
     else:
         rest = change(rest, rng)
-    version = content[4] if rng.random() < 0.95 else max(0, 3 - content[4])
-    made = join(header, rest, is_packed=rng.random() < 0.1, version=version)
+    is_packed = rng.random() < 0.1
+    if content[4:5] == LEVELS:
+        head, blocks = blocks_of(content)
+        made = join_levels(head, [body_of(header, rest, is_packed=is_packed), *blocks[1:]])
+    else:
+        version = content[4] if rng.random() < 0.95 else max(0, 3 - content[4])
+        made = join(header, rest, is_packed=is_packed, version=version)
     return with_digest(made) if rng.random() < 0.9 else made
 
 
+def change_levels(content: bytes, rng: random.Random, change: Havoc) -> bytes:
+    """Change the content of a level above the lowest, or the parts; take a level out, put it in twice, or cut there."""
+    head, blocks = blocks_of(content)
+    way = rng.random()
+    if way < 0.7 and len(blocks) > 1:
+        place = rng.randrange(1, len(blocks))
+        blocks[place] = change(blocks[place], rng)
+    elif way < 0.85:
+        place = rng.randrange(1, len(head))
+        head = head[:place] + bytes([rng.choice((0, 1, 128, 255, rng.randrange(256)))]) + head[place + 1 :]
+    elif way < 0.9:
+        head = change(head, rng)
+    elif way < 0.95:
+        del blocks[rng.randrange(1, len(blocks) + 1) :]
+    else:
+        blocks.insert(rng.randrange(len(blocks) + 1), rng.choice(blocks))
+    return join_levels(head, blocks)
+
+
+def blocks_of(content: bytes) -> tuple[bytes, list[bytes]]:
+    """Return the number and the parts of the levels of a file, and what its blocks hold, as far as they are whole.
+
+    Raises:
+        TailcutError: the file is too short for the lowest level.
+    """
+    reader = Reader(content[5:])
+    number = reader.byte()
+    head = bytes([number]) + reader.raw(max(0, number - 1))
+    blocks = [reader.raw(reader.uint())]
+    try:
+        reader.raw(4)
+        while reader.remaining:
+            blocks.append(reader.raw(reader.uint()))
+            reader.raw(4)
+    except TailcutError:
+        pass
+    return head, blocks
+
+
+def join_levels(head: bytes, blocks: list[bytes]) -> bytes:
+    """Return a file of version 3 with the checksums of its blocks."""
+    made = head
+    for block in blocks:
+        made += varint(len(block)) + block
+        made += zlib.crc32(made).to_bytes(4, "little")
+    return b"\x89TCT" + LEVELS + made
+
+
 def split(content: bytes) -> tuple[bytes, bytes]:
-    """Return the header, expanded, and what follows it."""
-    reader = Reader(content[HEAD_BYTES + DIGEST_BYTES :])
+    """Return the header, expanded, and what follows it; of a file with levels those of the lowest."""
+    body = blocks_of(content)[1][0] if content[4:5] == LEVELS else content[HEAD_BYTES:]
+    reader = Reader(body[DIGEST_BYTES:])
     mark = reader.uint(at_most=1 << 21)
     if not mark & 1:
         header = reader.raw(mark >> 1)
@@ -108,12 +165,18 @@ def split(content: bytes) -> tuple[bytes, bytes]:
 
 def join(header: bytes, rest: bytes, *, is_packed: bool = False, version: int = 1) -> bytes:
     """Return a file with the digest 0, which `with_digest` repairs."""
+    body = body_of(header, rest, is_packed=is_packed)
+    return with_checksum(b"\x89TCT" + bytes([version]) + bytes(4) + body)
+
+
+def body_of(header: bytes, rest: bytes, *, is_packed: bool = False) -> bytes:
+    """Return what a checksum covers, with the digest 0."""
     frame = varint(2 * len(header)) + header
     if is_packed:
         deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
         packed = deflate.compress(header) + deflate.flush()
         frame = varint(2 * len(packed) + 1) + varint(len(header)) + packed
-    return with_checksum(b"\x89TCT" + bytes([version]) + bytes(4 + DIGEST_BYTES) + frame + rest)
+    return bytes(DIGEST_BYTES) + frame + rest
 
 
 def change_an_edit(header: bytes, rng: random.Random, change: Havoc) -> bytes:
@@ -154,18 +217,23 @@ def edits_in(header: bytes) -> tuple[int, int, list[tuple[int, bytes]]]:
 
 def with_digest(content: bytes) -> bytes:
     """Return the file with the digest that it should have, as far as it can be read; always with a true checksum."""
+    content = with_checksum(content)
     try:
         digest = decoder.true_digest(content, registered())
     except RefusedError as error:
         digest = _digest_of_other(content) if error.rule == "base-name" else b""
-    changed = content[:HEAD_BYTES] + digest + content[HEAD_BYTES + DIGEST_BYTES :] if digest else content
-    return with_checksum(changed)
+    if not digest:
+        return content
+    if content[4:5] == LEVELS:
+        head, blocks = blocks_of(content)
+        return join_levels(head, [digest + blocks[0][DIGEST_BYTES:], *blocks[1:]])
+    return with_checksum(content[:HEAD_BYTES] + digest + content[HEAD_BYTES + DIGEST_BYTES :])
 
 
 def _digest_of_other(content: bytes) -> bytes:
     """That of a file with a network that the reference reader does not know; empty where the library refuses."""
     try:
-        contents = decode(with_checksum(content))
+        contents = decode(content)
         model = bare_network(contents, MAX_NUMBERS)
         return network_tensors(model, apply_edits(contents, model, MAX_NUMBERS)).digest()
     except Exception:  # noqa: BLE001 -- what is wrong with it, foreign errors too, is what the target is to find
@@ -173,6 +241,12 @@ def _digest_of_other(content: bytes) -> bytes:
 
 
 def with_checksum(content: bytes) -> bytes:
+    """Return the file with a true checksum; with levels, with those of the blocks that are whole."""
+    if content[4:5] == LEVELS:
+        try:
+            return join_levels(*blocks_of(content))
+        except TailcutError:
+            return content
     return content[:5] + zlib.crc32(content[HEAD_BYTES:]).to_bytes(4, "little") + content[HEAD_BYTES:]
 
 

@@ -125,8 +125,10 @@ def as_file(content: bytes) -> Iterator[Path]:
 def own_class_of(content: bytes) -> str:
     """Return the own class of the corpus whose tensors have most in common with those that the file lists."""
     try:
-        header = decoder.read_header(Items(decoder.read_frame(Items(content[13:]))), content[4])
-    except RefusedError:
+        is_in_levels = content[4:5] == mutators.LEVELS
+        body = mutators.blocks_of(content)[1][0] if is_in_levels else content[9:]
+        header = decoder.read_header(Items(decoder.read_frame(Items(body[4:]))), content[4])
+    except (RefusedError, FormatError):
         return "linear"
     listed = {other.name for other in header.others}
     return max(_NAMES, key=lambda name: (len(_NAMES[name] & listed), -len(_NAMES[name])))

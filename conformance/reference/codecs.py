@@ -53,8 +53,8 @@ def numbers_of(content: bytes, number: int) -> list[Any]:
     return values
 
 
-def decode(codec: int, payload: bytes, count: int, size: int) -> bytes:
-    """Return the bytes of `count` numbers of `size` bytes."""
+def decode(codec: int, payload: bytes, count: int, size: int, below: bytes = b"") -> bytes:
+    """Return the bytes of `count` numbers of `size` bytes, in a level above that with `below`."""
     if codec == 0:
         require(len(payload) == count * size, "payload-raw", f"{len(payload)} bytes for {count * size}")
         return payload
@@ -62,8 +62,10 @@ def decode(codec: int, payload: bytes, count: int, size: int) -> bytes:
         planes = inflate(payload, count * size, "payload-deflate", "payload-deflate-end")
         # Plane 0 has the most significant byte of each number, which comes last in the number.
         return bytes(planes[(size - 1 - byte) * count + item] for item in range(count) for byte in range(size))
-    require(1 <= count * size <= 65_536, "payload-range-size")
-    return RangeDecoder(payload, 8 * size).run(count)
+    require(count > 0 and len(below) + count * size <= 65_536, "level-range-size" if below else "payload-range-size")
+    decoder = RangeDecoder(payload, 8 * size)
+    decoder.learn(below)
+    return decoder.run(count)
 
 
 def inflate(payload: bytes, length: int, rule: str, end_rule: str) -> bytes:
@@ -96,20 +98,35 @@ class RangeDecoder:
         return self.payload[self.read - 1] if self.read <= len(self.payload) else 0
 
     def bit(self, context: int) -> int:
-        zero, seen = self.zero[context], self.seen[context]
-        bound = self.range // 65536 * zero
-        rate = 131072 // (2 * seen + 3)
+        bound = self.range // 65536 * self.zero[context]
         if self.offset < bound:
             found, self.range = 0, bound
-            self.zero[context] = zero + (65536 - zero) * rate // 65536
         else:
             found, self.range, self.offset = 1, self.range - bound, self.offset - bound
-            self.zero[context] = zero - zero * rate // 65536
-        self.seen[context] = min(126, seen + 1)
+        self.learn_bit(context, found)
         while self.range < 2**24:
             self.offset = self.offset * 256 + self.next_byte()
             self.range *= 256
         return found
+
+    def learn_bit(self, context: int, found: int) -> None:
+        zero, seen = self.zero[context], self.seen[context]
+        rate = 131072 // (2 * seen + 3)
+        self.zero[context] = zero - zero * rate // 65536 if found else zero + (65536 - zero) * rate // 65536
+        self.seen[context] = min(126, seen + 1)
+
+    def learn(self, content: bytes) -> None:
+        """Leave the contexts as if these numbers had been decoded."""
+        size = self.width // 8
+        for at in range(0, len(content), size):
+            item = int.from_bytes(content[at : at + size], "little")
+            rotated = (item << 1 | item >> (self.width - 1)) % 2**self.width
+            node = 1
+            for place in range(self.width - 1, -1, -1):
+                bit = rotated >> place & 1
+                upper = place > self.width - 9
+                self.learn_bit(node if upper else 256 + place, bit)
+                node = 2 * node + bit if upper else node
 
     def run(self, count: int) -> bytes:
         content = bytearray()

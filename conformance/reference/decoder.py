@@ -11,10 +11,11 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from conformance.reference import edits, quantized
+from conformance.reference import edits, levels, quantized
 from conformance.reference.codecs import FLOATS, OVERFLOWS, QUANTIZED, TYPES, decode, inflate, numbers_of
 from conformance.reference.edits import Kept
 from conformance.reference.items import Items
+from conformance.reference.levels import Blocks
 from conformance.reference.networks import Module
 from conformance.reference.refusal import RefusedError, refuse, require
 
@@ -78,6 +79,7 @@ def read(
     own: Module | None = None,
     *,
     max_parameters: int = 1 << 30,
+    level: int | None = None,
 ) -> Content:
     """Read and check a file.
 
@@ -86,16 +88,20 @@ def read(
         registered: the networks that are known by name.
         own: the network of an own class that the file is read into; None to check what can be checked without it.
         max_parameters: the cap on the size of all dense tensors.
+        level: read no levels above this one (1 is the lowest); None for all that are there.
 
     Raises:
         RefusedError: the file breaks a rule.
     """
-    check_head(content, max_parameters)
-    body = Items(content[9:])
+    blocks = read_blocks(content, max_parameters)
+    body = Items(blocks.contents[0])
     digest = body.take(4)
     header = read_header(Items(read_frame(body)), content[4])
     payloads = [body.take(length) for length in header.lengths] + [body.rest()]
     require(bool(header.streams) or not payloads[-1], "payload-of-nothing")
+
+    require(header.has_coefficients or not blocks.parts, "level-coefficients")
+    heads = [levels.read_head(Items(further), header.streams) for further in blocks.contents[1:level]]
 
     is_own = not header.base
     network = deepcopy(own) if is_own else build_registered(header, registered or {}, max_parameters)
@@ -107,7 +113,8 @@ def read(
     check_tensors(digest, header, network, kept, others, is_own, max_parameters)
     for other, number in zip(others, header.types, strict=True):
         other.type = TYPES[number][0]
-    read_numbers(header, payloads, kept, others)
+    require(header.has_coefficients == bool(kept), "coefficients-there")
+    read_levels(_Reader(header, kept, others), blocks, payloads, heads, max_parameters)
     if network is not None:
         check_range(header, network, kept, others)
     type_ = TYPES[header.streams[0] // 16][0] if header.has_coefficients else None
@@ -120,7 +127,7 @@ def true_digest(content: bytes, registered: Mapping[str, Registered]) -> bytes:
     Raises:
         RefusedError: the file cannot be read so far.
     """
-    body = Items(content[9:])
+    body = Items(levels.split(content).contents[0] if content[4:5] == b"\3" else content[9:])
     body.take(4)
     header = read_header(Items(read_frame(body)), content[4])
     network = build_registered(header, registered, 1 << 30) if header.base else None
@@ -130,12 +137,16 @@ def true_digest(content: bytes, registered: Mapping[str, Registered]) -> bytes:
     return digest_of(kept, list_others(network, kept) if header.base else header.others)
 
 
-def check_head(content: bytes, max_parameters: int) -> None:
+def read_blocks(content: bytes, max_parameters: int) -> Blocks:
+    """Check all that is around the levels of a file, and return their contents."""
     require(content[:4] == b"\x89TCT"[: len(content)] and len(content) > 0, "magic")
-    require(len(content) < 5 or content[4] in (1, 2), "version")
+    require(len(content) < 5 or content[4] in (1, 2, 3), "version")
     require(len(content) <= 8 * max_parameters + 1_048_597, "file-size")
     require(len(content) >= 13, "file-short")
+    if content[4] == 3:
+        return levels.split(content)
     require(int.from_bytes(content[5:9], "little") == zlib.crc32(content[9:]), "checksum")
+    return Blocks([content[9:]])
 
 
 def read_frame(body: Items) -> bytes:
@@ -338,43 +349,104 @@ def digest_of(kept: list[Kept], others: list[Other]) -> bytes:
     return hashlib.blake2b("".join(lines).encode(), digest_size=4).digest()
 
 
-def read_numbers(header: _Header, payloads: list[bytes], kept: list[Kept], others: list[Other]) -> None:
-    require(header.has_coefficients == bool(kept), "coefficients-there")
-    groups: list[list[Any]] = [list(kept)] if header.has_coefficients else []
-    for number in stream_types(header.types, header.streams[: header.has_coefficients]):
-        groups.append([other for other in others if other.type == TYPES[number][0]])
-    for place, (kind, tensors, payload) in enumerate(zip(header.streams, groups, payloads, strict=False)):
-        number, codec = divmod(kind, 16)
-        is_coefficients = header.has_coefficients and place == 0
-        require(not is_coefficients or number in (0, 1, 2, 3, 10), "coefficients-type")
-        if number == QUANTIZED:
-            read_quantized(payload, kept if is_coefficients else [], others)
-            continue
-        require(codec <= 2, "codec-known")
-        counts = [entry.count if isinstance(entry, Kept) else math.prod(entry.shape) for entry in tensors]
+def read_levels(
+    reader: "_Reader", blocks: Blocks, payloads: list[bytes], heads: list[levels.Head], max_parameters: int
+) -> None:
+    """Read the lowest level, and the further ones of these heads."""
+    counts = [blocks.counts(entry.count) for entry in reader.kept]
+    known = sum(each[place] for each in counts for place in range(len(heads)))
+    anew = sum(math.prod(other.shape) for other in reader.others) * sum(head.has_others for head in heads)
+    require(known + 4 * anew <= max(1 << 22, max_parameters // 2), "level-work")
+    for place in range(1 + len(heads)):
+        for entry, each in zip(reader.kept, counts, strict=True):
+            entry.count = each[place]
+        if place == 0:
+            reader.read_lowest(payloads)
+        else:
+            reader.read_further(heads[place - 1])
+    reader.fill_in()
+
+
+class _Reader:
+    """Fills in the numbers of tensors, level by level."""
+
+    def __init__(self, header: _Header, kept: list[Kept], others: list[Other]) -> None:
+        self.header, self.kept, self.others = header, kept, others
+        self.coder: quantized.Coder | None = None
+        self.tensors = [quantized.Tensor("", entry.shape, [], is_coefficients=True) for entry in kept]
+        self.below = b""  # the coefficients of the levels below, in the order of their streams
+        self.rounded: dict[str, tuple[Kept | Other, quantized.Tensor]] = {}
+
+    def read_lowest(self, payloads: list[bytes]) -> None:
+        self.read(payloads, [kind % 16 for kind in self.header.streams])
+
+    def read_further(self, head: levels.Head) -> None:
+        self.read(head.payloads, head.codecs, head.has_others)
+
+    def read(self, payloads: list[bytes], codecs: list[int], has_others: bool = True) -> None:
+        header = self.header
+        groups: list[list[Any]] = [list(self.kept)] if header.has_coefficients else []
+        for number in stream_types(header.types, header.streams[: header.has_coefficients]):
+            groups.append([other for other in self.others if other.type == TYPES[number][0]])
+        for place, (kind, codec, tensors, payload) in enumerate(
+            zip(header.streams, codecs, groups, payloads, strict=False)
+        ):
+            number = kind // 16
+            is_coefficients = header.has_coefficients and place == 0
+            require(not is_coefficients or number in (0, 1, 2, 3, 10), "coefficients-type")
+            if number == QUANTIZED:
+                self.read_quantized(payload, is_coefficients, has_others)
+                continue
+            require(codec <= 2, "codec-known")
+            if is_coefficients:
+                self.read_coefficients(payload, number, codec)
+                continue
+            counts = [math.prod(entry.shape) for entry in tensors]
+            size = TYPES[number][1]
+            raw = decode(codec, payload, sum(counts), size)
+            numbers = numbers_of(raw, number)
+            for tensor, count in zip(tensors, counts, strict=True):
+                tensor.numbers, numbers = numbers[:count], numbers[count:]
+                tensor.raw, raw = raw[: count * size], raw[count * size :]
+
+    def read_coefficients(self, payload: bytes, number: int, codec: int) -> None:
+        """The coefficients of each tensor that the levels below do not have."""
         size = TYPES[number][1]
-        raw = decode(codec, payload, sum(counts), size)
+        more = [entry.count - len(entry.numbers) for entry in self.kept]
+        raw = decode(codec, payload, sum(more), size, self.below)
+        self.below += raw
         numbers = numbers_of(raw, number)
-        require(not is_coefficients or all(map(math.isfinite, numbers)), "coefficients-finite")
-        for tensor, count in zip(tensors, counts, strict=True):
-            tensor.numbers, numbers = numbers[:count], numbers[count:]
-            tensor.raw, raw = raw[: count * size], raw[count * size :]
+        require(all(map(math.isfinite, numbers)), "coefficients-finite")
+        for entry, count in zip(self.kept, more, strict=True):
+            entry.numbers, numbers = entry.numbers + numbers[:count], numbers[count:]
+            entry.raw, raw = entry.raw + raw[: count * size], raw[count * size :]
 
+    def read_quantized(self, payload: bytes, is_coefficients: bool, has_others: bool) -> None:
+        """The stream of quantised and whole numbers."""
+        tensors: list[quantized.Tensor] = []
+        every: list[Kept | Other] = []
+        if is_coefficients:
+            for entry, tensor in zip(self.kept, self.tensors, strict=True):
+                tensor.go_on(order_of(entry))
+                tensors.append(tensor)
+                every.append(entry)
+        for other in self.others if has_others else []:
+            if other.type in ("quantized", "integers"):
+                whole = other.type == "integers"
+                key = other.name.rpartition(".")[2]
+                tensors.append(quantized.Tensor(key, other.shape, quantized.row_major(other.shape), is_whole=whole))
+                every.append(other)
+        reader = quantized.Reader(payload, self.coder if is_coefficients else None)
+        reader.tensors(tensors)
+        self.coder = reader
+        self.rounded |= {entry.name: (entry, tensor) for entry, tensor in zip(every, tensors, strict=True)}
 
-def read_quantized(payload: bytes, kept: list[Kept], others: list[Other]) -> None:
-    """The stream of quantised and whole numbers."""
-    rounded = [other for other in others if other.type in ("quantized", "integers")]
-    tensors = [quantized.Tensor("", entry.shape, order_of(entry), is_coefficients=True) for entry in kept]
-    for other in rounded:
-        whole = other.type == "integers"
-        key = other.name.rpartition(".")[2]
-        tensors.append(quantized.Tensor(key, other.shape, quantized.row_major(other.shape), is_whole=whole))
-    quantized.Reader(payload).tensors(tensors)
-    every: list[Kept | Other] = [*kept, *rounded]
-    for entry, tensor in zip(every, tensors, strict=True):
-        numbers: list[Any] = tensor.numbers if tensor.is_whole else quantized.values(tensor)
-        entry.numbers = numbers
-        entry.raw = struct.pack(f"<{len(numbers)}{'q' if tensor.is_whole else 'f'}", *numbers)
+    def fill_in(self) -> None:
+        """The values of the quantised numbers of the level that is taken."""
+        for entry, tensor in self.rounded.values():
+            numbers: list[Any] = tensor.numbers if tensor.is_whole else quantized.values(tensor)
+            entry.numbers = numbers
+            entry.raw = struct.pack(f"<{len(numbers)}{'q' if tensor.is_whole else 'f'}", *numbers)
 
 
 def order_of(entry: Kept) -> list[tuple[int, ...]]:

@@ -33,6 +33,7 @@ class Tensor:
         indices: of its numbers in their order.
         is_whole: of type 11.
         is_coefficients: kept as coefficients.
+        known: how many of the first numbers the levels below have; they have transform, step and offset too.
     """
 
     key: str
@@ -40,8 +41,14 @@ class Tensor:
     indices: list[Index]
     is_whole: bool = False
     is_coefficients: bool = False
+    known: int = 0
     parameters: list[int] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
+
+    def go_on(self, indices: list[Index]) -> None:
+        """Take in the next level: these are the indices of all its numbers."""
+        self.numbers += [0] * (len(self.indices) - len(self.numbers))
+        self.known, self.indices = len(self.numbers), indices
 
 
 def row_major(shape: Index) -> list[Index]:
@@ -51,12 +58,13 @@ def row_major(shape: Index) -> list[Index]:
 class Coder:
     """What reading and writing share: contexts, sets, tensors. `decide` reads a bit, or writes the one given."""
 
-    def __init__(self) -> None:
-        self.contexts: dict[Context, list[int]] = {}
+    def __init__(self, below: "Coder | None" = None) -> None:
+        """Begin anew, or with what the stream of the level below has learnt."""
+        self.contexts: dict[Context, list[int]] = below.contexts if below else {}
         self.range = 2**32
-        self.last: dict[str, list[int]] = {}
-        self.mean: dict[str, int] = {}
-        self.whole = 0
+        self.last: dict[str, list[int]] = below.last if below else {}
+        self.mean: dict[str, int] = below.mean if below else {}
+        self.whole: int = below.whole if below else 0
 
     def decide(self, bound: int, bit: int) -> int:
         raise NotImplementedError
@@ -104,9 +112,9 @@ class Coder:
         total = count = 0
         mean = self.mean.get(tensor.key, 1024)
         recent = mean
-        given = tensor.numbers
+        known, given = tensor.numbers[: tensor.known], tensor.numbers[tensor.known :]
         tensor.numbers = []
-        for place, index in enumerate(tensor.indices[: max(0, self.claimed(tensor))]):
+        for place, index in enumerate(tensor.indices[: tensor.known + max(0, self.claimed(tensor))]):
             g = (256 * total + 4 * mean) // (count + 4)
             u = logarithm((recent if len(axes) == 1 else g) + 8)
             v = 0
@@ -114,7 +122,10 @@ class Coder:
                 a, c = sums.get((axis, index[axis]), [0, 0])
                 v += logarithm((256 * a + 8 * g) // (c + 8) + 8) - u
             level = min(max((u + (3 * v >> 2) - 60) >> 3, 0), 31)
-            number = self.number(level, given[place] if given else 0)
+            if place < len(known):
+                number = known[place]
+            else:
+                number = self.number(level, given[place - len(known)] if given else 0)
             tensor.numbers.append(number)
             total, count = total + abs(number), count + 1
             recent += (256 * abs(number) - recent) >> 3
@@ -127,21 +138,27 @@ class Coder:
 
     def claimed(self, tensor: Tensor) -> int:
         count = tensor.parameters[3]
-        return count - 1 if count else len(tensor.indices)
+        return count - 1 if count else len(tensor.indices) - tensor.known
+
+    def count(self, tensor: Tensor, given: int = 0) -> list[int]:
+        """The parameters of a tensor whose first numbers are known: only the count is new."""
+        last = self.last[tensor.key]
+        last[3] += self.number(COUNT, given - last[3])
+        return [*tensor.parameters[:3], last[3]]
 
     def parameters(self, key: str, given: Sequence[int] = (0, 0, 0, 0)) -> list[int]:
         last = self.last.get(key, [0, 0, 0, 0])
         sets = (TRANSFORM, STEP, OFFSET, COUNT)
         found = [old + self.number(s, new - old) for s, old, new in zip(sets, last, given, strict=True)]
-        self.last[key] = found
+        self.last[key] = list(found)
         return found
 
 
 class Reader(Coder):
     """Reads a payload."""
 
-    def __init__(self, payload: bytes) -> None:
-        super().__init__()
+    def __init__(self, payload: bytes, below: Coder | None = None) -> None:
+        super().__init__(below)
         self.payload, self.read, self.offset = payload, 0, 0
         for _ in range(4):
             self.offset = self.offset * 256 + self.next_byte()
@@ -169,10 +186,11 @@ class Reader(Coder):
         most = 6144 * len(self.payload) + 49_152
         for tensor in tensors:
             if not tensor.is_whole:
-                tensor.parameters = self.parameters(tensor.key)
+                tensor.parameters = self.count(tensor) if tensor.known else self.parameters(tensor.key)
                 t, s, _, c = tensor.parameters
                 require(0 <= t <= 3 and -400 <= s <= 400, "quantized-parameters", str(tensor.parameters))
-                require(0 <= c <= len(tensor.indices), "quantized-parameters", f"count {c}")
+                rule = "level-count" if tensor.known else "quantized-parameters"
+                require(0 <= c <= len(tensor.indices) - tensor.known, rule, f"count {c}")
                 most -= self.claimed(tensor)
             else:
                 most -= len(tensor.indices)

@@ -15,6 +15,9 @@ KEPT_WORK = 1 << 13
 EDIT_WORK = 1 << 7
 # So much of it is allowed in any case; with a larger `max_parameters`, half of that.
 MIN_WORK = 1 << 22
+ANEW_WORK = 4
+"""Decoding a number takes so many times as long as taking a known one in again."""
+
 
 _of_command: ContextVar[int | None] = ContextVar("tailcut_max_parameters", default=None)
 _non_finite_of_command: ContextVar[bool] = ContextVar("tailcut_allow_non_finite", default=False)
@@ -75,6 +78,21 @@ def check_work(num_tensors: int, *, num_kept: int = 0, num_edits: int = 0, max_p
         raise LimitError(
             f"the network has {num_tensors} tensors or more, {num_kept} of them kept as coefficients, and {num_edits} "
             f"edits: more than is allowed for {max_parameters} numbers; if you trust the file, raise {limit_setting()}"
+        )
+
+
+def check_level_work(num_known: int, num_anew: int, max_parameters: int) -> None:
+    """Raise `LimitError` if levels of a file would take longer than the numbers that are allowed.
+
+    Args:
+        num_known: coefficients of lower levels that each level above them takes in again, of all levels together.
+        num_anew: numbers of other tensors that levels above the lowest have anew, of all levels together.
+        max_parameters: the most numbers that the dense network may have.
+    """
+    if num_known + ANEW_WORK * num_anew > max(MIN_WORK, max_parameters // 2):
+        raise LimitError(
+            f"the file's levels repeat {num_known} coefficients and have {num_anew} other numbers anew: more than is "
+            f"allowed for {max_parameters} numbers; if you trust the file, raise {limit_setting()}"
         )
 
 

@@ -63,7 +63,24 @@ def raw(values: torch.Tensor) -> str:
 @pytest.mark.parametrize("name", VALID)
 def test_valid_files_load_to_the_expected_numbers(name: str) -> None:
     wanted, path = VALID[name], FOLDER / "valid" / f"{name}.tailcut"
-    model = tailcut.load(path, into=into(wanted), allow_non_finite=True)
+    assert_is(tailcut.load(path, into=into(wanted), allow_non_finite=True), wanted)
+
+
+@pytest.mark.parametrize("name", [name for name, wanted in VALID.items() if wanted.get("below")])
+def test_each_level_is_the_file_that_ends_there(name: str) -> None:
+    wanted, path = VALID[name], FOLDER / "valid" / f"{name}.tailcut"
+    assert len(wanted["below"]) + 1 == wanted["levels"] == wanted["there"]
+    for level, lower in enumerate([*wanted["below"], name], start=1):
+        cut = (FOLDER / "valid" / f"{lower}.tailcut").read_bytes()
+        assert path.read_bytes()[: len(cut)] == cut
+        assert VALID[lower]["there"] == level
+        assert_is(tailcut.load(path, into=into(wanted), allow_non_finite=True, level=level), VALID[lower])
+        with pytest.raises((errors.TruncatedFileError, errors.ArgumentError)):
+            tailcut.load(FOLDER / "valid" / f"{lower}.tailcut", into=into(wanted), level=level + 1)
+
+
+def assert_is(model: nn.Module, wanted: dict[str, Any]) -> None:
+    """Assert that a network is what the corpus says of it."""
     found = {entry.name: entry for entry in truncated_tensors(model)}
     assert sorted(found) == sorted(entry["name"] for entry in wanted["coefficients"])
     dense = tailcut.to_dense(model).state_dict()

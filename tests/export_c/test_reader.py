@@ -25,8 +25,11 @@ from tailcut.format.container import Stream, decode, encode
 from tailcut.transform.order import l1_order_index
 from tailcut.weights import truncated_tensors
 
-VALID: dict[str, Any] = json.loads((FOLDER / "valid.json").read_text(encoding="utf-8"))
-INVALID: dict[str, Any] = json.loads((FOLDER / "invalid.json").read_text(encoding="utf-8"))
+EVERY_VALID: dict[str, Any] = json.loads((FOLDER / "valid.json").read_text(encoding="utf-8"))
+EVERY_INVALID: dict[str, Any] = json.loads((FOLDER / "invalid.json").read_text(encoding="utf-8"))
+# Files with levels are refused by their version.
+VALID = {name: entry for name, entry in EVERY_VALID.items() if "levels" not in entry}
+INVALID = {name: entry for name, entry in EVERY_INVALID.items() if not name.startswith("levels-")}
 GOLDEN = sorted((Path(__file__).parents[1] / "format" / "golden").rglob("*.tailcut"))
 ZOO = sorted((Path(tailcut.__file__).parent / "format" / "zoo").glob("*.tailcut"))
 OWN_CLASSES: dict[str, Callable[[], nn.Module]] = {
@@ -118,6 +121,32 @@ def test_invalid_files_with_their_networks(program: Path) -> None:
         names.append(name)
     for name, answer in zip(names, read_all(program, requests), strict=True):
         assert answer.error not in ("", "arena too small"), name
+
+
+def test_files_with_levels_are_refused_by_their_version(program: Path) -> None:
+    """Sound and broken ones, whole and cut, by themselves and with a network."""
+    names = [(name, "valid") for name in EVERY_VALID.keys() - VALID.keys()]
+    names += [(name, "invalid") for name in EVERY_INVALID.keys() - INVALID.keys()]
+    assert len(names) > 150
+    network = describe(FOLDER / "valid" / "plain.tailcut", into=build("linear"))
+    requests = [Request(content_of(*name), known, arena=WIDE) for name in names for known in (None, network)]
+    assert all(request.content[4] == 3 for request in requests)
+    assert {answer.error for answer in read_all(program, requests)} == {"UnsupportedVersionError"}
+
+
+@pytest.mark.parametrize("name", ["levels-three", "levels-half-range", "levels-quantized-others"])
+def test_a_level_that_is_written_as_a_plain_file_is_read(program: Path, name: str, tmp_path: Path) -> None:
+    entry, path = EVERY_VALID[name], tmp_path / "level.tailcut"
+    for level, lower in enumerate([*entry["below"], name], start=1):
+        model = tailcut.load(FOLDER / "valid" / f"{name}.tailcut", into=build(entry["own"]), level=level)
+        tailcut.save(model, path, allow_non_finite=True)
+        (answer,) = read_all(
+            program, [Request(path.read_bytes(), describe(path, into=build(entry["own"])), arena=WIDE)]
+        )
+        assert answer.error == ""
+        check_numbers(answer, read_into(path.read_bytes(), build(entry["own"])))
+        counts = {each["name"]: each["count"] for each in EVERY_VALID[lower]["coefficients"]}
+        assert {tensor.name: tensor.numbers.numel() for tensor in answer.kept} == counts
 
 
 @pytest.mark.parametrize("path", [*GOLDEN, *ZOO], ids=lambda path: path.stem)

@@ -13,6 +13,7 @@ from tests.format.zeros import kept, zero_file
 import tailcut
 from tailcut.channels.graph.layer_kinds import layer_kind
 from tailcut.channels.pruning.edit import NarrowedLayer, PruneEdit
+from tailcut.weights.edit import RegularizeEdit
 
 # Loads small files first, so that imports and the compiling of loops do not count, then each file of a list, and tells
 # of each the most memory, the processor time and the error, if any.
@@ -90,6 +91,16 @@ FILES: dict[str, tuple[dict[str, Any], float]] = {
 }
 
 
+Case = tuple[str, float, Path, int]
+
+
+def measured(first: list[Path], cases: list[Case]) -> list[str]:
+    """What `MEASURE` tells of each file."""
+    listed = json.dumps([(str(path), cap) for _, _, path, cap in cases])
+    command = [sys.executable, "-c", MEASURE, json.dumps(list(map(str, first))), listed]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+
+
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux to measure the most memory")
 def test_memory_and_time_are_bounded(tmp_path: Path) -> None:
     first = [tmp_path / name for name in ("small.tailcut", "quantised.tailcut")]
@@ -101,9 +112,7 @@ def test_memory_and_time_are_bounded(tmp_path: Path) -> None:
         path.write_bytes(zero_file(**arguments))
         caps = [cap for cap in (2_000_000, 10_000_000, 20_000_000) if cap >= millions * 1e6]
         cases += [(name, millions, path, cap) for cap in caps]
-    listed = json.dumps([(str(path), cap) for _, _, path, cap in cases])
-    command = [sys.executable, "-c", MEASURE, json.dumps(list(map(str, first))), listed]
-    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    lines = measured(first, cases)
     for (name, millions, path, cap), line in zip(cases, lines, strict=True):
         memory, seconds, error = json.loads(line)
         case = f"{name}: {path.stat().st_size} bytes, cap {cap}: {memory / 1e6:.0f} MB, {seconds:.2f} s, {error}"
@@ -112,6 +121,52 @@ def test_memory_and_time_are_bounded(tmp_path: Path) -> None:
         assert error in (None, "LimitError"), case
         if "tensors" not in name:
             assert error is None, case
+
+
+def first_alone(model: Any) -> RegularizeEdit:
+    """One coefficient of the first parameter that can be regularised; all other tensors whole."""
+    return RegularizeEdit(kept(lambda shape: 1)(model).tensors[:1])
+
+
+EIGHT = (255,) * 7
+WIDE = {"name": "alexnet", "num_classes": 65_000, "width": 1, "hidden": 200}
+FEWER = {**DEEP, "depth": 20}
+# (arguments of the file, numbers of the network in millions); each of eight levels, almost as large as the one above.
+IN_LEVELS: dict[str, tuple[dict[str, Any], float]] = {
+    "zeros, all kept": ({**WIDE, "edits": [kept(all_of)]}, 13.1),
+    "zeros, others anew": ({**WIDE, "edits": [first_alone], "has_others": True}, 13.1),
+    "a long axis, all kept": ({**long(2048, 2), "edits": [kept(all_of)]}, 8.39),
+    "quantised, a long axis, all kept": ({**long(2048, 2), "codec": 3, "edits": [kept(all_of)]}, 8.39),
+    "quantised, a long axis, 600,000 kept": ({**long(2048, 2), "codec": 3, "edits": [at_most(600_000)]}, 8.39),
+    "quantised, others anew": ({**long(1024), "codec": 3, "edits": [first_alone], "has_others": True}, 1.05),
+    "quantised, many tensors": ({**FEWER, "codec": 3, "edits": [at_most(3)], "has_others": True}, 0.01),
+    "many tensors": ({**FEWER, "edits": [at_most(3)], "has_others": True}, 0.01),
+    "range streams": ({"name": "resnet20", "width": 2, "codec": 2, "edits": [at_most(300)], "has_others": True}, 0.01),
+}
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux to measure the most memory")
+def test_eight_levels_keep_the_bounds_of_memory_and_time(tmp_path: Path) -> None:
+    """Files of eight levels, each almost as large as the one above, keep the bounds of files without levels."""
+    first = [tmp_path / name for name in ("small.tailcut", "quantised.tailcut")]
+    first[0].write_bytes(zero_file("lenet5", edits=[at_most(9)], parts=(128,)))
+    first[1].write_bytes(zero_file("lenet5", codec=3, edits=[kept(all_of)], parts=(128,)))
+    cases = []
+    for number, (name, (arguments, millions)) in enumerate(IN_LEVELS.items()):
+        path = tmp_path / f"{number}.tailcut"
+        path.write_bytes(zero_file(**arguments, parts=EIGHT))
+        cap = next(cap for cap in (2_000_000, 10_000_000, 20_000_000) if cap >= millions * 1e6)
+        cases.append((name, millions, path, cap))
+    lines = measured(first, cases)
+    errors = {}
+    for (name, millions, path, cap), line in zip(cases, lines, strict=True):
+        memory, seconds, errors[name] = json.loads(line)
+        case = f"{name}: {path.stat().st_size} bytes, cap {cap}: {memory / 1e6:.0f} MB, {seconds:.2f} s, {errors[name]}"
+        assert memory <= 8 * 4e6 * millions + 200e6, case
+        assert seconds <= 2 + 2 * cap / 1e7, case
+    assert set(errors.values()) == {None, "LimitError"}
+    assert errors["quantised, others anew"] == errors["quantised, a long axis, all kept"] == "LimitError"
+    assert errors["quantised, a long axis, 600,000 kept"] is None
 
 
 def test_few_kept_of_a_long_axis_is_no_basis() -> None:

@@ -1,5 +1,6 @@
 """Files of a few bytes that stand for large networks: every number is zero, and only the header says how many."""
 
+import itertools
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from torch import nn
 from tailcut.channels.graph.layer_kinds import layer_kind
 from tailcut.channels.pruning.edit import NarrowedLayer, PruneEdit
 from tailcut.format import codecs, quantized
-from tailcut.format.container import Contents, StoredBase, Stream, encode
+from tailcut.format.container import Contents, Level, StoredBase, Stream, encode
 from tailcut.format.numbers import INTEGERS, NUMBER_TYPES, QUANTIZED, type_number
 from tailcut.format.streams import layout_of_kept, layout_of_other
 from tailcut.format.tensors import NetworkTensors, network_tensors
@@ -19,10 +20,18 @@ from tailcut.structure import Edit, StoredTensor, Writer, create_model, family
 from tailcut.transform.order import normalize_axes
 from tailcut.weights.edit import RegularizeEdit
 from tailcut.weights.layers import candidates
+from tailcut.weights.level_counts import count_in
 
 
 def zero_file(
-    name: str, *, edits: Sequence[Callable[[nn.Module], Edit]] = (), type_of: int = 0, codec: int = 1, **arguments: Any
+    name: str,
+    *,
+    edits: Sequence[Callable[[nn.Module], Edit]] = (),
+    type_of: int = 0,
+    codec: int = 1,
+    parts: Sequence[int] = (),
+    has_others: bool = False,
+    **arguments: Any,
 ) -> bytes:
     """The file of a registered network whose numbers are all zero, made without memory for them.
 
@@ -31,6 +40,8 @@ def zero_file(
         edits: each makes an edit from the network as it stands on the meta device; they are applied in order.
         type_of: number type of the coefficients.
         codec: of all streams: 1 (deflate), 2 (range) or 3 (quantised: every number is coded, in 0.0014 bits).
+        parts: of each level but the highest, for a file with levels.
+        has_others: each of these has other tensors of its own.
         arguments: of the network.
     """
     with torch.device("meta"):
@@ -45,23 +56,34 @@ def zero_file(
         made.append(edit)
     tensors = network_tensors(model, made)
     if codec == 3:
-        return _quantized_zeros(name, arguments, tuple(written), tensors)
+        return _quantized_zeros(name, arguments, tuple(written), tensors, parts, has_others)
     types = [type_number(other.tensor.dtype, name=other.name) for other in tensors.others]
     counts: dict[int, int] = {}
     for number, other in zip(types, tensors.others, strict=True):
         counts[number] = counts.get(number, 0) + other.tensor.numel()
-    num_kept = sum(entry.num_kept for entry in tensors.coefficients)
+    by_level = [sum(each) for each in _counts(tensors, parts)]
+    others = tuple(_stream(number, count, codec) for number, count in counts.items())
+    more = [_stream(type_of, high - low, codec, known=low) for low, high in itertools.pairwise(by_level)]
     return encode(
         Contents(
             base=_base(name, arguments),
             digest=tensors.digest(),
             metadata={},
             edits=tuple(written),
-            coefficients=_stream(type_of, num_kept, codec) if num_kept else None,
+            coefficients=_stream(type_of, by_level[0], codec) if by_level[0] else None,
             other_types=tuple(types),
-            other_streams=tuple(_stream(number, count, codec) for number, count in counts.items()),
+            other_streams=others,
+            parts=tuple(parts),
+            added=tuple(Level(stream, has_others, others if has_others else ()) for stream in more),
         )
     )
+
+
+def _counts(tensors: NetworkTensors, parts: Sequence[int]) -> list[list[int]]:
+    """The coefficients of each tensor in each level."""
+    return [
+        [count_in(level, entry.num_kept, parts) for entry in tensors.coefficients] for level in range(len(parts) + 1)
+    ]
 
 
 def _base(name: str, arguments: dict[str, Any]) -> StoredBase:
@@ -70,14 +92,28 @@ def _base(name: str, arguments: dict[str, Any]) -> StoredBase:
 
 
 def _quantized_zeros(
-    name: str, arguments: dict[str, Any], edits: tuple[tuple[int, bytes], ...], tensors: NetworkTensors
+    name: str,
+    arguments: dict[str, Any],
+    edits: tuple[tuple[int, bytes], ...],
+    tensors: NetworkTensors,
+    parts: Sequence[int],
+    has_others: bool,
 ) -> bytes:
     is_integer = [not other.tensor.is_floating_point() for other in tensors.others]
-    layouts = [layout_of_kept(entry) for entry in tensors.coefficients]
-    for other, whole in zip(tensors.others, is_integer, strict=True):
-        layouts.append(layout_of_other(other.name, tuple(other.tensor.shape), is_integer=whole))
-    payload = quantized.encode(layouts, [quantized.Coded(np.zeros(each.size, np.int64)) for each in layouts])
-    stream = Stream(QUANTIZED, quantized.NUMBER, payload)
+    others = [
+        layout_of_other(other.name, tuple(other.tensor.shape), is_integer=whole)
+        for other, whole in zip(tensors.others, is_integer, strict=True)
+    ]
+    by_level = _counts(tensors, parts)
+    encoder = quantized.Encoder([*map(layout_of_kept, tensors.coefficients), *others])
+    streams: list[Stream] = []
+    known: list[int] = []
+    for number, counts in enumerate(by_level):
+        layouts = [layout_of_kept(entry, count) for entry, count in zip(tensors.coefficients, counts, strict=True)]
+        layouts += others if has_others or number == 0 else []
+        coded = [quantized.Coded(np.zeros(each.size, np.int64)) for each in layouts]
+        streams.append(Stream(QUANTIZED, quantized.NUMBER, encoder.level(layouts, coded, known)))
+        known = counts
     with_coefficients = bool(tensors.coefficients)
     return encode(
         Contents(
@@ -85,9 +121,11 @@ def _quantized_zeros(
             digest=tensors.digest(),
             metadata={},
             edits=edits,
-            coefficients=stream if with_coefficients else None,
+            coefficients=streams[0] if with_coefficients else None,
             other_types=tuple(INTEGERS if whole else QUANTIZED for whole in is_integer),
-            other_streams=() if with_coefficients else (stream,),
+            other_streams=() if with_coefficients else (streams[0],),
+            parts=tuple(parts),
+            added=tuple(Level(stream, has_others, ()) for stream in streams[1:]),
         )
     )
 
@@ -124,12 +162,15 @@ def narrowed_alone(name: str) -> Callable[[nn.Module], PruneEdit]:
     return make
 
 
-def _stream(number: int, count: int, codec: int) -> Stream:
+def _stream(number: int, count: int, codec: int, *, known: int = 0) -> Stream:
     num_bytes = count * NUMBER_TYPES[number].itemsize
     if codec == 1:
         packer = zlib.compressobj(9, zlib.DEFLATED, -15)
         blocks = [packer.compress(bytes(min(1 << 20, num_bytes - start))) for start in range(0, num_bytes, 1 << 20)]
         return Stream(number, 1, b"".join(blocks) + packer.flush())
-    payload = codecs.CODECS[codec].encode(bytes(num_bytes), NUMBER_TYPES[number].itemsize)
+    if not num_bytes:
+        return Stream(number, 0, b"")
+    size = NUMBER_TYPES[number].itemsize
+    payload = codecs.CODECS[codec].encode(bytes(num_bytes), size, bytes(known * size))
     assert payload is not None
     return Stream(number, codec, payload)

@@ -28,17 +28,44 @@ def test_files_keep_a_true_checksum() -> None:
     rng = random.Random(3)
     made = [mutators.tailcut_file(path.read_bytes(), rng) for path in FILES for _ in range(4)]
     behind = [content for content in made if zlib.crc32(content[9:]) == int.from_bytes(content[5:9], "little")]
-    assert len(behind) > 0.9 * len(made)
+    in_levels = [content for content in made if content[4:5] == b"\3"]
+    assert len(in_levels) > 100
+    found = [_rule(content) for content in in_levels]
+    assert found.count("level-checksum") < 0.1 * len(found)
+    assert len(behind) > 0.9 * (len(made) - len(in_levels))
 
 
 def test_a_file_is_split_and_joined() -> None:
     for path in FILES:
         content = path.read_bytes()
         header, rest = mutators.split(content)
-        again = mutators.with_digest(mutators.join(header, rest, version=content[4]))
+        if content[4] == 3:
+            head, blocks = mutators.blocks_of(content)
+            assert mutators.join_levels(head, blocks) == content
+            again = mutators.with_digest(mutators.join_levels(head, [mutators.body_of(header, rest), *blocks[1:]]))
+        else:
+            again = mutators.with_digest(mutators.join(header, rest, version=content[4]))
         assert mutators.split(again) == (header, rest)
         read(again, registered())
         assert mutators.split(mutators.join(header, rest, is_packed=True)) == (header, rest)
+
+
+def _rule(content: bytes) -> str:
+    try:
+        read(content, registered(), max_parameters=1 << 20)
+    except RefusedError as error:
+        return error.rule
+    return ""
+
+
+def test_mutants_of_files_with_levels_get_into_the_levels() -> None:
+    rng = random.Random(6)
+    files = [path for path in FILES if path.name.startswith("levels-")]
+    assert len(files) > 100
+    found = [_rule(mutators.tailcut_file(rng.choice(files).read_bytes(), rng)) for _ in range(600)]
+    assert found.count("") > 30
+    assert {"payload-raw", "payload-quantized-end", "payload-range-end", "level-number", "level-parts"} <= set(found)
+    assert {"level-others", "codec-known", "level-followed", "quantized-codec"} <= set(found)
 
 
 def test_mutants_reach_most_rules() -> None:

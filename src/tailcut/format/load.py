@@ -1,5 +1,6 @@
 """`load`: rebuilds the network of a `.tailcut` file, after every check that can be made before memory is taken."""
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,10 +33,10 @@ from tailcut.format.numbers import (
     type_name,
 )
 from tailcut.format.rollback import unchanged_on_error
-from tailcut.format.streams import decode_values
+from tailcut.format.streams import counts_by_level, decode_values
 from tailcut.format.tensors import NetworkTensors, list_digest, meta_copy, network_tensors
 from tailcut.format.zoo import resolve
-from tailcut.limits import check_total, check_work, limit_of, limit_setting, non_finite_allowed
+from tailcut.limits import check_level_work, check_total, check_work, limit_of, limit_setting, non_finite_allowed
 from tailcut.structure import (
     METADATA_KEY,
     Edit,
@@ -173,6 +174,7 @@ def check_own_list(contents: Contents, kept: Sequence[StoredTensor], max_paramet
     """
     others = [(other.name, other.shape, other.is_parameter) for other in contents.others]
     check_total([*(entry.shape for entry in kept), *(shape for _, shape, _ in others)], max_parameters)
+    _check_levels(contents, [entry.num_kept for entry in kept], [shape for _, shape, _ in others], max_parameters)
     names = [entry.name for entry in kept] + [name for name, *_ in others]
     if len(set(names)) < len(names):
         raise CorruptFileError("a tensor is stored twice, as coefficients and as it is")
@@ -192,12 +194,23 @@ def check_tensors(contents: Contents, tensors: NetworkTensors, max_parameters: i
         )
     if len(contents.other_types) != len(tensors.others):
         raise CorruptFileError(f"{len(contents.other_types)} tensors in the file, {len(tensors.others)} in the network")
+    counts = [entry.num_kept for entry in tensors.coefficients]
+    _check_levels(contents, counts, [tuple(other.tensor.shape) for other in tensors.others], max_parameters)
     for other, number in zip(tensors.others, contents.other_types, strict=True):
         if not _can_hold(other.tensor.dtype, number):
             raise ModelMismatchError(
                 f"{other.name} is of type {other.tensor.dtype} in the network, of type {number_type_name(number)} in "
                 "the file"
             )
+
+
+def _check_levels(
+    contents: Contents, counts: Sequence[int], others: Sequence[tuple[int, ...]], max_parameters: int
+) -> None:
+    """Raise `LimitError` if the levels that were read repeat too much. `counts` are those of the highest of them."""
+    num_known = sum(map(sum, counts_by_level(contents, counts)[:-1]))
+    num_anew = sum(map(math.prod, others)) * sum(level.has_others for level in contents.added)
+    check_level_work(num_known, num_anew, max_parameters)
 
 
 def _can_hold(own: torch.dtype, number: int) -> bool:
