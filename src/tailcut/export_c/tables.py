@@ -49,11 +49,11 @@ class Arrays:
 
     Attributes:
         contents: what they hold.
-        bytes: of them, by what they are for.
+        bytes_for: of them, by what they are for.
     """
 
     contents: list[np.ndarray[Any, Any]] = field(default_factory=list)
-    bytes: dict[str, int] = field(
+    bytes_for: dict[str, int] = field(
         default_factory=lambda: {"coefficients": 0, "dense weights": 0, "other parameters": 0}
     )
     _numbers: dict[bytes, int] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class Arrays:
         if key not in self._numbers:
             self._numbers[key] = len(self.contents)
             self.contents.append(content)
-            self.bytes[purpose] += content.nbytes
+            self.bytes_for[purpose] += content.nbytes
         return Pointer(self._numbers[key])
 
 
@@ -91,7 +91,7 @@ class Tables:
     def flash_bytes(self) -> dict[str, int]:
         """Count the bytes of constants, by what they are for; "program" on a processor of 32 bits."""
         counts = {kind: len(rows) for kind, rows in self.rows.items()} | {"model": 1}
-        return {**self.arrays.bytes, "program": sum(SIZES[kind] * count for kind, count in counts.items())}
+        return {**self.arrays.bytes_for, "program": sum(SIZES[kind] * count for kind, count in counts.items())}
 
     def _floats(self, numbers: Floats | None) -> Pointer:
         if numbers is None:

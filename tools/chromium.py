@@ -1,0 +1,159 @@
+"""A headless Chromium that opens a page and is told what to do, by its DevTools protocol over a pipe."""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+    "--no-first-run",
+)
+SECONDS = 120
+
+
+KEYS = {"Tab": 9, " ": 32, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
+
+
+class BrowserError(RuntimeError):
+    """The browser or the page did not do what it was told."""
+
+
+def find_browser() -> str | None:
+    """Return the program of CHROME_BIN, or Chromium or Chrome on the path; None if there is none."""
+    return next(filter(None, [os.environ.get("CHROME_BIN"), *map(shutil.which, NAMES)]), None)
+
+
+class Tab:
+    """One tab of a browser.
+
+    Attributes:
+        requests: addresses that the page asked for.
+        errors: exceptions and errors of its console.
+    """
+
+    def __init__(self, commands: BinaryIO, answers: BinaryIO) -> None:
+        self._commands, self._answers = commands, answers
+        self._number, self._session = 0, ""
+        self.requests: list[str] = []
+        self.errors: list[str] = []
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Network", "DOM", "Log"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, **parameters: Any) -> Any:
+        """Send a command and return its result."""
+        self._number += 1
+        message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        self._commands.write(json.dumps(message).encode() + b"\0")
+        self._commands.flush()
+        while True:
+            answer = self._next()
+            if answer.get("id") == self._number:
+                if "error" in answer:
+                    raise BrowserError(f"{method}: {answer['error']}")
+                return answer["result"]
+
+    def open(self, page: Path) -> None:
+        """Open a file and wait until the page says that it is ready."""
+        self.requests.clear()
+        self.call("Page.navigate", url=page.resolve().as_uri())
+        self.wait_for("document.readyState === 'complete' && typeof tailcut === 'object'")
+        self.evaluate("tailcut.ready.then(() => true)")
+
+    def evaluate(self, expression: str) -> Any:
+        """Return the value of an expression in the page, awaited."""
+        found = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        if "exceptionDetails" in found:
+            raise BrowserError(f"{expression}: {found['exceptionDetails']}")
+        return found["result"].get("value")
+
+    def wait_for(self, expression: str) -> None:
+        """Wait until an expression is true."""
+        end = time.monotonic() + SECONDS
+        while not self.evaluate(expression):
+            if time.monotonic() > end:
+                raise BrowserError(f"after {SECONDS} seconds not true: {expression}")
+            time.sleep(0.02)
+
+    def text(self, place: str) -> str:
+        """Return what a reader reads in an element, given by its id."""
+        return str(self.evaluate(f"document.getElementById({place!r}).innerText"))
+
+    def choose(self, file: Path) -> None:
+        """Choose a file as a reader does, and wait for the result or an error."""
+        self.evaluate("document.getElementById('status').textContent = 'waiting'")
+        self.evaluate("document.getElementById('file').value = ''")  # or the same file would be no change
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        node = self.call("DOM.querySelector", nodeId=root, selector="#file")["nodeId"]
+        self.call("DOM.setFileInputFiles", nodeId=node, files=[str(file.resolve())])
+        self.wait_for("/, in [0-9]|^$/.test(document.getElementById('status').textContent)")
+
+    def press(self, key: str, code: str = "", text: str = "") -> None:
+        """Press a key."""
+        parameters = {"key": key, "code": code or key, "windowsVirtualKeyCode": KEYS.get(key, 0)}
+        self.call("Input.dispatchKeyEvent", type="keyDown", **parameters, **({"text": text} if text else {}))
+        self.call("Input.dispatchKeyEvent", type="keyUp", **parameters)
+
+    def _next(self) -> dict[str, Any]:
+        message = bytearray()
+        while (byte := self._answers.read(1)) != b"\0":
+            if not byte:
+                raise BrowserError("the browser has ended")
+            message += byte
+        answer: dict[str, Any] = json.loads(message)
+        if answer.get("method") == "Network.requestWillBeSent":
+            self.requests.append(answer["params"]["request"]["url"])
+        if answer.get("method") == "Runtime.exceptionThrown":
+            self.errors.append(json.dumps(answer["params"]))
+        if answer.get("method") == "Log.entryAdded" and answer["params"]["entry"]["level"] == "error":
+            self.errors.append(answer["params"]["entry"]["text"])
+        return answer
+
+
+@contextmanager
+def chromium(folder: Path) -> Iterator[Tab]:
+    """Start a browser with an empty profile in `folder`.
+
+    Raises:
+        BrowserError: there is none.
+    """
+    program = find_browser()
+    if program is None:
+        raise BrowserError("no Chromium: install it, or set CHROME_BIN to its program")
+    (command_end, commands), (answers, answer_end) = os.pipe(), os.pipe()
+
+    def as_three_and_four() -> None:
+        # Copies first: one of the ends may have the number 3 or 4 itself.
+        one, two = os.dup(command_end), os.dup(answer_end)
+        os.dup2(one, 3)
+        os.dup2(two, 4)
+
+    process = subprocess.Popen(  # noqa: S603
+        [program, *FLAGS, f"--user-data-dir={folder / 'profile'}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        close_fds=False,
+        preexec_fn=as_three_and_four,
+    )
+    os.close(command_end)
+    os.close(answer_end)
+    try:
+        with os.fdopen(commands, "wb") as writer, os.fdopen(answers, "rb") as reader:
+            yield Tab(writer, reader)
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
