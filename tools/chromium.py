@@ -20,6 +20,7 @@ FLAGS = (
     "--no-first-run",
 )
 SECONDS = 120
+CHUNK_BYTES = 1 << 16
 
 
 KEYS = {"Tab": 9, " ": 32, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
@@ -42,9 +43,9 @@ class Tab:
         errors: exceptions and errors of its console.
     """
 
-    def __init__(self, commands: BinaryIO, answers: BinaryIO) -> None:
+    def __init__(self, commands: BinaryIO, answers: int) -> None:
         self._commands, self._answers = commands, answers
-        self._number, self._session = 0, ""
+        self._number, self._session, self._read = 0, "", b""
         self.requests: list[str] = []
         self.errors: list[str] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
@@ -109,11 +110,12 @@ class Tab:
         self.call("Input.dispatchKeyEvent", type="keyUp", **parameters)
 
     def _next(self) -> dict[str, Any]:
-        message = bytearray()
-        while (byte := self._answers.read(1)) != b"\0":
-            if not byte:
+        while b"\0" not in self._read:
+            part = os.read(self._answers, CHUNK_BYTES)
+            if not part:
                 raise BrowserError("the browser has ended")
-            message += byte
+            self._read += part
+        message, _, self._read = self._read.partition(b"\0")
         answer: dict[str, Any] = json.loads(message)
         if answer.get("method") == "Network.requestWillBeSent":
             self.requests.append(answer["params"]["request"]["url"])
@@ -152,8 +154,9 @@ def chromium(folder: Path) -> Iterator[Tab]:
     os.close(command_end)
     os.close(answer_end)
     try:
-        with os.fdopen(commands, "wb") as writer, os.fdopen(answers, "rb") as reader:
-            yield Tab(writer, reader)
+        with os.fdopen(commands, "wb") as writer:
+            yield Tab(writer, answers)
     finally:
         process.terminate()
         process.wait(timeout=30)
+        os.close(answers)

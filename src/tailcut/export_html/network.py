@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.evaluation.generation import GENERATORS, Sampler
-from tailcut.evaluation.pixel_inputs import ImageReader, image_shape
+from tailcut.evaluation.pixel_inputs import image_shape
 from tailcut.export_c.export import lower
 from tailcut.export_c.program import Program
 from tailcut.inputs.transform.input_transform import input_transform_of
@@ -64,45 +64,38 @@ def page_network(model: nn.Module, size: tuple[int, int] | None = None) -> PageN
 
     Raises:
         ArgumentError: the network is of no registered family, or gives neither classes nor masks nor images.
-        StructureError: a layer has no form in C; the message names it.
+        StructureError: a layer has no form in C (the message names it), or the network reads no pixels.
     """
     model = without_views(model)
-    num_parameters = sum(parameter.numel() for parameter in to_dense(model).parameters())
+    dense = to_dense(model)
+    num_parameters = sum(parameter.numel() for parameter in dense.parameters())
     if isinstance(source_of(model), GENERATORS):
         if size is not None:
             raise ArgumentError("a network that makes images takes no size")
         code = torch.zeros(1, Sampler(model).code_size)
-        program = _lowered(_Generator(model), _Generator(to_dense(model)), code)
+        program = _lowered(_Generator(model), _Generator(dense), code)
         return PageNetwork(_kind(program), (program,), (), num_parameters)
     shape = image_shape(model)
     if shape is None or example_shape(model) is None:
         raise ArgumentError(
             "a page needs a network of a registered family, which gives the channels and the size of its images"
         )
-    programs = [_of_images(model, (shape[0], *(size or shape[1:])))]
+    if input_transform_of(source_of(model)) is not None:
+        raise StructureError(
+            f"{type(source_of(model)).__name__} reads frequency channels or YCbCr, and a page gives pixels; export it "
+            "with --to onnx --input pixels"
+        )
+    programs = [_lowered(model, dense, torch.rand(1, shape[0], *(size or shape[1:])))]
     kind = _kind(programs[0])
     if kind == "mask":
         height, width = size or PHOTO_SIZE
         sizes = dict.fromkeys([(height, width), (width, height)])
-        programs = [_of_images(model, (shape[0], *one)) for one in sizes]
+        programs = [_lowered(model, dense, torch.rand(1, shape[0], *one)) for one in sizes]
     names: tuple[str, ...] = ()
     if kind == "classes":
         (count,) = programs[0].output_shapes[0]
         names = tuple(name_of(model, number, count) or str(number) for number in range(count))
     return PageNetwork(kind, tuple(programs), names, num_parameters)
-
-
-def _of_images(model: nn.Module, shape: tuple[int, int, int]) -> Program:
-    """Return the program that takes images of 0 to 1; a network on frequency channels or YCbCr behind its transform."""
-    dense = to_dense(model)
-    if input_transform_of(source_of(model)) is None:
-        return _lowered(model, dense, torch.rand(1, *shape))
-    try:
-        return _lowered(ImageReader(model), ImageReader(dense), torch.rand(1, *shape))
-    except StructureError as error:
-        raise StructureError(
-            f"the network does not read pixels, and its input cannot be made in a page: {error}"
-        ) from error
 
 
 def _lowered(model: nn.Module, dense: nn.Module, example: Tensor) -> Program:

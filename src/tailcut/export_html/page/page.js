@@ -31,7 +31,7 @@ const painted = () => new Promise((resolve) => { setTimeout(resolve, 30); });
 async function answer(program, input) {
   const runner = await opened, start = performance.now();
   const outputs = runner.run(program, input);
-  return { outputs, seconds: (performance.now() - start) / 1000, simd: runner.simd, program };
+  return { outputs, seconds: (performance.now() - start) / 1000, simd: runner.simd, program, input };
 }
 
 /* Runs the network on an image file and shows the result; also for scripts: `await tailcut.run(blob)`. */
