@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -102,6 +102,17 @@ class Tab:
         node = self.call("DOM.querySelector", nodeId=root, selector="#file")["nodeId"]
         self.call("DOM.setFileInputFiles", nodeId=node, files=[str(file.resolve())])
         self.wait_for("/, in [0-9]|^$/.test(document.getElementById('status').textContent)")
+
+    def draw(self, strokes: Sequence[Sequence[tuple[int, int]]]) -> None:
+        """Draw lines with the mouse on the page's drawing area, in hundredths of it, and wait for the answer."""
+        self.evaluate("document.getElementById('pad').scrollIntoView({ block: 'center' })")
+        box = self.evaluate("document.getElementById('pad').getBoundingClientRect().toJSON()")
+        for stroke in strokes:
+            kinds = ["mousePressed", *["mouseMoved"] * len(stroke), "mouseReleased"]
+            for kind, (x, y) in zip(kinds, [stroke[0], *stroke, stroke[-1]], strict=True):
+                place = {"x": box["x"] + x * box["width"] / 100, "y": box["y"] + y * box["height"] / 100}
+                self.call("Input.dispatchMouseEvent", type=kind, button="left", buttons=1, clickCount=1, **place)
+        self.wait_for("/, in /.test(document.getElementById('status').textContent)")
 
     def press(self, key: str, code: str = "", text: str = "") -> None:
         """Press a key."""

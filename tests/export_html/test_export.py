@@ -83,7 +83,7 @@ def test_it_is_valid_and_asks_for_nothing(page: tuple[str, HtmlExportReport]) ->
     assert {"h1", "main", "title", "label"} <= {tag for tag, _ in checker.tags}
     labels = {found.get("for") for tag, found in checker.tags if tag == "label"}
     assert {found.get("id") for tag, found in checker.tags if tag == "input"} == labels
-    assert "{{" not in text
+    assert not re.search(r"\{\{\w+\}\}", text)
 
 
 def test_the_report_counts_what_is_there(page: tuple[str, HtmlExportReport]) -> None:
@@ -101,20 +101,13 @@ def test_the_report_counts_what_is_there(page: tuple[str, HtmlExportReport]) -> 
 
 
 @pytest.mark.parametrize("name", ["unet-759-float16", "lenet5-776"])
-def test_the_examples_are_small(name: str, tmp_path: Path) -> None:
-    report = export_html(tailcut.load(f"zoo:{name}"), tmp_path / "page.html")
-    assert report.page_bytes == (tmp_path / "page.html").stat().st_size <= MAX_BYTES
-    if name.startswith("unet"):
-        assert report.input_shapes == ((3, 320, 480), (3, 480, 320))
-        assert report.arena_bytes < 4_000_000
-
-
-@pytest.mark.parametrize("name", ["unet-759-float16", "lenet5-776"])
 def test_the_pages_in_docs_are_those_of_today(name: str, tmp_path: Path) -> None:
-    """Made again by `make pages`; all but the bytes that another torch may round otherwise."""
+    """But for numbers that another torch may round otherwise; `python -m tools.docs.browser_pages` writes them."""
     path = resolve(f"zoo:{name}")
     shown = Path(__file__).parents[2] / "docs" / "pages" / f"{name}.html"
-    export_html(tailcut.load(path), tmp_path / "page.html", title=f"zoo:{name}", file_bytes=path.stat().st_size)
+    model, size = tailcut.load(path), path.stat().st_size
+    report = export_html(model, tmp_path / "page.html", title=f"zoo:{name}", file_bytes=size)
+    assert report.page_bytes <= MAX_BYTES
     there, made = shown.read_text(encoding="utf-8"), (tmp_path / "page.html").read_text(encoding="utf-8")
     image = re.compile(r'"image":"[^"]*"')
     assert image.sub("", there) == image.sub("", made)

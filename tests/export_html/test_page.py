@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -161,22 +160,6 @@ def test_bad_files_are_one_clear_error(pages: Pages, tab: Tab, tmp_path: Path) -
     assert tab.evaluate("document.getElementById('error').hidden")
 
 
-def mouse(tab: Tab, kind: str, x: float, y: float) -> None:
-    tab.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
-
-
-def draw(tab: Tab, strokes: list[list[tuple[int, int]]]) -> None:
-    """Draw lines, in hundredths of the drawing area."""
-    tab.evaluate("document.getElementById('pad').scrollIntoView({ block: 'center' })")
-    box: dict[str, Any] = tab.evaluate("document.getElementById('pad').getBoundingClientRect().toJSON()")
-    for stroke in strokes:
-        points = [(box["x"] + x * box["width"] / 100, box["y"] + y * box["height"] / 100) for x, y in stroke]
-        mouse(tab, "mousePressed", *points[0])
-        for point in points[1:]:
-            mouse(tab, "mouseMoved", *point)
-        mouse(tab, "mouseReleased", *points[-1])
-
-
 @pytest.mark.parametrize(
     ("label", "strokes"),
     [
@@ -188,8 +171,7 @@ def draw(tab: Tab, strokes: list[list[tuple[int, int]]]) -> None:
 )
 def test_a_drawn_digit_is_read(label: int, strokes: list[list[tuple[int, int]]], pages: Pages, tab: Tab) -> None:
     tab.open(pages(LENET))
-    draw(tab, strokes)
-    tab.wait_for("/, in /.test(document.getElementById('status').textContent)")
+    tab.draw(strokes)
     assert tab.text("status").startswith(f"{label}: ")
     ink = input_of(tab)[0]
     rows, columns = np.nonzero(ink > 0.1)

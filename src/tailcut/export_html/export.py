@@ -21,6 +21,8 @@ TEXTS = {
     "mask": "Choose a photo, and see its mask.",
     "images": "See images that it makes of random numbers.",
 }
+DRAWN_SHAPE = (1, 28, 28)  # of MNIST
+DRAWING_TEXT = "Draw a digit or choose an image, and see which class it is in."
 _FOLDER = Path(__file__).parent
 _PLACE = re.compile(r"\{\{(\w+)\}\}")
 
@@ -124,7 +126,7 @@ def _page(
     data = {
         "kind": network.kind,
         "classes": network.class_names,
-        "draws": network.kind == "classes" and network.programs[0].input_shape == (1, 28, 28),
+        "draws": _draws(network),
         "base": BASE,
         "programs": programs,
         "image": _base64(image),
@@ -147,7 +149,12 @@ def _summary(network: PageNetwork, file_bytes: int | None) -> str:
         stored = f" in a file of {file_bytes:,} bytes"
         if dense_bytes >= 2 * file_bytes:
             stored += f", {dense_bytes // file_bytes:,} times smaller than they are as floats"
-    return f"A neural network of {network.num_parameters:,} weights{stored}. {TEXTS[network.kind]}"
+    text = DRAWING_TEXT if _draws(network) else TEXTS[network.kind]
+    return f"A neural network of {network.num_parameters:,} weights{stored}. {text}"
+
+
+def _draws(network: PageNetwork) -> bool:
+    return network.kind == "classes" and network.programs[0].input_shape == DRAWN_SHAPE
 
 
 def _read(name: str) -> str:

@@ -1,6 +1,6 @@
 /* What a reader sees and does. */
 
-const NUM_BEST = 10, MADE = 16, LONGEST_VIEW = 1600;
+const NUM_BEST = 5, MADE = 16, LONGEST_VIEW = 1600;
 const TINT = [255, 64, 129];
 
 const network = JSON.parse(document.getElementById("network").textContent);
