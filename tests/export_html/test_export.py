@@ -138,7 +138,7 @@ def test_a_refused_network_leaves_the_page_as_it_was(tmp_path: Path) -> None:
 
     (tmp_path / "page.html").write_text("old", encoding="utf-8")
     model = tailcut.create_model("lenet5")
-    model.conv1 = torch.nn.Sequential(model.conv1, Normed())
+    model.conv1 = torch.nn.Sequential(model.get_submodule("conv1"), Normed())
     with pytest.raises(StructureError, match=r"instance_norm \(conv1\.1\.norm\)"):
         export_html(model, tmp_path / "page.html")
     with pytest.raises(ArgumentError, match="registered family"):

@@ -21,8 +21,9 @@ ROUNDING = 1e-5
 
 
 def input_of(tab: Tab) -> np.ndarray:
-    numbers = tab.evaluate("Array.from(tailcut.last.input)")
-    return np.array(numbers, np.float32).reshape(tab.evaluate("tailcut.last.program.input"))
+    numbers = np.array(tab.evaluate("Array.from(tailcut.last.input)"), np.float32)
+    shape: list[int] = tab.evaluate("tailcut.last.program.input")
+    return numbers.reshape(shape)
 
 
 def mask_of(tab: Tab, height: int, width: int) -> np.ndarray:
