@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,15 @@ FLAGS = (
     "--remote-debugging-pipe",
     "--no-first-run",
 )
+# The browser reads its commands from file 3 and writes to file 4. Copies first: one of the two may have such a number.
+AS_THREE_AND_FOUR = """
+import os, sys
+ends = [os.dup(int(number)) for number in sys.argv[1:3]]
+ends = [os.dup2(end, 20 + place) for place, end in enumerate(ends)]
+for place, end in enumerate(ends):
+    os.dup2(end, 3 + place)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 SECONDS = 120
 CHUNK_BYTES = 1 << 16
 
@@ -148,19 +158,12 @@ def chromium(folder: Path) -> Iterator[Tab]:
     if program is None:
         raise BrowserError("no Chromium: install it, or set CHROME_BIN to its program")
     (command_end, commands), (answers, answer_end) = os.pipe(), os.pipe()
-
-    def as_three_and_four() -> None:
-        # Copies first: one of the ends may have the number 3 or 4 itself.
-        one, two = os.dup(command_end), os.dup(answer_end)
-        os.dup2(one, 3)
-        os.dup2(two, 4)
-
+    words = [sys.executable, "-c", AS_THREE_AND_FOUR, str(command_end), str(answer_end), program, *FLAGS]
     process = subprocess.Popen(  # noqa: S603
-        [program, *FLAGS, f"--user-data-dir={folder / 'profile'}"],
+        [*words, f"--user-data-dir={folder / 'profile'}"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        close_fds=False,
-        preexec_fn=as_three_and_four,
+        pass_fds=(command_end, answer_end),
     )
     os.close(command_end)
     os.close(answer_end)

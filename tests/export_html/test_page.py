@@ -21,14 +21,15 @@ ROUNDING = 1e-5
 
 
 def input_of(tab: Tab) -> np.ndarray:
-    numbers = np.array(tab.evaluate("Array.from(tailcut.last.input)"), np.float32)
+    numbers: list[float] = tab.evaluate("Array.from(tailcut.last.input)")
     shape: list[int] = tab.evaluate("tailcut.last.program.input")
-    return numbers.reshape(shape)
+    return np.asarray(numbers, dtype=np.float32).reshape(shape)
 
 
 def mask_of(tab: Tab, height: int, width: int) -> np.ndarray:
     text = tab.evaluate(f"tailcut.mask({height}, {width}).join('')")
-    return np.frombuffer(text.encode(), np.uint8).reshape(height, width) == ord("1")
+    mask: np.ndarray = np.frombuffer(text.encode(), np.uint8).reshape(height, width) == ord("1")
+    return mask
 
 
 def classes_of(tab: Tab) -> list[float]:
