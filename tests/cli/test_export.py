@@ -116,3 +116,12 @@ def test_a_page_is_written(tailcut: Tailcut, packed: Path, tmp_path: Path) -> No
     outcome = tailcut("export", packed, "--to", "torch", "--size", "32x48", "-o", page)
     assert outcome.code == 2
     assert "--size is for --to c and html" in outcome.err
+
+
+def test_a_page_of_what_the_runner_does_not_know_is_refused(tailcut: Tailcut, tmp_path: Path) -> None:
+    save(create_model("vit"), tmp_path / "vit.tailcut")
+    outcome = tailcut("export", tmp_path / "vit.tailcut", "--to", "html", "-o", tmp_path / "page.html", "--json")
+    assert outcome.code != 0
+    assert outcome.json["error"]["type"] == "StructureError"
+    assert "flatten (flatten)" in outcome.json["error"]["message"]
+    assert not (tmp_path / "page.html").exists()

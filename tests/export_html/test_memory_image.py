@@ -1,6 +1,7 @@
 """Programs in the memory of the WebAssembly runner, beside torch: the same outputs."""
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from tests.export_html.wasm import BUILDS, Runner
 from torch import Tensor, nn
 
 import tailcut
+from tailcut.errors import StructureError
 from tailcut.export_c.export import lower
 from tailcut.export_c.program import Program
 from tailcut.export_c.tables import SIZES
@@ -94,3 +96,13 @@ def test_structures_have_the_sizes_of_the_compiler() -> None:
 @pytest.mark.parametrize("build", BUILDS)
 def test_the_image_begins_behind_the_runner(build: str) -> None:
     assert Runner(build, []).own_bytes <= BASE
+
+
+def test_what_a_page_cannot_hold_is_refused() -> None:
+    program, _ = program_of(tailcut.load("zoo:lenet300-2816"), (1, 28, 28))
+    large = replace(program, arena_floats=1 << 29)
+    with pytest.raises(StructureError, match=r"needs 2,147,5.* bytes for one input"):
+        memory_image([large])
+    stage = replace(program.stages[0], groups=1 << 16)
+    with pytest.raises(StructureError, match="too large for a page"):
+        memory_image([replace(program, stages=[stage])])

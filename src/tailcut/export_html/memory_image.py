@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tailcut.errors import StructureError
 from tailcut.export_c.program import Program
 from tailcut.export_c.tables import Arrays, Pointer, Row, Tables
 
@@ -24,6 +25,8 @@ FORMATS = {
 }
 POINTERS = ("stage", "segment", "op", "leaf", "weight")
 ALIGNMENT = 4
+# Of all that a call needs. WebAssembly has addresses for twice as much, and phones less.
+MAX_MEMORY_BYTES = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,11 @@ class MemoryImage:
 
 
 def memory_image(programs: Sequence[Program]) -> MemoryImage:
-    """Write programs, with their memory planned, one behind the other; equal constants are there once."""
+    """Write programs, with their memory planned, one behind the other; equal constants are there once.
+
+    Raises:
+        StructureError: a network is too large for the structures, or for the memory of a browser.
+    """
     arrays = Arrays()
     tables = [Tables(program, arrays) for program in programs]
     content = bytearray()
@@ -56,12 +63,26 @@ def memory_image(programs: Sequence[Program]) -> MemoryImage:
         rows = {kind: place(_packed(kind, rows, numbers)) for kind, rows in table.rows.items()}
         sizes = [np.prod(shape, dtype=np.int64) for shape in (program.input_shape, *program.output_shapes)]
         fields = [program.arena_floats, int(sizes[0]), int(sum(sizes[1:])), len(table.rows["stage"])]
+        _check_memory(BASE + len(content) + 4 * sum(fields[:3]))
         models.append(place(struct.pack(FORMATS["model"], *(rows[kind] for kind in POINTERS), *fields)))
     return MemoryImage(bytes(content), tuple(models))
 
 
 def _packed(kind: str, rows: Sequence[Row], numbers: Sequence[int]) -> bytes:
-    return b"".join(struct.pack(FORMATS[kind], *_flat(tuple(row.fields.values()), numbers)) for row in rows)
+    try:
+        return b"".join(struct.pack(FORMATS[kind], *_flat(tuple(row.fields.values()), numbers)) for row in rows)
+    except struct.error as error:
+        raise StructureError(
+            f"the network is too large for a page, {len(rows):,} structures {kind}: {error}"
+        ) from error
+
+
+def _check_memory(num_bytes: int) -> None:
+    if num_bytes > MAX_MEMORY_BYTES:
+        raise StructureError(
+            f"the network needs {num_bytes:,} bytes for one input, a page has at most {MAX_MEMORY_BYTES:,}; give a "
+            "smaller size"
+        )
 
 
 def _flat(value: Any, numbers: Sequence[int]) -> Iterator[int | float]:
