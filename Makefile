@@ -29,7 +29,7 @@ CODE := src tests tools fuzz conformance bench conftest.py demo.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test test-fast coverage check check-versions format format-check lint types contracts duplicates bench indices fuzz docs build clean
+.PHONY: help setup demo test test-fast coverage check check-versions format format-check lint types contracts duplicates bench indices fuzz docs build wasm clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*  ## (.*)/  make \1\t\2/' | expand -t 22
@@ -109,6 +109,10 @@ docs: setup  ## build the site into build/docs: all pages with search, the API r
 	@$(BIN)/python -m tools.docs.site
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 	@echo "Open build/docs/index.html"
+
+# The files are committed: only who changes the C runner needs clang and lld.
+wasm: setup  ## build the C runner for the pages of `tailcut export --to html`, with clang 14 and its wasm-ld
+	@$(BIN)/python -m tools.build_wasm
 
 build: setup  ## build the source distribution and the wheel into dist
 	@$(BIN)/python -m build --no-isolation --outdir dist

@@ -99,3 +99,29 @@ def test_a_missing_extra_is_a_failed_job(
     outcome = tailcut("export", packed, "--to", "onnx", "-o", tmp_path / "a.onnx", "--json")
     assert outcome.code == 1
     assert outcome.json["error"]["type"] == "MissingExtraError"
+
+
+def test_a_page_is_written(tailcut: Tailcut, packed: Path, tmp_path: Path) -> None:
+    page = tmp_path / "digits.html"
+    outcome = tailcut("export", packed, "--to", "html", "-o", page, "--json")
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["page_bytes"] == page.stat().st_size
+    assert outcome.json["file_bytes"] == packed.stat().st_size
+    assert outcome.json["input_shapes"] == [[1, 28, 28]]
+    assert f"<h1>{packed.stem}</h1>" in page.read_text(encoding="utf-8")
+    outcome = tailcut("export", "zoo:unet-759-float16", "--to", "html", "--size", "32x48", "-o", page)
+    assert outcome.code == 0, outcome.err
+    assert "input 3 x 32 x 48 or 3 x 48 x 32" in outcome.out
+    assert "<h1>zoo:unet-759-float16</h1>" in page.read_text(encoding="utf-8")
+    outcome = tailcut("export", packed, "--to", "torch", "--size", "32x48", "-o", page)
+    assert outcome.code == 2
+    assert "--size is for --to c and html" in outcome.err
+
+
+def test_a_page_of_what_the_runner_does_not_know_is_refused(tailcut: Tailcut, tmp_path: Path) -> None:
+    save(create_model("vit"), tmp_path / "vit.tailcut")
+    outcome = tailcut("export", tmp_path / "vit.tailcut", "--to", "html", "-o", tmp_path / "page.html", "--json")
+    assert outcome.code != 0
+    assert outcome.json["error"]["type"] == "StructureError"
+    assert "flatten (flatten)" in outcome.json["error"]["message"]
+    assert not (tmp_path / "page.html").exists()

@@ -12,7 +12,8 @@ from tailcut.export_c.export import lower
 from tailcut.export_c.lowering import four
 from tailcut.export_c.memory import plan, scratch_floats
 from tailcut.export_c.operations import HANDLERS
-from tailcut.export_c.program import Leaf, Map, Op, Operation, Program, Segment, Value, stored_numbers
+from tailcut.export_c.program import Leaf, Map, Op, Operation, Program, Segment, StoredNumbers, Value, stored_numbers
+from tailcut.export_c.tables import Arrays, NumberType, Tables
 from tailcut.export_c.writing import features, write_program
 
 
@@ -94,3 +95,25 @@ def test_the_operations_are_those_of_their_modules() -> None:
     for module in (layers, pointwise, resizing):
         assert module.HANDLERS
         assert set(module.HANDLERS) <= set(HANDLERS)
+
+
+def test_equal_numbers_are_there_once() -> None:
+    arrays = Arrays()
+    first = arrays.pointer(StoredNumbers(np.arange(4, dtype=np.int8)), "coefficients")
+    again = arrays.pointer(StoredNumbers(np.arange(4, dtype=np.int8), 2.0), "dense weights")
+    other = arrays.pointer(StoredNumbers(np.arange(4, dtype=np.int16)), "dense weights")
+    assert first == again != other
+    assert arrays.bytes_for == {"coefficients": 4, "dense weights": 8, "other parameters": 0}
+
+
+def test_rows_point_at_rows() -> None:
+    """Each index in a row is that of a row which is there."""
+    program = unet()
+    plan(program)
+    rows = Tables(program).rows
+    assert len(rows["stage"]) == len(program.stages)
+    for row in rows["stage"]:
+        for kind, name in (("leaf", "leaves"), ("segment", "segments"), ("op", "ops")):
+            assert row.fields[f"first_{kind}"] + row.fields[f"num_{name}"] <= len(rows[kind])
+        assert -1 <= row.fields["weight"] < len(rows["weight"])
+    assert all(row.fields["array"][3] == NumberType.FLOAT32 for row in rows["weight"])

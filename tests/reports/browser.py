@@ -1,9 +1,7 @@
 """A headless Chromium that looks at a page, where this machine has one."""
 
 import json
-import os
 import re
-import shutil
 import subprocess
 from html import escape
 from pathlib import Path
@@ -12,7 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+from tools import chromium
+
 # Chromium's windows are not narrower; narrow pages stand in a frame of their width.
 LEAST_WIDTH = 500
 LIGHT, DARK = 1, 0
@@ -37,7 +36,7 @@ addEventListener("load", () => {
 
 def find_browser() -> str:
     """The program of CHROME_BIN, or Chromium or Chrome on the path; skips the test without one."""
-    found = next(filter(None, [os.environ.get("CHROME_BIN"), *map(shutil.which, NAMES)]), None)
+    found = chromium.find_browser()
     if found is None:
         pytest.skip("needs Chromium: install it, or set CHROME_BIN to its program")
     return found

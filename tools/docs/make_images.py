@@ -48,7 +48,7 @@ GATE = build_tables.ROOT / "docs" / "results" / "gate-imagenette.json"  # `tailc
 FOLDER = build_tables.ROOT / "docs" / "images"
 POINTS_KEY = "points"
 # Drawn by a command on their page, from networks that are not in the repository.
-BY_COMMAND = ("grad-cam.png",)
+BY_COMMAND = ("grad-cam.png", "browser.png")
 NEEDS_DATA = ("masks.png",)  # drawn where the data lies under a data root, else left as it is
 # The networks of the zoo that an image shows.
 SHOWN = {

@@ -17,6 +17,7 @@ PACKAGES = (
     "channels",
     "execution",
     "export_c",
+    "export_html",
     "format",
     "models",
     "structure",

@@ -1,4 +1,4 @@
-"""`tailcut export`: files for other programs: a small ONNX network, C99 without dense weights, or dense weights."""
+"""`tailcut export`: files for other programs: ONNX, C99, a page for browsers, or dense weights."""
 
 import argparse
 import sys
@@ -7,7 +7,8 @@ from tailcut.cli.parser import Verbs, add_verb
 from tailcut.errors import ArgumentError
 from tailcut.printing import Report
 
-TARGETS = ("onnx", "c", "safetensors", "torch")
+TARGETS = ("onnx", "c", "html", "safetensors", "torch")
+SIZED = ("c", "html")
 INPUTS = ("own", "pixels")
 
 
@@ -16,14 +17,16 @@ def add_parser(verbs: Verbs) -> None:
     parser = add_verb(
         verbs,
         "export",
-        summary="write files for other programs: ONNX, C, safetensors or torch",
+        summary="write files for other programs: ONNX, C, a web page, safetensors or torch",
         description="Write a network for other programs. onnx: a small program that holds the coefficients and "
         "computes its cosines itself (small, not necessarily fast; needs the extra onnx). c: a folder of C99 for "
-        "microcontrollers, which runs the network without its dense weights, for one size of input. safetensors, "
-        "torch: the dense weights by name, as safetensors or as a state_dict of torch.",
+        "microcontrollers, which runs the network without its dense weights, for one size of input. html: one page "
+        "that runs it in any browser, from the disk and offline. safetensors, torch: the dense weights by name, as "
+        "safetensors or as a state_dict of torch.",
         example="  tailcut export zoo:lenet5-776 --to onnx -o lenet5.onnx\n"
         "  tailcut export channels.tailcut --to onnx --input pixels -o pixels.onnx\n"
         "  tailcut export zoo:unet-759-float16 --to c --size 96x96 -o unet\n"
+        "  tailcut export zoo:unet-759-float16 --to html -o masks.html\n"
         "  tailcut export zoo:lenet5-776 --to torch -o lenet5.pt",
         run=run,
     )
@@ -36,13 +39,15 @@ def add_parser(verbs: Verbs) -> None:
         help="onnx: what the file takes. own: what the network takes (default); pixels: RGB images of 0 to 1, and "
         "the file itself makes the input of a network on frequency channels or YCbCr",
     )
-    parser.add_argument("--size", type=_size, metavar="HxW", help="c: height and width of the input, such as 96x96")
+    parser.add_argument(
+        "--size", type=_size, metavar="HxW", help="c, html: height and width of the input, such as 96x96"
+    )
 
 
 def run(arguments: argparse.Namespace) -> Report:
     """Export."""
-    if arguments.size is not None and arguments.to != "c":
-        raise ArgumentError(f"--size is for --to c; --to {arguments.to} takes no size")
+    if arguments.size is not None and arguments.to not in SIZED:
+        raise ArgumentError(f"--size is for --to {' and '.join(SIZED)}; --to {arguments.to} takes no size")
     if arguments.to == "onnx":
         from tailcut.execution.onnx.export import export_onnx
         from tailcut.format import load
@@ -56,6 +61,15 @@ def run(arguments: argparse.Namespace) -> Report:
         from tailcut.format import load
 
         return export_c(load(arguments.file), arguments.out, size=arguments.size)
+    if arguments.to == "html":
+        from tailcut.export_html import export_html
+        from tailcut.format import load
+        from tailcut.format.zoo import resolve
+
+        path = resolve(arguments.file)
+        title = arguments.file if arguments.file.startswith("zoo:") else path.stem
+        settings = {"size": arguments.size, "title": title, "file_bytes": path.stat().st_size}
+        return export_html(load(arguments.file), arguments.out, **settings)
     from tailcut.tasks.pack import unpack
 
     return unpack(arguments.file, arguments.out, to=arguments.to)

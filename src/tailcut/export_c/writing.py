@@ -1,21 +1,19 @@
 """A program as C text: `model.h` and `model.c`, constants for `runtime/tailcut_run.c`."""
 
-from collections.abc import Iterable, Sequence
+import enum
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tailcut.export_c.memory import mix_floats, stack_depth
-from tailcut.export_c.program import Floats, Leaf, Map, Op, Operation, Program, Stage, StoredNumbers, Value, Weight
+from tailcut.export_c.program import Operation, Program, Weight
 from tailcut.export_c.sources import runtime_folder
+from tailcut.export_c.tables import Pointer, Row, Tables
 
-TYPES = {"float32": ("float", "TAILCUT_FLOAT32"), "float16": ("uint16_t", "TAILCUT_FLOAT16")}
-TYPES |= {"int16": ("int16_t", "TAILCUT_INT16"), "int8": ("int8_t", "TAILCUT_INT8")}
+TYPES = {"float32": "float", "float16": "uint16_t", "int16": "int16_t", "int8": "int8_t"}
 PER_LINE = {"float32": 8, "float16": 16, "int16": 16, "int8": 24}
-# Bytes of the structures on a processor of 32 bits.
-SIZES = {"stage": 92, "segment": 6, "op": 20, "leaf": 40, "weight": 40, "model": 36}
 
 
 @dataclass
@@ -35,12 +33,11 @@ def write_program(program: Program, name: str, comment: str) -> Text:
         name: of the constant, a C identifier.
         comment: what the files say of themselves.
     """
-    writer = _Writer(program, name)
-    body = writer.body()
+    tables = Tables(program)
     head = f"/* {comment} */\n"
     header = head + _header(program, name)
-    source = head + f'#include "{name}.h"\n\n' + body
-    return Text(header, source, writer.flash())
+    source = head + f'#include "{name}.h"\n\n' + _body(program, tables, name)
+    return Text(header, source, tables.flash_bytes())
 
 
 def _header(program: Program, name: str) -> str:
@@ -60,172 +57,45 @@ def _shape(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape))
 
 
-class _Writer:
-    def __init__(self, program: Program, name: str) -> None:
-        self.program, self.name = program, name
-        self.arrays: list[str] = []
-        self.stages: list[str] = []
-        self.segments: list[str] = []
-        self.ops: list[str] = []
-        self.leaves: list[str] = []
-        self.weights: list[str] = []
-        self.bytes = {"coefficients": 0, "dense weights": 0, "other parameters": 0}
-        self._names: dict[bytes, str] = {}
-        self._numbers: dict[int, int] = {}
+def _body(program: Program, tables: Tables, name: str) -> str:
+    arrays = [_array_text(f"numbers_{number}", content) for number, content in enumerate(tables.arrays.contents)]
+    found = {kind: rows for kind, rows in tables.rows.items() if rows}
+    fields = [f".{_plural(kind)} = {_plural(kind)}" for kind in ("stage", "segment", "op", "leaf")]
+    fields.append(".weights = weights" if "weight" in found else ".weights = NULL")
+    fields += [
+        f".arena_floats = {program.arena_floats}",
+        f".input_floats = {int(np.prod(program.input_shape, dtype=np.int64))}",
+        f".output_floats = {sum(int(np.prod(output, dtype=np.int64)) for output in program.output_shapes)}",
+        f".num_stages = {len(tables.rows['stage'])}",
+    ]
+    model = f"const tailcut_model {name} = {{\n    " + ",\n    ".join(fields) + ",\n};\n"
+    return "\n".join([*arrays, *(_table(kind, rows) for kind, rows in found.items()), model])
 
-    def body(self) -> str:
-        for stage in self.program.stages:
-            self._stage(stage)
-        tables = [
-            self._table(kind, rows)
-            for kind, rows in (
-                ("weight", self.weights),
-                ("leaf", self.leaves),
-                ("op", self.ops),
-                ("segment", self.segments),
-                ("stage", self.stages),
-            )
-        ]
-        fields = [f".{_plural(kind)} = {_plural(kind)}" for kind in ("stage", "segment", "op", "leaf")]
-        fields.append(".weights = weights" if self.weights else ".weights = NULL")
-        shape, outputs = self.program.input_shape, self.program.output_shapes
-        fields += [
-            f".arena_floats = {self.program.arena_floats}",
-            f".input_floats = {int(np.prod(shape, dtype=np.int64))}",
-            f".output_floats = {sum(int(np.prod(output, dtype=np.int64)) for output in outputs)}",
-            f".num_stages = {len(self.stages)}",
-        ]
-        model = f"const tailcut_model {self.name} = {{\n    " + ",\n    ".join(fields) + ",\n};\n"
-        return "\n".join([*self.arrays, *filter(None, tables), model])
 
-    def flash(self) -> dict[str, int]:
-        counts = {
-            "stage": len(self.stages),
-            "segment": len(self.segments),
-            "op": len(self.ops),
-            "leaf": len(self.leaves),
-            "weight": len(self.weights),
-            "model": 1,
-        }
-        return {**self.bytes, "program": sum(SIZES[kind] * count for kind, count in counts.items())}
+def _table(kind: str, rows: list[Row]) -> str:
+    lines = "".join(f"    {_row(kind, row)},\n" for row in rows)
+    return f"static const tailcut_{kind} {_plural(kind)}[] = {{\n{lines}}};\n"
 
-    def _table(self, kind: str, rows: list[str]) -> str:
-        if not rows:
-            return ""
-        return (
-            f"static const tailcut_{kind} {_plural(kind)}[] = {{\n" + "".join(f"    {row},\n" for row in rows) + "};\n"
-        )
 
-    def _array(self, stored: StoredNumbers, purpose: str) -> str:
-        """Return the name of a constant array, the same for the same content."""
-        content = np.ascontiguousarray(stored.content)
-        key = content.dtype.str.encode() + content.tobytes()
-        if key not in self._names:
-            name = f"numbers_{len(self._names)}"
-            self._names[key] = name
-            self.arrays.append(_array_text(name, content))
-            self.bytes[purpose] += content.nbytes
-        return self._names[key]
+def _row(kind: str, row: Row) -> str:
+    comment = f"/* {row.comment} */ " if row.comment else ""
+    named = kind == "stage"  # has so many fields that a reader would not know them by their places
+    items = [f"{f'.{name} = ' if named else ''}{_item(value)}" for name, value in row.fields.items()]
+    return f"{{{comment}{', '.join(items)}}}"
 
-    def _floats(self, numbers: Floats | None) -> str:
-        if numbers is None:
-            return "NULL"
-        return self._array(StoredNumbers(numbers.astype(np.float32)), "other parameters")
 
-    def _weight(self, weight: Weight | None) -> int:
-        if weight is None:
-            return -1
-        if id(weight) not in self._numbers:
-            self._numbers[id(weight)] = len(self.weights)
-            stored = weight.stored
-            name = self._array(stored, "coefficients" if weight.is_truncated else "dense weights")
-            kind = TYPES[stored.content.dtype.name][1]
-            order = [*weight.order_weights, 1, 1, 1, 1][:4]
-            self.weights.append(
-                f"{{/* {weight.name} */ {{{name}, {_float(stored.step)}, {len(weight.numbers)}, {kind}}}, "
-                f"{_list(weight.sizes)}, {_list(weight.corner)}, {_list(order)}, "
-                f"{sum(1 << axis for axis in weight.axes)}, {int(weight.is_truncated)}, {int(weight.is_swapped)}}}"
-            )
-        return self._numbers[id(weight)]
-
-    def _leaf(self, leaf: Leaf) -> None:
-        self._numbers[id(leaf)] = len(self.leaves)
-        self.leaves.append(
-            f"{{{_map(leaf.map)}, {-1 if leaf.norm is None else leaf.norm.offset}, {self._weight(leaf.up)}, "
-            f"{leaf.top}, {leaf.left}, {leaf.num_channels}, {leaf.first}, {leaf.height}, {leaf.width}, "
-            f"{int(leaf.is_narrow)}}}"
-        )
-
-    def _op(self, op: Op) -> None:
-        leaf = 0 if op.leaf is None else self._numbers[id(op.leaf)]
-        numbers = f"{self._floats(op.scale)}, {self._floats(op.shift)}, {_float(op.low)}, {_float(op.high)}"
-        self.ops.append(f"{{{numbers}, {leaf}, TAILCUT_OP_{op.kind.name}}}")
-
-    def _value(self, value: Value) -> dict[str, Any]:
-        fields: dict[str, Any] = {"first_leaf": len(self.leaves), "num_leaves": len(value.leaves())}
-        for leaf in value.leaves():
-            self._leaf(leaf)
-        fields |= {"first_segment": len(self.segments), "num_segments": len(value.segments)}
-        for segment in value.segments:
-            self.segments.append(f"{{{segment.channels}, {len(self.ops)}, {len(segment.ops)}}}")
-            for op in segment.ops:
-                self._op(op)
-        fields |= {"first_op": len(self.ops), "num_ops": len(value.ops)}
-        for op in value.ops:
-            self._op(op)
-        return fields
-
-    def _stage(self, stage: Stage) -> None:
-        value = stage.value
-        fields: dict[str, Any] = {"kind": f"TAILCUT_{stage.kind.name}", **self._value(value)}
-        out = Map(0, 0, 0, offset=0) if stage.out is None else stage.out
-        fields["out"] = _map(out)
-        norm = stage.norm
-        fields["stats"] = -1 if norm is None else norm.offset
-        if norm is not None:
-            fields |= {
-                "gamma": self._floats(norm.gamma),
-                "beta": self._floats(norm.beta),
-                "epsilon": _float(norm.epsilon),
-            }
-        fields |= {
-            "scratch": stage.scratch_offset,
-            "mix": mix_floats(stage),
-            "output_offset": stage.output_offset,
-            "weight": self._weight(stage.weight),
-            "groups": stage.groups,
-            "channels": value.channels,
-            "source_height": value.source[0],
-            "source_width": value.source[1],
-            "height": value.size[0],
-            "width": value.size[1],
-            "resample": f"TAILCUT_{value.resampling.name}",
-            "counts_padding": int(value.flag),
-            "depth": stack_depth(value.segments),
-            "kernel": _list(stage.window.kernel),
-            "stride": _list(stage.window.stride),
-            "padding": _list(stage.window.padding),
-            "dilation": _list(stage.window.dilation),
-            "pool_kernel": _list(value.window.kernel),
-            "pool_stride": _list(value.window.stride),
-            "pool_padding": _list(value.window.padding),
-        }
-        text = ", ".join(f".{key} = {item}" for key, item in fields.items())
-        self.stages.append(f"{{/* {stage.node} */ {text}}}")
+def _item(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "{" + ", ".join(map(_item, value)) + "}"
+    if isinstance(value, Pointer):
+        return "NULL" if value.array is None else f"numbers_{value.array}"
+    if isinstance(value, enum.IntEnum):
+        return f"TAILCUT_{'OP_' if isinstance(value, Operation) else ''}{value.name}"
+    return _float(value) if isinstance(value, float) else str(value)
 
 
 def _plural(kind: str) -> str:
     return "leaves" if kind == "leaf" else f"{kind}s"
-
-
-def _map(map_: Map) -> str:
-    offset = "TAILCUT_INPUT" if map_.is_input else str(map_.owner.offset)
-    row = map_.width if map_.channel_stride != map_.width or map_.is_input else map_.row_stride
-    return f"{{{offset}, {row}, {map_.channel_stride}, {map_.channels}, {map_.height}, {map_.width}}}"
-
-
-def _list(values: Iterable[int]) -> str:
-    return "{" + ", ".join(map(str, values)) + "}"
 
 
 def _float(value: float) -> str:
@@ -243,7 +113,7 @@ def _array_text(name: str, content: npt.NDArray[Any]) -> str:
         ]
     lines = [", ".join(items[start : start + per_line]) for start in range(0, len(items), per_line)]
     body = ",\n    ".join(lines)
-    return f"static const {TYPES[kind][0]} {name}[] = {{\n    {body},\n}};\n"
+    return f"static const {TYPES[kind]} {name}[] = {{\n    {body},\n}};\n"
 
 
 def features(program: Program) -> str:

@@ -1,0 +1,208 @@
+"""A program as the rows of the C structures of `runtime/tailcut_run.h`, before they become text or bytes."""
+
+import enum
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tailcut.export_c.memory import mix_floats, stack_depth
+from tailcut.export_c.program import Floats, Leaf, Map, Op, Program, Stage, StoredNumbers, Value, Weight
+
+INPUT_OFFSET = -1  # TAILCUT_INPUT
+NONE = -1  # TAILCUT_NONE
+# Bytes of the structures on a processor of 32 bits.
+SIZES = {"stage": 92, "segment": 6, "op": 20, "leaf": 40, "weight": 40, "model": 36}
+
+
+class NumberType(enum.IntEnum):
+    """Types of stored numbers, as `tailcut.h` numbers them."""
+
+    FLOAT32 = 0
+    FLOAT16 = 1
+    INT16 = 6
+    INT8 = 7
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """A pointer to an array of `Tables.arrays`, by its number; to nothing where that is None."""
+
+    array: int | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One structure: its fields in the order of the header, and what it stands for.
+
+    A value is an int (also an enumeration of `program`), a float, a `Pointer`, or a tuple of such values for an inner
+    structure or array.
+    """
+
+    fields: dict[str, Any]
+    comment: str = ""
+
+
+@dataclass(eq=False)
+class Arrays:
+    """Constant arrays, the same content once.
+
+    Attributes:
+        contents: what they hold.
+        bytes_for: of them, by what they are for.
+    """
+
+    contents: list[np.ndarray[Any, Any]] = field(default_factory=list)
+    bytes_for: dict[str, int] = field(
+        default_factory=lambda: {"coefficients": 0, "dense weights": 0, "other parameters": 0}
+    )
+    _numbers: dict[bytes, int] = field(default_factory=dict)
+
+    def pointer(self, stored: StoredNumbers, purpose: str) -> Pointer:
+        """Return a pointer to these numbers, which are taken in if they are new."""
+        content = np.ascontiguousarray(stored.content)
+        key = content.dtype.str.encode() + content.tobytes()
+        if key not in self._numbers:
+            self._numbers[key] = len(self.contents)
+            self.contents.append(content)
+            self.bytes_for[purpose] += content.nbytes
+        return Pointer(self._numbers[key])
+
+
+class Tables:
+    """Rows of one program.
+
+    Args:
+        program: with its memory planned.
+        arrays: where its numbers go; those of several programs may share them.
+
+    Attributes:
+        rows: of each kind of structure, in an order in which a C compiler knows each before it is used.
+        arrays: the constant arrays.
+    """
+
+    def __init__(self, program: Program, arrays: Arrays | None = None) -> None:
+        self.arrays = arrays or Arrays()
+        self.rows: dict[str, list[Row]] = {kind: [] for kind in ("weight", "leaf", "op", "segment", "stage")}
+        self._numbers: dict[int, int] = {}
+        for stage in program.stages:
+            self._stage(stage)
+
+    def flash_bytes(self) -> dict[str, int]:
+        """Count the bytes of constants, by what they are for; "program" on a processor of 32 bits."""
+        counts = {kind: len(rows) for kind, rows in self.rows.items()} | {"model": 1}
+        return {**self.arrays.bytes_for, "program": sum(SIZES[kind] * count for kind, count in counts.items())}
+
+    def _floats(self, numbers: Floats | None) -> Pointer:
+        if numbers is None:
+            return Pointer(None)
+        return self.arrays.pointer(StoredNumbers(numbers.astype(np.float32)), "other parameters")
+
+    def _weight(self, weight: Weight | None) -> int:
+        if weight is None:
+            return NONE
+        if id(weight) not in self._numbers:
+            self._numbers[id(weight)] = len(self.rows["weight"])
+            stored = weight.stored
+            content = self.arrays.pointer(stored, "coefficients" if weight.is_truncated else "dense weights")
+            fields = {
+                "array": (
+                    content,
+                    float(stored.step),
+                    len(weight.numbers),
+                    NumberType[stored.content.dtype.name.upper()],
+                ),
+                "sizes": weight.sizes,
+                "corner": weight.corner,
+                "order_weights": (*weight.order_weights, 1, 1, 1, 1)[:4],
+                "axes": sum(1 << axis for axis in weight.axes),
+                "is_truncated": int(weight.is_truncated),
+                "is_swapped": int(weight.is_swapped),
+            }
+            self.rows["weight"].append(Row(fields, weight.name))
+        return self._numbers[id(weight)]
+
+    def _leaf(self, leaf: Leaf) -> None:
+        fields = {
+            "map": _map(leaf.map),
+            "stats": NONE if leaf.norm is None else leaf.norm.offset,
+            "up": self._weight(leaf.up),
+            "top": leaf.top,
+            "left": leaf.left,
+            "num_channels": leaf.num_channels,
+            "first": leaf.first,
+            "height": leaf.height,
+            "width": leaf.width,
+            "is_narrow": int(leaf.is_narrow),
+        }
+        self._numbers[id(leaf)] = len(self.rows["leaf"])
+        self.rows["leaf"].append(Row(fields))
+
+    def _op(self, op: Op) -> None:
+        fields = {
+            "scale": self._floats(op.scale),
+            "shift": self._floats(op.shift),
+            "low": float(op.low),
+            "high": float(op.high),
+            "leaf": 0 if op.leaf is None else self._numbers[id(op.leaf)],
+            "kind": op.kind,
+        }
+        self.rows["op"].append(Row(fields))
+
+    def _value(self, value: Value) -> dict[str, int]:
+        """Add what makes a stage's input; return the stage's fields that say where it is."""
+        leaves, segments, ops = (self.rows[kind] for kind in ("leaf", "segment", "op"))
+        fields = {"first_leaf": len(leaves), "num_leaves": len(value.leaves())}
+        for leaf in value.leaves():
+            self._leaf(leaf)
+        fields |= {"first_segment": len(segments), "num_segments": len(value.segments)}
+        for segment in value.segments:
+            own = {"channels": segment.channels, "first_op": len(ops), "num_ops": len(segment.ops)}
+            segments.append(Row(own))
+            for op in segment.ops:
+                self._op(op)
+        fields |= {"first_op": len(ops), "num_ops": len(value.ops)}
+        for op in value.ops:
+            self._op(op)
+        return fields
+
+    def _stage(self, stage: Stage) -> None:
+        value, norm = stage.value, stage.norm
+        at = self._value(value)
+        fields: dict[str, Any] = {
+            "out": _map(Map(0, 0, 0, offset=0) if stage.out is None else stage.out),
+            "stats": NONE if norm is None else norm.offset,
+            "gamma": self._floats(None if norm is None else norm.gamma),
+            "beta": self._floats(None if norm is None else norm.beta),
+            "epsilon": 0.0 if norm is None else float(norm.epsilon),
+            "scratch": stage.scratch_offset,
+            "mix": mix_floats(stage),
+            "output_offset": stage.output_offset,
+            "weight": self._weight(stage.weight),
+            "groups": stage.groups,
+            "channels": value.channels,
+            "source_height": value.source[0],
+            "source_width": value.source[1],
+            "height": value.size[0],
+            "width": value.size[1],
+            **{name: at[name] for name in ("first_segment", "num_segments", "first_op", "num_ops")},
+            **{name: at[name] for name in ("first_leaf", "num_leaves")},
+            "kind": stage.kind,
+            "resample": value.resampling,
+            "counts_padding": int(value.flag),
+            "depth": stack_depth(value.segments),
+            "kernel": stage.window.kernel,
+            "stride": stage.window.stride,
+            "padding": stage.window.padding,
+            "dilation": stage.window.dilation,
+            "pool_kernel": value.window.kernel,
+            "pool_stride": value.window.stride,
+            "pool_padding": value.window.padding,
+        }
+        self.rows["stage"].append(Row(fields, stage.node))
+
+
+def _map(map_: Map) -> tuple[int, ...]:
+    offset = INPUT_OFFSET if map_.is_input else map_.owner.offset
+    row = map_.width if map_.channel_stride != map_.width or map_.is_input else map_.row_stride
+    return offset, row, map_.channel_stride, map_.channels, map_.height, map_.width

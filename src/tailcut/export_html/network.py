@@ -1,0 +1,117 @@
+"""Decides what a page shows of a network, and makes the programs that it runs."""
+
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from tailcut.errors import ArgumentError, StructureError
+from tailcut.evaluation.generation import GENERATORS, Sampler
+from tailcut.evaluation.pixel_inputs import image_shape
+from tailcut.export_c.export import lower
+from tailcut.export_c.program import Program
+from tailcut.inputs.transform.input_transform import input_transform_of
+from tailcut.models import VAE
+from tailcut.structure import example_shape, name_of, source_of, without_views
+from tailcut.weights import to_dense
+
+Kind = Literal["classes", "mask", "images"]
+# Height and width of photos for networks that take any size.
+PHOTO_SIZE = (320, 480)
+MASK_CHANNELS = (1, 2)
+IMAGE_CHANNELS = (1, 3)
+
+
+@dataclass(frozen=True)
+class PageNetwork:
+    """A network as a page runs it.
+
+    Attributes:
+        kind: what comes out: numbers of classes, a mask, or images made of random codes.
+        programs: one for each size of input; the page takes the one of the most similar form.
+        class_names: of all classes, the numbers where the network has no names; empty without classes.
+        num_parameters: of the dense network.
+    """
+
+    kind: Kind
+    programs: tuple[Program, ...]
+    class_names: tuple[str, ...]
+    num_parameters: int
+
+
+class _Generator(nn.Module):
+    """Images of 0 to 1 from codes, (1, code_size), as `Sampler` makes them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, codes: Tensor) -> Tensor:
+        if isinstance(source_of(self.model), VAE):
+            return cast(VAE, self.model).decode(codes).sigmoid()
+        images: Tensor = (self.model(codes) + 1) / 2
+        return images
+
+
+def page_network(model: nn.Module, size: tuple[int, int] | None = None) -> PageNetwork:
+    """Lower a network for a page.
+
+    Args:
+        model: of a registered family; it is not changed.
+        size: height and width of its input; without it that of the network's example, for masks `PHOTO_SIZE`. Masks
+            are made of upright and of wide photos: their height and width are swapped for a second program.
+
+    Raises:
+        ArgumentError: the network is of no registered family, or gives neither classes nor masks nor images.
+        StructureError: a layer has no form in C (the message names it), or the network reads no pixels.
+    """
+    model = without_views(model)
+    dense = to_dense(model)
+    num_parameters = sum(parameter.numel() for parameter in dense.parameters())
+    if isinstance(source_of(model), GENERATORS):
+        if size is not None:
+            raise ArgumentError("a network that makes images takes no size")
+        code = torch.zeros(1, Sampler(model).code_size)
+        program = _lowered(_Generator(model), _Generator(dense), code)
+        return PageNetwork(_kind(program), (program,), (), num_parameters)
+    shape = image_shape(model)
+    if shape is None or example_shape(model) is None:
+        raise ArgumentError(
+            "a page needs a network of a registered family, which gives the channels and the size of its images"
+        )
+    if input_transform_of(source_of(model)) is not None:
+        raise StructureError(
+            f"{type(source_of(model)).__name__} reads frequency channels or YCbCr, and a page gives pixels; export it "
+            "with --to onnx --input pixels"
+        )
+    programs = [_lowered(model, dense, torch.rand(1, shape[0], *(size or shape[1:])))]
+    kind = _kind(programs[0])
+    if kind == "mask":
+        height, width = size or PHOTO_SIZE
+        sizes = dict.fromkeys([(height, width), (width, height)])
+        programs = [_lowered(model, dense, torch.rand(1, shape[0], *one)) for one in sizes]
+    names: tuple[str, ...] = ()
+    if kind == "classes":
+        (count,) = programs[0].output_shapes[0]
+        names = tuple(name_of(model, number, count) or str(number) for number in range(count))
+    return PageNetwork(kind, tuple(programs), names, num_parameters)
+
+
+def _lowered(model: nn.Module, dense: nn.Module, example: Tensor) -> Program:
+    program, _ = lower(model, dense.cpu().float().eval(), example)
+    return program
+
+
+def _kind(program: Program) -> Kind:
+    shapes = program.output_shapes
+    if len(shapes) == 1 and len(shapes[0]) == 1:
+        return "classes"
+    if len(shapes) == 1 and len(shapes[0]) == 3 and len(program.input_shape) == 1 and shapes[0][0] in IMAGE_CHANNELS:
+        return "images"
+    if len(shapes) == 1 and len(shapes[0]) == 3 and len(program.input_shape) == 3 and shapes[0][0] in MASK_CHANNELS:
+        return "mask"
+    raise ArgumentError(
+        "a page shows classes (n), masks (1 or 2, height, width) or images made of codes; the network gives "
+        + ", ".join(map(str, shapes))
+    )

@@ -1,0 +1,66 @@
+"""Which networks a page can show, and as what."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from tests.export_html.wasm import BUILDS, Runner
+from torch import nn
+
+import tailcut
+from tailcut.errors import ArgumentError, StructureError
+from tailcut.evaluation.generation import Sampler
+from tailcut.export_html.network import page_network
+from tailcut.inputs import replace_stem, use_ycbcr
+
+
+def test_a_classifier_has_one_program_and_the_names_of_its_classes() -> None:
+    network = page_network(tailcut.load("zoo:resnet18-2688"))
+    assert network.kind == "classes"
+    assert [program.input_shape for program in network.programs] == [(3, 32, 32)]
+    assert network.class_names[:3] == ("airplane", "automobile", "bird")
+    assert page_network(tailcut.load("zoo:lenet5-776")).class_names == tuple("0123456789")
+
+
+def test_masks_are_made_of_wide_and_upright_photos() -> None:
+    model = tailcut.load("zoo:unet-759-float16")
+    network = page_network(model)
+    assert network.kind == "mask"
+    assert [program.input_shape for program in network.programs] == [(3, 320, 480), (3, 480, 320)]
+    assert network.class_names == ()
+    assert network.num_parameters == 31_024_960
+    assert [program.input_shape for program in page_network(model, (64, 64)).programs] == [(3, 64, 64)]
+
+
+@pytest.mark.parametrize("name", ["gan-64383", "vae-97134"])
+def test_generators_make_images_of_codes(name: str) -> None:
+    model = tailcut.load(f"zoo:{name}")
+    network = page_network(model)
+    sampler = Sampler(model, dense=True)
+    assert network.kind == "images"
+    assert network.programs[0].input_shape == (sampler.code_size,)
+    code = torch.randn(1, sampler.code_size, generator=torch.Generator().manual_seed(0))
+    found = Runner(BUILDS[0], network.programs).run(0, code.numpy())
+    np.testing.assert_allclose(found, sampler(code).flatten().numpy(), atol=1e-5)
+    with pytest.raises(ArgumentError, match="takes no size"):
+        page_network(model, (28, 28))
+
+
+@pytest.mark.parametrize("change", [use_ycbcr, lambda model: replace_stem(model, 24)], ids=["ycbcr", "channels"])
+def test_networks_that_read_no_pixels_are_refused(change: Callable[[nn.Module], object]) -> None:
+    model = tailcut.create_model("resnet20")
+    change(model)
+    with pytest.raises(StructureError, match="--input pixels"):
+        page_network(model)
+
+
+def test_what_cannot_be_shown_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="registered family"):
+        page_network(nn.Conv2d(3, 1, 1))
+    with pytest.raises(StructureError, match=r"flatten \(flatten\)"):
+        page_network(tailcut.create_model("vit"))
+    with pytest.raises(ArgumentError, match=r"the network gives \(3, 4, 4\)"):
+        page_network(tailcut.create_model("unet", widths=(4, 8), num_classes=3), (4, 4))
+    with pytest.raises(StructureError, match="cannot be exported"):
+        page_network(tailcut.create_model("lenet5"), (14, 14))

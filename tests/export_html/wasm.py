@@ -1,0 +1,60 @@
+"""Programs in WebAssembly, run by wasmtime in place of a browser."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import wasmtime
+
+import tailcut.export_html
+from tailcut.export_c.program import Program
+from tailcut.export_html.memory_image import BASE, memory_image
+
+FOLDER = Path(tailcut.export_html.__file__).parent / "wasm"
+BUILDS = ("tailcut-simd.wasm", "tailcut.wasm")
+PAGE_BYTES = 65_536
+GUARD = b"\xa5" * 64
+
+
+class Runner:
+    """One build of the runner with programs in its memory."""
+
+    def __init__(self, build: str, programs: Sequence[Program]) -> None:
+        engine = wasmtime.Engine()
+        self.store = wasmtime.Store(engine)
+        module = wasmtime.Module(engine, (FOLDER / build).read_bytes())
+        assert list(module.imports) == []
+        exports = wasmtime.Instance(self.store, module, []).exports(self.store)
+        memory, run, end = exports["memory"], exports["tailcut_run"], exports["__heap_base"]
+        assert isinstance(memory, wasmtime.Memory)
+        assert isinstance(run, wasmtime.Func)
+        assert isinstance(end, wasmtime.Global)
+        self.memory, self._run, self.own_bytes = memory, run, int(end.value(self.store))
+        self.programs, self.image = tuple(programs), memory_image(programs)
+
+    def run(self, number: int, numbers: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """The output of a program; fails if anything but output and arena was written."""
+        program, image = self.programs[number], self.image
+        outputs = sum(int(np.prod(shape)) for shape in program.output_shapes)
+        inputs = GUARD + numbers.astype("<f4").tobytes() + GUARD
+        at = _aligned(BASE + len(image.content))
+        out = _aligned(at + len(inputs))
+        arena = _aligned(out + 4 * outputs + len(GUARD))
+        end = arena + 4 * program.arena_floats
+        missing = -(-(end + len(GUARD)) // PAGE_BYTES) - self.memory.size(self.store)
+        self.memory.grow(self.store, max(missing, 0))
+        for place, content in ((BASE, image.content), (at, inputs), (out + 4 * outputs, GUARD), (end, GUARD)):
+            self.memory.write(self.store, content, place)
+        assert self._run(self.store, image.models[number], at + len(GUARD), out, arena) == 0
+        assert self._read(BASE, len(image.content)) == image.content
+        assert self._read(at, len(inputs)) == inputs
+        assert self._read(out + 4 * outputs, len(GUARD)) == self._read(end, len(GUARD)) == GUARD
+        return np.frombuffer(self._read(out, 4 * outputs), "<f4")
+
+    def _read(self, begin: int, count: int) -> bytes:
+        return bytes(self.memory.read(self.store, begin, begin + count))
+
+
+def _aligned(address: int) -> int:
+    return -(-address // 16) * 16
