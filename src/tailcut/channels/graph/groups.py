@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -162,14 +163,15 @@ def _lock_uncuttable(model: nn.Module, traced: Trace) -> None:
     for name, labels in traced.free.items():
         if name not in kept:
             coupling.lock(labels, f"meets the buffer {name}, which is not in the state_dict")
-        roots = coupling.roots(labels)
-        whole: set[int] = set()
+        roots = coupling.roots(labels).numpy()
+        whole = np.zeros(0, dtype=np.int64)
         for axis in range(roots.ndim):
-            lines = roots.movedim(axis, 0).reshape(roots.shape[axis], -1)
-            own = {int(line[0]) for line in lines if bool((line == line[0]).all())}
-            others = {int(unit) for line in lines if int(line[0]) not in own for unit in line.unique()}
-            whole |= own - others
-        rest = set(roots.flatten().tolist()) - whole
+            lines = np.moveaxis(roots, axis, 0).reshape(roots.shape[axis], -1)
+            first = lines[:, 0]
+            own = first[(lines == first[:, None]).all(axis=1)]
+            others = lines[~np.isin(first, own)]
+            whole = np.union1d(whole, np.setdiff1d(own, others))
+        rest = torch.from_numpy(np.setdiff1d(roots, whole))
         coupling.lock(rest, f"meets single numbers of {name}, which can be cut in whole slices only")
 
 
@@ -198,7 +200,7 @@ def _build(traced: Trace) -> tuple[dict[str, PruningGroup], list[DependentGroup]
 
 def _groups(traced: Trace) -> dict[str, PruningGroup]:
     coupling = traced.coupling
-    locked = _locked_units(coupling)
+    locked = coupling.locked_units()
     makers = [layer for layer in traced.layers.values() if layer.originates and layer.outer is not None]
     home: dict[int, int] = {}  # unit -> number of its group
     members: list[list[TracedLayer]] = []
@@ -228,15 +230,6 @@ def _groups(traced: Trace) -> dict[str, PruningGroup]:
         why = {unit: locked[unit] for unit in own if unit in locked}
         groups[names[0]] = PruningGroup(names[0], tuple(names), tuple(own), why)
     return groups
-
-
-def _locked_units(coupling: Coupling) -> dict[int, str]:
-    numbers = sorted(coupling.locks)
-    roots = units_of(coupling, torch.tensor(numbers, dtype=torch.int64))
-    locked: dict[int, str] = {}
-    for number, root in zip(numbers, roots, strict=True):
-        locked.setdefault(root, coupling.locks[number])
-    return locked
 
 
 def _takers(traced: Trace, units: set[int]) -> list[str]:

@@ -64,9 +64,11 @@ def lock_rigid_groups(model: nn.Module, inputs: Inputs, graph: ChannelGraph) -> 
     once, and where that fails of each alone that may be to blame. Where code splits channels (heads of attention), it
     may divide by the width of any other tensor: then every group is in question.
     """
-    asked = {}
+    asked, assumed = {}, graph.coupling.assumed_units()
+    order = {unit: number for number, unit in enumerate(assumed)}
     for name, group in graph.groups.items():
-        what = _assumption(graph, group) or (_OTHER_WIDTHS if graph.coupling.regrouped else None)
+        first = min((unit for unit in group.units if unit in order), key=order.__getitem__, default=None)
+        what = assumed[first] if first is not None else (_OTHER_WIDTHS if graph.coupling.regrouped else None)
         if what is not None and len(group.units) > 1 and group.free:
             asked[name] = what
     locked: dict[str, str] = {}
@@ -134,14 +136,6 @@ def lock_culprits(graph: ChannelGraph, failing: Mapping[str, str]) -> None:
     units = {name: graph.groups[name].units for name in failing}  # groups may be joined when one of them is locked
     for name, why in failing.items():
         graph.lock(units[name], f"its code fixes how many: {why}")
-
-
-def _assumption(graph: ChannelGraph, group: PruningGroup) -> str | None:
-    numbers = sorted(graph.coupling.assumptions)
-    roots = graph.coupling.roots(torch.tensor(numbers, dtype=torch.int64)).tolist()
-    own = set(group.units)
-    found = (graph.coupling.assumptions[number] for number, root in zip(numbers, roots, strict=True) if root in own)
-    return next(found, None)
 
 
 def _beside(graph: ChannelGraph, units: set[int]) -> set[int]:
