@@ -141,7 +141,7 @@ class Coupling:
         found = self._parents[labels]
         while True:
             higher = self._parents[found]
-            if np.array_equal(higher, found):
+            if (higher == found).all():
                 return np.asarray(found)
             self._parents[labels] = found = higher
 

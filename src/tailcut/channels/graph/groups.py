@@ -67,11 +67,16 @@ class ChannelGraph:
         trace: the trace of the forward.
         groups: by name, in the order in which their first layers run.
         followers: groups that depend on another one through a padded shortcut.
+        axes: of the tensors that channels lie along: name, axis and the unit at each place.
     """
 
     trace: Trace
-    groups: dict[str, PruningGroup]
-    followers: list[DependentGroup]
+    groups: dict[str, PruningGroup] = field(init=False)
+    followers: list[DependentGroup] = field(init=False)
+    axes: list[tuple[str, int, np.ndarray]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.build()
 
     @property
     def coupling(self) -> Coupling:
@@ -117,6 +122,12 @@ class ChannelGraph:
     def build(self) -> None:
         """Find the groups again, after channels were locked (changes the graph)."""
         self.groups, self.followers = _build(self.trace)
+        tensors = {
+            layer.path(attribute): axes for layer in self.trace.layers.values() for attribute, axes in layer.axes.items()
+        } | {name: self.axes_of(labels) for name, labels in self.trace.free.items()}
+        self.axes = [
+            (name, axis, self.coupling.roots(labels).numpy()) for name, axes in tensors.items() for axis, labels in axes.items()
+        ]
 
 
 def find_groups(model: nn.Module, inputs: Inputs, ignore: Sequence[str] = ()) -> ChannelGraph:
@@ -142,7 +153,7 @@ def find_groups(model: nn.Module, inputs: Inputs, ignore: Sequence[str] = ()) ->
             if layer.outer is not None:
                 traced.coupling.lock(layer.outer, IGNORED)
     _lock_uncuttable(model, traced)
-    return ChannelGraph(traced, *_build(traced))
+    return ChannelGraph(traced)
 
 
 def units_of(coupling: Coupling, labels: Tensor) -> list[int]:
@@ -201,12 +212,20 @@ def _build(traced: Trace) -> tuple[dict[str, PruningGroup], list[DependentGroup]
 def _groups(traced: Trace) -> dict[str, PruningGroup]:
     coupling = traced.coupling
     locked = coupling.locked_units()
-    makers = [layer for layer in traced.layers.values() if layer.originates and layer.outer is not None]
+    outer = {
+        layer.name: units_of(coupling, layer.outer) for layer in traced.layers.values() if layer.outer is not None
+    }
+    makers = [layer for layer in traced.layers.values() if layer.originates and layer.name in outer]
+    takers = {  # depthwise convolutions
+        layer.name: set(outer.get(layer.name, ()))
+        for layer in traced.layers.values()
+        if not layer.originates and layer.positions
+    }
     home: dict[int, int] = {}  # unit -> number of its group
     members: list[list[TracedLayer]] = []
     units: list[list[int]] = []
     for layer in makers:
-        own = list(dict.fromkeys(units_of(coupling, _outer(layer))))
+        own = list(dict.fromkeys(outer[layer.name]))
         met = sorted({home[unit] for unit in own if unit in home})
         place = met[0] if met else len(members)
         if not met:
@@ -225,20 +244,12 @@ def _groups(traced: Trace) -> dict[str, PruningGroup]:
         if not layers:
             continue
         names = sorted((layer.name for layer in layers), key=order.__getitem__)
-        names += [name for name in _takers(traced, set(units[place])) if name not in names]
+        there = set(units[place])
+        names += [name for name, own_units in takers.items() if own_units <= there and name not in names]
         own = [unit for unit in units[place] if unit != FIXED]
         why = {unit: locked[unit] for unit in own if unit in locked}
         groups[names[0]] = PruningGroup(names[0], tuple(names), tuple(own), why)
     return groups
-
-
-def _takers(traced: Trace, units: set[int]) -> list[str]:
-    """Depthwise convolutions of these units."""
-    return [
-        layer.name
-        for layer in traced.layers.values()
-        if not layer.originates and layer.positions and set(units_of(traced.coupling, _outer(layer))) <= units
-    ]
 
 
 def _follower(traced: Trace, groups: dict[str, PruningGroup], alignment: Alignment) -> DependentGroup | None:
@@ -271,6 +282,3 @@ def _holds_all(there: Sequence[int], units: Sequence[int]) -> bool:
             counts[unit] += 1
     return len(set(counts.values())) <= 1
 
-
-def _outer(layer: TracedLayer) -> Tensor:
-    return torch.empty(0, dtype=torch.int64) if layer.outer is None else layer.outer

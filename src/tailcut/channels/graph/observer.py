@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -16,6 +17,11 @@ from tailcut.channels.graph.custom_forwards import is_followed
 from tailcut.channels.graph.layer_kinds import is_traced_through, layer_kind, whole_layer
 from tailcut.channels.graph.shape_only import READING, zeros_for
 
+aten = torch.ops.aten
+
+# Copies and views are alike: which of them torch takes depends on how the batch lies in memory.
+_RESHAPES = {aten.view, aten._unsafe_view, aten.reshape, aten._reshape_alias}
+_NOISE = {aten.empty_like, aten.bernoulli, aten.bernoulli_, aten.rand_like}  # what a dropout's mask is made of
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
@@ -83,7 +89,12 @@ class Step(NamedTuple):
 
 
 def _is_batch_of(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    """Return whether the shapes are the same, one axis apart that is twice as long in the other one."""
+    """Return whether the shapes are the same, one axis apart that is twice as long in the other one.
+
+    An empty tensor may have any other shape: in evaluation mode batch norm gives no statistics of its own.
+    """
+    if 0 in shape:
+        return True
     differ = [(here, there) for here, there in zip(shape, other, strict=False) if here != there]
     return len(shape) == len(other) and (not differ or (len(differ) == 1 and differ[0][1] == 2 * differ[0][0]))
 
@@ -94,7 +105,7 @@ def are_alike(steps: Sequence[Step], others: Sequence[Step]) -> bool:
 
 
 class Observer(TorchDispatchMode):
-    """Notes the steps of a forward, dropout apart. Operations within a layer are not looked at.
+    """Notes the steps of a forward, dropout and copies apart. Operations within a layer are not looked at.
 
     Attributes:
         steps: so far.
@@ -195,15 +206,19 @@ class Observer(TorchDispatchMode):
         self, func: Any, arguments: Any, inputs: Sequence[Tensor], tokens: Sequence[object], results: Sequence[Tensor]
     ) -> list[object]:
         """Note an operation. Returns the tokens of its results."""
-        if self.modules.dropouts.intersection(self.running[-1:]) or any(map(_is_mask, (*inputs, *results))):
-            # What dropout gives is what it got.
-            return [self._token_like(x, inputs, tokens) for x in results]
-        return self._add(func, inputs, tokens, results, arguments)
+        kind = func.overloadpacket
+        is_dropout = self.running and self.running[-1] in self.modules.dropouts
+        if kind in _NOISE:
+            return ["noise" for _ in results]
+        is_noisy = "noise" in tokens and torch.Tag.pointwise in func.tags
+        if is_dropout or is_noisy or kind is aten.clone or any(map(_is_mask, (*inputs, *results))):
+            return [self._token_like(x, inputs, tokens) for x in results]  # what dropout gives is what it got
+        return self._add("reshape" if kind in _RESHAPES else func, inputs, tokens, results, arguments)
 
     def _token_like(self, x: Tensor, inputs: Sequence[Tensor], tokens: Sequence[object]) -> object:
-        for one, token in zip(inputs, tokens, strict=True):
-            if token is not None and one.shape == x.shape:
-                return token
+        alike = [token for one, token in zip(inputs, tokens, strict=True) if token is not None and one.shape == x.shape]
+        if alike:
+            return next((token for token in alike if token != "noise"), "noise")
         self._num_skipped += 1
         return "skipped", self._num_skipped
 

@@ -1,18 +1,20 @@
 """Verification of a cut: the narrowed network must run forward and backward, and keep the shapes of its outputs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tailcut.channels.graph.coupling import FIXED
-from tailcut.channels.graph.groups import ChannelGraph, PruningGroup
+from tailcut.channels.graph.groups import ChannelGraph
 from tailcut.channels.graph.shape_only import attempt
 from tailcut.channels.graph.tracing import StoppedError, Trace, trace
 from tailcut.channels.pruning.surgery import Cut, apply_cut, plan_cut
 from tailcut.channels.scoring.forward import Inputs, for_training, run, training, undisturbed
 from tailcut.errors import ArgumentError, StructureError
+
+Trial = Callable[[nn.Module, Inputs, ChannelGraph, Cut], str | None]
 
 _OTHER_WIDTHS = "other channels are reshaped into groups by its width"
 
@@ -62,40 +64,46 @@ def lock_rigid_groups(model: nn.Module, inputs: Inputs, graph: ChannelGraph) -> 
 
     One channel of each group in question is taken out for a forward, then the network is put back: of all groups at
     once, and where that fails of each alone that may be to blame. Where code splits channels (heads of attention), it
-    may divide by the width of any other tensor: then every group is in question.
+    may divide by the width of any other tensor: then every group is in question. Whether the network runs is tried
+    first, which is quick; then it is followed.
     """
-    asked, assumed = {}, graph.coupling.assumed_units()
-    order = {unit: number for number, unit in enumerate(assumed)}
+    assumed = graph.coupling.assumed_units()
+    place = {unit: number for number, unit in enumerate(assumed)}
+    asked = {}
     for name, group in graph.groups.items():
-        first = min((unit for unit in group.units if unit in order), key=order.__getitem__, default=None)
-        what = assumed[first] if first is not None else (_OTHER_WIDTHS if graph.coupling.regrouped else None)
+        first = min((unit for unit in group.units if unit in place), key=place.__getitem__, default=None)
+        what = assumed[first] if first is not None else _OTHER_WIDTHS if graph.coupling.regrouped else None
         if what is not None and len(group.units) > 1 and group.free:
             asked[name] = what
     locked: dict[str, str] = {}
-    while asked:
-        why, order = _try_all(model, inputs, graph, list(asked))
-        if why is None:
-            break
-        # The one to blame is most likely that of the layer that ran last, then those before it.
-        for name in order:
-            alone, _ = (why, order) if len(asked) == 1 else _try_all(model, inputs, graph, [name])
-            what = asked.pop(name)
-            if alone is not None:
-                locked[name] = f"{what}, and its code fixes how many: {alone}"
+    for trial in (_runs, misread):
+        left = [name for name in asked if name not in locked]
+        while left:
+            why, order = _try_all(model, inputs, graph, left, trial)
+            if why is None:
                 break
+            # The one to blame is most likely that of the layer that ran last, then those before it.
+            for name in order:
+                alone = why if len(left) == 1 else _try_all(model, inputs, graph, [name], trial)[0]
+                left.remove(name)
+                if alone is not None:
+                    locked[name] = f"{asked[name]}, and its code fixes how many: {alone}"
+                    break
     for name, why in locked.items():
         graph.coupling.lock(graph.groups[name].units, why)
     if locked:
         graph.build()
 
 
-def _try_all(model: nn.Module, inputs: Inputs, graph: ChannelGraph, names: list[str]) -> tuple[str | None, list[str]]:
+def _try_all(
+    model: nn.Module, inputs: Inputs, graph: ChannelGraph, names: list[str], trial: Trial
+) -> tuple[str | None, list[str]]:
     """Cut one channel of each of these groups. Returns what went wrong, and the groups, those near to it first."""
     removed: set[int] = set()
     for name in names:
         unit = graph.groups[name].free[-1]
         removed |= {unit} | _beside(graph, {unit})
-    why, layers = _outcome(model, inputs, graph, removed)
+    why, layers = _outcome(model, inputs, graph, removed, trial)
     place = {layer: number for number, layer in enumerate(layers)}
     nearest = {name: max(place.get(layer, -1) for layer in graph.groups[name].layers) for name in names}
     return why, sorted(names, key=nearest.__getitem__, reverse=True)
@@ -123,7 +131,7 @@ def failing_groups(
         # Where the channels beside these must stay, these must too; a group is not to blame for its leader.
         if not own or not _beside(graph, own) <= runs | own:
             continue
-        why, _ = _outcome(model, inputs, graph, runs | own, backward=backward)
+        why, _ = _outcome(model, inputs, graph, runs | own, misread, backward=backward)
         if why is None:
             runs |= own
         else:
@@ -147,22 +155,46 @@ def _beside(graph: ChannelGraph, units: set[int]) -> set[int]:
 
 
 def _outcome(
-    model: nn.Module, inputs: Inputs, graph: ChannelGraph, removed: set[int], *, backward: bool = False
+    model: nn.Module,
+    inputs: Inputs,
+    graph: ChannelGraph,
+    removed: set[int],
+    trial: Trial,
+    *,
+    backward: bool = False,
 ) -> tuple[str | None, list[str]]:
     """Return the failure when these units are removed, or None, and the layers that ran before it."""
     cut = plan_cut(graph, removed)
     try:
-        undo = apply_cut(model, cut)
+        undo = apply_cut(model, cut, is_trial=not (backward or graph.trace.reads_numbers))
     except StructureError as error:
         return str(error), []
     try:
         if backward and (why := failure_reason(model, inputs, graph.trace)) is not None:
             return why, []
-        return misread(model, inputs, graph, cut), list(graph.trace.layers)
+        return trial(model, inputs, graph, cut), list(graph.trace.layers)
     except StoppedError as error:
         return str(error), error.layers
     finally:
         undo()
+
+
+def _runs(model: nn.Module, inputs: Inputs, graph: ChannelGraph, cut: Cut) -> str | None:
+    """Return what is wrong with the outputs' shapes after a cut, or None. Otherwise as `misread`, without following."""
+    before, ran = graph.trace, {}
+    handles = [
+        layer.module.register_forward_hook(lambda *_, name=name: ran.setdefault(name))
+        for name, layer in before.layers.items()
+    ]
+    try:
+        with undisturbed(model), torch.no_grad():
+            outputs = attempt(lambda: run(model, inputs), shapes_only=not before.reads_numbers)
+    except ArgumentError as error:
+        raise StoppedError(str(error), list(ran)) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    return _other_shapes([tuple(output.shape) for output in outputs], before)
 
 
 def misread(model: nn.Module, inputs: Inputs, graph: ChannelGraph, cut: Cut) -> str | None:
