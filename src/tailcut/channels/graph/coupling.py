@@ -18,8 +18,6 @@ class Coupling:
     """Channels' numbers, and which of them are coupled (a disjoint-set forest), locked, or rest on an assumption.
 
     Attributes:
-        locks: number -> why the channel must stay.
-        assumptions: number -> what was taken for granted about the network's code, to be tried out.
         regrouped: whether an axis of channels was split somewhere: the code may have read the width of another tensor
             for that, so that any group may turn out to be rigid.
         views: for each reshape in its order the axis that the channels were taken to lie along afterwards, where their
@@ -37,10 +35,12 @@ class Coupling:
 
     @property
     def locks(self) -> dict[int, str]:
+        """Why channels must stay, by number."""
         return self._locks.by_number()
 
     @property
     def assumptions(self) -> dict[int, str]:
+        """What was taken for granted about channels, by number."""
         return self._assumptions.by_number()
 
     def __len__(self) -> int:
@@ -62,6 +62,10 @@ class Coupling:
     def tidy(self, labels: Tensor) -> Tensor:
         """Return the roots of labels, with stride 0 along every axis along which they are the same."""
         return torch.from_numpy(self._tidy(labels.numpy())).expand(labels.shape)
+
+    def bare_roots(self, labels: Tensor) -> np.ndarray:
+        """Return the roots of labels, one entry along every axis along which they are the same."""
+        return self._tidy(labels.numpy())
 
     def varied(self, labels: Tensor) -> tuple[int, ...]:
         """Return the axes along which labels differ."""

@@ -68,12 +68,14 @@ class ChannelGraph:
         groups: by name, in the order in which their first layers run.
         followers: groups that depend on another one through a padded shortcut.
         axes: of the tensors that channels lie along: name, axis and the unit at each place.
+        ends: the units of each layer's input and of its output channels, none where it has none of its own.
     """
 
     trace: Trace
     groups: dict[str, PruningGroup] = field(init=False)
     followers: list[DependentGroup] = field(init=False)
     axes: list[tuple[str, int, np.ndarray]] = field(init=False)
+    ends: dict[str, tuple[np.ndarray, np.ndarray]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.build()
@@ -123,11 +125,20 @@ class ChannelGraph:
         """Find the groups again, after channels were locked (changes the graph)."""
         self.groups, self.followers = _build(self.trace)
         tensors = {
-            layer.path(attribute): axes for layer in self.trace.layers.values() for attribute, axes in layer.axes.items()
+            layer.path(attribute): axes
+            for layer in self.trace.layers.values()
+            for attribute, axes in layer.axes.items()
         } | {name: self.axes_of(labels) for name, labels in self.trace.free.items()}
-        self.axes = [
-            (name, axis, self.coupling.roots(labels).numpy()) for name, axes in tensors.items() for axis, labels in axes.items()
-        ]
+        roots = self.coupling.roots
+        self.axes = [(name, axis, roots(x).numpy()) for name, axes in tensors.items() for axis, x in axes.items()]
+        none = torch.empty(0, dtype=torch.int64)
+        self.ends = {
+            name: (
+                roots(none if layer.inner is None else layer.inner).numpy(),
+                roots(none if layer.outer is None else layer.outer).numpy(),
+            )
+            for name, layer in self.trace.layers.items()
+        }
 
 
 def find_groups(model: nn.Module, inputs: Inputs, ignore: Sequence[str] = ()) -> ChannelGraph:
@@ -212,9 +223,7 @@ def _build(traced: Trace) -> tuple[dict[str, PruningGroup], list[DependentGroup]
 def _groups(traced: Trace) -> dict[str, PruningGroup]:
     coupling = traced.coupling
     locked = coupling.locked_units()
-    outer = {
-        layer.name: units_of(coupling, layer.outer) for layer in traced.layers.values() if layer.outer is not None
-    }
+    outer = {layer.name: units_of(coupling, layer.outer) for layer in traced.layers.values() if layer.outer is not None}
     makers = [layer for layer in traced.layers.values() if layer.originates and layer.name in outer]
     takers = {  # depthwise convolutions
         layer.name: set(outer.get(layer.name, ()))
@@ -281,4 +290,3 @@ def _holds_all(there: Sequence[int], units: Sequence[int]) -> bool:
         if unit in wanted:
             counts[unit] += 1
     return len(set(counts.values())) <= 1
-

@@ -16,12 +16,17 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from tailcut.channels.graph.custom_forwards import is_followed
 from tailcut.channels.graph.layer_kinds import is_traced_through, layer_kind, whole_layer
 from tailcut.channels.graph.shape_only import READING, zeros_for
+from tailcut.channels.scoring.forward import Inputs, run
+from tailcut.counting import operation_macs
 
 aten = torch.ops.aten
 
 # Copies and views are alike: which of them torch takes depends on how the batch lies in memory.
 _RESHAPES = {aten.view, aten._unsafe_view, aten.reshape, aten._reshape_alias}
+_COPIES = {aten.clone, aten.detach}
 _NOISE = {aten.empty_like, aten.bernoulli, aten.bernoulli_, aten.rand_like}  # what a dropout's mask is made of
+# The shapes of their results tell where they split and along which axis.
+_SPLITS = {aten.split.Tensor, aten.split_with_sizes.default}
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
@@ -59,9 +64,15 @@ class Modules:
             if x is not None and x.numel() > 1
         }
 
-    def owned(self) -> dict[int, list[str]]:
-        """Return, for each parameter of a layer, the places outside of it where it is used: none so far."""
-        return {id(x): [] for module in self.in_layers for x in module._parameters.values() if x is not None}
+    def owned(self) -> dict[int, str]:
+        """Return the parameters of layers, by identity."""
+        return {
+            id(x): f"{path}.{name}"
+            for path, module in self.named.items()
+            if module in self.in_layers
+            for name, x in module._parameters.items()
+            if x is not None
+        }
 
 
 class Step(NamedTuple):
@@ -72,12 +83,14 @@ class Step(NamedTuple):
         tokens: which results of earlier steps, or which of the network's tensors went in; None for any other tensor.
         numbers: the whole numbers among the operation's arguments, sizes of results apart.
         shapes: of the tensors that went in and came out.
+        num_results: how many came out.
     """
 
     what: object
     tokens: tuple[object, ...]
     numbers: tuple[int, ...]
     shapes: tuple[tuple[int, ...], ...]
+    num_results: int
 
     def is_like(self, other: "Step") -> bool:
         """Return whether the other step is the same, on a batch of the same size or twice as large."""
@@ -111,6 +124,7 @@ class Observer(TorchDispatchMode):
         steps: so far.
         running: the modules that are running, the innermost last.
         reads_numbers: whether the code has read numbers of tensors.
+        macs: multiply-accumulate operations so far.
     """
 
     def __init__(self, modules: Modules, *, shapes_only: bool) -> None:
@@ -119,6 +133,7 @@ class Observer(TorchDispatchMode):
         self.steps: list[Step] = []
         self.running: list[str] = []
         self.reads_numbers = False
+        self.macs = 0
         self._shapes_only = shapes_only
         self._in_layers = 0
         self._known: Any = WeakTensorKeyDictionary()  # tensor -> its token and its labels
@@ -131,6 +146,7 @@ class Observer(TorchDispatchMode):
         kwargs = kwargs or {}
         result = self._compute(func, args, kwargs)
         self.reads_numbers |= func.overloadpacket in READING
+        self.macs += operation_macs(func, result, args)
         if not self._in_layers:
             inputs = tensors_of((args, kwargs))
             tokens = [self.token(x) for x in inputs]
@@ -138,9 +154,12 @@ class Observer(TorchDispatchMode):
                 results = tensors_of(result)
                 made = self._step(func, (*args, *kwargs.values()), inputs, tokens, results)
                 labels = self._labels_of_operation(func, args, kwargs, inputs, results)
-                for x, *known in zip(results, made, labels, strict=True):
-                    self._known[x] = known
+                for x, token, own in zip(results, made, labels, strict=True):
+                    self._know(x, token, own)
         return result
+
+    def _know(self, x: Tensor, token: object, labels: Tensor | None) -> None:
+        self._known[x] = token, labels
 
     def _compute(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         return zeros_for(func, args, kwargs) if self._shapes_only else func(*args, **kwargs)
@@ -154,13 +173,20 @@ class Observer(TorchDispatchMode):
         return [None for _ in outputs]
 
     def token(self, x: Tensor) -> object:
-        """Return what stands for a tensor: its identity if it is the network's, else the step that made it."""
+        """Return what stands for a tensor: its name if it is the network's, else the step that made it."""
         known = self._known.get(x)
-        return known[0] if known is not None else id(x) if id(x) in self._free or id(x) in self._owners else None
+        return known[0] if known is not None else self._free.get(id(x)) or self._owners.get(id(x))
 
-    def note_outputs(self, outputs: Sequence[Tensor]) -> None:
-        """Note what the forward gave."""
+    def observe(self, model: nn.Module, inputs: Inputs) -> list[Tensor]:
+        """Run a forward and return its outputs.
+
+        Raises:
+            ArgumentError: it raises any error.
+        """
+        with self.hooked(), self:
+            outputs = run(model, inputs)
         self._add("outputs", outputs, [self.token(x) for x in outputs])
+        return outputs
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
@@ -199,8 +225,8 @@ class Observer(TorchDispatchMode):
     def _note_layer(self, name: str, inputs: list[Tensor], outputs: list[Tensor]) -> None:
         made = self._add(name, inputs, [self.token(x) for x in inputs], outputs)
         labels = self._labels_of_layer(name, inputs, outputs)
-        for x, *known in zip(outputs, made, labels, strict=True):
-            self._known[x] = known
+        for x, token, own in zip(outputs, made, labels, strict=True):
+            self._know(x, token, own)
 
     def _step(
         self, func: Any, arguments: Any, inputs: Sequence[Tensor], tokens: Sequence[object], results: Sequence[Tensor]
@@ -211,14 +237,14 @@ class Observer(TorchDispatchMode):
         if kind in _NOISE:
             return ["noise" for _ in results]
         is_noisy = "noise" in tokens and torch.Tag.pointwise in func.tags
-        if is_dropout or is_noisy or kind is aten.clone or any(map(_is_mask, (*inputs, *results))):
+        if is_dropout or is_noisy or kind in _COPIES or any(map(_is_mask, (*inputs, *results))):
             return [self._token_like(x, inputs, tokens) for x in results]  # what dropout gives is what it got
         return self._add("reshape" if kind in _RESHAPES else func, inputs, tokens, results, arguments)
 
     def _token_like(self, x: Tensor, inputs: Sequence[Tensor], tokens: Sequence[object]) -> object:
-        alike = [token for one, token in zip(inputs, tokens, strict=True) if token is not None and one.shape == x.shape]
+        alike = [one for y, one in zip(inputs, tokens, strict=True) if one is not None and y.shape == x.shape]
         if alike:
-            return next((token for token in alike if token != "noise"), "noise")
+            return next((one for one in alike if one != "noise"), "noise")
         self._num_skipped += 1
         return "skipped", self._num_skipped
 
@@ -233,16 +259,18 @@ class Observer(TorchDispatchMode):
         shapes = tuple(tuple(x.shape) for x in (*inputs, *results))
         numbers: list[int] = []
         for given in arguments:
-            if type(given) is int:
+            if type(given) is int and what not in _SPLITS:
                 numbers.append(given)
-            elif isinstance(given, (list, tuple)) and not (results and _are_sizes(given, shapes[-1])):
+            elif isinstance(given, (list, tuple)) and not (results and _are_sizes(given, shapes[len(inputs)], what)):
                 numbers += [one for one in given if type(one) is int]
-        self.steps.append(Step(what, tuple(tokens), tuple(numbers), shapes))
+        self.steps.append(Step(what, tuple(tokens), tuple(numbers), shapes, len(results)))
         return [(len(self.steps), place) for place in range(len(results))]
 
 
-def _are_sizes(given: Sequence[Any], shape: Sequence[int]) -> bool:
-    """Return whether the numbers are those of a shape, as far as they are told."""
+def _are_sizes(given: Sequence[Any], shape: Sequence[int], what: object) -> bool:
+    """Return whether the numbers are those of a result's shape, as far as they are told."""
+    if what is aten.native_layer_norm.default:
+        shape = shape[-len(given) :]
     pairs = zip(given, shape, strict=False)
     return len(given) == len(shape) and all(type(one) is int and one in (-1, size) for one, size in pairs)
 

@@ -20,12 +20,12 @@ from tailcut.channels.graph.custom_forwards import WHY, num_outputs, own_labels,
 from tailcut.channels.graph.layer_kinds import channel_tensors, layer_kind, whole_layer
 from tailcut.channels.graph.layer_rules import Alignment, TracedLayer, couple_tied, pass_layer, write_norm
 from tailcut.channels.graph.memory_layout import RESTRIDING, Layout
-from tailcut.channels.graph.observer import Modules, Observer, are_alike, tensors_of
+from tailcut.channels.graph.observer import Modules, Observer, Step, are_alike, tensors_of
 from tailcut.channels.graph.operations import OperationCall, bind_arguments, labels_of_results, numbered_channels
-from tailcut.channels.scoring.forward import Inputs, for_training, run, training, undisturbed
-from tailcut.counting import operation_macs
+from tailcut.channels.scoring.forward import Inputs, for_training, training, undisturbed
 from tailcut.errors import ArgumentError
 
+Flow = tuple[list[Step], dict[object, Tensor | None]]
 MAX_FREE_NUMBERS = 1 << 22  # entries of a parameter outside of layers that are followed one by one
 
 
@@ -47,6 +47,8 @@ class Trace:
         macs: multiply-accumulate operations of the forward in evaluation mode, those that compute weights included.
         depthwise: which convolutions take their channels one by one.
         is_alike: training mode did what evaluation mode does, dropout apart.
+        flows: the steps of evaluation mode, and the labels of what they gave by its token; where training mode did
+            something else, also its.
     """
 
     modules: Modules
@@ -62,6 +64,7 @@ class Trace:
     macs: int = 0
     depthwise: dict[str, bool] = field(default_factory=dict)
     is_alike: bool = False
+    flows: list[Flow] = field(default_factory=list)
 
 
 class StoppedError(ArgumentError):
@@ -85,8 +88,8 @@ def trace(
     """Follow the channels of `model` through two forwards, in evaluation and in training mode. It is not changed.
 
     Training mode runs layers (auxiliary classifiers) and meets tensors that evaluation leaves out; buffers that it
-    changes are put back. A network that does not train on such inputs is followed in evaluation mode alone. All runs are
-    for shapes alone (shape_only.py), if its code reads no numbers.
+    changes are put back. A network that does not train on such inputs is followed in evaluation mode alone. Runs are for
+    shapes alone (shape_only.py), if its code reads no numbers.
 
     Args:
         model: any network.
@@ -142,8 +145,7 @@ def _trains_alike(model: nn.Module, inputs: Inputs, tracer: "_Tracer") -> bool:
     observer = Observer(tracer.modules, shapes_only=True)
     with torch.no_grad(), training(model):
         try:
-            with observer.hooked(), observer:
-                observer.note_outputs(run(model, for_training(inputs)))
+            observer.observe(model, for_training(inputs))
         except ArgumentError:
             return False
     return not observer.reads_numbers and are_alike(tracer.steps, observer.steps)
@@ -166,14 +168,13 @@ def _follow(model: nn.Module, inputs: Inputs, found: Trace, shapes_only: bool) -
     """Run one forward. Return what followed it, and its outputs."""
     tracer = _Tracer(found, shapes_only)
     try:
-        with tracer.hooked(), tracer:
-            outputs = run(model, inputs)
-            tracer.lock_numbered(outputs)
+        outputs = tracer.observe(model, inputs)
+        tracer.lock_numbered(outputs)
     except ArgumentError as error:
         raise StoppedError(str(error), list(found.layers)) from error
     finally:
         found.reads_numbers |= tracer.reads_numbers
-    tracer.note_outputs(outputs)
+    found.flows.append((tracer.steps, tracer.made))
     for output in outputs:
         found.coupling.lock(tracer.labels(output), "the network's output")
     return tracer, outputs
@@ -186,7 +187,8 @@ class _Tracer(Observer):
         super().__init__(found.modules, shapes_only=shapes_only)
         self.found = found
         self.coupling = found.coupling
-        self.macs = 0
+        self.made: dict[object, Tensor | None] = {}  # labels by token
+        self._uses: dict[int, list[str]] = {}  # parameter of a layer -> the places outside of it where it is used
         self._numbered: Any = WeakTensorKeyDictionary()  # places along channels -> the labels of these
 
     def labels(self, x: Tensor) -> Tensor:
@@ -215,9 +217,11 @@ class _Tracer(Observer):
     def _compute(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         # Before it runs: in place it leaves no trace of how its input lay.
         self._layout = Layout.of(args[0]) if func.overloadpacket in RESTRIDING and not self._in_layers else None
-        result = super()._compute(func, args, kwargs)
-        self.macs += operation_macs(func, result, args)
-        return result
+        return super()._compute(func, args, kwargs)
+
+    def _know(self, x: Tensor, token: object, labels: Tensor | None) -> None:
+        super()._know(x, token, labels)
+        self.made.setdefault(token, labels)
 
     def _labels_of_operation(
         self, func: Any, args: Any, kwargs: dict[str, Any], inputs: list[Tensor], results: list[Tensor]
@@ -225,7 +229,7 @@ class _Tracer(Observer):
         self.lock_numbered(inputs)
         for x in inputs:
             if id(x) in self._owners:
-                self._owners[id(x)].append(self.place())
+                self._uses.setdefault(id(x), []).append(self.place())
         arguments = bind_arguments(func, args, kwargs)
         labels = self._multiplied(func, arguments, results)
         if labels is not None:
@@ -297,7 +301,7 @@ class _Tracer(Observer):
         for attribute, labels in own_labels(module, outer).items():
             x = getattr(module, attribute)
             if id(x) in self._free:
-                self._known[x] = id(x), labels
+                self._known[x] = self._free[id(x)], labels
 
     def _multiplied(self, func: Any, given: dict[str, Any], results: list[Tensor]) -> Tensor | None:
         """Take an operation in the forward of such a layer for the layer, if it is one. Returns its result's labels."""
@@ -336,10 +340,9 @@ class _Tracer(Observer):
 
     def _lock_weights_used_elsewhere(self) -> None:
         owned = {id(x): layer for layer in self.found.layers.values() for x in layer.module.parameters(recurse=False)}
-        for key, places in self._owners.items():
-            if places and key in owned:
-                for labels in owned[key].labels():
-                    self.coupling.lock(labels, f"the weight of {owned[key].name} is used outside of it, {places[0]}")
+        for key, places in self._uses.items():
+            for labels in owned[key].labels() if key in owned else ():
+                self.coupling.lock(labels, f"the weight of {owned[key].name} is used outside of it, {places[0]}")
 
 
 def _idle(found: Trace) -> list[str]:

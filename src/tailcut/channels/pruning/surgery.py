@@ -48,16 +48,14 @@ def plan_cut(graph: ChannelGraph, removed: Iterable[int]) -> Cut:
         elif (leaves := gone[units]).any():
             cut.kept.setdefault(name, {})[axis] = np.flatnonzero(~leaves).tolist()
     for name, layer in graph.trace.layers.items():
-        kind = layer_kind(layer.module)
-        if kind is None or layer.why is not None:
+        ends = graph.ends[name]
+        if layer.why is not None or not (name in pads or order or any(gone[units].any() for units in ends)):
             continue
-        counts = [
-            0 if labels is None else _num_kept(graph.coupling.roots(labels).numpy(), gone, order)
-            for labels in (layer.inner, layer.outer)
-        ]
-        sizes = pads.get(name) or kind.narrowed(layer.module, *counts)
-        if sizes != kind.sizes(layer.module):
-            cut.sizes[name] = sizes
+        kind = layer_kind(layer.module)
+        if kind is not None:
+            sizes = pads.get(name) or kind.narrowed(layer.module, *(_num_kept(units, gone, order) for units in ends))
+            if sizes != kind.sizes(layer.module):
+                cut.sizes[name] = sizes
     return cut
 
 
