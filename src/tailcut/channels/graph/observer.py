@@ -233,11 +233,13 @@ class Observer(TorchDispatchMode):
     ) -> list[object]:
         """Note an operation. Returns the tokens of its results."""
         kind = func.overloadpacket
-        is_dropout = self.running and self.running[-1] in self.modules.dropouts
-        if kind in _NOISE:
+        if kind in _NOISE or (kind is aten.new_empty and all(map(_is_mask, results))):
             return ["noise" for _ in results]
-        is_noisy = "noise" in tokens and torch.Tag.pointwise in func.tags
-        if is_dropout or is_noisy or kind in _COPIES or any(map(_is_mask, (*inputs, *results))):
+        is_noisy = "noise" in tokens or any(
+            token is None and _is_mask(x) for x, token in zip(inputs, tokens, strict=True)
+        )
+        is_dropout = self.running and self.running[-1] in self.modules.dropouts
+        if is_dropout or kind in _COPIES or (is_noisy and torch.Tag.pointwise in func.tags):
             return [self._token_like(x, inputs, tokens) for x in results]  # what dropout gives is what it got
         return self._add("reshape" if kind in _RESHAPES else func, inputs, tokens, results, arguments)
 

@@ -88,8 +88,8 @@ def trace(
     """Follow the channels of `model` through two forwards, in evaluation and in training mode. It is not changed.
 
     Training mode runs layers (auxiliary classifiers) and meets tensors that evaluation leaves out; buffers that it
-    changes are put back. A network that does not train on such inputs is followed in evaluation mode alone. Runs are for
-    shapes alone (shape_only.py), if its code reads no numbers.
+    changes are put back. A network that does not train on such inputs is followed in evaluation mode alone. Where the
+    code reads no numbers it runs for its shapes alone (shape_only.py).
 
     Args:
         model: any network.
