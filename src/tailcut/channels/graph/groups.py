@@ -5,6 +5,7 @@ A *group* is the units of the layers that share some of them: all channels that 
 layers whose outputs are added. Rates count units of a group.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -95,12 +96,9 @@ class ChannelGraph:
 
     def widths(self, group: PruningGroup) -> list[dict[int, int]]:
         """For each layer of a group how many channels each unit has in it; layers that are alike once."""
-        counts = []
+        counts: list[dict[int, int]] = []
         for name in group.layers:
-            outer = self.layer(name).outer
-            own: dict[int, int] = {}
-            for unit in [] if outer is None else units_of(self.coupling, outer):
-                own[unit] = own.get(unit, 0) + 1
+            own = Counter(self.ends[name][1].tolist())
             if own not in counts:
                 counts.append(own)
         return counts

@@ -221,7 +221,10 @@ def num_kept(count: int, rate: Rate) -> int:
 def candidates(graph: ChannelGraph, group: PruningGroup, removed: set[int]) -> list[int]:
     """Return the removable units of a group, given the units removed from the groups before it."""
     bound = [follower.beside for follower in graph.followers if follower.group == group.name]
-    return [unit for unit in group.free if all(beside.get(unit) in removed for beside in bound if unit in beside)]
+    free = group.free
+    return (
+        [unit for unit in free if all(beside[unit] in removed for beside in bound if unit in beside)] if bound else free
+    )
 
 
 def take(

@@ -187,7 +187,8 @@ def _outcome(
 
 def _runs(model: nn.Module, inputs: Inputs, graph: ChannelGraph, removed: set[int]) -> str | None:
     """Return what is wrong with the outputs' shapes after a cut, or None. Otherwise as `misread`, without following."""
-    before, ran = graph.trace, {}
+    before = graph.trace
+    ran: dict[str, None] = {}
     handles = [
         layer.module.register_forward_hook(lambda *_, name=name: ran.setdefault(name))
         for name, layer in before.layers.items()
