@@ -15,8 +15,10 @@ from tests.channels.slim_networks import (
 from torch import Tensor, nn
 
 from tailcut.channels.graph.groups import find_groups
+from tailcut.channels.pruning import verification
 from tailcut.channels.pruning.surgery import apply_cut, plan_cut
 from tailcut.channels.pruning.verification import failing_groups, failure_reason, lock_culprits, lock_rigid_groups
+from tailcut.counting import count_macs
 from tailcut.structure import create_model
 
 X = torch.rand(1, 3, 16, 16)
@@ -179,3 +181,57 @@ def test_a_cut_network_is_compared_with_the_trace_before() -> None:
     undo = apply_cut(model, plan_cut(graph, set(graph.groups["0"].units[:5])))
     assert failure_reason(model, (X,), graph.trace) is None
     undo()
+
+
+def test_a_cut_is_accepted_without_following_where_the_network_takes_the_same_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def follow(*_: object) -> None:
+        raise AssertionError("it was followed")
+
+    model = Plain()
+    graph = find_groups(model, (X,))
+    removed = {group.units[0] for group in graph.groups.values() if group.free}
+    apply_cut(model, plan_cut(graph, removed))
+    monkeypatch.setattr(verification, "trace", follow)
+    assert verification.accepted(model, (X,), graph, removed) == count_macs(model, (X,)).total
+
+
+def test_a_cut_is_followed_where_steps_differ() -> None:
+    """Eight channels at a time: what ran on 8 and 8 runs on 8 and 6."""
+
+    class Parts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            first, second = self.a(x).split(8, dim=1)
+            y: Tensor = self.b(torch.cat([first.relu(), second], dim=1))
+            return y
+
+    model = Parts()
+    graph = find_groups(model, (X,))
+    removed = {graph.groups["a"].units[0]}
+    apply_cut(model, plan_cut(graph, removed))
+    assert verification.accepted(model, (X,), graph, removed) is None
+
+
+def test_groups_whose_width_is_fixed_are_found_without_following_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Blocks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Conv2d(3 if place == 0 else 8, 8, 1) for place in range(6))
+
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.layers:
+                x = torch.cat(layer(x).relu().split((4, 4), dim=1), dim=1)
+            return x
+
+    def follow(*_: object) -> None:
+        raise AssertionError("it was followed")
+
+    monkeypatch.setattr(verification, "trace", follow)
+    graph = find_groups(Blocks(), (X,))
+    lock_rigid_groups(Blocks(), (X,), graph)
+    assert not any(group.free for group in graph.groups.values())

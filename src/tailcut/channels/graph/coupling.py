@@ -5,7 +5,7 @@ channel that it comes from, `FIXED` for none. Labels of maps are the same along 
 that labels take no memory to speak of.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -18,8 +18,6 @@ class Coupling:
     """Channels' numbers, and which of them are coupled (a disjoint-set forest), locked, or rest on an assumption.
 
     Attributes:
-        locks: number -> why the channel must stay.
-        assumptions: number -> what was taken for granted about the network's code, to be tried out.
         regrouped: whether an axis of channels was split somewhere: the code may have read the width of another tensor
             for that, so that any group may turn out to be rigid.
         views: for each reshape in its order the axis that the channels were taken to lie along afterwards, where their
@@ -29,23 +27,33 @@ class Coupling:
     def __init__(self, views: Sequence[int | None] = ()) -> None:
         """Take the axes from `views`, those of a trace of the same code at other widths, as far as they are known."""
         self.views: list[int | None] = []
-        self._known_views = tuple(views)
-        self._parents = np.zeros(1, dtype=np.int64)
-        self._is_flat = True  # each parent is a root
-        self.locks: dict[int, str] = {}
-        self.assumptions: dict[int, str] = {}
         self.regrouped = False
+        self._known_views = tuple(views)
+        self._parents = np.arange(1024, dtype=np.int64)  # of the numbers given away, and of some to come
+        self._count = 1
+        self._locks, self._assumptions = Notes(), Notes()
+
+    @property
+    def locks(self) -> dict[int, str]:
+        """Why channels must stay, by number."""
+        return self._locks.by_number()
+
+    @property
+    def assumptions(self) -> dict[int, str]:
+        """What was taken for granted about channels, by number."""
+        return self._assumptions.by_number()
 
     def __len__(self) -> int:
         """How many numbers there are, `FIXED` included."""
-        return len(self._parents)
+        return self._count
 
     def new(self, count: int) -> Tensor:
         """Numbers of `count` new channels, shape (count,)."""
-        first = len(self._parents)
-        numbers = np.arange(first, first + count, dtype=np.int64)
-        self._parents = np.concatenate([self._parents, numbers])
-        return torch.from_numpy(numbers.copy())
+        first, self._count = self._count, self._count + count
+        if self._count > len(self._parents):
+            more = np.arange(len(self._parents), 2 * self._count, dtype=np.int64)
+            self._parents = np.concatenate([self._parents, more])
+        return torch.arange(first, self._count)
 
     def roots(self, labels: Tensor) -> Tensor:
         """Return, for each label, the representative of its coupled channels. Shape as `labels`."""
@@ -54,6 +62,10 @@ class Coupling:
     def tidy(self, labels: Tensor) -> Tensor:
         """Return the roots of labels, with stride 0 along every axis along which they are the same."""
         return torch.from_numpy(self._tidy(labels.numpy())).expand(labels.shape)
+
+    def bare_roots(self, labels: Tensor) -> np.ndarray:
+        """Return the roots of labels, one entry along every axis along which they are the same."""
+        return self._tidy(labels.numpy())
 
     def varied(self, labels: Tensor) -> tuple[int, ...]:
         """Return the axes along which labels differ."""
@@ -70,7 +82,9 @@ class Coupling:
         Returns:
             Labels of what came of both: the channel at each entry, `FIXED` only where both are.
         """
-        one, other = np.broadcast_arrays(a.numpy(), b.numpy())
+        one, other = a.numpy(), b.numpy()
+        if one.shape != other.shape:
+            one, other = np.broadcast_arrays(one, other)
         same = (not (here or there) for here, there in zip(one.strides, other.strides, strict=True))
         index = tuple(slice(0, 1) if both else slice(None) for both in same)
         first, second = self._roots(one[index]), self._roots(other[index])
@@ -90,8 +104,15 @@ class Coupling:
 
     def lock(self, labels: Tensor | Iterable[int], reason: str) -> None:
         """Mark these channels as not removable. The first reason given for a channel counts."""
-        for number in _numbers(labels):
-            self.locks.setdefault(number, reason)
+        self._locks.add(_numbers(labels), reason)
+
+    def locked_units(self) -> dict[int, str]:
+        """Return why units must stay: root -> the reason of the lowest of its numbers that is locked."""
+        return self._locks.by_root(self._roots)
+
+    def assumed_units(self) -> dict[int, str]:
+        """Return what was assumed of units, as `locked_units`."""
+        return self._assumptions.by_root(self._roots)
 
     def choose_view(self, candidates: Sequence[int], sizes: Sequence[int]) -> int | None:
         """Note a reshape; the axis that channels lie along where theirs became several (`candidates`), else None.
@@ -106,40 +127,27 @@ class Coupling:
 
     def assume(self, labels: Tensor, what: str) -> None:
         """Note that cutting these channels takes something for granted."""
-        for number in _numbers(labels):
-            self.assumptions.setdefault(number, what)
+        self._assumptions.add(_numbers(labels), what)
 
     def _couple_pairs(self, first: np.ndarray, second: np.ndarray, reason: str) -> None:
         """Couple roots that differ, pair by pair."""
-        pairs = np.stack([np.minimum(first, second), np.maximum(first, second)])
-        if len(np.unique(pairs)) == pairs.size and not (pairs == FIXED).any():  # each channel meets one other
-            self._parents[pairs[1]] = pairs[0]
-            self._is_flat = False
-            return
-        count = len(self._parents)
-        for pair in np.unique(first * count + second).tolist():  # each pair once, in order
-            one, other = divmod(pair, count)
-            if one == FIXED or other == FIXED:
-                self.lock([one, other], reason)
-            else:
-                self._join(one, other)
-
-    def _join(self, one: int, other: int) -> None:
-        first, second = sorted((self._find(one), self._find(other)))
-        self._parents[second] = first
-        self._is_flat = False
-
-    def _find(self, number: int) -> int:
-        while self._parents[number] != number:
-            self._parents[number] = number = int(self._parents[self._parents[number]])
-        return number
+        is_fixed = (first == FIXED) | (second == FIXED)
+        if is_fixed.any():
+            self._locks.add(np.maximum(first, second)[is_fixed], reason)
+            first, second = first[~is_fixed], second[~is_fixed]
+        while first.size:  # again where a number met several lower ones
+            np.minimum.at(self._parents, np.maximum(first, second), np.minimum(first, second))
+            first, second = self._roots(first), self._roots(second)
+            differ = first != second
+            first, second = first[differ], second[differ]
 
     def _roots(self, labels: np.ndarray) -> np.ndarray:
-        while not self._is_flat:
-            higher = self._parents[self._parents]
-            self._is_flat = np.array_equal(higher, self._parents)
-            self._parents = higher
-        return np.asarray(self._parents[labels])
+        found = self._parents[labels]
+        while True:
+            higher = self._parents[found]
+            if (higher == found).all():
+                return np.asarray(found)
+            self._parents[labels] = found = higher
 
     def _tidy(self, labels: np.ndarray) -> np.ndarray:
         """Return the roots of labels, one entry along every axis along which they are the same."""
@@ -170,6 +178,38 @@ def _bare(labels: np.ndarray) -> np.ndarray:
     return labels[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in labels.strides)]
 
 
-def _numbers(labels: Tensor | Iterable[int]) -> list[int]:
-    numbers = np.unique(_bare(labels.numpy())).tolist() if isinstance(labels, Tensor) else set(labels)
-    return [number for number in numbers if number != FIXED]
+def _numbers(labels: Tensor | Iterable[int]) -> np.ndarray:
+    if isinstance(labels, Tensor):
+        return _bare(labels.numpy()).ravel()
+    return np.fromiter(labels, dtype=np.int64)
+
+
+class Notes:
+    """A text for numbers: the first that was given for each, none for `FIXED`."""
+
+    def __init__(self) -> None:
+        self._texts = [""]
+        self._of = np.zeros(1024, dtype=np.int32)  # number -> place of its text, 0 for none
+
+    def add(self, numbers: np.ndarray, text: str) -> None:
+        """Note a text for those of the numbers that have none."""
+        size = int(numbers.max(initial=0)) + 1
+        if size > len(self._of):
+            self._of = np.concatenate([self._of, np.zeros(2 * size - len(self._of), dtype=np.int32)])
+        new = numbers[(self._of[numbers] == 0) & (numbers != FIXED)]
+        if new.size:
+            self._of[new] = len(self._texts)
+            self._texts.append(text)
+
+    def by_number(self) -> dict[int, str]:
+        """Return the texts by number."""
+        numbers = np.flatnonzero(self._of)
+        return {number: self._texts[place] for number, place in zip(numbers.tolist(), self._of[numbers], strict=True)}
+
+    def by_root(self, roots: Callable[[np.ndarray], np.ndarray]) -> dict[int, str]:
+        """Return the texts by root: that of its lowest number, in the order of these."""
+        numbers = np.flatnonzero(self._of)
+        found, first = np.unique(roots(numbers), return_index=True)
+        order = np.argsort(first)
+        places = self._of[numbers[first[order]]]
+        return {root: self._texts[place] for root, place in zip(found[order].tolist(), places.tolist(), strict=True)}

@@ -5,10 +5,12 @@ A *group* is the units of the layers that share some of them: all channels that 
 layers whose outputs are added. Rates count units of a group.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -66,11 +68,18 @@ class ChannelGraph:
         trace: the trace of the forward.
         groups: by name, in the order in which their first layers run.
         followers: groups that depend on another one through a padded shortcut.
+        axes: of the tensors that channels lie along: name, axis and the unit at each place.
+        ends: the units of each layer's input and of its output channels, none where it has none of its own.
     """
 
     trace: Trace
-    groups: dict[str, PruningGroup]
-    followers: list[DependentGroup]
+    groups: dict[str, PruningGroup] = field(init=False)
+    followers: list[DependentGroup] = field(init=False)
+    axes: list[tuple[str, int, np.ndarray]] = field(init=False)
+    ends: dict[str, tuple[np.ndarray, np.ndarray]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.build()
 
     @property
     def coupling(self) -> Coupling:
@@ -87,12 +96,9 @@ class ChannelGraph:
 
     def widths(self, group: PruningGroup) -> list[dict[int, int]]:
         """For each layer of a group how many channels each unit has in it; layers that are alike once."""
-        counts = []
+        counts: list[dict[int, int]] = []
         for name in group.layers:
-            outer = self.layer(name).outer
-            own: dict[int, int] = {}
-            for unit in [] if outer is None else units_of(self.coupling, outer):
-                own[unit] = own.get(unit, 0) + 1
+            own = Counter(self.ends[name][1].tolist())
             if own not in counts:
                 counts.append(own)
         return counts
@@ -116,6 +122,21 @@ class ChannelGraph:
     def build(self) -> None:
         """Find the groups again, after channels were locked (changes the graph)."""
         self.groups, self.followers = _build(self.trace)
+        tensors = {
+            layer.path(attribute): axes
+            for layer in self.trace.layers.values()
+            for attribute, axes in layer.axes.items()
+        } | {name: self.axes_of(labels) for name, labels in self.trace.free.items()}
+        roots = self.coupling.roots
+        self.axes = [(name, axis, roots(x).numpy()) for name, axes in tensors.items() for axis, x in axes.items()]
+        none = torch.empty(0, dtype=torch.int64)
+        self.ends = {
+            name: (
+                roots(none if layer.inner is None else layer.inner).numpy(),
+                roots(none if layer.outer is None else layer.outer).numpy(),
+            )
+            for name, layer in self.trace.layers.items()
+        }
 
 
 def find_groups(model: nn.Module, inputs: Inputs, ignore: Sequence[str] = ()) -> ChannelGraph:
@@ -141,7 +162,7 @@ def find_groups(model: nn.Module, inputs: Inputs, ignore: Sequence[str] = ()) ->
             if layer.outer is not None:
                 traced.coupling.lock(layer.outer, IGNORED)
     _lock_uncuttable(model, traced)
-    return ChannelGraph(traced, *_build(traced))
+    return ChannelGraph(traced)
 
 
 def units_of(coupling: Coupling, labels: Tensor) -> list[int]:
@@ -162,14 +183,15 @@ def _lock_uncuttable(model: nn.Module, traced: Trace) -> None:
     for name, labels in traced.free.items():
         if name not in kept:
             coupling.lock(labels, f"meets the buffer {name}, which is not in the state_dict")
-        roots = coupling.roots(labels)
-        whole: set[int] = set()
+        roots = coupling.roots(labels).numpy()
+        whole = np.zeros(0, dtype=np.int64)
         for axis in range(roots.ndim):
-            lines = roots.movedim(axis, 0).reshape(roots.shape[axis], -1)
-            own = {int(line[0]) for line in lines if bool((line == line[0]).all())}
-            others = {int(unit) for line in lines if int(line[0]) not in own for unit in line.unique()}
-            whole |= own - others
-        rest = set(roots.flatten().tolist()) - whole
+            lines = np.moveaxis(roots, axis, 0).reshape(roots.shape[axis], -1)
+            first = lines[:, 0]
+            own = first[(lines == first[:, None]).all(axis=1)]
+            others = lines[~np.isin(first, own)]
+            whole = np.union1d(whole, np.setdiff1d(own, others))
+        rest = torch.from_numpy(np.setdiff1d(roots, whole))
         coupling.lock(rest, f"meets single numbers of {name}, which can be cut in whole slices only")
 
 
@@ -198,13 +220,19 @@ def _build(traced: Trace) -> tuple[dict[str, PruningGroup], list[DependentGroup]
 
 def _groups(traced: Trace) -> dict[str, PruningGroup]:
     coupling = traced.coupling
-    locked = _locked_units(coupling)
-    makers = [layer for layer in traced.layers.values() if layer.originates and layer.outer is not None]
+    locked = coupling.locked_units()
+    outer = {layer.name: units_of(coupling, layer.outer) for layer in traced.layers.values() if layer.outer is not None}
+    makers = [layer for layer in traced.layers.values() if layer.originates and layer.name in outer]
+    takers = {  # depthwise convolutions
+        layer.name: set(outer.get(layer.name, ()))
+        for layer in traced.layers.values()
+        if not layer.originates and layer.positions
+    }
     home: dict[int, int] = {}  # unit -> number of its group
     members: list[list[TracedLayer]] = []
     units: list[list[int]] = []
     for layer in makers:
-        own = list(dict.fromkeys(units_of(coupling, _outer(layer))))
+        own = list(dict.fromkeys(outer[layer.name]))
         met = sorted({home[unit] for unit in own if unit in home})
         place = met[0] if met else len(members)
         if not met:
@@ -223,29 +251,12 @@ def _groups(traced: Trace) -> dict[str, PruningGroup]:
         if not layers:
             continue
         names = sorted((layer.name for layer in layers), key=order.__getitem__)
-        names += [name for name in _takers(traced, set(units[place])) if name not in names]
+        there = set(units[place])
+        names += [name for name, own_units in takers.items() if own_units <= there and name not in names]
         own = [unit for unit in units[place] if unit != FIXED]
         why = {unit: locked[unit] for unit in own if unit in locked}
         groups[names[0]] = PruningGroup(names[0], tuple(names), tuple(own), why)
     return groups
-
-
-def _locked_units(coupling: Coupling) -> dict[int, str]:
-    numbers = sorted(coupling.locks)
-    roots = units_of(coupling, torch.tensor(numbers, dtype=torch.int64))
-    locked: dict[int, str] = {}
-    for number, root in zip(numbers, roots, strict=True):
-        locked.setdefault(root, coupling.locks[number])
-    return locked
-
-
-def _takers(traced: Trace, units: set[int]) -> list[str]:
-    """Depthwise convolutions of these units."""
-    return [
-        layer.name
-        for layer in traced.layers.values()
-        if not layer.originates and layer.positions and set(units_of(traced.coupling, _outer(layer))) <= units
-    ]
 
 
 def _follower(traced: Trace, groups: dict[str, PruningGroup], alignment: Alignment) -> DependentGroup | None:
@@ -277,7 +288,3 @@ def _holds_all(there: Sequence[int], units: Sequence[int]) -> bool:
         if unit in wanted:
             counts[unit] += 1
     return len(set(counts.values())) <= 1
-
-
-def _outer(layer: TracedLayer) -> Tensor:
-    return torch.empty(0, dtype=torch.int64) if layer.outer is None else layer.outer

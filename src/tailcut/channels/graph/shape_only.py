@@ -11,11 +11,13 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
+_NUMPY_TYPES = {torch.float32: np.float32, torch.float64: np.float64}
 
 # Operations whose outcome, or the size of it, depends on numbers.
 _READING = """
@@ -81,6 +83,12 @@ def _is_plain(args: tuple[Any, ...]) -> bool:
     return first.is_contiguous() and all(x.dtype == first.dtype and x.device == first.device for x in tensors)
 
 
+def _zeros(x: Tensor, sizes: int | Sequence[int]) -> Tensor:
+    """Return zeros of the type and on the device of `x`; on the CPU they take memory only once they are looked at."""
+    kind = _NUMPY_TYPES.get(x.dtype) if x.device.type == "cpu" else None
+    return x.new_zeros(sizes) if kind is None else torch.from_numpy(np.zeros(sizes, dtype=kind))
+
+
 def _convolution(
     x: Tensor,
     weight: Tensor,
@@ -109,13 +117,13 @@ def _convolution(
             sizes.append((size - 1) * step - 2 * pad + reach + output_padding[axis % len(output_padding)] + 1)
         else:
             sizes.append((size + 2 * pad - reach - 1) // step + 1)
-    return x.new_zeros(sizes) if min(sizes) > 0 else None
+    return _zeros(x, sizes) if min(sizes) > 0 else None
 
 
 def _mm(first: Tensor, second: Tensor) -> Tensor | None:
     if first.shape[1] != second.shape[0]:
         return None
-    return first.new_zeros(first.shape[0], second.shape[1])
+    return _zeros(first, (first.shape[0], second.shape[1]))
 
 
 def _addmm(bias: Tensor, first: Tensor, second: Tensor) -> Tensor | None:
@@ -126,15 +134,15 @@ def _addmm(bias: Tensor, first: Tensor, second: Tensor) -> Tensor | None:
 def _bmm(first: Tensor, second: Tensor) -> Tensor | None:
     if first.shape[0] != second.shape[0] or first.shape[2] != second.shape[1]:
         return None
-    return first.new_zeros(first.shape[0], first.shape[1], second.shape[2])
+    return _zeros(first, (first.shape[0], first.shape[1], second.shape[2]))
 
 
 def _convolution_backward(
     gradient: Tensor, x: Tensor, weight: Tensor, bias_sizes: Sequence[int] | None, *rest: Any
 ) -> tuple[Tensor | None, ...]:
     wanted = rest[-1]
-    bias = gradient.new_zeros(bias_sizes or gradient.shape[1]) if wanted[2] else None
-    return (torch.zeros_like(x) if wanted[0] else None, torch.zeros_like(weight) if wanted[1] else None, bias)
+    bias = _zeros(gradient, bias_sizes or gradient.shape[1]) if wanted[2] else None
+    return (_zeros(x, x.shape) if wanted[0] else None, _zeros(weight, weight.shape) if wanted[1] else None, bias)
 
 
 def _batch_norm(
@@ -149,17 +157,17 @@ def _batch_norm(
     size = x.shape[1] if x.ndim > 1 else 0
     if not size or not _fit(size, weight, bias, mean, variance):
         return None
-    saved = x.new_zeros(size if training else 0)
-    return x.new_zeros(x.shape), saved, torch.zeros_like(saved)
+    saved = _zeros(x, size if training else 0)
+    return _zeros(x, x.shape), saved, _zeros(saved, saved.shape)
 
 
 def _batch_norm_backward(gradient: Tensor, x: Tensor, weight: Tensor | None, *rest: Any) -> tuple[Tensor | None, ...]:
     wanted = rest[-1]
-    scale = x.new_zeros(x.shape[1])
+    scale = _zeros(x, x.shape[1])
     return (
-        x.new_zeros(x.shape) if wanted[0] else None,
+        _zeros(x, x.shape) if wanted[0] else None,
         scale if wanted[1] else None,
-        torch.zeros_like(scale) if wanted[2] else None,
+        _zeros(scale, scale.shape) if wanted[2] else None,
     )
 
 
@@ -168,7 +176,7 @@ def _fit(size: int, *vectors: Tensor | None) -> bool:
 
 
 def _activation(x: Tensor, *rest: Any) -> Tensor:
-    return x.new_zeros(x.shape)
+    return _zeros(x, x.shape)
 
 
 def _unchanged(x: Tensor, *rest: Any) -> Tensor:

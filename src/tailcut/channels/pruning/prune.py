@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 
 from tailcut.channels.graph.groups import ChannelGraph, find_groups
 from tailcut.channels.graph.shape_only import attempt
-from tailcut.channels.graph.tracing import StoppedError, Trace
+from tailcut.channels.graph.tracing import StoppedError
 from tailcut.channels.pruning.edit import record_cut
 from tailcut.channels.pruning.plan import Amount, Planner, PruningPlan
 from tailcut.channels.pruning.plan import Rates as Rates
@@ -140,7 +140,7 @@ def _prune(
         if why is not None:
             lock_rigid_groups(model, inputs, graph)
             plan, after = _cut_what_runs(model, inputs, planner, refused=plan, why=why)
-    left_macs = after.macs if after is not None and has_own else _macs(model, inputs, graph)
+    left_macs = after if after is not None and has_own else _macs(model, inputs, graph)
     report = PruneReport(macs, left_macs, parameters, count_parameters(model), plan.layers, plan.skipped)
     percent = 100 * report.macs_ratio, 100 * report.parameters_ratio
     _log.info("pruned to %.1f %% of the MACs, %.1f %% of the parameters", *percent)
@@ -154,7 +154,7 @@ def _cut_what_runs(
     *,
     refused: PruningPlan | None = None,
     why: str = "",
-) -> tuple[PruningPlan, Trace | None]:
+) -> tuple[PruningPlan, int | None]:
     """Cut by the first plan with which the network runs; the groups to blame for one that fails are locked.
 
     `refused` is a plan that was tried, and `why` what went wrong.
@@ -210,10 +210,10 @@ def _check_network(model: nn.Module, example_input: Tensor | tuple[Tensor, ...])
 
 def _cut(
     model: nn.Module, inputs: tuple[Tensor, ...], plan: PruningPlan, why: str | None
-) -> tuple[dict[str, str], Trace | None]:
+) -> tuple[dict[str, str], int | None]:
     """Cut the model and record it; where it then no longer runs, put it back and give the groups to blame, and why.
 
-    `why` says that this cut was tried, and what went wrong. The trace is that of the model after the cut, if known.
+    `why` says that this cut was tried, and what went wrong. The number is its MACs after the cut, if known.
     """
     if not plan.cut.kept:
         return {}, None
@@ -237,11 +237,11 @@ def _cut(
 
 def _try_cut(
     model: nn.Module, inputs: tuple[Tensor, ...], plan: PruningPlan, *, backward: bool = True
-) -> tuple[str | None, Trace | None]:
+) -> tuple[str | None, int | None]:
     """Cut the model and record it; where it no longer runs, or other channels meet, put it back and say why not.
 
     Returns:
-        What is wrong, None if nothing; and the trace of the model after the cut, if it is known.
+        What is wrong, None if nothing; and the MACs of the model after the cut, if they are known.
     """
     graph, cut = plan.graph, plan.cut
     try:
@@ -250,7 +250,7 @@ def _try_cut(
         return str(error), None
     why, after = None, None
     try:
-        after = accepted(model, inputs, graph, cut) if backward else None
+        after = accepted(model, inputs, graph, plan.removed) if backward else None
         if after is None:
             why = misread(model, inputs, graph, cut)
         if after is None and why is None:

@@ -134,14 +134,26 @@ def importance_of(
     by_layer = {name: _unit_means(graph, name, scores[name]) for name in group.layers if name in scores}
     if not by_layer:
         return None
-    own = by_layer.get(layer, {}) if layer is not None else {}
     fallback = scores.fallback if isinstance(scores, Scores) else frozenset()
-    preferred = {name: means for name, means in by_layer.items() if name not in fallback} or by_layer
-    found = {}
-    for unit in group.units:
-        values = [means[unit] for means in preferred.values() if unit in means]
-        found[unit] = own.get(unit, sum(values) / len(values) if values else 0.0)
-    return found
+    preferred = [means for name, means in by_layer.items() if name not in fallback] or list(by_layer.values())
+    units = np.array(group.units, dtype=np.int64)
+    found = _mean_over_layers(units, preferred)
+    if layer in by_layer:
+        own, values = by_layer[layer]
+        is_own = np.isin(units, own)
+        found[is_own] = values[np.searchsorted(own, units[is_own])]
+    return dict(zip(group.units, found.tolist(), strict=True))
+
+
+def _mean_over_layers(units: np.ndarray, layers: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Return the mean of each unit over the layers that have it, 0 where none has; layers as `_unit_means` gives."""
+    totals, counts = np.zeros(len(units)), np.zeros(len(units))
+    for own, means in layers:
+        places = np.searchsorted(own, units).clip(max=max(0, len(own) - 1))
+        there = own[places] == units if len(own) else np.zeros(len(units), dtype=bool)
+        totals[there] += means[places[there]]
+        counts += there
+    return totals / np.maximum(counts, 1)
 
 
 def is_scored(group: PruningGroup, scores: Mapping[str, Tensor]) -> bool:
@@ -209,7 +221,10 @@ def num_kept(count: int, rate: Rate) -> int:
 def candidates(graph: ChannelGraph, group: PruningGroup, removed: set[int]) -> list[int]:
     """Return the removable units of a group, given the units removed from the groups before it."""
     bound = [follower.beside for follower in graph.followers if follower.group == group.name]
-    return [unit for unit in group.free if all(beside.get(unit) in removed for beside in bound if unit in beside)]
+    free = group.free
+    return (
+        [unit for unit in free if all(beside[unit] in removed for beside in bound if unit in beside)] if bound else free
+    )
 
 
 def take(
@@ -300,15 +315,15 @@ def why_locked(group: PruningGroup) -> str:
     return "; ".join(dict.fromkeys(group.locked.values()))
 
 
-def _unit_means(graph: ChannelGraph, layer: str, scores: Tensor) -> Importance:
+def _unit_means(graph: ChannelGraph, layer: str, scores: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Return the units of a layer, sorted, and the mean importance of each over its channels."""
     outer = graph.layer(layer).outer
     if outer is None:
-        return {}
+        return np.zeros(0, dtype=np.int64), np.zeros(0)
     # Halved or doubled until the largest is about 1, which changes no ratio: the sum of very large ones would overflow.
     exponent = math.frexp(float(scores.abs().max()) if len(scores) else 0.0)[1]
     values = np.ldexp(scores.numpy(), -exponent)
     scale = float(np.abs(values).mean()) if len(values) else 0.0
     units, places = np.unique(graph.coupling.roots(outer).numpy(), return_inverse=True)
     sums = np.bincount(places, weights=values / scale if scale > 0 else np.zeros(len(values)), minlength=len(units))
-    means = sums / np.bincount(places, minlength=len(units))
-    return dict(zip(units.tolist(), means.tolist(), strict=True))
+    return units, sums / np.bincount(places, minlength=len(units))

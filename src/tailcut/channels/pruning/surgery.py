@@ -1,5 +1,6 @@
 """Surgery: the indices that each tensor keeps, the cut itself, and its reversal."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -39,28 +40,34 @@ def plan_cut(graph: ChannelGraph, removed: Iterable[int]) -> Cut:
     gone = np.zeros(len(graph.coupling), dtype=bool)  # by unit
     gone[list(chosen)] = True
     cut = Cut()
+    for name, axis, units in graph.axes:
+        if order:
+            indices = _in_order(units.tolist(), gone, order)
+            if indices != list(range(len(units))):
+                cut.kept.setdefault(name, {})[axis] = indices
+        elif (leaves := gone[units]).any():
+            cut.kept.setdefault(name, {})[axis] = np.flatnonzero(~leaves).tolist()
     for name, layer in graph.trace.layers.items():
-        for attribute, axes in layer.axes.items():
-            _note(cut, layer.path(attribute), axes, graph, gone, order)
-        kind = layer_kind(layer.module)
-        if kind is None or layer.why is not None:
+        ends = graph.ends[name]
+        if layer.why is not None or not (name in pads or order or any(gone[units].any() for units in ends)):
             continue
-        counts = [
-            0 if labels is None else _num_kept(graph.coupling.roots(labels).numpy(), gone, order)
-            for labels in (layer.inner, layer.outer)
-        ]
-        sizes = pads.get(name) or kind.narrowed(layer.module, *counts)
-        if sizes != kind.sizes(layer.module):
-            cut.sizes[name] = sizes
-    for name, labels in graph.trace.free.items():
-        _note(cut, name, graph.axes_of(labels), graph, gone, order)
+        kind = layer_kind(layer.module)
+        if kind is not None:
+            sizes = pads.get(name) or kind.narrowed(layer.module, *(_num_kept(units, gone, order) for units in ends))
+            if sizes != kind.sizes(layer.module):
+                cut.sizes[name] = sizes
     return cut
 
 
-def apply_cut(model: nn.Module, cut: Cut) -> Callable[[], None]:
+def apply_cut(model: nn.Module, cut: Cut, *, is_trial: bool = False) -> Callable[[], None]:
     """Cut the tensors of `model` (changes the module).
 
     Narrowed parameters are new `nn.Parameter` objects without gradients; tied ones stay tied, frozen ones frozen.
+
+    Args:
+        model: the network.
+        cut: what is kept of it.
+        is_trial: only the shapes count: narrowed tensors hold the first numbers of the old ones, which they share.
 
     Returns:
         A function that puts everything back, bit for bit: the old tensors were not touched.
@@ -78,7 +85,7 @@ def apply_cut(model: nn.Module, cut: Cut) -> Callable[[], None]:
     modules = dict(model.named_modules())
     try:
         with torch.inference_mode(False), torch.no_grad():
-            _cut_tensors(model, cut, made, steps)
+            _cut_tensors(model, cut, made, steps, is_trial)
         for name, sizes in cut.sizes.items():
             module = modules[name]
             kind = layer_kind(module)
@@ -108,13 +115,19 @@ def holders(model: nn.Module) -> Iterable[tuple[str, nn.Module, str, Tensor]]:
                 yield (f"{path}.{attribute}" if path else attribute), module, attribute, x
 
 
-def _cut_tensors(model: nn.Module, cut: Cut, made: dict[int, Tensor], steps: list[Callable[[], None]]) -> None:
+def _cut_tensors(
+    model: nn.Module, cut: Cut, made: dict[int, Tensor], steps: list[Callable[[], None]], is_trial: bool
+) -> None:
     places = list(holders(model))
     for name, _, _, x in places:
         if name in cut.kept and id(x) not in made:
-            value = x.detach()
-            for axis, indices in cut.kept[name].items():
-                value = value.index_select(axis, torch.tensor(indices, dtype=torch.int64, device=x.device))
+            value, kept = x.detach(), cut.kept[name]
+            if is_trial:
+                shape = [len(kept[axis]) if axis in kept else size for axis, size in enumerate(x.shape)]
+                value = value.reshape(-1)[: math.prod(shape)].view(shape)
+            else:
+                for axis, indices in kept.items():
+                    value = value.index_select(axis, torch.tensor(indices, dtype=torch.int64, device=x.device))
             made[id(x)] = nn.Parameter(value, requires_grad=x.requires_grad) if isinstance(x, nn.Parameter) else value
     for _, module, attribute, x in places:
         if id(x) in made:
@@ -135,18 +148,6 @@ def _check_shapes(name: str, kind: LayerKind, module: nn.Module, sizes: Mapping[
         x = getattr(module, attribute, None)
         if isinstance(x, Tensor) and tuple(x.shape) != shape:
             raise StructureError(f"{name}.{attribute} would have shape {tuple(x.shape)}, {shape} was expected")
-
-
-def _note(cut: Cut, name: str, axes: Mapping[int, Tensor], graph: ChannelGraph, gone: np.ndarray, order: Order) -> None:
-    for axis, labels in axes.items():
-        units = graph.coupling.roots(labels).numpy()
-        stays = ~gone[units]
-        if order:
-            indices = _in_order(units.tolist(), gone, order)
-            if indices != list(range(len(units))):
-                cut.kept.setdefault(name, {})[axis] = indices
-        elif not stays.all():
-            cut.kept.setdefault(name, {})[axis] = np.flatnonzero(stays).tolist()
 
 
 def _num_kept(units: np.ndarray, gone: np.ndarray, order: Order) -> int:

@@ -1,0 +1,293 @@
+"""Observation of one forward: the layers and the operations on channels that ran, and on what they ran.
+
+Two forwards that took the same steps treat channels alike; so training mode needs not be followed a second time where
+it does what evaluation mode does.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from tailcut.channels.graph.custom_forwards import is_followed
+from tailcut.channels.graph.layer_kinds import is_traced_through, layer_kind, whole_layer
+from tailcut.channels.graph.shape_only import READING, zeros_for
+from tailcut.channels.scoring.forward import Inputs, run
+from tailcut.counting import operation_macs
+
+aten = torch.ops.aten
+
+# Copies and views are alike: which of them torch takes depends on how the batch lies in memory.
+_RESHAPES = {aten.view, aten._unsafe_view, aten.reshape, aten._reshape_alias}
+_COPIES = {aten.clone, aten.detach}
+_NOISE = {aten.empty_like, aten.bernoulli, aten.bernoulli_, aten.rand_like}  # what a dropout's mask is made of
+# The shapes of their results tell where they split and along which axis.
+_SPLITS = {aten.split.Tensor, aten.split_with_sizes.default}
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
+
+class Modules:
+    """The modules of a network by how they are followed. Cutting the network does not change it.
+
+    Attributes:
+        named: all modules by name.
+        layers: the names of those that are taken as a whole.
+        dropouts: the names of dropouts.
+        traced_through: the names of layers with custom forwards.
+        own_forwards: of these, the convolutions and linear layers.
+        in_layers: the layers that are taken as a whole, and what they consist of.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.named = dict(model.named_modules())
+        self.traced_through = {name for name, module in self.named.items() if is_traced_through(module)}
+        self.layers = {
+            name
+            for name, module in self.named.items()
+            if name not in self.traced_through and (layer_kind(module) is not None or whole_layer(module) is not None)
+        }
+        self.dropouts = {name for name, module in self.named.items() if type(module) in _DROPOUTS}
+        self.own_forwards = {name for name in self.traced_through if is_followed(self.named[name])}
+        self.in_layers = {part for name in self.layers for part in self.named[name].modules()}
+
+    def free_tensors(self) -> dict[int, str]:
+        """Return the parameters and buffers outside of layers, by identity."""
+        return {
+            id(x): f"{path}.{name}" if path else name
+            for path, module in self.named.items()
+            if module not in self.in_layers
+            for name, x in (*module._parameters.items(), *module._buffers.items())
+            if x is not None and x.numel() > 1
+        }
+
+    def owned(self) -> dict[int, str]:
+        """Return the parameters of layers, by identity."""
+        return {
+            id(x): f"{path}.{name}"
+            for path, module in self.named.items()
+            if module in self.in_layers
+            for name, x in module._parameters.items()
+            if x is not None
+        }
+
+
+class Step(NamedTuple):
+    """A layer or an operation of a forward.
+
+    Attributes:
+        what: the layer's name, or the operation.
+        tokens: which results of earlier steps, or which of the network's tensors went in; None for any other tensor.
+        numbers: the whole numbers among the operation's arguments, sizes of results apart.
+        shapes: of the tensors that went in and came out.
+        num_results: how many came out.
+    """
+
+    what: object
+    tokens: tuple[object, ...]
+    numbers: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    num_results: int
+
+    def is_like(self, other: "Step") -> bool:
+        """Return whether the other step is the same, on a batch of the same size or twice as large."""
+        return (
+            self[:3] == other[:3]
+            and len(self.shapes) == len(other.shapes)
+            and (self.shapes == other.shapes or all(map(_is_batch_of, self.shapes, other.shapes)))
+        )
+
+
+def _is_batch_of(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Return whether the shapes are the same, one axis apart that is twice as long in the other one.
+
+    An empty tensor may have any other shape: in evaluation mode batch norm gives no statistics of its own.
+    """
+    if 0 in shape:
+        return True
+    differ = [(here, there) for here, there in zip(shape, other, strict=False) if here != there]
+    return len(shape) == len(other) and (not differ or (len(differ) == 1 and differ[0][1] == 2 * differ[0][0]))
+
+
+def are_alike(steps: Sequence[Step], others: Sequence[Step]) -> bool:
+    """Return whether two forwards took the same steps, the second one on a batch of the same size or twice as large."""
+    return len(steps) == len(others) and all(map(Step.is_like, steps, others))
+
+
+class Observer(TorchDispatchMode):
+    """Notes the steps of a forward, dropout and copies apart. Operations within a layer are not looked at.
+
+    Attributes:
+        steps: so far.
+        running: the modules that are running, the innermost last.
+        reads_numbers: whether the code has read numbers of tensors.
+        macs: multiply-accumulate operations so far.
+    """
+
+    def __init__(self, modules: Modules, *, shapes_only: bool) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.modules = modules
+        self.steps: list[Step] = []
+        self.running: list[str] = []
+        self.reads_numbers = False
+        self.macs = 0
+        self._shapes_only = shapes_only
+        self._in_layers = 0
+        self._known: Any = WeakTensorKeyDictionary()  # tensor -> its token and its labels
+        self._free, self._owners = modules.free_tensors(), modules.owned()
+        self._num_skipped = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = self._compute(func, args, kwargs)
+        self.reads_numbers |= func.overloadpacket in READING
+        self.macs += operation_macs(func, result, args)
+        if not self._in_layers:
+            inputs = tensors_of((args, kwargs))
+            tokens = [self.token(x) for x in inputs]
+            if any(token is not None for token in tokens):
+                results = tensors_of(result)
+                made = self._step(func, (*args, *kwargs.values()), inputs, tokens, results)
+                labels = self._labels_of_operation(func, args, kwargs, inputs, results)
+                for x, token, own in zip(results, made, labels, strict=True):
+                    self._know(x, token, own)
+        return result
+
+    def _know(self, x: Tensor, token: object, labels: Tensor | None) -> None:
+        self._known[x] = token, labels
+
+    def _compute(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        return zeros_for(func, args, kwargs) if self._shapes_only else func(*args, **kwargs)
+
+    def _labels_of_operation(
+        self, func: Any, args: Any, kwargs: dict[str, Any], inputs: list[Tensor], results: list[Tensor]
+    ) -> Sequence[Tensor | None]:
+        return [None for _ in results]
+
+    def _labels_of_layer(self, name: str, inputs: list[Tensor], outputs: list[Tensor]) -> Sequence[Tensor | None]:
+        return [None for _ in outputs]
+
+    def token(self, x: Tensor) -> object:
+        """Return what stands for a tensor: its name if it is the network's, else the step that made it."""
+        known = self._known.get(x)
+        return known[0] if known is not None else self._free.get(id(x)) or self._owners.get(id(x))
+
+    def observe(self, model: nn.Module, inputs: Inputs) -> list[Tensor]:
+        """Run a forward and return its outputs.
+
+        Raises:
+            ArgumentError: it raises any error.
+        """
+        with self.hooked(), self:
+            outputs = run(model, inputs)
+        self._add("outputs", outputs, [self.token(x) for x in outputs])
+        return outputs
+
+    @contextmanager
+    def hooked(self) -> Iterator[None]:
+        """Follow which module runs; take known layers as a whole."""
+        handles = []
+        try:
+            for name in self._to_hook():
+                # The network's own hooks run outside of these two: what they do is followed as the rest is.
+                enter, leave = self._hooks(name)
+                module = self.modules.named[name]
+                handles.append(module.register_forward_pre_hook(enter))
+                handles.append(module.register_forward_hook(leave, with_kwargs=True, prepend=True))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _to_hook(self) -> Iterable[str]:
+        return self.modules.layers | self.modules.dropouts
+
+    def _hooks(self, name: str) -> tuple[Any, Any]:
+        is_layer = name in self.modules.layers
+
+        def enter(module: nn.Module, args: Any) -> None:
+            self.running.append(name)
+            self._in_layers += is_layer
+
+        def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            self.running.pop()
+            self._in_layers -= is_layer
+            if is_layer and not self._in_layers:
+                self._note_layer(name, tensors_of((args, kwargs)), tensors_of(output))
+
+        return enter, leave
+
+    def _note_layer(self, name: str, inputs: list[Tensor], outputs: list[Tensor]) -> None:
+        made = self._add(name, inputs, [self.token(x) for x in inputs], outputs)
+        labels = self._labels_of_layer(name, inputs, outputs)
+        for x, token, own in zip(outputs, made, labels, strict=True):
+            self._know(x, token, own)
+
+    def _step(
+        self, func: Any, arguments: Any, inputs: Sequence[Tensor], tokens: Sequence[object], results: Sequence[Tensor]
+    ) -> list[object]:
+        """Note an operation. Returns the tokens of its results."""
+        kind = func.overloadpacket
+        if kind in _NOISE or (kind is aten.new_empty and all(map(_is_mask, results))):
+            return ["noise" for _ in results]
+        is_noisy = "noise" in tokens or any(
+            token is None and _is_mask(x) for x, token in zip(inputs, tokens, strict=True)
+        )
+        is_dropout = self.running and self.running[-1] in self.modules.dropouts
+        if is_dropout or kind in _COPIES or (is_noisy and torch.Tag.pointwise in func.tags):
+            return [self._token_like(x, inputs, tokens) for x in results]  # what dropout gives is what it got
+        return self._add("reshape" if kind in _RESHAPES else func, inputs, tokens, results, arguments)
+
+    def _token_like(self, x: Tensor, inputs: Sequence[Tensor], tokens: Sequence[object]) -> object:
+        alike = [one for y, one in zip(inputs, tokens, strict=True) if one is not None and y.shape == x.shape]
+        if alike:
+            return next((one for one in alike if one != "noise"), "noise")
+        self._num_skipped += 1
+        return "skipped", self._num_skipped
+
+    def _add(
+        self,
+        what: object,
+        inputs: Sequence[Tensor],
+        tokens: Sequence[object],
+        results: Sequence[Tensor] = (),
+        arguments: Sequence[Any] = (),
+    ) -> list[object]:
+        shapes = tuple(tuple(x.shape) for x in (*inputs, *results))
+        numbers: list[int] = []
+        for given in arguments:
+            if type(given) is int and what not in _SPLITS:
+                numbers.append(given)
+            elif isinstance(given, (list, tuple)) and not (results and _are_sizes(given, shapes[len(inputs)], what)):
+                numbers += [one for one in given if type(one) is int]
+        self.steps.append(Step(what, tuple(tokens), tuple(numbers), shapes, len(results)))
+        return [(len(self.steps), place) for place in range(len(results))]
+
+
+def _are_sizes(given: Sequence[Any], shape: Sequence[int], what: object) -> bool:
+    """Return whether the numbers are those of a result's shape, as far as they are told."""
+    if what is aten.native_layer_norm.default:
+        shape = shape[-len(given) :]
+    pairs = zip(given, shape, strict=False)
+    return len(given) == len(shape) and all(type(one) is int and one in (-1, size) for one, size in pairs)
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    """Return the tensors in nested tuples, lists and dicts, in order."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, (tuple, list)):
+        return []
+    return [x for part in value for x in tensors_of(part)]
+
+
+def _is_mask(x: Tensor) -> bool:
+    """Return whether it has one number for each image, as the masks of drop path do."""
+    return x.ndim > 1 and x.numel() == x.shape[0]
