@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import tailcut
+from tailcut.data import open_dataset
 from tailcut.errors import ArgumentError
 from tailcut.weights import truncated_tensors
 from tailcut.weights.level_counts import count_in, parts_of
@@ -93,7 +94,7 @@ def test_an_error_within_leaves_the_network_as_it_was() -> None:
 
 def test_nested_training_makes_small_levels_useful() -> None:
     """On scikit-learn's digits: trained with all levels, a quarter of the coefficients tells most of them."""
-    digits = tailcut.data.open_dataset("digits", "train")
+    digits = open_dataset("digits", "train")
     images, labels = digits.batch(range(1000))
     images = torch.nn.functional.interpolate(images, size=(8, 8))
     found = []
