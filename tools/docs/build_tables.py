@@ -24,7 +24,7 @@ from tailcut.runs import Result, read_result
 from tailcut.training.experiments.definition import load_experiment, shipped_experiments, trials_of
 from tailcut.training.experiments.sweep import find_results, make_report
 from tools.docs.attack_tables import attack_tables
-from tools.docs.byte_tables import byte_table
+from tools.docs.byte_tables import byte_table, trained_table
 from tools.docs.comparisons import LAYER_SCORES, TUNED_SCORES, answers, scores_compared, variants_compared
 from tools.docs.findings import AGAINST, finding
 from tools.docs.highlights import highlights
@@ -125,7 +125,10 @@ def build(root: Path) -> dict[Path, str]:
             **{name: partial(paper_table, name, root) for name in ("table2", "table3", "table4")},
         },
         "docs/progressive-files.md": {"levels": lambda: level_table(root / RESULTS)},
-        "docs/accuracy-per-byte.md": {"bytes": lambda: byte_table(root / RESULTS)},
+        "docs/accuracy-per-byte.md": {
+            "bytes": lambda: byte_table(root / RESULTS),
+            "trained": lambda: trained_table(root / RESULTS),
+        },
         "docs/benchmarks.md": {
             "bench": lambda: bench_tables(root / BENCH),
             "table5": lambda: bench_tables(root / BENCH_OF["table5"], headings=False),

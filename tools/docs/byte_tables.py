@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from tailcut.format.zoo import resolve
-from tools.docs.markdown import markdown_table, percent
+from tailcut.reports import read_records
+from tailcut.runs import Result
+from tools.docs.markdown import duration, markdown_table, percent
 
 FOLDER = Path("bytes")
 ZOO = "zoo:"
@@ -18,6 +20,31 @@ def byte_table(results: Path) -> str:
     rows = [_row(record) for record in sorted(records, key=lambda record: (record["source"], -record["file_bytes"]))]
     header = ("network", "data", "before", "bytes before", "**after**", "**bytes after**", "command", "seconds")
     return markdown_table(header, rows, align="<<>>>><>")
+
+
+def trained_table(results: Path) -> str:
+    """Return one row for each run of a recipe that trains for bytes, the smallest files of a network last."""
+    found = sorted(read_records(results), key=lambda result: (result.recipe["model"]["name"], -result.file_bytes))
+    rows = [_trained_row(result) for result in found if "compression" in result.recipe]
+    header = ("recipe", "data", "started from", "**test**", "held out", "**bytes**", "asked", "epochs", "time")
+    return markdown_table(header, rows, align="<<<>>>>>>")
+
+
+def _trained_row(result: Result) -> tuple[str, ...]:
+    recipe = result.recipe
+    (metric, value), *_ = result.metrics.items()
+    held_out = (result.validation or {}).get(metric)
+    return (
+        f"`{result.name}`",
+        f"{recipe['data']['name']}, {'Dice' if metric == 'dice' else metric}",
+        f"`{recipe['start']['file']}`" if "start" in recipe else "nothing",
+        f"**{percent(value)}**",
+        "" if held_out is None else percent(held_out),
+        f"**{result.file_bytes:,}**",
+        f"{recipe['compression']['target_bytes']:,}",
+        str(result.epochs),
+        duration(result.seconds),
+    )
 
 
 def _row(record: Mapping[str, Any]) -> tuple[str, ...]:

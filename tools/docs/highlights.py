@@ -21,10 +21,6 @@ FOR_BYTES = {
         "LeNet-5 on MNIST, whole file",
         "99.04 % in 1,520 bytes, [MIRACLE](https://arxiv.org/abs/1810.00440)",
     ),
-    "resnet18-9900": (
-        "ResNet18 on CIFAR-10, whole file",
-        "77.52 % in 9,920 bytes, [tiny-cifar](https://github.com/Rome-1/tiny-cifar), its decoder included",
-    ),
 }
 PRUNED = ("resnet56-tuned", "resnet56-47")
 

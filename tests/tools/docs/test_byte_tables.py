@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tools.docs.byte_tables import byte_table
+from tools.docs.byte_tables import byte_table, trained_table
 
 RESULTS = Path(__file__).resolve().parents[3] / "docs" / "results"
 
@@ -36,3 +36,12 @@ def test_every_record_was_written_by_the_command() -> None:
     for record in records:
         assert record["file_bytes"] <= record["settings"]["max_bytes"]
         assert {"source", "data", "split", "before", "after", "seconds", "threads"} <= set(record)
+
+
+def test_rows_of_trainings_come_from_their_records(tmp_path: Path) -> None:
+    folder = tmp_path / "training-for-bytes"
+    folder.mkdir()
+    record = json.loads((RESULTS / "training-for-bytes" / "lenet5-1500.json").read_text(encoding="utf-8"))
+    changed = record | {"metrics": {"accuracy": 0.125}, "file_bytes": 1_234, "validation": {}, "seconds": 60}
+    (folder / "lenet5-1500.json").write_text(json.dumps(changed), encoding="utf-8")
+    assert "**12.50 %** |  | **1,234** | 1,500 | 12 | 60 s |" in trained_table(tmp_path)
