@@ -29,7 +29,14 @@ NETWORKS = {
     "tailcut": ("lenet5", "resnet20", "resnet18", "mobilenetv2", "vgg16", "unet"),
     "torchvision": ("densenet121", "googlenet", "vit_b_16"),
     "timm": (
-        *("mobilenetv3_small_100", "efficientnet_b0", "convnext_atto", "regnety_002", "mixer_s32_224"),
+        *(
+            "mobilenetv3_small_100",
+            "mobilenetv3_large_100",
+            "efficientnet_b0",
+            "convnext_atto",
+            "regnety_002",
+            "mixer_s32_224",
+        ),
         *("swin_tiny_patch4_window7_224", "mobilevit_xxs"),
     ),
 }
