@@ -35,6 +35,7 @@ def main(words: Sequence[str] | None = None) -> int:
     record = measure(arguments.name, arguments.start, open_dataset(arguments.data, arguments.split))
     record["command"] = f"python -m tools.docs.level_tables {' '.join(sys.argv[1:] if words is None else words)}"
     path = RESULTS / FOLDER / f"{arguments.name}.json"
+    path.parent.mkdir(exist_ok=True)
     write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
     print(path)
     return 0
