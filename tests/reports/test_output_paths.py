@@ -17,7 +17,9 @@ RUN_FILES = [
 def test_every_file_that_a_run_knows_is_among_those_tested() -> None:
     run = Run(Path("run"))
     known = [getattr(run, name) for name, value in vars(Run).items() if isinstance(value, property)]
-    assert {path.name for path in known} - {"checkpoints", "stages", "previous.pt"} <= {Path(name).name for name in RUN_FILES}
+    assert {path.name for path in known} - {"checkpoints", "stages", "previous.pt"} <= {
+        Path(name).name for name in RUN_FILES
+    }
 
 
 @pytest.mark.parametrize("name", RUN_FILES)

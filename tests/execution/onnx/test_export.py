@@ -217,12 +217,13 @@ def test_networks_of_transformers(name: str, tmp_path: Path) -> None:
     else:
         sizes = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2, "vocab_size": 100}
         # torch 2.13 alone cannot export the fused attention that is T5's default either.
-        config = transformers.T5Config(**sizes, attn_implementation="eager")
-        model = transformers.T5ForConditionalGeneration(config).eval()
+        model = transformers.T5ForConditionalGeneration(transformers.T5Config(**sizes)).eval()
+        model.set_attn_implementation("eager")
         given["decoder_input_ids"] = words[:, :5]
     regularize(model, keep_ratio=0.3)
     export_onnx(model, tmp_path / "a.onnx", example_kwargs=given)
-    named = {key: value[:1, :4].numpy() for key, value in given.items() if isinstance(value, Tensor)}
+    num_texts = 2 if name == "t5" else 1  # T5's position biases fix the size of the batch
+    named = {key: value[:num_texts, :4].numpy() for key, value in given.items() if isinstance(value, Tensor)}
     (found,) = onnxruntime.InferenceSession(tmp_path / "a.onnx").run(["logits"], named)
     with torch.no_grad():
         expected = model(**{key: torch.from_numpy(value) for key, value in named.items()})["logits"]
