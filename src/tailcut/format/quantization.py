@@ -36,6 +36,9 @@ STATISTICS = ("running_mean", "running_var")
 COLUMNS = 64
 # Of the steps tried for a size, in eighths of an octave.
 COARSEST, FINEST = 64, -128
+REFINEMENT = 8
+"""Parts of an eighth, to which the step for a size is found in the end."""
+
 # A step of the logarithm that moves a standard deviation by one part: d log2(v) = 2 / ln(2) d s / s.
 _LOG_OF_SPREAD = 2 / float(np.log(2))
 
@@ -258,7 +261,23 @@ def finest_step(
             while start + width < coarse and not _fits(size_of, max_bytes, start + width):
                 fine, width = start + width, 2 * width
             coarse = min(coarse, start + width)
-    return step_size(_bisected(size_of, max_bytes, coarse, fine))
+    return _between_eighths(size_of, max_bytes, _bisected(size_of, max_bytes, coarse, fine))
+
+
+def _between_eighths(size_of: Callable[[float], int], max_bytes: int, eighth: int) -> float:
+    """Return a finer step than 2^(eighth / 8) that fits, but coarser than the next eighth.
+
+    The steps of tensors are whole eighths of an octave, but they do not all change at the same step of the network.
+    """
+    best, low, high = step_size(eighth), 0, REFINEMENT
+    while high - low > 1:
+        middle = (low + high) // 2
+        step = step_size(eighth) * 2.0 ** (-middle / (8 * REFINEMENT))
+        if _has_room(size_of, max_bytes, step):
+            best, low = step, middle
+        else:
+            high = middle
+    return best
 
 
 def check_least(size_of: Callable[[float], int], max_bytes: int) -> None:
@@ -282,8 +301,12 @@ def _bisected(size_of: Callable[[float], int], max_bytes: int, coarse: int, fine
 
 
 def _fits(size_of: Callable[[float], int], max_bytes: int, eighth: int) -> bool:
+    return _has_room(size_of, max_bytes, step_size(eighth))
+
+
+def _has_room(size_of: Callable[[float], int], max_bytes: int, step: float) -> bool:
     try:
-        return size_of(step_size(eighth)) <= max_bytes
+        return size_of(step) <= max_bytes
     except ArgumentError:  # too fine to be coded
         return False
 
