@@ -340,3 +340,26 @@ def test_a_detector_is_refused_and_its_backbone_is_not(tmp_path: Path) -> None:
         export_onnx(detector, tmp_path / "a.onnx")
     report = export_onnx(detector.backbone, tmp_path / "a.onnx", example_input=torch.zeros(1, 24, 32, 32))
     assert len(report.outputs) == 5
+
+
+def test_a_count_of_numbers_takes_no_second_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unflattened(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution = nn.Conv2d(3, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.convolution(x).transpose(1, 2)
+            return torch.unflatten(y, 2, (2, -1)).reshape(x.shape[0], -1)
+
+    torch.manual_seed(0)
+    model = Unflattened().eval()
+    regularize(model, num_kept=20)
+    exports, export = [], torch.onnx.export
+    monkeypatch.setattr(torch.onnx, "export", lambda *args, **more: (exports.append(1), export(*args, **more))[1])
+    export_onnx(model, tmp_path / "a.onnx", example_input=torch.rand(2, 3, 8, 8))
+    assert len(exports) == 1, "torch's exporter has no form for aten.sym_numel"
+    images = torch.rand(3, 3, 6, 10)
+    (found,) = onnxruntime.InferenceSession(tmp_path / "a.onnx").run(None, {"x": images.numpy()})
+    with torch.no_grad():
+        np.testing.assert_allclose(found, model(images).numpy(), atol=1e-5)

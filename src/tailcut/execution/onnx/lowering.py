@@ -99,6 +99,9 @@ class _Lowering:
                 self.values[node] = self._copied(node)
             else:
                 raise NotLocal(node.op)
+        for node in list(self.new.nodes):
+            if node.target is _ATEN.sym_numel.default:
+                _write_as_sizes(node)
         self.new.eliminate_dead_code()
         self.new.lint()
         return self.new
@@ -221,6 +224,24 @@ class _Lowering:
                 joined |= self.storage[source]
         for each in joined:
             self.storage[each] = joined
+
+
+def _write_as_sizes(node: fx.Node) -> None:
+    """Replace a count of all numbers, for which torch's exporter has no form, by the product of the sizes."""
+    (source,) = node.all_input_nodes
+    shape, graph = source.meta["val"].shape, node.graph
+    product: Any = 1
+    with graph.inserting_before(node):
+        for axis in range(len(shape)):
+            size = graph.call_function(_ATEN.sym_size.int, (source, axis))
+            size.meta["val"] = shape[axis]
+            if axis:
+                value = product.meta["val"] * shape[axis]
+                product = graph.call_function(operator.mul, (product, size))
+                product.meta["val"] = value
+            else:
+                product = size
+    node.replace_all_uses_with(product)
 
 
 def _is_fresh(node: fx.Node) -> bool:
