@@ -157,6 +157,9 @@ def test_golden_and_zoo_files(program: Path, path: Path) -> None:
     network = describe(path, into=into)
     large = 1 << 26 if len(content) > 100_000 else WIDE
     (answer,) = read_all(program, [Request(content, network, arena=large)])
+    if content[4] == 3:  # in levels, which the C reader refuses
+        assert answer.error == "UnsupportedVersionError"
+        return
     assert answer.error == ""
     check_numbers(answer, read_into(content, into))
     # The arena is as large as it says, and not a byte larger.
