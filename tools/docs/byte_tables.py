@@ -33,7 +33,7 @@ def trained_table(results: Path) -> str:
 def _trained_row(result: Result) -> tuple[str, ...]:
     recipe = result.recipe
     (metric, value), *_ = result.metrics.items()
-    held_out = (result.validation or {}).get(metric)
+    held_out = result.validation.get(metric)
     return (
         f"`{result.name}`",
         f"{recipe['data']['name']}, {'Dice' if metric == 'dice' else metric}",

@@ -50,18 +50,19 @@ def quantized_payloads(levels: Sequence[NetworkLevel], rounding: Rounding, step:
     Raises:
         ArgumentError: the step is too fine for a tensor.
     """
-    num_vectors = len(rounding.tensors.coefficients) if rounding.with_coefficients else 0
-    vectors = list(rounding.rounded(step))[:num_vectors]
-    if not num_vectors:
-        return [_whole(replace(rounding, tensors=level.tensors), step) if level.has_others else b"" for level in levels]
     top = rounding.tensors.coefficients
-    others = [
+    rounded = [
         # With all coefficients, since the sensitivity is that of the whole network.
-        list(replace(rounding, tensors=NetworkTensors(top, level.tensors.others)).rounded(step))[num_vectors:]
+        list(replace(rounding, tensors=NetworkTensors(top, level.tensors.others)).rounded(step))
         if level.has_others
         else []
         for level in levels
     ]
+    if not (rounding.with_coefficients and top):
+        return [quantized.encode(*zip(*found, strict=True)) if found else b"" for found in rounded]
+    # The last other tensors are those of the whole network.
+    vectors = next(found for found in reversed(rounded) if found)[: len(top)]
+    others = [found[len(top) :] for found in rounded]
     encoder = quantized.Encoder([layout for layout, _ in (*vectors, *max(others, key=len))])
     payloads: list[bytes] = []
     known: list[int] = []
@@ -70,17 +71,12 @@ def quantized_payloads(levels: Sequence[NetworkLevel], rounding: Rounding, step:
         layouts = [layout_of_kept(entry, count) for entry, count in zip(top, counts, strict=True)]
         parts = [
             _first(tensor, count, done)
-            for (_, tensor), count, done in zip(vectors, counts, known or [0] * num_vectors, strict=True)
+            for (_, tensor), count, done in zip(vectors, counts, known or [0] * len(top), strict=True)
         ]
         layouts += [layout for layout, _ in rest]
         payloads.append(encoder.level(layouts, [*parts, *(tensor for _, tensor in rest)], known))
         known = counts
     return payloads
-
-
-def _whole(rounding: Rounding, step: float) -> bytes:
-    layouts, tensors = zip(*rounding.rounded(step), strict=True)
-    return quantized.encode(layouts, tensors)
 
 
 def _first(tensor: quantized.Coded, count: int, known: int) -> quantized.Coded:

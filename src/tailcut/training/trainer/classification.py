@@ -6,7 +6,6 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from tailcut.data import Dataset
-from tailcut.evaluation.random_batches import network_inputs
 from tailcut.training.result import save_trained
 from tailcut.training.setup.build import build_optimizer
 from tailcut.training.setup.execution_mode import DENSE, Execution
@@ -60,9 +59,6 @@ class ClassificationTrainer(Trainer):
         """Return batches of training images for the statistics of a file's levels; None without levels."""
         if self.nested is None:
             return None
-        recipe = self.recipe
-        size, count = (
-            recipe.data.batch_size,
-            max(NUM_BATCHES, recipe.training.statistics_images // recipe.data.batch_size),
-        )
-        return list(network_inputs(self.model, self.data.train, size, count, recipe.training.seed))
+        size = self.recipe.data.batch_size
+        count = max(NUM_BATCHES, self.recipe.training.statistics_images // size)
+        return list(self.network.inputs(size, count))

@@ -12,7 +12,6 @@ from tailcut.compression.fisher import GRADIENT_BATCH
 from tailcut.data import Dataset
 from tailcut.errors import ArgumentError, DivergedError, RecipeError
 from tailcut.evaluation.evaluate import uses_batch_statistics
-from tailcut.evaluation.random_batches import network_inputs
 from tailcut.training.recipe.fields import check_unused
 from tailcut.training.recipe.schema import PackSection, Recipe
 from tailcut.training.recipe.sections import GENERATIVE, CompressionSection
@@ -100,7 +99,7 @@ class CompressionTrainer(Trainer):
     def _pack(self) -> None:
         count = self.section.num_gradients
         try:
-            self.rate.save(self.run.model, gradient_inputs(self.recipe, self.network, count), num_gradients=count)
+            self.rate.save(self.run.model, gradient_inputs(self.network, count), num_gradients=count)
         except ArgumentError as error:
             raise DivergedError(
                 f"not packed: {error}. The checkpoint is kept; train anew in another folder with a lower optimizer.lr "
@@ -117,7 +116,7 @@ def make_rate(recipe: Recipe, section: CompressionSection, network: ImageNetwork
     count, seed = section.num_gradients, recipe.training.seed
     sensitivity = None  # of fresh numbers nothing can be measured
     if recipe.start is not None:
-        inputs = gradient_inputs(recipe, network, count)
+        inputs = gradient_inputs(network, count)
         sensitivity = measure_sensitivity(network.model, inputs, num_gradients=count, seed=seed)
     try:
         return RateLoss(
@@ -146,7 +145,7 @@ def make_optimizer(recipe: Recipe, section: CompressionSection, rate: RateLoss) 
     return built
 
 
-def gradient_inputs(recipe: Recipe, network: ImageNetwork, count: int) -> list[Tensor]:
+def gradient_inputs(network: ImageNetwork, count: int) -> list[Tensor]:
     """Return `count` batches of training images as the network reads them, to measure its sensitivity on."""
     size = 1 if uses_batch_statistics(network.model) else GRADIENT_BATCH
-    return list(network_inputs(network.model, network.data.train, size, count, recipe.training.seed))
+    return list(network.inputs(size, count))

@@ -3,6 +3,7 @@
 For networks with classes or masks as targets, and for a VAE, whose targets are its images.
 """
 
+from collections.abc import Iterator
 from typing import final
 
 import torch
@@ -85,8 +86,11 @@ class ImageNetwork:
 
     def recalibrate(self, execution: Execution, size: int, count: int) -> None:
         """Measure batch norm's statistics on `count` batches of `size` inputs (changes the model)."""
-        images = network_inputs(self.model, self.data.train, size, count, self.recipe.training.seed)
-        recalibrate(trained_as(execution, self.model), images, count)
+        recalibrate(trained_as(execution, self.model), self.inputs(size, count), count)
+
+    def inputs(self, size: int, count: int) -> Iterator[Tensor]:
+        """Yield `count` batches of `size` training images as the network reads them."""
+        return network_inputs(self.model, self.data.train, size, count, self.recipe.training.seed)
 
     def evaluate(self, model: nn.Module, dataset: Dataset) -> dict[str, float]:
         """Return the metrics of this network, or of one that was packed, on a data set."""
