@@ -156,7 +156,10 @@ def test_published_checkpoint_fits_tensor_by_tensor(published_coefficients: dict
 def test_published_network_has_the_published_dice(
     carvana_root: Path, published_coefficients: dict[str, Tensor]
 ) -> None:
-    """Independent of our transform: SciPy decodes the weights."""
+    """Independent of our transform: SciPy decodes the weights.
+
+    On three photos, which take a second each; tests/docs/test_results.py has the mean of all of them.
+    """
     model = create_model("unet", **PUBLISHED).eval()
     weights = {
         name: torch.from_numpy(idctn(value.to_dense().numpy(), norm="ortho").astype(np.float32))
@@ -165,10 +168,9 @@ def test_published_network_has_the_published_dice(
     model.load_state_dict(weights)
     dice = []
     dataset = open_dataset("carvana", "published", roots=carvana_root)
-    for index in range(len(dataset)):
+    for index in range(3):
         image, mask = dataset[index]
         with torch.inference_mode():
             predicted = model(image[None])[0].argmax(dim=0)
         dice.append(2 * int((predicted & mask).sum()) / int(predicted.sum() + mask.sum()))
-    assert dice[:3] == pytest.approx([0.9788, 0.9793, 0.9747], abs=5e-5)
-    assert sum(dice) / len(dice) == pytest.approx(0.975010, abs=1e-5)
+    assert dice == pytest.approx([0.9788, 0.9793, 0.9747], abs=5e-5)
