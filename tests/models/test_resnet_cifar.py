@@ -73,17 +73,17 @@ def test_published_checkpoint(weights_root: Path, cifar10_root: Path, name: str,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "build", "percent"), [("resnet20", resnet20, 91.73), ("resnet56", resnet56, 93.39)])
-def test_published_accuracy(weights_root: Path, cifar10_root: Path, name: str, build: Any, percent: float) -> None:
-    model = build(normalize=True).eval()
-    model.load_state_dict(checkpoint(weights_root, name))
+def test_published_accuracy(weights_root: Path, cifar10_root: Path) -> None:
+    """Of ResNet-20: the test above has images for all, and ResNet-56 takes three times as long on the whole split."""
+    model = resnet20(normalize=True).eval()
+    model.load_state_dict(checkpoint(weights_root, "resnet20"))
     dataset = open_dataset("cifar10", "test", roots=cifar10_root)
     num_correct = 0
     for start in range(0, len(dataset), 500):
         images, labels = dataset.batch(range(start, start + 500))
         with torch.inference_mode():
             num_correct += int((model(images).argmax(1) == labels).sum())
-    assert 100 * num_correct / len(dataset) == pytest.approx(percent, abs=0.015)  # one image either way
+    assert 100 * num_correct / len(dataset) == pytest.approx(91.73, abs=0.015)  # one image either way
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 5), (1, 1)])
