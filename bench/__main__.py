@@ -13,6 +13,7 @@ import torch
 from bench import (
     c_speed,
     channels,
+    combined,
     execution,
     exporting,
     files,
@@ -43,6 +44,7 @@ TOPICS: dict[str, Callable[[Scale, Machine], list[Table]]] = {
     "exporting": exporting.run,
     "microcontroller": microcontroller.run,
     "c_speed": c_speed.run,
+    "combined": combined.run,
 }
 SCALES = {"full": FULL, "quick": QUICK, "tiny": TINY}
 

@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from bench.scale import Scale
+from tailcut.execution.onnx.export import export_onnx
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "processor": time.process_time}
 
@@ -66,6 +68,18 @@ def forward_of(model: nn.Module, x: Tensor) -> Callable[[], object]:
             return model(x)
 
     return call
+
+
+def onnx_forward(model: nn.Module, path: Path, x: Tensor) -> Callable[[], object]:
+    """Export the network to `path`, and return its forward on x in ONNX Runtime, on torch's number of threads."""
+    import onnxruntime
+
+    report = export_onnx(model, path, example_input=x)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options)
+    (name,) = report.inputs
+    return lambda: session.run(None, {name: x.numpy()})
 
 
 @contextmanager

@@ -11,12 +11,11 @@ from torch import nn
 from bench.machine import Machine
 from bench.scale import FULL, Scale
 from bench.tables import Row, Table
-from bench.timing import Timing, compare, forward_of
+from bench.timing import Timing, compare, forward_of, onnx_forward
 from tailcut.counting import count_macs
 from tailcut.errors import DataNotFoundError
 from tailcut.evaluation.evaluate import evaluate_file
 from tailcut.execution import fuse
-from tailcut.execution.onnx.export import export_onnx
 from tailcut.format import load, save
 from tailcut.printing import figure_text
 from tailcut.structure import create_model
@@ -67,7 +66,7 @@ def _measure(model: nn.Module, scale: Scale, folder: Path) -> tuple[list[Row], l
         ways[f"dense {divisor}"] = forward_of(to_dense(network), x)
         ways[f"fused {divisor}"] = forward_of(fuse(network), x)
         if has_onnx:
-            ways[f"onnx {divisor}"] = _onnx_forward(network, files[divisor], x)
+            ways[f"onnx {divisor}"] = onnx_forward(network, files[divisor], x)
     timings = compare(ways, scale)
     found = {divisor: _dice(network, folder / f"{divisor}.tailcut") for divisor, network in networks.items()}
     kilobytes = {divisor: file.stat().st_size / 1e3 if has_onnx else None for divisor, file in files.items()}
@@ -106,16 +105,6 @@ def _resampled(model: nn.Module, scale: Scale, divisor: int) -> nn.Module:
     other = create_model("unet", **{**arguments, "widths": tuple(width // divisor for width in scale.unet_widths)})
     resample(model, other)
     return other.eval()
-
-
-def _onnx_forward(network: nn.Module, path: Path, x: torch.Tensor) -> Callable[[], object]:
-    import onnxruntime
-
-    export_onnx(network, path)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(path, options)
-    return lambda: session.run(None, {"x": x.numpy()})
 
 
 def _dice(network: nn.Module, path: Path) -> float | None:

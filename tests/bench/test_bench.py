@@ -31,6 +31,7 @@ TABLES_PER_TOPIC = {
     "exporting": 1,
     "microcontroller": 1,
     "c_speed": 1,
+    "combined": 1,
 }
 RATIOS = {
     "transform": "torch-dct / tailcut",
@@ -45,6 +46,7 @@ RATIOS = {
     "exporting": "open: times torch",
     "microcontroller": "million instructions",
     "c_speed": "C / fused",
+    "combined": "times faster",
 }
 
 

@@ -1,0 +1,110 @@
+"""The three papers in one network, and each of its steps alone: MACs, and seconds for one image."""
+
+import importlib.util
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from bench.machine import Machine
+from bench.scale import FULL, Scale
+from bench.tables import Row, Table
+from bench.timing import compare, forward_of, onnx_forward
+from tailcut import channels, inputs
+from tailcut.counting import count_macs
+from tailcut.execution import fuse
+from tailcut.structure import create_model
+from tailcut.weights import regularize, to_dense
+
+# As the recipes in recipes/combined.
+NUM_CHANNELS = 24
+MACS_RATIO = 0.5
+KEEP_RATIO = 0.02
+
+
+def run(scale: Scale, machine: Machine) -> list[Table]:
+    """Return a ResNet-18 on pixels, after each step alone, and after all of them."""
+    del machine
+    torch.manual_seed(0)
+    side = 112 if scale.unet_widths == FULL.unet_widths else 32
+    pixels, frequencies = torch.rand(1, 3, side, side), torch.rand(1, NUM_CHANNELS, side // 4, side // 4)
+    networks = {
+        f"pixels of {side} x {side}": (_resnet(scale), pixels),
+        f"{NUM_CHANNELS} frequency channels of {2 * side} x {2 * side}": (_on_frequencies(_resnet(scale)), frequencies),
+        "half of the MACs pruned": (_pruned(_resnet(scale), pixels), pixels),
+        f"{KEEP_RATIO:.0%} of the coefficients": (_truncated(_resnet(scale)), pixels),
+        "all three": (_truncated(_pruned(_on_frequencies(_resnet(scale)), frequencies)), frequencies),
+    }
+    rows = _rows(networks, scale)
+    columns = {
+        "network": "",
+        "M parameters": ".3g",
+        "M MACs": ".4g",
+        "fused M MACs": ".4g",
+        "dense ms": ".3g",
+        "fused ms": ".3g",
+        "ONNX Runtime ms": ".3g",
+        "times faster": ".3g",
+    }
+    notes = [
+        "One image; frequency channels as they come from a JPEG, or of twice the pixels a side. Weights are random: "
+        "they change no time. MACs and parameters are those of dense weights; fused M MACs those that tailcut.fuse "
+        "does. Times faster: the fastest of the three than the fastest of the first line."
+    ]
+    return [Table("A ResNet-18 by all three papers, and by each alone", columns, rows, notes)]
+
+
+def _resnet(scale: Scale) -> nn.Module:
+    width = 64 if scale.unet_widths == FULL.unet_widths else 8
+    return create_model("resnet18", num_classes=10, width=width).eval()
+
+
+def _on_frequencies(model: nn.Module) -> nn.Module:
+    return inputs.replace_stem(model, NUM_CHANNELS).eval()
+
+
+def _pruned(model: nn.Module, x: Tensor) -> nn.Module:
+    channels.prune(model, x, channels.score(model, method="l1"), macs_ratio=MACS_RATIO)
+    return model
+
+
+def _truncated(model: nn.Module) -> nn.Module:
+    regularize(model, keep_ratio=KEEP_RATIO)
+    return model.eval()
+
+
+def _rows(networks: dict[str, tuple[nn.Module, Tensor]], scale: Scale) -> list[Row]:
+    has_onnx = all(importlib.util.find_spec(name) is not None for name in ("onnxscript", "onnxruntime"))
+    fused = {name: fuse(model, x) for name, (model, x) in networks.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        candidates: dict[str, Callable[[], object]] = {}
+        for number, (name, (model, x)) in enumerate(networks.items()):
+            candidates[f"{name}, dense"] = forward_of(to_dense(model), x)
+            candidates[f"{name}, fused"] = forward_of(fused[name], x)
+            if has_onnx:
+                candidates[f"{name}, ONNX"] = onnx_forward(model, Path(folder) / f"{number}.onnx", x)
+        timings = compare(candidates, scale)
+    rows: list[Row] = []
+    fastest = [min(t.median_s for key, t in timings.items() if key.startswith(f"{name}, ")) for name in networks]
+    for (name, (model, x)), least in zip(networks.items(), fastest, strict=True):
+        dense = to_dense(model)
+        macs = count_macs(dense, x).total
+        with torch.no_grad():
+            fused[name](x)
+        layers = fused[name].report().layers
+        onnx = timings.get(f"{name}, ONNX")
+        rows.append(
+            {
+                "network": name,
+                "M parameters": sum(parameter.numel() for parameter in dense.parameters()) / 1e6,
+                "M MACs": macs / 1e6,
+                "fused M MACs": (macs - sum(layer.dense_macs - layer.macs for layer in layers)) / 1e6,
+                "dense ms": 1e3 * timings[f"{name}, dense"].median_s,
+                "fused ms": 1e3 * timings[f"{name}, fused"].median_s,
+                "ONNX Runtime ms": None if onnx is None else 1e3 * onnx.median_s,
+                "times faster": fastest[0] / least,
+            }
+        )
+    return rows
