@@ -20,7 +20,7 @@ from bench.machine import Machine
 from bench.scale import Scale
 from bench.tables import Row, Table
 from tailcut.format import save
-from tailcut.reports.table5 import PAPER_SECONDS
+from tailcut.reports.tables.table5 import PAPER_SECONDS
 from tailcut.structure import create_model
 from tailcut.weights import regularize
 

@@ -15,9 +15,9 @@ from conformance.networks import registered
 from conformance.reference import RefusedError, decoder
 
 from tailcut.errors import TailcutError
-from tailcut.format.container import HEAD_BYTES, decode
+from tailcut.format.container.contents import HEAD_BYTES, decode
 from tailcut.format.load import apply_edits, bare_network
-from tailcut.format.tensors import network_tensors
+from tailcut.format.network.tensors import network_tensors
 from tailcut.structure.wire import Reader, Writer
 
 MAX_NUMBERS = 1 << 20

@@ -4,7 +4,7 @@ import pytest
 
 import tailcut
 from tailcut.errors import MAX_SHOWN, CorruptFileError, FormatError, first_line, shown
-from tailcut.format.container import Contents, StoredBase, encode
+from tailcut.format.container.contents import Contents, StoredBase, encode
 
 
 def test_text_of_a_file_commands_no_terminal() -> None:

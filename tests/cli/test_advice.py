@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 import tailcut as package
-from tailcut.cli import models
 from tailcut.cli.advice import ADVICE, for_command_line
+from tailcut.cli.verbs import models
 from tailcut.format import load, save
 from tailcut.structure import create_model
 

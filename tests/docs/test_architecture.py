@@ -43,7 +43,7 @@ def test_every_package_has_its_row() -> None:
     assert packages == set(re.findall(r"^\| \[`(\w+)`\]\(\.\./src/tailcut/\w+\) \|", PAGE, re.MULTILINE)) & packages
 
 
-@pytest.mark.parametrize("package", ["training", "execution", "inputs", "channels"])
+@pytest.mark.parametrize("package", ["training", "execution", "inputs", "channels", "format", "data", "reports", "cli"])
 def test_maps_name_every_part_of_a_package(package: str) -> None:
     found = re.search(rf"^\| in \[`{package}`\].*?(?=^$)", PAGE, re.MULTILINE | re.DOTALL)
     assert found is not None

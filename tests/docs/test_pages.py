@@ -25,16 +25,16 @@ from tailcut.inputs import FrequencyReport
 from tailcut.printing import Report
 from tailcut.reports import ReproducedRow, ReproduceReport, SeedMean
 from tailcut.reports.comparison import ComparedNetwork, ComparedOutputs, ComparedTensor, ComparisonReport
-from tailcut.reports.page import PageReport, SkippedPart
-from tailcut.reports.speed import Speed
+from tailcut.reports.html.page import PageReport, SkippedPart
+from tailcut.reports.html.speed import Speed
 from tailcut.runs import Result
 from tailcut.tasks import PredictReport
 from tailcut.tasks.attack import AttackCurve, AttackReport
-from tailcut.tasks.explain import ExplainReport, Explanation
 from tailcut.tasks.list_models import Architecture, ModelsReport, ZooEntry
 from tailcut.tasks.pack import PackReport, UnpackReport
+from tailcut.tasks.prediction.explain import ExplainReport, Explanation
+from tailcut.tasks.prediction.sample import SampleReport
 from tailcut.tasks.prune import PruneFileReport
-from tailcut.tasks.sample import SampleReport
 from tailcut.tasks.score import ScoreReport
 from tailcut.tasks.select_channels import SelectReport
 from tailcut.training.recipe.schema import OverrideSection, Recipe

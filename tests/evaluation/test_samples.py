@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from tailcut.data import Dataset, imagefolder, open_dataset, read_image
+from tailcut.data import Dataset, open_dataset, read_image
+from tailcut.data.datasets import imagefolder
 from tailcut.errors import ArgumentError
 from tailcut.evaluation.samples import predict_samples
 from tailcut.format import load

@@ -12,11 +12,11 @@ from torch import nn
 from tailcut.errors import ArgumentError, FormatError, ModelMismatchError
 from tailcut.export_c import NetworkDescription
 from tailcut.export_c.description import describe_contents
-from tailcut.format.container import Contents, decode
+from tailcut.format.container.contents import Contents, decode
+from tailcut.format.container.numbers import overflowing
+from tailcut.format.container.streams import decode_values
 from tailcut.format.load import apply_edits, bare_network, check_own_list, check_tensors, decode_edits
-from tailcut.format.numbers import overflowing
-from tailcut.format.streams import decode_values
-from tailcut.format.tensors import NetworkTensors, meta_copy, network_tensors
+from tailcut.format.network.tensors import NetworkTensors, meta_copy, network_tensors
 
 
 @dataclass(frozen=True)

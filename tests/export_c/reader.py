@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from tailcut.export_c import NetworkDescription
-from tailcut.format.numbers import INTEGERS, NUMBER_TYPES, QUANTIZED
+from tailcut.format.container.numbers import INTEGERS, NUMBER_TYPES, QUANTIZED
 
 STATUSES = (
     "",

@@ -21,7 +21,7 @@ from torch import nn
 
 import tailcut
 from tailcut.export_c import describe, reader_sources
-from tailcut.format.container import Stream, decode, encode
+from tailcut.format.container.contents import Stream, decode, encode
 from tailcut.transform.order import l1_order_index
 from tailcut.weights import truncated_tensors
 

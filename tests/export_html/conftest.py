@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.reports.browser import find_browser
+from tests.reports.html.browser import find_browser
 from tools.chromium import Tab, chromium
 
 import tailcut

@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 import tailcut
 from tailcut.data import open_dataset, read_image
 from tailcut.evaluation.metrics import foreground
-from tailcut.tasks.predict import predict
+from tailcut.tasks.prediction.predict import predict
 
 UNET, LENET = "unet-759-float16", "lenet5-776"
 ROUNDING = 1e-5

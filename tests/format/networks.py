@@ -64,6 +64,14 @@ def randomize(model: nn.Module, seed: int) -> nn.Module:
     return model
 
 
+def resnet20() -> nn.Module:
+    """A small registered network with batch norm, truncated to 60 coefficients a tensor."""
+    torch.manual_seed(0)
+    model = tailcut.create_model("resnet20")
+    tailcut.regularize(model, num_kept=60)
+    return model.eval()
+
+
 def regularized(name: str, seed: int = 0, *, arguments: dict[str, Any] | None = None, **settings: Any) -> nn.Module:
     """A registered network with random numbers, regularised."""
     model = randomize(tailcut.create_model(name, **(arguments or {})), seed)

@@ -34,9 +34,18 @@ from tailcut.errors import (
     UnsupportedVersionError,
 )
 from tailcut.format import codecs, load, pack
-from tailcut.format.container import Contents, StoredBase, StoredOther, Stream, _encode_header, _streams, decode, encode
+from tailcut.format.container.contents import (
+    Contents,
+    StoredBase,
+    StoredOther,
+    Stream,
+    _encode_header,
+    _streams,
+    decode,
+    encode,
+)
 from tailcut.format.load import apply_edits, bare_network, decode_edits
-from tailcut.format.tensors import list_digest, network_tensors
+from tailcut.format.network.tensors import list_digest, network_tensors
 from tailcut.structure import Writer
 
 HEAD = b"\x89TCT\x01"

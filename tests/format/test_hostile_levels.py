@@ -23,8 +23,8 @@ from tailcut.errors import (
     TruncatedFileError,
 )
 from tailcut.format import pack
-from tailcut.format.container import Contents, Level, Stream, decode, encode
-from tailcut.format.levels import join_blocks, split_blocks
+from tailcut.format.container.contents import Contents, Level, Stream, decode, encode
+from tailcut.format.container.level_blocks import join_blocks, split_blocks
 from tailcut.weights import truncated_tensors
 
 # Pytest finds fixtures by these names.

@@ -1,30 +1,21 @@
-import copy
 import math
 from pathlib import Path
 
 import pytest
 import torch
-from tests.format.networks import vectors
+from tests.format.networks import resnet20, vectors
 from torch import nn
 
 import tailcut
-from tailcut.channels import recalibrate
-from tailcut.errors import ArgumentError, ChecksumError, CorruptFileError, LimitError, TruncatedFileError
+from tailcut.errors import ArgumentError, ChecksumError, TruncatedFileError
 from tailcut.format.level_streams import coefficient_streams
-from tailcut.format.network_levels import network_levels
-from tailcut.format.tensors import network_tensors
+from tailcut.format.network.levels import network_levels
+from tailcut.format.network.tensors import network_tensors
 from tailcut.structure import record_of
 from tailcut.tasks.cut import cut_file
 from tailcut.weights import kept_counts
 
 LEVELS = (0.25, 0.5)
-
-
-def network(seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    model = tailcut.create_model("resnet20")
-    tailcut.regularize(model, num_kept=60)
-    return model.eval()
 
 
 def counts(model: nn.Module, level: int) -> dict[str, int]:
@@ -38,7 +29,7 @@ def counts(model: nn.Module, level: int) -> dict[str, int]:
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "quantized"])
 @pytest.mark.parametrize("level", [1, 2, 3])
 def test_a_level_has_the_first_numbers_of_the_whole(dtype: str, level: int, tmp_path: Path) -> None:
-    model = network()
+    model = resnet20()
     tailcut.save(model, tmp_path / "plain.tailcut", dtype=dtype)
     tailcut.save(model, tmp_path / "levels.tailcut", dtype=dtype, levels=LEVELS)
     whole, found = tailcut.load(tmp_path / "plain.tailcut"), tailcut.load(tmp_path / "levels.tailcut", level=level)
@@ -53,7 +44,7 @@ def test_a_level_has_the_first_numbers_of_the_whole(dtype: str, level: int, tmp_
 
 @pytest.mark.parametrize("dtype", ["float16", "quantized"])
 def test_a_file_cut_at_the_end_of_a_level_is_that_level(dtype: str, tmp_path: Path) -> None:
-    model, path, part = network(), tmp_path / "a.tailcut", tmp_path / "part.tailcut"
+    model, path, part = resnet20(), tmp_path / "a.tailcut", tmp_path / "part.tailcut"
     tailcut.save(model, path, dtype=dtype, levels=LEVELS)
     report, content = tailcut.inspect(path), path.read_bytes()
     assert [entry.num_kept for entry in report.levels] == [sum(counts(model, level).values()) for level in (1, 2, 3)]
@@ -79,7 +70,7 @@ def test_a_file_cut_at_the_end_of_a_level_is_that_level(dtype: str, tmp_path: Pa
 
 
 def test_what_lies_behind_a_level_is_not_looked_at(tmp_path: Path) -> None:
-    model, path = network(), tmp_path / "a.tailcut"
+    model, path = resnet20(), tmp_path / "a.tailcut"
     tailcut.save(model, path, levels=LEVELS)
     end, content = tailcut.inspect(path).levels[1].file_bytes, bytearray(path.read_bytes())
     content[end + 40] ^= 1
@@ -100,30 +91,6 @@ def test_three_levels_cost_less_than_two_percent(name: str, tmp_path: Path) -> N
     assert tailcut.save(model, tmp_path / "a.tailcut", dtype="float16", levels=LEVELS).file_bytes < 1.02 * plain
 
 
-@pytest.mark.parametrize("dtypes", [("float32", None), ("quantized", None), ("float16", "quantized")])
-def test_each_level_has_statistics_of_its_own(dtypes: tuple[str, str | None], tmp_path: Path) -> None:
-    model, path = network(), tmp_path / "a.tailcut"
-    inputs = [torch.rand(8, 3, 32, 32) for _ in range(2)]
-    settings = {"dtype": dtypes[0], "other_dtype": dtypes[1], "step": 0.01 if "quantized" in dtypes else None}
-    before = copy.deepcopy(model.state_dict())
-    tailcut.save(model, path, levels=LEVELS, calibration=inputs, **settings)  # type: ignore[arg-type]
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    for level in (1, 2, 3):
-        found = tailcut.load(path, level=level)
-        expected = copy.deepcopy(found)
-        if level < 3:
-            recalibrate(expected, inputs)
-        for name, value in expected.named_buffers():
-            wanted = value if level < 3 else model.get_buffer(name)
-            if name.endswith(("running_mean", "running_var")):
-                torch.testing.assert_close(found.get_buffer(name), wanted, rtol=0.1, atol=0.02)
-
-
-def test_without_calibration_batch_norm_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    tailcut.save(network(), tmp_path / "a.tailcut", levels=LEVELS)
-    assert "give calibration=" in caplog.text
-
-
 def test_an_own_class(tmp_path: Path) -> None:
     def fresh() -> nn.Module:
         return nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8, 4))
@@ -139,7 +106,7 @@ def test_an_own_class(tmp_path: Path) -> None:
 
 
 def test_streams_have_each_number_once() -> None:
-    model = network()
+    model = resnet20()
     edits = [edit.current(model) for edit in record_of(model).edits]
     levels = network_levels(model, network_tensors(model, edits), edits, (128, 128), None)
     streams = coefficient_streams(levels, torch.float32)
@@ -153,7 +120,7 @@ def test_streams_have_each_number_once() -> None:
 
 
 def test_bad_levels(tmp_path: Path) -> None:
-    model = network()
+    model = resnet20()
     for levels in ((0.5, 0.25), (0.0,), (1.0,), (0.5, 0.5), ("a",), (float("nan"),), (0.9999,)):
         with pytest.raises(ArgumentError, match="levels must"):
             tailcut.save(model, tmp_path / "a.tailcut", levels=levels)  # type: ignore[arg-type]
@@ -171,19 +138,3 @@ def test_bad_levels(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="no levels, asked for was level 2"):
         tailcut.load("zoo:lenet5-776", level=2)
     assert kept_counts(tailcut.load("zoo:lenet5-776", level=1))
-
-
-def test_rules_of_the_head(tmp_path: Path) -> None:
-    path = tmp_path / "a.tailcut"
-    tailcut.save(network(), path, levels=LEVELS)
-    content = path.read_bytes()
-    for changed, error, message in (
-        (content[:5] + b"\x01" + content[6:], LimitError, "1 levels, 2 to 8"),
-        (content[:5] + b"\x09" + content[6:], LimitError, "9 levels, 2 to 8"),
-        (content[:6] + b"\x00" + content[7:], CorruptFileError, "no part"),
-        (content + b"\x00", CorruptFileError, "1 bytes follow the highest level"),
-        (content[:20], TruncatedFileError, "within level 1 of 3"),
-    ):
-        path.write_bytes(changed)
-        with pytest.raises(error, match=message):
-            tailcut.inspect(path)

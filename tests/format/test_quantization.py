@@ -12,10 +12,10 @@ from torch import nn
 
 import tailcut
 from tailcut.errors import ArgumentError
+from tailcut.format.network.tensors import NetworkTensors, network_tensors
 from tailcut.format.quantization import completed, default_sensitivity, finest_step, rounded_with_feedback
 from tailcut.format.quantized.values import step_size
 from tailcut.format.sensitivity import Block, Sensitivity, block_of
-from tailcut.format.tensors import NetworkTensors, network_tensors
 from tailcut.structure import record_of
 
 

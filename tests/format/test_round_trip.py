@@ -16,8 +16,8 @@ from torch import nn
 
 import tailcut
 from tailcut.format import pack
-from tailcut.format.container import decode
-from tailcut.format.numbers import FLOAT_DTYPES
+from tailcut.format.container.contents import decode
+from tailcut.format.container.numbers import FLOAT_DTYPES
 from tailcut.weights import truncated_tensors
 
 sizes = st.integers(1, 4)

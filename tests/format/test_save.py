@@ -16,7 +16,7 @@ import tailcut
 from tailcut.channels import score
 from tailcut.errors import ArgumentError, CorruptFileError, StructureError, TailcutError
 from tailcut.format import codecs, pack
-from tailcut.format.container import decode
+from tailcut.format.container.contents import decode
 from tailcut.inputs import YCbCrPixels, use_ycbcr
 from tailcut.weights import TailTruncation, budget, truncated_tensors
 

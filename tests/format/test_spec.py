@@ -11,8 +11,8 @@ from tests.format.networks import vectors
 import tailcut
 from tailcut import errors
 from tailcut.format import codecs, quantized
-from tailcut.format.container import MAX_HEADER_BYTES, MAX_METADATA_BYTES
-from tailcut.format.numbers import NUMBER_TYPES, type_name
+from tailcut.format.container.contents import MAX_HEADER_BYTES, MAX_METADATA_BYTES
+from tailcut.format.container.numbers import NUMBER_TYPES, type_name
 from tailcut.format.quantized import coder
 from tailcut.format.quantized.levels import INITIAL_STOP, INITIAL_ZERO
 from tailcut.limits import MAX_TENSORS

@@ -12,10 +12,10 @@ from torch import nn
 from tailcut.channels.graph.layer_kinds import layer_kind
 from tailcut.channels.pruning.edit import NarrowedLayer, PruneEdit
 from tailcut.format import codecs, quantized
-from tailcut.format.container import Contents, Level, StoredBase, Stream, encode
-from tailcut.format.numbers import INTEGERS, NUMBER_TYPES, QUANTIZED, type_number
-from tailcut.format.streams import layout_of_kept, layout_of_other
-from tailcut.format.tensors import NetworkTensors, network_tensors
+from tailcut.format.container.contents import Contents, Level, StoredBase, Stream, encode
+from tailcut.format.container.numbers import INTEGERS, NUMBER_TYPES, QUANTIZED, type_number
+from tailcut.format.container.streams import layout_of_kept, layout_of_other
+from tailcut.format.network.tensors import NetworkTensors, network_tensors
 from tailcut.structure import Edit, StoredTensor, Writer, create_model, family
 from tailcut.transform.order import normalize_axes
 from tailcut.weights.edit import RegularizeEdit

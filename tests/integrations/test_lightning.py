@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import tailcut
 from tailcut.data import open_dataset
 from tailcut.errors import ArgumentError, StructureError
-from tailcut.format.numbers import QUANTIZED_DTYPE
+from tailcut.format.container.numbers import QUANTIZED_DTYPE
 from tailcut.integrations.companion import COMPANION
 from tailcut.weights import kept_counts
 

@@ -9,6 +9,7 @@ from torch import nn
 from tailcut.errors import ArgumentError, ChecksumError, DataError, LimitError, first_line
 from tailcut.format import resolve, save
 from tailcut.inputs import BlockDCT, replace_stem
+from tailcut.reports.html.summary import summary_section
 from tailcut.reports.networks import (
     ReportedNetwork,
     edit_names,
@@ -16,7 +17,6 @@ from tailcut.reports.networks import (
     open_network,
     open_networks,
 )
-from tailcut.reports.summary import summary_section
 from tailcut.runs import Run
 from tailcut.structure import create_model, set_image_size
 from tailcut.weights import kept_counts, regularize

@@ -26,9 +26,9 @@ from tailcut.format import fingerprint
 from tailcut.inputs import BlockDCT, describe_image
 from tailcut.inputs.plots import TITLES, show_channels, show_frequencies
 from tailcut.inputs.selection.patterns import NUM_CHANNELS, NUM_FREQUENCIES
-from tailcut.reports.corners import axis_names, folded_corner, show_corner
-from tailcut.reports.spectrum import axis_energies, axis_roles, show_energies
-from tailcut.tasks.sample import sheet
+from tailcut.reports.html.corners import axis_names, folded_corner, show_corner
+from tailcut.reports.html.spectrum import axis_energies, axis_roles, show_energies
+from tailcut.tasks.prediction.sample import sheet
 from tailcut.transform.block import block_dct
 from tailcut.transform.color import rgb_to_ycbcr
 from tailcut.weights import truncated_tensors

@@ -10,7 +10,12 @@ import os
 import sys
 from collections.abc import Sequence
 
-from tailcut.cli import (
+from tailcut.cli.advice import for_command_line
+from tailcut.cli.completion import SHELLS, PrintCompletion
+from tailcut.cli.imports import import_all
+from tailcut.cli.output import is_first_process, messages_on_stderr, say_error
+from tailcut.cli.parser import Parser, UsageError, reading_of
+from tailcut.cli.verbs import (
     attack,
     check,
     compare,
@@ -38,11 +43,6 @@ from tailcut.cli import (
     train,
     unpack,
 )
-from tailcut.cli.advice import for_command_line
-from tailcut.cli.completion import SHELLS, PrintCompletion
-from tailcut.cli.imports import import_all
-from tailcut.cli.output import is_first_process, messages_on_stderr, say_error
-from tailcut.cli.parser import Parser, UsageError, reading_of
 from tailcut.errors import ArgumentError, MissingExtraError, RecipeError, TailcutError
 from tailcut.limits import command_line_limit
 from tailcut.runs import tailcut_version

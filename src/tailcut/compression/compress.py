@@ -14,11 +14,11 @@ from tailcut.compression.correction import corrected, write_numbers
 from tailcut.compression.fisher import measure_sensitivity
 from tailcut.errors import ArgumentError
 from tailcut.files import write_atomically
+from tailcut.format.network.tensors import network_tensors
 from tailcut.format.quantization import COARSEST, FINEST, Rounding, completed, finest_step, types_of_others
 from tailcut.format.quantized.values import step_size
 from tailcut.format.save import checked_step, compression_ratio, dense_bytes, pack
 from tailcut.format.sensitivity import Sensitivity
-from tailcut.format.tensors import network_tensors
 from tailcut.printing import Report
 from tailcut.structure import check_module, record_of, without_views
 

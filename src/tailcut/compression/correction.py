@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from tailcut.format.tensors import network_tensors
+from tailcut.format.network.tensors import network_tensors
 from tailcut.structure import record_of
 
 MAX_INPUTS = 1000

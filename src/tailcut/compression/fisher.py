@@ -12,8 +12,8 @@ from tailcut.compression.batches import Batches, input_batches
 from tailcut.compression.moments import input_blocks
 from tailcut.errors import ArgumentError
 from tailcut.execution import fuse
+from tailcut.format.network.tensors import NetworkTensors, network_tensors
 from tailcut.format.sensitivity import Block, Sensitivity, block_of
-from tailcut.format.tensors import NetworkTensors, network_tensors
 from tailcut.structure import check_module, record_of
 
 GRADIENT_BATCH = 8

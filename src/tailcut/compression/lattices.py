@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.compression.laplace import LEAST_MEAN
+from tailcut.format.container.streams import Kept
+from tailcut.format.network.tensors import NetworkTensors
 from tailcut.format.quantized.values import KERNEL_DCT, NONE
-from tailcut.format.streams import Kept
-from tailcut.format.tensors import NetworkTensors
 from tailcut.transform import dct, idct
 from tailcut.transform.order import l1_order_index
 

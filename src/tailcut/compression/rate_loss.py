@@ -18,7 +18,8 @@ from tailcut.compression.laplace import laplace_bits
 from tailcut.compression.lattices import Lattices, trained_tensors
 from tailcut.compression.tails import cut_empty_tails, cut_to
 from tailcut.errors import ArgumentError
-from tailcut.format.numbers import QUANTIZED, QUANTIZED_DTYPE
+from tailcut.format.container.numbers import QUANTIZED, QUANTIZED_DTYPE
+from tailcut.format.network.tensors import network_tensors
 from tailcut.format.quantization import (
     RELATIVE_STEP,
     check_least,
@@ -29,7 +30,6 @@ from tailcut.format.quantization import (
 )
 from tailcut.format.save import SaveReport, pack, save
 from tailcut.format.sensitivity import Sensitivity
-from tailcut.format.tensors import network_tensors
 from tailcut.structure import check_module, record_of, without_views
 from tailcut.weights import kept_counts
 

@@ -3,25 +3,25 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tailcut.data import cifar10, digits, imagefolder, mnist
 from tailcut.data.checking import CheckReport as CheckReport
 from tailcut.data.checking import check_folder as check_folder
-from tailcut.data.coco import CocoDataset as CocoDataset
-from tailcut.data.coco import Objects as Objects
-from tailcut.data.coco import open_coco
 from tailcut.data.dataset import Dataset as Dataset
 from tailcut.data.dataset import InMemoryDataset as InMemoryDataset
 from tailcut.data.dataset import split_off as split_off
+from tailcut.data.datasets import cifar10, digits, imagefolder, mnist
+from tailcut.data.datasets.coco import CocoDataset as CocoDataset
+from tailcut.data.datasets.coco import Objects as Objects
+from tailcut.data.datasets.coco import open_coco
+from tailcut.data.datasets.imagefolder import FolderDataset as FolderDataset
+from tailcut.data.datasets.imagefolder import open_imagenet, open_imagenette
+from tailcut.data.datasets.masks import MaskDataset as MaskDataset
+from tailcut.data.datasets.masks import open_carvana
+from tailcut.data.datasets.own import framing_of, open_own
 from tailcut.data.framing import Framing
-from tailcut.data.imagefolder import FolderDataset as FolderDataset
-from tailcut.data.imagefolder import open_imagenet, open_imagenette
 from tailcut.data.images import image_size as image_size
 from tailcut.data.images import read_image as read_image
 from tailcut.data.images import read_mask as read_mask
 from tailcut.data.images import write_mask as write_mask
-from tailcut.data.masks import MaskDataset as MaskDataset
-from tailcut.data.masks import open_carvana
-from tailcut.data.own import framing_of, open_own
 from tailcut.data.reading import OnError as OnError
 from tailcut.data.reading import current_reading as current_reading
 from tailcut.data.reading import leave_out as leave_out

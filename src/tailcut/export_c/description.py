@@ -6,10 +6,10 @@ from pathlib import Path
 from torch import nn
 
 from tailcut.errors import ArgumentError
-from tailcut.format.container import Contents, StoredBase
+from tailcut.format.container.contents import Contents, StoredBase
+from tailcut.format.container.numbers import type_number
 from tailcut.format.load import apply_edits, bare_network, read_contents
-from tailcut.format.numbers import type_number
-from tailcut.format.tensors import NetworkTensors, OtherTensor, meta_copy, network_tensors
+from tailcut.format.network.tensors import NetworkTensors, OtherTensor, meta_copy, network_tensors
 from tailcut.limits import MAX_PARAMETERS
 from tailcut.structure import Writer
 

@@ -11,8 +11,16 @@ from typing import Any
 
 from tailcut import structure
 from tailcut.errors import shown
-from tailcut.format.building import named_base
-from tailcut.format.container import Contents, decode
+from tailcut.format.container.contents import Contents, decode
+from tailcut.format.container.numbers import INTEGERS, QUANTIZED, number_type_name
+from tailcut.format.container.streams import (
+    Kept,
+    NamedShape,
+    counts_by_level,
+    decode_quantized,
+    decode_values,
+    quantized_places,
+)
 from tailcut.format.load import (
     apply_edits,
     bare_network,
@@ -22,18 +30,10 @@ from tailcut.format.load import (
     naming,
     read_file,
 )
-from tailcut.format.numbers import INTEGERS, QUANTIZED, number_type_name
+from tailcut.format.network.building import named_base
+from tailcut.format.network.tensors import network_tensors
 from tailcut.format.quantized.values import TRANSFORMS, step_size
 from tailcut.format.save import compression_ratio, dense_bytes
-from tailcut.format.streams import (
-    Kept,
-    NamedShape,
-    counts_by_level,
-    decode_quantized,
-    decode_values,
-    quantized_places,
-)
-from tailcut.format.tensors import network_tensors
 from tailcut.limits import limit_of
 from tailcut.printing import Report, sizes, table
 

@@ -8,12 +8,12 @@ import torch
 
 from tailcut.errors import ArgumentError
 from tailcut.format import codecs, quantized
-from tailcut.format.container import Stream
-from tailcut.format.network_levels import NetworkLevel
-from tailcut.format.numbers import to_bytes, type_number
+from tailcut.format.container.contents import Stream
+from tailcut.format.container.numbers import to_bytes, type_number
+from tailcut.format.container.streams import layout_of_kept
+from tailcut.format.network.levels import NetworkLevel
+from tailcut.format.network.tensors import NetworkTensors, OtherTensor
 from tailcut.format.quantization import Rounding
-from tailcut.format.streams import layout_of_kept
-from tailcut.format.tensors import NetworkTensors, OtherTensor
 
 
 def coefficient_streams(levels: Sequence[NetworkLevel], dtype: torch.dtype) -> list[Stream]:

@@ -21,9 +21,8 @@ from tailcut.errors import (
     UnsupportedVersionError,
     shown,
 )
-from tailcut.format.building import build_for_real, build_on_meta, materialize, needs_real_tensors
-from tailcut.format.container import HEAD_BYTES, MAX_FRAME_BYTES, Contents, check_magic, decode
-from tailcut.format.numbers import (
+from tailcut.format.container.contents import HEAD_BYTES, MAX_FRAME_BYTES, Contents, check_magic, decode
+from tailcut.format.container.numbers import (
     INTEGERS,
     LARGEST_NUMBER_BYTES,
     has_non_finite,
@@ -32,9 +31,10 @@ from tailcut.format.numbers import (
     overflowing,
     type_name,
 )
-from tailcut.format.rollback import unchanged_on_error
-from tailcut.format.streams import counts_by_level, decode_values
-from tailcut.format.tensors import NetworkTensors, list_digest, meta_copy, network_tensors
+from tailcut.format.container.streams import counts_by_level, decode_values
+from tailcut.format.network.building import build_for_real, build_on_meta, materialize, needs_real_tensors
+from tailcut.format.network.rollback import unchanged_on_error
+from tailcut.format.network.tensors import NetworkTensors, list_digest, meta_copy, network_tensors
 from tailcut.format.zoo import resolve
 from tailcut.limits import check_level_work, check_total, check_work, limit_of, limit_setting, non_finite_allowed
 from tailcut.structure import (

@@ -9,7 +9,7 @@ from torch import nn
 
 from tailcut.errors import ArgumentError
 from tailcut.format import load
-from tailcut.format.container import MAGIC
+from tailcut.format.container.contents import MAGIC
 from tailcut.format.conversion.checkpoints import load_checkpoint
 from tailcut.format.zoo import resolve
 from tailcut.structure import create_model
@@ -25,7 +25,7 @@ def open_network(
     """Return the network of a file, in evaluation mode.
 
     Args:
-        source: a .tailcut file or `zoo:NAME`; or a checkpoint of torch (see `tailcut.format.checkpoints`).
+        source: a .tailcut file or `zoo:NAME`; or a checkpoint of torch (see `tailcut.format.conversion.checkpoints`).
         model: name of the registered model that a checkpoint belongs to.
         arguments: the arguments of that model.
         device: where the network shall be.

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from tailcut.errors import ArgumentError
 from tailcut.format import quantized
-from tailcut.format.numbers import INTEGERS, QUANTIZED, type_number
+from tailcut.format.container.numbers import INTEGERS, QUANTIZED, type_number
+from tailcut.format.container.streams import layout_of_kept, layout_of_other
+from tailcut.format.network.tensors import NetworkTensors, OtherTensor
 from tailcut.format.quantized import Coded, Layout
 from tailcut.format.quantized.coder import MAX_INTEGERS, MAX_MAGNITUDE
 from tailcut.format.quantized.values import (
@@ -25,8 +27,6 @@ from tailcut.format.quantized.values import (
     transform_of,
 )
 from tailcut.format.sensitivity import Block, Sensitivity
-from tailcut.format.streams import layout_of_kept, layout_of_other
-from tailcut.format.tensors import NetworkTensors, OtherTensor
 
 RELATIVE_STEP = 0.25
 """Steps in parts of the root mean square of what they round, where the user gives none."""

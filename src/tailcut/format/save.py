@@ -15,10 +15,12 @@ from torch import nn
 from tailcut.errors import ArgumentError, StructureError, TailcutError
 from tailcut.files import write_atomically
 from tailcut.format import quantized
-from tailcut.format.container import Contents, Level, StoredBase, StoredOther, Stream, encode, stream_types
+from tailcut.format.container.contents import Contents, Level, StoredBase, StoredOther, Stream, encode, stream_types
+from tailcut.format.container.numbers import QUANTIZED, QUANTIZED_DTYPE, float_type, has_non_finite, type_number
 from tailcut.format.level_streams import coefficient_streams, other_streams, quantized_payloads, stored_type
-from tailcut.format.network_levels import NetworkLevel, network_levels
-from tailcut.format.numbers import QUANTIZED, QUANTIZED_DTYPE, float_type, has_non_finite, type_number
+from tailcut.format.network.levels import NetworkLevel, network_levels
+from tailcut.format.network.tensors import NetworkTensors, OtherTensor, network_tensors
+from tailcut.format.network.verification import check_covered, check_not_wrapped, check_same_network
 from tailcut.format.quantization import (
     RELATIVE_STEP,
     Rounding,
@@ -28,8 +30,6 @@ from tailcut.format.quantization import (
     types_of_others,
 )
 from tailcut.format.sensitivity import Sensitivity
-from tailcut.format.tensors import NetworkTensors, OtherTensor, network_tensors
-from tailcut.format.verification import check_covered, check_not_wrapped, check_same_network
 from tailcut.limits import non_finite_allowed
 from tailcut.printing import Report
 from tailcut.structure import (

@@ -1,5 +1,5 @@
 """Tasks on files, one module each; the verbs of the command line call them."""
 
-from tailcut.tasks.predict import PredictReport as PredictReport
-from tailcut.tasks.predict import predict as predict
-from tailcut.tasks.sample import sample as sample
+from tailcut.tasks.prediction.predict import PredictReport as PredictReport
+from tailcut.tasks.prediction.predict import predict as predict
+from tailcut.tasks.prediction.sample import sample as sample

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tailcut.files import write_atomically
-from tailcut.format.container import decode
+from tailcut.format.container.contents import decode
 from tailcut.format.load import checked_level, naming, read_file
 from tailcut.printing import Report
 

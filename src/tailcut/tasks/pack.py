@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from tailcut.errors import ArgumentError, DataError
 from tailcut.files import write_atomically
 from tailcut.format import SaveReport, inspect, load, write
+from tailcut.format.container.numbers import QUANTIZED_DTYPE
 from tailcut.format.conversion.checkpoints import named_tensors, read_torch_file
-from tailcut.format.numbers import QUANTIZED_DTYPE
 from tailcut.format.open_network import is_tailcut_file
 from tailcut.printing import Report, sizes, table
 from tailcut.runs import Run

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tailcut.errors import ArgumentError, MissingExtraError
 from tailcut.files import write_atomically
-from tailcut.format.container import decode
+from tailcut.format.container.contents import decode
 from tailcut.format.load import naming, read_file
 from tailcut.format.packets import FRAME_BYTES, join, split
 from tailcut.printing import Report

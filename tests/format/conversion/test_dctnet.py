@@ -24,7 +24,7 @@ from tests.format.conversion.stored import stored
 from torch import Tensor
 
 import tailcut
-from tailcut.data.coco_categories import CATEGORIES
+from tailcut.data.datasets.coco_categories import CATEGORIES
 from tailcut.errors import ArgumentError, ModelMismatchError
 from tailcut.format.conversion import dctnet
 from tailcut.inputs import Selection, transform_of

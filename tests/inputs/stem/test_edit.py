@@ -19,7 +19,8 @@ from tailcut.errors import (
     StructureError,
     TruncatedFileError,
 )
-from tailcut.format import container, load, save
+from tailcut.format import load, save
+from tailcut.format.container.contents import decode, encode
 from tailcut.inputs.selection.gate import FrequencyGate
 from tailcut.inputs.selection.selection import Selection
 from tailcut.inputs.stem.edit import (
@@ -334,10 +335,10 @@ def test_hostile_files(changes: dict[str, Any], error: type[Exception], message:
     bare = create_model("resnet20", width=2)
     model = replace_stem(create_model("resnet20", width=2), 24)
     save(model, tmp_path / "a.tailcut")
-    contents = container.decode((tmp_path / "a.tailcut").read_bytes())
+    contents = decode((tmp_path / "a.tailcut").read_bytes())
     (edit,) = record_of(model).edits
     assert isinstance(edit, ReplaceStemEdit)
     hostile = encoded(replace(edit, **changes), bare)
-    (tmp_path / "a.tailcut").write_bytes(container.encode(replace(contents, edits=((2, hostile),))))
+    (tmp_path / "a.tailcut").write_bytes(encode(replace(contents, edits=((2, hostile),))))
     with pytest.raises(error, match=message):
         load(tmp_path / "a.tailcut", max_parameters=1 << 24)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from tailcut.errors import ArgumentError, CorruptFileError, LimitError, ModelMismatchError, StructureError
-from tailcut.format import container, load, save
+from tailcut.format import load, save
+from tailcut.format.container.contents import decode, encode
 from tailcut.inputs.jpeg.coefficients import JpegCoefficients
 from tailcut.inputs.stem.edit import transform_of
 from tailcut.inputs.stem.replace import replace_stem
@@ -231,7 +232,7 @@ def test_hostile_bytes(content: bytes, error: type[Exception], message: str) -> 
 def test_a_file_that_says_it_twice_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.tailcut"
     save(use_ycbcr(small()), path)
-    contents = container.decode(path.read_bytes())
-    path.write_bytes(container.encode(replace(contents, edits=contents.edits * 2)))
+    contents = decode(path.read_bytes())
+    path.write_bytes(encode(replace(contents, edits=contents.edits * 2)))
     with pytest.raises(ModelMismatchError, match="replaced already"):
         load(path)

@@ -18,7 +18,7 @@ from tailcut.inputs.transform.input_transform import input_transform_of
 from tailcut.runs import Run
 from tailcut.runtime.devices import Devices
 from tailcut.structure import create_model
-from tailcut.tasks.predict import predict_file
+from tailcut.tasks.prediction.predict import predict_file
 from tailcut.training.recipe.schema import Recipe
 from tailcut.training.recipe.toml_files import parse_recipe, to_toml
 from tailcut.training.setup import data as setup_data

@@ -19,7 +19,7 @@ from tailcut.inputs.detection.detectors import Detector
 from tailcut.inputs.stem.edit import transform_of
 from tailcut.inputs.stem.replace import replace_stem
 from tailcut.runs import Run
-from tailcut.tasks.predict_detection import predict_objects_file
+from tailcut.tasks.prediction.predict_detection import predict_objects_file
 from tailcut.training.batches import batches as batches_of_an_epoch
 from tailcut.training.checkpoints import read_checkpoint
 from tailcut.training.recipe.schema import Recipe

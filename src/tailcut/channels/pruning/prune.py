@@ -67,8 +67,9 @@ def prune(
         scores: layer name -> importance of each output channel, as `channels.score` gives them.
         rates: part of the channels to remove of each layer, from 0 up to 1, not included. One number for all layers
             that have scores; a dict by layer; a list, one rate for each pruning group in order or, for a network of
-            the paper, for each entry of the paper's list; "paper" or "extended", a list of `tailcut.channels.rates`. A
-            list's rate for a group that must keep its channels counts for nothing, and the report says why.
+            the paper, for each entry of the paper's list; "paper" or "extended", a list of
+            `tailcut.channels.pruning.rates`. A list's rate for a group that must keep its channels counts for nothing,
+            and the report says why.
         macs_ratio: instead of rates: prune by one ranking of all channels until at most this part of the MACs is left.
         params_ratio: the same for parameters.
         ignore: shell-style patterns on names of layers, or of modules that hold layers, that keep their channels.

@@ -45,7 +45,7 @@ class Formula:
         block_size: side of a block in pixels; "whole" for one block per map; "variant" for 4 (paper) or 2 (published).
         gaussian_sigma: standard deviation of the filter in pixels; None for no filter; "variant" for 1 (paper, which
             does not give it) or 10 (published). Kernel and border are those of `scipy.ndimage.gaussian_filter`: see
-            `tailcut.channels.gaussian`.
+            `tailcut.channels.scoring.gaussian`.
         spatial_weight: lambda of equation 12.
         components: what the score is made of, of `spectral`, `dist` and `spatial`.
 

@@ -41,17 +41,17 @@ def score(
     """Return the importance of each output channel of a network's layers. The model is not changed.
 
     The network runs in evaluation mode, without gradients, once per batch; all layers are scored in that pass, and
-    memory does not grow with the number of batches. `tailcut.channels.maps` says which map belongs to a layer. The same
-    batches give the same scores. Where torch.distributed is initialised, each process brings its own batches, and all
-    get the means over all of them.
+    memory does not grow with the number of batches. `tailcut.channels.scoring.feature_maps` says which map belongs to a
+    layer. The same batches give the same scores. Where torch.distributed is initialised, each process brings its own
+    batches, and all get the means over all of them.
 
     Args:
         model: any network of convolutions, or of linear layers over sequences of tokens (vision transformers, mixers).
         loader: yields inputs, or tuples or lists that begin with them: (batch, ...). They are moved to the model's
             device. Only the methods of weights (`l1`, `l2`, `fpgm`, `random`) do without; given one, they use one batch
             to see which linear layers give tokens.
-        method: `spectral` (CFDP, the paper's), or a baseline of `tailcut.channels.baselines`: `l1`, `l2`, `fpgm`,
-            `apoz`, `bn_scale` (uses one batch, to see which batch norm follows which layer), `hrank`, `random`.
+        method: `spectral` (CFDP, the paper's), or a baseline of `tailcut.channels.scoring.baselines`: `l1`, `l2`,
+            `fpgm`, `apoz`, `bn_scale` (uses one batch, to see which batch norm follows which layer), `hrank`, `random`.
         num_batches: how many batches of the loader are used at most; all when None.
         variant: `paper` or `published` (the authors' code); see `Formula`, as for the following four.
         block_size: side of the blocks of the DCT, "whole" for one per map; "variant" is 4, for `published` 2.

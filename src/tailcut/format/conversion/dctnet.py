@@ -17,9 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tailcut.data.coco_categories import CATEGORIES, NUM_CLASSES
+from tailcut.data.datasets.coco_categories import CATEGORIES, NUM_CLASSES
 from tailcut.errors import ArgumentError, ModelMismatchError
-from tailcut.format.building import build_for_real
 from tailcut.format.conversion.checkpoints import fill_in
 from tailcut.format.conversion.dctnet_statistics import read_statistics
 from tailcut.format.conversion.hrank import rename_inverted_residual
@@ -34,6 +33,7 @@ from tailcut.format.conversion.reading import (
     renamed,
     size_of,
 )
+from tailcut.format.network.building import build_for_real
 from tailcut.inputs.selection.selection import Selection
 from tailcut.inputs.stem.replace import replace_stem
 from tailcut.inputs.transform.block_dct import BlockDCT

@@ -17,7 +17,6 @@ from pathlib import Path
 from torch import nn
 
 from tailcut.errors import ModelMismatchError
-from tailcut.format.building import build_for_real
 from tailcut.format.conversion.reading import (
     Arguments,
     Layout,
@@ -30,6 +29,7 @@ from tailcut.format.conversion.reading import (
     renamed,
     size_of,
 )
+from tailcut.format.network.building import build_for_real
 from tailcut.models.mobilenet_v2 import InvertedResidual
 from tailcut.models.vgg import VGG16
 from tailcut.structure import Base

@@ -191,7 +191,7 @@ def train_trials(trials: Sequence[Trial], imports: Sequence[str] = (), **setting
     Args:
         trials: in an order in which each follows those that it needs.
         imports: the modules that register their networks, for the record.
-        settings: arguments of `tailcut.training.trainers.train`: `roots`, `devices`, `download`, `progress`.
+        settings: arguments of `tailcut.training.train`: `roots`, `devices`, `download`, `progress`.
 
     Raises:
         RecipeError: a run was begun with other settings, or a recipe does not fit its network or data.

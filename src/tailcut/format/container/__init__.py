@@ -1,0 +1,1 @@
+"""Bytes of a `.tailcut` file: header, blocks of levels, streams of numbers, checksums."""

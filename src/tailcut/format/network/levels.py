@@ -1,0 +1,94 @@
+"""The networks of a file with levels: the whole one, and those that have the first of its coefficients."""
+
+import copy
+import itertools
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from tailcut.channels.scoring.recalibration import recalibrate
+from tailcut.errors import ArgumentError
+from tailcut.format.network.tensors import NetworkTensors, OtherTensor, network_tensors
+from tailcut.structure import Coefficients, Edit
+from tailcut.weights import truncated_tensors
+from tailcut.weights.attach import set_length
+from tailcut.weights.level_counts import count_in
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class NetworkLevel:
+    """A level of a network.
+
+    Attributes:
+        tensors: of the network of this level.
+        has_others: whether its other tensors differ from those of the level below; True for the lowest.
+    """
+
+    tensors: NetworkTensors
+    has_others: bool = True
+
+
+def network_levels(
+    model: nn.Module, tensors: NetworkTensors, edits: Sequence[Edit], parts: Sequence[int], calibration: Any
+) -> list[NetworkLevel]:
+    """Return the levels of a network, the lowest first, the whole network last. Does not change the model.
+
+    Args:
+        model: the network.
+        tensors: of it.
+        edits: of it, as they are now.
+        parts: of each level but the highest, see `parts_of`; empty for a network without levels.
+        calibration: batches of inputs, on which the running statistics of batch norm are measured again for each
+            level but the highest; None leaves them.
+
+    Raises:
+        ArgumentError: the network has no coefficients, or does not run on the batches.
+    """
+    if not parts:
+        return [NetworkLevel(tensors)]
+    if not tensors.coefficients:
+        raise ArgumentError("levels need a truncated network: regularize it first")
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    has_statistics = any(norm.running_mean is not None for norm in norms)
+    if has_statistics and calibration is None:
+        _log.warning(
+            "batch norm's running statistics are those of the whole network in every level, which likely spoils the "
+            "smaller ones: give calibration=, batches of training inputs"
+        )
+    found = []
+    for number in range(len(parts)):
+        counts = [count_in(number, entry.num_kept, parts) for entry in tensors.coefficients]
+        others = tensors.others
+        if has_statistics and calibration is not None:
+            others = _others_of(model, edits, counts, tensors, calibration)
+        found.append(NetworkTensors([*map(_first, tensors.coefficients, counts)], others))
+    found.append(tensors)
+    differ = [True, *(not _are_equal(low.others, high.others) for low, high in itertools.pairwise(found))]
+    return [NetworkLevel(level, has_others) for level, has_others in zip(found, differ, strict=True)]
+
+
+def _first(entry: Coefficients, count: int) -> Coefficients:
+    return replace(entry, num_kept=count, values=entry.values[:count])
+
+
+def _others_of(
+    model: nn.Module, edits: Sequence[Edit], counts: Sequence[int], tensors: NetworkTensors, calibration: Iterable[Any]
+) -> list[OtherTensor]:
+    """Return the other tensors of the network with fewer coefficients, its statistics measured again."""
+    smaller = copy.deepcopy(model)
+    named = dict(zip((entry.name for entry in tensors.coefficients), counts, strict=True))
+    for tensor in truncated_tensors(smaller):
+        set_length(tensor.holder, tensor.truncation, named[tensor.name])
+    recalibrate(smaller, calibration)
+    return network_tensors(smaller, list(edits)).others
+
+
+def _are_equal(others: Sequence[OtherTensor], more: Sequence[OtherTensor]) -> bool:
+    return all(torch.equal(one.tensor, other.tensor) for one, other in zip(others, more, strict=True))

@@ -1,0 +1,1 @@
+"""Tables of the papers beside the records of finished runs."""

@@ -1,0 +1,248 @@
+"""Grad-CAM: the regions of an image that a network's class score depends on.
+
+Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization" (2017): the maps of
+a layer, each weighted by the mean of the gradient of the class's output over it, added up; what speaks against the
+class is left out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from tailcut.channels.scoring.feature_maps import follow_maps
+from tailcut.channels.scoring.forward import running
+from tailcut.data import read_image
+from tailcut.errors import ArgumentError, StructureError
+from tailcut.evaluation.evaluate import choose_device, fitting, runnable
+from tailcut.evaluation.pixel_inputs import image_shape, reader_of
+from tailcut.format import load
+from tailcut.plotting import new_figure, write_figure
+from tailcut.printing import Report, table
+from tailcut.structure import MAX_PIXELS, check_pixels, name_of
+from tailcut.structure.views import unwrapped
+from tailcut.tasks.prediction.predict import shown_class
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """Result of Grad-CAM.
+
+    Attributes:
+        layer: whose maps were used.
+        class_number: the class that was asked for.
+        num_classes: how many the network has.
+        probability: that the network gives it.
+        values: float32 (height, width) of the network's input, 0 to 1; all 0 where nothing speaks for the class.
+    """
+
+    layer: str
+    class_number: int
+    num_classes: int
+    probability: float
+    values: Tensor
+
+
+@dataclass
+class Explanation(Report):
+    """One network's answer.
+
+    Attributes:
+        model: the file, as it was given.
+        layer: whose maps were used.
+        best_class: the class that the network finds likeliest.
+        best_name: its name, None if the network has no class names.
+        probability: of the explained class, 0 to 1.
+        focus: (row, column) of the strongest point, 0 to 1 from the top left; None where nothing speaks for the class.
+    """
+
+    model: str
+    layer: str
+    best_class: int
+    best_name: str | None
+    probability: float
+    focus: tuple[float, float] | None
+
+
+@dataclass
+class ExplainReport(Report):
+    """Report of the heat maps of networks for an image.
+
+    Attributes:
+        image: the file.
+        class_number: the class that is explained.
+        class_name: its name, from the first network with class names; None without.
+        out: the drawing: the image, and the heat map of each network on it.
+        explanations: one per network.
+    """
+
+    image: str
+    class_number: int
+    class_name: str | None
+    out: str
+    explanations: list[Explanation]
+
+    def __str__(self) -> str:
+        """Return one row per network."""
+        rows = [
+            (item.model, item.layer, shown_class(item.best_class, item.best_name), f"{100 * item.probability:.1f} %")
+            for item in self.explanations
+        ]
+        explained = shown_class(self.class_number, self.class_name)
+        header = ("model", "layer", "its class", f"probability of class {explained}")
+        return f"{table(header, rows, align='<<<>')}\n\n{self.out}"
+
+
+@torch.enable_grad()
+def grad_cam(model: nn.Module, image: Tensor, *, layer: str | None = None, class_number: int | None = None) -> HeatMap:
+    """Compute the Grad-CAM heat map of a class. The model is not changed.
+
+    Args:
+        model: a classifier.
+        image: (1, channels, height, width).
+        layer: name of the convolution whose maps are used, as `tailcut.channels.scoring.feature_maps` finds them; the
+            last one that runs when None.
+        class_number: the class; the likeliest when None.
+
+    Raises:
+        ArgumentError: the image is no batch of one, there is no such layer or class, or the class does not depend on
+            the layer's maps.
+        StructureError: the network has no convolution.
+    """
+    network = unwrapped(model)
+    if image.ndim != 4 or len(image) != 1:
+        raise ArgumentError(f"Grad-CAM looks at one image (1, channels, height, width), got {tuple(image.shape)}")
+    layers = _convolutions(network, layer)
+    found: list[tuple[str, Tensor, Tensor]] = []
+
+    def take(names: tuple[str, ...], maps: Tensor) -> None:
+        # A copy of the values: what comes after may work in place.
+        found.append((names[-1], maps, maps.detach().clone()))
+
+    # The image requires a gradient too, so that a network with frozen weights has one.
+    with running(network), follow_maps(layers, take):
+        outputs = network(image.detach().clone().requires_grad_())
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+        raise ArgumentError("Grad-CAM needs a classifier: outputs (1, classes)")
+    if not found:
+        raise ArgumentError(f"no map of {'any convolution' if layer is None else layer} was seen in the forward")
+    number = int(outputs.argmax()) if class_number is None else class_number
+    if not 0 <= number < outputs.shape[1]:
+        raise ArgumentError(f"the network has classes 0 to {outputs.shape[1] - 1}, got {number}")
+    name, maps, values = found[-1]
+    (gradient,) = torch.autograd.grad(outputs[0, number], maps, allow_unused=True)
+    if gradient is None:
+        raise ArgumentError(f"the outputs do not depend on the maps of layer {name}")
+    weights = gradient.mean(dim=(2, 3), keepdim=True)
+    heat = (weights * values).sum(dim=1, keepdim=True).relu()
+    heat = interpolate(heat.float(), size=image.shape[2:], mode="bilinear", align_corners=False)[0, 0]
+    highest = float(heat.max())
+    scaled = heat / highest if highest > 0 else torch.zeros_like(heat)
+    probability = float(outputs[0].detach().softmax(dim=0)[number])
+    return HeatMap(name, number, outputs.shape[1], probability, scaled.cpu())
+
+
+def explain_files(
+    files: Sequence[str | Path],
+    image: str | Path,
+    out: str | Path,
+    *,
+    layer: str | None = None,
+    class_number: int | None = None,
+    device: str = "auto",
+    max_pixels: int = MAX_PIXELS,
+) -> ExplainReport:
+    """Draw what the networks of .tailcut files (or `zoo:NAME`) see in an image, side by side.
+
+    Args:
+        files: one or more, of registered classifiers; each gets the image in the size of its example shape.
+        image: a PNG or JPEG file.
+        out: the PNG to write.
+        layer: see `grad_cam`.
+        class_number: the class to explain; that which the first network finds likeliest when None.
+        device: see `choose_device`.
+        max_pixels: the most pixels of the images that a network may ask for.
+
+    Raises:
+        LimitError: a network asks for larger images.
+        ArgumentError: a network takes no images, or as in `grad_cam`.
+        DataError: the image cannot be read.
+        MissingExtraError: matplotlib is not installed.
+    """
+    if not files:
+        raise ArgumentError("give at least one file to explain")
+    place = choose_device(device)
+    panels: list[tuple[str, Tensor, HeatMap]] = []
+    explanations = []
+    number, explained = class_number, None
+    for file in files:
+        model = load(file, device=place)
+        pixels = _pixels(image, model, max_pixels).to(place)
+        x = reader_of(model)(pixels)
+        network = runnable(model, place, dense=True)
+        with fitting(x):
+            own = grad_cam(network, x, layer=layer)
+        number = own.class_number if number is None else number
+        heat = own if own.class_number == number else grad_cam(network, x, layer=layer, class_number=number)
+        panels.append((str(file), pixels.cpu()[0], heat))
+        best = name_of(model, own.class_number, own.num_classes)
+        explained = explained or name_of(model, number, own.num_classes)
+        focus = _focus(heat.values)
+        explanations.append(Explanation(str(file), heat.layer, own.class_number, best, heat.probability, focus))
+    number = panels[0][2].class_number
+    _draw(panels, shown_class(number, explained), out)
+    return ExplainReport(str(image), number, explained, str(out), explanations)
+
+
+def _convolutions(network: nn.Module, layer: str | None) -> dict[str, nn.Module]:
+    kinds = (nn.Conv2d, nn.ConvTranspose2d)
+    found: dict[str, nn.Module] = {
+        name: module for name, module in network.named_modules() if isinstance(module, kinds)
+    }
+    if not found:
+        raise StructureError(f"{type(network).__name__} has no 2-D convolution whose maps Grad-CAM could look at")
+    if layer is None:
+        return found
+    if layer not in found:
+        raise ArgumentError(f"there is no 2-D convolution {layer!r}; there are {', '.join(found)}")
+    return {layer: found[layer]}
+
+
+def _pixels(path: str | Path, model: nn.Module, max_pixels: int) -> Tensor:
+    """Return the image (1, channels, height, width) at the example size of the network's family, or of its edits."""
+    shape = image_shape(model)
+    if shape is None:
+        raise ArgumentError("explain needs a network of a registered family that takes images")
+    channels, height, width = shape
+    check_pixels(model, (height, width), max_pixels)
+    return read_image(path, channels=channels, size=(height, width))
+
+
+def _focus(values: Tensor) -> tuple[float, float] | None:
+    if not bool(values.any()):
+        return None
+    height, width = values.shape
+    row, column = divmod(int(values.argmax()), width)
+    return (row + 0.5) / height, (column + 0.5) / width
+
+
+def _draw(panels: Sequence[tuple[str, Tensor, HeatMap]], explained: str, out: str | Path) -> None:
+    figure = new_figure("a heat map", (3.4 * (len(panels) + 1), 4.2))
+    axes = figure.subplots(1, len(panels) + 1)
+    for place, axis in enumerate(axes):
+        title, image, heat = panels[max(0, place - 1)]
+        pixels = image.expand(3, -1, -1) if len(image) == 1 else image
+        axis.imshow(pixels.permute(1, 2, 0).numpy())
+        height, width = pixels.shape[1:]
+        axis.set_axis_off()
+        if place == 0:
+            axis.set_title(f"class {explained}", fontsize=9)
+        else:
+            # Of blocks, where the network reads blocks: one value is drawn over all their pixels.
+            extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+            axis.imshow(heat.values.numpy(), cmap="jet", alpha=0.5, vmin=0, vmax=1, extent=extent)
+            axis.set_title(f"{title}\n{100 * heat.probability:.1f} %, {heat.layer}", fontsize=9)
+    write_figure(figure, out)

@@ -1,0 +1,166 @@
+"""Prediction of detectors: objects as a table, and drawn on their images."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tailcut import structure
+from tailcut.data import leave_out, read_image
+from tailcut.data.datasets.coco_categories import CATEGORIES, NUM_CLASSES
+from tailcut.errors import ArgumentError, DataError, first_line
+from tailcut.evaluation.evaluate import PROGRESS_INTERVAL, choose_device, runnable
+from tailcut.files import write_atomically
+from tailcut.format import load
+from tailcut.format.load import read_contents
+from tailcut.inputs.detection.detectors import Detector
+from tailcut.printing import table
+from tailcut.runtime.progress import live_progress
+from tailcut.tasks.prediction.draw_detections import draw_objects, write_image
+from tailcut.tasks.prediction.predict import TABLE_FILE, PredictReport, prepare_folder
+
+FAMILIES = ("faster_rcnn", "mask_rcnn")
+LEAST_SCORE = 0.5
+
+
+@dataclass
+class PredictObjectsReport(PredictReport):
+    """Report of the detections in images.
+
+    Attributes:
+        model: the file, as it was given.
+        task: `detection`.
+        predictions: one dict per image: `image`, `drawing` (the file; None without a folder) and `objects`, the
+            surest first: `class` (its number), `name`, `probability` and `box` (left, top, right, bottom in pixels).
+        seconds: time of it all.
+        skipped: `image` and `reason` of those that were left out since they cannot be read.
+    """
+
+    def __str__(self) -> str:
+        """Return one row per object."""
+        rows = [
+            (item["image"], found["name"], f"{100 * found['probability']:.1f} %", _box_text(found["box"]))
+            for item in self.predictions
+            for found in item["objects"] or [{"name": "nothing", "probability": 0.0, "box": ()}]
+        ]
+        return table(["image", "object", "probability", "left, top, right, bottom"], rows, align="<<><")
+
+
+def holds_detector(file: str | Path) -> bool:
+    """Return whether a .tailcut file (or `zoo:NAME`) names a registered detector. Raises the errors of `load`."""
+    base = read_contents(file).base
+    return base is not None and base.name in FAMILIES
+
+
+def predict_objects_file(
+    file: str | Path,
+    images: Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    least_score: float = LEAST_SCORE,
+    device: str = "auto",
+    progress: bool = False,
+) -> PredictObjectsReport:
+    """Load the .tailcut file of a detector and `predict_objects` with it."""
+    place = choose_device(device)
+    model = load(file, device=str(place))
+    return predict_objects(model, images, out, least_score=least_score, device=place, name=str(file), progress=progress)
+
+
+def predict_objects(
+    model: nn.Module,
+    images: Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    least_score: float = LEAST_SCORE,
+    class_names: Sequence[str] | None = None,
+    device: torch.device | str = "cpu",
+    name: str = "",
+    progress: bool = False,
+) -> PredictObjectsReport:
+    """Find the objects in image files. The model is not changed.
+
+    Args:
+        model: a `Detector`.
+        images: PNG or JPEG files.
+        out: folder for the drawings (PNG, named like the image) and the table (`predictions.json`); made if needed.
+        least_score: what is less sure is left out, 0 to 1.
+        class_names: by label; when None those of the model (`tailcut.set_class_names`), else COCO's for a
+            detector of 91 classes, else the numbers.
+        device: where to run.
+        name: what the report calls the model.
+        progress: show on standard error how far it is.
+
+    Raises:
+        ArgumentError: the model is no detector, the names are too few, or two drawings would have one name.
+        DataError: an image cannot be read; within `tailcut.data.reading(on_error="skip")` it is left out instead.
+    """
+    start = time.perf_counter()
+    network = runnable(model, device, dense=True)
+    if not isinstance(network, Detector):
+        raise ArgumentError(f"expected a detector, got {type(model).__name__}")
+    if not 0 <= least_score <= 1:
+        raise ArgumentError(f"the least score must be 0 to 1, got {least_score}")
+    names = _names(model, network.num_classes) if class_names is None else list(class_names)
+    if len(names) < network.num_classes:
+        raise ArgumentError(f"the detector has {network.num_classes} classes, but there are {len(names)} names")
+    paths, folder = [Path(image) for image in images], prepare_folder(out)
+    drawings = {} if folder is None else _drawing_paths(paths, folder)
+    predictions, skipped = [], []
+    with live_progress(progress, "images", len(paths), interval=PROGRESS_INTERVAL) as bar, torch.inference_mode():
+        for number, path in enumerate(paths, start=1):
+            try:
+                image = read_image(path, channels=3)[0]
+            except DataError as error:
+                leave_out(path, error)
+                skipped.append({"image": str(path), "reason": first_line(error)})
+                continue
+            (found,) = network([image.to(device)])
+            kept = {key: value[found["scores"] >= least_score].cpu() for key, value in found.items()}
+            if path in drawings:
+                write_image(draw_objects(image, kept, names), drawings[path])
+            drawing = str(drawings[path]) if path in drawings else None
+            predictions.append({"image": str(path), "drawing": drawing, "objects": _objects(kept, names)})
+            bar.show(number)
+    report = PredictObjectsReport(name, "detection", predictions, time.perf_counter() - start, skipped)
+    if folder is not None:
+        write_atomically(folder / TABLE_FILE, report.to_json() + "\n")
+    return report
+
+
+def _drawing_paths(images: Sequence[Path], folder: Path) -> dict[Path, Path]:
+    drawings: dict[Path, Path] = {}
+    for path in dict.fromkeys(images):
+        drawing = folder / f"{path.stem}.png"
+        if drawing in drawings.values():
+            raise ArgumentError(f"two images are named {path.stem}: their drawings would have one name; run them apart")
+        if drawing.exists() and drawing.samefile(path):
+            raise ArgumentError(f"the drawing of {path} would replace it; choose another folder")
+        drawings[path] = drawing
+    return drawings
+
+
+def _names(model: nn.Module, num_classes: int) -> list[str]:
+    """Return a name for each label. Data without the last categories name fewer than the detector has."""
+    told = structure.class_names(model)
+    if told is not None and len(told) <= num_classes:
+        return [*(name or str(label) for label, name in enumerate(told)), *map(str, range(len(told), num_classes))]
+    if num_classes == NUM_CLASSES:
+        return [CATEGORIES.get(label, str(label)) for label in range(num_classes)]
+    return [str(label) for label in range(num_classes)]
+
+
+def _objects(found: dict[str, Tensor], names: Sequence[str]) -> list[dict[str, Any]]:
+    rows = zip(found["labels"].tolist(), found["scores"].tolist(), found["boxes"].tolist(), strict=True)
+    return [
+        {"class": label, "name": names[label], "probability": score, "box": [round(side, 2) for side in box]}
+        for label, score, box in rows
+    ]
+
+
+def _box_text(box: Sequence[float]) -> str:
+    return ", ".join(f"{side:.0f}" for side in box)

@@ -1,0 +1,163 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from tailcut.data import open_dataset, read_image, read_mask, write_mask
+from tailcut.errors import ArgumentError, DataError, LimitError
+from tailcut.format import save
+from tailcut.structure import create_model, set_class_names, set_image_size
+from tailcut.tasks.prediction.predict import predict, predict_file
+
+
+def write_digit(path: Path, index: int, *, inverted: bool = False) -> int:
+    """Write a digit as a PNG. Returns its class."""
+    image, label = open_dataset("digits", "test")[index]
+    pixels = (image[0] * 255).round().to(torch.uint8).numpy()
+    Image.fromarray(255 - pixels if inverted else pixels).save(path)
+    return int(label)
+
+
+def test_classes_are_those_of_the_network(tmp_path: Path) -> None:
+    model = create_model("lenet300")
+    paths = [tmp_path / f"{index}.png" for index in range(3)]
+    for index, path in enumerate(paths):
+        write_digit(path, index)
+    report = predict(model, paths, tmp_path / "out", name="a.tailcut")
+    assert report.task == "classification"
+    for index, item in enumerate(report.predictions):
+        probabilities = model(open_dataset("digits", "test")[index][0][None])[0].softmax(dim=0)
+        assert item["image"] == str(paths[index])
+        assert item["class"] == int(probabilities.argmax())
+        assert item["probability"] == pytest.approx(probabilities.max().item(), abs=1e-5)
+        assert [best["class"] for best in item["best"]] == probabilities.topk(3).indices.tolist()
+    assert json.loads((tmp_path / "out" / "predictions.json").read_text()) == json.loads(report.to_json())
+    assert str(report).splitlines()[2].split()[:2] == [str(paths[0]), str(report.predictions[0]["class"])]
+
+
+def test_classes_have_the_names_that_the_network_was_told(tmp_path: Path) -> None:
+    model = create_model("lenet300")
+    write_digit(tmp_path / "x.png", 0)
+    assert predict(model, [tmp_path / "x.png"]).predictions[0]["name"] is None
+    names = [f"digit {number}" for number in range(10)]
+    set_class_names(model, names)
+    report = predict(model, [tmp_path / "x.png"])
+    (item,) = report.predictions
+    assert item["name"] == f"digit {item['class']}"
+    assert [best["name"] for best in item["best"]] == [f"digit {best['class']}" for best in item["best"]]
+    assert f"{item['class']} digit {item['class']}" in str(report)
+    set_class_names(model, names[:9])
+    assert predict(model, [tmp_path / "x.png"]).predictions[0]["name"] is None
+
+
+def test_images_of_another_size_and_colour_are_fitted(tmp_path: Path) -> None:
+    Image.new("RGB", (100, 60), "white").save(tmp_path / "photo.jpg")
+    model = create_model("lenet300")
+    report = predict(model, [tmp_path / "photo.jpg"])
+    white = model(torch.ones(1, 1, 28, 28))[0].softmax(dim=0)
+    assert report.predictions[0]["probability"] == pytest.approx(white.max().item(), abs=1e-4)
+
+
+def test_dark_digits_on_light_paper_are_inverted(tmp_path: Path) -> None:
+    write_digit(tmp_path / "light.png", 0)
+    write_digit(tmp_path / "dark.png", 0, inverted=True)
+    model = create_model("lenet300")
+    light = predict(model, [tmp_path / "light.png"]).predictions[0]
+    dark = predict(model, [tmp_path / "dark.png"], invert=True).predictions[0]
+    assert dark["class"] == light["class"]
+    assert dark["probability"] == pytest.approx(light["probability"], abs=1e-4)
+
+
+def test_masks_have_the_size_of_their_image(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = create_model("unet", widths=(2, 4, 8)).eval()
+    sizes = {"a.png": (37, 21), "b.jpg": (64, 64), "tiny.png": (3, 5)}
+    for name, size in sizes.items():
+        noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / name)
+    report = predict(model, [tmp_path / name for name in sizes], tmp_path / "masks")
+    assert report.task == "segmentation"
+    for item, (name, size) in zip(report.predictions, sizes.items(), strict=True):
+        mask = read_mask(item["mask"])
+        assert item["mask"] == str(tmp_path / "masks" / f"{Path(name).stem}.png")
+        assert tuple(mask.shape) == (size[1], size[0])
+        assert item["foreground_ratio"] == pytest.approx(mask.double().mean().item())
+    expected = model(torch.from_numpy(noise_of(tmp_path / "a.png"))).argmax(dim=1)[0]
+    assert torch.equal(read_mask(tmp_path / "masks" / "a.png"), expected)
+    assert "foreground" in str(report)
+
+
+def noise_of(path: Path) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
+    pixels = np.asarray(Image.open(path), dtype=np.float32) / np.float32(255)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
+
+
+def test_masks_never_replace_one_another_or_an_image(tmp_path: Path) -> None:
+    model = create_model("unet", widths=(2, 4))
+    for name in ("a.png", "a.jpg"):
+        Image.new("RGB", (16, 16)).save(tmp_path / name)
+    with pytest.raises(ArgumentError, match="several images are named a"):
+        predict(model, [tmp_path / "a.png", tmp_path / "a.jpg"], tmp_path / "masks")
+    with pytest.raises(ArgumentError, match="would replace it"):
+        predict(model, [tmp_path / "a.png"], tmp_path)
+    with pytest.raises(ArgumentError, match="name a folder"):
+        predict(model, [tmp_path / "a.png"])
+    with pytest.raises(ArgumentError, match="is a file"):
+        predict(model, [tmp_path / "a.png"], tmp_path / "a.jpg")
+
+
+def test_a_class_of_the_user_s_own_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="registered family"):
+        predict(nn.Flatten(), [tmp_path / "a.png"])
+
+
+@pytest.mark.parametrize("index", [(slice(None), 0), (slice(None), slice(None), None)])
+def test_outputs_that_are_neither_classes_nor_masks_are_refused(index: tuple[object, ...], tmp_path: Path) -> None:
+    model = create_model("lenet300")
+    model.register_forward_hook(lambda module, inputs, outputs: outputs[index])
+    write_digit(tmp_path / "a.png", 0)
+    with pytest.raises(ArgumentError, match=r"needs outputs of shape \(1, classes\).* gives \(1"):
+        predict(model, [tmp_path / "a.png"], tmp_path / "out")
+
+
+def test_a_missing_image_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot read the image"):
+        predict(create_model("lenet300"), [tmp_path / "none.png"])
+
+
+def test_a_file_is_loaded_and_named(tmp_path: Path) -> None:
+    save(create_model("lenet300"), tmp_path / "a.tailcut")
+    write_digit(tmp_path / "digit.png", 0)
+    report = predict_file(tmp_path / "a.tailcut", [tmp_path / "digit.png"], device="cpu")
+    assert report.model == str(tmp_path / "a.tailcut")
+    assert list(json.loads(report.to_json())) == ["model", "task", "predictions", "seconds", "skipped"]
+
+
+def test_images_get_the_size_that_the_network_was_told(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = create_model("resnet20").eval()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)).save(tmp_path / "x.png")
+    for size, told in (((32, 32), None), ((64, 48), (64, 48))):
+        set_image_size(model, told)
+        save(model, tmp_path / "a.tailcut")
+        report = predict_file(tmp_path / "a.tailcut", [tmp_path / "x.png"])
+        with torch.no_grad():
+            expected = model(read_image(tmp_path / "x.png", channels=3, size=size))[0].softmax(dim=0).max().item()
+        assert report.predictions[0]["probability"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_images_that_a_file_makes_too_large_are_refused_before_memory_is_taken(tmp_path: Path) -> None:
+    network = create_model("resnet20")
+    set_image_size(network, (65536, 65536))
+    save(network, tmp_path / "a.tailcut")
+    write_mask(tmp_path / "a.png", torch.ones(32, 32, dtype=torch.int64))
+    with pytest.raises(LimitError, match="65,536 x 65,536 pixels, more than the cap of 16,777,216"):
+        predict_file(tmp_path / "a.tailcut", [tmp_path / "a.png"])
+    set_image_size(network, (40, 40))
+    with pytest.raises(LimitError, match="40 x 40 pixels"):
+        predict(network, [tmp_path / "a.png"], max_pixels=1599)
+    assert len(predict(network, [tmp_path / "a.png"], max_pixels=1600).predictions) == 1
