@@ -140,7 +140,11 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _records() -> list[Path]:
-    return [path for folder in ("frequency-*", "training-for-bytes") for path in RESULTS.glob(f"{folder}/*.json")]
+    return [
+        path
+        for folder in ("combined", "frequency-*", "training-for-bytes")
+        for path in RESULTS.glob(f"{folder}/*.json")
+    ]
 
 
 def test_wheel_holds_the_package_data(wheel: Path) -> None:

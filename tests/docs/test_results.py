@@ -17,7 +17,8 @@ from tools.docs import build_tables
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / build_tables.RESULTS
-RECORDS = sorted([*RESULTS.glob("frequency-*/*.json"), *RESULTS.glob("training-for-bytes/*.json")])
+FOLDERS = ("combined", "frequency-*", "training-for-bytes")
+RECORDS = sorted(path for folder in FOLDERS for path in RESULTS.glob(f"{folder}/*.json"))
 # Of Imagenette the records have 200 training and 60 test images a class, as the page says.
 TEST_IMAGES = {"mnist": 10_000, "cifar10": 10_000, "imagenette": 600, "carvana": 48}
 TOLERANCES = {"accuracy": 0.001, "fid": 0.01, "elbo": 0.001, "dice": 0.001}  # of the recorded value

@@ -239,7 +239,10 @@ def test_a_float16_row_goes_on_from_the_row_of_its_number(name: str) -> None:
     assert (recipe.model, recipe.data) == (parent.model, at_full_size)
 
 
-STAGED = [name for name in shipped_recipes() if load_recipe(name).stage]
+# Each stage of which truncates; those of recipes/combined begin with other steps.
+STAGED = [
+    name for name in shipped_recipes() if name.startswith("frequency-regularization/") and load_recipe(name).stage
+]
 
 
 @pytest.mark.parametrize("name", STAGED)

@@ -3,7 +3,8 @@
     python -m tools.docs.collect_records NAME ... [--runs runs]
 
 NAME is a recipe, whose runs are RUNS/NAME and RUNS/NAME-SEED, or an experiment (`tailcut sweep`), whose runs are
-RUNS/NAME/VARIANT-SEED. A run that was trained with other settings than the recipe has now is left out with a warning.
+RUNS/NAME/VARIANT-SEED. Results of a recipe's stages go to docs/results/stages. A run that was trained with other
+settings than the recipe has now is left out with a warning.
 Run `python -m tools.docs.build_tables` and `python -m tools.docs.make_images` afterwards.
 """
 
@@ -77,7 +78,11 @@ def _recipe(name: str, runs: Path, results: Path, zoo: Path) -> list[Path]:
         result = read_result(run.result) if run.result.is_file() else None
         if result is not None and result.name == recipe.name and _same_settings(run, result, recipe):
             numbered = result.seed != own or (folder / f"{name}-{own}.json").is_file()
-            written.append(_copy(run.result, folder / (f"{name}-{result.seed}.json" if numbered else f"{name}.json")))
+            stem = f"{name}-{result.seed}" if numbered else name
+            written.append(_copy(run.result, folder / f"{stem}.json"))
+            for stage in recipe.stage:
+                target = results / "stages" / folder.name / f"{stem}-{stage.name}.json"
+                written.append(_copy(run.stage(stage.name).result, target))
             if result.seed == own and is_ours(recipe) and run.model.stat().st_size < ZOO_BYTES:
                 written += [_copy(run.model, zoo / f"{name}.tailcut"), _copy(run.result, zoo / f"{name}.json")]
     return written

@@ -30,7 +30,9 @@ def record(path: Path, result: Result) -> None:
 def test_the_records_are_those_of_the_repository() -> None:
     """What ships is every record that the repository has, and among them those of all networks of the zoo."""
     results = ROOT / "docs" / "results"
-    files = [path for part in ("frequency-*", "training-for-bytes") for path in results.glob(f"{part}/*.json")]
+    files = [
+        path for part in ("combined", "frequency-*", "training-for-bytes") for path in results.glob(f"{part}/*.json")
+    ]
     ours = read_records(records_folder())
     assert len(ours) == len(files)
     assert {result.name for result in ours} == {read_result(path).name for path in files}

@@ -41,6 +41,18 @@ def test_a_recipe_s_record_and_its_small_network(tmp_path: Path) -> None:
     assert (tmp_path / "zoo/vae-ref.tailcut").read_bytes() == b"xxx"
 
 
+def test_results_of_stages_lie_apart(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "runs/imagenette-resnet18-pruned", "imagenette-resnet18-pruned")
+    run.stage("rgb").path.mkdir(parents=True)
+    run.stage("rgb").result.write_bytes(run.result.read_bytes())
+    assert collected("imagenette-resnet18-pruned", tmp_path) == [
+        "results/combined/imagenette-resnet18-pruned.json",
+        "results/stages/combined/imagenette-resnet18-pruned-rgb.json",
+        "zoo/imagenette-resnet18-pruned.tailcut",
+        "zoo/imagenette-resnet18-pruned.json",
+    ]
+
+
 def test_a_large_network_does_not_ship(tmp_path: Path) -> None:
     a_run(tmp_path / "runs/vae-ref", "vae-ref", size=collect_records.ZOO_BYTES)
     assert collected("vae-ref", tmp_path) == ["results/frequency-regularization/vae-ref.json"]

@@ -9,7 +9,7 @@ from tailcut.errors import ArgumentError, DataError
 from tailcut.runs import Result, Run, read_result
 
 # One folder per folder of recipes. What else lies beside them (benchmarks, for one) is no record of a training.
-RECORDS = ("frequency-*/*.json", "training-for-bytes/*.json")
+RECORDS = ("combined/*.json", "frequency-*/*.json", "training-for-bytes/*.json")
 
 # By recipe name the data set and the split that its figures are of.
 Measured = Mapping[str, tuple[str, str]]
