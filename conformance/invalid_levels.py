@@ -92,6 +92,7 @@ def contents() -> Iterator[tuple[str, str, Levels]]:
     yield "raw-long", "payload-raw", _with(plain, 1, replace(third, payloads=[numbers + b"\0"]))
     others = replace(second, payloads=[second.payloads[0], second.payloads[1] + b"\0"])
     yield "raw-long-others", "payload-raw", _with(plain, 0, others)
+    yield "codec-4-above-raw-long", "codec-known", _with(_with(plain, 0, others), 1, replace(third, codecs=b"\4"))
     infinite = replace(third, payloads=[numbers[:-4] + b"\0\0\x80\x7f"])
     yield "infinite", "coefficients-finite", _with(plain, 1, infinite)
     ranged = in_levels("linear", [ALL], [100, 150], codecs=("range",))

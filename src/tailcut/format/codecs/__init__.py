@@ -8,4 +8,5 @@ from .codec import Codec as Codec
 from .registry import CODECS as CODECS
 from .registry import DEFLATE as DEFLATE
 from .registry import best as best
+from .registry import check_known as check_known
 from .registry import decode as decode

@@ -62,10 +62,14 @@ def decode(number: int, payload: bytes, num_bytes: int, item_bytes: int, known: 
         UnsupportedVersionError: no codec has this number here.
         CorruptFileError: `payload` does not decode to `num_bytes` bytes.
     """
-    codec = CODECS.get(number)
-    if codec is None:
+    check_known(number)
+    return CODECS[number].decode(payload, num_bytes, item_bytes, known)
+
+
+def check_known(number: int) -> None:
+    """Raise `UnsupportedVersionError` if no codec has this number."""
+    if number not in CODECS:
         all_known = ", ".join(f"{codec.number} ({codec.name})" for codec in CODECS.values())
         raise UnsupportedVersionError(
             f"unknown codec {number}, known are {all_known}; the file may need a newer version of tailcut"
         )
-    return codec.decode(payload, num_bytes, item_bytes, known)

@@ -242,6 +242,9 @@ def _decode_level(reader: Reader, lowest: Contents) -> Level:
         raise CorruptFileError("the first byte of a level is neither 0 nor 1")
     kinds = list(_streams(lowest)) if has_others else list(_streams(lowest))[:1]
     streams = [_checked_stream(kind.type_number, reader.byte(), 3) for kind in kinds]
+    for stream in streams:  # here, so that no payload of a level below is refused before
+        if stream.type_number != QUANTIZED:
+            codecs.check_known(stream.codec_number)
     lengths = [reader.uint(of="the length of a payload") for _ in streams[:-1]]
     payloads = [reader.raw(length) for length in lengths]
     payloads.append(reader.raw(reader.remaining))
