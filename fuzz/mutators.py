@@ -109,7 +109,7 @@ def change_levels(content: bytes, rng: random.Random, change: Havoc) -> bytes:
     if way < 0.7 and len(blocks) > 1:
         place = rng.randrange(1, len(blocks))
         blocks[place] = change(blocks[place], rng)
-    elif way < 0.85:
+    elif way < 0.85 and len(head) > 1:
         place = rng.randrange(1, len(head))
         head = head[:place] + bytes([rng.choice((0, 1, 128, 255, rng.randrange(256)))]) + head[place + 1 :]
     elif way < 0.9:

@@ -1,42 +1,81 @@
-"""The target of codec 3: descriptions of tensors and a payload, read by the library and by the reference reader.
+"""The target of codec 3: descriptions of tensors and payloads, read by the library and by the reference reader.
 
-A content is a byte with the number of tensors, six bytes for each (`_described`), and the payload.
+A content is a byte with the number of tensors and of levels, four bytes for each level above the lowest (`_Step`), six
+for each tensor (`_described`), and the payloads of the levels, the lowest first.
 """
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from conformance.quantized_writer import Writer
 from conformance.reference import RefusedError
 from conformance.reference import quantized as reference
+from conformance.reference.levels import Blocks
 
 from fuzz.mutators import Havoc, havoc
 from tailcut.compiling import is_installed
 from tailcut.errors import CorruptFileError, LimitError
 from tailcut.format import quantized
+from tailcut.format.container.streams import padded
 from tailcut.format.quantized import Coded, Layout, coder
 from tailcut.transform.order import corner_positions, l1_order_index
 
 COEFFICIENTS, WHOLE_TENSOR, INTEGERS = range(3)
 KEYS = ("weight", "running_var")
 DESCRIPTION_BYTES = 6
+STEP_BYTES = 4
 MAX_TENSORS = 4
+MAX_LEVELS = 4
 LONGEST = 12
+
+Entry = TypeVar("Entry", Layout, Coded, reference.Tensor)
 
 
 class WrongNumbersError(Exception):
     """The library and the reference reader do not agree, or a content has two payloads."""
 
 
+@dataclass
+class Level:
+    """A level, as the library and as the reference reader know its tensors: coefficients first, where there are more.
+
+    Attributes:
+        layouts: of its tensors.
+        tensors: the same; those that go on with the level below know how many numbers that has.
+        payload: of the level.
+    """
+
+    layouts: list[Layout] = field(default_factory=list)
+    tensors: list[reference.Tensor] = field(default_factory=list)
+    payload: bytes = b""
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Of a level to that above: its part in 1 / 256, whether that has other tensors anew, and its payload's length."""
+
+    part: int
+    has_others: bool
+    length: int
+
+    @classmethod
+    def of(cls, content: bytes) -> "_Step":
+        part, mark, *length = content.ljust(STEP_BYTES, b"\1")
+        return cls(max(1, part), bool(mark % 2), int.from_bytes(bytes(length), "little"))
+
+
 def run(content: bytes) -> None:
-    """Both read the same numbers and values, or refuse; what was read is written as the same payload."""
-    layouts, tensors, payload = parse(content)
-    wanted = _reference(tensors, payload)
+    """Both read the same numbers and values, or refuse; what was read is written as the same payloads."""
+    levels = parse(content)
+    wanted = _reference(levels)
     try:
-        found = quantized.decode(payload, layouts)
-        values = [quantized.dequantize(tensor, layout) for tensor, layout in zip(found, layouts, strict=True)]
+        found = _decode(levels)
+        top = list(_top(levels, found))
+        values = [quantized.dequantize(tensor, layout) for layout, tensor in top]
     except (CorruptFileError, LimitError) as error:
         if wanted is not None:
             raise WrongNumbersError(f"refused with {error!r}, which the reference reader reads") from error
@@ -46,19 +85,46 @@ def run(content: bytes) -> None:
     for value, numbers in zip(values, wanted, strict=True):
         if not _agree(value.double().tolist(), numbers):
             raise WrongNumbersError(f"{value.tolist()[:9]}, the reference reader has {numbers[:9]}")
-    if quantized.encode(layouts, found) != payload:
+    payloads = [level.payload for level in levels]
+    if _encode(levels, found) != payloads:
         raise WrongNumbersError("one content has two payloads")
     if is_installed():
-        _check_compiled(payload, layouts, found)
+        _check_compiled(levels, found)
 
 
-def parse(content: bytes) -> tuple[list[Layout], list[reference.Tensor], bytes]:
-    """The tensors as the library and as the reference reader know them, and the payload."""
+def parse(content: bytes) -> list[Level]:
+    """The levels of a content: layouts, tensors without numbers, and payloads."""
     content = content or b"\0"
-    count, rest = 1 + content[0] % MAX_TENSORS, content[1:]
+    count, num_steps = 1 + content[0] % MAX_TENSORS, content[0] // MAX_TENSORS % MAX_LEVELS
+    rest = content[1:]
+    steps = [_Step.of(rest[STEP_BYTES * place :][:STEP_BYTES]) for place in range(num_steps)]
+    rest = rest[STEP_BYTES * num_steps :]
     described = [rest[DESCRIPTION_BYTES * place :][:DESCRIPTION_BYTES] for place in range(count)]
+    rest = rest[DESCRIPTION_BYTES * count :]
     pairs = [_described(part.ljust(DESCRIPTION_BYTES, b"\1")) for part in described]
-    return [layout for layout, _ in pairs], [tensor for _, tensor in pairs], rest[DESCRIPTION_BYTES * count :]
+    if not any(tensor.is_coefficients for _, tensor in pairs):
+        steps = []  # levels are levels of coefficients
+    if steps:
+        pairs.sort(key=lambda pair: not pair[1].is_coefficients)
+    blocks = Blocks([], [step.part for step in steps])
+    counts = [blocks.counts(layout.size) for layout, _ in pairs]
+    levels = []
+    for place, step in enumerate([_Step(1, True, 0), *steps]):
+        level = Level()
+        for (layout, tensor), each in zip(pairs, counts, strict=True):
+            if tensor.is_coefficients:
+                level.layouts.append(Layout("", layout.shape, each[place], order=layout.order))
+                known = each[place - 1] if place else 0
+                indices = tensor.indices[: each[place]]
+                level.tensors.append(reference.Tensor("", tensor.shape, indices, is_coefficients=True, known=known))
+            elif step.has_others:
+                level.layouts.append(layout)
+                again = reference.Tensor(tensor.key, tensor.shape, tensor.indices, is_whole=tensor.is_whole)
+                level.tensors.append(again)
+        length = steps[place].length if place < len(steps) else len(rest)
+        level.payload, rest = rest[:length], rest[length:]
+        levels.append(level)
+    return levels
 
 
 def _described(part: bytes) -> tuple[Layout, reference.Tensor]:
@@ -80,15 +146,64 @@ def _described(part: bytes) -> tuple[Layout, reference.Tensor]:
     return layout, reference.Tensor("", shape, indices, is_coefficients=True)
 
 
-def _reference(tensors: list[reference.Tensor], payload: bytes) -> list[list[float]] | None:
-    """The values that the reference reader finds; None where it refuses."""
+def _reference(levels: Sequence[Level]) -> list[list[float]] | None:
+    """The values that the reference reader finds in the highest level; None where it refuses."""
     try:
-        reference.Reader(payload).tensors(tensors)
+        _read(levels)
         return [
-            [float(n) for n in tensor.numbers] if tensor.is_whole else reference.values(tensor) for tensor in tensors
+            [float(n) for n in tensor.numbers] if tensor.is_whole else reference.values(tensor)
+            for tensor in _highest([level.tensors for level in levels])
         ]
     except RefusedError:
         return None
+
+
+def _read(levels: Sequence[Level]) -> None:
+    """Fill in parameters and numbers, with the reference reader."""
+    reader: reference.Reader | None = None
+    for place, level in enumerate(levels):
+        _take_in(level, levels[place - 1] if place else None)
+        reader = reference.Reader(level.payload, reader)
+        reader.tensors(level.tensors)
+
+
+def _take_in(level: Level, below: Level | None) -> None:
+    """Give the tensors of a level what the one below has of them."""
+    for tensor, lower in zip(level.tensors, below.tensors if below else (), strict=False):
+        if tensor.known:
+            tensor.parameters = [*lower.parameters[:3], *(tensor.parameters or lower.parameters)[3:]]
+            tensor.numbers[: tensor.known] = (lower.numbers + [0] * tensor.known)[: tensor.known]
+
+
+def _highest(levels: Sequence[Sequence[Entry]]) -> list[Entry]:
+    """The tensors of the highest level, those that it does not have anew from the highest that has them."""
+    every = max(map(len, levels))
+    last = next(tensors for tensors in reversed(levels) if len(tensors) == every)
+    return [*levels[-1], *last[len(levels[-1]) :]]
+
+
+def _top(levels: Sequence[Level], found: Sequence[Sequence[Coded]]) -> Iterator[tuple[Layout, Coded]]:
+    return zip(_highest([level.layouts for level in levels]), _highest(found), strict=True)
+
+
+def _decode(levels: Sequence[Level]) -> list[list[Coded]]:
+    """The integers of each level, as the library reads them."""
+    decoder = quantized.Decoder(_highest([level.layouts for level in levels]))
+    found: list[list[Coded]] = []
+    for level in levels:
+        sizes = [tensor.known for tensor in level.tensors if tensor.known]
+        below = [padded(tensor, size) for tensor, size in zip(found[-1] if found else (), sizes, strict=False)]
+        found.append(decoder.level(level.payload, level.layouts, below))
+    return found
+
+
+def _encode(levels: Sequence[Level], found: Sequence[Sequence[Coded]]) -> list[bytes]:
+    """The payload of each level, as the library writes it."""
+    encoder = quantized.Encoder(_highest([level.layouts for level in levels]))
+    return [
+        encoder.level(level.layouts, tensors, [tensor.known for tensor in level.tensors if tensor.known])
+        for level, tensors in zip(levels, found, strict=True)
+    ]
 
 
 def _agree(found: list[float], wanted: list[float]) -> bool:
@@ -99,15 +214,18 @@ def _agree(found: list[float], wanted: list[float]) -> bool:
     )
 
 
-def _check_compiled(payload: bytes, layouts: list[Layout], plain: list[Coded]) -> None:
+def _check_compiled(levels: Sequence[Level], plain: Sequence[Sequence[Coded]]) -> None:
     """The compiled loops read and write the same."""
     before, coder.COMPILED_FROM = coder.COMPILED_FROM, 0
     try:
-        found = quantized.decode(payload, layouts)
-        written = quantized.encode(layouts, found)
+        found = _decode(levels)
+        written = _encode(levels, found)
     finally:
         coder.COMPILED_FROM = before
-    if written != payload or [_told(tensor) for tensor in found] != [_told(tensor) for tensor in plain]:
+    same = [[_told(tensor) for tensor in tensors] for tensors in found] == [
+        [_told(tensor) for tensor in tensors] for tensors in plain
+    ]
+    if written != [level.payload for level in levels] or not same:
         raise WrongNumbersError("the compiled loops differ from the plain ones")
 
 
@@ -116,42 +234,70 @@ def _told(tensor: Coded) -> tuple[list[int], int, int, int]:
 
 
 def mutate(content: bytes, rng: random.Random, change: Havoc = havoc) -> bytes:
-    """Change the bytes, or numbers and parameters, which are then coded again."""
+    """Change the bytes, or the levels, numbers and parameters, which are then coded again."""
     if rng.random() < 0.4:
         return change(content, rng)
-    _, tensors, payload = parse(content)
-    described = content[: len(content) - len(payload)]
-    reader = reference.Reader(payload)
+    levels = parse(content)
     try:
-        reader.tensors(tensors)
+        _read(levels)
     except RefusedError:
-        if any(not tensor.is_whole and not tensor.parameters for tensor in tensors):
+        if any(not tensor.is_whole and not tensor.parameters for level in levels for tensor in level.tensors):
             return change(content, rng)
+    head = bytearray(content[: len(content) - sum(len(level.payload) for level in levels)])
+    if len(levels) > 1 and rng.random() < 0.3:
+        place = 1 + STEP_BYTES * rng.randrange(len(levels) - 1) + rng.randrange(2)
+        head[place : place + 1] = [rng.choice((0, 1, 2, 128, 255, rng.randrange(256)))]
+        levels = _numbers_moved(levels, parse(bytes(head)))
     for _ in range(rng.choice((1, 1, 2, 5))):
-        _change_tensor(rng.choice(tensors), rng)
-    for tensor in tensors:
-        wanted = len(tensor.indices) if tensor.is_whole else tensor.parameters[3] - 1
-        if not tensor.is_whole and tensor.parameters[3] == 0:
-            wanted = len(tensor.indices)
-        wanted = min(max(wanted, 0), len(tensor.indices))
-        tensor.numbers = (tensor.numbers + [0] * wanted)[:wanted]
-    return described + Writer().payload(tensors)
+        _change_tensor(rng.choice(rng.choice(levels).tensors), rng)
+    return _written(bytes(head), levels)
+
+
+def _numbers_moved(levels: Sequence[Level], others: list[Level]) -> list[Level]:
+    """Levels of the same tensors with other counts, as far as the numbers there are go."""
+    for level, other in zip(levels, others, strict=True):
+        for place, tensor in enumerate(other.tensors):
+            source = (level if place < len(level.tensors) else levels[0]).tensors[place]
+            tensor.numbers, tensor.parameters = list(source.numbers), list(source.parameters)
+            if tensor.known:
+                tensor.parameters[3:] = [0]
+    return others
 
 
 def _change_tensor(tensor: reference.Tensor, rng: random.Random) -> None:
-    """One number or one parameter becomes another."""
+    """One number or one parameter becomes another; of those that a level below has only the count."""
     numbers = (0, 1, -1, 2, 7, 400, 401, -400, 2**19, 2**20 - 1, 1 - 2**20, rng.randrange(-50, 50))
-    if tensor.numbers and (tensor.is_whole or rng.random() < 0.5):
-        tensor.numbers[rng.randrange(len(tensor.numbers))] = rng.choice(numbers)
+    if len(tensor.numbers) > tensor.known and (tensor.is_whole or rng.random() < 0.5):
+        tensor.numbers[rng.randrange(tensor.known, len(tensor.numbers))] = rng.choice(numbers)
     elif not tensor.is_whole:
-        place = rng.randrange(4)
+        place = 3 if tensor.known else rng.randrange(4)
         tensor.parameters[place] = rng.randrange(5) if place == 0 else rng.choice(numbers)
         if place == 3 and rng.random() < 0.8:
-            tensor.parameters[3] = rng.randrange(len(tensor.indices) + 2)
+            tensor.parameters[3] = rng.randrange(len(tensor.indices) - tensor.known + 2)
+
+
+def _written(head: bytes, levels: Sequence[Level]) -> bytes:
+    """The content with these numbers, as many as the counts say. `head` is what comes before the payloads."""
+    writer: Writer | None = None
+    payloads = []
+    for place, level in enumerate(levels):
+        _take_in(level, levels[place - 1] if place else None)
+        writer = Writer(writer)
+        for tensor in level.tensors:
+            more = len(tensor.indices) - tensor.known
+            if not tensor.is_whole and tensor.parameters[3]:
+                more = min(max(tensor.parameters[3] - 1, 0), more)
+            length = tensor.known + more
+            tensor.numbers = (tensor.numbers + [0] * length)[:length]
+        payloads.append(writer.payload(level.tensors))
+    for place, payload in enumerate(payloads[:-1]):
+        end = 1 + STEP_BYTES * (place + 1)
+        head = head[: end - 2] + len(payload).to_bytes(2, "little") + head[end:]
+    return head + b"".join(payloads)
 
 
 def seeds() -> Iterator[tuple[str, bytes]]:
-    """Every kind of tensor and every transform, alone and beside others."""
+    """Every kind of tensor and every transform, alone, beside others, and in levels."""
     rng = random.Random(3)
     kinds = {
         "coefficients": bytes((COEFFICIENTS, 4, 5, 6, 1, 11)),
@@ -162,15 +308,35 @@ def seeds() -> Iterator[tuple[str, bytes]]:
     }
     for name, part in kinds.items():
         for transform in (0,) if name in ("coefficients", "counts") else (0, 1, 2, 3) if name == "kernel" else (0, 1):
-            yield f"{name}-{transform}", _written([part], transform, rng)
-    yield "all", _written(list(kinds.values())[:MAX_TENSORS], 0, rng)
-    yield "counts-last", _written([kinds["bias"], kinds["counts"], kinds["counts"]], 0, rng)
+            yield f"{name}-{transform}", _seed([part], transform, rng)
+    yield "all", _seed(list(kinds.values())[:MAX_TENSORS], 0, rng)
+    yield "counts-last", _seed([kinds["bias"], kinds["counts"], kinds["counts"]], 0, rng)
+    vector = bytes((COEFFICIENTS, 2, 12, 1, 1, 11))
+    some = [kinds["coefficients"], vector, kinds["bias"], kinds["counts"]]
+    yield "levels-two", _seed(some[:1], 0, rng, [(128, 0)])
+    yield "levels-vector", _seed([vector], 0, rng, [(64, 0), (200, 0)])
+    yield "levels-none-new", _seed([vector], 0, rng, [(255, 0), (255, 1)])
+    yield "levels-others-once", _seed(some, 0, rng, [(100, 0), (100, 0)])
+    yield "levels-others", _seed(some, 0, rng, [(100, 1), (100, 0), (180, 1)])
+    yield "levels-smallest", _seed([some[0], some[0], kinds["variance"]], 0, rng, [(1, 1)])
+    yield "levels-short", _seed(some, 0, rng, [(90, 1), (128, 0)], short=True)
 
 
-def _written(parts: list[bytes], transform: int, rng: random.Random) -> bytes:
-    described = bytes([len(parts) - 1]) + b"".join(parts)
-    _, tensors, _ = parse(described)
-    for tensor in tensors:
-        tensor.numbers = [rng.randrange(-9, 10) for _ in tensor.indices]
-        tensor.parameters = [transform, -16, 3 if transform < 2 else 0, 0]
-    return described + Writer().payload(tensors)
+def _seed(
+    parts: list[bytes],
+    transform: int,
+    rng: random.Random,
+    steps: Sequence[tuple[int, int]] = (),
+    *,
+    short: bool = False,
+) -> bytes:
+    """Return a content; `short` with zeros at the end of each tensor, which are not coded."""
+    head = bytes([len(parts) - 1 + MAX_TENSORS * len(steps)])
+    head += b"".join(bytes((*step, 0, 0)) for step in steps) + b"".join(parts)
+    levels = parse(head)
+    for level in levels:
+        for tensor in level.tensors:
+            tensor.numbers = [rng.randrange(-9, 10) for _ in tensor.indices]
+            count = (len(tensor.indices) - tensor.known) // 2 + 1 if short else 0
+            tensor.parameters = [transform, -16, 3 if transform < 2 else 0, count]
+    return _written(head, levels)

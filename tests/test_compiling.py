@@ -201,5 +201,99 @@ def test_jpeg_files_and_fused_networks_where_nothing_can_be_written(tmp_path: Pa
     assert kinds == ["UncachedLoopsWarning"]
 
 
+def as_another_user(script: str, *words: str, env: dict[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run Python as a user who may read everything, since all of Python may lie in root's home, and write nothing."""
+    setpriv = shutil.which("setpriv")
+    if setpriv is None or os.getuid():
+        pytest.skip("another user needs root and setpriv (util-linux)")
+    user = [setpriv, "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=+dac_read_search"]
+    user += ["--ambient-caps=+dac_read_search", "--bounding-set=-all,+dac_read_search"]
+    if subprocess.run([*user, "true"], capture_output=True).returncode:
+        pytest.skip("this machine does not let root become another user")
+    command = [*user, sys.executable, "-B", "-c", script, *words]
+    return subprocess.run(command, capture_output=True, text=True, env=env, cwd=cwd)
+
+
+def roots_package(tmp_path: Path) -> dict[str, str]:
+    """The environment of a user without a home and of a package that is root's."""
+    shutil.copytree(PACKAGE, tmp_path / "site" / "tailcut", ignore=shutil.ignore_patterns("__pycache__"))
+    return {**environment(tmp_path), "HOME": "/nonexistent"}
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["no folder named", "a folder of root's"])
+def test_another_user_without_a_home(tmp_path: Path, named: bool) -> None:
+    env = roots_package(tmp_path) | ({"NUMBA_CACHE_DIR": str(tmp_path)} if named else {})
+    done = as_another_user(SCRIPT, "3", env=env, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["found"], found["compiled"]) == ([18.0, [0, 1]], [1, 1])
+    assert [kind for kind, _ in found["warnings"]] == ["UncachedLoopsWarning"]
+    assert found["warnings"][0][1].count("Permission denied") == 2 + named
+
+
+@pytest.mark.parametrize("damage", ["none", "flip", "own digest"])
+def test_another_user_finds_what_root_kept(tmp_path: Path, damage: str) -> None:
+    """What is damaged cannot be removed, and is compiled anew; a home that can be written has it the next time."""
+    env = roots_package(tmp_path)
+    run(SCRIPT, "3", env=env)
+    kept = loops_in(tmp_path)
+    assert len(kept) == 2
+    for path in kept if damage != "none" else ():
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+        if damage == "own digest":
+            path.write_bytes(b"not a loop")
+            path.rename(
+                path.with_name(f"{path.name.split('.')[0]}.{hashlib.sha256(b'not a loop').hexdigest()[:32]}.loop")
+            )
+    kept, home = loops_in(tmp_path), tmp_path / "home"
+    home.mkdir()
+    home.chmod(0o777)
+    for compiled in ([int(damage != "none")] * 2, [0, 0]):
+        done = as_another_user(SCRIPT, "3", env=env | {"HOME": str(home)}, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)
+        assert (found["found"], found["compiled"]) == ([18.0, [0, 1]], compiled)
+    assert set(kept) <= set(loops_in(tmp_path))
+
+
+COMMANDS = """
+import sys
+from tailcut.cli import main
+print(main(["pack", "zoo:lenet5-776", "-o", "new.tailcut"]))
+print(main(["predict", "zoo:lenet5-776", sys.argv[1], "--json"]) or "predicted")
+print(main(["train", sys.argv[2], "--out", "run", "--set", "training.epochs=1"]))
+"""
+
+
+@pytest.mark.slow
+def test_commands_of_another_user_where_nothing_can_be_written(tmp_path: Path) -> None:
+    Image.new("RGB", (28, 28)).save(tmp_path / "x.jpg")
+    before = set(tmp_path.rglob("*"))
+    env = roots_package(tmp_path)
+    words = str(tmp_path / "x.jpg"), str(PACKAGE.parents[1] / "recipes" / "demo" / "digits.toml")
+    done = as_another_user(COMMANDS, *words, env=env, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "1"
+    assert '"probability"' in done.stdout
+    assert done.stdout.splitlines()[-2:] == ["predicted", "1"]
+    errors = [line for line in done.stderr.splitlines() if line.startswith("tailcut ")]
+    assert [line.split(":")[0] for line in errors] == ["tailcut pack", "tailcut train"]
+    assert all("Permission denied" in line for line in errors)
+    assert "Traceback" not in done.stderr
+    assert {path for path in tmp_path.rglob("*") if "site" not in path.parts} == before
+
+
+@pytest.mark.slow
+def test_jpeg_files_and_fused_networks_of_another_user(tmp_path: Path) -> None:
+    Image.new("RGB", (56, 40)).save(tmp_path / "x.jpg")
+    done = as_another_user(LOCKED, str(tmp_path / "x.jpg"), env=roots_package(tmp_path), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    size, gap, kinds = json.loads(done.stdout)
+    assert (size, kinds) == ([40, 56], ["UncachedLoopsWarning"])
+    assert gap < 1e-4
+
+
 def test_is_installed() -> None:
     assert is_installed()

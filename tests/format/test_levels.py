@@ -7,10 +7,11 @@ from tests.format.networks import resnet20, vectors
 from torch import nn
 
 import tailcut
-from tailcut.errors import ArgumentError, ChecksumError, TruncatedFileError
+from tailcut.errors import ArgumentError, ChecksumError, LimitError, TruncatedFileError
 from tailcut.format.level_streams import coefficient_streams
 from tailcut.format.network.levels import network_levels
 from tailcut.format.network.tensors import network_tensors
+from tailcut.limits import command_line_limit
 from tailcut.structure import record_of
 from tailcut.tasks.cut import cut_file
 from tailcut.weights import kept_counts
@@ -89,6 +90,55 @@ def test_three_levels_cost_less_than_two_percent(name: str, tmp_path: Path) -> N
     model = tailcut.load(f"zoo:{name}")
     plain = tailcut.save(model, tmp_path / "plain.tailcut", dtype="float16").file_bytes
     assert tailcut.save(model, tmp_path / "a.tailcut", dtype="float16", levels=LEVELS).file_bytes < 1.02 * plain
+
+
+class WithTables(nn.Module):
+    """The last whole number of a level and the first of the next lie further apart than those within one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 8, 3)
+        self.register_buffer("first", torch.tensor([-600_000, 0]))
+        self.norm = nn.BatchNorm2d(8)
+        self.norm.register_buffer("last", torch.tensor([600_000]))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.convolution(images))  # type: ignore[no-any-return]
+
+
+def test_whole_numbers_are_those_of_the_network_in_every_level(tmp_path: Path) -> None:
+    model, path = WithTables(), tmp_path / "a.tailcut"
+    tailcut.regularize(model, num_kept=20)
+    tailcut.save(model, path, dtype="quantized", levels=LEVELS, calibration=[torch.randn(4, 3, 8, 8)])
+    for level in (1, 2, 3):
+        found = tailcut.load(path, into=WithTables(), level=level)
+        assert torch.equal(found.get_buffer("first"), model.get_buffer("first"))
+        assert torch.equal(found.get_buffer("norm.last"), model.get_buffer("norm.last"))
+
+
+def test_levels_that_load_refuses_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Wide(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.truncated, self.plain = nn.Linear(4, 4), nn.Linear(600, 600)
+            self.norm = nn.BatchNorm1d(4)
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return self.norm(self.truncated(inputs))  # type: ignore[no-any-return]
+
+    model, path = Wide(), tmp_path / "a.tailcut"
+    tailcut.regularize(model, include="truncated.*", num_kept=8)
+    # Four levels have 360,604 numbers anew, which counts as 4 x 4 x 360,604 > 2^22.
+    settings = {"levels": (0.2, 0.4, 0.6, 0.8), "calibration": [torch.randn(8, 4)]}
+    tailcut.save(model, path, **settings)  # type: ignore[arg-type]
+    assert not caplog.records
+    tailcut.load(path, into=Wide())
+    with command_line_limit(1_000_000):
+        tailcut.save(model, path, **settings)  # type: ignore[arg-type]
+        assert "load refuses this file" in caplog.text
+        assert "raise --max-parameters" in caplog.text
+        with pytest.raises(LimitError, match="levels repeat"):
+            tailcut.load(path, into=Wide())
 
 
 def test_an_own_class(tmp_path: Path) -> None:

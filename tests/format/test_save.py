@@ -1,6 +1,7 @@
 import functools
 import logging
 import random
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 import tailcut
+from tailcut import limits
 from tailcut.channels import score
 from tailcut.errors import ArgumentError, CorruptFileError, StructureError, TailcutError
 from tailcut.format import codecs, pack
@@ -535,7 +537,7 @@ def test_metadata_comes_back(tmp_path: Path) -> None:
 
 
 def test_what_passes_a_cap_is_refused_when_written() -> None:
-    with pytest.raises(ArgumentError, match=r"does not fit into a \.tailcut file: .* 16385, at most 16384"):
+    with pytest.raises(ArgumentError, match=r"does not fit into a \.tailcut file: .* more than 16384"):
         pack(nn.ParameterList([nn.Parameter(torch.zeros(())) for _ in range(16_385)]), dtype="float32")
     with pytest.raises(ArgumentError, match=r"header has \d+ bytes, at most 1048576"):
         pack(nn.ParameterDict({f"{n:04}" + "x" * 4000: torch.zeros(()) for n in range(270)}), dtype="float32")
@@ -548,6 +550,24 @@ def test_what_passes_a_cap_is_refused_when_written() -> None:
 class ManyArguments(nn.Linear):
     def __init__(self, *, shape: tuple[int, ...] = (), label: str = "") -> None:
         super().__init__(2, 2)
+
+
+def test_more_tensors_than_load_takes_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(limits, "MAX_TENSORS", 5)
+    monkeypatch.setattr(sys.modules["tailcut.format.save"], "MAX_TENSORS", 5)
+    model = nn.Sequential(nn.Linear(9, 9), nn.BatchNorm1d(9))
+    tailcut.regularize(model, num_kept=4)
+    with pytest.raises(ArgumentError, match=r"does not fit into a \.tailcut file: .* more than 5 tensors"):
+        tailcut.save(model, tmp_path / "a.tailcut")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_above_the_cap_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with limits.command_line_limit(80):
+        tailcut.save(nn.Linear(9, 8, bias=False), tmp_path / "a.tailcut")
+        assert "load refuses this file" not in caplog.text
+        tailcut.save(nn.Linear(9, 9, bias=False), tmp_path / "a.tailcut")
+    assert "81 numbers or more, at most 80 are allowed" in caplog.text
 
 
 def test_arguments_that_no_file_can_hold_are_refused() -> None:

@@ -6,6 +6,7 @@ import tomllib
 import warnings
 import zlib
 
+import pytest
 from conformance.networks import registered
 from conformance.reference import RefusedError, read
 from fuzz.targets import TARGETS
@@ -56,6 +57,13 @@ def _rule(content: bytes) -> str:
     except RefusedError as error:
         return error.rule
     return ""
+
+
+@pytest.mark.parametrize("number", [0, 1, 9])
+def test_files_with_a_wrong_number_of_levels_are_changed_too(number: int) -> None:
+    content = b"\x89TCT\3" + bytes([number]) + bytes(max(0, number - 1)) + b"\4abcdefgh"
+    made = {mutators.tailcut_file(content, random.Random(seed)) for seed in range(200)}
+    assert len(made) > 20
 
 
 def test_mutants_of_files_with_levels_get_into_the_levels() -> None:

@@ -2,6 +2,7 @@
 
 import random
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import tailcut
 from fuzz import __main__ as runner
 from fuzz import engine, mutators, quantized, seeds, targets
 from tailcut.errors import FormatError
+from tailcut.format.quantized import coder
 
 MUTANTS = {"inspect": 60, "load": 60, "recipes": 60} | dict.fromkeys(("agreement", "read_jpeg", "codecs"), 120)
 MUTANTS["quantized"] = 200
@@ -39,6 +41,28 @@ def test_the_corpora_are_small_and_the_seeds_what_the_script_writes() -> None:
     for name, content in quantized.seeds():
         assert (CORPORA / "quantized" / name).read_bytes() == content
     assert {path.name for path in (CORPORA / "jpeg").iterdir()} >= set(seeds.jpegs())
+
+
+def test_mutants_of_payloads_get_into_the_levels() -> None:
+    rng = random.Random(3)
+    contents = [content for name, content in quantized.seeds() if name.startswith("levels-")]
+    made = [quantized.mutate(rng.choice(contents), rng) for _ in range(300)]
+    levels = [quantized.parse(content) for content in made]
+    accepted = [len(each) for each in levels if quantized._reference(each) is not None]
+    assert {2, 3, 4} <= set(accepted)
+    assert len(accepted) > 90
+
+
+@pytest.mark.parametrize("name", ["learn", "parameters"])
+def test_a_reader_that_forgets_the_level_below_is_a_finding(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name == "learn":
+        monkeypatch.setattr(coder, "_learn", lambda *arguments: None)
+    else:
+        padded = quantized.padded
+        monkeypatch.setattr(quantized, "padded", lambda tensor, size: replace(padded(tensor, size), step=0))
+    content = dict(quantized.seeds())["levels-others-once"]
+    with pytest.raises(quantized.WrongNumbersError):
+        quantized.run(content)
 
 
 def own(run: object, **changes: object) -> Target:

@@ -2,7 +2,6 @@
 
 import io
 import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch.nn.functional import interpolate
 from tailcut.data.reading import Reading, resolve_reading
 from tailcut.errors import ArgumentError, DataError
 from tailcut.files import atomic_write
-from tailcut.jpeg.checking import check_jpeg
+from tailcut.jpeg.checking import DAMAGED, check_jpeg
 from tailcut.jpeg.limits import check_size
 from tailcut.jpeg.markers import read_outline
 
@@ -28,18 +27,6 @@ _GREY = 0  # the kind without colours and alpha
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 SWAPPING = (5, 6, 7, 8)  # EXIF orientations that swap height and width
-# What Pillow raises for damaged files: OSError and SyntaxError are its own, the others come from below it.
-_DAMAGED = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    IndexError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 
 
 def read_image(
@@ -179,7 +166,7 @@ def _opened(path: Path, content: bytes, settings: Reading) -> Iterator[Image.Ima
             yield image
     except UnidentifiedImageError as error:
         raise DataError(f"{path} is no PNG or JPEG image, or it is damaged at its beginning") from error
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise DataError(f"cannot use the image {path}: {error}") from error
     except MemoryError as error:
         raise DataError(f"cannot use the image {path}: there is not enough memory for its pixels") from error

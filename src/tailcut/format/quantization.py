@@ -114,7 +114,7 @@ def types_of_others(others: Sequence[OtherTensor], dtype: torch.dtype | None) ->
         others: the tensors.
         dtype: for floats that are not quantised; their own when None.
     """
-    types, latest, num_integers = [], 0, 0
+    types, num_integers = [], 0
     for other in others:
         tensor = other.tensor.detach()
         is_statistic = other.name.rpartition(".")[2] in STATISTICS
@@ -124,12 +124,12 @@ def types_of_others(others: Sequence[OtherTensor], dtype: torch.dtype | None) ->
             types.append(QUANTIZED if rounded else type_number(stored, name=other.name))
         else:
             number = type_number(tensor.dtype, name=other.name)
-            flat = tensor.reshape(-1).cpu().to(torch.int64).numpy()
-            fits = num_integers + len(flat) <= MAX_INTEGERS
-            fits = fits and not np.any(np.abs(np.diff(flat.astype(np.float64), prepend=latest)) > MAX_MAGNITUDE)
-            num_integers += len(flat) if fits else 0
+            numbers = tensor.to(torch.int64)
+            # What is coded is each less the one before it; that of a level's first number may be any of them.
+            fits = num_integers + tensor.numel() <= MAX_INTEGERS
+            fits = fits and not bool(((numbers > MAX_MAGNITUDE // 2) | (numbers < -MAX_MAGNITUDE // 2)).any())
+            num_integers += tensor.numel() if fits else 0
             types.append(INTEGERS if fits else number)
-            latest = int(flat[-1]) if fits and len(flat) else latest
     return types
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tailcut.errors import ArgumentError, StructureError, TailcutError
+from tailcut.errors import ArgumentError, LimitError, StructureError, TailcutError
 from tailcut.files import write_atomically
 from tailcut.format import quantized
 from tailcut.format.container.contents import Contents, Level, StoredBase, StoredOther, Stream, encode, stream_types
@@ -30,7 +30,7 @@ from tailcut.format.quantization import (
     types_of_others,
 )
 from tailcut.format.sensitivity import Sensitivity
-from tailcut.limits import non_finite_allowed
+from tailcut.limits import MAX_TENSORS, check_level_work, check_total, check_work, limit_of, non_finite_allowed
 from tailcut.printing import Report
 from tailcut.structure import (
     Base,
@@ -125,9 +125,9 @@ def save(
         Sizes and counts.
 
     Raises:
-        ArgumentError: a dtype is unknown, a number does not fit into it or is not finite, the model is no module or
-            keeps state that is not a tensor, the metadata is no JSON object, the folder does not exist, no step makes
-            the file as small as `max_bytes`, or the levels do not rise from above 0 to below 1.
+        ArgumentError: a dtype is unknown, a number does not fit into it or is not finite, the model is no module, keeps
+            state that is not a tensor or has over 16,384 tensors, the metadata is no JSON object, the folder does not
+            exist, no step makes the file as small as `max_bytes`, or the levels do not rise from above 0 to below 1.
         StructureError: the model is no longer what its record says; or it wraps or holds the network that an edit was
             made on (`DataParallel`, `DistributedDataParallel`, `torch.compile`, a class around a pruned backbone).
     """
@@ -222,12 +222,28 @@ def pack(
         parts=parts,
     )
     found = network_levels(model, tensors, edits, parts, calibration)
+    _check_caps(found, len(model.state_dict(keep_vars=True)), len(edits))
     if kinds.quantizes:
         return _quantized(plain, found, kinds, step, max_bytes, sensitivity), tensors
     stored = [type_number(stored_type(other, kinds.others), name=other.name) for other in tensors.others]
     vectors = coefficient_streams(found, kinds.coefficients)
     others = [other_streams(level.tensors.others, stored, kinds.others) for level in found if level.has_others]
     return encode(_with_streams(replace(plain, other_types=tuple(stored)), found, vectors, others)), tensors
+
+
+def _check_caps(levels: Sequence[NetworkLevel], num_tensors: int, num_edits: int) -> None:
+    """Warn if `load` needs a higher `max_parameters`; raise `ArgumentError` if that does not help."""
+    limit, tensors = limit_of(None), levels[-1].tensors
+    num_known = sum(entry.num_kept for level in levels[:-1] for entry in level.tensors.coefficients)
+    anew = [other.tensor.numel() for level in levels[1:] if level.has_others for other in level.tensors.others]
+    try:
+        check_total(tensors.shapes().values(), limit)
+        check_work(num_tensors, num_kept=len(tensors.coefficients), num_edits=num_edits, max_parameters=limit)
+        check_level_work(num_known, sum(anew), limit)
+    except LimitError as error:
+        if num_tensors > MAX_TENSORS:
+            raise ArgumentError(f"the network does not fit into a .tailcut file: {error}") from error
+        _log.warning("load refuses this file if it is not told otherwise: %s", error)
 
 
 def _with_streams(

@@ -1,8 +1,26 @@
 """Integrity check of a JPEG file, for callers that decode with libjpeg, which only warns of damage."""
 
+import struct
+import zlib
+
+from PIL import Image
+
 from tailcut.compiling import is_installed
 from tailcut.jpeg.entropy import decode
 from tailcut.jpeg.markers import OtherKindError, read_markers
+
+# What Pillow raises for damaged files: OSError and SyntaxError are its own, the others come from below it.
+DAMAGED = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    IndexError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 
 
 def check_jpeg(data: bytes) -> bool:

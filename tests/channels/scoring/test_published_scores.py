@@ -114,6 +114,11 @@ def test_damaged_and_large_files(tmp_path: Path) -> None:
         path.write_bytes(content[:cut])
         with pytest.raises(DataError, match=r"no \.npy file of numbers, or it is damaged"):
             read_score_folder(folder, create_model("vgg16_bn_cifar"))
+    header = "{'descr': '<f8', 'fortran_order': False, 'shape': (%s,), }"
+    for text in (header % "1099511627776", header % "1e3", header.replace("}", ""), header % (1 << 62)):
+        path.write_bytes(b"\x93NUMPY\x01\x00v\x00" + text.encode().ljust(117) + b"\n" + bytes(64))
+        with pytest.raises(DataError, match=r"no \.npy file of numbers, or it is damaged"):
+            read_score_folder(folder, create_model("vgg16_bn_cifar"))
     path.write_bytes(bytes(1 << 21))
     with pytest.raises(DataError, match="has 2,097,152 bytes, at most"):
         read_score_folder(folder, create_model("vgg16_bn_cifar"))

@@ -2,6 +2,7 @@
 
 import functools
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from tailcut.errors import DataError, ModelMismatchError
+from tailcut.format.conversion import checkpoints
 from tailcut.format.conversion.checkpoints import load_checkpoint, read_tensors, read_torch_file
+from tailcut.format.conversion.reading import read_checkpoint
 from tailcut.structure import create_model
 
 
@@ -216,3 +219,29 @@ def test_the_published_resnet(weights_root: Path) -> None:
         model = create_model(name, normalize=True)
         load_checkpoint(weights_root / "weights" / f"{name}-cifar10.th", model)
         assert float(model.state_dict()["bn1.running_var"].min()) > 0
+
+
+def test_a_packed_file_that_expands_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch writes tensors as they are, but its reader expands what is packed: 200 times and more."""
+    torch.save({"a": torch.zeros(1 << 18)}, tmp_path / "a.pt")
+    packed = zipfile.ZipFile(tmp_path / "b.pt", "w", zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(tmp_path / "a.pt") as plain, packed:
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    assert (tmp_path / "b.pt").stat().st_size < 1 << 14
+    assert read_torch_file(tmp_path / "b.pt")["a"].shape == (1 << 18,)
+    monkeypatch.setattr(checkpoints, "MAX_EXPANDED_BYTES", 1 << 16)
+    with pytest.raises(DataError, match=r"is packed and expands to 1,0\d\d,\d\d\d bytes, at most 65,536 are read"):
+        read_torch_file(tmp_path / "b.pt")
+    read_torch_file(tmp_path / "a.pt")  # as large as it says
+
+
+def test_a_damaged_archive_is_told(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(9)}, tmp_path / "a.pt")
+    content = (tmp_path / "a.pt").read_bytes()
+    place = content.index(b"PK\1\2")  # of the list of members
+    (tmp_path / "a.pt").write_bytes(content[:place] + b"XX" + content[place + 2 :])
+    with pytest.raises(DataError, match="cannot read"):
+        read_torch_file(tmp_path / "a.pt")
+    with pytest.raises(DataError, match="it is damaged"):
+        read_checkpoint(tmp_path / "a.pt")

@@ -3,6 +3,7 @@ import lzma
 import os
 import tarfile
 import tracemalloc
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -320,3 +321,11 @@ def test_sparse_members_are_refused(tmp_path: Path) -> None:
     path.write_bytes(tar_header(b"S", 10) + bytes(2048))
     with pytest.raises(CorruptFileError):
         frereg.convert(path, model="unet")
+
+
+def test_a_packed_torch_file_that_expands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frereg, "MAX_ARCHIVE_BYTES", 100_000)
+    with zipfile.ZipFile(tmp_path / "a.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(1 << 20))
+    with pytest.raises(LimitError, match="expands to 1048576 bytes, at most 100000 are read"):
+        frereg._read_tensors(tmp_path / "a.pt")

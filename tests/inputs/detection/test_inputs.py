@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tests.torchvision_operators  # noqa: F401
 import torch
@@ -126,3 +127,29 @@ def test_files_that_are_no_images(tmp_path: Path) -> None:
     for name in ("a.jpg", "gone.jpg"):
         with pytest.raises(DataError, match=f"cannot read the image .*{name}"):
             read_pixels(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "EPS"])
+def test_files_of_other_kinds_are_not_opened(kind: str, tmp_path: Path) -> None:
+    """Pillow knows dozens, and runs another program for some."""
+    Image.new("RGB", (6, 4)).save(tmp_path / "a.jpg", format=kind)
+    with pytest.raises(DataError, match="cannot read the image"):
+        read_pixels(tmp_path / "a.jpg")
+
+
+def test_an_image_of_many_pixels_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    Image.new("1", (9000, 9000)).save(tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size < 20_000
+    with pytest.raises(DataError, match=r"9000 x 9000 pixels; at most 16,777,216 are allowed"):
+        read_pixels(tmp_path / "a.png")
+
+
+def test_a_jpeg_that_lacks_data_is_refused(tmp_path: Path) -> None:
+    """Pillow takes it without a word: libjpeg makes the rest grey."""
+    path = tmp_path / "a.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
+    assert read_pixels(path).shape == (3, 64, 64)
+    path.write_bytes(path.read_bytes()[:-200] + b"\xff\xd9")
+    Image.open(path).load()
+    with pytest.raises(DataError, match=r"cannot read the image .*a\.jpg: .*the image data end early"):
+        read_pixels(path)

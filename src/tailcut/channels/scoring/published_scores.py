@@ -118,8 +118,8 @@ def _read(path: Path) -> Tensor:
         raise DataError(f"{path} has {size:,} bytes, at most {MAX_FILE_BYTES:,} are read")
     try:
         values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
-        # NumPy's text advises to allow pickle, which would run what the file says.
+    except Exception as error:
+        # NumPy raises many kinds for a damaged header. Its text advises to allow pickle, which would run what it says.
         raise DataError(f"{path} is no .npy file of numbers, or it is damaged ({type(error).__name__})") from error
     is_vector = isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "fiu" and len(values) > 0
     if not is_vector or not np.isfinite(values).all():

@@ -1,9 +1,10 @@
 """Weights from checkpoints of other projects (`torch.save` or safetensors), read by name and without running code."""
 
+import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import safetensors.torch
 import torch
@@ -20,6 +21,8 @@ PREFIXES = ("module.", f"{_COMPILED}.")
 # What AveragedModel has beside the network: how many were averaged.
 _AVERAGE, _AVERAGED = "module.", "n_averaged"
 MAX_NAMED = 5
+MAX_EXPANDED_BYTES = 1 << 30
+"""What a file may expand to, if that is more than the file itself: torch stores tensors as they are."""
 # Counters that checkpoints from before torch 0.4.1 do not have; only batch norm without a momentum reads them.
 _COUNTER = "num_batches_tracked"
 
@@ -130,10 +133,13 @@ def read_torch_file(path: str | Path) -> Any:
     """Return the content of a `torch.save` file with its tensors on the CPU; no code in the file is run.
 
     Raises:
-        DataError: the file cannot be read, is damaged, or holds more than tensors and plain values.
+        DataError: the file cannot be read, is damaged, holds more than tensors and plain values, or expands to more
+            than a GiB and its own size.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        expanded = expanded_bytes(path)
+        if expanded <= max(MAX_EXPANDED_BYTES, Path(path).stat().st_size):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error}") from error
     except Exception as error:
@@ -143,6 +149,19 @@ def read_torch_file(path: str | Path) -> Any:
             f"cannot read {path}: it is damaged, or no file of torch.save, or holds other things than tensors and "
             f"plain values ({type(error).__name__}); if it is a whole pickled module, save model.state_dict() instead"
         ) from error
+    raise DataError(f"{path} is packed and expands to {expanded:,} bytes, at most {MAX_EXPANDED_BYTES:,} are read")
+
+
+def expanded_bytes(file: str | Path | IO[bytes]) -> int:
+    """Return what the members of a zip archive, as torch writes them, expand to; 0 for another file.
+
+    Raises:
+        zipfile.BadZipFile: the archive is damaged.
+    """
+    if not zipfile.is_zipfile(file):
+        return 0
+    with zipfile.ZipFile(file) as archive:
+        return sum(entry.file_size for entry in archive.infolist())
 
 
 def _read(path: Path) -> Any:

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from tailcut.errors import ArgumentError, CorruptFileError, LimitError, ModelMismatchError
+from tailcut.format.conversion.checkpoints import expanded_bytes
 from tailcut.structure import create_model
 from tailcut.structure.wire import Value
 from tailcut.transform import l1_rank
@@ -105,9 +106,14 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     if _is_archive(path):
         content = _only_torch_member(path)
     try:
+        expanded = expanded_bytes(io.BytesIO(content))
+        if expanded > MAX_ARCHIVE_BYTES:
+            raise LimitError(f"{path} expands to {expanded} bytes, at most {MAX_ARCHIVE_BYTES} are read")
         with torch.sparse.check_sparse_tensor_invariants(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Validating sparse tensor invariants")  # torch 2.15 warns that it does
             loaded: Any = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except LimitError:
+        raise
     except Exception as error:
         # The text of torch's error advises to load without weights_only, which would run what the file says.
         raise CorruptFileError(

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from tailcut.channels.graph.layer_kinds import Convolution, LayerKind, layer_kind
 from tailcut.channels.pruning.edit import NarrowedLayer, PruneEdit
-from tailcut.errors import ArgumentError, LimitError, ModelMismatchError, StructureError
-from tailcut.format.conversion.checkpoints import fill_in, read_tensors
+from tailcut.errors import ArgumentError, DataError, LimitError, ModelMismatchError, StructureError
+from tailcut.format.conversion.checkpoints import expanded_bytes, fill_in, read_tensors
 from tailcut.structure import add_edit, example_shape
 from tailcut.structure.wire import Value
 
@@ -49,11 +49,10 @@ def read_checkpoint(path: str | Path) -> Tensors:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    sizes = [path.stat().st_size]
-    if zipfile.is_zipfile(path):  # what torch writes since 1.6; entries are stored as they are, but could be packed
-        with zipfile.ZipFile(path) as archive:
-            sizes.append(sum(entry.file_size for entry in archive.infolist()))
-    _check_bytes(path, max(sizes))
+    try:
+        _check_bytes(path, max(path.stat().st_size, expanded_bytes(path)))
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise DataError(f"cannot read {path}: it is damaged: {error}") from error
     tensors = read_tensors(path)
     # A tensor may be one number seen many times: its shape says more than the file holds.
     _check_bytes(path, sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()))

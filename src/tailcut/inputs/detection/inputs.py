@@ -6,6 +6,7 @@ that their maps are as large as what the stem gives, and strides, anchors and po
 of the paper: images of 1600 x 2666, channels of 200 x 334, the maps of RGB at 800 x 1333).
 """
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from torch.nn.functional import interpolate, pad
 
 from tailcut.errors import ArgumentError, DataError
 from tailcut.inputs.transform.block_dct import BlockDCT
+from tailcut.jpeg.checking import DAMAGED, check_jpeg
+from tailcut.jpeg.limits import check_size
 
 Target = Mapping[str, Tensor]
 Size = tuple[int, int]
@@ -117,15 +120,20 @@ class DetectorInputs(nn.Module):
 
 
 def read_pixels(path: str | Path) -> Tensor:
-    """Return an image file with its EXIF orientation applied, as RGB, float32 (3, height, width) in 0..1.
+    """Return a PNG or JPEG file with its EXIF orientation applied, as RGB, float32 (3, height, width) in 0..1.
 
     Raises:
-        DataError: the file cannot be read or is no image.
+        DataError: the file cannot be read, is damaged, has too many pixels (see `tailcut.jpeg.limits`) or is no PNG or
+            JPEG image.
     """
     try:
-        with Image.open(path) as image:
+        content = Path(path).read_bytes()
+        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
+            check_size(image.height, image.width, len(content), advice="give the detector the image as a tensor")
+            if image.format == "JPEG":
+                check_jpeg(content)  # libjpeg would make up what lacks
             pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (*DAMAGED, DataError) as error:
         raise DataError(f"cannot read the image {path}: {error}") from error
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
