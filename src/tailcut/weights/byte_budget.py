@@ -1,4 +1,4 @@
-"""How many coefficients a file of so many bytes has room for, before anything is trained."""
+"""Estimate of the coefficients that a file of so many bytes has room for, before anything is trained."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ STATISTICS = ("running_mean", "running_var")
 
 @dataclass(frozen=True)
 class ByteBudget(Report):
-    """What a file of so many bytes will be spent on, about.
+    """Estimated use of a file of so many bytes.
 
     Attributes:
         target_bytes: of the file.
