@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from tailcut.compression.batches import Batches, input_batches
 from tailcut.compression.moments import input_blocks
+from tailcut.counting import evaluating
 from tailcut.errors import ArgumentError
 from tailcut.execution import fuse
 from tailcut.format.network.tensors import NetworkTensors, network_tensors
@@ -63,27 +64,24 @@ def measure_sensitivity(
     check_module("measure_sensitivity", model)
     tensors = network_tensors(model, [edit.current(model) for edit in record_of(model).edits])
     generator = torch.Generator().manual_seed(seed)
-    was_training = {module: module.training for module in model.modules()}
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
     sums = _Sums(model, tensors)
     batches = list(_batches(inputs, num_gradients))
     try:
-        model.eval()
         for parameter in wanted:
             parameter.requires_grad_(parameter.is_floating_point())
-        forward = fuse(model) if tensors.coefficients else model
-        for batch in islice(cycle(batches), num_gradients):
-            drawn = (loss or _drawn_loss)(forward(batch), generator)
-            gradients = torch.autograd.grad(drawn, sums.parameters, allow_unused=True)
-            sums.add(gradients, len(batch))
-        rows = input_blocks(model, batches, {other.name for other in tensors.others}, generator)
+        with evaluating(model):
+            forward = fuse(model) if tensors.coefficients else model
+            for batch in islice(cycle(batches), num_gradients):
+                drawn = (loss or _drawn_loss)(forward(batch), generator)
+                gradients = torch.autograd.grad(drawn, sums.parameters, allow_unused=True)
+                sums.add(gradients, len(batch))
+            blocks = list(input_blocks(model, batches, {other.name for other in tensors.others}, generator))
     finally:
-        for module, mode in was_training.items():
-            module.training = mode
         for parameter, required in wanted.items():
             parameter.requires_grad_(required)
     found = sums.sensitivity()
-    return Sensitivity(found.curvature, found.log_curvature, (*found.blocks, *rows))
+    return Sensitivity(found.curvature, found.log_curvature, (*found.blocks, *blocks))
 
 
 def _batches(inputs: Batches, count: int) -> Iterator[Tensor]:
