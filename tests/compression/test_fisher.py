@@ -1,5 +1,6 @@
 """The Fisher information, against a formula where there is one."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -80,6 +81,19 @@ def test_the_network_is_left_as_it_was() -> None:
     assert wanted == [parameter.requires_grad for parameter in model.parameters()]
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_in_training_mode_too() -> None:
+    """The second moments of plain layers' inputs were once taken in the mode that the network came in."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(), nn.Flatten(), nn.Linear(64, 3))
+    x, before = torch.randn(8, 1, 6, 6), copy.deepcopy(model.state_dict())
+    found = measure_sensitivity(model.train(), [x], num_gradients=2)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    wanted = measure_sensitivity(model.eval(), [x], num_gradients=2)
+    assert len(found.blocks) == len(wanted.blocks) > 1
+    for block, other in zip(found.blocks, wanted.blocks, strict=True):
+        assert torch.equal(block.upper, other.upper), block.names
 
 
 def test_one_block_of_all_coefficients(monkeypatch: pytest.MonkeyPatch) -> None:

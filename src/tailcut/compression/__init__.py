@@ -1,4 +1,4 @@
-"""What a trained network's numbers are worth: the smallest file for the loss that is allowed."""
+"""Compression of trained networks: the smallest file for an allowed loss, without training or by it."""
 
 from tailcut.compression.compress import CompressReport as CompressReport
 from tailcut.compression.compress import compress as compress

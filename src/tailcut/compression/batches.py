@@ -10,7 +10,7 @@ Batches = Tensor | Iterable[Tensor | tuple[Tensor, ...] | list[Tensor]]
 
 
 def input_batches(inputs: Batches) -> Iterator[Tensor]:
-    """The inputs alone, batch by batch.
+    """Yield the inputs alone, batch by batch.
 
     Args:
         inputs: batches of inputs; pairs of inputs and targets, as a `DataLoader` gives them, whose targets are left

@@ -1,4 +1,4 @@
-"""How much a byte is worth, so that a run ends at the size that was asked for."""
+"""The weight of the bytes in a loss, controlled so that a run ends at the size that was asked for."""
 
 import math
 from collections.abc import Callable
@@ -26,7 +26,7 @@ CODING_INTERVAL = 100
 
 @dataclass
 class ByteTarget:
-    """Controls the weight of the bytes in the loss.
+    """Controller of the weight of the bytes in the loss.
 
     Attributes:
         start_bytes: the goal at the start.
@@ -53,7 +53,7 @@ class ByteTarget:
         return float(self.start_bytes ** (1 - part) * (MARGIN * self.target_bytes) ** part)
 
     def follow(self, estimate: float, count: Callable[[], int]) -> None:
-        """Take in the estimate of a step.
+        """Adapt the weight to the estimate of a step.
 
         Args:
             estimate: bytes of the trained numbers.
@@ -67,7 +67,7 @@ class ByteTarget:
 
     @property
     def distance(self) -> float:
-        """From the goal, in parts of it, -0.5 to 1."""
+        """Distance from the goal, in parts of it, -0.5 to 1."""
         return min(1.0, max(-0.5, self.num_bytes / self.goal - 1))
 
     @property
@@ -76,10 +76,10 @@ class ByteTarget:
         return self.weight * math.exp(PROPORTION * self.distance)
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return the state as plain values."""
         return asdict(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Restore the state that `state_dict` gave."""
         for name, value in state.items():
             setattr(self, name, type(getattr(self, name))(value))

@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CompressReport(Report):
-    """What `compress` wrote.
+    """Report of `compress`.
 
     Attributes:
         path: the file.
@@ -118,7 +118,7 @@ def compress(
         step = work.step_as_good(evaluate, before - max_drop)
     size = checked_step(step)
     content, network = work.content(size)
-    while max_bytes is not None and len(content) > max_bytes:  # by a few bytes, for statistics that were moved
+    while max_bytes is not None and len(content) > max_bytes:  # by a few bytes, since statistics were moved
         size *= step_size(1)
         content, network = work.content(size)
     metric = None if evaluate is None else float(evaluate(network))
@@ -145,7 +145,7 @@ def _check_goal(max_bytes: object, max_drop: object, step: object, evaluate: obj
 
 
 class _Work:
-    """A network and what is known of it, to be rounded at several steps."""
+    """A network and its sensitivity, to be rounded at several steps."""
 
     def __init__(
         self, model: nn.Module, inputs: Sequence[Tensor], sensitivity: Sensitivity, settings: Mapping[str, Any]
@@ -156,7 +156,7 @@ class _Work:
         self.sensitivity = completed(sensitivity, self.tensors)
 
     def content(self, step: float) -> tuple[bytes, nn.Module]:
-        """The file at that step, and the network that it holds."""
+        """Return the file at that step, and the network that it holds."""
         types = types_of_others(self.tensors.others, None)
         rounding = Rounding(self.tensors, types, bool(self.tensors.coefficients), self.sensitivity)
         moved = corrected(self.model, rounding.values(step), self.inputs)
@@ -167,7 +167,7 @@ class _Work:
         return content, moved
 
     def step_within(self, max_bytes: int) -> float:
-        """The finest step for at most so many bytes."""
+        """Return the finest step for at most so many bytes."""
         nearest = replace(self.sensitivity, blocks=())
         return finest_step(
             lambda size: len(self._pack(self.model, size, self.sensitivity)),
@@ -176,7 +176,7 @@ class _Work:
         )
 
     def step_as_good(self, evaluate: Callable[[nn.Module], float], least: float) -> float:
-        """The coarsest step that was tried whose network reaches that metric."""
+        """Return the coarsest step that was tried whose network reaches that metric."""
         fine, coarse, best = FINEST, COARSEST, None
         while coarse - fine > 1:
             middle = (coarse + fine) // 2
@@ -204,6 +204,6 @@ class _Work:
 
 
 def usual_gradients(model: nn.Module) -> int:
-    """About as many as there are coefficients, where these are few; a hundred where steps are all there is to find."""
+    """Return a usual number of gradients: the coefficients where these are few, 100 where only steps are chosen."""
     kept = sum(entry.num_kept for edit in record_of(model).edits for entry in edit.coefficients(model))
     return min(max(100, kept), MAX_GRADIENTS)

@@ -27,7 +27,7 @@ Moments = tuple[Tensor, Tensor]
 
 
 def corrected(model: nn.Module, rounded: Mapping[str, Tensor], inputs: Sequence[Tensor]) -> nn.Module:
-    """A copy of `model` whose biases and running statistics fit its weights when these are rounded.
+    """Return a copy of `model` whose biases and running statistics fit its weights when these are rounded.
 
     Layer after layer, in the order in which they run: the bias of a linear layer or convolution loses what the mean of
     its outputs differs by from that in the original, the running mean of a norm gains what the mean of its inputs does,
@@ -45,7 +45,7 @@ def corrected(model: nn.Module, rounded: Mapping[str, Tensor], inputs: Sequence[
     batch, trial = _joined(inputs), copy.deepcopy(model)
     write_numbers(trial, rounded)
     wanted: dict[str, list[Moments]] = {}
-    for network in (trial, result):  # what is moved begins as the original has it, not rounded
+    for network in (trial, result):  # biases and statistics begin as in the original, not rounded
         _copy_movable(model, network)
     with _listening(model, lambda name, x: wanted.setdefault(name, []).append(_moments(x))), torch.no_grad():
         model(batch)
@@ -71,7 +71,7 @@ def write_numbers(model: nn.Module, values: Mapping[str, Tensor]) -> None:
 
 
 def _joined(inputs: Sequence[Tensor]) -> Tensor:
-    """As many of the inputs as pass at once."""
+    """Join the inputs that pass at once to one batch."""
     count = min(MAX_INPUTS, max(1, MAX_NUMBERS // max(1, inputs[0][0].numel())))
     found: list[Tensor] = []
     for batch in inputs:
@@ -103,7 +103,7 @@ def _copy_movable(source: nn.Module, target: nn.Module) -> None:
 
 
 def _moments(x: Tensor) -> Moments:
-    """Mean and variance per channel."""
+    """Return mean and variance per channel."""
     flat = _channels_first(x).double()
     return flat.mean(1), flat.var(1, correction=0)
 
@@ -114,7 +114,7 @@ def _channels_first(x: Tensor) -> Tensor:
 
 @contextmanager
 def _listening(model: nn.Module, listen: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Tell of the inputs of norms and the outputs of layers with a bias."""
+    """Within the block, pass the inputs of norms and the outputs of layers with a bias to a function."""
     with ExitStack() as stack:
         for name, module in model.named_modules():
             if _has_statistics(module):

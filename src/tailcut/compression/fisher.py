@@ -1,4 +1,4 @@
-"""How much each number of a network matters for its answers: the Fisher information, from inputs without labels."""
+"""Fisher information of a network's numbers, from inputs without labels."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from tailcut.compression.batches import Batches, input_batches
 from tailcut.compression.moments import input_blocks
+from tailcut.counting import evaluating
 from tailcut.errors import ArgumentError
 from tailcut.execution import fuse
 from tailcut.format.network.tensors import NetworkTensors, network_tensors
@@ -40,7 +41,7 @@ def measure_sensitivity(
     loss: Drawn | None = None,
     seed: int = 0,
 ) -> Sensitivity:
-    """The Fisher information of every number of `model`, as it is in evaluation. Does not change the model.
+    """Measure the Fisher information of every number of `model`, as it is in evaluation. Does not change the model.
 
     Args:
         model: a trained network, regularised or not.
@@ -63,31 +64,28 @@ def measure_sensitivity(
     check_module("measure_sensitivity", model)
     tensors = network_tensors(model, [edit.current(model) for edit in record_of(model).edits])
     generator = torch.Generator().manual_seed(seed)
-    was_training = {module: module.training for module in model.modules()}
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
     sums = _Sums(model, tensors)
     batches = list(_batches(inputs, num_gradients))
     try:
-        model.eval()
         for parameter in wanted:
             parameter.requires_grad_(parameter.is_floating_point())
-        forward = fuse(model) if tensors.coefficients else model
-        for batch in islice(cycle(batches), num_gradients):
-            drawn = (loss or _drawn_loss)(forward(batch), generator)
-            gradients = torch.autograd.grad(drawn, sums.parameters, allow_unused=True)
-            sums.add(gradients, len(batch))
-        rows = input_blocks(model, batches, {other.name for other in tensors.others}, generator)
+        with evaluating(model):
+            forward = fuse(model) if tensors.coefficients else model
+            for batch in islice(cycle(batches), num_gradients):
+                drawn = (loss or _drawn_loss)(forward(batch), generator)
+                gradients = torch.autograd.grad(drawn, sums.parameters, allow_unused=True)
+                sums.add(gradients, len(batch))
+            blocks = list(input_blocks(model, batches, {other.name for other in tensors.others}, generator))
     finally:
-        for module, mode in was_training.items():
-            module.training = mode
         for parameter, required in wanted.items():
             parameter.requires_grad_(required)
     found = sums.sensitivity()
-    return Sensitivity(found.curvature, found.log_curvature, (*found.blocks, *rows))
+    return Sensitivity(found.curvature, found.log_curvature, (*found.blocks, *blocks))
 
 
 def _batches(inputs: Batches, count: int) -> Iterator[Tensor]:
-    """At most `count` of `GRADIENT_BATCH` inputs each."""
+    """Yield batches of `GRADIENT_BATCH` inputs, at most `count` inputs in all."""
     is_empty = True
     parts = (part for batch in input_batches(inputs) for part in batch.split(GRADIENT_BATCH))
     for part in islice(parts, count):
@@ -128,7 +126,7 @@ class _Sums:
         self.num_inputs = 0
 
     def add(self, gradients: Iterable[Tensor | None], num_inputs: int) -> None:
-        """Take in the gradients of one summed loss."""
+        """Add the gradients of one summed loss."""
         self.num_inputs += num_inputs
         found = {}
         for name, gradient, parameter in zip(self.names, gradients, self.parameters, strict=True):
@@ -143,7 +141,7 @@ class _Sums:
             block.add(torch.cat([found[name].reshape(-1) for name in block.sizes]))
 
     def _add_statistics(self, prefix: str, norm: Norm, gain: Tensor, shift: Tensor) -> None:
-        """Gradients by running mean and variance, which torch does not give, from those by gain and shift."""
+        """Add the gradients by running mean and variance, which torch does not give, from those by gain and shift."""
         variance = norm.running_var
         if variance is None:
             return
@@ -155,7 +153,7 @@ class _Sums:
         _add_square(self.logs, f"{prefix}running_var", by_variance * variance * math.log(2))
 
     def sensitivity(self) -> Sensitivity:
-        """What was summed, per input."""
+        """Return the sums, divided by the number of inputs."""
         curvature = {name: total / self.num_inputs for name, total in self.squares.items()}
         logs = {name: total / self.num_inputs for name, total in self.logs.items()}
         return Sensitivity(curvature, logs, tuple(block.made(self.num_inputs) for block in self.blocks))
@@ -171,7 +169,7 @@ class _Products:
         self.rows: list[Tensor] = []
 
     def add(self, gradient: Tensor) -> None:
-        """Take in a gradient, flat."""
+        """Add a gradient, flat."""
         self.rows.append(gradient.detach().float().cpu())
         if len(self.rows) == ROWS:
             self._fold()
@@ -183,7 +181,7 @@ class _Products:
             self.rows.clear()
 
     def made(self, num_inputs: int) -> Block:
-        """The block for rounding."""
+        """Return the block for rounding."""
         self._fold()
         matrix = self.total.double() / num_inputs
         diagonal = matrix.diagonal()
@@ -194,7 +192,7 @@ class _Products:
 
 
 def _norms(model: nn.Module) -> dict[str, Norm]:
-    """Prefix of its names -> each norm with running statistics, gains and shifts."""
+    """Return each norm with running statistics, gains and shifts, by the prefix of its names."""
     return {
         f"{name}." if name else "": module
         for name, module in model.named_modules()
@@ -203,7 +201,7 @@ def _norms(model: nn.Module) -> dict[str, Norm]:
 
 
 def _block_names(counts: dict[str, int]) -> list[list[str]]:
-    """All coefficients together where they are few, else tensor by tensor."""
+    """Return the names of each block: all coefficients together where they are few, else tensor by tensor."""
     if sum(counts.values()) <= MAX_BLOCK:
         return [list(counts)] if counts else []
     return [[name] for name, count in counts.items() if count <= MAX_BLOCK]

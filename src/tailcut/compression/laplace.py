@@ -10,7 +10,7 @@ LEAST_MEAN = 1 / 32
 
 
 def laplace_bits(values: Tensor, means: Tensor) -> Tensor:
-    """Bits of each number when numbers are expected to have these mean magnitudes. Differentiable.
+    """Return the bits of each number where numbers are expected to have these mean magnitudes. Differentiable.
 
     -log2 of the probability that a Laplace distribution gives to the interval of width 1 around the value. For whole
     numbers these are the probabilities of a code; between them it goes on smoothly, as Ballé et al., "End-to-end

@@ -47,20 +47,20 @@ class TrainedTensor:
     is_kept: bool
 
     def numbers(self, values: Tensor) -> Tensor:
-        """What is rounded, (count,), of a tensor like the parameter."""
+        """Return the numbers that are rounded, (count,), of a tensor shaped like the parameter."""
         if self.transform == KERNEL_DCT:
             return dct(values, tuple(range(2, values.ndim))).reshape(-1)
         return values.reshape(-1)[: self.count]
 
     def values(self, numbers: Tensor) -> Tensor:
-        """A tensor like the parameter, behind numbers as `numbers` gives them; what does not count is 0."""
+        """Return the tensor, shaped like the parameter, of numbers as `numbers` gives them; the rest is 0."""
         if self.transform == KERNEL_DCT:
             return idct(numbers.reshape(self.shape), tuple(range(2, len(self.shape))))
         missing = self.parameter.numel() - self.count
         return torch.cat([numbers, numbers.new_zeros(missing)]).reshape(self.parameter.shape)
 
     def offset(self, steps: Tensor) -> Tensor:
-        """What the file takes off all numbers, a whole number of steps: of gains, which lie around 1.
+        """Return the offset that the file subtracts, a whole number of steps: of gains, which lie around 1.
 
         Args:
             steps: the numbers in steps, (count,).
@@ -72,7 +72,7 @@ class TrainedTensor:
 
 
 def trained_tensors(tensors: NetworkTensors) -> list[TrainedTensor]:
-    """The coefficients and floating-point parameters of a network that want a gradient."""
+    """Return the coefficients and floating-point parameters of a network that require a gradient."""
     found = [
         TrainedTensor(entry.name, entry.parameter, entry.num_kept, entry.shape, _kept_index(entry), NONE, is_kept=True)
         for entry in tensors.coefficients
@@ -102,7 +102,7 @@ def _whole_index(shape: Sequence[int]) -> Tensor:
 
 
 class Lattices:
-    """The magnitude to be expected of each number, from those of its tensor and of its places along the axes.
+    """Expected magnitudes of numbers, from those of their tensor and of their places along the axes.
 
     The coder of the file learns them number by number; here all others of a place tell.
 
@@ -119,7 +119,7 @@ class Lattices:
         self._places = [(place.to(device), told.to(device)) for place, told in _places(tensors)]
 
     def means(self, magnitudes: Tensor) -> Tensor:
-        """Expected magnitudes of numbers of these magnitudes, (numbers,), float64. They have no gradient."""
+        """Return the magnitudes that the code expects, (numbers,), float64, without gradient."""
         magnitudes = magnitudes.detach().double()
         first = torch.full_like(magnitudes, FIRST_MEAN)
         whole = _means_of_others(magnitudes, self.owner, len(self.counts), PRIOR_OF_TENSOR, first)
@@ -132,14 +132,14 @@ class Lattices:
 
 
 def _means_of_others(magnitudes: Tensor, place: Tensor, count: int, prior: int, before: Tensor) -> Tensor:
-    """The mean of all other numbers in the place of each, with `prior` more of magnitude `before`."""
+    """Return the mean of all other numbers in the place of each, with `prior` more of magnitude `before`."""
     sums = magnitudes.new_zeros(count).index_add_(0, place, magnitudes)
     nums = magnitudes.new_zeros(count).index_add_(0, place, torch.ones_like(magnitudes))
     return (sums[place] - magnitudes + prior * before) / (nums[place] - 1 + prior)
 
 
 def _places(tensors: Sequence[TrainedTensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """For the first axis, the second and so on: where each number lies, and whether that tells anything.
+    """Return, for each axis in turn, the place of each number, and whether it predicts the number.
 
     Places of different tensors are different. Along a single axis each number is a place of its own, which tells
     nothing, nor does an axis that a tensor has not.

@@ -1,4 +1,4 @@
-"""What the inputs of a network's plain layers are like: the curvature of a layer's own error, row by row (GPTQ)."""
+"""Second moments of the inputs of a network's plain layers: the curvature of a layer's own error, by row (GPTQ)."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -26,7 +26,7 @@ Layer = nn.Linear | Convolution
 def input_blocks(
     model: nn.Module, inputs: Iterable[Tensor], stored: set[str], generator: torch.Generator
 ) -> Iterator[Block]:
-    """A block for each plain weight of linear layers and convolutions without groups.
+    """Yield a block for each plain weight of linear layers and convolutions without groups.
 
     The moments are those around the mean where something takes the mean of the error away: a bias, or the running mean
     of batch norm (`tailcut.compress` moves both).
@@ -58,14 +58,14 @@ def input_blocks(
 
 
 def _is_plain(layer: Layer) -> bool:
-    """Whether all rows of its weight meet the same inputs, at places that its settings tell."""
+    """Return whether all rows of its weight meet the same inputs, at places that its settings tell."""
     if not isinstance(layer, nn.Linear) and (layer.groups > 1 or not isinstance(layer.padding, tuple)):
         return False
     return layer.weight[0].numel() <= MAX_ROW
 
 
 class _Moments:
-    """Sums over what each row of a layer's weight is multiplied with."""
+    """Sums of products of the inputs of each row of a layer's weight."""
 
     def __init__(self, layer: Layer, generator: torch.Generator) -> None:
         self.layer, self.generator = layer, generator
@@ -75,7 +75,7 @@ class _Moments:
         self.count = 0
 
     def take(self, _: nn.Module, args: tuple[Tensor, ...]) -> None:
-        """The inputs of a call; those given by name are not seen."""
+        """Add the inputs of a call; those given by name are not seen."""
         if not args:
             return
         rows = self._rows(args[0]).float().cpu()
@@ -84,7 +84,7 @@ class _Moments:
         self.products.addmm_(rows.T, rows)
 
     def curvature(self, *, centred: bool) -> Tensor:
-        """(row, row), float64."""
+        """Return the curvature, (row, row), float64."""
         moments = self.products.double() / self.count
         if centred:
             mean = self.total / self.count
@@ -94,7 +94,7 @@ class _Moments:
         return moments
 
     def _rows(self, x: Tensor) -> Tensor:
-        """(samples, row): the DCT along the kernel of what lies under it, at some positions of each input."""
+        """Return, (samples, row), the DCT along the kernel of the input under it, at some positions of each input."""
         if isinstance(self.layer, nn.Linear):
             flat = x.reshape(-1, x.shape[-1])
             return flat[self._chosen(len(flat), POSITIONS * len(x), flat.device)]

@@ -1,4 +1,4 @@
-"""`RateLoss`: training for bytes, in a loop of one's own."""
+"""`RateLoss`: training for bytes, in the user's own loop."""
 
 import copy
 import math
@@ -112,7 +112,7 @@ class RateLoss(nn.Module):
         check_least(lambda step: self._packed_bytes(step, found), target_bytes)
         if start_bytes is None:
             start_bytes = START_BYTES * target_bytes
-            if sensitivity is None:  # the digits behind of fresh numbers tell nothing
+            if sensitivity is None:  # the low digits of untrained numbers are worth nothing
                 start_bytes = min(start_bytes, max(self._packed_bytes(RELATIVE_STEP, found), 3 * target_bytes // 2))
         step = finest_step(lambda size: self._packed_bytes(size, found), _checked("start_bytes", start_bytes))
         # In units of the network's first step, so that a step of 1 is the first.
@@ -129,7 +129,7 @@ class RateLoss(nn.Module):
     def optimizer(
         self, kind: Callable[..., torch.optim.Optimizer], *, lr: float = 0.01, step_lr: float = 0.02, **settings: Any
     ) -> torch.optim.Optimizer:
-        """An optimiser of all that is trained, whose learning rates are in steps.
+        """Return an optimiser of all that is trained, whose learning rates are in steps.
 
         A tensor's numbers move by `lr` of its step at most, whatever their size: its rate is multiplied by the step, as
         it is just then, whenever the optimiser steps. Schedulers of the learning rate do what they always do.
@@ -146,7 +146,7 @@ class RateLoss(nn.Module):
         return optimizer
 
     def use(self, optimizer: torch.optim.Optimizer) -> None:
-        """Take the learning rates of an optimiser in steps; its first groups are the tensors, one each, in order."""
+        """Read the learning rates of an optimiser in steps; its first groups are the tensors, one each, in order."""
         asked: list[float] = []
 
         def before(_: object, args: object, settings: object) -> None:
@@ -163,7 +163,7 @@ class RateLoss(nn.Module):
         optimizer.register_step_post_hook(after)
 
     def step_sizes(self) -> Tensor:
-        """The steps as the file has them, (tensors,): whole eighths of octaves, straight-through."""
+        """Return the steps as the file has them, (tensors,): whole eighths of octaves, straight-through."""
         eighths = EIGHTHS * self.log_steps
         return torch.exp2((eighths + (torch.round(eighths) - eighths).detach()) / EIGHTHS)
 
@@ -173,12 +173,12 @@ class RateLoss(nn.Module):
 
     @property
     def is_rounded(self) -> bool:
-        """Whether a block of `rounded()` is open."""
+        """True within a block of `rounded()`."""
         return self._masters is not None
 
     @contextmanager
     def rounded(self) -> Iterator[None]:
-        """Within the block the network has the numbers of its file (changes the model, and back).
+        """Give the network the numbers of its file within the block (changes the model, and back).
 
         Gradients of a `backward` within the block go to the numbers behind, and to the steps.
         """
@@ -202,7 +202,7 @@ class RateLoss(nn.Module):
             self._masters = self._numbers = None
 
     def forward(self) -> Tensor:
-        """What the bytes cost, a scalar to add to the loss; within `rounded()`. A step of the run.
+        """Return the cost of the bytes, a scalar to add to the loss; within `rounded()`. Counts as a step of the run.
 
         Raises:
             ArgumentError: it is called outside.
@@ -221,7 +221,7 @@ class RateLoss(nn.Module):
         return (self.target.price * num_bytes).float()
 
     def sensitivity(self, measured: Sensitivity | None = None) -> Sensitivity:
-        """The steps as learned: `tailcut.save(..., dtype="quantized", step=1.0, sensitivity=rate.sensitivity())`.
+        """Return the learned steps, for `tailcut.save(..., dtype="quantized", step=1.0, sensitivity=...)`.
 
         Args:
             measured: of the network as it is now: for numbers that are not trained, and for rounding with error
@@ -266,7 +266,7 @@ class RateLoss(nn.Module):
         if inputs is not None and has_untrained:
             measured = measure_sensitivity(network, inputs, num_gradients=num_gradients)
         learned = replace(self.sensitivity(measured), blocks=())
-        # What was not trained gives way first; then the numbers behind the rounding are rounded to coarser steps.
+        # Coarser steps for what was not trained come first, then for the trained numbers.
         for halves in range(MAX_COARSER + 1) if has_untrained else range(1):
             sensitivity = self._with_coarser_others(learned, 2**-halves)
             content, _ = pack(network, dtype=QUANTIZED_DTYPE, step=1.0, sensitivity=sensitivity, **settings)
@@ -276,11 +276,11 @@ class RateLoss(nn.Module):
         return save(masters, path, dtype=QUANTIZED_DTYPE, max_bytes=most, sensitivity=learned, **settings)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """For `state_dict`: how far the run is."""
+        """Return the progress of the run, for `state_dict`."""
         return self.target.state_dict()
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """For `load_state_dict`."""
+        """Restore the progress of the run, for `load_state_dict`."""
         self.target.load_state_dict(state)
 
     def _round(self) -> tuple[Tensor, Tensor]:
@@ -300,7 +300,7 @@ class RateLoss(nn.Module):
             return rounded - numbers, torch.stack(used).to(numbers)
 
     def _collect_gradients(self, errors: Tensor, is_used: Tensor) -> None:
-        """Gradients of the steps through the rounding, and of the numbers by the bytes."""
+        """Add the gradients of the steps through the rounding, and of the numbers by the bytes."""
         with torch.no_grad():
             zeros = torch.zeros_like(errors)
             found = [
@@ -326,13 +326,13 @@ class RateLoss(nn.Module):
         return torch.split(flat, self._lattices.counts)
 
     def _with_coarser_others(self, sensitivity: Sensitivity, factor: float) -> Sensitivity:
-        """The sensitivity with that factor on the curvature of what is not trained."""
+        """Return the sensitivity with that factor on the curvature of what is not trained."""
         scaled = _times(sensitivity, factor)
         learned = {tensor.name: sensitivity.curvature[tensor.name] for tensor in self.trained}
         return replace(scaled, curvature={**scaled.curvature, **learned})
 
     def _has_untrained(self, network: nn.Module) -> bool:
-        """Whether something is rounded that is not trained."""
+        """Return whether something is rounded that is not trained."""
         trained = {tensor.name for tensor in self.trained}
         others = network_tensors(network, [edit.current(network) for edit in record_of(network).edits]).others
         pairs = zip(others, types_of_others(others, None), strict=True)

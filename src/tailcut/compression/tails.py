@@ -1,4 +1,4 @@
-"""Tails of coefficients that are 0 go for good."""
+"""Removal of tails of coefficients that are 0."""
 
 from collections.abc import Mapping
 

@@ -36,11 +36,11 @@ from tailcut.format.quantized.values import TRANSFORMS, step_size
 from tailcut.format.save import compression_ratio, dense_bytes
 from tailcut.limits import limit_of
 from tailcut.printing import Report, sizes, table
+from tailcut.weights.byte_budget import purposes
 
 NAMES_WIDTH, BAR_WIDTH = 100, 40
 _COUNTER = "num_batches_tracked"
 _ROUNDING_COLUMNS = ("bits", "worst error")
-_STATISTICS = ("running_mean", "running_var", _COUNTER)
 
 
 @dataclass(frozen=True)
@@ -219,14 +219,12 @@ def _is_counter(entry: StoredOtherTensor) -> bool:
 def _bytes_by_kind(
     file_bytes: int, tensors: Sequence[StoredTensor], others: Sequence[StoredOtherTensor]
 ) -> dict[str, int]:
-    """Return the bytes of the file by purpose. A module with running statistics is a batch norm."""
-    norms = {entry.name.rpartition(".")[0] for entry in others if entry.name.rpartition(".")[2] in _STATISTICS}
+    """Return the bytes of the file by purpose."""
+    purpose = purposes({entry.name: entry.kind == "parameter" for entry in others})
     kinds = dict.fromkeys(("coefficients", "batch norm", "biases", "other tensors"), 0)
     kinds["coefficients"] = sum(entry.bytes for entry in tensors)
     for entry in others:
-        module, _, attribute = entry.name.rpartition(".")
-        is_bias = entry.kind == "parameter" and attribute.endswith("bias")
-        kinds["batch norm" if module in norms else "biases" if is_bias else "other tensors"] += entry.bytes
+        kinds[purpose[entry.name]] += entry.bytes
     return {**kinds, "structure": file_bytes - sum(kinds.values())}
 
 

@@ -27,11 +27,11 @@ from tailcut.format.quantized.values import (
     transform_of,
 )
 from tailcut.format.sensitivity import Block, Sensitivity
+from tailcut.weights.byte_budget import STATISTICS
 
 RELATIVE_STEP = 0.25
 """Steps in parts of the root mean square of what they round, where the user gives none."""
 
-STATISTICS = ("running_mean", "running_var")
 # So many columns are rounded before the errors reach those behind them, in one product.
 COLUMNS = 64
 # Of the steps tried for a size, in eighths of an octave.

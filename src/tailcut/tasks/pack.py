@@ -129,25 +129,16 @@ def pack(
         ArgumentError: the arguments do not fit the source.
         DataError: the source cannot be read, or the network that its training started from is not beside it.
     """
-    path, settings = Path(source), {"max_bytes": max_bytes, "step": step, "levels": levels}
-    if not path.is_dir() and is_tailcut_file(source):
+    path = Path(source)
+    is_file = not path.is_dir() and is_tailcut_file(source)
+    content: Any = None if is_file else _read_source(path)
+    if is_file or is_checkpoint(content):
         if model is not None or arguments or plain or keep_ratio is not None or num_kept is not None:
             raise ArgumentError(
-                f"{source} says its network itself: leave out --model, --set-argument, --keep-ratio, --num-kept and "
-                "--plain"
+                f"{source} says itself which network it holds and what is kept: leave out --model, --set-argument, "
+                "--keep-ratio, --num-kept and --plain"
             )
-        return _written(load(source), out, (dtype, other_dtype), (_dtype_of(source), None), None, **settings)
-    content = _read_source(path)
-    if is_checkpoint(content):
-        if model is not None or arguments or plain or keep_ratio is not None or num_kept is not None:
-            raise ArgumentError(
-                f"{path} is a run's: its recipe sets the model and what is kept; leave out --model, "
-                "--set-argument, --keep-ratio, --num-kept and --plain"
-            )
-        # A checkpoint lies in RUN/checkpoints.
-        run = Run(path if path.is_dir() else path.absolute().parent.parent)
-        network, recipe_codecs = _from_checkpoint(content, path, run)
-        cut = None
+        found = _from_file(source) if is_file else _from_checkpoint(content, path)
     else:
         if model is None:
             raise ArgumentError(f"{path} holds plain weights: name the registered model they belong to with --model")
@@ -156,34 +147,32 @@ def pack(
         network, has_coefficients = _from_weights(path, named_tensors(content, path), model, arguments or {})
         if has_coefficients and not (keep_ratio is None and num_kept is None and not plain):
             raise ArgumentError(f"{path} holds coefficients already: leave out --keep-ratio, --num-kept and --plain")
-        cut = None
+        found = _Source(network)
         if not has_coefficients and not plain:
-            cut = regularize(network, keep_ratio=keep_ratio, num_kept=num_kept, warn=False)
-        recipe_codecs = ("float32", "float32")
-    return _written(network, out, (dtype, other_dtype), recipe_codecs, cut, **settings)
-
-
-def _dtype_of(file: str | Path) -> str:
-    """Return the number type of a file's coefficients; float32 for one without."""
-    tensors = inspect(file).tensors
-    return tensors[0].dtype if tensors else "float32"
-
-
-def _written(
-    network: nn.Module,
-    out: str | Path,
-    asked: tuple[str | None, str | None],
-    usual: tuple[str, str | None],
-    cut: RegularizationReport | None,
-    **settings: Any,
-) -> PackReport:
-    dtype, other_dtype = asked[0] or usual[0], asked[1]
+            found.cut = regularize(network, keep_ratio=keep_ratio, num_kept=num_kept, warn=False)
+    dtype = dtype or found.dtype
     if other_dtype is None and dtype != QUANTIZED_DTYPE:
-        other_dtype = usual[1]
-    written = write(network, out, dtype=dtype, other_dtype=other_dtype, **settings)
-    if cut is not None:
-        _warn_of_loss(cut)
-    return PackReport(**vars(written), regularization=cut)
+        other_dtype = found.other_dtype
+    settings: dict[str, Any] = {"max_bytes": max_bytes, "step": step, "levels": levels}
+    written = write(found.network, out, dtype=dtype, other_dtype=other_dtype, **settings)
+    if found.cut is not None:
+        _warn_of_loss(found.cut)
+    return PackReport(**vars(written), regularization=found.cut)
+
+
+@dataclass
+class _Source:
+    """A network to pack, the number types to use where none are asked for, and the cut of plain weights."""
+
+    network: nn.Module
+    dtype: str = "float32"
+    other_dtype: str | None = "float32"
+    cut: RegularizationReport | None = None
+
+
+def _from_file(file: str | Path) -> _Source:
+    tensors = inspect(file).tensors
+    return _Source(load(file), tensors[0].dtype if tensors else "float32", None)
 
 
 def _warn_of_loss(cut: RegularizationReport) -> None:
@@ -240,14 +229,8 @@ def _read_source(path: Path) -> Any:
     return read_checkpoint(path) if is_checkpoint(content) else content
 
 
-def _from_checkpoint(state: Mapping[str, Any], path: Path, run: Run) -> tuple[nn.Module, tuple[str, str]]:
-    """Return the network of a checkpoint as it would be packed now, and the number types of its recipe.
-
-    Args:
-        state: the checkpoint.
-        path: where it is, for errors.
-        run: where the network is that the training started from, if it did not start from a fresh one.
-    """
+def _from_checkpoint(state: Mapping[str, Any], path: Path) -> _Source:
+    """Return the network of a checkpoint (RUN/checkpoints/FILE, or RUN for the newest) as it would be packed now."""
     from tailcut.training.ema import MovingAverage  # here: plain weights need no extra
     from tailcut.training.recipe.toml_files import parse_recipe
     from tailcut.training.setup.build import build_model, build_schedule
@@ -255,6 +238,7 @@ def _from_checkpoint(state: Mapping[str, Any], path: Path, run: Run) -> tuple[nn
     from tailcut.training.setup.initial_network import load_start, needs_start
 
     recipe = parse_recipe(state["recipe"], source="the recipe of the checkpoint")
+    run = Run(path if path.is_dir() else path.absolute().parent.parent)
     from_start = needs_start(recipe)
     if from_start and not run.start.is_file():
         raise DataError(
@@ -278,7 +262,7 @@ def _from_checkpoint(state: Mapping[str, Any], path: Path, run: Run) -> tuple[nn
         network = network.generator
     set_class_names(network, state.get("class_names"))
     set_image_size(network, state.get("image_size"))
-    return network, (recipe.pack.dtype, recipe.pack.other_dtype)
+    return _Source(network, recipe.pack.dtype, recipe.pack.other_dtype)
 
 
 def _from_weights(

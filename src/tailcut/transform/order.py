@@ -287,7 +287,7 @@ class _Grid:
         return np.cumsum(_counts_by_sum(self._sizes, self._weights, bound))
 
     def _count(self, largest: int) -> int:
-        """How many indices have a sum of at most `largest`, itself at most the last one."""
+        """Return the number of indices with a sum of at most `largest`, itself at most the last one."""
         if largest < 0 or not self._axes:
             return 0 if largest < 0 else 1
         if self._reached is not None:

@@ -48,7 +48,7 @@ class TruncatedTensor:
 
     @property
     def num_kept(self) -> int:
-        """How many coefficients count."""
+        """Number of coefficients that count."""
         return self.truncation.num_kept
 
     def coefficients(self) -> torch.Tensor:
@@ -104,7 +104,7 @@ def truncation_of(module: nn.Module, parameter_name: str) -> TruncatedTensor:
 
 
 def kept_counts(model: nn.Module) -> dict[str, int]:
-    """How many coefficients each regularised tensor of `model` keeps, by name. Does not change the model."""
+    """Return the number of coefficients of each regularised tensor of `model`, by name. Does not change the model."""
     return {tensor.name: tensor.num_kept for tensor in truncated_tensors(model)}
 
 

@@ -1,4 +1,4 @@
-"""How many coefficients a file of so many bytes has room for, before anything is trained."""
+"""Estimate of the coefficients that a file of so many bytes has room for, before anything is trained."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ STATISTICS = ("running_mean", "running_var")
 
 @dataclass(frozen=True)
 class ByteBudget(Report):
-    """What a file of so many bytes will be spent on, about.
+    """Estimated use of a file of so many bytes.
 
     Attributes:
         target_bytes: of the file.
@@ -88,22 +88,34 @@ def byte_budget(
     return ByteBudget(target_bytes, counts, {"coefficients": round(total * COEFFICIENT_BITS / 8), **kinds})
 
 
+def purposes(is_parameter: Mapping[str, bool]) -> dict[str, str]:
+    """Return what each tensor that is no coefficient is for: batch norm, biases, or other tensors.
+
+    Args:
+        is_parameter: by name of the tensor. A module with running statistics is a batch norm.
+    """
+    norms = {name.rpartition(".")[0] for name in is_parameter if name.rpartition(".")[2] in STATISTICS}
+    kinds = {}
+    for name, is_one in is_parameter.items():
+        other = "biases" if is_one and name.rpartition(".")[2].endswith("bias") else "other tensors"
+        kinds[name] = "batch norm" if name.rpartition(".")[0] in norms else other
+    return kinds
+
+
 def _side_bits(model: nn.Module, chosen: set[int]) -> dict[str, float]:
-    """Of all numbers that are no coefficients, by what they are for. A module with running statistics is a norm."""
+    """Return the bits of all numbers that are no coefficients, by purpose."""
     bits = dict.fromkeys(("batch norm", "biases", "other tensors"), 0.0)
     stored, seen = model.state_dict(keep_vars=True), set(chosen)
-    norms = {name.rpartition(".")[0] for name in stored if name.rpartition(".")[2] in STATISTICS}
+    kinds = purposes({name: isinstance(tensor, nn.Parameter) for name, tensor in stored.items()})
     for name, tensor in stored.items():
         if id(tensor) in seen:
             continue
         seen.add(id(tensor))
-        module, _, attribute = name.rpartition(".")
-        if attribute in STATISTICS:
+        if name.rpartition(".")[2] in STATISTICS:
             each = STATISTIC_BITS
         elif isinstance(tensor, nn.Parameter):
             each = PARAMETER_BITS
         else:
             each = 8.0 * tensor.element_size() if tensor.ndim else 0.0  # counters are the same everywhere
-        is_bias = isinstance(tensor, nn.Parameter) and attribute.endswith("bias")
-        bits["batch norm" if module in norms else "biases" if is_bias else "other tensors"] += each * tensor.numel()
+        bits[kinds[name]] += each * tensor.numel()
     return bits

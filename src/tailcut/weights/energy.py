@@ -77,7 +77,7 @@ def looks_trained(weight: Tensor) -> bool:
 
 
 def _excess(squares: Tensor, axis: int, mean: Tensor, variance: Tensor) -> float:
-    """How far the energies of the slices along an axis differ, in standard deviations of what chance gives."""
+    """Return the spread of the slices' energies along an axis, in standard deviations of random weights."""
     size = squares.shape[axis]
     per_slice = squares.numel() // size
     if size < 2 or per_slice < 2:

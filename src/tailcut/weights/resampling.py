@@ -41,7 +41,7 @@ class ResampledTensor(Report):
 
 @dataclass(frozen=True)
 class ResamplingReport(Report):
-    """What got other sizes.
+    """Report of `resample`.
 
     Attributes:
         tensors: the truncated tensors, in the order of the modules.

@@ -70,7 +70,7 @@ class TailTruncation:
 
     @property
     def num_kept(self) -> dict[str, int]:
-        """How many coefficients each tensor keeps now, by name."""
+        """Return the number of coefficients of each tensor now, by name."""
         return {tensor.name: tensor.num_kept for tensor in self._tensors}
 
     @property

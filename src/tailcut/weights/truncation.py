@@ -78,12 +78,12 @@ class Truncation(nn.Module):
 
     @property
     def length(self) -> int:
-        """How many entries the vector has."""
+        """Number of entries of the vector."""
         return self.positions.shape[0]
 
     @property
     def num_kept(self) -> int:
-        """How many coefficients count; the rest of the vector is masked."""
+        """Number of coefficients that count; the rest of the vector is masked."""
         if self.dropped.is_meta:
             return self.length
         return int(torch.searchsorted(self.dropped, 0.0, right=True))  # zeros first: no need to read them all

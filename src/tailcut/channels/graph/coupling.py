@@ -35,16 +35,16 @@ class Coupling:
 
     @property
     def locks(self) -> dict[int, str]:
-        """Why channels must stay, by number."""
+        """Reasons why channels must stay, by number."""
         return self._locks.by_number()
 
     @property
     def assumptions(self) -> dict[int, str]:
-        """What was taken for granted about channels, by number."""
+        """Assumptions about channels, by number."""
         return self._assumptions.by_number()
 
     def __len__(self) -> int:
-        """How many numbers there are, `FIXED` included."""
+        """Return the number of numbers, `FIXED` included."""
         return self._count
 
     def new(self, count: int) -> Tensor:

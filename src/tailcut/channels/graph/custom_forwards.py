@@ -62,7 +62,7 @@ def own_labels(module: nn.Module, outer: Tensor) -> dict[str, Tensor]:
 
 
 def num_outputs(module: nn.Module) -> int:
-    """How many output channels a layer of this page has."""
+    """Return the number of output channels of a layer of this module."""
     return int(module.out_channels if isinstance(module, _ConvNd) else module.out_features)  # type: ignore[arg-type]
 
 

@@ -30,7 +30,7 @@ class Layout(NamedTuple):
         return all(size == 1 or here == there for size, here, there in pairs)
 
     def places(self) -> np.ndarray:
-        """Where in the storage each entry lies, of the tensor's shape."""
+        """Return the place of each entry in the storage, of the tensor's shape."""
         found = np.full((1,) * len(self.sizes), self.offset, dtype=np.int64)
         for axis, (size, stride) in enumerate(zip(self.sizes, self.strides, strict=True)):
             view = [1] * len(self.sizes)

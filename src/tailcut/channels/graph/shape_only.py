@@ -77,7 +77,7 @@ def zeros_for(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def _is_plain(args: tuple[Any, ...]) -> bool:
-    """Whether all tensors are of one type and device, and those that come first lie in order, as the result does."""
+    """Return whether all tensors have one type and device, and the first ones lie in order, as the result does."""
     tensors = [x for x in args if isinstance(x, Tensor)]
     first = tensors[0]
     return first.is_contiguous() and all(x.dtype == first.dtype and x.device == first.device for x in tensors)

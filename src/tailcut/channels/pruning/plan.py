@@ -38,7 +38,7 @@ class Amount:
 
     @property
     def is_by_layer(self) -> bool:
-        """Whether it names layers or groups, by a dict or a list."""
+        """True for a dict or a list, which name layers or groups."""
         return self.rates is not None and number_of(self.rates) is None
 
 
@@ -63,7 +63,7 @@ class PruningPlan:
 
 @dataclass(frozen=True)
 class Planner:
-    """What plans are made of. The groups may be locked between two plans.
+    """Makes plans for a network. The groups may be locked between two plans.
 
     Attributes:
         model: the network, not cut.

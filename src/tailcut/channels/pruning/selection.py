@@ -19,7 +19,7 @@ Importance = dict[int, float]
 
 @dataclass(frozen=True)
 class Limits:
-    """What every selection keeps to.
+    """Limits of every selection.
 
     Attributes:
         min_channels: the fewest channels that a layer keeps.
@@ -213,7 +213,7 @@ def held_by_limits(graph: ChannelGraph, rates: Mapping[str, Rate], removed: set[
 
 
 def num_kept(count: int, rate: Rate) -> int:
-    """How many of `count` units stay at a rate: never 0."""
+    """Return the number of `count` units that stay at a rate: never 0."""
     exact = count * (1 - rate.value)
     return max(1, math.floor(exact if rate.as_published else round(exact, 9)))  # 20 * (1 - 0.3) is 14, not 13.999...
 

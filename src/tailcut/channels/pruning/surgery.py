@@ -17,7 +17,7 @@ Order = dict[int, int]
 
 @dataclass(frozen=True)
 class Cut:
-    """What is kept of a network.
+    """Channels and layers that are kept of a network.
 
     Attributes:
         kept: name of a tensor -> axis -> indices to keep, in their new order. Only what changes is listed.

@@ -330,7 +330,7 @@ def _lacks_only(
 
 
 def _misread(graph: ChannelGraph, cut: Cut, after: Trace) -> str | None:
-    """Where channels meet other ones in a network after a cut than before it, None if all meet the same.
+    """Return the place where channels meet other ones after a cut than before it, None if all meet the same.
 
     A width that fits is not enough: code that splits 16 channels into 8 and 8 splits 14 into 8 and 6. So the narrowed
     network is followed too, and each of its channels must come from one channel of the whole one, wherever it is met.

@@ -19,7 +19,7 @@ TILE_ROWS = 32
 
 @dataclass(frozen=True)
 class Blocks:
-    """How a map is cut, smoothed and transformed.
+    """Settings by which a map is cut into blocks, smoothed and transformed.
 
     Attributes:
         size: side of a block; None for one block per map. A map smaller than a block is one block.

@@ -68,7 +68,7 @@ def channel_axis(layer: nn.Module) -> int:
 
 
 def num_channels(layer: nn.Module) -> int:
-    """How many output channels a convolution or a linear layer has."""
+    """Return the number of output channels of a convolution or a linear layer."""
     if isinstance(layer, _ConvNd):
         return layer.out_channels
     if isinstance(layer, nn.Linear):
@@ -234,7 +234,7 @@ class MapFollower(TorchFunctionMode):
 
 
 def _goes_on(part: _Part, x: Tensor, result: Any) -> bool:
-    """Whether the result has the images and the channels of `x`, as what works channel by channel leaves them."""
+    """Return whether the result has the images and the channels of `x`, as channel-wise functions leave them."""
     if not isinstance(result, Tensor) or result.ndim != x.ndim or len(result) != len(x):
         return False
     return result.shape[part.axis] == x.shape[part.axis]

@@ -30,7 +30,7 @@ ROUNDING = 16.0
 
 @dataclass(frozen=True)
 class Formula:
-    """How a feature map is scored.
+    """Settings of a feature map's score.
 
     `paper`: the map is smoothed, cut into blocks (what does not fill a block at the right and at the bottom forms
     smaller ones; a map smaller than a block is one block), and each block is transformed by equation 6, a DCT without
@@ -79,7 +79,7 @@ class Formula:
 
     @property
     def blocks(self) -> Blocks:
-        """How maps are cut, smoothed and transformed."""
+        """Settings by which maps are cut, smoothed and transformed."""
         size, sigma, is_published = self.block_size, self.gaussian_sigma, self.variant == "published"
         return Blocks(
             size=None if isinstance(size, str) else size,

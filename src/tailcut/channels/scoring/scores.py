@@ -173,7 +173,7 @@ def formula_settings(formula: Formula) -> dict[str, Any]:
 
 
 class _DamagedError(Exception):
-    """What is wrong with a file of scores."""
+    """A file of scores cannot be read; the message says why."""
 
 
 def _read_json(path: Path) -> Any:

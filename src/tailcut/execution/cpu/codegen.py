@@ -1,4 +1,4 @@
-"""Loops written for one program: what `program_loops` does node by node, as straight lines over a strip of positions.
+"""Loops generated for one program: the work of `interpreter` as straight-line code over a strip of positions.
 
 The text of a loop has a statement for each product, so that the compiler keeps a position's numbers in registers from
 the low-rank sources to the projected sum; nothing is read or written twice. Each form of a program is compiled once
@@ -16,9 +16,9 @@ import numpy as np
 from tailcut.execution.cpu.compiled import BLOCK, STRIP
 from tailcut.execution.ir.programs import ADD, AFFINE, CLAMP, GIVEN, SCALED
 
-# Numbers per position are made up to a multiple of this, with zeros.
+# Channels of low-rank sources are padded to a multiple of this, with zeros.
 GRAIN = 4
-# A call shorter than this does not pay for a loop of its own, nor one with more sums than there are registers for.
+# A shorter call is not worth a loop of its own, nor is one with more sums than there are registers.
 MIN_FLOPS = 1e7
 MAX_SUMS = 32
 # Rows of a strip lie a cache line more than a strip apart: a power of two apart they would share a few places.
@@ -27,7 +27,7 @@ PITCH = STRIP + 16
 
 @dataclass(frozen=True)
 class Form:
-    """All that a loop is written for.
+    """Key of a generated loop.
 
     Attributes:
         code: the nodes as in `programs.Program`, rows and columns of rounded sources.
@@ -54,17 +54,17 @@ class Form:
 
     @property
     def incoming_row(self) -> int:
-        """Where in a strip the gradients of the result begin: behind low-rank numbers and maps."""
+        """The row of a strip at which the gradients of the result begin: behind low-rank numbers and maps."""
         return self.num_rows + BLOCK * self.num_given
 
 
 def rounded(size: int) -> int:
-    """The size that loops are written for."""
+    """Round a size up to one that loops are generated for."""
     return -(-size // GRAIN) * GRAIN
 
 
 def pays(form: Form, flops: float) -> bool:
-    """Whether a call that does `flops` should have a loop of its own, by sizes alone."""
+    """Return whether a call that does `flops` should have a loop of its own, by sizes alone."""
     return flops >= MIN_FLOPS and form.num_columns + form.num_out <= MAX_SUMS
 
 
@@ -105,7 +105,7 @@ def _indented(depth: int, lines: Sequence[str]) -> list[str]:
 
 
 def _opening(form: Form, num_read: int, num_written: int) -> list[str]:
-    """Buffers, and what is the same for all strips; then the loop over strips up to the low-rank numbers' loading."""
+    """Return the lines up to the loading of low-rank numbers: buffers, constants, the loop over strips."""
     bounds = [
         f"{side}{node} = kind({bound!r})"
         for node, pair in enumerate(form.bounds)
@@ -129,7 +129,7 @@ def _opening(form: Form, num_read: int, num_written: int) -> list[str]:
 
 
 def _loading(form: Form) -> list[str]:
-    """For four channels: their maps, and their parameters as plain numbers."""
+    """Return the lines that load four channels: their maps, and their parameters as scalars."""
     lines = [
         f"copy_row(sources[{1 + given}], c + {b} if c + {b} < sources[{1 + given}].shape[0] else -1, start, "
         f"x, {(form.num_rows + BLOCK * given + b) * PITCH}, n)"
@@ -148,7 +148,7 @@ def _at(buffer: str, row: int) -> str:
 
 
 def _values(form: Form, b: int) -> list[str]:
-    """Channel c + b of every node at position p."""
+    """Return the lines that compute channel c + b of every node at position p."""
     lines = []
     for node, (op, one, two, three, four) in enumerate(form.code):
         v, first, second = f"v{node}_{b}", f"v{one}_{b}", f"v{two}_{b}"
@@ -166,13 +166,13 @@ def _values(form: Form, b: int) -> list[str]:
             lines += [f"{v} = {high} if {v} > {high} else {v}"] if high else []
         elif op == ADD:
             lines.append(f"{v} = {first} + {second}")
-        else:  # A number that is none stays none, as in torch.maximum.
+        else:  # NaN stays NaN, as in torch.maximum.
             lines.append(f"{v} = {first} if {second} <= {first} or {first} != {first} else {second}")
     return lines
 
 
 def _clamps(form: Form, node: int) -> tuple[str, str]:
-    """The names of a clamp's bounds, "" for none."""
+    """Return the names of a clamp's bounds, "" for none."""
     low, high = form.bounds[node]
     return f"low{node}" if low > -float("inf") else "", f"high{node}" if high < float("inf") else ""
 
@@ -194,7 +194,7 @@ def _forward_lines(form: Form) -> list[str]:
 
 
 def _putting(array: str, sign: str, num: int, first: str, row: int = 0) -> list[str]:
-    """Rows of `t`, from `row`, to rows of an array, from `first`, as far as it has them."""
+    """Return the lines that copy rows of `t`, from `row`, to rows of an array, from `first`, as far as it has them."""
     return [
         f"for i in range(min({num}, {array}.shape[0] - {first})):",
         "    for p in range(n):",
@@ -231,7 +231,7 @@ def _backward_lines(form: Form, of_projection: bool) -> list[str]:
 
 
 def _taking(form: Form, row: str, num: int) -> list[str]:
-    """The gradients of the result, to the strip."""
+    """Return the lines that copy the gradients of the result to the strip."""
     return [
         f"for i in range({num}):",
         f"    copy_row(gradient, {row} if {row} < gradient.shape[0] else -1, start, "
@@ -240,7 +240,7 @@ def _taking(form: Form, row: str, num: int) -> list[str]:
 
 
 def _sums(form: Form, of_projection: bool) -> list[tuple[str, str]]:
-    """The sums over positions that four channels need: their names, and where they are added."""
+    """Return the sums over positions that four channels need: their names, and where they are added."""
     found = []
     for b in range(BLOCK):
         found += [(f"dm{i}_{b}", f"of_parameters[0][c + {b}, {i}]") for i in range(form.num_columns)]
@@ -251,7 +251,7 @@ def _sums(form: Form, of_projection: bool) -> list[tuple[str, str]]:
 
 
 def _gradients(form: Form, b: int, of_projection: bool, of_rows: dict[int, list[str]]) -> list[str]:
-    """From the result's gradient to those of channel c + b of every node; `of_rows` collects those of the sources."""
+    """Return the lines for the gradients of channel c + b of every node; `of_rows` collects those of the sources."""
     arriving = [_at("x", form.incoming_row + j) for j in range(form.num_out)]
     lines = []
     if form.num_out:
@@ -269,7 +269,7 @@ def _gradients(form: Form, b: int, of_projection: bool, of_rows: dict[int, list[
 
 
 def _one_gradient(form: Form, node: int, b: int, terms: list[list[str]], of_rows: dict[int, list[str]]) -> list[str]:
-    """What one node hands on."""
+    """Return the lines for the gradients that one node passes to its inputs."""
     op, one, two, three, four = form.code[node]
     d, e, first, second = f"d{node}_{b}", f"e{node}_{b}", f"v{one}_{b}", f"v{two}_{b}"
     if op == AFFINE:

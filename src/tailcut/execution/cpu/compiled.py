@@ -1,4 +1,4 @@
-"""When tiles are left to compiled loops, and how these share the positions: numba (extra `fast`), on the CPU.
+"""Choice of compiled loops for tiles, and their threads: numba (extra `fast`), on the CPU.
 
 The loops are compiled once per type, or per form of a program, and kept on disk; they hold no lock of Python's, so
 that threads share the positions. What they do is in `program_calls.py`.
@@ -17,7 +17,7 @@ from tailcut.compiling import is_installed as is_installed
 
 # Below this many positions a call's own overhead is larger than the gain.
 MIN_POSITIONS = 512
-# So many numbers must be made, each of few, before the loops beat PyTorch's products (measured on a server core).
+# Elements from which on the loops are faster than PyTorch's products (measured on a server core).
 MIN_ELEMENTS = 1 << 19
 MAX_RANK = 16
 # Work below this is not worth another thread.
@@ -27,7 +27,7 @@ _TYPES = (torch.float32, torch.float64)
 
 
 def pays(elements: int, rank: int) -> bool:
-    """Whether the loops are faster, by sizes alone.
+    """Return whether the loops are faster, by sizes alone.
 
     Args:
         elements: numbers of the full map, made and dropped.
@@ -37,17 +37,17 @@ def pays(elements: int, rank: int) -> bool:
 
 
 def fits(tensor: Tensor) -> bool:
-    """Whether the loops take tensors like this one: on the CPU, float32 or float64."""
+    """Return whether the loops take tensors like this one: on the CPU, float32 or float64."""
     return tensor.device.type == "cpu" and tensor.dtype in _TYPES
 
 
 def padded(tensor: Tensor, axis: int) -> Tensor:
-    """The channels made up to a whole number of blocks with zeros: a zero column of a projection adds nothing."""
+    """Pad the channels with zeros to a whole number of blocks: a zero column of a projection adds nothing."""
     return widened(tensor.detach(), axis, -(-tensor.shape[axis] // BLOCK) * BLOCK).contiguous()
 
 
 def widened(tensor: Tensor, axis: int, size: int) -> Tensor:
-    """Zeros added behind the others until the axis has `size` places."""
+    """Pad an axis with zeros at its end to `size`."""
     shape = list(tensor.shape)
     shape[axis] = size - tensor.shape[axis]
     return torch.cat([tensor, tensor.new_zeros(shape)], dim=axis) if shape[axis] else tensor
@@ -64,7 +64,7 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def pieces(num_positions: int, flops_per_position: float) -> list[tuple[int, int]]:
-    """Ranges of positions for the threads: of whole strips, two for each thread, but none too small for one."""
+    """Return ranges of positions for the threads: whole strips, two ranges for each thread, but none too small."""
     num = min(2 * torch.get_num_threads(), max(1, int(num_positions * flops_per_position / FLOPS_PER_PIECE)))
     length = max(STRIP, -(-num_positions // num // STRIP) * STRIP)
     return [(begin, min(begin + length, num_positions)) for begin in range(0, num_positions, length)]

@@ -71,7 +71,7 @@ def backward_strips(
     begin: int,
     end: int,
 ) -> None:
-    """The gradients of `forward_strips`, whose values are made again.
+    """Compute the gradients of `forward_strips`, whose values are recomputed.
 
     Those of the sources are written at begin ... end - 1. Those of the parameters are sums over the positions, added
     to float64 arrays which belong to this range alone.
@@ -118,7 +118,7 @@ def _back(
     of_sources: Arrays,
     of_parameters: Arrays,
 ) -> None:
-    """From the gradients of the last node's channels c ... c + 3 to those of all that it is made of."""
+    """Backpropagate from the gradients of the last node's channels c ... c + 3 to all nodes."""
     matrix, factors = parameters[0], parameters[1]
     for node in range(code.shape[0] - 1, -1, -1):
         at = node * BLOCK
@@ -147,7 +147,7 @@ def _values(
     n: int,
     values: Array,
 ) -> None:
-    """Channels c ... c + 3 of all nodes at one strip."""
+    """Compute channels c ... c + 3 of all nodes at one strip."""
     matrix, factors = parameters[0], parameters[1]
     for node in range(code.shape[0]):
         op, a, b, d = code[node, 0], code[node, 1], code[node, 2], code[node, 3]
@@ -180,7 +180,7 @@ def _values(
                 else:
                     for p in range(n):
                         x, y = values[one + row, p], values[two + row, p]
-                        # A number that is none stays none, as in torch.maximum.
+                        # NaN stays NaN, as in torch.maximum.
                         values[at + row, p] = x if y <= x or x != x else y
 
 

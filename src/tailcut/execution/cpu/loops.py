@@ -1,4 +1,4 @@
-"""What the loops that numba compiles have in common. Import it only where numba is installed (`compiled.is_installed`).
+"""Common parts of the loops that numba compiles. Import it only where numba is installed.
 
 Values of one strip of positions stay in the first-level cache. Innermost loops run over the last axis of arrays by
 a plain counter and take four rows at once, which the compiler turns into whole vectors.

@@ -1,4 +1,4 @@
-"""Programs run by compiled loops, forward and backward: how a training step avoids full maps on a CPU.
+"""Programs run by compiled loops, forward and backward, so that no full map is written on a CPU.
 
 Long calls have a loop of their own (`unrolled.py`), all others the one that goes from node to node
 (`program_loops.py`). Which of them follows from sizes alone, so that a run gives the same numbers each time.
@@ -23,7 +23,7 @@ Arrays = tuple[Array, ...]
 
 
 class Call(NamedTuple):
-    """What a loop is called with.
+    """Arguments of a loop.
 
     Attributes:
         form: of the loop that is written for the program; None for the one that goes from node to node.
@@ -61,7 +61,7 @@ def add_forward(program: Program, matrix: Tensor | None, values: Values, result:
 def backward(
     program: Program, matrix: Tensor | None, values: Values, gradient: Tensor, *, of_matrix: bool = True
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs of a tensor of the program (or the matrix itself) and a part of its gradient; parts add up.
+    """Return pairs of a tensor of the program (or the matrix itself) and a part of its gradient; parts add up.
 
     Args:
         program: see `program_of`.
@@ -100,7 +100,7 @@ def backward(
 
 
 def _call(program: Program, matrix: Tensor | None, values: Values, product: Tensor) -> Call:
-    """The loop and what it reads; `product`, (num_out, positions), is the result or its gradient."""
+    """Return the loop and its arguments; `product`, (num_out, positions), is the result or its gradient."""
     num_out, num_positions = product.shape
     rows = sum(source.shape[0] for source in program.low_rank)
     flops = 2.0 * program.channels * (rows + num_out)
@@ -112,7 +112,7 @@ def _call(program: Program, matrix: Tensor | None, values: Values, product: Tens
 
 
 def form_of(program: Program, num_out: int) -> Form:
-    """The form of a program that is projected to `num_out` numbers, 0 if it is written, with rounded sizes."""
+    """Return the form of a program, sizes rounded; `num_out` is the size of its projection, 0 if it is written."""
     places, own = {}, 0
     for first, source in _first_rows(program):
         places[first] = own
@@ -137,7 +137,7 @@ def _first_rows(program: Program) -> Iterator[tuple[int, Tensor]]:
 
 
 def _rows(program: Program) -> Array:
-    """Which row of the low-rank sources stands at each place of the form's, -1 for zeros."""
+    """Return the row of the low-rank sources at each place of the form's, -1 for zeros."""
     rows: list[int] = []
     for first, source in _first_rows(program):
         size = source.shape[0]
@@ -146,7 +146,7 @@ def _rows(program: Program) -> Array:
 
 
 def _shared(program: Program, matrix: Tensor | None, call: Call) -> tuple[Any, ...]:
-    """The arguments that the loops from node to node have in common."""
+    """Return the arguments that the loops from node to node have in common."""
     bounds = program.bounds.astype(call.sources[0].dtype)
     return program.code, bounds, call.sources, call.parameters, matrix is None
 
@@ -165,7 +165,7 @@ def _sources(program: Program, values: Values) -> Arrays:
 def _parameters(
     program: Program, matrix: Tensor | None, values: Values, columns: Sequence[int], num_out: int
 ) -> Arrays:
-    """Matrices with `columns` columns and a projection with `num_out` rows: zeros are added."""
+    """Pad the matrices to `columns` columns and the projection to `num_out` rows, with zeros."""
     parts = [values[id(part)].detach() for part in program.matrices]
     matrices = torch.cat([widened(part, 1, size) for part, size in zip(parts, columns, strict=True)], dim=1)
     zero = matrices.new_zeros(program.channels)

@@ -1,4 +1,4 @@
-"""Full maps made, used and dropped, one range of positions (a tile) at a time.
+"""Engine that makes, uses and drops full maps one range of positions (a tile) at a time.
 
 `project` multiplies a full map by a matrix over its channels without writing the map to memory; `write` writes it.
 Both are differentiable: the backward pass makes each tile again instead of storing it.
@@ -46,7 +46,7 @@ class Term:
 
 
 def project(parts: Sequence[Expression], matrix: Tensor, *, engine: str = "torch") -> Tensor:
-    """Matrix @ (the parts, one below the other), position by position.
+    """Compute matrix @ (the stacked parts), position by position.
 
     Args:
         parts: expressions over one grid, `Resampled` ones too; their channels add up to the matrix's columns.
@@ -78,7 +78,7 @@ def project(parts: Sequence[Expression], matrix: Tensor, *, engine: str = "torch
 
 
 def write(part: Expression, *, engine: str = "torch") -> Tensor:
-    """The full map itself, (channels, batch, *spatial)."""
+    """Compute the full map, (channels, batch, *spatial)."""
     if isinstance(part, Given):
         return part.source
     if isinstance(part, Resampled):
@@ -87,13 +87,13 @@ def write(part: Expression, *, engine: str = "torch") -> Tensor:
 
 
 def on_channels_first(operation: Any, source: Tensor) -> Tensor:
-    """An operation on (batch, channels, *spatial), done on (channels, batch, *spatial)."""
+    """Apply an operation on (batch, channels, *spatial) to (channels, batch, *spatial)."""
     result: Tensor = operation(source.transpose(0, 1))
     return result.transpose(0, 1).contiguous()
 
 
 def _fold(part: Affine, matrix: Tensor) -> Tensor:
-    """Matrix @ (A z + b) = (matrix A) z + matrix b: no full value at all."""
+    """Compute matrix @ (A z + b) as (matrix A) z + matrix b, without a full value."""
     flat = part.source.flatten(1)
     small = matrix @ part.matrix
     result = small @ flat if part.shift is None else torch.addmm((matrix @ part.shift)[:, None], small, flat)
@@ -118,7 +118,7 @@ def _run(terms: Sequence[Term], num_out: int, engine: str) -> Tensor:
 
 
 def _programs(terms: Sequence[Term], like: Tensor) -> tuple[Program, ...] | None:
-    """The terms as programs for the compiled loops; None if they do not know all, or there is too little to do."""
+    """Return the terms as programs for the compiled loops; None if a node is not supported or the work is small."""
     if like.shape[1] < compiled.MIN_POSITIONS or not compiled.fits(like):
         return None
     found = [programs.program_of(term.expression) for term in terms]
@@ -142,7 +142,7 @@ class _Plan:
     programs: tuple[Program, ...] | None = None
 
     def ranges(self, tensors: Sequence[Tensor]) -> Iterator[slice]:
-        """The tiles, as ranges of positions."""
+        """Yield the tiles, as ranges of positions."""
         widest = max(node.channels for node in self.order)
         like = tensors[0]
         size = TILE_BYTES if like.device.type == "cpu" else DEVICE_TILE_BYTES
@@ -152,7 +152,7 @@ class _Plan:
             yield slice(start, min(start + length, like.shape[1]))
 
     def tile(self, tensors: Sequence[Tensor], into: Tensor | None = None) -> Tensor:
-        """The sum at one tile: sources are (channels, positions of the tile). Written to `into` if given."""
+        """Compute the sum at one tile: sources are (channels, positions of the tile). Written to `into` if given."""
         values = dict(zip(self.names, tensors, strict=True))
         evaluation = _Evaluation(values, self.order, overwrite=into is not None)
         total: Tensor | None = None
@@ -171,11 +171,11 @@ class _Plan:
         return total
 
     def at(self, tensors: Sequence[Tensor], positions: slice) -> list[Tensor]:
-        """The tensors of one tile."""
+        """Return the tensors of one tile."""
         return [_columns(tensor, positions) if n < self.num_sources else tensor for n, tensor in enumerate(tensors)]
 
     def forward(self, tensors: Sequence[Tensor]) -> Tensor:
-        """The whole sum, (num_out, positions), without a graph."""
+        """Compute the whole sum, (num_out, positions), without a graph."""
         if self.programs is not None:
             values = dict(zip(self.names, tensors, strict=True))
             shape = self.num_out, tensors[0].shape[1]
@@ -191,7 +191,7 @@ class _Plan:
         return result
 
     def backward(self, tensors: Sequence[Tensor], gradient: Tensor, needed: Sequence[bool]) -> list[Tensor | None]:
-        """The gradients of the sum, by compiled loops; of matrices only those that are needed."""
+        """Compute the gradients of the sum, by compiled loops; of matrices only those that are needed."""
         values = dict(zip(self.names, tensors, strict=True))
         wanted = {name for name, is_needed in zip(self.names, needed, strict=True) if is_needed}
         sums: dict[int, Tensor] = {}
@@ -205,14 +205,14 @@ class _Plan:
 
 
 def _columns(tensor: Tensor, positions: slice) -> Tensor:
-    """Some columns; copied where rows lie a power of two apart, so that they would share few places of a cache."""
+    """Return some columns; copied where rows lie a power of two apart, since they would share few cache lines."""
     part = tensor[:, positions]
     is_aliased = part.stride(0) * part.element_size() % ALIASED_BYTES == 0 and part.shape[0] > 1
     return part.contiguous() if is_aliased and tensor.device.type == "cpu" else part
 
 
 class _Tiles(torch.autograd.Function):
-    """The sum of a plan, with a backward pass that makes every tile again."""
+    """The sum of a plan, with a backward pass that recomputes every tile."""
 
     @staticmethod
     def forward(ctx: Any, plan: _Plan, *tensors: Tensor) -> Tensor:
@@ -258,7 +258,7 @@ class _Evaluation:
                 self.uses[id(child)] = self.uses.get(id(child), 0) + 1
 
     def value(self, node: Expression) -> Tensor:
-        """(channels, positions of the tile)."""
+        """Return the node's value, (channels, positions of the tile)."""
         if id(node) not in self.done:
             self.done[id(node)] = self._compute(node)
         return self.done[id(node)]

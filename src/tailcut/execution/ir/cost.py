@@ -40,7 +40,7 @@ DEVICES = {
         dense=30e12, per_output=0.9e12, per_root_input=7.5e12, tile=8e12, elements=1e12, memory=2e12, call=8e-6
     ),
 }
-# Of a number in a map or a weight, as the estimates count them.
+# Bytes of a number in a map or a weight, as the estimates count them.
 NUMBER_BYTES = 4
 # Calls from Python that a low-rank layer makes, with what follows it, beyond those of a dense one.
 EXTRA_CALLS = 45
@@ -53,14 +53,14 @@ VECTOR = 8
 # The estimates are right to about a third, small products gain less from more threads than dense
 # convolutions do, and a wrong choice of a low-rank strategy costs more than a missed one.
 MARGIN = 0.6
-# With gradients less is at stake: what is made whole is kept, and all that follows reads and writes it again, which
-# these estimates count once only.
+# With gradients the margin is smaller: a full map is kept, and all that follows reads and writes it again, which these
+# estimates count only once.
 MARGIN_WITH_GRADIENTS = 0.75
-# The same for a whole network: what stands between its layers is not in the estimates, and calls from Python take as
-# long with several threads. With gradients less is at stake: dense weights are made anew in each step.
+# The same for a whole network: the modules between its layers are not in the estimates, and calls from Python take as
+# long with several threads. With gradients the margin is smaller: dense weights are rebuilt in each step.
 NETWORK_MARGIN = 0.45
 NETWORK_MARGIN_WITH_GRADIENTS = 0.8
-# How much costlier than writing it the making of a map may be while gradients are kept.
+# Cost of making a map over that of writing it, up to which it is recomputed while gradients are kept.
 PATIENCE_WITH_GRADIENTS = 3.5
 # Passes over a weight to build it from its coefficients, and to bring its gradient back.
 PASSES_PER_WEIGHT = 4
@@ -69,14 +69,14 @@ PASSES_OF_FFT = 25
 
 
 class Work(NamedTuple):
-    """A piece of work: what the cost model says of it, its multiplications, and bytes of maps and weights."""
+    """Estimated cost of a computation: seconds, multiplications, and bytes of maps and weights."""
 
     seconds: float
     macs: float
     moved_bytes: float
 
     def plus(self, other: "Work") -> "Work":
-        """Both pieces."""
+        """Return the sum of two costs."""
         return Work(self.seconds + other.seconds, self.macs + other.macs, self.moved_bytes + other.moved_bytes)
 
 
@@ -89,11 +89,11 @@ class Costs:
 
     @classmethod
     def of(cls, device_type: str, *, with_gradients: bool) -> "Costs":
-        """The estimates for a torch device type; unknown ones count as "cuda"."""
+        """Return the estimates for a torch device type; unknown ones count as "cuda"."""
         return cls(DEVICES.get(device_type, DEVICES["cuda"]), with_gradients)
 
     def product(self, flops: float, num_bytes: float, num_in: int, num_out: int) -> float:
-        """Seconds of a convolution or matrix product.
+        """Estimate the seconds of a convolution or matrix product.
 
         Args:
             flops: operations.
@@ -108,15 +108,15 @@ class Costs:
         return self._with_backward(seconds, BACKWARD_DENSE)
 
     def tiles(self, flops: float, elements: float) -> float:
-        """Seconds of so many operations in tiles, which make and drop so many numbers."""
+        """Estimate the seconds of so many operations in tiles, which make and drop so many numbers."""
         return self._with_backward(flops / self.device.tile + elements / self.device.elements, BACKWARD_TILES)
 
     def move(self, num_bytes: float) -> float:
-        """Seconds to read or write so many bytes."""
+        """Estimate the seconds to read or write so many bytes."""
         return self._with_backward(num_bytes / self.device.memory, BACKWARD_DENSE)
 
     def rebuild(self, flops: float, num_bytes: float, *, is_whole: bool) -> float:
-        """Seconds to make a weight or a part of it anew; without gradients it is made once and kept.
+        """Estimate the seconds to rebuild a weight or a part of it; without gradients it is built once and kept.
 
         Args:
             flops: operations, by products.
@@ -130,11 +130,11 @@ class Costs:
         return PASSES_PER_WEIGHT * one_pass + (min(products, PASSES_OF_FFT * one_pass) if is_whole else products)
 
     def overhead(self) -> float:
-        """Seconds of the extra calls of a low-rank layer."""
+        """Estimate the seconds of the extra calls of a low-rank layer."""
         return self._with_backward(EXTRA_CALLS * self.device.call, BACKWARD_CALLS)
 
     def is_costly(self, flops: float, elements: float, num_bytes: float) -> bool:
-        """Whether a map that is used twice is better written than made twice.
+        """Return whether a map that is used twice is better written than made twice.
 
         Written, it is written once and read twice. With gradients it then stays in memory until the backward pass, so
         making it again may cost several times as much.
@@ -148,11 +148,11 @@ class Costs:
         return self.tiles(flops, elements) > patience * self.move(3 * num_bytes)
 
     def is_clearly_less(self, seconds: float, than: float) -> bool:
-        """Whether a low-rank strategy is the better one beyond the errors of these estimates."""
+        """Return whether a low-rank strategy is the better one beyond the errors of these estimates."""
         return seconds < (MARGIN_WITH_GRADIENTS if self.with_gradients else MARGIN) * than
 
     def network_pays(self, seconds: float, dense: float) -> bool:
-        """Whether so many seconds in the layers of a network are clearly less than with all of them dense."""
+        """Return whether so many seconds in the layers of a network are clearly less than with all of them dense."""
         return seconds < (NETWORK_MARGIN_WITH_GRADIENTS if self.with_gradients else NETWORK_MARGIN) * dense
 
     def _with_backward(self, seconds: float, backward: float) -> float:
@@ -160,5 +160,5 @@ class Costs:
 
 
 def _padded(channels: int) -> int:
-    """Convolutions work on vectors of channels; a few alone have kernels of their own."""
+    """Round a number of channels up to whole vectors; a few channels have kernels of their own."""
     return channels if channels < VECTOR else math.ceil(channels / VECTOR) * VECTOR

@@ -1,4 +1,4 @@
-"""What a full map is made of: an expression that gives its channels at a pixel from a few numbers there.
+"""Expressions that give the channels of a full map at a pixel from a few numbers there.
 
 Every node gives `channels` values at each position of one grid, (batch, *spatial). Sources are stored with the
 channels first, (channels, batch, *spatial), so that any range of positions is one matrix with positions as columns.
@@ -18,18 +18,18 @@ OnSource = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Expression:
-    """A node. `channels`: how many values it gives at a position."""
+    """Node of an expression; `channels` is the number of its values at a position."""
 
     channels: int
 
     @cached_property
     def flops(self) -> int:
-        """Multiplications and additions of the whole expression at one position."""
+        """Number of multiplications and additions of the whole expression at one position."""
         return sum(map(_own_flops, nodes([self])))
 
     @cached_property
     def elements(self) -> int:
-        """Numbers that the whole expression makes or reads at one position; what is done in place adds none."""
+        """Number of values that the whole expression makes or reads at one position; in-place functions add none."""
         return sum(map(_own_elements, nodes([self])))
 
 
@@ -110,13 +110,13 @@ class Resampled(Expression):
 
 
 def given(tensor: Tensor, channel_axis: int) -> Given:
-    """An ordinary tensor as a part of a map. It is copied: the map is read later, when the tensor may have changed."""
+    """Return an ordinary tensor as a part of a map. It is copied: it may change before the map is read."""
     source = tensor.movedim(channel_axis, 0).clone(memory_format=torch.contiguous_format)
     return Given(source.shape[0], source)
 
 
 def children(node: Expression) -> tuple[Expression, ...]:
-    """The nodes right below."""
+    """Return the direct children of a node."""
     if isinstance(node, Pointwise):
         return node.children
     if isinstance(node, (Scaled, Resampled)):
@@ -125,7 +125,7 @@ def children(node: Expression) -> tuple[Expression, ...]:
 
 
 def nodes(roots: Sequence[Expression]) -> list[Expression]:
-    """All nodes of the expressions, each once, children before parents."""
+    """Return all nodes of the expressions, each once, children before parents."""
     found: dict[int, Expression] = {}
     for root in roots:
         _collect(root, found)
@@ -142,13 +142,13 @@ def _collect(node: Expression, found: dict[int, Expression]) -> None:
 
 
 def sources(nodes: Sequence[Expression]) -> list[Tensor]:
-    """The tensors over positions that the nodes read, each once."""
+    """Return the tensors over positions that the nodes read, each once."""
     read = [node.source for node in nodes if isinstance(node, (Affine, Given))]
     return list({id(source): source for source in read}.values())
 
 
 def parameters(nodes: Sequence[Expression]) -> list[Tensor]:
-    """The tensors over channels that the nodes read, each once."""
+    """Return the tensors over channels that the nodes read, each once."""
     read: list[Tensor | None] = []
     for node in nodes:
         if isinstance(node, Affine):
@@ -159,7 +159,7 @@ def parameters(nodes: Sequence[Expression]) -> list[Tensor]:
 
 
 def map_sources(root: Expression, function: OnSource, known: dict[Any, Any] | None = None) -> Expression:
-    """The expression over another grid: each source replaced by function(source), once per source."""
+    """Return the expression over another grid: each source is replaced by function(source), once per source."""
     known = {} if known is None else known
     if id(root) not in known:
         known[id(root)] = _map_one(root, function, known)
@@ -185,36 +185,36 @@ def _map_one(node: Expression, function: OnSource, known: dict[Any, Any]) -> Exp
 
 
 def a_source(root: Expression) -> Tensor:
-    """One of the tensors over positions that it reads: type and device are those of all."""
+    """Return one of the tensors over positions that it reads: type and device are those of all."""
     while not isinstance(root, (Affine, Given)):
         root = children(root)[0]
     return root.source
 
 
 def grid_of(root: Expression) -> tuple[int, ...]:
-    """(batch, *spatial) that the expression lives on."""
+    """Return the grid of the expression, (batch, *spatial)."""
     return root.grid if isinstance(root, Resampled) else tuple(a_source(root).shape[1:])
 
 
 def resample(root: Expression, operation: OnSource) -> Expression:
-    """The operation done on the expression, at its sources where that is the same."""
+    """Apply the operation to the expression, at its sources where that gives the same."""
     if isinstance(root, Resampled):
         before = root.operation
         return resample(root.child, lambda x: operation(before(x)))
     if isinstance(root, (Given, Affine)) and getattr(root, "shift", None) is None:
         return map_sources(root, lambda source: operation(source.transpose(0, 1)).transpose(0, 1).contiguous())
-    # One channel of zeros tells the size. On the meta device torch would import 800 modules for its first operation.
+    # One channel of zeros gives the size. On the meta device torch would import 800 modules for its first operation.
     after = operation(torch.zeros(grid_of(root)).unsqueeze(1)).squeeze(1)
     return Resampled(root.channels, operation, root, tuple(after.shape))
 
 
 def is_pointwise(root: Expression) -> bool:
-    """Whether every node works position by position."""
+    """Return whether every node works position by position."""
     return not isinstance(root, Resampled)
 
 
 def take_channels(root: Expression, channels: slice) -> Expression | None:
-    """The expression of some of the channels; None where that cannot be told cheaply."""
+    """Return the expression of some of the channels; None where it costs a computation."""
     if isinstance(root, Affine):
         shift = None if root.shift is None else root.shift[channels]
         matrix = root.matrix[channels]
@@ -230,7 +230,7 @@ def take_channels(root: Expression, channels: slice) -> Expression | None:
 
 
 def add_affine(first: Affine, second: Affine) -> Affine:
-    """The sum of two: their sources stacked."""
+    """Add two affine expressions: their sources are stacked."""
     source = torch.cat([first.source, second.source])
     matrix = torch.cat([first.matrix, second.matrix], dim=1)
     shifts = [shift for shift in (first.shift, second.shift) if shift is not None]

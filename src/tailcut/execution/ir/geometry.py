@@ -61,11 +61,11 @@ class Geometry:
 
     @property
     def is_one_position(self) -> bool:
-        """Whether each output position reads one input position and nothing is padded."""
+        """True if each output position reads one input position and nothing is padded."""
         return self.kernel_size == 1 and not self.is_transposed and not any(map(any, self.padding))
 
     def convolve(self, source: Tensor, core: Tensor, bias: Tensor | None) -> Tensor:
-        """The same convolution on (channels, batch, *spatial), with a core (out, in, *kernel)."""
+        """Apply the convolution to (channels, batch, *spatial), with a core (out, in, *kernel)."""
         if not self.stride:
             flat = core.flatten(1) @ source.flatten(1)
             flat = flat if bias is None else flat + bias[:, None]
@@ -87,12 +87,12 @@ class Geometry:
         return result.transpose(0, 1).contiguous()
 
     def _is_large(self, source: Tensor) -> bool:
-        """Whether the map is one that goes through no cache, of a kind that can be cut into bands of rows."""
+        """Return whether the map is one that goes through no cache, of a kind that can be cut into bands of rows."""
         is_plain = self.padding_mode == "zeros" and self.groups == 1 and all(step == 1 for step in self.stride)
         return source.ndim == 4 and is_plain and source.device.type == "cpu" and source.numel() > 2 * BAND_NUMBERS
 
     def _in_bands(self, source: Tensor, core: Tensor, bias: Tensor | None) -> Tensor:
-        """The same band by band: what a convolution needs its operands turned into never exists as a whole."""
+        """Apply the convolution band by band, so that the unfolded input never exists as a whole."""
         (top, bottom), (left, right) = self.padding
         batch, height, width = source.shape[1:]
         reach = [step * (size - 1) for step, size in zip(self.dilation, self.kernel, strict=True)]
@@ -126,7 +126,7 @@ class Geometry:
         return result.transpose(0, 1).contiguous()
 
     def _side_by_side(self, source: Tensor, core: Tensor, bias: Tensor | None) -> Tensor:
-        """A transposed convolution whose kernels do not overlap: one product, then the pixels woven together."""
+        """Apply a transposed convolution whose kernels do not overlap: one product, then a pixel shuffle."""
         num_out, num_in = core.shape[:2]
         matrix = core.movedim(1, -1).reshape(-1, num_in)
         flat = matrix @ source.flatten(1)
@@ -144,7 +144,7 @@ class Geometry:
 
 
 def geometry_of(layer: nn.Module, shape: Sequence[int], args: tuple[Any, ...]) -> Geometry | None:
-    """Sizes of the call layer(x, *args), x of that shape; None for inputs without a batch, of odd ranks or channels."""
+    """Return the sizes of the call layer(x, *args); None for inputs without a batch, of odd ranks or channels."""
     if isinstance(layer, nn.Linear):
         if len(shape) < 2 or 0 in shape or shape[-1] != layer.in_features:
             return None
@@ -188,7 +188,7 @@ def geometry_of(layer: nn.Module, shape: Sequence[int], args: tuple[Any, ...]) -
 
 
 def _padding(layer: _ConvNd) -> tuple[tuple[int, int], ...]:
-    """Zeros before and after, per axis: as torch's forward takes them, from what the layer says now."""
+    """Return the zeros before and after, per axis, as torch's forward adds them."""
     if layer.padding == "same" and layer.padding_mode == "zeros":
         reaches = [step * (size - 1) for step, size in zip(layer.dilation, layer.kernel_size, strict=True)]
         return tuple((reach // 2, reach - reach // 2) for reach in reaches)
@@ -211,14 +211,14 @@ def _out_sizes(layer: _ConvNd, sizes: Sequence[int], padding: Sequence[tuple[int
 
 
 def _channels_last(x: Tensor) -> Tensor:
-    """Convolutions of a few channels are several times faster so on the CPU."""
+    """Return the tensor in channels-last order, in which the CPU convolves a few channels several times faster."""
     if x.ndim == 4 and x.device.type == "cpu":
         return x.contiguous(memory_format=torch.channels_last)
     return x.contiguous()
 
 
 def pooled_size(size: int, kernel: int, stride: int, padding: int, *, ceil_mode: bool) -> int:
-    """Along one axis, how many windows a pooling has, as torch counts them; without a map to try it on."""
+    """Return the number of windows of a pooling along one axis, as torch counts them."""
     room = size + 2 * padding - kernel
     if not ceil_mode:
         return room // stride + 1

@@ -19,7 +19,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Program:
-    """An expression in the form the loops know.
+    """An expression as the arrays that loops interpret.
 
     Attributes:
         code: (nodes, 5) of int64: the operation and its arguments. Affine: first row among the low-rank sources, number
@@ -43,7 +43,7 @@ class Program:
 
 
 def program_of(root: Expression) -> Program | None:
-    """The expression as a program; None if the loops do not know one of its nodes."""
+    """Compile the expression to a program; None if the loops do not support one of its nodes."""
     writer = _Writer()
     for node in nodes([root]):
         if not writer.add(node):
@@ -66,7 +66,7 @@ class _Writer:
         self._place: dict[int, int] = {}
 
     def add(self, node: Expression) -> bool:
-        """Write one node below its children; False if there is no operation for it."""
+        """Add a node whose children are there; False if there is no operation for it."""
         bounds = (-np.inf, np.inf)
         row: tuple[int, ...]
         if isinstance(node, Affine):
@@ -89,7 +89,7 @@ class _Writer:
         return True
 
     def _chain(self, operation: int, node: Pointwise) -> bool:
-        """A function of many arguments, taken two by two."""
+        """Add a function of many arguments, two by two."""
         before = self._place[id(node.children[0])]
         for child in node.children[1:]:
             self._write(node, (operation, before, self._place[id(child)]), (-np.inf, np.inf))

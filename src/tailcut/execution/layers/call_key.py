@@ -1,4 +1,4 @@
-"""Keys of calls, by which it is decided how they run: tensors and other arguments."""
+"""Keys of calls, made of tensors and other arguments, which decide how they run."""
 
 from enum import Enum
 from pathlib import PurePath
@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from tailcut.execution.lazy.unsupported import is_transformed
 
-# Of these nothing can be changed.
+# Immutable types.
 _CONSTANTS = (
     *(NoneType, bool, int, float, complex, str, bytes, slice, range, tuple, frozenset, Enum, type, PurePath),
     *(torch.dtype, torch.device, torch.layout, torch.memory_format, np.generic, np.dtype),
@@ -20,14 +20,14 @@ _CONSTANTS = (
 
 
 def tensors_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    """All tensors among the arguments, in lists, tuples and dicts too."""
+    """Return all tensors among the arguments, in lists, tuples and dicts too."""
     if not kwargs and all(isinstance(value, Tensor) for value in args):
         return list(args)
     return [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
 
 
 def has_other_objects(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """The class of an argument that a forward may change unseen, such as a cache of keys and values; or ""."""
+    """Return the class of an argument that a forward may change unseen, such as a cache of keys and values; or ""."""
     if not kwargs and all(isinstance(value, Tensor) for value in args):
         return ""
     leaves = pytree.tree_leaves((args, kwargs))
@@ -35,7 +35,7 @@ def has_other_objects(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
 
 
 def words_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[object, ...]:
-    """What else may choose a branch of a network: switches, names, and which arguments were given.
+    """Return all else that may choose a branch of a network: switches, names, the arguments that were given.
 
     Numbers are left out: such as the time in a diffusion differ from call to call, and seldom choose a strategy. What
     torch.func asks is told apart, since it runs densely.
@@ -48,15 +48,15 @@ def words_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[object, ...
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether it is an ordinary array: neither nested nor sparse."""
+    """Return whether it is an ordinary array: neither nested nor sparse."""
     return not tensor.is_nested and tensor.layout is torch.strided
 
 
 def sizes_of(tensors: list[Tensor]) -> tuple[tuple[int, ...], ...]:
-    """The shape of each; empty for nested tensors, which may have none."""
+    """Return the shape of each tensor; empty for nested tensors, which may have none."""
     return tuple([() if tensor.is_nested else tuple(tensor.shape) for tensor in tensors])
 
 
 def device_type(tensors: list[Tensor]) -> str:
-    """The kind of device that a call runs on."""
+    """Return the kind of device that a call runs on."""
     return tensors[0].device.type if tensors else "cpu"

@@ -33,13 +33,13 @@ Kept = TypeVar("Kept", Factorization, Tensor)
 
 
 def counts_changes(vector: Tensor, dropped: Tensor) -> bool:
-    """Whether torch tells that a vector or its mask was written to."""
+    """Return whether torch tells that a vector or its mask was written to."""
     # Tensors made in inference mode do not count their changes; those of torch.func do not last.
     return not (vector.is_inference() or dropped.is_inference() or is_transformed())
 
 
 class TruncatedWeight:
-    """The weight of one regularised layer, as factors or dense, computed again only when it changed."""
+    """The weight of one regularised layer, as factors or dense, recomputed only when it changed."""
 
     def __init__(self, tensor: TruncatedTensor, module: nn.Module) -> None:
         layer = find_layer(module)
@@ -70,19 +70,19 @@ class TruncatedWeight:
 
     @property
     def is_blank(self) -> bool:
-        """Whether it was made without memory, on the meta device, and is there still: then its corner is not known."""
+        """True for a weight on the meta device, whose corner is not known."""
         return not self.tensor.truncation.corner_shape
 
     def _sizes(self) -> tuple[int, ...]:
         return self.tensor.truncation.corner_shape or self.tensor.shape
 
     def factors(self, context: Context) -> Factorization:
-        """The factors, differentiable where gradients are on."""
+        """Return the factors, differentiable where gradients are on."""
         found = self._up_to_date(Factorization, context)
         return self._keep(self._lasting(self._factors), context) if found is None else found
 
     def derived(self, key: str, factors: Factorization, make: Callable[[Factorization], Tensor]) -> Tensor:
-        """make(factors); where no gradient is wanted it is kept as long as the factors are the same.
+        """Return make(factors), which is kept while the factors are the same and no gradient is wanted.
 
         Args:
             key: what is made.
@@ -97,19 +97,19 @@ class TruncatedWeight:
         return kept[1]
 
     def dense(self, context: Context) -> Tensor:
-        """The dense weight, differentiable where gradients are on."""
+        """Return the dense weight, differentiable where gradients are on."""
         found = self._up_to_date(Tensor, context)
         if found is not None:
             return found
-        # The strides of an axis of size one may be any number, by which torch may take a weight for a channels-last one
-        # and choose slower kernels.
+        # The stride of an axis of size one may be any number, by which torch may take a weight for channels-last and
+        # choose slower kernels.
         weight: Tensor = self._lasting(
             lambda: self.tensor.truncation(self.vector).contiguous().flatten().view(self.tensor.shape)
         )
         return self._keep(weight, context)
 
     def _lasting(self, make: Callable[[], Kept]) -> Kept:
-        """What `make` gives, as ordinary tensors: those of inference mode could not be used with gradients later."""
+        """Call `make` for ordinary tensors: those of inference mode could not be used with gradients later."""
         if not torch.is_inference_mode_enabled():
             return make()
         with torch.inference_mode(mode=False), torch.no_grad():
@@ -131,7 +131,7 @@ class TruncatedWeight:
         return Factorization(corner.contiguous().to(dtype), inward, outward)
 
     def state(self) -> tuple[object, ...] | None:
-        """What changes whenever torch counts a write to a coefficient; None where it does not count."""
+        """Return a value that changes whenever torch counts a write to a coefficient; None where it does not count."""
         vector, dropped = self._parameters["original"], self._buffers["dropped"]
         if vector is None or dropped is None or not counts_changes(vector, dropped):
             return None
@@ -158,11 +158,11 @@ class TruncatedWeight:
 
 
 def block_diagonal(matrix: Tensor, groups: int) -> Tensor:
-    """The matrix once per group along the diagonal."""
+    """Repeat the matrix once per group along the diagonal."""
     return matrix if groups == 1 else torch.block_diag(*([matrix] * groups))
 
 
 def grouped_outward(outward: Tensor | None, num_channels: int, groups: int, like: Tensor) -> Tensor:
-    """(out channels, groups * num_out): each group's channels are made of that group's low-rank ones."""
+    """Return (out channels, groups * num_out), which makes each group's channels of that group's low-rank ones."""
     whole = torch.eye(num_channels, dtype=like.dtype, device=like.device) if outward is None else outward
     return whole if groups == 1 else torch.block_diag(*whole.split(num_channels // groups))

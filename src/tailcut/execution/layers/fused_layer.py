@@ -1,4 +1,4 @@
-"""Regularised layers in a fused network: each call takes the cheapest strategy that the cost model sees."""
+"""Regularised layers in a fused network: each call takes the cheapest strategy by the cost model."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from tailcut.execution.lazy.lazy_map import LazyMap, project_full, shape_of
 from tailcut.execution.lazy.unsupported import is_autocast, is_transformed, refuse_unsupported
 from tailcut.weights import TruncatedTensor
 
-# A layer remembers its strategy for so many different calls.
+# Number of different calls for which a layer remembers its strategy.
 MAX_PLANS = 256
 _KINDS: dict[tuple[type[nn.Module], type[nn.Module]], type[nn.Module]] = {}
 
@@ -37,7 +37,7 @@ class DenseLayer:
         self, source: nn.Module, name: str, tensors: dict[str, TruncatedTensor], *, like: "DenseLayer | None" = None
     ) -> None:
         kind = _plain_kind(source)
-        # Torch's own layers have no hooks here: calling them is calling their forward.
+        # Torch's own layers have no hooks here, so their forward is called directly.
         self.module = shallow_copy(source, _kind_with(_CalledDirectly, kind) if _is_torchs(kind) else kind)
         self.name = name
         self._attributes = self.module.__dict__
@@ -55,7 +55,7 @@ class DenseLayer:
         """Hold the dense tensors, as the coefficients are now, for the module's forward."""
         for attribute, weight in self._weights.items():
             self._attributes[attribute] = weight.dense(context)
-        # Found there at once; torch looks for parameters of a module only after all else.
+        # In `__dict__`, where Python finds it at once; torch looks for parameters only after all else.
         self._attributes.update(self.module._parameters)
 
 
@@ -85,7 +85,7 @@ class FusedLayer(nn.Module):
         return self.weights.dense(current_context())
 
     def _why_dense(self, context: Context) -> str:
-        """Why this call has to be done as the dense network does it, whatever it costs; empty if it has not.
+        """Return the reason why this call must run densely, whatever it costs; empty if there is none.
 
         Raises:
             UnsupportedError: not only this call has to.
@@ -114,7 +114,7 @@ class LowRankLayer(FusedLayer):
         return self._parameters["bias"] if truncated is None else truncated.dense(current_context())
 
     def forward(self, input: Tensor, output_size: Any = None) -> Tensor:
-        """As the original's: from an ordinary tensor or a lazy map, to one or the other."""
+        """Run the layer on an ordinary tensor or a lazy map, and return one or the other."""
         context, x = current_context(), input
         args = () if output_size is None else (tuple(output_size),)
         why_dense = self._why_dense(context)
@@ -131,7 +131,7 @@ class LowRankLayer(FusedLayer):
         return self._low_rank(x, plan.geometry, plan.best, plan.dense, context)
 
     def _plan(self, x: Tensor, args: tuple[Any, ...], context: Context) -> Plan | None:
-        """The strategy of this call, None where there is but the dense one. It is thought out once for each key."""
+        """Return the strategy of this call, None where there is only the dense one; computed once for each key."""
         unwritten = x.parts if isinstance(x, LazyMap) and x._full is None else ()
         making = tuple((part.flops, part.elements) for part in unwritten)
         key = (
@@ -186,7 +186,7 @@ class LowRankLayer(FusedLayer):
         return LazyMap([part], geometry.channel_axis, [self.name])
 
     def _folded(self, x: Tensor, geometry: Geometry, factors: Factorization, strategy: Strategy) -> Tensor | None:
-        """For kernels of one position: core and input cosines are one matrix, which the tiles apply."""
+        """Run a 1 x 1 kernel: core and input cosines are one matrix, which the tiles apply."""
         if not geometry.is_one_position or geometry.groups > 1 or not strategy.project or factors.inward is None:
             return None
         rows = factors.core.shape[0] if strategy.low_rank or factors.outward is None else factors.outward.shape[0]
@@ -199,14 +199,14 @@ class LowRankLayer(FusedLayer):
         return result if strategy.low_rank or self.bias is None else result + _along(self.bias, result)
 
     def _projected(self, x: Tensor, geometry: Geometry, factors: Factorization, strategy: Strategy) -> Tensor:
-        """(channels, batch, *spatial) of what the core works on."""
+        """Return the input of the core, (channels, batch, *spatial)."""
         if strategy.project and factors.inward is not None:
             return project_any(x, block_diagonal(factors.inward, geometry.groups), geometry)
         full = x.materialize(f"{self.name} takes its input whole") if isinstance(x, LazyMap) else x
         return full.movedim(geometry.channel_axis, 0)
 
     def _core(self, y: Tensor, geometry: Geometry, factors: Factorization, strategy: Strategy) -> Tensor:
-        """The small convolution; (channels, batch, *spatial) to (channels, batch, *spatial)."""
+        """Apply the small convolution; (channels, batch, *spatial) to (channels, batch, *spatial)."""
         inner, outer = ("low_rank" if is_low_rank else "full" for is_low_rank in (strategy.project, strategy.low_rank))
         key = f"core, input {inner}, output {outer}"
         core = self.weights.derived(key, factors, lambda found: _core_of(found, strategy))
@@ -216,14 +216,14 @@ class LowRankLayer(FusedLayer):
 
 
 def _folded_matrix(factors: Factorization, *, low_rank: bool) -> Tensor:
-    """Of a kernel of one position: core and cosines of the input, and of the output unless it stays low-rank."""
+    """Multiply the core of a 1 x 1 kernel by the input's cosines, and by the output's unless it stays low-rank."""
     core = factors.core.flatten(1)
     core = core if factors.inward is None else core @ factors.inward
     return core if low_rank or factors.outward is None else factors.outward @ core
 
 
 def _core_of(factors: Factorization, strategy: Strategy) -> Tensor:
-    """The core with the cosines of those sides that are taken whole: (out, in, *kernel)."""
+    """Multiply the core by the cosines of those sides that are not kept low-rank: (out, in, *kernel)."""
     core = factors.core
     if not strategy.project and factors.inward is not None:
         core = torch.tensordot(core, factors.inward, dims=([1], [0])).movedim(-1, 1)
@@ -233,14 +233,14 @@ def _core_of(factors: Factorization, strategy: Strategy) -> Tensor:
 
 
 def project_any(x: Tensor, matrix: Tensor, geometry: Geometry) -> Tensor:
-    """Matrix @ x over the channels of an ordinary tensor or of a lazy map."""
+    """Compute matrix @ x over the channels of an ordinary tensor or of a lazy map."""
     if isinstance(x, LazyMap):
         return x.project(matrix)
     return project_full(x, matrix, geometry.channel_axis)
 
 
 def _strided(x: Tensor, geometry: Geometry) -> Tensor:
-    """Only the positions that a kernel of one position with strides reads."""
+    """Return the positions that a 1 x 1 kernel with strides reads."""
     if all(step == 1 for step in geometry.stride):
         return x
     index = (slice(None), slice(None), *(slice(None, None, step) for step in geometry.stride))
@@ -261,14 +261,14 @@ def _to_batch_first(result: Tensor, geometry: Geometry) -> Tensor:
 
 
 class LowRankEmbedding(FusedLayer):
-    """A regularised embedding: the cosines at the index, times the core; expanded when somebody needs it whole."""
+    """A regularised embedding: the cosines at the index, times the core; expanded when the full map is needed."""
 
     max_norm: float | None
     padding_idx: int | None
     embedding_dim: int
 
     def forward(self, input: Tensor) -> Tensor:
-        """(...) of integers to (..., channels)."""
+        """Look up (...) integers; returns (..., channels)."""
         context, index = current_context(), input
         special = self.max_norm is not None or self.padding_idx is not None
         size = self.embedding_dim
@@ -290,7 +290,7 @@ class LowRankEmbedding(FusedLayer):
 
 
 def fused_layer(source: nn.Module, name: str, tensor: TruncatedTensor, dense: DenseLayer) -> FusedLayer | None:
-    """The fused form of a layer; None for kinds that have none."""
+    """Return the fused form of a layer; None for kinds that have none."""
     kind = _plain_kind(source)
     if kind is nn.Embedding and isinstance(source, nn.Embedding):
         if source.sparse or source.scale_grad_by_freq:
@@ -306,18 +306,18 @@ def fused_layer(source: nn.Module, name: str, tensor: TruncatedTensor, dense: De
 
 
 def _plain_kind(source: nn.Module) -> type[nn.Module]:
-    """The class that a module had before it was parametrised."""
+    """Return the class that a module had before it was parametrised."""
     kind: type[nn.Module] = type(source).__bases__[0]
     return kind
 
 
 def _is_torchs(kind: type[nn.Module]) -> bool:
-    """Whether it is torch's own linear layer or a convolution of torch's."""
+    """Return whether it is torch's own linear layer or a convolution of torch's."""
     return kind is nn.Linear or (kind.__module__ == nn.Conv2d.__module__ and issubclass(kind, _ConvNd))
 
 
 def _kind_with(form: type[nn.Module], kind: type[nn.Module]) -> type[nn.Module]:
-    """The subclass of a kind of layers that runs in a form; the same one each time."""
+    """Return the subclass of a kind of layers that runs in a form; the same one each time."""
     if (form, kind) not in _KINDS:
         _KINDS[form, kind] = type(f"{form.__name__}{kind.__name__}", (form, kind), {})
     return _KINDS[form, kind]

@@ -17,7 +17,7 @@ GLOBAL_HOOKS: tuple[dict[int, Any], ...] = tuple(getattr(torch.nn.modules.module
 
 
 def shallow_copy(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
-    """A module of class `kind` with the other's attributes as they are now, and the same tensors and hooks.
+    """Return a module of class `kind` with the other's present attributes, and the same tensors and hooks.
 
     Parameters, buffers and hooks lie in the very dicts of the original, so that both see all changes to them. Other
     attributes that are bound later are each one's own. Parametrisations are left out where `kind` is another class.
@@ -30,7 +30,7 @@ def shallow_copy(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
 
 
 def copy_with(module: nn.Module, replacements: Mapping[int, nn.Module], copies: dict[int, nn.Module]) -> nn.Module:
-    """The module with others in the place of some of its parts; the module itself where it has none of those.
+    """Return a copy of the module with some parts replaced; the module itself where it has none of those.
 
     Args:
         module: it is not changed.
@@ -46,14 +46,14 @@ def copy_with(module: nn.Module, replacements: Mapping[int, nn.Module], copies: 
         if any(child is not below[name] for name, child in children.items()):
             made = shallow_copy(module, type(module)) if made is module else made
             made._modules.update(children)
-            # Found there at once; torch looks for children of a module only after all else.
+            # In `__dict__`, where Python finds it at once; torch looks for children only after all else.
             made.__dict__.update({name: child for name, child in children.items() if not hasattr(type(made), name)})
         copies[id(module)] = made
     return copies[id(module)]
 
 
 def reason_to_leave(module: nn.Module) -> str:
-    """Why a module cannot be copied, and runs as it is with all that is in it; empty if it can be."""
+    """Return the reason why a module cannot be copied and runs as it is; empty if it can be."""
     if isinstance(module, torch.jit.ScriptModule):
         return "is a TorchScript module"
     hooks = [hook for name in HOOKS for hook in module.__dict__[name].values()]

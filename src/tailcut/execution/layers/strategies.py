@@ -1,4 +1,4 @@
-"""The strategies by which one call of a regularised layer can be done, what each costs, and the cheapest of them."""
+"""Strategies for one call of a regularised layer, the cost of each, and the choice of the cheapest."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from tailcut.execution.lazy.lazy_map import LazyMap
 
 
 class Strategy(NamedTuple):
-    """How one call of a layer is done.
+    """Strategy of one call of a layer.
 
     Attributes:
         project: the input is projected on its cosines first; else it is taken whole.
@@ -26,7 +26,7 @@ class Strategy(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What was decided for calls of some sizes: their geometry, the best strategy, and the dense one."""
+    """Decision for calls of some sizes: their geometry, the best strategy, and the dense one."""
 
     geometry: Geometry
     best: Strategy
@@ -34,7 +34,7 @@ class Plan(NamedTuple):
 
 
 def possible_strategies(geometry: Geometry, weights: TruncatedWeight, x: Tensor, context: Context) -> list[Strategy]:
-    """The strategies that exist for this call, the dense one first."""
+    """Return the strategies that exist for this call, the dense one first."""
     strategies = [_strategy(geometry, weights, x, context, project=False, low_rank=False)]
     if context.strategy == "dense":
         return strategies
@@ -52,7 +52,7 @@ def possible_strategies(geometry: Geometry, weights: TruncatedWeight, x: Tensor,
 
 
 def choose(strategies: list[Strategy], context: Context) -> Strategy | None:
-    """The cheapest strategy: the dense one unless another is clearly cheaper, or the context asks for "low_rank"."""
+    """Return the cheapest strategy: dense unless another is clearly cheaper, or the context asks for "low_rank"."""
     if context.strategy == "low_rank" and len(strategies) > 1:
         strategies = strategies[1:]
     best = min(strategies, key=lambda strategy: strategy.work.seconds, default=None)
@@ -89,11 +89,11 @@ def _strategy(
         sides = {"project": project, "low_rank": low_rank}
         total = total.plus(_convolving(geometry, weights, costs, core_inner, outer, **sides))
     seconds = total.seconds
-    if low_rank:  # sooner or later somebody makes the full map of it, in tiles
+    if low_rank:  # its reader will make the full map, in tiles
         full = geometry.out_positions * geometry.out_channels
         seconds += costs.tiles(2.0 * outer * full / groups, full)
         seconds += costs.move(NUMBER_BYTES * outer * geometry.out_channels / groups)
-    else:  # sooner or later somebody reads it and writes it again
+    else:  # its reader will read and write it again
         seconds += costs.move(2 * written)
     if project or low_rank:
         seconds += costs.overhead()
@@ -101,7 +101,7 @@ def _strategy(
 
 
 def _reading(geometry: Geometry, x: Tensor, costs: Costs, *, project: bool) -> Work:
-    """A lazy map is made in tiles, and written and read again unless it is projected; a full one is read."""
+    """Return the cost of an input: a lazy map is made in tiles, and written unless projected; a full one is read."""
     read = NUMBER_BYTES * geometry.positions * geometry.in_channels
     if not isinstance(x, LazyMap) or x._full is not None:
         return Work(0, 0, read)
@@ -111,7 +111,7 @@ def _reading(geometry: Geometry, x: Tensor, costs: Costs, *, project: bool) -> W
 
 
 def _projecting(geometry: Geometry, x: Tensor, costs: Costs, positions: int, rows: int) -> Work:
-    """A matrix of so many rows times the input at so many positions."""
+    """Return the cost of a matrix of so many rows times the input at so many positions."""
     channels, groups = geometry.in_channels, geometry.groups
     products = 2.0 * positions * rows * channels / groups
     if isinstance(x, LazyMap) and x._full is None:
@@ -133,14 +133,14 @@ def _convolving(
     project: bool,
     low_rank: bool,
 ) -> Work:
-    """The convolution from `inner` to `outer` channels."""
+    """Return the cost of the convolution from `inner` to `outer` channels."""
     groups = geometry.groups
     products = 2.0 * geometry.taps * inner * outer / groups
     written = NUMBER_BYTES * geometry.out_positions * outer
     weight_bytes = NUMBER_BYTES * geometry.kernel_size * inner * outer / groups
     maps = written + NUMBER_BYTES * geometry.positions * inner
     seconds = costs.product(products, maps + weight_bytes, inner // groups, outer // groups)
-    if project or low_rank:  # its operands are turned from channels first to what a convolution wants, and back
+    if project or low_rank:  # its operands are transposed from channels first to batch first, and back
         seconds += costs.move(maps)
     if not (project and low_rank):
         making = _rebuilding(geometry, weights, project=project, low_rank=low_rank)
@@ -149,7 +149,7 @@ def _convolving(
 
 
 def _rebuilding(geometry: Geometry, weights: TruncatedWeight, *, project: bool, low_rank: bool) -> float:
-    """Operations to put the cosines of one side, or of both, into the core."""
+    """Return the operations to multiply the core by the cosines of one side, or of both."""
     num_in, num_out = weights.num_in, weights.num_out
     of_input = 2.0 * geometry.kernel_size * num_in * num_out * (geometry.in_channels // geometry.groups)
     of_output = 2.0 * geometry.kernel_size * num_out * geometry.out_channels

@@ -1,4 +1,4 @@
-"""One forward of a fused network: its settings, what is computed once in it, and the record of what was done."""
+"""State of one forward of a fused network: settings, values that are computed once, and the record for the report."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from torch import Tensor
 from tailcut.execution.cpu import compiled
 from tailcut.execution.ir.cost import Costs, Work
 
-# Passes over a map that is written: it is made, turned to what its reader wants, and read.
+# Passes over a map that is written: it is made, transposed for its reader, and read.
 WRITING_PASSES = 3
 
 
@@ -21,13 +21,13 @@ class UnsupportedError(Exception):
 
 
 def saving_hooks() -> Any:
-    """What torch calls with the tensors that it saves for the backward pass (checkpoints do so), None if nothing."""
+    """Return the hooks that torch calls with tensors saved for the backward pass (checkpoints set some), or None."""
     return torch._C._autograd._top_saved_tensors_default_hooks(False)
 
 
 @dataclass
 class LayerRecord:
-    """What happened to one regularised layer in one forward.
+    """Record of one regularised layer in one forward.
 
     Attributes:
         name: the layer's name.
@@ -61,7 +61,7 @@ class LayerRecord:
         self.dense_seconds += dense.seconds
 
     def turn_dense(self, reason: str) -> None:
-        """Say that the layer runs densely after all."""
+        """Record that the layer runs densely after all."""
         self.strategy, self.reasons = "dense", [reason]
         self.macs, self.moved_bytes, self.seconds = self.dense_macs, self.dense_bytes, self.dense_seconds
 
@@ -95,7 +95,7 @@ class Context:
     hooks: Any = field(default_factory=saving_hooks)
 
     def record(self, name: str, strategy: str, reason: str) -> LayerRecord:
-        """The record of a layer, made or continued (a layer may run several times)."""
+        """Return the record of a layer, made or continued (a layer may run several times)."""
         found = self.records.get(name)
         if found is None:
             found = self.records[name] = LayerRecord(name, strategy, [reason])
@@ -105,7 +105,7 @@ class Context:
         return found
 
     def note(self, names: tuple[str, ...], reason: str, num_bytes: int = 0) -> None:
-        """Say of the layers that made a map why it was written to memory. A layer so read is not fused."""
+        """Record, for the layers that made a map, why it was written to memory: they do not count as fused."""
         for name in names:
             found = self.records.get(name)
             if found is not None:
@@ -117,17 +117,17 @@ class Context:
                     found.strategy = "factored"
 
     def check(self) -> None:
-        """Raise `UnsupportedError` if something has spoiled the result."""
+        """Raise `UnsupportedError` if the result cannot be trusted."""
         if self.spoiled:
             raise UnsupportedError(self.spoiled)
 
     def pays(self) -> bool:
-        """Whether the forward as a whole is clearly cheaper than with dense weights, what was written included."""
+        """Return whether the whole forward is clearly cheaper than with dense weights, written maps included."""
         seconds = sum(record.seconds for record in self.records.values())
         return self.costs.network_pays(seconds, sum(record.dense_seconds for record in self.records.values()))
 
     def engine_for(self, like: Tensor, *, elements: int, rank: int) -> str:
-        """The engine for so much work in tiles, by sizes alone: the same input gives the same bits in every call.
+        """Choose the engine by sizes alone: the same input gives the same bits in every call.
 
         Args:
             like: one of the tensors it reads.
@@ -142,7 +142,7 @@ _current: ContextVar[Context | None] = ContextVar("tailcut_run", default=None)
 
 
 def current_context() -> Context:
-    """The forward that is under way.
+    """Return the context of the present forward.
 
     Raises:
         RuntimeError: there is none: a part of a fused network was called on its own.
@@ -154,7 +154,7 @@ def current_context() -> Context:
 
 
 def active_context() -> Context | None:
-    """The forward that is under way, None between forwards."""
+    """Return the context of the present forward, None between forwards."""
     return _current.get()
 
 

@@ -1,4 +1,4 @@
-"""LazyMap: a full map that passes for a tensor but is not written to memory until somebody needs it whole."""
+"""`LazyMap`: a full map that passes for a tensor and is written to memory only when its values are needed."""
 
 import inspect
 import weakref
@@ -17,10 +17,10 @@ from tailcut.execution.lazy.unsupported import is_autocast, refuse_unsupported, 
 from tailcut.transform.dct import without_autocast
 
 Handler = Callable[..., Any]
-# By the name of torch's function or method, or by the function itself where torch has others of that name with other
-# arguments. A handler gives NotImplemented for what it cannot do in low rank.
+# By the name of torch's function or method, or by the function itself where others of that name have other arguments.
+# A handler returns NotImplemented for calls that it cannot do in low rank.
 HANDLERS: dict[Any, Handler] = {}
-# These ask for nothing but shape and type, which the tensor itself knows.
+# Functions that read only shape and type, which the tensor itself has.
 _FACTS = frozenset({"shape", "ndim", "dim", "size", "numel", "nelement", "ndimension", "__len__", "__hash__", "names"})
 _FACTS |= {
     "dtype",
@@ -36,7 +36,7 @@ _FACTS |= {"is_cuda", "is_cpu", "is_meta", "is_sparse", "is_quantized", "is_nest
 _FACTS |= {"_backward_hooks"}
 
 
-# These ask for gradients, or say where they pass.
+# Functions that read gradients, or say where they flow.
 _GRADIENT_FACTS = frozenset({"requires_grad", "is_leaf", "grad_fn", "grad"})
 
 
@@ -67,7 +67,7 @@ class LazyMap(torch.Tensor):
 
     @staticmethod
     def __new__(cls, parts: Sequence[Expression], channel_axis: int, makers: Sequence[str]) -> "LazyMap":
-        """A tensor of that shape without storage."""
+        """Make a tensor of that shape without storage."""
         channels = sum(part.channels for part in parts)
         grid = list(grid_of(parts[0]))
         like = a_source(parts[0])
@@ -96,7 +96,7 @@ class LazyMap(torch.Tensor):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Torch's hook: keep low-rank what can be, write the map for the rest."""
+        """Handle a function of torch: keep the map low-rank where it can be, else write it."""
         kwargs = kwargs or {}
         name = getattr(func, "__name__", str(func))
         is_getter = name == "__get__"
@@ -129,7 +129,7 @@ class LazyMap(torch.Tensor):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """What reaches torch past `__torch_function__` gets the full map.
+        """Run an operation that passed `__torch_function__` on the full map.
 
         That is below automatic differentiation (TorchScript, vmap), where no gradient finds the way back to what made
         the map. An error would come out of TorchScript as another one; so the forward is marked instead.
@@ -146,7 +146,7 @@ class LazyMap(torch.Tensor):
         return f"LazyMap(shape={tuple(shape_of(self))}, from {', '.join(self.makers)})"
 
     def materialize(self, reason: str) -> Tensor:
-        """The map as an ordinary tensor; written at the first call, with `reason` in the record.
+        """Return the map as an ordinary tensor; written at the first call, with `reason` in the record.
 
         That may be after the forward, where a hook or an object kept the map. It has the gradients it was made with.
         """
@@ -163,50 +163,50 @@ class LazyMap(torch.Tensor):
         return self._full
 
     def project(self, matrix: Tensor) -> Tensor:
-        """Matrix @ map over the channels: (num_out, channels) to (num_out, batch, *spatial), by tiles."""
+        """Compute matrix @ map over the channels: (num_out, channels) to (num_out, batch, *spatial), by tiles."""
         if self._full is not None:
             return project_full(self._full, matrix, self.channel_axis)
         return project(self.parts, matrix, engine=_engine(current_context(), self.parts, matrix.shape[0]))
 
     def write_parts(self, reason: str) -> None:
-        """Write the parts to memory where each use would otherwise make them again."""
+        """Write the parts to memory where each use would otherwise recompute them."""
         context = current_context()
         context.note(self.makers, reason, num_bytes(self))
         written = [write(part, engine=_engine(context, self.parts, 0)) for part in self.parts]
         self.parts = tuple(Given(source.shape[0], source) for source in written)
 
     def must_be_written(self) -> bool:
-        """Whether it has to be written before it is used: made without gradients, it must give none to its makers."""
+        """Return whether the map must be written before use: made without gradients, it must give none."""
         self._check_history()
         return torch.is_grad_enabled() and not self._differentiable and self._full is None and self._makers_learn()
 
     def use(self) -> None:
-        """Note that something is made of the parts: what is done to the written map later is not seen there."""
+        """Record that the parts were used: later changes to the written map are not seen there."""
         self._is_used |= self._full is None
 
     def become(self, other: "LazyMap") -> "LazyMap":
-        """Take the other's content, as functions that work in place do."""
+        """Take the other's content, for in-place functions."""
         self.check_alone()
         self.parts, self.makers, self._full = other.parts, other.makers, other._full
         return self
 
     def link(self, view: "LazyMap") -> "LazyMap":
-        """Note that `view` shares its numbers with this map, as torch's views do. Returns it."""
+        """Record that `view` shares its storage with this map, as torch's views do. Returns it."""
         self._relatives.append(weakref.ref(view))
         view._relatives.append(weakref.ref(self))
         return view
 
     def check_alone(self) -> None:
-        """Raise `UnsupportedError` if another lazy map would have to see what is written to this one."""
+        """Raise `UnsupportedError` if another lazy map shares this one's storage."""
         if any(relative() is not None for relative in self._relatives):
             _give_up("a map is written in place while a view of it is in use")
 
     def like(self, parts: Sequence[Expression]) -> "LazyMap":
-        """A map of these parts, with the same makers and the same axis of channels."""
+        """Return a map of these parts, with the same makers and the same axis of channels."""
         return LazyMap(parts, self.channel_axis, self.makers)
 
     def _has_to_be_full(self, name: str, kwargs: dict[str, Any]) -> bool:
-        """Whether a function must not be done in low rank, though it has a handler."""
+        """Return whether a function needs the full map though it has a handler."""
         self._check_history()
         if self._has_views or is_autocast(self.device.type):
             return True
@@ -216,7 +216,7 @@ class LazyMap(torch.Tensor):
         return self._makers_learn() and (not self._differentiable or _works_in_place(name, kwargs))
 
     def _check_history(self) -> None:
-        """Raise `UnsupportedError` for what a `torch.autograd.Function` gave out: the parts lack its backward pass."""
+        """Raise `UnsupportedError` for outputs of a `torch.autograd.Function`: the parts lack its backward pass."""
         with torch._C.DisableTorchFunctionSubclass():
             if self._differentiable and self.grad_fn is not None:
                 _give_up(f"{type(self.grad_fn).__name__} has a backward pass of its own for a map")
@@ -229,7 +229,7 @@ class LazyMap(torch.Tensor):
         return self._differentiable and self._makers_learn()
 
     def _gradient_fact(self, name: str) -> Any:
-        """`requires_grad`, `is_leaf`, `grad` or `grad_fn`, as the dense network's tensor has it."""
+        """Return `requires_grad`, `is_leaf`, `grad` or `grad_fn` as the dense network's tensor has it."""
         if name == "grad_fn" and self._has_gradients():
             if active_context() is not None:
                 self._watch(name)
@@ -239,7 +239,7 @@ class LazyMap(torch.Tensor):
         return {"requires_grad": self._has_gradients(), "is_leaf": not self._has_gradients()}.get(name)
 
     def _watch(self, name: str) -> None:
-        """From now on all use the written map: somebody waits for its gradient.
+        """Use the written map from now on, since its gradient is wanted.
 
         What was made of the parts before gives it none; then the whole network has to run densely.
         """
@@ -250,7 +250,7 @@ class LazyMap(torch.Tensor):
 
 
 def _give_up(reason: str) -> NoReturn:
-    """Have the network run densely; after its forward it is too late for that."""
+    """Raise `UnsupportedError`, upon which the network runs densely, or `StructureError` after its forward."""
     if active_context() is None:
         raise StructureError(
             f"{reason}, out of a fused network's forward; do it within the forward, or use the model itself"
@@ -266,7 +266,7 @@ def _refuse_gradient(_: Tensor) -> NoReturn:
 
 
 def _watched(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sequence[Any]:
-    """Those arguments whose gradients a function gives, or lets somebody see or change."""
+    """Return the arguments whose gradients a function gives, shows or changes."""
     if name in ("register_hook", "retain_grad", "__set__"):
         return args[:1]
     if name in ("grad", "backward"):
@@ -275,7 +275,7 @@ def _watched(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sequen
 
 
 def handles(*functions: str | Callable[..., Any]) -> Callable[[Handler], Handler]:
-    """Decorator: the handler of these functions of torch, given by name or themselves; see `HANDLERS`."""
+    """Register the decorated handler for these functions of torch, given by name or themselves; see `HANDLERS`."""
 
     def register(handler: Handler) -> Handler:
         for function in functions:
@@ -286,19 +286,19 @@ def handles(*functions: str | Callable[..., Any]) -> Callable[[Handler], Handler
 
 
 def shape_of(tensor: Tensor) -> torch.Size:
-    """The shape, without asking the map's handlers."""
+    """Return the shape, without asking the map's handlers."""
     with torch._C.DisableTorchFunctionSubclass():
         return tensor.shape
 
 
 def num_bytes(tensor: Tensor) -> int:
-    """What the whole map takes in memory."""
+    """Return the bytes of the full map in memory."""
     with torch._C.DisableTorchFunctionSubclass():
         return tensor.numel() * tensor.element_size()
 
 
 def project_full(full: Tensor, matrix: Tensor, channel_axis: int) -> Tensor:
-    """Matrix @ an ordinary tensor over its axis of channels: (num_out, the other axes in order)."""
+    """Compute matrix @ an ordinary tensor over its axis of channels: (num_out, the other axes in order)."""
     if channel_axis == full.ndim - 1:
         return (matrix @ full.flatten(0, -2).T).reshape(matrix.shape[0], *full.shape[:-1])
     flat = torch.matmul(matrix, full.flatten(2))
@@ -306,14 +306,14 @@ def project_full(full: Tensor, matrix: Tensor, channel_axis: int) -> Tensor:
 
 
 def as_tensor(value: Any, reason: str) -> Any:
-    """Ordinary tensors for all lazy maps in a structure of lists, tuples and dicts."""
+    """Replace all lazy maps in a structure of lists, tuples and dicts by ordinary tensors."""
     if isinstance(value, Tensor):
         return value.materialize(reason) if isinstance(value, LazyMap) else value
     return pytree.tree_map(lambda item: item.materialize(reason) if isinstance(item, LazyMap) else item, value)
 
 
 def _handled(handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What the handler gives; NotImplemented for spellings that torch has and the handler has not."""
+    """Call the handler; NotImplemented for arguments that torch takes and the handler does not."""
     try:
         return handler(*args, **kwargs)
     except TypeError:
@@ -326,7 +326,7 @@ def _handled(handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 
 def _changed(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "LazyMap | None":
-    """The map that a function writes to."""
+    """Return the map that a function writes to."""
     out = kwargs.get("out")
     if isinstance(out, LazyMap):
         return out
@@ -352,13 +352,13 @@ def _on_full(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs:
 
 
 def _maps_in(args: Sequence[Any]) -> list[LazyMap]:
-    """The lazy maps among arguments and in lists of them."""
+    """Return the lazy maps among arguments and in lists of them."""
     flat = [item for value in args for item in (value if isinstance(value, (tuple, list)) else (value,))]
     return [item for item in flat if isinstance(item, LazyMap)]
 
 
 def _note_views(args: tuple[Any, ...], result: Any) -> None:
-    """Note which maps' numbers a result shares."""
+    """Record the maps whose storage a result shares."""
     written = [item for item in pytree.tree_leaves(args) if isinstance(item, LazyMap) and item._full is not None]
     if written:
         given = {_storage(item) for item in pytree.tree_leaves(result) if type(item) is Tensor}

@@ -35,7 +35,7 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Any:
-    """Folded into the parts. Statistics of the batch need affine parts; else the map is written."""
+    """Fold batch norm into the parts. Statistics of the batch need affine parts; else the map is written."""
     if not isinstance(input, LazyMap) or input.channel_axis != 1 or not all(map(is_pointwise, input.parts)):
         return NotImplemented
     if not training:
@@ -76,7 +76,7 @@ def _running_update(
 
 
 def _batch_moments(part: Affine) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of each channel, (channels,)."""
+    """Return mean and biased variance of each channel, (channels,)."""
     mean, covariance = source_moments(part.source.flatten(1))
     full_mean = part.matrix @ mean
     if part.shift is not None:
@@ -85,12 +85,12 @@ def _batch_moments(part: Affine) -> tuple[Tensor, Tensor]:
 
 
 def variance(matrix: Tensor, covariance: Tensor) -> Tensor:
-    """diag(matrix @ covariance @ matrix.T), never below zero."""
+    """Compute diag(matrix @ covariance @ matrix.T), never below zero."""
     return ((matrix @ covariance) * matrix).sum(-1).clamp_min(0)
 
 
 def source_moments(source: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (k,) and biased covariance (k, k) over the positions of (k, positions), in the source's type."""
+    """Compute mean (k,) and biased covariance (k, k) over the positions of (k, positions), in the source's type."""
     mean, covariance = _Moments.apply(source)  # type: ignore[no-untyped-call]
     return mean, covariance
 
@@ -119,7 +119,7 @@ class _Moments(torch.autograd.Function):
 
 
 def _chunks(source: Tensor) -> Iterator[slice]:
-    """Ranges of positions of (k, positions)."""
+    """Yield ranges of positions of (k, positions)."""
     numbers = CHUNK_NUMBERS if source.device.type == "cpu" else DEVICE_CHUNK_NUMBERS
     length = max(MIN_CHUNK, numbers // source.shape[0])
     for start in range(0, source.shape[1], length):
@@ -127,7 +127,7 @@ def _chunks(source: Tensor) -> Iterator[slice]:
 
 
 def _chunked_moments(source: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and covariance in float64; each chunk is centred on its own mean (Chan, Golub, LeVeque, 1979)."""
+    """Compute mean and covariance in float64; each chunk is centred on its own mean (Chan, Golub, LeVeque, 1979)."""
     k, positions = source.shape
     exact = torch.float32 if source.device.type == "mps" else torch.float64  # which Apple's GPUs do not have
     mean = torch.zeros(k, dtype=exact, device=source.device)
@@ -151,7 +151,7 @@ def layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Any:
-    """Over the channels at each position: (A z + b - mean) r is affine in (z r, r).
+    """Normalise over the channels at each position: (A z + b - mean) r is affine in (z r, r).
 
     Positions are not mixed, so that one of them, however large, takes nothing from the digits of the others.
     """
@@ -163,7 +163,7 @@ def layer_norm(
     source, extended = _with_one(part)
     extended = extended - extended.mean(0)
     flat = source.flatten(1)
-    # Half types would overflow: their layer norms reckon in float32 too.
+    # Half types would overflow; torch computes their layer norms in float32 too.
     exact = torch.promote_types(flat.dtype, torch.float32)
     inverse = torch.rsqrt(_squares(extended.to(exact), flat.to(exact)) / part.channels + eps)
     scaled = (flat * inverse).to(flat.dtype)
@@ -173,7 +173,7 @@ def layer_norm(
 
 
 def _squares(matrix: Tensor, source: Tensor) -> Tensor:
-    """|matrix @ z|^2 for each column z of `source` (k, positions): (positions,), without the full product.
+    """Compute |matrix @ z|^2 for each column z of `source` (k, positions): (positions,), without the full product.
 
     With the triangle R of the matrix's QR decomposition it is |R z|^2, which loses no more digits than the full
     product where terms cancel; the quadratic form z^T (matrix^T matrix) z loses twice as many, but not its gradient,
@@ -188,7 +188,7 @@ def _squares(matrix: Tensor, source: Tensor) -> Tensor:
 
 
 def _with_one(part: Affine) -> tuple[Tensor, Tensor]:
-    """Source and matrix with the shift as the matrix's last column, over a source that is constant one."""
+    """Return source and matrix with the shift as the matrix's last column, over a source that is constant one."""
     if part.shift is None:
         return part.source, part.matrix
     one = part.source.new_ones(1, *part.source.shape[1:])
@@ -199,7 +199,7 @@ def _with_one(part: Affine) -> tuple[Tensor, Tensor]:
 def group_norm(
     input: Any, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Any:
-    """Per image and group: each group becomes a part of its own, over sources scaled per image."""
+    """Normalise per image and group: each group becomes a part of its own, over sources scaled per image."""
     part = input.parts[0] if isinstance(input, LazyMap) and len(input.parts) == 1 else None
     if not isinstance(part, Affine) or input.channel_axis != 1 or input.ndim < 3:
         return NotImplemented
@@ -223,7 +223,7 @@ def group_norm(
 
 
 def _one_group(source: Tensor, matrix: Tensor, mean: Tensor, centred: Tensor, covariance: Tensor, eps: float) -> Affine:
-    """(A z - mean) r, with the mean over channels and positions, and r = 1 / deviation, of each image.
+    """Compute (A z - mean) r, with the mean over channels and positions, and r = 1 / deviation, of each image.
 
     With the matrix's mean row a and B = A - 1 a, it is (B z + 1 a (z - mean z)) r: affine in (z r, a (z - mean z) r),
     and nothing large is subtracted at the end.
@@ -241,7 +241,7 @@ def _one_group(source: Tensor, matrix: Tensor, mean: Tensor, centred: Tensor, co
 
 @handles(functional.instance_norm)
 def instance_norm(input: Any, *args: Any, **kwargs: Any) -> Any:
-    """A group per channel gains nothing from low-rank sources, but with one image it is batch norm."""
+    """Run one group per channel as batch norm for one image; for more it gains nothing from low-rank sources."""
     names = ("running_mean", "running_var", "weight", "bias", "use_input_stats", "momentum", "eps")
     given = dict(zip(names, args, strict=False)) | kwargs
     if not given.get("use_input_stats", True) or shape_of(input)[0] != 1 or given.get("running_mean") is not None:

@@ -1,4 +1,4 @@
-"""What torch's functions do to a lazy map: elementwise functions, pooling, concatenation, padding, sums.
+"""Handlers of torch's functions on lazy maps: elementwise functions, pooling, concatenation, padding, sums.
 
 Each handler has the signature of torch's function, and gives NotImplemented where it would need the full map.
 """
@@ -65,7 +65,7 @@ _FUNCTIONS = (
 
 
 def _with_arguments(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Function:
-    """The function with further arguments fixed."""
+    """Return the function with further arguments fixed."""
     bounds = None
     if function.name == "hardtanh":
         limits = dict(zip(("min_val", "max_val"), args, strict=False)) | kwargs
@@ -100,7 +100,7 @@ def _in_place(function: Function) -> Callable[..., Any]:
 for _entry in _FUNCTIONS:
     handles(_entry.name)(_elementwise(_entry))
     handles(f"{_entry.name}_")(_in_place(_entry))
-# torch's own names for what it calls by two.
+# Aliases of torch's functions.
 _ALIASES = {"log_sigmoid": "logsigmoid", "_threshold": "threshold", "__pow__": "pow", "__neg__": "neg"}
 for _alias, _name in _ALIASES.items():
     HANDLERS[_alias] = HANDLERS[_name]
@@ -108,25 +108,25 @@ for _alias, _name in _ALIASES.items():
 
 @handles("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
 def dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
-    """Nothing happens in evaluation."""
+    """Return the map itself in evaluation."""
     return input if isinstance(input, LazyMap) and (not training or p == 0) else NotImplemented
 
 
 @handles("contiguous")
 def contiguous(input: Any, **kwargs: Any) -> Any:
-    """A lazy map has no order in memory."""
+    """Return the map itself: a lazy map has no memory format."""
     return NotImplemented if kwargs else input
 
 
 @handles("clone")
 def clone(input: Any, **kwargs: Any) -> Any:
-    """Another map of the same expressions."""
+    """Return another map of the same expressions."""
     return input.like(input.parts)
 
 
 @handles("cat", "concat", "concatenate")
 def cat(tensors: Sequence[Tensor], dim: int = 0, **kwargs: Any) -> Any:
-    """A list of parts; ordinary tensors become parts too."""
+    """Concatenate the parts; ordinary tensors become parts too."""
     # Torch leaves out empty tensors of one axis.
     tensors = [tensor for tensor in tensors if shape_of(tensor) != (0,)]
     first = next(tensor for tensor in tensors if isinstance(tensor, LazyMap))
@@ -173,7 +173,7 @@ for _entry in (Function("add", torch.add), Function("sub", torch.sub), Function(
 
 
 def _of_two(function: Function, first: LazyMap, second: LazyMap) -> Any:
-    """Part by part. Two affine parts make one affine part; a chain that grows too costly is written once."""
+    """Combine two maps part by part. Two affine parts make one; a chain that grows too costly is written once."""
     if shape_of(first) != shape_of(second) or first.channel_axis != second.channel_axis:
         return NotImplemented
     for operand in (first, second):
@@ -191,7 +191,7 @@ def _of_two(function: Function, first: LazyMap, second: LazyMap) -> Any:
 
 
 def _with_other(function: Function, lazy: LazyMap, other: Any) -> Any:
-    """With a number, one number per channel, or an ordinary map of the same shape."""
+    """Combine a map with a number, one number per channel, or an ordinary map of the same shape."""
     if not all(map(is_pointwise, lazy.parts)):
         return NotImplemented
     if isinstance(other, (int, float)):
@@ -213,7 +213,7 @@ def _with_other(function: Function, lazy: LazyMap, other: Any) -> Any:
 
 
 def scale_parts(parts: Sequence[Expression], scale: Tensor, shift: Tensor) -> list[Expression]:
-    """Parts * scale + shift, one number per channel, folded where a part is affine."""
+    """Compute parts * scale + shift, one number per channel, folded where a part is affine."""
     result: list[Expression] = []
     first = 0
     for part in parts:
@@ -228,7 +228,7 @@ def scale_parts(parts: Sequence[Expression], scale: Tensor, shift: Tensor) -> li
 
 
 def _write_if_costly(lazy: LazyMap) -> None:
-    """Write a map that would cost more to make a second time than to write once and read twice."""
+    """Write a map that would cost more to recompute than to write once and read twice."""
     costs = current_context().costs
     work = sum(part.flops for part in lazy.parts)
     made = sum(part.elements for part in lazy.parts)
@@ -247,7 +247,7 @@ def max_pool(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Any:
-    """The maximum over phases: maps read at the first, second, ... position of each window.
+    """Compute the maximum over phases: maps read at the first, second, ... position of each window.
 
     A position of a window outside the map is moved to the nearest inside, which lies in the same window.
     """
@@ -281,7 +281,7 @@ def _window_index(size: int, out: int, offset: int, step: int) -> Index:
 
 
 def _pooled(part: Expression, phases: Sequence[tuple[Index, ...]]) -> Expression:
-    """The maximum of a part over phases; below increasing functions, which saves calling them for each phase."""
+    """Compute the maximum of a part over phases, below increasing functions, which are then called once."""
     if isinstance(part, Pointwise) and part.function.increasing and len(part.children) == 1:
         return Pointwise(part.channels, part.function, (_pooled(part.children[0], phases),))
     children = tuple(map_sources(part, _reader(phase)) for phase in phases)
@@ -329,7 +329,7 @@ def avg_pool(input: Any, *args: Any, **kwargs: Any) -> Any:
 
 @handles("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d")
 def adaptive_avg_pool(input: Any, output_size: Any) -> Any:
-    """As `avg_pool`."""
+    """Resample the map like `avg_pool`."""
     functions = (functional.adaptive_avg_pool1d, functional.adaptive_avg_pool2d, functional.adaptive_avg_pool3d)
     if not 3 <= input.ndim <= 5:
         return NotImplemented
@@ -345,7 +345,7 @@ def interpolate(input: Any, *args: Any, **kwargs: Any) -> Any:
 
 @handles("pad")
 def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
-    """Padding of the spatial axes: zeros are linear; a copy of the border is so too."""
+    """Pad the spatial axes with zeros or copies of the border, which are both linear."""
     if not isinstance(input, LazyMap) or len(pad) > 2 * (input.ndim - 2) or value not in (None, 0):
         return NotImplemented
     if not any(pad):
@@ -355,7 +355,7 @@ def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | N
 
 @handles("mean")
 def mean(input: Any, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
-    """The mean over all spatial axes."""
+    """Compute the mean over all spatial axes."""
     dims = sorted(axis % input.ndim for axis in ([dim] if isinstance(dim, int) else dim or []))
     if kwargs or dims != list(range(2, input.ndim)) or not dims:
         return NotImplemented
@@ -364,7 +364,7 @@ def mean(input: Any, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> A
 
 @handles("flatten")
 def flatten(input: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
-    """Merging spatial axes; or dropping them where each has size 1."""
+    """Merge the spatial axes, or drop them where each has size 1."""
     if not isinstance(input, LazyMap) or input.channel_axis != 1:
         return NotImplemented
     shape = shape_of(input)
@@ -378,14 +378,14 @@ def flatten(input: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
 
 @handles("transpose", "swapaxes")
 def transpose(input: Any, dim0: int, dim1: int) -> Any:
-    """(batch, channels, positions) to (batch, positions, channels) and back: the same expressions."""
+    """Swap channels and positions: (batch, channels, positions) to (batch, positions, channels), or back."""
     if input.ndim != 3 or {dim0 % 3, dim1 % 3} != {1, 2}:
         return NotImplemented
     return input.link(LazyMap(input.parts, 3 - input.channel_axis, input.makers))
 
 
 def _regrid(input: LazyMap, operation: OnSource) -> LazyMap:
-    """An operation on (batch, channels, *spatial) that only names positions anew."""
+    """Apply an operation on (batch, channels, *spatial) that only renumbers positions."""
     known: dict[Any, Any] = {}
 
     def on_source(source: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Features of torch that the fused program cannot follow: own backward passes, types, transforms, checkpoints."""
+"""Features of torch that the fused program cannot follow: custom backward passes, types, transforms, checkpoints."""
 
 import torch
 from torch.autograd import forward_ad
@@ -9,14 +9,14 @@ _CHECKPOINT = "torch.utils.checkpoint"
 
 
 def refuse_unsupported() -> None:
-    """Raise `UnsupportedError` where the backward pass would not reach a map's makers, or would call the code again."""
+    """Raise `UnsupportedError` where the backward pass would miss a map's layers, or would call the code again."""
     reason = unsupported_reason()
     if reason:
         raise UnsupportedError(reason)
 
 
 def unsupported_reason() -> str:
-    """Why no map may be used here and no layer run in low rank, although gradients are wanted of the network; or "".
+    """Return the reason why no layer may run in low rank here although gradients are wanted; or "".
 
     Within a `torch.autograd.Function`, which gets its arguments past all hooks and takes maps for tensors without
     gradients, gradients are switched off; nothing else that can be seen from Python tells of it on all versions of
@@ -34,17 +34,17 @@ def unsupported_reason() -> str:
 
 
 def is_transformed() -> bool:
-    """Whether torch.func or forward-mode differentiation is at work, which look into every operation."""
+    """Return whether torch.func or forward-mode differentiation is at work, which look into every operation."""
     return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
 def is_traced() -> bool:
-    """Whether `torch.jit.trace` writes down what is done."""
+    """Return whether `torch.jit.trace` writes down what is done."""
     return torch._C._get_tracing_state() is not None
 
 
 def is_autocast(kind: str) -> bool:
-    """Whether autocast chooses the types of products on devices of a kind ("cpu", "cuda", "meta")."""
+    """Return whether autocast chooses the types of products on devices of a kind ("cpu", "cuda", "meta")."""
     if not torch._C._is_any_autocast_enabled():
         return False
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)

@@ -14,7 +14,7 @@ from tailcut.errors import ArgumentError, StructureError
 from tailcut.inputs.transform.input_transform import input_transform_of
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # of terminals, in the exporter's messages
-# What stays as it is in every call of the exported network.
+# Types of arguments that are constants of the exported network.
 _FIXED = (type(None), bool, int, float, complex, str, torch.dtype, torch.device, torch.memory_format)
 
 
@@ -65,7 +65,7 @@ class Call:
             )
 
     def run(self, network: nn.Module, tensors: Sequence[Tensor]) -> Any:
-        """What the network gives for such tensors, all else as in the example."""
+        """Run the network on such tensors, all else as in the example."""
         leaves = list(self._leaves)
         transform = input_transform_of(network) if self._pixels else None
         if transform is not None:
@@ -76,7 +76,7 @@ class Call:
         return network(*args, **kwargs)
 
     def problem(self, network: nn.Module, tensors: Sequence[Tensor]) -> str | None:
-        """What the network says to such tensors; None if it takes them."""
+        """Return the error of the network on such tensors; None if it takes them."""
         try:
             with torch.no_grad():
                 self.run(network, tensors)
@@ -85,7 +85,7 @@ class Call:
         return None
 
     def outputs(self, network: nn.Module) -> tuple[str, ...]:
-        """The names of what the network returns for the example.
+        """Return the names of what the network returns for the example.
 
         Raises:
             ArgumentError: it does not take the example.
@@ -113,11 +113,11 @@ class Flat(nn.Module):
         self._call = call
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """What the network returns, each a tensor of its own."""
+        """Return the outputs of the network, each a tensor of its own."""
         result = self._call.run(self.network, tensors)
         outputs: list[Tensor] = []
         for _, value in named_tensors(result, type(self.network).__name__):
-            # What an ONNX graph returns is neither an input nor returned twice.
+            # An ONNX graph returns no input, and nothing twice.
             is_known = any(value is other for other in (*tensors, *outputs))
             outputs.append(value.clone() if is_known else value)
         return tuple(outputs)
@@ -187,7 +187,7 @@ def _output_name(path: tuple[str, ...]) -> str:
 
 
 def _key(part: Any) -> str:
-    """A step of a path in words."""
+    """Return a step of a path as text."""
     for attribute in ("key", "idx", "name"):
         if hasattr(part, attribute):
             return str(getattr(part, attribute))
@@ -195,7 +195,7 @@ def _key(part: Any) -> str:
 
 
 def _argument_names(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, str]:
-    """The name of each argument, by its place or keyword."""
+    """Return the name of each argument, by its place or keyword."""
     signature = inspect.signature(network.forward)
     try:
         signature.bind(*args, **kwargs)
@@ -216,7 +216,7 @@ def _argument_names(network: nn.Module, args: Sequence[Any], kwargs: Mapping[str
 
 
 def _distinct(names: Sequence[str]) -> tuple[str, ...]:
-    """The names, those that come again with a number."""
+    """Return the names, repeated ones with a number."""
     found: dict[str, None] = {}
     for name in names:
         unique, number = name, 1
@@ -227,6 +227,6 @@ def _distinct(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def first_line(error: BaseException) -> str:
-    """The class of an error and the first line of its message."""
+    """Return the class of an error and the first line of its message."""
     lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -32,7 +32,7 @@ _TALKATIVE = ("torch.onnx", "torch.export", "torch._export", "onnxscript", "onnx
 
 @dataclass(frozen=True)
 class ExportedTensor(Report):
-    """How one truncated tensor is stored.
+    """Storage of one truncated tensor.
 
     Attributes:
         name: its plain name.
@@ -52,7 +52,7 @@ class ExportedTensor(Report):
 
 @dataclass(frozen=True)
 class ExportReport(Report):
-    """What `export_onnx` wrote.
+    """Report of `export_onnx`.
 
     Attributes:
         path: the file.
@@ -183,7 +183,7 @@ def _check_opset(opset: int) -> None:
 
 
 def _example(model: nn.Module, example_input: Any, example_kwargs: Any, *, pixels: bool) -> tuple[Any, ...]:
-    """The arguments by place."""
+    """Return the example's arguments by position."""
     if example_kwargs is not None and not (
         isinstance(example_kwargs, Mapping) and all(isinstance(name, str) for name in example_kwargs)
     ):
@@ -212,7 +212,7 @@ def _example(model: nn.Module, example_input: Any, example_kwargs: Any, *, pixel
 
 
 def _shrink(program: "ir.Model", tensors: Sequence[TruncatedTensor], names: Sequence[str]) -> dict[str, str]:
-    """Replace dense weights by what is stored of them (in place). Returns the way of each tensor, by name."""
+    """Replace dense weights by their stored parts (in place). Returns the form of each tensor, by name."""
     from onnxscript.optimizer import optimize_ir
 
     from tailcut.execution.onnx.layers import split_layers
@@ -257,7 +257,7 @@ def _shrink(program: "ir.Model", tensors: Sequence[TruncatedTensor], names: Sequ
 
 
 def _axis_names(inputs: "Sequence[ir.Value]") -> dict[str, str]:
-    """A readable name for each symbol in the shapes of the inputs."""
+    """Return a readable name for each symbol in the shapes of the inputs."""
     spatial = {3: ("length",), 4: ("height", "width"), 5: ("depth", "height", "width")}
     names: dict[str, str] = {}
     for value in inputs:
@@ -299,7 +299,7 @@ def _serialized(program: "ir.Model") -> bytes:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Within the block, the exporter's notes on its own workings are not shown."""
+    """Hide the exporter's notes on its own workings within the block."""
     loggers = [logging.getLogger(name) for name in _TALKATIVE]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -59,7 +59,7 @@ def split_layers(graph: ir.Graph, weight: ir.Value, corner: Corner, nodes: Weigh
 
 
 def _layers(node: ir.Node, place: int) -> list[_Layer]:
-    """The layers that this use of a weight belongs to; none if it is another kind of use."""
+    """Return the layers that this use of a weight belongs to; none if it is another kind of use."""
     inputs = [value for value in node.inputs if value is not None]
     if place == 1 and node.op_type in ("Conv", "ConvTranspose") and _attribute(node, "group", 1) == 1:
         bias = inputs[2] if len(inputs) > 2 else None
@@ -101,7 +101,7 @@ def _rank(value: ir.Value) -> int | None:
 
 
 def _cheapest(layer: _Layer, corner: Corner) -> frozenset[str]:
-    """Which factors ("input", "output") to split off, by multiplications; none if the layer is cheapest whole."""
+    """Return the factors ("input", "output") to split off, by multiplications; none if the layer is cheapest whole."""
     inner, outer = layer.input_axis, layer.output_axis
     full = {"input": corner.shape[inner], "output": corner.shape[outer]}
     kept = {"input": corner.sizes[inner], "output": corner.sizes[outer]}
@@ -118,7 +118,7 @@ def _cheapest(layer: _Layer, corner: Corner) -> frozenset[str]:
 
 
 def _split(graph: ir.Graph, layer: _Layer, corner: Corner, factored: Collection[str], nodes: WeightNodes) -> None:
-    """Put up to three nodes, and the addition of a bias, in the place of the layer's node."""
+    """Replace the layer's node by up to three nodes and the addition of a bias."""
     axes = {"input": layer.input_axis, "output": layer.output_axis}
     is_product = layer.kind == "MatMul"
     whole = [axis for axis in range(len(corner.shape)) if axis not in [axes[side] for side in factored]]

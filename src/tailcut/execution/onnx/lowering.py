@@ -1,4 +1,4 @@
-"""A traced program in operations that have a form in ONNX, made node by node. Needs the extra `onnx`.
+"""Decomposition of a traced program into operations of ONNX, node by node. Needs the extra `onnx`.
 
 Torch's own `ExportedProgram.run_decompositions` traces the whole program again, three times. With open sizes this
 takes most of an export's time, although nearly all operations stay as they are. Here only those that change are looked
@@ -27,7 +27,7 @@ _ELEMENTWISE = {
     *("clamp_", "clamp_min_", "clamp_max_", "threshold_"),
 }
 _CHECKS = ("_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range_for_size")
-# Made of other operations, but what they return is never (a view of) what they were given.
+# Composite operations whose result is never an input or a view of one.
 _FRESH = {
     *("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "batch_norm"),
     *("linear", "layer_norm", "group_norm", "instance_norm", "matmul", "max_pool2d", "silu", "relu6", "softmax"),
@@ -36,7 +36,7 @@ _FRESH = {
 
 
 class NotLocal(Exception):  # noqa: N818 -- no error: the whole program is to be traced instead
-    """What a node becomes cannot be told from the node alone."""
+    """A node cannot be decomposed by itself."""
 
 
 def lower_locally(program: ExportedProgram) -> None:
@@ -68,7 +68,7 @@ def _decomposed(
 
 
 class _Lowering:
-    """A graph, and how far it is rewritten.
+    """A graph that is rewritten node by node.
 
     Attributes:
         new: the new graph.
@@ -86,7 +86,7 @@ class _Lowering:
         self.place = {node: number for number, node in enumerate(graph.nodes)}
 
     def run(self) -> fx.Graph:
-        """The new graph.
+        """Return the new graph.
 
         Raises:
             NotLocal: it takes more than one node to tell.
@@ -181,7 +181,7 @@ class _Lowering:
         return item
 
     def _inlined(self, node: fx.Node, target: OpOverload) -> Any:
-        """The nodes that this one consists of."""
+        """Replace a node by the nodes that it decomposes into."""
         leaves, spec = pytree.tree_flatten((node.args, dict(node.kwargs)))
         nodes = list(dict.fromkeys(leaf for leaf in leaves if isinstance(leaf, fx.Node)))
 
@@ -217,7 +217,7 @@ class _Lowering:
         return result
 
     def _note_storage(self, node: fx.Node) -> None:
-        """Join the node with those that it may be a view of."""
+        """Record the nodes that a node may be a view of."""
         joined = {node}
         if node.op == "call_function" and not _is_fresh(node):
             for source in _sources(node):
@@ -245,7 +245,7 @@ def _write_as_sizes(node: fx.Node) -> None:
 
 
 def _is_fresh(node: fx.Node) -> bool:
-    """Whether the node's result surely has numbers of its own."""
+    """Return whether the node's result surely has numbers of its own."""
     target = node.target
     if not isinstance(target, OpOverload):
         return False
@@ -257,7 +257,7 @@ def _is_fresh(node: fx.Node) -> bool:
 
 
 def _sources(node: fx.Node) -> list[fx.Node]:
-    """The inputs that the node's result may be a view of."""
+    """Return the inputs that the node's result may be a view of."""
     target = node.target
     if not isinstance(target, OpOverload) or all(each.alias_info is None for each in target._schema.arguments):
         return node.all_input_nodes

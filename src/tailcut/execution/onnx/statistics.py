@@ -36,7 +36,7 @@ def compute_statistics_exactly(graph: ir.Graph, nodes: WeightNodes) -> None:
 
 
 def _statistics_axes(node: ir.Node) -> tuple[int, ...]:
-    """The axes that a batch norm takes its statistics over; none if they are stored or of something else."""
+    """Return the axes that a batch norm takes its statistics over; none if they are stored or of something else."""
     if node.op_type != "BatchNormalization":
         return ()
     mean = None if node.inputs[3] is None else node.inputs[3].producer()

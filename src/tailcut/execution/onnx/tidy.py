@@ -81,7 +81,7 @@ def _drop_default_attributes(graph: ir.Graph, opset: int) -> None:
 
 
 def _shorten_names(graph: ir.Graph, kept: Collection[str]) -> None:
-    """All that is not to keep its name is numbered, and loses what can be inferred: types and shapes."""
+    """Give numbers to all values whose names are not kept, and drop types and shapes, which can be inferred."""
     names = {value.name for value in (*graph.inputs, *graph.outputs)} | set(kept)
     for letter, values in (
         ("c", list(graph.initializers.values())),

@@ -62,7 +62,7 @@ def _program(network: Flat, example: Sequence[Tensor], open_axes: Collection[Axi
     options = {"dynamo": True, "optimize": False, "opset_version": opset, "verbose": False}
     try:
         program = torch.onnx.export(traced, (), **options)  # type: ignore[arg-type]
-    except Exception:  # noqa: BLE001 -- torch's own way of taking operations apart may know better, or tells why
+    except Exception:  # noqa: BLE001 -- torch's own decomposition may succeed, or says why not
         traced = _exported(network, example, open_axes)
         program = torch.onnx.export(traced, (), **options)  # type: ignore[arg-type]
     if program is None:
@@ -81,14 +81,14 @@ def _exported(
 
 
 def _doubled(dense: nn.Module, call: Call) -> tuple[Tensor, ...]:
-    """The example; with a batch of one, taken twice, since the tracer takes a size of one as fixed."""
+    """Return the example; with a batch of one, twice, since the tracer takes a size of one as fixed."""
     batches = [value.shape[0] for value in call.tensors if value.ndim > 0]
     twice = tuple(torch.cat([value, value]) if value.ndim > 0 else value for value in call.tensors)
     return twice if set(batches) == {1} and call.problem(dense, twice) is None else call.tensors
 
 
 def _open_axes(dense: nn.Module, call: Call, example: Sequence[Tensor]) -> set[Axis]:
-    """Axes that the network takes in twice or half their size: alone, or with others, such as a batch with a batch.
+    """Return the axes whose size may differ: alone, or with others, such as a batch with a batch.
 
     The tracer knows conditions on single sizes, but not, for example, that height times width must be 784; and each
     size that need not be open saves it much time.
@@ -118,7 +118,7 @@ def _of_equal_size(example: Sequence[Tensor], axes: Sequence[Axis]) -> Iterator[
 
 
 def _in_equal_place(example: Sequence[Tensor], axes: Sequence[Axis]) -> Iterator[list[Axis]]:
-    """The time of words, of a mask and of what is kept of earlier words: none varies alone."""
+    """Yield the axes of equal position in several inputs, such as the time of tokens, of a mask and of a cache."""
     for place in sorted({axis for _, axis in axes}):
         yield [(n, axis) for n, axis in axes if axis == place]
 
@@ -150,7 +150,7 @@ def _rename(graph: ir.Graph, inputs: Sequence[str], outputs: Sequence[str]) -> N
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What went wrong in the first place: the exporter wraps it in general advice."""
+    """Return the original error: the exporter wraps it in general advice."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error

@@ -23,7 +23,7 @@ WEIGHT_NUMBERS = 128
 
 @dataclass(frozen=True)
 class Corner:
-    """What is stored of a truncated tensor.
+    """Stored part of a truncated tensor.
 
     Attributes:
         name: of the tensor.
@@ -47,7 +47,7 @@ class Corner:
 
     @classmethod
     def of(cls, tensor: TruncatedTensor) -> "Corner":
-        """What is stored of `tensor`, which is not changed."""
+        """Return the stored part of `tensor`, which is not changed."""
         order_weights = tensor.truncation.order_weights
         index = l1_order_index(tensor.shape, tensor.num_kept, axes=tensor.axes, weights=order_weights)
         largest = index.max(axis=0) + 1
@@ -70,16 +70,16 @@ class Corner:
 
     @property
     def is_smaller(self) -> bool:
-        """Whether coefficients, and the nodes that read them, take less than the dense tensor."""
+        """True if coefficients, and the nodes that read them, take less than the dense tensor."""
         return len(self.values) + WEIGHT_NUMBERS < math.prod(self.shape)
 
     @property
     def is_full(self) -> bool:
-        """Whether storing the whole corner, with zeros, takes no more than storing values and making positions."""
+        """True if the whole corner, with zeros, takes no more than values and computed positions."""
         return math.prod(self.sizes) <= len(self.values) + SCATTER_NUMBERS
 
     def filled(self) -> np.ndarray:
-        """The corner with zeros between its values."""
+        """Return the corner with zeros between its values."""
         index = np.indices(self.sizes).reshape(len(self.sizes), -1)
         corner = np.zeros(math.prod(self.sizes), dtype=self.values.dtype)
         corner[np.array(self.strides, dtype=np.int64) @ index <= self.last] = self.values
@@ -87,7 +87,7 @@ class Corner:
 
 
 def _scales(index: np.ndarray, shape: Sequence[int], axes: Sequence[int]) -> np.ndarray:
-    """The norm of each coefficient's cosine, (num,): the cosines in the graph are bare, without factors."""
+    """Return the norm of each coefficient's cosine, (num,): the cosines in the graph are bare, without factors."""
     scales = np.ones(len(index))
     for axis in axes:
         scales *= np.where(index[:, axis] == 0, math.sqrt(1 / shape[axis]), math.sqrt(2 / shape[axis]))
@@ -95,7 +95,7 @@ def _scales(index: np.ndarray, shape: Sequence[int], axes: Sequence[int]) -> np.
 
 
 def _order_strides(sizes: Sequence[int], axes: Sequence[int], order_weights: Sequence[int]) -> tuple[int, ...]:
-    """Strides under which the canonical order is that of the sums.
+    """Return strides under which the canonical order is that of the sums.
 
     Frequencies come by their weighted sum, then lexicographically; axes that are not transformed come last.
     """
@@ -113,7 +113,7 @@ def _order_strides(sizes: Sequence[int], axes: Sequence[int], order_weights: Seq
 
 
 class WeightNodes:
-    """Nodes that depend on no input of the network. What is asked for twice is made once."""
+    """Nodes that depend on no input of the network; equal ones are made once."""
 
     def __init__(self) -> None:
         self._tape = ir.tape.Tape()
@@ -127,14 +127,14 @@ class WeightNodes:
             graph.insert_before(graph[0], self._tape.nodes)
 
     def op(self, kind: str, inputs: Sequence[ir.Value], **attributes: Any) -> ir.Value:
-        """The output of such a node."""
+        """Add a node, or find an equal one, and return its output."""
         key = (kind, *map(id, inputs), repr(sorted(attributes.items())))
         if key not in self._known:
             self._known[key] = self._tape.op(kind, list(inputs), attributes)
         return self._known[key]
 
     def constant(self, array: np.ndarray, name: str | None = None) -> ir.Value:
-        """A stored tensor."""
+        """Add a stored tensor."""
         key = (array.dtype.str, array.shape, array.tobytes(), name)
         if key not in self._known:
             name = name or f"constant {len(self._tape.initializers)}"
@@ -142,15 +142,15 @@ class WeightNodes:
         return self._known[key]
 
     def numbers(self, *values: int) -> ir.Value:
-        """A stored vector of integers."""
+        """Add a stored vector of integers."""
         return self.constant(np.array(values, dtype=np.int64))
 
     def scalar(self, value: int) -> ir.Value:
-        """A stored integer."""
+        """Add a stored integer."""
         return self.constant(np.array(value, dtype=np.int64))
 
     def cosines(self, size: int, num_kept: int, dtype: ir.DataType) -> ir.Value:
-        """cos(pi (2 y + 1) x / (2 size)), shape (num_kept, size), row x, column y.
+        """Build cos(pi (2 y + 1) x / (2 size)), shape (num_kept, size), row x, column y.
 
         The phase is reduced as an integer, first to one period, then to where the sine is monotonic: so that the
         argument in float32 is at most pi / 2, and the result as good as rounded.
@@ -165,7 +165,7 @@ class WeightNodes:
         return self.op("Sin", [angle])
 
     def corner(self, corner: Corner) -> ir.Value:
-        """The corner of coefficients, zeros between."""
+        """Build the corner of coefficients, zeros between."""
         if corner.is_full:
             return self.constant(corner.filled(), corner.name)
         values = self.constant(corner.values, corner.name)
@@ -174,7 +174,7 @@ class WeightNodes:
         return self.op("ScatterND", [empty, self._positions(corner), values])
 
     def weight(self, corner: Corner, expanded: Sequence[int], order: Sequence[int] | None = None) -> ir.Value:
-        """The tensor with the axes `expanded` in full size and the others as in the corner.
+        """Build the tensor with the axes `expanded` in full size and the others as in the corner.
 
         Args:
             corner: of the tensor.
@@ -196,19 +196,19 @@ class WeightNodes:
         return self.op("Einsum", operands, equation=f"{','.join(terms)}->{target}")
 
     def rebuilt(self, corner: Corner, like: ir.Value) -> ir.Value:
-        """The dense tensor, in the type of `like`."""
+        """Build the dense tensor, in the type of `like`."""
         whole = self.weight(corner, range(len(corner.shape)))
         return whole if like.dtype is None else self.cast(whole, corner, like.dtype)
 
     def cast(self, value: ir.Value, corner: Corner, dtype: ir.DataType) -> ir.Value:
-        """The value in the type of the network."""
+        """Cast the value to the type of the network."""
         return value if corner.dtype == dtype else self.op("Cast", [value], to=int(dtype))
 
     def _range(self, start: int, end: int, step: int) -> ir.Value:
         return self.op("Range", [self.scalar(start), self.scalar(end), self.scalar(step)])
 
     def _positions(self, corner: Corner) -> ir.Value:
-        """Where in the corner the coefficients stand, (num, axes): those whose sum is not beyond the last one's."""
+        """Return the places of the coefficients in the corner, (num, axes): sums up to the last one's."""
         sums: ir.Value | None = None
         for axis, (size, stride) in enumerate(zip(corner.sizes, corner.strides, strict=True)):
             others = [other for other in range(len(corner.sizes)) if other != axis]

@@ -1,4 +1,4 @@
-"""What was decided about calls of a fused network: which run fused, which densely, and which need no probe."""
+"""Decisions about calls of a fused network: fused, dense, or dense without a look at the call."""
 
 import math
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from tailcut.execution.lazy.context import LayerRecord
 from tailcut.execution.lazy.unsupported import is_autocast
 from tailcut.execution.wrapper.programs import NetworkPrograms
 
-# So many kinds of calls are remembered, and further ones run densely: one that was forgotten might run another way when
+# Number of kinds of calls that are remembered; further ones run densely, since a forgotten one might run otherwise when
 # it comes again.
 MAX_DECIDED = 1024
 LARGER = 1.25
@@ -21,7 +21,7 @@ _is_grad_enabled, _get_tracing_state = torch.is_grad_enabled, torch._C._get_trac
 
 
 class Call(NamedTuple):
-    """What the strategy of a call depends on.
+    """Key of a call, on which its strategy depends.
 
     Attributes:
         shapes: of the tensors among its arguments.
@@ -43,17 +43,17 @@ class Call(NamedTuple):
 
     @property
     def numbers(self) -> int:
-        """How many numbers its tensors have."""
+        """Total number of elements of its tensors."""
         return sum(map(math.prod, self.shapes))
 
     @property
     def family(self) -> object:
-        """What it has in common with calls of other sizes."""
+        """Key that calls of other sizes share."""
         return (tuple(map(len, self.shapes)), *self[1:])
 
 
 def call_of(args: tuple[Any, ...], kwargs: dict[str, Any], *, kept: int, training: bool) -> Call:
-    """The call with these arguments, in the present modes of torch."""
+    """Return the call with these arguments, in the present modes of torch."""
     tensors = tensors_of(args, kwargs)
     places = tuple([(tensor.layout, tensor.device) for tensor in tensors])
     autocast = is_autocast(device_type(tensors))
@@ -77,7 +77,7 @@ class DenseCalls:
         self.latest: tuple[int, ...] | None = None
         self._kind: tuple[object, ...] = ()
         self._hooks = [*(network.__dict__[name] for name in HOOKS), *GLOBAL_HOOKS]
-        # The root has no hooks either, if it is a copy: calling it is calling its forward.
+        # A copied root has no hooks, so its forward is called directly.
         dense: Any = programs.dense
         is_plain = dense is not programs.source and type(dense).__call__ is nn.Module.__call__
         self.run = dense.forward if is_plain else dense
@@ -92,7 +92,7 @@ class DenseCalls:
         self.records[call.shapes[0]] = records
 
     def holds(self, x: Any) -> bool:
-        """Whether the call is one of these, and the dense weights are those of the coefficients.
+        """Return whether the call is one of these, and the dense weights are those of the coefficients.
 
         The device, the layout and the type are not asked: the dense program gives the right answer, or the error, for
         all.
@@ -108,12 +108,12 @@ class DenseCalls:
 
 
 def is_simple(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether `DenseCalls` can remember a call."""
+    """Return whether `DenseCalls` can remember a call."""
     return not (call.gradients or call.autocast or kwargs) and len(args) == 1 and type(args[0]) is Tensor
 
 
 class Decisions:
-    """Each new call is tried once; its end decides how all like it run.
+    """Decisions by key: each new call is tried once, and the result holds for all like it.
 
     Attributes:
         records: what the report says of calls that run densely.
@@ -129,7 +129,7 @@ class Decisions:
         self._largest_dense: dict[object, int] = {}
 
     def is_dense(self, call: Call) -> bool | None:
-        """Whether calls like this one run densely; None where that is not decided."""
+        """Return whether calls like this one run densely; None where that is not decided."""
         found = self._is_dense.get(call)
         if found is not None or call.gradients:
             return found
@@ -139,19 +139,19 @@ class Decisions:
         return True
 
     def decide(self, call: Call, dense: list[LayerRecord] | None) -> None:
-        """Calls like this one run densely from now on, with these records for the report; or fused (None)."""
+        """Let calls like this one run densely from now on, with these records for the report; or fused (None)."""
         self._remember(call, is_dense=dense is not None)
         if dense is not None:
             self.records[call] = dense
             self._largest_dense[call.family] = max(call.numbers, self._largest_dense.get(call.family, 0))
 
     def prefer_dense(self, call: Call, records: list[LayerRecord]) -> None:
-        """Calls like this one run densely, whatever the cost model says of them; of others nothing is concluded."""
+        """Let calls like this one, and no others, run densely, whatever the cost model says of them."""
         self._is_dense[call] = True
         self.records[call] = records
 
     def _has_room(self, call: Call) -> bool:
-        """Whether a call can be remembered. Those of coefficients that were cut since are forgotten for it."""
+        """Return whether a call can be remembered. Those of coefficients that were cut since are forgotten for it."""
         if len(self._is_dense) >= MAX_DECIDED:
             self._is_dense = {one: is_dense for one, is_dense in self._is_dense.items() if one.kept == call.kept}
             self.records = {one: records for one, records in self.records.items() if one in self._is_dense}

@@ -24,7 +24,7 @@ class Copied(NamedTuple):
 
 
 class Guard:
-    """Compares the modules that were copied with what they were. Made to be fast: dense calls ask it each time."""
+    """Comparison of the copied modules with their state at the copy. It is fast: dense calls ask it each time."""
 
     def __init__(self, copied: Sequence[Copied], tensors: Sequence[TruncatedTensor]) -> None:
         self._copied = copied
@@ -44,7 +44,7 @@ class Guard:
         self._seen_own = [dict(own) for _, own in self._own]
 
     def is_same(self) -> bool:
-        """Whether nothing changed, not even the mode (training or evaluation) of a module."""
+        """Return whether nothing changed, not even the mode (training or evaluation) of a module."""
         try:
             return (
                 self._attributes == self._seen_attributes
@@ -81,7 +81,7 @@ class Guard:
         self._note()
 
     def set_by_forward(self) -> str:
-        """Which attributes the network's own code has bound in the copies, where the network lacks them; or ""."""
+        """Return the attributes that the network's own code has set in the copies and the network lacks; or ""."""
         for (one, own), seen in zip(self._own, self._seen_own, strict=True):
             names = _differences(own, seen) - {"training", *one.held}
             if names:
@@ -97,7 +97,7 @@ class Guard:
 
 
 class CoefficientVersions:
-    """What dense layers were made of: coefficients, by torch's count of the writes to them, and other parameters."""
+    """Versions of the coefficients and parameters that dense layers were made of, by torch's count of writes."""
 
     def __init__(self, tensors: Sequence[TruncatedTensor], layers: Sequence[nn.Module]) -> None:
         self._places = [(tensor.holder._parameters, tensor.truncation._buffers) for tensor in tensors]
@@ -105,7 +105,7 @@ class CoefficientVersions:
         self._seen: list[tuple[Any, ...]] | None = None
 
     def note(self) -> None:
-        """The coefficients as they are now are those to compare with."""
+        """Remember the coefficients as they are now, to compare with later."""
         seen = []
         for parameters, buffers in self._places:
             vector, dropped = parameters["original"], buffers["dropped"]
@@ -117,11 +117,11 @@ class CoefficientVersions:
         self._seen, self._seen_parameters = seen, list(map(dict, self._parameters))
 
     def forget(self) -> None:
-        """The coefficients count as changed from now on."""
+        """Count the coefficients as changed from now on."""
         self._seen = None
 
     def is_same(self) -> bool:
-        """Whether nothing changed since `note`; False where that cannot be told."""
+        """Return whether nothing changed since `note`; False where that cannot be told."""
         if self._seen is None:
             return False
         for parameters, buffers, vector, version, pointer, dropped, times in self._seen:
@@ -140,7 +140,7 @@ class CoefficientVersions:
 
 
 def _holders(module: nn.Module) -> list[nn.Module]:
-    """The modules in which torch keeps the parametrisations of a module."""
+    """Return the modules in which torch keeps the parametrisations of a module."""
     holders = module._modules.get("parametrizations")
     return [] if holders is None else [holders, *holders.children()]
 

@@ -54,7 +54,7 @@ class FusedNetwork(NetworkView):
         self.refresh()
 
     def refresh(self) -> None:
-        """Read the network anew, after a change to its modules. All that was decided and timed is decided anew."""
+        """Read the network again after a change to its modules; all decisions are made again."""
         # Not registered: the programs are made of parts of `source`, which is registered.
         self._programs = NetworkPrograms(self.source)
         self._decisions = Decisions()
@@ -63,14 +63,14 @@ class FusedNetwork(NetworkView):
         self._shapes: tuple[tuple[int, ...], ...] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What `forward` gives, with hooks. A call that is known to run densely costs one look-up."""
+        """Run `forward` with its hooks. A call that is known to run densely costs one look-up."""
         dense = self._dense_calls
         if not kwargs and len(args) == 1 and dense.holds(args[0]):
             return dense.run(args[0])
         return super().__call__(*args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What `source(*args, **kwargs)` gives, up to rounding.
+        """Return `source(*args, **kwargs)`, up to rounding.
 
         Raises:
             StructureError: the network was changed in a way that needs `refresh`.
@@ -109,14 +109,14 @@ class FusedNetwork(NetworkView):
         return result
 
     def __getattr__(self, name: str) -> Any:
-        """As torch's; what the wrapper lacks is to be had from the network itself."""
+        """Raise torch's error, with the advice to ask the network itself."""
         try:
             return super().__getattr__(name)
         except AttributeError as error:
             raise AttributeError(f"{error}; of the network itself it is .source.{name}") from None
 
     def report(self) -> FuseReport:
-        """What each regularised layer did in the latest forward (right after `fuse`: that of the example).
+        """Report how each regularised layer ran in the latest forward (right after `fuse`: that of the example).
 
         Raises:
             ArgumentError: there was none yet.
@@ -140,7 +140,7 @@ class FusedNetwork(NetworkView):
         return copied
 
     def _unsupported(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-        """Why the network itself runs in this call; empty if it has not to."""
+        """Return the reason why the network itself runs in this call; empty if there is none."""
         if call.autocast:
             return "autocast is on where it is called"
         if any(GLOBAL_HOOKS):
@@ -151,7 +151,7 @@ class FusedNetwork(NetworkView):
         return self._programs.unsupported or (f"an argument is a {kind}, which a forward may change" if kind else "")
 
     def _probed(self, call: Call | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run a call fused, and densely if that does not pay or cannot be done; decide so for all calls like it.
+        """Run a call fused, or densely if that is not faster or not supported; decide so for all calls like it.
 
         Args:
             call: None where nothing is to be decided.
@@ -160,7 +160,7 @@ class FusedNetwork(NetworkView):
         """
         programs = self._programs
         before = ModelSnapshot(self.source, tensors_of(args, kwargs))
-        # Lists and dicts of its own, so that it is seen, and does no harm, where the forward changes them.
+        # Copies of lists and dicts, so that a forward's changes to them are noticed and do no harm.
         own_args, own_kwargs = pytree.tree_map(lambda leaf: leaf, (args, kwargs))
         result, is_dense, is_final, reason, unsupported = None, True, False, "", ""
         try:
@@ -189,7 +189,7 @@ class FusedNetwork(NetworkView):
         return result if is_final else self._run_dense(args, kwargs)
 
     def _cannot_be_taken_back(self, call: Call | None, reason: str, result: Any) -> Any:
-        """The result of a probe that wrote to its inputs; calls like it go on as this one went."""
+        """Keep the result of a probe that wrote to its inputs; calls like it go on as this one went."""
         if call is not None:
             self._decisions.decide(call, self._programs.records(reason) if reason else None)
         if reason:
@@ -200,7 +200,7 @@ class FusedNetwork(NetworkView):
         return result
 
     def _kept_map(self) -> str:
-        """Which module keeps a map in an attribute or buffer after the forward; empty if none does."""
+        """Return the module that keeps a map in an attribute or buffer after the forward; empty if none does."""
         for path, part in self.source.named_modules():
             for values in (part.__dict__, part._buffers):
                 if LazyMap in map(type, values.values()):
@@ -209,7 +209,7 @@ class FusedNetwork(NetworkView):
         return ""
 
     def _run_fused(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Context]:
-        """What the fused program gives, and what was done for it.
+        """Run the fused program; return its outputs, and the context that recorded them.
 
         Raises:
             UnsupportedError: the network does something that the program cannot follow.
@@ -225,7 +225,7 @@ class FusedNetwork(NetworkView):
         return result, context
 
     def _run_dense(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What the dense program gives, or the network itself where it cannot be copied."""
+        """Run the dense program, or the network itself where it cannot be copied."""
         programs = self._programs
         if programs.unsupported:
             return self.source(*args, **kwargs)
@@ -238,7 +238,7 @@ class FusedNetwork(NetworkView):
         return programs.dense(*args, **kwargs)
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-        """What decides how a call runs."""
+        """Return the key of a call, which decides how it runs."""
         return call_of(args, kwargs, kept=self._programs.kept(), training=self.source.training)
 
     def _new_context(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Context:
@@ -308,7 +308,7 @@ def fuse(
 
 
 def pays_in_training(model: nn.Module, *example: Any) -> bool:
-    """Whether the cost model runs any layer fused in a training step on inputs of these shapes.
+    """Return whether the cost model runs any layer fused in a training step on inputs of these shapes.
 
     The model's buffers and the state of torch's random numbers are not changed; what else its code does in a forward is
     done.
@@ -324,7 +324,7 @@ def pays_in_training(model: nn.Module, *example: Any) -> bool:
 
 
 def _is_same(one: Any, other: Any) -> bool:
-    """Whether two structures of lists, tuples and dicts hold the same objects."""
+    """Return whether two structures of lists, tuples and dicts hold the same objects."""
     (leaves, structure), (others, other_structure) = pytree.tree_flatten(one), pytree.tree_flatten(other)
     return structure == other_structure and all(leaf is found for leaf, found in zip(leaves, others, strict=True))
 
@@ -358,7 +358,7 @@ def _check_by_timing(fused: FusedNetwork, example: tuple[Any, ...]) -> None:
         try_out(fused.source, call)
         return time.perf_counter() - start
 
-    # By turns, so that a busy moment of the machine meets both.
+    # In turn, so that a busy moment of the machine slows both.
     pairs = [
         (timed(lambda: fused(*example)), timed(lambda: fused._run_dense(example, {}))) for _ in range(TIMING_REPEATS)
     ]

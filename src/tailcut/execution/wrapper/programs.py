@@ -18,7 +18,7 @@ _PARAMETRIZATIONS = "parametrizations"
 
 
 class NetworkPrograms:
-    """What a fused network runs, made once for the module tree that its source has.
+    """The programs of a fused network, made once for the module tree of its source.
 
     Attributes:
         source: the network.
@@ -58,7 +58,7 @@ class NetworkPrograms:
         self._vectors: list[dict[str, Any]] = [tensor.holder._parameters for tensor in tensors]
 
     def kept(self) -> int:
-        """The length of all vectors of coefficients."""
+        """Return the length of all vectors of coefficients."""
         return sum([vector["original"].numel() for vector in self._vectors])
 
     def make_dense(self, context: Context) -> None:
@@ -67,7 +67,7 @@ class NetworkPrograms:
             layer.refresh(context)
 
     def begin(self, context: Context) -> None:
-        """Make ready what runs densely in the fused program, and say why it does."""
+        """Prepare the layers that run densely in the fused program, and record why."""
         for name, reason in self._left.items():
             context.record(name, "dense", reason)
         for layer in self._dense_only:
@@ -75,7 +75,7 @@ class NetworkPrograms:
             layer.refresh(context)
 
     def records(self, reason: str) -> list[LayerRecord]:
-        """Records which say that all layers run densely."""
+        """Return records which say that all layers run densely, and why."""
         reasons = {} if self.unsupported else self._left
         return [LayerRecord(name, "dense", [reasons.get(name, reason)]) for name in self.layer_names]
 
@@ -115,7 +115,7 @@ class NetworkPrograms:
         self._to_fused[id(module)] = layer
 
     def _regularised(self, module: nn.Module) -> dict[str, TruncatedTensor]:
-        """The regularised parameters of the module itself, by attribute."""
+        """Return the regularised parameters of the module itself, by attribute."""
         if not parametrize.is_parametrized(module):
             return {}
         lists = module.parametrizations
@@ -130,7 +130,7 @@ class NetworkPrograms:
 
 
 def _wrapper_of(module: nn.Module) -> str:
-    """What runs a module in a way of its own, which lazy maps cannot pass; empty if nothing does."""
+    """Return the reason why lazy maps cannot pass a module that runs by code of its own; empty if they can."""
     if isinstance(module, NetworkView):
         return "is a fused network itself"
     kind = type(module)  # not imported for `isinstance`: torch loads its compiler with it

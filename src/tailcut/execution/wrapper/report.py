@@ -1,4 +1,4 @@
-"""The report of a fused network: what each regularised layer does, and why."""
+"""Report of a fused network: how each regularised layer runs, and why."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -72,7 +72,7 @@ class FuseReport(Report):
 def report_of(
     records: Iterable[LayerRecord], shapes: tuple[tuple[int, ...], ...], names: Iterable[str], engine: str
 ) -> FuseReport:
-    """The report of one forward.
+    """Return the report of one forward.
 
     Args:
         records: what happened.

@@ -1,4 +1,4 @@
-"""Forwards that may have to be taken back: buffers and torch's random numbers are put back."""
+"""Snapshots by which a forward can be undone: buffers and torch's random numbers."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,10 +11,10 @@ from tailcut.weights.truncation import Truncation
 
 
 class ModelSnapshot:
-    """Buffers and torch's random numbers as they were before a forward. All else that a forward does is done."""
+    """Buffers and torch's random numbers before a forward; other side effects are not undone."""
 
     def __init__(self, source: nn.Module, inputs: Sequence[Tensor] = ()) -> None:
-        # Truncations own constants only; a script keeps its buffers in another kind of dict, where none is bound anew.
+        # Truncations own constants only; a ScriptModule keeps its buffers in a dict that is not rebound.
         modules = [module for module in source.modules() if not isinstance(module, Truncation)]
         self._names = [(own, dict(own)) for own in (module._buffers for module in modules) if isinstance(own, dict)]
         buffers = [buffer for module in modules for buffer in module.buffers(recurse=False) if not buffer.is_meta]
@@ -41,12 +41,12 @@ class ModelSnapshot:
             torch.cuda.set_rng_state(state, device)
 
     def inputs_are_written(self) -> bool:
-        """Whether the forward wrote to one of its inputs, which is not put back."""
+        """Return whether the forward wrote to one of its inputs, which is not put back."""
         return any(tensor._version != version for tensor, version in self._versions)
 
 
 def try_out(source: nn.Module, call: Callable[[], Any]) -> None:
-    """Call a forward of `source` that leaves no gradients, and buffers and torch's random numbers as before."""
+    """Call a forward of `source` that leaves gradients, buffers and torch's random numbers as before."""
     before = ModelSnapshot(source)
     with torch.no_grad():
         try:

@@ -84,7 +84,7 @@ class Stream:
 
 @dataclass(frozen=True)
 class Level:
-    """What a level has beside those below it.
+    """A level's own part, beside those below it.
 
     Attributes:
         coefficients: the stream of its further coefficients; None in a file without coefficients.

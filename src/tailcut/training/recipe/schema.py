@@ -414,7 +414,7 @@ class Recipe(RecipeSection):
         return self
 
     def _goes_on(self) -> bool:
-        """Whether there is a network to start from."""
+        """Return whether there is a network to start from."""
         return self.start is not None or bool(self.stage)
 
     def _check_lsuv(self) -> None:
