@@ -99,7 +99,16 @@ def test_mistakes(settings: dict[str, Any], message: str, tmp_path: Path) -> Non
 
 def test_sizes_are_for_quantised_files(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match='are for dtype="quantized"'):
-        tailcut.save(truncated_resnet(), tmp_path / "a.tailcut", max_bytes=900)
+        tailcut.save(truncated_resnet(), tmp_path / "a.tailcut", dtype="float16", max_bytes=900)
+
+
+def test_a_size_or_a_step_alone_says_quantized(tmp_path: Path) -> None:
+    model = truncated_resnet()
+    both: dict[str, dict[str, Any]] = {"size": {"max_bytes": 2500}, "step": {"step": 0.1}}
+    for name, settings in both.items():
+        tailcut.save(model, tmp_path / "alone", **settings)
+        tailcut.save(model, tmp_path / name, dtype="quantized", **settings)
+        assert (tmp_path / "alone").read_bytes() == (tmp_path / name).read_bytes()
 
 
 def test_numbers_that_are_not_finite(tmp_path: Path) -> None:

@@ -320,6 +320,12 @@ def test_safetensors_say_the_names_of_the_classes(tmp_path: Path) -> None:
         assert json.loads(file.metadata()["class_names"]) == [f"digit {number}" for number in range(10)]
 
 
+def test_a_size_alone_rounds_the_numbers(tmp_path: Path) -> None:
+    report = pack("zoo:lenet5-776", tmp_path / "a.tailcut", max_bytes=900)
+    assert report.file_bytes <= 900
+    assert inspect(tmp_path / "a.tailcut").tensors[0].dtype == "quantized"
+
+
 def test_what_plain_weights_lose_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     trained = to_dense(load("zoo:lenet300-ref"))
     arguments: dict[str, Any] = {}

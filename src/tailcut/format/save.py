@@ -84,7 +84,7 @@ def save(
     model: nn.Module,
     path: str | Path,
     *,
-    dtype: str = "float32",
+    dtype: str | None = None,
     other_dtype: str | None = None,
     step: float | None = None,
     max_bytes: int | None = None,
@@ -101,7 +101,8 @@ def save(
         model: a network from `create_model` or of a user's own class, regularised or not.
         path: the file; one of that name is replaced.
         dtype: type of the coefficients: "float32", "float16", "bfloat16" (or "float64"); or "quantized": rounded to
-            steps and coded in a few bits each, with parameters and running statistics too.
+            steps and coded in a few bits each, with parameters and running statistics too. None: "quantized" where
+            `step`, `max_bytes` or `sensitivity` is given, else "float32".
         other_dtype: type of all other floating-point tensors (biases, batch norm), or "quantized"; None: their own,
             and quantised with `dtype="quantized"`.
         step: of quantised numbers, one for the whole network: a tensor's own is `step` over the root of its
@@ -131,6 +132,8 @@ def save(
         StructureError: the model is no longer what its record says; or it wraps or holds the network that an edit was
             made on (`DataParallel`, `DistributedDataParallel`, `torch.compile`, a class around a pruned backbone).
     """
+    if dtype is None:
+        dtype = "float32" if (step, max_bytes, sensitivity) == (None, None, None) else QUANTIZED_DTYPE
     report = write(
         model,
         path,

@@ -114,7 +114,8 @@ def pack(
             or a state_dict of a registered model (`.safetensors`, or a file of `torch.save`; it is read without running
             code). Of coefficients without torch's metadata, the default axes and order are assumed, with a warning.
         out: the .tailcut file to write.
-        dtype: number type of the coefficients; the recipe's, for plain weights float32, when None.
+        dtype: number type of the coefficients; when None "quantized" with `max_bytes` or `step`, else the recipe's,
+            for plain weights float32.
         other_dtype: number type of everything else, likewise.
         model: name of the registered model, for plain weights.
         arguments: its arguments.
@@ -150,7 +151,8 @@ def pack(
         found = _Source(network)
         if not has_coefficients and not plain:
             found.cut = regularize(network, keep_ratio=keep_ratio, num_kept=num_kept, warn=False)
-    dtype = dtype or found.dtype
+    if dtype is None:
+        dtype = found.dtype if (max_bytes, step) == (None, None) else QUANTIZED_DTYPE
     if other_dtype is None and dtype != QUANTIZED_DTYPE:
         other_dtype = found.other_dtype
     settings: dict[str, Any] = {"max_bytes": max_bytes, "step": step, "levels": levels}

@@ -34,10 +34,10 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("-o", "--out", required=True, metavar="FILE", help="the .tailcut file to write")
     add_dtypes(parser, more=(QUANTIZED,))
     parser.add_argument(
-        "--max-bytes", type=num_bytes, metavar="SIZE", help="with --dtype quantized: the finest steps for that size"
+        "--max-bytes", type=num_bytes, metavar="SIZE", help="round the numbers to the finest steps for that size"
     )
     parser.add_argument(
-        "--step", type=float, metavar="S", help="with --dtype quantized: steps, in parts of each tensor's size (0.25)"
+        "--step", type=float, metavar="S", help="round the numbers to steps in parts of each tensor's size (0.25)"
     )
     add_levels(parser)
     parser.add_argument("--model", metavar="NAME", help="the registered model that plain weights belong to")
