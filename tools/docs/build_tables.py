@@ -1,4 +1,4 @@
-"""Writes the generated parts of README.md and of the pages in docs/, from the project's own records.
+"""Writes the generated parts of README.md and of other pages, from the project's own records.
 
     python -m tools.docs.build_tables            rewrite the pages
     python -m tools.docs.build_tables --check    exit with 1 if a page is not what it would be
@@ -27,6 +27,7 @@ from tools.docs.attack_tables import attack_tables
 from tools.docs.byte_tables import byte_table, trained_table
 from tools.docs.comparisons import LAYER_SCORES, TUNED_SCORES, answers, scores_compared, variants_compared
 from tools.docs.findings import AGAINST, finding
+from tools.docs.fuzz_tables import fuzz_table
 from tools.docs.highlights import highlights
 from tools.docs.level_tables import level_table
 from tools.docs.markdown import counted, duration, markdown_table, percent
@@ -44,6 +45,7 @@ BENCH_OF = {
 }
 EXPERIMENTS = Path("docs/results/experiments")
 ATTACKS = Path("docs/results/attacks")
+FUZZING = Path("fuzz/results.json")
 TRANSPLANT = Path("docs/results/bench-transplant.json")
 NETWORKS = {"lenet300": "LeNet-300-100", "lenet5": "LeNet-5"}
 BITS = {"float32": 32, "float16": 16}
@@ -155,6 +157,7 @@ def build(root: Path) -> dict[Path, str]:
         },
         "docs/truncated-training.md": {name: partial(finding, name, root / EXPERIMENTS) for name in AGAINST},
         "docs/experiments.md": {"experiments": lambda: experiment_tables(root / EXPERIMENTS)},
+        **{page: {"fuzzing": lambda: fuzz_table(root / FUZZING)} for page in ("docs/promises.md", "fuzz/README.md")},
         "docs/reference/index.md": {"public": public_names, "packages": package_names},
     }
     pages = {}
