@@ -379,3 +379,15 @@ def test_of_16_bit_colours_the_higher_8_are_read(tmp_path: Path) -> None:
     pixels = GENERATOR.integers(0, 65536, (6, 9, 3), dtype=np.uint16)
     image = read_image(png_of_16_bits(tmp_path / "x.png", pixels), channels=3)
     assert torch.equal(image, as_tensor(pixels >> 8))
+
+
+def test_a_jpeg_of_several_images_is_a_jpeg(tmp_path: Path) -> None:
+    """Stereo cameras write them; Pillow has another name for such files."""
+    grey = np.arange(64 * 64).reshape(64, 64).astype(np.uint8)
+    image = Image.fromarray(grey)
+    image.save(tmp_path / "one.jpg", quality=95)
+    image.save(tmp_path / "two.jpg", "MPO", save_all=True, append_images=[image], quality=95)
+    with Image.open(tmp_path / "two.jpg") as opened:
+        assert opened.format == "MPO"
+    assert torch.equal(read_mask(tmp_path / "two.jpg"), read_mask(tmp_path / "one.jpg"))
+    assert torch.equal(read_image(tmp_path / "two.jpg", channels=1), read_image(tmp_path / "one.jpg", channels=1))

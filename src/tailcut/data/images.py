@@ -108,7 +108,8 @@ def read_mask(path: str | Path, *, strict: bool | None = None, max_pixels: int |
     values = np.asarray(image if len(image.getbands()) == 1 else image.convert("RGB"))
     if values.ndim == 3:
         values = values.max(axis=2)
-    is_foreground = values >= HALF if image.format == "JPEG" else values > 0
+    # Pillow calls a JPEG file with more than one image, as stereo cameras write them, MPO.
+    is_foreground = values > 0 if image.format == "PNG" else values >= HALF
     return torch.from_numpy((is_foreground & _is_seen(image)).astype(np.int64))
 
 

@@ -130,7 +130,7 @@ def read_pixels(path: str | Path) -> Tensor:
         content = Path(path).read_bytes()
         with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
             check_size(image.height, image.width, len(content), advice="give the detector the image as a tensor")
-            if image.format == "JPEG":
+            if image.format != "PNG":
                 check_jpeg(content)  # libjpeg would make up what lacks
             pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except (*DAMAGED, DataError) as error:
