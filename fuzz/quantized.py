@@ -32,7 +32,7 @@ MAX_TENSORS = 4
 MAX_LEVELS = 4
 LONGEST = 12
 
-Entry = TypeVar("Entry", Layout, Coded, reference.Tensor)
+Entry = TypeVar("Entry")  # a layout, numbers, or a tensor of the reference reader
 
 
 class WrongNumbersError(Exception):
