@@ -22,6 +22,7 @@ from tailcut.evaluation.evaluate import (
     evaluate_file,
     fitting,
     run_forward,
+    runnable,
     uses_batch_statistics,
     within_memory,
 )
@@ -223,6 +224,16 @@ def test_what_does_not_fit_is_told() -> None:
         evaluate(nn.Identity(), Masks())
     with pytest.raises(ArgumentError, match="batch_size must be at least 1"):
         evaluate(create_model("lenet300"), digits, batch_size=0)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_registered_network_whose_layers_do_not_fit_together_is_told(dense: bool) -> None:
+    """A file may prune two layers to widths that do not fit: such a network loads, and cannot run."""
+    model = create_model("lenet5")
+    regularize(model, num_kept=20)
+    model.conv2 = nn.Conv2d(7, 50, 5)
+    with pytest.raises(ArgumentError, match=r"the network cannot take images of shape \(1, 1, 28, 28\).*7 channels"):
+        run_forward(runnable(model, "cpu", dense=dense), torch.zeros(1, 1, 28, 28))
 
 
 def test_a_network_must_give_a_tensor() -> None:

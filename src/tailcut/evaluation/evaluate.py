@@ -24,7 +24,7 @@ from tailcut.printing import Report, figure_text, table
 from tailcut.runtime.progress import live_progress
 from tailcut.runtime.share import ALONE, Share
 from tailcut.runtime.signals import is_lost_connection
-from tailcut.structure import MAX_PIXELS, check_pixels
+from tailcut.structure import MAX_PIXELS, check_pixels, example_shape
 from tailcut.weights import to_dense, truncated_tensors
 
 if TYPE_CHECKING:  # they need an extra, which one process does without
@@ -257,10 +257,15 @@ def runnable(model: nn.Module, device: torch.device | str, *, dense: bool = Fals
         device: where it shall run.
         dense: build the dense weights once and run with them. Otherwise a truncated network runs fused
             (`tailcut.execution.fuse`): the same outputs up to rounding, faster where corners are small.
+
+    Raises:
+        ArgumentError: it is a registered network that does not run on its example input.
     """
     if dense or not truncated_tensors(model):
         return to_dense(model).to(device).eval()
-    return fuse(copy.deepcopy(model).to(device).eval())
+    example = torch.empty(example_shape(model) or (), device="meta")
+    with fitting(example, ", its example input"):
+        return fuse(copy.deepcopy(model).to(device).eval())
 
 
 def run_forward(model: nn.Module, images: Tensor) -> Tensor:
