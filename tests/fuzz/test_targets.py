@@ -13,6 +13,7 @@ import tailcut
 from fuzz import __main__ as runner
 from fuzz import engine, mutators, quantized, seeds, targets
 from tailcut.errors import FormatError
+from tailcut.format.container import streams
 from tailcut.format.quantized import coder
 
 MUTANTS = {"inspect": 60, "load": 60, "recipes": 60} | dict.fromkeys(("agreement", "read_jpeg", "codecs"), 120)
@@ -58,7 +59,7 @@ def test_a_reader_that_forgets_the_level_below_is_a_finding(name: str, monkeypat
     if name == "learn":
         monkeypatch.setattr(coder, "_learn", lambda *arguments: None)
     else:
-        padded = quantized.padded
+        padded = streams.padded
         monkeypatch.setattr(quantized, "padded", lambda tensor, size: replace(padded(tensor, size), step=0))
     content = dict(quantized.seeds())["levels-others-once"]
     with pytest.raises(quantized.WrongNumbersError):
