@@ -178,8 +178,8 @@ def _take_in(level: Level, below: Level | None) -> None:
 def _highest(levels: Sequence[Sequence[Entry]]) -> list[Entry]:
     """The tensors of the highest level, those that it does not have anew from the highest that has them."""
     every = max(map(len, levels))
-    last = next(tensors for tensors in reversed(levels) if len(tensors) == every)
-    return [*levels[-1], *last[len(levels[-1]) :]]
+    last: Sequence[Entry] = next(tensors for tensors in reversed(levels) if len(tensors) == every)
+    return list(levels[-1]) + list(last[len(levels[-1]) :])
 
 
 def _top(levels: Sequence[Level], found: Sequence[Sequence[Coded]]) -> Iterator[tuple[Layout, Coded]]:

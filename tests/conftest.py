@@ -1,14 +1,15 @@
 """Fixtures shared by all tests."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from tests.small_recipe import make_recipe, no_curves, one_thread, recipe_text
+from tests.small_recipe import make_recipe, one_thread, recipe_text
 
-__all__ = ["make_recipe", "no_curves", "one_thread", "recipe_text"]  # fixtures
+__all__ = ["make_recipe", "one_thread", "recipe_text"]  # fixtures
 
 
 @pytest.fixture(autouse=True)
@@ -18,6 +19,14 @@ def gradients_stay_on() -> Iterator[None]:
     left_off = not torch.is_grad_enabled() or torch.is_inference_mode_enabled()
     torch.set_grad_enabled(True)
     assert not left_off, "torch's gradients were off when this test ended"
+
+
+@pytest.fixture(autouse=True)
+def no_curves(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plot of a run takes longer than most trainings of tests; those marked `curves` get it."""
+    base = sys.modules.get("tailcut.training.trainer.base")
+    if base is not None and "curves" not in request.keywords:
+        monkeypatch.setattr(base, "try_to_draw_curves", lambda *args, **settings: None)
 
 
 def _find_root(part: str) -> Path:

@@ -65,9 +65,3 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture
-def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plot takes longer than small trainings."""
-    monkeypatch.setattr("tailcut.training.trainer.base.try_to_draw_curves", lambda *args, **settings: None)

@@ -36,7 +36,7 @@ from tailcut.training.train import train
 from tailcut.training.trainer import base, image_network
 from tailcut.weights import regularize, to_dense
 
-pytestmark = pytest.mark.usefixtures("one_thread", "no_curves")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 RECIPE = """
 name = "small"

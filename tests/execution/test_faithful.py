@@ -58,33 +58,6 @@ class Reversal(torch.autograd.Function):
         return -gradient
 
 
-class StraightThrough(Reversal):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return torch.round(8 * x) / 8
-
-
-class AsItIs(Reversal):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x
-
-
-@pytest.mark.parametrize("function", [Reversal, StraightThrough, AsItIs])
-@pytest.mark.parametrize("strategy", ["low_rank", "auto"])
-def test_functions_with_a_backward_of_their_own(function: Any, strategy: str) -> None:
-    model = truncated(Net(function.apply))
-    fused = fuse(model, engine="torch")
-    fused.strategy = strategy
-    for _ in range(2):
-        expected = gradients(model, model, X)
-        found = gradients(model, fused, X)
-        for name, gradient in expected.items():
-            torch.testing.assert_close(found[name], gradient, msg=name)
-    with torch.no_grad():
-        torch.testing.assert_close(fused(X), model(X))
-
-
 def no_gradient_block(x: Tensor) -> Tensor:
     with torch.no_grad():
         scale = x.abs().max()

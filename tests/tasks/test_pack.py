@@ -1,5 +1,6 @@
 import contextlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import safetensors
 import safetensors.torch
 import torch
 from PIL import Image
+from tests.small_recipe import RECIPE
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -30,12 +32,23 @@ MakeRecipe = Callable[..., Recipe]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+def trained(folder: Path, *overrides: str) -> Run:
+    recipe = parse_recipe(RECIPE, source="small.toml", overrides=("training.epochs=2", *overrides))
+    train(recipe, folder)
+    return Run(folder)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run of two epochs, to read only."""
+    return trained(tmp_path_factory.mktemp("finished") / "run")
+
+
 @pytest.mark.parametrize("overrides", [(), ("optimizer.ema_decay=0.9", "schedule={ num_kept = 400, rate = 0.1 }")])
 def test_the_checkpoint_of_a_finished_run_gives_the_run_s_file(
-    overrides: tuple[str, ...], make_recipe: MakeRecipe, tmp_path: Path
+    overrides: tuple[str, ...], finished: Run, tmp_path: Path
 ) -> None:
-    train(make_recipe("training.epochs=2", *overrides), tmp_path / "run")
-    run = Run(tmp_path / "run")
+    run = trained(tmp_path / "run", *overrides) if overrides else finished
     for source in (run.path, run.last_checkpoint):
         report = pack(source, tmp_path / "again.tailcut")
         assert (tmp_path / "again.tailcut").read_bytes() == run.model.read_bytes()
@@ -51,18 +64,25 @@ def with_start(text: str, section: str) -> Recipe:
     return parse_recipe(f"{text}\n{section}", source="small.toml", overrides=("training.epochs=1",))
 
 
-@pytest.fixture(params=["truncated", "pruned"])
-def started_run(request: pytest.FixtureRequest, recipe_text: str, tmp_path: Path) -> Run:
-    """A finished run that went on from coefficients in another order, or from fewer channels."""
+@pytest.fixture(scope="module", params=["truncated", "pruned"])
+def trained_from_start(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run that went on from coefficients in another order, or from fewer channels."""
+    folder = tmp_path_factory.mktemp("started")
     if request.param == "truncated":
         model = create_model("lenet5")
         regularize(model, keep_ratio=0.5, order_weights=[1, 1, 3, 3])
-        save(model, tmp_path / "parent.tailcut")
-        section = f'[start]\nfile = "{tmp_path}/parent.tailcut"'
+        save(model, folder / "parent.tailcut")
+        section = f'[start]\nfile = "{folder}/parent.tailcut"'
     else:
         section = '[pruning]\nrates = 0.4\nmethod = "l1"'
-    train(with_start(recipe_text, section), tmp_path / "run")
-    return Run(tmp_path / "run")
+    train(with_start(RECIPE, section), folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture
+def started_run(trained_from_start: Path, tmp_path: Path) -> Run:
+    """A copy of that run, to change."""
+    return Run(shutil.copytree(trained_from_start, tmp_path / "run"))
 
 
 def test_a_run_that_went_on_from_another_network_is_packed_as_it_is(started_run: Run, tmp_path: Path) -> None:
@@ -105,19 +125,16 @@ def test_a_run_knows_the_names_of_its_folders(make_recipe: MakeRecipe, tmp_path:
         assert class_names(load(file)) == ("rose", "tulip")
 
 
-def test_digits_have_no_names_but_their_numbers(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    train(make_recipe("training.epochs=1"), tmp_path / "run")
-    assert inspect(Run(tmp_path / "run").model).metadata == {}
+def test_digits_have_no_names_but_their_numbers(finished: Run) -> None:
+    assert inspect(finished.model).metadata == {}
 
 
-def test_a_checkpoint_in_the_middle_is_packed_as_it_stands(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    train(make_recipe("training.epochs=2"), tmp_path / "run")
-    run = Run(tmp_path / "run")
-    report = pack(run.previous_checkpoint, tmp_path / "a.tailcut")
-    assert report.num_kept == run.read_metrics()[0]["num_kept"]
+def test_a_checkpoint_in_the_middle_is_packed_as_it_stands(finished: Run, tmp_path: Path) -> None:
+    report = pack(finished.previous_checkpoint, tmp_path / "a.tailcut")
+    assert report.num_kept == finished.read_metrics()[0]["num_kept"]
 
 
-def test_plain_weights_need_their_model(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+def test_plain_weights_need_their_model(tmp_path: Path) -> None:
     model = create_model("lenet300", bias=False)
     torch.save(model.state_dict(), tmp_path / "weights.pt")
     with pytest.raises(ArgumentError, match="--model"):

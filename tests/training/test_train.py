@@ -84,7 +84,6 @@ class Faults:
 def test_a_write_that_fails_at_any_moment_leaves_nothing_half_done(
     make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "try_to_draw_curves", lambda *args, **settings: None)
     recipe = make_recipe("training.epochs=2", "data.batch_size=1200", "data.holdout=10")
     with monkeypatch.context() as patch:
         faults = Faults(patch)

@@ -10,6 +10,7 @@ from tests.channels.slim_networks import EXACT, ConcatenatedDepthwise, Grouped, 
 from torch import nn
 
 from tailcut.channels.graph.groups import ChannelGraph, find_groups
+from tailcut.channels.pruning.plan import Amount, Rates
 from tailcut.channels.pruning.selection import (
     Limits,
     Rate,
@@ -261,3 +262,11 @@ def test_very_large_scores_keep_their_order() -> None:
     assert removed == set(graph.groups["0"].units[2:4])
     found = importance_of(graph, graph.groups["0"], {"0": torch.full((8,), 5e-324, dtype=torch.float64)})
     assert found == dict.fromkeys(graph.groups["0"].units, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("rates", "expected"), [(None, False), (0.5, False), ("paper", True), ([0.1, 0.2], True), ({"conv1": 0.5}, True)]
+)
+def test_lists_and_dicts_name_layers(rates: Rates | None, expected: bool) -> None:
+    amount = Amount(rates, None, None, Limits())
+    assert amount.is_by_layer is expected

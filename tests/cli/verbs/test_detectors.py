@@ -13,7 +13,6 @@ from tests.small_coco import TINY, write_coco
 from tailcut.data import image_size
 from tailcut.format import save
 from tailcut.inputs.detection.detectors import faster_rcnn
-from tailcut.training.trainer import base
 
 Tailcut = Callable[..., Any]
 
@@ -53,10 +52,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "small.tailcut"
 
 
-def test_a_detector_from_recipe_to_drawing(
-    tailcut: Tailcut, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(base, "try_to_draw_curves", lambda *args, **settings: None)
+def test_a_detector_from_recipe_to_drawing(tailcut: Tailcut, root: Path, tmp_path: Path) -> None:
     (tmp_path / "small.toml").write_text(RECIPE)
     run = tmp_path / "run"
     outcome = tailcut(

@@ -77,6 +77,7 @@ def assert_same_numbers(one: Path, other: Path) -> None:
     assert left["lines"] == right["lines"]
 
 
+@pytest.mark.curves
 def test_a_run_leaves_everything_its_folder_promises(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     recipe = make_recipe("paper={ source = 'Table 1', metrics = { accuracy = 0.9 } }")
     result = train(recipe, tmp_path / "run", command="tailcut train small")

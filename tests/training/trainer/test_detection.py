@@ -27,7 +27,7 @@ from tailcut.training.recipe.toml_files import load_recipe, parse_recipe, shippe
 from tailcut.training.train import train
 from tailcut.training.trainer import base
 
-pytestmark = pytest.mark.usefixtures("one_thread", "no_curves")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 MakeRecipe = Callable[..., Recipe]
 ARGUMENTS = json.dumps(TINY).replace('": ', '" = ')

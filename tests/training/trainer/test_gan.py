@@ -24,7 +24,7 @@ from tailcut.training.recipe.toml_files import load_recipe, parse_recipe
 from tailcut.training.train import train
 from tailcut.training.trainer import base
 
-pytestmark = pytest.mark.usefixtures("one_thread", "no_curves")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 RECIPE = """
 name = "small"

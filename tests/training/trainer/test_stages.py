@@ -59,12 +59,6 @@ training = { epochs = 2 }
 """
 
 
-@pytest.fixture(autouse=True)
-def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plot takes longer than these trainings."""
-    monkeypatch.setattr(base, "try_to_draw_curves", lambda *args, **settings: None)
-
-
 @pytest.fixture(scope="module")
 def by_hand(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The run of the last of three recipes, each of which starts from the one before."""
