@@ -24,8 +24,14 @@ def network(channels: int = 24) -> nn.Sequential:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_()
-        model[1].running_var.uniform_(0.5, 2)
+        model[1].get_buffer("running_var").uniform_(0.5, 2)
     return model.eval()
+
+
+def norm(model: nn.Sequential, place: int) -> nn.BatchNorm2d:
+    module = model[place]
+    assert isinstance(module, nn.BatchNorm2d)
+    return module
 
 
 def smoothed(values: torch.Tensor, num_kept: int) -> np.ndarray:
@@ -40,10 +46,10 @@ def test_gains_and_shifts_become_the_first_coefficients(truncated_first: bool, t
     model = network()
     if truncated_first:
         regularize(model, num_kept={"0.weight": 50}, warn=False)
-    gains, shifts = smoothed(model[1].weight, 5), smoothed(model[1].bias, 5)
+    gains, shifts = smoothed(norm(model, 1).weight, 5), smoothed(norm(model, 1).bias, 5)
     assert truncate_norms(model, 5) == ["1.weight", "1.bias"]  # the others have no more than 5
-    np.testing.assert_allclose(model[1].weight.detach().numpy(), gains, atol=1e-5)
-    np.testing.assert_allclose(model[1].bias.detach().numpy(), shifts, atol=1e-5)
+    np.testing.assert_allclose(norm(model, 1).weight.detach().numpy(), gains, atol=1e-5)
+    np.testing.assert_allclose(norm(model, 1).bias.detach().numpy(), shifts, atol=1e-5)
     assert norm_counts(model) == {"1.weight": 5, "1.bias": 5}
     weights = {"0.weight": 50} if truncated_first else {}
     assert kept_counts(model) == weights | norm_counts(model)
@@ -59,18 +65,18 @@ def test_gains_and_shifts_become_the_first_coefficients(truncated_first: bool, t
 
 def test_one_coefficient_is_one_number_for_all_channels() -> None:
     model = network()
-    means = [float(part.detach().mean()) for part in (model[1].weight, model[1].bias)]
+    means = [float(part.detach().mean()) for part in (norm(model, 1).weight, norm(model, 1).bias)]
     truncate_norms(model, 1)
-    for part, mean in zip((model[1].weight, model[1].bias), means, strict=True):
+    for part, mean in zip((norm(model, 1).weight, norm(model, 1).bias), means, strict=True):
         torch.testing.assert_close(part, torch.full((24,), mean))
 
 
 def test_none_are_ones_and_zeros_that_are_not_trained() -> None:
     model = network()
     assert truncate_norms(model, 0) == ["1.weight", "1.bias", "4.weight", "4.bias"]
-    assert torch.equal(model[1].weight, torch.ones(24))
-    assert torch.equal(model[4].bias, torch.zeros(4))
-    assert not any(part.requires_grad for norm in (model[1], model[4]) for part in norm.parameters())
+    assert torch.equal(norm(model, 1).weight, torch.ones(24))
+    assert torch.equal(norm(model, 4).bias, torch.zeros(4))
+    assert not any(part.requires_grad for place in (1, 4) for part in model[place].parameters())
     assert all(part.requires_grad for part in model[5].parameters())  # no batch norm
     assert norm_counts(model) == {}
 
