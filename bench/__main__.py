@@ -13,6 +13,7 @@ import torch
 from bench import (
     c_speed,
     channels,
+    coding,
     combined,
     execution,
     exporting,
@@ -36,6 +37,7 @@ TOPICS: dict[str, Callable[[Scale, Machine], list[Table]]] = {
     "sweeps": sweeps.run,
     "training": training.run,
     "files": files.run,
+    "coding": coding.run,
     "execution": execution.run,
     "inputs": inputs.run,
     "channels": channels.run,

@@ -78,9 +78,9 @@ class Result(Report):
         metrics: figures of the packed file on the whole test split, 0 to 1; distances (`fid`) as they are;
             NaN for what is no number.
         validation: the same on the held-out images after the last epoch; empty without hold-out.
-        num_kept: coefficients that the file keeps.
+        num_kept: coefficients of weights that the file keeps.
         num_parameters: numbers that the dense network has.
-        num_other: numbers of the file that are no coefficients (biases, batch norm).
+        num_other: all other numbers of the file that were trained: biases, and those of batch norm, coefficients too.
         file_bytes: size of the packed file.
         paper: the paper's figures for the same row and where they stand; empty if there are none.
         start_fingerprint: `tailcut.format.fingerprint` of the network it went on from; empty for fresh parameters.

@@ -70,6 +70,7 @@ def test_json_has_the_promised_keys(tmp_path: Path) -> None:
     assert list(plain) == [
         *("version", "model", "file_bytes", "dense_bytes", "compression_ratio", "num_parameters", "num_truncated"),
         *("num_kept", "bytes_by_kind", "tensors", "other_tensors", "arguments", "metadata", "num_levels", "levels"),
+        "num_kept_norms",
     ]
     of_coefficients = ["name", "shape", "axes", "order_weights", "num_kept", "dtype", "bytes", "bits", "worst_error"]
     assert list(plain["tensors"][0]) == of_coefficients

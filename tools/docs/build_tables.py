@@ -41,7 +41,7 @@ UNET = Path("docs/results/published-unet")
 BENCH = Path("docs/results/bench-main.json")
 BENCH_OF = {
     topic: Path(f"docs/results/bench-{topic}.json")
-    for topic in ("execution", "inputs", "channels", "table5", "widths", "exporting", "microcontroller")
+    for topic in ("execution", "inputs", "channels", "table5", "widths", "exporting", "microcontroller", "coding")
 }
 EXPERIMENTS = Path("docs/results/experiments")
 ATTACKS = Path("docs/results/attacks")
@@ -129,6 +129,7 @@ def build(root: Path) -> dict[Path, str]:
         "docs/progressive-files.md": {"levels": lambda: level_table(root / RESULTS)},
         "docs/accuracy-per-byte.md": {
             "bytes": lambda: byte_table(root / RESULTS),
+            "bench": lambda: bench_tables(root / BENCH_OF["coding"], headings=False),
             "trained": lambda: trained_table(root / RESULTS),
         },
         "docs/benchmarks.md": {

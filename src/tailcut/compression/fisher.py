@@ -11,7 +11,7 @@ from torch.nn import functional
 from tailcut.compression.batches import Batches, input_batches
 from tailcut.compression.moments import input_blocks
 from tailcut.counting import evaluating
-from tailcut.errors import ArgumentError
+from tailcut.errors import ArgumentError, TailcutError, first_line
 from tailcut.execution import fuse
 from tailcut.format.network.tensors import NetworkTensors, network_tensors
 from tailcut.format.sensitivity import Block, Sensitivity, block_of
@@ -59,13 +59,15 @@ def measure_sensitivity(
         coefficients up to 8,192, else of each tensor's up to that; and of plain linear layers and convolutions.
 
     Raises:
-        ArgumentError: there are no inputs, or the outputs are no tensor and `loss` is None.
+        ArgumentError: there are no inputs, they do not fit the network or are not finite, the outputs are no tensor and
+            `loss` is None, or the network has no parameters, or such as are not finite.
     """
     check_module("measure_sensitivity", model)
     tensors = network_tensors(model, [edit.current(model) for edit in record_of(model).edits])
     generator = torch.Generator().manual_seed(seed)
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
     sums = _Sums(model, tensors)
+    _check_numbers(sums)
     batches = list(_batches(inputs, num_gradients))
     try:
         for parameter in wanted:
@@ -73,7 +75,7 @@ def measure_sensitivity(
         with evaluating(model):
             forward = fuse(model) if tensors.coefficients else model
             for batch in islice(cycle(batches), num_gradients):
-                drawn = (loss or _drawn_loss)(forward(batch), generator)
+                drawn = (loss or _drawn_loss)(_outputs(forward, batch), generator)
                 gradients = torch.autograd.grad(drawn, sums.parameters, allow_unused=True)
                 sums.add(gradients, len(batch))
             blocks = list(input_blocks(model, batches, {other.name for other in tensors.others}, generator))
@@ -93,6 +95,30 @@ def _batches(inputs: Batches, count: int) -> Iterator[Tensor]:
         yield part
     if is_empty:
         raise ArgumentError("inputs= has no batches: give some of the training data")
+
+
+def _check_numbers(sums: "_Sums") -> None:
+    """Raise `ArgumentError` unless there are parameters, all of them finite."""
+    if not sums.parameters:
+        raise ArgumentError("the network has no parameters: there is nothing to compress")
+    for name, parameter in zip(sums.names, sums.parameters, strict=True):
+        if not bool(parameter.isfinite().all()):
+            raise ArgumentError(f"{name} has numbers that are not finite, which cannot be quantised")
+
+
+def _outputs(forward: Callable[[Tensor], object], batch: Tensor) -> object:
+    """Return the network's outputs for a batch of inputs, which must fit it."""
+    if batch.is_floating_point() and not bool(batch.isfinite().all()):
+        raise ArgumentError("inputs= has numbers that are not finite")
+    try:
+        return forward(batch)
+    except TailcutError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        kind = str(batch.dtype).removeprefix("torch.")
+        raise ArgumentError(
+            f"the network cannot take inputs of shape {tuple(batch.shape)} and type {kind}: {first_line(error)}"
+        ) from error
 
 
 def _drawn_loss(outputs: object, generator: torch.Generator) -> Tensor:

@@ -36,7 +36,7 @@ from tailcut.format.quantized.values import TRANSFORMS, step_size
 from tailcut.format.save import compression_ratio, dense_bytes
 from tailcut.limits import limit_of
 from tailcut.printing import Report, sizes, table
-from tailcut.weights.byte_budget import purposes
+from tailcut.weights.byte_budget import STATISTICS, purposes
 
 NAMES_WIDTH, BAR_WIDTH = 100, 40
 _COUNTER = "num_batches_tracked"
@@ -101,6 +101,7 @@ class InspectReport(Report):
         num_parameters: numbers in the parameters of the dense network.
         num_truncated: how many of these are kept as coefficients.
         num_kept: coefficients in the file.
+        num_kept_norms: of these, those of batch norm's gains and shifts (`tailcut.weights.truncate_norms`).
         bytes_by_kind: the bytes of the file, by what they are for: "coefficients", "batch norm", "biases", "other
             tensors", and "structure" (names, edits, metadata, the checksum). They add up to `file_bytes`.
         tensors: those stored as coefficients.
@@ -126,6 +127,7 @@ class InspectReport(Report):
     metadata: dict[str, Any]
     num_levels: int = 1
     levels: tuple[LevelReport, ...] = ()
+    num_kept_norms: int = 0
 
     def __str__(self) -> str:
         arguments = ", ".join(f"{key}={value}" for key, value in self.arguments.items())
@@ -136,6 +138,8 @@ class InspectReport(Report):
             f"dense            {self.dense_bytes:,} bytes ({self.num_parameters:,} parameters in float32)",
             f"kept             {self.num_kept:,} coefficients for {self.num_truncated:,} of the parameters",
         ]
+        if self.num_kept_norms:
+            head.append(f"of these         {self.num_kept_norms:,} for gains and shifts of batch norm")
         if self.compression_ratio is not None:
             head.append(f"compression      {self.compression_ratio:,.1f} : 1 (dense bytes over file bytes)")
         head += _metadata_lines(self.metadata)
@@ -216,13 +220,19 @@ def _is_counter(entry: StoredOtherTensor) -> bool:
     return entry.name.rpartition(".")[2] == _COUNTER and not entry.shape
 
 
+def _norms(others: Sequence[StoredOtherTensor]) -> set[str]:
+    """Return the names of the modules that are batch norms: they have running statistics."""
+    return {entry.name.rpartition(".")[0] for entry in others if entry.name.rpartition(".")[2] in STATISTICS}
+
+
 def _bytes_by_kind(
     file_bytes: int, tensors: Sequence[StoredTensor], others: Sequence[StoredOtherTensor]
 ) -> dict[str, int]:
     """Return the bytes of the file by purpose."""
-    purpose = purposes({entry.name: entry.kind == "parameter" for entry in others})
+    norms, purpose = _norms(others), purposes({entry.name: entry.kind == "parameter" for entry in others})
     kinds = dict.fromkeys(("coefficients", "batch norm", "biases", "other tensors"), 0)
-    kinds["coefficients"] = sum(entry.bytes for entry in tensors)
+    for tensor in tensors:
+        kinds["batch norm" if tensor.name.rpartition(".")[0] in norms else "coefficients"] += tensor.bytes
     for entry in others:
         kinds[purpose[entry.name]] += entry.bytes
     return {**kinds, "structure": file_bytes - sum(kinds.values())}
@@ -280,6 +290,7 @@ def _inspect(contents: Contents, file_bytes: int, max_parameters: int) -> Inspec
     num_dense = sum(math.prod(entry.shape) for entry in kept)
     stored = _kept(contents, kept, rounded)
     stored_others = _others(contents, others, rounded)
+    norms = _norms(stored_others)
     num_parameters = num_dense + sum(math.prod(shape) for _, shape, is_parameter in others if is_parameter)
     return InspectReport(
         version=contents.version,
@@ -297,6 +308,7 @@ def _inspect(contents: Contents, file_bytes: int, max_parameters: int) -> Inspec
         metadata=contents.metadata,
         num_levels=len(contents.parts) + 1,
         levels=_levels(contents, kept),
+        num_kept_norms=sum(entry.num_kept for entry in kept if entry.name.rpartition(".")[0] in norms),
     )
 
 

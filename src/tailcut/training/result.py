@@ -16,7 +16,7 @@ from tailcut.runs import Result, Run, tailcut_version
 from tailcut.training.recipe.schema import PackSection, Recipe
 from tailcut.training.setup.initial_network import parent_fingerprint
 from tailcut.training.setup.initialization import num_in_use
-from tailcut.weights import kept_counts, truncated_tensors
+from tailcut.weights import kept_counts, norm_counts, truncated_tensors
 
 logger = logging.getLogger("tailcut.training")
 
@@ -70,6 +70,7 @@ def make_result(
     tensors = truncated_tensors(packed)
     vectors = {id(tensor.vector) for tensor in tensors}
     num_other = sum(value.numel() for value in packed.parameters() if id(value) not in vectors)
+    num_norms = sum(norm_counts(packed).values())
     return Result(
         name=recipe.name,
         command=command,
@@ -88,9 +89,9 @@ def make_result(
         split_sizes={name: size for name, size in split_sizes.items() if size},
         metrics=metrics,
         validation=validation,
-        num_kept=num_in_use(packed, recipe.regularization),
+        num_kept=num_in_use(packed, recipe.regularization) - num_norms,
         num_parameters=num_other + sum(math.prod(tensor.shape) for tensor in tensors),
-        num_other=num_other,
+        num_other=num_other + num_norms,
         file_bytes=run.model.stat().st_size,
         paper={} if recipe.paper is None else recipe.paper.model_dump(mode="json", exclude_defaults=True),
         start_fingerprint=parent_fingerprint(run),
@@ -98,8 +99,10 @@ def make_result(
 
 
 def num_kept(model: nn.Module) -> int:
-    """Return the number of coefficients that `model` keeps, or of parameters if it is not regularised (not changed)."""
-    return sum(kept_counts(model).values()) or sum(value.numel() for value in model.parameters())
+    """Return the number of coefficients of weights, or of all parameters if there are none (not changed)."""
+    return sum(kept_counts(model).values()) - sum(norm_counts(model).values()) or sum(
+        value.numel() for value in model.parameters()
+    )
 
 
 def warn_of_late_cut(before: int, after: int) -> None:

@@ -24,6 +24,8 @@ from tailcut.weights.budget import budget as budget
 from tailcut.weights.lsuv import lsuv_init as lsuv_init
 from tailcut.weights.nested import NestedLevels as NestedLevels
 from tailcut.weights.norm_initialization import initialize_norms as initialize_norms
+from tailcut.weights.norms import norm_counts as norm_counts
+from tailcut.weights.norms import truncate_norms as truncate_norms
 from tailcut.weights.regularize import RegularizationReport as RegularizationReport
 from tailcut.weights.regularize import regularize as regularize
 from tailcut.weights.regularize import to_dense as to_dense

@@ -8,7 +8,8 @@ import torch
 
 from tailcut.data import open_dataset, split_off
 from tailcut.errors import RecipeError
-from tailcut.format import save
+from tailcut.execution import FusedNetwork
+from tailcut.format import load, save
 from tailcut.structure import create_model, image_size
 from tailcut.training.recipe.schema import LrScheduleSection, OptimizerSection, Recipe
 from tailcut.training.setup.build import (
@@ -22,7 +23,7 @@ from tailcut.training.setup.build import (
     note_image_size,
     set_precision,
 )
-from tailcut.weights import kept_counts, to_dense, truncated_tensors
+from tailcut.weights import kept_counts, norm_counts, to_dense, truncated_tensors
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -171,6 +172,33 @@ def test_a_teacher_is_dense_frozen_and_from_a_file_or_a_run(make_recipe: MakeRec
         assert not teacher.training
         assert not any(parameter.requires_grad for parameter in teacher.parameters())
         torch.testing.assert_close(teacher(inputs), model(inputs))
+
+
+@pytest.mark.parametrize(("precision", "is_fused"), [("fp32", True), ("bf16", False)])
+def test_a_truncated_teacher_is_fused_in_float32(precision: str, is_fused: bool, make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe("distillation.teacher=zoo:lenet5-776", f"training.precision={precision}")
+    teacher = load_teacher(recipe, torch.device("cpu"))
+    assert isinstance(teacher, FusedNetwork) == is_fused
+    assert teacher is not None
+    assert not teacher.training
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    inputs = torch.rand(2, 1, 28, 28)
+    torch.testing.assert_close(teacher(inputs), to_dense(load("zoo:lenet5-776"))(inputs))
+
+
+@pytest.mark.parametrize(("num_kept", "counts"), [(3, {3}), (0, set())])
+def test_batch_norm_may_have_fewer_numbers(num_kept: int, counts: set[int], make_recipe: MakeRecipe) -> None:
+    changes = ('model={name="resnet20"}', "schedule=", f"norms.num_kept={num_kept}")
+    model = build_model(make_recipe("regularization.num_kept=20", *changes))
+    assert set(norm_counts(model).values()) == counts
+    again = build_model(make_recipe("regularization={}", *changes), model)  # a stage after it
+    assert again is model
+    assert set(norm_counts(model).values()) == counts
+
+
+def test_norms_that_are_not_there_are_refused(make_recipe: MakeRecipe) -> None:
+    with pytest.raises(RecipeError, match="norms: expected batch norm with gains or shifts"):
+        build_model(make_recipe("norms.num_kept=3"))
 
 
 def test_a_missing_teacher_names_its_key(make_recipe: MakeRecipe) -> None:

@@ -76,6 +76,16 @@ class RegularizationSection(RecipeSection):
         return self
 
 
+class NormsSection(RecipeSection):
+    """Batch norm with fewer gains and shifts than channels; see `tailcut.weights.truncate_norms`.
+
+    Attributes:
+        num_kept: coefficients of each gain and of each shift along the channels, 1 for one number a layer; 0 for none.
+    """
+
+    num_kept: Annotated[int, Field(ge=0)]
+
+
 class StartSection(RecipeSection):
     """The trained network to start from, in place of fresh parameters.
 
@@ -373,6 +383,7 @@ class Recipe(RecipeSection):
     inputs: InputsSection | None = None
     pruning: PruningSection | None = None
     regularization: RegularizationSection | None = None
+    norms: NormsSection | None = None
     schedule: ScheduleSection | None = None
     optimizer: OptimizerSection
     training: TrainingSection
@@ -409,6 +420,8 @@ class Recipe(RecipeSection):
             self.regularization is None or self.training.loss == "gan" or self.detection is not None
         ):
             raise ValueError("pack.levels is for networks of classes or masks with a [regularization] section")
+        if self.norms is not None and (self.training.loss == "gan" or self.detection is not None):
+            raise ValueError("[norms] is for networks of classes or masks, and for a vae")
         check_generation(self.generation, self.training.loss)
         self._check_lsuv()
         return self

@@ -9,6 +9,7 @@ from torch import nn
 from tailcut.data import Dataset, Roots, split_off
 from tailcut.errors import ArgumentError, RecipeError, StructureError, TailcutError
 from tailcut.evaluation.pixel_inputs import image_shape
+from tailcut.execution import fuse
 from tailcut.format import load
 from tailcut.runs import Run, packed_network
 from tailcut.structure import set_class_names, set_image_size
@@ -18,7 +19,7 @@ from tailcut.training.recipe.sections import GENERATIVE
 from tailcut.training.setup.build_generation import build_gan, check_generative
 from tailcut.training.setup.initial_network import fresh_network, parent
 from tailcut.training.setup.initialization import regularized
-from tailcut.weights import TailTruncation, to_dense, truncated_tensors
+from tailcut.weights import TailTruncation, norm_counts, to_dense, truncate_norms, truncated_tensors
 
 logger = logging.getLogger("tailcut.training")
 
@@ -41,7 +42,13 @@ def build_model(recipe: Recipe, start: nn.Module | None = None) -> nn.Module:
     if recipe.training.loss == "gan":
         return build_gan(recipe)
     model = fresh_network(recipe) if start is None else start
-    return regularized(model, recipe.regularization)
+    model = regularized(model, recipe.regularization)
+    if recipe.norms is not None and not norm_counts(model):  # a network of a stage before has them already
+        try:
+            truncate_norms(model, recipe.norms.num_kept)
+        except (ArgumentError, StructureError) as error:
+            raise RecipeError(f"norms: {error}") from error
+    return model
 
 
 def seed_parameters(recipe: Recipe) -> None:
@@ -223,7 +230,9 @@ def set_precision(model: nn.Module, dtype: str) -> None:
 def load_teacher(
     recipe: Recipe, device: torch.device, *, roots: Roots = None, beside: Run | None = None
 ) -> nn.Module | None:
-    """Return the dense teacher of the `distillation` section on a device, without gradients; None without the section.
+    """Return the teacher of the `distillation` section on a device, without gradients; None without the section.
+
+    A truncated one runs without its dense weights on a CPU, if the student's precision is float32.
 
     Args:
         recipe: the recipe.
@@ -243,4 +252,6 @@ def load_teacher(
             teacher = load(packed_network(recipe.distillation.teacher, beside=beside))
         except (TailcutError, OSError) as error:
             raise RecipeError(f"distillation.teacher: {error}") from error
-    return to_dense(teacher).to(device).eval().requires_grad_(False)
+    is_fused = bool(truncated_tensors(teacher)) and recipe.training.precision == "fp32" and device.type == "cpu"
+    teacher = (teacher if is_fused else to_dense(teacher)).to(device).eval().requires_grad_(False)
+    return fuse(teacher) if is_fused else teacher
