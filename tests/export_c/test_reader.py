@@ -25,11 +25,9 @@ from tailcut.format.container.contents import Stream, decode, encode
 from tailcut.transform.order import l1_order_index
 from tailcut.weights import truncated_tensors
 
-EVERY_VALID: dict[str, Any] = json.loads((FOLDER / "valid.json").read_text(encoding="utf-8"))
-EVERY_INVALID: dict[str, Any] = json.loads((FOLDER / "invalid.json").read_text(encoding="utf-8"))
-# Files with levels are refused by their version.
-VALID = {name: entry for name, entry in EVERY_VALID.items() if "levels" not in entry}
-INVALID = {name: entry for name, entry in EVERY_INVALID.items() if not name.startswith("levels-")}
+VALID: dict[str, Any] = json.loads((FOLDER / "valid.json").read_text(encoding="utf-8"))
+INVALID: dict[str, Any] = json.loads((FOLDER / "invalid.json").read_text(encoding="utf-8"))
+IN_LEVELS = {name: entry for name, entry in VALID.items() if "levels" in entry}
 GOLDEN = sorted((Path(__file__).parents[1] / "format" / "golden").rglob("*.tailcut"))
 ZOO = sorted((Path(tailcut.__file__).parent / "format" / "zoo").glob("*.tailcut"))
 OWN_CLASSES: dict[str, Callable[[], nn.Module]] = {
@@ -70,6 +68,7 @@ def check_numbers(answer: Answer, wanted: Numbers, what: object = "") -> None:
         _check_same(found, numbers, what)
     assert metadata_of(answer.metadata) == wanted.contents.metadata
     assert answer.num_edits == len(wanted.contents.edits)
+    assert (answer.level, answer.num_levels) == (len(wanted.contents.levels), len(wanted.contents.parts) + 1)
 
 
 def _check_same(found: ReadTensor, numbers: torch.Tensor, what: object) -> None:
@@ -123,30 +122,40 @@ def test_invalid_files_with_their_networks(program: Path) -> None:
         assert answer.error not in ("", "arena too small"), name
 
 
-def test_files_with_levels_are_refused_by_their_version(program: Path) -> None:
-    """Sound and broken ones, whole and cut, by themselves and with a network."""
-    names = [(name, "valid") for name in EVERY_VALID.keys() - VALID.keys()]
-    names += [(name, "invalid") for name in EVERY_INVALID.keys() - INVALID.keys()]
-    assert len(names) > 150
-    network = describe(FOLDER / "valid" / "plain.tailcut", into=build("linear"))
-    requests = [Request(content_of(*name), known, arena=WIDE) for name in names for known in (None, network)]
-    assert all(request.content[4] == 3 for request in requests)
-    assert {answer.error for answer in read_all(program, requests)} == {"UnsupportedVersionError"}
+def test_levels_of_files(program: Path) -> None:
+    """Each level of each sound file, asked for in the whole file, in one cut at its end, and with less than a level more."""
+    requests: list[Request] = []
+    wanted = []
+    for name, entry in IN_LEVELS.items():
+        content, own = content_of(name), build(entry["own"]) if entry["own"] else None
+        network = describe(FOLDER / "valid" / f"{name}.tailcut", into=own)
+        ends = decode(content).level_ends
+        for level, end in enumerate(ends, start=1):
+            error, found = refusal(read_into, content, own, 1 << 30, level)
+            for part, asked in ((content, level), (content[:end], 0), (content[: end + 3], level)):
+                requests.append(Request(part, network, arena=WIDE, level=asked))
+                wanted.append((name, error, found))
+        requests.append(Request(content, network, arena=WIDE, level=entry["levels"] + 1))
+        wanted.append((name, "bad argument", None))
+    assert len(requests) > 300
+    for (name, error, found), answer in zip(wanted, read_all(program, requests), strict=True):
+        assert answer.error == error, name
+        if found is not None:
+            check_numbers(answer, found, name)
+    assert {answer.error for answer in read_all(program, [Request(content_of("plain"), level=2)])} == {"bad argument"}
 
 
-@pytest.mark.parametrize("name", ["levels-three", "levels-half-range", "levels-quantized-others"])
-def test_a_level_that_is_written_as_a_plain_file_is_read(program: Path, name: str, tmp_path: Path) -> None:
-    entry, path = EVERY_VALID[name], tmp_path / "level.tailcut"
-    for level, lower in enumerate([*entry["below"], name], start=1):
-        model = tailcut.load(FOLDER / "valid" / f"{name}.tailcut", into=build(entry["own"]), level=level)
-        tailcut.save(model, path, allow_non_finite=True)
-        (answer,) = read_all(
-            program, [Request(path.read_bytes(), describe(path, into=build(entry["own"])), arena=WIDE)]
-        )
-        assert answer.error == ""
-        check_numbers(answer, read_into(path.read_bytes(), build(entry["own"])))
-        counts = {each["name"]: each["count"] for each in EVERY_VALID[lower]["coefficients"]}
-        assert {tensor.name: tensor.numbers.numel() for tensor in answer.kept} == counts
+def test_every_cut_and_every_flipped_bit_of_a_file_with_levels(program: Path) -> None:
+    """The checksums as they were, so that none of them is a sound file; cuts at the end of a level are."""
+    for name in ("levels-three", "levels-quantized-others", "levels-others-range"):
+        content = content_of(name)
+        ends = decode(content).level_ends
+        requests = [Request(content[:length]) for length in range(len(content))]
+        for length, answer in enumerate(read_all(program, requests)):
+            assert (answer.error == "") == (length in ends), length
+            assert answer.error in ("", "TruncatedFileError") if length else answer.error == "NotTailcutFileError"
+        flipped = [content[:n] + bytes([content[n] ^ 1 << bit]) + content[n + 1 :] for n in range(4, len(content)) for bit in range(8)]
+        assert not [request for request, answer in zip(flipped, read_all(program, [*map(Request, flipped)]), strict=True) if not answer.error]
 
 
 @pytest.mark.parametrize("path", [*GOLDEN, *ZOO], ids=lambda path: path.stem)
@@ -157,9 +166,6 @@ def test_golden_and_zoo_files(program: Path, path: Path) -> None:
     network = describe(path, into=into)
     large = 1 << 26 if len(content) > 100_000 else WIDE
     (answer,) = read_all(program, [Request(content, network, arena=large)])
-    if content[4] == 3:  # in levels, which the C reader refuses
-        assert answer.error == "UnsupportedVersionError"
-        return
     assert answer.error == ""
     check_numbers(answer, read_into(content, into))
     # The arena is as large as it says, and not a byte larger.
