@@ -1006,10 +1006,19 @@ static void read_base(reading *from, tailcut_items *items) {
     tailcut_file *file = from->file;
     const tailcut_network *network = from->network;
     const uint8_t *start;
-    uint32_t number, n;
+#if !TAILCUT_READ_OWN_CLASSES
+    /* One name and its arguments are taken, byte by byte, so there is no need to look into them. */
+    file->base_bytes = tailcut_capped(items, 4096);
+    file->base = (const char *)tailcut_take(items, file->base_bytes);
+    if (items->status == TAILCUT_OK && file->base_bytes == 0) tailcut_fail(items, TAILCUT_UNSUPPORTED_VERSION);
+    if (items->status == TAILCUT_OK && network == NULL) tailcut_fail(items, TAILCUT_BAD_ARGUMENT);
+    if (items->status != TAILCUT_OK) return;
+    start = tailcut_take(items, network->arguments_bytes);
+    if (items->status != TAILCUT_OK) return;
+#else
     uint64_t last = 0;
+    uint32_t number, n;
     file->base = (const char *)tailcut_text(items, &file->base_bytes);
-    if (!TAILCUT_READ_OWN_CLASSES && file->base_bytes == 0) tailcut_fail(items, TAILCUT_UNSUPPORTED_VERSION);
     if (items->status != TAILCUT_OK || file->base_bytes == 0) return;
     if (network == NULL) {
         tailcut_fail(items, TAILCUT_BAD_ARGUMENT);
@@ -1024,6 +1033,7 @@ static void read_base(reading *from, tailcut_items *items) {
         tailcut_value(items);
     }
     if (items->status != TAILCUT_OK) return;
+#endif
     if (strlen(network->base) != file->base_bytes || memcmp(network->base, file->base, file->base_bytes) != 0 ||
         (size_t)(items->at - start) != network->arguments_bytes ||
         memcmp(network->arguments, start, network->arguments_bytes) != 0) {
