@@ -31,8 +31,8 @@ CORE = ("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16")
 STRICT = ("-std=gnu99", "-Wall", "-Wextra", "-Werror", "-ffunction-sections", "-fdata-sections")
 # Loops of startup.c are the library's functions themselves.
 LINK = ("-nostdlib", "-ffreestanding", "-fno-tree-loop-distribute-patterns", "-Wl,--gc-sections", "-lgcc")
-# Of the reader, for firmware that takes files of one registered network in float16.
-LEFT_OUT = ("OWN_CLASSES", "METADATA", "QUANTIZED")
+# Of the reader, for firmware that takes files of one registered network in float16, without levels.
+LEFT_OUT = ("OWN_CLASSES", "METADATA", "QUANTIZED", "LEVELS")
 # The emulated timer counts at 25 MHz, one instruction takes a nanosecond.
 INSTRUCTIONS_PER_TICK = 40
 NETWORKS: tuple[tuple[str, tuple[int, int] | None], ...] = (
@@ -90,7 +90,7 @@ def run(scale: Scale, machine: Machine) -> list[Table]:
         "Bytes. Cortex-M4 with its floating-point unit, -Os but where it says -O2, in QEMU (mps2-an386), which counts "
         "instructions and knows no cycles. constants: the network in flash; code: what runner and network add to an "
         "empty program, without the constants; reader: what tailcut_open adds to that; small reader: the same without "
-        "own classes, a look at metadata, and quantised numbers. difference: the "
+        "own classes, a look at metadata, quantised numbers, and levels. difference: the "
         "largest from torch in float64, in parts of the largest output."
     ]
     missing = missing_tools()

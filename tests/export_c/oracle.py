@@ -28,9 +28,9 @@ class Numbers:
     others: list[tuple[str, tuple[int, ...], bool, torch.Tensor]]
 
 
-def read_alone(content: bytes, max_parameters: int = 1 << 30) -> Numbers:
+def read_alone(content: bytes, max_parameters: int = 1 << 30, level: int | None = None) -> Numbers:
     """An own class's file by itself, as `inspect` checks it."""
-    contents = decode(content)
+    contents = decode(content, level)
     edits = decode_edits(contents, None)
     kept = [entry for edit in edits for entry in edit.stored_tensors()]
     check_own_list(contents, kept, max_parameters)
@@ -38,9 +38,11 @@ def read_alone(content: bytes, max_parameters: int = 1 << 30) -> Numbers:
     return _numbers(contents, kept, others)
 
 
-def read_into(content: bytes, network: nn.Module | None, max_parameters: int = 1 << 30) -> Numbers:
+def read_into(
+    content: bytes, network: nn.Module | None, max_parameters: int = 1 << 30, level: int | None = None
+) -> Numbers:
     """A file and its network: a fresh one of an own class, or None for the registered one. As `load`."""
-    contents = decode(content)
+    contents = decode(content, level)
     meta = bare_network(contents, max_parameters) if network is None else meta_copy(network)
     edits = apply_edits(contents, meta, max_parameters)
     if contents.base is None:
@@ -93,8 +95,27 @@ def refusal(read: Any, *arguments: Any) -> tuple[str, Numbers | None]:
 
 
 def with_checksum(content: bytes) -> bytes:
-    """The file with the checksum that its body has."""
+    """The file with the checksum that its body has; of one with levels, those of all whole ones."""
+    if content[4] == 3:
+        return _with_checksums(bytearray(content))
     return content[:5] + zlib.crc32(content[9:]).to_bytes(4, "little") + content[9:]
+
+
+def _with_checksums(content: bytearray) -> bytes:
+    place = 5 + content[5]
+    for _ in range(content[5]):
+        size = shift = 0
+        while place < len(content):
+            size |= (content[place] & 127) << shift
+            place, shift = place + 1, shift + 7
+            if content[place - 1] < 128:
+                break
+        place += size
+        if place + 4 > len(content):
+            break
+        content[place : place + 4] = zlib.crc32(content[5:place]).to_bytes(4, "little")
+        place += 4
+    return bytes(content)
 
 
 def damage(content: bytes, others: list[bytes], random_numbers: random.Random) -> bytes:

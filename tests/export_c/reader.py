@@ -50,6 +50,8 @@ class Answer:
     version: int = 0
     metadata: bytes = b""
     num_edits: int = 0
+    level: int = 0
+    num_levels: int = 0
     peak: int = 0
     kept: list[ReadTensor] = field(default_factory=list)
     others: list[ReadTensor] = field(default_factory=list)
@@ -57,12 +59,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Request:
-    """A file to read; `network` None for an own class by itself."""
+    """A file to read; `network` None for an own class by itself, `level` 0 for the highest that is there."""
 
     content: bytes
     network: NetworkDescription | None = None
     max_parameters: int = 1 << 30
     arena: int = 1 << 20
+    level: int = 0
 
 
 def read_all(program: Path, requests: Sequence[Request]) -> list[Answer]:
@@ -88,7 +91,7 @@ def _packed(requests: Sequence[Request]) -> bytes:
             described = _described(network)
             parts += [struct.pack("<I", len(described)), described]
         before = network
-        parts.append(struct.pack("<III", request.max_parameters, request.arena, len(request.content)))
+        parts.append(struct.pack("<IIII", request.max_parameters, request.arena, request.level, len(request.content)))
         parts.append(request.content)
     return b"".join(parts)
 
@@ -122,10 +125,10 @@ class _Answers:
             return Answer(STATUSES[status])
         version, length = self.ints(2)
         metadata = self.raw(length)
-        num_edits, peak, num_kept, num_tensors = self.ints(4)
+        num_edits, level, num_levels, peak, num_kept, num_tensors = self.ints(6)
         kept = [self.tensor(is_kept=True) for _ in range(num_kept)]
         others = [self.tensor(is_kept=False) for _ in range(num_tensors - num_kept)]
-        return Answer("", version, metadata, num_edits, peak, kept, others)
+        return Answer("", version, metadata, num_edits, level, num_levels, peak, kept, others)
 
     def tensor(self, *, is_kept: bool) -> ReadTensor:
         name = self.raw(self.ints(1)[0]).decode()

@@ -5,10 +5,12 @@ import subprocess
 from pathlib import Path
 
 import torch
-from tests.export_c.compiling import STRICT, compile_c, compiler
+from tests.export_c.compiling import SANITIZED, STRICT, compile_c, compiler
 
 import tailcut
-from tailcut.export_c import export_c, runtime_folder
+from tailcut.export_c import describe, description_text, export_c, reader_sources, runtime_folder
+from tailcut.format.load import read_file
+from tailcut.format.zoo import resolve
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -35,3 +37,29 @@ def test_the_call_of_the_reader(tmp_path: Path) -> None:
     source.write_text(c_block("c-reader.md"), encoding="utf-8")
     command = [compiler(), *STRICT, "-Wno-missing-declarations", f"-I{runtime_folder()}", "-c", str(source)]
     subprocess.run([*command, "-o", str(tmp_path / "call.o")], check=True)
+
+
+def test_a_file_that_comes_in_packets(tmp_path: Path) -> None:
+    """Each level runs as soon as its last packet is there, with the answer that its network gives in torch."""
+    name = "zoo:lenet5-levels"
+    export_c(tailcut.load(name), tmp_path)
+    (tmp_path / "network.h").write_text(f'#include "tailcut.h"\n{description_text(describe(name), "network")}')
+    (tmp_path / "main.c").write_text(c_block("progressive-files.md"), encoding="utf-8")
+    sources = {path.name: path for path in (*reader_sources(), *tmp_path.glob("*.c"))}
+    program = compile_c(tmp_path / "program", [*sources.values()], "-O1", *SANITIZED, folders=[tmp_path])
+    content = read_file(name)
+    done = subprocess.run([str(program)], input=content, capture_output=True, check=True)
+    stroke = torch.zeros(1, 1, 28, 28)
+    stroke[..., 13:16] = 1.0
+    lines = done.stdout.decode().splitlines()
+    ends = [entry.file_bytes for entry in tailcut.inspect(resolve(name)).levels]
+    assert len(lines) == len(ends) == 4
+    for level, (line, end) in enumerate(zip(lines, ends, strict=True), start=1):
+        with torch.no_grad():
+            scores = tailcut.load(name, level=level)(stroke).flatten()
+        after = min(-(-end // 200) * 200, len(content))
+        head, score = line.rsplit(" ", 1)
+        assert head == f"level {level} of 4 after {after} bytes: class {int(scores.argmax())},"
+        assert abs(float(score) - float(scores.max())) < 2e-3
+    cut = subprocess.run([str(program)], input=content[: ends[1]], capture_output=True, check=True)
+    assert [line.split(" after")[0] for line in cut.stdout.decode().splitlines()] == ["level 1 of 4", "level 2 of 4"]

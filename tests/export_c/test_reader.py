@@ -1,8 +1,12 @@
 """The reader in C, beside Python's: same verdict, same numbers, on sound, broken and damaged files."""
 
+import hashlib
 import json
+import math
 import random
+import struct
 import subprocess
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -21,15 +25,14 @@ from torch import nn
 
 import tailcut
 from tailcut.export_c import describe, reader_sources
-from tailcut.format.container.contents import Stream, decode, encode
+from tailcut.format.container.contents import Contents, Stream, decode, encode
+from tailcut.structure import Writer
 from tailcut.transform.order import l1_order_index
 from tailcut.weights import truncated_tensors
 
-EVERY_VALID: dict[str, Any] = json.loads((FOLDER / "valid.json").read_text(encoding="utf-8"))
-EVERY_INVALID: dict[str, Any] = json.loads((FOLDER / "invalid.json").read_text(encoding="utf-8"))
-# Files with levels are refused by their version.
-VALID = {name: entry for name, entry in EVERY_VALID.items() if "levels" not in entry}
-INVALID = {name: entry for name, entry in EVERY_INVALID.items() if not name.startswith("levels-")}
+VALID: dict[str, Any] = json.loads((FOLDER / "valid.json").read_text(encoding="utf-8"))
+INVALID: dict[str, Any] = json.loads((FOLDER / "invalid.json").read_text(encoding="utf-8"))
+IN_LEVELS = {name: entry for name, entry in VALID.items() if "levels" in entry}
 GOLDEN = sorted((Path(__file__).parents[1] / "format" / "golden").rglob("*.tailcut"))
 ZOO = sorted((Path(tailcut.__file__).parent / "format" / "zoo").glob("*.tailcut"))
 OWN_CLASSES: dict[str, Callable[[], nn.Module]] = {
@@ -70,6 +73,7 @@ def check_numbers(answer: Answer, wanted: Numbers, what: object = "") -> None:
         _check_same(found, numbers, what)
     assert metadata_of(answer.metadata) == wanted.contents.metadata
     assert answer.num_edits == len(wanted.contents.edits)
+    assert (answer.level, answer.num_levels) == (len(wanted.contents.levels), len(wanted.contents.parts) + 1)
 
 
 def _check_same(found: ReadTensor, numbers: torch.Tensor, what: object) -> None:
@@ -123,30 +127,48 @@ def test_invalid_files_with_their_networks(program: Path) -> None:
         assert answer.error not in ("", "arena too small"), name
 
 
-def test_files_with_levels_are_refused_by_their_version(program: Path) -> None:
-    """Sound and broken ones, whole and cut, by themselves and with a network."""
-    names = [(name, "valid") for name in EVERY_VALID.keys() - VALID.keys()]
-    names += [(name, "invalid") for name in EVERY_INVALID.keys() - INVALID.keys()]
-    assert len(names) > 150
-    network = describe(FOLDER / "valid" / "plain.tailcut", into=build("linear"))
-    requests = [Request(content_of(*name), known, arena=WIDE) for name in names for known in (None, network)]
-    assert all(request.content[4] == 3 for request in requests)
-    assert {answer.error for answer in read_all(program, requests)} == {"UnsupportedVersionError"}
+def test_levels_of_files(program: Path) -> None:
+    """Each level of each sound file: asked for in the whole file, in one cut at its end, and in one cut soon after."""
+    requests: list[Request] = []
+    wanted = []
+    for name, entry in IN_LEVELS.items():
+        content, own = content_of(name), build(entry["own"]) if entry["own"] else None
+        network = describe(FOLDER / "valid" / f"{name}.tailcut", into=own)
+        ends = decode(content).level_ends
+        for level, end in enumerate(ends, start=1):
+            error, found = refusal(read_into, content, own, 1 << 30, level)
+            for part, asked in ((content, level), (content[:end], 0), (content[: end + 3], level)):
+                requests.append(Request(part, network, arena=WIDE, level=asked))
+                wanted.append((name, error, found))
+        requests.append(Request(content, network, arena=WIDE, level=entry["levels"] + 1))
+        wanted.append((name, "bad argument", None))
+    assert len(requests) > 300
+    for (name, error, found), answer in zip(wanted, read_all(program, requests), strict=True):
+        assert answer.error == error, name
+        if found is not None:
+            check_numbers(answer, found, name)
+    assert {answer.error for answer in read_all(program, [Request(content_of("plain"), level=2)])} == {"bad argument"}
 
 
-@pytest.mark.parametrize("name", ["levels-three", "levels-half-range", "levels-quantized-others"])
-def test_a_level_that_is_written_as_a_plain_file_is_read(program: Path, name: str, tmp_path: Path) -> None:
-    entry, path = EVERY_VALID[name], tmp_path / "level.tailcut"
-    for level, lower in enumerate([*entry["below"], name], start=1):
-        model = tailcut.load(FOLDER / "valid" / f"{name}.tailcut", into=build(entry["own"]), level=level)
-        tailcut.save(model, path, allow_non_finite=True)
-        (answer,) = read_all(
-            program, [Request(path.read_bytes(), describe(path, into=build(entry["own"])), arena=WIDE)]
-        )
-        assert answer.error == ""
-        check_numbers(answer, read_into(path.read_bytes(), build(entry["own"])))
-        counts = {each["name"]: each["count"] for each in EVERY_VALID[lower]["coefficients"]}
-        assert {tensor.name: tensor.numbers.numel() for tensor in answer.kept} == counts
+def test_every_cut_and_every_flipped_bit_of_a_file_with_levels(program: Path) -> None:
+    """The checksums as they were, so that none of them is a sound file; cuts at the end of a level are."""
+    for name in ("levels-three", "levels-quantized-others", "levels-others-range"):
+        content = content_of(name)
+        ends = decode(content).level_ends
+        requests = [Request(content[:length]) for length in range(len(content))]
+        for length, answer in enumerate(read_all(program, requests)):
+            assert (answer.error == "") == (length in ends), length
+            assert answer.error in ("", "TruncatedFileError") if length else answer.error == "NotTailcutFileError"
+        flipped = [
+            content[:n] + bytes([content[n] ^ 1 << bit]) + content[n + 1 :]
+            for n in range(4, len(content))
+            for bit in range(8)
+        ]
+        assert not [
+            request
+            for request, answer in zip(flipped, read_all(program, [*map(Request, flipped)]), strict=True)
+            if not answer.error
+        ]
 
 
 @pytest.mark.parametrize("path", [*GOLDEN, *ZOO], ids=lambda path: path.stem)
@@ -157,9 +179,6 @@ def test_golden_and_zoo_files(program: Path, path: Path) -> None:
     network = describe(path, into=into)
     large = 1 << 26 if len(content) > 100_000 else WIDE
     (answer,) = read_all(program, [Request(content, network, arena=large)])
-    if content[4] == 3:  # in levels, which the C reader refuses
-        assert answer.error == "UnsupportedVersionError"
-        return
     assert answer.error == ""
     check_numbers(answer, read_into(content, into))
     # The arena is as large as it says, and not a byte larger.
@@ -169,7 +188,7 @@ def test_golden_and_zoo_files(program: Path, path: Path) -> None:
 
 
 def test_every_smaller_arena_is_told(program: Path) -> None:
-    for name in ("quantized-coefficients", "packed-fixed"):
+    for name in ("quantized-coefficients", "packed-fixed", "levels-quantized-many", "levels-half-mixed"):
         content = content_of(name)
         (whole,) = read_all(program, [Request(content, arena=WIDE)])
         requests = [Request(content, arena=size) for size in range(0, whole.peak + 64, 8)]
@@ -185,7 +204,8 @@ def test_damaged_files_by_themselves(program: Path) -> None:
     names = [name for name, entry in VALID.items() if not entry["base"]]
     pool = [content_of(name) for name in VALID]
     contents = [damage(content_of(draw.choice(names)), pool, draw) for _ in range(16_000)]
-    taken = _compare(program, [Request(content, arena=1 << 18) for content in contents], lambda _: None)
+    requests = [Request(content, arena=1 << 18, level=draw.choice((0, 0, 1, 2))) for content in contents]
+    taken = _compare(program, requests, lambda _: None)
     assert 400 < taken < 8000
 
 
@@ -196,7 +216,10 @@ def test_damaged_files_of_known_networks(program: Path) -> None:
     networks = {id(described[name]): own[name] for name in VALID}
     pool = [content_of(name) for name in VALID]
     names = [draw.choice([*VALID]) for _ in range(4_000)]
-    requests = [Request(damage(content_of(name), pool, draw), described[name], arena=1 << 18) for name in sorted(names)]
+    requests = [
+        Request(damage(content_of(name), pool, draw), described[name], arena=1 << 18, level=draw.choice((0, 0, 1, 2)))
+        for name in sorted(names)
+    ]
     taken = _compare(program, requests, lambda request: networks[id(request.network)])
     assert 100 < taken < 2000
 
@@ -206,11 +229,12 @@ def _compare(program: Path, requests: list[Request], own_of: Callable[[Request],
     taken = 0
     for request, answer in zip(requests, read_all(program, requests), strict=True):
         own = own_of(request)
+        level = request.level or None
         if request.network is None:
-            error, wanted = refusal(read_alone, request.content)
+            error, wanted = refusal(read_alone, request.content, 1 << 30, level)
         else:
-            error, wanted = refusal(read_into, request.content, own)
-        if error == "ArgumentError":  # now of an own class, for which Python has no network
+            error, wanted = refusal(read_into, request.content, own, 1 << 30, level)
+        if error == "ArgumentError":  # now of an own class, for which Python has no network; or of fewer levels
             continue
         if wanted is not None and request.network is not None:
             error = "" if is_described(wanted.contents, request.network, own) else "another network"
@@ -252,8 +276,8 @@ def test_the_fuzz_entry_point(tmp_path: Path) -> None:
 
 
 def test_what_is_left_out_is_refused_by_its_name(tmp_path: Path) -> None:
-    parts = ("OWN_CLASSES", "DEFLATE", "RANGE", "QUANTIZED", "METADATA")
-    options = [f"-DTAILCUT_READ_{part}=0" for part in parts]
+    parts = ("OWN_CLASSES", "DEFLATE", "RANGE", "QUANTIZED", "METADATA", "LEVELS")
+    options = ["-DREAD_LEVELS=0", *(f"-DTAILCUT_READ_{part}=0" for part in parts)]
     sources = [*reader_sources(), C_FOLDER / "reader_batch.c"]
     small = compile_c(tmp_path / "small", sources, "-Os", *options)
     torch.manual_seed(0)
@@ -273,3 +297,44 @@ def test_what_is_left_out_is_refused_by_its_name(tmp_path: Path) -> None:
     (answer,) = read_all(small, [Request(content, network)])
     assert answer.error == ""
     check_numbers(answer, read_into(content, None))
+    levels = describe(FOLDER / "valid" / "levels-registered.tailcut")
+    (answer,) = read_all(small, [Request(content_of("levels-registered"), levels)])
+    assert answer.error == "UnsupportedVersionError"
+
+
+def test_a_reader_without_levels_reads_all_else(tmp_path: Path) -> None:
+    sources = [*reader_sources(), C_FOLDER / "reader_batch.c"]
+    program = compile_c(tmp_path / "plain", sources, "-O1", "-DREAD_LEVELS=0", "-DTAILCUT_READ_LEVELS=0", *SANITIZED)
+    names = [name for name, entry in VALID.items() if not entry["base"]]
+    requests = [Request(content_of(name), arena=WIDE) for name in names]
+    for name, request, answer in zip(names, requests, read_all(program, requests), strict=True):
+        assert answer.error == ("UnsupportedVersionError" if name in IN_LEVELS else ""), name
+        if not answer.error:
+            check_numbers(answer, read_alone(request.content), name)
+
+
+def test_counts_by_ratio_are_those_of_float64(program: Path) -> None:
+    """Whole numbers in C; ratios at and beside those where the count changes, and small and large ones."""
+    draw, requests, wanted = random.Random(5), [], []
+    for _ in range(500):
+        size = draw.choice((1, 2, 3, 7, 100, 1000, 4097, draw.randrange(1, 3000)))
+        ratio = draw.choice((draw.random(), (draw.randrange(size) + 0.5) / size, 2.0 ** -draw.randrange(60), 5e-324))
+        ratio = min(1.0, max(5e-324, math.nextafter(ratio, draw.choice((0.0, ratio, 1.0)))))
+        requests.append(Request(file_by_ratio(size, ratio), arena=1 << 16))
+        wanted.append(min(size, max(1, math.floor(ratio * size + 0.5))))
+    for request, count, answer in zip(requests, wanted, read_all(program, requests), strict=True):
+        assert answer.error == "", request.content.hex()
+        assert [tensor.numbers.numel() for tensor in answer.kept] == [count]
+
+
+def file_by_ratio(size: int, ratio: float) -> bytes:
+    """A file of one tensor `w` of this size, kept by this ratio; all coefficients are 0."""
+    edit = Writer()
+    edit.uint(1)
+    edit.text("w")
+    edit.shape((size,))
+    edit.raw(b"\0\1" + struct.pack("<d", ratio))
+    digest = hashlib.blake2b(f"w {size} 0 1\n".encode(), digest_size=4).digest()
+    packer = zlib.compressobj(wbits=-15)
+    payload = packer.compress(bytes(2 * min(size, max(1, math.floor(ratio * size + 0.5))))) + packer.flush()
+    return encode(Contents(None, digest, {}, ((1, edit.getvalue()),), coefficients=Stream(1, 1, payload)))

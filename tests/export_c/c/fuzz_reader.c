@@ -8,6 +8,40 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length);
 
+static void put_checksum(uint8_t *bytes, size_t from, size_t to, uint8_t *into) {
+    uint32_t crc = 0xffffffffu, bit, n;
+    for (; from < to; from++) {
+        crc ^= bytes[from];
+        for (bit = 0; bit < 8; bit++) crc = crc >> 1 ^ (0xedb88320u & (0u - (crc & 1)));
+    }
+    for (n = 0; n < 4; n++) into[n] = (uint8_t)(~crc >> 8 * n);
+}
+
+/* The checksums that fit, or nothing behind them would ever be reached. */
+static void put_checksums(uint8_t *bytes, size_t length) {
+    size_t place;
+    uint32_t level;
+    if (length < 13) return;
+    if (bytes[4] != 3) {
+        put_checksum(bytes, 9, length, bytes + 5);
+        return;
+    }
+    place = (size_t)5 + bytes[5];
+    for (level = 0; level < 8; level++) {
+        size_t size = 0;
+        unsigned shift = 0;
+        while (place < length && shift < 28) {
+            size |= (size_t)(bytes[place] & 127) << shift;
+            shift += 7;
+            if (bytes[place++] < 128) break;
+        }
+        if (place + size + 4 > length) return;
+        place += size;
+        put_checksum(bytes, 5, place, bytes + place);
+        place += 4;
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length) {
     static const uint32_t matrix[2] = {2, 3}, row[1] = {2};
     static const tailcut_slot slots[2] = {{"weight", matrix, 2, 1, TAILCUT_FLOAT32},
@@ -17,20 +51,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length) {
     tailcut_file file;
     int way;
     if (arena == NULL || copy == NULL) abort();
-    for (way = 0; way < 4; way++) {
+    for (way = 0; way < 12; way++) { /* of all levels, of the first one, of the second one */
         size_t place;
         uint32_t n, k;
         for (place = 0; place < length; place++) copy[place] = bytes[place];
-        if (way >= 2 && length >= 13) {
-            /* With the checksum that fits, or nothing behind it would ever be reached. */
-            uint32_t crc = 0xffffffffu, bit;
-            for (place = 9; place < length; place++) {
-                crc ^= copy[place];
-                for (bit = 0; bit < 8; bit++) crc = crc >> 1 ^ (0xedb88320u & (0u - (crc & 1)));
-            }
-            for (n = 0; n < 4; n++) copy[5 + n] = (uint8_t)(~crc >> 8 * n);
-        }
-        if (tailcut_open(copy, length, way & 1 ? &network : NULL, 1u << 20, arena, ARENA, &file) != TAILCUT_OK)
+        if (way & 2) put_checksums(copy, length);
+        if (tailcut_open_level(copy, length, way & 1 ? &network : NULL, 1u << 20, (uint32_t)way >> 2, arena, ARENA,
+                               &file) != TAILCUT_OK)
             continue;
         for (n = 0; n < file.num_tensors; n++) {
             volatile float sum = 0;
@@ -38,6 +65,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length) {
             (void)sum;
         }
     }
+    (void)tailcut_whole_levels(bytes, length);
     free(copy);
     free(arena);
     return 0;

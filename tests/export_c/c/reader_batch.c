@@ -1,10 +1,14 @@
 /* Reads requests from standard input, each a file and what it shall fill, and writes what tailcut_open makes of them.
  *
  * All numbers are little-endian, as the machine's: this is for tests.
- * request = network bytes (u32), network, max_parameters (u32), arena bytes (u32), file bytes (u32), file
+ * request = network bytes (u32), network, max_parameters, arena bytes, level, file bytes (u32 each), file
  * answer  = status (u8); of sound files more, see `answer`
  */
 #include "tailcut.h"
+
+#ifndef READ_LEVELS
+#define READ_LEVELS 1
+#endif
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -77,6 +81,8 @@ static void answer(const tailcut_file *file) {
     put32(file->metadata_bytes);
     put(file->metadata, file->metadata_bytes);
     put32(file->num_edits);
+    put32(file->level);
+    put32(file->num_levels);
     put32((uint32_t)file->arena_peak);
     put32(file->num_kept);
     put32(file->num_tensors);
@@ -120,7 +126,7 @@ int main(void) {
     char **names = NULL;
     int has_network = 0;
     while (read_exactly(&network_bytes, 4)) {
-        uint32_t settings[3];
+        uint32_t settings[4];
         uint8_t *bytes, *arena;
         tailcut_file file;
         tailcut_status status;
@@ -135,11 +141,16 @@ int main(void) {
             has_network = 1;
         }
         if (!read_exactly(settings, sizeof settings)) abort();
-        bytes = memory(settings[2]);
+        bytes = memory(settings[3]);
         arena = (uint8_t *)memory(settings[1] + 1u) + 1; /* of no alignment */
-        if (!read_exactly(bytes, settings[2])) abort();
+        if (!read_exactly(bytes, settings[3])) abort();
+#if READ_LEVELS
+        status = tailcut_open_level(bytes, settings[3], has_network ? &network : NULL, settings[0], settings[2], arena,
+                                    settings[1], &file);
+#else
         status =
-            tailcut_open(bytes, settings[2], has_network ? &network : NULL, settings[0], arena, settings[1], &file);
+            tailcut_open(bytes, settings[3], has_network ? &network : NULL, settings[0], arena, settings[1], &file);
+#endif
         put8((uint32_t)status);
         if (status == TAILCUT_OK) answer(&file);
         free(arena - 1);

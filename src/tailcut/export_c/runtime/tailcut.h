@@ -22,7 +22,7 @@ typedef enum {
     TAILCUT_LIMIT,               /* more than a cap allows */
     TAILCUT_MODEL_MISMATCH,      /* the file is sound, the network is another one */
     TAILCUT_ARENA_TOO_SMALL,     /* the arena does not hold what the file needs */
-    TAILCUT_BAD_ARGUMENT         /* NULL, or a file of a registered network without its description */
+    TAILCUT_BAD_ARGUMENT         /* NULL, a file of a registered network without its description, or no such level */
 } tailcut_status;
 
 /* The status as a word, such as "checksum mismatch". Never NULL. */
@@ -95,12 +95,15 @@ typedef struct {
     uint32_t num_edits;
     uint32_t num_kept; /* tensors kept as coefficients: the first ones of `tensors` */
     uint32_t num_tensors;
+    uint32_t level;      /* whose network this is, from 1, the smallest; 1 in a file without levels */
+    uint32_t num_levels; /* of the whole file, those that are not there too; 1 without levels */
     tailcut_tensor *tensors;
     size_t arena_used; /* bytes of the arena that hold the tensors; the rest is free again */
     size_t arena_peak; /* bytes that the reading needed */
 } tailcut_file;
 
-/* Read a whole file and check all of it. Nothing is written but `arena` and `file`.
+/* Read a whole file and check all of it; of a file with levels the highest level that is there. Nothing is written but
+ * `arena` and `file`.
  *
  * bytes, length: the file; must stay as long as `file` is used, since numbers stored as they are are read from there.
  * network: what the file shall fill; NULL for an own class to read the file as it is.
@@ -111,6 +114,20 @@ typedef struct {
  */
 tailcut_status tailcut_open(const void *bytes, size_t length, const tailcut_network *network, uint32_t max_parameters,
                             void *arena, size_t arena_bytes, tailcut_file *file);
+
+/* Read the network of one level of a file with levels (version 3), else as tailcut_open, which takes the highest one
+ * that is there. What follows the level in the file may be missing, and is not looked at.
+ *
+ * level: from 1, the smallest; TAILCUT_BAD_ARGUMENT if the file has fewer, a file without levels more than 1. 0 for the
+ * highest that is there: then the file must be whole, or end at the end of a level.
+ */
+tailcut_status tailcut_open_level(const void *bytes, size_t length, const tailcut_network *network,
+                                  uint32_t max_parameters, uint32_t level, void *arena, size_t arena_bytes,
+                                  tailcut_file *file);
+
+/* How many levels are whole in the first `length` bytes of a file; 0 for a file without levels. Nothing else is
+ * checked: it only says when a next tailcut_open_level is worth while. */
+uint32_t tailcut_whole_levels(const void *bytes, size_t length);
 
 /* The tensor of that name, NULL if there is none. */
 const tailcut_tensor *tailcut_find(const tailcut_file *file, const char *name);

@@ -245,15 +245,19 @@ uint32_t tailcut_decide(tailcut_coder *from, uint32_t bound) {
     return found;
 }
 
-uint32_t tailcut_coded_bit(tailcut_coder *from, tailcut_context *at, uint32_t least) {
+static void learn_bit(tailcut_context *at, uint32_t found, uint32_t least) {
     uint32_t zero = at->zero, rate = UINT32_C(131072) / (2u * at->seen + 3);
-    uint32_t found = tailcut_decide(from, (from->is_whole ? UINT32_C(65536) : from->range >> 16) * zero);
     /* Products of less than 2^16 and at most 43690. */
     zero = found ? zero - (zero * rate >> 16) : zero + ((65536 - zero) * rate >> 16);
     if (zero < least) zero = least;
     if (zero > 65536 - least) zero = 65536 - least;
     at->zero = (uint16_t)zero;
     if (at->seen < 126) at->seen++;
+}
+
+uint32_t tailcut_coded_bit(tailcut_coder *from, tailcut_context *at, uint32_t least) {
+    uint32_t found = tailcut_decide(from, (from->is_whole ? UINT32_C(65536) : from->range >> 16) * at->zero);
+    learn_bit(at, found, least);
     return found;
 }
 
@@ -261,30 +265,45 @@ tailcut_status tailcut_end_coder(const tailcut_coder *from) {
     return from->read == from->num_bytes + 3 && from->offset < UINT32_C(1) << 24 ? TAILCUT_OK : TAILCUT_CORRUPT;
 }
 
-tailcut_status tailcut_unrange(const uint8_t *bytes, size_t num_bytes, uint8_t *into, uint32_t count, uint32_t width,
-                               tailcut_arena *arena) {
-    size_t top = arena->top;
-    uint32_t num_bits = 8 * width, n, place;
-    tailcut_context *contexts = tailcut_borrow(arena, (256 + num_bits) * sizeof *contexts);
-    tailcut_coder from;
-    if (contexts == NULL) return TAILCUT_ARENA_TOO_SMALL;
-    for (n = 0; n < 256 + num_bits; n++) {
+tailcut_context *tailcut_range_contexts(tailcut_arena *arena, uint32_t width) {
+    uint32_t number = 256 + 8 * width, n;
+    tailcut_context *contexts = tailcut_borrow(arena, number * sizeof *contexts);
+    for (n = 0; contexts != NULL && n < number; n++) {
         contexts[n].zero = 32768;
         contexts[n].seen = n < 32 ? 0 : n < 256 ? 8 : 4;
     }
+    return contexts;
+}
+
+tailcut_status tailcut_unrange(const uint8_t *bytes, size_t num_bytes, tailcut_context *contexts, uint8_t *numbers,
+                               uint32_t count, uint32_t width) {
+    uint32_t num_bits = 8 * width, n, place;
+    int is_known = TAILCUT_READ_LEVELS && bytes == NULL;
+    tailcut_coder from;
     tailcut_start_coder(&from, bytes, num_bytes);
-    for (n = 0; n < count; n++) {
+    for (n = 0; n < count; n++, numbers += width) {
         uint64_t item = 0;
         uint32_t node = 1;
+        if (is_known) {
+            for (place = width; place-- > 0;) item = item << 8 | numbers[place];
+            item = item << 1 | item >> (num_bits - 1); /* the top bits are never looked at */
+        }
         for (place = num_bits; place-- > 0;) {
             int is_upper = place + 8 >= num_bits;
-            uint32_t bit = tailcut_coded_bit(&from, &contexts[is_upper ? node : 256 + place], 0);
+            tailcut_context *at = &contexts[is_upper ? node : 256 + place];
+            uint32_t bit;
+            if (is_known) {
+                bit = (uint32_t)(item >> place & 1);
+                learn_bit(at, bit, 0);
+            } else {
+                bit = tailcut_coded_bit(&from, at, 0);
+                item = item << 1 | bit;
+            }
             if (is_upper) node = 2 * node + bit;
-            item = item << 1 | bit;
         }
+        if (is_known) continue;
         item = item >> 1 | (item & 1) << (num_bits - 1);
-        for (place = 0; place < width; place++) *into++ = (uint8_t)(item >> 8 * place);
+        for (place = 0; place < width; place++) numbers[place] = (uint8_t)(item >> 8 * place);
     }
-    arena->top = top;
-    return tailcut_end_coder(&from);
+    return is_known ? TAILCUT_OK : tailcut_end_coder(&from);
 }

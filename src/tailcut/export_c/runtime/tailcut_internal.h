@@ -18,6 +18,9 @@
 #ifndef TAILCUT_READ_QUANTIZED
 #define TAILCUT_READ_QUANTIZED 1 /* codec 3 */
 #endif
+#ifndef TAILCUT_READ_LEVELS
+#define TAILCUT_READ_LEVELS 1 /* version 3: files with levels */
+#endif
 #ifndef TAILCUT_READ_METADATA
 #define TAILCUT_READ_METADATA 1 /* whether metadata are looked at: 0 takes any bytes */
 #endif
@@ -43,13 +46,14 @@ const uint8_t *tailcut_take(tailcut_items *items, uint64_t count);
 uint32_t tailcut_byte(tailcut_items *items);
 uint64_t tailcut_varint(tailcut_items *items);
 uint32_t tailcut_capped(tailcut_items *items, uint32_t most); /* a varint, TAILCUT_LIMIT above `most` */
-double tailcut_float64(tailcut_items *items);
+uint64_t tailcut_float64(tailcut_items *items);               /* its bits */
 const uint8_t *tailcut_text(tailcut_items *items, uint32_t *num_bytes);
 void tailcut_value(tailcut_items *items);
 int tailcut_is_json_object(const uint8_t *bytes, uint32_t num_bytes);
 int tailcut_is_utf8(const uint8_t *bytes, uint32_t num_bytes, int refuses_controls);
 
-uint32_t tailcut_crc32(const uint8_t *bytes, size_t num_bytes);
+/* Of what has the CRC-32 `before` (0 for nothing), with these bytes behind it. */
+uint32_t tailcut_crc32(uint32_t before, const uint8_t *bytes, size_t num_bytes);
 
 void *tailcut_keep(tailcut_arena *arena, uint64_t num_bytes);   /* from the bottom, aligned; NULL if there is no room */
 void *tailcut_borrow(tailcut_arena *arena, uint64_t num_bytes); /* from the top; give back by setting `top` again */
@@ -69,11 +73,11 @@ uint32_t tailcut_digest_end(tailcut_digest *digest); /* its four bytes, read as 
 /* A raw DEFLATE stream that expands to just `expanded` bytes and ends with its last byte. */
 tailcut_status tailcut_inflate(const uint8_t *bytes, size_t num_bytes, uint8_t *into, size_t expanded,
                                tailcut_arena *arena);
-/* Codec 2: `count` numbers of `width` bytes, lowest byte first. */
-tailcut_status tailcut_unrange(const uint8_t *bytes, size_t num_bytes, uint8_t *into, uint32_t count, uint32_t width,
-                               tailcut_arena *arena);
-/* Codec 3: fills in the numbers of tensors of stored types 10 and 11, which it finds among `tensors`. */
-tailcut_status tailcut_unquantize(const uint8_t *bytes, size_t num_bytes, tailcut_tensor *tensors, uint32_t num_tensors,
-                                  tailcut_arena *arena);
+/* How many coefficients a tensor has in level `low`, from their count in level `high`. parts: of all levels. */
+#if TAILCUT_READ_LEVELS
+uint32_t tailcut_count_below(uint32_t count, const uint8_t *parts, uint32_t high, uint32_t low);
+#else
+#define tailcut_count_below(count, parts, high, low) (count)
+#endif
 
 #endif

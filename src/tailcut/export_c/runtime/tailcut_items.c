@@ -51,15 +51,12 @@ uint32_t tailcut_capped(tailcut_items *items, uint32_t most) {
     return (uint32_t)value;
 }
 
-double tailcut_float64(tailcut_items *items) {
+uint64_t tailcut_float64(tailcut_items *items) {
     const uint8_t *bytes = tailcut_take(items, 8);
     uint64_t word = 0;
-    double value;
     int place;
-    if (items->status != TAILCUT_OK) return 0.0;
-    for (place = 7; place >= 0; place--) word = word << 8 | bytes[place];
-    memcpy(&value, &word, sizeof value);
-    return value;
+    for (place = 8; items->status == TAILCUT_OK && place-- > 0;) word = word << 8 | bytes[place];
+    return word;
 }
 
 int tailcut_is_utf8(const uint8_t *bytes, uint32_t num_bytes, int refuses_controls) {
@@ -140,8 +137,8 @@ void tailcut_value(tailcut_items *items) {
     }
 }
 
-uint32_t tailcut_crc32(const uint8_t *bytes, size_t num_bytes) {
-    uint32_t table[16], crc = 0xffffffffu, n;
+uint32_t tailcut_crc32(uint32_t before, const uint8_t *bytes, size_t num_bytes) {
+    uint32_t table[16], crc = ~before, n;
     size_t place;
     for (n = 0; n < 16; n++) {
         uint32_t word = n, bit;
@@ -155,6 +152,13 @@ uint32_t tailcut_crc32(const uint8_t *bytes, size_t num_bytes) {
     }
     return ~crc;
 }
+
+#if TAILCUT_READ_LEVELS
+uint32_t tailcut_count_below(uint32_t count, const uint8_t *parts, uint32_t high, uint32_t low) {
+    for (; high > low; high--) count = (uint32_t)(((uint64_t)count * parts[high - 2] + 255) >> 8);
+    return count;
+}
+#endif
 
 static void note_peak(tailcut_arena *arena) {
     size_t used = arena->bottom + (arena->size - arena->top);

@@ -24,28 +24,34 @@ static const uint16_t bucket_bit[32] = {
 };
 
 /* What the tensors of one key hand on. */
-typedef struct {
-    const char *key;
+struct tailcut_key {
+    const char *name;
     int64_t last[4]; /* transform, step, offset, count */
-    int64_t mean;
-    uint32_t key_bytes;
+    uint32_t mean;
+    uint32_t name_bytes;
+};
+
+/* What a number stands for: (number + offset) 2^(step / 8). */
+struct tailcut_scaling {
+    int64_t offset;
+    int32_t step;
     uint32_t unused;
-} memory;
+};
 
 typedef struct {
     uint64_t sum;
     uint64_t count;
 } tally;
 
+/* The numbers of a tensor in this stream. */
 typedef struct {
-    tailcut_coder coder;
-    tailcut_context *contexts;
-    memory *memories; /* the last one made comes first */
-    uint32_t num_memories;
-    int64_t whole;
-    uint64_t claims_left;
-    tailcut_arena *arena;
-} reader;
+    uint8_t *into;    /* NULL if they are only read */
+    double *values;   /* before an inverse DCT, NULL without */
+    uint32_t claimed; /* how many follow; the rest are 0 */
+    uint32_t count;   /* those that it has so far */
+    uint32_t known;   /* of them in the levels below */
+    int is_last;      /* no level follows */
+} span;
 
 static void start_contexts(tailcut_context *contexts) {
     uint32_t set, e;
@@ -66,7 +72,7 @@ static uint32_t plain(tailcut_coder *coder) {
     return tailcut_decide(coder, coder->is_whole ? UINT32_C(1) << 31 : coder->range >> 1);
 }
 
-static int32_t read_number(reader *from, uint32_t set) {
+static int32_t read_number(tailcut_unquantizer *from, uint32_t set) {
     tailcut_context *own = from->contexts + set * PER_SET, *shared = from->contexts + NUM_SETS * PER_SET;
     uint32_t is_negative, e = 0, magnitude = 1, place;
     if (!tailcut_coded_bit(&from->coder, own, 64)) return 0;
@@ -86,39 +92,51 @@ static int32_t read_number(reader *from, uint32_t set) {
     return is_negative ? -(int32_t)magnitude : (int32_t)magnitude;
 }
 
-/* A logarithm in sixteenths, of 1 or more. */
-static int32_t logarithm(uint64_t value) {
+/* A logarithm in sixteenths, of 1 to 2^28 - 1: magnitudes are below 2^20, and means 256 times as large. */
+static int32_t logarithm(uint32_t value) {
     int32_t n = 0;
     while (value >> n > 1) n++;
     return 16 * n + (int32_t)(16 * value >> n) - 16;
 }
 
 /* Rounds down, below 0 too. */
-static int64_t shifted(int64_t value, unsigned bits) { return value < 0 ? -((-value - 1) >> bits) - 1 : value >> bits; }
+static int32_t shifted(int32_t value, unsigned bits) { return value < 0 ? -((-value - 1) >> bits) - 1 : value >> bits; }
 
-static memory *memory_of(reader *from, const tailcut_tensor *tensor) {
-    const char *key = tensor->name;
-    uint32_t n, key_bytes = tensor->name_bytes;
-    memory *found;
+/* value / by, below 2^28, without the long division of 64 bits that small cores have no instruction for. */
+static uint32_t quotient(uint64_t value, uint64_t by) {
+    uint32_t found = 0, bit;
+    if ((value | by) >> 32 == 0) return (uint32_t)value / (uint32_t)by;
+    for (bit = 28; bit-- > 0;) {
+        if (value >> bit < by) continue;
+        value -= by << bit;
+        found |= UINT32_C(1) << bit;
+    }
+    return found;
+}
+
+static tailcut_key *key_of(tailcut_unquantizer *from, const tailcut_tensor *tensor) {
+    const char *name = tensor->name;
+    uint32_t n, name_bytes = tensor->name_bytes;
+    tailcut_key *found;
     for (n = 0; n < tensor->name_bytes; n++) {
         if (tensor->name[n] == '.') {
-            key = tensor->name + n + 1;
-            key_bytes = tensor->name_bytes - n - 1;
+            name = tensor->name + n + 1;
+            name_bytes = tensor->name_bytes - n - 1;
         }
     }
-    if (tensor->is_kept) key_bytes = 0;
-    for (n = 0; n < from->num_memories; n++) {
-        found = from->memories + n;
-        if (found->key_bytes == key_bytes && memcmp(found->key, key, key_bytes) == 0) return found;
+    if (tensor->is_kept) name_bytes = 0;
+    for (n = 0; n < from->num_keys; n++) {
+        found = from->keys + n;
+        if (found->name_bytes == name_bytes && memcmp(found->name, name, name_bytes) == 0) return found;
     }
     found = tailcut_borrow(from->arena, sizeof *found); /* right below the last one */
     if (found == NULL) return NULL;
     memset(found, 0, sizeof *found);
-    found->key = key;
-    found->key_bytes = key_bytes;
+    found->name = name;
+    found->name_bytes = name_bytes;
     found->mean = 1024;
-    from->memories = found;
-    from->num_memories++;
+    from->keys = found;
+    from->num_keys++;
     return found;
 }
 
@@ -196,29 +214,37 @@ static tailcut_status inverse_dct(double *values, uint32_t count, uint32_t size,
     return TAILCUT_OK;
 }
 
-static void put_float(uint8_t *into, double value) {
-    float rounded = (float)value;
-    uint32_t word;
-    memcpy(&word, &rounded, sizeof word);
+static void put_word(uint8_t *into, uint32_t word) {
     into[0] = (uint8_t)word;
     into[1] = (uint8_t)(word >> 8);
     into[2] = (uint8_t)(word >> 16);
     into[3] = (uint8_t)(word >> 24);
 }
 
+static void put_float(uint8_t *into, double value) {
+    float rounded = (float)value;
+    uint32_t word;
+    memcpy(&word, &rounded, sizeof word);
+    put_word(into, word);
+}
+
+static int32_t number_at(const uint8_t *from) {
+    return (int32_t)(from[0] | (uint32_t)from[1] << 8 | (uint32_t)from[2] << 16 | (uint32_t)from[3] << 24);
+}
+
 /* ---- tensors ---- */
 
-static tailcut_status read_whole(reader *from, tailcut_tensor *tensor) {
-    uint8_t *into = tailcut_keep(from->arena, 8 * (uint64_t)tensor->count);
+static tailcut_status read_whole(tailcut_unquantizer *from, tailcut_tensor *tensor, int is_taken) {
+    uint8_t *into = is_taken ? tailcut_keep(from->arena, 8 * (uint64_t)tensor->count) : NULL;
     uint32_t n;
-    if (into == NULL) return TAILCUT_ARENA_TOO_SMALL;
+    if (is_taken && into == NULL) return TAILCUT_ARENA_TOO_SMALL;
     tensor->numbers = into;
     for (n = 0; n < tensor->count; n++) {
         uint32_t byte;
         uint64_t word;
         from->whole += read_number(from, SET_OF_WHOLE);
         word = (uint64_t)from->whole;
-        for (byte = 0; byte < 8; byte++) *into++ = (uint8_t)(word >> 8 * byte);
+        for (byte = 0; is_taken && byte < 8; byte++) *into++ = (uint8_t)(word >> 8 * byte);
     }
     return TAILCUT_OK;
 }
@@ -230,7 +256,8 @@ typedef struct {
     uint32_t num_axes; /* longer than 1 */
 } surroundings;
 
-static tailcut_status start_surroundings(surroundings *around, const tailcut_tensor *tensor, tailcut_arena *arena) {
+static tailcut_status start_surroundings(surroundings *around, const tailcut_tensor *tensor, uint32_t count,
+                                         tailcut_arena *arena) {
     uint32_t n;
     around->num_axes = 0;
     for (n = 0; n < tensor->num_axes; n++) {
@@ -239,7 +266,7 @@ static tailcut_status start_surroundings(surroundings *around, const tailcut_ten
     for (n = 0; around->num_axes > 1 && n < around->num_axes; n++) {
         /* No index along an axis is above the number of coefficients before it. */
         uint32_t axis = around->axes[n], size = tensor->sizes[axis];
-        if (size > tensor->count && tensor->axes >> axis & 1) size = tensor->count;
+        if (size > count && tensor->axes >> axis & 1) size = count;
         around->tallies[n] = tailcut_borrow(arena, size * (uint64_t)sizeof(tally));
         if (around->tallies[n] == NULL) return TAILCUT_ARENA_TOO_SMALL;
         memset(around->tallies[n], 0, size * sizeof(tally));
@@ -247,140 +274,173 @@ static tailcut_status start_surroundings(surroundings *around, const tailcut_ten
     return TAILCUT_OK;
 }
 
-static tailcut_status read_numbers(reader *from, tailcut_tensor *tensor, memory *own, uint32_t claimed, uint8_t *into,
-                                   double *values) {
+static tailcut_status read_numbers(tailcut_unquantizer *from, const tailcut_tensor *tensor, tailcut_key *key,
+                                   const tailcut_scaling *scaling, const span *all) {
     size_t top = from->arena->top;
     surroundings around;
     tailcut_order order;
-    uint64_t sum = 0, count = 0, mean = (uint64_t)own->mean;
-    int64_t recent = own->mean;
-    double step = exp2_of((double)own->last[1] / 8.0), offset = (double)own->last[2];
-    uint32_t place, n;
-    tailcut_status status = start_surroundings(&around, tensor, from->arena);
+    uint64_t sum = 0, count = 0;
+    uint32_t recent = key->mean;
+    double step = exp2_of((double)scaling->step / 8.0), offset = (double)scaling->offset;
+    uint32_t place, n, followed = all->known + all->claimed;
+    tailcut_status status = start_surroundings(&around, tensor, all->count, from->arena);
     if (status != TAILCUT_OK) return status;
     tailcut_order_start(&order, tensor);
-    for (place = 0; place < tensor->count; place++) {
+    for (place = 0; place < all->count; place++) {
         int32_t number = 0;
         double value;
-        if (place < claimed) {
-            uint64_t g = (256 * sum + 4 * mean) / (count + 4), magnitude;
-            int32_t u = logarithm((around.num_axes == 1 ? (uint64_t)recent : g) + 8), v = 0;
-            int64_t level;
+        if (place < followed) {
+            uint32_t g = quotient(256 * sum + 4 * (uint64_t)key->mean, count + 4), magnitude;
+            int32_t u = logarithm((around.num_axes == 1 ? recent : g) + 8), v = 0, level;
             for (n = 0; around.num_axes > 1 && n < around.num_axes; n++) {
                 const tally *at = around.tallies[n] + order.index[around.axes[n]];
-                v += logarithm((256 * at->sum + 8 * g) / (at->count + 8) + 8) - u;
+                v += logarithm(quotient(256 * at->sum + 8 * (uint64_t)g, at->count + 8) + 8) - u;
             }
-            level = shifted(u + shifted(3 * (int64_t)v, 2) - 60, 3);
-            number = read_number(from, level < 0 ? 0 : level > 31 ? 31 : (uint32_t)level);
-            magnitude = (uint64_t)(number < 0 ? -number : number);
+            level = shifted(u + shifted(3 * v, 2) - 60, 3);
+            if (TAILCUT_READ_LEVELS && place < all->known) {
+                number = number_at(all->into + 4 * (size_t)place);
+            } else {
+                number = read_number(from, level < 0 ? 0 : level > 31 ? 31 : (uint32_t)level);
+            }
+            magnitude = (uint32_t)(number < 0 ? -number : number);
             sum += magnitude;
             count++;
-            recent += shifted((int64_t)(256 * magnitude) - recent, 3);
+            recent += (uint32_t)shifted((int32_t)(256 * magnitude) - (int32_t)recent, 3);
             for (n = 0; around.num_axes > 1 && n < around.num_axes; n++) {
                 tally *at = around.tallies[n] + order.index[around.axes[n]];
                 at->sum += magnitude;
                 at->count++;
             }
-            if (place + 1 < claimed) tailcut_order_next(&order);
+            if (place + 1 < followed) tailcut_order_next(&order);
         }
-        value = (number + offset) * step;
-        if (values != NULL) {
-            values[place] = value;
+        if (TAILCUT_READ_LEVELS && !all->is_last) {
+            /* A higher level goes on from the numbers themselves. */
+            if (all->into != NULL) put_word(all->into + 4 * (size_t)place, (uint32_t)number);
             continue;
         }
-        if (own->last[0] == 1) value = value < 128.0 ? exp2_of(value) : 2 * OVERFLOWS;
+        value = (number + offset) * step;
+        if (all->values != NULL) {
+            all->values[place] = value;
+            continue;
+        }
+        if (key->last[0] == 1 && !tensor->is_kept) value = value < 128.0 ? exp2_of(value) : 2 * OVERFLOWS;
         if (!(value < OVERFLOWS && value > -OVERFLOWS)) return TAILCUT_CORRUPT;
-        put_float(into + 4 * (size_t)place, value);
+        put_float(all->into + 4 * (size_t)place, value);
     }
-    if (count > 0) own->mean = (int64_t)(256 * sum / count);
+    if (count > 0) key->mean = quotient(256 * sum, count);
     from->arena->top = top;
     return TAILCUT_OK;
 }
 
-static tailcut_status read_quantized(reader *from, tailcut_tensor *tensor, memory *own) {
+static tailcut_status read_quantized(tailcut_unquantizer *from, tailcut_tensor *tensor, tailcut_key *key,
+                                     const tailcut_scaling *scaling, span *all, int is_taken) {
     size_t top = from->arena->top;
-    double *values = NULL;
-    uint8_t *into = tailcut_keep(from->arena, 4 * (uint64_t)tensor->count);
-    uint32_t claimed = own->last[3] ? (uint32_t)own->last[3] - 1 : tensor->count, n, axis, stride = 1;
+    uint32_t n, axis, stride = 1;
+    int64_t transform = tensor->is_kept ? 0 : key->last[0];
     tailcut_status status;
-    if (into == NULL) return TAILCUT_ARENA_TOO_SMALL;
-    tensor->numbers = into;
-    if (own->last[0] > 1) {
-        if (tensor->is_kept || (own->last[0] == 3 && tensor->num_axes < 3)) return TAILCUT_CORRUPT;
-        values = tailcut_borrow(from->arena, 8 * (uint64_t)tensor->count);
-        if (values == NULL) return TAILCUT_ARENA_TOO_SMALL;
-    } else if (tensor->is_kept && own->last[0] != 0) {
-        return TAILCUT_CORRUPT;
+    if (TAILCUT_READ_LEVELS && all->known > 0) {
+        all->into = from->arena->base + (tensor->numbers - from->arena->base);
+    } else if (is_taken) {
+        all->into = tailcut_keep(from->arena, 4 * (uint64_t)tensor->count);
+        if (all->into == NULL) return TAILCUT_ARENA_TOO_SMALL;
+        tensor->numbers = all->into;
     }
-    status = read_numbers(from, tensor, own, claimed, into, values);
-    if (status != TAILCUT_OK || values == NULL) return status;
-    for (axis = tensor->num_axes; axis-- > (own->last[0] == 3 ? 2u : 0u) && tensor->count > 0;) {
-        status = inverse_dct(values, tensor->count, tensor->sizes[axis], stride, from->arena);
+    if (transform > 1 && is_taken) {
+        if (transform == 3 && tensor->num_axes < 3) return TAILCUT_CORRUPT;
+        all->values = tailcut_borrow(from->arena, 8 * (uint64_t)tensor->count);
+        if (all->values == NULL) return TAILCUT_ARENA_TOO_SMALL;
+    }
+    status = read_numbers(from, tensor, key, scaling, all);
+    if (status != TAILCUT_OK || all->values == NULL) return status;
+    for (axis = tensor->num_axes; axis-- > (transform == 3 ? 2u : 0u) && tensor->count > 0;) {
+        status = inverse_dct(all->values, tensor->count, tensor->sizes[axis], stride, from->arena);
         if (status != TAILCUT_OK) return status;
         stride *= tensor->sizes[axis];
     }
     for (n = 0; n < tensor->count; n++) {
-        if (!(values[n] < OVERFLOWS && values[n] > -OVERFLOWS)) return TAILCUT_CORRUPT;
-        put_float(into + 4 * (size_t)n, values[n]);
+        if (!(all->values[n] < OVERFLOWS && all->values[n] > -OVERFLOWS)) return TAILCUT_CORRUPT;
+        put_float(all->into + 4 * (size_t)n, all->values[n]);
     }
     from->arena->top = top;
     return TAILCUT_OK;
 }
 
-static tailcut_status claim(reader *from, uint64_t count) {
+static tailcut_status claim(tailcut_unquantizer *from, uint64_t count) {
     if (count > from->claims_left) return TAILCUT_CORRUPT;
     from->claims_left -= count;
     return TAILCUT_OK;
 }
 
-static tailcut_status read_tensor(reader *from, tailcut_tensor *tensor) {
-    memory *own;
+static tailcut_status read_tensor(tailcut_unquantizer *from, tailcut_tensor *tensor, uint32_t place, int others) {
+    tailcut_key *key;
+    tailcut_scaling scaling;
     tailcut_status status;
-    unsigned n;
+    span all;
+    uint32_t n;
+    int is_taken = others == TAILCUT_TAKE || tensor->is_kept;
     if (tensor->stored_type == WHOLE) {
         status = claim(from, tensor->count);
-        return status == TAILCUT_OK ? read_whole(from, tensor) : status;
+        return status == TAILCUT_OK ? read_whole(from, tensor, is_taken) : status;
     }
-    own = memory_of(from, tensor);
-    if (own == NULL) return TAILCUT_ARENA_TOO_SMALL;
-    for (n = 0; n < 4; n++) own->last[n] += read_number(from, 32 + n);
-    if (own->last[0] < 0 || own->last[0] > 3 || own->last[1] < -400 || own->last[1] > 400 || own->last[3] < 0 ||
-        own->last[3] > (int64_t)tensor->count) {
-        return TAILCUT_CORRUPT;
+    key = key_of(from, tensor);
+    if (key == NULL) return TAILCUT_ARENA_TOO_SMALL;
+    memset(&all, 0, sizeof all);
+    all.count = tensor->count;
+    all.is_last = is_taken;
+    if (TAILCUT_READ_LEVELS && tensor->is_kept) {
+        all.is_last = from->level == from->taken;
+        all.count = tailcut_count_below(tensor->count, from->parts, from->taken, from->level);
+        if (from->level > 1) all.known = tailcut_count_below(tensor->count, from->parts, from->taken, from->level - 1);
     }
-    status = claim(from, own->last[3] ? (uint64_t)own->last[3] - 1 : tensor->count);
-    return status == TAILCUT_OK ? read_quantized(from, tensor, own) : status;
+    if (TAILCUT_READ_LEVELS && all.known > 0) {
+        key->last[3] += read_number(from, 35);
+        scaling = from->scalings[place];
+    } else {
+        for (n = 0; n < 4; n++) key->last[n] += read_number(from, 32 + n);
+        if (key->last[0] < 0 || key->last[0] > (tensor->is_kept ? 0 : 3) || key->last[1] < -400 || key->last[1] > 400) {
+            return TAILCUT_CORRUPT;
+        }
+        scaling.step = (int32_t)key->last[1];
+        scaling.offset = key->last[2];
+        if (TAILCUT_READ_LEVELS && tensor->is_kept && !all.is_last) from->scalings[place] = scaling;
+    }
+    if (key->last[3] < 0 || key->last[3] > (int64_t)(all.count - all.known)) return TAILCUT_CORRUPT;
+    all.claimed = key->last[3] ? (uint32_t)key->last[3] - 1 : all.count - all.known;
+    status = claim(from, all.claimed);
+    return status == TAILCUT_OK ? read_quantized(from, tensor, key, &scaling, &all, is_taken) : status;
 }
 
-static int is_here(const tailcut_tensor *tensor) { return tensor->stored_type >= QUANTIZED; }
+static tailcut_status start(tailcut_unquantizer *from, const tailcut_tensor *tensors, uint32_t num_tensors) {
+    uint32_t n;
+    from->contexts = tailcut_borrow(from->arena, NUM_CONTEXTS * sizeof *from->contexts);
+    if (from->contexts == NULL) return TAILCUT_ARENA_TOO_SMALL;
+    start_contexts(from->contexts);
+    if (TAILCUT_READ_LEVELS && from->taken > 1) {
+        for (n = 0; n < num_tensors && tensors[n].is_kept; n++) continue;
+        from->scalings = tailcut_borrow(from->arena, n * (uint64_t)sizeof *from->scalings);
+        if (from->scalings == NULL) return TAILCUT_ARENA_TOO_SMALL;
+    }
+    return TAILCUT_OK;
+}
 
-tailcut_status tailcut_unquantize(const uint8_t *bytes, size_t num_bytes, tailcut_tensor *tensors, uint32_t num_tensors,
-                                  tailcut_arena *arena) {
-    size_t top = arena->top;
-    reader from;
+tailcut_status tailcut_unquantize(tailcut_unquantizer *from, const uint8_t *bytes, size_t num_bytes,
+                                  tailcut_tensor *tensors, uint32_t num_tensors, int others) {
     uint32_t n;
     uint64_t whole = 0;
+    tailcut_status status = from->level++ == 0 ? start(from, tensors, num_tensors) : TAILCUT_OK;
     for (n = 0; n < num_tensors; n++) {
-        if (tensors[n].stored_type == WHOLE) whole += tensors[n].count;
+        if (tensors[n].stored_type == WHOLE && others != TAILCUT_SKIP) whole += tensors[n].count;
     }
     if (whole > MAX_WHOLE) return TAILCUT_LIMIT;
-    memset(&from, 0, sizeof from);
-    from.arena = arena;
-    from.contexts = tailcut_borrow(arena, NUM_CONTEXTS * sizeof *from.contexts);
-    if (from.contexts == NULL) return TAILCUT_ARENA_TOO_SMALL;
-    start_contexts(from.contexts);
-    tailcut_start_coder(&from.coder, bytes, num_bytes);
-    from.claims_left = 6144 * (uint64_t)num_bytes + 49152;
-    for (n = 0; n < num_tensors; n++) {
+    tailcut_start_coder(&from->coder, bytes, num_bytes);
+    from->claims_left = 6144 * (uint64_t)num_bytes + 49152;
+    for (n = 0; n < num_tensors && status == TAILCUT_OK; n++) {
         tailcut_tensor *tensor = tensors + n;
-        tailcut_status status;
-        if (!is_here(tensor)) continue;
+        if (tensor->stored_type < QUANTIZED || (others == TAILCUT_SKIP && !tensor->is_kept)) continue;
         tensor->type = tensor->stored_type == WHOLE ? TAILCUT_INT64 : TAILCUT_FLOAT32;
         tensor->item_stride = tensor->stored_type == WHOLE ? 8 : 4;
         tensor->byte_stride = 1;
-        status = read_tensor(&from, tensor);
-        if (status != TAILCUT_OK) return status;
+        status = read_tensor(from, tensor, n, others);
     }
-    arena->top = top;
-    return tailcut_end_coder(&from.coder);
+    return status == TAILCUT_OK ? tailcut_end_coder(&from->coder) : status;
 }

@@ -1,5 +1,5 @@
 /* A .tailcut file from its first byte to its last. SPEC.md: the whole. */
-#include "tailcut_internal.h"
+#include "tailcut_coder.h"
 
 #include <string.h>
 
@@ -10,7 +10,7 @@
 #define QUANTIZED 10
 #define WHOLE 11
 #define NUM_TYPES 12
-#define NO_SETTING 0xffffffffu
+#define MAX_LEVELS (TAILCUT_READ_LEVELS ? 8 : 1)
 
 /* How the transformed axes and their weights are given, for one tensor or many. */
 typedef struct {
@@ -32,10 +32,13 @@ typedef struct {
     uint32_t max_parameters;
     uint32_t first_edits; /* bytes of the network's own edits that were found in the file */
     uint32_t has_coefficients;
-    uint32_t num_selected; /* tensors of kind 1 */
-    uint8_t *taken;        /* one for each slot of the network: 1 if it is kept as coefficients */
+    uint32_t num_selected;            /* tensors of kind 1 */
+    const uint8_t *parts;             /* of every level but the highest, in 1 / 256 of the one above */
+    tailcut_items blocks[MAX_LEVELS]; /* the contents of the levels that are taken, the lowest first */
+    uint8_t *taken;                   /* one for each slot of the network: 1 if it is kept as coefficients */
 } reading;
 
+static const uint8_t magic[4] = {0x89, 0x54, 0x43, 0x54};
 static const uint8_t number_bytes[NUM_TYPES] = {4, 2, 2, 8, 8, 4, 2, 1, 1, 1, 4, 8};
 
 const char *tailcut_status_name(tailcut_status status) {
@@ -62,6 +65,10 @@ const char *tailcut_status_name(tailcut_status status) {
             return "bad argument";
     }
     return "unknown status";
+}
+
+static uint32_t word_at(const uint8_t *bytes) {
+    return bytes[0] | (uint32_t)bytes[1] << 8 | (uint32_t)bytes[2] << 16 | (uint32_t)bytes[3] << 24;
 }
 
 static int is_float(uint32_t type) { return type <= TAILCUT_FLOAT64 || type == QUANTIZED; }
@@ -235,18 +242,30 @@ static void read_settings(reading *from, tailcut_items *items, tailcut_tensor *t
     }
 }
 
-static uint64_t by_ratio(const tailcut_tensor *tensor, double ratio) {
-    uint64_t inner = 1, outer = 1, kept;
-    volatile double scaled;
-    uint32_t axis;
+/* G min(F, max(1, floor(r F + 0.5))) of the ratio r, above 0 and at most 1, that these bits of a float64 stand for.
+ * With whole numbers, since small cores have no float64. The sum is not rounded: F is below 2^32, so no sum would be
+ * rounded up to a whole number but the one below 1, and 0 counts as 1. */
+static uint64_t by_ratio(const tailcut_tensor *tensor, uint64_t ratio) {
+    uint64_t inner = 1, outer = 1, high, kept;
+    uint32_t axis, low, dropped = 0, shift;
     for (axis = 0; axis < tensor->num_axes; axis++) {
         uint64_t *part = tensor->axes >> axis & 1 ? &inner : &outer;
         *part = product(*part, tensor->sizes[axis]);
     }
     if (inner >> 32) return UINT64_C(1) << 62; /* more than any cap */
-    scaled =
-        ratio * (double)(uint32_t)inner; /* rounded on its own: volatile, lest it becomes one operation with the sum */
-    kept = (uint32_t)(scaled + 0.5);
+    /* r F = (2^32 high + low) 2^-(1075 - exponent), rounded to 53 bits, of a half to the even one. */
+    high = (ratio & UINT64_C(0xfffffffffffff)) | UINT64_C(1) << 52;
+    kept = (high & 0xffffffffu) * inner;
+    high = (high >> 32) * inner + (kept >> 32);
+    low = (uint32_t)kept;
+    while (high >> (21 + dropped)) dropped++;
+    kept = high << (32 - dropped) | (uint64_t)low >> dropped;
+    if (dropped > 0) {
+        uint32_t rest = low << (32 - dropped);
+        kept += rest > 0x80000000u || (rest == 0x80000000u && kept & 1);
+    }
+    shift = 1075 - (uint32_t)(ratio >> 52) - dropped;
+    kept = shift > 56 ? 0 : (kept + (UINT64_C(1) << (shift - 1))) >> shift;
     if (kept < 1) kept = 1;
     return product(outer, (uint32_t)(kept < inner ? kept : inner));
 }
@@ -261,14 +280,14 @@ static uint64_t bits_at(const uint8_t *bytes, uint64_t from, uint32_t width) {
 
 static void read_counts(reading *from, tailcut_items *items, tailcut_tensor *tensors) {
     uint32_t way = tailcut_byte(items), width = 0, n, number = from->num_selected;
-    uint64_t equal = 0, less = 0;
-    double ratio = 1.0;
+    uint64_t equal = 0, less = 0, ratio = 0;
     const uint8_t *bits = NULL;
     if (way > 4) tailcut_fail(items, TAILCUT_CORRUPT);
     if (way == 0 || way == 3) equal = tailcut_varint(items);
     if (way == 1 || way == 4) {
         ratio = tailcut_float64(items);
-        if (!(ratio > 0.0 && ratio <= 1.0)) tailcut_fail(items, TAILCUT_CORRUPT);
+        /* From above 0 to 1: numbers below 0 have the largest bits. */
+        if (ratio == 0 || ratio > UINT64_C(0x3ff0000000000000)) tailcut_fail(items, TAILCUT_CORRUPT);
     }
     if (way >= 3 && items->status == TAILCUT_OK) {
         uint64_t all;
@@ -299,7 +318,7 @@ static void read_counts(reading *from, tailcut_items *items, tailcut_tensor *ten
         } else if (count > from->max_parameters) {
             tailcut_fail(items, TAILCUT_LIMIT);
         }
-        tensors[n].count = (uint32_t)count;
+        tensors[n].count = tailcut_count_below((uint32_t)count, from->parts, from->file->num_levels, from->file->level);
         tensors[n].is_kept = 1;
     }
 }
@@ -354,8 +373,8 @@ static void check_name(tailcut_items *items, const named *names, uint32_t place)
 static void read_entry(tailcut_items *items, uint32_t *entry) {
     *entry = tailcut_byte(items);
     if (*entry == 1) {
-        double temperature = tailcut_float64(items);
-        if (!(temperature > 0.0 && temperature <= 1.7976931348623157e308)) tailcut_fail(items, TAILCUT_CORRUPT);
+        uint64_t temperature = tailcut_float64(items);
+        if (temperature == 0 || temperature >= UINT64_C(0x7ff0000000000000)) tailcut_fail(items, TAILCUT_CORRUPT);
     } else if (*entry == 2) {
         uint32_t channels = tailcut_capped(items, MAX_SIZE), kernel = tailcut_capped(items, 64);
         uint32_t stride = tailcut_capped(items, 64), shuffle;
@@ -528,10 +547,30 @@ static void others_from_slots(reading *from, tailcut_items *items) {
     file->num_tensors += number;
 }
 
+static int has_others(const reading *from, uint32_t level) { return level == 1 || from->blocks[level - 1].at[0]; }
+
+/* The numbers that the levels above the lowest repeat: coefficients, and four times others that they have anew. */
+static uint64_t numbers_of_levels(const reading *from) {
+    const tailcut_file *file = from->file;
+    uint64_t numbers = 0;
+    uint32_t level, n;
+    for (level = 2; level <= file->level; level++) {
+        for (n = 0; n < file->num_tensors; n++) {
+            const tailcut_tensor *tensor = file->tensors + n;
+            if (tensor->is_kept) {
+                numbers += tailcut_count_below(tensor->count, from->parts, file->level, level - 1);
+            } else if (has_others(from, level)) {
+                numbers += 4 * (uint64_t)tensor->count;
+            }
+        }
+    }
+    return numbers;
+}
+
 /* The work and the numbers that a file may ask for. */
 static void check_caps(reading *from, tailcut_items *items, uint64_t length) {
     const tailcut_file *file = from->file;
-    uint64_t numbers = 0, work, most = from->max_parameters / 2;
+    uint64_t numbers = 0, work, repeated = 0, most = from->max_parameters / 2;
     uint32_t n;
     if (most < 4194304) most = 4194304;
     work = file->num_tensors * (uint64_t)(2048 + 128 * file->num_edits) + (uint64_t)8192 * file->num_kept;
@@ -541,7 +580,8 @@ static void check_caps(reading *from, tailcut_items *items, uint64_t length) {
         if (numbers > from->max_parameters) break;
         if (!file->tensors[n].is_kept) file->tensors[n].count = (uint32_t)size;
     }
-    if (work > most || numbers > from->max_parameters || file->num_tensors > MAX_TENSORS ||
+    if (TAILCUT_READ_LEVELS && file->level > 1) repeated = numbers_of_levels(from);
+    if (work > most || repeated > most || numbers > from->max_parameters || file->num_tensors > MAX_TENSORS ||
         length > 8 * (uint64_t)from->max_parameters + 1048597) {
         tailcut_fail(items, TAILCUT_LIMIT);
     }
@@ -626,7 +666,7 @@ static void check_digest(reading *from, tailcut_items *items, uint32_t digest) {
 /* ---- number types and streams ---- */
 
 static int is_known_type(const reading *from, uint32_t type) {
-    return type <= TAILCUT_BOOL || (type <= WHOLE && from->file->version == 2);
+    return type <= TAILCUT_BOOL || (type <= WHOLE && from->file->version >= 2);
 }
 
 /* Runs of number types, for so many other tensors. They are remembered by where they stand until the tensors are known.
@@ -672,7 +712,15 @@ static void check_types(const reading *from, tailcut_items *items) {
 static int is_known_codec(const reading *from, uint32_t codec) {
     if (codec == 1) return TAILCUT_READ_DEFLATE;
     if (codec == 2) return TAILCUT_READ_RANGE;
-    return codec == 0 || (TAILCUT_READ_QUANTIZED && codec == 3 && from->file->version == 2);
+    return codec == 0 || (TAILCUT_READ_QUANTIZED && codec == 3 && from->file->version >= 2);
+}
+
+static void check_codec(const reading *from, tailcut_items *items, const payload *stream) {
+    if (!is_known_codec(from, stream->codec)) {
+        tailcut_fail(items, TAILCUT_UNSUPPORTED_VERSION);
+    } else if ((stream->type == QUANTIZED) != (stream->codec == 3)) {
+        tailcut_fail(items, TAILCUT_CORRUPT);
+    }
 }
 
 static uint32_t stream_of(uint32_t type) { return type == WHOLE ? QUANTIZED : type; }
@@ -689,15 +737,12 @@ static uint32_t read_streams(reading *from, tailcut_items *items, payload *strea
         if (k == number) wanted[number++] = type;
     }
     for (n = 0; n < number && items->status == TAILCUT_OK; n++) {
-        uint32_t byte = tailcut_byte(items), type = byte >> 4, codec = byte & 15;
+        uint32_t byte = tailcut_byte(items), type = byte >> 4;
         if (items->status != TAILCUT_OK) break;
-        if (type > QUANTIZED || !is_known_type(from, type) || !is_known_codec(from, codec)) {
-            tailcut_fail(items, TAILCUT_UNSUPPORTED_VERSION);
-        } else if ((type == QUANTIZED) != (codec == 3)) {
-            tailcut_fail(items, TAILCUT_CORRUPT);
-        }
         streams[n].type = type;
-        streams[n].codec = codec;
+        streams[n].codec = byte & 15;
+        if (type > QUANTIZED || !is_known_type(from, type)) tailcut_fail(items, TAILCUT_UNSUPPORTED_VERSION);
+        check_codec(from, items, streams + n);
         if (wanted[n] == NUM_TYPES) {
             if (type > TAILCUT_FLOAT64 && type != QUANTIZED) tailcut_fail(items, TAILCUT_CORRUPT);
             for (k = 0; k < file->num_kept; k++) file->tensors[k].stored_type = (uint8_t)type;
@@ -716,6 +761,19 @@ static uint32_t read_streams(reading *from, tailcut_items *items, payload *strea
     return number;
 }
 
+/* What stands before the payloads of a further level; how many streams it has. */
+static uint32_t read_level_head(const reading *from, tailcut_items *items, payload *streams, uint32_t number) {
+    uint32_t mark = tailcut_byte(items), n;
+    if (mark > 1) tailcut_fail(items, TAILCUT_CORRUPT);
+    if (mark == 0) number = 1;
+    for (n = 0; n < number && items->status == TAILCUT_OK; n++) {
+        streams[n].codec = tailcut_byte(items);
+        check_codec(from, items, streams + n);
+    }
+    for (n = 0; n + 1 < number; n++) streams[n].bytes = tailcut_varint(items);
+    return number;
+}
+
 static uint64_t item_word(const tailcut_tensor *tensor, uint32_t place) {
     uint64_t word = 0;
     uint32_t byte;
@@ -723,47 +781,116 @@ static uint64_t item_word(const tailcut_tensor *tensor, uint32_t place) {
     return word;
 }
 
+/* Whether the numbers of a level are those that the file's network has, and not taken together or anew above. */
+static int is_last(const reading *from, uint32_t level, int of_kept) {
+    if (!TAILCUT_READ_LEVELS) return 1;
+    if (of_kept) return from->file->level == 1;
+    for (level++; level <= from->file->level && !has_others(from, level); level++) continue;
+    return level > from->file->level;
+}
+
+/* How many numbers of a tensor a level and those below it have; level 0 is below all. */
+static uint32_t count_in(const reading *from, const tailcut_tensor *tensor, uint32_t level) {
+    if (!TAILCUT_READ_LEVELS) (void)from;
+    if (level == 0) return 0;
+    return tensor->is_kept ? tailcut_count_below(tensor->count, from->parts, from->file->level, level) : tensor->count;
+}
+
+static uint8_t *writable(const reading *from, const uint8_t *numbers) {
+    return from->arena.base + (numbers - from->arena.base);
+}
+
+/* Codec 2, whose contexts know the coefficients of the levels below. */
+static tailcut_status unrange(reading *from, const payload *stream, const uint8_t *bytes, uint8_t *into, uint32_t total,
+                              uint32_t level, int of_kept) {
+    const tailcut_file *file = from->file;
+    uint32_t width = number_bytes[stream->type], below, n;
+    tailcut_context *contexts = tailcut_range_contexts(&from->arena, width);
+    if (contexts == NULL) return TAILCUT_ARENA_TOO_SMALL;
+    for (below = 1; TAILCUT_READ_LEVELS && of_kept && below < level; below++) {
+        for (n = 0; n < file->num_kept; n++) {
+            const tailcut_tensor *tensor = file->tensors + n;
+            uint32_t start = count_in(from, tensor, below - 1);
+            tailcut_unrange(NULL, 0, contexts, writable(from, tensor->numbers) + (size_t)start * width,
+                            count_in(from, tensor, below) - start, width);
+        }
+    }
+    return tailcut_unrange(bytes, (size_t)stream->bytes, contexts, into, total, width);
+}
+
 /* The tensors of a stream that are stored as numbers of one type. */
-static tailcut_status place_numbers(reading *from, const payload *stream, const uint8_t *bytes, int of_kept) {
+static tailcut_status place_numbers(reading *from, const payload *stream, const uint8_t *bytes, uint32_t level,
+                                    int of_kept) {
     tailcut_file *file = from->file;
     uint32_t width = number_bytes[stream->type], first = of_kept ? 0 : file->num_kept;
-    uint32_t last = of_kept ? file->num_kept : file->num_tensors, n;
-    uint64_t total = 0, done = 0;
+    uint32_t last = of_kept ? file->num_kept : file->num_tensors, n, k;
+    uint64_t total = 0, known = 0, done = 0;
     const uint8_t *numbers = bytes;
-    uint8_t *made = NULL;
+    size_t top = from->arena.top;
+    int lasts = is_last(from, level, of_kept);
     tailcut_status status = TAILCUT_OK;
     for (n = first; n < last; n++) {
-        if (file->tensors[n].stored_type == stream->type) total += file->tensors[n].count;
+        const tailcut_tensor *tensor = file->tensors + n;
+        if (tensor->stored_type != stream->type) continue;
+        if (of_kept) known += count_in(from, tensor, level - 1);
+        total += count_in(from, tensor, level);
     }
+    total -= known;
     if (stream->codec == 0) {
         if (stream->bytes != total * width) return TAILCUT_CORRUPT;
     } else {
-        if (stream->codec == 2 && (total == 0 || total * width > 65536)) return TAILCUT_CORRUPT;
-        made = tailcut_keep(&from->arena, total * width);
+        uint8_t *made;
+        if (stream->codec == 2 && (total == 0 || (known + total) * width > 65536)) return TAILCUT_CORRUPT;
+        made = lasts ? tailcut_keep(&from->arena, total * width) : tailcut_borrow(&from->arena, total * width);
         if (made == NULL) return TAILCUT_ARENA_TOO_SMALL;
         if (TAILCUT_READ_DEFLATE && stream->codec == 1) {
             status = tailcut_inflate(bytes, (size_t)stream->bytes, made, (size_t)(total * width), &from->arena);
         } else if (TAILCUT_READ_RANGE) {
-            status = tailcut_unrange(bytes, (size_t)stream->bytes, made, (uint32_t)total, width, &from->arena);
+            status = unrange(from, stream, bytes, made, (uint32_t)total, level, of_kept);
         }
         numbers = made;
     }
+    if (status != TAILCUT_OK) return status;
+    for (k = 0; stream->type == TAILCUT_BOOL && k < total; k++) {
+        if (numbers[k] > 1) return TAILCUT_CORRUPT;
+    }
     for (n = first; n < last; n++) {
-        tailcut_tensor *tensor = file->tensors + n;
+        tailcut_tensor *tensor = file->tensors + n, part;
+        uint32_t start = of_kept ? count_in(from, tensor, level - 1) : 0, byte;
         if (tensor->stored_type != stream->type) continue;
-        tensor->type = (uint8_t)stream->type;
+        part = *tensor;
+        part.type = (uint8_t)stream->type;
+        part.numbers = numbers + done * width;
+        part.item_stride = (ptrdiff_t)width;
+        part.byte_stride = 1;
+        part.count = count_in(from, tensor, level) - start;
         if (stream->codec == 1) {
             /* The most significant byte of all numbers comes first. */
-            tensor->numbers = numbers + (width - 1) * total + done;
-            tensor->item_stride = 1;
-            tensor->byte_stride = -(ptrdiff_t)total;
-        } else {
-            tensor->numbers = numbers + done * width;
-            tensor->item_stride = (ptrdiff_t)width;
-            tensor->byte_stride = 1;
+            part.numbers = numbers + (width - 1) * total + done;
+            part.item_stride = 1;
+            part.byte_stride = -(ptrdiff_t)total;
         }
-        done += tensor->count;
+        done += part.count;
+        if (lasts) {
+            *tensor = part;
+        } else if (TAILCUT_READ_LEVELS && of_kept) {
+            /* Behind those of the levels below. */
+            uint8_t *into;
+            if (level == 1) {
+                into = tailcut_keep(&from->arena, (uint64_t)tensor->count * width);
+                if (into == NULL) return TAILCUT_ARENA_TOO_SMALL;
+                tensor->numbers = into;
+                tensor->type = part.type;
+                tensor->item_stride = (ptrdiff_t)width;
+                tensor->byte_stride = 1;
+            }
+            into = writable(from, tensor->numbers) + (size_t)start * width;
+            for (k = 0; k < part.count; k++) {
+                for (byte = 0; byte < width; byte++) *into++ = tailcut_number_byte(&part, k, byte);
+            }
+        }
     }
+    from->arena.top = top;
     return status;
 }
 
@@ -821,31 +948,56 @@ static tailcut_status check_numbers(const reading *from) {
         for (place = 0; place < tensor->count; place++) {
             uint64_t word = item_word(tensor, place);
             if (tensor->is_kept && !is_finite_word(tensor->type, word)) return TAILCUT_CORRUPT;
-            if (tensor->type == TAILCUT_BOOL && word > 1) return TAILCUT_CORRUPT;
             if (own < NUM_TYPES && !fits_type(tensor, word, own)) return TAILCUT_MODEL_MISMATCH;
         }
     }
     return TAILCUT_OK;
 }
 
-static tailcut_status read_payloads(reading *from, payload *streams, uint32_t number, const uint8_t *at,
-                                    const uint8_t *end) {
+static tailcut_status read_payloads(reading *from, tailcut_unquantizer *rounded, const tailcut_items *block,
+                                    payload *streams, uint32_t number, uint32_t level) {
     tailcut_file *file = from->file;
+    const uint8_t *at = block->at, *end = block->end;
     uint32_t n;
     for (n = 0; n < number; n++) {
         uint64_t rest = (uint64_t)(end - at);
-        tailcut_status status;
+        int of_kept = n == 0 && from->has_coefficients;
+        tailcut_status status = TAILCUT_OK;
         if (n + 1 == number) streams[n].bytes = rest;
         if (streams[n].bytes > rest) return TAILCUT_TRUNCATED;
         if (TAILCUT_READ_QUANTIZED && streams[n].codec == 3) {
-            status = tailcut_unquantize(at, (size_t)streams[n].bytes, file->tensors, file->num_tensors, &from->arena);
+            size_t top = from->arena.top;
+            int others = is_last(from, level, 0) ? TAILCUT_TAKE : TAILCUT_CHECK;
+            if (!has_others(from, level)) others = TAILCUT_SKIP;
+            if (!of_kept || level == 1) {
+                memset(rounded, 0, sizeof *rounded);
+                rounded->arena = &from->arena;
+                rounded->parts = from->parts;
+                rounded->taken = of_kept ? file->level : 1;
+            }
+            status =
+                tailcut_unquantize(rounded, at, (size_t)streams[n].bytes, file->tensors, file->num_tensors, others);
+            if (!of_kept) from->arena.top = top;
         } else {
-            status = place_numbers(from, streams + n, at, n == 0 && from->has_coefficients);
+            status = place_numbers(from, streams + n, at, level, of_kept);
         }
         if (status != TAILCUT_OK) return status;
         at += (size_t)streams[n].bytes;
     }
-    return at == end ? check_numbers(from) : TAILCUT_CORRUPT;
+    return at == end ? TAILCUT_OK : TAILCUT_CORRUPT;
+}
+
+static tailcut_status read_levels(reading *from, tailcut_items *body, payload *streams, uint32_t number) {
+    tailcut_unquantizer rounded;
+    tailcut_status status = read_payloads(from, &rounded, body, streams, number, 1);
+    uint32_t level;
+    for (level = 2; TAILCUT_READ_LEVELS && level <= from->file->level && status == TAILCUT_OK; level++) {
+        tailcut_items block = from->blocks[level - 1];
+        uint32_t own = read_level_head(from, &block, streams, number);
+        status = read_payloads(from, &rounded, &block, streams, own, level);
+    }
+    from->arena.top = from->arena.size;
+    return status == TAILCUT_OK ? check_numbers(from) : status;
 }
 
 /* ---- the whole ---- */
@@ -854,10 +1006,19 @@ static void read_base(reading *from, tailcut_items *items) {
     tailcut_file *file = from->file;
     const tailcut_network *network = from->network;
     const uint8_t *start;
-    uint32_t number, n;
+#if !TAILCUT_READ_OWN_CLASSES
+    /* One name and its arguments are taken, byte by byte, so there is no need to look into them. */
+    file->base_bytes = tailcut_capped(items, 4096);
+    file->base = (const char *)tailcut_take(items, file->base_bytes);
+    if (items->status == TAILCUT_OK && file->base_bytes == 0) tailcut_fail(items, TAILCUT_UNSUPPORTED_VERSION);
+    if (items->status == TAILCUT_OK && network == NULL) tailcut_fail(items, TAILCUT_BAD_ARGUMENT);
+    if (items->status != TAILCUT_OK) return;
+    start = tailcut_take(items, network->arguments_bytes);
+    if (items->status != TAILCUT_OK) return;
+#else
     uint64_t last = 0;
+    uint32_t number, n;
     file->base = (const char *)tailcut_text(items, &file->base_bytes);
-    if (!TAILCUT_READ_OWN_CLASSES && file->base_bytes == 0) tailcut_fail(items, TAILCUT_UNSUPPORTED_VERSION);
     if (items->status != TAILCUT_OK || file->base_bytes == 0) return;
     if (network == NULL) {
         tailcut_fail(items, TAILCUT_BAD_ARGUMENT);
@@ -872,6 +1033,7 @@ static void read_base(reading *from, tailcut_items *items) {
         tailcut_value(items);
     }
     if (items->status != TAILCUT_OK) return;
+#endif
     if (strlen(network->base) != file->base_bytes || memcmp(network->base, file->base, file->base_bytes) != 0 ||
         (size_t)(items->at - start) != network->arguments_bytes ||
         memcmp(network->arguments, start, network->arguments_bytes) != 0) {
@@ -920,15 +1082,13 @@ static tailcut_items read_header(reading *from, tailcut_items *body) {
     return header;
 }
 
-static tailcut_status read_body(reading *from, const uint8_t *bytes, size_t length) {
-    tailcut_items body, header;
+static tailcut_status read_body(reading *from, size_t length) {
+    tailcut_items body = from->blocks[0], header;
     payload streams[NUM_TYPES + 1];
-    uint32_t digest = bytes[9] | (uint32_t)bytes[10] << 8 | (uint32_t)bytes[11] << 16 | (uint32_t)bytes[12] << 24;
-    uint32_t number = 0;
+    const uint8_t *digest = tailcut_take(&body, 4);
+    uint32_t number = 0, level;
+    if (body.status != TAILCUT_OK) return body.status;
     memset(streams, 0, sizeof streams);
-    body.at = bytes + 13;
-    body.end = bytes + length;
-    body.status = TAILCUT_OK;
     header = read_header(from, &body);
     if (header.status == TAILCUT_OK) read_base(from, &header);
     if (header.status == TAILCUT_OK) read_metadata(from, &header);
@@ -943,19 +1103,75 @@ static tailcut_status read_body(reading *from, const uint8_t *bytes, size_t leng
     if (header.status == TAILCUT_OK) read_types(from, &header);
     if (header.status == TAILCUT_OK) number = read_streams(from, &header, streams);
     if (header.status == TAILCUT_OK && header.at != header.end) tailcut_fail(&header, TAILCUT_CORRUPT);
+    if (TAILCUT_READ_LEVELS && from->file->version == 3 && !from->has_coefficients) {
+        tailcut_fail(&header, TAILCUT_CORRUPT);
+    }
+    for (level = 2; TAILCUT_READ_LEVELS && level <= from->file->level && header.status == TAILCUT_OK; level++) {
+        tailcut_items block = from->blocks[level - 1];
+        payload further[NUM_TYPES + 1];
+        memcpy(further, streams, sizeof further);
+        read_level_head(from, &block, further, number);
+        if (block.status != TAILCUT_OK) tailcut_fail(&header, block.status);
+    }
     if (header.status == TAILCUT_OK) check_caps(from, &header, length);
-    check_digest(from, &header, digest);
+    check_digest(from, &header, word_at(digest));
     check_types(from, &header);
-    if (header.status != TAILCUT_OK) return header.status;
-    return read_payloads(from, streams, number, body.at, body.end);
+    return header.status == TAILCUT_OK ? read_levels(from, &body, streams, number) : header.status;
 }
 
-tailcut_status tailcut_open(const void *bytes, size_t length, const tailcut_network *network, uint32_t max_parameters,
-                            void *arena, size_t arena_bytes, tailcut_file *file) {
-    static const uint8_t magic[4] = {0x89, 0x54, 0x43, 0x54};
+#if TAILCUT_READ_LEVELS
+/* The contents of the levels up to `level`, or of all that are there for 0; which is the highest of them. */
+static tailcut_status split_levels(reading *from, tailcut_items file, uint32_t level) {
+    const uint8_t *covered = file.at;
+    uint32_t number = tailcut_byte(&file), n, crc = 0;
+    if (number < 2 || number > MAX_LEVELS) return TAILCUT_LIMIT;
+    from->parts = tailcut_take(&file, number - 1);
+    for (n = 0; file.status == TAILCUT_OK && n + 1 < number; n++) {
+        if (from->parts[n] == 0) return TAILCUT_CORRUPT;
+    }
+    if (level > number) return TAILCUT_BAD_ARGUMENT;
+    for (n = 0; n < (level ? level : number) && (n == 0 || level || file.at != file.end); n++) {
+        tailcut_items *block = from->blocks + n;
+        uint64_t size = tailcut_varint(&file);
+        block->at = tailcut_take(&file, size);
+        block->end = file.at;
+        tailcut_take(&file, 4);
+        if (file.status != TAILCUT_OK) return file.status;
+        block->status = TAILCUT_OK;
+        crc = tailcut_crc32(crc, covered, (size_t)(block->end - covered));
+        covered = block->end;
+        if (crc != word_at(covered)) return TAILCUT_CHECKSUM_MISMATCH;
+    }
+    from->file->num_levels = number;
+    from->file->level = n;
+    return !level && file.at != file.end ? TAILCUT_CORRUPT : TAILCUT_OK;
+}
+
+uint32_t tailcut_whole_levels(const void *bytes, size_t length) {
+    const uint8_t *at = bytes;
+    tailcut_items file;
+    uint32_t number, n;
+    if (at == NULL || length < 6 || memcmp(at, magic, sizeof magic) != 0 || at[4] != 3) return 0;
+    file.at = at + 6;
+    file.end = at + length;
+    file.status = TAILCUT_OK;
+    number = at[5];
+    if (number < 2 || number > MAX_LEVELS) return 0;
+    tailcut_take(&file, number - 1);
+    for (n = 0; n < number; n++) {
+        tailcut_take(&file, tailcut_varint(&file));
+        tailcut_take(&file, 4);
+        if (file.status != TAILCUT_OK) break;
+    }
+    return n;
+}
+#endif
+
+static tailcut_status open_level(const void *bytes, size_t length, const tailcut_network *network,
+                                 uint32_t max_parameters, uint32_t level, void *arena, size_t arena_bytes,
+                                 tailcut_file *file) {
     const uint8_t *at = bytes;
     size_t skipped;
-    uint32_t crc;
     reading from;
     tailcut_status status;
     if (bytes == NULL || arena == NULL || file == NULL) return TAILCUT_BAD_ARGUMENT;
@@ -964,14 +1180,26 @@ tailcut_status tailcut_open(const void *bytes, size_t length, const tailcut_netw
     if (length > 8 * (uint64_t)max_parameters + 1048597) return TAILCUT_LIMIT;
     if (length < 5) return TAILCUT_TRUNCATED;
     file->version = at[4];
-    if (file->version != 1 && file->version != 2) return TAILCUT_UNSUPPORTED_VERSION;
+    if (file->version < 1 || file->version > (TAILCUT_READ_LEVELS ? 3 : 2)) return TAILCUT_UNSUPPORTED_VERSION;
     if (length < 13) return TAILCUT_TRUNCATED;
-    crc = at[5] | (uint32_t)at[6] << 8 | (uint32_t)at[7] << 16 | (uint32_t)at[8] << 24;
-    if (tailcut_crc32(at + 9, length - 9) != crc) return TAILCUT_CHECKSUM_MISMATCH;
     memset(&from, 0, sizeof from);
     from.file = file;
     from.network = network;
     from.max_parameters = max_parameters;
+    file->level = file->num_levels = 1;
+    from.blocks[0].at = at + 9;
+    from.blocks[0].end = at + length;
+#if TAILCUT_READ_LEVELS
+    if (file->version == 3) {
+        from.blocks[0].at = at + 5;
+        status = split_levels(&from, from.blocks[0], level);
+        if (status != TAILCUT_OK) return status;
+    } else
+#endif
+    {
+        if (tailcut_crc32(0, at + 9, length - 9) != word_at(at + 5)) return TAILCUT_CHECKSUM_MISMATCH;
+        if (level > 1) return TAILCUT_BAD_ARGUMENT;
+    }
     skipped = (8 - ((uintptr_t)arena & 7)) & 7;
     if (skipped > arena_bytes) return TAILCUT_ARENA_TOO_SMALL;
     from.arena.base = (uint8_t *)arena + skipped;
@@ -982,11 +1210,24 @@ tailcut_status tailcut_open(const void *bytes, size_t length, const tailcut_netw
         if (from.taken == NULL) return TAILCUT_ARENA_TOO_SMALL;
         memset(from.taken, 0, network->num_slots);
     }
-    status = read_body(&from, at, length);
+    status = read_body(&from, length);
     file->arena_used = from.arena.bottom + skipped;
     file->arena_peak = from.arena.peak + skipped;
     return status;
 }
+
+tailcut_status tailcut_open(const void *bytes, size_t length, const tailcut_network *network, uint32_t max_parameters,
+                            void *arena, size_t arena_bytes, tailcut_file *file) {
+    return open_level(bytes, length, network, max_parameters, 0, arena, arena_bytes, file);
+}
+
+#if TAILCUT_READ_LEVELS
+tailcut_status tailcut_open_level(const void *bytes, size_t length, const tailcut_network *network,
+                                  uint32_t max_parameters, uint32_t level, void *arena, size_t arena_bytes,
+                                  tailcut_file *file) {
+    return open_level(bytes, length, network, max_parameters, level, arena, arena_bytes, file);
+}
+#endif
 
 const tailcut_tensor *tailcut_find(const tailcut_file *file, const char *name) {
     uint32_t n;
@@ -1036,12 +1277,17 @@ float tailcut_number(const tailcut_tensor *tensor, uint32_t place) {
             return (float)value;
         case TAILCUT_UINT8:
         case TAILCUT_BOOL:
-            return (float)word;
+            return (float)(uint32_t)word;
         default: {
-            /* Two's complement of so many bytes. */
-            uint32_t unused = 64u - 8u * number_bytes[tensor->type];
+            /* Two's complement of so many bytes; a bit that is lost on the way marks its place, for the rounding. */
+            uint32_t unused = 64u - 8u * number_bytes[tensor->type], shift = 127;
+            int is_negative;
             word <<= unused;
-            return word >> 63 ? -(float)(((~word) >> unused) + 1) : (float)(word >> unused);
+            is_negative = word >> 63 ? 1 : 0;
+            word = (is_negative ? ~word : word) >> unused;
+            word += (uint32_t)is_negative;
+            for (; word >> 32; shift++) word = word >> 1 | (word & 1);
+            return (is_negative ? -1.0f : 1.0f) * (float)(uint32_t)word * float_of_word(shift << 23);
         }
     }
 }
