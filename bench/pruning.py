@@ -65,7 +65,7 @@ def table(scale: Scale) -> Table:
     notes = [
         "A quarter of the channels of each group goes, by random scores; inputs one by one, processor time, the "
         f"fastest of {1 if is_tiny else MAX_ROUNDS} rounds in turn. Torch-Pruning: dependency graph, groups and "
-        "removal. tailcut: the same, and the trial of the narrowed network, forward and backward.",
+        "removal. tailcut: the same, and the trial of the narrowed network, forward and backward, for its shapes.",
         "parameters: what is left. after: whether the network pruned by Torch-Pruning runs (ours always does).",
     ]
     for module, networks in NETWORKS.items():
@@ -128,6 +128,8 @@ def _row(name: str, build: Callable[[], nn.Module], side: int, rounds: int) -> R
             seconds["ours"].append(CLOCKS["processor"]() - start)
         if after == "runs" and not _runs(peer, x):
             after = "does not run"
+        if not _runs(ours, x):
+            raise RuntimeError(f"{name} does not run after tailcut.prune")
     times = {key: min(values) for key, values in seconds.items()}
     whole = _size(dense)
     return {

@@ -37,6 +37,8 @@ def count_parameters(model: nn.Module) -> int:
     """
     sizes: dict[tuple[int, ...], int] = {}  # by the identities of what is trained
     inside = _inside_parametrizations(model)
+    if not inside:
+        return sum(parameter.numel() for parameter in model.parameters())
     with torch.no_grad(), evaluating(model):
         for module in model.modules():
             if module in inside:

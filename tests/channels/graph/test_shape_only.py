@@ -8,6 +8,7 @@ import torch
 from tests.channels.slim_networks import EXACT
 from torch import Tensor, nn
 
+from tailcut.channels.graph.memory_layout import Layout
 from tailcut.channels.graph.shape_only import ShapesOnly, attempt
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -32,14 +33,15 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 
 
 @pytest.mark.parametrize("name", LAYERS)
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_outputs_and_gradients_have_the_shapes_and_strides_of_a_full_run(name: str, channels_last: bool) -> None:
+@pytest.mark.parametrize("channels_last", ["", "input", "input and weights"])
+def test_outputs_and_gradients_have_the_shapes_and_strides_of_a_full_run(name: str, channels_last: str) -> None:
     build, shape = LAYERS[name]
     layer, x = build(), torch.rand(shape)
     if channels_last:
         if x.ndim != 4:
             pytest.skip("channels last is a layout of four axes")
-        layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if channels_last == "input and weights":
+            layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         x = x.to(memory_format=torch.channels_last)
 
     def both() -> tuple[Tensor, ...]:
@@ -53,10 +55,25 @@ def test_outputs_and_gradients_have_the_shapes_and_strides_of_a_full_run(name: s
     assert found[0].stride() == expected[0].stride()
 
 
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("groups", [1, 16])
+@pytest.mark.parametrize("size", [1, 4, 40])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_maps_of_tokens_are_not_convolved(kernel: int, groups: int, size: int, batch: int) -> None:
+    layer, tokens = nn.Conv2d(16, 16, kernel, padding=kernel // 2, groups=groups), torch.rand(batch, size * size, 16)
+    maps = tokens.transpose(1, 2).unflatten(2, (size, size))
+    expected = layer(maps)
+    with ShapesOnly():
+        found = layer(maps)
+    assert not bool(found.any())
+    assert Layout.of(found).is_like(Layout.of(expected))  # strides of axes of size 1 mean nothing
+
+
 def test_products_are_not_computed() -> None:
     with ShapesOnly():
         assert not bool(nn.Conv2d(3, 4, 3)(torch.rand(1, 3, 5, 5)).any())
         assert not bool((torch.rand(2, 3) @ torch.rand(3, 2)).any())
+        assert not bool((torch.rand(3, 2).t() @ torch.rand(3, 2)).any())
 
 
 MISFITS: dict[str, Callable[[], Any]] = {

@@ -322,7 +322,7 @@ def test_an_interruption_rolls_back(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules[prune.__module__], "accepted", interrupted)
+    monkeypatch.setattr(sys.modules[prune.__module__], "verify", interrupted)
     with pytest.raises(KeyboardInterrupt):
         prune(model, X, GOOD, {"0": 0.5})
     assert same_state(before, state_of(model))

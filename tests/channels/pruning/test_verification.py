@@ -14,21 +14,29 @@ from tests.channels.slim_networks import (
 )
 from torch import Tensor, nn
 
-from tailcut.channels.graph.groups import find_groups
-from tailcut.channels.pruning import verification
+from tailcut.channels.graph.groups import ChannelGraph, find_groups
+from tailcut.channels.graph.tracing import StoppedError
 from tailcut.channels.pruning.surgery import apply_cut, plan_cut
-from tailcut.channels.pruning.verification import failing_groups, failure_reason, lock_culprits, lock_rigid_groups
+from tailcut.channels.pruning.verification import failing_groups, lock_culprits, lock_rigid_groups, verify
 from tailcut.counting import count_macs
 from tailcut.structure import create_model
 
 X = torch.rand(1, 3, 16, 16)
 
 
+def failure_reason(model: nn.Module, graph: ChannelGraph, *, backward: bool = True) -> str | None:
+    try:
+        verify(model, (X,), graph, set(), backward=backward)
+    except StoppedError as error:
+        return str(error)
+    return None
+
+
 def test_a_network_that_runs_has_nothing_to_complain_of() -> None:
     model = Plain().train()
     graph = find_groups(model, (X,))
     before = state_of(model)
-    assert failure_reason(model, (X,), graph.trace) is None
+    assert verify(model, (X,), graph, set()) == count_macs(model, (X,)).total
     assert same_state(before, state_of(model))
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -37,27 +45,27 @@ def test_what_goes_wrong_forward_is_told() -> None:
     model = Plain()
     graph = find_groups(model, (X,))
     model[9] = nn.Linear(12, 4)
-    assert failure_reason(model, (X,), graph.trace) == "its outputs have shapes [(1, 4)] instead of [(1, 3)]"
+    assert failure_reason(model, graph) == "its outputs have shapes [(1, 4)] instead of [(1, 3)]"
     model[9] = nn.Linear(11, 3)
-    assert "cannot be multiplied" in str(failure_reason(model, (X,), graph.trace))
+    assert "cannot be multiplied" in str(failure_reason(model, graph))
 
 
 def test_what_goes_wrong_backward_is_told() -> None:
     model = OneWay()
     graph = find_groups(model, (X,))
-    assert failure_reason(model, (X,), graph.trace) == "no way back"
-    assert failure_reason(model, (X,), graph.trace, backward=False) is None
+    assert failure_reason(model, graph) == "no way back"
+    assert failure_reason(model, graph, backward=False) is None
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    assert failure_reason(model, (X,), graph.trace) is None
+    assert failure_reason(model, graph) is None
 
 
 def test_layers_of_the_training_are_run_in_training() -> None:
     model = Auxiliary()
     graph = find_groups(model, (X,))
-    assert failure_reason(model, (X,), graph.trace) is None
+    assert failure_reason(model, graph) is None
     model.auxiliary[2] = nn.Linear(5, 2)
-    assert "does not run" in str(failure_reason(model, (X,), graph.trace))
+    assert "does not run" in str(failure_reason(model, graph))
 
 
 @pytest.mark.parametrize(
@@ -175,29 +183,18 @@ def test_locking_a_group_that_another_one_leads_joins_them() -> None:
     assert graph.groups[follower.leader].free == []
 
 
-def test_a_cut_network_is_compared_with_the_trace_before() -> None:
+def test_a_cut_is_verified_by_the_steps_before_it() -> None:
     model = Plain()
     graph = find_groups(model, (X,))
-    undo = apply_cut(model, plan_cut(graph, set(graph.groups["0"].units[:5])))
-    assert failure_reason(model, (X,), graph.trace) is None
+    removed = set(graph.groups["0"].units[:5])
+    undo = apply_cut(model, plan_cut(graph, removed))
+    assert verify(model, (X,), graph, removed) == count_macs(model, (X,)).total
+    with pytest.raises(StoppedError, match="narrower, other channels meet in 0"):
+        verify(model, (X,), graph, set(graph.groups["0"].units[:4]))
     undo()
 
 
-def test_a_cut_is_accepted_without_following_where_the_network_takes_the_same_steps(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def follow(*_: object) -> None:
-        raise AssertionError("it was followed")
-
-    model = Plain()
-    graph = find_groups(model, (X,))
-    removed = {group.units[0] for group in graph.groups.values() if group.free}
-    apply_cut(model, plan_cut(graph, removed))
-    monkeypatch.setattr(verification, "trace", follow)
-    assert verification.accepted(model, (X,), graph, removed) == count_macs(model, (X,)).total
-
-
-def test_a_cut_is_followed_where_steps_differ() -> None:
+def test_parts_of_another_size_are_told() -> None:
     """Eight channels at a time: what ran on 8 and 8 runs on 8 and 6."""
 
     class Parts(nn.Module):
@@ -214,10 +211,12 @@ def test_a_cut_is_followed_where_steps_differ() -> None:
     graph = find_groups(model, (X,))
     removed = {graph.groups["a"].units[0]}
     apply_cut(model, plan_cut(graph, removed))
-    assert verification.accepted(model, (X,), graph, removed) is None
+    with pytest.raises(StoppedError, match=r"other channels meet in the result of aten\.split\.Tensor") as error:
+        verify(model, (X,), graph, removed)
+    assert error.value.layers == ["a"]
 
 
-def test_groups_whose_width_is_fixed_are_found_without_following_each(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_whose_width_is_fixed_are_found_by_one_run_each() -> None:
     class Blocks(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -228,10 +227,14 @@ def test_groups_whose_width_is_fixed_are_found_without_following_each(monkeypatc
                 x = torch.cat(layer(x).relu().split((4, 4), dim=1), dim=1)
             return x
 
-    def follow(*_: object) -> None:
-        raise AssertionError("it was followed")
+    model, runs = Blocks(), 0
 
-    monkeypatch.setattr(verification, "trace", follow)
-    graph = find_groups(Blocks(), (X,))
-    lock_rigid_groups(Blocks(), (X,), graph)
+    def count(*_: object) -> None:
+        nonlocal runs
+        runs += 1
+
+    graph = find_groups(model, (X,))
+    model.register_forward_pre_hook(count)
+    lock_rigid_groups(model, (X,), graph)
     assert not any(group.free for group in graph.groups.values())
+    assert runs == len(graph.groups) - 1  # all at once, then without each but the first; the last makes the output

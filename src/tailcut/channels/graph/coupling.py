@@ -5,7 +5,7 @@ channel that it comes from, `FIXED` for none. Labels of maps are the same along 
 that labels take no memory to speak of.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -20,15 +20,10 @@ class Coupling:
     Attributes:
         regrouped: whether an axis of channels was split somewhere: the code may have read the width of another tensor
             for that, so that any group may turn out to be rigid.
-        views: for each reshape in its order the axis that the channels were taken to lie along afterwards, where their
-            axis became several; else None.
     """
 
-    def __init__(self, views: Sequence[int | None] = ()) -> None:
-        """Take the axes from `views`, those of a trace of the same code at other widths, as far as they are known."""
-        self.views: list[int | None] = []
+    def __init__(self) -> None:
         self.regrouped = False
-        self._known_views = tuple(views)
         self._parents = np.arange(1024, dtype=np.int64)  # of the numbers given away, and of some to come
         self._count = 1
         self._locks, self._assumptions = Notes(), Notes()
@@ -113,17 +108,6 @@ class Coupling:
     def assumed_units(self) -> dict[int, str]:
         """Return what was assumed of units, as `locked_units`."""
         return self._assumptions.by_root(self._roots)
-
-    def choose_view(self, candidates: Sequence[int], sizes: Sequence[int]) -> int | None:
-        """Note a reshape; the axis that channels lie along where theirs became several (`candidates`), else None.
-
-        It is the widest one, of equally wide ones the last: code writes (groups, width of a group).
-        """
-        place = len(self.views)
-        known = self._known_views[place] if place < len(self._known_views) else None
-        widest = max(reversed(candidates), key=lambda axis: sizes[axis], default=None)
-        self.views.append(known if known in candidates else widest)
-        return self.views[-1]
 
     def assume(self, labels: Tensor, what: str) -> None:
         """Note that cutting these channels takes something for granted."""

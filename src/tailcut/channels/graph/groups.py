@@ -98,7 +98,7 @@ class ChannelGraph:
         """For each layer of a group how many channels each unit has in it; layers that are alike once."""
         counts: list[dict[int, int]] = []
         for name in group.layers:
-            own = Counter(self.ends[name][1].tolist())
+            own = dict(Counter(self.ends[name][1].tolist()))
             if own not in counts:
                 counts.append(own)
         return counts

@@ -73,7 +73,6 @@ class Network(Protocol):
     coupling: Coupling
     layers: dict[str, TracedLayer]
     alignments: dict[str, Alignment]
-    depthwise: dict[str, bool]  # of convolutions; narrowed, one with groups may look as if it were depthwise
 
 
 @dataclass(frozen=True)
@@ -202,7 +201,7 @@ def _convolution(run: _Pass) -> Tensor:
     if inner is None:
         return run.refuse("other channels lie along the axes of its maps")
     groups, size = int(module.groups), int(module.out_channels)  # type: ignore[arg-type]
-    is_depthwise = run.network.depthwise.setdefault(run.name, groups == len(inner) > 1)
+    is_depthwise = groups == len(inner) > 1
     if is_depthwise:
         outer, narrow = inner.repeat_interleave(size // groups), None
     elif groups == 1:

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from tailcut.channels.graph.custom_forwards import is_followed
 from tailcut.channels.graph.layer_kinds import is_traced_through, layer_kind, whole_layer
+from tailcut.channels.graph.memory_layout import RESTRIDING, Layout
 from tailcut.channels.graph.shape_only import READING, zeros_for
 from tailcut.channels.scoring.forward import Inputs, run
 from tailcut.counting import operation_macs
@@ -25,8 +25,11 @@ aten = torch.ops.aten
 _RESHAPES = {aten.view, aten._unsafe_view, aten.reshape, aten._reshape_alias}
 _COPIES = {aten.clone, aten.detach}
 _NOISE = {aten.empty_like, aten.bernoulli, aten.bernoulli_, aten.rand_like}  # what a dropout's mask is made of
-# The shapes of their results tell where they split and along which axis.
-_SPLITS = {aten.split.Tensor, aten.split_with_sizes.default}
+# The shapes of what goes in and comes out tell their numbers: where they split, along which axis, how many groups.
+_TOLD_BY_SHAPES = {
+    *(aten.split.Tensor, aten.split_with_sizes.default),
+    *(aten.convolution.default, aten.native_group_norm.default),
+}
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
@@ -53,16 +56,17 @@ class Modules:
         self.dropouts = {name for name, module in self.named.items() if type(module) in _DROPOUTS}
         self.own_forwards = {name for name in self.traced_through if is_followed(self.named[name])}
         self.in_layers = {part for name in self.layers for part in self.named[name].modules()}
-
-    def free_tensors(self) -> dict[int, str]:
-        """Return the parameters and buffers outside of layers, by identity."""
-        return {
-            id(x): f"{path}.{name}" if path else name
+        self._free = [  # told by their sizes before a cut: one that has one number left still is such a tensor
+            (module, name, f"{path}.{name}" if path else name)
             for path, module in self.named.items()
             if module not in self.in_layers
             for name, x in (*module._parameters.items(), *module._buffers.items())
             if x is not None and x.numel() > 1
-        }
+        ]
+
+    def free_tensors(self) -> dict[int, str]:
+        """Return the parameters and buffers outside of layers, by identity."""
+        return {id(getattr(module, attribute)): name for module, attribute, name in self._free}
 
     def owned(self) -> dict[int, str]:
         """Return the parameters of layers, by identity."""
@@ -112,6 +116,11 @@ def _is_batch_of(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
     return len(shape) == len(other) and (not differ or (len(differ) == 1 and differ[0][1] == 2 * differ[0][0]))
 
 
+def layers_of(steps: Sequence[Step]) -> list[str]:
+    """Return the names of the layers among steps, in their order."""
+    return [step.what for step in steps if isinstance(step.what, str)]
+
+
 def are_alike(steps: Sequence[Step], others: Sequence[Step]) -> bool:
     """Return whether two forwards took the same steps, the second one on a batch of the same size or twice as large."""
     return len(steps) == len(others) and all(map(Step.is_like, steps, others))
@@ -136,9 +145,12 @@ class Observer(TorchDispatchMode):
         self.macs = 0
         self._shapes_only = shapes_only
         self._in_layers = 0
-        self._known: Any = WeakTensorKeyDictionary()  # tensor -> its token and its labels
+        self._known: dict[
+            int, tuple[Tensor, object, Tensor | None]
+        ] = {}  # by identity: a tensor, its token, its labels
         self._free, self._owners = modules.free_tensors(), modules.owned()
         self._num_skipped = 0
+        self._layout: Layout | None = None
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -159,9 +171,11 @@ class Observer(TorchDispatchMode):
         return result
 
     def _know(self, x: Tensor, token: object, labels: Tensor | None) -> None:
-        self._known[x] = token, labels
+        self._known[id(x)] = x, token, labels
 
     def _compute(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        # Before it runs: in place it leaves no trace of how its input lay.
+        self._layout = Layout.of(args[0]) if func.overloadpacket in RESTRIDING and not self._in_layers else None
         return zeros_for(func, args, kwargs) if self._shapes_only else func(*args, **kwargs)
 
     def _labels_of_operation(
@@ -174,8 +188,8 @@ class Observer(TorchDispatchMode):
 
     def token(self, x: Tensor) -> object:
         """Return what stands for a tensor: its name if it is the network's, else the step that made it."""
-        known = self._known.get(x)
-        return known[0] if known is not None else self._free.get(id(x)) or self._owners.get(id(x))
+        known = self._known.get(id(x))
+        return known[1] if known is not None else self._free.get(id(x)) or self._owners.get(id(x))
 
     def observe(self, model: nn.Module, inputs: Inputs) -> list[Tensor]:
         """Run a forward and return its outputs.
@@ -239,7 +253,8 @@ class Observer(TorchDispatchMode):
             token is None and _is_mask(x) for x, token in zip(inputs, tokens, strict=True)
         )
         is_dropout = self.running and self.running[-1] in self.modules.dropouts
-        if is_dropout or kind in _COPIES or (is_noisy and torch.Tag.pointwise in func.tags):
+        is_same = self._layout is not None and self._layout.is_like(Layout.of(results[0]))
+        if is_dropout or is_same or kind in _COPIES or (is_noisy and torch.Tag.pointwise in func.tags):
             return [self._token_like(x, inputs, tokens) for x in results]  # what dropout gives is what it got
         return self._add("reshape" if kind in _RESHAPES else func, inputs, tokens, results, arguments)
 
@@ -261,7 +276,7 @@ class Observer(TorchDispatchMode):
         shapes = tuple(tuple(x.shape) for x in (*inputs, *results))
         numbers: list[int] = []
         for given in arguments:
-            if type(given) is int and what not in _SPLITS:
+            if type(given) is int and what not in _TOLD_BY_SHAPES:
                 numbers.append(given)
             elif isinstance(given, (list, tuple)) and not (results and _are_sizes(given, shapes[len(inputs)], what)):
                 numbers += [one for one in given if type(one) is int]

@@ -192,10 +192,11 @@ def reshape(call: OperationCall) -> list[Tensor]:
         return call.lock_all(f"channels cannot be followed through {call.func}")
     after = coupling.tidy(before.reshape(call.results[0].shape))
     old, new = coupling.varied(before), coupling.varied(after)
-    chosen = coupling.choose_view(new if len(new) > len(old) else (), after.shape)
     if not old:
         return [after]
-    if chosen is not None:
+    if len(new) > len(old):
+        # Channels lie along the widest axis, of equally wide ones the last: code writes (groups, width of a group).
+        chosen = max(reversed(new), key=lambda axis: after.shape[axis])
         rest = [axis for axis in new if axis != chosen]
         coupling.regrouped = True
         coupling.assume(after, f"its channels are reshaped into groups, {call.place}")

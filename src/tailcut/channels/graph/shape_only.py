@@ -72,15 +72,30 @@ def attempt(run: Callable[[], Any], *, shapes_only: bool) -> Any:
 def zeros_for(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return the result of an operation, with zeros of the same shape in place of a product."""
     rule = _RULES.get(func)
-    found = rule(*args) if rule is not None and not kwargs and _is_plain(args) else None
+    found = rule(*args) if rule is not None and not kwargs and _is_plain(func, args) else None
     return func(*args, **kwargs) if found is None else found
 
 
-def _is_plain(args: tuple[Any, ...]) -> bool:
-    """Return whether all tensors have one type and device, and the first ones lie in order, as the result does."""
+def _is_plain(func: Any, args: tuple[Any, ...]) -> bool:
+    """Return whether all tensors have one type and device, and the result lies in memory as the rule makes it."""
     tensors = [x for x in args if isinstance(x, Tensor)]
     first = tensors[0]
-    return first.is_contiguous() and all(x.dtype == first.dtype and x.device == first.device for x in tensors)
+    lies_well = func in _PRODUCTS or first.is_contiguous() or (func is _CONVOLUTION and _is_channels_last(first))
+    return lies_well and all(x.dtype == first.dtype and x.device == first.device for x in tensors)
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _suggests_channels_last(x: Tensor) -> bool:
+    """Return what torch asks for the layout of a convolution's result: the strides of axes of size 1 count here."""
+    least = 0
+    for axis in (1, 3, 2, 0):
+        if x.stride(axis) < least:
+            return False
+        least = x.stride(axis) * max(1, x.shape[axis])
+    return True
 
 
 def _zeros(x: Tensor, sizes: int | Sequence[int]) -> Tensor:
@@ -117,7 +132,11 @@ def _convolution(
             sizes.append((size - 1) * step - 2 * pad + reach + output_padding[axis % len(output_padding)] + 1)
         else:
             sizes.append((size + 2 * pad - reach - 1) // step + 1)
-    return _zeros(x, sizes) if min(sizes) > 0 else None
+    if min(sizes) <= 0:
+        return None
+    if x.is_contiguous() or not _suggests_channels_last(x):
+        return _zeros(x, sizes)
+    return _zeros(x, (sizes[0], *sizes[2:], sizes[1])).movedim(-1, 1)
 
 
 def _mm(first: Tensor, second: Tensor) -> Tensor | None:
@@ -188,6 +207,9 @@ _ACTIVATIONS = (
     *("sigmoid", "leaky_relu", "elu", "gelu", "mish"),
 )
 
+_CONVOLUTION = aten.convolution.default
+_PRODUCTS = (aten.mm.default, aten.addmm.default, aten.bmm.default)  # lie in order, wherever their inputs lie
+
 _RULES: dict[Any, Callable[..., Any]] = {
     **{getattr(aten, name).default: _activation for name in _ACTIVATIONS},
     **{getattr(aten, f"{name}_").default: _unchanged for name in _ACTIVATIONS},
@@ -197,7 +219,7 @@ _RULES: dict[Any, Callable[..., Any]] = {
     },
     aten.native_batch_norm.default: _batch_norm,
     aten.native_batch_norm_backward.default: _batch_norm_backward,
-    aten.convolution.default: _convolution,
+    _CONVOLUTION: _convolution,
     aten.mm.default: _mm,
     aten.addmm.default: _addmm,
     aten.bmm.default: _bmm,

@@ -4,7 +4,7 @@ Layers of `layer_kinds` are taken as a whole (their rules are in layer_rules.py)
 torch's operations (operations.py). Nothing is compiled or rewritten: any Python in the forward is fine.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +19,6 @@ from tailcut.channels.graph.coupling import Coupling, along, fixed
 from tailcut.channels.graph.custom_forwards import WHY, num_outputs, own_labels, weight_call
 from tailcut.channels.graph.layer_kinds import channel_tensors, layer_kind, whole_layer
 from tailcut.channels.graph.layer_rules import Alignment, TracedLayer, couple_tied, pass_layer, write_norm
-from tailcut.channels.graph.memory_layout import RESTRIDING, Layout
 from tailcut.channels.graph.observer import Modules, Observer, Step, are_alike, tensors_of
 from tailcut.channels.graph.operations import OperationCall, bind_arguments, labels_of_results, numbered_channels
 from tailcut.channels.scoring.forward import Inputs, for_training, training, undisturbed
@@ -45,7 +44,6 @@ class Trace:
         failure: why it did not.
         reads_numbers: its code reads numbers of tensors (`.item()`), so that it must be computed in full.
         macs: multiply-accumulate operations of the forward in evaluation mode, those that compute weights included.
-        depthwise: which convolutions take their channels one by one.
         is_alike: training mode did what evaluation mode does, dropout apart.
         flows: the steps of evaluation mode, and the labels of what they gave by its token; where training mode did
             something else, also its.
@@ -62,7 +60,6 @@ class Trace:
     failure: str | None = None
     reads_numbers: bool = False
     macs: int = 0
-    depthwise: dict[str, bool] = field(default_factory=dict)
     is_alike: bool = False
     flows: list[Flow] = field(default_factory=list)
 
@@ -79,12 +76,7 @@ class StoppedError(ArgumentError):
         self.layers = layers
 
 
-def trace(
-    model: nn.Module,
-    inputs: Inputs,
-    like: Trace | None = None,
-    go_backward: Callable[[list[Tensor]], object] | None = None,
-) -> Trace:
+def trace(model: nn.Module, inputs: Inputs) -> Trace:
     """Follow the channels of `model` through two forwards, in evaluation and in training mode. It is not changed.
 
     Training mode runs layers (auxiliary classifiers) and meets tensors that evaluation leaves out; buffers that it
@@ -94,31 +86,20 @@ def trace(
     Args:
         model: any network.
         inputs: what its forward takes.
-        like: the trace of the same network before a cut, whose reading of reshapes is taken over. Training
-            mode is left out where it did what evaluation mode does.
-        go_backward: gets what evaluation mode gave; that forward is then computed in full, and may be followed back.
 
     Raises:
         ArgumentError: the network does not run on the inputs, or gives no tensors.
     """
-    with undisturbed(model), torch.set_grad_enabled(go_backward is not None):
-        if like is None:
-            found, tracer, outputs = _follow_whole(model, inputs)
-        else:
-            found = Trace(like.modules, Coupling(like.coupling.views), depthwise=dict(like.depthwise))
-            tracer, outputs = _follow(model, inputs, found, not like.reads_numbers and go_backward is None)
+    with undisturbed(model), torch.no_grad():
+        found, tracer, outputs = _follow_whole(model, inputs)
         found.outputs = [tuple(tensor.shape) for tensor in outputs]
         if not found.outputs:
             raise ArgumentError(f"{type(model).__name__} gives no tensors that its channels could be followed to")
-        if go_backward is not None:
-            go_backward(outputs)
         positions = {name: layer.positions for name, layer in found.layers.items()}
-        if like is None and not found.reads_numbers:
+        if not found.reads_numbers:
             found.trains = found.is_alike = _trains_alike(model, inputs, tracer)
-        elif like is not None and like.is_alike:
-            found.trains = found.is_alike = True
         if not found.is_alike:
-            _follow_training(model, inputs, found, like)
+            _follow_training(model, inputs, found)
         found.macs = tracer.macs
         for name, layer in found.layers.items():
             layer.positions = positions.get(name, 0)
@@ -151,13 +132,13 @@ def _trains_alike(model: nn.Module, inputs: Inputs, tracer: "_Tracer") -> bool:
     return not observer.reads_numbers and are_alike(tracer.steps, observer.steps)
 
 
-def _follow_training(model: nn.Module, inputs: Inputs, found: Trace, like: Trace | None) -> None:
+def _follow_training(model: nn.Module, inputs: Inputs, found: Trace) -> None:
     """Follow it in training mode too (changes `found`)."""
     with torch.no_grad(), training(model):
         try:
-            shapes_only = not (found if like is None else like).reads_numbers
+            shapes_only = not found.reads_numbers
             _follow(model, for_training(inputs), found, shapes_only)
-            if shapes_only and found.reads_numbers and like is None:  # only in training mode, then
+            if shapes_only and found.reads_numbers:  # only in training mode, then
                 _follow(model, for_training(inputs), found, shapes_only=False)
             found.trains = True
         except ArgumentError as error:
@@ -189,14 +170,14 @@ class _Tracer(Observer):
         self.coupling = found.coupling
         self.made: dict[object, Tensor | None] = {}  # labels by token
         self._uses: dict[int, list[str]] = {}  # parameter of a layer -> the places outside of it where it is used
+        self._normed: set[str] = set()  # norms with custom forwards that are running and were taken for layers
         self._numbered: Any = WeakTensorKeyDictionary()  # places along channels -> the labels of these
 
     def labels(self, x: Tensor) -> Tensor:
         """Return the labels of a tensor; a parameter outside layers gets new ones on first use."""
-        known = self._known.get(x)
-        if known is not None:
-            labels: Tensor = known[1]
-            return labels
+        known = self._known.get(id(x))
+        if known is not None and known[2] is not None:
+            return known[2]
         name = self._free.get(id(x))
         if name is None or x.numel() > MAX_FREE_NUMBERS:
             return fixed(x.shape)
@@ -214,11 +195,6 @@ class _Tracer(Observer):
         """Return the module path, for messages."""
         return f"in {self.running[-1]}" if self.running and self.running[-1] else "in the network's forward"
 
-    def _compute(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        # Before it runs: in place it leaves no trace of how its input lay.
-        self._layout = Layout.of(args[0]) if func.overloadpacket in RESTRIDING and not self._in_layers else None
-        return super()._compute(func, args, kwargs)
-
     def _know(self, x: Tensor, token: object, labels: Tensor | None) -> None:
         super()._know(x, token, labels)
         self.made.setdefault(token, labels)
@@ -230,6 +206,8 @@ class _Tracer(Observer):
         for x in inputs:
             if id(x) in self._owners:
                 self._uses.setdefault(id(x), []).append(self.place())
+        if self._is_own_norm(func, inputs):
+            return self._normalised(inputs[0], results)
         arguments = bind_arguments(func, args, kwargs)
         labels = self._multiplied(func, arguments, results)
         if labels is not None:
@@ -272,6 +250,8 @@ class _Tracer(Observer):
                     self._note_layer(name, tensors_of((args, kwargs)), tensors_of(output))
                 elif is_own:
                     self._end(name, module)
+                elif name in self._normed:
+                    self._normed.remove(name)
                 else:
                     self._write_norm(name, module, args, kwargs, output)
 
@@ -301,7 +281,7 @@ class _Tracer(Observer):
         for attribute, labels in own_labels(module, outer).items():
             x = getattr(module, attribute)
             if id(x) in self._free:
-                self._known[x] = self._free[id(x)], labels
+                self._known[id(x)] = x, self._free[id(x)], labels
 
     def _multiplied(self, func: Any, given: dict[str, Any], results: list[Tensor]) -> Tensor | None:
         """Take an operation in the forward of such a layer for the layer, if it is one. Returns its result's labels."""
@@ -323,6 +303,23 @@ class _Tracer(Observer):
                 reason = f"meets fixed entries in the forward of {name}"
                 self.coupling.couple(along(outer, axis, vector.shape), vector, reason)
         return labels
+
+    def _is_own_norm(self, func: Any, inputs: Sequence[Tensor]) -> bool:
+        """Return whether an operation is the batch norm of the layer that is running, by its own tensors."""
+        name = self.running[-1] if self.running else ""
+        if name not in self.modules.traced_through or "batch_norm" not in func.overloadpacket.__name__:
+            return False
+        own = {id(x) for x in channel_tensors(self.modules.named[name]).values()}
+        return len(inputs) > 1 and all(id(x) in own for x in inputs[1:])
+
+    def _normalised(self, x: Tensor, results: Sequence[Tensor]) -> list[Tensor]:
+        """Take the batch norm of a layer with a custom forward for the layer."""
+        name = self.running[-1]
+        self._normed.add(name)
+        labels = pass_layer(self.found, name, self.modules.named[name], x, self.labels(x), results[0])
+        outer = self.found.layers[name].outer
+        statistics = [fixed(one.shape) if outer is None or one.shape != outer.shape else outer for one in results[1:]]
+        return [labels, *statistics]
 
     def _end(self, name: str, module: nn.Module) -> None:
         if name not in self.found.layers:

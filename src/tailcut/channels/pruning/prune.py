@@ -18,13 +18,13 @@ from tailcut.channels.pruning.report import PruneReport
 from tailcut.channels.pruning.selection import Limits, check_scores
 from tailcut.channels.pruning.surgery import apply_cut
 from tailcut.channels.pruning.verification import (
-    accepted,
     failing_groups,
-    failure_reason,
+    go_backward,
     lock_culprits,
     lock_rigid_groups,
-    misread,
+    verify,
 )
+from tailcut.channels.scoring.forward import run, undisturbed
 from tailcut.counting import count_macs, count_parameters
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.structure import record_of
@@ -221,8 +221,7 @@ def _cut(
     graph, after, backward = plan.graph, None, True
     if not why:
         why, after = _try_cut(model, inputs, plan)
-    if why is not None and failure_reason(model, inputs, graph.trace) is not None:
-        # It did not run backward before either, so the cut is not to blame for that.
+    if why is not None and not _runs_backward(model, inputs, graph):  # the cut is not to blame for that
         backward = False
         why, after = _try_cut(model, inputs, plan, backward=False)
     if why is None:
@@ -242,27 +241,29 @@ def _try_cut(
     """Cut the model and record it; where it no longer runs, or other channels meet, put it back and say why not.
 
     Returns:
-        What is wrong, None if nothing; and the MACs of the model after the cut, if they are known.
+        What is wrong, None if nothing; and the MACs of the model after the cut.
     """
-    graph, cut = plan.graph, plan.cut
     try:
-        undo = apply_cut(model, cut)
+        undo = apply_cut(model, plan.cut)
     except StructureError as error:
         return str(error), None
-    why, after = None, None
     try:
-        after = accepted(model, inputs, graph, plan.removed) if backward else None
-        if after is None:
-            why = misread(model, inputs, graph, cut)
-        if after is None and why is None:
-            why = failure_reason(model, inputs, graph.trace, backward=backward, train=False)
+        after = verify(model, inputs, plan.graph, plan.removed, backward=backward)
     except StoppedError as error:
-        why = str(error)
+        undo()
+        return str(error), None
     except BaseException:
         undo()
         raise
-    if why is None:
-        record_cut(model, cut)
-    else:
-        undo()
-    return why, after
+    record_cut(model, plan.cut)
+    return None, after
+
+
+def _runs_backward(model: nn.Module, inputs: tuple[Tensor, ...], graph: ChannelGraph) -> bool:
+    """Return whether gradients can be followed back through the network as it is."""
+    with undisturbed(model), torch.enable_grad():
+        try:
+            go_backward(model, run(model, inputs), graph.trace)
+        except ArgumentError:
+            return False
+    return True
