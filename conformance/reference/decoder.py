@@ -178,6 +178,7 @@ def read_stream(header: Items, version: int) -> int:
     kind = header.byte()
     require(kind // 16 in TYPES and (version > 1 or kind // 16 < QUANTIZED), "stream-type-known")
     require(version == 1 or (kind // 16 == QUANTIZED) == (kind % 16 == 3), "quantized-codec")
+    require(version < 3 or kind % 16 <= 3, "codec-known")
     return kind
 
 

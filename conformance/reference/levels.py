@@ -65,6 +65,6 @@ def read_head(level: Items, streams: list[int]) -> Head:
     for kind in streams if mark else streams[:1]:
         codecs.append(level.byte())
         require((kind // 16 == QUANTIZED) == (codecs[-1] == 3), "quantized-codec")
-    require(all(codec <= 3 for codec in codecs), "codec-known")
+        require(codecs[-1] <= 3, "codec-known")
     lengths = [level.varint() for _ in codecs[:-1]]
     return Head(bool(mark), codecs, [level.take(length) for length in lengths] + [level.rest()])

@@ -242,9 +242,6 @@ def _decode_level(reader: Reader, lowest: Contents) -> Level:
         raise CorruptFileError("the first byte of a level is neither 0 nor 1")
     kinds = list(_streams(lowest)) if has_others else list(_streams(lowest))[:1]
     streams = [_checked_stream(kind.type_number, reader.byte(), 3) for kind in kinds]
-    for stream in streams:  # here, so that no payload of a level below is refused before
-        if stream.type_number != QUANTIZED:
-            codecs.check_known(stream.codec_number)
     lengths = [reader.uint(of="the length of a payload") for _ in streams[:-1]]
     payloads = [reader.raw(length) for length in lengths]
     payloads.append(reader.raw(reader.remaining))
@@ -355,6 +352,8 @@ def _checked_stream(number: int, codec: int, version: int) -> Stream:
     _check_type(number, version)
     if version > 1 and (number == QUANTIZED) != (codec == QUANTIZED_CODEC):
         raise CorruptFileError(f"a stream of number type {number} in codec {codec}")
+    if version > 2 and number != QUANTIZED:
+        codecs.check_known(codec)  # here: of several levels it would matter which payload is decoded first
     return Stream(number, codec, b"")
 
 
