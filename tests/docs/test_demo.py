@@ -10,7 +10,7 @@ import pytest
 import tailcut
 from tailcut.cli import main
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.curves]
 
 
 @pytest.fixture
