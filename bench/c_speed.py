@@ -1,8 +1,6 @@
 """The exported C on this machine, beside the compiled loops of `fuse`, torch and ONNX Runtime; all on one thread."""
 
 import ctypes
-import importlib
-import importlib.util
 import shutil
 import subprocess
 import tempfile
@@ -15,9 +13,8 @@ from torch import Tensor, nn
 from bench.machine import Machine
 from bench.scale import FULL, TINY, Scale
 from bench.tables import Row, Table
-from bench.timing import compare, forward_of, num_threads
+from bench.timing import compare, forward_of, has_onnx, num_threads, onnx_forward
 from tailcut.execution import fuse
-from tailcut.execution.onnx.export import export_onnx
 from tailcut.export_c import export_c
 from tailcut.format import load
 from tailcut.structure import example_shape
@@ -69,8 +66,8 @@ def _row(name: str, scale: Scale) -> Row:
             "fused": forward_of(fuse(model), x),
             "dense": forward_of(to_dense(model).eval(), x),
         }
-        if all(importlib.util.find_spec(package) is not None for package in ("onnxscript", "onnxruntime")):
-            ways["onnx"] = _onnx_forward(to_dense(model).eval(), x, Path(folder) / "dense.onnx")
+        if has_onnx():
+            ways["onnx"] = onnx_forward(to_dense(model).eval(), Path(folder) / "dense.onnx", x, dynamic=False)
         timings = compare(ways, scale, share=1 / len(NETWORKS))
     seconds = {way: timing.median_s for way, timing in timings.items()}
     onnx = seconds.get("onnx")
@@ -110,14 +107,3 @@ def c_forward(model: nn.Module, x: Tensor, folder: Path) -> Callable[[], Tensor]
         return memory[1]
 
     return forward
-
-
-def _onnx_forward(model: nn.Module, x: Tensor, path: Path) -> Callable[[], object]:
-    runtime = importlib.import_module("onnxruntime")
-    export_onnx(model, path, example_input=x, dynamic=False)
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = runtime.InferenceSession(path, options)
-    (entry,) = session.get_inputs()
-    given = {entry.name: x.numpy()}
-    return lambda: session.run(None, given)

@@ -1,6 +1,5 @@
 """The three papers in one network, and each of its steps alone: MACs, and seconds for one image."""
 
-import importlib.util
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from bench.machine import Machine
 from bench.scale import FULL, Scale
 from bench.tables import Row, Table
-from bench.timing import compare, forward_of, onnx_forward
+from bench.timing import compare, forward_of, has_onnx, onnx_forward
 from tailcut import channels, inputs
 from tailcut.counting import count_macs
 from tailcut.execution import fuse
@@ -76,35 +75,31 @@ def _truncated(model: nn.Module) -> nn.Module:
 
 
 def _rows(networks: dict[str, tuple[nn.Module, Tensor]], scale: Scale) -> list[Row]:
-    has_onnx = all(importlib.util.find_spec(name) is not None for name in ("onnxscript", "onnxruntime"))
+    dense = {name: to_dense(model) for name, (model, _) in networks.items()}
     fused = {name: fuse(model, x) for name, (model, x) in networks.items()}
     with tempfile.TemporaryDirectory() as folder:
-        candidates: dict[str, Callable[[], object]] = {}
+        ways: dict[str, dict[str, Callable[[], object]]] = {}
         for number, (name, (model, x)) in enumerate(networks.items()):
-            candidates[f"{name}, dense"] = forward_of(to_dense(model), x)
-            candidates[f"{name}, fused"] = forward_of(fused[name], x)
-            if has_onnx:
-                candidates[f"{name}, ONNX"] = onnx_forward(model, Path(folder) / f"{number}.onnx", x)
-        timings = compare(candidates, scale)
+            ways[name] = {"dense": forward_of(dense[name], x), "fused": forward_of(fused[name], x)}
+            if has_onnx():
+                ways[name]["ONNX Runtime"] = onnx_forward(model, Path(folder) / f"{number}.onnx", x)
+        timings = compare({f"{name}, {way}": run for name in ways for way, run in ways[name].items()}, scale)
+    times = {name: {way: timings[f"{name}, {way}"].median_s for way in ways[name]} for name in networks}
+    first = min(next(iter(times.values())).values())
     rows: list[Row] = []
-    fastest = [min(t.median_s for key, t in timings.items() if key.startswith(f"{name}, ")) for name in networks]
-    for (name, (model, x)), least in zip(networks.items(), fastest, strict=True):
-        dense = to_dense(model)
-        macs = count_macs(dense, x).total
-        with torch.no_grad():
-            fused[name](x)
-        layers = fused[name].report().layers
-        onnx = timings.get(f"{name}, ONNX")
+    for name, (_, x) in networks.items():
+        seconds = times[name]
+        macs, layers = count_macs(dense[name], x).total, fused[name].report().layers
         rows.append(
             {
                 "network": name,
-                "M parameters": sum(parameter.numel() for parameter in dense.parameters()) / 1e6,
+                "M parameters": sum(parameter.numel() for parameter in dense[name].parameters()) / 1e6,
                 "M MACs": macs / 1e6,
                 "fused M MACs": (macs - sum(layer.dense_macs - layer.macs for layer in layers)) / 1e6,
-                "dense ms": 1e3 * timings[f"{name}, dense"].median_s,
-                "fused ms": 1e3 * timings[f"{name}, fused"].median_s,
-                "ONNX Runtime ms": None if onnx is None else 1e3 * onnx.median_s,
-                "times faster": fastest[0] / least,
+                "dense ms": 1e3 * seconds["dense"],
+                "fused ms": 1e3 * seconds["fused"],
+                "ONNX Runtime ms": 1e3 * seconds["ONNX Runtime"] if "ONNX Runtime" in seconds else None,
+                "times faster": first / min(seconds.values()),
             }
         )
     return rows

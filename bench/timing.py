@@ -5,6 +5,7 @@ something on one thread only.
 """
 
 import gc
+import importlib.util
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -70,16 +71,29 @@ def forward_of(model: nn.Module, x: Tensor) -> Callable[[], object]:
     return call
 
 
-def onnx_forward(model: nn.Module, path: Path, x: Tensor) -> Callable[[], object]:
-    """Export the network to `path`, and return its forward on x in ONNX Runtime, on torch's number of threads."""
+def has_onnx() -> bool:
+    """Return whether `onnx_forward` finds what it needs, the extra onnx."""
+    return all(importlib.util.find_spec(name) is not None for name in ("onnxscript", "onnxruntime"))
+
+
+def onnx_forward(model: nn.Module, path: Path, x: Tensor, *, dynamic: bool = True) -> Callable[[], object]:
+    """Export the network to `path`, and return its forward on x in ONNX Runtime, on torch's number of threads.
+
+    Args:
+        model: the network.
+        path: of the file to write.
+        x: the input.
+        dynamic: leave the sizes of the input open, see `export_onnx`.
+    """
     import onnxruntime
 
-    report = export_onnx(model, path, example_input=x)
+    report = export_onnx(model, path, example_input=x, dynamic=dynamic)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(path, options)
     (name,) = report.inputs
-    return lambda: session.run(None, {name: x.numpy()})
+    given = {name: x.numpy()}
+    return lambda: session.run(None, given)
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """One truncated network with fewer and fewer channels: how fast it runs elsewhere, and what it still finds."""
 
-import importlib.util
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from torch import nn
 from bench.machine import Machine
 from bench.scale import FULL, Scale
 from bench.tables import Row, Table
-from bench.timing import Timing, compare, forward_of, onnx_forward
+from bench.timing import Timing, compare, forward_of, has_onnx, onnx_forward
 from tailcut.counting import count_macs
 from tailcut.errors import DataNotFoundError
 from tailcut.evaluation.evaluate import evaluate_file
@@ -59,19 +58,19 @@ def _small_network(scale: Scale) -> nn.Module:
 def _measure(model: nn.Module, scale: Scale, folder: Path) -> tuple[list[Row], list[str]]:
     networks = {divisor: _resampled(model, scale, divisor) for divisor in DIVISORS}
     x = torch.rand(1, 3, *scale.photo_size)
-    has_onnx = all(importlib.util.find_spec(name) is not None for name in ("onnxscript", "onnxruntime"))
+    with_onnx = has_onnx()
     files = {divisor: folder / f"{divisor}.onnx" for divisor in networks}
     ways: dict[str, Callable[[], object]] = {}
     for divisor, network in networks.items():
         ways[f"dense {divisor}"] = forward_of(to_dense(network), x)
         ways[f"fused {divisor}"] = forward_of(fuse(network), x)
-        if has_onnx:
+        if with_onnx:
             ways[f"onnx {divisor}"] = onnx_forward(network, files[divisor], x)
     timings = compare(ways, scale)
     found = {divisor: _dice(network, folder / f"{divisor}.tailcut") for divisor, network in networks.items()}
-    kilobytes = {divisor: file.stat().st_size / 1e3 if has_onnx else None for divisor, file in files.items()}
+    kilobytes = {divisor: file.stat().st_size / 1e3 if with_onnx else None for divisor, file in files.items()}
     notes = ["times faster: ONNX Runtime, than with all channels; the file is that of tailcut export."]
-    if not has_onnx:
+    if not with_onnx:
         notes.append("ONNX Runtime: needs the extra onnx.")
     if None in found.values():
         notes.append(f"Dice: no data root has {DATA}.")

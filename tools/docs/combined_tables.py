@@ -4,44 +4,32 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from tailcut.reports import by_name, read_records
 from tailcut.runs import Result, read_result
 from tools.docs.markdown import markdown_table
 
 COMBINED = "imagenette-resnet18-combined"
-ALONE = (
-    ("pixels, 112 x 112, dense", "frequency-inputs/imagenette-resnet18-rgb112"),
-    ("inputs alone: 24 frequency channels", "frequency-inputs/imagenette-resnet18-dct24"),
-    ("channels alone: half of the MACs pruned", "combined/imagenette-resnet18-pruned"),
-    ("weights alone: 2 % of the coefficients", "combined/imagenette-resnet18-truncated"),
-)
-STAGES = (
-    ("all three: 24 frequency channels", f"stages/combined/{COMBINED}", "-inputs"),
-    ("... half of the MACs pruned", f"stages/combined/{COMBINED}", "-channels"),
-    ("... 2 % of the coefficients", f"stages/combined/{COMBINED}", "-weights"),
-    ("... trained for bytes", f"combined/{COMBINED}", ""),
+# Title and name of the results; those of a stage have its name behind the recipe's.
+ROWS = (
+    ("pixels, 112 x 112, dense", "imagenette-resnet18-rgb112"),
+    ("inputs alone: 24 frequency channels", "imagenette-resnet18-dct24"),
+    ("channels alone: half of the MACs pruned", "imagenette-resnet18-pruned"),
+    ("weights alone: 2 % of the coefficients", "imagenette-resnet18-truncated"),
+    ("all three: 24 frequency channels", f"{COMBINED}-inputs"),
+    ("... half of the MACs pruned", f"{COMBINED}-channels"),
+    ("... 2 % of the coefficients", f"{COMBINED}-weights"),
+    ("... trained for bytes", COMBINED),
 )
 HEADER = ("network", "seeds", "**accuracy**", "parameters", "coefficients", "**bytes**", "smaller")
 
 
 def combined_table(results: Path) -> str:
     """Return one row for each network, with the mean and the spread over its seeds."""
-    found = [(title, seeds_of(results, name, "")) for title, name in ALONE]
-    found += [(title, seeds_of(results, name, stage)) for title, name, stage in STAGES]
-    dense = found[0][1]
+    stages = [read_result(path) for path in (results / "stages").rglob("*.json")]
+    known = by_name(sorted([*read_records(results), *stages], key=lambda result: result.seed))
+    dense = known.get(ROWS[0][1])
     largest = dense[0].file_bytes if dense else None
-    return markdown_table(HEADER, [_row(title, runs, largest) for title, runs in found], align="<<>>>>>")
-
-
-def seeds_of(results: Path, name: str, stage: str) -> list[Result]:
-    """Return the results NAME[-SEED]STAGE.json, by seed."""
-    place = results / name
-    paths = [
-        path
-        for path in place.parent.glob(f"{place.name}*{stage}.json")
-        if path.stem.removeprefix(place.name).removesuffix(stage).removeprefix("-").isdecimal()
-        or path.stem == f"{place.name}{stage}"
-    ]
-    return sorted((read_result(path) for path in paths), key=lambda result: result.seed)
+    return markdown_table(HEADER, [_row(title, known.get(name, []), largest) for title, name in ROWS], align="<<>>>>>")
 
 
 def _row(title: str, runs: Sequence[Result], largest: int | None) -> list[str]:

@@ -36,7 +36,7 @@ from tailcut.format.quantized.values import TRANSFORMS, step_size
 from tailcut.format.save import compression_ratio, dense_bytes
 from tailcut.limits import limit_of
 from tailcut.printing import Report, sizes, table
-from tailcut.weights.byte_budget import STATISTICS, purposes
+from tailcut.weights.byte_budget import batch_norms, purposes
 
 NAMES_WIDTH, BAR_WIDTH = 100, 40
 _COUNTER = "num_batches_tracked"
@@ -220,16 +220,12 @@ def _is_counter(entry: StoredOtherTensor) -> bool:
     return entry.name.rpartition(".")[2] == _COUNTER and not entry.shape
 
 
-def _norms(others: Sequence[StoredOtherTensor]) -> set[str]:
-    """Return the names of the modules that are batch norms: they have running statistics."""
-    return {entry.name.rpartition(".")[0] for entry in others if entry.name.rpartition(".")[2] in STATISTICS}
-
-
 def _bytes_by_kind(
     file_bytes: int, tensors: Sequence[StoredTensor], others: Sequence[StoredOtherTensor]
 ) -> dict[str, int]:
     """Return the bytes of the file by purpose."""
-    norms, purpose = _norms(others), purposes({entry.name: entry.kind == "parameter" for entry in others})
+    norms = batch_norms(entry.name for entry in others)
+    purpose = purposes({entry.name: entry.kind == "parameter" for entry in others})
     kinds = dict.fromkeys(("coefficients", "batch norm", "biases", "other tensors"), 0)
     for tensor in tensors:
         kinds["batch norm" if tensor.name.rpartition(".")[0] in norms else "coefficients"] += tensor.bytes
@@ -290,7 +286,7 @@ def _inspect(contents: Contents, file_bytes: int, max_parameters: int) -> Inspec
     num_dense = sum(math.prod(entry.shape) for entry in kept)
     stored = _kept(contents, kept, rounded)
     stored_others = _others(contents, others, rounded)
-    norms = _norms(stored_others)
+    norms = batch_norms(name for name, _, _ in others)
     num_parameters = num_dense + sum(math.prod(shape) for _, shape, is_parameter in others if is_parameter)
     return InspectReport(
         version=contents.version,

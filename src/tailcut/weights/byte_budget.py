@@ -1,6 +1,6 @@
 """Estimate of the coefficients that a file of so many bytes has room for, before anything is trained."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -88,13 +88,18 @@ def byte_budget(
     return ByteBudget(target_bytes, counts, {"coefficients": round(total * COEFFICIENT_BITS / 8), **kinds})
 
 
+def batch_norms(names: Iterable[str]) -> set[str]:
+    """Return the modules among whose tensors, of these names, are running statistics: they are batch norms."""
+    return {name.rpartition(".")[0] for name in names if name.rpartition(".")[2] in STATISTICS}
+
+
 def purposes(is_parameter: Mapping[str, bool]) -> dict[str, str]:
     """Return what each tensor that is no coefficient is for: batch norm, biases, or other tensors.
 
     Args:
-        is_parameter: by name of the tensor. A module with running statistics is a batch norm.
+        is_parameter: by name of the tensor.
     """
-    norms = {name.rpartition(".")[0] for name in is_parameter if name.rpartition(".")[2] in STATISTICS}
+    norms = batch_norms(is_parameter)
     kinds = {}
     for name, is_one in is_parameter.items():
         other = "biases" if is_one and name.rpartition(".")[2].endswith("bias") else "other tensors"

@@ -145,9 +145,8 @@ class Observer(TorchDispatchMode):
         self.macs = 0
         self._shapes_only = shapes_only
         self._in_layers = 0
-        self._known: dict[
-            int, tuple[Tensor, object, Tensor | None]
-        ] = {}  # by identity: a tensor, its token, its labels
+        # By identity: a tensor, its token, its labels.
+        self._known: dict[int, tuple[Tensor, object, Tensor | None]] = {}
         self._free, self._owners = modules.free_tensors(), modules.owned()
         self._num_skipped = 0
         self._layout: Layout | None = None

@@ -8,8 +8,8 @@ from torch import nn
 
 from tailcut.data import Dataset, Roots, split_off
 from tailcut.errors import ArgumentError, RecipeError, StructureError, TailcutError
+from tailcut.evaluation.evaluate import runnable
 from tailcut.evaluation.pixel_inputs import image_shape
-from tailcut.execution import fuse
 from tailcut.format import load
 from tailcut.runs import Run, packed_network
 from tailcut.structure import set_class_names, set_image_size
@@ -19,7 +19,7 @@ from tailcut.training.recipe.sections import GENERATIVE
 from tailcut.training.setup.build_generation import build_gan, check_generative
 from tailcut.training.setup.initial_network import fresh_network, parent
 from tailcut.training.setup.initialization import regularized
-from tailcut.weights import TailTruncation, norm_counts, to_dense, truncate_norms, truncated_tensors
+from tailcut.weights import TailTruncation, norm_counts, truncate_norms, truncated_tensors
 
 logger = logging.getLogger("tailcut.training")
 
@@ -252,6 +252,5 @@ def load_teacher(
             teacher = load(packed_network(recipe.distillation.teacher, beside=beside))
         except (TailcutError, OSError) as error:
             raise RecipeError(f"distillation.teacher: {error}") from error
-    is_fused = bool(truncated_tensors(teacher)) and recipe.training.precision == "fp32" and device.type == "cpu"
-    teacher = (teacher if is_fused else to_dense(teacher)).to(device).eval().requires_grad_(False)
-    return fuse(teacher) if is_fused else teacher
+    is_dense = recipe.training.precision != "fp32" or device.type != "cpu"
+    return runnable(teacher, device, dense=is_dense).requires_grad_(False)
