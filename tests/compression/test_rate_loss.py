@@ -13,6 +13,7 @@ import tailcut
 from tailcut import RateLoss
 from tailcut.data import open_dataset
 from tailcut.errors import ArgumentError
+from tailcut.format.save import pack
 from tailcut.weights import kept_counts
 
 DIGITS = {split: open_dataset("digits", split) for split in ("train", "test")}
@@ -98,6 +99,25 @@ def test_the_estimate_is_the_size_of_the_file(trained: nn.Module, tmp_path: Path
         )
         assert rate.target.num_bytes == report.file_bytes <= target
         assert abs(rate.target.overhead) < share * target
+
+
+def test_the_size_does_not_depend_on_the_scale_of_weights_before_batch_norm(trained: nn.Module) -> None:
+    """Nothing holds that scale in a training: weights, steps and statistics can grow together."""
+    model = copy.deepcopy(trained)
+    rate = RateLoss(model, target_bytes=1500, num_steps=10)
+
+    def num_bytes() -> int:
+        return len(pack(model, dtype="quantized", step=1.0, sensitivity=rate.sensitivity())[0])
+
+    before, places = num_bytes(), {tensor.name: place for place, tensor in enumerate(rate.trained)}
+    with torch.no_grad():
+        for convolution, norm in (("0", "1"), ("3", "4")):
+            place = places[f"{convolution}.weight"]
+            rate.trained[place].parameter.mul_(2**14)
+            rate.log_steps[place] += 14
+            model.get_buffer(f"{norm}.running_mean").mul_(2**14)
+            model.get_buffer(f"{norm}.running_var").mul_(2**28)
+    assert abs(num_bytes() - before) <= 4
 
 
 def test_within_the_block_the_network_is_that_of_its_file(trained: nn.Module, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tailcut.compression.lattices import Lattices, trained_tensors
 from tailcut.compression.tails import cut_empty_tails, cut_to
 from tailcut.errors import ArgumentError
 from tailcut.format.container.numbers import QUANTIZED, QUANTIZED_DTYPE
-from tailcut.format.network.tensors import network_tensors
+from tailcut.format.network.tensors import NetworkTensors, network_tensors
 from tailcut.format.quantization import (
     RELATIVE_STEP,
     check_least,
@@ -101,13 +101,15 @@ class RateLoss(nn.Module):
         _checked("target_bytes", target_bytes)
         self._held = (without_views(model),)  # no part of this module
         self._seed = seed
-        tensors = network_tensors(self._model, [edit.current(self._model) for edit in record_of(self._model).edits])
+        tensors = self._tensors()
         self.trained = trained_tensors(tensors)
         if not self.trained:
             raise ArgumentError("no parameter of the network wants a gradient: there is nothing to train for bytes")
         self._lattices = Lattices(self.trained)
         transforms = {tensor.name: tensor.transform for tensor in self.trained if not tensor.is_kept}
-        found = completed(default_sensitivity(tensors) if sensitivity is None else sensitivity, tensors)
+        usual = default_sensitivity(tensors)
+        self._first_usual = usual.curvature
+        found = completed(usual if sensitivity is None else sensitivity, tensors)
         found = replace(found, blocks=(), transforms=transforms)
         check_least(lambda step: self._packed_bytes(step, found), target_bytes)
         if start_bytes is None:
@@ -125,6 +127,7 @@ class RateLoss(nn.Module):
         self.target = ByteTarget(start, target_bytes, _checked("num_steps", num_steps))
         self._masters: list[Tensor] | None = None
         self._numbers: Tensor | None = None
+        self._first_log_sizes = self._log_sizes()
 
     def optimizer(
         self, kind: Callable[..., torch.optim.Optimizer], *, lr: float = 0.01, step_lr: float = 0.02, **settings: Any
@@ -229,7 +232,8 @@ class RateLoss(nn.Module):
         """
         now, counts = self.log_steps.detach(), torch.tensor(self._lattices.counts).to(self.log_steps)
         if measured is None:
-            measured, wider = self._first, now - self._first_log_steps
+            measured, grown = self._first_rescaled()
+            wider = now - self._first_log_steps - grown
         else:
             curvature = [measured.curvature.get(tensor.name, 0.0) for tensor in self.trained]
             known = torch.tensor(curvature, dtype=torch.float64).to(now.device)
@@ -239,6 +243,30 @@ class RateLoss(nn.Module):
         sizes = self.step_sizes().detach().tolist()
         learned = {tensor.name: size**-2 for tensor, size in zip(self.trained, sizes, strict=True)}
         return replace(found, curvature={**found.curvature, **learned}, transforms=self._first.transforms)
+
+    def _first_rescaled(self) -> tuple[Sensitivity, Tensor]:
+        """Return the first sensitivity, for statistics as large as they are now, and the growth of the trained numbers.
+
+        Nothing holds the size of a weight before batch norm: its numbers, its step, and the statistics behind it may
+        all grow a thousandfold and be the same network.
+
+        Returns:
+            The sensitivity; octaves by which the numbers of each trained tensor grew, (tensors,).
+        """
+        trained = {tensor.name for tensor in self.trained}
+        usual = default_sensitivity(self._tensors()).curvature  # falls with the square of the numbers' size
+        ratio = {name: size / self._first_usual.get(name, size) for name, size in usual.items() if name not in trained}
+        curvature = {name: size * ratio.get(name, 1.0) for name, size in self._first.curvature.items()}
+        return replace(self._first, curvature=curvature), self._log_sizes() - self._first_log_sizes
+
+    def _log_sizes(self) -> Tensor:
+        """Return the base-2 logarithms of the root mean squares of the numbers behind the rounding, (tensors,)."""
+        values = self._masters or [tensor.parameter.detach() for tensor in self.trained]
+        sizes = [part.square().mean().sqrt() for part in self._parts(self._flat(values))]
+        return torch.stack(sizes).clamp(min=torch.finfo(torch.float32).tiny).log2()
+
+    def _tensors(self) -> NetworkTensors:
+        return network_tensors(self._model, [edit.current(self._model) for edit in record_of(self._model).edits])
 
     def save(
         self, path: str | Path, inputs: Batches | None = None, *, num_gradients: int = 300, **settings: Any

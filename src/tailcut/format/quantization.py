@@ -348,14 +348,24 @@ def rounded_with_feedback(block: Block, values: Mapping[str, Tensor], steps: Map
 
 
 def _cheapest(values: Tensor, layout: Layout, candidates: list[_Candidate]) -> Coded:
-    """Return the cheapest of the candidates. A running variance stays above 0."""
-    found = []
+    """Return the cheapest of the candidates. A running variance stays above 0.
+
+    Raises:
+        ArgumentError: the steps of all candidates are too fine.
+    """
+    found, failures = [], []
     for candidate in candidates:
-        tensor = quantize(values, layout, candidate.transform, nearest_step(candidate.step))
+        try:
+            tensor = quantize(values, layout, candidate.transform, nearest_step(candidate.step))
+        except ArgumentError as error:
+            failures.append(error)
+            continue
         is_variance = layout.key == "running_var" and candidate.transform != LOG2
         if is_variance and not bool((quantized.dequantize(tensor, layout) > 0).all()):
             continue
         found.append((_cost(tensor), tensor))
+    if not found and failures:
+        raise failures[0]
     if not found:  # variances below 0, which were so before
         found.append((0.0, quantize(values, layout, NONE, nearest_step(candidates[0].step))))
     return min(found, key=lambda pair: pair[0])[1]
