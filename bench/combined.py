@@ -20,7 +20,7 @@ from tailcut.weights import regularize, to_dense
 # As the recipes in recipes/combined.
 NUM_CHANNELS = 24
 MACS_RATIO = 0.5
-KEEP_RATIO = 0.02
+KEEP_RATIO = 0.05
 
 
 def run(scale: Scale, machine: Machine) -> list[Table]:

@@ -14,10 +14,10 @@ ROWS = (
     ("pixels, 112 x 112, dense", "imagenette-resnet18-rgb112"),
     ("inputs alone: 24 frequency channels", "imagenette-resnet18-dct24"),
     ("channels alone: half of the MACs pruned", "imagenette-resnet18-pruned"),
-    ("weights alone: 2 % of the coefficients", "imagenette-resnet18-truncated"),
+    ("weights alone: 5 % of the coefficients", "imagenette-resnet18-truncated"),
     ("all three: 24 frequency channels", f"{COMBINED}-inputs"),
     ("... half of the MACs pruned", f"{COMBINED}-channels"),
-    ("... 2 % of the coefficients", f"{COMBINED}-weights"),
+    ("... 5 % of the coefficients", f"{COMBINED}-weights"),
     ("... trained for bytes", COMBINED),
 )
 HEADER = ("network", "seeds", "**accuracy**", "parameters", "coefficients", "**bytes**", "smaller")

@@ -20,4 +20,4 @@ def test_rows_come_from_the_records(tmp_path: Path) -> None:
     assert table.count("not run") == 5
     assert "| pixels, 112 x 112, dense | 0, 1 | **55.0 ± 7.1 %** |" in table
     assert "| ... trained for bytes | 3 | **75.0 %** |" in table
-    assert "| ... 2 % of the coefficients | 3 | **75.0 %** |" in table
+    assert "| ... 5 % of the coefficients | 3 | **75.0 %** |" in table
