@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tailcut import RateLoss
 from tailcut.data import open_dataset
 from tailcut.errors import ArgumentError
 from tailcut.format.save import pack
+from tailcut.format.sensitivity import Sensitivity
 from tailcut.weights import kept_counts
 
 DIGITS = {split: open_dataset("digits", split) for split in ("train", "test")}
@@ -118,6 +120,26 @@ def test_the_size_does_not_depend_on_the_scale_of_weights_before_batch_norm(trai
             model.get_buffer(f"{norm}.running_mean").mul_(2**14)
             model.get_buffer(f"{norm}.running_var").mul_(2**28)
     assert abs(num_bytes() - before) <= 4
+
+
+def test_what_is_not_trained_is_measured_again(trained: nn.Module) -> None:
+    """The run then counts the bytes that its file will have, and so does a run that goes on from its state."""
+    model = copy.deepcopy(trained)
+    rate = RateLoss(model, target_bytes=1500, num_steps=10)
+
+    def num_bytes(sensitivity: Sensitivity) -> int:
+        return len(pack(network, dtype="quantized", step=1.0, sensitivity=replace(sensitivity, blocks=()))[0])
+
+    with rate.rounded():
+        network = copy.deepcopy(model).eval()
+    inputs = IMAGES[:256].split(8)
+    at_the_end = num_bytes(rate.sensitivity(tailcut.measure_sensitivity(network, inputs, num_gradients=32)))
+    assert num_bytes(rate.sensitivity()) != at_the_end
+    rate.remeasure(inputs, num_gradients=32)
+    assert num_bytes(rate.sensitivity()) == at_the_end
+    again = RateLoss(model, target_bytes=1500, num_steps=10)
+    again.load_state_dict(rate.state_dict())
+    assert again.sensitivity() == rate.sensitivity()
 
 
 def test_within_the_block_the_network_is_that_of_its_file(trained: nn.Module, tmp_path: Path) -> None:

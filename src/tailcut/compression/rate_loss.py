@@ -40,7 +40,7 @@ SEEDS = 1 << 32
 """The noise of a run begins at its seed times this."""
 
 MAX_COARSER = 6
-"""Half octaves by which the steps of what is not trained may grow where a file is a little too large."""
+"""Octaves by which the curvature of what is not trained may fall where a file is a little too large; steps by half."""
 
 START_BYTES = 3
 """The goal at the start, in parts of that at the end."""
@@ -268,6 +268,31 @@ class RateLoss(nn.Module):
     def _tensors(self) -> NetworkTensors:
         return network_tensors(self._model, [edit.current(self._model) for edit in record_of(self._model).edits])
 
+    @property
+    def has_untrained(self) -> bool:
+        """Whether the file rounds numbers that are not trained: batch norm's running statistics, frozen parameters."""
+        return self._has_untrained(self._model)
+
+    def remeasure(self, inputs: Batches, *, num_gradients: int = 300, seed: int = 0) -> None:
+        """Measure again how much the numbers that are not trained matter, as `save` will at the end.
+
+        Their steps, and so their bytes, change with the network: unless the run knows them before its end, its file
+        comes out too large, and rounding coarser then costs more than training for fewer bytes does.
+
+        Args:
+            inputs: batches of inputs from the training data.
+            num_gradients: see `tailcut.measure_sensitivity`.
+            seed: see `tailcut.measure_sensitivity`.
+        """
+        if not self.has_untrained:
+            return
+        with self.rounded():
+            network = copy.deepcopy(self._model).eval()
+        measured = measure_sensitivity(network, inputs, num_gradients=num_gradients, seed=seed)
+        self._first = replace(self.sensitivity(measured), blocks=())
+        self._first_usual = default_sensitivity(self._tensors()).curvature
+        self._first_log_steps, self._first_log_sizes = self.log_steps.detach().clone(), self._log_sizes()
+
     def save(
         self, path: str | Path, inputs: Batches | None = None, *, num_gradients: int = 300, **settings: Any
     ) -> SaveReport:
@@ -295,8 +320,8 @@ class RateLoss(nn.Module):
             measured = measure_sensitivity(network, inputs, num_gradients=num_gradients)
         learned = replace(self.sensitivity(measured), blocks=())
         # Coarser steps for what was not trained come first, then for the trained numbers.
-        for halves in range(MAX_COARSER + 1) if has_untrained else range(1):
-            sensitivity = self._with_coarser_others(learned, 2**-halves)
+        for eighths in range(8 * MAX_COARSER + 1) if has_untrained else range(1):
+            sensitivity = self._with_coarser_others(learned, 2.0 ** (-eighths / 8))
             content, _ = pack(network, dtype=QUANTIZED_DTYPE, step=1.0, sensitivity=sensitivity, **settings)
             if len(content) <= self.target.target_bytes:
                 return save(network, path, dtype=QUANTIZED_DTYPE, step=1.0, sensitivity=sensitivity, **settings)
@@ -305,11 +330,23 @@ class RateLoss(nn.Module):
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the progress of the run, for `state_dict`."""
-        return self.target.state_dict()
+        return {
+            "target": self.target.state_dict(),
+            "curvature": dict(self._first.curvature),
+            "log_curvature": dict(self._first.log_curvature),
+            "usual": dict(self._first_usual),
+            "log_steps": self._first_log_steps,
+            "log_sizes": self._first_log_sizes,
+        }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore the progress of the run, for `load_state_dict`."""
-        self.target.load_state_dict(state)
+        self.target.load_state_dict(state["target"])
+        curvature, log_curvature = state["curvature"], state["log_curvature"]
+        self._first = replace(self._first, curvature=curvature, log_curvature=log_curvature)
+        self._first_usual = state["usual"]
+        self._first_log_steps = state["log_steps"].to(self.log_steps.device)
+        self._first_log_sizes = state["log_sizes"].to(self.log_steps.device)
 
     def _round(self) -> tuple[Tensor, Tensor]:
         """Write the rounded numbers into the network.

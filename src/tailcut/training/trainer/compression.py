@@ -1,6 +1,7 @@
 """Training for bytes: the loop of all recipes, in which the network computes with the numbers of its file."""
 
 import logging
+import math
 from contextlib import nullcontext
 from typing import Any, final
 
@@ -12,6 +13,7 @@ from tailcut.compression.fisher import GRADIENT_BATCH
 from tailcut.data import Dataset
 from tailcut.errors import ArgumentError, DivergedError, RecipeError
 from tailcut.evaluation.evaluate import uses_batch_statistics
+from tailcut.runtime.distributed import share_buffers
 from tailcut.training.recipe.fields import check_unused
 from tailcut.training.recipe.schema import PackSection, Recipe
 from tailcut.training.recipe.sections import GENERATIVE, CompressionSection
@@ -21,6 +23,9 @@ from tailcut.training.trainer.base import Trainer
 from tailcut.training.trainer.image_network import ImageNetwork
 
 logger = logging.getLogger("tailcut.training")
+
+REMEASURED = (0.5, 0.7, 0.9)
+"""Parts of the epochs after which the statistics of batch norm are measured again."""
 
 
 def check_compression(recipe: Recipe) -> CompressionSection:
@@ -92,9 +97,22 @@ class CompressionTrainer(Trainer):
             return self.network.evaluate(model, dataset)
 
     def _epoch_figures(self) -> dict[str, Any]:
+        self._remeasure_if_due()
         target = self.rate.target
         logger.info("%d bytes, goal %d; a byte is worth %.1e", target.num_bytes, target.goal, target.price)
         return {"num_bytes": round(target.num_bytes)}
+
+    def _remeasure_if_due(self) -> None:
+        """Measure the numbers that are not trained again (changes `rate`) after some of the epochs."""
+        epochs = self.recipe.training.epochs
+        if (
+            self.epoch < epochs
+            and self.epoch in {math.ceil(part * epochs) for part in REMEASURED}
+            and self.rate.has_untrained
+        ):
+            share_buffers(self.fabric, self.model)
+            count, seed = self.section.num_gradients, self.recipe.training.seed
+            self.rate.remeasure(gradient_inputs(self.network, count), num_gradients=count, seed=seed)
 
     def _pack(self) -> None:
         count = self.section.num_gradients
