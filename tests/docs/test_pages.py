@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from tailcut import errors
 from tailcut.channels.pruning.report import PrunedLayer, PruneReport, SkippedChannels
 from tailcut.channels.scoring.scores import ScoredLayer
-from tailcut.cli import VERBS
+from tailcut.cli import COMMANDS
 from tailcut.cli.parser import Parser
 from tailcut.evaluation import EvaluateReport
 from tailcut.evaluation.generation import GenerationReport
@@ -111,39 +111,39 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
     assert {page.relative_to(ROOT) for page in PAGES} - {page.relative_to(ROOT) for page in reached} == set()
 
 
-def commands(page: Path) -> Iterator[str]:
-    """The command lines of verbs in the bash blocks of a page; those that only show the syntax are left out."""
+def shown_commands(page: Path) -> Iterator[str]:
+    """The commands in the bash blocks of a page; those that only show the syntax are left out."""
     for block in blocks(page.read_text(encoding="utf-8"), "bash"):
         for line in block.splitlines():
             if re.match("tailcut [a-z]", line) and "[" not in line:
                 yield line
 
 
-COMMANDS = [command for page in PAGES for command in commands(page)]
+SHOWN_COMMANDS = [command for page in PAGES for command in shown_commands(page)]
 
 
-def parser_of_all_verbs() -> Parser:
+def parser_of_all_commands() -> Parser:
     parser = Parser(prog="tailcut")
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb in VERBS:
-        verb.add_parser(verbs)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for command in COMMANDS:
+        command.add_parser(commands)
     return parser
 
 
 def test_there_are_commands() -> None:
-    assert len(COMMANDS) > 20
+    assert len(SHOWN_COMMANDS) > 20
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", SHOWN_COMMANDS)
 def test_command_parses(command: str) -> None:
-    arguments = parser_of_all_verbs().parse_args(shlex.split(command, comments=True)[1:])
-    if arguments.verb == "train" and not arguments.recipe.endswith(".toml"):
+    arguments = parser_of_all_commands().parse_args(shlex.split(command, comments=True)[1:])
+    if arguments.command == "train" and not arguments.recipe.endswith(".toml"):
         find_recipe(arguments.recipe)
 
 
-def verb_parsers() -> dict[str, argparse.ArgumentParser]:
+def command_parsers() -> dict[str, argparse.ArgumentParser]:
     (choices,) = (
-        action.choices for action in parser_of_all_verbs()._actions if isinstance(action, argparse._SubParsersAction)
+        action.choices for action in parser_of_all_commands()._actions if isinstance(action, argparse._SubParsersAction)
     )
     return dict(choices)
 
@@ -155,15 +155,15 @@ def section(name: str) -> str:
     return found[1]
 
 
-@pytest.mark.parametrize("verb", sorted(verb_parsers()))
-def test_every_verb_and_option_is_explained(verb: str) -> None:
-    assert f"[`{verb}`](#{verb})" in COMMAND_LINE
-    options = [option for action in verb_parsers()[verb]._actions for option in action.option_strings]
+@pytest.mark.parametrize("command", sorted(command_parsers()))
+def test_every_command_and_option_is_explained(command: str) -> None:
+    assert f"[`{command}`](#{command})" in COMMAND_LINE
+    options = [option for action in command_parsers()[command]._actions for option in action.option_strings]
     missing = [
         option
         for option in options
         if option not in {"-h", "--help", "--json", "--import", "--max-parameters", "--allow-non-finite"}
-        and option not in section(verb)
+        and option not in section(command)
     ]
     assert missing == []
 
@@ -173,10 +173,10 @@ def fields_of(report: type[Report]) -> list[str]:
     return [field.name for field in dataclasses.fields(report)]
 
 
-@pytest.mark.parametrize("verb", sorted(REPORTS))
-def test_every_key_of_the_json_is_named(verb: str) -> None:
-    keys = {key for report in REPORTS[verb] for key in fields_of(report)}
-    assert [key for key in sorted(keys) if f"`{key}`" not in section(verb)] == []
+@pytest.mark.parametrize("command", sorted(REPORTS))
+def test_every_key_of_the_json_is_named(command: str) -> None:
+    keys = {key for report in REPORTS[command] for key in fields_of(report)}
+    assert [key for key in sorted(keys) if f"`{key}`" not in section(command)] == []
 
 
 def recipe_keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:

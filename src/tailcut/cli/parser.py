@@ -1,4 +1,4 @@
-"""Common parts of the verbs' parsers: errors that can be caught, and options of several verbs."""
+"""Common parts of the commands' parsers: errors that can be caught, and options of several commands."""
 
 import argparse
 import re
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tailcut.data import OnError
     from tailcut.runtime.devices import Devices
 
-Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 DTYPES = ("float32", "float16", "bfloat16")
 QUANTIZED = "quantized"
@@ -42,18 +42,18 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(self.prog, self.format_usage(), message)
 
 
-def add_verb(verbs: Verbs, name: str, *, summary: str, description: str, example: str, run: Any) -> Parser:
-    """Add the parser of one verb, with its example and the options that each verb has.
+def add_command(commands: Commands, name: str, *, summary: str, description: str, example: str, run: Any) -> Parser:
+    """Add the parser of one command, with its example and the options that each command has.
 
     Args:
-        verbs: where verbs are added.
-        name: the verb.
-        summary: one line for the list of verbs.
+        commands: where commands are added.
+        name: the command.
+        summary: one line for the list of commands.
         description: what it does.
         example: shown at the end of its help.
         run: called with the parsed arguments; returns a report or None.
     """
-    parser = verbs.add_parser(
+    parser = commands.add_parser(
         name,
         help=summary,
         description=textwrap.fill(description, 80),
