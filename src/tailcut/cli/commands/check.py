@@ -7,17 +7,17 @@ from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the command."""
+    """Add the parser of `tailcut check`."""
     parser = add_command(
         commands,
         "check",
         summary="find the broken images of a folder",
-        description="Read every PNG and JPEG file in a folder, and in the folders within it, once, and list those that "
-        "cannot be read, each with the reason. Exit code 1 if there are any.",
+        description="Read every PNG and JPEG file of a folder and its subfolders, and list those that cannot be read, "
+        "each with the reason. The exit code is 1 if there are any.",
         example="  tailcut check ~/data/flowers\n  tailcut check ~/data/flowers --json",
         run=run,
     )
-    parser.add_argument("folder", metavar="FOLDER", help="a folder of images, in any folders within it")
+    parser.add_argument("folder", metavar="FOLDER", help="a folder of images, or of folders of images")
     add_reading(parser, skips=False)
 
 

@@ -8,14 +8,14 @@ from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the command."""
+    """Add the parser of `tailcut compress`."""
     parser = add_command(
         commands,
         "compress",
         summary="write a trained network to a small file, without training",
-        description="Round the numbers of a trained network, truncated or not, to steps and code them in a few bits "
-        "each. How much each number matters is measured on training images, biases and batch norm's statistics "
-        "are moved by what the rounding changed. Say the size, or how much the metric may fall.",
+        description="Quantise the numbers of a trained network, truncated or not, and code them in a few bits each. "
+        "Training images show how much each number matters; biases and batch norm's statistics are corrected for "
+        "the rounding. Give the size of the file, or how far the metric may fall.",
         example="  tailcut compress zoo:lenet5-776 -o lenet5.tailcut --data mnist --max-bytes 640\n"
         "  tailcut compress resnet20-cifar10.th --model resnet20 --set-argument normalize=true --data cifar10 "
         "--max-drop 0.5 -o resnet20.tailcut",
@@ -33,7 +33,7 @@ def add_parser(commands: Commands) -> None:
         metavar="POINTS",
         help="at most so many percentage points worse, on training images held out: 0.5",
     )
-    amount.add_argument("--step", type=float, metavar="S", help="the step itself, in units of the root of the loss")
+    amount.add_argument("--step", type=float, metavar="S", help="size of the steps, in units of the root of the loss")
     add_levels(parser)
     parser.add_argument(
         "--num-gradients",
@@ -45,10 +45,10 @@ def add_parser(commands: Commands) -> None:
         "--held-out", type=int, default=1000, metavar="N", help="images held out for --max-drop (default: 1000)"
     )
     parser.add_argument(
-        "--test-split", default="", metavar="NAME", help="evaluate this part at the end (default: the test images)"
+        "--test-split", default="", metavar="NAME", help="the split to evaluate at the end (default: the test split)"
     )
     parser.add_argument("--no-test", action="store_true", help="evaluate nothing at the end")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="chooses the images")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed that chooses the images (default: 0)")
 
 
 def run(arguments: argparse.Namespace) -> Report:

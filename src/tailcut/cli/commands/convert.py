@@ -11,7 +11,7 @@ FREREG, DCTNET, HRANK, CHIP, CFDP = SOURCES = ("frereg", "dctnet", "hrank", "chi
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the command."""
+    """Add the parser of `tailcut convert`."""
     parser = add_command(
         commands,
         "convert",
@@ -30,9 +30,11 @@ def add_parser(commands: Commands) -> None:
         "--model", metavar="NAME", help="the registered model it belongs to; needed for frereg, else found in the file"
     )
     parser.add_argument(
-        "--statistics", metavar="PY", help="for dctnet: the file of its source code with the channel statistics"
+        "--statistics",
+        metavar="PY",
+        help="for dctnet: the Python file of its source code that has the channel statistics",
     )
-    add_model_arguments(parser, "an argument of that model, where it is not the published one")
+    add_model_arguments(parser, "an argument of that model, if it differs from the published one")
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="the .tailcut file to write")
     add_dtypes(parser)
 

@@ -7,7 +7,7 @@ from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the command."""
+    """Add the parser of `tailcut cut`."""
     parser = add_command(
         commands,
         "cut",
@@ -18,7 +18,9 @@ def add_parser(commands: Commands) -> None:
         run=run,
     )
     parser.add_argument("file", metavar="FILE", help="a .tailcut file with levels")
-    parser.add_argument("--level", type=int, required=True, metavar="N", help="from 1, the smallest")
+    parser.add_argument(
+        "--level", type=int, required=True, metavar="N", help="the level to keep: 1 is the smallest network"
+    )
     parser.add_argument("-o", "--out", required=True, metavar="FILE", help="the file to write")
 
 

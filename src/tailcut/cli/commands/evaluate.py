@@ -20,14 +20,14 @@ from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the command."""
+    """Add the parser of `tailcut evaluate`."""
     parser = add_command(
         commands,
         "evaluate",
         summary="measure a file on a data set",
-        description="Measure a .tailcut file on a data set: accuracy for classes, mean Dice per image for masks, "
-        "COCO's average precision for objects, the Fréchet distance of images that the file makes. Several devices "
-        "or machines share the images.",
+        description="Measure a .tailcut file on a data set: accuracy of classifiers, mean Dice of networks of masks, "
+        "COCO's average precision of detectors, Fréchet distance of generative networks. Several devices or machines "
+        "can share the images.",
         example="  tailcut evaluate zoo:lenet5-776 --data mnist --data-root ~/data\n"
         "  tailcut evaluate unet.tailcut --data carvana --split published --json\n"
         "  tailcut evaluate unet.tailcut --data carvana --devices 4",
@@ -40,20 +40,20 @@ def add_parser(commands: Commands) -> None:
         metavar="NAME",
         help="mnist, cifar10, carvana, coco, digits, folder:NAME, masks:NAME, ...",
     )
-    parser.add_argument("--split", metavar="NAME", help="the part of the data set; its test split if not given")
+    parser.add_argument("--split", metavar="NAME", help="its split (default: the test split)")
     add_data_roots(parser)
     add_reading(parser)
     parser.add_argument("--batch-size", type=int, metavar="N", help="images per forward pass")
     parser.add_argument(
-        "--workers", type=int, default=0, metavar="N", help="processes that read images of classes or masks ahead (0)"
+        "--workers", type=int, default=0, metavar="N", help="processes that read images ahead (default: 0)"
     )
     parser.add_argument(
-        "--num-samples", type=int, metavar="N", help="networks that make images: how many are made (10,000)"
+        "--num-samples", type=int, metavar="N", help="generative networks: images to generate (default: 10,000)"
     )
     parser.add_argument(
         "--features",
         metavar="NAME",
-        help="networks that make images: whose features the distance compares: lenet5 (if not given) or inception",
+        help="generative networks: the network whose features are compared: lenet5 (default) or inception",
     )
     add_device(parser)
     add_device_arguments(parser)

@@ -7,13 +7,13 @@ from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the command."""
+    """Add the parser of `tailcut explain`."""
     parser = add_command(
         commands,
         "explain",
         summary="draw where in an image networks find its class (Grad-CAM)",
-        description="Draw an image and, on it, where each network finds a class, by Grad-CAM: red speaks for the "
-        "class. Two files show what pruning changed. All explain one class.",
+        description="Draw an image and, on it, where each network finds one class, by Grad-CAM: red speaks for the "
+        "class. Two files show, for example, what pruning changed.",
         example="  tailcut explain resnet20.tailcut slim.tailcut --image frog.png -o cam.png\n"
         "  tailcut explain zoo:lenet5-776 --image digit.png --layer conv2 --class 7 -o cam.png",
         run=run,
@@ -21,13 +21,13 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help="a .tailcut file or zoo:NAME; more to compare")
     parser.add_argument("--image", required=True, metavar="IMAGE", help="a PNG or JPEG file")
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="the PNG to write")
-    parser.add_argument("--layer", metavar="NAME", help="the convolution to look at; the last one if not given")
+    parser.add_argument("--layer", metavar="NAME", help="the convolution to explain (default: the last one)")
     parser.add_argument(
         "--class",
         type=int,
         metavar="N",
         dest="class_number",
-        help="the class to explain; what the first network takes it for if not given",
+        help="the class to explain (default: what the first network predicts)",
     )
     add_reading(parser, skips=False)
     add_device(parser)

@@ -13,7 +13,7 @@ INPUTS = ("own", "pixels")
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the command."""
+    """Add the parser of `tailcut export`."""
     parser = add_command(
         commands,
         "export",
@@ -32,12 +32,12 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument("file", metavar="FILE", help="a .tailcut file of a registered model, or zoo:NAME")
     parser.add_argument("--to", required=True, choices=TARGETS, help="what to write")
-    parser.add_argument("-o", "--out", required=True, metavar="OUT", help="the file to write; of c the folder")
+    parser.add_argument("-o", "--out", required=True, metavar="OUT", help="the file to write (for c: the folder)")
     parser.add_argument(
         "--input",
         choices=INPUTS,
-        help="onnx: what the file takes. own: what the network takes (default); pixels: RGB images of 0 to 1, and "
-        "the file itself makes the input of a network on frequency channels or YCbCr",
+        help="input of the onnx file. own: that of the network (default); pixels: RGB images of 0 to 1, which the file "
+        "transforms for a network on frequency channels or YCbCr",
     )
     parser.add_argument(
         "--size", type=_size, metavar="HxW", help="c, html: height and width of the input, such as 96x96"

@@ -7,14 +7,13 @@ from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the command."""
+    """Add the parser of `tailcut inspect`."""
     parser = add_command(
         commands,
         "inspect",
         summary="show what is in a file",
-        description="Show each tensor of a .tailcut file with its shape, axes, kept coefficients and bytes, "
-        "and the "
-        "totals. Nothing of the network is built.",
+        description="Show each tensor of a .tailcut file with its shape, axes, kept coefficients and bytes, and the "
+        "totals. The network is not built.",
         example="  tailcut inspect zoo:lenet5-776\n  tailcut inspect runs/a/model.tailcut --json",
         run=run,
     )

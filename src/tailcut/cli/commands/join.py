@@ -7,13 +7,13 @@ from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the command."""
+    """Add the parser of `tailcut join`."""
     parser = add_command(
         commands,
         "join",
         summary="join the packets of a file, in any order",
-        description="Join the packets that `tailcut split` made, in any order; the same one twice does no harm. "
-        "Damaged packets, packets of another file and the numbers of missing ones are told.",
+        description="Join the packets of `tailcut split`, in any order; duplicates are ignored. Damaged packets, "
+        "packets of another file and missing numbers are reported.",
         example="  tailcut join packets -o unet.tailcut",
         run=run,
     )

@@ -7,7 +7,7 @@ from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the command."""
+    """Add the parser of `tailcut models`."""
     add_command(
         commands,
         "models",

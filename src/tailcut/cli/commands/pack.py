@@ -16,7 +16,7 @@ from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the command."""
+    """Add the parser of `tailcut pack`."""
     parser = add_command(
         commands,
         "pack",
@@ -34,10 +34,13 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("-o", "--out", required=True, metavar="FILE", help="the .tailcut file to write")
     add_dtypes(parser, more=(QUANTIZED,))
     parser.add_argument(
-        "--max-bytes", type=num_bytes, metavar="SIZE", help="round the numbers to the finest steps for that size"
+        "--max-bytes", type=num_bytes, metavar="SIZE", help="quantise the numbers, as finely as this size allows"
     )
     parser.add_argument(
-        "--step", type=float, metavar="S", help="round the numbers to steps in parts of each tensor's size (0.25)"
+        "--step",
+        type=float,
+        metavar="S",
+        help="quantise the numbers, to steps of S times each tensor's root mean square (0.25)",
     )
     add_levels(parser)
     parser.add_argument("--model", metavar="NAME", help="the registered model that plain weights belong to")
@@ -52,7 +55,7 @@ def add_parser(commands: Commands) -> None:
     amount.add_argument(
         "--plain",
         action="store_true",
-        help="keep plain weights as they are, without coefficients: prune takes such files",
+        help="store plain weights as they are, without coefficients: prune needs such files",
     )
     amount.add_argument(
         "--num-kept", type=int, metavar="N", help="coefficients of each tensor of plain weights to keep"

@@ -8,14 +8,14 @@ from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the command."""
+    """Add the parser of `tailcut predict`."""
     parser = add_command(
         commands,
         "predict",
-        summary="run a file on images, or have it make some",
-        description="Run a .tailcut file on images. Masks are written as PNG in the size of their image, "
-        "classes are printed as a table (and written to DIR/predictions.json), objects too, and drawn on the images. "
-        "A network that makes images needs none: what it makes is written to DIR/samples.png.",
+        summary="run a file on images, or generate images",
+        description="Run a .tailcut file on images. Classes are printed as a table (and written to "
+        "DIR/predictions.json), masks are written as PNG in the size of their image, objects are printed and drawn on "
+        "the images. A generative network takes no images, and writes DIR/samples.png.",
         example="  tailcut predict zoo:lenet5-776 digit.png\n"
         "  tailcut predict unet.tailcut car1.jpg car2.jpg -o masks\n"
         "  tailcut predict vae.tailcut -o digits --num-samples 100 --seed 1",
@@ -25,11 +25,22 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="PNG or JPEG files")
     parser.add_argument("-o", "--out", metavar="DIR", help="folder for the results; masks need it")
     parser.add_argument(
-        "--least-score", type=float, metavar="P", help="objects: leave out what is less sure than this, 0 to 1 (0.5)"
+        "--least-score",
+        type=float,
+        metavar="P",
+        help="detectors: leave out objects with a lower score, 0 to 1 (default: 0.5)",
     )
-    parser.add_argument("--num-samples", type=int, metavar="N", help="networks that make images: how many (64)")
-    parser.add_argument("--seed", type=int, metavar="N", help="networks that make images: of their random codes (0)")
-    parser.add_argument("--invert", action="store_true", help="dark on light: take 1 - pixels (MNIST is light on dark)")
+    parser.add_argument(
+        "--num-samples", type=int, metavar="N", help="generative networks: images to generate (default: 64)"
+    )
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help="generative networks: seed of the random codes (default: 0)"
+    )
+    parser.add_argument(
+        "--invert",
+        action="store_true",
+        help="invert the pixels: for dark digits on light paper (MNIST is light on dark)",
+    )
     add_reading(parser)
     add_device(parser)
     add_dense(parser)

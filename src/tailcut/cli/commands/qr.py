@@ -7,13 +7,13 @@ from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the command."""
+    """Add the parser of `tailcut qr`."""
     parser = add_command(
         commands,
         "qr",
         summary="draw a file as one to four QR codes",
-        description="Draw a .tailcut file as one to four QR codes in one image. A single code holds the file itself; "
-        "of several each holds a packet, for `tailcut join`. Needs the extra qr.",
+        description="Draw a .tailcut file as one to four QR codes in one image. A single code holds the file; several "
+        "hold a packet each, for `tailcut join`. Needs the extra qr.",
         example="  tailcut qr zoo:lenet5-776 -o lenet5.png",
         run=run,
     )
@@ -23,7 +23,7 @@ def add_parser(commands: Commands) -> None:
         "--level",
         default="medium",
         choices=("low", "medium"),
-        help="error correction: how much of a code may be spoilt, 7 or 15 %% (default: medium)",
+        help="error correction: low restores 7 %% of a code, medium (default) 15 %%",
     )
 
 

@@ -18,7 +18,7 @@ NUM_SAMPLES = 12
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the command."""
+    """Add the parser of `tailcut report`."""
     parser = add_command(
         commands,
         "report",
@@ -32,8 +32,8 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument("networks", nargs="+", metavar="RUN", help="a run folder, a .tailcut file or zoo:NAME")
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="the HTML file to write")
-    parser.add_argument("--data", metavar="NAME", help="the data set of the samples; that of each recipe if not given")
-    parser.add_argument("--split", metavar="NAME", help="the part of it; the recipe's test split if not given")
+    parser.add_argument("--data", metavar="NAME", help="the data set of the samples (default: that of each recipe)")
+    parser.add_argument("--split", metavar="NAME", help="its split (default: the test split)")
     parser.add_argument(
         "--samples", type=int, default=NUM_SAMPLES, metavar="N", help=f"images per network (default: {NUM_SAMPLES})"
     )

@@ -18,26 +18,26 @@ logger = logging.getLogger("tailcut.cli")
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the command."""
+    """Add the parser of `tailcut reproduce`."""
     parser = add_command(
         commands,
         "reproduce",
         summary="train the rows of a paper's table and show them beside the paper's",
-        description="Train the rows of a paper's table that have no result yet, resume those that are begun, and show "
-        "the table: the paper's figures beside ours. Rows that have no run of yours show those that come with Tailcut; "
-        "rows whose data lies nowhere, or whose training diverges, say 'not run'.",
+        description="Train the rows of a paper's table that have no result yet, resume those that are not finished, "
+        "and show the paper's figures beside ours. Rows without a run of yours show the result that comes with "
+        "Tailcut; rows whose data are missing, or whose training diverges, say 'not run'.",
         example="  tailcut reproduce table1 --show\n  tailcut reproduce cfdp --only resnet56 --runs runs",
         run=run,
     )
     parser.add_argument("table", metavar="TABLE", help="table1 to table5, lfd or cfdp")
-    parser.add_argument("--show", action="store_true", help="train nothing, only show")
+    parser.add_argument("--show", action="store_true", help="train nothing, only show the table")
     parser.add_argument(
-        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="the run folders (default: runs)"
+        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="the folder of run folders (default: runs)"
     )
     parser.add_argument(
-        "--no-records", action="store_true", help="leave out the results that come with Tailcut: train and show yours"
+        "--no-records", action="store_true", help="ignore the results that come with Tailcut: train those rows too"
     )
-    parser.add_argument("--only", action="append", metavar="NAME", help="this row only; may be given more than once")
+    parser.add_argument("--only", action="append", metavar="NAME", help="this row only; may be repeated")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table as Markdown as well")
     add_data_roots(parser)
 

@@ -7,14 +7,14 @@ from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the command."""
+    """Add the parser of `tailcut resample`."""
     parser = add_command(
         commands,
         "resample",
         summary="give a truncated network more or fewer channels",
-        description="Write a truncated network with other numbers of channels: its weights are smooth along them, so "
-        "that the same coefficients on a coarser grid are nearly the same network, and run fast in any program. "
-        "Measure it with tailcut evaluate.",
+        description="Write a truncated network with another number of channels. Its weights are smooth along the "
+        "channels, so that the same coefficients on a coarser grid are nearly the same network, which runs fast in any "
+        "program. Measure it with tailcut evaluate.",
         example="  tailcut resample zoo:unet-759-float16 --set-argument 'widths=[16,32,64,128,256]' -o narrow.tailcut\n"
         "  tailcut export narrow.tailcut --to onnx -o narrow.onnx",
         run=run,

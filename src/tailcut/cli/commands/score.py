@@ -12,7 +12,7 @@ COMPONENTS = ("spectral", "dist", "spatial")
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the command."""
+    """Add the parser of `tailcut score`."""
     parser = add_command(
         commands,
         "score",
@@ -31,13 +31,34 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--method", choices=METHODS, default="spectral", help="the score (default: spectral)")
     add_images(parser)
     parser.add_argument(
-        "--variant", choices=("paper", "published"), default="paper", help="the formulas of the paper or of its code"
+        "--variant",
+        choices=("paper", "published"),
+        default="paper",
+        help="the formulas of the paper (default) or of its published code",
     )
-    parser.add_argument("--block-size", type=block_size, default=VARIANT, metavar="N", help="1, 2, 4, ... or whole")
-    parser.add_argument("--sigma", type=sigma, default=VARIANT, metavar="S", help="of the Gaussian filter, or none")
-    parser.add_argument("--spatial-weight", type=float, default=0.03, metavar="W", help="lambda (default: 0.03)")
     parser.add_argument(
-        "--components", type=components, default=COMPONENTS, metavar="A,B", help="of spectral,dist,spatial"
+        "--block-size",
+        type=block_size,
+        default=VARIANT,
+        metavar="N",
+        help="side of the DCT's blocks, or whole (default: 4; published: 2)",
+    )
+    parser.add_argument(
+        "--sigma",
+        type=sigma,
+        default=VARIANT,
+        metavar="S",
+        help="of the Gaussian filter in pixels, or none (default: 1; published: 10)",
+    )
+    parser.add_argument(
+        "--spatial-weight", type=float, default=0.03, metavar="W", help="weight of the spatial part (default: 0.03)"
+    )
+    parser.add_argument(
+        "--components",
+        type=components,
+        default=COMPONENTS,
+        metavar="A,B",
+        help="parts of the score: some of spectral,dist,spatial (default: all)",
     )
     add_device(parser)
 

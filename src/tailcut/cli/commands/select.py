@@ -7,7 +7,7 @@ from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the command."""
+    """Add the parser of `tailcut select`."""
     parser = add_command(
         commands,
         "select",
@@ -24,11 +24,11 @@ def add_parser(commands: Commands) -> None:
         "--channels",
         type=counts,
         metavar="N",
-        help="how many, or three counts for Y, Cb and Cr as in 14+5+5; those more likely open than closed if not given",
+        help="how many, or three counts for Y, Cb and Cr as in 14+5+5 (default: those more likely open than closed)",
     )
     parser.add_argument("--heat-maps", metavar="IMAGE", help="draw the probabilities as a PNG; needs the extra plots")
-    parser.add_argument("--data", metavar="NAME", help="the data set, imagenette@448 for example; a run knows its own")
-    parser.add_argument("--split", metavar="NAME", help="the part of the data set; its test split if not given")
+    parser.add_argument("--data", metavar="NAME", help="the data set, such as imagenette@448; not needed for a run")
+    parser.add_argument("--split", metavar="NAME", help="its split (default: the test split)")
     add_data_roots(parser)
     add_reading(parser)
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at a time (default: 32)")

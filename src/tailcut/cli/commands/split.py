@@ -7,19 +7,19 @@ from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the command."""
+    """Add the parser of `tailcut split`."""
     parser = add_command(
         commands,
         "split",
         summary="split a file into numbered packets for thin links",
-        description="Split a .tailcut file into packets of at most so many bytes, each numbered and with a checksum. "
-        "`tailcut join` puts them together in any order and says which are missing.",
+        description="Split a .tailcut file into packets of limited size, each with a number and a checksum. `tailcut "
+        "join` joins them in any order and says which are missing.",
         example="  tailcut split zoo:unet-759-float16 --packet 200 -o packets",
         run=run,
     )
     parser.add_argument("file", metavar="FILE", help="a .tailcut file or zoo:NAME")
     parser.add_argument(
-        "--packet", type=int, required=True, metavar="BYTES", help="the most that a packet may have, its frame included"
+        "--packet", type=int, required=True, metavar="BYTES", help="the largest packet, header included"
     )
     parser.add_argument("-o", "--out", required=True, metavar="DIR", help="the folder for the packets")
 

@@ -10,14 +10,14 @@ from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the command."""
+    """Add the parser of `tailcut sweep`."""
     parser = add_command(
         commands,
         "sweep",
         summary="train the variants of an experiment and show their mean and spread over seeds",
-        description="Train each variant of an experiment with each of its seeds, unless it has a result, resume what "
-        "is begun, and show the table: mean and spread of each variant. Variants whose data lies nowhere, or "
-        "whose loss is no number, say 'not run'.",
+        description="Train each variant of an experiment with each of its seeds that has no result yet, resume what is "
+        "not finished, and show mean and spread of each variant. Variants whose data are missing, or whose loss "
+        "becomes NaN, say 'not run'.",
         example="  tailcut sweep cfdp-block-size --show\n"
         "  tailcut sweep fr-schedule --runs runs --only geometric --data-root ~/data\n"
         "  tailcut sweep my-experiment.toml --markdown table.md",
@@ -26,14 +26,18 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "experiment", metavar="EXPERIMENT", help="a TOML file, or the name of an experiment that comes with Tailcut"
     )
-    parser.add_argument("--show", action="store_true", help="train nothing, only show")
+    parser.add_argument("--show", action="store_true", help="train nothing, only show the table")
     parser.add_argument(
-        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="run folders are DIR/EXPERIMENT/VARIANT-SEED"
+        "--runs",
+        type=Path,
+        default=Path("runs"),
+        metavar="DIR",
+        help="run folders are DIR/EXPERIMENT/VARIANT-SEED (default: runs)",
     )
     parser.add_argument(
         "--records", type=Path, metavar="DIR", help="results that count as finished runs, each as VARIANT-SEED.json"
     )
-    parser.add_argument("--only", action="append", metavar="VARIANT", help="this row only; may be given more than once")
+    parser.add_argument("--only", action="append", metavar="VARIANT", help="this variant only; may be repeated")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table as Markdown as well")
     add_data_roots(parser)
     add_device_arguments(parser)

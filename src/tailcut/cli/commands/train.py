@@ -8,30 +8,27 @@ from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the command."""
+    """Add the parser of `tailcut train`."""
     parser = add_command(
         commands,
         "train",
         summary="train a recipe's network, pack it and evaluate the packed file",
-        description="Train a recipe's network, pack it and evaluate the packed file on the test split. All "
-        "goes into "
-        "a run folder. With --resume a run that was stopped at any moment goes on, to the same "
-        "result.",
+        description="Train a recipe's network, pack it and evaluate the packed file on the test split. All results go "
+        "into a run folder. --resume continues a run that was stopped at any moment, to the same result.",
         example="  tailcut train lenet5-776 --out runs/lenet5-776 --data-root ~/data\n"
         "  tailcut train my.toml --out runs/a --set optimizer.lr=0.01 --set training.epochs=5",
         run=run,
     )
     parser.add_argument("recipe", metavar="RECIPE", help="a TOML file, or the name of a recipe that comes with Tailcut")
     parser.add_argument("-o", "--out", required=True, metavar="RUN", help="the run folder")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in that folder")
+    parser.add_argument("--resume", action="store_true", help="continue the run in that folder")
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
         dest="overrides",
-        help="change a value of the recipe (optimizer.lr=0.01) or remove it (distillation=); may be given more than "
-        "once",
+        help="change a key of the recipe (optimizer.lr=0.01) or remove it (distillation=); may be repeated",
     )
     add_data_roots(parser)
     add_device_arguments(parser)

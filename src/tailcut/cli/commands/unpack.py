@@ -7,7 +7,7 @@ from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the command."""
+    """Add the parser of `tailcut unpack`."""
     parser = add_command(
         commands,
         "unpack",
