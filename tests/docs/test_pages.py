@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 import re
 import shlex
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+import tailcut
 from tailcut import errors
 from tailcut.channels.pruning.report import PrunedLayer, PruneReport, SkippedChannels
 from tailcut.channels.scoring.scores import ScoredLayer
@@ -99,6 +101,31 @@ def test_links_lead_somewhere(page: Path) -> None:
         if not is_there or (fragment and target.suffix == ".md" and fragment not in anchors(target)):
             dead.append(link)
     assert dead == []
+
+
+def python_names(page: Path) -> set[str]:
+    """The dotted names of the package that a page's text mentions, files (`tailcut.h`) and JavaScript left out."""
+    found = set(re.findall(r"`(tailcut(?:\.\w+)+)[`(]", prose(page.read_text(encoding="utf-8"))))
+    return found - {"tailcut.h", "tailcut.fish", "tailcut.run", "tailcut.mask"}
+
+
+def exists(name: str) -> bool:
+    """Return whether a dotted name is an attribute or a module; the last part is not imported, it may need an extra."""
+    found: Any = tailcut
+    parts = name.split(".")
+    for number, part in enumerate(parts[1:], start=2):
+        if not hasattr(found, part):
+            module = ".".join(parts[:number])
+            if number == len(parts) or importlib.util.find_spec(module) is None:
+                return importlib.util.find_spec(module) is not None
+            importlib.import_module(module)
+        found = getattr(found, part)
+    return True
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_names_of_python_exist(page: Path) -> None:
+    assert [name for name in sorted(python_names(page)) if not exists(name)] == []
 
 
 def test_every_page_can_be_reached_from_the_readme() -> None:
