@@ -44,8 +44,8 @@ EXTRA_MODULES = [
     "torchvision",
 ]
 
-VERBS = ["train", "pack", "inspect", "evaluate", "predict", "convert", "unpack", "export", "models"]
-VERBS += ["dct", "select", "score", "prune", "attack", "explain", "reproduce", "sweep", "report", "compare"]
+COMMANDS = ["train", "pack", "inspect", "evaluate", "predict", "convert", "unpack", "export", "models"]
+COMMANDS += ["dct", "select", "score", "prune", "attack", "explain", "reproduce", "sweep", "report", "compare"]
 
 ROUND_TRIP = """
 import sys
@@ -191,18 +191,18 @@ def test_round_trip_with_no_extra(environment: Path, tmp_path: Path) -> None:
 
 def test_help_with_no_extra(environment: Path, tmp_path: Path) -> None:
     overview = _run([environment / "bin" / "tailcut", "--help"], tmp_path)
-    assert [verb for verb in VERBS if verb not in overview] == []
+    assert [command for command in COMMANDS if command not in overview] == []
 
 
-def test_help_of_every_verb_with_no_extra(environment: Path, tmp_path: Path) -> None:
+def test_help_of_every_command_with_no_extra(environment: Path, tmp_path: Path) -> None:
     """In one process, since importing torch takes seconds."""
     program = f"""
 from tailcut.cli import main
-for verb in {VERBS!r}:
-    print("status", main([verb, "--help"]))
+for command in {COMMANDS!r}:
+    print("status", main([command, "--help"]))
 """
     output = _run([environment / "bin" / "python", "-c", program], tmp_path)
-    assert output.count("status 0") == output.count("--json ") == len(VERBS)
+    assert output.count("status 0") == output.count("--json ") == len(COMMANDS)
 
 
 def test_models_with_no_extra(environment: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 
 import tailcut as package
 from tailcut.cli.advice import ADVICE, for_command_line
-from tailcut.cli.verbs import models
+from tailcut.cli.commands import models
 from tailcut.format import load, save
 from tailcut.structure import create_model
 
@@ -22,7 +22,7 @@ Tailcut = Callable[..., Any]
 SOURCES = Path(package.__file__).parent
 PYTHON = re.compile(r"\b[a-z_]+=(True|False|N\b)|\b(into|max_[a-z]+)=|\bload\(|^give max_")
 
-# Messages that no verb meets: what they speak of can be given in Python only.
+# Messages that no command meets: what they speak of can be given in Python only.
 PYTHON_ONLY = (
     "into= must be a fresh network",
     "into= lies on the meta device",
@@ -64,7 +64,7 @@ def test_each_advice_stands_in_the_code() -> None:
     assert [advice for advice in ADVICE if not any(advice in text for text in every)] == []
 
 
-def test_errors_that_verbs_meet_name_no_arguments_of_python() -> None:
+def test_errors_that_commands_meet_name_no_arguments_of_python() -> None:
     raised = [
         for_command_line(text)
         for module in modules()

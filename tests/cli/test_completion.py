@@ -36,7 +36,7 @@ def answers(script: str, *words: str) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_verbs_are_completed(script: str) -> None:
+def test_commands_are_completed(script: str) -> None:
     assert {"predict", "prune"} <= answers(script, "pr")
     assert "train" not in answers(script, "pr")
 

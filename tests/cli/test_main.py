@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 import tailcut as package
-from tailcut.cli import VERBS, main
+from tailcut.cli import COMMANDS, main
 from tailcut.errors import ArgumentError, TailcutError
 
 Tailcut = Callable[..., Any]
 
-NAMES = [verb.__name__.rpartition(".")[2] for verb in VERBS]
+NAMES = [command.__name__.rpartition(".")[2] for command in COMMANDS]
 
 
-def test_the_verbs_are_those_promised(tailcut: Tailcut) -> None:
+def test_the_commands_are_those_promised(tailcut: Tailcut) -> None:
     of_files = [
         "train",
         "pack",
@@ -58,7 +58,7 @@ def test_the_verbs_are_those_promised(tailcut: Tailcut) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_verb_has_help_with_an_example_and_json(name: str, tailcut: Tailcut) -> None:
+def test_each_command_has_help_with_an_example_and_json(name: str, tailcut: Tailcut) -> None:
     shown = tailcut(name, "--help")
     assert shown.code == 0
     assert f"example:\n  tailcut {name}" in shown.out
@@ -78,7 +78,7 @@ def test_the_version_is_shown(tailcut: Tailcut) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "required: VERB"),
+        ([], "required: COMMAND"),
         (["fly"], "invalid choice: 'fly'"),
         (["inspect"], "required: FILE"),
         (["inspect", "a", "--colour"], "unrecognized arguments: --colour"),

@@ -6,11 +6,11 @@ from tailcut.cli.networks import add_network
 from tailcut.cli.parser import (
     Parser,
     UsageError,
+    add_command,
     add_data_roots,
     add_device,
     add_device_arguments,
     add_dtypes,
-    add_verb,
     devices_of,
     settings,
 )
@@ -50,17 +50,17 @@ def test_errors_are_raised_and_carry_the_usage() -> None:
     assert caught.value.usage.startswith("usage: tailcut fly")
 
 
-def test_a_verb_has_its_shared_options() -> None:
+def test_a_command_has_its_shared_options() -> None:
     parser = Parser(prog="tailcut")
-    verbs = parser.add_subparsers(dest="verb")
+    commands = parser.add_subparsers(dest="command")
 
     def run(arguments: argparse.Namespace) -> None: ...
 
-    verb = add_verb(verbs, "fly", summary="s", description="d", example="  tailcut fly", run=run)
-    add_data_roots(verb)
-    add_device(verb)
-    add_dtypes(verb)
-    add_device_arguments(verb)
+    command = add_command(commands, "fly", summary="s", description="d", example="  tailcut fly", run=run)
+    add_data_roots(command)
+    add_device(command)
+    add_dtypes(command)
+    add_device_arguments(command)
     words = ["fly", "--json", "--data-root", "a", "--data-root", "b", "--device", "cpu", "--dtype", "float16"]
     words += ["--devices", "4", "--num-nodes", "2", "--strategy", "ddp"]
     arguments = parser.parse_args(words)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.docs.test_pages import blocks, parser_of_all_verbs
+from tests.docs.test_pages import blocks, parser_of_all_commands
 
 from tailcut.evaluation.evaluate import evaluate_file
 from tailcut.format import save
@@ -36,7 +36,7 @@ def number(line: str, option: str) -> int:
 
 @pytest.mark.parametrize("line", TORCHRUN)
 def test_torchrun_starts_as_many_as_the_run_counts(line: str) -> None:
-    arguments = parser_of_all_verbs().parse_args(train_words(line))
+    arguments = parser_of_all_commands().parse_args(train_words(line))
     assert (number(line, "nproc-per-node"), number(line, "nnodes")) == (arguments.devices, arguments.num_nodes)
     assert arguments.resume
     find_recipe(arguments.recipe)
@@ -48,7 +48,7 @@ def test_both_forms_of_torchrun_are_there() -> None:
 
 def test_slurm_starts_as_many_as_the_run_counts() -> None:
     (line,) = (line for line in LINES if line.startswith("srun "))
-    arguments = parser_of_all_verbs().parse_args(train_words(line))
+    arguments = parser_of_all_commands().parse_args(train_words(line))
     assert arguments.devices == int(OPTIONS["ntasks-per-node"]) == int(OPTIONS["gpus-per-node"])
     assert arguments.num_nodes == int(OPTIONS["nodes"])
     assert arguments.resume

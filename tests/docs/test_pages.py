@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 import re
 import shlex
@@ -12,10 +13,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+import tailcut
 from tailcut import errors
 from tailcut.channels.pruning.report import PrunedLayer, PruneReport, SkippedChannels
 from tailcut.channels.scoring.scores import ScoredLayer
-from tailcut.cli import VERBS
+from tailcut.cli import COMMANDS
 from tailcut.cli.parser import Parser
 from tailcut.evaluation import EvaluateReport
 from tailcut.evaluation.generation import GenerationReport
@@ -101,6 +103,31 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert dead == []
 
 
+def python_names(page: Path) -> set[str]:
+    """The dotted names of the package that a page's text mentions, files (`tailcut.h`) and JavaScript left out."""
+    found = set(re.findall(r"`(tailcut(?:\.\w+)+)[`(]", prose(page.read_text(encoding="utf-8"))))
+    return found - {"tailcut.h", "tailcut.fish", "tailcut.run", "tailcut.mask"}
+
+
+def exists(name: str) -> bool:
+    """Return whether a dotted name is an attribute or a module; the last part is not imported, it may need an extra."""
+    found: Any = tailcut
+    parts = name.split(".")
+    for number, part in enumerate(parts[1:], start=2):
+        if not hasattr(found, part):
+            module = ".".join(parts[:number])
+            if number == len(parts) or importlib.util.find_spec(module) is None:
+                return importlib.util.find_spec(module) is not None
+            importlib.import_module(module)
+        found = getattr(found, part)
+    return True
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_names_of_python_exist(page: Path) -> None:
+    assert [name for name in sorted(python_names(page)) if not exists(name)] == []
+
+
 def test_every_page_can_be_reached_from_the_readme() -> None:
     reached, waiting = set(), [ROOT / "README.md"]
     while waiting:
@@ -111,39 +138,39 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
     assert {page.relative_to(ROOT) for page in PAGES} - {page.relative_to(ROOT) for page in reached} == set()
 
 
-def commands(page: Path) -> Iterator[str]:
-    """The command lines of verbs in the bash blocks of a page; those that only show the syntax are left out."""
+def shown_commands(page: Path) -> Iterator[str]:
+    """The commands in the bash blocks of a page; those that only show the syntax are left out."""
     for block in blocks(page.read_text(encoding="utf-8"), "bash"):
         for line in block.splitlines():
             if re.match("tailcut [a-z]", line) and "[" not in line:
                 yield line
 
 
-COMMANDS = [command for page in PAGES for command in commands(page)]
+SHOWN_COMMANDS = [command for page in PAGES for command in shown_commands(page)]
 
 
-def parser_of_all_verbs() -> Parser:
+def parser_of_all_commands() -> Parser:
     parser = Parser(prog="tailcut")
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb in VERBS:
-        verb.add_parser(verbs)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for command in COMMANDS:
+        command.add_parser(commands)
     return parser
 
 
 def test_there_are_commands() -> None:
-    assert len(COMMANDS) > 20
+    assert len(SHOWN_COMMANDS) > 20
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", SHOWN_COMMANDS)
 def test_command_parses(command: str) -> None:
-    arguments = parser_of_all_verbs().parse_args(shlex.split(command, comments=True)[1:])
-    if arguments.verb == "train" and not arguments.recipe.endswith(".toml"):
+    arguments = parser_of_all_commands().parse_args(shlex.split(command, comments=True)[1:])
+    if arguments.command == "train" and not arguments.recipe.endswith(".toml"):
         find_recipe(arguments.recipe)
 
 
-def verb_parsers() -> dict[str, argparse.ArgumentParser]:
+def command_parsers() -> dict[str, argparse.ArgumentParser]:
     (choices,) = (
-        action.choices for action in parser_of_all_verbs()._actions if isinstance(action, argparse._SubParsersAction)
+        action.choices for action in parser_of_all_commands()._actions if isinstance(action, argparse._SubParsersAction)
     )
     return dict(choices)
 
@@ -155,15 +182,15 @@ def section(name: str) -> str:
     return found[1]
 
 
-@pytest.mark.parametrize("verb", sorted(verb_parsers()))
-def test_every_verb_and_option_is_explained(verb: str) -> None:
-    assert f"[`{verb}`](#{verb})" in COMMAND_LINE
-    options = [option for action in verb_parsers()[verb]._actions for option in action.option_strings]
+@pytest.mark.parametrize("command", sorted(command_parsers()))
+def test_every_command_and_option_is_explained(command: str) -> None:
+    assert f"[`{command}`](#{command})" in COMMAND_LINE
+    options = [option for action in command_parsers()[command]._actions for option in action.option_strings]
+    explained = section("Options of several commands") + section(command)
     missing = [
         option
         for option in options
-        if option not in {"-h", "--help", "--json", "--import", "--max-parameters", "--allow-non-finite"}
-        and option not in section(verb)
+        if option not in {"-h", "--help"} and not re.search(rf"(?<![\w-]){option}(?![\w-])", explained)
     ]
     assert missing == []
 
@@ -173,10 +200,10 @@ def fields_of(report: type[Report]) -> list[str]:
     return [field.name for field in dataclasses.fields(report)]
 
 
-@pytest.mark.parametrize("verb", sorted(REPORTS))
-def test_every_key_of_the_json_is_named(verb: str) -> None:
-    keys = {key for report in REPORTS[verb] for key in fields_of(report)}
-    assert [key for key in sorted(keys) if f"`{key}`" not in section(verb)] == []
+@pytest.mark.parametrize("command", sorted(REPORTS))
+def test_every_key_of_the_json_is_named(command: str) -> None:
+    keys = {key for report in REPORTS[command] for key in fields_of(report)}
+    assert [key for key in sorted(keys) if f"`{key}`" not in section(command)] == []
 
 
 def recipe_keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -700,12 +700,12 @@ def test_what_is_no_network_is_refused(given: Any, message: str) -> None:
         regularize(given)
 
 
-@pytest.mark.parametrize("verb", [to_dense, fuse])
-def test_other_verbs_refuse_what_is_no_network(verb: Any) -> None:
+@pytest.mark.parametrize("function", [to_dense, fuse])
+def test_other_functions_refuse_what_is_no_network(function: Any) -> None:
     with pytest.raises(ArgumentError, match=r"expected a network \(a torch.nn.Module\), got list"):
-        verb([nn.Linear(2, 2)])
+        function([nn.Linear(2, 2)])
     with pytest.raises(ArgumentError, match=r"got its class; make one: ReLU"):
-        verb(nn.ReLU)
+        function(nn.ReLU)
 
 
 def test_a_fused_view_is_not_regularised_in_place_of_its_network() -> None:

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tailcut.cli.verbs.reproduce import wanted_rows
+from tailcut.cli.commands.reproduce import wanted_rows
 from tailcut.printing import figure_text
 from tailcut.reports import by_name, make_table, read_records, start_is_older, start_of
 from tailcut.runs import Result, read_result

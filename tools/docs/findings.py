@@ -32,12 +32,12 @@ NEAR = 7.0  # points of accuracy below the row compared with; rows with a lower 
 
 
 def finding(name: str, experiments: Path = EXPERIMENTS) -> str:
-    """Return a sentence for each variant that was run, against the experiment's own row."""
+    """Return the table of the variants that were run, against the experiment's own row."""
     base = AGAINST[name]
     others = [variant for variant, _ in finding_points(name, experiments) if variant != base]
     if not others:
         return "Not run."
-    return variants_compared(experiments / name, [(other, base) for other in others])
+    return variants_compared(experiments / name, [(base, others)])
 
 
 def finding_points(name: str, experiments: Path = EXPERIMENTS) -> list[list[Any]]:

@@ -1,4 +1,4 @@
-"""The command line: one verb per file; each parses, calls and prints.
+"""The command line: one command per file; each parses, calls and prints.
 
 Results go to standard output (one JSON object with --json), everything else to standard error. Exit codes: 0,
 1 for a job that failed, 2 for bad usage.
@@ -11,11 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from tailcut.cli.advice import for_command_line
-from tailcut.cli.completion import SHELLS, PrintCompletion
-from tailcut.cli.imports import import_all
-from tailcut.cli.output import is_first_process, messages_on_stderr, say_error
-from tailcut.cli.parser import Parser, UsageError, reading_of
-from tailcut.cli.verbs import (
+from tailcut.cli.commands import (
     attack,
     check,
     compare,
@@ -43,11 +39,15 @@ from tailcut.cli.verbs import (
     train,
     unpack,
 )
+from tailcut.cli.completion import SHELLS, PrintCompletion
+from tailcut.cli.imports import import_all
+from tailcut.cli.output import is_first_process, messages_on_stderr, say_error
+from tailcut.cli.parser import Parser, UsageError, reading_of
 from tailcut.errors import ArgumentError, MissingExtraError, RecipeError, TailcutError
 from tailcut.limits import command_line_limit
 from tailcut.runs import tailcut_version
 
-VERBS = (
+COMMANDS = (
     train,
     pack,
     compress,
@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail("tailcut", error, FAILED, as_json=as_json)
     except SystemExit as stop:  # argparse ends so after --help and --version
         return int(stop.code or 0)
-    prog = f"tailcut {arguments.verb}"
+    prog = f"tailcut {arguments.command}"
     try:
         limits = command_line_limit(arguments.max_parameters, allow_non_finite=arguments.allow_non_finite)
         with messages_on_stderr(), limits:
@@ -126,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="tailcut",
         description="Neural networks in the frequency domain: train, pack, load and run truncated networks.",
-        epilog="Each verb has its own help: tailcut VERB --help",
+        epilog="Each command has its own help: tailcut COMMAND --help",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"tailcut {tailcut_version()}")
@@ -135,11 +135,11 @@ def _parser() -> argparse.ArgumentParser:
         action=PrintCompletion,
         choices=SHELLS,
         metavar="SHELL",
-        help="print what makes a shell complete verbs, options and file names: bash, zsh, fish or tcsh",
+        help="print what makes a shell complete commands, options and file names: bash, zsh, fish or tcsh",
     )
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for verb in VERBS:
-        verb.add_parser(verbs)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        command.add_parser(commands)
     return parser
 
 

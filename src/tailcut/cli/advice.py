@@ -22,7 +22,7 @@ ADVICE = {
     "; or the wrapper as a class of your own, with registered=False": "",
     ", or with registered=False, to be loaded into such a class": "",
     "train one with replace_stem(..., gate=True)": "train one with gate = true under [inputs] of its recipe",
-    "(download=True allows it)": "(--download allows it, of the verbs that run on data)",
+    "(download=True allows it)": "(--download allows it, of the commands that run on data)",
     "; try dynamic=False if sizes are the trouble": "",
     "take what is whole: load(path, level=": "take what is whole: tailcut cut, --level (in Python level=",
     "max_pixels (on the command line --max-pixels)": "--max-pixels",

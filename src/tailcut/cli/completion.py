@@ -1,4 +1,4 @@
-"""Shell completion of verbs, options and file names, by scripts that shtab writes from the parser."""
+"""Shell completion of commands, options and file names, by scripts that shtab writes from the parser."""
 
 import argparse
 from collections.abc import Iterator, Sequence
@@ -36,7 +36,7 @@ def completion_script(parser: argparse.ArgumentParser, shell: str) -> str:
     """Return the script that completes the words of `parser` in a shell; it needs neither Python nor Tailcut to run.
 
     Args:
-        parser: with all its verbs. Its arguments get marks of what they complete to (changed).
+        parser: with all its commands. Its arguments get marks of what they complete to (changed).
         shell: one of `SHELLS`.
 
     Raises:
@@ -56,9 +56,9 @@ def completion_script(parser: argparse.ArgumentParser, shell: str) -> str:
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
-    """Yield the arguments of a parser and of all its verbs."""
+    """Yield the arguments of a parser and of all its commands."""
     for action in parser._actions:
         yield action
         if isinstance(action, argparse._SubParsersAction):
-            for verb in action.choices.values():
-                yield from _actions(verb)
+            for command in action.choices.values():
+                yield from _actions(command)

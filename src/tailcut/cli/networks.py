@@ -15,9 +15,9 @@ def add_network(parser: Parser) -> None:
 def add_images(parser: Parser) -> None:
     """Add --data, --split, data roots, --num-batches, --batch-size and --seed: the images that scores are made of."""
     parser.add_argument("--data", metavar="NAME", help="the data set to run on; not needed for l1, l2, fpgm and random")
-    parser.add_argument("--split", default="train", metavar="NAME", help="the part of it (default: train)")
+    parser.add_argument("--split", default="train", metavar="NAME", help="its split (default: train)")
     add_data_roots(parser)
     add_reading(parser)
     parser.add_argument("--num-batches", type=int, default=5, metavar="N", help="batches to run on (default: 5)")
     parser.add_argument("--batch-size", type=int, default=128, metavar="N", help="images in each (default: 128)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="chooses the images")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed that chooses the images (default: 0)")

@@ -52,7 +52,7 @@ def _rank() -> str:
     return os.environ.get("SLURM_PROCID", "0") if several else "0"
 
 
-def check_processes(verb: str, devices: int, num_nodes: int) -> None:
+def check_processes(command: str, devices: int, num_nodes: int) -> None:
     """Raise `LauncherError` if a launcher started several processes of a command whose options count one only.
 
     Where they count several, the engine compares the numbers itself.
@@ -64,7 +64,7 @@ def check_processes(verb: str, devices: int, num_nodes: int) -> None:
         count = os.environ.get(name, "1")
         if count != "1":
             raise LauncherError(
-                f"{launcher} started {count} processes of tailcut {verb} ({name}), but the options count one: each "
+                f"{launcher} started {count} processes of tailcut {command} ({name}), but the options count one: each "
                 "would do all the work. Give --devices (processes of each machine) and --num-nodes (machines), or "
                 "start one process"
             )

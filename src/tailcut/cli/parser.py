@@ -1,4 +1,4 @@
-"""Common parts of the verbs' parsers: errors that can be caught, and options of several verbs."""
+"""Common parts of the commands' parsers: errors that can be caught, and options of several commands."""
 
 import argparse
 import re
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tailcut.data import OnError
     from tailcut.runtime.devices import Devices
 
-Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 DTYPES = ("float32", "float16", "bfloat16")
 QUANTIZED = "quantized"
@@ -42,18 +42,18 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(self.prog, self.format_usage(), message)
 
 
-def add_verb(verbs: Verbs, name: str, *, summary: str, description: str, example: str, run: Any) -> Parser:
-    """Add the parser of one verb, with its example and the options that each verb has.
+def add_command(commands: Commands, name: str, *, summary: str, description: str, example: str, run: Any) -> Parser:
+    """Add the parser of one command, with its example and the options that each command has.
 
     Args:
-        verbs: where verbs are added.
-        name: the verb.
-        summary: one line for the list of verbs.
+        commands: where commands are added.
+        name: the command.
+        summary: one line for the list of commands.
         description: what it does.
         example: shown at the end of its help.
         run: called with the parsed arguments; returns a report or None.
     """
-    parser = verbs.add_parser(
+    parser = commands.add_parser(
         name,
         help=summary,
         description=textwrap.fill(description, 80),
@@ -72,19 +72,18 @@ def add_verb(verbs: Verbs, name: str, *, summary: str, description: str, example
         metavar="MODULE",
         action="append",
         default=[],
-        help="run a module or .py file of yours first, with all that its code does, for the networks that it "
-        "registers; may be given again",
+        help="import this module or .py file first, for the networks that it registers; may be repeated",
     )
     parser.add_argument(
         "--max-parameters",
         type=int,
         metavar="N",
-        help="the most numbers that the network of a .tailcut file may have (default: 2^30): bounds memory and time",
+        help="refuse .tailcut files whose network has more numbers (default: 2^30): bounds memory and time",
     )
     parser.add_argument(
         "--allow-non-finite",
         action="store_true",
-        help="read and write networks with numbers that are not finite (NaN) in tensors that are no coefficients",
+        help="read and write networks with NaN or infinities, in other tensors than coefficients",
     )
     parser.set_defaults(run=run)
     return parser
@@ -96,13 +95,13 @@ def add_data_roots(parser: Parser) -> None:
         "--data-root",
         action="append",
         metavar="DIR",
-        help="a folder that holds data sets (mnist/, carvana/, ...), tried before those of TAILCUT_DATA and "
-        "the user cache; may be given more than once",
+        help="a folder that holds data sets (mnist/, carvana/, ...), searched before those of TAILCUT_DATA and "
+        "the user cache; may be repeated",
     )
     parser.add_argument(
         "--download",
         action="store_true",
-        help="fetch MNIST or CIFAR-10 into the user cache, hash-checked, if they lie nowhere",
+        help="fetch MNIST or CIFAR-10 into the user cache, hash-checked, if no data root has them",
     )
 
 
@@ -113,18 +112,18 @@ def add_reading(parser: Parser, *, skips: bool = True) -> None:
             "--on-error",
             choices=("raise", "skip"),
             default="raise",
-            help="images that cannot be read: end there (raise, the default), or leave them out and count them",
+            help="images that cannot be read: stop with an error (raise, default), or leave them out and count them",
         )
     parser.add_argument(
         "--lenient",
         action="store_true",
-        help="of damaged JPEG files take what libjpeg makes of them, instead of refusing them",
+        help="decode damaged JPEG files as far as libjpeg can, instead of refusing them",
     )
     parser.add_argument(
         "--max-image-pixels",
         type=int,
         metavar="N",
-        help="the most pixels of an image's file (2^24, or 16 for each byte of its file if that is more)",
+        help="refuse images with more pixels (default: 2^24, or 16 for each byte of the file if that is more)",
     )
 
 
@@ -175,15 +174,13 @@ def add_model_arguments(parser: Parser, what: str, *, required: bool = False) ->
         metavar="KEY=VALUE",
         dest="model_arguments",
         required=required,
-        help=f"{what}; may be given more than once",
+        help=f"{what}; may be repeated",
     )
 
 
 def add_dense(parser: Parser) -> None:
     """Add --dense."""
-    parser.add_argument(
-        "--dense", action="store_true", help="build the dense weights and run with them, instead of fused; to compare"
-    )
+    parser.add_argument("--dense", action="store_true", help="run with dense weights instead of fused, to compare")
 
 
 def add_max_pixels(parser: Parser) -> None:
@@ -193,7 +190,7 @@ def add_max_pixels(parser: Parser) -> None:
         type=int,
         default=MAX_PIXELS,
         metavar="N",
-        help=f"the most pixels of an image that the file may ask for ({MAX_PIXELS:,}); more for files that you trust",
+        help=f"the most pixels that a file may enlarge images to (default: {MAX_PIXELS:,}); more for files you trust",
     )
 
 
@@ -202,7 +199,7 @@ def add_dtypes(parser: Parser, *, default: str | None = None, more: tuple[str, .
     choices = (*DTYPES, *more)
     parser.add_argument("--dtype", choices=choices, default=default, help="number type of the coefficients")
     parser.add_argument(
-        "--other-dtype", choices=choices, default=default, help="number type of all else (biases, batch norm)"
+        "--other-dtype", choices=choices, default=default, help="number type of everything else (biases, batch norm)"
     )
 
 
@@ -213,7 +210,7 @@ def add_levels(parser: argparse.ArgumentParser) -> None:
         type=_fractions,
         default=(),
         metavar="PARTS",
-        help="a progressive file: the coefficients of its smaller networks as parts of all, such as 0.25,0.5",
+        help="make a progressive file, whose smaller networks have these parts of the coefficients: 0.25,0.5",
     )
 
 

@@ -78,7 +78,7 @@ def compress(
     registered: bool = True,
     levels: Sequence[float] = (),
 ) -> CompressReport:
-    """Write a trained network to a small file: rounded to steps, without training. Does not change the model.
+    """Write a trained network to a small file: quantised, without training. Does not change the model.
 
     Each tensor's step follows from how much it matters (`measure_sensitivity`), numbers make good what the rounding of
     those before them spoiled, and biases and batch norm's statistics are moved by what the rounding changed.

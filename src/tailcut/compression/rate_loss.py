@@ -47,7 +47,7 @@ START_BYTES = 3
 
 
 class RateLoss(nn.Module):
-    """The bytes of a network's file as a part of its loss: training for bytes.
+    """The size of a network's file as a part of the loss: training for bytes.
 
     Within `rounded()` the network computes with the numbers that its file would have. Gradients go straight through the
     rounding, the steps are learned, and the call gives what the bytes cost: the bits of a discretised Laplace

@@ -83,7 +83,7 @@ def dataset_names() -> list[str]:
 
 
 def default_split(name: str) -> str | None:
-    """Return the split for the figures of a data set, where nobody names one.
+    """Return the split that a data set is evaluated on if none is given.
 
     `test`; for carvana, imagenet and imagenette `val`, for coco `val2017`. None for your own (and for names that are
     not known): `test` if it has such a folder, else `val`.

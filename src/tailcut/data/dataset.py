@@ -118,7 +118,7 @@ class Dataset(ABC, torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
 
 
 class InMemoryDataset(Dataset):
-    """A classification data set that lies in memory as bytes; batches are made without a loop.
+    """A classification data set held in memory as bytes; batches are made without a loop.
 
     Args:
         name: the registered name.

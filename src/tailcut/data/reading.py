@@ -85,7 +85,7 @@ def reading(
     place: str = "Python",
     skipped: dict[str, str] | None = None,
 ) -> Iterator[Reading]:
-    """Within the block, images are read so, and data sets that are opened in it go on reading so.
+    """Set how images are read within the block, and later by the data sets that are opened in it.
 
     Args:
         on_error: see `Reading`, as for the others.
@@ -117,7 +117,7 @@ def resolve_reading(strict: bool | None, max_pixels: int | None) -> Reading:
 
 
 def leave_out(path: str | Path, error: DataError) -> None:
-    """Note that an image cannot be read, where broken ones are to be left out; else raise the error."""
+    """Record an image that cannot be read, where broken ones are to be left out; else raise the error."""
     settings = current_reading()
     if settings.on_error == "raise":
         raise error

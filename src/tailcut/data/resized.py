@@ -8,7 +8,7 @@ from tailcut.data.framing import Framing, check_framing, framed, named, side_of
 
 
 class ResizedDataset(DatasetView):
-    """A data set of classes with all images at one size, when they are asked for.
+    """A data set of classes whose images are resized to one size on access.
 
     Args:
         dataset: any data set for classification; its storage is shared.

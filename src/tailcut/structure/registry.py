@@ -138,7 +138,7 @@ def example_shape(model: nn.Module) -> Shape | None:
 
 
 def model_names() -> list[str]:
-    """Names of all registered networks, sorted."""
+    """Return the names of all registered networks, sorted."""
     return sorted(_families)
 
 

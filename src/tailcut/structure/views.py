@@ -8,7 +8,7 @@ from tailcut.errors import ArgumentError
 
 
 class NetworkView(nn.Module):
-    """A way to run another network, its `source`, with which it shares all state; files hold the source."""
+    """A wrapper that runs another network, its `source`, and shares all state with it; files hold the source."""
 
     source: nn.Module
 

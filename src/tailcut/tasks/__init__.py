@@ -1,4 +1,4 @@
-"""Tasks on files, one module each; the verbs of the command line call them."""
+"""Tasks on files, one module each; the commands call them."""
 
 from tailcut.tasks.prediction.predict import PredictReport as PredictReport
 from tailcut.tasks.prediction.predict import predict as predict

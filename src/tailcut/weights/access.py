@@ -15,7 +15,7 @@ from tailcut.weights.truncation import Truncation
 
 @dataclass(frozen=True)
 class TruncatedTensor:
-    """One regularised tensor of a network, for those who store it or run it another way.
+    """One regularised tensor of a network, for code that stores or runs it.
 
     Attributes:
         name: its plain name (`conv.weight`), and in `aliases` the names of tied ones.

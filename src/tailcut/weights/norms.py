@@ -14,7 +14,7 @@ from tailcut.weights.truncation import Truncation
 
 
 def truncate_norms(model: nn.Module, num_kept: int) -> list[str]:
-    """Keep gains and shifts of batch norm as the first coefficients of their DCT along the channels. Changes the model.
+    """Replace the gains and shifts of batch norm by the first coefficients of their DCT. Changes the model.
 
     A truncated weight has few coefficients, and the batch norm behind it two numbers for each channel: in small files
     they weigh more than all the weights. Works on dense and on truncated networks, but before fusing and before an

@@ -117,7 +117,7 @@ def regularize(
     precision: str = "float32",
     warn: bool = True,
 ) -> RegularizationReport:
-    """Keep the weights of `model` as the first coefficients of their DCT. Changes the model.
+    """Replace the weights of `model` by the first coefficients of their DCT. Changes the model.
 
     Each chosen parameter W becomes a vector of n coefficients in the canonical order, and W is computed from
     it in every forward (Frequency Regularization, equation 2; orthonormal here). At keep_ratio 1 the outputs

@@ -284,7 +284,7 @@ def _resized(value: torch.Tensor, length: int) -> torch.Tensor:
 
 
 def steps_to_reach(start: int, target: int, rate: float) -> int:
-    """After how many steps of the paper's schedule a tensor of `start` coefficients rounds to `target`."""
+    """Return the number of steps of the paper's schedule after which `start` coefficients round to `target`."""
     if start <= target:
         return 0
     if rate >= 1:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from tests.tools.docs.test_recipe_tables import record
-from tools.docs.comparisons import accuracies, comparison, scores_compared
+from tools.docs.comparisons import accuracies, answers, scores_compared
 
 from tailcut.format.zoo import zoo_folder
 from tailcut.runs import read_result
@@ -18,50 +18,32 @@ def write(folder: Path, name: str, values: list[float]) -> None:
         record(folder, f"frequency-inputs/{name}", seed, {"accuracy": value})
 
 
+def rows(table: str) -> list[str]:
+    return table.splitlines()[2:]
+
+
 def test_without_records_nothing_is_claimed(tmp_path: Path) -> None:
     write(tmp_path, RGB, [0.7])
-    assert comparison(tmp_path, DCT, RGB) == f"`{DCT}` against `{RGB}`: not run."
+    first, second, *_ = rows(answers(tmp_path))
+    assert first == f"| **`{RGB}`** | 70.00 % | 1 |  |  |"
+    assert second == f"| `{DCT}` | not run |  |  |  |"
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs", "ending"),
+    ("ours", "theirs", "cells"),
     [
-        (
-            [0.70, 0.71, 0.72],
-            [0.69, 0.70, 0.71],
-            f"`{DCT}` (71.00 ± 1.00 %, 3 seeds) is 1.00 points more accurate than `{RGB}` (70.00 ± 1.00 %, 3 seeds); "
-            "a difference like this comes by chance with p = 0.29 (Welch's t-test), so it may be chance.",
-        ),
-        (
-            [0.60, 0.61],
-            [0.70, 0.71],
-            f"`{DCT}` (60.50 ± 0.71 %, 2 seeds) is 10.00 points less accurate than `{RGB}` (70.50 ± 0.71 %, 2 seeds); "
-            "a difference like this comes by chance with p < 0.01 (Welch's t-test), so it is hardly chance.",
-        ),
-        (
-            [0.7],
-            [0.6],
-            f"`{DCT}` (70.00 %, 1 seed) is 10.00 points more accurate than `{RGB}` (60.00 %, 1 seed); "
-            "one seed cannot tell whether that is chance.",
-        ),
-        (
-            [0.1, 0.1],
-            [0.7, 0.71],
-            f"`{DCT}` (10.00 ± 0.00 %, 2 seeds) is 60.50 points less accurate than `{RGB}` (70.50 ± 0.71 %, 2 seeds); "
-            "a difference like this comes by chance with p < 0.01 (Welch's t-test), so it is hardly chance.",
-        ),
-        (
-            [0.1, 0.1],
-            [0.1, 0.1],
-            f"`{DCT}` (10.00 ± 0.00 %, 2 seeds) is 0.00 points more accurate than `{RGB}` (10.00 ± 0.00 %, 2 seeds); "
-            "the seeds of neither differ.",
-        ),
+        ([0.70, 0.71, 0.72], [0.69, 0.70, 0.71], "71.00 ± 1.00 % | 3 | +1.00 | 0.29"),
+        ([0.60, 0.61], [0.70, 0.71], "60.50 ± 0.71 % | 2 | -10.00 | 0.005"),
+        ([0.7], [0.6], "70.00 % | 1 | +10.00 | "),
+        ([0.1, 0.1], [0.7, 0.71], "10.00 ± 0.00 % | 2 | -60.50 | 0.005"),
+        ([0.1, 0.1], [0.1, 0.1], "10.00 ± 0.00 % | 2 | +0.00 | "),
+        ([0.1, 0.101, 0.1], [0.7, 0.701, 0.7], "10.03 ± 0.06 % | 3 | -60.00 | < 0.001"),
     ],
 )
-def test_what_the_seeds_say(ours: list[float], theirs: list[float], ending: str, tmp_path: Path) -> None:
+def test_what_the_seeds_say(ours: list[float], theirs: list[float], cells: str, tmp_path: Path) -> None:
     write(tmp_path, DCT, ours)
     write(tmp_path, RGB, theirs)
-    assert comparison(tmp_path, DCT, RGB) == ending
+    assert rows(answers(tmp_path))[1] == f"| `{DCT}` | {cells} |"
 
 
 def test_scores_are_compared_by_their_seeds(tmp_path: Path) -> None:
@@ -72,9 +54,9 @@ def test_scores_are_compared_by_their_seeds(tmp_path: Path) -> None:
         for name, accuracy in (("spectral", value), ("l1", value + 0.01)):
             content = json.dumps({**any_result, "metrics": {"accuracy": accuracy}})
             (folder / f"{name}-untuned-{seed}.json").write_text(content)
-    first, second, *_ = scores_compared(tmp_path).splitlines()
-    assert "(71.00 ± 1.41 %, 2 seeds) is 1.00 points less accurate than `l1-untuned`" in first
-    assert second == "- `spectral-untuned` against `apoz-untuned`: not run."
+    _, second, third, *_ = rows(scores_compared(tmp_path))
+    assert second == "| `l1-untuned` | 72.00 ± 1.41 % | 2 | +1.00 | 0.55 |"
+    assert third == "| `apoz-untuned` | not run |  |  |  |"
 
 
 def test_a_variant_has_its_own_seeds_only(tmp_path: Path) -> None:

@@ -38,8 +38,9 @@ def test_variants_are_compared_in_the_order_of_the_experiment(tmp_path: Path) ->
     write(tmp_path / "fr-corner", "corner", [0.9, 0.92])
     assert with_records(tmp_path) == ["fr-corner"]
     assert finding_points("fr-corner", tmp_path) == [["corner", [0.9, 0.92]], ["drawn-anywhere", [0.5, 0.52]]]
-    (line,) = finding("fr-corner", tmp_path).splitlines()
-    assert line.startswith("- `drawn-anywhere` (51.00 ± 1.41 %, 2 seeds) is 40.00 points less accurate than `corner`")
+    _, _, base, line = finding("fr-corner", tmp_path).splitlines()
+    assert base == "| **`corner`** | 91.00 ± 1.41 % | 2 |  |  |"
+    assert line == "| `drawn-anywhere` | 51.00 ± 1.41 % | 2 | -40.00 | 0.001 |"
 
 
 def test_an_image_has_a_row_for_each_variant() -> None:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tailcut.cli.commands import train
 from tailcut.cli.parser import Parser
-from tailcut.cli.verbs import train
 from tailcut.errors import RecipeError
 from tailcut.training.recipe.schema import Recipe
 from tailcut.training.recipe.toml_files import (

@@ -44,7 +44,7 @@ class Objects:
 
 
 class CocoDataset(Dataset):
-    """The images of an annotation file, in the order of their numbers, read when asked for.
+    """The images of an annotation file, in the order of their numbers, read on access.
 
     A target is a table of objects, float32 (objects, 5): left, top, right, bottom in pixels and the category number.
     `objects` gives their masks too.

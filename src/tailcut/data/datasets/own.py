@@ -76,7 +76,7 @@ def _find(name: str, split: str | None, parts: Sequence[str], *, title: str, adv
 
 
 def framing_of(text: str, name: str) -> Framing:
-    """Return what stands behind `NAME@` in the name of a data set: 448, or 512/448.
+    """Return the sizes after `NAME@` in the name of a data set: 448, or 512/448.
 
     Raises:
         ArgumentError: it is neither a number nor two.

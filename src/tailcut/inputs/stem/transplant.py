@@ -70,7 +70,7 @@ def transplant_stem(
     kernel_size: int = 3,
     ridge: float = 1e-6,
 ) -> TransplantReport:
-    """Give a trained RGB network a first layer over frequency channels that does what its own did. Changes the model.
+    """Replace the stem of a trained RGB network by a fitted first layer over frequency channels. Changes the model.
 
     The old features are a function of pixels, and pixels a linear function of the channels. So the first convolution of
     a network is a convolution over the channels of the images, up to frequencies that are not selected and to what

@@ -42,7 +42,7 @@ class RegularizationSection(RecipeSection):
         min_kept: the fewest that `keep_ratio` leaves of a tensor.
         axes: the transformed axes.
         order_weights: weight of each axis in the order of coefficients.
-        include: name patterns of the tensors; all that can be when left out.
+        include: name patterns of the tensors; the weights of all layers when left out.
         exclude: name patterns of tensors that stay as they are.
         overrides: settings per name pattern.
         initialization: `model` (transform the model's own initial weights, which loses the energy of the tail);
@@ -51,10 +51,10 @@ class RegularizationSection(RecipeSection):
             start at zero); `normal` (random coefficients of standard deviation 0.1, as in the published code);
             `lsuv` (as `he`, then scaled so that each layer's outputs have mean 0 and variance 1 for one batch
             of training images; see `tailcut.weights.lsuv_init`).
-        norm_std: standard deviation of the noise that gains and biases of batch norm get at the start, so that channels
+        norm_std: standard deviation of the noise in the initial gains and biases of batch norm, so that channels
             differ; 0 for none. See `tailcut.weights.initialize_norms`.
-        num_drawn: train only so many of those coefficients, drawn at random; the others are zero and stay so. What
-            the low-frequency corner is compared with. One number for each tensor, or a table by tensor name.
+        num_drawn: for comparison with the low-frequency corner: train only so many of those coefficients, drawn at
+            random; the others stay zero. One number for each tensor, or a table by tensor name.
     """
 
     keep_ratio: KeepRatio | None = None
@@ -87,12 +87,11 @@ class NormsSection(RecipeSection):
 
 
 class StartSection(RecipeSection):
-    """The trained network to start from, in place of fresh parameters.
+    """The trained network to start from, in place of training from scratch.
 
     Attributes:
-        file: a .tailcut file, `zoo:NAME`, a finished run folder, or a torch checkpoint whose weights fit `model`;
-            `run:NAME` is the run folder of that name beside this run's; `data:PATH` is looked for under the data
-            roots.
+        file: a .tailcut file, `zoo:NAME`, a finished run folder, `run:NAME` (the run folder of that name beside this
+            run's), or a torch checkpoint whose weights fit `model`; `data:PATH` is searched under the data roots.
     """
 
     file: str
@@ -144,18 +143,18 @@ class InputsSection(RecipeSection):
     """The network reads frequency channels instead of pixels; see `tailcut.inputs.replace_stem`.
 
     Attributes:
-        pixels: `ycbcr`: pixels all the same, in these colours (see `tailcut.inputs.use_ycbcr`); then of the other keys
-            only those of statistics are left.
+        pixels: `ycbcr`: YCbCr pixels instead of frequency channels (see `tailcut.inputs.use_ycbcr`); of the other keys
+            only those of statistics then apply.
         channels: how many, or a list of their numbers, or the JSON file of a selection.
         chroma: `two_scale` (the paper's) or `full`.
         strides: `paper` or `published`.
-        first: the first module that is kept; known networks know it.
+        first: the first module that is kept, for networks that `replace_stem` does not know.
         gate: put a gate before the network, which learns the channels that matter.
-        gate_temperature: of the gate's choice.
+        gate_temperature: temperature of the gate's Gumbel softmax.
         gate_strength: the weight of the gate's mean in the loss (the paper's lambda).
-        statistics_images: training images to measure the mean and spread of the channels on; 0 leaves plain
-            coefficients.
-        statistics: of all `pixels`; or the spread of the `images`' means, as the published constants.
+        statistics_images: training images that the mean and standard deviation of the channels are measured on; 0 for
+            no normalisation.
+        statistics: standard deviation over all `pixels`, or over the means of `images`, as in the published constants.
     """
 
     pixels: Literal["ycbcr"] | None = None
@@ -233,7 +232,7 @@ class OptimizerSection(RecipeSection):
 
     Attributes:
         name: `adam`, `adamw` or `sgd`.
-        lr: the (highest) learning rate.
+        lr: the (peak) learning rate.
         betas: of `adam` and `adamw`.
         momentum: of `sgd`.
         weight_decay: as the optimiser defines it.
@@ -257,23 +256,22 @@ class TrainingSection(RecipeSection):
     """The run.
 
     Attributes:
-        epochs: passes over the training images; with 0 the network is packed and evaluated as it starts, pruned and
-            cut if the recipe says so.
+        epochs: passes over the training images; with 0 the network is pruned and cut as the recipe says, packed and
+            evaluated.
         seed: of everything random.
         precision: `fp32`, or mixed precision `bf16` or `fp16`; the transform itself always runs in float32.
         execution: `fused` trains without dense weights (see `tailcut.fuse`), `dense` builds them in each step; `auto`
             decides by a cost model, at the start and wherever vectors are shortened.
         channels_last: train on images in channels-last memory order, often faster for convolutions.
-        loss: `cross_entropy`; `dice_bce` (soft Dice plus cross entropy) for masks; `vae` and `gan` for networks that
-            make images.
+        loss: `cross_entropy`; `dice_bce` (soft Dice plus cross entropy) for masks; `vae` and `gan` for generative
+            networks.
         label_smoothing: of the cross entropy.
         round_from: fraction of the run after which the forward pass uses coefficients rounded to `pack.dtype`
             (straight-through: gradients reach the float32 masters); never when left out.
         validate_every: epochs between two validations.
-        statistics_images: training images on which the statistics of batch norm are measured again for each
-            validation and for the packed network; with 0 they are those that training leaves, averages over its last
-            batches, unless an epoch has fewer than 20 steps, or what is evaluated is not what trained (averaged
-            parameters, a gate).
+        statistics_images: training images on which batch norm's statistics are measured again for each validation and
+            for the packed network; with 0 they are running averages, unless an epoch has fewer than 20 steps,
+            parameters are averaged or there is a gate.
     """
 
     epochs: Annotated[int, Field(ge=0)]
@@ -295,7 +293,7 @@ class DistillationSection(RecipeSection):
         teacher: `zoo:NAME`, a .tailcut file, a finished run folder, `run:NAME` (the run folder of that name beside
             this run's), or `start`: the network of the `start` section as it was before anything was removed.
         temperature: both outputs are divided by it before the softmax.
-        weight: of the teacher's part of the loss; the labels' part has 1 - weight.
+        weight: weight of the teacher's part of the loss; that of the labels' part is 1 - weight.
     """
 
     teacher: str
@@ -310,8 +308,8 @@ class DetectionSection(RecipeSection):
         backbone: the classification network that the backbone starts from: a .tailcut file, `zoo:NAME`, a finished
             run folder or `run:NAME` beside this run's; random weights when left out.
         flip: probability that a training image is mirrored, left to right.
-        statistics_images: training images of which the channels' mean and spread are measured; with a `backbone`
-            its own are taken.
+        statistics_images: training images that the channels' mean and standard deviation are measured on; those of a
+            `backbone` are taken from it.
     """
 
     backbone: str | None = None
@@ -326,7 +324,7 @@ class PackSection(RecipeSection):
         dtype: number type of the coefficients.
         other_dtype: number type of everything else (biases, batch norm).
         levels: of a progressive file, the parts of the coefficients that its smaller networks have, see
-            `tailcut.save`; a level is drawn in each step, see `tailcut.NestedLevels`. Empty for one network.
+            `tailcut.save`; each training step draws one level, see `tailcut.NestedLevels`. Empty for one network.
     """
 
     dtype: Codec = "float32"

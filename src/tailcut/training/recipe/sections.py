@@ -19,9 +19,9 @@ class AugmentationSection(RecipeSection):
     """Random changes of training images.
 
     Attributes:
-        shift: up to so many pixels in each direction, zeros move in.
+        shift: by up to so many pixels in each direction, padded with zeros.
         flip: mirror every second image, left to right.
-        crop: random parts of photos in folders, 8 % to 100 % of their area, at the size that the data's name says.
+        crop: random crops of photos in folders, 8 % to 100 % of their area, at the size that the data's name says.
     """
 
     shift: Annotated[int, Field(ge=0)] = 0
@@ -37,7 +37,7 @@ class CoarseSection(RecipeSection):
     Attributes:
         factor: a square of so many pixels a side becomes one, their mean; rows and columns that do not fill one are
             left out. A mask gives the pixel in the middle.
-        fraction: of the epochs; the others have the images as they are.
+        fraction: part of the epochs; the others have images of full size.
     """
 
     factor: Annotated[int, Field(ge=2)] = 2
@@ -50,16 +50,16 @@ class DataSection(RecipeSection):
     Attributes:
         name: a data set that `open_dataset` knows.
         train_split: the split to train on.
-        test_split: the split for the final figure; `tailcut.data.default_split` of the data set if it is not given.
-        holdout: so many training images are held out for validation: the last ones; where they are sorted by class
-            (in folders), evenly spaced ones.
-        batch_size: images per step, on all devices together; an incomplete last batch is left out.
+        test_split: the split for the final figures; `tailcut.data.default_split` of the data set if it is not given.
+        holdout: number of training images held out for validation: the last ones, or evenly spaced ones where they are
+            sorted by class (in folders).
+        batch_size: images per step, over all devices; an incomplete last batch is left out.
         augmentation: random changes of the training images.
         coarse: smaller training images at first.
         on_error: "skip" reads all images once at the start and leaves out those that cannot be read; "raise" ends the
             run at the first.
         strict: refuse JPEG files that are damaged anywhere; false takes what libjpeg makes of them.
-        max_pixels: the most pixels of an image; 2^24 (or 16 for each byte of its file) if it is not given.
+        max_pixels: the most pixels of an image; if not given 2^24, or 16 for each byte of its file if that is more.
         workers: processes that read images ahead, on each device; 0 reads them where they are needed. The result is the
             same.
     """
@@ -94,7 +94,8 @@ class CompressionSection(RecipeSection):
         start_bytes: the goal at the start, which falls over the first 40 % of the run; three times the target when left
             out.
         step_lr: learning rate of the steps' logarithms, in octaves.
-        num_gradients: gradients that measure how much each number matters, at the start and at the end.
+        num_gradients: gradients that measure how much each number matters: of a network from `start`, and of batch
+            norm's statistics at the end.
     """
 
     target_bytes: Positive
@@ -107,8 +108,8 @@ class GenerationSection(RecipeSection):
     """Settings of the training of a generative network, for `training.loss` `vae` and `gan`.
 
     Attributes:
-        num_samples: images that are made for the Fréchet distance.
-        discriminator: the other network of a GAN, which separates real from generated images.
+        num_samples: images generated for the Fréchet distance.
+        discriminator: the discriminator of a GAN.
     """
 
     num_samples: Annotated[int, Field(ge=2)] = 10_000
@@ -119,7 +120,7 @@ class StageSection(RecipeSection):
     """A training before that of the recipe: the recipe with other values for the keys of this table.
 
     Attributes:
-        name: of its run folder, in the folder `stages` of the run.
+        name: the name of its run folder, in the folder `stages` of the run.
         without: keys of the recipe that it does not have, dotted (`data.coarse`).
     """
 

@@ -1,0 +1,28 @@
+"""`tailcut check`: lists the broken images of a folder."""
+
+import argparse
+
+from tailcut.cli.parser import Commands, add_command, add_reading
+from tailcut.printing import Report
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the parser of `tailcut check`."""
+    parser = add_command(
+        commands,
+        "check",
+        summary="find the broken images of a folder",
+        description="Read every PNG and JPEG file of a folder and its subfolders, and list those that cannot be read, "
+        "each with the reason. The exit code is 1 if there are any.",
+        example="  tailcut check ~/data/flowers\n  tailcut check ~/data/flowers --json",
+        run=run,
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="a folder of images, or of folders of images")
+    add_reading(parser, skips=False)
+
+
+def run(arguments: argparse.Namespace) -> Report:
+    """Check."""
+    from tailcut.data import check_folder
+
+    return check_folder(arguments.folder, strict=not arguments.lenient, max_pixels=arguments.max_image_pixels)

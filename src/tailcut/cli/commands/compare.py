@@ -1,0 +1,30 @@
+"""`tailcut compare`: two networks side by side."""
+
+import argparse
+
+from tailcut.cli.parser import Commands, add_command
+from tailcut.printing import Report
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the parser of `tailcut compare`."""
+    parser = add_command(
+        commands,
+        "compare",
+        summary="show two networks side by side",
+        description="Show two networks side by side: models, edits, sizes; tensor by tensor the shapes, kept corners "
+        "and bytes; the largest difference of their dense weights, where names and shapes agree, and of their outputs "
+        "for one random input.",
+        example="  tailcut compare zoo:lenet5-776 zoo:lenet5-7668\n"
+        "  tailcut compare runs/a runs/b/model.tailcut --json",
+        run=run,
+    )
+    parser.add_argument("first", metavar="FILE", help="a .tailcut file, zoo:NAME or a run folder")
+    parser.add_argument("second", metavar="FILE", help="the other network")
+
+
+def run(arguments: argparse.Namespace) -> Report:
+    """Compare."""
+    from tailcut.reports.comparison import compare
+
+    return compare(arguments.first, arguments.second)

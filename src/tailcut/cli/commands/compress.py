@@ -1,0 +1,75 @@
+"""`tailcut compress`: a trained network in a small file, without training."""
+
+import argparse
+
+from tailcut.cli.networks import add_network
+from tailcut.cli.parser import Commands, add_command, add_data_roots, add_levels, num_bytes, settings
+from tailcut.printing import Report
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the parser of `tailcut compress`."""
+    parser = add_command(
+        commands,
+        "compress",
+        summary="write a trained network to a small file, without training",
+        description="Quantise the numbers of a trained network, truncated or not, and code them in a few bits each. "
+        "Training images show how much each number matters; biases and batch norm's statistics are corrected for "
+        "the rounding. Give the size of the file, or how far the metric may fall.",
+        example="  tailcut compress zoo:lenet5-776 -o lenet5.tailcut --data mnist --max-bytes 640\n"
+        "  tailcut compress resnet20-cifar10.th --model resnet20 --set-argument normalize=true --data cifar10 "
+        "--max-drop 0.5 -o resnet20.tailcut",
+        run=run,
+    )
+    add_network(parser)
+    parser.add_argument("-o", "--out", required=True, metavar="FILE", help="the .tailcut file to write")
+    parser.add_argument("--data", required=True, metavar="NAME", help="the data set that the network was trained on")
+    add_data_roots(parser)
+    amount = parser.add_mutually_exclusive_group(required=True)
+    amount.add_argument("--max-bytes", type=num_bytes, metavar="SIZE", help="at most so many bytes: 640, 64KB, 1.5MiB")
+    amount.add_argument(
+        "--max-drop",
+        type=float,
+        metavar="POINTS",
+        help="at most so many percentage points worse, on training images held out: 0.5",
+    )
+    amount.add_argument("--step", type=float, metavar="S", help="size of the steps, in units of the root of the loss")
+    add_levels(parser)
+    parser.add_argument(
+        "--num-gradients",
+        type=int,
+        metavar="N",
+        help="gradients of 8 images that measure how much each number matters (default: by the network, 100 to 4,000)",
+    )
+    parser.add_argument(
+        "--held-out", type=int, default=1000, metavar="N", help="images held out for --max-drop (default: 1000)"
+    )
+    parser.add_argument(
+        "--test-split", default="", metavar="NAME", help="the split to evaluate at the end (default: the test split)"
+    )
+    parser.add_argument("--no-test", action="store_true", help="evaluate nothing at the end")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed that chooses the images (default: 0)")
+
+
+def run(arguments: argparse.Namespace) -> Report:
+    """Compress."""
+    from tailcut.tasks.compress import compress_file
+
+    return compress_file(
+        arguments.source,
+        arguments.out,
+        arguments.data,
+        max_bytes=arguments.max_bytes,
+        max_drop=None if arguments.max_drop is None else arguments.max_drop / 100,
+        step=arguments.step,
+        levels=arguments.levels,
+        model=arguments.model,
+        arguments=settings(arguments.model_arguments),
+        roots=arguments.data_root,
+        download=arguments.download,
+        num_gradients=arguments.num_gradients,
+        held_out=arguments.held_out,
+        test_split=None if arguments.no_test else arguments.test_split,
+        seed=arguments.seed,
+        progress=True,
+    )

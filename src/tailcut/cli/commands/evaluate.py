@@ -1,0 +1,103 @@
+"""`tailcut evaluate`: the metrics of a file's network on a data set."""
+
+import argparse
+from typing import Any
+
+from tailcut.cli.output import check_processes
+from tailcut.cli.parser import (
+    Commands,
+    add_command,
+    add_data_roots,
+    add_dense,
+    add_device,
+    add_device_arguments,
+    add_max_pixels,
+    add_reading,
+    devices_of,
+)
+from tailcut.errors import ArgumentError
+from tailcut.printing import Report
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the parser of `tailcut evaluate`."""
+    parser = add_command(
+        commands,
+        "evaluate",
+        summary="measure a file on a data set",
+        description="Measure a .tailcut file on a data set: accuracy of classifiers, mean Dice of networks of masks, "
+        "COCO's average precision of detectors, Fréchet distance of generative networks. Several devices or machines "
+        "can share the images.",
+        example="  tailcut evaluate zoo:lenet5-776 --data mnist --data-root ~/data\n"
+        "  tailcut evaluate unet.tailcut --data carvana --split published --json\n"
+        "  tailcut evaluate unet.tailcut --data carvana --devices 4",
+        run=run,
+    )
+    parser.add_argument("file", metavar="FILE", help="a .tailcut file or zoo:NAME")
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="NAME",
+        help="mnist, cifar10, carvana, coco, digits, folder:NAME, masks:NAME, ...",
+    )
+    parser.add_argument("--split", metavar="NAME", help="its split (default: the test split)")
+    add_data_roots(parser)
+    add_reading(parser)
+    parser.add_argument("--batch-size", type=int, metavar="N", help="images per forward pass")
+    parser.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="processes that read images ahead (default: 0)"
+    )
+    parser.add_argument(
+        "--num-samples", type=int, metavar="N", help="generative networks: images to generate (default: 10,000)"
+    )
+    parser.add_argument(
+        "--features",
+        metavar="NAME",
+        help="generative networks: the network whose features are compared: lenet5 (default) or inception",
+    )
+    add_device(parser)
+    add_device_arguments(parser)
+    add_dense(parser)
+    add_max_pixels(parser)
+
+
+def run(arguments: argparse.Namespace) -> Report | None:
+    """Evaluate; only the first process reports."""
+    from tailcut.evaluation.detection import evaluate_detector_file
+    from tailcut.evaluation.evaluate import evaluate_file
+    from tailcut.evaluation.generation import NUM_SAMPLES, evaluate_generator_file, holds_generator
+    from tailcut.tasks.prediction.predict_detection import holds_detector
+
+    # One process does without the engine of several, which is an extra.
+    words = (arguments.accelerator, arguments.devices, arguments.num_nodes, arguments.strategy)
+    devices = None if words == ("auto", 1, 1, "auto") else devices_of(arguments)
+    check_processes("evaluate", arguments.devices, arguments.num_nodes)
+    what = (arguments.file, arguments.data, arguments.split)
+    settings: dict[str, Any] = {
+        "roots": arguments.data_root,
+        "batch_size": arguments.batch_size,
+        "device": arguments.device,
+        "devices": devices,
+        "progress": True,
+    }
+    report: Report
+    if holds_generator(arguments.file):
+        num_samples = NUM_SAMPLES if arguments.num_samples is None else arguments.num_samples
+        settings |= {"download": arguments.download, "dense": arguments.dense}
+        settings |= {} if arguments.features is None else {"features": arguments.features}
+        report = evaluate_generator_file(*what, num_samples=num_samples, **settings)
+    elif arguments.num_samples is not None or arguments.features is not None:
+        raise ArgumentError("--num-samples and --features are for networks that make images; this network makes none")
+    elif arguments.data == "coco" or holds_detector(arguments.file):
+        report = evaluate_detector_file(*what, **settings)
+    else:
+        settings |= {"download": arguments.download, "dense": arguments.dense, "max_pixels": arguments.max_pixels}
+        settings["workers"] = arguments.workers
+        report = evaluate_file(*what, **settings)
+    return report if devices is None or _is_first_process() else None
+
+
+def _is_first_process() -> bool:
+    from tailcut.runtime.devices import is_first_process
+
+    return is_first_process()

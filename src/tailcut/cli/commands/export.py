@@ -1,0 +1,86 @@
+"""`tailcut export`: files for other programs: ONNX, C99, a page for browsers, or dense weights."""
+
+import argparse
+import sys
+
+from tailcut.cli.parser import Commands, add_command
+from tailcut.errors import ArgumentError
+from tailcut.printing import Report
+
+TARGETS = ("onnx", "c", "html", "safetensors", "torch")
+SIZED = ("c", "html")
+INPUTS = ("own", "pixels")
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the parser of `tailcut export`."""
+    parser = add_command(
+        commands,
+        "export",
+        summary="write files for other programs: ONNX, C, a web page, safetensors or torch",
+        description="Write a network for other programs. onnx: a small program that holds the coefficients and "
+        "computes its cosines itself (small, not necessarily fast; needs the extra onnx). c: a folder of C99 for "
+        "microcontrollers, which runs the network without its dense weights, for one size of input. html: one page "
+        "that runs it in any browser, from the disk and offline. safetensors, torch: the dense weights by name, as "
+        "safetensors or as a state_dict of torch.",
+        example="  tailcut export zoo:lenet5-776 --to onnx -o lenet5.onnx\n"
+        "  tailcut export channels.tailcut --to onnx --input pixels -o pixels.onnx\n"
+        "  tailcut export zoo:unet-759-float16 --to c --size 96x96 -o unet\n"
+        "  tailcut export zoo:unet-759-float16 --to html -o masks.html\n"
+        "  tailcut export zoo:lenet5-776 --to torch -o lenet5.pt",
+        run=run,
+    )
+    parser.add_argument("file", metavar="FILE", help="a .tailcut file of a registered model, or zoo:NAME")
+    parser.add_argument("--to", required=True, choices=TARGETS, help="what to write")
+    parser.add_argument("-o", "--out", required=True, metavar="OUT", help="the file to write (for c: the folder)")
+    parser.add_argument(
+        "--input",
+        choices=INPUTS,
+        help="input of the onnx file. own: that of the network (default); pixels: RGB images of 0 to 1, which the file "
+        "transforms for a network on frequency channels or YCbCr",
+    )
+    parser.add_argument(
+        "--size", type=_size, metavar="HxW", help="c, html: height and width of the input, such as 96x96"
+    )
+
+
+def run(arguments: argparse.Namespace) -> Report:
+    """Export."""
+    if arguments.size is not None and arguments.to not in SIZED:
+        raise ArgumentError(f"--size is for --to {' and '.join(SIZED)}; --to {arguments.to} takes no size")
+    if arguments.to == "onnx":
+        from tailcut.execution.onnx.export import export_onnx
+        from tailcut.format import load
+
+        pixels = arguments.input == "pixels"
+        return export_onnx(load(arguments.file), arguments.out, pixels=pixels, tell=_tell)
+    if arguments.input is not None:
+        raise ArgumentError(f"--input is for --to onnx; --to {arguments.to} takes no input")
+    if arguments.to == "c":
+        from tailcut.export_c import export_c
+        from tailcut.format import load
+
+        return export_c(load(arguments.file), arguments.out, size=arguments.size)
+    if arguments.to == "html":
+        from tailcut.export_html import export_html
+        from tailcut.format import load
+        from tailcut.format.zoo import resolve
+
+        path = resolve(arguments.file)
+        title = arguments.file if arguments.file.startswith("zoo:") else path.stem
+        settings = {"size": arguments.size, "title": title, "file_bytes": path.stat().st_size}
+        return export_html(load(arguments.file), arguments.out, **settings)
+    from tailcut.tasks.pack import unpack
+
+    return unpack(arguments.file, arguments.out, to=arguments.to)
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, cross, width = text.lower().partition("x")
+    if not cross or not height.isdigit() or not width.isdigit():
+        raise argparse.ArgumentTypeError(f"expected height and width as 96x96, got {text!r}")
+    return int(height), int(width)
+
+
+def _tell(stage: str) -> None:
+    print(f"{stage} ...", file=sys.stderr, flush=True)

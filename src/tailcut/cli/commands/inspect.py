@@ -1,0 +1,27 @@
+"""`tailcut inspect`: the contents of a file."""
+
+import argparse
+
+from tailcut.cli.parser import Commands, add_command
+from tailcut.printing import Report
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the parser of `tailcut inspect`."""
+    parser = add_command(
+        commands,
+        "inspect",
+        summary="show what is in a file",
+        description="Show each tensor of a .tailcut file with its shape, axes, kept coefficients and bytes, and the "
+        "totals. The network is not built.",
+        example="  tailcut inspect zoo:lenet5-776\n  tailcut inspect runs/a/model.tailcut --json",
+        run=run,
+    )
+    parser.add_argument("file", metavar="FILE", help="a .tailcut file or zoo:NAME")
+
+
+def run(arguments: argparse.Namespace) -> Report:
+    """Inspect."""
+    from tailcut.format import inspect
+
+    return inspect(arguments.file)

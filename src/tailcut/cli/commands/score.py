@@ -1,0 +1,111 @@
+"""`tailcut score`: the importance of each channel of a network."""
+
+import argparse
+
+from tailcut.cli.networks import add_images, add_network
+from tailcut.cli.parser import Commands, add_command, add_device, settings
+from tailcut.printing import Report
+
+METHODS = ("spectral", "l1", "l2", "fpgm", "apoz", "bn_scale", "hrank", "random")
+VARIANT = "variant"
+COMPONENTS = ("spectral", "dist", "spatial")
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the parser of `tailcut score`."""
+    parser = add_command(
+        commands,
+        "score",
+        summary="score the channels of a network, for pruning",
+        description="Score each output channel of each convolution: by the energy and the spread of its feature maps "
+        "in the frequency domain (CFDP), or by one of the usual baselines. The scores are written as JSON; tailcut "
+        "prune takes them.",
+        example="  tailcut score resnet56-cifar10.th --model resnet56 --set-argument normalize=true --data cifar10 "
+        "-o scores.json --plot scores.png\n"
+        "  tailcut score slim.tailcut --method l1 -o scores.json",
+        run=run,
+    )
+    add_network(parser)
+    parser.add_argument("-o", "--out", required=True, metavar="OUT", help="the JSON file to write")
+    parser.add_argument("--plot", metavar="IMAGE", help="draw the sorted scores of up to 12 layers as a PNG")
+    parser.add_argument("--method", choices=METHODS, default="spectral", help="the score (default: spectral)")
+    add_images(parser)
+    parser.add_argument(
+        "--variant",
+        choices=("paper", "published"),
+        default="paper",
+        help="the formulas of the paper (default) or of its published code",
+    )
+    parser.add_argument(
+        "--block-size",
+        type=block_size,
+        default=VARIANT,
+        metavar="N",
+        help="side of the DCT's blocks, or whole (default: 4; published: 2)",
+    )
+    parser.add_argument(
+        "--sigma",
+        type=sigma,
+        default=VARIANT,
+        metavar="S",
+        help="of the Gaussian filter in pixels, or none (default: 1; published: 10)",
+    )
+    parser.add_argument(
+        "--spatial-weight", type=float, default=0.03, metavar="W", help="weight of the spatial part (default: 0.03)"
+    )
+    parser.add_argument(
+        "--components",
+        type=components,
+        default=COMPONENTS,
+        metavar="A,B",
+        help="parts of the score: some of spectral,dist,spatial (default: all)",
+    )
+    add_device(parser)
+
+
+def block_size(text: str) -> int | str:
+    """`whole`, `variant` (as the variant has it), or an integer."""
+    return text if text in ("whole", VARIANT) else int(text)
+
+
+def sigma(text: str) -> float | str | None:
+    """`none`, `variant`, or a number."""
+    if text == VARIANT:
+        return text
+    return None if text == "none" else float(text)
+
+
+def components(text: str) -> tuple[str, ...]:
+    """Names with commas."""
+    chosen = tuple(name.strip() for name in text.split(","))
+    if not set(chosen) <= set(COMPONENTS):
+        raise argparse.ArgumentTypeError(f"expected some of {','.join(COMPONENTS)}, got {text!r}")
+    return chosen
+
+
+def run(arguments: argparse.Namespace) -> Report:
+    """Score."""
+    from tailcut.tasks.score import score_file
+
+    return score_file(
+        arguments.source,
+        arguments.out,
+        arguments.data,
+        model=arguments.model,
+        arguments=settings(arguments.model_arguments),
+        plot=arguments.plot,
+        split=arguments.split,
+        roots=arguments.data_root,
+        download=arguments.download,
+        batch_size=arguments.batch_size,
+        method=arguments.method,
+        num_batches=arguments.num_batches,
+        variant=arguments.variant,
+        block_size=arguments.block_size,
+        gaussian_sigma=arguments.sigma,
+        spatial_weight=arguments.spatial_weight,
+        components=arguments.components,
+        seed=arguments.seed,
+        device=arguments.device,
+        progress=True,
+    )

@@ -1,1 +1,0 @@
-"""Verbs of the command line, one module each: its words, its call, its report."""

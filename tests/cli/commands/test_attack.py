@@ -1,0 +1,63 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tailcut.cli.commands import attack
+from tailcut.tasks.attack import ATTACKS, EPSILONS
+
+Tailcut = Callable[..., Any]
+
+
+def test_json_has_exactly_the_promised_keys(tailcut: Tailcut, packed: Path) -> None:
+    words = ["--data", "digits", "--epsilon", "0,0.1", "--num-images", 20, "--json"]
+    outcome = tailcut("attack", packed, packed, *words)
+    assert outcome.code == 0
+    assert list(outcome.json) == [
+        "data",
+        "split",
+        "num_samples",
+        "method",
+        "epsilons",
+        "steps",
+        "step_sizes",
+        "curves",
+        "seconds",
+    ]
+    assert outcome.json["epsilons"] == outcome.json["step_sizes"] == [0, 0.1]
+    assert [list(curve) for curve in outcome.json["curves"]] == [["model", "accuracies"]] * 2
+    assert outcome.json["curves"][0] == outcome.json["curves"][1]
+
+
+def test_pgd_and_its_image(tailcut: Tailcut, packed: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    words = ["--data", "digits", "--split", "train", "--method", "pgd", "--steps", 2, "--step-size", 0.05, "--seed", 3]
+    more = ["--num-images", 10, "--batch-size", 5, "--epsilon", "0.1", "--device", "cpu", "-o", tmp_path / "c.png"]
+    outcome = tailcut("attack", packed, *words, *more)
+    assert outcome.code == 0
+    assert "pgd, 2 steps: accuracy on 10 images of digits, train[0:10]" in outcome.out
+    assert (tmp_path / "c.png").is_file()
+
+
+def test_the_default_is_the_paper_s_table(tailcut: Tailcut, packed: Path) -> None:
+    outcome = tailcut("attack", packed, "--data", "digits", "--num-images", 5, "--json")
+    assert outcome.json["epsilons"] == list(EPSILONS)
+    assert attack.numbers("0,0.05,0.3") == (0, 0.05, 0.3)
+    assert set(ATTACKS) == {"fgsm", "pgd"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--steps", "3"], "FGSM has one step"),
+        (["--epsilon", "a,b"], "invalid numbers value"),
+        (["--epsilon", "8"], "epsilon must be 0 to 1"),
+        (["--method", "cw"], "invalid choice"),
+        (["--num-images", "0"], "a part needs"),
+    ],
+)
+def test_bad_usage(words: list[str], message: str, tailcut: Tailcut, packed: Path) -> None:
+    outcome = tailcut("attack", packed, "--data", "digits", *words)
+    assert outcome.code == 2
+    assert message in outcome.err

@@ -1,0 +1,100 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tailcut.format import save
+from tailcut.structure import create_model
+
+Tailcut = Callable[..., Any]
+
+
+def test_json_has_exactly_the_promised_keys(tailcut: Tailcut, packed: Path) -> None:
+    outcome = tailcut("evaluate", packed, "--data", "digits", "--split", "train", "--json")
+    assert outcome.code == 0
+    assert list(outcome.json) == ["model", "data", "split", "num_samples", "metrics", "seconds"]
+    assert outcome.json["model"] == str(packed)
+    assert outcome.json["data"] == "digits"
+    assert outcome.json["split"] == "train"
+    assert outcome.json["num_samples"] == 1442
+    assert 0 <= outcome.json["metrics"]["accuracy"] <= 1
+
+
+def test_a_row_is_shown(tailcut: Tailcut, packed: Path) -> None:
+    outcome = tailcut("evaluate", packed, "--data", "digits", "--device", "cpu", "--batch-size", "50")
+    assert outcome.code == 0
+    assert outcome.out.splitlines()[0].split() == ["model", "data", "split", "images", "accuracy", "seconds"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--data", "nothing"], 2, "unknown data set 'nothing'"),
+        (["--data", "digits", "--split", "third"], 2, "no split 'third'"),
+        (["--data", "digits", "--device", "toaster"], 2, "no device 'toaster'"),
+        (["--data", "digits", "--accelerator", "toaster"], 2, "cannot run on"),
+        (["--data", "digits", "--devices", "0"], 2, "devices and num_nodes must be at least 1"),
+        (["--data", "digits", "--devices", "2", "--device", "cpu"], 2, "one device is named (cpu)"),
+        (["--data", "carvana", "--split", "published", "--data-root", "nowhere"], 1, "carvana/published"),
+    ],
+)
+def test_failures_say_what_is_wrong(
+    words: list[str], code: int, message: str, tailcut: Tailcut, packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TAILCUT_DATA", raising=False)
+    outcome = tailcut("evaluate", packed, *words)
+    assert outcome.code == code
+    assert message in outcome.err
+
+
+def test_data_roots_are_tried_in_their_order(tailcut: Tailcut, packed: Path, mnist_root: Path, tmp_path: Path) -> None:
+    words = ["--data", "mnist", "--data-root", tmp_path, "--data-root", mnist_root, "--json"]
+    outcome = tailcut("evaluate", packed, *words)
+    assert outcome.code == 0
+    assert outcome.json["num_samples"] == 10000
+
+
+def test_a_network_that_makes_images_gets_a_distance(tailcut: Tailcut, packed: Path, tmp_path: Path) -> None:
+    save(create_model("vae", hidden=8), tmp_path / "vae.tailcut")
+    words = ("evaluate", tmp_path / "vae.tailcut", "--data", "digits", "--num-samples", "20", "--device", "cpu")
+    outcome = tailcut(*words, "--json")
+    assert outcome.code == 0
+    assert outcome.json["metrics"].keys() == {"fid", "elbo"}
+    assert (outcome.json["num_generated"], outcome.json["features"]) == (20, "zoo:lenet5-ref")
+    assert "fid: 20 made images" in tailcut(*words).out
+    outcome = tailcut("evaluate", packed, "--data", "digits", "--num-samples", "20")
+    assert outcome.code == 2
+    assert "this network makes none" in outcome.err
+
+
+@pytest.mark.parametrize(("launcher", "variable"), [("torchrun", "WORLD_SIZE"), ("srun", "SLURM_STEP_NUM_TASKS")])
+def test_processes_that_no_option_counts_are_refused_once(
+    launcher: str, variable: str, tailcut: Tailcut, packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "2")
+    outcome = tailcut("evaluate", packed, "--data", "digits")
+    assert outcome.code == 2
+    assert f"{launcher} started 2 processes of tailcut evaluate" in outcome.err
+    assert "--devices" in outcome.err
+    assert "--num-nodes" in outcome.err
+    monkeypatch.setenv("RANK", "1")
+    outcome = tailcut("evaluate", packed, "--data", "digits")
+    assert (outcome.code, outcome.err) == (2, "")
+
+
+def test_a_batch_script_outside_of_srun_is_one_process(
+    tailcut: Tailcut, packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert tailcut("evaluate", packed, "--data", "digits", "--device", "cpu").code == 0
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+def test_a_damaged_file_is_named(command: str, tailcut: Tailcut, packed: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.tailcut"
+    damaged.write_bytes(packed.read_bytes()[:-10])
+    outcome = tailcut(command, damaged, *(["--data", "digits"] if command == "evaluate" else [packed]))
+    assert outcome.code == 1
+    assert f"{damaged}: the checksum does not match" in outcome.err
