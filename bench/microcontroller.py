@@ -164,6 +164,12 @@ def measure(folder: Path, report: CExportReport, *, optimize: str = "-Os", reads
     return Measured(flash, ticks * INSTRUCTIONS_PER_TICK, stack, outputs)
 
 
+def runner_code(folder: Path, report: CExportReport, *, optimize: str = "-Os") -> int:
+    """Bytes of code that network and runner add to an empty program. Arguments: as for `measure`."""
+    with_runner, empty = (_size(_compile(folder, runs=runs, reads=0, optimize=optimize)) for runs in (1, 0))
+    return with_runner - empty - sum(report.flash_bytes.values())
+
+
 def reader_code(folder: Path, *without: str) -> int:
     """Bytes that the reader adds to a program with the runner in it, the file and the network's description aside.
 

@@ -1,5 +1,5 @@
 /* A .tailcut file from its first byte to its last. SPEC.md: the whole. */
-#include "tailcut_coder.h"
+#include "tailcut_codecs.h"
 
 #include <string.h>
 
@@ -567,6 +567,18 @@ static uint64_t numbers_of_levels(const reading *from) {
     return numbers;
 }
 
+/* What is above all levels of a tensor's order: the sum of its transformed axes' sizes times their weights. */
+static uint64_t levels_of(const tailcut_tensor *tensor) {
+    uint64_t levels = 0;
+    uint32_t axis, number = 0;
+    for (axis = 0; axis < tensor->num_axes; axis++) {
+        if (!(tensor->axes >> axis & 1)) continue;
+        levels += (uint64_t)tensor->sizes[axis] * (tensor->order_weights ? tensor->order_weights[number] : 1);
+        number++;
+    }
+    return levels;
+}
+
 /* The work and the numbers that a file may ask for. */
 static void check_caps(reading *from, tailcut_items *items, uint64_t length) {
     const tailcut_file *file = from->file;
@@ -578,7 +590,11 @@ static void check_caps(reading *from, tailcut_items *items, uint64_t length) {
         uint64_t size = size_of(file->tensors[n].sizes, file->tensors[n].num_axes);
         numbers = numbers + size < numbers ? UINT64_MAX : numbers + size;
         if (numbers > from->max_parameters) break;
-        if (!file->tensors[n].is_kept) file->tensors[n].count = (uint32_t)size;
+        if (!file->tensors[n].is_kept) {
+            file->tensors[n].count = (uint32_t)size;
+        } else if (TAILCUT_READ_QUANTIZED && levels_of(file->tensors + n) >> 32) {
+            tailcut_fail(items, TAILCUT_LIMIT);
+        }
     }
     if (TAILCUT_READ_LEVELS && file->level > 1) repeated = numbers_of_levels(from);
     if (work > most || repeated > most || numbers > from->max_parameters || file->num_tensors > MAX_TENSORS ||
@@ -824,7 +840,7 @@ static tailcut_status place_numbers(reading *from, const payload *stream, const 
     tailcut_file *file = from->file;
     uint32_t width = number_bytes[stream->type], first = of_kept ? 0 : file->num_kept;
     uint32_t last = of_kept ? file->num_kept : file->num_tensors, n, k;
-    uint64_t total = 0, known = 0, done = 0;
+    uint32_t total = 0, known = 0, done = 0; /* numbers are below 2^32 by the cap */
     const uint8_t *numbers = bytes;
     size_t top = from->arena.top;
     int lasts = is_last(from, level, of_kept);
@@ -837,16 +853,17 @@ static tailcut_status place_numbers(reading *from, const payload *stream, const 
     }
     total -= known;
     if (stream->codec == 0) {
-        if (stream->bytes != total * width) return TAILCUT_CORRUPT;
+        if (stream->bytes != (uint64_t)total * width) return TAILCUT_CORRUPT;
     } else {
+        uint64_t num_bytes = (uint64_t)total * width;
         uint8_t *made;
-        if (stream->codec == 2 && (total == 0 || (known + total) * width > 65536)) return TAILCUT_CORRUPT;
-        made = lasts ? tailcut_keep(&from->arena, total * width) : tailcut_borrow(&from->arena, total * width);
+        if (stream->codec == 2 && (total == 0 || (uint64_t)(known + total) * width > 65536)) return TAILCUT_CORRUPT;
+        made = lasts ? tailcut_keep(&from->arena, num_bytes) : tailcut_borrow(&from->arena, num_bytes);
         if (made == NULL) return TAILCUT_ARENA_TOO_SMALL;
         if (TAILCUT_READ_DEFLATE && stream->codec == 1) {
-            status = tailcut_inflate(bytes, (size_t)stream->bytes, made, (size_t)(total * width), &from->arena);
+            status = tailcut_inflate(bytes, (size_t)stream->bytes, made, (size_t)num_bytes, &from->arena);
         } else if (TAILCUT_READ_RANGE) {
-            status = unrange(from, stream, bytes, made, (uint32_t)total, level, of_kept);
+            status = unrange(from, stream, bytes, made, total, level, of_kept);
         }
         numbers = made;
     }
@@ -860,13 +877,13 @@ static tailcut_status place_numbers(reading *from, const payload *stream, const 
         if (tensor->stored_type != stream->type) continue;
         part = *tensor;
         part.type = (uint8_t)stream->type;
-        part.numbers = numbers + done * width;
+        part.numbers = numbers + (size_t)done * width;
         part.item_stride = (ptrdiff_t)width;
         part.byte_stride = 1;
         part.count = count_in(from, tensor, level) - start;
         if (stream->codec == 1) {
             /* The most significant byte of all numbers comes first. */
-            part.numbers = numbers + (width - 1) * total + done;
+            part.numbers = numbers + (size_t)(width - 1) * total + done;
             part.item_stride = 1;
             part.byte_stride = -(ptrdiff_t)total;
         }
