@@ -11,7 +11,17 @@ READER = (
     "tailcut_quantized.c",
     "tailcut_reader.c",
 )
-READER_HEADERS = ("tailcut.h", "tailcut_internal.h", "tailcut_coder.h", "tailcut_codecs.h")
+READER_HEADERS = (
+    "tailcut.h",
+    "tailcut_internal.h",
+    "tailcut_coder.h",
+    "tailcut_codecs.h",
+    "tailcut_reading.h",
+    "tailcut_reader_kept.h",
+    "tailcut_reader_edits.h",
+    "tailcut_reader_tensors.h",
+    "tailcut_reader_numbers.h",
+)
 RUNNER = ("tailcut_run.c", "tailcut_order.c", "tailcut_coder.c")
 RUNNER_HEADERS = ("tailcut.h", "tailcut_run.h", "tailcut_coder.h")
 
