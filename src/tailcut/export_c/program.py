@@ -19,6 +19,8 @@ Floats = npt.NDArray[np.float32]
 MAX_LEAVES = 8
 LEAST_SAVED = 128
 """Bytes that a code must save to be worth its time."""
+MOST_CODED = 1 << 18
+"""Numbers that are coded: more take seconds, and are for larger machines."""
 
 
 class Kind(enum.IntEnum):
@@ -146,7 +148,7 @@ class Weight:
         # So that a reader of coefficients need not: what cosine 0 of all transformed axes is scaled by.
         own = (self.sizes[1], self.sizes[0], *self.sizes[2:]) if self.is_swapped else self.sizes
         scaled = replace(stored, step=stored.step / math.sqrt(math.prod(own[axis] for axis in self.axes)))
-        if not scaled.is_whole:
+        if not scaled.is_whole or len(self.numbers) > MOST_CODED:
             return scaled
         code = coded(stored.content.astype(np.int64).tolist())
         return replace(scaled, content=code) if code.nbytes + LEAST_SAVED <= stored.content.nbytes else scaled
