@@ -22,6 +22,7 @@ from tailcut.export_c import export_c, reader_sources, runtime_folder
 from tailcut.export_c.description import describe
 from tailcut.export_c.description_text import description_text
 from tailcut.export_c.export import CExportReport
+from tailcut.format.container.contents import HEAD_BYTES, decode
 from tailcut.format.load import read_file
 from tailcut.format.zoo import zoo_folder
 
@@ -31,12 +32,15 @@ CORE = ("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16")
 STRICT = ("-std=gnu99", "-Wall", "-Wextra", "-Werror", "-ffunction-sections", "-fdata-sections")
 # Loops of startup.c are the library's functions themselves.
 LINK = ("-nostdlib", "-ffreestanding", "-fno-tree-loop-distribute-patterns", "-Wl,--gc-sections", "-lgcc")
-# Of the reader, for firmware that takes files of one registered network in float16, without levels.
-LEFT_OUT = ("OWN_CLASSES", "METADATA", "QUANTIZED", "LEVELS")
+# Parts of the reader that firmware for one registered network does not need, and those that some files need: the
+# number of their codec.
+ALWAYS_LEFT_OUT = ("OWN_CLASSES", "METADATA")
+CODEC_PARTS = {"DEFLATE": 1, "RANGE": 2, "QUANTIZED": 3}
 # The emulated timer counts at 25 MHz, one instruction takes a nanosecond.
 INSTRUCTIONS_PER_TICK = 40
 NETWORKS: tuple[tuple[str, tuple[int, int] | None], ...] = (
     ("lenet5-776", None),
+    ("lenet5-1500", None),
     ("lenet5-7668", None),
     ("lenet300-2816", None),
     ("unet-759-float16", (96, 96)),
@@ -76,8 +80,10 @@ def run(scale: Scale, machine: Machine) -> list[Table]:
         "input": "",
         "constants": ",",
         "code": ",",
+        "network and runner": ",",
         "reader": ",",
-        "small reader": ",",
+        "its file's reader": ",",
+        "runner and its file's reader": ",",
         "RAM: arena": ",",
         "RAM: input and output": ",",
         "RAM: stack": ",",
@@ -89,9 +95,10 @@ def run(scale: Scale, machine: Machine) -> list[Table]:
     notes = [
         "Bytes. Cortex-M4 with its floating-point unit, -Os but where it says -O2, in QEMU (mps2-an386), which counts "
         "instructions and knows no cycles. constants: the network in flash; code: what runner and network add to an "
-        "empty program, without the constants; reader: what tailcut_open adds to that; small reader: the same without "
-        "own classes, a look at metadata, quantised numbers, and levels. difference: the "
-        "largest from torch in float64, in parts of the largest output."
+        "empty program, without the constants; network and runner: both together; reader: what tailcut_open adds to "
+        "that; its file's reader: the same without own classes, a look at metadata, levels, and codecs that the file "
+        "does not use; runner and its file's reader: the code of both. difference: the largest from torch in float64, "
+        "in parts of the largest output."
     ]
     missing = missing_tools()
     if missing:
@@ -107,20 +114,24 @@ def _row(name: str, size: tuple[int, int] | None) -> Row:
         torch.manual_seed(0)
         x = torch.rand(1, *report.input_shape)
         write_given(Path(folder), x, f"zoo:{name}")
+        unneeded = unneeded_parts(f"zoo:{name}")
+        measure(Path(folder), report, reads=True, without=unneeded)  # an error if that reader refuses the file
         small = measure(Path(folder), report)
         fast = measure(Path(folder), report, optimize="-O2")
         reader = reader_code(Path(folder))
-        small_reader = reader_code(Path(folder), *LEFT_OUT)
+        own_reader = reader_code(Path(folder), *unneeded)
     with torch.no_grad():
         wanted = torch.cat([part.flatten() for part in _tuple(tailcut.to_dense(model).eval().double()(x.double()))])
-    accuracy = _accuracy(name)
+    accuracy, constants = _accuracy(name), sum(report.flash_bytes.values())
     return {
         "network": name,
         "input": " x ".join(map(str, report.input_shape)),
-        "constants": sum(report.flash_bytes.values()),
-        "code": small.flash - sum(report.flash_bytes.values()),
+        "constants": constants,
+        "code": small.flash - constants,
+        "network and runner": small.flash,
         "reader": reader,
-        "small reader": small_reader,
+        "its file's reader": own_reader,
+        "runner and its file's reader": small.flash - constants + own_reader,
         "RAM: arena": report.arena_bytes,
         "RAM: input and output": report.input_bytes + report.output_bytes,
         "RAM: stack": small.stack,
@@ -146,7 +157,30 @@ def write_given(folder: Path, x: torch.Tensor, path: str | Path) -> None:
     (folder / "given.h").write_text(f'#include "tailcut.h"\n{text}\n#if READS\n{reader}\n#endif\n', encoding="utf-8")
 
 
-def measure(folder: Path, report: CExportReport, *, optimize: str = "-Os", reads: bool = False) -> Measured:
+def unneeded_parts(path: str | Path) -> tuple[str, ...]:
+    """Parts of the reader that a program leaves out which takes files of one registered network, made as this one is.
+
+    Args:
+        path: of the file, or its name in the zoo.
+    """
+    content = read_file(path)
+    contents = decode(content)
+    streams = [
+        stream
+        for level in contents.levels
+        for stream in (level.coefficients, *level.other_streams)
+        if stream is not None
+    ]
+    used = {stream.codec_number for stream in streams}
+    if contents.parts or content[HEAD_BYTES + len(contents.digest)] & 1:
+        used.add(CODEC_PARTS["DEFLATE"])  # a packed header
+    codecs = tuple(part for part, codec in CODEC_PARTS.items() if codec not in used)
+    return (*ALWAYS_LEFT_OUT, *codecs, *(() if contents.parts else ("LEVELS",)))
+
+
+def measure(
+    folder: Path, report: CExportReport, *, optimize: str = "-Os", reads: bool = False, without: Sequence[str] = ()
+) -> Measured:
     """Compile an exported network for the small core, run it there, and read what it prints.
 
     Args:
@@ -154,14 +188,21 @@ def measure(folder: Path, report: CExportReport, *, optimize: str = "-Os", reads
         report: of the export.
         optimize: the compiler's option.
         reads: open the file with the reader too; an error there is one here.
+        without: parts of the reader that are left out.
     """
-    program = _compile(folder, runs=1, reads=2 if reads else 0, optimize=optimize)
+    program = _compile(folder, *_left_out(without), runs=1, reads=2 if reads else 0, optimize=optimize)
     flash = _size(program) - _size(_compile(folder, runs=0, reads=0, optimize=optimize))
     ticks, stack, *words = (int(line, 16) for line in _emulate(program))
     outputs = torch.tensor([struct.unpack("<f", struct.pack("<I", word))[0] for word in words])
     if len(words) * 4 != report.output_bytes:
         raise RuntimeError(f"{len(words)} outputs came back, expected {report.output_bytes // 4}")
     return Measured(flash, ticks * INSTRUCTIONS_PER_TICK, stack, outputs)
+
+
+def runner_code(folder: Path, report: CExportReport, *, optimize: str = "-Os") -> int:
+    """Bytes of code that network and runner add to an empty program. Arguments: as for `measure`."""
+    with_runner, empty = (_size(_compile(folder, runs=runs, reads=0, optimize=optimize)) for runs in (1, 0))
+    return with_runner - empty - sum(report.flash_bytes.values())
 
 
 def reader_code(folder: Path, *without: str) -> int:
@@ -171,11 +212,15 @@ def reader_code(folder: Path, *without: str) -> int:
         folder: as for `measure`.
         without: parts of the reader that are left out.
     """
-    options = [f"-DTAILCUT_READ_{part}=0" for part in without]
+    options = _left_out(without)
     with_reader, without_it = (
         _size(_compile(folder, *options, runs=1, reads=reads, optimize="-Os")) for reads in (2, 1)
     )
     return with_reader - without_it
+
+
+def _left_out(parts: Sequence[str]) -> list[str]:
+    return [f"-DTAILCUT_READ_{part}=0" for part in parts]
 
 
 def _compile(folder: Path, *more: str, runs: int, reads: int, optimize: str) -> Path:

@@ -26,6 +26,7 @@ ZOO = {
     "gan-64383": None,
     "lenet300-2816": None,
     "lenet300-ref": None,
+    "lenet5-1500": None,
     "lenet5-776": None,
     "lenet5-7668": None,
     "lenet5-ref": None,
@@ -99,6 +100,20 @@ def test_quantised_coefficients_stay_small_integers(tmp_path: Path) -> None:
     difference, report = compare(tailcut.load(tmp_path / "small.tailcut"), tmp_path / "c")
     assert difference < CLOSE
     assert report.flash_bytes["coefficients"] == 400  # bytes, one each
+
+
+@pytest.mark.parametrize("largest", [100, 30_000])
+def test_many_whole_numbers_are_coded(largest: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = tailcut.create_model("lenet5", bias=False, convolutional=True)
+    tailcut.regularize(model, num_kept=450)
+    with torch.no_grad():
+        for coefficients in model.parameters():
+            wild = torch.randn_like(coefficients).pow(9)
+            coefficients.copy_((wild * largest / wild.abs().max()).round() * 2.0**-14)
+    difference, report = compare(model, tmp_path)
+    assert difference < CLOSE
+    assert report.flash_bytes["coefficients"] < 4 * 450 * (1 if largest < 128 else 2) - 4 * 128
 
 
 def test_unet_needs_less_than_its_maps(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Programs: operations joined, numbers in narrow types, places in memory, text."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,13 +9,26 @@ import torch
 
 import tailcut
 from tailcut.export_c import layers, pointwise, resizing
+from tailcut.export_c.coded import LOWER_BITS, MAX_BITS, NUM_LEVELS, PADDING, coded
 from tailcut.export_c.export import lower
 from tailcut.export_c.lowering import four
 from tailcut.export_c.memory import plan, scratch_floats
 from tailcut.export_c.operations import HANDLERS
-from tailcut.export_c.program import Leaf, Map, Op, Operation, Program, Segment, StoredNumbers, Value, stored_numbers
-from tailcut.export_c.tables import Arrays, NumberType, Tables
+from tailcut.export_c.program import (
+    Leaf,
+    Map,
+    Op,
+    Operation,
+    Program,
+    Segment,
+    StoredNumbers,
+    Value,
+    Weight,
+    stored_numbers,
+)
+from tailcut.export_c.tables import Arrays, NumberType, Tables, number_type
 from tailcut.export_c.writing import features, write_program
+from tailcut.format.quantized import loops
 
 
 def test_two_linear_steps_are_one() -> None:
@@ -44,6 +58,48 @@ def test_numbers_take_the_narrowest_type(numbers: np.ndarray, kind: str) -> None
     stored = stored_numbers(numbers)
     assert stored.content.dtype.name == kind
     np.testing.assert_allclose(stored.content.astype(np.float64) * stored.step, numbers, rtol=1e-6)
+
+
+@pytest.mark.parametrize("largest", [0, 1, 40, 65_535])
+def test_codes_of_whole_numbers(largest: int) -> None:
+    """Read back as `coded_number` of `tailcut_run.c` reads them."""
+    numbers = np.rint(np.linspace(-1, 1, 701) ** 9 * largest).astype(int).tolist() * 2
+    code = coded(numbers)
+    assert code[-PADDING:].tolist() == [0] * PADDING
+    assert len(code) < 2 * len(numbers) + 20
+    zeros, seen = [1 << 15] * (LOWER_BITS + 1), [1] * (LOWER_BITS + 1)
+    place, expected, found = [int.from_bytes(bytes(code[:4]), "big"), 1 << 32, 4], 32, []
+    payload = code.tolist()
+
+    def bit(context: int) -> int:
+        return loops.get_bit(place, payload, zeros, seen, context)
+
+    for _ in numbers:
+        first = MAX_BITS * min(expected.bit_length(), NUM_LEVELS - 1)
+        num_bits = next((n for n in range(MAX_BITS) if not bit(first + n)), MAX_BITS)
+        magnitude = 0
+        for n in range(num_bits):
+            magnitude = 2 * magnitude + (bit(LOWER_BITS) if n else 1)
+        sign = -1 if magnitude and loops.get_half(place, payload, place[1] >> 1) else 1
+        found.append(sign * magnitude)
+        expected += 4 * magnitude - (expected >> 3)
+    assert found == numbers
+
+
+def test_coefficients_are_coded_where_that_is_shorter() -> None:
+    many, few = (np.arange(count, dtype=np.float32) % 3 - 1 for count in (600, 100))
+    sizes = (30, 20, 1, 1)
+
+    def stored(numbers: np.ndarray, **settings: Any) -> StoredNumbers:
+        return Weight("weight", numbers, sizes, sizes, **settings).stored
+
+    assert number_type(stored(many, axes=(0, 1), is_truncated=True)) == NumberType.CODED
+    assert number_type(stored(few, axes=(0, 1), is_truncated=True)) == NumberType.INT8
+    assert number_type(stored(many)) == NumberType.INT8
+    # With the scale of cosine 0; axes are those of the tensor, which has the channels swapped.
+    assert stored(few, axes=(0,), is_truncated=True).step == pytest.approx(30**-0.5)
+    assert stored(few, axes=(0,), is_truncated=True, is_swapped=True).step == pytest.approx(20**-0.5)
+    assert stored(few).step == 1.0
 
 
 def unet() -> Program:

@@ -13,8 +13,14 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from tailcut.export_c.coded import coded
+
 Floats = npt.NDArray[np.float32]
 MAX_LEAVES = 8
+LEAST_SAVED = 128
+"""Bytes that a code must save to be worth its time."""
+MOST_CODED = 1 << 18
+"""Numbers that are coded: more take seconds, and are for larger machines."""
 
 
 class Kind(enum.IntEnum):
@@ -64,7 +70,10 @@ OF_TWO = (Operation.ADD, Operation.MULTIPLY)
 
 @dataclass(frozen=True, eq=False)
 class StoredNumbers:
-    """Numbers as they lie in flash: `step` times `content`, which is of float32, float16, int16 or int8."""
+    """Numbers as they lie in flash: `step` times `content`.
+
+    `content` is of float32, float16, int16 or int8, or of uint8: the code of whole numbers, see `coded`.
+    """
 
     content: npt.NDArray[np.generic]
     step: float = 1.0
@@ -73,6 +82,11 @@ class StoredNumbers:
     def is_float32(self) -> bool:
         """True if they are read where they lie."""
         return self.content.dtype == np.float32
+
+    @property
+    def is_whole(self) -> bool:
+        """True if they are whole numbers, one after the other."""
+        return self.content.dtype in (np.int8, np.int16)
 
 
 def stored_numbers(numbers: Floats) -> StoredNumbers:
@@ -127,8 +141,17 @@ class Weight:
 
     @cached_property
     def stored(self) -> StoredNumbers:
-        """The numbers in the narrowest type that holds them."""
-        return stored_numbers(self.numbers)
+        """The numbers in the narrowest type that holds them; whole coefficients in a code where that is shorter."""
+        stored = stored_numbers(self.numbers)
+        if not self.is_truncated:
+            return stored
+        # So that a reader of coefficients need not: what cosine 0 of all transformed axes is scaled by.
+        own = (self.sizes[1], self.sizes[0], *self.sizes[2:]) if self.is_swapped else self.sizes
+        scaled = replace(stored, step=stored.step / math.sqrt(math.prod(own[axis] for axis in self.axes)))
+        if not scaled.is_whole or len(self.numbers) > MOST_CODED:
+            return scaled
+        code = coded(stored.content.astype(np.int64).tolist())
+        return replace(scaled, content=code) if code.nbytes + LEAST_SAVED <= stored.content.nbytes else scaled
 
     @property
     def is_narrow_out(self) -> bool:

@@ -6,13 +6,24 @@ READER = (
     "tailcut_items.c",
     "tailcut_order.c",
     "tailcut_json.c",
+    "tailcut_coder.c",
     "tailcut_codecs.c",
     "tailcut_quantized.c",
     "tailcut_reader.c",
 )
-READER_HEADERS = ("tailcut.h", "tailcut_internal.h", "tailcut_coder.h")
-RUNNER = ("tailcut_run.c", "tailcut_order.c")
-RUNNER_HEADERS = ("tailcut.h", "tailcut_run.h")
+READER_HEADERS = (
+    "tailcut.h",
+    "tailcut_internal.h",
+    "tailcut_coder.h",
+    "tailcut_codecs.h",
+    "tailcut_reading.h",
+    "tailcut_reader_kept.h",
+    "tailcut_reader_edits.h",
+    "tailcut_reader_tensors.h",
+    "tailcut_reader_numbers.h",
+)
+RUNNER = ("tailcut_run.c", "tailcut_order.c", "tailcut_coder.c")
+RUNNER_HEADERS = ("tailcut.h", "tailcut_run.h", "tailcut_coder.h")
 
 
 def runtime_folder() -> Path:

@@ -22,6 +22,13 @@ class NumberType(enum.IntEnum):
     FLOAT16 = 1
     INT16 = 6
     INT8 = 7
+    CODED = 12
+
+
+def number_type(stored: StoredNumbers) -> NumberType:
+    """Return the type of stored numbers."""
+    name = stored.content.dtype.name.upper()
+    return NumberType.CODED if name == "UINT8" else NumberType[name]
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,7 @@ class Tables:
                     content,
                     float(stored.step),
                     len(weight.numbers),
-                    NumberType[stored.content.dtype.name.upper()],
+                    number_type(stored),
                 ),
                 "sizes": weight.sizes,
                 "corner": weight.corner,

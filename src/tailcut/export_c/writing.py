@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from tailcut.export_c.program import Operation, Program, Weight
 from tailcut.export_c.sources import runtime_folder
-from tailcut.export_c.tables import Pointer, Row, Tables
+from tailcut.export_c.tables import Pointer, Row, Tables, number_type
 
-TYPES = {"float32": "float", "float16": "uint16_t", "int16": "int16_t", "int8": "int8_t"}
-PER_LINE = {"float32": 8, "float16": 16, "int16": 16, "int8": 24}
+TYPES = {"float32": "float", "float16": "uint16_t", "int16": "int16_t", "int8": "int8_t", "uint8": "uint8_t"}
+PER_LINE = {"float32": 8, "float16": 16, "int16": 16, "int8": 24, "uint8": 24}
 
 
 @dataclass
@@ -143,5 +143,5 @@ def _used(program: Program) -> set[str]:
         weights += [stage.weight, *ups]
     for weight in weights:
         if weight is not None:
-            found |= {"TRUNCATED" if weight.is_truncated else "DENSE", weight.stored.content.dtype.name.upper()}
+            found |= {"TRUNCATED" if weight.is_truncated else "DENSE", number_type(weight.stored).name}
     return found

@@ -143,10 +143,10 @@ uint8_t tailcut_number_byte(const tailcut_tensor *tensor, uint32_t place, uint32
 
 /* Runs over the coefficients of a tensor in the order of the format. Do not look inside. */
 typedef struct {
-    uint64_t remaining[TAILCUT_MAX_AXES + 1];
-    uint64_t most[TAILCUT_MAX_AXES + 1];
+    uint32_t remaining[TAILCUT_MAX_AXES + 1];
+    uint32_t most[TAILCUT_MAX_AXES + 1];
     uint32_t index[TAILCUT_MAX_AXES]; /* of the coefficient, one for each axis of the tensor */
-    uint64_t level;
+    uint32_t level;
     const uint32_t *sizes;
     uint8_t weights[TAILCUT_MAX_AXES];
     uint8_t inner[TAILCUT_MAX_AXES]; /* the transformed axes */
@@ -154,7 +154,7 @@ typedef struct {
     uint8_t num_inner, num_outer;
 } tailcut_order;
 
-/* Stand on coefficient 0. */
+/* Stand on coefficient 0. The sizes of the transformed axes, each times its weight, must add up to less than 2^32. */
 void tailcut_order_start(tailcut_order *order, const tailcut_tensor *tensor);
 
 /* Go to the next one; only while there is one. */

@@ -1,5 +1,5 @@
 /* Payloads to numbers. SPEC.md: "Codecs". */
-#include "tailcut_coder.h"
+#include "tailcut_codecs.h"
 
 #include <string.h>
 
@@ -210,60 +210,7 @@ tailcut_status tailcut_inflate(const uint8_t *bytes, size_t num_bytes, uint8_t *
     return TAILCUT_OK;
 }
 
-/* ---- codecs 2 and 3: a binary range coder ---- */
-
-static uint32_t next_byte(tailcut_coder *from) {
-    uint32_t byte = from->read < from->num_bytes ? from->bytes[from->read] : 0;
-    from->read++;
-    return byte;
-}
-
-void tailcut_start_coder(tailcut_coder *from, const uint8_t *bytes, size_t num_bytes) {
-    unsigned n;
-    from->bytes = bytes;
-    from->num_bytes = num_bytes;
-    from->read = 0;
-    from->offset = 0;
-    from->range = 0;
-    from->is_whole = 1;
-    for (n = 0; n < 4; n++) from->offset = from->offset << 8 | next_byte(from);
-}
-
-uint32_t tailcut_decide(tailcut_coder *from, uint32_t bound) {
-    uint32_t found = from->offset >= bound;
-    if (found) {
-        from->offset -= bound;
-        from->range -= bound; /* modulo 2^32 */
-    } else {
-        from->range = bound;
-    }
-    from->is_whole = 0;
-    while (from->range < UINT32_C(1) << 24) {
-        from->offset = from->offset << 8 | next_byte(from);
-        from->range <<= 8;
-    }
-    return found;
-}
-
-static void learn_bit(tailcut_context *at, uint32_t found, uint32_t least) {
-    uint32_t zero = at->zero, rate = UINT32_C(131072) / (2u * at->seen + 3);
-    /* Products of less than 2^16 and at most 43690. */
-    zero = found ? zero - (zero * rate >> 16) : zero + ((65536 - zero) * rate >> 16);
-    if (zero < least) zero = least;
-    if (zero > 65536 - least) zero = 65536 - least;
-    at->zero = (uint16_t)zero;
-    if (at->seen < 126) at->seen++;
-}
-
-uint32_t tailcut_coded_bit(tailcut_coder *from, tailcut_context *at, uint32_t least) {
-    uint32_t found = tailcut_decide(from, (from->is_whole ? UINT32_C(65536) : from->range >> 16) * at->zero);
-    learn_bit(at, found, least);
-    return found;
-}
-
-tailcut_status tailcut_end_coder(const tailcut_coder *from) {
-    return from->read == from->num_bytes + 3 && from->offset < UINT32_C(1) << 24 ? TAILCUT_OK : TAILCUT_CORRUPT;
-}
+/* ---- codec 2: adaptive probabilities ---- */
 
 tailcut_context *tailcut_range_contexts(tailcut_arena *arena, uint32_t width) {
     uint32_t number = 256 + 8 * width, n;
@@ -294,7 +241,7 @@ tailcut_status tailcut_unrange(const uint8_t *bytes, size_t num_bytes, tailcut_c
             uint32_t bit;
             if (is_known) {
                 bit = (uint32_t)(item >> place & 1);
-                learn_bit(at, bit, 0);
+                tailcut_learn_bit(at, bit, 0);
             } else {
                 bit = tailcut_coded_bit(&from, at, 0);
                 item = item << 1 | bit;

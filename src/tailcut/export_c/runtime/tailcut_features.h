@@ -36,5 +36,6 @@
 #define TAILCUT_HAS_FLOAT16 1
 #define TAILCUT_HAS_INT16 1
 #define TAILCUT_HAS_INT8 1
+#define TAILCUT_HAS_CODED 1
 
 #endif

@@ -3,32 +3,18 @@
 
 #include <string.h>
 
-/* value / weight, rounded up, without the long division of 64 bits that small cores have no instruction for. */
-static uint64_t divided(uint64_t value, uint32_t weight) {
-    uint64_t quotient = 0;
-    uint32_t rest = 0;
-    int place;
-    value += weight - 1;
-    for (place = 48; place >= 0; place -= 16) {
-        rest = rest << 16 | (uint32_t)(value >> place & 0xffff);
-        quotient = quotient << 16 | rest / weight;
-        rest %= weight;
-    }
-    return quotient;
-}
-
 /* The lowest value of transformed axis `n`, at least `from`, after which the rest can still reach the level; 0 if none.
  */
-static int put(tailcut_order *order, unsigned n, uint64_t from) {
+static int put(tailcut_order *order, unsigned n, uint32_t from) {
     unsigned axis = order->inner[n];
     uint32_t weight = order->weights[n];
-    uint64_t rest = order->remaining[n], later = order->most[n + 1];
+    uint32_t rest = order->remaining[n], later = order->most[n + 1];
     if (rest > later) {
-        uint64_t least = divided(rest - later, weight);
+        uint32_t least = (rest - later - 1) / weight + 1;
         if (least > from) from = least;
     }
     if (from >= order->sizes[axis] || weight * from > rest) return 0;
-    order->index[axis] = (uint32_t)from;
+    order->index[axis] = from;
     order->remaining[n + 1] = rest - weight * from;
     return 1;
 }
@@ -46,8 +32,7 @@ void tailcut_order_start(tailcut_order *order, const tailcut_tensor *tensor) {
         }
     }
     for (axis = order->num_inner; axis-- > 0;) {
-        uint64_t reach = (uint64_t)(order->sizes[order->inner[axis]] - 1) * order->weights[axis];
-        order->most[axis] = order->most[axis + 1] + reach;
+        order->most[axis] = order->most[axis + 1] + (order->sizes[order->inner[axis]] - 1) * order->weights[axis];
     }
 }
 
@@ -62,7 +47,7 @@ void tailcut_order_next(tailcut_order *order) {
     n = order->num_inner - 1;
     for (;;) {
         /* Raise axis n; where that fails, the one before it, at last the level; then fill in the axes behind it. */
-        uint64_t from = (uint64_t)order->index[order->inner[n]] + 1;
+        uint32_t from = order->index[order->inner[n]] + 1;
         while (!put(order, n, from)) {
             if (n == 0) {
                 if (order->level >= order->most[0]) return; /* behind the last one */
@@ -70,7 +55,7 @@ void tailcut_order_next(tailcut_order *order) {
                 from = 0;
             } else {
                 n--;
-                from = (uint64_t)order->index[order->inner[n]] + 1;
+                from = order->index[order->inner[n]] + 1;
             }
         }
         for (n++; n < order->num_inner && put(order, n, 0); n++) continue;

@@ -1,5 +1,5 @@
 /* Codec 3: numbers rounded to steps. SPEC.md: "Codec 3, quantized". */
-#include "tailcut_coder.h"
+#include "tailcut_codecs.h"
 
 #include <string.h>
 
@@ -68,15 +68,11 @@ static void start_contexts(tailcut_context *contexts) {
     }
 }
 
-static uint32_t plain(tailcut_coder *coder) {
-    return tailcut_decide(coder, coder->is_whole ? UINT32_C(1) << 31 : coder->range >> 1);
-}
-
 static int32_t read_number(tailcut_unquantizer *from, uint32_t set) {
     tailcut_context *own = from->contexts + set * PER_SET, *shared = from->contexts + NUM_SETS * PER_SET;
     uint32_t is_negative, e = 0, magnitude = 1, place;
     if (!tailcut_coded_bit(&from->coder, own, 64)) return 0;
-    is_negative = plain(&from->coder);
+    is_negative = tailcut_plain_bit(&from->coder);
     while (e < MAX_BUCKET && tailcut_coded_bit(&from->coder, own + 1 + e, 64)) e++;
     for (place = e; place-- > 0;) {
         uint32_t bit;
@@ -85,7 +81,7 @@ static int32_t read_number(tailcut_unquantizer *from, uint32_t set) {
         } else if (place + 2 == e) {
             bit = tailcut_coded_bit(&from->coder, shared + 2 * (e - 2) + (magnitude & 1), 64);
         } else {
-            bit = plain(&from->coder);
+            bit = tailcut_plain_bit(&from->coder);
         }
         magnitude = magnitude << 1 | bit;
     }

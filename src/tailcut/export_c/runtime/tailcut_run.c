@@ -1,6 +1,9 @@
 /* The stages of a network, row by row: nothing as wide as a map of the dense network is ever stored. */
 #include "tailcut_features.h"
 #include "tailcut_run.h"
+#if TAILCUT_HAS_CODED
+#include "tailcut_coder.h"
+#endif
 
 #include <string.h>
 
@@ -14,6 +17,12 @@
 #define HAS_RESAMPLING (HAS_POOLING || HAS_OTHER_SIZES)
 #define IS_GROUPED(groups) (TAILCUT_HAS_GROUPS && (groups) > 1)
 #define HAS_STORE (TAILCUT_HAS_STORE || TAILCUT_HAS_SOFTMAX)
+
+/* Contexts of whole numbers in a code: a set for each level of what is expected, one for the bits below the highest. */
+#define MAX_BITS 16
+#define NUM_LEVELS 6
+#define NUM_CONTEXTS (NUM_LEVELS * MAX_BITS + 1)
+#define LEAST 64 /* probability */
 
 /* What is known while a stage runs. */
 typedef struct {
@@ -152,25 +161,15 @@ static void spread_rows(float *into, uint32_t count, const float *mix, const flo
 /* cos(pi / 2 * n / size) for n from 0 to `size`. */
 static const float *make_cosines(machine *m, uint32_t size) {
     float *table = take(m, size + 1);
-    /* pi / 2 in two floats, and its `size`-th part in two: of eight bits, so that its products with all n are exact,
-     * and the rest. */
-    const float half_pi = 1.57079637f, less = -4.37113883e-8f;
-    float high = half_pi / (float)size, low;
-    uint32_t n, word;
-    memcpy(&word, &high, sizeof word);
-    word &= 0xffff0000u;
-    memcpy(&high, &word, sizeof high);
-    low = ((half_pi - high * (float)size) + less) / (float)size;
+    uint32_t n, k;
     for (n = 0; n <= size; n++) {
-        uint32_t place = 2 * n > size ? size - n : n;
-        float x = (float)place * high + (float)place * low, xx = x * x;
-        if (2 * n > size) {
-            x *= 1.0f + xx * (-1.6666667e-1f + xx * (8.3333333e-3f + xx * (-1.9841270e-4f + xx * 2.7557319e-6f)));
-        } else {
-            x = 1.0f +
-                xx * (-0.5f + xx * (4.1666667e-2f + xx * (-1.3888889e-3f + xx * (2.4801587e-5f - xx * 2.7557319e-7f))));
+        uint32_t is_sine = 2 * n > size; /* of the rest: both series end soon below pi / 4 */
+        float x = 1.57079633f * (float)(is_sine ? size - n : n) / (float)size, term = is_sine ? x : 1.0f, sum = term;
+        for (k = 1 + is_sine; k < 10; k += 2) {
+            term *= -x * x / (float)(k * (k + 1));
+            sum += term;
         }
-        table[n] = x;
+        table[n] = sum;
     }
     return table;
 }
@@ -188,14 +187,13 @@ static void cosines_of(const float *table, uint32_t size, uint32_t place, uint32
 
 /* ---- weights ---- */
 
+/* Number `place` as it is stored, for the step to be multiplied by. */
 static float number(const tailcut_array *array, uint32_t place) {
     uint32_t half, word;
     float value;
     if (TAILCUT_HAS_FLOAT32 && array->type == TAILCUT_FLOAT32) return ((const float *)array->numbers)[place];
-    if (TAILCUT_HAS_INT16 && array->type == TAILCUT_INT16)
-        return array->step * (float)((const int16_t *)array->numbers)[place];
-    if (TAILCUT_HAS_INT8 && array->type == TAILCUT_INT8)
-        return array->step * (float)((const int8_t *)array->numbers)[place];
+    if (TAILCUT_HAS_INT16 && array->type == TAILCUT_INT16) return (float)((const int16_t *)array->numbers)[place];
+    if (TAILCUT_HAS_INT8 && array->type == TAILCUT_INT8) return (float)((const int8_t *)array->numbers)[place];
     if (!TAILCUT_HAS_FLOAT16) return 0.0f;
     half = ((const uint16_t *)array->numbers)[place];
     word = ((half >> 10 & 31) + 112) << 23 | (half & 1023) << 13;
@@ -215,16 +213,55 @@ typedef struct {
     tailcut_order order;
     const tailcut_weight *weight;
     uint32_t sizes[4];
-    float first[4]; /* the scale of cosine 0 along each axis, and that of the others */
-    float others[4];
     uint32_t place;
     uint8_t out_axis;
     uint8_t in_axis;
+#if TAILCUT_HAS_CODED
+    tailcut_coder coder;
+    uint32_t expected; /* the recent magnitudes' mean, in 1 / 32 */
+    tailcut_context contexts[NUM_CONTEXTS];
+#endif
 } walk;
+
+#if TAILCUT_HAS_CODED
+
+static void start_coded(walk *w) {
+    uint32_t n;
+    tailcut_start_coder(&w->coder, w->weight->array.numbers, (size_t)-1); /* the code knows its end */
+    w->expected = 32;
+    for (n = 0; n < NUM_CONTEXTS; n++) {
+        w->contexts[n].zero = 32768;
+        w->contexts[n].seen = 1;
+    }
+}
+
+/* The next whole number: how many bits its magnitude has, in contexts of what is expected; these bits; its sign. */
+static float coded_number(walk *w) {
+    uint32_t level = 0, num_bits = 0, magnitude = 0, n;
+    tailcut_context *set;
+    while (level < NUM_LEVELS - 1 && w->expected >> level) level++;
+    set = w->contexts + MAX_BITS * level;
+    while (num_bits < MAX_BITS && tailcut_coded_bit(&w->coder, set + num_bits, LEAST)) num_bits++;
+    for (n = 0; n < num_bits; n++) {
+        uint32_t bit = n == 0 ? 1 : tailcut_coded_bit(&w->coder, w->contexts + NUM_LEVELS * MAX_BITS, LEAST);
+        magnitude = 2 * magnitude + bit;
+    }
+    w->expected += 4 * magnitude - (w->expected >> 3);
+    if (magnitude > 0 && tailcut_plain_bit(&w->coder)) return -(float)magnitude;
+    return (float)magnitude;
+}
+
+#endif
+
+static float next_number(walk *w) {
+#if TAILCUT_HAS_CODED
+    if (w->weight->array.type == TAILCUT_CODED) return coded_number(w);
+#endif
+    return number(&w->weight->array, w->place);
+}
 
 static void start_walk(walk *w, const tailcut_weight *weight) {
     tailcut_tensor tensor;
-    uint32_t axis;
     memset(&tensor, 0, sizeof tensor);
     w->weight = weight;
     w->place = 0;
@@ -234,25 +271,28 @@ static void start_walk(walk *w, const tailcut_weight *weight) {
     w->sizes[w->in_axis] = weight->sizes[1];
     w->sizes[2] = weight->sizes[2];
     w->sizes[3] = weight->sizes[3];
-    for (axis = 0; axis < 4; axis++) {
-        int is_transformed = weight->axes >> axis & 1;
-        w->first[axis] = is_transformed ? root(1.0f / (float)w->sizes[axis]) : 1.0f;
-        w->others[axis] = is_transformed ? root(2.0f / (float)w->sizes[axis]) : 1.0f;
-    }
     tensor.sizes = w->sizes;
     tensor.num_axes = 4;
     tensor.axes = weight->axes;
     tensor.order_weights = weight->order_weights;
     tailcut_order_start(&w->order, &tensor);
+#if TAILCUT_HAS_CODED
+    if (weight->array.type == TAILCUT_CODED) start_coded(w);
+#endif
 }
 
 /* The next coefficient times the scales of its cosines; 0 behind the last one. */
 static int step(walk *w, float *value) {
+    const tailcut_weight *weight = w->weight;
     uint32_t axis;
-    if (w->place == w->weight->array.count) return 0;
+    if (w->place == weight->array.count) return 0;
     if (w->place > 0) tailcut_order_next(&w->order);
-    *value = number(&w->weight->array, w->place++);
-    for (axis = 0; axis < 4; axis++) *value *= w->order.index[axis] ? w->others[axis] : w->first[axis];
+    *value = weight->array.step * next_number(w);
+    w->place++;
+    /* Cosine 0 of an axis is scaled by 1 / sqrt(size), which is in the step, the others by sqrt(2) times as much. */
+    for (axis = 0; axis < 4; axis++) {
+        if (w->order.index[axis] > 0 && weight->axes >> axis & 1) *value *= 1.41421356f;
+    }
     return 1;
 }
 
@@ -297,7 +337,7 @@ static int is_narrow_in(const tailcut_weight *weight) { return weight->axes >> (
 static const float *core_of(machine *m, const tailcut_weight *weight, uint32_t a) {
     uint32_t count = (uint32_t)weight->corner[1] * weight->sizes[2] * weight->sizes[3], n;
     if (!TAILCUT_HAS_DENSE || m->core != NULL) return m->core + (size_t)a * count;
-    for (n = 0; n < count; n++) m->line[n] = number(&weight->array, a * count + n);
+    for (n = 0; n < count; n++) m->line[n] = weight->array.step * number(&weight->array, a * count + n);
     return m->line;
 }
 
@@ -763,7 +803,7 @@ static void multiply_flat(machine *m, const tailcut_weight *weight) {
                             out[a] += m->core[(size_t)a * size + place] * m->row[x];
                     } else {
                         for (a = 0; a < stage->out.channels; a++)
-                            out[a] += number(&weight->array, a * size + place) * m->row[x];
+                            out[a] += weight->array.step * number(&weight->array, a * size + place) * m->row[x];
                     }
                 }
             }

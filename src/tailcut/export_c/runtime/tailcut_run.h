@@ -13,11 +13,13 @@ extern "C" {
 
 #define TAILCUT_INPUT (-1) /* the offset of the map that the caller gives */
 #define TAILCUT_NONE (-1)
+/* A type of numbers: whole ones of at most 16 bits in an adaptive code, and three zero bytes. */
+#define TAILCUT_CODED 12
 
 /* Numbers in flash, in the narrowest type that holds them: a number is `step` times what is stored. */
 typedef struct {
-    const void *numbers; /* TAILCUT_FLOAT32, TAILCUT_FLOAT16 (its bits), TAILCUT_INT16 or TAILCUT_INT8 */
-    float step;
+    const void *numbers; /* TAILCUT_FLOAT32, TAILCUT_FLOAT16 (its bits), TAILCUT_INT16, TAILCUT_INT8, TAILCUT_CODED */
+    float step;          /* of coefficients: divided by the square root of the product of all transformed axes' sizes */
     uint32_t count;
     uint8_t type;
 } tailcut_array;
