@@ -60,6 +60,12 @@ def cifar10_root() -> Path:
 
 
 @pytest.fixture(scope="session")
+def imagenette_root() -> Path:
+    """A data root that holds imagenette224/."""
+    return _find_root("imagenette224")
+
+
+@pytest.fixture(scope="session")
 def coco_root() -> Path:
     """A data root that holds coco/."""
     return _find_root("coco")
