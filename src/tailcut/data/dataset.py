@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
@@ -11,7 +12,29 @@ from torch import Tensor
 from tailcut.errors import ArgumentError, DataError
 
 Task = Literal["classification", "segmentation", "detection"]
+Source = Literal["pixels", "coefficients"]
 Indices = Sequence[int] | range | Tensor
+
+
+@dataclass(frozen=True)
+class StoredChannels:
+    """Frequency channels, not normalised, that the items of a data set hold in place of pixels.
+
+    Attributes:
+        indices: 64 c + 8 v + u is frequency (v, u) of component c.
+        chroma: `two_scale` or `full`; see `tailcut.inputs.BlockDCT`.
+    """
+
+    indices: tuple[int, ...]
+    chroma: str
+
+    def flipped(self, channels: Tensor) -> Tensor:
+        """Return channels (..., n, blocks_h, blocks_w) of the images mirrored left to right.
+
+        Blocks in reverse, odd horizontal frequencies negated: exact where blocks are whole.
+        """
+        signs = torch.tensor([-1.0 if index % 2 else 1.0 for index in self.indices], dtype=channels.dtype)
+        return channels.flip(-1) * signs.to(channels.device)[:, None, None]
 
 
 class Dataset(ABC, torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
@@ -24,9 +47,11 @@ class Dataset(ABC, torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             is a table of objects, see `CocoDataset`).
         num_classes: how many classes there are; 2 for masks of foreground and background.
         class_names: one name per class.
-        image_shape: (channels, height, width) of an image; where images differ, that of the first.
+        image_shape: (channels, height, width) of an image; where images differ, that of the first. Where items are
+            channels, that of the image which they show.
         sorted_by_class: whether all images of a class come one after another.
         skipped: the files that were left out since they cannot be read, and why; see `open_dataset`.
+        stored_channels: which frequency channels an item holds in place of pixels; None: pixels.
     """
 
     name: str
@@ -37,6 +62,7 @@ class Dataset(ABC, torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     image_shape: tuple[int, int, int]
     sorted_by_class: bool = False
     skipped: Mapping[str, str] = MappingProxyType({})
+    stored_channels: StoredChannels | None = None
 
     @abstractmethod
     def __len__(self) -> int:
@@ -175,6 +201,7 @@ class DatasetView(Dataset):
         self.image_shape = dataset.image_shape
         self.sorted_by_class = dataset.sorted_by_class
         self.skipped = dataset.skipped
+        self.stored_channels = dataset.stored_channels
         self._dataset = dataset
 
     def __len__(self) -> int:

@@ -47,7 +47,7 @@ def network_inputs(
     bar: Progress | None = None,
 ) -> Iterator[Tensor]:
     """Yield random batches as network inputs: through its transform, if it has one; see `random_batches`."""
-    read = reader_of(network)
+    read = reader_of(network, dataset)
     parameter = next(network.parameters(), None)
     device = torch.device("cpu") if parameter is None else parameter.device
     for images in random_batches(dataset, batch_size, num_batches, seed, bar):
