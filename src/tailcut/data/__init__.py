@@ -138,6 +138,7 @@ def open_dataset(
         max_pixels=now.max_pixels if max_pixels is None else max_pixels,
         place=now.place,
         skipped=now.skipped,
+        workers=now.workers,
     ):
         return _open(name, split, roots, download=download)
 

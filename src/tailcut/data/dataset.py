@@ -1,7 +1,7 @@
 """Data set classes: images as float tensors in 0..1 with one class or one mask each."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from tailcut.data.reading import current_reading
+from tailcut.data.workers import in_order
 from tailcut.errors import ArgumentError, DataError
 
 Task = Literal["classification", "segmentation", "detection"]
@@ -106,6 +108,20 @@ class Dataset(ABC, torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             )
         return torch.stack(images), torch.stack(targets)
 
+    def batches(self, positions: Sequence[Indices], workers: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield one batch after another, read ahead by worker processes; the same for any number of them.
+
+        Args:
+            positions: those of each batch.
+            workers: 0 to 256; as the enclosing `tailcut.data.reading` says when None, 0 without one. A single batch is
+                read in this process.
+
+        Raises:
+            ArgumentError, IndexError, DataError: as `batch`.
+        """
+        wanted = current_reading().workers if workers is None else workers
+        yield from in_order(_Batches(self, positions), len(positions), wanted if len(positions) > 1 else 0)
+
     def random_parts(self, indices: Indices, noises: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
         """Return random parts of several images to train on, and their targets: see `tailcut.data.framing.random_part`.
 
@@ -141,6 +157,17 @@ class Dataset(ABC, torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
                 f"{self.name}, split {self.split}: a part needs 0 <= start < stop <= {len(self)}, "
                 f"got start={start}, stop={stop}"
             )
+
+
+@dataclass(frozen=True)
+class _Batches(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+    """The batches of a data set at these positions."""
+
+    dataset: Dataset
+    positions: Sequence[Indices]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.dataset.batch(self.positions[index])
 
 
 class InMemoryDataset(Dataset):
@@ -181,6 +208,10 @@ class InMemoryDataset(Dataset):
         """See `Dataset.batch`."""
         positions = as_positions(indices).to(self.labels.device)
         return self.images[positions].float() / 255, self.labels[positions]
+
+    def batches(self, positions: Sequence[Indices], workers: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """See `Dataset.batches`. Nothing is to be read, so that workers are not asked, which would copy everything."""
+        return super().batches(positions, 0)
 
     def part(self, start: int, stop: int) -> "InMemoryDataset":
         """See `Dataset.part`."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tailcut.data import Dataset, Roots, Source, in_order, open_dataset
+from tailcut.data import Dataset, Roots, Source, open_dataset
 from tailcut.errors import ArgumentError, TailcutError, first_line
 from tailcut.evaluation.class_check import check_class_names
 from tailcut.evaluation.metrics import METRICS, ClassCounts, StreamingMean, metrics_for
@@ -83,7 +83,7 @@ def evaluate_file(
     dense: bool = False,
     progress: bool = False,
     max_pixels: int = MAX_PIXELS,
-    workers: int = 0,
+    workers: int | None = None,
     source: Source = "pixels",
 ) -> EvaluateReport:
     """Evaluate a .tailcut file on a data set, by one process or by several that share the images.
@@ -100,7 +100,7 @@ def evaluate_file(
         dense: see `runnable`.
         progress: show on standard error how far it is.
         max_pixels: the most pixels of the images, as the network enlarges them if it does.
-        workers: processes that read images ahead.
+        workers: processes that read images ahead; as the enclosing `tailcut.data.reading` says when None.
         source: "coefficients" reads those of JPEG files without decoding them, for networks on frequency channels; see
             `tailcut.evaluation.stored_inputs.StoredDataset`.
 
@@ -175,7 +175,7 @@ def evaluate(
     dense: bool = False,
     progress: bool = False,
     warn: bool = False,
-    workers: int = 0,
+    workers: int | None = None,
 ) -> dict[str, float]:
     """Return the metrics of a network on a data set. The model is not changed: a copy of it is evaluated.
 
@@ -188,7 +188,7 @@ def evaluate(
         dense: see `runnable`.
         progress: show on standard error how far it is.
         warn: log a warning if images of several classes all get the same one.
-        workers: processes that read images ahead.
+        workers: processes that read images ahead; as the enclosing `tailcut.data.reading` says when None.
 
     Returns:
         `{"accuracy": 0..1}` for classes, from 100 classes on `top5_accuracy` too; `{"dice": 0..1}` (mean over
@@ -212,7 +212,8 @@ def evaluate(
     means = {name: StreamingMean() for name in figures}
     classes = ClassCounts(dataset.num_classes) if warn and dataset.task == "classification" else None
     starts = range(0, len(dataset), batch_size)[share.rank :: share.num_processes]
-    work = in_order(_Batches(dataset, starts, batch_size), len(starts), workers)
+    positions = [range(start, min(start + batch_size, len(dataset))) for start in starts]
+    work = dataset.batches(positions, workers)
     with live_progress(progress, "images", len(dataset), interval=PROGRESS_INTERVAL) as bar:
         throughput = Throughput()
         for start, (images, targets) in zip(starts, throughput.waiting_for(work), strict=True):
@@ -232,19 +233,6 @@ def evaluate(
         if share.rank == 0:
             _warn_of_one_class(classes, dataset)
     return {name: mean.value() for name, mean in means.items()}
-
-
-@dataclass(frozen=True)
-class _Batches(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
-    """Consecutive images, from each of some positions on."""
-
-    dataset: Dataset
-    starts: range
-    batch_size: int
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        start = self.starts[index]
-        return self.dataset.batch(range(start, min(start + self.batch_size, len(self.dataset))))
 
 
 def _warn_of_one_class(counts: ClassCounts, dataset: Dataset) -> None:

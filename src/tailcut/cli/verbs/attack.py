@@ -2,7 +2,7 @@
 
 import argparse
 
-from tailcut.cli.parser import Verbs, add_data_roots, add_device, add_reading, add_verb
+from tailcut.cli.parser import Verbs, add_data_roots, add_device, add_reading, add_verb, add_workers
 from tailcut.printing import Report
 
 
@@ -37,6 +37,7 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("-o", "--out", metavar="IMAGE", help="draw the curves as a PNG")
     add_data_roots(parser)
     add_reading(parser)
+    add_workers(parser)
     parser.add_argument("--batch-size", type=int, default=250, metavar="N", help="images per forward pass")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the places where PGD starts")
     add_device(parser)

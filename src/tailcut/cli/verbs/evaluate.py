@@ -13,6 +13,7 @@ from tailcut.cli.parser import (
     add_max_pixels,
     add_reading,
     add_verb,
+    add_workers,
     devices_of,
 )
 from tailcut.errors import ArgumentError
@@ -44,9 +45,7 @@ def add_parser(verbs: Verbs) -> None:
     add_data_roots(parser)
     add_reading(parser)
     parser.add_argument("--batch-size", type=int, metavar="N", help="images per forward pass")
-    parser.add_argument(
-        "--workers", type=int, default=0, metavar="N", help="processes that read images of classes or masks ahead (0)"
-    )
+    add_workers(parser)
     parser.add_argument(
         "--source",
         choices=("pixels", "coefficients"),
@@ -102,7 +101,7 @@ def run(arguments: argparse.Namespace) -> Report | None:
         report = evaluate_detector_file(*what, **settings)
     else:
         settings |= {"download": arguments.download, "dense": arguments.dense, "max_pixels": arguments.max_pixels}
-        settings |= {"workers": arguments.workers, "source": arguments.source}
+        settings["source"] = arguments.source
         report = evaluate_file(*what, **settings)
     return report if devices is None or _is_first_process() else None
 

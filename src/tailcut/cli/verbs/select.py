@@ -2,7 +2,7 @@
 
 import argparse
 
-from tailcut.cli.parser import Verbs, add_data_roots, add_device, add_reading, add_verb
+from tailcut.cli.parser import Verbs, add_data_roots, add_device, add_reading, add_verb, add_workers
 from tailcut.printing import Report
 
 
@@ -31,6 +31,7 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("--split", metavar="NAME", help="the part of the data set; its test split if not given")
     add_data_roots(parser)
     add_reading(parser)
+    add_workers(parser)
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at a time (default: 32)")
     add_device(parser)
 

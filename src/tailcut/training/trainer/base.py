@@ -11,7 +11,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, Protocol
 
@@ -181,18 +181,7 @@ class Trainer(ABC):
         self.module.train()
         self.loss_parts.clear()
         total, smooth = 0.0, math.nan
-        work = batches(
-            self.data.train,
-            batch_size=recipe.data.batch_size,
-            seed=recipe.training.seed,
-            epoch=epoch,
-            augmentation=recipe.data.augmentation,
-            coarse=self._coarse_factor(),
-            rank=self.fabric.global_rank,
-            num_processes=self.fabric.world_size,
-            workers=recipe.data.workers,
-        )
-        for step, (images, targets, places) in enumerate(throughput.waiting_for(work)):
+        for step, (images, targets, places) in enumerate(throughput.waiting_for(self._batches())):
             now = first_step + step
             lr = set_lr(self.optimizer, recipe.optimizer, now / all_steps)
             images = images.to(self.fabric.device, memory_format=memory_format)
@@ -214,6 +203,21 @@ class Trainer(ABC):
             parts = [f"{name} {value / num_steps:.4f}" for name, value in sorted(self.loss_parts.items())]
             logger.info("epoch %d of this process: %s", epoch + 1, ", ".join(parts))
         return total / num_steps
+
+    def _batches(self, workers: int | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield the batches of this epoch, as `_step` takes them, made by so many workers (None: by the recipe's)."""
+        recipe = self.recipe
+        return batches(
+            self.data.train,
+            batch_size=recipe.data.batch_size,
+            seed=recipe.training.seed,
+            epoch=self.epoch,
+            augmentation=recipe.data.augmentation,
+            coarse=self._coarse_factor(),
+            rank=self.fabric.global_rank,
+            num_processes=self.fabric.world_size,
+            workers=recipe.data.workers if workers is None else workers,
+        )
 
     def _update(self) -> None:
         """Take a step of the optimiser over all parameters, with their gradients clipped as the recipe says."""

@@ -99,7 +99,7 @@ class ImageNetwork:
             section = self.recipe.generation or GenerationSection()
             return evaluate_generator(model, dataset, num_samples=section.num_samples, share=share)
         is_final = model is not self.model and dataset is self.data.test
-        return evaluate(model, dataset, share=share, warn=is_final, workers=self.recipe.data.workers)
+        return evaluate(model, dataset, share=share, warn=is_final)
 
 
 def make_teacher(job: Job, data: TrainingData) -> Teacher | None:
