@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 from torch.utils.data import TensorDataset
 
-from tailcut.data import FolderDataset
+from tailcut.data import FolderDataset, open_dataset, reading
+from tailcut.data.dataset import Indices
 from tailcut.data.workers import in_order
 from tailcut.errors import ArgumentError, DataError
 
@@ -36,3 +37,32 @@ def test_an_error_is_that_of_the_source(workers: int, tmp_path: Path) -> None:
 def test_wrong_numbers(workers: Any) -> None:
     with pytest.raises(ArgumentError, match="workers must be an integer from 0 to 256"):
         next(in_order(SQUARES, 3, workers))
+
+
+def test_batches_of_files_are_the_same_with_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One data set, all that is made of it: in the words of a call, and of the enclosing settings."""
+    for number in range(6):
+        path = tmp_path / "train" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), (40 * number, 0, 0)).save(path)
+    dataset = FolderDataset(tmp_path / "train", name="folder:x", size=4).part(1, 6)
+    positions: list[Indices] = [range(2), [4, 2], torch.tensor([3])]
+    expected = [dataset.batch(places) for places in positions]
+    asked: list[int] = []
+
+    def counting(source: Any, length: int, workers: int) -> Any:
+        asked.append(workers)
+        return in_order(source, length, workers)
+
+    monkeypatch.setattr("tailcut.data.dataset.in_order", counting)
+    with reading(workers=1):
+        found = [list(dataset.batches(positions)), list(dataset.batches(positions, 0))]
+        assert len(list(dataset.batches(positions[:1]))) == 1
+        list(open_dataset("digits", "test").batches(positions))
+    # A single batch, and images that lie in memory, are not worth a process.
+    assert asked == [1, 0, 0, 0]
+    for batches in found:
+        for own, other in zip(batches, expected, strict=True):
+            assert all(torch.equal(one, two) for one, two in zip(own, other, strict=True))
+    with pytest.raises(ArgumentError, match="workers must be an integer from 0 to 256"), reading(workers=-1):
+        pass

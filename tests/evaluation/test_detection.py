@@ -14,13 +14,14 @@ from tests.small_coco import SCENES, TINY, write_coco
 from torch import Tensor
 
 import tailcut
-from tailcut.data import CocoDataset, open_dataset
+from tailcut.data import CocoDataset, open_dataset, reading
 from tailcut.errors import ArgumentError, DataError
 from tailcut.evaluation.detection import (
     Kind,
     average_precision,
     evaluate_detector,
     evaluate_detector_file,
+    images_in_order,
     to_coco_results,
 )
 from tailcut.inputs.detection.detectors import Detector, faster_rcnn, mask_rcnn
@@ -163,6 +164,15 @@ def test_a_detector_is_measured(masks: bool, small: CocoDataset, monkeypatch: py
     assert set(figures) == expected
     assert all(value == pytest.approx(1) for value in figures.values())
     assert model.training
+
+
+def test_workers_read_the_same_images(small: CocoDataset) -> None:
+    indices = [2, 0, 1]
+    with reading(workers=1):
+        ahead = list(images_in_order(small, indices))
+    for index, own, other in zip(indices, ahead, images_in_order(small, indices, 0), strict=True):
+        assert torch.equal(own, other)
+        assert torch.equal(own, small.image(index))
 
 
 def test_processes_share_the_images(small: CocoDataset, monkeypatch: pytest.MonkeyPatch) -> None:

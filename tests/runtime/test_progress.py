@@ -1,12 +1,13 @@
 import io
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tailcut.runs import Run
-from tailcut.runtime.progress import epoch_line, live_progress, log_to_file
+from tailcut.runtime.progress import Throughput, epoch_line, live_progress, log_to_file
 
 
 class Terminal(io.StringIO):
@@ -75,6 +76,40 @@ def test_a_line_tells_an_epoch() -> None:
     coarse = epoch_line({**line, "coarse": 2}, 30)
     assert "98.76 %  (trained on images 2 times smaller so far)  lr" in coarse
     assert "smaller" not in epoch_line({**line, "coarse": 1}, 30)
+    fast = epoch_line({**line, "images_per_second": 1234.5, "waiting_ratio": 0.251}, 30)
+    assert fast.endswith("3.2 s  (1,234 images/s, 25 % of the time waiting)")
+    assert epoch_line({**line, "images_per_second": 2.25, "waiting_ratio": 1.0}, 30).endswith(
+        "(2.2 images/s, 100 % of the time waiting)"
+    )
+
+
+def test_throughput_tells_work_from_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [10.0]
+    monkeypatch.setattr("tailcut.runtime.progress.time.perf_counter", lambda: now[0])
+
+    def batches() -> Iterator[int]:
+        for number in range(3):
+            now[0] += 0.5  # is read
+            yield number
+        now[0] += 0.5  # the end is found out
+
+    throughput = Throughput()
+    assert throughput.figures() == {"images_per_second": 0.0, "waiting_ratio": 0.0}
+    found = []
+    for number in throughput.waiting_for(batches()):
+        now[0] += 1.0  # is worked on
+        throughput.count(4)
+        found.append(number)
+    assert found == [0, 1, 2]
+    assert throughput.figures() == {"images_per_second": 2.4, "waiting_ratio": 0.4}
+    assert str(throughput) == "2.4 images/s, 40 % of the time waiting"
+    with pytest.raises(RuntimeError, match="damaged"):
+        list(throughput.waiting_for(_damaged()))
+
+
+def _damaged() -> Iterator[int]:
+    raise RuntimeError("damaged")
+    yield 0
 
 
 def test_a_distance_is_no_percentage() -> None:

@@ -34,8 +34,7 @@ def counting(network: nn.Module | None = None) -> Counting:
 
 
 def teacher(network: nn.Module, *, unchanged: bool) -> Teacher:
-    data = DIGITS if unchanged else None
-    return Teacher(network, nullcontext, torch.device("cpu"), torch.channels_last, data)
+    return Teacher(network, nullcontext, torch.device("cpu"), torch.channels_last, DIGITS, unchanged=unchanged)
 
 
 def test_images_that_stay_as_they_are_are_asked_about_once() -> None:

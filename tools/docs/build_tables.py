@@ -42,7 +42,17 @@ UNET = Path("docs/results/published-unet")
 BENCH = Path("docs/results/bench-main.json")
 BENCH_OF = {
     topic: Path(f"docs/results/bench-{topic}.json")
-    for topic in ("execution", "inputs", "channels", "table5", "widths", "exporting", "microcontroller", "coding")
+    for topic in (
+        "execution",
+        "inputs",
+        "loading",
+        "channels",
+        "table5",
+        "widths",
+        "exporting",
+        "microcontroller",
+        "coding",
+    )
 }
 EXPERIMENTS = Path("docs/results/experiments")
 ATTACKS = Path("docs/results/attacks")
@@ -148,6 +158,7 @@ def build(root: Path) -> dict[Path, str]:
             "answers": lambda: answers(root / RESULTS),
             "runs": lambda: recipe_table(root / RESULTS, "frequency-inputs"),
             "bench": lambda: bench_tables(root / BENCH_OF["inputs"], headings=False),
+            "loading": lambda: bench_tables(root / BENCH_OF["loading"], headings=False),
             "transplant": lambda: bench_rows(root / TRANSPLANT),
         },
         "docs/channel-pruning.md": {

@@ -1,6 +1,6 @@
 """Arguments of commands that score a network: the network, and the images that it runs on."""
 
-from tailcut.cli.parser import Parser, add_data_roots, add_model_arguments, add_reading
+from tailcut.cli.parser import Parser, add_data_roots, add_model_arguments, add_reading, add_workers
 
 
 def add_network(parser: Parser) -> None:
@@ -13,11 +13,12 @@ def add_network(parser: Parser) -> None:
 
 
 def add_images(parser: Parser) -> None:
-    """Add --data, --split, data roots, --num-batches, --batch-size and --seed: the images that scores are made of."""
+    """Add --data, --split, data roots, --workers, --num-batches, --batch-size and --seed: the images to score on."""
     parser.add_argument("--data", metavar="NAME", help="the data set to run on; not needed for l1, l2, fpgm and random")
     parser.add_argument("--split", default="train", metavar="NAME", help="its split (default: train)")
     add_data_roots(parser)
     add_reading(parser)
+    add_workers(parser)
     parser.add_argument("--num-batches", type=int, default=5, metavar="N", help="batches to run on (default: 5)")
     parser.add_argument("--batch-size", type=int, default=128, metavar="N", help="images in each (default: 128)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed that chooses the images (default: 0)")

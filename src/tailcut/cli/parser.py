@@ -127,10 +127,21 @@ def add_reading(parser: Parser, *, skips: bool = True) -> None:
     )
 
 
+def add_workers(parser: Parser) -> None:
+    """Add --workers; `reading_of` reads it."""
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="processes that read the images of a data set ahead; the result is the same (default: 0)",
+    )
+
+
 @contextmanager
 def reading_of(arguments: argparse.Namespace) -> Iterator[None]:
-    """Read images within the block with the options of `add_reading`; report skipped ones at its end."""
-    if not hasattr(arguments, "lenient"):
+    """Read images within the block with the options of `add_reading`, `add_workers`; report skipped ones at its end."""
+    if not hasattr(arguments, "lenient") and not hasattr(arguments, "workers"):
         yield
         return
     from tailcut.data import reading
@@ -138,9 +149,10 @@ def reading_of(arguments: argparse.Namespace) -> Iterator[None]:
     on_error: OnError = getattr(arguments, "on_error", "raise")
     with reading(
         on_error=on_error,
-        strict=not arguments.lenient,
-        max_pixels=arguments.max_image_pixels,
+        strict=not getattr(arguments, "lenient", False),
+        max_pixels=getattr(arguments, "max_image_pixels", None),
         place="command line",
+        workers=getattr(arguments, "workers", 0),
     ) as settings:
         yield
     settings.report()

@@ -7,6 +7,8 @@ from tailcut.data.checking import CheckReport as CheckReport
 from tailcut.data.checking import check_folder as check_folder
 from tailcut.data.dataset import Dataset as Dataset
 from tailcut.data.dataset import InMemoryDataset as InMemoryDataset
+from tailcut.data.dataset import Source as Source
+from tailcut.data.dataset import StoredChannels as StoredChannels
 from tailcut.data.dataset import split_off as split_off
 from tailcut.data.datasets import cifar10, digits, imagefolder, mnist
 from tailcut.data.datasets.coco import CocoDataset as CocoDataset
@@ -136,6 +138,7 @@ def open_dataset(
         max_pixels=now.max_pixels if max_pixels is None else max_pixels,
         place=now.place,
         skipped=now.skipped,
+        workers=now.workers,
     ):
         return _open(name, split, roots, download=download)
 

@@ -1,17 +1,42 @@
 """Data set classes: images as float tensors in 0..1 with one class or one mask each."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from tailcut.data.reading import current_reading
+from tailcut.data.workers import in_order
 from tailcut.errors import ArgumentError, DataError
 
 Task = Literal["classification", "segmentation", "detection"]
+Source = Literal["pixels", "coefficients"]
 Indices = Sequence[int] | range | Tensor
+
+
+@dataclass(frozen=True)
+class StoredChannels:
+    """Frequency channels, not normalised, that the items of a data set hold in place of pixels.
+
+    Attributes:
+        indices: 64 c + 8 v + u is frequency (v, u) of component c.
+        chroma: `two_scale` or `full`; see `tailcut.inputs.BlockDCT`.
+    """
+
+    indices: tuple[int, ...]
+    chroma: str
+
+    def flipped(self, channels: Tensor) -> Tensor:
+        """Return channels (..., n, blocks_h, blocks_w) of the images mirrored left to right.
+
+        Blocks in reverse, odd horizontal frequencies negated: exact where blocks are whole.
+        """
+        signs = torch.tensor([-1.0 if index % 2 else 1.0 for index in self.indices], dtype=channels.dtype)
+        return channels.flip(-1) * signs.to(channels.device)[:, None, None]
 
 
 class Dataset(ABC, torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
@@ -24,9 +49,11 @@ class Dataset(ABC, torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             is a table of objects, see `CocoDataset`).
         num_classes: how many classes there are; 2 for masks of foreground and background.
         class_names: one name per class.
-        image_shape: (channels, height, width) of an image; where images differ, that of the first.
+        image_shape: (channels, height, width) of an image; where images differ, that of the first. Where items are
+            channels, that of the image which they show.
         sorted_by_class: whether all images of a class come one after another.
         skipped: the files that were left out since they cannot be read, and why; see `open_dataset`.
+        stored_channels: which frequency channels an item holds in place of pixels; None: pixels.
     """
 
     name: str
@@ -37,6 +64,7 @@ class Dataset(ABC, torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     image_shape: tuple[int, int, int]
     sorted_by_class: bool = False
     skipped: Mapping[str, str] = MappingProxyType({})
+    stored_channels: StoredChannels | None = None
 
     @abstractmethod
     def __len__(self) -> int:
@@ -80,6 +108,20 @@ class Dataset(ABC, torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             )
         return torch.stack(images), torch.stack(targets)
 
+    def batches(self, positions: Sequence[Indices], workers: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield one batch after another, read ahead by worker processes; the same for any number of them.
+
+        Args:
+            positions: those of each batch.
+            workers: 0 to 256; as the enclosing `tailcut.data.reading` says when None, 0 without one. A single batch is
+                read in this process.
+
+        Raises:
+            ArgumentError, IndexError, DataError: as `batch`.
+        """
+        wanted = current_reading().workers if workers is None else workers
+        yield from in_order(_Batches(self, positions), len(positions), wanted if len(positions) > 1 else 0)
+
     def random_parts(self, indices: Indices, noises: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
         """Return random parts of several images to train on, and their targets: see `tailcut.data.framing.random_part`.
 
@@ -115,6 +157,17 @@ class Dataset(ABC, torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
                 f"{self.name}, split {self.split}: a part needs 0 <= start < stop <= {len(self)}, "
                 f"got start={start}, stop={stop}"
             )
+
+
+@dataclass(frozen=True)
+class _Batches(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+    """The batches of a data set at these positions."""
+
+    dataset: Dataset
+    positions: Sequence[Indices]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.dataset.batch(self.positions[index])
 
 
 class InMemoryDataset(Dataset):
@@ -156,6 +209,10 @@ class InMemoryDataset(Dataset):
         positions = as_positions(indices).to(self.labels.device)
         return self.images[positions].float() / 255, self.labels[positions]
 
+    def batches(self, positions: Sequence[Indices], workers: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """See `Dataset.batches`. Nothing is to be read, so that workers are not asked, which would copy everything."""
+        return super().batches(positions, 0)
+
     def part(self, start: int, stop: int) -> "InMemoryDataset":
         """See `Dataset.part`."""
         self._check_part(start, stop)
@@ -175,6 +232,7 @@ class DatasetView(Dataset):
         self.image_shape = dataset.image_shape
         self.sorted_by_class = dataset.sorted_by_class
         self.skipped = dataset.skipped
+        self.stored_channels = dataset.stored_channels
         self._dataset = dataset
 
     def __len__(self) -> int:

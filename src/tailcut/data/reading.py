@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from tailcut.data.workers import check_workers
 from tailcut.errors import ArgumentError, DataError, first_line
 from tailcut.jpeg.limits import check_max_pixels
 
@@ -37,6 +38,8 @@ class Reading:
         max_pixels: the most pixels of an image; None for 2^24, or 16 for each byte of the file if that is more.
         place: whose words errors speak: a key of `ADVICE`.
         skipped: filled with the files that were left out, and why.
+        workers: processes that read the images of data sets ahead, 0 to 256; with 0 they are read where they are
+            needed. What comes is the same.
 
     Raises:
         ArgumentError: an attribute is none of these.
@@ -47,11 +50,13 @@ class Reading:
     max_pixels: int | None = None
     place: str = "Python"
     skipped: dict[str, str] = field(default_factory=dict, compare=False)
+    workers: int = 0
 
     def __post_init__(self) -> None:
         if self.on_error not in get_args(OnError):
             raise ArgumentError(f"on_error must be 'raise' or 'skip', got {self.on_error!r}")
         check_max_pixels(self.max_pixels)
+        check_workers(self.workers)
 
     @property
     def advice(self) -> tuple[str, str]:
@@ -84,6 +89,7 @@ def reading(
     max_pixels: int | None = None,
     place: str = "Python",
     skipped: dict[str, str] | None = None,
+    workers: int = 0,
 ) -> Iterator[Reading]:
     """Set how images are read within the block, and later by the data sets that are opened in it.
 
@@ -93,6 +99,7 @@ def reading(
         max_pixels: likewise.
         place: likewise.
         skipped: collects the skipped images; a new dictionary when None.
+        workers: see `Reading`.
 
     Yields:
         The settings, whose `skipped` lists the skipped images.
@@ -100,7 +107,7 @@ def reading(
     Raises:
         ArgumentError: an argument is none of these.
     """
-    made = Reading(on_error, strict, max_pixels, place, {} if skipped is None else skipped)
+    made = Reading(on_error, strict, max_pixels, place, {} if skipped is None else skipped, workers)
     token = _current.set(made)
     try:
         yield made

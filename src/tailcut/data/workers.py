@@ -12,6 +12,12 @@ from tailcut.errors import ArgumentError, TailcutError
 MAX_WORKERS = 256
 
 
+def check_workers(workers: int) -> None:
+    """Raise `ArgumentError` unless this is a number of worker processes, 0 to 256."""
+    if isinstance(workers, bool) or not isinstance(workers, int) or not 0 <= workers <= MAX_WORKERS:
+        raise ArgumentError(f"workers must be an integer from 0 to {MAX_WORKERS}, got {workers!r}")
+
+
 def in_order(source: "torch.utils.data.Dataset[Any]", length: int, workers: int) -> Iterator[Any]:
     """Yield `source[0]`, `source[1]`, ... up to `length`, made by worker processes.
 
@@ -25,8 +31,7 @@ def in_order(source: "torch.utils.data.Dataset[Any]", length: int, workers: int)
         ArgumentError: no such number of workers.
         TailcutError: as the source raises.
     """
-    if isinstance(workers, bool) or not isinstance(workers, int) or not 0 <= workers <= MAX_WORKERS:
-        raise ArgumentError(f"workers must be an integer from 0 to {MAX_WORKERS}, got {workers!r}")
+    check_workers(workers)
     if workers == 0:
         yield from (source[index] for index in range(length))
         return

@@ -4,7 +4,8 @@ import contextlib
 import io
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tailcut.data import CocoDataset, Roots, open_dataset
+from tailcut.data import CocoDataset, Roots, current_reading, in_order, open_dataset
 from tailcut.errors import ArgumentError, DataError, MissingExtraError
 from tailcut.evaluation.evaluate import PROGRESS_INTERVAL, EvaluateReport, run_in_processes, runnable
 from tailcut.format import load
 from tailcut.inputs.detection.detectors import Detector
-from tailcut.runtime.progress import live_progress
+from tailcut.runtime.progress import Throughput, live_progress
 from tailcut.runtime.share import ALONE, Share
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def evaluate_detector_file(
     devices: "Devices | None" = None,
     download: bool = False,
     progress: bool = False,
+    workers: int | None = None,
 ) -> EvaluateReport:
     """Evaluate a .tailcut file of a detector on a data set of objects; see `evaluation.evaluate_file`.
 
@@ -61,7 +63,8 @@ def evaluate_detector_file(
                 f"{file} holds a detector, which is measured on objects, for example on coco; not on {data}"
             )
         start = time.perf_counter()
-        metrics = evaluate_detector(model, dataset, share=share, progress=progress and share.rank == 0)
+        shown = progress and share.rank == 0
+        metrics = evaluate_detector(model, dataset, share=share, progress=shown, workers=workers)
         seconds = time.perf_counter() - start
         return EvaluateReport(str(file), dataset.name, dataset.split, len(dataset), metrics, seconds)
 
@@ -74,6 +77,7 @@ def evaluate_detector(
     *,
     share: Share = ALONE,
     progress: bool = False,
+    workers: int | None = None,
 ) -> dict[str, float]:
     """COCO's average precision of a detector. The model is not changed: a copy of it is evaluated.
 
@@ -82,6 +86,7 @@ def evaluate_detector(
         dataset: images and objects.
         share: where to run, and which part of the work.
         progress: show on standard error how far it is.
+        workers: see `images_in_order`.
 
     Returns:
         `box_AP`, `box_AP50`, `box_AP75`, `box_APS`, `box_APM`, `box_APL`, 0 to 1, and for Mask R-CNN the same of masks
@@ -97,16 +102,43 @@ def evaluate_detector(
         raise ArgumentError(f"expected a detector, got {type(model).__name__}")
     findings: list[Finding] = []
     with live_progress(progress, "images", len(dataset), interval=PROGRESS_INTERVAL) as bar, torch.inference_mode():
-        for index in range(share.rank, len(dataset), share.num_processes):
-            (found,) = network([dataset.image(index).to(share.device)])
+        mine = range(share.rank, len(dataset), share.num_processes)
+        throughput = Throughput()
+        images = throughput.waiting_for(images_in_order(dataset, mine, workers))
+        for index, image in zip(mine, images, strict=True):
+            (found,) = network([image.to(share.device)])
             findings += to_coco_results(found, dataset.image_id(index))
-            bar.show(index + 1)
+            throughput.count(share.num_processes)
+            bar.show(index + 1, f"{throughput}")
     if share.num_processes > 1:
         findings = _of_all_processes(findings, share)
     metrics = {f"box_{name}": value for name, value in average_precision(dataset, findings, "bbox").items()}
     if network.has_masks:
         metrics |= {f"mask_{name}": value for name, value in average_precision(dataset, findings, "segm").items()}
     return metrics
+
+
+def images_in_order(dataset: CocoDataset, indices: Sequence[int], workers: int | None = None) -> Iterator[Tensor]:
+    """Yield images (3, height, width), read ahead by worker processes; the same for any number of them.
+
+    Args:
+        dataset: images of any sizes.
+        indices: which ones.
+        workers: 0 to 256; as the enclosing `tailcut.data.reading` says when None, 0 without one.
+    """
+    wanted = current_reading().workers if workers is None else workers
+    yield from in_order(_Images(dataset, indices), len(indices), wanted if len(indices) > 1 else 0)
+
+
+@dataclass(frozen=True)
+class _Images(torch.utils.data.Dataset[Tensor]):
+    """The images of a data set with these indices."""
+
+    dataset: CocoDataset
+    indices: Sequence[int]
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.dataset.image(self.indices[index])
 
 
 def to_coco_results(found: Mapping[str, Tensor], image_id: int) -> list[Finding]:

@@ -13,15 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tailcut.data import Dataset, Roots, in_order, open_dataset
+from tailcut.data import Dataset, Roots, Source, open_dataset
 from tailcut.errors import ArgumentError, TailcutError, first_line
 from tailcut.evaluation.class_check import check_class_names
 from tailcut.evaluation.metrics import METRICS, ClassCounts, StreamingMean, metrics_for
 from tailcut.evaluation.pixel_inputs import reader_of
+from tailcut.evaluation.stored_inputs import read_as
 from tailcut.execution import fuse
 from tailcut.format import load
+from tailcut.inputs.transform.input_transform import input_transform_of
 from tailcut.printing import Report, figure_text, table
-from tailcut.runtime.progress import live_progress
+from tailcut.runtime.progress import Throughput, live_progress
 from tailcut.runtime.share import ALONE, Share
 from tailcut.runtime.signals import is_lost_connection
 from tailcut.structure import MAX_PIXELS, check_pixels, example_shape
@@ -81,7 +83,8 @@ def evaluate_file(
     dense: bool = False,
     progress: bool = False,
     max_pixels: int = MAX_PIXELS,
-    workers: int = 0,
+    workers: int | None = None,
+    source: Source = "pixels",
 ) -> EvaluateReport:
     """Evaluate a .tailcut file on a data set, by one process or by several that share the images.
 
@@ -97,7 +100,9 @@ def evaluate_file(
         dense: see `runnable`.
         progress: show on standard error how far it is.
         max_pixels: the most pixels of the images, as the network enlarges them if it does.
-        workers: processes that read images ahead.
+        workers: processes that read images ahead; as the enclosing `tailcut.data.reading` says when None.
+        source: "coefficients" reads those of JPEG files without decoding them, for networks on frequency channels; see
+            `tailcut.evaluation.stored_inputs.StoredDataset`.
 
     Raises:
         FormatError: the file cannot be loaded.
@@ -109,6 +114,7 @@ def evaluate_file(
     def measure(share: Share) -> EvaluateReport:
         model = load(file, device=str(share.device))
         dataset = open_dataset(data, split, roots=roots, download=download)
+        dataset = read_as(source, dataset, input_transform_of(model))
         check_pixels(model, (0, 0), max_pixels)  # the data set's own images are the user's
         if uses_batch_statistics(model) and share.rank == 0:
             logger.info("batch norm of this network uses the statistics of each batch: one image at a time")
@@ -169,7 +175,7 @@ def evaluate(
     dense: bool = False,
     progress: bool = False,
     warn: bool = False,
-    workers: int = 0,
+    workers: int | None = None,
 ) -> dict[str, float]:
     """Return the metrics of a network on a data set. The model is not changed: a copy of it is evaluated.
 
@@ -182,7 +188,7 @@ def evaluate(
         dense: see `runnable`.
         progress: show on standard error how far it is.
         warn: log a warning if images of several classes all get the same one.
-        workers: processes that read images ahead.
+        workers: processes that read images ahead; as the enclosing `tailcut.data.reading` says when None.
 
     Returns:
         `{"accuracy": 0..1}` for classes, from 100 classes on `top5_accuracy` too; `{"dice": 0..1}` (mean over
@@ -199,16 +205,18 @@ def evaluate(
         raise ArgumentError(f"batch_size must be at least 1, got {batch_size}")
     if uses_batch_statistics(network):
         batch_size = 1
-    read = reader_of(network)
+    read = reader_of(network, dataset)
     if dataset.task not in METRICS:
         raise ArgumentError(f"{dataset.name} has boxes of objects: evaluate_detector measures detectors on it")
     figures = metrics_for(dataset.task, dataset.num_classes)
     means = {name: StreamingMean() for name in figures}
     classes = ClassCounts(dataset.num_classes) if warn and dataset.task == "classification" else None
     starts = range(0, len(dataset), batch_size)[share.rank :: share.num_processes]
-    work = in_order(_Batches(dataset, starts, batch_size), len(starts), workers)
+    positions = [range(start, min(start + batch_size, len(dataset))) for start in starts]
+    work = dataset.batches(positions, workers)
     with live_progress(progress, "images", len(dataset), interval=PROGRESS_INTERVAL) as bar:
-        for start, (images, targets) in zip(starts, work, strict=True):
+        throughput = Throughput()
+        for start, (images, targets) in zip(starts, throughput.waiting_for(work), strict=True):
             stop = min(start + batch_size, len(dataset))
             outputs = run_forward(network, read(images.to(share.device)))
             check_outputs(outputs, dataset)
@@ -216,7 +224,8 @@ def evaluate(
                 means[name].update(figure(outputs, targets.to(share.device)))
             if classes is not None:
                 classes.update(outputs, targets)
-            bar.show(stop)
+            throughput.count((stop - start) * share.num_processes)
+            bar.show(stop, f"{throughput}")
     for mean in means.values():
         mean.state = share.total(mean.state)
     if classes is not None:
@@ -224,19 +233,6 @@ def evaluate(
         if share.rank == 0:
             _warn_of_one_class(classes, dataset)
     return {name: mean.value() for name, mean in means.items()}
-
-
-@dataclass(frozen=True)
-class _Batches(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
-    """Consecutive images, from each of some positions on."""
-
-    dataset: Dataset
-    starts: range
-    batch_size: int
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        start = self.starts[index]
-        return self.dataset.batch(range(start, min(start + self.batch_size, len(self.dataset))))
 
 
 def _warn_of_one_class(counts: ClassCounts, dataset: Dataset) -> None:

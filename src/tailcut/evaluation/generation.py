@@ -169,9 +169,11 @@ def evaluate_generator(
         for start in range(0, num_samples, size)[share.rank :: share.num_processes]:
             made.update(network(sampler(codes[start : start + size])))
             bar.show(min(start + size, num_samples))
-        for start in range(0, len(dataset), size)[share.rank :: share.num_processes]:
-            stop = min(start + size, len(dataset))
-            images = resized(dataset.batch(range(start, stop))[0].to(share.device), shape)
+        starts = range(0, len(dataset), size)[share.rank :: share.num_processes]
+        positions = [range(start, min(start + size, len(dataset))) for start in starts]
+        for place, (pixels, _) in zip(positions, dataset.batches(positions), strict=True):
+            start, stop = place.start, place.stop
+            images = resized(pixels.to(share.device), shape)
             real.update(network(images))
             if sampler.vae is not None:
                 elbo.update(-_with_drawn_code(sampler.vae, images, noise[start:stop]))

@@ -17,7 +17,7 @@ SPLIT = "train"
 def random_batches(
     dataset: Dataset, batch_size: int, num_batches: int, seed: int, bar: Progress | None = None
 ) -> Iterator[Tensor]:
-    """Batches of images drawn without repetition: the same for the same seed.
+    """Batches of images drawn without repetition: the same for the same seed, read as `tailcut.data.reading` says.
 
     Args:
         dataset: where they come from.
@@ -32,10 +32,11 @@ def random_batches(
     if min(batch_size, num_batches) < 1:
         raise ArgumentError(f"batch size and number of batches must be at least 1, got {batch_size} and {num_batches}")
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
-    for number, indices in enumerate(order[: batch_size * num_batches].split(batch_size)):
+    chosen = order[: batch_size * num_batches].split(batch_size)
+    for number, (images, _) in enumerate(dataset.batches(chosen)):
         if bar is not None:
             bar.show(number * batch_size)
-        yield dataset.batch(indices)[0]
+        yield images
 
 
 def network_inputs(
@@ -47,7 +48,7 @@ def network_inputs(
     bar: Progress | None = None,
 ) -> Iterator[Tensor]:
     """Yield random batches as network inputs: through its transform, if it has one; see `random_batches`."""
-    read = reader_of(network)
+    read = reader_of(network, dataset)
     parameter = next(network.parameters(), None)
     device = torch.device("cpu") if parameter is None else parameter.device
     for images in random_batches(dataset, batch_size, num_batches, seed, bar):

@@ -36,7 +36,7 @@ def predict_samples(model: nn.Module, dataset: Dataset, num: int) -> list[Predic
         raise ArgumentError(f"expected at least 1 image, got {num}")
     check_class_names(model, dataset)
     network = runnable(model, "cpu")
-    read = reader_of(network)
+    read = reader_of(network, dataset)
     num = min(num, len(dataset))
     samples = []
     # One at a time: photos differ in size, and batch norm may depend on the whole batch.

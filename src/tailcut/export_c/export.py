@@ -17,8 +17,9 @@ from tailcut.export_c.program import Program
 from tailcut.export_c.sources import runner_files, runtime_folder
 from tailcut.export_c.writing import features, write_program
 from tailcut.files import write_atomically
+from tailcut.inputs.detection.detectors import Detector
 from tailcut.printing import Report, sizes, table
-from tailcut.structure import example_shape, without_views
+from tailcut.structure import example_shape, source_of, without_views
 from tailcut.weights import to_dense, truncated_tensors
 
 NAME = "model"
@@ -90,9 +91,10 @@ def export_c(
 
     Raises:
         ArgumentError: the example does not fit.
-        StructureError: a layer has no form in C; the message names it.
+        StructureError: a layer has no form in C (the message names it), or the network is a detector.
     """
     model = without_views(model)
+    refuse_detector(model)
     example = _example(model, example_input, size)
     dense = to_dense(model).cpu().float().eval()
     program, map_bytes = lower(model, dense, example)
@@ -116,6 +118,15 @@ def export_c(
         4 * sum(parameter.numel() for parameter in dense.parameters()),
         map_bytes,
     )
+
+
+def refuse_detector(model: nn.Module) -> None:
+    """Raise `StructureError` for a detector, whose outputs have no fixed size."""
+    if isinstance(source_of(model), Detector):
+        raise StructureError(
+            "a detector finds as many objects as there are, and all sizes of the C code are fixed: run it in Python "
+            "(tailcut predict), or export its weights with --to torch or safetensors"
+        )
 
 
 def lower(model: nn.Module, dense: nn.Module, example: Tensor) -> tuple[Program, int]:

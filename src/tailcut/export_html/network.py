@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.evaluation.generation import GENERATORS, Sampler
 from tailcut.evaluation.pixel_inputs import image_shape
-from tailcut.export_c.export import lower
+from tailcut.export_c.export import lower, refuse_detector
 from tailcut.export_c.program import Program
 from tailcut.inputs.transform.input_transform import input_transform_of
 from tailcut.models import VAE
@@ -64,9 +64,11 @@ def page_network(model: nn.Module, size: tuple[int, int] | None = None) -> PageN
 
     Raises:
         ArgumentError: the network is of no registered family, or gives neither classes nor masks nor images.
-        StructureError: a layer has no form in C (the message names it), or the network reads no pixels.
+        StructureError: a layer has no form in C (the message names it), or the network reads no pixels or is a
+            detector.
     """
     model = without_views(model)
+    refuse_detector(model)
     dense = to_dense(model)
     num_parameters = sum(parameter.numel() for parameter in dense.parameters())
     if isinstance(source_of(model), GENERATORS):

@@ -16,13 +16,10 @@ from tailcut.inputs.jpeg.augmentation import (
     FLIPPED_COLUMNS,
     FLIPPED_ROWS,
     TRANSPOSED,
-    crop,
-    double_size,
     flip_horizontal,
-    halve_size,
 )
-from tailcut.inputs.jpeg.coefficients import JpegCoefficients
 from tailcut.inputs.jpeg.decoding import Decode, decode_with_pillow, simplejpeg_decoder
+from tailcut.inputs.jpeg.parts import UNIT, resized_part
 from tailcut.inputs.jpeg.reader import read_jpeg
 from tailcut.inputs.transform.block_dct import BlockDCT
 from tailcut.inputs.transform.compiled import CompiledTransform, is_installed
@@ -44,8 +41,6 @@ CENTRAL_RATIO = 448 / 512
 AREA_RATIOS, ASPECT_RATIOS, MAX_TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10
 # Decoders make an image smaller by these in no more time; by numbers between them in more.
 DECODER_DIVISORS = (1, 2, 4, 8)
-# Parts of stored coefficients begin and end here: a block of half-size chroma.
-UNIT = 2 * BLOCK_SIZE
 
 
 class JpegFolder(torch.utils.data.Dataset[tuple[Tensor, int]]):
@@ -210,34 +205,12 @@ class JpegFolder(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
     @torch.no_grad()
     def _from_coefficients(self, data: bytes) -> Tensor:
-        image = read_jpeg(data, max_pixels=self.max_pixels)
-        scale = min(side / wanted for side, wanted in zip(image.size, self.size, strict=True))
-        num_halvings = math.floor(math.log2(scale))  # or doublings, below 0
-        # What is not shown is not resized.
-        image = self._part(image, 2.0**num_halvings)
-        for _ in range(num_halvings):
-            image = halve_size(image)
-        for _ in range(-num_halvings):
-            image = double_size(image)
-        if num_halvings < 0:
-            image = self._part(image, 1)
+        image = resized_part(read_jpeg(data, max_pixels=self.max_pixels), self.size, random=self.augment)
         if self.augment and _is_heads():
             image = flip_horizontal(image)
         if self._compiled is None:
             raise ArgumentError("coefficients need a transform")
         return self._compiled.from_coefficients(image).to(self.dtype)
-
-    def _part(self, image: JpegCoefficients, factor: float) -> JpegCoefficients:
-        """Return the central or a random part of `factor` times `size`, extended to whole blocks inside the image."""
-        sides = [
-            min(side, math.ceil(factor * wanted / UNIT) * UNIT)
-            for side, wanted in zip(image.size, self.size, strict=True)
-        ]
-        starts = []
-        for whole, side in zip(image.size, sides, strict=True):
-            num_steps = (whole - side) // UNIT
-            starts.append(UNIT * (_random_integer(num_steps + 1) if self.augment else num_steps // 2))
-        return crop(image, starts[0], starts[1], sides[0], sides[1])
 
 
 def loader(

@@ -1,17 +1,61 @@
-"""Progress of a training: a live bar in a terminal, a line per epoch elsewhere."""
+"""Progress of long work: a live bar in a terminal, lines elsewhere; how many images are done in a second."""
 
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeVar
 
 from tailcut.printing import figure_text
 from tailcut.runs import Run
 
 logger = logging.getLogger("tailcut.training")
+
+Item = TypeVar("Item")
+
+
+class Throughput:
+    """Images per second, and the part of the time that is spent waiting for them; from the moment it is made."""
+
+    def __init__(self) -> None:
+        self._start, self._num_images, self._waited = time.perf_counter(), 0, 0.0
+
+    def waiting_for(self, batches: Iterable[Item]) -> Iterator[Item]:
+        """Yield the batches, and note how long each was waited for: read here, or by workers that are behind."""
+        iterator = iter(batches)
+        while True:
+            start = time.perf_counter()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            finally:
+                self._waited += time.perf_counter() - start
+            yield batch
+
+    def count(self, num_images: int) -> None:
+        """Count images that are done."""
+        self._num_images += num_images
+
+    def figures(self) -> dict[str, float]:
+        """Return `images_per_second`, and `waiting_ratio`, 0 to 1, until now."""
+        seconds = max(time.perf_counter() - self._start, 1e-9)
+        return {
+            "images_per_second": round(self._num_images / seconds, 2),
+            "waiting_ratio": round(min(self._waited / seconds, 1.0), 4),
+        }
+
+    def __str__(self) -> str:
+        """Return the figures as people read them."""
+        return throughput_text(self.figures())
+
+
+def throughput_text(figures: dict[str, Any]) -> str:
+    """Return the figures of a `Throughput` as text."""
+    rate = figures["images_per_second"]
+    return f"{rate:,.{0 if rate >= 10 else 1}f} images/s, {100 * figures['waiting_ratio']:.0f} % of the time waiting"
 
 
 class Progress:
@@ -105,4 +149,6 @@ def epoch_line(line: dict[str, Any], num_epochs: int) -> str:
         if line.get("coarse", 1) > 1:  # batch norm's statistics are then of other images than these
             parts.append(f"(trained on images {line['coarse']} times smaller so far)")
     parts += [f"lr {line['lr']:.2e}", f"kept {line['num_kept']:,}", f"{line['seconds']:.1f} s"]
+    if "images_per_second" in line:
+        parts.append(f"({throughput_text(line)})")
     return "  ".join(parts)

@@ -242,14 +242,14 @@ def accuracies_under_attack(
     batch_size = 1 if uses_batch_statistics(network) else batch_size
     noise = torch.Generator().manual_seed(plan.seed)
     means = [StreamingMean() for _ in plan.epsilons]
-    for start in range(0, len(dataset), batch_size):
-        stop = min(start + batch_size, len(dataset))
-        images, targets = (tensor.to(device) for tensor in dataset.batch(range(start, stop)))
+    positions = [range(start, min(start + batch_size, len(dataset))) for start in range(0, len(dataset), batch_size)]
+    for place, batch in zip(positions, dataset.batches(positions), strict=True):
+        images, targets = (tensor.to(device) for tensor in batch)
         _check_outputs(run_forward(network, images), dataset)
         for mean, moved in zip(means, _attacked(network, images, targets, plan, noise), strict=True):
             mean.update(accuracy(run_forward(network, moved), targets))
         if bar is not None:
-            bar.show(stop)
+            bar.show(place.stop)
     return [mean.value() for mean in means]
 
 

@@ -152,7 +152,8 @@ def _data_of(source: str | Path) -> str:
 
 def _batches(dataset: Dataset, batch_size: int, *, progress: bool) -> Iterator[Tensor]:
     with live_progress(progress, "images", len(dataset), interval=PROGRESS_INTERVAL) as bar:
-        for start in range(0, len(dataset), batch_size):
-            stop = min(start + batch_size, len(dataset))
-            yield dataset.batch(range(start, stop))[0]
-            bar.show(stop)
+        starts = range(0, len(dataset), batch_size)
+        positions = [range(start, min(start + batch_size, len(dataset))) for start in starts]
+        for place, (images, _) in zip(positions, dataset.batches(positions), strict=True):
+            yield images
+            bar.show(place.stop)

@@ -5,7 +5,7 @@ together what one process sees.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -83,7 +83,9 @@ class EpochBatches(torch.utils.data.Dataset[tuple[Tensor, Tensor, Tensor]]):
         else:
             images, targets = self.dataset.batch(mine)
         noise = generator(self.seed, self.epoch, step)
-        images, targets = augment(images, targets, self.augmentation, noise, self.batch_size, places)
+        stored = self.dataset.stored_channels
+        mirrored = None if stored is None else stored.flipped
+        images, targets = augment(images, targets, self.augmentation, noise, self.batch_size, places, mirrored)
         return *coarsen(images, targets, self.coarse), mine
 
     @cached_property
@@ -98,6 +100,7 @@ def augment(
     noise: torch.Generator,
     batch_size: int,
     places: Tensor,
+    mirrored: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Images and masks changed at random; classes stay.
 
@@ -108,6 +111,7 @@ def augment(
         noise: gives the random numbers of the whole batch.
         batch_size: images in the whole batch.
         places: int64 (n,), the places of these images in the whole batch.
+        mirrored: mirrors images left to right; `mirror` when None.
 
     Returns:
         Images and targets of the same shapes.
@@ -120,9 +124,14 @@ def augment(
         targets = shift(targets[:, None], moves)[:, 0] if has_masks else targets
     if augmentation.flip:
         flipped = (torch.rand(batch_size, generator=noise) < 0.5)[places]
-        images = torch.where(flipped[:, None, None, None], images.flip(3), images)
+        images = torch.where(flipped[:, None, None, None], (mirrored or mirror)(images), images)
         targets = torch.where(flipped[:, None, None], targets.flip(2), targets) if has_masks else targets
     return images, targets
+
+
+def mirror(images: Tensor) -> Tensor:
+    """Return images (..., height, width) mirrored left to right."""
+    return images.flip(-1)
 
 
 def coarsen(images: Tensor, targets: Tensor, factor: int) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,11 @@ class Teacher:
         autocast: gives the context that it runs in.
         device: where it is.
         memory_format: of the images.
-        unchanged: the training images, if they come as they are; None if they are augmented.
+        dataset: the training images.
+        unchanged: whether they come as they are, not augmented.
+
+    Raises:
+        RecipeError: they come as other channels than the teacher reads.
     """
 
     def __init__(
@@ -49,11 +53,16 @@ class Teacher:
         autocast: Callable[[], AbstractContextManager[None]],
         device: torch.device,
         memory_format: torch.memory_format,
-        unchanged: Dataset | None,
+        dataset: Dataset,
+        *,
+        unchanged: bool,
     ) -> None:
-        self._network, self._read = network, reader_of(network)
+        try:
+            self._network, self._read = network, reader_of(network, dataset)
+        except ArgumentError as error:
+            raise RecipeError(f"distillation.teacher: {error}") from error
         self._autocast, self._device, self._memory_format = autocast, device, memory_format
-        self._unchanged = unchanged
+        self._unchanged = dataset if unchanged else None
         self._answers: Tensor | None = None
 
     def __call__(self, images: Tensor, places: Tensor) -> Tensor:
@@ -75,8 +84,8 @@ class Teacher:
 
     def _ask_about_all(self, dataset: Dataset) -> Tensor | None:
         answers = []
-        for start in range(0, len(dataset), BATCH_SIZE):
-            images, _ = dataset.batch(range(start, min(start + BATCH_SIZE, len(dataset))))
+        starts = range(0, len(dataset), BATCH_SIZE)
+        for images, _ in dataset.batches([range(start, min(start + BATCH_SIZE, len(dataset))) for start in starts]):
             answers.append(self._ask(images.to(self._device, memory_format=self._memory_format)))
             if answers[0][0].numel() * len(dataset) > MAX_NUMBERS:
                 return None

@@ -12,7 +12,7 @@ from tests.small_coco import TINY, write_coco
 
 from tailcut.data import image_size
 from tailcut.format import save
-from tailcut.inputs.detection.detectors import faster_rcnn
+from tailcut.inputs.detection.detectors import faster_rcnn, mask_rcnn
 
 Tailcut = Callable[..., Any]
 
@@ -95,6 +95,30 @@ def test_bad_usage(words: list[str], message: str, tailcut: Tailcut, file: Path,
     outcome = tailcut(*(names.get(word, word) for word in words), *roots, "--device", "cpu")
     assert outcome.code == 2, outcome.err
     assert message in outcome.err
+
+
+@pytest.mark.parametrize("build", [faster_rcnn, mask_rcnn])
+def test_a_pruned_detector_draws_and_its_weights_are_exported(build: Any, tailcut: Tailcut, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save(build(**{**TINY, "score_threshold": 0.0}), tmp_path / "a.tailcut")
+    slim, image = tmp_path / "b.tailcut", write_coco(tmp_path / "data", "val2017") / "coco" / "val2017" / "1.png"
+    words = ("prune", tmp_path / "a.tailcut", "--method", "l1", "--rates", 0.3, "-o", slim, "--device", "cpu")
+    assert tailcut(*words).code == 0
+    outcome = tailcut("predict", slim, image, "-o", tmp_path / "out", "--least-score", 0, "--device", "cpu", "--json")
+    assert outcome.code == 0, outcome.err
+    (prediction,) = outcome.json["predictions"]
+    assert prediction["objects"]
+    assert image_size(prediction["drawing"]) == image_size(image)
+    assert tailcut("export", slim, "--to", "safetensors", "-o", tmp_path / "c.safetensors").code == 0
+
+
+@pytest.mark.parametrize("to", ["onnx", "c", "html"])
+def test_programs_of_a_detector_are_refused_in_one_line(to: str, tailcut: Tailcut, file: Path, tmp_path: Path) -> None:
+    outcome = tailcut("export", file, "--to", to, "-o", tmp_path / "out")
+    assert outcome.code == 1
+    assert len(outcome.err.strip().splitlines()) == 1
+    assert "a detector finds as many objects as there are" in outcome.err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_recipe_without_the_section_is_told_to_have_one(tailcut: Tailcut, root: Path, tmp_path: Path) -> None:

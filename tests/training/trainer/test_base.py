@@ -73,7 +73,8 @@ def assert_same_numbers(one: Path, other: Path) -> None:
     for name, value in left["model"].items():
         assert torch.equal(value, right["model"][name]), name
     for line in (*left["lines"], *right["lines"]):
-        del line["seconds"]
+        for key in ("seconds", "images_per_second", "waiting_ratio"):  # of this run and machine
+            del line[key]
     assert left["lines"] == right["lines"]
 
 
@@ -98,6 +99,8 @@ def test_a_run_leaves_everything_its_folder_promises(make_recipe: MakeRecipe, tm
     assert kept == sorted(kept, reverse=True)
     assert kept[-1] == 1200
     assert lines[-1]["loss"] < lines[0]["loss"]
+    assert all(line["images_per_second"] > 0 and 0 < line["waiting_ratio"] <= 1 for line in lines)
+    assert "images/s, " in run.log.read_text()
 
     assert result.num_kept == 1200
     assert result.num_parameters == 266_610

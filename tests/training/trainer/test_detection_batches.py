@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 from tests.small_coco import HEIGHT, WIDTH, write_coco
 
 from tailcut.data import CocoDataset, open_dataset
-from tailcut.training.trainer.detection_batches import ImageNumbers, is_mirrored, mirror, training_example
+from tailcut.data.workers import in_order
+from tailcut.training.batches import EpochBatches
+from tailcut.training.recipe.sections import AugmentationSection
+from tailcut.training.trainer.detection_batches import (
+    ExampleBatches,
+    ImageNumbers,
+    is_mirrored,
+    mirror,
+    training_example,
+)
 
 
 @pytest.fixture
@@ -40,6 +49,20 @@ def test_an_example_and_its_mirror_image(small: CocoDataset) -> None:
         assert bool(mask[top:bottom, left:right].all())
         assert int(mask.sum()) == (right - left) * (bottom - top)
     assert "masks" not in training_example(small, 0, masks=False, mirrored=True)[1]
+
+
+def test_workers_make_the_same_examples(small: CocoDataset) -> None:
+    numbers = EpochBatches(ImageNumbers(small), 2, 5, 1, AugmentationSection(), 1, 0, 1)
+    made = ExampleBatches(small, numbers, masks=True, flip=0.5)
+    order = [index for step in range(2) for index in numbers[step][0].tolist()]
+    assert sorted(order) == [0, 1, 2, 3]
+    here, ahead = ([example for step in in_order(made, 2, workers) for example in step] for workers in (0, 1))
+    for index, own, other in zip(order, here, ahead, strict=True):
+        mirrored = is_mirrored(0.5, seed=5, epoch=1, index=index)
+        image, target = training_example(small, index, masks=True, mirrored=mirrored)
+        for found, objects in (own, other):
+            assert torch.equal(found, image)
+            assert all(torch.equal(objects[key], target[key]) for key in target)
 
 
 def test_mirrored_twice_is_the_same(small: CocoDataset) -> None:

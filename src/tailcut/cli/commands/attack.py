@@ -2,7 +2,7 @@
 
 import argparse
 
-from tailcut.cli.parser import Commands, add_command, add_data_roots, add_device, add_reading
+from tailcut.cli.parser import Commands, add_command, add_data_roots, add_device, add_reading, add_workers
 from tailcut.printing import Report
 
 
@@ -37,6 +37,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("-o", "--out", metavar="IMAGE", help="draw the curves as a PNG")
     add_data_roots(parser)
     add_reading(parser)
+    add_workers(parser)
     parser.add_argument(
         "--batch-size", type=int, default=250, metavar="N", help="images per forward pass (default: 250)"
     )

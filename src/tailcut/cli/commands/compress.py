@@ -3,7 +3,7 @@
 import argparse
 
 from tailcut.cli.networks import add_network
-from tailcut.cli.parser import Commands, add_command, add_data_roots, add_levels, num_bytes, settings
+from tailcut.cli.parser import Commands, add_command, add_data_roots, add_levels, add_workers, num_bytes, settings
 from tailcut.printing import Report
 
 
@@ -25,6 +25,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("-o", "--out", required=True, metavar="FILE", help="the .tailcut file to write")
     parser.add_argument("--data", required=True, metavar="NAME", help="the data set that the network was trained on")
     add_data_roots(parser)
+    add_workers(parser)
     amount = parser.add_mutually_exclusive_group(required=True)
     amount.add_argument("--max-bytes", type=num_bytes, metavar="SIZE", help="at most so many bytes: 640, 64KB, 1.5MiB")
     amount.add_argument(

@@ -13,6 +13,7 @@ from tailcut.cli.parser import (
     add_device_arguments,
     add_max_pixels,
     add_reading,
+    add_workers,
     devices_of,
 )
 from tailcut.errors import ArgumentError
@@ -44,8 +45,12 @@ def add_parser(commands: Commands) -> None:
     add_data_roots(parser)
     add_reading(parser)
     parser.add_argument("--batch-size", type=int, metavar="N", help="images per forward pass")
+    add_workers(parser)
     parser.add_argument(
-        "--workers", type=int, default=0, metavar="N", help="processes that read images ahead (default: 0)"
+        "--source",
+        choices=("pixels", "coefficients"),
+        default="pixels",
+        help="coefficients: read those that JPEG files store, for networks on frequency channels (default: pixels)",
     )
     parser.add_argument(
         "--num-samples", type=int, metavar="N", help="generative networks: images to generate (default: 10,000)"
@@ -81,18 +86,22 @@ def run(arguments: argparse.Namespace) -> Report | None:
         "progress": True,
     }
     report: Report
-    if holds_generator(arguments.file):
+    is_generator = holds_generator(arguments.file)
+    is_detector = not is_generator and (arguments.data == "coco" or holds_detector(arguments.file))
+    if arguments.source != "pixels" and (is_generator or is_detector):
+        raise ArgumentError("--source coefficients is for networks of classes on frequency channels")
+    if is_generator:
         num_samples = NUM_SAMPLES if arguments.num_samples is None else arguments.num_samples
         settings |= {"download": arguments.download, "dense": arguments.dense}
         settings |= {} if arguments.features is None else {"features": arguments.features}
         report = evaluate_generator_file(*what, num_samples=num_samples, **settings)
     elif arguments.num_samples is not None or arguments.features is not None:
         raise ArgumentError("--num-samples and --features are for networks that make images; this network makes none")
-    elif arguments.data == "coco" or holds_detector(arguments.file):
+    elif is_detector:
         report = evaluate_detector_file(*what, **settings)
     else:
         settings |= {"download": arguments.download, "dense": arguments.dense, "max_pixels": arguments.max_pixels}
-        settings["workers"] = arguments.workers
+        settings["source"] = arguments.source
         report = evaluate_file(*what, **settings)
     return report if devices is None or _is_first_process() else None
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from tailcut.cli.parser import Commands, add_command, add_data_roots, add_device, add_reading
+from tailcut.cli.parser import Commands, add_command, add_data_roots, add_device, add_reading, add_workers
 from tailcut.printing import Report
 
 
@@ -31,6 +31,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--split", metavar="NAME", help="its split (default: the test split)")
     add_data_roots(parser)
     add_reading(parser)
+    add_workers(parser)
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at a time (default: 32)")
     add_device(parser)
 

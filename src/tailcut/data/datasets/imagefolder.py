@@ -52,6 +52,8 @@ class FolderDataset(Dataset):
 
     Attributes:
         files: the paths, in order.
+        labels: their classes, int64 (images,).
+        framing: `size`.
 
     Raises:
         ArgumentError: `size` is not 1 to 4096.
@@ -82,15 +84,15 @@ class FolderDataset(Dataset):
         images = {path.name: _images_of(path) for path in there}
         per_class = [images.get(name, []) for name in names]
         self.files = [path for files in per_class for path in files]
-        self._labels = torch.tensor([label for label, files in enumerate(per_class) for _ in files])
-        self._size = size
+        self.labels = torch.tensor([label for label, files in enumerate(per_class) for _ in files])
+        self.framing = size
         self._kept: dict[int, Tensor] = {}
         self._num_kept_bytes = 0
         self._reading = current_reading()
         kept, self.skipped = readable(self.files, self._decoded, str(folder))
         if self.skipped:
             self._kept = {new: self._kept[old] for new, old in enumerate(kept) if old in self._kept}
-            self.files, self._labels = [self.files[position] for position in kept], self._labels[kept]
+            self.files, self.labels = [self.files[position] for position in kept], self.labels[kept]
         height, width = self[0][0].shape[1:]
         self.image_shape = (3, height, width)
 
@@ -106,16 +108,16 @@ class FolderDataset(Dataset):
             DataError: the file is damaged.
         """
         pixels = self._resized(self._decoded(range(len(self))[index]))
-        return pixels.float() / 255, self._labels[index]
+        return pixels.float() / 255, self.labels[index]
 
     def random_parts(self, indices: Indices, noises: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
         """See `Dataset.random_parts`. Files are decoded anew each time."""
-        if self._size is None:
+        if self.framing is None:
             return super().random_parts(indices, noises)
         positions = [range(len(self))[position] for position in as_positions(indices).tolist()]
-        side = side_of(self._size)
+        side = side_of(self.framing)
         parts = [random_part(self._stored(place), side, noise) for place, noise in zip(positions, noises, strict=True)]
-        return torch.stack(parts).float() / 255, self._labels[positions]
+        return torch.stack(parts).float() / 255, self.labels[positions]
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state for other processes, which keep images of their own."""
@@ -140,11 +142,11 @@ class FolderDataset(Dataset):
         return smaller
 
     def _resized(self, pixels: Tensor) -> Tensor:
-        return pixels if self._size is None or self._is_framed(pixels) else framed(pixels[None], self._size)[0]
+        return pixels if self.framing is None or self._is_framed(pixels) else framed(pixels[None], self.framing)[0]
 
     def _is_framed(self, pixels: Tensor) -> bool:
         """Return whether they have their size already: what is kept has, if it is smaller so."""
-        return self._size is not None and pixels.shape[-2:] == (side_of(self._size),) * 2
+        return self.framing is not None and pixels.shape[-2:] == (side_of(self.framing),) * 2
 
 
 def open_imagenette(split: str, *, size: Framing | None = None, roots: Roots = None) -> FolderDataset:

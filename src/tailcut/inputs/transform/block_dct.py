@@ -103,9 +103,7 @@ class BlockDCT(InputTransform):
         Raises:
             ArgumentError: the image is still to be turned upright, or has a size that `padding="error"` forbids.
         """
-        channels = self._stored_channels(coefficients)
-        mean, std = self.mean.to(channels.dtype), self.std.to(channels.dtype)
-        return (channels - mean[:, None, None]) / std[:, None, None]
+        return self.normalized(self._stored_channels(coefficients))
 
     def inverse(self, channels: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Return the images with these channels; frequencies that were not selected are zero.

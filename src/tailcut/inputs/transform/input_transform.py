@@ -64,7 +64,44 @@ class InputTransform(nn.Module, ABC):
             ArgumentError: the loader yields something else, or `over` is neither.
             DataError: it yields nothing, or images with numbers that are not finite.
         """
-        statistics = self.statistics(loader, over=over)
+        return self._take(self.statistics(loader, over=over))
+
+    @torch.no_grad()
+    def fit_channels(self, batches: Iterable[Tensor], *, over: str = "pixels") -> Self:
+        """As `fit`, of channels that are not normalised yet, such as a JPEG file's stored coefficients.
+
+        Args:
+            batches: yields channels (batch, n, height, width), n as many as those of this transform.
+            over: see `fit`.
+
+        Raises:
+            ArgumentError: other channels, or `over` is unknown.
+            DataError: there are none, or they hold numbers that are not finite.
+        """
+        _check_spread(over)
+        statistics = ChannelStatistics(self.num_channels)
+        for maps in batches:
+            statistics.update(maps if over == "pixels" else maps.mean(dim=(-2, -1), keepdim=True))
+        return self._take(statistics)
+
+    def normalized(self, channels: Tensor) -> Tensor:
+        """Return channels (..., n, height, width) minus `mean`, over `std`, in their own type."""
+        mean, std = self.mean.to(channels.dtype), self.std.to(channels.dtype)
+        return (channels - mean[:, None, None]) / std[:, None, None]
+
+    @torch.no_grad()
+    def statistics(self, loader: Iterable[Any], *, over: str = "pixels") -> ChannelStatistics:
+        """Mean and spread of each channel without normalisation; arguments and errors as for `fit`."""
+        _check_spread(over)
+        statistics = ChannelStatistics(self.num_channels)
+        for item in loader:
+            for images in _images_of(item):
+                maps = self.unnormalized(images)
+                statistics.update(maps if over == "pixels" else maps.mean(dim=(-2, -1), keepdim=True))
+        return statistics
+
+    def _take(self, statistics: ChannelStatistics) -> Self:
+        """Set `mean` and `std` to these (changes this module)."""
         if statistics.count == 0:
             raise DataError("cannot fit the statistics of no images: the loader is empty")
         std = statistics.std
@@ -72,17 +109,10 @@ class InputTransform(nn.Module, ABC):
         self.std.copy_(torch.where(std < MIN_STD, 1.0, std))
         return self
 
-    @torch.no_grad()
-    def statistics(self, loader: Iterable[Any], *, over: str = "pixels") -> ChannelStatistics:
-        """Mean and spread of each channel without normalisation; arguments and errors as for `fit`."""
-        if over not in SPREADS:
-            raise ArgumentError(f"over must be one of {', '.join(SPREADS)}, got {over!r}")
-        statistics = ChannelStatistics(self.num_channels)
-        for item in loader:
-            for images in _images_of(item):
-                maps = self.unnormalized(images)
-                statistics.update(maps if over == "pixels" else maps.mean(dim=(-2, -1), keepdim=True))
-        return statistics
+
+def _check_spread(over: str) -> None:
+    if over not in SPREADS:
+        raise ArgumentError(f"over must be one of {', '.join(SPREADS)}, got {over!r}")
 
 
 def input_transform_of(model: nn.Module) -> InputTransform | None:

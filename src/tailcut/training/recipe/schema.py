@@ -421,12 +421,22 @@ class Recipe(RecipeSection):
         if self.norms is not None and (self.training.loss == "gan" or self.detection is not None):
             raise ValueError("[norms] is for networks of classes or masks, and for a vae")
         check_generation(self.generation, self.training.loss)
+        self._check_source()
         self._check_lsuv()
         return self
 
     def _goes_on(self) -> bool:
         """Return whether there is a network to start from."""
         return self.start is not None or bool(self.stage)
+
+    def _check_source(self) -> None:
+        if self.data.source == "pixels":
+            return
+        if self.training.loss != "cross_entropy" or self.detection is not None:
+            raise ValueError("data.source 'coefficients' is for networks of classes")
+        reads_pixels = self.inputs is None and not self._goes_on()
+        if reads_pixels or (self.inputs is not None and self.inputs.pixels is not None):
+            raise ValueError("data.source 'coefficients' needs a network on frequency channels: [inputs] says which")
 
     def _check_lsuv(self) -> None:
         measured = self.regularization is not None and self.regularization.initialization == "lsuv"

@@ -1,8 +1,8 @@
 """Recipe sections for the training data, for training for bytes and for generative networks."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from tailcut.data import OnError, default_split
+from tailcut.data import OnError, Source, default_split
 from tailcut.data.workers import MAX_WORKERS
 from tailcut.errors import MissingExtraError
 from tailcut.training.recipe.fields import ModelSection, Positive, RecipeSection
@@ -62,6 +62,7 @@ class DataSection(RecipeSection):
         max_pixels: the most pixels of an image; if not given 2^24, or 16 for each byte of its file if that is more.
         workers: processes that read images ahead, on each device; 0 reads them where they are needed. The result is the
             same.
+        source: "coefficients" reads those that JPEG files store, without decoding, for networks on frequency channels.
     """
 
     name: str
@@ -75,6 +76,21 @@ class DataSection(RecipeSection):
     strict: bool = True
     max_pixels: Positive | None = None
     workers: Annotated[int, Field(ge=0, le=MAX_WORKERS)] = 0
+    source: Source = "pixels"
+
+    @model_validator(mode="after")
+    def _stored_as_they_are(self) -> Self:
+        useless = {
+            "augmentation.shift": self.augmentation.shift > 0,
+            "coarse": self.coarse is not None,
+            "strict = false": not self.strict,
+        }
+        used = [key for key, is_used in useless.items() if is_used]
+        if self.source == "coefficients" and used:
+            raise ValueError(
+                f"source 'coefficients' takes no {used[0]}: blocks of 8 x 8 pixels stay as they are stored"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod

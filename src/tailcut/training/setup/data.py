@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 
 from tailcut.data import Dataset, open_dataset
+from tailcut.errors import ArgumentError, RecipeError
 from tailcut.evaluation.class_check import check_splits
+from tailcut.evaluation.stored_inputs import read_as
 from tailcut.training.setup.build import check_data, hold_out
+from tailcut.training.setup.initial_network import input_transform
 from tailcut.training.setup.job import Job
 
 
@@ -38,8 +41,16 @@ def open_data(job: Job) -> TrainingData:
         DataNotFoundError: the data set lies nowhere.
     """
     section = job.recipe.data
-    everything = open_dataset(section.name, section.train_split, roots=job.roots, download=job.download)
-    test = open_dataset(section.name, section.test_split, roots=job.roots, download=job.download)
+    transform = None if section.source == "pixels" else input_transform(job)
+
+    def opened(split: str | None) -> Dataset:
+        dataset = open_dataset(section.name, split, roots=job.roots, download=job.download)
+        try:
+            return read_as(section.source, dataset, transform)
+        except ArgumentError as error:
+            raise RecipeError(f"data.source: {error}") from error
+
+    everything, test = opened(section.train_split), opened(section.test_split)
     check_splits(everything, test)
     train, held_out = hold_out(job.recipe, everything)
     return TrainingData(train, held_out, test, check_data(job.recipe, train, job.fabric.world_size))

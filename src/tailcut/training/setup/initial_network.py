@@ -16,6 +16,7 @@ from tailcut.evaluation.random_batches import network_inputs, random_batches
 from tailcut.format import fingerprint, inspect, load, save
 from tailcut.format.open_network import is_tailcut_file, open_network
 from tailcut.inputs import BlockDCT, Selection, YCbCrPixels, replace_stem, use_ycbcr
+from tailcut.inputs.transform.input_transform import InputTransform, input_transform_of
 from tailcut.runs import RUN_PREFIX, STAGE_PREFIX, Run, packed_network
 from tailcut.structure import base_of, create_model
 from tailcut.training.recipe.schema import InputsSection, PruningSection, Recipe
@@ -151,6 +152,29 @@ def parent(recipe: Recipe, *, roots: Roots = None, beside: Run | None = None) ->
     return model.requires_grad_()
 
 
+def input_transform(job: Job) -> InputTransform | None:
+    """Return the transform of the network that a recipe begins with, without its statistics if it is yet to be made.
+
+    None for a network that reads pixels.
+
+    Raises:
+        DataNotFoundError, RecipeError: as `parent`, or no such selection.
+    """
+    section = job.recipe.inputs
+    if section is not None:
+        try:
+            return _transform(section)
+        except (TailcutError, OSError) as error:
+            raise RecipeError(f"inputs: {error}") from error
+    return input_transform_of(parent(job.recipe, roots=job.roots, beside=job.run))
+
+
+def _transform(section: InputsSection) -> BlockDCT | YCbCrPixels:
+    if section.pixels is not None:
+        return YCbCrPixels()
+    return BlockDCT(_selection(section.channels), chroma=section.chroma)
+
+
 def _find(file: str, roots: Roots, beside: Run | None) -> str | Path:
     if not file.startswith(DATA_PREFIX):
         return packed_network(file, beside=beside)
@@ -166,13 +190,12 @@ def _selection(channels: int | tuple[int, ...] | str) -> Selection:
 
 def _replace_input(model: nn.Module, section: InputsSection, dataset: Dataset, seed: int) -> None:
     try:
-        transform = (
-            BlockDCT(_selection(section.channels), chroma=section.chroma) if section.pixels is None else YCbCrPixels()
-        )
+        transform = _transform(section)
         if section.statistics_images:
             count = min(section.statistics_images, len(dataset))
             batches = -(-count // STATISTICS_BATCH)
-            transform.fit(random_batches(dataset, STATISTICS_BATCH, batches, seed), over=section.statistics)
+            fit = transform.fit if dataset.stored_channels is None else transform.fit_channels
+            fit(random_batches(dataset, STATISTICS_BATCH, batches, seed), over=section.statistics)
             logger.info("measured the mean and spread of the channels on %d images", batches * STATISTICS_BATCH)
         size = dataset.image_shape[1:]
         if isinstance(transform, YCbCrPixels):

@@ -11,7 +11,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, Protocol
 
@@ -23,7 +23,7 @@ from tailcut.errors import DivergedError, TrainingError
 from tailcut.format import load
 from tailcut.runs import Result
 from tailcut.runtime.distributed import agree, gather, share_buffers
-from tailcut.runtime.progress import Progress, epoch_line, live_progress
+from tailcut.runtime.progress import Progress, Throughput, epoch_line, live_progress
 from tailcut.runtime.signals import Interruption, interrupted, listen_for_interruption, not_a_number
 from tailcut.structure import class_names, image_size
 from tailcut.training.batches import batches, generator
@@ -144,7 +144,9 @@ class Trainer(ABC):
         ):
             while self.epoch < num_epochs:
                 start = time.perf_counter()
-                loss = self._train_epoch(bar, interruption)
+                throughput = Throughput()
+                loss = self._train_epoch(bar, interruption, throughput)
+                speed = throughput.figures()
                 execution, coarse = self.execution, self._coarse_factor()
                 schedule = self.schedule if self.fabric.world_size == 1 else None
                 if schedule is not None and schedule.compact_when_worthwhile():
@@ -162,6 +164,7 @@ class Trainer(ABC):
                     "execution": execution,
                     "coarse": coarse,
                     "seconds": round(time.perf_counter() - start, 3),
+                    **speed,
                     **self._epoch_figures(),
                 }
                 self.lines.append(line)
@@ -169,8 +172,8 @@ class Trainer(ABC):
                 if self.fabric.is_global_zero:
                     logger.info(epoch_line(line, num_epochs))
 
-    def _train_epoch(self, bar: Progress, interruption: Interruption) -> float:
-        """Train one epoch. Return its mean loss."""
+    def _train_epoch(self, bar: Progress, interruption: Interruption, throughput: Throughput) -> float:
+        """Train one epoch. Return its mean loss; `throughput` counts its images."""
         recipe, epoch, num_steps = self.recipe, self.epoch, self.data.num_steps
         first_step, all_steps = epoch * num_steps, recipe.training.epochs * num_steps
         memory_format = torch.channels_last if recipe.training.channels_last else torch.contiguous_format
@@ -178,18 +181,7 @@ class Trainer(ABC):
         self.module.train()
         self.loss_parts.clear()
         total, smooth = 0.0, math.nan
-        work = batches(
-            self.data.train,
-            batch_size=recipe.data.batch_size,
-            seed=recipe.training.seed,
-            epoch=epoch,
-            augmentation=recipe.data.augmentation,
-            coarse=self._coarse_factor(),
-            rank=self.fabric.global_rank,
-            num_processes=self.fabric.world_size,
-            workers=recipe.data.workers,
-        )
-        for step, (images, targets, places) in enumerate(work):
+        for step, (images, targets, places) in enumerate(throughput.waiting_for(self._batches())):
             now = first_step + step
             lr = set_lr(self.optimizer, recipe.optimizer, now / all_steps)
             images = images.to(self.fabric.device, memory_format=memory_format)
@@ -205,11 +197,27 @@ class Trainer(ABC):
                 raise TrainingError(interrupted(self.run, epoch, step))
             total += value
             smooth = value if math.isnan(smooth) else LOSS_MEMORY * smooth + (1 - LOSS_MEMORY) * value
-            bar.show(now + 1, f"epoch {epoch + 1}  loss {smooth:.4f}")
+            throughput.count(recipe.data.batch_size)
+            bar.show(now + 1, f"epoch {epoch + 1}  loss {smooth:.4f}  {throughput}")
         if self.loss_parts:
             parts = [f"{name} {value / num_steps:.4f}" for name, value in sorted(self.loss_parts.items())]
             logger.info("epoch %d of this process: %s", epoch + 1, ", ".join(parts))
         return total / num_steps
+
+    def _batches(self, workers: int | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield the batches of this epoch, as `_step` takes them, made by so many workers (None: by the recipe's)."""
+        recipe = self.recipe
+        return batches(
+            self.data.train,
+            batch_size=recipe.data.batch_size,
+            seed=recipe.training.seed,
+            epoch=self.epoch,
+            augmentation=recipe.data.augmentation,
+            coarse=self._coarse_factor(),
+            rank=self.fabric.global_rank,
+            num_processes=self.fabric.world_size,
+            workers=recipe.data.workers if workers is None else workers,
+        )
 
     def _update(self) -> None:
         """Take a step of the optimiser over all parameters, with their gradients clipped as the recipe says."""

@@ -6,6 +6,7 @@ gradients clipped at norm 35, batch norm frozen.
 """
 
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, cast, final
 
@@ -13,16 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.channels import recalibrate
-from tailcut.data import CocoDataset, Dataset
+from tailcut.data import CocoDataset, Dataset, in_order
 from tailcut.errors import ArgumentError, RecipeError, TailcutError
-from tailcut.evaluation.detection import evaluate_detector
+from tailcut.evaluation.detection import evaluate_detector, images_in_order
 from tailcut.evaluation.random_batches import random_batches
 from tailcut.format import load
 from tailcut.inputs.detection.detectors import Detector
 from tailcut.runs import packed_network
 from tailcut.runtime.distributed import share_of
 from tailcut.structure import family, model_names
-from tailcut.training.batches import generator
+from tailcut.training.batches import EpochBatches, generator
 from tailcut.training.recipe.fields import check_unused
 from tailcut.training.recipe.schema import DetectionSection, Recipe
 from tailcut.training.recipe.sections import AugmentationSection
@@ -32,7 +33,7 @@ from tailcut.training.setup.data import TrainingData, open_data
 from tailcut.training.setup.execution_mode import DENSE, Execution
 from tailcut.training.setup.job import Job
 from tailcut.training.trainer.base import Trainer
-from tailcut.training.trainer.detection_batches import Example, ImageNumbers, is_mirrored, training_example
+from tailcut.training.trainer.detection_batches import Example, ExampleBatches, ImageNumbers
 from tailcut.weights import to_dense
 
 logger = logging.getLogger("tailcut.training")
@@ -108,7 +109,7 @@ class _ByNumber(nn.Module):
 
 @final
 class DetectionTrainer(Trainer):
-    """One process of a training. The loop counts images by number; `_step` reads them."""
+    """One process of a training. The loop counts images by number; `examples` are those of a step."""
 
     def __init__(self, job: Job) -> None:
         recipe, device = job.recipe, job.fabric.device
@@ -121,6 +122,7 @@ class DetectionTrainer(Trainer):
             begin(self.detector, self.section, self.images, job)
         note_data(recipe, self.detector, data.train)
         optimizer = build_optimizer(recipe.optimizer, self.detector)
+        self.examples: list[Example] = []  # of the current step
         super().__init__(job, replace(data, train=ImageNumbers(data.train)), self.detector, optimizer)
 
     def _choose_execution(self) -> Execution:
@@ -131,9 +133,11 @@ class DetectionTrainer(Trainer):
 
     def _step(self, images: Tensor, targets: Tensor, places: Tensor) -> Tensor:
         """Run forward, backward, and a step of the optimiser. `images` are numbers. Return the loss, a scalar."""
-        examples = [self._example(index) for index in images.tolist()]
+        device = self.fabric.device
+        inputs = [image.to(device) for image, _ in self.examples]
+        objects = [{name: value.to(device) for name, value in target.items()} for _, target in self.examples]
         self.stepper.zero_grad()
-        losses = self.module([image for image, _ in examples], [target for _, target in examples])
+        losses = self.module(inputs, objects)
         loss = torch.stack(list(losses.values())).sum()
         self.fabric.backward(loss)
         self._update()
@@ -141,12 +145,16 @@ class DetectionTrainer(Trainer):
             self.loss_parts[name] += value.item()
         return loss.detach()
 
-    def _example(self, index: int) -> Example:
-        """Return one training image with its objects, on the device, flipped or not."""
-        seed, device = self.recipe.training.seed, self.fabric.device
-        mirrored = is_mirrored(self.section.flip, seed=seed, epoch=self.epoch, index=index)
-        image, target = training_example(self.images, index, masks=self.detector.has_masks, mirrored=mirrored)
-        return image.to(device), {name: value.to(device) for name, value in target.items()}
+    def _batches(self, workers: int | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield the numbers of images; `examples` are those of the step, read ahead by workers."""
+        recipe, rank, num_processes = self.recipe, self.fabric.global_rank, self.fabric.world_size
+        fixed = (recipe.data.batch_size, recipe.training.seed, self.epoch, AugmentationSection(), 1)
+        numbers = EpochBatches(self.data.train, *fixed, rank, num_processes)
+        made = ExampleBatches(self.images, numbers, self.detector.has_masks, self.section.flip)
+        wanted = recipe.data.workers if workers is None else workers
+        examples = in_order(made, self.data.num_steps, wanted)
+        for step, self.examples in zip(super()._batches(workers=0), examples, strict=True):
+            yield step
 
     def _recalibrate(self, size: int, count: int) -> None:
         """Measure the statistics on `count` batches of `size` images; frozen batch norm has none to measure."""
@@ -206,5 +214,5 @@ def begin(detector: Detector, section: DetectionSection, images: CocoDataset, jo
     elif detector.transform.dct is not None:
         order = torch.randperm(len(images), generator=generator(job.recipe.training.seed))
         chosen = order[: section.statistics_images].tolist()
-        detector.fit(images.image(index) for index in chosen)
+        detector.fit(images_in_order(images, chosen))
         logger.info("measured the mean and spread of the channels on %d images", len(chosen))

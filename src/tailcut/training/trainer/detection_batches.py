@@ -1,10 +1,14 @@
 """Training batches of detectors: images with objects, and their horizontal flips."""
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from tailcut.data import CocoDataset, Dataset
-from tailcut.training.batches import generator
+from tailcut.data.dataset import Indices
+from tailcut.training.batches import EpochBatches, generator
 
 Example = tuple[Tensor, dict[str, Tensor]]
 
@@ -25,11 +29,40 @@ class ImageNumbers(Dataset):
         """Return the number of images."""
         return self._num_images
 
+    def batches(self, positions: Sequence[Indices], workers: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """See `Dataset.batches`. Numbers are not read, so that workers are not asked."""
+        return super().batches(positions, 0)
+
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Return the index as image and as target, int64, shape ()."""
         if not 0 <= index < self._num_images:
             raise IndexError(f"{self.name}, split {self.split}: there is no image {index}")
         return torch.tensor(index), torch.tensor(index)
+
+
+@dataclass(frozen=True)
+class ExampleBatches(torch.utils.data.Dataset[list[Example]]):
+    """The images and objects of each step of an epoch, a pure function of the seed and the position in the run.
+
+    Attributes:
+        dataset: the data set.
+        numbers: the batches of the epoch, of an `ImageNumbers`.
+        masks: with masks.
+        flip: probability that an image is flipped.
+    """
+
+    dataset: CocoDataset
+    numbers: EpochBatches
+    masks: bool
+    flip: float
+
+    def __getitem__(self, step: int) -> list[Example]:
+        """Return the examples of one step."""
+        return [self._example(index) for index in self.numbers[step][0].tolist()]
+
+    def _example(self, index: int) -> Example:
+        mirrored = is_mirrored(self.flip, seed=self.numbers.seed, epoch=self.numbers.epoch, index=index)
+        return training_example(self.dataset, index, masks=self.masks, mirrored=mirrored)
 
 
 def training_example(dataset: CocoDataset, index: int, *, masks: bool, mirrored: bool) -> Example:

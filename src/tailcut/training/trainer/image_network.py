@@ -35,7 +35,7 @@ class ImageNetwork:
     Attributes:
         data: the images.
         model: the network, on its device, with its initial parameters.
-        read: gives the network's inputs of pixels.
+        read: gives the network's inputs of the images.
         teacher: of a distillation.
     """
 
@@ -47,14 +47,14 @@ class ImageNetwork:
         self.model = build_model(job.recipe, start).to(job.fabric.device)
         standardize_start(job.recipe, self.model, self.data.train)
         note_data(job.recipe, self.model, self.data.train)
-        self.read = reader_of(self.model)
+        self.read = reader_of(self.model, self.data.train)
         self.teacher = make_teacher(job, self.data)
 
     def choose_execution(self) -> Execution:
         """Choose the execution mode of the network as it is now."""
         fabric, shape = self.fabric, self.data.train.image_shape
         images = example_batch(self.recipe, shape, fabric.world_size, fabric.device)
-        return choose_execution(self.recipe, self.model, self.read(images))
+        return choose_execution(self.recipe, self.model, reader_of(self.model)(images))
 
     def wrap(self, execution: Execution) -> nn.Module:
         """Return the network in the form in which it trains, wrapped by Fabric."""
@@ -99,7 +99,7 @@ class ImageNetwork:
             section = self.recipe.generation or GenerationSection()
             return evaluate_generator(model, dataset, num_samples=section.num_samples, share=share)
         is_final = model is not self.model and dataset is self.data.test
-        return evaluate(model, dataset, share=share, warn=is_final, workers=self.recipe.data.workers)
+        return evaluate(model, dataset, share=share, warn=is_final)
 
 
 def make_teacher(job: Job, data: TrainingData) -> Teacher | None:
@@ -116,4 +116,4 @@ def make_teacher(job: Job, data: TrainingData) -> Teacher | None:
     is_plain = recipe.data.augmentation == AugmentationSection() and recipe.data.coarse is None
     memory_format = torch.channels_last if recipe.training.channels_last else torch.contiguous_format
     # Fabric sets the precision of the network that it wraps alone.
-    return Teacher(network, fabric.autocast, fabric.device, memory_format, data.train if is_plain else None)
+    return Teacher(network, fabric.autocast, fabric.device, memory_format, data.train, unchanged=is_plain)

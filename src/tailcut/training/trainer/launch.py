@@ -117,7 +117,13 @@ def _run_trainer(
 ) -> Result:
     """Train one recipe without stages. `recipes` are written into their folders once the network stands."""
     data, is_first = job.recipe.data, job.fabric.is_global_zero
-    how = reading(on_error=data.on_error, strict=data.strict, max_pixels=data.max_pixels, place="recipe")
+    how = reading(
+        on_error=data.on_error,
+        strict=data.strict,
+        max_pixels=data.max_pixels,
+        place="recipe",
+        workers=data.workers,
+    )
     log = log_to_file(job.run) if is_first else nullcontext()
     with log, explaining_lost_places(job.run), how as settings:
         if title and is_first:
