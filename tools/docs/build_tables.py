@@ -32,6 +32,7 @@ from tools.docs.fuzz_tables import fuzz_table
 from tools.docs.highlights import highlights
 from tools.docs.level_tables import level_table
 from tools.docs.markdown import counted, duration, markdown_table, percent
+from tools.docs.peers import peer_table
 from tools.docs.recipe_tables import recipe_table
 from tools.docs.reference_tables import package_names, public_names
 
@@ -140,6 +141,7 @@ def build(root: Path) -> dict[Path, str]:
         "docs/progressive-files.md": {"levels": lambda: level_table(root / RESULTS)},
         "docs/accuracy-per-byte.md": {
             "bytes": lambda: byte_table(root / RESULTS),
+            "peers": lambda: peer_table(root / RESULTS),
             "bench": lambda: bench_tables(root / BENCH_OF["coding"], headings=False),
             "trained": lambda: trained_table(root / RESULTS),
         },

@@ -32,7 +32,7 @@ from tailcut.tasks.prediction.sample import sheet
 from tailcut.transform.block import block_dct
 from tailcut.transform.color import rgb_to_ycbcr
 from tailcut.weights import truncated_tensors
-from tools.docs import build_tables, findings
+from tools.docs import build_tables, findings, peers
 from tools.docs.corner_images import (
     CUT_COLOR,
     SIZE_MAP,
@@ -43,6 +43,7 @@ from tools.docs.corner_images import (
     expansion,
     new_figure,
 )
+from tools.docs.peers import accuracy_per_byte
 
 GATE = build_tables.ROOT / "docs" / "results" / "gate-imagenette.json"  # `tailcut select --json`
 FOLDER = build_tables.ROOT / "docs" / "images"
@@ -87,6 +88,8 @@ def main() -> None:
         write(findings.draw_finding(points, findings.AGAINST[name]), FOLDER / f"{name}.png", points=points)
     points = result_points()
     write(results(points), FOLDER / "results.png", points=points)
+    points = byte_points()
+    write(accuracy_per_byte(points), FOLDER / "accuracy-per-byte.png", points=points)
 
 
 def write(figure: Figure, path: Path, points: list[list[Any]] | None = None) -> None:
@@ -296,6 +299,11 @@ def result_points() -> list[list[Any]]:
         if result.num_kept and build_tables.network_of(result) in build_tables.NETWORKS
     ]
     return points
+
+
+def byte_points() -> list[list[Any]]:
+    """Return every point in the image of accuracy per byte, as `peers.Point` has it."""
+    return [list(point) for point in peers.points(build_tables.ROOT / build_tables.RESULTS)]
 
 
 def results(points: list[list[Any]]) -> Figure:

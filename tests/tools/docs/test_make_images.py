@@ -37,6 +37,10 @@ def test_image_of_the_results_is_up_to_date() -> None:
     assert points_of("results") == make_images.result_points(), "run: python -m tools.docs.make_images"
 
 
+def test_image_of_accuracy_per_byte_is_up_to_date() -> None:
+    assert points_of("accuracy-per-byte") == make_images.byte_points(), "run: python -m tools.docs.make_images"
+
+
 def test_images_of_the_findings_are_up_to_date() -> None:
     for name in findings.with_records():
         assert points_of(name) == findings.finding_points(name), f"{name}: run: python -m tools.docs.make_images"
