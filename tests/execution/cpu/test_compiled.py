@@ -25,11 +25,6 @@ def test_padding_adds_zeros_up_to_a_whole_block() -> None:
     assert compiled.padded(tensor[:, :4], 1).tolist() == [[1.0] * 4] * 3
 
 
-def test_sizes_agree_with_those_of_the_callers() -> None:
-    loops = pytest.importorskip("tailcut.execution.cpu.loops")
-    assert (loops.STRIP, loops.BLOCK) == (compiled.STRIP, compiled.BLOCK)
-
-
 def test_a_part_of_a_row_is_copied_and_no_row_is_zeros() -> None:
     loops = pytest.importorskip("tailcut.execution.cpu.loops")
     source, into = np.arange(20.0).reshape(2, 10), np.full(8, -1.0)

@@ -22,7 +22,8 @@ MIN_ELEMENTS = 1 << 19
 MAX_RANK = 16
 # Work below this is not worth another thread.
 FLOPS_PER_PIECE = 4e6
-STRIP, BLOCK = 512, 4  # as in loops.py, which needs numba to be imported
+# Positions whose values stay in the first-level cache, and channels that are made at once.
+STRIP, BLOCK = 512, 4
 _TYPES = (torch.float32, torch.float64)
 
 

@@ -72,8 +72,7 @@ class Context:
 
     Attributes:
         engine: "torch" or "compiled".
-        strategy: "auto" (the cost model chooses); "dense", or "low_rank" where a layer can, for all layers alike.
-        strategy_reason: why it is "dense".
+        strategy: "auto": the cost model chooses; "low_rank", where a layer can, for all layers alike.
         differentiates: gradients are wanted.
         costs: the cost model's view of the device and of gradients.
         records: by layer, in order of execution.
@@ -81,18 +80,19 @@ class Context:
         pending: updates of running statistics, made when the forward has succeeded.
         spoiled: why the result cannot be used, where that came up at a place that cannot raise; else empty.
         hooks: those of `saving_hooks` around the network.
+        is_grad_enabled: around the network.
     """
 
     engine: str
     strategy: str
     costs: Costs
-    strategy_reason: str = ""
     differentiates: bool = False
     records: dict[str, LayerRecord] = field(default_factory=dict)
     memo: dict[Any, Any] = field(default_factory=dict)
     pending: list[Callable[[], None]] = field(default_factory=list)
     spoiled: str = ""
     hooks: Any = field(default_factory=saving_hooks)
+    is_grad_enabled: bool = field(default_factory=torch.is_grad_enabled)
 
     def record(self, name: str, strategy: str, reason: str) -> LayerRecord:
         """Return the record of a layer, made or continued (a layer may run several times)."""
