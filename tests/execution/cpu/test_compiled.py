@@ -5,10 +5,13 @@ import torch
 from tailcut.execution.cpu import compiled
 
 
-def test_small_maps_and_full_corners_are_left_to_tiles() -> None:
-    assert compiled.pays(1 << 19, 16)
-    assert not compiled.pays((1 << 19) - 1, 1)
-    assert not compiled.pays(1 << 30, 17)
+def test_small_maps_full_corners_and_other_types_are_left_to_tiles() -> None:
+    pytest.importorskip("numba")
+    like = torch.zeros(1)
+    assert compiled.pays(like, 1 << 19, 16)
+    assert not compiled.pays(like, (1 << 19) - 1, 1)
+    assert not compiled.pays(like, 1 << 30, 17)
+    assert not compiled.pays(like.half(), 1 << 19, 16)
 
 
 @pytest.mark.parametrize("flops", [1.0, 1e3, 1e9])

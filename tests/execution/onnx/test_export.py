@@ -65,7 +65,7 @@ def small_unet(**arguments: Any) -> nn.Module:
     return create_model("unet", widths=(16, 32), **arguments)
 
 
-BOTH = {"height": 2, "width": 3}
+BOTH: dict[str, int | str] = {"height": 2, "width": 3}
 CASES: dict[str, tuple[Callable[[], nn.Module], list[tuple[int, ...]], dict[str, int | str], set[str]]] = {
     "unet": (
         small_unet,

@@ -131,15 +131,7 @@ class LowRankLayer(FusedLayer):
         """Return the strategy of this call, None where there is only the dense one; computed once for each key."""
         unwritten = x.parts if isinstance(x, LazyMap) and x._full is None else ()
         making = tuple((part.flops, part.elements) for part in unwritten)
-        key = (
-            shape_of(x),
-            making,
-            context.strategy,
-            context.costs,
-            self.weights.num_in,
-            self.weights.num_out,
-            args,
-        )
+        key = (shape_of(x), making, context.strategy, context.costs, self.weights.num_in, self.weights.num_out, args)
         if key not in self.plans:
             if len(self.plans) >= MAX_PLANS:
                 self.plans.clear()

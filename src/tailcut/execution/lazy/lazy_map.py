@@ -11,8 +11,8 @@ from torch.utils import _pytree as pytree
 
 from tailcut.errors import StructureError
 from tailcut.execution.cpu.tiles import project, write
-from tailcut.execution.ir.expression import Affine, Expression, Given, a_source, grid_of, nodes, parameters, sources
-from tailcut.execution.lazy.context import Context, UnsupportedError, active_context, current_context
+from tailcut.execution.ir.expression import Expression, Given, a_source, grid_of, nodes, parameters, sources
+from tailcut.execution.lazy.context import UnsupportedError, active_context, current_context
 from tailcut.execution.lazy.unsupported import is_autocast, refuse_unsupported, unsupported_reason
 from tailcut.transform.dct import without_autocast
 
@@ -132,7 +132,7 @@ class LazyMap(torch.Tensor):
             context = active_context()
             if context is not None:
                 context.note(self.makers, reason, num_bytes(self))
-            engine = "torch" if context is None else _engine(context, self.parts, 0)
+            engine = "torch" if context is None else context.engine
             with torch.set_grad_enabled(self._differentiable), without_autocast(a_source(self.parts[0]).device):
                 maps = [write(part, engine=engine) for part in self.parts]
                 stacked = maps[0] if len(maps) == 1 else torch.cat(maps)
@@ -143,13 +143,13 @@ class LazyMap(torch.Tensor):
         """Compute matrix @ map over the channels: (num_out, channels) to (num_out, batch, *spatial), by tiles."""
         if self._full is not None:
             return project_full(self._full, matrix, self.channel_axis)
-        return project(self.parts, matrix, engine=_engine(current_context(), self.parts, matrix.shape[0]))
+        return project(self.parts, matrix, engine=current_context().engine)
 
     def write_parts(self, reason: str) -> None:
         """Write the parts to memory where each use would otherwise recompute them."""
         context = current_context()
         context.note(self.makers, reason, num_bytes(self))
-        written = [write(part, engine=_engine(context, self.parts, 0)) for part in self.parts]
+        written = [write(part, engine=context.engine) for part in self.parts]
         self.parts = tuple(Given(source.shape[0], source) for source in written)
 
     def become(self, other: "LazyMap") -> "LazyMap":
@@ -307,14 +307,3 @@ def _works_in_place(name: str, kwargs: dict[str, Any]) -> bool:
     in_place_operator = name.startswith("__i") and stem not in ("index", "invert", "int", "iter")
     single = name.endswith("_") and not name.endswith("__")
     return bool(kwargs.get("inplace")) or single or in_place_operator or stem == "setitem"
-
-
-def _engine(context: Context, parts: Sequence[Expression], num_out: int) -> str:
-    if context.engine == "torch":
-        return "torch"
-    like = a_source(parts[0])
-    positions = like.shape[1:].numel()
-    made = [part for part in parts if not isinstance(part, Affine)]
-    elements = positions * sum(part.channels for part in made)
-    rank = max([num_out, *(node.source.shape[0] for node in nodes(made) if isinstance(node, Affine))])
-    return context.engine_for(like, elements=elements, rank=rank)

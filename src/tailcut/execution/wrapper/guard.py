@@ -102,9 +102,6 @@ class Guard:
         for (one, own), seen in zip(self._own, self._seen_own, strict=True):
             names = _differences(own, seen) - {"training", *one.held}
             if names:
-                own.update({name: seen[name] for name in names & seen.keys()})
-                for name in names - seen.keys():
-                    del own[name]
                 return f"its forward sets {', '.join(sorted(names))} of {self._name(one.source)}"
         return ""
 
