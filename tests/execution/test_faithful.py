@@ -3,127 +3,255 @@
 import copy
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
+from tests.execution.networks import STRATEGIES, Between, assert_same_gradients, between, fused_as, strategies_of
 from torch import Tensor, nn
 
 import tailcut
-from tailcut.execution import FusedNetwork, fuse
+from tailcut.execution import fuse
 
 X = torch.randn(2, 64, 12, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-class Net(nn.Module):
-    """Two wide convolutions, and `between` them what a view may get wrong."""
-
-    def __init__(self, between: Callable[..., Any] = torch.relu) -> None:
-        super().__init__()
-        self.a, self.b = nn.Conv2d(64, 128, 3, padding=1), nn.Conv2d(128, 128, 3, padding=1)
-        self.between = between
-
-    def forward(self, x: Tensor) -> Any:
-        return self.b(self.between(self.a(x)))
-
-
 def truncated(model: Any) -> Any:
-    torch.manual_seed(0)
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.05)
     tailcut.regularize(model.double(), num_kept=12)
     return model
 
 
-def low_rank(model: nn.Module) -> FusedNetwork:
-    fused = fuse(model, engine="torch")
-    fused.strategy = "low_rank"
-    return fused
+def by_a_view(y: Tensor, _: nn.Module) -> Tensor:
+    y[:, :12].zero_()
+    return torch.relu(y)
 
 
-def gradients(model: nn.Module, called: nn.Module, x: Tensor) -> dict[str, Tensor | None]:
-    model.zero_grad()
-    called(x).square().sum().backward()
-    return {name: parameter.grad for name, parameter in model.named_parameters()}
+def by_a_part(y: Tensor, _: nn.Module) -> Tensor:
+    y.narrow(1, 0, 12).mul_(3)
+    return torch.relu(y)
 
 
-class Reversal(torch.autograd.Function):
+def under_a_detached_one(y: Tensor, _: nn.Module) -> Tensor:
+    before = y.detach()
+    y.mul_(2)
+    return y + before
+
+
+def after_it_was_written(y: Tensor, _: nn.Module) -> Tensor:
+    """What is lazy meets what is not any more."""
+    z = 2 * y
+    total = y.cumsum(2)
+    z += y
+    return z * torch.sigmoid(y) + total
+
+
+def with_an_empty_one(y: Tensor, _: nn.Module) -> Tensor:
+    return torch.cat([torch.tensor([], dtype=y.dtype), y], 1)
+
+
+def under_a_view(y: Tensor, _: nn.Module) -> Tensor:
+    view = y.flatten(2)
+    y.relu_()
+    return y + view.reshape(y.shape)
+
+
+def through_a_turned_one(y: Tensor, _: nn.Module) -> Tensor:
+    turned = y.flatten(2).transpose(1, 2)
+    turned.mul_(2)
+    return y + turned.transpose(1, 2).reshape(y.shape)
+
+
+def block_without_gradients(y: Tensor, _: nn.Module) -> Tensor:
+    with torch.no_grad():
+        scale = y.abs().max()
+    return y / scale
+
+
+def shrinks_gradients(y: Tensor, _: nn.Module) -> Tensor:
+    if y.requires_grad and not y.is_leaf:
+        y.register_hook(lambda gradient: 0.1 * gradient)
+    return torch.relu(y)
+
+
+def shrinks_gradients_by_its_node(y: Tensor, _: nn.Module) -> Tensor:
+    if y.grad_fn is not None:
+        y.grad_fn.register_prehook(lambda gradients: (0.1 * gradients[0],))
+    return torch.relu(y)
+
+
+def shrinks_gradients_after_a_use(y: Tensor, _: nn.Module) -> Tensor:
+    z = torch.relu(y)
+    if y.requires_grad:
+        y.register_hook(lambda gradient: 0.1 * gradient)
+    return z
+
+
+def used_within_no_grad(y: Tensor, _: nn.Module) -> Tensor:
+    with torch.no_grad():
+        z = torch.relu(y)
+    return z + y
+
+
+def changed_within_no_grad(y: Tensor, _: nn.Module) -> Tensor:
+    z = 1.5 * y
+    with torch.no_grad():
+        z.mul_(0.5)
+        z.floor_()
+    return 2 * z
+
+
+def swish(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(x)
+
+
+with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+    scripted_swish: Any = torch.jit.script(swish)
+
+
+def calls_a_script(y: Tensor, _: nn.Module) -> Tensor:
+    result: Tensor = scripted_swish(y)
+    return result
+
+
+def calls_a_mapped_function(y: Tensor, _: nn.Module) -> Tensor:
+    result: Tensor = torch.vmap(swish)(y)
+    return result
+
+
+def statistic_of_a_script(y: Tensor, _: nn.Module) -> Tensor:
+    with torch.no_grad():
+        scale: Tensor = scripted_swish(y).abs().max()
+    return torch.relu(y) / scale
+
+
+class Opposite(torch.autograd.Function):
+    """Gives back its argument, and the opposite of its gradient."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.view_as(x)
+        return x
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return -gradient
 
 
-def no_gradient_block(x: Tensor) -> Tensor:
+class OppositeOfActive(Opposite):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return torch.relu(x)
+
+
+class OppositeByCopy(Opposite):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return torch.from_numpy(x.detach().numpy().copy())
+
+
+class OppositeInPlace(Opposite):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.mark_dirty(x)
+        return x.mul_(2)
+
+
+class OppositeWithGradients(Opposite):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            return torch.relu(x)
+
+
+class OppositeAtOnce(Opposite):
+    @staticmethod
+    def forward(*args: Any) -> Any:
+        return 2 * args[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+
+def calls(function: Any) -> Callable[..., Tensor]:
+    return lambda y, _: function.apply(1.5 * y)
+
+
+STAY_LOW_RANK = [by_a_view, by_a_part, under_a_detached_one, after_it_was_written, with_an_empty_one]
+RUN_DENSELY = [
+    *(under_a_view, through_a_turned_one, block_without_gradients, used_within_no_grad, changed_within_no_grad),
+    *(shrinks_gradients, shrinks_gradients_by_its_node, shrinks_gradients_after_a_use),
+    *(calls_a_script, calls_a_mapped_function, statistic_of_a_script),
+    *(calls(Opposite), calls(OppositeOfActive), calls(OppositeByCopy), calls(OppositeInPlace)),
+    *(calls(OppositeWithGradients), calls(OppositeAtOnce)),
+]
+
+
+@pytest.mark.parametrize("function", [*STAY_LOW_RANK, *RUN_DENSELY])
+def test_what_code_does_with_maps(function: Callable[..., Tensor]) -> None:
+    model, x = between(function)
+    fused = fuse(model)
+    assert_same_gradients(fused, model, x)  # with "auto" at last
+    fused.strategy = "low_rank"
+    fused(x)
+    assert (set(strategies_of(fused).values()) == {"dense"}) == (function in RUN_DENSELY)
     with torch.no_grad():
-        scale = x.abs().max()
-    return x / scale
+        torch.testing.assert_close(fused(x), model(x))
 
 
-def by_a_view(x: Tensor) -> Tensor:
-    x[:, :64].zero_()
-    return torch.relu(x)
+def test_gradients_of_maps_are_retained() -> None:
+    kept: list[Tensor] = []
+
+    def retains(y: Tensor, _: nn.Module) -> Tensor:
+        y.retain_grad()
+        kept.append(y)
+        return torch.relu(y)
+
+    model, x = between(retains)
+    for called in (model, fused_as(model, "low_rank")):
+        called(x).square().sum().backward()
+    assert kept[0].grad is not None
+    torch.testing.assert_close(kept[1].grad, kept[0].grad)
 
 
-def by_a_part(x: Tensor) -> Tensor:
-    x.narrow(1, 0, 64).mul_(3)
-    return torch.relu(x)
+def test_maps_that_code_keeps_are_tensors_afterwards() -> None:
+    kept: list[Tensor] = []
+
+    def keeps(y: Tensor, _: nn.Module) -> Tensor:
+        kept.append(y)
+        return torch.relu(y)
+
+    model, x = between(keeps)
+    for called in (model, fused_as(model, "low_rank")):
+        called(x)
+        called(x + 1)
+    results = []
+    for first, second in (kept[:2], kept[2:]):
+        results.append(
+            [(first - second).abs(), nn.functional.batch_norm(first + 2 * second, None, None, training=True)]
+        )
+        results[-1] += torch.autograd.grad(first.square().sum(), list(model.parameters()), allow_unused=True)[:1]
+        results[-1] += [first.detach().mul_(second), torch.relu(first)]
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected)
 
 
-def under_a_view(x: Tensor) -> Tensor:
-    view = x.flatten(2)
-    x.relu_()
-    return x + view.reshape(x.shape)
+@pytest.mark.parametrize("function", [calls_a_script, calls(Opposite)])
+def test_gradients_of_the_input_alone(function: Callable[..., Tensor]) -> None:
+    model, x = between(function)
+    model.requires_grad_(requires_grad=False)
+    x.requires_grad_()
+    expected = torch.autograd.grad(model(x).square().sum(), x)[0]
+    torch.testing.assert_close(torch.autograd.grad(fused_as(model, "low_rank")(x).square().sum(), x)[0], expected)
 
 
-def under_a_detached_one(x: Tensor) -> Tensor:
-    before = x.detach()
-    x.mul_(2)
-    return x + before
-
-
-def through_a_turned_one(x: Tensor) -> Tensor:
-    flat = x.flatten(2)
-    turned = flat.transpose(1, 2)
-    turned.mul_(2)
-    return x + flat.reshape(x.shape)
-
-
-def turned_alone(x: Tensor) -> Tensor:
-    turned = x.flatten(2).transpose(1, 2)
-    turned += 1
-    return turned.transpose(1, 2).reshape(x.shape)
-
-
-def with_an_empty_one(x: Tensor) -> Tensor:
-    return torch.cat([torch.tensor([], dtype=x.dtype), x], 1)
-
-
-@pytest.mark.parametrize(
-    "between",
-    [
-        no_gradient_block,
-        by_a_view,
-        by_a_part,
-        under_a_view,
-        under_a_detached_one,
-        through_a_turned_one,
-        turned_alone,
-        with_an_empty_one,
-    ],
-)
-def test_what_code_does_with_maps(between: Callable[[Tensor], Tensor]) -> None:
-    model = truncated(Net(between))
-    fused = low_rank(model)
+def test_scripts_without_gradients_stay_fused() -> None:
+    model, x = between(calls_a_script)
+    fused = fused_as(model, "low_rank")
     with torch.no_grad():
-        torch.testing.assert_close(fused(X), model(X))
-    expected = gradients(model, model, X)
-    for name, gradient in gradients(model, fused, X).items():
-        torch.testing.assert_close(gradient, expected[name], msg=name)
+        torch.testing.assert_close(fused(x), model(x))
+    assert "dense" not in strategies_of(fused).values()
 
 
 def test_layers_are_of_the_class_that_they_were() -> None:
@@ -144,36 +272,8 @@ def test_layers_are_of_the_class_that_they_were() -> None:
     model = truncated(Loop())
     expected = model(X)
     assert len(model.seen) == 2
-    torch.testing.assert_close(low_rank(model)(X), expected)
+    torch.testing.assert_close(fused_as(model, "low_rank")(X), expected)
     assert len(model.seen) == 4
-
-
-def test_a_forward_of_its_own_is_called() -> None:
-    model = truncated(Net())
-    assert isinstance(model, Net)
-    own = model.b.forward
-    model.b.forward = lambda x: 2 * own(x)  # type: ignore[method-assign,assignment]
-    torch.testing.assert_close(low_rank(model)(X), model(X))
-
-
-def test_maps_that_hooks_and_objects_keep_are_tensors_afterwards() -> None:
-    @dataclass
-    class Output:
-        maps: Tensor
-
-    class Objects(Net):
-        def forward(self, x: Tensor) -> Any:
-            return Output(torch.relu(self.a(x)))
-
-    model = truncated(Objects())
-    expected = model(X).maps
-    kept: list[Tensor] = []
-    model.a.register_forward_hook(lambda module, inputs, output: kept.append(output))
-    found = low_rank(model)(X).maps
-    torch.testing.assert_close(found.mean((2, 3)), expected.mean((2, 3)))
-    torch.testing.assert_close(kept[0].relu().sum(), expected.sum())
-    gradient = torch.autograd.grad(kept[0].square().sum(), list(model.parameters()), allow_unused=True)[0]
-    assert gradient is not None
 
 
 @pytest.mark.parametrize("shape", [(2, 128, 64), (4, 32, 64)])
@@ -185,7 +285,7 @@ def test_batch_norm_over_tokens(shape: tuple[int, ...], training: bool) -> None:
     norm.running_var.uniform_(0.5, 2)
     x = torch.randn(shape, dtype=torch.float64)
     expected = model.train(training)(x)
-    torch.testing.assert_close(low_rank(model)(x), expected)
+    torch.testing.assert_close(fused_as(model, "low_rank")(x), expected)
 
 
 @pytest.mark.parametrize(
@@ -200,57 +300,7 @@ def test_settings_that_were_changed_afterwards(mode: Any, padding: Any) -> None:
     model[2].dilation = (2, 2)
     model[2].padding = padding
     truncated(model)
-    torch.testing.assert_close(low_rank(model)(X), model(X))
-
-
-def swish(x: Tensor) -> Tensor:
-    return x * torch.sigmoid(x)
-
-
-with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
-    scripted_swish: Any = torch.jit.script(swish)
-
-
-def mapped_swish(x: Tensor) -> Tensor:
-    result: Tensor = torch.vmap(swish)(x)
-    return result
-
-
-def with_a_statistic_of_a_script(x: Tensor) -> Tensor:
-    with torch.no_grad():
-        scale: Tensor = scripted_swish(x).abs().max()
-    return torch.relu(x) / scale
-
-
-@pytest.mark.parametrize("between", [scripted_swish, mapped_swish, with_a_statistic_of_a_script])
-@pytest.mark.parametrize("strategy", ["low_rank", "auto"])
-def test_gradients_reach_past_what_torch_calls_below_them(between: Callable[[Tensor], Tensor], strategy: str) -> None:
-    model = truncated(Net(between))
-    fused = fuse(model, engine="torch")
-    fused.strategy = strategy
-    for _ in range(3):
-        expected = gradients(model, model, X)
-        for name, gradient in gradients(model, fused, X).items():
-            torch.testing.assert_close(gradient, expected[name], msg=name)
-    if strategy == "low_rank":
-        assert {layer.strategy for layer in fused.report().layers} == {"dense"}
-        assert "where torch records no gradients" in fused.report().layers[0].reason
-
-
-@pytest.mark.parametrize("between", [scripted_swish, Reversal.apply])
-def test_gradients_of_the_input_alone(between: Callable[[Tensor], Tensor]) -> None:
-    model = truncated(Net(between)).requires_grad_(False)
-    x = X.clone().requires_grad_()
-    expected = torch.autograd.grad(model(x).square().sum(), x)[0]
-    torch.testing.assert_close(torch.autograd.grad(low_rank(model)(x).square().sum(), x)[0], expected)
-
-
-def test_scripts_without_gradients_stay_fused() -> None:
-    model = truncated(Net(scripted_swish))
-    fused = low_rank(model)
-    with torch.no_grad():
-        torch.testing.assert_close(fused(X), model(X))
-    assert "dense" not in {layer.strategy for layer in fused.report().layers}
+    torch.testing.assert_close(fused_as(model, "low_rank")(X), model(X))
 
 
 class Streaming(nn.Module):
@@ -274,30 +324,29 @@ class Streaming(nn.Module):
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-@pytest.mark.parametrize("strategy", ["low_rank", "auto"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_what_a_map_has_met_may_change(mode: Any, strategy: str) -> None:
     model = truncated(Streaming())
-    dense, fused = copy.deepcopy(model), fuse(model, engine="torch")
-    fused.strategy = strategy
+    dense, fused = copy.deepcopy(model), fused_as(model, strategy)
     with mode():
         mine, theirs = torch.ones(1, 128, 12, 12).double(), torch.ones(1, 128, 12, 12).double()
         for _ in range(3):
             torch.testing.assert_close(fused(X[:1], mine), dense(X[:1], theirs))
     torch.testing.assert_close(mine, theirs)
-    assert "factored" in {layer.strategy for layer in fused.report().layers} or strategy == "auto"
+    assert "factored" in strategies_of(fused).values() or strategy == "auto"
 
 
 @pytest.mark.parametrize("named", [True, False])
 def test_switches_among_the_arguments_may_choose_another_way(named: bool) -> None:
-    class Switched(Net):
+    class Switched(Between):
         def forward(self, x: Tensor, mode: str = "relu") -> Any:
             y = self.a(x)
-            return self.b(Reversal.apply(y) if mode == "reversed" else torch.relu(y))  # type: ignore[no-untyped-call]
+            return self.b(Opposite.apply(y) if mode == "reversed" else torch.relu(y))  # type: ignore[no-untyped-call]
 
     model = truncated(Switched())
-    fused = fuse(model, engine="torch")
+    fused, x = fuse(model, engine="torch"), torch.randn(Between.example).double()
     for mode in ("relu", "reversed", "relu", "reversed"):
-        args, kwargs = ((X,), {"mode": mode}) if named else ((X, mode), {})
+        args, kwargs = ((x,), {"mode": mode}) if named else ((x, mode), {})
         model.zero_grad()
         expected = torch.autograd.grad(model(*args, **kwargs).square().sum(), list(model.parameters()))
         found = torch.autograd.grad(fused(*args, **kwargs).square().sum(), list(model.parameters()))

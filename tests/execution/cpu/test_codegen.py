@@ -12,7 +12,7 @@ from tests.execution.cpu.test_program_calls import (
     residual_chain,
 )
 
-from tailcut.execution.cpu import codegen, program_calls, tiles
+from tailcut.execution.cpu import codegen, compiled, program_calls, tiles
 from tailcut.execution.ir.expression import Affine, Pointwise
 from tailcut.execution.ir.programs import program_of
 from tailcut.execution.lazy.operations import _MAXIMUM
@@ -32,6 +32,7 @@ CASES: list[Callable[[], Case]] = [lambda: one_layer(6, 3), residual_chain, map_
 @pytest.fixture(autouse=True)
 def _every_call_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(codegen, "MIN_FLOPS", 0)
+    monkeypatch.setattr(compiled, "MIN_ELEMENTS", 0)
     torch.manual_seed(0)
 
 

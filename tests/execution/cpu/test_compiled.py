@@ -5,10 +5,13 @@ import torch
 from tailcut.execution.cpu import compiled
 
 
-def test_small_maps_and_full_corners_are_left_to_tiles() -> None:
-    assert compiled.pays(1 << 19, 16)
-    assert not compiled.pays((1 << 19) - 1, 1)
-    assert not compiled.pays(1 << 30, 17)
+def test_small_maps_full_corners_and_other_types_are_left_to_tiles() -> None:
+    pytest.importorskip("numba")
+    like = torch.zeros(1)
+    assert compiled.pays(like, 1 << 19, 16)
+    assert not compiled.pays(like, (1 << 19) - 1, 1)
+    assert not compiled.pays(like, 1 << 30, 17)
+    assert not compiled.pays(like.half(), 1 << 19, 16)
 
 
 @pytest.mark.parametrize("flops", [1.0, 1e3, 1e9])
@@ -23,11 +26,6 @@ def test_padding_adds_zeros_up_to_a_whole_block() -> None:
     tensor = torch.ones(3, 6)
     assert compiled.padded(tensor, 1).tolist() == [[1.0] * 6 + [0.0] * 2] * 3
     assert compiled.padded(tensor[:, :4], 1).tolist() == [[1.0] * 4] * 3
-
-
-def test_sizes_agree_with_those_of_the_callers() -> None:
-    loops = pytest.importorskip("tailcut.execution.cpu.loops")
-    assert (loops.STRIP, loops.BLOCK) == (compiled.STRIP, compiled.BLOCK)
 
 
 def test_a_part_of_a_row_is_copied_and_no_row_is_zeros() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tailcut.execution.cpu import tiles
+from tailcut.execution.cpu import compiled, tiles
 from tailcut.execution.ir import programs
 from tailcut.execution.ir.expression import Affine, Expression, Function, Given, Pointwise, Scaled
 from tailcut.execution.lazy.operations import _MAXIMUM, _pooled
@@ -17,6 +17,11 @@ RELU = Function("relu", torch.relu, torch.relu_, True, 1, (0.0, float("inf")))
 RELU6 = Function("relu6", torch.nn.functional.relu6, None, True, 1, (0.0, 6.0))
 ADD = Function("add", torch.add)
 Case = tuple[list[Tensor], list[Expression]]
+
+
+@pytest.fixture(autouse=True)
+def _every_size_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "MIN_ELEMENTS", 0)
 
 
 def leaf(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -73,7 +78,6 @@ def check_engines_agree(call: Callable[[str], Tensor], leaves: Sequence[Tensor],
 @pytest.mark.parametrize("build", CASES)
 @pytest.mark.parametrize("num_out", [1, 6])
 def test_projection_and_gradients_are_those_of_the_tiles(build: Callable[[], Case], num_out: int) -> None:
-    torch.manual_seed(0)
     leaves, parts = build()
     matrix = leaf(num_out, sum(part.channels for part in parts))
     assert all(programs.program_of(part) is not None for part in parts)
@@ -82,13 +86,11 @@ def test_projection_and_gradients_are_those_of_the_tiles(build: Callable[[], Cas
 
 @pytest.mark.parametrize("build", [residual_chain, map_in_memory, pooled])
 def test_a_written_map_and_its_gradients_are_those_of_the_tiles(build: Callable[[], Case]) -> None:
-    torch.manual_seed(0)
     leaves, [part] = build()
     check_engines_agree(lambda engine: tiles.write(part, engine=engine), leaves)
 
 
 def test_gradients_are_right_by_finite_differences() -> None:
-    torch.manual_seed(0)
     (z, y, first, shift, second), _ = residual_chain()
     matrix = leaf(2, 10)
 
@@ -110,7 +112,6 @@ def test_equal_maxima_share_their_gradient() -> None:
 
 
 def test_float32_and_a_source_used_twice() -> None:
-    torch.manual_seed(0)
     z = leaf(5, 1, 3000, dtype=torch.float32)
     one, two = leaf(9, 5, dtype=torch.float32), leaf(9, 5, dtype=torch.float32)
     part = Pointwise(9, ADD, (Pointwise(9, RELU, (Affine(9, z, one, None),)), Affine(9, z, two, None)))
@@ -118,7 +119,6 @@ def test_float32_and_a_source_used_twice() -> None:
 
 
 def test_a_sum_without_gradients_takes_plain_maps_too() -> None:
-    torch.manual_seed(0)
     _, [part] = one_layer(6, 4)
     plain, matrix = Affine(9, leaf(3, 2, 700), leaf(9, 3), leaf(9)), leaf(5, 15)
     with torch.no_grad():

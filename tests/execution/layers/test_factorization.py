@@ -66,7 +66,7 @@ def test_what_inference_mode_has_kept_serves_gradients_too() -> None:
     weight = weight_of(layer, num_kept=6)
     with torch.inference_mode():
         factors = weight.factors(new_context())
-        derived = weight.derived("doubled", factors, lambda found: 2 * found.core)
+        derived = weight.derived("doubled", lambda: 2 * factors.core)
     with torch.inference_mode():
         dense = weight.dense(new_context())
     assert not any(found.is_inference() or found.requires_grad for found in (factors.core, derived, dense))

@@ -2,7 +2,6 @@ import subprocess
 import sys
 
 import pytest
-import torch
 
 from tailcut.execution.ir.cost import Costs
 from tailcut.execution.lazy.context import Context, UnsupportedError, current_context, running
@@ -43,14 +42,6 @@ def test_a_written_map_makes_its_maker_factored() -> None:
     assert record.strategy == "factored"
     assert record.moved_bytes == 10
     assert record.reasons == ["no full map is written", "sum needs the whole map"]
-
-
-def test_the_compiler_is_asked_where_its_loops_pay() -> None:
-    context = Context("compiled", "auto", COSTS)
-    assert context.engine_for(torch.zeros(1), elements=1 << 20, rank=4) == "compiled"
-    assert context.engine_for(torch.zeros(1), elements=1 << 20, rank=64) == "torch"
-    assert context.engine_for(torch.zeros(1), elements=1 << 10, rank=4) == "torch"
-    assert context.engine_for(torch.zeros(1, dtype=torch.float16), elements=1 << 20, rank=4) == "torch"
 
 
 def test_the_first_call_does_not_import_the_compiler_of_torch() -> None:

@@ -1,33 +1,19 @@
 import copy
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from tests.execution.networks import full_of, lazy_map
+from torch import nn
 from torch.nn import functional
 
 from tailcut.execution.ir.cost import Costs
 from tailcut.execution.ir.expression import Affine
 from tailcut.execution.lazy.context import Context, running
-from tailcut.execution.lazy.lazy_map import LazyMap, as_tensor
+from tailcut.execution.lazy.lazy_map import LazyMap
 from tailcut.execution.lazy.normalization import source_moments, variance
-
-
-def low_rank(
-    channels: int = 12, k: int = 2, *, batch: int = 3, axis: int = 1, offset: float = 0.0, shift: bool = True
-) -> LazyMap:
-    source = torch.randn(k, batch, 5, 4, dtype=torch.float64) + offset
-    bias = torch.randn(channels, dtype=torch.float64) if shift else None
-    return LazyMap([Affine(channels, source, torch.randn(channels, k, dtype=torch.float64), bias)], axis, ["conv"])
-
-
-def full_of(x: Any) -> Tensor:
-    result: Tensor = as_tensor(x.like(x.parts) if isinstance(x, LazyMap) else x, "a test reads it")
-    return result
-
 
 NORMS: list[Callable[[], nn.Module]] = [
     lambda: nn.BatchNorm2d(12),
@@ -54,7 +40,7 @@ def randomize(norm: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("batch", [1, 3])
 def test_the_norm_of_the_full_map(make: Callable[[], nn.Module], training: bool, shift: bool, batch: int) -> None:
     norm = randomize(make()).train(training)
-    x = low_rank(shift=shift, batch=batch)
+    x = lazy_map(12, sizes=(batch, 5, 4), shift=shift)
     torch.testing.assert_close(full_of(norm(x)), randomize_like(make, norm)(full_of(x)))
 
 
@@ -67,7 +53,7 @@ def randomize_like(make: Callable[[], nn.Module], norm: nn.Module) -> nn.Module:
 @pytest.mark.usefixtures("context")
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d(24), nn.GroupNorm(2, 24)])
 def test_they_stay_low_rank(norm: nn.Module) -> None:
-    result = norm.double()(low_rank(24))
+    result = norm.double()(lazy_map(24))
     assert isinstance(result, LazyMap)
     assert all(isinstance(part, Affine) for part in result.parts)
 
@@ -77,7 +63,7 @@ def test_they_stay_low_rank(norm: nn.Module) -> None:
 @pytest.mark.parametrize("shift", [True, False])
 def test_layer_norm_stays_low_rank(affine: bool, shift: bool) -> None:
     norm = randomize(nn.LayerNorm(12, elementwise_affine=affine))
-    x = low_rank(axis=3, shift=shift)
+    x = lazy_map(12, axis=3, shift=shift)
     result = norm(x)
     assert isinstance(result, LazyMap)
     assert isinstance(result.parts[0], Affine)
@@ -144,7 +130,7 @@ def test_gradients_of_layer_norm_are_those_of_the_full_one(columns: str) -> None
 def test_running_statistics_are_torchs_own() -> None:
     fused, dense = nn.BatchNorm2d(12).double(), nn.BatchNorm2d(12).double()
     for _ in range(3):
-        x = low_rank(offset=5.0)
+        x = lazy_map(12, offset=5.0)
         with running(Context("torch", "low_rank", Costs.of("cpu", with_gradients=False))):
             fused(x)
             full = full_of(x)
@@ -156,7 +142,7 @@ def test_running_statistics_are_torchs_own() -> None:
 @pytest.mark.usefixtures("context")
 def test_after_an_activation_running_statistics_are_folded() -> None:
     norm = randomize(nn.BatchNorm2d(12)).eval()
-    x = low_rank()
+    x = lazy_map(12, sizes=(3, 5, 4))
     result = norm(functional.gelu(x))
     assert isinstance(result, LazyMap)
     torch.testing.assert_close(full_of(result), norm(functional.gelu(full_of(x))))
@@ -165,7 +151,7 @@ def test_after_an_activation_running_statistics_are_folded() -> None:
 @pytest.mark.usefixtures("context")
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d(12), nn.InstanceNorm2d(12), nn.GroupNorm(2, 12), nn.LayerNorm(4)])
 def test_other_cases_read_the_whole_map(norm: nn.Module) -> None:
-    x = low_rank()
+    x = lazy_map(12, sizes=(3, 5, 4))
     torch.testing.assert_close(full_of(norm.double()(functional.gelu(x))), norm(functional.gelu(full_of(x))))
 
 

@@ -3,87 +3,28 @@ from typing import Any
 
 import pytest
 import torch
-from tests.execution.networks import STRATEGIES, assert_same_gradients, between
+from tests.execution.networks import (
+    STRATEGIES,
+    Between,
+    assert_same_gradients,
+    between,
+    fused_as,
+    reasons_of,
+    strategies_of,
+)
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+import tailcut
 from tailcut.errors import StructureError
-from tailcut.execution import FusedNetwork, fuse
+from tailcut.execution import fuse
 from tailcut.execution.lazy.context import Context
 from tailcut.execution.lazy.unsupported import is_autocast, is_transformed, refuse_unsupported
 
 
-def strategies_for(model: nn.Module) -> list[FusedNetwork]:
-    found = [fuse(model), fuse(model)]
-    for fused, strategy in zip(found, STRATEGIES, strict=True):
-        fused.strategy = strategy
-    return found
-
-
-class Opposite(torch.autograd.Function):
-    """Gives back its argument, and the opposite of its gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return -gradient
-
-
-class OppositeOfActive(Opposite):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return torch.relu(x)
-
-
-class OppositeByCopy(Opposite):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return torch.from_numpy(x.detach().numpy().copy())
-
-
-class OppositeInPlace(Opposite):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.mark_dirty(x)
-        return x.mul_(2)
-
-
-class OppositeWithGradients(Opposite):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        with torch.enable_grad():
-            return torch.relu(x)
-
-
-class OppositeAtOnce(Opposite):
-    @staticmethod
-    def forward(*args: Any) -> Any:
-        return 2 * args[0]
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        pass
-
-
-FUNCTIONS = [Opposite, OppositeOfActive, OppositeByCopy, OppositeInPlace, OppositeWithGradients, OppositeAtOnce]
-
-
-@pytest.mark.parametrize("function", FUNCTIONS)
-def test_layers_before_a_function_get_its_gradients(function: Any) -> None:
-    model, x = between(lambda y, _: function.apply(1.5 * y))
-    assert_same_gradients(fuse(model), model, x)
-    fused = fuse(model)
-    fused(x)
-    assert {layer.strategy for layer in fused.report().layers} == {"dense"}
-    with torch.no_grad():
-        torch.testing.assert_close(fused(x), model(x))
-
-
-class DetachedWithGradients(Opposite):
+class DetachedWithGradients(torch.autograd.Function):
     """The number it gives is made of another tensor than it was given."""
 
     @staticmethod
@@ -92,11 +33,15 @@ class DetachedWithGradients(Opposite):
             y = x.detach().requires_grad_()
             return (y * y).sum(dim=(2, 3), keepdim=True).expand(y.shape)
 
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return -gradient
+
 
 def test_a_gradient_that_would_be_lost_is_an_error() -> None:
     function: Any = DetachedWithGradients
     model, x = between(lambda y, _: function.apply(1.5 * y))
-    for fused in strategies_for(model):
+    for fused in (fused_as(model, strategy) for strategy in STRATEGIES):
         if fused.strategy == "auto":
             assert_same_gradients(fused, model, x, strategies=("auto",))
             continue
@@ -126,16 +71,15 @@ def test_checkpoints_run_densely(use_reentrant: bool, around_map: bool) -> None:
     model = Checkpointed(use_reentrant=use_reentrant, around_map=around_map)
     fused = fuse(model)
     assert_same_gradients(fused, model, model.x)
-    assert {layer.strategy for layer in fused.report().layers} == {"dense"}
+    assert set(strategies_of(fused).values()) == {"dense"}
 
 
 def test_a_checkpoint_around_the_network_is_none_of_its_business() -> None:
     model, x = between()
-    fused = fuse(model)
-    fused.strategy = "low_rank"
+    fused = fused_as(model, "low_rank")
     expected = torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
     output = checkpoint(fused, x, use_reentrant=False)
-    assert "dense" not in {layer.strategy for layer in fused.report().layers}
+    assert "dense" not in set(strategies_of(fused).values())
     for found, wanted in zip(
         torch.autograd.grad(output.square().sum(), list(model.parameters())), expected, strict=True
     ):
@@ -159,12 +103,12 @@ TRANSFORMS: list[Callable[[Any, Tensor], Any]] = [
 @pytest.mark.parametrize("number", range(len(TRANSFORMS)))
 def test_transforms_of_torch(number: int) -> None:
     model, x = between()
-    for fused in strategies_for(model):
+    for fused in (fused_as(model, strategy) for strategy in STRATEGIES):
         fused(x)
         for _ in range(2):
             torch.testing.assert_close(TRANSFORMS[number](fused, x), TRANSFORMS[number](model, x))
             torch.testing.assert_close(fused(x), model(x))
-        assert fused.strategy == "auto" or "dense" not in {layer.strategy for layer in fused.report().layers}
+        assert fused.strategy == "auto" or "dense" not in set(strategies_of(fused).values())
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script")
@@ -185,11 +129,61 @@ def test_forward_mode_differentiation(of_coefficients: bool) -> None:
             found: Tensor = forward_ad.unpack_dual(output).tangent
             return found
 
-    for fused in strategies_for(model):
+    for fused in (fused_as(model, strategy) for strategy in STRATEGIES):
         with torch.no_grad():
             fused(x)
         for scale in (1.0, 2.0):
             torch.testing.assert_close(tangent(fused, scale), tangent(model, scale))
+
+
+def with_autocast(y: Tensor, model: Any) -> Tensor:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        other = model.c(torch.relu(y))
+        return torch.cat([y[:, :8].float(), other.float()], 1)
+
+
+def with_functions_under_autocast(y: Tensor, model: Any) -> Tensor:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result: Tensor = torch.relu(functional.group_norm(y + 1, 2)) + model.c(y).mean()
+        return result
+
+
+@pytest.mark.parametrize("inner", [with_autocast, with_functions_under_autocast])
+@pytest.mark.parametrize("size", [3, 48])
+def test_autocast_within_the_forward(inner: Callable[..., Tensor], size: int) -> None:
+    model: Any = Between(inner)
+    model.c = nn.Conv2d(24, 16, 3, padding=1)
+    tailcut.regularize(model, num_kept=6)
+    x = torch.randn(1, 8, size, size)
+    expected = model(x)
+    for strategy in STRATEGIES:
+        fused = fused_as(model, strategy)
+        for _ in range(2):
+            found = fused(x)
+            assert found.dtype == expected.dtype
+            error = (found.float() - expected.float()).detach().abs().max()
+            assert error < 2e-2 * expected.detach().abs().max()
+        found.float().sum().backward()
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_autocast_around_all_layers(within: bool) -> None:
+    class Decorated(Between):
+        @torch.autocast("cpu", dtype=torch.bfloat16)  # type: ignore[untyped-decorator]
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x)
+
+    model = Decorated() if within else Between()
+    tailcut.regularize(model, num_kept=6)
+    x = torch.randn(Between.example)
+    fused = fuse(model)
+    for strategy in STRATEGIES:
+        fused.strategy = strategy
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not within):
+            found = fused(x)
+            assert found.dtype == torch.bfloat16
+            assert torch.equal(found, model(x))
+    assert set(reasons_of(fused).values()) == {"autocast is on where it is called"}
 
 
 def test_what_is_at_work_is_known() -> None:

@@ -2,10 +2,9 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 import pytest
 import torch
-from onnx_ir.passes.common import NameFixPass
+from tests.execution.onnx.graphs import run_graph
 from torch import nn
 
 from tailcut.execution.onnx.layers import split_layers
@@ -36,12 +35,8 @@ def split(
     kinds = [node.op_type for node in graph]
     if weight.uses():
         return kinds, torch.empty(0), np.empty(0)
-    nodes.insert(graph)
-    model = ir.Model(graph, ir_version=10)
-    NameFixPass()(model)
-    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString())
     with torch.no_grad():
-        return kinds, to_dense(layer)(x), session.run(None, {"x": x.numpy()})[0]
+        return kinds, to_dense(layer)(x), run_graph(graph, nodes, x=x.numpy())
 
 
 @pytest.mark.parametrize(
@@ -63,17 +58,14 @@ def test_a_convolution_is_split(
     np.testing.assert_allclose(result, expected.numpy(), atol=3e-6)
 
 
-def test_a_product_is_split() -> None:
-    found, expected, result = split("Gemm", nn.Linear(40, 50), torch.randn(7, 40), 20, {"transB": 1})
-    assert set(found) == {"MatMul", "Add"}
+@pytest.mark.parametrize("kind", ["Gemm", "MatMul"])
+def test_a_product_is_split(kind: str) -> None:
+    """MatMul has its weight transposed by a node of its own."""
+    is_whole = kind == "Gemm"
+    layer, x = nn.Linear(40, 50, bias=is_whole), torch.randn(*(() if is_whole else (2,)), 7, 40)
+    found, expected, result = split(kind, layer, x, 20, {"transB": 1} if is_whole else {}, transposed=not is_whole)
+    assert set(found) == ({"MatMul", "Add"} if is_whole else {"MatMul"})
     assert found.count("MatMul") >= 2
-    np.testing.assert_allclose(result, expected.numpy(), atol=3e-6)
-
-
-def test_a_product_with_a_transposed_weight_is_split() -> None:
-    layer = nn.Linear(40, 50, bias=False)
-    found, expected, result = split("MatMul", layer, torch.randn(2, 7, 40), 20, {}, transposed=True)
-    assert set(found) == {"MatMul"}
     np.testing.assert_allclose(result, expected.numpy(), atol=3e-6)
 
 

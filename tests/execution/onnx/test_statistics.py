@@ -1,7 +1,6 @@
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
-from onnx_ir.passes.common import NameFixPass
+from tests.execution.onnx.graphs import run_graph
 
 from tailcut.execution.onnx.statistics import compute_statistics_exactly
 from tailcut.execution.onnx.weights import WeightNodes
@@ -27,15 +26,6 @@ def graph_of(*, computed: bool) -> tuple[ir.Graph, WeightNodes]:
     return ir.Graph([x], norm.outputs, nodes=[*before, norm], opset_imports={"": 18}, name="test"), nodes
 
 
-def run(graph: ir.Graph, nodes: WeightNodes, x: np.ndarray) -> np.ndarray:
-    nodes.insert(graph)
-    model = ir.Model(graph, ir_version=10)
-    NameFixPass()(model)
-    result = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString()).run(None, {"x": x})[0]
-    assert isinstance(result, np.ndarray)
-    return result
-
-
 def test_a_large_mean_over_a_large_image_costs_few_digits() -> None:
     graph, nodes = graph_of(computed=True)
     compute_statistics_exactly(graph, nodes)
@@ -44,9 +34,9 @@ def test_a_large_mean_over_a_large_image_costs_few_digits() -> None:
     exact = x.astype(np.float64)
     centred = exact - exact.mean((0, 2, 3), keepdims=True)
     expected = centred / np.sqrt((centred**2).mean((0, 2, 3), keepdims=True) + 1e-5)
-    error = np.abs(run(graph, nodes, x) - expected).max()
+    error = np.abs(run_graph(graph, nodes, x=x) - expected).max()
     assert error < 1e-4
-    assert np.abs(run(*graph_of(computed=True), x) - expected).max() > 3 * error
+    assert np.abs(run_graph(*graph_of(computed=True), x=x) - expected).max() > 3 * error
 
 
 def test_stored_statistics_are_left() -> None:

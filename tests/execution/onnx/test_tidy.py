@@ -1,6 +1,6 @@
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
+from tests.execution.onnx.graphs import run_model
 
 from tailcut.execution.onnx.tidy import name_axes, tidy
 
@@ -21,20 +21,14 @@ def model_of(*constants: np.ndarray) -> ir.Model:
     return ir.Model(graph, ir_version=10)
 
 
-def run(model: ir.Model, x: np.ndarray) -> np.ndarray:
-    result = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString()).run(None, {"x": x})[0]
-    assert isinstance(result, np.ndarray)
-    return result
-
-
 def test_the_tidy_program_gives_the_same_and_is_smaller() -> None:
     generator = np.random.default_rng(0)
     x, noise = (generator.normal(size=(3, 2, 6)).astype(np.float32) for _ in range(2))
     constants = [noise, noise, np.full((3, 2, 6), 0.5, dtype=np.float32)]
     model = model_of(*constants)
-    before, size = run(model, x), ir.to_proto(model).ByteSize()
+    before, size = run_model(model, x=x), ir.to_proto(model).ByteSize()
     tidy(model, ["layer.0.bias"])
-    np.testing.assert_allclose(run(model, x), before, rtol=1e-6)
+    np.testing.assert_allclose(run_model(model, x=x), before, rtol=1e-6)
     assert ir.to_proto(model).ByteSize() < size - noise.nbytes - constants[2].nbytes
     stored = model.graph.initializers
     assert "layer.0.bias" in stored

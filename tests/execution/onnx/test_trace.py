@@ -1,4 +1,3 @@
-import onnx_ir as ir
 import pytest
 import torch
 from torch import Tensor, nn
@@ -35,20 +34,24 @@ def sizes(model: nn.Module, *shapes: tuple[int, ...], dynamic: bool = True) -> l
     return [[not size.isdigit() for size in shape] for shape in named]
 
 
-def traced(model: nn.Module) -> ir.Model:
-    return trace(model, Call(model, [torch.ones(2, 5)], {}), opset=18, dynamic=True)
+class Masked(nn.Module):
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return x @ mask
 
 
-def test_open_sizes_are_those_that_the_network_takes() -> None:
-    assert sizes(Coupled(), (2, 3, 4), (2, 5)) == [[True, False, False], [True, True]]
-
-
-def test_sizes_that_vary_together_are_open() -> None:
-    class Masked(nn.Module):
-        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-            return x @ mask
-
-    assert sizes(Masked(), (2, 3, 5), (2, 5, 5)) == [[True, True, True], [True, True, True]]
+@pytest.mark.parametrize(
+    ("model", "shapes", "dynamic", "expected"),
+    [
+        (Coupled(), [(2, 3, 4), (2, 5)], True, [[True, False, False], [True, True]]),
+        (Coupled(), [(1, 3, 4), (1, 5)], False, [[False] * 3, [False] * 2]),
+        (Masked(), [(2, 3, 5), (2, 5, 5)], True, [[True] * 3] * 2),  # sizes that vary together
+        (nn.Conv1d(3, 2, 2), [(1, 3, 7)], True, [[True, False, True]]),  # a batch of one is open all the same
+    ],
+)
+def test_open_sizes_are_those_that_the_network_takes(
+    model: nn.Module, shapes: list[tuple[int, ...]], dynamic: bool, expected: list[list[bool]]
+) -> None:
+    assert sizes(model, *shapes, dynamic=dynamic) == expected
 
 
 def test_a_network_is_traced_once() -> None:
@@ -71,29 +74,20 @@ def test_the_stages_are_told() -> None:
     assert told == ["running the example", "finding the sizes that may vary", "tracing", "converting"]
 
 
-def test_a_batch_of_one_is_open_all_the_same() -> None:
-    assert sizes(nn.Conv1d(3, 2, 2), (1, 3, 7)) == [[True, False, True]]
+class Bessel(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = torch.special.bessel_j0(x)
+        return result
 
 
-def test_no_size_is_open_when_not_wanted() -> None:
-    assert sizes(Coupled(), (1, 3, 4), (1, 5), dynamic=False) == [[False] * 3, [False] * 2]
-
-
-def test_an_example_that_does_not_fit_is_told_with_its_shape() -> None:
-    with pytest.raises(ArgumentError, match=r"example of shape \(2, 5\): RuntimeError: .*mat1 and mat2"):
-        traced(nn.Linear(3, 2))
-
-
-def test_a_network_that_cannot_be_traced_is_told_with_the_reason() -> None:
-    with pytest.raises(StructureError, match=r"Branching cannot be exported: .*torch.export must be able to trace"):
-        traced(Branching())
-
-
-def test_an_operation_without_a_form_in_onnx_is_named() -> None:
-    class Bessel(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            result: Tensor = torch.special.bessel_j0(x)
-            return result
-
-    with pytest.raises(StructureError, match=r"Bessel cannot be exported: DispatchError: No ONNX function .*bessel_j0"):
-        traced(Bessel())
+@pytest.mark.parametrize(
+    ("model", "error", "message"),
+    [
+        (nn.Linear(3, 2), ArgumentError, r"example of shape \(2, 5\): RuntimeError: .*mat1 and mat2"),
+        (Branching(), StructureError, r"Branching cannot be exported: .*torch.export must be able to trace"),
+        (Bessel(), StructureError, r"Bessel cannot be exported: DispatchError: No ONNX function .*bessel_j0"),
+    ],
+)
+def test_what_cannot_be_traced_is_told_with_the_reason(model: nn.Module, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        trace(model, Call(model, [torch.ones(2, 5)], {}), opset=18, dynamic=True)

@@ -2,12 +2,11 @@ import math
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx_ir.passes.common import NameFixPass
+from tests.execution.onnx.graphs import run_graph
 from torch import nn
 
 from tailcut.execution.onnx.weights import Corner, WeightNodes
@@ -36,24 +35,12 @@ def corner_of(
     return Corner.of(truncation_of(holder, "weight")), holder.weight.detach()
 
 
-def evaluated(value: ir.Value, nodes: WeightNodes) -> np.ndarray:
+def evaluated(value: ir.Value, nodes: WeightNodes, dtype: ir.DataType = ir.DataType.FLOAT) -> np.ndarray:
     """Run the nodes in onnxruntime."""
-    graph = ir.Graph([], [], nodes=[], opset_imports={"": 18}, name="test")
-    graph.append(ir.node("Identity", [value]))
-    nodes.insert(graph)
-    value = graph[-1].outputs[0]
-    value.name, value.dtype = "result", ir.DataType.FLOAT
-    graph.outputs.append(value)
-    model = ir.Model(graph, ir_version=10)
-    NameFixPass()(model)
-    try:
-        session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString())
-    except onnxruntime.capi.onnxruntime_pybind11_state.Fail:
-        value.dtype = ir.DataType.DOUBLE
-        session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString())
-    result = session.run(None, {})[0]
-    assert isinstance(result, np.ndarray)
-    return result
+    last = ir.node("Identity", [value])
+    last.outputs[0].name, last.outputs[0].dtype = "result", dtype
+    graph = ir.Graph([], last.outputs, nodes=[last], opset_imports={"": 18}, name="test")
+    return run_graph(graph, nodes)
 
 
 @pytest.mark.parametrize(("size", "num_kept"), [(1, 1), (2, 2), (7, 3), (1024, 5), (4096, 200)])
@@ -108,7 +95,7 @@ def test_axes_may_be_left_in_the_corner_and_ordered() -> None:
 def test_a_float64_weight_keeps_its_digits() -> None:
     corner, weight = corner_of((20, 30), 7, [0, 1], [1, 1], torch.float64)
     nodes = WeightNodes()
-    found = evaluated(nodes.weight(corner, [0, 1]), nodes)
+    found = evaluated(nodes.weight(corner, [0, 1]), nodes, ir.DataType.DOUBLE)
     np.testing.assert_allclose(found, weight.numpy(), atol=1e-14)
 
 

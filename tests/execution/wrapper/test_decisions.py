@@ -36,7 +36,8 @@ def test_each_call_is_decided_for_itself() -> None:
     assert decided.is_dense(call(1, 8, 90)) is False
     decided.prefer_dense(call(1, 8, 90), [])
     assert decided.is_dense(call(1, 8, 90))
-    assert decided.records[call(1, 8, 50)] is DENSE
+    assert decided.records(call(1, 8, 50)) is DENSE
+    assert decided.records(call(1, 8, 90)) == []
 
 
 def test_calls_that_are_no_larger_than_a_dense_one_need_no_probe() -> None:

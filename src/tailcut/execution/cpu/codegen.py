@@ -72,7 +72,7 @@ def pays(form: Form, flops: float) -> bool:
 def forward_loop(form: Form) -> Callable[..., None]:
     """(rows, sources, parameters, result, begin, end): add projection @ program to `result`, or write the program.
 
-    Args of the loop: see `program_loops.forward_strips`; `rows`, (num_rows,), says which row of the low-rank sources
+    Args of the loop: see `interpreter.forward_strips`; `rows`, (num_rows,), says which row of the low-rank sources
     stands at each place, -1 for zeros. The result may have fewer rows than the form's.
     """
     return _compile("rows, sources, parameters, result, begin, end", _forward_lines(form))
@@ -82,7 +82,7 @@ def forward_loop(form: Form) -> Callable[..., None]:
 def backward_loop(form: Form, *, of_projection: bool) -> Callable[..., None]:
     """(rows, sources, parameters, gradient, of_sources, of_parameters, begin, end): gradients of `forward_loop`.
 
-    See `program_loops.backward_strips`. Without `of_projection` the projection's gradient is left out.
+    See `interpreter.backward_strips`. Without `of_projection` the projection's gradient is left out.
     """
     arguments = "rows, sources, parameters, gradient, of_sources, of_parameters, begin, end"
     return _compile(arguments, _backward_lines(form, of_projection))

@@ -15,30 +15,25 @@ from torch import Tensor
 
 from tailcut.compiling import is_installed as is_installed
 
-# Below this many positions a call's own overhead is larger than the gain.
-MIN_POSITIONS = 512
 # Elements from which on the loops are faster than PyTorch's products (measured on a server core).
 MIN_ELEMENTS = 1 << 19
 MAX_RANK = 16
 # Work below this is not worth another thread.
 FLOPS_PER_PIECE = 4e6
-STRIP, BLOCK = 512, 4  # as in loops.py, which needs numba to be imported
-_TYPES = (torch.float32, torch.float64)
+# Positions whose values stay in the first-level cache, and channels that are made at once.
+STRIP, BLOCK = 512, 4
 
 
-def pays(elements: int, rank: int) -> bool:
-    """Return whether the loops are faster, by sizes alone.
+def pays(like: Tensor, elements: int, rank: int) -> bool:
+    """Return whether the loops are there and faster, by sizes alone: the same input gives the same bits in every call.
 
     Args:
+        like: one of the tensors they would read; they take float32 and float64 on the CPU.
         elements: numbers of the full map, made and dropped.
         rank: the most numbers per position that it is made of, or projected to.
     """
-    return elements >= MIN_ELEMENTS and rank <= MAX_RANK
-
-
-def fits(tensor: Tensor) -> bool:
-    """Return whether the loops take tensors like this one: on the CPU, float32 or float64."""
-    return tensor.device.type == "cpu" and tensor.dtype in _TYPES
+    fits = like.device.type == "cpu" and like.dtype in (torch.float32, torch.float64)
+    return fits and elements >= MIN_ELEMENTS and rank <= MAX_RANK and is_installed()
 
 
 def padded(tensor: Tensor, axis: int) -> Tensor:

@@ -1,12 +1,14 @@
-"""The loops that numba compiles for programs (see programs.py), forward and backward.
+"""The loops that numba compiles for programs (see programs.py), which go from node to node, forward and backward.
 
-Import this module only where numba is installed. As in loops.py the values of one strip of positions stay in a cache,
-four channels at a time; nothing as large as the map is written unless it is asked for.
+They run what has no loop of its own (codegen.py). Import this module only where numba is installed. The values of one
+strip of positions stay in a cache, four channels at a time; nothing as large as the map is written unless it is asked
+for.
 """
 
 import numpy as np
 
-from tailcut.execution.cpu.loops import BLOCK, STRIP, Array, compile_loop
+from tailcut.execution.cpu.compiled import BLOCK, STRIP
+from tailcut.execution.cpu.loops import Array, compile_loop
 from tailcut.execution.ir.programs import ADD, AFFINE, CLAMP, GIVEN, SCALED
 
 Arrays = tuple[Array, ...]

@@ -12,8 +12,6 @@ import numpy as np
 
 from tailcut import compiling
 
-STRIP = 512
-BLOCK = 4
 Array = np.ndarray[Any, Any]
 Loop = TypeVar("Loop", bound=Callable[..., None])
 

@@ -1,7 +1,7 @@
 """Programs run by compiled loops, forward and backward, so that no full map is written on a CPU.
 
-Long calls have a loop of their own (`unrolled.py`), all others the one that goes from node to node
-(`program_loops.py`). Which of them follows from sizes alone, so that a run gives the same numbers each time.
+Long calls have a loop of their own (`codegen.py`), all others the one that goes from node to node
+(`interpreter.py`). Which of them follows from sizes alone, so that a run gives the same numbers each time.
 """
 
 import functools

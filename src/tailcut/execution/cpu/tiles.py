@@ -51,7 +51,7 @@ def project(parts: Sequence[Expression], matrix: Tensor, *, engine: str = "torch
     Args:
         parts: expressions over one grid, `Resampled` ones too; their channels add up to the matrix's columns.
         matrix: (num_out, channels).
-        engine: "torch", or "compiled" to use compiled loops for what they know.
+        engine: "torch", or "compiled" to use compiled loops where they pay, for what they know.
 
     Returns:
         (num_out, batch, *spatial).
@@ -108,7 +108,7 @@ def _run(terms: Sequence[Term], num_out: int, engine: str) -> Tensor:
     tensors = [*(source.flatten(1) for source in over_positions), *over_channels]
     originals = [*over_positions, *over_channels]
     wants = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    known = _programs(terms, tensors[0]) if engine == "compiled" else None
+    known = _programs(terms, order, tensors[0]) if engine == "compiled" else None
     names = tuple(id(tensor) for tensor in originals)
     plan = _Plan(tuple(terms), num_out, tuple(order), names, len(over_positions), known)
     if wants:
@@ -117,9 +117,12 @@ def _run(terms: Sequence[Term], num_out: int, engine: str) -> Tensor:
     return plan.forward(tensors).reshape(num_out, *grid)
 
 
-def _programs(terms: Sequence[Term], like: Tensor) -> tuple[Program, ...] | None:
-    """Return the terms as programs for the compiled loops; None if a node is not supported or the work is small."""
-    if like.shape[1] < compiled.MIN_POSITIONS or not compiled.fits(like):
+def _programs(terms: Sequence[Term], order: Sequence[Expression], like: Tensor) -> tuple[Program, ...] | None:
+    """Return the terms as programs for the compiled loops; None if these do not know a node or would not pay."""
+    ranks = [node.source.shape[0] for node in order if isinstance(node, Affine)]
+    ranks += [term.matrix.shape[0] for term in terms if term.matrix is not None]
+    made = [term.expression.channels for term in terms if not isinstance(term.expression, Affine)]
+    if not ranks or not compiled.pays(like, like.shape[1] * sum(made), max(ranks)):
         return None
     found = [programs.program_of(term.expression) for term in terms]
     known = tuple(program for program in found if program is not None)

@@ -48,8 +48,8 @@ class TruncatedWeight:
         self.swapped = roles[:1] == ("input",)
         self._parameters, self._truncation = tensor.holder._parameters, tensor.truncation
         self._buffers = tensor.truncation._buffers
-        self._kept: tuple[object, Factorization | Tensor] | None = None
-        self._derived: dict[str, tuple[Factorization, Tensor]] = {}
+        self._kept: tuple[object, Any] | None = None
+        self._derived: dict[str, Tensor] = {}
 
     @property
     def vector(self) -> Tensor:
@@ -78,35 +78,19 @@ class TruncatedWeight:
 
     def factors(self, context: Context) -> Factorization:
         """Return the factors, differentiable where gradients are on."""
-        found = self._up_to_date(Factorization, context)
-        return self._keep(self._lasting(self._factors), context) if found is None else found
+        return self._value("factors", self._factors, context)
 
-    def derived(self, key: str, factors: Factorization, make: Callable[[Factorization], Tensor]) -> Tensor:
-        """Return make(factors), which is kept while the factors are the same and no gradient is wanted.
-
-        Args:
-            key: what is made.
-            factors: those of `factors` in this forward.
-            make: the function.
-        """
+    def derived(self, key: str, make: Callable[[], Tensor]) -> Tensor:
+        """Return make(), kept as long as the factors are, of which it is made; `key` tells what it is."""
         if self._is_differentiated():
-            return make(factors)
-        kept = self._derived.get(key)
-        if kept is None or kept[0] is not factors:
-            kept = self._derived[key] = factors, self._lasting(lambda: make(factors))
-        return kept[1]
+            return make()
+        if key not in self._derived:
+            self._derived[key] = self._lasting(make)
+        return self._derived[key]
 
     def dense(self, context: Context) -> Tensor:
         """Return the dense weight, differentiable where gradients are on."""
-        found = self._up_to_date(Tensor, context)
-        if found is not None:
-            return found
-        # The stride of an axis of size one may be any number, by which torch may take a weight for channels-last and
-        # choose slower kernels.
-        weight: Tensor = self._lasting(
-            lambda: self.tensor.truncation(self.vector).contiguous().flatten().view(self.tensor.shape)
-        )
-        return self._keep(weight, context)
+        return self._value("dense", self._dense, context)
 
     def _lasting(self, make: Callable[[], Kept]) -> Kept:
         """Call `make` for ordinary tensors: those of inference mode could not be used with gradients later."""
@@ -114,6 +98,12 @@ class TruncatedWeight:
             return make()
         with torch.inference_mode(mode=False), torch.no_grad():
             return make()
+
+    def _dense(self) -> Tensor:
+        # The stride of an axis of size one may be any number, by which torch may take a weight for channels-last and
+        # choose slower kernels.
+        weight: Tensor = self.tensor.truncation(self.vector).contiguous().flatten().view(self.tensor.shape)
+        return weight
 
     def _factors(self) -> Factorization:
         corner = self.tensor.corner()
@@ -141,19 +131,20 @@ class TruncatedWeight:
     def _is_differentiated(self) -> bool:
         return torch.is_grad_enabled() and self.vector.requires_grad
 
-    def _up_to_date(self, kind: type[Kept], context: Context) -> Kept | None:
+    def _value(self, name: str, make: Callable[[], Kept], context: Context) -> Kept:
+        """Return make(): made once per forward where it has gradients, else once until the coefficients change."""
+        value: Kept
         if self._is_differentiated():
-            value = context.memo.get((id(self), kind))
-            return value if isinstance(value, kind) else None
-        if self._kept is None or not isinstance(self._kept[1], kind) or self._kept[0] is None:
-            return None
-        return self._kept[1] if self._kept[0] == self.state() else None
-
-    def _keep(self, value: Kept, context: Context) -> Kept:
-        if self._is_differentiated():
-            context.memo[id(self), Factorization if isinstance(value, Factorization) else Tensor] = value
-        else:
-            self._kept = self.state(), value
+            key = id(self), name
+            if key not in context.memo:
+                context.memo[key] = make()
+            value = context.memo[key]
+            return value
+        state = self.state()
+        if self._kept is None or state is None or self._kept[0] != (name, state):
+            self._kept = (name, state), self._lasting(make)
+            self._derived.clear()
+        value = self._kept[1]
         return value
 
 

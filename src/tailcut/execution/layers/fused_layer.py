@@ -1,5 +1,6 @@
 """Regularised layers in a fused network: each call takes the cheapest strategy by the cost model."""
 
+import functools
 from typing import Any
 
 import torch
@@ -8,13 +9,12 @@ from torch.nn.modules.conv import _ConvNd
 
 from tailcut.execution.ir.expression import Affine, is_pointwise, map_sources
 from tailcut.execution.ir.geometry import Geometry, geometry_of
-from tailcut.execution.layers.call_key import is_plain
 from tailcut.execution.layers.factorization import Factorization, TruncatedWeight, block_diagonal, grouped_outward
 from tailcut.execution.layers.module_copy import shallow_copy
 from tailcut.execution.layers.strategies import Plan, Strategy, choose, possible_strategies
 from tailcut.execution.lazy.context import Context, current_context
 from tailcut.execution.lazy.lazy_map import LazyMap, project_full, shape_of
-from tailcut.execution.lazy.unsupported import is_autocast, is_transformed, refuse_unsupported
+from tailcut.execution.lazy.unsupported import is_autocast, is_plain, is_transformed, refuse_unsupported
 from tailcut.weights import TruncatedTensor
 
 # Number of different calls for which a layer remembers its strategy.
@@ -91,8 +91,6 @@ class FusedLayer(nn.Module):
             UnsupportedError: not only this call has to.
         """
         refuse_unsupported()
-        if context.strategy == "dense":
-            return context.strategy_reason
         if self.weights.is_blank:
             return "its network has no memory yet"
         if is_autocast(self.weights.vector.device.type):
@@ -121,10 +119,9 @@ class LowRankLayer(FusedLayer):
         if not is_plain(x):
             return self._dense(x, args, context, None)
         if isinstance(x, LazyMap):
+            x.check_history()
             if x.channel_axis != (x.ndim - 1 if isinstance(self, nn.Linear) else 1):
                 x = x.materialize("its channels lie on another axis")
-            elif x.must_be_written():
-                x = x.materialize("it was made without gradients")
         plan = self._plan(x, args, context)
         if why_dense or plan is None or not (plan.best.project or plan.best.low_rank):
             return self._dense(x, args, context, None if plan is None else plan.dense, why_dense)
@@ -134,15 +131,7 @@ class LowRankLayer(FusedLayer):
         """Return the strategy of this call, None where there is only the dense one; computed once for each key."""
         unwritten = x.parts if isinstance(x, LazyMap) and x._full is None else ()
         making = tuple((part.flops, part.elements) for part in unwritten)
-        key = (
-            shape_of(x),
-            making,
-            context.strategy,
-            context.costs,
-            self.weights.num_in,
-            self.weights.num_out,
-            args,
-        )
+        key = (shape_of(x), making, context.strategy, context.costs, self.weights.num_in, self.weights.num_out, args)
         if key not in self.plans:
             if len(self.plans) >= MAX_PLANS:
                 self.plans.clear()
@@ -169,8 +158,6 @@ class LowRankLayer(FusedLayer):
     def _low_rank(self, x: Tensor, geometry: Geometry, strategy: Strategy, dense: Strategy, context: Context) -> Tensor:
         factors = self.weights.factors(context)
         from_map = isinstance(x, LazyMap) and x._full is None
-        if strategy.project and isinstance(x, LazyMap):
-            x.use()
         is_fused = from_map == strategy.project
         reason = "a full map is read from memory" if not is_fused else "no full map is written"
         record = context.record(self.name, "fused" if is_fused else "factored", reason)
@@ -192,9 +179,8 @@ class LowRankLayer(FusedLayer):
         rows = factors.core.shape[0] if strategy.low_rank or factors.outward is None else factors.outward.shape[0]
         if rows > factors.core.shape[1]:
             return None
-        matrix = self.weights.derived(
-            "folded", factors, lambda found: _folded_matrix(found, low_rank=strategy.low_rank)
-        )
+        make = functools.partial(_folded_matrix, factors, low_rank=strategy.low_rank)
+        matrix = self.weights.derived(f"folded, low-rank: {strategy.low_rank}", make)
         result = project_any(_strided(x, geometry), matrix, geometry)
         return result if strategy.low_rank or self.bias is None else result + _along(self.bias, result)
 
@@ -207,9 +193,8 @@ class LowRankLayer(FusedLayer):
 
     def _core(self, y: Tensor, geometry: Geometry, factors: Factorization, strategy: Strategy) -> Tensor:
         """Apply the small convolution; (channels, batch, *spatial) to (channels, batch, *spatial)."""
-        inner, outer = ("low_rank" if is_low_rank else "full" for is_low_rank in (strategy.project, strategy.low_rank))
-        key = f"core, input {inner}, output {outer}"
-        core = self.weights.derived(key, factors, lambda found: _core_of(found, strategy))
+        key = f"core, projected: {strategy.project}, low-rank: {strategy.low_rank}"
+        core = self.weights.derived(key, functools.partial(_core_of, factors, strategy))
         if strategy.low_rank and geometry.groups > 1:
             core = core.repeat(geometry.groups, *([1] * (core.ndim - 1)))
         return geometry.convolve(y, core, None if strategy.low_rank else self.bias)
@@ -273,7 +258,7 @@ class LowRankEmbedding(FusedLayer):
         special = self.max_norm is not None or self.padding_idx is not None
         size = self.embedding_dim
         why_dense = self._why_dense(context) or ("it has special rows" if special else "")
-        if context.strategy == "dense" or why_dense or index.ndim != 2 or self.weights.num_out >= size:
+        if why_dense or index.ndim != 2 or self.weights.num_out >= size:
             context.record(self.name, "dense", why_dense or "the cost model prefers it")
             self.dense.refresh(context)
             result: Tensor = self.dense.module.forward(index)

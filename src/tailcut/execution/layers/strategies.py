@@ -36,8 +36,6 @@ class Plan(NamedTuple):
 def possible_strategies(geometry: Geometry, weights: TruncatedWeight, x: Tensor, context: Context) -> list[Strategy]:
     """Return the strategies that exist for this call, the dense one first."""
     strategies = [_strategy(geometry, weights, x, context, project=False, low_rank=False)]
-    if context.strategy == "dense":
-        return strategies
     axes = weights.tensor.axes
     input_axis, output_axis = (0, 1) if weights.swapped else (1, 0)
     can_project = input_axis in axes and geometry.groups * weights.num_in < geometry.in_channels
@@ -124,14 +122,7 @@ def _projecting(geometry: Geometry, x: Tensor, costs: Costs, positions: int, row
 
 
 def _convolving(
-    geometry: Geometry,
-    weights: TruncatedWeight,
-    costs: Costs,
-    inner: int,
-    outer: int,
-    *,
-    project: bool,
-    low_rank: bool,
+    geometry: Geometry, weights: TruncatedWeight, costs: Costs, inner: int, outer: int, *, project: bool, low_rank: bool
 ) -> Work:
     """Return the cost of the convolution from `inner` to `outer` channels."""
     groups = geometry.groups

@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from tailcut.execution.cpu import compiled
 from tailcut.execution.ir.cost import Costs, Work
 
 # Passes over a map that is written: it is made, transposed for its reader, and read.
@@ -71,9 +69,8 @@ class Context:
     """The state of one forward.
 
     Attributes:
-        engine: "torch" or "compiled".
-        strategy: "auto" (the cost model chooses); "dense", or "low_rank" where a layer can, for all layers alike.
-        strategy_reason: why it is "dense".
+        engine: "torch" or "compiled", as in `cpu.tiles.project`.
+        strategy: "auto": the cost model chooses; "low_rank", where a layer can, for all layers alike.
         differentiates: gradients are wanted.
         costs: the cost model's view of the device and of gradients.
         records: by layer, in order of execution.
@@ -81,18 +78,19 @@ class Context:
         pending: updates of running statistics, made when the forward has succeeded.
         spoiled: why the result cannot be used, where that came up at a place that cannot raise; else empty.
         hooks: those of `saving_hooks` around the network.
+        is_grad_enabled: around the network.
     """
 
     engine: str
     strategy: str
     costs: Costs
-    strategy_reason: str = ""
     differentiates: bool = False
     records: dict[str, LayerRecord] = field(default_factory=dict)
     memo: dict[Any, Any] = field(default_factory=dict)
     pending: list[Callable[[], None]] = field(default_factory=list)
     spoiled: str = ""
     hooks: Any = field(default_factory=saving_hooks)
+    is_grad_enabled: bool = field(default_factory=torch.is_grad_enabled)
 
     def record(self, name: str, strategy: str, reason: str) -> LayerRecord:
         """Return the record of a layer, made or continued (a layer may run several times)."""
@@ -125,17 +123,6 @@ class Context:
         """Return whether the whole forward is clearly cheaper than with dense weights, written maps included."""
         seconds = sum(record.seconds for record in self.records.values())
         return self.costs.network_pays(seconds, sum(record.dense_seconds for record in self.records.values()))
-
-    def engine_for(self, like: Tensor, *, elements: int, rank: int) -> str:
-        """Choose the engine by sizes alone: the same input gives the same bits in every call.
-
-        Args:
-            like: one of the tensors it reads.
-            elements: numbers of the full map.
-            rank: the most numbers per position that it is made of, or projected to.
-        """
-        pays = self.engine == "compiled" and compiled.fits(like) and compiled.pays(elements, rank)
-        return "compiled" if pays and compiled.is_installed() else "torch"
 
 
 _current: ContextVar[Context | None] = ContextVar("tailcut_run", default=None)

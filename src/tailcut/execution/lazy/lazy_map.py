@@ -11,8 +11,8 @@ from torch.utils import _pytree as pytree
 
 from tailcut.errors import StructureError
 from tailcut.execution.cpu.tiles import project, write
-from tailcut.execution.ir.expression import Affine, Expression, Given, a_source, grid_of, nodes, parameters, sources
-from tailcut.execution.lazy.context import Context, UnsupportedError, active_context, current_context
+from tailcut.execution.ir.expression import Expression, Given, a_source, grid_of, nodes, parameters, sources
+from tailcut.execution.lazy.context import UnsupportedError, active_context, current_context
 from tailcut.execution.lazy.unsupported import is_autocast, refuse_unsupported, unsupported_reason
 from tailcut.transform.dct import without_autocast
 
@@ -21,47 +21,33 @@ Handler = Callable[..., Any]
 # A handler returns NotImplemented for calls that it cannot do in low rank.
 HANDLERS: dict[Any, Handler] = {}
 # Functions that read only shape and type, which the tensor itself has.
-_FACTS = frozenset({"shape", "ndim", "dim", "size", "numel", "nelement", "ndimension", "__len__", "__hash__", "names"})
-_FACTS |= {
-    "dtype",
-    "is_floating_point",
-    "is_complex",
-    "element_size",
-    "device",
-    "get_device",
-    "layout",
-    "is_contiguous",
+_FACTS = {
+    *("shape", "ndim", "dim", "size", "numel", "nelement", "ndimension", "__len__", "__hash__", "names"),
+    *("dtype", "is_floating_point", "is_complex", "element_size", "device", "get_device", "layout", "is_contiguous"),
+    *("is_cuda", "is_cpu", "is_meta", "is_sparse", "is_quantized", "is_nested", "is_mkldnn", "is_mps", "is_xpu"),
+    "_backward_hooks",
 }
-_FACTS |= {"is_cuda", "is_cpu", "is_meta", "is_sparse", "is_quantized", "is_nested", "is_mkldnn", "is_mps", "is_xpu"}
-_FACTS |= {"_backward_hooks"}
-
-
-# Functions that read gradients, or say where they flow.
-_GRADIENT_FACTS = frozenset({"requires_grad", "is_leaf", "grad_fn", "grad"})
 
 
 class LazyMap(torch.Tensor):
     """A map (batch, channels, *grid) or (batch, *grid, channels) given by expressions over low-rank sources.
 
     Every function of torch may be called with it. Those in `HANDLERS` keep it low-rank; for all others the full map
-    is written first (once), and the layers that made it are told so in the record.
+    is written first, and the layers that made it are told so in the record. From then on it is the written map: views
+    of that see all changes.
 
     Attributes:
         parts: expressions whose channels, one below the other, are the map's.
         channel_axis: which axis the channels are.
         makers: names of the layers that it comes from.
 
-    Where an ordinary view of the written map was given out, writes to either must be seen by both: then nothing is done
-    in low rank with it any more (`_has_views`), nor where somebody waits for its gradient (`_watch`). A lazy view
-    (`link`) cannot be written to while the other one lives.
+    A lazy view (`link`) cannot be written to while the other one lives.
     """
 
     parts: tuple[Expression, ...]
     channel_axis: int
     makers: tuple[str, ...]
     _full: Tensor | None
-    _has_views: bool
-    _is_used: bool
     _differentiable: bool
     _relatives: "list[weakref.ref[LazyMap]]"
 
@@ -77,8 +63,6 @@ class LazyMap(torch.Tensor):
         made.channel_axis = channel_axis
         made.makers = tuple(dict.fromkeys(makers))
         made._full = None
-        made._has_views = False
-        made._is_used = False
         made._differentiable = torch.is_grad_enabled()
         made._relatives = []
         if made._has_gradients():
@@ -106,20 +90,13 @@ class LazyMap(torch.Tensor):
             if name in _FACTS:
                 return func(*args, **kwargs)
             refuse_unsupported()
-            if is_getter and name in _GRADIENT_FACTS:
-                return args[0]._gradient_fact(name)
+            if is_getter and name in ("requires_grad", "is_leaf"):
+                return args[0]._has_gradients() == (name == "requires_grad")
+            if any(item._has_gradients() for item in _maps_in(_watched(name, args, kwargs))):
+                _give_up(f"{name} asks for the gradient of a map")
             handler = HANDLERS.get(name) or HANDLERS.get(func)
-            if handler is not None and active_context() is not None:
-                maps = _maps_in((*args, *kwargs.values()) if kwargs else args)
-                if not any(item._has_to_be_full(name, kwargs) for item in maps):
-                    result = _handled(handler, args, kwargs)
-                    if result is not NotImplemented:
-                        for item in maps:
-                            item._is_used |= item is not result
-                        return result
-            for item in _maps_in(_watched(name, args, kwargs)):
-                item._watch(name)
-            return _on_full(func, name, args, kwargs)
+            result = NotImplemented if handler is None or active_context() is None else _handled(handler, args, kwargs)
+            return _on_full(func, name, args, kwargs) if result is NotImplemented else result
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
@@ -151,11 +128,11 @@ class LazyMap(torch.Tensor):
         That may be after the forward, where a hook or an object kept the map. It has the gradients it was made with.
         """
         if self._full is None:
-            self._check_history()
+            self.check_history()
             context = active_context()
             if context is not None:
                 context.note(self.makers, reason, num_bytes(self))
-            engine = "torch" if context is None else _engine(context, self.parts, 0)
+            engine = "torch" if context is None else context.engine
             with torch.set_grad_enabled(self._differentiable), without_autocast(a_source(self.parts[0]).device):
                 maps = [write(part, engine=engine) for part in self.parts]
                 stacked = maps[0] if len(maps) == 1 else torch.cat(maps)
@@ -166,23 +143,14 @@ class LazyMap(torch.Tensor):
         """Compute matrix @ map over the channels: (num_out, channels) to (num_out, batch, *spatial), by tiles."""
         if self._full is not None:
             return project_full(self._full, matrix, self.channel_axis)
-        return project(self.parts, matrix, engine=_engine(current_context(), self.parts, matrix.shape[0]))
+        return project(self.parts, matrix, engine=current_context().engine)
 
     def write_parts(self, reason: str) -> None:
         """Write the parts to memory where each use would otherwise recompute them."""
         context = current_context()
         context.note(self.makers, reason, num_bytes(self))
-        written = [write(part, engine=_engine(context, self.parts, 0)) for part in self.parts]
+        written = [write(part, engine=context.engine) for part in self.parts]
         self.parts = tuple(Given(source.shape[0], source) for source in written)
-
-    def must_be_written(self) -> bool:
-        """Return whether the map must be written before use: made without gradients, it must give none."""
-        self._check_history()
-        return torch.is_grad_enabled() and not self._differentiable and self._full is None and self._makers_learn()
-
-    def use(self) -> None:
-        """Record that the parts were used: later changes to the written map are not seen there."""
-        self._is_used |= self._full is None
 
     def become(self, other: "LazyMap") -> "LazyMap":
         """Take the other's content, for in-place functions."""
@@ -191,9 +159,12 @@ class LazyMap(torch.Tensor):
         return self
 
     def link(self, view: "LazyMap") -> "LazyMap":
-        """Record that `view` shares its storage with this map, as torch's views do. Returns it."""
-        self._relatives.append(weakref.ref(view))
-        view._relatives.append(weakref.ref(self))
+        """Record that `view` shares its storage with this map and its relatives, as torch's views do. Returns it."""
+        for known in (weakref.ref(self), *self._relatives):
+            relative = known()
+            if relative is not None:
+                relative._relatives.append(weakref.ref(view))
+                view._relatives.append(known)
         return view
 
     def check_alone(self) -> None:
@@ -205,48 +176,17 @@ class LazyMap(torch.Tensor):
         """Return a map of these parts, with the same makers and the same axis of channels."""
         return LazyMap(parts, self.channel_axis, self.makers)
 
-    def _has_to_be_full(self, name: str, kwargs: dict[str, Any]) -> bool:
-        """Return whether a function needs the full map though it has a handler."""
-        self._check_history()
-        if self._has_views or is_autocast(self.device.type):
-            return True
-        if self._differentiable == torch.is_grad_enabled():
-            return False
-        # Without gradients, a function in place changes the numbers and leaves the gradients as they were.
-        return self._makers_learn() and (not self._differentiable or _works_in_place(name, kwargs))
-
-    def _check_history(self) -> None:
+    def check_history(self) -> None:
         """Raise `UnsupportedError` for outputs of a `torch.autograd.Function`: the parts lack its backward pass."""
         with torch._C.DisableTorchFunctionSubclass():
             if self._differentiable and self.grad_fn is not None:
                 _give_up(f"{type(self.grad_fn).__name__} has a backward pass of its own for a map")
 
-    def _makers_learn(self) -> bool:
-        below = nodes(self.parts)
-        return any(tensor.requires_grad for tensor in (*sources(below), *parameters(below)))
-
     def _has_gradients(self) -> bool:
-        return self._differentiable and self._makers_learn()
-
-    def _gradient_fact(self, name: str) -> Any:
-        """Return `requires_grad`, `is_leaf`, `grad` or `grad_fn` as the dense network's tensor has it."""
-        if name == "grad_fn" and self._has_gradients():
-            if active_context() is not None:
-                self._watch(name)
-            return self.materialize("its grad_fn is asked for").grad_fn
         if self._full is not None:
-            return getattr(self._full, name)
-        return {"requires_grad": self._has_gradients(), "is_leaf": not self._has_gradients()}.get(name)
-
-    def _watch(self, name: str) -> None:
-        """Use the written map from now on, since its gradient is wanted.
-
-        What was made of the parts before gives it none; then the whole network has to run densely.
-        """
-        if self._is_used and self._has_gradients():
-            _give_up(f"{name} asks for the gradient of a map after its use")
-        self.materialize(f"{name} asks for its gradient")
-        self._has_views = True
+            return self._full.requires_grad
+        below = nodes(self.parts)
+        return self._differentiable and any(tensor.requires_grad for tensor in (*sources(below), *parameters(below)))
 
 
 def _give_up(reason: str) -> NoReturn:
@@ -267,7 +207,7 @@ def _refuse_gradient(_: Tensor) -> NoReturn:
 
 def _watched(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Sequence[Any]:
     """Return the arguments whose gradients a function gives, shows or changes."""
-    if name in ("register_hook", "retain_grad", "__set__"):
+    if name in ("register_hook", "retain_grad", "grad_fn", "__set__"):
         return args[:1]
     if name in ("grad", "backward"):
         return (kwargs["inputs"],) if "inputs" in kwargs else args[1:2] if name == "grad" else ()
@@ -313,7 +253,15 @@ def as_tensor(value: Any, reason: str) -> Any:
 
 
 def _handled(handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Call the handler; NotImplemented for arguments that torch takes and the handler does not."""
+    """Call the handler; NotImplemented where no map is lazy, and for arguments that torch takes and it does not."""
+    maps = _maps_in((*args, *kwargs.values()) if kwargs else args)
+    for item in maps:
+        item.check_history()
+    num_written = sum(item._full is not None for item in maps)
+    if num_written == len(maps) or is_autocast(maps[0].device.type):
+        return NotImplemented
+    if num_written:
+        args, kwargs = pytree.tree_map(_written, (args, kwargs))
     try:
         return handler(*args, **kwargs)
     except TypeError:
@@ -323,6 +271,11 @@ def _handled(handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         except TypeError:
             return NotImplemented
         raise
+
+
+def _written(value: Any) -> Any:
+    """Return the written map of one that is not lazy any more, all else as it is."""
+    return value._full if isinstance(value, LazyMap) and value._full is not None else value
 
 
 def _changed(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "LazyMap | None":
@@ -340,15 +293,7 @@ def _on_full(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs:
     if changed is not None:
         changed.check_alone()
     result = func(*as_tensor(args, reason), **as_tensor(kwargs, reason))
-    if changed is not None:
-        full = changed.materialize(reason)
-        changed._differentiable |= full.requires_grad
-        with torch.set_grad_enabled(changed._differentiable):
-            stacked = full.movedim(changed.channel_axis, 0).contiguous()
-        changed.parts = (Given(stacked.shape[0], stacked),)
-        return changed if result is not None else None
-    _note_views((*args, *kwargs.values()), result)
-    return result
+    return result if changed is None or result is None else changed
 
 
 def _maps_in(args: Sequence[Any]) -> list[LazyMap]:
@@ -357,32 +302,8 @@ def _maps_in(args: Sequence[Any]) -> list[LazyMap]:
     return [item for item in flat if isinstance(item, LazyMap)]
 
 
-def _note_views(args: tuple[Any, ...], result: Any) -> None:
-    """Record the maps whose storage a result shares."""
-    written = [item for item in pytree.tree_leaves(args) if isinstance(item, LazyMap) and item._full is not None]
-    if written:
-        given = {_storage(item) for item in pytree.tree_leaves(result) if type(item) is Tensor}
-        for item in written:
-            item._has_views |= item._full is not None and _storage(item._full) in given
-
-
-def _storage(tensor: Tensor) -> int:
-    return 0 if tensor.is_meta or tensor.layout is not torch.strided else tensor.untyped_storage()._cdata
-
-
 def _works_in_place(name: str, kwargs: dict[str, Any]) -> bool:
     stem = name.strip("_")
     in_place_operator = name.startswith("__i") and stem not in ("index", "invert", "int", "iter")
     single = name.endswith("_") and not name.endswith("__")
     return bool(kwargs.get("inplace")) or single or in_place_operator or stem == "setitem"
-
-
-def _engine(context: Context, parts: Sequence[Expression], num_out: int) -> str:
-    if context.engine == "torch":
-        return "torch"
-    like = a_source(parts[0])
-    positions = like.shape[1:].numel()
-    made = [part for part in parts if not isinstance(part, Affine)]
-    elements = positions * sum(part.channels for part in made)
-    rank = max([num_out, *(node.source.shape[0] for node in nodes(made) if isinstance(node, Affine))])
-    return context.engine_for(like, elements=elements, rank=rank)

@@ -1,6 +1,7 @@
 """Features of torch that the fused program cannot follow: custom backward passes, types, transforms, checkpoints."""
 
 import torch
+from torch import Tensor
 from torch.autograd import forward_ad
 
 from tailcut.execution.lazy.context import UnsupportedError, active_context, saving_hooks
@@ -16,14 +17,18 @@ def refuse_unsupported() -> None:
 
 
 def unsupported_reason() -> str:
-    """Return the reason why no layer may run in low rank here although gradients are wanted; or "".
+    """Return the reason why no layer may run in low rank here, since gradients would go other ways; or "".
 
     Within a `torch.autograd.Function`, which gets its arguments past all hooks and takes maps for tensors without
     gradients, gradients are switched off; nothing else that can be seen from Python tells of it on all versions of
     torch. `torch.utils.checkpoint` calls its part of the network again in the backward pass.
     """
     context = active_context()
-    if context is None or not context.differentiates:
+    if context is None:
+        return ""
+    if torch.is_grad_enabled() and not context.is_grad_enabled:
+        return "a part of it switches gradients on"
+    if not context.differentiates:
         return ""
     if not torch.is_grad_enabled():
         return "a part of it runs without gradients, as all does within a torch.autograd.Function"
@@ -48,3 +53,8 @@ def is_autocast(kind: str) -> bool:
     if not torch._C._is_any_autocast_enabled():
         return False
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Return whether it is an ordinary array: neither nested nor sparse."""
+    return not tensor.is_nested and tensor.layout is torch.strided

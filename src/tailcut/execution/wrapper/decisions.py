@@ -1,21 +1,29 @@
 """Decisions about calls of a fused network: fused, dense, or dense without a look at the call."""
 
 import math
+from enum import Enum
+from pathlib import PurePath
+from types import NoneType
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from tailcut.execution.layers.call_key import device_type, sizes_of, tensors_of, words_of
 from tailcut.execution.layers.module_copy import GLOBAL_HOOKS, HOOKS
 from tailcut.execution.lazy.context import LayerRecord
-from tailcut.execution.lazy.unsupported import is_autocast
 from tailcut.execution.wrapper.programs import NetworkPrograms
 
 # Number of kinds of calls that are remembered; further ones run densely, since a forgotten one might run otherwise when
 # it comes again.
 MAX_DECIDED = 1024
 LARGER = 1.25
+# Immutable types.
+_CONSTANTS = (
+    *(NoneType, bool, int, float, complex, str, bytes, slice, range, tuple, frozenset, Enum, type, PurePath),
+    *(torch.dtype, torch.device, torch.layout, torch.memory_format, np.generic, np.dtype),
+)
 # Found once: a call of a small network takes a few microseconds.
 _is_grad_enabled, _get_tracing_state = torch.is_grad_enabled, torch._C._get_tracing_state
 
@@ -23,14 +31,16 @@ _is_grad_enabled, _get_tracing_state = torch.is_grad_enabled, torch._C._get_trac
 class Call(NamedTuple):
     """Key of a call, on which its strategy depends.
 
+    Numbers among the arguments are left out: such as the time in a diffusion differ from call to call, and seldom
+    choose a strategy.
+
     Attributes:
-        shapes: of the tensors among its arguments.
+        shapes: of the tensors among its arguments; empty for nested ones, which may have none.
         places: their layouts and devices.
-        words: switches and names among the arguments.
+        words: switches and names among the arguments, and the keywords.
         kept: length of all vectors of coefficients.
         training: the network is in training mode.
         gradients: they are enabled.
-        autocast: it is on.
     """
 
     shapes: tuple[tuple[int, ...], ...]
@@ -39,7 +49,6 @@ class Call(NamedTuple):
     kept: int
     training: bool
     gradients: bool
-    autocast: bool
 
     @property
     def numbers(self) -> int:
@@ -53,12 +62,29 @@ class Call(NamedTuple):
 
 
 def call_of(args: tuple[Any, ...], kwargs: dict[str, Any], *, kept: int, training: bool) -> Call:
-    """Return the call with these arguments, in the present modes of torch."""
+    """Return the call with these arguments, in the present mode of gradients."""
     tensors = tensors_of(args, kwargs)
+    shapes = tuple([() if tensor.is_nested else tuple(tensor.shape) for tensor in tensors])
     places = tuple([(tensor.layout, tensor.device) for tensor in tensors])
-    autocast = is_autocast(device_type(tensors))
-    words = words_of(args, kwargs)
-    return Call(sizes_of(tensors), places, words, kept, training, torch.is_grad_enabled(), autocast)
+    leaves = pytree.tree_leaves((args, kwargs))
+    words = (*kwargs, *(leaf for leaf in leaves if leaf is None or isinstance(leaf, (bool, str, Enum))))
+    return Call(shapes, places, words, kept, training, torch.is_grad_enabled())
+
+
+def tensors_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """Return all tensors among the arguments, in lists, tuples and dicts too."""
+    return [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+
+
+def device_type(tensors: list[Tensor]) -> str:
+    """Return the kind of device that a call on these tensors runs on."""
+    return tensors[0].device.type if tensors else "cpu"
+
+
+def other_object(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """Return the class of an argument that a forward may change unseen, such as a cache of keys and values; or ""."""
+    leaves = pytree.tree_leaves((args, kwargs))
+    return next((type(leaf).__name__ for leaf in leaves if not isinstance(leaf, (Tensor, *_CONSTANTS))), "")
 
 
 class DenseCalls:
@@ -109,14 +135,11 @@ class DenseCalls:
 
 def is_simple(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Return whether `DenseCalls` can remember a call."""
-    return not (call.gradients or call.autocast or kwargs) and len(args) == 1 and type(args[0]) is Tensor
+    return not (call.gradients or kwargs) and len(args) == 1 and type(args[0]) is Tensor
 
 
 class Decisions:
     """Decisions by key: each new call is tried once, and the result holds for all like it.
-
-    Attributes:
-        records: what the report says of calls that run densely.
 
     Without gradients, a call that is not `LARGER` than one that ended dense is taken for dense without a probe: fusing
     pays more, the larger the maps. With gradients each is tried: a training that is resumed must decide as one that was
@@ -124,40 +147,42 @@ class Decisions:
     """
 
     def __init__(self) -> None:
-        self._is_dense: dict[Call, bool] = {}
-        self.records: dict[Call, list[LayerRecord]] = {}
+        # What the report says of calls that run densely; None for those that run fused.
+        self._dense: dict[Call, list[LayerRecord] | None] = {}
         self._largest_dense: dict[object, int] = {}
 
     def is_dense(self, call: Call) -> bool | None:
         """Return whether calls like this one run densely; None where that is not decided."""
-        found = self._is_dense.get(call)
-        if found is not None or call.gradients:
-            return found
+        if call in self._dense:
+            return self._dense[call] is not None
+        if call.gradients:
+            return None
         if call.numbers > LARGER * self._largest_dense.get(call.family, 0) and self._has_room(call):
             return None
-        self._remember(call, is_dense=True)
+        self._remember(call, [])
         return True
+
+    def records(self, call: Call) -> list[LayerRecord]:
+        """Return what the report says of a call that runs densely; empty if it was not probed itself."""
+        return self._dense.get(call) or []
 
     def decide(self, call: Call, dense: list[LayerRecord] | None) -> None:
         """Let calls like this one run densely from now on, with these records for the report; or fused (None)."""
-        self._remember(call, is_dense=dense is not None)
+        self._remember(call, dense)
         if dense is not None:
-            self.records[call] = dense
             self._largest_dense[call.family] = max(call.numbers, self._largest_dense.get(call.family, 0))
 
     def prefer_dense(self, call: Call, records: list[LayerRecord]) -> None:
         """Let calls like this one, and no others, run densely, whatever the cost model says of them."""
-        self._is_dense[call] = True
-        self.records[call] = records
+        self._dense[call] = records
 
     def _has_room(self, call: Call) -> bool:
         """Return whether a call can be remembered. Those of coefficients that were cut since are forgotten for it."""
-        if len(self._is_dense) >= MAX_DECIDED:
-            self._is_dense = {one: is_dense for one, is_dense in self._is_dense.items() if one.kept == call.kept}
-            self.records = {one: records for one, records in self.records.items() if one in self._is_dense}
+        if len(self._dense) >= MAX_DECIDED:
+            self._dense = {one: records for one, records in self._dense.items() if one.kept == call.kept}
             self._largest_dense.clear()
-        return len(self._is_dense) < MAX_DECIDED
+        return len(self._dense) < MAX_DECIDED
 
-    def _remember(self, call: Call, *, is_dense: bool) -> None:
+    def _remember(self, call: Call, dense: list[LayerRecord] | None) -> None:
         if self._has_room(call):
-            self._is_dense[call] = is_dense
+            self._dense[call] = dense

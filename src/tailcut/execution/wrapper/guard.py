@@ -1,17 +1,19 @@
 """Changes to a network after `fuse`: those that are followed, and those that are an error until `refresh`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from tailcut.errors import StructureError
 from tailcut.execution.layers.factorization import counts_changes
 from tailcut.execution.layers.module_copy import HOOKS
 from tailcut.weights import TruncatedTensor
 
-_precision = itemgetter("precision")
+# What every module has from the beginning, but the mode: dicts that torch sets once and changes within.
+_CONSTANT = frozenset(nn.Module().__dict__) - {"training"}
 
 
 class Copied(NamedTuple):
@@ -24,36 +26,51 @@ class Copied(NamedTuple):
 
 
 class Guard:
-    """Comparison of the copied modules with their state at the copy. It is fast: dense calls ask it each time."""
+    """Comparison of the copied modules with their state at the copy: dense calls ask it each time.
+
+    After a forward little of what it reads is in a cache: it is fast where it touches few objects.
+    """
 
     def __init__(self, copied: Sequence[Copied], tensors: Sequence[TruncatedTensor]) -> None:
         self._copied = copied
         self._attributes = [one.source.__dict__ for one in copied]
         self._parts = [part for one in copied for part in (one.source, *_holders(one.source))]
         self._children: list[dict[str, Any]] = [part._modules for part in self._parts]
-        self._hooks = [one.source.__dict__[name] for one in copied for name in HOOKS]
-        self._names = [tensor.name for tensor in tensors]
-        self._truncations = [tensor.truncation.__dict__ for tensor in tensors]
-        self._seen_precisions = list(map(_precision, self._truncations))
         self._seen_children = list(map(dict, self._children))
+        self._hooks = [one.source.__dict__[name] for one in copied for name in HOOKS]
+        self._seen_handles = -1
+        self._truncations = {tensor.name: tensor.truncation for tensor in tensors}
+        self._seen_precisions = {name: truncation.precision for name, truncation in self._truncations.items()}
+        precisions = [truncation.__dict__ for truncation in self._truncations.values()]
+        self._settings: list[tuple[Callable[[Any], Any], list[dict[str, Any]]]] = _settings_of(self._attributes)
+        self._settings.append((itemgetter("precision"), precisions))
         self._own = [(one, copy.__dict__) for one in copied for copy in one.copies]
         self._note()
 
     def _note(self) -> None:
         self._seen_attributes = list(map(dict, self._attributes))
+        self._seen_sizes = list(map(len, self._attributes))
+        self._seen_settings = [list(map(get, owners)) for get, owners in self._settings]
         self._seen_own = [dict(own) for _, own in self._own]
 
     def is_same(self) -> bool:
         """Return whether nothing changed, not even the mode (training or evaluation) of a module."""
         try:
             return (
-                self._attributes == self._seen_attributes
+                list(map(len, self._attributes)) == self._seen_sizes
+                and [list(map(get, owners)) for get, owners in self._settings] == self._seen_settings
                 and self._children == self._seen_children
-                and not any(self._hooks)
-                and list(map(_precision, self._truncations)) == self._seen_precisions
+                and not self._has_hooks()
             )
         except Exception:  # noqa: BLE001 - attributes may be of any class, which need not know what equality is
             return False
+
+    def _has_hooks(self) -> bool:
+        """Return whether a module got hooks. Torch counts the handles of all hooks of a process."""
+        if self._seen_handles == RemovableHandle.next_id:
+            return False
+        self._seen_handles = -1 if any(self._hooks) else RemovableHandle.next_id
+        return self._seen_handles < 0
 
     def check(self) -> None:
         """Give the copies the modes of their originals.
@@ -63,9 +80,9 @@ class Guard:
         """
         if self.is_same():
             return
-        for name, truncation, precision in zip(self._names, self._truncations, self._seen_precisions, strict=True):
-            if truncation["precision"] != precision:
-                raise _changed(f"the precision of {name} was set to {truncation['precision']!r}")
+        for name, truncation in self._truncations.items():
+            if truncation.precision != self._seen_precisions[name]:
+                raise _changed(f"the precision of {name} was set to {truncation.precision!r}")
         for part, seen in zip(self._parts, self._seen_children, strict=True):
             if part._modules != seen:
                 changed = ", ".join(sorted(_differences(part._modules, seen)))
@@ -85,9 +102,6 @@ class Guard:
         for (one, own), seen in zip(self._own, self._seen_own, strict=True):
             names = _differences(own, seen) - {"training", *one.held}
             if names:
-                own.update({name: seen[name] for name in names & seen.keys()})
-                for name in names - seen.keys():
-                    del own[name]
                 return f"its forward sets {', '.join(sorted(names))} of {self._name(one.source)}"
         return ""
 
@@ -113,7 +127,8 @@ class CoefficientVersions:
                 self._seen = None
                 return
             written = vector._version, vector.data_ptr()
-            seen.append((parameters, buffers, vector, *written, dropped, dropped._version))
+            # Its mask is replaced only together with the vector.
+            seen.append((parameters, vector, *written, dropped, dropped._version))
         self._seen, self._seen_parameters = seen, list(map(dict, self._parameters))
 
     def forget(self) -> None:
@@ -124,12 +139,11 @@ class CoefficientVersions:
         """Return whether nothing changed since `note`; False where that cannot be told."""
         if self._seen is None:
             return False
-        for parameters, buffers, vector, version, pointer, dropped, times in self._seen:
+        for parameters, vector, version, pointer, dropped, times in self._seen:
             if (
                 parameters["original"] is not vector
                 or vector._version != version
                 or vector.data_ptr() != pointer
-                or buffers["dropped"] is not dropped
                 or dropped._version != times
             ):
                 return False
@@ -137,6 +151,14 @@ class CoefficientVersions:
             return self._parameters == self._seen_parameters
         except RuntimeError:  # torch compares the numbers of one that was replaced
             return False
+
+
+def _settings_of(attributes: Sequence[dict[str, Any]]) -> list[tuple[Callable[[Any], Any], list[dict[str, Any]]]]:
+    """Return the dicts of attributes of equal names together, and what reads from one what users may set."""
+    alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for own in attributes:
+        alike.setdefault(tuple(name for name in own if name not in _CONSTANT), []).append(own)
+    return [(itemgetter(*names), owners) for names, owners in alike.items()]
 
 
 def _holders(module: nn.Module) -> list[nn.Module]:

@@ -12,14 +12,22 @@ from torch.utils import _pytree as pytree
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.execution.cpu.compiled import is_installed
 from tailcut.execution.ir.cost import Costs
-from tailcut.execution.layers.call_key import device_type, has_other_objects, tensors_of
 from tailcut.execution.layers.module_copy import GLOBAL_HOOKS
 from tailcut.execution.lazy import normalization as normalization
 from tailcut.execution.lazy import operations as operations
 from tailcut.execution.lazy.context import Context, LayerRecord, UnsupportedError, active_context, running
 from tailcut.execution.lazy.lazy_map import LazyMap, as_tensor
-from tailcut.execution.lazy.unsupported import is_traced, is_transformed
-from tailcut.execution.wrapper.decisions import Call, Decisions, DenseCalls, call_of, is_simple
+from tailcut.execution.lazy.unsupported import is_autocast, is_traced, is_transformed
+from tailcut.execution.wrapper.decisions import (
+    Call,
+    Decisions,
+    DenseCalls,
+    call_of,
+    device_type,
+    is_simple,
+    other_object,
+    tensors_of,
+)
 from tailcut.execution.wrapper.programs import NetworkPrograms
 from tailcut.execution.wrapper.report import FuseReport, report_of
 from tailcut.execution.wrapper.snapshot import ModelSnapshot, try_out
@@ -40,7 +48,7 @@ class FusedNetwork(NetworkView):
     Attributes:
         source: the network itself, unchanged.
         engine: "torch" or "compiled", from the beginning on; see `fuse`.
-        strategy: "auto"; "low_rank" lets all layers run in low rank that can, whatever it costs; "dense" none.
+        strategy: "auto"; "low_rank" lets all layers run in low rank that can, whatever it costs.
     """
 
     def __init__(self, source: nn.Module, *, engine: str = "auto") -> None:
@@ -85,7 +93,7 @@ class FusedNetwork(NetworkView):
         self._dense_calls.latest = None
         call = self._call(args, kwargs)
         self._shapes = call.shapes
-        reason = self._unsupported(call, args, kwargs)
+        reason = self._unsupported(args, kwargs)
         if reason:
             self._records = programs.records(reason)
             return self.source(*args, **kwargs)
@@ -103,7 +111,7 @@ class FusedNetwork(NetworkView):
                 ) from stop
         result = self._run_dense(args, kwargs)
         reason = "calls of other sizes that were probed before ran so"
-        self._records = self._decisions.records.get(call) or programs.records(reason)
+        self._records = self._decisions.records(call) or programs.records(reason)
         if is_simple(call, args, kwargs):
             self._dense_calls.remember(call, self._records)
         return result
@@ -139,15 +147,15 @@ class FusedNetwork(NetworkView):
         copied.strategy = self.strategy
         return copied
 
-    def _unsupported(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    def _unsupported(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """Return the reason why the network itself runs in this call; empty if there is none."""
-        if call.autocast:
+        if is_autocast(device_type(tensors_of(args, kwargs))):
             return "autocast is on where it is called"
         if any(GLOBAL_HOOKS):
             return "hooks of all modules are registered"
         if is_transformed():
             return "torch.func or forward-mode differentiation looks into it"
-        kind = has_other_objects(args, kwargs)
+        kind = other_object(args, kwargs)
         return self._programs.unsupported or (f"an argument is a {kind}, which a forward may change" if kind else "")
 
     def _probed(self, call: Call | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -162,19 +170,19 @@ class FusedNetwork(NetworkView):
         before = ModelSnapshot(self.source, tensors_of(args, kwargs))
         # Copies of lists and dicts, so that a forward's changes to them are noticed and do no harm.
         own_args, own_kwargs = pytree.tree_map(lambda leaf: leaf, (args, kwargs))
-        result, is_dense, is_final, reason, unsupported = None, True, False, "", ""
+        result, is_final, is_dense, reason = None, False, True, ""
+        programs.unsupported = ""
         try:
             result, context = self._run_fused(own_args, own_kwargs)
-            unsupported = programs.guard.set_by_forward() or self._kept_map()
-            if not _is_same((own_args, own_kwargs), (args, kwargs)):
-                unsupported = "its forward changes a list or dict among its arguments"
-            is_all_dense = all(record.strategy == "dense" for record in self._records)
-            is_dense = call is not None and (is_all_dense or not context.pays())
-            is_final = not unsupported and (is_all_dense or not is_dense)
         except UnsupportedError as stop:
             reason = str(stop)
-        reason = reason or unsupported
-        programs.unsupported = unsupported
+        else:
+            programs.unsupported = reason = programs.guard.set_by_forward() or self._kept_map()
+            if not _is_same((own_args, own_kwargs), (args, kwargs)):
+                programs.unsupported = reason = "its forward changes a list or dict among its arguments"
+            is_all_dense = all(record.strategy == "dense" for record in self._records)
+            is_dense = call is not None and (is_all_dense or not context.pays())
+            is_final = not reason and (is_all_dense or not is_dense)
         if not is_final:
             # Out of the handler: torch 2.11 undoes a checkpoint's hooks as the error's traceback goes.
             if before.inputs_are_written():
@@ -184,7 +192,7 @@ class FusedNetwork(NetworkView):
             for record in self._records:
                 record.turn_dense("the network as a whole would gain too little")
             self._records = programs.records(reason) if reason else self._records
-        if call is not None and not unsupported:
+        if call is not None and not programs.unsupported:
             self._decisions.decide(call, self._records if is_dense else None)
         return result if is_final else self._run_dense(args, kwargs)
 
@@ -245,7 +253,7 @@ class FusedNetwork(NetworkView):
         inputs = tensors_of(args, kwargs)
         wants = torch.is_grad_enabled() and any(x.requires_grad for x in (*self.source.parameters(), *inputs))
         costs = Costs.of(device_type(inputs), with_gradients=wants)
-        return Context(self.engine, self.strategy, costs, "asked for", wants)
+        return Context(self.engine, self.strategy, costs, wants)
 
 
 def fuse(
@@ -263,21 +271,11 @@ def fuse(
     dropped. Which strategy a layer takes follows from the sizes of the call and of its corner alone. Batch statistics,
     running statistics, gradients to the coefficients: all as with `model` itself, up to rounding.
 
-    The contract:
-
-    - **Free to change**: parameters and buffers (trained, loaded, moved, of another type), the mode, the counts of
-      coefficients.
-    - **Needs `refresh()`**, and is an error without it: modules replaced, added or removed, hooks added, a forward or
-      another attribute set, in a truncated layer or in a module that has one in it. Writes through `.data` or `numpy()`
-      need it too, and are not seen.
-    - **Runs densely**, named by `report`: autocast; `torch.func` and forward-mode differentiation; networks with a part
-      that is compiled by `torch.compile`, that is fused itself, or whose forward sets attributes; layers with hooks or
-      a forward of their own; calls with arguments other than tensors and constants, in lists, tuples and dicts; calls
-      in which gradients could not pass a map (TorchScript, `torch.vmap`, a `torch.autograd.Function`,
-      `torch.utils.checkpoint`). Second derivatives of fused layers are not available.
-    - **The first call of a kind** (shapes, mode, gradients) may run the forward twice. Buffers and torch's random
-      numbers are put back in between; what else the code does, such as writing to a file, is done twice.
-    - **Repeatable**: the same input gives the same bits on every call.
+    The contract, of which docs/run-fast.md has the whole: parameters, buffers, the mode and the counts of coefficients
+    are free to change. Other changes to the modules need `refresh()`, and are an error without it; writes through
+    `.data` or `numpy()` need it too, and are not seen. What is not supported runs densely, named by `report`. The first
+    call of a kind (shapes, mode, gradients) may run the forward twice, with buffers and torch's random numbers put
+    back in between. The same input gives the same bits on every call.
 
     Args:
         model: any network; regularised by `tailcut.regularize` where there is something to gain.

@@ -5,7 +5,6 @@ from typing import Any
 from torch import nn
 from torch.nn.utils import parametrize
 
-from tailcut.errors import StructureError
 from tailcut.execution.layers.fused_layer import DenseLayer, fused_layer
 from tailcut.execution.layers.module_copy import copy_with, reason_to_leave
 from tailcut.execution.lazy.context import Context, LayerRecord
@@ -39,7 +38,7 @@ class NetworkPrograms:
         self._dense_only: list[DenseLayer] = []
         tensors = truncated_tensors(source)
         self._known = {id(tensor.truncation): tensor for tensor in tensors}
-        self._paths: dict[int, str] = {}
+        self._visited: set[int] = set()
         self._to_fused: dict[int, nn.Module] = {}
         self._to_dense: dict[int, nn.Module] = {}
         self._visit(source, "", "")
@@ -81,9 +80,9 @@ class NetworkPrograms:
 
     def _visit(self, module: nn.Module, path: str, left: str) -> None:
         """Find the regularised layers of a module, and the parts that are left as they are."""
-        if id(module) in self._paths:
+        if id(module) in self._visited:
             return
-        self._paths[id(module)] = path
+        self._visited.add(id(module))
         place = f"{path!r}" if path else "the network"
         wrapper = _wrapper_of(module)
         if wrapper:
@@ -116,11 +115,9 @@ class NetworkPrograms:
 
     def _regularised(self, module: nn.Module) -> dict[str, TruncatedTensor]:
         """Return the regularised parameters of the module itself, by attribute."""
-        if not parametrize.is_parametrized(module):
-            return {}
-        lists = module.parametrizations
+        lists = getattr(module, _PARAMETRIZATIONS, None)
         if not isinstance(lists, nn.ModuleDict):
-            raise StructureError(f"{type(module).__name__}.parametrizations was changed by hand")
+            return {}
         found = {}
         for attribute, holder in lists.items():
             first = holder[0] if isinstance(holder, parametrize.ParametrizationList) else None

@@ -85,10 +85,7 @@ def report_of(
             record.name,
             record.strategy,
             "; ".join(record.reasons),
-            round(record.macs),
-            round(record.dense_macs),
-            round(record.moved_bytes),
-            round(record.dense_bytes),
+            *map(round, (record.macs, record.dense_macs, record.moved_bytes, record.dense_bytes)),
         )
         for record in records
     )

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tailcut.execution.layers.call_key import is_plain
+from tailcut.execution.lazy.unsupported import is_plain
 from tailcut.weights.truncation import Truncation
 
 
