@@ -1,6 +1,7 @@
 """What Tailcut gives, in a few lines for the README, each from a record."""
 
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tools.docs.markdown import markdown_table, percent
 from tools.docs.recipe_tables import macs_left
 
 PUBLISHED_UNET_BYTES = 4524  # unet_fr.tar.xz, as its authors published it
+COMBINED = "imagenette-resnet18-combined"
 PIXELS, FREQUENCIES = "imagenette-resnet18-rgb112", "imagenette-resnet18-dct24"
 UNET = "unet-2936-float16"
 # Training for bytes: name -> what it is, and what others have with their source.
@@ -20,6 +22,10 @@ FOR_BYTES = {
     "lenet5-1500": (
         "LeNet-5 on MNIST, whole file",
         "99.04 % in 1,520 bytes, [MIRACLE](https://arxiv.org/abs/1810.00440)",
+    ),
+    "resnet20-9900": (
+        "ResNet-20 on CIFAR-10, whole file",
+        "77.52 % in 9,920 bytes with its decoder, [tiny-cifar](https://github.com/Rome-1/tiny-cifar)",
     ),
 }
 PRUNED = ("resnet56-tuned", "resnet56-47")
@@ -40,6 +46,7 @@ def highlights(records: Path) -> str:
         _reading(records),
         _inputs(results),
         *_pruning(records, results),
+        *_combined(results),
     ]
     return markdown_table(["what", "before", "Tailcut"], rows, "<<<")
 
@@ -123,6 +130,21 @@ def _pruning(records: Path, results: Sequence[Result]) -> list[list[str]]:
             what = f"ResNet-56 on CIFAR-10 with {100 * macs_left(load_recipe(name)):.0f} % of its MACs"
             rows.append([what, f"{before}, all MACs", f"**{figure(values)}** ([pruning](docs/channel-pruning.md))"])
     return rows
+
+
+def _combined(results: Sequence[Result]) -> list[list[str]]:
+    """Return a row of the network by all three papers, beside the dense one on pixels."""
+    dense, ours = ([result for result in results if result.name == name] for name in (PIXELS, COMBINED))
+    if not ours:
+        return []
+    before, after = (round(statistics.fmean(result.file_bytes for result in runs)) for runs in (dense, ours))
+    return [
+        [
+            "ResNet-18 on a part of Imagenette by all three papers",
+            f"{figure(values_of(results, PIXELS))}, in {before:,} bytes",
+            f"**{figure(values_of(results, COMBINED))}, in {after:,} bytes** ([combined](docs/combined.md))",
+        ]
+    ]
 
 
 def _bench(records: Path, topic: str, number: int) -> Mapping[str, Any]:

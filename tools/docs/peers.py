@@ -100,7 +100,7 @@ def accuracy_per_byte(found: list[list[Any]]) -> Figure:
     Args:
         found: the values of `points`, as lists.
     """
-    figure = new_figure(9, 3.8)
+    figure = new_figure(9, 4.6)
     shown = [Point(*values) for values in found]
     methods = list(dict.fromkeys(point.method for point in shown))
     methods.sort(key=lambda method: not method.startswith(OURS))
@@ -117,5 +117,8 @@ def accuracy_per_byte(found: list[list[Any]]) -> Figure:
         panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         panel.xaxis.set_minor_formatter(NullFormatter())
         panel.grid(visible=True, alpha=0.3)
-        panel.legend(fontsize=7, loc="lower right")
+    handles = {
+        text: handle for panel in figure.axes for handle, text in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), fontsize=8, loc="outside lower center", ncols=3)
     return figure
