@@ -1,11 +1,16 @@
-"""The table of docs/combined.md: a network by all three papers, after each of its stages, beside each paper alone."""
+"""Table and plot of docs/combined.md: a network by all three papers after each stage, beside each paper alone."""
 
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from tailcut.reports import by_name, read_records
 from tailcut.runs import Result, read_result
+from tools.docs.corner_images import new_figure
 from tools.docs.markdown import markdown_table
 
 COMBINED = "imagenette-resnet18-combined"
@@ -25,11 +30,55 @@ HEADER = ("network", "seeds", "**accuracy**", "parameters", "coefficients", "**b
 
 def combined_table(results: Path) -> str:
     """Return one row for each network, with the mean and the spread over its seeds."""
-    stages = [read_result(path) for path in (results / "stages").rglob("*.json")]
-    known = by_name(sorted([*read_records(results), *stages], key=lambda result: result.seed))
+    known = _known(results)
     dense = known.get(ROWS[0][1])
     largest = dense[0].file_bytes if dense else None
     return markdown_table(HEADER, [_row(title, known.get(name, []), largest) for title, name in ROWS], align="<<>>>>>")
+
+
+def _known(results: Path) -> dict[str, list[Result]]:
+    stages = [read_result(path) for path in (results / "stages").rglob("*.json")]
+    return by_name(sorted([*read_records(results), *stages], key=lambda result: result.seed))
+
+
+def combined_points(results: Path) -> list[list[Any]]:
+    """Return title, mean bytes and mean accuracy of each network that was trained."""
+    known = _known(results)
+    return [
+        [
+            title,
+            round(statistics.fmean(run.file_bytes for run in known[name])),
+            statistics.fmean(run.metrics["accuracy"] for run in known[name]),
+        ]
+        for title, name in ROWS
+        if name in known
+    ]
+
+
+def combined_plot(points: list[list[Any]]) -> Figure:
+    """Draw the stages of the network by all three papers as a path, and the other networks beside it.
+
+    Args:
+        points: those of `combined_points`.
+    """
+    figure = new_figure(8, 3.8)
+    panel = figure.subplots()
+    of_chain = {title for title, name in ROWS if name.startswith(COMBINED)}
+    for is_chain in (False, True):
+        mine = [(title, size, 100 * accuracy) for title, size, accuracy in points if (title in of_chain) == is_chain]
+        color, line = ("tab:red", "-") if is_chain else ("tab:gray", "")
+        panel.plot(
+            [size for _, size, _ in mine], [value for *_, value in mine], marker="o", color=color, linestyle=line
+        )
+        for title, size, value in mine:
+            words = title.removeprefix("... ")
+            panel.annotate(words, (size, value), (8, -10), textcoords="offset points", fontsize=8, color=color)
+    panel.set(xlabel="bytes of the file", ylabel="accuracy on Imagenette, %", xscale="log")
+    panel.invert_xaxis()
+    panel.margins(x=0.2, y=0.2)
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    panel.grid(visible=True, alpha=0.3)
+    return figure
 
 
 def _row(title: str, runs: Sequence[Result], largest: int | None) -> list[str]:

@@ -33,6 +33,7 @@ from tailcut.transform.block import block_dct
 from tailcut.transform.color import rgb_to_ycbcr
 from tailcut.weights import truncated_tensors
 from tools.docs import build_tables, findings, peers
+from tools.docs.combined_tables import combined_plot, combined_points
 from tools.docs.corner_images import (
     CUT_COLOR,
     SIZE_MAP,
@@ -88,6 +89,8 @@ def main() -> None:
         write(findings.draw_finding(points, findings.AGAINST[name]), FOLDER / f"{name}.png", points=points)
     points = result_points()
     write(results(points), FOLDER / "results.png", points=points)
+    points = combined_points(build_tables.ROOT / build_tables.RESULTS)
+    write(combined_plot(points), FOLDER / "combined.png", points=points)
     points = byte_points()
     write(accuracy_per_byte(points), FOLDER / "accuracy-per-byte.png", points=points)
 

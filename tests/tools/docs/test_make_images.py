@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from tools.docs.combined_tables import combined_points
 
 from tools.docs import findings, make_images
 
@@ -39,6 +40,11 @@ def test_image_of_the_results_is_up_to_date() -> None:
 
 def test_image_of_accuracy_per_byte_is_up_to_date() -> None:
     assert points_of("accuracy-per-byte") == make_images.byte_points(), "run: python -m tools.docs.make_images"
+
+
+def test_image_of_the_three_papers_together_is_up_to_date() -> None:
+    points = combined_points(ROOT / "docs" / "results")
+    assert points_of("combined") == points, "run: python -m tools.docs.make_images"
 
 
 def test_images_of_the_findings_are_up_to_date() -> None:
