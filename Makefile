@@ -25,7 +25,7 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --constr
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 QUICK := $(wildcard tests/test_*.py) $(addprefix tests/,transform structure jpeg models weights format/codecs \
 	format/test_round_trip.py format/test_save.py format/test_load.py channels/graph inputs/selection runtime)
-CODE := src tests tools fuzz conformance bench conftest.py demo.py
+CODE := src tests tools fuzz conformance bench examples conftest.py demo.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

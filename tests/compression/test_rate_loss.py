@@ -128,12 +128,12 @@ def test_what_is_not_trained_is_measured_again(trained: nn.Module) -> None:
     rate = RateLoss(model, target_bytes=1500, num_steps=10)
 
     def num_bytes(sensitivity: Sensitivity) -> int:
-        return len(pack(network, dtype="quantized", step=1.0, sensitivity=replace(sensitivity, blocks=()))[0])
+        return len(pack(rounded, dtype="quantized", step=1.0, sensitivity=replace(sensitivity, blocks=()))[0])
 
     with rate.rounded():
-        network = copy.deepcopy(model).eval()
+        rounded = copy.deepcopy(model).eval()
     inputs = IMAGES[:256].split(8)
-    at_the_end = num_bytes(rate.sensitivity(tailcut.measure_sensitivity(network, inputs, num_gradients=32)))
+    at_the_end = num_bytes(rate.sensitivity(tailcut.measure_sensitivity(rounded, inputs, num_gradients=32)))
     assert num_bytes(rate.sensitivity()) != at_the_end
     rate.remeasure(inputs, num_gradients=32)
     assert num_bytes(rate.sensitivity()) == at_the_end
