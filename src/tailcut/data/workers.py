@@ -41,6 +41,8 @@ def in_order(source: "torch.utils.data.Dataset[Any]", length: int, workers: int)
         sampler=range(length),
         num_workers=min(workers, max(1, length)),
         multiprocessing_context="spawn",  # threads of torch and numba do not survive a fork
+        # Else it draws from torch's own, and what draws after it, such as a detector's sampling, gets other numbers.
+        generator=torch.Generator(),
     )
     try:
         yield from loader
