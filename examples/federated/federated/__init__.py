@@ -1,0 +1,1 @@
+"""A Flower app in which server and clients exchange packed networks."""
