@@ -127,10 +127,10 @@ def test_the_scale_on_the_page_is_measured(mnist_root: Path) -> None:
     noise = torch.rand(every.shape, generator=torch.Generator().manual_seed(0))
     page = (Path(__file__).parents[2] / "docs" / "generation.md").read_text(encoding="utf-8").replace("\n", " ")
     for what, value in {
-        "have a distance of {:.0f} to the test digits": frechet_distance(*moments(train), *real),
-        "first half of the test digits {:.0f} to the second": frechet_distance(
+        "the first 10,000 training digits | {:.0f} |": frechet_distance(*moments(train), *real),
+        "to the second half (by other writers) | {:.0f} |": frechet_distance(
             *moments(every[:5000]), *moments(every[5000:])
         ),
-        "uniform noise {:,.0f}": frechet_distance(*moments(noise), *real),
+        "uniform noise | {:,.0f} |": frechet_distance(*moments(noise), *real),
     }.items():
         assert what.format(value) in page

@@ -110,6 +110,10 @@ class Trainer(ABC):
         """Return the network in the form in which it trains, each part that runs alone wrapped by Fabric."""
 
     @abstractmethod
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Return the batches of this epoch, as `_step` takes them."""
+
+    @abstractmethod
     def _step(self, images: Tensor, targets: Tensor, places: Tensor) -> Tensor:
         """Run forward, backward, and a step of the optimiser. Return the loss, a scalar.
 
@@ -204,8 +208,8 @@ class Trainer(ABC):
             logger.info("epoch %d of this process: %s", epoch + 1, ", ".join(parts))
         return total / num_steps
 
-    def _batches(self, workers: int | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield the batches of this epoch, as `_step` takes them, made by so many workers (None: by the recipe's)."""
+    def _image_batches(self, workers: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Return the augmented batches of this epoch, each with the places of its images, made by so many workers."""
         recipe = self.recipe
         return batches(
             self.data.train,
@@ -216,7 +220,7 @@ class Trainer(ABC):
             coarse=self._coarse_factor(),
             rank=self.fabric.global_rank,
             num_processes=self.fabric.world_size,
-            workers=recipe.data.workers if workers is None else workers,
+            workers=workers,
         )
 
     def _update(self) -> None:

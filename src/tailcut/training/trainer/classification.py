@@ -1,5 +1,6 @@
 """Trainer for networks with classes or masks as targets, and for a VAE."""
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any, final
 
@@ -34,6 +35,9 @@ class ClassificationTrainer(Trainer):
 
     def _wrap(self, execution: Execution) -> nn.Module:
         return self.network.wrap(execution)
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        return self._image_batches(self.recipe.data.workers)
 
     def _step(self, images: Tensor, targets: Tensor, places: Tensor) -> Tensor:
         self.stepper.zero_grad()

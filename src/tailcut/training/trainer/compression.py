@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any, final
 
@@ -78,6 +79,9 @@ class CompressionTrainer(Trainer):
 
     def _wrap(self, execution: Execution) -> nn.Module:
         return self.network.wrap(execution)
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        return self._image_batches(self.recipe.data.workers)
 
     def _step(self, images: Tensor, targets: Tensor, places: Tensor) -> Tensor:
         self.stepper.zero_grad()

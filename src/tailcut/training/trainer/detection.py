@@ -145,15 +145,15 @@ class DetectionTrainer(Trainer):
             self.loss_parts[name] += value.item()
         return loss.detach()
 
-    def _batches(self, workers: int | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield the numbers of images; `examples` are those of the step, read ahead by workers."""
         recipe, rank, num_processes = self.recipe, self.fabric.global_rank, self.fabric.world_size
         fixed = (recipe.data.batch_size, recipe.training.seed, self.epoch, AugmentationSection(), 1)
         numbers = EpochBatches(self.data.train, *fixed, rank, num_processes)
         made = ExampleBatches(self.images, numbers, self.detector.has_masks, self.section.flip)
-        wanted = recipe.data.workers if workers is None else workers
-        examples = in_order(made, self.data.num_steps, wanted)
-        for step, self.examples in zip(super()._batches(workers=0), examples, strict=True):
+        examples = in_order(made, self.data.num_steps, recipe.data.workers)
+        for step, found in zip(self._image_batches(workers=0), examples, strict=True):
+            self.examples = found
             yield step
 
     def _recalibrate(self, size: int, count: int) -> None:

@@ -6,6 +6,7 @@ rate of 2e-4 and betas (0.5, 0.999), is the custom.
 """
 
 import logging
+from collections.abc import Iterator
 from typing import Any, cast, final
 
 import torch
@@ -60,6 +61,9 @@ class GanTrainer(Trainer):
         return nn.ModuleDict(
             {name: self.fabric.setup_module(form, move_to_device=False) for name, form in forms.items()}
         )
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        return self._image_batches(self.recipe.data.workers)
 
     def _step(self, images: Tensor, targets: Tensor, places: Tensor) -> Tensor:
         """Train the discriminator for a step, then the generator. Return the sum of their losses, a scalar.
