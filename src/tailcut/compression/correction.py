@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from tailcut.format.network.tensors import network_tensors
-from tailcut.structure import record_of
+from tailcut.format.network.tensors import current_tensors
 
 MAX_INPUTS = 1000
 """The most inputs on which a network and its rounded copy are compared."""
@@ -63,7 +62,7 @@ def write_numbers(model: nn.Module, values: Mapping[str, Tensor]) -> None:
         model: in evaluation mode.
         values: name -> numbers, flat; coefficients under the plain name of their tensor.
     """
-    tensors = network_tensors(model, [edit.current(model) for edit in record_of(model).edits])
+    tensors = current_tensors(model)
     targets = {entry.name: entry.parameter.detach()[: entry.num_kept] for entry in tensors.coefficients}
     targets |= {other.name: other.tensor.detach() for other in tensors.others}
     for name, value in values.items():

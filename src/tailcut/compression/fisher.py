@@ -13,9 +13,9 @@ from tailcut.compression.moments import input_blocks
 from tailcut.counting import evaluating
 from tailcut.errors import ArgumentError, TailcutError, first_line
 from tailcut.execution import fuse
-from tailcut.format.network.tensors import NetworkTensors, network_tensors
+from tailcut.format.network.tensors import NetworkTensors, current_tensors
 from tailcut.format.sensitivity import Block, Sensitivity, block_of
-from tailcut.structure import check_module, record_of
+from tailcut.structure import check_module
 
 GRADIENT_BATCH = 8
 """Inputs of one gradient. Labels are drawn from the network's own answers: gradients of inputs are independent."""
@@ -63,7 +63,7 @@ def measure_sensitivity(
             `loss` is None, or the network has no parameters, or such as are not finite.
     """
     check_module("measure_sensitivity", model)
-    tensors = network_tensors(model, [edit.current(model) for edit in record_of(model).edits])
+    tensors = current_tensors(model)
     generator = torch.Generator().manual_seed(seed)
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
     sums = _Sums(model, tensors)

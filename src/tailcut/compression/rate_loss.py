@@ -2,9 +2,9 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from tailcut.compression.lattices import Lattices, trained_tensors
 from tailcut.compression.tails import cut_empty_tails, cut_to
 from tailcut.errors import ArgumentError
 from tailcut.format.container.numbers import QUANTIZED, QUANTIZED_DTYPE
-from tailcut.format.network.tensors import NetworkTensors, network_tensors
+from tailcut.format.network.tensors import current_tensors
 from tailcut.format.quantization import (
     RELATIVE_STEP,
     check_least,
@@ -30,7 +30,7 @@ from tailcut.format.quantization import (
 )
 from tailcut.format.save import SaveReport, pack, save
 from tailcut.format.sensitivity import Sensitivity
-from tailcut.structure import check_module, record_of, without_views
+from tailcut.structure import check_module, without_views
 from tailcut.weights import kept_counts
 
 EIGHTHS = 8
@@ -101,14 +101,13 @@ class RateLoss(nn.Module):
         _checked("target_bytes", target_bytes)
         self._held = (without_views(model),)  # no part of this module
         self._seed = seed
-        tensors = self._tensors()
+        tensors = current_tensors(self._model)
         self.trained = trained_tensors(tensors)
         if not self.trained:
             raise ArgumentError("no parameter of the network wants a gradient: there is nothing to train for bytes")
         self._lattices = Lattices(self.trained)
         transforms = {tensor.name: tensor.transform for tensor in self.trained if not tensor.is_kept}
         usual = default_sensitivity(tensors)
-        self._first_usual = usual.curvature
         found = completed(usual if sensitivity is None else sensitivity, tensors)
         found = replace(found, blocks=(), transforms=transforms)
         check_least(lambda step: self._packed_bytes(step, found), target_bytes)
@@ -118,16 +117,14 @@ class RateLoss(nn.Module):
                 start_bytes = min(start_bytes, max(self._packed_bytes(RELATIVE_STEP, found), 3 * target_bytes // 2))
         step = finest_step(lambda size: self._packed_bytes(size, found), _checked("start_bytes", start_bytes))
         # In units of the network's first step, so that a step of 1 is the first.
-        self._first = _times(found, 1 / step**2)
-        sizes = [self._first.curvature.get(tensor.name, 1.0) ** -0.5 for tensor in self.trained]
-        first = torch.tensor(sizes, dtype=torch.float32).log2()
-        self._first_log_steps = first.to(self._lattices.owner.device)
-        self.log_steps = nn.Parameter(first.to(self._lattices.owner.device, copy=True))
-        start = float(self._packed_bytes(1.0, self._first))
+        found = _times(found, 1 / step**2)
+        sizes = [found.curvature.get(tensor.name, 1.0) ** -0.5 for tensor in self.trained]
+        self.log_steps = nn.Parameter(torch.tensor(sizes, dtype=torch.float32).log2().to(self._lattices.owner.device))
+        start = float(self._packed_bytes(1.0, found))
         self.target = ByteTarget(start, target_bytes, _checked("num_steps", num_steps))
         self._masters: list[Tensor] | None = None
         self._numbers: Tensor | None = None
-        self._first_log_sizes = self._log_sizes()
+        self._reference = self._referred(found)
 
     def optimizer(
         self, kind: Callable[..., torch.optim.Optimizer], *, lr: float = 0.01, step_lr: float = 0.02, **settings: Any
@@ -232,8 +229,7 @@ class RateLoss(nn.Module):
         """
         now, counts = self.log_steps.detach(), torch.tensor(self._lattices.counts).to(self.log_steps)
         if measured is None:
-            measured, grown = self._first_rescaled()
-            wider = now - self._first_log_steps - grown
+            measured, wider = self._rescaled()
         else:
             curvature = [measured.curvature.get(tensor.name, 0.0) for tensor in self.trained]
             known = torch.tensor(curvature, dtype=torch.float64).to(now.device)
@@ -242,31 +238,35 @@ class RateLoss(nn.Module):
         found = _times(measured, 4**-mean)
         sizes = self.step_sizes().detach().tolist()
         learned = {tensor.name: size**-2 for tensor, size in zip(self.trained, sizes, strict=True)}
-        return replace(found, curvature={**found.curvature, **learned}, transforms=self._first.transforms)
+        transforms = self._reference.sensitivity.transforms
+        return replace(found, curvature={**found.curvature, **learned}, transforms=transforms)
 
-    def _first_rescaled(self) -> tuple[Sensitivity, Tensor]:
-        """Return the first sensitivity, for statistics as large as they are now, and the growth of the trained numbers.
+    def _rescaled(self) -> tuple[Sensitivity, Tensor]:
+        """Return the latest sensitivity, for statistics as large as they are now, and the growth of the steps since.
 
         Nothing holds the size of a weight before batch norm: its numbers, its step, and the statistics behind it may
         all grow a thousandfold and be the same network.
 
         Returns:
-            The sensitivity; octaves by which the numbers of each trained tensor grew, (tensors,).
+            The sensitivity; octaves by which the step of each trained tensor grew beside its numbers, (tensors,).
         """
+        then, now = self._reference, self._referred(self._reference.sensitivity)
         trained = {tensor.name for tensor in self.trained}
-        usual = default_sensitivity(self._tensors()).curvature  # falls with the square of the numbers' size
-        ratio = {name: size / self._first_usual.get(name, size) for name, size in usual.items() if name not in trained}
-        curvature = {name: size * ratio.get(name, 1.0) for name, size in self._first.curvature.items()}
-        return replace(self._first, curvature=curvature), self._log_sizes() - self._first_log_sizes
+        ratio = {name: size / then.usual.get(name, size) for name, size in now.usual.items() if name not in trained}
+        curvature = {name: size * ratio.get(name, 1.0) for name, size in then.sensitivity.curvature.items()}
+        grown = now.log_steps - then.log_steps - (now.log_sizes - then.log_sizes)
+        return replace(then.sensitivity, curvature=curvature), grown
+
+    def _referred(self, sensitivity: Sensitivity) -> "_Reference":
+        """Return a sensitivity with the network that it is of: the network as it is now."""
+        usual = default_sensitivity(current_tensors(self._model)).curvature
+        return _Reference(sensitivity, usual, self.log_steps.detach().clone(), self._log_sizes())
 
     def _log_sizes(self) -> Tensor:
         """Return the base-2 logarithms of the root mean squares of the numbers behind the rounding, (tensors,)."""
         values = self._masters or [tensor.parameter.detach() for tensor in self.trained]
         sizes = [part.square().mean().sqrt() for part in self._parts(self._flat(values))]
         return torch.stack(sizes).clamp(min=torch.finfo(torch.float32).tiny).log2()
-
-    def _tensors(self) -> NetworkTensors:
-        return network_tensors(self._model, [edit.current(self._model) for edit in record_of(self._model).edits])
 
     @property
     def has_untrained(self) -> bool:
@@ -286,12 +286,8 @@ class RateLoss(nn.Module):
         """
         if not self.has_untrained:
             return
-        with self.rounded():
-            network = copy.deepcopy(self._model).eval()
-        measured = measure_sensitivity(network, inputs, num_gradients=num_gradients, seed=seed)
-        self._first = replace(self.sensitivity(measured), blocks=())
-        self._first_usual = default_sensitivity(self._tensors()).curvature
-        self._first_log_steps, self._first_log_sizes = self.log_steps.detach().clone(), self._log_sizes()
+        measured = measure_sensitivity(self._rounded_copy(), inputs, num_gradients=num_gradients, seed=seed)
+        self._reference = self._referred(replace(self.sensitivity(measured), blocks=()))
 
     def save(
         self, path: str | Path, inputs: Batches | None = None, *, num_gradients: int = 300, **settings: Any
@@ -310,9 +306,7 @@ class RateLoss(nn.Module):
         Raises:
             ArgumentError: no step makes the file so small.
         """
-        masters = copy.deepcopy(self._model).eval()
-        with self.rounded():
-            network = copy.deepcopy(self._model).eval()
+        masters, network = copy.deepcopy(self._model).eval(), self._rounded_copy()
         cut_empty_tails(network)
         cut_to(masters, kept_counts(network))
         has_untrained, measured = self._has_untrained(network), None
@@ -330,23 +324,16 @@ class RateLoss(nn.Module):
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return the progress of the run, for `state_dict`."""
-        return {
-            "target": self.target.state_dict(),
-            "curvature": dict(self._first.curvature),
-            "log_curvature": dict(self._first.log_curvature),
-            "usual": dict(self._first_usual),
-            "log_steps": self._first_log_steps,
-            "log_sizes": self._first_log_sizes,
-        }
+        return {"target": self.target.state_dict(), "reference": self._reference.state_dict()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore the progress of the run, for `load_state_dict`."""
         self.target.load_state_dict(state["target"])
-        curvature, log_curvature = state["curvature"], state["log_curvature"]
-        self._first = replace(self._first, curvature=curvature, log_curvature=log_curvature)
-        self._first_usual = state["usual"]
-        self._first_log_steps = state["log_steps"].to(self.log_steps.device)
-        self._first_log_sizes = state["log_sizes"].to(self.log_steps.device)
+        self._reference = self._reference.restored(state["reference"])
+
+    def _rounded_copy(self) -> nn.Module:
+        with self.rounded():
+            return copy.deepcopy(self._model).eval()
 
     def _round(self) -> tuple[Tensor, Tensor]:
         """Write the rounded numbers into the network.
@@ -399,12 +386,46 @@ class RateLoss(nn.Module):
     def _has_untrained(self, network: nn.Module) -> bool:
         """Return whether something is rounded that is not trained."""
         trained = {tensor.name for tensor in self.trained}
-        others = network_tensors(network, [edit.current(network) for edit in record_of(network).edits]).others
+        others = current_tensors(network).others
         pairs = zip(others, types_of_others(others, None), strict=True)
         return any(number == QUANTIZED and other.name not in trained for other, number in pairs)
 
     def _packed_bytes(self, step: float, sensitivity: Sensitivity) -> int:
         return len(pack(self._model, dtype=QUANTIZED_DTYPE, step=step, sensitivity=sensitivity)[0])
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """A sensitivity, and the size of the numbers when it was measured.
+
+    Attributes:
+        sensitivity: in units in which a step of 1 is the network's.
+        usual: name -> curvature by magnitudes alone, which falls with the square of a tensor's numbers.
+        log_steps: base-2 logarithms of the steps, (tensors,).
+        log_sizes: base-2 logarithms of the root mean squares of the trained numbers, (tensors,).
+    """
+
+    sensitivity: Sensitivity
+    usual: Mapping[str, float]
+    log_steps: Tensor
+    log_sizes: Tensor
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as plain values; blocks and transforms follow from the network."""
+        found = self.sensitivity
+        return {
+            "curvature": dict(found.curvature),
+            "log_curvature": dict(found.log_curvature),
+            "usual": dict(self.usual),
+            "log_steps": self.log_steps,
+            "log_sizes": self.log_sizes,
+        }
+
+    def restored(self, state: dict[str, Any]) -> "_Reference":
+        """Return the reference whose state this is, on the device of this one."""
+        found = replace(self.sensitivity, curvature=state["curvature"], log_curvature=state["log_curvature"])
+        log_steps, log_sizes = (state[name].to(self.log_steps.device) for name in ("log_steps", "log_sizes"))
+        return _Reference(found, state["usual"], log_steps, log_sizes)
 
 
 def _checked(name: str, value: object) -> int:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from tailcut.errors import ArgumentError
-from tailcut.structure import Coefficients, Edit, StoredTensor
+from tailcut.structure import Coefficients, Edit, StoredTensor, record_of
 from tailcut.weights import computed_attributes
 
 DIGEST_BYTES = 4
@@ -68,6 +68,11 @@ def list_digest(
     lines = [f"{entry.name} {_ints(entry.shape)} {_ints(entry.axes)} {_ints(entry.order_weights)}\n" for entry in kept]
     lines += [f"{name} {_ints(shape)} {'p' if is_parameter else 'b'}\n" for name, shape, is_parameter in others]
     return hashlib.blake2b("".join(lines).encode(), digest_size=DIGEST_BYTES).digest()
+
+
+def current_tensors(model: nn.Module) -> NetworkTensors:
+    """List the tensors of `model` as its edits are now; see `network_tensors`."""
+    return network_tensors(model, [edit.current(model) for edit in record_of(model).edits])
 
 
 def network_tensors(model: nn.Module, edits: list[Edit]) -> NetworkTensors:
