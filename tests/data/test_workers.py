@@ -1,3 +1,4 @@
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ def test_batches_of_files_are_the_same_with_workers(tmp_path: Path, monkeypatch:
         asked.append(workers)
         return in_order(source, length, workers)
 
-    monkeypatch.setattr("tailcut.data.dataset.in_order", counting)
+    # The function `reading` has the name of its module.
+    monkeypatch.setattr(importlib.import_module("tailcut.data.reading"), "in_order", counting)
     with reading(workers=1):
         found = [list(dataset.batches(positions)), list(dataset.batches(positions, 0))]
         assert len(list(dataset.batches(positions[:1]))) == 1

@@ -9,8 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tailcut.data.reading import current_reading
-from tailcut.data.workers import in_order
+from tailcut.data.reading import read_ahead
 from tailcut.errors import ArgumentError, DataError
 
 Task = Literal["classification", "segmentation", "detection"]
@@ -119,8 +118,7 @@ class Dataset(ABC, torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         Raises:
             ArgumentError, IndexError, DataError: as `batch`.
         """
-        wanted = current_reading().workers if workers is None else workers
-        yield from in_order(_Batches(self, positions), len(positions), wanted if len(positions) > 1 else 0)
+        yield from read_ahead(_Batches(self, positions), len(positions), workers)
 
     def random_parts(self, indices: Indices, noises: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
         """Return random parts of several images to train on, and their targets: see `tailcut.data.framing.random_part`.

@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from tailcut.data.workers import check_workers
+import torch
+
+from tailcut.data.workers import check_workers, in_order
 from tailcut.errors import ArgumentError, DataError, first_line
 from tailcut.jpeg.limits import check_max_pixels
 
@@ -113,6 +115,18 @@ def reading(
         yield made
     finally:
         _current.reset(token)
+
+
+def read_ahead(source: "torch.utils.data.Dataset[Any]", length: int, workers: int | None = None) -> Iterator[Any]:
+    """Yield `source[0]`, `source[1]`, ... up to `length`, made ahead by worker processes; see `in_order`.
+
+    Args:
+        source: as for `in_order`.
+        length: how many; a single item is made in this process.
+        workers: 0 to 256; as the enclosing `reading` says when None, 0 without one.
+    """
+    wanted = current_reading().workers if workers is None else workers
+    return in_order(source, length, wanted if length > 1 else 0)
 
 
 def resolve_reading(strict: bool | None, max_pixels: int | None) -> Reading:

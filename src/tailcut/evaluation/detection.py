@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tailcut.data import CocoDataset, Roots, current_reading, in_order, open_dataset
+from tailcut.data import CocoDataset, Roots, open_dataset
+from tailcut.data.reading import read_ahead
 from tailcut.errors import ArgumentError, DataError, MissingExtraError
 from tailcut.evaluation.evaluate import PROGRESS_INTERVAL, EvaluateReport, run_in_processes, runnable
 from tailcut.format import load
@@ -126,8 +127,7 @@ def images_in_order(dataset: CocoDataset, indices: Sequence[int], workers: int |
         indices: which ones.
         workers: 0 to 256; as the enclosing `tailcut.data.reading` says when None, 0 without one.
     """
-    wanted = current_reading().workers if workers is None else workers
-    yield from in_order(_Images(dataset, indices), len(indices), wanted if len(indices) > 1 else 0)
+    yield from read_ahead(_Images(dataset, indices), len(indices), workers)
 
 
 @dataclass(frozen=True)

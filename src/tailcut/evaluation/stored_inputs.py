@@ -10,6 +10,7 @@ from tailcut.data import Dataset, FolderDataset, Source, StoredChannels
 from tailcut.data.dataset import DatasetView, Indices, as_positions
 from tailcut.data.datasets.imagefolder import MAX_KEPT_BYTES
 from tailcut.data.framing import side_of
+from tailcut.data.kept import KeptTensors
 from tailcut.data.reading import current_reading, readable
 from tailcut.errors import ArgumentError, DataError
 from tailcut.inputs import BlockDCT, JpegCoefficients, read_jpeg
@@ -45,12 +46,11 @@ class StoredDataset(DatasetView):
         self._reading = current_reading()
         self._check()
         self._compiled = CompiledTransform(BlockDCT(transform.selection, chroma=transform.chroma))
-        self._kept: dict[int, Tensor] = {}
-        self._num_kept_bytes = 0
+        self._kept = KeptTensors()
         kept, left_out = readable(self.files, self.__getitem__, f"{self.name}, split {self.split}")
         if left_out:
             self.skipped = {**self.skipped, **left_out}
-            self._kept = {new: self._kept[old] for new, old in enumerate(kept) if old in self._kept}
+            self._kept = self._kept.renumbered(kept)
             self.files, self.labels = [self.files[position] for position in kept], self.labels[kept]
 
     def __len__(self) -> int:
@@ -65,13 +65,7 @@ class StoredDataset(DatasetView):
             DataError: the file is damaged, has another size than the first, or is of a kind that is not read.
         """
         position = range(len(self))[index]
-        if position not in self._kept:
-            channels = self._channels(position)
-            if self._num_kept_bytes + channels.nbytes > MAX_KEPT_BYTES:
-                return channels, self.labels[position]
-            self._kept[position] = channels
-            self._num_kept_bytes += channels.nbytes
-        return self._kept[position], self.labels[position]
+        return self._kept.find(position, self._channels, MAX_KEPT_BYTES), self.labels[position]
 
     def random_parts(self, indices: Indices, noises: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
         """See `Dataset.random_parts`; parts begin at multiples of 16 pixels and are as large as `resized_part` says.
@@ -87,7 +81,7 @@ class StoredDataset(DatasetView):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state for other processes, which keep channels of their own."""
-        return {**vars(self), "_kept": {}, "_num_kept_bytes": 0}
+        return {**vars(self), "_kept": KeptTensors()}
 
     def _channels(self, position: int, noise: torch.Generator | None = None) -> Tensor:
         """Return the channels of a file: of the middle, or with `noise` of a random part."""

@@ -2,6 +2,7 @@ import json
 import logging
 import signal
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from tests.small_coco import SCENES, TINY, write_coco
 from torch import nn
 
 import tailcut
-from tailcut.data import image_size, open_dataset
+from tailcut.data import image_size, in_order, open_dataset
 from tailcut.errors import RecipeError, TrainingError
 from tailcut.evaluation.detection import evaluate_detector
 from tailcut.inputs.detection.detectors import Detector
@@ -20,12 +21,11 @@ from tailcut.inputs.stem.edit import transform_of
 from tailcut.inputs.stem.replace import replace_stem
 from tailcut.runs import Run
 from tailcut.tasks.prediction.predict_detection import predict_objects_file
-from tailcut.training.batches import batches as batches_of_an_epoch
 from tailcut.training.checkpoints import read_checkpoint
 from tailcut.training.recipe.schema import Recipe
 from tailcut.training.recipe.toml_files import load_recipe, parse_recipe, shipped_recipes
 from tailcut.training.train import train
-from tailcut.training.trainer import base
+from tailcut.training.trainer import detection
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -112,14 +112,17 @@ def test_a_stopped_run_ends_as_one_that_was_not(root: Path, tmp_path: Path, monk
     recipe = small_recipe("optimizer.ema_decay=0.9", "model.arguments.gate=true", "optimizer.lr_schedule.name=cosine")
     train(recipe, tmp_path / "whole", roots=root)
 
-    def batches(*args: Any, **settings: Any) -> Iterator[Any]:
-        for number, batch in enumerate(batches_of_an_epoch(*args, **settings)):
-            if settings["epoch"] == 1 and number == 1:
+    epochs = count()
+
+    def examples(*args: Any) -> Iterator[Any]:
+        epoch = next(epochs)
+        for number, batch in enumerate(in_order(*args)):
+            if (epoch, number) == (1, 1):
                 signal.raise_signal(signal.SIGINT)
             yield batch
 
     with monkeypatch.context() as patch:
-        patch.setattr(base, "batches", batches)
+        patch.setattr(detection, "in_order", examples)
         with pytest.raises(TrainingError, match="interrupted in epoch 2, step 2; 1 finished epoch is saved"):
             train(recipe, tmp_path / "stopped", roots=root)
     torch.manual_seed(99)

@@ -10,6 +10,7 @@ from torch import Tensor
 from tailcut.data.dataset import Dataset, Indices, as_positions
 from tailcut.data.framing import Framing, check_framing, framed, named, random_part, side_of
 from tailcut.data.images import read_image
+from tailcut.data.kept import KeptTensors
 from tailcut.data.reading import current_reading, readable
 from tailcut.data.roots import Roots, find_split, folders_of
 from tailcut.errors import DataError
@@ -86,12 +87,11 @@ class FolderDataset(Dataset):
         self.files = [path for files in per_class for path in files]
         self.labels = torch.tensor([label for label, files in enumerate(per_class) for _ in files])
         self.framing = size
-        self._kept: dict[int, Tensor] = {}
-        self._num_kept_bytes = 0
+        self._kept = KeptTensors()
         self._reading = current_reading()
         kept, self.skipped = readable(self.files, self._decoded, str(folder))
         if self.skipped:
-            self._kept = {new: self._kept[old] for new, old in enumerate(kept) if old in self._kept}
+            self._kept = self._kept.renumbered(kept)
             self.files, self.labels = [self.files[position] for position in kept], self.labels[kept]
         height, width = self[0][0].shape[1:]
         self.image_shape = (3, height, width)
@@ -121,7 +121,7 @@ class FolderDataset(Dataset):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state for other processes, which keep images of their own."""
-        return {**vars(self), "_kept": {}, "_num_kept_bytes": 0}
+        return {**vars(self), "_kept": KeptTensors()}
 
     def _stored(self, index: int) -> Tensor:
         """Return the bytes of an image, uint8 (3, height, width), of its own size."""
@@ -131,15 +131,13 @@ class FolderDataset(Dataset):
 
     def _decoded(self, index: int) -> Tensor:
         """Return the pixels of an image, uint8 (3, height, width), at its own size or the requested one."""
-        if index in self._kept:
-            return self._kept[index]
+        return self._kept.find(index, self._smaller, MAX_KEPT_BYTES)
+
+    def _smaller(self, index: int) -> Tensor:
+        """Return an image at its own size or the requested one, whichever is smaller."""
         pixels = self._stored(index)
         resized = self._resized(pixels)
-        smaller = resized if resized.numel() <= pixels.numel() else pixels
-        if self._num_kept_bytes + smaller.numel() <= MAX_KEPT_BYTES:
-            self._kept[index] = smaller
-            self._num_kept_bytes += smaller.numel()
-        return smaller
+        return resized if resized.numel() <= pixels.numel() else pixels
 
     def _resized(self, pixels: Tensor) -> Tensor:
         return pixels if self.framing is None or self._is_framed(pixels) else framed(pixels[None], self.framing)[0]

@@ -78,11 +78,7 @@ class InputTransform(nn.Module, ABC):
             ArgumentError: other channels, or `over` is unknown.
             DataError: there are none, or they hold numbers that are not finite.
         """
-        _check_spread(over)
-        statistics = ChannelStatistics(self.num_channels)
-        for maps in batches:
-            statistics.update(maps if over == "pixels" else maps.mean(dim=(-2, -1), keepdim=True))
-        return self._take(statistics)
+        return self._take(self._statistics_of(batches, over))
 
     def normalized(self, channels: Tensor) -> Tensor:
         """Return channels (..., n, height, width) minus `mean`, over `std`, in their own type."""
@@ -92,12 +88,14 @@ class InputTransform(nn.Module, ABC):
     @torch.no_grad()
     def statistics(self, loader: Iterable[Any], *, over: str = "pixels") -> ChannelStatistics:
         """Mean and spread of each channel without normalisation; arguments and errors as for `fit`."""
-        _check_spread(over)
+        return self._statistics_of((self.unnormalized(images) for item in loader for images in _images_of(item)), over)
+
+    def _statistics_of(self, batches: Iterable[Tensor], over: str) -> ChannelStatistics:
+        if over not in SPREADS:
+            raise ArgumentError(f"over must be one of {', '.join(SPREADS)}, got {over!r}")
         statistics = ChannelStatistics(self.num_channels)
-        for item in loader:
-            for images in _images_of(item):
-                maps = self.unnormalized(images)
-                statistics.update(maps if over == "pixels" else maps.mean(dim=(-2, -1), keepdim=True))
+        for maps in batches:
+            statistics.update(maps if over == "pixels" else maps.mean(dim=(-2, -1), keepdim=True))
         return statistics
 
     def _take(self, statistics: ChannelStatistics) -> Self:
@@ -108,11 +106,6 @@ class InputTransform(nn.Module, ABC):
         self.mean.copy_(statistics.mean)
         self.std.copy_(torch.where(std < MIN_STD, 1.0, std))
         return self
-
-
-def _check_spread(over: str) -> None:
-    if over not in SPREADS:
-        raise ArgumentError(f"over must be one of {', '.join(SPREADS)}, got {over!r}")
 
 
 def input_transform_of(model: nn.Module) -> InputTransform | None:

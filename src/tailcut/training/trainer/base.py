@@ -208,8 +208,8 @@ class Trainer(ABC):
             logger.info("epoch %d of this process: %s", epoch + 1, ", ".join(parts))
         return total / num_steps
 
-    def _image_batches(self, workers: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Return the augmented batches of this epoch, each with the places of its images, made by so many workers."""
+    def _image_batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Return the augmented batches of this epoch, each with the places of its images, read ahead by workers."""
         recipe = self.recipe
         return batches(
             self.data.train,
@@ -220,7 +220,7 @@ class Trainer(ABC):
             coarse=self._coarse_factor(),
             rank=self.fabric.global_rank,
             num_processes=self.fabric.world_size,
-            workers=workers,
+            workers=recipe.data.workers,
         )
 
     def _update(self) -> None:

@@ -37,7 +37,7 @@ class ClassificationTrainer(Trainer):
         return self.network.wrap(execution)
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        return self._image_batches(self.recipe.data.workers)
+        return self._image_batches()
 
     def _step(self, images: Tensor, targets: Tensor, places: Tensor) -> Tensor:
         self.stepper.zero_grad()

@@ -152,9 +152,9 @@ class DetectionTrainer(Trainer):
         numbers = EpochBatches(self.data.train, *fixed, rank, num_processes)
         made = ExampleBatches(self.images, numbers, self.detector.has_masks, self.section.flip)
         examples = in_order(made, self.data.num_steps, recipe.data.workers)
-        for step, found in zip(self._image_batches(workers=0), examples, strict=True):
+        for step, found in enumerate(examples):
             self.examples = found
-            yield step
+            yield numbers[step]
 
     def _recalibrate(self, size: int, count: int) -> None:
         """Measure the statistics on `count` batches of `size` images; frozen batch norm has none to measure."""

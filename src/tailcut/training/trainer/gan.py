@@ -63,7 +63,7 @@ class GanTrainer(Trainer):
         )
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        return self._image_batches(self.recipe.data.workers)
+        return self._image_batches()
 
     def _step(self, images: Tensor, targets: Tensor, places: Tensor) -> Tensor:
         """Train the discriminator for a step, then the generator. Return the sum of their losses, a scalar.
