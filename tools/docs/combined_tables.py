@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
 from tailcut.reports import by_name, read_records
 from tailcut.runs import Result, read_result
@@ -76,7 +75,7 @@ def combined_plot(points: list[list[Any]]) -> Figure:
     panel.set(xlabel="bytes of the file", ylabel="accuracy on Imagenette, %", xscale="log")
     panel.invert_xaxis()
     panel.margins(x=0.2, y=0.2)
-    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    panel.xaxis.set_major_formatter("{x:,.0f}")
     panel.grid(visible=True, alpha=0.3)
     return figure
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 from PIL import Image, PngImagePlugin
 from sklearn.datasets import load_sample_image
 
@@ -137,7 +137,7 @@ def schedule() -> Figure:
         panel.set(xlabel="cuts", yscale=scale, title=f"kept coefficients, {scale} scale")
         panel.grid(visible=True, alpha=0.3)
     panels[1].set_yticks([target, 500, 1000, 2000, 4000, start])
-    panels[1].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    panels[1].yaxis.set_major_formatter("{x:,.0f}")
     panels[1].yaxis.set_minor_formatter(NullFormatter())
     panels[0].legend(fontsize=9)
     return figure
@@ -328,7 +328,7 @@ def results(points: list[list[Any]]) -> Figure:
         panel.set_xlim(left=0)
         panel.margins(y=0.15)
         panel.xaxis.set_major_locator(MaxNLocator(5))
-        panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        panel.xaxis.set_major_formatter("{x:,.0f}")
         panel.grid(visible=True, alpha=0.3)
         panel.legend(fontsize=8, loc="best")
     return figure

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import NullFormatter
 
 from tailcut.reports import read_records
 from tools.docs.byte_tables import FOLDER
 from tools.docs.corner_images import new_figure
-from tools.docs.markdown import markdown_table
+from tools.docs.markdown import markdown_table, percent
 
 PEERS = "peers.json"
 OURS = "Tailcut"
@@ -80,7 +80,7 @@ def peer_table(results: Path) -> str:
     """Return one row for each network, ours in bold."""
     rows = []
     for point in points(results):
-        is_ours, accuracy = not point.url, f"{point.accuracy:.2%}".replace("%", " %")
+        is_ours, accuracy = not point.url, percent(point.accuracy)
         rows.append(
             (
                 TITLES[point.data],
@@ -114,7 +114,7 @@ def accuracy_per_byte(found: list[list[Any]]) -> Figure:
             if mine:
                 panel.scatter(sizes, values, label=method, **style)
         panel.set(title=title, xlabel="bytes of the file", ylabel="accuracy, %", xscale="log")
-        panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        panel.xaxis.set_major_formatter("{x:,.0f}")
         panel.xaxis.set_minor_formatter(NullFormatter())
         panel.grid(visible=True, alpha=0.3)
     handles = {

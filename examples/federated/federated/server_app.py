@@ -15,6 +15,7 @@ from torch import nn
 
 from federated.messages import from_records, make_network, num_bytes, to_records
 from tailcut.data import open_dataset
+from tailcut.evaluation import evaluate
 
 app = ServerApp()
 
@@ -41,7 +42,7 @@ def main(grid: Grid, context: Context) -> None:
                 "round": number,
                 "sent_to_each": sent,
                 "received_from_each": round(sum(received) / len(received)),
-                "accuracy": accuracy(model, config["data"]),
+                **evaluate(model, open_dataset(config["data"], "test")),
             }
         )
         print(lines[-1], flush=True)
@@ -74,15 +75,3 @@ def mean_network(models: Sequence[nn.Module], num_examples: Sequence[int]) -> nn
     mean = {name: sum(share * state[name] for share, state in zip(shares, states, strict=True)) for name in states[0]}
     models[0].load_state_dict(mean)
     return models[0]
-
-
-def accuracy(model: nn.Module, data: str) -> float:
-    """Return the part of the test images whose class is the network's answer."""
-    dataset = open_dataset(data, "test")
-    right = 0
-    model.eval()
-    with torch.no_grad():
-        for batch in torch.arange(len(dataset)).split(512):
-            images, labels = dataset.batch(batch.tolist())
-            right += int((model(images).argmax(1) == labels).sum())
-    return right / len(dataset)
