@@ -1,13 +1,15 @@
 """The table of docs/accuracy-per-byte.md, from the records that `tailcut compress --json` wrote."""
 
 import json
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tailcut.format.zoo import resolve
-from tailcut.reports import read_records
+from tailcut.reports import by_name, read_records
 from tailcut.runs import Result
+from tools.docs.comparisons import mean_and_spread
 from tools.docs.markdown import duration, markdown_table, percent
 
 FOLDER = Path("bytes")
@@ -22,28 +24,41 @@ def byte_table(results: Path) -> str:
     return markdown_table(header, rows, align="<<>>>><>")
 
 
+def trained_runs(results: Path) -> dict[str, list[Result]]:
+    """Return the runs of each recipe that trains for bytes, which differ in their seeds only, by recipe and seed."""
+    found = [result for result in read_records(results) if "compression" in result.recipe]
+    return by_name(sorted(found, key=lambda result: result.seed))
+
+
 def trained_table(results: Path) -> str:
-    """Return one row for each run of a recipe that trains for bytes, the smallest files of a network last."""
-    found = sorted(read_records(results), key=lambda result: (result.recipe["model"]["name"], -result.file_bytes))
-    rows = [_trained_row(result) for result in found if "compression" in result.recipe]
-    header = ("recipe", "data", "started from", "**test**", "held out", "**bytes**", "asked", "epochs", "time")
-    return markdown_table(header, rows, align="<<<>>>>>>")
+    """Return one row for each recipe that trains for bytes, the smallest files of a network last."""
+    groups = trained_runs(results).values()
+    ordered = sorted(groups, key=lambda runs: (runs[0].recipe["model"]["name"], -largest_file(runs)))
+    header = ("recipe", "data", "started from", "seeds", "**test**", "held out", "**bytes**", "asked", "epochs", "time")
+    return markdown_table(header, [_trained_row(runs) for runs in ordered], align="<<<<>>>>>>")
 
 
-def _trained_row(result: Result) -> tuple[str, ...]:
-    recipe = result.recipe
-    (metric, value), *_ = result.metrics.items()
-    held_out = result.validation.get(metric)
+def largest_file(runs: Sequence[Result]) -> int:
+    """Return the bytes of the largest file, which must be no more than was asked for."""
+    return max(run.file_bytes for run in runs)
+
+
+def _trained_row(runs: Sequence[Result]) -> tuple[str, ...]:
+    first = runs[0]
+    recipe = first.recipe
+    metric = next(iter(first.metrics))
+    held_out = [run.validation[metric] for run in runs if metric in run.validation]
     return (
-        f"`{result.name}`",
+        f"`{first.name}`",
         f"{recipe['data']['name']}, {'Dice' if metric == 'dice' else metric}",
         f"`{recipe['start']['file']}`" if "start" in recipe else "nothing",
-        f"**{percent(value)}**",
-        "" if held_out is None else percent(held_out),
-        f"**{result.file_bytes:,}**",
+        ", ".join(str(run.seed) for run in runs),
+        f"**{mean_and_spread([run.metrics[metric] for run in runs])}**",
+        mean_and_spread(held_out) if held_out else "",
+        f"**{largest_file(runs):,}**",
         f"{recipe['compression']['target_bytes']:,}",
-        str(result.epochs),
-        duration(result.seconds),
+        str(first.epochs),
+        duration(statistics.fmean(run.seconds for run in runs)),
     )
 
 

@@ -1,6 +1,7 @@
 """Accuracy per byte beside the figures of others, for docs/accuracy-per-byte.md: a table and a plot."""
 
 import json
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,8 +9,7 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from tailcut.reports import read_records
-from tools.docs.byte_tables import FOLDER
+from tools.docs.byte_tables import FOLDER, largest_file, trained_runs
 from tools.docs.corner_images import new_figure
 from tools.docs.markdown import markdown_table, percent
 
@@ -68,12 +68,12 @@ def _ours(results: Path) -> Iterator[Point]:
         if record["metric"] == "accuracy":
             how = f"{OURS}, {COMPRESSED}"
             yield Point(how, "", network, record["data"], record["after"], record["file_bytes"], None)
-    for result in read_records(results):
-        if "compression" in result.recipe and "accuracy" in result.metrics:
-            data, accuracy = result.recipe["data"]["name"], result.metrics["accuracy"]
-            yield Point(
-                f"{OURS}, {TRAINED}", "", result.recipe["model"]["name"], data, accuracy, result.file_bytes, None
-            )
+    for runs in trained_runs(results).values():
+        recipe = runs[0].recipe
+        if "accuracy" in runs[0].metrics:
+            accuracy = statistics.fmean(run.metrics["accuracy"] for run in runs)
+            data, network = recipe["data"]["name"], recipe["model"]["name"]
+            yield Point(f"{OURS}, {TRAINED}", "", network, data, accuracy, largest_file(runs), None)
 
 
 def peer_table(results: Path) -> str:

@@ -1,9 +1,11 @@
 """The table of accuracy per byte says what the records say."""
 
 import json
+import shutil
 from pathlib import Path
 
 from tools.docs.byte_tables import byte_table, trained_table
+from tools.docs.peers import points
 
 RESULTS = Path(__file__).resolve().parents[3] / "docs" / "results"
 
@@ -45,3 +47,25 @@ def test_rows_of_trainings_come_from_their_records(tmp_path: Path) -> None:
     changed = record | {"metrics": {"accuracy": 0.125}, "file_bytes": 1_234, "validation": {}, "seconds": 60}
     (folder / "lenet5-1500.json").write_text(json.dumps(changed), encoding="utf-8")
     assert "**12.50 %** |  | **1,234** | 1,500 | 12 | 60 s |" in trained_table(tmp_path)
+
+
+def test_a_row_has_the_mean_of_the_seeds_and_the_largest_file(tmp_path: Path) -> None:
+    folder = tmp_path / "training-for-bytes"
+    folder.mkdir()
+    record = json.loads((RESULTS / "training-for-bytes" / "lenet5-1500.json").read_text(encoding="utf-8"))
+    for seed, accuracy, size in ((0, 0.25, 1_400), (1, 0.75, 1_450)):
+        changed = record | {"metrics": {"accuracy": accuracy}, "file_bytes": size, "validation": {}, "seed": seed}
+        (folder / f"lenet5-1500-{seed}.json").write_text(json.dumps(changed), encoding="utf-8")
+    assert "| 0, 1 | **50.00 ± 35.36 %** |  | **1,450** |" in trained_table(tmp_path)
+
+
+def test_the_plot_has_one_point_for_all_seeds(tmp_path: Path) -> None:
+    folder = tmp_path / "training-for-bytes"
+    folder.mkdir()
+    shutil.copy(RESULTS / "peers.json", tmp_path)
+    record = json.loads((RESULTS / "training-for-bytes" / "lenet5-1500.json").read_text(encoding="utf-8"))
+    for seed, accuracy, size in ((0, 0.98, 1_400), (1, 0.99, 1_450)):
+        changed = record | {"metrics": {"accuracy": accuracy}, "file_bytes": size, "seed": seed}
+        (folder / f"lenet5-1500-{seed}.json").write_text(json.dumps(changed), encoding="utf-8")
+    (ours,) = [point for point in points(tmp_path) if point.method.startswith("Tailcut")]
+    assert (ours.file, round(ours.accuracy, 4)) == (1_450, 0.985)
