@@ -75,6 +75,21 @@ def enlarged() -> nn.Module:
     )
 
 
+def repeated() -> nn.Module:
+    """Edges that are repeated, alone and before a step that leaves rows out."""
+    return nn.Sequential(
+        *(nn.ReplicationPad2d((2, 1, 3, 0)), nn.Conv2d(3, 6, 4, 3), nn.ReLU(), nn.ReplicationPad2d(1)),
+        *(nn.Conv2d(6, 4, 1), nn.ReplicationPad2d((0, 1, 0, 2)), EveryOther(), nn.Conv2d(4, 3, 2)),
+    )
+
+
+class EveryOther(nn.Module):
+    """Every other row and column."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :, ::2, ::2]
+
+
 def activated() -> nn.Module:
     return nn.Sequential(
         *(nn.Conv2d(3, 6, 3), Activations(), nn.Conv2d(66, 6, 1), nn.BatchNorm2d(6, track_running_stats=False)),
@@ -95,6 +110,7 @@ MADE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "transposed": (transposed, (5, 5, 7)),
     "pools": (pools, (3, 33, 35)),
     "enlarged": (enlarged, (3, 12, 11)),
+    "repeated": (repeated, (3, 19, 23)),
     "activated": (activated, (3, 12, 11)),
     "flat": (flat, (3, 19, 23)),
     "twice": (Twice, (3, 8, 7)),

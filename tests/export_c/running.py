@@ -8,6 +8,7 @@ from tests.export_c.compiling import C_FOLDER, SANITIZED, compile_c
 from torch import Tensor, nn
 
 import tailcut
+from tailcut.evaluation.pixel_inputs import ImageReader
 from tailcut.export_c.export import CExportReport, export_c
 
 NUM_INPUTS = 2
@@ -22,11 +23,14 @@ def compare(model: nn.Module, folder: Path, **settings: object) -> tuple[float, 
     sources = [*sorted(folder.glob("*.c")), C_FOLDER / "run_model.c"]
     program = compile_c(folder / "run_model", sources, "-O1", *SANITIZED, folders=[folder])
     generator = torch.Generator().manual_seed(1)
-    inputs = 2 * torch.randn(NUM_INPUTS, *report.input_shape, generator=generator)
+    shape = (NUM_INPUTS, *report.input_shape)
+    is_of_pixels = settings.get("pixels", False)
+    inputs = torch.rand(shape, generator=generator) if is_of_pixels else 2 * torch.randn(shape, generator=generator)
     done = subprocess.run([str(program)], input=inputs.numpy().tobytes(), capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()[-3000:]
     found = torch.frombuffer(bytearray(done.stdout), dtype=torch.float32).reshape(NUM_INPUTS, -1).double()
     dense = tailcut.to_dense(model).eval().double()
+    dense = ImageReader(dense) if is_of_pixels else dense
     with torch.no_grad():
         wanted = torch.stack([_joined(dense(one[None].double())) for one in inputs])
     assert found.shape == wanted.shape

@@ -17,6 +17,8 @@ from tailcut.export_c.export import export_c
 from tailcut.export_c.lowering import of_leaf
 from tailcut.export_c.memory import plan
 from tailcut.export_c.program import Kind, Leaf, Map, Program, Stage
+from tailcut.inputs import BlockDCT, replace_stem, use_ycbcr
+from tailcut.inputs.transform.input_transform import input_transform_of
 
 CLOSE = 1e-5
 EDITED = sorted((Path(__file__).parents[1] / "format" / "golden" / "edits").glob("*.tailcut"))
@@ -47,6 +49,36 @@ def test_networks_of_the_zoo(name: str, tmp_path: Path) -> None:
     assert difference < CLOSE
     if "-ref" not in name:
         assert sum(report.flash_bytes.values()) < report.dense_weight_bytes / 15
+
+
+@pytest.mark.parametrize("chroma", ["full", "two_scale"])
+@pytest.mark.parametrize("size", [None, (37, 52)], ids=["whole blocks", "parts of blocks"])
+def test_pixels_become_frequency_channels(chroma: str, size: tuple[int, int] | None, tmp_path: Path) -> None:
+    model = tailcut.create_model("resnet50", width=4, small_input=True)
+    replace_stem(model, BlockDCT(24, chroma=chroma), image_size=64)  # type: ignore[arg-type]
+    difference, report = compare(lively(with_statistics(model)), tmp_path, pixels=True, size=size)
+    assert report.input_shape == (3, *(size or (64, 64)))
+    assert difference < CLOSE
+
+
+def test_pixels_become_ycbcr(tmp_path: Path) -> None:
+    model = use_ycbcr(tailcut.create_model("resnet20"), image_size=30)
+    difference, report = compare(lively(with_statistics(model)), tmp_path, pixels=True)
+    assert report.input_shape == (3, 30, 30)
+    assert difference < CLOSE
+
+
+def test_a_network_on_pixels_reads_them_anyway(tmp_path: Path) -> None:
+    model = tailcut.load("zoo:lenet5-776")
+    assert export_c(model, tmp_path, pixels=True).flash_bytes == export_c(model, tmp_path).flash_bytes
+
+
+def with_statistics(model: nn.Module) -> nn.Module:
+    """Give the network's transform the statistics of some noise."""
+    transform = input_transform_of(model)
+    assert transform is not None
+    transform.fit([torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(5))])
+    return model
 
 
 @pytest.mark.parametrize("name", MADE)

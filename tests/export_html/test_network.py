@@ -11,6 +11,7 @@ from torch import nn
 import tailcut
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.evaluation.generation import Sampler
+from tailcut.evaluation.pixel_inputs import ImageReader
 from tailcut.export_html.network import page_network
 from tailcut.inputs import replace_stem, use_ycbcr
 
@@ -48,11 +49,16 @@ def test_generators_make_images_of_codes(name: str) -> None:
 
 
 @pytest.mark.parametrize("change", [use_ycbcr, lambda model: replace_stem(model, 24)], ids=["ycbcr", "channels"])
-def test_networks_that_read_no_pixels_are_refused(change: Callable[[nn.Module], object]) -> None:
-    model = tailcut.create_model("resnet20")
+def test_pixels_go_through_the_transform_of_the_network(change: Callable[[nn.Module], object]) -> None:
+    model = tailcut.create_model("resnet20").eval()
     change(model)
-    with pytest.raises(StructureError, match="--input pixels"):
-        page_network(model)
+    network = page_network(model)
+    assert network.programs[0].input_shape[0] == 3
+    image = torch.rand(1, *network.programs[0].input_shape, generator=torch.Generator().manual_seed(0))
+    found = Runner(BUILDS[0], network.programs).run(0, image.numpy())
+    with torch.no_grad():
+        wanted = ImageReader(model)(image).flatten().numpy()
+    np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())
 
 
 def test_what_cannot_be_shown_is_refused() -> None:

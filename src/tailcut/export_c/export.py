@@ -18,6 +18,9 @@ from tailcut.export_c.sources import runner_files, runtime_folder
 from tailcut.export_c.writing import features, write_program
 from tailcut.files import write_atomically
 from tailcut.inputs.detection.detectors import Detector
+from tailcut.inputs.stem.replace import image_shape
+from tailcut.inputs.transform.input_transform import input_transform_of
+from tailcut.inputs.transform.pixel_network import PixelNetwork
 from tailcut.printing import Report, sizes, table
 from tailcut.structure import example_shape, source_of, without_views
 from tailcut.weights import to_dense, truncated_tensors
@@ -72,7 +75,12 @@ class CExportReport(Report):
 
 
 def export_c(
-    model: nn.Module, folder: str | Path, *, example_input: Tensor | None = None, size: tuple[int, int] | None = None
+    model: nn.Module,
+    folder: str | Path,
+    *,
+    example_input: Tensor | None = None,
+    size: tuple[int, int] | None = None,
+    pixels: bool = False,
 ) -> CExportReport:
     """Write `model` as C99 for one size of input: `model.h`, `model.c` and the runtime. The model is not changed.
 
@@ -85,6 +93,8 @@ def export_c(
         folder: where the files go; made if it is not there. Files of these names are replaced.
         example_input: (1, channels, height, width) or (1, features); the registered shape if neither is given.
         size: height and width of the input instead, for a registered model.
+        pixels: the input is RGB images of 0 to 1, (1, 3, height, width), which the network's own transform makes its
+            frequency channels or YCbCr; other networks read pixels anyway.
 
     Returns:
         Flash and RAM, byte by byte.
@@ -95,9 +105,9 @@ def export_c(
     """
     model = without_views(model)
     refuse_detector(model)
-    example = _example(model, example_input, size)
+    example = _example(model, example_input, size, pixels=pixels)
     dense = to_dense(model).cpu().float().eval()
-    program, map_bytes = lower(model, dense, example)
+    program, map_bytes = lower(*(map(reading_pixels, (model, dense)) if pixels else (model, dense)), example)
     text = write_program(program, NAME, f"{type(dense).__name__}, written by tailcut export --to c; do not edit.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -118,6 +128,12 @@ def export_c(
         4 * sum(parameter.numel() for parameter in dense.parameters()),
         map_bytes,
     )
+
+
+def reading_pixels(model: nn.Module) -> nn.Module:
+    """Return the network with the input transform that it keeps in front of it; itself if it keeps none."""
+    transform = input_transform_of(model)
+    return model if transform is None else PixelNetwork(model, transform.cpu()).eval()
 
 
 def refuse_detector(model: nn.Module) -> None:
@@ -168,13 +184,15 @@ def _kept(model: nn.Module) -> dict[str, KeptTensor]:
     return found
 
 
-def _example(model: nn.Module, example: Tensor | None, size: tuple[int, int] | None) -> Tensor:
+def _example(model: nn.Module, example: Tensor | None, size: tuple[int, int] | None, *, pixels: bool = False) -> Tensor:
     if example is not None and size is not None:
         raise ArgumentError("give example_input= or size=, not both")
     if example is None:
         shape = example_shape(model)
         if shape is None:
             raise ArgumentError("a network of your own class needs example_input=, a tensor of batch size 1")
+        if pixels:
+            shape = (1, *(image_shape(model) or shape[1:]))
         if size is not None:
             if len(shape) != 4 or min(size) < 1:
                 raise ArgumentError(f"size={size} is for networks that read maps, of at least 1 x 1")

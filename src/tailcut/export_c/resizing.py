@@ -118,7 +118,8 @@ def _slice(
     if axis not in (2, 3) or begin != 0 or stop != shape[axis]:
         raise StructureError("a part of the rows or columns")
     value = low.value(x)
-    if not value.is_plain and not (value.resampling == Resampling.PICK and not value.ops):
+    picks = value.resampling == Resampling.PICK and not value.ops and value.window.padding == (0, 0)
+    if not value.is_plain and not picks:
         value = low.stored(value)
     if any(leaf.up is not None for leaf in value.leaves()):
         value = low.stored(value)
@@ -159,6 +160,9 @@ def _cat(low: Lowering, node: fx.Node, parts: Any, axis: int = 0) -> Value:
 @HANDLERS.register("pad", "constant_pad_nd")
 def _pad(low: Lowering, node: fx.Node, x: fx.Node, pads: Any, mode: Any = "constant", value: Any = None) -> Value:
     number = value if isinstance(mode, str) else mode
+    if mode == "replicate" and len(pads) == 4 and min(pads) >= 0:
+        edge = Window(stride=(1, 1), padding=(pads[2], pads[0]))
+        return resampled(_poolable(low, x), node, Resampling.PICK, edge)
     if (isinstance(mode, str) and mode != "constant") or (number or 0) != 0:
         raise StructureError("padding by other numbers than 0")
     left, right, top, bottom, before, after = (*pads, 0, 0, 0, 0, 0, 0)[:6]

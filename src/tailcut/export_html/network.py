@@ -6,12 +6,11 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from tailcut.errors import ArgumentError, StructureError
+from tailcut.errors import ArgumentError
 from tailcut.evaluation.generation import GENERATORS, Sampler
 from tailcut.evaluation.pixel_inputs import image_shape
-from tailcut.export_c.export import lower, refuse_detector
+from tailcut.export_c.export import lower, reading_pixels, refuse_detector
 from tailcut.export_c.program import Program
-from tailcut.inputs.transform.input_transform import input_transform_of
 from tailcut.models import VAE
 from tailcut.structure import example_shape, name_of, source_of, without_views
 from tailcut.weights import to_dense
@@ -64,8 +63,7 @@ def page_network(model: nn.Module, size: tuple[int, int] | None = None) -> PageN
 
     Raises:
         ArgumentError: the network is of no registered family, or gives neither classes nor masks nor images.
-        StructureError: a layer has no form in C (the message names it), or the network reads no pixels or is a
-            detector.
+        StructureError: a layer has no form in C (the message names it), or the network is a detector.
     """
     model = without_views(model)
     refuse_detector(model)
@@ -82,11 +80,7 @@ def page_network(model: nn.Module, size: tuple[int, int] | None = None) -> PageN
         raise ArgumentError(
             "a page needs a network of a registered family, which gives the channels and the size of its images"
         )
-    if input_transform_of(source_of(model)) is not None:
-        raise StructureError(
-            f"{type(source_of(model)).__name__} reads frequency channels or YCbCr, and a page gives pixels; export it "
-            "with --to onnx --input pixels"
-        )
+    named, model, dense = model, reading_pixels(model), reading_pixels(dense)
     programs = [_lowered(model, dense, torch.rand(1, shape[0], *(size or shape[1:])))]
     kind = _kind(programs[0])
     if kind == "mask":
@@ -96,7 +90,7 @@ def page_network(model: nn.Module, size: tuple[int, int] | None = None) -> PageN
     names: tuple[str, ...] = ()
     if kind == "classes":
         (count,) = programs[0].output_shapes[0]
-        names = tuple(name_of(model, number, count) or str(number) for number in range(count))
+        names = tuple(name_of(named, number, count) or str(number) for number in range(count))
     return PageNetwork(kind, tuple(programs), names, num_parameters)
 
 

@@ -9,6 +9,7 @@ from tailcut.printing import Report
 
 TARGETS = ("onnx", "c", "html", "safetensors", "torch")
 SIZED = ("c", "html")
+WITH_INPUT = ("onnx", "c")
 INPUTS = ("own", "pixels")
 
 
@@ -26,6 +27,7 @@ def add_parser(commands: Commands) -> None:
         example="  tailcut export zoo:lenet5-776 --to onnx -o lenet5.onnx\n"
         "  tailcut export channels.tailcut --to onnx --input pixels -o pixels.onnx\n"
         "  tailcut export zoo:unet-759-float16 --to c --size 96x96 -o unet\n"
+        "  tailcut export zoo:imagenette-resnet18-combined --to c --input pixels -o channels\n"
         "  tailcut export zoo:unet-759-float16 --to html -o masks.html\n"
         "  tailcut export zoo:lenet5-776 --to torch -o lenet5.pt",
         run=run,
@@ -36,8 +38,8 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--input",
         choices=INPUTS,
-        help="input of the onnx file. own: that of the network (default); pixels: RGB images of 0 to 1, which the file "
-        "transforms for a network on frequency channels or YCbCr",
+        help="onnx, c: the input. own: that of the network (default); pixels: RGB images of 0 to 1, which are "
+        "transformed for a network on frequency channels or YCbCr",
     )
     parser.add_argument(
         "--size", type=_size, metavar="HxW", help="c, html: height and width of the input, such as 96x96"
@@ -48,19 +50,19 @@ def run(arguments: argparse.Namespace) -> Report:
     """Export."""
     if arguments.size is not None and arguments.to not in SIZED:
         raise ArgumentError(f"--size is for --to {' and '.join(SIZED)}; --to {arguments.to} takes no size")
+    if arguments.input is not None and arguments.to not in WITH_INPUT:
+        raise ArgumentError(f"--input is for --to {' and '.join(WITH_INPUT)}; --to {arguments.to} takes no input")
+    pixels = arguments.input == "pixels"
     if arguments.to == "onnx":
         from tailcut.execution.onnx.export import export_onnx
         from tailcut.format import load
 
-        pixels = arguments.input == "pixels"
         return export_onnx(load(arguments.file), arguments.out, pixels=pixels, tell=_tell)
-    if arguments.input is not None:
-        raise ArgumentError(f"--input is for --to onnx; --to {arguments.to} takes no input")
     if arguments.to == "c":
         from tailcut.export_c import export_c
         from tailcut.format import load
 
-        return export_c(load(arguments.file), arguments.out, size=arguments.size)
+        return export_c(load(arguments.file), arguments.out, size=arguments.size, pixels=pixels)
     if arguments.to == "html":
         from tailcut.export_html import export_html
         from tailcut.format import load

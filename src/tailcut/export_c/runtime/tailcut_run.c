@@ -578,16 +578,27 @@ static uint32_t place_of(uint32_t at, uint32_t from, uint32_t to, int aligns_cor
     return whole;
 }
 
+/* Which of `count` rows or columns the one at `at` repeats, where the first `padding` and those beyond repeat the edge. */
+static uint32_t picked(uint32_t at, uint32_t stride, uint32_t padding, uint32_t count) {
+    uint32_t place = at * stride;
+    place = place < padding ? 0 : place - padding;
+    return place < count ? place : count - 1;
+}
+
 static void enlarge(machine *m, const tailcut_segment *segment, uint32_t channel, uint32_t y, float *row) {
     const tailcut_stage *stage = m->stage;
     uint32_t x, first, width = stage->source_width;
     float down = 0.0f, right;
-    if (HAS_PICKING && (!TAILCUT_HAS_BILINEAR || stage->resample != TAILCUT_BILINEAR)) {
-        int picks = TAILCUT_HAS_PICK && stage->resample == TAILCUT_PICK;
-        evaluate(m, segment, channel, picks ? y * stage->pool_stride[0] : y * stage->source_height / stage->height,
-                 m->before);
+    if (TAILCUT_HAS_PICK && stage->resample == TAILCUT_PICK) {
+        evaluate(m, segment, channel,
+                 picked(y, stage->pool_stride[0], stage->pool_padding[0], stage->source_height), m->before);
         for (x = 0; x < stage->width; x++)
-            row[x] = m->before[picks ? x * stage->pool_stride[1] : x * width / stage->width];
+            row[x] = m->before[picked(x, stage->pool_stride[1], stage->pool_padding[1], width)];
+        return;
+    }
+    if (TAILCUT_HAS_NEAREST && (!TAILCUT_HAS_BILINEAR || stage->resample != TAILCUT_BILINEAR)) {
+        evaluate(m, segment, channel, y * stage->source_height / stage->height, m->before);
+        for (x = 0; x < stage->width; x++) row[x] = m->before[x * width / stage->width];
         return;
     }
     first = place_of(y, stage->source_height, stage->height, stage->counts_padding, &down);

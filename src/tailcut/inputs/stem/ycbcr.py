@@ -21,7 +21,7 @@ from tailcut.inputs.transform.input_transform import (
     input_transform_of,
 )
 from tailcut.structure import Edit, Reader, Writer, base_of, family, register_edit
-from tailcut.transform.color import rgb_to_ycbcr
+from tailcut.transform.color import RGB_TO_YCBCR, rgb_to_ycbcr
 
 
 class YCbCrPixels(InputTransform):
@@ -52,6 +52,14 @@ class YCbCrPixels(InputTransform):
         planes = _planes(images, compute_type(out))
         mean, std = (value.to(planes.dtype)[:, None, None] for value in (self.mean, self.std))
         return ((planes - mean) / std).to(out)
+
+    def convolution(self) -> tuple[Tensor, Tensor]:
+        """Return weight and bias, see the base class; k is 1."""
+        std = self.std.to(compute_type(self.std.dtype))
+        rows = torch.tensor(RGB_TO_YCBCR, dtype=torch.float64, device=std.device).to(std.dtype)
+        shift = torch.zeros_like(std)
+        shift[0] = LEVEL_SHIFT
+        return (rows * (255.0 / std)[:, None])[:, :, None, None], -(self.mean.to(std.dtype) + shift) / std
 
     def unnormalized(self, images: Tensor | JpegCoefficients) -> Tensor:
         """Return Y, Cb and Cr minus 128, without normalisation; images as for `forward`, on any device.

@@ -51,6 +51,7 @@ class BlockDCT(InputTransform):
     """
 
     filters: Tensor
+    block_size = BLOCK_SIZE
 
     def __init__(
         self,
@@ -161,6 +162,11 @@ class BlockDCT(InputTransform):
         zero = torch.zeros_like(self.mean, dtype=compute_type(self.mean.dtype))
         return self._channels(images.to(self.mean.device), zero, zero + 1)
 
+    def convolution(self) -> tuple[Tensor, Tensor]:
+        """Return weight and bias, see the base class; k is 8 and the margins."""
+        dtype = compute_type(self.mean.dtype)
+        return self._folded(self.mean.to(dtype), self.std.to(dtype), scale=255.0)
+
     def extra_repr(self) -> str:
         """Channels per component, chroma and padding, for `print(model)`."""
         counts = " + ".join(str(len(part)) for part in self.selection.components().values())
@@ -172,15 +178,16 @@ class BlockDCT(InputTransform):
         self._check_size(*images.shape[-2:])
         out = mean.dtype if is_integer else images.dtype
         dtype = compute_type(out)
-        filters = self.filters if self.filters.dtype == dtype else self._new_filters(dtype, self.filters.device)
-        # Everything after the convolution is linear too, so that it is folded into the filters.
-        mean, std = mean.to(dtype), std.to(dtype)
-        weight = filters * ((1.0 if is_integer else 255.0) / std)[:, None, None, None]
-        bias = -(mean + self._level_shift(mean)) / std
+        weight, bias = self._folded(mean.to(dtype), std.to(dtype), scale=1.0 if is_integer else 255.0)
         x = self._padded(images.to(dtype).reshape(-1, *images.shape[-3:]))
         with without_autocast(x.device):
             channels = conv2d(x, weight, bias, stride=BLOCK_SIZE)
         return channels.to(out).reshape(*images.shape[:-3], *channels.shape[1:])
+
+    def _folded(self, mean: Tensor, std: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """Return weight and bias of the convolution: everything after it is linear too, and folded into the filters."""
+        filters = self.filters if self.filters.dtype == std.dtype else self._new_filters(std.dtype, self.filters.device)
+        return filters * (scale / std)[:, None, None, None], -(mean + self._level_shift(mean)) / std
 
     def _stored_channels(self, coefficients: JpegCoefficients) -> Tensor:
         """`from_coefficients` without normalisation."""
@@ -218,14 +225,14 @@ class BlockDCT(InputTransform):
         return shift
 
     @property
-    def _margin(self) -> int:
-        """Return the reach of the filters beyond their block: one pixel on each side for smoothed chroma."""
+    def margin(self) -> int:  # type: ignore[override]
+        """Reach of the filters beyond their block: one pixel on each side for smoothed chroma."""
         has_chroma = bool(self.selection.chroma_blue or self.selection.chroma_red)
         return 1 if self.chroma == "two_scale" and has_chroma else 0
 
     def _padded(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
-        margin = self._margin
+        margin = self.margin
         sides = (margin, margin + -width % BLOCK_SIZE, margin, margin + -height % BLOCK_SIZE)
         # An exported program is for other sizes too, so that it is to look for itself.
         is_needed = torch.compiler.is_exporting() and self.padding != "error"
@@ -242,10 +249,10 @@ class BlockDCT(InputTransform):
         """Colour conversion, smoothing and cosines as one filter per channel: (n, 3, k, k), for pixels of 0 to 255."""
         parts = []
         for row, (name, indices) in zip(RGB_TO_YCBCR, self.selection.components().items(), strict=True):
-            if self._margin and name != "luma":
+            if self.margin and name != "luma":
                 filters = smoothed_filters(indices)
             else:
-                filters = pad(block_filters(BLOCK_SIZE, indices, dtype=torch.float64), (self._margin,) * 4)
+                filters = pad(block_filters(BLOCK_SIZE, indices, dtype=torch.float64), (self.margin,) * 4)
             parts.append(filters * torch.tensor(row, dtype=torch.float64, device="cpu")[:, None, None])
         return torch.cat(parts).to(device=device, dtype=dtype)
 

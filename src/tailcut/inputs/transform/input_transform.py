@@ -27,10 +27,14 @@ class InputTransform(nn.Module, ABC):
     Attributes:
         mean: buffer (n,), subtracted from each channel; 0 until `fit`.
         std: buffer (n,), each channel is divided by it; 1 until `fit`.
+        block_size: pixels along a side that make one pixel of a channel.
+        margin: pixels beyond its block that a channel reads on each side; those beyond the image repeat its edge.
     """
 
     mean: Tensor
     std: Tensor
+    block_size = 1
+    margin = 0
 
     def __init__(self, num_channels: int) -> None:
         super().__init__()
@@ -45,6 +49,10 @@ class InputTransform(nn.Module, ABC):
     @abstractmethod
     def unnormalized(self, images: Tensor | JpegCoefficients) -> Tensor:
         """Return the channels of images on any device, without normalisation."""
+
+    @abstractmethod
+    def convolution(self) -> tuple[Tensor, Tensor]:
+        """Return weight (n, 3, k, k) and bias (n,) of `forward` as a convolution of pixels of 0 to 1, stride `block_size`."""
 
     @torch.no_grad()
     def fit(self, loader: Iterable[Any], *, over: str = "pixels") -> Self:
