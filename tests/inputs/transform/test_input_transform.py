@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tailcut.errors import ArgumentError, DataError
+from tailcut.errors import ArgumentError, DataError, StructureError
 from tailcut.inputs.jpeg.coefficients import JpegCoefficients
 from tailcut.inputs.stem.ycbcr import YCbCrPixels
 from tailcut.inputs.transform.block_dct import BlockDCT
@@ -88,3 +88,8 @@ def test_floats_of_0_to_255_and_arrays_are_told() -> None:
     block(images * 1.5)
     with pytest.raises(ArgumentError, match=r"got ndarray; .*torch\.from_numpy"):
         block(images.numpy())
+
+
+def test_a_transform_of_ones_own_has_no_convolution() -> None:
+    with pytest.raises(StructureError, match="Halves is no convolution"):
+        Halves().convolution()

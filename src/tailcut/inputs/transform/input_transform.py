@@ -7,7 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from tailcut.errors import ArgumentError, DataError
+from tailcut.errors import ArgumentError, DataError, StructureError
 from tailcut.inputs.jpeg.coefficients import JpegCoefficients
 from tailcut.inputs.transform.statistics import ChannelStatistics
 
@@ -50,9 +50,15 @@ class InputTransform(nn.Module, ABC):
     def unnormalized(self, images: Tensor | JpegCoefficients) -> Tensor:
         """Return the channels of images on any device, without normalisation."""
 
-    @abstractmethod
     def convolution(self) -> tuple[Tensor, Tensor]:
-        """Return weight (n, 3, k, k) and bias (n,) of `forward` as a convolution of pixels of 0 to 1, stride `block_size`."""
+        """Return weight (n, 3, k, k) and bias (n,) of `forward` as a convolution with stride `block_size`.
+
+        It is for pixels of 0 to 1.
+
+        Raises:
+            StructureError: the transform is none.
+        """
+        raise StructureError(f"{type(self).__name__} is no convolution, so no program of layers can include it")
 
     @torch.no_grad()
     def fit(self, loader: Iterable[Any], *, over: str = "pixels") -> Self:
