@@ -14,6 +14,8 @@ from tailcut.weights import TruncatedTensor
 
 # What every module has from the beginning, but the mode: dicts that torch sets once and changes within.
 _CONSTANT = frozenset(nn.Module().__dict__) - {"training"}
+# What may change without a refresh: the copies take it over. Batch norm reads its momentum in each call.
+_FOLLOWED = frozenset({"training", "momentum"})
 
 
 class Copied(NamedTuple):
@@ -73,7 +75,7 @@ class Guard:
         return self._seen_handles < 0
 
     def check(self) -> None:
-        """Give the copies the modes of their originals.
+        """Give the copies the modes and momenta of their originals.
 
         Raises:
             StructureError: something else has changed.
@@ -90,11 +92,11 @@ class Guard:
         for one, seen in zip(self._copied, self._seen_attributes, strict=True):
             if any(one.source.__dict__[name] for name in HOOKS):
                 raise _changed(f"hooks were added to {self._name(one.source)}")
-            names = _differences(one.source.__dict__, seen) - {"training"}
-            if names:
-                raise _changed(f"{', '.join(sorted(names))} of {self._name(one.source)} was set")
+            names = _differences(one.source.__dict__, seen)
+            if names - _FOLLOWED:
+                raise _changed(f"{', '.join(sorted(names - _FOLLOWED))} of {self._name(one.source)} was set")
             for copy in one.copies:
-                copy.__dict__["training"] = one.source.training
+                copy.__dict__.update({name: one.source.__dict__[name] for name in names if name in one.source.__dict__})
         self._note()
 
     def set_by_forward(self) -> str:
