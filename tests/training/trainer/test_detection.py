@@ -235,6 +235,7 @@ def test_a_regularised_detector(root: Path, tmp_path: Path) -> None:
         (["data.augmentation.flip=true"], "data.augmentation: has no meaning .* mirrored by detection.flip"),
         (["training.loss=dice_bce"], "training.loss: has no meaning for a detector"),
         (["training.label_smoothing=0.1"], "training.label_smoothing: has no meaning"),
+        (["training.precision=bf16"], "training.precision: a detector trains in fp32"),
         (["training.channels_last=true"], "training.channels_last: has no meaning"),
         (["distillation.teacher=zoo:lenet5-776"], "distillation: has no meaning"),
         (["regularization={}"], "training.execution: .* choose 'dense'"),

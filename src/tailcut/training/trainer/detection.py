@@ -81,6 +81,8 @@ def check_recipe(recipe: Recipe) -> DetectionSection:
         "data.augmentation": "; its images are mirrored by detection.flip",
     }
     check_unused(useless, of="a detector", instead=instead)
+    if training.precision != "fp32":
+        raise RecipeError("training.precision: a detector trains in fp32; 16 bits round its boxes, which are in pixels")
     if recipe.regularization is not None and training.execution != "dense":
         raise RecipeError("training.execution: a regularised detector trains with dense weights; choose 'dense'")
     if section.backbone is None:
