@@ -129,6 +129,9 @@ def test_errors_of_all_kinds_arrive(index: int, kind: type[Exception], message: 
     with Workers(1) as processes:
         with pytest.raises(kind, match=message) as caught:
             list(processes.items(sources.Broken(), [index]))
+        if index == 2:
+            with pytest.raises(kind, match=message):
+                list(processes.items(sources.Broken(), [2] * 9))
         if index == 1:
             assert "in __getitem__" in caught.value.__notes__[0]
             assert [int(item) for (item,) in processes.items(SQUARES, [5, 2])] == [25, 4]  # it starts anew

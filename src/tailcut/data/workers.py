@@ -4,7 +4,7 @@ import signal
 import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import cycle
 from multiprocessing.connection import Connection
 from typing import Any, Self
@@ -93,7 +93,8 @@ class Workers:
             for index, (_, connection) in zip(indices, cycle(self._running), strict=False):
                 if len(asked) == NUM_AHEAD * len(self._running):
                     yield _received(asked.popleft())
-                connection.send(index)
+                with suppress(ConnectionError):  # of a process that ended; said where its item is awaited
+                    connection.send(index)
                 asked.append(connection)
             while asked:
                 yield _received(asked.popleft())
@@ -120,7 +121,7 @@ def _serve(connection: Connection, source: "torch.utils.data.Dataset[Any]") -> N
     while True:
         try:
             index = connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):
             return
         answer: tuple[Any, Exception | None]
         try:
