@@ -9,7 +9,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,10 +21,11 @@ from bench.machine import Machine
 from bench.scale import TINY, Scale
 from bench.tables import Row, Table
 from bench.timing import num_threads
-from tailcut.data import FolderDataset, data_roots, in_order
+from tailcut.data import FolderDataset, data_roots
+from tailcut.data.workers import Workers
 from tailcut.evaluation.stored_inputs import StoredDataset
 from tailcut.inputs import BlockDCT
-from tailcut.training.batches import EpochBatches
+from tailcut.training.batches import TrainingBatches
 from tailcut.training.recipe.sections import AugmentationSection
 
 FOLDERS = ("imagenette224/train", "flowers17")  # of a data root; the first that is there
@@ -87,26 +87,17 @@ def _ways(folder: Path) -> dict[str, tuple[FolderDataset | StoredDataset, Reader
     }
 
 
-@dataclass(frozen=True)
-class _Steps(torch.utils.data.Dataset[Tensor]):
-    """The images of the steps of a training, epoch after epoch."""
-
-    dataset: FolderDataset | StoredDataset
-
-    def __getitem__(self, index: int) -> Tensor:
-        epoch, step = divmod(index, len(self.dataset) // BATCH)
-        augmentation = AugmentationSection(crop=True, flip=True)
-        return EpochBatches(self.dataset, BATCH, 0, epoch, augmentation, 1, 0, 1)[step][0]
-
-
 @torch.no_grad()
 def _images_per_second(dataset: FolderDataset | StoredDataset, read: Reader, workers: int, count: int) -> float:
     ahead = 2 * workers + 1  # what was made before the clock starts
     start = 0.0
-    for number, images in enumerate(in_order(_Steps(dataset), ahead + count, workers)):
-        read(images)
-        if number + 1 == ahead:
-            start = time.perf_counter()
+    made = TrainingBatches(dataset, BATCH, 0, AugmentationSection(crop=True, flip=True), 1, 0, 1)
+    steps = [divmod(number, len(dataset) // BATCH) for number in range(ahead + count)]
+    with Workers(workers) as processes:
+        for number, (images, *_) in enumerate(processes.items(made, steps)):
+            read(images)
+            if number + 1 == ahead:
+                start = time.perf_counter()
     return count * BATCH / (time.perf_counter() - start)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Self
 
 
 class TailcutError(Exception):
@@ -25,6 +26,11 @@ class MissingExtraError(TailcutError, ImportError):
 
     def __init__(self, feature: str, package: str, extra: str) -> None:
         super().__init__(f"{feature} needs the package {package!r}: {how_to_install(extra)}")
+        self._arguments = feature, package, extra
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str, str]]:
+        """Return what makes the error again in another process."""
+        return type(self), self._arguments
 
 
 MAX_SHOWN = 1000

@@ -1,4 +1,8 @@
 import importlib
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +13,89 @@ from torch.utils.data import TensorDataset
 
 from tailcut.data import FolderDataset, open_dataset, reading
 from tailcut.data.dataset import Indices
-from tailcut.data.workers import in_order
-from tailcut.errors import ArgumentError, DataError
+from tailcut.data.workers import Workers, in_order
+from tailcut.errors import ArgumentError, DataError, MissingExtraError
 
 SQUARES = TensorDataset(torch.arange(9) ** 2)
+
+# Leaves a loader of large items after the fourth one, and says which processes made them.
+LEAVING = """
+import os
+import signal
+import sys
+
+import torch
+
+from tailcut.data.workers import Workers, in_order
+
+
+class Large(torch.utils.data.Dataset):
+    def __getitem__(self, index):
+        return os.getpid(), [torch.full((3, 480, 640), float(index)) for _ in range(20)]
+
+
+def leave(way):
+    if way == "error":
+        raise ValueError
+    if way == "exit":
+        sys.exit()
+    os.killpg(0, signal.SIGINT)  # as Ctrl-C does: the workers get it too
+
+
+def main(way):
+    try:
+        for number, (process, tensors) in enumerate(in_order(Large(), 1000, 2)):
+            assert all(bool((tensor == number).all()) for tensor in tensors)
+            print(process, flush=True)
+            if number == 3:
+                leave(way)
+    except (ValueError, KeyboardInterrupt) as error:
+        print(type(error).__name__)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
+"""
+
+
+# A module, which other processes can import.
+SOURCES = """
+import os
+
+from torch.utils.data import Dataset
+
+from tailcut.errors import MissingExtraError
+
+
+class Processes(Dataset):
+    def __getitem__(self, index):
+        return os.getpid()
+
+
+class Broken(Dataset):
+    def __getitem__(self, index):
+        if index == 0:
+            raise MissingExtraError("this", "package", "extra")
+        if index == 1:
+            return 1 // (index - 1)
+        os._exit(3)
+"""
+
+
+@pytest.fixture
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    (tmp_path / "sources_of_items.py").write_text(SOURCES, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "sources_of_items", raising=False)
+    return importlib.import_module("sources_of_items")
+
+
+def is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -32,6 +115,66 @@ def test_an_error_is_that_of_the_source(workers: int, tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         list(items)
     assert str(caught.value).startswith(f"{path} is no PNG or JPEG image")
+
+
+@pytest.mark.parametrize(
+    ("index", "kind", "message"),
+    [
+        (0, MissingExtraError, "this needs the package 'package'"),
+        (1, ZeroDivisionError, "integer division"),
+        (2, DataError, "a worker process ended before it sent its item"),
+    ],
+)
+def test_errors_of_all_kinds_arrive(index: int, kind: type[Exception], message: str, sources: Any) -> None:
+    with Workers(1) as processes:
+        with pytest.raises(kind, match=message) as caught:
+            list(processes.items(sources.Broken(), [index]))
+        if index == 2:
+            with pytest.raises(kind, match=message):
+                list(processes.items(sources.Broken(), [2] * 9))
+        if index == 1:
+            assert "in __getitem__" in caught.value.__notes__[0]
+            assert [int(item) for (item,) in processes.items(SQUARES, [5, 2])] == [25, 4]  # it starts anew
+
+
+def test_processes_stay_until_they_are_no_more_wanted(sources: Any) -> None:
+    source = sources.Processes()
+    with Workers(2) as processes:
+        first, second = (list(processes.items(source, range(4))) for _ in range(2))
+        assert first == second
+        assert first[:2] == first[2:]
+        assert len({*first, os.getpid()}) == 3
+        source = sources.Processes()
+        (other,) = processes.items(source, range(1))
+        assert other not in first
+        assert not any(is_running(process) for process in first)
+        left_early = processes.items(source, range(100))
+        assert next(left_early) == other
+        del left_early
+        assert not is_running(other)
+        (last,) = processes.items(source, range(1))
+        assert is_running(last)
+    assert not is_running(last)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no groups of processes to interrupt")
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("way", "said"), [("error", ["ValueError"]), ("exit", []), ("interrupt", ["KeyboardInterrupt"])]
+)
+def test_a_loader_can_be_left_early(way: str, said: list[str], tmp_path: Path) -> None:
+    script = tmp_path / "leaving.py"
+    script.write_text(LEAVING, encoding="utf-8")
+    command = [sys.executable, str(script), way]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, start_new_session=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    processes, rest = done.stdout.splitlines()[:4], done.stdout.splitlines()[4:]
+    assert rest == said
+    assert len(set(processes)) == 2
+    end = time.monotonic() + 30
+    while any(is_running(int(process)) for process in processes):
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("workers", [-1, 257, True, 1.5])

@@ -8,6 +8,7 @@ from tests.inputs.jpegs import encode, photo
 from torch import Tensor
 
 from tailcut.data import Dataset, FolderDataset, in_order, open_dataset, reading, split_off
+from tailcut.data.workers import Workers
 from tailcut.errors import ArgumentError, DataError, RecipeError
 from tailcut.evaluation import evaluate
 from tailcut.evaluation.evaluate import evaluate_file
@@ -105,8 +106,9 @@ def test_workers_give_the_same_batches(root: Path) -> None:
     augmentation = AugmentationSection(flip=True, crop=True)
 
     def found(workers: int) -> list[Tensor]:
-        made = batches(dataset, batch_size=3, seed=1, epoch=2, augmentation=augmentation, workers=workers)
-        return [part for batch in made for part in batch]
+        with Workers(workers) as processes:
+            made = batches(dataset, batch_size=3, seed=1, epoch=2, augmentation=augmentation, workers=processes)
+            return [part for batch in made for part in batch]
 
     assert len(found(0)) == 6
     assert all(torch.equal(own, other) for own, other in zip(found(0), found(1), strict=True))

@@ -18,7 +18,7 @@ from PIL import Image
 from tests.small_coco import TINY, write_coco
 from torch import Tensor, nn
 
-from tailcut.data import Dataset, InMemoryDataset, in_order, open_dataset
+from tailcut.data import Dataset, InMemoryDataset, open_dataset
 from tailcut.format import load, save
 from tailcut.format.codecs import deflate
 from tailcut.format.zoo import PREFIX as ZOO_PREFIX
@@ -35,7 +35,8 @@ from tailcut.training.setup.build import build_model, build_schedule
 from tailcut.training.setup.initial_network import DATA_PREFIX
 from tailcut.training.setup.initialization import regularized
 from tailcut.training.train import train
-from tailcut.training.trainer import base, detection
+from tailcut.training.trainer import base
+from tailcut.training.trainer.detection import DetectionTrainer
 from tailcut.weights import kept_counts, truncated_tensors
 from tailcut.weights.attach import set_length
 
@@ -49,6 +50,7 @@ DETECTORS = {
 }
 DETECTORS |= {"model.arguments.frozen_stages": "", "detection.backbone": ""}
 
+STEPS = DetectionTrainer._batches
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -97,9 +99,9 @@ def one_batch(dataset: Dataset, **settings: Any) -> Iterator[tuple[Tensor, Tenso
     raise OneStepDone
 
 
-def two_examples(*args: Any) -> Iterator[Any]:
-    """The images and objects of a detector's first two steps."""
-    yield from itertools.islice(in_order(*args), 2)
+def two_steps(self: DetectionTrainer) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """A detector's first two steps."""
+    yield from itertools.islice(STEPS(self), 2)
     raise OneStepDone
 
 
@@ -171,7 +173,7 @@ def test_a_step_of_the_training_is_taken(name: str, tmp_path: Path, monkeypatch:
         write_imagenet(tmp_path)
     monkeypatch.setattr(setup_data, "open_dataset", drawn_dataset)
     monkeypatch.setattr(base, "batches", one_batch)
-    monkeypatch.setattr(detection, "in_order", two_examples)
+    monkeypatch.setattr(DetectionTrainer, "_batches", two_steps)
     with pytest.raises(OneStepDone):  # the loop itself refuses a loss that is no number
         train(recipe, tmp_path / "run", roots=tmp_path, devices=Devices("cpu"))
 

@@ -10,6 +10,7 @@ from PIL import Image
 from scipy import ndimage
 
 from tailcut.data import Dataset, InMemoryDataset, open_dataset, split_off
+from tailcut.data.workers import Workers
 from tailcut.errors import ArgumentError
 from tailcut.training.batches import augment, batches, coarsen, generator, shift
 from tailcut.training.recipe.sections import AugmentationSection
@@ -24,7 +25,7 @@ def numbered(num: int) -> InMemoryDataset:
     return InMemoryDataset("numbered", "train", images, torch.arange(num), [str(i) for i in range(num)])
 
 
-def numbers(dataset: InMemoryDataset, **settings: int) -> list[list[int]]:
+def numbers(dataset: InMemoryDataset, **settings: Any) -> list[list[int]]:
     work = batches(dataset, augmentation=NOTHING, **{"batch_size": 4, "seed": 1, "epoch": 0, **settings})
     return [targets.tolist() for _, targets, _ in work]
 
@@ -152,9 +153,12 @@ def test_random_parts_do_not_depend_on_who_makes_them(tmp_path: Path) -> None:
         for values, even, odd in zip(whole, first, second, strict=True):
             assert torch.equal(values[0::2], even)
             assert torch.equal(values[1::2], odd)
-    for whole, ahead in zip(alone, batches(dataset, **settings, workers=2), strict=True):
-        assert all(torch.equal(one, other) for one, other in zip(whole, ahead, strict=True))
-    images, _, places = next(batches(dataset, **{**settings, "epoch": 2}))
+    next_one = {**settings, "epoch": 2}
+    with Workers(2) as processes:  # the same for both epochs
+        for epoch, expected in ((settings, alone), (next_one, list(batches(dataset, **next_one)))):
+            for whole, ahead in zip(expected, batches(dataset, **epoch, workers=processes), strict=True):
+                assert all(torch.equal(one, other) for one, other in zip(whole, ahead, strict=True))
+    images, _, places = next(batches(dataset, **next_one))
     assert not torch.equal(images, alone[0][0])
     middles = dataset.batch(places)[0]
     assert not torch.equal(images, middles)

@@ -25,8 +25,9 @@ from tailcut.training.experiments.definition import load_experiment, shipped_exp
 from tailcut.training.experiments.sweep import find_results, make_report
 from tools.docs.attack_tables import attack_tables
 from tools.docs.byte_tables import byte_table, trained_table
-from tools.docs.combined_tables import combined_table
+from tools.docs.combined_tables import CIFAR_ROWS, combined_table
 from tools.docs.comparisons import LAYER_SCORES, TUNED_SCORES, answers, scores_compared, variants_compared
+from tools.docs.detection_table import detection_table
 from tools.docs.findings import AGAINST, finding
 from tools.docs.fuzz_tables import fuzz_table
 from tools.docs.highlights import highlights
@@ -53,6 +54,7 @@ BENCH_OF = {
         "exporting",
         "microcontroller",
         "coding",
+        "combined",
     )
 }
 EXPERIMENTS = Path("docs/results/experiments")
@@ -145,7 +147,12 @@ def build(root: Path) -> dict[Path, str]:
             "bench": lambda: bench_tables(root / BENCH_OF["coding"], headings=False),
             "trained": lambda: trained_table(root / RESULTS),
         },
-        "docs/combined.md": {"combined": lambda: combined_table(root / RESULTS)},
+        "docs/detection.md": {"overfit": lambda: detection_table(root / RESULTS)},
+        "docs/combined.md": {
+            "combined": lambda: combined_table(root / RESULTS),
+            "cifar10": lambda: combined_table(root / RESULTS, CIFAR_ROWS),
+            "bench": lambda: bench_tables(root / BENCH_OF["combined"], headings=False),
+        },
         "docs/benchmarks.md": {
             "bench": lambda: bench_tables(root / BENCH),
             "table5": lambda: bench_tables(root / BENCH_OF["table5"], headings=False),

@@ -13,8 +13,10 @@ from tools.docs.corner_images import new_figure
 from tools.docs.markdown import markdown_table
 
 COMBINED = "imagenette-resnet18-combined"
-# Title and name of the results; those of a stage have its name behind the recipe's.
-ROWS = (
+CIFAR = "cifar10-resnet20-combined"
+Rows = tuple[tuple[str, str], ...]
+# Title and name of the results; those of a stage have its name behind the recipe's. First the dense network.
+ROWS: Rows = (
     ("pixels, 112 x 112, dense", "imagenette-resnet18-rgb112"),
     ("inputs alone: 24 frequency channels", "imagenette-resnet18-dct24"),
     ("channels alone: half of the MACs pruned", "imagenette-resnet18-pruned"),
@@ -24,15 +26,21 @@ ROWS = (
     ("... 5 % of the coefficients", f"{COMBINED}-weights"),
     ("... trained for bytes", COMBINED),
 )
+CIFAR_ROWS: Rows = (
+    ("24 frequency channels, dense", f"{CIFAR}-inputs"),
+    ("... half of the MACs pruned", f"{CIFAR}-channels"),
+    ("... 20 % of the coefficients", f"{CIFAR}-weights"),
+    ("... trained for bytes", CIFAR),
+)
 HEADER = ("network", "seeds", "**accuracy**", "parameters", "coefficients", "**bytes**", "smaller")
 
 
-def combined_table(results: Path) -> str:
+def combined_table(results: Path, rows: Rows = ROWS) -> str:
     """Return one row for each network, with the mean and the spread over its seeds."""
     known = _known(results)
-    dense = known.get(ROWS[0][1])
+    dense = known.get(rows[0][1])
     largest = dense[0].file_bytes if dense else None
-    return markdown_table(HEADER, [_row(title, known.get(name, []), largest) for title, name in ROWS], align="<<>>>>>")
+    return markdown_table(HEADER, [_row(title, known.get(name, []), largest) for title, name in rows], align="<<>>>>>")
 
 
 def _known(results: Path) -> dict[str, list[Result]]:

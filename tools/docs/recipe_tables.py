@@ -86,8 +86,9 @@ def cells(recipe: Recipe, runs: Sequence[Result]) -> list[str]:
 
 
 def metric_of(recipe: Recipe) -> str:
-    """Return the figure of a line: the first that the paper has for it, accuracy if it has none."""
-    return next(iter(recipe.paper.metrics), ACCURACY) if recipe.paper is not None else ACCURACY
+    """Return the figure of a line: the first that the paper has for it, the chief one of its task if it has none."""
+    chief = ACCURACY if recipe.detection is None else "box_AP50"
+    return next(iter(recipe.paper.metrics), chief) if recipe.paper is not None else chief
 
 
 def labelled(metric: str, text: str) -> str:

@@ -7,13 +7,14 @@ together what one process sees.
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from tailcut.data import Dataset, in_order
+from tailcut.data import Dataset
+from tailcut.data.workers import Workers
 from tailcut.training.recipe.sections import AugmentationSection
 
 
@@ -37,7 +38,7 @@ def batches(
     coarse: int = 1,
     rank: int = 0,
     num_processes: int = 1,
-    workers: int = 0,
+    workers: Workers | None = None,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield the augmented batches of one epoch, of one process; an incomplete last batch is left out.
 
@@ -50,47 +51,60 @@ def batches(
         coarse: how many times smaller the images become after that, along each side; see `coarsen`.
         rank: number of this process, which takes every `num_processes`-th image of each batch.
         num_processes: how many processes share a batch.
-        workers: processes that make batches ahead for this one; the batches are the same.
+        workers: processes that make batches ahead for this one, and stay for the next epoch; the batches are the same.
 
     Yields:
         Images (batch_size / num_processes, channels, height, width), targets, and the images' places in the data
         set, int64 (batch_size / num_processes,).
     """
-    made = EpochBatches(dataset, batch_size, seed, epoch, augmentation, coarse, rank, num_processes)
-    yield from in_order(made, len(dataset) // batch_size, workers)
+    made = TrainingBatches(dataset, batch_size, seed, augmentation, coarse, rank, num_processes)
+    yield from (workers or Workers(0)).items(made, steps_of(epoch, len(dataset) // batch_size))
+
+
+def steps_of(epoch: int, num_steps: int) -> list[tuple[int, int]]:
+    """Return epoch and step of each step of an epoch."""
+    return [(epoch, step) for step in range(num_steps)]
 
 
 @dataclass(frozen=True)
-class EpochBatches(torch.utils.data.Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """The batch of each step of an epoch; see `batches`."""
+class TrainingBatches(torch.utils.data.Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """The batch of each epoch and step; see `batches`."""
 
     dataset: Dataset
     batch_size: int
     seed: int
-    epoch: int
     augmentation: AugmentationSection
     coarse: int
     rank: int
     num_processes: int
 
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return images, targets and places of one step."""
-        places = torch.arange(self.batch_size)[self.rank :: self.num_processes]
-        mine = self._order[step * self.batch_size + places]
+    def __getitem__(self, index: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return images, targets and places of an epoch and step."""
+        epoch, step = index
+        mine, places = self.places(epoch, step), self._shares()
         if self.augmentation.crop:
-            noises = [generator(self.seed, self.epoch, step, place) for place in places.tolist()]
+            noises = [generator(self.seed, epoch, step, place) for place in places.tolist()]
             images, targets = self.dataset.random_parts(mine, noises)
         else:
             images, targets = self.dataset.batch(mine)
-        noise = generator(self.seed, self.epoch, step)
+        noise = generator(self.seed, epoch, step)
         stored = self.dataset.stored_channels
         mirrored = None if stored is None else stored.flipped
         images, targets = augment(images, targets, self.augmentation, noise, self.batch_size, places, mirrored)
         return *coarsen(images, targets, self.coarse), mine
 
-    @cached_property
-    def _order(self) -> Tensor:
-        return torch.randperm(len(self.dataset), generator=generator(self.seed, self.epoch))
+    def places(self, epoch: int, step: int) -> Tensor:
+        """Return the places in the data set of this process's images of a step, int64 (images,)."""
+        order = _order(len(self.dataset), self.seed, epoch)
+        return order[step * self.batch_size + self._shares()]
+
+    def _shares(self) -> Tensor:
+        return torch.arange(self.batch_size)[self.rank :: self.num_processes]
+
+
+@lru_cache(maxsize=2)
+def _order(num_images: int, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(num_images, generator=generator(seed, epoch))
 
 
 def augment(

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from tests.tools.docs.test_recipe_tables import record
-from tools.docs.combined_tables import COMBINED, combined_table
+from tools.docs.combined_tables import CIFAR, CIFAR_ROWS, COMBINED, combined_table
 
 
 def test_rows_come_from_the_records(tmp_path: Path) -> None:
@@ -21,3 +21,17 @@ def test_rows_come_from_the_records(tmp_path: Path) -> None:
     assert "| pixels, 112 x 112, dense | 0, 1 | **55.0 ± 7.1 %** |" in table
     assert "| ... trained for bytes | 3 | **75.0 %** |" in table
     assert "| ... 5 % of the coefficients | 3 | **75.0 %** |" in table
+
+
+def test_the_network_on_cifar10_is_compared_with_its_first_stage(tmp_path: Path) -> None:
+    assert combined_table(tmp_path, CIFAR_ROWS).count("not run") == 4
+    record(tmp_path, f"combined/{CIFAR}", 0, {"accuracy": 0.75})
+    (made,) = (tmp_path / "combined").glob("*.json")
+    own = json.loads(made.read_text(encoding="utf-8"))
+    stage = own | {"name": f"{CIFAR}-inputs", "file_bytes": 50 * own["file_bytes"]}
+    (tmp_path / "stages" / "combined").mkdir(parents=True)
+    (tmp_path / "stages" / "combined" / f"{CIFAR}-inputs.json").write_text(json.dumps(stage), encoding="utf-8")
+    table = combined_table(tmp_path, CIFAR_ROWS)
+    assert table.count("not run") == 2
+    assert table.splitlines()[2].endswith("| 1 : 1 |")
+    assert table.splitlines()[-1].endswith("| 50 : 1 |")

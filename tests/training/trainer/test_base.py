@@ -1,4 +1,5 @@
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -45,6 +46,7 @@ VARIANTS = {
     "rounded": ("training.round_from=0.5", "data.augmentation={ shift = 2, flip = true }"),
     "sgd": ("optimizer.name=sgd", "optimizer.lr_schedule.name=cosine"),
     "rate": ("schedule={ num_kept = 400, rate = 0.3 }",),
+    "workers": ("data.workers=1",),
 }
 
 
@@ -62,6 +64,7 @@ def train_and_stop(recipe: Recipe, out: Path, monkeypatch: pytest.MonkeyPatch, *
         patch.setattr(base, "batches", batches)
         with pytest.raises(TrainingError) as caught:
             train(recipe, out)
+    assert not multiprocessing.active_children()
     return str(caught.value)
 
 

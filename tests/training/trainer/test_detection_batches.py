@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from tests.small_coco import HEIGHT, WIDTH, write_coco
 
 from tailcut.data import CocoDataset, open_dataset
-from tailcut.data.workers import in_order
-from tailcut.training.batches import EpochBatches
+from tailcut.data.workers import Workers
+from tailcut.training.batches import TrainingBatches, steps_of
 from tailcut.training.recipe.sections import AugmentationSection
 from tailcut.training.trainer.detection_batches import (
     ExampleBatches,
@@ -52,11 +52,14 @@ def test_an_example_and_its_mirror_image(small: CocoDataset) -> None:
 
 
 def test_workers_make_the_same_examples(small: CocoDataset) -> None:
-    numbers = EpochBatches(ImageNumbers(small), 2, 5, 1, AugmentationSection(), 1, 0, 1)
+    numbers = TrainingBatches(ImageNumbers(small), 2, 5, AugmentationSection(), 1, 0, 1)
     made = ExampleBatches(small, numbers, masks=True, flip=0.5)
-    order = [index for step in range(2) for index in numbers[step][0].tolist()]
+    order = [index for step in range(2) for index in numbers[1, step][0].tolist()]
     assert sorted(order) == [0, 1, 2, 3]
-    here, ahead = ([example for step in in_order(made, 2, workers) for example in step] for workers in (0, 1))
+    with Workers(1) as processes:
+        here, ahead = (
+            [example for step in one.items(made, steps_of(1, 2)) for example in step] for one in (Workers(0), processes)
+        )
     for index, own, other in zip(order, here, ahead, strict=True):
         mirrored = is_mirrored(0.5, seed=5, epoch=1, index=index)
         image, target = training_example(small, index, masks=True, mirrored=mirrored)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.data import Dataset
+from tailcut.data.workers import Workers
 from tailcut.errors import DivergedError, TrainingError
 from tailcut.format import load
 from tailcut.runs import Result
@@ -89,6 +90,7 @@ class Trainer(ABC):
         self.schedule = build_schedule(self.recipe, model, optimizer, data.num_steps)
         decay = self.recipe.optimizer.ema_decay
         self.average = None if decay is None else MovingAverage(model, decay)
+        self.workers = Workers(self.recipe.data.workers)  # over all epochs
         self.epoch = 0  # how many are finished
         self.lines: list[dict[str, Any]] = []  # of the file of metrics
         self.execution: Execution | None = None
@@ -145,6 +147,7 @@ class Trainer(ABC):
         with (
             listen_for_interruption() as interruption,
             live_progress(progress, "steps", num_epochs * num_steps, interval=LINE_INTERVAL) as bar,
+            self.workers,
         ):
             while self.epoch < num_epochs:
                 start = time.perf_counter()
@@ -220,7 +223,7 @@ class Trainer(ABC):
             coarse=self._coarse_factor(),
             rank=self.fabric.global_rank,
             num_processes=self.fabric.world_size,
-            workers=recipe.data.workers,
+            workers=self.workers,
         )
 
     def _update(self) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.channels import recalibrate
-from tailcut.data import CocoDataset, Dataset, in_order
+from tailcut.data import CocoDataset, Dataset
 from tailcut.errors import ArgumentError, RecipeError, TailcutError
 from tailcut.evaluation.detection import evaluate_detector, images_in_order
 from tailcut.evaluation.random_batches import random_batches
@@ -23,7 +23,7 @@ from tailcut.inputs.detection.detectors import Detector
 from tailcut.runs import packed_network
 from tailcut.runtime.distributed import share_of
 from tailcut.structure import family, model_names
-from tailcut.training.batches import EpochBatches, generator
+from tailcut.training.batches import TrainingBatches, generator, steps_of
 from tailcut.training.recipe.fields import check_unused
 from tailcut.training.recipe.schema import DetectionSection, Recipe
 from tailcut.training.recipe.sections import AugmentationSection
@@ -81,6 +81,8 @@ def check_recipe(recipe: Recipe) -> DetectionSection:
         "data.augmentation": "; its images are mirrored by detection.flip",
     }
     check_unused(useless, of="a detector", instead=instead)
+    if training.precision != "fp32":
+        raise RecipeError("training.precision: a detector trains in fp32; 16 bits round its boxes, which are in pixels")
     if recipe.regularization is not None and training.execution != "dense":
         raise RecipeError("training.execution: a regularised detector trains with dense weights; choose 'dense'")
     if section.backbone is None:
@@ -148,11 +150,11 @@ class DetectionTrainer(Trainer):
     def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield the numbers of images; `examples` are those of the step, read ahead by workers."""
         recipe, rank, num_processes = self.recipe, self.fabric.global_rank, self.fabric.world_size
-        fixed = (recipe.data.batch_size, recipe.training.seed, self.epoch, AugmentationSection(), 1)
-        numbers = EpochBatches(self.data.train, *fixed, rank, num_processes)
+        fixed = (recipe.data.batch_size, recipe.training.seed, AugmentationSection(), 1, rank, num_processes)
+        numbers = TrainingBatches(self.data.train, *fixed)
         made = ExampleBatches(self.images, numbers, self.detector.has_masks, self.section.flip)
-        examples = in_order(made, self.data.num_steps, recipe.data.workers)
-        for step, found in enumerate(examples):
+        steps = steps_of(self.epoch, self.data.num_steps)
+        for step, found in zip(steps, self.workers.items(made, steps), strict=True):
             self.examples = found
             yield numbers[step]
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tailcut.data import CocoDataset, Dataset
 from tailcut.data.dataset import Indices
-from tailcut.training.batches import EpochBatches, generator
+from tailcut.training.batches import TrainingBatches, generator
 
 Example = tuple[Tensor, dict[str, Tensor]]
 
@@ -42,26 +42,26 @@ class ImageNumbers(Dataset):
 
 @dataclass(frozen=True)
 class ExampleBatches(torch.utils.data.Dataset[list[Example]]):
-    """The images and objects of each step of an epoch, a pure function of the seed and the position in the run.
+    """The images and objects of each epoch and step, a pure function of the seed and the position in the run.
 
     Attributes:
         dataset: the data set.
-        numbers: the batches of the epoch, of an `ImageNumbers`.
+        numbers: the batches of an `ImageNumbers`.
         masks: with masks.
         flip: probability that an image is flipped.
     """
 
     dataset: CocoDataset
-    numbers: EpochBatches
+    numbers: TrainingBatches
     masks: bool
     flip: float
 
-    def __getitem__(self, step: int) -> list[Example]:
-        """Return the examples of one step."""
-        return [self._example(index) for index in self.numbers[step][0].tolist()]
+    def __getitem__(self, index: tuple[int, int]) -> list[Example]:
+        """Return the examples of an epoch and step."""
+        return [self._example(index[0], number) for number in self.numbers.places(*index).tolist()]
 
-    def _example(self, index: int) -> Example:
-        mirrored = is_mirrored(self.flip, seed=self.numbers.seed, epoch=self.numbers.epoch, index=index)
+    def _example(self, epoch: int, index: int) -> Example:
+        mirrored = is_mirrored(self.flip, seed=self.numbers.seed, epoch=epoch, index=index)
         return training_example(self.dataset, index, masks=self.masks, mirrored=mirrored)
 
 
