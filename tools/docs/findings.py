@@ -26,6 +26,8 @@ AGAINST = {
     "fr-resnet18": "recipe",
     "fr-split-resnet18": "even",
     "fr-alexnet": "recipe",
+    "norms-resnet18": "whole",
+    "norms-vgg16": "whole",
 }
 ROW_HEIGHT, MARGIN = 0.27, 0.75  # inches
 NEAR = 7.0  # points of accuracy below the row compared with; rows with a lower mean are not drawn to scale
