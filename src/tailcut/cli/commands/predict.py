@@ -8,7 +8,6 @@ from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the parser of `tailcut predict`."""
     parser = add_command(
         commands,
         "predict",
@@ -48,7 +47,6 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    """Predict."""
     from tailcut.evaluation.generation import holds_generator
     from tailcut.tasks.prediction.predict import predict_file
     from tailcut.tasks.prediction.predict_detection import LEAST_SCORE, holds_detector, predict_objects_file

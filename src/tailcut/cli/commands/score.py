@@ -3,7 +3,7 @@
 import argparse
 
 from tailcut.cli.networks import add_images, add_network
-from tailcut.cli.parser import Commands, add_command, add_device, settings
+from tailcut.cli.parser import Commands, add_command, add_device, call, settings
 from tailcut.printing import Report
 
 METHODS = ("spectral", "l1", "l2", "fpgm", "apoz", "bn_scale", "hrank", "random")
@@ -12,7 +12,6 @@ COMPONENTS = ("spectral", "dist", "spatial")
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the parser of `tailcut score`."""
     parser = add_command(
         commands,
         "score",
@@ -45,6 +44,7 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument(
         "--sigma",
+        dest="gaussian_sigma",
         type=sigma,
         default=VARIANT,
         metavar="S",
@@ -84,28 +84,6 @@ def components(text: str) -> tuple[str, ...]:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    """Score."""
     from tailcut.tasks.score import score_file
 
-    return score_file(
-        arguments.source,
-        arguments.out,
-        arguments.data,
-        model=arguments.model,
-        arguments=settings(arguments.model_arguments),
-        plot=arguments.plot,
-        split=arguments.split,
-        roots=arguments.data_root,
-        download=arguments.download,
-        batch_size=arguments.batch_size,
-        method=arguments.method,
-        num_batches=arguments.num_batches,
-        variant=arguments.variant,
-        block_size=arguments.block_size,
-        gaussian_sigma=arguments.sigma,
-        spatial_weight=arguments.spatial_weight,
-        components=arguments.components,
-        seed=arguments.seed,
-        device=arguments.device,
-        progress=True,
-    )
+    return call(score_file, arguments, arguments=settings(arguments.arguments), progress=True)
