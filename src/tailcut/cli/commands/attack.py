@@ -67,5 +67,4 @@ def run(arguments: argparse.Namespace) -> Report:
         download=arguments.download,
         batch_size=arguments.batch_size,
         device=arguments.device,
-        progress=True,
     )

@@ -58,4 +58,4 @@ def run(arguments: argparse.Namespace) -> Report:
 
     max_drop = None if arguments.max_drop is None else arguments.max_drop / 100
     model_arguments = settings(arguments.arguments)
-    return call(compress_file, arguments, max_drop=max_drop, arguments=model_arguments, progress=True)
+    return call(compress_file, arguments, max_drop=max_drop, arguments=model_arguments)

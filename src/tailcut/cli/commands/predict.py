@@ -66,7 +66,6 @@ def run(arguments: argparse.Namespace) -> Report:
             arguments.out,
             least_score=LEAST_SCORE if arguments.least_score is None else arguments.least_score,
             device=arguments.device,
-            progress=True,
         )
     if arguments.least_score is not None:
         raise ArgumentError("--least-score is for detectors; this network finds no objects")
@@ -77,7 +76,6 @@ def run(arguments: argparse.Namespace) -> Report:
         device=arguments.device,
         invert=arguments.invert,
         dense=arguments.dense,
-        progress=True,
         max_pixels=arguments.max_pixels,
     )
 

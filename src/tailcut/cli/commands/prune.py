@@ -92,4 +92,4 @@ def rates(text: str) -> float | str | tuple[float, ...]:
 def run(arguments: argparse.Namespace) -> Report:
     from tailcut.tasks.prune import prune_file
 
-    return call(prune_file, arguments, arguments=settings(arguments.arguments), progress=True)
+    return call(prune_file, arguments, arguments=settings(arguments.arguments))

@@ -3,7 +3,7 @@
 import argparse
 
 from tailcut.cli.networks import add_images, add_network
-from tailcut.cli.parser import Commands, add_command, add_device, call, settings
+from tailcut.cli.parser import Commands, Parser, add_command, add_device, call, settings
 from tailcut.printing import Report
 
 METHODS = ("spectral", "l1", "l2", "fpgm", "apoz", "bn_scale", "hrank", "random")
@@ -29,6 +29,12 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--plot", metavar="IMAGE", help="draw the sorted scores of up to 12 layers as a PNG")
     parser.add_argument("--method", choices=METHODS, default="spectral", help="the score (default: spectral)")
     add_images(parser)
+    _add_formula(parser)
+    add_device(parser)
+
+
+def _add_formula(parser: Parser) -> None:
+    """Add --variant, --block-size, --sigma, --spatial-weight and --components, of the method spectral."""
     parser.add_argument(
         "--variant",
         choices=("paper", "published"),
@@ -60,7 +66,6 @@ def add_parser(commands: Commands) -> None:
         metavar="A,B",
         help="parts of the score: some of spectral,dist,spatial (default: all)",
     )
-    add_device(parser)
 
 
 def block_size(text: str) -> int | str:
@@ -86,4 +91,4 @@ def components(text: str) -> tuple[str, ...]:
 def run(arguments: argparse.Namespace) -> Report:
     from tailcut.tasks.score import score_file
 
-    return call(score_file, arguments, arguments=settings(arguments.arguments), progress=True)
+    return call(score_file, arguments, arguments=settings(arguments.arguments))

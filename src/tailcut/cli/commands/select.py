@@ -45,4 +45,4 @@ def counts(text: str) -> int | tuple[int, ...]:
 def run(arguments: argparse.Namespace) -> Report:
     from tailcut.tasks.select_channels import select_channels
 
-    return call(select_channels, arguments, progress=True)
+    return call(select_channels, arguments)
