@@ -14,6 +14,7 @@ from conformance.writer import Draft, base_of, draft, fixed_block, items, shape,
 
 CHAIN, IMAGE = "conformance-chain", "conformance-image"
 Edit = tuple[int, bytes]
+Named = tuple[str, str, Draft | bytes]  # of an invalid file: its name, the rule that it breaks, the file
 ALL_192 = b"\xff" * 24
 
 
@@ -64,6 +65,18 @@ def _image() -> Module:
 # Selections of kind 1: weights of the own class, and of the image network.
 OWN_WEIGHTS = items(3, "line.weight", shape(3, 2, 3), "plane.weight", shape(3, 2, 3, 3), "linear.weight", shape(5, 6))
 LINEAR = items(1, "weight", shape(2, 3))
+
+
+def linear() -> Draft:
+    """Return the file of a linear layer."""
+    return own("linear")
+
+
+def truncated_linear() -> Draft:
+    """Return the file of a linear layer of whose weight three coefficients are kept."""
+    return own("linear", [regularize(LINEAR, 0, b"\0", 3)])
+
+
 WIDE = items(1, "weight", shape(3, 64))
 STEM = (
     items(b"\0", channels(0, 1, 64, 128), 8, 8, 1, "conv1", b"\0"),

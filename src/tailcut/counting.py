@@ -1,7 +1,7 @@
 """Counts of parameters and of multiply-accumulate operations (MACs) per forward."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -194,8 +194,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def _followed(model: nn.Module, counter: _Counter) -> Iterator[None]:
     """Record the running module in the counter."""
     inside = _inside_parametrizations(model)
-    handles = []
-    try:
+    with ExitStack() as hooks:
         for name, module in model.named_modules():
             own = None if module in inside else name
 
@@ -205,12 +204,9 @@ def _followed(model: nn.Module, counter: _Counter) -> Iterator[None]:
             def leave(module: nn.Module, args: Any, output: Any) -> None:
                 counter.running.pop()
 
-            handles.append(module.register_forward_pre_hook(enter, prepend=True))
-            handles.append(module.register_forward_hook(leave))
+            hooks.enter_context(module.register_forward_pre_hook(enter, prepend=True))
+            hooks.enter_context(module.register_forward_hook(leave))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _parametrizations(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:

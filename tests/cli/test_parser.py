@@ -11,6 +11,7 @@ from tailcut.cli.parser import (
     add_device,
     add_device_arguments,
     add_dtypes,
+    call,
     devices_of,
     settings,
 )
@@ -65,7 +66,7 @@ def test_a_command_has_its_shared_options() -> None:
     words += ["--devices", "4", "--num-nodes", "2", "--strategy", "ddp"]
     arguments = parser.parse_args(words)
     assert arguments.json is True
-    assert arguments.data_root == ["a", "b"]
+    assert arguments.roots == ["a", "b"]
     assert (arguments.device, arguments.dtype, arguments.other_dtype) == ("cpu", "float16", None)
     assert devices_of(arguments) == Devices("auto", devices=4, num_nodes=2, strategy="ddp")
     assert arguments.run is run
@@ -77,6 +78,16 @@ def test_a_network_is_a_file_or_a_checkpoint_with_its_model() -> None:
     parser = Parser()
     add_network(parser)
     plain = parser.parse_args(["a.tailcut"])
-    assert (plain.source, plain.model, plain.model_arguments) == ("a.tailcut", None, None)
+    assert (plain.source, plain.model, plain.arguments) == ("a.tailcut", None, None)
     named = parser.parse_args(["a.th", "--model", "resnet20", "--set-argument", "width=4", "--set-argument", "a=b"])
-    assert (named.model, named.model_arguments) == ("resnet20", ["width=4", "a=b"])
+    assert (named.model, named.arguments) == ("resnet20", ["width=4", "a=b"])
+
+
+def test_the_work_gets_its_own_options_and_an_unknown_one_is_an_error() -> None:
+    def work(source: str, *, seed: int, progress: bool = False) -> tuple[str, int, bool]:
+        return source, seed, progress
+
+    options = argparse.Namespace(command="score", json=True, workers=2, source="a", seed=1)
+    assert call(work, options, progress=True) == ("a", 1, True)
+    with pytest.raises(TypeError, match="nowhere"):
+        call(work, argparse.Namespace(source="a", seed=1, nowhere=2))

@@ -4,7 +4,7 @@ from tailcut.cli.parser import Parser, add_data_roots, add_model_arguments, add_
 
 
 def add_network(parser: Parser) -> None:
-    """Add FILE|CHECKPOINT (`source`), --model and --set-argument (`model_arguments`), for `format.open_network`."""
+    """Add FILE|CHECKPOINT (`source`), --model and --set-argument (`arguments`), for `format.open_network`."""
     parser.add_argument(
         "source", metavar="FILE|CHECKPOINT", help="a .tailcut file, zoo:NAME, or a checkpoint of torch (with --model)"
     )

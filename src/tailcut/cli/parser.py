@@ -3,9 +3,9 @@
 import argparse
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
 from tailcut.structure import MAX_PIXELS
 
@@ -14,9 +14,13 @@ if TYPE_CHECKING:
     from tailcut.runtime.devices import Devices
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
+Result = TypeVar("Result")
 
 DTYPES = ("float32", "float16", "bfloat16")
 QUANTIZED = "quantized"
+# What each command has, and what `reading_of` reads: no arguments of the functions that do the work.
+COMMON = {"command", "run", "print_completion", "json", "imports", "max_parameters", "allow_non_finite"}
+READING = {"on_error", "lenient", "max_image_pixels", "workers"}
 UNITS = {"": 1, "B": 1, "KB": 1000, "MB": 1000**2, "KIB": 1024, "MIB": 1024**2}
 
 
@@ -89,10 +93,17 @@ def add_command(commands: Commands, name: str, *, summary: str, description: str
     return parser
 
 
+def call(function: Callable[..., Result], options: argparse.Namespace, /, **changed: Any) -> Result:
+    """Call a function with a command's own options, each as the argument of its name; `changed` wins over them."""
+    own = {name: value for name, value in vars(options).items() if name not in COMMON | READING}
+    return function(**own | changed)
+
+
 def add_data_roots(parser: Parser) -> None:
     """Add --data-root and --download."""
     parser.add_argument(
         "--data-root",
+        dest="roots",
         action="append",
         metavar="DIR",
         help="a folder that holds data sets (mnist/, carvana/, ...), searched before those of TAILCUT_DATA and "
@@ -179,12 +190,12 @@ def devices_of(arguments: argparse.Namespace) -> "Devices":
 
 
 def add_model_arguments(parser: Parser, what: str, *, required: bool = False) -> None:
-    """Add --set-argument (`model_arguments`, see `settings`); `what` says which argument of which model."""
+    """Add --set-argument (`arguments`, see `settings`); `what` says which argument of which model."""
     parser.add_argument(
         "--set-argument",
         action="append",
         metavar="KEY=VALUE",
-        dest="model_arguments",
+        dest="arguments",
         required=required,
         help=f"{what}; may be repeated",
     )
@@ -206,13 +217,11 @@ def add_max_pixels(parser: Parser) -> None:
     )
 
 
-def add_dtypes(parser: Parser, *, default: str | None = None, more: tuple[str, ...] = ()) -> None:
+def add_dtypes(parser: Parser, *, more: tuple[str, ...] = ()) -> None:
     """Add --dtype and --other-dtype."""
     choices = (*DTYPES, *more)
-    parser.add_argument("--dtype", choices=choices, default=default, help="number type of the coefficients")
-    parser.add_argument(
-        "--other-dtype", choices=choices, default=default, help="number type of everything else (biases, batch norm)"
-    )
+    parser.add_argument("--dtype", choices=choices, help="number type of the coefficients")
+    parser.add_argument("--other-dtype", choices=choices, help="number type of everything else (biases, batch norm)")
 
 
 def add_levels(parser: argparse.ArgumentParser) -> None:

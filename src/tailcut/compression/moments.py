@@ -1,6 +1,7 @@
 """Second moments of the inputs of a network's plain layers: the curvature of a layer's own error, by row (GPTQ)."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -44,14 +45,11 @@ def input_blocks(
         if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)) and _is_plain(module)
     }
     moments = {name: moment for name, moment in moments.items() if name in stored}
-    handles = [moment.layer.register_forward_pre_hook(moment.take) for moment in moments.values()]
-    try:
-        with torch.no_grad():
-            for batch in inputs if moments else ():
-                model(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, torch.no_grad():
+        for moment in moments.values():
+            hooks.enter_context(moment.layer.register_forward_pre_hook(moment.take))
+        for batch in inputs if moments else ():
+            model(batch)
     for name, moment in moments.items():
         if moment.count:
             yield block_of((name,), moment.curvature(centred=has_norms or moment.layer.bias is not None))

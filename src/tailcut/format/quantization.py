@@ -56,9 +56,6 @@ def default_sensitivity(tensors: NetworkTensors) -> Sensitivity:
 
     Batch norm's gains, shifts and means are measured by what they are added to or multiplied with: all get the same
     relative noise.
-
-    Gains, shifts and means of batch norm are measured by what they are added to or multiplied with: the same relative
-    noise for all.
     """
     scale = {entry.name: _rms(entry.values) for entry in tensors.coefficients}
     others = {other.name: other.tensor.detach() for other in tensors.others}
@@ -89,7 +86,11 @@ def completed(sensitivity: Sensitivity, tensors: NetworkTensors) -> Sensitivity:
         ArgumentError: it was measured on another network.
     """
     usual = default_sensitivity(tensors)
-    known = [sensitivity.curvature[name] / size for name, size in usual.curvature.items() if _has(sensitivity, name)]
+    known = [
+        sensitivity.curvature[name] / size
+        for name, size in usual.curvature.items()
+        if sensitivity.curvature.get(name, 0) > 0
+    ]
     if not known:
         raise ArgumentError("the sensitivity has no tensor of this network: measure it on the network that is saved")
     middle = sorted(known)[len(known) // 2]
@@ -98,10 +99,6 @@ def completed(sensitivity: Sensitivity, tensors: NetworkTensors) -> Sensitivity:
     logs = {name: middle * size for name, size in usual.log_curvature.items()}
     logs |= {name: size for name, size in sensitivity.log_curvature.items() if size > 0}
     return replace(sensitivity, curvature=curvature, log_curvature=logs)
-
-
-def _has(sensitivity: Sensitivity, name: str) -> bool:
-    return sensitivity.curvature.get(name, 0.0) > 0
 
 
 def types_of_others(others: Sequence[OtherTensor], dtype: torch.dtype | None) -> list[int]:

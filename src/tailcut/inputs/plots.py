@@ -127,6 +127,8 @@ def draw_frequency_map(
 
 def show_frequencies(panel: "Axes", values: Tensor, framed: tuple[int, ...], limits: tuple[float, float]) -> Any:
     """Show 64 values as one heat map in a matplotlib panel; see `draw_frequency_map`. Returns matplotlib's image."""
+    from matplotlib.patches import Rectangle
+
     low, high = limits
     image = panel.imshow(values.reshape(BLOCK_SIZE, BLOCK_SIZE).numpy(), cmap="magma", vmin=low, vmax=high)
     bright = low + 0.6 * (high - low)
@@ -139,7 +141,7 @@ def show_frequencies(panel: "Axes", values: Tensor, framed: tuple[int, ...], lim
             label.set_in_layout(False)  # it lies within its panel; to measure it takes long
         if index in framed:
             corner = (u - 0.46, v - 0.46)
-            panel.add_patch(_rectangle(corner, 0.92))
+            panel.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, edgecolor="cyan", linewidth=1.5))
     panel.set(xticks=[], yticks=[])
     panel.set_xlabel("large: row-major 8 v + u, small: zigzag", fontsize=8)
     return image
@@ -203,9 +205,3 @@ def draw_image(image: Tensor, transform: BlockDCT, folder: str | Path, *, name: 
     draw_reconstruction(image, rebuilt, files[2], title=f"from {report.shape[0]} of {NUM_CHANNELS} channels: {psnr}")
     report.files = [str(file) for file in files]
     return report
-
-
-def _rectangle(corner: tuple[float, float], side: float) -> Any:
-    from matplotlib.patches import Rectangle
-
-    return Rectangle(corner, side, side, fill=False, edgecolor="cyan", linewidth=1.5)

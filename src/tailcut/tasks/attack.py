@@ -265,7 +265,6 @@ def attack_files(
     download: bool = False,
     batch_size: int = BATCH_SIZE,
     device: str = "auto",
-    progress: bool = False,
 ) -> AttackReport:
     """Attack the networks of .tailcut files (or `zoo:NAME`) and draw their curves.
 
@@ -280,7 +279,6 @@ def attack_files(
         download: fetch the data set if it lies nowhere.
         batch_size: images per forward.
         device: see `choose_device`.
-        progress: show on standard error how far it is.
 
     Raises:
         ArgumentError: a network does not fit the data set, or there are not so many images.
@@ -294,7 +292,7 @@ def attack_files(
     curves = []
     for file in files:
         model = load(file, device=place)
-        with live_progress(progress, f"images of {file}", len(dataset), interval=PROGRESS_INTERVAL) as bar:
+        with live_progress(True, f"images of {file}", len(dataset), interval=PROGRESS_INTERVAL) as bar:
             found = accuracies_under_attack(model, dataset, plan, batch_size=batch_size, device=place, bar=bar)
         curves.append(AttackCurve(str(file), found))
     report = AttackReport(

@@ -85,7 +85,6 @@ def compress_file(
     held_out: int = 1000,
     test_split: str | None = "",
     seed: int = 0,
-    progress: bool = False,
 ) -> CompressFileReport:
     """Write a file's network to fewer bytes; see `tailcut.compress`.
 
@@ -105,7 +104,6 @@ def compress_file(
         held_out: how many of the training images are kept for `max_drop`, and nothing else.
         test_split: what is evaluated at the end; "" the data set's test images, None nothing.
         seed: chooses the images, and what is drawn.
-        progress: show on standard error how far it is.
 
     Raises:
         ArgumentError: the arguments exclude each other, do not fit the network, or no step does what is asked for.
@@ -123,7 +121,7 @@ def compress_file(
     count = usual_gradients(network) if num_gradients is None else num_gradients
     goal: dict[str, Any] = {"max_bytes": max_bytes, "max_drop": max_drop, "step": step}
     start = time.perf_counter()
-    inputs = _inputs(network, train, count, seed, progress)
+    inputs = _inputs(network, train, count, seed)
     report = compress(
         network,
         out,
@@ -144,10 +142,10 @@ def compress_file(
     )
 
 
-def _inputs(network: nn.Module, dataset: Dataset, count: int, seed: int, progress: bool) -> list[Tensor]:
+def _inputs(network: nn.Module, dataset: Dataset, count: int, seed: int) -> list[Tensor]:
     """Batches of training images as the network reads them; of one where it mixes the images of a batch."""
     size = 1 if uses_batch_statistics(network) else GRADIENT_BATCH
-    with live_progress(progress, "images read", min(count * size, len(dataset)), interval=PROGRESS_INTERVAL) as bar:
+    with live_progress(True, "images read", min(count * size, len(dataset)), interval=PROGRESS_INTERVAL) as bar:
         inputs = list(network_inputs(network, dataset, size, count, seed, bar))
     run_forward(network, inputs[0])  # a network that cannot run fails before the work
     return inputs

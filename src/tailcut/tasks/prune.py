@@ -82,7 +82,6 @@ def prune_file(
     recalibrate: bool = False,
     dtype: str | None = None,
     device: str = "auto",
-    progress: bool = False,
     **settings: Any,
 ) -> PruneFileReport:
     """Prune a file's network and write the narrower one; of a detector the backbone.
@@ -106,7 +105,6 @@ def prune_file(
             that keeps none is left, with a warning.
         dtype: number type of the file; the network's own when None.
         device: see `choose_device`.
-        progress: show on standard error how far it is.
         settings: further arguments of `tailcut.prune`: `rates`, `macs_ratio`, `min_channels`, ...
 
     Raises:
@@ -130,7 +128,7 @@ def prune_file(
     if scores is not None:
         found = _stored_scores(scores, network)
     else:
-        with live_progress(progress, "images", num_batches * batch_size, interval=PROGRESS_INTERVAL) as bar:
+        with live_progress(True, "images", num_batches * batch_size, interval=PROGRESS_INTERVAL) as bar:
             loader = images(bar) if looks else None
             found = score(network, loader, method=method, num_batches=num_batches, seed=seed)  # type: ignore[arg-type]
     cut = partial(prune_part, network, BACKBONE) if is_detector else partial(prune, network)

@@ -55,7 +55,7 @@ def resample_file(
     out: str | Path,
     arguments: Mapping[str, Any],
     *,
-    dtype: str = "float32",
+    dtype: str | None = None,
     other_dtype: str | None = None,
 ) -> ResampleFileReport:
     """Write a file's network with other numbers of channels; see `tailcut.weights.resample`.
@@ -64,7 +64,7 @@ def resample_file(
         source: a .tailcut file or `zoo:NAME`, of a registered model.
         out: the .tailcut file to write.
         arguments: the arguments of the model that change, for example `{"widths": (16, 32, 64, 128, 256)}`.
-        dtype: number type of the coefficients.
+        dtype: number type of the coefficients; float32 when None.
         other_dtype: of all other numbers; see `save`.
 
     Raises:

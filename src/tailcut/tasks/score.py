@@ -66,7 +66,6 @@ def score_file(
     batch_size: int = BATCH_SIZE,
     seed: int = 0,
     device: str = "auto",
-    progress: bool = False,
     **settings: Any,
 ) -> ScoreReport:
     """Score the channels of a file's network and write the scores.
@@ -84,7 +83,6 @@ def score_file(
         batch_size: images per forward.
         seed: chooses the images; and the numbers of the method `random`.
         device: see `choose_device`.
-        progress: show on standard error how far it is.
         settings: further arguments of `tailcut.channels.score`: `method`, `num_batches`, `variant`, ...
 
     Raises:
@@ -102,7 +100,7 @@ def score_file(
     dataset = None
     if data is not None and needs_loader(method):
         dataset = open_dataset(data, split, roots=roots, download=download)
-    with live_progress(progress, "images", num_batches * batch_size, interval=PROGRESS_INTERVAL) as bar:
+    with live_progress(True, "images", num_batches * batch_size, interval=PROGRESS_INTERVAL) as bar:
         loader = None if dataset is None else network_inputs(network, dataset, batch_size, num_batches, seed, bar)
         scores = score(network, loader, seed=seed, **settings)
     return _write(scores, source, dataset, out, plot)

@@ -75,7 +75,6 @@ def select_channels(
     heat_maps: str | Path | None = None,
     batch_size: int = BATCH_SIZE,
     device: str = "auto",
-    progress: bool = False,
 ) -> SelectReport:
     """Run the gate of a network over a data set and write the channels that are open most often.
 
@@ -90,7 +89,6 @@ def select_channels(
         heat_maps: draw the probabilities as a PNG.
         batch_size: images at a time.
         device: see `choose_device`.
-        progress: show on standard error how far it is.
 
     Raises:
         ArgumentError: the network has no gate or no transform, there is no data set, the numbers do not fit, or a file
@@ -112,7 +110,7 @@ def select_channels(
             check_output_path(path)
     gate.check_num_channels(num_channels)
     dataset = open_dataset(data or _data_of(source), split, roots=roots, download=download)
-    activity = gate.measure(_batches(dataset, batch_size, progress=progress), transform=transform)
+    activity = gate.measure(_batches(dataset, batch_size), transform=transform)
     selection = activity.top(num_channels)
     if heat_maps is not None:
         draw_heat_maps(activity, heat_maps, selection=selection)
@@ -150,8 +148,8 @@ def _data_of(source: str | Path) -> str:
     return load_recipe(run.recipe).data.name
 
 
-def _batches(dataset: Dataset, batch_size: int, *, progress: bool) -> Iterator[Tensor]:
-    with live_progress(progress, "images", len(dataset), interval=PROGRESS_INTERVAL) as bar:
+def _batches(dataset: Dataset, batch_size: int) -> Iterator[Tensor]:
+    with live_progress(True, "images", len(dataset), interval=PROGRESS_INTERVAL) as bar:
         starts = range(0, len(dataset), batch_size)
         positions = [range(start, min(start + batch_size, len(dataset))) for start in starts]
         for place, (images, _) in zip(positions, dataset.batches(positions), strict=True):

@@ -4,6 +4,7 @@ Mishkin and Matas, "All You Need Is a Good Init" (2016); the means go into the b
 "Data-dependent Initializations of Convolutional Neural Networks" (2016).
 """
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,9 +62,10 @@ def lsuv_init(model: nn.Module, *inputs: Tensor) -> dict[str, float]:
     layers = _layers(model)
     before = {id(held): (held, held.detach().clone()) for layer in layers for held in _held(layer)}
     measurement = _Measurement()
-    handles = [layer.module.register_forward_hook(measurement.hook(layer)) for layer in layers]
     try:
-        with evaluating(model), torch.no_grad():
+        with ExitStack() as hooks, evaluating(model), torch.no_grad():
+            for layer in layers:
+                hooks.enter_context(layer.module.register_forward_hook(measurement.hook(layer)))
             model(*inputs)
         if not measurement.factors:
             raise StructureError("the network called no layer with a truncated weight for these inputs")
@@ -72,9 +74,6 @@ def lsuv_init(model: nn.Module, *inputs: Tensor) -> dict[str, float]:
             for held, content in before.values():
                 held.copy_(content)
         raise
-    finally:
-        for handle in handles:
-            handle.remove()
     return measurement.factors
 
 

@@ -1,13 +1,15 @@
 """The paper's rates give the MACs and parameters of the paper's tables, to 2 %."""
 
 import functools
+import tomllib
+from pathlib import Path
 
 import pytest
 import torch
 from tests.channels.slim_networks import random_scores
 
 from tailcut.channels.pruning.prune import prune
-from tailcut.channels.pruning.rates import EXTENDED_RATES, FIGURE_3_RATES, PAPER_RATES, named_rates
+from tailcut.channels.pruning.rates import EXTENDED_RATES, PAPER_RATES, named_rates
 from tailcut.errors import ArgumentError
 from tailcut.structure import create_model, family
 
@@ -61,7 +63,9 @@ def test_the_extended_list_leaves_about_half_of_the_macs() -> None:
 
 
 def test_the_sweep_of_figure_3_gets_smaller_and_smaller() -> None:
-    lists = FIGURE_3_RATES["vgg16_bn_cifar"]
+    experiment = Path(__file__).parents[3] / "experiments" / "cfdp-figure-3.toml"
+    _, *variants = tomllib.loads(experiment.read_text(encoding="utf-8"))["variant"]
+    lists = [tuple(variant["set"]["pruning.rates"]) for variant in variants]
     assert PAPER_RATES["vgg16_bn_cifar"].rates in lists
     sizes = [pruned("vgg16_bn_cifar", rates)[1] for rates in (lists[0], lists[2], lists[5], lists[-1])]
     assert sizes == sorted(sizes, reverse=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import tailcut
 from tailcut.errors import ArgumentError, DataError, MissingExtraError
-from tailcut.inputs import BlockDCT, Selection, use_ycbcr
+from tailcut.inputs import BlockDCT, Selection, triangle, use_ycbcr
 from tailcut.inputs.detection.detectors import Detector, MaskRCNN, faster_rcnn, mask_rcnn
 from tailcut.inputs.stem.replace import replace_stem
 
@@ -340,9 +340,9 @@ def test_arguments_that_cannot_be(changes: dict[str, Any], message: str) -> None
 
 
 def test_a_selection_is_an_argument() -> None:
-    model = make(channels=Selection.triangle(24))
+    model = make(channels=triangle(24))
     assert model.transform.dct is not None
-    assert model.transform.dct.selection == Selection.triangle(24)
+    assert model.transform.dct.selection == triangle(24)
 
 
 BOX = torch.tensor([[1.0, 2.0, 3.0, 4.0]])

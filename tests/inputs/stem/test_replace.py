@@ -16,7 +16,7 @@ from tailcut import models as models
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.format import load, save
 from tailcut.inputs.selection.gate import FrequencyGate
-from tailcut.inputs.selection.selection import Selection
+from tailcut.inputs.selection.selection import triangle
 from tailcut.inputs.stem.edit import ReplaceStemEdit, transform_of
 from tailcut.inputs.stem.replace import describe_stem, example_of, replace_stem
 from tailcut.inputs.transform.block_dct import BlockDCT
@@ -301,7 +301,7 @@ def test_the_order_of_edits() -> None:
 
 
 def test_new_weights_start_as_the_family_starts_its_own_and_the_transform_is_copied() -> None:
-    transform = BlockDCT(Selection.triangle(64), chroma="full", padding="error")
+    transform = BlockDCT(triangle(64), chroma="full", padding="error")
     transform.mean += 3
     transform.std *= 7
     torch.manual_seed(3)
@@ -383,7 +383,7 @@ def assert_same(one: nn.Module, other: nn.Module, shape: tuple[int, ...]) -> Non
     ("name", "arguments", "channels", "options"),
     [
         ("resnet18", SMALL, 24, {"strides": "published"}),
-        ("resnet50", SMALL, BlockDCT(Selection.triangle(30), chroma="full"), {"gate": 0.7}),
+        ("resnet50", SMALL, BlockDCT(triangle(30), chroma="full"), {"gate": 0.7}),
         ("mobilenetv2", {"width_multiplier": 0.25, "num_classes": 5}, 12, {}),
         ("vgg16_bn", {"width": 2, "hidden": 3, "num_classes": 5}, [0, 64, 128], {"strides": {"features.14": 2}}),
         ("resnet20", {"width": 2, "normalize": True}, 48, {}),

@@ -13,7 +13,7 @@ from tailcut import models as models
 from tailcut.data import open_dataset
 from tailcut.errors import ArgumentError, DataError, StructureError
 from tailcut.format import load, save
-from tailcut.inputs.selection.selection import Selection
+from tailcut.inputs.selection.selection import triangle
 from tailcut.inputs.stem.edit import LayerEntry, transform_of
 from tailcut.inputs.stem.transplant import transplant_stem
 from tailcut.inputs.transform.block_dct import BlockDCT
@@ -148,7 +148,7 @@ def test_uint8_and_resized_images() -> None:
 def test_files_restore_it(target: str | None, tmp_path: Path) -> None:
     loader = [images(6, 32, seed) for seed in range(2)]
     model = create_model("resnet20", width=3, normalize=True).eval()
-    transform = fitted(Selection.triangle(20), loader, chroma="two_scale")
+    transform = fitted(triangle(20), loader, chroma="two_scale")
     report = transplant_stem(model, transform, loader, target=target)
     assert report.removed == (("normalize", "conv1") if target is None else ("normalize", "conv1", "bn1", "relu"))
     edit: Any = record_of(model).edits[0]

@@ -5,7 +5,7 @@ it does what evaluation mode does.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -204,18 +204,14 @@ class Observer(TorchDispatchMode):
     @contextmanager
     def hooked(self) -> Iterator[None]:
         """Follow which module runs; take known layers as a whole."""
-        handles = []
-        try:
+        with ExitStack() as hooks:
             for name in self._to_hook():
                 # The network's own hooks run outside of these two: what they do is followed as the rest is.
                 enter, leave = self._hooks(name)
                 module = self.modules.named[name]
-                handles.append(module.register_forward_pre_hook(enter))
-                handles.append(module.register_forward_hook(leave, with_kwargs=True, prepend=True))
+                hooks.enter_context(module.register_forward_pre_hook(enter))
+                hooks.enter_context(module.register_forward_hook(leave, with_kwargs=True, prepend=True))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _to_hook(self) -> Iterable[str]:
         return self.modules.layers | self.modules.dropouts

@@ -80,12 +80,9 @@ def _is_plain(func: Any, args: tuple[Any, ...]) -> bool:
     """Return whether all tensors have one type and device, and the result lies in memory as the rule makes it."""
     tensors = [x for x in args if isinstance(x, Tensor)]
     first = tensors[0]
-    lies_well = func in _PRODUCTS or first.is_contiguous() or (func is _CONVOLUTION and _is_channels_last(first))
+    is_channels_last = first.ndim == 4 and first.is_contiguous(memory_format=torch.channels_last)
+    lies_well = func in _PRODUCTS or first.is_contiguous() or (func is _CONVOLUTION and is_channels_last)
     return lies_well and all(x.dtype == first.dtype and x.device == first.device for x in tensors)
-
-
-def _is_channels_last(x: Tensor) -> bool:
-    return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def _suggests_channels_last(x: Tensor) -> bool:

@@ -41,7 +41,6 @@ class Trace:
         idle: layers with channels that did not run.
         outputs: what the network gave: shapes of its tensors.
         trains: the network also ran in training mode.
-        failure: why it did not.
         reads_numbers: its code reads numbers of tensors (`.item()`), so that it must be computed in full.
         macs: multiply-accumulate operations of the forward in evaluation mode, those that compute weights included.
         is_alike: training mode did what evaluation mode does, dropout apart.
@@ -57,7 +56,6 @@ class Trace:
     idle: list[str] = field(default_factory=list)
     outputs: list[tuple[int, ...]] = field(default_factory=list)
     trains: bool = False
-    failure: str | None = None
     reads_numbers: bool = False
     macs: int = 0
     is_alike: bool = False
@@ -134,15 +132,12 @@ def _trains_alike(model: nn.Module, inputs: Inputs, tracer: "_Tracer") -> bool:
 
 def _follow_training(model: nn.Module, inputs: Inputs, found: Trace) -> None:
     """Follow it in training mode too (changes `found`)."""
-    with torch.no_grad(), training(model):
-        try:
-            shapes_only = not found.reads_numbers
-            _follow(model, for_training(inputs), found, shapes_only)
-            if shapes_only and found.reads_numbers:  # only in training mode, then
-                _follow(model, for_training(inputs), found, shapes_only=False)
-            found.trains = True
-        except ArgumentError as error:
-            found.failure = str(error)
+    with torch.no_grad(), training(model), suppress(ArgumentError):
+        shapes_only = not found.reads_numbers
+        _follow(model, for_training(inputs), found, shapes_only)
+        if shapes_only and found.reads_numbers:  # only in training mode, then
+            _follow(model, for_training(inputs), found, shapes_only=False)
+        found.trains = True
 
 
 def _follow(model: nn.Module, inputs: Inputs, found: Trace, shapes_only: bool) -> tuple["_Tracer", list[Tensor]]:

@@ -1,7 +1,6 @@
 """`prune_part`: one module of a network is pruned, where the rest cannot be followed."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -63,10 +62,7 @@ def prune_part(
         (edit,) = record_of(module).edits
     finally:
         set_record(module, kept)
-    record_edit(model, _within(cast(PruneEdit, edit), prefix))
+    cut = cast(PruneEdit, edit)
+    layers = tuple(layer._replace(name=prefix + layer.name) for layer in cut.layers)
+    record_edit(model, PruneEdit(layers, tuple(x._replace(name=prefix + x.name) for x in cut.tensors)))
     return report
-
-
-def _within(edit: PruneEdit, prefix: str) -> PruneEdit:
-    layers = tuple(layer._replace(name=prefix + layer.name) for layer in edit.layers)
-    return replace(edit, layers=layers, tensors=tuple(x._replace(name=prefix + x.name) for x in edit.tensors))

@@ -101,21 +101,3 @@ PAPER_RATES = {
 
 # Beyond the paper: ResNet-56 at 52 % of its MACs, to compare with later results at -47.4 %.
 EXTENDED_RATES: dict[str, tuple[float, ...]] = {"resnet56": (0.0,) + (0.12,) * 2 + (0.41,) * 27}
-
-# The sweep of figure 3 over sizes of VGG-16-BN, 7.1 to 0.49 M parameters; the third list is the paper's own.
-FIGURE_3_RATES = {
-    "vgg16_bn_cifar": tuple(
-        (early,) * 7 + (late,) * 5
-        for early, late in (
-            (0.1, 0.4),
-            (0.15, 0.6),
-            (0.21, 0.75),
-            (0.3, 0.75),
-            (0.45, 0.78),
-            (0.5, 0.85),
-            (0.6, 0.9),
-            (0.7, 0.92),
-            (0.8, 0.95),
-        )
-    )
-}

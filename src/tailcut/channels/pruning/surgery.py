@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -93,7 +94,7 @@ def apply_cut(model: nn.Module, cut: Cut, *, is_trial: bool = False) -> Callable
                 raise StructureError(f"{name} is a {type(module).__name__}, which has no sizes")
             before = kind.sizes(module)
             kind.set_sizes(module, sizes)
-            steps.append(_restorer(kind, module, before))
+            steps.append(partial(kind.set_sizes, module, before))
             _check_shapes(name, kind, module, sizes)
     except BaseException:
         undo()
@@ -132,15 +133,7 @@ def _cut_tensors(
     for _, module, attribute, x in places:
         if id(x) in made:
             put_tensor(module, attribute, made[id(x)])
-            steps.append(_putter(module, attribute, x))
-
-
-def _putter(module: nn.Module, attribute: str, value: Tensor) -> Callable[[], None]:
-    return lambda: put_tensor(module, attribute, value)
-
-
-def _restorer(kind: LayerKind, module: nn.Module, sizes: Mapping[str, int]) -> Callable[[], None]:
-    return lambda: kind.set_sizes(module, sizes)
+            steps.append(partial(put_tensor, module, attribute, x))
 
 
 def _check_shapes(name: str, kind: LayerKind, module: nn.Module, sizes: Mapping[str, int]) -> None:

@@ -1,6 +1,7 @@
 """Verification of a cut: the narrowed network runs forward and backward, and its channels meet as they did before."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 
 import numpy as np
 import torch
@@ -199,18 +200,13 @@ def _run(model: nn.Module, inputs: Inputs, graph: ChannelGraph, removed: set[int
     """Run a network after a cut; raises `StoppedError` where it fails or gives other shapes."""
     before = graph.trace
     ran: list[str] = []
-    handles = [
-        layer.module.register_forward_hook(lambda *_, name=name: ran.append(name))
-        for name, layer in before.layers.items()
-    ]
-    try:
-        with torch.no_grad():
+    with ExitStack() as hooks, torch.no_grad():
+        for name, layer in before.layers.items():
+            hooks.enter_context(layer.module.register_forward_hook(lambda *_, name=name: ran.append(name)))
+        try:
             _check_outputs(attempt(lambda: run(model, inputs), shapes_only=not before.reads_numbers), before)
-    except ArgumentError as error:
-        raise StoppedError(str(error), ran) from error
-    finally:
-        for handle in handles:
-            handle.remove()
+        except ArgumentError as error:
+            raise StoppedError(str(error), ran) from error
 
 
 def _check_outputs(outputs: Sequence[Tensor], before: Trace) -> None:

@@ -12,6 +12,7 @@
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -42,19 +43,21 @@ def filters(layer: nn.Module) -> Tensor:
 
 def l1_norms(layer: nn.Module) -> Tensor:
     """Return the L1 norm of each filter, float64 (channels,)."""
-    return _on_cpu(filters(layer).abs().sum(dim=1))
+    return filters(layer).abs().sum(dim=1).cpu()
 
 
 def l2_norms(layer: nn.Module) -> Tensor:
     """Return the L2 norm of each filter, float64 (channels,)."""
-    return _on_cpu(torch.linalg.vector_norm(filters(layer), dim=1))
+    norms: Tensor = torch.linalg.vector_norm(filters(layer), dim=1)
+    return norms.cpu()
 
 
 def median_distances(layer: nn.Module) -> Tensor:
     """FPGM: the sum of the Euclidean distances of each filter to all others of its layer, float64 (channels,)."""
     rows = filters(layer)
     # The faster way, by a matrix product, loses small distances to rounding.
-    return _on_cpu(torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").sum(dim=1))
+    distances: Tensor = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").sum(dim=1)
+    return distances.cpu()
 
 
 def nonzero_ratios(maps: Tensor) -> tuple[Tensor]:
@@ -116,15 +119,9 @@ def norm_scales(
                 for name, start, size in follower.parts_of(arguments[0]):
                     found.setdefault(name, norm.weight.detach()[start : start + size].abs().double().cpu())
 
-        handles = [norm.register_forward_pre_hook(see) for norm in norms]
-        try:
+        with ExitStack() as hooks:
+            for norm in norms:
+                hooks.enter_context(norm.register_forward_pre_hook(see))
             forward(model, inputs)
-        finally:
-            for handle in handles:
-                handle.remove()
     left = {name: "no batch norm with a scale follows it" for name in layers if name not in found}
     return {name: found[name] for name in layers if name in found}, left
-
-
-def _on_cpu(x: Tensor) -> Tensor:
-    return x.cpu()

@@ -16,7 +16,7 @@ does not show to function modes (custom autograd functions) end the way.
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,17 +116,13 @@ def follow_maps(
         only_tokens: names of the layers that are followed only where their output is a sequence of tokens.
     """
     follower = MapFollower(take)
-    handles = [
-        layer.register_forward_hook(follower.hook(name, layer, only_tokens=name in only_tokens))
-        for name, layer in layers.items()
-    ]
-    try:
+    with ExitStack() as hooks:
+        for name, layer in layers.items():
+            hook = follower.hook(name, layer, only_tokens=name in only_tokens)
+            hooks.enter_context(layer.register_forward_hook(hook))
         with follower:
             yield follower
         follower.finish()
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class MapFollower(TorchFunctionMode):

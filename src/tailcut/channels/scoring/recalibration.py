@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tailcut.channels.scoring.forward import Choose, Inputs, forward, inputs_of, running
+from tailcut.channels.scoring.forward import Choose, forward, inputs_of, running
 from tailcut.channels.scoring.score import NUM_BATCHES
 from tailcut.errors import ArgumentError
 from tailcut.structure import NetworkView
@@ -36,7 +36,8 @@ def recalibrate(
             finite. The model is unchanged.
     """
     network = unwrapped(model)
-    norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and _keeps_statistics(module)]
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    norms = [norm for norm in norms if norm.track_running_stats and norm.running_mean is not None]
     if not norms:
         return 0
     before = [(norm.momentum, {name: x.clone() for name, x in norm.named_buffers(recurse=False)}) for norm in norms]
@@ -48,7 +49,10 @@ def recalibrate(
                 norm.momentum = None  # the plain mean over batches
             batches = inputs_of(loader, num_batches, network, inputs)
             runner = model if isinstance(model, NetworkView) else network
-            taken = sum(_forward(runner, batch) for batch in batches)
+            taken = 0
+            for batch in batches:
+                forward(runner, batch)
+                taken += len(batch[0])
             if not taken:
                 raise ArgumentError("the loader gave no batch to measure the statistics on")
             if not all(bool(x.isfinite().all()) for norm in norms for x in norm.buffers(recurse=False)):
@@ -63,12 +67,3 @@ def recalibrate(
         for norm, (momentum, _) in zip(norms, before, strict=True):
             norm.momentum = momentum
     return taken
-
-
-def _keeps_statistics(norm: _BatchNorm) -> bool:
-    return norm.track_running_stats and norm.running_mean is not None
-
-
-def _forward(network: nn.Module, inputs: Inputs) -> int:
-    forward(network, inputs)
-    return len(inputs[0])

@@ -1,6 +1,7 @@
 """`score`: the importance of each channel of each layer, by the paper's score or a baseline."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, Literal
 
 import torch
@@ -137,16 +138,10 @@ def _token_layers(model: nn.Module, layers: Mapping[str, nn.Module], batch: Inpu
         if isinstance(output, Tensor) and is_tokens(output):
             found.add(name)
 
-    handles = [
-        layer.register_forward_hook(lambda _, __, output, name=name: see(name, output))
-        for name, layer in layers.items()
-    ]
-    try:
-        with torch.no_grad(), running(model):
-            forward(model, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, torch.no_grad(), running(model):
+        for name, layer in layers.items():
+            hooks.enter_context(layer.register_forward_hook(lambda _, __, output, name=name: see(name, output)))
+        forward(model, batch)
     return frozenset(found)
 
 

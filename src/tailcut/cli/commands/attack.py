@@ -7,7 +7,6 @@ from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the parser of `tailcut attack`."""
     parser = add_command(
         commands,
         "attack",
@@ -51,7 +50,6 @@ def numbers(text: str) -> tuple[float, ...]:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    """Attack."""
     from tailcut.tasks.attack import EPSILONS, AttackPlan, attack_files
 
     plan = AttackPlan(
@@ -65,9 +63,8 @@ def run(arguments: argparse.Namespace) -> Report:
         plan=plan,
         num_images=arguments.num_images,
         out=arguments.out,
-        roots=arguments.data_root,
+        roots=arguments.roots,
         download=arguments.download,
         batch_size=arguments.batch_size,
         device=arguments.device,
-        progress=True,
     )

@@ -7,7 +7,6 @@ from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the parser of `tailcut check`."""
     parser = add_command(
         commands,
         "check",
@@ -22,7 +21,6 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    """Check."""
     from tailcut.data import check_folder
 
     return check_folder(arguments.folder, strict=not arguments.lenient, max_pixels=arguments.max_image_pixels)

@@ -7,7 +7,6 @@ from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the parser of `tailcut compare`."""
     parser = add_command(
         commands,
         "compare",
@@ -24,7 +23,6 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    """Compare."""
     from tailcut.reports.comparison import compare
 
     return compare(arguments.first, arguments.second)

@@ -3,12 +3,11 @@
 import argparse
 
 from tailcut.cli.networks import add_network
-from tailcut.cli.parser import Commands, add_command, add_data_roots, add_levels, add_workers, num_bytes, settings
+from tailcut.cli.parser import Commands, add_command, add_data_roots, add_levels, add_workers, call, num_bytes, settings
 from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the parser of `tailcut compress`."""
     parser = add_command(
         commands,
         "compress",
@@ -48,29 +47,15 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--test-split", default="", metavar="NAME", help="the split to evaluate at the end (default: the test split)"
     )
-    parser.add_argument("--no-test", action="store_true", help="evaluate nothing at the end")
+    parser.add_argument(
+        "--no-test", dest="test_split", action="store_const", const=None, help="evaluate nothing at the end"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed that chooses the images (default: 0)")
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    """Compress."""
     from tailcut.tasks.compress import compress_file
 
-    return compress_file(
-        arguments.source,
-        arguments.out,
-        arguments.data,
-        max_bytes=arguments.max_bytes,
-        max_drop=None if arguments.max_drop is None else arguments.max_drop / 100,
-        step=arguments.step,
-        levels=arguments.levels,
-        model=arguments.model,
-        arguments=settings(arguments.model_arguments),
-        roots=arguments.data_root,
-        download=arguments.download,
-        num_gradients=arguments.num_gradients,
-        held_out=arguments.held_out,
-        test_split=None if arguments.no_test else arguments.test_split,
-        seed=arguments.seed,
-        progress=True,
-    )
+    max_drop = None if arguments.max_drop is None else arguments.max_drop / 100
+    model_arguments = settings(arguments.arguments)
+    return call(compress_file, arguments, max_drop=max_drop, arguments=model_arguments)

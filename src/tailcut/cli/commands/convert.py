@@ -11,7 +11,6 @@ FREREG, DCTNET, HRANK, CHIP, CFDP = SOURCES = ("frereg", "dctnet", "hrank", "chi
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the parser of `tailcut convert`."""
     parser = add_command(
         commands,
         "convert",
@@ -40,14 +39,13 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    """Convert."""
     from tailcut.errors import ArgumentError
     from tailcut.files import check_output_path
     from tailcut.format import write
     from tailcut.format.conversion import dctnet, frereg, hrank
 
     check_output_path(arguments.out)
-    model_arguments: dict[str, Any] | None = settings(arguments.model_arguments) or None
+    model_arguments: dict[str, Any] | None = settings(arguments.arguments) or None
     if arguments.source == FREREG:
         if arguments.model is None:
             raise ArgumentError("--from frereg needs --model: its files do not name their network")

@@ -7,7 +7,6 @@ from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the parser of `tailcut cut`."""
     parser = add_command(
         commands,
         "cut",
@@ -25,7 +24,6 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    """Cut."""
     from tailcut.tasks.cut import cut_file
 
     return cut_file(arguments.file, arguments.out, level=arguments.level)

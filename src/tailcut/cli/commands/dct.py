@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the parser of `tailcut dct`."""
     parser = add_command(
         commands,
         "dct",
@@ -44,7 +43,6 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    """Draw and measure."""
     from tailcut.data import read_image
     from tailcut.inputs import BlockDCT, draw_image
 

@@ -21,7 +21,6 @@ from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the parser of `tailcut evaluate`."""
     parser = add_command(
         commands,
         "evaluate",
@@ -79,7 +78,7 @@ def run(arguments: argparse.Namespace) -> Report | None:
     check_processes("evaluate", arguments.devices, arguments.num_nodes)
     what = (arguments.file, arguments.data, arguments.split)
     settings: dict[str, Any] = {
-        "roots": arguments.data_root,
+        "roots": arguments.roots,
         "batch_size": arguments.batch_size,
         "device": arguments.device,
         "devices": devices,

@@ -2,12 +2,11 @@
 
 import argparse
 
-from tailcut.cli.parser import Commands, add_command, add_device, add_max_pixels, add_reading
+from tailcut.cli.parser import Commands, add_command, add_device, add_max_pixels, add_reading, call
 from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the parser of `tailcut explain`."""
     parser = add_command(
         commands,
         "explain",
@@ -35,15 +34,6 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    """Explain."""
     from tailcut.tasks.prediction.explain import explain_files
 
-    return explain_files(
-        arguments.files,
-        arguments.image,
-        arguments.out,
-        layer=arguments.layer,
-        class_number=arguments.class_number,
-        device=arguments.device,
-        max_pixels=arguments.max_pixels,
-    )
+    return call(explain_files, arguments)

@@ -14,7 +14,6 @@ INPUTS = ("own", "pixels")
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the parser of `tailcut export`."""
     parser = add_command(
         commands,
         "export",
@@ -47,7 +46,6 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    """Export."""
     if arguments.size is not None and arguments.to not in SIZED:
         raise ArgumentError(f"--size is for --to {' and '.join(SIZED)}; --to {arguments.to} takes no size")
     if arguments.input is not None and arguments.to not in WITH_INPUT:

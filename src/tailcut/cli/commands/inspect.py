@@ -7,7 +7,6 @@ from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the parser of `tailcut inspect`."""
     parser = add_command(
         commands,
         "inspect",
@@ -21,7 +20,6 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    """Inspect."""
     from tailcut.format import inspect
 
     return inspect(arguments.file)

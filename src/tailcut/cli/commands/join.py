@@ -7,7 +7,6 @@ from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the parser of `tailcut join`."""
     parser = add_command(
         commands,
         "join",
@@ -22,7 +21,6 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    """Join."""
     from tailcut.tasks.packets import join_files
 
     return join_files(arguments.packets, arguments.out)

@@ -7,7 +7,6 @@ from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the parser of `tailcut models`."""
     add_command(
         commands,
         "models",
@@ -20,7 +19,6 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    """List."""
     from tailcut.tasks.list_models import list_models
 
     return list_models()

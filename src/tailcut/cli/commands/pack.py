@@ -9,6 +9,7 @@ from tailcut.cli.parser import (
     add_dtypes,
     add_levels,
     add_model_arguments,
+    call,
     num_bytes,
     settings,
 )
@@ -16,7 +17,6 @@ from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the parser of `tailcut pack`."""
     parser = add_command(
         commands,
         "pack",
@@ -63,20 +63,6 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    """Pack."""
     from tailcut.tasks.pack import pack
 
-    return pack(
-        arguments.source,
-        arguments.out,
-        dtype=arguments.dtype,
-        other_dtype=arguments.other_dtype,
-        max_bytes=arguments.max_bytes,
-        step=arguments.step,
-        levels=arguments.levels,
-        model=arguments.model,
-        arguments=settings(arguments.model_arguments),
-        keep_ratio=arguments.keep_ratio,
-        num_kept=arguments.num_kept,
-        plain=arguments.plain,
-    )
+    return call(pack, arguments, arguments=settings(arguments.arguments))

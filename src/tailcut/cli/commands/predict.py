@@ -8,7 +8,6 @@ from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the parser of `tailcut predict`."""
     parser = add_command(
         commands,
         "predict",
@@ -48,7 +47,6 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    """Predict."""
     from tailcut.evaluation.generation import holds_generator
     from tailcut.tasks.prediction.predict import predict_file
     from tailcut.tasks.prediction.predict_detection import LEAST_SCORE, holds_detector, predict_objects_file
@@ -68,7 +66,6 @@ def run(arguments: argparse.Namespace) -> Report:
             arguments.out,
             least_score=LEAST_SCORE if arguments.least_score is None else arguments.least_score,
             device=arguments.device,
-            progress=True,
         )
     if arguments.least_score is not None:
         raise ArgumentError("--least-score is for detectors; this network finds no objects")
@@ -79,7 +76,6 @@ def run(arguments: argparse.Namespace) -> Report:
         device=arguments.device,
         invert=arguments.invert,
         dense=arguments.dense,
-        progress=True,
         max_pixels=arguments.max_pixels,
     )
 

@@ -3,12 +3,11 @@
 import argparse
 
 from tailcut.cli.networks import add_images, add_network
-from tailcut.cli.parser import DTYPES, Commands, Parser, add_command, add_device, settings
+from tailcut.cli.parser import DTYPES, Commands, Parser, add_command, add_device, call, settings
 from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the parser of `tailcut prune`."""
     parser = add_command(
         commands,
         "prune",
@@ -91,32 +90,6 @@ def rates(text: str) -> float | str | tuple[float, ...]:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    """Prune."""
     from tailcut.tasks.prune import prune_file
 
-    return prune_file(
-        arguments.source,
-        arguments.out,
-        arguments.data,
-        model=arguments.model,
-        arguments=settings(arguments.model_arguments),
-        scores=arguments.scores,
-        method=arguments.method,
-        split=arguments.split,
-        roots=arguments.data_root,
-        download=arguments.download,
-        num_batches=arguments.num_batches,
-        batch_size=arguments.batch_size,
-        seed=arguments.seed,
-        recalibrate=arguments.recalibrate,
-        dtype=arguments.dtype,
-        device=arguments.device,
-        progress=True,
-        rates=arguments.rates,
-        macs_ratio=arguments.macs_ratio,
-        params_ratio=arguments.params_ratio,
-        ignore=tuple(arguments.ignore),
-        min_channels=arguments.min_channels,
-        round_to=arguments.round_to,
-        max_rate=arguments.max_rate,
-    )
+    return call(prune_file, arguments, arguments=settings(arguments.arguments))

@@ -7,7 +7,6 @@ from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the parser of `tailcut qr`."""
     parser = add_command(
         commands,
         "qr",
@@ -28,7 +27,6 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    """Draw."""
     from tailcut.tasks.packets import draw_codes
 
     return draw_codes(arguments.file, arguments.out, level=arguments.level)

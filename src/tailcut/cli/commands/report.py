@@ -18,7 +18,6 @@ NUM_SAMPLES = 12
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the parser of `tailcut report`."""
     parser = add_command(
         commands,
         "report",
@@ -41,7 +40,6 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    """Report."""
     from tailcut.errors import ArgumentError
     from tailcut.reports.html.output_paths import check_out
     from tailcut.reports.html.page import write_report
@@ -85,7 +83,7 @@ def _predicted(model: "nn.Module", name: str, split: str | None, arguments: argp
     from tailcut.reports.html.samples import Sample, Samples
 
     try:
-        dataset = open_dataset(name, split, roots=arguments.data_root, download=arguments.download)
+        dataset = open_dataset(name, split, roots=arguments.roots, download=arguments.download)
     except (DataNotFoundError, MissingExtraError) as error:
         return " ".join(f"the data set was not found: {error}".split())
     except DataError as error:

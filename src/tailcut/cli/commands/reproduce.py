@@ -18,7 +18,6 @@ logger = logging.getLogger("tailcut.cli")
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the parser of `tailcut reproduce`."""
     parser = add_command(
         commands,
         "reproduce",
@@ -113,7 +112,7 @@ def _train(name: str, arguments: argparse.Namespace) -> None:
             recipe,
             run.path,
             resume=True,
-            roots=arguments.data_root,
+            roots=arguments.roots,
             download=arguments.download,
             progress=True,
             command=shlex.join(["tailcut", *sys.argv[1:]]),

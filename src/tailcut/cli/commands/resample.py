@@ -2,12 +2,11 @@
 
 import argparse
 
-from tailcut.cli.parser import Commands, add_command, add_dtypes, add_model_arguments, settings
+from tailcut.cli.parser import Commands, add_command, add_dtypes, add_model_arguments, call, settings
 from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the parser of `tailcut resample`."""
     parser = add_command(
         commands,
         "resample",
@@ -19,20 +18,13 @@ def add_parser(commands: Commands) -> None:
         "  tailcut export narrow.tailcut --to onnx -o narrow.onnx",
         run=run,
     )
-    parser.add_argument("file", metavar="FILE", help="a .tailcut file or zoo:NAME, of a registered model")
+    parser.add_argument("source", metavar="FILE", help="a .tailcut file or zoo:NAME, of a registered model")
     add_model_arguments(parser, "an argument of the model that sets its channels, see tailcut models", required=True)
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="the .tailcut file to write")
     add_dtypes(parser)
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    """Resample."""
     from tailcut.tasks.resample import resample_file
 
-    return resample_file(
-        arguments.file,
-        arguments.out,
-        settings(arguments.model_arguments),
-        dtype=arguments.dtype or "float32",
-        other_dtype=arguments.other_dtype,
-    )
+    return call(resample_file, arguments, arguments=settings(arguments.arguments))

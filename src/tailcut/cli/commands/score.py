@@ -3,7 +3,7 @@
 import argparse
 
 from tailcut.cli.networks import add_images, add_network
-from tailcut.cli.parser import Commands, add_command, add_device, settings
+from tailcut.cli.parser import Commands, Parser, add_command, add_device, call, settings
 from tailcut.printing import Report
 
 METHODS = ("spectral", "l1", "l2", "fpgm", "apoz", "bn_scale", "hrank", "random")
@@ -12,7 +12,6 @@ COMPONENTS = ("spectral", "dist", "spatial")
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the parser of `tailcut score`."""
     parser = add_command(
         commands,
         "score",
@@ -30,6 +29,12 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--plot", metavar="IMAGE", help="draw the sorted scores of up to 12 layers as a PNG")
     parser.add_argument("--method", choices=METHODS, default="spectral", help="the score (default: spectral)")
     add_images(parser)
+    _add_formula(parser)
+    add_device(parser)
+
+
+def _add_formula(parser: Parser) -> None:
+    """Add --variant, --block-size, --sigma, --spatial-weight and --components, of the method spectral."""
     parser.add_argument(
         "--variant",
         choices=("paper", "published"),
@@ -45,6 +50,7 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument(
         "--sigma",
+        dest="gaussian_sigma",
         type=sigma,
         default=VARIANT,
         metavar="S",
@@ -60,7 +66,6 @@ def add_parser(commands: Commands) -> None:
         metavar="A,B",
         help="parts of the score: some of spectral,dist,spatial (default: all)",
     )
-    add_device(parser)
 
 
 def block_size(text: str) -> int | str:
@@ -84,28 +89,6 @@ def components(text: str) -> tuple[str, ...]:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    """Score."""
     from tailcut.tasks.score import score_file
 
-    return score_file(
-        arguments.source,
-        arguments.out,
-        arguments.data,
-        model=arguments.model,
-        arguments=settings(arguments.model_arguments),
-        plot=arguments.plot,
-        split=arguments.split,
-        roots=arguments.data_root,
-        download=arguments.download,
-        batch_size=arguments.batch_size,
-        method=arguments.method,
-        num_batches=arguments.num_batches,
-        variant=arguments.variant,
-        block_size=arguments.block_size,
-        gaussian_sigma=arguments.sigma,
-        spatial_weight=arguments.spatial_weight,
-        components=arguments.components,
-        seed=arguments.seed,
-        device=arguments.device,
-        progress=True,
-    )
+    return call(score_file, arguments, arguments=settings(arguments.arguments))

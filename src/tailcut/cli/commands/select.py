@@ -2,12 +2,11 @@
 
 import argparse
 
-from tailcut.cli.parser import Commands, add_command, add_data_roots, add_device, add_reading, add_workers
+from tailcut.cli.parser import Commands, add_command, add_data_roots, add_device, add_reading, add_workers, call
 from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the parser of `tailcut select`."""
     parser = add_command(
         commands,
         "select",
@@ -22,6 +21,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="the JSON file to write")
     parser.add_argument(
         "--channels",
+        dest="num_channels",
         type=counts,
         metavar="N",
         help="how many, or three counts for Y, Cb and Cr as in 14+5+5 (default: those more likely open than closed)",
@@ -43,19 +43,6 @@ def counts(text: str) -> int | tuple[int, ...]:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    """Select."""
     from tailcut.tasks.select_channels import select_channels
 
-    return select_channels(
-        arguments.source,
-        arguments.out,
-        num_channels=arguments.channels,
-        data=arguments.data,
-        split=arguments.split,
-        roots=arguments.data_root,
-        download=arguments.download,
-        heat_maps=arguments.heat_maps,
-        batch_size=arguments.batch_size,
-        device=arguments.device,
-        progress=True,
-    )
+    return call(select_channels, arguments)

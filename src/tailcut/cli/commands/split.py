@@ -7,7 +7,6 @@ from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the parser of `tailcut split`."""
     parser = add_command(
         commands,
         "split",
@@ -25,7 +24,6 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    """Split."""
     from tailcut.tasks.packets import split_file
 
     return split_file(arguments.file, arguments.out, packet_bytes=arguments.packet)

@@ -10,7 +10,6 @@ from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the parser of `tailcut sweep`."""
     parser = add_command(
         commands,
         "sweep",
@@ -68,7 +67,7 @@ def run(arguments: argparse.Namespace) -> Report | None:
         train_trials(
             missing_trials(trials, chosen, results),
             imports=arguments.imports,
-            roots=arguments.data_root,
+            roots=arguments.roots,
             devices=devices_of(arguments),
             download=arguments.download,
             progress=True,

@@ -8,7 +8,6 @@ from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the parser of `tailcut train`."""
     parser = add_command(
         commands,
         "train",
@@ -46,7 +45,7 @@ def run(arguments: argparse.Namespace) -> Report | None:
         recipe,
         arguments.out,
         resume=arguments.resume,
-        roots=arguments.data_root,
+        roots=arguments.roots,
         devices=devices_of(arguments),
         download=arguments.download,
         progress=True,

@@ -7,7 +7,6 @@ from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
-    """Add the parser of `tailcut unpack`."""
     parser = add_command(
         commands,
         "unpack",
@@ -21,7 +20,6 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Report:
-    """Unpack."""
     from tailcut.tasks.pack import unpack
 
     return unpack(arguments.file, arguments.out)

@@ -213,22 +213,6 @@ def is_pointwise(root: Expression) -> bool:
     return not isinstance(root, Resampled)
 
 
-def take_channels(root: Expression, channels: slice) -> Expression | None:
-    """Return the expression of some of the channels; None where it costs a computation."""
-    if isinstance(root, Affine):
-        shift = None if root.shift is None else root.shift[channels]
-        matrix = root.matrix[channels]
-        return Affine(matrix.shape[0], root.source, matrix, shift)
-    if isinstance(root, Given):
-        source = root.source[channels]
-        return Given(source.shape[0], source)
-    if isinstance(root, Pointwise) and len(root.children) == 1:
-        child = take_channels(root.children[0], channels)
-        if child is not None:
-            return Pointwise(child.channels, root.function, (child,))
-    return None
-
-
 def add_affine(first: Affine, second: Affine) -> Affine:
     """Add two affine expressions: their sources are stacked."""
     source = torch.cat([first.source, second.source])

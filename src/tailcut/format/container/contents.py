@@ -314,7 +314,9 @@ def _decode_header(reader: Reader, digest: bytes, version: int) -> tuple[Content
     base = _read_base(reader)
     metadata = _read_metadata(reader)
     count = reader.uint(at_most=MAX_EDITS, of="the number of edits")
-    edits = tuple((reader.uint(of="the kind of an edit"), _read_edit(reader)) for _ in range(count))
+    edits = tuple(
+        (reader.uint(of="the kind of an edit"), reader.raw(reader.uint(of="the size of an edit"))) for _ in range(count)
+    )
     others = _read_others(reader) if base is None else ()
     has_coefficients, types = _read_types(reader, version)
     if base is None and len(types) != len(others):
@@ -412,10 +414,6 @@ def _read_metadata(reader: Reader) -> dict[str, Any]:
 
 def _json_bytes(metadata: object) -> bytes:
     return json.dumps(metadata, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
-
-
-def _read_edit(reader: Reader) -> bytes:
-    return reader.raw(reader.uint(of="the size of an edit"))
 
 
 def _write_others(writer: Writer, others: Sequence[StoredOther]) -> None:

@@ -160,8 +160,5 @@ def _capped(max_parameters: int) -> Iterator[None]:
             raise too_many_numbers(total, max_parameters)
         check_work(len(counted), max_parameters=max_parameters)
 
-    handle = register_module_parameter_registration_hook(count)
-    try:
+    with register_module_parameter_registration_hook(count):
         yield
-    finally:
-        handle.remove()

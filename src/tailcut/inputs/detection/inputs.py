@@ -102,7 +102,7 @@ class DetectorInputs(nn.Module):
         height, width = self.size_of(image)
         factor = 1 if self.dct is None else DCT_ENLARGEMENT
         size = (factor * height, factor * width)
-        return image if size == _size(image) else _interpolated(image, size)
+        return image if size == _size(image) else interpolate(image[None], size, mode="bilinear", antialias=True)[0]
 
     def restored(self, found: Target, size: Size, original: Size) -> dict[str, Tensor]:
         """Return detections in an image of `size` with their boxes in pixels of the `original` size."""
@@ -140,10 +140,6 @@ def read_pixels(path: str | Path) -> Tensor:
 
 def _size(image: Tensor) -> Size:
     return image.shape[-2], image.shape[-1]
-
-
-def _interpolated(image: Tensor, size: Size) -> Tensor:
-    return interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
 
 
 def _padded_size(sizes: Sequence[Size]) -> Size:

@@ -76,7 +76,7 @@ class Selection:
             return channels
         if isinstance(channels, int) and not isinstance(channels, bool):
             if channels == 12:
-                return cls.square(12)
+                return square(12)
             if channels not in PUBLISHED:
                 raise ArgumentError(
                     f"there is no published selection of {channels} channels, only of 6, 12, 24, 32, 48, 64 and 192; "
@@ -89,34 +89,6 @@ class Selection:
         for number in numbers:
             parts[number // NUM_FREQUENCIES].append(number % NUM_FREQUENCIES)
         return cls(*map(tuple, parts))
-
-    @classmethod
-    def square(cls, channels: int | tuple[int, int, int]) -> "Selection":
-        """Frequencies close to upper-left squares (the paper's S patterns).
-
-        A square that is not full lacks its highest frequencies (by L1 norm, ties from below). The published tables
-        for 48 and 64 leave out others of the lower right; `of` gives those.
-
-        Args:
-            channels: the total, of which a sixth goes to each chroma component as in the paper, or the counts
-                (luma, chroma_blue, chroma_red).
-
-        Raises:
-            ArgumentError: no such number of channels.
-        """
-        return cls(*map(square_indices, split_channels(channels)))
-
-    @classmethod
-    def triangle(cls, channels: int | tuple[int, int, int]) -> "Selection":
-        """Frequencies close to upper-left triangles (the paper's T patterns): the first in L1 order.
-
-        Args:
-            channels: as for `square`.
-
-        Raises:
-            ArgumentError: no such number of channels.
-        """
-        return cls(*map(triangle_indices, split_channels(channels)))
 
     @classmethod
     def learned(cls) -> "Selection":
@@ -250,21 +222,31 @@ class Selection:
 
 
 def square(channels: int | tuple[int, int, int]) -> Selection:
-    """`Selection.square`: frequencies close to upper-left squares, by total or (luma, chroma_blue, chroma_red).
+    """Frequencies close to upper-left squares (the paper's S patterns).
+
+    A square that is not full lacks its highest frequencies (by L1 norm, ties from below). The published tables for 48
+    and 64 leave out others of the lower right; `Selection.of` gives those.
+
+    Args:
+        channels: the total, of which a sixth goes to each chroma component as in the paper, or the counts
+            (luma, chroma_blue, chroma_red).
+
+    Raises:
+        ArgumentError: no such number of channels.
 
     >>> square((16, 4, 4)) == square(24) == Selection.of(24)
     True
     """
-    return Selection.square(channels)
+    return Selection(*map(square_indices, split_channels(channels)))
 
 
 def triangle(channels: int | tuple[int, int, int]) -> Selection:
-    """`Selection.triangle`: frequencies close to upper-left triangles, by total or (luma, chroma_blue, chroma_red).
+    """Frequencies close to upper-left triangles (the paper's T patterns): the first in L1 order; see `square`.
 
     >>> triangle((3, 1, 1)).luma
     (0, 1, 8)
     """
-    return Selection.triangle(channels)
+    return Selection(*map(triangle_indices, split_channels(channels)))
 
 
 def _checked(indices: object, limit: int, what: str) -> Indices:

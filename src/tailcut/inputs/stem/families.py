@@ -18,12 +18,6 @@ def first_kept_module(model: nn.Module) -> str | None:
     `features.1`) and VGG (the first convolution after the second pooling). In all of them a 448-pixel image (896 for
     MobileNetV2) gives the kept modules maps of the size that a 224-pixel RGB image gave them, so that their weights
     still fit. (VGG without the third pooling is `first="features.17"`: RGB's map size at 448, at four times the cost.)
-
-    Known by the names of their modules, which are torchvision's: ResNet (`layer1`), MobileNetV2 (the first inverted
-    residual, `features.1`) and VGG (the first convolution after the second pooling). What all have in common: a
-    448-pixel image (896 for MobileNetV2) gives the kept modules maps of the size that a 224-pixel RGB image gave
-    them, so their weights see what they saw. (VGG with
-    the third pooling dropped too is `first="features.17"`: the size that RGB at 448 has there, at four times the cost.)
     """
     children = dict(model.named_children())
     if all(name in children for name in _RESNET):

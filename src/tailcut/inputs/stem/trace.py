@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -136,11 +136,8 @@ def _watched(model: nn.Module, trace: ModuleTrace) -> Iterator[None]:
 
         return hook
 
-    handles = []
-    for name, module in model.named_modules():
-        handles += [module.register_forward_pre_hook(before(name)), module.register_forward_hook(after(name))]
-    try:
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            hooks.enter_context(module.register_forward_pre_hook(before(name)))
+            hooks.enter_context(module.register_forward_hook(after(name)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

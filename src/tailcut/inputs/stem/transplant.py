@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -175,14 +176,8 @@ class _OldStem:
             found.append(output)
             raise _Reached
 
-        handle = self._module.register_forward_hook(stop)
-        try:
-            with torch.no_grad():
-                self._trial(self._pixels(images))
-        except _Reached:
-            pass
-        finally:
-            handle.remove()
+        with self._module.register_forward_hook(stop), torch.no_grad(), suppress(_Reached):
+            self._trial(self._pixels(images))
         if not found[0].isfinite().all():
             raise DataError(f"{self.target} gives numbers that are not finite; look at preprocess and the images")
         return found[0]

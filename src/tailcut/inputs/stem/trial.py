@@ -1,7 +1,7 @@
 """Search for a stem on a copy of the network, by a forward of pixels and then of channels."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -88,16 +88,11 @@ class _Widths:
     @contextmanager
     def fitted(self, trial: nn.Module) -> Iterator[None]:
         """Within the block, forwards of `trial` change its layers."""
-        handles = [
-            module.register_forward_pre_hook(self._hook(name))
-            for name, module in trial.named_modules()
-            if name in self._trace.inputs
-        ]
-        try:
+        with ExitStack() as hooks:
+            for name, module in trial.named_modules():
+                if name in self._trace.inputs:
+                    hooks.enter_context(module.register_forward_pre_hook(self._hook(name)))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _hook(self, name: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -147,11 +142,8 @@ def arrives(trial: nn.Module, boundary: str, x: Tensor) -> Iterator[None]:
                 "make these steps modules, or keep an earlier module"
             )
 
-    handle = trial.get_submodule(boundary).register_forward_pre_hook(check)
-    try:
+    with trial.get_submodule(boundary).register_forward_pre_hook(check) as handle:
         yield
-    finally:
-        handle.remove()
 
 
 def noise(shape: tuple[int, ...], like: Tensor) -> Tensor:

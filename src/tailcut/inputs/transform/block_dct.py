@@ -216,8 +216,6 @@ class BlockDCT(InputTransform):
 
         Only luma's constant cosine has a sum other than zero: 8 x 128 are subtracted from the first coefficient of each
         luma block, nothing from the others.
-
-        In luma it takes 8 x 128 from the first coefficient of each block and leaves all others alone.
         """
         shift = torch.zeros_like(like)
         if 0 in self.selection.luma:

@@ -75,7 +75,6 @@ def predict(
     invert: bool = False,
     dense: bool = False,
     name: str = "",
-    progress: bool = False,
     max_pixels: int = MAX_PIXELS,
 ) -> PredictReport:
     """Run a network on image files. The model is not changed.
@@ -93,7 +92,6 @@ def predict(
         invert: take 1 - pixels: for dark digits on light paper, where the network learned light on dark.
         dense: run with dense weights instead of fused; see `evaluation.runnable`.
         name: what the report calls the model.
-        progress: show on standard error how far it is.
         max_pixels: the most pixels of the images that the network may ask for.
 
     Raises:
@@ -111,7 +109,7 @@ def predict(
     paths, folder = [Path(image) for image in images], prepare_folder(out)
     masks: dict[Path, Path] | None = None
     predictions, skipped = [], []
-    with live_progress(progress, "images", len(paths), interval=PROGRESS_INTERVAL) as bar:
+    with live_progress(True, "images", len(paths), interval=PROGRESS_INTERVAL) as bar:
         for number, path in enumerate(paths, start=1):
             try:
                 image = _read(path, shape, resized=resized, invert=invert)
@@ -143,7 +141,6 @@ def predict_file(
     device: str = "auto",
     invert: bool = False,
     dense: bool = False,
-    progress: bool = False,
     max_pixels: int = MAX_PIXELS,
 ) -> PredictReport:
     """Load a .tailcut file (or `zoo:NAME`) of a registered model and `predict` with it."""
@@ -157,7 +154,6 @@ def predict_file(
         invert=invert,
         dense=dense,
         name=str(file),
-        progress=progress,
         max_pixels=max_pixels,
     )
 

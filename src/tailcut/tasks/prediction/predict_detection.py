@@ -63,12 +63,11 @@ def predict_objects_file(
     *,
     least_score: float = LEAST_SCORE,
     device: str = "auto",
-    progress: bool = False,
 ) -> PredictObjectsReport:
     """Load the .tailcut file of a detector and `predict_objects` with it."""
     place = choose_device(device)
     model = load(file, device=str(place))
-    return predict_objects(model, images, out, least_score=least_score, device=place, name=str(file), progress=progress)
+    return predict_objects(model, images, out, least_score=least_score, device=place, name=str(file))
 
 
 def predict_objects(
@@ -80,7 +79,6 @@ def predict_objects(
     class_names: Sequence[str] | None = None,
     device: torch.device | str = "cpu",
     name: str = "",
-    progress: bool = False,
 ) -> PredictObjectsReport:
     """Find the objects in image files. The model is not changed.
 
@@ -93,7 +91,6 @@ def predict_objects(
             detector of 91 classes, else the numbers.
         device: where to run.
         name: what the report calls the model.
-        progress: show on standard error how far it is.
 
     Raises:
         ArgumentError: the model is no detector, the names are too few, or two drawings would have one name.
@@ -111,7 +108,7 @@ def predict_objects(
     paths, folder = [Path(image) for image in images], prepare_folder(out)
     drawings = {} if folder is None else _drawing_paths(paths, folder)
     predictions, skipped = [], []
-    with live_progress(progress, "images", len(paths), interval=PROGRESS_INTERVAL) as bar, torch.inference_mode():
+    with live_progress(True, "images", len(paths), interval=PROGRESS_INTERVAL) as bar, torch.inference_mode():
         for number, path in enumerate(paths, start=1):
             try:
                 image = read_image(path, channels=3)[0]

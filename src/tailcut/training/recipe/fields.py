@@ -3,12 +3,9 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tailcut.errors import MissingExtraError, RecipeError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
-try:
-    from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
-except ImportError as error:
-    raise MissingExtraError("reading a recipe", "pydantic", "train") from error
+from tailcut.errors import RecipeError
 
 Codec = Literal["float32", "float16", "bfloat16"]
 Fraction = Annotated[float, Field(ge=0, le=1)]

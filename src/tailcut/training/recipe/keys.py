@@ -8,14 +8,10 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from tailcut.errors import MissingExtraError
-from tailcut.training.recipe.schema import Recipe
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
-try:
-    from pydantic import BaseModel, ValidationError
-    from pydantic_core import ErrorDetails
-except ImportError as error:
-    raise MissingExtraError("reading a recipe", "pydantic", "train") from error
+from tailcut.training.recipe.schema import Recipe
 
 # What pydantic says of a value that is of another type than this branch of a union: another branch may want it.
 _OTHER_TYPE = re.compile(r"_(type|parsing|from_float)$|^literal_error$")

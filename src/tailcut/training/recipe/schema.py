@@ -2,7 +2,9 @@
 
 from typing import Annotated, Literal, Self
 
-from tailcut.errors import ArgumentError, MissingExtraError
+from pydantic import Field, field_validator, model_validator
+
+from tailcut.errors import ArgumentError
 from tailcut.printing import is_fraction
 from tailcut.training.recipe.fields import Axes, Codec, Counts, KeepRatio, ModelSection, Positive
 from tailcut.training.recipe.fields import Fraction as Fraction
@@ -16,11 +18,6 @@ from tailcut.training.recipe.sections import (
     check_stages,
 )
 from tailcut.weights.level_counts import parts_of
-
-try:
-    from pydantic import Field, field_validator, model_validator
-except ImportError as error:
-    raise MissingExtraError("reading a recipe", "pydantic", "train") from error
 
 
 class OverrideSection(RecipeSection):

@@ -2,15 +2,11 @@
 
 from typing import Annotated, Any, Self
 
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+
 from tailcut.data import OnError, Source, default_split
 from tailcut.data.workers import MAX_WORKERS
-from tailcut.errors import MissingExtraError
 from tailcut.training.recipe.fields import ModelSection, Positive, RecipeSection
-
-try:
-    from pydantic import BeforeValidator, ConfigDict, Field, model_validator
-except ImportError as error:
-    raise MissingExtraError("reading a recipe", "pydantic", "train") from error
 
 GENERATIVE = ("vae", "gan")  # values of training.loss
 

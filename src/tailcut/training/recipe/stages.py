@@ -3,16 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tailcut.errors import MissingExtraError, RecipeError
+from pydantic import ValidationError
+
+from tailcut.errors import RecipeError
 from tailcut.runs import STAGE_PREFIX
 from tailcut.training.recipe.keys import problems_of, remove_key, split_key
 from tailcut.training.recipe.schema import Recipe, StartSection
 from tailcut.training.recipe.sections import StageSection
-
-try:
-    from pydantic import ValidationError
-except ImportError as error:
-    raise MissingExtraError("reading a recipe", "pydantic", "train") from error
 
 
 def stages_of(recipe: Recipe) -> dict[str, Recipe]:

@@ -9,16 +9,13 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tailcut.errors import MissingExtraError, RecipeError
+from pydantic import ValidationError
+
+from tailcut.errors import RecipeError
 from tailcut.training.recipe.keys import problems_of, remove_key, split_key, unknown_key
 from tailcut.training.recipe.schema import Recipe
 from tailcut.training.recipe.stages import stages_of
 from tailcut.training.recipe.toml_text import read_toml
-
-try:
-    from pydantic import ValidationError
-except ImportError as error:
-    raise MissingExtraError("reading a recipe", "pydantic", "train") from error
 
 SUFFIX = ".toml"
 
