@@ -123,6 +123,11 @@ def test_unet_needs_less_than_its_maps(tmp_path: Path) -> None:
     assert report.dense_weight_bytes == 124_099_840
 
 
+def test_a_network_of_99_percent_in_48_kb(tmp_path: Path) -> None:
+    report = export_c(tailcut.load("zoo:lenet5-1500"), tmp_path)
+    assert report.arena_bytes + report.input_bytes + report.output_bytes < 45_000  # and a stack of 1.7 KB
+
+
 def test_what_has_no_form_in_c_is_named(tmp_path: Path) -> None:
     class Attention(nn.Module):
         def __init__(self) -> None:

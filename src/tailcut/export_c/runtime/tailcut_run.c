@@ -16,6 +16,7 @@
 #define HAS_OTHER_SIZES (HAS_PICKING || TAILCUT_HAS_BILINEAR)
 #define HAS_RESAMPLING (HAS_POOLING || HAS_OTHER_SIZES)
 #define IS_GROUPED(groups) (TAILCUT_HAS_GROUPS && (groups) > 1)
+#define is_pooled(stage) (TAILCUT_HAS_POOLED && (stage)->out_pool[0] > 0)
 #define HAS_STORE (TAILCUT_HAS_STORE || TAILCUT_HAS_SOFTMAX)
 
 /* Contexts of whole numbers in a code: a set for each level of what is expected, one for the bits below the highest. */
@@ -37,6 +38,7 @@ typedef struct {
     float *up_rows[TAILCUT_MAX_LEAVES];
     const float *in_cosines; /* of the weight's input channels, NULL where these are whole */
     const float *core;
+    uint32_t first; /* output whose weights the core begins with */
     float *line;   /* the weights of one output, where they are decoded one by one */
     float *stack;  /* rows of expressions, but for the lowest */
     float *before; /* rows before their change of size */
@@ -302,27 +304,35 @@ static float kernel_cosine(const tailcut_weight *weight, uint32_t axis, const fl
     return weight->axes >> axis & 1 ? cosine_at(table, weight->sizes[axis], place, k) : k == place ? 1.0f : 0.0f;
 }
 
-/* The core (num_out, num_in, rows, columns) of a truncated weight, with the scales of all cosines in it. */
-static float *make_core(machine *m, const tailcut_weight *weight) {
-    uint32_t taps = (uint32_t)weight->sizes[2] * weight->sizes[3], num_in = weight->corner[1], axis, k, y, x;
-    float *core = take(m, weight->corner[0] * num_in * taps), *after = m->scratch, *lines[2], value;
-    const float *tables[2];
+/* The core (num_out, num_in, rows, columns) of a truncated weight, with the scales of all cosines in it: `count` outputs
+ * from `first` on, which are those of the narrow axis, or the wide ones. */
+static float *make_core(machine *m, const tailcut_weight *weight, uint32_t first, uint32_t count, int is_wide) {
+    uint32_t taps = (uint32_t)weight->sizes[2] * weight->sizes[3], num_in = weight->corner[1], axis, k, y, x, a, end;
+    float *core = take(m, count * num_in * taps), *after = m->scratch, *lines[2], value;
+    const float *tables[2], *out_cosines = TAILCUT_HAS_POOLED && is_wide ? make_cosines(m, weight->sizes[0]) : NULL;
     walk w;
     for (axis = 0; axis < 2; axis++) {
         tables[axis] = make_cosines(m, weight->sizes[2 + axis]);
         lines[axis] = take(m, weight->sizes[2 + axis]);
     }
-    clear(core, weight->corner[0] * num_in * taps);
+    clear(core, count * num_in * taps);
     start_walk(&w, weight);
     while (step(&w, &value)) {
-        float *at = core + (w.order.index[w.out_axis] * num_in + w.order.index[w.in_axis]) * taps;
+        uint32_t own = w.order.index[w.out_axis];
+        a = out_cosines != NULL ? first : own;
+        end = out_cosines != NULL ? first + count : own + 1;
+        if (TAILCUT_HAS_PARTS && a - first >= count) continue;
         for (axis = 0; axis < 2; axis++) {
             for (k = 0; k < weight->sizes[2 + axis]; k++) {
                 lines[axis][k] = kernel_cosine(weight, 2 + axis, tables[axis], k, w.order.index[2 + axis]);
             }
         }
-        for (y = 0; y < weight->sizes[2]; y++) {
-            for (x = 0; x < weight->sizes[3]; x++) *at++ += value * lines[0][y] * lines[1][x];
+        for (; a < end; a++) {
+            float *at = core + ((a - first) * num_in + w.order.index[w.in_axis]) * taps;
+            float part = out_cosines != NULL ? value * cosine_at(out_cosines, weight->sizes[0], a, own) : value;
+            for (y = 0; y < weight->sizes[2]; y++) {
+                for (x = 0; x < weight->sizes[3]; x++) *at++ += part * lines[0][y] * lines[1][x];
+            }
         }
     }
     m->scratch = after;
@@ -336,7 +346,7 @@ static int is_narrow_in(const tailcut_weight *weight) { return weight->axes >> (
 /* The weights (num_in, rows, columns) of output `a`. */
 static const float *core_of(machine *m, const tailcut_weight *weight, uint32_t a) {
     uint32_t count = (uint32_t)weight->corner[1] * weight->sizes[2] * weight->sizes[3], n;
-    if (!TAILCUT_HAS_DENSE || m->core != NULL) return m->core + (size_t)a * count;
+    if (!TAILCUT_HAS_DENSE || m->core != NULL) return m->core + (size_t)(a - m->first) * count;
     for (n = 0; n < count; n++) m->line[n] = weight->array.step * number(&weight->array, a * count + n);
     return m->line;
 }
@@ -346,7 +356,9 @@ static void start_weight(machine *m, const tailcut_weight *weight) {
     m->core = NULL;
     if (m->stage->kind == TAILCUT_PROJECT || m->stage->kind == TAILCUT_WHOLE) return;
     if (TAILCUT_HAS_TRUNCATED && (!TAILCUT_HAS_DENSE || weight->is_truncated)) {
-        m->core = make_core(m, weight);
+        uint32_t count = IS_GROUPED(m->stage->groups) ? weight->corner[0] : m->stage->out.channels - m->first;
+        if (TAILCUT_HAS_PARTS && m->stage->part < count) count = m->stage->part;
+        m->core = make_core(m, weight, m->first, count, is_pooled(m->stage) && is_narrow_out(weight));
     } else if (weight->array.type == TAILCUT_FLOAT32) {
         m->core = weight->array.numbers;
     } else if (m->stage->kind != TAILCUT_FLAT) {
@@ -368,7 +380,7 @@ static void start_leaves(machine *m) {
         if (leaf->is_narrow) m->cosines[n] = make_cosines(m, leaf->num_channels);
         if (TAILCUT_HAS_UP && leaf->up != TAILCUT_NONE) {
             const tailcut_weight *weight = m->model->weights + leaf->up;
-            m->up_core[n] = make_core(m, weight);
+            m->up_core[n] = make_core(m, weight, 0, weight->corner[0], 0);
             m->up_rows[n] = take(m, (uint32_t)weight->corner[0] * leaf->width);
         }
     }
@@ -704,13 +716,25 @@ static const float *grouped_weights(machine *m, const tailcut_weight *weight, ui
     return into;
 }
 
+/* into[x] = the largest of itself, unless it is new, and of `count` numbers of a row. */
+static void add_to_largest(float *into, const float *row, uint32_t width, uint32_t count, int is_new) {
+    uint32_t x, dx;
+    for (x = 0; x < width; x++) {
+        float most = is_new ? row[0] : into[x];
+        for (dx = 0; dx < count; dx++, row++) most = *row > most ? *row : most;
+        into[x] = most;
+    }
+}
+
 static void convolve(machine *m, const tailcut_weight *weight) {
     const tailcut_stage *stage = m->stage;
     uint32_t rows = stage->kernel[0], columns = stage->kernel[1], groups = stage->groups;
     uint32_t span = (rows - 1u) * stage->dilation[0] + 1,
              num_in = IS_GROUPED(groups) ? stage->channels : weight->corner[1];
     uint32_t made = 0, y, a, b, dy, dx, per_group = stage->out.channels / groups, inner = num_in / groups;
-    float *ring = take(m, span * num_in * stage->width), *own = NULL;
+    uint32_t pool = is_pooled(stage) ? stage->out_pool[0] : 1, last = stage->out.channels;
+    uint32_t width = is_pooled(stage) ? (uint32_t)stage->out.width * stage->out_pool[1] : stage->out.width;
+    float *ring = take(m, span * num_in * stage->width), *own = NULL, *wide = is_pooled(stage) ? take(m, width) : NULL;
     int is_three = TAILCUT_HAS_THREE_COLUMNS && columns == 3 && stage->stride[1] == 1 && stage->padding[1] == 1 &&
                    stage->dilation[1] == 1;
     const float *out_cosines = NULL;
@@ -718,7 +742,8 @@ static void convolve(machine *m, const tailcut_weight *weight) {
         own = take(m, (uint32_t)weight->sizes[1] * rows * columns);
         if (is_narrow_out(weight)) out_cosines = make_cosines(m, weight->sizes[0]);
     }
-    for (y = 0; y < stage->out.height; y++) {
+    if (TAILCUT_HAS_PARTS && last - m->first > stage->part) last = m->first + stage->part;
+    for (y = 0; y < stage->out.height * pool; y++) {
         int32_t first = (int32_t)(y * stage->stride[0]) - stage->padding[0];
         for (; made < stage->height && (int32_t)made < first + (int32_t)span; made++) {
             const float *cosines = m->in_cosines;
@@ -726,12 +751,14 @@ static void convolve(machine *m, const tailcut_weight *weight) {
             project_row(m, weight, made, ring + made % span * (size_t)num_in * stage->width);
             m->in_cosines = cosines;
         }
-        for (a = 0; a < stage->out.channels; a++) {
-            float *row = m->arena + stage->out.offset + y * stage->out.row_stride + a * stage->out.channel_stride;
+        for (a = m->first; a < last; a++) {
+            float *into = m->arena + stage->out.offset + y / pool * stage->out.row_stride +
+                          a * stage->out.channel_stride;
+            float *row = is_pooled(stage) ? wide : into;
             const float *core =
                 IS_GROUPED(groups) ? grouped_weights(m, weight, a, out_cosines, own) : core_of(m, weight, a);
             uint32_t group = a / per_group * inner;
-            clear(row, stage->out.width);
+            clear(row, width);
             for (b = 0; b < inner; b++) {
                 for (dy = 0; dy < rows; dy++, core += columns) {
                     int32_t from = first + (int32_t)(dy * stage->dilation[0]);
@@ -743,10 +770,11 @@ static void convolve(machine *m, const tailcut_weight *weight) {
                     }
                     for (dx = 0; dx < columns; dx++) {
                         int32_t shift = (int32_t)(dx * stage->dilation[1]) - stage->padding[1];
-                        add_tap(row, stage->out.width, source, stage->width, core[dx], stage->stride[1], shift);
+                        add_tap(row, width, source, stage->width, core[dx], stage->stride[1], shift);
                     }
                 }
             }
+            if (is_pooled(stage)) add_to_largest(into, row, stage->out.width, stage->out_pool[1], y % pool == 0);
         }
     }
 }
@@ -974,7 +1002,7 @@ static void measure(machine *m) {
 static void run_stage(machine *m) {
     const tailcut_stage *stage = m->stage;
     const tailcut_weight *weight = stage->weight == TAILCUT_NONE ? NULL : m->model->weights + stage->weight;
-    float *start = m->scratch;
+    float *start = m->scratch, *own;
     int is_narrow = weight != NULL && weight->is_truncated && is_narrow_in(weight);
     /* Those that project rows, four channels at a time. */
     uint32_t rows =
@@ -989,13 +1017,18 @@ static void run_stage(machine *m) {
     if (rows == 4) m->in_mix = take(m, 4u * weight->corner[1]);
     start_leaves(m);
     m->in_cosines = NULL;
-    if (weight != NULL) {
-        start_weight(m, weight);
-        if (is_narrow) m->in_cosines = make_cosines(m, weight->sizes[1]);
-    }
+    m->first = 0;
+    if (is_narrow) m->in_cosines = make_cosines(m, weight->sizes[1]);
+    own = m->scratch;
+    if (weight != NULL) start_weight(m, weight);
     switch (stage->kind) {
         case TAILCUT_CONV:
             if (TAILCUT_HAS_CONV) convolve(m, weight);
+            while (TAILCUT_HAS_PARTS && (m->first += stage->part) < stage->out.channels) {
+                m->scratch = own;
+                start_weight(m, weight);
+                convolve(m, weight);
+            }
             break;
         case TAILCUT_CONV_TRANSPOSED:
             if (TAILCUT_HAS_CONV_TRANSPOSED) convolve_transposed(m, weight);
