@@ -61,6 +61,14 @@ def test_every_operation(name: str, settings: dict[str, object], tmp_path: Path)
     assert difference < CLOSE
 
 
+@pytest.mark.parametrize("name", ["activated", "pools", "pooled outputs", "transposed"])
+def test_less_code_gives_the_same_outputs(name: str, tmp_path: Path) -> None:
+    """What a compiler is given with -Os, which reads the channels one by one."""
+    model, shape = truncated(name, keep_ratio=0.4, axes=(0, 1))
+    difference, _ = compare(model, tmp_path, options=["-DTAILCUT_SMALL=1"], example_input=torch.rand(1, *shape))
+    assert difference < CLOSE
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "size"),
     [

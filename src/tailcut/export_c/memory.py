@@ -23,8 +23,6 @@ MAX_ARENA_FLOATS = (1 << 31) - 1
 CHANNELS_AT_ONCE = 4
 # Parts in which a convolution makes its output at most: each costs time.
 MAX_PARTS = 4
-# Rows that a change of size reads.
-ROWS_BEFORE = {Resampling.AS_IT_IS: 0, Resampling.BILINEAR: 2}
 
 
 def plan(program: Program) -> None:
@@ -160,15 +158,16 @@ class _Bump:
         self.peak = max(self.peak, self.used)
 
     def take_core(self, weight: Weight, num_outputs: int, *, is_wide: bool = False) -> None:
-        """Take the core of some outputs, and for a while the cosines of the kernel's axes and of wide outputs."""
+        """Take the core of some outputs, and for a while the kernel's cosines, and the narrow core of wide ones."""
         self.take(num_outputs * weight.floats_per_output)
-        cosines = weight.sizes[0] + 1 if is_wide else 0
-        self.peak = max(self.peak, self.used + cosines + sum(2 * size + 1 for size in weight.sizes[2:]))
+        narrow = weight.sizes[0] + 1 + weight.corner[0] * weight.floats_per_output if is_wide else 0
+        self.peak = max(self.peak, self.used + narrow + sum(2 * size + 1 for size in weight.sizes[2:]))
 
 
 def mix_floats(stage: Stage) -> int:
     """Factors of one channel: of the leaves, of the layer's input, of a norm."""
-    counts = [leaf.num_narrow for leaf in stage.value.leaves()]
+    channels = CHANNELS_AT_ONCE if _projects_rows(stage) else 1
+    counts = [channels * leaf.num_narrow for leaf in stage.value.leaves()]
     weight = stage.weight
     if weight is not None and weight.is_truncated:
         counts.append(weight.corner[1] + (weight.corner[0] if stage.groups > 1 else 0))
@@ -193,13 +192,13 @@ def scratch_floats(stage: Stage) -> int:
     """Count the floats that a stage takes for itself, as `run_stage` of `tailcut_run.c` does."""
     bump, value, weight = _Bump(), stage.value, stage.weight
     width = value.size[1]
+    channels = CHANNELS_AT_ONCE if _projects_rows(stage) else 1
     bump.take(mix_floats(stage))
-    bump.take(stack_depth(value.segments) * value.source[1])
-    bump.take(ROWS_BEFORE.get(value.resampling, 1) * value.source[1])
-    if weight is not None and _projects_rows(stage, weight):
-        bump.take(CHANNELS_AT_ONCE * (width + weight.corner[1]))
-    else:
-        bump.take(width)
+    bump.take(channels * stack_depth(value.segments) * value.source[1])
+    bump.take(0 if value.resampling == Resampling.AS_IT_IS else 2 * channels * value.source[1])
+    bump.take(channels * width)
+    if weight is not None and channels > 1:
+        bump.take(channels * weight.corner[1])
     for leaf in value.leaves():
         _take_leaf(bump, leaf)
     if weight is not None:
@@ -213,9 +212,10 @@ def scratch_floats(stage: Stage) -> int:
     return max(bump.peak, own.peak)
 
 
-def _projects_rows(stage: Stage, weight: Weight) -> bool:
+def _projects_rows(stage: Stage) -> bool:
     """Tell if a stage projects rows on cosines, some channels at a time."""
-    is_narrow = weight.is_truncated and weight.is_narrow_in and stage.groups == 1
+    weight = stage.weight
+    is_narrow = weight is not None and weight.is_truncated and weight.is_narrow_in and stage.groups == 1
     return is_narrow and stage.kind in (Kind.CONV, Kind.CONV_TRANSPOSED, Kind.PROJECT)
 
 

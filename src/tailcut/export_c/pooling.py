@@ -1,7 +1,5 @@
 """Convolutions whose output is stored pooled: the larger map of all positions is never in memory."""
 
-from dataclasses import replace
-
 import numpy as np
 
 from tailcut.export_c.program import Kind, Leaf, Map, Op, Operation, Program, Resampling, Segment, Stage, Value
