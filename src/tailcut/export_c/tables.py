@@ -194,7 +194,7 @@ class Tables:
             "width": value.size[1],
             **{name: at[name] for name in ("first_segment", "num_segments", "first_op", "num_ops")},
             "first_leaf": at["first_leaf"],
-            "part": stage.num_at_once,
+            "part": stage.part or (0 if stage.out is None or stage.weight is None else stage.out.channels),
             "num_leaves": at["num_leaves"],
             "kind": stage.kind,
             "resample": value.resampling,
