@@ -21,7 +21,7 @@ from tailcut.structure import example_shape
 from tailcut.weights import to_dense
 
 COMPILER = "cc"
-OPTIONS = ("-std=c99", "-O3", "-march=native", "-shared", "-fPIC")
+OPTIONS = ("-O3", "-march=native", "-shared", "-fPIC")
 NETWORKS = (
     *("lenet5-776", "lenet300-2816", "unet-759-float16", "resnet18-2688", "vgg16-2048", "alexnet-1408-float16"),
     "gan-64383",
@@ -43,7 +43,7 @@ def run(scale: Scale, machine: Machine) -> list[Table]:
         "ONNX Runtime / C": ".3g",
     }
     notes = [
-        f"One input, one thread. C: {COMPILER} {' '.join(OPTIONS[:3])}. fused: tailcut.fuse, compiled loops where they "
+        f"One input, one thread. C: {COMPILER} {' '.join(OPTIONS[:2])}. fused: tailcut.fuse, compiled loops where they "
         "pay. dense and ONNX Runtime: with dense weights."
     ]
     if shutil.which(COMPILER) is None:

@@ -104,11 +104,20 @@ def flat() -> nn.Module:
     )
 
 
+def pooled_outputs() -> nn.Module:
+    """Convolutions that only max pooling reads, the second with a core larger than all maps."""
+    return nn.Sequential(
+        *(nn.Conv2d(3, 12, 5), nn.LeakyReLU(0.1), nn.MaxPool2d(2), nn.Conv2d(12, 10, 5), nn.BatchNorm2d(10)),
+        *(nn.ReLU(), nn.MaxPool2d((3, 1)), nn.Conv2d(10, 6, 1), nn.MaxPool2d((2, 1)), nn.Sigmoid()),
+    )
+
+
 # Name -> the network, the shape of its input.
 MADE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "grouped": (grouped, (3, 19, 23)),
     "transposed": (transposed, (5, 5, 7)),
     "pools": (pools, (3, 33, 35)),
+    "pooled outputs": (pooled_outputs, (3, 24, 18)),
     "enlarged": (enlarged, (3, 12, 11)),
     "repeated": (repeated, (3, 19, 23)),
     "activated": (activated, (3, 12, 11)),

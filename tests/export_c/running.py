@@ -1,6 +1,7 @@
 """Exported networks, compiled and run beside torch."""
 
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,14 +15,17 @@ from tailcut.export_c.export import CExportReport, export_c
 NUM_INPUTS = 2
 
 
-def compare(model: nn.Module, folder: Path, **settings: object) -> tuple[float, CExportReport]:
+def compare(
+    model: nn.Module, folder: Path, *, options: Sequence[str] = (), **settings: object
+) -> tuple[float, CExportReport]:
     """The largest difference from torch in float64, of the largest output, over some inputs; under sanitizers.
 
-    The arena has just the bytes that the export says, and what it leaves out of the runtime is not there.
+    The arena has just the bytes that the export says, and what it leaves out of the runtime is not there. `options` are
+    the compiler's.
     """
     report = export_c(model, folder, **settings)  # type: ignore[arg-type]
     sources = [*sorted(folder.glob("*.c")), C_FOLDER / "run_model.c"]
-    program = compile_c(folder / "run_model", sources, "-O1", *SANITIZED, folders=[folder])
+    program = compile_c(folder / "run_model", sources, "-O1", *SANITIZED, *options, folders=[folder])
     generator = torch.Generator().manual_seed(1)
     shape = (NUM_INPUTS, *report.input_shape)
     is_of_pixels = settings.get("pixels", False)

@@ -93,6 +93,14 @@ def test_every_operation(name: str, settings: dict[str, object], tmp_path: Path)
     assert difference < CLOSE
 
 
+@pytest.mark.parametrize("name", ["activated", "pools", "pooled outputs", "transposed"])
+def test_less_code_gives_the_same_outputs(name: str, tmp_path: Path) -> None:
+    """What a compiler is given with -Os, which reads the channels one by one."""
+    model, shape = truncated(name, keep_ratio=0.4, axes=(0, 1))
+    difference, _ = compare(model, tmp_path, options=["-DTAILCUT_SMALL=1"], example_input=torch.rand(1, *shape))
+    assert difference < CLOSE
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "size"),
     [
@@ -153,6 +161,11 @@ def test_unet_needs_less_than_its_maps(tmp_path: Path) -> None:
     assert report.arena_bytes < 240_000
     assert report.dense_map_bytes > 9_000_000
     assert report.dense_weight_bytes == 124_099_840
+
+
+def test_a_network_of_99_percent_in_48_kb(tmp_path: Path) -> None:
+    report = export_c(tailcut.load("zoo:lenet5-1500"), tmp_path)
+    assert report.arena_bytes + report.input_bytes + report.output_bytes < 45_000  # and a stack of 1.7 KB
 
 
 def test_what_has_no_form_in_c_is_named(tmp_path: Path) -> None:

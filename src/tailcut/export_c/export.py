@@ -13,6 +13,7 @@ from tailcut.errors import ArgumentError, StructureError, first_line
 from tailcut.export_c.lowering import KeptTensor, Lowering
 from tailcut.export_c.memory import plan
 from tailcut.export_c.operations import HANDLERS
+from tailcut.export_c.pooling import pool_outputs
 from tailcut.export_c.program import Program
 from tailcut.export_c.sources import runner_files, runtime_folder
 from tailcut.export_c.writing import features, write_program
@@ -171,6 +172,7 @@ def lower(model: nn.Module, dense: nn.Module, example: Tensor) -> tuple[Program,
         if name in traced.constants:
             constants[place] = traced.constants[name]
     program = Lowering(_kept(model), constants, names, HANDLERS).run(traced.graph)
+    pool_outputs(program)
     plan(program)
     return program, _largest_maps(traced.graph, set(constants))
 

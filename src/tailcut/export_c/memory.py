@@ -21,8 +21,8 @@ from tailcut.export_c.program import (
 MAX_ARENA_FLOATS = (1 << 31) - 1
 # Channels that are made before they are projected.
 CHANNELS_AT_ONCE = 4
-# Rows that a change of size reads.
-ROWS_BEFORE = {Resampling.AS_IT_IS: 0, Resampling.BILINEAR: 2}
+# Parts in which a convolution makes its output at most: each costs time.
+MAX_PARTS = 4
 
 
 def plan(program: Program) -> None:
@@ -31,17 +31,41 @@ def plan(program: Program) -> None:
     Raises:
         StructureError: it would be more memory than the offsets in C can tell.
     """
-    buffers = _buffers(program)
-    placed: list[_Buffer] = []
-    for buffer in sorted(buffers, key=lambda item: -item.floats):
-        _place(buffer, placed)
-        placed.append(buffer)
-    program.arena_floats = max((buffer.offset + buffer.floats for buffer in placed), default=0)
+    _place_all(program)
+    for stage in program.stages:
+        _make_parts(program, stage)
     if program.arena_floats > MAX_ARENA_FLOATS:
         raise StructureError(
             f"the network needs {4 * program.arena_floats:,} bytes for one input, C code has at most "
             f"{4 * MAX_ARENA_FLOATS:,}; give a smaller input"
         )
+
+
+def _place_all(program: Program) -> None:
+    placed: list[_Buffer] = []
+    for buffer in sorted(_buffers(program), key=lambda item: -item.floats):
+        _place(buffer, placed)
+        placed.append(buffer)
+    program.arena_floats = max((buffer.offset + buffer.floats for buffer in placed), default=0)
+
+
+def _make_parts(program: Program, stage: Stage) -> None:
+    """Let a convolution make some outputs at a time if its core is larger than all else, where that saves memory.
+
+    Each part decodes all coefficients and projects the input anew.
+    """
+    weight, before = stage.weight, program.arena_floats
+    if stage.kind != Kind.CONV or weight is None or not weight.is_truncated or stage.groups > 1:
+        return
+    core = stage.num_at_once * weight.floats_per_output
+    if 2 * core <= before:
+        return
+    parts = min(MAX_PARTS, -(-core // (before - core)))
+    stage.part = -(-stage.num_at_once // parts)
+    _place_all(program)
+    if program.arena_floats >= before:
+        stage.part = 0
+        _place_all(program)
 
 
 @dataclass(eq=False)
@@ -92,7 +116,7 @@ def _replaced(stage: Stage, place: int, last: dict[int, int]) -> Map | None:
     out, window = stage.out, stage.window
     if stage.kind != Kind.CONV or out is None or stage.value.resampling != Resampling.AS_IT_IS:
         return None
-    if window.stride != (1, 1) or window.padding[0] > (window.kernel[0] - 1) * window.dilation[0]:
+    if stage.part or window.stride != (1, 1) or window.padding[0] > (window.kernel[0] - 1) * window.dilation[0]:
         return None
     for leaf in stage.value.leaves():
         found = leaf.map
@@ -133,15 +157,17 @@ class _Bump:
         self.used += floats
         self.peak = max(self.peak, self.used)
 
-    def take_core(self, weight: Weight) -> None:
-        """Take the core, and for a while the cosines of the kernel's axes."""
-        self.take(weight.core_floats)
-        self.peak = max(self.peak, self.used + sum(2 * size + 1 for size in weight.sizes[2:]))
+    def take_core(self, weight: Weight, num_outputs: int, *, is_wide: bool = False) -> None:
+        """Take the core of some outputs, and for a while the kernel's cosines, and the narrow core of wide ones."""
+        self.take(num_outputs * weight.floats_per_output)
+        narrow = weight.sizes[0] + 1 + weight.corner[0] * weight.floats_per_output if is_wide else 0
+        self.peak = max(self.peak, self.used + narrow + sum(2 * size + 1 for size in weight.sizes[2:]))
 
 
 def mix_floats(stage: Stage) -> int:
     """Factors of one channel: of the leaves, of the layer's input, of a norm."""
-    counts = [leaf.num_narrow for leaf in stage.value.leaves()]
+    channels = CHANNELS_AT_ONCE if _projects_rows(stage) else 1
+    counts = [channels * leaf.num_narrow for leaf in stage.value.leaves()]
     weight = stage.weight
     if weight is not None and weight.is_truncated:
         counts.append(weight.corner[1] + (weight.corner[0] if stage.groups > 1 else 0))
@@ -166,13 +192,13 @@ def scratch_floats(stage: Stage) -> int:
     """Count the floats that a stage takes for itself, as `run_stage` of `tailcut_run.c` does."""
     bump, value, weight = _Bump(), stage.value, stage.weight
     width = value.size[1]
+    channels = CHANNELS_AT_ONCE if _projects_rows(stage) else 1
     bump.take(mix_floats(stage))
-    bump.take(stack_depth(value.segments) * value.source[1])
-    bump.take(ROWS_BEFORE.get(value.resampling, 1) * value.source[1])
-    if weight is not None and _projects_rows(stage, weight):
-        bump.take(CHANNELS_AT_ONCE * (width + weight.corner[1]))
-    else:
-        bump.take(width)
+    bump.take(channels * stack_depth(value.segments) * value.source[1])
+    bump.take(0 if value.resampling == Resampling.AS_IT_IS else 2 * channels * value.source[1])
+    bump.take(channels * width)
+    if weight is not None and channels > 1:
+        bump.take(channels * weight.corner[1])
     for leaf in value.leaves():
         _take_leaf(bump, leaf)
     if weight is not None:
@@ -186,9 +212,10 @@ def scratch_floats(stage: Stage) -> int:
     return max(bump.peak, own.peak)
 
 
-def _projects_rows(stage: Stage, weight: Weight) -> bool:
+def _projects_rows(stage: Stage) -> bool:
     """Tell if a stage projects rows on cosines, some channels at a time."""
-    is_narrow = weight.is_truncated and weight.is_narrow_in and stage.groups == 1
+    weight = stage.weight
+    is_narrow = weight is not None and weight.is_truncated and weight.is_narrow_in and stage.groups == 1
     return is_narrow and stage.kind in (Kind.CONV, Kind.CONV_TRANSPOSED, Kind.PROJECT)
 
 
@@ -197,26 +224,28 @@ def _take_leaf(bump: _Bump, leaf: Leaf) -> None:
         bump.take(leaf.num_channels + 1)
     if leaf.up is not None:
         if leaf.up.is_truncated:
-            bump.take_core(leaf.up)
+            bump.take_core(leaf.up, leaf.up.corner[0])
         bump.take(leaf.up.corner[0] * leaf.width)
 
 
 def _take_weight(bump: _Bump, stage: Stage, weight: Weight) -> None:
     width = stage.value.size[1]
     is_narrow = weight.is_truncated and weight.is_narrow_in
-    if stage.kind not in (Kind.PROJECT, Kind.WHOLE):
-        if weight.is_truncated:
-            bump.take_core(weight)
-        elif not weight.stored.is_float32 and stage.kind != Kind.FLAT:
-            bump.take(weight.corner[1] * weight.taps)
     if is_narrow:
         bump.take(weight.sizes[1] + 1)
+    if stage.kind not in (Kind.PROJECT, Kind.WHOLE):
+        if weight.is_truncated:
+            bump.take_core(weight, stage.num_at_once, is_wide=stage.is_pooled and weight.is_narrow_out)
+        elif not weight.stored.is_float32 and stage.kind != Kind.FLAT:
+            bump.take(weight.floats_per_output)
     if stage.kind == Kind.WHOLE:
         bump.take(math.prod(weight.corner[1:]) + sum(stage.value.size) + 2)
     window = stage.window
     reach = (window.kernel[0] - 1) * window.dilation[0]
     if stage.kind == Kind.CONV:
         bump.take((reach + 1) * (stage.value.channels if stage.groups > 1 else weight.corner[1]) * width)
+        if stage.is_pooled and stage.out is not None:
+            bump.take(stage.out.width * stage.pool[1])
         if stage.groups > 1 and weight.is_truncated:
             bump.take(weight.sizes[1] * weight.taps)
             bump.take(weight.sizes[0] + 1 if weight.is_narrow_out else 0)

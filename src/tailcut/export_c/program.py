@@ -169,9 +169,9 @@ class Weight:
         return self.sizes[2] * self.sizes[3]
 
     @property
-    def core_floats(self) -> int:
-        """Numbers of the core."""
-        return self.corner[0] * self.corner[1] * self.taps
+    def floats_per_output(self) -> int:
+        """Numbers of the core for one output."""
+        return self.corner[1] * self.taps
 
 
 @dataclass(eq=False)
@@ -366,7 +366,12 @@ def _scalar(values: npt.NDArray[np.float64]) -> float:
 
 @dataclass(eq=False)
 class Stage:
-    """One pass over an input; see `tailcut_stage`."""
+    """One pass over an input; see `tailcut_stage`.
+
+    Attributes:
+        pool: rows and columns of a convolution's output of which the largest number alone is stored.
+        part: outputs that are made at a time; 0 for all.
+    """
 
     kind: Kind
     value: Value
@@ -378,6 +383,20 @@ class Stage:
     output_offset: int = 0
     scratch_offset: int = 0
     node: str = ""
+    pool: tuple[int, int] = (1, 1)
+    part: int = 0
+
+    @property
+    def is_pooled(self) -> bool:
+        """True if the largest numbers alone of the output are stored."""
+        return self.pool != (1, 1)
+
+    @property
+    def num_at_once(self) -> int:
+        """Outputs whose core is in memory."""
+        if self.weight is None or self.out is None:
+            return 0
+        return self.part or (self.out.channels if self.groups == 1 else self.weight.corner[0])
 
 
 @dataclass(eq=False)

@@ -12,7 +12,7 @@ from tailcut.export_c.program import Floats, Leaf, Map, Op, Program, Stage, Stor
 INPUT_OFFSET = -1  # TAILCUT_INPUT
 NONE = -1  # TAILCUT_NONE
 # Bytes of the structures on a processor of 32 bits.
-SIZES = {"stage": 92, "segment": 6, "op": 20, "leaf": 40, "weight": 40, "model": 36}
+SIZES = {"stage": 96, "segment": 6, "op": 20, "leaf": 40, "weight": 40, "model": 36}
 
 
 class NumberType(enum.IntEnum):
@@ -193,7 +193,9 @@ class Tables:
             "height": value.size[0],
             "width": value.size[1],
             **{name: at[name] for name in ("first_segment", "num_segments", "first_op", "num_ops")},
-            **{name: at[name] for name in ("first_leaf", "num_leaves")},
+            "first_leaf": at["first_leaf"],
+            "part": stage.part or (0 if stage.out is None or stage.weight is None else stage.out.channels),
+            "num_leaves": at["num_leaves"],
             "kind": stage.kind,
             "resample": value.resampling,
             "counts_padding": int(value.flag),
@@ -205,6 +207,7 @@ class Tables:
             "pool_kernel": value.window.kernel,
             "pool_stride": value.window.stride,
             "pool_padding": value.window.padding,
+            "out_pool": stage.pool if stage.is_pooled else (0, 0),
         }
         self.rows["stage"].append(Row(fields, stage.node))
 

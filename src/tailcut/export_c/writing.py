@@ -137,6 +137,8 @@ def _used(program: Program) -> set[str]:
         found |= {op.kind.name for op in ops if op.kind != Operation.LEAF}
         found |= {"GROUPS"} if stage.groups > 1 else set()
         found |= {"THREE_COLUMNS"} if stage.window.kernel[1] == 3 else set()
+        found |= {"POOLED"} if stage.is_pooled else set()
+        found |= {"PARTS"} if stage.part else set()
         found |= {"STATS"} if stage.norm is not None else set()
         ups = [leaf.up for leaf in stage.value.leaves() if leaf.up is not None]
         found |= {"UP"} if ups else set()

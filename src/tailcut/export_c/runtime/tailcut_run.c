@@ -11,11 +11,23 @@
 #define TAILCUT_MAX_LEAVES 8 /* of one stage; the export keeps to it */
 #endif
 
+/* Less code in place of speed. */
+#ifndef TAILCUT_SMALL
+#ifdef __OPTIMIZE_SIZE__
+#define TAILCUT_SMALL 1
+#else
+#define TAILCUT_SMALL 0
+#endif
+#endif
+#define AT_ONCE (TAILCUT_SMALL ? 1 : 4)    /* channels of an expression, at most */
+#define NUM_SUMS (TAILCUT_SMALL ? 1u : 16u) /* that grow side by side in place of one */
+
 #define HAS_POOLING (TAILCUT_HAS_MAX || TAILCUT_HAS_AVERAGE)
 #define HAS_PICKING (TAILCUT_HAS_PICK || TAILCUT_HAS_NEAREST)
 #define HAS_OTHER_SIZES (HAS_PICKING || TAILCUT_HAS_BILINEAR)
 #define HAS_RESAMPLING (HAS_POOLING || HAS_OTHER_SIZES)
 #define IS_GROUPED(groups) (TAILCUT_HAS_GROUPS && (groups) > 1)
+#define is_pooled(stage) (TAILCUT_HAS_POOLED && (stage)->out_pool[0] > 0)
 #define HAS_STORE (TAILCUT_HAS_STORE || TAILCUT_HAS_SOFTMAX)
 
 /* Contexts of whole numbers in a code: a set for each level of what is expected, one for the bits below the highest. */
@@ -37,6 +49,8 @@ typedef struct {
     float *up_rows[TAILCUT_MAX_LEAVES];
     const float *in_cosines; /* of the weight's input channels, NULL where these are whole */
     const float *core;
+    uint32_t first; /* output whose weights the core begins with */
+    uint32_t end;   /* one behind its last */
     float *line;   /* the weights of one output, where they are decoded one by one */
     float *stack;  /* rows of expressions, but for the lowest */
     float *before; /* rows before their change of size */
@@ -103,9 +117,10 @@ static float gelu(float x) { /* by the error function: Abramowitz and Stegun 7.1
 
 static void clear(float *row, uint32_t count) { memset(row, 0, count * sizeof *row); }
 
-/* What is done to the sum that a row becomes, in the same pass: row = clamp(start + sum). */
+/* What is done to the sums that rows become, in the same pass: row = clamp(start + scale * sum). */
 typedef struct {
-    float start;
+    float scale[AT_ONCE];
+    float start[AT_ONCE];
     float low;
     float high;
 } finish;
@@ -117,34 +132,99 @@ static float clamped(float value, const finish *last) {
 
 /* row = clamp(start + sum of factors[a] * rows[a * stride]), four at a time so that `row` is touched less. */
 static void combine(float *row, const float *rows, uint32_t stride, const float *factors, uint32_t count,
-                    uint32_t width, const finish *last) {
-    uint32_t a, x;
-    for (a = 0; a + 4 <= count; a += 4, rows += 4 * (size_t)stride) {
+                    uint32_t width, float start, const finish *last) {
+    uint32_t a = 0, x;
+    for (x = 0; x < width; x++) row[x] = start;
+    for (; a + 4 <= count; a += 4, rows += 4 * (size_t)stride) {
         const float *r0 = rows, *r1 = rows + stride, *r2 = r1 + stride, *r3 = r2 + stride;
         float f0 = factors[a], f1 = factors[a + 1], f2 = factors[a + 2], f3 = factors[a + 3];
-        if (a > 0) {
-            for (x = 0; x < width; x++) row[x] += f0 * r0[x] + f1 * r1[x] + (f2 * r2[x] + f3 * r3[x]);
-        } else if (count == 4) {
-            for (x = 0; x < width; x++) {
-                row[x] = clamped(last->start + f0 * r0[x] + f1 * r1[x] + (f2 * r2[x] + f3 * r3[x]), last);
-            }
-            return;
-        } else {
-            for (x = 0; x < width; x++) row[x] = last->start + f0 * r0[x] + f1 * r1[x] + (f2 * r2[x] + f3 * r3[x]);
+        for (x = 0; x < width; x++) {
+            float sum = row[x] + (f0 * r0[x] + f1 * r1[x] + (f2 * r2[x] + f3 * r3[x]));
+            row[x] = a + 4 == count ? clamped(sum, last) : sum;
         }
     }
     for (; a < count; a++, rows += stride) {
         float f = factors[a];
-        for (x = 0; x < width; x++) row[x] = (a > 0 ? row[x] : last->start) + f * rows[x];
+        for (x = 0; x < width; x++) {
+            float sum = row[x] + f * rows[x];
+            row[x] = a + 1 == count ? clamped(sum, last) : sum;
+        }
     }
-    for (x = 0; x < width; x++) row[x] = clamped(row[x], last);
 }
+
+#if !TAILCUT_SMALL
+
+#define SUM(j) (f[j][0] * z0 + f[j][1] * z1 + (f[j][2] * z2 + f[j][3] * z3))
+
+/* factors[a * along + j * across] of four rows a from `first` on, for four rows j; 0 where a is not below `count`. */
+static void take_factors(float f[4][4], const float *factors, uint32_t across, uint32_t along, uint32_t first,
+                         uint32_t count) {
+    uint32_t j, k;
+    for (k = 0; k < 4; k++) {
+        for (j = 0; j < 4; j++) f[j][k] = first + k < count ? factors[(first + k) * along + j * across] : 0.0f;
+    }
+}
+
+/* Four rows of `into` += sum over a of factors[a * along + j * across] * rows[a], which are read once for all four. */
+static void multiply_four(float *restrict into, uint32_t pitch, const float *restrict rows, uint32_t stride,
+                          uint32_t count, const float *factors, uint32_t across, uint32_t along, uint32_t width) {
+    float *i0 = into, *i1 = i0 + pitch, *i2 = i1 + pitch, *i3 = i2 + pitch;
+    uint32_t a, x;
+    for (a = 0; a < count; a += 4, rows += 4 * (size_t)stride) {
+        const float *r0 = rows, *r1 = a + 1 < count ? r0 + stride : r0, *r2 = a + 2 < count ? r1 + stride : r0,
+                    *r3 = a + 3 < count ? r2 + stride : r0;
+        float f[4][4];
+        take_factors(f, factors, across, along, a, count);
+        for (x = 0; x < width; x++) {
+            float z0 = r0[x], z1 = r1[x], z2 = r2[x], z3 = r3[x];
+            i0[x] += SUM(0);
+            i1[x] += SUM(1);
+            i2[x] += SUM(2);
+            i3[x] += SUM(3);
+        }
+    }
+}
+
+/* As `combine`, for four rows with factors one after the other. */
+static void combine_four(float *restrict into, uint32_t pitch, const float *restrict rows, uint32_t stride,
+                         const float *factors, uint32_t count, uint32_t width, const finish *last) {
+    finish own = *last; /* which no row overlaps */
+    float *i0 = into, *i1 = i0 + pitch, *i2 = i1 + pitch, *i3 = i2 + pitch;
+    uint32_t j, x;
+    if (count == 4) {
+        const float *r0 = rows, *r1 = r0 + stride, *r2 = r1 + stride, *r3 = r2 + stride;
+        float f[4][4];
+        take_factors(f, factors, 4, 1, 0, 4);
+        for (x = 0; x < width; x++) {
+            float z0 = r0[x], z1 = r1[x], z2 = r2[x], z3 = r3[x];
+            i0[x] = clamped(own.start[0] + SUM(0), &own);
+            i1[x] = clamped(own.start[1] + SUM(1), &own);
+            i2[x] = clamped(own.start[2] + SUM(2), &own);
+            i3[x] = clamped(own.start[3] + SUM(3), &own);
+        }
+        return;
+    }
+    for (j = 0; j < 4; j++) {
+        for (x = 0; x < width; x++) into[j * pitch + x] = own.start[j];
+    }
+    multiply_four(into, pitch, rows, stride, count, factors, count, 1, width);
+    for (j = 0; j < 4; j++) {
+        for (x = 0; x < width; x++) into[j * pitch + x] = clamped(into[j * pitch + x], &own);
+    }
+}
+
+#endif
 
 /* into[b * width] += sum over c of mix[c * count + b] * rows[c * width], for up to four rows. */
 static void spread_rows(float *into, uint32_t count, const float *mix, const float *rows, uint32_t num_rows,
                         uint32_t width) {
-    uint32_t b, c, x;
-    for (b = 0; b < count; b++, into += width) {
+    uint32_t b = 0, c, x;
+#if !TAILCUT_SMALL
+    for (; b + 4 <= count; b += 4, into += 4 * (size_t)width) {
+        multiply_four(into, width, rows, width, num_rows, mix + b, 1, count, width);
+    }
+#endif
+    for (; b < count; b++, into += width) {
         if (num_rows == 4) {
             const float *r1 = rows + width, *r2 = r1 + width, *r3 = r2 + width;
             float f0 = mix[b], f1 = mix[count + b], f2 = mix[2 * count + b], f3 = mix[3 * count + b];
@@ -179,9 +259,10 @@ static void cosines_of(const float *table, uint32_t size, uint32_t place, uint32
     uint32_t step = 2 * place + 1, angle = 0, k;
     for (k = 0; k < count; k++) {
         uint32_t turn = angle > 2 * size ? 4 * size - angle : angle;
-        into[k] = turn > size ? -table[2 * size - turn] : table[turn];
+        float cosine = table[turn > size ? 2 * size - turn : turn];
+        into[k] = turn > size ? -cosine : cosine;
         angle += step;
-        if (angle >= 4 * size) angle -= 4 * size;
+        angle -= angle >= 4 * size ? 4 * size : 0;
     }
 }
 
@@ -302,20 +383,30 @@ static float kernel_cosine(const tailcut_weight *weight, uint32_t axis, const fl
     return weight->axes >> axis & 1 ? cosine_at(table, weight->sizes[axis], place, k) : k == place ? 1.0f : 0.0f;
 }
 
-/* The core (num_out, num_in, rows, columns) of a truncated weight, with the scales of all cosines in it. */
-static float *make_core(machine *m, const tailcut_weight *weight) {
-    uint32_t taps = (uint32_t)weight->sizes[2] * weight->sizes[3], num_in = weight->corner[1], axis, k, y, x;
-    float *core = take(m, weight->corner[0] * num_in * taps), *after = m->scratch, *lines[2], value;
+/* The core (num_out, num_in, rows, columns) of a truncated weight, with the scales of all cosines in it: `count` outputs
+ * from `first` on, which are those of the narrow axis, or the wide ones. */
+static float *make_core(machine *m, const tailcut_weight *weight, uint32_t first, uint32_t count, int is_wide) {
+    uint32_t taps = (uint32_t)weight->sizes[2] * weight->sizes[3], size = weight->corner[1] * taps, axis, k, y, x, a;
+    float *core = take(m, count * size), *after = m->scratch, *narrow = core, *lines[2], value;
+    uint32_t wide = first, num_wide = count;
     const float *tables[2];
     walk w;
+    if (TAILCUT_HAS_POOLED && is_wide) {
+        first = 0;
+        count = weight->corner[0];
+        narrow = take(m, count * size);
+    }
     for (axis = 0; axis < 2; axis++) {
         tables[axis] = make_cosines(m, weight->sizes[2 + axis]);
         lines[axis] = take(m, weight->sizes[2 + axis]);
     }
-    clear(core, weight->corner[0] * num_in * taps);
+    clear(narrow, count * size);
     start_walk(&w, weight);
     while (step(&w, &value)) {
-        float *at = core + (w.order.index[w.out_axis] * num_in + w.order.index[w.in_axis]) * taps;
+        float *at;
+        a = w.order.index[w.out_axis] - first;
+        if (TAILCUT_HAS_PARTS && a >= count) continue;
+        at = narrow + a * size + w.order.index[w.in_axis] * taps;
         for (axis = 0; axis < 2; axis++) {
             for (k = 0; k < weight->sizes[2 + axis]; k++) {
                 lines[axis][k] = kernel_cosine(weight, 2 + axis, tables[axis], k, w.order.index[2 + axis]);
@@ -323,6 +414,14 @@ static float *make_core(machine *m, const tailcut_weight *weight) {
         }
         for (y = 0; y < weight->sizes[2]; y++) {
             for (x = 0; x < weight->sizes[3]; x++) *at++ += value * lines[0][y] * lines[1][x];
+        }
+    }
+    if (TAILCUT_HAS_POOLED && is_wide) {
+        const float *cosines = make_cosines(m, weight->sizes[0]);
+        clear(core, num_wide * size);
+        for (a = 0; a < num_wide * count; a++) {
+            float factor = cosine_at(cosines, weight->sizes[0], wide + a / count, a % count);
+            for (k = 0; k < size; k++) core[a / count * size + k] += factor * narrow[a % count * size + k];
         }
     }
     m->scratch = after;
@@ -336,7 +435,7 @@ static int is_narrow_in(const tailcut_weight *weight) { return weight->axes >> (
 /* The weights (num_in, rows, columns) of output `a`. */
 static const float *core_of(machine *m, const tailcut_weight *weight, uint32_t a) {
     uint32_t count = (uint32_t)weight->corner[1] * weight->sizes[2] * weight->sizes[3], n;
-    if (!TAILCUT_HAS_DENSE || m->core != NULL) return m->core + (size_t)a * count;
+    if (!TAILCUT_HAS_DENSE || m->core != NULL) return m->core + (size_t)(a - m->first) * count;
     for (n = 0; n < count; n++) m->line[n] = weight->array.step * number(&weight->array, a * count + n);
     return m->line;
 }
@@ -344,9 +443,12 @@ static const float *core_of(machine *m, const tailcut_weight *weight, uint32_t a
 /* The core of a truncated weight; a dense one is read where it lies, or output by output into a line. */
 static void start_weight(machine *m, const tailcut_weight *weight) {
     m->core = NULL;
+    m->end = m->stage->out.channels;
+    if (TAILCUT_HAS_PARTS && m->end - m->first > m->stage->part) m->end = m->first + m->stage->part;
     if (m->stage->kind == TAILCUT_PROJECT || m->stage->kind == TAILCUT_WHOLE) return;
     if (TAILCUT_HAS_TRUNCATED && (!TAILCUT_HAS_DENSE || weight->is_truncated)) {
-        m->core = make_core(m, weight);
+        uint32_t count = IS_GROUPED(m->stage->groups) ? weight->corner[0] : m->end - m->first;
+        m->core = make_core(m, weight, m->first, count, is_pooled(m->stage) && is_narrow_out(weight));
     } else if (weight->array.type == TAILCUT_FLOAT32) {
         m->core = weight->array.numbers;
     } else if (m->stage->kind != TAILCUT_FLAT) {
@@ -368,7 +470,7 @@ static void start_leaves(machine *m) {
         if (leaf->is_narrow) m->cosines[n] = make_cosines(m, leaf->num_channels);
         if (TAILCUT_HAS_UP && leaf->up != TAILCUT_NONE) {
             const tailcut_weight *weight = m->model->weights + leaf->up;
-            m->up_core[n] = make_core(m, weight);
+            m->up_core[n] = make_core(m, weight, 0, weight->corner[0], 0);
             m->up_rows[n] = take(m, (uint32_t)weight->corner[0] * leaf->width);
         }
     }
@@ -401,39 +503,50 @@ static void spread_leaves(machine *m, uint32_t y) {
     }
 }
 
-/* One row of a leaf, times `scale` and plus `last->start`, within the bounds of `last`. */
-static void read_leaf(machine *m, uint32_t number_of_leaf, uint32_t channel, uint32_t y, float *row, uint32_t width,
-                      float scale, finish last) {
+/* One row of `num` channels of a leaf, scaled and within the bounds of `last`. */
+static void read_leaf(machine *m, uint32_t number_of_leaf, uint32_t channel, uint32_t num, uint32_t y, float *row,
+                      uint32_t width, finish *last) {
     const tailcut_leaf *leaf = m->model->leaves + number_of_leaf;
-    uint32_t n = number_of_leaf - m->stage->first_leaf, own = (uint32_t)((int32_t)y - leaf->top), x, stride;
+    uint32_t n = number_of_leaf - m->stage->first_leaf, own = (uint32_t)((int32_t)y - leaf->top), pitch = width;
+    uint32_t count, stride, j, x;
     const float *rows;
     if (own >= leaf->height || leaf->width != width) {
-        for (x = 0; x < width; x++) row[x] = clamped(last.start, &last); /* zeros around the map */
+        for (j = 0; j < num; j++) {
+            float zero = clamped(last->start[j], last); /* around the map */
+            for (x = 0; x < width; x++) row[j * width + x] = zero;
+        }
         if (own >= leaf->height) return;
     }
     channel += leaf->first;
     row += leaf->left;
     width = leaf->width;
+    count = leaf->map.channels;
     if (TAILCUT_HAS_UP && leaf->up != TAILCUT_NONE) {
         rows = m->up_rows[n];
         stride = width;
+        count = m->model->weights[leaf->up].corner[0];
     } else {
         rows = row_of(m, &leaf->map, own);
         stride = leaf->map.channel_stride;
     }
-    if (TAILCUT_HAS_STATS && leaf->stats != TAILCUT_NONE) {
-        last.start += scale * m->arena[leaf->stats + (int32_t)(leaf->num_channels + channel)];
-        scale *= m->arena[leaf->stats + (int32_t)channel];
+    for (j = 0; j < num; j++, channel++) {
+        if (TAILCUT_HAS_STATS && leaf->stats != TAILCUT_NONE) {
+            last->start[j] += last->scale[j] * m->arena[leaf->stats + (int32_t)(leaf->num_channels + channel)];
+            last->scale[j] *= m->arena[leaf->stats + (int32_t)channel];
+        }
+        if (leaf->is_narrow) {
+            float *mix = m->mix + j * count;
+            cosines_of(m->cosines[n], leaf->num_channels, channel, count, mix);
+            for (x = 0; x < count; x++) mix[x] *= last->scale[j];
+            if (num == 1) combine(row, rows, stride, mix, count, width, last->start[0], last);
+        } else {
+            combine(row + j * pitch, rows + (size_t)channel * stride, stride, last->scale + j, 1, width,
+                    last->start[j], last);
+        }
     }
-    if (leaf->is_narrow) {
-        uint32_t count =
-            TAILCUT_HAS_UP && leaf->up != TAILCUT_NONE ? m->model->weights[leaf->up].corner[0] : leaf->map.channels;
-        cosines_of(m->cosines[n], leaf->num_channels, channel, count, m->mix);
-        for (x = 0; x < count; x++) m->mix[x] *= scale;
-        combine(row, rows, stride, m->mix, count, width, &last);
-    } else {
-        combine(row, rows + (size_t)channel * stride, stride, &scale, 1, width, &last);
-    }
+#if !TAILCUT_SMALL
+    if (num == 4 && leaf->is_narrow) combine_four(row, pitch, rows, stride, m->mix, count, width, last);
+#endif
 }
 
 static void apply(const tailcut_op *op, uint32_t channel, float *row, const float *other, uint32_t width) {
@@ -491,78 +604,88 @@ static void apply(const tailcut_op *op, uint32_t channel, float *row, const floa
     }
 }
 
-/* Channel `channel` of a segment at row `y` of the expressions' grid. */
-static void evaluate(machine *m, const tailcut_segment *segment, uint32_t channel, uint32_t y, float *row) {
+/* `num` channels of a segment at row `y` of the expressions' grid, one below the other: as many as AT_ONCE, or one. */
+static void evaluate(machine *m, const tailcut_segment *segment, uint32_t channel, uint32_t num, uint32_t y,
+                     float *row) {
+    static const tailcut_op unchanged = {NULL, NULL, 1.0f, 0.0f, 0, TAILCUT_OP_SCALE};
     const tailcut_op *op = m->model->ops + segment->first_op, *end = op + segment->num_ops;
-    uint32_t width = m->stage->source_width, rows = 0;
+    uint32_t width = m->stage->source_width, rows = 0, j;
+    size_t size = (size_t)num * width;
     for (; op < end; op++) {
-        float *top = rows <= 1 ? row : m->stack + (rows - 2) * (size_t)width;
+        float *top = rows <= 1 ? row : m->stack + (rows - 2) * size, *other = NULL;
         if (op->kind == TAILCUT_OP_LEAF || (TAILCUT_HAS_ZERO && op->kind == TAILCUT_OP_ZERO)) {
-            if (rows > 0) top = m->stack + (rows - 1) * (size_t)width;
+            if (rows > 0) top = m->stack + (rows - 1) * size;
             rows++;
             if (!TAILCUT_HAS_ZERO || op->kind == TAILCUT_OP_LEAF) {
                 /* A linear operation and a clamp that follow are done in the same pass. */
-                finish last = {0.0f, -3.4028235e38f, 3.4028235e38f};
+                finish last;
                 uint32_t leaf = op->leaf;
-                float scale = 1.0f;
-                if (TAILCUT_HAS_SCALE && op + 1 < end && op[1].kind == TAILCUT_OP_SCALE) {
-                    op++;
-                    scale = op->scale ? op->scale[channel] : op->low;
-                    last.start = op->shift ? op->shift[channel] : op->high;
+                const tailcut_op *linear = &unchanged;
+                last.low = -3.4028235e38f;
+                last.high = 3.4028235e38f;
+                if (TAILCUT_HAS_SCALE && op + 1 < end && op[1].kind == TAILCUT_OP_SCALE) linear = ++op;
+                for (j = 0; j < num; j++) {
+                    last.scale[j] = linear->scale ? linear->scale[channel + j] : linear->low;
+                    last.start[j] = linear->shift ? linear->shift[channel + j] : linear->high;
                 }
                 if (TAILCUT_HAS_CLAMP && op + 1 < end && op[1].kind == TAILCUT_OP_CLAMP) {
                     op++;
                     last.low = op->low;
                     last.high = op->high;
                 }
-                read_leaf(m, leaf, channel, y, top, width, scale, last);
+                read_leaf(m, leaf, channel, num, y, top, width, &last);
             } else {
-                clear(top, width);
+                clear(top, (uint32_t)size);
             }
-        } else if ((TAILCUT_HAS_ADD && op->kind == TAILCUT_OP_ADD) ||
-                   (TAILCUT_HAS_MULTIPLY && op->kind == TAILCUT_OP_MULTIPLY)) {
+            continue;
+        }
+        if ((TAILCUT_HAS_ADD && op->kind == TAILCUT_OP_ADD) ||
+            (TAILCUT_HAS_MULTIPLY && op->kind == TAILCUT_OP_MULTIPLY)) {
             rows--;
-            apply(op, channel, rows == 1 ? row : m->stack + (rows - 2) * (size_t)width, top, width);
-        } else {
-            apply(op, channel, top, NULL, width);
+            other = top;
+            top = rows == 1 ? row : m->stack + (rows - 2) * size;
+        }
+        for (j = 0; j < num; j++) {
+            apply(op, channel + j, top + j * (size_t)width, other == NULL ? NULL : other + j * (size_t)width, width);
         }
     }
 }
 
 /* ---- changes of size ---- */
 
-static void pool(machine *m, const tailcut_segment *segment, uint32_t channel, uint32_t y, float *row) {
+static void pool(machine *m, const tailcut_segment *segment, uint32_t channel, uint32_t num, uint32_t y,
+                 float *row) {
     const tailcut_stage *stage = m->stage;
     int is_max = !TAILCUT_HAS_AVERAGE || (TAILCUT_HAS_MAX && stage->resample == TAILCUT_MAX);
-    uint32_t dy, dx, x;
-    for (x = 0; x < stage->width; x++) row[x] = is_max ? -3.4028235e38f : 0.0f;
+    uint32_t size = num * stage->source_width, rows = 0, columns = 0, dy, dx, x, j;
+    float *sum = m->before, *next = sum;
     for (dy = 0; dy < stage->pool_kernel[0]; dy++) {
         uint32_t from = y * stage->pool_stride[0] + dy - stage->pool_padding[0];
+        rows += stage->counts_padding || from < stage->source_height;
         if (from >= stage->source_height) continue;
-        evaluate(m, segment, channel, from, m->before);
+        evaluate(m, segment, channel, num, from, next);
+        for (x = 0; next != sum && x < size; x++) {
+            sum[x] = !is_max ? sum[x] + next[x] : next[x] > sum[x] ? next[x] : sum[x];
+        }
+        next = sum + size;
+    }
+    for (j = 0; j < num; j++, row += stage->width, sum += stage->source_width) {
+        if (!TAILCUT_SMALL && is_max && stage->pool_kernel[1] == 2 && stage->pool_stride[1] == 2 &&
+            stage->pool_padding[1] == 0 && 2 * stage->width <= stage->source_width) {
+            for (x = 0; x < stage->width; x++) row[x] = sum[2 * x + 1] > sum[2 * x] ? sum[2 * x + 1] : sum[2 * x];
+            continue;
+        }
         for (x = 0; x < stage->width; x++) {
+            float total = is_max ? -3.4028235e38f : 0.0f;
+            columns = 0;
             for (dx = 0; dx < stage->pool_kernel[1]; dx++) {
                 uint32_t at = x * stage->pool_stride[1] + dx - stage->pool_padding[1];
+                columns += stage->counts_padding || at < stage->source_width;
                 if (at >= stage->source_width) continue;
-                if (!is_max) {
-                    row[x] += m->before[at];
-                } else if (m->before[at] > row[x]) {
-                    row[x] = m->before[at];
-                }
+                total = !is_max ? total + sum[at] : sum[at] > total ? sum[at] : total;
             }
+            row[x] = is_max ? total : total / (float)(rows * columns);
         }
-    }
-    for (x = 0; !is_max && x < stage->width; x++) {
-        uint32_t rows = 0, columns = 0;
-        for (dy = 0; dy < stage->pool_kernel[0]; dy++) {
-            uint32_t from = y * stage->pool_stride[0] + dy - stage->pool_padding[0];
-            rows += stage->counts_padding || from < stage->source_height;
-        }
-        for (dx = 0; dx < stage->pool_kernel[1]; dx++) {
-            uint32_t at = x * stage->pool_stride[1] + dx - stage->pool_padding[1];
-            columns += stage->counts_padding || at < stage->source_width;
-        }
-        row[x] /= (float)(rows * columns);
     }
 }
 
@@ -590,20 +713,20 @@ static void enlarge(machine *m, const tailcut_segment *segment, uint32_t channel
     uint32_t x, first, width = stage->source_width;
     float down = 0.0f, right;
     if (TAILCUT_HAS_PICK && stage->resample == TAILCUT_PICK) {
-        evaluate(m, segment, channel,
+        evaluate(m, segment, channel, 1,
                  picked(y, stage->pool_stride[0], stage->pool_padding[0], stage->source_height), m->before);
         for (x = 0; x < stage->width; x++)
             row[x] = m->before[picked(x, stage->pool_stride[1], stage->pool_padding[1], width)];
         return;
     }
     if (TAILCUT_HAS_NEAREST && (!TAILCUT_HAS_BILINEAR || stage->resample != TAILCUT_BILINEAR)) {
-        evaluate(m, segment, channel, y * stage->source_height / stage->height, m->before);
+        evaluate(m, segment, channel, 1, y * stage->source_height / stage->height, m->before);
         for (x = 0; x < stage->width; x++) row[x] = m->before[x * width / stage->width];
         return;
     }
     first = place_of(y, stage->source_height, stage->height, stage->counts_padding, &down);
-    evaluate(m, segment, channel, first, m->before);
-    evaluate(m, segment, channel, first + 1u < stage->source_height ? first + 1 : first, m->before + width);
+    evaluate(m, segment, channel, 1, first, m->before);
+    evaluate(m, segment, channel, 1, first + 1u < stage->source_height ? first + 1 : first, m->before + width);
     for (x = 0; x < width; x++) m->before[x] += down * (m->before[width + x] - m->before[x]);
     for (x = 0; x < stage->width; x++) {
         uint32_t at = place_of(x, width, stage->width, stage->counts_padding, &right);
@@ -611,20 +734,28 @@ static void enlarge(machine *m, const tailcut_segment *segment, uint32_t channel
     }
 }
 
-/* Channel `channel` of the stage's input, the `own`-th of its segment, at row y. */
-static void input_row(machine *m, const tailcut_segment *segment, uint32_t own, uint32_t channel, uint32_t y,
-                      float *row) {
+/* `num` channels from `channel` on of the stage's input, the `own`-th and later of their segment, at row y. */
+static void input_rows(machine *m, const tailcut_segment *segment, uint32_t own, uint32_t channel, uint32_t num,
+                       uint32_t y, float *row) {
     const tailcut_stage *stage = m->stage;
-    uint32_t n;
+    uint32_t n, j;
     if (!HAS_RESAMPLING || stage->resample == TAILCUT_AS_IT_IS) {
-        evaluate(m, segment, own, y, row);
+        evaluate(m, segment, own, num, y, row);
     } else if (HAS_POOLING &&
                (!HAS_OTHER_SIZES || stage->resample == TAILCUT_MAX || stage->resample == TAILCUT_AVERAGE)) {
-        pool(m, segment, own, y, row);
-    } else if (HAS_OTHER_SIZES) {
-        enlarge(m, segment, own, y, row);
+        pool(m, segment, own, num, y, row);
     }
-    for (n = 0; n < stage->num_ops; n++) apply(m->model->ops + stage->first_op + n, channel, row, NULL, stage->width);
+    for (j = 0; j < num; j++, row += stage->width) {
+        if (HAS_OTHER_SIZES && stage->resample >= TAILCUT_PICK) enlarge(m, segment, own + j, y, row);
+        for (n = 0; n < stage->num_ops; n++) {
+            apply(m->model->ops + stage->first_op + n, channel + j, row, NULL, stage->width);
+        }
+    }
+}
+
+static void input_row(machine *m, const tailcut_segment *segment, uint32_t own, uint32_t channel, uint32_t y,
+                      float *row) {
+    input_rows(m, segment, own, channel, 1, y, row);
 }
 
 /* ---- layers ---- */
@@ -633,19 +764,24 @@ static void input_row(machine *m, const tailcut_segment *segment, uint32_t own, 
 static void project_row(machine *m, const tailcut_weight *weight, uint32_t y, float *into) {
     const tailcut_stage *stage = m->stage;
     const tailcut_segment *segment = m->model->segments + stage->first_segment;
-    uint32_t n, own, channel = 0, num_in = weight->corner[1], ready = 0;
+    const tailcut_segment *last = segment + stage->num_segments;
+    uint32_t n, own, num, channel = 0, num_in = weight->corner[1], ready = 0;
     spread_leaves(m, y);
     if (m->in_cosines != NULL) clear(into, num_in * stage->width);
-    for (n = 0; n < stage->num_segments; n++, segment++) {
-        for (own = 0; own < segment->channels; own++, channel++) {
+    for (; segment < last; segment++) {
+        for (own = 0; own < segment->channels; own += num, channel += num) {
+            num = 1;
             if (m->in_cosines == NULL) {
                 input_row(m, segment, own, channel, y, into + channel * (size_t)stage->width);
                 continue;
             }
             /* Four channels are made, then projected together, so that `into` is touched less. */
-            input_row(m, segment, own, channel, y, m->row + ready * (size_t)stage->width);
-            cosines_of(m->in_cosines, stage->channels, channel, num_in, m->in_mix + ready * num_in);
-            if (++ready == 4) {
+            if (!TAILCUT_SMALL && ready == 0 && own + 4 <= segment->channels) num = 4;
+            input_rows(m, segment, own, channel, num, y, m->row + ready * (size_t)stage->width);
+            for (n = 0; n < num; n++, ready++) {
+                cosines_of(m->in_cosines, stage->channels, channel + n, num_in, m->in_mix + ready * num_in);
+            }
+            if (ready == 4) {
                 spread_rows(into, num_in, m->in_mix, m->row, ready, stage->width);
                 ready = 0;
             }
@@ -690,6 +826,49 @@ static void add_spread_tap(float *row, uint32_t num, const float *from, uint32_t
     for (; x < width; x++) row[(int32_t)(x * stride) + shift] += factor * from[x];
 }
 
+#if !TAILCUT_SMALL
+
+/* Whether `four_outputs` and `four_spread` pay: below three input channels they would mostly multiply zeros. */
+static int pays_for_four(const machine *m, const tailcut_weight *weight) {
+    return m->core != NULL && m->stage->groups == 1 && weight->corner[1] > 2;
+}
+
+/* One row of four outputs of a convolution from `a` on: all input channels of one tap after the other. */
+static void four_outputs(machine *m, const tailcut_weight *weight, const float *ring, int32_t first, uint32_t a,
+                         float *row) {
+    const tailcut_stage *stage = m->stage;
+    uint32_t columns = stage->kernel[1], taps = stage->kernel[0] * columns, num_in = weight->corner[1], j, dy, dx;
+    uint32_t span = (stage->kernel[0] - 1u) * stage->dilation[0] + 1;
+    const float *core = core_of(m, weight, a);
+    for (j = 0; j < 4; j++) clear(row + j * stage->out.channel_stride, stage->out.width);
+    for (dy = 0; dy < stage->kernel[0]; dy++) {
+        int32_t from = first + (int32_t)(dy * stage->dilation[0]);
+        const float *source = ring + (uint32_t)from % span * num_in * (size_t)stage->width;
+        if (from < 0 || from >= stage->height) continue;
+        for (dx = 0; dx < columns; dx++) {
+            int32_t shift = (int32_t)(dx * stage->dilation[1]) - stage->padding[1];
+            int32_t x = shift < 0 ? -shift : 0, end = stage->width - shift;
+            if (end > stage->out.width) end = stage->out.width;
+            if (x >= end) continue;
+            multiply_four(row + x, stage->out.channel_stride, source + (x + shift), stage->width, num_in,
+                          core + dy * columns + dx, num_in * taps, taps, (uint32_t)(end - x));
+        }
+    }
+}
+
+/* One row of what a tap of a transposed convolution adds to four outputs; `made` has four rows for itself. */
+static void four_spread(const tailcut_stage *stage, const float *source, uint32_t num_in, const float *core,
+                        int32_t shift, float *made, float *row) {
+    uint32_t taps = (uint32_t)stage->kernel[0] * stage->kernel[1], j;
+    clear(made, 4u * stage->width);
+    multiply_four(made, stage->width, source, stage->width, num_in, core, num_in * taps, taps, stage->width);
+    for (j = 0; j < 4; j++, made += stage->width, row += stage->out.channel_stride) {
+        add_spread_tap(row, stage->out.width, made, stage->width, 1.0f, stage->stride[1], shift);
+    }
+}
+
+#endif
+
 /* The weights (in channels of a group, taps) of one output channel of a grouped convolution. */
 static const float *grouped_weights(machine *m, const tailcut_weight *weight, uint32_t channel,
                                     const float *out_cosines, float *into) {
@@ -715,13 +894,25 @@ static const float *grouped_weights(machine *m, const tailcut_weight *weight, ui
     return into;
 }
 
+/* into[x] = the largest of itself, unless it is new, and of `count` numbers of a row. */
+static void add_to_largest(float *into, const float *row, uint32_t width, uint32_t count, int is_new) {
+    uint32_t x, dx;
+    for (x = 0; x < width; x++) {
+        float most = is_new ? row[0] : into[x];
+        for (dx = 0; dx < count; dx++, row++) most = *row > most ? *row : most;
+        into[x] = most;
+    }
+}
+
 static void convolve(machine *m, const tailcut_weight *weight) {
     const tailcut_stage *stage = m->stage;
     uint32_t rows = stage->kernel[0], columns = stage->kernel[1], groups = stage->groups;
     uint32_t span = (rows - 1u) * stage->dilation[0] + 1,
              num_in = IS_GROUPED(groups) ? stage->channels : weight->corner[1];
     uint32_t made = 0, y, a, b, dy, dx, per_group = stage->out.channels / groups, inner = num_in / groups;
-    float *ring = take(m, span * num_in * stage->width), *own = NULL;
+    uint32_t pool = is_pooled(stage) ? stage->out_pool[0] : 1;
+    uint32_t width = is_pooled(stage) ? (uint32_t)stage->out.width * stage->out_pool[1] : stage->out.width;
+    float *ring = take(m, span * num_in * stage->width), *own = NULL, *wide = is_pooled(stage) ? take(m, width) : NULL;
     int is_three = TAILCUT_HAS_THREE_COLUMNS && columns == 3 && stage->stride[1] == 1 && stage->padding[1] == 1 &&
                    stage->dilation[1] == 1;
     const float *out_cosines = NULL;
@@ -729,7 +920,7 @@ static void convolve(machine *m, const tailcut_weight *weight) {
         own = take(m, (uint32_t)weight->sizes[1] * rows * columns);
         if (is_narrow_out(weight)) out_cosines = make_cosines(m, weight->sizes[0]);
     }
-    for (y = 0; y < stage->out.height; y++) {
+    for (y = 0; y < stage->out.height * pool; y++) {
         int32_t first = (int32_t)(y * stage->stride[0]) - stage->padding[0];
         for (; made < stage->height && (int32_t)made < first + (int32_t)span; made++) {
             const float *cosines = m->in_cosines;
@@ -737,12 +928,21 @@ static void convolve(machine *m, const tailcut_weight *weight) {
             project_row(m, weight, made, ring + made % span * (size_t)num_in * stage->width);
             m->in_cosines = cosines;
         }
-        for (a = 0; a < stage->out.channels; a++) {
-            float *row = m->arena + stage->out.offset + y * stage->out.row_stride + a * stage->out.channel_stride;
+        for (a = m->first; a < m->end; a++) {
+            float *into = m->arena + stage->out.offset + y / pool * stage->out.row_stride +
+                          a * stage->out.channel_stride;
+            float *row = is_pooled(stage) ? wide : into;
+#if !TAILCUT_SMALL
+            if (a + 4 <= m->end && row == into && stage->stride[1] == 1 && pays_for_four(m, weight)) {
+                four_outputs(m, weight, ring, first, a, row);
+                a += 3;
+                continue;
+            }
+#endif
             const float *core =
                 IS_GROUPED(groups) ? grouped_weights(m, weight, a, out_cosines, own) : core_of(m, weight, a);
             uint32_t group = a / per_group * inner;
-            clear(row, stage->out.width);
+            clear(row, width);
             for (b = 0; b < inner; b++) {
                 for (dy = 0; dy < rows; dy++, core += columns) {
                     int32_t from = first + (int32_t)(dy * stage->dilation[0]);
@@ -754,10 +954,11 @@ static void convolve(machine *m, const tailcut_weight *weight) {
                     }
                     for (dx = 0; dx < columns; dx++) {
                         int32_t shift = (int32_t)(dx * stage->dilation[1]) - stage->padding[1];
-                        add_tap(row, stage->out.width, source, stage->width, core[dx], stage->stride[1], shift);
+                        add_tap(row, width, source, stage->width, core[dx], stage->stride[1], shift);
                     }
                 }
             }
+            if (is_pooled(stage)) add_to_largest(into, row, stage->out.width, stage->out_pool[1], y % pool == 0);
         }
     }
 }
@@ -765,25 +966,37 @@ static void convolve(machine *m, const tailcut_weight *weight) {
 static void convolve_transposed(machine *m, const tailcut_weight *weight) {
     const tailcut_stage *stage = m->stage;
     uint32_t rows = stage->kernel[0], columns = stage->kernel[1], num_in = weight->corner[1];
-    uint32_t span = (rows - 1u) * stage->dilation[0] / stage->stride[0] + 1, made = 0, y, a, b, dy, dx;
+    uint32_t span = (rows - 1u) * stage->dilation[0] / stage->stride[0] + 1, made = 0, y, a, b, dy, dx, num;
     float *ring = take(m, span * num_in * stage->width);
     for (y = 0; y < stage->out.height; y++) {
         for (; made < stage->height && made * stage->stride[0] <= y + stage->padding[0]; made++) {
             project_row(m, weight, made, ring + made % span * (size_t)num_in * stage->width);
         }
-        for (a = 0; a < stage->out.channels; a++) {
+        for (a = 0; a < stage->out.channels; a += num) {
             float *row = m->arena + stage->out.offset + y * stage->out.row_stride + a * stage->out.channel_stride;
             const float *core = core_of(m, weight, a);
-            clear(row, stage->out.width);
-            for (b = 0; b < num_in; b++) {
-                for (dy = 0; dy < rows; dy++, core += columns) {
-                    int32_t at = (int32_t)(y + stage->padding[0]) - (int32_t)(dy * stage->dilation[0]);
-                    uint32_t from = (uint32_t)at / stage->stride[0];
-                    if (at < 0 || (uint32_t)at % stage->stride[0] != 0 || from >= stage->height) continue;
-                    for (dx = 0; dx < columns; dx++) {
-                        int32_t shift = (int32_t)(dx * stage->dilation[1]) - stage->padding[1];
-                        add_spread_tap(row, stage->out.width, ring + (from % span * num_in + b) * (size_t)stage->width,
-                                       stage->width, core[dx], stage->stride[1], shift);
+            num = 1;
+#if !TAILCUT_SMALL
+            if (a + 4 <= stage->out.channels && m->in_cosines != NULL && pays_for_four(m, weight)) num = 4;
+#endif
+            for (b = 0; b < num; b++) clear(row + b * stage->out.channel_stride, stage->out.width);
+            for (dy = 0; dy < rows; dy++) {
+                int32_t at = (int32_t)(y + stage->padding[0]) - (int32_t)(dy * stage->dilation[0]);
+                uint32_t from = (uint32_t)at / stage->stride[0];
+                const float *source = ring + from % span * num_in * (size_t)stage->width;
+                if (at < 0 || (uint32_t)at % stage->stride[0] != 0 || from >= stage->height) continue;
+                for (dx = 0; dx < columns; dx++) {
+                    int32_t shift = (int32_t)(dx * stage->dilation[1]) - stage->padding[1];
+                    const float *tap = core + dy * columns + dx;
+#if !TAILCUT_SMALL
+                    if (num == 4) {
+                        four_spread(stage, source, num_in, tap, shift, m->row, row);
+                        continue;
+                    }
+#endif
+                    for (b = 0; b < num_in; b++, tap += rows * columns) {
+                        add_spread_tap(row, stage->out.width, source + b * (size_t)stage->width, stage->width, *tap,
+                                       stage->stride[1], shift);
                     }
                 }
             }
@@ -916,31 +1129,29 @@ static void soften(machine *m) {
 
 /* ---- batch norm by the input itself ---- */
 
-static float mean_of(const machine *m, uint32_t a) {
+/* Mean over all positions of (a - mean_a) * (b - mean_b), of two channels; of channel a itself without b. */
+static float mean_of(const machine *m, const float *a, const float *b, float mean_a, float mean_b) {
     const tailcut_map *out = &m->stage->out;
     double sum = 0.0;
-    uint32_t x, y;
-    for (y = 0; y < out->height; y++) {
-        const float *row = row_of(m, out, y) + a * out->channel_stride;
-        float part = 0.0f;
-        for (x = 0; x < out->width; x++) part += row[x];
-        sum += (double)part;
+    uint32_t x, y, k;
+    for (y = 0; y < out->height; y++, a += out->row_stride) {
+        float parts[NUM_SUMS] = {0};
+        for (x = 0; x < out->width; x += k) {
+            uint32_t num = out->width - x < NUM_SUMS ? 1 : NUM_SUMS;
+            for (k = 0; b == NULL && k < num; k++) parts[k] += a[x + k];
+            for (k = 0; b != NULL && k < num; k++) parts[k] += (a[x + k] - mean_a) * (b[x + k] - mean_b);
+            k = num;
+        }
+        for (k = 0; k < NUM_SUMS; k++) sum += (double)parts[k];
+        if (b != NULL) b += out->row_stride;
     }
     return (float)(sum / ((double)out->height * out->width));
 }
 
 static float covariance_of(const machine *m, uint32_t a, uint32_t b, float mean_a, float mean_b) {
-    const tailcut_map *out = &m->stage->out;
-    double sum = 0.0;
-    uint32_t x, y;
-    for (y = 0; y < out->height; y++) {
-        const float *one = row_of(m, out, y) + a * out->channel_stride,
-                    *two = row_of(m, out, y) + b * out->channel_stride;
-        float part = 0.0f;
-        for (x = 0; x < out->width; x++) part += (one[x] - mean_a) * (two[x] - mean_b);
-        sum += (double)part;
-    }
-    return (float)(sum / ((double)out->height * out->width));
+    const float *first = row_of(m, &m->stage->out, 0);
+    uint32_t stride = m->stage->out.channel_stride;
+    return mean_of(m, first + a * stride, first + b * stride, mean_a, mean_b);
 }
 
 /* Scales and shifts that normalise the wide channels, from means and covariances of the narrow ones. */
@@ -955,7 +1166,7 @@ static void measure(machine *m) {
         cosines = make_cosines(m, channels);
         covariances = take(m, count * count);
     }
-    for (a = 0; a < count; a++) means[a] = mean_of(m, a);
+    for (a = 0; a < count; a++) means[a] = mean_of(m, row_of(m, &stage->out, 0) + a * stage->out.channel_stride, NULL, 0, 0);
     for (a = 0; a < count && cosines != NULL; a++) {
         for (b = 0; b <= a; b++)
             covariances[a * count + b] = covariances[b * count + a] = covariance_of(m, a, b, means[a], means[b]);
@@ -985,28 +1196,31 @@ static void measure(machine *m) {
 static void run_stage(machine *m) {
     const tailcut_stage *stage = m->stage;
     const tailcut_weight *weight = stage->weight == TAILCUT_NONE ? NULL : m->model->weights + stage->weight;
-    float *start = m->scratch;
+    float *start = m->scratch, *own;
     int is_narrow = weight != NULL && weight->is_truncated && is_narrow_in(weight);
     /* Those that project rows, four channels at a time. */
     uint32_t rows =
         is_narrow && stage->groups == 1 && stage->kind != TAILCUT_FLAT && stage->kind != TAILCUT_WHOLE ? 4 : 1;
     m->mix = take(m, stage->mix);
-    m->stack = take(m, (uint32_t)stage->depth * stage->source_width);
-    m->before = take(m, (stage->resample == TAILCUT_AS_IT_IS   ? 0u
-                         : stage->resample == TAILCUT_BILINEAR ? 2u
-                                                               : 1u) *
-                            stage->source_width);
+    m->stack = take(m, rows * stage->depth * stage->source_width);
+    m->before = take(m, stage->resample == TAILCUT_AS_IT_IS ? 0 : 2 * rows * stage->source_width);
     m->row = take(m, rows * stage->width);
     if (rows == 4) m->in_mix = take(m, 4u * weight->corner[1]);
     start_leaves(m);
     m->in_cosines = NULL;
-    if (weight != NULL) {
-        start_weight(m, weight);
-        if (is_narrow) m->in_cosines = make_cosines(m, weight->sizes[1]);
-    }
+    m->first = 0;
+    if (is_narrow) m->in_cosines = make_cosines(m, weight->sizes[1]);
+    own = m->scratch;
+    if (weight != NULL) start_weight(m, weight);
     switch (stage->kind) {
         case TAILCUT_CONV:
             if (TAILCUT_HAS_CONV) convolve(m, weight);
+            while (TAILCUT_HAS_PARTS && m->end < stage->out.channels) {
+                m->first = m->end;
+                m->scratch = own;
+                start_weight(m, weight);
+                convolve(m, weight);
+            }
             break;
         case TAILCUT_CONV_TRANSPOSED:
             if (TAILCUT_HAS_CONV_TRANSPOSED) convolve_transposed(m, weight);

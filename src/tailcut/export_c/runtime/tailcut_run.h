@@ -127,6 +127,7 @@ typedef struct {
     uint16_t first_op; /* after the change of size */
     uint16_t num_ops;
     uint16_t first_leaf; /* those that its segments read stand together */
+    uint16_t part;       /* outputs of a convolution that are made at a time, so that their core alone is in memory */
     uint8_t num_leaves;
     uint8_t kind;
     uint8_t resample;
@@ -139,6 +140,7 @@ typedef struct {
     uint8_t pool_kernel[2];
     uint8_t pool_stride[2];
     uint8_t pool_padding[2];
+    uint8_t out_pool[2]; /* of a convolution that stores the largest number of each such part of its output; else 0 */
 } tailcut_stage;
 
 typedef struct {
