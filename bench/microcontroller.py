@@ -133,7 +133,7 @@ def _row(name: str, size: tuple[int, int] | None) -> Row:
         "its file's reader": own_reader,
         "runner and its file's reader": small.flash - constants + own_reader,
         "RAM: arena": report.arena_bytes,
-        "RAM: input and output": report.input_bytes + report.output_bytes,
+        "RAM: input and output": report.input_and_output_bytes,
         "RAM: stack": small.stack,
         "million instructions": small.instructions / 1e6,
         "with -O2": fast.instructions / 1e6,

@@ -9,7 +9,7 @@ import torch
 from tests.export_c.compiling import C_FOLDER, SANITIZED, compile_c
 from tests.export_c.networks import MADE, enliven, lively, truncated
 from tests.export_c.running import compare
-from torch import nn
+from torch import Tensor, nn
 
 import tailcut
 from tailcut.errors import ArgumentError, StructureError
@@ -44,8 +44,7 @@ ZOO = {
 @pytest.mark.parametrize("name", ZOO)
 def test_networks_of_the_zoo(name: str, tmp_path: Path) -> None:
     model = tailcut.load(f"zoo:{name}")
-    settings = {} if ZOO[name] is None else {"size": ZOO[name]}
-    difference, report = compare(model, tmp_path, **settings)
+    difference, report = compare(model, tmp_path, size=ZOO[name])
     assert difference < CLOSE
     if "-ref" not in name:
         assert sum(report.flash_bytes.values()) < report.dense_weight_bytes / 15
@@ -121,7 +120,7 @@ def test_registered_networks(
     torch.manual_seed(0)
     model = lively(tailcut.create_model(name, **arguments))
     tailcut.regularize(model, num_kept=40)
-    difference, _ = compare(enliven(model), tmp_path, **({} if size is None else {"size": size}))
+    difference, _ = compare(enliven(model), tmp_path, size=size)
     assert difference < CLOSE
 
 
@@ -159,6 +158,7 @@ def test_many_whole_numbers_are_coded(largest: int, tmp_path: Path) -> None:
 def test_unet_needs_less_than_its_maps(tmp_path: Path) -> None:
     report = export_c(tailcut.load("zoo:unet-759-float16"), tmp_path, size=(96, 96))
     assert report.arena_bytes < 240_000
+    assert report.arena_bytes + report.input_and_output_bytes < 350_000
     assert report.dense_map_bytes > 9_000_000
     assert report.dense_weight_bytes == 124_099_840
 
@@ -166,6 +166,22 @@ def test_unet_needs_less_than_its_maps(tmp_path: Path) -> None:
 def test_a_network_of_99_percent_in_48_kb(tmp_path: Path) -> None:
     report = export_c(tailcut.load("zoo:lenet5-1500"), tmp_path)
     assert report.arena_bytes + report.input_bytes + report.output_bytes < 45_000  # and a stack of 1.7 KB
+
+
+def test_an_input_that_is_read_at_the_end_is_not_overwritten(tmp_path: Path) -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(2, 2, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            outputs: Tensor = x + self.layer(x)
+            return outputs
+
+    difference, report = compare(Residual(), tmp_path, example_input=torch.rand(1, 2, 8, 8))
+    assert not report.can_run_in_place
+    assert report.input_and_output_bytes == 2 * 4 * 128
+    assert difference < CLOSE
 
 
 def test_what_has_no_form_in_c_is_named(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -43,6 +42,7 @@ class CExportReport(Report):
         arena_bytes: memory for one call.
         input_bytes: of the caller's input, float32.
         output_bytes: of the caller's output, float32.
+        can_run_in_place: whether one buffer, as large as the larger of both, may be input and output.
         dense_weight_bytes: what the weights take as float32 arrays.
         dense_map_bytes: what the largest layer's whole input and output take, float32: the least that a runtime needs
             which writes each layer's output to memory.
@@ -56,8 +56,15 @@ class CExportReport(Report):
     arena_bytes: int
     input_bytes: int
     output_bytes: int
+    can_run_in_place: bool
     dense_weight_bytes: int
     dense_map_bytes: int
+
+    @property
+    def input_and_output_bytes(self) -> int:
+        """The least that a caller needs for both."""
+        both = self.input_bytes, self.output_bytes
+        return max(both) if self.can_run_in_place else sum(both)
 
     def __str__(self) -> str:
         outputs = ", ".join(map(sizes, self.output_shapes))
@@ -69,6 +76,8 @@ class CExportReport(Report):
             ("RAM: input", f"{self.input_bytes:,}", f"{self.input_bytes:,}"),
             ("RAM: output", f"{self.output_bytes:,}", f"{self.output_bytes:,}"),
         ]
+        if self.can_run_in_place:
+            rows.append(("RAM: input and output in one buffer", f"{self.input_and_output_bytes:,}", ""))
         return (
             f"{self.folder}: {', '.join(self.files)}\ninput {sizes(self.input_shape)}, output {outputs}, float32\n\n"
             + table(("bytes", "this network", "dense"), rows, align="<>>")
@@ -125,8 +134,9 @@ def export_c(
         program.output_shapes,
         text.flash,
         4 * program.arena_floats,
-        4 * int(np.prod(program.input_shape)),
-        4 * sum(int(np.prod(shape)) for shape in program.output_shapes),
+        4 * program.input_floats,
+        4 * program.output_floats,
+        program.can_run_in_place,
         4 * sum(parameter.numel() for parameter in dense.parameters()),
         map_bytes,
     )

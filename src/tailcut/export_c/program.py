@@ -414,3 +414,20 @@ class Program:
     input_shape: tuple[int, ...] = ()
     output_shapes: tuple[tuple[int, ...], ...] = ()
     arena_floats: int = 0
+
+    @property
+    def input_floats(self) -> int:
+        """Count of the input's numbers."""
+        return math.prod(self.input_shape)
+
+    @property
+    def output_floats(self) -> int:
+        """Count of the numbers of all outputs."""
+        return sum(map(math.prod, self.output_shapes))
+
+    @property
+    def can_run_in_place(self) -> bool:
+        """True if the output may take the input's memory: no stage reads that after an output was begun."""
+        kinds = [stage.kind for stage in self.stages]
+        begun = kinds.index(Kind.OUTPUT) if Kind.OUTPUT in kinds else 0
+        return not any(leaf.map.owner.is_input for stage in self.stages[begun:] for leaf in stage.value.leaves())

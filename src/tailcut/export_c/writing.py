@@ -42,13 +42,15 @@ def write_program(program: Program, name: str, comment: str) -> Text:
 
 def _header(program: Program, name: str) -> str:
     guard, upper = f"TAILCUT_{name.upper()}_H", name.upper()
-    outputs = [int(np.prod(shape, dtype=np.int64)) for shape in program.output_shapes]
+    floats = max(program.input_floats, program.output_floats)
+    in_place = f"#define {upper}_IN_PLACE_FLOATS {floats}u /* one buffer may be input and output */\n"
     return (
         f'#ifndef {guard}\n#define {guard}\n\n#include "tailcut_run.h"\n\n'
         f"#define {upper}_ARENA_BYTES {4 * program.arena_floats}u\n"
-        f"#define {upper}_INPUT_FLOATS {int(np.prod(program.input_shape, dtype=np.int64))}u"
-        f" /* {_shape(program.input_shape)} */\n"
-        f"#define {upper}_OUTPUT_FLOATS {sum(outputs)}u /* {', '.join(map(_shape, program.output_shapes))} */\n\n"
+        f"#define {upper}_INPUT_FLOATS {program.input_floats}u /* {_shape(program.input_shape)} */\n"
+        f"#define {upper}_OUTPUT_FLOATS {program.output_floats}u"
+        f" /* {', '.join(map(_shape, program.output_shapes))} */\n"
+        f"{in_place if program.can_run_in_place else ''}\n"
         f"extern const tailcut_model {name};\n\n#endif\n"
     )
 
@@ -64,8 +66,8 @@ def _body(program: Program, tables: Tables, name: str) -> str:
     fields.append(".weights = weights" if "weight" in found else ".weights = NULL")
     fields += [
         f".arena_floats = {program.arena_floats}",
-        f".input_floats = {int(np.prod(program.input_shape, dtype=np.int64))}",
-        f".output_floats = {sum(int(np.prod(output, dtype=np.int64)) for output in program.output_shapes)}",
+        f".input_floats = {program.input_floats}",
+        f".output_floats = {program.output_floats}",
         f".num_stages = {len(tables.rows['stage'])}",
     ]
     model = f"const tailcut_model {name} = {{\n    " + ",\n    ".join(fields) + ",\n};\n"

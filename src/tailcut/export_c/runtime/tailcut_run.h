@@ -157,7 +157,8 @@ typedef struct {
 
 /* Run the network on one input.
  *
- * input: (channels, height, width) as the export says. output: all outputs, one after the other.
+ * input: (channels, height, width) as the export says. output: all outputs, one after the other; where model.h has
+ * IN_PLACE_FLOATS, one buffer of so many may be both.
  * arena: of `arena_floats` floats (model.h has the bytes as TAILCUT_ARENA_BYTES), aligned for floats.
  * Returns TAILCUT_BAD_ARGUMENT if one of them is NULL or misaligned, else TAILCUT_OK.
  */
