@@ -61,7 +61,7 @@ def train_plainly(model: nn.Module, epochs: int) -> None:
 @pytest.fixture(scope="module")
 def trained() -> nn.Module:
     model = network()
-    train_plainly(model, 12)
+    train_plainly(model, 20)
     assert accuracy(model.eval()) > 0.9
     return model
 

@@ -35,6 +35,7 @@ class Large(torch.utils.data.Dataset):
 
 
 def leave(way):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background begin with it ignored
     if way == "error":
         raise ValueError
     if way == "exit":

@@ -18,6 +18,7 @@ from PIL import Image
 from tests.small_coco import TINY, write_coco
 from torch import Tensor, nn
 
+from tailcut.channels import recalibrate
 from tailcut.data import Dataset, InMemoryDataset, open_dataset
 from tailcut.format import load, save
 from tailcut.format.codecs import deflate
@@ -25,7 +26,7 @@ from tailcut.format.zoo import PREFIX as ZOO_PREFIX
 from tailcut.format.zoo import zoo_names
 from tailcut.runs import RUN_PREFIX, Run, read_result
 from tailcut.runtime.devices import Devices
-from tailcut.structure import base_of, create_model
+from tailcut.structure import base_of, create_model, example_shape
 from tailcut.training.batches import batches
 from tailcut.training.recipe.schema import Recipe
 from tailcut.training.recipe.stages import last_stage, stages_of
@@ -156,6 +157,9 @@ def write_start(recipe: Recipe, root: Path) -> None:
         return
     network = create_model(recipe.model.name, **recipe.model.arguments)
     assert recipe.start.file.startswith(DATA_PREFIX)
+    shape = example_shape(network)
+    if shape is not None and recipe.compression is not None:  # deep ones saturate without statistics
+        recalibrate(network, [torch.rand(8, *shape[1:])])
     path = root / recipe.start.file.removeprefix(DATA_PREFIX)
     path.parent.mkdir(parents=True)
     torch.save({"state_dict": network.state_dict()}, path)

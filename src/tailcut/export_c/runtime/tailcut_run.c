@@ -383,8 +383,8 @@ static float kernel_cosine(const tailcut_weight *weight, uint32_t axis, const fl
     return weight->axes >> axis & 1 ? cosine_at(table, weight->sizes[axis], place, k) : k == place ? 1.0f : 0.0f;
 }
 
-/* The core (num_out, num_in, rows, columns) of a truncated weight, with the scales of all cosines in it: `count` outputs
- * from `first` on, which are those of the narrow axis, or the wide ones. */
+/* The core (num_out, num_in, rows, columns) of a truncated weight, with the scales of all cosines in it: `count`
+ * outputs from `first` on, which are those of the narrow axis, or the wide ones. */
 static float *make_core(machine *m, const tailcut_weight *weight, uint32_t first, uint32_t count, int is_wide) {
     uint32_t taps = (uint32_t)weight->sizes[2] * weight->sizes[3], size = weight->corner[1] * taps, axis, k, y, x, a;
     float *core = take(m, count * size), *after = m->scratch, *narrow = core, *lines[2], value;
@@ -701,7 +701,7 @@ static uint32_t place_of(uint32_t at, uint32_t from, uint32_t to, int aligns_cor
     return whole;
 }
 
-/* Which of `count` rows or columns the one at `at` repeats, where the first `padding` and those beyond repeat the edge. */
+/* Which of `count` rows or columns the one at `at` repeats; the first `padding` and those beyond repeat the edge. */
 static uint32_t picked(uint32_t at, uint32_t stride, uint32_t padding, uint32_t count) {
     uint32_t place = at * stride;
     place = place < padding ? 0 : place - padding;
@@ -1166,7 +1166,9 @@ static void measure(machine *m) {
         cosines = make_cosines(m, channels);
         covariances = take(m, count * count);
     }
-    for (a = 0; a < count; a++) means[a] = mean_of(m, row_of(m, &stage->out, 0) + a * stage->out.channel_stride, NULL, 0, 0);
+    for (a = 0; a < count; a++) {
+        means[a] = mean_of(m, row_of(m, &stage->out, 0) + a * stage->out.channel_stride, NULL, 0, 0);
+    }
     for (a = 0; a < count && cosines != NULL; a++) {
         for (b = 0; b <= a; b++)
             covariances[a * count + b] = covariances[b * count + a] = covariance_of(m, a, b, means[a], means[b]);
