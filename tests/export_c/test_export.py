@@ -67,6 +67,15 @@ def test_pixels_become_ycbcr(tmp_path: Path) -> None:
     assert difference < CLOSE
 
 
+def test_the_network_itself_is_not_changed(tmp_path: Path) -> None:
+    model = tailcut.create_model("resnet20").train()
+    replace_stem(model, 24)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    export_c(model, tmp_path, pixels=True)
+    assert all(module.training for module in model.modules())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_a_network_on_pixels_reads_them_anyway(tmp_path: Path) -> None:
     model = tailcut.load("zoo:lenet5-776")
     assert export_c(model, tmp_path, pixels=True).flash_bytes == export_c(model, tmp_path).flash_bytes

@@ -16,6 +16,7 @@ from tailcut.runs import Result
 from tailcut.structure import create_model, example_shape
 from tailcut.training.recipe.schema import InputsSection, Recipe
 from tailcut.training.recipe.toml_files import load_recipe, shipped_recipes
+from tools.docs.comparisons import mean_and_spread
 from tools.docs.markdown import counted, duration, markdown_table, percent
 
 ACCURACY = "accuracy"
@@ -70,12 +71,11 @@ def cells(recipe: Recipe, runs: Sequence[Result]) -> list[str]:
         return [*head, "", "", "not run", *figures, parameters, macs, "", "", ""]
     first = runs[0]
     values = [result.metrics[metric] for result in runs]
-    spread = "" if len(runs) == 1 else f" ± {100 * statistics.stdev(values):.2f}"
     return [
         *head,
         f"{first.epochs}",
         ", ".join(f"{result.seed}" for result in runs),
-        labelled(metric, f"{100 * statistics.fmean(values):.2f}{spread} %"),
+        labelled(metric, mean_and_spread(values)),
         *figures,
         f"{first.num_parameters:,}",
         macs,

@@ -145,7 +145,7 @@ def export_c(
 def reading_pixels(model: nn.Module) -> nn.Module:
     """Return the network with the input transform that it keeps in front of it; itself if it keeps none."""
     transform = input_transform_of(model)
-    return model if transform is None else PixelNetwork(model, transform.cpu()).eval()
+    return model if transform is None else PixelNetwork(model, transform)
 
 
 def refuse_detector(model: nn.Module) -> None:

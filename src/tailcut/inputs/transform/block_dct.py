@@ -229,9 +229,7 @@ class BlockDCT(InputTransform):
         return 1 if self.chroma == "two_scale" and has_chroma else 0
 
     def _padded(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        margin = self.margin
-        sides = (margin, margin + -width % BLOCK_SIZE, margin, margin + -height % BLOCK_SIZE)
+        sides = self.sides(*x.shape[-2:])
         # An exported program is for other sizes too, so that it is to look for itself.
         is_needed = torch.compiler.is_exporting() and self.padding != "error"
         return pad(x, sides, mode="replicate") if is_needed or any(sides) else x

@@ -50,6 +50,11 @@ class InputTransform(nn.Module, ABC):
     def unnormalized(self, images: Tensor | JpegCoefficients) -> Tensor:
         """Return the channels of images on any device, without normalisation."""
 
+    def sides(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Return how often the edge of an image is repeated, for `torch.nn.functional.pad`: margins, whole blocks."""
+        margin, size = self.margin, self.block_size
+        return margin, margin + -width % size, margin, margin + -height % size
+
     def convolution(self) -> tuple[Tensor, Tensor]:
         """Return weight (n, 3, k, k) and bias (n,) of `forward` as a convolution with stride `block_size`.
 

@@ -22,15 +22,13 @@ class PixelNetwork(nn.Module):
     def __init__(self, network: nn.Module, transform: InputTransform) -> None:
         super().__init__()
         self.network = network
-        self.stride, self.margin = transform.block_size, transform.margin
+        self.stride, self.sides = transform.block_size, transform.sides
         weight, bias = transform.convolution()
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias)
 
     def forward(self, images: Tensor) -> Any:
         """Return the network's outputs for images (batch, 3, height, width) of 0 to 1."""
-        height, width = images.shape[-2:]
-        margin = self.margin
-        sides = (margin, margin + -width % self.stride, margin, margin + -height % self.stride)
+        sides = self.sides(*images.shape[-2:])
         padded = pad(images, sides, mode="replicate") if any(sides) else images
         return self.network(conv2d(padded, self.weight, self.bias, self.stride))
