@@ -53,6 +53,7 @@ BENCH_OF = {
         "widths",
         "exporting",
         "microcontroller",
+        "c_speed",
         "coding",
         "combined",
     )
@@ -162,7 +163,10 @@ def build(root: Path) -> dict[Path, str]:
             "bench": lambda: bench_tables(root / BENCH_OF["widths"], headings=False),
             "exporting": lambda: bench_tables(root / BENCH_OF["exporting"], headings=False),
         },
-        "docs/microcontroller.md": {"bench": lambda: bench_tables(root / BENCH_OF["microcontroller"], headings=False)},
+        "docs/microcontroller.md": {
+            "bench": lambda: bench_tables(root / BENCH_OF["microcontroller"], headings=False),
+            "speed": lambda: bench_tables(root / BENCH_OF["c_speed"], headings=False),
+        },
         "docs/frequency-inputs.md": {
             "answers": lambda: answers(root / RESULTS),
             "runs": lambda: recipe_table(root / RESULTS, "frequency-inputs"),
