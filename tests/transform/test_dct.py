@@ -276,6 +276,13 @@ def test_middle_axes_of_every_width(
     np.testing.assert_allclose(ours(x, [1]).numpy(), reference(x.numpy(), axes=[1], norm="ortho"), rtol=0, atol=1e-12)
 
 
+@BOTH
+@pytest.mark.parametrize("size", [5, FFT_MIN_SIZE + 1])
+def test_strides_are_usual_where_axes_have_size_1(ours: Transform, reference: object, size: int) -> None:
+    x = noise(6, size, 1, 1)
+    assert ours(x, [0, 1]).stride() == ours(x, [1]).stride() == x.stride()
+
+
 def test_without_autocast() -> None:
     x = torch.ones(2, 2)
     with torch.autocast("cpu", dtype=torch.bfloat16):

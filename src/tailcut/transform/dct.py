@@ -198,6 +198,8 @@ def _from_rows(rows: torch.Tensor, axis: int, shape: Sequence[int]) -> torch.Ten
     """Return rows as a tensor of `shape`, with their length along `axis`: the inverse of `_to_rows`."""
     before, size, after = math.prod(shape[:axis]), rows.shape[-1], math.prod(shape[axis + 1 :])
     whole = (*shape[:axis], size, *shape[axis + 1 :])
+    if after == 1:  # a transposed axis of size 1 would have strides by which convolutions take another layout
+        return rows.reshape(whole)
     if before == 1:
         return rows.t().contiguous().reshape(whole)
     return rows.reshape(before, after, size).transpose(1, 2).contiguous().reshape(whole)
