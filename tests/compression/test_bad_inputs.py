@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +25,31 @@ def sound() -> nn.Module:
     return tailcut.load("zoo:lenet5-776")
 
 
+def constant() -> nn.Module:
+    """As torchvision's ViT begins: with a last layer of zeros."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10), nn.ReLU(), nn.Linear(10, 1, bias=False))
+    nn.init.zeros_(model[3].get_parameter("weight"))
+    nn.init.constant_(model[1].get_parameter("bias"), -1e3)  # all zeros in front of it too
+    return model
+
+
+def overflowing() -> nn.Module:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 784), nn.Linear(784, 10))
+    for parameter in model.parameters():
+        nn.init.constant_(parameter, 1e30)
+    return model
+
+
+def on_meta() -> nn.Module:
+    with torch.device("meta"):
+        return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+
+
+def in_inference() -> nn.Module:
+    with torch.inference_mode():
+        return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+
+
 @pytest.mark.parametrize(
     ("make", "inputs", "message"),
     [
@@ -32,6 +58,11 @@ def sound() -> nn.Module:
         (sound, torch.full((8, 1, 28, 28), float("nan")), "inputs= has numbers that are not finite"),
         (broken, FITTING, "conv1.weight has numbers that are not finite"),
         (nn.ReLU, FITTING, "the network has no parameters: there is nothing to compress"),
+        (sound, torch.zeros(0, 1, 28, 28), "inputs= has no batches"),
+        (constant, FITTING, "no number of the network changes its loss"),
+        (overflowing, FITTING, "the network's outputs are not finite, in float32"),
+        (on_meta, FITTING, "weight was made on the meta device"),
+        (in_inference, FITTING, "weight was made under torch.inference_mode"),
     ],
 )
 def test_what_cannot_be_compressed_is_said(
@@ -41,3 +72,22 @@ def test_what_cannot_be_compressed_is_said(
     with pytest.raises(ArgumentError, match=message):
         tailcut.compress(make(), path, [inputs], max_bytes=700, num_gradients=8)
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "message"),
+    [
+        (lambda _: None, "evaluate must return a number, got NoneType"),
+        (0.5, "evaluate must be a function of a network"),
+    ],
+)
+def test_a_metric_that_is_none(evaluate: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        tailcut.compress(sound(), tmp_path / "a.tailcut", FITTING, max_drop=0.1, evaluate=evaluate, num_gradients=8)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("count", [0, True, 2.5])
+def test_a_number_of_gradients_that_is_none(count: Any) -> None:
+    with pytest.raises(ArgumentError, match="num_gradients must be a whole number above 0, got"):
+        tailcut.measure_sensitivity(sound(), FITTING, num_gradients=count)

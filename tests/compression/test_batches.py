@@ -23,3 +23,8 @@ def test_every_way_gives_the_inputs() -> None:
 def test_anything_else_is_an_error(inputs: list[object]) -> None:
     with pytest.raises(ArgumentError, match="inputs= must give batches of inputs as tensors"):
         list(input_batches(inputs))  # type: ignore[arg-type]
+
+
+def test_what_gives_no_batches_is_an_error() -> None:
+    with pytest.raises(ArgumentError, match="inputs= must be a tensor or batches of inputs, got int"):
+        list(input_batches(3))  # type: ignore[arg-type]

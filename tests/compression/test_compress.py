@@ -1,6 +1,7 @@
 """`compress`: real digits, a trained network, a small file."""
 
 import copy
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -124,3 +125,28 @@ def test_mistakes(
     with pytest.raises(ArgumentError, match=message):
         compress(trained, tmp_path / "a.tailcut", [images[:16]], **settings, num_gradients=2)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_loader_is_not_read_to_its_end(tmp_path: Path) -> None:
+    """A loader may have no end, and a data set more images than memory."""
+    images, num_read = torch.rand(500, 1, 28, 28), []
+
+    def endless() -> Iterator[torch.Tensor]:
+        while True:
+            num_read.append(len(images))
+            yield images
+
+    settings: dict[str, Any] = {"step": 0.3, "num_gradients": 8}
+    report = tailcut.compress(tailcut.load("zoo:lenet5-776"), tmp_path / "a.tailcut", endless(), **settings)
+    assert sum(num_read) == 1000
+    assert report.file_bytes < 1000
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_where_gradients_are_switched_off(mode: Callable[[], Any], tmp_path: Path) -> None:
+    """As in a function that evaluates."""
+    model, images = tailcut.load("zoo:lenet5-776"), torch.rand(16, 1, 28, 28)
+    tailcut.compress(model, tmp_path / "on.tailcut", images, step=0.3, num_gradients=8)
+    with mode():
+        tailcut.compress(model, tmp_path / "off.tailcut", images + 0, step=0.3, num_gradients=8)
+    assert (tmp_path / "off.tailcut").read_bytes() == (tmp_path / "on.tailcut").read_bytes()

@@ -52,6 +52,19 @@ def test_moments_around_the_mean_where_a_bias_takes_it(monkeypatch: pytest.Monke
     torch.testing.assert_close(torch.linalg.inv(upper.T @ upper), wanted, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_inputs_that_vary_little_far_from_zero(bias: bool) -> None:
+    """As the averages that squeeze-and-excitation reads: in float32 their squares have no room for the spread."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 3, bias=bias)).eval()
+    x = 300 + torch.arange(6) + 0.01 * torch.randn(64, 6)
+    (block,) = input_blocks(model, x.split(8), {"0.weight"}, generator())
+    upper, rows = block.upper.double(), x.double()
+    wanted = torch.cov(rows.T, correction=0) if bias else rows.T @ rows / len(rows)
+    wanted += moments.DAMPING * wanted.diagonal().mean() * torch.eye(6)
+    torch.testing.assert_close(upper, torch.linalg.cholesky(torch.linalg.inv(wanted), upper=True), rtol=1e-3, atol=1e-3)
+
+
 def test_layers_without_a_block() -> None:
     model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(36, 2)).eval()
     x = torch.randn(3, 4, 5, 5)

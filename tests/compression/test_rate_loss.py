@@ -313,3 +313,32 @@ def test_what_cannot_be_is_said(trained: nn.Module) -> None:
         pass
     with pytest.raises(ArgumentError, match="no parameter of the network wants a gradient"):
         RateLoss(copy.deepcopy(trained).requires_grad_(False), target_bytes=1000, num_steps=10)
+
+
+@pytest.mark.parametrize("target_bytes", [9_000, 10**7])
+def test_a_goal_beyond_what_numbers_are_worth(target_bytes: int, tmp_path: Path) -> None:
+    """Steps become finer then, but not so fine that they cannot be coded."""
+    model = network()
+    rate = RateLoss(model, target_bytes=target_bytes, num_steps=4)
+    with torch.no_grad():
+        rate.log_steps.sub_(30)
+    for _ in range(2):
+        with rate.rounded():
+            (cross_entropy(model(IMAGES[:32]), LABELS[:32]) + rate()).backward()
+    report = rate.save(tmp_path / "a.tailcut", IMAGES[:64], num_gradients=8)
+    assert report.file_bytes <= target_bytes
+    model.eval()
+    again = tailcut.load(tmp_path / "a.tailcut", into=plain()).eval()
+    torch.testing.assert_close(again(IMAGES[:8]), model(IMAGES[:8]), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_types_of_numbers(dtype: torch.dtype) -> None:
+    model = network().to(dtype)
+    rate = RateLoss(model, target_bytes=900, num_steps=4)
+    with rate.rounded():
+        (cross_entropy(model(IMAGES[:32].to(dtype)), LABELS[:32]) + rate()).backward()
+    gradient = rate.log_steps.grad
+    assert gradient is not None
+    assert bool(gradient.isfinite().all())
+    assert bool((gradient != 0).any())

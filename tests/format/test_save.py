@@ -318,6 +318,24 @@ def test_wrappers_of_edited_networks_are_refused(
     assert torch.equal(tailcut.load(tmp_path / "a.tailcut")(x), model.eval()(x))
 
 
+def test_in_inference_mode(tmp_path: Path) -> None:
+    """As in a function that evaluates: what is loaded there can be trained and saved."""
+    with torch.inference_mode():
+        model = tailcut.load("zoo:lenet5-776")
+        tailcut.save(model, tmp_path / "a.tailcut", dtype="float16")
+    model(torch.rand(1, 1, 28, 28)).sum().backward()
+    x = torch.rand(2, 1, 28, 28)
+    assert torch.equal(tailcut.load(tmp_path / "a.tailcut")(x), model(x))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_torchscript_is_refused(tmp_path: Path) -> None:
+    model = torch.jit.trace(nn.Linear(3, 2), torch.rand(1, 3))
+    with pytest.raises(StructureError, match=r"save the torch.nn.Module that it was made from"):
+        tailcut.save(model, tmp_path / "a.tailcut")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("wrapper", ["DataParallel", "compile", "compile of DataParallel"])
 def test_wrappers_of_registered_networks_are_refused(wrapper: str, tmp_path: Path) -> None:
     wrap, advice = WRAPPERS[wrapper]

@@ -19,6 +19,8 @@ def input_batches(inputs: Batches) -> Iterator[Tensor]:
     Raises:
         ArgumentError: a batch is something else.
     """
+    if not isinstance(inputs, Iterable):
+        raise ArgumentError(f"inputs= must be a tensor or batches of inputs, got {type(inputs).__name__}")
     for batch in [inputs] if isinstance(inputs, Tensor) else inputs:
         found = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
         if not isinstance(found, Tensor) or found.ndim == 0:

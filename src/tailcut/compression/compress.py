@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tailcut.compression.batches import Batches, input_batches
-from tailcut.compression.correction import corrected, write_numbers
-from tailcut.compression.fisher import measure_sensitivity
+from tailcut.compression.correction import MAX_INPUTS, corrected, write_numbers
+from tailcut.compression.fisher import GRADIENT_BATCH, measure_sensitivity
 from tailcut.errors import ArgumentError
 from tailcut.files import write_atomically
 from tailcut.format.network.tensors import network_tensors
@@ -63,6 +64,7 @@ class CompressReport(Report):
         return f"{self.path}: {sizes}{ratio}{measured}"
 
 
+@torch.inference_mode(False)
 def compress(
     model: nn.Module,
     path: str | Path,
@@ -104,14 +106,14 @@ def compress(
     """
     check_module("compress", model)
     _check_goal(max_bytes, max_drop, step, evaluate)
-    batches = list(input_batches(inputs))
+    count = usual_gradients(model) if num_gradients is None else num_gradients
+    batches = _first(inputs, max(MAX_INPUTS, GRADIENT_BATCH * count))
     if sensitivity is None:
         _log.info("measuring how much each number matters")
-        count = usual_gradients(model) if num_gradients is None else num_gradients
         sensitivity = measure_sensitivity(model, batches, num_gradients=count)
     settings = {"metadata": metadata, "registered": registered, "levels": levels}
     work = _Work(copy.deepcopy(without_views(model)).eval(), batches, sensitivity, settings)
-    before = None if evaluate is None else float(evaluate(work.model))
+    before = None if evaluate is None else _metric(evaluate, work.model)
     if max_bytes is not None:
         step = work.step_within(max_bytes)
     elif evaluate is not None and before is not None and max_drop is not None:
@@ -121,7 +123,7 @@ def compress(
     while max_bytes is not None and len(content) > max_bytes:  # by a few bytes, since statistics were moved
         size *= step_size(1)
         content, network = work.content(size)
-    metric = None if evaluate is None else float(evaluate(network))
+    metric = None if evaluate is None else _metric(evaluate, network)
     write_atomically(path, content)
     parameters = network_tensors(work.model, work.edits).num_parameters()
     report = CompressReport(
@@ -142,6 +144,26 @@ def _check_goal(max_bytes: object, max_drop: object, step: object, evaluate: obj
         raise ArgumentError("give one of max_bytes, max_drop and step: each sets the others")
     if max_drop is not None and evaluate is None:
         raise ArgumentError("max_drop needs evaluate, a function of a network that gives the metric")
+    if evaluate is not None and not callable(evaluate):
+        raise ArgumentError(f"evaluate must be a function of a network, got {evaluate!r}")
+
+
+def _first(inputs: Batches, count: int) -> list[Tensor]:
+    """Return batches until they have so many inputs, or all: a loader of a whole data set would not fit memory."""
+    found: list[Tensor] = []
+    for batch in input_batches(inputs):
+        found.append(batch)
+        if sum(map(len, found)) >= count:
+            break
+    return found
+
+
+def _metric(evaluate: Callable[[nn.Module], float], network: nn.Module) -> float:
+    metric = evaluate(network)
+    try:
+        return float(metric)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"evaluate must return a number, got {type(metric).__name__}") from error
 
 
 class _Work:
@@ -185,7 +207,7 @@ class _Work:
             except ArgumentError:  # too fine to be coded
                 fine = middle
                 continue
-            metric = float(evaluate(network))
+            metric = _metric(evaluate, network)
             _log.info("%s bytes: %.4f", f"{len(content):,}", metric)
             if metric >= least:
                 fine, best = middle, step_size(middle)

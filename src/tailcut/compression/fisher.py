@@ -33,6 +33,7 @@ Drawn = Callable[[object, torch.Generator], Tensor]
 Norm = nn.modules.batchnorm._NormBase
 
 
+@torch.inference_mode(False)
 def measure_sensitivity(
     model: nn.Module,
     inputs: Batches,
@@ -63,6 +64,8 @@ def measure_sensitivity(
             `loss` is None, or the network has no parameters, or such as are not finite.
     """
     check_module("measure_sensitivity", model)
+    if isinstance(num_gradients, bool) or not isinstance(num_gradients, int) or num_gradients < 1:
+        raise ArgumentError(f"num_gradients must be a whole number above 0, got {num_gradients!r}")
     tensors = current_tensors(model)
     generator = torch.Generator().manual_seed(seed)
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
@@ -72,7 +75,7 @@ def measure_sensitivity(
     try:
         for parameter in wanted:
             parameter.requires_grad_(parameter.is_floating_point())
-        with evaluating(model):
+        with evaluating(model), torch.enable_grad():
             forward = fuse(model) if tensors.coefficients else model
             for batch in islice(cycle(batches), num_gradients):
                 drawn = (loss or _drawn_loss)(_outputs(forward, batch), generator)
@@ -89,19 +92,24 @@ def measure_sensitivity(
 def _batches(inputs: Batches, count: int) -> Iterator[Tensor]:
     """Yield batches of `GRADIENT_BATCH` inputs, at most `count` inputs in all."""
     is_empty = True
-    parts = (part for batch in input_batches(inputs) for part in batch.split(GRADIENT_BATCH))
+    parts = (part for batch in input_batches(inputs) if len(batch) for part in batch.split(GRADIENT_BATCH))
     for part in islice(parts, count):
         is_empty = False
-        yield part
+        yield part.clone() if part.is_inference() else part
     if is_empty:
         raise ArgumentError("inputs= has no batches: give some of the training data")
 
 
 def _check_numbers(sums: "_Sums") -> None:
-    """Raise `ArgumentError` unless there are parameters, all of them finite."""
+    """Raise `ArgumentError` unless there are parameters, all of them finite, and gradients by them can be had."""
     if not sums.parameters:
         raise ArgumentError("the network has no parameters: there is nothing to compress")
     for name, parameter in zip(sums.names, sums.parameters, strict=True):
+        if parameter.is_meta or parameter.is_inference():
+            how = "on the meta device" if parameter.is_meta else "under torch.inference_mode"
+            raise ArgumentError(
+                f"{name} was made {how}, so that it has no gradient: make or load the network elsewhere"
+            )
         if not bool(parameter.isfinite().all()):
             raise ArgumentError(f"{name} has numbers that are not finite, which cannot be quantised")
 
@@ -127,6 +135,8 @@ def _drawn_loss(outputs: object, generator: torch.Generator) -> Tensor:
             f"the network gives a {type(outputs).__name__}, not a tensor: give loss=, a function of the outputs and a "
             "generator of random numbers"
         )
+    if not bool(outputs.isfinite().all()):
+        raise ArgumentError(f"the network's outputs are not finite, in {str(outputs.dtype).removeprefix('torch.')}")
     if outputs.ndim >= 2 and outputs.shape[1] >= 2:
         flat = outputs.detach().movedim(1, -1).reshape(-1, outputs.shape[1])
         labels = torch.multinomial(functional.softmax(flat, 1).cpu(), 1, generator=generator).to(outputs.device)

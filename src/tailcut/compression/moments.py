@@ -68,6 +68,7 @@ class _Moments:
     def __init__(self, layer: Layer, generator: torch.Generator) -> None:
         self.layer, self.generator = layer, generator
         row = layer.weight[0].numel()
+        self.origin = torch.zeros(row)
         self.total = torch.zeros(row, dtype=torch.float64)
         self.products = torch.zeros(row, row)
         self.count = 0
@@ -77,16 +78,20 @@ class _Moments:
         if not args:
             return
         rows = self._rows(args[0]).float().cpu()
+        if not self.count and len(rows):
+            self.origin = rows.mean(0)  # else float32 would lose the spread of inputs that are far from 0
+        rows = rows - self.origin
         self.count += len(rows)
         self.total += rows.double().sum(0)
         self.products.addmm_(rows.T, rows)
 
     def curvature(self, *, centred: bool) -> Tensor:
         """Return the curvature, (row, row), float64."""
-        moments = self.products.double() / self.count
-        if centred:
-            mean = self.total / self.count
-            moments -= torch.outer(mean, mean)
+        moments, mean = self.products.double() / self.count, self.total / self.count
+        moments -= torch.outer(mean, mean)
+        if not centred:
+            mean += self.origin
+            moments += torch.outer(mean, mean)
         diagonal = moments.diagonal()
         diagonal += DAMPING * diagonal.mean() + 1e-12
         return moments

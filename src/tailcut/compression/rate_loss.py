@@ -42,6 +42,12 @@ SEEDS = 1 << 32
 MAX_COARSER = 6
 """Octaves by which the curvature of what is not trained may fall where a file is a little too large; steps by half."""
 
+FINEST = 2.0**-17
+"""The finest step of a tensor, in parts of its largest number: one that is four times as fine could not be coded."""
+
+LARGEST_LOG = 128
+"""Base-2 logarithms of variances are smaller than this."""
+
 START_BYTES = 3
 """The goal at the start, in parts of that at the end."""
 
@@ -239,6 +245,7 @@ class RateLoss(nn.Module):
         sizes = self.step_sizes().detach().tolist()
         learned = {tensor.name: size**-2 for tensor, size in zip(self.trained, sizes, strict=True)}
         transforms = self._reference.sensitivity.transforms
+        found = _codable(found, {other.name: other.tensor for other in current_tensors(self._model).others})
         return replace(found, curvature={**found.curvature, **learned}, transforms=transforms)
 
     def _rescaled(self) -> tuple[Sensitivity, Tensor]:
@@ -344,7 +351,11 @@ class RateLoss(nn.Module):
         if self._masters is None:
             raise RuntimeError("there are no masters")
         with torch.no_grad():
-            numbers, sizes = self._flat(self._masters), self.step_sizes()[self._lattices.owner]
+            numbers = self._flat(self._masters)
+            largest = [part.abs().max() for part in self._parts(numbers)]
+            least = FINEST * torch.stack(largest).to(self.log_steps)
+            self.log_steps.clamp_(min=least.clamp(min=torch.finfo(torch.float32).tiny).log2())
+            sizes = self.step_sizes()[self._lattices.owner]
             rounded = torch.round(numbers / sizes) * sizes
             for tensor, part in zip(self.trained, self._parts(rounded), strict=True):
                 tensor.parameter.copy_(tensor.values(part))
@@ -362,7 +373,7 @@ class RateLoss(nn.Module):
             # A rounded number is step * round(number / step), whose derivative by log2(step) is, straight through the
             # rounding, its error times ln 2.
             products = math.log(2) * torch.cat(found) * errors
-            by_step = torch.zeros_like(self.log_steps).index_add_(0, self._lattices.owner, products)
+            by_step = torch.zeros_like(self.log_steps).index_add_(0, self._lattices.owner, products.to(self.log_steps))
             self.log_steps.grad = by_step if self.log_steps.grad is None else self.log_steps.grad.add_(by_step)
             self.log_steps.grad *= is_used  # the step of an empty tensor would grow for ever
             if self._numbers is None or self._numbers.grad is None:
@@ -432,6 +443,18 @@ def _checked(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ArgumentError(f"{name} must be a whole number above 0, got {value!r}")
     return value
+
+
+def _codable(sensitivity: Sensitivity, values: Mapping[str, Tensor]) -> Sensitivity:
+    """Return the sensitivity without steps that are too fine to be coded, whatever the transform of the values."""
+    curvature = dict(sensitivity.curvature)
+    for name in curvature.keys() & values.keys():
+        norm = float(values[name].detach().double().norm())
+        if norm > 0:
+            curvature[name] = min(curvature[name], (FINEST * norm) ** -2)
+    most = (FINEST * LARGEST_LOG) ** -2
+    logs = {name: min(size, most) for name, size in sensitivity.log_curvature.items()}
+    return replace(sensitivity, curvature=curvature, log_curvature=logs)
 
 
 def _times(sensitivity: Sensitivity, factor: float) -> Sensitivity:

@@ -7,7 +7,7 @@ import numpy as np
 from torch import fx
 
 from tailcut.errors import StructureError
-from tailcut.export_c.lowering import Handlers, Lowering, of_leaf, pair, size_of, window
+from tailcut.export_c.lowering import Handlers, Lowering, of_leaf, pair, rank, size_of, window
 from tailcut.export_c.program import Kind, Leaf, Map, Norm, Op, Operation, Stage, Value
 
 HANDLERS = Handlers()
@@ -102,8 +102,8 @@ def _batch_norm(
     cudnn: bool = False,
 ) -> Value:
     value = low.value(x)
-    if value.is_flat and value.size != (1, 1):
-        raise StructureError("batch norm of a flattened map")
+    if rank(x) not in (2, 4) or (value.is_flat and value.size != (1, 1)):
+        raise StructureError(f"batch norm of a map of shape {tuple(x.meta['val'].shape)}")
     gamma, beta = low.constant(weight), low.constant(bias)
     if training:
         return _measured_norm(low, value, gamma, beta, epsilon)

@@ -1,5 +1,6 @@
 """A traced network becomes a program: each of torch's operations is a value, a stage, or refused by its name."""
 
+import inspect
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -32,6 +33,10 @@ from tailcut.export_c.program import (
 MAX_SHARED_LEAVES = 4
 MAX_SIZE = 65_535
 MAX_WINDOW = 255
+
+# What these give has the memory of what they take: where one is changed in place, so is the other.
+_RESHAPES = ("flatten", "reshape", "squeeze", "unflatten", "unsqueeze", "view", "_unsafe_view")
+_VIEWS = {"alias", "contiguous", "detach", "dropout", "feature_dropout", "select", "slice", "to", *_RESHAPES}
 
 
 @dataclass(frozen=True)
@@ -82,13 +87,14 @@ class Lowering:
         Raises:
             StructureError: an operation or layer has no form here.
         """
+        _check_changes_in_place(graph)
         for node in graph.nodes:
             if node.op == "placeholder":
                 if node.name not in self.constants:
                     self._input(node)
             elif node.op == "output":
                 self._outputs(node)
-            else:
+            elif _name_of(node.target) != "_assert_tensor_metadata":
                 self.values[node.name] = self._shared(node, self._lower(node))
         return self.program
 
@@ -191,9 +197,14 @@ class Lowering:
         if handler is None:
             raise StructureError(f"C code has no form of {where}; known: {', '.join(sorted(self._handlers))}")
         try:
-            return handler(self, node, *node.args, **node.kwargs)
+            inspect.signature(handler).bind(self, node, *node.args, **node.kwargs)
+            value = handler(self, node, *node.args, **node.kwargs)
+            _check_same(node, value)
+        except TypeError as error:  # of bind
+            raise StructureError(f"{where}: {error}") from error
         except StructureError as error:
             raise StructureError(f"{where}: {error}") from error
+        return value
 
 
 class Handlers(dict[str, Callable[..., Value]]):
@@ -252,6 +263,43 @@ def resampled(
 ) -> Value:
     """Return a plain value with a change of size."""
     return replace(value, size=size_of(node), resampling=resampling, window=by or Window(), flag=flag)
+
+
+def rank(node: fx.Node) -> int:
+    """Return the number of axes of what a node gives."""
+    return len(node.meta["val"].shape)
+
+
+def _check_same(node: fx.Node, value: Value) -> None:
+    """Raise `StructureError` unless a value has the shape and the type of the numbers that its node gives."""
+    given = node.meta["val"]
+    if given.dtype != torch.float32:
+        raise StructureError(f"gives {str(given.dtype).removeprefix('torch.')}; C code has float32 alone")
+    shape, maps = tuple(given.shape), (value.channels, *value.size)
+    is_same = {4: shape[1:] == maps, 3: shape[1:] == value.size and value.channels == 1}.get(len(shape), False)
+    is_flat = len(shape) != 4 and value.floats == given.numel() and (len(shape) == 2 or value.size == (1, 1))
+    if shape[:1] != (1,) or not (is_same or is_flat):
+        raise StructureError(f"gives {shape}, which C code has no form of")
+
+
+def _check_changes_in_place(graph: fx.Graph) -> None:
+    """Raise `StructureError` if a map is read that an operation in place has changed by another node, a view of it."""
+    places = {node: place for place, node in enumerate(graph.nodes)}
+    owner: dict[fx.Node, fx.Node] = {}
+    for node, place in places.items():
+        name = _name_of(node.target)
+        first = node.args[0] if node.args else None
+        is_in_place = name.endswith("_") and not name.endswith("__")
+        shares = node.op == "call_function" and isinstance(first, fx.Node) and (is_in_place or name in _VIEWS)
+        owner[node] = owner[first] if shares and isinstance(first, fx.Node) else node
+        if not shares or not is_in_place:
+            continue
+        others = [other for other, one in owner.items() if one is owner[node] and other is not node]
+        if any(places[user] > place for other in others for user in other.users):
+            raise StructureError(
+                f"{name} ({_layer_of(node)}) changes in place a map that is read by another name afterwards: take the "
+                "operation that is not in place"
+            )
 
 
 def _name_of(target: Any) -> str:

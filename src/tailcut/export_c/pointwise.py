@@ -7,7 +7,7 @@ import numpy as np
 from torch import fx
 
 from tailcut.errors import StructureError
-from tailcut.export_c.lowering import Handlers, Lowering
+from tailcut.export_c.lowering import Handlers, Lowering, rank
 from tailcut.export_c.program import Kind, Op, Operation, Segment, Value
 
 HANDLERS = Handlers()
@@ -15,6 +15,8 @@ LARGEST = float(np.finfo(np.float32).max)
 
 
 def _clamp(low: Lowering, x: fx.Node, least: float, most: float) -> Value:
+    if isinstance(least, fx.Node) or isinstance(most, fx.Node):
+        raise StructureError("bounds that are tensors, not numbers")
     return low.value(x).then(Op(Operation.CLAMP, low=least, high=most))
 
 
@@ -85,7 +87,7 @@ def _gelu(low: Lowering, node: fx.Node, x: fx.Node, approximate: str = "none") -
 @HANDLERS.register("softmax")
 def _softmax(low: Lowering, node: fx.Node, x: fx.Node, axis: int, dtype: Any = None) -> Value:
     value = low.value(x)
-    if axis % len(node.meta["val"].shape) != 1 or (value.is_flat and value.size != (1, 1)):
+    if rank(x) not in (2, 4) or axis % rank(x) != 1 or (value.is_flat and value.size != (1, 1)):
         raise StructureError(f"softmax along axis {axis}; C code knows that of the channels")
     return low.stored(value, Kind.SOFTMAX)
 
@@ -129,8 +131,10 @@ def _add(low: Lowering, node: fx.Node, one: Any, two: Any, alpha: float = 1) -> 
         if alpha != 1:
             raise StructureError("a sum of maps with a factor")
         return _binary(low, one, two, Operation.ADD)
-    value, other = (low.value(one), two) if _is_map(low, one) else (low.value(two), one)
-    return _scaled(value, 1.0, _factors(low, other, value.channels) * (alpha if _is_map(low, one) else 1))
+    if _is_map(low, one):
+        return _scaled(low.value(one), 1.0, alpha * _factors(low, two, low.value(one).channels))
+    value = low.value(two)
+    return _scaled(value, float(alpha), _factors(low, one, value.channels))
 
 
 @HANDLERS.register("sub", "sub_")

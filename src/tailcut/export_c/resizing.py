@@ -6,14 +6,21 @@ from typing import Any
 from torch import fx
 
 from tailcut.errors import StructureError
-from tailcut.export_c.lowering import Handlers, Lowering, of_leaf, pair, resampled, size_of, window
+from tailcut.export_c.lowering import Handlers, Lowering, of_leaf, pair, rank, resampled, size_of, window
 from tailcut.export_c.program import Kind, Leaf, Map, Op, Operation, Resampling, Segment, Value, Window
 
 HANDLERS = Handlers()
 
 
+def _check_map(x: fx.Node) -> None:
+    """Raise `StructureError` unless a node gives (1, channels, height, width)."""
+    if rank(x) != 4:
+        raise StructureError(f"of {tuple(x.meta['val'].shape)}; C code knows it of (1, channels, height, width)")
+
+
 def _poolable(low: Lowering, x: fx.Node) -> Value:
     """Plain, and of maps that have the size they are read in."""
+    _check_map(x)
     value = low.plain(x)
     return low.stored(value) if any(leaf.up is not None for leaf in value.leaves()) else value
 
@@ -61,6 +68,7 @@ def _avg_pool2d(
 
 @HANDLERS.register("adaptive_avg_pool2d")
 def _adaptive_avg_pool2d(low: Lowering, node: fx.Node, x: fx.Node, size: Any) -> Value:
+    _check_map(x)
     value, wanted = low.value(x), size_of(node)
     if value.size == wanted:
         return value
@@ -77,8 +85,7 @@ def _adaptive_avg_pool2d(low: Lowering, node: fx.Node, x: fx.Node, size: Any) ->
 
 @HANDLERS.register("mean")
 def _mean(low: Lowering, node: fx.Node, x: fx.Node, axes: Any, keepdim: bool = False, dtype: Any = None) -> Value:
-    rank = len(x.meta["val"].shape)
-    if rank != 4 or sorted(axis % rank for axis in axes) != [2, 3]:
+    if rank(x) != 4 or sorted(axis % 4 for axis in axes) != [2, 3]:
         raise StructureError(f"a mean over the axes {axes}; C code knows that over rows and columns")
     return low.stored(low.value(x), Kind.MEAN)
 
@@ -113,6 +120,8 @@ def _slice(
     begin, stop, _ = slice(start, end).indices(shape[axis])
     if step == 1 and (begin, stop) == (0, shape[axis]):
         return low.value(x)
+    if rank(x) != 4 and (rank(x) != 2 or low.value(x).size != (1, 1)):
+        raise StructureError(f"a part of {shape}")
     if axis == 1 and step == 1:
         return _channels(low.plain(x), begin, stop)
     if axis not in (2, 3) or begin != 0 or stop != shape[axis]:
@@ -129,7 +138,7 @@ def _slice(
 
 @HANDLERS.register("select")
 def _select(low: Lowering, node: fx.Node, x: fx.Node, axis: int, index: int) -> Value:
-    if axis % len(x.meta["val"].shape) != 1:
+    if rank(x) != 4 or axis % 4 != 1:
         raise StructureError("one row or column of a map")
     index %= x.meta["val"].shape[1]
     return _channels(low.plain(x), index, index + 1)
@@ -168,6 +177,7 @@ def _pad(low: Lowering, node: fx.Node, x: fx.Node, pads: Any, mode: Any = "const
     left, right, top, bottom, before, after = (*pads, 0, 0, 0, 0, 0, 0)[:6]
     if not any(pads):
         return low.value(x)
+    _check_map(x)
     if min(pads) < 0 or len(pads) > 6 or any(pads[6:]):
         raise StructureError(f"padding by {pads}")
     found = low.plain(x)
@@ -190,7 +200,7 @@ def _pad(low: Lowering, node: fx.Node, x: fx.Node, pads: Any, mode: Any = "const
 @HANDLERS.register("flatten", "view", "reshape", "_unsafe_view", "unflatten", "squeeze", "unsqueeze")
 def _reshape(low: Lowering, node: fx.Node, x: fx.Node, *_: Any, **__: Any) -> Value:
     value, shape = low.value(x), tuple(node.meta["val"].shape)
-    if shape[0] != 1:
+    if len(shape) not in (2, 3, 4) or shape[0] != 1:
         raise StructureError(f"a map of shape {tuple(x.meta['val'].shape)} seen as {shape}")
     if len(shape) == 2:
         return replace(value, is_flat=True)

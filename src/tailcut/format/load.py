@@ -56,6 +56,7 @@ from tailcut.structure import (
 from tailcut.weights.level_counts import count_below
 
 
+@torch.inference_mode(False)
 def load(
     path: str | Path,
     *,

@@ -91,6 +91,10 @@ def completed(sensitivity: Sensitivity, tensors: NetworkTensors) -> Sensitivity:
         for name, size in usual.curvature.items()
         if sensitivity.curvature.get(name, 0) > 0
     ]
+    if not known and any(name in sensitivity.curvature for name in usual.curvature):
+        raise ArgumentError(
+            "no number of the network changes its loss: are its outputs always the same (a last layer of zeros)?"
+        )
     if not known:
         raise ArgumentError("the sensitivity has no tensor of this network: measure it on the network that is saved")
     middle = sorted(known)[len(known) // 2]

@@ -80,6 +80,7 @@ class SaveReport(Report):
         )
 
 
+@torch.inference_mode(False)
 def save(
     model: nn.Module,
     path: str | Path,

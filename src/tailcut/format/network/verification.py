@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from tailcut.errors import StructureError
@@ -23,8 +24,10 @@ def check_not_wrapped(model: nn.Module, *, registered: bool) -> None:
 
     Raises:
         StructureError: it is a DataParallel, a DistributedDataParallel or of torch.compile, and the network inside was
-            edited or is a registered one.
+            edited or is a registered one; or it is of TorchScript, whose parameters torch does not tell from buffers.
     """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise StructureError("a TorchScript network cannot be saved: save the torch.nn.Module that it was made from")
     inner, path = unwrap(model)
     record = record_of(inner)
     if inner is model:

@@ -1,0 +1,94 @@
+"""Shapes, types and changes in place that the C program would get wrong are refused by name."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tests.export_c.running import compare
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tailcut.errors import StructureError
+from tailcut.export_c.export import export_c
+
+CLOSE = 1e-5
+X = torch.rand(1, 3, 9, 7)
+
+
+class Of(nn.Module):
+    """A function of the maps of a convolution, (1, 4, 7, 5)."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Conv2d(3, 4, 3)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.layer(x))
+
+
+def change_a_view(x: Tensor) -> Tensor:
+    x[:, :2].relu_()
+    return x
+
+
+def view_what_changes(x: Tensor) -> Tensor:
+    flat = x.flatten(1)
+    x.mul_(2.0)
+    return flat
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: x.flatten(1)[:, 3:5], r"slice .*: a part of \(1, 140\)"),
+        (lambda x: x.flatten(1)[:, 2:74], r"slice .*: a part of \(1, 140\)"),
+        (lambda x: functional.pad(x.flatten(1), (1, 2)), r"pad .*: of \(1, 140\)"),
+        (lambda x: x[:, 0][:, :2], r"slice .*: a part of \(1, 7, 5\)"),
+        (lambda x: x[:, 0][:, 0], "select .*: one row or column"),
+        (lambda x: x[:, 0].softmax(1), "softmax .*: softmax along axis 1"),
+        (lambda x: functional.max_pool2d(x[:, 0], 3, 1, 1), r"max_pool2d .*: of \(1, 7, 5\)"),
+        (lambda x: functional.avg_pool2d(x[:, 0], 2), r"avg_pool2d .*: of \(1, 7, 5\)"),
+        (lambda x: x[:, :1].reshape(1, 5, 7), r"reshape .*: gives \(1, 5, 7\)"),
+        (lambda x: x.unsqueeze(1), r"unsqueeze .*: a map of shape \(1, 4, 7, 5\) seen as \(1, 1, 4, 7, 5\)"),
+        (lambda x: torch.cat([x[:, 0], x[:, 1]], 1), r"cat .*: gives \(1, 14, 5\)"),
+        (lambda x: x.to(torch.int32) + 0.5, "to .*: gives int32; C code has float32 alone"),
+        (lambda x: torch.div(x, 0.3, rounding_mode="floor"), "div .*: got an unexpected .* 'rounding_mode'"),
+        (lambda x: x.clamp(min=x.mean((2, 3), keepdim=True)), "clamp .*: bounds that are tensors"),
+        (change_a_view, "relu_ .* changes in place a map that is read by another name"),
+        (view_what_changes, "mul_ .* changes in place a map that is read by another name"),
+    ],
+)
+def test_what_would_give_other_numbers_is_refused(
+    function: Callable[[Tensor], Tensor], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(StructureError, match=message):
+        export_c(Of(function), tmp_path / "c", example_input=X)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_norm_along_rows_is_refused(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 1, 3), nn.Flatten(1, 2), nn.BatchNorm1d(7))
+    with pytest.raises(StructureError, match=r"batch_norm \(2\): batch norm of a map of shape \(1, 7, 5\)"):
+        export_c(model, tmp_path / "c", example_input=X)
+
+
+class Reversed(nn.Module):
+    """Sums whose first part is no map, or changed in place and not seen otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 3)
+        self.shift = nn.Parameter(torch.rand(1, 4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer(x.to(self.shift.dtype))
+        rectified = x.relu_()
+        return torch.add(self.shift, rectified, alpha=3) + x.flatten(1).mul_(0.5).view(1, 4, 7, 5)
+
+
+def test_sums_with_a_factor_and_changes_in_place(tmp_path: Path) -> None:
+    difference, _ = compare(Reversed(), tmp_path, example_input=X)
+    assert difference < CLOSE
