@@ -94,6 +94,7 @@ def test_the_estimate_is_the_size_of_the_file(trained: nn.Module, tmp_path: Path
     """What the coder counts beside the estimate is the structure and the statistics: little, and about the same."""
     for target, share in ((900, 0.4), (2000, 0.15)):
         rate = RateLoss(trained, target_bytes=target, num_steps=10, start_bytes=target)
+        rate.target.num_done = 100  # at the end the steps are those of the file
         with rate.rounded():
             rate()
         report = tailcut.save(
@@ -126,6 +127,7 @@ def test_what_is_not_trained_is_measured_again(trained: nn.Module) -> None:
     """The run then counts the bytes that its file will have, and so does a run that goes on from its state."""
     model = copy.deepcopy(trained)
     rate = RateLoss(model, target_bytes=1500, num_steps=10)
+    rate.target.num_done = 7
 
     def num_bytes(sensitivity: Sensitivity) -> int:
         return len(pack(rounded, dtype="quantized", step=1.0, sensitivity=replace(sensitivity, blocks=()))[0])
@@ -142,10 +144,28 @@ def test_what_is_not_trained_is_measured_again(trained: nn.Module) -> None:
     assert again.sensitivity() == rate.sensitivity()
 
 
-def test_within_the_block_the_network_is_that_of_its_file(trained: nn.Module, tmp_path: Path) -> None:
+def test_steps_are_whole_eighths_at_the_end(trained: nn.Module) -> None:
+    """They are learned in between, and stay in the last part, whatever the optimiser remembers."""
+    model = copy.deepcopy(trained)
+    rate = RateLoss(model, target_bytes=1500, num_steps=10)
+    optimizer = rate.optimizer(torch.optim.Adam, lr=0.01, step_lr=0.03)
+    seen = []
+    for _ in range(10):
+        optimizer.zero_grad(set_to_none=False)
+        with rate.rounded():
+            (cross_entropy(model(IMAGES[:32]), LABELS[:32]) + rate()).backward()
+        optimizer.step()
+        seen.append(8 * rate.step_sizes().detach().log2())
+    whole = [bool((eighths - eighths.round()).abs().max() < 1e-4) for eighths in seen]
+    assert whole == [False] * 6 + [True] * 4
+    assert all(torch.equal(eighths, seen[-1]) for eighths in seen[6:])
+
+
+def test_at_the_end_the_network_within_the_block_is_that_of_its_file(trained: nn.Module, tmp_path: Path) -> None:
     model = copy.deepcopy(trained)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     rate = RateLoss(model, target_bytes=1500, num_steps=10)
+    rate.target.num_done = 7
     tailcut.save(model, tmp_path / "a.tailcut", dtype="quantized", step=1.0, sensitivity=rate.sensitivity())
     loaded = dict(tailcut.load(tmp_path / "a.tailcut", into=plain()).named_parameters())
     with rate.rounded():
@@ -165,8 +185,7 @@ def test_gradients_are_straight_through(trained: nn.Module) -> None:
     replaced = {}
     names = {id(value): name for name, value in model.named_parameters()}
     for place, tensor in enumerate(rate.trained):
-        rounded = torch.round(8 * log_steps[place])
-        step = torch.exp2((8 * log_steps[place] + (rounded - 8 * log_steps[place]).detach()) / 8)
+        step = torch.exp2(log_steps[place])
         steps = tensor.numbers(tensor.parameter) / step
         steps = steps + (torch.round(steps) - steps).detach()
         replaced[names[id(tensor.parameter)]] = tensor.values(steps * step)
@@ -278,6 +297,7 @@ def test_a_network_of_plain_weights_trains_from_scratch(tmp_path: Path) -> None:
 def test_statistics_give_way_before_what_was_trained(trained: nn.Module, tmp_path: Path) -> None:
     model, path = copy.deepcopy(trained), tmp_path / "a.tailcut"
     rate = RateLoss(model, target_bytes=1500, num_steps=10, start_bytes=1500)
+    rate.target.num_done = 7
     whole = rate.save(path).file_bytes
     rate.target.target_bytes = whole - 8
     assert rate.save(path).file_bytes <= whole - 8

@@ -48,6 +48,10 @@ FINEST = 2.0**-17
 LARGEST_LOG = 128
 """Base-2 logarithms of variances are smaller than this."""
 
+LEARNED = 0.7
+"""The part of the run in which the steps are learned, between the eighths too: where a step jumped from one eighth to
+the next, all numbers of its tensor would jump. Then the steps are those of the file, and the numbers settle on them."""
+
 START_BYTES = 3
 """The goal at the start, in parts of that at the end."""
 
@@ -55,10 +59,10 @@ START_BYTES = 3
 class RateLoss(nn.Module):
     """The size of a network's file as a part of the loss: training for bytes.
 
-    Within `rounded()` the network computes with the numbers that its file would have. Gradients go straight through the
-    rounding, the steps are learned, and the call gives what the bytes cost: the bits of a discretised Laplace
-    distribution whose spread follows the neighbours of each number, as the file's coder has it, times a weight that is
-    controlled so that the run ends at `target_bytes`.
+    Within `rounded()` the network computes with rounded numbers. Gradients go straight through the rounding, and the
+    call gives what the bytes cost: the bits of a discretised Laplace distribution whose spread follows the neighbours
+    of each number, as the file's coder has it, times a weight that is controlled so that the run ends at
+    `target_bytes`. The steps are learned, until they are fixed as those of the file after 70 % of the run.
 
         rate = tailcut.RateLoss(model, target_bytes=1500, num_steps=epochs * len(loader))
         optimizer = rate.optimizer(torch.optim.Adam, lr=0.01)
@@ -169,9 +173,16 @@ class RateLoss(nn.Module):
         optimizer.register_step_post_hook(after)
 
     def step_sizes(self) -> Tensor:
-        """Return the steps as the file has them, (tensors,): whole eighths of octaves, straight-through."""
-        eighths = EIGHTHS * self.log_steps
-        return torch.exp2((eighths + (torch.round(eighths) - eighths).detach()) / EIGHTHS)
+        """Return the steps, (tensors,): as they are learned, in the last part of the run those of the file."""
+        return self._file_steps() if self.has_fixed_steps else torch.exp2(self.log_steps)
+
+    @property
+    def has_fixed_steps(self) -> bool:
+        """Whether the run is in its last part, in which the steps are whole eighths of an octave, and not learned."""
+        return self.target.num_done >= LEARNED * self.target.num_steps
+
+    def _file_steps(self) -> Tensor:
+        return torch.exp2(torch.round(EIGHTHS * self.log_steps.detach()) / EIGHTHS)
 
     @property
     def _model(self) -> nn.Module:
@@ -184,7 +195,7 @@ class RateLoss(nn.Module):
 
     @contextmanager
     def rounded(self) -> Iterator[None]:
-        """Give the network the numbers of its file within the block (changes the model, and back).
+        """Give the network its rounded numbers within the block (changes the model, and back).
 
         Gradients of a `backward` within the block go to the numbers behind, and to the steps.
         """
@@ -193,7 +204,8 @@ class RateLoss(nn.Module):
         parameters = [tensor.parameter for tensor in self.trained]
         before = [parameter.grad for parameter in parameters]
         self._masters = [parameter.detach().clone() for parameter in parameters]
-        errors, is_used = self._round()
+        self._keep_codable(self._masters)
+        errors, is_used = self._round(self.step_sizes().detach())
         for parameter in parameters:
             parameter.grad = None
         try:
@@ -242,7 +254,7 @@ class RateLoss(nn.Module):
             counts, wider = counts * (known > 0), now + known.clamp(min=1e-300).log2() / 2
         mean = float((wider.double() * counts).sum() / counts.sum()) if float(counts.sum()) else 0.0
         found = _times(measured, 4**-mean)
-        sizes = self.step_sizes().detach().tolist()
+        sizes = self._file_steps().tolist()
         learned = {tensor.name: size**-2 for tensor, size in zip(self.trained, sizes, strict=True)}
         transforms = self._reference.sensitivity.transforms
         found = _codable(found, {other.name: other.tensor for other in current_tensors(self._model).others})
@@ -339,11 +351,20 @@ class RateLoss(nn.Module):
         self._reference = self._reference.restored(state["reference"])
 
     def _rounded_copy(self) -> nn.Module:
+        """Return a copy of the network, with the numbers of its file."""
         with self.rounded():
+            self._round(self._file_steps())
             return copy.deepcopy(self._model).eval()
 
-    def _round(self) -> tuple[Tensor, Tensor]:
-        """Write the rounded numbers into the network.
+    def _keep_codable(self, values: list[Tensor]) -> None:
+        """Keep the steps coarse enough for the coder."""
+        with torch.no_grad():
+            largest = [part.abs().max() for part in self._parts(self._flat(values))]
+            least = FINEST * torch.stack(largest).to(self.log_steps)
+            self.log_steps.clamp_(min=least.clamp(min=torch.finfo(torch.float32).tiny).log2())
+
+    def _round(self, step_sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the numbers, rounded to these steps, into the network.
 
         Returns:
             What the numbers were changed by, (numbers,); for each tensor 1 if a number of it is not 0, (tensors,).
@@ -351,11 +372,7 @@ class RateLoss(nn.Module):
         if self._masters is None:
             raise RuntimeError("there are no masters")
         with torch.no_grad():
-            numbers = self._flat(self._masters)
-            largest = [part.abs().max() for part in self._parts(numbers)]
-            least = FINEST * torch.stack(largest).to(self.log_steps)
-            self.log_steps.clamp_(min=least.clamp(min=torch.finfo(torch.float32).tiny).log2())
-            sizes = self.step_sizes()[self._lattices.owner]
+            numbers, sizes = self._flat(self._masters), step_sizes[self._lattices.owner]
             rounded = torch.round(numbers / sizes) * sizes
             for tensor, part in zip(self.trained, self._parts(rounded), strict=True):
                 tensor.parameter.copy_(tensor.values(part))
@@ -373,9 +390,13 @@ class RateLoss(nn.Module):
             # A rounded number is step * round(number / step), whose derivative by log2(step) is, straight through the
             # rounding, its error times ln 2.
             products = math.log(2) * torch.cat(found) * errors
-            by_step = torch.zeros_like(self.log_steps).index_add_(0, self._lattices.owner, products.to(self.log_steps))
-            self.log_steps.grad = by_step if self.log_steps.grad is None else self.log_steps.grad.add_(by_step)
-            self.log_steps.grad *= is_used  # the step of an empty tensor would grow for ever
+            if self.has_fixed_steps:
+                self.log_steps.grad = None  # not even moved by what an optimiser remembers
+            else:
+                by_step = torch.zeros_like(self.log_steps)
+                by_step.index_add_(0, self._lattices.owner, products.to(self.log_steps))
+                self.log_steps.grad = by_step if self.log_steps.grad is None else self.log_steps.grad.add_(by_step)
+                self.log_steps.grad *= is_used  # the step of an empty tensor would grow for ever
             if self._numbers is None or self._numbers.grad is None:
                 return
             for tensor, part in zip(self.trained, self._parts(self._numbers.grad), strict=True):
