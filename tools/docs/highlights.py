@@ -62,16 +62,14 @@ def _file(records: Path) -> list[str]:
 
 
 def _bytes(results: Sequence[Result]) -> list[list[str]]:
-    page = "[accuracy per byte](docs/accuracy-per-byte.md)"
-    return [
-        [
-            FOR_BYTES[result.name][0],
-            FOR_BYTES[result.name][1],
-            f"**{percent(result.metrics['accuracy'])} in {result.file_bytes:,} bytes** ({page})",
-        ]
-        for result in results
-        if result.name in FOR_BYTES
-    ]
+    """Return a row of each network that is trained for bytes: the mean of its seeds, and the largest file."""
+    page, rows = "[accuracy per byte](docs/accuracy-per-byte.md)", []
+    for name, (what, before) in FOR_BYTES.items():
+        values = values_of(results, name)
+        if values:
+            largest = max(result.file_bytes for result in results if result.name == name)
+            rows.append([what, before, f"**{figure(values)}, in {largest:,} bytes** ({page})"])
+    return rows
 
 
 def _masks(records: Path, results: Sequence[Result]) -> list[list[str]]:
