@@ -43,8 +43,8 @@ def run(scale: Scale, machine: Machine) -> list[Table]:
         "ONNX Runtime / C": ".3g",
     }
     notes = [
-        f"One input, one thread. C: {COMPILER} {' '.join(OPTIONS[:2])}. fused: tailcut.fuse, compiled loops where they "
-        "pay. dense and ONNX Runtime: with dense weights."
+        f"One input, one thread. C: {COMPILER} {' '.join(OPTIONS[:2])}, prepared. fused: tailcut.fuse, compiled loops "
+        "where they pay. dense and ONNX Runtime: with dense weights."
     ]
     if shutil.which(COMPILER) is None:
         return [Table("Networks in C on this machine", columns, [], [*notes, f"Left out: all, no {COMPILER} is here."])]
@@ -90,6 +90,8 @@ def c_forward(model: nn.Module, x: Tensor, folder: Path) -> Callable[[], Tensor]
         model: see `export_c`.
         x: the input, of batch size 1.
         folder: for the files, which must stay.
+
+    What does not depend on the input is prepared before.
     """
     report = export_c(model, folder, example_input=x)
     library = folder / "model.so"
@@ -98,12 +100,17 @@ def c_forward(model: nn.Module, x: Tensor, folder: Path) -> Callable[[], Tensor]
     )
     code = ctypes.CDLL(str(library))
     network = ctypes.byref(ctypes.c_char.in_dll(code, "model"))
+    counts = report.prepared_bytes // 4, report.output_bytes // 4, report.arena_bytes // 4 + 1
+    prepared, output, arena = map(torch.empty, counts)
     # Referred to by the call below, so that their memory stays.
-    memory = x.contiguous(), torch.empty(report.output_bytes // 4), torch.empty(report.arena_bytes // 4 + 1)
+    memory = prepared, x.contiguous(), output, arena
+    at = [ctypes.c_void_p(tensor.data_ptr()) for tensor in memory]
+    if code.tailcut_prepare(network, at[0], ctypes.c_size_t(report.prepared_bytes), at[3]):
+        raise RuntimeError(f"tailcut_prepare refused {report.prepared_bytes:,} bytes")
 
     def forward() -> Tensor:
-        if code.tailcut_run(network, *(ctypes.c_void_p(tensor.data_ptr()) for tensor in memory)):
-            raise RuntimeError(f"tailcut_run refused an input of {tuple(x.shape)}")
-        return memory[1]
+        if code.tailcut_run_prepared(network, *at):
+            raise RuntimeError(f"tailcut_run_prepared refused an input of {tuple(x.shape)}")
+        return memory[2]
 
     return forward

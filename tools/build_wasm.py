@@ -16,10 +16,11 @@ FOLDER = Path(__file__).resolve().parents[1] / "src" / "tailcut" / "export_html"
 # Name of the file -> options. With the usual unrolling and inlining, vectors take twice the code at the same speed.
 BUILDS = {
     "tailcut-simd.wasm": ("-O2", "-msimd128", "-fno-unroll-loops", "-mllvm", "-inline-threshold=10"),
-    "tailcut.wasm": ("-Os",),
+    "tailcut.wasm": ("-Os", "-DTAILCUT_SMALL=0"),  # which has tailcut_prepare
 }
 COMPILER = ("--target=wasm32", "-std=c99", "-mbulk-memory", "-mnontrapping-fptoint", "-nostdlib")
-LINKER = ("--no-entry", "--export=tailcut_run", "--export=__heap_base", "--strip-all", "--stack-first")
+EXPORTED = ("tailcut_prepare", "tailcut_run_prepared", "__heap_base")
+LINKER = ("--no-entry", *(f"--export={name}" for name in EXPORTED), "--strip-all", "--stack-first")
 STACK_BYTES = 16_384
 VERSION = "14.0"  # of clang: another one makes other bytes
 

@@ -87,6 +87,14 @@ def test_an_upright_photo_takes_the_upright_program(pages: Pages, tab: Tab, tmp_
         tab.choose(tmp_path / name)
         wanted = read_image(tmp_path / name, channels=3, size=(480, 320))[0].numpy()
         np.testing.assert_allclose(input_of(tab), wanted, atol=close)
+    # What is prepared for one program is not taken for another one.
+    Image.fromarray(np.rot90(pixels).copy()).save(tmp_path / "wide.png")
+    masks = []
+    for name in ("upright.png", "wide.png", "upright.png"):
+        tab.choose(tmp_path / name)
+        masks.append(mask_of(tab, *((60, 90) if name == "wide.png" else (90, 60))))
+    assert masks[1].shape == (60, 90)
+    np.testing.assert_array_equal(masks[0], masks[2])
 
 
 def test_classes_are_those_of_predict(pages: Pages, tab: Tab, tmp_path: Path) -> None:

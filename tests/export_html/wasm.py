@@ -26,11 +26,13 @@ class Runner:
         module = wasmtime.Module(engine, (FOLDER / build).read_bytes())
         assert list(module.imports) == []
         exports = wasmtime.Instance(self.store, module, []).exports(self.store)
-        memory, run, end = exports["memory"], exports["tailcut_run"], exports["__heap_base"]
+        memory, end = exports["memory"], exports["__heap_base"]
+        prepare, run = exports["tailcut_prepare"], exports["tailcut_run_prepared"]
         assert isinstance(memory, wasmtime.Memory)
+        assert isinstance(prepare, wasmtime.Func)
         assert isinstance(run, wasmtime.Func)
         assert isinstance(end, wasmtime.Global)
-        self.memory, self._run, self.own_bytes = memory, run, int(end.value(self.store))
+        self.memory, self._prepare, self._run, self.own_bytes = memory, prepare, run, int(end.value(self.store))
         self.programs, self.image = tuple(programs), memory_image(programs)
 
     def run(self, number: int, numbers: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -42,14 +44,20 @@ class Runner:
         out = _aligned(at + len(inputs))
         arena = _aligned(out + 4 * outputs + len(GUARD))
         end = arena + 4 * program.arena_floats
-        missing = -(-(end + len(GUARD)) // PAGE_BYTES) - self.memory.size(self.store)
+        prepared = _aligned(end + len(GUARD))
+        stop = prepared + 4 * program.prepared_floats
+        missing = -(-(stop + len(GUARD)) // PAGE_BYTES) - self.memory.size(self.store)
         self.memory.grow(self.store, max(missing, 0))
-        for place, content in ((BASE, image.content), (at, inputs), (out + 4 * outputs, GUARD), (end, GUARD)):
+        guards = (out + 4 * outputs, end, stop)
+        for place, content in ((BASE, image.content), (at, inputs), *((guard, GUARD) for guard in guards)):
             self.memory.write(self.store, content, place)
-        assert self._run(self.store, image.models[number], at + len(GUARD), out, arena) == 0
+        assert self._prepare(self.store, image.models[number], prepared, stop - prepared, arena) == 0
+        made = self._read(prepared, stop - prepared)
+        assert self._run(self.store, image.models[number], prepared, at + len(GUARD), out, arena) == 0
+        assert self._read(prepared, stop - prepared) == made
         assert self._read(BASE, len(image.content)) == image.content
         assert self._read(at, len(inputs)) == inputs
-        assert self._read(out + 4 * outputs, len(GUARD)) == self._read(end, len(GUARD)) == GUARD
+        assert all(self._read(guard, len(GUARD)) == GUARD for guard in guards)
         return np.frombuffer(self._read(out, 4 * outputs), "<f4")
 
     def _read(self, begin: int, count: int) -> bytes:

@@ -19,8 +19,15 @@ from tailcut.export_c.program import (
 )
 
 MAX_ARENA_FLOATS = (1 << 31) - 1
-# Channels that are made before they are projected.
+# Channels that are made before they are projected; of maps of one number.
 CHANNELS_AT_ONCE = 4
+VECTOR = 16
+# Rows of factors of a kernel's columns, and a sum.
+COLUMN_LINES = 5
+# Of a prepared buffer: which network it is of.
+HEAD_FLOATS = 2
+# Of a coefficient whose axes are all projected: its value and two places.
+TERM_FLOATS = 3
 # Parts in which a convolution makes its output at most: each costs time.
 MAX_PARTS = 4
 
@@ -34,6 +41,7 @@ def plan(program: Program) -> None:
     _place_all(program)
     for stage in program.stages:
         _make_parts(program, stage)
+    program.prepared_floats = HEAD_FLOATS + sum(map(prepared_floats, program.stages))
     if program.arena_floats > MAX_ARENA_FLOATS:
         raise StructureError(
             f"the network needs {4 * program.arena_floats:,} bytes for one input, C code has at most "
@@ -166,11 +174,12 @@ class _Bump:
 
 def mix_floats(stage: Stage) -> int:
     """Factors of one channel: of the leaves, of the layer's input, of a norm."""
-    channels = CHANNELS_AT_ONCE if _projects_rows(stage) else 1
+    channels = CHANNELS_AT_ONCE if _projects_rows(stage) and not _reads_vectors(stage) else 1
     counts = [channels * leaf.num_narrow for leaf in stage.value.leaves()]
     weight = stage.weight
     if weight is not None and weight.is_truncated:
-        counts.append(weight.corner[1] + (weight.corner[0] if stage.groups > 1 else 0))
+        num = CHANNELS_AT_ONCE if stage.kind == Kind.WHOLE and _reads_vectors(stage) else 1
+        counts.append(num * weight.corner[1] + (weight.corner[0] if stage.groups > 1 else 0))
     if stage.norm is not None and stage.out is not None:
         counts.append(stage.out.channels)
     return max([0, *counts])
@@ -192,13 +201,13 @@ def scratch_floats(stage: Stage) -> int:
     """Count the floats that a stage takes for itself, as `run_stage` of `tailcut_run.c` does."""
     bump, value, weight = _Bump(), stage.value, stage.weight
     width = value.size[1]
-    channels = CHANNELS_AT_ONCE if _projects_rows(stage) else 1
+    channels = VECTOR if _reads_vectors(stage) else CHANNELS_AT_ONCE if _projects_rows(stage) else 1
     bump.take(mix_floats(stage))
     bump.take(channels * stack_depth(value.segments) * value.source[1])
     bump.take(0 if value.resampling == Resampling.AS_IT_IS else 2 * channels * value.source[1])
     bump.take(channels * width)
-    if weight is not None and channels > 1:
-        bump.take(channels * weight.corner[1])
+    if weight is not None and _projects_rows(stage) and stage.kind != Kind.WHOLE:
+        bump.take(CHANNELS_AT_ONCE * weight.corner[1])
     for leaf in value.leaves():
         _take_leaf(bump, leaf)
     if weight is not None:
@@ -212,11 +221,40 @@ def scratch_floats(stage: Stage) -> int:
     return max(bump.peak, own.peak)
 
 
+def prepared_floats(stage: Stage) -> int:
+    """Count the floats that a stage has in a prepared buffer, as `keep` of `tailcut_run.c` gives them."""
+    weight, ups = stage.weight, [leaf.up for leaf in stage.value.leaves() if leaf.up is not None]
+    floats = sum(leaf.num_channels * leaf.num_narrow for leaf in stage.value.leaves())
+    floats += sum(up.corner[0] * up.floats_per_output for up in ups)
+    if weight is None or stage.out is None:
+        return floats
+    if not weight.is_truncated:
+        return floats + (0 if weight.stored.is_float32 else len(weight.numbers))
+    if stage.groups > 1:
+        return floats + stage.out.channels * weight.sizes[1] * weight.taps
+    if weight.is_narrow_in:
+        floats += weight.sizes[1] * weight.corner[1]
+    if stage.kind == Kind.PROJECT:
+        return floats
+    if stage.kind == Kind.WHOLE:
+        kernel = sum(size * count for size, count in zip(weight.sizes[2:], weight.corner[2:], strict=True))
+        return floats + kernel + TERM_FLOATS * len(weight.numbers)
+    return floats + stage.out.channels * weight.floats_per_output
+
+
 def _projects_rows(stage: Stage) -> bool:
     """Tell if a stage projects rows on cosines, some channels at a time."""
     weight = stage.weight
     is_narrow = weight is not None and weight.is_truncated and weight.is_narrow_in and stage.groups == 1
-    return is_narrow and stage.kind in (Kind.CONV, Kind.CONV_TRANSPOSED, Kind.PROJECT)
+    return is_narrow and stage.kind in (Kind.CONV, Kind.CONV_TRANSPOSED, Kind.PROJECT, Kind.WHOLE)
+
+
+def _reads_vectors(stage: Stage) -> bool:
+    """Tell if all maps that a stage reads are of one number, at their place."""
+    value = stage.value
+    is_plain = value.resampling == Resampling.AS_IT_IS and value.source == (1, 1)
+    places = {(leaf.height, leaf.width, leaf.top, leaf.left, leaf.map.channel_stride) for leaf in value.leaves()}
+    return is_plain and places <= {(1, 1, 0, 0, 1)} and all(leaf.up is None for leaf in value.leaves())
 
 
 def _take_leaf(bump: _Bump, leaf: Leaf) -> None:
@@ -240,6 +278,7 @@ def _take_weight(bump: _Bump, stage: Stage, weight: Weight) -> None:
             bump.take(weight.floats_per_output)
     if stage.kind == Kind.WHOLE:
         bump.take(math.prod(weight.corner[1:]) + sum(stage.value.size) + 2)
+        bump.take(COLUMN_LINES * weight.corner[3])
     window = stage.window
     reach = (window.kernel[0] - 1) * window.dilation[0]
     if stage.kind == Kind.CONV:

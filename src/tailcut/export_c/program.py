@@ -407,13 +407,14 @@ class Program:
         stages: in order.
         input_shape: (channels, height, width).
         output_shapes: of all outputs, without the batch.
-        arena_floats: filled in by `memory.plan`.
+        arena_floats, prepared_floats: filled in by `memory.plan`.
     """
 
     stages: list[Stage] = field(default_factory=list)
     input_shape: tuple[int, ...] = ()
     output_shapes: tuple[tuple[int, ...], ...] = ()
     arena_floats: int = 0
+    prepared_floats: int = 0
 
     @property
     def input_floats(self) -> int:

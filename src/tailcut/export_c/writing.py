@@ -47,6 +47,7 @@ def _header(program: Program, name: str) -> str:
     return (
         f'#ifndef {guard}\n#define {guard}\n\n#include "tailcut_run.h"\n\n'
         f"#define {upper}_ARENA_BYTES {4 * program.arena_floats}u\n"
+        f"#define {upper}_PREPARED_BYTES {4 * program.prepared_floats}u /* for tailcut_prepare, if wanted */\n"
         f"#define {upper}_INPUT_FLOATS {program.input_floats}u /* {_shape(program.input_shape)} */\n"
         f"#define {upper}_OUTPUT_FLOATS {program.output_floats}u"
         f" /* {', '.join(map(_shape, program.output_shapes))} */\n"

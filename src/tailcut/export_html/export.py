@@ -39,7 +39,7 @@ class HtmlExportReport(Report):
         network_bytes: of the network in it: numbers and program.
         runner_bytes: of the WebAssembly in it.
         file_bytes: of the network's own file, which the page tells; None if it was not given.
-        arena_bytes: memory for one call, of the largest program.
+        arena_bytes: memory for one call, of the largest program; what is prepared aside.
     """
 
     file: str
@@ -120,6 +120,7 @@ def _page(
             "input": program.input_shape,
             "output": program.output_shapes[0],
             "arena": program.arena_floats,
+            "prepared": program.prepared_floats,
         }
         for program, model in zip(network.programs, models, strict=True)
     ]

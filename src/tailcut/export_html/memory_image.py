@@ -63,7 +63,7 @@ def memory_image(programs: Sequence[Program]) -> MemoryImage:
         rows = {kind: place(_packed(kind, rows, numbers)) for kind, rows in table.rows.items()}
         sizes = [np.prod(shape, dtype=np.int64) for shape in (program.input_shape, *program.output_shapes)]
         fields = [program.arena_floats, int(sizes[0]), int(sum(sizes[1:])), len(table.rows["stage"])]
-        _check_memory(BASE + len(content) + 4 * sum(fields[:3]))
+        _check_memory(BASE + len(content) + 4 * (program.prepared_floats + sum(fields[:3])))
         models.append(place(struct.pack(FORMATS["model"], *(rows[kind] for kind in POINTERS), *fields)))
     return MemoryImage(bytes(content), tuple(models))
 

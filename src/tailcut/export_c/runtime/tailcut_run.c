@@ -11,7 +11,7 @@
 #define TAILCUT_MAX_LEAVES 8 /* of one stage; the export keeps to it */
 #endif
 
-/* Less code in place of speed. */
+/* Less code in place of speed, and nothing prepared. */
 #ifndef TAILCUT_SMALL
 #ifdef __OPTIMIZE_SIZE__
 #define TAILCUT_SMALL 1
@@ -20,6 +20,7 @@
 #endif
 #endif
 #define AT_ONCE (TAILCUT_SMALL ? 1 : 4)    /* channels of an expression, at most */
+#define VECTOR 16 /* channels of maps of one number, side by side */
 #define NUM_SUMS (TAILCUT_SMALL ? 1u : 16u) /* that grow side by side in place of one */
 
 #define HAS_POOLING (TAILCUT_HAS_MAX || TAILCUT_HAS_AVERAGE)
@@ -36,6 +37,10 @@
 #define NUM_CONTEXTS (NUM_LEVELS * MAX_BITS + 1)
 #define LEAST 64 /* probability */
 
+/* What is done with the floats of a prepared buffer. */
+enum { PREPARED_READ, PREPARED_COUNT, PREPARED_MAKE };
+#define HEAD_FLOATS 2 /* of a prepared buffer, which say whose it is */
+
 /* What is known while a stage runs. */
 typedef struct {
     const tailcut_model *model;
@@ -44,7 +49,7 @@ typedef struct {
     float *output;
     float *arena;
     float *scratch;                           /* free floats */
-    const float *cosines[TAILCUT_MAX_LEAVES]; /* of each narrow leaf's channels, see make_cosines */
+    const float *cosines[TAILCUT_MAX_LEAVES]; /* of each narrow leaf's channels, see start_cosines */
     const float *up_core[TAILCUT_MAX_LEAVES];
     float *up_rows[TAILCUT_MAX_LEAVES];
     const float *in_cosines; /* of the weight's input channels, NULL where these are whole */
@@ -57,6 +62,12 @@ typedef struct {
     float *row;    /* a row of the stage's input */
     float *mix;    /* factors of one channel */
     float *in_mix; /* of the layer's input, for four channels */
+#if !TAILCUT_SMALL
+    float *prepared; /* NULL without such a buffer */
+    uint64_t kept;   /* floats of it that are used */
+    int way;         /* PREPARED_READ, ... */
+    int is_vector;   /* whether the stage reads maps of one number */
+#endif
 } machine;
 
 static float *take(machine *m, uint32_t count) {
@@ -64,6 +75,31 @@ static float *take(machine *m, uint32_t count) {
     m->scratch += count;
     return found;
 }
+
+#if !TAILCUT_SMALL
+
+#define is_prepared(m) ((m)->prepared != NULL)
+#define is_making(m) ((m)->prepared == NULL || (m)->way == PREPARED_MAKE) /* of what does not depend on the input */
+#define is_running(m) ((m)->way == PREPARED_READ)
+#define is_vector(m) ((m)->is_vector)
+
+/* So many floats that do not depend on the input: of the prepared buffer, or of the arena where there is none. */
+static float *keep(machine *m, uint32_t count) {
+    float *found = m->prepared;
+    if (found == NULL) return take(m, count);
+    if (m->way != PREPARED_COUNT) found += m->kept;
+    m->kept += count;
+    return found;
+}
+
+#else
+
+#define is_prepared(m) ((void)(m), 0)
+#define is_making(m) 1
+#define is_vector(m) ((void)(m), 0)
+#define keep take
+
+#endif
 
 /* ---- mathematics ---- */
 
@@ -115,6 +151,8 @@ static float gelu(float x) { /* by the error function: Abramowitz and Stegun 7.1
 
 /* ---- rows ---- */
 
+#define LARGEST 3.4028235e38f
+
 static void clear(float *row, uint32_t count) { memset(row, 0, count * sizeof *row); }
 
 /* What is done to the sums that rows become, in the same pass: row = clamp(start + scale * sum). */
@@ -124,6 +162,10 @@ typedef struct {
     float low;
     float high;
 } finish;
+
+#if !TAILCUT_SMALL
+static const finish unbounded = {{0}, {0}, -LARGEST, LARGEST};
+#endif
 
 static float clamped(float value, const finish *last) {
     value = value < last->low ? last->low : value;
@@ -266,6 +308,37 @@ static void cosines_of(const float *table, uint32_t size, uint32_t place, uint32
     }
 }
 
+/* What `factors_of` takes: the cosines of a long axis, or where they are prepared all factors: (size, count), or for
+ * `read_vector` (count, size). */
+static const float *start_cosines(machine *m, uint32_t size, uint32_t count, int is_of_vector) {
+#if !TAILCUT_SMALL
+    if (is_prepared(m)) {
+        float *factors = keep(m, size * count), *after = m->scratch;
+        if (is_making(m)) {
+            const float *table = make_cosines(m, size);
+            uint32_t place, k;
+            for (place = 0; place < size; place++) {
+                cosines_of(table, size, place, count, is_of_vector ? m->mix : factors + place * count);
+                for (k = 0; is_of_vector && k < count; k++) factors[k * size + place] = m->mix[k];
+            }
+            m->scratch = after;
+        }
+        return factors;
+    }
+#endif
+    (void)count;
+    (void)is_of_vector;
+    return make_cosines(m, size);
+}
+
+/* As `cosines_of`: where they are prepared, else in `into`. */
+static const float *factors_of(const machine *m, const float *cosines, uint32_t size, uint32_t place, uint32_t count,
+                               float *into) {
+    if (is_prepared(m)) return cosines + (size_t)place * count;
+    cosines_of(cosines, size, place, count, into);
+    return into;
+}
+
 /* ---- weights ---- */
 
 /* Number `place` as it is stored, for the step to be multiplied by. */
@@ -385,12 +458,13 @@ static float kernel_cosine(const tailcut_weight *weight, uint32_t axis, const fl
 
 /* The core (num_out, num_in, rows, columns) of a truncated weight, with the scales of all cosines in it: `count`
  * outputs from `first` on, which are those of the narrow axis, or the wide ones. */
-static float *make_core(machine *m, const tailcut_weight *weight, uint32_t first, uint32_t count, int is_wide) {
+static const float *make_core(machine *m, const tailcut_weight *weight, uint32_t first, uint32_t count, int is_wide) {
     uint32_t taps = (uint32_t)weight->sizes[2] * weight->sizes[3], size = weight->corner[1] * taps, axis, k, y, x, a;
-    float *core = take(m, count * size), *after = m->scratch, *narrow = core, *lines[2], value;
+    float *core = keep(m, count * size), *after = m->scratch, *narrow = core, *lines[2], value;
     uint32_t wide = first, num_wide = count;
     const float *tables[2];
     walk w;
+    if (!is_making(m)) return core;
     if (TAILCUT_HAS_POOLED && is_wide) {
         first = 0;
         count = weight->corner[0];
@@ -440,17 +514,83 @@ static const float *core_of(machine *m, const tailcut_weight *weight, uint32_t a
     return m->line;
 }
 
+/* The weights (in channels of a group, taps) of one output channel of a grouped convolution. */
+static const float *grouped_weights(machine *m, const tailcut_weight *weight, uint32_t channel,
+                                    const float *out_cosines, float *into) {
+    uint32_t num_in = weight->corner[1], inner = weight->sizes[1], taps = (uint32_t)weight->sizes[2] * weight->sizes[3];
+    uint32_t a, b, i, t, first = channel, last = channel + 1;
+    float *in_mix = m->mix + weight->corner[0];
+    if (!weight->is_truncated) return core_of(m, weight, channel);
+    if (!is_making(m)) return m->core + (size_t)channel * inner * taps;
+    if (out_cosines != NULL) {
+        cosines_of(out_cosines, weight->sizes[0], channel, weight->corner[0], m->mix);
+        first = 0;
+        last = weight->corner[0];
+    }
+    clear(into, inner * taps);
+    for (i = 0; i < inner; i++) {
+        if (m->in_cosines != NULL) cosines_of(m->in_cosines, inner, i, num_in, in_mix);
+        for (a = first; a < last; a++) {
+            for (b = m->in_cosines != NULL ? 0 : i; b < (m->in_cosines != NULL ? num_in : i + 1); b++) {
+                float factor = (out_cosines ? m->mix[a] : 1.0f) * (m->in_cosines ? in_mix[b] : 1.0f);
+                for (t = 0; t < taps; t++) into[i * taps + t] += factor * m->core[(a * num_in + b) * taps + t];
+            }
+        }
+    }
+    return into;
+}
+
+#if !TAILCUT_SMALL && TAILCUT_HAS_GROUPS
+
+/* The weights of all output channels of a truncated grouped convolution. */
+static void prepare_groups(machine *m, const tailcut_weight *weight) {
+    uint32_t count = (uint32_t)weight->sizes[1] * weight->sizes[2] * weight->sizes[3], a;
+    float *kept = keep(m, m->stage->out.channels * count), *after = m->scratch, *prepared = m->prepared;
+    if (is_making(m)) {
+        const float *out_cosines = is_narrow_out(weight) ? make_cosines(m, weight->sizes[0]) : NULL;
+        m->prepared = NULL; /* so that the core is made in the arena */
+        m->core = make_core(m, weight, 0, weight->corner[0], 0);
+        for (a = 0; a < m->stage->out.channels; a++) grouped_weights(m, weight, a, out_cosines, kept + a * count);
+        m->prepared = prepared;
+        m->scratch = after;
+    }
+    m->core = kept;
+}
+
+#endif
+
+#if !TAILCUT_SMALL && TAILCUT_HAS_DENSE
+
+static const float *prepare_dense(machine *m, const tailcut_array *array) {
+    float *kept = keep(m, array->count);
+    uint32_t n;
+    for (n = 0; is_making(m) && n < array->count; n++) kept[n] = array->step * number(array, n);
+    return kept;
+}
+
+#endif
+
 /* The core of a truncated weight; a dense one is read where it lies, or output by output into a line. */
 static void start_weight(machine *m, const tailcut_weight *weight) {
     m->core = NULL;
     m->end = m->stage->out.channels;
-    if (TAILCUT_HAS_PARTS && m->end - m->first > m->stage->part) m->end = m->first + m->stage->part;
+    if (TAILCUT_HAS_PARTS && !is_prepared(m) && m->end - m->first > m->stage->part) m->end = m->first + m->stage->part;
     if (m->stage->kind == TAILCUT_PROJECT || m->stage->kind == TAILCUT_WHOLE) return;
     if (TAILCUT_HAS_TRUNCATED && (!TAILCUT_HAS_DENSE || weight->is_truncated)) {
         uint32_t count = IS_GROUPED(m->stage->groups) ? weight->corner[0] : m->end - m->first;
+#if !TAILCUT_SMALL && TAILCUT_HAS_GROUPS
+        if (is_prepared(m) && m->stage->groups > 1) {
+            prepare_groups(m, weight);
+            return;
+        }
+#endif
         m->core = make_core(m, weight, m->first, count, is_pooled(m->stage) && is_narrow_out(weight));
     } else if (weight->array.type == TAILCUT_FLOAT32) {
         m->core = weight->array.numbers;
+#if !TAILCUT_SMALL && TAILCUT_HAS_DENSE
+    } else if (is_prepared(m)) {
+        m->core = prepare_dense(m, &weight->array);
+#endif
     } else if (m->stage->kind != TAILCUT_FLAT) {
         m->line = take(m, (uint32_t)weight->corner[1] * weight->sizes[2] * weight->sizes[3]);
     }
@@ -467,12 +607,14 @@ static void start_leaves(machine *m) {
     uint32_t n;
     for (n = 0; n < m->stage->num_leaves; n++) {
         const tailcut_leaf *leaf = m->model->leaves + m->stage->first_leaf + n;
-        if (leaf->is_narrow) m->cosines[n] = make_cosines(m, leaf->num_channels);
+        uint32_t count = leaf->map.channels;
         if (TAILCUT_HAS_UP && leaf->up != TAILCUT_NONE) {
             const tailcut_weight *weight = m->model->weights + leaf->up;
-            m->up_core[n] = make_core(m, weight, 0, weight->corner[0], 0);
-            m->up_rows[n] = take(m, (uint32_t)weight->corner[0] * leaf->width);
+            count = weight->corner[0];
+            m->up_core[n] = make_core(m, weight, 0, count, 0);
+            m->up_rows[n] = take(m, count * leaf->width);
         }
+        if (leaf->is_narrow) m->cosines[n] = start_cosines(m, leaf->num_channels, count, is_vector(m));
     }
 }
 
@@ -536,8 +678,8 @@ static void read_leaf(machine *m, uint32_t number_of_leaf, uint32_t channel, uin
         }
         if (leaf->is_narrow) {
             float *mix = m->mix + j * count;
-            cosines_of(m->cosines[n], leaf->num_channels, channel, count, mix);
-            for (x = 0; x < count; x++) mix[x] *= last->scale[j];
+            const float *factors = factors_of(m, m->cosines[n], leaf->num_channels, channel, count, mix);
+            for (x = 0; x < count; x++) mix[x] = factors[x] * last->scale[j];
             if (num == 1) combine(row, rows, stride, mix, count, width, last->start[0], last);
         } else {
             combine(row + j * pitch, rows + (size_t)channel * stride, stride, last->scale + j, 1, width,
@@ -548,6 +690,37 @@ static void read_leaf(machine *m, uint32_t number_of_leaf, uint32_t channel, uin
     if (num == 4 && leaf->is_narrow) combine_four(row, pitch, rows, stride, m->mix, count, width, last);
 #endif
 }
+
+#if !TAILCUT_SMALL
+
+/* `num` channels of a leaf with one number each, scaled by `linear` and within the bounds of `last`. */
+static void read_vector(machine *m, const tailcut_op *linear, uint32_t number_of_leaf, uint32_t channel, uint32_t num,
+                        float *row, const finish *last) {
+    const tailcut_leaf *leaf = m->model->leaves + number_of_leaf;
+    const float *values = row_of(m, &leaf->map, 0), *cosines = m->cosines[number_of_leaf - m->stage->first_leaf];
+    uint32_t first = leaf->first + channel, count = leaf->map.channels, size = leaf->num_channels, j;
+    if (!leaf->is_narrow) {
+        memcpy(row, values + first, num * sizeof *row);
+    } else if (is_prepared(m)) {
+        combine(row, cosines + first, size, values, count, num, 0.0f, &unbounded);
+    } else {
+        for (j = 0; j < num; j++) {
+            cosines_of(cosines, size, first + j, count, m->mix);
+            combine(row + j, m->mix, 1, values, count, 1, 0.0f, &unbounded);
+        }
+    }
+    for (j = 0; j < num; j++) {
+        float scale = linear->scale ? linear->scale[channel + j] : linear->low;
+        float start = linear->shift ? linear->shift[channel + j] : linear->high;
+        if (TAILCUT_HAS_STATS && leaf->stats != TAILCUT_NONE) {
+            start += scale * m->arena[leaf->stats + (int32_t)(size + first + j)];
+            scale *= m->arena[leaf->stats + (int32_t)(first + j)];
+        }
+        row[j] = clamped(start + scale * row[j], last);
+    }
+}
+
+#endif
 
 static void apply(const tailcut_op *op, uint32_t channel, float *row, const float *other, uint32_t width) {
     float scale = op->scale ? op->scale[channel] : op->low, shift = op->shift ? op->shift[channel] : op->high;
@@ -621,10 +794,10 @@ static void evaluate(machine *m, const tailcut_segment *segment, uint32_t channe
                 finish last;
                 uint32_t leaf = op->leaf;
                 const tailcut_op *linear = &unchanged;
-                last.low = -3.4028235e38f;
-                last.high = 3.4028235e38f;
+                last.low = -LARGEST;
+                last.high = LARGEST;
                 if (TAILCUT_HAS_SCALE && op + 1 < end && op[1].kind == TAILCUT_OP_SCALE) linear = ++op;
-                for (j = 0; j < num; j++) {
+                for (j = 0; !is_vector(m) && j < num; j++) {
                     last.scale[j] = linear->scale ? linear->scale[channel + j] : linear->low;
                     last.start[j] = linear->shift ? linear->shift[channel + j] : linear->high;
                 }
@@ -633,6 +806,12 @@ static void evaluate(machine *m, const tailcut_segment *segment, uint32_t channe
                     last.low = op->low;
                     last.high = op->high;
                 }
+#if !TAILCUT_SMALL
+                if (is_vector(m)) {
+                    read_vector(m, linear, leaf, channel, num, top, &last);
+                    continue;
+                }
+#endif
                 read_leaf(m, leaf, channel, num, y, top, width, &last);
             } else {
                 clear(top, (uint32_t)size);
@@ -646,6 +825,10 @@ static void evaluate(machine *m, const tailcut_segment *segment, uint32_t channe
             top = rows == 1 ? row : m->stack + (rows - 2) * size;
         }
         for (j = 0; j < num; j++) {
+            if (!TAILCUT_SMALL && op->scale == NULL && op->shift == NULL) {
+                apply(op, channel, top, other, (uint32_t)size);
+                break;
+            }
             apply(op, channel + j, top + j * (size_t)width, other == NULL ? NULL : other + j * (size_t)width, width);
         }
     }
@@ -676,7 +859,7 @@ static void pool(machine *m, const tailcut_segment *segment, uint32_t channel, u
             continue;
         }
         for (x = 0; x < stage->width; x++) {
-            float total = is_max ? -3.4028235e38f : 0.0f;
+            float total = is_max ? -LARGEST : 0.0f;
             columns = 0;
             for (dx = 0; dx < stage->pool_kernel[1]; dx++) {
                 uint32_t at = x * stage->pool_stride[1] + dx - stage->pool_padding[1];
@@ -760,6 +943,18 @@ static void input_row(machine *m, const tailcut_segment *segment, uint32_t own, 
 
 /* ---- layers ---- */
 
+/* How many channels of a segment from `own` on are read at once: `usual` ones, or more where they have one number. */
+static uint32_t at_once(const machine *m, const tailcut_segment *segment, uint32_t own, uint32_t usual) {
+    uint32_t most = segment->channels - own;
+    if (!is_vector(m)) return most < usual ? 1 : usual;
+    return most < VECTOR ? most : VECTOR;
+}
+
+/* Factors of some channels from `first` on, one after the other. */
+static const float *ready_factors(const machine *m, uint32_t first, uint32_t num_in) {
+    return is_prepared(m) ? m->in_cosines + first * num_in : m->in_mix;
+}
+
 /* Row y of what the layer reads, (num_in, width): all channels, or their projection on its cosines. */
 static void project_row(machine *m, const tailcut_weight *weight, uint32_t y, float *into) {
     const tailcut_stage *stage = m->stage;
@@ -772,22 +967,26 @@ static void project_row(machine *m, const tailcut_weight *weight, uint32_t y, fl
         for (own = 0; own < segment->channels; own += num, channel += num) {
             num = 1;
             if (m->in_cosines == NULL) {
-                input_row(m, segment, own, channel, y, into + channel * (size_t)stage->width);
+                num = at_once(m, segment, own, 1);
+                input_rows(m, segment, own, channel, num, y, into + channel * (size_t)stage->width);
                 continue;
             }
             /* Four channels are made, then projected together, so that `into` is touched less. */
             if (!TAILCUT_SMALL && ready == 0 && own + 4 <= segment->channels) num = 4;
             input_rows(m, segment, own, channel, num, y, m->row + ready * (size_t)stage->width);
             for (n = 0; n < num; n++, ready++) {
+                if (is_prepared(m)) continue;
                 cosines_of(m->in_cosines, stage->channels, channel + n, num_in, m->in_mix + ready * num_in);
             }
             if (ready == 4) {
-                spread_rows(into, num_in, m->in_mix, m->row, ready, stage->width);
+                spread_rows(into, num_in, ready_factors(m, channel + num - 4, num_in), m->row, ready, stage->width);
                 ready = 0;
             }
         }
     }
-    if (ready > 0) spread_rows(into, num_in, m->in_mix, m->row, ready, stage->width);
+    if (ready > 0) {
+        spread_rows(into, num_in, ready_factors(m, channel - ready, num_in), m->row, ready, stage->width);
+    }
 }
 
 /* One tap of a convolution: row[x] += factor * from[x * stride + shift], where that is there. */
@@ -828,16 +1027,25 @@ static void add_spread_tap(float *row, uint32_t num, const float *from, uint32_t
 
 #if !TAILCUT_SMALL
 
-/* Whether `four_outputs` and `four_spread` pay: below three input channels they would mostly multiply zeros. */
-static int pays_for_four(const machine *m, const tailcut_weight *weight) {
-    return m->core != NULL && m->stage->groups == 1 && weight->corner[1] > 2;
+/* Whether the taps of a row are summed four at a time, not the input channels of a tap: no zeros are around the map. */
+static int sums_columns(const tailcut_stage *stage, const tailcut_weight *weight) {
+    return stage->kind == TAILCUT_CONV && stage->kernel[1] > weight->corner[1] && stage->padding[1] == 0 &&
+           stage->dilation[1] == 1;
 }
 
-/* One row of four outputs of a convolution from `a` on: all input channels of one tap after the other. */
+/* Whether `four_outputs` and `four_spread` pay: below three input channels they would mostly multiply zeros. Not where
+ * dense weights are decoded output by output, nor where these are prepared, since sums shall be the same. */
+static int pays_for_four(const machine *m, const tailcut_weight *weight) {
+    int has_core = weight->is_truncated || weight->array.type == TAILCUT_FLOAT32;
+    return has_core && m->stage->groups == 1 && (weight->corner[1] > 2 || sums_columns(m->stage, weight));
+}
+
+/* One row of four outputs of a convolution from `a` on: all input channels of one tap after the other, or all taps of a
+ * row of one channel. */
 static void four_outputs(machine *m, const tailcut_weight *weight, const float *ring, int32_t first, uint32_t a,
                          float *row) {
     const tailcut_stage *stage = m->stage;
-    uint32_t columns = stage->kernel[1], taps = stage->kernel[0] * columns, num_in = weight->corner[1], j, dy, dx;
+    uint32_t columns = stage->kernel[1], taps = stage->kernel[0] * columns, num_in = weight->corner[1], b, j, dy, dx;
     uint32_t span = (stage->kernel[0] - 1u) * stage->dilation[0] + 1;
     const float *core = core_of(m, weight, a);
     for (j = 0; j < 4; j++) clear(row + j * stage->out.channel_stride, stage->out.width);
@@ -845,7 +1053,11 @@ static void four_outputs(machine *m, const tailcut_weight *weight, const float *
         int32_t from = first + (int32_t)(dy * stage->dilation[0]);
         const float *source = ring + (uint32_t)from % span * num_in * (size_t)stage->width;
         if (from < 0 || from >= stage->height) continue;
-        for (dx = 0; dx < columns; dx++) {
+        for (b = 0; sums_columns(stage, weight) && b < num_in; b++) {
+            multiply_four(row, stage->out.channel_stride, source + b * (size_t)stage->width, 1, columns,
+                          core + b * taps + dy * columns, num_in * taps, 1, stage->out.width);
+        }
+        for (dx = 0; !sums_columns(stage, weight) && dx < columns; dx++) {
             int32_t shift = (int32_t)(dx * stage->dilation[1]) - stage->padding[1];
             int32_t x = shift < 0 ? -shift : 0, end = stage->width - shift;
             if (end > stage->out.width) end = stage->out.width;
@@ -867,32 +1079,26 @@ static void four_spread(const tailcut_stage *stage, const float *source, uint32_
     }
 }
 
-#endif
-
-/* The weights (in channels of a group, taps) of one output channel of a grouped convolution. */
-static const float *grouped_weights(machine *m, const tailcut_weight *weight, uint32_t channel,
-                                    const float *out_cosines, float *into) {
-    uint32_t num_in = weight->corner[1], inner = weight->sizes[1], taps = (uint32_t)weight->sizes[2] * weight->sizes[3];
-    uint32_t a, b, i, t, first = channel, last = channel + 1;
-    float *in_mix = m->mix + weight->corner[0];
-    if (!weight->is_truncated) return core_of(m, weight, channel);
-    if (out_cosines != NULL) {
-        cosines_of(out_cosines, weight->sizes[0], channel, weight->corner[0], m->mix);
-        first = 0;
-        last = weight->corner[0];
-    }
-    clear(into, inner * taps);
-    for (i = 0; i < inner; i++) {
-        if (m->in_cosines != NULL) cosines_of(m->in_cosines, inner, i, num_in, in_mix);
-        for (a = first; a < last; a++) {
-            for (b = m->in_cosines != NULL ? 0 : i; b < (m->in_cosines != NULL ? num_in : i + 1); b++) {
-                float factor = (out_cosines ? m->mix[a] : 1.0f) * (m->in_cosines ? in_mix[b] : 1.0f);
-                for (t = 0; t < taps; t++) into[i * taps + t] += factor * m->core[(a * num_in + b) * taps + t];
-            }
-        }
-    }
-    return into;
+/* As `four_spread`, for one output; `m->row` and `m->mix` are free. */
+static void one_spread(machine *m, const float *source, uint32_t num_in, const float *core, int32_t shift,
+                       float *row) {
+    const tailcut_stage *stage = m->stage;
+    uint32_t taps = (uint32_t)stage->kernel[0] * stage->kernel[1], b;
+    for (b = 0; b < num_in; b++) m->mix[b] = core[b * taps];
+    combine(m->row, source, stage->width, m->mix, num_in, stage->width, 0.0f, &unbounded);
+    add_spread_tap(row, stage->out.width, m->row, stage->width, 1.0f, stage->stride[1], shift);
 }
+
+/* Which four outputs are made together next, `a` the first that is not yet made: the last ones of a part may be made
+ * twice. Behind `a` if the part has fewer than four. */
+static uint32_t four_from(const machine *m, uint32_t a) {
+    uint32_t part = m->stage->part, begin = a - a % part, end = begin + part;
+    if (end > m->stage->out.channels) end = m->stage->out.channels;
+    if (end - begin < 4) return a + 1;
+    return a + 4 <= end ? a : end - 4;
+}
+
+#endif
 
 /* into[x] = the largest of itself, unless it is new, and of `count` numbers of a row. */
 static void add_to_largest(float *into, const float *row, uint32_t width, uint32_t count, int is_new) {
@@ -933,10 +1139,13 @@ static void convolve(machine *m, const tailcut_weight *weight) {
                           a * stage->out.channel_stride;
             float *row = is_pooled(stage) ? wide : into;
 #if !TAILCUT_SMALL
-            if (a + 4 <= m->end && row == into && stage->stride[1] == 1 && pays_for_four(m, weight)) {
-                four_outputs(m, weight, ring, first, a, row);
-                a += 3;
-                continue;
+            if (row == into && stage->stride[1] == 1 && pays_for_four(m, weight)) {
+                uint32_t from = four_from(m, a);
+                if (from <= a) {
+                    four_outputs(m, weight, ring, first, from, row - (a - from) * (size_t)stage->out.channel_stride);
+                    a = from + 3;
+                    continue;
+                }
             }
 #endif
             const float *core =
@@ -973,12 +1182,17 @@ static void convolve_transposed(machine *m, const tailcut_weight *weight) {
             project_row(m, weight, made, ring + made % span * (size_t)num_in * stage->width);
         }
         for (a = 0; a < stage->out.channels; a += num) {
-            float *row = m->arena + stage->out.offset + y * stage->out.row_stride + a * stage->out.channel_stride;
-            const float *core = core_of(m, weight, a);
+            float *row;
+            const float *core;
             num = 1;
 #if !TAILCUT_SMALL
-            if (a + 4 <= stage->out.channels && m->in_cosines != NULL && pays_for_four(m, weight)) num = 4;
+            if (m->in_cosines != NULL && pays_for_four(m, weight) && four_from(m, a) <= a) {
+                num = 4;
+                a = four_from(m, a);
+            }
 #endif
+            row = m->arena + stage->out.offset + y * stage->out.row_stride + a * stage->out.channel_stride;
+            core = core_of(m, weight, a);
             for (b = 0; b < num; b++) clear(row + b * stage->out.channel_stride, stage->out.width);
             for (dy = 0; dy < rows; dy++) {
                 int32_t at = (int32_t)(y + stage->padding[0]) - (int32_t)(dy * stage->dilation[0]);
@@ -991,6 +1205,10 @@ static void convolve_transposed(machine *m, const tailcut_weight *weight) {
 #if !TAILCUT_SMALL
                     if (num == 4) {
                         four_spread(stage, source, num_in, tap, shift, m->row, row);
+                        continue;
+                    }
+                    if (m->in_cosines != NULL) {
+                        one_spread(m, source, num_in, tap, shift, row);
                         continue;
                     }
 #endif
@@ -1020,8 +1238,8 @@ static void multiply_flat(machine *m, const tailcut_weight *weight) {
                 input_row(m, segment, own, channel, y, m->row);
                 for (x = 0; x < stage->width; x++, place++) {
                     if (m->in_cosines != NULL) {
-                        cosines_of(m->in_cosines, size, place, num_in, m->mix);
-                        for (b = 0; b < num_in; b++) narrow[b] += m->mix[b] * m->row[x];
+                        const float *mix = factors_of(m, m->in_cosines, size, place, num_in, m->mix);
+                        for (b = 0; b < num_in; b++) narrow[b] += mix[b] * m->row[x];
                     } else if (m->core != NULL) {
                         for (a = 0; a < stage->out.channels; a++)
                             out[a] += m->core[(size_t)a * size + place] * m->row[x];
@@ -1040,48 +1258,188 @@ static void multiply_flat(machine *m, const tailcut_weight *weight) {
     }
 }
 
+/* Whether narrow numbers are (in channels, rows, columns), not (rows, columns, in channels): the longer one inside. */
+static int has_columns_inside(const tailcut_weight *weight) {
+    return TAILCUT_SMALL || weight->corner[3] > weight->corner[1] || !is_narrow_in(weight);
+}
+
+/* The place among the narrow numbers of the coefficient that a walk is at. */
+static uint32_t narrow_place(const walk *w) {
+    const uint32_t *at = w->order.index;
+    const uint16_t *corner = w->weight->corner;
+    if (has_columns_inside(w->weight)) return (at[w->in_axis] * corner[2] + at[2]) * corner[3] + at[3];
+    return (at[2] * corner[3] + at[3]) * corner[1] + at[w->in_axis];
+}
+
+#if TAILCUT_SMALL
+
+/* Add a row of one input channel to narrow numbers: to those of in channels `first` to `last`, by the factors `mix`. */
+static void add_whole(machine *m, const tailcut_weight *weight, const float *of_rows, const float *of_columns,
+                      uint32_t y, const float *row, const float *mix, uint32_t first, uint32_t last, float *narrow) {
+    uint32_t rows = weight->corner[2], columns = weight->corner[3], b, k, l, x;
+    for (l = 0; l < columns; l++) {
+        float sum = 0.0f;
+        for (x = 0; x < m->stage->width; x++) sum += row[x] * kernel_cosine(weight, 3, of_columns, x, l);
+        for (k = 0; k < rows; k++) {
+            float part = sum * kernel_cosine(weight, 2, of_rows, y, k);
+            for (b = first; b < last; b++) narrow[(b * rows + k) * columns + l] += mix[b] * part;
+        }
+    }
+}
+
+#define start_kernel(m, weight, axis) make_cosines(m, (weight)->sizes[axis])
+
+#else
+
+/* What `kernel_factors` takes, see `start_cosines`. */
+static const float *start_kernel(machine *m, const tailcut_weight *weight, uint32_t axis) {
+    uint32_t size = weight->sizes[axis], count = weight->corner[axis], n;
+    float *factors, *after;
+    if (!is_prepared(m)) return make_cosines(m, size);
+    factors = keep(m, size * count);
+    after = m->scratch;
+    if (is_making(m)) {
+        const float *table = make_cosines(m, size);
+        for (n = 0; n < size * count; n++) factors[n] = kernel_cosine(weight, axis, table, n / count, n % count);
+        m->scratch = after;
+    }
+    return factors;
+}
+
+/* The factors of `num` places of the kernel's columns: where they are prepared, else in `into`. */
+static const float *kernel_factors(const machine *m, const tailcut_weight *weight, const float *cosines,
+                                   uint32_t place, uint32_t num, float *into) {
+    uint32_t count = weight->corner[3], n;
+    if (is_prepared(m)) return cosines + place * count;
+    for (n = 0; n < num * count; n++) into[n] = kernel_cosine(weight, 3, cosines, place + n / count, n % count);
+    return into;
+}
+
+static void add_row(float *into, const float *row, float factor, uint32_t width) {
+    uint32_t x;
+    for (x = 0; x < width; x++) into[x] += factor * row[x];
+}
+
+/* Add a row of one input channel to narrow numbers: to those of in channels `first` to `last`, by the factors `mix`.
+ * Behind the narrow numbers there is room for five lines of columns. */
+static void add_whole(machine *m, const tailcut_weight *weight, const float *of_rows, const float *of_columns,
+                      uint32_t y, const float *row, const float *mix, uint32_t first, uint32_t last, float *narrow) {
+    uint32_t num_in = weight->corner[1], rows = weight->corner[2], columns = weight->corner[3], b, k, l, x;
+    float *sums = narrow + num_in * rows * columns, *line = sums + columns;
+    clear(sums, columns);
+    for (x = 0; x < m->stage->width; x += 4) {
+        uint32_t num = m->stage->width - x < 4 ? m->stage->width - x : 4;
+        spread_rows(sums, 1, row + x, kernel_factors(m, weight, of_columns, x, num, line), num, columns);
+    }
+    for (k = 0; k < rows; k++) {
+        float factor = is_prepared(m) ? of_rows[y * rows + k] : kernel_cosine(weight, 2, of_rows, y, k);
+        for (l = 0; l < columns; l++) line[l] = sums[l] * factor;
+        if (has_columns_inside(weight)) {
+            for (b = first; b < last; b++) add_row(narrow + (b * rows + k) * columns, line, mix[b], columns);
+        } else {
+            for (l = 0; l < columns; l++) add_row(narrow + (k * columns + l) * num_in, mix, line[l], num_in);
+        }
+    }
+}
+
+/* A coefficient of a weight whose axes are all projected: a product of one narrow number for one output. */
+typedef struct {
+    float value;
+    uint32_t in;
+    uint32_t out;
+} term;
+#define TERM_FLOATS 3
+
+/* The coefficients of such a weight as terms, where these are prepared. */
+static const float *start_terms(machine *m, const tailcut_weight *weight) {
+    float *terms = keep(m, TERM_FLOATS * weight->array.count), *at = terms, value;
+    walk w;
+    if (!is_making(m)) return terms;
+    start_walk(&w, weight);
+    for (; step(&w, &value); at += TERM_FLOATS) {
+        const term made = {value, narrow_place(&w), w.order.index[w.out_axis]};
+        memcpy(at, &made, sizeof made);
+    }
+    return terms;
+}
+
+/* Project the channels of maps of one number, four at a time so that `narrow` is touched less. */
+static void project_vector(machine *m, uint32_t num_in, float *narrow) {
+    const tailcut_stage *stage = m->stage;
+    const tailcut_segment *segment = m->model->segments + stage->first_segment, *end = segment + stage->num_segments;
+    uint32_t own, num, c, n, channel = 0;
+    for (; segment < end; segment++) {
+        for (own = 0; own < segment->channels; own += num, channel += num) {
+            num = at_once(m, segment, own, 1);
+            input_rows(m, segment, own, channel, num, 0, m->row);
+            for (c = 0; c < num; c += 4) {
+                uint32_t four = num - c < 4 ? num - c : 4;
+                const float *mix = is_prepared(m) ? m->in_cosines + (channel + c) * num_in : m->mix;
+                for (n = 0; !is_prepared(m) && n < four; n++) {
+                    cosines_of(m->in_cosines, stage->channels, channel + c + n, num_in, m->mix + n * num_in);
+                }
+                spread_rows(narrow, 1, m->row + c, mix, four, num_in);
+            }
+        }
+    }
+}
+
+#endif
+
 /* A truncated layer whose kernel is its whole input, or a linear one: all axes are projected, no core is made. */
 static void multiply_whole(machine *m, const tailcut_weight *weight) {
     const tailcut_stage *stage = m->stage;
     const tailcut_segment *segment = m->model->segments + stage->first_segment;
-    uint32_t num_in = weight->corner[1], rows = weight->corner[2], columns = weight->corner[3];
-    uint32_t n, own, x, y, b, k, l, channel;
-    const float *tables[2];
-    float *narrow = take(m, num_in * rows * columns), *out = m->arena + stage->out.offset, value;
+    uint32_t num_in = weight->corner[1], n, own, y, channel;
+    const float *rows = start_kernel(m, weight, 2), *columns = start_kernel(m, weight, 3);
+    float *narrow = m->scratch, *out = m->arena + stage->out.offset, value;
     walk w;
-    tables[0] = make_cosines(m, stage->height);
-    tables[1] = make_cosines(m, stage->width);
-    clear(narrow, num_in * rows * columns);
-    for (y = 0; y < stage->height; y++) {
+#if !TAILCUT_SMALL
+    uint32_t ready = 0, num = 0;
+    const float *terms = is_prepared(m) ? start_terms(m, weight) : NULL;
+    if (!is_running(m)) return;
+#endif
+    clear(narrow, num_in * weight->corner[2] * weight->corner[3]);
+#if !TAILCUT_SMALL
+    if (is_vector(m) && m->in_cosines != NULL) project_vector(m, num_in, narrow);
+#endif
+    for (y = 0; !(is_vector(m) && m->in_cosines != NULL) && y < stage->height; y++) {
         segment = m->model->segments + stage->first_segment;
         spread_leaves(m, y);
         for (n = 0, channel = 0; n < stage->num_segments; n++, segment++) {
             for (own = 0; own < segment->channels; own++, channel++) {
                 uint32_t first = m->in_cosines != NULL ? 0 : channel,
                          last = m->in_cosines != NULL ? num_in : channel + 1;
+                const float *mix = m->mix, *row = m->row;
+#if TAILCUT_SMALL
                 input_row(m, segment, own, channel, y, m->row);
+#else
+                if (ready == 0) {
+                    ready = num = at_once(m, segment, own, m->in_cosines != NULL ? AT_ONCE : 1);
+                    input_rows(m, segment, own, channel, num, y, m->row);
+                }
+                row += (num - ready--) * stage->width;
+#endif
                 if (m->in_cosines != NULL) {
-                    cosines_of(m->in_cosines, stage->channels, channel, num_in, m->mix);
+                    mix = factors_of(m, m->in_cosines, stage->channels, channel, num_in, m->mix);
                 } else {
                     m->mix[channel] = 1.0f;
                 }
-                for (l = 0; l < columns; l++) {
-                    float sum = 0.0f;
-                    for (x = 0; x < stage->width; x++) sum += m->row[x] * kernel_cosine(weight, 3, tables[1], x, l);
-                    for (k = 0; k < rows; k++) {
-                        float part = sum * kernel_cosine(weight, 2, tables[0], y, k);
-                        for (b = first; b < last; b++) narrow[(b * rows + k) * columns + l] += m->mix[b] * part;
-                    }
-                }
+                add_whole(m, weight, rows, columns, y, row, mix, first, last, narrow);
             }
         }
     }
     clear(out, stage->out.channels);
-    start_walk(&w, weight);
-    while (step(&w, &value)) {
-        const uint32_t *at = w.order.index;
-        out[at[w.out_axis]] += value * narrow[(at[w.in_axis] * rows + at[2]) * columns + at[3]];
+#if !TAILCUT_SMALL
+    for (n = 0; terms != NULL && n < weight->array.count; n++, terms += TERM_FLOATS) {
+        term one;
+        memcpy(&one, terms, sizeof one);
+        out[one.out] += one.value * narrow[one.in];
     }
+    if (is_prepared(m)) return;
+#endif
+    start_walk(&w, weight);
+    while (step(&w, &value)) out[w.order.index[w.out_axis]] += value * narrow[narrow_place(&w)];
 }
 
 static void store(machine *m) {
@@ -1195,25 +1553,57 @@ static void measure(machine *m) {
 
 /* ---- the whole ---- */
 
+#if !TAILCUT_SMALL
+
+/* Whether all maps that a stage reads are of one number, at their place. */
+static int reads_vectors(const machine *m) {
+    const tailcut_stage *stage = m->stage;
+    const tailcut_leaf *leaf = m->model->leaves + stage->first_leaf, *end = leaf + stage->num_leaves;
+    int found = stage->resample == TAILCUT_AS_IT_IS && stage->source_height == 1 && stage->source_width == 1;
+    for (; leaf < end; leaf++) {
+        found = found && leaf->up == TAILCUT_NONE && leaf->height == 1 && leaf->width == 1;
+        found = found && leaf->top == 0 && leaf->left == 0 && leaf->map.channel_stride == 1;
+    }
+    return found;
+}
+
+#endif
+
 static void run_stage(machine *m) {
     const tailcut_stage *stage = m->stage;
     const tailcut_weight *weight = stage->weight == TAILCUT_NONE ? NULL : m->model->weights + stage->weight;
     float *start = m->scratch, *own;
     int is_narrow = weight != NULL && weight->is_truncated && is_narrow_in(weight);
     /* Those that project rows, four channels at a time. */
-    uint32_t rows =
-        is_narrow && stage->groups == 1 && stage->kind != TAILCUT_FLAT && stage->kind != TAILCUT_WHOLE ? 4 : 1;
+    uint32_t is_four = is_narrow && stage->groups == 1 && stage->kind != TAILCUT_FLAT &&
+                       (!TAILCUT_SMALL || stage->kind != TAILCUT_WHOLE);
+    uint32_t rows = is_four ? 4 : 1;
+#if !TAILCUT_SMALL
+    m->is_vector = reads_vectors(m);
+    if (m->is_vector) rows = VECTOR;
+#endif
     m->mix = take(m, stage->mix);
     m->stack = take(m, rows * stage->depth * stage->source_width);
     m->before = take(m, stage->resample == TAILCUT_AS_IT_IS ? 0 : 2 * rows * stage->source_width);
     m->row = take(m, rows * stage->width);
-    if (rows == 4) m->in_mix = take(m, 4u * weight->corner[1]);
+    if (is_four && stage->kind != TAILCUT_WHOLE) m->in_mix = take(m, 4u * weight->corner[1]);
     start_leaves(m);
     m->in_cosines = NULL;
     m->first = 0;
-    if (is_narrow) m->in_cosines = make_cosines(m, weight->sizes[1]);
+    if (is_narrow && IS_GROUPED(stage->groups)) {
+        if (is_making(m)) m->in_cosines = make_cosines(m, weight->sizes[1]);
+    } else if (is_narrow) {
+        m->in_cosines = start_cosines(m, weight->sizes[1], weight->corner[1], 0);
+    }
     own = m->scratch;
     if (weight != NULL) start_weight(m, weight);
+#if !TAILCUT_SMALL
+    if (!is_running(m)) {
+        if (TAILCUT_HAS_WHOLE && stage->kind == TAILCUT_WHOLE) multiply_whole(m, weight);
+        m->scratch = start;
+        return;
+    }
+#endif
     switch (stage->kind) {
         case TAILCUT_CONV:
             if (TAILCUT_HAS_CONV) convolve(m, weight);
@@ -1252,20 +1642,62 @@ static void run_stage(machine *m) {
     }
 }
 
-tailcut_status tailcut_run(const tailcut_model *model, const float *input, float *output, void *arena) {
-    machine m;
+static tailcut_status run(machine *m, const tailcut_model *model, const float *input, float *output, void *arena) {
     uint32_t n;
     if (model == NULL || input == NULL || output == NULL || arena == NULL) return TAILCUT_BAD_ARGUMENT;
     if (((uintptr_t)arena | (uintptr_t)input | (uintptr_t)output) % sizeof(float) != 0) return TAILCUT_BAD_ARGUMENT;
-    memset(&m, 0, sizeof m);
-    m.model = model;
-    m.input = input;
-    m.output = output;
-    m.arena = arena;
+    m->model = model;
+    m->input = input;
+    m->output = output;
+    m->arena = arena;
     for (n = 0; n < model->num_stages; n++) {
-        m.stage = model->stages + n;
-        m.scratch = m.arena + m.stage->scratch;
-        run_stage(&m);
+        m->stage = model->stages + n;
+        m->scratch = m->arena + m->stage->scratch;
+        run_stage(m);
     }
     return TAILCUT_OK;
 }
+
+tailcut_status tailcut_run(const tailcut_model *model, const float *input, float *output, void *arena) {
+    machine m;
+#if !TAILCUT_SMALL
+    m.prepared = NULL;
+    m.way = PREPARED_READ;
+#endif
+    return run(&m, model, input, output, arena);
+}
+
+#if !TAILCUT_SMALL
+
+tailcut_status tailcut_prepare(const tailcut_model *model, void *prepared, size_t prepared_bytes, void *arena) {
+    machine m;
+    tailcut_status status;
+    if (prepared == NULL || (uintptr_t)prepared % sizeof(float) != 0) return TAILCUT_BAD_ARGUMENT;
+    m.prepared = prepared;
+    m.kept = HEAD_FLOATS;
+    m.way = PREPARED_COUNT;
+    status = run(&m, model, prepared, prepared, arena); /* which reads no input */
+    if (status != TAILCUT_OK) return status;
+    if (m.kept * sizeof(float) > prepared_bytes) return TAILCUT_ARENA_TOO_SMALL;
+    m.kept = HEAD_FLOATS;
+    m.way = PREPARED_MAKE;
+    status = run(&m, model, prepared, prepared, arena);
+    memset(prepared, 0, HEAD_FLOATS * sizeof(float));
+    memcpy(prepared, &model, sizeof model);
+    return status;
+}
+
+tailcut_status tailcut_run_prepared(const tailcut_model *model, const void *prepared, const float *input,
+                                    float *output, void *arena) {
+    machine m;
+    const tailcut_model *owner;
+    if (prepared == NULL || (uintptr_t)prepared % sizeof(float) != 0) return TAILCUT_BAD_ARGUMENT;
+    memcpy(&owner, prepared, sizeof owner);
+    if (owner != model) return TAILCUT_BAD_ARGUMENT;
+    m.prepared = (float *)(uintptr_t)prepared; /* which is read only */
+    m.kept = HEAD_FLOATS;
+    m.way = PREPARED_READ;
+    return run(&m, model, input, output, arena);
+}
+
+#endif

@@ -164,6 +164,21 @@ typedef struct {
  */
 tailcut_status tailcut_run(const tailcut_model *model, const float *input, float *output, void *arena);
 
+/* Make once what does not depend on the input, so that all later runs are faster: coefficients decoded, cosines, dense
+ * weights as floats. This and tailcut_run_prepared are left out of a runtime of less code (-Os, -DTAILCUT_SMALL=1);
+ * -DTAILCUT_SMALL=0 has them at -Os too.
+ *
+ * prepared, prepared_bytes: memory that stays; model.h has what is needed as TAILCUT_PREPARED_BYTES. arena: as for a run.
+ * Returns TAILCUT_BAD_ARGUMENT if a pointer is NULL or misaligned, TAILCUT_ARENA_TOO_SMALL if `prepared` is, else
+ * TAILCUT_OK.
+ */
+tailcut_status tailcut_prepare(const tailcut_model *model, void *prepared, size_t prepared_bytes, void *arena);
+
+/* As tailcut_run, with the same outputs bit for bit. prepared: what tailcut_prepare made of this model, at this address
+ * or copied; TAILCUT_BAD_ARGUMENT if it is of another one. */
+tailcut_status tailcut_run_prepared(const tailcut_model *model, const void *prepared, const float *input,
+                                    float *output, void *arena);
+
 #ifdef __cplusplus
 }
 #endif

@@ -17,21 +17,35 @@ class Runner {
     Object.assign(runner, { base: network.base, image: fromBase64(network.image), simd: code === simd });
     runner.exports = instance.exports;
     if (runner.exports.__heap_base.value > runner.base) throw new Error("The runner takes more memory than the page knows.");
+    runner.reach(runner.base + runner.image.length);
+    new Uint8Array(runner.exports.memory.buffer).set(runner.image, runner.base);
     return runner;
   }
 
-  /* The output of a program for an input of float32, (channels, height, width). */
+  /* Have memory up to an address. */
+  reach(end) {
+    const { memory } = this.exports, missing = Math.ceil((end - memory.buffer.byteLength) / PAGE_BYTES);
+    if (missing > 0) memory.grow(missing);
+  }
+
+  check(status) {
+    if (status !== STATUS_OK) throw new Error(`The network cannot be run (status ${status}).`);
+  }
+
+  /* The output of a program for an input of float32, (channels, height, width). What does not depend on the input is
+   * made once, and again where another program ran meanwhile. */
   run(program, input) {
     const aligned = (address) => Math.ceil(address / 16) * 16;
     const { memory } = this.exports, outputs = product(program.output);
-    const at = aligned(this.base + this.image.length);
+    const prepared = aligned(this.base + this.image.length), at = aligned(prepared + 4 * program.prepared);
     const out = aligned(at + 4 * input.length), arena = aligned(out + 4 * outputs);
-    const missing = Math.ceil((arena + 4 * program.arena - memory.buffer.byteLength) / PAGE_BYTES);
-    if (missing > 0) memory.grow(missing);
-    new Uint8Array(memory.buffer).set(this.image, this.base);
+    this.reach(arena + 4 * program.arena);
+    if (this.ready !== program) {
+      this.check(this.exports.tailcut_prepare(program.model, prepared, 4 * program.prepared, arena));
+      this.ready = program;
+    }
     new Float32Array(memory.buffer, at, input.length).set(input);
-    const status = this.exports.tailcut_run(program.model, at, out, arena);
-    if (status !== STATUS_OK) throw new Error(`The network cannot be run (status ${status}).`);
+    this.check(this.exports.tailcut_run_prepared(program.model, prepared, at, out, arena));
     return new Float32Array(memory.buffer, out, outputs).slice();
   }
 }
