@@ -107,10 +107,7 @@ def compress(
     """
     check_module("compress", model)
     check_goal(max_bytes, max_drop, step)
-    if max_drop is not None and evaluate is None:
-        raise ArgumentError("max_drop needs evaluate, a function of a network that gives the metric")
-    if evaluate is not None and not callable(evaluate):
-        raise ArgumentError(f"evaluate must be a function of a network, got {evaluate!r}")
+    _check_metric(max_drop, evaluate)
     count = usual_gradients(model) if num_gradients is None else num_gradients
     batches = _first(inputs, max(MAX_INPUTS, GRADIENT_BATCH * count))
     if sensitivity is None:
@@ -152,6 +149,13 @@ def check_goal(max_bytes: object, max_drop: float | None, step: object) -> None:
         raise ArgumentError(f"the metric can fall by 0 or more, got max_drop={max_drop!r}")
     if step is not None:
         checked_step(step)
+
+
+def _check_metric(max_drop: object, evaluate: object) -> None:
+    if max_drop is not None and evaluate is None:
+        raise ArgumentError("max_drop needs evaluate, a function of a network that gives the metric")
+    if evaluate is not None and not callable(evaluate):
+        raise ArgumentError(f"evaluate must be a function of a network, got {evaluate!r}")
 
 
 def _first(inputs: Batches, count: int) -> list[Tensor]:

@@ -111,9 +111,7 @@ def compress_file(
         FormatError: the file cannot be loaded.
     """
     check_output_path(out)
-    check_goal(max_bytes, max_drop, step)
-    if num_gradients is not None:
-        check_gradients(num_gradients)
+    _check_numbers(max_bytes, max_drop, step, num_gradients)
     network = open_network(source, model=model, arguments=arguments)
     train = open_dataset(data, "train", roots=roots, download=download)
     if train.task not in METRICS:
@@ -143,6 +141,13 @@ def compress_file(
     return CompressFileReport(
         str(source), str(out), *sizes, *judged, before, after, settings, seconds, torch.get_num_threads()
     )
+
+
+def _check_numbers(max_bytes: int | None, max_drop: float | None, step: float | None, count: int | None) -> None:
+    """Raise `ArgumentError` before the work for what would end it."""
+    check_goal(max_bytes, max_drop, step)
+    if count is not None:
+        check_gradients(count)
 
 
 def _inputs(network: nn.Module, dataset: Dataset, count: int, seed: int) -> list[Tensor]:
