@@ -126,6 +126,19 @@ def check_output_path(out: str | Path) -> None:
             raise ArgumentError(f"cannot write {path}: the folder {folder} does not exist; create it first")
 
 
+def make_folder(path: str | Path) -> Path:
+    """Make a folder and those above it, where they are not there yet.
+
+    Raises:
+        ArgumentError: a file is in the way.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ArgumentError(f"cannot make the folder {path}: there is a file of that name; give another one") from error
+    return Path(path)
+
+
 @contextmanager
 def locked(folder: str | Path, taken: str) -> Iterator[None]:
     """Hold an exclusive lock on a folder within the block, even if files in it are created and deleted meanwhile.

@@ -92,3 +92,10 @@ class Reversed(nn.Module):
 def test_sums_with_a_factor_and_changes_in_place(tmp_path: Path) -> None:
     difference, _ = compare(Reversed(), tmp_path, example_input=X)
     assert difference < CLOSE
+
+
+def test_a_network_that_cannot_be_traced_is_told_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model = Of(lambda x: x if x.sum() > 0 else -x)
+    with pytest.raises(StructureError, match=r"^Of cannot be exported: [^\n]*$"):
+        export_c(model, tmp_path / "c", example_input=X)
+    assert capfd.readouterr() == ("", "")

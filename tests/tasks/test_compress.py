@@ -1,6 +1,7 @@
 """From a file to a smaller one, on real digits."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -55,6 +56,18 @@ def test_mistakes(file: Path, tmp_path: Path) -> None:
     with pytest.raises(DataNotFoundError):
         compress_file(file, tmp_path / "b", "folder:nowhere", step=1.0)
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_drop": -0.01}, "the metric can fall by 0 or more, got max_drop=-0.01"),
+        ({"step": 0.3, "num_gradients": 0}, "num_gradients must be a whole number above 0, got 0"),
+    ],
+)
+def test_numbers_out_of_range_are_told_before_the_work(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        compress_file(tmp_path / "no file is read", tmp_path / "out.tailcut", data="digits", **settings)
 
 
 def test_a_network_that_cannot_run_is_told(tmp_path: Path) -> None:

@@ -52,6 +52,19 @@ def test_qr_codes_are_read_back(name: str, level: str, number: int, tmp_path: Pa
     assert content == read_file(f"zoo:{name}")
 
 
+def test_folders_that_cannot_be_made_or_have_no_packets(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for folder in (tmp_path / "file", tmp_path / "file" / "inner"):
+        with pytest.raises(ArgumentError, match=r"cannot make the folder .*file.*: there is a file of that name"):
+            split_file("zoo:lenet5-776", folder, packet_bytes=200)
+    with pytest.raises(ArgumentError, match=r"no such file or folder: .*nowhere"):
+        join_files([tmp_path / "nowhere"], tmp_path / "out.tailcut")
+    with pytest.raises(ArgumentError, match=r"no packets to join: the folder .* has no \*\.packet"):
+        join_files([tmp_path], tmp_path / "out.tailcut")
+    assert (tmp_path / "file").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_what_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ArgumentError, match=r"\.png"):
         draw_codes(NAME, tmp_path / "code.svg")

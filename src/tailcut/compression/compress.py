@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -105,7 +106,8 @@ def compress(
             are no inputs, or no step makes the file so small or so good.
     """
     check_module("compress", model)
-    _check_goal(max_bytes, max_drop, step, evaluate)
+    check_goal(max_bytes, max_drop, step)
+    _check_metric(max_drop, evaluate)
     count = usual_gradients(model) if num_gradients is None else num_gradients
     batches = _first(inputs, max(MAX_INPUTS, GRADIENT_BATCH * count))
     if sensitivity is None:
@@ -139,9 +141,17 @@ def compress(
     return report
 
 
-def _check_goal(max_bytes: object, max_drop: object, step: object, evaluate: object) -> None:
+def check_goal(max_bytes: object, max_drop: float | None, step: object) -> None:
+    """Raise `ArgumentError` unless just one goal is given, a drop as a number of 0 or more."""
     if sum(value is not None for value in (max_bytes, max_drop, step)) != 1:
         raise ArgumentError("give one of max_bytes, max_drop and step: each sets the others")
+    if max_drop is not None and not 0 <= max_drop < math.inf:
+        raise ArgumentError(f"the metric can fall by 0 or more, got max_drop={max_drop!r}")
+    if step is not None:
+        checked_step(step)
+
+
+def _check_metric(max_drop: object, evaluate: object) -> None:
     if max_drop is not None and evaluate is None:
         raise ArgumentError("max_drop needs evaluate, a function of a network that gives the metric")
     if evaluate is not None and not callable(evaluate):

@@ -64,8 +64,7 @@ def measure_sensitivity(
             `loss` is None, or the network has no parameters, or such as are not finite.
     """
     check_module("measure_sensitivity", model)
-    if isinstance(num_gradients, bool) or not isinstance(num_gradients, int) or num_gradients < 1:
-        raise ArgumentError(f"num_gradients must be a whole number above 0, got {num_gradients!r}")
+    check_gradients(num_gradients)
     tensors = current_tensors(model)
     generator = torch.Generator().manual_seed(seed)
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
@@ -87,6 +86,12 @@ def measure_sensitivity(
             parameter.requires_grad_(required)
     found = sums.sensitivity()
     return Sensitivity(found.curvature, found.log_curvature, (*found.blocks, *blocks))
+
+
+def check_gradients(count: object) -> None:
+    """Raise `ArgumentError` unless that many gradients can be averaged."""
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ArgumentError(f"num_gradients must be a whole number above 0, got {count!r}")
 
 
 def _batches(inputs: Batches, count: int) -> Iterator[Tensor]:

@@ -1,6 +1,10 @@
 """`export_c`: a network as C99 that a microcontroller can run, without its dense weights."""
 
+import io
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +20,7 @@ from tailcut.export_c.pooling import pool_outputs
 from tailcut.export_c.program import Program
 from tailcut.export_c.sources import runner_files, runtime_folder
 from tailcut.export_c.writing import features, write_program
-from tailcut.files import write_atomically
+from tailcut.files import make_folder, write_atomically
 from tailcut.inputs.detection.detectors import Detector
 from tailcut.inputs.stem.replace import image_shape
 from tailcut.inputs.transform.input_transform import input_transform_of
@@ -123,8 +127,7 @@ def export_c(
     read, read_dense = (reading_pixels(model), reading_pixels(dense)) if pixels else (model, dense)
     program, map_bytes = lower(read, read_dense, example)
     text = write_program(program, NAME, f"{type(dense).__name__}, written by tailcut export --to c; do not edit.")
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     write_atomically(folder / f"{NAME}.h", text.header)
     write_atomically(folder / f"{NAME}.c", text.source)
     write_atomically(folder / FEATURES, features(program))
@@ -169,7 +172,7 @@ def lower(model: nn.Module, dense: nn.Module, example: Tensor) -> tuple[Program,
         dense: `to_dense` of it, in evaluation mode.
         example: of batch size 1.
     """
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), _silence(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
             traced = torch.export.export(dense, (example,))
@@ -189,6 +192,18 @@ def lower(model: nn.Module, dense: nn.Module, example: Tensor) -> tuple[Program,
     pool_outputs(program)
     plan(program)
     return program, _largest_maps(traced.graph, set(constants))
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Within the block, hide what torch says of a trace that fails: pages, beside the error that says it in a line."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _kept(model: nn.Module) -> dict[str, KeptTensor]:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.compression import compress, measure_sensitivity
-from tailcut.compression.compress import usual_gradients
-from tailcut.compression.fisher import GRADIENT_BATCH
+from tailcut.compression.compress import check_goal, usual_gradients
+from tailcut.compression.fisher import GRADIENT_BATCH, check_gradients
 from tailcut.data import Dataset, Roots, open_dataset, split_off
 from tailcut.errors import ArgumentError
 from tailcut.evaluation.evaluate import PROGRESS_INTERVAL, evaluate, run_forward, uses_batch_statistics
@@ -111,6 +111,7 @@ def compress_file(
         FormatError: the file cannot be loaded.
     """
     check_output_path(out)
+    _check_numbers(max_bytes, max_drop, step, num_gradients)
     network = open_network(source, model=model, arguments=arguments)
     train = open_dataset(data, "train", roots=roots, download=download)
     if train.task not in METRICS:
@@ -140,6 +141,13 @@ def compress_file(
     return CompressFileReport(
         str(source), str(out), *sizes, *judged, before, after, settings, seconds, torch.get_num_threads()
     )
+
+
+def _check_numbers(max_bytes: int | None, max_drop: float | None, step: float | None, count: int | None) -> None:
+    """Raise `ArgumentError` before the work for what would end it."""
+    check_goal(max_bytes, max_drop, step)
+    if count is not None:
+        check_gradients(count)
 
 
 def _inputs(network: nn.Module, dataset: Dataset, count: int, seed: int) -> list[Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from tailcut.errors import ArgumentError, MissingExtraError
-from tailcut.files import write_atomically
+from tailcut.files import make_folder, write_atomically
 from tailcut.format.container.contents import decode
 from tailcut.format.load import naming, read_file
 from tailcut.format.packets import FRAME_BYTES, join, split
@@ -106,8 +106,7 @@ def split_file(path: str | Path, folder: str | Path, *, packet_bytes: int) -> Sp
     """
     content = _read(path)
     packets = split(content, packet_bytes)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     digits = max(3, len(str(len(packets) - 1)))
     stem = Path(str(path).removeprefix("zoo:")).stem
     names = tuple(f"{stem}-{number:0{digits}d}{SUFFIX}" for number in range(len(packets)))
@@ -174,7 +173,12 @@ def draw_codes(path: str | Path, out: str | Path, *, level: str = "medium") -> Q
 
 
 def _packets_in(path: Path) -> list[Path]:
-    return sorted(path.glob(f"*{SUFFIX}")) if path.is_dir() else [path]
+    if not path.exists():
+        raise ArgumentError(f"no such file or folder: {path}")
+    found = sorted(path.glob(f"*{SUFFIX}")) if path.is_dir() else [path]
+    if not found:
+        raise ArgumentError(f"no packets to join: the folder {path} has no *{SUFFIX}")
+    return found
 
 
 def _read(path: str | Path) -> bytes:
