@@ -1,12 +1,14 @@
 """Inputs as users have them."""
 
+import logging
+from itertools import count
 from typing import Any
 
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from tailcut.compression.batches import input_batches
+from tailcut.compression.batches import input_batches, logged
 from tailcut.errors import ArgumentError
 
 X = torch.arange(12.0).reshape(6, 2)
@@ -28,3 +30,12 @@ def test_anything_else_is_an_error(inputs: list[object]) -> None:
 def test_what_gives_no_batches_is_an_error() -> None:
     with pytest.raises(ArgumentError, match="inputs= must be a tensor or batches of inputs, got int"):
         list(input_batches(3))  # type: ignore[arg-type]
+
+
+def test_long_work_is_logged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(
+        "tailcut.compression.batches.time.monotonic", count(step=4).__next__
+    )  # so many seconds each time it is asked
+    with caplog.at_level(logging.INFO, logger="tailcut"):
+        assert list(logged(range(5), "things", 5)) == [0, 1, 2, 3, 4]
+    assert caplog.messages == ["2 of 5 things"]

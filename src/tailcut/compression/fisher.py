@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tailcut.compression.batches import Batches, input_batches
+from tailcut.compression.batches import Batches, input_batches, logged
 from tailcut.compression.moments import input_blocks
 from tailcut.counting import evaluating
 from tailcut.errors import ArgumentError, TailcutError, first_line
@@ -76,7 +76,7 @@ def measure_sensitivity(
             parameter.requires_grad_(parameter.is_floating_point())
         with evaluating(model), torch.enable_grad():
             forward = fuse(model) if tensors.coefficients else model
-            for batch in islice(cycle(batches), num_gradients):
+            for batch in logged(islice(cycle(batches), num_gradients), "gradients", num_gradients):
                 drawn = (loss or _drawn_loss)(_outputs(forward, batch), generator)
                 gradients = torch.autograd.grad(drawn, sums.parameters, allow_unused=True)
                 sums.add(gradients, len(batch))

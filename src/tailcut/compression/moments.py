@@ -1,6 +1,6 @@
 """Second moments of the inputs of a network's plain layers: the curvature of a layer's own error, by row (GPTQ)."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tailcut.compression.batches import logged
 from tailcut.format.sensitivity import Block, block_of
 from tailcut.transform import dct
 
@@ -25,7 +26,7 @@ Layer = nn.Linear | Convolution
 
 
 def input_blocks(
-    model: nn.Module, inputs: Iterable[Tensor], stored: set[str], generator: torch.Generator
+    model: nn.Module, inputs: Sequence[Tensor], stored: set[str], generator: torch.Generator
 ) -> Iterator[Block]:
     """Yield a block for each plain weight of linear layers and convolutions without groups.
 
@@ -48,9 +49,9 @@ def input_blocks(
     with ExitStack() as hooks, torch.no_grad():
         for moment in moments.values():
             hooks.enter_context(moment.layer.register_forward_pre_hook(moment.take))
-        for batch in inputs if moments else ():
+        for batch in logged(inputs, "batches whose moments are measured", len(inputs)) if moments else ():
             model(batch)
-    for name, moment in moments.items():
+    for name, moment in logged(moments.items(), "layers", len(moments)):
         if moment.count:
             yield block_of((name,), moment.curvature(centred=has_norms or moment.layer.bias is not None))
 
