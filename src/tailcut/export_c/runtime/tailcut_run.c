@@ -1575,18 +1575,18 @@ static void run_stage(machine *m) {
     float *start = m->scratch, *own;
     int is_narrow = weight != NULL && weight->is_truncated && is_narrow_in(weight);
     /* Those that project rows, four channels at a time. */
-    uint32_t is_four = is_narrow && stage->groups == 1 && stage->kind != TAILCUT_FLAT &&
-                       (!TAILCUT_SMALL || stage->kind != TAILCUT_WHOLE);
-    uint32_t rows = is_four ? 4 : 1;
+    int projects = is_narrow && stage->groups == 1 && stage->kind != TAILCUT_FLAT && stage->kind != TAILCUT_WHOLE;
+    uint32_t rows = projects ? 4 : 1;
 #if !TAILCUT_SMALL
     m->is_vector = reads_vectors(m);
+    if (is_narrow && stage->kind == TAILCUT_WHOLE) rows = 4;
     if (m->is_vector) rows = VECTOR;
 #endif
     m->mix = take(m, stage->mix);
     m->stack = take(m, rows * stage->depth * stage->source_width);
     m->before = take(m, stage->resample == TAILCUT_AS_IT_IS ? 0 : 2 * rows * stage->source_width);
     m->row = take(m, rows * stage->width);
-    if (is_four && stage->kind != TAILCUT_WHOLE) m->in_mix = take(m, 4u * weight->corner[1]);
+    if (projects) m->in_mix = take(m, 4u * weight->corner[1]);
     start_leaves(m);
     m->in_cosines = NULL;
     m->first = 0;
