@@ -62,6 +62,24 @@ def test_variances_stay_above_zero(tmp_path: Path) -> None:
             assert float(value.min()) > 0
 
 
+def test_means_of_channels_without_variance_stay(tmp_path: Path) -> None:
+    """A smooth vector of means is cheapest as its DCT, which would move channels whose weights are all 0."""
+    norm = nn.BatchNorm2d(64)
+    places = torch.arange(64)
+    dead = places % 16 == 5
+    means = 300 * torch.cos(torch.pi * (2 * places + 1) * 3 / 128)
+    mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
+    mean.copy_(torch.where(dead, torch.zeros(()), means))
+    variance.copy_(torch.where(dead, torch.zeros(()), torch.tensor(3e4)))
+    model, path = nn.Sequential(norm).eval(), tmp_path / "a.tailcut"
+    sensitivity = Sensitivity({"0.running_mean": 1 / 8.0**2, "0.weight": 1e4, "0.bias": 1e4}, {"0.running_var": 1.0})
+    tailcut.save(model, path, dtype="quantized", step=1.0, sensitivity=sensitivity)
+    loaded = tailcut.load(path, into=nn.Sequential(nn.BatchNorm2d(64)))
+    found = loaded.get_buffer("0.running_mean")
+    assert bool((found[dead] == 0).all())
+    assert float((found - mean).abs().max()) <= 4.1
+
+
 def test_statistics_behind_few_frequencies_take_few_numbers(tmp_path: Path) -> None:
     """The running mean behind a weight with K frequencies along its outputs has K: the rest is not stored."""
     torch.manual_seed(0)

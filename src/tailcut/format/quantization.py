@@ -36,6 +36,9 @@ RELATIVE_STEP = 0.25
 COLUMNS = 64
 # Of the steps tried for a size, in eighths of an octave.
 COARSEST, FINEST = 64, -128
+NORM_EPSILON = 1e-5
+"""Batch norm's usual epsilon."""
+
 REFINEMENT = 8
 """Parts of an eighth, to which the step for a size is found in the end."""
 
@@ -187,7 +190,7 @@ class Rounding:
                 multiples = fed_back[other.name] / step_size(steps[other.name])
                 yield layout, coded(multiples, transform, steps[other.name], layout)
             elif number == QUANTIZED:
-                yield layout, _cheapest(other.tensor, layout, list(self._candidates(other, step)))
+                yield layout, _cheapest(other.tensor, layout, list(self._candidates(other, step)), self._spread(other))
 
     def _as_measured(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the values, with kernels of plain weights replaced by their DCT."""
@@ -228,6 +231,14 @@ class Rounding:
             yield _Candidate(DCT, size)
         if len(other.shape) > 2:
             yield _Candidate(KERNEL_DCT, size)
+
+    def _spread(self, other: OtherTensor) -> Tensor | None:
+        """Return the standard deviations that batch norm divides by, (channels,), for its running mean; else None."""
+        path, _, attribute = other.name.rpartition("running_")
+        if attribute != "mean":
+            return None
+        variances = [one.tensor for one in self.tensors.others if one.name == f"{path}running_var"]
+        return (variances[0].detach().double().cpu().clamp(min=0) + NORM_EPSILON).sqrt() if variances else None
 
     def _step_of(self, name: str, curvature: Mapping[str, float], step: float) -> float:
         return step / math.sqrt(curvature.get(name, 1.0))  # a tensor of zeros has no entry
@@ -348,8 +359,16 @@ def rounded_with_feedback(block: Block, values: Mapping[str, Tensor], steps: Map
     return dict(zip(block.names, result.reshape(-1).split(lengths), strict=True))
 
 
-def _cheapest(values: Tensor, layout: Layout, candidates: list[_Candidate]) -> Coded:
+def _cheapest(values: Tensor, layout: Layout, candidates: list[_Candidate], spread: Tensor | None = None) -> Coded:
     """Return the cheapest of the candidates. A running variance stays above 0.
+
+    Args:
+        values: the tensor.
+        layout: of it.
+        candidates: the ways to round it.
+        spread: of running means: those that move a channel by more than this are the last choice. A channel whose
+            weights are all 0 has no variance, so the least error of its mean would be its output; and where ReLU cuts
+            it off, no gradient tells so.
 
     Raises:
         ArgumentError: the steps of all candidates are too fine.
@@ -364,12 +383,21 @@ def _cheapest(values: Tensor, layout: Layout, candidates: list[_Candidate]) -> C
         is_variance = layout.key == "running_var" and candidate.transform != LOG2
         if is_variance and not bool((quantized.dequantize(tensor, layout) > 0).all()):
             continue
-        found.append((_cost(tensor), tensor))
+        found.append(((_excess(tensor, values, layout, spread), _cost(tensor)), tensor))
     if not found and failures:
         raise failures[0]
     if not found:  # variances below 0, which were so before
-        found.append((0.0, quantize(values, layout, NONE, nearest_step(candidates[0].step))))
+        found.append(((0.0, 0.0), quantize(values, layout, NONE, nearest_step(candidates[0].step))))
     return min(found, key=lambda pair: pair[0])[1]
+
+
+def _excess(tensor: Coded, values: Tensor, layout: Layout, spread: Tensor | None) -> float:
+    """Return by how many standard deviations a channel's mean is moved at most; 0 where it is less than one."""
+    if spread is None or not len(spread):
+        return 0.0
+    errors = quantized.dequantize(tensor, layout).double() - values.detach().double().cpu().reshape(-1)
+    moved = float((errors.abs() / spread).max())
+    return moved if moved > 1 else 0.0
 
 
 def _cost(coded: Coded) -> float:
