@@ -61,7 +61,7 @@ def test_mistakes(file: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_drop": -0.01}, "the metric can fall by 0 or more, got max_drop=-0.01"),
+        ({"max_drop": -0.01}, "the metric can fall by 0 or more, got -0.01"),
         ({"step": 0.3, "num_gradients": 0}, "num_gradients must be a whole number above 0, got 0"),
     ],
 )

@@ -146,7 +146,7 @@ def check_goal(max_bytes: object, max_drop: float | None, step: object) -> None:
     if sum(value is not None for value in (max_bytes, max_drop, step)) != 1:
         raise ArgumentError("give one of max_bytes, max_drop and step: each sets the others")
     if max_drop is not None and not 0 <= max_drop < math.inf:
-        raise ArgumentError(f"the metric can fall by 0 or more, got max_drop={max_drop!r}")
+        raise ArgumentError(f"the metric can fall by 0 or more, got {max_drop!r}")
     if step is not None:
         checked_step(step)
 
