@@ -84,14 +84,12 @@ def _row(name: str, scale: Scale) -> Row:
 
 
 def c_forward(model: nn.Module, x: Tensor, folder: Path) -> Callable[[], Tensor]:
-    """Return a call of the exported network, compiled for this machine.
+    """Return a call of the exported and prepared network, compiled for this machine.
 
     Args:
         model: see `export_c`.
         x: the input, of batch size 1.
         folder: for the files, which must stay.
-
-    What does not depend on the input is prepared before.
     """
     report = export_c(model, folder, example_input=x)
     library = folder / "model.so"

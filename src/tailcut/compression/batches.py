@@ -39,6 +39,13 @@ def input_batches(inputs: Batches) -> Iterator[Tensor]:
         yield found
 
 
+def checked_count(name: str, value: object) -> int:
+    """Return the value of an argument that is a whole number above 0, or raise `ArgumentError`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ArgumentError(f"{name} must be a whole number above 0, got {value!r}")
+    return value
+
+
 def logged(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
     """Yield the items; where that takes long, say in the log how many of `total` are done."""
     last = time.monotonic()

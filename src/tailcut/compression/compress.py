@@ -161,9 +161,11 @@ def _check_metric(max_drop: object, evaluate: object) -> None:
 def _first(inputs: Batches, count: int) -> list[Tensor]:
     """Return batches until they have so many inputs, or all: a loader of a whole data set would not fit memory."""
     found: list[Tensor] = []
+    num = 0
     for batch in input_batches(inputs):
         found.append(batch)
-        if sum(map(len, found)) >= count:
+        num += len(batch)
+        if num >= count:
             break
     return found
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tailcut.compression.batches import Batches, input_batches, logged
+from tailcut.compression.batches import Batches, checked_count, input_batches, logged
 from tailcut.compression.moments import input_blocks
 from tailcut.counting import evaluating
 from tailcut.errors import ArgumentError, TailcutError, first_line
@@ -64,7 +64,7 @@ def measure_sensitivity(
             `loss` is None, or the network has no parameters, or such as are not finite.
     """
     check_module("measure_sensitivity", model)
-    check_gradients(num_gradients)
+    checked_count("num_gradients", num_gradients)
     tensors = current_tensors(model)
     generator = torch.Generator().manual_seed(seed)
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
@@ -86,12 +86,6 @@ def measure_sensitivity(
             parameter.requires_grad_(required)
     found = sums.sensitivity()
     return Sensitivity(found.curvature, found.log_curvature, (*found.blocks, *blocks))
-
-
-def check_gradients(count: object) -> None:
-    """Raise `ArgumentError` unless that many gradients can be averaged."""
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ArgumentError(f"num_gradients must be a whole number above 0, got {count!r}")
 
 
 def _batches(inputs: Batches, count: int) -> Iterator[Tensor]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tailcut.compression.batches import Batches
+from tailcut.compression.batches import Batches, checked_count
 from tailcut.compression.byte_target import ByteTarget
 from tailcut.compression.fisher import measure_sensitivity
 from tailcut.compression.laplace import laplace_bits
@@ -42,7 +42,7 @@ SEEDS = 1 << 32
 MAX_COARSER = 6
 """Octaves by which the curvature of what is not trained may fall where a file is a little too large; steps by half."""
 
-FINEST = 2.0**-17
+LEAST_STEP = 2.0**-17
 """The finest step of a tensor, in parts of its largest number: one that is four times as fine could not be coded."""
 
 LARGEST_LOG = 128
@@ -108,7 +108,7 @@ class RateLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_module("RateLoss", model)
-        _checked("target_bytes", target_bytes)
+        checked_count("target_bytes", target_bytes)
         self._held = (without_views(model),)  # no part of this module
         self._seed = seed
         tensors = current_tensors(self._model)
@@ -125,13 +125,13 @@ class RateLoss(nn.Module):
             start_bytes = START_BYTES * target_bytes
             if sensitivity is None:  # the low digits of untrained numbers are worth nothing
                 start_bytes = min(start_bytes, max(self._packed_bytes(RELATIVE_STEP, found), 3 * target_bytes // 2))
-        step = finest_step(lambda size: self._packed_bytes(size, found), _checked("start_bytes", start_bytes))
+        step = finest_step(lambda size: self._packed_bytes(size, found), checked_count("start_bytes", start_bytes))
         # In units of the network's first step, so that a step of 1 is the first.
         found = _times(found, 1 / step**2)
         sizes = [found.curvature.get(tensor.name, 1.0) ** -0.5 for tensor in self.trained]
         self.log_steps = nn.Parameter(torch.tensor(sizes, dtype=torch.float32).log2().to(self._lattices.owner.device))
         start = float(self._packed_bytes(1.0, found))
-        self.target = ByteTarget(start, target_bytes, _checked("num_steps", num_steps))
+        self.target = ByteTarget(start, target_bytes, checked_count("num_steps", num_steps))
         self._masters: list[Tensor] | None = None
         self._numbers: Tensor | None = None
         self._reference = self._referred(found)
@@ -360,7 +360,7 @@ class RateLoss(nn.Module):
         """Keep the steps coarse enough for the coder."""
         with torch.no_grad():
             largest = [part.abs().max() for part in self._parts(self._flat(values))]
-            least = FINEST * torch.stack(largest).to(self.log_steps)
+            least = LEAST_STEP * torch.stack(largest).to(self.log_steps)
             self.log_steps.clamp_(min=least.clamp(min=torch.finfo(torch.float32).tiny).log2())
 
     def _round(self, step_sizes: Tensor) -> tuple[Tensor, Tensor]:
@@ -460,20 +460,14 @@ class _Reference:
         return _Reference(found, state["usual"], log_steps, log_sizes)
 
 
-def _checked(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ArgumentError(f"{name} must be a whole number above 0, got {value!r}")
-    return value
-
-
 def _codable(sensitivity: Sensitivity, values: Mapping[str, Tensor]) -> Sensitivity:
     """Return the sensitivity without steps that are too fine to be coded, whatever the transform of the values."""
     curvature = dict(sensitivity.curvature)
     for name in curvature.keys() & values.keys():
         norm = float(values[name].detach().double().norm())
         if norm > 0:
-            curvature[name] = min(curvature[name], (FINEST * norm) ** -2)
-    most = (FINEST * LARGEST_LOG) ** -2
+            curvature[name] = min(curvature[name], (LEAST_STEP * norm) ** -2)
+    most = (LEAST_STEP * LARGEST_LOG) ** -2
     logs = {name: min(size, most) for name, size in sensitivity.log_curvature.items()}
     return replace(sensitivity, curvature=curvature, log_curvature=logs)
 

@@ -36,11 +36,11 @@ RELATIVE_STEP = 0.25
 COLUMNS = 64
 # Of the steps tried for a size, in eighths of an octave.
 COARSEST, FINEST = 64, -128
-NORM_EPSILON = 1e-5
-"""Batch norm's usual epsilon."""
-
 REFINEMENT = 8
 """Parts of an eighth, to which the step for a size is found in the end."""
+
+NORM_EPSILON = 1e-5
+"""Batch norm's usual epsilon."""
 
 # A step of the logarithm that moves a standard deviation by one part: d log2(v) = 2 / ln(2) d s / s.
 _LOG_OF_SPREAD = 2 / float(np.log(2))
@@ -71,8 +71,8 @@ def default_sensitivity(tensors: NetworkTensors) -> Sensitivity:
         if attribute == "running_var":
             logs[name] = 1 / _LOG_OF_SPREAD**2
             mean, gain, shift = (f"{prefix}{part}" for part in ("running_mean", "weight", "bias"))
-            spread = float(others[name].double().clamp(min=1e-5).mean().sqrt())
-            least = float(others[name].double().clamp(min=1e-5).min().sqrt())  # batch norm's epsilon
+            variances = others[name].double().clamp(min=NORM_EPSILON)
+            spread, least = float(variances.mean().sqrt()), float(variances.min().sqrt())
             scale[name], scale[mean] = 2 * spread * least, spread
             scale[shift] = scale.get(gain, 1.0)
     return Sensitivity({name: 1 / size**2 for name, size in scale.items() if size > 0}, logs)
@@ -190,7 +190,10 @@ class Rounding:
                 multiples = fed_back[other.name] / step_size(steps[other.name])
                 yield layout, coded(multiples, transform, steps[other.name], layout)
             elif number == QUANTIZED:
-                yield layout, _cheapest(other.tensor, layout, list(self._candidates(other, step)), self._spread(other))
+                yield (
+                    layout,
+                    _cheapest(other.tensor, layout, list(self._candidates(other, step)), _spread(other.name, values)),
+                )
 
     def _as_measured(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the values, with kernels of plain weights replaced by their DCT."""
@@ -231,14 +234,6 @@ class Rounding:
             yield _Candidate(DCT, size)
         if len(other.shape) > 2:
             yield _Candidate(KERNEL_DCT, size)
-
-    def _spread(self, other: OtherTensor) -> Tensor | None:
-        """Return the standard deviations that batch norm divides by, (channels,), for its running mean; else None."""
-        path, _, attribute = other.name.rpartition("running_")
-        if attribute != "mean":
-            return None
-        variances = [one.tensor for one in self.tensors.others if one.name == f"{path}running_var"]
-        return (variances[0].detach().double().cpu().clamp(min=0) + NORM_EPSILON).sqrt() if variances else None
 
     def _step_of(self, name: str, curvature: Mapping[str, float], step: float) -> float:
         return step / math.sqrt(curvature.get(name, 1.0))  # a tensor of zeros has no entry
@@ -389,6 +384,13 @@ def _cheapest(values: Tensor, layout: Layout, candidates: list[_Candidate], spre
     if not found:  # variances below 0, which were so before
         found.append(((0.0, 0.0), quantize(values, layout, NONE, nearest_step(candidates[0].step))))
     return min(found, key=lambda pair: pair[0])[1]
+
+
+def _spread(name: str, values: Mapping[str, Tensor]) -> Tensor | None:
+    """Return the standard deviations that batch norm divides by, (channels,), for its running mean; else None."""
+    path, _, attribute = name.rpartition("running_")
+    variances = values.get(f"{path}running_var") if attribute == "mean" else None
+    return None if variances is None else (variances.clamp(min=0) + NORM_EPSILON).sqrt()
 
 
 def _excess(tensor: Coded, values: Tensor, layout: Layout, spread: Tensor | None) -> float:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.compression import compress, measure_sensitivity
+from tailcut.compression.batches import checked_count
 from tailcut.compression.compress import check_goal, usual_gradients
-from tailcut.compression.fisher import GRADIENT_BATCH, check_gradients
+from tailcut.compression.fisher import GRADIENT_BATCH
 from tailcut.data import Dataset, Roots, open_dataset, split_off
 from tailcut.errors import ArgumentError
 from tailcut.evaluation.evaluate import PROGRESS_INTERVAL, evaluate, run_forward, uses_batch_statistics
@@ -147,7 +148,7 @@ def _check_numbers(max_bytes: int | None, max_drop: float | None, step: float | 
     """Raise `ArgumentError` before the work for what would end it."""
     check_goal(max_bytes, max_drop, step)
     if count is not None:
-        check_gradients(count)
+        checked_count("num_gradients", count)
 
 
 def _inputs(network: nn.Module, dataset: Dataset, count: int, seed: int) -> list[Tensor]:
