@@ -20,6 +20,10 @@ from tailcut.weights import kept_counts, norm_counts, truncated_tensors
 
 logger = logging.getLogger("tailcut.training")
 
+FILE_LOSS = 0.02
+"""What packing may cost of a metric between 0 and 1 before it is said; rounding costs a tenth of it."""
+DISTANCES = ("fid", "elbo")
+
 
 def save_trained(
     network: nn.Module, path: Path, run: Run, section: PackSection, calibration: Iterable[Any] | None = None
@@ -114,3 +118,24 @@ def warn_of_late_cut(before: int, after: int) -> None:
             before,
             after,
         )
+
+
+def warn_of_worse_file(run: Run, line: dict[str, Any], result: Result) -> None:
+    """Say that the packed network is worse on the same images than the trained one was after the last epoch.
+
+    Args:
+        run: of both.
+        line: of the last epoch, in its metrics.
+        result: of the packed network.
+    """
+    packed = result.metrics if line["split"] == "test" else result.validation
+    for name, before in line["metrics"].items():
+        if name not in DISTANCES and before - packed.get(name, before) > FILE_LOSS:
+            logger.warning(
+                "the packed network has %s %.2f %%, after the last epoch the trained one had %.2f %% on the same "
+                "images; its checkpoint is kept: tailcut pack %s -o FILE --dtype float32 packs it without rounding",
+                name,
+                100 * packed[name],
+                100 * before,
+                run.path,
+            )

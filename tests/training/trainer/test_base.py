@@ -444,6 +444,22 @@ def test_a_late_cut_is_said(make_recipe: MakeRecipe, tmp_path: Path, caplog: pyt
     assert "came after the last epoch" in caplog.text
 
 
+@pytest.mark.parametrize("held_out", [0, 200])
+def test_a_file_that_is_worse_than_the_trained_network_is_said(
+    held_out: int, make_recipe: MakeRecipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    overrides = ("training.epochs=2", f"data.holdout={held_out}")
+    train(make_recipe(*overrides), tmp_path / "good")
+    assert "the packed network has" not in caplog.text
+    train(make_recipe(*overrides, "schedule={ num_kept = 50, rate = 0.01 }"), tmp_path / "cut")
+    lines = Run(tmp_path / "cut").read_metrics()
+    packed = Run(tmp_path / "cut").read_result()
+    figure = (packed.validation if held_out else packed.metrics)["accuracy"]
+    assert figure < lines[-1]["metrics"]["accuracy"] - 0.02
+    expected = f"the packed network has accuracy {100 * figure:.2f} %, after the last epoch the trained one had "
+    assert expected in caplog.text
+
+
 def test_other_threads_are_said(make_recipe: MakeRecipe, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     train(make_recipe("training.epochs=1"), tmp_path / "run")
     torch.set_num_threads(2)

@@ -40,7 +40,7 @@ from tailcut.training.checkpoints import (
 from tailcut.training.ema import MovingAverage
 from tailcut.training.plots import try_to_draw_curves
 from tailcut.training.recipe.toml_files import to_toml
-from tailcut.training.result import make_result, num_kept, warn_of_late_cut
+from tailcut.training.result import make_result, num_kept, warn_of_late_cut, warn_of_worse_file
 from tailcut.training.setup.build import build_schedule, set_lr, set_precision
 from tailcut.training.setup.data import TrainingData
 from tailcut.training.setup.execution_mode import DENSE, Execution, refresh_fused
@@ -364,6 +364,8 @@ class Trainer(ABC):
         )
         if fabric.is_global_zero:
             run.write_result(result)
+            if self.lines:
+                warn_of_worse_file(run, self.lines[-1], result)
             try_to_draw_curves(self.lines, run.curves, title=recipe.name)
         fabric.barrier()
         return result
