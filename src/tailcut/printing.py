@@ -2,11 +2,19 @@
 
 import dataclasses
 import json
+import logging
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+LOG_SECONDS = 10.0
+"""Between two lines about long work."""
 
 _PLAIN_METRICS = ("fid", "elbo", "seconds")
 
@@ -107,3 +115,31 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, align: str
 def sizes(shape: Sequence[int]) -> str:
     """Return a tensor's shape as text: `64 x 3 x 3 x 3`."""
     return " x ".join(map(str, shape)) or "scalar"
+
+
+class LogLines:
+    """A line in a log every now and then: how many of a total are done.
+
+    Args:
+        what: what is counted, for example `images`.
+        total: how many there are.
+        interval: seconds between two lines.
+    """
+
+    def __init__(self, what: str, total: int, interval: float = LOG_SECONDS) -> None:
+        self._what, self._total, self._interval = what, total, interval
+        self._last = time.monotonic()
+
+    def show(self, done: int, note: str = "") -> None:
+        """Say that `done` of the total are done, if it is time to; `note` is the current status."""
+        if time.monotonic() - self._last > self._interval:
+            self._last = time.monotonic()
+            logger.info("%d of %d %s%s", done, self._total, self._what, note and f"  {note}")
+
+
+def logged(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
+    """Yield the items; where that takes long, say in the log how many of `total` are done."""
+    lines = LogLines(what, total)
+    for done, item in enumerate(items):
+        lines.show(done)
+        yield item

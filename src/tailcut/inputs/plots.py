@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tailcut.errors import ArgumentError
+from tailcut.files import make_folder
 from tailcut.inputs.energy import FrequencyReport, describe_image, frequency_energy
 from tailcut.inputs.selection.patterns import COMPONENTS, NUM_CHANNELS, NUM_FREQUENCIES
 from tailcut.inputs.selection.selection import Selection
@@ -190,11 +191,7 @@ def draw_image(image: Tensor, transform: BlockDCT, folder: str | Path, *, name: 
         MissingExtraError: matplotlib is not installed.
     """
     report = describe_image(image, transform, name=name)
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArgumentError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+    folder = make_folder(folder)
     channels = transform(image)
     rebuilt = transform.inverse(channels, (report.height, report.width))
     files = [folder / file for file in ("channels.png", "energy.png", "reconstruction.png")]

@@ -17,7 +17,7 @@ from tailcut.errors import ArgumentError, DataError, first_line
 from tailcut.evaluation.evaluate import PROGRESS_INTERVAL, choose_device, run_forward, runnable, within_memory
 from tailcut.evaluation.metrics import foreground
 from tailcut.evaluation.pixel_inputs import image_shape, reader_of
-from tailcut.files import write_atomically
+from tailcut.files import make_folder, write_atomically
 from tailcut.format import load
 from tailcut.printing import Report, table
 from tailcut.runtime.progress import live_progress
@@ -106,7 +106,7 @@ def predict(
     network = runnable(model, device, dense=dense)
     read = reader_of(network)
     resized = any(isinstance(module, nn.Linear) for module in network.modules())
-    paths, folder = [Path(image) for image in images], prepare_folder(out)
+    paths, folder = [Path(image) for image in images], None if out is None else make_folder(out)
     masks: dict[Path, Path] | None = None
     predictions, skipped = [], []
     with live_progress(True, "images", len(paths), interval=PROGRESS_INTERVAL) as bar:
@@ -156,17 +156,6 @@ def predict_file(
         name=str(file),
         max_pixels=max_pixels,
     )
-
-
-def prepare_folder(out: str | Path | None) -> Path | None:
-    """Return the folder for predictions, created if needed, or None; raise `ArgumentError` if it is a file."""
-    if out is None:
-        return None
-    folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise ArgumentError(f"{folder} is a file; predictions need a folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def _image_shape(model: nn.Module) -> tuple[int, int, int]:

@@ -14,14 +14,14 @@ from tailcut.data import leave_out, read_image
 from tailcut.data.datasets.coco_categories import CATEGORIES, NUM_CLASSES
 from tailcut.errors import ArgumentError, DataError, first_line
 from tailcut.evaluation.evaluate import PROGRESS_INTERVAL, choose_device, runnable
-from tailcut.files import write_atomically
+from tailcut.files import make_folder, write_atomically
 from tailcut.format import load
 from tailcut.format.load import read_contents
 from tailcut.inputs.detection.detectors import Detector
 from tailcut.printing import table
 from tailcut.runtime.progress import live_progress
 from tailcut.tasks.prediction.draw_detections import draw_objects, write_image
-from tailcut.tasks.prediction.predict import TABLE_FILE, PredictReport, prepare_folder
+from tailcut.tasks.prediction.predict import TABLE_FILE, PredictReport
 
 FAMILIES = ("faster_rcnn", "mask_rcnn")
 LEAST_SCORE = 0.5
@@ -105,7 +105,7 @@ def predict_objects(
     names = _names(model, network.num_classes) if class_names is None else list(class_names)
     if len(names) < network.num_classes:
         raise ArgumentError(f"the detector has {network.num_classes} classes, but there are {len(names)} names")
-    paths, folder = [Path(image) for image in images], prepare_folder(out)
+    paths, folder = [Path(image) for image in images], None if out is None else make_folder(out)
     drawings = {} if folder is None else _drawing_paths(paths, folder)
     predictions, skipped = [], []
     with live_progress(True, "images", len(paths), interval=PROGRESS_INTERVAL) as bar, torch.inference_mode():
