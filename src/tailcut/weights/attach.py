@@ -222,7 +222,7 @@ def _adopt_length(
     vector = state.get(f"{prefix}original")
     if vector is None:
         _hint_at_dense_weight(f"{prefix}original", missing_keys, unexpected_keys)
-    if vector is None or vector.ndim != 1 or not 1 <= vector.shape[0] <= _numel(truncation):
+    if vector is None or vector.ndim != 1 or not 1 <= vector.shape[0] <= torch.Size(truncation.shape).numel():
         return
     if vector.shape[0] != truncation.length or truncation.num_kept != truncation.length:
         set_length(holder, truncation, vector.shape[0])  # type: ignore[arg-type]
@@ -257,10 +257,6 @@ def _follow_vector(holder: nn.Module, incompatible_keys: Any) -> None:
     dtype = compute_type(vector.dtype)  # type: ignore[arg-type]
     if vector.device != truncation.positions.device or dtype != truncation.basis_type:
         truncation.resize(truncation.length, device=vector.device, dtype=dtype)
-
-
-def _numel(truncation: Truncation) -> int:
-    return torch.Size(truncation.shape).numel()
 
 
 def _refuse_pickle(module: nn.Module) -> NoReturn:

@@ -37,7 +37,7 @@ def truncate_norms(model: nn.Module, num_kept: int) -> list[str]:
         raise ArgumentError(f"num_kept of batch norm must be a whole number from 0, got {num_kept!r}")
     if norm_counts(model):
         raise StructureError("batch norm's gains and shifts are coefficients already; TailTruncation cuts them further")
-    found = [entry for entry in candidates(model) if _is_of_batch_norm(entry)]
+    found = [entry for entry in candidates(model) if any(isinstance(module, _BatchNorm) for module, _ in entry.owners)]
     if not found:
         raise StructureError("expected batch norm with gains or shifts, but the network has none")
     if num_kept == 0:
@@ -66,10 +66,6 @@ def norm_counts(model: nn.Module) -> dict[str, int]:
         for tensor in truncated_tensors(model)
         if isinstance(modules.get(tensor.name.rpartition(".")[0]), _BatchNorm)
     }
-
-
-def _is_of_batch_norm(entry: Candidate) -> bool:
-    return any(isinstance(module, _BatchNorm) for module, _ in entry.owners)
 
 
 def _fix(found: list[Candidate]) -> None:
