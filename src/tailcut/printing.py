@@ -1,12 +1,16 @@
 """Reports: typed objects that print as text and convert to JSON from one definition."""
 
 import dataclasses
+import io
 import json
 import logging
 import math
 import statistics
+import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,6 +67,13 @@ def figure_text(metric: str, value: float) -> str:
     ('98.26 %', '93.96')
     """
     return f"{100 * value:.2f} %" if is_fraction(metric) else f"{value:,.2f}"
+
+
+def difference_text(metric: str, ours: float | None, theirs: float | None) -> str:
+    """Return how much a figure lies above another one, in points if they are fractions; nothing without both."""
+    if ours is None or theirs is None:
+        return ""
+    return f"{(100 if is_fraction(metric) else 1) * (ours - theirs):+.2f}"
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
@@ -143,3 +154,29 @@ def logged(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
     for done, item in enumerate(items):
         lines.show(done)
         yield item
+
+
+@contextmanager
+def silenced() -> Iterator[Callable[[Callable[[str], object]], Callable[[str], object]]]:
+    """Within the block, hide warnings, logs and standard error: torch writes pages beside the error that says it.
+
+    Gives a function that makes another one write as outside of the block, for progress.
+    """
+    before, stderr = logging.root.manager.disable, sys.stderr
+
+    def loudly(say: Callable[[str], object]) -> Callable[[str], object]:
+        def said(text: str) -> None:
+            logging.disable(before)
+            with redirect_stderr(stderr):
+                say(text)
+            logging.disable(logging.CRITICAL)
+
+        return said
+
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield loudly
+    finally:
+        logging.disable(before)
