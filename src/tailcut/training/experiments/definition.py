@@ -10,8 +10,14 @@ from tailcut.errors import MissingExtraError, RecipeError
 from tailcut.runs import Run
 from tailcut.training.recipe.keys import problem_of
 from tailcut.training.recipe.schema import Fraction, Recipe, RecipeSection
-from tailcut.training.recipe.toml_files import find_shipped, load_recipe, shipped, toml_value, training_command
-from tailcut.training.recipe.toml_text import read_toml
+from tailcut.training.recipe.toml_files import (
+    find_shipped,
+    load_recipe,
+    read_toml,
+    shipped,
+    toml_value,
+    training_command,
+)
 
 try:
     from pydantic import AfterValidator, Field, ValidationError, model_validator
