@@ -10,7 +10,7 @@ from tailcut.reports import read_records
 from tailcut.runs import Result
 from tailcut.training.recipe.toml_files import load_recipe
 from tools.docs.comparisons import figure, values_of
-from tools.docs.markdown import markdown_table, percent
+from tools.docs.markdown import counted, markdown_table, percent
 from tools.docs.recipe_tables import macs_left
 
 PUBLISHED_UNET_BYTES = 4524  # unet_fr.tar.xz, as its authors published it
@@ -89,12 +89,12 @@ def _masks(records: Path, results: Sequence[Result]) -> list[list[str]]:
 
 
 def _speed(records: Path) -> list[str]:
-    table = _bench(records, "execution", 0)
+    table, machine = _bench(records, "execution", 0), _json(records / "bench-execution.json")["machine"]
     fused, dense = (_row(table, "way", way) for way in ("fused, compiled", "dense, channels last"))
     faster, memory = f"{fused['times faster']:.0f} times faster", f"{100 * fused['of dense']:.0f} % of the memory"
     ours = f"**{fused['ms'] / 1000:.2f} s**, {faster}, in {memory} ([run it fast](docs/run-fast.md))"
     return [
-        "The same UNet on one image of 640 x 959, two CPU cores",
+        f"The same UNet on one image of 640 x 959, {counted(machine['num_threads'], 'CPU thread')}",
         f"{dense['ms'] / 1000:.1f} s, dense weights at their fastest",
         ours,
     ]
