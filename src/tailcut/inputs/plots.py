@@ -1,4 +1,4 @@
-"""Plots of frequency channels: the channels, one value per frequency, the image that a selection reconstructs."""
+"""Plots of frequency channels: themselves, one value per frequency, gates, the image that a selection reconstructs."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

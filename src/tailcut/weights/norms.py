@@ -1,4 +1,4 @@
-"""Batch norm with fewer numbers than channels: its gains and shifts as the first coefficients of their DCT."""
+"""Gains and shifts of batch norm in fewer numbers than channels, as the first coefficients of a DCT; a random start."""
 
 from numbers import Real
 
