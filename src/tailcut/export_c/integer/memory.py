@@ -1,0 +1,80 @@
+"""Places of a program's maps in the arena of 16-bit numbers, and what each stage needs for itself of both kinds."""
+
+import math
+
+from tailcut.errors import StructureError
+from tailcut.export_c.integer.program import IntegerProgram, IntegerStage
+from tailcut.export_c.memory import MAX_ARENA, Buffer, give_place, stack_depth
+from tailcut.export_c.program import Kind, Resampling
+
+
+def plan(program: IntegerProgram) -> None:
+    """Give every map and every stage's scratch its place; fills in the program.
+
+    Raises:
+        StructureError: it would be more memory than the offsets in C can tell.
+    """
+    last: dict[int, int] = {}
+    for number, item in enumerate(program.stages):
+        for leaf in item.stage.value.leaves():
+            last[id(leaf.map.owner)] = number
+    buffers = [Buffer(num_exponents(program), 0, len(program.stages), [])]
+    for number, item in enumerate(program.stages):
+        buffers.append(Buffer(scratch_numbers(item), number, number, [item.stage]))
+        out = item.stage.out
+        if out is not None:
+            out.row_stride = out.channels * out.width
+            buffers.append(Buffer(out.floats, number, last.get(id(out), number), [out]))
+    placed: list[Buffer] = []
+    for buffer in [buffers[0], *sorted(buffers[1:], key=lambda item: -item.floats)]:
+        give_place(buffer, placed)
+        placed.append(buffer)
+    program.arena_numbers = max(buffer.offset + buffer.floats for buffer in placed)
+    program.rows_numbers = max(map(row_numbers, program.stages))
+    if program.arena_numbers > MAX_ARENA:
+        raise StructureError(
+            f"the network needs {2 * program.arena_numbers:,} bytes for one input, C code has at most "
+            f"{2 * MAX_ARENA:,}; give a smaller input"
+        )
+
+
+def num_exponents(program: IntegerProgram) -> int:
+    """Count the exponents that the arena begins with: of the input, of the map of each stage."""
+    return 1 + len(program.stages)
+
+
+def mix_numbers(item: IntegerStage) -> int:
+    """Factors of one channel, at most."""
+    return max([1, *(leaf.num_narrow for leaf in item.stage.value.leaves())])
+
+
+def scratch_numbers(item: IntegerStage) -> int:
+    """Count the numbers of 16 bits that a stage takes for itself, as `run_stage` of `tailcut_run_integer.c` does."""
+    stage, value = item.stage, item.stage.value
+    weight = None if item.weight is None else item.weight.weight
+    if weight is not None:
+        tables = sum(size + 1 for size in weight.sizes[2:])
+        if stage.kind == Kind.WHOLE:
+            _, num_in, rows, columns = weight.corner
+            return tables + num_in * columns * (weight.sizes[2] + rows)
+        products = math.prod(weight.corner[1:2]) * weight.taps
+        return weight.corner[0] * products + tables if weight.is_truncated else products
+    counts = [mix_numbers(item)]
+    for leaf in value.leaves():
+        counts.append(leaf.map.channels + (leaf.num_channels + 1 if leaf.is_narrow else 0))
+    if stage.kind == Kind.PROJECT and stage.out is not None:
+        counts.append(value.channels + 1 + stage.out.channels)
+    return sum(counts)
+
+
+def row_numbers(item: IntegerStage) -> int:
+    """Count the numbers of 32 bits that a stage takes."""
+    stage, value, out = item.stage, item.stage.value, item.stage.out
+    if stage.kind == Kind.CONV and out is not None:
+        return out.width
+    if stage.kind == Kind.WHOLE and out is not None and item.weight is not None:
+        return max(out.channels, item.weight.weight.corner[3])
+    width = value.source[1]
+    count = stack_depth(value.segments) * width + value.size[1]
+    count += 0 if value.resampling == Resampling.AS_IT_IS else 2 * width
+    return count + (out.channels * value.size[1] if stage.kind == Kind.PROJECT and out is not None else 0)
