@@ -141,7 +141,12 @@ def test_the_report_names_what_was_rounded(tmp_path: Path) -> None:
     report = export_c(tailcut.load("zoo:lenet5-776"), tmp_path, arithmetic="integer")
     assert "rounded to 16 bits, as they are no integers times a step: conv1.weight, conv2.weight" in str(report)
     assert "int16 with an exponent" in str(report)
-    assert json.loads(report.to_json())["rounded_weights"] == ["conv1.weight", "conv2.weight", "fc1.weight", "fc2.weight"]
+    assert json.loads(report.to_json())["rounded_weights"] == [
+        "conv1.weight",
+        "conv2.weight",
+        "fc1.weight",
+        "fc2.weight",
+    ]
 
 
 def test_bad_arguments_and_other_memory_of_the_same_size(tmp_path: Path) -> None:

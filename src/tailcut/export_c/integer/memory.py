@@ -1,7 +1,5 @@
 """Places of a program's maps in the arena of 16-bit numbers, and what each stage needs for itself of both kinds."""
 
-import math
-
 from tailcut.errors import StructureError
 from tailcut.export_c.integer.program import IntegerProgram, IntegerStage
 from tailcut.export_c.memory import MAX_ARENA, Buffer, give_place, stack_depth
@@ -53,12 +51,13 @@ def scratch_numbers(item: IntegerStage) -> int:
     stage, value = item.stage, item.stage.value
     weight = None if item.weight is None else item.weight.weight
     if weight is not None:
-        tables = sum(size + 1 for size in weight.sizes[2:])
+        (_, num_in, rows, columns), (height, width) = weight.corner, weight.sizes[2:]
+        made = rows * height + columns * width
+        cosines = max(rows * height + height + 1, made + width + 1)  # with the table that they are made of
         if stage.kind == Kind.WHOLE:
-            _, num_in, rows, columns = weight.corner
-            return tables + num_in * columns * (weight.sizes[2] + rows)
-        products = math.prod(weight.corner[1:2]) * weight.taps
-        return weight.corner[0] * products + tables if weight.is_truncated else products
+            return max(cosines, made + num_in * columns * (height + rows))
+        products = num_in * weight.taps
+        return weight.corner[0] * products + cosines if weight.is_truncated else products
     counts = [mix_numbers(item)]
     for leaf in value.leaves():
         counts.append(leaf.map.channels + (leaf.num_channels + 1 if leaf.is_narrow else 0))
@@ -70,7 +69,7 @@ def scratch_numbers(item: IntegerStage) -> int:
 def row_numbers(item: IntegerStage) -> int:
     """Count the numbers of 32 bits that a stage takes."""
     stage, value, out = item.stage, item.stage.value, item.stage.out
-    if stage.kind == Kind.CONV and out is not None:
+    if item.weight is not None and stage.kind != Kind.WHOLE and out is not None:
         return out.width
     if stage.kind == Kind.WHOLE and out is not None and item.weight is not None:
         return max(out.channels, item.weight.weight.corner[3])

@@ -30,7 +30,6 @@ OPERATIONS = {
     Operation.ADD,
     Operation.LEAKY,
 }
-LAYERS = (Kind.CONV, Kind.WHOLE)
 # Bits of the rows of an expression: where nothing multiplies them, and where something does.
 MOST_ROW_BITS = 24
 # Sums of rows are doubled before they are divided.
@@ -92,7 +91,10 @@ def integer_program(program: Program) -> IntegerProgram:
     """
     for stage in program.stages:
         _check(stage)
-    stages = [part for stage in program.stages for part in _split(stage)]
+    stages: list[Stage] = []
+    spread: dict[int, Map] = {}
+    for stage in program.stages:
+        stages += _split(replace(stage, value=_reading_spread(stage.value, spread)), spread)
     weights: dict[tuple[int, int], IntegerWeight] = {}
     made = [IntegerStage(stage, _weight_of(stage, weights)) for stage in stages]
     bits = _map_bits(made)
@@ -107,8 +109,6 @@ def _check(stage: Stage) -> None:
     """Raise `StructureError` for what integers have no form of."""
     ops = [op for segment in stage.value.segments for op in segment.ops] + [*stage.value.ops]
     wrong = next((op.kind.name.lower() for op in ops if op.kind not in OPERATIONS), None)
-    if wrong is None and stage.kind in (Kind.CONV_TRANSPOSED, Kind.PROJECT):
-        wrong = "a transposed convolution"
     if wrong is None and stage.kind == Kind.SOFTMAX:
         wrong = "softmax (give out what it reads: the largest is the same)"
     if wrong is None and stage.norm is not None:
@@ -125,11 +125,30 @@ def _largest(op: Op) -> float:
     return float(np.abs(op.low if op.scale is None else op.scale).max())
 
 
-def _split(stage: Stage) -> list[Stage]:
-    """Return stages whose layers read one map as it is."""
+def _reading_spread(value: Value, spread: dict[int, Map]) -> Value:
+    """Return a value that reads what transposed convolutions have stored, in place of what they would spread."""
+    leaves = {
+        id(leaf): leaf if leaf.up is None else replace(leaf, map=spread[id(leaf.map)], up=None)
+        for leaf in value.leaves()
+    }
+
+    def read(op: Op) -> Op:
+        return op if op.leaf is None else replace(op, leaf=leaves[id(op.leaf)])
+
+    segments = [Segment(segment.channels, tuple(map(read, segment.ops))) for segment in value.segments]
+    return replace(value, segments=tuple(segments))
+
+
+def _split(stage: Stage, spread: dict[int, Map]) -> list[Stage]:
+    """Return stages whose layers read one map as it is; `spread` gets the outputs of transposed convolutions."""
     weight, value = stage.weight, stage.value
     if weight is None:
         return [stage]
+    if stage.kind == Kind.PROJECT and stage.out is not None:
+        rows, columns = weight.sizes[2:]
+        out = spread[id(stage.out)] = Map(weight.corner[0], value.size[0] * rows, value.size[1] * columns)
+        window = replace(stage.window, kernel=(rows, columns), stride=(rows, columns))
+        stage = replace(stage, kind=Kind.CONV_TRANSPOSED, out=out, window=window)
     if weight.is_truncated and (stage.groups > 1 or stage.kind == Kind.FLAT):
         weight = made_dense(weight, keeps_out=stage.groups == 1)
     if stage.kind == Kind.FLAT:
@@ -178,7 +197,7 @@ def _map_bits(stages: list[IntegerStage]) -> dict[int, int]:
             wanted = bits.setdefault(id(owner), MAX_BITS)
             if owner.is_input:
                 continue
-            if item.weight is not None and stage.kind == Kind.CONV:
+            if item.weight is not None and stage.kind != Kind.WHOLE:
                 wanted = min(wanted, item.weight.wanted_bits())
             elif leaf.is_narrow:
                 wanted = min(wanted, -(-split_bits(2.0 * leaf.num_narrow) // 2))

@@ -117,7 +117,7 @@ class _Run:
 
     def _stage(self, item: IntegerStage) -> None:
         stage = item.stage
-        if stage.kind == Kind.CONV:
+        if stage.kind in (Kind.CONV, Kind.CONV_TRANSPOSED):
             self._write(item, *self._convolved(item))
         elif stage.kind == Kind.WHOLE:
             self._write(item, *self._whole(item))
@@ -156,15 +156,15 @@ class _Run:
         if weight is None:
             raise TypeError("a layer has a weight")
         factors = weight.core() if weight.weight.is_truncated else weight.dense()
-        window = stage.window
-        sums = functional.conv2d(  # sums below 2^53 are exact
-            torch.from_numpy(numbers.astype(np.float64)),
-            torch.from_numpy(factors.astype(np.float64)),
-            stride=window.stride,
-            padding=window.padding,
-            dilation=window.dilation,
-            groups=stage.groups,
-        )
+        by, out = stage.window, stage.out
+        maps, weights = (torch.from_numpy(part.astype(np.float64)) for part in (numbers, factors))  # exact below 2^53
+        if stage.kind == Kind.CONV:
+            sums = functional.conv2d(maps, weights, None, by.stride, by.padding, by.dilation, stage.groups)
+        else:
+            height, width = (0, 0) if out is None else (out.height, out.width)
+            full = functional.conv_transpose2d(maps, weights.transpose(0, 1), None, by.stride, dilation=by.dilation)
+            padded = functional.pad(full, (0, width + by.padding[1], 0, height + by.padding[0]))
+            sums = padded[:, :, by.padding[0] :, by.padding[1] :][:, :, :height, :width]
         return _to_ints(sums), exponents + weight.exponent
 
     def _whole(self, item: IntegerStage) -> tuple[Ints, Ints]:

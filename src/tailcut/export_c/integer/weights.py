@@ -42,9 +42,9 @@ class IntegerWeight:
 
     @property
     def stored(self) -> StoredNumbers:
-        """The numbers as they lie in flash; those of a truncated weight in a code where that is shorter."""
+        """The numbers as they lie in flash; whole ones of a truncated weight in a code where that is shorter."""
         content = self.numbers.astype(np.int8 if np.abs(self.numbers).max(initial=0) <= 127 else np.int16)
-        if self.weight.is_truncated and len(content) <= MOST_CODED:
+        if self.weight.is_truncated and not self.is_rounded and len(content) <= MOST_CODED:
             code = coded(self.numbers.tolist())
             if code.nbytes + LEAST_SAVED <= content.nbytes:
                 return StoredNumbers(code)

@@ -64,6 +64,17 @@ static int32_t shifted(int32_t value, int32_t power) {
     return power > 30 ? 0 : value * (INT32_C(1) << power);
 }
 
+/* A row of numbers times 2^power, plus `start`. */
+static void shift_row(int32_t *row, uint32_t width, int32_t power, int32_t start) {
+    uint32_t x, count = (uint32_t)-power;
+    int32_t half = (INT32_C(1) << (count < 31 ? count : 0)) >> 1;
+    if (power < 0 && power > -31) { /* as nearly always */
+        for (x = 0; x < width; x++) row[x] = halved(row[x] + half, count) + start;
+        return;
+    }
+    for (x = 0; x < width; x++) row[x] = shifted(row[x], power) + start;
+}
+
 static int32_t mantissa_of(tailcut_scaled number) { return halved(number, 8); }
 
 static int32_t exponent_of(tailcut_scaled number) { return (int32_t)((uint32_t)number & 255u) - 128; }
@@ -342,18 +353,19 @@ static void read_leaf(machine *m, const tailcut_integer_op *op, const tailcut_in
     uint32_t stride = leaf->map.channel_stride, x, k;
     int32_t start = in_units(shift_of(linear, channel), m->exponent), power;
     const int16_t *rows;
-    for (x = 0; x < width; x++) row[x] = 0;
-    if (own < leaf->height) {
-        power = make_mix(m, op, scale_of(linear, channel), channel) + m->arena[leaf->slot] - m->exponent;
-        rows = row_of(m, &leaf->map, own);
-        if (!leaf->is_narrow) rows += (size_t)(leaf->first + channel) * stride;
-        for (k = 0; k < count; k++, rows += stride) {
-            int32_t factor = m->mix[k];
-            for (x = 0; x < leaf->width; x++) row[leaf->left + x] += factor * rows[x];
-        }
-        for (x = 0; x < leaf->width; x++) row[leaf->left + x] = shifted(row[leaf->left + x], power);
+    for (x = 0; (own >= leaf->height || leaf->width != width) && x < width; x++) row[x] = start; /* around the map */
+    if (own >= leaf->height) return;
+    power = make_mix(m, op, scale_of(linear, channel), channel) + m->arena[leaf->slot] - m->exponent;
+    rows = row_of(m, &leaf->map, own);
+    if (!leaf->is_narrow) rows += (size_t)(leaf->first + channel) * stride;
+    row += leaf->left;
+    width = leaf->width;
+    memset(row, 0, width * sizeof *row);
+    for (k = 0; k < count; k++, rows += stride) {
+        int32_t factor = m->mix[k];
+        for (x = 0; x < width; x++) row[x] += factor * rows[x];
     }
-    for (x = 0; x < width; x++) row[x] += start;
+    shift_row(row, width, power, start);
 }
 
 static void apply(const machine *m, const tailcut_integer_op *op, uint32_t channel, int32_t *row,
@@ -519,15 +531,21 @@ static int step(walk *w, const tailcut_integer_weight *weight, int32_t *value) {
     return 1;
 }
 
-/* Cosine `k` of an axis of the kernel at `place`; of an axis that is whole, ONE where it is there. */
-static int32_t kernel_cosine(const tailcut_weight *weight, uint32_t axis, const int16_t *table, uint32_t place,
-                             uint32_t k) {
-    int16_t cosine;
-    uint32_t size = weight->sizes[axis], angle = (2 * place + 1) * k % (4 * size);
-    uint32_t turn = angle > 2 * size ? 4 * size - angle : angle;
-    if (!(weight->axes >> axis & 1)) return k == place ? ONE : 0;
-    cosine = table[turn > size ? 2 * size - turn : turn];
-    return turn > size ? -cosine : cosine;
+/* The first cosines of an axis of the kernel, (count, size), rounded; of an axis that is whole ONE where it is there. */
+static const int16_t *kernel_cosines(machine *m, const tailcut_weight *weight, uint32_t axis, uint32_t shift) {
+    uint32_t size = weight->sizes[axis], count = weight->corner[axis], place, k;
+    int16_t *found = take(m, count * size), *at = found, *after = m->scratch;
+    const int16_t *table = make_cosines(m, size);
+    for (k = 0; k < count; k++) {
+        for (place = 0; place < size; place++) {
+            uint32_t angle = (2 * place + 1) * k % (4 * size), turn = angle > 2 * size ? 4 * size - angle : angle;
+            int32_t cosine = turn > size ? -table[2 * size - turn] : table[turn];
+            if (!(weight->axes >> axis & 1)) cosine = k == place ? ONE : 0;
+            *at++ = (int16_t)rounded(cosine, shift);
+        }
+    }
+    m->scratch = after;
+    return found;
 }
 
 /* The core (num_out, num_in, rows, columns) of a truncated weight. */
@@ -536,7 +554,7 @@ static const int16_t *make_core(machine *m, const tailcut_integer_weight *weight
     uint32_t rows = as_stored->sizes[2], columns = as_stored->sizes[3], taps = rows * columns, y, x;
     uint32_t count = as_stored->corner[0] * (uint32_t)as_stored->corner[1] * taps;
     int16_t *core = take(m, count), *after = m->scratch;
-    const int16_t *of_rows = make_cosines(m, rows), *of_columns = make_cosines(m, columns);
+    const int16_t *of_rows = kernel_cosines(m, as_stored, 2, 0), *of_columns = kernel_cosines(m, as_stored, 3, 0);
     int32_t value;
     walk w;
     memset(core, 0, count * sizeof *core);
@@ -545,10 +563,9 @@ static const int16_t *make_core(machine *m, const tailcut_integer_weight *weight
         const uint32_t *index = w.order.index;
         int16_t *at = core + (index[w.out_axis] * as_stored->corner[1] + index[w.in_axis]) * taps;
         for (y = 0; y < rows; y++) {
-            int32_t line = rounded(value * kernel_cosine(as_stored, 2, of_rows, y, index[2]), 14);
+            int32_t line = rounded(value * of_rows[index[2] * rows + y], 14);
             for (x = 0; x < columns; x++, at++) {
-                int32_t cosine = kernel_cosine(as_stored, 3, of_columns, x, index[3]);
-                *at = (int16_t)(*at + rounded(line * cosine, weight->core_shift));
+                *at = (int16_t)(*at + rounded(line * of_columns[index[3] * columns + x], weight->core_shift));
             }
         }
     }
@@ -568,7 +585,29 @@ static void add_tap(int32_t *row, uint32_t num, const int16_t *from, uint32_t wi
     for (; x < end; x++) row[x] += factor * from[(int32_t)(x * stride) + shift];
 }
 
-/* A convolution of one map as it is, output by output. */
+/* One tap of a transposed convolution: row[x * stride + shift] += factor * from[x], where that is there. */
+static void add_spread_tap(int32_t *row, uint32_t num, const int16_t *from, uint32_t width, int32_t factor,
+                           uint32_t stride, int32_t shift) {
+    uint32_t x = shift < 0 ? ((uint32_t)-shift + stride - 1) / stride : 0;
+    int32_t last = (int32_t)num - 1 - shift;
+    if (last < 0) return;
+    if ((uint32_t)last / stride + 1 < width) width = (uint32_t)last / stride + 1;
+    for (; x < width; x++) row[(int32_t)(x * stride) + shift] += factor * from[x];
+}
+
+static int is_transposed(const tailcut_integer_stage *stage) {
+    return TAILCUT_HAS_CONV_TRANSPOSED && (!TAILCUT_HAS_CONV || stage->kind == TAILCUT_CONV_TRANSPOSED);
+}
+
+/* Which row of the input row `dy` of the kernel meets at output row `y`; one that is not there if none. */
+static uint32_t met_row(const tailcut_integer_stage *stage, uint32_t y, uint32_t dy) {
+    uint32_t stride = stage->stride[0], reach = dy * stage->dilation[0], at;
+    if (!is_transposed(stage)) return y * stride + reach - stage->padding[0]; /* above the first: far below the last */
+    at = y + stage->padding[0] - reach;
+    return y + stage->padding[0] < reach || at % stride > 0 ? stage->height : at / stride;
+}
+
+/* A convolution of one map as it is, or a transposed one, output by output. */
 static void convolve(machine *m, const tailcut_integer_weight *weight) {
     const tailcut_integer_stage *stage = m->stage;
     const tailcut_integer_leaf *leaf = leaf_of(m, 0);
@@ -593,17 +632,20 @@ static void convolve(machine *m, const tailcut_integer_weight *weight) {
                                        weight->shift);
         }
         for (y = 0; y < out->height; y++) {
-            int32_t first = (int32_t)(y * stage->stride[0]) - stage->padding[0];
             memset(row, 0, out->width * sizeof *row);
             for (b = 0; b < inner; b++) {
                 for (dy = 0; dy < rows; dy++) {
-                    int32_t from = first + (int32_t)(dy * stage->dilation[0]);
+                    uint32_t from = met_row(stage, y, dy);
                     const int16_t *source, *factors = weights + b * taps + dy * columns;
-                    if (from < 0 || from >= stage->height) continue;
-                    source = row_of(m, &leaf->map, (uint32_t)from) + (size_t)(group + b) * leaf->map.channel_stride;
+                    if (from >= stage->height) continue;
+                    source = row_of(m, &leaf->map, from) + (size_t)(group + b) * leaf->map.channel_stride;
                     for (dx = 0; dx < columns; dx++) {
-                        add_tap(row, out->width, source, stage->width, factors[dx], stage->stride[1],
-                                (int32_t)(dx * stage->dilation[1]) - stage->padding[1]);
+                        int32_t shift = (int32_t)(dx * stage->dilation[1]) - stage->padding[1];
+                        if (is_transposed(stage)) {
+                            add_spread_tap(row, out->width, source, stage->width, factors[dx], stage->stride[1], shift);
+                        } else {
+                            add_tap(row, out->width, source, stage->width, factors[dx], stage->stride[1], shift);
+                        }
                     }
                 }
             }
@@ -621,7 +663,8 @@ static void multiply_whole(machine *m, const tailcut_integer_weight *weight) {
     const tailcut_weight *as_stored = &weight->weight;
     uint32_t height = as_stored->sizes[2], width = as_stored->sizes[3], across = as_stored->corner[3];
     uint32_t down = as_stored->corner[2], num_in = as_stored->corner[1], most = across, b, k, n, x, y;
-    const int16_t *of_rows = make_cosines(m, height), *of_columns = make_cosines(m, width);
+    const int16_t *of_rows = kernel_cosines(m, as_stored, 2, weight->kernel_shift);
+    const int16_t *of_columns = kernel_cosines(m, as_stored, 3, weight->kernel_shift);
     int16_t *lines = take(m, num_in * height * across), *narrow = take(m, num_in * down * across);
     int32_t *row, value, exponent = m->arena[leaf->slot];
     block made;
@@ -633,9 +676,7 @@ static void multiply_whole(machine *m, const tailcut_integer_weight *weight) {
         const int16_t *from = row_of(m, &leaf->map, n % height) + (size_t)(n / height) * leaf->map.channel_stride;
         for (k = 0; k < across; k++) {
             row[k] = 0;
-            for (x = 0; x < width; x++) {
-                row[k] += from[x] * rounded(kernel_cosine(as_stored, 3, of_columns, x, k), weight->kernel_shift);
-            }
+            for (x = 0; x < width; x++) row[k] += from[x] * of_columns[k * width + x];
         }
         put(&made, lines + n * across, row, across);
     }
@@ -645,7 +686,7 @@ static void multiply_whole(machine *m, const tailcut_integer_weight *weight) {
         for (k = 0; k < down; k++) {
             memset(row, 0, across * sizeof *row);
             for (y = 0; y < height; y++) {
-                int32_t cosine = rounded(kernel_cosine(as_stored, 2, of_rows, y, k), weight->kernel_shift);
+                int32_t cosine = of_rows[k * height + y];
                 for (x = 0; x < across; x++) row[x] += cosine * lines[(b * height + y) * across + x];
             }
             put(&made, narrow + (b * down + k) * across, row, across);
@@ -746,7 +787,7 @@ static void store(machine *m) {
 static void run_stage(machine *m) {
     const tailcut_integer_stage *stage = m->stage;
     const tailcut_integer_weight *weight = stage->weight == TAILCUT_NONE ? NULL : m->model->weights + stage->weight;
-    if (TAILCUT_HAS_CONV && stage->kind == TAILCUT_CONV) {
+    if (stage->kind == TAILCUT_CONV || is_transposed(stage)) {
         convolve(m, weight);
         return;
     }

@@ -50,7 +50,7 @@ typedef struct {
     uint8_t mix_shift; /* of a leaf's cosines times scale */
 } tailcut_integer_op;
 
-/* One pass, as tailcut_stage: TAILCUT_CONV and TAILCUT_WHOLE read one map as it is, the others expressions. */
+/* One pass, as tailcut_stage: convolutions and TAILCUT_WHOLE read one map as it is, the others expressions. */
 typedef struct {
     tailcut_map out;
     uint32_t scratch;       /* what the stage needs for itself begins here in the arena */
