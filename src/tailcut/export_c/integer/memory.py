@@ -5,6 +5,9 @@ from tailcut.export_c.integer.program import IntegerProgram, IntegerStage
 from tailcut.export_c.memory import MAX_ARENA, Buffer, give_place, stack_depth
 from tailcut.export_c.program import Kind, Resampling
 
+# Of a channel's batch norm: scale and shift, mantissa and exponent of each.
+NORM_NUMBERS = 4
+
 
 def plan(program: IntegerProgram) -> None:
     """Give every map and every stage's scratch its place; fills in the program.
@@ -16,10 +19,15 @@ def plan(program: IntegerProgram) -> None:
     for number, item in enumerate(program.stages):
         for leaf in item.stage.value.leaves():
             last[id(leaf.map.owner)] = number
+            if leaf.norm is not None:
+                last[id(leaf.norm)] = number
     buffers = [Buffer(num_exponents(program), 0, len(program.stages), [])]
     for number, item in enumerate(program.stages):
-        buffers.append(Buffer(scratch_numbers(item), number, number, [item.stage]))
-        out = item.stage.out
+        scratch = max(scratch_numbers(item), measured_numbers(program, item))
+        buffers.append(Buffer(scratch, number, number, [item.stage]))
+        out, norm = item.stage.out, item.stage.norm
+        if norm is not None:
+            buffers.append(Buffer(NORM_NUMBERS * norm.channels, number, last.get(id(norm), number), [norm]))
         if out is not None:
             out.row_stride = out.channels * out.width
             buffers.append(Buffer(out.floats, number, last.get(id(out), number), [out]))
@@ -28,7 +36,7 @@ def plan(program: IntegerProgram) -> None:
         give_place(buffer, placed)
         placed.append(buffer)
     program.arena_numbers = max(buffer.offset + buffer.floats for buffer in placed)
-    program.rows_numbers = max(map(row_numbers, program.stages))
+    program.rows_numbers = max(max(row_numbers(item), measured_rows(program, item)) for item in program.stages)
     if program.arena_numbers > MAX_ARENA:
         raise StructureError(
             f"the network needs {2 * program.arena_numbers:,} bytes for one input, C code has at most "
@@ -64,6 +72,22 @@ def scratch_numbers(item: IntegerStage) -> int:
     if stage.kind == Kind.PROJECT and stage.out is not None:
         counts.append(value.channels + 1 + stage.out.channels)
     return sum(counts)
+
+
+def measured_numbers(program: IntegerProgram, item: IntegerStage) -> int:
+    """Count the numbers of 16 bits that `measure` takes after a stage."""
+    norm, out = item.stage.norm, item.stage.out
+    if norm is None or out is None:
+        return 0
+    return out.channels + (norm.channels + 1 if program.is_narrow_norm(norm) else 0)
+
+
+def measured_rows(program: IntegerProgram, item: IntegerStage) -> int:
+    """Count the numbers of 32 bits that `measure` takes after a stage."""
+    norm, out = item.stage.norm, item.stage.out
+    if norm is None or out is None:
+        return 0
+    return out.channels + (out.channels**2 if program.is_narrow_norm(norm) else out.channels)
 
 
 def row_numbers(item: IntegerStage) -> int:

@@ -18,9 +18,9 @@ from tailcut.export_c.integer.arithmetic import (
     scaled,
     split_bits,
 )
-from tailcut.export_c.integer.weights import LEAST_BITS, MAX_BITS, IntegerWeight, integer_weight, made_dense
+from tailcut.export_c.integer.weights import LEAST_BITS, MAX_BITS, MOST, IntegerWeight, integer_weight, made_dense
 from tailcut.export_c.lowering import of_leaf
-from tailcut.export_c.program import Kind, Leaf, Map, Op, Operation, Program, Resampling, Segment, Stage, Value
+from tailcut.export_c.program import Kind, Leaf, Map, Norm, Op, Operation, Program, Resampling, Segment, Stage, Value
 
 OPERATIONS = {
     Operation.LEAF,
@@ -82,6 +82,11 @@ class IntegerProgram:
     arena_numbers: int = 0
     rows_numbers: int = 0
 
+    def is_narrow_norm(self, norm: Norm) -> bool:
+        """Tell if the channels of a measured batch norm are sums of cosines."""
+        leaves = [leaf for item in self.stages for leaf in item.stage.value.leaves()]
+        return any(leaf.is_narrow for leaf in leaves if leaf.norm is norm)
+
 
 def integer_program(program: Program) -> IntegerProgram:
     """Return a program in integers.
@@ -111,8 +116,8 @@ def _check(stage: Stage) -> None:
     wrong = next((op.kind.name.lower() for op in ops if op.kind not in OPERATIONS), None)
     if wrong is None and stage.kind == Kind.SOFTMAX:
         wrong = "softmax (give out what it reads: the largest is the same)"
-    if wrong is None and stage.norm is not None:
-        wrong = "batch norm by the input's own statistics"
+    if wrong is None and stage.norm is not None and scaled(stage.norm.epsilon)[0] <= 0:
+        wrong = "batch norm by the input's own statistics without an epsilon"
     if wrong is None and stage.value.resampling == Resampling.BILINEAR:
         wrong = "bilinear enlargement"
     if wrong is None and any(op.kind == Operation.LEAKY and _largest(op) > 1 for op in ops):
@@ -191,7 +196,10 @@ def _map_bits(stages: list[IntegerStage]) -> dict[int, int]:
     for item in stages:
         stage = item.stage
         if stage.out is not None:
-            bits[id(stage.out)] = MAX_BITS
+            most = MAX_BITS
+            if stage.norm is not None:  # whose products of two numbers less their means have 32 bits
+                most = min(MAX_BITS - 1, SUM_BITS - (stage.out.height * stage.out.width).bit_length())
+            bits[id(stage.out)] = max(LEAST_BITS, most)
         for leaf in stage.value.leaves():
             owner = leaf.map.owner
             wanted = bits.setdefault(id(owner), MAX_BITS)
@@ -239,14 +247,18 @@ def _set(item: IntegerStage, bits: dict[int, int]) -> None:
 
 def _multiplies_rows(value: Value) -> bool:
     kinds = [[op.kind for op in segment.ops] for segment in value.segments]
-    behind = [kind for own in kinds for before, kind in pairwise(own) if before != Operation.LEAF]
+    normed = any(leaf.norm is not None for leaf in value.leaves())  # a linear operation behind it is its own
+    behind = [kind for own in kinds for before, kind in pairwise(own) if before != Operation.LEAF or normed]
     behind += [op.kind for op in value.ops]
     leaky = any(Operation.LEAKY in own for own in kinds)
     return leaky or Operation.SCALE in behind or Operation.LEAKY in behind
 
 
 def linear_behind(segment: Segment, place: int) -> Op | None:
-    """Return the linear operation behind a leaf, which is done with it; None if there is none."""
+    """Return the linear operation behind a leaf, which is done with it; None if there is none, or a measured one."""
+    leaf = segment.ops[place].leaf
+    if leaf is not None and leaf.norm is not None:
+        return None
     following = segment.ops[place + 1 : place + 2]
     return following[0] if following and following[0].kind == Operation.SCALE else None
 
@@ -266,11 +278,13 @@ def shift_of(op: Op | None, channels: int) -> tuple[Ints, Ints]:
 
 
 def mix_products(segment: Segment, place: int) -> Ints:
-    """Return cosines times scale of a narrow leaf, (channels, narrow ones), before their shift."""
+    """Return cosines times scale of a narrow leaf, the largest scale for measured ones, before their shift."""
     leaf = segment.ops[place].leaf
     if leaf is None:
         raise TypeError("a leaf is expected")
     own = cosines(leaf.num_channels, leaf.map.channels)[leaf.first : leaf.first + segment.channels]
+    if leaf.norm is not None:
+        return own * MOST
     return own * scale_of(linear_behind(segment, place), segment.channels)[0][:, None]
 
 

@@ -20,18 +20,18 @@ from tailcut.export_c.integer.arithmetic import (
     scaled,
     shifted,
 )
+from tailcut.export_c.integer.bounds import Bound
+from tailcut.export_c.integer.measuring import Measured, measured
 from tailcut.export_c.integer.program import (
     IntegerProgram,
     IntegerStage,
     linear_behind,
-    mix_products,
     scale_of,
     shift_of,
 )
 from tailcut.export_c.integer.weights import MAX_BITS, MOST
 from tailcut.export_c.program import Kind, Leaf, Map, Op, Operation, Resampling, Segment
 
-SLACK = 16
 NO_EXPONENT = -32768
 NUMBERS_AT_ONCE = 1 << 22
 
@@ -107,6 +107,7 @@ class _Run:
         channels, height, width = (*program.input_shape, 1, 1)[:3]
         self.given = given.reshape(self.num, channels, height, width), exponents
         self.maps: dict[int, tuple[Ints, Ints]] = {}
+        self.norms: dict[int, Measured] = {}
         self.outputs: list[IntegerOutput] = []
         for item in program.stages:
             self._stage(item)
@@ -148,6 +149,10 @@ class _Run:
     def _write(self, item: IntegerStage, numbers: Ints, exponents: Ints) -> None:
         stored, shift = _stored(numbers, item.out_bits)
         self.maps[id(item.stage.out)] = stored, exponents + shift
+        norm = item.stage.norm
+        if norm is not None:
+            is_narrow = self.program.is_narrow_norm(norm)
+            self.norms[id(norm)] = measured(norm, stored, exponents + shift, is_narrow=is_narrow)
 
     def _convolved(self, item: IntegerStage) -> tuple[Ints, Ints]:
         stage, weight = item.stage, item.weight
@@ -216,31 +221,53 @@ class _Run:
 
     def _leaf(self, item: IntegerStage, segment: Segment, place: int, leaf: Leaf, unit: Ints) -> Ints:
         numbers, exponents = self._map(leaf.map)
-        mix, mix_exponents = _mix(item, segment, place, leaf)
+        mix, mix_exponents = self._mix(item, segment, place, leaf)
         if leaf.is_narrow:
-            sums = _products("nbhw,cb->nchw", numbers, mix)
+            sums = _products("nbhw,ncb->nchw", numbers, mix)
         else:
-            sums = numbers[:, leaf.first : leaf.first + segment.channels] * mix[:, :1, None]
-        power = exponents[:, None] + mix_exponents[None] - unit[:, None]
+            sums = numbers[:, leaf.first : leaf.first + segment.channels] * mix[:, :, :1, None]
+        power = exponents[:, None] + mix_exponents - unit[:, None]
         height, width = item.stage.value.source
         rows = np.zeros((self.num, segment.channels, height, width), np.int64)
         rows[:, :, leaf.top : leaf.top + leaf.height, leaf.left : leaf.left + leaf.width] = shifted(
             sums, power[:, :, None, None]
         )
-        start = shift_of(linear_behind(segment, place), segment.channels)
+        start = self._factors(segment, place, leaf)[1]
         return rows + in_units(*start, unit[:, None])[:, :, None, None]
+
+    def _factors(self, segment: Segment, place: int, leaf: Leaf) -> tuple[tuple[Ints, Ints], tuple[Ints, Ints]]:
+        """Return scale and shift of a leaf's channels, each (images, channels) of mantissas and of exponents."""
+        if leaf.norm is not None:
+            own = slice(leaf.first, leaf.first + segment.channels)
+            found = self.norms[id(leaf.norm)]
+            return (found.scale[0][:, own], found.scale[1][:, own]), (found.shift[0][:, own], found.shift[1][:, own])
+        linear, shape = linear_behind(segment, place), (self.num, segment.channels)
+        scale, shift = scale_of(linear, segment.channels), shift_of(linear, segment.channels)
+        return (
+            (np.broadcast_to(scale[0], shape), np.broadcast_to(scale[1], shape)),
+            (np.broadcast_to(shift[0], shape), np.broadcast_to(shift[1], shape)),
+        )
+
+    def _mix(self, item: IntegerStage, segment: Segment, place: int, leaf: Leaf) -> tuple[Ints, Ints]:
+        """Return the factors of a leaf, (images, channels, narrow ones or 1), and their exponents."""
+        mantissas, exponents = self._factors(segment, place, leaf)[0]
+        if not leaf.is_narrow:
+            return mantissas[:, :, None], exponents
+        shift = item.mix_shifts[id(segment.ops[place])]
+        own = cosines(leaf.num_channels, leaf.map.channels)[leaf.first : leaf.first + segment.channels]
+        return rounded(own * mantissas[:, :, None], shift), exponents - 14 + shift
 
     def _exponents(self, item: IntegerStage) -> Ints:
         """Return the least exponent of each image in which all rows have the stage's bits."""
         found = np.full(self.num, NO_EXPONENT, np.int64)
         value, first = item.stage.value, 0
 
-        def make_room(bound: _Bound) -> None:
+        def make_room(bound: Bound) -> None:
             wanted = np.where(bound.most > 0, bound.exponent_for(item.row_bits), NO_EXPONENT)
             np.maximum(found, wanted.max(1), out=found)
 
         for segment in value.segments:
-            stack: list[_Bound] = []
+            stack: list[Bound] = []
             skip = False
             for place, op in enumerate(segment.ops):
                 if skip:
@@ -251,7 +278,7 @@ class _Run:
                     skip = linear_behind(segment, place) is not None
                 elif op.kind == Operation.ZERO:
                     zeros = np.zeros((self.num, segment.channels), np.int64)
-                    stack.append(_Bound(zeros, zeros))
+                    stack.append(Bound(zeros, zeros))
                 elif op.kind == Operation.ADD:
                     top = stack.pop()
                     stack[-1] = stack[-1].plus(top)
@@ -266,71 +293,16 @@ class _Run:
             first += segment.channels
         return np.where(found == NO_EXPONENT, 0, found)
 
-    def _leaf_bound(self, item: IntegerStage, segment: Segment, place: int, leaf: Leaf) -> "_Bound":
+    def _leaf_bound(self, item: IntegerStage, segment: Segment, place: int, leaf: Leaf) -> "Bound":
         numbers, exponents = self._map(leaf.map)
         largest = np.where(numbers < 0, -1 - numbers, numbers).max((2, 3)) + 1
-        mix, mix_exponents = _mix(item, segment, place, leaf)
+        mix, mix_exponents = self._mix(item, segment, place, leaf)
         if leaf.is_narrow:
-            most = largest @ np.abs(mix).T
+            most = (np.abs(mix) @ largest[:, :, None])[:, :, 0]
         else:
-            most = largest[:, leaf.first : leaf.first + segment.channels] * np.abs(mix[:, 0])
-        bound = _Bound(most, exponents[:, None] + mix_exponents)
-        return bound.plus(_Bound.of(*shift_of(linear_behind(segment, place), segment.channels)))
-
-
-@dataclass(frozen=True)
-class _Bound:
-    """Magnitudes of at most `most` * 2^exponent, (images, channels); most < 2^31."""
-
-    most: Ints
-    exponent: Ints
-
-    @staticmethod
-    def of(mantissas: Ints, exponents: Ints) -> "_Bound":
-        return _Bound(np.abs(mantissas)[None], exponents[None])
-
-    def plus(self, other: "_Bound") -> "_Bound":
-        pair = np.broadcast_arrays(self.most, self.exponent, other.most, other.exponent)
-        most, exponent, other_most, other_exponent = pair
-        is_swapped = (most == 0) | ((other_most > 0) & (other_exponent > exponent))
-        large, unit = np.where(is_swapped, other_most, most), np.where(is_swapped, other_exponent, exponent)
-        small, below = np.where(is_swapped, most, other_most), np.where(is_swapped, exponent, other_exponent)
-        total = large + np.where(small > 0, _halved_up(small, np.maximum(unit - below, 0)), 0)
-        return _Bound(*_within(total, unit))
-
-    def through(self, op: Op) -> "_Bound":
-        """Return the bound of what a linear operation gives."""
-        channels = self.most.shape[1]
-        mantissas, exponents = scale_of(op, channels)
-        less = np.maximum(bits_of(self.most) - 16, 0)
-        made = _halved_up(self.most, less) * np.abs(mantissas)
-        return _Bound(*_within(made, self.exponent + less + exponents)).plus(_Bound.of(*shift_of(op, channels)))
-
-    def exponent_for(self, bits: int) -> Ints:
-        """Return the least exponent in which a number within the bound has so many bits, with `SLACK` to spare."""
-        count = bits_of(self.most)
-        made = np.where(
-            count > bits, _halved_up(self.most, np.maximum(count - bits, 0)), self.most << np.maximum(bits - count, 0)
-        )
-        return self.exponent + count - bits + (made + SLACK > 1 << bits)
-
-
-def _halved_up(values: Ints, count: Ints | int) -> Ints:
-    return -(-values >> np.minimum(count, 32))
-
-
-def _within(most: Ints, exponent: Ints) -> tuple[Ints, Ints]:
-    is_large = most >= 1 << 31
-    return np.where(is_large, _halved_up(most, 1), most), exponent + is_large
-
-
-def _mix(item: IntegerStage, segment: Segment, place: int, leaf: Leaf) -> tuple[Ints, Ints]:
-    """Return the factors of a leaf, (channels, narrow ones or 1), and their exponents."""
-    mantissas, exponents = scale_of(linear_behind(segment, place), segment.channels)
-    if not leaf.is_narrow:
-        return mantissas[:, None], exponents
-    shift = item.mix_shifts[id(segment.ops[place])]
-    return rounded(mix_products(segment, place), shift), exponents - 14 + shift
+            most = largest[:, leaf.first : leaf.first + segment.channels] * np.abs(mix[:, :, 0])
+        bound = Bound(most, exponents[:, None] + mix_exponents)
+        return bound.plus(Bound.of(*self._factors(segment, place, leaf)[1]))
 
 
 def _products(formula: str, numbers: Ints, factors: Ints) -> Ints:

@@ -7,11 +7,11 @@ from tailcut.export_c.integer.memory import mix_numbers
 from tailcut.export_c.integer.program import IntegerProgram, IntegerStage
 from tailcut.export_c.integer.weights import IntegerWeight
 from tailcut.export_c.memory import stack_depth
-from tailcut.export_c.program import Floats, Kind, Leaf, Map, Op, StoredNumbers, Value
+from tailcut.export_c.program import Floats, Kind, Leaf, Map, Norm, Op, StoredNumbers, Value
 from tailcut.export_c.tables import NONE, Arrays, Pointer, Row, map_fields, number_type
 
 # Bytes of the structures on a processor of 32 bits.
-SIZES = {"weight": 56, "leaf": 36, "op": 20, "segment": 6, "stage": 80, "model": 24}
+SIZES = {"weight": 56, "norm": 20, "leaf": 40, "op": 20, "segment": 6, "stage": 80, "model": 28}
 
 
 class IntegerTables:
@@ -19,9 +19,11 @@ class IntegerTables:
 
     def __init__(self, program: IntegerProgram) -> None:
         self.arrays = Arrays()
-        self.rows: dict[str, list[Row]] = {kind: [] for kind in ("weight", "leaf", "op", "segment", "stage")}
+        self.rows: dict[str, list[Row]] = {kind: [] for kind in ("weight", "norm", "leaf", "op", "segment", "stage")}
         self._slots = {id(item.stage.out): 1 + place for place, item in enumerate(program.stages)}
         self._leaves: dict[int, int] = {}
+        self._norms: dict[int, int] = {}
+        self._program = program
         self._num_outputs = 0
         for item in program.stages:
             self._stage(item)
@@ -61,10 +63,27 @@ class IntegerTables:
         self.rows["weight"].append(Row(fields, own.name))
         return len(self.rows["weight"]) - 1
 
+    def _norm(self, norm: Norm | None) -> int:
+        if norm is None:
+            return NONE
+        if id(norm) not in self._norms:
+            self._norms[id(norm)] = len(self.rows["norm"])
+            fields = {
+                "gamma": self._numbers(norm.gamma),
+                "beta": self._numbers(norm.beta),
+                "epsilon": int(packed(*scaled(norm.epsilon))),
+                "offset": norm.offset,
+                "channels": norm.channels,
+                "is_narrow": int(self._program.is_narrow_norm(norm)),
+            }
+            self.rows["norm"].append(Row(fields))
+        return self._norms[id(norm)]
+
     def _leaf(self, leaf: Leaf) -> None:
         owner = leaf.map.owner
         fields = {
             "map": map_fields(leaf.map),
+            "norm": self._norm(leaf.norm),
             "slot": 0 if owner.is_input else self._slots[id(owner)],
             "top": leaf.top,
             "left": leaf.left,
@@ -126,6 +145,7 @@ class IntegerTables:
             "width": value.size[1],
             **{name: at[name] for name in ("first_segment", "num_segments", "first_op", "num_ops", "first_leaf")},
             "output": self._num_outputs if stage.kind == Kind.OUTPUT else 0,
+            "norm": self._norm(stage.norm),
             "num_leaves": at["num_leaves"],
             "kind": stage.kind,
             "resample": value.resampling,
@@ -152,6 +172,7 @@ def used_features(program: IntegerProgram) -> set[str]:
     for item in program.stages:
         stage, value = item.stage, item.stage.value
         found |= {stage.kind.name, value.resampling.name}
+        found |= {"STATS"} if stage.norm is not None else set()
         ops = [op for segment in value.segments for op in segment.ops] + [*value.ops]
         found |= {op.kind.name for op in ops if op.leaf is None} if item.weight is None else set()
         if item.weight is not None:

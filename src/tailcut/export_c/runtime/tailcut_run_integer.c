@@ -75,13 +75,22 @@ static void shift_row(int32_t *row, uint32_t width, int32_t power, int32_t start
     for (x = 0; x < width; x++) row[x] = shifted(row[x], power) + start;
 }
 
-static int32_t mantissa_of(tailcut_scaled number) { return halved(number, 8); }
+/* A scaled number: mantissa * 2^exponent, the mantissa within 16 bits. */
+typedef struct {
+    int32_t mantissa;
+    int32_t exponent;
+} parts;
 
-static int32_t exponent_of(tailcut_scaled number) { return (int32_t)((uint32_t)number & 255u) - 128; }
+static parts parts_of(tailcut_scaled number) {
+    parts found;
+    found.mantissa = halved(number, 8);
+    found.exponent = (int32_t)((uint32_t)number & 255u) - 128;
+    return found;
+}
 
 /* A scaled number in units of 2^exponent, within LARGEST. */
-static int32_t in_units(tailcut_scaled number, int32_t exponent) {
-    int32_t value = mantissa_of(number), power = exponent_of(number) - exponent;
+static int32_t in_units(parts number, int32_t exponent) {
+    int32_t value = number.mantissa, power = number.exponent - exponent;
     if (power > 30) power = 30;
     if (power > 0 && value > halved(LARGEST, (uint32_t)power)) return LARGEST;
     if (power > 0 && value < -halved(LARGEST, (uint32_t)power)) return -LARGEST;
@@ -193,11 +202,10 @@ static bound sum_of(bound a, bound b) {
     return sum;
 }
 
-static bound bound_of(tailcut_scaled number) {
-    int32_t mantissa = mantissa_of(number);
+static bound bound_of(parts number) {
     bound found;
-    found.most = (uint32_t)(mantissa < 0 ? -mantissa : mantissa);
-    found.exponent = exponent_of(number);
+    found.most = (uint32_t)(number.mantissa < 0 ? -number.mantissa : number.mantissa);
+    found.exponent = number.exponent;
     return found;
 }
 
@@ -220,12 +228,12 @@ static const tailcut_integer_leaf *leaf_of(const machine *m, uint32_t n) {
 }
 
 /* What of a scale or shift is channel `channel`'s. */
-static tailcut_scaled scale_of(const tailcut_integer_op *op, uint32_t channel) {
-    return op->scale != NULL ? op->scale[channel] : op->low;
+static parts scale_of(const tailcut_integer_op *op, uint32_t channel) {
+    return parts_of(op->scale != NULL ? op->scale[channel] : op->low);
 }
 
-static tailcut_scaled shift_of(const tailcut_integer_op *op, uint32_t channel) {
-    return op->shift != NULL ? op->shift[channel] : op->high;
+static parts shift_of(const tailcut_integer_op *op, uint32_t channel) {
+    return parts_of(op->shift != NULL ? op->shift[channel] : op->high);
 }
 
 /* Of each map that is read: the largest number of each channel, and the cosines of its channels. */
@@ -251,24 +259,40 @@ static void start_leaves(machine *m) {
 }
 
 /* A leaf's factors for a channel, with the scale that follows in them, and their exponent. */
-static int32_t make_mix(machine *m, const tailcut_integer_op *op, tailcut_scaled scale, uint32_t channel) {
+static int32_t make_mix(machine *m, const tailcut_integer_op *op, parts scale, uint32_t channel) {
     const tailcut_integer_leaf *leaf = m->model->leaves + op->leaf;
     uint32_t n = op->leaf - m->stage->first_leaf, k;
-    int32_t factor = mantissa_of(scale);
     if (!leaf->is_narrow) {
-        m->mix[0] = (int16_t)factor;
-        return exponent_of(scale);
+        m->mix[0] = (int16_t)scale.mantissa;
+        return scale.exponent;
     }
     cosines_of(m->cosines[n], leaf->num_channels, leaf->first + channel, leaf->map.channels, m->mix);
-    for (k = 0; k < leaf->map.channels; k++) m->mix[k] = (int16_t)rounded(m->mix[k] * factor, op->mix_shift);
-    return exponent_of(scale) - 14 + op->mix_shift;
+    for (k = 0; k < leaf->map.channels; k++) m->mix[k] = (int16_t)rounded(m->mix[k] * scale.mantissa, op->mix_shift);
+    return scale.exponent - 14 + op->mix_shift;
 }
 
 static const tailcut_integer_op unchanged = {NULL, NULL, (ONE << 8) + 128 - 14, 128, 0, TAILCUT_OP_SCALE, 0};
 
-/* The linear operation behind a leaf, which is done with it, or none. */
-static const tailcut_integer_op *linear_of(const tailcut_integer_op *op, const tailcut_integer_op *end) {
+/* The linear operation behind a leaf, which is done with it, or none: that of a measured batch norm is its own. */
+static const tailcut_integer_op *linear_of(const machine *m, const tailcut_integer_op *op,
+                                           const tailcut_integer_op *end) {
+    if (TAILCUT_HAS_STATS && m->model->leaves[op->leaf].norm != TAILCUT_NONE) return &unchanged;
     return TAILCUT_HAS_SCALE && op + 1 < end && op[1].kind == TAILCUT_OP_SCALE ? op + 1 : &unchanged;
+}
+
+/* The scale (`which` 0) or shift (1) of a channel of a leaf: measured, or of the linear operation behind it. */
+static parts factor_of(const machine *m, const tailcut_integer_op *op, const tailcut_integer_op *linear,
+                       uint32_t channel, uint32_t which) {
+    const tailcut_integer_leaf *leaf = m->model->leaves + op->leaf;
+    if (TAILCUT_HAS_STATS && leaf->norm != TAILCUT_NONE) {
+        const int16_t *at = m->arena + m->model->norms[leaf->norm].offset;
+        at += 4 * (leaf->first + channel) + 2 * which;
+        parts found;
+        found.mantissa = at[0];
+        found.exponent = at[1];
+        return found;
+    }
+    return which ? shift_of(linear, channel) : scale_of(linear, channel);
 }
 
 /* What no number of a channel of a leaf exceeds. */
@@ -277,12 +301,12 @@ static bound bound_leaf(machine *m, const tailcut_integer_op *op, const tailcut_
     const int16_t *largest = m->largest[op->leaf - m->stage->first_leaf];
     uint32_t k, count = leaf->is_narrow ? leaf->map.channels : 1;
     bound found = {0, 0};
-    found.exponent = make_mix(m, op, scale_of(linear, channel), channel) + m->arena[leaf->slot];
+    found.exponent = make_mix(m, op, factor_of(m, op, linear, channel, 0), channel) + m->arena[leaf->slot];
     if (!leaf->is_narrow) largest += leaf->first + channel;
     for (k = 0; k < count; k++) {
         found.most += (uint32_t)((m->mix[k] < 0 ? -m->mix[k] : m->mix[k]) * (largest[k] + 1));
     }
-    return sum_of(found, bound_of(shift_of(linear, channel)));
+    return sum_of(found, bound_of(factor_of(m, op, linear, channel, 1)));
 }
 
 static bound bound_scaled(bound found, const tailcut_integer_op *op, uint32_t channel) {
@@ -308,7 +332,7 @@ static bound bound_channel(machine *m, const tailcut_segment *segment, uint32_t 
     stack[0].most = 0;
     for (; op < end; op++) {
         if (op->kind == TAILCUT_OP_LEAF) {
-            linear = linear_of(op, end);
+            linear = linear_of(m, op, end);
             stack[count++] = bound_leaf(m, op, linear, own);
             if (linear != &unchanged) op++;
         } else if (TAILCUT_HAS_ZERO && op->kind == TAILCUT_OP_ZERO) {
@@ -351,11 +375,11 @@ static void read_leaf(machine *m, const tailcut_integer_op *op, const tailcut_in
     const tailcut_integer_leaf *leaf = m->model->leaves + op->leaf;
     uint32_t own = y - leaf->top, width = m->stage->source_width, count = leaf->is_narrow ? leaf->map.channels : 1;
     uint32_t stride = leaf->map.channel_stride, x, k;
-    int32_t start = in_units(shift_of(linear, channel), m->exponent), power;
+    int32_t start = in_units(factor_of(m, op, linear, channel, 1), m->exponent), power;
     const int16_t *rows;
     for (x = 0; (own >= leaf->height || leaf->width != width) && x < width; x++) row[x] = start; /* around the map */
     if (own >= leaf->height) return;
-    power = make_mix(m, op, scale_of(linear, channel), channel) + m->arena[leaf->slot] - m->exponent;
+    power = make_mix(m, op, factor_of(m, op, linear, channel, 0), channel) + m->arena[leaf->slot] - m->exponent;
     rows = row_of(m, &leaf->map, own);
     if (!leaf->is_narrow) rows += (size_t)(leaf->first + channel) * stride;
     row += leaf->left;
@@ -370,9 +394,9 @@ static void read_leaf(machine *m, const tailcut_integer_op *op, const tailcut_in
 
 static void apply(const machine *m, const tailcut_integer_op *op, uint32_t channel, int32_t *row,
                   const int32_t *other, uint32_t width) {
-    tailcut_scaled scale = scale_of(op, channel);
-    int32_t factor = mantissa_of(scale), power = exponent_of(scale);
-    int32_t low = in_units(op->low, m->exponent), high = in_units(op->high, m->exponent);
+    parts scale = scale_of(op, channel);
+    int32_t factor = scale.mantissa, power = scale.exponent;
+    int32_t low = in_units(parts_of(op->low), m->exponent), high = in_units(parts_of(op->high), m->exponent);
     uint32_t x;
     switch (op->kind) {
         case TAILCUT_OP_SCALE: {
@@ -419,7 +443,7 @@ static void evaluate(machine *m, const tailcut_segment *segment, uint32_t own, u
                 memset(top, 0, width * sizeof *top);
                 continue;
             }
-            linear = linear_of(op, end);
+            linear = linear_of(m, op, end);
             read_leaf(m, op, linear, own, y, top);
             if (linear != &unchanged) op++;
             continue;
@@ -782,6 +806,127 @@ static void store(machine *m) {
     }
 }
 
+/* ---- batch norm by the input itself ---- */
+
+/* A number times 2^power with the highest bits that 31 bits hold, and its exponent; of a number above 0. */
+static bound normalized(uint64_t value, int32_t exponent) {
+    bound found;
+    while (value >> 31) value >>= 1, exponent++;
+    while (value > 0 && value < UINT32_C(1) << 30) value <<= 1, exponent--;
+    found.most = (uint32_t)value;
+    found.exponent = exponent;
+    return found;
+}
+
+/* A number in 15 bits and a sign. */
+static parts parted(int64_t value, int32_t exponent) {
+    parts found;
+    int64_t magnitude = value < 0 ? ~value : value;
+    uint32_t count = 0;
+    while (magnitude >> 15) magnitude >>= 1, count++;
+    found.mantissa = (int32_t)(value < 0 ? ~magnitude : magnitude);
+    found.exponent = exponent + (int32_t)count;
+    return found;
+}
+
+static parts sum_of_parts(parts a, parts b) {
+    int32_t unit = (a.exponent > b.exponent ? a.exponent : b.exponent) - 14;
+    if (a.mantissa == 0) unit = b.exponent - 14;
+    if (b.mantissa == 0) unit = a.exponent - 14;
+    return parted((int64_t)in_units(a, unit) + in_units(b, unit), unit);
+}
+
+/* scale / sqrt(square). */
+static parts divided_by_root(parts scale, bound square) {
+    uint32_t root = 0, bit = UINT32_C(1) << 15, magnitude;
+    parts found;
+    square.most >>= square.exponent & 1; /* of 30 or 31 bits */
+    square.exponent += square.exponent & 1;
+    for (; bit > 0; bit >>= 1) {
+        if ((root | bit) * (root | bit) <= square.most) root |= bit;
+    }
+    magnitude = ((uint32_t)(scale.mantissa < 0 ? -scale.mantissa : scale.mantissa) << 15) / root;
+    found = parted((int64_t)magnitude, scale.exponent - 15 - halved(square.exponent, 1));
+    if (scale.mantissa < 0) found.mantissa = -found.mantissa;
+    return found;
+}
+
+/* Sum over all positions of (a - mean_a) * (b - mean_b), of two channels of the map that was written. */
+static int64_t product_sum(const machine *m, uint32_t a, uint32_t b, int32_t mean_a, int32_t mean_b) {
+    const tailcut_map *out = &m->stage->out;
+    int64_t sum = 0;
+    uint32_t x, y;
+    for (y = 0; y < out->height; y++) {
+        const int16_t *one = out_row(m, y) + a * out->channel_stride;
+        const int16_t *two = out_row(m, y) + b * out->channel_stride;
+        for (x = 0; x < out->width; x++) sum += (one[x] - mean_a) * (two[x] - mean_b);
+    }
+    return sum;
+}
+
+/* Scales and shifts that normalise the channels, from means and covariances of the map that was written. */
+static void measure(machine *m) {
+    const tailcut_integer_stage *stage = m->stage;
+    const tailcut_integer_norm *norm = m->model->norms + stage->norm;
+    uint32_t count = stage->out.channels, positions = (uint32_t)stage->out.height * stage->out.width, a, b, c, x, y;
+    int32_t *means = take_rows(m, count), *products = take_rows(m, norm->is_narrow ? count * count : count);
+    int32_t exponent = m->arena[1 + (m->stage - m->model->stages)], halves = 0;
+    const int16_t *table = norm->is_narrow ? make_cosines(m, norm->channels) : NULL;
+    int16_t *mix = take(m, count), *into = m->arena + norm->offset;
+    int64_t largest = 0;
+    for (a = 0; a < count; a++) {
+        int32_t sum = 0;
+        int64_t square;
+        for (y = 0; y < stage->out.height; y++) {
+            for (x = 0; x < stage->out.width; x++) sum += out_row(m, y)[a * stage->out.channel_stride + x];
+        }
+        means[a] = divided(sum, positions);
+        square = product_sum(m, a, a, means[a], means[a]);
+        if (square > largest) largest = square;
+    }
+    for (; largest >> 30; largest >>= 1) halves++;
+    for (a = 0; a < count; a++) {
+        for (b = norm->is_narrow ? 0 : a; b <= a; b++) {
+            int64_t sum = product_sum(m, a, b, means[a], means[b]);
+            int32_t product = (int32_t)(sum < 0 ? ~(~sum >> halves) : sum >> halves);
+            if (!norm->is_narrow) products[a] = product;
+            if (norm->is_narrow) products[a * count + b] = products[b * count + a] = product;
+        }
+    }
+    for (c = 0; c < norm->channels; c++) {
+        int64_t mean = 0, square = 0;
+        bound variance = {0, 0};
+        parts scale, shift;
+        if (!norm->is_narrow) {
+            mean = (int64_t)means[c] * ONE;
+            square = products[c];
+        } else {
+            cosines_of(table, norm->channels, c, count, mix);
+            for (a = 0; a < count; a++) {
+                int64_t part = 0;
+                for (b = 0; b < count; b++) part += (int64_t)products[a * count + b] * mix[b];
+                mean += (int64_t)means[a] * mix[a];
+                square += (part < 0 ? ~(~part >> 14) : part >> 14) * mix[a];
+            }
+            square = square < 0 ? 0 : square >> 14;
+        }
+        if (square > 0) {
+            variance = normalized((uint64_t)square, halves + 2 * exponent);
+            variance.most /= positions;
+        }
+        variance = sum_of(variance, bound_of(parts_of(norm->epsilon)));
+        variance = normalized(variance.most, variance.exponent);
+        scale = divided_by_root(parts_of(norm->gamma != NULL ? norm->gamma[c] : (ONE << 8) + 128 - 14), variance);
+        shift = parted(mean, exponent - 14);
+        shift = parted(-(int64_t)shift.mantissa * scale.mantissa, shift.exponent + scale.exponent);
+        if (norm->beta != NULL) shift = sum_of_parts(shift, parts_of(norm->beta[c]));
+        into[4 * c] = (int16_t)scale.mantissa;
+        into[4 * c + 1] = (int16_t)scale.exponent;
+        into[4 * c + 2] = (int16_t)shift.mantissa;
+        into[4 * c + 3] = (int16_t)shift.exponent;
+    }
+}
+
 /* ---- the whole ---- */
 
 static void run_stage(machine *m) {
@@ -827,6 +972,10 @@ tailcut_status tailcut_run_integer(const tailcut_integer_model *model, const int
         m.scratch = arena + m.stage->scratch;
         m.rows = rows;
         run_stage(&m);
+        if (!TAILCUT_HAS_STATS || m.stage->norm == TAILCUT_NONE) continue;
+        m.scratch = arena + m.stage->scratch;
+        m.rows = rows;
+        measure(&m);
     }
     return TAILCUT_OK;
 }

@@ -29,6 +29,7 @@ typedef struct {
 /* A map as an expression reads it, as tailcut_leaf. */
 typedef struct {
     tailcut_map map;
+    int16_t norm;  /* batch norm that was measured for it, or TAILCUT_NONE */
     uint16_t slot; /* where its exponent is in the arena */
     uint16_t top;
     uint16_t left;
@@ -50,6 +51,16 @@ typedef struct {
     uint8_t mix_shift; /* of a leaf's cosines times scale */
 } tailcut_integer_op;
 
+/* Batch norm by the statistics of its own input, (channels): gamma and beta may be NULL. */
+typedef struct {
+    const tailcut_scaled *gamma;
+    const tailcut_scaled *beta;
+    tailcut_scaled epsilon;
+    uint32_t offset; /* in the arena, of four numbers for each channel: scale and shift, mantissa and exponent of each */
+    uint16_t channels;
+    uint8_t is_narrow; /* whether these are sums of cosines */
+} tailcut_integer_norm;
+
 /* One pass, as tailcut_stage: convolutions and TAILCUT_WHOLE read one map as it is, the others expressions. */
 typedef struct {
     tailcut_map out;
@@ -69,6 +80,7 @@ typedef struct {
     uint16_t num_ops;
     uint16_t first_leaf;
     uint16_t output; /* which output it is, of TAILCUT_OUTPUT */
+    int16_t norm;    /* batch norm that is measured on the map that is written, or TAILCUT_NONE */
     uint8_t num_leaves;
     uint8_t kind;
     uint8_t resample;
@@ -92,6 +104,7 @@ typedef struct {
     const tailcut_integer_op *ops;
     const tailcut_integer_leaf *leaves;
     const tailcut_integer_weight *weights;
+    const tailcut_integer_norm *norms;
     uint16_t num_stages;
 } tailcut_integer_model;
 
