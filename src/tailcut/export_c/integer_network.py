@@ -5,8 +5,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from tailcut.errors import ArgumentError
 from tailcut.export_c.export import integer_program_of
+from tailcut.export_c.integer.program import IntegerProgram
 from tailcut.export_c.integer.simulate import simulate
 from tailcut.export_c.integer.weights import MAX_BITS
 from tailcut.structure import NetworkView, without_views
@@ -18,37 +18,28 @@ class IntegerNetwork(NetworkView):
     """A network that computes what `export_c(..., arithmetic="integer")` writes computes, bit for bit, as float32.
 
     Each image becomes integers of 16 bits with the least exponent that holds its largest number. It follows the numbers
-    that the network has when this is made, runs on the CPU, and has no gradients.
+    that the network has when a size of input comes for the first time, runs on the CPU, and has no gradients.
 
     Args:
         source: the network; not changed.
-        example_input, size, pixels: as for `export_c`.
-
-    Raises:
-        ArgumentError, StructureError: as `export_c`.
     """
 
-    def __init__(
-        self,
-        source: nn.Module,
-        *,
-        example_input: Tensor | None = None,
-        size: tuple[int, int] | None = None,
-        pixels: bool = False,
-    ) -> None:
+    def __init__(self, source: nn.Module) -> None:
         super().__init__()
         self.source = without_views(source)
-        self.program = integer_program_of(self.source, example_input=example_input, size=size, pixels=pixels)
+        self._programs: dict[tuple[int, ...], IntegerProgram] = {}
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Return the outputs for inputs (batch, ...) of the program's shape."""
-        if tuple(images.shape[1:]) != self.program.input_shape:
-            raise ArgumentError(
-                f"expected inputs (batch, {', '.join(map(str, self.program.input_shape))}), got {tuple(images.shape)}; "
-                "the integers are those of one size"
-            )
-        outputs = simulate(self.program, *to_integers(images.detach().cpu().numpy()))
+        """Return the outputs for inputs (batch, channels, height, width) or (batch, features).
+
+        Raises:
+            ArgumentError, StructureError: as `export_c`.
+        """
+        shape = tuple(images.shape[1:])
+        if shape not in self._programs:
+            self._programs[shape] = integer_program_of(self.source, example_input=torch.zeros(1, *shape))
+        outputs = simulate(self._programs[shape], *to_integers(images.detach().cpu().numpy()))
         found = tuple(torch.from_numpy(output.to_float().astype(np.float32)).to(images.device) for output in outputs)
         return found[0] if len(found) == 1 else found
 

@@ -118,10 +118,11 @@ def _check(stage: Stage) -> None:
         wrong = "softmax (give out what it reads: the largest is the same)"
     if wrong is None and stage.norm is not None and scaled(stage.norm.epsilon)[0] <= 0:
         wrong = "batch norm by the input's own statistics without an epsilon"
-    if wrong is None and stage.value.resampling == Resampling.BILINEAR:
-        wrong = "bilinear enlargement"
     if wrong is None and any(op.kind == Operation.LEAKY and _largest(op) > 1 for op in ops):
         wrong = "a leaky ReLU with a slope above 1"
+    sizes = zip(stage.value.source, stage.value.size, strict=True)
+    if stage.value.resampling == Resampling.BILINEAR and any(2 * one * two >= 1 << 32 for one, two in sizes):
+        wrong = "an enlargement of so many rows or columns"
     if wrong is not None:
         raise StructureError(f"{stage.node}: integers have no form of {wrong}; export with the arithmetic float32")
 
@@ -223,7 +224,9 @@ def _set(item: IntegerStage, bits: dict[int, int]) -> None:
         else:
             weight.set_for_core(bits[id(leaf.map.owner)])
         return
-    most = MAX_BITS if _multiplies_rows(stage.value) or stage.kind == Kind.OUTPUT else MOST_ROW_BITS
+    is_bilinear = stage.value.resampling == Resampling.BILINEAR  # differences of rows are multiplied
+    is_short = is_bilinear or _multiplies_rows(stage.value) or stage.kind == Kind.OUTPUT
+    most = MAX_BITS - is_bilinear if is_short else MOST_ROW_BITS
     if stage.value.resampling == Resampling.AVERAGE:
         most = min(most, SUM_BITS - math.prod(stage.value.window.kernel).bit_length())
     if stage.kind == Kind.MEAN:

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from tailcut.errors import ArgumentError
 from tailcut.export_c.integer.arithmetic import (
+    ONE,
     Ints,
     bits_of,
     cosines,
@@ -346,6 +347,8 @@ def _resampled(item: IntegerStage, rows: Ints) -> Ints:
     if value.resampling in (Resampling.PICK, Resampling.NEAREST):
         places = [_picked(item, axis) for axis in range(2)]
         return rows[:, :, places[0][:, None], places[1]]
+    if value.resampling == Resampling.BILINEAR:
+        return _enlarged(item, _enlarged(item, rows, 0), 1)
     by, (height, width) = value.window, value.size
     is_max = value.resampling == Resampling.MAX
     low = np.iinfo(np.int64).min
@@ -363,6 +366,19 @@ def _resampled(item: IntegerStage, rows: Ints) -> Ints:
             else:
                 total += np.where(there, part, 0)
     return total if is_max else divided(total, counts)
+
+
+def _enlarged(item: IntegerStage, rows: Ints, axis: int) -> Ints:
+    """Return rows enlarged along one axis, between neighbours."""
+    value = item.stage.value
+    size, source, at = value.size[axis], value.source[axis], np.arange(value.size[axis])
+    above, below = (at * (source - 1), size - 1) if value.flag else ((2 * at + 1) * source - size, 2 * size)
+    above, below = np.maximum(above, 0), max(below, 1)
+    part = (above % below * ONE // below).reshape((-1, 1) if axis == 0 else (1, -1))
+    one = np.minimum(above // below, source - 1)
+    first, second = (np.take(rows, place, axis + 2) for place in (one, np.minimum(one + 1, source - 1)))
+    made: Ints = first + rounded((second - first) * part, 14)
+    return made
 
 
 def _picked(item: IntegerStage, axis: int) -> Ints:

@@ -10,6 +10,7 @@
 
 #define HAS_POOLING (TAILCUT_HAS_MAX || TAILCUT_HAS_AVERAGE)
 #define HAS_PICKING (TAILCUT_HAS_PICK || TAILCUT_HAS_NEAREST)
+#define HAS_OTHER_SIZES (HAS_PICKING || TAILCUT_HAS_BILINEAR)
 #define HAS_STAGE_OPS (TAILCUT_HAS_SCALE || TAILCUT_HAS_CLAMP || TAILCUT_HAS_LEAKY)
 #define SLACK 16                  /* what rounding may add to the number of a row */
 #define ONE 16384                 /* cosine 1 */
@@ -493,6 +494,33 @@ static uint32_t picked(uint32_t at, uint32_t stride, uint32_t padding, uint32_t 
     return place < count ? place : count - 1;
 }
 
+/* Where a pixel of a larger map of `to` lies in one of `from`, and in 1 / ONE how far it is from the next. */
+static uint32_t place_of(uint32_t at, uint32_t from, uint32_t to, int aligns_corners, int32_t *part) {
+    uint32_t above = aligns_corners ? at * (from - 1) : (2 * at + 1) * from, below = aligns_corners ? to - 1 : 2 * to;
+    uint32_t whole;
+    if (!aligns_corners) above = above > to ? above - to : 0;
+    whole = below > 0 ? above / below : 0;
+    *part = below > 0 ? (int32_t)(above % below * ONE / below) : 0;
+    return whole < from ? whole : from - 1;
+}
+
+/* A number on the way to another one. */
+static int32_t between(int32_t one, int32_t other, int32_t part) { return one + rounded((other - one) * part, 14); }
+
+static void enlarge(machine *m, const tailcut_segment *segment, uint32_t own, uint32_t y, int32_t *row) {
+    const tailcut_integer_stage *stage = m->stage;
+    uint32_t x, at, width = stage->source_width, height = stage->source_height;
+    int32_t part, *below = m->before + width;
+    at = place_of(y, height, stage->height, stage->counts_padding, &part);
+    evaluate(m, segment, own, at, m->before);
+    evaluate(m, segment, own, at + 1 < height ? at + 1 : at, below);
+    for (x = 0; x < width; x++) m->before[x] = between(m->before[x], below[x], part);
+    for (x = 0; x < stage->width; x++) {
+        at = place_of(x, width, stage->width, stage->counts_padding, &part);
+        row[x] = between(m->before[at], m->before[at + 1 < width ? at + 1 : at], part);
+    }
+}
+
 static void pick(machine *m, const tailcut_segment *segment, uint32_t own, uint32_t y, int32_t *row) {
     const tailcut_integer_stage *stage = m->stage;
     uint32_t x, width = stage->source_width;
@@ -513,10 +541,13 @@ static void input_row(machine *m, const tailcut_segment *segment, uint32_t own, 
                       int32_t *row) {
     const tailcut_integer_stage *stage = m->stage;
     uint32_t n;
-    if (stage->resample == TAILCUT_AS_IT_IS || (!HAS_POOLING && !HAS_PICKING)) {
+    if (stage->resample == TAILCUT_AS_IT_IS || (!HAS_POOLING && !HAS_OTHER_SIZES)) {
         evaluate(m, segment, own, y, row);
-    } else if (HAS_POOLING && (!HAS_PICKING || stage->resample == TAILCUT_MAX || stage->resample == TAILCUT_AVERAGE)) {
+    } else if (HAS_POOLING &&
+               (!HAS_OTHER_SIZES || stage->resample == TAILCUT_MAX || stage->resample == TAILCUT_AVERAGE)) {
         pool(m, segment, own, y, row);
+    } else if (TAILCUT_HAS_BILINEAR && (!HAS_PICKING || stage->resample == TAILCUT_BILINEAR)) {
+        enlarge(m, segment, own, y, row);
     } else if (HAS_PICKING) {
         pick(m, segment, own, y, row);
     }
@@ -555,7 +586,7 @@ static int step(walk *w, const tailcut_integer_weight *weight, int32_t *value) {
     return 1;
 }
 
-/* The first cosines of an axis of the kernel, (count, size), rounded; of an axis that is whole ONE where it is there. */
+/* The first cosines of an axis of the kernel, (count, size), rounded; of a whole axis ONE where it is there. */
 static const int16_t *kernel_cosines(machine *m, const tailcut_weight *weight, uint32_t axis, uint32_t shift) {
     uint32_t size = weight->sizes[axis], count = weight->corner[axis], place, k;
     int16_t *found = take(m, count * size), *at = found, *after = m->scratch;
@@ -637,7 +668,8 @@ static void convolve(machine *m, const tailcut_integer_weight *weight) {
     const tailcut_integer_leaf *leaf = leaf_of(m, 0);
     const tailcut_map *out = &stage->out;
     uint32_t rows = stage->kernel[0], columns = stage->kernel[1], taps = rows * columns;
-    uint32_t inner = weight->weight.corner[1], per_group = out->channels / stage->groups, a, b, y, dy, dx, n;
+    uint32_t inner = weight->weight.corner[1], per_group = out->channels / stage->groups, stride = stage->stride[1];
+    uint32_t a, b, y, dy, dx, n;
     int32_t *row = take_rows(m, out->width);
     const int16_t *core = NULL;
     int16_t *line = NULL;
@@ -666,9 +698,9 @@ static void convolve(machine *m, const tailcut_integer_weight *weight) {
                     for (dx = 0; dx < columns; dx++) {
                         int32_t shift = (int32_t)(dx * stage->dilation[1]) - stage->padding[1];
                         if (is_transposed(stage)) {
-                            add_spread_tap(row, out->width, source, stage->width, factors[dx], stage->stride[1], shift);
+                            add_spread_tap(row, out->width, source, stage->width, factors[dx], stride, shift);
                         } else {
-                            add_tap(row, out->width, source, stage->width, factors[dx], stage->stride[1], shift);
+                            add_tap(row, out->width, source, stage->width, factors[dx], stride, shift);
                         }
                     }
                 }

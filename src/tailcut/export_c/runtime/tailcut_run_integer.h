@@ -56,7 +56,7 @@ typedef struct {
     const tailcut_scaled *gamma;
     const tailcut_scaled *beta;
     tailcut_scaled epsilon;
-    uint32_t offset; /* in the arena, of four numbers for each channel: scale and shift, mantissa and exponent of each */
+    uint32_t offset; /* in the arena, of four numbers for each channel: scale and shift, mantissa and exponent */
     uint16_t channels;
     uint8_t is_narrow; /* whether these are sums of cosines */
 } tailcut_integer_norm;
