@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from tailcut.compression.batches import Batches, input_batches
 from tailcut.compression.correction import MAX_INPUTS, corrected, write_numbers
 from tailcut.compression.fisher import GRADIENT_BATCH, measure_sensitivity
+from tailcut.compression.refit import Refit
 from tailcut.errors import ArgumentError
 from tailcut.files import write_atomically
 from tailcut.format.network.tensors import network_tensors
-from tailcut.format.quantization import COARSEST, FINEST, Rounding, completed, finest_step, types_of_others
+from tailcut.format.quantization import COARSEST, FINEST, REFINEMENT, Rounding, completed, finest_step, types_of_others
 from tailcut.format.quantized.values import step_size
 from tailcut.format.save import checked_step, compression_ratio, dense_bytes, pack
 from tailcut.format.sensitivity import Sensitivity
@@ -83,8 +84,9 @@ def compress(
 ) -> CompressReport:
     """Write a trained network to a small file: quantised, without training. Does not change the model.
 
-    Each tensor's step follows from how much it matters (`measure_sensitivity`), numbers make good what the rounding of
-    those before them spoiled, and biases and batch norm's statistics are moved by what the rounding changed.
+    Each tensor's step follows from how much it matters (`measure_sensitivity`), and numbers make good what the rounding
+    of those before them spoiled: within a tensor, and from layer to layer, where plain weights, biases and batch norm's
+    statistics are fitted to the inputs that the rounded layers before them give.
 
     Args:
         model: any trained network, regularised or not; it is compressed as it is in evaluation.
@@ -122,8 +124,10 @@ def compress(
         step = work.step_as_good(evaluate, before - max_drop)
     size = checked_step(step)
     content, network = work.content(size)
-    while max_bytes is not None and len(content) > max_bytes:  # by a few bytes, since statistics were moved
-        size *= step_size(1)
+    coarser = 1
+    while max_bytes is not None and len(content) > max_bytes:  # by a little, since numbers were fitted again
+        size *= 2.0 ** (coarser / (8 * REFINEMENT))
+        coarser *= 2
         content, network = work.content(size)
     metric = None if evaluate is None else _metric(evaluate, network)
     write_atomically(path, content)
@@ -193,7 +197,10 @@ class _Work:
         """Return the file at that step, and the network that it holds."""
         types = types_of_others(self.tensors.others, None)
         rounding = Rounding(self.tensors, types, bool(self.tensors.coefficients), self.sensitivity)
-        moved = corrected(self.model, rounding.values(step), self.inputs)
+        names, refit = rounding.rounded_by_rows, None
+        if names:
+            refit = Refit(self.model, names, lambda name, weight: rounding.values_of_rows(name, weight, step))
+        moved = corrected(self.model, rounding.values(step), self.inputs, refit)
         calibration = self.inputs if len(self.settings["levels"]) else None
         content = self._pack(moved, step, self.sensitivity, calibration)
         rounding = replace(rounding, tensors=network_tensors(moved, self.edits))

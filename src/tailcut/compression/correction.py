@@ -1,4 +1,4 @@
-"""Biases and batch norm statistics moved by what rounding the weights changed."""
+"""Weights, biases and batch norm statistics that fit the rounding of the layers before them."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from tailcut.compression.refit import Refit
 from tailcut.format.network.tensors import current_tensors
 
 MAX_INPUTS = 1000
@@ -25,31 +26,41 @@ Linear = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 Moments = tuple[Tensor, Tensor]
 
 
-def corrected(model: nn.Module, rounded: Mapping[str, Tensor], inputs: Sequence[Tensor]) -> nn.Module:
-    """Return a copy of `model` whose biases and running statistics fit its weights when these are rounded.
+def corrected(
+    model: nn.Module, rounded: Mapping[str, Tensor], inputs: Sequence[Tensor], refit: Refit | None = None
+) -> nn.Module:
+    """Return a copy of `model` whose numbers fit its weights when these are rounded.
 
-    Layer after layer, in the order in which they run: the bias of a linear layer or convolution loses what the mean of
-    its outputs differs by from that in the original, the running mean of a norm gains what the mean of its inputs does,
-    and its variance is scaled as theirs is. The same inputs pass both networks, so that what they lack of the training
-    data cancels. Layers that run more than once are left as they are.
+    Layer after layer, in the order in which they run: weights are fitted to the inputs that they get then, the bias of
+    a linear layer or convolution loses what the mean of its outputs differs by from that in the original, the running
+    mean of a norm gains what the mean of its inputs does, and its variance is scaled as theirs is. The same inputs pass
+    both networks, so that what they lack of the training data cancels. Layers that run more than once are left as they
+    are.
 
     Args:
         model: in evaluation mode; it is not changed.
         rounded: name -> numbers of the rounded network, flat; coefficients under the plain name of their tensor.
         inputs: batches of training inputs.
+        refit: of the weights that are fitted; they are rounded anew. None leaves them as they are.
     """
     result = copy.deepcopy(model)
-    if not any(map(_movable, model.modules())):
+    if refit is None and not any(map(_movable, model.modules())):
         return result
     batch, trial = _joined(inputs), copy.deepcopy(model)
     write_numbers(trial, rounded)
     wanted: dict[str, list[Moments]] = {}
     for network in (trial, result):  # biases and statistics begin as in the original, not rounded
         _copy_movable(model, network)
-    with _listening(model, lambda name, x: wanted.setdefault(name, []).append(_moments(x))), torch.no_grad():
+    with ExitStack() as stack, torch.no_grad():
+        stack.enter_context(_listening(model, lambda name, x: wanted.setdefault(name, []).append(_moments(x))))
+        if refit is not None:
+            stack.enter_context(refit.watching(model))
         model(batch)
     once = {name: moments[0] for name, moments in wanted.items() if len(moments) == 1}
-    with _moving(trial, once), torch.no_grad():
+    with ExitStack() as stack, torch.no_grad():
+        if refit is not None:
+            stack.enter_context(refit.fitting(trial, result))
+        stack.enter_context(_moving(trial, once))
         trial(batch)
     _copy_movable(trial, result)
     return result

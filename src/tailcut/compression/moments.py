@@ -39,7 +39,7 @@ def input_blocks(
         stored: names of the tensors that are stored whole.
         generator: chooses the positions.
     """
-    has_norms = any(isinstance(module, nn.modules.batchnorm._NormBase) for module in model.modules())
+    are_centred = has_norms(model)
     moments = {
         f"{name}.weight" if name else "weight": _Moments(module, generator)
         for name, module in model.named_modules()
@@ -53,7 +53,12 @@ def input_blocks(
             model(batch)
     for name, moment in logged(moments.items(), "layers", len(moments)):
         if moment.count:
-            yield block_of((name,), moment.curvature(centred=has_norms or moment.layer.bias is not None))
+            yield block_of((name,), moment.curvature(centred=are_centred or moment.layer.bias is not None))
+
+
+def has_norms(model: nn.Module) -> bool:
+    """Return whether the network has batch norm or instance norm, which take the means of errors away."""
+    return any(isinstance(module, nn.modules.batchnorm._NormBase) for module in model.modules())
 
 
 def _is_plain(layer: Layer) -> bool:
@@ -78,7 +83,7 @@ class _Moments:
         """Add the inputs of a call; those given by name are not seen."""
         if not args:
             return
-        rows = self._rows(args[0]).float().cpu()
+        rows = input_rows(self.layer, args[0], POSITIONS * len(args[0]), self.generator).float().cpu()
         if not self.count and len(rows):
             self.origin = rows.mean(0)  # else float32 would lose the spread of inputs that are far from 0
         rows = rows - self.origin
@@ -97,30 +102,35 @@ class _Moments:
         diagonal += DAMPING * diagonal.mean() + 1e-12
         return moments
 
-    def _rows(self, x: Tensor) -> Tensor:
-        """Return, (samples, row), the DCT along the kernel of the input under it, at some positions of each input."""
-        if isinstance(self.layer, nn.Linear):
-            flat = x.reshape(-1, x.shape[-1])
-            return flat[self._chosen(len(flat), POSITIONS * len(x), flat.device)]
-        return self._patches(x, self.layer)
 
-    def _patches(self, x: Tensor, layer: Convolution) -> Tensor:
-        kernel: tuple[int, ...] = layer.kernel_size
-        x = x[None] if x.ndim == 1 + len(kernel) else x
-        sides: tuple[Any, ...] = tuple(reversed(layer.padding))
-        pads = [int(side) for side in sides for _ in range(2)]
-        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-        x = functional.pad(x, pads, mode=mode)
-        windows = x
-        for axis, (size, step, reach) in enumerate(zip(kernel, layer.stride, layer.dilation, strict=True), 2):
-            windows = windows.unfold(axis, reach * (size - 1) + 1, step)[..., ::reach]
-        spatial = windows.shape[2 : 2 + len(kernel)]
-        chosen = self._chosen(windows.shape[0] * spatial.numel(), POSITIONS * len(x), x.device)
-        places = torch.unravel_index(chosen, (windows.shape[0], *spatial))
-        patches = windows.movedim(1, 1 + len(kernel))[places]
-        return dct(patches.float(), tuple(range(2, 2 + len(kernel)))).flatten(1)
+def input_rows(layer: Layer, x: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """Return what the rows of a layer's weight meet at some positions of an input, (positions, row).
 
-    def _chosen(self, count: int, most: int, device: torch.device) -> Tensor:
-        if count <= most:
-            return torch.arange(count, device=device)
-        return torch.randint(count, (most,), generator=self.generator).to(device)
+    Args:
+        layer: its kernel's axes are transformed by a DCT.
+        x: the input.
+        most: how many positions are chosen at most, of all images together.
+        generator: chooses them, the same for inputs of one shape.
+    """
+    if isinstance(layer, nn.Linear):
+        flat = x.reshape(-1, x.shape[-1])
+        return flat[_chosen(len(flat), most, flat.device, generator)]
+    kernel: tuple[int, ...] = layer.kernel_size
+    x = x[None] if x.ndim == 1 + len(kernel) else x
+    sides: tuple[Any, ...] = tuple(reversed(layer.padding))
+    pads = [int(side) for side in sides for _ in range(2)]
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    windows = functional.pad(x, pads, mode=mode)
+    for axis, (size, step, reach) in enumerate(zip(kernel, layer.stride, layer.dilation, strict=True), 2):
+        windows = windows.unfold(axis, reach * (size - 1) + 1, step)[..., ::reach]
+    spatial = windows.shape[2 : 2 + len(kernel)]
+    chosen = _chosen(windows.shape[0] * spatial.numel(), most, x.device, generator)
+    places = torch.unravel_index(chosen, (windows.shape[0], *spatial))
+    patches = windows.movedim(1, 1 + len(kernel))[places]
+    return dct(patches.float(), tuple(range(2, 2 + len(kernel)))).flatten(1)
+
+
+def _chosen(count: int, most: int, device: torch.device, generator: torch.Generator) -> Tensor:
+    if count <= most:
+        return torch.arange(count, device=device)
+    return torch.randint(count, (most,), generator=generator).to(device)

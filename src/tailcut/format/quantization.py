@@ -161,6 +161,32 @@ class Rounding:
         found = zip(names, self.rounded(step), strict=True)
         return {name: quantized.dequantize(tensor, layout) for name, (layout, tensor) in found if not layout.is_integer}
 
+    @property
+    def rounded_by_rows(self) -> list[str]:
+        """Names of the weights whose rows are rounded side by side with error feedback."""
+        stored = {
+            other.name for other, number in zip(self.tensors.others, self.types, strict=True) if number == QUANTIZED
+        }
+        return [block.names[0] for block in self.sensitivity.blocks if set(block.names) <= stored]
+
+    def values_of_rows(self, name: str, values: Tensor, step: float) -> Tensor:
+        """Return the numbers that a reader decodes where one of these weights had other values, flat.
+
+        Args:
+            name: of the weight.
+            values: flat.
+            step: of the network.
+        """
+        (other,) = (other for other in self.tensors.others if other.name == name)
+        (block,) = (block for block in self.sensitivity.blocks if block.names == (name,))
+        layout = layout_of_other(name, other.shape, is_integer=False)
+        transform, size = (
+            _transform_of_rows(other.shape),
+            nearest_step(self._step_of(name, self.sensitivity.curvature, step)),
+        )
+        found = rounded_with_feedback(block, {name: transform_of(values, layout, transform)}, {name: size})
+        return quantized.dequantize(coded(found[name] / step_size(size), transform, size, layout), layout)
+
     def rounded(self, step: float) -> Iterator[tuple[Layout, Coded]]:
         """Yield the layout and the whole numbers of each tensor, in the order of the payload.
 
@@ -186,7 +212,7 @@ class Rounding:
             if number == INTEGERS:
                 yield layout, Coded(other.tensor.detach().reshape(-1).cpu().to(torch.int64).numpy())
             elif other.name in fed_back:
-                transform = KERNEL_DCT if len(other.shape) > 2 else NONE
+                transform = _transform_of_rows(other.shape)
                 multiples = fed_back[other.name] / step_size(steps[other.name])
                 yield layout, coded(multiples, transform, steps[other.name], layout)
             elif number == QUANTIZED:
@@ -197,7 +223,7 @@ class Rounding:
 
     def _as_measured(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the values, with kernels of plain weights replaced by their DCT."""
-        kernels = {other.name: other.shape for other in self.tensors.others if len(other.shape) > 2}
+        kernels = {other.name: other.shape for other in self.tensors.others if _transform_of_rows(other.shape)}
         return {
             name: transform_of(tensor, layout_of_other(name, kernels[name], is_integer=False), KERNEL_DCT)
             if name in kernels
@@ -352,6 +378,11 @@ def rounded_with_feedback(block: Block, values: Mapping[str, Tensor], steps: Map
             rest[:, place + 1 : stop] -= errors[:, place, None] * scaled[place, place + 1 : stop]
         rest[:, stop:] -= errors[:, start:stop] @ scaled[start:stop, stop:]
     return dict(zip(block.names, result.reshape(-1).split(lengths), strict=True))
+
+
+def _transform_of_rows(shape: Sequence[int]) -> int:
+    """Return the transform of a plain weight whose rows are rounded with error feedback."""
+    return KERNEL_DCT if len(shape) > 2 else NONE
 
 
 def _cheapest(values: Tensor, layout: Layout, candidates: list[_Candidate], spread: Tensor | None = None) -> Coded:

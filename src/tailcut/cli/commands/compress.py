@@ -13,8 +13,8 @@ def add_parser(commands: Commands) -> None:
         "compress",
         summary="write a trained network to a small file, without training",
         description="Quantise the numbers of a trained network, truncated or not, and code them in a few bits each. "
-        "Training images show how much each number matters; biases and batch norm's statistics are corrected for "
-        "the rounding. Give the size of the file, or how far the metric may fall.",
+        "Training images show how much each number matters; weights, biases and batch norm's statistics are fitted "
+        "to the rounding of the layers before them. Give the size of the file, or how far the metric may fall.",
         example="  tailcut compress zoo:lenet5-776 -o lenet5.tailcut --data mnist --max-bytes 640\n"
         "  tailcut compress resnet20-cifar10.th --model resnet20 --set-argument normalize=true --data cifar10 "
         "--max-drop 0.5 -o resnet20.tailcut",

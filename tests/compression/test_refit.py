@@ -1,0 +1,141 @@
+"""Weights fitted to the inputs that rounding has spoiled, against least squares."""
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tailcut.compression.correction import corrected, write_numbers
+from tailcut.compression.moments import DAMPING
+from tailcut.compression.refit import RIDGE, Refit
+
+
+def half(_: str, values: Tensor) -> Tensor:
+    """Round to multiples of a half."""
+    return torch.round(2 * values) / 2
+
+
+def exact(_: str, values: Tensor) -> Tensor:
+    return values
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_fit_is_ridge_regression(bias: bool) -> None:
+    torch.manual_seed(0)
+    first, second = nn.Linear(6, 5, bias=False), nn.Linear(5, 3, bias=bias)
+    model = nn.Sequential(first, second).eval()
+    x = torch.randn(400, 6) + 0.5
+    spoiled = first.weight.detach() + 0.2 * torch.randn(5, 6)
+    weight = second.weight.detach().clone()
+    rounded = {"0.weight": spoiled.reshape(-1), "1.weight": half("", weight.reshape(-1))}
+    moved = corrected(model, rounded, [x], Refit(model, ["1.weight"], exact))
+
+    wanted, found = (functional.linear(x, weight).detach() for weight in (first.weight, spoiled))
+    if bias:  # takes the means away
+        wanted, found = wanted - wanted.mean(0), found - found.mean(0)
+    ridge = max(DAMPING, RIDGE * 5 / 400) * float(found.square().mean())
+    left = np.concatenate([found.numpy() / 20, np.sqrt(ridge) * np.eye(5)])  # 20 is the root of 400
+    right = np.concatenate([(wanted @ weight.T).numpy() / 20, np.sqrt(ridge) * weight.T.numpy()])
+    expected = np.linalg.lstsq(left, right, rcond=None)[0].T
+    np.testing.assert_allclose(moved.get_parameter("1.weight").detach().numpy(), expected, atol=1e-5)
+    assert torch.equal(moved.get_parameter("0.weight"), first.weight)  # to be rounded by whoever writes the file
+    assert torch.equal(second.weight, weight)
+
+
+def convolutions() -> nn.Sequential:
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for width in (3, 8, 8):
+        layers += [nn.Conv2d(width, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    for _ in range(40):
+        model(torch.randn(16, 3, 9, 9) + 1)
+    return model.eval()
+
+
+def test_a_rounded_network_is_closer_with_fitted_weights() -> None:
+    model, inputs = convolutions(), [torch.randn(64, 3, 9, 9) + 1 for _ in range(4)]
+    names = [name for name, value in model.named_parameters() if value.ndim > 1]
+
+    def coarse(name: str, values: Tensor) -> Tensor:
+        step = 0.8 * float(model.get_parameter(name).detach().std())
+        return torch.round(values / step) * step
+
+    def numbers(network: nn.Module) -> dict[str, Tensor]:
+        return {name: coarse(name, network.get_parameter(name).detach().reshape(-1)) for name in names}
+
+    x = torch.randn(200, 3, 9, 9) + 1  # others
+    errors = []
+    for refit in (Refit(model, names, coarse), None):
+        moved = corrected(model, numbers(model), inputs, refit)
+        write_numbers(moved, numbers(moved))
+        with torch.no_grad():
+            errors.append(float((moved(x) - model(x)).square().mean()))
+    assert errors[0] < 0.8 * errors[1]
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = (nn.Linear(4, 4) for _ in range(3))
+        self.second.weight = self.third.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.third(self.second(self.first(x)))
+        return result
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.second(self.second(self.first(x)))
+        return result
+
+
+class Squared(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight.square(), self.bias)
+
+
+class Growing(nn.Module):
+    """Passes on as many rows as its first layer lets through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        result: Tensor = self.second(x[x[:, 0] > 0])
+        return result
+
+
+@pytest.mark.parametrize(
+    "make",
+    [Tied, Twice, lambda: nn.Sequential(nn.Linear(4, 4), Squared(4, 4)), Growing],
+    ids=lambda make: make.__name__,
+)
+def test_what_no_regression_fits_is_left(make: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = make().eval()
+    names = [name for name, value in model.named_parameters() if value.ndim > 1]
+    before = copy.deepcopy(model.state_dict())
+    spoiled = {names[0]: torch.randn(16)}
+    moved = corrected(model, spoiled, [torch.randn(64, 4)], Refit(model, names[1:], half))
+    for name in names:
+        assert torch.equal(moved.get_parameter(name), before[name])
+
+
+def test_a_rounded_network_that_overflows_is_left() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).eval()
+    moved = corrected(
+        model, {"0.weight": torch.full((16,), 3e38)}, [torch.ones(8, 4)], Refit(model, ["1.weight"], half)
+    )
+    assert torch.equal(moved.get_parameter("1.weight"), model.get_parameter("1.weight"))
