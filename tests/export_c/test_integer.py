@@ -23,6 +23,7 @@ import tailcut
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.export_c import IntegerNetwork, export_c, integer_program_of, simulate
 from tailcut.export_c.integer.arithmetic import cosines, packed, rounded, scaled, shifted
+from tailcut.export_c.integer.tables import SIZES
 from tailcut.export_c.integer_network import to_integers
 
 # One of each architecture and kind of file.
@@ -185,6 +186,20 @@ def test_the_report_names_what_was_rounded(tmp_path: Path) -> None:
         "fc1.weight",
         "fc2.weight",
     ]
+
+
+def test_the_structures_have_the_sizes_that_the_report_counts(tmp_path: Path) -> None:
+    compiler, lister = (shutil.which(f"arm-none-eabi-{name}") for name in ("gcc", "nm"))
+    if compiler is None or lister is None:
+        pytest.skip("needs gcc-arm-none-eabi")
+    names = {kind: f"tailcut_{'' if kind == 'segment' else 'integer_'}{kind}" for kind in SIZES}
+    arrays = "".join(f"char of_{kind}[sizeof({name})] = {{1}};\n" for kind, name in names.items())
+    (tmp_path / "sizes.c").write_text(f'#include "tailcut_run_integer.h"\n{arrays}', encoding="utf-8")
+    command = [compiler, "-mcpu=cortex-m0", "-mthumb", f"-I{tailcut.export_c.runtime_folder()}", "-c"]
+    subprocess.run([*command, str(tmp_path / "sizes.c"), "-o", str(tmp_path / "sizes.o")], check=True)
+    listed = subprocess.run([lister, "-S", str(tmp_path / "sizes.o")], check=True, capture_output=True, text=True)
+    found = {line.split()[3].removeprefix("of_"): int(line.split()[1], 16) for line in listed.stdout.splitlines()}
+    assert found == SIZES
 
 
 def test_bad_arguments_and_other_memory_of_the_same_size(tmp_path: Path) -> None:
