@@ -30,7 +30,7 @@ OPERATIONS = {
     Operation.ADD,
     Operation.LEAKY,
 }
-# Bits of the rows of an expression: where nothing multiplies them, and where something does.
+# Bits of the rows of an expression where nothing multiplies them.
 MOST_ROW_BITS = 24
 # Sums of rows are doubled before they are divided.
 SUM_BITS = 28
@@ -45,21 +45,16 @@ class IntegerStage:
         weight: of a layer.
         row_bits: of the rows of expressions; of the projected input of a layer of the whole input.
         in_shift: of the products with cosines that a stage projects on.
-        mix_shifts: of a leaf's cosines times scale, by the operation.
+        out_bits: of the numbers of the map that is written, their sign aside.
+        mix_shifts: of a leaf's cosines times scale, by the identity of the operation.
     """
 
     stage: Stage
     weight: IntegerWeight | None = None
     row_bits: int = MAX_BITS
     in_shift: int = 0
+    out_bits: int = 0
     mix_shifts: dict[int, int] = field(default_factory=dict)
-
-    @property
-    def out_bits(self) -> int:
-        """Of the numbers of the map that is written."""
-        return 0 if self.stage.out is None else self.bits[id(self.stage.out)]
-
-    bits: dict[int, int] = field(default_factory=dict, repr=False)
 
 
 @dataclass(eq=False)
@@ -69,7 +64,6 @@ class IntegerProgram:
     Attributes:
         stages: in order.
         input_shape, output_shapes: as those of the program it is of.
-        bits: of the numbers of each map, their sign aside, by the map's identity.
         rounded_weights: names of tensors that were rounded to 16 bits.
         arena_numbers, rows_numbers: of 16 and of 32 bits; filled in by `memory.plan`.
     """
@@ -77,7 +71,6 @@ class IntegerProgram:
     stages: list[IntegerStage]
     input_shape: tuple[int, ...]
     output_shapes: tuple[tuple[int, ...], ...]
-    bits: dict[int, int]
     rounded_weights: tuple[str, ...]
     arena_numbers: int = 0
     rows_numbers: int = 0
@@ -100,14 +93,13 @@ def integer_program(program: Program) -> IntegerProgram:
     spread: dict[int, Map] = {}
     for stage in program.stages:
         stages += _split(replace(stage, value=_reading_spread(stage.value, spread)), spread)
-    weights: dict[tuple[int, int], IntegerWeight] = {}
-    made = [IntegerStage(stage, _weight_of(stage, weights)) for stage in stages]
+    # A weight that two layers share has the shifts of each.
+    made = [IntegerStage(stage, None if stage.weight is None else integer_weight(stage.weight)) for stage in stages]
     bits = _map_bits(made)
     for item in made:
-        item.bits = bits
         _set(item, bits)
-    names = {weight.weight.name: None for weight in weights.values() if weight.is_rounded}
-    return IntegerProgram(made, program.input_shape, program.output_shapes, bits, tuple(names))
+    names = {item.weight.weight.name: None for item in made if item.weight is not None and item.weight.is_rounded}
+    return IntegerProgram(made, program.input_shape, program.output_shapes, tuple(names))
 
 
 def _check(stage: Stage) -> None:
@@ -183,14 +175,6 @@ def _is_direct(value: Value) -> bool:
     return (leaf.map.channels, leaf.map.height, leaf.map.width) == (value.channels, *value.size)
 
 
-def _weight_of(stage: Stage, known: dict[tuple[int, int], IntegerWeight]) -> IntegerWeight | None:
-    if stage.weight is None:
-        return None
-    key = id(stage.weight), len(known)  # a weight that two layers share has the shifts of each
-    known[key] = integer_weight(stage.weight)
-    return known[key]
-
-
 def _map_bits(stages: list[IntegerStage]) -> dict[int, int]:
     """Choose the bits of every map, so that those that read it share 31 between its numbers and their factors."""
     bits: dict[int, int] = {}
@@ -217,6 +201,7 @@ def _map_bits(stages: list[IntegerStage]) -> dict[int, int]:
 def _set(item: IntegerStage, bits: dict[int, int]) -> None:
     """Choose the shifts of a stage."""
     stage, weight = item.stage, item.weight
+    item.out_bits = 0 if stage.out is None else bits[id(stage.out)]
     if weight is not None:
         (leaf,) = stage.value.leaves()
         if stage.kind == Kind.WHOLE:
