@@ -8,7 +8,7 @@ import tailcut
 from tailcut.data import Dataset, open_dataset
 from tailcut.data.dataset import DatasetPart
 from tailcut.evaluation.evaluate import evaluate
-from tailcut.export_c import IntegerNetwork
+from tailcut.export_c.integer_network import IntegerNetwork
 
 
 def points_lost(name: str, dataset: Dataset) -> float:

@@ -21,8 +21,9 @@ from torch import nn
 
 import tailcut
 from tailcut.errors import ArgumentError, StructureError
-from tailcut.export_c import IntegerNetwork, export_c, integer_program_of, simulate
+from tailcut.export_c import IntegerNetwork, export_c, integer_program_of
 from tailcut.export_c.integer.arithmetic import cosines, packed, rounded, scaled, shifted
+from tailcut.export_c.integer.simulate import simulate
 from tailcut.export_c.integer.tables import SIZES
 from tailcut.export_c.integer_network import to_integers
 
