@@ -1,12 +1,15 @@
 import json
+import logging
 import math
+import sys
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tailcut.printing import Report, figure_text, is_fraction, mean_and_spread, plain, sizes, table
+from tailcut.printing import Report, figure_text, is_fraction, mean_and_spread, plain, silenced, sizes, table
 
 
 @dataclass(frozen=True)
@@ -121,3 +124,18 @@ def test_the_spread_of_figures_of_which_one_is_no_number() -> None:
     assert mean_and_spread([0.5, 0.7]) == pytest.approx((0.6, 0.1 * 2**0.5))
     for strange in (math.nan, math.inf):
         assert all(math.isnan(value) for value in mean_and_spread([0.5, strange, 0.7]))
+
+
+def test_silence_hides_pages_and_lets_progress_through(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with silenced() as loudly:
+        warnings.warn("a page", stacklevel=1)
+        logging.getLogger("torch").error("a page")
+        print("a page", file=sys.stderr)
+        loudly(lambda text: sys.stderr.write(text))("making it small")
+        loudly(logging.getLogger("tailcut").warning)("tracing")
+    assert capsys.readouterr().err == "making it small"
+    assert [record.getMessage() for record in caplog.records] == ["tracing"]
+    logging.getLogger("tailcut").warning("after")
+    assert caplog.messages[-1] == "after"

@@ -192,7 +192,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _followed(model: nn.Module, counter: _Counter) -> Iterator[None]:
-    """Record the running module in the counter."""
     inside = _inside_parametrizations(model)
     with ExitStack() as hooks:
         for name, module in model.named_modules():

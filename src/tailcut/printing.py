@@ -1,12 +1,24 @@
 """Reports: typed objects that print as text and convert to JSON from one definition."""
 
 import dataclasses
+import io
 import json
+import logging
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+LOG_SECONDS = 10.0
+"""Between two lines about long work."""
 
 _PLAIN_METRICS = ("fid", "elbo", "seconds")
 
@@ -55,6 +67,13 @@ def figure_text(metric: str, value: float) -> str:
     ('98.26 %', '93.96')
     """
     return f"{100 * value:.2f} %" if is_fraction(metric) else f"{value:,.2f}"
+
+
+def difference_text(metric: str, ours: float | None, theirs: float | None) -> str:
+    """Return how much a figure lies above another one, in points if they are fractions; nothing without both."""
+    if ours is None or theirs is None:
+        return ""
+    return f"{(100 if is_fraction(metric) else 1) * (ours - theirs):+.2f}"
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
@@ -107,3 +126,57 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, align: str
 def sizes(shape: Sequence[int]) -> str:
     """Return a tensor's shape as text: `64 x 3 x 3 x 3`."""
     return " x ".join(map(str, shape)) or "scalar"
+
+
+class LogLines:
+    """A line in a log every now and then: how many of a total are done.
+
+    Args:
+        what: what is counted, for example `images`.
+        total: how many there are.
+        interval: seconds between two lines.
+    """
+
+    def __init__(self, what: str, total: int, interval: float = LOG_SECONDS) -> None:
+        self._what, self._total, self._interval = what, total, interval
+        self._last = time.monotonic()
+
+    def show(self, done: int, note: str = "") -> None:
+        """Say that `done` of the total are done, if it is time to; `note` is the current status."""
+        if time.monotonic() - self._last > self._interval:
+            self._last = time.monotonic()
+            logger.info("%d of %d %s%s", done, self._total, self._what, note and f"  {note}")
+
+
+def logged(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
+    """Yield the items; where that takes long, say in the log how many of `total` are done."""
+    lines = LogLines(what, total)
+    for done, item in enumerate(items):
+        lines.show(done)
+        yield item
+
+
+@contextmanager
+def silenced() -> Iterator[Callable[[Callable[[str], object]], Callable[[str], object]]]:
+    """Within the block, hide warnings, logs and standard error: torch writes pages beside the error that says it.
+
+    Gives a function that makes another one write as outside of the block, for progress.
+    """
+    before, stderr = logging.root.manager.disable, sys.stderr
+
+    def loudly(say: Callable[[str], object]) -> Callable[[str], object]:
+        def said(text: str) -> None:
+            logging.disable(before)
+            with redirect_stderr(stderr):
+                say(text)
+            logging.disable(logging.CRITICAL)
+
+        return said
+
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield loudly
+    finally:
+        logging.disable(before)

@@ -28,7 +28,7 @@ from types import UnionType
 from typing import Any, get_args, get_origin
 
 from tailcut.errors import ArgumentError, DataError
-from tailcut.files import locked, write_atomically
+from tailcut.files import locked, make_folder, write_atomically
 from tailcut.printing import Report, figure_text, plain, table
 
 RUN_PREFIX = "run:"  # what a run beside this one is called in a recipe
@@ -128,6 +128,16 @@ class Result(Report):
         return "" if value is None else figure_text(metric, value)
 
 
+class _Inside:
+    """The path of a file or a folder in a run."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, run: "Run", kind: type | None = None) -> Path:
+        return run.path / self._name
+
+
 @dataclass(frozen=True)
 class Run:
     """A run folder. Only the names: the files may or may not exist yet.
@@ -135,10 +145,36 @@ class Run:
     Attributes:
         path: the folder.
         whole: the run that this one is a stage of, if it is one.
+        recipe: the recipe as resolved.
+        metrics: one JSON object per finished epoch.
+        checkpoints: the folder of the checkpoints.
+        last_checkpoint: the state after the last finished epoch.
+        previous_checkpoint: the state one epoch before the last.
+        damaged_checkpoint: a last checkpoint that could not be read when the run was resumed.
+        start: the network that the training started from, if it was not a fresh one.
+        model: the packed network.
+        discriminator: the packed discriminator, of a GAN only.
+        result: the figures of the packed network.
+        curves: the plot of the training.
+        log: the log.
     """
 
     path: Path
     whole: "Run | None" = None
+
+    _stages = _Inside("stages")
+    recipe = _Inside("recipe.toml")
+    metrics = _Inside("metrics.jsonl")
+    checkpoints = _Inside("checkpoints")
+    last_checkpoint = _Inside("checkpoints/last.pt")
+    previous_checkpoint = _Inside("checkpoints/previous.pt")
+    damaged_checkpoint = _Inside("checkpoints/damaged.pt")
+    start = _Inside("start.tailcut")
+    model = _Inside("model.tailcut")
+    discriminator = _Inside("discriminator.tailcut")
+    result = _Inside("result.json")
+    curves = _Inside("curves.png")
+    log = _Inside("log.txt")
 
     def stage(self, name: str) -> "Run":
         """Return the run folder of a stage."""
@@ -147,70 +183,6 @@ class Run:
     def has_stages(self) -> bool:
         """Return whether there are run folders of stages."""
         return self._stages.is_dir()
-
-    @property
-    def _stages(self) -> Path:
-        return self.path / "stages"
-
-    @property
-    def recipe(self) -> Path:
-        """The recipe as resolved."""
-        return self.path / "recipe.toml"
-
-    @property
-    def metrics(self) -> Path:
-        """One JSON object per finished epoch."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of the checkpoints."""
-        return self.path / "checkpoints"
-
-    @property
-    def last_checkpoint(self) -> Path:
-        """The state after the last finished epoch."""
-        return self.checkpoints / "last.pt"
-
-    @property
-    def previous_checkpoint(self) -> Path:
-        """The state one epoch before the last."""
-        return self.checkpoints / "previous.pt"
-
-    @property
-    def damaged_checkpoint(self) -> Path:
-        """A last checkpoint that could not be read when the run was resumed."""
-        return self.checkpoints / "damaged.pt"
-
-    @property
-    def start(self) -> Path:
-        """The network that the training started from, if it was not a fresh one."""
-        return self.path / "start.tailcut"
-
-    @property
-    def model(self) -> Path:
-        """The packed network."""
-        return self.path / "model.tailcut"
-
-    @property
-    def discriminator(self) -> Path:
-        """The packed discriminator, of a GAN only."""
-        return self.path / "discriminator.tailcut"
-
-    @property
-    def result(self) -> Path:
-        """The figures of the packed network."""
-        return self.path / "result.json"
-
-    @property
-    def curves(self) -> Path:
-        """The plot of the training."""
-        return self.path / "curves.png"
-
-    @property
-    def log(self) -> Path:
-        """The log."""
-        return self.path / "log.txt"
 
     @classmethod
     def create(cls, path: str | Path, *, resume: bool = False) -> "Run":
@@ -224,7 +196,7 @@ class Run:
             ArgumentError: the path is a file, holds a run and `resume` is False, or has lost the recipe of its run.
         """
         run = cls(Path(path))
-        run.make_folder()
+        make_folder(run.path)
         has_epochs = run.has_finished_epochs()
         if has_epochs and not run.recipe.is_file():
             raise ArgumentError(
@@ -243,16 +215,6 @@ class Run:
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         return run
 
-    def make_folder(self) -> None:
-        """Make the folder and its parents, if needed.
-
-        Raises:
-            ArgumentError: the path is a file.
-        """
-        if self.path.exists() and not self.path.is_dir():
-            raise ArgumentError(f"{self.path} is a file; a run needs its own folder")
-        self.path.mkdir(parents=True, exist_ok=True)
-
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other trainings out of the folder, which is made if needed, while the block runs.
@@ -260,7 +222,7 @@ class Run:
         Raises:
             ArgumentError: another training runs in it, or the path is a file.
         """
-        self.make_folder()
+        make_folder(self.path)
         taken = f"another training runs in {self.path}; wait until it ends, stop it, or choose another folder"
         with locked(self.path, taken):
             yield

@@ -14,9 +14,9 @@ from torch import nn
 
 import tailcut as package
 from tailcut.cli.advice import ADVICE, for_command_line
-from tailcut.cli.commands import models
 from tailcut.format import load, save
 from tailcut.structure import create_model
+from tailcut.tasks import list_models
 
 Tailcut = Callable[..., Any]
 SOURCES = Path(package.__file__).parent
@@ -120,8 +120,8 @@ def test_a_class_of_ones_own_names_ways_that_commands_have(tailcut: Tailcut, tmp
 
 
 def test_advice_in_the_log_is_translated(tailcut: Tailcut, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(arguments: Any) -> None:
+    def say() -> None:
         logging.getLogger("tailcut.x").warning("allow_non_finite=True writes them all the same")
 
-    monkeypatch.setattr(models, "run", run)
+    monkeypatch.setattr(list_models, "list_models", say)
     assert "warning: --allow-non-finite writes them all the same\n" in tailcut("models").err

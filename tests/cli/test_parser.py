@@ -2,7 +2,6 @@ import argparse
 
 import pytest
 
-from tailcut.cli.networks import add_network
 from tailcut.cli.parser import (
     Parser,
     UsageError,
@@ -11,6 +10,7 @@ from tailcut.cli.parser import (
     add_device,
     add_device_arguments,
     add_dtypes,
+    add_network,
     call,
     devices_of,
     settings,

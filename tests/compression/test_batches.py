@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from tailcut.compression.batches import input_batches, logged
+from tailcut.compression.batches import input_batches
 from tailcut.errors import ArgumentError
+from tailcut.printing import logged
 
 X = torch.arange(12.0).reshape(6, 2)
 
@@ -34,7 +35,7 @@ def test_what_gives_no_batches_is_an_error() -> None:
 
 def test_long_work_is_logged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(
-        "tailcut.compression.batches.time.monotonic", count(step=4).__next__
+        "tailcut.printing.time.monotonic", count(step=4).__next__
     )  # so many seconds each time it is asked
     with caplog.at_level(logging.INFO, logger="tailcut"):
         assert list(logged(range(5), "things", 5)) == [0, 1, 2, 3, 4]

@@ -8,8 +8,8 @@ from PIL import Image
 from torch import Tensor
 
 from tailcut.errors import ArgumentError
-from tailcut.inputs import heat_maps
-from tailcut.inputs.heat_maps import draw_heat_maps
+from tailcut.inputs import plots
+from tailcut.inputs.plots import draw_heat_maps
 from tailcut.inputs.selection.gate import GateActivity
 from tailcut.inputs.selection.selection import Selection
 
@@ -22,7 +22,7 @@ def test_probabilities_stand_at_their_channels(tmp_path: Path, monkeypatch: pyte
     def draw(values: Tensor, path: Path, **options: Any) -> None:
         drawn.update(values=values, path=path, **options)
 
-    monkeypatch.setattr(heat_maps, "draw_frequency_map", draw)
+    monkeypatch.setattr(plots, "draw_frequency_map", draw)
     draw_heat_maps(ACTIVITY, tmp_path / "a.png", selection=Selection.of([0, 191]))
     expected = torch.zeros(192, dtype=torch.float64)
     expected[[0, 9, 64, 191]] = torch.tensor([1.0, 0.25, 0.5, 0.75], dtype=torch.float64)

@@ -43,7 +43,6 @@ def say_error(prog: str, message: str, error: BaseException) -> None:
 
 
 def _rank() -> str:
-    """Return the rank of this process, as its launcher set it."""
     for name in ("RANK", "LOCAL_RANK"):
         if name in os.environ:
             return os.environ[name]

@@ -5,6 +5,8 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
 from tailcut.structure import MAX_PIXELS
@@ -46,7 +48,15 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(self.prog, self.format_usage(), message)
 
 
-def add_command(commands: Commands, name: str, *, summary: str, description: str, example: str, run: Any) -> Parser:
+def add_command(
+    commands: Commands,
+    name: str,
+    *,
+    summary: str,
+    description: str,
+    example: str,
+    run: Callable[[argparse.Namespace], Any] | str,
+) -> Parser:
     """Add the parser of one command, with its example and the options that each command has.
 
     Args:
@@ -55,7 +65,8 @@ def add_command(commands: Commands, name: str, *, summary: str, description: str
         summary: one line for the list of commands.
         description: what it does.
         example: shown at the end of its help.
-        run: called with the parsed arguments; returns a report or None.
+        run: called with the parsed arguments; returns a report or None. Or the function that does the work, as
+            "MODULE:NAME": it is imported only when the command runs, and called as by `call`.
     """
     parser = commands.add_parser(
         name,
@@ -89,14 +100,21 @@ def add_command(commands: Commands, name: str, *, summary: str, description: str
         action="store_true",
         help="read and write networks with NaN or infinities, in other tensors than coefficients",
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=partial(_run, run) if isinstance(run, str) else run)
     return parser
 
 
 def call(function: Callable[..., Result], options: argparse.Namespace, /, **changed: Any) -> Result:
     """Call a function with a command's own options, each as the argument of its name; `changed` wins over them."""
     own = {name: value for name, value in vars(options).items() if name not in COMMON | READING}
+    if "arguments" in own:
+        own["arguments"] = settings(own["arguments"])
     return function(**own | changed)
+
+
+def _run(place: str, options: argparse.Namespace) -> Any:
+    module, name = place.split(":")
+    return call(getattr(import_module(module), name), options)
 
 
 def add_data_roots(parser: Parser) -> None:
@@ -224,18 +242,40 @@ def add_dtypes(parser: Parser, *, more: tuple[str, ...] = ()) -> None:
     parser.add_argument("--other-dtype", choices=choices, help="number type of everything else (biases, batch norm)")
 
 
+def add_network(parser: Parser) -> None:
+    """Add FILE|CHECKPOINT (`source`), --model and --set-argument (`arguments`), for `format.open_network`."""
+    parser.add_argument(
+        "source", metavar="FILE|CHECKPOINT", help="a .tailcut file, zoo:NAME, or a checkpoint of torch (with --model)"
+    )
+    parser.add_argument("--model", metavar="NAME", help="the registered model that a checkpoint belongs to")
+    add_model_arguments(parser, "an argument of the model of a checkpoint")
+
+
+def add_images(parser: Parser) -> None:
+    """Add --data, --split, data roots, --workers, --num-batches, --batch-size and --seed: the images to score on."""
+    parser.add_argument("--data", metavar="NAME", help="the data set to run on; not needed for l1, l2, fpgm and random")
+    parser.add_argument("--split", default="train", metavar="NAME", help="its split (default: train)")
+    add_data_roots(parser)
+    add_reading(parser)
+    add_workers(parser)
+    parser.add_argument("--num-batches", type=int, default=5, metavar="N", help="batches to run on (default: 5)")
+    parser.add_argument("--batch-size", type=int, default=128, metavar="N", help="images in each (default: 128)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed that chooses the images (default: 0)")
+
+
 def add_levels(parser: argparse.ArgumentParser) -> None:
     """Add `--levels`, for files of which a part is a network."""
     parser.add_argument(
         "--levels",
-        type=_fractions,
+        type=numbers,
         default=(),
         metavar="PARTS",
         help="make a progressive file, whose smaller networks have these parts of the coefficients: 0.25,0.5",
     )
 
 
-def _fractions(text: str) -> tuple[float, ...]:
+def numbers(text: str) -> tuple[float, ...]:
+    """Numbers with commas."""
     try:
         return tuple(float(word) for word in text.split(","))
     except ValueError:

@@ -1,20 +1,11 @@
 """Inputs as users have them: tensors, or batches of a loader with their targets."""
 
-import logging
-import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
 
 from torch import Tensor
 
 from tailcut.errors import ArgumentError
 
-LOG_SECONDS = 10.0
-"""Between two lines about long work."""
-
-_log = logging.getLogger(__name__)
-
-Item = TypeVar("Item")
 Batches = Tensor | Iterable[Tensor | tuple[Tensor, ...] | list[Tensor]]
 
 
@@ -44,13 +35,3 @@ def checked_count(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ArgumentError(f"{name} must be a whole number above 0, got {value!r}")
     return value
-
-
-def logged(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
-    """Yield the items; where that takes long, say in the log how many of `total` are done."""
-    last = time.monotonic()
-    for done, item in enumerate(items):
-        if time.monotonic() - last > LOG_SECONDS:
-            last = time.monotonic()
-            _log.info("%d of %d %s", done, total, what)
-        yield item

@@ -122,13 +122,7 @@ def compress(
         step = work.step_within(max_bytes)
     elif evaluate is not None and before is not None and max_drop is not None:
         step = work.step_as_good(evaluate, before - max_drop)
-    size = checked_step(step)
-    content, network = work.content(size)
-    coarser = 1
-    while max_bytes is not None and len(content) > max_bytes:  # by a little, since numbers were fitted again
-        size *= 2.0 ** (coarser / (8 * REFINEMENT))
-        coarser *= 2
-        content, network = work.content(size)
+    size, content, network = work.content_within(checked_step(step), max_bytes)
     metric = None if evaluate is None else _metric(evaluate, network)
     write_atomically(path, content)
     parameters = network_tensors(work.model, work.edits).num_parameters()
@@ -206,6 +200,16 @@ class _Work:
         rounding = replace(rounding, tensors=network_tensors(moved, self.edits))
         write_numbers(moved, rounding.values(step))
         return content, moved
+
+    def content_within(self, step: float, max_bytes: int | None) -> tuple[float, bytes, nn.Module]:
+        """Return the step, the file and its network; steps are coarser where a fit makes the file a little too long."""
+        content, network = self.content(step)
+        coarser = 1
+        while max_bytes is not None and len(content) > max_bytes:
+            step *= 2.0 ** (coarser / (8 * REFINEMENT))
+            coarser *= 2
+            content, network = self.content(step)
+        return step, content, network
 
     def step_within(self, max_bytes: int) -> float:
         """Return the finest step for at most so many bytes."""

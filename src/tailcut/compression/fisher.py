@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tailcut.compression.batches import Batches, checked_count, input_batches, logged
+from tailcut.compression.batches import Batches, checked_count, input_batches
 from tailcut.compression.moments import input_blocks
 from tailcut.counting import evaluating
 from tailcut.errors import ArgumentError, TailcutError, first_line
 from tailcut.execution import fuse
 from tailcut.format.network.tensors import NetworkTensors, current_tensors
 from tailcut.format.sensitivity import Block, Sensitivity, block_of
+from tailcut.printing import logged
 from tailcut.structure import check_module
 
 GRADIENT_BATCH = 8

@@ -1,7 +1,7 @@
 """The trained numbers of a network that a quantised file rounds, as one flat vector with places along their axes."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,8 @@ from tailcut.format.network.tensors import NetworkTensors
 from tailcut.format.quantized.values import KERNEL_DCT, NONE
 from tailcut.transform import dct, idct
 from tailcut.transform.order import l1_order_index
+from tailcut.weights import truncated_tensors
+from tailcut.weights.attach import set_length
 
 PRIOR, PRIOR_OF_TENSOR = 8, 4
 """Numbers that a place, and a tensor, are credited with beforehand, as in the coder."""
@@ -153,3 +155,19 @@ def _places(tensors: Sequence[TrainedTensor]) -> Iterator[tuple[Tensor, Tensor]]
             told.append(torch.full((tensor.count,), float(has_axis), dtype=torch.float64))
             start += int(place.max()) + 1
         yield torch.cat(found), torch.cat(told)
+
+
+def cut_empty_tails(model: nn.Module) -> dict[str, int]:
+    """Cut each tensor behind its last coefficient that is not 0 (changes the module). Returns the counts by name."""
+    counts = {}
+    for tensor in truncated_tensors(model):
+        used = tensor.coefficients().detach().nonzero()
+        counts[tensor.name] = int(used[-1]) + 1 if len(used) else 1
+    cut_to(model, counts)
+    return counts
+
+
+def cut_to(model: nn.Module, counts: Mapping[str, int]) -> None:
+    """Keep the first so many coefficients of each tensor, by name (changes the module: vectors become shorter)."""
+    for tensor in truncated_tensors(model):
+        set_length(tensor.holder, tensor.truncation, counts[tensor.name])

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tailcut.compression.batches import logged
 from tailcut.format.sensitivity import Block, block_of
+from tailcut.printing import logged
 from tailcut.transform import dct
 
 MAX_ROW = 4608

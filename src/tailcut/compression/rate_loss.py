@@ -15,8 +15,7 @@ from tailcut.compression.batches import Batches, checked_count
 from tailcut.compression.byte_target import ByteTarget
 from tailcut.compression.fisher import measure_sensitivity
 from tailcut.compression.laplace import laplace_bits
-from tailcut.compression.lattices import Lattices, trained_tensors
-from tailcut.compression.tails import cut_empty_tails, cut_to
+from tailcut.compression.lattices import Lattices, cut_empty_tails, cut_to, trained_tensors
 from tailcut.errors import ArgumentError
 from tailcut.format.container.numbers import QUANTIZED, QUANTIZED_DTYPE
 from tailcut.format.network.tensors import current_tensors

@@ -107,6 +107,17 @@ class Dataset(ABC, torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             )
         return torch.stack(images), torch.stack(targets)
 
+    def in_order(self, batch_size: int) -> list[range]:
+        """Return the positions of batches of all images, in order; the last one may be smaller.
+
+        Raises:
+            ArgumentError: the size is not positive.
+        """
+        if batch_size < 1:
+            raise ArgumentError(f"batch_size must be at least 1, got {batch_size}")
+        whole = range(len(self))
+        return [whole[start : start + batch_size] for start in whole[::batch_size]]
+
     def batches(self, positions: Sequence[Indices], workers: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield one batch after another, read ahead by worker processes; the same for any number of them.
 

@@ -230,7 +230,6 @@ def _is_seen(image: Image.Image) -> np.ndarray:
 
 
 def _flat(image: Image.Image) -> Image.Image:
-    """Return the image without transparency, blended with white."""
     if not image.has_transparency_data:
         return image
     colours = image.convert("RGBA")

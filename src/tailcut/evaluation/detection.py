@@ -196,7 +196,6 @@ def average_precision(dataset: CocoDataset, findings: Sequence[Finding], kind: K
 
 
 def _indexed(content: dict[str, Any]) -> Any:
-    """Return the content as pycocotools' own class."""
     coco = _pycocotools("coco").COCO()
     coco.dataset = content
     coco.createIndex()
@@ -204,7 +203,6 @@ def _indexed(content: dict[str, Any]) -> Any:
 
 
 def _pycocotools(name: str) -> Any:
-    """Return a module of pycocotools."""
     try:
         from pycocotools import coco, cocoeval, mask
     except ImportError as error:

@@ -207,8 +207,6 @@ def evaluate(
     network = runnable(model, share.device, dense=dense)
     if batch_size is None:
         batch_size = CLASSIFICATION_BATCH if dataset.task == "classification" else 1
-    if batch_size < 1:
-        raise ArgumentError(f"batch_size must be at least 1, got {batch_size}")
     if uses_batch_statistics(network):
         batch_size = 1
     read = reader_of(network, dataset)
@@ -217,21 +215,19 @@ def evaluate(
     figures = metrics_for(dataset.task, dataset.num_classes)
     means = {name: StreamingMean() for name in figures}
     classes = ClassCounts(dataset.num_classes) if warn and dataset.task == "classification" else None
-    starts = range(0, len(dataset), batch_size)[share.rank :: share.num_processes]
-    positions = [range(start, min(start + batch_size, len(dataset))) for start in starts]
+    positions = dataset.in_order(batch_size)[share.rank :: share.num_processes]
     work = dataset.batches(positions, workers)
     with live_progress(progress, "images", len(dataset), interval=PROGRESS_INTERVAL) as bar:
         throughput = Throughput()
-        for start, (images, targets) in zip(starts, throughput.waiting_for(work), strict=True):
-            stop = min(start + batch_size, len(dataset))
+        for place, (images, targets) in zip(positions, throughput.waiting_for(work), strict=True):
             outputs = run_forward(network, read(images.to(share.device)))
             check_outputs(outputs, dataset)
             for name, figure in figures.items():
                 means[name].update(figure(outputs, targets.to(share.device)))
             if classes is not None:
                 classes.update(outputs, targets)
-            throughput.count((stop - start) * share.num_processes)
-            bar.show(stop, f"{throughput}")
+            throughput.count(len(place) * share.num_processes)
+            bar.show(place.stop, f"{throughput}")
     for mean in means.values():
         mean.state = share.total(mean.state)
     if classes is not None:

@@ -169,8 +169,7 @@ def evaluate_generator(
         for start in range(0, num_samples, size)[share.rank :: share.num_processes]:
             made.update(network(sampler(codes[start : start + size])))
             bar.show(min(start + size, num_samples))
-        starts = range(0, len(dataset), size)[share.rank :: share.num_processes]
-        positions = [range(start, min(start + size, len(dataset))) for start in starts]
+        positions = dataset.in_order(size)[share.rank :: share.num_processes]
         for place, (pixels, _) in zip(positions, dataset.batches(positions), strict=True):
             start, stop = place.start, place.stop
             images = resized(pixels.to(share.device), shape)

@@ -12,7 +12,7 @@ if it does not pay. In the fused program a layer chooses one of `layers.strategi
 the seconds in `ir.cost`, multiplies with the factors of `layers.factorization`, and gives a `lazy.lazy_map.LazyMap`,
 which passes for a tensor. `lazy.operations` and `lazy.normalization` say what torch's functions make of it: a tree of
 `ir.expression`. The next layer projects that tree tile by tile, with torch (`cpu.tiles`) or with compiled loops
-(`ir.programs`, `cpu.program_calls`, `cpu.interpreter`, `cpu.codegen`). `lazy.context` is the state of one forward, and
+(`ir.programs`, `cpu.program_calls`, `cpu.codegen`). `lazy.context` is the state of one forward, and
 `wrapper.report` tells of it. `onnx` exports the same factors without any of this.
 """
 

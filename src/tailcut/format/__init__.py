@@ -3,7 +3,7 @@
 from tailcut.format.inspect import InspectReport as InspectReport
 from tailcut.format.inspect import inspect as inspect
 from tailcut.format.load import load as load
-from tailcut.format.network.fingerprint import fingerprint as fingerprint
+from tailcut.format.network.tensors import fingerprint as fingerprint
 from tailcut.format.save import SaveReport as SaveReport
 from tailcut.format.save import pack as pack
 from tailcut.format.save import save as save

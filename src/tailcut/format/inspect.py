@@ -223,7 +223,6 @@ def _is_counter(entry: StoredOtherTensor) -> bool:
 def _bytes_by_kind(
     file_bytes: int, tensors: Sequence[StoredTensor], others: Sequence[StoredOtherTensor]
 ) -> dict[str, int]:
-    """Return the bytes of the file by purpose."""
     norms = batch_norms(entry.name for entry in others)
     purpose = purposes({entry.name: entry.kind == "parameter" for entry in others})
     kinds = dict.fromkeys(("coefficients", "batch norm", "biases", "other tensors"), 0)

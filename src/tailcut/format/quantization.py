@@ -40,7 +40,8 @@ REFINEMENT = 8
 """Parts of an eighth, to which the step for a size is found in the end."""
 
 NORM_EPSILON = 1e-5
-"""Batch norm's usual epsilon."""
+"""Batch norm's usual epsilon: a file has no place for a layer's own. It bounds the spread of dead channels alone, whose
+variance is near it, and so only chooses among steps."""
 
 # A step of the logarithm that moves a standard deviation by one part: d log2(v) = 2 / ln(2) d s / s.
 _LOG_OF_SPREAD = 2 / float(np.log(2))

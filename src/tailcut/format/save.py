@@ -292,7 +292,6 @@ def _quantized(
     max_bytes: int | None,
     sensitivity: Sensitivity | None,
 ) -> bytes:
-    """Return the bytes of a file with quantised numbers."""
     tensors = levels[-1].tensors
     types = types_of_others(tensors.others, kinds.others) if kinds.rounds_others else None
     if types is None:

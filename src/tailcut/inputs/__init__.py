@@ -38,7 +38,6 @@ from tailcut.inputs.energy import FrequencyReport as FrequencyReport
 from tailcut.inputs.energy import describe_image as describe_image
 from tailcut.inputs.energy import frequency_energy as frequency_energy
 from tailcut.inputs.energy import reconstruction_errors as reconstruction_errors
-from tailcut.inputs.heat_maps import draw_heat_maps as draw_heat_maps
 from tailcut.inputs.jpeg import augmentation as augmentation
 from tailcut.inputs.jpeg.reader import JpegCoefficients as JpegCoefficients
 from tailcut.inputs.jpeg.reader import read_jpeg as read_jpeg
@@ -46,6 +45,7 @@ from tailcut.inputs.loading import JpegFolder as JpegFolder
 from tailcut.inputs.loading import loader as loader
 from tailcut.inputs.plots import draw_channels as draw_channels
 from tailcut.inputs.plots import draw_frequency_map as draw_frequency_map
+from tailcut.inputs.plots import draw_heat_maps as draw_heat_maps
 from tailcut.inputs.plots import draw_image as draw_image
 from tailcut.inputs.plots import draw_reconstruction as draw_reconstruction
 from tailcut.inputs.selection.gate import FrequencyGate as FrequencyGate

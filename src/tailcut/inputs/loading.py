@@ -319,7 +319,6 @@ def _is_heads() -> bool:
 
 
 def _files_of(root: Path) -> tuple[list[Path], list[int], tuple[str, ...]]:
-    """Paths, classes and names of classes."""
     try:
         folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError as error:

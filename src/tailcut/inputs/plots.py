@@ -1,4 +1,4 @@
-"""Plots of frequency channels: the channels, one value per frequency, the image that a selection reconstructs."""
+"""Plots of frequency channels: themselves, one value per frequency, gates, the image that a selection reconstructs."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from tailcut.errors import ArgumentError
+from tailcut.files import make_folder
 from tailcut.inputs.energy import FrequencyReport, describe_image, frequency_energy
+from tailcut.inputs.selection.gate import GateActivity
 from tailcut.inputs.selection.patterns import COMPONENTS, NUM_CHANNELS, NUM_FREQUENCIES
 from tailcut.inputs.selection.selection import Selection
 from tailcut.inputs.transform.block_dct import BlockDCT
@@ -190,11 +192,7 @@ def draw_image(image: Tensor, transform: BlockDCT, folder: str | Path, *, name: 
         MissingExtraError: matplotlib is not installed.
     """
     report = describe_image(image, transform, name=name)
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArgumentError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+    folder = make_folder(folder)
     channels = transform(image)
     rebuilt = transform.inverse(channels, (report.height, report.width))
     files = [folder / file for file in ("channels.png", "energy.png", "reconstruction.png")]
@@ -205,3 +203,27 @@ def draw_image(image: Tensor, transform: BlockDCT, folder: str | Path, *, name: 
     draw_reconstruction(image, rebuilt, files[2], title=f"from {report.shape[0]} of {NUM_CHANNELS} channels: {psnr}")
     report.files = [str(file) for file in files]
     return report
+
+
+def draw_heat_maps(
+    activity: GateActivity, path: str | Path, *, selection: Selection | None = None, title: str | None = None
+) -> None:
+    """Draw the mean probability of each channel as a PNG of three 8 x 8 grids, Y, Cb and Cr.
+
+    Each box has its row-major index (8 v + u), large, and its zigzag number, small: the paper numbers its figure in
+    zigzag and its tables row-major. Channels that the gate does not read have the probability 0.
+
+    Args:
+        activity: of a gate, over some images.
+        path: the PNG to write.
+        selection: channels to frame, for example those chosen; none when None.
+        title: what the values are; says how many images were seen when None.
+
+    Raises:
+        ArgumentError: the folder of `path` does not exist.
+        MissingExtraError: matplotlib is not installed.
+    """
+    values = torch.zeros(NUM_CHANNELS, dtype=torch.float64)
+    values[list(activity.channels)] = torch.tensor(activity.probability, dtype=torch.float64)
+    told = title or f"probability to be open, mean of {activity.num_images:,} images"
+    draw_frequency_map(values, path, title=told, selection=selection)

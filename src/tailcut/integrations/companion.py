@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from tailcut.compression import RateLoss
+from tailcut.files import make_folder
 from tailcut.format import SaveReport, save
 
 COMPANION = "model.tailcut"
@@ -22,6 +23,5 @@ def write_companion(
         rate: of a training for bytes, which says the steps; None packs the network as `settings` say.
         settings: of `tailcut.save`, or of `RateLoss.save`.
     """
-    path = Path(folder) / COMPANION
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = make_folder(folder) / COMPANION
     return save(model, path, **settings) if rate is None else rate.save(path, **settings)

@@ -12,7 +12,7 @@ from torch import Tensor
 from tailcut.errors import ArgumentError, first_line
 from tailcut.format import InspectReport, inspect
 from tailcut.format.inspect import StoredOtherTensor, StoredTensor
-from tailcut.printing import Report, table
+from tailcut.printing import Report, sizes, table
 from tailcut.reports.networks import ReportedNetwork, edit_names, example_input, open_network
 from tailcut.runs import packed_network
 from tailcut.structure.outputs import output_tensors
@@ -107,7 +107,7 @@ class ComparisonReport(Report):
         )
         if self.outputs is not None:
             parts.append(
-                f"outputs for a random input of {_sizes(self.outputs.input_shape)}: largest difference "
+                f"outputs for a random input of {sizes(self.outputs.input_shape)}: largest difference "
                 f"{_number(self.outputs.largest_difference)}, relative {_number(self.outputs.relative_difference)}"
             )
         parts += list(self.why_not)
@@ -239,7 +239,7 @@ def _compare_outputs(first: ReportedNetwork, second: ReportedNetwork) -> tuple[C
         except Exception as error:  # noqa: BLE001 -- any error of a user's code
             return None, f"{network.source} does not take its example input: {first_line(error)}"
     if shapes[0] != shapes[1]:
-        return None, f"the networks take different inputs, {_sizes(shapes[0])} and {_sizes(shapes[1])}"
+        return None, f"the networks take different inputs, {sizes(shapes[0])} and {sizes(shapes[1])}"
     own = [[tuple(tensor.shape) for tensor in tensors] for tensors in results]
     if own[0] != own[1]:
         return None, f"the outputs have different shapes, {own[0]} and {own[1]}"
@@ -269,8 +269,8 @@ def _facts(networks: tuple[ComparedNetwork, ComparedNetwork]) -> str:
 def _cells(tensor: ComparedTensor) -> list[str]:
     return [
         tensor.name,
-        _both(["" if shape is None else _sizes(shape) for shape in tensor.shape]),
-        _both(["" if corner is None else _sizes(corner) for corner in tensor.corner]),
+        _both(["" if shape is None else sizes(shape) for shape in tensor.shape]),
+        _both(["" if corner is None else sizes(corner) for corner in tensor.corner]),
         _both(["" if count is None else f"{count:,}" for count in tensor.num_kept]),
         _both(["" if size is None else f"{size:,}" for size in tensor.bytes]),
         _number(tensor.largest_difference),
@@ -279,14 +279,9 @@ def _cells(tensor: ComparedTensor) -> list[str]:
 
 
 def _both(texts: Sequence[str]) -> str:
-    """Return both texts, as one if they are equal; `-` for an empty one."""
     first, second = (text or "-" for text in texts)
     return first if first == second else f"{first} | {second}"
 
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3g}"
-
-
-def _sizes(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape)) or "scalar"

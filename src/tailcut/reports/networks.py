@@ -157,7 +157,6 @@ def _open_run(run: Run, text: str, name: str) -> ReportedNetwork:
 
 
 def _why_no_lines(run: Run, result: Result | None) -> str:
-    """Return the reason why the run has no lines of epochs."""
     if result is None:
         return "no epoch of it is finished yet"
     return "it was trained for 0 epochs" if result.epochs == 0 else f"its {run.metrics.name} is missing or empty"

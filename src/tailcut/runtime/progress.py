@@ -6,14 +6,12 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
-from typing import Any, TypeVar
+from typing import Any
 
-from tailcut.printing import figure_text
+from tailcut.printing import Item, LogLines, figure_text
 from tailcut.runs import Run
 
 logger = logging.getLogger("tailcut.training")
-
-Item = TypeVar("Item")
 
 
 class Throughput:
@@ -69,17 +67,15 @@ class Progress:
     """
 
     def __init__(self, what: str, total: int, *, bar: Any = None, interval: float | None = None) -> None:
-        self._what, self._total, self._interval = what, total, interval
-        self._bar, self._last = bar, time.monotonic()
+        self._bar, self._lines = bar, None if interval is None else LogLines(what, total, interval)
         self._task = None if bar is None else bar.add_task(what, total=total, note="")
 
     def show(self, done: int, note: str = "") -> None:
         """Show that `done` of the total are done; `note` is the current status."""
         if self._bar is not None:
             self._bar.update(self._task, completed=done, note=note)
-        elif self._interval is not None and time.monotonic() - self._last > self._interval:
-            self._last = time.monotonic()
-            logger.info("%d of %d %s  %s", done, self._total, self._what, note)
+        elif self._lines is not None:
+            self._lines.show(done, note)
 
 
 @contextmanager

@@ -235,14 +235,12 @@ def accuracies_under_attack(
     """
     if dataset.task != "classification":
         raise ArgumentError(f"attacks need a data set of classes; the targets of {dataset.name} are for {dataset.task}")
-    if batch_size < 1:
-        raise ArgumentError(f"batch_size must be at least 1, got {batch_size}")
     check_class_names(model, dataset)
     network = ImageReader(runnable(model, device, dense=True)).requires_grad_(False)
     batch_size = 1 if uses_batch_statistics(network) else batch_size
     noise = torch.Generator().manual_seed(plan.seed)
     means = [StreamingMean() for _ in plan.epsilons]
-    positions = [range(start, min(start + batch_size, len(dataset))) for start in range(0, len(dataset), batch_size)]
+    positions = dataset.in_order(batch_size)
     for place, batch in zip(positions, dataset.batches(positions), strict=True):
         images, targets = (tensor.to(device) for tensor in batch)
         _check_outputs(run_forward(network, images), dataset)
@@ -331,7 +329,6 @@ def draw_curves(report: AttackReport, path: str | Path) -> None:
 def _attacked(
     model: nn.Module, images: Tensor, targets: Tensor, plan: AttackPlan, noise: torch.Generator
 ) -> Iterator[Tensor]:
-    """Yield the attacked images for each epsilon."""
     signs = _gradient(model, images, targets).sign() if plan.method == "fgsm" else None
     for epsilon, size in zip(plan.epsilons, plan.step_sizes, strict=True):
         if signs is not None:  # one gradient serves every epsilon

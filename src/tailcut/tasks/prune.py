@@ -126,7 +126,7 @@ def prune_file(
         return None if dataset is None else network_inputs(network, dataset, batch_size, num_batches, seed, bar)
 
     if scores is not None:
-        found = _stored_scores(scores, network)
+        found = read_score_folder(scores, network) if Path(scores).is_dir() else Scores.load(scores)
     else:
         with live_progress(True, "images", num_batches * batch_size, interval=PROGRESS_INTERVAL) as bar:
             loader = images(bar) if looks else None
@@ -144,10 +144,6 @@ def _method(method: str | None, scores: str | Path | None) -> str:
     if scores is not None and method is not None:
         raise ArgumentError(f"{scores} holds scores by its own method: give either --scores or --method {method}")
     return method or SPECTRAL
-
-
-def _stored_scores(scores: str | Path, network: nn.Module) -> Scores:
-    return read_score_folder(scores, network) if Path(scores).is_dir() else Scores.load(scores)
 
 
 def _check_data(method: str, data: str | None, *, is_detector: bool, looks: bool, recalibrate: bool) -> None:

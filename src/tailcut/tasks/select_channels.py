@@ -12,7 +12,7 @@ from tailcut.errors import ArgumentError, MissingExtraError
 from tailcut.evaluation.evaluate import PROGRESS_INTERVAL, choose_device
 from tailcut.files import check_output_path
 from tailcut.format import load
-from tailcut.inputs.heat_maps import draw_heat_maps
+from tailcut.inputs.plots import draw_heat_maps
 from tailcut.inputs.selection.gate import FrequencyGate
 from tailcut.inputs.stem.edit import transform_of
 from tailcut.printing import Report
@@ -150,8 +150,7 @@ def _data_of(source: str | Path) -> str:
 
 def _batches(dataset: Dataset, batch_size: int) -> Iterator[Tensor]:
     with live_progress(True, "images", len(dataset), interval=PROGRESS_INTERVAL) as bar:
-        starts = range(0, len(dataset), batch_size)
-        positions = [range(start, min(start + batch_size, len(dataset))) for start in starts]
+        positions = dataset.in_order(batch_size)
         for place, (images, _) in zip(positions, dataset.batches(positions), strict=True):
             yield images
             bar.show(place.stop)

@@ -84,8 +84,7 @@ class Teacher:
 
     def _ask_about_all(self, dataset: Dataset) -> Tensor | None:
         answers = []
-        starts = range(0, len(dataset), BATCH_SIZE)
-        for images, _ in dataset.batches([range(start, min(start + BATCH_SIZE, len(dataset))) for start in starts]):
+        for images, _ in dataset.batches(dataset.in_order(BATCH_SIZE)):
             answers.append(self._ask(images.to(self._device, memory_format=self._memory_format)))
             if answers[0][0].numel() * len(dataset) > MAX_NUMBERS:
                 return None

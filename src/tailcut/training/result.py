@@ -12,6 +12,7 @@ from torch import nn
 
 from tailcut.errors import ArgumentError, DivergedError
 from tailcut.format import save
+from tailcut.printing import is_fraction
 from tailcut.runs import Result, Run, tailcut_version
 from tailcut.training.recipe.schema import PackSection, Recipe
 from tailcut.training.setup.initial_network import parent_fingerprint
@@ -22,7 +23,6 @@ logger = logging.getLogger("tailcut.training")
 
 FILE_LOSS = 0.02
 """What packing may cost of a metric between 0 and 1 before it is said; rounding costs a tenth of it."""
-DISTANCES = ("fid", "elbo")
 
 
 def save_trained(
@@ -130,7 +130,7 @@ def warn_of_worse_file(run: Run, line: dict[str, Any], result: Result) -> None:
     """
     packed = result.metrics if line["split"] == "test" else result.validation
     for name, before in line["metrics"].items():
-        if name not in DISTANCES and before - packed.get(name, before) > FILE_LOSS:
+        if is_fraction(name) and before - packed.get(name, before) > FILE_LOSS:
             logger.warning(
                 "the packed network has %s %.2f %%, after the last epoch the trained one had %.2f %% on the same "
                 "images; its checkpoint is kept: tailcut pack %s -o FILE --dtype float32 packs it without rounding",

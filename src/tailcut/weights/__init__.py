@@ -23,7 +23,7 @@ from tailcut.weights.access import truncation_of as truncation_of
 from tailcut.weights.budget import budget as budget
 from tailcut.weights.lsuv import lsuv_init as lsuv_init
 from tailcut.weights.nested import NestedLevels as NestedLevels
-from tailcut.weights.norm_initialization import initialize_norms as initialize_norms
+from tailcut.weights.norms import initialize_norms as initialize_norms
 from tailcut.weights.norms import norm_counts as norm_counts
 from tailcut.weights.norms import truncate_norms as truncate_norms
 from tailcut.weights.regularize import RegularizationReport as RegularizationReport

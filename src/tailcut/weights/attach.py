@@ -10,7 +10,6 @@ from torch.nn.utils import parametrize
 
 from tailcut.errors import StructureError
 from tailcut.weights.layers import Candidate, find_layer
-from tailcut.weights.recurrent import compute_flat_weights, keep_flat_weights
 from tailcut.weights.truncation import Truncation, compute_type
 
 _log = logging.getLogger(__name__)
@@ -127,20 +126,22 @@ def set_length(holder: parametrize.ParametrizationList, truncation: Truncation, 
     if not isinstance(vector, nn.Parameter):
         raise StructureError("the vector of a regularised parameter was replaced by something else")
     with torch.inference_mode(False), torch.no_grad():
-        resized, gradient = _resized(vector, length), vector.grad
+        resized, gradient = resized_vector(vector, length), vector.grad
         vector.grad = None
         # Not `vector.data = resized`: as long as an old loss is referred to somewhere, the next backward would
         # meet its gradient accumulator, which expects gradients of the old shape. `set_` parts with it.
         vector.set_(resized)  # type: ignore[call-overload]
-        vector.grad = None if gradient is None else _resized(gradient, length)  # what was gathered so far counts
+        vector.grad = None if gradient is None else resized_vector(gradient, length)  # what was gathered so far counts
     truncation.resize(length)
 
 
-def _resized(vector: Tensor, length: int) -> Tensor:
-    resized = vector.new_zeros(length)
-    shared = min(length, vector.shape[0])
-    resized[:shared] = vector[:shared]
-    return resized
+def resized_vector(vector: Tensor, length: int) -> Tensor:
+    """Return a copy that is cut, or filled up with zeros."""
+    with torch.inference_mode(False):
+        resized = vector.new_zeros(length)
+        shared = min(length, vector.shape[0])
+        resized[:shared] = vector[:shared]
+        return resized
 
 
 def _take_own_class(module: nn.Module) -> None:
@@ -222,7 +223,7 @@ def _adopt_length(
     vector = state.get(f"{prefix}original")
     if vector is None:
         _hint_at_dense_weight(f"{prefix}original", missing_keys, unexpected_keys)
-    if vector is None or vector.ndim != 1 or not 1 <= vector.shape[0] <= _numel(truncation):
+    if vector is None or vector.ndim != 1 or not 1 <= vector.shape[0] <= torch.Size(truncation.shape).numel():
         return
     if vector.shape[0] != truncation.length or truncation.num_kept != truncation.length:
         set_length(holder, truncation, vector.shape[0])  # type: ignore[arg-type]
@@ -259,12 +260,37 @@ def _follow_vector(holder: nn.Module, incompatible_keys: Any) -> None:
         truncation.resize(truncation.length, device=vector.device, dtype=dtype)
 
 
-def _numel(truncation: Truncation) -> int:
-    return torch.Size(truncation.shape).numel()
-
-
 def _refuse_pickle(module: nn.Module) -> NoReturn:
     raise StructureError(
         f"a regularised {type(module).__name__} cannot be pickled: use tailcut.save(model, 'NAME.tailcut'), or "
         "torch.save(model.state_dict(), ...) for a checkpoint, or pickle tailcut.to_dense(model)"
     )
+
+
+_LIST = "_flat_weights"
+
+
+def compute_flat_weights(module: nn.RNNBase) -> None:
+    """Have the list made of the attributes (changes the module's class, which must be its own, and its attributes)."""
+    kind: Any = type(module)
+    setattr(kind, _LIST, property(_weights, _ignore))
+    # It would put the weights into one piece of memory, where cuDNN likes to have them: but these are results.
+    kind.flatten_parameters = _leave
+    module.__dict__.pop(_LIST, None)
+
+
+def keep_flat_weights(module: nn.RNNBase) -> None:
+    """Give a module that has plain parameters again its list (changes its attributes)."""
+    module._init_flat_weights()
+
+
+def _weights(module: nn.RNNBase) -> list[Tensor | None]:
+    return [getattr(module, name, None) for name in module._flat_weights_names]
+
+
+def _ignore(module: nn.RNNBase, weights: list[Tensor | None]) -> None:
+    """Ignore the weights that torch sets when a module is moved or an attribute changes: they are there already."""
+
+
+def _leave(module: nn.RNNBase) -> None:
+    """Do nothing where torch flattens each new list of weights."""

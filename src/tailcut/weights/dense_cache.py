@@ -128,7 +128,6 @@ def _spread(values: Tensor, count: int) -> Tensor:
 
 
 def _reader(place: Tensor) -> Callable[[], bytes]:
-    """Return a function that reads the current bytes of a tensor."""
     if place.device.type == "cpu":
         return place.numpy().tobytes  # several times quicker than an operation of torch's
     return lambda: place.cpu().numpy().tobytes()

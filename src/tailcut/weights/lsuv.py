@@ -91,7 +91,6 @@ def _layers(model: nn.Module) -> list[_Layer]:
 
 
 def _held(layer: _Layer) -> list[Tensor]:
-    """Return the parameters of a layer that LSUV changes."""
     bias = layer.shifted_bias()
     truncated = None if layer.truncated_bias is None else layer.truncated_bias.vector
     return [layer.weight.vector, *(part for part in (bias, truncated) if part is not None)]

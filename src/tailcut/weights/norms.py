@@ -1,4 +1,6 @@
-"""Batch norm with fewer numbers than channels: its gains and shifts as the first coefficients of their DCT."""
+"""Gains and shifts of batch norm in fewer numbers than channels, as the first coefficients of a DCT; a random start."""
+
+from numbers import Real
 
 import torch
 from torch import nn
@@ -37,7 +39,7 @@ def truncate_norms(model: nn.Module, num_kept: int) -> list[str]:
         raise ArgumentError(f"num_kept of batch norm must be a whole number from 0, got {num_kept!r}")
     if norm_counts(model):
         raise StructureError("batch norm's gains and shifts are coefficients already; TailTruncation cuts them further")
-    found = [entry for entry in candidates(model) if _is_of_batch_norm(entry)]
+    found = [entry for entry in candidates(model) if any(isinstance(module, _BatchNorm) for module, _ in entry.owners)]
     if not found:
         raise StructureError("expected batch norm with gains or shifts, but the network has none")
     if num_kept == 0:
@@ -68,10 +70,6 @@ def norm_counts(model: nn.Module) -> dict[str, int]:
     }
 
 
-def _is_of_batch_norm(entry: Candidate) -> bool:
-    return any(isinstance(module, _BatchNorm) for module, _ in entry.owners)
-
-
 def _fix(found: list[Candidate]) -> None:
     """Make gains 1 and shifts 0, and freeze them (changes the modules)."""
     with torch.no_grad():
@@ -86,3 +84,36 @@ def _record(model: nn.Module) -> None:
     known = any(isinstance(edit, RegularizeEdit) for edit in record.edits)
     edits = [now if isinstance(edit, RegularizeEdit) else edit for edit in record.edits]
     set_record(model, Record(record.base, edits if known else [*edits, now]))
+
+
+def initialize_norms(model: nn.Module, std: float = 1.0) -> list[str]:
+    """Add normal noise to the gains and biases of batch norm (changes the model), before training.
+
+    Each number gets independent noise from torch's global generator. Frozen gains and biases stay as they are.
+
+    Args:
+        model: a network before training.
+        std: standard deviation of the noise, above 0. By custom gains begin at 1, and what they scale has variance 1.
+
+    Returns:
+        Names of the layers that were changed.
+
+    Raises:
+        ArgumentError: `std` is no positive finite number.
+        StructureError: there is no batch norm with gains or biases that train.
+    """
+    if isinstance(std, bool) or not isinstance(std, Real) or not 0 < float(std) < float("inf"):
+        raise ArgumentError(f"std must be a finite number above 0, got {std!r}")
+    norms = {name: _trained(module) for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+    changed = [name for name, parts in norms.items() if parts]
+    if not changed:
+        raise StructureError("expected batch norm with gains or biases that train, but the network has none")
+    with torch.no_grad():
+        for name in changed:
+            for part in norms[name]:
+                part.add_(torch.randn_like(part), alpha=float(std))
+    return changed
+
+
+def _trained(norm: _BatchNorm) -> list[nn.Parameter]:
+    return [part for part in (norm.weight, norm.bias) if part is not None and part.requires_grad]

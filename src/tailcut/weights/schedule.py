@@ -10,7 +10,7 @@ from torch import nn
 
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.weights.access import TruncatedTensor, truncated_tensors
-from tailcut.weights.attach import set_length
+from tailcut.weights.attach import resized_vector, set_length
 from tailcut.weights.settings import check_named_counts, check_part, check_positive, count_kept, round_half_up
 
 SPACINGS = ("paper", "geometric")
@@ -240,7 +240,7 @@ class TailTruncation:
         set_length(tensor.holder, tensor.truncation, length)
         for key, value in state.items():
             if _belongs_to_vector(value, old):
-                state[key] = _resized(value, length)
+                state[key] = resized_vector(value, length)
 
     def _state_tensors(self, tensor: TruncatedTensor) -> list[torch.Tensor]:
         if self._optimizer is None:
@@ -265,7 +265,7 @@ class TailTruncation:
             short, full = tensor.num_kept, tensor.truncation.length
             old, new = (short, full) if to_lengths else (full, short)
             resized[number] = {
-                key: _resized(value, new) if _belongs_to_vector(value, old) else value
+                key: resized_vector(value, new) if _belongs_to_vector(value, old) else value
                 for key, value in resized[number].items()
             }
         return {**state, "state": resized}
@@ -273,14 +273,6 @@ class TailTruncation:
 
 def _belongs_to_vector(value: object, length: int) -> bool:
     return isinstance(value, torch.Tensor) and value.ndim == 1 and value.shape[0] == length
-
-
-def _resized(value: torch.Tensor, length: int) -> torch.Tensor:
-    with torch.inference_mode(False):
-        resized = value.new_zeros(length)
-        shared = min(length, value.shape[0])
-        resized[:shared] = value[:shared]
-        return resized
 
 
 def steps_to_reach(start: int, target: int, rate: float) -> int:

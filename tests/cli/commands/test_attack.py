@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tailcut.cli.commands import attack
+from tailcut.cli.parser import numbers
 from tailcut.tasks.attack import ATTACKS, EPSILONS
 
 Tailcut = Callable[..., Any]
@@ -43,7 +43,7 @@ def test_pgd_and_its_image(tailcut: Tailcut, packed: Path, tmp_path: Path) -> No
 def test_the_default_is_the_paper_s_table(tailcut: Tailcut, packed: Path) -> None:
     outcome = tailcut("attack", packed, "--data", "digits", "--num-images", 5, "--json")
     assert outcome.json["epsilons"] == list(EPSILONS)
-    assert attack.numbers("0,0.05,0.3") == (0, 0.05, 0.3)
+    assert numbers("0,0.05,0.3") == (0, 0.05, 0.3)
     assert set(ATTACKS) == {"fgsm", "pgd"}
 
 
@@ -51,7 +51,7 @@ def test_the_default_is_the_paper_s_table(tailcut: Tailcut, packed: Path) -> Non
     ("words", "message"),
     [
         (["--steps", "3"], "FGSM has one step"),
-        (["--epsilon", "a,b"], "invalid numbers value"),
+        (["--epsilon", "a,b"], "expected numbers such as 0.25,0.5, got"),
         (["--epsilon", "8"], "epsilon must be 0 to 1"),
         (["--method", "cw"], "invalid choice"),
         (["--num-images", "0"], "a part needs"),

@@ -1,32 +1,18 @@
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 from tests.execution.cpu.test_program_calls import (
-    Case,
-    check_engines_agree,
     leaf,
-    map_in_memory,
     one_layer,
     residual_chain,
 )
 
 from tailcut.execution.cpu import codegen, compiled, program_calls, tiles
-from tailcut.execution.ir.expression import Affine, Pointwise
+from tailcut.execution.ir.expression import Affine
 from tailcut.execution.ir.programs import program_of
-from tailcut.execution.lazy.operations import _MAXIMUM
 
 pytest.importorskip("numba")
-
-
-def larger_of_two() -> Case:
-    z, y, first, second = leaf(3, 2, 700), leaf(2, 2, 700), leaf(6, 3), leaf(6, 2)
-    return [z, y, first, second], [Pointwise(6, _MAXIMUM, (Affine(6, z, first, None), Affine(6, y, second, None)))]
-
-
-# Compiling takes seconds for each form: these few have all operations, rounded sizes, and channels left over.
-CASES: list[Callable[[], Case]] = [lambda: one_layer(6, 3), residual_chain, map_in_memory, larger_of_two]
 
 
 @pytest.fixture(autouse=True)
@@ -34,18 +20,6 @@ def _every_call_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(codegen, "MIN_FLOPS", 0)
     monkeypatch.setattr(compiled, "MIN_ELEMENTS", 0)
     torch.manual_seed(0)
-
-
-@pytest.mark.parametrize("build", CASES)
-def test_projection_and_gradients_are_those_of_the_tiles(build: Callable[[], Case]) -> None:
-    leaves, parts = build()
-    matrix = leaf(3, sum(part.channels for part in parts))
-    check_engines_agree(lambda engine: tiles.project(parts, matrix, engine=engine), [*leaves, matrix])
-
-
-def test_a_written_map_and_its_gradients_are_those_of_the_tiles() -> None:
-    leaves, [part] = map_in_memory()
-    check_engines_agree(lambda engine: tiles.write(part, engine=engine), leaves)
 
 
 def test_what_is_no_number_stays_so_and_threads_share_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,3 +50,6 @@ def test_sizes_alone_say_which_calls_have_a_loop_of_their_own(monkeypatch: pytes
     assert codegen.pays(form, codegen.MIN_FLOPS)
     assert not codegen.pays(form, codegen.MIN_FLOPS - 1)
     assert not codegen.pays(replace(form, num_out=codegen.MAX_SUMS), codegen.MIN_FLOPS)
+    shortest = int(codegen.MIN_FLOPS / (2 * 8 * (4 + 4)))
+    assert program_calls.pays(program, 4, shortest + 1, is_projected=True)
+    assert not program_calls.pays(program, 4, shortest - 1, is_projected=True)

@@ -14,7 +14,7 @@ import tailcut
 from tailcut.data import open_dataset
 from tailcut.errors import ArgumentError
 from tailcut.execution import FusedNetwork, fuse
-from tailcut.execution.cpu import compiled, program_calls
+from tailcut.execution.cpu import codegen, compiled, program_calls
 from tailcut.execution.ir import cost
 from tailcut.execution.lazy.lazy_map import LazyMap
 from tailcut.format.conversion.frereg import convert
@@ -110,7 +110,7 @@ def test_training(name: str) -> None:
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("name", ["vgg", "resnet18", "mobilenet", "unet"])
+@pytest.mark.parametrize("name", ["mobilenet", "unet"])  # each form is compiled, which takes seconds
 def test_compiled_loops_do_the_same(name: str, training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("numba")
     calls = []
@@ -121,8 +121,8 @@ def test_compiled_loops_do_the_same(name: str, training: bool, monkeypatch: pyte
         in_threads(*arguments)
 
     monkeypatch.setattr(program_calls, "in_threads", counted)
+    monkeypatch.setattr(codegen, "MIN_FLOPS", 0)
     monkeypatch.setattr(compiled, "MIN_ELEMENTS", 0)
-    monkeypatch.setattr(compiled, "MAX_RANK", 1000)
     model, x = made(name, 30)
     dense, fused = copy.deepcopy(model).train(training), fused_as(model.train(training), "low_rank")
     fused.engine = "compiled"

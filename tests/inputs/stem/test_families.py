@@ -7,7 +7,7 @@ from torch import nn
 from tailcut import models as models
 from tailcut.errors import ArgumentError
 from tailcut.inputs.stem.edit import Setting
-from tailcut.inputs.stem.families import first_kept_module, is_known, stride_settings
+from tailcut.inputs.stem.replace import first_kept_module, is_known, stride_settings
 from tailcut.structure import create_model
 
 WIDTHS: dict[str, dict[str, Any]] = {

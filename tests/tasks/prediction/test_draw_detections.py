@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tailcut.tasks.prediction.draw_detections import MASK_STRENGTH, colour_of, draw_objects, write_image
+from tailcut.tasks.prediction.predict_detection import MASK_STRENGTH, colour_of, draw_objects, write_image
 
 
 def pixels_of(image: Image.Image) -> np.ndarray:

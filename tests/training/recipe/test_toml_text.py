@@ -6,8 +6,7 @@ import pytest
 
 from tailcut.errors import RecipeError
 from tailcut.training.experiments.definition import load_experiment
-from tailcut.training.recipe.toml_files import parse_recipe
-from tailcut.training.recipe.toml_text import read_toml
+from tailcut.training.recipe.toml_files import parse_recipe, read_toml
 
 BEFORE = 'name = "x"\n[training]\nlr = [\n 1,\n]\n'
 LATER = '\n[data]\nname = "mnist"\n'

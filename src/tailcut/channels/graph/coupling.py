@@ -114,7 +114,6 @@ class Coupling:
         self._assumptions.add(_numbers(labels), what)
 
     def _couple_pairs(self, first: np.ndarray, second: np.ndarray, reason: str) -> None:
-        """Couple roots that differ, pair by pair."""
         is_fixed = (first == FIXED) | (second == FIXED)
         if is_fixed.any():
             self._locks.add(np.maximum(first, second)[is_fixed], reason)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tailcut.channels.graph.custom_forwards import is_followed
@@ -280,7 +281,9 @@ class Observer(TorchDispatchMode):
 
 
 def _are_sizes(given: Sequence[Any], shape: Sequence[int], what: object) -> bool:
-    """Return whether the numbers are those of a result's shape, as far as they are told."""
+    """Return whether the numbers are those of a result's shape, as far as they are told. Axes may only look so."""
+    if isinstance(what, OpOverload) and any(one.name in ("dim", "dims") for one in what._schema.arguments):
+        return False
     if what is aten.native_layer_norm.default:
         shape = shape[-len(given) :]
     pairs = zip(given, shape, strict=False)

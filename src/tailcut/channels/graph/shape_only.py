@@ -7,7 +7,9 @@ Code that reads numbers (`.item()`, `nonzero`) may take another way with zeros: 
 caller runs it again in full.
 """
 
-from collections.abc import Callable, Sequence
+import functools
+import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -15,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from tailcut.channels.graph.memory_layout import Layout
 
 aten = torch.ops.aten
 _NUMPY_TYPES = {torch.float32: np.float32, torch.float64: np.float64}
@@ -71,18 +75,57 @@ def attempt(run: Callable[[], Any], *, shapes_only: bool) -> Any:
 
 def zeros_for(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return the result of an operation, with zeros of the same shape in place of a product."""
-    rule = _RULES.get(func)
-    found = rule(*args) if rule is not None and not kwargs and _is_plain(func, args) else None
-    return func(*args, **kwargs) if found is None else found
+    if kwargs or not _is_plain(func, args):
+        return func(*args, **kwargs)
+    if func in _IN_PLACE:
+        return args[0]
+    dtype, device = args[0].dtype, args[0].device
+    try:
+        layouts = _layouts(func, dtype, *map(_hashable, args))
+    except (RuntimeError, ValueError, IndexError):  # of sizes that do not fit: on the CPU it has other words
+        return func(*args)
+    found = [None if layout is None else _zeros(layout, dtype, device) for layout in layouts]
+    return tuple(found) if len(found) > 1 else found[0]
+
+
+def _hashable(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return Layout.of(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def _layouts(func: Any, dtype: torch.dtype, *args: Any) -> list[Layout | None]:
+    """Return how the results of an operation lie in memory; raise where its sizes do not fit."""
+    given = [
+        torch.empty_strided(x.sizes, x.strides, dtype=dtype, device="meta") if isinstance(x, Layout) else x
+        for x in args
+    ]
+    made = func(*given)
+    if func is _CONVOLUTION:
+        x, _, bias, *_, groups = given
+        if made.shape[1] % groups or (bias is not None and bias.shape != made.shape[1:2]):
+            raise ValueError("the outputs do not fit the groups or the bias")
+        if not x.is_contiguous() and _suggests_channels_last(x):
+            made = made.contiguous(memory_format=torch.channels_last)
+    return [None if x is None else Layout.of(x) for x in (made if isinstance(made, tuple) else [made])]
 
 
 def _is_plain(func: Any, args: tuple[Any, ...]) -> bool:
-    """Return whether all tensors have one type and device, and the result lies in memory as the rule makes it."""
+    """Return whether its result need not be computed: all tensors have one type and device, and lie in order."""
+    if func not in _SKIPPED:
+        return False
     tensors = [x for x in args if isinstance(x, Tensor)]
     first = tensors[0]
-    is_channels_last = first.ndim == 4 and first.is_contiguous(memory_format=torch.channels_last)
-    lies_well = func in _PRODUCTS or first.is_contiguous() or (func is _CONVOLUTION and is_channels_last)
+    if func is _CONVOLUTION:
+        lies_well = tensors[1].is_contiguous() and (first.is_contiguous() or _is_channels_last(first))
+    else:
+        lies_well = func in _PRODUCTS or first.is_contiguous()
     return lies_well and all(x.dtype == first.dtype and x.device == first.device for x in tensors)
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def _suggests_channels_last(x: Tensor) -> bool:
@@ -95,130 +138,24 @@ def _suggests_channels_last(x: Tensor) -> bool:
     return True
 
 
-def _zeros(x: Tensor, sizes: int | Sequence[int]) -> Tensor:
-    """Return zeros of the type and on the device of `x`; on the CPU they take memory only once they are looked at."""
-    kind = _NUMPY_TYPES.get(x.dtype) if x.device.type == "cpu" else None
-    return x.new_zeros(sizes) if kind is None else torch.from_numpy(np.zeros(sizes, dtype=kind))
-
-
-def _convolution(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    transposed: bool,
-    output_padding: Sequence[int],
-    groups: int,
-) -> Tensor | None:
-    num_axes = weight.ndim - 2
-    if x.ndim != weight.ndim or not weight.is_contiguous():
-        return None
-    inner, outer = (0, 1) if transposed else (1, 0)
-    num_inner = weight.shape[inner] * (1 if transposed else groups)
-    num_outer = weight.shape[outer] * (groups if transposed else 1)
-    if x.shape[1] != num_inner or num_outer % groups or (bias is not None and bias.shape != (num_outer,)):
-        return None
-    sizes = [x.shape[0], num_outer]
-    for axis in range(num_axes):
-        reach = dilation[axis % len(dilation)] * (weight.shape[2 + axis] - 1)
-        step, pad = stride[axis % len(stride)], padding[axis % len(padding)]
-        size = x.shape[2 + axis]
-        if transposed:
-            sizes.append((size - 1) * step - 2 * pad + reach + output_padding[axis % len(output_padding)] + 1)
-        else:
-            sizes.append((size + 2 * pad - reach - 1) // step + 1)
-    if min(sizes) <= 0:
-        return None
-    if x.is_contiguous() or not _suggests_channels_last(x):
-        return _zeros(x, sizes)
-    return _zeros(x, (sizes[0], *sizes[2:], sizes[1])).movedim(-1, 1)
-
-
-def _mm(first: Tensor, second: Tensor) -> Tensor | None:
-    if first.shape[1] != second.shape[0]:
-        return None
-    return _zeros(first, (first.shape[0], second.shape[1]))
-
-
-def _addmm(bias: Tensor, first: Tensor, second: Tensor) -> Tensor | None:
-    found = _mm(first, second)
-    return found if found is not None and bias.ndim == 1 and bias.shape[0] == found.shape[1] else None
-
-
-def _bmm(first: Tensor, second: Tensor) -> Tensor | None:
-    if first.shape[0] != second.shape[0] or first.shape[2] != second.shape[1]:
-        return None
-    return _zeros(first, (first.shape[0], first.shape[1], second.shape[2]))
-
-
-def _convolution_backward(
-    gradient: Tensor, x: Tensor, weight: Tensor, bias_sizes: Sequence[int] | None, *rest: Any
-) -> tuple[Tensor | None, ...]:
-    wanted = rest[-1]
-    bias = _zeros(gradient, bias_sizes or gradient.shape[1]) if wanted[2] else None
-    return (_zeros(x, x.shape) if wanted[0] else None, _zeros(weight, weight.shape) if wanted[1] else None, bias)
-
-
-def _batch_norm(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor | None,
-    variance: Tensor | None,
-    training: bool,
-    *rest: Any,
-) -> tuple[Tensor, Tensor, Tensor] | None:
-    size = x.shape[1] if x.ndim > 1 else 0
-    if not size or not _fit(size, weight, bias, mean, variance):
-        return None
-    saved = _zeros(x, size if training else 0)
-    return _zeros(x, x.shape), saved, _zeros(saved, saved.shape)
-
-
-def _batch_norm_backward(gradient: Tensor, x: Tensor, weight: Tensor | None, *rest: Any) -> tuple[Tensor | None, ...]:
-    wanted = rest[-1]
-    scale = _zeros(x, x.shape[1])
-    return (
-        _zeros(x, x.shape) if wanted[0] else None,
-        scale if wanted[1] else None,
-        _zeros(scale, scale.shape) if wanted[2] else None,
-    )
-
-
-def _fit(size: int, *vectors: Tensor | None) -> bool:
-    return all(vector is None or vector.shape == (size,) for vector in vectors)
-
-
-def _activation(x: Tensor, *rest: Any) -> Tensor:
-    return _zeros(x, x.shape)
-
-
-def _unchanged(x: Tensor, *rest: Any) -> Tensor:
-    return x
+def _zeros(layout: Layout, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return zeros; on the CPU they take memory only once they are looked at."""
+    kind, size = _NUMPY_TYPES.get(dtype) if device.type == "cpu" else None, math.prod(layout.sizes)
+    zeros = torch.zeros(size, dtype=dtype, device=device) if kind is None else torch.from_numpy(np.zeros(size, kind))
+    return zeros.as_strided(layout.sizes, layout.strides)
 
 
 _ACTIVATIONS = (
     *("relu", "hardtanh", "silu", "hardswish", "hardsigmoid"),
     *("sigmoid", "leaky_relu", "elu", "gelu", "mish"),
 )
-
 _CONVOLUTION = aten.convolution.default
 _PRODUCTS = (aten.mm.default, aten.addmm.default, aten.bmm.default)  # lie in order, wherever their inputs lie
-
-_RULES: dict[Any, Callable[..., Any]] = {
-    **{getattr(aten, name).default: _activation for name in _ACTIVATIONS},
-    **{getattr(aten, f"{name}_").default: _unchanged for name in _ACTIVATIONS},
-    **{
-        getattr(aten, f"{name}_backward").default: _activation
-        for name in ("threshold", "hardtanh", "silu", "hardswish")
-    },
-    aten.native_batch_norm.default: _batch_norm,
-    aten.native_batch_norm_backward.default: _batch_norm_backward,
-    _CONVOLUTION: _convolution,
-    aten.mm.default: _mm,
-    aten.addmm.default: _addmm,
-    aten.bmm.default: _bmm,
-    aten.convolution_backward.default: _convolution_backward,
+_IN_PLACE = {getattr(aten, f"{name}_").default for name in _ACTIVATIONS}
+_SKIPPED = {
+    *_IN_PLACE,
+    *(getattr(aten, name).default for name in _ACTIVATIONS),
+    *(getattr(aten, f"{name}_backward").default for name in ("threshold", "hardtanh", "silu", "hardswish")),
+    *(aten.native_batch_norm.default, aten.native_batch_norm_backward.default),
+    *(_CONVOLUTION, aten.convolution_backward.default, *_PRODUCTS),
 }

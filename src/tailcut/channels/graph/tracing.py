@@ -258,7 +258,7 @@ class _Tracer(Observer):
         why = whole_layer(module) if layer_kind(module) is None else None
         if parametrize.is_parametrized(module):
             why = f"its weight is parametrised ({_parametrization(module)}); prune first, parametrise afterwards"
-        elif not _holds_weights(module):
+        elif any(isinstance(vars(module).get(name), Tensor) for name in ("weight", "bias")):
             why = "its weight is computed by a hook (weight_norm, spectral_norm?); remove it first"
         if why is None and len(inputs) == len(outputs) == 1:
             return [pass_layer(self.found, name, module, inputs[0], self.labels(inputs[0]), outputs[0])]
@@ -345,11 +345,6 @@ def _idle(found: Trace) -> list[str]:
         for name, module in found.modules.named.items()
         if layer_kind(module) is not None and module not in inside and any(True for _ in module.parameters())
     ]
-
-
-def _holds_weights(module: nn.Module) -> bool:
-    """Return whether a weight is a parameter of its module, not an attribute written by a hook."""
-    return not any(isinstance(vars(module).get(name), Tensor) for name in ("weight", "bias"))
 
 
 def _parametrization(module: nn.Module) -> str:

@@ -221,7 +221,6 @@ class MapFollower(TorchFunctionMode):
         return self._followed.get(id(x), (None, []))[1]
 
     def _give(self, x: Tensor, parts: list[_Part]) -> None:
-        """Report the map of these parts of `x` as final."""
         by_place: dict[tuple[int, int, int], list[str]] = {}
         for part in parts:
             by_place.setdefault((part.axis, part.start, part.size), []).append(part.layer)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from tailcut.cli.parser import Commands, add_command, add_data_roots, add_device, add_reading, add_workers
+from tailcut.cli.parser import Commands, add_command, add_data_roots, add_device, add_reading, add_workers, numbers
 from tailcut.printing import Report
 
 
@@ -42,11 +42,6 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of PGD's random starts (default: 0)")
     add_device(parser)
-
-
-def numbers(text: str) -> tuple[float, ...]:
-    """Numbers with commas."""
-    return tuple(float(word) for word in text.split(","))
 
 
 def run(arguments: argparse.Namespace) -> Report:

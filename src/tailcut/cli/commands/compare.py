@@ -1,9 +1,6 @@
 """`tailcut compare`: two networks side by side."""
 
-import argparse
-
 from tailcut.cli.parser import Commands, add_command
-from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
@@ -16,13 +13,7 @@ def add_parser(commands: Commands) -> None:
         "for one random input.",
         example="  tailcut compare zoo:lenet5-776 zoo:lenet5-7668\n"
         "  tailcut compare runs/a runs/b/model.tailcut --json",
-        run=run,
+        run="tailcut.reports.comparison:compare",
     )
     parser.add_argument("first", metavar="FILE", help="a .tailcut file, zoo:NAME or a run folder")
     parser.add_argument("second", metavar="FILE", help="the other network")
-
-
-def run(arguments: argparse.Namespace) -> Report:
-    from tailcut.reports.comparison import compare
-
-    return compare(arguments.first, arguments.second)

@@ -2,8 +2,16 @@
 
 import argparse
 
-from tailcut.cli.networks import add_network
-from tailcut.cli.parser import Commands, add_command, add_data_roots, add_levels, add_workers, call, num_bytes, settings
+from tailcut.cli.parser import (
+    Commands,
+    add_command,
+    add_data_roots,
+    add_levels,
+    add_network,
+    add_workers,
+    call,
+    num_bytes,
+)
 from tailcut.printing import Report
 
 
@@ -57,5 +65,4 @@ def run(arguments: argparse.Namespace) -> Report:
     from tailcut.tasks.compress import compress_file
 
     max_drop = None if arguments.max_drop is None else arguments.max_drop / 100
-    model_arguments = settings(arguments.arguments)
-    return call(compress_file, arguments, max_drop=max_drop, arguments=model_arguments)
+    return call(compress_file, arguments, max_drop=max_drop)

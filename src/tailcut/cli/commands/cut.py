@@ -1,9 +1,6 @@
 """`tailcut cut`: the beginning of a progressive file."""
 
-import argparse
-
 from tailcut.cli.parser import Commands, add_command
-from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
@@ -14,16 +11,10 @@ def add_parser(commands: Commands) -> None:
         description="Write the beginning of a file with levels (pack or compress --levels), byte for byte: a smaller "
         "network. `tailcut inspect` lists the levels of a file.",
         example="  tailcut cut unet.tailcut --level 1 -o small.tailcut",
-        run=run,
+        run="tailcut.tasks.cut:cut_file",
     )
-    parser.add_argument("file", metavar="FILE", help="a .tailcut file with levels")
+    parser.add_argument("source", metavar="FILE", help="a .tailcut file with levels")
     parser.add_argument(
         "--level", type=int, required=True, metavar="N", help="the level to keep: 1 is the smallest network"
     )
     parser.add_argument("-o", "--out", required=True, metavar="FILE", help="the file to write")
-
-
-def run(arguments: argparse.Namespace) -> Report:
-    from tailcut.tasks.cut import cut_file
-
-    return cut_file(arguments.file, arguments.out, level=arguments.level)

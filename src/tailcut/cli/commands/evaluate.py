@@ -110,10 +110,8 @@ def run(arguments: argparse.Namespace) -> Report | None:
         settings |= {"download": arguments.download, "dense": arguments.dense, "max_pixels": arguments.max_pixels}
         settings |= {"source": arguments.source, "arithmetic": arguments.arithmetic}
         report = evaluate_file(*what, **settings)
-    return report if devices is None or _is_first_process() else None
-
-
-def _is_first_process() -> bool:
+    if devices is None:
+        return report
     from tailcut.runtime.devices import is_first_process
 
-    return is_first_process()
+    return report if is_first_process() else None

@@ -1,9 +1,6 @@
 """`tailcut explain`: the regions of an image that a class score depends on."""
 
-import argparse
-
-from tailcut.cli.parser import Commands, add_command, add_device, add_max_pixels, add_reading, call
-from tailcut.printing import Report
+from tailcut.cli.parser import Commands, add_command, add_device, add_max_pixels, add_reading
 
 
 def add_parser(commands: Commands) -> None:
@@ -15,7 +12,7 @@ def add_parser(commands: Commands) -> None:
         "class. Two files show, for example, what pruning changed.",
         example="  tailcut explain resnet20.tailcut slim.tailcut --image frog.png -o cam.png\n"
         "  tailcut explain zoo:lenet5-776 --image digit.png --layer conv2 --class 7 -o cam.png",
-        run=run,
+        run="tailcut.tasks.prediction.explain:explain_files",
     )
     parser.add_argument("files", nargs="+", metavar="FILE", help="a .tailcut file or zoo:NAME; more to compare")
     parser.add_argument("--image", required=True, metavar="IMAGE", help="a PNG or JPEG file")
@@ -31,9 +28,3 @@ def add_parser(commands: Commands) -> None:
     add_reading(parser, skips=False)
     add_device(parser)
     add_max_pixels(parser)
-
-
-def run(arguments: argparse.Namespace) -> Report:
-    from tailcut.tasks.prediction.explain import explain_files
-
-    return call(explain_files, arguments)

@@ -1,9 +1,6 @@
 """`tailcut inspect`: the contents of a file."""
 
-import argparse
-
 from tailcut.cli.parser import Commands, add_command
-from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
@@ -14,12 +11,6 @@ def add_parser(commands: Commands) -> None:
         description="Show each tensor of a .tailcut file with its shape, axes, kept coefficients and bytes, and the "
         "totals. The network is not built.",
         example="  tailcut inspect zoo:lenet5-776\n  tailcut inspect runs/a/model.tailcut --json",
-        run=run,
+        run="tailcut.format:inspect",
     )
-    parser.add_argument("file", metavar="FILE", help="a .tailcut file or zoo:NAME")
-
-
-def run(arguments: argparse.Namespace) -> Report:
-    from tailcut.format import inspect
-
-    return inspect(arguments.file)
+    parser.add_argument("path", metavar="FILE", help="a .tailcut file or zoo:NAME")

@@ -1,9 +1,6 @@
 """`tailcut join`: the packets of a file together again."""
 
-import argparse
-
 from tailcut.cli.parser import Commands, add_command
-from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
@@ -14,13 +11,7 @@ def add_parser(commands: Commands) -> None:
         description="Join the packets of `tailcut split`, in any order; duplicates are ignored. Damaged packets, "
         "packets of another file and missing numbers are reported.",
         example="  tailcut join packets -o unet.tailcut",
-        run=run,
+        run="tailcut.tasks.packets:join_files",
     )
-    parser.add_argument("packets", metavar="FILE|DIR", nargs="+", help="packets, or folders of packets")
+    parser.add_argument("paths", metavar="FILE|DIR", nargs="+", help="packets, or folders of packets")
     parser.add_argument("-o", "--out", required=True, metavar="FILE", help="the .tailcut file to write")
-
-
-def run(arguments: argparse.Namespace) -> Report:
-    from tailcut.tasks.packets import join_files
-
-    return join_files(arguments.packets, arguments.out)

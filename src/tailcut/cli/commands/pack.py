@@ -1,7 +1,5 @@
 """`tailcut pack`: from a run, a checkpoint or plain weights to a .tailcut file."""
 
-import argparse
-
 from tailcut.cli.parser import (
     QUANTIZED,
     Commands,
@@ -9,11 +7,8 @@ from tailcut.cli.parser import (
     add_dtypes,
     add_levels,
     add_model_arguments,
-    call,
     num_bytes,
-    settings,
 )
-from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
@@ -26,7 +21,7 @@ def add_parser(commands: Commands) -> None:
         example="  tailcut pack runs/a -o a.tailcut --dtype float16\n"
         "  tailcut pack weights.pt --model lenet5 --set-argument bias=false --keep-ratio 0.05 "
         "-o lenet5.tailcut",
-        run=run,
+        run="tailcut.tasks.pack:pack",
     )
     parser.add_argument(
         "source", metavar="RUN|CHECKPOINT|FILE", help="a run folder, a checkpoint, a .tailcut file, plain weights"
@@ -60,9 +55,3 @@ def add_parser(commands: Commands) -> None:
     amount.add_argument(
         "--num-kept", type=int, metavar="N", help="coefficients of each tensor of plain weights to keep"
     )
-
-
-def run(arguments: argparse.Namespace) -> Report:
-    from tailcut.tasks.pack import pack
-
-    return call(pack, arguments, arguments=settings(arguments.arguments))

@@ -81,7 +81,6 @@ def run(arguments: argparse.Namespace) -> Report:
 
 
 def _sample(arguments: argparse.Namespace) -> Report:
-    """Have a network make images."""
     from tailcut.tasks.prediction.sample import NUM_SAMPLES, sample_file
 
     if arguments.images or arguments.invert or arguments.least_score is not None:

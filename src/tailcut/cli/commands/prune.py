@@ -1,10 +1,6 @@
 """`tailcut prune`: removes the least important channels of a network."""
 
-import argparse
-
-from tailcut.cli.networks import add_images, add_network
-from tailcut.cli.parser import DTYPES, Commands, Parser, add_command, add_device, call, settings
-from tailcut.printing import Report
+from tailcut.cli.parser import DTYPES, Commands, Parser, add_command, add_device, add_images, add_network
 
 
 def add_parser(commands: Commands) -> None:
@@ -17,7 +13,7 @@ def add_parser(commands: Commands) -> None:
         example="  tailcut prune resnet56-cifar10.th --model resnet56 --set-argument normalize=true --data cifar10 "
         "--rates paper -o slim.tailcut\n"
         "  tailcut prune slim.tailcut --scores scores.json --macs-ratio 0.5 -o slimmer.tailcut",
-        run=run,
+        run="tailcut.tasks.prune:prune_file",
     )
     add_network(parser)
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="the .tailcut file to write")
@@ -87,9 +83,3 @@ def rates(text: str) -> float | str | tuple[float, ...]:
         return float(text)
     except ValueError:
         return text
-
-
-def run(arguments: argparse.Namespace) -> Report:
-    from tailcut.tasks.prune import prune_file
-
-    return call(prune_file, arguments, arguments=settings(arguments.arguments))

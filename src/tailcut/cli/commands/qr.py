@@ -1,9 +1,6 @@
 """`tailcut qr`: a file as QR codes."""
 
-import argparse
-
 from tailcut.cli.parser import Commands, add_command
-from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
@@ -14,9 +11,9 @@ def add_parser(commands: Commands) -> None:
         description="Draw a .tailcut file as one to four QR codes in one image. A single code holds the file; several "
         "hold a packet each, for `tailcut join`. Needs the extra qr.",
         example="  tailcut qr zoo:lenet5-776 -o lenet5.png",
-        run=run,
+        run="tailcut.tasks.packets:draw_codes",
     )
-    parser.add_argument("file", metavar="FILE", help="a .tailcut file or zoo:NAME")
+    parser.add_argument("path", metavar="FILE", help="a .tailcut file or zoo:NAME")
     parser.add_argument("-o", "--out", required=True, metavar="IMAGE", help="the .png to write")
     parser.add_argument(
         "--level",
@@ -24,9 +21,3 @@ def add_parser(commands: Commands) -> None:
         choices=("low", "medium"),
         help="error correction: low restores 7 %% of a code, medium (default) 15 %%",
     )
-
-
-def run(arguments: argparse.Namespace) -> Report:
-    from tailcut.tasks.packets import draw_codes
-
-    return draw_codes(arguments.file, arguments.out, level=arguments.level)

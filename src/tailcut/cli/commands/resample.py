@@ -1,9 +1,6 @@
 """`tailcut resample`: a truncated network with more or fewer channels."""
 
-import argparse
-
-from tailcut.cli.parser import Commands, add_command, add_dtypes, add_model_arguments, call, settings
-from tailcut.printing import Report
+from tailcut.cli.parser import Commands, add_command, add_dtypes, add_model_arguments
 
 
 def add_parser(commands: Commands) -> None:
@@ -16,15 +13,9 @@ def add_parser(commands: Commands) -> None:
         "program. Measure it with tailcut evaluate.",
         example="  tailcut resample zoo:unet-759-float16 --set-argument 'widths=[16,32,64,128,256]' -o narrow.tailcut\n"
         "  tailcut export narrow.tailcut --to onnx -o narrow.onnx",
-        run=run,
+        run="tailcut.tasks.resample:resample_file",
     )
     parser.add_argument("source", metavar="FILE", help="a .tailcut file or zoo:NAME, of a registered model")
     add_model_arguments(parser, "an argument of the model that sets its channels, see tailcut models", required=True)
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="the .tailcut file to write")
     add_dtypes(parser)
-
-
-def run(arguments: argparse.Namespace) -> Report:
-    from tailcut.tasks.resample import resample_file
-
-    return call(resample_file, arguments, arguments=settings(arguments.arguments))

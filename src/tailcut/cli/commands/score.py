@@ -2,9 +2,7 @@
 
 import argparse
 
-from tailcut.cli.networks import add_images, add_network
-from tailcut.cli.parser import Commands, Parser, add_command, add_device, call, settings
-from tailcut.printing import Report
+from tailcut.cli.parser import Commands, Parser, add_command, add_device, add_images, add_network
 
 METHODS = ("spectral", "l1", "l2", "fpgm", "apoz", "bn_scale", "hrank", "random")
 VARIANT = "variant"
@@ -22,7 +20,7 @@ def add_parser(commands: Commands) -> None:
         example="  tailcut score resnet56-cifar10.th --model resnet56 --set-argument normalize=true --data cifar10 "
         "-o scores.json --plot scores.png\n"
         "  tailcut score slim.tailcut --method l1 -o scores.json",
-        run=run,
+        run="tailcut.tasks.score:score_file",
     )
     add_network(parser)
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="the JSON file to write")
@@ -86,9 +84,3 @@ def components(text: str) -> tuple[str, ...]:
     if not set(chosen) <= set(COMPONENTS):
         raise argparse.ArgumentTypeError(f"expected some of {','.join(COMPONENTS)}, got {text!r}")
     return chosen
-
-
-def run(arguments: argparse.Namespace) -> Report:
-    from tailcut.tasks.score import score_file
-
-    return call(score_file, arguments, arguments=settings(arguments.arguments))

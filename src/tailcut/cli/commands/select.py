@@ -1,9 +1,6 @@
 """`tailcut select`: the frequency channels that a trained gate opens most often."""
 
-import argparse
-
-from tailcut.cli.parser import Commands, add_command, add_data_roots, add_device, add_reading, add_workers, call
-from tailcut.printing import Report
+from tailcut.cli.parser import Commands, add_command, add_data_roots, add_device, add_reading, add_workers
 
 
 def add_parser(commands: Commands) -> None:
@@ -15,7 +12,7 @@ def add_parser(commands: Commands) -> None:
         "that are open most often as a selection, to train a network on these alone.",
         example="  tailcut select runs/gate -o selection.json --channels 24 --heat-maps heat.png\n"
         "  tailcut select gate.tailcut -o selection.json --channels 14+5+5 --data imagenette@448 --data-root ~/data",
-        run=run,
+        run="tailcut.tasks.select_channels:select_channels",
     )
     parser.add_argument("source", metavar="FILE", help="a .tailcut file of a network with a gate, or a run folder")
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="the JSON file to write")
@@ -40,9 +37,3 @@ def counts(text: str) -> int | tuple[int, ...]:
     """`24`, or three counts as in `14+5+5`."""
     numbers = tuple(int(part) for part in text.split("+"))
     return numbers[0] if len(numbers) == 1 else numbers
-
-
-def run(arguments: argparse.Namespace) -> Report:
-    from tailcut.tasks.select_channels import select_channels
-
-    return call(select_channels, arguments)

@@ -1,9 +1,6 @@
 """`tailcut unpack`: the dense weights of a file, for anyone."""
 
-import argparse
-
 from tailcut.cli.parser import Commands, add_command
-from tailcut.printing import Report
 
 
 def add_parser(commands: Commands) -> None:
@@ -13,13 +10,7 @@ def add_parser(commands: Commands) -> None:
         summary="write a file's dense weights as safetensors",
         description="Write the dense weights of a .tailcut file as safetensors, with the plain names of the network.",
         example="  tailcut unpack zoo:lenet5-776 -o lenet5.safetensors",
-        run=run,
+        run="tailcut.tasks.pack:unpack",
     )
     parser.add_argument("file", metavar="FILE", help="a .tailcut file or zoo:NAME")
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="the .safetensors file to write")
-
-
-def run(arguments: argparse.Namespace) -> Report:
-    from tailcut.tasks.pack import unpack
-
-    return unpack(arguments.file, arguments.out)

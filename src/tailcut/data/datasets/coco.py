@@ -316,7 +316,6 @@ def _decode_mask(item: Annotation, height: int, width: int, path: Path) -> np.nd
 
 
 def _fill_polygons(polygons: list[list[float]], height: int, width: int) -> list[int]:
-    """Return the run lengths of the union of the polygons."""
     try:
         from pycocotools import mask as run_lengths
     except ImportError as error:
@@ -376,7 +375,6 @@ def _is_integer(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    """Return whether `value` is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER
 
 

@@ -1,4 +1,4 @@
-"""Loops generated for one program: the work of `interpreter` as straight-line code over a strip of positions.
+"""Loops generated for one program: straight-line code over a strip of positions.
 
 The text of a loop has a statement for each product, so that the compiler keeps a position's numbers in registers from
 the low-rank sources to the projected sum; nothing is read or written twice. Each form of a program is compiled once
@@ -72,8 +72,15 @@ def pays(form: Form, flops: float) -> bool:
 def forward_loop(form: Form) -> Callable[..., None]:
     """(rows, sources, parameters, result, begin, end): add projection @ program to `result`, or write the program.
 
-    Args of the loop: see `interpreter.forward_strips`; `rows`, (num_rows,), says which row of the low-rank sources
-    stands at each place, -1 for zeros. The result may have fewer rows than the form's.
+    Args of the loop:
+        rows: (num_rows,), which row of the low-rank sources stands at each place, -1 for zeros.
+        sources: over positions: all low-rank ones, one below the other, (rows, positions); then maps in memory,
+            (channels, positions).
+        parameters: over channels: the matrices of affine nodes side by side, (padded channels, columns); shifts and
+            scales side by side, (padded channels, columns); the projection, (num_out, padded channels).
+        result: (num_out, positions); it may have fewer rows than the form's.
+        begin: first position.
+        end: one behind the last.
     """
     return _compile("rows, sources, parameters, result, begin, end", _forward_lines(form))
 
@@ -82,7 +89,8 @@ def forward_loop(form: Form) -> Callable[..., None]:
 def backward_loop(form: Form, *, of_projection: bool) -> Callable[..., None]:
     """(rows, sources, parameters, gradient, of_sources, of_parameters, begin, end): gradients of `forward_loop`.
 
-    See `interpreter.backward_strips`. Without `of_projection` the projection's gradient is left out.
+    Those of the sources are written at begin ... end - 1. Those of the parameters are sums over the positions, added
+    to float64 arrays which belong to this range alone. Without `of_projection` the projection's is left out.
     """
     arguments = "rows, sources, parameters, gradient, of_sources, of_parameters, begin, end"
     return _compile(arguments, _backward_lines(form, of_projection))

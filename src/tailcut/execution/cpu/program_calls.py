@@ -1,13 +1,11 @@
 """Programs run by compiled loops, forward and backward, so that no full map is written on a CPU.
 
-Long calls have a loop of their own (`codegen.py`), all others the one that goes from node to node
-(`interpreter.py`). Which of them follows from sizes alone, so that a run gives the same numbers each time.
+Long calls have a loop of their own (`codegen.py`). Which are long follows from sizes alone, so that a run gives the
+same numbers each time.
 """
 
-import functools
-import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +14,7 @@ from torch import Tensor
 from tailcut.execution.cpu import codegen
 from tailcut.execution.cpu.codegen import Form, rounded
 from tailcut.execution.cpu.compiled import in_threads, padded, pieces, widened
-from tailcut.execution.ir.programs import AFFINE, MAX_GIVEN, Array, Program
+from tailcut.execution.ir.programs import AFFINE, Array, Program
 
 Values = Mapping[int, Tensor]
 Arrays = tuple[Array, ...]
@@ -26,18 +24,24 @@ class Call(NamedTuple):
     """Arguments of a loop.
 
     Attributes:
-        form: of the loop that is written for the program; None for the one that goes from node to node.
+        form: of the loop that is written for the program.
         sources: what is read at each position: low-rank sources together, then maps in memory.
         parameters: what is read for each channel: matrices, shifts and scales, the projection.
         columns: of each matrix, as they stand side by side.
         ranges: of positions, one for each piece of work.
     """
 
-    form: Form | None
+    form: Form
     sources: Arrays
     parameters: Arrays
     columns: tuple[int, ...]
     ranges: list[tuple[int, int]]
+
+
+def pays(program: Program, num_out: int, num_positions: int, *, is_projected: bool) -> bool:
+    """Return whether a call is worth a loop of its own; `num_out` rows are written, if projected those of a matrix."""
+    form = form_of(program, num_out if is_projected else 0)
+    return codegen.pays(form, _flops(program, num_out) * num_positions)
 
 
 def add_forward(program: Program, matrix: Tensor | None, values: Values, result: Tensor) -> None:
@@ -50,12 +54,8 @@ def add_forward(program: Program, matrix: Tensor | None, values: Values, result:
         result: changed.
     """
     call = _call(program, matrix, values, result)
-    if call.form is not None:
-        arguments = _rows(program), call.sources, call.parameters, result.numpy()
-        in_threads(codegen.forward_loop(call.form), arguments, call.ranges)
-    else:
-        shared = _shared(program, matrix, call)
-        in_threads(_loops().forward_strips, (*shared, result.numpy()), call.ranges)
+    arguments = _rows(program), call.sources, call.parameters, result.numpy()
+    in_threads(codegen.forward_loop(call.form), arguments, call.ranges)
 
 
 def backward(
@@ -74,13 +74,8 @@ def backward(
     of_sources = tuple(np.empty_like(array) for array in call.sources)
     sums = [np.zeros((len(call.ranges), *array.shape)) for array in call.parameters]
     numbers = {begin: number for number, (begin, _) in enumerate(call.ranges)}
-    kernel: Callable[..., None]
-    if call.form is not None:
-        kernel = codegen.backward_loop(call.form, of_projection=of_matrix)
-        arguments = _rows(program), call.sources, call.parameters, _array(gradient), of_sources
-    else:
-        kernel = _loops().backward_strips
-        arguments = *_shared(program, matrix, call), _array(gradient), of_sources
+    kernel = codegen.backward_loop(call.form, of_projection=of_matrix)
+    arguments = _rows(program), call.sources, call.parameters, _array(gradient), of_sources
 
     def work(begin: int, end: int) -> None:
         kernel(*arguments, tuple(part[numbers[begin]] for part in sums), begin, end)
@@ -89,7 +84,7 @@ def backward(
     of_z, *of_given = (torch.from_numpy(array) for array in of_sources)
     totals = [torch.from_numpy(part.sum(0)).to(gradient.dtype) for part in sums]
     yield from _split(program.low_rank, of_z)
-    yield from zip(program.given, of_given, strict=False)
+    yield from zip(program.given, of_given, strict=True)
     for part, own in zip(program.matrices, totals[0][: program.channels].split(call.columns, dim=1), strict=True):
         yield part, own[:, : part.shape[1]]
     for column, factor in enumerate(program.factors):
@@ -102,13 +97,16 @@ def backward(
 def _call(program: Program, matrix: Tensor | None, values: Values, product: Tensor) -> Call:
     """Return the loop and its arguments; `product`, (num_out, positions), is the result or its gradient."""
     num_out, num_positions = product.shape
+    form = form_of(program, 0 if matrix is None else num_out)
+    columns = tuple(rounded(part.shape[1]) for part in program.matrices)
+    parameters = _parameters(program, matrix, values, columns, form.num_out)
+    ranges = pieces(num_positions, _flops(program, num_out))
+    return Call(form, _sources(program, values), parameters, columns, ranges)
+
+
+def _flops(program: Program, num_out: int) -> float:
     rows = sum(source.shape[0] for source in program.low_rank)
-    flops = 2.0 * program.channels * (rows + num_out)
-    own = form_of(program, 0 if matrix is None else num_out)
-    form = own if codegen.pays(own, flops * num_positions) else None
-    columns = tuple(part.shape[1] if form is None else rounded(part.shape[1]) for part in program.matrices)
-    parameters = _parameters(program, matrix, values, columns, num_out if form is None else form.num_out)
-    return Call(form, _sources(program, values), parameters, columns, pieces(num_positions, flops))
+    return 2.0 * program.channels * (rows + num_out)
 
 
 def form_of(program: Program, num_out: int) -> Form:
@@ -145,12 +143,6 @@ def _rows(program: Program) -> Array:
     return np.array(rows, dtype=np.int64)
 
 
-def _shared(program: Program, matrix: Tensor | None, call: Call) -> tuple[Any, ...]:
-    """Return the arguments that the loops from node to node have in common."""
-    bounds = program.bounds.astype(call.sources[0].dtype)
-    return program.code, bounds, call.sources, call.parameters, matrix is None
-
-
 def _split(tensors: Sequence[Tensor], joined: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     return zip(tensors, joined.split([tensor.shape[0] for tensor in tensors]), strict=True)
 
@@ -158,8 +150,7 @@ def _split(tensors: Sequence[Tensor], joined: Tensor) -> Iterator[tuple[Tensor, 
 def _sources(program: Program, values: Values) -> Arrays:
     low_rank = [values[id(source)].detach() for source in program.low_rank]
     z = _array(low_rank[0] if len(low_rank) == 1 else torch.cat(low_rank))
-    given = [_array(values[id(source)]) for source in program.given]
-    return z, *given, *(np.empty((0, 0), z.dtype) for _ in range(MAX_GIVEN - len(given)))
+    return z, *(_array(values[id(source)]) for source in program.given)
 
 
 def _parameters(
@@ -177,8 +168,3 @@ def _parameters(
 def _array(tensor: Tensor) -> Array:
     array: Array = tensor.detach().contiguous().numpy()
     return array
-
-
-@functools.cache
-def _loops() -> Any:
-    return importlib.import_module("tailcut.execution.cpu.interpreter")

@@ -108,7 +108,7 @@ def _run(terms: Sequence[Term], num_out: int, engine: str) -> Tensor:
     tensors = [*(source.flatten(1) for source in over_positions), *over_channels]
     originals = [*over_positions, *over_channels]
     wants = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    known = _programs(terms, order, tensors[0]) if engine == "compiled" else None
+    known = _programs(terms, order, num_out, tensors[0]) if engine == "compiled" else None
     names = tuple(id(tensor) for tensor in originals)
     plan = _Plan(tuple(terms), num_out, tuple(order), names, len(over_positions), known)
     if wants:
@@ -117,16 +117,23 @@ def _run(terms: Sequence[Term], num_out: int, engine: str) -> Tensor:
     return plan.forward(tensors).reshape(num_out, *grid)
 
 
-def _programs(terms: Sequence[Term], order: Sequence[Expression], like: Tensor) -> tuple[Program, ...] | None:
+def _programs(
+    terms: Sequence[Term], order: Sequence[Expression], num_out: int, like: Tensor
+) -> tuple[Program, ...] | None:
     """Return the terms as programs for the compiled loops; None if these do not know a node or would not pay."""
     ranks = [node.source.shape[0] for node in order if isinstance(node, Affine)]
     ranks += [term.matrix.shape[0] for term in terms if term.matrix is not None]
     made = [term.expression.channels for term in terms if not isinstance(term.expression, Affine)]
     if not ranks or not compiled.pays(like, like.shape[1] * sum(made), max(ranks)):
         return None
-    found = [programs.program_of(term.expression) for term in terms]
-    known = tuple(program for program in found if program is not None)
-    return known if len(known) == len(terms) else None
+    found = []
+    for term in terms:
+        program = programs.program_of(term.expression)
+        is_projected = term.matrix is not None
+        if program is None or not program_calls.pays(program, num_out, like.shape[1], is_projected=is_projected):
+            return None
+        found.append(program)
+    return tuple(found)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Program:
-    """An expression as the arrays that loops interpret.
+    """An expression as the arrays that loops are written from.
 
     Attributes:
         code: (nodes, 5) of int64: the operation and its arguments. Affine: first row among the low-rank sources, number

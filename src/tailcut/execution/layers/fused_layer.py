@@ -167,7 +167,7 @@ class LowRankLayer(FusedLayer):
             y = self._projected(x, geometry, factors, strategy)
             result = self._core(y, geometry, factors, strategy)
         if not strategy.low_rank:
-            return _to_batch_first(result, geometry)
+            return result.movedim(0, geometry.channel_axis).contiguous()
         outward = grouped_outward(factors.outward, geometry.out_channels, geometry.groups, factors.core)
         part = Affine(geometry.out_channels, result, outward, self.bias)
         return LazyMap([part], geometry.channel_axis, [self.name])
@@ -239,10 +239,6 @@ def _strided(x: Tensor, geometry: Geometry) -> Tensor:
 
 def _along(bias: Tensor, channels_first: Tensor) -> Tensor:
     return bias.reshape(-1, *([1] * (channels_first.ndim - 1)))
-
-
-def _to_batch_first(result: Tensor, geometry: Geometry) -> Tensor:
-    return result.movedim(0, geometry.channel_axis).contiguous()
 
 
 class LowRankEmbedding(FusedLayer):

@@ -124,7 +124,6 @@ def _projecting(geometry: Geometry, x: Tensor, costs: Costs, positions: int, row
 def _convolving(
     geometry: Geometry, weights: TruncatedWeight, costs: Costs, inner: int, outer: int, *, project: bool, low_rank: bool
 ) -> Work:
-    """Return the cost of the convolution from `inner` to `outer` channels."""
     groups = geometry.groups
     products = 2.0 * geometry.taps * inner * outer / groups
     written = NUMBER_BYTES * geometry.out_positions * outer

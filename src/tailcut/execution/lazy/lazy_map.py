@@ -297,7 +297,6 @@ def _on_full(func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs:
 
 
 def _maps_in(args: Sequence[Any]) -> list[LazyMap]:
-    """Return the lazy maps among arguments and in lists of them."""
     flat = [item for value in args for item in (value if isinstance(value, (tuple, list)) else (value,))]
     return [item for item in flat if isinstance(item, LazyMap)]
 

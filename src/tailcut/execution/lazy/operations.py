@@ -65,7 +65,6 @@ _FUNCTIONS = (
 
 
 def _with_arguments(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Function:
-    """Return the function with further arguments fixed."""
     bounds = None
     if function.name == "hardtanh":
         limits = dict(zip(("min_val", "max_val"), args, strict=False)) | kwargs

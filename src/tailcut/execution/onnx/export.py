@@ -1,10 +1,7 @@
 """`export_onnx`: a small ONNX file that computes its cosines itself and holds no dense weight of a truncated layer."""
 
-import contextlib
 import importlib.util
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +14,7 @@ from tailcut.errors import ArgumentError, MissingExtraError, StructureError
 from tailcut.files import write_atomically
 from tailcut.inputs.detection.detectors import Detector
 from tailcut.inputs.stem.replace import image_shape
-from tailcut.printing import Report, table
+from tailcut.printing import Report, silenced, table
 from tailcut.structure import as_metadata, example_shape, without_views
 from tailcut.weights import TruncatedTensor, to_dense, truncated_tensors
 
@@ -27,7 +24,6 @@ if TYPE_CHECKING:
 DEFAULT_OPSET = 18  # the oldest that torch's exporter writes; later ones change nothing for these networks
 MAX_FILE_BYTES = (1 << 31) - 1  # of a protocol buffer
 _NEEDED = ("onnx", "onnx_ir", "onnxscript")
-_TALKATIVE = ("torch.onnx", "torch.export", "torch._export", "onnxscript", "onnx_ir")
 
 
 @dataclass(frozen=True)
@@ -151,11 +147,11 @@ def export_onnx(
     tensors = truncated_tensors(source)
     dense = to_dense(source).eval()
     call = Call(dense, example, example_kwargs or {}, pixels=pixels)
-    with _quiet():
-        program = trace(dense, call, opset=opset, dynamic=dynamic, tell=tell)
-        tell("making it small")
+    with silenced() as loudly:
+        program = trace(dense, call, opset=opset, dynamic=dynamic, tell=loudly(tell))
+        loudly(tell)("making it small")
         ways = _shrink(program, tensors, list(source.state_dict()))
-        tell("writing")
+        loudly(tell)("writing")
         program.metadata_props.update(as_metadata(source))
         content = _serialized(program)
     write_atomically(path, content)
@@ -183,7 +179,6 @@ def _check_opset(opset: int) -> None:
 
 
 def _example(model: nn.Module, example_input: Any, example_kwargs: Any, *, pixels: bool) -> tuple[Any, ...]:
-    """Return the example's arguments by position."""
     if example_kwargs is not None and not (
         isinstance(example_kwargs, Mapping) and all(isinstance(name, str) for name in example_kwargs)
     ):
@@ -295,19 +290,3 @@ def _serialized(program: "ir.Model") -> bytes:
     onnx.checker.check_model(proto)
     content: bytes = proto.SerializeToString(deterministic=True)
     return content
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide the exporter's notes on its own workings within the block."""
-    loggers = [logging.getLogger(name) for name in _TALKATIVE]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

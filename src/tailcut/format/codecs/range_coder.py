@@ -119,7 +119,6 @@ class RangeCoder(Codec):
 
 
 def _decisions(content: bytes, num_bits: int) -> Iterator[tuple[int, int]]:
-    """Yield the context and the bit of each decision of these items."""
     for start in range(0, len(content), num_bits // 8):
         item = int.from_bytes(content[start : start + num_bits // 8], "little")
         rotated = (item << 1) & ((1 << num_bits) - 1) | item >> (num_bits - 1)

@@ -224,7 +224,6 @@ def _decode_body(reader: Reader, version: int) -> Contents:
 
 
 def _encode_level(level: Level) -> bytes:
-    """Return the block of a level above the lowest."""
     writer = Writer()
     writer.byte(level.has_others)
     streams = [stream for stream in (level.coefficients, *level.other_streams) if stream is not None]

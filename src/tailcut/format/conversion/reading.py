@@ -170,7 +170,6 @@ def _check_bytes(path: Path, num_bytes: int) -> None:
 
 
 def _sizes(kind: LayerKind, module: nn.Module, weight: Tensor) -> dict[str, int]:
-    """Return the sizes that a layer has with this weight."""
     inner, outer = weight.shape[min(1, weight.ndim - 1)], weight.shape[0]
     if isinstance(kind, Convolution):
         own = kind.sizes(module)

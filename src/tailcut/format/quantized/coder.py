@@ -271,7 +271,7 @@ def _encode_tensor(state: _State, buffer: Any, layout: Layout, tensor: Coded, kn
     for start in range(done, len(numbers), _CHUNK):
         buffer = _with_room(state, buffer, _CHUNK)
         part, index = state.ints(numbers[start : start + _CHUNK]), index_of(start)
-        state.loops.put_numbers(state.coder, buffer, state.zeros, state.seen, part, 0, len(part), index, *model)
+        state.loops.put_numbers(state.coder, buffer, state.zeros, state.seen, part, index, *model)
     memory.mean = _mean(model[-1], memory.mean)
     return buffer
 
@@ -300,7 +300,7 @@ def _decode_tensor(state: _State, payload: Any, layout: Layout, most: int, below
         _learn(state, below.numbers, index_of, model)
     for start in range(done, num, _CHUNK):
         part, index = state.ints(numbers[start : start + _CHUNK]), index_of(start)
-        state.loops.get_numbers(state.coder, payload, state.zeros, state.seen, part, 0, len(part), index, *model)
+        state.loops.get_numbers(state.coder, payload, state.zeros, state.seen, part, index, *model)
         numbers[start : start + _CHUNK] = part
     memory.mean = _mean(model[-1], memory.mean)
     return Coded(numbers, transform, step, offset)

@@ -165,8 +165,6 @@ def put_numbers(
     zeros: Array,
     seen: Array,
     numbers: Ints,
-    start: int,
-    stop: int,
     index: Ints,
     first: Ints,
     last: Ints,
@@ -175,26 +173,24 @@ def put_numbers(
     counts: Array,
     track: Array,
 ) -> None:
-    """Write the numbers from `start` to `stop` of one tensor.
+    """Write numbers of one tensor.
 
     Args:
         coder: low, range, bytes written.
         buffer: bytes, with room.
         zeros: probability of a 0 of each context.
         seen: decisions of each context.
-        numbers: all of the tensor.
-        start: the first to write.
-        stop: one behind the last.
+        numbers: to write.
         index: the places of each number, one after another; empty where the tensor is whole.
         first: the first place of each axis.
         last: one behind the last place of each axis.
-        places: of the number at `start`.
+        places: of the first number.
         sums: see `expected_level`.
         counts: likewise.
         track: likewise.
     """
     num_axes, is_whole = len(first), len(index) == 0
-    for at in range(start, stop):
+    for at in range(len(numbers)):
         if not is_whole:
             for axis in range(num_axes):
                 places[axis] = index[at * num_axes + axis]
@@ -277,8 +273,6 @@ def get_numbers(
     zeros: Array,
     seen: Array,
     numbers: Array,
-    start: int,
-    stop: int,
     index: Ints,
     first: Ints,
     last: Ints,
@@ -287,9 +281,9 @@ def get_numbers(
     counts: Array,
     track: Array,
 ) -> None:
-    """Read the numbers from `start` to `stop` of one tensor into `numbers`; see `put_numbers`."""
+    """Read numbers of one tensor into `numbers`; see `put_numbers`."""
     num_axes, is_whole = len(first), len(index) == 0
-    for at in range(start, stop):
+    for at in range(len(numbers)):
         if not is_whole:
             for axis in range(num_axes):
                 places[axis] = index[at * num_axes + axis]

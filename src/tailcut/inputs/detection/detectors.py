@@ -309,7 +309,6 @@ def _check_counts(**counts: tuple[int, int, int]) -> None:
 
 
 def _gate_prefixes(network: nn.Module) -> tuple[str, ...]:
-    """Return the name prefixes of the tensors of gates."""
     return tuple(f"{name}." for name, module in network.named_modules() if isinstance(module, FrequencyGate))
 
 

@@ -64,7 +64,6 @@ def read_jpeg(
 
 
 def _content(source: str | Path | bytes | bytearray | memoryview) -> tuple[bytes, str]:
-    """Return the bytes, and their name in messages."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         return bytes(source), "the JPEG data"
     if not isinstance(source, (str, os.PathLike)):

@@ -142,7 +142,6 @@ def _fill_channels(
     shift: np.ndarray,
     result: np.ndarray,
 ) -> None:
-    """Write the channels of one component to `result`."""
     blocks, stride = _numbers(plane)
     if factors == (1, 1) and not is_smooth:
         _loops().select_frequencies(blocks, stride, np.array(indices), scale.astype(np.float32), shift, result)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
+from tailcut.printing import sizes as sizes_text
 from tailcut.reports.html.drawing import INK, drawing
 from tailcut.reports.html.elements import PageSection, element, figure
 from tailcut.reports.html.spectrum import axis_roles
@@ -56,9 +57,9 @@ def corner_figure(tensor: TruncatedTensor, roles: Sequence[str]) -> Element:
     sizes, factor = folded_corner(tensor)
     corner = tensor.truncation.corner_shape
     counts = f"{tensor.num_kept:,} of {math.prod(tensor.shape):,}"
-    label = f"coefficients of {tensor.name}: {counts}, corner {_sizes(corner)} of {_sizes(tensor.shape)}"
+    label = f"coefficients of {tensor.name}: {counts}, corner {sizes_text(corner)} of {sizes_text(tensor.shape)}"
     image = drawing(label, lambda canvas: show_corner(canvas, sizes, axis_names(tensor, roles)), height=2.9)
-    notes = [f": {counts}; corner {_sizes(corner)} of {_sizes(tensor.shape)}"]
+    notes = [f": {counts}; corner {sizes_text(corner)} of {sizes_text(tensor.shape)}"]
     if factor > 1:
         notes.append(f"; each point is the largest of {factor} x {factor}")
     return figure(image, element("strong", tensor.name), *notes)
@@ -133,7 +134,3 @@ def axis_names(tensor: TruncatedTensor, roles: Sequence[str]) -> tuple[str, str]
 def _axis_name(tensor: TruncatedTensor, axis: int, roles: Sequence[str]) -> str:
     role = f", {roles[axis]}" if roles else ""
     return f"axis {axis}{role}" + ("" if axis in tensor.axes else " (not transformed)")
-
-
-def _sizes(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape))

@@ -155,7 +155,6 @@ def _class_figure(sample: Sample, names: Sequence[str]) -> Element:
 
 
 def _strip(images: Tensor, name: str) -> Element:
-    """Images side by side."""
     return _embedded(torch.cat(list(images), dim=2), f"{len(images)} images that {name} generated", shrink=False)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tailcut.printing import figure_text, is_fraction
+from tailcut.printing import difference_text, figure_text
 from tailcut.reports.html.elements import PageSection, element, table
 from tailcut.reports.networks import ReportedNetwork
 
@@ -55,7 +55,7 @@ def _rows(network: ReportedNetwork) -> Iterator[list[str]]:
             metric,
             "" if ours is None else figure_text(metric, ours),
             "" if theirs is None else figure_text(metric, theirs),
-            _difference(metric, ours, theirs) if comparable else "",
+            difference_text(metric, ours, theirs) if comparable else "",
             *_sizes(network, paper),
             *_training(network),
         ]
@@ -64,13 +64,6 @@ def _rows(network: ReportedNetwork) -> Iterator[list[str]]:
 def paper_of(network: ReportedNetwork) -> Mapping[str, Any]:
     """Return the paper's figures for the row of the network's recipe; empty if there are none."""
     return network.recipe_section("paper") if network.result is None else network.result.paper
-
-
-def _difference(metric: str, ours: float | None, theirs: float | None) -> str:
-    """In points of per cent for fractions."""
-    if ours is None or theirs is None:
-        return ""
-    return f"{(100 if is_fraction(metric) else 1) * (ours - theirs):+.2f}"
 
 
 def _sizes(network: ReportedNetwork, paper: Mapping[str, Any]) -> list[str]:

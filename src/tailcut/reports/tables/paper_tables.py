@@ -4,17 +4,42 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby
 
 import torch
 
 from tailcut.counting import count_parameters
 from tailcut.errors import ArgumentError, DataError
-from tailcut.printing import Report, figure_text, is_fraction, markdown_table, spread_text, table
+from tailcut.format import fingerprint, load, zoo_names
+from tailcut.format.zoo import PREFIX
+from tailcut.printing import Report, difference_text, figure_text, markdown_table, spread_text, table
 from tailcut.reports.tables.seeds import SeedMean, seed_means
-from tailcut.reports.tables.starts import start_is_older, start_of
 from tailcut.runs import Result
 from tailcut.structure import create_model
+
+
+def start_of(result: Result) -> str | None:
+    """Return the trained network that the run started from, as its recipe names it; None for fresh parameters."""
+    file: str | None = result.recipe.get("start", {}).get("file")
+    return file
+
+
+def start_is_older(result: Result) -> bool | None:
+    """Return whether the name that the run started from now means another network of the zoo.
+
+    None where that is not known: for fresh parameters, other files, and records without a fingerprint.
+    """
+    start = start_of(result)
+    if start is None or not result.start_fingerprint or start not in [PREFIX + name for name in zoo_names()]:
+        return None
+    return result.start_fingerprint != _present_fingerprint(start)
+
+
+@cache
+def _present_fingerprint(file: str) -> str:
+    return fingerprint(load(file))
+
 
 TABLES = ("table1", "table2", "table3", "table4", "table5", "lfd", "cfdp")
 _FOLDERS = {"frequency-inputs": "lfd", "frequency-pruning": "cfdp"}
@@ -248,7 +273,7 @@ def _cells(row: ReproducedRow) -> list[str]:
         row.metric,
         _figure(row.metric, row.paper),
         figure_text(row.metric, row.ours),
-        _difference(row.ours, row),
+        difference_text(row.metric, row.ours, row.paper if row.comparable else None),
         "" if row.num_kept is None else f"{row.num_kept:,}",
         "" if row.file_bytes is None else f"{row.file_bytes:,}",
         "" if row.compression_ratio is None else f"{row.compression_ratio:,.0f} x",
@@ -267,16 +292,10 @@ def _mean_cells(mean: SeedMean, row: ReproducedRow) -> list[str]:
         mean.metric,
         _figure(row.metric, row.paper),
         ours,
-        _difference(mean.mean, row),
+        difference_text(row.metric, mean.mean, row.paper if row.comparable else None),
         *[""] * (len(_COLUMNS) - 5),
     ]
 
 
 def _figure(metric: str, value: float | None) -> str:
     return "" if value is None else figure_text(metric, value)
-
-
-def _difference(ours: float, row: ReproducedRow) -> str:
-    if row.paper is None or not row.comparable:
-        return ""
-    return f"{(100 if is_fraction(row.metric) else 1) * (ours - row.paper):+.2f}"

@@ -2,8 +2,9 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tailcut.errors import ArgumentError, DataError, first_line
 from tailcut.evaluation.evaluate import PROGRESS_INTERVAL, choose_device, run_forward, runnable, within_memory
 from tailcut.evaluation.metrics import foreground
 from tailcut.evaluation.pixel_inputs import image_shape, reader_of
-from tailcut.files import write_atomically
+from tailcut.files import make_folder, write_atomically
 from tailcut.format import load
 from tailcut.printing import Report, table
 from tailcut.runtime.progress import live_progress
@@ -106,31 +107,39 @@ def predict(
     network = runnable(model, device, dense=dense)
     read = reader_of(network)
     resized = any(isinstance(module, nn.Linear) for module in network.modules())
-    paths, folder = [Path(image) for image in images], prepare_folder(out)
+    paths, folder = [Path(image) for image in images], None if out is None else make_folder(out)
     masks: dict[Path, Path] | None = None
-    predictions, skipped = [], []
-    with live_progress(True, "images", len(paths), interval=PROGRESS_INTERVAL) as bar:
-        for number, path in enumerate(paths, start=1):
-            try:
-                image = _read(path, shape, resized=resized, invert=invert)
-            except DataError as error:
-                leave_out(path, error)
-                skipped.append({"image": str(path), "reason": first_line(error)})
-                continue
-            with within_memory(image):
-                inputs = read(image.to(device))
-            outputs = _answers(run_forward(network, inputs))
-            if outputs.ndim == 2:
-                predictions.append(_class(path, outputs[0], model))
-            else:
-                masks = masks or _mask_paths(paths, folder)
-                predictions.append(_mask(path, outputs, masks[path]))
-            bar.show(number)
+    predictions, skipped = [], list[dict[str, Any]]()
+    for path, image in read_each(paths, partial(_read, shape=shape, resized=resized, invert=invert), skipped):
+        with within_memory(image):
+            inputs = read(image.to(device))
+        outputs = _answers(run_forward(network, inputs))
+        if outputs.ndim == 2:
+            predictions.append(_class(path, outputs[0], model))
+        else:
+            masks = masks or _mask_paths(paths, folder)
+            predictions.append(_mask(path, outputs, masks[path]))
     task = "classification" if masks is None else "segmentation"
     report = PredictReport(name, task, predictions, time.perf_counter() - start, skipped)
     if folder is not None and masks is None:
         write_atomically(folder / TABLE_FILE, report.to_json() + "\n")
     return report
+
+
+def read_each(
+    paths: Sequence[Path], read: Callable[[Path], Tensor], skipped: list[dict[str, Any]]
+) -> Iterator[tuple[Path, Tensor]]:
+    """Yield the images, and show how far it is; those that cannot be read are left out, or raise, see `leave_out`."""
+    with live_progress(True, "images", len(paths), interval=PROGRESS_INTERVAL) as bar:
+        for number, path in enumerate(paths, start=1):
+            try:
+                image = read(path)
+            except DataError as error:
+                leave_out(path, error)
+                skipped.append({"image": str(path), "reason": first_line(error)})
+                continue
+            yield path, image
+            bar.show(number)
 
 
 def predict_file(
@@ -156,17 +165,6 @@ def predict_file(
         name=str(file),
         max_pixels=max_pixels,
     )
-
-
-def prepare_folder(out: str | Path | None) -> Path | None:
-    """Return the folder for predictions, created if needed, or None; raise `ArgumentError` if it is a file."""
-    if out is None:
-        return None
-    folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise ArgumentError(f"{folder} is a file; predictions need a folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def _image_shape(model: nn.Module) -> tuple[int, int, int]:

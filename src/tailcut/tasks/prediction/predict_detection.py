@@ -1,27 +1,92 @@
 """Prediction of detectors: objects as a table, and drawn on their images."""
 
+import colorsys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from tailcut import structure
-from tailcut.data import leave_out, read_image
+from tailcut.data import read_image
 from tailcut.data.datasets.coco_categories import CATEGORIES, NUM_CLASSES
-from tailcut.errors import ArgumentError, DataError, first_line
-from tailcut.evaluation.evaluate import PROGRESS_INTERVAL, choose_device, runnable
-from tailcut.files import write_atomically
+from tailcut.errors import ArgumentError
+from tailcut.evaluation.detection import MASK_THRESHOLD
+from tailcut.evaluation.evaluate import choose_device, runnable
+from tailcut.files import atomic_write, make_folder, write_atomically
 from tailcut.format import load
 from tailcut.format.load import read_contents
 from tailcut.inputs.detection.detectors import Detector
 from tailcut.printing import table
-from tailcut.runtime.progress import live_progress
-from tailcut.tasks.prediction.draw_detections import draw_objects, write_image
-from tailcut.tasks.prediction.predict import TABLE_FILE, PredictReport, prepare_folder
+from tailcut.tasks.prediction.predict import TABLE_FILE, PredictReport, read_each
+
+MASK_STRENGTH = 0.45  # part of the colour in a masked pixel
+HUE_STEP = 0.6180339887  # the golden ratio: neighbouring numbers get unlike hues
+LINES_PER_SIDE = 250  # a line is one pixel thick for so many pixels of the longer side
+TEXTS_PER_SIDE = 45
+MIDDLE_GREY = 128
+
+Colour = tuple[int, int, int]
+
+
+def draw_objects(image: Tensor, found: Mapping[str, Tensor], names: Sequence[str]) -> Image.Image:
+    """Return the image with each object's mask, box, name and score, the highest score on top.
+
+    Args:
+        image: RGB (3, height, width) in 0..1.
+        found: boxes (objects, 4) as left, top, right, bottom in pixels, labels, scores, best first, and masks (objects,
+            height, width) if there are any.
+        names: name of each label.
+    """
+    pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy().astype(np.float32)
+    order = range(len(found["labels"]) - 1, -1, -1)
+    labels, scores, boxes = found["labels"].tolist(), found["scores"].tolist(), found["boxes"].tolist()
+    for place in order if "masks" in found else ():
+        inside = (found["masks"][place] > MASK_THRESHOLD).cpu().numpy()
+        colour = np.array(colour_of(labels[place]), dtype=np.float32)
+        pixels[inside] = (1 - MASK_STRENGTH) * pixels[inside] + MASK_STRENGTH * colour
+    canvas = Image.fromarray(pixels.round().astype(np.uint8))
+    for place in order:
+        _draw_box(canvas, boxes[place], f"{names[labels[place]]} {scores[place]:.2f}", colour_of(labels[place]))
+    return canvas
+
+
+def write_image(image: Image.Image, path: Path) -> None:
+    """Write the image as a PNG file, whole or not at all."""
+    with atomic_write(path) as file:
+        image.save(file, format="PNG", optimize=True)
+
+
+def colour_of(label: int) -> Colour:
+    """Return the colour of a class: bright, and fixed per class."""
+    red, green, blue = colorsys.hsv_to_rgb(label * HUE_STEP % 1, 0.85, 1.0)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def _draw_box(image: Image.Image, box: Sequence[float], text: str, colour: Colour) -> None:
+    draw = ImageDraw.Draw(image)
+    side = max(image.size)
+    font = ImageFont.load_default(size=max(10, side // TEXTS_PER_SIDE))
+    left, top, right, bottom = box
+    draw.rectangle(
+        (left, top, max(left, right - 1), max(top, bottom - 1)), None, colour, max(1, side // LINES_PER_SIDE)
+    )
+    _, _, width, height = draw.textbbox((0, 0), text, font=font)
+    x, y = max(0, min(left, image.width - width)), top - height if top >= height else top
+    draw.rectangle((x, y, x + width, y + height), fill=colour)
+    draw.text((x, y), text, fill="black" if _brightness(colour) > MIDDLE_GREY else "white", font=font)
+
+
+def _brightness(colour: Colour) -> float:
+    """Return the luma of ITU-R BT.601, 0 to 255."""
+    red, green, blue = colour
+    return 0.299 * red + 0.587 * green + 0.114 * blue
+
 
 FAMILIES = ("faster_rcnn", "mask_rcnn")
 LEAST_SCORE = 0.5
@@ -105,24 +170,17 @@ def predict_objects(
     names = _names(model, network.num_classes) if class_names is None else list(class_names)
     if len(names) < network.num_classes:
         raise ArgumentError(f"the detector has {network.num_classes} classes, but there are {len(names)} names")
-    paths, folder = [Path(image) for image in images], prepare_folder(out)
+    paths, folder = [Path(image) for image in images], None if out is None else make_folder(out)
     drawings = {} if folder is None else _drawing_paths(paths, folder)
-    predictions, skipped = [], []
-    with live_progress(True, "images", len(paths), interval=PROGRESS_INTERVAL) as bar, torch.inference_mode():
-        for number, path in enumerate(paths, start=1):
-            try:
-                image = read_image(path, channels=3)[0]
-            except DataError as error:
-                leave_out(path, error)
-                skipped.append({"image": str(path), "reason": first_line(error)})
-                continue
+    predictions, skipped = [], list[dict[str, Any]]()
+    with torch.inference_mode():
+        for path, image in read_each(paths, lambda path: read_image(path, channels=3)[0], skipped):
             (found,) = network([image.to(device)])
             kept = {key: value[found["scores"] >= least_score].cpu() for key, value in found.items()}
             if path in drawings:
                 write_image(draw_objects(image, kept, names), drawings[path])
             drawing = str(drawings[path]) if path in drawings else None
             predictions.append({"image": str(path), "drawing": drawing, "objects": _objects(kept, names)})
-            bar.show(number)
     report = PredictObjectsReport(name, "detection", predictions, time.perf_counter() - start, skipped)
     if folder is not None:
         write_atomically(folder / TABLE_FILE, report.to_json() + "\n")

@@ -13,10 +13,9 @@ from torch.nn.functional import pad
 from tailcut.errors import ArgumentError
 from tailcut.evaluation.evaluate import choose_device
 from tailcut.evaluation.generation import BATCH_SIZE, Sampler, draw_codes
-from tailcut.files import atomic_write
+from tailcut.files import atomic_write, make_folder
 from tailcut.format import load
 from tailcut.printing import Report
-from tailcut.tasks.prediction.predict import prepare_folder
 
 NUM_SAMPLES = 64
 SHEET_FILE = "samples.png"
@@ -74,7 +73,7 @@ def sample(
     start = time.perf_counter()
     sampler = Sampler(model, device, dense=dense)
     codes = draw_codes(sampler, num_samples, seed)
-    folder = prepare_folder(out)
+    folder = make_folder(out)
     images = torch.cat([sampler(part).cpu() for part in codes.split(BATCH_SIZE)])
     path = (folder or Path()) / SHEET_FILE
     pixels = (sheet(images) * 255).round().byte()

@@ -1,8 +1,5 @@
 """Experiment files (TOML): variants of a recipe, each trained with several seeds, and the list of trainings."""
 
-import difflib
-import importlib.resources
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +10,14 @@ from tailcut.errors import MissingExtraError, RecipeError
 from tailcut.runs import Run
 from tailcut.training.recipe.keys import problem_of
 from tailcut.training.recipe.schema import Fraction, Recipe, RecipeSection
-from tailcut.training.recipe.toml_files import SUFFIX, load_recipe, training_command
-from tailcut.training.recipe.toml_text import read_toml
+from tailcut.training.recipe.toml_files import (
+    find_shipped,
+    load_recipe,
+    read_toml,
+    shipped,
+    toml_value,
+    training_command,
+)
 
 try:
     from pydantic import AfterValidator, Field, ValidationError, model_validator
@@ -44,7 +47,7 @@ def _check_overrides(values: dict[str, Any]) -> dict[str, Any]:
             inner = next(iter(value), "key")
             raise ValueError(f'write dotted keys in quotes, as in "{key}.{inner}" = ...')
         try:
-            _inline_toml(value)
+            toml_value(value)
         except TypeError as error:
             raise ValueError(f"{key!r}: a {type(value).__name__} is no value of a recipe") from error
     return values
@@ -180,27 +183,12 @@ def find_experiment(name_or_path: str | Path) -> Path:
     Raises:
         RecipeError: there is no such file and no such name.
     """
-    path = Path(name_or_path)
-    if path.is_file():
-        return path
-    known = shipped_experiments()
-    wanted = str(name_or_path).removesuffix(SUFFIX)
-    if wanted in known:
-        return known[wanted]
-    near = difflib.get_close_matches(wanted, known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise RecipeError(
-        f"there is no file {path} and no experiment of that name; {hint}experiments that come with Tailcut: "
-        f"{', '.join(known) or 'none'}"
-    )
+    return find_shipped(name_or_path, "experiment")
 
 
 def shipped_experiments() -> dict[str, Path]:
     """Return the shipped experiments: name -> file, sorted by name."""
-    package = Path(str(importlib.resources.files("tailcut")))
-    places = (package / "experiments", package.parents[1] / "experiments")  # installed; source checkout
-    folder = next((place for place in places if place.is_dir()), places[0])
-    return {file.stem: file for file in sorted(folder.glob(f"*{SUFFIX}"))}
+    return shipped("experiment")
 
 
 def trials_of(experiment: Experiment, runs: str | Path) -> list[Trial]:
@@ -239,16 +227,7 @@ def override_arguments(overrides: Mapping[str, Any]) -> list[str]:
     >>> override_arguments({"optimizer.lr": 0.1, "schedule": "", "schedule.num_kept": {"fc1.weight": 5}})
     ['optimizer.lr=0.1', 'schedule=', 'schedule.num_kept={ "fc1.weight" = 5 }']
     """
-    return [f"{key}={'' if value == '' else _inline_toml(value)}" for key, value in overrides.items()]
-
-
-def _inline_toml(value: Any) -> str:
-    if isinstance(value, dict):
-        entries = (f"{_inline_toml(key)} = {_inline_toml(item)}" for key, item in value.items())
-        return f"{{ {', '.join(entries)} }}"
-    if isinstance(value, list):
-        return f"[{', '.join(map(_inline_toml, value))}]"
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # JSON text and numbers are TOML
+    return [f"{key}={'' if value == '' else toml_value(value)}" for key, value in overrides.items()]
 
 
 def _with_places(experiment: Experiment, folder: Path) -> Experiment:

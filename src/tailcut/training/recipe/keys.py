@@ -142,7 +142,6 @@ def _unknown(parts: Sequence[str], given: Any) -> str:
 
 
 def _names_in(given: Any, known: Sequence[str]) -> Iterator[str]:
-    """Yield the rest of a name that TOML read as nested tables, down to the known keys."""
     while isinstance(given, dict) and len(given) == 1 and not given.keys() & set(known):
         (part, given), *_ = given.items()
         yield part

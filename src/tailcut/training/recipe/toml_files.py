@@ -3,19 +3,71 @@
 import difflib
 import importlib.resources
 import json
+import re
 import shlex
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from tailcut.errors import RecipeError
+from tailcut.errors import RecipeError, shown
 from tailcut.training.recipe.keys import problems_of, remove_key, split_key, unknown_key
 from tailcut.training.recipe.schema import Recipe
 from tailcut.training.recipe.stages import stages_of
-from tailcut.training.recipe.toml_text import read_toml
+
+_TABLE = re.compile(r"\s*\[+([^\[\]]+)\]+\s*(#.*)?$")
+_KEY = re.compile(r"\s*([^=#\[\]{}]+?)\s*=")
+
+
+def read_toml(content: str, source: str) -> dict[str, Any]:
+    """Read the values of a TOML document.
+
+    Args:
+        content: of the file.
+        source: its name in errors.
+
+    Raises:
+        RecipeError: it is no TOML, or passes Python's limits: for the digits of an integer, and for nesting. The error
+            names line and key.
+    """
+    try:
+        return tomllib.loads(content)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{source}: this is no TOML: {error}") from error
+    except RecursionError as error:
+        raise RecipeError(f"{source}: {_place(content)} is nested too deeply") from error
+    except ValueError as error:  # of Python's `int`
+        raise RecipeError(f"{source}: {_place(content)} has an integer of too many digits") from error
+
+
+def _place(content: str) -> str:
+    """Return the key, and the line, of a syntax error."""
+    lines = content.splitlines(keepends=True)
+    low, high = 0, len(lines)
+    while low + 1 < high:  # a document is read from its beginning: the limit is passed once the line is there
+        middle = (low + high) // 2
+        low, high = (low, middle) if _passes_a_limit("".join(lines[:middle])) else (middle, high)
+    return f"{shown(_key_at(lines[:high]), at_most=80)} (line {high})"
+
+
+def _passes_a_limit(content: str) -> bool:
+    try:
+        tomllib.loads(content)
+    except tomllib.TOMLDecodeError:
+        return False
+    except (RecursionError, ValueError):
+        return True
+    return False
+
+
+def _key_at(lines: Sequence[str]) -> str:
+    """Return the key of the last value that begins in these lines, dotted."""
+    key = next((found[1] for line in reversed(lines) if (found := _KEY.match(line))), "the document")
+    table = next((found[1].strip() for line in reversed(lines) if (found := _TABLE.match(line))), "")
+    return f"{table}.{key}" if table else key
+
 
 SUFFIX = ".toml"
 
@@ -98,28 +150,38 @@ def find_recipe(name_or_path: str | Path) -> Path:
     Raises:
         RecipeError: there is no such file and no such name, or the name is not unique.
     """
+    return find_shipped(name_or_path, "recipe")
+
+
+def find_shipped(name_or_path: str | Path, kind: Literal["recipe", "experiment"]) -> Path:
+    """Return the file of a recipe or an experiment, as `find_recipe` does."""
     path = Path(name_or_path)
     if path.is_file():
         return path
     wanted = str(name_or_path).removesuffix(SUFFIX)
-    known = shipped_recipes()
+    known = shipped(kind)
     found = [name for name in known if wanted in (name, name.rpartition("/")[2])]
     if len(found) == 1:
         return known[found[0]]
     if found:
-        raise RecipeError(f"the recipe name {wanted!r} is not unique: {', '.join(found)}; give one of these")
+        raise RecipeError(f"the {kind} name {wanted!r} is not unique: {', '.join(found)}; give one of these")
     near = difflib.get_close_matches(wanted, [*known, *(name.rpartition("/")[2] for name in known)], n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise RecipeError(
-        f"there is no file {path} and no recipe of that name; {hint}recipes that come with Tailcut: "
+        f"there is no file {path} and no {kind} of that name; {hint}{kind}s that come with Tailcut: "
         f"{', '.join(known) or 'none'}"
     )
 
 
 def shipped_recipes() -> dict[str, Path]:
     """Return the shipped recipes: name with folder -> file, sorted by name."""
+    return shipped("recipe")
+
+
+def shipped(kind: Literal["recipe", "experiment"]) -> dict[str, Path]:
+    """Return the shipped files of a kind: name with folder, if it lies in one -> file, sorted by name."""
     package = Path(str(importlib.resources.files("tailcut")))
-    for folder in (package / "recipes", package.parents[1] / "recipes"):  # installed; source checkout
+    for folder in (package / f"{kind}s", package.parents[1] / f"{kind}s"):  # installed; source checkout
         if folder.is_dir():
             files = sorted(folder.rglob(f"*{SUFFIX}"))
             return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
@@ -220,7 +282,7 @@ def _toml_lines(values: Mapping[str, Any], prefix: str) -> list[str]:
     tables = {key: item for key, item in values.items() if isinstance(item, dict)}
     arrays = {key: item for key, item in values.items() if _is_array_of_tables(item)}
     others = {key: item for key, item in values.items() if key not in tables and key not in arrays}
-    lines = [f"{_toml_key(key)} = {_toml_value(item)}" for key, item in others.items()]
+    lines = [f"{_toml_key(key)} = {toml_value(item)}" for key, item in others.items()]
     for key, item in tables.items():
         name = f"{prefix}{_toml_key(key)}"
         lines += ["", f"[{name}]", *_toml_lines(item, f"{name}.")]
@@ -236,14 +298,15 @@ def _is_array_of_tables(value: Any) -> bool:
 
 
 def _toml_key(key: str) -> str:
-    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else _toml_value(key)
+    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else toml_value(key)
 
 
-def _toml_value(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """Return a value as TOML on one line; raise `TypeError` for what is no value of a recipe."""
     if isinstance(value, list):
-        return f"[{', '.join(_toml_value(item) for item in value)}]"
+        return f"[{', '.join(toml_value(item) for item in value)}]"
     if isinstance(value, dict):  # inside a list
-        return f"{{{', '.join(f'{_toml_key(key)} = {_toml_value(item)}' for key, item in value.items())}}}"
+        return f"{{{', '.join(f'{_toml_key(key)} = {toml_value(item)}' for key, item in value.items())}}}"
     if isinstance(value, float):
         return repr(value)  # 1.0, 1e-05: both are TOML
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # JSON text and numbers are TOML

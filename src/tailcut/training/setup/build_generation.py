@@ -133,6 +133,5 @@ def _part(section: RegularizationSection | None, part: str) -> RegularizationSec
 
 
 def _mine(names: Mapping[str, Any], part: str) -> dict[str, Any]:
-    """Return the entries of one network, under its own names."""
     others = tuple(f"{other}." for other in PARTS if other != part)
     return {name.removeprefix(f"{part}."): value for name, value in names.items() if not name.startswith(others)}

@@ -40,7 +40,11 @@ def regularized(model: nn.Module, section: RegularizationSection | None) -> nn.M
     if before:
         if section == RegularizationSection():
             return model
-        _check_counts(section)
+        if section.keep_ratio is None and section.num_kept is None:
+            raise RecipeError(
+                "regularization: the network of [start] is truncated, and without keep_ratio or num_kept all of its "
+                "coefficients would come back; give one of them, or leave the section empty to go on with those it has"
+            )
         model = to_dense(model)
     try:
         regularize(
@@ -67,7 +71,10 @@ def regularized(model: nn.Module, section: RegularizationSection | None) -> nn.M
         )
     _initialize(model, section.initialization)
     if section.norm_std:
-        _spread(model, section.norm_std)
+        try:
+            initialize_norms(model, section.norm_std)
+        except StructureError as error:
+            raise RecipeError(f"regularization.norm_std: {error}") from error
     if section.num_drawn is not None:
         _draw(model, section.num_drawn, enlarge=section.initialization != "model")
     return model
@@ -99,22 +106,6 @@ def num_in_use(model: nn.Module, section: RegularizationSection | None) -> int:
     if section is None or section.num_drawn is None:
         return sum(kept_counts(model).values())
     return sum(int(tensor.vector.count_nonzero()) for tensor in truncated_tensors(model))
-
-
-def _check_counts(section: RegularizationSection) -> None:
-    """Raise `RecipeError` if a section would make a truncated network whole again."""
-    if section.keep_ratio is None and section.num_kept is None:
-        raise RecipeError(
-            "regularization: the network of [start] is truncated, and without keep_ratio or num_kept all of its "
-            "coefficients would come back; give one of them, or leave the section empty to go on with those it has"
-        )
-
-
-def _spread(model: nn.Module, std: float) -> None:
-    try:
-        initialize_norms(model, std)
-    except StructureError as error:
-        raise RecipeError(f"regularization.norm_std: {error}") from error
 
 
 def _initialize(model: nn.Module, initialization: str) -> None:

@@ -159,7 +159,6 @@ class DetectionTrainer(Trainer):
             yield numbers[step]
 
     def _recalibrate(self, size: int, count: int) -> None:
-        """Measure the statistics on `count` batches of `size` images; frozen batch norm has none to measure."""
         numbers = random_batches(self.data.train, size, count, self.recipe.training.seed)
         recalibrate(_ByNumber(self.detector, self.images), numbers, count)
 
