@@ -15,6 +15,7 @@ from tailcut.export_c.integer.memory import plan
 from tailcut.export_c.integer.program import IntegerProgram
 from tailcut.export_c.integer.weights import integer_weight, made_dense
 from tailcut.export_c.integer.writing import write_program
+from tailcut.export_c.lowering import four
 from tailcut.export_c.program import Kind, Norm, Weight
 
 
@@ -88,12 +89,13 @@ def test_a_dense_tensor_is_the_inverse_dct() -> None:
     tailcut.regularize(model, num_kept=40)
     tensor = tailcut.weights.truncated_tensors(model)[0]
     numbers = tensor.coefficients().detach().numpy()
-    corner = tensor.truncation.corner_shape
+    corner = four(tensor.truncation.corner_shape)
     weight = Weight("w", numbers, (5, 6, 3, 3), corner, (0, 1, 2, 3), tensor.truncation.order_weights, True)
     whole = made_dense(weight, keeps_out=False).numbers.reshape(5, 6, 3, 3)
     np.testing.assert_allclose(whole, model.weight.detach().numpy(), atol=1e-6)
     narrow = made_dense(weight, keeps_out=True).numbers.reshape(corner[0], -1)
-    scales = np.where(np.arange(corner[0]) > 0, np.sqrt(2 / 5), np.sqrt(1 / 5))
+    scales = np.full(corner[0], np.sqrt(2 / 5))
+    scales[0] = np.sqrt(1 / 5)
     spread = scipy.fft.idct(narrow / scales[:, None], n=5, axis=0, norm="ortho")
     np.testing.assert_allclose(spread, whole.reshape(5, -1), atol=1e-6)
 
