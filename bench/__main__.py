@@ -19,6 +19,7 @@ from bench import (
     exporting,
     files,
     inputs,
+    integers,
     loading,
     microcontroller,
     sweeps,
@@ -47,6 +48,7 @@ TOPICS: dict[str, Callable[[Scale, Machine], list[Table]]] = {
     "widths": widths.run,
     "exporting": exporting.run,
     "microcontroller": microcontroller.run,
+    "integers": integers.run,
     "c_speed": c_speed.run,
     "combined": combined.run,
 }

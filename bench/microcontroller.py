@@ -4,6 +4,7 @@ Needs `arm-none-eabi-gcc` and `qemu-system-arm` (Debian: gcc-arm-none-eabi, qemu
 """
 
 import json
+import math
 import shutil
 import struct
 import subprocess
@@ -28,7 +29,6 @@ from tailcut.format.zoo import zoo_folder
 
 FIRMWARE = Path(__file__).parent / "firmware"
 COMPILER, SIZER, EMULATOR = "arm-none-eabi-gcc", "arm-none-eabi-size", "qemu-system-arm"
-CORE = ("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16")
 STRICT = ("-std=gnu99", "-Wall", "-Wextra", "-Werror", "-ffunction-sections", "-fdata-sections")
 # Loops of startup.c are the library's functions themselves.
 LINK = ("-nostdlib", "-ffreestanding", "-fno-tree-loop-distribute-patterns", "-Wl,--gc-sections", "-lgcc")
@@ -55,6 +55,24 @@ def missing_tools() -> list[str]:
 
 
 @dataclass(frozen=True)
+class Core:
+    """A processor, and the machine in QEMU that has it.
+
+    Attributes:
+        options: of the compiler.
+        machine: of QEMU, with its processor.
+    """
+
+    options: tuple[str, ...]
+    machine: tuple[str, str]
+
+
+M4 = Core(("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16"), ("mps2-an386", "cortex-m4"))
+M3 = Core(("-mcpu=cortex-m3", "-mthumb"), ("mps2-an385", "cortex-m3"))
+"""Without a floating-point unit."""
+
+
+@dataclass(frozen=True)
 class Measured:
     """One run on the emulated core.
 
@@ -62,7 +80,7 @@ class Measured:
         flash: bytes that the network and the runtime add to a program.
         instructions: of one call.
         stack: bytes.
-        outputs: of the network.
+        outputs: of the network; of one in integers the exponents, then the numbers.
     """
 
     flash: int
@@ -147,10 +165,11 @@ def _tuple(outputs: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tens
 
 
 def write_given(folder: Path, x: torch.Tensor, path: str | Path) -> None:
-    """`given.h` for the firmware: an input, a file, and the network that this fills."""
+    """`given.h` for the firmware: an input (floats, or integers of 16 bits), a file, and the network that it fills."""
     content = read_file(path)
-    numbers = ", ".join(f"{value.hex()}f" for value in x.flatten().tolist())
-    text = f"static const float given_input[] = {{{numbers}}};\n"
+    is_float = x.is_floating_point()
+    numbers = ", ".join(f"{value.hex()}f" if is_float else str(value) for value in x.flatten().tolist())
+    text = f"static const {'float' if is_float else 'int16_t'} given_input[] = {{{numbers}}};\n"
     reader = f"#define GIVEN_READER_ARENA {8 * len(content) + 131072}\n"
     reader += f"static const uint8_t given_file[] = {{{', '.join(map(str, content))}}};\n"
     reader += description_text(describe(path), "given_network")
@@ -179,7 +198,13 @@ def unneeded_parts(path: str | Path) -> tuple[str, ...]:
 
 
 def measure(
-    folder: Path, report: CExportReport, *, optimize: str = "-Os", reads: bool = False, without: Sequence[str] = ()
+    folder: Path,
+    report: CExportReport,
+    *,
+    optimize: str = "-Os",
+    reads: bool = False,
+    without: Sequence[str] = (),
+    core: Core = M4,
 ) -> Measured:
     """Compile an exported network for the small core, run it there, and read what it prints.
 
@@ -189,13 +214,17 @@ def measure(
         optimize: the compiler's option.
         reads: open the file with the reader too; an error there is one here.
         without: parts of the reader that are left out.
+        core: what it is compiled for.
     """
-    program = _compile(folder, *_left_out(without), runs=1, reads=2 if reads else 0, optimize=optimize)
-    flash = _size(program) - _size(_compile(folder, runs=0, reads=0, optimize=optimize))
-    ticks, stack, *words = (int(line, 16) for line in _emulate(program))
-    outputs = torch.tensor([struct.unpack("<f", struct.pack("<I", word))[0] for word in words])
-    if len(words) * 4 != report.output_bytes:
-        raise RuntimeError(f"{len(words)} outputs came back, expected {report.output_bytes // 4}")
+    program = _compile(folder, *_left_out(without), runs=1, reads=2 if reads else 0, optimize=optimize, core=core)
+    flash = _size(program) - _size(_compile(folder, runs=0, reads=0, optimize=optimize, core=core))
+    ticks, stack, *words = (int(line, 16) for line in _emulate(program, core))
+    is_integer = report.arithmetic == "integer"
+    kind = "<i" if is_integer else "<f"
+    outputs = torch.tensor([struct.unpack(kind, struct.pack("<I", word))[0] for word in words])
+    expected = sum(map(math.prod, report.output_shapes)) + (len(report.output_shapes) if is_integer else 0)
+    if len(words) != expected:
+        raise RuntimeError(f"{len(words)} outputs came back, expected {expected}")
     return Measured(flash, ticks * INSTRUCTIONS_PER_TICK, stack, outputs)
 
 
@@ -223,12 +252,12 @@ def _left_out(parts: Sequence[str]) -> list[str]:
     return [f"-DTAILCUT_READ_{part}=0" for part in parts]
 
 
-def _compile(folder: Path, *more: str, runs: int, reads: int, optimize: str) -> Path:
+def _compile(folder: Path, *more: str, runs: int, reads: int, optimize: str, core: Core = M4) -> Path:
     program = folder / f"firmware{runs}{reads}{optimize}.elf"
     sources = [FIRMWARE / "startup.c", FIRMWARE / "main.c", *sorted(folder.glob("*.c"))]
     sources += [path for path in reader_sources() if reads and not (folder / path.name).exists()]
     options = [*more, optimize, f"-DRUNS={runs}", f"-DREADS={reads}", f"-I{folder}", f"-I{runtime_folder()}"]
-    command = [COMPILER, *CORE, *STRICT, *options, *map(str, sources)]
+    command = [COMPILER, *core.options, *STRICT, *options, *map(str, sources)]
     _run([*command, "-T", str(FIRMWARE / "link.ld"), *LINK, "-o", str(program)])
     return program
 
@@ -244,8 +273,8 @@ def _size(program: Path) -> int:
     return int(text) + int(data)
 
 
-def _emulate(program: Path) -> list[str]:
-    machine = ["-M", "mps2-an386", "-cpu", "cortex-m4", "-nographic", "-monitor", "none", "-serial", "none"]
+def _emulate(program: Path, core: Core) -> list[str]:
+    machine = ["-M", core.machine[0], "-cpu", core.machine[1], "-nographic", "-monitor", "none", "-serial", "none"]
     command = [EMULATOR, *machine, "-icount", "shift=0", "-semihosting-config", "enable=on,target=native"]
     done = subprocess.run(
         [*command, "-kernel", str(program)], capture_output=True, text=True, check=False, timeout=1200

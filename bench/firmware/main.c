@@ -6,7 +6,12 @@
 void print(const char *text);
 extern uint32_t stack_limit[];
 
+#ifdef MODEL_ARENA_NUMBERS /* in integers */
+static int16_t arena[MODEL_ARENA_NUMBERS], output[MODEL_OUTPUT_NUMBERS];
+static int32_t rows[MODEL_ROWS_NUMBERS], exponents[MODEL_OUTPUTS];
+#else
 static float arena[(MODEL_ARENA_BYTES + 3) / 4 + 1], output[MODEL_OUTPUT_FLOATS];
+#endif
 
 static void print_hex(uint32_t word) {
     char text[10];
@@ -26,8 +31,15 @@ int main(void) {
     timer[1] = 0xffffffffu;
     timer[0] = 1;
     start = timer[1];
-#if RUNS
+#if RUNS && defined(MODEL_ARENA_NUMBERS)
+    status = (uint32_t)tailcut_run_integer(&model, given_input, -15, output, exponents, arena, rows);
+#elif RUNS
     status = (uint32_t)tailcut_run(&model, given_input, output, arena);
+#elif defined(MODEL_ARENA_NUMBERS)
+    {
+        const int16_t *volatile kept = given_input;
+        output[0] = (int16_t)(kept[0] + arena[0] + rows[0] + exponents[0]);
+    }
 #else
     {
         const float *volatile kept = given_input;
@@ -52,9 +64,15 @@ int main(void) {
     for (lowest = stack_limit; *lowest == 0x5a5a5a5au;) lowest++;
     print_hex(start - end);
     print_hex((uint32_t)(here - lowest) * 4);
+#ifdef MODEL_ARENA_NUMBERS
+    for (n = 0; n < MODEL_OUTPUTS; n++) print_hex((uint32_t)exponents[n]);
+    for (n = 0; n < MODEL_OUTPUT_NUMBERS; n++) print_hex((uint32_t)output[n]);
+    (void)word;
+#else
     for (n = 0; n < MODEL_OUTPUT_FLOATS; n++) {
         __builtin_memcpy(&word, output + n, 4);
         print_hex(word);
     }
+#endif
     return (int)status;
 }

@@ -32,6 +32,7 @@ TABLES_PER_TOPIC = {
     "widths": 1,
     "exporting": 1,
     "microcontroller": 1,
+    "integers": 1,
     "c_speed": 1,
     "combined": 1,
 }
@@ -49,6 +50,7 @@ RATIOS = {
     "widths": "times faster",
     "exporting": "open: times torch",
     "microcontroller": "million instructions",
+    "integers": "million instructions",
     "c_speed": "C / fused",
     "combined": "times faster",
 }
@@ -64,7 +66,7 @@ class Outcome:
 @pytest.fixture(scope="module", params=list(TOPICS))
 def outcome(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """One topic, run on one thread without any data."""
-    if request.param == "microcontroller" and microcontroller.missing_tools():
+    if request.param in ("microcontroller", "integers") and microcontroller.missing_tools():
         pytest.skip(f"needs {' and '.join(microcontroller.missing_tools())}")
     folder = tmp_path_factory.mktemp("bench")
     arguments = ["--scale", "tiny", "--threads", "1", "--machine", "a machine", "--json", str(folder / "bench.json")]

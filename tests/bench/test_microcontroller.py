@@ -8,7 +8,7 @@ import torch
 
 import tailcut
 from bench import microcontroller as bench
-from tailcut.export_c import export_c
+from tailcut.export_c import export_c, integer_program_of, simulate
 
 MISSING = bench.missing_tools()
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs {' and '.join(MISSING)}")
@@ -33,6 +33,20 @@ def test_lenets_in_eight_kilobytes(name: str, tmp_path: Path) -> None:
     assert measured.flash < 8192  # code and network
     assert report.arena_bytes + measured.stack < ram
     assert measured.instructions < instructions
+
+
+def test_lenet_in_integers_on_a_core_without_floats(tmp_path: Path) -> None:
+    """Python's integers bit for bit, in 8 KB of flash and 16 KB of RAM."""
+    model = tailcut.load("zoo:lenet5-776")
+    report = export_c(model, tmp_path, arithmetic="integer")
+    pixels = torch.randint(0, 1 << 15, (1, 1, 28, 28), generator=torch.Generator().manual_seed(0))
+    bench.write_given(tmp_path, pixels, "zoo:lenet5-776")
+    measured = bench.measure(tmp_path, report, core=bench.M3)
+    (output,) = simulate(integer_program_of(model), pixels.numpy())
+    assert measured.outputs.tolist() == [*output.exponents.tolist(), *output.numbers.flatten().tolist()]
+    assert measured.flash < 8192  # code and network
+    assert report.arena_bytes + measured.stack < 16_384
+    assert measured.instructions < 12_000_000
 
 
 def test_runner_and_reader_in_twelve_kilobytes(tmp_path: Path) -> None:

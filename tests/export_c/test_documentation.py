@@ -32,6 +32,17 @@ def test_the_whole_program_for_a_microcontroller(tmp_path: Path) -> None:
     assert done.stdout == f"class {best}\n"
 
 
+def test_the_whole_program_in_integers(tmp_path: Path) -> None:
+    model = tailcut.load("zoo:lenet5-1500")
+    export_c(model, tmp_path, arithmetic="integer")
+    (tmp_path / "main.c").write_text(c_block("integer-arithmetic.md"), encoding="utf-8")
+    program = compile_c(tmp_path / "program", sorted(tmp_path.glob("*.c")), "-Os", folders=[tmp_path])
+    done = subprocess.run([str(program)], capture_output=True, text=True, check=True)
+    with torch.no_grad():
+        best = int(model(torch.full((1, 1, 28, 28), 128 / 255)).argmax())
+    assert done.stdout == f"class {best}\n"
+
+
 def test_the_call_of_the_reader(tmp_path: Path) -> None:
     source = tmp_path / "call.c"
     source.write_text(c_block("c-reader.md"), encoding="utf-8")

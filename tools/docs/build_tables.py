@@ -53,6 +53,7 @@ BENCH_OF = {
         "widths",
         "exporting",
         "microcontroller",
+        "integers",
         "c_speed",
         "coding",
         "combined",
@@ -165,6 +166,7 @@ def build(root: Path) -> dict[Path, str]:
         },
         "docs/microcontroller.md": {
             "bench": lambda: bench_tables(root / BENCH_OF["microcontroller"], headings=False),
+            "integers": lambda: bench_tables(root / BENCH_OF["integers"], headings=False),
             "speed": lambda: bench_tables(root / BENCH_OF["c_speed"], headings=False),
         },
         "docs/frequency-inputs.md": {

@@ -20,6 +20,8 @@ from tailcut.evaluation.metrics import METRICS, ClassCounts, StreamingMean, metr
 from tailcut.evaluation.pixel_inputs import reader_of
 from tailcut.evaluation.stored_inputs import read_as
 from tailcut.execution import fuse
+from tailcut.export_c import IntegerNetwork
+from tailcut.export_c.export import ARITHMETICS
 from tailcut.format import load
 from tailcut.inputs.transform.input_transform import input_transform_of
 from tailcut.printing import Report, figure_text, table
@@ -47,7 +49,7 @@ class EvaluateReport(Report):
     """The figures of one network on one split of a data set.
 
     Attributes:
-        model: the file (or `zoo:NAME`), as it was given.
+        model: the file (or `zoo:NAME`), as it was given; and the arithmetic, if that is not float32.
         data: name of the data set.
         split: name of the split.
         num_samples: how many images it has.
@@ -85,6 +87,7 @@ def evaluate_file(
     max_pixels: int = MAX_PIXELS,
     workers: int | None = None,
     source: Source = "pixels",
+    arithmetic: str = "float32",
 ) -> EvaluateReport:
     """Evaluate a .tailcut file on a data set, by one process or by several that share the images.
 
@@ -103,6 +106,7 @@ def evaluate_file(
         workers: processes that read images ahead; as the enclosing `tailcut.data.reading` says when None.
         source: "coefficients" reads those of JPEG files without decoding them, for networks on frequency channels; see
             `tailcut.evaluation.stored_inputs.StoredDataset`.
+        arithmetic: "integer" runs the network as `tailcut export --to c --arithmetic integer` writes it, bit for bit.
 
     Raises:
         FormatError: the file cannot be loaded.
@@ -116,6 +120,7 @@ def evaluate_file(
         dataset = open_dataset(data, split, roots=roots, download=download)
         dataset = read_as(source, dataset, input_transform_of(model))
         check_pixels(model, (0, 0), max_pixels)  # the data set's own images are the user's
+        model = with_arithmetic(model, arithmetic)
         if uses_batch_statistics(model) and share.rank == 0:
             logger.info("batch norm of this network uses the statistics of each batch: one image at a time")
         start = time.perf_counter()
@@ -130,7 +135,8 @@ def evaluate_file(
             workers=workers,
         )
         seconds = time.perf_counter() - start
-        return EvaluateReport(str(file), dataset.name, dataset.split, len(dataset), metrics, seconds)
+        name = str(file) if arithmetic == "float32" else f"{file}, {arithmetic}"
+        return EvaluateReport(name, dataset.name, dataset.split, len(dataset), metrics, seconds)
 
     return run_in_processes(measure, device, devices)
 
@@ -253,11 +259,25 @@ def runnable(model: nn.Module, device: torch.device | str, *, dense: bool = Fals
     Raises:
         ArgumentError: it is a registered network that does not run on its example input.
     """
+    if isinstance(model, IntegerNetwork):
+        return model
     if dense or not truncated_tensors(model):
         return to_dense(model).to(device).eval()
     example = torch.empty(example_shape(model) or (), device="meta")
     with fitting(example, ", its example input"):
         return fuse(copy.deepcopy(model).to(device).eval())
+
+
+def with_arithmetic(model: nn.Module, arithmetic: str) -> nn.Module:
+    """Return a network that computes in this arithmetic of C code; itself for "float32". The model is not changed.
+
+    Raises:
+        ArgumentError: there is no such arithmetic.
+        StructureError: a layer has no form in integers.
+    """
+    if arithmetic not in ARITHMETICS:
+        raise ArgumentError(f"expected an arithmetic of {', '.join(ARITHMETICS)}, got {arithmetic!r}")
+    return model if arithmetic == "float32" else IntegerNetwork(model)
 
 
 def run_forward(model: nn.Module, images: Tensor) -> Tensor:

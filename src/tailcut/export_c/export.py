@@ -2,6 +2,7 @@
 
 import io
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
@@ -13,13 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.errors import ArgumentError, StructureError, first_line
+from tailcut.export_c.integer import memory as integer_memory
+from tailcut.export_c.integer import tables as integer_tables
+from tailcut.export_c.integer import writing as integer_writing
+from tailcut.export_c.integer.program import IntegerProgram, integer_program
 from tailcut.export_c.lowering import KeptTensor, Lowering
 from tailcut.export_c.memory import plan
 from tailcut.export_c.operations import HANDLERS
 from tailcut.export_c.pooling import pool_outputs
 from tailcut.export_c.program import Program
-from tailcut.export_c.sources import runner_files, runtime_folder
-from tailcut.export_c.writing import features, write_program
+from tailcut.export_c.sources import integer_runner_files, runner_files, runtime_folder
+from tailcut.export_c.writing import Text, features, features_text, write_program
 from tailcut.files import make_folder, write_atomically
 from tailcut.inputs.detection.detectors import Detector
 from tailcut.inputs.stem.replace import image_shape
@@ -31,6 +36,7 @@ from tailcut.weights import to_dense, truncated_tensors
 
 NAME = "model"
 FEATURES = "tailcut_features.h"
+ARITHMETICS = ("float32", "integer")
 
 
 @dataclass(frozen=True)
@@ -45,12 +51,14 @@ class CExportReport(Report):
         flash_bytes: of the network's constants, by what they are for; "program" on a processor of 32 bits.
         arena_bytes: memory for one call.
         prepared_bytes: memory that makes later calls faster, where it is given.
-        input_bytes: of the caller's input, float32.
-        output_bytes: of the caller's output, float32.
+        input_bytes: of the caller's input.
+        output_bytes: of the caller's output.
         can_run_in_place: whether one buffer, as large as the larger of both, may be input and output.
         dense_weight_bytes: what the weights take as float32 arrays.
         dense_map_bytes: what the largest layer's whole input and output take, float32: the least that a runtime needs
             which writes each layer's output to memory.
+        arithmetic: "float32" or "integer".
+        rounded_weights: names of tensors that are no whole numbers of 16 bits times a step, and were rounded to such.
     """
 
     folder: str
@@ -65,6 +73,8 @@ class CExportReport(Report):
     can_run_in_place: bool
     dense_weight_bytes: int
     dense_map_bytes: int
+    arithmetic: str = "float32"
+    rounded_weights: tuple[str, ...] = ()
 
     @property
     def input_and_output_bytes(self) -> int:
@@ -79,16 +89,24 @@ class CExportReport(Report):
             *flash,
             ("flash: all but code", f"{sum(self.flash_bytes.values()):,}", f"{self.dense_weight_bytes:,}"),
             ("RAM: arena", f"{self.arena_bytes:,}", f"{self.dense_map_bytes:,}"),
-            ("RAM: prepared, where speed matters", f"{self.prepared_bytes:,}", ""),
-            ("RAM: input", f"{self.input_bytes:,}", f"{self.input_bytes:,}"),
-            ("RAM: output", f"{self.output_bytes:,}", f"{self.output_bytes:,}"),
+        ]
+        if self.prepared_bytes:
+            rows.append(("RAM: prepared, where speed matters", f"{self.prepared_bytes:,}", ""))
+        dense = 4 * math.prod(self.input_shape), 4 * sum(map(math.prod, self.output_shapes))
+        rows += [
+            ("RAM: input", f"{self.input_bytes:,}", f"{dense[0]:,}"),
+            ("RAM: output", f"{self.output_bytes:,}", f"{dense[1]:,}"),
         ]
         if self.can_run_in_place:
             rows.append(("RAM: input and output in one buffer", f"{self.input_and_output_bytes:,}", ""))
-        return (
-            f"{self.folder}: {', '.join(self.files)}\ninput {sizes(self.input_shape)}, output {outputs}, float32\n\n"
+        numbers = "float32" if self.arithmetic == "float32" else "int16 with an exponent"
+        text = (
+            f"{self.folder}: {', '.join(self.files)}\ninput {sizes(self.input_shape)}, output {outputs}, {numbers}\n\n"
             + table(("bytes", "this network", "dense"), rows, align="<>>")
         )
+        if self.rounded_weights:
+            text += f"\n\nrounded to 16 bits, as they are no integers times a step: {', '.join(self.rounded_weights)}"
+        return text
 
 
 def export_c(
@@ -98,6 +116,7 @@ def export_c(
     example_input: Tensor | None = None,
     size: tuple[int, int] | None = None,
     pixels: bool = False,
+    arithmetic: str = "float32",
 ) -> CExportReport:
     """Write `model` as C99 for one size of input: `model.h`, `model.c` and the runtime. The model is not changed.
 
@@ -112,30 +131,34 @@ def export_c(
         size: height and width of the input instead, for a registered model.
         pixels: the input is RGB images of 0 to 1, (1, 3, height, width), which the network's own transform makes its
             frequency channels or YCbCr; other networks read pixels anyway.
+        arithmetic: "float32", or "integer" for processors without a floating-point unit: inputs, outputs, maps and
+            weights are integers of 16 bits with exponents, sums of 32.
 
     Returns:
         Flash and RAM, byte by byte.
 
     Raises:
-        ArgumentError: the example does not fit.
+        ArgumentError: the example does not fit, or there is no such arithmetic.
         StructureError: a layer has no form in C (the message names it), or the network is a detector.
     """
+    if arithmetic not in ARITHMETICS:
+        raise ArgumentError(f"expected an arithmetic of {', '.join(ARITHMETICS)}, got {arithmetic!r}")
     model = without_views(model)
     refuse_detector(model)
     example = _example(model, example_input, size, pixels=pixels)
     dense = to_dense(model).cpu().float().eval()
     read, read_dense = (reading_pixels(model), reading_pixels(dense)) if pixels else (model, dense)
-    program, map_bytes = lower(read, read_dense, example)
-    text = write_program(program, NAME, f"{type(dense).__name__}, written by tailcut export --to c; do not edit.")
-    folder = make_folder(folder)
-    write_atomically(folder / f"{NAME}.h", text.header)
-    write_atomically(folder / f"{NAME}.c", text.source)
-    write_atomically(folder / FEATURES, features(program))
-    for name in runner_files():
-        write_atomically(folder / name, (runtime_folder() / name).read_text(encoding="utf-8"))
+    program, map_bytes = _lowered(read, read_dense, example)
+    comment = f"{type(dense).__name__}, written by tailcut export --to c; do not edit."
+    dense_bytes = 4 * sum(parameter.numel() for parameter in dense.parameters())
+    if arithmetic == "integer":
+        return _write_integer(program, folder, comment, dense_bytes, map_bytes)
+    _plan(program)
+    text = write_program(program, NAME, comment)
+    files = _write(folder, text, features(program), runner_files())
     return CExportReport(
         str(folder),
-        (f"{NAME}.h", f"{NAME}.c", FEATURES, *runner_files()),
+        files,
         program.input_shape,
         program.output_shapes,
         text.flash,
@@ -144,9 +167,63 @@ def export_c(
         4 * program.input_floats,
         4 * program.output_floats,
         program.can_run_in_place,
-        4 * sum(parameter.numel() for parameter in dense.parameters()),
+        dense_bytes,
         map_bytes,
     )
+
+
+def _write_integer(
+    program: Program, folder: str | Path, comment: str, dense_bytes: int, map_bytes: int
+) -> CExportReport:
+    made = integer_program(program)
+    integer_memory.plan(made)
+    text = integer_writing.write_program(made, NAME, comment)
+    used = features_text(integer_tables.used_features(made))
+    return CExportReport(
+        str(folder),
+        _write(folder, text, used, integer_runner_files()),
+        program.input_shape,
+        program.output_shapes,
+        text.flash,
+        2 * made.arena_numbers + 4 * made.rows_numbers,
+        0,
+        2 * program.input_floats,
+        2 * program.output_floats,
+        False,
+        dense_bytes,
+        map_bytes,
+        "integer",
+        made.rounded_weights,
+    )
+
+
+def _write(folder: str | Path, text: Text, used: str, runtime: tuple[str, ...]) -> tuple[str, ...]:
+    """Write all files into a folder; return their names."""
+    folder = make_folder(folder)
+    own = {f"{NAME}.h": text.header, f"{NAME}.c": text.source, FEATURES: used}
+    shipped = {name: (runtime_folder() / name).read_text(encoding="utf-8") for name in runtime}
+    for name, content in (own | shipped).items():
+        write_atomically(folder / name, content)
+    return (*own, *shipped)
+
+
+def integer_program_of(
+    model: nn.Module,
+    *,
+    example_input: Tensor | None = None,
+    size: tuple[int, int] | None = None,
+    pixels: bool = False,
+) -> IntegerProgram:
+    """Return a network in integers, which `simulate` runs in Python bit for bit as C does. The model is not changed.
+
+    Arguments and errors as those of `export_c`.
+    """
+    model = without_views(model)
+    refuse_detector(model)
+    example = _example(model, example_input, size, pixels=pixels)
+    dense = to_dense(model).cpu().float().eval()
+    read, read_dense = (reading_pixels(model), reading_pixels(dense)) if pixels else (model, dense)
+    return integer_program(_lowered(read, read_dense, example)[0])
 
 
 def reading_pixels(model: nn.Module) -> nn.Module:
@@ -172,6 +249,17 @@ def lower(model: nn.Module, dense: nn.Module, example: Tensor) -> tuple[Program,
         dense: `to_dense` of it, in evaluation mode.
         example: of batch size 1.
     """
+    program, map_bytes = _lowered(model, dense, example)
+    _plan(program)
+    return program, map_bytes
+
+
+def _plan(program: Program) -> None:
+    pool_outputs(program)
+    plan(program)
+
+
+def _lowered(model: nn.Module, dense: nn.Module, example: Tensor) -> tuple[Program, int]:
     with warnings.catch_warnings(), _silence(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
@@ -189,8 +277,6 @@ def lower(model: nn.Module, dense: nn.Module, example: Tensor) -> tuple[Program,
         if name in traced.constants:
             constants[place] = traced.constants[name]
     program = Lowering(_kept(model), constants, names, HANDLERS).run(traced.graph)
-    pool_outputs(program)
-    plan(program)
     return program, _largest_maps(traced.graph, set(constants))
 
 

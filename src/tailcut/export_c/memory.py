@@ -18,7 +18,7 @@ from tailcut.export_c.program import (
     Weight,
 )
 
-MAX_ARENA_FLOATS = (1 << 31) - 1
+MAX_ARENA = (1 << 31) - 1
 # Channels that are made before they are projected; of maps of one number.
 CHANNELS_AT_ONCE = 4
 VECTOR = 16
@@ -42,17 +42,17 @@ def plan(program: Program) -> None:
     for stage in program.stages:
         _make_parts(program, stage)
     program.prepared_floats = HEAD_FLOATS + sum(map(prepared_floats, program.stages))
-    if program.arena_floats > MAX_ARENA_FLOATS:
+    if program.arena_floats > MAX_ARENA:
         raise StructureError(
             f"the network needs {4 * program.arena_floats:,} bytes for one input, C code has at most "
-            f"{4 * MAX_ARENA_FLOATS:,}; give a smaller input"
+            f"{4 * MAX_ARENA:,}; give a smaller input"
         )
 
 
 def _place_all(program: Program) -> None:
-    placed: list[_Buffer] = []
+    placed: list[Buffer] = []
     for buffer in sorted(_buffers(program), key=lambda item: -item.floats):
-        _place(buffer, placed)
+        give_place(buffer, placed)
         placed.append(buffer)
     program.arena_floats = max((buffer.offset + buffer.floats for buffer in placed), default=0)
 
@@ -77,7 +77,16 @@ def _make_parts(program: Program, stage: Stage) -> None:
 
 
 @dataclass(eq=False)
-class _Buffer:
+class Buffer:
+    """Numbers that need a place from one stage to another.
+
+    Attributes:
+        floats: how many.
+        first, last: the stages.
+        owners: what is told its place.
+        offset: the place.
+    """
+
     floats: int
     first: int
     last: int
@@ -85,7 +94,7 @@ class _Buffer:
     offset: int = 0
 
 
-def _buffers(program: Program) -> list[_Buffer]:
+def _buffers(program: Program) -> list[Buffer]:
     """All that needs memory, with the first and the last stage that uses it."""
     last: dict[int, int] = {}
     for place, stage in enumerate(program.stages):
@@ -93,12 +102,12 @@ def _buffers(program: Program) -> list[_Buffer]:
             last[id(leaf.map.owner)] = place
             if leaf.norm is not None:
                 last[id(leaf.norm)] = place
-    buffers: list[_Buffer] = []
-    of_map: dict[int, _Buffer] = {}
+    buffers: list[Buffer] = []
+    of_map: dict[int, Buffer] = {}
     for place, stage in enumerate(program.stages):
-        buffers.append(_Buffer(scratch_floats(stage), place, place, [stage]))
+        buffers.append(Buffer(scratch_floats(stage), place, place, [stage]))
         if stage.norm is not None:
-            buffers.append(_Buffer(2 * stage.norm.channels, place, last.get(id(stage.norm), place), [stage.norm]))
+            buffers.append(Buffer(2 * stage.norm.channels, place, last.get(id(stage.norm), place), [stage.norm]))
         if stage.out is None:
             continue
         own_last = last.get(id(stage.out), place)
@@ -110,7 +119,7 @@ def _buffers(program: Program) -> list[_Buffer]:
             stage.out.row_stride = same.row_stride
         else:
             stage.out.row_stride = stage.out.channels * stage.out.width
-            buffer = _Buffer(stage.out.floats, place, own_last, [stage.out])
+            buffer = Buffer(stage.out.floats, place, own_last, [stage.out])
             buffers.append(buffer)
         of_map[id(stage.out)] = buffer
     return buffers
@@ -135,8 +144,8 @@ def _replaced(stage: Stage, place: int, last: dict[int, int]) -> Map | None:
     return None
 
 
-def _place(buffer: _Buffer, placed: list[_Buffer]) -> None:
-    """Return the lowest place that no buffer of the same time has."""
+def give_place(buffer: Buffer, placed: list[Buffer]) -> None:
+    """Give a buffer the lowest place that no other of the same time has."""
     others = sorted(
         (other for other in placed if other.first <= buffer.last and buffer.first <= other.last),
         key=lambda item: item.offset,

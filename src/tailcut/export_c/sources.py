@@ -23,7 +23,9 @@ READER_HEADERS = (
     "tailcut_reader_numbers.h",
 )
 RUNNER = ("tailcut_run.c", "tailcut_order.c", "tailcut_coder.c")
-RUNNER_HEADERS = ("tailcut.h", "tailcut_run.h", "tailcut_coder.h")
+RUNNER_HEADERS = ("tailcut.h", "tailcut_run.h", "tailcut_walk.h", "tailcut_coder.h")
+INTEGER_RUNNER = ("tailcut_run_integer.c", *RUNNER[1:])
+INTEGER_RUNNER_HEADERS = (*RUNNER_HEADERS, "tailcut_run_integer.h")
 
 
 def runtime_folder() -> Path:
@@ -39,3 +41,8 @@ def reader_sources() -> list[Path]:
 def runner_files() -> tuple[str, ...]:
     """Return the names of the files that run a network, `model.c` aside."""
     return (*RUNNER_HEADERS, *RUNNER)
+
+
+def integer_runner_files() -> tuple[str, ...]:
+    """Return the names of the files that run a network in integers, `model.c` aside."""
+    return (*INTEGER_RUNNER_HEADERS, *INTEGER_RUNNER)

@@ -131,7 +131,7 @@ class Tables:
 
     def _leaf(self, leaf: Leaf) -> None:
         fields = {
-            "map": _map(leaf.map),
+            "map": map_fields(leaf.map),
             "stats": NONE if leaf.norm is None else leaf.norm.offset,
             "up": self._weight(leaf.up),
             "top": leaf.top,
@@ -177,7 +177,7 @@ class Tables:
         value, norm = stage.value, stage.norm
         at = self._value(value)
         fields: dict[str, Any] = {
-            "out": _map(Map(0, 0, 0, offset=0) if stage.out is None else stage.out),
+            "out": map_fields(Map(0, 0, 0, offset=0) if stage.out is None else stage.out),
             "stats": NONE if norm is None else norm.offset,
             "gamma": self._floats(None if norm is None else norm.gamma),
             "beta": self._floats(None if norm is None else norm.beta),
@@ -212,7 +212,8 @@ class Tables:
         self.rows["stage"].append(Row(fields, stage.node))
 
 
-def _map(map_: Map) -> tuple[int, ...]:
+def map_fields(map_: Map) -> tuple[int, ...]:
+    """Return the fields of `tailcut_map`."""
     offset = INPUT_OFFSET if map_.is_input else map_.owner.offset
     row = map_.width if map_.channel_stride != map_.width or map_.is_input else map_.row_stride
     return offset, row, map_.channel_stride, map_.channels, map_.height, map_.width

@@ -12,8 +12,15 @@ from tailcut.export_c.program import Operation, Program, Weight
 from tailcut.export_c.sources import runtime_folder
 from tailcut.export_c.tables import Pointer, Row, Tables, number_type
 
-TYPES = {"float32": "float", "float16": "uint16_t", "int16": "int16_t", "int8": "int8_t", "uint8": "uint8_t"}
-PER_LINE = {"float32": 8, "float16": 16, "int16": 16, "int8": 24, "uint8": 24}
+TYPES = {
+    "float32": "float",
+    "float16": "uint16_t",
+    "int32": "int32_t",
+    "int16": "int16_t",
+    "int8": "int8_t",
+    "uint8": "uint8_t",
+}
+PER_LINE = {"float32": 8, "float16": 16, "int32": 8, "int16": 16, "int8": 24, "uint8": 24}
 
 
 @dataclass
@@ -48,22 +55,22 @@ def _header(program: Program, name: str) -> str:
         f'#ifndef {guard}\n#define {guard}\n\n#include "tailcut_run.h"\n\n'
         f"#define {upper}_ARENA_BYTES {4 * program.arena_floats}u\n"
         f"#define {upper}_PREPARED_BYTES {4 * program.prepared_floats}u /* for tailcut_prepare, if wanted */\n"
-        f"#define {upper}_INPUT_FLOATS {program.input_floats}u /* {_shape(program.input_shape)} */\n"
+        f"#define {upper}_INPUT_FLOATS {program.input_floats}u /* {shape_text(program.input_shape)} */\n"
         f"#define {upper}_OUTPUT_FLOATS {program.output_floats}u"
-        f" /* {', '.join(map(_shape, program.output_shapes))} */\n"
+        f" /* {', '.join(map(shape_text, program.output_shapes))} */\n"
         f"{in_place if program.can_run_in_place else ''}\n"
         f"extern const tailcut_model {name};\n\n#endif\n"
     )
 
 
-def _shape(shape: Sequence[int]) -> str:
+def shape_text(shape: Sequence[int]) -> str:
+    """Return a shape as a comment in C says it."""
     return " x ".join(map(str, shape))
 
 
 def _body(program: Program, tables: Tables, name: str) -> str:
-    arrays = [_array_text(f"numbers_{number}", content) for number, content in enumerate(tables.arrays.contents)]
     found = {kind: rows for kind, rows in tables.rows.items() if rows}
-    fields = [f".{_plural(kind)} = {_plural(kind)}" for kind in ("stage", "segment", "op", "leaf")]
+    fields = [f".{plural(kind)} = {plural(kind)}" for kind in ("stage", "segment", "op", "leaf")]
     fields.append(".weights = weights" if "weight" in found else ".weights = NULL")
     fields += [
         f".arena_floats = {program.arena_floats}",
@@ -72,12 +79,19 @@ def _body(program: Program, tables: Tables, name: str) -> str:
         f".num_stages = {len(tables.rows['stage'])}",
     ]
     model = f"const tailcut_model {name} = {{\n    " + ",\n    ".join(fields) + ",\n};\n"
-    return "\n".join([*arrays, *(_table(kind, rows) for kind, rows in found.items()), model])
+    tables_text = [table_text(f"tailcut_{kind}", kind, rows) for kind, rows in found.items()]
+    return "\n".join([*array_texts(tables.arrays.contents), *tables_text, model])
 
 
-def _table(kind: str, rows: list[Row]) -> str:
+def array_texts(contents: Sequence[npt.NDArray[Any]]) -> list[str]:
+    """Return the constant arrays that pointers of rows name."""
+    return [_array_text(f"numbers_{number}", content) for number, content in enumerate(contents)]
+
+
+def table_text(type_name: str, kind: str, rows: list[Row]) -> str:
+    """Return the constant array of the rows of one kind."""
     lines = "".join(f"    {_row(kind, row)},\n" for row in rows)
-    return f"static const tailcut_{kind} {_plural(kind)}[] = {{\n{lines}}};\n"
+    return f"static const {type_name} {plural(kind)}[] = {{\n{lines}}};\n"
 
 
 def _row(kind: str, row: Row) -> str:
@@ -97,7 +111,8 @@ def _item(value: Any) -> str:
     return _float(value) if isinstance(value, float) else str(value)
 
 
-def _plural(kind: str) -> str:
+def plural(kind: str) -> str:
+    """Return the name of the constant array of a kind of rows."""
     return "leaves" if kind == "leaf" else f"{kind}s"
 
 
@@ -121,7 +136,11 @@ def _array_text(name: str, content: npt.NDArray[Any]) -> str:
 
 def features(program: Program) -> str:
     """`tailcut_features.h` for a program: what of the runtime it needs, so that the rest takes no flash."""
-    used = _used(program)
+    return features_text(_used(program))
+
+
+def features_text(used: set[str]) -> str:
+    """`tailcut_features.h` for some of its names."""
     lines = (runtime_folder() / "tailcut_features.h").read_text(encoding="utf-8").splitlines()
     known = [line.split()[1] for line in lines if line.startswith("#define TAILCUT_HAS_")]
     body = "".join(f"#define {name} {int(name.removeprefix('TAILCUT_HAS_') in used)}\n" for name in known)

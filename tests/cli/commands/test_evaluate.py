@@ -21,6 +21,15 @@ def test_json_has_exactly_the_promised_keys(tailcut: Tailcut, packed: Path) -> N
     assert 0 <= outcome.json["metrics"]["accuracy"] <= 1
 
 
+def test_integers_are_close_to_floats(tailcut: Tailcut) -> None:
+    words = ("evaluate", "zoo:lenet5-776", "--data", "digits", "--json")
+    floats, integers = tailcut(*words), tailcut(*words, "--arithmetic", "integer")
+    assert integers.json["model"] == "zoo:lenet5-776, integer"
+    accuracies = [outcome.json["metrics"]["accuracy"] for outcome in (floats, integers)]
+    assert abs(accuracies[0] - accuracies[1]) < 0.01
+    assert accuracies[0] > 0.2
+
+
 def test_a_row_is_shown(tailcut: Tailcut, packed: Path) -> None:
     outcome = tailcut("evaluate", packed, "--data", "digits", "--device", "cpu", "--batch-size", "50")
     assert outcome.code == 0

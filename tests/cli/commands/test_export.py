@@ -68,6 +68,16 @@ def test_only_a_program_has_an_input(tailcut: Tailcut, packed: Path, tmp_path: P
     assert "--input is for --to onnx" in outcome.err
 
 
+def test_c_in_integers(tailcut: Tailcut, packed: Path, tmp_path: Path) -> None:
+    outcome = tailcut("export", packed, "--to", "c", "--arithmetic", "integer", "-o", tmp_path / "c", "--json")
+    assert outcome.code == 0
+    assert outcome.json["arithmetic"] == "integer"
+    assert (tmp_path / "c" / "tailcut_run_integer.c").exists()
+    outcome = tailcut("export", packed, "--to", "onnx", "--arithmetic", "integer", "-o", tmp_path / "a")
+    assert outcome.code == 2
+    assert "--arithmetic is for --to c" in outcome.err
+
+
 @pytest.mark.parametrize("target", ["safetensors", "torch"])
 def test_dense_weights_are_written(target: str, tailcut: Tailcut, packed: Path, tmp_path: Path) -> None:
     out = tmp_path / "dense"

@@ -52,6 +52,12 @@ def add_parser(commands: Commands) -> None:
         help="coefficients: read those that JPEG files store, for networks on frequency channels (default: pixels)",
     )
     parser.add_argument(
+        "--arithmetic",
+        choices=("float32", "integer"),
+        default="float32",
+        help="integer: as tailcut export --to c --arithmetic integer computes, bit for bit (default: float32)",
+    )
+    parser.add_argument(
         "--num-samples", type=int, metavar="N", help="generative networks: images to generate (default: 10,000)"
     )
     parser.add_argument(
@@ -89,6 +95,8 @@ def run(arguments: argparse.Namespace) -> Report | None:
     is_detector = not is_generator and (arguments.data == "coco" or holds_detector(arguments.file))
     if arguments.source != "pixels" and (is_generator or is_detector):
         raise ArgumentError("--source coefficients is for networks of classes on frequency channels")
+    if arguments.arithmetic != "float32" and (is_generator or is_detector):
+        raise ArgumentError("--arithmetic integer is for networks of classes or masks")
     if is_generator:
         num_samples = NUM_SAMPLES if arguments.num_samples is None else arguments.num_samples
         settings |= {"download": arguments.download, "dense": arguments.dense}
@@ -100,7 +108,7 @@ def run(arguments: argparse.Namespace) -> Report | None:
         report = evaluate_detector_file(*what, **settings)
     else:
         settings |= {"download": arguments.download, "dense": arguments.dense, "max_pixels": arguments.max_pixels}
-        settings["source"] = arguments.source
+        settings |= {"source": arguments.source, "arithmetic": arguments.arithmetic}
         report = evaluate_file(*what, **settings)
     if devices is None:
         return report

@@ -11,6 +11,7 @@ TARGETS = ("onnx", "c", "html", "safetensors", "torch")
 SIZED = ("c", "html")
 WITH_INPUT = ("onnx", "c")
 INPUTS = ("own", "pixels")
+ARITHMETICS = ("float32", "integer")
 
 
 def add_parser(commands: Commands) -> None:
@@ -26,6 +27,7 @@ def add_parser(commands: Commands) -> None:
         example="  tailcut export zoo:lenet5-776 --to onnx -o lenet5.onnx\n"
         "  tailcut export channels.tailcut --to onnx --input pixels -o pixels.onnx\n"
         "  tailcut export zoo:unet-759-float16 --to c --size 96x96 -o unet\n"
+        "  tailcut export zoo:lenet5-1500 --to c --arithmetic integer -o integers\n"
         "  tailcut export zoo:imagenette-resnet18-combined --to c --input pixels -o channels\n"
         "  tailcut export zoo:unet-759-float16 --to html -o masks.html\n"
         "  tailcut export zoo:lenet5-776 --to torch -o lenet5.pt",
@@ -41,6 +43,11 @@ def add_parser(commands: Commands) -> None:
         "transformed for a network on frequency channels or YCbCr",
     )
     parser.add_argument(
+        "--arithmetic",
+        choices=ARITHMETICS,
+        help="c: integer computes with integers alone, for processors without a floating-point unit (default: float32)",
+    )
+    parser.add_argument(
         "--size", type=_size, metavar="HxW", help="c, html: height and width of the input, such as 96x96"
     )
 
@@ -50,6 +57,8 @@ def run(arguments: argparse.Namespace) -> Report:
         raise ArgumentError(f"--size is for --to {' and '.join(SIZED)}; --to {arguments.to} takes no size")
     if arguments.input is not None and arguments.to not in WITH_INPUT:
         raise ArgumentError(f"--input is for --to {' and '.join(WITH_INPUT)}; --to {arguments.to} takes no input")
+    if arguments.arithmetic is not None and arguments.to != "c":
+        raise ArgumentError(f"--arithmetic is for --to c; --to {arguments.to} has one arithmetic")
     pixels = arguments.input == "pixels"
     if arguments.to == "onnx":
         from tailcut.execution.onnx.export import export_onnx
@@ -60,7 +69,8 @@ def run(arguments: argparse.Namespace) -> Report:
         from tailcut.export_c import export_c
         from tailcut.format import load
 
-        return export_c(load(arguments.file), arguments.out, size=arguments.size, pixels=pixels)
+        settings = {"size": arguments.size, "pixels": pixels, "arithmetic": arguments.arithmetic or "float32"}
+        return export_c(load(arguments.file), arguments.out, **settings)
     if arguments.to == "html":
         from tailcut.export_html import export_html
         from tailcut.format import load

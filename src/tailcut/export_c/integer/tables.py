@@ -1,0 +1,181 @@
+"""A program in integers as the rows of the C structures of `runtime/tailcut_run_integer.h`."""
+
+from typing import Any
+
+from tailcut.export_c.integer.arithmetic import packed, scaled
+from tailcut.export_c.integer.memory import mix_numbers
+from tailcut.export_c.integer.program import IntegerProgram, IntegerStage
+from tailcut.export_c.integer.weights import IntegerWeight
+from tailcut.export_c.memory import stack_depth
+from tailcut.export_c.program import Floats, Kind, Leaf, Map, Norm, Op, StoredNumbers, Value
+from tailcut.export_c.tables import NONE, Arrays, Pointer, Row, map_fields, number_type
+
+# Bytes of the structures on a processor of 32 bits.
+SIZES = {"weight": 56, "norm": 20, "leaf": 40, "op": 20, "segment": 6, "stage": 80, "model": 28}
+
+
+class IntegerTables:
+    """Rows of one program; see `tables.Tables`."""
+
+    def __init__(self, program: IntegerProgram) -> None:
+        self.arrays = Arrays()
+        self.rows: dict[str, list[Row]] = {kind: [] for kind in ("weight", "norm", "leaf", "op", "segment", "stage")}
+        self._slots = {id(item.stage.out): 1 + place for place, item in enumerate(program.stages)}
+        self._leaves: dict[int, int] = {}
+        self._norms: dict[int, int] = {}
+        self._program = program
+        self._num_outputs = 0
+        for item in program.stages:
+            self._stage(item)
+
+    def flash_bytes(self) -> dict[str, int]:
+        """Count the bytes of constants, by what they are for; "program" on a processor of 32 bits."""
+        counts = {kind: len(rows) for kind, rows in self.rows.items()} | {"model": 1}
+        return {**self.arrays.bytes_for, "program": sum(SIZES[kind] * count for kind, count in counts.items())}
+
+    def _numbers(self, numbers: Floats | None) -> Pointer:
+        if numbers is None:
+            return Pointer(None)
+        return self.arrays.pointer(StoredNumbers(packed(*scaled(numbers))), "other parameters")
+
+    def _weight(self, weight: IntegerWeight | None) -> int:
+        if weight is None:
+            return NONE
+        own, stored = weight.weight, weight.stored
+        content = self.arrays.pointer(stored, "coefficients" if own.is_truncated else "dense weights")
+        as_stored = (
+            (content, 1.0, len(own.numbers), number_type(stored)),
+            own.sizes,
+            own.corner,
+            (*own.order_weights, 1, 1, 1, 1)[:4],
+            sum(1 << axis for axis in own.axes),
+            int(own.is_truncated),
+            int(own.is_swapped),
+        )
+        fields = {
+            "weight": as_stored,
+            "exponent": weight.exponent,
+            "factors": weight.factors,
+            "shift": weight.shift,
+            "core_shift": weight.core_shift,
+            "kernel_shift": weight.kernel_shift,
+        }
+        self.rows["weight"].append(Row(fields, own.name))
+        return len(self.rows["weight"]) - 1
+
+    def _norm(self, norm: Norm | None) -> int:
+        if norm is None:
+            return NONE
+        if id(norm) not in self._norms:
+            self._norms[id(norm)] = len(self.rows["norm"])
+            fields = {
+                "gamma": self._numbers(norm.gamma),
+                "beta": self._numbers(norm.beta),
+                "epsilon": int(packed(*scaled(norm.epsilon))),
+                "offset": norm.offset,
+                "channels": norm.channels,
+                "is_narrow": int(self._program.is_narrow_norm(norm)),
+            }
+            self.rows["norm"].append(Row(fields))
+        return self._norms[id(norm)]
+
+    def _leaf(self, leaf: Leaf) -> None:
+        owner = leaf.map.owner
+        fields = {
+            "map": map_fields(leaf.map),
+            "norm": self._norm(leaf.norm),
+            "slot": 0 if owner.is_input else self._slots[id(owner)],
+            "top": leaf.top,
+            "left": leaf.left,
+            "num_channels": leaf.num_channels,
+            "first": leaf.first,
+            "height": leaf.height,
+            "width": leaf.width,
+            "is_narrow": int(leaf.is_narrow),
+        }
+        self._leaves[id(leaf)] = len(self.rows["leaf"])
+        self.rows["leaf"].append(Row(fields))
+
+    def _op(self, op: Op, item: IntegerStage) -> None:
+        low, high = (int(packed(*scaled(value))) for value in (op.low, op.high))
+        fields = {
+            "scale": self._numbers(op.scale),
+            "shift": self._numbers(op.shift),
+            "low": low,
+            "high": high,
+            "leaf": 0 if op.leaf is None else self._leaves[id(op.leaf)],
+            "kind": op.kind,
+            "mix_shift": item.mix_shifts.get(id(op), 0),
+        }
+        self.rows["op"].append(Row(fields))
+
+    def _value(self, value: Value, item: IntegerStage) -> dict[str, int]:
+        """Add what makes a stage's input; return the stage's fields that say where it is."""
+        leaves, segments, ops = (self.rows[kind] for kind in ("leaf", "segment", "op"))
+        fields = {"first_leaf": len(leaves), "num_leaves": len(value.leaves())}
+        for leaf in value.leaves():
+            self._leaf(leaf)
+        fields |= {"first_segment": len(segments), "num_segments": 0, "first_op": len(ops), "num_ops": len(value.ops)}
+        if item.weight is not None:  # the map is read as it is
+            return fields
+        fields["num_segments"] = len(value.segments)
+        for segment in value.segments:
+            segments.append(Row({"channels": segment.channels, "first_op": len(ops), "num_ops": len(segment.ops)}))
+            for op in segment.ops:
+                self._op(op, item)
+        fields["first_op"] = len(ops)
+        for op in value.ops:
+            self._op(op, item)
+        return fields
+
+    def _stage(self, item: IntegerStage) -> None:
+        stage, value = item.stage, item.stage.value
+        at = self._value(value, item)
+        fields: dict[str, Any] = {
+            "out": map_fields(Map(0, 0, 0, offset=0) if stage.out is None else stage.out),
+            "scratch": stage.scratch_offset,
+            "output_offset": stage.output_offset,
+            "weight": self._weight(item.weight),
+            "mix": mix_numbers(item),
+            "groups": stage.groups,
+            "channels": value.channels,
+            "source_height": value.source[0],
+            "source_width": value.source[1],
+            "height": value.size[0],
+            "width": value.size[1],
+            **{name: at[name] for name in ("first_segment", "num_segments", "first_op", "num_ops", "first_leaf")},
+            "output": self._num_outputs if stage.kind == Kind.OUTPUT else 0,
+            "norm": self._norm(stage.norm),
+            "num_leaves": at["num_leaves"],
+            "kind": stage.kind,
+            "resample": value.resampling,
+            "counts_padding": int(value.flag),
+            "depth": stack_depth(value.segments),
+            "row_bits": item.row_bits,
+            "out_bits": item.out_bits,
+            "in_shift": item.in_shift,
+            "kernel": stage.window.kernel,
+            "stride": stage.window.stride,
+            "padding": stage.window.padding,
+            "dilation": stage.window.dilation,
+            "pool_kernel": value.window.kernel,
+            "pool_stride": value.window.stride,
+            "pool_padding": value.window.padding,
+        }
+        self._num_outputs += stage.kind == Kind.OUTPUT
+        self.rows["stage"].append(Row(fields, stage.node))
+
+
+def used_features(program: IntegerProgram) -> set[str]:
+    """Return which parts of the runtime a program needs, by their names in `tailcut_features.h`."""
+    found = set()
+    for item in program.stages:
+        stage, value = item.stage, item.stage.value
+        found |= {stage.kind.name, value.resampling.name}
+        found |= {"STATS"} if stage.norm is not None else set()
+        ops = [op for segment in value.segments for op in segment.ops] + [*value.ops]
+        found |= {op.kind.name for op in ops if op.leaf is None} if item.weight is None else set()
+        if item.weight is not None:
+            kind = "TRUNCATED" if item.weight.weight.is_truncated else "DENSE"
+            found |= {kind, number_type(item.weight.stored).name}
+    return found

@@ -1,0 +1,297 @@
+"""Networks in integers: the same bits in C and in Python, close to float32, without a float and without an overflow."""
+
+import json
+import math
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.fft
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.export_c.compiling import C_FOLDER, SANITIZED, compile_c
+from tests.export_c.integers import check_same
+from tests.export_c.networks import MADE, enliven, lively, truncated
+from torch import nn
+
+import tailcut
+from tailcut.errors import ArgumentError, StructureError
+from tailcut.export_c import IntegerNetwork, export_c, integer_program_of
+from tailcut.export_c.integer.arithmetic import cosines, packed, rounded, scaled, shifted
+from tailcut.export_c.integer.simulate import simulate
+from tailcut.export_c.integer.tables import SIZES
+from tailcut.export_c.integer_network import to_integers
+
+# One of each architecture and kind of file.
+ZOO = ("cifar10-resnet20-combined", "lenet300-2816", "lenet5-1500", "lenet5-776", "resnet18-9900", "vgg16-16384")
+COVERED = ("enlarged", "flat", "grouped", "pools", "pooled outputs", "repeated", "transposed")
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_networks_of_the_zoo(name: str, tmp_path: Path) -> None:
+    report = check_same(tailcut.load(f"zoo:{name}"), tmp_path)
+    assert report.arithmetic == "integer"
+    assert (report.input_bytes, report.output_bytes) == (2 * math.prod(report.input_shape), 20)
+
+
+@pytest.mark.parametrize("name", COVERED)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"num_kept": 30}, {"keep_ratio": 0.4, "axes": (0, 1)}, {"keep_ratio": 0.5, "axes": (1,)}],
+    ids=["plain", "all axes", "channels", "input channels"],
+)
+def test_every_operation(name: str, settings: dict[str, object], tmp_path: Path) -> None:
+    model, shape = truncated(name, **settings)
+    model = without_functions(model)
+    check_same(model, tmp_path, example_input=torch.rand(1, *shape))
+    images = torch.rand(4, *shape, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        wanted = tailcut.to_dense(model).eval()(images)
+        found = IntegerNetwork(model)(images)
+    assert isinstance(found, torch.Tensor)
+    assert (found - wanted).abs().max() < 0.02 * wanted.abs().max()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"num_kept": 30}, {"keep_ratio": 0.4, "axes": (0, 1)}, {"keep_ratio": 0.5, "axes": (1,)}],
+    ids=["plain", "all axes", "channels", "input channels"],
+)
+def test_batch_norm_by_the_inputs_own_statistics(settings: dict[str, Any], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layers = (
+        *(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6, track_running_stats=False), nn.ReLU(), nn.Conv2d(6, 5, 3)),
+        *(nn.BatchNorm2d(5, affine=False, track_running_stats=False), nn.LeakyReLU(0.1), nn.Conv2d(5, 4, 1)),
+    )
+    model = lively(nn.Sequential(*layers))
+    if settings:
+        tailcut.regularize(model, **settings)
+        model = enliven(model)
+    check_same(model, tmp_path, example_input=torch.rand(1, 3, 12, 11))
+    images = torch.rand(4, 3, 12, 11, generator=torch.Generator().manual_seed(2))
+    dense = tailcut.to_dense(model).eval()
+    with torch.no_grad():
+        wanted = torch.cat([dense(image[None]) for image in images])
+    found = IntegerNetwork(model)(images)
+    assert isinstance(found, torch.Tensor)
+    assert (found - wanted).abs().max() < 0.005 * wanted.abs().max()
+
+
+def test_masks_of_the_unet_are_those_of_float32(tmp_path: Path) -> None:
+    model = tailcut.load("zoo:unet-759-float16")
+    noise = np.random.default_rng(0).integers(0, 1 << 15, (2, 3, 48, 40))
+    check_same(model, tmp_path, np.concatenate([noise, noise - (1 << 14)]), size=(48, 40))
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 96), torch.linspace(-1, 1, 96), indexing="ij")
+    image = torch.stack([torch.exp(-3 * (y**2 + x**2)), 0.5 + 0.4 * y, 0.5 - 0.3 * x])[None]
+    with torch.no_grad():
+        wanted = tailcut.to_dense(model).eval()(image)
+    found = IntegerNetwork(model)(image)
+    assert isinstance(found, torch.Tensor)
+    assert (found.argmax(1) != wanted.argmax(1)).float().mean() < 0.005
+
+
+def without_functions(model: nn.Module) -> nn.Module:
+    """Without the activations that integers have no form of."""
+    kept = [module for module in model.children() if not isinstance(module, (nn.Sigmoid, nn.Tanh))]
+    return nn.Sequential(*kept).eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("resnet20", {}),
+        ("resnet50", {"width": 4, "small_input": True, "normalize": True}),
+        ("mobilenetv2_cifar", {}),
+        ("densenet40", {}),
+        ("vgg16_bn_cifar", {"width": 4, "hidden": 16}),
+        ("lenet5", {}),
+    ],
+)
+@pytest.mark.parametrize("num_kept", [None, 40])
+def test_registered_networks(name: str, arguments: dict[str, Any], num_kept: int | None, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = lively(tailcut.create_model(name, **arguments))
+    if num_kept is not None:
+        tailcut.regularize(model, num_kept=num_kept)
+        model = enliven(model)
+    check_same(model, tmp_path)
+
+
+def test_pixels_of_a_network_on_channels(tmp_path: Path) -> None:
+    check_same(tailcut.load("zoo:cifar10-resnet20-combined"), tmp_path, pixels=True, size=(40, 37))
+
+
+@given(data=st.data())
+@settings(max_examples=12, deadline=None)
+def test_random_networks(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Layers of random sizes with weights of very different magnitudes, whole or truncated; sums within 32 bits."""
+    torch.manual_seed(data.draw(st.integers(0, 1000)))
+    channels, size = data.draw(st.integers(1, 5)), data.draw(st.integers(5, 12))
+    layers: list[nn.Module] = []
+    count = channels
+    for _ in range(data.draw(st.integers(1, 3))):
+        wider = data.draw(st.integers(1, 40))
+        kernel, stride, padding = (data.draw(st.integers(*bounds)) for bounds in ((1, 3), (1, 2), (0, 2)))
+        layers.append(nn.Conv2d(count, wider, kernel, stride, padding, bias=data.draw(st.booleans())))
+        if data.draw(st.booleans()):
+            layers.append(nn.BatchNorm2d(wider))
+        layers.append(
+            data.draw(st.sampled_from([nn.ReLU(), nn.LeakyReLU(0.3), nn.ReLU6(), nn.Upsample(scale_factor=2)]))
+        )
+        count = wider
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(count, 3)]
+    model = lively(nn.Sequential(*layers))
+    if data.draw(st.booleans()):
+        tailcut.regularize(model, num_kept=data.draw(st.integers(1, 60)))
+        model = enliven(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(10.0 ** data.draw(st.integers(-6, 6)))
+    check_same(model, tmp_path_factory.mktemp("c"), example_input=torch.rand(1, channels, size, size))
+
+
+def test_close_to_torch_on_images_of_noise() -> None:
+    images = torch.rand(40, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    for name in ("lenet5-776", "lenet5-1500", "lenet300-2816"):
+        model = tailcut.load(f"zoo:{name}")
+        with torch.no_grad():
+            wanted = tailcut.to_dense(model).eval()(images)
+        found = IntegerNetwork(model)(images)
+        assert isinstance(found, torch.Tensor)
+        assert (found - wanted).abs().max() < 0.01 * wanted.abs().max()
+
+
+def test_numbers_of_a_quantised_file_stay_as_they_are() -> None:
+    whole = integer_program_of(tailcut.load("zoo:lenet5-1500"))
+    assert whole.rounded_weights == ()
+    assert integer_program_of(tailcut.load("zoo:lenet5-776")).rounded_weights == (
+        "conv1.weight",
+        "conv2.weight",
+        "fc1.weight",
+        "fc2.weight",
+    )
+
+
+def test_the_report_names_what_was_rounded(tmp_path: Path) -> None:
+    report = export_c(tailcut.load("zoo:lenet5-776"), tmp_path, arithmetic="integer")
+    assert "rounded to 16 bits, as they are no integers times a step: conv1.weight, conv2.weight" in str(report)
+    assert "int16 with an exponent" in str(report)
+    assert json.loads(report.to_json())["rounded_weights"] == [
+        "conv1.weight",
+        "conv2.weight",
+        "fc1.weight",
+        "fc2.weight",
+    ]
+
+
+def test_the_structures_have_the_sizes_that_the_report_counts(tmp_path: Path) -> None:
+    compiler, lister = (shutil.which(f"arm-none-eabi-{name}") for name in ("gcc", "nm"))
+    if compiler is None or lister is None:
+        pytest.skip("needs gcc-arm-none-eabi")
+    names = {kind: f"tailcut_{'' if kind == 'segment' else 'integer_'}{kind}" for kind in SIZES}
+    arrays = "".join(f"char of_{kind}[sizeof({name})] = {{1}};\n" for kind, name in names.items())
+    (tmp_path / "sizes.c").write_text(f'#include "tailcut_run_integer.h"\n{arrays}', encoding="utf-8")
+    command = [compiler, "-mcpu=cortex-m0", "-mthumb", f"-I{tailcut.export_c.runtime_folder()}", "-c"]
+    subprocess.run([*command, str(tmp_path / "sizes.c"), "-o", str(tmp_path / "sizes.o")], check=True)
+    listed = subprocess.run([lister, "-S", str(tmp_path / "sizes.o")], check=True, capture_output=True, text=True)
+    found = {line.split()[3].removeprefix("of_"): int(line.split()[1], 16) for line in listed.stdout.splitlines()}
+    assert found == SIZES
+
+
+def test_bad_arguments_and_other_memory_of_the_same_size(tmp_path: Path) -> None:
+    export_c(tailcut.load("zoo:lenet300-2816"), tmp_path, arithmetic="integer")
+    sources = [*sorted(tmp_path.glob("*.c")), C_FOLDER / "run_integer_arguments.c"]
+    program = compile_c(tmp_path / "arguments", sources, "-O1", *SANITIZED, folders=[tmp_path])
+    assert subprocess.run([str(program)], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("core", ["cortex-m0", "cortex-m3"])
+def test_no_float_is_computed(core: str, tmp_path: Path) -> None:
+    """No function of the compiler for floats is called; all parts of the runtime are there."""
+    compiler, lister = (shutil.which(f"arm-none-eabi-{name}") for name in ("gcc", "nm"))
+    if compiler is None or lister is None:
+        pytest.skip("needs gcc-arm-none-eabi")
+    runtime = Path(tailcut.export_c.runtime_folder())
+    made = tmp_path / "runner.o"
+    source = runtime / "tailcut_run_integer.c"
+    subprocess.run([compiler, f"-mcpu={core}", "-mthumb", "-Os", "-c", str(source), "-o", str(made)], check=True)
+    symbols = subprocess.run([lister, "-u", str(made)], check=True, capture_output=True, text=True).stdout.split()[1::2]
+    own = {"tailcut_order_start", "tailcut_order_next", "tailcut_start_coder", "tailcut_coded_bit", "tailcut_plain_bit"}
+    division = {"__aeabi_uidiv", "__aeabi_uidivmod", "__aeabi_idiv", "__aeabi_idivmod"}
+    words_of_64_bits = {"__aeabi_lmul", "__aeabi_llsl", "__aeabi_llsr", "__aeabi_lasr"}
+    switches = {name for name in symbols if re.fullmatch(r"__gnu_thumb1_case_\w+", name)}
+    assert set(symbols) - switches <= own | division | words_of_64_bits | {"memset", "memcpy"}
+
+
+class TestRefused:
+    """What integers have no form of is named, with what to do."""
+
+    @pytest.mark.parametrize(
+        ("layers", "named"),
+        [
+            ([nn.Conv2d(3, 4, 1), nn.Sigmoid()], "sigmoid"),
+            ([nn.Conv2d(3, 4, 1), nn.GELU()], "gelu"),
+            ([nn.Conv2d(3, 4, 1), nn.LeakyReLU(2.0)], "a slope above 1"),
+            ([nn.Conv2d(3, 4, 1), nn.Softmax(1)], "softmax"),
+        ],
+    )
+    def test_layers(self, layers: list[nn.Module], named: str, tmp_path: Path) -> None:
+        example = torch.rand(1, 3, 4, 4)
+        with pytest.raises(StructureError, match=rf"{named}.*; export with the arithmetic float32"):
+            export_c(nn.Sequential(*layers), tmp_path, example_input=example, arithmetic="integer")
+        assert list(tmp_path.iterdir()) == []
+        export_c(nn.Sequential(*layers), tmp_path, example_input=example)
+
+    def test_another_arithmetic(self, tmp_path: Path) -> None:
+        with pytest.raises(ArgumentError, match="float32, integer, got 'int8'"):
+            export_c(tailcut.load("zoo:lenet5-776"), tmp_path, arithmetic="int8")
+
+    def test_inputs_that_do_not_fit(self) -> None:
+        program = integer_program_of(tailcut.load("zoo:lenet5-776"))
+        for wrong in (np.zeros((1, 1, 28, 28)), np.zeros((1, 28, 28), int), np.full((1, 1, 28, 28), 1 << 15)):
+            with pytest.raises(ArgumentError, match="integers within 16 bits"):
+                simulate(program, wrong)
+        with pytest.raises(ArgumentError, match="within -100 and 100"):
+            simulate(program, np.zeros((1, 1, 28, 28), int), 101)
+        with pytest.raises(StructureError, match="LeNet5 cannot be exported"):
+            IntegerNetwork(tailcut.load("zoo:lenet5-776"))(torch.rand(1, 3, 32, 32))
+
+
+class TestArithmetic:
+    """The functions of the page, against exact ones."""
+
+    def test_cosines_are_those_of_a_dct(self) -> None:
+        for size in (1, 2, 3, 5, 28, 300, 512):
+            wanted = scipy.fft.idct(np.eye(size), norm="ortho", axis=0) * np.sqrt(size / 2)
+            wanted[:, 0] *= np.sqrt(2)
+            assert np.abs(cosines(size, size) - wanted * 16384).max() < 2
+
+    @given(value=st.integers(-(1 << 30), 1 << 30), power=st.integers(-40, 40))
+    def test_shifts_round_halves_up(self, value: int, power: int) -> None:
+        exact = value * 2**power if power >= 0 else (2 * value + 2**-power) // (2 * 2**-power)
+        if power <= 30:
+            assert int(shifted(np.asarray(value), power)) == exact
+
+    def test_halves(self) -> None:
+        assert rounded(np.asarray([3, 1, -1, -3]), 1).tolist() == [2, 1, 0, -1]
+
+    @given(value=st.floats(1e-30, 1e30), sign=st.sampled_from([-1, 1]))
+    def test_scaled_numbers(self, value: float, sign: int) -> None:
+        mantissa, exponent = (int(part) for part in scaled(sign * value))
+        assert 1 << 14 <= abs(mantissa) < 1 << 15
+        assert abs(mantissa * 2.0**exponent - sign * value) <= value / 2**14
+        word = int(packed(np.asarray(mantissa), np.asarray(exponent)))
+        assert (word >> 8, (word & 255) - 128) == (mantissa, exponent)
+
+    def test_integers_of_images(self) -> None:
+        numbers, exponents = to_integers(np.asarray([[1.0, -0.25], [0.0, 0.0], [-3.0, 1e-9]]))
+        assert exponents.tolist() == [-14, 0, -13]
+        assert numbers.tolist() == [[16384, -4096], [0, 0], [-24576, 0]]
+
+
+assert set(COVERED) <= set(MADE)
