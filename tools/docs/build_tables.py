@@ -26,7 +26,14 @@ from tailcut.training.experiments.sweep import find_results, make_report
 from tools.docs.attack_tables import attack_tables
 from tools.docs.byte_tables import byte_table, trained_table
 from tools.docs.combined_tables import CIFAR_ROWS, combined_table
-from tools.docs.comparisons import LAYER_SCORES, TUNED_SCORES, answers, scores_compared, variants_compared
+from tools.docs.comparisons import (
+    LAYER_SCORES,
+    TUNED_SCORES,
+    answers,
+    mean_and_spread,
+    scores_compared,
+    variants_compared,
+)
 from tools.docs.detection_table import detection_table
 from tools.docs.findings import AGAINST, finding
 from tools.docs.fuzz_tables import fuzz_table
@@ -218,9 +225,9 @@ def paper_table(name: str, root: Path) -> str:
 
 
 def of_row(results: Sequence[Result], row: PaperRow) -> list[Result]:
-    """Our runs of the network and the count of a row of the paper, the most accurate first."""
+    """Our runs of the network and the count of a row of the paper, by seed."""
     found = [result for result in results if network_of(result) == row.network and kept(result) == row.num_kept]
-    return sorted(found, key=lambda result: -result.metrics["accuracy"])
+    return sorted(found, key=lambda result: result.seed)
 
 
 def network_of(result: Result) -> str:
@@ -234,17 +241,17 @@ def kept(result: Result) -> int | None:
 
 
 def summary_table(results: Sequence[Result]) -> str:
-    """For the README: one line per row of the paper, and the runs beyond them."""
+    """For the README: one line per row of the paper, with the mean of our seeds and the largest of their files."""
     rows = []
     for row in PAPER:
-        ours = next(iter(of_row(results, row)), None)
+        ours = of_row(results, row)
         rows.append(
             [
                 NETWORKS[row.network],
                 f"{row.num_parameters:,} weights" if row.num_kept is None else f"{row.num_kept:,} coefficients",
                 percent(row.accuracy),
-                "not run" if ours is None else f"**{percent(ours.metrics['accuracy'])}**",
-                "" if ours is None else f"{ours.file_bytes:,}",
+                f"**{mean_and_spread([run.metrics['accuracy'] for run in ours])}**" if ours else "not run",
+                f"{max(run.file_bytes for run in ours):,}" if ours else "",
             ]
         )
     header = ["network", "kept", "paper", "Tailcut", "bytes of the file"]
