@@ -225,7 +225,7 @@ def override_arguments(overrides: Mapping[str, Any]) -> list[str]:
     """Recipe keys and values as `KEY=VALUE`, which `load_recipe` reads back to the same values.
 
     >>> override_arguments({"optimizer.lr": 0.1, "schedule": "", "schedule.num_kept": {"fc1.weight": 5}})
-    ['optimizer.lr=0.1', 'schedule=', 'schedule.num_kept={ "fc1.weight" = 5 }']
+    ['optimizer.lr=0.1', 'schedule=', 'schedule.num_kept={"fc1.weight" = 5}']
     """
     return [f"{key}={'' if value == '' else toml_value(value)}" for key, value in overrides.items()]
 
