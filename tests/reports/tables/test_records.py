@@ -73,7 +73,8 @@ def test_runs_come_before_records(result: Result, tmp_path: Path) -> None:
     put(tmp_path, "mine", dataclasses.replace(result, metrics={"accuracy": 0.5}))
     found = find_results(tmp_path)
     assert [one.metrics for one in found["lenet5-776"]] == [{"accuracy": 0.5}]
-    assert found["lenet300-2816"] == [read_result(zoo_folder() / "lenet300-2816.json")]
+    assert found["lenet300-2816"][0] == read_result(zoo_folder() / "lenet300-2816.json")
+    assert [one.seed for one in found["lenet300-2816"]] == [0, 1, 2]
 
 
 def test_records_can_be_left_out(tmp_path: Path) -> None:
