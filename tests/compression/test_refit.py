@@ -117,11 +117,23 @@ class Growing(nn.Module):
         return result
 
 
-@pytest.mark.parametrize(
-    "make",
-    [Tied, Twice, lambda: nn.Sequential(nn.Linear(4, 4), Squared(4, 4)), Growing],
-    ids=lambda make: make.__name__,
-)
+class Nothing(nn.Module):
+    """Passes on no rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.second(self.first(x)[:0])
+        return result
+
+
+def squared() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 4), Squared(4, 4))
+
+
+@pytest.mark.parametrize("make", [Tied, Twice, squared, Growing, Nothing])
 def test_what_no_regression_fits_is_left(make: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
     model = make().eval()
@@ -131,6 +143,7 @@ def test_what_no_regression_fits_is_left(make: Callable[[], nn.Module]) -> None:
     moved = corrected(model, spoiled, [torch.randn(64, 4)], Refit(model, names[1:], half))
     for name in names:
         assert torch.equal(moved.get_parameter(name), before[name])
+    assert all(bool(value.isfinite().all()) for value in moved.parameters())
 
 
 def test_a_rounded_network_that_overflows_is_left() -> None:

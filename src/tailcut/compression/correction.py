@@ -135,12 +135,12 @@ def _listening(model: nn.Module, listen: Callable[[str, Tensor], None]) -> Itera
 
 
 def _before(module: nn.Module, name: str, listen: Callable[[str, Tensor], None]) -> RemovableHandle:
-    return module.register_forward_pre_hook(lambda _, args: listen(name, args[0]) if args else None)
+    return module.register_forward_pre_hook(lambda _, args: listen(name, args[0]) if args and args[0].numel() else None)
 
 
 def _after(module: nn.Module, name: str, listen: Callable[[str, Tensor], None]) -> RemovableHandle:
     def hook(_: nn.Module, args: Any, output: Tensor) -> None:
-        if output.ndim > 1:  # channels of a linear layer are last
+        if output.ndim > 1 and output.numel():  # channels of a linear layer are last
             listen(name, output.movedim(-1, 1) if isinstance(module, nn.Linear) else output)
 
     return module.register_forward_hook(hook)

@@ -74,7 +74,9 @@ class Refit:
 
         def fit(name: str, layer: Layer, x: Tensor) -> None:
             wanted, found = self._rows.pop(name, []), self._sampled(name, layer, x)
-            if len(wanted) != 1 or found.shape != wanted[0].shape or not bool(found.isfinite().all()):
+            if len(wanted) != 1 or found.shape != wanted[0].shape:
+                return
+            if not len(found) or not bool(found.isfinite().all()):
                 return
             centred = self._has_norms or layer.bias is not None
             weight = _layer_of(result, name).weight.detach()  # as in the original until here

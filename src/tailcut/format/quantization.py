@@ -181,10 +181,8 @@ class Rounding:
         (other,) = (other for other in self.tensors.others if other.name == name)
         (block,) = (block for block in self.sensitivity.blocks if block.names == (name,))
         layout = layout_of_other(name, other.shape, is_integer=False)
-        transform, size = (
-            _transform_of_rows(other.shape),
-            nearest_step(self._step_of(name, self.sensitivity.curvature, step)),
-        )
+        transform = _transform_of_rows(other.shape)
+        size = nearest_step(self._step_of(name, self.sensitivity.curvature, step))
         found = rounded_with_feedback(block, {name: transform_of(values, layout, transform)}, {name: size})
         return quantized.dequantize(coded(found[name] / step_size(size), transform, size, layout), layout)
 
