@@ -133,10 +133,12 @@ def test_random_networks(data: st.DataObject, tmp_path_factory: pytest.TempPathF
     torch.manual_seed(data.draw(st.integers(0, 1000)))
     channels, size = data.draw(st.integers(1, 5)), data.draw(st.integers(5, 12))
     layers: list[nn.Module] = []
-    count = channels
+    count, side = channels, size
     for _ in range(data.draw(st.integers(1, 3))):
         wider = data.draw(st.integers(1, 40))
         kernel, stride, padding = (data.draw(st.integers(*bounds)) for bounds in ((1, 3), (1, 2), (0, 2)))
+        kernel = min(kernel, side + 2 * padding)
+        side = (side + 2 * padding - kernel) // stride + 1
         layers.append(nn.Conv2d(count, wider, kernel, stride, padding, bias=data.draw(st.booleans())))
         if data.draw(st.booleans()):
             layers.append(nn.BatchNorm2d(wider))
