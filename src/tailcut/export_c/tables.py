@@ -1,6 +1,7 @@
 """A program as the rows of the C structures of `runtime/tailcut_run.h`, before they become text or bytes."""
 
 import enum
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,8 +98,7 @@ class Tables:
 
     def flash_bytes(self) -> dict[str, int]:
         """Count the bytes of constants, by what they are for; "program" on a processor of 32 bits."""
-        counts = {kind: len(rows) for kind, rows in self.rows.items()} | {"model": 1}
-        return {**self.arrays.bytes_for, "program": sum(SIZES[kind] * count for kind, count in counts.items())}
+        return bytes_of(self.rows, self.arrays, SIZES)
 
     def _floats(self, numbers: Floats | None) -> Pointer:
         if numbers is None:
@@ -112,21 +112,8 @@ class Tables:
             self._numbers[id(weight)] = len(self.rows["weight"])
             stored = weight.stored
             content = self.arrays.pointer(stored, "coefficients" if weight.is_truncated else "dense weights")
-            fields = {
-                "array": (
-                    content,
-                    float(stored.step),
-                    len(weight.numbers),
-                    number_type(stored),
-                ),
-                "sizes": weight.sizes,
-                "corner": weight.corner,
-                "order_weights": (*weight.order_weights, 1, 1, 1, 1)[:4],
-                "axes": sum(1 << axis for axis in weight.axes),
-                "is_truncated": int(weight.is_truncated),
-                "is_swapped": int(weight.is_swapped),
-            }
-            self.rows["weight"].append(Row(fields, weight.name))
+            array = (content, float(stored.step), len(weight.numbers), number_type(stored))
+            self.rows["weight"].append(Row(weight_fields(weight, array), weight.name))
         return self._numbers[id(weight)]
 
     def _leaf(self, leaf: Leaf) -> None:
@@ -134,13 +121,7 @@ class Tables:
             "map": map_fields(leaf.map),
             "stats": NONE if leaf.norm is None else leaf.norm.offset,
             "up": self._weight(leaf.up),
-            "top": leaf.top,
-            "left": leaf.left,
-            "num_channels": leaf.num_channels,
-            "first": leaf.first,
-            "height": leaf.height,
-            "width": leaf.width,
-            "is_narrow": int(leaf.is_narrow),
+            **part_fields(leaf),
         }
         self._numbers[id(leaf)] = len(self.rows["leaf"])
         self.rows["leaf"].append(Row(fields))
@@ -187,11 +168,7 @@ class Tables:
             "output_offset": stage.output_offset,
             "weight": self._weight(stage.weight),
             "groups": stage.groups,
-            "channels": value.channels,
-            "source_height": value.source[0],
-            "source_width": value.source[1],
-            "height": value.size[0],
-            "width": value.size[1],
+            **size_fields(value),
             **{name: at[name] for name in ("first_segment", "num_segments", "first_op", "num_ops")},
             "first_leaf": at["first_leaf"],
             "part": stage.part or (0 if stage.out is None or stage.weight is None else stage.out.channels),
@@ -200,16 +177,67 @@ class Tables:
             "resample": value.resampling,
             "counts_padding": int(value.flag),
             "depth": stack_depth(value.segments),
-            "kernel": stage.window.kernel,
-            "stride": stage.window.stride,
-            "padding": stage.window.padding,
-            "dilation": stage.window.dilation,
-            "pool_kernel": value.window.kernel,
-            "pool_stride": value.window.stride,
-            "pool_padding": value.window.padding,
+            **window_fields(stage),
             "out_pool": stage.pool if stage.is_pooled else (0, 0),
         }
         self.rows["stage"].append(Row(fields, stage.node))
+
+
+def bytes_of(rows: Mapping[str, Sequence[Row]], arrays: Arrays, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Count the bytes of a program's constants, by what they are for; `sizes` are those of its structures."""
+    counts = {kind: len(found) for kind, found in rows.items()} | {"model": 1}
+    return {**arrays.bytes_for, "program": sum(sizes[kind] * count for kind, count in counts.items())}
+
+
+def weight_fields(weight: Weight, array: tuple[Any, ...]) -> dict[str, Any]:
+    """Return the fields of `tailcut_weight`; `array` are those of its numbers."""
+    return {
+        "array": array,
+        "sizes": weight.sizes,
+        "corner": weight.corner,
+        "order_weights": (*weight.order_weights, 1, 1, 1, 1)[:4],
+        "axes": sum(1 << axis for axis in weight.axes),
+        "is_truncated": int(weight.is_truncated),
+        "is_swapped": int(weight.is_swapped),
+    }
+
+
+def part_fields(leaf: Leaf) -> dict[str, int]:
+    """Return the fields of a leaf that say which part of its map it is, the same in both runners."""
+    return {
+        "top": leaf.top,
+        "left": leaf.left,
+        "num_channels": leaf.num_channels,
+        "first": leaf.first,
+        "height": leaf.height,
+        "width": leaf.width,
+        "is_narrow": int(leaf.is_narrow),
+    }
+
+
+def size_fields(value: Value) -> dict[str, int]:
+    """Return the fields of a stage's sizes, the same in both runners."""
+    return {
+        "channels": value.channels,
+        "source_height": value.source[0],
+        "source_width": value.source[1],
+        "height": value.size[0],
+        "width": value.size[1],
+    }
+
+
+def window_fields(stage: Stage) -> dict[str, tuple[int, int]]:
+    """Return the fields of a stage's windows, the same in both runners."""
+    window, pool = stage.window, stage.value.window
+    return {
+        "kernel": window.kernel,
+        "stride": window.stride,
+        "padding": window.padding,
+        "dilation": window.dilation,
+        "pool_kernel": pool.kernel,
+        "pool_stride": pool.stride,
+        "pool_padding": pool.padding,
+    }
 
 
 def map_fields(map_: Map) -> tuple[int, ...]:

@@ -8,7 +8,19 @@ from tailcut.export_c.integer.program import IntegerProgram, IntegerStage
 from tailcut.export_c.integer.weights import IntegerWeight
 from tailcut.export_c.memory import stack_depth
 from tailcut.export_c.program import Floats, Kind, Leaf, Map, Norm, Op, StoredNumbers, Value
-from tailcut.export_c.tables import NONE, Arrays, Pointer, Row, map_fields, number_type
+from tailcut.export_c.tables import (
+    NONE,
+    Arrays,
+    Pointer,
+    Row,
+    bytes_of,
+    map_fields,
+    number_type,
+    part_fields,
+    size_fields,
+    weight_fields,
+    window_fields,
+)
 
 # Bytes of the structures on a processor of 32 bits.
 SIZES = {"weight": 56, "norm": 20, "leaf": 40, "op": 20, "segment": 6, "stage": 80, "model": 28}
@@ -30,8 +42,7 @@ class IntegerTables:
 
     def flash_bytes(self) -> dict[str, int]:
         """Count the bytes of constants, by what they are for; "program" on a processor of 32 bits."""
-        counts = {kind: len(rows) for kind, rows in self.rows.items()} | {"model": 1}
-        return {**self.arrays.bytes_for, "program": sum(SIZES[kind] * count for kind, count in counts.items())}
+        return bytes_of(self.rows, self.arrays, SIZES)
 
     def _numbers(self, numbers: Floats | None) -> Pointer:
         if numbers is None:
@@ -43,17 +54,9 @@ class IntegerTables:
             return NONE
         own, stored = weight.weight, weight.stored
         content = self.arrays.pointer(stored, "coefficients" if own.is_truncated else "dense weights")
-        as_stored = (
-            (content, 1.0, len(own.numbers), number_type(stored)),
-            own.sizes,
-            own.corner,
-            (*own.order_weights, 1, 1, 1, 1)[:4],
-            sum(1 << axis for axis in own.axes),
-            int(own.is_truncated),
-            int(own.is_swapped),
-        )
+        array = (content, 1.0, len(own.numbers), number_type(stored))
         fields = {
-            "weight": as_stored,
+            "weight": tuple(weight_fields(own, array).values()),
             "exponent": weight.exponent,
             "factors": weight.factors,
             "shift": weight.shift,
@@ -85,13 +88,7 @@ class IntegerTables:
             "map": map_fields(leaf.map),
             "norm": self._norm(leaf.norm),
             "slot": 0 if owner.is_input else self._slots[id(owner)],
-            "top": leaf.top,
-            "left": leaf.left,
-            "num_channels": leaf.num_channels,
-            "first": leaf.first,
-            "height": leaf.height,
-            "width": leaf.width,
-            "is_narrow": int(leaf.is_narrow),
+            **part_fields(leaf),
         }
         self._leaves[id(leaf)] = len(self.rows["leaf"])
         self.rows["leaf"].append(Row(fields))
@@ -138,11 +135,7 @@ class IntegerTables:
             "weight": self._weight(item.weight),
             "mix": mix_numbers(item),
             "groups": stage.groups,
-            "channels": value.channels,
-            "source_height": value.source[0],
-            "source_width": value.source[1],
-            "height": value.size[0],
-            "width": value.size[1],
+            **size_fields(value),
             **{name: at[name] for name in ("first_segment", "num_segments", "first_op", "num_ops", "first_leaf")},
             "output": self._num_outputs if stage.kind == Kind.OUTPUT else 0,
             "norm": self._norm(stage.norm),
@@ -154,13 +147,7 @@ class IntegerTables:
             "row_bits": item.row_bits,
             "out_bits": item.out_bits,
             "in_shift": item.in_shift,
-            "kernel": stage.window.kernel,
-            "stride": stage.window.stride,
-            "padding": stage.window.padding,
-            "dilation": stage.window.dilation,
-            "pool_kernel": value.window.kernel,
-            "pool_stride": value.window.stride,
-            "pool_padding": value.window.padding,
+            **window_fields(stage),
         }
         self._num_outputs += stage.kind == Kind.OUTPUT
         self.rows["stage"].append(Row(fields, stage.node))
