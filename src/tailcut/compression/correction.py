@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from tailcut.compression.refit import Refit
+from tailcut.compression.refit import Refit, before
 from tailcut.format.network.tensors import current_tensors
 
 MAX_INPUTS = 1000
@@ -128,14 +128,10 @@ def _listening(model: nn.Module, listen: Callable[[str, Tensor], None]) -> Itera
     with ExitStack() as stack:
         for name, module in model.named_modules():
             if _has_statistics(module):
-                stack.callback(_before(module, name, listen).remove)
+                stack.callback(before(module, name, listen).remove)
             elif _has_plain_bias(module):
                 stack.callback(_after(module, name, listen).remove)
         yield
-
-
-def _before(module: nn.Module, name: str, listen: Callable[[str, Tensor], None]) -> RemovableHandle:
-    return module.register_forward_pre_hook(lambda _, args: listen(name, args[0]) if args and args[0].numel() else None)
 
 
 def _after(module: nn.Module, name: str, listen: Callable[[str, Tensor], None]) -> RemovableHandle:

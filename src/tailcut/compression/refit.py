@@ -56,9 +56,9 @@ class Refit:
         """Within the block, note the inputs that layers get in the original network."""
         self._rows.clear()
 
-        def note(name: str, layer: Layer, x: Tensor) -> None:
+        def note(name: str, x: Tensor) -> None:
             calls = self._rows.setdefault(name, [])
-            calls.append(x.new_empty(0) if calls else self._sampled(name, layer, x))
+            calls.append(x.new_empty(0) if calls else self._sampled(name, _layer_of(model, name), x))
 
         with self._listening(model, note):
             yield
@@ -72,11 +72,10 @@ class Refit:
             result: gets the fitted weights.
         """
 
-        def fit(name: str, layer: Layer, x: Tensor) -> None:
+        def fit(name: str, x: Tensor) -> None:
+            layer = _layer_of(rounded, name)
             wanted, found = self._rows.pop(name, []), self._sampled(name, layer, x)
-            if len(wanted) != 1 or found.shape != wanted[0].shape:
-                return
-            if not len(found) or not bool(found.isfinite().all()):
+            if len(wanted) != 1 or found.shape != wanted[0].shape or not bool(found.isfinite().all()):
                 return
             centred = self._has_norms or layer.bias is not None
             weight = _layer_of(result, name).weight.detach()  # as in the original until here
@@ -87,10 +86,10 @@ class Refit:
             yield
 
     @contextmanager
-    def _listening(self, model: nn.Module, listen: Callable[[str, Layer, Tensor], None]) -> Iterator[None]:
+    def _listening(self, model: nn.Module, listen: Callable[[str, Tensor], None]) -> Iterator[None]:
         with ExitStack() as stack:
             for name in self._names:
-                stack.callback(_before(_layer_of(model, name), name, listen).remove)
+                stack.callback(before(_layer_of(model, name), name, listen).remove)
             yield
 
     def _sampled(self, name: str, layer: Layer, x: Tensor) -> Tensor:
@@ -125,5 +124,6 @@ def _layer_of(model: nn.Module, name: str) -> Layer:
     return cast("Layer", model.get_submodule(name.rpartition(".")[0]))
 
 
-def _before(layer: Layer, name: str, listen: Callable[[str, Layer, Tensor], None]) -> RemovableHandle:
-    return layer.register_forward_pre_hook(lambda _, args: listen(name, layer, args[0]) if args else None)
+def before(module: nn.Module, name: str, listen: Callable[[str, Tensor], None]) -> RemovableHandle:
+    """Pass inputs of a module to a function before it runs, with its name; not empty ones, nor those given by name."""
+    return module.register_forward_pre_hook(lambda _, args: listen(name, args[0]) if args and args[0].numel() else None)
