@@ -113,6 +113,14 @@ def pooled_outputs() -> nn.Module:
 
 
 # Name -> the network, the shape of its input.
+# Settings of `truncated`, by what is truncated.
+TRUNCATIONS: dict[str, dict[str, object]] = {
+    "plain": {},
+    "all axes": {"num_kept": 30},
+    "channels": {"keep_ratio": 0.4, "axes": (0, 1)},
+    "input channels": {"keep_ratio": 0.5, "axes": (1,)},
+}
+
 MADE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "grouped": (grouped, (3, 19, 23)),
     "transposed": (transposed, (5, 5, 7)),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from tests.export_c.compiling import C_FOLDER, SANITIZED, compile_c
-from tests.export_c.networks import MADE, enliven, lively, truncated
+from tests.export_c.networks import MADE, TRUNCATIONS, enliven, lively, truncated
 from tests.export_c.running import compare
 from torch import Tensor, nn
 
@@ -90,11 +90,7 @@ def with_statistics(model: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("name", MADE)
-@pytest.mark.parametrize(
-    "settings",
-    [{}, {"num_kept": 30}, {"keep_ratio": 0.4, "axes": (0, 1)}, {"keep_ratio": 0.5, "axes": (1,)}],
-    ids=["plain", "all axes", "channels", "input channels"],
-)
+@pytest.mark.parametrize("settings", TRUNCATIONS.values(), ids=TRUNCATIONS)
 def test_every_operation(name: str, settings: dict[str, object], tmp_path: Path) -> None:
     model, shape = truncated(name, **settings)
     difference, _ = compare(model, tmp_path, example_input=torch.rand(1, *shape))

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.export_c.compiling import C_FOLDER, SANITIZED, compile_c
 from tests.export_c.integers import check_same
-from tests.export_c.networks import MADE, enliven, lively, truncated
+from tests.export_c.networks import MADE, TRUNCATIONS, enliven, lively, truncated
 from torch import nn
 
 import tailcut
@@ -40,11 +40,7 @@ def test_networks_of_the_zoo(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", COVERED)
-@pytest.mark.parametrize(
-    "settings",
-    [{}, {"num_kept": 30}, {"keep_ratio": 0.4, "axes": (0, 1)}, {"keep_ratio": 0.5, "axes": (1,)}],
-    ids=["plain", "all axes", "channels", "input channels"],
-)
+@pytest.mark.parametrize("settings", TRUNCATIONS.values(), ids=TRUNCATIONS)
 def test_every_operation(name: str, settings: dict[str, object], tmp_path: Path) -> None:
     model, shape = truncated(name, **settings)
     model = without_functions(model)
@@ -57,11 +53,7 @@ def test_every_operation(name: str, settings: dict[str, object], tmp_path: Path)
     assert (found - wanted).abs().max() < 0.02 * wanted.abs().max()
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [{}, {"num_kept": 30}, {"keep_ratio": 0.4, "axes": (0, 1)}, {"keep_ratio": 0.5, "axes": (1,)}],
-    ids=["plain", "all axes", "channels", "input channels"],
-)
+@pytest.mark.parametrize("settings", TRUNCATIONS.values(), ids=TRUNCATIONS)
 def test_batch_norm_by_the_inputs_own_statistics(settings: dict[str, Any], tmp_path: Path) -> None:
     torch.manual_seed(0)
     layers = (
