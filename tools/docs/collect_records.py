@@ -4,11 +4,13 @@
 
 NAME is a recipe, whose runs are RUNS/NAME and RUNS/NAME-SEED, or an experiment (`tailcut sweep`), whose runs are
 RUNS/NAME/VARIANT-SEED. Results of a recipe's stages go to docs/results/stages. A run that was trained with other
-settings than the recipe has now is left out with a warning.
+settings than the recipe has now is left out with a warning. Older records of a recipe get the keys that are newer than
+they are, at their defaults, so that all its seeds compare.
 Run `python -m tools.docs.build_tables` and `python -m tools.docs.make_images` afterwards.
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -85,7 +87,26 @@ def _recipe(name: str, runs: Path, results: Path, zoo: Path) -> list[Path]:
                 written.append(_copy(run.stage(stage.name).result, target))
             if result.seed == own and is_ours(recipe) and run.model.stat().st_size < ZOO_BYTES:
                 written += [_copy(run.model, zoo / f"{name}.tailcut"), _copy(run.result, zoo / f"{name}.json")]
-    return written
+    return written + [path for path in _records_of(name, folder, zoo) if written and _complete(path, recipe)]
+
+
+def _records_of(name: str, folder: Path, zoo: Path) -> list[Path]:
+    """Return the records of a recipe that are there."""
+    seeds = [path for path in sorted(folder.glob(f"{name}-*.json")) if path.stem.removeprefix(f"{name}-").isdecimal()]
+    return [path for path in (folder / f"{name}.json", *seeds, zoo / f"{name}.json") if path.is_file()]
+
+
+def _complete(path: Path, recipe: Recipe) -> bool:
+    """Write the keys that are newer than a record into its recipe. Returns whether it lacked any."""
+    recorded = read_result(path).recipe
+    if changed_since(recorded, recipe, aside=("training.seed",)):
+        return False  # of other settings
+    complete = Recipe.model_validate(recorded).model_dump(mode="json", exclude_none=True)
+    if recorded == complete:
+        return False
+    values = {**json.loads(path.read_bytes()), "recipe": complete}
+    write_atomically(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+    return True
 
 
 def _same_settings(run: Run, result: Result, recipe: Recipe) -> bool:

@@ -1,6 +1,7 @@
 """What is copied from run folders made here, and what is not."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ from tests.tools.docs.test_recipe_tables import record
 from tools.docs.collect_records import collect, is_ours, main
 
 from tailcut.errors import ArgumentError, DataError
-from tailcut.runs import Run
+from tailcut.reports import same_training
+from tailcut.runs import Run, read_result
 from tailcut.training.experiments.definition import load_experiment, trials_of
 from tailcut.training.recipe.toml_files import load_recipe
 from tools.docs import collect_records
@@ -61,6 +63,21 @@ def test_a_large_network_does_not_ship(tmp_path: Path) -> None:
 def test_other_seeds_have_their_own_records(tmp_path: Path) -> None:
     a_run(tmp_path / "runs/vae-ref-1", "vae-ref", 1)
     assert collected("vae-ref", tmp_path) == ["results/frequency-regularization/vae-ref-1.json"]
+
+
+def test_older_records_get_newer_keys(tmp_path: Path) -> None:
+    a_run(tmp_path / "runs/vae-ref", "vae-ref")
+    collected("vae-ref", tmp_path)
+    old, new = (tmp_path / "results/frequency-regularization" / f"{name}.json" for name in ("vae-ref", "vae-ref-1"))
+    values = json.loads(old.read_text())
+    del values["recipe"]["stage"], values["recipe"]["data"]["workers"]
+    old.write_text(json.dumps(values))
+    shutil.rmtree(tmp_path / "runs/vae-ref")
+    a_run(tmp_path / "runs/vae-ref-1", "vae-ref", 1)
+    written = collected("vae-ref", tmp_path)
+    assert written == [f"results/frequency-regularization/{path.name}" for path in (new, old)]
+    assert len(same_training([read_result(old), read_result(new)])) == 1
+    assert collected("vae-ref", tmp_path) == written[:1]
 
 
 def test_other_settings_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
