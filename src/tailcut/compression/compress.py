@@ -17,6 +17,8 @@ from tailcut.compression.fisher import GRADIENT_BATCH, measure_sensitivity
 from tailcut.compression.refit import Refit
 from tailcut.errors import ArgumentError
 from tailcut.files import write_atomically
+from tailcut.format.container.contents import decode
+from tailcut.format.container.streams import decode_values
 from tailcut.format.network.tensors import network_tensors
 from tailcut.format.quantization import COARSEST, FINEST, REFINEMENT, Rounding, completed, finest_step, types_of_others
 from tailcut.format.quantized.values import step_size
@@ -197,9 +199,16 @@ class _Work:
         moved = corrected(self.model, rounding.values(step), self.inputs, refit)
         calibration = self.inputs if len(self.settings["levels"]) else None
         content = self._pack(moved, step, self.sensitivity, calibration)
-        rounding = replace(rounding, tensors=network_tensors(moved, self.edits))
-        write_numbers(moved, rounding.values(step))
+        self._read_back(moved, content)
         return content, moved
+
+    def _read_back(self, network: nn.Module, content: bytes) -> None:
+        """Give a network the numbers of the file that was made of it (changes the network)."""
+        tensors = network_tensors(network, self.edits)
+        others = [(other.name, other.shape) for other in tensors.others]
+        vectors, values = decode_values(decode(content), tensors.coefficients, others)
+        names = [entry.name for entry in tensors.coefficients] + [name for name, _ in others]
+        write_numbers(network, dict(zip(names, vectors + values, strict=True)))
 
     def content_within(self, step: float, max_bytes: int | None) -> tuple[float, bytes, nn.Module]:
         """Return the step, the file and its network; steps are coarser where a fit makes the file a little too long."""
