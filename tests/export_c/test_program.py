@@ -62,7 +62,7 @@ def test_numbers_take_the_narrowest_type(numbers: np.ndarray, kind: str) -> None
 
 @pytest.mark.parametrize("largest", [0, 1, 40, 65_535])
 def test_codes_of_whole_numbers(largest: int) -> None:
-    """Read back as `coded_number` of `tailcut_run.c` reads them."""
+    """Read back as `coded_number` of `tailcut_walk.h` reads them."""
     numbers = np.rint(np.linspace(-1, 1, 701) ** 9 * largest).astype(int).tolist() * 2
     code = coded(numbers)
     assert code[-PADDING:].tolist() == [0] * PADDING

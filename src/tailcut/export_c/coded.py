@@ -1,4 +1,4 @@
-"""Whole numbers in the adaptive code that `runtime/tailcut_run.c` reads one after the other (`coded_number` there)."""
+"""Whole numbers in the adaptive code that `runtime/tailcut_walk.h` reads one after the other (`coded_number` there)."""
 
 from collections.abc import Iterable
 

@@ -231,7 +231,7 @@ def scratch_floats(stage: Stage) -> int:
 
 
 def prepared_floats(stage: Stage) -> int:
-    """Count the floats that a stage has in a prepared buffer, as `keep` of `tailcut_run.c` gives them."""
+    """Count the floats that a stage has in a prepared buffer, as `keep` of `tailcut_run_machine.h` gives them."""
     weight, ups = stage.weight, [leaf.up for leaf in stage.value.leaves() if leaf.up is not None]
     floats = sum(leaf.num_channels * leaf.num_narrow for leaf in stage.value.leaves())
     floats += sum(up.corner[0] * up.floats_per_output for up in ups)

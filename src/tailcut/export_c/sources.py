@@ -22,10 +22,26 @@ READER_HEADERS = (
     "tailcut_reader_tensors.h",
     "tailcut_reader_numbers.h",
 )
-RUNNER = ("tailcut_run.c", "tailcut_order.c", "tailcut_coder.c")
-RUNNER_HEADERS = ("tailcut.h", "tailcut_run.h", "tailcut_walk.h", "tailcut_coder.h")
-INTEGER_RUNNER = ("tailcut_run_integer.c", *RUNNER[1:])
-INTEGER_RUNNER_HEADERS = (*RUNNER_HEADERS, "tailcut_run_integer.h")
+BOTH_RUNNERS = ("tailcut_order.c", "tailcut_coder.c")
+BOTH_RUNNERS_HEADERS = ("tailcut.h", "tailcut_run.h", "tailcut_walk.h", "tailcut_coder.h")
+RUNNER = ("tailcut_run.c", *BOTH_RUNNERS)
+RUNNER_HEADERS = (
+    *BOTH_RUNNERS_HEADERS,
+    "tailcut_run_machine.h",
+    "tailcut_run_rows.h",
+    "tailcut_run_weights.h",
+    "tailcut_run_expressions.h",
+    "tailcut_run_convolutions.h",
+    "tailcut_run_linear.h",
+)
+INTEGER_RUNNER = ("tailcut_run_integer.c", *BOTH_RUNNERS)
+INTEGER_RUNNER_HEADERS = (
+    *BOTH_RUNNERS_HEADERS,
+    "tailcut_run_integer.h",
+    "tailcut_integer_numbers.h",
+    "tailcut_integer_expressions.h",
+    "tailcut_integer_layers.h",
+)
 
 
 def runtime_folder() -> Path:

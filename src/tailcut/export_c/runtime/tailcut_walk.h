@@ -1,4 +1,4 @@
-/* The coefficients of a weight in flash, one after the other, for both runners. Not for users. */
+/* What both runners share: what is compiled, and the coefficients of a weight in flash. Not for users. */
 #ifndef TAILCUT_WALK_H
 #define TAILCUT_WALK_H
 
@@ -9,6 +9,14 @@
 #endif
 
 #include <string.h>
+
+#ifndef TAILCUT_MAX_LEAVES
+#define TAILCUT_MAX_LEAVES 8 /* of one stage; the export keeps to it */
+#endif
+
+#define HAS_POOLING (TAILCUT_HAS_MAX || TAILCUT_HAS_AVERAGE)
+#define HAS_PICKING (TAILCUT_HAS_PICK || TAILCUT_HAS_NEAREST)
+#define HAS_OTHER_SIZES (HAS_PICKING || TAILCUT_HAS_BILINEAR)
 
 /* Contexts of whole numbers in a code: a set for each level of what is expected, one for the bits below the highest. */
 #define MAX_BITS 16
