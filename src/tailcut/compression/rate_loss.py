@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tailcut.compression.batches import Batches, checked_count
+from tailcut.compression.batches import Batches
 from tailcut.compression.byte_target import ByteTarget
 from tailcut.compression.fisher import measure_sensitivity
 from tailcut.compression.laplace import laplace_bits
@@ -31,6 +31,7 @@ from tailcut.format.save import SaveReport, pack, save
 from tailcut.format.sensitivity import Sensitivity
 from tailcut.structure import check_module, without_views
 from tailcut.weights import kept_counts
+from tailcut.weights.settings import check_positive
 
 EIGHTHS = 8
 """Steps of a file are whole eighths of an octave."""
@@ -107,7 +108,7 @@ class RateLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_module("RateLoss", model)
-        checked_count("target_bytes", target_bytes)
+        check_positive("target_bytes", target_bytes)
         self._held = (without_views(model),)  # no part of this module
         self._seed = seed
         tensors = current_tensors(self._model)
@@ -124,13 +125,13 @@ class RateLoss(nn.Module):
             start_bytes = START_BYTES * target_bytes
             if sensitivity is None:  # the low digits of untrained numbers are worth nothing
                 start_bytes = min(start_bytes, max(self._packed_bytes(RELATIVE_STEP, found), 3 * target_bytes // 2))
-        step = finest_step(lambda size: self._packed_bytes(size, found), checked_count("start_bytes", start_bytes))
+        step = finest_step(lambda size: self._packed_bytes(size, found), check_positive("start_bytes", start_bytes))
         # In units of the network's first step, so that a step of 1 is the first.
         found = _times(found, 1 / step**2)
         sizes = [found.curvature.get(tensor.name, 1.0) ** -0.5 for tensor in self.trained]
         self.log_steps = nn.Parameter(torch.tensor(sizes, dtype=torch.float32).log2().to(self._lattices.owner.device))
         start = float(self._packed_bytes(1.0, found))
-        self.target = ByteTarget(start, target_bytes, checked_count("num_steps", num_steps))
+        self.target = ByteTarget(start, target_bytes, check_positive("num_steps", num_steps))
         self._masters: list[Tensor] | None = None
         self._numbers: Tensor | None = None
         self._reference = self._referred(found)
