@@ -12,8 +12,9 @@ from typing import TypeVar
 
 import numpy as np
 from conformance.quantized_writer import Writer
-from conformance.reference import RefusedError
+from conformance.reference import Kept, RefusedError
 from conformance.reference import quantized as reference
+from conformance.reference.decoder import order_of
 from conformance.reference.levels import Blocks
 
 from fuzz.mutators import Havoc, havoc
@@ -22,7 +23,7 @@ from tailcut.errors import CorruptFileError, LimitError
 from tailcut.format import quantized
 from tailcut.format.container.streams import padded
 from tailcut.format.quantized import Coded, Layout, coder
-from tailcut.transform.order import corner_positions, l1_order_index
+from tailcut.transform.order import corner_positions
 
 COEFFICIENTS, WHOLE_TENSOR, INTEGERS = range(3)
 KEYS = ("weight", "running_var")
@@ -141,7 +142,7 @@ def _described(part: bytes) -> tuple[Layout, reference.Tensor]:
     def order(count: int) -> tuple[np.ndarray, tuple[int, ...]]:
         return corner_positions(shape, count, axes=range(len(shape)), weights=(1,) * len(shape))
 
-    indices = [tuple(index) for index in l1_order_index(shape, num).tolist()]
+    indices = order_of(Kept("", shape, tuple(range(len(shape))), (1,) * len(shape), num))
     layout = Layout("", shape, num, order=order)
     return layout, reference.Tensor("", shape, indices, is_coefficients=True)
 

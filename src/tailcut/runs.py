@@ -6,6 +6,7 @@ RUN/
   metrics.jsonl           one JSON object per finished epoch
   checkpoints/last.pt     the state after the last finished epoch
   checkpoints/previous.pt the state one epoch earlier
+  checkpoints/damaged.pt  a last checkpoint that could not be read when the run was resumed
   model.tailcut           the packed network
   discriminator.tailcut   the packed discriminator, of a GAN only
   result.json             the figures of the packed network and how it was trained
@@ -145,18 +146,8 @@ class Run:
     Attributes:
         path: the folder.
         whole: the run that this one is a stage of, if it is one.
-        recipe: the recipe as resolved.
-        metrics: one JSON object per finished epoch.
-        checkpoints: the folder of the checkpoints.
-        last_checkpoint: the state after the last finished epoch.
-        previous_checkpoint: the state one epoch before the last.
-        damaged_checkpoint: a last checkpoint that could not be read when the run was resumed.
-        start: the network that the training started from, if it was not a fresh one.
-        model: the packed network.
-        discriminator: the packed discriminator, of a GAN only.
-        result: the figures of the packed network.
-        curves: the plot of the training.
-        log: the log.
+
+    The others are the paths of the files that the module's docstring describes.
     """
 
     path: Path

@@ -322,9 +322,9 @@ def test_what_cannot_be_is_said(trained: nn.Module) -> None:
     model = copy.deepcopy(trained)
     with pytest.raises(ArgumentError, match="cannot have 30 bytes: with all numbers rounded away it has"):
         RateLoss(model, target_bytes=30, num_steps=10)
-    with pytest.raises(ArgumentError, match="num_steps must be a whole number above 0, got 0"):
+    with pytest.raises(ArgumentError, match="num_steps must be a positive integer, got 0"):
         RateLoss(model, target_bytes=1000, num_steps=0)
-    with pytest.raises(ArgumentError, match=r"target_bytes must be a whole number above 0, got 10\.5"):
+    with pytest.raises(ArgumentError, match=r"target_bytes must be a positive integer, got 10\.5"):
         RateLoss(model, target_bytes=10.5, num_steps=10)  # type: ignore[arg-type]
     rate = RateLoss(model, target_bytes=1000, num_steps=10)
     with pytest.raises(ArgumentError, match=r"within `with rate.rounded\(\):`"):

@@ -12,7 +12,7 @@ from torch import nn
 from tailcut.errors import ArgumentError, FormatError, ModelMismatchError
 from tailcut.export_c import NetworkDescription
 from tailcut.export_c.description import describe_contents
-from tailcut.format.container.contents import Contents, decode
+from tailcut.format.container.contents import Contents, StoredOther, decode
 from tailcut.format.container.numbers import overflowing
 from tailcut.format.container.streams import decode_values
 from tailcut.format.load import apply_edits, bare_network, check_own_list, check_tensors, decode_edits
@@ -31,11 +31,10 @@ class Numbers:
 def read_alone(content: bytes, max_parameters: int = 1 << 30, level: int | None = None) -> Numbers:
     """An own class's file by itself, as `inspect` checks it."""
     contents = decode(content, level)
-    edits = decode_edits(contents, None)
+    edits = decode_edits(contents)
     kept = [entry for edit in edits for entry in edit.stored_tensors()]
     check_own_list(contents, kept, max_parameters)
-    others = [(other.name, other.shape, other.is_parameter) for other in contents.others]
-    return _numbers(contents, kept, others)
+    return _numbers(contents, kept, contents.others)
 
 
 def read_into(
@@ -50,21 +49,20 @@ def read_into(
         check_own_list(contents, kept, max_parameters)
     tensors = network_tensors(meta, edits)
     check_tensors(contents, tensors, max_parameters)
-    others = [(other.name, other.shape, other.is_parameter) for other in tensors.others]
-    found = _numbers(contents, tensors.coefficients, others)
+    found = _numbers(contents, tensors.coefficients, tensors.stored_others)
     _check_ranges(tensors, found)
     return found
 
 
-def _numbers(contents: Contents, kept: Any, others: list[tuple[str, tuple[int, ...], bool]]) -> Numbers:
-    vectors, values = decode_values(contents, kept, [(name, shape) for name, shape, _ in others])
+def _numbers(contents: Contents, kept: Any, others: tuple[StoredOther, ...]) -> Numbers:
+    vectors, values = decode_values(contents, kept, others)
     return Numbers(
         contents,
         [
             (e.name, tuple(e.shape), tuple(e.axes), tuple(e.order_weights), v)
             for e, v in zip(kept, vectors, strict=True)
         ],
-        [(*other, value) for other, value in zip(others, values, strict=True)],
+        [(other.name, other.shape, other.is_parameter, value) for other, value in zip(others, values, strict=True)],
     )
 
 

@@ -159,8 +159,8 @@ def true_digest(contents: Contents) -> bytes:
     if contents.base is not None:
         model = bare_network(contents, 1 << 20)
         return network_tensors(model, apply_edits(contents, model, 1 << 20)).digest()
-    kept = [entry for edit in decode_edits(contents, None) for entry in edit.stored_tensors()]
-    return list_digest(kept, ((other.name, other.shape, other.is_parameter) for other in contents.others))
+    kept = [entry for edit in decode_edits(contents) for entry in edit.stored_tensors()]
+    return list_digest(kept, contents.others)
 
 
 def with_digest(content: bytes) -> bytes:

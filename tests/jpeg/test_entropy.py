@@ -40,7 +40,7 @@ def code_words(table: HuffmanTable) -> dict[str, int]:
 def test_lookup_finds_the_word_that_bits_begin_with(table: HuffmanTable, bits: int) -> None:
     text = f"{bits:016b}"
     expected = next((item for item in code_words(table).items() if text.startswith(item[0])), None)
-    row = _lookup(scans, table)[None]
+    row = _lookup(table)[None]
     # 32 unused bits, of which the word comes first, below others that were used before.
     symbol, left = scans._symbol(row, 0, 0x5A << 32 | bits << 16, 32)
     if expected is None:
@@ -52,7 +52,7 @@ def test_lookup_finds_the_word_that_bits_begin_with(table: HuffmanTable, bits: i
 @given(huffman_tables(), st.integers(0, 2**10 - 1))
 def test_lookup_of_whole_coefficients(table: HuffmanTable, bits: int) -> None:
     text = f"{bits:010b}"
-    entry = int(_lookup(scans, table)[bits])
+    entry = int(_lookup(table)[bits])
     word, symbol = next((item for item in code_words(table).items() if text.startswith(item[0])), ("", -1))
     run, size = symbol >> 4, symbol & 15
     rest = text[len(word) : len(word) + size]

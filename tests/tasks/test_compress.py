@@ -62,7 +62,7 @@ def test_mistakes(file: Path, tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"max_drop": -0.01}, "the metric can fall by 0 or more, got -0.01"),
-        ({"step": 0.3, "num_gradients": 0}, "num_gradients must be a whole number above 0, got 0"),
+        ({"step": 0.3, "num_gradients": 0}, "num_gradients must be a positive integer, got 0"),
     ],
 )
 def test_numbers_out_of_range_are_told_before_the_work(settings: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -28,10 +28,3 @@ def input_batches(inputs: Batches) -> Iterator[Tensor]:
                 f"inputs= must give batches of inputs as tensors, or (inputs, targets), got {type(batch).__name__}"
             )
         yield found
-
-
-def checked_count(name: str, value: object) -> int:
-    """Return the value of an argument that is a whole number above 0, or raise `ArgumentError`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ArgumentError(f"{name} must be a whole number above 0, got {value!r}")
-    return value

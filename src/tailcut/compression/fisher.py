@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tailcut.compression.batches import Batches, checked_count, input_batches
+from tailcut.compression.batches import Batches, input_batches
 from tailcut.compression.moments import input_blocks
 from tailcut.counting import evaluating
 from tailcut.errors import ArgumentError, TailcutError, first_line
@@ -17,6 +17,7 @@ from tailcut.format.network.tensors import NetworkTensors, current_tensors
 from tailcut.format.sensitivity import Block, Sensitivity, block_of
 from tailcut.printing import logged
 from tailcut.structure import check_module
+from tailcut.weights.settings import check_positive
 
 GRADIENT_BATCH = 8
 """Inputs of one gradient. Labels are drawn from the network's own answers: gradients of inputs are independent."""
@@ -65,7 +66,7 @@ def measure_sensitivity(
             `loss` is None, or the network has no parameters, or such as are not finite.
     """
     check_module("measure_sensitivity", model)
-    checked_count("num_gradients", num_gradients)
+    check_positive("num_gradients", num_gradients)
     tensors = current_tensors(model)
     generator = torch.Generator().manual_seed(seed)
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}

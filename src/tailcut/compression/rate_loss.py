@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tailcut.compression.batches import Batches, checked_count
+from tailcut.compression.batches import Batches
 from tailcut.compression.byte_target import ByteTarget
 from tailcut.compression.fisher import measure_sensitivity
 from tailcut.compression.laplace import laplace_bits
@@ -30,7 +30,7 @@ from tailcut.format.quantization import (
 from tailcut.format.save import SaveReport, pack, save
 from tailcut.format.sensitivity import Sensitivity
 from tailcut.structure import check_module, without_views
-from tailcut.weights import kept_counts
+from tailcut.weights.settings import check_positive
 
 EIGHTHS = 8
 """Steps of a file are whole eighths of an octave."""
@@ -107,7 +107,7 @@ class RateLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_module("RateLoss", model)
-        checked_count("target_bytes", target_bytes)
+        check_positive("target_bytes", target_bytes)
         self._held = (without_views(model),)  # no part of this module
         self._seed = seed
         tensors = current_tensors(self._model)
@@ -124,13 +124,13 @@ class RateLoss(nn.Module):
             start_bytes = START_BYTES * target_bytes
             if sensitivity is None:  # the low digits of untrained numbers are worth nothing
                 start_bytes = min(start_bytes, max(self._packed_bytes(RELATIVE_STEP, found), 3 * target_bytes // 2))
-        step = finest_step(lambda size: self._packed_bytes(size, found), checked_count("start_bytes", start_bytes))
+        step = finest_step(lambda size: self._packed_bytes(size, found), check_positive("start_bytes", start_bytes))
         # In units of the network's first step, so that a step of 1 is the first.
         found = _times(found, 1 / step**2)
         sizes = [found.curvature.get(tensor.name, 1.0) ** -0.5 for tensor in self.trained]
         self.log_steps = nn.Parameter(torch.tensor(sizes, dtype=torch.float32).log2().to(self._lattices.owner.device))
         start = float(self._packed_bytes(1.0, found))
-        self.target = ByteTarget(start, target_bytes, checked_count("num_steps", num_steps))
+        self.target = ByteTarget(start, target_bytes, check_positive("num_steps", num_steps))
         self._masters: list[Tensor] | None = None
         self._numbers: Tensor | None = None
         self._reference = self._referred(found)
@@ -289,7 +289,10 @@ class RateLoss(nn.Module):
     @property
     def has_untrained(self) -> bool:
         """Whether the file rounds numbers that are not trained: batch norm's running statistics, frozen parameters."""
-        return self._has_untrained(self._model)
+        trained = {tensor.name for tensor in self.trained}
+        others = current_tensors(self._model).others
+        pairs = zip(others, types_of_others(others, None), strict=True)
+        return any(number == QUANTIZED and other.name not in trained for other, number in pairs)
 
     def remeasure(self, inputs: Batches, *, num_gradients: int = 300, seed: int = 0) -> None:
         """Measure again how much the numbers that are not trained matter, as `save` will at the end.
@@ -325,14 +328,13 @@ class RateLoss(nn.Module):
             ArgumentError: no step makes the file so small.
         """
         masters, network = copy.deepcopy(self._model).eval(), self._rounded_copy()
-        cut_empty_tails(network)
-        cut_to(masters, kept_counts(network))
-        has_untrained, measured = self._has_untrained(network), None
-        if inputs is not None and has_untrained:
+        cut_to(masters, cut_empty_tails(network))
+        measured = None
+        if inputs is not None and self.has_untrained:
             measured = measure_sensitivity(network, inputs, num_gradients=num_gradients)
         learned = replace(self.sensitivity(measured), blocks=())
         # Coarser steps for what was not trained come first, then for the trained numbers.
-        for eighths in range(8 * MAX_COARSER + 1) if has_untrained else range(1):
+        for eighths in range(8 * MAX_COARSER + 1) if self.has_untrained else range(1):
             sensitivity = self._with_coarser_others(learned, 2.0 ** (-eighths / 8))
             content, _ = pack(network, dtype=QUANTIZED_DTYPE, step=1.0, sensitivity=sensitivity, **settings)
             if len(content) <= self.target.target_bytes:
@@ -413,13 +415,6 @@ class RateLoss(nn.Module):
         scaled = _times(sensitivity, factor)
         learned = {tensor.name: sensitivity.curvature[tensor.name] for tensor in self.trained}
         return replace(scaled, curvature={**scaled.curvature, **learned})
-
-    def _has_untrained(self, network: nn.Module) -> bool:
-        """Return whether something is rounded that is not trained."""
-        trained = {tensor.name for tensor in self.trained}
-        others = current_tensors(network).others
-        pairs = zip(others, types_of_others(others, None), strict=True)
-        return any(number == QUANTIZED and other.name not in trained for other, number in pairs)
 
     def _packed_bytes(self, step: float, sensitivity: Sensitivity) -> int:
         return len(pack(self._model, dtype=QUANTIZED_DTYPE, step=step, sensitivity=sensitivity)[0])

@@ -11,11 +11,10 @@ from typing import Any
 
 from tailcut import structure
 from tailcut.errors import shown
-from tailcut.format.container.contents import Contents, decode
+from tailcut.format.container.contents import Contents, StoredOther, decode
 from tailcut.format.container.numbers import INTEGERS, QUANTIZED, number_type_name
 from tailcut.format.container.streams import (
     Kept,
-    NamedShape,
     counts_by_level,
     decode_quantized,
     decode_values,
@@ -266,27 +265,24 @@ def inspect(path: str | Path, *, max_parameters: int | None = None) -> InspectRe
 
 
 def _inspect(contents: Contents, file_bytes: int, max_parameters: int) -> InspectReport:
-    others: list[tuple[str, tuple[int, ...], bool]]
     if contents.base is not None:
         model = bare_network(contents, max_parameters)
         edits = apply_edits(contents, model, max_parameters)
         tensors = network_tensors(model, edits)
         check_tensors(contents, tensors, max_parameters)
-        others = [(other.name, other.shape, other.is_parameter) for other in tensors.others]
+        others = tensors.stored_others
     else:
-        edits = decode_edits(contents, None)
-        others = [(other.name, other.shape, other.is_parameter) for other in contents.others]
+        edits, others = decode_edits(contents), contents.others
     kept = [entry for edit in edits for entry in edit.stored_tensors()]
     if contents.base is None:
         check_own_list(contents, kept, max_parameters)
-    named = [(name, shape) for name, shape, _ in others]
-    decode_values(contents, kept, named)
-    rounded = _rounded(contents, kept, named)
+    decode_values(contents, kept, others)
+    rounded = _rounded(contents, kept, others)
     num_dense = sum(math.prod(entry.shape) for entry in kept)
     stored = _kept(contents, kept, rounded)
     stored_others = _others(contents, others, rounded)
-    norms = batch_norms(name for name, _, _ in others)
-    num_parameters = num_dense + sum(math.prod(shape) for _, shape, is_parameter in others if is_parameter)
+    norms = batch_norms(other.name for other in others)
+    num_parameters = num_dense + sum(math.prod(other.shape) for other in others if other.is_parameter)
     return InspectReport(
         version=contents.version,
         model=None if contents.base is None else contents.base.name,
@@ -327,14 +323,14 @@ class _Rounded:
     transform: str | None
 
 
-def _rounded(contents: Contents, kept: Sequence[Kept], others: Sequence[NamedShape]) -> dict[str, _Rounded]:
+def _rounded(contents: Contents, kept: Sequence[Kept], others: Sequence[StoredOther]) -> dict[str, _Rounded]:
     """Of each tensor in the quantised stream, by name."""
     if contents.quantized_stream is None:
         return {}
     num_bytes = _payload_bytes(contents, QUANTIZED)
     found = decode_quantized(contents, kept, others)
     names = [entry.name for entry in kept] if contents.has_quantized_coefficients else []
-    names += [others[place][0] for place in quantized_places(contents)]
+    names += [others[place].name for place in quantized_places(contents)]
     total = sum(tensor.bits for _, tensor in found) or 1.0
     ends = [round(num_bytes * end / total) for end in itertools.accumulate(t.bits for _, t in found)]
     rounded = {}
@@ -363,21 +359,21 @@ def _kept(contents: Contents, kept: Sequence[Kept], rounded: dict[str, _Rounded]
 
 
 def _others(
-    contents: Contents, others: Sequence[tuple[str, tuple[int, ...], bool]], rounded: dict[str, _Rounded]
+    contents: Contents, others: Sequence[StoredOther], rounded: dict[str, _Rounded]
 ) -> tuple[StoredOtherTensor, ...]:
     sizes = [0] * len(others)
     for stream in contents.other_streams:
         members = [place for place, number in enumerate(contents.other_types) if number == stream.type_number]
         shares = _shares(
-            _payload_bytes(contents, stream.type_number), [math.prod(others[place][1]) for place in members]
+            _payload_bytes(contents, stream.type_number), [math.prod(others[place].shape) for place in members]
         )
         for place, share in zip(members, shares, strict=True):
             sizes[place] = share
     stored = []
-    for (name, shape, is_parameter), number, size in zip(others, contents.other_types, sizes, strict=True):
-        entry = rounded[name] if number in (QUANTIZED, INTEGERS) else _Rounded(size, None, None, None)
-        kind = "parameter" if is_parameter else "buffer"
-        stored.append(StoredOtherTensor(name, shape, kind, number_type_name(number), *vars(entry).values()))
+    for other, number, size in zip(others, contents.other_types, sizes, strict=True):
+        entry = rounded[other.name] if number in (QUANTIZED, INTEGERS) else _Rounded(size, None, None, None)
+        kind = "parameter" if other.is_parameter else "buffer"
+        stored.append(StoredOtherTensor(other.name, other.shape, kind, number_type_name(number), *vars(entry).values()))
     return tuple(stored)
 
 

@@ -173,13 +173,13 @@ def check_own_list(contents: Contents, kept: Sequence[StoredTensor], max_paramet
         kept: the tensors kept as coefficients, by its edits.
         max_parameters: the most numbers of all together.
     """
-    others = [(other.name, other.shape, other.is_parameter) for other in contents.others]
-    check_total([*(entry.shape for entry in kept), *(shape for _, shape, _ in others)], max_parameters)
-    _check_levels(contents, [entry.num_kept for entry in kept], [shape for _, shape, _ in others], max_parameters)
-    names = [entry.name for entry in kept] + [name for name, *_ in others]
+    shapes = [other.shape for other in contents.others]
+    check_total([*(entry.shape for entry in kept), *shapes], max_parameters)
+    _check_levels(contents, [entry.num_kept for entry in kept], shapes, max_parameters)
+    names = [entry.name for entry in kept] + [other.name for other in contents.others]
     if len(set(names)) < len(names):
         raise CorruptFileError("a tensor is stored twice, as coefficients and as it is")
-    if list_digest(kept, others) != contents.digest:
+    if list_digest(kept, contents.others) != contents.digest:
         raise CorruptFileError("the digest is not that of the tensors which the file lists")
 
 
@@ -196,7 +196,7 @@ def check_tensors(contents: Contents, tensors: NetworkTensors, max_parameters: i
     if len(contents.other_types) != len(tensors.others):
         raise CorruptFileError(f"{len(contents.other_types)} tensors in the file, {len(tensors.others)} in the network")
     counts = [entry.num_kept for entry in tensors.coefficients]
-    _check_levels(contents, counts, [tuple(other.tensor.shape) for other in tensors.others], max_parameters)
+    _check_levels(contents, counts, [other.shape for other in tensors.others], max_parameters)
     for other, number in zip(tensors.others, contents.other_types, strict=True):
         if not _can_hold(other.tensor.dtype, number):
             raise ModelMismatchError(
@@ -222,9 +222,9 @@ def _can_hold(own: torch.dtype, number: int) -> bool:
     return stored == own or (stored.is_floating_point and own.is_floating_point)
 
 
-def decode_edits(contents: Contents, model: nn.Module | None) -> list[Edit]:
-    """Return the edits of a user's class (`model` None) that can be read without it."""
-    return [_decode_edit(number, content, model, contents.parts_above) for number, content in contents.edits]
+def decode_edits(contents: Contents) -> list[Edit]:
+    """Return the edits of a user's own class, which can be read without it."""
+    return [_decode_edit(number, content, None, contents.parts_above) for number, content in contents.edits]
 
 
 def apply_edits(contents: Contents, model: nn.Module, max_parameters: int) -> list[Edit]:
@@ -308,9 +308,7 @@ def _told(contents: Contents, model: nn.Module) -> nn.Module:
 
 def _values_for(contents: Contents, tensors: NetworkTensors, allow_non_finite: bool) -> list[torch.Tensor]:
     """Return the numbers of a file in the order of `tensors`, after a check that these can hold them."""
-    vectors, others = decode_values(
-        contents, tensors.coefficients, [(other.name, other.shape) for other in tensors.others]
-    )
+    vectors, others = decode_values(contents, tensors.coefficients, tensors.stored_others)
     for other, value in zip(tensors.others, others, strict=True):
         if not allow_non_finite and has_non_finite(other.name, value, is_parameter=other.is_parameter):
             raise CorruptFileError(

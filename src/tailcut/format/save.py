@@ -15,7 +15,7 @@ from torch import nn
 from tailcut.errors import ArgumentError, LimitError, StructureError, TailcutError
 from tailcut.files import write_atomically
 from tailcut.format import quantized
-from tailcut.format.container.contents import Contents, Level, StoredBase, StoredOther, Stream, encode, stream_types
+from tailcut.format.container.contents import Contents, Level, StoredBase, Stream, encode, stream_types
 from tailcut.format.container.numbers import QUANTIZED, QUANTIZED_DTYPE, float_type, has_non_finite, type_number
 from tailcut.format.level_streams import coefficient_streams, other_streams, quantized_payloads, stored_type
 from tailcut.format.network.levels import NetworkLevel, network_levels
@@ -222,7 +222,7 @@ def pack(
         digest=tensors.digest(),
         metadata={**user_metadata(model), **(metadata or {})},
         edits=tuple(encoded),
-        others=() if record.base is not None else _stored_others(tensors.others),
+        others=() if record.base is not None else tensors.stored_others,
         parts=parts,
     )
     found = network_levels(model, tensors, edits, parts, calibration)
@@ -401,7 +401,3 @@ def _changed(base: Base | None, why: str) -> str:
         f"the model is no longer the registered {base.name!r} with its recorded edits ({why}); "
         "save it as a class of your own with registered=False, and load it with into="
     )
-
-
-def _stored_others(others: Sequence[OtherTensor]) -> tuple[StoredOther, ...]:
-    return tuple(StoredOther(other.name, other.shape, other.is_parameter) for other in others)

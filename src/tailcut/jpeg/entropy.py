@@ -161,8 +161,8 @@ def _decode_scan(
         (interval, starts, ends),
         (rows, columns),
         frame.layout(scan),
-        np.stack([_lookup(loops, table) for table in scan.dc_tables]) if needs_dc else empty,
-        np.stack([_lookup(loops, table) for table in scan.ac_tables]) if needs_ac else empty,
+        np.stack([_lookup(table) for table in scan.dc_tables]) if needs_dc else empty,
+        np.stack([_lookup(table) for table in scan.ac_tables]) if needs_ac else empty,
         (*scan.band, scan.approximation[1]),
         blocks.reshape(-1),
     )
@@ -180,23 +180,19 @@ def _meaning(loops: Any, status: int) -> str:
     }[status]
 
 
-def _lookup(loops: Any, table: HuffmanTable | None) -> np.ndarray:
+@functools.lru_cache(maxsize=64)
+def _lookup(table: HuffmanTable | None) -> np.ndarray:
     """Return a Huffman table in the form of the loops."""
     if table is None:
         raise DataError("a scan has no Huffman table")
-    return _cached_lookup(table.counts, table.symbols)
-
-
-@functools.lru_cache(maxsize=64)
-def _cached_lookup(counts: tuple[int, ...], symbols: bytes) -> np.ndarray:
     loops = _loops()
     row = np.zeros(loops.TABLE_SIZE, np.int32)
     coefficients, codes = row[: loops.SHORT_CODES], row[loops.SHORT_CODES : loops.LAST_CODES]
     row[loops.LAST_CODES : loops.OFFSETS] = -1
-    row[loops.SYMBOLS : loops.SYMBOLS + len(symbols)] = np.frombuffer(symbols, np.uint8)
+    row[loops.SYMBOLS : loops.SYMBOLS + len(table.symbols)] = np.frombuffer(table.symbols, np.uint8)
     code = index = 0
-    for length, count in enumerate(counts, start=1):
-        for symbol in symbols[index : index + count] if length <= loops.LOOK_BITS else b"":
+    for length, count in enumerate(table.counts, start=1):
+        for symbol in table.symbols[index : index + count] if length <= loops.LOOK_BITS else b"":
             spread = 1 << (loops.LOOK_BITS - length)
             codes[code * spread : (code + 1) * spread] = length << 8 | symbol
             coefficients[code * spread : (code + 1) * spread] = _whole_coefficients(loops, length, symbol)

@@ -6,12 +6,11 @@ leave it. A loop returns one of the numbers below and the MCU it stopped at.
 """
 
 import importlib
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from tailcut.compiling import compile_loop
+from tailcut.compiling import Loop, compile_loop
 from tailcut.jpeg.markers import MAX_AC_BITS, MAX_DC_BITS, NATURAL_ORDER
 
 DONE, ENDS_EARLY, BYTES_LEFT, BAD_CODE, BAD_POSITION, BAD_VALUE = range(6)
@@ -30,7 +29,6 @@ BLOCK_ENDS = 128
 BLOCK_WORDS = 66
 
 Array = np.ndarray[Any, Any]
-Loop = TypeVar("Loop", bound=Callable[..., Any])
 Int = Any  # an int of Python to mypy, an int64 to numba
 Reader = tuple[Int, Int, Int]  # next word, bits that were read, how many of them (the low ones) are not yet used
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.compression import compress, measure_sensitivity
-from tailcut.compression.batches import checked_count
 from tailcut.compression.compress import check_goal, usual_gradients
 from tailcut.compression.fisher import GRADIENT_BATCH
 from tailcut.data import Dataset, Roots, open_dataset, split_off
@@ -21,6 +20,7 @@ from tailcut.files import check_output_path
 from tailcut.format.open_network import open_network
 from tailcut.printing import Report
 from tailcut.runtime.progress import live_progress
+from tailcut.weights.settings import check_positive
 
 METRICS = {"classification": "accuracy", "segmentation": "dice"}
 
@@ -148,7 +148,7 @@ def _check_numbers(max_bytes: int | None, max_drop: float | None, step: float | 
     """Raise `ArgumentError` before the work for what would end it."""
     check_goal(max_bytes, max_drop, step)
     if count is not None:
-        checked_count("num_gradients", count)
+        check_positive("num_gradients", count)
 
 
 def _inputs(network: nn.Module, dataset: Dataset, count: int, seed: int) -> list[Tensor]:

@@ -71,17 +71,10 @@ def l1_order_index(
     the index read lexicographically. Axes that are not transformed are kept whole: for each frequency come
     all positions along them, lexicographically.
 
-    Args:
-        shape: shape of the tensor.
-        num: how many coefficients; all when None.
-        axes: the transformed axes; all when None.
-        weights: one positive integer per transformed axis; ones (the L1 norm) when None.
+    Args and errors are those of `l1_order`.
 
     Returns:
         int64 array of shape (num, len(shape)). Time and memory follow `num`, not the size of the tensor.
-
-    Raises:
-        ArgumentError: `num`, `axes` or `weights` do not fit `shape`.
     """
     axes = normalize_axes(axes, len(shape))
     weights = check_order_weights(weights, len(axes))
@@ -91,18 +84,10 @@ def l1_order_index(
     num = total if num is None else num
     if not 0 <= num <= total:
         raise ArgumentError(f"expected 0 to {total} coefficients of a tensor of shape {tuple(shape)}, got {num}")
-    whole = [axis for axis in range(len(shape)) if axis not in axes]
-    group = math.prod(shape[axis] for axis in whole)
-    index = np.zeros((num, len(shape)), dtype=np.int64)
-    if num == 0:
-        return index
-    frequencies = _first_frequencies([shape[axis] for axis in axes], weights, -(-num // group))
-    places = np.arange(num)
-    index[:, list(axes)] = frequencies[places // group]
-    if whole:
-        inner = np.unravel_index(places % group, [shape[axis] for axis in whole])
-        index[:, whole] = np.stack(inner, axis=1)
-    return index
+    if num == 0 or not shape:
+        return np.zeros((num, len(shape)), dtype=np.int64)
+    positions, corner = corner_positions(shape, num, axes=axes, weights=weights)
+    return np.stack(np.unravel_index(positions, corner), axis=1)
 
 
 def l1_order(
@@ -124,7 +109,7 @@ def l1_order(
         int64 tensor of shape (num,): the i-th entry is the position of the i-th coefficient.
 
     Raises:
-        ArgumentError: `num`, `axes` or `weights` do not fit `shape`.
+        ArgumentError: `num`, `axes` or `weights` do not fit `shape`, or positions pass 2^63 - 1.
 
     >>> l1_order((3, 3), 6).tolist()
     [0, 1, 3, 2, 4, 6]
@@ -192,12 +177,9 @@ def corner_positions(
     places = grid.places([strides[axis] for axis in axes], math.prod(corner))
     if group == 1:
         return places, corner
-    inner = np.zeros(1, dtype=np.int64)
-    for axis in whole:
-        # Row-major: the axes so far are the outer ones. No more than `num` are needed.
-        inner = (inner[:, None] + np.arange(shape[axis]) * strides[axis]).reshape(-1)
-    if len(places) == 1:
-        return places + inner[:num], corner
+    # Of the positions along them no more than `num` are needed, however many there are.
+    index = np.unravel_index(np.arange(min(num, group)), [shape[axis] for axis in whole])
+    inner = sum(strides[axis] * along for axis, along in zip(whole, index, strict=True))
     return (places[:, None] + inner).reshape(-1)[:num], corner
 
 
@@ -299,8 +281,6 @@ class _Grid:
         """Return the indices along all axes but the longest whose sum is at most `bound`, and their sums.
 
         The indices are in lexicographic order, (n, axes - 1); the sums are (n,).
-
-        Their sums come with them, (n,).
         """
         index, sums = np.zeros((1, 0), dtype=np.int64), np.zeros(1, dtype=np.int64)
         for place, (size, weight) in enumerate(zip(self._sizes, self._weights, strict=True)):
@@ -333,37 +313,6 @@ class _Grid:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if self._count(middle - 1) <= wanted else (low, middle - 1)
         return low
-
-
-def _first_frequencies(sizes: Sequence[int], weights: Sequence[int], num: int) -> np.ndarray:
-    """Return the first `num` indices of a grid of `sizes`, by weighted sum, then lexicographically: (num, axes)."""
-    if not sizes:
-        return np.zeros((num, 0), dtype=np.int64)
-    largest = _largest_sum(sizes, weights, num)
-    found = np.zeros((1, 0), dtype=np.int64)
-    sums = np.zeros(1, dtype=np.int64)
-    for size, weight in zip(sizes, weights, strict=True):
-        # Each prefix found so far is extended by every index that keeps the sum in bounds. The order of
-        # enumeration is lexicographic, so that a stable sort by the sum alone gives the total order.
-        counts = np.minimum((largest - sums) // weight + 1, size)
-        starts = np.cumsum(counts) - counts
-        last = np.arange(counts.sum()) - np.repeat(starts, counts)
-        found = np.column_stack([np.repeat(found, counts, axis=0), last])
-        sums = np.repeat(sums, counts) + weight * last
-    order = np.argsort(sums.astype(np.int32), kind="stable")[:num]
-    return found[order]
-
-
-def _largest_sum(sizes: Sequence[int], weights: Sequence[int], num: int) -> int:
-    """Return the smallest weighted sum s such that at least `num` indices have a sum of at most s."""
-    most = sum(weight * (size - 1) for size, weight in zip(sizes, weights, strict=True))
-    bound = 16
-    while True:
-        bound = min(bound, most)
-        reached = np.cumsum(_counts_by_sum(sizes, weights, bound))
-        if reached[-1] >= num or bound == most:
-            return int(np.searchsorted(reached, num))
-        bound *= 2
 
 
 def _counts_by_sum(sizes: Sequence[int], weights: Sequence[int], bound: int) -> np.ndarray:

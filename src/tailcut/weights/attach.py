@@ -71,13 +71,26 @@ def detach(module: nn.Module, attribute: str, weight: nn.Parameter) -> None:
         del module._modules["parametrizations"]
         module.__class__ = kind.__bases__[0]
         if isinstance(module, nn.RNNBase):
-            keep_flat_weights(module)
+            module._init_flat_weights()  # the list is one of plain parameters again
 
 
 def finish_attaching(model: nn.Module) -> None:
     """Install the hooks and attributes that a network needs after truncations were attached (changes the model)."""
-    _hold_during_forward(model)
-    _spare_constants_from_ddp(model)
+    # Layers that read weights several times have them computed once per forward.
+    for module in model.modules():
+        layer = find_layer(module)
+        if layer is not None and layer.once_per_forward and _truncations(module):
+            module.register_forward_pre_hook(_hold_weights)
+            module.register_forward_hook(_release_weights, always_call=True)
+    # DDP sends all buffers from the first process to the others in every forward: it is spared the constants, also
+    # those that come with another length or device, since a network that is being loaded has none of them yet.
+    constants = [
+        f"{path}.{name}"
+        for path, module in model.named_modules()
+        if isinstance(module, Truncation)
+        for name in module.constant_names()
+    ]
+    model.__dict__[_DDP_IGNORED] = list(dict.fromkeys([*model.__dict__.get(_DDP_IGNORED, []), *constants]))
 
 
 def finish_detaching(model: nn.Module) -> None:
@@ -95,29 +108,6 @@ def finish_detaching(model: nn.Module) -> None:
 def is_own_hook(hook: object) -> bool:
     """Return whether a forward hook of a module was installed here."""
     return hook in (_hold_weights, _release_weights)
-
-
-def _hold_during_forward(model: nn.Module) -> None:
-    """Have layers that read weights several times compute them once per forward (changes the model's hooks)."""
-    for module in model.modules():
-        layer = find_layer(module)
-        if layer is not None and layer.once_per_forward and _truncations(module):
-            module.register_forward_pre_hook(_hold_weights)
-            module.register_forward_hook(_release_weights, always_call=True)
-
-
-def _spare_constants_from_ddp(model: nn.Module) -> None:
-    """DDP sends all buffers from the first process to the others in every forward: spare it the constants.
-
-    Also those that come with another length or device: a network that is being loaded has none of them yet.
-    """
-    constants = [
-        f"{path}.{name}"
-        for path, module in model.named_modules()
-        if isinstance(module, Truncation)
-        for name in module.constant_names()
-    ]
-    model.__dict__[_DDP_IGNORED] = list(dict.fromkeys([*model.__dict__.get(_DDP_IGNORED, []), *constants]))
 
 
 def set_length(holder: parametrize.ParametrizationList, truncation: Truncation, length: int) -> None:
@@ -277,11 +267,6 @@ def compute_flat_weights(module: nn.RNNBase) -> None:
     # It would put the weights into one piece of memory, where cuDNN likes to have them: but these are results.
     kind.flatten_parameters = _leave
     module.__dict__.pop(_LIST, None)
-
-
-def keep_flat_weights(module: nn.RNNBase) -> None:
-    """Give a module that has plain parameters again its list (changes its attributes)."""
-    module._init_flat_weights()
 
 
 def _weights(module: nn.RNNBase) -> list[Tensor | None]:

@@ -10,8 +10,8 @@ from torch import nn
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.transform import dct, l1_order
 from tailcut.weights.access import truncated_tensors
-from tailcut.weights.layers import Candidate, candidates
-from tailcut.weights.settings import check_patterns, check_positive, matches, to_pattern_list
+from tailcut.weights.layers import Candidate
+from tailcut.weights.settings import check_positive, reasons_to_leave
 
 RULES = ("equal", "proportional", "energy")
 
@@ -74,24 +74,8 @@ def budget(
 
 def weights_of(model: nn.Module, include: str | Sequence[str] | None, exclude: str | Sequence[str]) -> list[Candidate]:
     """Choose the tensors of a plain network that `regularize` would take with these patterns."""
-    included = None if include is None else to_pattern_list("include", include)
-    excluded = to_pattern_list("exclude", exclude)
-    found = candidates(model)
-    names = [name for candidate in found for name in candidate.names]
-    check_patterns("include", included or (), names)
-    check_patterns("exclude", excluded, names)
-    return [
-        candidate
-        for candidate in found
-        if candidate.obstacle is None and _is_included(candidate, included) and not matches(candidate.names, excluded)
-    ]
-
-
-def _is_included(candidate: Candidate, included: Sequence[str] | None) -> bool:
-    """As in `regularize`: what there is a reservation about (normalisation, say) only by its full name."""
-    if candidate.reservation is not None:
-        return any(name in (included or ()) for name in candidate.names)
-    return candidate.is_weight if included is None else matches(candidate.names, included)
+    found = reasons_to_leave(model, include, exclude)
+    return [candidate for candidate, reason in found if reason is None]
 
 
 def _fill(shares: Sequence[float], sizes: Sequence[int], least: Sequence[int], total: int) -> list[int]:

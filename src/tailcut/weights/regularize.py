@@ -18,20 +18,19 @@ from tailcut.weights.attach import attach, detach, finish_attaching, finish_deta
 from tailcut.weights.byte_budget import ByteBudget, byte_budget
 from tailcut.weights.edit import RegularizeEdit
 from tailcut.weights.energy import Loss, energy, looks_trained, lost_of_trained, percent, total_lost, warn_of_loss
-from tailcut.weights.layers import Candidate, candidates, quantized_weights
+from tailcut.weights.layers import Candidate, quantized_weights
 from tailcut.weights.settings import (
+    EXCLUDED,
+    NOT_INCLUDED,
     Setting,
     TensorPlan,
     check_named_counts,
-    check_patterns,
-    matches,
     plan_tensors,
-    to_pattern_list,
+    reasons_to_leave,
 )
 from tailcut.weights.truncation import PRECISIONS, Truncation
 
 _log = logging.getLogger(__name__)
-_EXCLUDED, _NOT_INCLUDED = "excluded", "not included"
 
 
 @dataclass(frozen=True)
@@ -190,8 +189,7 @@ def regularize(
         min_kept=min_kept,
         precision=precision,
     )
-    included = None if include is None else to_pattern_list("include", include)
-    chosen, skipped = _choose(model, included, to_pattern_list("exclude", exclude), counts)
+    chosen, skipped = _choose(model, reasons_to_leave(model, include, exclude, counts))
     plans = plan_tensors(chosen, setting, counts, overrides or {})
     with torch.inference_mode(False), torch.no_grad():
         truncations = [_truncation(plan) for plan in plans]
@@ -252,53 +250,22 @@ def to_dense(model: nn.Module) -> nn.Module:
 
 
 def _choose(
-    model: nn.Module,
-    include: Sequence[str] | None,
-    exclude: Sequence[str],
-    counts: Mapping[str, int] | None,
+    model: nn.Module, found: Sequence[tuple[Candidate, str | None]]
 ) -> tuple[list[Candidate], list[SkippedTensor]]:
-    found = candidates(model)
-    names = [name for candidate in found for name in candidate.names]
-    if counts is not None:
-        check_patterns("num_kept", [name for name in counts if name not in names], names)
-        include = list(counts) if include is None else include
-    check_patterns("include", include or (), names)
-    check_patterns("exclude", exclude, names)
-    chosen, skipped = [], []
-    for candidate in found:
-        reason = _reason_to_leave(candidate, include, exclude, counts)
-        if reason is None:
-            chosen.append(candidate)
-        else:
-            skipped.append(SkippedTensor(candidate.names[0], tuple(_shape(candidate)), reason))
+    chosen = [candidate for candidate, reason in found if reason is None]
+    skipped = [
+        SkippedTensor(candidate.names[0], tuple(_shape(candidate)), reason)
+        for candidate, reason in found
+        if reason is not None
+    ]
     skipped += [
         SkippedTensor(name, shape, f"quantised already ({dtype})") for name, shape, dtype in quantized_weights(model)
     ]
     if not chosen:
-        told = sorted(skipped, key=lambda tensor: tensor.reason in (_EXCLUDED, _NOT_INCLUDED))[:3]
+        told = sorted(skipped, key=lambda tensor: tensor.reason in (EXCLUDED, NOT_INCLUDED))[:3]
         why = "; ".join(f"{tensor.name}: {tensor.reason}" for tensor in told) or "it has no parameters"
         raise ArgumentError(f"nothing to regularise in {len(found)} parameters ({why})")
     return chosen, skipped
-
-
-def _reason_to_leave(
-    candidate: Candidate,
-    include: Sequence[str] | None,
-    exclude: Sequence[str],
-    counts: Mapping[str, int] | None,
-) -> str | None:
-    named = include is not None and any(name in include for name in candidate.names)
-    if matches(candidate.names, exclude):
-        return _EXCLUDED
-    if include is None and not candidate.is_weight:
-        return candidate.obstacle or candidate.reservation or "not a layer weight; name it in include"
-    if include is not None and not matches(candidate.names, include):
-        return _NOT_INCLUDED
-    if candidate.reservation is not None and not named:
-        return candidate.obstacle or f"{candidate.reservation}; include it by its full name"
-    if counts is not None and not any(name in counts for name in candidate.names):
-        return "no count given"
-    return candidate.obstacle
 
 
 def _truncation(plan: TensorPlan) -> Truncation:

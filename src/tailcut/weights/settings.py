@@ -8,11 +8,14 @@ from fnmatch import fnmatchcase
 from numbers import Integral, Real
 from typing import Any
 
+from torch import nn
+
 from tailcut.errors import ArgumentError
 from tailcut.transform.order import check_order_weights, normalize_axes
-from tailcut.weights.layers import Candidate
+from tailcut.weights.layers import Candidate, candidates
 from tailcut.weights.truncation import PRECISIONS
 
+EXCLUDED, NOT_INCLUDED = "excluded", "not included"
 OVERRIDE_KEYS = ("keep_ratio", "num_kept", "axes", "order_weights", "min_kept", "precision")
 
 
@@ -152,6 +155,48 @@ def _fitting_weights(weights: Sequence[int] | None, num_axes: int) -> Sequence[i
     if isinstance(weights, Sequence) and len(weights) > num_axes:
         return list(weights)[:num_axes]
     return weights
+
+
+def reasons_to_leave(
+    model: nn.Module,
+    include: str | Sequence[str] | None,
+    exclude: str | Sequence[str],
+    counts: Mapping[str, int] | None = None,
+) -> list[tuple[Candidate, str | None]]:
+    """Return all parameters of a plain network, each with why `regularize` leaves it; None for what it takes.
+
+    Include, exclude and counts (`num_kept` by name) are as there, and so are the errors about them.
+    """
+    included = None if include is None else to_pattern_list("include", include)
+    excluded = to_pattern_list("exclude", exclude)
+    found = candidates(model)
+    names = [name for candidate in found for name in candidate.names]
+    if counts is not None:
+        check_patterns("num_kept", [name for name in counts if name not in names], names)
+        included = list(counts) if included is None else included
+    check_patterns("include", included or (), names)
+    check_patterns("exclude", excluded, names)
+    return [(candidate, _reason_to_leave(candidate, included, excluded, counts)) for candidate in found]
+
+
+def _reason_to_leave(
+    candidate: Candidate,
+    include: Sequence[str] | None,
+    exclude: Sequence[str],
+    counts: Mapping[str, int] | None,
+) -> str | None:
+    named = include is not None and any(name in include for name in candidate.names)
+    if matches(candidate.names, exclude):
+        return EXCLUDED
+    if include is None and not candidate.is_weight:
+        return candidate.obstacle or candidate.reservation or "not a layer weight; name it in include"
+    if include is not None and not matches(candidate.names, include):
+        return NOT_INCLUDED
+    if candidate.reservation is not None and not named:
+        return candidate.obstacle or f"{candidate.reservation}; include it by its full name"
+    if counts is not None and not any(name in counts for name in candidate.names):
+        return "no count given"
+    return candidate.obstacle
 
 
 def matches(names: Sequence[str], patterns: Sequence[str]) -> bool:

@@ -7,6 +7,7 @@ from torch import nn
 
 import tailcut
 from tailcut.errors import ArgumentError
+from tailcut.format.container.contents import StoredOther
 from tailcut.format.network.tensors import list_digest, meta_copy, network_tensors
 from tailcut.structure import StoredTensor, record_of
 
@@ -38,7 +39,7 @@ def test_regularised_tensors_come_first_with_their_dense_shape() -> None:
 
 def test_the_digest_is_that_of_the_text() -> None:
     kept = [StoredTensor("a.weight", (3, 4, 5), (0, 2), (1, 7), 9), StoredTensor("b", (), (), (), 1)]
-    others = [("c", (2, 0), True), ("d", (), False)]
+    others = [StoredOther("c", (2, 0), True), StoredOther("d", (), False)]
     text = "a.weight 3,4,5 0,2 1,7\nb   \nc 2,0 p\nd  b\n"
     assert list_digest(kept, others) == hashlib.blake2b(text.encode(), digest_size=4).digest()
 
@@ -46,13 +47,13 @@ def test_the_digest_is_that_of_the_text() -> None:
 def test_the_digest_tells_names_shapes_axes_weights_and_kinds_apart() -> None:
     kept = StoredTensor("a", (3, 4), (0, 1), (1, 1), 2)
     digests = {
-        list_digest([kept], [("b", (2,), True)]),
-        list_digest([kept._replace(name="c")], [("b", (2,), True)]),
-        list_digest([kept._replace(shape=(4, 3))], [("b", (2,), True)]),
-        list_digest([kept._replace(axes=(0,), order_weights=(1,))], [("b", (2,), True)]),
-        list_digest([kept._replace(order_weights=(1, 2))], [("b", (2,), True)]),
-        list_digest([kept], [("b", (2,), False)]),
-        list_digest([kept], [("b", (3,), True)]),
+        list_digest([kept], [StoredOther("b", (2,), True)]),
+        list_digest([kept._replace(name="c")], [StoredOther("b", (2,), True)]),
+        list_digest([kept._replace(shape=(4, 3))], [StoredOther("b", (2,), True)]),
+        list_digest([kept._replace(axes=(0,), order_weights=(1,))], [StoredOther("b", (2,), True)]),
+        list_digest([kept._replace(order_weights=(1, 2))], [StoredOther("b", (2,), True)]),
+        list_digest([kept], [StoredOther("b", (2,), False)]),
+        list_digest([kept], [StoredOther("b", (3,), True)]),
         list_digest([kept], []),
     }
     assert len(digests) == 8

@@ -1,6 +1,6 @@
 """Codec 2: adaptive binary range coder for arrays of tens to tens of thousands of numbers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableSequence, Sequence
 from typing import ClassVar
 
 from .codec import Codec
@@ -22,6 +22,8 @@ LOW_COUNT = 4
 COUNT_LIMIT = 126
 """Where the count of decisions in a context stops: from then on it adapts by 1 part in 127.5."""
 
+BYTES_PER_DECISION = 2
+"""That a decision writes at most: its probability is at least 1 / 65536."""
 RATES = tuple((2 << 16) // (2 * count + 3) for count in range(COUNT_LIMIT + 1))
 """Rate of adaptation by count, in 1 / 65536. From count 0 it gives (zeros + 1/4) / (decisions + 1/2)."""
 
@@ -90,11 +92,13 @@ class RangeCoder(Codec):
         self._check_content(content, item_bytes)
         if not content or len(known) + len(content) > MAX_BYTES:
             return None
-        encoder = _Encoder(8 * item_bytes)
-        encoder.learn(known)
+        contexts = _Contexts(8 * item_bytes)
+        contexts.learn(known)
+        coder, buffer = [0, 1 << 32, 0], bytearray(BYTES_PER_DECISION * 8 * len(content))
         for context, bit in _decisions(content, 8 * item_bytes):
-            encoder.put(context, bit)
-        return encoder.finish()
+            put_half(coder, buffer, (coder[1] >> 16) * contexts.zeros[context], bit)
+            contexts.adapt(context, bit)
+        return closed(coder, buffer)
 
     def decode(self, payload: bytes, num_bytes: int, item_bytes: int, known: bytes = b"") -> bytes:
         """Return the content if `payload` is exactly its encoding. See `Codec.decode`."""
@@ -102,18 +106,24 @@ class RangeCoder(Codec):
         if num_bytes < 1 or len(known) + num_bytes > MAX_BYTES:
             raise self._corrupt(f"expected 1 to {MAX_BYTES - len(known)} bytes of content, the header says {num_bytes}")
         num_bits = 8 * item_bytes
-        decoder = _Decoder(num_bits, payload)
-        decoder.learn(known)
-        content = bytearray()
+        contexts = _Contexts(num_bits)
+        contexts.learn(known)
+        zeros, coder, content = contexts.zeros, opened(payload), bytearray()
+
+        def get(context: int) -> int:
+            bit = get_half(coder, payload, (coder[1] >> 16) * zeros[context])
+            contexts.adapt(context, bit)
+            return bit
+
         for _ in range(num_bytes // item_bytes):
             rotated = 1
             for _ in range(TOP_BITS):
-                rotated = rotated << 1 | decoder.get(rotated)
+                rotated = rotated << 1 | get(rotated)
             for position in range(num_bits - 1 - TOP_BITS, -1, -1):
-                rotated = rotated << 1 | decoder.get(TREE_CONTEXTS + position)
+                rotated = rotated << 1 | get(TREE_CONTEXTS + position)
             item = (rotated & 1) << (num_bits - 1) | rotated >> 1 & ((1 << (num_bits - 1)) - 1)
             content += item.to_bytes(item_bytes, "little")
-        if not decoder.finished():
+        if not is_at_end(coder, payload):
             raise self._corrupt(f"its {len(payload)} bytes are not the code of any {num_bytes} bytes of content")
         return bytes(content)
 
@@ -138,96 +148,79 @@ class _Contexts:
         num_fast = 1 << FAST_LEVELS
         self._num_bits = num_bits
         num_low = num_bits - TOP_BITS
-        self._zeros = [1 << 15] * (TREE_CONTEXTS + num_low)
+        self.zeros = [1 << 15] * (TREE_CONTEXTS + num_low)
         self._counts = [FAST_COUNT] * num_fast + [SLOW_COUNT] * (TREE_CONTEXTS - num_fast) + [LOW_COUNT] * num_low
 
     def learn(self, known: bytes) -> None:
         """Take in numbers as if they had been coded."""
         for context, bit in _decisions(known, self._num_bits):
-            self._adapt(context, bit)
+            self.adapt(context, bit)
 
-    def _adapt(self, context: int, bit: int) -> None:
+    def adapt(self, context: int, bit: int) -> None:
+        """Move the probability of a context towards the bit that came."""
         count = self._counts[context]
-        zero = self._zeros[context]
+        zero = self.zeros[context]
         if bit:
-            self._zeros[context] = zero - (zero * RATES[count] >> 16)
+            self.zeros[context] = zero - (zero * RATES[count] >> 16)
         else:
-            self._zeros[context] = zero + ((65536 - zero) * RATES[count] >> 16)
+            self.zeros[context] = zero + ((65536 - zero) * RATES[count] >> 16)
         if count < COUNT_LIMIT:
             self._counts[context] = count + 1
 
 
-class _Encoder(_Contexts):
-    """The encoder's interval and the payload written so far."""
+def put_half(coder: MutableSequence[int], buffer: MutableSequence[int], bound: int, bit: int) -> None:
+    """Write one bit; `bound` is the part of the interval for 0. `coder` is low, range, bytes written.
 
-    def __init__(self, num_bits: int) -> None:
-        super().__init__(num_bits)
-        self._low = 0
-        self._range = 1 << 32
-        self._payload = bytearray()
-
-    def put(self, context: int, bit: int) -> None:
-        """Code one bit."""
-        bound = (self._range >> 16) * self._zeros[context]
-        if bit:
-            self._raise_low(bound)
-            self._range -= bound
-        else:
-            self._range = bound
-        self._adapt(context, bit)
-        while self._range < 1 << 24:
-            self._write_byte()
-            self._range <<= 8
-
-    def finish(self) -> bytes:
-        """Return the payload, with the final byte flushed."""
-        self._raise_low((1 << 24) - 1)
-        self._write_byte()
-        return bytes(self._payload)
-
-    def _raise_low(self, amount: int) -> None:
-        self._low += amount
-        if self._low >> 32:
-            self._low -= 1 << 32
-            position = len(self._payload) - 1
-            while self._payload[position] == 255:
-                self._payload[position] = 0
+    This and `get_half` are the arithmetic of codec 3 too, which compiles them.
+    """
+    if bit:
+        coder[0] += bound
+        coder[1] -= bound
+        if coder[0] >> 32:
+            coder[0] -= 1 << 32
+            position = coder[2] - 1
+            while buffer[position] == 255:
+                buffer[position] = 0
                 position -= 1
-            self._payload[position] += 1
+            buffer[position] += 1
+    else:
+        coder[1] = bound
+    while coder[1] < 1 << 24:
+        buffer[coder[2]] = coder[0] >> 24
+        coder[2] += 1
+        coder[0] = (coder[0] << 8) & 0xFFFFFFFF
+        coder[1] <<= 8
 
-    def _write_byte(self) -> None:
-        self._payload.append(self._low >> 24)
-        self._low = self._low << 8 & 0xFFFFFFFF
+
+def get_half(coder: MutableSequence[int], payload: Sequence[int], bound: int) -> int:
+    """Read one bit. `coder` is offset, range, bytes read."""
+    if coder[0] < bound:
+        bit = 0
+        coder[1] = bound
+    else:
+        bit = 1
+        coder[0] -= bound
+        coder[1] -= bound
+    while coder[1] < 1 << 24:
+        byte = payload[coder[2]] if coder[2] < len(payload) else 0
+        coder[2] += 1
+        coder[0] = (coder[0] << 8) | byte
+        coder[1] <<= 8
+    return bit
 
 
-class _Decoder(_Contexts):
-    """The decoder's interval and its place in the payload."""
+def closed(coder: Sequence[int], buffer: Sequence[int]) -> bytes:
+    """Return the payload that `put_half` wrote into a buffer, with the final byte flushed."""
+    low, written = int(coder[0]) + (1 << 24) - 1, int(coder[2])
+    payload = int.from_bytes(bytes(buffer[:written]), "big") + (low >> 32)
+    return payload.to_bytes(written, "big") + bytes([low >> 24 & 255])
 
-    def __init__(self, num_bits: int, payload: bytes) -> None:
-        super().__init__(num_bits)
-        self._payload = payload
-        self._next = 4
-        self._offset = int.from_bytes(payload[:4].ljust(4, b"\0"), "big")
-        self._range = 1 << 32
 
-    def get(self, context: int) -> int:
-        """Decode one bit."""
-        bound = (self._range >> 16) * self._zeros[context]
-        if self._offset < bound:
-            bit = 0
-            self._range = bound
-        else:
-            bit = 1
-            self._offset -= bound
-            self._range -= bound
-        self._adapt(context, bit)
-        while self._range < 1 << 24:
-            byte = self._payload[self._next] if self._next < len(self._payload) else 0
-            self._next += 1
-            self._offset = self._offset << 8 | byte
-            self._range <<= 8
-        return bit
+def opened(payload: bytes) -> list[int]:
+    """Return what `get_half` begins a payload with: offset, range, bytes read."""
+    return [int.from_bytes(payload[:4].ljust(4, b"\0"), "big"), 1 << 32, 4]
 
-    def finished(self) -> bool:
-        """Return whether the payload ends with the code, in the final byte that the encoder would write."""
-        return self._next == len(self._payload) + 3 and self._offset < 1 << 24
+
+def is_at_end(coder: Sequence[int], payload: bytes) -> bool:
+    """Return whether the payload ends with the code, in the final byte that the encoder would write."""
+    return coder[2] == len(payload) + 3 and coder[0] < 1 << 24

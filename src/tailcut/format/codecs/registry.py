@@ -20,17 +20,11 @@ CODECS: Mapping[int, Codec] = MappingProxyType({codec.number: codec for codec in
 def best(content: bytes, item_bytes: int, known: bytes = b"") -> tuple[int, bytes]:
     r"""Return the shortest payload of `content` over all codecs.
 
-    Args:
-        content: the numbers, little-endian, one after another.
-        item_bytes: bytes of one number: 1, 2, 4 or 8.
-        known: numbers that the reader has already.
+    The arguments and errors are those of `Codec.encode`.
 
     Returns:
         The number of the codec and its payload. Of equally short ones the codec with the lowest number, so
         raw when nothing is shorter.
-
-    Raises:
-        ArgumentError: `item_bytes` is none of 1, 2, 4, 8, or `content` is not a whole number of items.
 
     Example:
         >>> best(bytes(1000), 2)[0]
@@ -47,20 +41,10 @@ def best(content: bytes, item_bytes: int, known: bytes = b"") -> tuple[int, byte
 def decode(number: int, payload: bytes, num_bytes: int, item_bytes: int, known: bytes = b"") -> bytes:
     """Return `payload`, decoded by the codec with this number.
 
-    Args:
-        number: the number of the codec, from the file.
-        payload: what the codec's `encode` gave.
-        num_bytes: the length of the content; check it against the caps first, this much memory is taken.
-        item_bytes: bytes of one number: 1, 2, 4 or 8.
-        known: numbers that the reader has already, as the encoder had them.
-
-    Returns:
-        The content, exactly `num_bytes` bytes.
+    The arguments but the first, and the other errors, are those of `Codec.decode`.
 
     Raises:
-        ArgumentError: `item_bytes` is none of 1, 2, 4, 8.
         UnsupportedVersionError: no codec has this number here.
-        CorruptFileError: `payload` does not decode to `num_bytes` bytes.
     """
     check_known(number)
     return CODECS[number].decode(payload, num_bytes, item_bytes, known)

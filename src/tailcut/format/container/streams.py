@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,48 +11,25 @@ from torch import Tensor
 
 from tailcut.errors import CorruptFileError
 from tailcut.format import quantized
-from tailcut.format.container.contents import Contents, Stream
+from tailcut.format.container.contents import Contents, StoredOther, Stream
 from tailcut.format.container.numbers import INTEGERS, QUANTIZED, from_bytes, number_type
+from tailcut.structure import Coefficients, StoredTensor
 from tailcut.transform.order import corner_positions
 from tailcut.weights.level_counts import count_below
 
-
-class Kept(Protocol):
-    """A tensor kept as coefficients, described by a network or a file; see `tailcut.structure.Coefficients`."""
-
-    @property
-    def name(self) -> str:
-        """Its plain name."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the dense tensor."""
-
-    @property
-    def axes(self) -> tuple[int, ...]:
-        """The transformed axes."""
-
-    @property
-    def order_weights(self) -> tuple[int, ...]:
-        """One per transformed axis."""
-
-    @property
-    def num_kept(self) -> int:
-        """Number of coefficients."""
-
-
-NamedShape = tuple[str, tuple[int, ...]]
+Kept = Coefficients | StoredTensor
+"""A tensor kept as coefficients, described by a network or a file."""
 
 
 def decode_values(
-    contents: Contents, kept: Sequence[Kept], others: Sequence[NamedShape]
+    contents: Contents, kept: Sequence[Kept], others: Sequence[StoredOther]
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Return the numbers of a file: one vector per tensor kept as coefficients, and the other tensors.
 
     Args:
         contents: of the file.
         kept: the tensors kept as coefficients.
-        others: name and shape of the other tensors; their total was checked before.
+        others: the other tensors; their total was checked before.
 
     Raises:
         CorruptFileError: a payload does not hold just these numbers.
@@ -67,15 +43,15 @@ def decode_values(
     for level in contents.levels:
         for stream in level.other_streams:
             rest |= _plain_others(contents, stream, others)
-    return vectors, [rest[place].reshape(shape) for place, (_, shape) in enumerate(others)]
+    return vectors, [rest[place].reshape(other.shape) for place, other in enumerate(others)]
 
 
-def _plain_others(contents: Contents, stream: Stream, others: Sequence[NamedShape]) -> dict[int, Tensor]:
+def _plain_others(contents: Contents, stream: Stream, others: Sequence[StoredOther]) -> dict[int, Tensor]:
     """Return the tensors of a stream by their places; none if it is quantised."""
     if stream.type_number == QUANTIZED:
         return {}
     members = [place for place, number in enumerate(contents.other_types) if number == stream.type_number]
-    sizes = [math.prod(others[place][1]) for place in members]
+    sizes = [math.prod(others[place].shape) for place in members]
     numbers = from_bytes(stream.decode(sum(sizes)), number_type(stream.type_number))
     return dict(zip(members, numbers.split(sizes), strict=True))
 
@@ -93,10 +69,10 @@ def quantized_places(contents: Contents) -> list[int]:
     return [place for place, number in enumerate(contents.other_types) if number in (QUANTIZED, INTEGERS)]
 
 
-def quantized_others(contents: Contents, others: Sequence[NamedShape]) -> list[quantized.Layout]:
+def quantized_others(contents: Contents, others: Sequence[StoredOther]) -> list[quantized.Layout]:
     """Of the tensors in the quantised stream that are stored whole, in its order."""
     return [
-        layout_of_other(*others[place], is_integer=contents.other_types[place] == INTEGERS)
+        layout_of_other(others[place].name, others[place].shape, is_integer=contents.other_types[place] == INTEGERS)
         for place in quantized_places(contents)
     ]
 
@@ -116,7 +92,7 @@ def _order(entry: Kept, num: int) -> tuple[np.ndarray, tuple[int, ...]]:
 
 
 def decode_quantized(
-    contents: Contents, kept: Sequence[Kept], others: Sequence[NamedShape]
+    contents: Contents, kept: Sequence[Kept], others: Sequence[StoredOther]
 ) -> list[tuple[quantized.Layout, quantized.Coded]]:
     """Return the integers of the quantised stream, in its order; none without one.
 

@@ -10,7 +10,6 @@ differs: they pad images with black before the DCT, here what lies beyond an ima
 """
 
 import re
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -36,7 +35,6 @@ from tailcut.format.conversion.reading import (
 from tailcut.format.network.building import build_for_real
 from tailcut.inputs.selection.selection import Selection
 from tailcut.inputs.stem.replace import replace_stem
-from tailcut.inputs.transform.block_dct import BlockDCT
 from tailcut.structure import Base
 from tailcut.structure.wire import Value
 
@@ -113,20 +111,16 @@ def convert(
     mean, spread = read_statistics(statistics)
     chosen = expect_no_arguments_twice(layout.arguments(tensors), arguments or {})
     own = renamed({name: x for name, x in tensors.items() if not _UNUSED.match(name)}, layout.rename, path)
+    network = build_for_real(Base(layout.model, chosen))
     if layout.model in IMAGE_SIZE:
-        network = build_for_real(Base(layout.model, chosen))
-        selection = Selection.of(_num_channels(tensors))
-        transform = _with_statistics(BlockDCT(selection), mean, spread)
+        selection, place = Selection.of(_num_channels(tensors)), "input_transform"
         strides = "published" if layout.model == RESNET else "paper"
-        replace_stem(network, transform, strides=strides, image_size=IMAGE_SIZE[layout.model])
-        place = "input_transform"
+        replace_stem(network, selection, strides=strides, image_size=IMAGE_SIZE[layout.model])
     else:
-        network = build_for_real(Base(layout.model, chosen))
         own = {name: _by_category(name, x) for name, x in own.items()}
-        transform = network.transform.dct  # type: ignore[union-attr, assignment]
-        _with_statistics(transform, mean, spread)
-        place = "transform.dct"
-    own |= {f"{place}.mean": transform.mean, f"{place}.std": transform.std}
+        selection, place = network.transform.dct.selection, "transform.dct"  # type: ignore[union-attr, assignment]
+    indices = list(selection.indices)
+    own |= {f"{place}.mean": torch.tensor(mean)[indices], f"{place}.std": torch.tensor(spread)[indices]}
     known = network.state_dict(keep_vars=True)
     # Frozen batch norm counts nothing.
     fill_in(network, {k: v for k, v in own.items() if k in known or not k.endswith("num_batches_tracked")}, path)
@@ -144,14 +138,6 @@ def _num_channels(tensors: Tensors) -> int:
             "one; only those of up to 32 channels are rebuilt"
         )
     return size_of(tensors, MOBILENET_ENTRY, 0)
-
-
-def _with_statistics(transform: BlockDCT, mean: Sequence[float], spread: Sequence[float]) -> BlockDCT:
-    indices = list(transform.selection.indices)
-    with torch.no_grad():
-        transform.mean.copy_(torch.tensor(mean)[indices])
-        transform.std.copy_(torch.tensor(spread)[indices])
-    return transform
 
 
 def _rename_resnet(name: str) -> str:

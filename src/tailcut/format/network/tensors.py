@@ -11,7 +11,9 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from tailcut.errors import ArgumentError
-from tailcut.structure import Coefficients, Edit, StoredTensor, record_of
+from tailcut.format.container.contents import StoredOther
+from tailcut.format.container.streams import Kept
+from tailcut.structure import Coefficients, Edit, record_of
 from tailcut.weights import computed_attributes
 
 DIGEST_BYTES = 4
@@ -40,7 +42,12 @@ class NetworkTensors:
 
     def digest(self) -> bytes:
         """Return the digest of the canonical list, see `list_digest`."""
-        return list_digest(self.coefficients, ((other.name, other.shape, other.is_parameter) for other in self.others))
+        return list_digest(self.coefficients, self.stored_others)
+
+    @property
+    def stored_others(self) -> tuple[StoredOther, ...]:
+        """The other tensors as a file describes them."""
+        return tuple(StoredOther(other.name, other.shape, other.is_parameter) for other in self.others)
 
     def num_parameters(self) -> int:
         """Return the number of parameters of the dense network."""
@@ -56,17 +63,10 @@ class NetworkTensors:
         return sum(math.prod(entry.shape) for entry in self.coefficients)
 
 
-def list_digest(
-    kept: Iterable[Coefficients | StoredTensor], others: Iterable[tuple[str, tuple[int, ...], bool]]
-) -> bytes:
-    """4 bytes that change when a name, a shape, an axis or an order weight does; SPEC.md gives the exact text.
-
-    Args:
-        kept: the tensors stored as coefficients.
-        others: name, shape and whether it is a parameter, of all others.
-    """
+def list_digest(kept: Iterable[Kept], others: Iterable[StoredOther]) -> bytes:
+    """4 bytes that change when a name, a shape, an axis or an order weight does; SPEC.md gives the exact text."""
     lines = [f"{entry.name} {_ints(entry.shape)} {_ints(entry.axes)} {_ints(entry.order_weights)}\n" for entry in kept]
-    lines += [f"{name} {_ints(shape)} {'p' if is_parameter else 'b'}\n" for name, shape, is_parameter in others]
+    lines += [f"{other.name} {_ints(other.shape)} {'p' if other.is_parameter else 'b'}\n" for other in others]
     return hashlib.blake2b("".join(lines).encode(), digest_size=DIGEST_BYTES).digest()
 
 

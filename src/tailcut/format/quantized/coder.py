@@ -11,6 +11,7 @@ import numpy as np
 
 from tailcut.compiling import is_installed
 from tailcut.errors import CorruptFileError, LimitError, MissingExtraError
+from tailcut.format.codecs.range_coder import closed, is_at_end, opened
 from tailcut.format.quantized import loops as plain
 from tailcut.format.quantized.levels import INITIAL_STOP, INITIAL_ZERO
 
@@ -167,9 +168,7 @@ class Encoder:
             buffer = _encode_tensor(state, buffer, layout, tensor, count)
             tensor.bits = state.bits() - start
         buffer = _with_room(state, buffer, 1)
-        low, written = int(state.coder[0]) + (1 << 24) - 1, int(state.coder[2])
-        payload = int.from_bytes(bytes(buffer[:written]), "big") + (low >> 32)
-        return payload.to_bytes(written, "big") + bytes([low >> 24 & 255])
+        return closed(state.coder, buffer)
 
 
 class Decoder:
@@ -198,7 +197,7 @@ class Decoder:
             CorruptFileError: it is not a payload of tensors of these layouts.
         """
         state = self._state
-        state.coder = state.ints([int.from_bytes(payload[:4].ljust(4, b"\0"), "big"), 1 << 32, 4])
+        state.coder = state.ints(opened(payload))
         source: Any = np.frombuffer(payload, np.uint8) if state.is_compiled else payload
         most, tensors = NUMBERS_PER_BYTE * (len(payload) + 8), []
         for layout, lower in itertools.zip_longest(layouts, below):
@@ -207,7 +206,7 @@ class Decoder:
             most -= len(tensor.numbers) - (0 if lower is None else len(lower.numbers))
             tensor.bits = state.bits() - start + (0 if lower is None else lower.bits)
             tensors.append(tensor)
-        if state.coder[2] != len(payload) + 3 or state.coder[0] >= 1 << 24:
+        if not is_at_end(state.coder, payload):
             raise corrupt(f"its {len(payload)} bytes are not the code of any numbers of these tensors")
         return tensors
 

@@ -7,6 +7,9 @@ has the same in words.
 
 from collections.abc import MutableSequence, Sequence
 
+from tailcut.format.codecs.range_coder import get_half as get_half
+from tailcut.format.codecs.range_coder import put_half as put_half
+
 Ints = Sequence[int]
 Array = MutableSequence[int]
 
@@ -108,27 +111,6 @@ def adapt(zeros: Array, seen: Array, context: int, bit: int) -> None:
         seen[context] += 1
 
 
-def put_half(coder: Array, buffer: Array, bound: int, bit: int) -> None:
-    """Write one bit; `bound` is the part of the interval for 0. `coder` is low, range, bytes written."""
-    if bit:
-        coder[0] += bound
-        coder[1] -= bound
-        if coder[0] >> 32:
-            coder[0] -= 1 << 32
-            position = coder[2] - 1
-            while buffer[position] == 255:
-                buffer[position] = 0
-                position -= 1
-            buffer[position] += 1
-    else:
-        coder[1] = bound
-    while coder[1] < 1 << 24:
-        buffer[coder[2]] = coder[0] >> 24
-        coder[2] += 1
-        coder[0] = (coder[0] << 8) & 0xFFFFFFFF
-        coder[1] <<= 8
-
-
 def put_bit(coder: Array, buffer: Array, zeros: Array, seen: Array, context: int, bit: int) -> None:
     """Write one bit with a context."""
     put_half(coder, buffer, (coder[1] >> 16) * zeros[context], bit)
@@ -220,23 +202,6 @@ def learn_numbers(
         learn(abs(numbers[at]), places, num_axes, sums, counts, track)
         if is_whole:
             step_on(places, num_axes, first, last)
-
-
-def get_half(coder: Array, payload: Ints, bound: int) -> int:
-    """Read one bit. `coder` is offset, range, bytes read."""
-    if coder[0] < bound:
-        bit = 0
-        coder[1] = bound
-    else:
-        bit = 1
-        coder[0] -= bound
-        coder[1] -= bound
-    while coder[1] < 1 << 24:
-        byte = payload[coder[2]] if coder[2] < len(payload) else 0
-        coder[2] += 1
-        coder[0] = (coder[0] << 8) | byte
-        coder[1] <<= 8
-    return bit
 
 
 def get_bit(coder: Array, payload: Ints, zeros: Array, seen: Array, context: int) -> int:
