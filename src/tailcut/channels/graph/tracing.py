@@ -224,33 +224,23 @@ class _Tracer(Observer):
     def _to_hook(self) -> Iterable[str]:
         return self.modules.named
 
-    def _hooks(self, name: str) -> tuple[Any, Any]:
-        modules = self.modules
-        is_layer, is_own = name in modules.layers, name in modules.own_forwards
+    def _enter(self, name: str, module: nn.Module, args: Any) -> None:
+        super()._enter(name, module, args)
+        if name in self.modules.own_forwards and not self._in_layers:
+            with no_dispatch():
+                self._begin(name, module)
 
-        def enter(module: nn.Module, args: Any) -> None:
-            self.running.append(name)
-            if is_own and not self._in_layers:
-                with no_dispatch():
-                    self._begin(name, module)
-            self._in_layers += is_layer
-
-        def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            self.running.pop()
-            self._in_layers -= is_layer
-            if self._in_layers or not (is_layer or name in modules.traced_through):
+    def _leave(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        with no_dispatch():  # what is done to labels is no operation of the network
+            super()._leave(name, module, args, kwargs, output)
+            if self._in_layers or name not in self.modules.traced_through:
                 return
-            with no_dispatch():  # what is done to labels is no operation of the network
-                if is_layer:
-                    self._note_layer(name, tensors_of((args, kwargs)), tensors_of(output))
-                elif is_own:
-                    self._end(name, module)
-                elif name in self._normed:
-                    self._normed.remove(name)
-                else:
-                    self._write_norm(name, module, args, kwargs, output)
-
-        return enter, leave
+            if name in self.modules.own_forwards:
+                self._end(name, module)
+            elif name in self._normed:
+                self._normed.remove(name)
+            else:
+                self._write_norm(name, module, args, kwargs, output)
 
     def _labels_of_layer(self, name: str, inputs: list[Tensor], outputs: list[Tensor]) -> list[Tensor]:
         module = self.modules.named[name]
