@@ -16,11 +16,12 @@ from torch.utils._mode_utils import no_dispatch
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from tailcut.channels.graph.coupling import Coupling, along, fixed
-from tailcut.channels.graph.custom_forwards import WHY, num_outputs, own_labels, weight_call
+from tailcut.channels.graph.custom_forwards import WHY, own_labels, weight_call
 from tailcut.channels.graph.layer_kinds import channel_tensors, layer_kind, whole_layer
 from tailcut.channels.graph.layer_rules import Alignment, TracedLayer, couple_tied, pass_layer, write_norm
 from tailcut.channels.graph.observer import Modules, Observer, Step, are_alike, tensors_of
 from tailcut.channels.graph.operations import OperationCall, bind_arguments, labels_of_results, numbered_channels
+from tailcut.channels.scoring.feature_maps import num_channels
 from tailcut.channels.scoring.forward import Inputs, for_training, training, undisturbed
 from tailcut.errors import ArgumentError
 
@@ -262,7 +263,7 @@ class _Tracer(Observer):
         known = self.found.layers.get(name)
         outer = known.outer if known is not None else None
         if outer is None:
-            outer = self.coupling.new(num_outputs(module))
+            outer = self.coupling.new(num_channels(module))
         for attribute, labels in own_labels(module, outer).items():
             x = getattr(module, attribute)
             if id(x) in self._free:
