@@ -28,6 +28,7 @@ from tailcut.data.reading import OnError as OnError
 from tailcut.data.reading import current_reading as current_reading
 from tailcut.data.reading import leave_out as leave_out
 from tailcut.data.reading import reading as reading
+from tailcut.data.reading import resolve_reading
 from tailcut.data.resized import ResizedDataset as ResizedDataset
 from tailcut.data.roots import Roots as Roots
 from tailcut.data.roots import data_roots as data_roots
@@ -131,15 +132,7 @@ def open_dataset(
         DataError: a file is damaged or does not match the others.
         MissingExtraError: `digits` without scikit-learn.
     """
-    now = current_reading()
-    with reading(
-        on_error=now.on_error if on_error is None else on_error,
-        strict=now.strict if strict is None else strict,
-        max_pixels=now.max_pixels if max_pixels is None else max_pixels,
-        place=now.place,
-        skipped=now.skipped,
-        workers=now.workers,
-    ):
+    with reading(**vars(resolve_reading(strict, max_pixels, on_error))):
         return _open(name, split, roots, download=download)
 
 
