@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from tailcut.data.checking import CheckReport as CheckReport
 from tailcut.data.checking import check_folder as check_folder
@@ -19,7 +20,6 @@ from tailcut.data.datasets.imagefolder import open_imagenet, open_imagenette
 from tailcut.data.datasets.masks import MaskDataset as MaskDataset
 from tailcut.data.datasets.masks import open_carvana
 from tailcut.data.datasets.own import framing_of, open_own
-from tailcut.data.framing import Framing
 from tailcut.data.images import image_size as image_size
 from tailcut.data.images import read_image as read_image
 from tailcut.data.images import read_mask as read_mask
@@ -28,6 +28,7 @@ from tailcut.data.reading import OnError as OnError
 from tailcut.data.reading import current_reading as current_reading
 from tailcut.data.reading import leave_out as leave_out
 from tailcut.data.reading import reading as reading
+from tailcut.data.reading import resolve_reading
 from tailcut.data.resized import ResizedDataset as ResizedDataset
 from tailcut.data.roots import Roots as Roots
 from tailcut.data.roots import data_roots as data_roots
@@ -38,44 +39,26 @@ from tailcut.errors import ArgumentError
 
 @dataclass(frozen=True)
 class _Kind:
-    """One known data set: how to open a split, which there are (None: any folder), which is the default.
+    """One known data set: what opens a split, which splits there are (None: any folder), and which is the default.
 
-    `open_sized` opens it with images of a wanted side in pixels (`NAME@SIDE`). Where it is None, images of classes
-    are resized as they are asked for; masks and boxes have the pixels of their photos.
+    `takes` are the further arguments of `open`, by name. One that takes a `size` opens images of a wanted side
+    (`NAME@SIDE`); others of classes are resized as they are asked for; masks and boxes have the pixels of their photos.
     """
 
-    open: Callable[[str, Roots, bool], Dataset]
+    open: Callable[..., Dataset]
     splits: tuple[str, ...] | None
     default_split: str
-    open_sized: Callable[[str, Roots, Framing], Dataset] | None = None
+    takes: tuple[str, ...]
 
 
 _KINDS = {
-    "carvana": _Kind(lambda split, roots, download: open_carvana(split, roots=roots), None, "val"),
-    "cifar10": _Kind(
-        lambda split, roots, download: cifar10.open_cifar10(split, roots=roots, download=download),
-        cifar10.SPLITS,
-        "test",
-    ),
-    "coco": _Kind(lambda split, roots, download: open_coco(split, roots=roots), None, "val2017"),
-    "digits": _Kind(lambda split, roots, download: digits.open_digits(split), digits.SPLITS, "test"),
-    "imagenet": _Kind(
-        lambda split, roots, download: open_imagenet(split, roots=roots),
-        imagefolder.SPLITS,
-        "val",
-        lambda split, roots, size: open_imagenet(split, size=size, roots=roots),
-    ),
-    "imagenette": _Kind(
-        lambda split, roots, download: open_imagenette(split, roots=roots),
-        imagefolder.SPLITS,
-        "val",
-        lambda split, roots, size: open_imagenette(split, size=size, roots=roots),
-    ),
-    "mnist": _Kind(
-        lambda split, roots, download: mnist.open_mnist(split, roots=roots, download=download),
-        mnist.SPLITS,
-        "test",
-    ),
+    "carvana": _Kind(open_carvana, None, "val", ("roots",)),
+    "cifar10": _Kind(cifar10.open_cifar10, cifar10.SPLITS, "test", ("roots", "download")),
+    "coco": _Kind(open_coco, None, "val2017", ("roots",)),
+    "digits": _Kind(digits.open_digits, digits.SPLITS, "test", ()),
+    "imagenet": _Kind(open_imagenet, imagefolder.SPLITS, "val", ("roots", "size")),
+    "imagenette": _Kind(open_imagenette, imagefolder.SPLITS, "val", ("roots", "size")),
+    "mnist": _Kind(mnist.open_mnist, mnist.SPLITS, "test", ("roots", "download")),
 }
 
 
@@ -131,15 +114,7 @@ def open_dataset(
         DataError: a file is damaged or does not match the others.
         MissingExtraError: `digits` without scikit-learn.
     """
-    now = current_reading()
-    with reading(
-        on_error=now.on_error if on_error is None else on_error,
-        strict=now.strict if strict is None else strict,
-        max_pixels=now.max_pixels if max_pixels is None else max_pixels,
-        place=now.place,
-        skipped=now.skipped,
-        workers=now.workers,
-    ):
+    with reading(**vars(resolve_reading(strict, max_pixels, on_error))):
         return _open(name, split, roots, download=download)
 
 
@@ -156,14 +131,14 @@ def _open(name: str, split: str | None, roots: Roots, *, download: bool) -> Data
     split = kind.default_split if split is None else split
     if kind.splits is not None and split not in kind.splits:
         raise ArgumentError(f"{name} has no split {split!r}; it has {', '.join(kind.splits)}")
-    if not has_size:
-        return kind.open(split, roots, download)
-    side = framing_of(size, kind_name)
-    if kind.open_sized is not None:
-        return kind.open_sized(split, roots, side)
-    dataset = kind.open(split, roots, download)
+    settings: dict[str, Any] = {"roots": roots, "download": download}
+    if has_size:
+        settings["size"] = framing_of(size, kind_name)
+    dataset = kind.open(split, **{name: value for name, value in settings.items() if name in kind.takes})
+    if not has_size or "size" in kind.takes:
+        return dataset
     if dataset.task != "classification":
         raise ArgumentError(
             f"the images of {kind_name} keep their size, with their targets: ask for {kind_name!r}, not for {name!r}"
         )
-    return ResizedDataset(dataset, side)
+    return ResizedDataset(dataset, settings["size"])

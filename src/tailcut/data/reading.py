@@ -129,12 +129,10 @@ def read_ahead(source: "torch.utils.data.Dataset[Any]", length: int, workers: in
     return in_order(source, length, wanted if length > 1 else 0)
 
 
-def resolve_reading(strict: bool | None, max_pixels: int | None) -> Reading:
-    """Return the current settings, overridden by those of a call."""
-    found = current_reading()
-    if strict is not None:
-        found = dataclasses.replace(found, strict=strict)
-    return found if max_pixels is None else dataclasses.replace(found, max_pixels=max_pixels)
+def resolve_reading(strict: bool | None, max_pixels: int | None, on_error: OnError | None = None) -> Reading:
+    """Return the current settings, overridden by those of a call that are not None."""
+    given: dict[str, Any] = {"strict": strict, "max_pixels": max_pixels, "on_error": on_error}
+    return dataclasses.replace(current_reading(), **{key: value for key, value in given.items() if value is not None})
 
 
 def leave_out(path: str | Path, error: DataError) -> None:

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tailcut.channels.graph.coupling import FIXED, Coupling, along, fixed
+from tailcut.channels.graph.coupling import Coupling, along, fixed
 
 
 def test_numbers_are_new_and_stand_for_themselves() -> None:
@@ -32,11 +32,12 @@ def test_coupling_is_the_closure_of_its_pairs(pairs: list[tuple[int, int]]) -> N
 def test_what_meets_fixed_entries_is_locked_with_the_first_reason() -> None:
     coupling = Coupling()
     numbers = coupling.new(3)
-    merged = coupling.couple(numbers, torch.tensor([0, 3, 0]), "first")
+    coupling.couple(numbers, torch.tensor([0, 2, 0]), "first")
     coupling.lock(numbers, "second")
-    assert coupling.locks == {1: "first", 3: "first", 2: "second"}
+    assert coupling.locked_units() == {1: "first", 2: "second", 3: "first"}
+    merged = coupling.couple(numbers, torch.tensor([0, 3, 0]), "third")
     assert merged.tolist() == [1, 2, 2]  # 3 and 2 are one channel now
-    assert FIXED not in coupling.locks
+    assert coupling.locked_units() == {1: "first", 2: "second"}
 
 
 def test_labels_take_no_memory_along_axes_where_they_are_the_same() -> None:
@@ -68,6 +69,6 @@ def test_coupling_broadcasts_and_keeps_the_channel_of_either() -> None:
     numbers = coupling.new(3)
     merged = coupling.couple(along(numbers, 1, (1, 3, 4)), fixed((1, 3, 4)), "why")
     assert torch.equal(merged, along(numbers, 1, (1, 3, 4)))
-    assert set(coupling.locks) == {1, 2, 3}
+    assert set(coupling.locked_units()) == {1, 2, 3}
     coupling.assume(numbers, "what")
-    assert coupling.assumptions == dict.fromkeys((1, 2, 3), "what")
+    assert coupling.assumed_units() == dict.fromkeys((1, 2, 3), "what")

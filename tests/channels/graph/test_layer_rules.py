@@ -33,7 +33,7 @@ def test_convolutions() -> None:
     assert axes(found, "1") == {"weight": {0: outer(found, "1"), 1: first}}
     assert found.layers["0"].originates
     assert found.layers["0"].positions == 2 * 4 * 4
-    assert set(found.coupling.locks.values()) == {"the network's output"}
+    assert set(found.coupling.locked_units().values()) == {"the network's output"}
 
 
 def test_depthwise_convolutions_pass_their_channels_on() -> None:
@@ -79,7 +79,7 @@ def test_linear_layers_across_other_channels() -> None:
     found = traced(nn.Conv2d(3, 4, 1), nn.Flatten(2), nn.Linear(36, 9), nn.Conv1d(4, 2, 1))
     assert axes(found, "3")["weight"][1] == outer(found, "0")
     assert axes(found, "2")["weight"][1] == [0] * 36
-    assert all("across the channels" in found.coupling.locks[unit] for unit in outer(found, "2"))
+    assert all("across the channels" in found.coupling.locked_units()[unit] for unit in outer(found, "2"))
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_padded_shortcuts_are_noted_and_checked() -> None:
     assert len(alignment.outer) == 9
     assert axes(found, "2")["weight"][1] == found.coupling.roots(alignment.outer).tolist()
     found = traced(nn.Conv2d(3, 4, 1), Pads(2, 3, wrong=1), nn.Conv2d(10, 2, 1))
-    assert "it does not give pad_before + channels + pad_after" in found.coupling.locks[outer(found, "0")[0]]
+    assert "it does not give pad_before + channels + pad_after" in found.coupling.locked_units()[outer(found, "0")[0]]
 
 
 def test_layers_on_unusual_axes_are_kept_whole() -> None:
@@ -190,11 +190,11 @@ def test_layers_on_unusual_axes_are_kept_whole() -> None:
 
     found = trace(OnRows(), (X,))
     assert found.layers["norm"].why is not None
-    assert found.coupling.locks[outer(found, "conv")[0]].startswith("goes into norm: its channels do not lie")
+    assert found.coupling.locked_units()[outer(found, "conv")[0]].startswith("goes into norm: its channels do not lie")
 
     class OnlyRows(OnRows):
         def forward(self, x: Tensor) -> Any:
             return self.head(self.rows(self.conv(x).transpose(1, 2)).transpose(1, 2))
 
     found = trace(OnlyRows(), (X,))
-    assert found.coupling.locks[outer(found, "conv")[0]].startswith("goes into rows: other channels lie along")
+    assert found.coupling.locked_units()[outer(found, "conv")[0]].startswith("goes into rows: other channels lie along")

@@ -58,7 +58,8 @@ def places(found: Trace) -> list[int]:
 def locked(found: Trace) -> set[str]:
     outer = found.layers["first"].outer
     assert outer is not None
-    return {found.coupling.locks[number] for number in outer.tolist() if number in found.coupling.locks}
+    reasons = found.coupling.locked_units()
+    return {reasons[unit] for unit in found.coupling.roots(outer).tolist() if unit in reasons}
 
 
 MOVES: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
@@ -187,7 +188,7 @@ def test_what_cannot_be_cut_is_locked_with_the_reason(name: str) -> None:
     outer = found.layers["first"].outer
     assert outer is not None
     assert all(reason in why for why in locked(found)), locked(found)
-    assert set(outer.tolist()) <= set(found.coupling.locks)
+    assert set(found.coupling.roots(outer).tolist()) <= set(found.coupling.locked_units())
 
 
 def units(operation: Callable[[Tensor], Tensor], out: int) -> list[list[int]]:
@@ -213,10 +214,10 @@ def test_parts_that_must_stay_equally_wide() -> None:
 
 def test_assumptions_are_noted() -> None:
     found = traced(lambda x: x.chunk(2, 1)[0].repeat(1, 2, 1, 1))
-    assert set(found.coupling.assumptions.values()) == {"its channels are split, in the network's forward"}
+    assert set(found.coupling.assumed_units().values()) == {"its channels are split, in the network's forward"}
     found = traced(lambda x: x.view(2, 8, 24).view(2, 8, 4, 6))
-    assert set(found.coupling.assumptions.values()) == {"its channels are reshaped, in the network's forward"}
-    assert traced(lambda x: x.relu()).coupling.assumptions == {}
+    assert set(found.coupling.assumed_units().values()) == {"its channels are reshaped, in the network's forward"}
+    assert traced(lambda x: x.relu()).coupling.assumed_units() == {}
 
 
 def test_messages_say_where() -> None:

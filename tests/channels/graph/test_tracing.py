@@ -96,13 +96,13 @@ class Functional(nn.Module):
 
 def test_weights_used_outside_of_layers_lock_what_meets_them() -> None:
     found = trace(Functional(own=True), (X,))
-    locks = found.coupling.locks
+    reasons = found.coupling.locked_units()
     outer = found.layers["conv"].outer
     assert outer is not None
-    assert all("weights outside of a layer" in locks[number] for number in outer.tolist())
+    assert all("weights outside of a layer" in reasons[unit] for unit in found.coupling.roots(outer).tolist())
     found = trace(Functional(own=False), (X,))
     for axes in found.layers["layer"].axes["weight"].values():
-        assert all(number in found.coupling.locks for number in axes.tolist())
+        assert set(found.coupling.roots(axes).tolist()) <= set(found.coupling.locked_units())
 
 
 def test_a_weight_that_is_looked_at_elsewhere_is_locked() -> None:
@@ -118,7 +118,7 @@ def test_a_weight_that_is_looked_at_elsewhere_is_locked() -> None:
     found = trace(Penalised(), (X,))
     outer = found.layers["first"].outer
     assert outer is not None
-    reasons = {found.coupling.locks[number] for number in outer.tolist()}
+    reasons = {found.coupling.locked_units()[unit] for unit in found.coupling.roots(outer).tolist()}
     assert reasons == {"the weight of first is used outside of it, in the network's forward"}
 
 
@@ -133,7 +133,8 @@ def test_outputs_of_any_structure_are_locked() -> None:
 
     found = trace(Many(), (X,))
     assert found.outputs == [(2, 2, 16, 16), (2, 2, 16, 16), ()]
-    locked = {name: layer.outer is not None and int(layer.outer[0]) in found.coupling.locks
+    units = found.coupling.locked_units()
+    locked = {name: layer.outer is not None and int(found.coupling.roots(layer.outer)[0]) in units
               for name, layer in found.layers.items()}  # fmt: skip
     assert locked == {"a": True, "b": True, "c": False}
 
@@ -167,7 +168,7 @@ def test_tied_weights_are_cut_together_or_not_at_all() -> None:
     assert hidden is not None
     assert head is not None
     assert torch.equal(roots(table), roots(hidden))  # the width of the table is what the head takes
-    assert all(int(number) in found.coupling.locks for number in head)
+    assert set(roots(head).tolist()) <= set(found.coupling.locked_units())
 
 
 def test_failures_are_told_with_the_shapes() -> None:

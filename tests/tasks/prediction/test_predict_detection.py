@@ -105,6 +105,6 @@ def test_what_cannot_be(model: Detector, images: list[Path], tmp_path: Path) -> 
     (tmp_path / "other").mkdir()
     twin = tmp_path / "other" / images[0].name
     twin.write_bytes(images[0].read_bytes())
-    with pytest.raises(ArgumentError, match="two images are named 1: their drawings would have one name"):
+    with pytest.raises(ArgumentError, match="several images are named 1: their drawings would have one name"):
         predict_objects(model, [*images, twin], tmp_path / "out")
     predict_objects(model, [images[0], images[0]], tmp_path / "out")

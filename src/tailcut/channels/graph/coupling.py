@@ -28,16 +28,6 @@ class Coupling:
         self._count = 1
         self._locks, self._assumptions = Notes(), Notes()
 
-    @property
-    def locks(self) -> dict[int, str]:
-        """Reasons why channels must stay, by number."""
-        return self._locks.by_number()
-
-    @property
-    def assumptions(self) -> dict[int, str]:
-        """Assumptions about channels, by number."""
-        return self._assumptions.by_number()
-
     def __len__(self) -> int:
         """Return the number of numbers, `FIXED` included."""
         return self._count
@@ -56,15 +46,21 @@ class Coupling:
 
     def tidy(self, labels: Tensor) -> Tensor:
         """Return the roots of labels, with stride 0 along every axis along which they are the same."""
-        return torch.from_numpy(self._tidy(labels.numpy())).expand(labels.shape)
+        return torch.from_numpy(self.bare_roots(labels)).expand(labels.shape)
 
     def bare_roots(self, labels: Tensor) -> np.ndarray:
         """Return the roots of labels, one entry along every axis along which they are the same."""
-        return self._tidy(labels.numpy())
+        bare = self._roots(_bare(labels.numpy()))
+        for axis, size in enumerate(bare.shape):
+            if size > 1:
+                first = bare[(slice(None),) * axis + (slice(0, 1),)]
+                if (bare == first).all():
+                    bare = first
+        return bare
 
     def varied(self, labels: Tensor) -> tuple[int, ...]:
         """Return the axes along which labels differ."""
-        return tuple(axis for axis, size in enumerate(self._tidy(labels.numpy()).shape) if size > 1)
+        return tuple(axis for axis, size in enumerate(self.bare_roots(labels).shape) if size > 1)
 
     def couple(self, a: Tensor, b: Tensor, reason: str) -> Tensor:
         """Couple two tensors of labels of one shape, entry by entry; channels that meet `FIXED` are locked.
@@ -86,8 +82,8 @@ class Coupling:
         differ = first != second
         if bool(differ.any()):
             self._couple_pairs(first[differ], second[differ], reason)
-        merged = np.asarray(np.where(first == FIXED, second, first))
-        return torch.from_numpy(self._tidy(merged)).expand(one.shape)
+        merged = torch.from_numpy(np.asarray(np.where(first == FIXED, second, first)))
+        return self.tidy(merged).expand(one.shape)
 
     def couple_along(self, labels: Tensor, axes: Iterable[int], reason: str) -> Tensor:
         """Couple all labels that differ along some axes only. Returns them tidied: the same along these axes."""
@@ -132,16 +128,6 @@ class Coupling:
                 return np.asarray(found)
             self._parents[labels] = found = higher
 
-    def _tidy(self, labels: np.ndarray) -> np.ndarray:
-        """Return the roots of labels, one entry along every axis along which they are the same."""
-        bare = self._roots(_bare(labels))
-        for axis, size in enumerate(bare.shape):
-            if size > 1:
-                first = bare[(slice(None),) * axis + (slice(0, 1),)]
-                if (bare == first).all():
-                    bare = first
-        return bare
-
 
 def fixed(shape: Iterable[int]) -> Tensor:
     """Labels of a tensor that no channel can be taken out of."""
@@ -183,11 +169,6 @@ class Notes:
         if new.size:
             self._of[new] = len(self._texts)
             self._texts.append(text)
-
-    def by_number(self) -> dict[int, str]:
-        """Return the texts by number."""
-        numbers = np.flatnonzero(self._of)
-        return {number: self._texts[place] for number, place in zip(numbers.tolist(), self._of[numbers], strict=True)}
 
     def by_root(self, roots: Callable[[np.ndarray], np.ndarray]) -> dict[int, str]:
         """Return the texts by root: that of its lowest number, in the order of these."""

@@ -61,11 +61,6 @@ def own_labels(module: nn.Module, outer: Tensor) -> dict[str, Tensor]:
     return {name: along(outer, axes[name], x.shape) for name, x in channel_tensors(module).items()}
 
 
-def num_outputs(module: nn.Module) -> int:
-    """Return the number of output channels of a layer of this module."""
-    return int(module.out_channels if isinstance(module, _ConvNd) else module.out_features)  # type: ignore[arg-type]
-
-
 def weight_call(func: Any, given: Mapping[str, Any], module: nn.Module) -> WeightCall | None:
     """Return the role of an operation inside a layer's custom forward, or None for an unknown one.
 

@@ -20,15 +20,17 @@ class LayerKind(ABC):
         number: stands for the kind in files; never changed.
         types: the classes; a subclass counts as long as it keeps their forward, unless the row says otherwise.
         attributes: the sizes that pruning may change, in the order of the file.
+        any_forward: whether one with a forward of its own is a layer of this kind too.
     """
 
     number: ClassVar[int]
     types: ClassVar[tuple[type[nn.Module], ...]]
     attributes: ClassVar[tuple[str, ...]]
+    any_forward: ClassVar[bool] = False
 
     def fits(self, module: nn.Module) -> bool:
         """Return whether `module` is a layer of this kind."""
-        return self.keeps_forward(module)
+        return isinstance(module, self.types) if self.any_forward else self.keeps_forward(module)
 
     def keeps_forward(self, module: nn.Module) -> bool:
         """Return whether `module` has one of the types and their forward."""
@@ -68,10 +70,7 @@ class Convolution(LayerKind):
     number = 1
     types = (_ConvNd,)
     attributes = ("in_channels", "out_channels", "groups")
-
-    def fits(self, module: nn.Module) -> bool:
-        """Return whether it is a convolution, with any forward."""
-        return isinstance(module, _ConvNd)
+    any_forward = True
 
     def keeps_forward(self, module: nn.Module) -> bool:
         """Return whether its forward is torch's."""
@@ -111,10 +110,7 @@ class Dense(LayerKind):
     number = 2
     types = (nn.Linear,)
     attributes = ("in_features", "out_features")
-
-    def fits(self, module: nn.Module) -> bool:
-        """Return whether it is a linear layer, with any forward."""
-        return isinstance(module, nn.Linear)
+    any_forward = True
 
     def narrowed(self, module: nn.Module, num_inner: int, num_outer: int) -> dict[str, int]:
         """Return one size per attribute."""
@@ -128,9 +124,7 @@ class Dense(LayerKind):
 class Norm(LayerKind):
     """Norms. Those with a custom forward, which may pad, rotate or activate as well, are followed by operations."""
 
-    def fits(self, module: nn.Module) -> bool:
-        """Return whether it is a norm of this kind, with any forward."""
-        return isinstance(module, self.types)
+    any_forward = True
 
     def num_channels(self, module: nn.Module) -> int:
         """Return the number of channels that the layer scales."""

@@ -148,16 +148,9 @@ def pass_layer(network: Network, name: str, module: nn.Module, x: Tensor, labels
 def write_norm(
     network: Network, name: str, module: nn.Module, x: Tensor, labels: Tensor, output: Tensor, own: dict[str, Tensor]
 ) -> None:
-    """Write down a norm whose forward was followed operation by operation (see `pass_layer`).
+    """Write down a norm whose forward was followed operation by operation; arguments as for `pass_layer`.
 
-    Args:
-        network: the trace so far.
-        name: of the norm.
-        module: the norm.
-        x: its input.
-        labels: those of the input.
-        output: what it gave.
-        own: the labels of its scales, shifts and statistics, which its operations coupled with channels.
+    `own` are the labels of its scales, shifts and statistics, which its operations coupled with channels.
     """
     run = _Pass(network, name, module, x, labels, output)
     coupling, kind = network.coupling, layer_kind(module)

@@ -6,6 +6,7 @@ it does what evaluation mode does.
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -208,29 +209,24 @@ class Observer(TorchDispatchMode):
         with ExitStack() as hooks:
             for name in self._to_hook():
                 # The network's own hooks run outside of these two: what they do is followed as the rest is.
-                enter, leave = self._hooks(name)
-                module = self.modules.named[name]
-                hooks.enter_context(module.register_forward_pre_hook(enter))
+                module, leave = self.modules.named[name], partial(self._leave, name)
+                hooks.enter_context(module.register_forward_pre_hook(partial(self._enter, name)))
                 hooks.enter_context(module.register_forward_hook(leave, with_kwargs=True, prepend=True))
             yield
 
     def _to_hook(self) -> Iterable[str]:
         return self.modules.layers | self.modules.dropouts
 
-    def _hooks(self, name: str) -> tuple[Any, Any]:
+    def _enter(self, name: str, module: nn.Module, args: Any) -> None:
+        self.running.append(name)
+        self._in_layers += name in self.modules.layers
+
+    def _leave(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        self.running.pop()
         is_layer = name in self.modules.layers
-
-        def enter(module: nn.Module, args: Any) -> None:
-            self.running.append(name)
-            self._in_layers += is_layer
-
-        def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            self.running.pop()
-            self._in_layers -= is_layer
-            if is_layer and not self._in_layers:
-                self._note_layer(name, tensors_of((args, kwargs)), tensors_of(output))
-
-        return enter, leave
+        self._in_layers -= is_layer
+        if is_layer and not self._in_layers:
+            self._note_layer(name, tensors_of((args, kwargs)), tensors_of(output))
 
     def _note_layer(self, name: str, inputs: list[Tensor], outputs: list[Tensor]) -> None:
         made = self._add(name, inputs, [self.token(x) for x in inputs], outputs)

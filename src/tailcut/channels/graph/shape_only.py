@@ -10,7 +10,6 @@ caller runs it again in full.
 import functools
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -59,17 +58,17 @@ def attempt(run: Callable[[], Any], *, shapes_only: bool) -> Any:
     Returns:
         What the function gives.
     """
-    mode = ShapesOnly() if shapes_only else None
-    context: AbstractContextManager[object] = nullcontext() if mode is None else mode
-    try:
-        with context:
-            result = run()
-    except Exception:
-        if mode is None or not mode.has_read:
-            raise
-    else:
-        if mode is None or not mode.has_read:
-            return result
+    if shapes_only:
+        mode = ShapesOnly()
+        try:
+            with mode:
+                result = run()
+        except Exception:
+            if not mode.has_read:
+                raise
+        else:
+            if not mode.has_read:
+                return result
     return run()
 
 

@@ -16,11 +16,12 @@ from torch.utils._mode_utils import no_dispatch
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from tailcut.channels.graph.coupling import Coupling, along, fixed
-from tailcut.channels.graph.custom_forwards import WHY, num_outputs, own_labels, weight_call
+from tailcut.channels.graph.custom_forwards import WHY, own_labels, weight_call
 from tailcut.channels.graph.layer_kinds import channel_tensors, layer_kind, whole_layer
 from tailcut.channels.graph.layer_rules import Alignment, TracedLayer, couple_tied, pass_layer, write_norm
 from tailcut.channels.graph.observer import Modules, Observer, Step, are_alike, tensors_of
 from tailcut.channels.graph.operations import OperationCall, bind_arguments, labels_of_results, numbered_channels
+from tailcut.channels.scoring.feature_maps import num_channels
 from tailcut.channels.scoring.forward import Inputs, for_training, training, undisturbed
 from tailcut.errors import ArgumentError
 
@@ -224,33 +225,23 @@ class _Tracer(Observer):
     def _to_hook(self) -> Iterable[str]:
         return self.modules.named
 
-    def _hooks(self, name: str) -> tuple[Any, Any]:
-        modules = self.modules
-        is_layer, is_own = name in modules.layers, name in modules.own_forwards
+    def _enter(self, name: str, module: nn.Module, args: Any) -> None:
+        super()._enter(name, module, args)
+        if name in self.modules.own_forwards and not self._in_layers:
+            with no_dispatch():
+                self._begin(name, module)
 
-        def enter(module: nn.Module, args: Any) -> None:
-            self.running.append(name)
-            if is_own and not self._in_layers:
-                with no_dispatch():
-                    self._begin(name, module)
-            self._in_layers += is_layer
-
-        def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            self.running.pop()
-            self._in_layers -= is_layer
-            if self._in_layers or not (is_layer or name in modules.traced_through):
+    def _leave(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        with no_dispatch():  # what is done to labels is no operation of the network
+            super()._leave(name, module, args, kwargs, output)
+            if self._in_layers or name not in self.modules.traced_through:
                 return
-            with no_dispatch():  # what is done to labels is no operation of the network
-                if is_layer:
-                    self._note_layer(name, tensors_of((args, kwargs)), tensors_of(output))
-                elif is_own:
-                    self._end(name, module)
-                elif name in self._normed:
-                    self._normed.remove(name)
-                else:
-                    self._write_norm(name, module, args, kwargs, output)
-
-        return enter, leave
+            if name in self.modules.own_forwards:
+                self._end(name, module)
+            elif name in self._normed:
+                self._normed.remove(name)
+            else:
+                self._write_norm(name, module, args, kwargs, output)
 
     def _labels_of_layer(self, name: str, inputs: list[Tensor], outputs: list[Tensor]) -> list[Tensor]:
         module = self.modules.named[name]
@@ -272,7 +263,7 @@ class _Tracer(Observer):
         known = self.found.layers.get(name)
         outer = known.outer if known is not None else None
         if outer is None:
-            outer = self.coupling.new(num_outputs(module))
+            outer = self.coupling.new(num_channels(module))
         for attribute, labels in own_labels(module, outer).items():
             x = getattr(module, attribute)
             if id(x) in self._free:

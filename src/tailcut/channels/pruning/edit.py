@@ -1,6 +1,6 @@
 """The `prune` edit in files: the layers that are narrower than built, and their widths."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -57,7 +57,7 @@ class PruneEdit(Edit):
         for name in (name for name in modules if name in cut.sizes):
             kind = _kind(name, modules[name])
             layers.append(NarrowedLayer(name, kind.number, tuple(cut.sizes[name][key] for key in kind.attributes)))
-        own = {f"{name}.{attribute}" if name else attribute for name, attribute in _layer_tensors(modules)}
+        own = _layer_tensors(modules)
         free = [
             NarrowedTensor(name, tuple(x.shape))
             for name, _, _, x in holders(model)
@@ -163,18 +163,13 @@ class PruneEdit(Edit):
 
     def _check_tensors(self, model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
         there = {name: x for name, _, _, x in holders(model)}
-        own = {f"{name}.{attribute}" if name else attribute for name, attribute in _layer_tensors(modules)}
+        own = _layer_tensors(modules)
         for name, shape in self.tensors:
             if name not in there or name in own:
                 raise StructureError(f"the model has no tensor {name!r} outside of layers to narrow")
             before = tuple(there[name].shape)
             if len(shape) != len(before) or not all(1 <= new <= old for new, old in zip(shape, before, strict=True)):
                 raise StructureError(f"{name} of shape {before} cannot be narrowed to {shape}")
-
-
-def record_cut(model: nn.Module, cut: Cut) -> None:
-    """Write a cut that was made on `model` into its record; cuts right after one another become one edit."""
-    record_edit(model, PruneEdit.of(model, cut))
 
 
 def record_edit(model: nn.Module, edit: PruneEdit) -> None:
@@ -197,13 +192,13 @@ def _kind(name: str, module: nn.Module) -> LayerKind:
     return kind
 
 
-def _layer_tensors(modules: Mapping[str, nn.Module]) -> Sequence[tuple[str, str]]:
+def _layer_tensors(modules: Mapping[str, nn.Module]) -> set[str]:
     """Return the tensors that narrow with a layer; other tensors of a layer (a gain) are narrowed on their own."""
-    found = []
+    found: set[str] = set()
     for name, module in modules.items():
         kind = layer_kind(module)
         attributes = () if kind is None else kind.shapes(module, kind.sizes(module))
-        found += [(name, attribute) for attribute in attributes]
+        found |= {f"{name}.{attribute}" if name else attribute for attribute in attributes}
     return found
 
 

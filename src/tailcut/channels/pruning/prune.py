@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 from tailcut.channels.graph.groups import ChannelGraph, find_groups
 from tailcut.channels.graph.shape_only import attempt
 from tailcut.channels.graph.tracing import StoppedError
-from tailcut.channels.pruning.edit import record_cut
+from tailcut.channels.pruning.edit import PruneEdit, record_edit
 from tailcut.channels.pruning.plan import Amount, Planner, PruningPlan
 from tailcut.channels.pruning.plan import Rates as Rates
 from tailcut.channels.pruning.report import PruneReport
@@ -255,7 +255,7 @@ def _try_cut(
     except BaseException:
         undo()
         raise
-    record_cut(model, plan.cut)
+    record_edit(model, PruneEdit.of(model, plan.cut))
     return None, after
 
 

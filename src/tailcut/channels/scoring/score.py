@@ -181,20 +181,15 @@ def _score_maps(
             follower.finish()
             means.num_images += len(batch[0])
     found, skipped = means.finish(model, unnamed)
-    fallback = [name for name in found if name in unnamed]
-    if not is_spectral:
-        importance = {name: columns[0] for name, columns in found.items()}
-        return Scores(importance, method=method, num_images=means.num_images, skipped=skipped, fallback=fallback)
-    parts = {name: MapParts(*columns) for name, columns in found.items()}
-    importance = {name: formula.combine(*part) for name, part in parts.items()}
+    parts = {name: MapParts(*columns) for name, columns in found.items()} if is_spectral else {}
     return Scores(
-        importance,
+        {name: formula.combine(*parts[name]) if is_spectral else columns[0] for name, columns in found.items()},
         method=method,
-        settings=formula_settings(formula),
+        settings=formula_settings(formula) if is_spectral else {},
         num_images=means.num_images,
         parts=parts,
         skipped=skipped,
-        fallback=fallback,
+        fallback=[name for name in found if name in unnamed],
     )
 
 

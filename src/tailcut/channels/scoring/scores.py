@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -163,13 +163,7 @@ def layer_table(layers: Sequence[ScoredLayer], skipped: Mapping[str, str]) -> st
 
 def formula_settings(formula: Formula) -> dict[str, Any]:
     """Return a formula as plain values, for `Scores.settings`."""
-    return {
-        "variant": formula.variant,
-        "block_size": formula.block_size,
-        "gaussian_sigma": formula.gaussian_sigma,
-        "spatial_weight": formula.spatial_weight,
-        "components": list(formula.components),
-    }
+    return asdict(formula) | {"components": list(formula.components)}
 
 
 class _DamagedError(Exception):

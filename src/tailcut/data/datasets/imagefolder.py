@@ -171,18 +171,11 @@ def open_imagenette(split: str, *, size: Framing | None = None, roots: Roots = N
 def open_imagenet(split: str, *, size: Framing = 224, roots: Roots = None) -> FolderDataset:
     """ImageNet from `imagenet/{train,val}/WNID/*` under a data root, every image at one size.
 
-    Args:
-        split: `train` or `val`.
-        size: side in pixels, or a pair for the middle (512 and 448 in the evaluation of the paper on frequency inputs).
-        roots: data roots to try first; see `data_roots`.
+    Arguments and errors are those of `open_imagenette`. In the evaluation of the paper on frequency inputs `size` is
+    (512, 448).
 
     Returns:
         Images of shape (3, size, size), RGB, and classes 0..999 in the order of their WordNet numbers.
-
-    Raises:
-        ArgumentError: `size` is not 1 to 4096.
-        DataNotFoundError: no data root holds the split.
-        DataError: the folder holds no images, or the first is damaged.
     """
     advice = "ImageNet is at https://image-net.org; sort its photos into one folder per WordNet number."
     folder = find_split("imagenet", split, title="ImageNet", advice=advice, roots=roots)

@@ -56,16 +56,11 @@ def flip_vertical(image: JpegCoefficients, *, edges: Edges = "recut") -> JpegCoe
 
 def transpose(image: JpegCoefficients) -> JpegCoefficients:
     """Swap rows and columns; always exact. 4:2:2 becomes 4:4:0 and the other way round."""
-    luma, *chroma = (plane.transpose(0, 1).transpose(2, 3).contiguous() for plane in image.planes)
-    blue, red = chroma or (None, None)
-    return dataclasses.replace(
-        image,
-        luma=luma,
-        chroma_blue=blue,
-        chroma_red=red,
+    return image.with_planes(
+        tuple(plane.transpose(0, 1).transpose(2, 3).contiguous() for plane in image.planes),
+        (image.size[1], image.size[0]),
         sampling=_TRANSPOSED_SAMPLING.get(image.sampling, image.sampling),
         quantization=tuple(table.T.contiguous() for table in image.quantization),
-        size=(image.size[1], image.size[0]),
     )
 
 
@@ -163,12 +158,7 @@ def adjust_brightness(image: JpegCoefficients, factor: float) -> JpegCoefficient
 def adjust_contrast(image: JpegCoefficients, factor: float) -> JpegCoefficients:
     """Move the image's RGB values away from its mean luma, without clipping: mean + factor (value - mean).
 
-    Args:
-        image: it is not changed.
-        factor: 0 gives plain grey, 1 the same image.
-
-    Raises:
-        ArgumentError: the factor is negative or not finite.
+    A factor of 0 gives plain grey; otherwise see `adjust_brightness`.
     """
     return _scaled(image, factor, factor, mean_luma(image))
 
@@ -176,12 +166,7 @@ def adjust_contrast(image: JpegCoefficients, factor: float) -> JpegCoefficients:
 def adjust_saturation(image: JpegCoefficients, factor: float) -> JpegCoefficients:
     """Move the image's RGB values away from their luma, without clipping: luma stays, chroma is multiplied.
 
-    Args:
-        image: it is not changed.
-        factor: 0 gives a grey image, 1 the same image.
-
-    Raises:
-        ArgumentError: the factor is negative or not finite.
+    A factor of 0 gives a grey image; otherwise see `adjust_brightness`.
     """
     return _scaled(image, 1.0, factor, 0.0)
 

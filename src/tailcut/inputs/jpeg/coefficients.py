@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Self, get_args
+from typing import Any, Self, get_args
 
 import torch
 from torch import Tensor
@@ -83,12 +83,13 @@ class JpegCoefficients:
         vertical, horizontal = self.chroma_factors
         return -(-self.size[0] // vertical), -(-self.size[1] // horizontal)
 
-    def with_planes(self, planes: tuple[Tensor, ...], size: tuple[int, int] | None = None) -> Self:
-        """Return a copy with other planes (as many), and with another size if there is one."""
+    def with_planes(self, planes: tuple[Tensor, ...], size: tuple[int, int] | None = None, **others: Any) -> Self:
+        """Return a copy with other planes (as many), with another size if there is one, and other attributes."""
         luma, blue, red = planes if len(planes) == 3 else (planes[0], None, None)
-        return dataclasses.replace(self, luma=luma, chroma_blue=blue, chroma_red=red, size=size or self.size)
+        size = self.size if size is None else size
+        return dataclasses.replace(self, luma=luma, chroma_blue=blue, chroma_red=red, size=size, **others)
 
     def to(self, device: torch.device | str) -> Self:
         """Return a copy whose planes and tables lie on `device`."""
-        moved = self.with_planes(tuple(plane.to(device) for plane in self.planes))
-        return dataclasses.replace(moved, quantization=tuple(table.to(device) for table in self.quantization))
+        quantization = tuple(table.to(device) for table in self.quantization)
+        return self.with_planes(tuple(plane.to(device) for plane in self.planes), quantization=quantization)

@@ -75,11 +75,6 @@ def stride_settings(model: nn.Module, strides: str | Mapping[str, int]) -> tuple
     )
 
 
-def is_known(model: nn.Module) -> bool:
-    """Return whether the family of `model` is known, so that new layers are initialised like its own."""
-    return first_kept_module(model) is not None
-
-
 def _setting(model: nn.Module, name: str, stride: int) -> Setting:
     layer = dict(model.named_modules()).get(name)
     if not isinstance(layer, nn.Conv2d):
@@ -185,7 +180,8 @@ def replace_stem(
     transform = channels if isinstance(channels, BlockDCT) else BlockDCT(channels)
     check_unedited(model)
     reader = submodule(model, part, "part")
-    boundary = first_kept_module(reader) if first is None else first
+    usual = first_kept_module(reader)
+    boundary = usual if first is None else first
     if boundary is None:
         raise ArgumentError('this network is not known: name the first module to keep, for example first="layer1"')
     if boundary == "":
@@ -201,7 +197,7 @@ def replace_stem(
         edit = replace(edit, inside=type(model).forward is nn.Sequential.forward)
     if image_size is not None:
         edit = replace(edit, map_size=_map_size(image_size)[1])
-    known = is_known(reader)
+    known = usual is not None  # then new layers are initialised like the family's own
     make(model, edit, transform)
     for layer in edit.resized:
         _start(model.get_submodule(layer.name), known=known)

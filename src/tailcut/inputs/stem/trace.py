@@ -1,9 +1,11 @@
 """Execution order of modules, recorded by hooks in one forward of a copy."""
 
 import copy
+import itertools
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -113,31 +115,22 @@ def _early(module: nn.Module, name: str, names: dict[int, str], trace: ModuleTra
 
 @contextmanager
 def _watched(model: nn.Module, trace: ModuleTrace) -> Iterator[None]:
-    count = 0
+    events = itertools.count(1)
 
-    def note(times: dict[str, list[int]], name: str) -> None:
-        nonlocal count
-        count += 1
-        times.setdefault(name, []).append(count)
+    def note(times: list[int], shapes: dict[str, tuple[int, ...]], name: str, x: object) -> None:
+        times.append(next(events))
+        if len(times) == 1 and isinstance(x, Tensor):
+            shapes[name] = tuple(x.shape)
 
-    def before(name: str) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            note(trace.starts, name)
-            if len(trace.starts[name]) == 1 and len(inputs) == 1 and isinstance(inputs[0], Tensor):
-                trace.inputs[name] = tuple(inputs[0].shape)
+    def before(name: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        x = inputs[0] if len(inputs) == 1 else None
+        note(trace.starts.setdefault(name, []), trace.inputs, name, x)
 
-        return hook
-
-    def after(name: str) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            note(trace.ends, name)
-            if len(trace.ends[name]) == 1 and isinstance(output, Tensor):
-                trace.outputs[name] = tuple(output.shape)
-
-        return hook
+    def after(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        note(trace.ends.setdefault(name, []), trace.outputs, name, output)
 
     with ExitStack() as hooks:
         for name, module in model.named_modules():
-            hooks.enter_context(module.register_forward_pre_hook(before(name)))
-            hooks.enter_context(module.register_forward_hook(after(name)))
+            hooks.enter_context(module.register_forward_pre_hook(partial(before, name)))
+            hooks.enter_context(module.register_forward_hook(partial(after, name)))
         yield

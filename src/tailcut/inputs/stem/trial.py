@@ -15,28 +15,17 @@ from tailcut.inputs.stem.trace import ModuleTrace, modules_before, run
 from tailcut.inputs.transform.input_transform import TRANSFORM
 
 
-class _Probe(nn.Module):
-    """Stands where the transform shall hang, and notices whether the network runs it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.ran = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`x` as it is."""
-        self.ran = True
-        return x
-
-
 def runs_transform(trial: nn.Module, run_it: Callable[[], Any]) -> bool:
     """Return whether `trial` (changed) runs its children, a transform among them, in order like `nn.Sequential`."""
-    probe = _Probe()
+    calls: list[bool] = []
+    probe = nn.Identity()  # where the transform shall hang
+    probe.register_forward_pre_hook(lambda *_: calls.append(True))
     trial.add_module(TRANSFORM, probe)
     try:
         run_it()
     finally:
         delattr(trial, TRANSFORM)
-    return probe.ran
+    return bool(calls)
 
 
 def found(edit: ReplaceStemEdit, trial: nn.Module, boundary: str, example: Tensor) -> ReplaceStemEdit:

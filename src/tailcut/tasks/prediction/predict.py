@@ -117,7 +117,9 @@ def predict(
         if outputs.ndim == 2:
             predictions.append(_class(path, outputs[0], model))
         else:
-            masks = masks or _mask_paths(paths, folder)
+            if folder is None:
+                raise ArgumentError("this network makes masks; name a folder for them (-o DIR)")
+            masks = masks or paths_of_output(paths, folder, "mask")
             predictions.append(_mask(path, outputs, masks[path]))
     task = "classification" if masks is None else "segmentation"
     report = PredictReport(name, task, predictions, time.perf_counter() - start, skipped)
@@ -216,14 +218,17 @@ def _mask(path: Path, outputs: Tensor, mask_path: Path) -> dict[str, Any]:
     return {"image": str(path), "mask": str(mask_path), "foreground_ratio": float(mask.double().mean())}
 
 
-def _mask_paths(images: Sequence[Path], folder: Path | None) -> dict[Path, Path]:
-    if folder is None:
-        raise ArgumentError("this network makes masks; name a folder for them (-o DIR)")
+def paths_of_output(images: Sequence[Path], folder: Path, what: str) -> dict[Path, Path]:
+    """Return for each image the PNG in a folder that is named like it; `what` the PNG is, for messages.
+
+    Raises:
+        ArgumentError: two would have one name, or one would replace its image.
+    """
     twice = [stem for stem, count in Counter(path.stem for path in set(images)).items() if count > 1]
     if twice:
-        raise ArgumentError(f"several images are named {twice[0]}: their masks would have one name; run them apart")
-    masks = {path: folder / f"{path.stem}.png" for path in images}
-    for path, mask in masks.items():
-        if mask.exists() and mask.samefile(path):
-            raise ArgumentError(f"the mask of {path} would replace it; choose another folder")
-    return masks
+        raise ArgumentError(f"several images are named {twice[0]}: their {what}s would have one name; run them apart")
+    outputs = {path: folder / f"{path.stem}.png" for path in images}
+    for path, output in outputs.items():
+        if output.exists() and output.samefile(path):
+            raise ArgumentError(f"the {what} of {path} would replace it; choose another folder")
+    return outputs

@@ -23,7 +23,7 @@ from tailcut.format import load
 from tailcut.format.load import read_contents
 from tailcut.inputs.detection.detectors import Detector
 from tailcut.printing import table
-from tailcut.tasks.prediction.predict import TABLE_FILE, PredictReport, read_each
+from tailcut.tasks.prediction.predict import TABLE_FILE, PredictReport, paths_of_output, read_each
 
 MASK_STRENGTH = 0.45  # part of the colour in a masked pixel
 HUE_STEP = 0.6180339887  # the golden ratio: neighbouring numbers get unlike hues
@@ -171,7 +171,7 @@ def predict_objects(
     if len(names) < network.num_classes:
         raise ArgumentError(f"the detector has {network.num_classes} classes, but there are {len(names)} names")
     paths, folder = [Path(image) for image in images], None if out is None else make_folder(out)
-    drawings = {} if folder is None else _drawing_paths(paths, folder)
+    drawings = {} if folder is None else paths_of_output(paths, folder, "drawing")
     predictions, skipped = [], list[dict[str, Any]]()
     with torch.inference_mode():
         for path, image in read_each(paths, lambda path: read_image(path, channels=3)[0], skipped):
@@ -185,18 +185,6 @@ def predict_objects(
     if folder is not None:
         write_atomically(folder / TABLE_FILE, report.to_json() + "\n")
     return report
-
-
-def _drawing_paths(images: Sequence[Path], folder: Path) -> dict[Path, Path]:
-    drawings: dict[Path, Path] = {}
-    for path in dict.fromkeys(images):
-        drawing = folder / f"{path.stem}.png"
-        if drawing in drawings.values():
-            raise ArgumentError(f"two images are named {path.stem}: their drawings would have one name; run them apart")
-        if drawing.exists() and drawing.samefile(path):
-            raise ArgumentError(f"the drawing of {path} would replace it; choose another folder")
-        drawings[path] = drawing
-    return drawings
 
 
 def _names(model: nn.Module, num_classes: int) -> list[str]:
