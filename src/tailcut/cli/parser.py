@@ -3,12 +3,14 @@
 import argparse
 import re
 import textwrap
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
+from tailcut.errors import ArgumentError
 from tailcut.structure import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -296,10 +298,6 @@ def settings(words: list[str] | None) -> dict[str, Any]:
     Raises:
         ArgumentError: a word has no `=` or no key.
     """
-    import tomllib
-
-    from tailcut.errors import ArgumentError
-
     values: dict[str, Any] = {}
     for word in words or ():
         key, equals, text = word.partition("=")
