@@ -3,7 +3,6 @@
 import argparse
 import re
 import textwrap
-import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -298,6 +297,8 @@ def settings(words: list[str] | None) -> dict[str, Any]:
     Raises:
         ArgumentError: a word has no `=` or no key.
     """
+    import tomllib
+
     values: dict[str, Any] = {}
     for word in words or ():
         key, equals, text = word.partition("=")
