@@ -9,6 +9,7 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
+from tailcut.errors import ArgumentError
 from tailcut.structure import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -297,8 +298,6 @@ def settings(words: list[str] | None) -> dict[str, Any]:
         ArgumentError: a word has no `=` or no key.
     """
     import tomllib
-
-    from tailcut.errors import ArgumentError
 
     values: dict[str, Any] = {}
     for word in words or ():

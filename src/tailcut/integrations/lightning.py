@@ -107,13 +107,7 @@ class RateLossCallback(Callback):
         """Go on with the numbers behind the rounding."""
         self._block.close()
 
-    def on_test_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
-        """Evaluate the network of the file."""
-        self._open()
-
-    def on_test_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
-        """Go on with the numbers behind the rounding."""
-        self._block.close()
+    on_test_start, on_test_end = on_validation_start, on_validation_end
 
     def on_exception(self, trainer: "Trainer", pl_module: "LightningModule", exception: BaseException) -> None:
         """Leave the network with its own numbers."""

@@ -129,10 +129,8 @@ def compare(first: str | Path, second: str | Path) -> ComparisonReport:
     pair = open_network(first, str(first)), open_network(second, str(second))
     stored = _stored(pair[0]), _stored(pair[1])
     shapes = _shapes(stored[0]), _shapes(stored[1])
-    dense: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] = ({}, {})
+    dense = _dense(pair[0]), _dense(pair[1])
     why_not = [f"{item.source}: {item.missing['model']}" for item in pair if item.model is None]
-    if not why_not:
-        dense = _dense(pair[0]), _dense(pair[1])
     outputs, reason = (None, "") if why_not else _compare_outputs(*pair)
     return ComparisonReport(
         networks=(_network(pair[0], stored[0]), _network(pair[1], stored[1])),
@@ -250,18 +248,15 @@ def _compare_outputs(first: ReportedNetwork, second: ReportedNetwork) -> tuple[C
 
 
 def _facts(networks: tuple[ComparedNetwork, ComparedNetwork]) -> str:
-    def row(title: str, values: Sequence[str]) -> tuple[str, ...]:
-        return (title, *values)
-
     settings = [", ".join(f"{key}={value}" for key, value in item.arguments.items()) for item in networks]
     rows = [
-        row("model", [item.model or "a class of its own" for item in networks]),
-        row("arguments", [text or "the defaults" for text in settings]),
-        row("edits", [", ".join(item.edits) or "none" for item in networks]),
-        row("parameters", [f"{item.num_parameters:,}" for item in networks]),
-        row("coefficients", [f"{item.num_kept:,}" for item in networks]),
-        row("file, bytes", [f"{item.file_bytes:,}" for item in networks]),
-        row("dtypes", [", ".join(item.dtypes) for item in networks]),
+        ("model", *(item.model or "a class of its own" for item in networks)),
+        ("arguments", *(text or "the defaults" for text in settings)),
+        ("edits", *(", ".join(item.edits) or "none" for item in networks)),
+        ("parameters", *(f"{item.num_parameters:,}" for item in networks)),
+        ("coefficients", *(f"{item.num_kept:,}" for item in networks)),
+        ("file, bytes", *(f"{item.file_bytes:,}" for item in networks)),
+        ("dtypes", *(", ".join(item.dtypes) for item in networks)),
     ]
     return table(["", networks[0].source, networks[1].source], rows)
 

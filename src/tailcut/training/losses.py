@@ -1,7 +1,5 @@
 """Losses: cross entropy, soft Dice for masks, distillation, and those of generative networks."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 from torch.nn.functional import (
@@ -14,12 +12,10 @@ from torch.nn.functional import (
 )
 
 from tailcut.errors import ArgumentError
-
-if TYPE_CHECKING:  # they need an extra, which evaluation does without
-    from tailcut.training.recipe.schema import DistillationSection, TrainingSection
+from tailcut.training.recipe.schema import DistillationSection, TrainingSection
 
 
-def label_loss(outputs: Tensor, targets: Tensor, section: "TrainingSection") -> Tensor:
+def label_loss(outputs: Tensor, targets: Tensor, section: TrainingSection) -> Tensor:
     """Return the loss against the labels, as the recipe's `training` section defines it.
 
     Args:
@@ -55,7 +51,7 @@ def soft_dice_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     return 1 - ((2 * common + 1) / (both + 1)).mean()  # + 1: defined for two empty masks
 
 
-def distillation_loss(outputs: Tensor, teacher_outputs: Tensor, section: "DistillationSection") -> Tensor:
+def distillation_loss(outputs: Tensor, teacher_outputs: Tensor, section: DistillationSection) -> Tensor:
     """Return the Kullback-Leibler divergence from the teacher's softened probabilities, times temperature squared.
 
     Hinton et al., "Distilling the Knowledge in a Neural Network" (2015), section 2: the square keeps the size
@@ -101,8 +97,8 @@ def adversarial_loss(logits: Tensor, *, real: bool) -> Tensor:
 def total_loss(
     outputs: Tensor,
     targets: Tensor,
-    section: "TrainingSection",
-    distillation: "DistillationSection | None" = None,
+    section: TrainingSection,
+    distillation: DistillationSection | None = None,
     teacher_outputs: Tensor | None = None,
 ) -> Tensor:
     """Return the loss of a step: against the labels and, if there is one, a teacher. A scalar."""

@@ -7,7 +7,8 @@ from tailcut.cli.parser import Commands, add_command
 from tailcut.errors import ArgumentError
 from tailcut.printing import Report
 
-TARGETS = ("onnx", "c", "html", "safetensors", "torch")
+WEIGHTS = ("safetensors", "torch")
+TARGETS = ("onnx", "c", "html", *WEIGHTS)
 SIZED = ("c", "html")
 WITH_INPUT = ("onnx", "c")
 INPUTS = ("own", "pixels")
@@ -59,30 +60,27 @@ def run(arguments: argparse.Namespace) -> Report:
         raise ArgumentError(f"--input is for --to {' and '.join(WITH_INPUT)}; --to {arguments.to} takes no input")
     if arguments.arithmetic is not None and arguments.to != "c":
         raise ArgumentError(f"--arithmetic is for --to c; --to {arguments.to} has one arithmetic")
-    pixels = arguments.input == "pixels"
+    if arguments.to in WEIGHTS:
+        from tailcut.tasks.pack import unpack
+
+        return unpack(arguments.file, arguments.out, to=arguments.to)
+    from tailcut.format import load, resolve
+
+    model, pixels = load(arguments.file), arguments.input == "pixels"
     if arguments.to == "onnx":
         from tailcut.execution.onnx.export import export_onnx
-        from tailcut.format import load
 
-        return export_onnx(load(arguments.file), arguments.out, pixels=pixels, tell=_tell)
+        return export_onnx(model, arguments.out, pixels=pixels, tell=_tell)
     if arguments.to == "c":
         from tailcut.export_c import export_c
-        from tailcut.format import load
 
         settings = {"size": arguments.size, "pixels": pixels, "arithmetic": arguments.arithmetic or "float32"}
-        return export_c(load(arguments.file), arguments.out, **settings)
-    if arguments.to == "html":
-        from tailcut.export_html import export_html
-        from tailcut.format import load
-        from tailcut.format.zoo import resolve
+        return export_c(model, arguments.out, **settings)
+    from tailcut.export_html import export_html
 
-        path = resolve(arguments.file)
-        title = arguments.file if arguments.file.startswith("zoo:") else path.stem
-        settings = {"size": arguments.size, "title": title, "file_bytes": path.stat().st_size}
-        return export_html(load(arguments.file), arguments.out, **settings)
-    from tailcut.tasks.pack import unpack
-
-    return unpack(arguments.file, arguments.out, to=arguments.to)
+    path = resolve(arguments.file)
+    title = arguments.file if arguments.file.startswith("zoo:") else path.stem
+    return export_html(model, arguments.out, size=arguments.size, title=title, file_bytes=path.stat().st_size)
 
 
 def _size(text: str) -> tuple[int, int]:

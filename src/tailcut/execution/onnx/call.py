@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -150,33 +150,28 @@ def named_tensors(result: Any, network: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def _walk(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    for key, child in _children(value):
-        yield from _walk(child, (*path, str(key)))
-    if value is not None and not _is_container(value):
+    children = _children(value)
+    if children is not None:
+        for key, child in children:
+            yield from _walk(child, (*path, str(key)))
+    elif value is not None:
         yield path, value
 
 
-def _is_container(value: Any) -> bool:
+def _children(value: Any) -> Iterable[tuple[Any, Any]] | None:
+    """Return the parts of a container with their keys; None for what is no container."""
     if isinstance(value, (Tensor, type)):
-        return False
-    return isinstance(value, (Mapping, tuple, list)) or dataclasses.is_dataclass(value) or _is_registered(value)
-
-
-def _is_registered(value: Any) -> bool:
-    return type(value) in pytree.SUPPORTED_NODES
-
-
-def _children(value: Any) -> list[tuple[Any, Any]]:
-    if not _is_container(value):
-        return []
+        return None
     if isinstance(value, Mapping):
-        return list(value.items())
+        return value.items()
     if isinstance(value, (tuple, list)):
-        return list(zip(getattr(value, "_fields", range(len(value))), value, strict=True))
+        return zip(getattr(value, "_fields", range(len(value))), value, strict=True)
     if dataclasses.is_dataclass(value):
         return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
-    leaves = pytree.tree_flatten_with_path(value)[0]
-    return [("_".join(map(_key, path)), leaf) for path, leaf in leaves]
+    if type(value) in pytree.SUPPORTED_NODES:
+        leaves = pytree.tree_flatten_with_path(value)[0]
+        return [("_".join(map(_key, path)), leaf) for path, leaf in leaves]
+    return None
 
 
 def _output_name(path: tuple[str, ...]) -> str:

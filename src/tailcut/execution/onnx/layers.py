@@ -5,7 +5,7 @@ Needs the extra `onnx`.
 
 import itertools
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -61,14 +61,14 @@ def split_layers(graph: ir.Graph, weight: ir.Value, corner: Corner, nodes: Weigh
 def _layers(node: ir.Node, place: int) -> list[_Layer]:
     """Return the layers that this use of a weight belongs to; none if it is another kind of use."""
     inputs = [value for value in node.inputs if value is not None]
-    if place == 1 and node.op_type in ("Conv", "ConvTranspose") and _attribute(node, "group", 1) == 1:
+    if place == 1 and node.op_type in ("Conv", "ConvTranspose") and node.attributes.get_int("group", 1) == 1:
         bias = inputs[2] if len(inputs) > 2 else None
-        steps = math.prod(_strides(node))
+        steps = math.prod(node.attributes.get_ints("strides", ()))
         if node.op_type == "Conv":
             return [_Layer(node, "Conv", inputs[0], bias, 1, 0, inputs_per_core=steps)]
         return [_Layer(node, "ConvTranspose", inputs[0], bias, 0, 1, outputs_per_core=steps)]
-    if place == 1 and node.op_type == "Gemm" and not _attribute(node, "transA", 0) and _has_no_factors(node):
-        summed = 1 if _attribute(node, "transB", 0) else 0
+    if place == 1 and node.op_type == "Gemm" and not node.attributes.get_int("transA", 0) and _has_no_factors(node):
+        summed = 1 if node.attributes.get_int("transB", 0) else 0
         return [_Layer(node, "MatMul", inputs[0], inputs[2] if len(inputs) > 2 else None, summed, 1 - summed)]
     if place == 1 and node.op_type == "MatMul" and _rank(inputs[1]) == 2:
         return [_Layer(node, "MatMul", inputs[0], None, 0, 1)]
@@ -82,18 +82,8 @@ def _layers(node: ir.Node, place: int) -> list[_Layer]:
     return []
 
 
-def _attribute(node: ir.Node, name: str, default: float) -> float:
-    found = node.attributes.get(name)
-    return default if found is None else found.value
-
-
-def _strides(node: ir.Node) -> Sequence[int]:
-    found = node.attributes.get("strides")
-    return [] if found is None else found.as_ints()
-
-
 def _has_no_factors(node: ir.Node) -> bool:
-    return _attribute(node, "alpha", 1.0) == _attribute(node, "beta", 1.0) == 1
+    return node.attributes.get_float("alpha", 1.0) == node.attributes.get_float("beta", 1.0) == 1
 
 
 def _rank(value: ir.Value) -> int | None:

@@ -106,13 +106,13 @@ class ReproducedRow(Report):
     comparable: bool
     why_not: str | None
     lower_is_better: bool
-    num_kept: int | None
-    file_bytes: int | None
-    compression_ratio: float | None
-    epochs: int | None
-    seed: int | None
-    device: str | None
-    hours: float | None
+    num_kept: int | None = None
+    file_bytes: int | None = None
+    compression_ratio: float | None = None
+    epochs: int | None = None
+    seed: int | None = None
+    device: str | None = None
+    hours: float | None = None
     start: str | None = None
     start_is_older: bool | None = None
 
@@ -233,8 +233,7 @@ def _row(wanted: Wanted, metric: str, paper: float | None, result: Result | None
     lower = metric.startswith(_LOWER_IS_BETTER)
     why_not = wanted.why_not or ("" if paper is not None else "the paper has no such row")
     if result is None:
-        nothing = (None,) * 7
-        return ReproducedRow(wanted.name, metric, paper, None, not why_not, why_not or None, lower, *nothing)
+        return ReproducedRow(wanted.name, metric, paper, None, not why_not, why_not or None, lower)
     dense_bytes = FLOAT32_BYTES * _dense_parameters(result)
     return ReproducedRow(
         wanted.name,

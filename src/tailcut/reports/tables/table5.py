@@ -50,10 +50,5 @@ def _row(way: str, processes: int, seconds: float | None, device: str | None) ->
         why_not=_OTHER_DEVICES if seconds is not None else f"not run: {COMMAND}",
         lower_is_better=True,
         num_kept=None if seconds is None else NUM_KEPT,
-        file_bytes=None,
-        compression_ratio=None,
-        epochs=None,
-        seed=None,
         device=None if seconds is None else device,
-        hours=None,
     )
