@@ -205,9 +205,8 @@ class _Work:
     def _read_back(self, network: nn.Module, content: bytes) -> None:
         """Give a network the numbers of the file that was made of it (changes the network)."""
         tensors = network_tensors(network, self.edits)
-        others = [(other.name, other.shape) for other in tensors.others]
-        vectors, values = decode_values(decode(content), tensors.coefficients, others)
-        names = [entry.name for entry in tensors.coefficients] + [name for name, _ in others]
+        vectors, values = decode_values(decode(content), tensors.coefficients, tensors.stored_others)
+        names = [entry.name for entry in tensors.coefficients] + [other.name for other in tensors.others]
         write_numbers(network, dict(zip(names, vectors + values, strict=True)))
 
     def content_within(self, step: float, max_bytes: int | None) -> tuple[float, bytes, nn.Module]:
