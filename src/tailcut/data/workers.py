@@ -4,10 +4,10 @@ import signal
 import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import cycle
 from multiprocessing.connection import Connection
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import multiprocessing
@@ -30,7 +30,7 @@ def in_order(source: "torch.utils.data.Dataset[Any]", length: int, workers: int)
         yield from processes.items(source, range(length))
 
 
-class Workers:
+class Workers(AbstractContextManager["Workers"]):
     """Processes that make items ahead. They start with the first item that is asked for, and stay until `close`.
 
     As a context manager it closes itself. A script that uses processes needs an `if __name__ == "__main__"`.
@@ -50,10 +50,6 @@ class Workers:
         self._num = num
         self._source: torch.utils.data.Dataset[Any] | None = None
         self._running: list[tuple[Any, Connection]] = []
-
-    def __enter__(self) -> Self:
-        """Return this object."""
-        return self
 
     def __exit__(self, *error: object) -> None:
         """End the processes."""

@@ -262,9 +262,6 @@ class _LastBatch:
         self.probabilities: Tensor | None = None
         self.mask: Tensor | None = None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return type(self)()
-
     def __getstate__(self) -> dict[str, None]:
         return {"probabilities": None, "mask": None}
 
