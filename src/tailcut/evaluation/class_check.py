@@ -21,14 +21,14 @@ def check_class_names(model: nn.Module, dataset: Dataset) -> None:
     Raises:
         ArgumentError: names differ.
     """
-    told, found = class_names(model), dataset.class_names
-    if dataset.task != "classification" or told is None or len(told) != len(found):
+    known, found = class_names(model), dataset.class_names
+    if dataset.task != "classification" or known is None or len(known) != len(found):
         return
-    if _are_counted(told) or _are_counted(found) or _are_codes(told) != _are_codes(found):
+    if _are_counted(known) or _are_counted(found) or _are_codes(known) != _are_codes(found):
         return
-    plain = all(len({_words(name) for name in names}) == len(names) for names in (told, found))
+    plain = all(len({_words(name) for name in names}) == len(names) for names in (known, found))
     alike = _words if plain else str  # signs distinguish some classes, as in C and C++
-    for number, (own, other) in enumerate(zip(told, found, strict=True)):
+    for number, (own, other) in enumerate(zip(known, found, strict=True)):
         if alike(own) != alike(other):
             raise ArgumentError(
                 f"class {number} is {own!r} for the network and {other!r} in {dataset.name}, split {dataset.split}, so "

@@ -100,7 +100,9 @@ def load(
         del content
         if into is not None:
             return _load_into(contents, into, max_parameters, allow_non_finite)
-        return _told(contents, _load_registered(contents, torch.device(device), max_parameters, allow_non_finite))
+        return _with_user_metadata(
+            contents, _load_registered(contents, torch.device(device), max_parameters, allow_non_finite)
+        )
 
 
 def checked_level(level: object) -> int | None:
@@ -292,10 +294,10 @@ def _load_into(contents: Contents, into: nn.Module, max_parameters: int, allow_n
         for edit in edits:
             edit.apply(into)
         before.keep_numbers(other.tensor for other in network_tensors(into, edits).others)
-        return _told(contents, _filled(into, Record(record.base, edits), values, tensors.digest()))
+        return _with_user_metadata(contents, _filled(into, Record(record.base, edits), values, tensors.digest()))
 
 
-def _told(contents: Contents, model: nn.Module) -> nn.Module:
+def _with_user_metadata(contents: Contents, model: nn.Module) -> nn.Module:
     """Set a file's user metadata on a network (changes the model's metadata only)."""
     names = contents.metadata.get(METADATA_KEY)
     if are_names(names):

@@ -43,7 +43,7 @@ class Modules:
         layers: the names of those that are taken as a whole.
         dropouts: the names of dropouts.
         traced_through: the names of layers with custom forwards.
-        own_forwards: of these, the convolutions and linear layers.
+        followed_layers: of these, the convolutions and linear layers.
         in_layers: the layers that are taken as a whole, and what they consist of.
     """
 
@@ -56,7 +56,7 @@ class Modules:
             if name not in self.traced_through and (layer_kind(module) is not None or whole_layer(module) is not None)
         }
         self.dropouts = {name for name, module in self.named.items() if type(module) in _DROPOUTS}
-        self.own_forwards = {name for name in self.traced_through if is_followed(self.named[name])}
+        self.followed_layers = {name for name in self.traced_through if is_followed(self.named[name])}
         self.in_layers = {part for name in self.layers for part in self.named[name].modules()}
         self._free = [  # told by their sizes before a cut: one that has one number left still is such a tensor
             (module, name, f"{path}.{name}" if path else name)

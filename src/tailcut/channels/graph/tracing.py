@@ -227,7 +227,7 @@ class _Tracer(Observer):
 
     def _enter(self, name: str, module: nn.Module, args: Any) -> None:
         super()._enter(name, module, args)
-        if name in self.modules.own_forwards and not self._in_layers:
+        if name in self.modules.followed_layers and not self._in_layers:
             with no_dispatch():
                 self._begin(name, module)
 
@@ -236,7 +236,7 @@ class _Tracer(Observer):
             super()._leave(name, module, args, kwargs, output)
             if self._in_layers or name not in self.modules.traced_through:
                 return
-            if name in self.modules.own_forwards:
+            if name in self.modules.followed_layers:
                 self._end(name, module)
             elif name in self._normed:
                 self._normed.remove(name)
@@ -272,7 +272,7 @@ class _Tracer(Observer):
     def _multiplied(self, func: Any, given: dict[str, Any], results: list[Tensor]) -> Tensor | None:
         """Take an operation in the forward of such a layer for the layer, if it is one. Returns its result's labels."""
         name = self.running[-1] if self.running else ""
-        if name not in self.modules.own_forwards:
+        if name not in self.modules.followed_layers:
             return None
         module, known = self.modules.named[name], self.found.layers.get(name)
         call = weight_call(func, given, module)

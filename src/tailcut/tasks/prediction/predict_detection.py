@@ -189,9 +189,9 @@ def predict_objects(
 
 def _names(model: nn.Module, num_classes: int) -> list[str]:
     """Return a name for each label. Data without the last categories name fewer than the detector has."""
-    told = structure.class_names(model)
-    if told is not None and len(told) <= num_classes:
-        return [*(name or str(label) for label, name in enumerate(told)), *map(str, range(len(told), num_classes))]
+    known = structure.class_names(model)
+    if known is not None and len(known) <= num_classes:
+        return [*(name or str(label) for label, name in enumerate(known)), *map(str, range(len(known), num_classes))]
     if num_classes == NUM_CLASSES:
         return [CATEGORIES.get(label, str(label)) for label in range(num_classes)]
     return [str(label) for label in range(num_classes)]

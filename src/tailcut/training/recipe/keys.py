@@ -79,10 +79,12 @@ def problems_of(error: ValidationError) -> list[str]:
     found: dict[str, list[ErrorDetails]] = {}
     for item in error.errors(include_url=False):
         found.setdefault(_key(item["loc"]), []).append(item)
-    return [problem_of(key, items, _unknown) for key, items in found.items() if not _is_told_within(key, items, found)]
+    return [
+        problem_of(key, items, _unknown) for key, items in found.items() if not _is_reported_within(key, items, found)
+    ]
 
 
-def _is_told_within(key: str, items: Sequence[ErrorDetails], found: Iterable[str]) -> bool:
+def _is_reported_within(key: str, items: Sequence[ErrorDetails], found: Iterable[str]) -> bool:
     """Return whether the value has a form that the key may have, so that the error is inside it."""
     of_other_forms = all(item["loc"] and _is_branch(item["loc"][-1]) for item in items)
     return of_other_forms and any(other.startswith(f"{key}.") for other in found)

@@ -74,9 +74,9 @@ def name_classes(recipe: Recipe, model: nn.Module, dataset: Dataset) -> None:
     """
     names = dataset.class_names
     numbers = tuple(str(number) for number in range(len(names)))
-    told = dataset.task != "segmentation" and recipe.training.loss not in GENERATIVE and names != numbers
+    has_names = dataset.task != "segmentation" and recipe.training.loss not in GENERATIVE and names != numbers
     try:
-        set_class_names(model, names if told else None)
+        set_class_names(model, names if has_names else None)
     except ArgumentError as error:
         logger.warning("the class names are not set on the network: %s", error)
         set_class_names(model, None)
