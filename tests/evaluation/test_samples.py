@@ -79,8 +79,8 @@ def test_there_are_no_more_than_the_data_set_has() -> None:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (nn.Flatten(), "10 classes, the network gives 784"),
-        (Brightness(0.5), "accuracy needs outputs"),
+        (nn.Flatten(), r"10 classes for classification.*; the network gives \(1, 784\)"),
+        (Brightness(0.5), r"needs outputs \(batch, classes\); the network gives \(1, 1, 28, 28\)"),
         (nn.Conv2d(3, 2, 1), "cannot take images"),
     ],
 )

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tailcut.data import open_dataset
+from tailcut.data import Dataset, open_dataset
 from tailcut.errors import ArgumentError, RecipeError
 from tailcut.structure import create_model, set_class_names
 from tailcut.training import distillation
-from tailcut.training.distillation import Teacher, check_teacher
+from tailcut.training.distillation import Teacher
 
 DIGITS = open_dataset("digits", "test")
 
@@ -33,8 +33,8 @@ def counting(network: nn.Module | None = None) -> Counting:
     return Counting(create_model("lenet5") if network is None else network).eval()
 
 
-def teacher(network: nn.Module, *, unchanged: bool) -> Teacher:
-    return Teacher(network, nullcontext, torch.device("cpu"), torch.channels_last, DIGITS, unchanged=unchanged)
+def teacher(network: nn.Module, images: Dataset = DIGITS, *, unchanged: bool = True) -> Teacher:
+    return Teacher(network, nullcontext, torch.device("cpu"), torch.channels_last, images, unchanged=unchanged)
 
 
 def test_images_that_stay_as_they_are_are_asked_about_once() -> None:
@@ -64,13 +64,13 @@ def test_large_answers_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_teacher_of_other_classes_is_refused() -> None:
-    teacher = create_model("lenet5")
-    set_class_names(teacher, [f"word {letter}" for letter in "abcdefghij"])
+    network = create_model("lenet5")
+    set_class_names(network, [f"word {letter}" for letter in "abcdefghij"])
     digits = open_dataset("digits", "train")
-    check_teacher(teacher, digits)  # digits are named by numbers, which say nothing
+    teacher(network, digits)  # digits are named by numbers, which say nothing
     digits.class_names = tuple(f"word {letter}" for letter in "bacdefghij")
     with pytest.raises(RecipeError, match=r"distillation.teacher: class 0 is 'word a' for the network and 'word b'"):
-        check_teacher(teacher, digits)
+        teacher(network, digits)
 
 
 def test_images_that_the_teacher_cannot_take() -> None:

@@ -310,15 +310,14 @@ def fitting(images: Tensor, made: str = "") -> Iterator[None]:
         ArgumentError: the network cannot take images of this shape.
     """
     try:
-        yield
+        with within_memory(images):
+            yield
     except TailcutError:
         raise
     except _REFUSALS as error:
         if is_lost_connection(error):  # data parallel forwards share buffers first
             raise
         shape = tuple(images.shape)
-        if is_out_of_memory(error):
-            raise ArgumentError(_too_much_memory(images)) from error
         raise ArgumentError(f"the network cannot take images of shape {shape}{made}: {first_line(error)}") from error
 
 
@@ -334,18 +333,16 @@ def within_memory(images: Tensor) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise ArgumentError(_too_much_memory(images)) from error
+        few = "fewer images at a time (batch_size, on the command line --batch-size) or " if len(images) > 1 else ""
+        shape = tuple(images.shape)
+        raise ArgumentError(
+            f"there is not enough memory to run the network on images of shape {shape}: {few}smaller ones need less"
+        ) from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether this is an out-of-memory error; on the CPU torch says so only in the message."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in str(error) for words in _NO_MEMORY)
-
-
-def _too_much_memory(images: Tensor) -> str:
-    few = "fewer images at a time (batch_size, on the command line --batch-size) or " if len(images) > 1 else ""
-    shape = tuple(images.shape)
-    return f"there is not enough memory to run the network on images of shape {shape}: {few}smaller ones need less"
 
 
 def uses_batch_statistics(model: nn.Module) -> bool:

@@ -5,7 +5,6 @@ turn codes of normal random numbers into images.
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -61,6 +60,21 @@ class GenerationReport(EvaluateReport):
         )
 
 
+class ImagesOfCodes(nn.Module):
+    """Images (batch, channels, height, width) of 0 to 1 that a generative network makes of codes (batch, code_size)."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Return the images of these codes."""
+        if isinstance(source_of(self.model), VAE):
+            return cast(VAE, self.model).decode(codes).sigmoid()
+        images: Tensor = (self.model(codes) + 1) / 2
+        return images
+
+
 class Sampler:
     """Sampler of a generative network. The model is not changed: a copy of it runs, in evaluation mode.
 
@@ -81,23 +95,22 @@ class Sampler:
 
     def __init__(self, model: nn.Module, device: torch.device | str = "cpu", *, dense: bool = False) -> None:
         source = source_of(model)
-        self._device = device
-        self._decode: Callable[[Tensor], Tensor]
+        network: nn.Module
         if isinstance(source, VAE):
-            self.vae = vae = cast(VAE, to_dense(source).to(device).eval())
-            self.code_size = vae.mean.out_features
-            self._decode = lambda codes: vae.decode(codes).sigmoid()
+            network = self.vae = cast(VAE, to_dense(source).to(device).eval())
+            self.code_size = self.vae.mean.out_features
         elif isinstance(source, DCGANGenerator):
             network = runnable(source, device, dense=dense)
             self.code_size = cast(nn.ConvTranspose2d, source.main[0]).in_channels
-            self._decode = lambda codes: (network(codes) + 1) / 2
         else:
             raise ArgumentError(f"{type(source).__name__} makes no images; vae and dcgan_generator do")
+        self._device, self._decode = device, ImagesOfCodes(network)
 
     def __call__(self, codes: Tensor) -> Tensor:
         """Images (batch, channels, height, width) in 0..1 of codes (batch, code_size), on the sampler's device."""
         with torch.inference_mode():
-            return self._decode(codes.to(self._device))
+            images: Tensor = self._decode(codes.to(self._device))
+        return images
 
 
 def draw_codes(sampler: Sampler, num_samples: int, seed: int) -> Tensor:
@@ -149,7 +162,7 @@ def evaluate_generator(
     Returns:
         `{"fid": ...}`, the Fréchet distance (at least 0) of made and real images by the features (under their
         `metric`, `fid_inception` by Inception's); of a VAE also `elbo`, the mean bound on the logarithm of a real
-        image's likelihood in nats (at most 0; see `losses.negative_elbo`). Both do not depend on batches and
+        image's likelihood in nats (at most 0; see `elbo.negative_elbo`). Both do not depend on batches and
         processes, up to rounding.
 
     Raises:

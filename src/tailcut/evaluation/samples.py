@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from tailcut.data import Dataset
 from tailcut.errors import ArgumentError
 from tailcut.evaluation.class_check import check_class_names
-from tailcut.evaluation.evaluate import run_forward, runnable
-from tailcut.evaluation.metrics import METRICS, accuracy, dice, foreground
+from tailcut.evaluation.evaluate import check_outputs, run_forward, runnable
+from tailcut.evaluation.metrics import METRICS, dice, foreground
 from tailcut.evaluation.pixel_inputs import reader_of
 
 PredictedSample = tuple[int, Tensor, Tensor, Tensor, float]
@@ -43,20 +43,16 @@ def predict_samples(model: nn.Module, dataset: Dataset, num: int) -> list[Predic
     for position in (place * len(dataset) // num for place in range(num)):
         image, target = dataset[position]
         outputs = run_forward(network, read(image[None]))
+        check_outputs(outputs, dataset)
         predict = _mask if dataset.task == "segmentation" else _class
-        samples.append((position, image, target, *predict(outputs, target, dataset)))
+        samples.append((position, image, target, *predict(outputs, target)))
     return samples
 
 
-def _mask(outputs: Tensor, target: Tensor, _: Dataset) -> tuple[Tensor, float]:
+def _mask(outputs: Tensor, target: Tensor) -> tuple[Tensor, float]:
     return foreground(outputs)[0], float(dice(outputs, target[None]))
 
 
-def _class(outputs: Tensor, target: Tensor, dataset: Dataset) -> tuple[Tensor, float]:
-    accuracy(outputs, target[None])  # raises where the shapes do not fit
-    if outputs.shape[1] != dataset.num_classes:
-        raise ArgumentError(
-            f"{dataset.name} has {dataset.num_classes} classes, the network gives {outputs.shape[1]} outputs"
-        )
+def _class(outputs: Tensor, _: Tensor) -> tuple[Tensor, float]:
     best = outputs[0].argmax()
     return best, float(torch.softmax(outputs[0].double(), dim=0)[best])

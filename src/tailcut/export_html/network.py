@@ -1,17 +1,16 @@
 """Decides what a page shows of a network, and makes the programs that it runs."""
 
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from tailcut.errors import ArgumentError
-from tailcut.evaluation.generation import GENERATORS, Sampler
+from tailcut.evaluation.generation import GENERATORS, ImagesOfCodes, Sampler
 from tailcut.evaluation.pixel_inputs import image_shape
 from tailcut.export_c.export import lower, reading_pixels, refuse_detector
 from tailcut.export_c.program import Program
-from tailcut.models import VAE
 from tailcut.structure import example_shape, name_of, source_of, without_views
 from tailcut.weights import to_dense
 
@@ -39,20 +38,6 @@ class PageNetwork:
     num_parameters: int
 
 
-class _Generator(nn.Module):
-    """Images of 0 to 1 from codes, (1, code_size), as `Sampler` makes them."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, codes: Tensor) -> Tensor:
-        if isinstance(source_of(self.model), VAE):
-            return cast(VAE, self.model).decode(codes).sigmoid()
-        images: Tensor = (self.model(codes) + 1) / 2
-        return images
-
-
 def page_network(model: nn.Module, size: tuple[int, int] | None = None) -> PageNetwork:
     """Lower a network for a page.
 
@@ -73,7 +58,7 @@ def page_network(model: nn.Module, size: tuple[int, int] | None = None) -> PageN
         if size is not None:
             raise ArgumentError("a network that makes images takes no size")
         code = torch.zeros(1, Sampler(model).code_size)
-        program = _lowered(_Generator(model), _Generator(dense), code)
+        program = _lowered(ImagesOfCodes(model), ImagesOfCodes(dense), code)
         return PageNetwork(_kind(program), (program,), (), num_parameters)
     shape = image_shape(model)
     if shape is None or example_shape(model) is None:

@@ -15,13 +15,9 @@ COMPANION = "model.tailcut"
 def write_companion(
     model: nn.Module, folder: str | Path, rate: RateLoss | None, settings: dict[str, Any]
 ) -> SaveReport:
-    """Write the network to `model.tailcut` in a folder, which is made; see `tailcut.save` and `RateLoss.save`.
+    """Write the network, which is not changed, to `model.tailcut` in the folder of a checkpoint, which is made.
 
-    Args:
-        model: the network that is packed. It is not changed.
-        folder: of the checkpoint.
-        rate: of a training for bytes, which says the steps; None packs the network as `settings` say.
-        settings: of `tailcut.save`, or of `RateLoss.save`.
+    The settings are those of `tailcut.save`, or of `RateLoss.save` for the steps of a training for bytes.
     """
     path = make_folder(folder) / COMPANION
     return save(model, path, **settings) if rate is None else rate.save(path, **settings)

@@ -80,14 +80,7 @@ class Progress:
 
 @contextmanager
 def live_progress(wanted: bool, what: str, total: int, *, interval: float | None = None) -> Iterator[Progress]:
-    """Progress on standard error while the block runs, if that is wanted.
-
-    Args:
-        wanted: show it.
-        what: what is counted.
-        total: how many there are.
-        interval: seconds between two lines where there is no terminal; none when None.
-    """
+    """Progress on standard error while the block runs, if that is wanted; see `Progress`."""
     if not wanted or not sys.stderr.isatty() or find_spec("rich") is None:
         yield Progress(what, total, interval=interval if wanted else None)
         return

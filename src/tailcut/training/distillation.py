@@ -16,18 +16,6 @@ BATCH_SIZE = 256
 MAX_NUMBERS = 1 << 26  # 256 MiB of float32
 
 
-def check_teacher(network: nn.Module, dataset: Dataset) -> None:
-    """Check that a teacher means the same classes by the same numbers as the training images.
-
-    Raises:
-        RecipeError: names differ.
-    """
-    try:
-        check_class_names(network, dataset)
-    except ArgumentError as error:
-        raise RecipeError(f"distillation.teacher: {error}") from error
-
-
 class Teacher:
     """A network that is asked about each batch, or once about all images.
 
@@ -44,7 +32,7 @@ class Teacher:
         unchanged: whether they come as they are, not augmented.
 
     Raises:
-        RecipeError: they come as other channels than the teacher reads.
+        RecipeError: they come as other channels than the teacher reads, or it means other classes by the same numbers.
     """
 
     def __init__(
@@ -58,6 +46,7 @@ class Teacher:
         unchanged: bool,
     ) -> None:
         try:
+            check_class_names(network, dataset)
             self._network, self._read = network, reader_of(network, dataset)
         except ArgumentError as error:
             raise RecipeError(f"distillation.teacher: {error}") from error

@@ -28,14 +28,7 @@ FILE_LOSS = 0.02
 def save_trained(
     network: nn.Module, path: Path, run: Run, section: PackSection, calibration: Iterable[Any] | None = None
 ) -> None:
-    """Write a network of a finished training, on the first process.
-
-    Args:
-        network: the network.
-        path: its file.
-        run: the run of the checkpoint.
-        section: the types of the numbers, and the levels.
-        calibration: batches of inputs for these.
+    """Write a network of a finished training, on the first process; `calibration` has batches of inputs for levels.
 
     Raises:
         DivergedError: a number has become too large for its type, or none at all.
@@ -123,10 +116,7 @@ def warn_of_late_cut(before: int, after: int) -> None:
 def warn_of_worse_file(run: Run, line: dict[str, Any], result: Result) -> None:
     """Say that the packed network is worse on the same images than the trained one was after the last epoch.
 
-    Args:
-        run: of both.
-        line: of the last epoch, in its metrics.
-        result: of the packed network.
+    `line` is that of this epoch in the metrics.
     """
     packed = result.metrics if line["split"] == "test" else result.validation
     for name, before in line["metrics"].items():

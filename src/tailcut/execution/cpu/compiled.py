@@ -54,10 +54,6 @@ def _pool_of(process: int, num_threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(num_threads, thread_name_prefix="tailcut")
 
 
-def _pool() -> ThreadPoolExecutor:
-    return _pool_of(os.getpid(), torch.get_num_threads())
-
-
 def pieces(num_positions: int, flops_per_position: float) -> list[tuple[int, int]]:
     """Return ranges of positions for the threads: whole strips, two ranges for each thread, but none too small."""
     num = min(2 * torch.get_num_threads(), max(1, int(num_positions * flops_per_position / FLOPS_PER_PIECE)))
@@ -70,4 +66,5 @@ def in_threads(kernel: Callable[..., None], arguments: tuple[Any, ...], ranges: 
     if len(ranges) == 1:
         kernel(*arguments, *ranges[0])
     else:
-        list(_pool().map(lambda piece: kernel(*arguments, *piece), ranges))
+        pool = _pool_of(os.getpid(), torch.get_num_threads())
+        list(pool.map(lambda piece: kernel(*arguments, *piece), ranges))

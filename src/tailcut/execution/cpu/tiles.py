@@ -4,6 +4,7 @@
 Both are differentiable: the backward pass makes each tile again instead of storing it.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from tailcut.execution.ir.expression import (
     Scaled,
     children,
     nodes,
+    on_channels_first,
     parameters,
     sources,
 )
@@ -56,25 +58,20 @@ def project(parts: Sequence[Expression], matrix: Tensor, *, engine: str = "torch
     Returns:
         (num_out, batch, *spatial).
     """
-    widths = [part.channels for part in parts]
-    columns = torch.split(matrix, widths, dim=1)
-    total: Tensor | None = None
+    return functools.reduce(torch.add, _summands(parts, matrix, engine))
+
+
+def _summands(parts: Sequence[Expression], matrix: Tensor, engine: str) -> Iterator[Tensor]:
     terms: list[Term] = []
-    for part, own in zip(parts, columns, strict=True):
+    for part, own in zip(parts, torch.split(matrix, [part.channels for part in parts], dim=1), strict=True):
         if isinstance(part, Resampled):
-            added = on_channels_first(part.operation, project([part.child], own, engine=engine))
+            yield on_channels_first(part.operation, project([part.child], own, engine=engine))
         elif isinstance(part, Affine):
-            added = _fold(part, own)
+            yield _fold(part, own)
         else:
             terms.append(Term(part, own))
-            continue
-        total = added if total is None else total + added
     if terms:
-        added = _run(terms, matrix.shape[0], engine)
-        total = added if total is None else total + added
-    if total is None:
-        raise ValueError("a map without parts")
-    return total
+        yield _run(terms, matrix.shape[0], engine)
 
 
 def write(part: Expression, *, engine: str = "torch") -> Tensor:
@@ -84,12 +81,6 @@ def write(part: Expression, *, engine: str = "torch") -> Tensor:
     if isinstance(part, Resampled):
         return on_channels_first(part.operation, write(part.child, engine=engine))
     return _run([Term(part, None)], part.channels, engine)
-
-
-def on_channels_first(operation: Any, source: Tensor) -> Tensor:
-    """Apply an operation on (batch, channels, *spatial) to (channels, batch, *spatial)."""
-    result: Tensor = operation(source.transpose(0, 1))
-    return result.transpose(0, 1).contiguous()
 
 
 def _fold(part: Affine, matrix: Tensor) -> Tensor:

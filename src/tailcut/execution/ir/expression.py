@@ -7,7 +7,7 @@ All nodes but `Resampled` work position by position; `Resampled` stands only at 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -196,13 +196,18 @@ def grid_of(root: Expression) -> tuple[int, ...]:
     return root.grid if isinstance(root, Resampled) else tuple(a_source(root).shape[1:])
 
 
+def on_channels_first(operation: OnSource, source: Tensor) -> Tensor:
+    """Apply an operation on (batch, channels, *spatial) to (channels, batch, *spatial)."""
+    return operation(source.transpose(0, 1)).transpose(0, 1).contiguous()
+
+
 def resample(root: Expression, operation: OnSource) -> Expression:
     """Apply the operation to the expression, at its sources where that gives the same."""
     if isinstance(root, Resampled):
         before = root.operation
         return resample(root.child, lambda x: operation(before(x)))
     if isinstance(root, (Given, Affine)) and getattr(root, "shift", None) is None:
-        return map_sources(root, lambda source: operation(source.transpose(0, 1)).transpose(0, 1).contiguous())
+        return map_sources(root, partial(on_channels_first, operation))
     # One channel of zeros gives the size. On the meta device torch would import 800 modules for its first operation.
     after = operation(torch.zeros(grid_of(root)).unsqueeze(1)).squeeze(1)
     return Resampled(root.channels, operation, root, tuple(after.shape))

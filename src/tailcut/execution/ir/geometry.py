@@ -39,7 +39,7 @@ class Geometry:
         padding: zeros before and after, per spatial axis.
         dilation: per spatial axis.
         padding_mode: as in `torch.nn.Conv2d`.
-        output_padding: of a transposed convolution, else None.
+        output_padding: of a transposed convolution, else zeros.
         is_transposed: whether it is a transposed convolution.
     """
 
@@ -154,20 +154,15 @@ def geometry_of(layer: nn.Module, shape: Sequence[int], args: tuple[Any, ...]) -
         return None
     if shape[1] != layer.in_channels:
         return None
+    is_transposed = isinstance(layer, _ConvTransposeNd)
+    if is_transposed and (layer.groups > 1 or args):
+        return None
     padding = _padding(layer)
-    output_padding: tuple[int, ...] = ()
-    if isinstance(layer, _ConvTransposeNd):
-        if layer.groups > 1:
-            return None
-        if args and args[0] is not None:
-            return None
-        output_padding = tuple(layer.output_padding)
     outs = _out_sizes(layer, shape[2:], padding)
     if min(outs) < 1:
         return None
     positions, out_positions = shape[0] * math.prod(shape[2:]), shape[0] * math.prod(outs)
     kernel = math.prod(layer.kernel_size)
-    is_transposed = isinstance(layer, _ConvTransposeNd)
     return Geometry(
         layer.in_channels,
         layer.out_channels,
@@ -182,7 +177,7 @@ def geometry_of(layer: nn.Module, shape: Sequence[int], args: tuple[Any, ...]) -
         padding,
         tuple(layer.dilation),
         layer.padding_mode,
-        output_padding,
+        tuple(layer.output_padding),
         is_transposed,
     )
 

@@ -35,18 +35,15 @@ class Plan(NamedTuple):
 
 def possible_strategies(geometry: Geometry, weights: TruncatedWeight, x: Tensor, context: Context) -> list[Strategy]:
     """Return the strategies that exist for this call, the dense one first."""
-    strategies = [_strategy(geometry, weights, x, context, project=False, low_rank=False)]
     axes = weights.tensor.axes
     input_axis, output_axis = (0, 1) if weights.swapped else (1, 0)
     can_project = input_axis in axes and geometry.groups * weights.num_in < geometry.in_channels
     can_low_rank = output_axis in axes and geometry.groups * weights.num_out < geometry.out_channels
-    projects = [False, True] if can_project else [False]
-    low_ranks = [False, True] if can_low_rank else [False]
-    for project in projects:
-        for low_rank in low_ranks:
-            if project or low_rank:
-                strategies.append(_strategy(geometry, weights, x, context, project=project, low_rank=low_rank))
-    return strategies
+    return [
+        _strategy(geometry, weights, x, context, project=project, low_rank=low_rank)
+        for project in ([False, True] if can_project else [False])
+        for low_rank in ([False, True] if can_low_rank else [False])
+    ]
 
 
 def choose(strategies: list[Strategy], context: Context) -> Strategy | None:

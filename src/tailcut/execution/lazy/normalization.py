@@ -4,7 +4,8 @@ For y = A z + b over some positions: mean(y) = A mean(z) + b, var(y) = diag(A co
 before they are multiplied: E[x^2] - E[x]^2 would lose half the digits.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -55,7 +56,7 @@ def batch_norm(
         if running_mean is not None and running_var is not None:
             unbiased = var.detach() * (count / (count - 1))
             current_context().pending.append(
-                _running_update(running_mean, running_var, mean.detach(), unbiased, momentum)
+                partial(_update_running, running_mean, running_var, mean.detach(), unbiased, momentum)
             )
     scale = torch.rsqrt(var + eps)
     if weight is not None:
@@ -64,15 +65,10 @@ def batch_norm(
     return input.like(scale_parts(input.parts, scale.to(input.dtype), shift.to(input.dtype)))
 
 
-def _running_update(
-    running_mean: Tensor, running_var: Tensor, mean: Tensor, var: Tensor, momentum: float
-) -> Callable[[], None]:
-    def update() -> None:
-        with torch.no_grad():
-            running_mean.mul_(1 - momentum).add_(mean.to(running_mean.dtype), alpha=momentum)
-            running_var.mul_(1 - momentum).add_(var.to(running_var.dtype), alpha=momentum)
-
-    return update
+def _update_running(running_mean: Tensor, running_var: Tensor, mean: Tensor, var: Tensor, momentum: float) -> None:
+    with torch.no_grad():
+        running_mean.mul_(1 - momentum).add_(mean.to(running_mean.dtype), alpha=momentum)
+        running_var.mul_(1 - momentum).add_(var.to(running_var.dtype), alpha=momentum)
 
 
 def _batch_moments(part: Affine) -> tuple[Tensor, Tensor]:

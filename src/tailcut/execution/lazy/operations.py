@@ -6,6 +6,7 @@ Each handler has the signature of torch's function, and gives NotImplemented whe
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from tailcut.execution.ir.expression import (
     grid_of,
     is_pointwise,
     map_sources,
+    on_channels_first,
     resample,
 )
 from tailcut.execution.ir.geometry import pooled_size
@@ -91,14 +93,9 @@ def _elementwise(function: Function) -> Callable[..., Any]:
     return handler
 
 
-def _in_place(function: Function) -> Callable[..., Any]:
-    handler = _elementwise(function)
-    return lambda input, *args, **kwargs: handler(input, *args, **{**kwargs, "inplace": True})
-
-
 for _entry in _FUNCTIONS:
     handles(_entry.name)(_elementwise(_entry))
-    handles(f"{_entry.name}_")(_in_place(_entry))
+    handles(f"{_entry.name}_")(partial(_elementwise(_entry), inplace=True))
 # Aliases of torch's functions.
 _ALIASES = {"log_sigmoid": "logsigmoid", "_threshold": "threshold", "__pow__": "pow", "__neg__": "neg"}
 for _alias, _name in _ALIASES.items():
@@ -386,10 +383,7 @@ def transpose(input: Any, dim0: int, dim1: int) -> Any:
 def _regrid(input: LazyMap, operation: OnSource) -> LazyMap:
     """Apply an operation on (batch, channels, *spatial) that only renumbers positions."""
     known: dict[Any, Any] = {}
-
-    def on_source(source: Tensor) -> Tensor:
-        return operation(source.transpose(0, 1)).transpose(0, 1).contiguous()
-
+    on_source = partial(on_channels_first, operation)
     return input.like(
         [
             map_sources(part, on_source, known) if is_pointwise(part) else resample(part, operation)

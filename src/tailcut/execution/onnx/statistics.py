@@ -11,11 +11,7 @@ def compute_statistics_exactly(graph: ir.Graph, nodes: WeightNodes) -> None:
 
     Runtimes add up one number after the other, and compute batch norm as x s + (b - mean s). Over a large image
     this is off by a thousandth. Here means are taken axis by axis, and x - mean is squared and scaled. Batch norm
-    over stored statistics is left as it is.
-
-    Args:
-        graph: the network.
-        nodes: collects constants.
+    over stored statistics is left as it is. `nodes` collects constants.
     """
     for node in list(graph):
         axes = _statistics_axes(node)

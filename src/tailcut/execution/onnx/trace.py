@@ -16,14 +16,7 @@ _PREFIX = "network."  # of the tensors of `Flat`
 
 
 def trace(dense: nn.Module, call: Call, *, opset: int, dynamic: bool, tell: Tell = lambda stage: None) -> ir.Model:
-    """Trace a dense network in evaluation mode; it is not changed.
-
-    Args:
-        dense: the network.
-        call: its example, batch first.
-        opset: version of ONNX's operators.
-        dynamic: keep the sizes open that may vary; see `export_onnx`.
-        tell: is told each stage.
+    """Trace a dense network, not changed, in evaluation mode by a call's example; for the rest see `export_onnx`.
 
     Returns:
         The program, not optimised; its initializers have the names of the network's state_dict, its inputs and outputs

@@ -161,10 +161,7 @@ class FusedNetwork(NetworkView):
     def _probed(self, call: Call | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a call fused, or densely if that is not faster or not supported; decide so for all calls like it.
 
-        Args:
-            call: None where nothing is to be decided.
-            args: of the call.
-            kwargs: of the call.
+        Without `call` nothing is decided.
         """
         programs = self._programs
         before = ModelSnapshot(self.source, tensors_of(args, kwargs))

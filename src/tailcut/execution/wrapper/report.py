@@ -72,14 +72,7 @@ class FuseReport(Report):
 def report_of(
     records: Iterable[LayerRecord], shapes: tuple[tuple[int, ...], ...], names: Iterable[str], engine: str
 ) -> FuseReport:
-    """Return the report of one forward.
-
-    Args:
-        records: what happened.
-        shapes: of the example's tensors.
-        names: all regularised layers.
-        engine: of the fused network.
-    """
+    """Return the report of one forward. Of all regularised layers (`names`) those without a record did not run."""
     layers = tuple(
         LayerReport(
             record.name,

@@ -48,12 +48,7 @@ def corners_section(networks: Sequence[ReportedNetwork]) -> PageSection:
 
 
 def corner_figure(tensor: TruncatedTensor, roles: Sequence[str]) -> Element:
-    """Return the map of one tensor with its caption.
-
-    Args:
-        tensor: of a network.
-        roles: of its axes, `output`, `input`, `kernel`; may be empty.
-    """
+    """Return the map of one tensor with its caption; `roles` as in `axis_roles`, may be empty."""
     sizes, factor = folded_corner(tensor)
     corner = tensor.truncation.corner_shape
     counts = f"{tensor.num_kept:,} of {math.prod(tensor.shape):,}"
@@ -67,9 +62,6 @@ def corner_figure(tensor: TruncatedTensor, roles: Sequence[str]) -> Element:
 
 def folded_corner(tensor: TruncatedTensor) -> tuple[Tensor, int]:
     """Return the sizes of a tensor's coefficients over its corner, folded to two axes.
-
-    Args:
-        tensor: of a network.
 
     Returns:
         (rows, columns): size of a coefficient; `NOT_KEPT` where none is kept, NaN between tiles. Axes 0 and 1 make

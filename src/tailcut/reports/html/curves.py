@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import methodcaller
 from typing import Any
 
 from tailcut.reports.html.drawing import NUM_SERIES, drawing, label_values, series_color, series_style
@@ -46,15 +47,11 @@ def _quantities(networks: Sequence[ReportedNetwork]) -> list[tuple[str, Quantity
         (clean(f"{split} {name}".strip()), partial(_metric, split=split, name=name), False) for split, name in metrics
     ]
     plain = [
-        (title, partial(_value, key=key), logarithmic)
+        (title, methodcaller("get", key), logarithmic)
         for key, (title, logarithmic) in _QUANTITIES.items()
         if any(line.get(key) is not None for line in lines)
     ]
     return [*plain[:1], *figures, *plain[1:]]
-
-
-def _value(line: Line, key: str) -> Any:
-    return line.get(key)
 
 
 def _metric(line: Line, split: str, name: str) -> Any:

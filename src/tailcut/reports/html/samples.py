@@ -74,12 +74,7 @@ Shown = Samples | Generated | str
 
 
 def samples_section(networks: Sequence[ReportedNetwork], samples: Mapping[str, Shown]) -> PageSection:
-    """Return the section with the images of all generators, then the samples of each other network.
-
-    Args:
-        networks: of the report.
-        samples: by name of a network.
-    """
+    """Return the images of generators, then the samples of other networks; `samples` are by name of a network."""
     section = PageSection("Samples", "samples", "A few images, chosen evenly over their split, not by what comes out.")
     drawn = {name: found for name, found in samples.items() if isinstance(found, Generated)}
     if drawn:

@@ -81,13 +81,7 @@ def _parameter_names(module: nn.Module) -> list[str]:
 
 
 def spectrum_figure(name: str, energies: Mapping[int, Tensor], roles: Sequence[str]) -> Element:
-    """Return the drawing of one weight with its caption.
-
-    Args:
-        name: of the weight.
-        energies: by axis; see `axis_energies`.
-        roles: of its axes; may be empty.
-    """
+    """Return the drawing of one weight with its caption; see `axis_energies` and `axis_roles`. Roles may be empty."""
     return figure(
         drawing(
             f"energy over the frequencies of each axis of {name}", lambda canvas: show_energies(canvas, energies, roles)

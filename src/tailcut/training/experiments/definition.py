@@ -10,14 +10,7 @@ from tailcut.errors import MissingExtraError, RecipeError
 from tailcut.runs import Run
 from tailcut.training.recipe.keys import problem_of
 from tailcut.training.recipe.schema import Fraction, Recipe, RecipeSection
-from tailcut.training.recipe.toml_files import (
-    find_shipped,
-    load_recipe,
-    read_toml,
-    shipped,
-    toml_value,
-    training_command,
-)
+from tailcut.training.recipe.toml_files import find_shipped, load_recipe, read_toml, shipped, toml_value
 
 try:
     from pydantic import AfterValidator, Field, ValidationError, model_validator
@@ -141,17 +134,6 @@ class Trial:
     recipe: Recipe
     run: Run
     needs: Mapping[str, str]
-
-    def command(self, imports: Sequence[str] = (), *, devices: int = 1, num_nodes: int = 1) -> str:
-        """Return the command for this training; `imports` are the modules that register its network."""
-        return training_command(
-            self.source,
-            self.run.path.as_posix(),
-            overrides=self.overrides,
-            imports=imports,
-            devices=devices,
-            num_nodes=num_nodes,
-        )
 
 
 def load_experiment(name_or_path: str | Path) -> Experiment:

@@ -12,7 +12,7 @@ from tailcut.printing import Report, figure_text, markdown_table, mean_and_sprea
 from tailcut.runs import Result, read_result
 from tailcut.runtime.devices import Devices
 from tailcut.training.experiments.definition import Experiment, Trial, Variant
-from tailcut.training.recipe.toml_files import changed_since
+from tailcut.training.recipe.toml_files import changed_since, training_command
 from tailcut.training.setup.initial_network import check_data_files
 from tailcut.training.train import train
 
@@ -214,7 +214,14 @@ def train_trials(trials: Sequence[Trial], imports: Sequence[str] = (), **setting
 def _train(trial: Trial, imports: Sequence[str], settings: Mapping[str, Any]) -> str | None:
     """Train one; why it has no result, where another attempt on this machine would end the same way."""
     devices = settings.get("devices") or Devices()
-    command = trial.command(imports, devices=devices.devices, num_nodes=devices.num_nodes)
+    command = training_command(
+        trial.source,
+        trial.run.path.as_posix(),
+        overrides=trial.overrides,
+        imports=imports,
+        devices=devices.devices,
+        num_nodes=devices.num_nodes,
+    )
     try:
         if not trial.run.has_finished_epochs():
             # Of several processes only the first opens the start's file: here all find that it lies nowhere.

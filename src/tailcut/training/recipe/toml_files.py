@@ -22,11 +22,7 @@ _KEY = re.compile(r"\s*([^=#\[\]{}]+?)\s*=")
 
 
 def read_toml(content: str, source: str) -> dict[str, Any]:
-    """Read the values of a TOML document.
-
-    Args:
-        content: of the file.
-        source: its name in errors.
+    """Read the values of a TOML document. `source` is its name in errors.
 
     Raises:
         RecipeError: it is no TOML, or passes Python's limits: for the digits of an integer, and for nesting. The error

@@ -24,11 +24,7 @@ def recalibration_batches(recipe: Recipe, model: nn.Module, num_images: int) -> 
     above. Gates: channels whose probability is a little below one half are open half of the time in training and never
     in evaluation, where the statistics of training would be those of other inputs. Averages: the statistics are those
     of the parameters before averaging (Izmailov et al., "Averaging Weights Leads to Wider Optima", 2018, section 3).
-
-    Args:
-        recipe: the recipe.
-        model: the network (not changed).
-        num_images: in the training split.
+    The model is not changed; `num_images` are in the training split.
     """
     size = recipe.data.batch_size
     wanted = math.ceil(recipe.training.statistics_images / size)

@@ -66,14 +66,7 @@ class ExampleBatches(torch.utils.data.Dataset[list[Example]]):
 
 
 def training_example(dataset: CocoDataset, index: int, *, masks: bool, mirrored: bool) -> Example:
-    """Return one image (3, height, width) with its objects, as a detector takes them.
-
-    Args:
-        dataset: the data set.
-        index: which image.
-        masks: with masks.
-        mirrored: left and right exchanged.
-    """
+    """Return one image (3, height, width) with its objects, as a detector takes them; flipped if `mirrored`."""
     objects = dataset.objects(index, masks=masks)
     target = {"boxes": objects.boxes, "labels": objects.labels}
     if objects.masks is not None:

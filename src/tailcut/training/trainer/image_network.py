@@ -17,7 +17,7 @@ from tailcut.evaluation.generation import evaluate_generator
 from tailcut.evaluation.pixel_inputs import gate_penalty, reader_of
 from tailcut.evaluation.random_batches import network_inputs
 from tailcut.runtime.distributed import share_of
-from tailcut.training.distillation import Teacher, check_teacher
+from tailcut.training.distillation import Teacher
 from tailcut.training.losses import total_loss
 from tailcut.training.recipe.sections import AugmentationSection, GenerationSection
 from tailcut.training.setup.build import build_model, load_teacher, note_data, seed_parameters
@@ -61,14 +61,9 @@ class ImageNetwork:
         return self.fabric.setup_module(trained_as(execution, self.model), move_to_device=False)
 
     def loss(self, module: nn.Module, images: Tensor, targets: Tensor, places: Tensor, coarse: int) -> Tensor:
-        """Return the loss of a batch, a scalar.
+        """Return the loss of the wrapped network for a batch as in `Trainer._step`, a scalar.
 
-        Args:
-            module: the wrapped network.
-            images: (batch, channels, height, width).
-            targets: (batch,) or (batch, height, width).
-            places: (batch,), their places in the data set.
-            coarse: the factor by which the images are smaller than the data set's.
+        The images are `coarse` times smaller than the data set's.
         """
         recipe = self.recipe
         with fitting(images, "" if coarse == 1 else f" ({coarse} times smaller by data.coarse)"):
@@ -112,7 +107,6 @@ def make_teacher(job: Job, data: TrainingData) -> Teacher | None:
     network = load_teacher(recipe, fabric.device, roots=job.roots, beside=job.run)
     if network is None:
         return None
-    check_teacher(network, data.train)
     is_plain = recipe.data.augmentation == AugmentationSection() and recipe.data.coarse is None
     memory_format = torch.channels_last if recipe.training.channels_last else torch.contiguous_format
     # Fabric sets the precision of the network that it wraps alone.
