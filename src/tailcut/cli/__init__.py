@@ -13,6 +13,34 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tailcut.cli.advice import for_command_line
+from tailcut.cli.commands import (
+    attack,
+    check,
+    compare,
+    compress,
+    convert,
+    cut,
+    dct,
+    evaluate,
+    explain,
+    export,
+    inspect,
+    join,
+    models,
+    pack,
+    predict,
+    prune,
+    qr,
+    report,
+    reproduce,
+    resample,
+    score,
+    select,
+    split,
+    sweep,
+    train,
+    unpack,
+)
 from tailcut.cli.completion import SHELLS, PrintCompletion
 from tailcut.cli.output import is_first_process, messages_on_stderr, say_error
 from tailcut.cli.parser import Parser, UsageError, reading_of
@@ -20,37 +48,33 @@ from tailcut.errors import ArgumentError, MissingExtraError, RecipeError, Tailcu
 from tailcut.limits import command_line_limit
 from tailcut.runs import tailcut_version
 
-# In the order of the help.
-COMMANDS = tuple(
-    importlib.import_module(f"tailcut.cli.commands.{name}")
-    for name in (
-        "train",
-        "pack",
-        "compress",
-        "inspect",
-        "evaluate",
-        "predict",
-        "convert",
-        "cut",
-        "unpack",
-        "resample",
-        "export",
-        "split",
-        "join",
-        "qr",
-        "dct",
-        "select",
-        "score",
-        "prune",
-        "attack",
-        "explain",
-        "reproduce",
-        "sweep",
-        "report",
-        "compare",
-        "models",
-        "check",
-    )
+COMMANDS = (
+    train,
+    pack,
+    compress,
+    inspect,
+    evaluate,
+    predict,
+    convert,
+    cut,
+    unpack,
+    resample,
+    export,
+    split,
+    join,
+    qr,
+    dct,
+    select,
+    score,
+    prune,
+    attack,
+    explain,
+    reproduce,
+    sweep,
+    report,
+    compare,
+    models,
+    check,
 )
 
 OK, FAILED, BAD_USAGE = 0, 1, 2
