@@ -72,8 +72,8 @@ def decoded(
         (num_blocks, np.zeros(1, np.int64), np.full(1, len(bits))),
         (1, num_blocks),
         np.array([[0, num_blocks, 1, 1]]),
-        _lookup(loops, DC_TABLE)[None],
-        _lookup(loops, AC_TABLE)[None],
+        _lookup(DC_TABLE)[None],
+        _lookup(AC_TABLE)[None],
         band,
         blocks,
     )

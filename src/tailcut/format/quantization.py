@@ -47,14 +47,6 @@ variance is near it, and so only chooses among steps."""
 _LOG_OF_SPREAD = 2 / float(np.log(2))
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    """One way to round a tensor."""
-
-    transform: int
-    step: float
-
-
 def default_sensitivity(tensors: NetworkTensors) -> Sensitivity:
     """Return data-free sensitivities: steps in proportion to the root mean square of each tensor.
 
@@ -245,20 +237,21 @@ class Rounding:
                 raise ArgumentError(f"{name} has numbers that are not finite, which cannot be quantised")
         return {name: tensor.detach().double().cpu().reshape(-1) for name, tensor in named.items()}
 
-    def _candidates(self, other: OtherTensor, step: float) -> Iterator[_Candidate]:
+    def _candidates(self, other: OtherTensor, step: float) -> Iterator[tuple[int, float]]:
+        """Yield the ways to round a tensor, each a transform and a step."""
         size = self._step_of(other.name, self.sensitivity.curvature, step)
         if other.name in self.sensitivity.transforms:
-            yield _Candidate(self.sensitivity.transforms[other.name], size)
+            yield self.sensitivity.transforms[other.name], size
             return
         is_variance = other.name.rpartition(".")[2] == "running_var"
         if is_variance and bool((other.tensor >= 0).all()):
-            yield _Candidate(LOG2, self._step_of(other.name, self.sensitivity.log_curvature, step))
+            yield LOG2, self._step_of(other.name, self.sensitivity.log_curvature, step)
         else:
-            yield _Candidate(NONE, size)
+            yield NONE, size
         if len(other.shape) == 1 and other.shape[0] > 1:
-            yield _Candidate(DCT, size)
+            yield DCT, size
         if len(other.shape) > 2:
-            yield _Candidate(KERNEL_DCT, size)
+            yield KERNEL_DCT, size
 
     def _step_of(self, name: str, curvature: Mapping[str, float], step: float) -> float:
         return step / math.sqrt(curvature.get(name, 1.0))  # a tensor of zeros has no entry
@@ -384,35 +377,31 @@ def _transform_of_rows(shape: Sequence[int]) -> int:
     return KERNEL_DCT if len(shape) > 2 else NONE
 
 
-def _cheapest(values: Tensor, layout: Layout, candidates: list[_Candidate], spread: Tensor | None = None) -> Coded:
+def _cheapest(values: Tensor, layout: Layout, candidates: list[tuple[int, float]], spread: Tensor | None) -> Coded:
     """Return the cheapest of the candidates. A running variance stays above 0.
 
-    Args:
-        values: the tensor.
-        layout: of it.
-        candidates: the ways to round it.
-        spread: of running means: those that move a channel by more than this are the last choice. A channel whose
-            weights are all 0 has no variance, so the least error of its mean would be its output; and where ReLU cuts
-            it off, no gradient tells so.
+    Of running means, those that move a channel by more than its spread are the last choice. A channel whose weights are
+    all 0 has no variance, so the least error of its mean would be its output; and where ReLU cuts it off, no gradient
+    tells so.
 
     Raises:
         ArgumentError: the steps of all candidates are too fine.
     """
     found, failures = [], []
-    for candidate in candidates:
+    for transform, step in candidates:
         try:
-            tensor = quantize(values, layout, candidate.transform, nearest_step(candidate.step))
+            tensor = quantize(values, layout, transform, nearest_step(step))
         except ArgumentError as error:
             failures.append(error)
             continue
-        is_variance = layout.key == "running_var" and candidate.transform != LOG2
+        is_variance = layout.key == "running_var" and transform != LOG2
         if is_variance and not bool((quantized.dequantize(tensor, layout) > 0).all()):
             continue
         found.append(((_excess(tensor, values, layout, spread), _cost(tensor)), tensor))
     if not found and failures:
         raise failures[0]
     if not found:  # variances below 0, which were so before
-        found.append(((0.0, 0.0), quantize(values, layout, NONE, nearest_step(candidates[0].step))))
+        found.append(((0.0, 0.0), quantize(values, layout, NONE, nearest_step(candidates[0][1]))))
     return min(found, key=lambda pair: pair[0])[1]
 
 
