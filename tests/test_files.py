@@ -118,7 +118,7 @@ def test_what_a_link_points_to_is_replaced(tmp_path: Path) -> None:
     assert names_in(tmp_path / "there") == ["net.tailcut"]
 
 
-def test_a_link_into_a_missing_folder_is_told(tmp_path: Path) -> None:
+def test_a_link_into_a_missing_folder_is_reported(tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "nowhere" / "net.tailcut")
     with pytest.raises(
@@ -152,7 +152,7 @@ def test_a_pipe_stays_a_pipe(tmp_path: Path) -> None:
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 
 
-def test_text_that_utf8_cannot_hold_is_told(tmp_path: Path) -> None:
+def test_text_that_utf8_cannot_hold_is_reported(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("old")
     with pytest.raises(ArgumentError, match=r"a: expected text that UTF-8 can hold, found '\\udce9'"):
         write_atomically(tmp_path / "a", os.fsdecode(b"caf\xe9"))

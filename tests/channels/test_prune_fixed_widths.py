@@ -108,7 +108,7 @@ def test_a_rate_for_a_layer_whose_width_code_fixes_is_an_error() -> None:
     assert widths(prune(model, X, random_scores(model, 0), {"first": 0.5}))["first"] == 6
 
 
-def test_a_budget_that_the_others_cannot_reach_is_told() -> None:
+def test_a_budget_that_the_others_cannot_reach_is_reported() -> None:
     model = randomized(Encoder(), 0)
     before = state_of(model)
     with pytest.raises(ArgumentError, match="cannot be reached"):

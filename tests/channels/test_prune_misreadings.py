@@ -200,7 +200,7 @@ def test_what_only_training_meets_is_cut_too(reassigns: bool) -> None:
     assert model.noise.grad is not None
 
 
-def test_a_width_that_training_alone_fixes_is_told() -> None:
+def test_a_width_that_training_alone_fixes_is_reported() -> None:
     class Fixed(Pair):
         def forward(self, x: Tensor) -> Tensor:
             x = self.a(x)

@@ -41,7 +41,7 @@ def network(names: Sequence[str] | None) -> torch.nn.Module:
         (("a-b", "a_b"), ("a_b", "a-b"), "class 0 is 'a-b'"),
     ],
 )
-def test_other_names_are_told(own: Sequence[str], others: Sequence[str], message: str) -> None:
+def test_other_names_are_reported(own: Sequence[str], others: Sequence[str], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         evaluate(network(own), images(others))
     with pytest.raises(ArgumentError, match=message):

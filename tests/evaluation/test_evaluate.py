@@ -202,7 +202,7 @@ def test_networks_with_batch_statistics_see_one_image_at_a_time(running_stats: b
         (TypeError("two\nlines"), "two$"),
     ],
 )
-def test_what_a_network_refuses_itself_is_told(error: Exception, reason: str) -> None:
+def test_what_a_network_refuses_itself_is_reported(error: Exception, reason: str) -> None:
     class Strict(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             raise error
@@ -211,7 +211,7 @@ def test_what_a_network_refuses_itself_is_told(error: Exception, reason: str) ->
         evaluate(Strict(), open_dataset("digits", "test"))
 
 
-def test_what_does_not_fit_is_told() -> None:
+def test_what_does_not_fit_is_reported() -> None:
     digits = open_dataset("digits", "test")
     with pytest.raises(ArgumentError, match=r"cannot take images of shape \(500, 3, 8, 8\)|shape"):
         evaluate(create_model("unet", widths=(2, 4)), digits)
@@ -227,7 +227,7 @@ def test_what_does_not_fit_is_told() -> None:
 
 
 @pytest.mark.parametrize("dense", [False, True])
-def test_a_registered_network_whose_layers_do_not_fit_together_is_told(dense: bool) -> None:
+def test_a_registered_network_whose_layers_do_not_fit_together_is_reported(dense: bool) -> None:
     """A file may prune two layers to widths that do not fit: such a network loads, and cannot run."""
     model = create_model("lenet5")
     regularize(model, num_kept=20)
@@ -299,7 +299,7 @@ def test_a_lost_connection_is_no_fault_of_the_images() -> None:
 
 
 @pytest.mark.slow
-def test_what_ends_one_of_several_processes_is_told(tmp_path: Path) -> None:
+def test_what_ends_one_of_several_processes_is_reported(tmp_path: Path) -> None:
     """The second of two processes reads a damaged image: it says so, and the first that the other has ended."""
     save(create_model("resnet20", num_classes=1), tmp_path / "a.tailcut")
     folder = tmp_path / "own" / "test" / "a"
@@ -318,7 +318,7 @@ def test_what_ends_one_of_several_processes_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("warn", [True, False])
-def test_a_network_that_tells_nothing_apart_is_told(warn: bool, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_network_that_tells_nothing_apart_is_reported(warn: bool, caplog: pytest.LogCaptureFixture) -> None:
     digits = open_dataset("digits", "test")
     last = nn.Linear(math.prod(digits.image_shape), 10)
     with torch.no_grad():
@@ -329,7 +329,7 @@ def test_a_network_that_tells_nothing_apart_is_told(warn: bool, caplog: pytest.L
     assert caplog.messages == (expected if warn else [])
 
 
-def test_a_file_that_tells_nothing_apart_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_that_tells_nothing_apart_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     network = create_model("lenet300")
     with torch.no_grad():
         for value in network.parameters():
@@ -349,7 +349,7 @@ def test_a_network_that_enlarges_its_images_too_much_is_refused(tmp_path: Path) 
     "error",
     [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")],
 )
-def test_memory_that_is_refused_is_told(error: Exception) -> None:
+def test_memory_that_is_refused_is_reported(error: Exception) -> None:
     for within in (fitting, within_memory):
         with (
             pytest.raises(ArgumentError, match=r"not enough memory .* shape \(2, 3\): fewer images"),

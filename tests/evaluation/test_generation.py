@@ -184,7 +184,7 @@ def test_figures_depend_neither_on_batches_nor_on_processes() -> None:
     assert frechet_distance(*one.moments(), *other.moments()) == pytest.approx(expected["fid"], rel=1e-6)
 
 
-def test_what_cannot_be_measured_is_told() -> None:
+def test_what_cannot_be_measured_is_reported() -> None:
     colour = InMemoryDataset("colour", "test", torch.zeros(2, 3, 28, 28, dtype=torch.uint8), torch.zeros(2).long(), "a")
     with pytest.raises(ArgumentError, match=r"of 1 channel; the network makes images of 1, colour has 3"):
         evaluate_generator(small_vae(), colour, num_samples=5)
@@ -195,7 +195,7 @@ def test_what_cannot_be_measured_is_told() -> None:
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_images_that_are_no_numbers_are_told(number: float) -> None:
+def test_images_that_are_no_numbers_are_reported(number: float) -> None:
     model = small_vae()
     with torch.no_grad():
         for parameter in model.decoder.parameters():
@@ -294,7 +294,7 @@ def test_a_stopped_vae_ends_as_one_that_was_not(
         (("training.label_smoothing=0.1",), "training.label_smoothing: has no meaning"),
     ],
 )
-def test_recipes_that_do_not_fit_are_told(overrides: tuple[str, ...], message: str, tmp_path: Path) -> None:
+def test_recipes_that_do_not_fit_are_reported(overrides: tuple[str, ...], message: str, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=message):
         train(small_recipe(*overrides), tmp_path / "run")
 

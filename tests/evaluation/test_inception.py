@@ -118,7 +118,7 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         InceptionFeatures()
 
 
-def test_a_torchvision_that_does_not_fit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torchvision_that_does_not_fit_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken:
         def find_spec(self, name: str, *_: object) -> None:
             if name == "torch_fidelity.feature_extractor_inceptionv3":

@@ -187,7 +187,7 @@ def test_golden_and_zoo_files(program: Path, path: Path) -> None:
     assert (first.error, second.error) == ("", "arena too small")
 
 
-def test_every_smaller_arena_is_told(program: Path) -> None:
+def test_every_smaller_arena_is_reported(program: Path) -> None:
     for name in ("quantized-coefficients", "packed-fixed", "levels-quantized-many", "levels-half-mixed"):
         content = content_of(name)
         (whole,) = read_all(program, [Request(content, arena=WIDE)])

@@ -61,7 +61,7 @@ def test_the_networks_that_ship_load() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are of Unix")
-def test_a_pipe_is_told(tmp_path: Path) -> None:
+def test_a_pipe_is_reported(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ArgumentError, match="pipe is no file but a pipe or a device"):
         resolve(tmp_path / "pipe")

@@ -164,7 +164,7 @@ def test_a_difference_is_the_largest_of_all_tensors_and_none_if_one_is_not_finit
         assert largest_difference([ones, ones], [ones + 1, ones * value]) is None
 
 
-def test_whatever_a_network_raises_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_a_network_raises_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError
 

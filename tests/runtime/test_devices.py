@@ -58,7 +58,7 @@ def test_a_defect_of_this_process_stays_what_it_is() -> None:
         make_fabric(Devices(accelerator="cpu")).launch(fail)
 
 
-def test_a_launcher_that_started_another_number_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_launcher_that_started_another_number_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("TORCHELASTIC_RUN_ID", "RANK", "LOCAL_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE")
     for name in names:
         monkeypatch.setenv(name, "0")

@@ -70,7 +70,7 @@ def test_numbers_out_of_range_are_told_before_the_work(settings: dict[str, Any],
         compress_file(tmp_path / "no file is read", tmp_path / "out.tailcut", data="digits", **settings)
 
 
-def test_a_network_that_cannot_run_is_told(tmp_path: Path) -> None:
+def test_a_network_that_cannot_run_is_reported(tmp_path: Path) -> None:
     (tmp_path / "a.tailcut").write_bytes(zero_file("lenet5", edits=[narrowed_alone("conv2")]))
     with pytest.raises(ArgumentError, match=r"cannot take images of shape .*channels"):
         compress_file(tmp_path / "a.tailcut", tmp_path / "b.tailcut", "digits", max_bytes=300, num_gradients=10)

@@ -93,7 +93,7 @@ def test_a_run_that_went_on_from_another_network_is_packed_as_it_is(started_run:
         assert torch.equal(load(tmp_path / "again.tailcut")(inputs), load(started_run.model)(inputs))
 
 
-def test_a_start_that_is_gone_or_another_is_told(started_run: Run, tmp_path: Path) -> None:
+def test_a_start_that_is_gone_or_another_is_reported(started_run: Run, tmp_path: Path) -> None:
     start = started_run.start.read_bytes()
     started_run.start.unlink()
     for source in (started_run.path, started_run.last_checkpoint):
@@ -261,7 +261,7 @@ def test_plain_weights_and_told_coefficients_are_packed_without_a_warning(
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
-def test_a_whole_pickled_module_is_told(tmp_path: Path) -> None:
+def test_a_whole_pickled_module_is_reported(tmp_path: Path) -> None:
     torch.save(create_model("lenet300"), tmp_path / "module.pt")
     with pytest.raises(DataError, match=r"cannot read .*module\.pt: .*save model\.state_dict\(\) instead") as caught:
         pack(tmp_path / "module.pt", tmp_path / "a.tailcut", model="lenet300")
@@ -281,7 +281,7 @@ def test_strange_metadata_are_no_reason_to_fail_unnamed(strange: Any, tmp_path: 
         assert kept_counts(load(tmp_path / "a.tailcut"))["fc1.weight"] == 50
 
 
-def test_a_vector_that_is_none_is_told(tmp_path: Path) -> None:
+def test_a_vector_that_is_none_is_reported(tmp_path: Path) -> None:
     model = create_model("lenet300")
     regularize(model, num_kept=50)
     state = {**model.state_dict(), "fc1.parametrizations.weight.original": torch.tensor(1.0)}
@@ -291,13 +291,13 @@ def test_a_vector_that_is_none_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "content"), [("a.pt", b"nonsense"), ("a.safetensors", b"nonsense"), ("a.pt", b"")])
-def test_damaged_files_are_told(name: str, content: bytes, tmp_path: Path) -> None:
+def test_damaged_files_are_reported(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=f"cannot read .*{name}"):
         pack(tmp_path / name, tmp_path / "a.tailcut", model="lenet300")
 
 
-def test_other_contents_are_told(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+def test_other_contents_are_reported(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(DataError, match="holds no tensors by name"):
         pack(tmp_path / "list.pt", tmp_path / "a.tailcut", model="lenet300")
@@ -343,7 +343,7 @@ def test_a_size_alone_rounds_the_numbers(tmp_path: Path) -> None:
     assert inspect(tmp_path / "a.tailcut").tensors[0].dtype == "quantized"
 
 
-def test_what_plain_weights_lose_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_plain_weights_lose_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     trained = to_dense(load("zoo:lenet300-ref"))
     arguments: dict[str, Any] = {}
     torch.save(trained.state_dict(), tmp_path / "a.pt")

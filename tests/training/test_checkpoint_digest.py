@@ -37,7 +37,7 @@ def test_the_seal_is_all_that_is_added(path: Path) -> None:
     assert len(path.read_bytes()) == len(plain.getvalue()) + SEAL_BYTES
 
 
-def test_changed_bytes_are_told(path: Path) -> None:
+def test_changed_bytes_are_reported(path: Path) -> None:
     content = path.read_bytes()
     for place in (0, 5000, len(content) - 30, len(content) - 1):
         path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])

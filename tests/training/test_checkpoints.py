@@ -81,7 +81,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(moment: str, run: Run, m
     assert newest_epoch(run) == 2
 
 
-def test_damaged_checkpoints_are_told(run: Run) -> None:
+def test_damaged_checkpoints_are_reported(run: Run) -> None:
     for epoch in (1, 2):
         write_checkpoint(run, state(epoch))
     run.last_checkpoint.write_bytes(b"")
@@ -171,7 +171,7 @@ def test_what_is_missing_or_of_another_kind_is_named(key: str, value: object, me
 
 @pytest.mark.parametrize("name", ["python", "numpy", "torch"])
 @pytest.mark.parametrize("tear", ["short", "wild", "empty", "flat"])
-def test_a_torn_random_state_is_told(name: str, tear: str, run: Run) -> None:
+def test_a_torn_random_state_is_reported(name: str, tear: str, run: Run) -> None:
     content = state(1)
     value = content["random"][name]
     torn = {"short": value[:, :-7], "wild": torch.full_like(value, -3 if value.dtype.is_floating_point else 255)}

@@ -118,7 +118,7 @@ def assert_nothing_is_half_done(run: Run) -> None:
     run.read_metrics()
 
 
-def test_a_run_folder_that_is_deleted_is_told(
+def test_a_run_folder_that_is_deleted_is_reported(
     make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
 

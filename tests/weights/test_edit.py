@@ -221,7 +221,7 @@ def test_check_refuses_a_network_it_does_not_fit(change: object, message: str) -
 
 
 @pytest.mark.parametrize(("saved", "other"), [(True, False), (False, True)], ids=["saved", "loaded into"])
-def test_names_that_torch_compile_made_are_told(saved: bool, other: bool) -> None:
+def test_names_that_torch_compile_made_are_reported(saved: bool, other: bool) -> None:
     def network(is_compiled: bool) -> nn.Module:
         body = nn.Sequential(nn.Linear(3, 4))
         # Not the default backend: it would be imported at once, and warns as that happens.

@@ -81,6 +81,6 @@ def test_a_deviation_out_of_range_is_refused(std: object) -> None:
     assert torch.equal(norm.weight, torch.ones(4))
 
 
-def test_a_network_without_such_layers_is_told() -> None:
+def test_a_network_without_such_layers_is_reported() -> None:
     with pytest.raises(StructureError, match="expected batch norm with gains or biases that train"):
         initialize_norms(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, affine=False)))

@@ -646,7 +646,7 @@ def test_to_dense_of_a_fused_network(trained: ResNet) -> None:
     assert list(dense.state_dict()) == list(to_dense(trained).state_dict())
 
 
-def test_what_ddp_shall_not_send_is_told(trained: ResNet) -> None:
+def test_what_ddp_shall_not_send_is_reported(trained: ResNet) -> None:
     trained.__dict__["_ddp_params_and_buffers_to_ignore"] = ["blocks.0.bn1.running_mean"]
     regularize(trained, num_kept=25)
     ignored = set(trained.__dict__["_ddp_params_and_buffers_to_ignore"])

@@ -179,7 +179,7 @@ def test_regularised_biases_are_values_of_channels() -> None:
         torch.testing.assert_close(after, before, rtol=0.05, atol=1e-4)
 
 
-def test_what_a_small_grid_does_not_carry_is_told() -> None:
+def test_what_a_small_grid_does_not_carry_is_reported() -> None:
     model, other = nn.Linear(3, 64), nn.Linear(3, 4)
     regularize(model, num_kept=60)
     coefficients = truncation_of(model, "weight")
@@ -296,7 +296,7 @@ def test_groups_and_depthwise_layers() -> None:
 
 
 @pytest.mark.parametrize("name", ["1.weight", "0.bias"])
-def test_what_does_not_fit_into_the_other_type_is_told(name: str) -> None:
+def test_what_does_not_fit_into_the_other_type_is_reported(name: str) -> None:
     model, other = (nn.Sequential(nn.Linear(4, width), nn.Linear(width, 2)) for width in (8, 32))
     regularize(model, num_kept=6)
     with torch.no_grad():

@@ -4,12 +4,13 @@ Chenqiu Zhao, Guanfang Dong, Shupei Zhang, Zijie Tan and Anup Basu, "Frequency R
 Information Redundancy in Convolutional Neural Networks", IEEE Access 11, 2023, doi
 10.1109/ACCESS.2023.3320642.
 
-| where in the paper     | function                                                          |
-|------------------------|-------------------------------------------------------------------|
-| section III.B, beta_n  | `loop.Trainer` steps a `TailTruncation` (the `schedule` section)  |
-| section IV.A, Table 1  | the recipes in `recipes/frequency-regularization/`                |
-| section IV.C, Dice     | `metrics.dice`                                                    |
-| section IV.D, Table 4  | `losses.negative_elbo`, `gan.GanTrainer`, `fid.frechet_distance`  |
+| where in the paper     | function                                                                |
+|------------------------|-------------------------------------------------------------------------|
+| section III.B, beta_n  | `trainer.base.Trainer` steps a `TailTruncation` (the section `schedule`)|
+| section IV.A, Table 1  | the recipes in `recipes/frequency-regularization/`                      |
+| section IV.C, Dice     | `evaluation.metrics.dice`                                               |
+| section IV.D, Table 4  | `trainer.gan.GanTrainer`; in `evaluation`: `elbo.negative_elbo`,        |
+|                        | `fid.frechet_distance`                                                  |
 
 Known deviations: the paper cuts once per epoch with gamma = 0.01 until an end it does not state; a recipe may
 also cut every few iterations and reach its target at a stated fraction of the run. The paper

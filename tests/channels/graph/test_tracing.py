@@ -139,7 +139,7 @@ def test_outputs_of_any_structure_are_locked() -> None:
     assert locked == {"a": True, "b": True, "c": False}
 
 
-def test_computed_weights_are_told() -> None:
+def test_computed_weights_are_reported() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1))
     parametrizations.spectral_norm(model[1])
     found = trace(model, (X,))

@@ -41,7 +41,7 @@ def test_a_network_that_runs_has_nothing_to_complain_of() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_what_goes_wrong_forward_is_told() -> None:
+def test_what_goes_wrong_forward_is_reported() -> None:
     model = Plain()
     graph = find_groups(model, (X,))
     model[9] = nn.Linear(12, 4)
@@ -50,7 +50,7 @@ def test_what_goes_wrong_forward_is_told() -> None:
     assert "cannot be multiplied" in str(failure_reason(model, graph))
 
 
-def test_what_goes_wrong_backward_is_told() -> None:
+def test_what_goes_wrong_backward_is_reported() -> None:
     model = OneWay()
     graph = find_groups(model, (X,))
     assert failure_reason(model, graph) == "no way back"
@@ -194,7 +194,7 @@ def test_a_cut_is_verified_by_the_steps_before_it() -> None:
     undo()
 
 
-def test_parts_of_another_size_are_told() -> None:
+def test_parts_of_another_size_are_reported() -> None:
     """Eight channels at a time: what ran on 8 and 8 runs on 8 and 6."""
 
     class Parts(nn.Module):

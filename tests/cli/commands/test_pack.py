@@ -20,7 +20,7 @@ def test_plain_weights_are_packed(tailcut: Tailcut, tmp_path: Path) -> None:
     assert out.stat().st_size == outcome.json["file_bytes"] < 1700
 
 
-def test_what_is_missing_is_told(tailcut: Tailcut, tmp_path: Path) -> None:
+def test_what_is_missing_is_reported(tailcut: Tailcut, tmp_path: Path) -> None:
     torch.save(create_model("lenet5").state_dict(), tmp_path / "weights.pt")
     outcome = tailcut("pack", tmp_path / "weights.pt", "-o", tmp_path / "a.tailcut")
     assert outcome.code == 2

@@ -62,7 +62,7 @@ def test_a_name_of_a_stored_tensor_is_not_given_to_an_argument() -> None:
         ((1,), {}, "the example holds no tensor"),
     ],
 )
-def test_an_example_that_is_none_is_told(args: tuple[Any, ...], kwargs: dict[str, Any], message: str) -> None:
+def test_an_example_that_is_none_is_reported(args: tuple[Any, ...], kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         Call(Decoder(), args, kwargs)
 
@@ -107,7 +107,7 @@ def test_outputs_have_the_names_of_their_keys(make: Callable[[Tensor], Any], nam
         ("text", "it returns a str, and"),
     ],
 )
-def test_outputs_that_are_no_tensors_are_told(result: Any, message: str) -> None:
+def test_outputs_that_are_no_tensors_are_reported(result: Any, message: str) -> None:
     with pytest.raises(StructureError, match=message):
         list(named_tensors(result, "Net"))
 

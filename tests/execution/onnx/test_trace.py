@@ -67,7 +67,7 @@ def test_a_network_is_traced_once() -> None:
     assert sum(calls) == 1
 
 
-def test_the_stages_are_told() -> None:
+def test_the_stages_are_reported() -> None:
     told: list[str] = []
     model = nn.Linear(5, 5)
     trace(model, Call(model, [torch.ones(2, 5)], {}), opset=18, dynamic=True, tell=told.append)

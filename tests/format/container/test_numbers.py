@@ -164,7 +164,7 @@ def test_numbers_that_a_type_cannot_hold(
         (3e-9, torch.float32, False),
     ],
 )
-def test_numbers_too_small_for_a_type_are_told(
+def test_numbers_too_small_for_a_type_are_reported(
     largest: float, dtype: torch.dtype, told: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     to_bytes(torch.tensor([0.0, largest, largest / 3]), dtype, name="fc.weight")

@@ -66,7 +66,7 @@ WRAPPERS: dict[str, Callable[[nn.Module], Any]] = {
 }
 
 
-def test_a_network_with_a_compiled_part_is_told(tmp_path: Path) -> None:
+def test_a_network_with_a_compiled_part_is_reported(tmp_path: Path) -> None:
     def whole(net: nn.Module) -> nn.ModuleDict:
         return nn.ModuleDict({"body": net, "head": nn.Linear(2, 2)})
 
@@ -236,7 +236,7 @@ def test_a_packed_file_that_expands_is_refused(tmp_path: Path, monkeypatch: pyte
     read_torch_file(tmp_path / "a.pt")  # as large as it says
 
 
-def test_a_damaged_archive_is_told(tmp_path: Path) -> None:
+def test_a_damaged_archive_is_reported(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(9)}, tmp_path / "a.pt")
     content = (tmp_path / "a.pt").read_bytes()
     place = content.index(b"PK\1\2")  # of the list of members

@@ -80,7 +80,7 @@ def test_types_and_shapes() -> None:
     assert [compute_type(dtype) for dtype in (torch.float64, torch.bfloat16)] == [torch.float64, torch.float32]
 
 
-def test_floats_of_0_to_255_and_arrays_are_told() -> None:
+def test_floats_of_0_to_255_and_arrays_are_reported() -> None:
     images: Any = torch.rand(2, 3, 16, 16)
     block = BlockDCT()
     with pytest.raises(ArgumentError, match=r"expected floats of 0 to 1, got up to .*uint8"):

@@ -60,7 +60,7 @@ def test_a_row_that_goes_on_from_another_network_says_so(result: Result) -> None
     assert str(report).endswith("on top come the epochs and hours of the start, zoo:lenet5-7668: lenet5-776")
 
 
-def test_a_start_that_was_trained_again_since_is_told(result: Result) -> None:
+def test_a_start_that_was_trained_again_since_is_reported(result: Result) -> None:
     recipe = result.recipe | {"start": {"file": "zoo:lenet5-7668"}}
     later = dataclasses.replace(result, recipe=recipe, start_fingerprint="0" * 64)
     report = make_table("table1", [PAPER], {"lenet5-776": [later]})

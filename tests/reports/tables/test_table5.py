@@ -26,7 +26,7 @@ def test_measured_rows_stand_beside_the_paper_s(tmp_path: Path) -> None:
     assert "| 123.40 |" in report.to_markdown()
 
 
-def test_without_a_record_the_command_is_told(tmp_path: Path) -> None:
+def test_without_a_record_the_command_is_reported(tmp_path: Path) -> None:
     report = table5(tmp_path / "nowhere.json")
     assert {row.ours for row in report.rows} == {None}
     assert "python -m bench table5 --json" in str(report)

@@ -224,7 +224,7 @@ def test_files_that_take_no_images(tmp_path: Path) -> None:
         explain_files([], tmp_path / "x.png", tmp_path / "cam.png")
 
 
-def test_a_network_that_cannot_run_is_told(tmp_path: Path) -> None:
+def test_a_network_that_cannot_run_is_reported(tmp_path: Path) -> None:
     """Two edits of a file may not fit each other, and still make a network of tensors that the file has."""
     Image.fromarray(np.zeros((28, 28, 3), np.uint8)).save(tmp_path / "x.png")
     (tmp_path / "a.tailcut").write_bytes(zero_file("resnet20", edits=[narrowed_alone("layer1.0.conv1")]))

@@ -124,7 +124,7 @@ def test_outputs_that_are_neither_classes_nor_masks_are_refused(index: tuple[obj
         predict(model, [tmp_path / "a.png"], tmp_path / "out")
 
 
-def test_a_missing_image_is_told(tmp_path: Path) -> None:
+def test_a_missing_image_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot read the image"):
         predict(create_model("lenet300"), [tmp_path / "none.png"])
 

@@ -64,6 +64,6 @@ def test_colour_is_colour(tmp_path: Path) -> None:
         (create_model("dcgan_generator", width=1, out_channels=2), 1, "images of 2 channels; a PNG has 1 or 3"),
     ],
 )
-def test_what_cannot_be_made_is_told(model: nn.Module, num: int, message: str, tmp_path: Path) -> None:
+def test_what_cannot_be_made_is_reported(model: nn.Module, num: int, message: str, tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=message):
         sample(model, tmp_path, num_samples=num)

@@ -25,7 +25,7 @@ def test_the_row_compared_with_is_one_of_the_experiment(name: str) -> None:
     assert AGAINST[name] in [variant.name for variant in load_experiment(name).variants]
 
 
-def test_every_experiment_of_two_cores_is_told() -> None:
+def test_every_experiment_of_two_cores_is_reported() -> None:
     assert set(AGAINST) == {name for name in shipped_experiments() if name.startswith(("fr-", "norms-"))} - {
         "fr-trained-start-resnet18"
     }

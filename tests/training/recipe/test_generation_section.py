@@ -42,6 +42,6 @@ def test_a_vae_needs_no_section_and_a_gan_a_discriminator() -> None:
         ("vae", "[generation]\nsamples = 9", "generation.samples: is no key of a recipe; did you mean 'num_samples'"),
     ],
 )
-def test_sections_that_do_not_fit_are_told(loss: str, section: str, message: str) -> None:
+def test_sections_that_do_not_fit_are_reported(loss: str, section: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         recipe_with(loss, section)

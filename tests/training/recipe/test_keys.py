@@ -76,7 +76,7 @@ def test_there_is_one_line_per_key(overrides: list[str], lines: list[str], recip
     assert all(said.startswith(line) for said, line in zip(found, lines, strict=True)), found
 
 
-def test_a_whole_recipe_of_another_type_is_told() -> None:
+def test_a_whole_recipe_of_another_type_is_reported() -> None:
     with pytest.raises(ValidationError) as caught:
         Recipe.model_validate({"name": 3})
     assert problems_of(caught.value)[0] == "name: must be a string, got 3"

@@ -216,7 +216,7 @@ def test_a_classifier_is_told_a_size_that_is_not_its_familys(make_recipe: MakeRe
 
 
 @pytest.mark.parametrize(("num_images", "told"), [(64 * 12, True), (64 * 13, False)])
-def test_few_steps_are_told(
+def test_few_steps_are_reported(
     num_images: int, told: bool, make_recipe: MakeRecipe, caplog: pytest.LogCaptureFixture
 ) -> None:
     digits = open_dataset("digits", "train")

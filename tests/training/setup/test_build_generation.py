@@ -101,7 +101,7 @@ def test_a_schedule_cuts_both() -> None:
         ("regularization.num_kept={ 'generator.main.99.weight' = 5 }", "main.99.weight"),
     ],
 )
-def test_networks_that_do_not_fit_are_told(override: str, message: str) -> None:
+def test_networks_that_do_not_fit_are_reported(override: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         build_gan(small_recipe(override))
 

@@ -68,7 +68,7 @@ def test_another_start_is_not_measured(make_recipe: Callable[..., Recipe]) -> No
     assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
 
 
-def test_a_section_that_does_not_fit_is_told() -> None:
+def test_a_section_that_does_not_fit_is_reported() -> None:
     with pytest.raises(RecipeError, match=r"regularization: .*fc9"):
         regularized(create_model("lenet300"), RegularizationSection(include=("fc9.*",)))
 
@@ -112,7 +112,7 @@ def test_another_seed_draws_others() -> None:
 
 
 @pytest.mark.parametrize("counts", [{"fc1.weight": 101}, {"fc1.weight": 3, "fc2.weight": 3}])
-def test_more_drawn_than_kept_or_a_tensor_left_out_is_told(counts: Any) -> None:
+def test_more_drawn_than_kept_or_a_tensor_left_out_is_reported(counts: Any) -> None:
     with pytest.raises(RecipeError, match=r"num_drawn: expected at most 100 coefficients of fc[13]\.weight"):
         drawn(num_kept=100, num_drawn=counts)
 

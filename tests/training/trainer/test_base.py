@@ -341,7 +341,7 @@ def test_bfloat16_autocast_trains(make_recipe: MakeRecipe, tmp_path: Path) -> No
         ('name = "resnet20"', r"the network cannot take images of shape \(64, 1, 28, 28\): .*channels"),
     ],
 )
-def test_a_network_that_does_not_fit_the_data_is_told(
+def test_a_network_that_does_not_fit_the_data_is_reported(
     model: str, message: str, recipe_text: str, tmp_path: Path
 ) -> None:
     head, rest = recipe_text.split("[model]")[0], recipe_text.split("[data]")[1]

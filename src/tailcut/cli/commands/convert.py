@@ -45,14 +45,14 @@ def run(arguments: argparse.Namespace) -> Report:
     from tailcut.format.conversion import dctnet, frereg, hrank
 
     check_output_path(arguments.out)
+    if arguments.statistics is not None and arguments.source != DCTNET:
+        raise ArgumentError("--statistics is for --from dctnet")
     model_arguments: dict[str, Any] | None = settings(arguments.arguments) or None
     if arguments.source == FREREG:
         if arguments.model is None:
             raise ArgumentError("--from frereg needs --model: its files do not name their network")
         model = frereg.convert(arguments.file, model=arguments.model, arguments=model_arguments)
     else:
-        if arguments.statistics is not None and arguments.source != DCTNET:
-            raise ArgumentError("--statistics is for --from dctnet")
         convert = hrank.convert
         if arguments.source == DCTNET:
             convert = partial(dctnet.convert, statistics=arguments.statistics)
