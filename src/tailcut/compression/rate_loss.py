@@ -329,12 +329,12 @@ class RateLoss(nn.Module):
         """
         masters, network = copy.deepcopy(self._model).eval(), self._rounded_copy()
         cut_to(masters, cut_empty_tails(network))
-        measured = None
-        if inputs is not None and self.has_untrained:
+        has_untrained, measured = self.has_untrained, None
+        if inputs is not None and has_untrained:
             measured = measure_sensitivity(network, inputs, num_gradients=num_gradients)
         learned = replace(self.sensitivity(measured), blocks=())
         # Coarser steps for what was not trained come first, then for the trained numbers.
-        for eighths in range(8 * MAX_COARSER + 1) if self.has_untrained else range(1):
+        for eighths in range(8 * MAX_COARSER + 1) if has_untrained else range(1):
             sensitivity = self._with_coarser_others(learned, 2.0 ** (-eighths / 8))
             content, _ = pack(network, dtype=QUANTIZED_DTYPE, step=1.0, sensitivity=sensitivity, **settings)
             if len(content) <= self.target.target_bytes:
