@@ -1,10 +1,16 @@
 """Truncated networks on a GPU: fused, with dense weights, and with weights that are rebuilt in each call.
 
+`python -m bench.cuda [SCALE [FILE]]` makes the tables of `python -m bench cuda` without the peers that other topics
+need: a machine with a GPU may have little else than torch.
+
 `torch.compile` is left out: compiling these networks takes longer than all else together.
 """
 
 import copy
 import functools
+import json
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,11 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from bench.machine import Machine
-from bench.scale import FULL, Scale
+from bench.scale import FULL, QUICK, TINY, Scale
 from bench.tables import Row, Table
 from bench.timing import compare, forward_of
+from tailcut.errors import TailcutError, first_line
 from tailcut.execution import FusedNetwork, fuse
 from tailcut.execution.ir.cost import NUMBER_BYTES
+from tailcut.files import write_atomically
 from tailcut.structure import create_model
 from tailcut.weights import regularize, to_dense, truncated_tensors
 
@@ -29,6 +37,26 @@ UNET_IMAGE = (640, 960)
 # Of the scale's seconds: there are two dozen comparisons, and all of them shall take well under a minute.
 SHARE = 0.025
 DENSE = ("dense", "dense, channels last")
+
+# Seconds after which no forward, and no training step, is measured any more.
+MAX_FORWARD_SECONDS, MAX_SECONDS = 27.0, 42.0
+COLUMNS = {
+    "network": "",
+    "batch": "d",
+    "precision": "",
+    "fused layers": "",
+    "fused ms": ".2f",
+    "low rank ms": ".2f",
+    "its limit ms": ".2f",
+    "dense ms": ".2f",
+    "dense limit ms": ".2f",
+    "regularized ms": ".2f",
+    "rebuilt ms": ".2f",
+    "times faster": ".2f",
+    "fused MB": ".0f",
+    "low rank MB": ".0f",
+    "dense MB": ".0f",
+}
 
 Run = Callable[[], object]
 
@@ -98,12 +126,13 @@ def run(scale: Scale, machine: Machine) -> list[Table]:
 
 def device_tables(scale: Scale, device: torch.device) -> list[Table]:
     """Measure all tables on a device; on the CPU they say nothing of interest, but can be made."""
+    start = time.perf_counter()
     torch.manual_seed(0)
     limits = {precision.name: measure_limits(scale, device, precision) for precision in PRECISIONS}
     return [
         _limits_table(limits, device),
-        _forward_table(scale, device, limits),
-        _training_table(scale, device, limits),
+        _forward_table(scale, device, limits, start + MAX_FORWARD_SECONDS),
+        _training_table(scale, device, limits, start + MAX_SECONDS),
     ]
 
 
@@ -166,13 +195,35 @@ def _limits_table(limits: Mapping[str, Limits], device: torch.device) -> Table:
     return Table(f"Limits of {device_name(device)}, torch {torch.__version__}", columns, rows)
 
 
-def _forward_table(scale: Scale, device: torch.device, limits: Mapping[str, Limits]) -> Table:
-    rows: list[Row] = []
+class _Rows:
+    """Rows of one table, and notes of those that could not be measured: one failure shall not cost all others."""
+
+    def __init__(self, deadline: float) -> None:
+        self.rows: list[Row] = []
+        self.notes: list[str] = []
+        self._deadline = deadline
+
+    def add(self, name: str, make: Callable[[], Row]) -> None:
+        """Add what `make` measures, or the reason why it is left out."""
+        if time.perf_counter() > self._deadline:
+            self.notes.append(f"Left out: {name}, for want of time.")
+            return
+        try:
+            self.rows.append(make())
+        except (RuntimeError, TailcutError) as error:
+            self.notes.append(f"Left out: {name}: {type(error).__name__}: {first_line(error)}")
+
+
+def _forward_table(scale: Scale, device: torch.device, limits: Mapping[str, Limits], deadline: float) -> Table:
+    found = _Rows(deadline)
     for case in cases(scale):
         network = _network(case, device)
         for precision in PRECISIONS:
             with products(precision):
-                rows.append(_forward_row(case, network, precision, limits[precision.name], scale))
+                name = f"{case.name}, batch {case.shape[0]}, {precision.name}"
+                found.add(
+                    name, functools.partial(_forward_row, case, network, precision, limits[precision.name], scale)
+                )
     notes = [
         "fused: as fuse decides. low rank: each layer that can, whatever fuse's cost model says. regularized: the "
         "network itself, which looks in each call whether coefficients changed since its weights were made. rebuilt: "
@@ -180,33 +231,27 @@ def _forward_table(scale: Scale, device: torch.device, limits: Mapping[str, Limi
         "dense. limit: products or bytes, at the limits above. MB: memory above that of weights and input. apart: low "
         "rank from dense, over the largest output."
     ]
-    return Table(
-        f"Forwards on {device_name(device)}: UNet of {UNET_KEPT} coefficients a tensor, others of {CIFAR_KEPT}",
-        _columns("apart", rows),
-        rows,
-        notes,
-    )
+    title = f"Forwards on {device_name(device)}: UNet of {UNET_KEPT} coefficients a tensor, others of {CIFAR_KEPT}"
+    return Table(title, {**COLUMNS, "apart": ".1e"}, found.rows, [*notes, *found.notes])
 
 
-def _training_table(scale: Scale, device: torch.device, limits: Mapping[str, Limits]) -> Table:
-    rows: list[Row] = []
+def _training_table(scale: Scale, device: torch.device, limits: Mapping[str, Limits], deadline: float) -> Table:
+    found = _Rows(deadline)
     for case in cases(scale):
         if case.name == "UNet" and case.shape[0] > 1:
             continue
         network = _network(case, device).train()
         for precision in PRECISIONS:
             with products(precision):
-                rows.append(_training_row(case, network, precision, limits[precision.name], scale))
+                name = f"{case.name}, {precision.name}"
+                row = functools.partial(_training_row, case, network, precision, limits[precision.name], scale)
+                found.add(name, row)
     notes = [
         "Forward and gradients to coefficients; dense: to dense weights. Within torch.autocast fuse runs the network "
         "itself: bfloat16 here is that of the whole network. limit: three times that of a forward."
     ]
-    return Table(f"Training steps on {device_name(device)}, of the same networks", _columns("", rows), rows, notes)
-
-
-def _columns(last: str, rows: list[Row]) -> dict[str, str]:
-    forms = {"network": "", "batch": "d", "precision": "", "fused layers": "", "times faster": ".2f", last: ".1e"}
-    return {name: forms.get(name, ".2f" if name.endswith("ms") else ".0f") for name in rows[0]}
+    title = f"Training steps on {device_name(device)}, of the same networks"
+    return Table(title, COLUMNS, found.rows, [*notes, *found.notes])
 
 
 def _network(case: Case, device: torch.device) -> nn.Module:
@@ -354,3 +399,21 @@ def _peak_mb(call: Run, device: torch.device) -> float | None:
     before = torch.cuda.memory_allocated(device)
     call()
     return (torch.cuda.max_memory_allocated(device) - before) / 1e6
+
+
+def main(arguments: list[str]) -> int:
+    """Print the tables; write them to a JSON file if one is named. Without a CUDA device, say so and return 1."""
+    name = arguments[0] if arguments else "full"
+    if not torch.cuda.is_available():
+        print("python -m bench.cuda needs a CUDA device", file=sys.stderr)
+        return 1
+    tables = device_tables({"full": FULL, "quick": QUICK, "tiny": TINY}[name], torch.device("cuda"))
+    print("\n\n".join(map(str, tables)))
+    if len(arguments) > 1:
+        content = {"scale": name, "topics": {"cuda": [table.to_dict() for table in tables]}}
+        write_atomically(arguments[1], json.dumps(content, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

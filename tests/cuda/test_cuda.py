@@ -1,32 +1,23 @@
 """The library on a CUDA device, compared with the same computation on the CPU or with dense layers.
 
-`python -m pytest tests/cuda` runs them where there is a device. TF32, which has three digits, is off.
+`python -m pytest tests/cuda` runs them where there is a device; this file needs the core alone, and no conftest.
+TF32, which has three digits, is off.
 """
 
 import copy
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.small_recipe import MakeRecipe
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import tailcut
 from tailcut.channels import recalibrate, score
-from tailcut.data import open_dataset
-from tailcut.evaluation import evaluate
 from tailcut.inputs import BlockDCT, replace_stem
-from tailcut.runs import Run
-from tailcut.runtime.devices import Devices
-from tailcut.runtime.share import Share
 from tailcut.structure import create_model
-from tailcut.training.batches import batches as batches_of_an_epoch
-from tailcut.training.train import train
-from tailcut.training.trainer import base
 from tailcut.transform import dct, idct
 from tailcut.weights import lsuv_init, truncated_tensors
 
@@ -297,15 +288,6 @@ def test_a_compressed_network(regularized: bool, tmp_path: Path) -> None:
     torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
 
 
-def test_metrics() -> None:
-    network, digits = create_model("lenet5"), open_dataset("digits", "test")
-    tailcut.regularize(network, num_kept=300)
-    expected = evaluate(network, digits)
-    found = evaluate(network, digits, share=Share(DEVICE), warn=True)
-    # A digit whose two best classes are equal up to rounding may change.
-    assert found["accuracy"] == pytest.approx(expected["accuracy"], abs=0.01)
-
-
 def test_training_for_bytes() -> None:
     network, x, target = regularized_network(200), torch.randn(16, 3, 8, 8), torch.randint(10, (16,))
     there = on_device(network)
@@ -324,31 +306,3 @@ def test_training_for_bytes() -> None:
         return found
 
     assert losses(there, DEVICE) == pytest.approx(losses(network, CPU), rel=1e-2)
-
-
-@pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize(
-    "override", ["training.precision=bf16", "optimizer.ema_decay=0.9", "regularization.initialization=lsuv"]
-)
-def test_a_training_that_is_interrupted_and_resumed(
-    override: str, make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    devices, recipe = Devices(DEVICE.type), make_recipe("training.epochs=2", override)
-    whole = train(recipe, tmp_path / "whole", devices=devices)
-
-    def batches(*args: Any, **settings: Any) -> Iterator[Any]:
-        for number, batch in enumerate(batches_of_an_epoch(*args, **settings)):
-            if settings["epoch"] == 1 and number == 3:
-                signal.raise_signal(signal.SIGINT)
-            yield batch
-
-    with monkeypatch.context() as patch:
-        patch.setattr(base, "batches", batches)
-        with pytest.raises(tailcut.TailcutError, match="1 finished epoch is saved"):
-            train(recipe, tmp_path / "parts", devices=devices)
-    resumed = train(recipe, tmp_path / "parts", resume=True, devices=devices)
-
-    # Not bit for bit: sums of gradients on a GPU have no fixed order.
-    assert resumed.file_bytes == pytest.approx(whole.file_bytes, rel=0.05)
-    assert resumed.metrics["accuracy"] == pytest.approx(whole.metrics["accuracy"], abs=0.2)
-    assert devices_of(tailcut.load(Run(tmp_path / "parts").model)) == {"cpu"}
