@@ -15,6 +15,7 @@ from bench import (
     channels,
     coding,
     combined,
+    cuda,
     execution,
     exporting,
     files,
@@ -51,6 +52,7 @@ TOPICS: dict[str, Callable[[Scale, Machine], list[Table]]] = {
     "integers": integers.run,
     "c_speed": c_speed.run,
     "combined": combined.run,
+    "cuda": cuda.run,
 }
 SCALES = {"full": FULL, "quick": QUICK, "tiny": TINY}
 

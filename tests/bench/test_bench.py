@@ -35,6 +35,7 @@ TABLES_PER_TOPIC = {
     "integers": 1,
     "c_speed": 1,
     "combined": 1,
+    "cuda": 3,
 }
 RATIOS = {
     "transform": "torch-dct / tailcut",
@@ -53,6 +54,7 @@ RATIOS = {
     "integers": "million instructions",
     "c_speed": "C / fused",
     "combined": "times faster",
+    "cuda": "times faster",
 }
 
 
@@ -68,6 +70,8 @@ def outcome(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """One topic, run on one thread without any data."""
     if request.param in ("microcontroller", "integers") and microcontroller.missing_tools():
         pytest.skip(f"needs {' and '.join(microcontroller.missing_tools())}")
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
     folder = tmp_path_factory.mktemp("bench")
     arguments = ["--scale", "tiny", "--threads", "1", "--machine", "a machine", "--json", str(folder / "bench.json")]
     printed = io.StringIO()
