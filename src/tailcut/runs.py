@@ -70,7 +70,7 @@ class Result(Report):
         recipe: the recipe as resolved.
         seed: the seed of everything random.
         epochs: how many epochs were trained.
-        device: kind of device, `cpu`.
+        device: `cpu`, or the name of the GPU (`NVIDIA H200`); joined by "and" if a run went on on another.
         num_devices: devices on all machines together.
         num_threads: threads of torch on one device.
         seconds: time of all epochs together, validation included.
@@ -203,6 +203,7 @@ class Run:
             )
         if not has_epochs:  # of an earlier attempt, perhaps with another recipe, which the training writes over
             run.start.unlink(missing_ok=True)
+            run.metrics.unlink(missing_ok=True)
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         return run
 

@@ -63,7 +63,8 @@ def pools() -> nn.Module:
     return nn.Sequential(
         *(nn.MaxPool2d(3, 2, 1), nn.Conv2d(3, 6, 3, padding="same"), nn.AvgPool2d(3, 2, 1), nn.LeakyReLU(0.1)),
         *(nn.Conv2d(6, 6, 1), nn.AvgPool2d(2, 1, 1, count_include_pad=False), nn.MaxPool2d(2, 2, ceil_mode=True)),
-        *(nn.Conv2d(6, 4, 2), nn.AdaptiveAvgPool2d((2, 2)), nn.Conv2d(4, 3, 1), nn.Flatten(), nn.Linear(12, 7)),
+        *(nn.Conv2d(6, 4, 2), nn.AdaptiveAvgPool2d((2, 2)), nn.AdaptiveAvgPool2d((4, 2)), nn.Conv2d(4, 3, 1)),
+        *(nn.Flatten(), nn.Linear(24, 7)),
     )
 
 

@@ -41,10 +41,10 @@ def test_other_threads_change_no_handler() -> None:
 
 
 def test_messages_count_from_one_and_say_what_to_do() -> None:
-    message = interrupted(Run(Path("runs/a")), 2, 10)
+    message = interrupted(Run(Path("runs/a")), 2, 10, 2)
     assert message.startswith("interrupted in epoch 3, step 11; 2 finished epochs are saved in runs/a")
     assert "--resume" in message
-    message = not_a_number(float("inf"), 0, 0, 0.5)
+    message = not_a_number(float("inf"), 0, 0, 0.5, 0)
     assert message.startswith("the loss is inf in epoch 1, step 1, at learning rate 0.5; there is no checkpoint yet")
     assert "Train anew in another folder with a lower optimizer.lr, " in message
 

@@ -9,7 +9,7 @@ from tailcut.format import load, save
 from tailcut.runs import Run
 from tailcut.structure import create_model
 from tailcut.training.recipe.schema import PackSection, Recipe
-from tailcut.training.result import make_result, num_kept, save_trained
+from tailcut.training.result import make_result, num_kept, save_trained, trained_on
 from tailcut.training.setup.build import build_model
 
 MakeRecipe = Callable[..., Recipe]
@@ -61,3 +61,10 @@ def test_a_number_too_large_for_its_type_says_how_to_keep_the_training(tmp_path:
     assert not run.model.exists()
     save_trained(model, run.model, run, PackSection())
     assert run.model.exists()
+
+
+def test_the_record_names_each_device_of_the_training() -> None:
+    assert trained_on([], "cpu") == "cpu"
+    assert trained_on([{"epoch": 1}, {"epoch": 2}], "cpu") == "cpu"  # as older versions wrote them
+    lines = [{"device": "NVIDIA H200"}, {"device": "NVIDIA H200"}, {"device": "cpu"}]
+    assert trained_on(lines, "cpu") == "NVIDIA H200 and cpu"

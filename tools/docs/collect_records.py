@@ -85,7 +85,7 @@ def _recipe(name: str, runs: Path, results: Path, zoo: Path) -> list[Path]:
             for stage in recipe.stage:
                 target = results / "stages" / folder.name / f"{stem}-{stage.name}.json"
                 written.append(_copy(run.stage(stage.name).result, target))
-            if result.seed == own and is_ours(recipe) and run.model.stat().st_size < ZOO_BYTES:
+            if result.seed == own and is_ours(recipe) and result.file_bytes < ZOO_BYTES:
                 written += [_copy(run.model, zoo / f"{name}.tailcut"), _copy(run.result, zoo / f"{name}.json")]
     return written + [path for path in _records_of(name, folder, zoo) if written and _complete(path, recipe)]
 

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from tailcut.reports import by_name, read_records
 from tailcut.runs import Result, read_result
@@ -32,6 +34,8 @@ CIFAR_ROWS: Rows = (
     ("... 20 % of the coefficients", f"{CIFAR}-weights"),
     ("... trained for bytes", CIFAR),
 )
+PLACES = ((8, -10), (8, 5), (8, 17), (8, -22), (8, 29), (8, -34))  # of words beside a point, in points
+MARK = 4  # pixels around the middle of a point
 HEADER = ("network", "seeds", "**accuracy**", "parameters", "coefficients", "**bytes**", "smaller")
 
 
@@ -71,21 +75,35 @@ def combined_plot(points: list[list[Any]]) -> Figure:
     figure = new_figure(8, 3.8)
     panel = figure.subplots()
     of_chain = {title for title, name in ROWS if name.startswith(COMBINED)}
+    labels: list[tuple[str, tuple[float, float], str]] = []
     for is_chain in (False, True):
         mine = [(title, size, 100 * accuracy) for title, size, accuracy in points if (title in of_chain) == is_chain]
         color, line = ("tab:red", "-") if is_chain else ("tab:gray", "")
         panel.plot(
             [size for _, size, _ in mine], [value for *_, value in mine], marker="o", color=color, linestyle=line
         )
-        for title, size, value in mine:
-            words = title.removeprefix("... ")
-            panel.annotate(words, (size, value), (8, -10), textcoords="offset points", fontsize=8, color=color)
+        labels += [(title.removeprefix("... "), (size, value), color) for title, size, value in mine]
     panel.set(xlabel="bytes of the file", ylabel="accuracy on Imagenette, %", xscale="log")
     panel.invert_xaxis()
-    panel.margins(x=0.2, y=0.2)
+    panel.margins(x=0.28, y=0.2)
     panel.xaxis.set_major_formatter("{x:,.0f}")
     panel.grid(visible=True, alpha=0.3)
+    _write_apart(panel, labels)
     return figure
+
+
+def _write_apart(panel: Axes, labels: Sequence[tuple[str, tuple[float, float], str]]) -> None:
+    """Write words in a colour beside each point, at the first of `PLACES` that neither points nor words take."""
+    marks = [panel.transData.transform(point) for _, point, _ in labels]
+    taken = [Bbox.from_extents(x - MARK, y - MARK, x + MARK, y + MARK) for x, y in marks]
+    for words, point, color in labels:
+        for place in PLACES:
+            text = panel.annotate(words, point, place, textcoords="offset points", fontsize=8, color=color)
+            box = text.get_window_extent()
+            if place == PLACES[-1] or not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            text.remove()
 
 
 def _row(title: str, runs: Sequence[Result], largest: int | None) -> list[str]:

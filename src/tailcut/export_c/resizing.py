@@ -74,10 +74,10 @@ def _adaptive_avg_pool2d(low: Lowering, node: fx.Node, x: fx.Node, size: Any) ->
         return value
     if wanted == (1, 1):
         return low.stored(value, Kind.MEAN)
-    if value.size == (1, 1):
+    if not any(part % full for full, part in zip(value.size, wanted, strict=True)):  # each mean is of one pixel
         return resampled(_poolable(low, x), node, Resampling.NEAREST)
     if any(full % part for full, part in zip(value.size, wanted, strict=True)):
-        raise StructureError(f"an adaptive pooling from {value.size} to {wanted}, which does not divide it")
+        raise StructureError(f"an adaptive pooling from {value.size} to {wanted}, of which neither divides the other")
     value = _poolable(low, x)
     steps = (value.size[0] // wanted[0], value.size[1] // wanted[1])
     return resampled(value, node, Resampling.AVERAGE, Window(steps, steps), True)

@@ -64,13 +64,13 @@ def lost_connection(error: BaseException) -> str:
     )
 
 
-def interrupted(run: Run, epoch: int, step: int) -> str:
-    """Return the message after Ctrl-C at this step of this epoch, both counted from 0."""
-    epochs = "1 finished epoch is" if epoch == 1 else f"{epoch} finished epochs are"
-    saved = f"{epochs} saved in {run.path}" if epoch else "no epoch is finished yet"
+def interrupted(run: Run, epoch: int, step: int, num_saved: int) -> str:
+    """Return the message after Ctrl-C at this step of this epoch, both counted from 0; a checkpoint has `num_saved`."""
+    epochs = "1 finished epoch is" if num_saved == 1 else f"{num_saved} finished epochs are"
+    saved = f"{epochs} saved in {run.path}" if num_saved else f"no epoch is {'saved' if epoch else 'finished'} yet"
     stage = "" if run.whole is None else f"stage {run.path.name}, "
     where = f"interrupted in {stage}epoch {epoch + 1}, step {step + 1}"
-    goes_on = "goes on" if epoch else _begins_again(run)
+    goes_on = "goes on" if num_saved else _begins_again(run)
     return f"{where}; {saved}: the same command with --resume {goes_on}"
 
 
@@ -106,9 +106,12 @@ def _lies_in(path: object, folder: Path) -> bool:
     return isinstance(path, str | os.PathLike) and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
-def not_a_number(loss: float, epoch: int, step: int, lr: float) -> str:
-    """Return the message for a loss that is not finite after this step of this epoch, both counted from 0."""
-    kept = f"the checkpoint after epoch {epoch} is kept" if epoch else "there is no checkpoint yet"
+def not_a_number(loss: float, epoch: int, step: int, lr: float, num_saved: int) -> str:
+    """Return the message for a loss that is not finite after this step of this epoch, both counted from 0.
+
+    The newest checkpoint is the one after `num_saved` epochs.
+    """
+    kept = f"the checkpoint after epoch {num_saved} is kept" if num_saved else "there is no checkpoint yet"
     # The run's folder resumes with the same recipe only, which would end here again.
     return (
         f"the loss is {loss} in epoch {epoch + 1}, step {step + 1}, at learning rate {lr:.3g}; {kept}. Train "

@@ -3,7 +3,7 @@
 import logging
 import math
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,11 @@ def save_trained(
             f"not packed: {error}. The checkpoint is kept: tailcut pack {run.path} -o FILE --dtype float32 "
             "packs it; or train anew in another folder with a lower optimizer.lr"
         ) from error
+
+
+def trained_on(lines: Sequence[Mapping[str, Any]], device: str) -> str:
+    """Return the devices of the epochs in `lines`, in their order, joined by "and"; `device` where there are none."""
+    return " and ".join(dict.fromkeys(line.get("device", device) for line in lines)) or device
 
 
 def make_result(

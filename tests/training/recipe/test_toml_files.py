@@ -224,6 +224,10 @@ def test_a_run_keeps_its_recipe(tmp_path: Path, recipe_text: str) -> None:
     check_same(recipe, tmp_path / "recipe.toml")  # none there yet
     (tmp_path / "recipe.toml").write_text(to_toml(recipe))
     check_same(recipe, tmp_path / "recipe.toml")
+    check_same(
+        parse_recipe(recipe_text, source="x", overrides=["data.workers=2", "training.checkpoint_every=3"]),
+        tmp_path / "recipe.toml",
+    )  # these change no number
     other = parse_recipe(recipe_text, source="x", overrides=["training.seed=9"])
     with pytest.raises(RecipeError, match=r"training\.seed: 3 and 9"):
         check_same(other, tmp_path / "recipe.toml")

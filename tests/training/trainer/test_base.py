@@ -151,6 +151,26 @@ def test_resumed_after_ctrl_c_a_run_gives_the_same_numbers(
     assert_same_numbers(tmp_path / "whole", tmp_path / "parts")
 
 
+def test_with_fewer_checkpoints_a_run_resumes_from_the_newest(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe("training.epochs=5", "training.checkpoint_every=2")
+    train(recipe, tmp_path / "whole")
+    assert read_checkpoint(Run(tmp_path / "whole").last_checkpoint)["epoch"] == 5
+    assert read_checkpoint(Run(tmp_path / "whole").previous_checkpoint)["epoch"] == 4
+
+    message = train_and_stop(recipe, tmp_path / "parts", monkeypatch, epoch=3, step=2)
+    assert "epoch 4, step 3; 2 finished epochs are saved" in message
+    assert len(Run(tmp_path / "parts").read_metrics()) == 3
+    train(recipe, tmp_path / "parts", resume=True)
+    assert_same_numbers(tmp_path / "whole", tmp_path / "parts")
+
+    message = train_and_stop(recipe, tmp_path / "early", monkeypatch, epoch=1, step=2)
+    assert "no epoch is saved yet: the same command with --resume begins again" in message
+    train(recipe, tmp_path / "early", resume=True)
+    assert_same_numbers(tmp_path / "whole", tmp_path / "early")
+
+
 def test_a_run_stopped_in_its_first_epoch_begins_again(
     make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -266,6 +266,7 @@ class TrainingSection(RecipeSection):
         round_from: fraction of the run after which the forward pass uses coefficients rounded to `pack.dtype`
             (straight-through: gradients reach the float32 masters); never when left out.
         validate_every: epochs between two validations.
+        checkpoint_every: epochs between two checkpoints; the last epoch always has one.
         statistics_images: training images on which batch norm's statistics are measured again for each validation and
             for the packed network; with 0 they are running averages, unless an epoch has fewer than 20 steps,
             parameters are averaged or there is a gate.
@@ -280,6 +281,7 @@ class TrainingSection(RecipeSection):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     round_from: Fraction | None = None
     validate_every: Positive = 1
+    checkpoint_every: Positive = 1
     statistics_images: Annotated[int, Field(ge=0)] = 0
 
 

@@ -17,6 +17,8 @@ from tailcut.training.recipe.keys import problems_of, remove_key, split_key, unk
 from tailcut.training.recipe.schema import Recipe
 from tailcut.training.recipe.stages import stages_of
 
+WITHOUT_EFFECT = ("data.workers", "training.checkpoint_every")  # keys that change no number of a training
+
 _TABLE = re.compile(r"\s*\[+([^\[\]]+)\]+\s*(#.*)?$")
 _KEY = re.compile(r"\s*([^=#\[\]{}]+?)\s*=")
 
@@ -201,12 +203,19 @@ def differences(one: Recipe, other: Recipe) -> list[str]:
 
 
 def changed_since(recorded: Mapping[str, Any], recipe: Recipe, aside: Collection[str] = ()) -> list[str]:
-    """Return the differences between a result's recipe and `recipe`; see `differences`. Keys `aside` may differ."""
+    """Return the differences between a result's recipe and `recipe`; see `differences`.
+
+    Keys `aside` may differ, and those that change no number of a training.
+    """
     try:
         changed = differences(Recipe.model_validate(recorded), recipe)
     except ValidationError:
         return ["a recipe that this version of Tailcut does not know"]
-    return [line for line in changed if line.partition(":")[0] not in aside]
+    return _leaving_out(changed, (*WITHOUT_EFFECT, *aside))
+
+
+def _leaving_out(changed: Sequence[str], keys: Collection[str]) -> list[str]:
+    return [line for line in changed if line.partition(":")[0] not in keys]
 
 
 def holds(path: Path, recipe: Recipe) -> bool:
@@ -233,9 +242,12 @@ def check_replaceable(recipe: Recipe, path: Path) -> None:
 
 
 def check_same(recipe: Recipe, path: Path) -> None:
-    """Raise `RecipeError` unless `path` holds this recipe: a run resumes with the recipe of its start."""
+    """Raise `RecipeError` unless `path` holds this recipe: a run resumes with the recipe of its start.
+
+    Keys that change no number of a training may differ.
+    """
     if path.is_file():
-        changed = differences(load_recipe(path), recipe)
+        changed = _leaving_out(differences(load_recipe(path), recipe), WITHOUT_EFFECT)
         if changed:
             raise RecipeError(
                 f"the run was begun with another recipe ({path}); it can only go on with the same. "

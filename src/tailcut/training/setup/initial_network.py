@@ -66,12 +66,14 @@ def initial_network(job: Job, dataset: Dataset) -> nn.Module | None:
     if not needs_start(job.recipe):
         return None
     if job.fabric.is_global_zero:
-        make_start(job.recipe, job.run, dataset, roots=job.roots)
+        make_start(job.recipe, job.run, dataset, roots=job.roots, device=job.fabric.device)
     job.fabric.barrier()
     return load_start(job.run)
 
 
-def make_start(recipe: Recipe, run: Run, dataset: Dataset, *, roots: Roots = None) -> None:
+def make_start(
+    recipe: Recipe, run: Run, dataset: Dataset, *, roots: Roots = None, device: torch.device | str = "cpu"
+) -> None:
     """Write the network to start from into the run's folder, unless it is there.
 
     So a resumed training, and all processes of one training, start from the same numbers. `Run.create` removes what
@@ -82,6 +84,7 @@ def make_start(recipe: Recipe, run: Run, dataset: Dataset, *, roots: Roots = Non
         run: the run.
         dataset: the training images, for statistics and scores.
         roots: data roots for `data:PATH`.
+        device: where channels are scored.
 
     Raises:
         DataNotFoundError: the file `data:PATH` of the `start` section lies under no data root.
@@ -95,7 +98,7 @@ def make_start(recipe: Recipe, run: Run, dataset: Dataset, *, roots: Roots = Non
     if recipe.inputs is not None:
         _replace_input(model, recipe.inputs, dataset, recipe.training.seed)
     if recipe.pruning is not None:
-        _prune(model, recipe.pruning, dataset, recipe.training.seed)
+        _prune(model.to(device), recipe.pruning, dataset, recipe.training.seed)
     save(model, run.start, metadata=metadata)
 
 
@@ -222,7 +225,7 @@ def _prune(model: nn.Module, section: PruningSection, dataset: Dataset, seed: in
     try:
         images = partial(network_inputs, model, dataset, section.batch_size, section.num_batches, seed)
         scores = score(model, images(), seed=seed, **settings)
-        example = reader_of(model)(torch.zeros(1, *dataset.image_shape))
+        example = reader_of(model)(torch.zeros(1, *dataset.image_shape, device=next(model.parameters()).device))
         report = prune(
             model,
             example,

@@ -23,6 +23,7 @@ from tailcut.data.workers import Workers
 from tailcut.errors import DivergedError, TrainingError
 from tailcut.format import load
 from tailcut.runs import Result
+from tailcut.runtime.devices import device_name
 from tailcut.runtime.distributed import agree, gather, share_buffers
 from tailcut.runtime.progress import Progress, Throughput, epoch_line, live_progress
 from tailcut.runtime.signals import Interruption, interrupted, listen_for_interruption, not_a_number
@@ -40,7 +41,7 @@ from tailcut.training.checkpoints import (
 from tailcut.training.ema import MovingAverage
 from tailcut.training.plots import try_to_draw_curves
 from tailcut.training.recipe.toml_files import to_toml
-from tailcut.training.result import make_result, num_kept, warn_of_late_cut, warn_of_worse_file
+from tailcut.training.result import make_result, num_kept, trained_on, warn_of_late_cut, warn_of_worse_file
 from tailcut.training.setup.build import build_schedule, set_lr, set_precision
 from tailcut.training.setup.data import TrainingData
 from tailcut.training.setup.execution_mode import DENSE, Execution, refresh_fused
@@ -92,6 +93,7 @@ class Trainer(ABC):
         self.average = None if decay is None else MovingAverage(model, decay)
         self.workers = Workers(self.recipe.data.workers)  # over all epochs
         self.epoch = 0  # how many are finished
+        self.num_saved = 0  # how many the newest checkpoint has
         self.lines: list[dict[str, Any]] = []  # of the file of metrics
         self.execution: Execution | None = None
         self.loss_parts: defaultdict[str, float] = defaultdict(float)  # sums over the steps of this epoch
@@ -142,7 +144,7 @@ class Trainer(ABC):
         """Write the packed network, on the first process."""
 
     def train_epochs(self, *, progress: bool) -> None:
-        """Train what is left of the epochs; after each of them validate and write a checkpoint."""
+        """Train what is left of the epochs; after each of them validate and write a checkpoint, where these are due."""
         num_epochs, num_steps = self.recipe.training.epochs, self.data.num_steps
         with (
             listen_for_interruption() as interruption,
@@ -170,6 +172,7 @@ class Trainer(ABC):
                     "num_kept": num_kept(self.model),
                     "execution": execution,
                     "coarse": coarse,
+                    "device": device_name(self.fabric.device),
                     "seconds": round(time.perf_counter() - start, 3),
                     **speed,
                     **self._epoch_figures(),
@@ -199,9 +202,9 @@ class Trainer(ABC):
 
             value, stop = agree(self.fabric, loss, interruption.wanted)
             if not math.isfinite(value):
-                raise DivergedError(not_a_number(value, epoch, step, lr))
+                raise DivergedError(not_a_number(value, epoch, step, lr, self.num_saved))
             if stop:
-                raise TrainingError(interrupted(self.run, epoch, step))
+                raise TrainingError(interrupted(self.run, epoch, step, self.num_saved))
             total += value
             smooth = value if math.isnan(smooth) else LOSS_MEMORY * smooth + (1 - LOSS_MEMORY) * value
             throughput.count(recipe.data.batch_size)
@@ -275,10 +278,13 @@ class Trainer(ABC):
             self._recalibrate(size, count)
 
     def _save(self) -> None:
-        """Write a checkpoint and the metrics, on the first process."""
-        states = {name: gather(self.fabric, value) for name, value in random_state().items()}
+        """Write a checkpoint, if one is due, and the metrics, on the first process."""
+        if self.epoch % self.recipe.training.checkpoint_every == 0 or self.epoch == self.recipe.training.epochs:
+            states = {name: gather(self.fabric, value) for name, value in random_state().items()}
+            if self.fabric.is_global_zero:
+                write_checkpoint(self.run, self._state(states))
+            self.num_saved = self.epoch
         if self.fabric.is_global_zero:
-            write_checkpoint(self.run, self._state(states))
             self.run.write_metrics(self.lines)
         self.fabric.barrier()
 
@@ -328,7 +334,7 @@ class Trainer(ABC):
         for name, part in self.stateful.items():
             part.load_state_dict(state[name])
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
-        self.epoch, self.lines = state["epoch"], state["lines"]
+        self.epoch, self.num_saved, self.lines = state["epoch"], state["epoch"], state["lines"]
         self.execution = state.get("execution", DENSE)  # there was only this once
         if self.fabric.global_rank < len(state["random"]["torch"]):
             set_random_state({name: value[self.fabric.global_rank] for name, value in state["random"].items()})
@@ -354,7 +360,7 @@ class Trainer(ABC):
             run,
             packed,
             command=command,
-            device=fabric.device.type,
+            device=trained_on(self.lines, device_name(fabric.device)),
             num_devices=fabric.world_size,
             epochs=self.job.earlier_epochs + recipe.training.epochs,
             seconds=self.job.earlier_seconds + sum(line["seconds"] for line in self.lines),
