@@ -274,18 +274,16 @@ def test_a_file_saved_from_the_device(dtype: str, tmp_path: Path) -> None:
         assert there == here
 
 
-@pytest.mark.parametrize("regularized", [False, True])
-def test_a_compressed_network(regularized: bool, tmp_path: Path) -> None:
-    network = create_model("lenet5").eval()
-    if regularized:
-        tailcut.regularize(network, num_kept=100)
+@pytest.mark.parametrize("name", ["lenet5-ref", "lenet5-7668"])  # dense, truncated
+def test_a_compressed_network(name: str, tmp_path: Path) -> None:
+    network = tailcut.load(f"zoo:{name}").eval()
     there, x = on_device(network), torch.rand(64, 1, 28, 28)
-    small = tailcut.compress(network, tmp_path / "here.tailcut", [x], step=1.0, num_gradients=16)
-    report = tailcut.compress(there, tmp_path / "there.tailcut", [x.to(DEVICE)], step=1.0, num_gradients=16)
+    small = tailcut.compress(network, tmp_path / "here.tailcut", [x], step=0.005, num_gradients=16)
+    report = tailcut.compress(there, tmp_path / "there.tailcut", [x.to(DEVICE)], step=0.005, num_gradients=16)
     assert report.file_bytes == pytest.approx(small.file_bytes, rel=0.02)
     with torch.no_grad():
         found, expected = (tailcut.load(tmp_path / f"{where}.tailcut")(x) for where in ("there", "here"))
-    torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
+    torch.testing.assert_close(found, expected, rtol=0.05, atol=0.5)  # of outputs to 40
 
 
 def test_training_for_bytes() -> None:
