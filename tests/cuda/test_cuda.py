@@ -114,6 +114,17 @@ def test_gradients_of_a_regularized_network(num_kept: int) -> None:
         assert_close(one.grad, other.grad.float(), rtol=1e-3)
 
 
+def test_a_large_corner_is_expanded_by_products() -> None:
+    layer = nn.Sequential(nn.Linear(512, 512, bias=False))
+    tailcut.regularize(layer, keep_ratio=0.5)
+    there, x = on_device(layer), torch.randn(4, 512)
+    assert any(stage.by_fft for tensor in truncated_tensors(layer) for stage in tensor.truncation.stages)
+    assert not any(stage.by_fft for tensor in truncated_tensors(there) for stage in tensor.truncation.stages)
+    torch.testing.assert_close(there(x.to(DEVICE)).cpu(), layer(x), rtol=1e-4, atol=1e-4)
+    back = there.cpu()
+    torch.testing.assert_close(back(x), layer(x))
+
+
 def test_a_network_regularized_on_the_device() -> None:
     network = small_network()
     there = on_device(network)

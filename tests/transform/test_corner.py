@@ -30,9 +30,11 @@ def project(x: torch.Tensor, stages: tuple[Stage, ...]) -> torch.Tensor:
     return x
 
 
-def check(corner: tuple[int, ...], shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[Stage, ...]:
+def check(
+    corner: tuple[int, ...], shape: tuple[int, ...], axes: tuple[int, ...], *, prefer_matrices: bool = False
+) -> tuple[Stage, ...]:
     """Expansion and projection of this corner against SciPy's transform of the padded tensor."""
-    stages = plan_stages(corner, shape, axes)
+    stages = plan_stages(corner, shape, axes, prefer_matrices=prefer_matrices)
     x = noise(corner)
     padded = np.zeros(shape)
     padded[tuple(slice(size) for size in corner)] = x.numpy()
@@ -85,6 +87,13 @@ def test_large_corners_take_the_fft(corner: tuple[int, ...], shape: tuple[int, .
     for stage in stages:
         large = max(stage.sizes) >= FFT_MIN_SIZE and max(stage.kept) > FFT_COST * math.log2(max(stage.sizes))
         assert stage.by_fft == large
+
+
+def test_where_matrices_are_preferred_large_corners_take_them() -> None:
+    for corner, shape in (((250, 3), (FFT_MIN_SIZE, 4)), ((300, 280), (301, 300)), ((3, 290, 8), (40, 300, 8))):
+        assert not any(stage.by_fft for stage in check(corner, shape, tuple(range(len(shape))), prefer_matrices=True))
+    (stage,) = check((3000,), (4000,), (0,), prefer_matrices=True)  # its basis would have 3,000 times as many numbers
+    assert stage.by_fft
 
 
 def test_small_corners_take_matrices() -> None:

@@ -97,6 +97,19 @@ def test_large_corner_takes_the_fft() -> None:
     torch.testing.assert_close(module.right_inverse(module(vector)), vector, rtol=0, atol=1e-12)
 
 
+def test_on_a_gpu_large_corners_take_matrices() -> None:
+    truncation = Truncation((300, 300), 60_000, axes=(0, 1), order_weights=(1, 1))
+    assert truncation.planned(truncation.corner_shape, torch.device("cpu")) == truncation.stages
+    assert any(stage.by_fft for stage in truncation.stages)
+    stages = truncation.planned(truncation.corner_shape, torch.device("cuda"))
+    assert not any(stage.by_fft for stage in stages)
+    vector = torch.randn(60_000, generator=torch.Generator().manual_seed(0))
+    whole = truncation.corner(vector)
+    for stage in stages:
+        whole = stage.expand(whole, stage.basis(torch.float32))
+    torch.testing.assert_close(whole, truncation(vector), rtol=1e-4, atol=1e-4)
+
+
 def test_whole_vector_is_the_whole_tensor() -> None:
     weight = noise(6, 5, 3, 3)
     module = truncation(weight.shape, weight.numel())

@@ -2,7 +2,7 @@
 
 A truncated tensor is its first n coefficients in order. They lie in a small box at the origin, the
 corner; each axis of the corner is expanded by a truncated basis, so the dense coefficient tensor is never
-built. Which way each axis takes is decided by sizes alone.
+built. Which way each axis takes is decided by sizes, and by whether products are to be preferred.
 """
 
 import itertools
@@ -80,13 +80,17 @@ class Stage:
         return joined.reshape(*joined.shape[: self.first], *self.kept, *joined.shape[self.first + 1 :])
 
 
-def plan_stages(corner: Sequence[int], shape: Sequence[int], axes: Sequence[int]) -> tuple[Stage, ...]:
+def plan_stages(
+    corner: Sequence[int], shape: Sequence[int], axes: Sequence[int], *, prefer_matrices: bool = False
+) -> tuple[Stage, ...]:
     """Return the steps from a corner to the full tensor, in the order that costs least.
 
     Args:
         corner: sizes of the corner, one per axis of the tensor (full along axes not transformed).
         shape: full sizes.
         axes: the transformed axes, sorted.
+        prefer_matrices: take an FFT only where a basis would be too large. For GPUs: there a product is one call, and
+            an FFT with what goes around it some twenty small ones, whose launches take longer than they do.
 
     Returns:
         The stages in the order to expand; to project, walk them backwards.
@@ -100,19 +104,18 @@ def plan_stages(corner: Sequence[int], shape: Sequence[int], axes: Sequence[int]
             groups[-1].append(axis)
         else:
             groups.append([axis])
-    stages = [_stage(group, corner, shape) for group in groups]
+    stages = [_stage(group, corner, shape, prefer_matrices) for group in groups]
     if len(stages) > 5:
         return tuple(sorted(stages, key=lambda stage: math.prod(stage.sizes) / math.prod(stage.kept)))
     return min(itertools.permutations(stages), key=lambda order: _cost(order, corner))
 
 
-def _stage(group: list[int], corner: Sequence[int], shape: Sequence[int]) -> Stage:
+def _stage(group: list[int], corner: Sequence[int], shape: Sequence[int], prefer_matrices: bool) -> Stage:
     kept = tuple(corner[axis] for axis in group)
     sizes = tuple(shape[axis] for axis in group)
     alone = len(group) == 1 and sizes[0] >= FFT_MIN_SIZE
-    by_fft = alone and (
-        kept[0] > FFT_COST * math.log2(sizes[0]) or kept[0] * sizes[0] > max(MAX_BASIS_SIZE, math.prod(shape))
-    )
+    is_cheaper = not prefer_matrices and kept[0] > FFT_COST * math.log2(sizes[0])
+    by_fft = alone and (is_cheaper or kept[0] * sizes[0] > max(MAX_BASIS_SIZE, math.prod(shape)))
     return Stage(group[0], group[-1] + 1, kept, sizes, by_fft)
 
 

@@ -107,8 +107,11 @@ class Truncation(nn.Module):
                 self._set_constants(torch.empty(length, dtype=torch.int64, device=device), (), ())
                 return
             positions, corner = corner_positions(self.shape, length, axes=self.axes, weights=self.order_weights)
-            stages = plan_stages(corner, self.shape, self.axes)
-            self._set_constants(torch.from_numpy(positions).to(device), corner, stages)
+            self._set_constants(torch.from_numpy(positions).to(device), corner, self.planned(corner, device))
+
+    def planned(self, corner: Sequence[int], device: torch.device) -> tuple[Stage, ...]:
+        """Return the steps from a corner to the tensor on a device: long axes take an FFT on a CPU alone."""
+        return plan_stages(corner, self.shape, self.axes, prefer_matrices=device.type != "cpu")
 
     def _set_constants(self, positions: torch.Tensor, corner: tuple[int, ...], stages: tuple[Stage, ...]) -> None:
         device = positions.device
@@ -144,6 +147,11 @@ class Truncation(nn.Module):
         if self.positions.is_meta or dtype != self.basis_type:
             num_kept = self.num_kept
             self.resize(self.length, device=probe.device, dtype=dtype)
+            self.cut(num_kept)
+        elif probe.device.type not in (self.positions.device.type, "meta"):
+            num_kept, positions = self.num_kept, self.positions.to(probe.device)
+            with torch.inference_mode(False):
+                self._set_constants(positions, self.corner_shape, self.planned(self.corner_shape, probe.device))
             self.cut(num_kept)
         else:
             self.positions = self.positions.to(probe.device)
