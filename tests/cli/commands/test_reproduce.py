@@ -131,7 +131,9 @@ def test_a_result_on_other_data_does_not_stand_in_the_papers_row(tailcut: Tailcu
         recipe = record["recipe"] | {"data": record["recipe"]["data"] | change}
         put(tmp_path / name, recipe=recipe, metrics={"accuracy": 0.5})
     shown = tailcut(*words)
-    assert [row["ours"] for row in shown.json["rows"]] == [record["metrics"]["accuracy"]]
+    ours = [row["ours"] for row in shown.json["rows"]]
+    assert ours[0] == record["metrics"]["accuracy"]
+    assert 0.5 not in ours
     assert "other/result.json is of digits, split test; the figures of lenet5-776 are of mnist, split test" in shown.err
     assert "part/result.json is of mnist, split train" in shown.err
     put(tmp_path / "same", metrics={"accuracy": 0.75})
