@@ -27,6 +27,7 @@ from tailcut.errors import TailcutError, first_line
 from tailcut.execution import FusedNetwork, fuse
 from tailcut.execution.ir.cost import NUMBER_BYTES
 from tailcut.files import write_atomically
+from tailcut.runtime.share import device_name
 from tailcut.structure import create_model
 from tailcut.weights import regularize, to_dense, truncated_tensors
 
@@ -179,11 +180,6 @@ def products(precision: Precision) -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
-
-
-def device_name(device: torch.device) -> str:
-    """Return the device's name."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 def _limits_table(limits: Mapping[str, Limits], device: torch.device) -> Table:

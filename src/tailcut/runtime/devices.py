@@ -102,11 +102,6 @@ def make_fabric(devices: Devices, precision: Precision = "fp32") -> Fabric:
         raise ArgumentError(f"cannot run on {devices}: {first_line(error)}") from error
 
 
-def device_name(device: torch.device) -> str:
-    """Return the name of a device for a record: a GPU's model ("NVIDIA H100 80GB HBM3"), else the kind ("cpu")."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
 def is_first_process() -> bool:
     """Return whether this process writes files and messages; the others only compute.
 

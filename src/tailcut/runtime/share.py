@@ -1,4 +1,4 @@
-"""The share of one process in work that several processes split."""
+"""The share of one process in work that several processes split, and its device's name."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,3 +29,8 @@ class Share:
 
 
 ALONE = Share(torch.device("cpu"))
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of a device for a record: a GPU's model ("NVIDIA H100 80GB HBM3"), else the kind ("cpu")."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

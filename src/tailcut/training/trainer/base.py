@@ -23,9 +23,9 @@ from tailcut.data.workers import Workers
 from tailcut.errors import DivergedError, TrainingError
 from tailcut.format import load
 from tailcut.runs import Result
-from tailcut.runtime.devices import device_name
 from tailcut.runtime.distributed import agree, gather, share_buffers
 from tailcut.runtime.progress import Progress, Throughput, epoch_line, live_progress
+from tailcut.runtime.share import device_name
 from tailcut.runtime.signals import Interruption, interrupted, listen_for_interruption, not_a_number
 from tailcut.structure import class_names, image_size
 from tailcut.training.batches import batches, generator
