@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 from tests.format.networks import OwnNet, randomize, registered, regularized, with_checksum
+from tests.processor_time import within
 from torch import nn
 
 import tailcut
@@ -110,7 +111,7 @@ class Trial:
         try:
             return load(self.path, into=into, **settings)
         finally:
-            assert time.process_time() - start < 1
+            assert within(start, seconds=1)
 
     def inspect(self, content: bytes) -> None:
         self.write(content)
@@ -118,7 +119,7 @@ class Trial:
         try:
             tailcut.inspect(self.path)
         finally:
-            assert time.process_time() - start < 1
+            assert within(start, seconds=1)
 
     def refuse(
         self, content: bytes, error: type[FormatError], message: str | None = None, into: nn.Module | None = None
