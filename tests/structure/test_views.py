@@ -93,3 +93,17 @@ def test_the_network_inside_wrappers_and_its_path() -> None:
     assert unwrap(nn.DataParallel(nn.DataParallel(model))) == (model, ".module.module")
     assert unwrap(nn.DataParallel(compiled)) == (model, ".module._orig_mod")
     assert unwrap(tailcut.fuse(model.eval())) == (model, "")
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_network_of_torchscript_is_refused_in_one_line() -> None:
+    traced = torch.jit.trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval(), torch.zeros(1, 3, 8, 8))
+    images = torch.zeros(2, 3, 8, 8)
+    for call in (
+        lambda: tailcut.channels.score(traced, [images]),
+        lambda: tailcut.channels.recalibrate(traced, [images]),
+        lambda: tailcut.prune(traced, images, {"0": torch.arange(8.0)}, rates=0.5),
+    ):
+        with pytest.raises(ArgumentError, match="is of TorchScript: give"):
+            call()
+    assert unwrap(nn.DataParallel(traced)) == (traced, ".module")

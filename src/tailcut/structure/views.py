@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import nn
 
 from tailcut.errors import ArgumentError
@@ -27,8 +28,15 @@ def source_of(model: nn.Module) -> nn.Module:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the network inside DistributedDataParallel, DataParallel, torch.compile or a fused view. Not changed."""
-    return unwrap(model)[0]
+    """Return the network inside DistributedDataParallel, DataParallel, torch.compile or a fused view. Not changed.
+
+    Raises:
+        ArgumentError: it is of TorchScript, whose layers can neither be told from each other nor changed.
+    """
+    network = unwrap(model)[0]
+    if isinstance(network, torch.jit.ScriptModule):
+        raise ArgumentError("the network is of TorchScript: give the torch.nn.Module that it was made from")
+    return network
 
 
 def unwrap(model: nn.Module) -> tuple[nn.Module, str]:
@@ -40,7 +48,7 @@ def unwrap(model: nn.Module) -> tuple[nn.Module, str]:
         elif isinstance(model, NetworkView):
             model = model.source
         # By its name: the class of torch.compile comes with half of its compiler.
-        elif isinstance(inner := model._modules.get("_orig_mod"), nn.Module):
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
             model, path = inner, f"{path}._orig_mod"
         else:
             return model, path
