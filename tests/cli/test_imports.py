@@ -88,8 +88,9 @@ def test_a_module_is_found_beside(tailcut: Tailcut, tmp_path: Path, monkeypatch:
     [
         ("gone.py", None, "--import: there is no file"),
         ("no_such_module", None, "ModuleNotFoundError: No module named 'no_such_module'"),
-        ("bad_a.py", "1 / 0", "ZeroDivisionError: division by zero"),
-        ("bad_b.py", "def", "SyntaxError"),
+        ("bad_a.py", "import math\n\n1 / 0", "ZeroDivisionError: division by zero (bad_a.py, line 3)"),
+        ("bad_b.py", "def", "SyntaxError: invalid syntax (bad_b.py, line 1)"),
+        ("bad_c.py", "import json\njson.loads('')", "line 1 column 1 (char 0) (bad_c.py, line 2)"),
         ("json.py", "", "another module is called 'json'"),
     ],
 )

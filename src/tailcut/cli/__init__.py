@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -178,6 +179,12 @@ def _import(name: str) -> None:
     try:
         found = importlib.import_module(module)
     except Exception as error:  # whatever the user's code raises
-        raise ArgumentError(f"--import {name}: {type(error).__name__}: {error}") from error
+        raise ArgumentError(f"--import {name}: {type(error).__name__}: {error}{_place(error, folder)}") from error
     if path is not None and Path(found.__file__ or "").resolve() != path:
         raise ArgumentError(f"--import {name}: another module is called {module!r} ({found.__file__}); rename the file")
+
+
+def _place(error: Exception, folder: str) -> str:
+    """Say which line of the user's code failed, in the form of Python's syntax errors; "" where that is not known."""
+    lines = [line for line in traceback.extract_tb(error.__traceback__) if line.filename.startswith(folder + os.sep)]
+    return f" ({Path(lines[-1].filename).name}, line {lines[-1].lineno})" if lines else ""
