@@ -163,8 +163,22 @@ def test_a_path_wins_over_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_unknown_name_gets_a_hint() -> None:
-    with pytest.raises(RecipeError, match="did you mean 'lenet5-776'"):
+    with pytest.raises(RecipeError, match=r"did you mean 'lenet5-776'\?$"):
         find_recipe("lenet5-767")
+    with pytest.raises(RecipeError, match=r"recipes that come with Tailcut: .*demo/digits"):
+        find_recipe("zzz")
+
+
+def test_a_folder_is_told_as_one_with_the_recipe_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    with pytest.raises(RecipeError, match=r"run is a folder, no recipe$"):
+        find_recipe("run")
+    Path("run/recipe.toml").write_text("", encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"run is a folder, no recipe; the one in it is run/recipe\.toml$"):
+        find_recipe("run")
+    Path("lenet5-776").mkdir()  # the name of a recipe is no less known
+    assert find_recipe("lenet5-776").name == "lenet5-776.toml"
 
 
 @pytest.mark.parametrize("name", shipped_recipes())

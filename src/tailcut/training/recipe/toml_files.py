@@ -163,12 +163,13 @@ def find_shipped(name_or_path: str | Path, kind: Literal["recipe", "experiment"]
         return known[found[0]]
     if found:
         raise RecipeError(f"the {kind} name {wanted!r} is not unique: {', '.join(found)}; give one of these")
+    if path.is_dir():
+        own = path / f"{kind}{SUFFIX}"  # as a run folder has it
+        raise RecipeError(f"{path} is a folder, no {kind}{f'; the one in it is {own}' if own.is_file() else ''}")
     near = difflib.get_close_matches(wanted, [*known, *(name.rpartition("/")[2] for name in known)], n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise RecipeError(
-        f"there is no file {path} and no {kind} of that name; {hint}{kind}s that come with Tailcut: "
-        f"{', '.join(known) or 'none'}"
-    )
+    listed = f"{kind}s that come with Tailcut: {', '.join(known) or 'none'}"
+    hint = f"did you mean {near[0]!r}?" if near else listed
+    raise RecipeError(f"there is no file {path} and no {kind} of that name; {hint}")
 
 
 def shipped_recipes() -> dict[str, Path]:
