@@ -15,7 +15,13 @@ SPLIT = "train"
 
 
 def random_batches(
-    dataset: Dataset, batch_size: int, num_batches: int, seed: int, bar: Progress | None = None
+    dataset: Dataset,
+    batch_size: int,
+    num_batches: int,
+    seed: int,
+    bar: Progress | None = None,
+    *,
+    num_images: int | None = None,
 ) -> Iterator[Tensor]:
     """Batches of images drawn without repetition: the same for the same seed, read as `tailcut.data.reading` says.
 
@@ -25,6 +31,7 @@ def random_batches(
         num_batches: the most batches.
         seed: of the order.
         bar: shown how many were given.
+        num_images: the most images in all of them; what the batches hold when None.
 
     Raises:
         ArgumentError: a count is not positive.
@@ -32,7 +39,7 @@ def random_batches(
     if min(batch_size, num_batches) < 1:
         raise ArgumentError(f"batch size and number of batches must be at least 1, got {batch_size} and {num_batches}")
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
-    chosen = order[: batch_size * num_batches].split(batch_size)
+    chosen = order[: batch_size * num_batches][:num_images].split(batch_size)
     for number, (images, _) in enumerate(dataset.batches(chosen)):
         if bar is not None:
             bar.show(number * batch_size)

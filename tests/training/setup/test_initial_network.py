@@ -11,9 +11,9 @@ from tailcut.counting import count_macs
 from tailcut.data.dataset import InMemoryDataset
 from tailcut.errors import ArgumentError, DataNotFoundError, RecipeError
 from tailcut.evaluation.evaluate import evaluate
-from tailcut.evaluation.random_batches import network_inputs
+from tailcut.evaluation.random_batches import network_inputs, random_batches
 from tailcut.format import fingerprint, load, save
-from tailcut.inputs import FrequencyGate, YCbCrPixels, transform_of
+from tailcut.inputs import BlockDCT, FrequencyGate, YCbCrPixels, transform_of
 from tailcut.inputs.transform.input_transform import input_transform_of
 from tailcut.runs import Run
 from tailcut.runtime.devices import Devices
@@ -113,6 +113,19 @@ def test_the_stem_gives_way_to_measured_channels(run: Run, colours: InMemoryData
     assert seen.mean((0, 2, 3)).abs().max() < 1e-4
     assert (seen.std((0, 2, 3), correction=0) - 1).abs().max() < 1e-3
     assert any(isinstance(module, FrequencyGate) for module in model.modules())
+
+
+@pytest.mark.parametrize(("wanted", "taken"), [(10, 10), (100, 24)])
+def test_channels_are_measured_on_as_many_images_as_there_are_and_were_asked_for(
+    wanted: int, taken: int, run: Run, colours: InMemoryDataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    text = f'[inputs]\nchannels = 6\nfirst = "layer1"\nstatistics_images = {wanted}'
+    transform = transform_of(started(recipe_of(text), run, colours))
+    assert transform is not None
+    (images,) = random_batches(colours, taken, 1, seed=0)
+    assert torch.equal(transform.mean, BlockDCT(6).fit([images]).mean)
+    assert f"measured the mean and spread of the channels on {taken} images" in caplog.text
 
 
 def test_pixels_of_other_colours_are_measured_packed_and_predicted(

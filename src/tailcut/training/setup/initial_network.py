@@ -198,8 +198,9 @@ def _replace_input(model: nn.Module, section: InputsSection, dataset: Dataset, s
             count = min(section.statistics_images, len(dataset))
             batches = -(-count // STATISTICS_BATCH)
             fit = transform.fit if dataset.stored_channels is None else transform.fit_channels
-            fit(random_batches(dataset, STATISTICS_BATCH, batches, seed), over=section.statistics)
-            logger.info("measured the mean and spread of the channels on %d images", batches * STATISTICS_BATCH)
+            images = random_batches(dataset, STATISTICS_BATCH, batches, seed, num_images=count)
+            fit(images, over=section.statistics)
+            logger.info("measured the mean and spread of the channels on %d images", count)
         size = dataset.image_shape[1:]
         if isinstance(transform, YCbCrPixels):
             use_ycbcr(model, transform, image_size=size)
