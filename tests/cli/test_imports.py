@@ -1,5 +1,6 @@
 """Networks of one's own on the command line."""
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -114,3 +115,16 @@ def test_an_unknown_model_names_the_option_here_and_the_decorator_in_python(tail
     assert "tailcut.register_model" not in outcome.err
     with pytest.raises(ArgumentError, match=r"tailcut\.register_model"):
         create_model("mine")
+
+
+def test_an_error_of_ones_own_network_has_its_traceback_and_is_json_too(
+    tailcut: Tailcut, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = write(tmp_path, "mine_e")
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "a.pt")
+    words = ["--model", "net_of_mine_e", "--set-argument", "width=-1", "--import", mine, "--json"]
+    with pytest.raises(RuntimeError, match="negative dimension"):
+        tailcut("pack", tmp_path / "a.pt", "-o", tmp_path / "a.tailcut", *words)
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["type"] == "RuntimeError"
+    assert "negative dimension" in error["message"]

@@ -121,6 +121,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(prog, error, BAD_USAGE, as_json=as_json)
     except (TailcutError, OSError) as error:
         return _fail(prog, error, FAILED, as_json=as_json)
+    except Exception as error:  # of a user's own network, or ours: the traceback says where
+        _say_json(error, str(error), as_json=as_json)
+        raise
     return OK
 
 
@@ -149,9 +152,13 @@ def _fail(prog: str, error: BaseException, code: int, *, as_json: bool) -> int:
     """Say on standard error, with --json on standard output too, what went wrong. Returns the exit code."""
     message = for_command_line(str(error)) or type(error).__name__
     say_error(prog, message, error)
-    if as_json and is_first_process():
-        print(json.dumps({"error": {"type": type(error).__name__, "message": message}}))
+    _say_json(error, message, as_json=as_json)
     return code
+
+
+def _say_json(error: BaseException, message: str, *, as_json: bool) -> None:
+    if as_json and is_first_process():
+        print(json.dumps({"error": {"type": type(error).__name__, "message": message}}), flush=True)
 
 
 SUFFIX = ".py"
