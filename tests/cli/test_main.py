@@ -170,3 +170,14 @@ def test_words_default_to_those_of_the_process(
     assert main() == 0
     assert capsys.readouterr().out.startswith("tailcut ")
     assert isinstance(sys.stdout, io.TextIOBase)
+
+
+@pytest.mark.parametrize("words", [("dct", "a.png", "-o", ""), ("train", "demo/digits", "--out="), ("check", "")])
+def test_a_name_that_is_empty_is_not_the_current_folder(
+    words: tuple[str, ...], tailcut: Tailcut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = tailcut(*words)
+    assert told.code == 2
+    assert "expected the name of a file or folder, got none" in told.err
+    assert not list(tmp_path.iterdir())

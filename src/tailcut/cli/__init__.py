@@ -103,6 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(stop.code or 0)
     prog = f"tailcut {arguments.command}"
     try:
+        if "" in (getattr(arguments, "out", None), getattr(arguments, "folder", None)):  # else the current folder
+            raise ArgumentError("expected the name of a file or folder, got none: is a variable of the shell not set?")
         limits = command_line_limit(arguments.max_parameters, allow_non_finite=arguments.allow_non_finite)
         with messages_on_stderr(), limits:
             import_all(arguments.imports)
