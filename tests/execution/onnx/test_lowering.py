@@ -82,6 +82,14 @@ def detached(x: Tensor) -> Tensor:
     return z
 
 
+def enlarged(x: Tensor) -> Tensor:
+    return nn.functional.interpolate(x, scale_factor=1.5, mode="bilinear")
+
+
+def enlarged_rows(x: Tensor) -> Tensor:
+    return nn.functional.interpolate(x.flatten(1, 2), scale_factor=1.5, mode="linear")
+
+
 NETWORKS: dict[str, tuple[nn.Module, bool]] = {
     "chained": (Body(chained), True),
     "view": (Body(seen_through_a_view), False),
@@ -92,6 +100,8 @@ NETWORKS: dict[str, tuple[nn.Module, bool]] = {
     "promoted": (Body(promoted), False),
     "before and after": (Body(before_and_after), True),
     "detached": (Body(detached), False),
+    "enlarged": (Body(enlarged), True),
+    "enlarged rows": (Body(enlarged_rows), True),
     "layers": (
         nn.Sequential(
             nn.Conv2d(3, 4, 3),

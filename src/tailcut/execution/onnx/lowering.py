@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -33,6 +34,8 @@ _FRESH = {
     *("linear", "layer_norm", "group_norm", "instance_norm", "matmul", "max_pool2d", "silu", "relu6", "softmax"),
     *("scaled_dot_product_attention", "embedding", "hardswish", "conv2d.padding", "selu"),
 }
+# Composite operations that torch's exporter knows as they are.
+_ENLARGEMENTS = {_ATEN.upsample_nearest2d.vec, _ATEN.upsample_bilinear2d.vec}
 
 
 class NotLocal(Exception):  # noqa: N818 -- no error: the whole program is to be traced instead
@@ -130,7 +133,7 @@ class _Lowering:
 
     def _functional(self, node: fx.Node, target: OpOverload) -> Any:
         is_composite = target.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
-        if target in self.table or (is_composite and target not in self.known):
+        if target in self.table or (is_composite and target not in self.known and target not in _ENLARGEMENTS):
             return self._inlined(node, target)
         copied = self._copied(node)
         copied.target = target
@@ -196,7 +199,7 @@ class _Lowering:
         mode = next((fake.fake_mode for fake in fakes if isinstance(fake, torch._subclasses.FakeTensor)), None)
         if mode is None:
             raise NotLocal(f"{target} without tensors")
-        with mode:
+        with mode, enable_python_dispatcher():  # torch's kernels in C++ fix open sizes, those in Python keep them
             made = make_fx(called, decomposition_table=dict(self.table), _allow_non_fake_inputs=True)(*fakes)
         return self._inserted(made.graph, nodes)
 
