@@ -102,6 +102,9 @@ NETWORKS: dict[str, tuple[nn.Module, bool]] = {
     "detached": (Body(detached), False),
     "enlarged": (Body(enlarged), True),
     "enlarged rows": (Body(enlarged_rows), True),
+    "means of windows": (nn.AdaptiveAvgPool2d((5, 4)), True),
+    "means of windows of one axis": (nn.AdaptiveAvgPool2d((None, 4)), True),
+    "means of windows of rows": (Body(lambda x: nn.functional.adaptive_avg_pool1d(x.flatten(1, 2), 4)), True),
     "layers": (
         nn.Sequential(
             nn.Conv2d(3, 4, 3),

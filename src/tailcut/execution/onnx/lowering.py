@@ -8,7 +8,7 @@ at: operations in place become the same out of place, and those without a form i
 import copy
 import functools
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -36,6 +36,7 @@ _FRESH = {
 }
 # Composite operations that torch's exporter knows as they are.
 _ENLARGEMENTS = {_ATEN.upsample_nearest2d.vec, _ATEN.upsample_bilinear2d.vec}
+_ADAPTIVE = ("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d")
 
 
 class NotLocal(Exception):  # noqa: N818 -- no error: the whole program is to be traced instead
@@ -127,6 +128,8 @@ class _Lowering:
             return self.values[node.args[0]]  # type: ignore[index]
         if name == "batch_norm":
             return self._batch_norm(node)
+        if name in _ADAPTIVE and _is_open_mean(node):
+            return self._inlined(node, _adaptive_means)
         if target._schema.is_mutable:
             return self._out_of_place(node, name)
         return self._functional(node, target)
@@ -183,7 +186,7 @@ class _Lowering:
         item.meta["val"] = value
         return item
 
-    def _inlined(self, node: fx.Node, target: OpOverload) -> Any:
+    def _inlined(self, node: fx.Node, target: Callable[..., Any]) -> Any:
         """Replace a node by the nodes that it decomposes into."""
         leaves, spec = pytree.tree_flatten((node.args, dict(node.kwargs)))
         nodes = list(dict.fromkeys(leaf for leaf in leaves if isinstance(leaf, fx.Node)))
@@ -227,6 +230,25 @@ class _Lowering:
                 joined |= self.storage[source]
         for each in joined:
             self.storage[each] = joined
+
+
+def _is_open_mean(node: fx.Node) -> bool:
+    """Return whether adaptive pooling divides a map of open size into several windows."""
+    x, sizes = node.args
+    is_open = any(isinstance(size, torch.SymInt) for size in x.meta["val"].shape)  # type: ignore[union-attr]
+    return is_open and any(size != 1 for size in sizes)  # type: ignore[union-attr]
+
+
+def _adaptive_means(x: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Adaptive average pooling for any size of x: torch's own decomposition holds for the size that is traced alone."""
+    for axis, size in zip(range(-len(sizes), 0), sizes, strict=True):
+        full = x.shape[axis]
+        windows = torch.arange(size, device=x.device)[:, None]
+        start, stop = windows * full // size, ((windows + 1) * full + size - 1) // size
+        places = torch.arange(full, device=x.device)
+        means = ((places >= start) & (places < stop)).to(x.dtype) / (stop - start)
+        x = (x.movedim(axis, -1) @ means.T).movedim(-1, axis)
+    return x
 
 
 def _write_as_sizes(node: fx.Node) -> None:
