@@ -94,6 +94,33 @@ def test_sums_with_a_factor_and_changes_in_place(tmp_path: Path) -> None:
     assert difference < CLOSE
 
 
+class Constants(nn.Module):
+    """Numbers computed from parameters, and a scale of features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.normed = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3))
+        self.last = nn.Linear(4, 5)
+        self.mean, self.log_scale = nn.Parameter(torch.rand(3)), nn.Parameter(torch.tensor(0.3))
+        self.shift, self.scale = nn.Parameter(torch.rand(5)), nn.Parameter(torch.rand(5) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.normed((x - self.mean[None, :, None, None]) * self.log_scale.exp())
+        y: Tensor = (self.last(x.mean((2, 3))) - self.shift) / self.scale
+        return y
+
+
+def test_numbers_computed_from_parameters_are_constants(tmp_path: Path) -> None:
+    difference, _ = compare(Constants(), tmp_path, example_input=X)
+    assert difference < CLOSE
+
+
+def test_random_numbers_are_no_constants(tmp_path: Path) -> None:
+    with pytest.raises(StructureError, match="C code has no form of rand"):
+        export_c(Of(lambda x: x + torch.rand(1, 4, 1, 1)), tmp_path / "c", example_input=X)
+
+
 def test_a_network_that_cannot_be_traced_is_told_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     model = Of(lambda x: x if x.sum() > 0 else -x)
     with pytest.raises(StructureError, match=r"^Of cannot be exported: [^\n]*$"):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, fx
+from torch._ops import OpOverload
 
 from tailcut.errors import StructureError
 from tailcut.export_c.program import (
@@ -76,7 +77,7 @@ class Lowering:
         handlers: Mapping[str, Callable[..., Value]],
     ) -> None:
         self.program = Program()
-        self.kept, self.constants, self.names = kept, constants, names
+        self.kept, self.constants, self.names = kept, dict(constants), names
         self.values: dict[str, Value] = {}
         self._handlers = handlers
         self._weights: dict[tuple[str, bool], Weight] = {}
@@ -94,6 +95,8 @@ class Lowering:
                     self._input(node)
             elif node.op == "output":
                 self._outputs(node)
+            elif (numbers := self._computed(node)) is not None:
+                self.constants[node.name] = numbers
             elif _name_of(node.target) != "_assert_tensor_metadata":
                 self.values[node.name] = self._shared(node, self._lower(node))
         return self.program
@@ -124,6 +127,17 @@ class Lowering:
         if (name, is_swapped) not in self._weights:
             self._weights[name, is_swapped] = self._new_weight(node, name, is_swapped)
         return self._weights[name, is_swapped]
+
+    def _computed(self, node: fx.Node) -> Tensor | None:
+        """Return what a node makes of constants alone, always the same; None for any other node."""
+        target = node.target
+        if not isinstance(target, OpOverload) or any(one.name not in self.constants for one in node.all_input_nodes):
+            return None
+        if target._schema.is_mutable or torch.Tag.nondeterministic_seeded in target.tags:
+            return None
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda one: self.constants[one.name].detach())
+        numbers = target(*args, **kwargs)
+        return numbers if isinstance(numbers, Tensor) else None
 
     def _new_weight(self, node: fx.Node, name: str, is_swapped: bool) -> Weight:
         if name in self.kept:

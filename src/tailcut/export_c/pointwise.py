@@ -104,12 +104,13 @@ def _binary(low: Lowering, one: Any, two: Any, kind: Operation) -> Value:
     return replace(limited[0], segments=(Segment(limited[0].channels, ops),))
 
 
-def _factors(low: Lowering, node: Any, channels: int) -> Any:
-    """Return a number, or one for each channel."""
+def _factors(low: Lowering, node: Any, x: fx.Node) -> Any:
+    """Return a number, or one for each channel of what x gives."""
     if isinstance(node, (int, float)):
         return np.float64(node)
-    numbers = low.constant(node)
-    if numbers is None or numbers.size not in (1, channels) or (numbers.size > 1 and numbers.shape[-2:] != (1, 1)):
+    numbers, channels = low.constant(node), low.value(x).channels
+    along = (channels, 1, 1) if rank(x) == 4 else (channels,)
+    if numbers is None or (numbers.size > 1 and (numbers.size, numbers.shape[-len(along) :]) != (channels, along)):
         raise StructureError("a constant that is not one number for each channel")
     return numbers.reshape(-1).astype(np.float64) if numbers.size > 1 else np.float64(numbers.reshape(-1)[0])
 
@@ -132,9 +133,8 @@ def _add(low: Lowering, node: fx.Node, one: Any, two: Any, alpha: float = 1) -> 
             raise StructureError("a sum of maps with a factor")
         return _binary(low, one, two, Operation.ADD)
     if _is_map(low, one):
-        return _scaled(low.value(one), 1.0, alpha * _factors(low, two, low.value(one).channels))
-    value = low.value(two)
-    return _scaled(value, float(alpha), _factors(low, one, value.channels))
+        return _scaled(low.value(one), 1.0, alpha * _factors(low, two, one))
+    return _scaled(low.value(two), float(alpha), _factors(low, one, two))
 
 
 @HANDLERS.register("sub", "sub_")
@@ -142,15 +142,15 @@ def _sub(low: Lowering, node: fx.Node, one: Any, two: Any, alpha: float = 1) -> 
     value = low.value(one)
     if _is_map(low, two):
         raise StructureError("a difference of maps")
-    return _scaled(value, 1.0, -alpha * _factors(low, two, value.channels))
+    return _scaled(value, 1.0, -alpha * _factors(low, two, one))
 
 
 @HANDLERS.register("mul", "mul_")
 def _mul(low: Lowering, node: fx.Node, one: Any, two: Any) -> Value:
     if _is_map(low, one) and _is_map(low, two):
         return _binary(low, one, two, Operation.MULTIPLY)
-    value, other = (low.value(one), two) if _is_map(low, one) else (low.value(two), one)
-    return _scaled(value, _factors(low, other, value.channels), 0.0)
+    x, other = (one, two) if _is_map(low, one) else (two, one)
+    return _scaled(low.value(x), _factors(low, other, x), 0.0)
 
 
 @HANDLERS.register("div", "div_")
@@ -158,4 +158,4 @@ def _div(low: Lowering, node: fx.Node, one: Any, two: Any) -> Value:
     value = low.value(one)
     if _is_map(low, two):
         raise StructureError("a quotient of maps")
-    return _scaled(value, 1.0 / _factors(low, two, value.channels), 0.0)
+    return _scaled(value, 1.0 / _factors(low, two, one), 0.0)
