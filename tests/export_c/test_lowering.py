@@ -94,6 +94,40 @@ def test_sums_with_a_factor_and_changes_in_place(tmp_path: Path) -> None:
     assert difference < CLOSE
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x - x.relu(),
+        lambda x: torch.add(x, x.relu(), alpha=0.5),
+        lambda x: 1 - x.relu(),
+        lambda x: -x,
+    ],
+)
+def test_differences(function: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
+    difference, _ = compare(Of(function), tmp_path, example_input=X)
+    assert difference < CLOSE
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x * functional.adaptive_avg_pool2d(x, 1).sigmoid(),
+        lambda x: x.mean((2, 3), keepdim=True) + x.relu(),
+        lambda x: x * x.mean((2, 3)).sigmoid().view(-1, 4, 1, 1),
+    ],
+)
+def test_a_mean_of_each_channel_gates_its_map(function: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
+    """Squeeze and excitation."""
+    difference, _ = compare(Of(function), tmp_path, example_input=X)
+    assert difference < CLOSE
+
+
+def test_means_that_torch_takes_for_a_row_are_refused(tmp_path: Path) -> None:
+    model = Of(lambda x: x * x.mean((2, 3)))  # of (1, 4, 7, 4) and (1, 4): a number for each column
+    with pytest.raises(StructureError, match="two maps of different shapes"):
+        export_c(model, tmp_path / "c", example_input=torch.rand(1, 3, 9, 6))
+
+
 class Constants(nn.Module):
     """Numbers computed from parameters, and a scale of features."""
 

@@ -8,7 +8,7 @@ from torch import fx
 
 from tailcut.errors import StructureError
 from tailcut.export_c.lowering import Handlers, Lowering, rank
-from tailcut.export_c.program import Kind, Op, Operation, Segment, Value
+from tailcut.export_c.program import Kind, Op, Operation, Resampling, Segment, Value
 
 HANDLERS = Handlers()
 LARGEST = float(np.finfo(np.float32).max)
@@ -92,8 +92,11 @@ def _softmax(low: Lowering, node: fx.Node, x: fx.Node, axis: int, dtype: Any = N
     return low.stored(value, Kind.SOFTMAX)
 
 
-def _binary(low: Lowering, one: Any, two: Any, kind: Operation) -> Value:
-    values = [low.plain(node) for node in (one, two)]
+def _binary(low: Lowering, one: Any, two: Any, kind: Operation, factor: float = 1.0) -> Value:
+    """Return a sum or product of two maps, the second times a factor."""
+    values = [low.plain(one), low.plain(two) if factor == 1 else _scaled(low.plain(two), factor, 0.0)]
+    if rank(one) == rank(two) == 4:
+        values = [_as_large_as(low, *pair) for pair in (values, values[::-1])]
     if (values[0].channels, values[0].size) != (values[1].channels, values[1].size):
         raise StructureError("two maps of different shapes")
     limited = [value if len(value.segments) == 1 else low.stored(value) for value in values]
@@ -102,6 +105,14 @@ def _binary(low: Lowering, one: Any, two: Any, kind: Operation) -> Value:
         limited[largest] = low.stored(limited[largest])
     ops = (*limited[0].segments[0].ops, *limited[1].segments[0].ops, Op(kind))
     return replace(limited[0], segments=(Segment(limited[0].channels, ops),))
+
+
+def _as_large_as(low: Lowering, value: Value, other: Value) -> Value:
+    """Return a map of one position as large as another: the gates of squeeze and excitation, and other means."""
+    if value.size != (1, 1) or value.size == other.size or value.channels != other.channels:
+        return value
+    value = low.stored(value) if any(leaf.up is not None for leaf in value.leaves()) else value
+    return low.stored(replace(value, size=other.size, resampling=Resampling.NEAREST))
 
 
 def _factors(low: Lowering, node: Any, x: fx.Node) -> Any:
@@ -129,9 +140,7 @@ def _is_map(low: Lowering, node: Any) -> bool:
 @HANDLERS.register("add", "add_")
 def _add(low: Lowering, node: fx.Node, one: Any, two: Any, alpha: float = 1) -> Value:
     if _is_map(low, one) and _is_map(low, two):
-        if alpha != 1:
-            raise StructureError("a sum of maps with a factor")
-        return _binary(low, one, two, Operation.ADD)
+        return _binary(low, one, two, Operation.ADD, alpha)
     if _is_map(low, one):
         return _scaled(low.value(one), 1.0, alpha * _factors(low, two, one))
     return _scaled(low.value(two), float(alpha), _factors(low, one, two))
@@ -139,10 +148,17 @@ def _add(low: Lowering, node: fx.Node, one: Any, two: Any, alpha: float = 1) -> 
 
 @HANDLERS.register("sub", "sub_")
 def _sub(low: Lowering, node: fx.Node, one: Any, two: Any, alpha: float = 1) -> Value:
-    value = low.value(one)
-    if _is_map(low, two):
-        raise StructureError("a difference of maps")
-    return _scaled(value, 1.0, -alpha * _factors(low, two, one))
+    return _add(low, node, one, two, -alpha)
+
+
+@HANDLERS.register("rsub")
+def _rsub(low: Lowering, node: fx.Node, one: Any, two: Any, alpha: float = 1) -> Value:
+    return _add(low, node, two, one, -alpha)
+
+
+@HANDLERS.register("neg", "neg_")
+def _neg(low: Lowering, node: fx.Node, x: fx.Node) -> Value:
+    return _scaled(low.value(x), -1.0, 0.0)
 
 
 @HANDLERS.register("mul", "mul_")
