@@ -1,8 +1,10 @@
 """Shapes, types and changes in place that the C program would get wrong are refused by name."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tests.export_c.running import compare
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tailcut.errors import StructureError
+from tailcut.export_c import integer_program_of, simulate
 from tailcut.export_c.export import export_c
 
 CLOSE = 1e-5
@@ -148,6 +151,27 @@ class Constants(nn.Module):
 def test_numbers_computed_from_parameters_are_constants(tmp_path: Path) -> None:
     difference, _ = compare(Constants(), tmp_path, example_input=X)
     assert difference < CLOSE
+
+
+@pytest.mark.parametrize("arithmetic", ["float32", "integer"])
+@pytest.mark.parametrize("function", [lambda x: x, lambda x: x * math.nan, lambda x: x + math.inf, lambda x: x * 1e39])
+def test_numbers_that_are_not_finite_are_refused(
+    function: Callable[[Tensor], Tensor], arithmetic: str, tmp_path: Path
+) -> None:
+    model = Of(function)
+    if function(X) is X:
+        model.layer.weight.data[1, 2] = math.inf
+    with pytest.raises(StructureError, match="a weight or constant that is NaN, infinite or beyond float32"):
+        export_c(model, tmp_path / "c", example_input=X, arithmetic=arithmetic)
+
+
+def test_bounds_may_be_infinite(tmp_path: Path) -> None:
+    model = Of(lambda x: torch.cat([x.clamp(0.0, math.inf), functional.hardtanh(x, -math.inf, 0.1)], 1))
+    difference, _ = compare(model, tmp_path, example_input=X)
+    assert difference < CLOSE
+    numbers = (X * 4096).long()
+    (found,) = simulate(integer_program_of(model, example_input=X), numbers.numpy(), -12)
+    np.testing.assert_allclose(found.to_float(), model(numbers / 4096).detach().numpy(), atol=1e-3)
 
 
 def test_random_numbers_are_no_constants(tmp_path: Path) -> None:

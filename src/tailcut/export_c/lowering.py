@@ -34,6 +34,7 @@ from tailcut.export_c.program import (
 MAX_SHARED_LEAVES = 4
 MAX_SIZE = 65_535
 MAX_WINDOW = 255
+LARGEST = float(np.finfo(np.float32).max)
 
 # What these give has the memory of what they take: where one is changed in place, so is the other.
 _RESHAPES = ("flatten", "reshape", "squeeze", "unflatten", "unsqueeze", "view", "_unsafe_view")
@@ -169,6 +170,8 @@ class Lowering:
             raise StructureError(
                 f"{stage.node}: a kernel, stride, padding or dilation of {max(numbers)}, at most {MAX_WINDOW}"
             )
+        if not all((np.abs(part) <= LARGEST).all() for part in _numbers_of(stage)):
+            raise StructureError(f"{stage.node}: a weight or constant that is NaN, infinite or beyond float32")
         self.program.stages.append(stage)
 
     def stored(self, value: Value, kind: Kind = Kind.STORE, norm: Norm | None = None) -> Value:
@@ -282,6 +285,15 @@ def resampled(
 def rank(node: fx.Node) -> int:
     """Return the number of axes of what a node gives."""
     return len(node.meta["val"].shape)
+
+
+def _numbers_of(stage: Stage) -> list[Any]:
+    """Return all numbers that a stage computes with, but its maps."""
+    ops = [op for segment in stage.value.segments for op in segment.ops] + [*stage.value.ops]
+    parts: list[Any] = [part for op in ops for part in (op.scale, op.shift, op.low, op.high)]
+    parts += [] if stage.weight is None else [stage.weight.numbers]
+    parts += [] if stage.norm is None else [stage.norm.gamma, stage.norm.beta]
+    return [part for part in parts if part is not None]
 
 
 def _check_same(node: fx.Node, value: Value) -> None:

@@ -7,17 +7,16 @@ import numpy as np
 from torch import fx
 
 from tailcut.errors import StructureError
-from tailcut.export_c.lowering import Handlers, Lowering, rank
+from tailcut.export_c.lowering import LARGEST, Handlers, Lowering, rank
 from tailcut.export_c.program import Kind, Op, Operation, Resampling, Segment, Value
 
 HANDLERS = Handlers()
-LARGEST = float(np.finfo(np.float32).max)
 
 
 def _clamp(low: Lowering, x: fx.Node, least: float, most: float) -> Value:
     if isinstance(least, fx.Node) or isinstance(most, fx.Node):
         raise StructureError("bounds that are tensors, not numbers")
-    return low.value(x).then(Op(Operation.CLAMP, low=least, high=most))
+    return low.value(x).then(Op(Operation.CLAMP, low=max(least, -LARGEST), high=min(most, LARGEST)))
 
 
 @HANDLERS.register("relu", "relu_")
