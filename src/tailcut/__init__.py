@@ -1,6 +1,7 @@
 """Tailcut: neural networks in the frequency domain."""
 
 from tailcut import channels as channels
+from tailcut import data as data
 from tailcut import inputs as inputs
 from tailcut import models as models
 from tailcut import weights as weights
@@ -34,6 +35,7 @@ __all__ = [
     "class_names",
     "compress",
     "create_model",
+    "data",
     "export_onnx",
     "fuse",
     "inputs",

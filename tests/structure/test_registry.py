@@ -142,7 +142,7 @@ def test_an_argument_may_be_called_name() -> None:
 
 
 def test_unknown_models_are_refused(net: type[Net]) -> None:
-    with pytest.raises(ArgumentError, match=r"unknown model 'nett'; registered: .*net"):
+    with pytest.raises(ArgumentError, match=r"unknown model 'nett'; did you mean 'net'\? registered: .*net"):
         create_model("nett")
     with pytest.raises(ArgumentError, match="unknown model 'nett'"):
         family("nett")

@@ -1,5 +1,6 @@
 """Registry of network families, so that a file can name one and rebuild it from a few typed arguments."""
 
+import difflib
 import inspect
 import math
 import re
@@ -122,7 +123,9 @@ def create_model(name: str, /, **arguments: Value) -> nn.Module:
 def family(name: str) -> ModelFamily:
     """Return the registered family of that name; `ArgumentError` lists the known ones."""
     if name not in _families:
-        raise ArgumentError(f"unknown model {name!r}; registered: {', '.join(model_names())}; {UNKNOWN_ADVICE}")
+        near = difflib.get_close_matches(name, model_names(), n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ArgumentError(f"unknown model {name!r}; {hint}registered: {', '.join(model_names())}; {UNKNOWN_ADVICE}")
     return _families[name]
 
 

@@ -123,7 +123,7 @@ def test_layers_that_run_in_training_only_are_narrowed_too() -> None:
     assert int(model.norm.num_batches_tracked) == 0
 
 
-def test_a_layer_that_never_runs_is_named() -> None:
+def test_a_layer_that_never_runs_is_named(caplog: pytest.LogCaptureFixture) -> None:
     class Idle(Plain):
         def __init__(self) -> None:
             super().__init__()
@@ -138,6 +138,7 @@ def test_a_layer_that_never_runs_is_named() -> None:
     report = prune(network, X, random_scores(Plain(), 0), 0.5)
     assert [part.name for part in report.skipped if "did not run" in part.reason] == ["idle.spare"]
     assert network.idle["spare"].in_channels == 8
+    assert "did not run on the example input: idle.spare; where another input runs them" in caplog.text
 
 
 def test_frozen_layers_stay_frozen_and_tied_ones_tied() -> None:

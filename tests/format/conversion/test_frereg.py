@@ -104,7 +104,7 @@ def test_a_converted_network_is_registered(tmp_path: Path) -> None:
 def test_another_network(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     path.write_bytes(torch_file(small_tensors()))
-    with pytest.raises(ArgumentError, match="unknown model 'resnet'; registered: alexnet, "):
+    with pytest.raises(ArgumentError, match="unknown model 'resnet'; did you mean 'resnet56'\\? registered: alexnet, "):
         frereg.convert(path, model="resnet")
     with pytest.raises(ModelMismatchError, match=r"a\.pt holds 8 tensors, 'unet' has 23 weights"):
         frereg.convert(path, model="unet")

@@ -141,6 +141,12 @@ def _prune(
         if why is not None:
             lock_rigid_groups(model, inputs, graph)
             plan, after = _cut_what_runs(model, inputs, planner, refused=plan, why=why)
+    if plan.removed and graph.trace.idle:
+        _log.warning(
+            "did not run on the example input: %s; where another input runs them, they may not take what is left of the "
+            "channels before them. Prune with an input that runs them, or name the layers before them in ignore.",
+            ", ".join(graph.trace.idle),
+        )
     left_macs = after if after is not None and has_own else _macs(model, inputs, graph)
     report = PruneReport(macs, left_macs, parameters, count_parameters(model), plan.layers, plan.skipped)
     percent = 100 * report.macs_ratio, 100 * report.parameters_ratio

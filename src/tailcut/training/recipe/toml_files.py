@@ -251,8 +251,8 @@ def check_same(recipe: Recipe, path: Path) -> None:
         changed = _leaving_out(differences(load_recipe(path), recipe), WITHOUT_EFFECT)
         if changed:
             raise RecipeError(
-                f"the run was begun with another recipe ({path}); it can only go on with the same. "
-                f"Different, there and here: {'; '.join(changed)}"
+                f"the run was begun with another recipe ({path}); it can only go on with the same: give that file, or "
+                f"the same --set again. Different, there and here: {'; '.join(changed)}"
             )
 
 
