@@ -362,3 +362,19 @@ def test_other_types_of_numbers(dtype: torch.dtype) -> None:
     assert gradient is not None
     assert bool(gradient.isfinite().all())
     assert bool((gradient != 0).any())
+
+
+def test_a_mask_of_infinities_is_no_obstacle(tmp_path: Path) -> None:
+    """A causal mask, as language models have it, has no scale: it stays as it is."""
+    mask = torch.triu(torch.full((10, 10), -math.inf), 1)
+    model = network()
+    model.register_buffer("mask", mask)
+    rate = RateLoss(model, target_bytes=1200, num_steps=4)
+    for _ in range(4):
+        with rate.rounded():
+            (cross_entropy(model(IMAGES[:32]), LABELS[:32]) + rate()).backward()
+    rate.save(tmp_path / "a.tailcut", IMAGES[:64], num_gradients=8)
+    into = plain()
+    into.register_buffer("mask", torch.zeros(10, 10))
+    tailcut.load(tmp_path / "a.tailcut", into=into)
+    assert torch.equal(into.get_buffer("mask"), mask)

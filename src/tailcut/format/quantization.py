@@ -68,7 +68,8 @@ def default_sensitivity(tensors: NetworkTensors) -> Sensitivity:
             spread, least = float(variances.mean().sqrt()), float(variances.min().sqrt())
             scale[name], scale[mean] = 2 * spread * least, spread
             scale[shift] = scale.get(gain, 1.0)
-    return Sensitivity({name: 1 / size**2 for name, size in scale.items() if size > 0}, logs)
+    # Infinities, as masks have them, are stored as they are, and have no scale.
+    return Sensitivity({name: 1 / size**2 for name, size in scale.items() if 0 < size < math.inf}, logs)
 
 
 def completed(sensitivity: Sensitivity, tensors: NetworkTensors) -> Sensitivity:
