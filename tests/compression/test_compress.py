@@ -150,3 +150,32 @@ def test_where_gradients_are_switched_off(mode: Callable[[], Any], tmp_path: Pat
     with mode():
         tailcut.compress(model, tmp_path / "off.tailcut", images + 0, step=0.3, num_gradients=8)
     assert (tmp_path / "off.tailcut").read_bytes() == (tmp_path / "on.tailcut").read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated")
+def test_weights_that_hooks_computed_with_gradients(tmp_path: Path) -> None:
+    """A deepcopy refuses such a network once it has run: its weight is a plain attribute with a gradient function."""
+
+    def plain() -> nn.Sequential:
+        return nn.Sequential(nn.utils.weight_norm(nn.Linear(8, 6)), nn.BatchNorm1d(6), nn.Linear(6, 4)).eval()
+
+    model = plain()
+    tailcut.regularize(model, warn=False)
+    inputs = torch.randn(32, 8)
+    path = tmp_path / "a.tailcut"
+    usual = model(inputs)
+    assert vars(model[0])["weight"].grad_fn is not None
+    tailcut.save(model, path, levels=(0.5,), calibration=[inputs])
+
+    def metric(network: nn.Module) -> float:
+        return float(-(network(inputs) - usual).abs().mean().item())
+
+    report = compress(model, path, inputs, max_drop=0.05, evaluate=metric, num_gradients=8, levels=(0.5,))
+    again = tailcut.load(path, into=plain())
+    assert report.metric == pytest.approx(metric(again))
+    assert report.metric is not None
+    assert report.metric > -0.05
+    rate = tailcut.RateLoss(model, target_bytes=500, num_steps=1)
+    with rate.rounded():
+        (model(inputs).square().mean() + rate()).backward()
+    assert rate.save(path, inputs, num_gradients=8).file_bytes <= 500

@@ -1,6 +1,5 @@
 """`compress`: a small file from a trained network and some of its inputs, without training."""
 
-import copy
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +25,7 @@ from tailcut.format.save import checked_step, compression_ratio, dense_bytes, pa
 from tailcut.format.sensitivity import Sensitivity
 from tailcut.printing import Report
 from tailcut.structure import check_module, record_of, without_views
+from tailcut.weights.access import deepcopied
 
 MAX_GRADIENTS = 4000
 
@@ -118,7 +118,7 @@ def compress(
         _log.info("measuring how much each number matters")
         sensitivity = measure_sensitivity(model, batches, num_gradients=count)
     settings = {"metadata": metadata, "registered": registered, "levels": levels}
-    work = _Work(copy.deepcopy(without_views(model)).eval(), batches, sensitivity, settings)
+    work = _Work(deepcopied(without_views(model)).eval(), batches, sensitivity, settings)
     before = None if evaluate is None else _metric(evaluate, work.model)
     if max_bytes is not None:
         step = work.step_within(max_bytes)

@@ -1,6 +1,5 @@
 """Weights, biases and batch norm statistics that fit the rounding of the layers before them."""
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -11,6 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from tailcut.compression.refit import Refit, before
 from tailcut.format.network.tensors import current_tensors
+from tailcut.weights.access import deepcopied
 
 MAX_INPUTS = 1000
 """The most inputs on which a network and its rounded copy are compared."""
@@ -43,10 +43,10 @@ def corrected(
         inputs: batches of training inputs.
         refit: of the weights that are fitted; they are rounded anew. None leaves them as they are.
     """
-    result = copy.deepcopy(model)
+    result = deepcopied(model)
     if refit is None and not any(map(_movable, model.modules())):
         return result
-    batch, trial = _joined(inputs), copy.deepcopy(model)
+    batch, trial = _joined(inputs), deepcopied(model)
     write_numbers(trial, rounded)
     wanted: dict[str, list[Moments]] = {}
     for network in (trial, result):  # biases and statistics begin as in the original, not rounded

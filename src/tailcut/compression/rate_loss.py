@@ -1,6 +1,5 @@
 """`RateLoss`: training for bytes, in the user's own loop."""
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from tailcut.format.quantization import (
 from tailcut.format.save import SaveReport, pack, save
 from tailcut.format.sensitivity import Sensitivity
 from tailcut.structure import check_module, without_views
+from tailcut.weights.access import deepcopied
 from tailcut.weights.settings import check_positive
 
 EIGHTHS = 8
@@ -327,7 +327,7 @@ class RateLoss(nn.Module):
         Raises:
             ArgumentError: no step makes the file so small.
         """
-        masters, network = copy.deepcopy(self._model).eval(), self._rounded_copy()
+        masters, network = deepcopied(self._model).eval(), self._rounded_copy()
         cut_to(masters, cut_empty_tails(network))
         has_untrained, measured = self.has_untrained, None
         if inputs is not None and has_untrained:
@@ -355,7 +355,7 @@ class RateLoss(nn.Module):
         """Return a copy of the network, with the numbers of its file."""
         with self.rounded():
             self._round(self._file_steps())
-            return copy.deepcopy(self._model).eval()
+            return deepcopied(self._model).eval()
 
     def _keep_codable(self, values: list[Tensor]) -> None:
         """Keep the steps coarse enough for the coder."""

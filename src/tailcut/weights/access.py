@@ -1,5 +1,6 @@
 """Access to the truncated tensors of a network, for the other packages."""
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -116,6 +117,11 @@ def computed_attributes(model: nn.Module) -> list[torch.Tensor]:
     """
     attributes = [value for module in model.modules() for value in vars(module).values()]
     return [value for value in attributes if isinstance(value, torch.Tensor) and not value.is_leaf]
+
+
+def deepcopied(model: nn.Module) -> nn.Module:
+    """Return a deepcopy of `model`, also where `copy.deepcopy` refuses a computed tensor; the model is not changed."""
+    return copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in computed_attributes(model)})
 
 
 def _walk(model: nn.Module) -> Iterator[tuple[str, Truncation, parametrize.ParametrizationList]]:

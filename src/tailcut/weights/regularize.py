@@ -1,6 +1,5 @@
 """`regularize` replaces a network's weights by truncated DCT coefficients in place; `to_dense` is the inverse."""
 
-import copy
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from torch.nn.parameter import UninitializedParameter
 from tailcut.errors import ArgumentError, StructureError
 from tailcut.printing import Report, sizes, table
 from tailcut.structure import Record, add_edit, check_module, record_of, set_record, view_in, without_views
-from tailcut.weights.access import computed_attributes, truncated_tensors
+from tailcut.weights.access import deepcopied, truncated_tensors
 from tailcut.weights.attach import attach, detach, finish_attaching, finish_detaching
 from tailcut.weights.byte_budget import ByteBudget, byte_budget
 from tailcut.weights.edit import RegularizeEdit
@@ -234,8 +233,7 @@ def to_dense(model: nn.Module) -> nn.Module:
     """
     check_module("to_dense", model)
     with torch.inference_mode(False), torch.no_grad():
-        source = without_views(model)
-        dense = copy.deepcopy(source, {id(tensor): tensor.detach().clone() for tensor in computed_attributes(source)})
+        dense = deepcopied(without_views(model))
         modules = dict(dense.named_modules(remove_duplicate=False))
         for tensor in truncated_tensors(dense):
             frozen = not tensor.vector.requires_grad

@@ -1,6 +1,5 @@
 """The networks of a file with levels: the whole one, and those that have the first of its coefficients."""
 
-import copy
 import itertools
 import logging
 from collections.abc import Iterable, Sequence
@@ -16,6 +15,7 @@ from tailcut.errors import ArgumentError
 from tailcut.format.network.tensors import NetworkTensors, OtherTensor, network_tensors
 from tailcut.structure import Coefficients, Edit
 from tailcut.weights import truncated_tensors
+from tailcut.weights.access import deepcopied
 from tailcut.weights.attach import set_length
 from tailcut.weights.level_counts import count_in
 
@@ -82,7 +82,7 @@ def _others_of(
     model: nn.Module, edits: Sequence[Edit], counts: Sequence[int], tensors: NetworkTensors, calibration: Iterable[Any]
 ) -> list[OtherTensor]:
     """Return the other tensors of the network with fewer coefficients, its statistics measured again."""
-    smaller = copy.deepcopy(model)
+    smaller = deepcopied(model)
     named = dict(zip((entry.name for entry in tensors.coefficients), counts, strict=True))
     for tensor in truncated_tensors(smaller):
         set_length(tensor.holder, tensor.truncation, named[tensor.name])
