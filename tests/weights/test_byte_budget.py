@@ -76,6 +76,14 @@ def test_patterns_choose_the_tensors() -> None:
     assert plan.bytes_by_kind["other tensors"] == round(10 * 64 * 8 * 8 * 5 / 8)
 
 
+def test_extra_state_takes_no_bytes() -> None:
+    class Counting(nn.Linear):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"steps": 3}
+
+    assert byte_budget(Counting(40, 20), 400) == byte_budget(nn.Linear(40, 20), 400)
+
+
 def test_what_has_no_room_is_said() -> None:
     with pytest.raises(
         ArgumentError, match=r"target_bytes 90 has no room .* about \d+ bytes, \d+ of them for structure; ask for"

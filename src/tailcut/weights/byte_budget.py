@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from tailcut.errors import ArgumentError
 from tailcut.printing import Report
@@ -113,7 +113,7 @@ def _side_bits(model: nn.Module, chosen: set[int]) -> dict[str, float]:
     stored, seen = model.state_dict(keep_vars=True), set(chosen)
     kinds = purposes({name: isinstance(tensor, nn.Parameter) for name, tensor in stored.items()})
     for name, tensor in stored.items():
-        if id(tensor) in seen:
+        if id(tensor) in seen or not isinstance(tensor, Tensor):  # a module's own extra state
             continue
         seen.add(id(tensor))
         if name.rpartition(".")[2] in STATISTICS:
