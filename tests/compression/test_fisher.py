@@ -126,6 +126,13 @@ def test_mistakes() -> None:
 
     with pytest.raises(ArgumentError, match="the network gives a dict, not a tensor: give loss="):
         measure_sensitivity(Two(2, 2), [torch.zeros(1, 2)], num_gradients=1)
+    for loss, message in (
+        (lambda outputs, _: outputs["scores"], r"loss= must give one number.* got a tensor of shape \(1, 2\)"),
+        (lambda outputs, _: outputs["scores"].sum().item(), "loss= must give one number.* got float"),
+        (lambda outputs, _: outputs["scores"].detach().sum(), "the loss has no gradient: are the network's outputs"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            measure_sensitivity(Two(2, 2), [torch.zeros(1, 2)], num_gradients=1, loss=loss)
     with pytest.raises(ArgumentError, match="inputs= has no batches"):
         measure_sensitivity(nn.Linear(2, 2), [], num_gradients=1)
     with pytest.raises(ArgumentError, match="measure_sensitivity"):

@@ -80,6 +80,7 @@ def measure_sensitivity(
             forward = fuse(model) if tensors.coefficients else model
             for batch in logged(islice(cycle(batches), num_gradients), "gradients", num_gradients):
                 drawn = (loss or _drawn_loss)(_outputs(forward, batch), generator)
+                _check_loss(drawn)
                 gradients = torch.autograd.grad(drawn, sums.parameters, allow_unused=True)
                 sums.add(gradients, len(batch))
             blocks = list(input_blocks(model, batches, {other.name for other in tensors.others}, generator))
@@ -130,11 +131,21 @@ def _outputs(forward: Callable[[Tensor], object], batch: Tensor) -> object:
         ) from error
 
 
+def _check_loss(drawn: object) -> None:
+    if not isinstance(drawn, Tensor) or drawn.numel() != 1:
+        got = f"a tensor of shape {tuple(drawn.shape)}" if isinstance(drawn, Tensor) else type(drawn).__name__
+        raise ArgumentError(f"loss= must give one number, a tensor: the loss summed over the inputs; got {got}")
+    if not drawn.requires_grad:
+        raise ArgumentError(
+            "the loss has no gradient: are the network's outputs whole numbers, detached, or made under torch.no_grad?"
+        )
+
+
 def _drawn_loss(outputs: object, generator: torch.Generator) -> Tensor:
     if not isinstance(outputs, Tensor):
         raise ArgumentError(
-            f"the network gives a {type(outputs).__name__}, not a tensor: give loss=, a function of the outputs and a "
-            "generator of random numbers"
+            f"the network gives a {type(outputs).__name__}, not a tensor: give loss= to measure_sensitivity, a "
+            "function of the outputs and a generator of random numbers, and its result to compress as sensitivity="
         )
     if not bool(outputs.isfinite().all()):
         raise ArgumentError(f"the network's outputs are not finite, in {str(outputs.dtype).removeprefix('torch.')}")
