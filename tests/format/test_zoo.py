@@ -1,6 +1,8 @@
+import io
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.format.networks import regularized
@@ -65,3 +67,9 @@ def test_a_pipe_is_reported(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ArgumentError, match="pipe is no file but a pipe or a device"):
         resolve(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize("content", [b"\x89TCT", io.BytesIO()])
+def test_content_in_place_of_a_name_is_reported(content: Any) -> None:
+    with pytest.raises(ArgumentError, match=f"expected the name of a file to read, got {type(content).__name__}"):
+        tailcut.load(content)

@@ -609,3 +609,5 @@ def test_the_optimizer_of_another_model_is_refused() -> None:
     regularize(other)
     with pytest.raises(ArgumentError, match="trains none of this model's parameters"):
         TailTruncation(model, num_kept=3, optimizer=torch.optim.SGD(other.parameters(), lr=0.1))
+    with pytest.raises(ArgumentError, match="expected one optimiser, got list"):
+        TailTruncation(model, num_kept=3, optimizer=[torch.optim.SGD(model.parameters())])  # type: ignore[arg-type]

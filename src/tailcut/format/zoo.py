@@ -1,6 +1,7 @@
 """The zoo: packed networks that ship in the package, named "zoo:NAME" wherever a file is read."""
 
 from importlib import resources
+from os import PathLike
 from pathlib import Path
 
 from tailcut.errors import ArgumentError
@@ -23,9 +24,11 @@ def resolve(path: str | Path) -> Path:
     """Return the file that `path` names: itself, or the zoo's for "zoo:NAME".
 
     Raises:
-        ArgumentError: the zoo has no network of that name, or the path is a pipe or a device.
+        ArgumentError: the zoo has no network of that name, or the path is a pipe or a device, or no path.
         FileNotFoundError: there is no such file.
     """
+    if not isinstance(path, (str, PathLike)):
+        raise ArgumentError(f"expected the name of a file to read, got {type(path).__name__}")
     text = str(path)
     if text.startswith(PREFIX):
         name = text.removeprefix(PREFIX)

@@ -153,6 +153,8 @@ class TailTruncation:
         if self._spacing == "geometric" and self._num_steps is None:
             raise ArgumentError('spacing "geometric" needs num_steps')
         if self._optimizer is not None:
+            if not hasattr(self._optimizer, "param_groups"):
+                raise ArgumentError(f"expected one optimiser, got {type(self._optimizer).__name__}")
             trained = {id(entry) for group in self._optimizer.param_groups for entry in group["params"]}
             if not any(id(parameter) in trained for parameter in model.parameters()):
                 raise ArgumentError(
