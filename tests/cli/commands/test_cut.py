@@ -21,6 +21,13 @@ def test_levels_are_packed_listed_and_cut(tailcut: Tailcut, packed: Path, tmp_pa
     assert "take what is whole: tailcut cut, --level" in torn.err
 
 
+def test_statistics_of_levels_are_advised_by_options(tailcut: Tailcut, tmp_path: Path) -> None:
+    out = tmp_path / "a.tailcut"
+    warned = tailcut("pack", "zoo:resnet18-2688", "--levels", "0.5", "-o", out)
+    assert warned.code == 0
+    assert "spoils the smaller ones: tailcut compress --levels measures them" in warned.err
+
+
 def test_bad_levels(tailcut: Tailcut, packed: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.tailcut"
     refused = tailcut("cut", packed, "--level", "2", "-o", out)
