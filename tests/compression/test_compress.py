@@ -179,3 +179,25 @@ def test_weights_that_hooks_computed_with_gradients(tmp_path: Path) -> None:
     with rate.rounded():
         (model(inputs).square().mean() + rate()).backward()
     assert rate.save(path, inputs, num_gradients=8).file_bytes <= 500
+
+
+def test_weights_that_no_coarse_step_leaves_finite(tmp_path: Path) -> None:
+    """Weight normalisation divides by the norm of what is rounded: where all of it is rounded away, 0 by 0."""
+
+    def plain() -> nn.Sequential:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(8, 16)), nn.ReLU(), nn.Linear(16, 4))
+
+    model, inputs = plain(), torch.randn(64, 8)
+    usual = model(inputs).detach()
+
+    def metric(network: nn.Module) -> float:
+        with torch.no_grad():
+            return -float((network(inputs) - usual).abs().max())
+
+    report = compress(model, tmp_path / "a.tailcut", inputs, max_drop=0.05, evaluate=metric, num_gradients=8)
+    assert report.metric is not None
+    assert report.metric >= -0.05
+    assert report.metric == metric(tailcut.load(tmp_path / "a.tailcut", into=plain()))
+    with pytest.raises(ArgumentError, match="no finite numbers at 0: ask for more bytes, or a finer step"):
+        compress(model, tmp_path / "b.tailcut", inputs, step=100.0, num_gradients=8)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tailcut.compression.batches import Batches, input_batches
-from tailcut.compression.correction import MAX_INPUTS, corrected, write_numbers
+from tailcut.compression.correction import MAX_INPUTS, CoarseStepError, corrected, write_numbers
 from tailcut.compression.fisher import GRADIENT_BATCH, measure_sensitivity
 from tailcut.compression.refit import Refit
 from tailcut.errors import ArgumentError
@@ -235,6 +235,9 @@ class _Work:
             middle = (coarse + fine) // 2
             try:
                 content, network = self.content(step_size(middle))
+            except CoarseStepError:
+                coarse = middle
+                continue
             except ArgumentError:  # too fine to be coded
                 fine = middle
                 continue

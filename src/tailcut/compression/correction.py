@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from tailcut.compression.refit import Refit, before
+from tailcut.errors import ArgumentError
 from tailcut.format.network.tensors import current_tensors
 from tailcut.weights.access import deepcopied
 
@@ -24,6 +25,10 @@ LEAST_RATIO = 1 / 4
 Norm = nn.modules.batchnorm._NormBase
 Linear = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 Moments = tuple[Tensor, Tensor]
+
+
+class CoarseStepError(ArgumentError):
+    """The rounded network has numbers that are not finite: a finer step is needed."""
 
 
 def corrected(
@@ -42,6 +47,9 @@ def corrected(
         rounded: name -> numbers of the rounded network, flat; coefficients under the plain name of their tensor.
         inputs: batches of training inputs.
         refit: of the weights that are fitted; they are rounded anew. None leaves them as they are.
+
+    Raises:
+        CoarseStepError: the rounded network has outputs of a layer, or inputs of a norm, that are not finite.
     """
     result = deepcopied(model)
     if refit is None and not any(map(_movable, model.modules())):
@@ -152,6 +160,10 @@ def _moving(model: nn.Module, wanted: Mapping[str, Moments]) -> Iterator[None]:
             return
         module, (mean, variance) = modules[name], wanted[name]
         found_mean, found_variance = _moments(x)
+        if not bool(found_mean.isfinite().all()):
+            raise CoarseStepError(
+                f"rounded so coarsely, the network has no finite numbers at {name}: ask for more bytes, or a finer step"
+            )
         if _has_statistics(module):
             running_mean, running_var = _movable(module)
             running_mean += (found_mean - mean).to(running_mean)
