@@ -201,3 +201,15 @@ def test_weights_that_no_coarse_step_leaves_finite(tmp_path: Path) -> None:
     assert report.metric == metric(tailcut.load(tmp_path / "a.tailcut", into=plain()))
     with pytest.raises(ArgumentError, match="no finite numbers at 0: ask for more bytes, or a finer step"):
         compress(model, tmp_path / "b.tailcut", inputs, step=100.0, num_gradients=8)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+def test_layers_without_numbers_stay_empty(tmp_path: Path) -> None:
+    class Empty(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(4, 4)
+            self.rows, self.columns = nn.Linear(4, 0), nn.Linear(0, 4)
+
+    compress(Empty(), tmp_path / "a.tailcut", torch.randn(16, 4), step=0.01, num_gradients=8)
+    again = tailcut.load(tmp_path / "a.tailcut", into=Empty())
+    assert [tuple(again.get_parameter(f"{name}.weight").shape) for name in ("rows", "columns")] == [(0, 4), (4, 0)]

@@ -65,7 +65,7 @@ def _is_plain(layer: Layer) -> bool:
     """Return whether all rows of its weight meet the same inputs, at places that its settings tell."""
     if not isinstance(layer, nn.Linear) and (layer.groups > 1 or not isinstance(layer.padding, tuple)):
         return False
-    return layer.weight[0].numel() <= MAX_ROW
+    return layer.weight.numel() > 0 and layer.weight[0].numel() <= MAX_ROW
 
 
 class _Moments:
