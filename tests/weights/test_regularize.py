@@ -1,6 +1,7 @@
 import copy
 import json
 import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -593,6 +594,14 @@ def test_to_dense_copies(trained: ResNet) -> None:
             value.zero_()
     assert same_state(state(trained), before)
     assert record_of(trained).edits
+
+
+def test_to_dense_says_what_cannot_be_copied() -> None:
+    model = nn.Linear(4, 4)
+    vars(model)["lock"] = threading.Lock()
+    regularize(model)
+    with pytest.raises(ArgumentError, match="the network cannot be copied: cannot pickle"):
+        to_dense(model)
 
 
 def test_to_dense_leaves_nothing_of_tailcut(trained: ResNet) -> None:

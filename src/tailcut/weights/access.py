@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -120,8 +121,16 @@ def computed_attributes(model: nn.Module) -> list[torch.Tensor]:
 
 
 def deepcopied(model: nn.Module) -> nn.Module:
-    """Return a deepcopy of `model`, also where `copy.deepcopy` refuses a computed tensor; the model is not changed."""
-    return copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in computed_attributes(model)})
+    """Return a deepcopy of `model`, also where `copy.deepcopy` refuses a computed tensor; the model is not changed.
+
+    Raises:
+        ArgumentError: a module of it cannot be copied.
+    """
+    memo: dict[int, Any] = {id(tensor): tensor.detach().clone() for tensor in computed_attributes(model)}
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise ArgumentError(f"the network cannot be copied: {error}") from error
 
 
 def _walk(model: nn.Module) -> Iterator[tuple[str, Truncation, parametrize.ParametrizationList]]:
