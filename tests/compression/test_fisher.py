@@ -28,6 +28,16 @@ def test_of_a_linear_classifier() -> None:
     assert found.curvature["1.bias"] == pytest.approx(float(by_output.mean()), rel=0.05)
 
 
+def test_tokens_of_a_language_model_each_have_their_class() -> None:
+    """Of the shift: the mean over inputs of the tokens' p (1 - p), summed; there are fewer tokens than classes."""
+    torch.manual_seed(0)
+    model, ids = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 9)), torch.randint(0, 9, (64, 5))
+    found = measure_sensitivity(model, [ids], num_gradients=4000)
+    with torch.no_grad():
+        p = functional.softmax(model(ids), -1)
+    assert found.curvature["1.bias"] == pytest.approx(float((p * (1 - p)).sum(1).mean()), rel=0.05)
+
+
 def test_of_batch_norm_statistics_by_finite_differences() -> None:
     torch.manual_seed(0)
     norm = nn.BatchNorm1d(3)

@@ -53,7 +53,8 @@ def measure_sensitivity(
         num_gradients: gradients to average, each of 8 inputs. A few hundred are enough for the steps of the tensors;
             for rounding with error feedback about as many as there are numbers are best.
         loss: (outputs, generator of random numbers) -> the loss of the outputs, summed over the inputs, for targets
-            drawn from what the network itself believes. None: classes along axis 1 by the softmax, of each pixel;
+            drawn from what the network itself believes. None: classes along axis 1 by the softmax, of each pixel, or
+            along the last axis, of each token, where whole numbers (batch, tokens) give (batch, tokens, classes);
             where there is one channel only, normal noise.
         seed: of the draws.
 
@@ -79,7 +80,8 @@ def measure_sensitivity(
         with evaluating(model), torch.enable_grad():
             forward = fuse(model) if tensors.coefficients else model
             for batch in logged(islice(cycle(batches), num_gradients), "gradients", num_gradients):
-                drawn = (loss or _drawn_loss)(_outputs(forward, batch), generator)
+                outputs = _outputs(forward, batch)
+                drawn = loss(outputs, generator) if loss else _drawn_loss(_classes_second(outputs, batch), generator)
                 _check_loss(drawn)
                 gradients = torch.autograd.grad(drawn, sums.parameters, allow_unused=True)
                 sums.add(gradients, len(batch))
@@ -127,7 +129,8 @@ def _outputs(forward: Callable[[Tensor], object], batch: Tensor) -> object:
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         kind = str(batch.dtype).removeprefix("torch.")
         raise ArgumentError(
-            f"the network cannot take inputs of shape {tuple(batch.shape)} and type {kind}: {first_line(error)}"
+            f"the network cannot take inputs of shape {tuple(batch.shape)} and type {kind}: {first_line(error)}. "
+            "Of a batch that is a tuple the first part counts; wrap a network of several inputs, so that it takes one"
         ) from error
 
 
@@ -139,6 +142,14 @@ def _check_loss(drawn: object) -> None:
         raise ArgumentError(
             "the loss has no gradient: are the network's outputs whole numbers, detached, or made under torch.no_grad?"
         )
+
+
+def _classes_second(outputs: object, batch: Tensor) -> object:
+    """Return the outputs with their classes along axis 1: those of language models lie along the last one."""
+    is_of_tokens = batch.ndim == 2 and not batch.is_floating_point()
+    if is_of_tokens and isinstance(outputs, Tensor) and outputs.ndim == 3 and outputs.shape[:2] == batch.shape:
+        return outputs.movedim(2, 1)
+    return outputs
 
 
 def _drawn_loss(outputs: object, generator: torch.Generator) -> Tensor:

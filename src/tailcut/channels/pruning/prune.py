@@ -143,8 +143,8 @@ def _prune(
             plan, after = _cut_what_runs(model, inputs, planner, refused=plan, why=why)
     if plan.removed and graph.trace.idle:
         _log.warning(
-            "did not run on the example input: %s; where another input runs them, they may not take what is left of the "
-            "channels before them. Prune with an input that runs them, or name the layers before them in ignore.",
+            "did not run on the example input: %s; where another input runs them, they may not take what is left of "
+            "the channels before them. Prune with an input that runs them, or name the layers before them in ignore.",
             ", ".join(graph.trace.idle),
         )
     left_macs = after if after is not None and has_own else _macs(model, inputs, graph)
