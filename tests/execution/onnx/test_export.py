@@ -16,6 +16,7 @@ from PIL import Image
 from tests.execution.networks import MobileNetV2, ViT, resnet18
 from tests.small_coco import TINY
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tailcut.errors import ArgumentError, MissingExtraError, StructureError
 from tailcut.execution import fuse
@@ -350,3 +351,31 @@ def test_a_count_of_numbers_takes_no_second_export(tmp_path: Path, monkeypatch: 
     (found,) = onnxruntime.InferenceSession(tmp_path / "a.onnx").run(None, {"x": images.numpy()})
     with torch.no_grad():
         np.testing.assert_allclose(found, model(images).numpy(), atol=1e-5)
+
+
+class AsksForSizes(nn.Module):
+    """What torch.export keeps of a branch is the side that the example takes."""
+
+    def __init__(self, ask: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.ask = ask
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.ask(self.conv(x))
+
+
+ASKING: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, int], tuple[str | int, str | int]]] = {
+    "wide enough": (lambda y: y.relu() if y.shape[-1] > 14 else -y, (15, 13), ("height", 13)),
+    "too narrow": (lambda y: y.relu() if y.shape[-1] > 14 else -y, (15, 28), ("height", 28)),
+    "odd": (lambda y: functional.pad(y, (0, 1)) if y.shape[-1] % 2 else y, (15, 28), ("height", 28)),
+    "windows": (lambda y: functional.avg_pool2d(functional.max_pool2d(y, 2), y.shape[-1] // 2), (8, 8), ("height", 8)),
+    "no branch": (lambda y: functional.max_pool2d(y.relu(), 2), (15, 28), ("height", "width")),
+}
+
+
+@pytest.mark.parametrize("name", ASKING)
+def test_sizes_that_the_code_asks_for_stay_fixed(name: str, tmp_path: Path) -> None:
+    ask, size, wanted = ASKING[name]
+    report = export_onnx(AsksForSizes(ask).eval(), tmp_path / "a.onnx", example_input=torch.rand(2, 3, *size))
+    assert report.inputs == {"x": ("batch", 3, *wanted)}

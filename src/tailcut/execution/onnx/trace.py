@@ -29,13 +29,13 @@ def trace(dense: nn.Module, call: Call, *, opset: int, dynamic: bool, tell: Tell
     tell("running the example")
     outputs = call.outputs(dense)
     example = call.tensors
-    open_axes: set[Axis] = set()
+    groups: list[list[Axis]] = []
     if dynamic:
         tell("finding the sizes that may vary")
         example = _doubled(dense, call)
-        open_axes = _open_axes(dense, call, example)
+        groups = _open_axes(dense, call, example)
     try:
-        program = _program(Flat(dense, call), example, open_axes, opset, tell)
+        program = _program(Flat(dense, call), example, groups, opset, tell)
     except TailcutError:
         raise
     except Exception as error:
@@ -47,9 +47,16 @@ def trace(dense: nn.Module, call: Call, *, opset: int, dynamic: bool, tell: Tell
     return program
 
 
-def _program(network: Flat, example: Sequence[Tensor], open_axes: Collection[Axis], opset: int, tell: Tell) -> ir.Model:
+def _program(
+    network: Flat, example: Sequence[Tensor], groups: Sequence[Sequence[Axis]], opset: int, tell: Tell
+) -> ir.Model:
     tell("tracing")
+    open_axes = {axis for group in groups for axis in group}
     traced = _exported(network, example, open_axes)
+    branched = [group for group in groups if _is_branched(network, traced, example, group)]
+    if branched:  # what torch.export recorded as conditions, ONNX cannot check
+        open_axes = open_axes.difference(*branched)
+        traced = _exported(network, example, open_axes)
     lower_locally(traced)
     tell("converting")
     options = {"dynamo": True, "optimize": False, "opset_version": opset, "verbose": False}
@@ -73,6 +80,46 @@ def _exported(
     return torch.export.export(network, tuple(example), dynamic_shapes=(shapes,), strict=False)
 
 
+def _is_branched(
+    network: Flat, traced: torch.export.ExportedProgram, example: Sequence[Tensor], axes: Sequence[Axis]
+) -> bool:
+    """Return whether the program holds for the example's size alone, since the network's code asks for sizes."""
+    inputs = [node.meta["val"].shape for node in traced.graph.find_nodes(op="placeholder")][-len(example) :]
+    sizes = [inputs[n][axis] for n, axis in axes]
+    symbols = [size.node.expr for size in sizes if isinstance(size, torch.SymInt)]
+    if not symbols:
+        return False
+    if any(traced.range_constraints[one].upper.is_Integer for one in symbols if one in traced.range_constraints):
+        return True
+    # A size of other parity first, as code pads what is odd; twice last, since it takes the longest.
+    for resized in (
+        _resized(example, axes, twice=False, other_parity=True),
+        *(_resized(example, axes, twice=twice) for twice in (False, True)),
+    ):
+        if any(resized[n].shape[axis] <= 1 for n, axis in axes):  # torch.export takes a size of one as fixed
+            continue
+        wanted, found = _results(network, resized), _results(traced.module(check_guards=False), resized)
+        if wanted is not None:
+            return found is None or not all(map(_is_close, found, wanted))
+    return False
+
+
+def _results(network: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
+    """Return what the network gives; None if it does not take such inputs."""
+    try:
+        with torch.no_grad():
+            return tuple(network(*inputs))
+    except Exception:  # noqa: BLE001 -- any error of the user's code
+        return None
+
+
+def _is_close(found: Tensor, wanted: Tensor) -> bool:
+    if found.shape != wanted.shape:
+        return False
+    scale = wanted.double().abs().max() if wanted.numel() else 0.0
+    return torch.allclose(found.double(), wanted.double(), rtol=0, atol=1e-3 * float(scale), equal_nan=True)
+
+
 def _doubled(dense: nn.Module, call: Call) -> tuple[Tensor, ...]:
     """Return the example; with a batch of one, twice, since the tracer takes a size of one as fixed."""
     batches = [value.shape[0] for value in call.tensors if value.ndim > 0]
@@ -80,21 +127,21 @@ def _doubled(dense: nn.Module, call: Call) -> tuple[Tensor, ...]:
     return twice if set(batches) == {1} and call.problem(dense, twice) is None else call.tensors
 
 
-def _open_axes(dense: nn.Module, call: Call, example: Sequence[Tensor]) -> set[Axis]:
-    """Return the axes whose size may differ: alone, or with others, such as a batch with a batch.
+def _open_axes(dense: nn.Module, call: Call, example: Sequence[Tensor]) -> list[list[Axis]]:
+    """Return the axes whose size may differ: alone, or in groups, such as a batch with a batch.
 
     The tracer knows conditions on single sizes, but not, for example, that height times width must be 784; and each
     size that need not be open saves it much time.
     """
     closed = [(n, axis) for n, value in enumerate(example) for axis in range(value.ndim) if value.shape[axis] != 1]
-    found: set[Axis] = set()
+    found: list[list[Axis]] = []
     for groups in (_alone, _of_equal_size, _in_equal_place, _together):
         for axes in groups(example, closed):
             # Half comes first: it is run in less time.
             resized = (_resized(example, axes, twice=twice) for twice in (False, True))
             if any(call.problem(dense, other) is None for other in resized):
-                found.update(axes)
-        closed = [axis for axis in closed if axis not in found]
+                found.append(axes)
+        closed = [axis for axis in closed if not any(axis in group for group in found)]
     return found
 
 
@@ -121,11 +168,15 @@ def _together(example: Sequence[Tensor], axes: Sequence[Axis]) -> Iterator[list[
         yield list(axes)
 
 
-def _resized(example: Sequence[Tensor], axes: Sequence[Axis], *, twice: bool) -> list[Tensor]:
+def _resized(
+    example: Sequence[Tensor], axes: Sequence[Axis], *, twice: bool, other_parity: bool = False
+) -> list[Tensor]:
+    """Return the example with half or twice the sizes; with half less one where that is needed for the other parity."""
     resized = list(example)
     for n, axis in axes:
         value = resized[n]
-        half = value.narrow(axis, 0, value.shape[axis] // 2)
+        size = value.shape[axis] // 2
+        half = value.narrow(axis, 0, size - (other_parity and size % 2 == value.shape[axis] % 2))
         resized[n] = torch.cat([value, value], dim=axis) if twice else half
     return resized
 
