@@ -95,3 +95,16 @@ def test_a_metric_that_is_none(evaluate: Any, message: str, tmp_path: Path) -> N
 def test_a_number_of_gradients_that_is_none(count: Any) -> None:
     with pytest.raises(ArgumentError, match="num_gradients must be a positive integer, got"):
         tailcut.measure_sensitivity(sound(), FITTING, num_gradients=count)
+
+
+def test_what_no_step_allows_is_not_blamed_on_the_metric(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="metadata"):
+        tailcut.compress(
+            sound(),
+            tmp_path / "a.tailcut",
+            FITTING,
+            max_drop=0.1,
+            evaluate=lambda network: 1.0,
+            num_gradients=8,
+            metadata={"a": "x" * 100_000},
+        )

@@ -123,6 +123,9 @@ def test_bad_arguments() -> None:
         tailcut.NestedLevels(nn.Linear(3, 3), (0.5,))
     with pytest.raises(ArgumentError, match="levels must rise"):
         tailcut.NestedLevels(network(), (0.5, 0.2))
+    for one in (0.5, "0.5"):
+        with pytest.raises(ArgumentError, match=r"levels must be a list of parts, such as \(0.25, 0.5\); got '?0.5"):
+            tailcut.NestedLevels(network(), one)  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="whole must be"):
         tailcut.NestedLevels(network(), (0.5,), whole=1.0)
     with pytest.raises(ArgumentError, match="from 1 to 2"), tailcut.NestedLevels(network(), (0.5,)).at(3):

@@ -231,6 +231,7 @@ class _Work:
     def step_as_good(self, evaluate: Callable[[nn.Module], float], least: float) -> float:
         """Return the coarsest step that was tried whose network reaches that metric."""
         fine, coarse, best = FINEST, COARSEST, None
+        refused, is_measured = None, False
         while coarse - fine > 1:
             middle = (coarse + fine) // 2
             try:
@@ -238,9 +239,10 @@ class _Work:
             except CoarseStepError:
                 coarse = middle
                 continue
-            except ArgumentError:  # too fine to be coded
-                fine = middle
+            except ArgumentError as error:  # too fine to be coded
+                fine, refused = middle, error
                 continue
+            is_measured = True
             metric = _metric(evaluate, network)
             _log.info("%s bytes: %.4f", f"{len(content):,}", metric)
             if metric >= least:
@@ -248,6 +250,8 @@ class _Work:
             else:
                 coarse = middle
         if best is None:
+            if refused is not None and not is_measured:
+                raise refused
             raise ArgumentError(f"no step keeps the metric at {least:.4f} or more: is evaluate= the same each time?")
         return best
 

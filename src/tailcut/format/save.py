@@ -3,7 +3,7 @@
 import logging
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -202,7 +202,7 @@ def pack(
     """Return the bytes of the file and the tensors in it; see `save`."""
     model = without_views(model)
     kinds = _Kinds.of(dtype, other_dtype)
-    parts = parts_of(levels) if len(levels) else ()
+    parts = () if isinstance(levels, Sized) and len(levels) == 0 else parts_of(levels)
     if calibration is not None and not parts:
         raise ArgumentError("calibration is for a file with levels=")
     if not kinds.quantizes and (step, max_bytes, sensitivity) != (None, None, None):

@@ -1,6 +1,6 @@
 """Counts of coefficients in the levels of a progressive network: each has so many parts of the level above."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import reduce
 
 from tailcut.errors import ArgumentError
@@ -24,6 +24,8 @@ def parts_of(fractions: Sequence[float]) -> tuple[int, ...]:
     Raises:
         ArgumentError: they do not rise from above 0 to below 1, or are too many or too close.
     """
+    if not isinstance(fractions, Iterable) or isinstance(fractions, str):
+        raise ArgumentError(f"levels must be a list of parts, such as (0.25, 0.5); got {fractions!r}")
     shown = ", ".join(f"{fraction!r}" for fraction in fractions)
     numbers = [fraction for fraction in fractions if isinstance(fraction, (int, float)) and 0 < fraction < 1]
     if not numbers or len(numbers) < len(fractions) or sorted(set(numbers)) != list(numbers):
