@@ -28,6 +28,16 @@ def test_a_file_over_a_thin_link(tmp_path: Path) -> None:
     assert not (tmp_path / "not.tailcut").exists()
 
 
+def test_packets_of_an_earlier_split_do_not_stay_among_the_new_ones(tmp_path: Path) -> None:
+    others = {"unet-759-float16-12.packet", "unet-759-float16-0123.txt", "lenet5-776-000.packet", "unet-759-000.packet"}
+    assert len(split_file(NAME, tmp_path, packet_bytes=100).files) == 16
+    for name in others:
+        (tmp_path / name).write_text("mine")
+    report = split_file(NAME, tmp_path, packet_bytes=200)
+    assert {path.name for path in tmp_path.iterdir()} == {*report.files, *others}
+    join_files([tmp_path / name for name in report.files], tmp_path / "again.tailcut")
+
+
 def test_only_sound_files_are_split(tmp_path: Path) -> None:
     content = bytearray(read_file(NAME))
     content[100] ^= 1

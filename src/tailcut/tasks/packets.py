@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,8 @@ class QRReport(Report):
 def split_file(path: str | Path, folder: str | Path, *, packet_bytes: int) -> SplitReport:
     """Split a `.tailcut` file into packets, one file each: `NAME-000.packet`, ...
 
+    Packets that an earlier split of that name left in the folder are replaced, or deleted where there are fewer now.
+
     Args:
         path: the file, or "zoo:NAME".
         folder: where the packets go; made if it is not there.
@@ -112,6 +115,9 @@ def split_file(path: str | Path, folder: str | Path, *, packet_bytes: int) -> Sp
     names = tuple(f"{stem}-{number:0{digits}d}{SUFFIX}" for number in range(len(packets)))
     for name, packet in zip(names, packets, strict=True):
         write_atomically(folder / name, packet)
+    for left in folder.iterdir():  # beside the new ones they would be packets of another file to `join`
+        if left.name not in names and re.fullmatch(rf"{re.escape(stem)}-\d{{3,}}{re.escape(SUFFIX)}", left.name):
+            left.unlink()
     return SplitReport(str(folder), names, len(content), max(map(len, packets)), sum(map(len, packets)))
 
 
