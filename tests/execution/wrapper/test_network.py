@@ -222,6 +222,19 @@ def test_a_trace_is_that_of_the_source(gradients: bool) -> None:
         torch.testing.assert_close(traced(x[:2]), model(x[:2]))
 
 
+@pytest.mark.filterwarnings("ignore:.*:FutureWarning")  # torch's own, about its tables of types for export
+def test_an_exported_program_is_that_of_the_source() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1)).eval()
+    tailcut.regularize(model, num_kept=20)
+    x = torch.randn(1, 3, 96, 96)
+    fused = fuse(model, x)
+    assert "fused" in strategies_of(fused).values()
+    program, wanted = (torch.export.export(network, (x,)) for network in (fused, model))
+    operations = [[node.target for node in one.graph.nodes if node.op == "call_function"] for one in (program, wanted)]
+    assert operations[0] == operations[1]
+    torch.testing.assert_close(program.module()(x), model(x))
+
+
 def test_reports_need_a_forward() -> None:
     fused = fuse(nn.Linear(3, 3))
     with pytest.raises(ArgumentError, match="example_input"):

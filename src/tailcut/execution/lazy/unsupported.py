@@ -44,8 +44,8 @@ def is_transformed() -> bool:
 
 
 def is_traced() -> bool:
-    """Return whether `torch.jit.trace` writes down what is done."""
-    return torch._C._get_tracing_state() is not None
+    """Return whether `torch.jit.trace` or `torch.export` writes down what is done."""
+    return torch._C._get_tracing_state() is not None or torch.compiler.is_exporting()
 
 
 def is_autocast(kind: str) -> bool:
