@@ -107,7 +107,8 @@ def pack(
     """Pack a run, a checkpoint or plain weights.
 
     Nothing is trained here: weights that are cut lose what the coefficients left out have told, and a warning is logged
-    where trained weights lose much.
+    where trained weights lose much. Numbers of a quantised .tailcut file are rounded a second time, to other steps, and
+    a warning is logged, where no other `dtype` is given.
 
     Args:
         source: a .tailcut file or "zoo:NAME"; a run folder (its newest checkpoint is packed) or a checkpoint of a run;
@@ -151,6 +152,7 @@ def pack(
         found = _Source(network)
         if not has_coefficients and not plain:
             found.cut = regularize(network, keep_ratio=keep_ratio, num_kept=num_kept, warn=False)
+    rounds_again = is_file and dtype is None and (max_bytes, step) == (None, None) and found.dtype == QUANTIZED_DTYPE
     if dtype is None:
         dtype = found.dtype if (max_bytes, step) == (None, None) else QUANTIZED_DTYPE
     if other_dtype is None and dtype != QUANTIZED_DTYPE:
@@ -159,6 +161,13 @@ def pack(
     written = write(found.network, out, dtype=dtype, other_dtype=other_dtype, **settings)
     if found.cut is not None:
         _warn_of_loss(found.cut)
+    if rounds_again:
+        logger.warning(
+            "%s holds quantised numbers, which were rounded a second time, to other steps, so expect the network to be "
+            "less accurate. Pack or compress the network that it was made of, or keep its numbers in more bytes: "
+            "--dtype float32",
+            source,
+        )
     return PackReport(**vars(written), regularization=found.cut)
 
 
