@@ -314,6 +314,14 @@ def test_bad_arguments_are_told_and_nothing_is_written(options: dict[str, Any], 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_where_no_file_can_lie_is_told_before_the_export(tmp_path: Path) -> None:
+    stages: list[str] = []
+    for path in (tmp_path / "missing" / "a.onnx", tmp_path):
+        with pytest.raises(ArgumentError, match="cannot write"):
+            export_onnx(create_model("lenet5"), path, tell=stages.append)
+    assert stages == []
+
+
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else real(name))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from tailcut.errors import ArgumentError, MissingExtraError, StructureError
-from tailcut.files import write_atomically
+from tailcut.files import check_output_path, write_atomically
 from tailcut.inputs.detection.detectors import Detector
 from tailcut.inputs.stem.replace import image_shape
 from tailcut.printing import Report, silenced, table
@@ -136,6 +136,7 @@ def export_onnx(
     from tailcut.execution.onnx.call import Call
     from tailcut.execution.onnx.trace import trace
 
+    check_output_path(path)  # the export takes up to minutes
     _check_opset(opset)
     source = without_views(model)
     if isinstance(source, Detector):
