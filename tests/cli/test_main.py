@@ -172,7 +172,17 @@ def test_words_default_to_those_of_the_process(
     assert isinstance(sys.stdout, io.TextIOBase)
 
 
-@pytest.mark.parametrize("words", [("dct", "a.png", "-o", ""), ("train", "demo/digits", "--out="), ("check", "")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("dct", "a.png", "-o", ""),
+        ("train", "demo/digits", "--out="),
+        ("check", ""),
+        ("inspect", ""),
+        ("join", "a.packet", "", "-o", "a.tailcut"),
+        ("predict", "zoo:lenet5-776", ""),
+    ],
+)
 def test_a_name_that_is_empty_is_not_the_current_folder(
     words: tuple[str, ...], tailcut: Tailcut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,6 +79,22 @@ COMMANDS = (
 )
 
 OK, FAILED, BAD_USAGE = 0, 1, 2
+# Arguments of the commands that name files or folders.
+PATHS = (
+    "out",
+    "folder",
+    "file",
+    "files",
+    "path",
+    "paths",
+    "source",
+    "first",
+    "second",
+    "image",
+    "images",
+    "networks",
+    "recipe",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -103,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(stop.code or 0)
     prog = f"tailcut {arguments.command}"
     try:
-        if "" in (getattr(arguments, "out", None), getattr(arguments, "folder", None)):  # else the current folder
+        if "" in _paths_in(arguments):  # else the current folder
             raise ArgumentError("expected the name of a file or folder, got none: is a variable of the shell not set?")
         limits = command_line_limit(arguments.max_parameters, allow_non_finite=arguments.allow_non_finite)
         with messages_on_stderr(), limits:
@@ -148,6 +164,12 @@ def _parser() -> argparse.ArgumentParser:
     for command in COMMANDS:
         command.add_parser(commands)
     return parser
+
+
+def _paths_in(arguments: argparse.Namespace) -> list[object]:
+    """Return what is given as the name of a file or folder."""
+    values = [getattr(arguments, name, None) for name in PATHS]
+    return [part for value in values for part in (value if isinstance(value, list) else [value])]
 
 
 def _fail(prog: str, error: BaseException, code: int, *, as_json: bool) -> int:
