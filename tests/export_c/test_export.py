@@ -216,6 +216,9 @@ def test_bad_examples(tmp_path: Path) -> None:
         export_c(nn.Conv2d(1, 1, 1), tmp_path)
     with pytest.raises(StructureError, match="cannot be exported"):
         export_c(model, tmp_path, size=(14, 14))
+    for size in ((0, 28), (28, 65_536), (60_000, 60_000)):
+        with pytest.raises(ArgumentError, match=r"expected a height and a width of 1 to 65,535"):
+            export_c(model, tmp_path, size=size)
 
 
 def test_bad_arguments_and_another_arena_of_the_same_size(tmp_path: Path) -> None:

@@ -34,6 +34,12 @@ def test_masks_are_made_of_wide_and_upright_photos() -> None:
     assert [program.input_shape for program in page_network(model, (64, 64)).programs] == [(3, 64, 64)]
 
 
+@pytest.mark.parametrize("size", [(0, 64), (64, 65_536), (60_000, 60_000)])
+def test_sizes_that_no_input_has_are_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(ArgumentError, match="expected a height and a width of 1 to 65,535"):
+        page_network(tailcut.load("zoo:unet-759-float16"), size)
+
+
 @pytest.mark.parametrize("name", ["gan-64383", "vae-97134"])
 def test_generators_make_images_of_codes(name: str) -> None:
     model = tailcut.load(f"zoo:{name}")

@@ -18,8 +18,8 @@ from tailcut.export_c.integer import memory as integer_memory
 from tailcut.export_c.integer import tables as integer_tables
 from tailcut.export_c.integer import writing as integer_writing
 from tailcut.export_c.integer.program import IntegerProgram, integer_program
-from tailcut.export_c.lowering import KeptTensor, Lowering
-from tailcut.export_c.memory import plan
+from tailcut.export_c.lowering import MAX_SIZE, KeptTensor, Lowering
+from tailcut.export_c.memory import MAX_ARENA, plan
 from tailcut.export_c.operations import HANDLERS
 from tailcut.export_c.pooling import pool_outputs
 from tailcut.export_c.program import Program
@@ -312,8 +312,9 @@ def _example(model: nn.Module, example: Tensor | None, size: tuple[int, int] | N
         if pixels:
             shape = (1, *(image_shape(model) or shape[1:]))
         if size is not None:
-            if len(shape) != 4 or min(size) < 1:
-                raise ArgumentError(f"size={size} is for networks that read maps, of at least 1 x 1")
+            if len(shape) != 4:
+                raise ArgumentError(f"size={size} is for networks that read maps")
+            check_size(shape[1], size)
             shape = (1, shape[1], *size)
         example = torch.rand(1, *shape[1:])
     if example.ndim not in (2, 4) or example.shape[0] != 1:
@@ -321,6 +322,15 @@ def _example(model: nn.Module, example: Tensor | None, size: tuple[int, int] | N
             f"expected an example (1, channels, height, width) or (1, features), got {tuple(example.shape)}"
         )
     return example.cpu().float()
+
+
+def check_size(channels: int, size: tuple[int, int]) -> None:
+    """Raise `ArgumentError` if no input of C code has this height and width, before memory is taken for one."""
+    if min(size) < 1 or max(size) > MAX_SIZE or channels * math.prod(size) > MAX_ARENA:
+        raise ArgumentError(
+            f"size={size}: expected a height and a width of 1 to {MAX_SIZE:,}, and at most {MAX_ARENA:,} numbers in "
+            f"the {channels} channels of the input"
+        )
 
 
 def _largest_maps(graph: torch.fx.Graph, constants: set[str]) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tailcut.errors import ArgumentError
 from tailcut.evaluation.generation import GENERATORS, ImagesOfCodes, Sampler
 from tailcut.evaluation.pixel_inputs import image_shape
-from tailcut.export_c.export import lower, reading_pixels, refuse_detector
+from tailcut.export_c.export import check_size, lower, reading_pixels, refuse_detector
 from tailcut.export_c.program import Program
 from tailcut.structure import example_shape, name_of, source_of, without_views
 from tailcut.weights import to_dense
@@ -47,7 +47,8 @@ def page_network(model: nn.Module, size: tuple[int, int] | None = None) -> PageN
             are made of upright and of wide photos: their height and width are swapped for a second program.
 
     Raises:
-        ArgumentError: the network is of no registered family, or gives neither classes nor masks nor images.
+        ArgumentError: the network is of no registered family, or gives neither classes nor masks nor images; or no
+            input has this size.
         StructureError: a layer has no form in C (the message names it), or the network is a detector.
     """
     model = without_views(model)
@@ -63,8 +64,10 @@ def page_network(model: nn.Module, size: tuple[int, int] | None = None) -> PageN
     shape = image_shape(model)
     if shape is None or example_shape(model) is None:
         raise ArgumentError(
-            "a page needs a network of a registered family, which gives the channels and the size of its images"
+            "a page needs a network of a registered family that reads images, which gives their channels and size"
         )
+    if size is not None:
+        check_size(shape[0], size)
     named, model, dense = model, reading_pixels(model), reading_pixels(dense)
     programs = [_lowered(model, dense, torch.rand(1, shape[0], *(size or shape[1:])))]
     kind = _kind(programs[0])

@@ -173,8 +173,8 @@ def _image_shape(model: nn.Module) -> tuple[int, int, int]:
     shape = image_shape(model)
     if shape is None:
         raise ArgumentError(
-            "predict needs a network of a registered family, which gives the channels and the size of its "
-            "images; load a network of your own class in Python and call it there"
+            "predict needs a network of a registered family that reads images, which gives their channels and size; "
+            "load any other network in Python and call it there"
         )
     return shape
 
