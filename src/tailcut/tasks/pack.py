@@ -162,12 +162,7 @@ def pack(
     if found.cut is not None:
         _warn_of_loss(found.cut)
     if rounds_again:
-        logger.warning(
-            "%s holds quantised numbers, which were rounded a second time, to other steps, so expect the network to be "
-            "less accurate. Pack or compress the network that it was made of, or keep its numbers in more bytes: "
-            "--dtype float32",
-            source,
-        )
+        _warn_of_rounding(source)
     return PackReport(**vars(written), regularization=found.cut)
 
 
@@ -194,6 +189,15 @@ def _warn_of_loss(cut: RegularizationReport) -> None:
             "tailcut train with a recipe whose [start] is these weights and whose [regularization] keeps as few",
             percent(cut.energy_lost_of_trained),
         )
+
+
+def _warn_of_rounding(source: str | Path) -> None:
+    logger.warning(
+        "%s holds quantised numbers, which were rounded a second time, to other steps, so expect the network to be "
+        "less accurate. Pack or compress the network that it was made of, or keep its numbers in more bytes: "
+        "--dtype float32",
+        source,
+    )
 
 
 def unpack(file: str | Path, out: str | Path, *, to: Literal["safetensors", "torch"] = "safetensors") -> UnpackReport:
