@@ -2,6 +2,7 @@ import io
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 import tailcut as package
 from tailcut.cli import COMMANDS, main
 from tailcut.errors import ArgumentError, TailcutError
+from tailcut.format.zoo import resolve
 
 Tailcut = Callable[..., Any]
 
@@ -191,3 +193,22 @@ def test_a_name_that_is_empty_is_not_the_current_folder(
     assert told.code == 2
     assert "expected the name of a file or folder, got none" in told.err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words", [("export", "--to", "safetensors"), ("unpack",), ("pack",), ("cut", "--level", "1"), ("report",)]
+)
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_file_is_not_written_over_that_is_read(
+    words: tuple[str, ...], is_link: bool, tailcut: Tailcut, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.tailcut"
+    shutil.copy(resolve("zoo:lenet5-776"), path)
+    content, out = path.read_bytes(), path
+    if is_link:
+        out = tmp_path / "link"
+        out.symlink_to(path)
+    told = tailcut(words[0], path, *words[1:], "-o", out)
+    assert told.code == 2
+    assert "is read, and would be written over" in told.err
+    assert path.read_bytes() == content

@@ -79,7 +79,7 @@ COMMANDS = (
 )
 
 OK, FAILED, BAD_USAGE = 0, 1, 2
-# Arguments of the commands that name files or folders.
+# Arguments of the commands that name files or folders, that of the output first.
 PATHS = (
     "out",
     "folder",
@@ -119,8 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(stop.code or 0)
     prog = f"tailcut {arguments.command}"
     try:
-        if "" in _paths_in(arguments):  # else the current folder
-            raise ArgumentError("expected the name of a file or folder, got none: is a variable of the shell not set?")
+        _check_paths(arguments)
         limits = command_line_limit(arguments.max_parameters, allow_non_finite=arguments.allow_non_finite)
         with messages_on_stderr(), limits:
             import_all(arguments.imports)
@@ -166,10 +165,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _paths_in(arguments: argparse.Namespace) -> list[object]:
-    """Return what is given as the name of a file or folder."""
+def _check_paths(arguments: argparse.Namespace) -> None:
+    """Raise `ArgumentError` if a file or folder has no name, or a file that is read would be written over."""
     values = [getattr(arguments, name, None) for name in PATHS]
-    return [part for value in values for part in (value if isinstance(value, list) else [value])]
+    out, *given = [part for value in values for part in (value if isinstance(value, list) else [value])]
+    if "" in (out, *given):  # else the current folder
+        raise ArgumentError("expected the name of a file or folder, got none: is a variable of the shell not set?")
+    if out is not None and Path(out).is_file():
+        for path in given:
+            if isinstance(path, (str, Path)) and Path(path).exists() and Path(path).samefile(out):
+                raise ArgumentError(f"{out} is read, and would be written over: give the output another name")
 
 
 def _fail(prog: str, error: BaseException, code: int, *, as_json: bool) -> int:
