@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.export_c.integers import check_same
 from tests.export_c.running import compare
 from torch import Tensor, nn
 from torch.nn import functional
 
 from tailcut.errors import StructureError
-from tailcut.export_c import integer_program_of, simulate
+from tailcut.export_c import IntegerNetwork, integer_program_of, simulate
 from tailcut.export_c.export import export_c
 
 CLOSE = 1e-5
@@ -34,6 +35,11 @@ class Of(nn.Module):
 
 def change_a_view(x: Tensor) -> Tensor:
     x[:, :2].relu_()
+    return x
+
+
+def change_a_part(x: Tensor) -> Tensor:
+    x.chunk(2, 1)[0].relu_()
     return x
 
 
@@ -60,6 +66,9 @@ def view_what_changes(x: Tensor) -> Tensor:
         (lambda x: x.to(torch.int32) + 0.5, "to .*: gives int32; C code has float32 alone"),
         (lambda x: torch.div(x, 0.3, rounding_mode="floor"), "div .*: got an unexpected .* 'rounding_mode'"),
         (lambda x: x.clamp(min=x.mean((2, 3), keepdim=True)), "clamp .*: bounds that are tensors"),
+        (lambda x: x.chunk(2, 2)[0], r"chunk .*: parts of \(1, 4, 7, 5\) along axis 2; C code splits channels"),
+        (lambda x: x.flatten(1).split(35, 1)[0], r"split .*: parts of \(1, 140\) along axis 1"),
+        (change_a_part, "relu_ .* changes in place a map that is read by another name"),
         (change_a_view, "relu_ .* changes in place a map that is read by another name"),
         (view_what_changes, "mul_ .* changes in place a map that is read by another name"),
     ],
@@ -123,6 +132,38 @@ def test_a_mean_of_each_channel_gates_its_map(function: Callable[[Tensor], Tenso
     """Squeeze and excitation."""
     difference, _ = compare(Of(function), tmp_path, example_input=X)
     assert difference < CLOSE
+
+
+def check_close(model: nn.Module, folder: Path) -> None:
+    """Outputs in C are those of torch in float64, and in integers those of Python, bit for bit, and near torch's."""
+    difference, _ = compare(model, folder / "float32", example_input=X)
+    assert difference < CLOSE
+    check_same(model, folder / "integer", example_input=X)
+    images = torch.rand(4, *X.shape[1:], generator=torch.Generator().manual_seed(2))
+    found = IntegerNetwork(model)(images)
+    with torch.no_grad():
+        wanted = model.double()(images.double())
+    assert isinstance(found, Tensor)
+    assert (found - wanted).abs().max() < 0.001 * wanted.abs().max()
+
+
+def crossed_halves(x: Tensor) -> Tensor:
+    """Ghost and cross-stage modules: a part goes on, a part is joined again; the map is costly to make twice."""
+    one, two = functional.max_pool2d(x, 2).chunk(2, 1)
+    return torch.cat([two.relu(), one - two, one], 1)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        crossed_halves,
+        lambda x: torch.cat(x.split([1, 3], 1)[::-1], 1),
+        lambda x: x.split(3, 1)[-1],
+        lambda x: torch.cat(x.mean((2, 3)).chunk(3, -1)[::-1], 1),
+    ],
+)
+def test_channels_are_split(function: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
+    check_close(Of(function), tmp_path)
 
 
 def test_means_that_torch_takes_for_a_row_are_refused(tmp_path: Path) -> None:

@@ -38,7 +38,8 @@ LARGEST = float(np.finfo(np.float32).max)
 
 # What these give has the memory of what they take: where one is changed in place, so is the other.
 _RESHAPES = ("flatten", "reshape", "squeeze", "unflatten", "unsqueeze", "view", "_unsafe_view")
-_VIEWS = {"alias", "contiguous", "detach", "dropout", "feature_dropout", "select", "slice", "to", *_RESHAPES}
+_PARTS = ("chunk", "getitem", "select", "slice", "split", "split_with_sizes")
+_VIEWS = {"alias", "contiguous", "detach", "dropout", "feature_dropout", "to", *_PARTS, *_RESHAPES}
 
 
 @dataclass(frozen=True)
@@ -299,6 +300,8 @@ def _numbers_of(stage: Stage) -> list[Any]:
 def _check_same(node: fx.Node, value: Value) -> None:
     """Raise `StructureError` unless a value has the shape and the type of the numbers that its node gives."""
     given = node.meta["val"]
+    if isinstance(given, (list, tuple)):  # parts of a map, which are checked where they are taken
+        return
     if given.dtype != torch.float32:
         raise StructureError(f"gives {str(given.dtype).removeprefix('torch.')}; C code has float32 alone")
     shape, maps = tuple(given.shape), (value.channels, *value.size)

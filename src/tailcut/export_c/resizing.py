@@ -1,6 +1,7 @@
 """Pooling, enlargement, parts of maps, concatenation and other shapes in a program."""
 
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 from torch import fx
@@ -134,6 +135,20 @@ def _slice(
         value = low.stored(value)
     stride = (value.window.stride[0] * (step if axis == 2 else 1), value.window.stride[1] * (step if axis == 3 else 1))
     return resampled(value, node, Resampling.PICK, Window(stride=stride))
+
+
+@HANDLERS.register("chunk", "split", "split_with_sizes")
+def _split(low: Lowering, node: fx.Node, x: fx.Node, sizes: Any, axis: int = 0) -> Value:
+    """Return the whole map, of which `getitem` takes a part."""
+    if axis % rank(x) != 1 or (rank(x) != 4 and low.value(x).size != (1, 1)):
+        raise StructureError(f"parts of {tuple(x.meta['val'].shape)} along axis {axis}; C code splits channels")
+    return low.value(x)
+
+
+@HANDLERS.register("getitem")
+def _getitem(low: Lowering, node: fx.Node, parts: fx.Node, index: int) -> Value:
+    ends = list(accumulate((int(part.shape[1]) for part in parts.meta["val"]), initial=0))
+    return _channels(low.plain(parts), ends[index], ends[index + 1])
 
 
 @HANDLERS.register("select")
