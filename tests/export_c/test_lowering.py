@@ -66,6 +66,13 @@ def view_what_changes(x: Tensor) -> Tensor:
         (lambda x: x.to(torch.int32) + 0.5, "to .*: gives int32; C code has float32 alone"),
         (lambda x: torch.div(x, 0.3, rounding_mode="floor"), "div .*: got an unexpected .* 'rounding_mode'"),
         (lambda x: x.clamp(min=x.mean((2, 3), keepdim=True)), "clamp .*: bounds that are tensors"),
+        (lambda x: x.mean(), r"mean .*: of \(1, 4, 7, 5\) over all axes; C code knows it over rows and columns"),
+        (lambda x: x.mean(1, keepdim=True), r"mean .*: of \(1, 4, 7, 5\) over the axes \[1\]"),
+        (lambda x: x.mean(3).mean(1), r"mean .*: of \(1, 4, 7, 5\) over the axes \[3\]"),
+        (lambda x: x.mean(3).sum(2), r"mean .*: of \(1, 4, 7, 5\) over the axes \[3\]"),
+        (lambda x: x.mean(3, keepdim=True).mean(3), r"mean .*: of \(1, 4, 7, 5\) over the axes \[3\]"),
+        (lambda x: x.flatten(2).mean(1), r"flatten .*: a map of shape \(1, 4, 7, 5\) seen as \(1, 4, 35\)"),
+        (lambda x: x.view(1, 5, 28).mean(2), r"view .*: a map of shape \(1, 4, 7, 5\) seen as \(1, 5, 28\)"),
         (lambda x: x.chunk(2, 2)[0], r"chunk .*: parts of \(1, 4, 7, 5\) along axis 2; C code splits channels"),
         (lambda x: x.flatten(1).split(35, 1)[0], r"split .*: parts of \(1, 140\) along axis 1"),
         (change_a_part, "relu_ .* changes in place a map that is read by another name"),
@@ -163,6 +170,25 @@ def crossed_halves(x: Tensor) -> Tensor:
     ],
 )
 def test_channels_are_split(function: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
+    check_close(Of(function), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.mean(3).mean(2),
+        lambda x: x.mean(-1).mean(-1),
+        lambda x: x.mean(2).mean(-1, keepdim=True).flatten(1),
+        lambda x: x.relu() + x.mean(2, keepdim=True).mean(3, keepdim=True),
+        lambda x: x.mean(3, keepdim=True).mean(2).flatten(1),
+        lambda x: x.flatten(2).mean(2),
+        lambda x: x.view(-1, 4, 35).mean(-1, keepdim=True).unsqueeze(-1) - x,
+        lambda x: x.sum((2, 3)),
+        lambda x: x.sum(-1).sum(-1),
+        lambda x: x.relu().flatten(2).sum(-1),
+    ],
+)
+def test_means_of_each_channel_in_other_words(function: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
     check_close(Of(function), tmp_path)
 
 

@@ -36,6 +36,8 @@ MAX_SIZE = 65_535
 MAX_WINDOW = 255
 LARGEST = float(np.finfo(np.float32).max)
 
+_MEANS = ("mean", "sum")
+
 # What these give has the memory of what they take: where one is changed in place, so is the other.
 _RESHAPES = ("flatten", "reshape", "squeeze", "unflatten", "unsqueeze", "view", "_unsafe_view")
 _PARTS = ("chunk", "getitem", "select", "slice", "split", "split_with_sizes")
@@ -91,6 +93,7 @@ class Lowering:
             StructureError: an operation or layer has no form here.
         """
         _check_changes_in_place(graph)
+        _join_means(graph)
         for node in graph.nodes:
             if node.op == "placeholder":
                 if node.name not in self.constants:
@@ -329,6 +332,31 @@ def _check_changes_in_place(graph: fx.Graph) -> None:
                 f"{name} ({_layer_of(node)}) changes in place a map that is read by another name afterwards: take the "
                 "operation that is not in place"
             )
+
+
+def _join_means(graph: fx.Graph) -> None:
+    """Let a mean or sum along rows, then columns, or of flattened maps be one of the maps along both."""
+    for node in list(graph.nodes):
+        step, axes = (*node.args, None, None)[:2]
+        if _name_of(node.target) in _MEANS and isinstance(step, fx.Node) and axes and _is_first_half(step, node, axes):
+            node.args = (step.args[0], [2, 3], *node.args[2:])
+            if not step.users:
+                graph.erase_node(step)
+
+
+def _is_first_half(step: fx.Node, node: fx.Node, axes: Any) -> bool:
+    """Return whether a mean or sum along `axes` of what a step gives is that of the step's map along both axes."""
+    x, done = (*step.args, None, None)[:2]
+    if not isinstance(x, fx.Node) or rank(x) != 4:
+        return False
+    shape, given = x.meta["val"].shape, step.meta["val"].shape
+    left = [axis % len(given) for axis in axes]
+    if _name_of(step.target) in _RESHAPES:
+        return left == [2] and given == (*shape[:2], shape[2] * shape[3])
+    if _name_of(step.target) != _name_of(node.target) or not isinstance(done, (list, tuple)):
+        return False
+    first = [axis % 4 for axis in done]
+    return (first, left) in ([([2], [2]), ([3], [2])] if len(given) == 3 else [([2], [3]), ([3], [2])])
 
 
 def _name_of(target: Any) -> str:

@@ -85,10 +85,19 @@ def _adaptive_avg_pool2d(low: Lowering, node: fx.Node, x: fx.Node, size: Any) ->
 
 
 @HANDLERS.register("mean")
-def _mean(low: Lowering, node: fx.Node, x: fx.Node, axes: Any, keepdim: bool = False, dtype: Any = None) -> Value:
-    if rank(x) != 4 or sorted(axis % 4 for axis in axes) != [2, 3]:
-        raise StructureError(f"a mean over the axes {axes}; C code knows that over rows and columns")
+def _mean(
+    low: Lowering, node: fx.Node, x: fx.Node, axes: Any = None, keepdim: bool = False, dtype: Any = None
+) -> Value:
+    if rank(x) != 4 or axes is None or sorted(axis % 4 for axis in axes) != [2, 3]:
+        over = "all axes" if axes is None else f"the axes {list(axes)}"
+        raise StructureError(f"of {tuple(x.meta['val'].shape)} over {over}; C code knows it over rows and columns")
     return low.stored(low.value(x), Kind.MEAN)
+
+
+@HANDLERS.register("sum")
+def _sum(low: Lowering, node: fx.Node, x: fx.Node, axes: Any = None, keepdim: bool = False, dtype: Any = None) -> Value:
+    height, width = size_of(x)
+    return _mean(low, node, x, axes, keepdim, dtype).then(Op(Operation.SCALE, low=float(height * width)))
 
 
 @HANDLERS.register("upsample_bilinear2d")
