@@ -73,6 +73,9 @@ def view_what_changes(x: Tensor) -> Tensor:
         (lambda x: x.mean(3, keepdim=True).mean(3), r"mean .*: of \(1, 4, 7, 5\) over the axes \[3\]"),
         (lambda x: x.flatten(2).mean(1), r"flatten .*: a map of shape \(1, 4, 7, 5\) seen as \(1, 4, 35\)"),
         (lambda x: x.view(1, 5, 28).mean(2), r"view .*: a map of shape \(1, 4, 7, 5\) seen as \(1, 5, 28\)"),
+        (lambda x: x[:, :1].expand_as(x), r"expand_as .*: from \(1, 1, 7, 5\) to \(1, 4, 7, 5\); C code knows it of"),
+        (lambda x: x.mean((2, 3), keepdim=True).expand(2, 4, 7, 5), r"expand .*: from .* to \(2, 4, 7, 5\)"),
+        (lambda x: x.mean((2, 3), keepdim=True).expand(1, 1, 4, 7, 5), r"expand .*: from .* to \(1, 1, 4, 7, 5\)"),
         (lambda x: x.chunk(2, 2)[0], r"chunk .*: parts of \(1, 4, 7, 5\) along axis 2; C code splits channels"),
         (lambda x: x.flatten(1).split(35, 1)[0], r"split .*: parts of \(1, 140\) along axis 1"),
         (change_a_part, "relu_ .* changes in place a map that is read by another name"),
@@ -190,6 +193,24 @@ def test_channels_are_split(function: Callable[[Tensor], Tensor], tmp_path: Path
 )
 def test_means_of_each_channel_in_other_words(function: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
     check_close(Of(function), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x + x.mean((2, 3), keepdim=True).expand_as(x).relu(),
+        lambda x: functional.adaptive_avg_pool2d(x, 1).expand(-1, -1, 7, 5) - x,
+        lambda x: torch.cat([x.relu().expand_as(x), x.sum((2, 3))[:, :, None, None].expand(-1, 4, 7, 5)], 1),
+    ],
+)
+def test_gates_are_expanded(function: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
+    check_close(Of(function), tmp_path)
+
+
+def test_gates_expanded_before_a_product(tmp_path: Path) -> None:
+    model = Of(lambda x: x * x.mean((2, 3), keepdim=True).sigmoid().expand_as(x))
+    difference, _ = compare(model, tmp_path, example_input=X)
+    assert difference < CLOSE
 
 
 def test_means_that_torch_takes_for_a_row_are_refused(tmp_path: Path) -> None:

@@ -41,7 +41,18 @@ _MEANS = ("mean", "sum")
 # What these give has the memory of what they take: where one is changed in place, so is the other.
 _RESHAPES = ("flatten", "reshape", "squeeze", "unflatten", "unsqueeze", "view", "_unsafe_view")
 _PARTS = ("chunk", "getitem", "select", "slice", "split", "split_with_sizes")
-_VIEWS = {"alias", "contiguous", "detach", "dropout", "feature_dropout", "to", *_PARTS, *_RESHAPES}
+_VIEWS = {
+    "alias",
+    "contiguous",
+    "detach",
+    "dropout",
+    "expand",
+    "expand_as",
+    "feature_dropout",
+    "to",
+    *_PARTS,
+    *_RESHAPES,
+}
 
 
 @dataclass(frozen=True)

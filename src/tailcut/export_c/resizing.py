@@ -100,6 +100,16 @@ def _sum(low: Lowering, node: fx.Node, x: fx.Node, axes: Any = None, keepdim: bo
     return _mean(low, node, x, axes, keepdim, dtype).then(Op(Operation.SCALE, low=float(height * width)))
 
 
+@HANDLERS.register("expand", "expand_as")
+def _expand(low: Lowering, node: fx.Node, x: fx.Node, *_: Any, **__: Any) -> Value:
+    shape, wanted = (tuple(one.meta["val"].shape) for one in (x, node))
+    if shape == wanted:
+        return low.value(x)
+    if rank(x) != 4 or shape[2:] != (1, 1) or shape[:2] != wanted[:2]:
+        raise StructureError(f"from {shape} to {wanted}; C code knows it of (1, channels, 1, 1) along rows and columns")
+    return resampled(_poolable(low, x), node, Resampling.NEAREST)
+
+
 @HANDLERS.register("upsample_bilinear2d")
 def _bilinear(low: Lowering, node: fx.Node, x: fx.Node, size: Any, align_corners: bool, scales: Any = None) -> Value:
     value = _poolable(low, x)
