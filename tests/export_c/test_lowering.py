@@ -91,6 +91,26 @@ def test_what_would_give_other_numbers_is_refused(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (
+            lambda x: x.log_softmax(1),
+            r"log_softmax \(Of\.forward\); the nearest it knows is softmax; docs/microcontroller.md",
+        ),
+        (nn.ELU(inplace=True), r"elu_ \(function\); the nearest it knows is relu; docs/microcontroller.md"),
+        (lambda x: x.exp(), r"exp \(Of\.forward\); docs/microcontroller.md"),
+        (lambda x: x.permute(0, 2, 3, 1), r"permute \(Of\.forward\); docs/microcontroller.md"),
+    ],
+)
+def test_unknown_operations_are_named_with_the_nearest_one(
+    function: Callable[[Tensor], Tensor], message: str, tmp_path: Path
+) -> None:
+    expected = f"^C code has no form of {message} lists the layers it knows$"
+    with pytest.raises(StructureError, match=expected):
+        export_c(Of(function), tmp_path / "c", example_input=X)
+
+
 def test_a_norm_along_rows_is_refused(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Conv2d(3, 1, 3), nn.Flatten(1, 2), nn.BatchNorm1d(7))
     with pytest.raises(StructureError, match=r"batch_norm \(2\): batch norm of a map of shape \(1, 7, 5\)"):

@@ -1,5 +1,6 @@
 """A traced network becomes a program: each of torch's operations is a value, a stage, or refused by its name."""
 
+import difflib
 import inspect
 import operator
 from collections.abc import Callable, Mapping
@@ -227,7 +228,11 @@ class Lowering:
         handler = self._handlers.get(name)
         where = f"{name} ({_layer_of(node)})"
         if handler is None:
-            raise StructureError(f"C code has no form of {where}; known: {', '.join(sorted(self._handlers))}")
+            near = difflib.get_close_matches(name.rstrip("_"), self._handlers, n=1, cutoff=0.7)
+            hint = f"the nearest it knows is {near[0]}; " if near else ""
+            raise StructureError(
+                f"C code has no form of {where}; {hint}docs/microcontroller.md lists the layers it knows"
+            )
         try:
             inspect.signature(handler).bind(self, node, *node.args, **node.kwargs)
             value = handler(self, node, *node.args, **node.kwargs)
@@ -378,6 +383,8 @@ def _name_of(target: Any) -> str:
 
 
 def _layer_of(node: fx.Node) -> str:
-    stack = node.meta.get("nn_module_stack") or {}
-    path = next((str(entry[0]) for entry in reversed(stack.values()) if entry[0]), "")
-    return path.removeprefix("L['self'].") or node.name
+    """Return the path of the innermost module whose forward has a node; of the network's own, that function's name."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    path = next((str(entry[0]) for entry in reversed(stack) if entry[0]), "")
+    own = f"{str(stack[0][1]).rpartition('.')[2]}.forward" if stack else node.name
+    return path.removeprefix("L['self'].") or own
