@@ -111,6 +111,45 @@ def test_unknown_operations_are_named_with_the_nearest_one(
         export_c(Of(function), tmp_path / "c", example_input=X)
 
 
+class Named(nn.Module):
+    """A layer, its own numbers and those of an inner module."""
+
+    def __init__(self, function: Callable[["Named", Tensor], Tensor]) -> None:
+        super().__init__()
+        self.reduce, self.block = nn.Conv2d(3, 4, 3), nn.PReLU(7)
+        self.gate, self.table = nn.Parameter(torch.rand(1, 4, 7, 5)), torch.rand(7, 5)
+        self.register_buffer("mean", torch.rand(7, 5))
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, self.reduce(x))
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (
+            lambda own, x: x * own.gate,
+            r"mul .*: gate of shape \(1, 4, 7, 5\); C code knows one number, or one for each of",
+        ),
+        (lambda own, x: x - own.mean, r"sub .*: mean of shape \(7, 5\); C code knows"),
+        (lambda own, x: x + own.table, r"add .*: table of shape \(7, 5\); C code knows"),
+        (lambda own, x: x + own.block.weight[:, None], r"add .*: unsqueeze \(Named.forward\) of shape \(7, 1\)"),
+        (
+            lambda own, x: torch.cat([x, own.gate], 1),
+            "cat .*: gate does not depend on the input; C code needs",
+        ),
+        (lambda own, x: own.block.weight, "^block.weight does not depend on the input"),
+        (lambda own, x: functional.conv2d(x, x), r"conv2d .*: conv2d \(reduce\) depends on the input"),
+    ],
+)
+def test_numbers_are_named_as_in_the_network(
+    function: Callable[[Named, Tensor], Tensor], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(StructureError, match=message):
+        export_c(Named(function), tmp_path / "c", example_input=X)
+
+
 def test_a_norm_along_rows_is_refused(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Conv2d(3, 1, 3), nn.Flatten(1, 2), nn.BatchNorm1d(7))
     with pytest.raises(StructureError, match=r"batch_norm \(2\): batch norm of a map of shape \(1, 7, 5\)"):

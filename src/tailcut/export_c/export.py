@@ -276,6 +276,7 @@ def _lowered(model: nn.Module, dense: nn.Module, example: Tensor) -> tuple[Progr
     for place, name in {**signature.inputs_to_buffers, **signature.inputs_to_lifted_tensor_constants}.items():
         if name in traced.constants:
             constants[place] = traced.constants[name]
+    names |= signature.inputs_to_lifted_tensor_constants
     lowering = Lowering(_kept(model), constants, names, HANDLERS)
     return lowering.run(traced.graph), _largest_maps(traced.graph, set(lowering.constants))
 

@@ -82,7 +82,7 @@ class Lowering:
         program: so far.
         kept: the parameters kept as coefficients, by name.
         constants: parameters, buffers and constants of the trace, by the name of their placeholder.
-        names: of the parameters, by placeholder.
+        names: of the parameters, buffers and constants, by placeholder.
     """
 
     def __init__(
@@ -121,8 +121,14 @@ class Lowering:
     def value(self, node: Any) -> Value:
         """Return the value of a node."""
         if not isinstance(node, fx.Node) or node.name not in self.values:
-            raise StructureError(f"{node} is no map of the network's input, which C code needs here")
+            raise StructureError(f"{self.name_of(node)} does not depend on the input; C code needs a map here")
         return self.values[node.name]
+
+    def name_of(self, node: Any) -> str:
+        """Return what the user calls a parameter or constant, or the operation and layer that make a node."""
+        if not isinstance(node, fx.Node) or node.op != "call_function":
+            return self.names.get(str(node), str(node))
+        return f"{_name_of(node.target)} ({_layer_of(node)})"
 
     def plain(self, node: Any) -> Value:
         """Return the value of a node as expressions without a change of size."""
@@ -134,7 +140,9 @@ class Lowering:
         if node is None:
             return None
         if not isinstance(node, fx.Node) or node.name not in self.constants:
-            raise StructureError(f"{node} is computed from the input, where C code needs a parameter or a constant")
+            raise StructureError(
+                f"{self.name_of(node)} depends on the input; C code needs a parameter or constant here"
+            )
         numbers: Floats = self.constants[node.name].detach().to(torch.float32).contiguous().numpy()
         return numbers
 
@@ -226,7 +234,7 @@ class Lowering:
     def _lower(self, node: fx.Node) -> Value:
         name = _name_of(node.target)
         handler = self._handlers.get(name)
-        where = f"{name} ({_layer_of(node)})"
+        where = self.name_of(node)
         if handler is None:
             near = difflib.get_close_matches(name.rstrip("_"), self._handlers, n=1, cutoff=0.7)
             hint = f"the nearest it knows is {near[0]}; " if near else ""

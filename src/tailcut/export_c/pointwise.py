@@ -121,7 +121,10 @@ def _factors(low: Lowering, node: Any, x: fx.Node) -> Any:
     numbers, channels = low.constant(node), low.value(x).channels
     along = (channels, 1, 1) if rank(x) == 4 else (channels,)
     if numbers is None or (numbers.size > 1 and (numbers.size, numbers.shape[-len(along) :]) != (channels, along)):
-        raise StructureError("a constant that is not one number for each channel")
+        shape = None if numbers is None else numbers.shape
+        raise StructureError(
+            f"{low.name_of(node)} of shape {shape}; C code knows one number, or one for each of the {channels} channels"
+        )
     return numbers.reshape(-1).astype(np.float64) if numbers.size > 1 else np.float64(numbers.reshape(-1)[0])
 
 
