@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -148,6 +149,61 @@ def test_numbers_are_named_as_in_the_network(
 ) -> None:
     with pytest.raises(StructureError, match=message):
         export_c(Named(function), tmp_path / "c", example_input=X)
+
+
+def pad_by(*pads: int, **settings: Any) -> Callable[[Tensor], Tensor]:
+    return lambda x: functional.pad(x, pads, **settings)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (
+            pad_by(-1, -1, 0, -2),
+            r"pad \(Of.forward\): negative padding, \[-1, -1, 0, -2\]; C code knows padding by 0 and more",
+        ),
+        (nn.ReplicationPad2d((1, -1, 0, 0)), r"pad \(function\): negative padding, \[1, -1, 0, 0\]; .*"),
+        (nn.ReflectionPad2d(1), r"pad \(function\): mode='reflect' by \[1, 1, 1, 1\]; C code pads with zeros, or .*"),
+        (nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"), r"pad \(function\): mode='circular' by .*"),
+        (pad_by(1, 1, 1, 1, value=2.5), r"pad .*: padding with 2\.5; C code pads with zeros, or mode='replicate'"),
+        (
+            pad_by(0, 0, 0, 0, 0, 0, 0, 1),
+            r"pad .*: padding of the batch, by .*; C code pads channels, rows and columns",
+        ),
+        (
+            nn.Conv2d(4, 4, (3, 2), padding="same"),
+            r"conv2d \(function\): padding='same' with a kernel of \(3, 2\); .* odd .*",
+        ),
+        (nn.ConvTranspose2d(4, 4, 2, groups=2), r"conv_transpose2d \(function\): groups=2; .* with groups=1"),
+        (nn.GELU("tanh"), r"gelu \(function\): GELU with approximate='tanh'; C code knows 'none'"),
+        (nn.MaxPool2d(2, dilation=2), r"max_pool2d \(function\): .* dilation=\[?2.*; C code knows dilation=1"),
+        (nn.AvgPool2d(2, divisor_override=3), r"avg_pool2d \(function\): divisor_override=3; C code divides by .*"),
+        (
+            nn.AvgPool2d(2, ceil_mode=True),
+            r"avg_pool2d \(function\): ceil_mode=True with .*; C code knows ceil_mode=False",
+        ),
+        (
+            nn.Upsample(scale_factor=1.3),
+            r"upsample_nearest2d \(function\): .* \(1\.3, 1\.3\), .* \(7, 5\); C code takes size=.*",
+        ),
+        (
+            lambda x: x[:, :, 1:4],
+            r"slice .*: \[1:4:1\] along axis 2; C code takes channels in a row, or every n-th row .*",
+        ),
+        (lambda x: x[:, 1::2], r"slice .*: \[1:4:2\] along axis 1; C code takes channels in a row, or .*"),
+        (lambda x: x[:, :, 0], "select .*: one row or column of a map; C code selects channels"),
+        (lambda x: x / x, "div .*: a quotient of maps; C code divides by numbers, parameters and constants"),
+        (
+            lambda x: x + x[:, :1],
+            r"add .*: two maps .*, \(1, 4, 7, 5\) and \(1, 1, 7, 5\); C code knows equal ones, .*",
+        ),
+    ],
+)
+def test_settings_are_named_with_what_is_known(
+    function: Callable[[Tensor], Tensor], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(StructureError, match=f"^{message}$"):
+        export_c(Of(function), tmp_path / "c", example_input=X)
 
 
 def test_a_norm_along_rows_is_refused(tmp_path: Path) -> None:

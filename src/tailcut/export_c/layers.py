@@ -31,7 +31,7 @@ def _conv2d(
     elif padding == "same":
         reach = [step * (size - 1) for step, size in zip(pair(dilation), found.sizes[2:], strict=True)]
         if any(part % 2 for part in reach):
-            raise StructureError("padding='same' with an even kernel")
+            raise StructureError(f"padding='same' with a kernel of {found.sizes[2:]}; C code knows it of odd sizes")
         padding = [part // 2 for part in reach]
     by = window(found.sizes[2:], stride, padding, dilation)
     is_narrow = found.is_narrow_out and groups == 1
@@ -56,7 +56,7 @@ def _conv_transpose2d(
     dilation: Any = 1,
 ) -> Value:
     if groups != 1:
-        raise StructureError("a transposed convolution with groups")
+        raise StructureError(f"groups={groups}; C code knows transposed convolutions with groups=1")
     value, found = low.value(x), low.weight(weight, is_swapped=True)
     by, (height, width) = window(found.sizes[2:], stride, padding, dilation), size_of(node)
     is_side_by_side = by.kernel == by.stride and by.padding == (0, 0) and pair(output_padding) == (0, 0)
@@ -103,7 +103,9 @@ def _batch_norm(
 ) -> Value:
     value = low.value(x)
     if rank(x) not in (2, 4) or (value.is_flat and value.size != (1, 1)):
-        raise StructureError(f"batch norm of a map of shape {tuple(x.meta['val'].shape)}")
+        raise StructureError(
+            f"batch norm of a map of shape {tuple(x.meta['val'].shape)}; C code knows it of channels or features"
+        )
     gamma, beta = low.constant(weight), low.constant(bias)
     if training:
         return _measured_norm(low, value, gamma, beta, epsilon)

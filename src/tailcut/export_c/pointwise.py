@@ -15,7 +15,7 @@ HANDLERS = Handlers()
 
 def _clamp(low: Lowering, x: fx.Node, least: float, most: float) -> Value:
     if isinstance(least, fx.Node) or isinstance(most, fx.Node):
-        raise StructureError("bounds that are tensors, not numbers")
+        raise StructureError("bounds that are tensors; C code knows numbers")
     return low.value(x).then(Op(Operation.CLAMP, low=max(least, -LARGEST), high=min(most, LARGEST)))
 
 
@@ -79,7 +79,7 @@ _register_functions()
 @HANDLERS.register("gelu", "gelu_")
 def _gelu(low: Lowering, node: fx.Node, x: fx.Node, approximate: str = "none") -> Value:
     if approximate != "none":
-        raise StructureError(f"GELU with approximate={approximate!r}")
+        raise StructureError(f"GELU with approximate={approximate!r}; C code knows 'none'")
     return low.value(x).then(Op(Operation.GELU))
 
 
@@ -97,7 +97,11 @@ def _binary(low: Lowering, one: Any, two: Any, kind: Operation, factor: float = 
     if rank(one) == rank(two) == 4:
         values = [_as_large_as(low, *pair) for pair in (values, values[::-1])]
     if (values[0].channels, values[0].size) != (values[1].channels, values[1].size):
-        raise StructureError("two maps of different shapes")
+        shapes = [tuple(part.meta["val"].shape) for part in (one, two)]
+        raise StructureError(
+            f"two maps of different shapes, {shapes[0]} and {shapes[1]}; "
+            "C code knows equal ones, or (1, channels, 1, 1) with a map"
+        )
     limited = [value if len(value.segments) == 1 else low.stored(value) for value in values]
     if sum(len(value.leaves()) for value in limited) > 4:
         largest = max(range(2), key=lambda place: len(limited[place].leaves()))
@@ -175,5 +179,5 @@ def _mul(low: Lowering, node: fx.Node, one: Any, two: Any) -> Value:
 def _div(low: Lowering, node: fx.Node, one: Any, two: Any) -> Value:
     value = low.value(one)
     if _is_map(low, two):
-        raise StructureError("a quotient of maps")
+        raise StructureError("a quotient of maps; C code divides by numbers, parameters and constants")
     return _scaled(value, 1.0 / _factors(low, two, one), 0.0)

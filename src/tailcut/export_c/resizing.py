@@ -38,7 +38,7 @@ def _max_pool2d(
     ceil_mode: bool = False,
 ) -> Value:
     if pair(dilation) != (1, 1):
-        raise StructureError("max pooling with dilation")
+        raise StructureError(f"max pooling with dilation={dilation}; C code knows dilation=1")
     return resampled(_poolable(low, x), node, Resampling.MAX, window(kernel, stride or kernel, padding))
 
 
@@ -62,8 +62,10 @@ def _avg_pool2d(
             size_of(node), by.stride, by.kernel, value.size, by.padding, strict=True
         )
     ]
-    if divisor_override is not None or not all(fits):
-        raise StructureError("average pooling with windows that reach over the edge, or another divisor")
+    if divisor_override is not None:
+        raise StructureError(f"divisor_override={divisor_override}; C code divides by the size of the window")
+    if not all(fits):
+        raise StructureError("ceil_mode=True with windows that reach over the edge; C code knows ceil_mode=False")
     return resampled(value, node, Resampling.AVERAGE, by, count_include_pad)
 
 
@@ -128,7 +130,9 @@ def _nearest(low: Lowering, node: fx.Node, x: fx.Node, size: Any, scales: Any = 
 
 def _check_scales(value: Value, node: fx.Node, scales: Any) -> None:
     if any(full * by != size for full, by, size in zip(value.size, scales, size_of(node), strict=True)):
-        raise StructureError("an enlargement by a factor that gives no whole size")
+        raise StructureError(
+            f"a scale factor of {tuple(scales)}, which gives no whole size of {value.size}; C code takes size= instead"
+        )
 
 
 @HANDLERS.register("slice")
@@ -141,11 +145,13 @@ def _slice(
     if step == 1 and (begin, stop) == (0, shape[axis]):
         return low.value(x)
     if rank(x) != 4 and (rank(x) != 2 or low.value(x).size != (1, 1)):
-        raise StructureError(f"a part of {shape}")
+        raise StructureError(f"a part of {shape}; C code takes channels of (1, channels, height, width)")
     if axis == 1 and step == 1:
         return _channels(low.plain(x), begin, stop)
     if axis not in (2, 3) or begin != 0 or stop != shape[axis]:
-        raise StructureError("a part of the rows or columns")
+        raise StructureError(
+            f"[{begin}:{stop}:{step}] along axis {axis}; C code takes channels in a row, or every n-th row or column"
+        )
     value = low.value(x)
     picks = value.resampling == Resampling.PICK and not value.ops and value.window.padding == (0, 0)
     if not value.is_plain and not picks:
@@ -173,7 +179,7 @@ def _getitem(low: Lowering, node: fx.Node, parts: fx.Node, index: int) -> Value:
 @HANDLERS.register("select")
 def _select(low: Lowering, node: fx.Node, x: fx.Node, axis: int, index: int) -> Value:
     if rank(x) != 4 or axis % 4 != 1:
-        raise StructureError("one row or column of a map")
+        raise StructureError("one row or column of a map; C code selects channels")
     index %= x.meta["val"].shape[1]
     return _channels(low.plain(x), index, index + 1)
 
@@ -203,17 +209,23 @@ def _cat(low: Lowering, node: fx.Node, parts: Any, axis: int = 0) -> Value:
 @HANDLERS.register("pad", "constant_pad_nd")
 def _pad(low: Lowering, node: fx.Node, x: fx.Node, pads: Any, mode: Any = "constant", value: Any = None) -> Value:
     number = value if isinstance(mode, str) else mode
-    if mode == "replicate" and len(pads) == 4 and min(pads) >= 0:
+    if min(pads, default=0) < 0:
+        raise StructureError(f"negative padding, {list(pads)}; C code knows padding by 0 and more")
+    if mode == "replicate" and len(pads) == 4:
         edge = Window(stride=(1, 1), padding=(pads[2], pads[0]))
         return resampled(_poolable(low, x), node, Resampling.PICK, edge)
-    if (isinstance(mode, str) and mode != "constant") or (number or 0) != 0:
-        raise StructureError("padding by other numbers than 0")
+    if isinstance(mode, str) and mode != "constant":
+        raise StructureError(
+            f"mode={mode!r} by {list(pads)}; C code pads with zeros, or mode='replicate' along rows and columns"
+        )
+    if number:
+        raise StructureError(f"padding with {number}; C code pads with zeros, or mode='replicate'")
     left, right, top, bottom, before, after = (*pads, 0, 0, 0, 0, 0, 0)[:6]
     if not any(pads):
         return low.value(x)
     _check_map(x)
-    if min(pads) < 0 or len(pads) > 6 or any(pads[6:]):
-        raise StructureError(f"padding by {pads}")
+    if any(pads[6:]):
+        raise StructureError(f"padding of the batch, by {list(pads)}; C code pads channels, rows and columns")
     found = low.plain(x)
     if left or right or top or bottom:
         (first, *rest) = found.segments[0].ops
