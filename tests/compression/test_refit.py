@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tailcut.compression.correction import corrected, write_numbers
+from tailcut.compression.correction import CoarseStepError, corrected, write_numbers
 from tailcut.compression.moments import DAMPING
 from tailcut.compression.refit import RIDGE, Refit
 
@@ -147,8 +147,10 @@ def test_what_no_regression_fits_is_left(make: Callable[[], nn.Module]) -> None:
 
 
 def test_a_rounded_network_that_overflows_is_left() -> None:
-    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).eval()
-    moved = corrected(
-        model, {"0.weight": torch.full((16,), 3e38)}, [torch.ones(8, 4)], Refit(model, ["1.weight"], half)
-    )
+    overflowing = {"0.weight": torch.full((16,), 3e38)}
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)).eval()
+    moved = corrected(model, overflowing, [torch.ones(8, 4)], Refit(model, ["1.weight"], half))
     assert torch.equal(moved.get_parameter("1.weight"), model.get_parameter("1.weight"))
+    with_bias = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).eval()  # no bias makes good what is infinite
+    with pytest.raises(CoarseStepError, match="no finite numbers at 0: ask for more bytes"):
+        corrected(with_bias, overflowing, [torch.ones(8, 4)], Refit(with_bias, ["1.weight"], half))

@@ -65,7 +65,7 @@ def _avg_pool2d(
     if divisor_override is not None:
         raise StructureError(f"divisor_override={divisor_override}; C code divides by the size of the window")
     if not all(fits):
-        raise StructureError("ceil_mode=True with windows that reach over the edge; C code knows ceil_mode=False")
+        raise StructureError("ceil_mode, with windows that reach over the edge; C code knows windows within the map")
     return resampled(value, node, Resampling.AVERAGE, by, count_include_pad)
 
 

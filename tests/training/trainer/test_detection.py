@@ -243,7 +243,7 @@ def test_a_regularised_detector(root: Path, tmp_path: Path) -> None:
         (["model.arguments.norm=frozen"], "frozen batch norm is of use behind a trained backbone only"),
         (["model.arguments.num_classes=3"], "num_classes: must be at least 4, the highest category number .* got 3"),
         (["model={ name = 'lenet5' }"], "model.name: lenet5 is no detector; known are faster_rcnn, mask_rcnn"),
-        (["model.name=mask_rnn"], "model: unknown model 'mask_rnn'; registered: .*mask_rcnn"),
+        (["model.name=mask_rnn"], "model: unknown model 'mask_rnn'; did you mean 'mask_rcnn'"),
         (["model.arguments.chanels=24"], "model: .* has no argument 'chanels'"),
         (["model.arguments.channels=25"], "model: there is no published selection of 25 channels"),
         (["detection.backbone=gone.tailcut"], "detection.backbone: .*gone.tailcut"),
