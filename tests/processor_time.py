@@ -6,16 +6,15 @@ LOOPS = 1_000_000
 USUAL_SECONDS = 0.1  # of the loop below, on the machines that the bounds were set on
 
 
-def allowed(seconds: float) -> float:
-    """As many seconds as this machine takes, just now, for what takes `seconds` on a usual one; never fewer."""
+def within(spent: float, seconds: float) -> bool:
+    """Whether the processor time `spent` is below `seconds`, or below what this machine takes for them, if slower."""
+    return spent < seconds or spent < seconds * _slowness()
+
+
+def _slowness() -> float:
+    """How many times longer than a usual machine this one takes, just now, for a fixed loop."""
     started = time.process_time()
     found: dict[int, int] = {}
     for number in range(LOOPS):
         found[number & 1023] = found.get(number & 255, 0) + number
-    return seconds * max(1.0, (time.process_time() - started) / USUAL_SECONDS)
-
-
-def within(started: float, seconds: float) -> bool:
-    """Whether the processor time since `started` is within what is `allowed`."""
-    spent = time.process_time() - started
-    return spent < seconds or spent < allowed(seconds)
+    return (time.process_time() - started) / USUAL_SECONDS

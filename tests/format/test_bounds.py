@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tests.format.zeros import kept, zero_file
-from tests.processor_time import allowed
+from tests.processor_time import within
 
 import tailcut
 from tailcut.channels.graph.layer_kinds import layer_kind
@@ -119,7 +119,7 @@ def test_memory_and_time_are_bounded(tmp_path: Path) -> None:
         case = f"{name}: {path.stat().st_size} bytes, cap {cap}: {memory / 1e6:.0f} MB, {seconds:.2f} s, {error}"
         assert memory <= 8 * 4e6 * millions + 200e6, case
         limit = 2 + 2 * cap / 1e7
-        assert seconds <= limit or seconds <= allowed(limit), case
+        assert within(seconds, limit), case
         assert error in (None, "LimitError"), case
         if "tensors" not in name:
             assert error is None, case
@@ -166,7 +166,7 @@ def test_eight_levels_keep_the_bounds_of_memory_and_time(tmp_path: Path) -> None
         case = f"{name}: {path.stat().st_size} bytes, cap {cap}: {memory / 1e6:.0f} MB, {seconds:.2f} s, {errors[name]}"
         assert memory <= 8 * 4e6 * millions + 200e6, case
         limit = 2 + 2 * cap / 1e7
-        assert seconds <= limit or seconds <= allowed(limit), case
+        assert within(seconds, limit), case
     assert set(errors.values()) == {None, "LimitError"}
     assert errors["quantised, others anew"] == errors["quantised, a long axis, all kept"] == "LimitError"
     assert errors["quantised, a long axis, 600,000 kept"] is None

@@ -79,9 +79,8 @@ COMMANDS = (
 )
 
 OK, FAILED, BAD_USAGE = 0, 1, 2
-# Arguments of the commands that name files or folders, that of the output first.
-PATHS = (
-    "out",
+# Arguments of the commands that name files or folders to read; `folder` of `split` is written.
+INPUTS = (
     "folder",
     "file",
     "files",
@@ -167,8 +166,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check_paths(arguments: argparse.Namespace) -> None:
     """Raise `ArgumentError` if a file or folder has no name, or a file that is read would be written over."""
-    values = [getattr(arguments, name, None) for name in PATHS]
-    out, *given = [part for value in values for part in (value if isinstance(value, list) else [value])]
+    out = getattr(arguments, "out", None)
+    values = [getattr(arguments, name, None) for name in INPUTS]
+    given = [part for value in values for part in (value if isinstance(value, list) else [value])]
     if "" in (out, *given):  # else the current folder
         raise ArgumentError("expected the name of a file or folder, got none: is a variable of the shell not set?")
     if out is not None and Path(out).is_file():

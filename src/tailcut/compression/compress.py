@@ -20,7 +20,7 @@ from tailcut.format.container.contents import decode
 from tailcut.format.container.streams import decode_values
 from tailcut.format.network.tensors import network_tensors
 from tailcut.format.quantization import COARSEST, FINEST, REFINEMENT, Rounding, completed, finest_step, types_of_others
-from tailcut.format.quantized.values import step_size
+from tailcut.format.quantized.values import FineStepError, step_size
 from tailcut.format.save import checked_step, compression_ratio, dense_bytes, pack
 from tailcut.format.sensitivity import Sensitivity
 from tailcut.printing import Report
@@ -231,7 +231,6 @@ class _Work:
     def step_as_good(self, evaluate: Callable[[nn.Module], float], least: float) -> float:
         """Return the coarsest step that was tried whose network reaches that metric."""
         fine, coarse, best = FINEST, COARSEST, None
-        refused, is_measured = None, False
         while coarse - fine > 1:
             middle = (coarse + fine) // 2
             try:
@@ -239,10 +238,9 @@ class _Work:
             except CoarseStepError:
                 coarse = middle
                 continue
-            except ArgumentError as error:  # too fine to be coded
-                fine, refused = middle, error
+            except FineStepError:
+                fine = middle
                 continue
-            is_measured = True
             metric = _metric(evaluate, network)
             _log.info("%s bytes: %.4f", f"{len(content):,}", metric)
             if metric >= least:
@@ -250,8 +248,6 @@ class _Work:
             else:
                 coarse = middle
         if best is None:
-            if refused is not None and not is_measured:
-                raise refused
             raise ArgumentError(f"no step keeps the metric at {least:.4f} or more: is evaluate= the same each time?")
         return best
 

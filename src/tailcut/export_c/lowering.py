@@ -42,18 +42,8 @@ _MEANS = ("mean", "sum")
 # What these give has the memory of what they take: where one is changed in place, so is the other.
 _RESHAPES = ("flatten", "reshape", "squeeze", "unflatten", "unsqueeze", "view", "_unsafe_view")
 _PARTS = ("chunk", "getitem", "select", "slice", "split", "split_with_sizes")
-_VIEWS = {
-    "alias",
-    "contiguous",
-    "detach",
-    "dropout",
-    "expand",
-    "expand_as",
-    "feature_dropout",
-    "to",
-    *_PARTS,
-    *_RESHAPES,
-}
+_SAME = ("alias", "contiguous", "detach", "dropout", "expand", "expand_as", "feature_dropout", "to")
+_VIEWS = {*_SAME, *_PARTS, *_RESHAPES}
 
 
 @dataclass(frozen=True)
@@ -134,6 +124,10 @@ class Lowering:
         """Return the value of a node as expressions without a change of size."""
         value = self.value(node)
         return value if value.is_plain else self.stored(value)
+
+    def unresized(self, value: Value) -> Value:
+        """Return a value of maps that have the size they are read in, which may be resized."""
+        return self.stored(value) if any(leaf.up is not None for leaf in value.leaves()) else value
 
     def constant(self, node: Any) -> Floats | None:
         """Return the numbers of a parameter or buffer; None for None."""

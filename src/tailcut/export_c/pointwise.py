@@ -114,8 +114,7 @@ def _as_large_as(low: Lowering, value: Value, other: Value) -> Value:
     """Return a map of one position as large as another: the gates of squeeze and excitation, and other means."""
     if value.size != (1, 1) or value.size == other.size or value.channels != other.channels:
         return value
-    value = low.stored(value) if any(leaf.up is not None for leaf in value.leaves()) else value
-    return low.stored(replace(value, size=other.size, resampling=Resampling.NEAREST))
+    return low.stored(replace(low.unresized(value), size=other.size, resampling=Resampling.NEAREST))
 
 
 def _factors(low: Lowering, node: Any, x: fx.Node) -> Any:

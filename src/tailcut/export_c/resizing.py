@@ -22,8 +22,7 @@ def _check_map(x: fx.Node) -> None:
 def _poolable(low: Lowering, x: fx.Node) -> Value:
     """Plain, and of maps that have the size they are read in."""
     _check_map(x)
-    value = low.plain(x)
-    return low.stored(value) if any(leaf.up is not None for leaf in value.leaves()) else value
+    return low.unresized(low.plain(x))
 
 
 @HANDLERS.register("max_pool2d")
@@ -156,8 +155,7 @@ def _slice(
     picks = value.resampling == Resampling.PICK and not value.ops and value.window.padding == (0, 0)
     if not value.is_plain and not picks:
         value = low.stored(value)
-    if any(leaf.up is not None for leaf in value.leaves()):
-        value = low.stored(value)
+    value = low.unresized(value)
     stride = (value.window.stride[0] * (step if axis == 2 else 1), value.window.stride[1] * (step if axis == 3 else 1))
     return resampled(value, node, Resampling.PICK, Window(stride=stride))
 

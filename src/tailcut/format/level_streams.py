@@ -48,7 +48,7 @@ def quantized_payloads(levels: Sequence[NetworkLevel], rounding: Rounding, step:
         step: see `Rounding`.
 
     Raises:
-        ArgumentError: the step is too fine for a tensor.
+        FineStepError: the step is too fine for a tensor.
     """
     top = rounding.tensors.coefficients
     rounded = [

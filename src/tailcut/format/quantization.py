@@ -20,6 +20,7 @@ from tailcut.format.quantized.values import (
     KERNEL_DCT,
     LOG2,
     NONE,
+    FineStepError,
     coded,
     nearest_step,
     quantize,
@@ -186,7 +187,7 @@ class Rounding:
             step: of the network; a tensor's own step is `step` over the root of its curvature.
 
         Raises:
-            ArgumentError: the step is too fine for a tensor.
+            FineStepError: the step is too fine for a tensor.
         """
         values, steps = self._values(), {}
         for name in values:
@@ -386,13 +387,13 @@ def _cheapest(values: Tensor, layout: Layout, candidates: list[tuple[int, float]
     tells so.
 
     Raises:
-        ArgumentError: the steps of all candidates are too fine.
+        FineStepError: the steps of all candidates are too fine.
     """
     found, failures = [], []
     for transform, step in candidates:
         try:
             tensor = quantize(values, layout, transform, nearest_step(step))
-        except ArgumentError as error:
+        except FineStepError as error:
             failures.append(error)
             continue
         is_variance = layout.key == "running_var" and transform != LOG2

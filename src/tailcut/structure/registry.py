@@ -1,6 +1,5 @@
 """Registry of network families, so that a file can name one and rebuild it from a few typed arguments."""
 
-import difflib
 import inspect
 import math
 import re
@@ -12,7 +11,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from tailcut.errors import ArgumentError
+from tailcut.errors import ArgumentError, did_you_mean
 from tailcut.structure.record import Base, Record, record_of, set_record
 from tailcut.structure.wire import MAX_LIST_DEPTH, MAX_LIST_LENGTH, Value
 
@@ -123,8 +122,8 @@ def create_model(name: str, /, **arguments: Value) -> nn.Module:
 def family(name: str) -> ModelFamily:
     """Return the registered family of that name; `ArgumentError` lists the known ones."""
     if name not in _families:
-        near = difflib.get_close_matches(name, model_names(), n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        hint = did_you_mean(name, model_names())
+        hint += " " if hint else ""
         raise ArgumentError(f"unknown model {name!r}; {hint}registered: {', '.join(model_names())}; {UNKNOWN_ADVICE}")
     return _families[name]
 

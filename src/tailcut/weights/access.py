@@ -120,17 +120,23 @@ def computed_attributes(model: nn.Module) -> list[torch.Tensor]:
     return [value for value in attributes if isinstance(value, torch.Tensor) and not value.is_leaf]
 
 
-def deepcopied(model: nn.Module) -> nn.Module:
+def deepcopied(model: nn.Module, memo: dict[int, Any] | None = None, *, so_that: str = "") -> nn.Module:
     """Return a deepcopy of `model`, also where `copy.deepcopy` refuses a computed tensor; the model is not changed.
+
+    Args:
+        model: the network.
+        memo: what the copy has in place of some objects, by their id; copies of `computed_attributes` when None.
+        so_that: for the error, what cannot be done without a copy.
 
     Raises:
         ArgumentError: a module of it cannot be copied.
     """
-    memo: dict[int, Any] = {id(tensor): tensor.detach().clone() for tensor in computed_attributes(model)}
+    if memo is None:
+        memo = {id(tensor): tensor.detach().clone() for tensor in computed_attributes(model)}
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:
-        raise ArgumentError(f"the network cannot be copied: {error}") from error
+        raise ArgumentError(f"the network cannot be copied{so_that}: {error}") from error
 
 
 def _walk(model: nn.Module) -> Iterator[tuple[str, Truncation, parametrize.ParametrizationList]]:

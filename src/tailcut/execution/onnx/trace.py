@@ -53,7 +53,8 @@ def _program(
     tell("tracing")
     open_axes = {axis for group in groups for axis in group}
     traced = _exported(network, example, open_axes)
-    branched = [group for group in groups if _is_branched(network, traced, example, group)]
+    runs = traced.module(check_guards=False)
+    branched = [group for group in groups if _is_branched(network, traced, runs, example, group)]
     if branched:  # what torch.export recorded as conditions, ONNX cannot check
         open_axes = open_axes.difference(*branched)
         traced = _exported(network, example, open_axes)
@@ -81,9 +82,16 @@ def _exported(
 
 
 def _is_branched(
-    network: Flat, traced: torch.export.ExportedProgram, example: Sequence[Tensor], axes: Sequence[Axis]
+    network: Flat,
+    traced: torch.export.ExportedProgram,
+    runs: nn.Module,
+    example: Sequence[Tensor],
+    axes: Sequence[Axis],
 ) -> bool:
-    """Return whether the program holds for the example's size alone, since the network's code asks for sizes."""
+    """Return whether the program holds for the example's size alone, since the network's code asks for sizes.
+
+    `runs` is the program as a module that checks no conditions.
+    """
     inputs = [node.meta["val"].shape for node in traced.graph.find_nodes(op="placeholder")][-len(example) :]
     sizes = [inputs[n][axis] for n, axis in axes]
     symbols = [size.node.expr for size in sizes if isinstance(size, torch.SymInt)]
@@ -98,7 +106,7 @@ def _is_branched(
     ):
         if any(resized[n].shape[axis] <= 1 for n, axis in axes):  # torch.export takes a size of one as fixed
             continue
-        wanted, found = _results(network, resized), _results(traced.module(check_guards=False), resized)
+        wanted, found = _results(network, resized), _results(runs, resized)
         if wanted is not None:
             return found is None or not all(map(_is_close, found, wanted))
     return False

@@ -1,6 +1,5 @@
 """Canonical list of a network's tensors: names, shapes and order of what is stored, and its digest."""
 
-import copy
 import hashlib
 import math
 from collections.abc import Iterable
@@ -15,6 +14,7 @@ from tailcut.format.container.contents import StoredOther
 from tailcut.format.container.streams import Kept
 from tailcut.structure import Coefficients, Edit, record_of
 from tailcut.weights import computed_attributes
+from tailcut.weights.access import deepcopied
 
 DIGEST_BYTES = 4
 
@@ -120,10 +120,7 @@ def meta_copy(model: nn.Module) -> nn.Module:
         bare = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
         is_parameter = isinstance(tensor, nn.Parameter)
         memo[id(tensor)] = nn.Parameter(bare, requires_grad=tensor.requires_grad) if is_parameter else bare
-    try:
-        return copy.deepcopy(model, memo)
-    except Exception as error:
-        raise ArgumentError(f"the network cannot be copied, so the file cannot be tried on it: {error}") from error
+    return deepcopied(model, memo, so_that=", so the file cannot be tried on it")
 
 
 def _ints(values: Iterable[int]) -> str:

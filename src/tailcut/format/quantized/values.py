@@ -33,6 +33,10 @@ EIGHTHS = tuple(
 )
 
 
+class FineStepError(ArgumentError):
+    """A number is more steps than are coded: a coarser step is needed."""
+
+
 def step_size(step: int) -> float:
     """2^(step / 8)."""
     return math.ldexp(EIGHTHS[step % 8], step // 8)
@@ -53,7 +57,7 @@ def quantize(values: Tensor, layout: Layout, transform: int, step: int) -> Coded
         step: in eighths of an octave.
 
     Raises:
-        ArgumentError: the step is so fine that a number passes `MAX_MAGNITUDE`.
+        FineStepError: the step is so fine that a number passes `MAX_MAGNITUDE`.
     """
     transformed = transform_of(values, layout, transform)
     return coded(transformed / step_size(step), transform, step, layout)
@@ -63,11 +67,11 @@ def coded(multiples: Tensor, transform: int, step: int, layout: Layout) -> Coded
     """Return rounded multiples in the form that is coded: without their offset, if they have one, and trailing zeros.
 
     Raises:
-        ArgumentError: a number passes `MAX_MAGNITUDE`.
+        FineStepError: a number passes `MAX_MAGNITUDE`.
     """
     largest = float(multiples.abs().max()) if multiples.numel() else 0.0
     if not largest <= MAX_MAGNITUDE // 2:  # the other half is for offsets
-        raise ArgumentError(
+        raise FineStepError(
             f"a step of {step_size(step):.3g} is too fine for numbers up to {largest * step_size(step):.3g}: at most "
             f"{MAX_MAGNITUDE // 2} steps are coded"
         )

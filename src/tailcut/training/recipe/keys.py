@@ -1,6 +1,5 @@
 """Recipe keys in the form of `--set`, their check, and error messages that name them."""
 
-import difflib
 import re
 import tomllib
 import types
@@ -11,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from tailcut.errors import did_you_mean
 from tailcut.training.recipe.schema import Recipe
 
 # What pydantic says of a value that is of another type than this branch of a union: another branch may want it.
@@ -138,8 +138,7 @@ def _unknown(parts: Sequence[str], given: Any) -> str:
         name = ".".join([*parts[named:], *_names_in(given, known)])
         hint = f'a name with dots stands in quotes: {".".join(parts[:named])}."{name}"'
     else:
-        near = difflib.get_close_matches(parts[-1], known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+        hint = did_you_mean(parts[-1], known) or f"known here: {', '.join(known)}"
     return f"{'.'.join(parts)}: is no key of a recipe; {hint}"
 
 

@@ -1,6 +1,5 @@
 """Recipe files (TOML): found by name, read, overridden from the command line, written as resolved."""
 
-import difflib
 import importlib.resources
 import json
 import re
@@ -12,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from tailcut.errors import RecipeError, shown
+from tailcut.errors import RecipeError, did_you_mean, shown
 from tailcut.training.recipe.keys import problems_of, remove_key, split_key, unknown_key
 from tailcut.training.recipe.schema import Recipe
 from tailcut.training.recipe.stages import stages_of
@@ -166,9 +165,8 @@ def find_shipped(name_or_path: str | Path, kind: Literal["recipe", "experiment"]
     if path.is_dir():
         own = path / f"{kind}{SUFFIX}"  # as a run folder has it
         raise RecipeError(f"{path} is a folder, no {kind}{f'; the one in it is {own}' if own.is_file() else ''}")
-    near = difflib.get_close_matches(wanted, [*known, *(name.rpartition("/")[2] for name in known)], n=1)
-    listed = f"{kind}s that come with Tailcut: {', '.join(known) or 'none'}"
-    hint = f"did you mean {near[0]!r}?" if near else listed
+    hint = did_you_mean(wanted, [*known, *(name.rpartition("/")[2] for name in known)])
+    hint = hint or f"{kind}s that come with Tailcut: {', '.join(known) or 'none'}"
     raise RecipeError(f"there is no file {path} and no {kind} of that name; {hint}")
 
 
